@@ -1,0 +1,42 @@
+# make demo | make test | make check : each sets everything up first (a virtual environment in .venv).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export OMP_NUM_THREADS ?=
+
+.PHONY: setup demo test check format lint types fast clean
+
+setup: $(READY)
+
+# uv installs the pinned set in seconds where its cache is warm; where it can't reach the package index
+# (some mirrors are configured for pip alone), pip does the same work more slowly.
+$(READY): requirements.txt requirements-dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt -r requirements-dev.txt -e . \
+	  || $(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt -e .
+	touch $(READY)
+
+demo: setup
+	$(BIN)/fungi demo
+
+test: setup format lint types
+	$(BIN)/python -m pytest -n 2
+
+check: setup format lint types fast
+
+format: setup
+	$(BIN)/ruff format --check .
+
+lint: setup
+	$(BIN)/ruff check .
+
+types: setup
+	$(BIN)/mypy
+
+fast: setup
+	$(BIN)/python -m pytest -n 2 -m "not slow and not slurm"
+
+clean:
+	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache

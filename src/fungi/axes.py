@@ -1,0 +1,15 @@
+"""The legend of axis letters: the same letter means the same thing in every room.
+
+| letter | axis | | letter | axis |
+|---|---|---|---|---|
+| n | rows of a split | | p | projected gradient |
+| b | samples of a batch | | f | combined features |
+| v | views of a sample | | r | features reduced by PCA |
+| t | tokens of a view | | c | classes (in images: channels) |
+| i, o | input, output of a layer | | k | neighbours |
+| d | embedding | | h, w | height, width |
+| l | latent (output of a head) | | q | queries |
+
+Public tensors carry their axes in the signature, `Float[Tensor, "b p"]`; the tests check them at run time.
+Array-axis names in jaxtyping are strings with a leading space where there is only one: `Float[Tensor, " b"]`.
+"""

@@ -1,0 +1,1 @@
+"""Frozen encoders: views -> embeddings, one file per family, and the enumeration of named backbones."""

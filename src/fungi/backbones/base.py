@@ -1,0 +1,67 @@
+"""What a backbone is to the rest of the program, and the enumeration of backbones.
+
+A file in this package describes one family: a few `BackboneSpec`s that share their loading code. Modules import
+torch, timm and the like inside their functions, so that listing names stays instant.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal
+
+from fungi.registry import Registry
+from fungi.views.image import ImageInput
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+StateDict = dict[str, "Tensor"]
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """One entry of the enumeration (spec vision 2.1).
+
+    embedding_dim: E, size of the embedding that is concatenated; projection_dim: d, size of a projected gradient.
+    layer: path of the gradient source in the model that `build` makes; weight_shape and bias: its parameters.
+    pca_dim: what the evaluation reduces to by default.
+    build: the architecture, with whatever random weights its library gives.
+    pretrained: fetches the published weights (state dict in the source's own key names), through the library's
+        download cache. None where there are none to fetch.
+    convert: state dict in the source's key names -> the names of `build`'s model.
+    layer_alias: other spellings of layer paths that users of the original code write -> path in `build`'s model.
+    """
+
+    name: str
+    label: str
+    source: str
+    embedding_dim: int
+    projection_dim: int
+    layer: str
+    weight_shape: tuple[int, ...]
+    bias: bool = True
+    pca_dim: int
+    input: Any = ImageInput()
+    published_input: Any = None
+    build: Callable[[], "nn.Module"]
+    pretrained: Callable[[], StateDict] | None = None
+    convert: Callable[[StateDict], StateDict] = _unchanged
+    layer_alias: Callable[[str], str] = _unchanged
+    modality: Literal["vision", "text", "audio"] = "vision"
+    enumerated: bool = False
+    notes: str = ""
+
+    @property
+    def gradient_dim(self) -> int:
+        """G: entries of the flattened gradient, the bias column included."""
+        out, *inner = self.weight_shape
+        return out * (prod(inner) + int(self.bias))
+
+
+BACKBONES: Registry[BackboneSpec] = Registry(
+    "backbone", "fungi.backbones", common=("base", "loading", "pooled_token")
+)

@@ -1,0 +1,1 @@
+"""Raw samples: index -> (item, label), one file per dataset. Nothing here resizes, crops or normalises."""

@@ -1,0 +1,1 @@
+"""One loss per file: embeddings `[b v d]` -> one loss per sample `[b]`; the engine sums."""

@@ -1,0 +1,40 @@
+"""`clean` computes what the method says; `published` reproduces what the authors' experiment code computed.
+
+Each difference that can move an accuracy is one switch (spec vision 10.4). The profile is part of every file's
+birth record, so that unlike things are not joined.
+"""
+
+from dataclasses import dataclass
+
+from fungi.errors import unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The switches.
+
+    attention_input: pair the back-signal of an attention output projection with the *input of the attention module*
+        instead of the projection's own input (quirk V1; what hooks on torch's attention module see).
+    published_transform: the evaluation transform the published code really used (quirk V2).
+    imagenet_view_statistics: normalise DINO and SimCLR views with ImageNet statistics whatever the backbone (V3).
+    """
+
+    name: str
+    attention_input: bool = False
+    published_transform: bool = False
+    imagenet_view_statistics: bool = False
+
+
+PROFILES = {
+    "clean": Profile(name="clean"),
+    "published": Profile(
+        name="published", attention_input=True, published_transform=True, imagenet_view_statistics=True
+    ),
+}
+
+
+def choose_profile(name: str) -> Profile:
+    """The profile of that name; FungiError for an unknown one."""
+    if name not in PROFILES:
+        raise unknown_name("profile", name, PROFILES)
+    return PROFILES[name]

@@ -1,0 +1,79 @@
+"""The one registry type: a name leads to an entry, and adding an entry is adding a file to its package.
+
+Two ways of finding entries:
+
+* eager - every module of the package is imported at the first look-up, and registers what it likes. For packages
+  whose modules are light to import (datasets, backbones);
+* lazy - the module's file name *is* the entry's name, so that names are known without importing anything. For
+  packages that need torch (objectives).
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from fungi.errors import unknown_name
+
+Entry = TypeVar("Entry")
+
+
+class Registry(Generic[Entry]):
+    """Named entries of one kind, discovered in `package`.
+
+    Modules whose name starts with an underscore, and those in `common`, hold no entries.
+    """
+
+    def __init__(
+        self, kind: str, package: str, *, lazy: bool = False, common: tuple[str, ...] = ("base",)
+    ) -> None:
+        self.kind = kind
+        self._package = package
+        self._lazy = lazy
+        self._common = common
+        self._entries: dict[str, Entry] = {}
+        self._discovered = False
+
+    def register(self, name: str, entry: Entry) -> Entry:
+        """Add an entry; a name given twice is a mistake in the program."""
+        assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
+        self._entries[name] = entry
+        return entry
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        if self._lazy:
+            return sorted({_name_of(module) for module in self._modules()} | set(self._entries))
+        self._discover()
+        return sorted(self._entries)
+
+    def __getitem__(self, name: str) -> Entry:
+        """The entry; FungiError with the nearest names where there is none."""
+        if name not in self._entries:
+            self._discover(only=name)
+        if name not in self._entries:
+            raise unknown_name(self.kind, name, self.names())
+        return self._entries[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def _modules(self) -> list[str]:
+        package = importlib.import_module(self._package)
+        found = [module.name for module in pkgutil.iter_modules(package.__path__)]
+        return [name for name in found if not name.startswith("_") and name not in self._common]
+
+    def _discover(self, only: str | None = None) -> None:
+        if self._discovered:
+            return
+        for module in self._modules():
+            if not self._lazy or only is None or _name_of(module) == only:
+                importlib.import_module(f"{self._package}.{module}")
+        self._discovered = not self._lazy
+
+
+def _name_of(module: str) -> str:
+    return module.replace("_", "-")

@@ -1,0 +1,1 @@
+"""Result files -> tables and plots, beside the published numbers."""

@@ -1,0 +1,1 @@
+"""Device, dtype, seeds, logging, versions: what a run stands on."""

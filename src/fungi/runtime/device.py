@@ -1,0 +1,46 @@
+"""Where and in what precision a run computes."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from fungi.errors import FungiError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for `auto`, `cpu`, `cuda` or `cuda:N`; FungiError where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise FungiError(f"--device {name!r} is no device. Use auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise FungiError(
+            f"--device {name} was asked for, but torch {torch.__version__} sees no GPU. Use --device cpu."
+        )
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The compute dtype: `auto` is bfloat16 on a GPU (spec vision 7.1) and float32 elsewhere."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise FungiError(f"--dtype {name!r} is not known. Use auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Matrix products in `dtype`; nothing to do for float32."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what was asked, so that a clock read means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,47 @@
+"""Versions of packages and the commit of the code, for the birth record of every file."""
+
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = (
+    "fungi",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "numpy",
+    "scikit-learn",
+    "h5py",
+    "pillow",
+)
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that can move a number."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+@cache
+def code_commit() -> str:
+    """The git commit of the code, with `+changes` where the work tree differs; 'unknown' outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = _git("rev-parse", "HEAD", cwd=here)
+        changed = _git("status", "--porcelain", "--untracked-files=no", cwd=here)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+changes" if changed else "")
+
+
+def _git(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

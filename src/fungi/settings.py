@@ -1,0 +1,102 @@
+"""One frozen dataclass per stage is the single home of its flags: parser, defaults, help and provenance derive
+from it.
+
+    @dataclass(frozen=True, kw_only=True)
+    class ExtractSettings:
+        dataset: str = setting("digits", "dataset to read; `fungi list datasets` names them")
+        splits: tuple[str, ...] = setting(("train", "test"), "splits to extract")
+
+Types understood: str, int, float, bool (`--flag / --no-flag`), Path, Literal (choices), any of these `| None`, and
+`tuple[X, ...]` (several values). Checks belong in `__post_init__` and raise FungiError, before any model loads.
+"""
+
+import argparse
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+from fungi.errors import FungiError
+
+Settings = TypeVar("Settings")
+
+
+def setting(default: Any, help: str, *, flag: str | None = None, aliases: tuple[str, ...] = ()) -> Any:
+    """A field of a settings class: its default, its help text and, where the name differs, its flag and aliases."""
+    return dataclasses.field(default=default, metadata={"help": help, "flag": flag, "aliases": aliases})
+
+
+def required(help: str, *, flag: str | None = None) -> Any:
+    """A field without a default: the flag has to be given."""
+    return dataclasses.field(metadata={"help": help, "flag": flag, "aliases": ()})
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors take the way of all user errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise FungiError(f"{message}. See {self.prog} --help.")
+
+
+def build_parser(settings_type: type, *, program: str, description: str) -> argparse.ArgumentParser:
+    """The command-line parser of a settings class."""
+    parser = _Parser(
+        prog=program,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    hints = typing.get_type_hints(settings_type)
+    for field in dataclasses.fields(settings_type):
+        flags = [
+            field.metadata.get("flag") or "--" + field.name.replace("_", "-"),
+            *field.metadata.get("aliases", ()),
+        ]
+        default = None if field.default is dataclasses.MISSING else field.default
+        parser.add_argument(
+            *flags,
+            dest=field.name,
+            default=default,
+            required=field.default is dataclasses.MISSING,
+            help=_help_text(field, default),
+            **_argument_of(hints[field.name]),
+        )
+    return parser
+
+
+def parse(
+    settings_type: type[Settings], arguments: Sequence[str] | None, *, program: str, description: str
+) -> Settings:
+    """Settings from a command line; FungiError for what is wrong with it."""
+    parser = build_parser(settings_type, program=program, description=description)
+    values = vars(parser.parse_args(arguments))
+    return settings_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def as_json(settings: Any) -> dict[str, Any]:
+    """Settings as plain JSON values, for provenance."""
+    return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+
+
+def _help_text(field: Any, default: Any) -> str:
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    suffix = "" if default is None or default == () else f" (default: {shown})"
+    return (field.metadata.get("help", "") + suffix).replace("%", "%%")
+
+
+def _argument_of(hint: Any) -> dict[str, Any]:
+    """What argparse needs to know about a type."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _argument_of(next(part for part in inner if part is not type(None)))
+    if origin is tuple:
+        return {**_argument_of(inner[0]), "nargs": "*"}
+    if origin is Literal:
+        return {"type": type(inner[0]), "choices": list(inner)}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    assert hint in (str, int, float, Path), f"a setting can't have the type {hint}"
+    return {"type": hint}

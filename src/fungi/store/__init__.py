@@ -1,0 +1,1 @@
+"""Blocks `[b p]` -> arrays `[n p]` on disk, with their birth record; and reading them back, refusing bad joins."""

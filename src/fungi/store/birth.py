@@ -1,0 +1,86 @@
+"""The birth record: what every array says of where it comes from, kept in the attributes of its HDF5 file."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import h5py
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerBirth:
+    """Attributes of one array of a gradient file."""
+
+    layer: str
+    bias: bool
+    projection_hash: str
+    projection_kind: str
+    projection_seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Birth:
+    """Attributes of a feature file. What decides the numbers, and what merely witnesses them (versions, commit).
+
+    feature: `embeddings` or the objective; objective_settings: temperatures, views, heads.
+    support_hash: of the negatives or prototypes that the objective was given; empty where it needs none.
+    """
+
+    feature: str
+    dataset: str
+    split: str
+    rows: int
+    dataset_fingerprint: str
+    backbone: str
+    weights_hash: str
+    weights_source: str
+    input: str
+    profile: str
+    seed: int
+    dtype: str
+    device: str
+    objective_settings: dict[str, Any] = field(default_factory=dict)
+    support_hash: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str = "unknown"
+    schema_version: int = SCHEMA_VERSION
+    complete: bool = True
+
+
+_AS_JSON = ("objective_settings", "settings", "versions")
+
+
+def write_birth(file: h5py.File, birth: Birth) -> None:
+    """Store the record as one attribute per field."""
+    for name, value in asdict(birth).items():
+        file.attrs[name] = json.dumps(value, sort_keys=True) if name in _AS_JSON else value
+
+
+def read_birth(file: h5py.File) -> Birth | None:
+    """The record of a file; None for files of the original harness, which carry none."""
+    if "schema_version" not in file.attrs:
+        return None
+    values = {}
+    for known in fields(Birth):
+        if known.name in file.attrs:
+            raw = file.attrs[known.name]
+            raw = raw.item() if hasattr(raw, "item") else raw
+            values[known.name] = json.loads(raw) if known.name in _AS_JSON else raw
+    return Birth(**values)
+
+
+def write_layer_birth(array: h5py.Dataset, birth: LayerBirth) -> None:
+    """Store what one array of a gradient file says of itself."""
+    for name, value in asdict(birth).items():
+        array.attrs[name] = value
+
+
+def read_layer_birth(array: h5py.Dataset) -> LayerBirth | None:
+    """What an array of a gradient file says of itself; None for files of the original harness."""
+    if "projection_hash" not in array.attrs:
+        return None
+    values = {known.name: array.attrs[known.name] for known in fields(LayerBirth)}
+    return LayerBirth(**{name: v.item() if hasattr(v, "item") else v for name, v in values.items()})

@@ -1,0 +1,51 @@
+"""Where every file lives below the root folder. A path is written once, here (DESIGN of the files: README)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+EMBEDDINGS = "embeddings"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below one root.
+
+    <root>/embeddings/<dataset>/<backbone>/<split>.h5
+    <root>/gradients/<dataset>/<backbone>/<objective>-<split>.h5
+    <root>/projections/<name>.pth
+    <root>/support/<dataset>/<backbone>/<objective>-<key>.safetensors   (negatives, prototypes)
+    <root>/blocks/...                                                   (work in progress, removed when assembled)
+    <root>/results/<task>/<dataset>/<backbone>.json
+    """
+
+    root: Path
+
+    def embeddings(self, dataset: str, backbone: str, split: str) -> Path:
+        """Embeddings of a split."""
+        return self.root / "embeddings" / dataset / backbone / f"{split}.h5"
+
+    def gradients(self, dataset: str, backbone: str, objective: str, split: str) -> Path:
+        """Projected gradients of one objective for a split, one array per layer."""
+        return self.root / "gradients" / dataset / backbone / f"{objective}-{split}.h5"
+
+    def features(self, feature: str, dataset: str, backbone: str, split: str) -> Path:
+        """The file of a feature by its name: `embeddings`, or an objective."""
+        if feature == EMBEDDINGS:
+            return self.embeddings(dataset, backbone, split)
+        return self.gradients(dataset, backbone, feature, split)
+
+    def projection(self, name: str) -> Path:
+        """A projection matrix made by default (none was given)."""
+        return self.root / "projections" / f"{name}.pth"
+
+    def support(self, dataset: str, backbone: str, objective: str, key: str) -> Path:
+        """Supporting data of an objective: negatives, prototypes."""
+        return self.root / "support" / dataset / backbone / f"{objective}-{key}.safetensors"
+
+    def blocks(self, feature_file: Path, key: str) -> Path:
+        """Folder of the blocks of one feature file, for one way of making it."""
+        return self.root / "blocks" / feature_file.relative_to(self.root).with_suffix("") / key
+
+    def results(self, task: str, dataset: str, backbone: str) -> Path:
+        """Result file of an evaluation: task is `knn`, `knn-5shot`, `linear`, `retrieval`, ..."""
+        return self.root / "results" / task / dataset / f"{backbone}.json"

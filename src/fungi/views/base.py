@@ -1,0 +1,43 @@
+"""What a view generator is to the rest of the program, and what a backbone says about its input."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+Inputs = Tensor | dict[str, Tensor]
+"""What a backbone takes: images `[n c h w]`, or named arrays that share their leading axis (tokens and masks)."""
+
+
+class ViewGenerator(Protocol):
+    """Item -> V views, in two halves.
+
+    identity: equal for generators that give the same views; what shares an identity shares forwards (embeddings
+        and KL see the same image).
+    n_views: V.
+    """
+
+    identity: str
+    n_views: int
+
+    def prepare(self, item: Any) -> Any:
+        """The half that runs in a worker. Global random streams are seeded by the caller for this sample."""
+        ...
+
+    def collate(self, prepared: Sequence[Any]) -> Any:
+        """Prepared samples, stacked: what travels to the device."""
+        ...
+
+    def render(self, batch: Any) -> Inputs:
+        """The half that runs on the device: `[b ...]` -> the backbone's input for `b * v` views, view-fastest."""
+        ...
+
+
+class InputSpec(Protocol):
+    """How a backbone wants its input; one class per modality."""
+
+    modality: str
+
+    def views(self, kind: str, **options: Any) -> ViewGenerator:
+        """The generator for an objective's kind of views; FungiError where the modality has none."""
+        ...

@@ -1,0 +1,42 @@
+"""How a vision backbone wants its images, and which generator makes which objective's views.
+
+"Resize n" means the shorter side to n pixels, aspect kept, antialiased; then a centre crop (spec vision 2.2).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+Triple = tuple[float, float, float]
+
+IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP: tuple[Triple, Triple] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALF: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+UNIT: tuple[Triple, Triple] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+"""Mean and standard deviation per channel, for pixel values in 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInput:
+    """Evaluation transform of a backbone: resize, centre crop to `size`, normalise with `statistics`.
+
+    view_statistics: statistics for the DINO and SimCLR views; the backbone's own unless the published profile
+        asks for ImageNet's.
+    """
+
+    size: int = 224
+    resize: int = 256
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    statistics: tuple[Triple, Triple] = IMAGENET
+    view_statistics: tuple[Triple, Triple] | None = None
+
+    modality = "vision"
+
+    def with_imagenet_views(self) -> "ImageInput":
+        """The same input with the views normalised the published way (quirk V3)."""
+        return replace(self, view_statistics=IMAGENET)
+
+    def views(self, kind: str, **options: Any) -> Any:
+        """The view generator of a kind (`plain`, `crops`, `patches`, ...); see `fungi.views.vision`."""
+        from fungi.views.vision import make_views
+
+        return make_views(self, kind, **options)
