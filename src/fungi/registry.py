@@ -24,9 +24,7 @@ class Registry(Generic[Entry]):
     Modules whose name starts with an underscore, and those in `common`, hold no entries.
     """
 
-    def __init__(
-        self, kind: str, package: str, *, lazy: bool = False, common: tuple[str, ...] = ("base",)
-    ) -> None:
+    def __init__(self, kind: str, package: str, *, lazy: bool = False, common: tuple[str, ...] = ("base",)) -> None:
         self.kind = kind
         self._package = package
         self._lazy = lazy

@@ -5,7 +5,7 @@ torch, timm and the like inside their functions, so that listing names stays ins
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,7 +45,7 @@ class BackboneSpec:
     weight_shape: tuple[int, ...]
     bias: bool = True
     pca_dim: int
-    input: Any = ImageInput()
+    input: Any = field(default_factory=ImageInput)
     published_input: Any = None
     build: Callable[[], "nn.Module"]
     pretrained: Callable[[], StateDict] | None = None
@@ -62,6 +62,4 @@ class BackboneSpec:
         return out * (prod(inner) + int(self.bias))
 
 
-BACKBONES: Registry[BackboneSpec] = Registry(
-    "backbone", "fungi.backbones", common=("base", "loading", "pooled_token")
-)
+BACKBONES: Registry[BackboneSpec] = Registry("backbone", "fungi.backbones", common=("base", "loading", "pooled_token"))

@@ -1,1 +1,1 @@
-"""Chosen feature blocks -> one matrix `[n f]` -> `[n r]`: normalisation, combinations, few-shot rows, PCA (fitted on train only)."""
+"""Chosen feature blocks -> `[n f]` -> `[n r]`: combinations, few-shot rows, PCA (fitted on train only)."""

@@ -18,9 +18,7 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         raise FungiError(f"--device {name!r} is no device. Use auto, cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise FungiError(
-            f"--device {name} was asked for, but torch {torch.__version__} sees no GPU. Use --device cpu."
-        )
+        raise FungiError(f"--device {name} was asked for, but torch {torch.__version__} sees no GPU. Use --device cpu.")
     return device
 
 

@@ -20,9 +20,7 @@ def configure(verbose: bool = False) -> None:
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"warning: {message}\n"
 
 
-def progress(
-    items: Iterable[T], *, total: int | None = None, label: str = "", unit: str = "it"
-) -> Iterator[T]:
+def progress(items: Iterable[T], *, total: int | None = None, label: str = "", unit: str = "it") -> Iterator[T]:
     """A progress bar on a terminal; a line every half minute in a log file."""
     from tqdm import tqdm
 
