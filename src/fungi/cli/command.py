@@ -1,0 +1,33 @@
+"""How every command runs: parse, log, do the work; a user's mistake is one line and exit status 2."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from fungi.errors import FungiError
+from fungi.runtime import log
+from fungi.settings import parse
+
+Settings = TypeVar("Settings")
+
+
+def run_command(
+    settings_type: type[Settings],
+    run: Callable[[Settings], Any],
+    *,
+    program: str,
+    description: str,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Parse `arguments` (the process's own by default) into settings and run; the exit status."""
+    log.configure()
+    try:
+        settings = parse(settings_type, arguments, program=program, description=description)
+        run(settings)
+    except FungiError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; what was finished is kept, the same command goes on from there.", file=sys.stderr)
+        return 130
+    return 0
