@@ -1,7 +1,7 @@
 """What a view generator is to the rest of the program, and what a backbone says about its input."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ Inputs = Tensor | dict[str, Tensor]
 """What a backbone takes: images `[n c h w]`, or named arrays that share their leading axis (tokens and masks)."""
 
 
+@runtime_checkable
 class ViewGenerator(Protocol):
     """Item -> V views, in two halves.
 
@@ -33,6 +34,7 @@ class ViewGenerator(Protocol):
         ...
 
 
+@runtime_checkable
 class InputSpec(Protocol):
     """How a backbone wants its input; one class per modality."""
 

@@ -1,0 +1,88 @@
+"""torch's attention module, computed so that its output projection is a module call.
+
+`nn.MultiheadAttention` applies `out_proj` functionally, and a fused kernel when nothing needs a gradient, so that hooks
+on the projection never fire (quirk V1). Within `visible_output_projection`, the same numbers are computed step by step.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+from fungi.errors import FungiError
+
+
+@contextmanager
+def visible_output_projection(attentions: list[nn.MultiheadAttention]) -> Iterator[None]:
+    """While inside, the given modules call `out_proj` as a module, and torch's fused encoder kernels are off."""
+    for attention in attentions:
+        if attention.bias_k is not None or attention.add_zero_attn:
+            raise FungiError("attention with bias_k, bias_v or add_zero_attn is not supported as a gradient source.")
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False if attentions else enabled)
+    for attention in attentions:
+        attention.forward = partial(_attend, attention)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for attention in attentions:
+            del attention.forward
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _attend(
+    attention: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """The forward of `nn.MultiheadAttention`; attention weights are not returned."""
+    if query.dim() != 3:
+        raise FungiError("attention without a batch axis is not supported as a gradient source.")
+    batched = (query, key, value) if attention.batch_first else [x.transpose(0, 1) for x in (query, key, value)]
+    q, k, v = _project(attention, *batched)
+    mask = _joint_mask(attention, q, k, key_padding_mask, attn_mask)
+    mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [b h t e]
+    output = attention.out_proj(mixed.transpose(1, 2).flatten(2))  # [b h t e] -> [b t h*e] -> [b t d]
+    return (output if attention.batch_first else output.transpose(0, 1)), None
+
+
+def _project(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> list[Float[Tensor, "b h t e"]]:
+    if attention.in_proj_weight is not None:
+        weights = attention.in_proj_weight.chunk(3)
+    else:
+        weights = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+    biases = (None,) * 3 if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
+    heads = []
+    for tokens, weight, bias in zip((query, key, value), weights, biases, strict=True):
+        projected = linear(tokens, weight, bias)  # [b t d]
+        heads.append(projected.unflatten(2, (attention.num_heads, -1)).transpose(1, 2))
+    return heads
+
+
+def _joint_mask(
+    attention: Any, q: Tensor, k: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
+) -> Tensor | None:
+    """Both masks as one additive mask `[b h t s]`; True means "do not look" in torch's boolean masks."""
+
+    def additive(mask: Tensor) -> Tensor:
+        return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
+
+    joint = None
+    if attn_mask is not None:
+        joint = additive(attn_mask)
+        joint = joint.unflatten(0, (-1, attention.num_heads)) if joint.dim() == 3 else joint
+    if key_padding_mask is not None:
+        padding = additive(key_padding_mask)[:, None, None, :]
+        joint = padding if joint is None else joint + padding
+    return joint

@@ -1,0 +1,100 @@
+"""What went into the gradient sources and what came out of them, recorded by hooks that live inside a `with`.
+
+The output of the first source becomes a leaf of the autograd graph: no parameter needs a gradient, so nothing before
+it is ever recorded, and the model is left as it was found.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fungi.errors import FungiError
+from fungi.gradients.attention import visible_output_projection
+from fungi.gradients.targets import Target
+
+
+class Capture:
+    """Records one forward pass at each target.
+
+    activation_modules: for targets (by path) whose activations are taken from another module's input instead of
+        their own, that module (see `Profile.attention_input`).
+    """
+
+    def __init__(
+        self, model: nn.Module, targets: Sequence[Target], activation_modules: dict[str, nn.Module] | None = None
+    ) -> None:
+        self._modules = {target.path: target.module for target in targets}
+        self._activation_modules = activation_modules or {}
+        self._attentions = _owning_attentions(model, list(self._modules))
+        self._stack = ExitStack()
+        self.activations: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+
+    def __enter__(self) -> "Capture":
+        self._stack.enter_context(visible_output_projection(self._attentions))
+        for path, module in self._modules.items():
+            self._attach(module.register_forward_hook, self._record_output(path))
+            if path in self._activation_modules:
+                self._attach(self._activation_modules[path].register_forward_pre_hook, self._record_input(path))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def clear(self) -> None:
+        """Forget the last forward pass."""
+        self.activations.clear()
+        self.outputs.clear()
+
+    def signals(self, losses: Tensor, *, keep_graph: bool) -> dict[str, Tensor]:
+        """Derivative of the summed losses with respect to every target's output.
+
+        FungiError for a target that the forward pass did not reach, or that the losses do not depend on.
+        """
+        for path in self._modules:
+            if path not in self.outputs:
+                raise FungiError(f"layer {path!r} was not used in the forward pass; its gradient does not exist.")
+        paths = list(self.outputs)
+        found = torch.autograd.grad(
+            losses.sum(), [self.outputs[path] for path in paths], retain_graph=keep_graph, allow_unused=True
+        )
+        for path, signal in zip(paths, found, strict=True):
+            if signal is None:
+                raise FungiError(f"layer {path!r} gets no gradient: the embedding does not depend on its output.")
+        return {path: signal for path, signal in zip(paths, found, strict=True) if signal is not None}
+
+    def _attach(self, register: Callable[..., Any], hook: Callable[..., Any]) -> None:
+        self._stack.callback(register(hook).remove)
+
+    def _record_output(self, path: str) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if path in self.outputs:
+                raise FungiError(
+                    f"layer {path!r} is used several times in one forward pass (shared weights); choose another."
+                )
+            if path not in self._activation_modules:
+                self.activations[path] = inputs[0].detach().clone()
+            if not output.requires_grad:
+                output = output.detach().requires_grad_()
+            self.outputs[path] = output
+            return output.clone()  # what follows may work in place
+
+        return hook
+
+    def _record_input(self, path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.activations[path] = inputs[0].detach().clone()
+
+        return hook
+
+
+def _owning_attentions(model: nn.Module, paths: list[str]) -> list[nn.MultiheadAttention]:
+    """The attention modules of torch whose output projection is a target."""
+    parents = [model.get_submodule(path.rpartition(".")[0]) for path in paths]
+    return [parent for parent in parents if isinstance(parent, nn.MultiheadAttention)]

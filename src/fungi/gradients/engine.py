@@ -1,0 +1,200 @@
+"""The engine: views of a batch -> embeddings, and the projected per-sample gradient of every loss at every target.
+
+Images are taken in groups whose views fill one forward pass. Per group: render the views, encode them with only the
+gradient sources and what follows in the graph, take one loss per sample, pull the signals back, and contract them with
+the activations to `[b o i]`. Groups of a batch are projected together.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fungi.backbones.pooled_token import pooled_token_encoder
+from fungi.errors import FungiError
+from fungi.gradients.capture import Capture
+from fungi.gradients.projection import Projector
+from fungi.gradients.rules import rule_for
+from fungi.gradients.targets import Target
+from fungi.runtime.device import autocast
+from fungi.runtime.stopwatch import Stopwatch
+from fungi.views.base import Inputs, ViewGenerator
+
+Loss = Callable[[Float[Tensor, "b v d"]], Float[Tensor, " b"]]
+FLOAT16_SCALE = 2.0**16
+"""Losses are multiplied by this in float16, and gradients divided again: KL signals are below its smallest number."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Views -> embeddings; `path` says in words which way they take."""
+
+    path: str
+
+    def __call__(self, inputs: Inputs) -> Float[Tensor, "n d"]:
+        """Encode views."""
+        ...
+
+    def activation_module(self, path: str) -> nn.Module:
+        """The attention module that owns a target, whose input may stand in for the target's."""
+        ...
+
+
+class WholeModel:
+    """The model as it is: for any architecture and any target."""
+
+    path = "whole model"
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, inputs: Inputs) -> Float[Tensor, "n d"]:
+        """Encode views."""
+        return self.model(**inputs) if isinstance(inputs, dict) else self.model(inputs)
+
+    def activation_module(self, path: str) -> nn.Module:
+        """The parent of a target, which is its attention module."""
+        return self.model.get_submodule(path.rpartition(".")[0])
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What one batch gave: embeddings `[b v d]`, and `[b p]` per loss and target name."""
+
+    embeddings: Float[Tensor, "b v d"]
+    gradients: dict[str, dict[str, Float[Tensor, "b p"]]]
+
+
+class GradientEngine:
+    """Embeddings and projected per-sample gradients of one model.
+
+    model: frozen, in evaluation mode, on `device`; targets: its gradient sources; projectors: by target name (targets
+    without one keep the raw gradient, flattened); views_per_forward: how many views are encoded at once;
+    attention_input: see `Profile`; short_cut: use the pooled-token path where the model allows it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        targets: Sequence[Target] = (),
+        projectors: Mapping[str, Projector] | None = None,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        views_per_forward: int = 64,
+        attention_input: bool = False,
+        short_cut: bool = True,
+        stopwatch: Stopwatch | None = None,
+    ) -> None:
+        self.model, self.targets, self.projectors = model, tuple(targets), dict(projectors or {})
+        self.device, self.dtype, self.views_per_forward = device, dtype, views_per_forward
+        self.stopwatch = stopwatch or Stopwatch(device)
+        self._attention_input = attention_input
+        paths = [target.path for target in targets]
+        pooled = pooled_token_encoder(model, paths) if short_cut else None
+        self.encoder: Encoder = pooled or WholeModel(model)
+        for target in targets:
+            _check_width(target, self.projectors.get(target.name))
+
+    @torch.no_grad()
+    def embed(self, batch: Any, views: ViewGenerator) -> Float[Tensor, "b v d"]:
+        """Embeddings of all views of a collated batch, without gradients."""
+        return torch.cat([self._encode(part, views) for part in self._groups(batch, views)])
+
+    def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> Extracted:
+        """Embeddings of a collated batch, and the gradients of the given losses, all from one forward pass."""
+        embeddings, raw = [], {name: {target.name: [] for target in self.targets} for name in losses}
+        for part in self._groups(batch, views):
+            embedded, gradients = self._extract_group(part, views, losses)
+            embeddings.append(embedded)
+            for name, by_target in gradients.items():
+                for target, gradient in by_target.items():
+                    raw[name][target].append(gradient)
+        with self.stopwatch("projection"):
+            projected = {
+                name: {target: self._project(target, torch.cat(parts)) for target, parts in by_target.items()}
+                for name, by_target in raw.items()
+            }
+        return Extracted(torch.cat(embeddings), projected)
+
+    def _groups(self, batch: Any, views: ViewGenerator) -> Iterator[Any]:
+        """Parts of a batch whose views fill one forward pass, on the device."""
+        size = max(1, self.views_per_forward // views.n_views)
+        for start in range(0, _length(batch), size):
+            yield _to_device(_slice(batch, start, start + size), self.device)
+
+    def _encode(self, part: Any, views: ViewGenerator) -> Float[Tensor, "b v d"]:
+        with self.stopwatch("views"):
+            rendered = views.render(part)
+        with self.stopwatch("forward"), autocast(self.device, self.dtype):
+            embeddings = self.encoder(rendered)
+        return embeddings.float().unflatten(0, (_length(part), -1))
+
+    def _extract_group(
+        self, part: Any, views: ViewGenerator, losses: Mapping[str, Loss]
+    ) -> tuple[Tensor, dict[str, dict[str, Float[Tensor, "b o i"]]]]:
+        surrogates = [target.path for target in self.targets if self._attention_input]
+        modules = {path: self.encoder.activation_module(path) for path in surrogates}
+        with torch.enable_grad(), Capture(self.model, self.targets, modules) as capture:
+            embeddings = self._encode(part, views)
+            gradients = {}
+            for index, (name, loss) in enumerate(losses.items()):
+                gradients[name] = self._gradients(capture, loss, embeddings, keep_graph=index + 1 < len(losses))
+        return embeddings.detach(), gradients
+
+    def _gradients(
+        self, capture: Capture, loss: Loss, embeddings: Float[Tensor, "b v d"], *, keep_graph: bool
+    ) -> dict[str, Float[Tensor, "b o i"]]:
+        """The gradient of each sample's loss at each target."""
+        scale = FLOAT16_SCALE if self.dtype == torch.float16 else 1.0
+        with self.stopwatch("heads and backward"):
+            per_sample = loss(embeddings)
+            signals = capture.signals(per_sample * scale, keep_graph=keep_graph)
+        with self.stopwatch("contraction"), torch.no_grad():
+            return {
+                target.name: self._contract(
+                    target, capture.activations[target.path], signals[target.path], len(embeddings)
+                )
+                / scale
+                for target in self.targets
+            }
+
+    def _contract(self, target: Target, activations: Tensor, signals: Tensor, samples: int) -> Float[Tensor, "b o i"]:
+        rule = rule_for(target.module)
+        assert rule is not None
+        if target.part is not None:
+            signals = signals[..., target.rows]
+        return rule(target.module, activations, signals, samples, target.bias)
+
+    @torch.no_grad()
+    def _project(self, target: str, gradients: Float[Tensor, "b o i"]) -> Float[Tensor, "b p"]:
+        projector = self.projectors.get(target)
+        return gradients.flatten(1) if projector is None else projector(gradients)
+
+
+def _check_width(target: Target, projector: Projector | None) -> None:
+    if projector is not None and projector.gradient_dim != target.gradient_dim:
+        raise FungiError(
+            f"the projection takes gradients of {projector.gradient_dim} entries, layer {target.spec} has "
+            f"{target.gradient_dim} ({target.shape[0]} x {target.shape[1]}). Make one with "
+            f"generate_projection_matrix.py --gradients-dim {target.gradient_dim}."
+        )
+
+
+def _length(batch: Any) -> int:
+    return len(next(iter(batch.values()))) if isinstance(batch, dict) else len(batch)
+
+
+def _slice(batch: Any, start: int, stop: int) -> Any:
+    if isinstance(batch, dict):
+        return {name: values[start:stop] for name, values in batch.items()}
+    return batch[start:stop]
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, dict):
+        return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
+    return batch.to(device, non_blocking=True)

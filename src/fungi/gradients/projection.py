@@ -1,0 +1,179 @@
+"""The random projection `R` `[p G]` of flattened gradients: g = R vec(grad) / sqrt(p) (spec vision 6).
+
+| kind | entries | kept on disk as |
+|---|---|---|
+| binary (default) | +1 or -1, even odds | one bit each |
+| sparse | sqrt(3) x (+1, 0, -1 with odds 1/6, 2/3, 1/6) | two bits each: sign, and whether it is there |
+| gaussian | N(0, 1) | float32 |
+
+All three preserve inner products on average: `E <Rx, Ry> / p = <x, y>`, with a standard deviation of at most
+`sqrt(2/p) |x| |y|`. The binary recipe is the published one, so equal seeds give equal matrices.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fungi.errors import FungiError, MissingFilesError
+from fungi.runtime.files import written_whole
+
+Kind = Literal["binary", "gaussian", "sparse"]
+KINDS: tuple[str, ...] = get_args(Kind)
+FORMAT = 1
+_ROWS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectionMatrix:
+    """A projection as it is stored.
+
+    kind, seed: how it was drawn (`seed` is -1 for a matrix that was not drawn here); projection_dim: p;
+    gradient_dim: G; packed: `[p, bytes per row]` for binary and sparse, `[p G]` float32 for gaussian.
+    """
+
+    kind: str
+    seed: int
+    projection_dim: int
+    gradient_dim: int
+    packed: Tensor
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of kind, size and entries: what files are compared by."""
+        digest = hashlib.sha256(f"{self.kind} {self.projection_dim} {self.gradient_dim}".encode())
+        for start in range(0, self.projection_dim, _ROWS_AT_ONCE):
+            digest.update(self.packed[start : start + _ROWS_AT_ONCE].numpy().tobytes())
+        return digest.hexdigest()
+
+    def rows(self, start: int, stop: int) -> Float[Tensor, "rows g"]:
+        """Some rows with their entries, float32."""
+        packed = self.packed[start:stop]
+        if self.kind == "gaussian":
+            return packed
+        bits = _unpack(packed, self.gradient_dim * (2 if self.kind == "sparse" else 1))
+        if self.kind == "binary":
+            return bits.float().mul_(2).sub_(1)
+        signs, present = bits[:, : self.gradient_dim].float(), bits[:, self.gradient_dim :].float()
+        return (2 * signs - 1) * present * 3**0.5
+
+    def dense(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Float[Tensor, "p g"]:
+        """All entries, without the factor 1/sqrt(p), ready for a product."""
+        full = torch.empty(self.projection_dim, self.gradient_dim, device=device, dtype=dtype)
+        for start in range(0, self.projection_dim, _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, self.projection_dim)
+            full[start:stop] = self.rows(start, stop).to(device, dtype)
+        return full
+
+
+class Projector:
+    """A projection on a device, in the dtype of the product: `[b o i] -> [b p]`, float32 out."""
+
+    def __init__(self, matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> None:
+        self._dense = matrix.dense(device, dtype)
+        self._scaling = matrix.projection_dim**-0.5
+        self.gradient_dim = matrix.gradient_dim
+
+    def __call__(self, gradients: Float[Tensor, "b o i"]) -> Float[Tensor, "b p"]:
+        """Project flattened gradients. Rows are brought to unit size before rounding, and back after the product."""
+        flat = gradients.flatten(1)
+        if self._dense.dtype == torch.float32:
+            return flat @ self._dense.T * self._scaling
+        size = flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        unit = (flat / size * flat.shape[1] ** 0.5).to(self._dense.dtype)  # entries around one
+        projected = (unit @ self._dense.T).float()
+        return projected * size * (self._scaling / flat.shape[1] ** 0.5)
+
+
+def draw_projection(
+    projection_dim: int, gradient_dim: int, *, kind: str = "binary", seed: int = 42
+) -> ProjectionMatrix:
+    """A fresh matrix from torch's CPU generator; row blocks continue one stream, so memory stays small."""
+    if kind not in KINDS:
+        raise FungiError(f"projection kind {kind!r} is not known. Use {', '.join(KINDS)}.")
+    if projection_dim < 1 or gradient_dim < 1:
+        raise FungiError(f"a projection of {projection_dim} x {gradient_dim} has no entries.")
+    packed = torch.cat(list(_drawn_rows(projection_dim, gradient_dim, kind, seed)))
+    return ProjectionMatrix(kind, seed, projection_dim, gradient_dim, packed)
+
+
+def _drawn_rows(projection_dim: int, gradient_dim: int, kind: str, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, projection_dim, _ROWS_AT_ONCE):
+        shape = (min(_ROWS_AT_ONCE, projection_dim - start), gradient_dim)
+        if kind == "gaussian":
+            yield torch.randn(shape, generator=generator)
+            continue
+        uniform = torch.rand(shape, generator=generator)
+        if kind == "binary":
+            yield _pack(uniform > 0.5)
+        else:
+            yield _pack(torch.cat([uniform > 5 / 6, (uniform > 5 / 6) | (uniform < 1 / 6)], dim=1))
+
+
+def save_projection(matrix: ProjectionMatrix, path: Path) -> None:
+    """Write a matrix; a reader never sees half a file."""
+    content = {
+        "format": FORMAT,
+        "kind": matrix.kind,
+        "seed": matrix.seed,
+        "projection_dim": matrix.projection_dim,
+        "gradient_dim": matrix.gradient_dim,
+        "hash": matrix.hash,
+        "packed": matrix.packed,
+    }
+    with written_whole(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_projection(path: Path) -> ProjectionMatrix:
+    """Read a matrix of ours, or one of the original harness (`projection` float `[p G]`, `scaling`).
+
+    MissingFilesError where there is none; FungiError where the file is damaged or something else.
+    """
+    if not path.is_file():
+        raise MissingFilesError(f"no projection matrix at {path}. Write one with generate_projection_matrix.py.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise FungiError(f"{path} can't be read as a projection matrix ({error.__class__.__name__}).") from error
+    if isinstance(content, dict) and "projection" in content:
+        return _from_original(content["projection"], path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise FungiError(f"{path} is no projection matrix of format {FORMAT}. Write one anew.")
+    return _from_ours(content, path)
+
+
+def _from_ours(content: dict[str, Any], path: Path) -> ProjectionMatrix:
+    names = ("kind", "seed", "projection_dim", "gradient_dim", "packed")
+    matrix = ProjectionMatrix(*(content[name] for name in names))
+    if matrix.hash != content["hash"]:
+        raise FungiError(f"{path} is damaged: its entries don't have the hash it carries. Write it anew.")
+    return matrix
+
+
+def _from_original(entries: Tensor, path: Path) -> ProjectionMatrix:
+    if not bool((entries.abs() == 1).all()):
+        return ProjectionMatrix("gaussian", -1, *entries.shape, entries.float())
+    return from_signs(entries > 0)
+
+
+def from_signs(signs: Tensor) -> ProjectionMatrix:
+    """A binary matrix from given signs `[p G]`: True or positive is +1."""
+    positive = signs if signs.dtype == torch.bool else signs > 0
+    return ProjectionMatrix("binary", -1, *positive.shape, _pack(positive.cpu()))
+
+
+def _pack(bits: Tensor) -> Tensor:
+    return torch.from_numpy(np.packbits(bits.numpy(), axis=1))
+
+
+def _unpack(packed: Tensor, count: int) -> Tensor:
+    return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=count))

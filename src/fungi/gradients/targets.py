@@ -1,0 +1,108 @@
+"""Gradient sources: which layer, which part of it, with or without its bias, under which name in the file."""
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from math import prod
+
+from torch import nn
+
+from fungi.errors import FungiError
+from fungi.gradients.rules import RULES, rule_for
+
+PARTS = ("q", "k", "v")
+_SPEC = re.compile(r"(?P<path>[\w.]+?)(?:\[(?P<part>\w+)\])?(?::(?P<name>[\w-]+))?")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One gradient source, found in a model.
+
+    path: of the module; part: `q`, `k` or `v` of a fused qkv layer, or None for the whole layer; name: of the array in
+    the file; bias: whether the bias gradient is appended as one more input column.
+    """
+
+    path: str
+    name: str
+    module: nn.Module
+    part: str | None = None
+    bias: bool = True
+
+    @property
+    def rows(self) -> slice:
+        """Output rows of the layer that belong to the part."""
+        if self.part is None:
+            return slice(None)
+        size = self.module.weight.shape[0] // 3
+        start = PARTS.index(self.part) * size
+        return slice(start, start + size)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(o, i + 1)` of the gradient as a matrix; `i` counts all entries of a convolution's kernel."""
+        out, *inner = self.module.weight.shape
+        return out if self.part is None else out // 3, prod(inner) + int(self.bias)
+
+    @property
+    def gradient_dim(self) -> int:
+        """G: entries of the flattened gradient."""
+        return prod(self.shape)
+
+    @property
+    def spec(self) -> str:
+        """The source as a user writes it, without the array's name."""
+        return self.path if self.part is None else f"{self.path}[{self.part}]"
+
+
+def split_spec(text: str) -> tuple[str, str | None, str]:
+    """`path.to.layer[part]:name` -> (path, part, name); the name defaults to `attn_proj`, or the path elsewhere.
+
+    A leading `backbone.` is dropped, as the published command lines have it.
+    """
+    found = _SPEC.fullmatch(text.removeprefix("backbone."))
+    if not found:
+        raise FungiError(f"layer {text!r} is not path.to.layer:name, as in blocks.11.attn.proj:attn_proj.")
+    path, part = found["path"], found["part"]
+    if part is not None and part not in PARTS:
+        raise FungiError(f"layer {text!r}: part {part!r} is not one of {', '.join(PARTS)}.")
+    return path, part, found["name"] or default_name(path, part)
+
+
+def default_name(path: str, part: str | None = None) -> str:
+    """The conventional array name of a layer: `attn_proj` for attention output projections."""
+    if path.endswith(("attn.proj", "self_attention.out_proj")):
+        return "attn_proj"
+    return re.sub(r"\W", "_", path) + (f"_{part}" if part else "")
+
+
+def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
+    """The gradient source that `text` names; FungiError that lists candidates where it can't be one."""
+    path, part, name = split_spec(text)
+    module = dict(model.named_modules()).get(path)
+    if module is None:
+        raise FungiError(f"layer {path!r} does not exist in the model. {_candidates(model, path)}")
+    if rule_for(module) is None:
+        raise FungiError(
+            f"layer {path!r} is a {type(module).__name__}; gradients are taken at "
+            f"{', '.join(kind.__name__ for kind in RULES)}. {_candidates(model, path)}"
+        )
+    if part is not None and (not isinstance(module, nn.Linear) or module.out_features != 3 * module.in_features):
+        raise FungiError(f"layer {path!r} is no fused qkv layer, it has no part {part!r}.")
+    return Target(path=path, name=name, module=module, part=part, bias=bias and module.bias is not None)
+
+
+def find_targets(model: nn.Module, texts: tuple[str, ...], *, bias: bool = True) -> tuple[Target, ...]:
+    """All gradient sources of a run; FungiError where two would have one name."""
+    targets = tuple(find_target(model, text, bias=bias) for text in texts)
+    names = [target.name for target in targets]
+    for name in names:
+        if names.count(name) > 1:
+            raise FungiError(f"two layers are called {name!r}. Give each a name of its own: path.to.layer:name.")
+    return targets
+
+
+def _candidates(model: nn.Module, path: str) -> str:
+    """A hint: the layers nearest to the path, else the last ones of the model."""
+    possible = [name for name, module in model.named_modules() if name and rule_for(module) is not None]
+    near = get_close_matches(path, possible, n=4, cutoff=0.6) or possible[-6:]
+    return f"Candidates: {', '.join(near)}." if near else "The model has no layer of a supported type."

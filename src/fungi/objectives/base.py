@@ -1,0 +1,81 @@
+"""What an objective is to the rest of the program, and the enumeration of objectives.
+
+An objective is a frozen dataclass: its fields are its settings. It names the kind of views it wants, makes its fixed
+random heads, and turns the embeddings of a sample's views into one loss. Samples of a batch never interact: the
+engine sums the losses, so that the gradient of a sample is the gradient of its own loss (spec vision 4 and 5).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from fungi.data.base import Samples
+from fungi.registry import Registry
+from fungi.runtime.seeds import torch_generator
+
+Support = dict[str, Tensor]
+"""Supporting data of an objective (negatives, prototypes): named constant tensors."""
+
+Embed = Callable[[Samples], Float[Tensor, "n v d"]]
+"""Samples -> embeddings of the objective's views of each, without gradient."""
+
+
+def random_linear(inputs: int, outputs: int, seed: int, *purpose: str) -> nn.Linear:
+    """A frozen linear layer with PyTorch's default initialisation `U(-1/sqrt(E), 1/sqrt(E))`, from its own stream."""
+    generator = torch_generator(seed, "head", *purpose)
+    bound = inputs**-0.5
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.rand(parameter.shape, generator=generator) * 2 * bound - bound)
+    return layer.requires_grad_(False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(ABC):
+    """Settings common to all objectives.
+
+    normalize: L2-normalise embeddings before the head; project: use the random head at all (paper, table 6).
+    """
+
+    name: ClassVar[str]
+    views: ClassVar[str]
+
+    normalize: bool = True
+    project: bool = True
+
+    @abstractmethod
+    def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
+        """The fixed random heads by name, equal for all splits of all datasets."""
+
+    @abstractmethod
+    def loss(self, embeddings: Float[Tensor, "b v d"], heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
+        """One loss per sample from the embeddings of its views."""
+
+    def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
+        """Supporting data from the training split; most objectives need none."""
+        return {}
+
+    @property
+    def needs_support(self) -> bool:
+        """Whether `support` has to be called with a training split."""
+        return type(self).support is not Objective.support
+
+    def latents(self, embeddings: Float[Tensor, "*b d"], head: nn.Module) -> Float[Tensor, "*b l"]:
+        """Embeddings through the head, as the settings say."""
+        vectors = normalize(embeddings, dim=-1) if self.normalize else embeddings
+        return head(vectors) if self.project else vectors
+
+
+OBJECTIVES: Registry[type[Objective]] = Registry("objective", "fungi.objectives", lazy=True, common=("base", "binding"))
+
+
+def register(objective: type[Objective]) -> type[Objective]:
+    """Class decorator: add an objective under its name, which is also its file's."""
+    return OBJECTIVES.register(objective.name, objective)

@@ -1,0 +1,93 @@
+"""An objective bound to its views, heads and supporting data: all that the engine needs to know of it."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fungi.errors import FungiError
+from fungi.objectives.base import OBJECTIVES, Objective, Support
+from fungi.views.base import InputSpec, ViewGenerator
+
+
+@dataclass(frozen=True)
+class BoundObjective:
+    """`loss` takes embeddings alone; everything else is fixed."""
+
+    objective: Objective
+    views: ViewGenerator
+    heads: nn.ModuleDict
+    support: Support = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The objective's name."""
+        return self.objective.name
+
+    def loss(self, embeddings: Float[Tensor, "b v d"]) -> Float[Tensor, " b"]:
+        """One loss per sample."""
+        return self.objective.loss(embeddings, self.heads, self.support)
+
+    def with_support(self, support: Support) -> "BoundObjective":
+        """The same objective with its supporting data."""
+        return dataclasses.replace(self, support=support)
+
+    def to(self, device: torch.device) -> "BoundObjective":
+        """The same objective on a device."""
+        moved = {name: tensor.to(device) for name, tensor in self.support.items()}
+        return dataclasses.replace(self, heads=self.heads.to(device), support=moved)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of objective and views, for provenance."""
+        return {**vars(self.objective), "views": self.views.identity}
+
+    @property
+    def support_hash(self) -> str:
+        """SHA-256 of the supporting data; empty where there is none."""
+        if not self.support:
+            return ""
+        digest = hashlib.sha256()
+        for name in sorted(self.support):
+            digest.update(name.encode() + self.support[name].cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def bind(
+    name: str, *, embedding_dim: int, input_spec: InputSpec, seed: int, options: dict[str, Any] | None = None
+) -> BoundObjective:
+    """An objective with its views and heads; `options` may name fields of either.
+
+    FungiError for an unknown objective or option.
+    """
+    kind = OBJECTIVES[name]
+    fields = {one.name for one in dataclasses.fields(kind)}
+    given = options or {}
+    objective = kind(**{key: value for key, value in given.items() if key in fields})
+    try:
+        views = input_spec.views(kind.views, **{key: value for key, value in given.items() if key not in fields})
+    except FungiError as error:
+        raise FungiError(f"objective {name}: {error} Its own settings are: {', '.join(sorted(fields))}.") from None
+    return BoundObjective(objective=objective, views=views, heads=objective.heads(embedding_dim, seed))
+
+
+def parse_options(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """`("simclr.temperature=0.1", ...)` -> `{"simclr": {"temperature": 0.1}}`; values as Python literals or text."""
+    import ast
+
+    options: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        objective, dot, option = key.partition(".")
+        if not equals or not dot:
+            raise FungiError(f"--set {text!r} is not OBJECTIVE.OPTION=VALUE, as in simclr.temperature=0.1.")
+        try:
+            parsed = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            parsed = value
+        options.setdefault(objective, {})[option] = parsed
+    return options

@@ -1,0 +1,52 @@
+"""KL: how far the head's softened prediction is from the uniform distribution (spec vision 4.1)."""
+
+from dataclasses import dataclass
+from math import log
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fungi.errors import FungiError
+from fungi.objectives.base import Objective, Support, random_linear, register
+
+
+def kl_to_uniform(
+    latents: Float[Tensor, "b l"], temperature: float, direction: str = "uniform_to_pred"
+) -> Float[Tensor, " b"]:
+    """Divergence between the softmax of `latents / temperature` and the uniform distribution, summed over entries.
+
+    `uniform_to_pred` is KL(u || p), what the published code computes; `pred_to_uniform` is KL(p || u), what the paper
+    prints. At temperature 15 their gradients are all but equal.
+    """
+    log_p = torch.log_softmax(latents / temperature, dim=-1)
+    log_u = -log(latents.shape[-1])
+    if direction == "uniform_to_pred":
+        return (log_u - log_p).mean(dim=-1)
+    return (log_p.exp() * (log_p - log_u)).sum(dim=-1)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class KL(Objective):
+    """One view, one head."""
+
+    name = "kl"
+    views = "plain"
+
+    latent_dim: int = 768
+    temperature: float = 15.0
+    direction: Literal["uniform_to_pred", "pred_to_uniform"] = "uniform_to_pred"
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("uniform_to_pred", "pred_to_uniform"):
+            raise FungiError(f"kl.direction {self.direction!r} is not known. Use uniform_to_pred or pred_to_uniform.")
+
+    def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
+        """One head, E -> 768."""
+        return nn.ModuleDict({"head": random_linear(embedding_dim, self.latent_dim, seed, self.name)})
+
+    def loss(self, embeddings: Float[Tensor, "b v d"], heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
+        """Divergence of the only view."""
+        return kl_to_uniform(self.latents(embeddings[:, 0], heads["head"]), self.temperature, self.direction)

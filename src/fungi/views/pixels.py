@@ -1,0 +1,41 @@
+"""From 8-bit images to what a vision backbone takes."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from fungi.views.image import Triple
+
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def as_pixels(image: Image.Image) -> UInt8[Tensor, "c h w"]:
+    """The pixels of an RGB image."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def resize_shorter_side(image: Image.Image, size: int, interpolation: Literal["bicubic", "bilinear"]) -> Image.Image:
+    """Shorter side to `size`, aspect kept (the longer side rounded down, as torchvision does), antialiased."""
+    width, height = image.size
+    shorter = min(width, height)
+    target = (int(size * width / shorter), int(size * height / shorter))
+    return image if target == image.size else image.resize(target, FILTERS[interpolation])
+
+
+def normalize(
+    pixels: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"], statistics: tuple[Triple, Triple]
+) -> Float[Tensor, "n c h w"]:
+    """8-bit values, or floats in 0..1, to zero mean and unit deviation per channel; float32."""
+    values = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+    mean, deviation = (torch.tensor(numbers, device=pixels.device).view(3, 1, 1) for numbers in statistics)
+    return (values - mean) / deviation
+
+
+def stack(prepared: Sequence[UInt8[Tensor, "k c h w"]]) -> UInt8[Tensor, "b k c h w"]:
+    """Prepared samples of one batch."""
+    return torch.stack(list(prepared))

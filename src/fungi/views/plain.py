@@ -1,0 +1,40 @@
+"""One view: the backbone's evaluation transform, no augmentation. Embeddings and KL share it (spec vision 2.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from fungi.views.image import ImageInput
+from fungi.views.pixels import as_pixels, normalize, resize_shorter_side, stack
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainView:
+    """Resize the shorter side, crop the centre, normalise."""
+
+    input: ImageInput
+
+    kind = "plain"
+    n_views = 1
+
+    @property
+    def identity(self) -> str:
+        """Equal for generators of the same views."""
+        return repr(self)
+
+    def prepare(self, item: Image.Image) -> UInt8[Tensor, "1 c h w"]:
+        """Image of any size -> its central square at the backbone's input size."""
+        resized = resize_shorter_side(item, self.input.resize, self.input.interpolation)
+        return as_pixels(transforms.center_crop(resized, [self.input.size, self.input.size])).unsqueeze(0)
+
+    def collate(self, prepared: Sequence[Tensor]) -> UInt8[Tensor, "b 1 c h w"]:
+        """Stack a batch."""
+        return stack(prepared)
+
+    def render(self, batch: UInt8[Tensor, "b 1 c h w"]) -> Float[Tensor, "b c h w"]:
+        """Normalise with the backbone's statistics."""
+        return normalize(batch.flatten(0, 1), self.input.statistics)
