@@ -1,12 +1,13 @@
 """What a dataset is to the rest of the program, and the enumeration of datasets.
 
 A file in this package describes one dataset with a `DatasetSpec` and registers it. Modules import torchvision,
-`datasets` and the like inside their `open` function, so that listing names stays instant.
+`datasets` and the like inside their functions, so that listing names stays instant. Items of any modality are
+served the same way: an image is an RGB `PIL.Image`, a text a `str` (or a tuple of them), a sound a waveform.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,21 @@ from fungi.registry import Registry
 
 Metric = Literal["accuracy", "mean-per-class-accuracy", "map"]
 Modality = Literal["vision", "text", "audio"]
+Loader = Callable[[int], Any]
+"""Row -> raw item. An object that pickles (a small dataclass with `__call__`), so that any kind of worker can hold it;
+it opens files when called, so that no handle is shared between processes."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The loader of chosen rows of another loader."""
+
+    load: Loader
+    rows: np.ndarray
+
+    def __call__(self, row: int) -> Any:
+        """The item of a chosen row."""
+        return self.load(int(self.rows[row]))
 
 
 @dataclass(frozen=True)
@@ -26,12 +42,12 @@ class Samples:
     targets: labels, uint32 `[n]`; for landmarks, the row number.
     ids: one name per row that stays the same on every machine (relative path, index in the source file). The seeds of
         random views and the dataset's fingerprint derive from it.
-    load: row -> raw item (an RGB `PIL.Image`, a `str`, a waveform). FungiError naming the file where it can't be read.
+    load: row -> raw item. FungiError naming the file and the id where it can't be read.
     """
 
     targets: np.ndarray
     ids: Sequence[str]
-    load: Callable[[int], Any]
+    load: Loader
     class_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -55,11 +71,11 @@ class Samples:
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Samples":
         """The given rows, in the given order, under their own ids."""
-        chosen = [int(row) for row in rows]
+        chosen = np.asarray(rows, dtype=np.int64)
         return Samples(
             targets=self.targets[chosen],
-            ids=[self.ids[row] for row in chosen],
-            load=lambda row: self.load(chosen[row]),
+            ids=[self.ids[row] for row in chosen.tolist()],
+            load=Rows(self.load, chosen),
             class_names=self.class_names,
         )
 
@@ -69,23 +85,27 @@ class DatasetSpec:
     """One entry of the enumeration.
 
     open: (data directory, split) -> Samples. It never downloads. MissingFilesError says what to place where.
-    download: data directory -> None, where the source can be fetched by a program; used by `fungi prefetch` and the
-        scripts alone.
-    sizes: rows per split, as published; the names of the splits are its keys.
+    download: data directory -> None, where the source can be fetched by a program.
+    prepare: (data directory, folder of the archives) -> None, where archives are fetched by hand; unpacks and arranges
+        them. Both are used by `fungi prefetch` and the scripts alone, and do nothing where their work is done.
+    ground_truth: data directory -> one record per query, for retrieval datasets (`fungi.data.landmarks`).
+    sizes: rows per split, as published; its keys are the names of the splits. None: not known before opening.
     published: whether the dataset belongs to the paper (spec vision 3.1), so that reports know where to look.
     """
 
     name: str
     title: str
     classes: int | None
-    sizes: dict[str, int]
+    sizes: Mapping[str, int | None]
     metric: Metric = "accuracy"
     modality: Modality = "vision"
     open: Callable[[Path, str], Samples]
     download: Callable[[Path], None] | None = None
+    prepare: Callable[[Path, Path], None] | None = None
+    ground_truth: Callable[[Path], list[Any]] | None = None
     published: bool = True
     notes: str = ""
-    pca_dim: int | None = field(default=None)
+    pca_dim: int | None = None
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -93,12 +113,30 @@ class DatasetSpec:
         return tuple(self.sizes)
 
 
-DATASETS: Registry[DatasetSpec] = Registry("dataset", "fungi.data")
+DATASETS: Registry[DatasetSpec] = Registry(
+    "dataset",
+    "fungi.data",
+    common=("base", "names", "own", "hf_disk", "image_files", "places", "landmarks", "archives", "verify"),
+)
+
+
+def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:
+    """The dataset that `--dataset` names: one of the enumeration, or a user's own.
+
+    text: a name of the enumeration; `NAME=folder:PATH` (folders `train`, `test`, perhaps `valid`, of class folders);
+        `NAME=hf:PATH` (a `datasets` dataset saved to disk); or a NAME for which `<data_dir>/NAME` is either.
+    Raises FungiError for a name that leads nowhere.
+    """
+    if text in DATASETS:
+        return DATASETS[text]
+    from fungi.data.own import own_dataset  # builds on this module
+
+    return own_dataset(text, data_dir, known=DATASETS.names())
 
 
 def open_split(name: str, split: str, data_dir: Path) -> Samples:
-    """One split of a named dataset; FungiError for an unknown dataset or a split it does not have."""
-    spec = DATASETS[name]
+    """One split of a dataset (`name` as for `resolve_dataset`); FungiError for a split that it does not have."""
+    spec = resolve_dataset(name, data_dir)
     if split not in spec.sizes:
-        raise FungiError(f"dataset {name!r} has no split {split!r}. It has: {', '.join(spec.splits)}.")
+        raise FungiError(f"dataset {spec.name!r} has no split {split!r}. It has: {', '.join(spec.splits)}.")
     return spec.open(data_dir, split)

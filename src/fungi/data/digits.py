@@ -3,12 +3,17 @@
 Split 70/30, stratified, seed 42; row order is that of the source inside each split.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fungi.data.base import DATASETS, DatasetSpec, Samples
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @cache
@@ -31,17 +36,27 @@ def split_rows(split: str) -> np.ndarray:
     return np.sort(train if split == "train" else test)
 
 
-def _open(data_dir: Path, split: str) -> Samples:
-    from PIL import Image
+@dataclass(frozen=True)
+class _Digit:
+    """Source row -> RGB image."""
 
+    images: np.ndarray
+
+    def __call__(self, row: int) -> "Image":
+        from PIL import Image
+
+        return Image.fromarray(self.images[row]).convert("RGB")
+
+
+def _open(data_dir: Path, split: str) -> Samples:
     images, labels = _source()
-    rows = split_rows(split)
-    return Samples(
-        targets=labels[rows],
-        ids=[f"digits/{row}" for row in rows],
-        load=lambda row: Image.fromarray(images[rows[row]]).convert("RGB"),
+    everything = Samples(
+        targets=labels,
+        ids=[f"digits/{row}" for row in range(len(labels))],
+        load=_Digit(images),
         class_names=[str(digit) for digit in range(10)],
     )
+    return everything.take(split_rows(split))
 
 
 DATASETS.register(

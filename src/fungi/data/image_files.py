@@ -1,0 +1,138 @@
+"""Images on disk -> RGB images, and splits made of them. What can't be read says which file and which sample."""
+
+import io
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fungi.data.base import Samples
+from fungi.data.names import PackedNames
+from fungi.errors import FungiError, MissingFilesError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+_FLAG = threading.Lock()
+
+
+def decode(source: Path | bytes, sample_id: str, *, place: str = "", truncated: bool = False) -> "Image":
+    """The RGB image in a file or in memory.
+
+    place: where the image is, for the error's text; the path where it is a file.
+    truncated: fill what is missing at the end of the file with grey instead of refusing it.
+    Raises MissingFilesError for a file that isn't there, FungiError for one that can't be read; both name it.
+    """
+    from PIL import Image
+
+    place = place or str(source)
+    try:
+        with (
+            _truncated_files(truncated),
+            Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image,
+        ):
+            return to_rgb(image)
+    except FileNotFoundError:
+        raise MissingFilesError(f"sample {sample_id!r}: there is no file {place}. Unpack the dataset again.") from None
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise FungiError(f"sample {sample_id!r}: can't read {place} ({cause}). Replace the file.") from error
+
+
+def to_rgb(image: "Image") -> "Image":
+    """An image of any mode as RGB. Transparency is dropped; 16-bit grey keeps its upper 8 bits."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+@contextmanager
+def _truncated_files(allowed: bool) -> Iterator[None]:
+    """Pillow's tolerance is a global flag: set for one image, put back at once, never seen by another thread here."""
+    from PIL import ImageFile
+
+    if not allowed:
+        yield
+        return
+    with _FLAG:
+        before = ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Row -> RGB image of the file `root / paths[row]`; the path is the sample's id."""
+
+    root: Path
+    paths: Sequence[str]
+    truncated: bool = False
+
+    def __call__(self, row: int) -> "Image":
+        """The image; FungiError as for `decode`."""
+        name = self.paths[row]
+        return decode(self.root / name, name, truncated=self.truncated)
+
+
+@dataclass(frozen=True)
+class ImageArray:
+    """Row -> RGB image of one array `[n h w c]` uint8."""
+
+    images: np.ndarray
+
+    def __call__(self, row: int) -> "Image":
+        """The image of a row."""
+        from PIL import Image
+
+        return Image.fromarray(self.images[row]).convert("RGB")
+
+
+def image_samples(
+    root: Path,
+    paths: Sequence[str],
+    labels: Sequence[int] | np.ndarray,
+    class_names: Sequence[str] = (),
+    *,
+    truncated: bool = False,
+) -> Samples:
+    """A split of image files; `paths` are relative to `root`, with forward slashes, and are the samples' ids."""
+    packed = PackedNames(paths)
+    return Samples(
+        targets=np.asarray(labels, dtype=np.uint32),
+        ids=packed,
+        load=ImageFiles(root, packed, truncated),
+        class_names=tuple(class_names),
+    )
+
+
+def files_of_classes(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Image files below `folder/<class>`, as paths relative to `folder`, and their labels.
+
+    Order: as `classes`, then sorted by path (that of torchvision's `ImageFolder`, for sorted classes).
+    """
+    from torchvision.datasets.folder import make_dataset
+
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        found = make_dataset(str(folder), {name: label}, extensions=IMAGE_ENDINGS, allow_empty=True)
+        paths += [Path(path).relative_to(folder).as_posix() for path, _ in found]
+        labels += [label] * len(found)
+    return paths, labels
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Names of the class folders in a folder, sorted; hidden ones (`.name`, `__name`) are none."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))

@@ -1,0 +1,44 @@
+"""Many strings in one buffer.
+
+A list of a million Python strings is copied into every worker of a loader (reference counts touch its pages); one
+array of bytes is shared by all of them, and pickles in one piece.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+import numpy as np
+
+from fungi.errors import FungiError
+
+
+class PackedNames(Sequence[str]):
+    """An immutable sequence of strings. FungiError for one that isn't Unicode (a file name in another encoding)."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = [_encode(name) for name in names]
+        lengths = np.fromiter((len(name) for name in encoded), dtype=np.int64, count=len(encoded))
+        self._ends = np.cumsum(lengths, dtype=np.int64)
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> "PackedNames": ...
+    def __getitem__(self, row: int | slice) -> "str | PackedNames":
+        if isinstance(row, slice):
+            return PackedNames(self[index] for index in range(*row.indices(len(self))))
+        end = int(self._ends[row])
+        position = range(len(self))[row]
+        start = int(self._ends[position - 1]) if position else 0
+        return self._bytes[start:end].tobytes().decode()
+
+
+def _encode(name: str) -> bytes:
+    try:
+        return name.encode()
+    except UnicodeEncodeError:
+        raise FungiError(f"the file name {name!r} is not valid UTF-8. Rename the file.") from None
