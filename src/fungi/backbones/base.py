@@ -34,6 +34,8 @@ class BackboneSpec:
         download cache. None where there are none to fetch.
     convert: state dict in the source's key names -> the names of `build`'s model.
     layer_alias: other spellings of layer paths that users of the original code write -> path in `build`'s model.
+    attention_input: whether the published code's hooks saw the input of the attention module in place of the input of
+        its output projection (quirk V1; what `Profile.attention_input` reproduces).
     """
 
     name: str
@@ -51,6 +53,7 @@ class BackboneSpec:
     pretrained: Callable[[], StateDict] | None = None
     convert: Callable[[StateDict], StateDict] = _unchanged
     layer_alias: Callable[[str], str] = _unchanged
+    attention_input: bool = False
     modality: Literal["vision", "text", "audio"] = "vision"
     enumerated: bool = False
     notes: str = ""
@@ -61,5 +64,13 @@ class BackboneSpec:
         out, *inner = self.weight_shape
         return out * (prod(inner) + int(self.bias))
 
+    def layer_path(self, asked: str) -> str:
+        """A layer path as users write it -> path in `build`'s model.
 
-BACKBONES: Registry[BackboneSpec] = Registry("backbone", "fungi.backbones", common=("base", "loading", "pooled_token"))
+        A leading `backbone.` is dropped: the published command lines have it (spec vision 8).
+        """
+        return self.layer_alias(asked.removeprefix("backbone."))
+
+
+COMMON = ("base", "checkpoints", "loading", "pooled_token", "sources", "timm_models")
+BACKBONES: Registry[BackboneSpec] = Registry("backbone", "fungi.backbones", common=COMMON)

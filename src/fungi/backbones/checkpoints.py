@@ -1,0 +1,109 @@
+"""Weights as files and as fingerprints: reading a state dict safely, fitting it strictly, hashing it."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fungi.backbones.base import StateDict
+from fungi.errors import FungiError, MissingFilesError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONTAINERS = ("state_dict", "model", "model_ema")
+"""Keys under which training programs keep the state dict, the first one found counts."""
+
+
+def read_checkpoint(file: Path) -> StateDict:
+    """The state dict in a `.safetensors` file, or in anything that `torch.save` wrote, on the CPU.
+
+    Only tensors are read: a pickle that wants to run code is refused. MissingFilesError where there is no file,
+    FungiError where it is no state dict.
+    """
+    if not file.is_file():
+        raise MissingFilesError(f"there is no checkpoint {file}. Check the path given to --checkpoint.")
+    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    return unwrap(content, file)
+
+
+def unwrap(content: Any, file: Path) -> StateDict:
+    """The state dict inside the dictionaries that training programs put around it."""
+    import torch
+
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if isinstance(content, Mapping) and content and all(isinstance(v, torch.Tensor) for v in content.values()):
+        return dict(content)
+    raise FungiError(
+        f"{file} holds no state dict (names -> tensors). Save one with torch.save(model.state_dict(), FILE)."
+    )
+
+
+def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: str) -> None:
+    """FungiError, with counts and the first few names, unless the state dict has just the model's tensors."""
+    expected = model.state_dict()
+    reshaped = [
+        f"{name} is {list(state[name].shape)} instead of {list(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    complaints = [
+        _some("missing", [name for name in expected if name not in state]),
+        _some("unexpected", [name for name in state if name not in expected]),
+        _some("of another shape", reshaped),
+    ]
+    found = "; ".join(text for text in complaints if text)
+    if found:
+        raise FungiError(f"{origin} does not fit backbone {backbone!r}: {found}. Use a checkpoint of that model.")
+
+
+def hash_weights(model: "nn.Module") -> str:
+    """SHA-256 over the sorted state dict: names, dtypes, shapes, bytes. Equal if and only if the weights are."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _some(what: str, names: Iterable[str], shown: int = 3) -> str:
+    names = list(names)
+    if not names:
+        return ""
+    more = ", ..." if len(names) > shown else ""
+    return f"{len(names)} {what} ({', '.join(islice(names, shown))}{more})"
+
+
+def _read_safetensors(file: Path) -> StateDict:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise FungiError(f"{file} is no whole .safetensors file ({error}). Fetch it again.") from None
+
+
+def _read_pickle(file: Path) -> Any:
+    import pickle
+
+    import torch
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise FungiError(
+            f"{file} holds more than tensors, or is no checkpoint at all, and is not read: loading it could run code. "
+            "Save its plain state dict with torch.save(model.state_dict(), FILE) where you trust it."
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FungiError(f"{file} can't be read as a checkpoint ({reason}). Fetch it again.") from None

@@ -1,0 +1,95 @@
+"""A backbone by its name, with weights: published, from a file, or random. The one door for every modality."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
+from fungi.backbones.checkpoints import check_fit, hash_weights, read_checkpoint
+from fungi.errors import FungiError
+from fungi.profiles import PROFILES, Profile
+from fungi.runtime.seeds import seeded
+from fungi.views.image import ImageInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen encoder, ready to run: `model(inputs)` gives embeddings `[n d]`.
+
+    model: in evaluation mode (BatchNorm on running statistics, no dropout), no parameter asks for a gradient.
+    input: how it wants its input, after the profile.
+    weights_hash: of the weights as loaded; part of every file's birth record.
+    weights_source: where they come from, for people.
+    """
+
+    spec: BackboneSpec
+    model: "nn.Module"
+    input: Any
+    weights_hash: str
+    weights_source: str
+
+
+def load_backbone(
+    name: str,
+    *,
+    checkpoint: Path | None = None,
+    random_init: bool = False,
+    seed: int = 42,
+    profile: Profile = PROFILES["clean"],
+) -> Backbone:
+    """Build a named backbone and give it weights; the global random state is left alone.
+
+    checkpoint: a file, in the key names of the weights' publisher or in those of the model that is built. Without it
+        the published weights are used, from their cache or else from the network. random_init: neither, but the
+        library's initialisation, seeded by `seed`.
+    Raises FungiError for an unknown name and for weights that do not fit exactly, MissingFilesError for weights that
+    are not there and can't be fetched.
+    """
+    spec = BACKBONES[name]
+    if checkpoint is not None and random_init:
+        raise FungiError("--checkpoint and --random-init exclude each other: give one of them.")
+    with seeded(seed, "backbone", name):
+        if random_init:
+            model, source = spec.build(), f"random initialisation, seed {seed}"
+        else:
+            state, source = _weights(spec, checkpoint)
+            model = spec.build()
+            check_fit(model, state, backbone=name, origin=source)
+            model.load_state_dict(state)
+    model.eval().requires_grad_(False)
+    return Backbone(spec, model, choose_input(spec, profile), hash_weights(model), source)
+
+
+def choose_input(spec: BackboneSpec, profile: Profile) -> Any:
+    """How the backbone wants its input under a profile (quirks V2 and V3 concern images alone)."""
+    given = spec.input
+    if profile.published_transform and spec.published_input is not None:
+        given = spec.published_input
+    if profile.imagenet_view_statistics and isinstance(given, ImageInput):
+        given = given.with_imagenet_views()
+    return given
+
+
+def _weights(spec: BackboneSpec, checkpoint: Path | None) -> tuple[StateDict, str]:
+    """Weights in the names of `spec.build`'s model, and where they come from."""
+    if checkpoint is not None:
+        source = f"checkpoint {checkpoint}"
+        return _converted(spec.convert, read_checkpoint(checkpoint), f"{source} does not fit {spec.name!r}"), source
+    if spec.pretrained is None:
+        raise FungiError(f"there are no published weights of {spec.name!r}: pass --checkpoint FILE or --random-init.")
+    return spec.convert(spec.pretrained()), f"published weights: {spec.source}"
+
+
+def _converted(convert: Callable[[StateDict], StateDict], state: StateDict, complaint: str) -> StateDict:
+    """The file in the model's names. What a converter stumbles over in a user's file is the file's fault."""
+    try:
+        return convert(state)
+    except FungiError:
+        raise
+    except (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise FungiError(f"{complaint} ({type(error).__name__}: {reason}). Use a checkpoint of that model.") from None
