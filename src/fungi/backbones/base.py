@@ -72,5 +72,5 @@ class BackboneSpec:
         return self.layer_alias(asked.removeprefix("backbone."))
 
 
-COMMON = ("base", "checkpoints", "loading", "pooled_token", "sources", "timm_models")
+COMMON = ("base", "checkpoints", "loading", "pooled_token", "position_embedding", "sources", "timm_models")
 BACKBONES: Registry[BackboneSpec] = Registry("backbone", "fungi.backbones", common=COMMON)

@@ -39,9 +39,12 @@ def from_timm(name: str, **options: Any) -> Callable[[], StateDict]:
     def fetch() -> StateDict:
         import timm
 
-        where = _hub_location(name)
-        with reachable(where, "fill the Hugging Face cache (HF_HOME) on a machine with a network"):
-            return timm.create_model(name, pretrained=True, **options).state_dict()
+        repository, files = _hub_files(name)
+        where = f"{files[0]} of huggingface.co/{repository} (timm {name})"
+        with reachable(where, f"run `hf download {repository}` where there is a network and copy HF_HOME here"):
+            overlay = _cached_overlay(repository, files)
+            model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        return model.state_dict()
 
     return fetch
 
@@ -68,10 +71,23 @@ def reachable(what: str, way_out: str) -> Iterator[None]:
         ) from None
 
 
-def _hub_location(name: str) -> str:
+def _hub_files(name: str) -> tuple[str, tuple[str, ...]]:
+    """Repository of a timm model's weights, and the files that timm looks for there."""
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name)
     assert config is not None, f"timm knows no weights {name!r}"
-    file = config.hf_hub_filename or "model.safetensors"
-    return f"{file} of huggingface.co/{config.hf_hub_id} (timm {name})"
+    assert config.hf_hub_id
+    own = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
+    return config.hf_hub_id, own
+
+
+def _cached_overlay(repository: str, files: tuple[str, ...]) -> dict[str, str] | None:
+    """Points timm to the file in the cache. By itself it asks the network first, and without one waits a minute."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in files:
+        found = try_to_load_from_cache(repository, file)
+        if isinstance(found, str):
+            return {"file": found}
+    return None

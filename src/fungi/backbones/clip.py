@@ -1,0 +1,42 @@
+"""CLIP image encoders (OpenAI) and EVA-CLIP: the embedding is the class token projected to the joint space.
+
+timm's plain variants compute with GELU, which the published numbers correspond to (quirk V6); the weights were
+trained with QuickGELU, which the `-quickgelu` variants compute. Both read the same file.
+"""
+
+from fungi.backbones.timm_models import register_vit, timm_fields
+from fungi.views.image import CLIP, IMAGENET, ImageInput
+
+BASE_INPUT = ImageInput(size=224, resize=248, interpolation="bicubic", statistics=CLIP)
+LARGE_INPUT = ImageInput(size=224, resize=224, interpolation="bicubic", statistics=CLIP)
+
+for _suffix, _infix in (("", ""), ("-quickgelu", "_quickgelu")):
+    register_vit(
+        f"clip-vit-b16{_suffix}",
+        label=f"CLIP ViT-B/16{' (QuickGELU)' if _suffix else ''}",
+        size="B",
+        embedding_dim=512,
+        input=BASE_INPUT,
+        enumerated=not _suffix,
+        **timm_fields(f"vit_base_patch16_clip{_infix}_224.openai", classifier=True),
+    )
+    register_vit(
+        f"clip-vit-l14{_suffix}",
+        label=f"CLIP ViT-L/14{' (QuickGELU)' if _suffix else ''}",
+        size="L",
+        embedding_dim=768,
+        input=LARGE_INPUT,
+        **timm_fields(f"vit_large_patch14_clip{_infix}_224.openai", classifier=True),
+    )
+
+register_vit(
+    "eva-clip-vit-b16",
+    label="EVA-CLIP ViT-B/16",
+    size="B",
+    embedding_dim=512,
+    input=BASE_INPUT,
+    # Quirk V2: the published code got timm's defaults instead of the model's own transform.
+    published_input=ImageInput(size=224, resize=256, interpolation="bicubic", statistics=IMAGENET),
+    enumerated=True,
+    **timm_fields("eva02_base_patch16_clip_224.merged2b", classifier=True),
+)

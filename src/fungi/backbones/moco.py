@@ -1,0 +1,67 @@
+"""MoCo v3 (ViT-B/16) and MoCo v2 (ResNet-50), from the projects' own training checkpoints."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
+from fungi.backbones.sources import from_url
+from fungi.backbones.timm_models import build_timm, register_vit, without_prefix
+from fungi.views.image import IMAGENET, ImageInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HUB = "https://dl.fbaipublicfiles.com"
+INPUT = ImageInput(size=224, resize=256, interpolation="bilinear", statistics=IMAGENET)
+
+
+def encoder_of(state: StateDict, *, prefix: str, head: str) -> StateDict:
+    """The encoder in a training checkpoint: entries below `prefix`, without its projection head.
+
+    The momentum encoder, predictor and queue go. A state dict that has no such prefix is the encoder's already.
+    """
+    inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return without_prefix(inner or state, head)
+
+
+def build_resnet50() -> "nn.Module":
+    """torchvision's ResNet-50 without classifier: the embedding is the global average pool."""
+    from torch import nn
+    from torchvision.models import resnet50
+
+    model = resnet50(weights=None)
+    model.fc = nn.Identity()
+    return model
+
+
+register_vit(
+    "vit-b16-mocov3",
+    label="MoCov3 ViT-B/16",
+    size="B",
+    source="facebookresearch/moco-v3 vit-b-300ep.pth.tar",
+    input=INPUT,
+    build=partial(build_timm, "vit_base_patch16_224", num_classes=0),
+    pretrained=from_url(f"{HUB}/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar"),
+    convert=partial(encoder_of, prefix="module.base_encoder.", head="head."),
+    enumerated=True,
+    notes="the fixed sine-cosine position embedding is part of the checkpoint",
+)
+
+BACKBONES.register(
+    "mocov2-resnet50",
+    BackboneSpec(
+        name="mocov2-resnet50",
+        label="MoCov2 ResNet-50",
+        source="facebookresearch/moco moco_v2_800ep_pretrain.pth.tar",
+        embedding_dim=2048,
+        projection_dim=2048,
+        layer="layer4.2.conv3",
+        weight_shape=(2048, 512, 1, 1),
+        bias=False,
+        pca_dim=512,
+        input=INPUT,
+        build=build_resnet50,
+        pretrained=from_url(f"{HUB}/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar"),
+        convert=partial(encoder_of, prefix="module.encoder_q.", head="fc."),
+    ),
+)

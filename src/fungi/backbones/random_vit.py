@@ -1,0 +1,51 @@
+"""A ViT-B/16 that was never trained: what gradients add without any learned feature (a control)."""
+
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+from fungi.backbones.base import StateDict
+from fungi.backbones.checkpoints import read_checkpoint
+from fungi.backbones.timm_models import build_timm, register_vit
+from fungi.runtime.seeds import seeded
+from fungi.views.image import HALF, ImageInput
+
+NAME, SEED = "random-vit-b16", 42
+
+_build = partial(build_timm, "vit_base_patch16_224", num_classes=0)
+
+
+def weights_file() -> Path:
+    """Where the weights are kept, in torch hub's cache."""
+    import torch
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / f"fungi-{NAME}-seed{SEED}.safetensors"
+
+
+def drawn_once() -> StateDict:
+    """The weights, drawn from the fixed seed at the first call and read from the file ever after.
+
+    Random numbers differ in the last bits between kinds of CPU; one file makes a study rest on one network.
+    """
+    file = weights_file()
+    if not file.exists():
+        from safetensors.torch import save_file
+
+        with seeded(SEED, "backbone", NAME):
+            state = _build().state_dict()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(f".{uuid4().hex}.part")
+        save_file(state, unfinished)
+        unfinished.replace(file)
+    return read_checkpoint(file)
+
+
+register_vit(
+    NAME,
+    label="randomly initialised ViT-B/16",
+    size="B",
+    source=f"random initialisation of timm vit_base_patch16_224, seed {SEED}, saved in torch hub's cache",
+    input=ImageInput(size=224, resize=248, interpolation="bicubic", statistics=HALF),
+    build=_build,
+    pretrained=drawn_once,
+)

@@ -1,0 +1,97 @@
+"""What the families that timm provides have in common: building, fetching, and reading foreign key names."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
+from fungi.backbones.sources import from_timm
+from fungi.errors import FungiError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SIZES = {"S": (384, 12, 384), "B": (768, 12, 512), "L": (1024, 24, 512), "H": (1280, 32, 512)}
+"""Width, number of blocks and PCA size of the Vision Transformers (spec vision 2.1)."""
+
+
+def register_vit(name: str, *, size: str, embedding_dim: int | None = None, **fields: Any) -> BackboneSpec:
+    """Register a ViT in timm's layout. The gradient source is the attention output projection of the last block.
+
+    embedding_dim: where it is not the width (joint image-text space). Gradients are projected to the width always.
+    """
+    width, depth, pca_dim = SIZES[size]
+    spec = BackboneSpec(
+        name=name,
+        embedding_dim=embedding_dim or width,
+        projection_dim=width,
+        layer=f"blocks.{depth - 1}.attn.proj",
+        weight_shape=(width, width),
+        pca_dim=pca_dim,
+        **fields,
+    )
+    return BACKBONES.register(name, spec)
+
+
+def timm_fields(model: str, *, classifier: bool = False, **options: Any) -> dict[str, Any]:
+    """`source`, `build`, `pretrained` and `convert` of a spec for a timm model, named with its tag.
+
+    classifier: keep the outputs that it was published with (CLIP: the projection to the joint space). Otherwise the
+        model is made with `num_classes=0`, and a head in the weights is dropped.
+    """
+    build = partial(build_timm, model, **options, **({} if classifier else {"num_classes": 0}))
+    return {
+        "source": f"timm {model}",
+        "build": build,
+        "pretrained": from_timm(model, **options),
+        "convert": partial(timm_names, build=build, keep_classifier=classifier),
+    }
+
+
+def build_timm(model: str, **options: Any) -> "nn.Module":
+    """The architecture with timm's random initialisation."""
+    import timm
+
+    return timm.create_model(model, pretrained=False, **options)
+
+
+def timm_names(state: StateDict, *, build: Callable[[], "nn.Module"], keep_classifier: bool = False) -> StateDict:
+    """A state dict of the original authors or of OpenCLIP in timm's names, by timm's own rules.
+
+    One that has timm's names already stays as it is. FungiError where timm would quietly resample it to another
+    resolution or patch size.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = build()
+    if not keep_classifier:
+        state = without_prefix(state, "head.")
+    if set(state) == set(model.state_dict()):
+        return state
+    converted = _timm_filter(model)(dict(state), model)
+    _refuse_resampled(state, converted)
+    return converted if keep_classifier else without_prefix(converted, "head.")
+
+
+def without_prefix(state: StateDict, *prefixes: str) -> StateDict:
+    """The state dict without the entries below some modules."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
+
+
+def _timm_filter(model: "nn.Module") -> Callable[[StateDict, "nn.Module"], StateDict]:
+    """The function with which timm reads foreign checkpoints of this kind of model."""
+    import sys
+
+    module = sys.modules[type(model).__module__]
+    if module.__name__.endswith(".vision_transformer"):
+        return partial(module.checkpoint_filter_fn, adapt_layer_scale=True)  # DeiT III has gamma_1, gamma_2
+    return module.checkpoint_filter_fn
+
+
+def _refuse_resampled(before: StateDict, after: StateDict) -> None:
+    """Position and patch embeddings have to have as many entries as some tensor of the file."""
+    sizes = {tensor.numel() for tensor in before.values()}
+    for name in ("pos_embed", "patch_embed.proj.weight"):
+        if name in after and after[name].numel() not in sizes:
+            raise FungiError(f"the checkpoint was trained for another resolution or patch size ({name} differs).")

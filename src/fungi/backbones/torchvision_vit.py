@@ -1,0 +1,64 @@
+"""torchvision's supervised ViTs, "DeiT" in the paper, converted to timm's layout.
+
+torchvision's attention applies its output projection functionally, so that hooks on it never fire (quirk V1). The
+same weights in timm's layout compute the same function with layers that can be observed; paths in torchvision's
+spelling are accepted.
+"""
+
+import re
+from functools import partial
+
+from fungi.backbones.base import StateDict
+from fungi.backbones.sources import from_url
+from fungi.backbones.timm_models import build_timm, register_vit, without_prefix
+from fungi.views.image import IMAGENET, ImageInput
+
+RENAMES = (
+    (r"^conv_proj(?=\.|$)", "patch_embed.proj"),
+    (r"^class_token$", "cls_token"),
+    (r"^encoder\.pos_embedding$", "pos_embed"),
+    (r"^encoder\.ln(?=\.|$)", "norm"),
+    (r"^encoder\.layers\.encoder_layer_(\d+)(?=\.|$)", r"blocks.\1"),
+    (r"^(blocks\.\d+)\.ln_([12])(?=\.|$)", r"\1.norm\2"),
+    (r"^(blocks\.\d+)\.self_attention(?=\.|$)", r"\1.attn"),
+    (r"^(blocks\.\d+\.attn)\.in_proj_(weight|bias)$", r"\1.qkv.\2"),
+    (r"^(blocks\.\d+\.attn)\.in_proj$", r"\1.qkv"),
+    (r"^(blocks\.\d+\.attn)\.out_proj(?=\.|$)", r"\1.proj"),
+    # The published files still have the names of torchvision's first release, linear_1 and linear_2.
+    (r"^(blocks\.\d+\.mlp)\.(?:0|linear_1)(?=\.|$)", r"\1.fc1"),
+    (r"^(blocks\.\d+\.mlp)\.(?:3|linear_2)(?=\.|$)", r"\1.fc2"),
+)
+
+
+def timm_path(path: str) -> str:
+    """A layer path or key of torchvision's VisionTransformer -> timm's; what has timm's spelling stays."""
+    for pattern, replacement in RENAMES:
+        path = re.sub(pattern, replacement, path)
+    return path
+
+
+def timm_layout(state: StateDict) -> StateDict:
+    """Weights of any torchvision VisionTransformer for timm's of the same sizes; the classification head is dropped."""
+    return {timm_path(name): tensor for name, tensor in without_prefix(state, "heads.").items()}
+
+
+for _name, _label, _size, _model, _file, _resize in (
+    ("vit-b16", "DeiT ViT-B/16", "B", "vit_base_patch16_224", "vit_b_16-c867db91.pth", 256),
+    ("vit-b32", "DeiT ViT-B/32", "B", "vit_base_patch32_224", "vit_b_32-d86f8d99.pth", 256),
+    ("vit-l16", "DeiT ViT-L/16", "L", "vit_large_patch16_224", "vit_l_16-852ce7e3.pth", 242),
+):
+    register_vit(
+        _name,
+        label=_label,
+        size=_size,
+        source=f"torchvision {_file}",
+        input=ImageInput(size=224, resize=_resize, interpolation="bilinear", statistics=IMAGENET),
+        build=partial(build_timm, _model, num_classes=0),
+        pretrained=from_url(
+            f"https://download.pytorch.org/models/{_file}", hash_prefix=_file.removesuffix(".pth").rsplit("-")[-1]
+        ),
+        convert=timm_layout,
+        layer_alias=timm_path,
+        attention_input=True,
+        enumerated=_name != "vit-l16",
+    )
