@@ -15,6 +15,7 @@ import numpy as np
 
 from fungi.errors import FungiError
 from fungi.registry import Registry
+from fungi.runtime.log import logger
 
 Metric = Literal["accuracy", "mean-per-class-accuracy", "map"]
 Modality = Literal["vision", "text", "audio"]
@@ -116,7 +117,18 @@ class DatasetSpec:
 DATASETS: Registry[DatasetSpec] = Registry(
     "dataset",
     "fungi.data",
-    common=("base", "names", "own", "hf_disk", "image_files", "places", "landmarks", "archives", "verify"),
+    common=(
+        "base",
+        "names",
+        "own",
+        "hf_disk",
+        "image_files",
+        "places",
+        "landmarks",
+        "archives",
+        "verify",
+        "preparation",
+    ),
 )
 
 
@@ -139,4 +151,10 @@ def open_split(name: str, split: str, data_dir: Path) -> Samples:
     spec = resolve_dataset(name, data_dir)
     if split not in spec.sizes:
         raise FungiError(f"dataset {spec.name!r} has no split {split!r}. It has: {', '.join(spec.splits)}.")
-    return spec.open(data_dir, split)
+    samples = spec.open(data_dir, split)
+    if spec.sizes[split] not in (None, len(samples)):
+        logger.warning(
+            "dataset %r: split %s has %d rows here, published are %d. scripts/verify_dataset.py says what is missing.",
+            *(spec.name, split, len(samples), spec.sizes[split]),
+        )
+    return samples

@@ -20,8 +20,8 @@ from fungi.data.names import PackedNames
 from fungi.errors import FungiError, MissingFilesError
 
 Kind = Literal["vision", "text"]
-NameRows = Callable[[list[str], np.ndarray], list[str]]
-"""(file names stored with the images, labels `[n]`) -> sample ids."""
+NameRows = Callable[[list[str], np.ndarray, Sequence[str]], list[str]]
+"""(file names stored with the images, labels `[n]`, names of the classes) -> sample ids."""
 
 _LABEL_NAMES = ("label", "labels")
 _TEXT_NAMES = ("text", "sentence")
@@ -80,10 +80,9 @@ def open_saved(
     columns = choose_columns(table, folder)
     labels = _labels(table, columns, class_names, folder)
     files = _file_names(table, columns.item) if name_rows and columns.kind == "vision" else None
-    ids = PackedNames(
-        name_rows(files, labels) if name_rows and files else [f"{split}/{row}" for row in range(len(labels))]
-    )
     names = getattr(table.features[columns.label], "names", None) or class_names
+    counted = [f"{split}/{row}" for row in range(len(labels))]
+    ids = PackedNames(name_rows(files, labels, names) if name_rows and files else counted)
     return Samples(targets=labels, ids=ids, load=SavedItems(str(folder), columns, ids), class_names=tuple(names))
 
 

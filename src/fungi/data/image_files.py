@@ -1,6 +1,7 @@
 """Images on disk -> RGB images, and splits made of them. What can't be read says which file and which sample."""
 
 import io
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -118,21 +119,40 @@ def image_samples(
     )
 
 
-def files_of_classes(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Image files below `folder/<class>`, as paths relative to `folder`, and their labels.
-
-    Order: as `classes`, then sorted by path (that of torchvision's `ImageFolder`, for sorted classes).
-    """
-    from torchvision.datasets.folder import make_dataset
-
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        found = make_dataset(str(folder), {name: label}, extensions=IMAGE_ENDINGS, allow_empty=True)
-        paths += [Path(path).relative_to(folder).as_posix() for path, _ in found]
-        labels += [label] * len(found)
-    return paths, labels
-
-
 def class_folders(folder: Path) -> list[str]:
     """Names of the class folders in a folder, sorted; hidden ones (`.name`, `__name`) are none."""
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
+
+
+def class_folder_samples(root: Path, split_folder: str, classes: Sequence[str]) -> Samples:
+    """The images in `root/<split_folder>/<class>/`, in the order of `classes` and then sorted by path.
+
+    classes: those of train, so that a label means the same class in every split. FungiError for a split that has
+        another class, MissingFilesError for one without images.
+    """
+    folder = root / split_folder
+    if foreign := sorted(set(class_folders(folder)) - set(classes)):
+        raise FungiError(
+            f"{folder} has class folders that train has not: {', '.join(foreign[:5])}. Move them, or add them to train."
+        )
+    files = [image_names(folder / name) for name in classes]
+    if not any(files):
+        raise MissingFilesError(f"no image in the class folders of {folder}. Expected {folder}/CLASS/IMAGE.")
+    paths = [f"{split_folder}/{name}/{file}" for name, names in zip(classes, files, strict=True) for file in names]
+    return image_samples(root, paths, np.repeat(np.arange(len(classes)), [len(names) for names in files]), classes)
+
+
+def image_names(folder: Path) -> list[str]:
+    """Image files below a folder, relative to it, by folder and then by name, as torchvision's `ImageFolder` orders
+    them. Hidden files (such as the `._name.jpg` that some archives carry) are left out.
+    """
+    names: list[str] = []
+    for place, _, files in sorted(os.walk(folder, followlinks=True)):
+        inner = Path(place).relative_to(folder).as_posix()
+        prefix = "" if inner == "." else f"{inner}/"
+        names += [prefix + name for name in sorted(files) if _is_image(name)]
+    return names
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")

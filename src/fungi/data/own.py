@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fungi.data.base import DatasetSpec, Samples
 from fungi.data.hf_disk import modality_of, open_saved, saved_splits, string_classes
-from fungi.data.image_files import class_folders, files_of_classes, image_samples
+from fungi.data.image_files import class_folder_samples, class_folders
 from fungi.errors import FungiError, MissingFilesError, unknown_name
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
@@ -67,15 +67,8 @@ class _Folders:
     splits: dict[str, str] = field(hash=False)
 
     def __call__(self, data_dir: Path, split: str) -> Samples:
-        first = next(iter(self.splits.values()))
-        classes, own = class_folders(self.root / first), class_folders(self.root / self.splits[split])
-        folder = self.root / self.splits[split]
-        if foreign := sorted(set(own) - set(classes)):
-            raise FungiError(f"{folder} has class folders that {self.root / first} has not: {', '.join(foreign[:5])}.")
-        paths, labels = files_of_classes(folder, classes)
-        if not paths:
-            raise MissingFilesError(f"no image in the class folders of {folder}. Expected {folder}/CLASS/IMAGE.")
-        return image_samples(self.root, [f"{folder.name}/{path}" for path in paths], labels, classes)
+        classes = class_folders(self.root / next(iter(self.splits.values())))
+        return class_folder_samples(self.root, self.splits[split], classes)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,15 @@
+"""Download a dataset that a program can fetch, and verify it.
+
+    python scripts/download_dataset.py --dataset cifar10 --data-dir data
+
+Extraction never downloads: run this on a machine with a network first. The other datasets have a script of their own,
+prepare_*.py, because they need an account or a file from somewhere else.
+"""
+
+import sys
+
+from fungi.cli.command import run_command
+from fungi.data.preparation import DownloadSettings, download
+
+if __name__ == "__main__":
+    sys.exit(run_command(DownloadSettings, download, program="download_dataset.py", description=__doc__))

@@ -1,0 +1,22 @@
+"""Prepare ImageNet-100 (100 classes, 130,000 + 5,000 images, 17 GB): unpack, verify.
+
+    kaggle datasets download -p downloads ambityga/imagenet100
+    python scripts/prepare_imagenet100.py --archives downloads --data-dir data
+
+Makes data/imagenet100/{train.X1,...,train.X4,val.X,Labels.json}. What is there already is left as it is.
+"""
+
+import sys
+
+from fungi.cli.command import run_command
+from fungi.data.preparation import PrepareSettings, prepare
+
+if __name__ == "__main__":
+    sys.exit(
+        run_command(
+            PrepareSettings,
+            lambda settings: prepare(settings, "imagenet-100"),
+            program="prepare_imagenet100.py",
+            description=__doc__,
+        )
+    )

@@ -1,0 +1,20 @@
+"""Prepare Oxford-IIIT Pet (37 classes, 3,680 + 3,669 images, 0.8 GB): unpack, verify.
+
+    wget -P downloads https://thor.robots.ox.ac.uk/~vgg/data/pets/images.tar.gz
+    wget -P downloads https://thor.robots.ox.ac.uk/~vgg/data/pets/annotations.tar.gz
+    python scripts/prepare_pets.py --archives downloads --data-dir data
+
+Makes data/pets/{images,annotations}. A folder that is there already is left as it is.
+"""
+
+import sys
+
+from fungi.cli.command import run_command
+from fungi.data.preparation import PrepareSettings, prepare
+
+if __name__ == "__main__":
+    sys.exit(
+        run_command(
+            PrepareSettings, lambda settings: prepare(settings, "pets"), program="prepare_pets.py", description=__doc__
+        )
+    )

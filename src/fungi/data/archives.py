@@ -1,0 +1,169 @@
+"""Archives -> folders, each whole or not there at all; and fetching what a program can fetch.
+
+An archive is a stranger's file: a member that would land outside the target, a link or a device is refused before
+anything is written.
+"""
+
+import shutil
+import tarfile
+import tempfile
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fungi.errors import FungiError, MissingFilesError
+from fungi.runtime.log import logger
+
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+
+
+@contextmanager
+def made_whole(target: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `target` when the work in it is done, and vanishes when it is not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    try:
+        yield work
+        work.chmod(0o755)
+        work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def find_archive(folder: Path, *patterns: str) -> Path:
+    """The first file in `folder` that matches one of the patterns; MissingFilesError naming them."""
+    for pattern in patterns:
+        for found in sorted(folder.expanduser().glob(pattern)):
+            return found
+    raise MissingFilesError(f"there is no {' or '.join(patterns)} in {folder}. Download it; --help has the commands.")
+
+
+def unpack(archive: Path, into: Path, *, below: str = "") -> None:
+    """Unpack a .zip or .tar(.gz, ...) into a folder; with `below`, only that folder of it, without the prefix.
+
+    Raises FungiError for a damaged archive, one with a dangerous member, or one that holds nothing below `below`.
+    """
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as file:
+                written = _write_members(archive, _zip_members(file), into, below)
+        else:
+            with tarfile.open(archive) as file:
+                written = _write_members(archive, _tar_members(archive, file), into, below)
+    except _DAMAGE as error:
+        raise FungiError(f"the archive {archive} is damaged ({error}). Download it again.") from error
+    if not written:
+        raise FungiError(f"the archive {archive} holds no {below or 'files'}. Is it the right one?")
+
+
+def unpack_folder(archive: Callable[[], Path], below: str, target: Path) -> None:
+    """Make the folder `target` from a folder of an archive; nothing to do where it is there already.
+
+    An archive that holds the folder twice nested (`cars_train/cars_train/*.jpg`) is flattened.
+    """
+    if target.exists():
+        logger.info("%s is there already", target)
+        return
+    source = archive()
+    logger.info("unpacking %s of %s", below or "all", source)
+    with made_whole(target) as work:
+        unpack(source, work, below=below)
+        _flatten(work, PurePosixPath(below).name)
+    logger.info("wrote %s", target)
+
+
+def unpack_file(archive: Callable[[], Path], name: str, target: Path) -> None:
+    """Make the file `target` from one file of an archive; nothing to do where it is there already."""
+    if target.exists():
+        logger.info("%s is there already", target)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.partial-", dir=target.parent) as work:
+        unpack(archive(), Path(work), below=name)
+        (Path(work) / target.name).rename(target)
+    logger.info("wrote %s", target)
+
+
+def fetch(url: str, into: Path) -> Path:
+    """Download one file over HTTPS; FungiError where the network or the server refuses."""
+    assert url.startswith("https://")
+    target = into / url.rpartition("/")[2]
+    try:
+        with urllib.request.urlopen(url) as answer, target.open("wb") as file:
+            shutil.copyfileobj(answer, file)
+    except OSError as error:
+        raise FungiError(f"can't download {url} ({error}). Fetch it by hand on a machine with a network.") from error
+    return target
+
+
+@dataclass(frozen=True)
+class TorchvisionDownload:
+    """Data directory -> None: lets torchvision download (checksums verified) and unpack into `<data_dir>/<folder>`."""
+
+    class_name: str
+    folder: str
+
+    def __call__(self, data_dir: Path) -> None:
+        """Download; FungiError where the network, or the checksum, refuses."""
+        import torchvision.datasets
+
+        target = data_dir.expanduser() / self.folder
+        if target.exists():
+            logger.info("%s is there already", target)
+            return
+        with made_whole(target) as work:
+            try:
+                getattr(torchvision.datasets, self.class_name)(str(work), download=True)
+            except (OSError, RuntimeError) as error:
+                raise FungiError(
+                    f"torchvision can't download {self.class_name} ({error}). Run this on a machine with a network and "
+                    f"copy the folder to {target}."
+                ) from error
+        logger.info("wrote %s", target)
+
+
+def _zip_members(file: zipfile.ZipFile) -> Iterator[tuple[str, Callable[[], Any]]]:
+    for member in file.infolist():
+        if not member.is_dir():
+            yield member.filename, partial(file.open, member)
+
+
+def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Any]]]:
+    for member in file:
+        if not (member.isreg() or member.isdir()):
+            raise FungiError(f"the archive {archive} was refused: {member.name!r} is a link or a device.")
+        if member.isreg():
+            yield member.name, partial(file.extractfile, member)
+
+
+def _write_members(archive: Path, members: Iterator[tuple[str, Callable[[], Any]]], into: Path, below: str) -> int:
+    """Write the files of an archive; how many."""
+    written = 0
+    for name, open_member in members:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
+            raise FungiError(f"the archive {archive} was refused: its member {name!r} would land outside the folder.")
+        if below and not path.is_relative_to(below):
+            continue
+        inner = path.relative_to(below) if below else path
+        target = into / (inner if inner.parts else path.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open_member() as content, target.open("wb") as file:
+            shutil.copyfileobj(content, file)
+        written += 1
+    return written
+
+
+def _flatten(folder: Path, name: str) -> None:
+    inner = folder / name
+    if name and inner.is_dir() and [entry.name for entry in folder.iterdir()] == [name]:
+        inner.rename(folder / f".{name}")
+        for entry in (folder / f".{name}").iterdir():
+            entry.rename(folder / entry.name)
+        (folder / f".{name}").rmdir()

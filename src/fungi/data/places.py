@@ -1,0 +1,72 @@
+"""Where a dataset's files are, and what to say where they are not."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fungi.errors import FungiError, MissingFilesError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The folder of one dataset.
+
+    folders: below the data directory, in the order in which they are tried; "" is the data directory itself. The
+        first one is where downloads and preparation put it.
+    needs: paths inside the folder that have to be there.
+    script: the script that makes it, `prepare_cars.py`; by default, the one that downloads.
+    """
+
+    dataset: str
+    folders: tuple[str, ...]
+    needs: tuple[str, ...]
+    script: str = ""
+
+    def home(self, data_dir: Path) -> Path:
+        """Where downloads and preparation put the dataset."""
+        return data_dir / self.folders[0]
+
+    def find(self, data_dir: Path, *also: str) -> Path:
+        """The folder that has everything in `needs` and `also`; MissingFilesError saying what isn't there."""
+        data_dir = data_dir.expanduser().absolute()
+        needs = (*self.needs, *also)
+        for folder in self.folders:
+            if all((data_dir / folder / need).exists() for need in needs):
+                return data_dir / folder
+        raise MissingFilesError(self._report(data_dir, needs))
+
+    def _report(self, data_dir: Path, needs: tuple[str, ...]) -> str:
+        roots = [data_dir / folder for folder in self.folders]
+        absent = min(([need for need in needs if not (root / need).exists()] for root in roots), key=len)
+        looked = ", ".join(str(root) for root in roots)
+        script = self.script or f"download_dataset.py --dataset {self.dataset}"
+        return (
+            f"dataset {self.dataset!r}: no {', '.join(absent)} (looked in {looked}). Name the folder with --data-dir, "
+            f"or run: python scripts/{script} --data-dir {data_dir} (its --help says what it needs)."
+        )
+
+
+@contextmanager
+def reading(place: Place, root: Path) -> Iterator[None]:
+    """While annotations are read: whatever a damaged file makes a parser raise becomes one line that names it."""
+    try:
+        yield
+    except FungiError:
+        raise
+    except FileNotFoundError as error:
+        raise MissingFilesError(
+            f"dataset {place.dataset!r}: there is no {error.filename or root}. Unpack or download the dataset again."
+        ) from None
+    except Exception as error:
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise FungiError(
+            f"dataset {place.dataset!r}: the files in {root} are damaged or incomplete ({type(error).__name__}: "
+            f"{cause}). Remove that folder, and unpack or download it again."
+        ) from error
+
+
+def relative(root: Path, paths: list[Any]) -> list[str]:
+    """Paths of files below `root`, as sample ids: relative, with forward slashes."""
+    return [Path(path).relative_to(root).as_posix() for path in paths]
