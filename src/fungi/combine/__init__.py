@@ -1,1 +1,1 @@
-"""Chosen feature blocks -> `[n f]` -> `[n r]`: combinations, few-shot rows, PCA (fitted on train only)."""
+"""Chosen feature blocks, each L2-normalised, `[n f]`, reduced by PCA to `[n r]`; fitted on train rows only."""

@@ -1,1 +1,1 @@
-"""Arrays in, numbers out: no model, no dataset name, no path."""
+"""Arrays in, numbers out: an evaluator never sees a model, a dataset name or a path."""

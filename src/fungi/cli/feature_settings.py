@@ -1,0 +1,152 @@
+"""What all evaluations share: which feature files, how they are combined, where the result goes.
+
+Files are found by dataset and backbone below `--root`, or given one by one with the flags of the original harness.
+"""
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fungi.combine.few_shot import few_shot_rows
+from fungi.errors import FungiError
+from fungi.report.result_file import ResultFile, Run
+from fungi.settings import as_json, setting
+from fungi.store.layout import Layout
+
+DEFAULT_LAYER_KEY = "attn_proj"
+DEFAULT_PCA_DIM = 512
+
+# These say where and how to compute, not what: they take no part in deciding whether a result is of the same settings.
+_INCIDENTAL = {"root", "device", "block_rows", "memory_gb", "output", "backend"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSettings:
+    """Flags of every evaluation."""
+
+    dataset: str = setting("digits", "dataset whose features to evaluate")
+    backbone: str = setting("digits-vit", "backbone whose features to evaluate")
+    root: tuple[Path, ...] = setting(
+        (Path("out"),), "folder of the feature files; several (one per extraction seed) give mean and deviation"
+    )
+    features: tuple[str, ...] = setting(
+        (), "features to combine, e.g. embeddings kl dino; all that are found if absent"
+    )
+    train_split: str = setting("train", "split to fit on")
+    test_split: str = setting("test", "split to score")
+    layer_key: str | None = setting(
+        None, f"array of the gradient files; {DEFAULT_LAYER_KEY} if absent, or the only one there is"
+    )
+    pca_dim: int | None = setting(
+        None, f"components to reduce to; the backbone's own default if absent ({DEFAULT_PCA_DIM} if it is not known)"
+    )
+    normalize: bool = setting(True, "L2-normalise each gradient block")
+    normalize_embeddings: bool = setting(True, "L2-normalise each embedding block")
+    train_targets: Path | None = setting(None, "explicit files: HDF5 file with the train labels")
+    test_targets: Path | None = setting(None, "explicit files: HDF5 file with the test labels")
+    train_embeddings_datasets: tuple[Path, ...] = setting((), "explicit files: embeddings of the train split")
+    test_embeddings_datasets: tuple[Path, ...] = setting((), "explicit files: embeddings of the test split")
+    train_datasets: tuple[str, ...] = setting((), "explicit files: gradients of the train split, FILE:KEY each")
+    test_datasets: tuple[str, ...] = setting((), "explicit files: gradients of the test split, FILE:KEY each")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    block_rows: int = setting(8192, "rows of the feature files held at once")
+    memory_gb: float = setting(4.0, "features stay in memory if they need no more than this; else they are streamed")
+    output: Path | None = setting(None, "result file; <root>/results/... if absent", aliases=("--logs-output-path",))
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "block_rows", "pca_dim")
+        if not self.root:
+            raise FungiError("--root needs at least one folder.")
+        if len(set(self.root)) < len(self.root):
+            raise FungiError("--root names the same folder twice: one run per extraction is counted.")
+        if self.takes_files and len(self.root) > 1:
+            raise FungiError("explicit files describe one run. Give them without several --root.")
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether files are given one by one."""
+        given = (self.train_targets, self.test_targets, self.train_embeddings_datasets, self.train_datasets)
+        return any(given) or bool(self.test_embeddings_datasets or self.test_datasets)
+
+    @property
+    def dataset_name(self) -> str:
+        """The dataset's folder name; users' own datasets are written `NAME=kind:PATH`."""
+        return self.dataset.partition("=")[0]
+
+    @property
+    def reduced_dim(self) -> int:
+        """Components to reduce to."""
+        if self.pca_dim is not None:
+            return self.pca_dim
+        from fungi.backbones.base import BACKBONES
+
+        known = not self.takes_files and self.backbone in BACKBONES
+        return BACKBONES[self.backbone].pca_dim if known else DEFAULT_PCA_DIM
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide the numbers, as JSON, with defaults filled in."""
+        values = {name: value for name, value in as_json(self).items() if name not in _INCIDENTAL}
+        return values | {"dataset": self.dataset_name, "pca_dim": self.reduced_dim}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotSettings(FeatureSettings):
+    """Flags of the evaluations that are fitted on labels."""
+
+    shots: int | None = setting(None, "train examples per class; all if absent", aliases=("--train-size",))
+    few_shot_seed: tuple[int, ...] = setting(
+        (), "draw the shots at random, once per seed given; the first ones in file order if absent"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one(self, "shots")
+        if self.few_shot_seed and self.shots is None:
+            raise FungiError("--few-shot-seed draws shots: give their number with --shots.")
+
+    def draws(self) -> tuple[int | None, ...]:
+        """Seeds of the few-shot draws; one None where nothing is drawn."""
+        return self.few_shot_seed or (None,)
+
+    def rows(self, targets: Any, draw: int | None) -> Any:
+        """The train rows to fit on, ascending; None for all."""
+        return None if self.shots is None else few_shot_rows(targets, self.shots, draw)
+
+    def task_name(self, task: str) -> str:
+        """The task with its shots: `knn`, `knn-5shot`."""
+        return task if self.shots is None else f"{task}-{self.shots}shot"
+
+
+def open_result(settings: FeatureSettings, task: str, runs: list[Run]) -> ResultFile:
+    """The result file of an evaluation, with what an earlier run of the same settings left in it."""
+    return ResultFile(result_path(settings, task), task, settings.deciding(), runs)
+
+
+def result_path(settings: FeatureSettings, task: str) -> Path:
+    """Where the result goes: `--output`, or below the root; other than default settings show in the name."""
+    if settings.output is not None:
+        return settings.output
+    name = "-".join([task, *_unusual(settings)])
+    if settings.takes_files:
+        return Path("results") / f"{name}.json"
+    common = settings.root[0] if len(settings.root) == 1 else Path(os.path.commonpath(settings.root))
+    return Layout(common).results(name, settings.dataset_name, settings.backbone)
+
+
+def _unusual(settings: FeatureSettings) -> list[str]:
+    """Parts of a file name for settings that are commonly varied, so that one result does not displace another."""
+    marks = {"pca_dim": "pca", "k": "k", "layer_key": "", "test_split": "on-", "tolerance": "tol", "solver": ""}
+    defaults = {field.name: field.default for field in fields(settings)}
+    return [
+        f"{mark}{getattr(settings, name)}"
+        for name, mark in marks.items()
+        if name in defaults and getattr(settings, name) != defaults[name]
+    ]
+
+
+def _at_least_one(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise FungiError(f"--{name.replace('_', '-')} has to be at least 1, not {value}.")

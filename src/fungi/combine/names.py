@@ -1,0 +1,37 @@
+"""Names of features and of their combinations, in the one order that all results use."""
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+from fungi.errors import FungiError
+
+CANONICAL_ORDER = ("embeddings", "kl", "dino", "simclr", "deepcluster", "ibot")
+
+Combination = tuple[str, ...]
+
+
+def in_order(features: Iterable[str]) -> Combination:
+    """Features in canonical order, unknown ones last and alphabetical; FungiError for one named twice."""
+    listed = list(features)
+    twice = sorted({name for name in listed if listed.count(name) > 1})
+    if twice:
+        raise FungiError(f"feature {twice[0]!r} is given twice; each can be joined once.")
+    known = [name for name in CANONICAL_ORDER if name in listed]
+    return tuple(known + sorted(set(listed) - set(known)))
+
+
+def name_of(combination: Sequence[str]) -> str:
+    """The name of a combination in result files, e.g. `embeddings+kl`."""
+    return "+".join(in_order(combination))
+
+
+def all_combinations(features: Iterable[str]) -> list[Combination]:
+    """Every non-empty subset, smaller ones first (kNN and retrieval)."""
+    ordered = in_order(features)
+    return [chosen for size in range(1, len(ordered) + 1) for chosen in combinations(ordered, size)]
+
+
+def nested_chain(features: Iterable[str]) -> list[Combination]:
+    """The first feature, the first two, and so on (linear probing)."""
+    ordered = in_order(features)
+    return [ordered[:size] for size in range(1, len(ordered) + 1)]

@@ -1,0 +1,54 @@
+"""The table that a kNN run ends with: combinations by columns, with the gain over the embeddings.
+
+print(gain_table({"full": knn_result, "5-shot": few_shot_result}))
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fungi.combine.names import CANONICAL_ORDER
+from fungi.store.layout import EMBEDDINGS
+
+MISSING = "-"
+
+
+def gain_table(columns: Mapping[str, Mapping[str, Any]], metric: str = "accuracy") -> str:
+    """Plain-text table in percent: `76.5 ± 0.4 (+8.5)`.
+
+    columns: title -> content of a result file; the deviation shows where it is of several runs. A combination that a
+    column lacks is shown as missing.
+    """
+    rows = sorted({name for column in columns.values() for name in column["results"]}, key=_by_size_and_order)
+    titles = [f"{metric}, %", *columns]
+    cells = [[row, *(_cell(column["results"], row, metric) for column in columns.values())] for row in rows]
+    widths = [max(len(line[place]) for line in [titles, *cells]) for place in range(len(titles))]
+    lines = [titles, ["-" * width for width in widths], *cells]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def print_gain_table(columns: Mapping[str, Mapping[str, Any]], metric: str = "accuracy") -> None:
+    """Print `gain_table`, and what to know about it."""
+    print(gain_table(columns, metric))
+    runs = {len(column.get("runs", [None])) for column in columns.values()}
+    if runs != {1}:
+        print(f"mean ± population standard deviation of {max(runs)} runs; in brackets the gain over {EMBEDDINGS}.")
+    for text in dict.fromkeys(text for column in columns.values() for text in column.get("warnings", [])):
+        print(f"warning: {text}")
+
+
+def _cell(results: Mapping[str, Any], row: str, metric: str) -> str:
+    if metric not in results.get(row, {}):
+        return MISSING
+    value = 100 * results[row][metric]
+    deviation = results[row].get(f"{metric}-std")
+    text = f"{value:5.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+    baseline = results.get(EMBEDDINGS, {}).get(metric)
+    return text if baseline is None or row == EMBEDDINGS else f"{text} ({value - 100 * baseline:+.1f})"
+
+
+def _by_size_and_order(name: str) -> tuple[int, list[tuple[int, str]]]:
+    parts = name.split("+")
+    place = {feature: number for number, feature in enumerate(CANONICAL_ORDER)}
+    return len(parts), [(place.get(part, len(place)), part) for part in parts]

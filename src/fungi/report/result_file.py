@@ -1,0 +1,145 @@
+"""The result file of an evaluation: what was run, on which files, and the scores, saved after each combination.
+
+    {"task": "knn", "settings": {...}, "provenance": {...}, "warnings": [...], "test_targets": [...],
+     "results": {"embeddings+kl": {"accuracy": ..., "mean-per-class-accuracy": ..., "predictions": [...]}, ...}}
+
+With several runs (extraction seeds, few-shot draws), `results` holds means and population standard deviations
+(`accuracy`, `accuracy-std`), and `runs` holds what each run gave.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fungi.errors import FungiError
+from fungi.runtime.log import logger
+from fungi.runtime.versions import code_commit, package_versions
+
+Scores = dict[str, Any]
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class Run:
+    """One pass of an evaluation over its combinations: one extraction (root) and one few-shot draw."""
+
+    label: dict[str, Any]
+    features: dict[str, Any]
+    results: dict[str, Scores] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+class ResultFile:
+    """A result file in the making.
+
+    Opening one whose settings and input files are the same goes on from what is there. A file of other settings at the
+    same path is put aside as `<name>.previous.json`, so that nothing computed is lost.
+
+    task: `knn`, `linear`, ...; settings: all that decides the numbers; runs: what to evaluate, in order.
+    """
+
+    def __init__(self, path: Path, task: str, settings: Mapping[str, Any], runs: list[Run]) -> None:
+        self.path = path
+        self.task = task
+        self.settings = _plain(settings)
+        self.runs = runs
+        self.test_targets: list[int] = []
+        self._resume()
+
+    def add(self, run: Run, combination: str, scores: Scores) -> None:
+        """Record the scores of a combination, and save."""
+        run.results[combination] = _plain(scores)
+        self.save()
+
+    def content(self) -> dict[str, Any]:
+        """All of it, as it is written."""
+        content: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "task": self.task,
+            "settings": self.settings,
+            "provenance": {
+                "features": [run.features for run in self.runs],
+                "versions": package_versions(),
+                "commit": code_commit(),
+            },
+            "warnings": list(dict.fromkeys(text for run in self.runs for text in run.warnings)),
+            "test_targets": self.test_targets,
+        }
+        if len(self.runs) == 1:
+            return content | {"results": self.runs[0].results}
+        runs = [{**run.label, "results": run.results, "warnings": run.warnings} for run in self.runs]
+        return content | {"results": summary_of_runs([run.results for run in self.runs]), "runs": runs}
+
+    def save(self) -> None:
+        """Write under a temporary name, rename last."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        partial.write_text(json.dumps(self.content()) + "\n")
+        partial.replace(self.path)
+
+    def _resume(self) -> None:
+        if not self.path.exists():
+            return
+        try:
+            found = read_result(self.path)
+            earlier = found.get("runs") or [{"results": found["results"], "warnings": found.get("warnings", [])}]
+            same = (
+                found.get("settings") == self.settings
+                and found["provenance"]["features"] == [_plain(run.features) for run in self.runs]
+                and len(earlier) == len(self.runs)
+            )
+        except (FungiError, KeyError, TypeError):
+            same = False
+        if not same:
+            aside = self.path.with_suffix(".previous.json")
+            self.path.replace(aside)
+            logger.info("%s held results of other settings or input files: put aside as %s", self.path, aside.name)
+            return
+        for run, entry in zip(self.runs, earlier, strict=True):
+            run.results, run.warnings = entry["results"], entry["warnings"]
+        self.test_targets = found.get("test_targets", [])
+        done = sum(len(run.results) for run in self.runs)
+        logger.info("%s holds %d finished results of these settings and files: they are kept", self.path, done)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result file as plain data; FungiError where it is none."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FungiError(
+            f"{path} is no readable result file ({error}). Delete it and run the evaluation again."
+        ) from None
+    if not isinstance(found, dict) or "results" not in found:
+        raise FungiError(f"{path} is no result file: it has no entry 'results'.")
+    return found
+
+
+def summary_of_runs(runs: list[dict[str, Scores]]) -> dict[str, Scores]:
+    """Mean and population standard deviation of every number, for the combinations that all runs have."""
+    summary = {}
+    for combination in runs[0]:
+        if all(combination in run for run in runs):
+            entries = [run[combination] for run in runs]
+            summary[combination] = _mean_and_deviation(entries)
+    return summary
+
+
+def _mean_and_deviation(entries: list[Scores]) -> Scores:
+    found: Scores = {}
+    for name, value in entries[0].items():
+        if isinstance(value, float):
+            values = [entry[name] for entry in entries]
+            found[name] = float(np.mean(values))
+            found[f"{name}-std"] = float(np.std(values))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON gives it back, so that it compares equal with what was read."""
+    return json.loads(json.dumps(value, default=str))

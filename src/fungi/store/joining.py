@@ -1,0 +1,103 @@
+"""Refusals: which feature arrays may be joined, judged by their birth records.
+
+Two directions, two sets of facts that have to be equal:
+
+* side by side - different features of one split, concatenated: the same rows of the same dataset, seen by the same
+  weights; gradients also of the same layer through the same projection;
+* one above the other - one feature of two splits, where one is fitted and the other scored: the same weights, layer,
+  projection, objective, heads.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fungi.errors import RefusedJoinError
+from fungi.store.reading import FeatureArray
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that has to be equal: its name for people, where to find it, and the way out."""
+
+    name: str
+    of: Callable[[FeatureArray], Any]
+    way_out: str = "Extract both with the same settings."
+
+
+def _from_birth(field: str) -> Callable[[FeatureArray], Any]:
+    return lambda array: None if array.birth is None else getattr(array.birth, field)
+
+
+def _from_layer(field: str) -> Callable[[FeatureArray], Any]:
+    return lambda array: None if array.layer is None else getattr(array.layer, field)
+
+
+def _seed_of_gradients(array: FeatureArray) -> int | None:
+    """Embeddings involve no randomness, so that their seed joins with any."""
+    return None if array.birth is None or array.layer is None else array.birth.seed
+
+
+_SAME_MODEL = (
+    Fact("backbone", _from_birth("backbone")),
+    Fact("backbone weights", _from_birth("weights_hash")),
+    Fact("profile", _from_birth("profile")),
+    Fact("dataset", _from_birth("dataset")),
+)
+_SAME_GRADIENT = (
+    Fact("layer", _from_layer("layer"), "Choose arrays of one layer with --layer-key or FILE:KEY."),
+    Fact("bias", _from_layer("bias")),
+    Fact("projection", _from_layer("projection_hash"), "Pass the same --projection-matrix to both extractions."),
+)
+SIDE_BY_SIDE = (
+    *_SAME_MODEL,
+    Fact("split", _from_birth("split")),
+    Fact("dataset fingerprint", _from_birth("dataset_fingerprint"), "The rows are not the same samples in one order."),
+    Fact("row count", lambda array: array.rows, "They have to hold the same samples in the same order."),
+    *_SAME_GRADIENT,
+)
+ONE_ABOVE_THE_OTHER = (
+    *_SAME_MODEL,
+    Fact("feature", _from_birth("feature")),
+    Fact("feature size", lambda array: array.dim),
+    Fact("input", _from_birth("input")),
+    *_SAME_GRADIENT,
+    Fact("seed", _seed_of_gradients),
+    Fact("objective settings", _from_birth("objective_settings")),
+    Fact("supporting data (negatives, prototypes)", _from_birth("support_hash")),
+)
+
+
+def check_splits(splits: Mapping[str, Mapping[str, FeatureArray]]) -> None:
+    """RefusedJoinError unless the features of all splits may be joined.
+
+    splits: split -> feature name -> array. The same feature names in every split.
+    """
+    for features in splits.values():
+        _check_equal(features.values(), SIDE_BY_SIDE)
+    first, *others = splits.values()
+    for other in others:
+        for name, array in first.items():
+            _check_equal([array, other[name]], ONE_ABOVE_THE_OTHER)
+
+
+def check_targets(rows: int, targets_path: object, array: FeatureArray) -> None:
+    """RefusedJoinError where there are more or fewer labels than feature rows."""
+    if rows != array.rows:
+        raise RefusedJoinError(
+            f"row count differs: {rows} in {targets_path}:targets, {array.rows} in {array}."
+            " Labels and features have to be of the same split."
+        )
+
+
+def _check_equal(arrays: Iterable[FeatureArray], facts: Iterable[Fact]) -> None:
+    """Compare each array with the first that knows the fact; an array that does not know it joins with any."""
+    listed = list(arrays)
+    for fact in facts:
+        known = [(array, fact.of(array)) for array in listed if fact.of(array) is not None]
+        for array, value in known[1:]:
+            reference, expected = known[0]
+            if value != expected:
+                raise RefusedJoinError(
+                    f"{fact.name} differs: {expected!r} in {reference}, {value!r} in {array}. {fact.way_out}"
+                )

@@ -1,0 +1,124 @@
+"""Opening feature files for evaluation: one array at a time, read in row blocks, never as a whole.
+
+Files written here carry a birth record; files of the original harness carry none and are read with one warning.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from jaxtyping import Float32, Integer
+
+from fungi.errors import FungiError, MissingFilesError
+from fungi.store.birth import Birth, LayerBirth, read_birth, read_layer_birth
+
+TARGETS = "targets"
+
+
+class UnknownOriginWarning(UserWarning):
+    """A feature file carries no birth record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureArray:
+    """One array `[n d]` of one feature file, and what the file says of its origin.
+
+    birth, layer: None for files of the original harness.
+    """
+
+    path: Path
+    key: str
+    rows: int
+    dim: int
+    birth: Birth | None
+    layer: LayerBirth | None
+
+    def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
+        """Rows `start` to `stop`; FungiError where the file can't be read to the end."""
+        with _opened(self.path) as file:
+            try:
+                return np.asarray(file[self.key][start:stop], dtype=np.float32)
+            except OSError as error:
+                raise _unreadable(self.path, error) from None
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.key}"
+
+
+def open_array(path: Path, key: str) -> FeatureArray:
+    """An array by file and name.
+
+    Raises MissingFilesError where there is no such file, and FungiError where it is truncated, unfinished, or does not
+    hold such an array.
+    """
+    with _opened(path) as file:
+        array = _dataset(file, path, key)
+        if array.ndim != 2:
+            raise FungiError(f"{path}: array {key!r} has shape {tuple(array.shape)}, expected [rows features].")
+        birth = read_birth(file)
+        if birth is not None and not birth.complete:
+            raise FungiError(f"{path} is not finished. Run the extraction again: it goes on where it stopped.")
+        layer = read_layer_birth(array)
+    rows, dim = map(int, array_shape(path, key))
+    return FeatureArray(path=path, key=key, rows=rows, dim=dim, birth=birth, layer=layer)
+
+
+def array_shape(path: Path, key: str) -> tuple[int, ...]:
+    """Shape of an array, without reading it."""
+    with _opened(path) as file:
+        return tuple(_dataset(file, path, key).shape)
+
+
+def array_keys(path: Path) -> list[str]:
+    """Names of the feature arrays in a file, targets left out."""
+    with _opened(path) as file:
+        return sorted(name for name in file if name != TARGETS)
+
+
+def read_targets(path: Path) -> Integer[np.ndarray, " n"]:
+    """Labels of a split, int64; FungiError where the file has none."""
+    with _opened(path) as file:
+        array = _dataset(file, path, TARGETS)
+        try:
+            return np.asarray(array[:]).reshape(-1).astype(np.int64)
+        except OSError as error:
+            raise _unreadable(path, error) from None
+
+
+def warn_of_unknown_origin(arrays: list[FeatureArray]) -> None:
+    """One warning for all files that carry no birth record, however many there are."""
+    unknown = sorted({str(array.path) for array in arrays if array.birth is None})
+    if unknown:
+        others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        warnings.warn(
+            f"{unknown[0]}{others}: no birth record (a file of the original harness), so it can't be checked that"
+            " projection, weights, layer and rows belong together.",
+            UnknownOriginWarning,
+            stacklevel=2,
+        )
+
+
+def _opened(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise MissingFilesError(
+            f"{path} is not there. Extract it first (extract.py for embeddings, extract_gradients.py for gradients),"
+            " or name another --root, --dataset, --backbone or split."
+        )
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
+    if key not in file:
+        there = ", ".join(sorted(file)) or "nothing"
+        raise FungiError(f"{path} holds no array {key!r}. It holds: {there}. Choose one with --layer-key or FILE:KEY.")
+    return file[key]
+
+
+def _unreadable(path: Path, error: OSError) -> FungiError:
+    reason = str(error).splitlines()[0]
+    return FungiError(f"{path} can't be read as HDF5 ({reason}): truncated or damaged. Delete it and extract it again.")

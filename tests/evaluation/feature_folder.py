@@ -1,0 +1,84 @@
+"""Feature files as the extraction stages write them, with made-up values."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from fungi.store.birth import Birth, LayerBirth, write_birth, write_layer_birth
+from fungi.store.layout import Layout
+
+BIRTH = Birth(
+    feature="embeddings",
+    dataset="digits",
+    split="train",
+    rows=0,
+    dataset_fingerprint="rows-of-train",
+    backbone="digits-vit",
+    weights_hash="weights-a",
+    weights_source="random",
+    input="32px",
+    profile="clean",
+    seed=42,
+    dtype="float32",
+    device="cpu",
+)
+LAYER = LayerBirth(
+    layer="blocks.5.attn.proj", bias=True, projection_hash="projection-a", projection_kind="binary", projection_seed=42
+)
+
+
+def write_array(
+    path: Path,
+    key: str,
+    values: np.ndarray,
+    *,
+    birth: Birth | None = None,
+    layer: LayerBirth | None = None,
+    targets=None,
+) -> Path:
+    """One feature file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        array = file.create_dataset(key, data=values.astype(np.float32))
+        if targets is not None:
+            file["targets"] = np.asarray(targets, dtype=np.uint32)
+        if birth is not None:
+            write_birth(file, replace(birth, rows=len(values)))
+        if layer is not None:
+            write_layer_birth(array, layer)
+    return path
+
+
+def clustered(rows: int, dim: int, classes: int, seed: int, noise: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
+    """Features `[rows dim]` around one centre per class, and balanced labels."""
+    centres = np.random.default_rng(1).normal(size=(classes, dim))
+    targets = np.arange(rows) % classes
+    return centres[targets] + noise * np.random.default_rng(seed).normal(size=(rows, dim)), targets
+
+
+def make_folder(
+    root: Path,
+    *,
+    features: tuple[str, ...] = ("embeddings", "kl", "dino"),
+    rows: dict[str, int] | None = None,
+    dim: int = 12,
+    classes: int = 4,
+    seed: int = 0,
+    dataset: str = "digits",
+) -> Layout:
+    """A root folder with all features of all splits, of one birth."""
+    layout = Layout(root)
+    for split, count in (rows or {"train": 120, "test": 60}).items():
+        for place, feature in enumerate(features):
+            values, targets = clustered(count, dim, classes, seed=10 * seed + place + 100 * len(split))
+            birth = replace(
+                BIRTH, feature=feature, dataset=dataset, split=split, dataset_fingerprint=f"rows-of-{split}"
+            )
+            path = layout.features(feature, dataset, "digits-vit", split)
+            if feature == "embeddings":
+                write_array(path, "embeddings", values, birth=birth, targets=targets)
+            else:
+                write_array(path, "attn_proj", values * 1e-6, birth=birth, layer=LAYER)
+    return layout

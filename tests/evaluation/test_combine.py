@@ -1,0 +1,169 @@
+"""Names, few-shot rows, normalised blocks, PCA: each against a plain oracle."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+
+from fungi.combine.few_shot import few_shot_rows
+from fungi.combine.names import all_combinations, in_order, name_of, nested_chain
+from fungi.combine.pca import Reducer, reduced, why_no_pca
+from fungi.combine.source import ArrayInMemory, FeatureSource, l2_normalized
+from fungi.errors import FungiError
+from tests.evaluation.feature_folder import clustered
+
+CPU = torch.device("cpu")
+
+
+def source_of(arrays: dict[str, np.ndarray], rows=None, **options) -> FeatureSource:
+    return FeatureSource({name: ArrayInMemory(values, name) for name, values in arrays.items()}, rows, **options)
+
+
+def three_blocks(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Blocks of different sizes and of scales nine orders of magnitude apart."""
+    scales = {"embeddings": (20, 1.0), "kl": (12, 1e-9), "dino": (7, 1e3)}
+    return {
+        name: scale * (3 + clustered(rows, dim, 5, seed + place)[0])
+        for place, (name, (dim, scale)) in enumerate(scales.items())
+    }
+
+
+def plainly_concatenated(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
+    unit = [arrays[name] / np.linalg.norm(arrays[name], axis=1, keepdims=True) for name in names]
+    return np.concatenate(unit, axis=1)
+
+
+def cuts(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
+    return np.cumsum([arrays[name].shape[1] for name in names])[:-1]
+
+
+def test_combination_names_follow_the_canonical_order_with_unknown_features_last():
+    assert name_of(["zeta", "simclr", "ibot", "embeddings", "alpha", "kl"]) == "embeddings+kl+simclr+ibot+alpha+zeta"
+
+
+def test_all_combinations_are_all_subsets_and_the_chain_is_nested():
+    features = ["dino", "embeddings", "simclr", "kl"]
+    everything = [name_of(chosen) for chosen in all_combinations(features)]
+    assert len(everything) == len(set(everything)) == 15
+    assert [name_of(chosen) for chosen in nested_chain(features)] == [
+        "embeddings",
+        "embeddings+kl",
+        "embeddings+kl+dino",
+        "embeddings+kl+dino+simclr",
+    ]
+
+
+def test_a_feature_named_twice_is_refused():
+    with pytest.raises(FungiError, match=r"feature 'kl' is given twice"):
+        in_order(["kl", "embeddings", "kl"])
+
+
+def test_few_shots_are_the_first_rows_of_each_class_in_stored_order():
+    targets = np.array([2, 0, 0, 2, 1, 1, 0, 2, 1])
+    np.testing.assert_array_equal(few_shot_rows(targets, 2), [0, 1, 2, 3, 4, 5])
+
+
+def test_drawn_shots_are_balanced_and_belong_to_their_seed():
+    targets = np.arange(200) % 4
+    first, again, other = (few_shot_rows(targets, 7, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    np.testing.assert_array_equal(np.bincount(targets[first]), [7, 7, 7, 7])
+
+
+def test_a_class_with_fewer_rows_than_shots_is_named():
+    with pytest.raises(FungiError, match=r"class 1 has 2 train rows, fewer than the 3 shots"):
+        few_shot_rows(np.array([0, 0, 0, 1, 1]), 3)
+
+
+def test_tiny_gradients_are_normalised_and_zero_rows_stay_zero():
+    rows = torch.tensor([[3e-30, 4e-30], [0.0, 0.0], [3e30, -4e30]])
+    torch.testing.assert_close(l2_normalized(rows), torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.6, -0.8]]))
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 1 << 30], ids=["streamed", "in memory"])
+def test_blocks_give_the_chosen_rows_whatever_the_block_size(memory_bytes):
+    arrays = three_blocks(50)
+    rows = np.array([0, 3, 4, 17, 30, 31, 49])
+    expected = plainly_concatenated(arrays, ("kl", "embeddings"))[rows]
+    for block_rows in (1, 7, 16, 50, 1000):
+        source = source_of(arrays, rows, block_rows=block_rows, memory_bytes=memory_bytes)
+        parts = [(place, torch.cat([b["kl"], b["embeddings"]], 1)) for place, b in source.blocks(("kl", "embeddings"))]
+        assert parts[0][0].start == 0
+        assert parts[-1][0].stop == len(source)
+        np.testing.assert_allclose(torch.cat([part for _, part in parts]), expected, rtol=1e-6, atol=1e-7)
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.integers(8, 70), pca_dim=st.integers(1, 45), subset=st.integers(0, 6), block_rows=st.integers(3, 80))
+def test_pca_from_the_gram_matrix_is_scikit_learns(rows, pca_dim, subset, block_rows):
+    """Distances and inner products of the reduced rows agree; signs of single directions are free."""
+    train, test = three_blocks(rows), three_blocks(30, seed=50)
+    names = all_combinations(train)[subset]
+    # The same rounded inputs for both: a tiny gap between two directions makes PCA answer to the last digit.
+    x, y = (plainly_concatenated(split, names).astype(np.float32).astype(np.float64) for split in (train, test))
+    train = {
+        name: values.astype(np.float32) for name, values in zip(names, np.split(x, cuts(train, names), 1), strict=True)
+    }
+    test = {
+        name: values.astype(np.float32) for name, values in zip(names, np.split(y, cuts(test, names), 1), strict=True)
+    }
+    as_they_are = {"unnormalized": frozenset(names)}
+    reduction = Reducer(source_of(train, block_rows=block_rows, **as_they_are), pca_dim).fit(names)
+    ours_x = reduced(source_of(train, **as_they_are), reduction, CPU).double().numpy()
+    ours_y = reduced(source_of(test, **as_they_are), reduction, CPU).double().numpy()
+    if pca_dim < min(rows, x.shape[1]):
+        oracle = PCA(pca_dim, svd_solver="full").fit(x)
+        x, y = oracle.transform(x), oracle.transform(y)
+        assert reduction.skipped is None
+        assert reduction.explained_variance == pytest.approx(oracle.explained_variance_ratio_.sum(), abs=1e-9)
+    else:
+        assert reduction.skipped is not None
+    np.testing.assert_allclose(ours_y @ ours_x.T, y @ x.T, atol=2e-6)  # float32 sums of terms of size one
+
+
+@pytest.mark.parametrize(
+    ("pca_dim", "rows", "features", "skipped"),
+    [(32, 100, 48, False), (32, 32, 48, True), (32, 33, 33, False), (48, 100, 48, True), (512, 510, 768, True)],
+)
+def test_pca_applies_only_where_it_reduces_strictly(pca_dim, rows, features, skipped):
+    assert (why_no_pca(pca_dim, rows, features) is not None) == skipped
+
+
+def test_pca_sees_train_rows_alone():
+    train, test = three_blocks(60), three_blocks(20, seed=9)
+    names = ("embeddings", "dino")
+    alone = Reducer(source_of(train), 4).fit(names)
+    chosen = Reducer(source_of({name: np.concatenate([train[name], test[name]]) for name in train}, np.arange(60)), 4)
+    torch.testing.assert_close(alone.weights["dino"].abs(), chosen.fit(names).weights["dino"].abs())
+
+
+def test_directions_without_variance_are_left_out():
+    rank_two = np.random.default_rng(0).normal(size=(40, 2)) @ np.random.default_rng(1).normal(size=(2, 9))
+    source = source_of({"kl": rank_two}, unnormalized=frozenset({"kl"}))
+    assert Reducer(source, 5).fit(("kl",)).dim == 2
+
+
+def test_a_value_that_is_not_finite_is_named_with_its_row():
+    values = np.ones((30, 4)) * np.arange(30)[:, None]
+    values[17, 2] = np.nan
+    with pytest.raises(FungiError, match=r"kl: 1 row is \(row 17\) NaN or infinite"):
+        list(source_of({"kl": values}, block_rows=8).blocks(("kl",)))
+
+
+def test_a_feature_that_is_the_same_everywhere_is_refused():
+    with pytest.raises(FungiError, match=r"dino: all 30 rows hold the same values"):
+        list(source_of({"dino": np.tile(np.arange(4.0), (30, 1))}).blocks(("dino",)))
+
+
+def test_zero_and_constant_rows_are_named_in_a_warning():
+    values = np.random.default_rng(0).normal(size=(30, 4))
+    values[[3, 20]], values[5] = 0, 2.5
+    source = source_of({"kl": values}, block_rows=8)
+    list(source.blocks(("kl",)))
+    assert source.warnings() == [
+        "kl: 2 rows are (rows 3, 20) all zero",
+        "kl: 1 row is (row 5) constant (one value everywhere)",
+    ]

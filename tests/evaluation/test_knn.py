@@ -1,0 +1,89 @@
+"""kNN against scikit-learn and against the published results."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from fungi.cli import knn_concat
+from fungi.errors import FungiError
+from fungi.evaluators.knn import knn_predictions, majority_vote, nearest_rows, rows_in_memory
+from fungi.evaluators.metrics import accuracy, mean_per_class_accuracy
+from fungi.store.reading import UnknownOriginWarning
+from tests.evaluation.feature_folder import clustered
+from tests.evaluation.golden import expected, files_flags
+
+BACKENDS = ["torch", "faiss", "sklearn"]
+
+
+def in_blocks(rows: torch.Tensor, size: int):
+    return lambda: [(slice(s, min(s + size, len(rows))), rows[s : s + size]) for s in range(0, len(rows), size)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("name", "shots"), [("expected-knn", None), ("expected-knn5", 5)])
+def test_predictions_are_those_of_the_published_code(name, shots, backend, tmp_path):
+    output = tmp_path / "result.json"
+    flags = [*files_flags(), "--pca-dim", "32", "--k", "20", "--logs-output-path", str(output), "--backend", backend]
+    with pytest.warns(UnknownOriginWarning, match=r"and 7 more: no birth record"):
+        assert knn_concat.main(flags + ([] if shots is None else ["--train-size", str(shots)])) == 0
+    found, reference = json.loads(output.read_text())["results"], expected(name)["results"]
+    assert list(found) == list(reference)
+    for combination, scores in reference.items():
+        assert found[combination]["predictions"] == scores["predictions"], combination
+        for metric in ("accuracy", "mean-per-class-accuracy"):
+            assert found[combination][metric] == pytest.approx(scores[metric], abs=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("block", [37, 1000])
+def test_predictions_are_scikit_learns(backend, block):
+    x, targets = clustered(700, 24, 6, seed=0, noise=3.0)
+    y, _ = clustered(200, 24, 6, seed=1, noise=3.0)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    oracle = KNeighborsClassifier(20, algorithm="brute").fit(x, targets).predict(y)
+    found = knn_predictions(in_blocks(torch.from_numpy(x), block), targets, torch.from_numpy(y), 20, backend)
+    np.testing.assert_array_equal(found, oracle)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("block", [13, 64, 500])
+def test_equal_distances_go_to_the_earlier_row_in_every_backend(backend, block):
+    """On a coarse grid most distances are tied many times over."""
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 3, (300, 4)), generator.integers(0, 3, (50, 4))
+    distances = ((y[:, None] - x[None]) ** 2).sum(-1)
+    oracle = np.sort(np.argsort(distances, axis=1, kind="stable")[:, :7], axis=1)
+    train = in_blocks(torch.from_numpy(x).float(), block)
+    found = nearest_rows(train, torch.from_numpy(y).float(), 7, backend)
+    np.testing.assert_array_equal(np.sort(found.numpy(), axis=1), oracle)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_neighbours_closer_than_float32_can_tell_are_told_apart(backend):
+    """Far from the origin, float32 ranking distances lose the digits that matter."""
+    generator = np.random.default_rng(0)
+    x = (1000 + generator.normal(size=(400, 16))).astype(np.float32)
+    y = (1000 + generator.normal(size=(30, 16))).astype(np.float32)
+    distances = ((y[:, None].astype(np.float64) - x[None]) ** 2).sum(-1)
+    oracle = np.sort(np.argsort(distances, axis=1)[:, :5], axis=1)
+    found = nearest_rows(rows_in_memory(torch.from_numpy(x)), torch.from_numpy(y), 5, backend)
+    np.testing.assert_array_equal(np.sort(found.numpy(), axis=1), oracle)
+
+
+def test_a_tied_vote_goes_to_the_smallest_label():
+    np.testing.assert_array_equal(majority_vote(np.array([[9, 2, 9, 2], [7, 7, 3, 1], [4, 300, 300, 4]])), [2, 7, 4])
+
+
+def test_fewer_rows_than_neighbours_is_refused():
+    rows = torch.zeros(5, 3)
+    with pytest.raises(FungiError, match=r"k = 20 neighbours were asked for, but there are only 5 train rows"):
+        knn_predictions(rows_in_memory(rows), np.zeros(5, dtype=np.int64), rows, 20)
+
+
+def test_mean_per_class_accuracy_counts_each_class_once_and_leaves_out_absent_ones():
+    targets, predictions = np.array([0, 0, 0, 2]), np.array([0, 0, 1, 5])
+    assert accuracy(predictions, targets) == 0.5
+    assert mean_per_class_accuracy(predictions, targets) == pytest.approx((2 / 3 + 0) / 2)

@@ -1,0 +1,174 @@
+"""Features of different birth are not joined, and bad files are named (DESIGN 3.2, 3.4)."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from fungi.cli import knn_concat
+from fungi.cli.feature_files import open_splits
+from fungi.cli.knn_concat import KnnSettings
+from fungi.errors import FungiError, MissingFilesError, RefusedJoinError
+from fungi.store.reading import UnknownOriginWarning
+from tests.evaluation.feature_folder import BIRTH, LAYER, make_folder, write_array
+
+VALUES = np.random.default_rng(0).normal(size=(120, 12))
+
+
+def rewrite(layout, feature: str, split: str, *, layer=LAYER, values=None, **birth) -> Path:
+    """One file of the folder again, of another birth."""
+    path = layout.features(feature, "digits", "digits-vit", split)
+    values = VALUES[: 120 if split == "train" else 60] if values is None else values
+    record = replace(BIRTH, feature=feature, split=split, dataset_fingerprint=f"rows-of-{split}")
+    return write_array(path, "attn_proj", values, birth=replace(record, **birth), layer=layer)
+
+
+def run(tmp_path: Path, **options):
+    return knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5, **options))
+
+
+SIDE_BY_SIDE = {
+    "projection": {"layer": replace(LAYER, projection_hash="projection-b")},
+    "backbone weights": {"weights_hash": "weights-b"},
+    "layer": {"layer": replace(LAYER, layer="blocks.4.attn.proj")},
+    "dataset fingerprint": {"dataset_fingerprint": "other-rows"},
+    "row count": {"values": VALUES[:119]},
+    "profile": {"profile": "published"},
+    "bias": {"layer": replace(LAYER, bias=False)},
+}
+VALUES_NAMED = {
+    "projection": ("'projection-a'", "'projection-b'"),
+    "backbone weights": ("'weights-a'", "'weights-b'"),
+    "layer": ("'blocks.5.attn.proj'", "'blocks.4.attn.proj'"),
+    "dataset fingerprint": ("'rows-of-train'", "'other-rows'"),
+    "row count": ("120", "119"),
+    "profile": ("'clean'", "'published'"),
+    "bias": ("True", "False"),
+}
+
+
+@pytest.mark.parametrize("fact", SIDE_BY_SIDE)
+def test_features_of_different_birth_are_refused_naming_both_values_and_both_files(fact, tmp_path):
+    layout = make_folder(tmp_path)
+    changed = rewrite(layout, "kl", "train", **SIDE_BY_SIDE[fact])
+    with pytest.raises(RefusedJoinError) as caught:
+        run(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{fact} differs: ")
+    assert all(value in message for value in VALUES_NAMED[fact])
+    assert f"{changed}:attn_proj" in message
+    other = "dino-train.h5" if fact in ("projection", "layer", "bias") else "train.h5:embeddings"
+    assert other in message
+    assert "\n" not in message
+
+
+ONE_ABOVE_THE_OTHER = {
+    "projection": {"layer": replace(LAYER, projection_hash="projection-b")},
+    "seed": {"seed": 43},
+    "objective settings": {"objective_settings": {"temperature": 1}},
+    "supporting data": {"support_hash": "other-negatives"},
+    "feature size": {"values": VALUES[:60, :8]},
+}
+
+
+@pytest.mark.parametrize("fact", ONE_ABOVE_THE_OTHER)
+def test_train_and_test_features_have_to_be_made_alike(fact, tmp_path):
+    layout = make_folder(tmp_path, features=("embeddings", "kl"))
+    changed = rewrite(layout, "kl", "test", **ONE_ABOVE_THE_OTHER[fact])
+    with pytest.raises(RefusedJoinError) as caught:
+        run(tmp_path)
+    assert str(caught.value).startswith(fact)
+    assert str(changed) in str(caught.value)
+    assert "kl-train.h5" in str(caught.value)
+
+
+def test_labels_of_another_split_are_refused(tmp_path):
+    layout = make_folder(tmp_path, features=("embeddings",))
+    train = layout.embeddings("digits", "digits-vit", "train")
+    test = layout.embeddings("digits", "digits-vit", "test")
+    files = {"train_embeddings_datasets": (train,), "test_embeddings_datasets": (test,), "train_targets": test}
+    with pytest.raises(RefusedJoinError, match=r"row count differs: 60 in .*test.h5:targets, 120 in .*train.h5:emb"):
+        knn_concat.run(KnnSettings(**files, output=tmp_path / "r.json"))
+
+
+def test_files_without_birth_are_read_with_one_warning_and_join_with_any(tmp_path):
+    layout = make_folder(tmp_path)
+    for split in ("train", "test"):
+        path = layout.gradients("digits", "digits-vit", "kl", split)
+        write_array(path, "attn_proj", VALUES[: 120 if split == "train" else 60])
+    with pytest.warns(UnknownOriginWarning, match=r"kl-test.h5 and 1 more: no birth record") as caught:
+        run(tmp_path)
+    assert len([w for w in caught if w.category is UnknownOriginWarning]) == 1
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    layout = make_folder(tmp_path)
+    path = layout.gradients("digits", "digits-vit", "kl", "train")
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(FungiError, match=r"kl-train.h5 can't be read as HDF5 .* truncated or damaged. Delete it"):
+        run(tmp_path)
+
+
+def test_an_unfinished_file_is_refused(tmp_path):
+    layout = make_folder(tmp_path)
+    rewrite(layout, "kl", "train", complete=False)
+    with pytest.raises(FungiError, match=r"kl-train.h5 is not finished"):
+        run(tmp_path)
+
+
+def test_a_missing_split_is_named_with_the_file_that_was_looked_for(tmp_path):
+    make_folder(tmp_path, rows={"train": 40})
+    with pytest.raises(MissingFilesError, match=r"digits/digits-vit/test.h5 is not there. Extract it first"):
+        run(tmp_path)
+
+
+def test_an_empty_root_says_where_it_looked(tmp_path):
+    with pytest.raises(MissingFilesError, match=r"no features of dataset 'digits', backbone 'digits-vit'.*looked for"):
+        run(tmp_path)
+
+
+def test_an_unknown_layer_key_lists_those_there_are(tmp_path):
+    make_folder(tmp_path)
+    with pytest.raises(FungiError, match=r"holds no array 'mlp'. It holds: attn_proj"):
+        run(tmp_path, layer_key="mlp")
+
+
+def test_the_only_layer_of_a_file_needs_no_key(tmp_path):
+    layout = make_folder(tmp_path, features=("embeddings", "kl"))
+    for split in ("train", "test"):
+        path = layout.gradients("digits", "digits-vit", "kl", split)
+        with h5py.File(path, "a") as file:
+            file.move("attn_proj", "qkv")
+    assert open_splits(KnnSettings(), tmp_path, ("train",))["train"].arrays["kl"].key == "qkv"
+
+
+def test_the_command_prints_one_line_and_exits_with_status_2(tmp_path, capsys):
+    assert knn_concat.main(["--root", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("knn_concat.py: no features of dataset")
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--k", "0"], "--k has to be at least 1"),
+        (["--pca-dim", "0"], "--pca-dim has to be at least 1"),
+        (["--few-shot-seed", "1"], "give their number with --shots"),
+        (["--root"], "--root needs at least one folder"),
+        (["--root", "a", "a"], "names the same folder twice"),
+        (["--train-datasets", "kl.h5"], "'kl.h5' does not name an array. Write FILE:KEY"),
+    ],
+)
+def test_wrong_flags_are_explained(flags, message, capsys):
+    assert knn_concat.main(flags) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_unpaired_explicit_files_are_refused(tmp_path):
+    layout = make_folder(tmp_path)
+    train = layout.embeddings("digits", "digits-vit", "train")
+    with pytest.raises(FungiError, match=r"0 feature files of the test split for 1 of the train split"):
+        knn_concat.run(KnnSettings(train_embeddings_datasets=(train,), test_targets=train))

@@ -1,0 +1,130 @@
+"""Results are saved after each combination; a rerun goes on; several runs are averaged."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fungi.cli import knn_concat
+from fungi.cli.knn_concat import KnnScorer, KnnSettings
+from fungi.errors import FungiError
+from fungi.report.gain_table import gain_table
+from tests.evaluation.feature_folder import make_folder
+
+
+def settings_for(*roots, **options) -> KnnSettings:
+    return KnnSettings(root=tuple(roots), **{"pca_dim": 4, "k": 5, **options})
+
+
+def result_of(root, task="knn-pca4-k5"):
+    return root / "results" / task / "digits" / "digits-vit.json"
+
+
+def test_a_result_holds_settings_provenance_and_all_combinations(tmp_path):
+    make_folder(tmp_path)
+    knn_concat.run(settings_for(tmp_path))
+    found = json.loads(result_of(tmp_path).read_text())
+    assert len(found["results"]) == 7
+    assert found["settings"]["k"] == 5
+    origin = found["provenance"]["features"][0]["train"]["kl"]
+    assert origin["birth"]["weights_hash"] == "weights-a"
+    assert origin["layer"]["projection_hash"] == "projection-a"
+    scores = found["results"]["embeddings+kl"]
+    assert scores["accuracy"] == np.mean(np.array(scores["predictions"]) == found["test_targets"])
+    assert scores["pca"]["applied"]
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    make_folder(tmp_path)
+    complete = knn_concat.run(settings_for(tmp_path, output=tmp_path / "complete.json"))
+    scored, original = [], KnnScorer.score
+
+    def interrupted(self, combination):
+        scored.append(combination)
+        if len(scored) == 4:
+            raise KeyboardInterrupt
+        return original(self, combination)
+
+    monkeypatch.setattr(KnnScorer, "score", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        knn_concat.run(settings_for(tmp_path))
+    assert len(json.loads(result_of(tmp_path).read_text())["results"]) == 3
+    again = knn_concat.run(settings_for(tmp_path))
+    assert len(scored) == 4 + 4  # the fourth was lost, so four were left
+    assert again["results"] == complete["results"]
+
+
+def test_a_finished_evaluation_reads_no_features_again(tmp_path, monkeypatch):
+    make_folder(tmp_path)
+    first = knn_concat.run(settings_for(tmp_path))
+    monkeypatch.setattr(KnnScorer, "__init__", lambda *_: pytest.fail("scored again"))
+    assert knn_concat.run(settings_for(tmp_path)) == first
+
+
+def test_results_of_other_input_files_are_put_aside_not_mixed(tmp_path):
+    make_folder(tmp_path)
+    first = knn_concat.run(settings_for(tmp_path))
+    make_folder(tmp_path, seed=3, dim=10)
+    second = knn_concat.run(settings_for(tmp_path))
+    assert second["results"]["kl"]["predictions"] != first["results"]["kl"]["predictions"]
+    aside = json.loads(result_of(tmp_path).with_suffix(".previous.json").read_text())
+    assert aside["results"] == first["results"]
+
+
+def test_several_roots_give_mean_and_population_deviation(tmp_path):
+    roots = [tmp_path / f"seed-{seed}" for seed in (1, 2, 3)]
+    for seed, root in enumerate(roots):
+        make_folder(root, seed=seed)
+    single = [knn_concat.run(settings_for(root)) for root in roots]
+    together = knn_concat.run(settings_for(*roots))
+    assert json.loads(result_of(tmp_path).read_text()) == together
+    for name, scores in together["results"].items():
+        values = [one["results"][name]["accuracy"] for one in single]
+        assert scores["accuracy"] == pytest.approx(np.mean(values))
+        assert scores["accuracy-std"] == pytest.approx(np.std(values))
+    assert [run["root"] for run in together["runs"]] == list(map(str, roots))
+
+
+def test_few_shot_draws_are_runs_too(tmp_path):
+    make_folder(tmp_path)
+    found = knn_concat.run(settings_for(tmp_path, shots=3, few_shot_seed=(1, 2)))
+    assert [run["few_shot_seed"] for run in found["runs"]] == [1, 2]
+    assert result_of(tmp_path, "knn-3shot-pca4-k5").exists()
+
+
+def test_means_over_different_rows_are_refused(tmp_path):
+    make_folder(tmp_path / "a", classes=4)
+    make_folder(tmp_path / "b", classes=3)
+    with pytest.raises(FungiError, match=r"are not those of the other --root folders"):
+        knn_concat.run(settings_for(tmp_path / "a", tmp_path / "b"))
+
+
+def test_labels_without_train_rows_are_recorded(tmp_path):
+    layout = make_folder(tmp_path, features=("embeddings",), classes=3)
+    other = make_folder(tmp_path / "other", features=("embeddings",), classes=4)
+    found = knn_concat.run(
+        KnnSettings(
+            train_embeddings_datasets=(layout.embeddings("digits", "digits-vit", "train"),),
+            test_embeddings_datasets=(other.embeddings("digits", "digits-vit", "test"),),
+            output=tmp_path / "result.json",
+        )
+    )
+    assert found["warnings"] == ["1 labels of the scored rows have no train row (3): 15 rows can't be right."]
+
+
+def test_a_damaged_result_file_is_put_aside(tmp_path):
+    make_folder(tmp_path)
+    knn_concat.run(settings_for(tmp_path))
+    result_of(tmp_path).write_text("{")
+    assert len(knn_concat.run(settings_for(tmp_path))["results"]) == 7
+
+
+def test_the_gain_table_shows_gains_deviations_and_what_is_missing():
+    full = {
+        "results": {"kl": {"accuracy": 0.5}, "embeddings": {"accuracy": 0.68}, "embeddings+kl": {"accuracy": 0.765}}
+    }
+    few = {"results": {"embeddings": {"accuracy": 0.4}, "embeddings+kl": {"accuracy": 0.41, "accuracy-std": 0.0123}}}
+    lines = gain_table({"full": full, "5-shot": few}).splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["embeddings", "kl", "embeddings+kl"]
+    assert lines[3].split() == ["kl", "50.0", "(-18.0)", "-"]
+    assert lines[4].split() == ["embeddings+kl", "76.5", "(+8.5)", "41.0", "±", "1.2", "(+1.0)"]
