@@ -8,7 +8,7 @@ position embedding, and timm does that with antialiasing. Here it is done once, 
 from functools import partial
 
 from fungi.backbones.base import StateDict
-from fungi.backbones.sources import from_url
+from fungi.backbones.sources import fetch_url
 from fungi.backbones.timm_models import build_timm, register_vit
 from fungi.views.image import IMAGENET, ImageInput
 
@@ -38,7 +38,7 @@ for _name, _label, _size, _model, _file, _enumerated in (
         source=f"torch hub facebookresearch/dino:main, {_file}.pth",
         input=INPUT,
         build=partial(build_timm, _model, num_classes=0),
-        pretrained=from_url(f"{HUB}/dino/{_file}/{_file}.pth"),
+        pretrained=partial(fetch_url, f"{HUB}/dino/{_file}/{_file}.pth"),
         enumerated=_enumerated,
     )
 
@@ -53,7 +53,7 @@ for _name, _label, _size, _model, _enumerated in (
         source=f"torch hub facebookresearch/dinov2, {_name}_pretrain.pth",
         input=INPUT,
         build=partial(build_timm, _model, num_classes=0, img_size=224),
-        pretrained=from_url(f"{HUB}/dinov2/{_name}/{_name}_pretrain.pth"),
+        pretrained=partial(fetch_url, f"{HUB}/dinov2/{_name}/{_name}_pretrain.pth"),
         convert=dinov2_names,
         enumerated=_enumerated,
         notes="position embedding interpolated as the hub does",

@@ -4,7 +4,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
-from fungi.backbones.sources import from_url
+from fungi.backbones.sources import fetch_url
 from fungi.backbones.timm_models import build_timm, register_vit, without_prefix
 from fungi.views.image import IMAGENET, ImageInput
 
@@ -41,7 +41,7 @@ register_vit(
     source="facebookresearch/moco-v3 vit-b-300ep.pth.tar",
     input=INPUT,
     build=partial(build_timm, "vit_base_patch16_224", num_classes=0),
-    pretrained=from_url(f"{HUB}/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar"),
+    pretrained=partial(fetch_url, f"{HUB}/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar"),
     convert=partial(encoder_of, prefix="module.base_encoder.", head="head."),
     enumerated=True,
     notes="the fixed sine-cosine position embedding is part of the checkpoint",
@@ -61,7 +61,7 @@ BACKBONES.register(
         pca_dim=512,
         input=INPUT,
         build=build_resnet50,
-        pretrained=from_url(f"{HUB}/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar"),
+        pretrained=partial(fetch_url, f"{HUB}/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar"),
         convert=partial(encoder_of, prefix="module.encoder_q.", head="fc."),
     ),
 )

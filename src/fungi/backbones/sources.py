@@ -4,7 +4,7 @@ Nothing here runs unless published weights were asked for. Every route says, whe
 where to put it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,39 +14,31 @@ from fungi.backbones.checkpoints import read_checkpoint
 from fungi.errors import MissingFilesError
 
 
-def from_url(url: str, *, hash_prefix: str | None = None) -> Callable[[], StateDict]:
-    """Fetches the checkpoint at a URL into torch hub's cache, unless it is there already."""
+def fetch_url(url: str, *, hash_prefix: str | None = None) -> StateDict:
+    """The checkpoint at a URL, through torch hub's cache."""
+    import torch
 
-    def fetch() -> StateDict:
-        import torch
-
-        file = cached_file(url)
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with reachable(url, f"put the file at {file}"):
-                torch.hub.download_url_to_file(url, str(file), hash_prefix)
-        return read_checkpoint(file)
-
-    return fetch
+    file = cached_file(url)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with reachable(url, f"put the file at {file}"):
+            torch.hub.download_url_to_file(url, str(file), hash_prefix)
+    return read_checkpoint(file)
 
 
-def from_timm(name: str, **options: Any) -> Callable[[], StateDict]:
-    """Fetches the weights of a timm model, by its name with the tag, into the cache of the Hugging Face hub.
+def fetch_timm(name: str, **options: Any) -> StateDict:
+    """The weights of a timm model, by its name with the tag, through the cache of the Hugging Face hub.
 
     The model is made with the number of outputs that it was published with: timm then loads strictly.
     """
+    import timm
 
-    def fetch() -> StateDict:
-        import timm
-
-        repository, files = _hub_files(name)
-        where = f"{files[0]} of huggingface.co/{repository} (timm {name})"
-        with reachable(where, f"run `hf download {repository}` where there is a network and copy HF_HOME here"):
-            overlay = _cached_overlay(repository, files)
-            model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-        return model.state_dict()
-
-    return fetch
+    repository, files = _hub_files(name)
+    where = f"{files[0]} of huggingface.co/{repository} (timm {name})"
+    with reachable(where, f"run `hf download {repository}` where there is a network and copy HF_HOME here"):
+        overlay = _cached_overlay(repository, files)
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    return model.state_dict()
 
 
 def cached_file(url: str) -> Path:

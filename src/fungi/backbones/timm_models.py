@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
-from fungi.backbones.sources import from_timm
+from fungi.backbones.sources import fetch_timm
 from fungi.errors import FungiError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def timm_fields(model: str, *, classifier: bool = False, **options: Any) -> dict
     return {
         "source": f"timm {model}",
         "build": build,
-        "pretrained": from_timm(model, **options),
+        "pretrained": partial(fetch_timm, model, **options),
         "convert": partial(timm_names, build=build, keep_classifier=classifier),
     }
 

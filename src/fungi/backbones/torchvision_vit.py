@@ -9,7 +9,7 @@ import re
 from functools import partial
 
 from fungi.backbones.base import StateDict
-from fungi.backbones.sources import from_url
+from fungi.backbones.sources import fetch_url
 from fungi.backbones.timm_models import build_timm, register_vit, without_prefix
 from fungi.views.image import IMAGENET, ImageInput
 
@@ -54,8 +54,10 @@ for _name, _label, _size, _model, _file, _resize in (
         source=f"torchvision {_file}",
         input=ImageInput(size=224, resize=_resize, interpolation="bilinear", statistics=IMAGENET),
         build=partial(build_timm, _model, num_classes=0),
-        pretrained=from_url(
-            f"https://download.pytorch.org/models/{_file}", hash_prefix=_file.removesuffix(".pth").rsplit("-")[-1]
+        pretrained=partial(
+            fetch_url,
+            f"https://download.pytorch.org/models/{_file}",
+            hash_prefix=_file.removesuffix(".pth").rsplit("-")[-1],
         ),
         convert=timm_layout,
         layer_alias=timm_path,

@@ -1,0 +1,142 @@
+"""Small stand-ins for the real architectures, and checkpoints in the key names of those who publish them.
+
+The name lists are typed from the published files, not taken from the code under test.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fungi.backbones.base import BACKBONES, BackboneSpec
+
+WIDTH, DEPTH, HEADS, PATCH, SIZE = 32, 2, 2, 8, 32
+GRID = SIZE // PATCH
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def timm_vit(**options: object) -> nn.Module:
+    """timm's Vision Transformer with four by four patches."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    sizes = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
+    return VisionTransformer(**{**sizes, "num_classes": 0, **options})
+
+
+def shrink(
+    monkeypatch: pytest.MonkeyPatch, name: str, build: Callable[[], nn.Module] = timm_vit, **changes: Any
+) -> BackboneSpec:
+    """Let a registered backbone build a small architecture for one test; its converter stays, unless changed."""
+    spec = replace(BACKBONES[name], build=build, **changes)
+    monkeypatch.setitem(BACKBONES._entries, name, spec)
+    return spec
+
+
+def shrink_timm(monkeypatch: pytest.MonkeyPatch, name: str, build: Callable[[], nn.Module]) -> BackboneSpec:
+    """The same for backbones whose converter asks the architecture."""
+    convert = BACKBONES[name].convert
+    assert isinstance(convert, partial)
+    return shrink(monkeypatch, name, build, convert=partial(convert.func, **{**convert.keywords, "build": build}))
+
+
+def random_state(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
+    """Tensors of the given shapes, small enough for a network to behave."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: 0.2 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def block_shapes(prefix: str, *, layer_scale: bool = False) -> Shapes:
+    """A block in the naming of DINO, MoCo v3, MAE and timm."""
+    shapes: Shapes = {}
+    for norm in ("norm1", "norm2"):
+        shapes |= {f"{prefix}{norm}.weight": (WIDTH,), f"{prefix}{norm}.bias": (WIDTH,)}
+    for layer, out, into in (
+        ("attn.qkv", 3 * WIDTH, WIDTH),
+        ("attn.proj", WIDTH, WIDTH),
+        ("mlp.fc1", 4 * WIDTH, WIDTH),
+        ("mlp.fc2", WIDTH, 4 * WIDTH),
+    ):
+        shapes |= {f"{prefix}{layer}.weight": (out, into), f"{prefix}{layer}.bias": (out,)}
+    if layer_scale:
+        shapes |= {f"{prefix}ls1.gamma": (WIDTH,), f"{prefix}ls2.gamma": (WIDTH,)}
+    return shapes
+
+
+def vit_shapes(prefix: str = "", *, grid: int = GRID, layer_scale: bool = False) -> Shapes:
+    """A Vision Transformer in the naming of DINO, MoCo v3, MAE and timm."""
+    shapes: Shapes = {
+        f"{prefix}cls_token": (1, 1, WIDTH),
+        f"{prefix}pos_embed": (1, 1 + grid**2, WIDTH),
+        f"{prefix}patch_embed.proj.weight": (WIDTH, 3, PATCH, PATCH),
+        f"{prefix}patch_embed.proj.bias": (WIDTH,),
+        f"{prefix}norm.weight": (WIDTH,),
+        f"{prefix}norm.bias": (WIDTH,),
+    }
+    for index in range(DEPTH):
+        shapes |= block_shapes(f"{prefix}blocks.{index}.", layer_scale=layer_scale)
+    return shapes
+
+
+def torchvision_shapes() -> Shapes:
+    """torchvision's VisionTransformer as its published files name it: linear_1 and linear_2, heads.head."""
+    shapes: Shapes = {
+        "class_token": (1, 1, WIDTH),
+        "conv_proj.weight": (WIDTH, 3, PATCH, PATCH),
+        "conv_proj.bias": (WIDTH,),
+        "encoder.pos_embedding": (1, 1 + GRID**2, WIDTH),
+        "encoder.ln.weight": (WIDTH,),
+        "encoder.ln.bias": (WIDTH,),
+        "heads.head.weight": (10, WIDTH),
+        "heads.head.bias": (10,),
+    }
+    for index in range(DEPTH):
+        block = f"encoder.layers.encoder_layer_{index}"
+        shapes |= {f"{block}.{norm}.{kind}": (WIDTH,) for norm in ("ln_1", "ln_2") for kind in ("weight", "bias")}
+        shapes |= {
+            f"{block}.self_attention.in_proj_weight": (3 * WIDTH, WIDTH),
+            f"{block}.self_attention.in_proj_bias": (3 * WIDTH,),
+            f"{block}.self_attention.out_proj.weight": (WIDTH, WIDTH),
+            f"{block}.self_attention.out_proj.bias": (WIDTH,),
+            f"{block}.mlp.linear_1.weight": (4 * WIDTH, WIDTH),
+            f"{block}.mlp.linear_1.bias": (4 * WIDTH,),
+            f"{block}.mlp.linear_2.weight": (WIDTH, 4 * WIDTH),
+            f"{block}.mlp.linear_2.bias": (WIDTH,),
+        }
+    return shapes
+
+
+def openai_clip_shapes(joint: int = 16) -> Shapes:
+    """OpenAI's CLIP, image tower in full and a bit of the text tower."""
+    shapes: Shapes = {
+        "visual.class_embedding": (WIDTH,),
+        "visual.positional_embedding": (1 + GRID**2, WIDTH),
+        "visual.proj": (WIDTH, joint),
+        "visual.conv1.weight": (WIDTH, 3, PATCH, PATCH),
+        "text_projection": (8, joint),
+        "logit_scale": (),
+    }
+    shapes |= {f"visual.ln_{place}.{kind}": (WIDTH,) for place in ("pre", "post") for kind in ("weight", "bias")}
+    for index in range(DEPTH):
+        block = f"visual.transformer.resblocks.{index}"
+        shapes |= {f"{block}.{norm}.{kind}": (WIDTH,) for norm in ("ln_1", "ln_2") for kind in ("weight", "bias")}
+        shapes |= {
+            f"{block}.attn.in_proj_weight": (3 * WIDTH, WIDTH),
+            f"{block}.attn.in_proj_bias": (3 * WIDTH,),
+            f"{block}.attn.out_proj.weight": (WIDTH, WIDTH),
+            f"{block}.attn.out_proj.bias": (WIDTH,),
+            f"{block}.mlp.c_fc.weight": (4 * WIDTH, WIDTH),
+            f"{block}.mlp.c_fc.bias": (4 * WIDTH,),
+            f"{block}.mlp.c_proj.weight": (WIDTH, 4 * WIDTH),
+            f"{block}.mlp.c_proj.bias": (WIDTH,),
+        }
+    return shapes
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest value."""
+    return float((found - expected).abs().max() / expected.abs().max())

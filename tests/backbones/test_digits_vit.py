@@ -1,0 +1,49 @@
+"""The backbone that comes with the package."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fungi.backbones import digits_vit
+from fungi.backbones.loading import load_backbone
+from fungi.data.base import open_split
+
+
+def embed(rows: range) -> tuple[torch.Tensor, torch.Tensor]:
+    """L2-normalised embeddings of train rows `[n 128]`, and labels."""
+    samples = open_split("digits", "train", Path())
+    images = [np.asarray(samples.load(row).resize((32, 32), Image.Resampling.BICUBIC)) for row in rows]
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        embeddings = load_backbone("digits-vit").model(pixels)
+    return torch.nn.functional.normalize(embeddings, dim=1), torch.from_numpy(samples.targets[rows].astype(np.int64))
+
+
+def test_it_loads_without_network_or_files_of_the_user():
+    backbone = load_backbone("digits-vit")
+    assert backbone.weights_source == "published weights: carried in the package"
+    assert len(backbone.weights_hash) == 64
+    assert {parameter.dtype for parameter in backbone.model.parameters()} == {torch.float32}
+
+
+def test_the_file_is_small_and_a_plain_state_dict():
+    from safetensors.torch import load_file
+
+    assert digits_vit.WEIGHTS.stat().st_size < 4e6
+    assert set(load_file(digits_vit.WEIGHTS)) == set(digits_vit.build().state_dict())
+
+
+def test_it_knows_the_digits_it_learned_and_does_not_know_the_others_perfectly():
+    """Nearest other row: far better than chance for all ten digits, near perfect for 0 to 4, with room for 5 to 9."""
+    embeddings, labels = embed(range(400))
+    nearest = (embeddings @ embeddings.T).fill_diagonal_(-1).argmax(1)
+    right = (labels[nearest] == labels).float()
+    assert right[labels < 5].mean() > 0.9
+    assert 0.4 < right[labels >= 5].mean() < 0.97
+
+
+def test_random_weights_know_less():
+    shipped, random = load_backbone("digits-vit"), load_backbone("digits-vit", random_init=True)
+    assert shipped.weights_hash != random.weights_hash

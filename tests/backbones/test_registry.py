@@ -1,0 +1,236 @@
+"""Every backbone of the enumeration is what the tables say: sizes, layer, transform. No weights are made (meta)."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fungi.backbones.base import BACKBONES
+from fungi.backbones.loading import choose_input
+from fungi.errors import FungiError
+from fungi.profiles import PROFILES
+from fungi.views.image import CLIP, HALF, IMAGENET, UNIT
+
+# E, gradient source, weight shape, bias, G, d, PCA (spec vision 2.1; digits-vit is ours)
+S11, B11, L23 = (384, 384), (768, 768), (1024, 1024)
+LAST12, LAST24 = "blocks.11.attn.proj", "blocks.23.attn.proj"
+VIT_S = (384, LAST12, S11, True, 147840, 384, 384)
+VIT_B = (768, LAST12, B11, True, 590592, 768, 512)
+VIT_L = (1024, LAST24, L23, True, 1049600, 1024, 512)
+CLIP_B = (512, LAST12, B11, True, 590592, 768, 512)
+CLIP_L = (768, LAST24, L23, True, 1049600, 1024, 512)
+TABLE = {
+    "vit-b16": VIT_B,
+    "vit-b32": VIT_B,
+    "vit-s16": VIT_S,
+    "vit-b16-augreg-in1k": VIT_B,
+    "vit-s16-augreg-in21k": VIT_S,
+    "vit-b16-augreg-in21k": VIT_B,
+    "vit-l16-augreg-in21k": VIT_L,
+    "mae-vit-b16": VIT_B,
+    "vit-b16-mocov3": VIT_B,
+    "dino_vitb16": VIT_B,
+    "dinov2_vitb14": VIT_B,
+    "clip-vit-b16": CLIP_B,
+    "eva-clip-vit-b16": CLIP_B,
+    "dino_vits16": VIT_S,
+    "dinov2_vitl14": VIT_L,
+    "clip-vit-l14": CLIP_L,
+    "clip-vit-b16-quickgelu": CLIP_B,
+    "clip-vit-l14-quickgelu": CLIP_L,
+    "deit3-vit-b16": VIT_B,
+    "deit3-vit-h14": (1280, "blocks.31.attn.proj", (1280, 1280), True, 1639680, 1280, 512),
+    "deit-s16": VIT_S,
+    "deit-b16": VIT_B,
+    "vit-l16": VIT_L,
+    "random-vit-b16": VIT_B,
+    "mobileclip-s1": (512, "stages.3.blocks.3.token_mixer.proj", (512, 512), True, 262656, 512, 512),
+    "clip-resnet50": (1024, "stages.3.2.conv3_1x1.conv", (2048, 512, 1, 1), False, 1048576, 1024, 512),
+    "mocov2-resnet50": (2048, "layer4.2.conv3", (2048, 512, 1, 1), False, 1048576, 2048, 512),
+    "digits-vit": (128, "blocks.5.attn.proj", (128, 128), True, 16512, 128, 128),
+}
+ENUMERATED = list(TABLE)[:13]
+
+# resize, interpolation, crop, statistics (spec vision 2.2)
+TRANSFORMS = {
+    "vit-b16": (256, "bilinear", 224, IMAGENET),
+    "vit-b32": (256, "bilinear", 224, IMAGENET),
+    "vit-l16": (242, "bilinear", 224, IMAGENET),
+    "vit-s16": (248, "bicubic", 224, HALF),
+    "vit-b16-augreg-in1k": (248, "bicubic", 224, HALF),
+    "vit-s16-augreg-in21k": (248, "bicubic", 224, HALF),
+    "vit-b16-augreg-in21k": (248, "bicubic", 224, HALF),
+    "vit-l16-augreg-in21k": (248, "bicubic", 224, HALF),
+    "eva-clip-vit-b16": (248, "bicubic", 224, CLIP),
+    "clip-vit-b16": (248, "bicubic", 224, CLIP),
+    "clip-vit-b16-quickgelu": (248, "bicubic", 224, CLIP),
+    "mae-vit-b16": (248, "bicubic", 224, IMAGENET),
+    "vit-b16-mocov3": (256, "bilinear", 224, IMAGENET),
+    "dino_vitb16": (256, "bicubic", 224, IMAGENET),
+    "dino_vits16": (256, "bicubic", 224, IMAGENET),
+    "dinov2_vitb14": (256, "bicubic", 224, IMAGENET),
+    "dinov2_vitl14": (256, "bicubic", 224, IMAGENET),
+    "clip-vit-l14": (224, "bicubic", 224, CLIP),
+    "clip-vit-l14-quickgelu": (224, "bicubic", 224, CLIP),
+    "deit3-vit-b16": (248, "bicubic", 224, IMAGENET),
+    "deit3-vit-h14": (248, "bicubic", 224, IMAGENET),
+    "deit-s16": (248, "bicubic", 224, IMAGENET),
+    "deit-b16": (248, "bicubic", 224, IMAGENET),
+    "mobileclip-s1": (269, "bicubic", 256, UNIT),
+    "clip-resnet50": (248, "bicubic", 224, CLIP),
+    "mocov2-resnet50": (256, "bilinear", 224, IMAGENET),
+    "random-vit-b16": (248, "bicubic", 224, HALF),
+    "digits-vit": (32, "bicubic", 32, HALF),
+}
+WRONG_IN_PUBLISHED_CODE = {name for name in TABLE if "augreg" in name} | {"vit-s16", "eva-clip-vit-b16"}
+VISION = [name for name in BACKBONES if BACKBONES[name].modality == "vision"]
+
+
+@pytest.fixture(scope="module")
+def on_meta():
+    """Builds a backbone without memory for its weights, once per name."""
+    built = {}
+
+    def build(name: str) -> torch.nn.Module:
+        if name not in built:
+            with torch.device("meta"):
+                built[name] = BACKBONES[name].build().eval()
+        return built[name]
+
+    return build
+
+
+def test_the_enumeration_is_the_table():
+    assert set(VISION) == set(TABLE) == set(TRANSFORMS)
+
+
+def test_the_thirteen_backbones_of_the_public_code_are_marked():
+    assert {name for name in VISION if BACKBONES[name].enumerated} == set(ENUMERATED)
+    assert len(ENUMERATED) == 13
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_sizes_are_those_of_the_table(name):
+    spec = BACKBONES[name]
+    found = (spec.embedding_dim, spec.layer, spec.weight_shape, spec.bias, spec.gradient_dim, spec.projection_dim)
+    assert (*found, spec.pca_dim) == TABLE[name]
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_the_gradient_source_is_in_the_model(name, on_meta):
+    layer = on_meta(name).get_submodule(BACKBONES[name].layer)
+    assert isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
+    assert tuple(layer.weight.shape) == TABLE[name][2]
+    assert (layer.bias is not None) == TABLE[name][3]
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_the_model_gives_one_embedding_per_image(name, on_meta):
+    spec = BACKBONES[name]
+    images = torch.empty(2, 3, spec.input.size, spec.input.size, device="meta")
+    with torch.no_grad():
+        assert on_meta(name)(images).shape == (2, TABLE[name][0])
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_weights_in_the_models_own_names_stay_as_they_are(name, on_meta):
+    own = on_meta(name).state_dict()
+    converted = BACKBONES[name].convert(dict(own))
+    assert {key: value.shape for key, value in converted.items()} == {key: value.shape for key, value in own.items()}
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_every_layer_path_may_start_with_backbone(name):
+    spec = BACKBONES[name]
+    assert spec.layer_path(spec.layer) == spec.layer
+    assert spec.layer_path(f"backbone.{spec.layer}") == spec.layer
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_transforms_are_those_of_the_table(name):
+    given = BACKBONES[name].input
+    assert (given.resize, given.interpolation, given.size, given.statistics) == TRANSFORMS[name]
+    assert given.view_statistics is None
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_the_clean_profile_keeps_the_backbones_own_transform(name):
+    assert choose_input(BACKBONES[name], PROFILES["clean"]) == BACKBONES[name].input
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_the_published_profile_gives_the_transform_of_the_public_code(name):
+    given = choose_input(BACKBONES[name], PROFILES["published"])
+    wrong = name in WRONG_IN_PUBLISHED_CODE
+    expected = (256, "bicubic", 224, IMAGENET) if wrong else TRANSFORMS[name]
+    assert (given.resize, given.interpolation, given.size, given.statistics) == expected
+    assert given.view_statistics == IMAGENET
+
+
+def test_only_torchvision_vits_were_observed_at_the_attention_input():
+    assert {name for name in VISION if BACKBONES[name].attention_input} == {"vit-b16", "vit-b32", "vit-l16"}
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "path"),
+    [
+        ("vit-b16", "encoder.layers.encoder_layer_11.self_attention.out_proj", "blocks.11.attn.proj"),
+        ("vit-b32", "backbone.encoder.layers.encoder_layer_11.self_attention.out_proj", "blocks.11.attn.proj"),
+        ("vit-b16", "backbone.encoder.layers.encoder_layer_3.self_attention", "blocks.3.attn"),
+        ("vit-b16", "encoder.layers.encoder_layer_0.self_attention.in_proj", "blocks.0.attn.qkv"),
+        ("vit-l16", "encoder.layers.encoder_layer_23.mlp.0", "blocks.23.mlp.fc1"),
+        ("vit-b16", "encoder.layers.encoder_layer_10.mlp.3", "blocks.10.mlp.fc2"),
+        ("vit-b16", "encoder.layers.encoder_layer_10.ln_1", "blocks.10.norm1"),
+        ("vit-b16", "blocks.4.mlp.fc2", "blocks.4.mlp.fc2"),
+        ("clip-resnet50", "backbone.layer4.2.conv3", "stages.3.2.conv3_1x1.conv"),
+        ("clip-resnet50", "layer1.0.conv2", "stages.0.0.conv2_kxk.conv"),
+    ],
+)
+def test_paths_of_the_original_code_are_understood(name, asked, path, on_meta):
+    assert BACKBONES[name].layer_path(asked) == path
+    on_meta(name).get_submodule(path)
+
+
+def test_quickgelu_variants_differ_in_the_activation_alone(on_meta):
+    x = torch.linspace(-3, 3, 13)
+    plain, quick = (on_meta(name).blocks[0].mlp.act for name in ("clip-vit-b16", "clip-vit-b16-quickgelu"))
+    assert torch.allclose(plain(x), torch.nn.functional.gelu(x))
+    assert torch.allclose(quick(x), x * torch.sigmoid(1.702 * x))
+    assert BACKBONES["clip-vit-b16"].input == BACKBONES["clip-vit-b16-quickgelu"].input
+
+
+def test_urls_are_those_that_the_libraries_know():
+    import timm.models
+    import torchvision.models
+
+    for name, weights in (("vit-b16", "ViT_B_16"), ("vit-b32", "ViT_B_32"), ("vit-l16", "ViT_L_16")):
+        url = getattr(torchvision.models, f"{weights}_Weights").IMAGENET1K_V1.url
+        assert BACKBONES[name].source == f"torchvision {url.rsplit('/', 1)[-1]}"
+        assert _url_of(name) == url
+    for name, twin in (
+        ("dino_vitb16", "vit_base_patch16_224.dino"),
+        ("dino_vits16", "vit_small_patch16_224.dino"),
+        ("dinov2_vitb14", "vit_base_patch14_dinov2.lvd142m"),
+        ("dinov2_vitl14", "vit_large_patch14_dinov2.lvd142m"),
+    ):
+        assert _url_of(name) == timm.models.get_pretrained_cfg(twin).url
+
+
+def _url_of(name: str) -> str:
+    return BACKBONES[name].pretrained.args[0]
+
+
+def test_an_unknown_name_is_answered_with_near_ones():
+    with pytest.raises(FungiError, match=r"unknown backbone 'vit-b6'\. Did you mean 'vit-b\d6'"):
+        BACKBONES["vit-b6"]
+
+
+def test_listing_imports_nothing_heavy():
+    program = (
+        "import sys; from fungi.backbones.base import BACKBONES; BACKBONES.names(); "
+        "print([name for name in ('torch', 'torchvision', 'timm', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout.strip() == "[]"
