@@ -1,6 +1,6 @@
 """Train the backbone that comes with the package: `python scripts/train_digits_vit.py [--output FILE] [--seed S]`.
 
-Ordinary supervised training on the train rows of the digits 0 to 4 of `digits` (628 images); no other row is learned
+Ordinary supervised training on the train rows of the digits 0 to 4 of `digits` (630 images); no other row is learned
 from, and no test row is read. Afterwards it prints, for train rows alone, leave-one-out 20-NN accuracy of embeddings
 within the learned and within the new digits. A few minutes on two CPU cores. The same seed on the same machine with
 the same number of threads gives the same file; the sum printed at the end identifies it.

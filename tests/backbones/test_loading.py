@@ -90,6 +90,42 @@ def test_half_precision_files_are_computed_with_in_float32(small, tmp_path):
     assert torch.equal(backbone.model.cls_token, state["cls_token"].float())
 
 
+class Computes(nn.Module):
+    """Holds a parameter, and tensors that no state dict has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.register_buffer("angles", torch.arange(3.0), persistent=False)
+        self.offsets = torch.arange(3.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight + self.angles + self.offsets
+
+
+@pytest.mark.parametrize("left_out", [None, "angles", "offsets"])
+def test_tensors_that_no_state_dict_has_are_computed(monkeypatch, tmp_path, left_out):
+    def build() -> nn.Module:
+        model = Computes()
+        if left_out:
+            delattr(model, left_out)
+        return model
+
+    shrink(monkeypatch, NAME, build)
+    backbone = load_backbone(NAME, checkpoint=save(tmp_path, {"weight": torch.ones(3)}))
+    held = [getattr(backbone.model, name) for name in ("weight", "angles", "offsets") if name != left_out]
+    assert not any(tensor.is_meta for tensor in held)
+    if not left_out:
+        assert torch.equal(backbone.model(torch.ones(3)), torch.tensor([1.0, 3.0, 5.0]))
+
+
+def test_a_loaded_model_is_no_view_of_the_file(small, tmp_path):
+    """Weights are whole float32 tensors of their own, whatever layout the converter left."""
+    backbone = load_backbone(NAME, checkpoint=save(tmp_path, random_state(vit_shapes())))
+    assert all(parameter.is_contiguous() for parameter in backbone.model.parameters())
+    assert isinstance(backbone.model.cls_token, nn.Parameter)
+
+
 # --- strictness
 
 

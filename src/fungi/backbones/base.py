@@ -29,7 +29,7 @@ class BackboneSpec:
     embedding_dim: E, size of the embedding that is concatenated; projection_dim: d, size of a projected gradient.
     layer: path of the gradient source in the model that `build` makes; weight_shape and bias: its parameters.
     pca_dim: what the evaluation reduces to by default.
-    build: the architecture, with whatever random weights its library gives.
+    build: the architecture, with whatever random weights its library gives; also runs on torch's meta device.
     pretrained: fetches the published weights (state dict in the source's own key names), through the library's
         download cache. None where there are none to fetch.
     convert: state dict in the source's key names -> the names of `build`'s model.

@@ -57,9 +57,7 @@ def load_backbone(
             model, source = spec.build(), f"random initialisation, seed {seed}"
         else:
             state, source = _weights(spec, checkpoint)
-            model = spec.build()
-            check_fit(model, state, backbone=name, origin=source)
-            model.load_state_dict(state)
+            model = _built_with(state, spec, source)
     model.eval().requires_grad_(False)
     return Backbone(spec, model, choose_input(spec, profile), hash_weights(model), source)
 
@@ -82,6 +80,37 @@ def _weights(spec: BackboneSpec, checkpoint: Path | None) -> tuple[StateDict, st
     if spec.pretrained is None:
         raise FungiError(f"there are no published weights of {spec.name!r}: pass --checkpoint FILE or --random-init.")
     return spec.convert(spec.pretrained()), f"published weights: {spec.source}"
+
+
+def _built_with(state: StateDict, spec: BackboneSpec, source: str) -> "nn.Module":
+    """The architecture with these weights, strictly.
+
+    It is built without memory first: drawing random weights to overwrite them would take most of the loading time.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = spec.build()
+    check_fit(model, state, backbone=spec.name, origin=source)
+    if _computes_tensors(model):
+        model = spec.build()
+        model.load_state_dict(state)
+    else:
+        expected = model.state_dict()
+        state = {name: tensor.to(expected[name].dtype).contiguous() for name, tensor in state.items()}
+        model.load_state_dict(state, assign=True)
+    return model
+
+
+def _computes_tensors(model: "nn.Module") -> bool:
+    """Whether the model holds tensors that building computes and no state dict has (rotary embeddings)."""
+    import torch
+
+    saved = set(model.state_dict())
+    attributes = (value for module in model.modules() for value in vars(module).values())
+    return any(name not in saved for name, _ in model.named_buffers()) or any(
+        isinstance(value, torch.Tensor) for value in attributes
+    )
 
 
 def _converted(convert: Callable[[StateDict], StateDict], state: StateDict, complaint: str) -> StateDict:
