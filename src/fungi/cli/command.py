@@ -28,6 +28,8 @@ def run_command(
         print(f"{program}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; what was finished is kept, the same command goes on from there.", file=sys.stderr)
+        print(
+            f"{program}: interrupted; what was finished is kept, the same command goes on from there.", file=sys.stderr
+        )
         return 130
     return 0

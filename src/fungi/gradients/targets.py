@@ -93,12 +93,16 @@ def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
 
 def find_targets(model: nn.Module, texts: tuple[str, ...], *, bias: bool = True) -> tuple[Target, ...]:
     """All gradient sources of a run; FungiError where two would have one name."""
-    targets = tuple(find_target(model, text, bias=bias) for text in texts)
+    return unique_names([find_target(model, text, bias=bias) for text in texts])
+
+
+def unique_names(targets: list[Target]) -> tuple[Target, ...]:
+    """The targets; FungiError where two would have one name in the file."""
     names = [target.name for target in targets]
     for name in names:
         if names.count(name) > 1:
             raise FungiError(f"two layers are called {name!r}. Give each a name of its own: path.to.layer:name.")
-    return targets
+    return tuple(targets)
 
 
 def _candidates(model: nn.Module, path: str) -> str:

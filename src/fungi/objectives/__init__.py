@@ -1,1 +1,10 @@
-"""One loss per file: embeddings `[b v d]` -> one loss per sample `[b]`; the engine sums."""
+"""One loss per file: embeddings `[b v d]` -> one loss per sample `[b]`; the engine sums.
+
+A file's name is the objective's name, so that the enumeration is known without importing torch.
+"""
+
+from typing import Any
+
+from fungi.registry import Registry
+
+OBJECTIVES: Registry[Any] = Registry("objective", "fungi.objectives", lazy=True, common=("base", "binding"))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fungi.data.base import Samples
-from fungi.registry import Registry
+from fungi.objectives import OBJECTIVES
 from fungi.runtime.seeds import torch_generator
 
 Support = dict[str, Tensor]
@@ -71,9 +71,6 @@ class Objective(ABC):
         """Embeddings through the head, as the settings say."""
         vectors = normalize(embeddings, dim=-1) if self.normalize else embeddings
         return head(vectors) if self.project else vectors
-
-
-OBJECTIVES: Registry[type[Objective]] = Registry("objective", "fungi.objectives", lazy=True, common=("base", "binding"))
 
 
 def register(objective: type[Objective]) -> type[Objective]:

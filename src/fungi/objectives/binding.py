@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungi.errors import FungiError
-from fungi.objectives.base import OBJECTIVES, Objective, Support
+from fungi.objectives import OBJECTIVES
+from fungi.objectives.base import Objective, Support
 from fungi.views.base import InputSpec, ViewGenerator
 
 
@@ -73,21 +74,3 @@ def bind(
     except FungiError as error:
         raise FungiError(f"objective {name}: {error} Its own settings are: {', '.join(sorted(fields))}.") from None
     return BoundObjective(objective=objective, views=views, heads=objective.heads(embedding_dim, seed))
-
-
-def parse_options(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """`("simclr.temperature=0.1", ...)` -> `{"simclr": {"temperature": 0.1}}`; values as Python literals or text."""
-    import ast
-
-    options: dict[str, dict[str, Any]] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        objective, dot, option = key.partition(".")
-        if not equals or not dot:
-            raise FungiError(f"--set {text!r} is not OBJECTIVE.OPTION=VALUE, as in simclr.temperature=0.1.")
-        try:
-            parsed = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            parsed = value
-        options.setdefault(objective, {})[option] = parsed
-    return options

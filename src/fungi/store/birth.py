@@ -7,6 +7,8 @@ from typing import Any
 import h5py
 
 SCHEMA_VERSION = 1
+WITNESSES = ("weights_source", "settings", "versions", "commit", "complete")
+"""Fields that tell how a file came about without deciding what is in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,10 @@ class Birth:
     commit: str = "unknown"
     schema_version: int = SCHEMA_VERSION
     complete: bool = True
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide the numbers: equal identities mean the same file."""
+        return {name: value for name, value in asdict(self).items() if name not in WITNESSES}
 
 
 _AS_JSON = ("objective_settings", "settings", "versions")

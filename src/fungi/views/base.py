@@ -15,9 +15,11 @@ class ViewGenerator(Protocol):
 
     identity: equal for generators that give the same views; what shares an identity shares forwards (embeddings
         and KL see the same image).
+    kind: the purpose that random views are seeded for, with the seed and the sample id.
     n_views: V.
     """
 
+    kind: str
     identity: str
     n_views: int
 

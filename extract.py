@@ -1,0 +1,8 @@
+"""Write embeddings. Example:
+
+python extract.py --dataset flowers102 --backbone dino_vitb16
+"""
+
+from fungi.cli.extract import main
+
+raise SystemExit(main())

@@ -1,0 +1,27 @@
+"""`extract.py`: write the embeddings of a dataset."""
+
+from collections.abc import Sequence
+
+from fungi.cli.command import run_command
+from fungi.cli.stage import StageSettings
+
+DESCRIPTION = """Write <root>/embeddings/<dataset>/<backbone>/<split>.h5 with `embeddings` [n d] and `targets` [n].
+
+Embeddings are computed in float32 unless --dtype says otherwise. What is there already is kept."""
+
+
+def run(settings: StageSettings) -> None:
+    """Extract all asked splits."""
+    from fungi.cli.extraction import extract_split
+    from fungi.cli.features import embedding_feature
+    from fungi.cli.surroundings import survey
+
+    around = survey(settings)
+    feature = embedding_feature(around, "float32" if settings.dtype == "auto" else settings.dtype)
+    for split in around.splits:
+        extract_split(around, split, [feature])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(StageSettings, run, program="extract.py", description=DESCRIPTION, arguments=arguments)

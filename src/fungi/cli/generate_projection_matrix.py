@@ -1,0 +1,52 @@
+"""`generate_projection_matrix.py`: write a random projection matrix."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fungi.cli.command import run_command
+from fungi.errors import FungiError
+from fungi.settings import required, setting
+
+DESCRIPTION = """Write a random projection [p G] with its hash: g = R vec(gradient) / sqrt(p).
+
+Sizes (p, G) for the attention output projection: ViT-S (384, 147840), ViT-B (768, 590592), ViT-L (1024, 1049600);
+`fungi list backbones` prints them all. Use one matrix for all objectives and splits of a backbone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionSettings:
+    """Size, kind and seed of a matrix, and where to write it."""
+
+    projection_dim: int = required("p: size of a projected gradient")
+    gradients_dim: int = required("G: entries of the flattened gradient, o * (i + 1) with the bias")
+    output_path: Path = required("file to write")
+    kind: Literal["binary", "gaussian", "sparse"] = setting("binary", "distribution of the entries")
+    seed: int = setting(42, "seed of the entries")
+    overwrite: bool = setting(False, "replace a file that holds another matrix")
+
+
+def run(settings: ProjectionSettings) -> None:
+    """Draw the matrix and write it; an equal one that is there already is kept."""
+    from fungi.gradients.projection import draw_projection, load_projection, save_projection
+
+    matrix = draw_projection(settings.projection_dim, settings.gradients_dim, kind=settings.kind, seed=settings.seed)
+    path = settings.output_path
+    if path.exists() and not settings.overwrite:
+        there = load_projection(path)
+        if there.hash != matrix.hash:
+            raise FungiError(
+                f"{path} holds another matrix (hash {there.hash[:12]}, not {matrix.hash[:12]}). Give --overwrite."
+            )
+        print(f"kept {path}: it holds this matrix already")
+        return
+    save_projection(matrix, path)
+    print(f"wrote {path}: {matrix.kind} {matrix.projection_dim} x {matrix.gradient_dim}, hash {matrix.hash[:12]}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(
+        ProjectionSettings, run, program="generate_projection_matrix.py", description=DESCRIPTION, arguments=arguments
+    )

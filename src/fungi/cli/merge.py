@@ -1,0 +1,41 @@
+"""`fungi merge`: assemble the blocks of all shards into feature files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fungi.cli.command import run_command
+from fungi.errors import FungiError
+from fungi.settings import setting
+
+DESCRIPTION = """Assemble every feature file whose blocks lie under <root>/blocks.
+
+The last shard to finish does so by itself; this command is for a dependent job that has to be sure. It fails, and
+says which blocks are missing, where a file is incomplete. It needs neither model nor data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeSettings:
+    """Where the blocks are."""
+
+    root: Path = setting(Path("features"), "folder of all feature files")
+
+
+def run(settings: MergeSettings) -> None:
+    """Assemble what is complete; then fail if anything was not."""
+    from fungi.store.assembly import assemble, block_folders
+
+    problems = []
+    for blocks in block_folders(settings.root):
+        try:
+            assemble(blocks, settings.root / blocks.manifest.file)
+            print(f"wrote {settings.root / blocks.manifest.file}: {blocks.manifest.birth.rows} rows")
+        except FungiError as error:
+            problems.append(str(error))
+    if problems:
+        raise FungiError(" ".join(problems))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(MergeSettings, run, program="fungi merge", description=DESCRIPTION, arguments=arguments)

@@ -1,0 +1,86 @@
+"""Blocks -> the feature file: written whole under a temporary name, renamed last."""
+
+import shutil
+from dataclasses import asdict
+from enum import Enum
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from fungi.errors import FungiError
+from fungi.runtime.files import written_whole
+from fungi.store.birth import Birth, read_birth, read_layer_birth, write_birth, write_layer_birth
+from fungi.store.blocks import MANIFEST, BlockFolder, Manifest
+
+
+class State(Enum):
+    """How far a feature file is."""
+
+    ABSENT = "absent"
+    DONE = "done"
+
+
+def state_of(path: Path, manifest: Manifest) -> State:
+    """Whether the file that the manifest describes is there already.
+
+    FungiError where another one is: what differs, and how to go on.
+    """
+    if not path.exists():
+        return State.ABSENT
+    birth, layers = _births(path)
+    if birth is None:
+        raise FungiError(f"{path} was not written by this program; move it away, or choose another --root.")
+    wanted = {name: asdict(layer) for name, layer in manifest.layers.items()}
+    if birth.identity() == manifest.birth.identity() and layers == wanted:
+        return State.DONE
+    there, here = {**birth.identity(), "layers": layers}, {**manifest.birth.identity(), "layers": wanted}
+    differing = [f"{name} {there[name]!r} against {here[name]!r}" for name in here if there[name] != here[name]]
+    raise FungiError(
+        f"{path} was made in another way: {'; '.join(differing)}. Choose another --root, or give --overwrite."
+    )
+
+
+def assemble(blocks: BlockFolder, path: Path) -> None:
+    """Write the feature file from all its blocks, then remove them.
+
+    FungiError where a block is missing. Several processes may do this at once: they write equal files, and one that
+    finds the blocks gone because another was faster is content with the other's file.
+    """
+    try:
+        _write(blocks, path)
+    except (FungiError, FileNotFoundError):
+        if path.exists() and state_of(path, blocks.manifest) is State.DONE:
+            return
+        raise
+    shutil.rmtree(blocks.folder, ignore_errors=True)
+
+
+def block_folders(root: Path) -> list[BlockFolder]:
+    """All work in progress below a root folder."""
+    return [BlockFolder.open(path.parent) for path in sorted((root / "blocks").rglob(MANIFEST))]
+
+
+def _write(blocks: BlockFolder, path: Path) -> None:
+    content = blocks.read()
+    first = next(content)
+    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+        write_birth(file, blocks.manifest.birth)
+        for name, sample in first[1].items():
+            shape = (blocks.manifest.birth.rows, *sample.shape[1:])
+            array = file.create_dataset(name, shape=shape, dtype=sample.dtype, track_times=False)
+            if name in blocks.manifest.layers:
+                write_layer_birth(array, blocks.manifest.layers[name])
+        for span, arrays in chain([first], content):
+            for name, values in arrays.items():
+                file[name][span.start : span.stop] = values
+
+
+def _births(path: Path) -> tuple[Birth | None, dict[str, Any]]:
+    try:
+        with h5py.File(path, "r") as file:
+            layers = {name: read_layer_birth(array) for name, array in file.items()}
+            return read_birth(file), {name: asdict(layer) for name, layer in layers.items() if layer is not None}
+    except OSError as error:
+        raise FungiError(f"{path} is damaged ({error}). Delete it and run the stage again.") from error

@@ -1,0 +1,130 @@
+"""A block of rows is the unit of work: computed on its own, written under a temporary name, renamed, never rewritten.
+
+Resume, shards of a SLURM array, requeue after preemption and a plain re-run are all the same thing: do the blocks that
+are missing. A folder of blocks belongs to one feature file and one way of making it (its key); `manifest.json` in it
+says all that is needed to assemble the file, so that a merge needs neither model nor data.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from fungi.errors import FungiError
+from fungi.runtime.files import written_whole
+from fungi.store.birth import Birth, LayerBirth
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows `start:stop` of block `index`."""
+
+    index: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a feature file will be: its path below the root, its birth record, its layers, and how rows are blocked."""
+
+    file: str
+    birth: Birth
+    layers: dict[str, LayerBirth]
+    block_size: int
+
+    @property
+    def key(self) -> str:
+        """A name for this way of making the file: a hash of everything that decides the numbers."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def identity(self) -> dict[str, Any]:
+        """What two writers must agree on."""
+        layers = {name: asdict(layer) for name, layer in self.layers.items()}
+        return {"birth": self.birth.identity(), "layers": layers, "block_size": self.block_size}
+
+    def spans(self) -> list[Span]:
+        """All blocks, in row order."""
+        starts = range(0, self.birth.rows, self.block_size)
+        return [Span(i, start, min(start + self.block_size, self.birth.rows)) for i, start in enumerate(starts)]
+
+    def to_json(self) -> str:
+        """As text."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """From text."""
+        raw = json.loads(text)
+        layers = {name: LayerBirth(**layer) for name, layer in raw["layers"].items()}
+        return cls(raw["file"], Birth(**raw["birth"]), layers, raw["block_size"])
+
+
+class BlockFolder:
+    """The blocks of one feature file."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+
+    @classmethod
+    def create(cls, folder: Path, manifest: Manifest) -> "BlockFolder":
+        """The folder for a manifest; whoever comes first writes it down."""
+        path = folder / MANIFEST
+        if not path.exists():
+            with written_whole(path) as temporary:
+                temporary.write_text(manifest.to_json())
+        return cls(folder, manifest)
+
+    @classmethod
+    def open(cls, folder: Path) -> "BlockFolder":
+        """A folder that exists."""
+        return cls(folder, Manifest.from_json((folder / MANIFEST).read_text()))
+
+    def missing(self) -> list[Span]:
+        """Blocks that are not there yet."""
+        return [span for span in self.manifest.spans() if not self._path(span).exists()]
+
+    def write(self, span: Span, arrays: dict[str, np.ndarray]) -> None:
+        """Store a block for good. Every array has one row per row of the span."""
+        assert all(len(values) == len(span) for values in arrays.values())
+        if not self._path(span).exists():
+            with written_whole(self._path(span)) as temporary:
+                save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, temporary)
+
+    def read(self) -> Iterator[tuple[Span, dict[str, np.ndarray]]]:
+        """All blocks in row order. FungiError that says which are missing, or which can't be read."""
+        self.require_complete()
+        for span in self.manifest.spans():
+            path = self._path(span)
+            try:
+                arrays = load_file(path)
+            except (SafetensorError, OSError) as error:
+                raise FungiError(f"block {path} can't be read ({error}). Delete it and run the stage again.") from error
+            if any(len(values) != len(span) for values in arrays.values()):
+                raise FungiError(f"block {path} does not hold {len(span)} rows. Delete it and run the stage again.")
+            yield span, arrays
+
+    def require_complete(self) -> None:
+        """FungiError with the missing blocks and their rows."""
+        missing = self.missing()
+        if missing:
+            shown = ", ".join(f"{span.index} (rows {span.start}-{span.stop - 1})" for span in missing[:8])
+            more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+            raise FungiError(
+                f"{self.manifest.file} can't be assembled: {len(missing)} of {len(self.manifest.spans())} blocks are "
+                f"missing: {shown}{more}. Run the stage again with the shards that make them."
+            )
+
+    def _path(self, span: Span) -> Path:
+        return self.folder / f"{span.index:06d}.safetensors"

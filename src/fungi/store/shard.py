@@ -1,0 +1,25 @@
+"""A part of the work: what one element of a job array does."""
+
+from dataclasses import dataclass
+
+from fungi.errors import FungiError
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The I-th of N equal parts of the work (`I/N`, counted from 1): blocks I, I+N, I+2N, ..."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """`"2/8"`; FungiError where that is no shard."""
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise FungiError(f"--shard {text!r} is not I/N with I from 1 to N, as in 1/4, 2/4, 3/4, 4/4.")
+        return cls(int(index), int(count))
+
+    def takes(self, block: int) -> bool:
+        """Whether a block (counted from 0) belongs to this shard."""
+        return block % self.count == self.index - 1

@@ -1,0 +1,93 @@
+"""Rows of a dataset -> prepared views in batches, by worker processes that decode and crop.
+
+What a row becomes depends on (seed, kind of views, sample id) alone: not on the batch, the worker or the order.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from fungi.data.base import Samples
+from fungi.errors import FungiError
+from fungi.runtime.seeds import seeded
+from fungi.views.base import ViewGenerator
+
+Batch = dict[str, Any]
+"""Collated prepared views of one batch, by the generator's identity."""
+
+
+@dataclass(frozen=True)
+class PreparedViews(Dataset):
+    """The views of single rows."""
+
+    samples: Samples
+    generators: Sequence[ViewGenerator]
+    seed: int
+
+    def __getitem__(self, row: int) -> list[Any] | FungiError:
+        """Prepared views of a row, one entry per generator; an error travels back as a value, its text unharmed."""
+        try:
+            item = self.samples.load(row)
+            return [self._prepare(generator, item, row) for generator in self.generators]
+        except FungiError as error:
+            return error
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def _prepare(self, generator: ViewGenerator, item: Any, row: int) -> Any:
+        with seeded(self.seed, "views", generator.kind, self.samples.ids[row]):
+            return generator.prepare(item)
+
+
+def batches(
+    samples: Samples,
+    generators: Sequence[ViewGenerator],
+    row_batches: Sequence[Sequence[int]],
+    *,
+    seed: int,
+    num_workers: int,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """One batch of prepared views per entry of `row_batches`, in that order.
+
+    Raises FungiError for a row that can't be read, once the batches before it have been handed out.
+    """
+    unique = list({generator.identity: generator for generator in generators}.values())
+    loader = DataLoader(
+        PreparedViews(samples, unique, seed),
+        batch_sampler=[list(rows) for rows in row_batches],
+        collate_fn=_Collate(unique),
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_one_thread,
+        prefetch_factor=2 if num_workers else None,
+    )
+    for batch in loader:
+        if isinstance(batch, FungiError):
+            raise batch
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Collate:
+    generators: Sequence[ViewGenerator]
+
+    def __call__(self, rows: list[list[Any] | FungiError]) -> Batch | FungiError:
+        prepared: list[list[Any]] = []
+        for row in rows:
+            if isinstance(row, FungiError):
+                return row
+            prepared.append(row)
+        columns = zip(*prepared, strict=True)
+        return {
+            made.identity: made.collate(list(column)) for made, column in zip(self.generators, columns, strict=True)
+        }
+
+
+def _one_thread(worker: int) -> None:
+    """Workers decode; the processor's other cores belong to the other workers."""
+    torch.set_num_threads(1)
