@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fungi.data.archives import fetch, made_whole, unpack
+from fungi.data.archives import fetch, is_there, made_whole, unpack
 from fungi.data.base import DATASETS, DatasetSpec, Samples
 from fungi.data.image_files import image_samples
 from fungi.data.places import Place, reading, relative
@@ -25,7 +25,7 @@ def _download(data_dir: Path) -> None:
     from torchvision.datasets import FGVCAircraft
 
     home = PLACE.home(data_dir.expanduser())
-    if home.exists():
+    if is_there(home):
         return
     with made_whole(home) as work:
         archive = fetch(FGVCAircraft._URL, work)

@@ -4,6 +4,8 @@ An archive is a stranger's file: a member that would land outside the target, a 
 anything is written.
 """
 
+import gzip
+import lzma
 import shutil
 import tarfile
 import tempfile
@@ -20,7 +22,7 @@ from typing import Any
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.log import logger
 
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
 @contextmanager
@@ -34,6 +36,14 @@ def made_whole(target: Path) -> Iterator[Path]:
         work.rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def is_there(target: Path) -> bool:
+    """Whether a folder or file has been made before, which is then said; an empty folder counts as not made."""
+    made = any(target.iterdir()) if target.is_dir() else target.exists()
+    if made:
+        logger.info("%s is there already (remove it to have it made again)", target)
+    return made
 
 
 def find_archive(folder: Path, *patterns: str) -> Path:
@@ -56,8 +66,14 @@ def unpack(archive: Path, into: Path, *, below: str = "") -> None:
         else:
             with tarfile.open(archive) as file:
                 written = _write_members(archive, _tar_members(archive, file), into, below)
+                while file.fileobj and file.fileobj.read(1 << 20):  # to the end, where the checksum is
+                    pass
     except _DAMAGE as error:
         raise FungiError(f"the archive {archive} is damaged ({error}). Download it again.") from error
+    except OSError as error:
+        raise FungiError(
+            f"can't unpack {archive} into {into} ({error}). Make room, or choose another place."
+        ) from error
     if not written:
         raise FungiError(f"the archive {archive} holds no {below or 'files'}. Is it the right one?")
 
@@ -67,8 +83,7 @@ def unpack_folder(archive: Callable[[], Path], below: str, target: Path) -> None
 
     An archive that holds the folder twice nested (`cars_train/cars_train/*.jpg`) is flattened.
     """
-    if target.exists():
-        logger.info("%s is there already", target)
+    if is_there(target):
         return
     source = archive()
     logger.info("unpacking %s of %s", below or "all", source)
@@ -80,8 +95,7 @@ def unpack_folder(archive: Callable[[], Path], below: str, target: Path) -> None
 
 def unpack_file(archive: Callable[[], Path], name: str, target: Path) -> None:
     """Make the file `target` from one file of an archive; nothing to do where it is there already."""
-    if target.exists():
-        logger.info("%s is there already", target)
+    if is_there(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.partial-", dir=target.parent) as work:
@@ -114,8 +128,7 @@ class TorchvisionDownload:
         import torchvision.datasets
 
         target = data_dir.expanduser() / self.folder
-        if target.exists():
-            logger.info("%s is there already", target)
+        if is_there(target):
             return
         with made_whole(target) as work:
             try:

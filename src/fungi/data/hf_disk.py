@@ -133,7 +133,7 @@ def _open_table(folder: Path) -> Any:
         return load_from_disk(str(folder))
     except FileNotFoundError:
         raise MissingFilesError(f"{folder} is no split of a dataset saved to disk. Save the dataset again.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         cause = str(error).partition("\n")[0]
         raise FungiError(f"the saved dataset {folder} can't be opened ({cause}). Save it again.") from error
 

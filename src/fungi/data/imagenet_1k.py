@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from fungi.data.archives import find_archive, made_whole
+from fungi.data.archives import find_archive, is_there, made_whole
 from fungi.data.base import DATASETS, DatasetSpec, Samples
 from fungi.data.image_files import class_folder_samples, class_folders
 from fungi.data.places import Place, reading
@@ -44,8 +44,7 @@ def _prepare(data_dir: Path, archives: Path) -> None:
         with _unpacking(archives, "devkit") as file:
             imagenet.parse_devkit_archive(str(home), file=file)
     for folder, parse in (("train", imagenet.parse_train_archive), ("val", imagenet.parse_val_archive)):
-        if (home / folder).exists():
-            logger.info("%s is there already", home / folder)
+        if is_there(home / folder):
             continue
         with _unpacking(archives, folder) as file, made_whole(home / folder) as work:
             parse(str(home), file=file, folder=work.name)

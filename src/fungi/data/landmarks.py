@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from fungi.data.archives import find_archive, made_whole, unpack, unpack_folder
+from fungi.data.archives import find_archive, is_there, made_whole, unpack, unpack_folder
 from fungi.data.base import DatasetSpec, Loader, Samples
 from fungi.data.image_files import image_samples
 from fungi.data.names import PackedNames
@@ -81,7 +81,7 @@ class Landmarks:
         home = self.place.home(data_dir)
         if list(archives.glob("roxfordparis.zip")):
             unpack_folder(partial(find_archive, archives, "roxfordparis.zip"), self.folder, home / self.folder)
-        elif not (home / self.folder).exists():
+        elif not is_there(home / self.folder):
             self._prepare_from_official(home / self.folder, archives)
 
     def _prepare_from_official(self, target: Path, archives: Path) -> None:

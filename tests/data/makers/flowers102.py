@@ -1,0 +1,30 @@
+"""`imagelabels.mat` (labels from 1, per image number) and `setid.mat` (image numbers per split)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision.datasets
+from scipy.io import savemat
+
+from tests.data.makers.miniature import Miniature, file_rows, files_below, md5
+
+LABELS = [77, 1, 102, 5, 1, 77, 3]
+NUMBERS = {"train": [3, 1], "valid": [2, 5], "test": [7, 4, 6]}
+
+
+def make(data_dir: Path, patch: pytest.MonkeyPatch) -> Miniature:
+    root = data_dir / "flowers102"
+    base = root / "flowers-102"
+    splits = {}
+    for split, numbers in NUMBERS.items():
+        rows = [(f"flowers-102/jpg/image_{number:05d}.jpg", LABELS[number - 1] - 1) for number in numbers]
+        splits[split] = file_rows(root, rows)
+    savemat(base / "imagelabels.mat", {"labels": np.asarray([LABELS], dtype=np.uint8)})
+    keys = {"trnid": "train", "valid": "valid", "tstid": "test"}
+    savemat(base / "setid.mat", {key: np.asarray([NUMBERS[split]], dtype=np.uint16) for key, split in keys.items()})
+    flowers = torchvision.datasets.Flowers102
+    sums = {"label": "imagelabels.mat", "setid": "setid.mat"}
+    patched = {**flowers._file_dict, **{key: (name, md5(base / name)) for key, name in sums.items()}}
+    patch.setattr(flowers, "_file_dict", patched)
+    return Miniature(splits, class_names=flowers.classes, files=files_below(root, splits))

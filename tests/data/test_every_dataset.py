@@ -1,0 +1,161 @@
+"""Laws that every registered dataset keeps, on a miniature copy in its true format.
+
+A new dataset needs a maker in `tests/data/makers`; without one the first law fails.
+"""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from fungi.data.base import DATASETS, open_split
+from fungi.errors import FungiError, MissingFilesError
+from tests.data.makers import makers
+from tests.data.makers.miniature import uniform
+
+NAMES = DATASETS.names()
+ON_DISK = [name for name in NAMES if name != "digits"]
+OF_FILES = [name for name in NAMES if name not in ("digits", "cifar10", "cifar100")]
+"""Datasets whose rows are image files. (Of the others, one is carried by scikit-learn, two are read as a whole.)"""
+
+
+def test_every_dataset_has_a_maker_of_miniatures():
+    assert sorted(makers()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_labels_and_order_are_those_of_the_source(name, miniature):
+    made = miniature(name)
+    for split, rows in made.expected.splits.items():
+        samples = made.open(split)
+        assert list(samples.ids) == [row.id for row in rows]
+        assert samples.targets.tolist() == [row.label for row in rows]
+        assert list(samples.class_names) == made.expected.class_names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_loads_its_own_image_in_rgb(name, miniature):
+    made = miniature(name)
+    for split, rows in made.expected.splits.items():
+        samples = made.open(split)
+        for row in range(min(len(samples), 20)):
+            image, label = samples[row]
+            assert image.mode == "RGB"
+            assert label == rows[row].label
+            if rows[row].colour:  # JPEG moves a flat colour by a few levels
+                np.testing.assert_allclose(uniform(image), rows[row].colour, atol=6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_splits_of_the_entry_are_the_splits_there_are(name, miniature):
+    assert set(miniature(name).expected.splits) == set(DATASETS[name].splits)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_split_is_refused_with_the_known_ones(name, miniature):
+    made = miniature(name)
+    with pytest.raises(FungiError, match=rf"'{name}' has no split 'dev'\. It has: train, .*test"):
+        made.open("dev")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fingerprint_does_not_depend_on_the_place(name, miniature, tmp_path):
+    made = miniature(name)
+    before = made.open("train").fingerprint()
+    shutil.move(made.data_dir, tmp_path / "moved" / "elsewhere")
+    assert open_split(name, "train", tmp_path / "moved" / "elsewhere").fingerprint() == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_splits_differ_in_fingerprint(name, miniature):
+    made = miniature(name)
+    prints = [made.open(split).fingerprint() for split in made.expected.splits]
+    assert len(set(prints)) == len(prints)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_survive_pickling(name, miniature):
+    samples = miniature(name).open("test")
+    copied = pickle.loads(pickle.dumps(samples))
+    assert copied.fingerprint() == samples.fingerprint()
+    np.testing.assert_array_equal(np.asarray(copied.load(1)), np.asarray(samples.load(1)))
+
+
+@pytest.mark.parametrize("name", ON_DISK)
+def test_missing_files_error_says_what_where_and_the_way_out(name, tmp_path):
+    with pytest.raises(MissingFilesError) as caught:
+        open_split(name, "train", tmp_path)
+    text = str(caught.value)
+    assert f"dataset {name!r}" in text
+    assert str(tmp_path) in text
+    assert "python scripts/" in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+def test_corrupt_image_is_named(name, miniature):
+    made = miniature(name)
+    first = made.expected.splits["train"][0].id
+    made.expected.files[first].write_bytes(b"this is no image")
+    with pytest.raises(FungiError) as caught:
+        made.open("train").load(0)
+    assert str(made.expected.files[first]) in str(caught.value)
+    assert repr(first) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+def test_absent_image_is_named(name, miniature):
+    made = miniature(name)
+    samples = made.open("test")
+    first = made.expected.splits["test"][0].id
+    made.expected.files[first].unlink()
+    with pytest.raises(MissingFilesError, match="there is no file") as caught:
+        samples.load(0)
+    assert str(made.expected.files[first]) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if DATASETS[name].prepare])
+def test_preparation_makes_the_same_rows_and_is_safe_to_repeat(name, miniature, tmp_path, monkeypatch):
+    made = miniature(name)
+    (tmp_path / "archives").mkdir()
+    makers()[name].pack(made.data_dir, tmp_path / "archives", monkeypatch)
+    prepared = tmp_path / "prepared"
+    DATASETS[name].prepare(prepared, tmp_path / "archives")
+    shutil.rmtree(tmp_path / "archives")
+    DATASETS[name].prepare(prepared, tmp_path / "archives")  # all there already: needs no archive
+    for split in made.expected.splits:
+        samples = open_split(name, split, prepared)
+        assert samples.fingerprint() == made.open(split).fingerprint()
+        assert list(samples.class_names) == made.expected.class_names
+        samples.load(0)
+    assert not [path for path in prepared.rglob("*") if ".partial-" in path.name]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if DATASETS[name].prepare])
+def test_preparation_names_the_archive_it_lacks(name, tmp_path):
+    with pytest.raises(MissingFilesError, match=rf"there is no .* in {tmp_path}"):
+        DATASETS[name].prepare(tmp_path / "data", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("pets", "fork"), ("cifar10", "fork"), pytest.param("pets", "spawn", marks=pytest.mark.slow)]
+)
+def test_workers_of_any_kind_load_the_same_images(name, method, miniature):
+    samples = miniature(name).open("train")
+    loader = DataLoader(_Pixels(samples), batch_size=2, num_workers=2, multiprocessing_context=method)
+    expected = torch.stack([_Pixels(samples)[row] for row in range(len(samples))])
+    assert torch.equal(torch.cat(list(loader)), expected)
+
+
+class _Pixels(torch.utils.data.Dataset):
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, row):
+        return torch.from_numpy(np.array(self.samples.load(row)))

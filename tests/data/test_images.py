@@ -1,0 +1,141 @@
+"""Any readable image becomes RGB; any unreadable one becomes a FungiError that names it."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+from torchvision.datasets import ImageFolder
+
+from fungi.data.image_files import class_folder_samples, class_folders, decode, image_samples, to_rgb
+from fungi.data.names import PackedNames
+from fungi.errors import FungiError
+
+RAMP = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
+
+
+def _file(path: Path, image: Image.Image, **options) -> Path:
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16"])
+def test_every_mode_becomes_rgb_of_the_same_brightness(mode, tmp_path):
+    if mode == "I;16":
+        image = Image.fromarray(RAMP.astype(np.uint16) * 257)
+    elif mode == "1":
+        image = Image.fromarray(RAMP > 127)
+    else:
+        image = Image.fromarray(RAMP).convert("RGB").convert(mode)
+    ending = ".jpg" if mode in ("CMYK", "YCbCr") else ".png"
+    options = {"quality": 100} if ending == ".jpg" else {}
+    made = decode(_file(tmp_path / f"image{ending}", image, **options), "image")
+    assert made.mode == "RGB"
+    expected = (RAMP > 127) * 255 if mode == "1" else RAMP.astype(int)
+    # the palette has 216 web colours and JPEG rounds: brightness within a step of either
+    np.testing.assert_allclose(np.asarray(made, dtype=int).mean(-1), expected, atol=52 if mode == "P" else 4)
+
+
+def test_palette_with_transparency_keeps_its_colours_and_warns_of_nothing(tmp_path):
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 200, 100, 50])
+    path = _file(tmp_path / "palette.png", image, transparency=b"\x00\x80")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode(path, "palette").getpixel((2, 2)) == (200, 100, 50)
+
+
+def test_rgb_pixels_are_left_alone():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(np.asarray(to_rgb(Image.fromarray(pixels))), pixels)
+
+
+def test_truncated_image_is_refused_by_default_and_read_where_allowed(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = _file(tmp_path / "cut.jpg", Image.fromarray(pixels))
+    path.write_bytes(path.read_bytes()[:-1500])
+    with pytest.raises(FungiError, match=rf"'cut': can't read {path} .*[Tt]runcated.*Replace the file"):
+        decode(path, "cut")
+    assert decode(path, "cut", truncated=True).size == (64, 64)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_tolerance_flag_of_pillow_is_left_as_found_even_after_an_error(before, tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", before)
+    (tmp_path / "bad.jpg").write_bytes(b"nothing")
+    with pytest.raises(FungiError):
+        decode(tmp_path / "bad.jpg", "bad", truncated=True)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is before
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_damage_anywhere_gives_an_image_or_a_named_error(kind, data):
+    buffer = io.BytesIO()
+    Image.fromarray(RAMP).convert("RGB").save(buffer, kind)
+    content = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of enormous sizes
+        outcome = _mode_or_error(bytes(content))
+    assert outcome == "RGB" or (outcome.startswith("sample 'damaged': can't read row 3 (") and "\n" not in outcome)
+
+
+def _mode_or_error(content: bytes) -> str:
+    try:
+        return decode(content, "damaged", place="row 3").mode
+    except FungiError as error:
+        return str(error)
+
+
+def test_class_folders_are_read_as_torchvision_reads_them(tmp_path):
+    for name in ("b/2.PNG", "b/10.jpg", "a/z.jpeg", "a/deep/er/1.png", "a/deep/0.png", "a/note.txt"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    samples = class_folder_samples(tmp_path, "train", class_folders(tmp_path / "train"))
+    oracle = ImageFolder(str(tmp_path / "train"), is_valid_file=None)
+    expected = [(str(Path(path).relative_to(tmp_path)), label) for path, label in oracle.samples]
+    assert list(zip(samples.ids, samples.targets.tolist(), strict=True)) == expected
+
+
+def test_hidden_files_and_folders_are_no_images(tmp_path):
+    for name in ("a/1.png", "a/._1.png", ".cache/1.png", "__MACOSX/1.png"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    samples = class_folder_samples(tmp_path, "train", class_folders(tmp_path / "train"))
+    assert list(samples.ids) == ["train/a/1.png"]
+
+
+@given(names=st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]))))
+def test_packed_names_are_the_names(names):
+    packed = PackedNames(names)
+    assert list(packed) == names
+    assert list(packed[1:]) == names[1:]
+    if names:
+        assert packed[-1] == names[-1]
+    with pytest.raises(IndexError):
+        packed[len(names)]
+
+
+def test_file_name_that_is_not_unicode_is_refused():
+    with pytest.raises(FungiError, match="not valid UTF-8"):
+        image_samples(Path(), [b"caf\xe9.jpg".decode(errors="surrogateescape")], [0])
+
+
+def test_chosen_rows_of_chosen_rows_keep_ids_labels_and_images(tmp_path):
+    names = [f"{number}.png" for number in range(5)]
+    for number, name in enumerate(names):
+        Image.new("RGB", (2, 2), (number * 40, 0, 0)).save(tmp_path / name)
+    samples = image_samples(tmp_path, names, range(5)).take([4, 2, 0]).take([2, 0])
+    assert list(samples.ids) == ["0.png", "4.png"]
+    assert samples.targets.tolist() == [0, 4]
+    assert [samples.load(row).getpixel((0, 0))[0] for row in range(2)] == [0, 160]

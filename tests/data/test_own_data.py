@@ -1,0 +1,171 @@
+"""A user's own data: class folders and saved datasets, given or found by name."""
+
+import numpy as np
+import pytest
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, Value, disable_progress_bars
+from PIL import Image as PillowImage
+
+from fungi.data.base import open_split, resolve_dataset
+from fungi.errors import FungiError, MissingFilesError
+from tests.data.makers.miniature import colour_of, uniform, write_image
+
+disable_progress_bars()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name in ("train/cat/1.jpg", "train/cat/10.jpg", "train/dog/2.png", "val/dog/3.png", "test/dog/4.png"):
+        write_image(tmp_path / "own" / name, name)
+    return tmp_path / "own"
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def split(rows):
+        images = [PillowImage.new("RGB", (6, 5), colour_of(str(row))) for row in rows]
+        features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
+        return Dataset.from_dict({"image": images, "label": [row % 2 for row in rows]}, features=features)
+
+    DatasetDict(train=split(range(4)), validation=split([7]), test=split([9, 8])).save_to_disk(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_class_folders_are_opened_under_the_given_name(folders, tmp_path):
+    text = f"mine=folder:{folders}"
+    spec = resolve_dataset(text)
+    assert (spec.name, spec.splits, spec.classes, spec.published) == ("mine", ("train", "valid", "test"), 2, False)
+    train = open_split(text, "train", tmp_path)
+    assert list(train.ids) == ["train/cat/1.jpg", "train/cat/10.jpg", "train/dog/2.png"]
+    assert train.targets.tolist() == [0, 0, 1]
+    assert list(train.class_names) == ["cat", "dog"]
+    np.testing.assert_allclose(uniform(train.load(0)), colour_of("train/cat/1.jpg"), atol=6)
+
+
+def test_a_label_means_the_class_of_train_in_every_split(folders, tmp_path):
+    test = open_split(f"mine=folder:{folders}", "test", tmp_path)
+    assert test.targets.tolist() == [1]  # `dog`, though it is the only class of the split
+    assert list(open_split(f"mine=folder:{folders}", "valid", tmp_path).ids) == ["val/dog/3.png"]
+
+
+def test_class_that_train_has_not_is_refused(folders, tmp_path):
+    write_image(folders / "test" / "wolf" / "1.png", "wolf")
+    with pytest.raises(FungiError, match="has class folders that train has not: wolf"):
+        open_split(f"mine=folder:{folders}", "test", tmp_path)
+
+
+def test_split_without_images_is_refused(folders, tmp_path):
+    (folders / "test" / "dog" / "4.png").unlink()
+    with pytest.raises(MissingFilesError, match=r"no image in the class folders of .*test\. Expected .*CLASS/IMAGE"):
+        open_split(f"mine=folder:{folders}", "test", tmp_path)
+
+
+def test_bare_name_is_found_in_the_data_directory(folders, saved, tmp_path):
+    assert len(open_split("own", "train", tmp_path)) == 3
+    assert len(open_split("saved", "train", tmp_path)) == 4
+
+
+def test_saved_dataset_is_opened_under_the_given_name(saved, tmp_path):
+    text = f"mine=hf:{saved}"
+    assert resolve_dataset(text).splits == ("train", "valid", "test")
+    test = open_split(text, "test", tmp_path)
+    assert list(test.ids) == ["test/0", "test/1"]
+    assert test.targets.tolist() == [1, 0]
+    assert list(test.class_names) == ["cat", "dog"]
+    assert [uniform(test.load(row)) for row in range(2)] == [colour_of("9"), colour_of("8")]
+    assert len(open_split(text, "valid", tmp_path)) == 1
+
+
+def test_damaged_image_of_a_saved_dataset_is_named(tmp_path):
+    features = Features({"image": Image(), "label": Value("int64")})
+    split = Dataset.from_dict({"image": [{"bytes": b"broken", "path": None}], "label": [3]}, features=features)
+    DatasetDict(train=split).save_to_disk(tmp_path / "saved")
+    samples = open_split("saved", "train", tmp_path)
+    with pytest.raises(FungiError, match=rf"'train/0': can't read row 0 of {tmp_path}/saved/train"):
+        samples.load(0)
+
+
+def test_texts_with_names_as_labels_are_read_as_text(tmp_path):
+    train = Dataset.from_dict({"id": ["x", "y"], "text": ["good film", "bad film"], "label": ["pos", "neg"]})
+    test = Dataset.from_dict({"id": ["z"], "text": ["so so"], "label": ["neutral"]})
+    DatasetDict(train=train, test=test).save_to_disk(tmp_path / "films")
+    spec = resolve_dataset("films", tmp_path)
+    assert spec.modality == "text"
+    samples = spec.open(tmp_path, "train")
+    assert [samples[row] for row in range(2)] == [("good film", 2), ("bad film", 0)]
+    assert list(samples.class_names) == ["neg", "neutral", "pos"]
+
+
+@pytest.mark.parametrize("label", [-1, None])
+def test_unlabelled_row_is_refused(label, tmp_path):
+    DatasetDict(train=Dataset.from_dict({"text": ["a", "b"], "label": [0, label]})).save_to_disk(tmp_path / "own")
+    with pytest.raises(FungiError, match=rf"row 1 has the label {label}; labels count from 0"):
+        open_split("own", "train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("features", "text"),
+    [
+        ({"a": Value("string"), "b": Value("string"), "label": Value("int64")}, "which is an image or text column"),
+        ({"image": Image(), "colour": Value("int64")}, "which is a column 'label'"),
+        ({"sound": Audio(), "label": Value("int64")}, "holds sounds"),
+    ],
+)
+def test_columns_that_leave_a_doubt_are_refused(features, text, tmp_path):
+    one_row = Dataset.from_dict({name: [None] for name in features}, features=Features(features))
+    DatasetDict(train=one_row).save_to_disk(tmp_path / "own")
+    with pytest.raises(FungiError, match=text):
+        open_split("own", "train", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "", "with space", "x" * 101, "tab\t"])
+def test_name_that_is_no_plain_folder_name_is_refused(name, folders):
+    with pytest.raises(FungiError, match="can't be the name of a folder"):
+        resolve_dataset(f"{name}=folder:{folders}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mine=folders:/x", r"is not understood\. Write NAME=folder:PATH"),
+        ("mine=/x", "is not understood"),
+        ("mine=hf:", "is not understood"),
+        ("digits=folder:/x", "'digits' is the name of a known dataset"),
+        ("mine=folder:/there/is/none", "there is no folder /there/is/none"),
+        ("diggits", r"Did you mean 'digits'\?.*For your own data write NAME=folder:PATH"),
+    ],
+)
+def test_mistakes_are_explained(text, message):
+    with pytest.raises(FungiError, match=message):
+        resolve_dataset(text)
+
+
+def test_unknown_name_says_where_it_looked(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(FungiError, match=rf"unknown dataset 'mine'.*\({tmp_path}/mine is neither\.\)"):
+        resolve_dataset("mine", tmp_path)
+
+
+def test_unusual_names_never_leave_the_data_directory(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    with pytest.raises(FungiError, match=r"unknown dataset '\.\.'"):
+        resolve_dataset("..", tmp_path / "data")
+
+
+@pytest.mark.parametrize(("kind", "lacks"), [("folder", "no folder train/"), ("hf", r"no dataset_dict\.json")])
+def test_folder_of_another_kind_is_explained(kind, lacks, tmp_path):
+    with pytest.raises(MissingFilesError, match=lacks):
+        resolve_dataset(f"mine={kind}:{tmp_path}").open(tmp_path, "train")
+
+
+@pytest.mark.parametrize("damage", ["state.json", "dataset_info.json", "data-00000-of-00001.arrow"])
+def test_damaged_saved_dataset_is_named(damage, saved, tmp_path):
+    (saved / "train" / damage).write_bytes(b"{damaged")
+    with pytest.raises(FungiError, match=rf"the saved dataset {saved}/train can't be opened \(.*Save it again"):
+        open_split("saved", "train", tmp_path)
+
+
+def test_saved_dataset_with_other_splits_is_explained(tmp_path):
+    DatasetDict(dev=Dataset.from_dict({"text": ["a"], "label": [0]})).save_to_disk(tmp_path / "own")
+    with pytest.raises(MissingFilesError, match="has the splits dev; expected train, valid or test"):
+        resolve_dataset("own", tmp_path)

@@ -1,0 +1,158 @@
+"""Damage to annotations is named, sizes are checked, and the scripts say so with the right exit status."""
+
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fungi.data.base import DATASETS, open_split
+from fungi.data.eurosat import split_rows
+from fungi.data.preparation import DownloadSettings, VerifySettings, download, verify
+from fungi.data.verify import verify_dataset
+from fungi.errors import FungiError, MissingFilesError
+
+SCRIPTS = sorted((Path(__file__).parents[2] / "scripts").glob("*_dataset.py")) + sorted(
+    (Path(__file__).parents[2] / "scripts").glob("prepare_*.py")
+)
+ANNOTATIONS = {
+    "cifar10": "cifar10/cifar-10-batches-py/data_batch_3",
+    "cifar100": "cifar100/cifar-100-python/meta",
+    "food101": "food101/food-101/meta/train.json",
+    "textures": "textures/dtd/dtd/labels/train1.txt",
+    "flowers102": "flowers102/flowers-102/setid.mat",
+    "aircraft": "aircraft/fgvc-aircraft-2013b/data/images_variant_train.txt",
+    "cars": "cars/stanford_cars/devkit/cars_train_annos.mat",
+    "pets": "pets/annotations/trainval.txt",
+    "cub-200": "cub/CUB_200_2011/images.txt",
+    "imagenet-100": "imagenet100/Labels.json",
+    "imagenet-1k": "imagenet-1k/meta.bin",
+}
+
+
+@pytest.mark.parametrize("name", ANNOTATIONS)
+def test_damaged_annotations_are_named_in_one_line(name, miniature):
+    made = miniature(name)
+    (made.data_dir / ANNOTATIONS[name]).write_bytes(b"\x00damaged beyond \xff repair")
+    with pytest.raises(FungiError, match=rf"dataset '{name}': the files in {made.data_dir}.* are damaged") as caught:
+        made.open("train")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in ANNOTATIONS if name not in ("imagenet-1k",)])
+def test_absent_annotations_are_explained(name, miniature):
+    made = miniature(name)
+    (made.data_dir / ANNOTATIONS[name]).unlink()
+    with pytest.raises(FungiError, match=rf"dataset '{name}': .*{made.data_dir}"):
+        made.open("train")
+
+
+def test_imagenet_without_meta_file_calls_classes_by_wordnet_id(miniature):
+    made = miniature("imagenet-1k")
+    before = made.open("test").fingerprint()
+    (made.data_dir / "imagenet-1k" / "meta.bin").unlink()
+    samples = made.open("test")
+    assert samples.fingerprint() == before
+    assert list(samples.class_names) == ["n01440764", "n01443537"]
+
+
+def test_imagenet_label_does_not_depend_on_the_classes_of_the_split(miniature):
+    made = miniature("imagenet-1k")
+    (made.expected.files["val/n01440764/ILSVRC2012_val_00000002.JPEG"]).unlink()
+    (made.data_dir / "imagenet-1k" / "val" / "n01440764").rmdir()
+    assert made.open("test").targets.tolist() == [1]
+
+
+def test_eurosat_split_is_pinned_for_the_real_label_list():
+    counts = [3000, 3000, 3000, 2500, 2500, 2000, 2500, 3000, 2500, 3000]
+    labels = np.repeat(np.arange(10), counts)
+    rows = split_rows(labels)
+    assert (len(rows["train"]), len(rows["test"])) == (21600, 5400)
+    assert sorted(np.concatenate(list(rows.values())).tolist()) == list(range(27000))
+    assert np.bincount(labels[rows["test"]]).tolist() == [count // 5 for count in counts]
+    with pytest.raises(FungiError, match="draws another split than the published one"):
+        split_rows(labels[::-1])
+
+
+def test_other_sizes_than_published_are_said_aloud(miniature, caplog):
+    with caplog.at_level(logging.WARNING, logger="fungi"):
+        miniature("cars").open("train")
+    assert "dataset 'cars': split train has 3 rows here, published are 8144" in caplog.text
+
+
+def test_verification_passes_where_sizes_and_classes_agree(miniature):
+    made = miniature("pets")
+    sizes = {split: len(rows) for split, rows in made.expected.splits.items()}
+    lines = list(verify_dataset(replace(DATASETS["pets"], sizes=sizes, classes=3), made.data_dir, every_item=True))
+    assert [line.split(",")[0] for line in lines] == [
+        "pets train: 4 rows of 3 classes",
+        "pets test: 3 rows of 3 classes",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"sizes": {"train": 5}}, "split train has 4 rows, published are 5"),
+        ({"sizes": {"train": 4}, "classes": 4}, "has rows of 3 classes, published are 4"),
+    ],
+)
+def test_verification_refuses_other_rows_or_classes(change, text, miniature):
+    made = miniature("pets")
+    with pytest.raises(FungiError, match=text):
+        list(verify_dataset(replace(DATASETS["pets"], **change), made.data_dir))
+
+
+def test_verification_of_every_item_finds_the_one_that_is_damaged(miniature):
+    made = miniature("pets")
+    spec = replace(DATASETS["pets"], sizes={"train": 4}, classes=3)
+    made.expected.files["images/american_bulldog_3.jpg"].write_bytes(b"")
+    assert list(verify_dataset(spec, made.data_dir))
+    with pytest.raises(FungiError, match="american_bulldog_3"):
+        list(verify_dataset(spec, made.data_dir, every_item=True))
+
+
+def test_verify_prints_a_line_per_split(capsys, tmp_path):
+    verify(VerifySettings(dataset="digits", data_dir=tmp_path))
+    assert capsys.readouterr().out.startswith("digits train: 1257 rows of 10 classes")
+
+
+@pytest.mark.parametrize(("name", "text"), [("cars", "prepare script"), ("digits", "needs none")])
+def test_what_no_program_can_download_is_explained(name, text, tmp_path):
+    with pytest.raises(FungiError, match=rf"'{name}' can't be downloaded.*{text}.*Those that can: aircraft, cifar10"):
+        download(DownloadSettings(dataset=name, data_dir=tmp_path))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_docstring_of_a_script_names_its_own_command(script):
+    text = script.read_text()
+    assert f"python scripts/{script.name} " in text.split('"""')[1]
+    assert f'program="{script.name}"' in text
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if DATASETS[name].prepare or DATASETS[name].download])
+def test_script_that_a_missing_dataset_points_to_exists(name, tmp_path):
+    with pytest.raises(MissingFilesError) as caught:
+        open_split(name, "train", tmp_path)
+    script = str(caught.value).split("run: python ")[1].split()[0]
+    assert Path(__file__).parents[2].joinpath(script).is_file()
+
+
+@pytest.mark.slow
+def test_script_ends_with_one_line_and_status_2_for_a_users_mistake(tmp_path):
+    script = Path(__file__).parents[2] / "scripts" / "verify_dataset.py"
+    command = [sys.executable, str(script), "--dataset", "cars", "--data-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "dataset 'cars': no stanford_cars/devkit/cars_meta.mat" in done.stderr
+
+
+def test_listing_names_imports_no_heavy_library():
+    code = "import sys; from fungi.data.base import DATASETS; DATASETS.names(); print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for heavy in ("'torch'", "'torchvision'", "'datasets'", "'sklearn'", "'scipy'", "'PIL'"):
+        assert heavy not in done.stdout
