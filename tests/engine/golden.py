@@ -24,6 +24,8 @@ LAYERS = {
 class Given:
     """A view generator whose views were made elsewhere: a batch is its views, `[b v c h w]`."""
 
+    kind = "given"
+
     def __init__(self, n_views: int) -> None:
         self.n_views = n_views
         self.identity = f"given({n_views})"

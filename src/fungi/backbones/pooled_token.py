@@ -11,6 +11,8 @@ attention weights `a_t`:
 The result is the embedding of the whole model up to rounding, for about 0.92 of its work (twelve blocks).
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ class PooledTokenEncoder:
 
     path = "pooled token"
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         self.attention_input = nn.Identity()
 
@@ -55,7 +57,7 @@ class PooledTokenEncoder:
 
 
 def attend_pooled_token(
-    attention: nn.Module, tokens: Float[Tensor, "n t d"]
+    attention: Any, tokens: Float[Tensor, "n t d"]
 ) -> tuple[Float[Tensor, "n 1 i"], Float[Tensor, "n 1 d"]]:
     """Attention output of the first token before the output projection, and that token's own input."""
     heads, size = attention.num_heads, attention.head_dim
@@ -73,7 +75,7 @@ def attend_pooled_token(
     return attention.norm(values).unsqueeze(1), pooled
 
 
-def pooled_token_encoder(model: nn.Module, layer_paths: list[str]) -> PooledTokenEncoder | None:
+def pooled_token_encoder(model: Any, layer_paths: list[str]) -> PooledTokenEncoder | None:
     """The short cut for a model and its gradient sources, where the structure allows it; else None.
 
     It does for timm's plain `VisionTransformer` with class-token pooling, when every gradient source lies behind the
@@ -92,6 +94,6 @@ def pooled_token_encoder(model: nn.Module, layer_paths: list[str]) -> PooledToke
     return PooledTokenEncoder(model) if plain and not hooked and behind.issuperset(layer_paths) else None
 
 
-def _plain_attention(attention: nn.Module) -> bool:
+def _plain_attention(attention: Any) -> bool:
     unnormalised = isinstance(attention.q_norm, nn.Identity) and isinstance(attention.k_norm, nn.Identity)
     return unnormalised and getattr(attention, "gate", None) is None

@@ -69,7 +69,7 @@ def find_matrix(settings: GradientSettings, around: Surroundings, target: Target
                 f"{matrix.gradient_dim} ({p})" for p, matrix in zip(settings.projection_matrix, given, strict=True)
             )
             raise FungiError(
-                f"no projection matrix is as wide as the gradient of {target.spec} ({target.gradient_dim}); given: {widths}. "
+                f"no projection matrix fits the gradient of {target.spec} ({target.gradient_dim} wide); given: {widths}. "
                 f"Make one with generate_projection_matrix.py --gradients-dim {target.gradient_dim}."
             )
         return fitting[0]

@@ -34,7 +34,7 @@ class Encoder(Protocol):
 
     path: str
 
-    def __call__(self, inputs: Inputs) -> Float[Tensor, "n d"]:
+    def __call__(self, inputs: Any, /) -> Float[Tensor, "n d"]:
         """Encode views."""
         ...
 
@@ -51,7 +51,7 @@ class WholeModel:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
-    def __call__(self, inputs: Inputs) -> Float[Tensor, "n d"]:
+    def __call__(self, inputs: Inputs, /) -> Float[Tensor, "n d"]:
         """Encode views."""
         return self.model(**inputs) if isinstance(inputs, dict) else self.model(inputs)
 
@@ -106,7 +106,10 @@ class GradientEngine:
 
     def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> Extracted:
         """Embeddings of a collated batch, and the gradients of the given losses, all from one forward pass."""
-        embeddings, raw = [], {name: {target.name: [] for target in self.targets} for name in losses}
+        embeddings: list[Tensor] = []
+        raw: dict[str, dict[str, list[Tensor]]] = {
+            name: {target.name: [] for target in self.targets} for name in losses
+        }
         for part in self._groups(batch, views):
             embedded, gradients = self._extract_group(part, views, losses)
             embeddings.append(embedded)

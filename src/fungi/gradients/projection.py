@@ -161,14 +161,14 @@ def _from_ours(content: dict[str, Any], path: Path) -> ProjectionMatrix:
 
 def _from_original(entries: Tensor, path: Path) -> ProjectionMatrix:
     if not bool((entries.abs() == 1).all()):
-        return ProjectionMatrix("gaussian", -1, *entries.shape, entries.float())
+        return ProjectionMatrix("gaussian", -1, entries.shape[0], entries.shape[1], entries.float())
     return from_signs(entries > 0)
 
 
 def from_signs(signs: Tensor) -> ProjectionMatrix:
     """A binary matrix from given signs `[p G]`: True or positive is +1."""
     positive = signs if signs.dtype == torch.bool else signs > 0
-    return ProjectionMatrix("binary", -1, *positive.shape, _pack(positive.cpu()))
+    return ProjectionMatrix("binary", -1, positive.shape[0], positive.shape[1], _pack(positive.cpu()))
 
 
 def _pack(bits: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import prod
+from typing import Any
 
 from torch import nn
 
@@ -24,7 +25,7 @@ class Target:
 
     path: str
     name: str
-    module: nn.Module
+    module: Any
     part: str | None = None
     bias: bool = True
 

@@ -27,14 +27,15 @@ def info_nce(
     `denominator_temperature` the denominator is left undivided, as in the published library (quirk V23a).
     """
     queries = normalize(positives, dim=-1)
-    among = torch.einsum("bvl,bul->bvu", queries, queries)
-    against = queries @ normalize(negatives, dim=-1).T  # [b v l] x [l m] -> [b v m]
     views = positives.shape[1]
     itself = torch.eye(views, dtype=torch.bool, device=positives.device)
+    among = torch.einsum("bvl,bul->bvu", queries, queries)
     attraction = among.masked_fill(itself, 0).sum(dim=-1) / (temperature * (views - 1))
     scale = temperature if denominator_temperature else 1.0
-    logits = torch.cat([against, among.masked_fill(itself, -torch.inf)], dim=-1) / scale
-    return (torch.logsumexp(logits, dim=-1) - attraction).mean(dim=-1)
+    # The negatives are many: scale the few queries instead, and join the two parts of the denominator as sums.
+    against = torch.logsumexp((queries / scale) @ normalize(negatives, dim=-1).T, dim=-1)  # [b v l] x [l m] -> [b v]
+    others = torch.logsumexp((among / scale).masked_fill(itself, -torch.inf), dim=-1)
+    return (torch.logaddexp(against, others) - attraction).mean(dim=-1)
 
 
 @register
