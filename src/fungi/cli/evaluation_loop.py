@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -49,20 +50,20 @@ def evaluate(
     settings: FeatureSettings,
     name: str,
     *,
-    splits: Sequence[str],
+    splits: Callable[[Path], Sequence[str]],
     combinations: Callable[[Sequence[str]], list[Combination]],
     prepare: Callable[[Task], Scorer],
     draws: Sequence[int | None] = (None,),
 ) -> ResultFile:
     """Evaluate what is missing in the result file of `name`.
 
-    splits: fields of the settings that name splits, `train` first; combinations: from the features there are; prepare:
-    reads labels and opens sources, once per run that has something missing.
+    splits: root -> fields of the settings that name splits, the one to fit on first; combinations: those wanted of
+    the features there are; prepare: reads labels and opens sources, once per run that has something missing.
     """
     tasks = _tasks(settings, splits, draws)
     result = open_result(settings, name, [task.run for task in tasks])
     for task in tasks:
-        wanted = combinations(list(task.splits["train"].arrays))
+        wanted = combinations(list(next(iter(task.splits.values())).arrays))
         missing = [chosen for chosen in wanted if name_of(chosen) not in task.run.results]
         if missing:
             _evaluate_run(task, missing, prepare(task), result)
@@ -70,10 +71,12 @@ def evaluate(
     return result
 
 
-def _tasks(settings: FeatureSettings, splits: Sequence[str], draws: Sequence[int | None]) -> list[Task]:
+def _tasks(
+    settings: FeatureSettings, splits: Callable[[Path], Sequence[str]], draws: Sequence[int | None]
+) -> list[Task]:
     tasks = []
     for root in settings.root:
-        opened = open_splits(settings, root, splits)
+        opened = open_splits(settings, root, splits(root))
         for draw in draws:
             label = {"root": str(root), "few_shot_seed": draw}
             tasks.append(Task(opened, draw, Run(label=label, features=provenance(opened))))
@@ -101,7 +104,7 @@ def _keep_test_targets(result: ResultFile, targets: Integer[np.ndarray, " q"], t
     found = targets.tolist()
     if result.test_targets and result.test_targets != found:
         raise FungiError(
-            f"the labels in {task.splits['train'].targets_path.parent} are not those of the other --root folders:"
+            f"the labels in {task.splits['test'].targets_path.parent} are not those of the other --root folders:"
             " a mean over different rows says nothing."
         )
     result.test_targets = found

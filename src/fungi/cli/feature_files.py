@@ -55,7 +55,8 @@ def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) ->
     if settings.takes_files:
         opened = {split: _given(settings, split) for split in splits}
     else:
-        opened = {split: _found(settings, Layout(root), split) for split in splits}
+        features = settings.features or _features_on_disk(settings, Layout(root), splits[0])
+        opened = {split: _found(settings, Layout(root), split, features) for split in splits}
     check_splits({split: files.arrays for split, files in opened.items()})
     warn_of_unknown_origin([array for files in opened.values() for array in files.arrays.values()])
     return opened
@@ -74,11 +75,10 @@ def _origin(array: FeatureArray) -> dict[str, Any]:
     return origin | {"birth": asdict(array.birth), "layer": None if array.layer is None else asdict(array.layer)}
 
 
-def _found(settings: FeatureSettings, layout: Layout, split: str) -> SplitFiles:
+def _found(settings: FeatureSettings, layout: Layout, split: str, features: Sequence[str]) -> SplitFiles:
     """Files below the root."""
-    name = getattr(settings, f"{split}_split")
     where = (settings.dataset_name, settings.backbone)
-    features = settings.features or _features_on_disk(layout, *where, settings.train_split)
+    name = getattr(settings, f"{split}_split")
     arrays = {}
     for feature in in_order(features):
         path = layout.features(feature, *where, name)
@@ -86,17 +86,19 @@ def _found(settings: FeatureSettings, layout: Layout, split: str) -> SplitFiles:
     return SplitFiles(arrays, layout.embeddings(*where, name))
 
 
-def _features_on_disk(layout: Layout, dataset: str, backbone: str, split: str) -> list[str]:
-    ending = f"-{split}.h5"
-    gradients = layout.gradients(dataset, backbone, "any", split).parent
+def _features_on_disk(settings: FeatureSettings, layout: Layout, split: str) -> list[str]:
+    """Names of the features that have a file for a split; FungiError where there are none."""
+    where, name = (settings.dataset_name, settings.backbone), getattr(settings, f"{split}_split")
+    ending = f"-{name}.h5"
+    gradients = layout.gradients(*where, "any", name).parent
     found = [path.name.removesuffix(ending) for path in sorted(gradients.glob(f"*{ending}"))]
-    if layout.embeddings(dataset, backbone, split).exists():
+    embeddings = layout.embeddings(*where, name)
+    if embeddings.exists():
         found.append(EMBEDDINGS)
     if not found:
         raise MissingFilesError(
-            f"no features of dataset {dataset!r}, backbone {backbone!r}, split {split!r} below {layout.root}"
-            f" (looked for {layout.embeddings(dataset, backbone, split)})."
-            " Run extract.py and extract_gradients.py first, or name another --root."
+            f"no features of dataset {where[0]!r}, backbone {where[1]!r}, split {name!r} below {layout.root}"
+            f" (looked for {embeddings}). Run extract.py and extract_gradients.py first, or name another --root."
         )
     return found
 
@@ -112,11 +114,14 @@ def _given(settings: FeatureSettings, split: str) -> SplitFiles:
     """Files named one by one, as the original harness takes them."""
     embeddings = [(path, EMBEDDINGS) for path in getattr(settings, f"{split}_embeddings_datasets")]
     gradients = [_file_and_key(text) for text in getattr(settings, f"{split}_datasets")]
-    expected = [*settings.train_embeddings_datasets, *settings.train_datasets]
+    leading = "train" if settings.train_embeddings_datasets or settings.train_datasets else split
+    leading_embeddings = getattr(settings, f"{leading}_embeddings_datasets")
+    leading_gradients = [_file_and_key(text) for text in getattr(settings, f"{leading}_datasets")]
     opened = [open_array(path, key) for path, key in [*embeddings, *gradients]]
-    if not opened or len(opened) != len(expected):
+    expected = len(leading_embeddings) + len(leading_gradients)
+    if not opened or len(opened) != expected:
         raise FungiError(
-            f"{len(opened)} feature files of the {split} split for {len(expected)} of the train split."
+            f"{len(opened)} feature files of the {split} split for {expected} of the {leading} split."
             f" Pair them one by one: --{split}-embeddings-datasets, --{split}-datasets."
         )
     targets = getattr(settings, f"{split}_targets") or next(
@@ -125,8 +130,7 @@ def _given(settings: FeatureSettings, split: str) -> SplitFiles:
     if targets is None:
         raise FungiError(f"no labels of the {split} split. Name the file with --{split}-targets.")
     # Features are paired by their place on the command line, and named by the train files.
-    names = _names([_file_and_key(text) for text in settings.train_datasets], settings.train_embeddings_datasets)
-    arrays = dict(zip(names, opened, strict=True))
+    arrays = dict(zip(_names(leading_gradients, leading_embeddings), opened, strict=True))
     return SplitFiles({name: arrays[name] for name in in_order(arrays)}, Path(targets))
 
 

@@ -28,7 +28,7 @@ class FeatureSettings:
     dataset: str = setting("digits", "dataset whose features to evaluate")
     backbone: str = setting("digits-vit", "backbone whose features to evaluate")
     root: tuple[Path, ...] = setting(
-        (Path("out"),), "folder of the feature files; several (one per extraction seed) give mean and deviation"
+        (Path("features"),), "folder of the feature files; several (one per extraction seed) give mean and deviation"
     )
     features: tuple[str, ...] = setting(
         (), "features to combine, e.g. embeddings kl dino; all that are found if absent"

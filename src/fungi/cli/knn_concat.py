@@ -28,7 +28,7 @@ DESCRIPTION = """kNN classification over every combination of features, from fil
 
   python knn_concat.py --dataset flowers102 --backbone vit-b16
   python knn_concat.py --dataset flowers102 --backbone vit-b16 --shots 5
-  python knn_concat.py --root out/seed-42 out/seed-43 out/seed-44     (mean and deviation over extractions)
+  python knn_concat.py --root run/seed-42 run/seed-43 run/seed-44     (mean and deviation over extractions)
 """
 
 
@@ -84,7 +84,7 @@ def run(settings: KnnSettings) -> dict[str, Any]:
     result = evaluate(
         settings,
         settings.task_name("knn"),
-        splits=("train", "test"),
+        splits=lambda _: ("train", "test"),
         combinations=all_combinations,
         prepare=lambda task: KnnScorer(settings, task),
         draws=settings.draws(),

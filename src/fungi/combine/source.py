@@ -21,8 +21,15 @@ MEMORY_BYTES = 4 << 30
 class ReadableArray(Protocol):
     """What a source reads from: an array of a file, or one in memory."""
 
-    rows: int
-    dim: int
+    @property
+    def rows(self) -> int:
+        """n."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        ...
 
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
         """Rows `start` to `stop`."""

@@ -1,0 +1,61 @@
+"""k-means, its clusters matched one-to-one with the classes (spec vision 9.7)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int64, Integer
+
+from fungi.errors import FungiError
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """What a clustering says about the classes.
+
+    accuracy: rows in the cluster matched to their class, over all rows; overlap: mean over matched pairs of
+    intersection / class size; intersection_over_union: the same over the union; nmi: normalised mutual information.
+    predictions: the class matched to each row's cluster.
+    """
+
+    accuracy: float
+    overlap: float
+    intersection_over_union: float
+    nmi: float
+    predictions: Int64[np.ndarray, " n"]
+
+
+def cluster(
+    features: Float[np.ndarray, "n r"], targets: Integer[np.ndarray, " n"], *, seed: int = 42, restarts: int = 10
+) -> Clustering:
+    """Cluster rows into as many clusters as there are classes, and match. FungiError for fewer rows than classes."""
+    from sklearn.cluster import KMeans
+
+    classes = len(np.unique(targets))
+    if len(np.unique(features, axis=0)) < classes:
+        raise FungiError(f"there are fewer distinct rows than the {classes} classes: they can't be clustered.")
+    assigned = KMeans(classes, n_init=restarts, random_state=seed).fit_predict(features)
+    return match_clusters(assigned.astype(np.int64), targets)
+
+
+def match_clusters(assigned: Int64[np.ndarray, " n"], targets: Integer[np.ndarray, " n"]) -> Clustering:
+    """Match clusters and classes so that most rows agree (Hungarian algorithm)."""
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import normalized_mutual_info_score
+
+    classes, codes = np.unique(targets, return_inverse=True)
+    clusters = max(int(assigned.max()) + 1, len(classes))
+    counts = np.zeros((clusters, len(classes)), dtype=np.int64)  # [cluster class]
+    np.add.at(counts, (assigned, codes), 1)
+    matched_clusters, matched_classes = linear_sum_assignment(counts, maximize=True)
+    shared = counts[matched_clusters, matched_classes]
+    class_sizes = counts.sum(axis=0)[matched_classes]
+    cluster_sizes = counts.sum(axis=1)[matched_clusters]
+    class_of = np.full(clusters, -1, dtype=np.int64)
+    class_of[matched_clusters] = classes[matched_classes]
+    return Clustering(
+        accuracy=float(shared.sum() / len(targets)),
+        overlap=float(np.mean(shared / class_sizes)),
+        intersection_over_union=float(np.mean(shared / (class_sizes + cluster_sizes - shared))),
+        nmi=float(normalized_mutual_info_score(targets, assigned)),
+        predictions=class_of[assigned],
+    )

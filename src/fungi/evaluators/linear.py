@@ -1,0 +1,107 @@
+"""Linear probing: the published protocol around logistic regression (spec vision 9.5).
+
+Lambda is the first of the best on validation rows; the final fit then sees the rows that the protocol gives it.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from fungi.errors import FungiError
+from fungi.evaluators.logistic import LogisticFit, LogisticOptions, LogisticProblem, fit, fit_path
+
+LAMBDAS = np.linspace(5e-6, 5e-4, 5)
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Features `[n r]` and labels `[n]`."""
+
+    features: Float[Tensor, "n r"]
+    targets: Integer[np.ndarray, " n"]
+
+    def take(self, rows: Integer[np.ndarray, " s"]) -> "LabelledRows":
+        """Some of the rows."""
+        chosen = torch.from_numpy(rows).to(self.features.device)
+        return LabelledRows(self.features[chosen], self.targets[rows])
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """A fit, and the labels that its columns stand for."""
+
+    classes: Integer[np.ndarray, " c"]
+    logistic: LogisticFit
+
+    def predict(self, features: Float[Tensor, "q r"]) -> Integer[np.ndarray, " q"]:
+        """A label for each row."""
+        return self.classes[self.logistic.codes(features).cpu().numpy()]
+
+    def accuracy(self, rows: LabelledRows) -> float:
+        """Share of rows with the right label."""
+        return float(np.mean(self.predict(rows.features) == rows.targets))
+
+
+def fit_classifier(rows: LabelledRows, regularization: float, options: LogisticOptions) -> LinearClassifier:
+    """The classifier for one lambda."""
+    classes, codes = _coded(rows)
+    problem = LogisticProblem(rows.features, codes, len(classes), regularization)
+    return LinearClassifier(classes, fit(problem, options))
+
+
+def validation_accuracies(
+    train: LabelledRows, validation: LabelledRows, options: LogisticOptions, lambdas: Float[np.ndarray, " m"] = LAMBDAS
+) -> Float[np.ndarray, " m"]:
+    """Accuracy on validation rows for each lambda, fitted on train rows."""
+    classes, codes = _coded(train)
+    path = fit_path(train.features, codes, len(classes), lambdas, options)
+    return np.array([LinearClassifier(classes, found).accuracy(validation) for found in path])
+
+
+def cross_validation_accuracies(
+    train: LabelledRows, folds: int, options: LogisticOptions, lambdas: Float[np.ndarray, " m"] = LAMBDAS
+) -> Float[np.ndarray, " m"]:
+    """Mean accuracy for each lambda over stratified folds of the train rows. FungiError for classes of one row."""
+    from sklearn.model_selection import StratifiedKFold
+
+    smallest = int(np.unique(train.targets, return_counts=True)[1].min())
+    if smallest < 2:
+        raise FungiError("cross-validation needs two train rows of each class. Use more --shots.")
+    splitter = StratifiedKFold(min(folds, smallest), shuffle=True, random_state=options.seed)
+    scores = [
+        validation_accuracies(train.take(fitted), train.take(left_out), options, lambdas)
+        for fitted, left_out in splitter.split(train.targets, train.targets)
+    ]
+    return np.mean(scores, axis=0)
+
+
+def effect_of_tolerance(
+    rows: LabelledRows,
+    test: LabelledRows,
+    regularization: float,
+    options: LogisticOptions,
+    tolerances: tuple[float, ...],
+) -> list[dict[str, float]]:
+    """What stopping earlier or later would have given: accuracy, gap and passes for each tolerance."""
+    found = []
+    for tolerance in tolerances:
+        classifier = fit_classifier(rows, regularization, replace(options, tolerance=tolerance))
+        found.append(
+            {
+                "tolerance": tolerance,
+                "accuracy": classifier.accuracy(test),
+                "relative_duality_gap": classifier.logistic.relative_gap,
+                "epochs": classifier.logistic.epochs,
+            }
+        )
+    return found
+
+
+def _coded(rows: LabelledRows) -> tuple[Integer[np.ndarray, " c"], Tensor]:
+    classes, codes = np.unique(rows.targets, return_inverse=True)
+    if len(classes) < 2:
+        raise FungiError(f"all train rows have the label {classes[0]}: a classifier needs two classes.")
+    return classes, torch.from_numpy(codes.astype(np.int64)).to(rows.features.device)

@@ -1,0 +1,173 @@
+"""Multinomial logistic regression without intercept: objective, optimality certificate, two solvers.
+
+    P(W) = (1/n) sum_i [logsumexp_j z_ij - z_iy_i] + (lambda/2) |W|^2,    z = x W,  x [n r], W [r c]
+
+With p = softmax(z) and G = (1/n) x^T (p - y) `[r c]`, the gradient of the first term, p itself is a dual candidate:
+
+    D(p) = (1/n) sum_i H(p_i) - |G|^2 / (2 lambda)  <=  min P
+
+so that P - D bounds how far W is from the optimum, whatever solver found it, at the cost of one pass.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from fungi.errors import FungiError
+
+Solver = Literal["cyanure", "lbfgs"]
+
+_ROWS = 16384  # rows whose logits are held at once
+_PASSES_PER_CHECK = 10
+_HISTORY = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogisticOptions:
+    """How to solve.
+
+    solver: `cyanure` (CPU; what the published code uses) or `lbfgs` (torch; CPU or GPU).
+    tolerance: stop at this relative duality gap (P - D) / P; max_epochs: at most so many passes over the data.
+    """
+
+    solver: Solver = "cyanure"
+    tolerance: float = 1e-3
+    max_epochs: int = 300
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class LogisticFit:
+    """Weights `[r c]` for one lambda, with their relative duality gap and the passes that they took."""
+
+    weights: Float64[Tensor, "r c"]
+    regularization: float
+    relative_gap: float
+    epochs: int
+
+    def codes(self, features: Float[Tensor, "q r"]) -> Int64[Tensor, " q"]:
+        """The most probable class of each row, as a column of the weights."""
+        return torch.cat([(rows.double() @ self.weights).argmax(dim=1) for rows in features.split(_ROWS)])
+
+
+@dataclass(frozen=True)
+class LogisticProblem:
+    """Features `[n r]`, class codes `[n]` in 0..c-1, and lambda."""
+
+    features: Float[Tensor, "n r"]
+    codes: Int64[Tensor, " n"]
+    classes: int
+    regularization: float
+
+    def data_term(self, weights: Float64[Tensor, "r c"]) -> tuple[Tensor, Float64[Tensor, "r c"], Tensor]:
+        """Mean cross-entropy, its gradient, and the mean entropy of the probabilities, in one pass."""
+        loss, entropy = weights.new_zeros(()), weights.new_zeros(())
+        gradient = torch.zeros_like(weights)
+        for rows, codes in zip(self.features.split(_ROWS), self.codes.split(_ROWS), strict=True):
+            rows = rows.double()
+            logs = torch.log_softmax(rows @ weights, dim=1)  # [b c]
+            residual = logs.exp()
+            entropy -= (residual * logs).sum()
+            loss -= logs.gather(1, codes[:, None]).sum()
+            residual.scatter_add_(1, codes[:, None], residual.new_full((len(codes), 1), -1.0))
+            gradient.addmm_(rows.T, residual)  # [r b] [b c] -> [r c]
+        return loss / len(self.codes), gradient / len(self.codes), entropy / len(self.codes)
+
+    def relative_gap(self, weights: Float64[Tensor, "r c"]) -> float:
+        """(P - D) / P: zero at the optimum, and never below the relative distance to it."""
+        loss, gradient, entropy = self.data_term(weights)
+        primal = loss + self.regularization / 2 * weights.square().sum()
+        dual = entropy - gradient.square().sum() / (2 * self.regularization)
+        return float((primal - dual) / primal)
+
+
+def fit(problem: LogisticProblem, options: LogisticOptions, start: LogisticFit | None = None) -> LogisticFit:
+    """Solve for one lambda. start: where L-BFGS begins (a fit for a neighbouring lambda)."""
+    if options.solver == "lbfgs":
+        return _fit_lbfgs(problem, options, start)
+    return _fit_cyanure(problem, options)
+
+
+def fit_path(
+    features: Float[Tensor, "n r"],
+    codes: Int64[Tensor, " n"],
+    classes: int,
+    lambdas: Float[np.ndarray, " m"],
+    options: LogisticOptions,
+) -> list[LogisticFit]:
+    """A fit for each lambda, in the order given. L-BFGS goes from strong to weak, each starting from the last."""
+    fits: dict[float, LogisticFit] = {}
+    last = None
+    for value in sorted(lambdas.tolist(), reverse=True):
+        last = fits[value] = fit(LogisticProblem(features, codes, classes, value), options, last)
+    return [fits[value] for value in lambdas.tolist()]
+
+
+def _fit_lbfgs(problem: LogisticProblem, options: LogisticOptions, start: LogisticFit | None) -> LogisticFit:
+    shape = (problem.features.shape[1], problem.classes)
+    weights = torch.zeros(shape, dtype=torch.float64, device=problem.features.device)
+    if start is not None:
+        weights.copy_(start.weights)
+    weights.requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [weights],
+        max_iter=_PASSES_PER_CHECK,
+        max_eval=_PASSES_PER_CHECK,
+        history_size=_HISTORY,
+        tolerance_grad=0,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+    epochs = 0
+
+    def closure() -> Tensor:
+        nonlocal epochs
+        epochs += 1
+        with torch.no_grad():
+            loss, gradient, _ = problem.data_term(weights)
+            weights.grad = gradient + problem.regularization * weights
+            return loss + problem.regularization / 2 * weights.square().sum()
+
+    gap = problem.relative_gap(weights.detach())
+    while gap > options.tolerance and epochs < options.max_epochs:
+        optimizer.step(closure)
+        gap = problem.relative_gap(weights.detach())
+    return LogisticFit(weights.detach(), problem.regularization, gap, epochs)
+
+
+def _fit_cyanure(problem: LogisticProblem, options: LogisticOptions) -> LogisticFit:
+    try:
+        from cyanure.estimators import Classifier
+        from sklearn.exceptions import ConvergenceWarning
+    except ImportError as error:
+        raise FungiError(
+            f"--solver cyanure can't be used ({error}). pip install cyanure, or use --solver lbfgs."
+        ) from None
+
+    # For two classes cyanure knows the binary loss alone, and silently takes the squared loss where it is asked for the
+    # multinomial one. Its w stands for W = [-w/2, w/2], whose penalty is half as strong.
+    binary = problem.classes == 2
+    classifier = Classifier(
+        loss="logistic" if binary else "multiclass-logistic",
+        penalty="l2",
+        fit_intercept=False,
+        lambda_1=problem.regularization / 2 if binary else problem.regularization,
+        n_threads=-1,
+        tol=options.tolerance,
+        solver="auto",
+        random_state=options.seed,
+        max_iter=options.max_epochs,
+        verbose=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the gap below says it, with the number
+        classifier.fit(problem.features.double().cpu().numpy(), problem.codes.cpu().numpy())
+    found = torch.from_numpy(np.asarray(classifier.coef_, dtype=np.float64)).to(problem.features.device)
+    weights = torch.stack([-found.flatten() / 2, found.flatten() / 2], dim=1) if binary else found
+    epochs = int(np.max(classifier.n_iter_))
+    return LogisticFit(weights, problem.regularization, problem.relative_gap(weights), epochs)

@@ -1,0 +1,184 @@
+"""Logistic regression against scikit-learn, and the protocol against the published results."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from fungi.cli import train_linear_concat_grads
+from fungi.cli.train_linear_concat_grads import LinearSettings, held_out_fifth
+from fungi.errors import FungiError
+from fungi.evaluators.linear import LAMBDAS, LabelledRows, fit_classifier, validation_accuracies
+from fungi.evaluators.logistic import LogisticOptions, LogisticProblem, fit, fit_path
+from fungi.store.reading import UnknownOriginWarning
+from tests.evaluation.feature_folder import clustered, make_folder
+from tests.evaluation.golden import expected, files_flags
+
+SOLVERS = ["cyanure", "lbfgs"]
+
+
+def labelled(rows: int = 240, dim: int = 10, classes: int = 3, seed: int = 0, noise: float = 2.0) -> LabelledRows:
+    features, targets = clustered(rows, dim, classes, seed, noise)
+    return LabelledRows(torch.from_numpy(features), targets.astype(np.int64))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_accuracies_are_those_of_the_published_code(solver, tmp_path):
+    """The solvers are iterative: accuracies within one point (two of 400 rows are half a point)."""
+    output = tmp_path / "result.json"
+    flags = [*files_flags(("train", "valid", "test")), "--pca-dim", "32", "--solver", solver, "--output", str(output)]
+    with pytest.warns(UnknownOriginWarning):
+        assert train_linear_concat_grads.main(flags) == 0
+    found, reference = json.loads(output.read_text())["results"], expected("expected-linear")["results"]
+    assert list(found) == list(reference)
+    for combination, scores in reference.items():
+        for metric in ("accuracy", "mean-per-class-accuracy"):
+            assert found[combination][metric] == pytest.approx(scores[metric], abs=0.01)
+        assert found[combination]["fit"]["relative_duality_gap"] <= 1e-3
+
+
+def test_both_solvers_agree_within_half_a_point_on_the_golden_features(tmp_path):
+    accuracies = []
+    for solver in SOLVERS:
+        output = tmp_path / f"{solver}.json"
+        flags = [*files_flags(("train", "valid", "test")), "--pca-dim", "32", "--tol", "1e-5", "--solver", solver]
+        with pytest.warns(UnknownOriginWarning):
+            train_linear_concat_grads.main([*flags, "--output", str(output)])
+        accuracies.append([scores["accuracy"] for scores in json.loads(output.read_text())["results"].values()])
+    np.testing.assert_allclose(*accuracies, atol=0.005)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_optimum_is_scikit_learns(solver, classes):
+    """Equivalent setting: C = 1 / (n lambda), no intercept. For two classes scikit-learn has one weight vector, whose
+    multinomial twin [-w/2, w/2] pays half the penalty."""
+    rows, regularization = labelled(classes=classes), 1e-2
+    fitted = fit_classifier(rows, regularization, LogisticOptions(solver=solver, tolerance=1e-9)).logistic
+    strength = 1 / (len(rows.targets) * regularization) * (2 if classes == 2 else 1)
+    oracle = LogisticRegression(C=strength, fit_intercept=False, tol=1e-10, max_iter=5000)
+    oracle.fit(rows.features.numpy(), rows.targets)
+    expected_weights = np.stack([-oracle.coef_[0] / 2, oracle.coef_[0] / 2], 1) if classes == 2 else oracle.coef_.T
+    centred = fitted.weights - fitted.weights.mean(dim=1, keepdim=True)  # a shift of all classes changes nothing
+    np.testing.assert_allclose(centred, expected_weights, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_labels_need_not_start_at_zero_or_be_dense(solver):
+    rows = labelled()
+    options = LogisticOptions(solver=solver, tolerance=1e-8)
+    plain, sparse = (
+        fit_classifier(rows, 1e-2, options),
+        fit_classifier(replace(rows, targets=rows.targets * 7 + 5), 1e-2, options),
+    )
+    np.testing.assert_array_equal(sparse.predict(rows.features), plain.predict(rows.features) * 7 + 5)
+
+
+def test_the_duality_gap_bounds_the_distance_to_the_optimum():
+    rows = labelled()
+    problem = LogisticProblem(rows.features, torch.from_numpy(rows.targets), 3, 1e-3)
+
+    def objective(weights):
+        return float(problem.data_term(weights)[0] + 1e-3 / 2 * weights.square().sum())
+
+    best = fit(problem, LogisticOptions(solver="lbfgs", tolerance=1e-12))
+    assert best.relative_gap < 1e-12
+    generator = torch.Generator().manual_seed(0)
+    for scale in (1e-3, 1e-2, 0.1, 1.0):
+        weights = best.weights + scale * torch.randn(best.weights.shape, generator=generator, dtype=torch.float64)
+        distance = (objective(weights) - objective(best.weights)) / objective(weights)
+        assert 0 < distance <= problem.relative_gap(weights)
+
+
+def test_a_warm_started_path_ends_where_cold_starts_do():
+    rows = labelled()
+    options = LogisticOptions(solver="lbfgs", tolerance=1e-10)
+    codes = torch.from_numpy(rows.targets)
+    for found in fit_path(rows.features, codes, 3, LAMBDAS, options):
+        alone = fit(LogisticProblem(rows.features, codes, 3, found.regularization), options)
+        torch.testing.assert_close(found.weights, alone.weights, rtol=1e-3, atol=1e-3)
+
+
+def test_a_loose_tolerance_stops_earlier_and_says_how_far_from_the_optimum(tmp_path):
+    make_folder(tmp_path, dim=40)
+    settings = LinearSettings(root=(tmp_path,), solver="lbfgs", tolerance=1e-6, compare_tolerances=(0.5, 1e-8), seed=0)
+    fit_of = train_linear_concat_grads.run(settings)["results"]["embeddings"]["fit"]
+    loose, tight = fit_of["tolerances"]
+    assert loose["relative_duality_gap"] > tight["relative_duality_gap"]
+    assert tight["relative_duality_gap"] <= 1e-8
+    assert loose["epochs"] < tight["epochs"]
+    assert fit_of["reached_tolerance"]
+
+
+def test_too_few_passes_are_said(tmp_path):
+    make_folder(tmp_path, dim=40)
+    settings = LinearSettings(root=(tmp_path,), solver="lbfgs", tolerance=1e-12, max_epochs=5)
+    assert not train_linear_concat_grads.run(settings)["results"]["embeddings"]["fit"]["reached_tolerance"]
+
+
+def test_the_validation_part_is_a_stratified_fifth():
+    targets = np.repeat([0, 1, 2], [50, 30, 20])
+    kept, held_out = held_out_fifth(targets, 42)
+    np.testing.assert_array_equal(np.sort(np.concatenate([kept, held_out])), np.arange(100))
+    np.testing.assert_array_equal(np.bincount(targets[held_out]), [10, 6, 4])
+    with pytest.raises(FungiError, match=r"can't be divided 80/20 by class"):
+        held_out_fifth(np.array([0, 0, 0, 0, 1]), 42)
+
+
+def test_rows_of_the_final_fit_follow_the_protocol(tmp_path):
+    """All rows without an official validation split; the train split alone with one; the shots alone in few-shot."""
+    make_folder(tmp_path / "a")
+    make_folder(tmp_path / "b", rows={"train": 120, "valid": 40, "test": 60})
+
+    def rows(root, **options):
+        settings = LinearSettings(root=(root,), solver="lbfgs", features=("embeddings",), **options)
+        return train_linear_concat_grads.run(settings)["results"]["embeddings"]["fit"]["rows"]
+
+    assert rows(tmp_path / "a") == 120
+    assert rows(tmp_path / "b") == 120
+    assert rows(tmp_path / "a", shots=5) == 20
+    assert rows(tmp_path / "b", shots=5) == 20
+
+
+@pytest.mark.parametrize("way", ["published", "cv", "none"])
+def test_few_shot_validation_can_be_chosen(way, tmp_path):
+    make_folder(tmp_path)
+    settings = LinearSettings(root=(tmp_path,), shots=4, few_shot_validation=way, features=("embeddings",))
+    found = train_linear_concat_grads.run(settings)["results"]["embeddings"]
+    assert (found["validation_accuracies"] is None) == (way == "none")
+    if way == "none":
+        assert found["fit"]["lambda"] == pytest.approx(2.525e-4)
+
+
+def test_nested_combinations_by_default_and_all_on_request(tmp_path):
+    make_folder(tmp_path)
+    settings = LinearSettings(root=(tmp_path,), solver="lbfgs")
+    assert list(train_linear_concat_grads.run(settings)["results"]) == [
+        "embeddings",
+        "embeddings+kl",
+        "embeddings+kl+dino",
+    ]
+    everything = replace(settings, all_combinations=True, output=tmp_path / "all.json")
+    assert len(train_linear_concat_grads.run(everything)["results"]) == 7
+
+
+def test_lambda_is_the_first_of_the_best():
+    separable = labelled(noise=0.01)
+    accuracies = validation_accuracies(separable, separable, LogisticOptions(solver="lbfgs"))
+    np.testing.assert_array_equal(accuracies, np.ones(5))
+    assert accuracies.argmax() == 0
+
+
+def test_a_single_class_is_refused():
+    rows = labelled()
+    with pytest.raises(FungiError, match=r"all train rows have the label 1"):
+        fit_classifier(replace(rows, targets=np.ones(240, dtype=np.int64)), 1e-3, LogisticOptions())
+
+
+def test_imagenet_gets_thirty_passes():
+    assert LinearSettings(dataset="imagenet-1k").epochs == 30
+    assert LinearSettings(dataset="pets").epochs == 300
+    assert LinearSettings(dataset="pets", max_epochs=7).epochs == 7

@@ -1,0 +1,116 @@
+"""Retrieval against the published results and a hand-computed example."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fungi.cli import retrieval_eval
+from fungi.cli.retrieval_eval import RetrievalSettings
+from fungi.errors import FungiError, RefusedJoinError
+from fungi.evaluators.retrieval import (
+    PROTOCOLS,
+    average_precision,
+    evaluate_protocol,
+    positions_of,
+    precision_at,
+    ranking_of,
+)
+from fungi.store.reading import UnknownOriginWarning
+from tests.evaluation.feature_folder import write_array
+from tests.evaluation.golden import RETRIEVAL
+
+REFERENCE = json.loads((RETRIEVAL / "landmarks.json").read_text())
+ARRAYS = np.load(RETRIEVAL / "landmarks.npz")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_scores_are_those_of_the_benchmarks_code(protocol):
+    ranking = ranking_of(ARRAYS["queries"].astype(np.float64) @ ARRAYS["database"].T)
+    found, expected = evaluate_protocol(ranking, REFERENCE["ground_truth"], protocol), REFERENCE["expected"][protocol]
+    assert found.mean_average_precision == pytest.approx(expected["mAP"], abs=1e-6)
+    assert found.precision_at == pytest.approx({int(k): v for k, v in expected["mP@k"].items()}, abs=1e-6)
+    for value, reference in zip(found.average_precision, expected["AP"], strict=True):
+        assert value == (None if reference is None else pytest.approx(reference, abs=1e-6))
+
+
+def test_average_precision_of_a_hand_computed_example():
+    """Positives at places 0 and 3: ((1 + 1)/2 + (1/3 + 2/4)/2) / 2."""
+    assert average_precision(np.array([0, 3])) == pytest.approx((1 + (1 / 3 + 1 / 2) / 2) / 2)
+
+
+def test_ignored_rows_are_absent_from_the_ranking():
+    order = np.array([4, 7, 1, 9, 2])
+    np.testing.assert_array_equal(positions_of(order, np.array([9, 1]), np.array([7, 4])), [0, 1])
+
+
+def test_precision_cut_off_reaches_no_further_than_the_last_positive():
+    assert precision_at(np.array([0, 2]), 10) == pytest.approx(2 / 3)
+    assert precision_at(np.array([0, 2]), 2) == pytest.approx(1 / 2)
+
+
+def test_equal_scores_rank_in_row_order():
+    np.testing.assert_array_equal(ranking_of(np.array([[0.5, 0.9, 0.5, 0.9]])), [[1, 3, 0, 2]])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, split in (("database", "train"), ("queries", "query")):
+        path = tmp_path / "embeddings" / "oxford-landmarks" / "dino_vitb16" / f"{split}.h5"
+        write_array(path, "embeddings", ARRAYS[name], targets=np.arange(len(ARRAYS[name])))
+    return tmp_path
+
+
+def settings_for(root, **options) -> RetrievalSettings:
+    defaults = {"ground_truth": RETRIEVAL / "landmarks.json", "pca_dim": 9999, "backbone": "dino_vitb16"}
+    return RetrievalSettings(root=(root,), **defaults | options)
+
+
+def test_the_command_gives_the_reference_and_names_its_protocol(folder, capsys):
+    flags = ["--root", str(folder), "--backbone", "dino_vitb16", "--pca-dim", "9999"]
+    with pytest.warns(UnknownOriginWarning):
+        assert retrieval_eval.main([*flags, "--ground-truth", str(RETRIEVAL / "landmarks.json")]) == 0
+    assert "mAP-M" in capsys.readouterr().out
+    path = folder / "results" / "retrieval-pca9999-on-query" / "oxford-landmarks" / "dino_vitb16.json"
+    found = json.loads(path.read_text())["results"]["embeddings"]
+    for protocol, letter in (("easy", "E"), ("medium", "M"), ("hard", "H")):
+        assert found[f"mAP-{letter}"] == pytest.approx(REFERENCE["expected"][protocol]["mAP"], abs=1e-6)
+        assert found[f"mP@5-{letter}"] == pytest.approx(REFERENCE["expected"][protocol]["mP@k"]["5"], abs=1e-6)
+    assert found["protocol"] == {"queries": "unknown", "input": "unknown", "scales": [1.0], "pca_fitted_on": None}
+
+
+@pytest.mark.filterwarnings("ignore::fungi.store.reading.UnknownOriginWarning")
+def test_pca_is_fitted_on_the_database_and_said_so(folder):
+    found = retrieval_eval.run(settings_for(folder, pca_dim=8, output=folder / "r.json"))["results"]["embeddings"]
+    assert found["protocol"]["pca_fitted_on"] == "database"
+    mean = ARRAYS["database"].mean(axis=0)
+    _, _, directions = np.linalg.svd(ARRAYS["database"] - mean, full_matrices=False)
+    database, queries = ((ARRAYS[name] - mean) @ directions[:8].T for name in ("database", "queries"))
+    oracle = evaluate_protocol(ranking_of(queries @ database.T), REFERENCE["ground_truth"], "medium")
+    assert found["mAP-M"] == pytest.approx(oracle.mean_average_precision, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::fungi.store.reading.UnknownOriginWarning")
+def test_ground_truth_of_another_set_is_refused(folder):
+    for truth, message in (
+        (REFERENCE["ground_truth"][:5], r"row count differs: 20 queries in .*, 5 in the ground truth"),
+        ([{"easy": [400], "hard": [], "junk": []}] * 20, r"names database row 400, but there are 400 rows"),
+    ):
+        path = folder / "truth.json"
+        path.write_text(json.dumps(truth))
+        with pytest.raises(RefusedJoinError, match=message):
+            retrieval_eval.run(settings_for(folder, ground_truth=path))
+
+
+@pytest.mark.filterwarnings("ignore::fungi.store.reading.UnknownOriginWarning")
+@pytest.mark.parametrize(("content", "message"), [("{", "can't be read as JSON"), ("[1]", "is no list of queries")])
+def test_a_bad_ground_truth_file_is_named(folder, content, message):
+    path = folder / "truth.json"
+    path.write_text(content)
+    with pytest.raises(FungiError, match=message):
+        retrieval_eval.run(settings_for(folder, ground_truth=path))
+
+
+def test_a_set_without_any_positive_is_refused():
+    with pytest.raises(FungiError, match=r"no query has a positive under the hard protocol"):
+        evaluate_protocol(np.array([[0, 1]]), [{"easy": [0], "hard": [], "junk": []}], "hard")
