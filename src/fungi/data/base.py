@@ -113,6 +113,18 @@ class DatasetSpec:
         """Names of the splits that there are."""
         return tuple(self.sizes)
 
+    def open_split(self, split: str, data_dir: Path) -> Samples:
+        """One split; FungiError for one that the dataset does not have, a warning for other rows than published."""
+        if split not in self.sizes:
+            raise FungiError(f"dataset {self.name!r} has no split {split!r}. It has: {', '.join(self.splits)}.")
+        samples, published = self.open(data_dir, split), self.sizes[split]
+        if published not in (None, len(samples)):
+            logger.warning(
+                "dataset %r: split %s has %d rows here, published are %d; see scripts/verify_dataset.py.",
+                *(self.name, split, len(samples), published),
+            )
+        return samples
+
 
 DATASETS: Registry[DatasetSpec] = Registry(
     "dataset",
@@ -148,13 +160,4 @@ def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:
 
 def open_split(name: str, split: str, data_dir: Path) -> Samples:
     """One split of a dataset (`name` as for `resolve_dataset`); FungiError for a split that it does not have."""
-    spec = resolve_dataset(name, data_dir)
-    if split not in spec.sizes:
-        raise FungiError(f"dataset {spec.name!r} has no split {split!r}. It has: {', '.join(spec.splits)}.")
-    samples = spec.open(data_dir, split)
-    if spec.sizes[split] not in (None, len(samples)):
-        logger.warning(
-            "dataset %r: split %s has %d rows here, published are %d. scripts/verify_dataset.py says what is missing.",
-            *(spec.name, split, len(samples), spec.sizes[split]),
-        )
-    return samples
+    return resolve_dataset(name, data_dir).open_split(split, data_dir)

@@ -30,7 +30,7 @@ def decode(source: Path | bytes, sample_id: str, *, place: str = "", truncated: 
     truncated: fill what is missing at the end of the file with grey instead of refusing it.
     Raises MissingFilesError for a file that isn't there, FungiError for one that can't be read; both name it.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     place = place or str(source)
     try:
@@ -41,6 +41,10 @@ def decode(source: Path | bytes, sample_id: str, *, place: str = "", truncated: 
             return to_rgb(image)
     except FileNotFoundError:
         raise MissingFilesError(f"sample {sample_id!r}: there is no file {place}. Unpack the dataset again.") from None
+    except UnidentifiedImageError as error:
+        raise FungiError(
+            f"sample {sample_id!r}: can't read {place} (no known image format). Replace the file."
+        ) from error
     except Exception as error:  # damaged files make decoders raise nearly anything
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise FungiError(f"sample {sample_id!r}: can't read {place} ({cause}). Replace the file.") from error
