@@ -47,10 +47,7 @@ class Surroundings:
 
     def open_split(self, split: str) -> Samples:
         """The samples of a split; FungiError where the dataset does not have it."""
-        if split not in self.dataset.splits:
-            known = ", ".join(self.dataset.splits)
-            raise FungiError(f"dataset {self.dataset.name!r} has no split {split!r}. It has: {known}.")
-        return self.dataset.open(self.settings.data_dir, split)
+        return self.dataset.open_split(split, self.settings.data_dir)
 
     def base_birth(self, split: str, samples: Samples) -> dict[str, Any]:
         """The fields of a birth record that do not depend on the feature."""

@@ -52,22 +52,21 @@ class Capture:
         self.activations.clear()
         self.outputs.clear()
 
-    def signals(self, losses: Tensor, *, keep_graph: bool) -> dict[str, Tensor]:
-        """Derivative of the summed losses with respect to every target's output.
+    def signals(self, root: Tensor, weights: Tensor, *, keep_graph: bool) -> dict[str, Tensor]:
+        """Derivative of `sum(root * weights)` with respect to every target's output.
 
-        FungiError for a target that the forward pass did not reach, or that the losses do not depend on.
+        FungiError for a target that the forward pass did not reach, or that the root does not depend on.
         """
         for path in self._modules:
             if path not in self.outputs:
                 raise FungiError(f"layer {path!r} was not used in the forward pass; its gradient does not exist.")
-        paths = list(self.outputs)
-        found = torch.autograd.grad(
-            losses.sum(), [self.outputs[path] for path in paths], retain_graph=keep_graph, allow_unused=True
-        )
-        for path, signal in zip(paths, found, strict=True):
-            if signal is None:
+        outputs = [self.outputs[path] for path in self._modules]
+        found = torch.autograd.grad(root, outputs, grad_outputs=weights, retain_graph=keep_graph, allow_unused=True)
+        signals = {path: signal for path, signal in zip(self._modules, found, strict=True) if signal is not None}
+        for path in self._modules:
+            if path not in signals:
                 raise FungiError(f"layer {path!r} gets no gradient: the embedding does not depend on its output.")
-        return {path: signal for path, signal in zip(paths, found, strict=True) if signal is not None}
+        return signals
 
     def _attach(self, register: Callable[..., Any], hook: Callable[..., Any]) -> None:
         self._stack.callback(register(hook).remove)

@@ -24,8 +24,9 @@ from fungi.runtime.stopwatch import Stopwatch
 from fungi.views.base import Inputs, ViewGenerator
 
 Loss = Callable[[Float[Tensor, "b v d"]], Float[Tensor, " b"]]
-FLOAT16_SCALE = 2.0**16
-"""Losses are multiplied by this in float16, and gradients divided again: KL signals are below its smallest number."""
+FLOAT16_SIGNAL = 2.0**6
+"""In float16 the largest derivative that enters the backward pass is brought to about this, sample by sample, and the
+gradient is divided again: KL derivatives are below the smallest float16 number, others above the largest."""
 
 
 @runtime_checkable
@@ -152,18 +153,20 @@ class GradientEngine:
         self, capture: Capture, loss: Loss, embeddings: Float[Tensor, "b v d"], *, keep_graph: bool
     ) -> dict[str, Float[Tensor, "b o i"]]:
         """The gradient of each sample's loss at each target."""
-        scale = FLOAT16_SCALE if self.dtype == torch.float16 else 1.0
         with self.stopwatch("heads and backward"):
-            per_sample = loss(embeddings)
-            signals = capture.signals(per_sample * scale, keep_graph=keep_graph)
+            if self.dtype == torch.float16:
+                weights, scale = _scaled_derivative(loss, embeddings)
+                signals = capture.signals(embeddings, weights, keep_graph=keep_graph)
+            else:
+                losses = loss(embeddings)
+                signals, scale = capture.signals(losses, torch.ones_like(losses), keep_graph=keep_graph), None
+        gradients = {}
         with self.stopwatch("contraction"), torch.no_grad():
-            return {
-                target.name: self._contract(
-                    target, capture.activations[target.path], signals[target.path], len(embeddings)
-                )
-                / scale
-                for target in self.targets
-            }
+            for target in self.targets:
+                activations = capture.activations[target.path]
+                gradient = self._contract(target, activations, signals[target.path], len(embeddings))
+                gradients[target.name] = gradient if scale is None else gradient / scale
+        return gradients
 
     def _contract(self, target: Target, activations: Tensor, signals: Tensor, samples: int) -> Float[Tensor, "b o i"]:
         rule = rule_for(target.module)
@@ -176,6 +179,17 @@ class GradientEngine:
     def _project(self, target: str, gradients: Float[Tensor, "b o i"]) -> Float[Tensor, "b p"]:
         projector = self.projectors.get(target)
         return gradients.flatten(1) if projector is None else projector(gradients)
+
+
+def _scaled_derivative(
+    loss: Loss, embeddings: Float[Tensor, "b v d"]
+) -> tuple[Float[Tensor, "b v d"], Float[Tensor, "b 1 1"]]:
+    """Derivative of the losses by the embeddings, times a power of two per sample; and those powers."""
+    leaf = embeddings.detach().requires_grad_()
+    (derivative,) = torch.autograd.grad(loss(leaf).sum(), leaf)
+    largest = derivative.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    scale = torch.exp2(torch.log2(FLOAT16_SIGNAL / largest).floor())
+    return derivative * scale, scale
 
 
 def _check_width(target: Target, projector: Projector | None) -> None:

@@ -1,0 +1,105 @@
+"""Small networks with every supported kind of gradient source, and the slow, plainly right gradient."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fungi.gradients.targets import Target
+
+
+def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build()
+        for parameter in model.parameters():  # away from zero biases and unit scales
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval().requires_grad_(False)
+
+
+def vision_transformer() -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=0, init_values=0.5
+    )
+
+
+def averaging_transformer() -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=5, global_pool="avg"
+    )
+
+
+class TorchAttention(nn.Module):
+    """torch's own encoder layer, whose output projection is never called as a module."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 24, 8, 8)
+        self.layer = nn.TransformerEncoderLayer(24, 3, 32, dropout=0.1, batch_first=batch_first)
+        self.batch_first = batch_first
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2)  # [n t d]
+        tokens = tokens if self.batch_first else tokens.transpose(0, 1)
+        return self.layer(tokens).mean(dim=1 if self.batch_first else 0)
+
+
+class Convolutional(nn.Module):
+    """Convolutions with groups, stride, dilation and padding; BatchNorm; activations that work in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 12, 3, padding=2, dilation=2, groups=4)
+        self.pointwise = nn.Conv2d(12, 10, 1, bias=False)
+        self.head = nn.Linear(10, 6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.relu_(self.norm(self.stem(images)))
+        x = torch.relu_(self.grouped(x))
+        return self.head(torch.relu_(self.pointwise(x)).mean(dim=(2, 3)))
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
+    "attention projection, last block": (vision_transformer, ("blocks.1.attn.proj",)),
+    "mlp of the last block": (vision_transformer, ("blocks.1.mlp.fc1", "blocks.1.mlp.fc2")),
+    "earlier block": (vision_transformer, ("blocks.0.attn.proj",)),
+    "fused qkv": (vision_transformer, ("blocks.1.attn.qkv",)),
+    "q, k and v alone": (vision_transformer, tuple(f"blocks.1.attn.qkv[{part}]:{part}" for part in "qkv")),
+    "several layers": (vision_transformer, ("blocks.0.mlp.fc1", "blocks.0.attn.qkv", "blocks.1.attn.proj")),
+    "patch embedding": (vision_transformer, ("patch_embed.proj",)),
+    "mean-pooled": (averaging_transformer, ("blocks.1.attn.proj", "head")),
+    "torch attention": (lambda: TorchAttention(True), ("layer.self_attn.out_proj", "layer.linear1")),
+    "convolutions": (Convolutional, ("stem", "grouped", "pointwise", "head")),
+}
+
+
+def build(case: str) -> tuple[nn.Module, tuple[str, ...]]:
+    make, layers = CASES[case]
+    return _seeded(make), layers
+
+
+def contrast(embeddings: Tensor) -> Tensor:
+    """A loss per sample in which all views of a sample interact: `[b v d] -> [b]`."""
+    mean = embeddings.mean(dim=1, keepdim=True)
+    return (torch.softmax(embeddings, dim=-1) * mean).sum(dim=(1, 2)) + embeddings.square().sum(dim=(1, 2))
+
+
+def autograd_gradient(model: nn.Module, target: Target, views: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """The gradient of one sample's loss, `[o i+1]` in float64, by letting autograd differentiate the parameters."""
+    model = model.double()
+    parameters = [target.module.weight] + ([target.module.bias] if target.bias else [])
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    found = torch.autograd.grad(loss(model(views.double()).unsqueeze(0)).sum(), parameters)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    columns = [found[0].flatten(1), *(bias.unsqueeze(1) for bias in found[1:])]
+    gradient = torch.cat(columns, dim=1)[target.rows]
+    model.float()
+    return gradient

@@ -1,0 +1,213 @@
+"""Laws of the engine: the gradient is the true one, sample by sample, and the model is left as it was found."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fungi.errors import FungiError
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.projection import Projector, draw_projection
+from fungi.gradients.targets import find_targets
+from tests.engine.golden import Given
+from tests.engine.models import CASES, autograd_gradient, build, contrast
+
+CPU = torch.device("cpu")
+# Float32 rounding of a forward and a backward pass through two layers, against float64.
+SAME_DIRECTION, SAME_NORM = 1 - 1e-5, 1e-4
+
+
+def views_of(samples: int, n_views: int = 3, size: int = 16) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(samples, n_views, 3, size, size, generator=generator)
+
+
+def raw_gradients(model: nn.Module, layers: tuple[str, ...], views: Tensor, bias: bool = True) -> dict[str, Tensor]:
+    """Flattened gradients by layer, unprojected."""
+    engine = GradientEngine(model, find_targets(model, layers, bias=bias), device=CPU)
+    return engine.extract(views, Given(views.shape[1]), {"contrast": contrast}).gradients["contrast"]
+
+
+def assert_same_gradient(made: Tensor, wanted: Tensor) -> None:
+    cosine = torch.nn.functional.cosine_similarity(made.double(), wanted.double(), dim=-1)
+    norm = made.double().norm(dim=-1) / wanted.double().norm(dim=-1)
+    assert cosine.min() > SAME_DIRECTION, f"cosine {cosine.min():.7f}"
+    assert (norm - 1).abs().max() < SAME_NORM, f"norms differ by a factor of {norm}"
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["with bias", "without bias"])
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_plain_autograd_one_by_one(case: str, bias: bool) -> None:
+    model, layers = build(case)
+    views = views_of(2)
+    made = raw_gradients(model, layers, views, bias)
+    for target in find_targets(model, layers, bias=bias):
+        wanted = torch.stack([autograd_gradient(model, target, sample, contrast).flatten() for sample in views])
+        assert_same_gradient(made[target.name], wanted)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_sample_alone_has_the_gradient_it_has_in_a_batch(case: str) -> None:
+    model, layers = build(case)
+    views = views_of(4)
+    together = raw_gradients(model, layers, views)
+    for name, gradients in together.items():
+        alone = torch.cat([raw_gradients(model, layers, sample.unsqueeze(0))[name] for sample in views])
+        assert_same_gradient(gradients, alone)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_order_of_samples_does_not_matter(case: str) -> None:
+    model, layers = build(case)
+    views = views_of(4)
+    forward, backward = raw_gradients(model, layers, views), raw_gradients(model, layers, views.flip(0))
+    for name, gradients in forward.items():
+        assert_same_gradient(gradients, backward[name].flip(0))
+
+
+@pytest.mark.parametrize("views_per_forward", [1, 3, 7, 100])
+def test_gradients_do_not_depend_on_how_many_views_share_a_forward(views_per_forward: int) -> None:
+    model, layers = build("attention projection, last block")
+    targets = find_targets(model, layers)
+    made = [
+        GradientEngine(model, targets, device=CPU, views_per_forward=count)
+        .extract(views_of(5), Given(3), {"contrast": contrast})
+        .gradients["contrast"]["attn_proj"]
+        for count in (views_per_forward, 15)
+    ]
+    assert_same_gradient(*made)
+
+
+def test_losses_that_share_a_forward_do_not_change_each_other() -> None:
+    model, layers = build("several layers")
+    engine = GradientEngine(model, find_targets(model, layers), device=CPU)
+    losses = {"contrast": contrast, "square": lambda e: e.square().sum(dim=(1, 2))}
+    both = engine.extract(views_of(2), Given(3), losses).gradients
+    for name, loss in losses.items():
+        alone = engine.extract(views_of(2), Given(3), {name: loss}).gradients[name]
+        for layer, gradient in alone.items():
+            assert torch.equal(gradient, both[name][layer])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_model_is_left_as_it_was_found(case: str) -> None:
+    model, layers = build(case)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    views = views_of(2)
+    plain = model(views[0])
+    raw_gradients(model, layers, views)
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    assert all("forward" not in vars(module) for module in model.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
+    assert not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model(views[0]), plain)
+
+
+def test_hooks_are_gone_after_a_loss_that_fails() -> None:
+    model, layers = build("torch attention")
+
+    def failing(embeddings: Tensor) -> Tensor:
+        raise RuntimeError("no loss")
+
+    engine = GradientEngine(model, find_targets(model, layers), device=CPU)
+    with pytest.raises(RuntimeError, match="no loss"):
+        engine.extract(views_of(1), Given(3), {"failing": failing})
+    assert all(not module._forward_hooks and "forward" not in vars(module) for module in model.modules())
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_torch_attention_gives_the_same_output_while_its_projection_is_visible(batch_first: bool) -> None:
+    from fungi.gradients.attention import visible_output_projection
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        attention = nn.MultiheadAttention(12, 3, batch_first=batch_first).eval()
+        tokens = torch.randn(2, 5, 12)
+    tokens = tokens if batch_first else tokens.transpose(0, 1)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    causal = torch.triu(torch.ones(5, 5, dtype=torch.bool), diagonal=1)
+    for masks in ({}, {"key_padding_mask": padding}, {"attn_mask": causal}):
+        plain, _ = attention(tokens, tokens, tokens, need_weights=False, **masks)
+        with visible_output_projection([attention]):
+            visible, _ = attention(tokens, tokens, tokens, need_weights=False, **masks)
+        torch.testing.assert_close(visible, plain, rtol=1e-5, atol=1e-6)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3 * 16 * 16, 8)
+        self.shared = nn.Linear(8, 8)
+        self.unused = nn.Linear(4, 4)
+        self.aside = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.first(images.flatten(1))
+        self.aside(x)
+        return self.shared(self.shared(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "complaint"),
+    [
+        ("shared", "used several times in one forward pass"),
+        ("unused", "was not used in the forward pass"),
+        ("aside", "gets no gradient: the embedding does not depend on its output"),
+    ],
+)
+def test_layers_without_a_gradient_of_their_own_are_named(layer: str, complaint: str) -> None:
+    model = Twice().requires_grad_(False)
+    with pytest.raises(FungiError, match=f"{layer}.*({complaint})"):
+        raw_gradients(model, ("first", layer), views_of(1))
+
+
+@pytest.mark.parametrize(
+    ("layer", "complaint"),
+    [
+        ("blocks.1.attn.prj", r"does not exist.*Candidates: blocks.1.attn.proj"),
+        ("blocks.1.norm1", r"is a LayerNorm; gradients are taken at Linear, Conv2d"),
+        ("blocks.1.attn.proj[q]", r"is no fused qkv layer"),
+        ("blocks.1.attn.qkv[z]", r"part 'z' is not one of q, k, v"),
+        ("a b", r"is not path.to.layer:name"),
+    ],
+)
+def test_layers_that_can_not_be_a_gradient_source_are_refused(layer: str, complaint: str) -> None:
+    model, _ = build("fused qkv")
+    with pytest.raises(FungiError, match=complaint):
+        find_targets(model, (layer,))
+
+
+def test_two_layers_of_one_name_are_refused() -> None:
+    model, _ = build("fused qkv")
+    with pytest.raises(FungiError, match="two layers are called 'x'"):
+        find_targets(model, ("blocks.0.attn.proj:x", "blocks.1.attn.proj:x"))
+
+
+def test_a_leading_backbone_is_accepted_and_the_usual_name_is_attn_proj() -> None:
+    model, _ = build("fused qkv")
+    (target,) = find_targets(model, ("backbone.blocks.1.attn.proj",))
+    assert (target.path, target.name) == ("blocks.1.attn.proj", "attn_proj")
+
+
+def test_a_projection_of_the_wrong_width_names_both_widths() -> None:
+    model, layers = build("attention projection, last block")
+    projector = Projector(draw_projection(4, 7), CPU, torch.float32)
+    with pytest.raises(FungiError, match=r"7 entries.*600 \(24 x 25\).*--gradients-dim 600"):
+        GradientEngine(model, find_targets(model, layers), {"attn_proj": projector}, device=CPU)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_points_the_same_way(dtype: torch.dtype) -> None:
+    model, layers = build("attention projection, last block")
+    targets = find_targets(model, layers)
+
+    def gradients(kind: torch.dtype) -> Tensor:
+        engine = GradientEngine(model, targets, device=CPU, dtype=kind)
+        return engine.extract(views_of(3), Given(3), {"contrast": contrast}).gradients["contrast"]["attn_proj"]
+
+    half, full = gradients(dtype), gradients(torch.float32)
+    assert half.dtype == torch.float32
+    # Eight (eleven) bits of mantissa through two blocks.
+    assert torch.nn.functional.cosine_similarity(half, full).min() > (0.995 if dtype == torch.bfloat16 else 0.9999)
+    assert (half.norm(dim=1) / full.norm(dim=1) - 1).abs().max() < 0.1

@@ -1,0 +1,96 @@
+"""Laws of the random projection."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fungi.errors import FungiError, MissingFilesError
+from fungi.gradients.projection import KINDS, Projector, draw_projection, from_signs, load_projection, save_projection
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_projection_preserves_inner_products(kind: str) -> None:
+    """`<Rx, Ry>/p` has mean `<x, y>` and deviation at most sqrt(2/p)|x||y|: 5 deviations bound every pair."""
+    size, width = 2048, 500
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.nn.functional.normalize(torch.randn(12, width, generator=generator), dim=1)
+    projected = Projector(draw_projection(size, width, kind=kind), CPU, torch.float32)(vectors.unsqueeze(1))
+    error = (projected @ projected.T - vectors @ vectors.T).abs()
+    assert error.max() < 5 * (2 / size) ** 0.5
+
+
+def test_binary_matrix_follows_the_published_recipe() -> None:
+    torch.manual_seed(42)
+    published = torch.where(torch.rand(37, 301) > 0.5, 1.0, -1.0)
+    assert torch.equal(draw_projection(37, 301, seed=42).dense(), published)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_seeds_give_equal_matrices_and_other_seeds_others(kind: str) -> None:
+    one, same, other = (draw_projection(33, 50, kind=kind, seed=seed) for seed in (1, 1, 2))
+    assert one.hash == same.hash != other.hash
+    assert torch.equal(one.dense(), same.dense())
+
+
+def test_sparse_entries_have_the_stated_odds() -> None:
+    entries = draw_projection(400, 500, kind="sparse").dense()
+    present = float((entries != 0).float().mean())
+    assert abs(present - 1 / 3) < 5 * (2 / 9 / entries.numel()) ** 0.5  # five deviations of a share
+    torch.testing.assert_close(entries.unique(), torch.tensor([-1.0, 0.0, 1.0]) * 3**0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_matrix_survives_its_file(kind: str, tmp_path: Path) -> None:
+    drawn = draw_projection(5, 19, kind=kind)
+    save_projection(drawn, tmp_path / "m.pth")
+    read = load_projection(tmp_path / "m.pth")
+    assert (read.kind, read.seed, read.hash) == (kind, 42, drawn.hash)
+    assert torch.equal(read.dense(), drawn.dense())
+
+
+def test_a_binary_matrix_takes_a_bit_per_entry_on_disk(tmp_path: Path) -> None:
+    save_projection(draw_projection(64, 80000), tmp_path / "m.pth")
+    assert (tmp_path / "m.pth").stat().st_size < 1.02 * 64 * 80000 / 8
+
+
+def test_a_matrix_of_the_original_harness_is_read(tmp_path: Path) -> None:
+    signs = torch.rand(6, 11) > 0.5
+    torch.save({"projection": signs.float() * 2 - 1, "scaling": 6**-0.5}, tmp_path / "m.pth")
+    assert torch.equal(load_projection(tmp_path / "m.pth").dense(), from_signs(signs).dense())
+
+
+def test_damaged_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFilesError, match=r"no projection matrix at .*m\.pth.*generate_projection_matrix"):
+        load_projection(tmp_path / "m.pth")
+    (tmp_path / "m.pth").write_bytes(b"not a matrix")
+    with pytest.raises(FungiError, match="can't be read as a projection matrix"):
+        load_projection(tmp_path / "m.pth")
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "m.pth")
+    with pytest.raises(FungiError, match="is no projection matrix of format"):
+        load_projection(tmp_path / "m.pth")
+    matrix = draw_projection(4, 9)
+    save_projection(matrix, tmp_path / "m.pth")
+    content = torch.load(tmp_path / "m.pth", weights_only=True)
+    content["packed"][0, 0] ^= 1
+    torch.save(content, tmp_path / "m.pth")
+    with pytest.raises(FungiError, match="is damaged"):
+        load_projection(tmp_path / "m.pth")
+
+
+def test_unknown_kinds_and_empty_sizes_are_refused() -> None:
+    with pytest.raises(FungiError, match="kind 'ternary' is not known"):
+        draw_projection(2, 2, kind="ternary")
+    with pytest.raises(FungiError, match="0 x 2 has no entries"):
+        draw_projection(0, 2)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_bfloat16_projection_keeps_direction_at_every_scale(scale: float) -> None:
+    gradients = torch.randn(4, 3, 200, generator=torch.Generator().manual_seed(0)) * scale
+    matrix = draw_projection(256, 600)
+    half, full = (Projector(matrix, CPU, dtype)(gradients) / scale for dtype in (torch.bfloat16, torch.float32))
+    assert torch.nn.functional.cosine_similarity(half, full).min() > 0.9999
+    torch.testing.assert_close(half.norm(dim=1), full.norm(dim=1), rtol=1e-2, atol=0)
