@@ -12,7 +12,7 @@ from fungi.data.base import open_split
 
 
 def embed(rows: range) -> tuple[torch.Tensor, torch.Tensor]:
-    """L2-normalised embeddings of train rows `[n 128]`, and labels."""
+    """L2-normalised embeddings of train rows `[n 96]`, and labels."""
     samples = open_split("digits", "train", Path())
     images = [np.asarray(samples.load(row).resize((32, 32), Image.Resampling.BICUBIC)) for row in rows]
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1

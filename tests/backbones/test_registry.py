@@ -49,7 +49,7 @@ TABLE = {
     "mobileclip-s1": (512, "stages.3.blocks.3.token_mixer.proj", (512, 512), True, 262656, 512, 512),
     "clip-resnet50": (1024, "stages.3.2.conv3_1x1.conv", (2048, 512, 1, 1), False, 1048576, 1024, 512),
     "mocov2-resnet50": (2048, "layer4.2.conv3", (2048, 512, 1, 1), False, 1048576, 2048, 512),
-    "digits-vit": (128, "blocks.5.attn.proj", (128, 128), True, 16512, 128, 128),
+    "digits-vit": (96, "blocks.3.attn.proj", (96, 96), True, 9312, 96, 96),
 }
 ENUMERATED = list(TABLE)[:13]
 

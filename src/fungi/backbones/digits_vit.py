@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS = Path(__file__).parent / "weights" / "digits_vit.safetensors"
-WIDTH, DEPTH = 128, 6
+WIDTH, DEPTH, HEADS = 96, 4, 3
 INPUT = ImageInput(size=32, resize=32, interpolation="bicubic", statistics=HALF)
 
 
@@ -23,7 +23,7 @@ def build() -> "nn.Module":
     """Architecture: 64 tokens of 4 x 4 pixels and a class token, pooled from the class token."""
     from timm.models.vision_transformer import VisionTransformer
 
-    return VisionTransformer(img_size=32, patch_size=4, embed_dim=WIDTH, depth=DEPTH, num_heads=4, num_classes=0)
+    return VisionTransformer(img_size=32, patch_size=4, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, num_classes=0)
 
 
 def _shipped() -> StateDict:
