@@ -15,7 +15,7 @@ from fungi.cli.evaluation_loop import (
 )
 from fungi.cli.feature_settings import FewShotSettings
 from fungi.combine.names import Combination, all_combinations
-from fungi.combine.pca import Reducer, reduced, reduced_blocks
+from fungi.combine.pca import Reducer, reduced, repeatable_blocks
 from fungi.errors import FungiError
 from fungi.evaluators.knn import Backend, knn_predictions
 from fungi.evaluators.metrics import classification_scores
@@ -65,7 +65,7 @@ class KnnScorer:
         reduction = self._reducer.fit(combination)
         self._announce(reduction)
         predictions = knn_predictions(
-            lambda: reduced_blocks(self._train, reduction, self._device),
+            repeatable_blocks(self._train, reduction, self._device),
             self._targets,
             reduced(self._test, reduction, self._device),
             self._settings.k,

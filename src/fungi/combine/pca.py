@@ -7,7 +7,7 @@ K u = s^2 u  =>  w = x^T u / s. Centred, not whitened: scikit-learn's `PCA(svd_s
 directions, which change no distance and no inner product.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -147,6 +147,16 @@ def reduced_blocks(
     """Combined, reduced row blocks of a split, in order."""
     for place, block in source.blocks(reduction.names):
         yield place, reduction(block, device)
+
+
+def repeatable_blocks(
+    source: FeatureSource, reduction: Reduction, device: torch.device
+) -> Callable[[], Iterable[tuple[slice, Float32[Tensor, "b r"]]]]:
+    """`reduced_blocks` for more than one pass: kept if the source is kept, made again if it is streamed."""
+    if not source.stays_in_memory:
+        return lambda: reduced_blocks(source, reduction, device)
+    kept = list(reduced_blocks(source, reduction, device))
+    return lambda: kept
 
 
 def reduced(source: FeatureSource, reduction: Reduction, device: torch.device) -> Float[Tensor, "n r"]:

@@ -1,0 +1,1 @@
+"""Benchmarks, one per module; `scripts/benchmark.py` runs them by name."""
