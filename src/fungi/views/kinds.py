@@ -1,0 +1,27 @@
+"""Choosing a view generator by its kind, the same way for every modality."""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from fungi.errors import FungiError, unknown_name
+from fungi.views.base import ViewGenerator
+
+Kinds = Mapping[str, tuple[str, str]]
+"""Kind of views -> module and class of the generator; modules are imported when they are asked for."""
+
+
+def choose_views(kinds: Kinds, given: Any, kind: str, **options: Any) -> ViewGenerator:
+    """The generator of a kind for an input description; FungiError for an unknown kind or option."""
+    if kind not in kinds:
+        raise unknown_name(f"kind of {given.modality} views", kind, kinds)
+    module, name = kinds[kind]
+    generator = getattr(importlib.import_module(module), name)
+    known = {field.name for field in dataclasses.fields(generator)} - {"input"}
+    for option in options:
+        if option not in known:
+            raise FungiError(
+                f"views {kind!r} have no option {option!r}. They have: {', '.join(sorted(known)) or 'none'}."
+            )
+    return generator(input=given, **options)
