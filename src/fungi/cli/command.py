@@ -1,5 +1,6 @@
 """How every command runs: parse, log, do the work; a user's mistake is one line and exit status 2."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -27,6 +28,9 @@ def run_command(
     except FungiError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output (`| head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(
             f"{program}: interrupted; what was finished is kept, the same command goes on from there.", file=sys.stderr

@@ -1,0 +1,225 @@
+"""Extraction against bare forwards: `python scripts/benchmark.py extraction --backbone vit-s16 --objective simclr`.
+
+The figure of merit is the time for everything (views, forwards, heads, backward, gradients, projection) over the time
+of as many bare forwards of the same model, same dtype and same number of views at once, as the views count. Rounds of
+both alternate within one run, so that a machine whose speed drifts does not bend the ratio; the median over rounds is
+printed, with the spread. Weights are random and images are noise: neither changes the time.
+"""
+
+import argparse
+import resource
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fungi.backbones.base import BACKBONES
+from fungi.backbones.loading import load_backbone
+from fungi.gradients.engine import GradientEngine, WholeModel
+from fungi.gradients.projection import Projector, draw_projection
+from fungi.gradients.targets import find_target
+from fungi.objectives.binding import BoundObjective, bind
+from fungi.runtime.device import autocast, choose_device, choose_dtype, synchronize
+from fungi.runtime.seeds import seeded
+from fungi.runtime.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Setup:
+    """An engine, its objectives, prepared batches of the images, and the bare model."""
+
+    engine: GradientEngine
+    objectives: list[BoundObjective]
+    batches: dict[str, Any]
+    model: nn.Module
+    images: int
+    plain: Any
+
+    @property
+    def forwards_per_image(self) -> int:
+        """Views per image; embeddings and KL share theirs."""
+        counts = {o.views.identity: o.views.n_views for o in self.objectives}
+        return sum(counts.values()) + len(set(self.batches) - set(counts))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    options = _parser().parse_args(arguments)
+    setup, peak_before = _setup(options), _peak_memory(options.device)
+    print(f"{options.backbone}, {setup.engine.device}, {options.dtype}, {torch.get_num_threads()} threads, ", end="")
+    print(f"{'+'.join(options.objective)}, {setup.images} images x {setup.forwards_per_image} views")
+    print(f"path: {setup.engine.encoder.path}")
+    ours, bare = _alternate(lambda: _extract(setup), lambda: _bare(setup), options.rounds, setup.engine.device)
+    _print_figures(setup, ours, bare, peak_before)
+    if options.dtype != "float32":
+        _print_agreement(setup)
+    if setup.engine.device.type == "cuda":
+        _print_matrix_rate(setup, bare)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmark.py extraction", description=__doc__)
+    parser.add_argument("--backbone", default="vit-s16", choices=BACKBONES.names(), metavar="NAME")
+    parser.add_argument("--objective", nargs="+", default=["kl", "dino", "simclr"])
+    parser.add_argument("--with-embeddings", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--views-per-forward", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--short-cut", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--projection-dim", type=int, default=0)
+    return parser
+
+
+def _setup(options: argparse.Namespace) -> Setup:
+    device = choose_device(options.device)
+    options.device = device
+    backbone = load_backbone(options.backbone, random_init=True)
+    model, spec = backbone.model.to(device), backbone.spec
+    target = find_target(model, f"{spec.layer}:layer")
+    matrix = draw_projection(options.projection_dim or spec.projection_dim, target.gradient_dim)
+    dtype = choose_dtype(options.dtype, device)
+    engine = GradientEngine(
+        model,
+        [target],
+        {"layer": Projector(matrix, device, dtype if dtype == torch.bfloat16 else torch.float32)},
+        device=device,
+        dtype=dtype,
+        views_per_forward=options.views_per_forward or (1024 if device.type == "cuda" else 64),
+        short_cut=options.short_cut,
+        stopwatch=Stopwatch(device, precise=True),
+    )
+    objectives = [_bound(name, spec.embedding_dim, backbone.input, device) for name in options.objective]
+    batches = {o.views.identity: _collated(o.views, options.images) for o in objectives}
+    plain = backbone.input.views("plain")
+    if options.with_embeddings:
+        batches.setdefault(plain.identity, _collated(plain, options.images))
+    return Setup(engine, objectives, batches, model, options.images, plain)
+
+
+def _bound(name: str, embedding_dim: int, image_input: Any, device: torch.device) -> BoundObjective:
+    """An objective on the device; negatives of the real number, of random content."""
+    bound = bind(name, embedding_dim=embedding_dim, input_spec=image_input, seed=42)
+    if name == "simclr":
+        negatives = torch.randn(bound.objective.negative_samples * bound.views.n_views, bound.objective.latent_dim)
+        bound = bound.with_support({"negatives": negatives})
+    return bound.to(device)
+
+
+def _collated(views: Any, images: int) -> Any:
+    """What the loader's workers would hand over; their time is not part of the figure."""
+    noise = np.random.default_rng(0)
+    prepared = []
+    for index in range(images):
+        image = Image.fromarray(noise.integers(0, 256, (300, 400, 3), dtype=np.uint8))
+        with seeded(42, "views", str(index)):
+            prepared.append(views.prepare(image))
+    return views.collate(prepared)
+
+
+def _extract(setup: Setup) -> None:
+    for identity, batch in setup.batches.items():
+        sharing = [o for o in setup.objectives if o.views.identity == identity]
+        if sharing:
+            setup.engine.extract(batch, sharing[0].views, {o.name: o.loss for o in sharing})
+        else:
+            setup.engine.embed(batch, setup.plain)
+
+
+@torch.inference_mode()
+def _bare(setup: Setup) -> None:
+    """As many forwards of the whole model, on images that are there already."""
+    size = setup.engine.views_per_forward
+    images = _bare_images(setup, size)
+    left = setup.images * setup.forwards_per_image
+    with autocast(setup.engine.device, setup.engine.dtype):
+        while left > 0:
+            setup.model(images[: min(left, size)])
+            left -= size
+
+
+def _bare_images(setup: Setup, count: int) -> Tensor:
+    side = setup.objectives[0].views.input.size
+    return _noise(count, side, setup.engine.device)
+
+
+@cache
+def _noise(count: int, side: int, device: torch.device) -> Tensor:
+    return torch.randn(count, 3, side, side, device=device)
+
+
+def _alternate(
+    first: Callable[[], None], second: Callable[[], None], rounds: int, device: torch.device
+) -> tuple[list[float], list[float]]:
+    """Seconds of each, round by round, after one round of warming up."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(rounds + 1):
+        for place, work in enumerate((first, second)):
+            synchronize(device)
+            start = perf_counter()
+            work()
+            synchronize(device)
+            if turn:
+                times[place].append(perf_counter() - start)
+    return times
+
+
+def _print_figures(setup: Setup, ours: list[float], bare: list[float], peak_before: float) -> None:
+    views = setup.images * setup.forwards_per_image
+    ratios = [a / b for a, b in zip(ours, bare, strict=True)]
+    print(f"{'images/s':28} {setup.images / statistics.median(ours):10.2f}")
+    print(f"{'view forwards/s':28} {views / statistics.median(ours):10.1f}")
+    print(f"{'bare forwards/s':28} {views / statistics.median(bare):10.1f}")
+    print(f"{'total / bare forwards':28} {statistics.median(ratios):10.3f}   ({min(ratios):.3f} to {max(ratios):.3f})")
+    steps = setup.engine.stopwatch.seconds
+    for step, seconds in sorted(steps.items(), key=lambda item: -item[1]):
+        print(f"  share of {step:19} {100 * seconds / sum(steps.values()):9.1f} %")
+    print(f"{'peak memory, MiB':28} {_peak_memory(setup.engine.device):10.0f}   ({peak_before:.0f} before work)")
+
+
+def _print_agreement(setup: Setup) -> None:
+    """Cosine of the features in this dtype to those in float32."""
+    for bound in setup.objectives:
+        batch = setup.batches[bound.views.identity]
+        half = setup.engine.extract(batch, bound.views, {bound.name: bound.loss})
+        dtype, setup.engine.dtype = setup.engine.dtype, torch.float32
+        full = setup.engine.extract(batch, bound.views, {bound.name: bound.loss})
+        setup.engine.dtype = dtype
+        pairs = (
+            (half.gradients[bound.name]["layer"], full.gradients[bound.name]["layer"]),
+            (half.embeddings, full.embeddings),
+        )
+        gradient, embedding = (float(torch.cosine_similarity(a.float(), b.float(), dim=-1).mean()) for a, b in pairs)
+        print(f"cosine to float32: {bound.name} gradient {gradient:.5f}, embedding {embedding:.5f}")
+
+
+def _print_matrix_rate(setup: Setup, bare: list[float]) -> None:
+    """The bare forwards as a fraction of what a large matrix product reaches in the same dtype."""
+    device, dtype = setup.engine.device, setup.engine.dtype
+    a, b = (torch.randn(8192, 8192, device=device, dtype=dtype) for _ in range(2))
+    times, _ = _alternate(lambda: (a @ b, None)[1], lambda: None, 10, device)
+    rate = 2 * 8192**3 / statistics.median(times)
+    from torch.utils.flop_counter import FlopCounterMode
+
+    image = _bare_images(setup, 1)[:1]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        WholeModel(setup.model)(image)
+    views = setup.images * setup.forwards_per_image
+    achieved = counter.get_total_flops() * views / statistics.median(bare)
+    print(f"matrix products {rate / 1e12:.0f} TFLOP/s; bare forwards reach {100 * achieved / rate:.0f} % of it")
+
+
+def _peak_memory(device: torch.device | str) -> float:
+    """MiB: of the device on a GPU, of the process on a CPU."""
+    if torch.device(device if device != "auto" else "cpu").type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
