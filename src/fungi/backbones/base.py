@@ -72,5 +72,27 @@ class BackboneSpec:
         return self.layer_alias(asked.removeprefix("backbone."))
 
 
-COMMON = ("base", "checkpoints", "loading", "pooled_token", "position_embedding", "sources", "timm_models")
+COMMON = (
+    "base",
+    "checkpoints",
+    "loading",
+    "own",
+    "pooled_token",
+    "position_embedding",
+    "sources",
+    "text_encoders",
+    "timm_models",
+)
 BACKBONES: Registry[BackboneSpec] = Registry("backbone", "fungi.backbones", common=COMMON)
+
+
+def resolve_backbone(text: str) -> BackboneSpec:
+    """The backbone that `--backbone` names: one of the enumeration, or a user's own (`NAME=hf:PLACE`).
+
+    Raises FungiError for a name that leads nowhere.
+    """
+    if text in BACKBONES:
+        return BACKBONES[text]
+    from fungi.backbones.own import own_backbone  # builds on this module
+
+    return own_backbone(text)

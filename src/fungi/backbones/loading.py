@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
+from fungi.backbones.base import BackboneSpec, StateDict, resolve_backbone
 from fungi.backbones.checkpoints import check_fit, hash_weights, read_checkpoint
 from fungi.errors import FungiError
 from fungi.profiles import PROFILES, Profile
@@ -49,7 +49,7 @@ def load_backbone(
     Raises FungiError for an unknown name and for weights that do not fit exactly, MissingFilesError for weights that
     are not there and can't be fetched.
     """
-    spec = BACKBONES[name]
+    spec = resolve_backbone(name)
     if checkpoint is not None and random_init:
         raise FungiError("--checkpoint and --random-init exclude each other: give one of them.")
     with seeded(seed, "backbone", name):

@@ -41,6 +41,18 @@ def fetch_timm(name: str, **options: Any) -> StateDict:
     return model.state_dict()
 
 
+def fetch_hub(repository: str, file: str = "model.safetensors") -> StateDict:
+    """A checkpoint file of a repository of the Hugging Face hub, through the hub's cache."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, file)
+    if not isinstance(found, str):
+        way_out = f"run `hf download {repository}` where there is a network and copy HF_HOME here"
+        with reachable(f"{file} of huggingface.co/{repository}", way_out):
+            found = hf_hub_download(repository, file)
+    return read_checkpoint(Path(found))
+
+
 def cached_file(url: str) -> Path:
     """Where torch hub keeps what it fetched from a URL."""
     import torch

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fungi.backbones.base import BACKBONES
+from fungi.backbones.base import resolve_backbone
 from fungi.backbones.loading import Backbone, load_backbone
 from fungi.cli.stage import StageSettings
 from fungi.data.base import DatasetSpec, Samples, resolve_dataset
@@ -74,7 +74,7 @@ def survey(settings: StageSettings) -> Surroundings:
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     dataset = resolve_dataset(settings.dataset, settings.data_dir)
-    spec = BACKBONES[settings.backbone]
+    spec = resolve_backbone(settings.backbone)
     if spec.modality != dataset.modality:
         raise FungiError(
             f"backbone {spec.name!r} takes {spec.modality}, dataset {dataset.name!r} is {dataset.modality}. "

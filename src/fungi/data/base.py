@@ -7,7 +7,7 @@ served the same way: an image is an RGB `PIL.Image`, a text a `str` (or a tuple 
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,6 +91,8 @@ class DatasetSpec:
         them. Both are used by `fungi prefetch` and the scripts alone, and do nothing where their work is done.
     ground_truth: data directory -> one record per query, for retrieval datasets (`fungi.data.landmarks`).
     sizes: rows per split, as published; its keys are the names of the splits. None: not known before opening.
+    published_open: `open` as the published code read it, where that gives other labels (used by `--profile published`).
+    input_options: what items of this dataset ask of a backbone's input: fields of the modality's input description.
     published: whether the dataset belongs to the paper (spec vision 3.1), so that reports know where to look.
     """
 
@@ -101,6 +103,8 @@ class DatasetSpec:
     metric: Metric = "accuracy"
     modality: Modality = "vision"
     open: Callable[[Path, str], Samples]
+    published_open: Callable[[Path, str], Samples] | None = None
+    input_options: Mapping[str, Any] = field(default_factory=dict)
     download: Callable[[Path], None] | None = None
     prepare: Callable[[Path, Path], None] | None = None
     ground_truth: Callable[[Path], list[Any]] | None = None
@@ -140,6 +144,9 @@ DATASETS: Registry[DatasetSpec] = Registry(
         "archives",
         "verify",
         "preparation",
+        "texts",
+        "text_tables",
+        "sounds",
     ),
 )
 

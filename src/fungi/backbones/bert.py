@@ -1,0 +1,38 @@
+"""BERT base, uncased: embedding from the class token, or the mean of all tokens (spec text 1)."""
+
+from functools import partial
+
+from fungi.backbones.base import StateDict
+from fungi.backbones.sources import fetch_hub
+from fungi.backbones.text_encoders import build_encoder, register_text, without
+from fungi.views.tokens import hub_tokenizer
+
+REPOSITORY = "google-bert/bert-base-uncased"
+UNUSED = ("cls.", "bert.pooler.", "pooler.", "bert.embeddings.position_ids", "embeddings.position_ids")
+
+
+def bert_names(state: StateDict) -> StateDict:
+    """Names of the published file -> `BertModel` without its pooler. The file's LayerNorms have TensorFlow's names."""
+    kept = without(state, UNUSED, prefix="bert.")
+    return {
+        name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): tensor
+        for name, tensor in kept.items()
+    }
+
+
+for _name, _pooling in (("bert-base-uncased", "first"), ("bert-base-uncased-mean", "mean")):
+    register_text(
+        _name,
+        label="BERT base" + (" (mean of tokens)" if _pooling == "mean" else ""),
+        source=f"huggingface.co/{REPOSITORY}",
+        tokenizer=hub_tokenizer(REPOSITORY),
+        pooling=_pooling,
+        embedding_dim=768,
+        projection_dim=768,
+        layer="encoder.layer.11.attention.output.dense",
+        weight_shape=(768, 768),
+        pca_dim=512,
+        build=partial(build_encoder, "Bert", {}, add_pooling_layer=False),
+        pretrained=partial(fetch_hub, REPOSITORY),
+        convert=bert_names,
+    )

@@ -1,0 +1,37 @@
+"""T5 small, encoder only: embedding from the first word piece (T5 has no class token), or the mean (spec text 1)."""
+
+from functools import partial
+
+from fungi.backbones.base import StateDict
+from fungi.backbones.sources import fetch_hub
+from fungi.backbones.text_encoders import build_encoder, register_text, without
+from fungi.views.tokens import hub_tokenizer
+
+REPOSITORY = "google-t5/t5-small"
+
+
+def t5_encoder_names(state: StateDict) -> StateDict:
+    """The encoder of a whole T5; its word embeddings are stored under one or two names."""
+    kept = without(state, ("decoder.", "lm_head."))
+    if "shared.weight" in kept:
+        kept.setdefault("encoder.embed_tokens.weight", kept["shared.weight"])
+    return kept
+
+
+for _name, _pooling in (("t5-small", "first"), ("t5-small-mean", "mean")):
+    register_text(
+        _name,
+        label="T5 small" + (" (mean of tokens)" if _pooling == "mean" else ""),
+        source=f"huggingface.co/{REPOSITORY}",
+        tokenizer=hub_tokenizer(REPOSITORY),
+        pooling=_pooling,
+        embedding_dim=512,
+        projection_dim=512,
+        layer="encoder.block.5.layer.0.SelfAttention.o",
+        weight_shape=(512, 512),
+        bias=False,
+        pca_dim=512,
+        build=partial(build_encoder, "T5Encoder", {}),
+        pretrained=partial(fetch_hub, REPOSITORY),
+        convert=t5_encoder_names,
+    )

@@ -1,0 +1,46 @@
+"""`tiny-bert`: a small BERT with random weights that needs no file at all; for trying things, and for tests."""
+
+from functools import partial
+
+from fungi.backbones.base import StateDict
+from fungi.backbones.text_encoders import build_encoder, register_text
+from fungi.runtime.seeds import seeded
+from fungi.views.tokens import HashedWords, TokenizerSource
+
+NAME, SEED, WIDTH, DEPTH = "tiny-bert", 42, 128, 2
+WORDS = HashedWords()
+SIZES = {
+    "vocab_size": WORDS.size,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": DEPTH,
+    "num_attention_heads": 4,
+    "intermediate_size": 4 * WIDTH,
+}
+build = partial(build_encoder, "Bert", SIZES, add_pooling_layer=False)
+
+
+def _drawn() -> StateDict:
+    with seeded(SEED, "backbone", NAME):
+        return build("mean").state_dict()
+
+
+def hashed_words() -> HashedWords:
+    """The tokenizer."""
+    return WORDS
+
+
+register_text(
+    NAME,
+    label="tiny BERT, random weights",
+    source=f"random initialisation, seed {SEED}",
+    tokenizer=TokenizerSource("hashed words", hashed_words),
+    pooling="mean",
+    embedding_dim=WIDTH,
+    projection_dim=WIDTH,
+    layer=f"encoder.layer.{DEPTH - 1}.attention.output.dense",
+    weight_shape=(WIDTH, WIDTH),
+    pca_dim=WIDTH,
+    build=build,
+    pretrained=_drawn,
+    notes="never trained: a control that needs no download",
+)

@@ -1,0 +1,40 @@
+"""How a text backbone wants its texts, and which generator makes which objective's views (spec text 1.2 and 3)."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fungi.views.tokens import TokenizerSource
+
+KINDS = {
+    "plain": ("fungi.views.words", "WholeText"),
+    "patches": ("fungi.views.words", "DeletedWords"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextInput:
+    """Raw text, tokenised, cut to `longest` tokens.
+
+    deletion: rule of word deletion in the contrastive views (spec text 3.3).
+    denominator_temperature: whether SimCLR divides its denominator by the temperature; the published text code does
+        not (quirk T1).
+    """
+
+    tokenizer: TokenizerSource
+    longest: int = 512
+    deletion: Literal["independent", "count"] = "independent"
+    denominator_temperature: bool = True
+
+    modality = "text"
+
+    def views(self, kind: str, **options: Any) -> Any:
+        """The view generator of a kind: `plain` (KL, embeddings) or `patches` (SimCLR: words deleted)."""
+        from fungi.views.kinds import choose_views
+
+        return choose_views(KINDS, self, kind, **options)
+
+    def objective_defaults(self, objective: str) -> dict[str, Any]:
+        """Settings in which an objective differs from its defaults for images (spec text 3.2)."""
+        if objective == "simclr":
+            return {"latent_dim": 256, "negative_views": 2, "denominator_temperature": self.denominator_temperature}
+        return {}

@@ -1,0 +1,151 @@
+"""The views of a text: the text itself, and copies from which words are deleted (spec text 3)."""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+from torch import Tensor
+
+from fungi.errors import FungiError
+from fungi.views.text import TextInput
+from fungi.views.tokens import TokenBatch, Tokens, groups_of_like_length, pad_together
+
+Prepared = list[Tokens]
+"""The tokens of each view of a text."""
+
+FEWEST, MOST = 1, 10
+"""Deletions per text under the rule `count`."""
+
+
+class _Tokenised:
+    """What views of texts have in common: tokenising, padding, groups of like length."""
+
+    input: TextInput
+    kind: str
+    n_views: int
+    _cut: list[int]
+
+    @property
+    def identity(self) -> str:
+        """Equal for generators of the same views."""
+        return repr(self)
+
+    def texts(self, item: str) -> list[str]:
+        """The views as texts."""
+        raise NotImplementedError
+
+    def prepare(self, item: str) -> Prepared:
+        """Text -> tokens of its views."""
+        if not isinstance(item, str):
+            raise FungiError(f"a text was expected, found a {type(item).__name__}. Is the dataset one of texts?")
+        return self.input.tokenizer.get().encode(self.texts(item), self.input.longest)
+
+    def collate(self, prepared: Sequence[Prepared]) -> TokenBatch:
+        """Pad a batch."""
+        return pad_together(prepared, self.input.tokenizer.get().pad)
+
+    def groups(self, batch: TokenBatch, size: int) -> Iterator[tuple[Tensor, TokenBatch]]:
+        """Parts of a batch that are encoded together; what was cut is counted on the way."""
+        self._cut.append(int(batch["cut"].sum()))
+        return groups_of_like_length({name: batch[name] for name in ("input_ids", "attention_mask")}, size)
+
+    def remarks(self) -> list[str]:
+        """How many views were cut since the last call."""
+        cut = sum(self._cut)
+        self._cut.clear()
+        views = "texts" if self.n_views == 1 else "views of texts"
+        return [f"{cut} {views} were longer than {self.input.longest} tokens and were cut"] if cut else []
+
+    def render(self, batch: TokenBatch) -> dict[str, Any]:
+        """`[b v t] -> [b*v t]`."""
+        return {name: values.flatten(0, 1) for name, values in batch.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeText(_Tokenised):
+    """One view: the text as it is."""
+
+    input: TextInput
+    _cut: list[int] = field(default_factory=list, repr=False, compare=False)
+
+    kind = "plain"
+    n_views = 1
+
+    def texts(self, item: str) -> list[str]:
+        """The text."""
+        return [item]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletedWords(_Tokenised):
+    """Copies of a text with words deleted at random; the text itself is none of them.
+
+    deletion: `independent` deletes each word with the given probability; `count` deletes a fixed share of the words, as
+        the published code did; the backbone's input (and so the profile) decides where it is not given.
+    """
+
+    input: TextInput
+    n_views: int = 12
+    deletion: str = ""
+    probability: float = 0.1
+    _cut: list[int] = field(default_factory=list, repr=False, compare=False)
+
+    kind = "words"
+
+    def __post_init__(self) -> None:
+        if self.n_views < 2:
+            raise FungiError(f"{self.n_views} views per text can't attract each other: n_views has to be at least 2.")
+        if self.rule not in RULES:
+            raise FungiError(f"deletion {self.rule!r} is not known. Use {' or '.join(RULES)}.")
+        if not 0 <= self.probability < 1:
+            raise FungiError(f"probability {self.probability} of deleting a word is not in 0..1.")
+
+    @property
+    def rule(self) -> str:
+        """The rule of deletion."""
+        return self.deletion or self.input.deletion
+
+    def texts(self, item: str) -> list[str]:
+        """The copies, drawn from Python's global stream (seeded by the caller for this sample)."""
+        return [RULES[self.rule](item, self.probability) for _ in range(self.n_views)]
+
+
+def delete_independently(text: str, probability: float) -> str:
+    """Each word (between white space) goes with the given probability; one stays at least. The rest is unchanged."""
+    words = re.findall(r"\s*\S+", text)
+    kept = [word for word in words if random.random() >= probability]
+    if not words:
+        return text
+    return "".join(kept or [random.choice(words)])
+
+
+def delete_count(text: str, share: float) -> str:
+    """`ceil(share * words)` words go, at least 1 and at most 10 (the rule of the published code's library).
+
+    Punctuation marks count as words, but stay. Texts of fewer than two words are unchanged.
+    """
+    words = [piece for piece in re.split(r"(\W)", text) if piece.strip()]
+    if len(words) < 2:
+        return text
+    candidates = [place for place, word in enumerate(words) if re.search(r"\w", word)]
+    # Rounded first: 0.1 * 30 is a little more than 3 in binary.
+    count = min(max(ceil(round(share * len(words), 9)), FEWEST), MOST, len(candidates), len(words) - 1)
+    gone = set(random.sample(candidates, count))
+    kept = [word for place, word in enumerate(words) if place not in gone]
+    if 0 in gone and words[0] == words[0].capitalize() and kept[0].islower():
+        kept[0] = kept[0].capitalize()
+    return _spaced(kept)
+
+
+def _spaced(words: list[str]) -> str:
+    """Words and marks with single spaces, but none before a closing mark or after an opening bracket."""
+    text = " ".join(words)
+    text = re.sub(r"\s+([.,:;?!%])(?=[\s'\"`.,:;?!%]|$)", r"\1", text)
+    text = re.sub(r"([\[({<])\s", r"\1", text)
+    return re.sub(r"\s([\])}>])", r"\1", text)
+
+
+RULES = {"independent": delete_independently, "count": delete_count}
