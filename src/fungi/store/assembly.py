@@ -1,6 +1,5 @@
 """Blocks -> the feature file: written whole under a temporary name, renamed last."""
 
-import shutil
 from dataclasses import asdict
 from enum import Enum
 from itertools import chain
@@ -35,11 +34,23 @@ def state_of(path: Path, manifest: Manifest) -> State:
     wanted = {name: asdict(layer) for name, layer in manifest.layers.items()}
     if birth.identity() == manifest.birth.identity() and layers == wanted:
         return State.DONE
-    there, here = {**birth.identity(), "layers": layers}, {**manifest.birth.identity(), "layers": wanted}
-    differing = [f"{name} {there[name]!r} against {here[name]!r}" for name in here if there[name] != here[name]]
+    there, here = _flat({**birth.identity(), "layers": layers}), _flat({**manifest.birth.identity(), "layers": wanted})
+    differing = [
+        f"{name} {there.get(name, 'absent')!r} against {here.get(name, 'absent')!r}"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]
     raise FungiError(
         f"{path} was made in another way: {'; '.join(differing)}. Choose another --root, or give --overwrite."
     )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def assemble(blocks: BlockFolder, path: Path) -> None:
@@ -54,7 +65,7 @@ def assemble(blocks: BlockFolder, path: Path) -> None:
         if path.exists() and state_of(path, blocks.manifest) is State.DONE:
             return
         raise
-    shutil.rmtree(blocks.folder, ignore_errors=True)
+    blocks.remove()
 
 
 def block_folders(root: Path) -> list[BlockFolder]:

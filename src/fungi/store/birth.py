@@ -53,7 +53,8 @@ class Birth:
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide the numbers: equal identities mean the same file."""
-        return {name: value for name, value in asdict(self).items() if name not in WITNESSES}
+        kept = {name: value for name, value in asdict(self).items() if name not in WITNESSES}
+        return json.loads(json.dumps(kept, default=str))  # as it reads back from a file: lists, no tuples
 
 
 _AS_JSON = ("objective_settings", "settings", "versions")

@@ -1,0 +1,87 @@
+"""A small dataset of pictures on disk, and the stages run on it in-process."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from fungi.cli import extract, extract_gradients
+
+ROWS = {"train": 14, "test": 9}
+QUICK = ("--set", "simclr.stride_scale=1", "simclr.negative_samples=5", "--block-size", "4", "--device", "cpu")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the dataset `pictures`: two classes of noise of various sizes."""
+    folder = tmp_path_factory.mktemp("data")
+    noise = np.random.default_rng(0)
+    for split, rows in ROWS.items():
+        for row in range(rows):
+            height, width = noise.integers(20, 60, 2)
+            image = Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8))
+            path = folder / "pictures" / split / f"class{row % 2}" / f"{row:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path)
+    return folder
+
+
+Stage = Callable[..., int]
+
+
+@pytest.fixture
+def gradients(pictures: Path) -> Stage:
+    """Run `extract_gradients.py` on the pictures: `gradients(root, *flags)` -> exit status."""
+
+    def run(root: Path, *flags: str) -> int:
+        where = ("--dataset", "pictures", "--data-dir", str(pictures), "--root", str(root))
+        return extract_gradients.main([*where, *QUICK, *flags])
+
+    return run
+
+
+@pytest.fixture
+def embeddings(pictures: Path) -> Stage:
+    """Run `extract.py` on the pictures."""
+
+    def run(root: Path, *flags: str) -> int:
+        where = ("--dataset", "pictures", "--data-dir", str(pictures), "--root", str(root))
+        return extract.main([*where, "--block-size", "4", "--device", "cpu", *flags])
+
+    return run
+
+
+def arrays(root: Path) -> dict[str, np.ndarray]:
+    """Every array of every feature file below a root, by `file:array`."""
+    found = {}
+    for path in sorted([*(root / "embeddings").rglob("*.h5"), *(root / "gradients").rglob("*.h5")]):
+        with h5py.File(path) as file:
+            found |= {f"{path.relative_to(root)}:{name}": file[name][:] for name in file}
+    return found
+
+
+def assert_same_files(one: Path, other: Path) -> None:
+    """The same files with the same arrays, bit for bit."""
+    first, second = arrays(one), arrays(other)
+    assert first, f"nothing was written below {one}"
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        assert values.dtype == second[name].dtype
+        assert np.array_equal(values, second[name]), name
+
+
+def assert_close_files(one: Path, other: Path) -> None:
+    """The same arrays up to float32 rounding: direction and size of every row."""
+    first, second = arrays(one), arrays(other)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        if name.endswith(":targets"):
+            assert np.array_equal(values, second[name])
+            continue
+        a, b = values.astype(np.float64), second[name].astype(np.float64)
+        norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+        assert ((a * b).sum(1) / norms[0] / norms[1]).min() > 1 - 1e-6, name
+        assert np.abs(norms[0] / norms[1] - 1).max() < 1e-4, name

@@ -1,0 +1,163 @@
+"""What a user can cause is one line that names the cause and the way out, and exit status 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from fungi.cli import extract, extract_gradients, generate_projection_matrix, merge
+from fungi.cli.main import COMMANDS
+from fungi.cli.main import main as fungi
+from tests.stages.conftest import Stage
+
+KL = ("--objective", "kl", "--set")
+
+
+def refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str) -> None:
+    said = capsys.readouterr().err
+    assert status == 2
+    assert "Traceback" not in said
+    for part in parts:
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (("--dataset", "digts"), ("'digts'", "digits")),
+        (("--backbone", "digits-vt"), ("unknown backbone 'digits-vt'", "'digits-vit'")),
+        (("--split", "valid"), ("no split 'valid'", "train, test")),
+        (("--objective", "klx"), ("unknown objective 'klx'", "'kl'")),
+        (("--objective",), ("no objective is given",)),
+        (("--layer", "blocks.3.attn.prj"), ("does not exist", "blocks.3.attn.proj")),
+        (("--shard", "0/4"), ("--shard '0/4' is not I/N",)),
+        (("--shard", "5/4"), ("--shard '5/4' is not I/N",)),
+        (("--device", "cuda:99"), ("cuda:99",)),
+        (("--dtype", "float8"), ("'float8' is not known", "bfloat16")),
+        (("--set", "simclr.temperatur=1"), ("simclr", "'temperatur'", "temperature")),
+        (("--set", "ibo.x=1"), ("--set names objective 'ibo'",)),
+        (("--set", "temperature"), ("is not OBJECTIVE.OPTION=VALUE",)),
+        (("--batch-size", "0"), ("--batch-size has to be at least 1",)),
+        (("--batchsize", "3"), ("unrecognized arguments: --batchsize", "--help")),
+        (("--projection-kind", "ternary"), ("'ternary' is not known",)),
+        (("--checkpoint", "nowhere.pth"), ("nowhere.pth",)),
+        (("--backbone", "bert-base-uncased"), ("takes text", "is vision")),
+    ],
+)
+def test_wrong_settings_are_named(
+    flags: tuple[str, ...], parts: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = extract_gradients.main(["--root", str(tmp_path), "--device", "cpu", *flags])
+    refused(capsys, status, *parts)
+
+
+def test_weights_that_can_not_be_fetched_name_the_file_to_put_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    status = extract.main(["--root", str(tmp_path), "--backbone", "vit-b16"])
+    refused(capsys, status, "vit_b_16", "--checkpoint")
+
+
+def test_missing_data_names_what_to_place_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = extract.main(["--dataset", "flowers102", "--data-dir", str(tmp_path), "--root", str(tmp_path)])
+    refused(capsys, status, "flowers102", str(tmp_path))
+
+
+def test_a_projection_of_the_wrong_width_names_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    matrix = tmp_path / "m.pth"
+    flags = ["--projection-dim", "8", "--gradients-dim", "100", "--output-path", str(matrix)]
+    assert generate_projection_matrix.main(flags) == 0
+    status = extract_gradients.main(["--root", str(tmp_path), "--projection-matrix", str(matrix), "--device", "cpu"])
+    refused(capsys, status, "9312", "100", "generate_projection_matrix.py --gradients-dim 9312")
+
+
+def test_an_unreadable_image_is_named_and_earlier_blocks_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row in range(8):
+        path = tmp_path / "data" / "mine" / "train" / "a" / f"{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 40, 3), row, dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:40])
+    where = ["--dataset", "mine", "--data-dir", str(tmp_path / "data"), "--root", str(tmp_path), "--device", "cpu"]
+    for workers in ("0", "1"):
+        flags = [*where, *KL, "--split", "train", "--block-size", "4", "--num-workers", workers]
+        refused(capsys, extract_gradients.main(flags), "7.png")
+    assert len(list((tmp_path / "blocks").rglob("000000.safetensors"))) == 1
+
+
+def test_features_that_are_not_finite_name_the_sample(
+    gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fungi.objectives.kl import KL as Loss
+
+    monkeypatch.setattr(Loss, "loss", lambda self, embeddings, heads, support: embeddings.sum(dim=(1, 2)) * np.nan)
+    refused(capsys, gradients(tmp_path, *KL), "kl is not finite for", "class0/00.png")
+
+
+def test_a_truncated_feature_file_is_named(
+    gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gradients(tmp_path, *KL, "--split", "test") == 0
+    file = next((tmp_path / "gradients").rglob("*.h5"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    refused(capsys, gradients(tmp_path, *KL, "--split", "test"), f"{file} is damaged")
+
+
+def test_a_file_of_the_original_harness_is_not_overwritten(
+    gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "gradients" / "pictures" / "digits-vit" / "kl-test.h5"
+    file.parent.mkdir(parents=True)
+    with h5py.File(file, "w") as content:
+        content["attn_proj"] = np.zeros((9, 96), dtype=np.float32)
+    refused(capsys, gradients(tmp_path, *KL, "--split", "test"), f"{file} was not written by this program")
+
+
+def test_a_projection_file_that_holds_another_matrix_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--projection-dim", "4", "--gradients-dim", "9", "--output-path", str(tmp_path / "m.pth")]
+    assert generate_projection_matrix.main(flags) == 0
+    assert generate_projection_matrix.main(flags) == 0
+    assert "kept" in capsys.readouterr().out
+    refused(capsys, generate_projection_matrix.main([*flags, "--seed", "1"]), "holds another matrix", "--overwrite")
+
+
+def test_a_merge_with_nothing_to_do_says_nothing(tmp_path: Path) -> None:
+    assert merge.main(["--root", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_works(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = fungi([command, "--help"])
+    except SystemExit as ended:  # argparse leaves this way
+        status = ended.code
+    assert status == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_unknown_commands_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fungi(["extrct"]) == 2
+    assert "unknown command 'extrct'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["extract.py", "extract_gradients.py", "generate_projection_matrix.py"])
+def test_help_is_instant_because_it_imports_no_torch(script: str) -> None:
+    top = Path(__file__).resolve().parents[2]
+    probe = (
+        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules, 'help imported torch'"
+    )
+    done = subprocess.run([sys.executable, "-c", probe, str(top / script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--root" in done.stdout or "--output-path" in done.stdout
