@@ -17,18 +17,28 @@ class Profile:
         instead of the projection's own input (quirk V1; what hooks on torch's attention module see).
     published_transform: the evaluation transform the published code really used (quirk V2).
     imagenet_view_statistics: normalise DINO and SimCLR views with ImageNet statistics whatever the backbone (V3).
+    published_labels: labels as the published loaders read them, where that is another reading (T3).
+    first_token_gradient: keep the first token's part of the gradient alone, for the backbones whose published code did
+        so although the embedding depends on more tokens (U2).
     """
 
     name: str
     attention_input: bool = False
     published_transform: bool = False
     imagenet_view_statistics: bool = False
+    published_labels: bool = False
+    first_token_gradient: bool = False
 
 
 PROFILES = {
     "clean": Profile(name="clean"),
     "published": Profile(
-        name="published", attention_input=True, published_transform=True, imagenet_view_statistics=True
+        name="published",
+        attention_input=True,
+        published_transform=True,
+        imagenet_view_statistics=True,
+        published_labels=True,
+        first_token_gradient=True,
     ),
 }
 

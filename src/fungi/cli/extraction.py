@@ -20,6 +20,7 @@ from fungi.gradients.engine import GradientEngine
 from fungi.objectives.binding import BoundObjective
 from fungi.runtime.log import logger, progress
 from fungi.runtime.stopwatch import Stopwatch
+from fungi.runtime.tracking import RowRate
 from fungi.runtime.versions import code_commit, package_versions
 from fungi.settings import as_json
 from fungi.store.assembly import State, assemble, state_of
@@ -27,7 +28,7 @@ from fungi.store.birth import Birth, LayerBirth
 from fungi.store.blocks import BlockFolder, Manifest, Span
 from fungi.store.layout import EMBEDDINGS
 from fungi.store.shard import Shard
-from fungi.views.base import ViewGenerator
+from fungi.views.base import Remarking, ViewGenerator
 from fungi.views.loading import Batch, batches
 
 
@@ -65,8 +66,14 @@ def extract_split(
     spans = [span for span in works[0].blocks.manifest.spans() if shard.takes(span.index)]
     spans = [span for span in spans if any(span.index in work.missing for work in works)]
     _compute(around, split, samples, works, spans, stopwatch or Stopwatch())
+    for remark in dict.fromkeys(text for work in works for text in _remarks(work.feature.views)):
+        logger.warning(f"{split}: {remark}")
     for work in works:
         _finish(work, shard)
+
+
+def _remarks(views: ViewGenerator) -> list[str]:
+    return views.remarks() if isinstance(views, Remarking) else []
 
 
 def _plan(around: Surroundings, split: str, samples: Samples, feature: Feature) -> Work | None:
@@ -84,7 +91,7 @@ def _plan(around: Surroundings, split: str, samples: Samples, feature: Feature) 
         commit=code_commit(),
     )
     manifest = Manifest(str(path.relative_to(settings.root)), birth, feature.layers, settings.block_size)
-    if path.exists() and not settings.overwrite and state_of(path, manifest) is State.DONE:
+    if _is_done(path, manifest, overwrite=settings.overwrite):
         print(f"kept {path}: made before in the same way")
         return None
     blocks = BlockFolder.create(settings.layout.blocks(path, manifest.key), manifest)
@@ -112,6 +119,7 @@ def _compute(
         pin_memory=around.device.type == "cuda",
     )
     bar = progress(loaded, total=sum(-(-len(span) // around.settings.batch_size) for span in spans), label=split)
+    rate = RowRate(split)
     for span in spans:
         wanted = [work for work in works if span.index in work.missing]
         parts = [
@@ -121,6 +129,7 @@ def _compute(
         with stopwatch("writing"):
             for work in wanted:
                 work.blocks.write(span, _joined(parts, work.feature, samples, span))
+        rate.add(len(span))
 
 
 def _row_batches(span: Span, batch_size: int) -> list[range]:
@@ -178,15 +187,27 @@ def _joined(
     return arrays
 
 
+def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:
+    """Whether the file is there. One that was made in another way, or is damaged, is an error unless it may go."""
+    try:
+        return state_of(path, manifest) is State.DONE
+    except FungiError:
+        if overwrite:
+            return False
+        raise
+
+
 def _finish(work: Work, shard: Shard) -> None:
     left = work.blocks.missing()
+    if left and _is_done(work.path, work.blocks.manifest, overwrite=True):
+        work.blocks.remove()
+        print(f"kept {work.path}: finished by another process in the meantime")
+        return
     if left:
         print(
             f"shard {shard.index}/{shard.count} of {work.path} is done; {len(left)} blocks of other shards are missing"
         )
         return
-    if work.blocks.manifest.birth.settings.get("overwrite"):
-        work.path.unlink(missing_ok=True)
     assemble(work.blocks, work.path)
     shapes = ", ".join(work.feature.layers) or "embeddings, targets"
     print(f"wrote {work.path}: {work.blocks.manifest.birth.rows} rows of {shapes}")

@@ -1,7 +1,7 @@
 """What a stage has at hand once its settings are resolved: dataset, backbone, device."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -73,7 +73,10 @@ def survey(settings: StageSettings) -> Surroundings:
     """
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
+    profile = choose_profile(settings.profile)
     dataset = resolve_dataset(settings.dataset, settings.data_dir)
+    if profile.published_labels and dataset.published_open is not None:
+        dataset = replace(dataset, open=dataset.published_open)
     spec = resolve_backbone(settings.backbone)
     if spec.modality != dataset.modality:
         raise FungiError(
@@ -85,8 +88,10 @@ def survey(settings: StageSettings) -> Surroundings:
         checkpoint=settings.checkpoint,
         random_init=settings.random_init,
         seed=settings.seed,
-        profile=choose_profile(settings.profile),
+        profile=profile,
     )
+    if dataset.input_options:
+        backbone = replace(backbone, input=replace(backbone.input, **dataset.input_options))
     backbone.model.to(device)
     logger.info(f"{spec.label} on {device}, {str(dtype).removeprefix('torch.')}; {backbone.weights_source}")
     return Surroundings(settings, dataset, backbone, device, dtype)

@@ -1,6 +1,6 @@
 """What a view generator is to the rest of the program, and what a backbone says about its input."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -33,6 +33,36 @@ class ViewGenerator(Protocol):
 
     def render(self, batch: Any) -> Inputs:
         """The half that runs on the device: `[b ...]` -> the backbone's input for `b * v` views, view-fastest."""
+        ...
+
+
+@runtime_checkable
+class Grouping(Protocol):
+    """A view generator that chooses which samples are encoded together (texts of like length).
+
+    Without it, samples go in the order of the batch.
+    """
+
+    def groups(self, batch: Any, size: int) -> Iterator[tuple[Tensor, Any]]:
+        """Parts of at most `size` samples of a collated batch, still on the CPU: (their rows in the batch, the part)."""
+        ...
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """A view generator that has something to say about the items it saw."""
+
+    def remarks(self) -> list[str]:
+        """What was odd since the last call (texts that were cut)."""
+        ...
+
+
+@runtime_checkable
+class ModalityDefaults(Protocol):
+    """An input whose modality asks for other settings of the objectives than images do."""
+
+    def objective_defaults(self, objective: str) -> dict[str, Any]:
+        """Settings of an objective and its views that differ; what a user sets comes before them."""
         ...
 
 

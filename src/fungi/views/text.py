@@ -7,7 +7,7 @@ from fungi.views.tokens import TokenizerSource
 
 KINDS = {
     "plain": ("fungi.views.words", "WholeText"),
-    "patches": ("fungi.views.words", "DeletedWords"),
+    "words": ("fungi.views.words", "DeletedWords"),
 }
 
 
@@ -28,7 +28,7 @@ class TextInput:
     modality = "text"
 
     def views(self, kind: str, **options: Any) -> Any:
-        """The view generator of a kind: `plain` (KL, embeddings) or `patches` (SimCLR: words deleted)."""
+        """The view generator of a kind: `plain` (embeddings, KL) or `words` (SimCLR: copies with words deleted)."""
         from fungi.views.kinds import choose_views
 
         return choose_views(KINDS, self, kind, **options)
@@ -36,5 +36,6 @@ class TextInput:
     def objective_defaults(self, objective: str) -> dict[str, Any]:
         """Settings in which an objective differs from its defaults for images (spec text 3.2)."""
         if objective == "simclr":
-            return {"latent_dim": 256, "negative_views": 2, "denominator_temperature": self.denominator_temperature}
+            temperature = {"denominator_temperature": self.denominator_temperature}
+            return {"view_generator": "words", "latent_dim": 256, **temperature}
         return {}
