@@ -32,7 +32,7 @@ class Crops:
     local_crops: int = 10
     global_area: tuple[float, float] = (0.25, 1.0)
     local_area: tuple[float, float] = (0.05, 0.25)
-    augmentation: Literal["crops", "dino"] = "crops"
+    augmentation: str = "crops"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
     kind = "crops"

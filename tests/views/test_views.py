@@ -1,0 +1,155 @@
+"""Laws of the vision views."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fungi.errors import FungiError
+from fungi.runtime.seeds import seeded
+from fungi.views.image import CLIP, HALF, IMAGENET, UNIT, ImageInput
+from fungi.views.loading import batches
+from tests.engine.golden import load
+
+
+def noise(height: int, width: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def render(views: object, *images: Image.Image) -> torch.Tensor:
+    return views.render(views.collate([views.prepare(image) for image in images]))
+
+
+def test_patches_equal_the_published_ones() -> None:
+    golden = load("timm")
+    views = ImageInput(size=32, resize=32).views("patches", stride_scale=4)
+    images = [Image.fromarray(golden[f"image/{i}"].numpy()) for i in range(3)]
+    made = render(views, *images).reshape(3, 25, 3, 32, 32)
+    torch.testing.assert_close(made, golden["views"], rtol=0, atol=1e-5)  # of values between -3 and 3
+
+
+@pytest.mark.parametrize(("stride_scale", "count"), [(6, 49), (4, 25), (3, 16), (1, 4)])
+def test_the_grid_has_the_stated_number_of_patches(stride_scale: int, count: int) -> None:
+    assert ImageInput().views("patches", stride_scale=stride_scale).n_views == count
+    assert ImageInput(size=256).views("patches", stride_scale=stride_scale).n_views == count
+
+
+def test_first_and_last_patch_are_the_corners_of_the_image() -> None:
+    """By resizing the cut-out corners one by one."""
+    views, image = ImageInput(), noise(300, 200)
+    made = render(views.views("patches"), image)
+    assert made.shape == (49, 3, 224, 224)
+    square = torch.from_numpy(np.array(image.resize((224, 224), Image.Resampling.BICUBIC))).permute(2, 0, 1) / 255
+    mean, deviation = (torch.tensor(numbers)[:, None, None] for numbers in IMAGENET)
+    for patch, (top, left) in {0: (0, 0), 6: (0, 108), 48: (108, 108)}.items():
+        cut = square[None, :, top : top + 112, left : left + 112]
+        resized = torch.nn.functional.interpolate(cut, size=224, mode="bicubic", antialias=True)[0]
+        torch.testing.assert_close(made[patch], (resized - mean) / deviation, rtol=0, atol=1e-4)
+
+
+def test_the_plain_view_equals_the_usual_transform() -> None:
+    from torchvision.transforms import v2
+
+    image = noise(301, 457)
+    for interpolation in ("bicubic", "bilinear"):
+        usual = v2.Compose(
+            [
+                v2.Resize(256, interpolation=v2.InterpolationMode(interpolation), antialias=True),
+                v2.CenterCrop(224),
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(*CLIP),
+            ]
+        )
+        views = ImageInput(interpolation=interpolation, statistics=CLIP).views("plain")
+        torch.testing.assert_close(render(views, image)[0], usual(image), rtol=1e-5, atol=1e-5)
+
+
+def test_small_images_are_padded_no_more_than_the_usual_transform_does() -> None:
+    from torchvision.transforms import v2
+
+    image = noise(10, 9)
+    usual = v2.PILToTensor()(v2.CenterCrop(32)(v2.Resize(32, interpolation=v2.InterpolationMode.BICUBIC)(image)))
+    assert torch.equal(ImageInput(size=32, resize=32).views("plain").prepare(image)[0], usual)
+
+
+def test_crops_are_global_first_and_of_the_stated_areas() -> None:
+    """A ramp tells where a crop was cut: the spread of its values is its width."""
+    ramp = Image.fromarray(np.tile(np.linspace(0, 255, 256, dtype=np.uint8)[None, :, None], (256, 1, 3)))
+    views = ImageInput(statistics=UNIT).views("crops")
+    assert views.n_views == 12
+    widths = []
+    for trial in range(20):
+        with seeded(trial):
+            made = render(views, ramp)
+        widths.append((made.amax((1, 2, 3)) - made.amin((1, 2, 3))).tolist())
+    widths = np.array(widths)
+    # Area 0.25..1 at aspect 3/4..4/3 is a width of 0.43..1, area 0.05..0.25 one of 0.19..0.58; resampling blurs a bit.
+    assert widths[:, :2].min() > 0.40
+    assert widths[:, 2:].max() < 0.60
+    assert 0.17 < widths[:, 2:].min() < widths[:, :2].max() <= 1
+
+
+def test_views_depend_on_seed_kind_and_sample_alone() -> None:
+    from fungi.data.base import open_split
+
+    samples = open_split("digits", "test", Path())
+    views = ImageInput(size=32, resize=32).views("crops")
+
+    def made(rows: list[int], seed: int = 1) -> dict[int, torch.Tensor]:
+        (batch,) = batches(samples, [views], [rows], seed=seed, num_workers=0)
+        return dict(zip(rows, batch[views.identity], strict=True))
+
+    alone, together, otherwise = made([5]), made([3, 5, 9]), made([9, 5])
+    assert torch.equal(alone[5], together[5])
+    assert torch.equal(alone[5], otherwise[5])
+    assert torch.equal(together[9], otherwise[9])
+    assert not torch.equal(made([5], seed=2)[5], alone[5])
+    assert not torch.equal(together[3], together[5])
+
+
+def test_the_global_random_streams_are_left_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    with seeded(1, "anything"):
+        torch.rand(5)
+        np.random.rand(5)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_published_view_statistics_are_imagenets_for_crops_and_patches_only() -> None:
+    own, published = ImageInput(statistics=HALF), ImageInput(statistics=HALF).with_imagenet_views()
+    image = noise(64, 64)
+    assert torch.equal(render(own.views("plain"), image), render(published.views("plain"), image))
+    mean, deviation = (torch.tensor(numbers)[:, None, None] for numbers in IMAGENET)
+    as_imagenet = (render(own.views("patches"), image) * 0.5 + 0.5 - mean) / deviation
+    torch.testing.assert_close(render(published.views("patches"), image), as_imagenet, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "complaint"),
+    [
+        ("patch", {}, "unknown kind of vision views 'patch'"),
+        ("patches", {"girth": 2}, "views 'patches' have no option 'girth'. They have: grid, stride_scale"),
+        ("patches", {"stride_scale": 500}, "can't be moved in 500 steps"),
+        ("crops", {"augmentation": "moco"}, "augmentation 'moco' is not known"),
+    ],
+)
+def test_views_that_can_not_be_are_named(kind: str, options: dict[str, object], complaint: str) -> None:
+    with pytest.raises(FungiError, match=complaint):
+        ImageInput().views(kind, **options)
+
+
+def test_the_full_augmentation_changes_colours_and_keeps_the_number_of_views() -> None:
+    image = noise(64, 64)
+    plain = ImageInput(size=32).views("crops")
+    full = ImageInput(size=32).views("crops", augmentation="dino")
+    with seeded(3):
+        made = full.prepare(image)
+    with seeded(3):
+        cropped = plain.prepare(image)
+    assert made.shape == cropped.shape
+    assert not torch.equal(made, cropped)
