@@ -17,6 +17,7 @@ from fungi.data.base import DATASETS
 from fungi.errors import FungiError
 from fungi.report.result_file import ResultFile, Run, Scores
 from fungi.runtime.log import logger, progress
+from fungi.runtime.tracking import track
 
 
 @runtime_checkable
@@ -90,6 +91,7 @@ def _evaluate_run(task: Task, missing: list[Combination], scorer: Scorer, result
         for text in scorer.warnings():
             note(task.run, text)
         result.add(task.run, name_of(combination), scores)
+        track({f"{name_of(combination)}/{metric}": value for metric, value in scores.items()})
 
 
 def note(run: Run, text: str) -> None:

@@ -18,7 +18,7 @@ DEFAULT_LAYER_KEY = "attn_proj"
 DEFAULT_PCA_DIM = 512
 
 # These say where and how to compute, not what: they take no part in deciding whether a result is of the same settings.
-_INCIDENTAL = {"root", "device", "block_rows", "memory_gb", "output", "backend"}
+_INCIDENTAL = {"root", "device", "block_rows", "memory_gb", "output", "backend", "wandb"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ class FeatureSettings:
     block_rows: int = setting(8192, "rows of the feature files held at once")
     memory_gb: float = setting(4.0, "features stay in memory if they need no more than this; else they are streamed")
     output: Path | None = setting(None, "result file; <root>/results/... if absent", aliases=("--logs-output-path",))
+    wandb: bool = setting(False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise")
 
     def __post_init__(self) -> None:
         _at_least_one(self, "block_rows", "pca_dim")
@@ -136,7 +137,15 @@ def result_path(settings: FeatureSettings, task: str) -> Path:
 
 def _unusual(settings: FeatureSettings) -> list[str]:
     """Parts of a file name for settings that are commonly varied, so that one result does not displace another."""
-    marks = {"pca_dim": "pca", "k": "k", "layer_key": "", "test_split": "on-", "tolerance": "tol", "solver": ""}
+    marks = {
+        "pca_dim": "pca",
+        "k": "k",
+        "layer_key": "",
+        "test_split": "on-",
+        "tolerance": "tol",
+        "solver": "",
+        "combinations": "",
+    }
     defaults = {field.name: field.default for field in fields(settings)}
     return [
         f"{mark}{getattr(settings, name)}"

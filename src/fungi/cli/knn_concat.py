@@ -1,8 +1,8 @@
 """kNN classification over every combination of features (spec vision 9.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from fungi.cli.command import run_command
 from fungi.cli.evaluation_loop import (
@@ -14,7 +14,7 @@ from fungi.cli.evaluation_loop import (
     source_warnings,
 )
 from fungi.cli.feature_settings import FewShotSettings
-from fungi.combine.names import Combination, all_combinations
+from fungi.combine.names import Combination, all_combinations, in_order, nested_chain
 from fungi.combine.pca import Reducer, reduced, repeatable_blocks
 from fungi.errors import FungiError
 from fungi.evaluators.knn import Backend, knn_predictions
@@ -36,6 +36,9 @@ DESCRIPTION = """kNN classification over every combination of features, from fil
 class KnnSettings(FewShotSettings):
     """Flags of `knn_concat.py`."""
 
+    combinations: Literal["all", "nested", "single"] = setting(
+        "all", "all subsets of the features; the first, the first two, ...; or each feature alone"
+    )
     k: int = setting(20, "neighbours that vote")
     backend: Backend = setting("torch", "what searches the neighbours; all are exact and agree")
     seed: int = setting(42, "taken for the sake of the original harness's commands: kNN involves no randomness")
@@ -44,6 +47,13 @@ class KnnSettings(FewShotSettings):
         super().__post_init__()
         if self.k < 1:
             raise FungiError(f"--k has to be at least 1, not {self.k}.")
+
+
+def _single(features: Iterable[str]) -> list[Combination]:
+    return [(name,) for name in in_order(features)]
+
+
+_COMBINATIONS = {"all": all_combinations, "nested": nested_chain, "single": _single}
 
 
 class KnnScorer:
@@ -85,7 +95,7 @@ def run(settings: KnnSettings) -> dict[str, Any]:
         settings,
         settings.task_name("knn"),
         splits=lambda _: ("train", "test"),
-        combinations=all_combinations,
+        combinations=_COMBINATIONS[settings.combinations],
         prepare=lambda task: KnnScorer(settings, task),
         draws=settings.draws(),
     )

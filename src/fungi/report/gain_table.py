@@ -18,7 +18,7 @@ def gain_table(columns: Mapping[str, Mapping[str, Any]], metric: str = "accuracy
     columns: title -> content of a result file; the deviation shows where it is of several runs. A combination that a
     column lacks is shown as missing.
     """
-    rows = sorted({name for column in columns.values() for name in column["results"]}, key=_by_size_and_order)
+    rows = sorted({name for column in columns.values() for name in column["results"]}, key=by_size_and_order)
     titles = [f"{metric}, %", *columns]
     cells = [[row, *(_cell(column["results"], row, metric) for column in columns.values())] for row in rows]
     widths = [max(len(line[place]) for line in [titles, *cells]) for place in range(len(titles))]
@@ -48,7 +48,8 @@ def _cell(results: Mapping[str, Any], row: str, metric: str) -> str:
     return text if baseline is None or row == EMBEDDINGS else f"{text} ({value - 100 * baseline:+.1f})"
 
 
-def _by_size_and_order(name: str) -> tuple[int, list[tuple[int, str]]]:
+def by_size_and_order(name: str) -> tuple[int, list[tuple[int, str]]]:
+    """Sorting key of combination names: smaller ones first, then in canonical order."""
     parts = name.split("+")
     place = {feature: number for number, feature in enumerate(CANONICAL_ORDER)}
     return len(parts), [(place.get(part, len(place)), part) for part in parts]

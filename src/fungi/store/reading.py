@@ -13,6 +13,7 @@ from jaxtyping import Float32, Integer
 
 from fungi.errors import FungiError, MissingFilesError
 from fungi.store.birth import Birth, LayerBirth, read_birth, read_layer_birth
+from fungi.store.hdf5 import open_hdf5
 
 TARGETS = "targets"
 
@@ -107,7 +108,7 @@ def _opened(path: Path) -> h5py.File:
             " or name another --root, --dataset, --backbone or split."
         )
     try:
-        return h5py.File(path, "r")
+        return open_hdf5(path, "r")
     except OSError as error:
         raise _unreadable(path, error) from None
 

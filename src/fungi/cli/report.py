@@ -1,0 +1,74 @@
+"""Result files -> tables beside the published numbers, and plots."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fungi.cli.command import run_command
+from fungi.errors import FungiError
+from fungi.report.cells import cells_of, read_results
+from fungi.report.gallery import draw_all
+from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
+from fungi.settings import setting
+
+DESCRIPTION = """The paper's tables and plots from result files, with the published values beside them.
+
+  python scripts/report.py --results features
+  python scripts/report.py --results features other/results/knn/pets/vit-b16.json --formats markdown csv
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """Flags of `scripts/report.py`."""
+
+    results: tuple[Path, ...] = setting((Path("features"),), "folders that hold result files, or the files themselves")
+    output: Path = setting(Path("report"), "folder of the report")
+    formats: tuple[Literal["markdown", "csv", "latex", "png"], ...] = setting(
+        ("markdown", "csv", "latex", "png"), "what to write"
+    )
+
+    def __post_init__(self) -> None:
+        for place in self.results:
+            if not place.exists():
+                raise FungiError(f"--results {place} is not there.")
+
+
+def run(settings: ReportSettings) -> list[Path]:
+    """Write the report; the files written."""
+    records = read_results(settings.results)
+    cells = [cell for record in records for cell in cells_of(record)]
+    tables = make_tables(cells)
+    settings.output.mkdir(parents=True, exist_ok=True)
+    figures = draw_all(settings.output / "figures", records, cells, tables) if "png" in settings.formats else []
+    texts = {
+        "markdown": ("report.md", lambda: to_markdown(tables) + _embedded(figures, settings.output)),
+        "csv": ("report.csv", lambda: to_csv(cells)),
+        "latex": ("report.tex", lambda: to_latex(tables)),
+    }
+    written = []
+    for name in settings.formats:
+        if name in texts:
+            path = settings.output / texts[name][0]
+            path.write_text(texts[name][1]())
+            written.append(path)
+    return written + figures
+
+
+def _embedded(figures: list[Path], output: Path) -> str:
+    if not figures:
+        return ""
+    lines = [f"![{path.stem}]({path.relative_to(output)})" for path in figures]
+    return "\n".join(["# Figures", "", *lines, ""])
+
+
+def run_and_print(settings: ReportSettings) -> None:
+    """What the command does: write, and say what was written."""
+    for path in run(settings):
+        print(f"wrote {path}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of `scripts/report.py` and `fungi report`."""
+    return run_command(ReportSettings, run_and_print, program="report.py", description=DESCRIPTION, arguments=arguments)

@@ -1,0 +1,216 @@
+"""Result files -> cells: one number each, with all that has to be known before it may stand beside another."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fungi.errors import FungiError, MissingFilesError
+from fungi.report.published import MEAN, Published, PublishedKey, mean_datasets, published_value
+from fungi.report.result_file import read_result
+from fungi.runtime.log import logger
+from fungi.store.layout import EMBEDDINGS
+
+_PUBLISHED_K = 20
+_UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, order=True)
+class Protocol:
+    """How a number came about. Numbers of different protocols are never put into one table."""
+
+    task: str
+    setting: str
+    profile: str
+    details: str
+
+    def __str__(self) -> str:
+        return f"{self.task}, {self.setting}, profile {self.profile}, {self.details}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number, in percent.
+
+    std: population standard deviation over the runs; gain: over the embeddings alone, of the same file; as_published:
+    whether k, PCA and rows are the paper's; published: its value for the same thing, where they are.
+    """
+
+    protocol: Protocol
+    backbone: str
+    dataset: str
+    combination: str
+    metric: str
+    value: float
+    std: float | None
+    runs: int
+    gain: float | None
+    as_published: bool
+    published: Published | None
+    layer: str
+    warnings: int
+
+
+@dataclass(frozen=True)
+class ResultRecord:
+    """A result file that was read: where it lies, and its content."""
+
+    path: Path
+    content: dict[str, Any]
+
+
+def read_results(places: Iterable[Path]) -> list[ResultRecord]:
+    """Every result file in the folders (or named itself), those put aside left out.
+
+    MissingFilesError where there is none. A file that is none of ours is named and left out.
+    """
+    paths: list[Path] = []
+    for place in places:
+        paths += [place] if place.is_file() else sorted(place.rglob("results/**/*.json"))
+    found = []
+    for path in dict.fromkeys(paths):
+        if path.name.endswith(".previous.json"):
+            continue
+        try:
+            found.append(ResultRecord(path, read_result(path)))
+        except FungiError as error:
+            logger.warning("left out: %s", error)
+    if not found:
+        raise MissingFilesError(
+            f"no result files in {', '.join(map(str, places))}. Run knn_concat.py,"
+            " train_linear_concat_grads.py or retrieval_eval.py first, or name other folders with --results."
+        )
+    return found
+
+
+def cells_of(record: ResultRecord) -> list[Cell]:
+    """The cells of a result file; none for analyses, which have figures of their own."""
+    content = record.content
+    task = content.get("task", "knn").split("-")[0]
+    metrics = {"retrieval": {"mAP-M": "M", "mAP-H": "H"}, "cka": {}}.get(task)
+    if metrics is None:
+        metrics = {_metric_of(content): setting_of(content)}
+    return [
+        _cell(content, task, setting, metric, combination)
+        for metric, setting in metrics.items()
+        for combination, scores in content["results"].items()
+        if metric in scores
+    ]
+
+
+def mean_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """The mean over the paper's datasets, for each protocol, backbone and combination that has all of them."""
+    grouped: dict[tuple[Protocol, str, str, str], dict[str, Cell]] = {}
+    for cell in cells:
+        grouped.setdefault((cell.protocol, cell.backbone, cell.combination, cell.layer), {})[cell.dataset] = cell
+    wanted = mean_datasets()
+    return [
+        _mean([found[name] for name in wanted]) for found in grouped.values() if all(name in found for name in wanted)
+    ]
+
+
+def setting_of(content: dict[str, Any]) -> str:
+    """`full`, `5-shot`, or `5-shot drawn` where the shots are random draws."""
+    shots = content["settings"].get("shots")
+    if shots is None:
+        return "full"
+    return f"{shots}-shot drawn" if content["settings"].get("few_shot_seed") else f"{shots}-shot"
+
+
+def origin_of(content: dict[str, Any]) -> dict[str, str]:
+    """Dataset, backbone, profile and layer, as the feature files' own records say it; else as the settings say."""
+    files = [entry for run in content["provenance"]["features"] for split in run.values() for entry in split.values()]
+    births = [entry["birth"] for entry in files if entry.get("birth")]
+    layers = {entry["layer"]["layer"] for entry in files if entry.get("layer")}
+    settings = content["settings"]
+    if not births and files:
+        # The folders of the original harness: <dataset>/<backbone>/<file>.
+        folder = Path(files[0]["file"]).parent
+        return {"dataset": folder.parent.name, "backbone": folder.name, "profile": _UNKNOWN, "layer": ""}
+    return {
+        "dataset": births[0]["dataset"] if births else settings["dataset"],
+        "backbone": births[0]["backbone"] if births else settings["backbone"],
+        "profile": "+".join(sorted({birth["profile"] for birth in births})) or _UNKNOWN,
+        "layer": "+".join(sorted(layers)),
+    }
+
+
+def _cell(content: dict[str, Any], task: str, setting: str, metric: str, combination: str) -> Cell:
+    origin, results = origin_of(content), content["results"]
+    scores, baseline = results[combination], results.get(EMBEDDINGS, {}).get(metric)
+    protocol = Protocol(task, setting, origin["profile"], _details(content))
+    std = scores.get(f"{metric}-std")
+    as_published = _as_published(content, origin)
+    key = PublishedKey(task, setting, origin["backbone"], origin["dataset"], combination)
+    return Cell(
+        protocol=protocol,
+        backbone=origin["backbone"],
+        dataset=origin["dataset"],
+        combination=combination,
+        metric=metric,
+        value=100 * scores[metric],
+        std=None if std is None else 100 * std,
+        runs=len(content.get("runs", [None])),
+        gain=None if baseline is None or combination == EMBEDDINGS else 100 * (scores[metric] - baseline),
+        as_published=as_published,
+        published=published_value(key) if as_published else None,
+        layer=origin["layer"],
+        warnings=len(content.get("warnings", [])),
+    )
+
+
+def _metric_of(content: dict[str, Any]) -> str:
+    from fungi.data.base import DATASETS
+
+    dataset = origin_of(content)["dataset"]
+    return DATASETS[dataset].metric if dataset in DATASETS and content["task"] != "clustering" else "accuracy"
+
+
+def _details(content: dict[str, Any]) -> str:
+    """The settings that set one protocol apart from another, in words."""
+    settings = content["settings"]
+    named = [("k", "k"), ("pca_dim", "PCA"), ("solver", "solver"), ("tolerance", "tolerance")]
+    parts = [f"{word} {settings[name]}" for name, word in named if settings.get(name) is not None]
+    parts += [f"array {settings['layer_key']}"] if settings.get("layer_key") else []
+    parts += [f"rows of {settings['test_split']}"] if settings.get("test_split", "test") != "test" else []
+    for name in ("normalize", "normalize_embeddings"):
+        parts += (
+            [f"no {name.replace('_', ' of ').replace('normalize', 'L2 norm')}"] if not settings.get(name, True) else []
+        )
+    parts += ["cosine after PCA"] if settings.get("renormalise_after_pca") else []
+    if settings.get("shots") and settings.get("few_shot_validation", "published") != "published":
+        parts.append(f"lambda by {settings['few_shot_validation']}")
+    return ", ".join(parts)
+
+
+def _as_published(content: dict[str, Any], origin: dict[str, str]) -> bool:
+    """Whether k, PCA and rows are those of the published tables."""
+    from fungi.backbones.base import BACKBONES
+
+    settings = content["settings"]
+    backbone = origin["backbone"]
+    return (
+        settings.get("k", _PUBLISHED_K) == _PUBLISHED_K
+        and backbone in BACKBONES
+        and settings["pca_dim"] == BACKBONES[backbone].pca_dim
+        and settings.get("normalize", True)
+        and settings.get("normalize_embeddings", True)
+        and not settings.get("renormalise_after_pca", False)
+        and settings.get("test_split", "test") in ("test", "query")
+    )
+
+
+def _mean(cells: list[Cell]) -> Cell:
+    count, first = len(cells), cells[0]
+    gains = [cell.gain for cell in cells if cell.gain is not None]
+    key = PublishedKey(first.protocol.task, first.protocol.setting, first.backbone, MEAN, first.combination)
+    return replace(
+        first,
+        dataset=MEAN,
+        metric="metric of each dataset",
+        value=sum(cell.value for cell in cells) / count,
+        std=None,
+        gain=sum(gains) / count if len(gains) == count else None,
+        published=published_value(key) if all(cell.as_published for cell in cells) else None,
+        warnings=sum(cell.warnings for cell in cells),
+    )

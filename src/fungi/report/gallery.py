@@ -1,0 +1,183 @@
+"""Which figures a set of results can fill, and their drawing."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fungi.combine.names import in_order
+from fungi.evaluators.metrics import per_class_accuracy
+from fungi.report.cells import Cell, ResultRecord, origin_of, setting_of
+from fungi.report.figures import Series, bars, curves, grouped_bars, heatmap, sorted_differences
+from fungi.report.gain_table import by_size_and_order
+from fungi.report.published import MEAN
+from fungi.report.tables import Table, label
+from fungi.store.layout import EMBEDDINGS
+
+_MOST_PER_TABLE = 6  # bar charts of single datasets: beyond that a table reads better
+_SHOTS = re.compile(r"(\d+)-shot( drawn)?")
+_BLOCK = re.compile(r"(?:blocks\.|encoder_layer_|layers?\.)(\d+)\.(.+)")
+
+
+def draw_all(
+    folder: Path, records: Sequence[ResultRecord], cells: Sequence[Cell], tables: Sequence[Table]
+) -> list[Path]:
+    """Every figure that the results fill, into a folder; their paths."""
+    drawn: list[Path] = []
+    for table in tables:
+        drawn += _bars_of(folder, table)
+        drawn += _backbones_of(folder, table)
+    drawn += _shots(folder, cells)
+    drawn += _layers(folder, cells)
+    for record in records:
+        draw = _DRAWN_FROM_RECORDS.get(record.content.get("task", ""))
+        drawn += draw(folder, record) if draw else []
+    return drawn
+
+
+def _bars_of(folder: Path, table: Table) -> list[Path]:
+    """Figure 2, right: every combination, for each backbone and dataset."""
+    found: dict[tuple[str, str], dict[str, Cell]] = defaultdict(dict)
+    for (backbone, combination, dataset), cell in table.cells.items():
+        found[backbone, dataset][combination] = cell
+    if len(found) > _MOST_PER_TABLE:
+        found = {key: cells for key, cells in found.items() if key[1] == MEAN}
+    drawn = []
+    for (backbone, dataset), cells in found.items():
+        if len(cells) > 1:
+            path = _path(folder, "combinations", table.protocol, backbone, dataset)
+            ordered = sorted(cells, key=by_size_and_order)
+            title = f"{label(backbone)}, {dataset}\n{table.protocol}"
+            axis = f"{next(iter(cells.values())).metric}, %"
+            bars(path, title, {name: (cells[name].value, cells[name].std) for name in ordered}, EMBEDDINGS, axis)
+            drawn.append(path)
+    return drawn
+
+
+def _backbones_of(folder: Path, table: Table) -> list[Path]:
+    """Figure 5: embeddings against the largest combination, across backbones."""
+    column = MEAN if MEAN in table.columns else table.columns[0] if len(table.columns) == 1 else None
+    largest = max((combination for _, combination in table.rows), key=by_size_and_order)
+    chosen = [name for name in (EMBEDDINGS, largest) if column]
+    groups = [
+        backbone
+        for backbone in dict.fromkeys(backbone for backbone, _ in table.rows)
+        if all((backbone, name, column) in table.cells for name in chosen)
+    ]
+    if column is None or len(groups) < 2 or largest == EMBEDDINGS:
+        return []
+    series = [
+        Series(name, range(len(groups)), [table.cells[backbone, name, column].value for backbone in groups])
+        for name in chosen
+    ]
+    path = _path(folder, "backbones", table.protocol, column)
+    grouped_bars(path, f"{column}\n{table.protocol}", [label(backbone) for backbone in groups], series)
+    return [path]
+
+
+def _shots(folder: Path, cells: Sequence[Cell]) -> list[Path]:
+    """Figure 6: accuracy against the number of shots, embeddings and the largest combination."""
+    found: dict[tuple[str, ...], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
+    for cell in cells:
+        match = _SHOTS.fullmatch(cell.protocol.setting)
+        if match and cell.dataset != MEAN:
+            protocol = (cell.protocol.task, cell.protocol.profile, cell.protocol.details, match[2] or "")
+            found[*protocol, cell.backbone, cell.dataset][cell.combination][int(match[1])] = cell
+    drawn = []
+    for (task, profile, details, way, backbone, dataset), by_name in found.items():
+        largest = max(by_name, key=by_size_and_order)
+        series = [_by_number(name, by_name[name]) for name in dict.fromkeys((EMBEDDINGS, largest)) if name in by_name]
+        if max(len(one.x) for one in series) > 1:
+            path = _path(folder, "shots", task, profile, details, way, backbone, dataset)
+            title = f"{label(backbone)}, {dataset}\n{task}, few-shot{way}, profile {profile}, {details}"
+            curves(path, title, series, x_axis="train examples per class")
+            drawn.append(path)
+    return drawn
+
+
+def _layers(folder: Path, cells: Sequence[Cell]) -> list[Path]:
+    """Figure 8: single gradients by block; a line for each objective and kind of layer."""
+    found: dict[tuple[str, ...], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
+    for cell in cells:
+        match = _BLOCK.search(cell.layer)
+        if match and "+" not in cell.combination and cell.combination != EMBEDDINGS:
+            protocol = (cell.protocol.task, cell.protocol.setting, cell.protocol.profile)
+            found[*protocol, cell.backbone, cell.dataset][f"{cell.combination}, {match[2]}"][int(match[1])] = cell
+    drawn = []
+    for key, by_name in found.items():
+        blocks = {block for cells_of_name in by_name.values() for block in cells_of_name}
+        if len(blocks) > 1:
+            series = [_by_number(name, by_name[name]) for name in sorted(by_name)]
+            path = _path(folder, "layers", *key)
+            task, setting, profile, backbone, dataset = key
+            title = f"{label(backbone)}, {dataset}, single gradients\n{task}, {setting}, profile {profile}"
+            curves(path, title, series, x_axis="block")
+            drawn.append(path)
+    return drawn
+
+
+def _by_number(name: str, cells: dict[int, Cell]) -> Series:
+    numbers = sorted(cells)
+    stds = [cells[number].std or 0.0 for number in numbers]
+    return Series(name, numbers, [cells[number].value for number in numbers], stds if any(stds) else None)
+
+
+def _per_class(folder: Path, record: ResultRecord) -> list[Path]:
+    """Figure 3: per-class accuracy of each gradient alone minus that of the embeddings."""
+    content = record.content
+    deltas = per_class_differences(content)
+    if not deltas:
+        return []
+    origin = origin_of(content)
+    path = _path(folder, "per-class", content["task"], origin["profile"], origin["backbone"], origin["dataset"])
+    series = [Series(name, [], [100 * value for value in values]) for name, values in deltas.items()]
+    title = (
+        f"{label(origin['backbone'])}, {origin['dataset']}: gradient alone against embeddings ({setting_of(content)})"
+    )
+    sorted_differences(path, title, series, "accuracy difference, points")
+    return [path]
+
+
+def per_class_differences(content: dict[str, Any]) -> dict[str, list[float]]:
+    """Gradient -> per-class accuracy minus that of the embeddings, classes in label order; the mean over runs."""
+    runs = [run["results"] for run in content.get("runs", [])] or [content["results"]]
+    targets = np.array(content["test_targets"])
+    single = [name for name in runs[0] if "+" not in name and name != EMBEDDINGS]
+    if not single or EMBEDDINGS not in runs[0]:
+        return {}
+
+    def recall(run: dict[str, Any], name: str) -> np.ndarray:
+        return per_class_accuracy(np.array(run[name]["predictions"]), targets)[1]
+
+    complete = [run for run in runs if all(name in run for name in (EMBEDDINGS, *single))]
+    return {
+        name: np.mean([recall(run, name) - recall(run, EMBEDDINGS) for run in complete], axis=0).tolist()
+        for name in in_order(single)
+        if complete
+    }
+
+
+def _cka(folder: Path, record: ResultRecord) -> list[Path]:
+    """Figure 2, left: how alike the features are."""
+    pairs = {tuple(name.split("+")): scores["cka"] for name, scores in record.content["results"].items()}
+    names = in_order({name for pair in pairs for name in pair})
+    values = np.eye(len(names))
+    for (first, second), value in pairs.items():
+        row, column = names.index(first), names.index(second)
+        values[row, column] = values[column, row] = value
+    origin = origin_of(record.content)
+    path = _path(folder, "cka", origin["profile"], origin["backbone"], origin["dataset"])
+    heatmap(path, f"CKA, {label(origin['backbone'])}, {origin['dataset']}\nprofile {origin['profile']}", names, values)
+    return [path]
+
+
+_DRAWN_FROM_RECORDS: dict[str, Callable[[Path, ResultRecord], list[Path]]] = {"knn": _per_class, "cka": _cka}
+
+
+def _path(folder: Path, *parts: object) -> Path:
+    """A file name that says what the figure shows; equal for equal parts."""
+    text = "_".join(str(part) for part in parts if str(part))
+    return folder / (re.sub(r"[^A-Za-z0-9.+_-]+", "-", text).strip("-") + ".png")

@@ -1,0 +1,65 @@
+"""Memory is bounded by block size, not by rows (issue: ImageNet-1k in 24 GB)."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+GIB = 2**30
+
+# A process of its own: the peak of resident memory never falls.
+MEASURE = """
+import json, resource, sys
+from pathlib import Path
+sys.path.insert(0, {scripts!r})
+from benchmarks.evaluation import EvaluationBenchmark, knn_settings, write_features
+from fungi.cli.knn_concat import run
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+settings = EvaluationBenchmark(train_rows={rows}, test_rows=200, width=64, pca_dim=32, memory_gb=0, block_rows=2000, device="cpu")
+write_features(Path({root!r}), settings)
+before = peak()
+run(knn_settings(Path({root!r}), settings))
+print(json.dumps([before, peak()]))
+"""
+
+
+def growth(root: Path, rows: int) -> int:
+    root.mkdir()
+    code = MEASURE.format(scripts=str(SCRIPTS), rows=rows, root=str(root))
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    before, after = json.loads(done.stdout.splitlines()[-1])
+    return after - before
+
+
+@pytest.mark.slow
+def test_streamed_evaluation_needs_no_more_memory_for_more_rows(tmp_path):
+    """60,000 rows of 4 x 64 are 61 MB: if they were kept, memory would grow by as much."""
+    few, many = growth(tmp_path / "few", 4_000), growth(tmp_path / "many", 64_000)
+    assert many - few < 15e6
+
+
+@pytest.fixture
+def accounting():
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        from benchmarks.evaluation import accounting
+
+        yield accounting
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+def test_imagenet_fits_into_24_gb_by_the_accounting(accounting):
+    parts = accounting(1_281_167, 50_000, [768] * 4, 512, block_rows=8192, memory_bytes=4 * GIB)
+    assert sum(parts.values()) < 6 * GIB
+    without_pca = accounting(1_281_167, 50_000, [768] * 4, 10**6, block_rows=8192, memory_bytes=4 * GIB)
+    assert sum(without_pca.values()) < 8 * GIB
+
+
+def test_only_labels_grow_with_train_rows_once_features_are_streamed(accounting):
+    some, more = (accounting(rows, 1000, [384] * 4, 384, block_rows=8192, memory_bytes=0) for rows in (10**6, 10**7))
+    grown = {name for name in some if some[name] != more[name]}
+    assert grown == {"labels (int64)"}

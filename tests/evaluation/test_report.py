@@ -1,0 +1,205 @@
+"""Reports: what is compared with what, what is missing, and that every figure is drawn."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fungi.cli import analyse, knn_concat, report
+from fungi.cli.analyse import AnalyseSettings
+from fungi.cli.knn_concat import KnnSettings
+from fungi.cli.report import ReportSettings
+from fungi.errors import FungiError, MissingFilesError
+from fungi.report.cells import ResultRecord, cells_of, mean_cells
+from fungi.report.gallery import per_class_differences
+from fungi.report.published import MEAN, PublishedKey, mean_datasets, published_value
+from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
+from tests.evaluation.feature_folder import make_folder
+
+PIXELS = b"\x89PNG"
+
+
+def content(accuracy: dict[str, float], *, backbone="vit-b16", dataset="cars", profile="published", **settings) -> dict:
+    birth = {"backbone": backbone, "dataset": dataset, "profile": profile}
+    defaults = {"k": 20, "pca_dim": 512, "shots": None, "dataset": dataset, "backbone": backbone}
+    return {
+        "task": "knn" if settings.get("shots") is None else f"knn-{settings['shots']}shot",
+        "settings": defaults | settings,
+        "provenance": {"features": [{"train": {"embeddings": {"file": "x.h5", "birth": birth}}}]},
+        "results": {name: {"accuracy": value, "mean-per-class-accuracy": value} for name, value in accuracy.items()},
+    }
+
+
+def cells(*contents: dict) -> list:
+    return [cell for one in contents for cell in cells_of(ResultRecord(Path("x.json"), one))]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "table"),
+    [
+        (PublishedKey("knn", "full", "dinov2_vitb14", MEAN, "embeddings+kl+dino+simclr"), 81.7, "paper-2"),
+        (PublishedKey("knn", "5-shot", "dinov2_vitb14", MEAN, "embeddings+kl"), 48.1, "paper-2"),
+        (PublishedKey("knn", "full", "vit-b16-augreg-in1k", "cars", "embeddings"), 21.3, "paper-1"),
+        (
+            PublishedKey("knn", "5-shot", "vit-b16-augreg-in1k", "flowers102", "embeddings+kl+dino+simclr"),
+            49.8,
+            "paper-1",
+        ),
+        (PublishedKey("knn", "full", "vit-b16", "pets", "embeddings+kl+dino"), 91.8, "paper-9"),
+        (PublishedKey("linear", "full", "dino_vitb16", MEAN, "embeddings"), 81.0, "paper-13"),
+        (PublishedKey("retrieval", "H", "dinov2_vitb14", "paris-landmarks", "embeddings"), 77.5, "paper-10"),
+    ],
+)
+def test_published_values_are_found_where_they_are_printed(key, value, table):
+    found = published_value(key)
+    assert (found.value, found.table) == (value, table)
+
+
+def test_unprinted_values_have_none():
+    assert published_value(PublishedKey("knn", "full", "vit-b16", "imagenet-1k", "embeddings")) is None
+
+
+def test_a_cell_shows_value_deviation_gain_published_value_and_difference():
+    one = content({"embeddings": 0.330, "embeddings+kl+dino+simclr": 0.403})
+    one["results"]["embeddings+kl+dino+simclr"]["accuracy-std"] = 0.0031
+    text = to_markdown(make_tables(cells(one)))
+    assert "| DeiT ViT-B/16 | embeddings+kl+dino+simclr | 40.3 ± 0.3 (+7.3) [39.3, +1.0] | - |" in text
+    assert "## knn, full, profile published, k 20, PCA 512" in text
+
+
+@pytest.mark.parametrize("change", [{"k": 5}, {"pca_dim": 256}, {"normalize": False}, {"test_split": "valid"}])
+def test_published_values_never_stand_beside_another_protocol(change):
+    (cell,) = cells(content({"embeddings": 0.3}, **change))
+    assert cell.published is None
+    assert cells(content({"embeddings": 0.3}))[0].published is not None
+
+
+def test_different_protocols_never_share_a_table():
+    tables = make_tables(
+        cells(
+            content({"embeddings": 0.3}),
+            content({"embeddings": 0.3}, profile="clean"),
+            content({"embeddings": 0.3}, k=5),
+            content({"embeddings": 0.3}, shots=5),
+            content({"embeddings": 0.3}, shots=5, few_shot_seed=[1, 2]),
+        )
+    )
+    assert sorted(str(table.protocol) for table in tables) == [
+        "knn, 5-shot drawn, profile published, k 20, PCA 512",
+        "knn, 5-shot, profile published, k 20, PCA 512",
+        "knn, full, profile clean, k 20, PCA 512",
+        "knn, full, profile published, k 20, PCA 512",
+        "knn, full, profile published, k 5, PCA 512",
+    ]
+
+
+def test_the_mean_needs_all_eleven_datasets_and_what_is_missing_is_said():
+    all_but_one = [content({"embeddings": 0.5}, dataset=name) for name in mean_datasets()[:-1]]
+    assert mean_cells(cells(*all_but_one)) == []
+    assert "Missing for DeiT ViT-B/16: flowers102." in to_markdown(make_tables(cells(*all_but_one)))
+    complete = [*all_but_one, content({"embeddings": 0.61}, dataset=mean_datasets()[-1])]
+    (mean,) = mean_cells(cells(*complete))
+    assert mean.value == pytest.approx(51.0)
+    assert mean.published.value == 65.3
+
+
+def test_metrics_are_those_of_the_datasets():
+    one = content({"embeddings": 0.5}, dataset="pets")
+    one["results"]["embeddings"]["mean-per-class-accuracy"] = 0.25
+    (cell,) = cells(one)
+    assert (cell.metric, cell.value) == ("mean-per-class-accuracy", 25.0)
+
+
+def test_csv_has_one_line_per_cell_and_latex_escapes():
+    found = cells(content({"embeddings": 0.33, "embeddings+kl": 0.34}, backbone="dino_vitb16"))
+    lines = list(csv.DictReader(io.StringIO(to_csv(found))))
+    assert [line["combination"] for line in lines] == ["embeddings", "embeddings+kl"]
+    assert (lines[1]["value"], lines[1]["gain"]) == ("34.000", "1.000")
+    assert r"\begin{tabular}" in to_latex(make_tables(found))
+    assert r"my\_net" in to_latex(make_tables(cells(content({"embeddings": 0.3}, backbone="my_net"))))
+
+
+def test_files_of_the_original_harness_are_named_after_their_folders():
+    one = content({"embeddings": 0.3})
+    one["provenance"]["features"] = [{"train": {"embeddings": {"file": "/x/pets/vit-b32/train.h5", "birth": None}}}]
+    (cell,) = cells(one)
+    assert (cell.dataset, cell.backbone, cell.protocol.profile) == ("pets", "vit-b32", "unknown")
+
+
+def test_per_class_differences_are_recalls_against_those_of_the_embeddings():
+    one = content({})
+    one["test_targets"] = [0, 0, 1, 1]
+    one["results"] = {
+        "embeddings": {"predictions": [0, 0, 1, 0]},
+        "kl": {"predictions": [0, 1, 1, 1]},
+        "embeddings+kl": {"predictions": [0, 0, 1, 1]},
+    }
+    assert per_class_differences(one) == {"kl": [-0.5, 0.5]}
+
+
+@pytest.mark.slow
+def test_a_report_of_real_runs_holds_every_format_and_figure(tmp_path):
+    for seed in (0, 1):
+        make_folder(tmp_path / f"seed-{seed}", seed=seed, rows={"train": 160, "test": 80})
+    roots = (tmp_path / "seed-0", tmp_path / "seed-1")
+    knn_concat.run(KnnSettings(root=roots, pca_dim=6, k=5))
+    analyse.run(AnalyseSettings(root=roots, pca_dim=6, k=5, shot_counts=(1, 2, 4, 100)))
+    written = report.run(ReportSettings(results=(tmp_path,), output=tmp_path / "report"))
+    assert [path.name for path in written[:3]] == ["report.md", "report.csv", "report.tex"]
+    kinds = {path.name.split("_")[0] for path in written[3:]}
+    assert kinds == {"combinations", "shots", "per-class", "cka"}
+    assert all(path.read_bytes().startswith(PIXELS) for path in written[3:])
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "## knn, 2-shot, profile clean, k 5, PCA 6" in text
+    assert "1-shot" not in text  # four rows for five neighbours
+    assert all(f"figures/{path.name}" in text for path in written[3:])
+
+
+def test_layers_are_compared_by_block(tmp_path):
+    import h5py
+
+    from fungi.store.birth import write_layer_birth
+    from tests.evaluation.feature_folder import LAYER, replace
+
+    layout = make_folder(tmp_path, features=("embeddings", "kl"))
+    for split in ("train", "test"):
+        with h5py.File(layout.gradients("digits", "digits-vit", "kl", split), "a") as file:
+            values = file["attn_proj"][:] + 1e-7
+            write_layer_birth(file.create_dataset("early", data=values), replace(LAYER, layer="blocks.1.attn.proj"))
+    contents = analyse.layers(AnalyseSettings(root=(tmp_path,), pca_dim=6, k=5))
+    assert [one["settings"]["layer_key"] for one in contents] == ["attn_proj", "early"]
+    assert all(list(one["results"]) == ["kl"] for one in contents)
+    written = report.run(ReportSettings(results=(tmp_path,), output=tmp_path / "report", formats=("png",)))
+    assert any(path.name.startswith("layers_") for path in written)
+
+
+def test_cka_of_pairs_is_averaged_over_runs(tmp_path):
+    for seed in (0, 1):
+        make_folder(tmp_path / str(seed), seed=seed)
+    found = analyse.cka(AnalyseSettings(root=(tmp_path / "0", tmp_path / "1")))["results"]
+    assert list(found) == ["embeddings+kl", "embeddings+dino", "kl+dino"]
+    assert all(0 < scores["cka"] < 1 and scores["cka-std"] >= 0 for scores in found.values())
+
+
+def test_no_results_and_damaged_ones_are_named(tmp_path, caplog):
+    with pytest.raises(MissingFilesError, match=r"no result files in .*Run knn_concat.py"):
+        report.run(ReportSettings(results=(tmp_path,)))
+    with pytest.raises(FungiError, match=r"--results .* is not there"):
+        ReportSettings(results=(tmp_path / "nowhere",))
+    make_folder(tmp_path)
+    knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=6, k=5))
+    (tmp_path / "results" / "bad.json").write_text("[]")
+    report.run(ReportSettings(results=(tmp_path,), output=tmp_path / "report", formats=("csv",)))
+    assert "left out: " in caplog.text
+    assert "bad.json is no result file" in caplog.text
+
+
+def test_result_files_are_strict_json(tmp_path):
+    make_folder(tmp_path)
+    knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=6, k=5))
+    (path,) = tmp_path.rglob("results/**/*.json")
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert np.isfinite(json.loads(path.read_text())["results"]["kl"]["accuracy"])
