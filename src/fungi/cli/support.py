@@ -37,10 +37,10 @@ def _embedder(bound: BoundObjective, around: Surroundings, engine: GradientEngin
     def embed(samples: Samples) -> Tensor:
         size = around.settings.batch_size
         rows = [range(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
-        loaded = batches(samples, [bound.views], rows, seed=around.settings.seed, num_workers=around.num_workers)
-        identity = bound.views.identity
+        views = bound.support_views
+        loaded = batches(samples, [views], rows, seed=around.settings.seed, num_workers=around.num_workers)
         parts = [
-            engine.embed(batch[identity], bound.views) for batch in progress(loaded, total=len(rows), label=bound.name)
+            engine.embed(batch[views.identity], views) for batch in progress(loaded, total=len(rows), label=bound.name)
         ]
         return torch.cat(parts)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fungi.errors import FungiError
 from fungi.gradients.attention import visible_output_projection
-from fungi.gradients.targets import Target
+from fungi.gradients.targets import Target, candidates
 
 
 class Capture:
@@ -27,6 +27,7 @@ class Capture:
     def __init__(
         self, model: nn.Module, targets: Sequence[Target], activation_modules: dict[str, nn.Module] | None = None
     ) -> None:
+        self._model = model
         self._modules = {target.path: target.module for target in targets}
         self._activation_modules = activation_modules or {}
         self._attentions = _owning_attentions(model, list(self._modules))
@@ -59,13 +60,21 @@ class Capture:
         """
         for path in self._modules:
             if path not in self.outputs:
-                raise FungiError(f"layer {path!r} was not used in the forward pass; its gradient does not exist.")
+                raise FungiError(
+                    f"layer {path!r} was not used in the forward pass, or not as a module; its gradient can't be seen. "
+                    f"{candidates(self._model, path)}"
+                )
         outputs = [self.outputs[path] for path in self._modules]
-        found = torch.autograd.grad(root, outputs, grad_outputs=weights, retain_graph=keep_graph, allow_unused=True)
+        found: tuple[Tensor | None, ...] = (None,) * len(outputs)
+        if root.requires_grad:
+            found = torch.autograd.grad(root, outputs, grad_outputs=weights, retain_graph=keep_graph, allow_unused=True)
         signals = {path: signal for path, signal in zip(self._modules, found, strict=True) if signal is not None}
         for path in self._modules:
             if path not in signals:
-                raise FungiError(f"layer {path!r} gets no gradient: the embedding does not depend on its output.")
+                raise FungiError(
+                    f"layer {path!r} gets no gradient: the embedding does not depend on its output. "
+                    f"{candidates(self._model, path)}"
+                )
         return signals
 
     def _attach(self, register: Callable[..., Any], hook: Callable[..., Any]) -> None:
@@ -75,7 +84,8 @@ class Capture:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if path in self.outputs:
                 raise FungiError(
-                    f"layer {path!r} is used several times in one forward pass (shared weights); choose another."
+                    f"layer {path!r} is used several times in one forward pass (shared weights); choose another. "
+                    f"{candidates(self._model, path)}"
                 )
             if path not in self._activation_modules:
                 self.activations[path] = inputs[0].detach().clone()

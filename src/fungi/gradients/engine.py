@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from fungi.backbones.pooled_token import pooled_token_encoder
 from fungi.errors import FungiError
 from fungi.gradients.capture import Capture
+from fungi.gradients.freezing import frozen
 from fungi.gradients.projection import Projector
 from fungi.gradients.rules import rule_for
 from fungi.gradients.targets import Target
 from fungi.runtime.device import autocast
 from fungi.runtime.stopwatch import Stopwatch
-from fungi.views.base import Inputs, ViewGenerator
+from fungi.views.base import Grouping, Inputs, ViewGenerator
 
 Loss = Callable[[Float[Tensor, "b v d"]], Float[Tensor, " b"]]
 FLOAT16_SIGNAL = 2.0**6
@@ -72,9 +73,9 @@ class Extracted:
 class GradientEngine:
     """Embeddings and projected per-sample gradients of one model.
 
-    model: frozen, in evaluation mode, on `device`; targets: its gradient sources; projectors: by target name (targets
-    without one keep the raw gradient, flattened); views_per_forward: how many views are encoded at once;
-    attention_input: see `Profile`; short_cut: use the pooled-token path where the model allows it.
+    model: on `device`; it is left as it was found (hooks, mode, `requires_grad`); targets: its gradient sources;
+    projectors: by target name (targets without one keep the raw gradient, flattened); views_per_forward: how many views
+    are encoded at once; attention_input: see `Profile`; short_cut: use the pooled-token path where the model allows it.
     """
 
     def __init__(
@@ -103,32 +104,39 @@ class GradientEngine:
     @torch.no_grad()
     def embed(self, batch: Any, views: ViewGenerator) -> Float[Tensor, "b v d"]:
         """Embeddings of all views of a collated batch, without gradients."""
-        return torch.cat([self._encode(part, views) for part in self._groups(batch, views)])
+        with frozen(self.model):
+            parts = [(rows, self._encode(part, views)) for rows, part in self._groups(batch, views)]
+        places = _places([rows for rows, _ in parts]).to(self.device)
+        return torch.cat([embedded for _, embedded in parts])[places]
 
     def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> Extracted:
         """Embeddings of a collated batch, and the gradients of the given losses, all from one forward pass."""
         embeddings: list[Tensor] = []
+        order: list[Tensor] = []
         raw: dict[str, dict[str, list[Tensor]]] = {
             name: {target.name: [] for target in self.targets} for name in losses
         }
-        for part in self._groups(batch, views):
+        for rows, part in self._groups(batch, views):
             embedded, gradients = self._extract_group(part, views, losses)
             embeddings.append(embedded)
+            order.append(rows)
             for name, by_target in gradients.items():
                 for target, gradient in by_target.items():
                     raw[name][target].append(gradient)
+        places = _places(order).to(self.device)
         with self.stopwatch("projection"):
             projected = {
-                name: {target: self._project(target, torch.cat(parts)) for target, parts in by_target.items()}
+                name: {target: self._project(target, torch.cat(parts))[places] for target, parts in by_target.items()}
                 for name, by_target in raw.items()
             }
-        return Extracted(torch.cat(embeddings), projected)
+        return Extracted(torch.cat(embeddings)[places], projected)
 
-    def _groups(self, batch: Any, views: ViewGenerator) -> Iterator[Any]:
-        """Parts of a batch whose views fill one forward pass, on the device."""
+    def _groups(self, batch: Any, views: ViewGenerator) -> Iterator[tuple[Tensor, Any]]:
+        """Parts of a batch whose views fill one forward pass, on the device, with their rows in the batch."""
         size = max(1, self.views_per_forward // views.n_views)
-        for start in range(0, _length(batch), size):
-            yield _to_device(_slice(batch, start, start + size), self.device)
+        groups = views.groups(batch, size) if isinstance(views, Grouping) else _in_turn(batch, size)
+        for rows, part in groups:
+            yield rows, _to_device(part, self.device)
 
     def _encode(self, part: Any, views: ViewGenerator) -> Float[Tensor, "b v d"]:
         with self.stopwatch("views"):
@@ -142,7 +150,7 @@ class GradientEngine:
     ) -> tuple[Tensor, dict[str, dict[str, Float[Tensor, "b o i"]]]]:
         surrogates = [target.path for target in self.targets if self._attention_input]
         modules = {path: self.encoder.activation_module(path) for path in surrogates}
-        with torch.enable_grad(), Capture(self.model, self.targets, modules) as capture:
+        with torch.enable_grad(), frozen(self.model), Capture(self.model, self.targets, modules) as capture:
             embeddings = self._encode(part, views)
             gradients = {}
             for index, (name, loss) in enumerate(losses.items()):
@@ -203,6 +211,17 @@ def _check_width(target: Target, projector: Projector | None) -> None:
 
 def _length(batch: Any) -> int:
     return len(next(iter(batch.values()))) if isinstance(batch, dict) else len(batch)
+
+
+def _in_turn(batch: Any, size: int) -> Iterator[tuple[Tensor, Any]]:
+    for start in range(0, _length(batch), size):
+        part = _slice(batch, start, start + size)
+        yield torch.arange(start, start + _length(part)), part
+
+
+def _places(order: Sequence[Tensor]) -> Tensor:
+    """Where each row of a batch is among the rows of its groups."""
+    return torch.argsort(torch.cat(list(order)))
 
 
 def _slice(batch: Any, start: int, stop: int) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from fungi.errors import FungiError, MissingFilesError
@@ -77,9 +77,15 @@ class Projector:
     """A projection on a device, in the dtype of the product: `[b o i] -> [b p]`, float32 out."""
 
     def __init__(self, matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> None:
+        self.matrix = matrix
         self._dense = matrix.dense(device, dtype)
         self._scaling = matrix.projection_dim**-0.5
         self.gradient_dim = matrix.gradient_dim
+
+    @property
+    def entries(self) -> Float[Tensor, "p g"]:
+        """The matrix as it is multiplied with, on its device; the factor 1/sqrt(p) is not in it."""
+        return self._dense
 
     def __call__(self, gradients: Float[Tensor, "b o i"]) -> Float[Tensor, "b p"]:
         """Project flattened gradients. Rows are brought to unit size before rounding, and back after the product."""
@@ -145,7 +151,7 @@ def load_projection(path: Path) -> ProjectionMatrix:
     except Exception as error:
         raise FungiError(f"{path} can't be read as a projection matrix ({error.__class__.__name__}).") from error
     if isinstance(content, dict) and "projection" in content:
-        return _from_original(content["projection"], path)
+        return from_entries(content["projection"])
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FungiError(f"{path} is no projection matrix of format {FORMAT}. Write one anew.")
     return _from_ours(content, path)
@@ -159,16 +165,22 @@ def _from_ours(content: dict[str, Any], path: Path) -> ProjectionMatrix:
     return matrix
 
 
-def _from_original(entries: Tensor, path: Path) -> ProjectionMatrix:
-    if not bool((entries.abs() == 1).all()):
-        return ProjectionMatrix("gaussian", -1, entries.shape[0], entries.shape[1], entries.float())
+def from_entries(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
+    """A matrix from given entries of any dtype: signs (True is +1) are kept as bits, others as they are."""
+    if entries.dtype != torch.bool and not bool((entries.abs() == 1).all()):
+        return ProjectionMatrix("gaussian", -1, entries.shape[0], entries.shape[1], entries.float().cpu())
     return from_signs(entries > 0)
 
 
-def from_signs(signs: Tensor) -> ProjectionMatrix:
-    """A binary matrix from given signs `[p G]`: True or positive is +1."""
+def from_signs(signs: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
+    """A binary matrix from given signs: True or positive is +1."""
     positive = signs if signs.dtype == torch.bool else signs > 0
     return ProjectionMatrix("binary", -1, positive.shape[0], positive.shape[1], _pack(positive.cpu()))
+
+
+def product_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In what dtype to project where the model computes in `dtype`: sums over G entries would overflow float16."""
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def _pack(bits: Tensor) -> Tensor:

@@ -81,15 +81,26 @@ def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
     path, part, name = split_spec(text)
     module = dict(model.named_modules()).get(path)
     if module is None:
-        raise FungiError(f"layer {path!r} does not exist in the model. {_candidates(model, path)}")
+        raise FungiError(f"layer {path!r} does not exist in the model. {candidates(model, path)}")
     if rule_for(module) is None:
         raise FungiError(
             f"layer {path!r} is a {type(module).__name__}; gradients are taken at "
-            f"{', '.join(kind.__name__ for kind in RULES)}. {_candidates(model, path)}"
+            f"{', '.join(kind.__name__ for kind in RULES)}. {candidates(model, path)}"
         )
     if part is not None and (not isinstance(module, nn.Linear) or module.out_features != 3 * module.in_features):
         raise FungiError(f"layer {path!r} is no fused qkv layer, it has no part {part!r}.")
+    _check_unshared(model, path, module)
     return Target(path=path, name=name, module=module, part=part, bias=bias and module.bias is not None)
+
+
+def _check_unshared(model: nn.Module, path: str, module: Any) -> None:
+    """A weight that several layers share has a gradient from each of them; one layer's hooks see but their own."""
+    for other, found in model.named_modules(remove_duplicate=False):
+        if other != path and getattr(found, "weight", None) is module.weight:
+            raise FungiError(
+                f"layer {path!r} shares its weight with {other!r}: the gradient of neither is that of the weight. "
+                f"{candidates(model, path)}"
+            )
 
 
 def find_targets(model: nn.Module, texts: tuple[str, ...], *, bias: bool = True) -> tuple[Target, ...]:
@@ -106,8 +117,8 @@ def unique_names(targets: list[Target]) -> tuple[Target, ...]:
     return tuple(targets)
 
 
-def _candidates(model: nn.Module, path: str) -> str:
-    """A hint: the layers nearest to the path, else the last ones of the model."""
-    possible = [name for name, module in model.named_modules() if name and rule_for(module) is not None]
+def candidates(model: nn.Module, path: str) -> str:
+    """A hint for an error: the layers nearest to the path, else the last ones of the model."""
+    possible = [name for name, module in model.named_modules() if name != path and rule_for(module) is not None]
     near = get_close_matches(path, possible, n=4, cutoff=0.6) or possible[-6:]
     return f"Candidates: {', '.join(near)}." if near else "The model has no layer of a supported type."

@@ -8,7 +8,7 @@ engine sums the losses, so that the gradient of a sample is the gradient of its 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -18,12 +18,13 @@ from torch.nn.functional import normalize
 from fungi.data.base import Samples
 from fungi.objectives import OBJECTIVES
 from fungi.runtime.seeds import torch_generator
+from fungi.views.base import ViewGenerator
 
 Support = dict[str, Tensor]
 """Supporting data of an objective (negatives, prototypes): named constant tensors."""
 
 Embed = Callable[[Samples], Float[Tensor, "n v d"]]
-"""Samples -> embeddings of the objective's views of each, without gradient."""
+"""Samples -> embeddings of each sample's views for supporting data, without gradient."""
 
 
 def random_linear(inputs: int, outputs: int, seed: int, *purpose: str) -> nn.Linear:
@@ -42,10 +43,12 @@ class Objective(ABC):
     """Settings common to all objectives.
 
     normalize: L2-normalise embeddings before the head; project: use the random head at all (paper, table 6).
+    views, view_defaults: kind of the views, and options in which they differ from that kind's own defaults.
     """
 
     name: ClassVar[str]
     views: ClassVar[str]
+    view_defaults: ClassVar[dict[str, Any]] = {}
 
     normalize: bool = True
     project: bool = True
@@ -61,6 +64,15 @@ class Objective(ABC):
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
         """Supporting data from the training split; most objectives need none."""
         return {}
+
+    @property
+    def view_kind(self) -> str:
+        """Kind of the views that these settings ask for."""
+        return self.views
+
+    def support_views(self, views: ViewGenerator) -> ViewGenerator:
+        """The views that `support` wants embedded, given those of the loss; the same unless it needs fewer."""
+        return views
 
     @property
     def needs_support(self) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fungi.errors import FungiError
 from fungi.objectives import OBJECTIVES
 from fungi.objectives.base import Objective, Support
-from fungi.views.base import InputSpec, ViewGenerator
+from fungi.views.base import InputSpec, ModalityDefaults, ViewGenerator
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class BoundObjective:
         return dataclasses.replace(self, heads=self.heads.to(device), support=moved)
 
     @property
+    def support_views(self) -> ViewGenerator:
+        """The views that supporting data is made from."""
+        return self.objective.support_views(self.views)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Settings of objective and views, for provenance."""
         return {**vars(self.objective), "views": self.views.identity}
@@ -67,10 +72,15 @@ def bind(
     """
     kind = OBJECTIVES[name]
     fields = {one.name for one in dataclasses.fields(kind)}
-    given = options or {}
+    given = {**_defaults(input_spec, name), **(options or {})}
     objective = kind(**{key: value for key, value in given.items() if key in fields})
+    view_options = {**objective.view_defaults, **{key: value for key, value in given.items() if key not in fields}}
     try:
-        views = input_spec.views(kind.views, **{key: value for key, value in given.items() if key not in fields})
+        views = input_spec.views(objective.view_kind, **view_options)
     except FungiError as error:
         raise FungiError(f"objective {name}: {error} Its own settings are: {', '.join(sorted(fields))}.") from None
     return BoundObjective(objective=objective, views=views, heads=objective.heads(embedding_dim, seed))
+
+
+def _defaults(input_spec: InputSpec, objective: str) -> dict[str, Any]:
+    return input_spec.objective_defaults(objective) if isinstance(input_spec, ModalityDefaults) else {}

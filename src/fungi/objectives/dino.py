@@ -53,10 +53,15 @@ class DINO(Objective):
 
     def loss(self, embeddings: Float[Tensor, "b v d"], heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
         """All crops as student, the detached embeddings of the global ones as teacher."""
+        student = self.latents(embeddings, heads["student"])
+        return self.distillation(student, self.teacher_latents(embeddings, heads["teacher"]))
+
+    def teacher_latents(self, embeddings: Float[Tensor, "b v d"], head: nn.Module) -> Float[Tensor, "b a l"]:
+        """Latents of the global crops, without gradient."""
+        return self.latents(embeddings[:, : self.teacher_views].detach(), head)
+
+    def distillation(self, student: Float[Tensor, "b v l"], teacher: Float[Tensor, "b a l"]) -> Float[Tensor, " b"]:
+        """The loss of latents."""
         return self_distillation(
-            self.latents(embeddings, heads["student"]),
-            self.latents(embeddings[:, : self.teacher_views].detach(), heads["teacher"]),
-            self.student_temperature,
-            self.teacher_temperature,
-            self.skip_same_view,
+            student, teacher, self.student_temperature, self.teacher_temperature, self.skip_same_view
         )

@@ -49,4 +49,10 @@ class KL(Objective):
 
     def loss(self, embeddings: Float[Tensor, "b v d"], heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
         """Divergence of the only view."""
-        return kl_to_uniform(self.latents(embeddings[:, 0], heads["head"]), self.temperature, self.direction)
+        return self.divergence(self.latents(embeddings, heads["head"]))
+
+    def divergence(self, latents: Float[Tensor, "b v l"]) -> Float[Tensor, " b"]:
+        """Mean divergence over views."""
+        samples, views, _ = latents.shape
+        each = kl_to_uniform(latents.flatten(0, 1), self.temperature, self.direction)
+        return each.reshape(samples, views).mean(dim=1)

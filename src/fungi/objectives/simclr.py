@@ -1,17 +1,25 @@
 """SimCLR: the patches of an image attract each other and repel the patches of 256 training images (spec vision 4.3)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.objectives.base import Embed, Objective, Support, random_linear, register
-from fungi.runtime.seeds import numpy_generator
+from fungi.runtime.seeds import derive, numpy_generator
+from fungi.views.base import ViewGenerator
+
+NEGATIVE_VIEWS = 2
+"""Views per negative image, for views that are drawn at random."""
+
+SAME_IMAGE = 0.999
+"""Mean cosine of latents from which on an image counts as the sample itself; rounding in bfloat16 stays below 1e-3."""
 
 
 def info_nce(
@@ -19,12 +27,17 @@ def info_nce(
     negatives: Float[Tensor, "m l"],
     temperature: float,
     denominator_temperature: bool = True,
+    *,
+    own: Bool[Tensor, "b m"] | None = None,
+    mixed: Float[Tensor, "b v k l"] | None = None,
 ) -> Float[Tensor, " b"]:
     """InfoNCE of every view against the other views of its sample and shared negatives, mean over views.
 
     With similarities `s = cos / T`:  `l_i = -mean_{j != i} s_ij + log(sum_k exp s_ik + sum_{j != i} exp s_ij)`.
     All other positives stay in the denominator; a view's similarity to itself is masked out. Without
     `denominator_temperature` the denominator is left undivided, as in the published library (quirk V23a).
+
+    own: negatives to leave out, per sample; mixed: further negatives of length one for single views.
     """
     queries = normalize(positives, dim=-1)
     views = positives.shape[1]
@@ -33,15 +46,56 @@ def info_nce(
     attraction = among.masked_fill(itself, 0).sum(dim=-1) / (temperature * (views - 1))
     scale = temperature if denominator_temperature else 1.0
     # The negatives are many: scale the few queries instead, and join the two parts of the denominator as sums.
-    against = torch.logsumexp((queries / scale) @ normalize(negatives, dim=-1).T, dim=-1)  # [b v l] x [l m] -> [b v]
+    logits = (queries / scale) @ normalize(negatives, dim=-1).T  # [b v l] x [l m] -> [b v m]
+    if own is not None:
+        logits = logits.masked_fill(own.unsqueeze(1), -torch.inf)
+    against = torch.logsumexp(logits, dim=-1)
+    if mixed is not None:
+        synthetic = torch.einsum("bvl,bvkl->bvk", queries / scale, mixed)
+        against = torch.logaddexp(against, torch.logsumexp(synthetic, dim=-1))
     others = torch.logsumexp((among / scale).masked_fill(itself, -torch.inf), dim=-1)
     return (torch.logaddexp(against, others) - attraction).mean(dim=-1)
+
+
+def mix_negatives(
+    positives: Float[Tensor, "b v l"],
+    negatives: Float[Tensor, "m l"],
+    shares: Float[Tensor, "v k"],
+    own: Bool[Tensor, "b m"] | None = None,
+) -> Float[Tensor, "b v k l"]:
+    """Synthetic negatives: each view mixed with its k most similar negatives, brought to length one, without gradient.
+
+    shares: of the view in each mixture, below one half; the negative has the rest. own: negatives to leave out.
+    """
+    queries, others = normalize(positives.detach(), dim=-1), normalize(negatives, dim=-1)
+    similarities = queries @ others.T  # [b v m]
+    if own is not None:
+        similarities = similarities.masked_fill(own.unsqueeze(1), -torch.inf)
+    nearest = similarities.topk(shares.shape[1], dim=-1).indices  # [b v k]
+    share = shares.unsqueeze(-1)
+    return normalize(share * queries.unsqueeze(2) + (1 - share) * others[nearest], dim=-1)
+
+
+def own_negatives(
+    positives: Float[Tensor, "b v l"], negatives: Float[Tensor, "m l"], views: int
+) -> Bool[Tensor, "b m"]:
+    """Which negatives are views of the very sample: those of an image all of whose `views` are the sample's first."""
+    first = normalize(positives[:, :views].detach(), dim=-1)
+    others = normalize(negatives, dim=-1).unflatten(0, (-1, views))  # [m*v l] -> [m v l]
+    alike = torch.einsum("bvl,mvl->bm", first, others) / views
+    return (alike > SAME_IMAGE).repeat_interleave(views, dim=1)
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class SimCLR(Objective):
-    """Forty-nine patches against a constant matrix of negatives, shared by all samples and splits."""
+    """Forty-nine patches against a constant matrix of negatives, shared by all samples and splits.
+
+    negative_samples: images in it; hard_negatives: rows of the training split that take its first places.
+    negatives_mixing: add, for every view, mixtures with its `mixed_negatives` nearest negatives.
+    exclude_self_from_negatives: leave out negatives that are views of the sample itself (quirk V8).
+    view_generator: kind of the views. Those that are drawn at random need `n_views`, and give two views per negative.
+    """
 
     name = "simclr"
     views = "patches"
@@ -51,28 +105,76 @@ class SimCLR(Objective):
     temperature: float = 0.07
     negative_samples: int = 256
     denominator_temperature: bool = True
+    hard_negatives: tuple[int, ...] = ()
+    negatives_mixing: bool = False
+    mixed_negatives: int = 20
+    exclude_self_from_negatives: bool = False
+    view_generator: str = "patches"
 
     def __post_init__(self) -> None:
-        if self.negative_samples < 1:
-            raise FungiError("simclr.negative_samples has to be at least 1.")
+        if self.negative_samples < 1 or self.mixed_negatives < 1:
+            raise FungiError("simclr.negative_samples and simclr.mixed_negatives have to be at least 1.")
+        if len(self.hard_negatives) > self.negative_samples:
+            raise FungiError(
+                f"{len(self.hard_negatives)} hard negatives are given, but the negative batch has "
+                f"{self.negative_samples} places. Raise simclr.negative_samples."
+            )
+
+    @property
+    def view_kind(self) -> str:
+        """Kind of the views."""
+        return self.view_generator
+
+    def support_views(self, views: ViewGenerator) -> ViewGenerator:
+        """Two views per negative where views are drawn at random; drawn in order, they are the first two."""
+        drawn: Any = views
+        return views if self.view_generator == type(self).views else replace(drawn, n_views=NEGATIVE_VIEWS)
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
         """One head, E -> 96, on embeddings as they are (not normalised)."""
         return nn.ModuleDict({"head": random_linear(embedding_dim, self.latent_dim, seed, self.name)})
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
-        """Head outputs of all views of 256 training samples, drawn without replacement: `[256 * v, 96]`."""
+        """Head outputs of all views of 256 training samples, drawn without replacement: `[256 * v, 96]`.
+
+        With mixing also `mixing_seed`, from which the shares of views in mixtures are drawn.
+        """
         rows = self.negative_rows(len(train), seed)
         with torch.no_grad():
-            latents = self.latents(embed(train.take(rows)), heads["head"])
-        return {"negatives": latents.flatten(0, 1)}
+            latents = self.latents(embed(train.take(rows)), heads["head"])  # [n v l]
+        made = {"negatives": latents.flatten(0, 1)}
+        if self.negatives_mixing:
+            made["mixing_seed"] = torch.tensor(derive(seed, self.name, "mixing"))
+        if self.exclude_self_from_negatives:
+            made["negative_views"] = torch.tensor(latents.shape[1])
+        return made
 
     def negative_rows(self, available: int, seed: int) -> np.ndarray:
         """Rows of the training split that serve as negatives; all of them where there are fewer than asked for."""
-        count = min(self.negative_samples, available)
-        return numpy_generator(seed, self.name, "negatives").choice(available, size=count, replace=False)
+        hard = np.array(self.hard_negatives, dtype=np.int64)
+        if len(hard) and (hard.min() < 0 or hard.max() >= available):
+            raise FungiError(f"simclr.hard_negatives names rows beyond the {available} of the training split.")
+        others = np.setdiff1d(np.arange(available), hard)
+        count = min(self.negative_samples - len(hard), len(others))
+        drawn = numpy_generator(seed, self.name, "negatives").choice(others, size=count, replace=False)
+        return np.concatenate([hard, drawn])
 
     def loss(self, embeddings: Float[Tensor, "b v d"], heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
         """InfoNCE of the latents."""
-        latents = self.latents(embeddings, heads["head"])
-        return info_nce(latents, support["negatives"], self.temperature, self.denominator_temperature)
+        return self.contrast(self.latents(embeddings, heads["head"]), support)
+
+    def contrast(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
+        """The loss of latents."""
+        negatives = support["negatives"]
+        own = mixed = None
+        if self.exclude_self_from_negatives:
+            own = own_negatives(latents, negatives, int(support["negative_views"]))
+        if self.negatives_mixing:
+            mixed = mix_negatives(latents, negatives, self._shares(latents.shape[1], support).to(latents), own)
+        return info_nce(latents, negatives, self.temperature, self.denominator_temperature, own=own, mixed=mixed)
+
+    def _shares(self, views: int, support: Support) -> Float[Tensor, "v k"]:
+        """The same for every sample, so that a feature depends on its own image alone."""
+        generator = torch.Generator().manual_seed(int(support["mixing_seed"]))
+        count = min(self.mixed_negatives, len(support["negatives"]))
+        return torch.rand((views, count), generator=generator) / 2

@@ -11,17 +11,22 @@ Inputs = Tensor | dict[str, Tensor]
 
 @runtime_checkable
 class ViewGenerator(Protocol):
-    """Item -> V views, in two halves.
+    """Item -> V views, in two halves."""
 
-    identity: equal for generators that give the same views; what shares an identity shares forwards (embeddings
-        and KL see the same image).
-    kind: the purpose that random views are seeded for, with the seed and the sample id.
-    n_views: V.
-    """
+    @property
+    def kind(self) -> str:
+        """The purpose that random views are seeded for, with the seed and the sample id."""
+        ...
 
-    kind: str
-    identity: str
-    n_views: int
+    @property
+    def identity(self) -> str:
+        """Equal for generators that give the same views, which then share forwards (embeddings and KL do)."""
+        ...
+
+    @property
+    def n_views(self) -> int:
+        """V."""
+        ...
 
     def prepare(self, item: Any) -> Any:
         """The half that runs in a worker. Global random streams are seeded by the caller for this sample."""

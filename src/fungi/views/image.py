@@ -31,6 +31,15 @@ class ImageInput:
 
     modality = "vision"
 
+    @classmethod
+    def square(cls, size: int, statistics: tuple[Triple, Triple] = IMAGENET) -> "ImageInput":
+        """The usual transform for a model of this input size: resize to 8/7 of it (256 for 224), crop the centre."""
+        return cls(size=size, resize=round(size * 256 / 224), statistics=statistics)
+
+    def resized(self, size: int) -> "ImageInput":
+        """The same transform for another input size, in proportion."""
+        return replace(self, size=size, resize=round(self.resize * size / self.size))
+
     def with_imagenet_views(self) -> "ImageInput":
         """The same input with the views normalised the published way (quirk V3)."""
         return replace(self, view_statistics=IMAGENET)

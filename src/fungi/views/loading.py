@@ -3,11 +3,13 @@
 What a row becomes depends on (seed, kind of views, sample id) alone: not on the batch, the worker or the order.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from fungi.data.base import Samples
@@ -21,26 +23,40 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True)
 class PreparedViews(Dataset):
-    """The views of single rows."""
+    """The views of single rows.
+
+    by_content: seed random views by the image itself in place of the sample's id (the library: a feature is then the
+        same whatever collection the image is in).
+    """
 
     samples: Samples
     generators: Sequence[ViewGenerator]
     seed: int
+    by_content: bool = False
 
     def __getitem__(self, row: int) -> list[Any] | FungiError:
         """Prepared views of a row, one entry per generator; an error travels back as a value, its text unharmed."""
         try:
             item = self.samples.load(row)
-            return [self._prepare(generator, item, row) for generator in self.generators]
+            sample_id = content_id(item) if self.by_content else self.samples.ids[row]
+            return [prepare(generator, item, self.seed, sample_id) for generator in self.generators]
         except FungiError as error:
             return error
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def _prepare(self, generator: ViewGenerator, item: Any, row: int) -> Any:
-        with seeded(self.seed, "views", generator.kind, self.samples.ids[row]):
-            return generator.prepare(item)
+
+def content_id(image: Image.Image) -> str:
+    """A name for the pixels of an image: equal for equal images."""
+    size = f"{image.mode} {image.size}"
+    return hashlib.blake2b(size.encode() + image.tobytes(), digest_size=16).hexdigest()
+
+
+def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str) -> Any:
+    """The prepared views of an item; what is random in them depends on the seed and the sample's id alone."""
+    with seeded(seed, "views", generator.kind, sample_id):
+        return generator.prepare(item)
 
 
 def batches(
@@ -51,6 +67,7 @@ def batches(
     seed: int,
     num_workers: int,
     pin_memory: bool = False,
+    by_content: bool = False,
 ) -> Iterator[Batch]:
     """One batch of prepared views per entry of `row_batches`, in that order.
 
@@ -58,7 +75,7 @@ def batches(
     """
     unique = list({generator.identity: generator for generator in generators}.values())
     loader = DataLoader(
-        PreparedViews(samples, unique, seed),
+        PreparedViews(samples, unique, seed, by_content),
         batch_sampler=[list(rows) for rows in row_batches],
         collate_fn=_Collate(unique),
         num_workers=num_workers,

@@ -10,6 +10,8 @@ KINDS = {
     "plain": ("fungi.views.plain", "PlainView"),
     "crops": ("fungi.views.crops", "Crops"),
     "patches": ("fungi.views.patches", "PatchGrid"),
+    "random-crops": ("fungi.views.random_views", "RandomCrops"),
+    "default": ("fungi.views.random_views", "ContrastiveViews"),
 }
 
 

@@ -1,0 +1,117 @@
+"""Configurations of the library's extractors: plain dataclasses under the published names.
+
+Each has `get_extractor(base_params)`; a configuration of your own needs nothing else. Defaults are the paper's, also
+where the published library has others (KL temperature 1, 64 negatives).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from fungi.gradients.base_extractor import BaseGradientExtractor
+
+
+class ExtractorConfig:
+    """What the configurations of this module share: the name of their extractor in `fungi.gradients`."""
+
+    extractor: ClassVar[str]
+
+    def get_extractor(self, base_params: dict[str, Any]) -> "BaseGradientExtractor":
+        """The extractor, from what all extractors of a wrapper have in common and the settings given here."""
+        gradients = import_module("fungi.gradients")
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return getattr(gradients, self.extractor)(**(base_params | settings))
+
+
+@dataclass
+class KLConfig(ExtractorConfig):
+    """KL (paper, table 17).
+
+    temperature: of the softmax; latent_dim: output size of the head; direction: `uniform_to_pred`, as the published
+    code computes it, or `pred_to_uniform`, as the paper prints it; normalize: embeddings before the head; project: use
+    a head at all (table 6).
+    """
+
+    extractor = "KLGradientsExtractor"
+
+    temperature: float = 15.0
+    latent_dim: int = 768
+    direction: Literal["uniform_to_pred", "pred_to_uniform"] = "uniform_to_pred"
+    normalize: bool = True
+    project: bool = True
+
+
+@dataclass
+class DINOConfig(ExtractorConfig):
+    """DINO (paper, table 17).
+
+    teacher_temperature, student_temperature: of the softmaxes; latent_dim: output size of both heads; shared_head: one
+    head for both, augmentation: `crops` alone or the full `dino` recipe (table 15); global_crops, local_crops: numbers
+    of views; skip_same_view: leave out the pairs of a crop with itself; normalize, project: as for KL.
+    """
+
+    extractor = "DINOGradientsExtractor"
+
+    teacher_temperature: float = 0.07
+    student_temperature: float = 0.1
+    latent_dim: int = 2048
+    shared_head: bool = False
+    augmentation: Literal["crops", "dino"] = "crops"
+    global_crops: int = 2
+    local_crops: int = 10
+    skip_same_view: bool = False
+    normalize: bool = True
+    project: bool = True
+
+
+@dataclass
+class SimCLRConfig(ExtractorConfig):
+    """SimCLR (paper, table 17).
+
+    num_patches: patches where they do not overlap, a square number: 4 is a grid of 2 x 2; stride_scale: steps per
+    patch side, 6 makes 49 overlapping patches of those 4; comparison_batch_size: images in the negative batch;
+    comparison_batch_encoding_batch_size: how many of them are encoded together; self_similarity_constant: taken for the
+    sake of published code and not used, a view's similarity to itself is masked out exactly.
+    hard_negatives: images that take the first places of the negative batch; negatives_mixing, mixing_k: mix every view
+    with its nearest negatives; exclude_self_from_negatives: leave out negatives of the image itself.
+    views: `patches`, or `random-crops` or `default` with `n_views` of them.
+    """
+
+    extractor = "SimCLRGradientsExtractor"
+
+    temperature: float = 0.07
+    self_similarity_constant: float = -10e3
+    comparison_batch_size: int = 256
+    comparison_batch_encoding_batch_size: int = 32
+    latent_dim: int = 96
+    num_patches: int = 4
+    stride_scale: int = 6
+    hard_negatives: Sequence["Image.Image"] = ()
+    negatives_mixing: bool = False
+    mixing_k: int = 20
+    exclude_self_from_negatives: bool = False
+    views: Literal["patches", "random-crops", "default"] = "patches"
+    n_views: int = 0
+    normalize: bool = False
+    project: bool = True
+
+
+@dataclass
+class DeepClusterConfig(ExtractorConfig):
+    """DeepCluster (paper, figure 10).
+
+    temperature: of the softmax over prototypes; prototypes: clusters per head, at most as many as setup's images;
+    prototype_heads: independent clusterings; iterations: of k-means; latent_dim: output size of the head.
+    """
+
+    extractor = "DeepClusterGradientsExtractor"
+
+    temperature: float = 0.1
+    prototypes: int = 3000
+    prototype_heads: int = 3
+    iterations: int = 10
+    latent_dim: int = 128

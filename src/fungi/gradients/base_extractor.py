@@ -1,0 +1,204 @@
+"""What a gradient extractor of the library is: the views of an objective and its loss, on the common engine.
+
+Subclass `BaseGradientExtractor` for an objective of your own, and write `input_transform` and `compute_loss`. Capture,
+projection and batching are the engine's: the command-line stages run through the same.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from fungi.errors import FungiError
+from fungi.gradients.assembly import EngineSettings, GivenProjection, assemble_engine, embedding_dim_of
+from fungi.gradients.engine import GradientEngine
+from fungi.objectives.base import random_linear
+from fungi.views.base import ViewGenerator
+from fungi.views.image import ImageInput
+from fungi.views.loading import content_id, prepare
+from fungi.views.transforms import Transform, TransformedViews, of_batch, views_of
+
+
+class BaseGradientExtractor(ABC):
+    """One objective on one model: images -> projected gradients `[b, p]`.
+
+    Arguments, in the published order:
+
+    model, device: as for `FUNGIWrapper`; target_layer: one path or several;
+    projection: `[p, G]` with entries +1/-1, one per layer name where there are several; drawn if None;
+    projection_scaling: taken for the sake of published code; the factor is 1/sqrt(p);
+    embeddings_dim: size d of the model's embedding; found out if None;
+    latent_dim: output size l of the head; the class's `default_latent_dim` if None;
+    input_dim: side of the model's input in pixels;
+    use_fp16, fp16_dtype: whether to compute in half precision, and in which.
+
+    By keyword: seed (of heads, projection and views), image_input (resizing and statistics; ImageNet's if None), and
+    anything else, which becomes an attribute: settings of a custom objective need no `__init__` of their own.
+    """
+
+    default_latent_dim = 768
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layer: str | Sequence[str],
+        device: torch.device | str,
+        projection: GivenProjection = None,
+        projection_scaling: float | None = None,
+        embeddings_dim: int | None = None,
+        latent_dim: int | None = None,
+        input_dim: int = 224,
+        use_fp16: bool = False,
+        fp16_dtype: torch.dtype = torch.bfloat16,
+        *,
+        seed: int = 42,
+        image_input: ImageInput | None = None,
+        **settings: Any,
+    ) -> None:
+        self.model, self.device, self.seed = model, torch.device(device), seed
+        self.target_layer = target_layer
+        self.input_dim, self.use_fp16, self.fp16_dtype = input_dim, use_fp16, fp16_dtype
+        self.image_input = image_input or ImageInput.square(input_dim)
+        self._given_projection = projection
+        self.embeddings_dim = embeddings_dim or self._find_embeddings_dim()
+        self.latent_dim = latent_dim or self.default_latent_dim
+        self.projection_head: nn.Module = random_linear(
+            self.embeddings_dim, self.latent_dim, seed, type(self).__name__
+        ).to(self.device)
+        for name, value in settings.items():
+            if hasattr(type(self), name):
+                raise FungiError(f"{type(self).__name__} has a {name!r} already: call that setting something else.")
+            setattr(self, name, value)
+
+    # What a subclass writes
+
+    @abstractmethod
+    def input_transform(self, input_dim: int) -> Transform:
+        """A function from a PIL image to its views: `[c, h, w]` or `[v, c, h, w]`, normalised, of side `input_dim`.
+
+        What is random in it takes torch's, numpy's or Python's global stream, which is seeded for each image by its
+        content: a feature depends neither on the batch nor on the order.
+        """
+
+    @abstractmethod
+    def compute_loss(
+        self, latents: Float[Tensor, "m l"], views_per_sample: int, **kwargs: Any
+    ) -> Float[Tensor, ""] | Float[Tensor, " b"]:
+        """The loss of a batch from the latents `[b * v, l]`, view-fastest: one per sample, or their mean.
+
+        Samples must not interact, except in that mean (`FUNGIWrapper.setup(..., check_independence=True)` tests it).
+        """
+
+    def setup(self, dataset: Any) -> None:  # noqa: B027 - most objectives need none
+        """Prepare supporting data from a training set of (image, label); nothing to do unless overridden."""
+
+    def latents(self, embeddings: Float[Tensor, "m d"]) -> Float[Tensor, "m l"]:
+        """Embeddings through the head, L2-normalised before it."""
+        return self.projection_head(normalize(embeddings, dim=-1))
+
+    def loss_inputs(self, embeddings: Float[Tensor, "b v d"]) -> dict[str, Any]:
+        """What `compute_loss` gets besides latents; nothing unless overridden."""
+        return {}
+
+    # What it can do
+
+    @cached_property
+    def transform(self) -> Transform:
+        """The function from image to views, made once."""
+        return self.input_transform(input_dim=self.input_dim)
+
+    @cached_property
+    def views(self) -> ViewGenerator:
+        """The same as a view generator."""
+        return views_of(self.transform, type(self).__name__)
+
+    @cached_property
+    def engine(self) -> GradientEngine:
+        """What encodes and differentiates. Extractors of one wrapper share it."""
+        settings = EngineSettings(self.device, self.dtype, self._given_projection, self.seed)
+        return assemble_engine(self.model, self.layers, self.embeddings_dim, settings)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what the model computes."""
+        return self.fp16_dtype if self.use_fp16 else torch.float32
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Paths of the target layers."""
+        return (self.target_layer,) if isinstance(self.target_layer, str) else tuple(self.target_layer)
+
+    @property
+    def projection(self) -> Any:
+        """The matrix `[p, G]` on the device, entries +1/-1; by layer name where there are several layers."""
+        entries = {name: projector.entries for name, projector in self.engine.projectors.items()}
+        return next(iter(entries.values())) if len(entries) == 1 else entries
+
+    def loss(self, embeddings: Float[Tensor, "b v d"]) -> Float[Tensor, " b"]:
+        """One loss per sample from the embeddings of its views: what the engine differentiates."""
+        samples, views, _ = embeddings.shape
+        latents = self.latents(embeddings.flatten(0, 1))
+        value = self.compute_loss(latents=latents, views_per_sample=views, **self.loss_inputs(embeddings))
+        return self._per_sample(value, samples, embeddings.requires_grad)
+
+    def forward(self, images: Sequence[Image.Image]) -> Float[Tensor, "b p"]:
+        """Projected gradients of a list of images, not normalised; of several layers side by side."""
+        prepared = [prepare(self.views, image, self.seed, content_id(image)) for image in images]
+        batch = self.views.collate(prepared)
+        extracted = self.engine.extract(batch, of_batch(self.views, batch), {"loss": self.loss})
+        return torch.cat(list(extracted.gradients["loss"].values()), dim=1)
+
+    __call__ = forward
+
+    def encode(self, views: Float[Tensor, "m c h w"]) -> Float[Tensor, "m l"]:
+        """Latents of views, without gradient: for the `setup` of a custom objective."""
+        as_they_are = TransformedViews(self.transform, type(self).__name__)
+        embeddings = self.engine.embed(views.unsqueeze(1), as_they_are)  # [m c h w] -> [m 1 c h w] -> [m 1 d]
+        return self.latents(embeddings.flatten(0, 1)).detach()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything random or fitted, by name: the tensors and the weights of the modules among the attributes."""
+        found: dict[str, Tensor] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, nn.Module) and value is not self.model:
+                found |= {f"{name}.{key}": tensor for key, tensor in value.state_dict().items()}
+            elif isinstance(value, Tensor) and name != "_given_projection":
+                found[name] = value
+        return found
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` of an equal extractor gave."""
+        for name, value in list(vars(self).items()):
+            if isinstance(value, nn.Module) and value is not self.model:
+                prefix = name + "."
+                value.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        for name, tensor in state.items():
+            if "." not in name:
+                setattr(self, name, tensor.to(self.device))
+
+    def _find_embeddings_dim(self) -> int:
+        self.model.to(self.device)
+        images = torch.zeros(1, 3, self.input_dim, self.input_dim, device=self.device)
+        return embedding_dim_of(self.model, self.layers, images)
+
+    def _per_sample(self, value: Shaped[Tensor, "*any"], samples: int, wants_gradient: bool) -> Float[Tensor, " b"]:
+        """A mean over the batch counts for each sample: its gradient times b is the sum of the samples' gradients."""
+        if wants_gradient and not value.requires_grad:
+            raise FungiError(
+                f"the loss of {type(self).__name__} does not depend on the latents by a differentiable way (was it "
+                "detached, or computed under no_grad?)."
+            )
+        if value.dim() == 0:
+            return value.expand(samples)
+        if value.shape != (samples,):
+            raise FungiError(
+                f"compute_loss of {type(self).__name__} gave shape {list(value.shape)} for {samples} samples; "
+                f"a scalar (the mean over the batch) or [{samples}] is needed."
+            )
+        return value

@@ -1,0 +1,218 @@
+"""The extractors of the paper's objectives: the same objectives that the command-line stages run, under the library's
+interface."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isqrt
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from fungi.data.base import Samples
+from fungi.errors import FungiError
+from fungi.gradients.base_extractor import BaseGradientExtractor
+from fungi.objectives.base import Objective, Support
+from fungi.objectives.binding import bind
+from fungi.objectives.deepcluster import DeepCluster
+from fungi.objectives.dino import DINO
+from fungi.objectives.kl import KL
+from fungi.objectives.simclr import SimCLR
+from fungi.runtime.log import progress
+from fungi.views.image_sets import as_samples, joined, rgb
+from fungi.views.loading import batches
+from fungi.views.transforms import Transform, ViewTransform, of_batch
+
+_BASE = frozenset(inspect.signature(BaseGradientExtractor).parameters) - {"settings"}
+
+
+class ObjectiveExtractor(BaseGradientExtractor):
+    """An objective of `fungi.objectives` as an extractor.
+
+    Beside the arguments of `BaseGradientExtractor` it takes the settings of the objective and of its views; FungiError
+    for one that neither has. setup_batch_size: images that are encoded together during `setup`.
+    """
+
+    objective_type: ClassVar[type[Objective]]
+    setup_batch_size = 32
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        options = {name: kwargs.pop(name) for name in list(kwargs) if name not in _BASE}
+        super().__init__(*args, **kwargs)
+        bound = bind(
+            self.objective_type.name,
+            embedding_dim=self.embeddings_dim,
+            input_spec=self.image_input,
+            seed=self.seed,
+            options={"latent_dim": self.latent_dim, **options},
+        )
+        self.bound = bound.to(self.device)
+        self.objective: Any = bound.objective
+        self.support: Support = {}
+        self.take_heads(self.bound.heads)
+
+    def take_heads(self, heads: nn.ModuleDict) -> None:
+        """Put the objective's heads into attributes."""
+        self.projection_head = heads["head"]
+
+    def heads(self) -> nn.ModuleDict:
+        """The heads as they are now, for the objective."""
+        return nn.ModuleDict({"head": self.projection_head})
+
+    def input_transform(self, input_dim: int) -> Transform:
+        """The views of the objective."""
+        if input_dim == self.image_input.size:
+            return ViewTransform(self.bound.views)
+        options = {name: value for name, value in vars(self.bound.views).items() if name != "input"}
+        return ViewTransform(self.image_input.resized(input_dim).views(self.objective.view_kind, **options))
+
+    def latents(self, embeddings: Float[Tensor, "m d"]) -> Float[Tensor, "m l"]:
+        """Embeddings through the head, normalised or not as the objective says."""
+        return self.objective.latents(embeddings, self.projection_head)
+
+    def setup(self, dataset: Any) -> None:
+        """Supporting data from a training set of (image, label), where the objective needs any."""
+        if self.objective.needs_support:
+            self.prepare_support(as_samples(dataset))
+
+    def prepare_support(self, samples: Samples) -> None:
+        """Make the supporting data from training samples."""
+        made = self.objective.support(samples, self._embed, self.heads(), self.seed)
+        self.support = {name: tensor.to(self.device) for name, tensor in made.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Heads and supporting data."""
+        return {**super().state(), **{f"support.{name}": tensor for name, tensor in self.support.items()}}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over heads and supporting data."""
+        super().restore(state)
+        given = {name.removeprefix("support."): t for name, t in state.items() if name.startswith("support.")}
+        self.support = {name: tensor.to(self.device) for name, tensor in given.items()}
+
+    def _embed(self, samples: Samples) -> Float[Tensor, "n v d"]:
+        size = self.setup_batch_size
+        rows = [range(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
+        views = self.views if self.views is not self.bound.views else self.bound.support_views
+        loaded = batches(samples, [views], rows, seed=self.seed, num_workers=0, by_content=True)
+        return torch.cat(
+            [
+                self.engine.embed(batch[views.identity], of_batch(views, batch[views.identity]))
+                for batch in progress(loaded, total=len(rows), label=self.objective.name)
+            ]
+        )
+
+    def _supported(self) -> Support:
+        if self.objective.needs_support and not self.support:
+            raise FungiError(f"{type(self).__name__} has no supporting data yet: call setup(train_dataset) first.")
+        return self.support
+
+
+class KLGradientsExtractor(ObjectiveExtractor):
+    """KL divergence of the uniform distribution from the head's softened prediction (spec vision 4.1)."""
+
+    objective_type = KL
+
+    def compute_loss(self, latents: Float[Tensor, "m l"], views_per_sample: int, **kwargs: Any) -> Float[Tensor, " b"]:
+        """Divergence per sample."""
+        return self.objective.divergence(latents.unflatten(0, (-1, views_per_sample)))
+
+
+class DINOGradientsExtractor(ObjectiveExtractor):
+    """Cross-entropy of crops between two random heads (spec vision 4.2). The teacher's is `teacher_projection`."""
+
+    objective_type = DINO
+    default_latent_dim = 2048
+
+    def __init__(self, *args: Any, global_crops: int = 2, **kwargs: Any) -> None:
+        super().__init__(*args, global_crops=global_crops, teacher_views=global_crops, **kwargs)
+
+    def take_heads(self, heads: nn.ModuleDict) -> None:
+        """Student and teacher."""
+        self.projection_head, self.teacher_projection = heads["student"], heads["teacher"]
+
+    def loss_inputs(self, embeddings: Float[Tensor, "b v d"]) -> dict[str, Any]:
+        """The teacher's latents of the global crops."""
+        return {"teacher_latents": self.objective.teacher_latents(embeddings, self.teacher_projection).flatten(0, 1)}
+
+    def compute_loss(  # type: ignore[override]  # the published signature: one more argument, which loss_inputs gives
+        self, latents: Float[Tensor, "m l"], views_per_sample: int, teacher_latents: Float[Tensor, "g l"], **kwargs: Any
+    ) -> Float[Tensor, " b"]:
+        """Cross-entropy per sample; `teacher_latents` are `[b * 2, l]`."""
+        student = latents.unflatten(0, (-1, views_per_sample))
+        return self.objective.distillation(student, teacher_latents.unflatten(0, (len(student), -1)))
+
+
+class SimCLRGradientsExtractor(ObjectiveExtractor):
+    """InfoNCE of patches against a constant batch of negatives (spec vision 4.3).
+
+    Arguments have their published names, see `SimCLRConfig`.
+    """
+
+    objective_type = SimCLR
+    default_latent_dim = 96
+
+    def __init__(
+        self,
+        *args: Any,
+        comparison_batch_size: int = 256,
+        comparison_batch_encoding_batch_size: int = 32,
+        self_similarity_constant: float | None = None,
+        num_patches: int = 4,
+        stride_scale: int = 6,
+        views: str = "patches",
+        n_views: int = 0,
+        hard_negatives: Sequence[Image.Image] = (),
+        mixing_k: int = 20,
+        **kwargs: Any,
+    ) -> None:
+        if isqrt(max(num_patches, 0)) ** 2 != num_patches or not num_patches:
+            raise FungiError(f"num_patches {num_patches} is not a square number. Use 4, 9, 16, ...")
+        patches = {"grid": isqrt(num_patches), "stride_scale": stride_scale}
+        options = patches if views == "patches" else {"n_views": n_views}
+        super().__init__(
+            *args,
+            negative_samples=comparison_batch_size,
+            mixed_negatives=mixing_k,
+            view_generator=views,
+            **options,
+            **kwargs,
+        )
+        self.setup_batch_size = comparison_batch_encoding_batch_size
+        self.hard_negatives = [rgb(image, "a hard negative") for image in hard_negatives]
+
+    def setup(self, dataset: Any) -> None:
+        """Draw and encode the negatives; hard ones come first."""
+        samples = as_samples(dataset)
+        if self.hard_negatives:
+            rows = tuple(range(len(samples), len(samples) + len(self.hard_negatives)))
+            self.objective = replace(self.objective, hard_negatives=rows)
+            samples = joined(samples, as_samples(self.hard_negatives))
+        self.prepare_support(samples)
+
+    @property
+    def comparison_batch(self) -> Tensor | None:
+        """Head outputs of the negatives, `[negatives, l]`; None before `setup`."""
+        return self.support.get("negatives")
+
+    @comparison_batch.setter
+    def comparison_batch(self, negatives: Float[Tensor, "m l"]) -> None:
+        self.support = {**self.support, "negatives": negatives.to(self.device)}
+
+    def compute_loss(self, latents: Float[Tensor, "m l"], views_per_sample: int, **kwargs: Any) -> Float[Tensor, " b"]:
+        """InfoNCE per sample."""
+        return self.objective.contrast(latents.unflatten(0, (-1, views_per_sample)), self._supported())
+
+
+class DeepClusterGradientsExtractor(ObjectiveExtractor):
+    """Cross-entropy of crops against k-means prototypes (spec vision 4.4)."""
+
+    objective_type = DeepCluster
+    default_latent_dim = 128
+
+    def compute_loss(self, latents: Float[Tensor, "m l"], views_per_sample: int, **kwargs: Any) -> Float[Tensor, " b"]:
+        """Mean cross-entropy per sample."""
+        return self.objective.prediction(latents.unflatten(0, (-1, views_per_sample)), self._supported())

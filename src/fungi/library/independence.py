@@ -1,0 +1,44 @@
+"""A guard: does a loss mix the samples of a batch?
+
+Then a feature would depend on the company that its image is in, and accuracies on the batch size.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from fungi.errors import FungiError
+from fungi.gradients.base_extractor import BaseGradientExtractor
+from fungi.gradients.engine import GradientEngine
+from fungi.views.loading import content_id, prepare
+from fungi.views.transforms import of_batch
+
+ALIKE = 1 - 1e-4
+"""Cosine of two gradients that are equal up to rounding in float32 (about 1e-7; 1e-6 with TF32 products)."""
+
+
+def check_independence(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) -> None:
+    """FungiError where images give other gradients in a batch than alone; at least two images that differ."""
+    if len(images) < 2:
+        raise FungiError("at least two images are needed to find out whether a loss mixes samples.")
+    together = _gradients(extractor, images)
+    alone = torch.cat([_gradients(extractor, [image]) for image in images])
+    cosine = float(cosine_similarity(together.double(), alone.double()).min())
+    if cosine < ALIKE:
+        raise FungiError(
+            f"the loss of {type(extractor).__name__} mixes the samples of a batch: an image's gradient in a batch of "
+            f"{len(images)} and alone have cosine {cosine:.4f}. Compute one loss per sample, and only then the mean."
+        )
+
+
+def _gradients(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) -> Float[Tensor, "b g"]:
+    """Raw gradients in float32, whatever the extractor computes in."""
+    engine = GradientEngine(extractor.model, extractor.engine.targets, device=extractor.device, views_per_forward=2**20)
+    views = extractor.views
+    batch = views.collate([prepare(views, image, extractor.seed, content_id(image)) for image in images])
+    extracted = engine.extract(batch, of_batch(views, batch), {"loss": extractor.loss})
+    return torch.cat([gradient.flatten(1) for gradient in extracted.gradients["loss"].values()], dim=1)

@@ -1,0 +1,74 @@
+"""Images that somebody holds (a list, a torch dataset of (image, label), a `datasets` dataset) as `Samples`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fungi.data.base import Samples
+from fungi.errors import FungiError
+
+
+@dataclass(frozen=True)
+class _Item:
+    """Row -> RGB image of a collection."""
+
+    collection: Any
+
+    def __call__(self, row: int) -> Image.Image:
+        return rgb(_image_of(self.collection[row]), f"item {row} of the dataset")
+
+
+def as_samples(collection: Any) -> Samples:
+    """The images of a collection in its order; labels are not read.
+
+    collection: has a length; its items are images, pairs (image, label), or dicts with an `image` (or `img`).
+    FungiError for an item without an image, once it is asked for.
+    """
+    try:
+        count = len(collection)
+    except TypeError:
+        raise FungiError(
+            f"a {type(collection).__name__} has no length; give a list of images or a map-style dataset."
+        ) from None
+    if not count:
+        raise FungiError("the dataset is empty; at least one image is needed.")
+    return Samples(targets=np.zeros(count, dtype=np.uint32), ids=range_names(count), load=_Item(collection))
+
+
+@dataclass(frozen=True)
+class _Joined:
+    first: Samples
+    second: Samples
+
+    def __call__(self, row: int) -> Image.Image:
+        inside = row < len(self.first)
+        return self.first.load(row) if inside else self.second.load(row - len(self.first))
+
+
+def joined(first: Samples, second: Samples) -> Samples:
+    """The samples of one set, then those of the other."""
+    count = len(first) + len(second)
+    return Samples(targets=np.zeros(count, dtype=np.uint32), ids=range_names(count), load=_Joined(first, second))
+
+
+def range_names(count: int) -> list[str]:
+    """Ids of rows that have none; views of such images are seeded by content."""
+    return [str(row) for row in range(count)]
+
+
+def rgb(item: Any, where: str) -> Image.Image:
+    """The image in three channels; one that has them is not copied. FungiError for what is no PIL image."""
+    if not isinstance(item, Image.Image):
+        raise FungiError(
+            f"{where} is a {type(item).__name__}, not a PIL image. Give images as they are, without a transform: each "
+            "objective makes its own views."
+        )
+    return item if item.mode == "RGB" else item.convert("RGB")
+
+
+def _image_of(item: Any) -> Any:
+    if isinstance(item, dict):
+        return item.get("image", item.get("img"))
+    return item[0] if isinstance(item, tuple | list) else item

@@ -1,0 +1,90 @@
+"""Randomly drawn views for SimCLR, in place of the patch grid: crops alone, or the usual contrastive augmentation
+(spec vision 4.3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.transforms import v2
+
+from fungi.errors import FungiError
+from fungi.views.image import ImageInput
+from fungi.views.pixels import as_pixels, normalize, stack
+
+AUGMENTED_SIZE = 96
+"""Side of the crops of the contrastive augmentation, which are then enlarged to the input size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomViews:
+    """What both kinds share: `n_views` views, drawn one after the other, so that fewer views are the first ones."""
+
+    input: ImageInput
+    n_views: int = 0
+
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if self.n_views < 2:
+            raise FungiError(
+                f"n_views is {self.n_views}: set it to at least 2, so that views of an image can attract each other."
+            )
+
+    @property
+    def identity(self) -> str:
+        """Equal for generators of the same views."""
+        return repr(self)
+
+    def prepare(self, item: Image.Image) -> UInt8[Tensor, "v c h w"]:
+        """All views of an image, drawn from torch's global stream (seeded by the caller for this sample)."""
+        transform = self.transform()
+        return torch.stack([as_pixels(transform(item)) for _ in range(self.n_views)])
+
+    def collate(self, prepared: Sequence[Tensor]) -> UInt8[Tensor, "b v c h w"]:
+        """Stack a batch."""
+        return stack(prepared)
+
+    def render(self, batch: UInt8[Tensor, "b v c h w"]) -> Float[Tensor, "m c s s"]:
+        """Normalise and bring to the input size: `[b v c h w] -> [b*v c s s]`."""
+        views = normalize(batch.flatten(0, 1), self.input.view_statistics or self.input.statistics)
+        size = (self.input.size, self.input.size)
+        return views if views.shape[2:] == size else interpolate(views, size, mode="bilinear", antialias=True)
+
+    def transform(self) -> v2.Transform:
+        """Image -> one view, in 8 bits."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomCrops(RandomViews):
+    """Random resized crops (area 0.08 to 1) and nothing else."""
+
+    kind = "random-crops"
+
+    def transform(self) -> v2.Transform:
+        """A crop."""
+        return v2.RandomResizedCrop(self.input.size, antialias=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveViews(RandomViews):
+    """Flip, crop to 96 pixels, colour jitter, grayscale, blur."""
+
+    kind = "default"
+
+    def transform(self) -> v2.Transform:
+        """One augmented view."""
+        return v2.Compose(
+            [
+                v2.RandomHorizontalFlip(),
+                v2.RandomResizedCrop(AUGMENTED_SIZE, antialias=True),
+                v2.RandomApply([v2.ColorJitter(0.5, 0.5, 0.5, 0.1)], p=0.8),
+                v2.RandomGrayscale(0.2),
+                v2.GaussianBlur(9),
+            ]
+        )

@@ -1,0 +1,87 @@
+"""View generators and plain functions `image -> tensor`, each made into the other.
+
+The library's users know the second kind: a callable that takes an image and returns its views.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Shaped
+from PIL import Image
+from torch import Tensor
+
+from fungi.errors import FungiError
+from fungi.views.base import ViewGenerator
+
+Transform = Callable[[Image.Image], Shaped[Tensor, "*v c h w"]]
+"""Image -> one view `[c h w]`, or several `[v c h w]`."""
+
+
+@dataclass(frozen=True)
+class ViewTransform:
+    """A view generator as a function: `transform(image)` gives its views, ready for the backbone."""
+
+    generator: ViewGenerator
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "v c h w"]:
+        """All views of an image. What is random in them comes from the global streams."""
+        views = self.generator.render(self.generator.collate([self.generator.prepare(image)]))
+        assert isinstance(views, Tensor)
+        return views
+
+
+@dataclass(frozen=True)
+class TransformedViews:
+    """A function as a view generator. How many views it makes is known once it was used: see `of_batch`.
+
+    owner: name of the class that the function comes from; random views are seeded for it, and errors name it.
+    """
+
+    transform: Transform
+    owner: str
+    n_views: int = 1
+
+    @property
+    def kind(self) -> str:
+        """The purpose that random views are seeded for."""
+        return self.owner
+
+    @property
+    def identity(self) -> str:
+        """One per function: nothing is known of what two functions have in common."""
+        return f"{self.owner} {id(self.transform)}"
+
+    def prepare(self, item: Image.Image) -> Shaped[Tensor, "v c h w"]:
+        """The views of an image; FungiError where the function gives something else."""
+        views = self.transform(item)
+        if not isinstance(views, Tensor) or views.dim() not in (3, 4):
+            found = f"shape {list(views.shape)}" if isinstance(views, Tensor) else type(views).__name__
+            raise FungiError(
+                f"the input_transform of {self.owner} gave {found}; a tensor [c, h, w] or [v, c, h, w] is needed."
+            )
+        return views.unsqueeze(0) if views.dim() == 3 else views
+
+    def collate(self, prepared: Sequence[Tensor]) -> Shaped[Tensor, "b v c h w"]:
+        """Stack a batch; FungiError where images have different numbers or sizes of views."""
+        shapes = sorted({tuple(views.shape) for views in prepared})
+        if len(shapes) > 1:
+            raise FungiError(
+                f"the input_transform of {self.owner} gave views of different shapes ({shapes[0]}, {shapes[1]}); "
+                "all images need the same number of views of one size."
+            )
+        return torch.stack(list(prepared))
+
+    def render(self, batch: Shaped[Tensor, "b v c h w"]) -> Shaped[Tensor, "m c h w"]:
+        """`[b v c h w] -> [b*v c h w]`."""
+        return batch.flatten(0, 1)
+
+
+def views_of(transform: Transform, owner: str) -> ViewGenerator:
+    """The generator behind a function, or the function made into one."""
+    return transform.generator if isinstance(transform, ViewTransform) else TransformedViews(transform, owner)
+
+
+def of_batch(views: ViewGenerator, batch: Tensor) -> ViewGenerator:
+    """The generator, with the number of views that a prepared batch shows."""
+    return replace(views, n_views=batch.shape[1]) if isinstance(views, TransformedViews) else views

@@ -1,0 +1,255 @@
+"""`FUNGIWrapper`: FUNGI features for anybody's model.
+
+    fungi = FUNGIWrapper(model, "blocks.11.attn.proj", device, extractor_configs=[KLConfig(), DINOConfig()])
+    fungi.setup(train_dataset)
+    features = fungi([image, ...])
+
+The features come from the same engine as those of the command-line stages. See docs/library.md.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fungi.combine.pca import Reduction
+from fungi.combine.source import l2_normalized
+from fungi.data.base import Samples
+from fungi.errors import FungiError
+from fungi.gradients.assembly import EngineSettings, GivenProjection, assemble_engine, embedding_dim_of
+from fungi.gradients.base_extractor import BaseGradientExtractor
+from fungi.gradients.engine import GradientEngine
+from fungi.library.independence import check_independence as check_extractor
+from fungi.library.input_transform import image_input_of
+from fungi.library.reduction import fit_reduction
+from fungi.runtime.log import logger, progress
+from fungi.views.base import ViewGenerator
+from fungi.views.image import ImageInput
+from fungi.views.image_sets import as_samples, rgb
+from fungi.views.loading import Batch, batches, content_id, prepare
+from fungi.views.transforms import of_batch
+
+
+class FUNGIWrapper:
+    """Images -> FUNGI features of one model.
+
+    model: any module that maps images `[b, 3, input_dim, input_dim]` to embeddings `[b, d]`. It is moved to `device`
+        and otherwise left as it is found; several wrappers may share it.
+    target_layer: path to a linear or convolution layer, `blocks.11.attn.proj`; `blocks.11.attn.qkv[v]` for a part of a
+        fused qkv layer; several paths for the gradients of several layers side by side.
+    device: of the model and of the features.
+    projection: `[p, G]` with entries +1/-1 in any dtype; one per layer name (a dict) for layers of different sizes.
+        None draws them from `seed` with p = d: binary, as the stages do.
+    input_dim: side of the model's input in pixels.
+    use_fp16, fp16_dtype: compute the model in half precision, and in which.
+    extractor_configs: the objectives, in the order of the features.
+
+    By keyword, beyond the published library: include_embeddings (the L2-normalised embedding comes first; it shares
+    the forward with KL), seed (of heads, projection, negatives and views), image_input (resizing and statistics; the
+    model's own where timm knows them, else ImageNet's), views_per_forward (views encoded at once), bias (append the
+    gradient of the layer's bias).
+
+    Raises FungiError, which is a ValueError, for what a caller can cause.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layer: str | Sequence[str],
+        device: torch.device | str,
+        projection: GivenProjection = None,
+        input_dim: int = 224,
+        use_fp16: bool = False,
+        fp16_dtype: torch.dtype = torch.bfloat16,
+        extractor_configs: Sequence[Any] = (),
+        *,
+        include_embeddings: bool = False,
+        seed: int = 42,
+        image_input: ImageInput | None = None,
+        views_per_forward: int = 0,
+        bias: bool = True,
+    ) -> None:
+        if not extractor_configs and not include_embeddings:
+            raise FungiError("no objective is given. Pass extractor_configs=[KLConfig(), ...].")
+        self.model, self.device, self.seed = model.to(device), torch.device(device), seed
+        self.layers = (target_layer,) if isinstance(target_layer, str) else tuple(target_layer)
+        self.dtype = fp16_dtype if use_fp16 else torch.float32
+        self.image_input = image_input or image_input_of(model, input_dim)
+        self.include_embeddings = include_embeddings
+        self.extractor_configs = tuple(extractor_configs)
+        self.reduction: Reduction | None = None
+        trial = torch.zeros(1, 3, input_dim, input_dim, device=self.device)
+        self.embeddings_dim = embedding_dim_of(self.model, self.layers, trial)
+        settings = EngineSettings(self.device, self.dtype, projection, seed, views_per_forward, bias)
+        self.engine = assemble_engine(self.model, self.layers, self.embeddings_dim, settings)
+        self.base_params = {
+            "model": self.model,
+            "target_layer": target_layer,
+            "device": self.device,
+            "projection": projection,
+            "projection_scaling": None,
+            "embeddings_dim": self.embeddings_dim,
+            "input_dim": input_dim,
+            "use_fp16": use_fp16,
+            "fp16_dtype": fp16_dtype,
+            "seed": seed,
+            "image_input": self.image_input,
+        }
+        self.extractors = [self._extractor(config) for config in self.extractor_configs]
+
+    def setup(self, dataset: Any, *, check_independence: bool = False) -> None:
+        """Prepare the supporting data of the objectives (negatives, prototypes); call it before extracting.
+
+        dataset: training images, items (PIL image, label); only those that are drawn are read.
+        check_independence: make sure that the losses don't mix the samples of a batch: each image alone has to give
+            the gradient that it gives in a batch. FungiError that names the extractor where it does not.
+        """
+        for extractor in self.extractors:
+            logger.info(f"setting up {type(extractor).__name__}")
+            extractor.setup(dataset=dataset)
+        if check_independence:
+            samples = as_samples(dataset)
+            for extractor in self.extractors:
+                check_extractor(extractor, [samples.load(row) for row in range(min(3, len(samples)))])
+
+    def forward(self, images: Sequence[Any]) -> Float[Tensor, "b f"]:
+        """Features of a list of PIL images, float32 on the device.
+
+        [embedding,] then one part per objective (and layer), each L2-normalised: f = p * objectives (+ d); or f = r
+        after `fit_pca`. A feature depends on its image alone: not on the batch, and not on the order.
+        """
+        given = [rgb(image, f"image {index}") for index, image in enumerate(images)]
+        if not given:
+            raise FungiError("the list of images is empty.")
+        names = [content_id(image) for image in given]
+        prepared = {
+            views.identity: views.collate(
+                [prepare(views, image, self.seed, name) for image, name in zip(given, names, strict=True)]
+            )
+            for views in self._generators()
+        }
+        return self._features(prepared)
+
+    __call__ = forward
+
+    def extract(self, dataset: Any, *, batch_size: int = 64, num_workers: int = 0) -> Float[Tensor, "n f"]:
+        """Features of a whole collection in its order, on the CPU: what `forward` gives, with decoding in workers.
+
+        dataset: items are PIL images, pairs (image, label), or dicts with an `image`. num_workers: processes that
+        decode and crop; on a GPU, as many as there are cores.
+        """
+        return torch.cat(list(self.batches(as_samples(dataset), batch_size, num_workers)))
+
+    def batches(self, samples: Samples, batch_size: int, num_workers: int) -> Iterator[Float[Tensor, "b f"]]:
+        """Features batch by batch, on the CPU."""
+        rows = [range(i, min(i + batch_size, len(samples))) for i in range(0, len(samples), batch_size)]
+        loaded = batches(
+            samples,
+            self._generators(),
+            rows,
+            seed=self.seed,
+            num_workers=num_workers,
+            pin_memory=self.device.type == "cuda",
+            by_content=True,
+        )
+        for prepared in progress(loaded, total=len(rows), label="features"):
+            yield self._features(prepared).cpu()
+
+    def fit_pca(self, data: Any, dim: int, *, batch_size: int = 64, num_workers: int = 0) -> None:
+        """Fit a PCA (centred, not whitened); from then on features are reduced to `dim`.
+
+        data: features `[n, f]` of training images, or the training images. Nothing is reduced, and the log says so,
+        where `dim` is not smaller than both n and f (spec vision 9.1).
+        """
+        self.reduction = None
+        features = (
+            data if isinstance(data, Tensor) else self.extract(data, batch_size=batch_size, num_workers=num_workers)
+        )
+        self.reduction = fit_reduction(features, dim, self.device)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything but the model to a folder: heads, negatives, projection, PCA, configuration."""
+        from fungi.library.saving import save_wrapper
+
+        save_wrapper(self, Path(path))
+
+    @classmethod
+    def load(
+        cls, path: str | Path, model: nn.Module, device: torch.device | str, *, config_types: Sequence[type] = ()
+    ) -> "FUNGIWrapper":
+        """A saved wrapper around the same model; it gives the same features.
+
+        config_types: the classes of configurations of your own. FungiError where the model's weights are others.
+        """
+        from fungi.library.saving import load_wrapper
+
+        return load_wrapper(Path(path), model, device, config_types)
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Name -> size of the parts of a feature, in order, before any PCA."""
+        sizes = {"embeddings": self.embeddings_dim} if self.include_embeddings else {}
+        for number, extractor in enumerate(self.extractors):
+            for name, projector in self.engine.projectors.items():
+                sizes[f"{number}.{type(extractor).__name__}.{name}"] = projector.matrix.projection_dim
+        return sizes
+
+    def _extractor(self, config: Any) -> BaseGradientExtractor:
+        extractor = config.get_extractor(base_params=dict(self.base_params))
+        extractor.engine = self.engine  # one engine, one projection matrix on the device
+        return extractor
+
+    def _generators(self) -> list[ViewGenerator]:
+        plain = [self.image_input.views("plain")] if self.include_embeddings else []
+        return list({views.identity: views for views in [*plain, *(one.views for one in self.extractors)]}.values())
+
+    def _features(self, prepared: Batch) -> Float[Tensor, "b f"]:
+        """From prepared views to features; objectives that see the same views share the forward."""
+        made: dict[int, Tensor] = {}
+        embeddings = None
+        for identity, group in self._sharing_forwards().items():
+            batch = prepared[identity]
+            losses = {str(number): self.extractors[number].loss for number in group}
+            extracted = self.engine.extract(batch, of_batch(self.extractors[group[0]].views, batch), losses)
+            for name, gradients in extracted.gradients.items():
+                made[int(name)] = torch.cat([self._part(gradient, int(name)) for gradient in gradients.values()], dim=1)
+            if identity == self._plain_identity:
+                embeddings = extracted.embeddings[:, 0]
+        parts = [made[number] for number in range(len(self.extractors))]
+        if self.include_embeddings:
+            parts.insert(0, l2_normalized(self._embed(prepared) if embeddings is None else embeddings))
+        features = torch.cat(parts, dim=1)
+        return features if self.reduction is None else self.reduction({"features": features}, self.device)
+
+    def _sharing_forwards(self) -> dict[str, list[int]]:
+        groups: dict[str, list[int]] = {}
+        for number, extractor in enumerate(self.extractors):
+            groups.setdefault(extractor.views.identity, []).append(number)
+        return groups
+
+    @property
+    def _plain_identity(self) -> str | None:
+        """Identity of the views whose forward gives embeddings too; embeddings are computed in float32 alone."""
+        return self.image_input.views("plain").identity if self.dtype == torch.float32 else None
+
+    def _embed(self, prepared: Mapping[str, Any]) -> Float[Tensor, "b d"]:
+        plain = self.image_input.views("plain")
+        engine = GradientEngine(self.model, device=self.device, views_per_forward=self.engine.views_per_forward)
+        return engine.embed(prepared[plain.identity], plain)[:, 0]
+
+    def _part(self, gradient: Float[Tensor, "b p"], number: int) -> Float[Tensor, "b p"]:
+        """A part of the features, L2-normalised; FungiError where it is not finite."""
+        finite = torch.isfinite(gradient).all(dim=1)
+        if not bool(finite.all()):
+            bad = ", ".join(map(str, torch.nonzero(~finite).flatten().tolist()[:5]))
+            half = (
+                " Half precision may have overflowed: use bfloat16 or float32." if self.dtype == torch.float16 else ""
+            )
+            raise FungiError(
+                f"the gradient of {type(self.extractors[number]).__name__} is not finite for images {bad} of the "
+                f"batch.{half}"
+            )
+        return l2_normalized(gradient)

@@ -1,0 +1,78 @@
+"""Small models, images and wrappers."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fungi.config import DINOConfig, KLConfig, SimCLRConfig
+from fungi.wrapper import FUNGIWrapper
+
+SIZE = 32
+LAYERS = {
+    "timm": "blocks.1.attn.proj",
+    "torchvision": "encoder.layers.encoder_layer_1.self_attention.out_proj",
+    "convolutions": "last",
+}
+SMALL_CONFIGS = (KLConfig(latent_dim=24), DINOConfig(latent_dim=24), SimCLRConfig(latent_dim=12, stride_scale=2))
+
+
+class Convolutions(nn.Module):
+    """A network with BatchNorm and dropout, in training mode as users may have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 5, stride=3), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.last = nn.Conv2d(8, 12, 3)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.dropout(self.last(self.first(images))).mean(dim=(2, 3))
+
+
+def build(kind: str) -> nn.Module:
+    """A model as its library gives it: parameters that ask for gradients."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        if kind == "timm":
+            from timm.models.vision_transformer import VisionTransformer
+
+            return VisionTransformer(img_size=SIZE, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=0)
+        if kind == "torchvision":
+            from torchvision.models import VisionTransformer as Vit
+
+            net = Vit(image_size=SIZE, patch_size=8, num_layers=2, num_heads=2, hidden_dim=24, mlp_dim=32)
+            net.heads = nn.Identity()
+            return net
+        return Convolutions()
+
+
+def pictures(count: int, seed: int = 0) -> list[Image.Image]:
+    """Images of different sizes with some structure."""
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        coarse = random.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        size = tuple(int(side) for side in random.integers(30, 50, 2))
+        found.append(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
+    return found
+
+
+def dataset(count: int = 12, seed: int = 1) -> list[tuple[Image.Image, int]]:
+    return [(image, index % 3) for index, image in enumerate(pictures(count, seed))]
+
+
+def wrap(
+    kind: str = "timm", configs: Any = SMALL_CONFIGS, model: nn.Module | None = None, **options: Any
+) -> FUNGIWrapper:
+    model = build(kind) if model is None else model
+    layer = options.pop("layer", LAYERS[kind])
+    return FUNGIWrapper(model, layer, "cpu", input_dim=SIZE, extractor_configs=list(configs), **options)
+
+
+def ready(*args: Any, **options: Any) -> FUNGIWrapper:
+    wrapper = wrap(*args, **options)
+    wrapper.setup(dataset())
+    return wrapper

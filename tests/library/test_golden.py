@@ -1,0 +1,96 @@
+"""The reference values, through the wrapper: the three extractors with fixed views, heads and negatives."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn.functional import cosine_similarity
+
+from fungi.config import DINOConfig, KLConfig, SimCLRConfig
+from fungi.gradients import DINOGradientsExtractor, KLGradientsExtractor, SimCLRGradientsExtractor
+from fungi.wrapper import FUNGIWrapper
+from tests.engine.golden import LAYERS, load, model
+
+CLOSE = 0.99999
+
+
+def place(layer: Any, golden: dict[str, torch.Tensor], name: str) -> None:
+    layer.load_state_dict({"weight": golden[f"head/{name}_w"], "bias": golden[f"head/{name}_b"]})
+
+
+def fixed_views(golden: dict[str, torch.Tensor], count: int) -> Any:
+    """The reference's views of an image, found by its pixels."""
+    by_pixels = {golden[f"image/{i}"].numpy().tobytes(): golden["views"][i, :count] for i in range(3)}
+    return lambda image: by_pixels[image.tobytes()] if count > 1 else by_pixels[image.tobytes()][0]
+
+
+def configs(golden: dict[str, torch.Tensor]) -> list[Any]:
+    class FixedKL(KLGradientsExtractor):
+        def input_transform(self, input_dim: int) -> Any:
+            return fixed_views(golden, 1)
+
+    class FixedDINO(DINOGradientsExtractor):
+        def input_transform(self, input_dim: int) -> Any:
+            return fixed_views(golden, 12)
+
+    class FixedSimCLR(SimCLRGradientsExtractor):
+        def input_transform(self, input_dim: int) -> Any:
+            return fixed_views(golden, 25)
+
+    @dataclass
+    class KLGiven(KLConfig):
+        def get_extractor(self, base_params: dict) -> Any:
+            extractor = FixedKL(**(base_params | asdict(self)))
+            place(extractor.projection_head, golden, "kl")
+            return extractor
+
+    @dataclass
+    class DINOGiven(DINOConfig):
+        def get_extractor(self, base_params: dict) -> Any:
+            extractor = FixedDINO(**(base_params | asdict(self)))
+            place(extractor.projection_head, golden, "dino_student")
+            place(extractor.teacher_projection, golden, "dino_teacher")
+            return extractor
+
+    @dataclass
+    class SimCLRGiven(SimCLRConfig):
+        def get_extractor(self, base_params: dict) -> Any:
+            extractor = FixedSimCLR(**(base_params | asdict(self)))
+            place(extractor.projection_head, golden, "simclr")
+            extractor.comparison_batch = golden["simclr_negatives"]
+            return extractor
+
+    return [KLGiven(latent_dim=64), DINOGiven(latent_dim=40), SimCLRGiven(latent_dim=16, stride_scale=4)]
+
+
+def signs(golden: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    projection = golden["projection"]
+    return projection if dtype == torch.bool else (2 * projection.to(torch.int8) - 1).to(dtype)
+
+
+@pytest.mark.parametrize("kind", ["timm", "torchvision"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int8, torch.bool], ids=str)
+def test_features_equal_the_reference(kind: str, dtype: torch.dtype) -> None:
+    golden = load(kind)
+    net: nn.Module = model(kind, golden)
+    wrapper = FUNGIWrapper(
+        net, LAYERS[kind], torch.device("cpu"), signs(golden, dtype), 32, extractor_configs=configs(golden)
+    )
+    made = wrapper([Image.fromarray(golden[f"image/{i}"].numpy()) for i in range(3)])
+    torch.testing.assert_close(made.reshape(9, -1).norm(dim=1), torch.ones(9))
+    for name, part in zip(("kl", "dino", "simclr"), made.chunk(3, dim=1), strict=True):
+        assert cosine_similarity(part, golden[f"true_feature/{name}"].float()).min() > CLOSE
+        if kind == "timm":
+            assert cosine_similarity(part, golden[f"feature/{name}"]).min() > CLOSE
+
+
+def test_the_patches_of_simclr_are_the_references() -> None:
+    golden = load("timm")
+    extractor = FUNGIWrapper(
+        model("timm", golden), LAYERS["timm"], "cpu", input_dim=32, extractor_configs=[SimCLRConfig(stride_scale=4)]
+    ).extractors[0]
+    made = torch.stack([extractor.transform(Image.fromarray(golden[f"image/{i}"].numpy())) for i in range(3)])
+    assert (made - golden["views"]).abs().max() < 1e-5

@@ -1,0 +1,176 @@
+"""What a user can get wrong is said in one line, with a way out."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fungi.config import DeepClusterConfig, KLConfig, SimCLRConfig
+from fungi.errors import FungiError
+from fungi.gradients import KLGradientsExtractor
+from fungi.gradients.base_extractor import BaseGradientExtractor
+from fungi.wrapper import FUNGIWrapper
+from tests.library.models import build, dataset, pictures, ready, wrap
+from tests.library.test_laws import OwnConfig
+
+
+class OneView(BaseGradientExtractor):
+    def input_transform(self, input_dim: int) -> Any:
+        from torchvision.transforms import v2
+
+        return v2.Compose([v2.Resize((input_dim, input_dim)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+    def compute_loss(self, latents: Tensor, views_per_sample: int, **kwargs: Any) -> Tensor:
+        return latents.square().sum(dim=1).mean()
+
+
+class Mixing(OneView):
+    def compute_loss(self, latents: Tensor, views_per_sample: int, **kwargs: Any) -> Tensor:
+        return (latents - latents.mean(dim=0)).square().sum(dim=1).mean() + latents.square().mean()
+
+
+class Summing(OneView):
+    def compute_loss(self, latents: Tensor, views_per_sample: int, **kwargs: Any) -> Tensor:
+        return latents.square().sum()
+
+
+class WrongShape(OneView):
+    def compute_loss(self, latents: Tensor, views_per_sample: int, **kwargs: Any) -> Tensor:
+        return latents.square()
+
+
+class Detached(OneView):
+    def compute_loss(self, latents: Tensor, views_per_sample: int, **kwargs: Any) -> Tensor:
+        return latents.detach().mean()
+
+
+class Overflowing(OneView):
+    def compute_loss(self, latents: Tensor, views_per_sample: int, **kwargs: Any) -> Tensor:
+        return (latents * torch.inf).sum(dim=1).mean()
+
+
+def test_a_loss_that_mixes_samples_is_named() -> None:
+    with pytest.raises(FungiError, match=r"the loss of Mixing mixes the samples of a batch.*cosine"):
+        wrap(configs=[KLConfig(), OwnConfig(Mixing)]).setup(dataset(), check_independence=True)
+
+
+def test_losses_that_keep_samples_apart_pass() -> None:
+    from tests.library.models import SMALL_CONFIGS
+
+    configs = [*SMALL_CONFIGS, DeepClusterConfig(prototypes=3), OwnConfig(OneView), OwnConfig(Summing)]
+    wrap(configs=configs).setup(dataset(), check_independence=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        (WrongShape, r"compute_loss of WrongShape gave shape \[2, 768\] for 2 samples; a scalar"),
+        (Detached, "the loss of Detached does not depend on the latents"),
+        (Overflowing, "the gradient of Overflowing is not finite for images 0, 1 of the batch"),
+    ],
+)
+def test_faulty_losses_are_named(kind: type, complaint: str) -> None:
+    with pytest.raises(FungiError, match=complaint):
+        wrap(configs=[OwnConfig(kind)])(pictures(2))
+
+
+def test_half_precision_overflow_is_named() -> None:
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 32), nn.Linear(4, 6)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.last(self.first(images).flatten(1) * 1e6)
+
+    torch.manual_seed(0)
+    config = OwnConfig(OneView)
+    with pytest.raises(FungiError, match=r"not finite.*Half precision may have overflowed: use bfloat16 or float32"):
+        wrap("timm", [config], model=Large(), layer="last", use_fp16=True, fp16_dtype=torch.float16)(pictures(1))
+
+
+class Odd(nn.Module):
+    """A layer used twice, two layers with one weight, one without effect, one that is not called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 32)
+        self.good, self.twice, self.aside, self.idle = (nn.Linear(8, 8) for _ in range(4))
+        self.tied = nn.Linear(8, 8)
+        self.tied.weight = self.good.weight
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.norm(self.stem(images).flatten(1))
+        self.aside(x)
+        return self.twice(self.twice(self.tied(x)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "complaint"),
+    [
+        ("twice", "'twice' is used several times in one forward pass.*Candidates: "),
+        ("tied", "'tied' shares its weight with 'good'.*Candidates: "),
+        ("aside", "'aside' gets no gradient.*Candidates: "),
+        ("idle", "'idle' was not used in the forward pass.*Candidates: "),
+        ("norm", "'norm' is a LayerNorm; gradients are taken at Linear, Conv2d.*Candidates: "),
+        ("blocks.3.attn.proj", "does not exist in the model.*Candidates: "),
+    ],
+)
+def test_layers_that_can_not_be_a_source_are_refused_at_once(layer: str, complaint: str) -> None:
+    with pytest.raises(FungiError, match=complaint):
+        wrap(model=Odd(), layer=layer)
+
+
+def test_no_setup_is_named() -> None:
+    with pytest.raises(FungiError, match=r"SimCLRGradientsExtractor has no supporting data.*call setup"):
+        wrap(configs=[SimCLRConfig()])(pictures(1))
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: wrap(configs=[]), "no objective is given"),
+        (lambda: wrap(projection=torch.ones(4, 7)), r"projection takes gradients of 7 entries.*has 600 \(24 x 25\)"),
+        (lambda: wrap(configs=[SimCLRConfig(num_patches=5)]), "num_patches 5 is not a square number"),
+        (lambda: wrap(model=nn.Conv2d(3, 4, 3), layer=""), "layer '' is not path"),
+        (lambda: wrap(model=nn.Sequential(nn.Conv2d(3, 4, 3)), layer="0"), r"gives shape \[1, 4, 30, 30\].*\[b, d\]"),
+        (lambda: ready(configs=[DeepClusterConfig()]), "prototypes is 3000, but there are only 12 train images"),
+        (lambda: ready()([]), "the list of images is empty"),
+        (lambda: ready()([torch.zeros(3, 32, 32)]), "image 0 is a Tensor, not a PIL image"),
+        (lambda: wrap().setup([]), "the dataset is empty"),
+        (lambda: wrap().setup([torch.zeros(3, 32, 32)]), "item 0 of the dataset is a Tensor.*without a transform"),
+        (lambda: wrap(configs=[OwnConfig(OneView, views=3)]), "OneView has a 'views' already"),
+        (
+            lambda: wrap(configs=[OwnConfig(KLGradientsExtractor, tempurature=3)]),
+            "no option 'tempurature'.*temperature",
+        ),
+    ],
+)
+def test_mistakes_are_named(make: Any, complaint: str) -> None:
+    with pytest.raises(FungiError, match=complaint):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("transform", "complaint"),
+    [
+        (lambda image: image, "input_transform of OneView gave Image"),
+        (lambda image: torch.zeros(5), r"input_transform of OneView gave shape \[5\]"),
+        (lambda image: torch.zeros(image.size[0], 3, 32, 32), "gave views of different shapes"),
+    ],
+)
+def test_faulty_transforms_are_named(transform: Any, complaint: str) -> None:
+    class Given(OneView):
+        def input_transform(self, input_dim: int) -> Any:
+            return transform
+
+    Given.__name__ = "OneView"
+    with pytest.raises(FungiError, match=complaint):
+        wrap(configs=[OwnConfig(Given)])(pictures(2))
+
+
+def test_errors_are_value_errors() -> None:
+    with pytest.raises(ValueError, match="no objective"):
+        FUNGIWrapper(build("timm"), "blocks.1.attn.proj", "cpu")

@@ -1,0 +1,143 @@
+"""The usage of the published library, as its users have written it, with `fungi` as the package's name."""
+
+from dataclasses import asdict, dataclass
+
+import pytest
+import torch
+import torch.nn as nn
+import torchvision.transforms.v2 as tf
+from torch.nn.functional import kl_div, log_softmax, softmax
+from torch.utils.data import DataLoader
+
+from fungi.config import DINOConfig, KLConfig, SimCLRConfig
+from fungi.gradients.base_extractor import BaseGradientExtractor
+from fungi.wrapper import FUNGIWrapper
+from tests.library.models import SIZE, build, dataset
+
+device = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWarning")  # the example's own kl_div
+
+
+class CustomGradientsExtractor(BaseGradientExtractor):
+    def input_transform(self, input_dim: int) -> nn.Module:
+        return tf.Compose([tf.ToImage(), tf.Resize((input_dim, input_dim)), tf.ToDtype(torch.float32, scale=True)])
+
+    def compute_loss(self, latents: torch.Tensor, views_per_sample: int, **kwargs) -> torch.Tensor:
+        latent_dim = latents.shape[1]
+        uniform = (torch.ones(latent_dim) / latent_dim).to(self.device)
+        softmax_uniform = softmax(uniform / self.temperature, dim=0)
+        softmax_uniform = softmax_uniform.unsqueeze(dim=0).repeat(latents.shape[0], 1)
+        softmax_latents = log_softmax(latents / self.temperature, dim=1)
+        return kl_div(softmax_latents, softmax_uniform, reduction="mean")
+
+
+@dataclass
+class CustomConfig:
+    temperature: float = 1
+
+    def get_extractor(self, base_params: dict) -> CustomGradientsExtractor:
+        params = base_params | asdict(self)
+        return CustomGradientsExtractor(**params)
+
+
+class WithInit(CustomGradientsExtractor):
+    """The published way of taking settings: before `**kwargs`, the base's arguments by position."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layer: str,
+        device: torch.device,
+        projection: torch.Tensor,
+        projection_scaling: float,
+        embeddings_dim: int,
+        latent_dim: int,
+        input_dim: int = 224,
+        use_fp16: bool = False,
+        fp16_dtype: torch.dtype = torch.bfloat16,
+        temperature: float = 1,
+        **kwargs,
+    ) -> None:
+        super().__init__(
+            model,
+            target_layer,
+            device,
+            projection,
+            projection_scaling,
+            embeddings_dim,
+            latent_dim,
+            input_dim,
+            use_fp16,
+            fp16_dtype,
+            **kwargs,
+        )
+        self.temperature = temperature
+
+
+class WithKeywords(CustomGradientsExtractor):
+    def __init__(self, temperature: float = 1, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.temperature = temperature
+
+
+def test_the_example_runs_as_written() -> None:
+    model, train_dataset = build("timm"), dataset()
+    fungi = FUNGIWrapper(
+        model=model,
+        target_layer="blocks.1.attn.proj",
+        device=device,
+        use_fp16=True,
+        extractor_configs=[KLConfig(), DINOConfig(), SimCLRConfig(num_patches=4, stride_scale=2)],
+        input_dim=SIZE,
+    )
+    fungi.setup(dataset=train_dataset)
+    loader = DataLoader(train_dataset, batch_size=4, shuffle=False, collate_fn=lambda batch: zip(*batch, strict=True))
+    features = torch.cat([fungi(images).cpu().float() for images, _ in loader])
+    embeddings = nn.functional.normalize(torch.randn(len(train_dataset), 24), dim=-1, p=2)
+    assert torch.cat([embeddings, features], dim=-1).shape == (12, 24 * 4)
+    assert len(fungi.extractors) == 3
+    torch.testing.assert_close(features.reshape(36, 24).norm(dim=1), torch.ones(36))
+
+
+def test_the_published_defaults_are_accepted_at_full_size() -> None:
+    config = SimCLRConfig(num_patches=4, stride_scale=6)
+    extractor = config.get_extractor({"model": build("timm"), "target_layer": "blocks.1.attn.proj", "device": "cpu",
+                                      "embeddings_dim": 24, "input_dim": 224})  # fmt: skip
+    assert extractor.views.n_views == 49
+
+
+def test_a_custom_objective_runs_as_written() -> None:
+    fungi = FUNGIWrapper(
+        model=build("timm"),
+        target_layer="blocks.1.attn.proj",
+        device=device,
+        extractor_configs=[CustomConfig(temperature=0.07)],
+        input_dim=SIZE,
+    )
+    images, _ = zip(*dataset(), strict=True)
+    assert fungi(images).shape == (12, 24)
+    assert fungi.extractors[0].temperature == 0.07
+
+
+@pytest.mark.parametrize("extractor_type", [WithInit, WithKeywords])
+def test_settings_taken_by_an_init_give_the_same_features(extractor_type: type) -> None:
+    @dataclass
+    class Config:
+        temperature: float = 0.07
+        latent_dim: int = 40
+        kind: type = CustomGradientsExtractor
+
+        def get_extractor(self, base_params: dict) -> BaseGradientExtractor:
+            settings = {"temperature": self.temperature, "latent_dim": self.latent_dim}
+            made = self.kind(**(base_params | settings))
+            with torch.no_grad():
+                made.projection_head.weight.copy_(torch.linspace(-1, 1, 960).reshape(40, 24).sin())
+                made.projection_head.bias.zero_()
+            return made
+
+    images = [image for image, _ in dataset(3)]
+    made = [
+        FUNGIWrapper(build("timm"), "blocks.1.attn.proj", device, input_dim=SIZE, extractor_configs=[Config(kind=kind)])
+        for kind in (CustomGradientsExtractor, extractor_type)
+    ]
+    torch.testing.assert_close(made[0](images), made[1](images), rtol=0, atol=0)
