@@ -18,7 +18,8 @@ sys.path.insert(0, {scripts!r})
 from benchmarks.evaluation import EvaluationBenchmark, knn_settings, write_features
 from fungi.cli.knn_concat import run
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-settings = EvaluationBenchmark(train_rows={rows}, test_rows=200, width=64, pca_dim=32, memory_gb=0, block_rows=2000, device="cpu")
+sizes = dict(train_rows={rows}, test_rows=200, width=64, pca_dim=32, memory_gb=0, block_rows=2000)
+settings = EvaluationBenchmark(**sizes, device="cpu")
 write_features(Path({root!r}), settings)
 before = peak()
 run(knn_settings(Path({root!r}), settings))

@@ -13,9 +13,10 @@ from fungi.store.layout import EMBEDDINGS
 
 _PUBLISHED_K = 20
 _UNKNOWN = "unknown"
+_USUAL_ARRAY = "attn_proj"
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Protocol:
     """How a number came about. Numbers of different protocols are never put into one table."""
 
@@ -26,6 +27,12 @@ class Protocol:
 
     def __str__(self) -> str:
         return f"{self.task}, {self.setting}, profile {self.profile}, {self.details}"
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Sorting key: all train rows before few shots, few shots by their number."""
+        number = self.setting.partition("-")[0]
+        return self.task, int(number) if number.isdigit() else 0, self.setting, self.profile, self.details
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,7 @@ def _details(content: dict[str, Any]) -> str:
     settings = content["settings"]
     named = [("k", "k"), ("pca_dim", "PCA"), ("solver", "solver"), ("tolerance", "tolerance")]
     parts = [f"{word} {settings[name]}" for name, word in named if settings.get(name) is not None]
-    parts += [f"array {settings['layer_key']}"] if settings.get("layer_key") else []
+    parts += [f"array {settings['layer_key']}"] if settings.get("layer_key") not in (None, _USUAL_ARRAY) else []
     parts += [f"rows of {settings['test_split']}"] if settings.get("test_split", "test") != "test" else []
     for name in ("normalize", "normalize_embeddings"):
         parts += (

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 GREYS = ("white", "0.75", "0.45", "0.15")
+LINE_GREYS = ("black", "0.3", "0.5")
 HATCHES = ("", "//", "..", "xx")
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
@@ -20,6 +21,8 @@ _STYLE: Any = {
     "figure.dpi": 150,
     "hatch.linewidth": 0.6,
 }
+
+_ON_WHITE: Any = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,9 @@ def bars(
                 height=0.72,
                 error_kw={"linewidth": 0.9, "capsize": 2},
             )
-            axes.text(value + (std or 0) + 0.8, place, f"{value:.1f}", va="center", fontsize=8)
+            axes.text(
+                value + (std or 0) + 0.8, place, f"{value:.1f}", va="center", fontsize=8, zorder=3, bbox=_ON_WHITE
+            )
         if baseline in values:
             axes.axvline(values[baseline][0], color="black", linestyle="--", linewidth=0.9)
         axes.set_yticks(range(len(names)), names)
@@ -104,7 +109,7 @@ def grouped_bars(
         axes.set_ylim(*_span([value for one in series for value in one.y]))
         axes.set_ylabel(axis)
         axes.set_title(title, fontsize=9, loc="left")
-        axes.legend(frameon=False, fontsize=8)
+        _legend_below(axes, len(series))
 
 
 def curves(
@@ -113,7 +118,7 @@ def curves(
     """Lines told apart by style and marker, with bands of one deviation where there are any."""
     with canvas(path, 5.4, 3.4) as axes:
         for number, one in enumerate(series):
-            grey = GREYS[-1 - (number % 3)]
+            grey = LINE_GREYS[number % 3]
             axes.plot(
                 one.x,
                 one.y,
@@ -134,7 +139,7 @@ def curves(
         axes.set_ylabel(y_axis)
         axes.grid(axis="y", color="0.9", linewidth=0.6)
         axes.set_title(title, fontsize=9, loc="left")
-        axes.legend(frameon=False, fontsize=8)
+        _legend_below(axes, len(series))
 
 
 def heatmap(path: Path, title: str, names: Sequence[str], values: Float[np.ndarray, "m m"]) -> None:
@@ -182,6 +187,11 @@ def sorted_differences(path: Path, title: str, series: Sequence[Series], axis: s
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
         pyplot.close(figure)
+
+
+def _legend_below(axes: Any, entries: int) -> None:
+    """Where it hides nothing."""
+    axes.figure.legend(loc="outside lower center", ncols=min(3, entries), frameon=False, fontsize=8)
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:

@@ -47,7 +47,7 @@ def _bars_of(folder: Path, table: Table) -> list[Path]:
         found = {key: cells for key, cells in found.items() if key[1] == MEAN}
     drawn = []
     for (backbone, dataset), cells in found.items():
-        if len(cells) > 1:
+        if any("+" in combination for combination in cells):
             path = _path(folder, "combinations", table.protocol, backbone, dataset)
             ordered = sorted(cells, key=by_size_and_order)
             title = f"{label(backbone)}, {dataset}\n{table.protocol}"
@@ -59,7 +59,8 @@ def _bars_of(folder: Path, table: Table) -> list[Path]:
 
 def _backbones_of(folder: Path, table: Table) -> list[Path]:
     """Figure 5: embeddings against the largest combination, across backbones."""
-    column = MEAN if MEAN in table.columns else table.columns[0] if len(table.columns) == 1 else None
+    filled = {column for _, _, column in table.cells}
+    column = MEAN if MEAN in filled else filled.pop() if len(filled) == 1 else None
     largest = max((combination for _, combination in table.rows), key=by_size_and_order)
     chosen = [name for name in (EMBEDDINGS, largest) if column]
     groups = [

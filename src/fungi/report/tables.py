@@ -65,7 +65,8 @@ class Table:
 def make_tables(cells: Sequence[Cell]) -> list[Table]:
     """One table per protocol; means over the paper's datasets where all of them are there."""
     everything = [*cells, *mean_cells(cells)]
-    return [_table(protocol, everything) for protocol in sorted({cell.protocol for cell in everything})]
+    protocols = sorted({cell.protocol for cell in everything}, key=lambda protocol: protocol.place)
+    return [_table(protocol, everything) for protocol in protocols]
 
 
 def cell_text(cell: Cell) -> str:
