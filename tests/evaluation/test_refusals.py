@@ -84,6 +84,16 @@ def test_train_and_test_features_have_to_be_made_alike(fact, tmp_path):
     assert "kl-train.h5" in str(caught.value)
 
 
+def test_of_many_settings_those_that_differ_are_named(tmp_path):
+    layout = make_folder(tmp_path, features=("embeddings", "kl"))
+    for split, settings in (("train", {"temperature": 15, "head": 768}), ("test", {"temperature": 15, "views": 3})):
+        rewrite(layout, "kl", split, objective_settings=settings)
+    with pytest.raises(
+        RefusedJoinError, match=r"objective settings differs: \{'head': 768\} in .*, \{'views': 3\} in "
+    ):
+        run(tmp_path)
+
+
 def test_labels_of_another_split_are_refused(tmp_path):
     layout = make_folder(tmp_path, features=("embeddings",))
     train = layout.embeddings("digits", "digits-vit", "train")
