@@ -13,7 +13,7 @@ from fungi.cli.analyse import AnalyseSettings
 from fungi.cli.knn_concat import KnnSettings
 from fungi.cli.report import ReportSettings
 from fungi.errors import FungiError, MissingFilesError
-from fungi.report.cells import ResultRecord, cells_of, mean_cells
+from fungi.report.cells import ResultRecord, cells_of, distinct, mean_cells
 from fungi.report.gallery import per_class_differences
 from fungi.report.published import MEAN, PublishedKey, mean_datasets, published_value
 from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
@@ -104,6 +104,11 @@ def test_the_mean_needs_all_eleven_datasets_and_what_is_missing_is_said():
     (mean,) = mean_cells(cells(*complete))
     assert mean.value == pytest.approx(51.0)
     assert mean.published.value == 65.3
+
+
+def test_of_several_files_the_one_of_most_runs_is_shown():
+    one, three = content({"embeddings": 0.5}), content({"embeddings": 0.4}) | {"runs": [{}, {}, {}]}
+    assert [cell.value for cell in distinct(cells(one, three, one))] == [40.0]
 
 
 def test_metrics_are_those_of_the_datasets():

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fungi.cli.command import run_command
 from fungi.errors import FungiError
-from fungi.report.cells import cells_of, read_results
+from fungi.report.cells import cells_of, distinct, read_results
 from fungi.report.gallery import draw_all
 from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
 from fungi.settings import setting
@@ -38,7 +38,7 @@ class ReportSettings:
 def run(settings: ReportSettings) -> list[Path]:
     """Write the report; the files written."""
     records = read_results(settings.results)
-    cells = [cell for record in records for cell in cells_of(record)]
+    cells = distinct([cell for record in records for cell in cells_of(record)])
     tables = make_tables(cells)
     settings.output.mkdir(parents=True, exist_ok=True)
     figures = draw_all(settings.output / "figures", records, cells, tables) if "png" in settings.formats else []

@@ -105,6 +105,18 @@ def cells_of(record: ResultRecord) -> list[Cell]:
     ]
 
 
+def distinct(cells: Sequence[Cell]) -> list[Cell]:
+    """One cell for each thing measured: where several files give it, the one of the most runs."""
+    best: dict[tuple[object, ...], Cell] = {}
+    for cell in cells:
+        key = (cell.protocol, cell.backbone, cell.dataset, cell.combination, cell.layer, cell.metric)
+        if key not in best or cell.runs > best[key].runs:
+            best[key] = cell
+    if len(best) < len(cells):
+        logger.info("%d values are given by several files: those of the most runs are shown", len(cells) - len(best))
+    return list(best.values())
+
+
 def mean_cells(cells: Sequence[Cell]) -> list[Cell]:
     """The mean over the paper's datasets, for each protocol, backbone and combination that has all of them."""
     grouped: dict[tuple[Protocol, str, str, str], dict[str, Cell]] = {}
