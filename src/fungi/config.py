@@ -5,7 +5,7 @@ where the published library has others (KL temperature 1, 64 negatives).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,7 +23,7 @@ class ExtractorConfig:
     def get_extractor(self, base_params: dict[str, Any]) -> "BaseGradientExtractor":
         """The extractor, from what all extractors of a wrapper have in common and the settings given here."""
         gradients = import_module("fungi.gradients")
-        settings = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        settings = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
         return getattr(gradients, self.extractor)(**(base_params | settings))
 
 
@@ -90,7 +90,7 @@ class SimCLRConfig(ExtractorConfig):
     latent_dim: int = 96
     num_patches: int = 4
     stride_scale: int = 6
-    hard_negatives: Sequence["Image.Image"] = ()
+    hard_negatives: Sequence["Image.Image"] = field(default=(), metadata={"saved": False})  # negatives are saved
     negatives_mixing: bool = False
     mixing_k: int = 20
     exclude_self_from_negatives: bool = False

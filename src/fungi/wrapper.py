@@ -78,7 +78,9 @@ class FUNGIWrapper:
         self.layers = (target_layer,) if isinstance(target_layer, str) else tuple(target_layer)
         self.dtype = fp16_dtype if use_fp16 else torch.float32
         self.image_input = image_input or image_input_of(model, input_dim)
-        self.include_embeddings = include_embeddings
+        if self.image_input.size != input_dim:
+            raise FungiError(f"image_input is for {self.image_input.size} pixels, input_dim is {input_dim}.")
+        self.include_embeddings, self.bias = include_embeddings, bias
         self.extractor_configs = tuple(extractor_configs)
         self.reduction: Reduction | None = None
         trial = torch.zeros(1, 3, input_dim, input_dim, device=self.device)

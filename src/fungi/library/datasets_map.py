@@ -1,0 +1,34 @@
+"""FUNGI features as a column of a `datasets` dataset."""
+
+import hashlib
+from typing import Any
+
+from fungi.errors import FungiError
+from fungi.library.saving import fingerprint
+from fungi.wrapper import FUNGIWrapper
+
+
+def add_features(
+    dataset: Any, wrapper: FUNGIWrapper, *, image_column: str = "image", column: str = "fungi", batch_size: int = 32
+) -> Any:
+    """The dataset with features of its images as a column of float32 vectors.
+
+    dataset: of `datasets`, with a column of images. The result is cached under what decides the features, so that the
+    same wrapper on the same data is not asked twice. FungiError where the image column is not there.
+    """
+    if image_column not in dataset.column_names:
+        raise FungiError(
+            f"the dataset has no column {image_column!r}. It has: {', '.join(dataset.column_names)}. "
+            "Name the images' with image_column."
+        )
+    from datasets import Features, List, Value
+
+    size = sum(wrapper.parts.values()) if wrapper.reduction is None else wrapper.reduction.dim
+    facts = f"{dataset._fingerprint} {fingerprint(wrapper)} {image_column} {column}"
+    return dataset.map(
+        lambda batch: {column: wrapper(batch[image_column]).cpu().numpy()},
+        batched=True,
+        batch_size=batch_size,
+        features=Features({**dataset.features, column: List(Value("float32"), length=size)}),
+        new_fingerprint=hashlib.sha256(facts.encode()).hexdigest()[:16],
+    )

@@ -1,0 +1,114 @@
+"""FUNGI features as a scikit-learn transformer.
+
+make_pipeline(FungiTransformer(model, "blocks.11.attn.proj"), KNeighborsClassifier(20))
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from fungi.config import KLConfig
+from fungi.wrapper import FUNGIWrapper
+
+
+class FungiTransformer(TransformerMixin, BaseEstimator):
+    """Images -> features `[n, f]`, float32.
+
+    model, target_layer, input_dim, extractor_configs, include_embeddings, image_input, seed: as for `FUNGIWrapper`;
+        the objectives are KL alone if None. device: `cpu`, `cuda`, ...; pca_dim: size of the features after a PCA, or
+        None; batch_size, num_workers: as for `FUNGIWrapper.extract`.
+
+    Images come as a sequence of PIL images, or as an array `[n, h, w, 3]` or `[n, h, w]` of 8-bit values. `fit` draws
+    the negatives of SimCLR and fits the PCA on its images. After it, `wrapper_` is the wrapper.
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        target_layer: str | Sequence[str] = "",
+        *,
+        device: str = "cpu",
+        input_dim: int = 224,
+        extractor_configs: Sequence[Any] | None = None,
+        include_embeddings: bool = True,
+        image_input: Any = None,
+        pca_dim: int | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 42,
+    ) -> None:
+        self.model = model
+        self.target_layer = target_layer
+        self.device = device
+        self.input_dim = input_dim
+        self.extractor_configs = extractor_configs
+        self.include_embeddings = include_embeddings
+        self.image_input = image_input
+        self.pca_dim = pca_dim
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+
+    def fit(self, X: Any, y: Any = None) -> "FungiTransformer":
+        """Draw supporting data and fit the PCA on training images; labels are not used."""
+        images = as_images(X)
+        self.wrapper_ = FUNGIWrapper(
+            self.model,
+            self.target_layer,
+            torch.device(self.device),
+            input_dim=self.input_dim,
+            extractor_configs=[KLConfig()] if self.extractor_configs is None else self.extractor_configs,
+            include_embeddings=self.include_embeddings,
+            image_input=self.image_input,
+            seed=self.seed,
+        )
+        self.wrapper_.setup(images)
+        if self.pca_dim is not None:
+            self.wrapper_.fit_pca(images, self.pca_dim, batch_size=self.batch_size, num_workers=self.num_workers)
+        return self
+
+    def transform(self, X: Any) -> Float32[np.ndarray, "n f"]:
+        """Features of images."""
+        check_is_fitted(self)
+        features = self.wrapper_.extract(as_images(X), batch_size=self.batch_size, num_workers=self.num_workers)
+        return features.numpy()
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """`embeddings_0`, ..., or `pca_0`, ..."""
+        check_is_fitted(self)
+        reduction = self.wrapper_.reduction
+        sizes = self.wrapper_.parts if reduction is None else {"pca": reduction.dim}
+        return np.array([f"{part}_{place}" for part, size in sizes.items() for place in range(size)], dtype=object)
+
+    def __sklearn_tags__(self) -> Any:
+        """Images, not tables."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.no_validation = True
+        return tags
+
+
+def as_images(X: Any) -> Sequence[Any]:
+    """Images of an array; sequences of images are left alone."""
+    from PIL import Image
+
+    if not isinstance(X, np.ndarray) or X.dtype == object:
+        return X
+    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in _eight_bits(X)]
+
+
+def _eight_bits(X: np.ndarray) -> np.ndarray:
+    from fungi.errors import FungiError
+
+    if X.dtype != np.uint8 or X.ndim not in (3, 4):
+        raise FungiError(
+            f"an array of {X.dtype} with {X.ndim} axes holds no images; give uint8 [n, h, w, 3] or [n, h, w], "
+            "or a list of PIL images."
+        )
+    return X

@@ -1,0 +1,190 @@
+"""A whole extractor in a folder: `extractor.json` (configuration) and `tensors.safetensors` (all that is random or
+fitted). No pickle. The model's weights stay where they are; their hash is kept, and another model is refused.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fungi import config as configurations
+from fungi.backbones.checkpoints import hash_weights
+from fungi.combine.pca import Reduction
+from fungi.errors import FungiError, MissingFilesError
+from fungi.gradients.projection import ProjectionMatrix
+from fungi.runtime.device import DTYPES
+from fungi.runtime.files import written_whole
+from fungi.runtime.versions import package_versions
+from fungi.views.image import ImageInput
+from fungi.wrapper import FUNGIWrapper
+
+FORMAT = 1
+SETTINGS, TENSORS = "extractor.json", "tensors.safetensors"
+
+
+def save_wrapper(wrapper: FUNGIWrapper, folder: Path) -> None:
+    """Write a wrapper. FungiError for a configuration whose settings are no plain values."""
+    text = json.dumps({**_settings(wrapper), "versions": package_versions()}, indent=1)
+    tensors = _tensors(wrapper)
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(folder / TENSORS) as temporary:
+        save_file(tensors, temporary)
+    with written_whole(folder / SETTINGS) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def fingerprint(wrapper: FUNGIWrapper) -> str:
+    """SHA-256 of all that decides a wrapper's features: equal for a saved wrapper and what is loaded of it."""
+    digest = hashlib.sha256(json.dumps(_settings(wrapper), sort_keys=True).encode())
+    for name, tensor in sorted(_tensors(wrapper).items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _settings(wrapper: FUNGIWrapper) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "layers": list(wrapper.layers),
+        "bias": wrapper.bias,
+        "dtype": str(wrapper.dtype).removeprefix("torch."),
+        "seed": wrapper.seed,
+        "include_embeddings": wrapper.include_embeddings,
+        "image_input": dataclasses.asdict(wrapper.image_input),
+        "configs": [_described(config) for config in wrapper.extractor_configs],
+        "projections": {name: _projection_facts(p.matrix) for name, p in wrapper.engine.projectors.items()},
+        "reduction": None if wrapper.reduction is None else _reduction_facts(wrapper.reduction),
+        "weights_hash": hash_weights(wrapper.model),
+    }
+
+
+def _tensors(wrapper: FUNGIWrapper) -> dict[str, Tensor]:
+    tensors = {f"projection.{p.matrix.hash}": p.matrix.packed for p in wrapper.engine.projectors.values()}
+    for number, extractor in enumerate(wrapper.extractors):
+        tensors |= {f"extractor.{number}.{name}": tensor for name, tensor in extractor.state().items()}
+    if wrapper.reduction is not None:
+        weights = {f"reduction.{name}": tensor for name, tensor in wrapper.reduction.weights.items()}
+        tensors |= {**weights, "reduction_offset": wrapper.reduction.offset}
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def load_wrapper(
+    folder: Path, model: nn.Module, device: torch.device | str, config_types: Sequence[type]
+) -> FUNGIWrapper:
+    """Read a wrapper; see `FUNGIWrapper.load`."""
+    content, tensors = _read(folder)
+    found = hash_weights(model)
+    if found != content["weights_hash"]:
+        raise FungiError(
+            f"{folder} was saved with a model of weights {content['weights_hash'][:12]}, the given model has "
+            f"{found[:12]}: its features would be others. Load the same model."
+        )
+    dtype = DTYPES[content["dtype"]]
+    image_input = _image_input(content["image_input"])
+    wrapper = FUNGIWrapper(
+        model,
+        content["layers"],
+        device,
+        _projections(content["projections"], tensors),
+        image_input.size,
+        dtype != torch.float32,
+        dtype if dtype != torch.float32 else torch.bfloat16,
+        [_config(described, config_types, folder) for described in content["configs"]],
+        include_embeddings=content["include_embeddings"],
+        seed=content["seed"],
+        image_input=image_input,
+        bias=content["bias"],
+    )
+    for number, extractor in enumerate(wrapper.extractors):
+        extractor.restore(_below(tensors, f"extractor.{number}."))
+    if content["reduction"] is not None:
+        wrapper.reduction = _reduction(content["reduction"], tensors, wrapper.device)
+    return wrapper
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    for name in (SETTINGS, TENSORS):
+        if not (folder / name).is_file():
+            raise MissingFilesError(f"there is no {folder / name}: {folder} holds no saved extractor.")
+    try:
+        content, tensors = json.loads((folder / SETTINGS).read_text()), load_file(folder / TENSORS)
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise FungiError(f"{folder} is damaged ({error}). Save the extractor anew.") from None
+    if content.get("format") != FORMAT:
+        raise FungiError(f"{folder} has format {content.get('format')}, this version reads {FORMAT}.")
+    return content, tensors
+
+
+def _described(config: Any) -> dict[str, Any]:
+    """A configuration by its class's name and its settings."""
+    if not dataclasses.is_dataclass(config):
+        raise FungiError(f"{type(config).__name__} can't be saved: make it a dataclass.")
+    values = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.metadata.get("saved", True)
+    }
+    try:
+        json.dumps(values)
+    except TypeError as error:
+        raise FungiError(f"{type(config).__name__} can't be saved: {error}. Use numbers, texts and lists.") from None
+    return {"type": type(config).__name__, "settings": values}
+
+
+def _config(described: Mapping[str, Any], config_types: Sequence[type], folder: Path) -> Any:
+    """The configuration again. Classes are only taken from this package and from the caller: a file names no code."""
+    known: dict[str, Any] = {
+        name: found for name, found in vars(configurations).items() if dataclasses.is_dataclass(found)
+    }
+    known |= {given.__name__: given for given in config_types}
+    if described["type"] not in known:
+        raise FungiError(
+            f"{folder} has an objective of your own, {described['type']}. "
+            f"Pass its class: load(..., config_types=[{described['type']}])."
+        )
+    return known[described["type"]](**described["settings"])
+
+
+def _projection_facts(matrix: ProjectionMatrix) -> dict[str, Any]:
+    """What is known of a matrix; its bits are kept once, under its hash."""
+    names = ("kind", "seed", "projection_dim", "gradient_dim", "hash")
+    return {name: getattr(matrix, name) for name in names}
+
+
+def _projections(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, ProjectionMatrix]:
+    """The matrix of each layer; one object where layers share it."""
+    matrices = {}
+    for facts in content.values():
+        given = {name: value for name, value in facts.items() if name != "hash"}
+        matrices[facts["hash"]] = ProjectionMatrix(**given, packed=tensors[f"projection.{facts['hash']}"])
+    return {name: matrices[facts["hash"]] for name, facts in content.items()}
+
+
+def _reduction_facts(reduction: Reduction) -> dict[str, Any]:
+    names = ("names", "dim", "skipped", "explained_variance", "asked")
+    return {name: getattr(reduction, name) for name in names}
+
+
+def _reduction(facts: Mapping[str, Any], tensors: dict[str, Tensor], device: torch.device) -> Reduction:
+    weights = {name: tensor.to(device) for name, tensor in _below(tensors, "reduction.").items()}
+    return Reduction(
+        **{**facts, "names": tuple(facts["names"])}, weights=weights, offset=tensors["reduction_offset"].to(device)
+    )
+
+
+def _image_input(values: Mapping[str, Any]) -> ImageInput:
+    def triples(pair: Any) -> Any:
+        return None if pair is None else tuple(tuple(numbers) for numbers in pair)
+
+    named = {name: triples(values[name]) for name in ("statistics", "view_statistics")}
+    return ImageInput(**{**values, **named})
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

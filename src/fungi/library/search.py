@@ -1,0 +1,42 @@
+"""Indexes in faiss, and finding the nearest images."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fungi.combine.source import l2_normalized
+from fungi.errors import FungiError
+
+Metric = Literal["cosine", "euclidean"]
+
+
+def faiss_index(features: Float[Tensor, "n f"], metric: Metric = "cosine") -> Any:
+    """An exact faiss index of features; search it with `index.search(queries_for(features, metric), k)`.
+
+    metric: `cosine` - inner product of rows of length one; `euclidean` - as the kNN evaluation measures.
+    FungiError where faiss is not installed.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise FungiError("faiss is not installed. Run: pip install faiss-cpu.") from None
+    index = (faiss.IndexFlatIP if metric == "cosine" else faiss.IndexFlatL2)(features.shape[1])
+    index.add(queries_for(features, metric))
+    return index
+
+
+def queries_for(features: Float[Tensor, "q f"], metric: Metric = "cosine") -> Float[np.ndarray, "q f"]:
+    """Features as an index of this metric wants them."""
+    rows = features.detach().float().cpu()
+    return (l2_normalized(rows) if metric == "cosine" else rows).numpy()
+
+
+def nearest_images(
+    index: Any, features: Float[Tensor, "q f"], k: int, metric: Metric = "cosine"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scores, rows) `[q k]` of the nearest entries of an index, best first."""
+    scores, rows = index.search(queries_for(features, metric), min(k, index.ntotal))
+    return torch.from_numpy(scores), torch.from_numpy(rows)

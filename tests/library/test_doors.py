@@ -1,0 +1,137 @@
+"""The doors to scikit-learn, `datasets` and faiss."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import check_estimator
+
+from fungi.config import KLConfig
+from fungi.data.digits import split_rows
+from fungi.errors import FungiError
+from fungi.library.datasets_map import add_features
+from fungi.library.estimator import FungiTransformer
+from fungi.library.search import faiss_index, nearest_images
+from tests.library.models import LAYERS, SIZE, SMALL_CONFIGS, build, dataset, pictures, ready, wrap
+
+
+def transformer(**options: Any) -> FungiTransformer:
+    return FungiTransformer(build("timm"), LAYERS["timm"], input_dim=SIZE, batch_size=8, **options)
+
+
+def test_the_transformer_gives_the_wrappers_features() -> None:
+    images = pictures(5)
+    made = transformer(extractor_configs=list(SMALL_CONFIGS)).fit(images).transform(images)
+    wrapper = wrap(include_embeddings=True)
+    wrapper.setup(images)
+    assert made.dtype == np.float32
+    np.testing.assert_allclose(made, wrapper(images).numpy(), atol=1e-4)
+
+
+def test_it_works_in_a_pipeline_on_digits() -> None:
+    from fungi.backbones.loading import load_backbone
+    from fungi.data.base import open_split
+
+    backbone = load_backbone("digits-vit")
+    samples = open_split("digits", "train", Path())
+    arrays = np.stack([np.asarray(samples.load(row)) for row in range(160)])
+    labels = samples.targets[:160]
+    layer = backbone.spec.layer
+    steps = (
+        FungiTransformer(backbone.model, layer, input_dim=32, image_input=backbone.input, pca_dim=16),
+        KNeighborsClassifier(3),
+    )
+    pipeline = make_pipeline(*steps).fit(arrays[:120], labels[:120])
+    assert pipeline.score(arrays[120:], labels[120:]) > 0.8
+    assert list(pipeline[:1].get_feature_names_out()) == [f"pca_{place}" for place in range(16)]
+    assert len(split_rows("train")) == len(samples)
+
+
+def test_names_of_features_follow_the_parts() -> None:
+    names = transformer().fit(pictures(2)).get_feature_names_out()
+    assert len(names) == 48
+    assert names[0] == "embeddings_0"
+    assert names[24] == "0.KLGradientsExtractor.attn_proj_0"
+
+
+def test_cloning_keeps_parameters() -> None:
+    first = transformer(pca_dim=3)
+    second = clone(first)
+    assert second.get_params()["pca_dim"] == 3
+    assert not hasattr(second, "wrapper_")
+
+
+@pytest.mark.filterwarnings("ignore:Can't test estimator:sklearn.exceptions.SkipTestWarning")
+def test_check_estimator_passes() -> None:
+    """It leaves out by itself what feeds tables of numbers: the tags say that the input is images."""
+    results = check_estimator(FungiTransformer(), on_fail=None, on_skip=None)
+    assert results
+    assert {result["status"] for result in results} == {"passed"}
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check_estimator_tags_renamed",
+        "check_valid_tag_types",
+        "check_estimator_repr",
+        "check_no_attributes_set_in_init",
+        "check_parameters_default_constructible",
+        "check_get_params_invariance",
+        "check_set_params",
+        "check_mixin_order",
+    ],
+)
+def test_the_other_checks_of_scikit_learn_that_need_no_table_pass(check: str) -> None:
+    getattr(estimator_checks, check)("FungiTransformer", FungiTransformer())
+
+
+def test_arrays_that_are_no_images_are_refused() -> None:
+    with pytest.raises(FungiError, match=r"an array of float64 with 2 axes holds no images; give uint8"):
+        transformer().fit(np.zeros((3, 4)))
+
+
+def test_a_datasets_column_holds_the_features(tmp_path: Path) -> None:
+    from datasets import Dataset, Features, Image, Value
+
+    images = pictures(5)
+    table = Dataset.from_dict(
+        {"image": images, "label": list(range(5))}, features=Features({"image": Image(), "label": Value("int64")})
+    )
+    wrapper = wrap(configs=[KLConfig(latent_dim=24)])
+    made = add_features(table, wrapper, batch_size=2)
+    np.testing.assert_allclose(np.array(made["fungi"], dtype=np.float32), wrapper(images).numpy(), atol=1e-4)
+    assert made.column_names == ["image", "label", "fungi"]
+    assert made._fingerprint == add_features(table, wrapper)._fingerprint
+    assert made._fingerprint != add_features(table, ready(configs=[KLConfig(latent_dim=23)]))._fingerprint
+    with pytest.raises(FungiError, match=r"no column 'picture'. It has: image, label"):
+        add_features(table, wrapper, image_column="picture")
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_an_index_finds_what_a_comparison_of_all_pairs_finds(metric: str) -> None:
+    features, queries = torch.randn(30, 8), torch.randn(4, 8)
+    _, rows = nearest_images(faiss_index(features, metric), queries, 5, metric)
+    if metric == "cosine":
+        order = torch.nn.functional.cosine_similarity(queries[:, None], features[None], dim=-1).argsort(descending=True)
+    else:
+        order = torch.cdist(queries, features).argsort()
+    assert torch.equal(rows, order[:, :5])
+
+
+def test_more_neighbours_than_entries_are_all_of_them() -> None:
+    index = faiss_index(torch.randn(3, 8))
+    assert nearest_images(index, torch.randn(2, 8), 10)[1].shape == (2, 3)
+
+
+def test_images_of_a_dataset_are_found_by_themselves() -> None:
+    wrapper, data = ready(), dataset()
+    index = faiss_index(wrapper.extract(data))
+    _, rows = nearest_images(index, wrapper([data[7][0]]), 1)
+    assert rows.tolist() == [[7]]

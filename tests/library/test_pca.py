@@ -1,0 +1,45 @@
+"""PCA of the library's features."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from fungi.config import DINOConfig, KLConfig
+from tests.library.models import dataset, pictures, wrap
+
+CONFIGS = [KLConfig(latent_dim=24), DINOConfig(latent_dim=24)]
+
+
+def test_features_are_those_of_scikit_learns_pca_up_to_signs() -> None:
+    wrapper = wrap(configs=CONFIGS)
+    train, images = wrapper.extract(pictures(14, seed=2)), pictures(3)
+    plain = wrapper(images)
+    wrapper.fit_pca(train, 4)
+    expected = PCA(4, svd_solver="full").fit(train.double().numpy()).transform(plain.double().numpy())
+    assert np.abs(np.abs(wrapper(images).numpy()) - np.abs(expected)).max() < 1e-4
+
+
+def test_images_can_be_given_in_place_of_features() -> None:
+    first, second = wrap(configs=CONFIGS), wrap(configs=CONFIGS)
+    data = dataset(9)
+    first.fit_pca(data, 3)
+    second.fit_pca(second.extract(data), 3)
+    assert torch.equal(first(pictures(2)), second(pictures(2)))
+
+
+def test_fitting_again_starts_from_whole_features() -> None:
+    wrapper = wrap(configs=CONFIGS)
+    wrapper.fit_pca(dataset(9), 3)
+    wrapper.fit_pca(dataset(9), 5)
+    assert wrapper(pictures(2)).shape == (2, 5)
+
+
+def test_a_pca_that_does_not_reduce_is_skipped_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    wrapper = wrap(configs=CONFIGS)
+    with caplog.at_level(logging.WARNING, logger="fungi"):
+        wrapper.fit_pca(dataset(4), 10)
+    assert "no PCA: pca_dim 10 is not smaller than the 4 rows" in caplog.text
+    assert wrapper(pictures(1)).shape == (1, 48)

@@ -1,0 +1,124 @@
+"""A saved extractor gives the same features elsewhere; another model, and damage, are refused."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fungi.config import KLConfig, SimCLRConfig
+from fungi.errors import FungiError
+from fungi.gradients import KLGradientsExtractor
+from fungi.library.saving import SETTINGS, TENSORS, fingerprint
+from fungi.wrapper import FUNGIWrapper
+from tests.library.models import SMALL_CONFIGS, build, dataset, pictures, ready, wrap
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from fungi.wrapper import FUNGIWrapper
+from tests.library.models import build, pictures
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+wrapper = FUNGIWrapper.load(folder, build("timm"), "cpu")
+save_file({"features": wrapper(pictures(4)).contiguous()}, folder / "made.safetensors")
+"""
+LAYERS = ("blocks.1.attn.proj", "blocks.1.attn.qkv[v]", "blocks.0.mlp.fc1")
+
+
+@pytest.mark.slow  # starts Python anew
+def test_features_are_bit_equal_in_a_fresh_process(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    hard = SimCLRConfig(latent_dim=12, stride_scale=2, hard_negatives=pictures(1), negatives_mixing=True, mixing_k=3)
+    wrapper = ready(configs=[*SMALL_CONFIGS[:2], hard], layer=LAYERS, include_embeddings=True, seed=5)
+    wrapper.fit_pca(wrapper(pictures(9, seed=4)), 6)
+    wrapper.save(tmp_path)
+    here = wrapper(pictures(4))
+    torch.set_num_threads(threads)
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], check=True, cwd=root)
+    assert here.shape == (4, 6)
+    assert torch.equal(load_file(tmp_path / "made.safetensors")["features"], here)
+
+
+def test_a_loaded_extractor_is_the_saved_one(tmp_path: Path) -> None:
+    wrapper = ready(layer=LAYERS, include_embeddings=True)
+    with torch.no_grad():
+        wrapper.extractors[0].projection_head.weight.mul_(2)  # heads are saved as they are, not as they are drawn
+    wrapper.save(tmp_path)
+    loaded = FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
+    assert torch.equal(loaded(pictures(3)), wrapper(pictures(3)))
+    assert fingerprint(loaded) == fingerprint(wrapper)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [SETTINGS, TENSORS]
+
+
+def test_half_precision_and_pca_survive(tmp_path: Path) -> None:
+    wrapper = wrap(configs=[KLConfig()], use_fp16=True, fp16_dtype=torch.float16)
+    wrapper.fit_pca([image for image, _ in dataset()], 5)
+    wrapper.save(tmp_path)
+    loaded = FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
+    assert loaded.dtype == torch.float16
+    assert loaded(pictures(2)).shape == (2, 5)
+    assert torch.equal(loaded(pictures(2)), wrapper(pictures(2)))
+
+
+class OwnExtractor(KLGradientsExtractor):
+    pass
+
+
+@dataclass
+class OwnConfig:
+    temperature: float = 3.0
+
+    def get_extractor(self, base_params: dict) -> Any:
+        return OwnExtractor(**base_params, temperature=self.temperature)
+
+
+def test_a_file_names_no_code_own_configurations_are_passed(tmp_path: Path) -> None:
+    wrapper = wrap(configs=[OwnConfig(2.0)])
+    wrapper.save(tmp_path)
+    with pytest.raises(FungiError, match=r"an objective of your own, OwnConfig.*config_types=\[OwnConfig\]"):
+        FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
+    loaded = FUNGIWrapper.load(tmp_path, wrapper.model, "cpu", config_types=[OwnConfig])
+    assert isinstance(loaded.extractors[0], OwnExtractor)
+    assert torch.equal(loaded(pictures(1)), wrapper(pictures(1)))
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    wrapper = ready()
+    wrapper.save(tmp_path)
+    other = build("timm")
+    with torch.no_grad():
+        next(other.parameters()).add_(1e-3)
+    with pytest.raises(FungiError, match=r"saved with a model of weights \w{12}, the given model has \w{12}"):
+        FUNGIWrapper.load(tmp_path, other, "cpu")
+
+
+def test_what_can_not_be_saved_is_named(tmp_path: Path) -> None:
+    wrapper = wrap(configs=[OwnConfig()])
+    wrapper.extractor_configs = (OwnConfig(torch.ones(())),)  # type: ignore[arg-type]
+    with pytest.raises(FungiError, match=r"OwnConfig can't be saved.*not JSON serializable"):
+        wrapper.save(tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FungiError, match="holds no saved extractor"):
+        FUNGIWrapper.load(tmp_path, build("timm"), "cpu")
+    ready().save(tmp_path)
+    content = json.loads((tmp_path / SETTINGS).read_text())
+    (tmp_path / SETTINGS).write_text(json.dumps({**content, "format": 99}))
+    with pytest.raises(FungiError, match="has format 99, this version reads 1"):
+        FUNGIWrapper.load(tmp_path, build("timm"), "cpu")
+    (tmp_path / TENSORS).write_bytes(b"no tensors")
+    with pytest.raises(FungiError, match="is damaged"):
+        FUNGIWrapper.load(tmp_path, build("timm"), "cpu")

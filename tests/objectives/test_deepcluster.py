@@ -1,0 +1,104 @@
+"""DeepCluster against a slow loop; the choice of clusters; k-means."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fungi.data.base import Samples, open_split
+from fungi.errors import FungiError
+from fungi.objectives.binding import bind
+from fungi.objectives.deepcluster import DeepCluster, assign, k_means
+from fungi.views.image import ImageInput
+from fungi.views.loading import batches
+
+
+def embeddings(samples: int, views: int, seed: int = 0) -> Tensor:
+    return torch.randn(samples, views, 7, generator=torch.Generator().manual_seed(seed))
+
+
+def fitted(**options: int) -> tuple[DeepCluster, torch.nn.ModuleDict, dict[str, Tensor]]:
+    objective = DeepCluster(latent_dim=5, prototypes=4, **options)
+    heads = objective.heads(7, seed=1)
+    train = Samples(np.zeros(20, dtype=np.uint32), [str(row) for row in range(20)], load=lambda row: row)
+    return objective, heads, objective.support(train, lambda samples: embeddings(len(samples), 2, 5), heads, seed=1)
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_crops_and_heads() -> None:
+    objective, heads, support = fitted()
+    given = embeddings(3, 10)
+    weight = heads["head"].weight
+    for sample, found in zip(given, objective.loss(given, heads, support), strict=True):
+        latents = [row @ weight.T / (row @ weight.T).norm() for row in sample]
+        terms = []
+        for head in range(3):
+            target = max(range(4), key=lambda k: float(support["prototypes"][head][k] @ latents[head % 2]))
+            for crop in latents[2:]:
+                scores = [float(prototype @ crop) / 0.1 for prototype in support["prototypes"][head]]
+                terms.append(math.log(sum(map(math.exp, scores))) - scores[target])
+        assert len(terms) == 24
+        assert float(found) == pytest.approx(sum(terms) / 24, rel=1e-5)
+
+
+def test_no_gradient_flows_through_the_bank_crops() -> None:
+    objective, heads, support = fitted()
+    given = embeddings(2, 10).requires_grad_()
+    objective.loss(given, heads, support).sum().backward()
+    assert given.grad[:, :2].abs().max() == 0
+    assert (given.grad[:, 2:].abs().amax(dim=2) > 0).all()
+
+
+def test_the_head_has_rows_of_length_one_and_no_bias() -> None:
+    head = DeepCluster().heads(16, seed=0)["head"]
+    assert head.bias is None
+    torch.testing.assert_close(head.weight.norm(dim=1), torch.ones(128))
+
+
+def test_k_means_is_the_slow_one() -> None:
+    rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    made = k_means(rows, 6, 10, torch.Generator().manual_seed(2))
+    prototypes = rows[torch.randperm(40, generator=torch.Generator().manual_seed(2))[:6]].clone()
+    for _ in range(10):
+        members = [max(range(6), key=lambda k: float(prototypes[k] @ row)) for row in rows]
+        for cluster in set(members):
+            mine = [row for row, member in zip(rows, members, strict=True) if member == cluster]
+            prototypes[cluster] = torch.stack(mine).mean(dim=0)
+    torch.testing.assert_close(made, prototypes, rtol=1e-4, atol=1e-5)
+
+
+def test_train_images_belong_to_the_clusters_that_k_means_gave_them() -> None:
+    """The bank crops of supporting data are the first views of the loss."""
+    samples = open_split("digits", "train", Path()).take(range(5))
+    bound = bind("deepcluster", embedding_dim=8, input_spec=ImageInput(size=32, resize=32), seed=3)
+
+    def views(generator: object) -> Tensor:
+        (batch,) = batches(samples, [generator], [range(5)], seed=3, num_workers=0)
+        return batch[generator.identity]
+
+    assert bound.views.n_views == 10
+    assert torch.equal(views(bound.support_views), views(bound.views)[:, :2])
+
+
+def test_assignment_in_parts_is_the_whole_one() -> None:
+    rows, prototypes = torch.randn(9000, 4), torch.randn(5, 4)
+    assert torch.equal(assign(rows, prototypes), (rows @ prototypes.T).argmax(dim=1))
+
+
+def test_prototypes_differ_between_heads_and_repeat_with_the_seed() -> None:
+    _, _, first = fitted()
+    _, _, second = fitted()
+    assert torch.equal(first["prototypes"], second["prototypes"])
+    assert first["prototypes"].shape == (3, 4, 5)
+    assert not torch.equal(first["prototypes"][0], first["prototypes"][2])  # the same crop, other random rows
+
+
+def test_more_prototypes_than_images_are_refused() -> None:
+    train = Samples(np.zeros(9, dtype=np.uint32), [str(row) for row in range(9)], load=lambda row: row)
+    objective = DeepCluster()
+    with pytest.raises(FungiError, match="prototypes is 3000, but there are only 9 train images"):
+        objective.support(train, lambda samples: embeddings(9, 2), objective.heads(7, 0), seed=0)
+    with pytest.raises(FungiError, match="have to be at least 1"):
+        DeepCluster(prototypes=0)

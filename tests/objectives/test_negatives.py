@@ -1,0 +1,123 @@
+"""SimCLR's options: hard negatives, mixing, leaving out an image's own views."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from fungi.data.base import Samples
+from fungi.errors import FungiError
+from fungi.objectives.simclr import SimCLR, info_nce, mix_negatives, own_negatives
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def samples(count: int) -> Samples:
+    return Samples(np.zeros(count, dtype=np.uint32), [str(row) for row in range(count)], load=lambda row: row)
+
+
+def slow_info_nce(positives: Tensor, negatives: list[list[Tensor]], temperature: float) -> float:
+    """InfoNCE of one sample by loops; `negatives[i]` are those of view i."""
+    losses = []
+    for i, query in enumerate(positives):
+        others = [float(cosine_similarity(query, other, dim=0)) for j, other in enumerate(positives) if j != i]
+        against = [float(cosine_similarity(query, negative, dim=0)) for negative in negatives[i]]
+        total = sum(math.exp(value / temperature) for value in others + against)
+        losses.append(-sum(others) / len(others) / temperature + math.log(total))
+    return sum(losses) / len(losses)
+
+
+def test_mixed_negatives_enter_their_own_view_alone() -> None:
+    positives, negatives, shares = random(2, 3, 6), random(8, 6, seed=1), torch.rand(3, 4) / 2
+    mixed = mix_negatives(positives, negatives, shares)
+    made = info_nce(positives, negatives, 0.5, mixed=mixed)
+    for sample, found, synthetic in zip(positives, made, mixed, strict=True):
+        lists = [[*negatives, *synthetic[view]] for view in range(3)]
+        assert float(found) == pytest.approx(slow_info_nce(sample, lists, 0.5), rel=1e-5)
+
+
+def test_mixtures_are_of_the_nearest_negatives_with_one_share_each() -> None:
+    positives, negatives, shares = random(1, 2, 6), random(9, 6, seed=1), torch.rand(2, 3) / 2
+    mixed = mix_negatives(positives.requires_grad_(), negatives, shares)
+    assert not mixed.requires_grad
+    for view in range(2):
+        query = normalize(positives[0, view].detach(), dim=0)
+        nearest = sorted(negatives, key=lambda row: -float(cosine_similarity(row, query, dim=0)))
+        for place, share in enumerate(shares[view]):
+            expected = normalize(share * query + (1 - share) * normalize(nearest[place], dim=0), dim=0)
+            torch.testing.assert_close(mixed[0, view, place], expected)
+
+
+def test_mixing_depends_on_nothing_but_the_sample() -> None:
+    objective = SimCLR(latent_dim=4, negatives_mixing=True, mixed_negatives=3)
+    heads = objective.heads(6, seed=0)
+    support = objective.support(samples(5), lambda chosen: random(len(chosen), 3, 6), heads, seed=0)
+    embeddings = random(4, 3, 6, seed=7)
+    together = objective.loss(embeddings, heads, support)
+    alone = torch.cat([objective.loss(one[None], heads, support) for one in embeddings])
+    torch.testing.assert_close(together, alone)
+    assert not torch.allclose(together, SimCLR(latent_dim=4).loss(embeddings, heads, support))
+
+
+def test_own_views_are_left_out() -> None:
+    negatives = random(4, 3, 6, seed=1)  # four images of three views
+    positives = torch.stack([negatives[2] * 1.5, random(3, 6, seed=2)])
+    own = own_negatives(positives, negatives.flatten(0, 1), 3)
+    assert own.tolist() == [[False] * 6 + [True] * 3 + [False] * 3, [False] * 12]
+    made = info_nce(positives, negatives.flatten(0, 1), 0.5, own=own)
+    others = [row for image in (0, 1, 3) for row in negatives[image]]
+    assert float(made[0]) == pytest.approx(slow_info_nce(positives[0], [others] * 3, 0.5), rel=1e-5)
+
+
+def test_an_image_among_the_negatives_is_recognised_by_the_objective() -> None:
+    train = random(6, 3, 8)
+    objective = SimCLR(latent_dim=4, negative_samples=5, exclude_self_from_negatives=True)
+    heads = objective.heads(8, seed=0)
+    rows = objective.negative_rows(6, seed=0)
+    support = objective.support(samples(6), lambda chosen: train[rows], heads, seed=0)
+    inside, outside = train[rows[1]][None], train[np.setdiff1d(np.arange(6), rows)[0]][None]
+    plain = SimCLR(latent_dim=4)
+    assert not torch.allclose(objective.loss(inside, heads, support), plain.loss(inside, heads, support))
+    torch.testing.assert_close(objective.loss(outside, heads, support), plain.loss(outside, heads, support))
+
+
+def test_hard_negatives_take_the_first_places_and_are_drawn_once() -> None:
+    rows = SimCLR(negative_samples=10, hard_negatives=(7, 3)).negative_rows(20, seed=0)
+    assert rows[:2].tolist() == [7, 3]
+    assert len(set(rows.tolist())) == 10
+    everything = SimCLR(negative_samples=50, hard_negatives=(7,)).negative_rows(20, seed=0)
+    assert sorted(everything.tolist()) == list(range(20))
+
+
+def test_impossible_hard_negatives_are_refused() -> None:
+    with pytest.raises(FungiError, match="3 hard negatives are given, but the negative batch has 2 places"):
+        SimCLR(negative_samples=2, hard_negatives=(1, 2, 3))
+    with pytest.raises(FungiError, match="names rows beyond the 20 of the training split"):
+        SimCLR(hard_negatives=(20,)).negative_rows(20, seed=0)
+
+
+@pytest.mark.parametrize(("objective", "options"), [
+    ("kl", {"normalize": False}), ("kl", {"project": False}), ("dino", {"project": False, "normalize": False}),
+    ("simclr", {"normalize": True}), ("simclr", {"project": False, "normalize": True}),
+])  # fmt: skip
+def test_head_options_of_table_6_change_the_loss_and_nothing_else(objective: str, options: dict) -> None:
+    from fungi.objectives import OBJECTIVES
+
+    embeddings = random(3, 4, 8)
+    support = {"negatives": random(5, 8 if options.get("project") is False else 96, seed=3)}
+    plain, changed = OBJECTIVES[objective](), OBJECTIVES[objective](**options)
+    heads = plain.heads(8, seed=0)
+    made = changed.loss(embeddings, heads, support)
+    assert made.shape == (3,)
+    assert torch.isfinite(made).all()
+    if "project" in options:  # without a head, the loss is that of an identity head
+        plain_options = {name: value for name, value in options.items() if name != "project"}
+        identity = torch.nn.ModuleDict({name: torch.nn.Identity() for name in heads})
+        torch.testing.assert_close(made, OBJECTIVES[objective](**plain_options).loss(embeddings, identity, support))
+    else:
+        assert not torch.allclose(made, plain.loss(embeddings, heads, support))
