@@ -36,6 +36,8 @@ class BackboneSpec:
     layer_alias: other spellings of layer paths that users of the original code write -> path in `build`'s model.
     attention_input: whether the published code's hooks saw the input of the attention module in place of the input of
         its output projection (quirk V1; what `Profile.attention_input` reproduces).
+    first_token_gradient: whether the published code kept the first token's part of the gradient alone (quirk U2; what
+        `Profile.first_token_gradient` reproduces).
     """
 
     name: str
@@ -54,6 +56,7 @@ class BackboneSpec:
     convert: Callable[[StateDict], StateDict] = _unchanged
     layer_alias: Callable[[str], str] = _unchanged
     attention_input: bool = False
+    first_token_gradient: bool = False
     modality: Literal["vision", "text", "audio"] = "vision"
     enumerated: bool = False
     notes: str = ""
@@ -80,6 +83,7 @@ COMMON = (
     "pooled_token",
     "position_embedding",
     "sources",
+    "spectrogram_transformer",
     "text_encoders",
     "timm_models",
 )

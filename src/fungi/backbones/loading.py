@@ -63,7 +63,7 @@ def load_backbone(
 
 
 def choose_input(spec: BackboneSpec, profile: Profile) -> Any:
-    """How the backbone wants its input under a profile (quirks V2 and V3 concern images alone)."""
+    """How the backbone wants its input under a profile (quirks V2 and V3, T1 and T2, U1)."""
     given = spec.input
     if profile.published_transform and spec.published_input is not None:
         given = spec.published_input

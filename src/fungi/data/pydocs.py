@@ -9,6 +9,7 @@ import ast
 import hashlib
 import inspect
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ SOURCES = {
 """Class -> its file or folder in the standard library: modules written in Python, in every distribution of it."""
 
 TEST_SHARE = 0.3
+PER_MODULE = 130  # fewer than the smallest module has, so that all classes have as many rows
 SHORTEST = 3  # words; shorter ones ("See above.") say nothing
 
 Docstring = tuple[str, str, str]
@@ -51,9 +53,10 @@ def _open(data_dir: Path, split: str) -> Samples:
 
 @cache
 def docstrings() -> list[Docstring]:
-    """All docstrings, without repetitions, in an order that mixes the modules and never changes for two that stay.
+    """Docstrings without repetitions, in an order that mixes the modules and never changes for two that stay.
 
-    A text that occurs in several modules belongs to none and is left out.
+    Of each module the first ones in that order, as many of all. A text that occurs in several modules belongs to none
+    and is left out.
     """
     first: dict[str, Docstring] = {}
     modules: dict[str, set[str]] = {}
@@ -62,7 +65,14 @@ def docstrings() -> list[Docstring]:
             modules.setdefault(text, set()).add(module)
             first.setdefault(text, (module, name, text))
     kept = [found for text, found in first.items() if len(modules[text]) == 1]
-    return sorted(kept, key=lambda found: _share("order " + found[1]))
+    kept.sort(key=lambda found: _share("order " + found[1]))
+    places: Counter[str] = Counter()
+    return [found for found in kept if _counted(places, found[0]) <= PER_MODULE]
+
+
+def _counted(places: Counter[str], module: str) -> int:
+    places[module] += 1
+    return places[module]
 
 
 def _read(place: str) -> Iterator[tuple[str, str]]:

@@ -75,7 +75,8 @@ class GradientEngine:
 
     model: on `device`; it is left as it was found (hooks, mode, `requires_grad`); targets: its gradient sources;
     projectors: by target name (targets without one keep the raw gradient, flattened); views_per_forward: how many views
-    are encoded at once; attention_input: see `Profile`; short_cut: use the pooled-token path where the model allows it.
+    are encoded at once; attention_input, first_token_gradient: see `Profile`; short_cut: use the pooled-token path
+    where the model allows it.
     """
 
     def __init__(
@@ -88,13 +89,14 @@ class GradientEngine:
         dtype: torch.dtype = torch.float32,
         views_per_forward: int = 64,
         attention_input: bool = False,
+        first_token_gradient: bool = False,
         short_cut: bool = True,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self.model, self.targets, self.projectors = model, tuple(targets), dict(projectors or {})
         self.device, self.dtype, self.views_per_forward = device, dtype, views_per_forward
         self.stopwatch = stopwatch or Stopwatch(device)
-        self._attention_input = attention_input
+        self._attention_input, self._first_token_gradient = attention_input, first_token_gradient
         paths = [target.path for target in targets]
         pooled = pooled_token_encoder(model, paths) if short_cut else None
         self.encoder: Encoder = pooled or WholeModel(model)
@@ -181,6 +183,8 @@ class GradientEngine:
         assert rule is not None
         if target.part is not None:
             signals = signals[..., target.rows]
+        if self._first_token_gradient:
+            activations, signals = activations[:, :1], signals[:, :1]  # [m t i] -> [m 1 i]
         return rule(target.module, activations, signals, samples, target.bias)
 
     @torch.no_grad()

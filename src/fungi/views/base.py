@@ -49,7 +49,7 @@ class Grouping(Protocol):
     """
 
     def groups(self, batch: Any, size: int) -> Iterator[tuple[Tensor, Any]]:
-        """Parts of at most `size` samples of a collated batch, still on the CPU: (their rows in the batch, the part)."""
+        """Parts of at most `size` samples of a collated batch, still on the CPU: (rows in the batch, part)."""
         ...
 
 

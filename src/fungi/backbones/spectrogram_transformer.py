@@ -1,0 +1,72 @@
+"""The audio spectrogram transformer (SSAST, patch variant): our own module with the names of the published checkpoint.
+
+A spectrogram `[n frames 128]` is an image of one channel, frequency down and time across. Overlapping 16 x 16 patches
+at stride 10 become tokens, row by row with frequency as the slow axis, behind a class and a distillation token (spec
+audio 1). The learned positions belong to the 8 x 64 grid of pre-training and are adapted to the grid at hand.
+"""
+
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Pooling = Literal["cls_dist", "mean_patches"]
+PATCH, STRIDE, MELS = 16, 10, 128
+TRAINED_GRID = (8, 64)
+LEADING = 2
+
+
+class SpectrogramTransformer(nn.Module):
+    """Spectrograms -> embeddings.
+
+    pooling: the mean of the two leading tokens after the final norm, or of the patch tokens. stride: of the patches.
+    """
+
+    def __init__(
+        self, *, width: int, depth: int, heads: int, pooling: Pooling = "cls_dist", stride: int = STRIDE
+    ) -> None:
+        super().__init__()
+        from timm.models.vision_transformer import Block
+
+        self.pooling = pooling
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, width, PATCH, stride)})
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.randn(1, LEADING + TRAINED_GRID[0] * TRAINED_GRID[1], width) * 0.02)
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        blocks = [Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)]
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = norm(width)
+
+    def forward(self, spectrograms: Float[Tensor, "n frames mels"]) -> Float[Tensor, "n d"]:
+        """Embeddings."""
+        tokens = self.norm(self.blocks(self.tokens(spectrograms)))
+        return (tokens[:, :LEADING] if self.pooling == "cls_dist" else tokens[:, LEADING:]).mean(dim=1)
+
+    def tokens(self, spectrograms: Float[Tensor, "n frames mels"]) -> Float[Tensor, "n t d"]:
+        """What enters the first block."""
+        images = spectrograms.transpose(1, 2).unsqueeze(1)  # [n frames mels] -> [n 1 mels frames]
+        patches = self.patch_embed["proj"](images)  # [n d f t]
+        leading = [token.expand(len(images), -1, -1) for token in (self.cls_token, self.dist_token)]
+        tokens = torch.cat([*leading, patches.flatten(2).transpose(1, 2)], dim=1)
+        return tokens + adapted_positions(self.pos_embed, (patches.shape[2], patches.shape[3]))
+
+
+def adapted_positions(
+    positions: Float[Tensor, "1 old d"], grid: tuple[int, int], trained: tuple[int, int] = TRAINED_GRID
+) -> Float[Tensor, "1 new d"]:
+    """Positions learned on one grid (frequency, time), for another one; the leading tokens' stay as they are.
+
+    Along an axis that is shorter than it was, the centre of the old one is taken; along a longer one it is resized
+    bilinearly.
+    """
+    leading, patches = positions[:, :LEADING], positions[:, LEADING:]
+    table = patches.unflatten(1, trained).permute(0, 3, 1, 2)  # [1 f*t d] -> [1 d f t]
+    for axis, (new, old) in enumerate(zip(grid, trained, strict=True)):
+        if new < old:
+            table = table.narrow(axis + 2, old // 2 - new // 2, new)
+    if tuple(table.shape[2:]) != grid:
+        table = torch.nn.functional.interpolate(table.float(), grid, mode="bilinear", align_corners=False)
+    return torch.cat([leading, table.to(leading.dtype).flatten(2).transpose(1, 2)], dim=1)

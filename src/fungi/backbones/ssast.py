@@ -1,0 +1,90 @@
+"""SSAST base, patch variant: pre-trained on AudioSet and LibriSpeech by predicting masked patches (spec audio 1)."""
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
+from fungi.backbones.sources import fetch_url
+from fungi.errors import FungiError
+from fungi.runtime.seeds import seeded
+from fungi.views.sound import SoundInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FILE = "SSAST-Base-Patch-400.pth"
+URL = f"https://www.dropbox.com/s/ewrzpco95n9jdz6/{FILE}?dl=1"
+UNUSED = ("cpredlayer.", "gpredlayer.", "mask_embed", "v.head", "p_input_fdim", "p_input_tdim")
+TRAINED_ON = {"p_input_fdim": 128, "p_input_tdim": 1024}
+TINY = {"width": 96, "depth": 2, "heads": 3}
+TINY_SEED = 42
+
+
+def ssast_names(state: StateDict) -> StateDict:
+    """Names of the published file, written by a data-parallel wrapper -> those of `SpectrogramTransformer`.
+
+    FungiError for a model that was pre-trained on another size of input: its positions would mean something else.
+    """
+    if "cls_token" in state:
+        return state
+    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    for name, expected in TRAINED_ON.items():
+        if name in plain and int(plain[name]) != expected:
+            raise FungiError(f"the checkpoint has {name} = {int(plain[name])}; only {expected} is supported.")
+    kept = {name.removeprefix("v."): tensor for name, tensor in plain.items() if not name.startswith(UNUSED)}
+    kernel = kept.get("patch_embed.proj.weight")
+    if kernel is not None and kernel.shape[1] > 1:
+        kept["patch_embed.proj.weight"] = kernel.sum(dim=1, keepdim=True)
+    return kept
+
+
+def build(pooling: str, sizes: dict[str, int]) -> "nn.Module":
+    """The architecture."""
+    from fungi.backbones.spectrogram_transformer import SpectrogramTransformer
+
+    arguments: dict[str, Any] = {**sizes, "pooling": pooling}
+    return SpectrogramTransformer(**arguments)
+
+
+def _fetch() -> StateDict:
+    return fetch_url(URL)
+
+
+def _draw_tiny() -> StateDict:
+    with seeded(TINY_SEED, "backbone", "tiny-ssast"):
+        return build("cls_dist", TINY).state_dict()
+
+
+def _register(name: str, pooling: str, *, sizes: dict[str, int], **fields: Any) -> None:
+    given, width = SoundInput(), sizes["width"]
+    spec = BackboneSpec(
+        name=name,
+        modality="audio",
+        input=given,
+        published_input=replace(given, denominator_temperature=False),
+        embedding_dim=width,
+        projection_dim=width,
+        layer=f"blocks.{sizes['depth'] - 1}.attn.proj",
+        weight_shape=(width, width),
+        pca_dim=min(width, 512),
+        build=partial(build, pooling, sizes),
+        convert=ssast_names,
+        first_token_gradient=pooling == "cls_dist",
+        **fields,
+    )
+    BACKBONES.register(name, spec)
+
+
+BASE: dict[str, Any] = {"sizes": {"width": 768, "depth": 12, "heads": 12}, "source": URL, "pretrained": _fetch}
+_register("patch-ssast", "cls_dist", label="SSAST base, patch", **BASE)
+_register("patch-ssast-mean", "mean_patches", label="SSAST base, patch (mean of patches)", **BASE)
+_register(
+    "tiny-ssast",
+    "cls_dist",
+    label="tiny SSAST, random weights",
+    source=f"random initialisation, seed {TINY_SEED}",
+    sizes=TINY,
+    pretrained=_draw_tiny,
+    notes="never trained: a control that needs no download",
+)

@@ -1,0 +1,89 @@
+"""The views of a sound: its spectrogram, and copies with noise that are shifted in time (spec audio 4)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fungi.errors import FungiError
+from fungi.views.filter_bank import fitted, log_mel
+from fungi.views.sound import SoundInput
+
+
+class _Spectrograms:
+    """What views of sounds have in common: the filter bank, stacking, normalisation."""
+
+    input: SoundInput
+
+    @property
+    def identity(self) -> str:
+        """Equal for generators of the same views."""
+        return repr(self)
+
+    def spectrogram(self, item: Any) -> Float[Tensor, "frames mels"]:
+        """Mono waveform at 16 kHz -> log-mel values, not normalised."""
+        if not isinstance(item, np.ndarray) or item.ndim != 1:
+            raise FungiError(
+                f"a mono waveform was expected, found a {type(item).__name__}. Is the dataset one of sounds?"
+            )
+        return fitted(log_mel(torch.from_numpy(item)), self.input.frames)
+
+    def collate(self, prepared: Sequence[Tensor]) -> Float[Tensor, "b v frames mels"]:
+        """Stack a batch."""
+        return torch.stack(list(prepared))
+
+    def render(self, batch: Float[Tensor, "b v frames mels"]) -> Float[Tensor, "m frames mels"]:
+        """Normalise."""
+        return (batch.flatten(0, 1) - self.input.mean) / (2 * self.input.deviation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeClip(_Spectrograms):
+    """One view: the clip as it is."""
+
+    input: SoundInput
+
+    kind = "plain"
+    n_views = 1
+
+    def prepare(self, item: Any) -> Float[Tensor, "1 frames mels"]:
+        """Waveform -> spectrogram."""
+        return self.spectrogram(item).unsqueeze(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyShifts(_Spectrograms):
+    """Copies with noise, shifted circularly in time; the clip itself is none of them.
+
+    With x1 uniform in 0..1 for each value and x2 uniform for the view, noise is `x1 x2 noise`; the shift is uniform in
+    `-shift .. shift - 1` frames.
+    """
+
+    input: SoundInput
+    n_views: int = 16
+    noise: float = 0.1
+    shift: int = 10
+
+    kind = "noisy-shifts"
+
+    def __post_init__(self) -> None:
+        if self.n_views < 2:
+            raise FungiError(f"{self.n_views} views per clip can't attract each other: n_views has to be at least 2.")
+        if self.shift < 0:
+            raise FungiError(f"shift {self.shift} is negative. It is a number of frames.")
+
+    def prepare(self, item: Any) -> Float[Tensor, "v frames mels"]:
+        """Waveform -> views, drawn one after the other from torch's global stream (seeded by the caller)."""
+        spectrogram = self.spectrogram(item)
+        return torch.stack([self._view(spectrogram) for _ in range(self.n_views)])
+
+    def _view(self, spectrogram: Float[Tensor, "frames mels"]) -> Float[Tensor, "frames mels"]:
+        # Noise on normalised values is the same as noise so many times larger on values that are normalised later.
+        scale = 1.0 if self.input.noise_stage == "before_norm" else 2 * self.input.deviation
+        noisy = spectrogram + torch.rand_like(spectrogram) * torch.rand(()) * self.noise * scale
+        shift = int(torch.randint(-self.shift, self.shift, ())) if self.shift else 0
+        return noisy.roll(shift, dims=0)
