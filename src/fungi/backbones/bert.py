@@ -4,7 +4,7 @@ from functools import partial
 
 from fungi.backbones.base import StateDict
 from fungi.backbones.sources import fetch_hub
-from fungi.backbones.text_encoders import build_encoder, register_text, without
+from fungi.backbones.text_encoders import Pooling, build_encoder, register_text, without
 from fungi.views.tokens import hub_tokenizer
 
 REPOSITORY = "google-bert/bert-base-uncased"
@@ -20,7 +20,8 @@ def bert_names(state: StateDict) -> StateDict:
     }
 
 
-for _name, _pooling in (("bert-base-uncased", "first"), ("bert-base-uncased-mean", "mean")):
+POOLINGS: tuple[tuple[str, Pooling], ...] = (("bert-base-uncased", "first"), ("bert-base-uncased-mean", "mean"))
+for _name, _pooling in POOLINGS:
     register_text(
         _name,
         label="BERT base" + (" (mean of tokens)" if _pooling == "mean" else ""),

@@ -81,7 +81,7 @@ def _read_config(place: str) -> Any:
         raise _missing(place, error) from None
 
 
-def _model_class(config: Any) -> type:
+def _model_class(config: Any) -> Any:
     from transformers import AutoModel, AutoModelForTextEncoding
 
     for known in (AutoModelForTextEncoding, AutoModel):
@@ -90,7 +90,7 @@ def _model_class(config: Any) -> type:
     raise FungiError(f"transformers has no encoder for a model of type {config.model_type!r}.")
 
 
-def _options(model: type) -> dict[str, bool]:
+def _options(model: Any) -> dict[str, bool]:
     """BERT and its kin have a pooler that nothing uses here."""
     import inspect
 

@@ -6,7 +6,7 @@ audio 1). The learned positions belong to the 8 x 64 grid of pre-training and ar
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -35,7 +35,7 @@ class SpectrogramTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.randn(1, LEADING + TRAINED_GRID[0] * TRAINED_GRID[1], width) * 0.02)
-        norm = partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
         blocks = [Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)]
         self.blocks = nn.Sequential(*blocks)
         self.norm = norm(width)

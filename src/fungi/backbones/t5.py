@@ -4,7 +4,7 @@ from functools import partial
 
 from fungi.backbones.base import StateDict
 from fungi.backbones.sources import fetch_hub
-from fungi.backbones.text_encoders import build_encoder, register_text, without
+from fungi.backbones.text_encoders import Pooling, build_encoder, register_text, without
 from fungi.views.tokens import hub_tokenizer
 
 REPOSITORY = "google-t5/t5-small"
@@ -18,7 +18,8 @@ def t5_encoder_names(state: StateDict) -> StateDict:
     return kept
 
 
-for _name, _pooling in (("t5-small", "first"), ("t5-small-mean", "mean")):
+POOLINGS: tuple[tuple[str, Pooling], ...] = (("t5-small", "first"), ("t5-small-mean", "mean"))
+for _name, _pooling in POOLINGS:
     register_text(
         _name,
         label="T5 small" + (" (mean of tokens)" if _pooling == "mean" else ""),

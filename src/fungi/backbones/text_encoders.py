@@ -48,7 +48,7 @@ def build_encoder(architecture: str, options: Mapping[str, Any], pooling: Poolin
     return pooled(getattr(transformers, f"{architecture}Model"), pooling)(config, **arguments)
 
 
-def pooled(encoder: type, pooling: Pooling) -> type:
+def pooled(encoder: Any, pooling: Pooling) -> Any:
     """A model class whose forward gives embeddings `[n d]` in place of hidden states.
 
     first: the hidden state of the first token; mean: the mean over the tokens that are no padding.

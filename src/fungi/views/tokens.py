@@ -32,9 +32,12 @@ class Tokens(NamedTuple):
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Texts -> tokens, with the special ones of the backbone. pad: the number of the padding token."""
+    """Texts -> tokens, with the special ones of the backbone."""
 
-    pad: int
+    @property
+    def pad(self) -> int:
+        """The number of the padding token."""
+        ...
 
     def encode(self, texts: Sequence[str], longest: int) -> list[Tokens]:
         """At most `longest` tokens of each text; special tokens at the end survive the cut."""

@@ -1,0 +1,189 @@
+"""The laws of the engine over texts and sounds, as over images: the true gradient, and nothing of the neighbours."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fungi.data.texts import text_samples
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.targets import Target, find_targets
+from fungi.objectives.binding import BoundObjective, bind
+from fungi.views.loading import prepare
+from tests.modalities.cases import CASES, Case
+
+CPU = torch.device("cpu")
+# Float32 rounding of two layers, and attention kernels sum padded batches in another order. Views of a text hardly
+# differ, so that the gradient of their similarity is a difference of nearly equal terms: hence no more digits.
+SAME_DIRECTION, SAME_NORM = 1 - 1e-5, 2e-3
+OBJECTIVES = ("kl", "simclr")
+
+
+def bound_objectives(case: Case, published: bool = False) -> list[BoundObjective]:
+    """Both objectives, SimCLR with made-up negatives."""
+    given = case.spec.published_input if published else case.spec.input
+    made = []
+    for name in OBJECTIVES:
+        options = {"n_views": 3} if name == "simclr" else {}
+        objective = bind(name, embedding_dim=24, input_spec=_like(case, given), seed=1, options=options)
+        latent = objective.objective.latent_dim
+        negatives = torch.randn(5, latent, generator=torch.Generator().manual_seed(2))
+        made.append(objective.with_support({"negatives": negatives}))
+    return made
+
+
+def _like(case: Case, given: Any) -> Any:
+    """An input of a profile with the tokenizer, or the length, of the small case."""
+    from dataclasses import replace
+
+    known = {"tokenizer", "frames"} & set(vars(given))
+    return replace(given, **{name: getattr(case.spec.input, name) for name in known})
+
+
+def batch_of(objective: BoundObjective, items: list[Any], names: list[str] | None = None) -> Any:
+    names = names or [f"sample {place}" for place in range(len(items))]
+    prepared = [prepare(objective.views, item, 42, name) for item, name in zip(items, names, strict=True)]
+    return objective.views.collate(prepared)
+
+
+def features(case: Case, model: Any, items: list[Any], names: list[str] | None = None, **options: Any) -> dict:
+    """(objective, array) -> `[b ...]`; the embeddings are an array too."""
+    made: dict[tuple[str, str], Tensor] = {}
+    engine = GradientEngine(model, find_targets(model, case.layers), device=CPU, **options)
+    for objective in bound_objectives(case):
+        batch = batch_of(objective, items, names)
+        found = engine.extract(batch, objective.views, {objective.name: objective.loss})
+        made[objective.name, "embeddings"] = found.embeddings
+        made |= {(objective.name, target): grad for target, grad in found.gradients[objective.name].items()}
+    return made
+
+
+def assert_same(made: Tensor, wanted: Tensor, what: str) -> None:
+    made, wanted = made.double().flatten(1), wanted.double().flatten(1)
+    cosine = torch.nn.functional.cosine_similarity(made, wanted, dim=1)
+    norms = made.norm(dim=1) / wanted.norm(dim=1)
+    assert cosine.min() > SAME_DIRECTION, f"{what}: cosine {cosine.tolist()}"
+    assert (norms - 1).abs().max() < SAME_NORM, f"{what}: relative norms {norms.tolist()}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_item_alone_has_the_features_it_has_beside_longer_ones(name: str) -> None:
+    case = CASES[name]
+    model, items = case.model(), case.items()
+    together = features(case, model, items, views_per_forward=1000)
+    for place, item in enumerate(items):
+        alone = features(case, model, [item], [f"sample {place}"])
+        for key, values in alone.items():
+            assert_same(values, together[key][place : place + 1], f"{key} of item {place}")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_groups_of_like_size_keep_the_order_of_the_batch(name: str) -> None:
+    case = CASES[name]
+    model, items = case.model(), case.items()
+    whole, grouped = (features(case, model, items, views_per_forward=count) for count in (1000, 6))
+    for key, values in whole.items():
+        assert_same(values, grouped[key], str(key))
+
+
+@pytest.mark.parametrize("published", [False, True], ids=["clean", "published"])
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_equal_plain_autograd_one_by_one(name: str, published: bool) -> None:
+    case = CASES[name]
+    model, items = case.model(), case.items()
+    targets = find_targets(model, case.layers)
+    engine = GradientEngine(model, targets, device=CPU)
+    for objective in bound_objectives(case, published):
+        batch = batch_of(objective, items)
+        made = engine.extract(batch, objective.views, {"loss": objective.loss}).gradients["loss"]
+        for place, item in enumerate(items):
+            alone = batch_of(objective, [item], [f"sample {place}"])
+            wanted = autograd_gradients(model, targets, objective, alone)
+            for target in targets:
+                flat = made[target.name][place : place + 1]
+                assert_same(flat, wanted[target.name].reshape(1, -1), f"{objective.name} of item {place}")
+
+
+def autograd_gradients(
+    model: Any, targets: tuple[Target, ...], objective: BoundObjective, batch: Any
+) -> dict[str, Tensor]:
+    """Gradients of one item's loss in float64 by differentiating the parameters."""
+    inputs = objective.views.render(
+        {k: v for k, v in batch.items() if k != "cut"} if isinstance(batch, dict) else batch
+    )
+    inputs = inputs if isinstance(inputs, dict) else inputs.double()
+    model.double()
+    heads = {name: tensor.double() for name, tensor in objective.support.items()}
+    doubled = BoundObjective(objective.objective, objective.views, objective.heads.double(), heads)
+    made = {}
+    for target in targets:
+        parameters = [p for p in (target.module.weight, target.module.bias) if p is not None]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        embeddings = model(**inputs) if isinstance(inputs, dict) else model(inputs)
+        found = torch.autograd.grad(doubled.loss(embeddings.unsqueeze(0)).sum(), parameters)
+        made[target.name] = torch.cat([found[0], *(bias.unsqueeze(1) for bias in found[1:])], dim=1)
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+    model.float()
+    objective.heads.float()
+    return made
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].spec.modality == "text"])
+def test_padding_has_no_gradient_at_all(name: str) -> None:
+    from fungi.gradients.capture import Capture
+
+    case = CASES[name]
+    model = case.model()
+    objective = bound_objectives(case)[0]
+    batch = batch_of(objective, case.items())
+    inputs = {name: batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask")}
+    targets = find_targets(model, case.layers)
+    with torch.enable_grad(), Capture(model, targets) as capture:
+        losses = objective.loss(model(**inputs).unsqueeze(1))
+        signals = capture.signals(losses, torch.ones_like(losses), keep_graph=False)
+    padding = inputs["attention_mask"] == 0
+    assert padding.any()
+    for target in targets:
+        assert (signals[target.path][padding] == 0).all()
+        assert (signals[target.path][~padding] != 0).any()
+
+
+def test_the_first_token_switch_keeps_the_first_tokens_part_alone() -> None:
+    case = CASES["ssast, leading tokens"]
+    model = case.model()
+    everything = features(case, model, case.items())["kl", "attn_proj"]
+    first = features(case, model, case.items(), first_token_gradient=True)["kl", "attn_proj"]
+    batch = batch_of(bound_objectives(case)[0], case.items())
+    wanted = _first_token_oracle(case, model, batch)
+    assert_same(first, wanted, "first token")
+    assert ((everything - first).norm(dim=1) > 0.2 * everything.norm(dim=1)).all()  # the other token's part
+
+
+def _first_token_oracle(case: Case, model: Any, batch: Tensor) -> Tensor:
+    """Autograd where the other tokens' output of the layer is cut from the graph."""
+    objective = bound_objectives(case)[0]
+    layer = model.get_submodule(case.layers[0])
+    inputs = objective.views.render(batch)
+
+    def cut(module: Any, given: Any, output: Tensor) -> Tensor:
+        return torch.cat([output[:, :1], output[:, 1:].detach()], dim=1)
+
+    handle = layer.register_forward_hook(cut)
+    rows = []
+    for place in range(len(inputs)):
+        layer.requires_grad_(True)
+        loss = objective.loss(model(inputs[place : place + 1]).unsqueeze(0)).sum()
+        weight, bias = torch.autograd.grad(loss, [layer.weight, layer.bias])
+        rows.append(torch.cat([weight, bias.unsqueeze(1)], dim=1).flatten())
+    handle.remove()
+    layer.requires_grad_(False)
+    return torch.stack(rows)
+
+
+def test_edited_texts_have_another_fingerprint() -> None:
+    before = text_samples(["a", "b"], [0, 1], ["train/0", "train/1"])
+    after = text_samples(["a", "c"], [0, 1], ["train/0", "train/1"])
+    assert before.fingerprint() != after.fingerprint()
