@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from fungi.errors import FungiError
 from fungi.runtime import log
+from fungi.runtime.tracking import tracked
 from fungi.settings import parse
 
 Settings = TypeVar("Settings")
@@ -24,7 +25,8 @@ def run_command(
     log.configure()
     try:
         settings = parse(settings_type, arguments, program=program, description=description)
-        run(settings)
+        with tracked(settings, program):
+            run(settings)
     except FungiError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2

@@ -46,6 +46,14 @@ class GradientSettings(StageSettings):
                     f"--set names objective {name!r}, which is not extracted ({', '.join(self.objective)})."
                 )
 
+    def usual_matrix(self, projection_dim: int, gradient_dim: int) -> tuple[int, Path]:
+        """Size p and file of the matrix for a gradient of this width where none is given.
+
+        projection_dim: the backbone's own p.
+        """
+        size = self.projection_dim or projection_dim
+        return size, self.layout.projection(f"{self.projection_kind}-{size}x{gradient_dim}-seed{self.seed}")
+
 
 def run(settings: GradientSettings) -> None:
     """Extract all asked objectives of all asked splits."""

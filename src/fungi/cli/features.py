@@ -12,7 +12,14 @@ from fungi.cli.support import with_support
 from fungi.cli.surroundings import Surroundings
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.projection import ProjectionMatrix, Projector, draw_projection, load_projection, save_projection
+from fungi.gradients.projection import (
+    ProjectionMatrix,
+    Projector,
+    draw_projection,
+    load_projection,
+    product_dtype,
+    save_projection,
+)
 from fungi.gradients.targets import Target, find_target, split_spec, unique_names
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.profiles import choose_profile
@@ -69,13 +76,12 @@ def find_matrix(settings: GradientSettings, around: Surroundings, target: Target
                 f"{matrix.gradient_dim} ({p})" for p, matrix in zip(settings.projection_matrix, given, strict=True)
             )
             raise FungiError(
-                f"no projection matrix fits the gradient of {target.spec} ({target.gradient_dim} wide); given: {widths}. "
+                f"no projection matrix fits the gradient of {target.spec} ({target.gradient_dim} wide); "
+                f"given: {widths}. "
                 f"Make one with generate_projection_matrix.py --gradients-dim {target.gradient_dim}."
             )
         return fitting[0]
-    size = settings.projection_dim or around.backbone.spec.projection_dim
-    name = f"{settings.projection_kind}-{size}x{target.gradient_dim}-seed{settings.seed}"
-    path = settings.layout.projection(name)
+    size, path = settings.usual_matrix(around.backbone.spec.projection_dim, target.gradient_dim)
     if not path.exists():
         save_projection(
             draw_projection(size, target.gradient_dim, kind=settings.projection_kind, seed=settings.seed), path
@@ -91,8 +97,8 @@ def build_engine(
     matrices: dict[str, ProjectionMatrix],
     stopwatch: Stopwatch | None = None,
 ) -> GradientEngine:
-    """The engine for these targets; projections are kept in the compute dtype (float16 would overflow: float32)."""
-    dtype = torch.float32 if around.dtype == torch.float16 else around.dtype
+    """The engine for these targets; projections are kept in the compute dtype where that is wide enough."""
+    dtype = product_dtype(around.dtype)
     projectors = {name: Projector(matrix, around.device, dtype) for name, matrix in matrices.items()}
     profile = choose_profile(settings.profile)
     return GradientEngine(
@@ -103,6 +109,7 @@ def build_engine(
         dtype=around.dtype,
         views_per_forward=around.views_per_forward,
         attention_input=profile.attention_input and around.backbone.spec.attention_input,
+        first_token_gradient=profile.first_token_gradient and around.backbone.spec.first_token_gradient,
         short_cut=settings.short_cut,
         stopwatch=stopwatch,
     )

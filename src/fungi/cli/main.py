@@ -12,6 +12,14 @@ COMMANDS = {
     "extract-gradients": ("fungi.cli.extract_gradients", "write projected gradients"),
     "merge": ("fungi.cli.merge", "assemble the blocks of all shards into feature files"),
     "knn": ("fungi.cli.knn_concat", "kNN over every combination of features"),
+    "linear": ("fungi.cli.train_linear_concat_grads", "logistic regression over nested combinations of features"),
+    "retrieval": ("fungi.cli.retrieval_eval", "landmark retrieval over every combination of features"),
+    "ablate": ("fungi.cli.ablate", "the paper's ablations: extraction, kNN and table"),
+    "report": ("fungi.cli.report", "tables and plots from result files, beside the published numbers"),
+    "submit": ("fungi.cli.submit", "submit the grid to SLURM"),
+    "status": ("fungi.cli.status", "how far the grid is, and what to submit again"),
+    "prefetch": ("fungi.cli.prefetch", "fetch and verify weights and datasets of the grid, for offline nodes"),
+    "run-elements": ("fungi.cli.run_elements", "what job scripts call: a command for this task's part of the grid"),
 }
 
 

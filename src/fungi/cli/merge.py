@@ -19,6 +19,7 @@ class MergeSettings:
     """Where the blocks are."""
 
     root: Path = setting(Path("features"), "folder of all feature files")
+    expect: tuple[str, ...] = setting((), "feature files below the root that have to be there in the end")
 
 
 def run(settings: MergeSettings) -> None:
@@ -32,6 +33,11 @@ def run(settings: MergeSettings) -> None:
             print(f"wrote {settings.root / blocks.manifest.file}: {blocks.manifest.birth.rows} rows")
         except FungiError as error:
             problems.append(str(error))
+    absent = [file for file in settings.expect if not (settings.root / file).exists()]
+    never_begun = [file for file in absent if not any(file in problem for problem in problems)]
+    if never_begun:
+        shown = ", ".join(never_begun[:8]) + (f" and {len(never_begun) - 8} more" if len(never_begun) > 8 else "")
+        problems.append(f"no block is there of: {shown}. Run the stages that make them.")
     if problems:
         raise FungiError(" ".join(problems))
 

@@ -35,6 +35,7 @@ class StageSettings:
     shard: str = setting("1/1", "do the I-th of N parts of the work: I/N")
     block_size: int = setting(256, "rows per block, the unit that is resumed; the same for all shards")
     overwrite: bool = setting(False, "replace feature files that were made in another way")
+    wandb: bool = setting(False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise")
 
     def __post_init__(self) -> None:
         Shard.parse(self.shard)

@@ -16,6 +16,8 @@ PACKAGES = (
     "h5py",
     "pillow",
 )
+COMMIT_FILE = "COMMIT"
+"""Beside `src` in a copy of the code that was made for queued jobs: the commit it was copied from."""
 
 
 @cache
@@ -34,6 +36,9 @@ def package_versions() -> dict[str, str]:
 def code_commit() -> str:
     """The git commit of the code, with `+changes` where the work tree differs; 'unknown' outside a checkout."""
     here = Path(__file__).resolve().parent
+    copied_from = here.parents[2] / COMMIT_FILE
+    if copied_from.is_file():
+        return copied_from.read_text().strip()
     try:
         commit = _git("rev-parse", "HEAD", cwd=here)
         changed = _git("status", "--porcelain", "--untracked-files=no", cwd=here)

@@ -6,12 +6,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from fungi.errors import FungiError
 from fungi.runtime.files import written_whole
 from fungi.store.birth import Birth, read_birth, read_layer_birth, write_birth, write_layer_birth
 from fungi.store.blocks import MANIFEST, BlockFolder, Manifest
+from fungi.store.hdf5 import open_hdf5
 
 
 class State(Enum):
@@ -76,7 +75,7 @@ def block_folders(root: Path) -> list[BlockFolder]:
 def _write(blocks: BlockFolder, path: Path) -> None:
     content = blocks.read()
     first = next(content)
-    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+    with written_whole(path) as temporary, open_hdf5(temporary, "w") as file:
         write_birth(file, blocks.manifest.birth)
         for name, sample in first[1].items():
             shape = (blocks.manifest.birth.rows, *sample.shape[1:])
@@ -90,7 +89,7 @@ def _write(blocks: BlockFolder, path: Path) -> None:
 
 def _births(path: Path) -> tuple[Birth | None, dict[str, Any]]:
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path, "r") as file:
             layers = {name: read_layer_birth(array) for name, array in file.items()}
             return read_birth(file), {name: asdict(layer) for name, layer in layers.items() if layer is not None}
     except OSError as error:

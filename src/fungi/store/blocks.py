@@ -7,6 +7,7 @@ says all that is needed to assemble the file, so that a merge needs neither mode
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,6 +115,10 @@ class BlockFolder:
             if any(len(values) != len(span) for values in arrays.values()):
                 raise FungiError(f"block {path} does not hold {len(span)} rows. Delete it and run the stage again.")
             yield span, arrays
+
+    def remove(self) -> None:
+        """Remove the folder; others may be doing the same."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def require_complete(self) -> None:
         """FungiError with the missing blocks and their rows."""

@@ -1,0 +1,71 @@
+# What all job files share; they read it with `.`. Plain sh.
+#
+#   over_grid COMMAND FLAGS...        run a command for this array task's element of the grid
+#   over_landmarks COMMAND FLAGS...   the same, over the retrieval datasets of the grid alone
+#   in_project SCRIPT FLAGS...        run a script of the project, with no grid
+#
+# From the environment, all optional:
+#   FUNGI_GRID or FUNGI_BACKBONES, FUNGI_DATASETS, FUNGI_SPLITS, FUNGI_SHARDS, FUNGI_ROOT, FUNGI_DATA_DIR, FUNGI_GPU,
+#   FUNGI_FLAGS_<COMMAND>    the grid (docs/cluster.md)
+#   FUNGI_PROJECT            folder of the code; where the job was submitted from if absent
+#   FUNGI_PYTHON             interpreter; .venv of the project if absent, else the active environment's
+#   FUNGI_MAX_RESTARTS       how often a job that runs out of time puts itself back into the queue (20)
+
+FUNGI_PROJECT=${FUNGI_PROJECT:-${SLURM_SUBMIT_DIR:-$PWD}}
+if [ -z "${FUNGI_PYTHON:-}" ]; then
+  FUNGI_PYTHON=$FUNGI_PROJECT/.venv/bin/python
+  [ -x "$FUNGI_PYTHON" ] || FUNGI_PYTHON=python3
+fi
+export PYTHONPATH="$FUNGI_PROJECT/src${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONUNBUFFERED=1
+
+# Compute nodes are taken to have no network: `fungi prefetch` has fetched what is needed.
+export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" HF_DATASETS_OFFLINE="${HF_DATASETS_OFFLINE:-1}"
+export TRANSFORMERS_OFFLINE="${TRANSFORMERS_OFFLINE:-1}"
+# Feature files are written under a name of their own and renamed when whole: locks, which many shared file systems
+# do not have, would protect nothing.
+export HDF5_USE_FILE_LOCKING="${HDF5_USE_FILE_LOCKING:-FALSE}"
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"
+fi
+
+over_grid() { run_until_warned -m fungi run-elements "$@"; }
+over_landmarks() { run_until_warned -m fungi run-elements --landmarks "$@"; }
+in_project() {
+  script=$FUNGI_PROJECT/$1
+  shift
+  run_until_warned "$script" "$@"
+}
+
+# Runs Python in the background, because a shell handles signals only while it waits. Finished blocks are safe whatever
+# happens; the warning before the time limit (USR1) is used to stop between two, and to queue the job again.
+run_until_warned() {
+  echo "== $(date '+%F %T') job ${SLURM_JOB_ID:-none} on ${SLURMD_NODENAME:-$(uname -n)}, restart ${SLURM_RESTART_COUNT:-0}"
+  "$FUNGI_PYTHON" "$@" &
+  child=$! warned='' signalled=''
+  trap 'warned=1 signalled=1; kill -TERM "$child" 2> /dev/null' USR1
+  trap 'signalled=1; kill -TERM "$child" 2> /dev/null' TERM
+  wait "$child"
+  status=$?
+  while [ -n "$signalled" ] && [ "$status" -gt 128 ]; do # `wait` was cut short by the signal
+    signalled=''
+    wait "$child"
+    status=$?
+  done
+  if [ "$status" -gt 128 ] && [ "$status" -ne 130 ]; then
+    echo "killed by signal $((status - 128)); if that is 9 and nobody did it: out of memory" >&2
+  fi
+  if [ -n "$warned" ] && [ "$status" -ne 0 ]; then
+    put_back_into_queue
+  fi
+  exit "$status"
+}
+
+put_back_into_queue() {
+  if [ "${SLURM_RESTART_COUNT:-0}" -lt "${FUNGI_MAX_RESTARTS:-20}" ]; then
+    echo "out of time: back into the queue, to go on from the last finished block" >&2
+    scontrol requeue "$SLURM_JOB_ID" || true
+  else
+    echo "out of time for the ${SLURM_RESTART_COUNT}th time: not queued again. Use more shards, or more --time" >&2
+  fi
+}

@@ -1,0 +1,5 @@
+"""Submit the grid to SLURM: python scripts/submit.py --dry-run."""
+
+from fungi.cli.submit import main
+
+raise SystemExit(main())

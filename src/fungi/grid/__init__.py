@@ -1,0 +1,1 @@
+"""The grid of backbones and datasets on a cluster: declaration, elements, arrays, submission, progress."""

@@ -1,0 +1,63 @@
+"""Job files as data: their #SBATCH directives and the command that they run over the grid.
+
+A job file is shell, and runs by itself. What the submitter has to know of it stands in two kinds of lines:
+
+    #SBATCH --time=04:00:00
+    over_grid extract-gradients --objective simclr        (or over_landmarks ...)
+"""
+
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from fungi.errors import FungiError, MissingFilesError, unknown_name
+
+COMMON = Path("jobs/common.sh")
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A job file that runs a command over the grid.
+
+    name: its path below jobs/, without the suffix. call: the words after `over_grid` or `over_landmarks`.
+    """
+
+    name: str
+    path: Path
+    directives: dict[str, str]
+    call: tuple[str, ...]
+    landmarks: bool
+
+
+def project_folder() -> Path:
+    """The project: $FUNGI_PROJECT, the current folder, or the checkout that this code is part of."""
+    named = os.environ.get("FUNGI_PROJECT")
+    for folder in (*([Path(named)] if named else []), Path.cwd(), Path(__file__).resolve().parents[3]):
+        if (folder / COMMON).is_file():
+            return folder
+    raise MissingFilesError(f"{COMMON} is not below {Path.cwd()}. Run this in the folder of the project.")
+
+
+def read_job_file(project: Path, name: str) -> JobFile:
+    """A job by its name; FungiError for one that is not there, or that does not run over the grid."""
+    path = project / "jobs" / f"{name.removesuffix('.job')}.job"
+    if not path.is_file():
+        raise unknown_name("job", name, _names(project))
+    text = path.read_text()
+    calls = re.findall(r"^over_(grid|landmarks) (.+)$", text, flags=re.MULTILINE)
+    if len(calls) != 1:
+        raise FungiError(f"{path} does not run one command over the grid (a line `over_grid COMMAND ...`).")
+    directives = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?", text, flags=re.MULTILINE))
+    kind, call = calls[0]
+    return JobFile(name.removesuffix(".job"), path, directives, tuple(shlex.split(call)), kind == "landmarks")
+
+
+def grid_job_files(project: Path) -> list[JobFile]:
+    """All jobs that run over the grid."""
+    return [read_job_file(project, name) for name in _names(project) if not name.startswith("datasets/")]
+
+
+def _names(project: Path) -> list[str]:
+    return sorted(str(path.relative_to(project / "jobs").with_suffix("")) for path in (project / "jobs").rglob("*.job"))

@@ -1,0 +1,86 @@
+"""What happened to each element: one small file per element, written when it starts and when it ends.
+
+They tell people what is going on. Nothing is decided by them: what is done is seen from the feature and result files.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from fungi.grid.elements import Element, Work
+from fungi.runtime.files import written_whole
+
+RUNNING, ENDED, INTERRUPTED = "running", "ended", "interrupted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """The last attempt at an element.
+
+    job: `<array job>_<index>` or a plain job id; empty outside of SLURM. pid: on `host`. log: file of the output.
+    """
+
+    state: str = RUNNING
+    status: int | None = None
+    job: str = ""
+    host: str = ""
+    pid: int = 0
+    log: str = ""
+    restarts: int = 0
+    started: float = 0.0
+    ended: float | None = None
+
+    @classmethod
+    def begin(cls, environ: Mapping[str, str]) -> "Attempt":
+        """The attempt that this process makes now."""
+        array, index = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
+        return cls(
+            job=f"{array}_{index}" if array else environ.get("SLURM_JOB_ID", ""),
+            host=environ.get("SLURMD_NODENAME") or socket.gethostname(),
+            pid=os.getpid(),
+            log=_output_file(),
+            restarts=int(environ.get("SLURM_RESTART_COUNT", "0")),
+            started=time.time(),
+        )
+
+    def finished(self, status: int, *, interrupted: bool = False) -> "Attempt":
+        """The same attempt after its end."""
+        return replace(self, state=INTERRUPTED if interrupted else ENDED, status=status, ended=time.time())
+
+
+class Records:
+    """The records of one job below a root folder."""
+
+    def __init__(self, root: Path, work: Work) -> None:
+        self._folder = root / "progress" / work.key
+
+    def write(self, element: Element, attempt: Attempt) -> None:
+        """Note an attempt; the last one counts."""
+        with written_whole(self._path(element)) as temporary:
+            temporary.write_text(json.dumps(asdict(attempt), indent=1))
+
+    def read(self, element: Element) -> Attempt | None:
+        """The last attempt at an element, if there was one."""
+        path = self._path(element)
+        return Attempt(**json.loads(path.read_text())) if path.exists() else None
+
+    def any(self) -> bool:
+        """Whether anything of this job was ever started."""
+        return self._folder.is_dir()
+
+    def _path(self, element: Element) -> Path:
+        return self._folder / f"{element.key}.json"
+
+
+def _output_file() -> str:
+    """The file that standard error goes to; empty for a terminal or a pipe."""
+    try:
+        target = Path(f"/proc/self/fd/{sys.__stderr__.fileno() if sys.__stderr__ else 2}").readlink()
+    except OSError:
+        return ""
+    return str(target) if target.is_file() else ""

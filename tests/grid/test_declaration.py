@@ -1,0 +1,94 @@
+"""The grid has one source per value, and mistakes in it are said before anything is queued."""
+
+from pathlib import Path
+
+import pytest
+
+from fungi.errors import FungiError
+from fungi.grid.declaration import Grid, declared_grid
+
+
+@pytest.fixture
+def grid_file(tmp_path: Path) -> Path:
+    path = tmp_path / "grid.toml"
+    path.write_text('backbones = ["vit-b16"]\ndatasets = ["pets"]\nshards = 4\n[flags]\nknn = "--k 5"\n')
+    return path
+
+
+def test_without_a_declaration_the_grid_is_the_embedded_data_and_backbone() -> None:
+    ((backbone, text, dataset),) = declared_grid({}).pairs(landmarks=False)
+    assert (backbone.name, text, dataset.name) == ("digits-vit", "digits", "digits")
+
+
+def test_the_same_grid_from_a_file_and_from_variables(grid_file: Path) -> None:
+    variables = {
+        "FUNGI_BACKBONES": "vit-b16",
+        "FUNGI_DATASETS": "pets",
+        "FUNGI_SHARDS": "4",
+        "FUNGI_FLAGS_KNN": "--k 5",
+    }
+    assert declared_grid({"FUNGI_GRID": str(grid_file)}) == declared_grid(variables)
+
+
+def test_variables_fill_in_what_the_file_leaves_out(grid_file: Path) -> None:
+    grid = declared_grid({"FUNGI_GRID": str(grid_file), "FUNGI_ROOT": "/scratch/features"})
+    assert (grid.root, grid.datasets) == (Path("/scratch/features"), ("pets",))
+
+
+def test_a_variable_that_contradicts_the_file_is_an_error(grid_file: Path) -> None:
+    with pytest.raises(FungiError, match=r"datasets is pets in the grid file .* and digits in the environment"):
+        declared_grid({"FUNGI_GRID": str(grid_file), "FUNGI_DATASETS": "digits"})
+
+
+def test_flags_that_contradict_the_file_are_an_error_too(grid_file: Path) -> None:
+    with pytest.raises(FungiError, match="flags"):
+        declared_grid({"FUNGI_GRID": str(grid_file), "FUNGI_FLAGS_KNN": "--k 7"})
+
+
+def test_a_grid_survives_being_written_down(tmp_path: Path) -> None:
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "test" / "cat").mkdir(parents=True)
+    grid = Grid(
+        backbones=("digits-vit", "vit-b16"),
+        datasets=("digits", "mine=folder:" + str(tmp_path)),
+        root=tmp_path / 'odd "name"',
+        shards=3,
+        flags={"extract-gradients": "--set simclr.temperature=0.1 --layer 'a.b:c d'"},
+        jobs=("extract", "concat"),
+        code="/copy",
+    )
+    path = tmp_path / "written.toml"
+    path.write_text(grid.to_toml())
+    assert declared_grid({"FUNGI_GRID": str(path)}) == grid
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"FUNGI_BACKBONES": "vit-b61"}, "unknown backbone 'vit-b61'"),
+        ({"FUNGI_DATASETS": "pest"}, "'pest'"),
+        ({"FUNGI_SHARDS": "many"}, "shards has to be a number"),
+        ({"FUNGI_GPU": "a1000"}, "unknown gpu 'a1000'. Did you mean 'a100'"),
+        ({"FUNGI_GRID": "/nowhere.toml"}, "/nowhere.toml"),
+    ],
+)
+def test_mistakes_are_named(variables: dict[str, str], said: str) -> None:
+    with pytest.raises(FungiError, match=said):
+        declared_grid(variables)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("backbones = [", "can't be read"),
+        ('backbone = ["vit-b16"]', "unknown key of the grid 'backbone'. Did you mean 'backbones'"),
+        ("datasets = [1]", "datasets has to be a list of names"),
+        ("flags = 3", "flags has to be a table"),
+    ],
+)
+def test_mistakes_in_a_grid_file_are_named_with_the_file(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(FungiError, match=said) as caught:
+        declared_grid({"FUNGI_GRID": str(path)})
+    assert "wrong.toml" in str(caught.value)

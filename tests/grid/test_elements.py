@@ -1,0 +1,130 @@
+"""An array index means one backbone, dataset, split and shard; all indices together mean the grid, once."""
+
+import itertools
+from collections import Counter
+
+import pytest
+
+from fungi.backbones.base import BACKBONES
+from fungi.data.base import DATASETS
+from fungi.errors import FungiError
+from fungi.grid.array import MAX_ARRAY, array_text, chosen_indices, chunks
+from fungi.grid.declaration import Grid
+from fungi.grid.elements import Work, elements
+from fungi.grid.throughput import relative_work, seconds_per_row, shards_for
+from fungi.store.shard import Shard
+
+EXTRACTION = Work("extract-gradients", features=("kl", "dino", "simclr"))
+
+
+def task(index: int, count: int, low: int | None = None, high: int | None = None) -> dict[str, str]:
+    """The variables of an array task, as SLURM sets them."""
+    low, high = (0 if low is None else low), (count - 1 if high is None else high)
+    values = {"JOB_ID": 7, "TASK_ID": index, "TASK_COUNT": count, "TASK_MIN": low, "TASK_MAX": high, "TASK_STEP": 1}
+    return {f"SLURM_ARRAY_{name}": str(value) for name, value in values.items()}
+
+
+def test_the_elements_are_the_product_of_the_axes() -> None:
+    grid = Grid(backbones=("digits-vit", "vit-b16"), datasets=("digits", "pets"), shards=3)
+    found = [(e.backbone, e.dataset, e.split, e.shard) for e in elements(grid, EXTRACTION)]
+    wanted = [
+        (backbone, dataset, split, Shard(shard, 3))
+        for backbone, dataset in itertools.product(grid.backbones, grid.datasets)
+        for split in DATASETS[dataset].splits
+        for shard in (1, 2, 3)
+    ]
+    assert found == wanted
+
+
+def test_every_index_of_an_array_does_one_element_and_all_do_all() -> None:
+    done = Counter(index for i in range(12) for index in chosen_indices(task(i, 12), 12))
+    assert done == Counter(range(12))
+
+
+def test_outside_of_an_array_all_elements_are_done_in_sequence() -> None:
+    assert chosen_indices({"SLURM_JOB_ID": "5"}, 4) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("absent", sorted(set(task(0, 4)) - {"SLURM_ARRAY_TASK_STEP"}))
+def test_half_set_variables_are_an_error(absent: str) -> None:
+    variables = {name: text for name, text in task(0, 4).items() if name != absent}
+    with pytest.raises(FungiError, match=f"half set: {absent} missing"):
+        chosen_indices(variables, 4)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (task(0, 5), "goes up to element 4 of a grid of 4. Use sbatch --array=0-3"),
+        (task(3, 1, 3, 7), "goes up to element 7"),
+        (task(0, 2), "has 2 of the grid's 4 elements. Use sbatch --array=0-3"),
+        (task(3, 4, 0, 2), "contradict"),
+        ({**task(0, 4), "SLURM_ARRAY_TASK_ID": "x"}, "SLURM_ARRAY_TASK_ID is 'x', not a number"),
+    ],
+)
+def test_an_array_that_is_not_the_grids_is_an_error(variables: dict[str, str], said: str) -> None:
+    with pytest.raises(FungiError, match=said):
+        chosen_indices(variables, 4)
+
+
+def test_a_part_of_the_grid_has_to_be_asked_for() -> None:
+    assert chosen_indices({**task(3, 2, 1, 3), "FUNGI_PARTIAL": "1"}, 4) == [3]
+
+
+def test_grids_larger_than_an_array_are_submitted_in_parts_that_cover_them() -> None:
+    count = 2 * MAX_ARRAY + 17
+    done: Counter[int] = Counter()
+    for first, part in chunks(range(count)):
+        assert max(part) < MAX_ARRAY
+        variables = {"FUNGI_PARTIAL": "1", "FUNGI_FIRST": str(first)}
+        for index in (part[0], part[-1]):
+            done.update(chosen_indices({**task(index, len(part), part[0], part[-1]), **variables}, count))
+    assert done == Counter([0, MAX_ARRAY - 1, MAX_ARRAY, 2 * MAX_ARRAY - 1, 2 * MAX_ARRAY, count - 1])
+
+
+@pytest.mark.parametrize(
+    ("indices", "text"), [([0, 1, 2, 5], "0-2,5"), ([4], "4"), ([9, 3, 8, 1], "1,3,8-9"), (range(3), "0-2")]
+)
+def test_indices_are_written_as_sbatch_takes_them(indices: list[int], text: str) -> None:
+    assert array_text(indices) == text
+
+
+def test_landmarks_are_searched_and_other_datasets_classified() -> None:
+    grid = Grid(datasets=("digits", "oxford-landmarks"))
+    assert [e.dataset for e in elements(grid, Work("knn"))] == ["digits"]
+    assert [e.dataset for e in elements(grid, Work("retrieval", landmarks=True))] == ["oxford-landmarks"]
+    assert {e.dataset for e in elements(grid, Work("extract"))} == {"digits", "oxford-landmarks"}
+    assert {e.dataset for e in elements(grid, Work("extract", landmarks=True))} == {"oxford-landmarks"}
+
+
+def test_a_split_that_a_dataset_does_not_have_is_an_error() -> None:
+    with pytest.raises(FungiError, match=r"dataset 'digits' has no split 'valid'\. It has: train, test"):
+        elements(Grid(splits=("valid",)), EXTRACTION)
+
+
+def test_backbones_meet_datasets_of_their_own_modality_alone() -> None:
+    grid = Grid(backbones=tuple(BACKBONES), datasets=tuple(DATASETS))
+    for element in elements(grid, EXTRACTION):
+        assert BACKBONES[element.backbone].modality == DATASETS[element.dataset].modality
+
+
+def test_an_element_takes_about_an_hour() -> None:
+    rows, backbone = 1_281_167, BACKBONES["vit-b16"]
+    features = ("embeddings", "kl", "dino", "simclr")
+    shards = shards_for(rows, backbone, features, "a100")
+    hours = rows / shards * seconds_per_row(backbone, features, "a100") / 3600
+    assert 0.9 < hours <= 1.0
+    assert shards_for(rows, backbone, features, "h100") == pytest.approx(shards / 2, abs=1)
+    assert shards_for(540, backbone, features, "a100") == 1
+
+
+def test_the_published_speed_is_that_of_vit_b16() -> None:
+    assert relative_work(BACKBONES["vit-b16"]) == pytest.approx(1.0)
+    assert seconds_per_row(BACKBONES["vit-b16"], ("simclr",), "a100") == pytest.approx(1 / 12)
+    assert relative_work(BACKBONES["vit-l16"]) == pytest.approx(3.55, rel=0.01)  # 2 x the blocks, (4/3)^2 the width
+    assert relative_work(BACKBONES["vit-s16"]) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_every_backbone_has_an_estimate(name: str) -> None:
+    assert 0 < relative_work(BACKBONES[name]) < 20

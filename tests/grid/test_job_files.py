@@ -1,0 +1,132 @@
+"""Job files are what the real parsers take: no unknown name, no unknown flag, an array that is the default grid."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fungi.cli.grid_work import command_line, work_of, work_of_job
+from fungi.cli.submit import DEFAULT_JOBS
+from fungi.data.preparation import PrepareSettings
+from fungi.errors import FungiError
+from fungi.grid.array import array_text
+from fungi.grid.declaration import Grid, declared_grid
+from fungi.grid.elements import elements
+from fungi.grid.job_files import grid_job_files, read_job_file
+from fungi.settings import parse
+
+ROOT = Path(__file__).resolve().parents[2]
+ALL = sorted((ROOT / "jobs").rglob("*.job"))
+OVER_GRID = grid_job_files(ROOT)
+names = pytest.mark.parametrize("job", OVER_GRID, ids=lambda job: job.name)
+
+
+@names
+def test_a_job_is_taken_by_the_real_parser(job) -> None:
+    grid = Grid(backbones=("digits-vit", "vit-b16"))
+    assert elements(grid, work_of_job(job, grid))
+
+
+@names
+def test_the_array_of_a_job_is_that_of_the_grid_when_nothing_is_declared(job) -> None:
+    grid = declared_grid({})
+    count = len(elements(grid, work_of_job(job, grid)))
+    assert job.directives["array"] in (array_text(range(count)), f"0-{count - 1}")
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_a_job_can_be_preempted_and_found_again(path: Path) -> None:
+    text = path.read_text()
+    for directive in ("--requeue", "--open-mode=append", "--signal=B:USR1@120", "--time=", "--mem=", "--output=logs/"):
+        assert f"#SBATCH {directive}" in text
+    assert "partition" not in text, "clusters have partitions of their own: $SBATCH_PARTITION"
+    assert "/home" not in text
+
+
+def test_extraction_asks_for_one_gpu() -> None:
+    for job in OVER_GRID:
+        wants_gpu = job.call[0] in ("extract", "extract-gradients", "knn", "retrieval")
+        assert (job.directives.get("gpus") == "1") == wants_gpu, job.name
+
+
+def test_all_jobs_that_are_submitted_together_are_there() -> None:
+    assert set(DEFAULT_JOBS) <= {job.name for job in OVER_GRID}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "datasets").glob("*.job")), ids=lambda path: path.stem)
+def test_a_dataset_job_runs_a_script_that_is_there_with_flags_that_it_takes(path: Path) -> None:
+    ((script, flags),) = re.findall(r"^in_project (\S+) (.+)$", path.read_text(), flags=re.MULTILINE)
+    assert (ROOT / script).is_file()
+    plain = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", flags)
+    assert parse(PrepareSettings, shlex.split(plain), program="", description="").data_dir == Path("data")
+
+
+def test_the_folder_of_the_logs_comes_with_the_project() -> None:
+    """SLURM ends a job without a word where the folder of its output is not there."""
+    assert (ROOT / "logs" / ".gitkeep").exists()
+
+
+def test_unknown_jobs_commands_and_flags_are_named() -> None:
+    with pytest.raises(FungiError, match=r"unknown job 'concatt'\. Did you mean 'concat'"):
+        read_job_file(ROOT, "concatt")
+    with pytest.raises(FungiError, match="does not run one command over the grid"):
+        read_job_file(ROOT, "datasets/generate_pets")
+    with pytest.raises(FungiError, match=r"unknown command of the grid 'extrac'\. Did you mean 'extract'"):
+        work_of(["extrac"], Grid())
+    with pytest.raises(FungiError, match="unknown objective 'kll'"):
+        work_of(["extract-gradients", "--objective", "kll"], Grid())
+    with pytest.raises(FungiError, match="--kk"):
+        work_of_job(read_job_file(ROOT, "concat"), Grid(flags={"knn": "--kk 3"}))
+
+
+def test_flags_of_the_grid_come_after_those_of_the_job() -> None:
+    grid = Grid(flags={"extract-gradients": "--objective kl"})
+    work = work_of(["extract-gradients", "--with-embeddings", "--objective", "kl", "dino"], grid)
+    assert work.features == ("embeddings", "kl")
+
+
+def test_the_projection_of_a_grid_is_the_one_that_its_extraction_looks_for() -> None:
+    grid = Grid(flags={"extract-gradients": "--seed 7 --projection-kind gaussian"})
+    work = work_of(["projection"], grid)
+    line = " ".join(command_line(elements(grid, work)[0], work, grid))
+    assert "--kind gaussian --seed 7" in line
+    assert re.search(r"projections/gaussian-\d+x\d+-seed7.pth", line)
+
+
+def run_job(path: str, tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A job file in plain sh, outside of SLURM, as `sh jobs/...` does it."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(("FUNGI_", "SLURM_"))}
+    environment = {**kept, "FUNGI_PYTHON": sys.executable, "FUNGI_ROOT": str(tmp_path / "features"), **variables}
+    return subprocess.run(["sh", path], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_half_set_variables_end_a_job_at_once(tmp_path: Path) -> None:
+    done = run_job("jobs/extract.job", tmp_path, SLURM_ARRAY_TASK_ID="0")
+    assert done.returncode == 2
+    assert "half set" in done.stderr
+    assert not (tmp_path / "features").exists()
+
+
+def test_a_job_away_from_the_project_says_so(tmp_path: Path) -> None:
+    done = run_job("jobs/extract.job", tmp_path, SLURM_SUBMIT_DIR=str(tmp_path))
+    assert done.returncode == 2
+    assert "jobs/common.sh" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_status_of_a_job_is_that_of_its_command(tmp_path: Path) -> None:
+    done = run_job("jobs/concat.job", tmp_path)
+    assert done.returncode == 2
+    assert "Extract it first" in done.stderr
+
+
+def test_a_dataset_job_runs_without_slurm_and_says_what_it_needs(tmp_path: Path) -> None:
+    done = run_job(
+        "jobs/datasets/generate_pets.job", tmp_path, FUNGI_ARCHIVES=str(tmp_path), FUNGI_DATA_DIR=str(tmp_path)
+    )
+    assert done.returncode == 2
+    assert "images.tar.gz" in done.stderr

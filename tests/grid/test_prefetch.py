@@ -1,0 +1,72 @@
+"""`fungi prefetch` fetches and verifies what the grid needs, and says all that is not ready."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fungi.backbones.base import BACKBONES
+from fungi.cli.prefetch import main
+from fungi.data.base import DATASETS
+from fungi.data.digits import split_rows
+from fungi.errors import MissingFilesError
+from fungi.registry import Registry
+
+
+def register(monkeypatch: pytest.MonkeyPatch, registry: Registry, name: str, entry: object) -> None:
+    registry.names()
+    monkeypatch.setitem(registry._entries, name, entry)
+
+
+def test_weights_and_datasets_are_fetched_and_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched = []
+    weights, digits = BACKBONES["digits-vit"], DATASETS["digits"]
+
+    def pretrained():
+        fetched.append("weights")
+        return weights.pretrained()
+
+    def download(data_dir: Path) -> None:
+        fetched.append(data_dir)
+
+    register(monkeypatch, BACKBONES, "fetched-vit", replace(weights, name="fetched-vit", pretrained=pretrained))
+    register(monkeypatch, DATASETS, "fetched", replace(digits, name="fetched", download=download))
+    arguments = ["--backbones", "fetched-vit", "--datasets", "fetched", "--data-dir", str(tmp_path)]
+    assert main([*arguments, "--root", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert fetched == ["weights", tmp_path]
+    assert "fetched-vit: published weights" in said
+    assert f"fetched train: {len(split_rows('train'))} rows of 10 classes" in said
+
+
+def test_what_is_not_ready_is_said_together_and_the_rest_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unreachable() -> None:
+        raise MissingFilesError("the weights of X are not on disk and can't be fetched (no network).")
+
+    def download(data_dir: Path) -> None:
+        raise OSError("[Errno -2] Name or service not known")
+
+    weights, digits = BACKBONES["digits-vit"], DATASETS["digits"]
+    register(monkeypatch, BACKBONES, "far-vit", replace(weights, name="far-vit", pretrained=unreachable))
+    register(monkeypatch, DATASETS, "far", replace(digits, name="far", download=download))
+    arguments = ["--backbones", "far-vit", "digits-vit", "--datasets", "far", "digits", "--root", str(tmp_path)]
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert "digits-vit: published weights" in printed.out
+    assert "digits test: 540 rows" in printed.out
+    assert "2 of the grid's weights and datasets are not ready" in printed.err
+    assert "the weights of X are not on disk" in printed.err
+    assert "dataset 'far' can't be downloaded ([Errno -2] Name or service not known)" in printed.err
+
+
+def test_a_dataset_with_missing_rows_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = DATASETS["digits"]
+    register(monkeypatch, DATASETS, "short", replace(digits, name="short", sizes={"train": 1257, "test": 541}))
+    assert main(["--no-weights", "--datasets", "short", "--root", str(tmp_path)]) == 2
+    assert "split test has 540 rows, published are 541" in capsys.readouterr().err

@@ -1,0 +1,166 @@
+"""What is submitted: arrays in the order of the stages, each after the one before it, with the code of that moment."""
+
+import shlex
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from fungi.cli.grid_work import work_of_job
+from fungi.cli.submit import main
+from fungi.grid.declaration import Grid, declared_grid
+from fungi.grid.freezing import freeze
+from fungi.grid.job_files import read_job_file
+from fungi.grid.submission import Place, arrays, submittable
+
+ROOT = Path(__file__).resolve().parents[2]
+PLACE = Place(ROOT, Path("/r/grid.toml"), "/usr/bin/python3")
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for name in ("FUNGI_PROJECT", "FUNGI_GRID", "FUNGI_PYTHON"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def jobs_of(grid: Grid, *names: str):
+    jobs = [read_job_file(ROOT, name) for name in names]
+    return submittable(grid, [(job, work_of_job(job, grid)) for job in jobs])
+
+
+def test_jobs_come_in_the_order_of_the_stages_and_without_those_that_have_nothing_to_do() -> None:
+    found = jobs_of(
+        Grid(datasets=("digits",)), "report", "concat", "retrieval/concat", "merge", "extract", "projection"
+    )
+    assert [submitted.job.name for submitted in found] == ["projection", "extract", "merge", "concat", "report"]
+
+
+def test_a_stage_waits_for_the_one_before_it_and_falls_with_it() -> None:
+    grid = Grid(root=Path("/r"), shards=4)
+    (submitted,) = jobs_of(grid, "extract")
+    (array,) = arrays(grid, submitted, PLACE, range(8), after=("11", "12"))
+    assert "--dependency=afterok:11:12" in array.command
+    assert "--kill-on-invalid-dep=yes" in array.command
+    assert "--array=0-7" in array.command
+    assert "--output=/r/logs/%x-%A_%a.out" in array.command
+    assert array.variables == {}
+
+
+def test_a_part_says_that_it_is_one_and_can_be_typed_into_a_shell() -> None:
+    grid = Grid(root=Path("/r"), shards=4)
+    (submitted,) = jobs_of(grid, "extract")
+    (array,) = arrays(grid, submitted, Place(ROOT, Path("/with blank/g.toml"), "/usr/bin/python3"), [1, 2, 7])
+    words = shlex.split(array.as_shell(Place(ROOT, Path("/with blank/g.toml"), "/usr/bin/python3")))
+    assert "FUNGI_PARTIAL=1" in words
+    assert "FUNGI_GRID=/with blank/g.toml" in words
+    assert "--array=1-2,7" in words
+
+
+def test_a_grid_larger_than_an_array_becomes_several() -> None:
+    grid = Grid(root=Path("/r"), shards=700)
+    (submitted,) = jobs_of(grid, "extract")
+    first, second = arrays(grid, submitted, PLACE, range(submitted.count))
+    assert ("--array=0-999" in first.command, "--array=0-399" in second.command) == (True, True)
+    assert second.variables == {"FUNGI_PARTIAL": "1", "FUNGI_FIRST": "1000"}
+
+
+def test_jobs_get_their_grid_from_the_file_alone() -> None:
+    outer = {
+        "FUNGI_DATASETS": "x",
+        "FUNGI_FLAGS_KNN": "--k 1",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "HOME": "/h",
+        "FUNGI_MAX_RESTARTS": "2",
+    }
+    environment = PLACE.environment(outer)
+    assert environment == {"HOME": "/h", "FUNGI_MAX_RESTARTS": "2", **PLACE.variables()}
+
+
+def test_a_dry_run_shows_every_array_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "features"
+    assert main(["--dry-run", "--root", str(root), "--jobs", "extract", "concat", "--shards", "2"]) == 0
+    extract, concat = capsys.readouterr().out.splitlines()
+    assert "--array=0-3" in extract
+    assert "--dependency=afterok:$extract" in concat.replace("'", "")
+    assert not root.exists()
+
+
+@pytest.fixture
+def fake_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An sbatch that notes its call and its grid, and counts job ids up from 1."""
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    program = tmp_path / "bin" / "sbatch"
+    program.parent.mkdir()
+    lines = [
+        "#!/bin/sh",
+        f"n=$(($(ls {calls} | wc -l) + 1))",
+        f'printf "%s\\n" "$FUNGI_GRID" "$FUNGI_PROJECT" "$@" > {calls}/$n',
+        "echo $n",
+    ]
+    program.write_text("\n".join([*lines, ""]))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    return calls
+
+
+def test_a_submission_freezes_code_and_grid(tmp_path: Path, fake_sbatch: Path) -> None:
+    root = tmp_path / "features"
+    assert main(["--root", str(root), "--shards", "2", "--jobs", "extract", "merge", "concat"]) == 0
+    extract, merge, concat = [(fake_sbatch / str(n)).read_text().splitlines() for n in (1, 2, 3)]
+    grid_file, code = Path(extract[0]), Path(extract[1])
+    grid = declared_grid({"FUNGI_GRID": str(grid_file)})
+    assert (grid.shards, grid.datasets, grid.jobs) == (2, ("digits",), ("extract", "merge", "concat"))
+    assert code.parent == root / "code"
+    assert extract[-1] == str(code / "jobs" / "extract.job")
+    assert (code / "src" / "fungi" / "cli" / "extract.py").read_text() == (
+        ROOT / "src" / "fungi" / "cli" / "extract.py"
+    ).read_text()
+    assert "--dependency=afterok:1" in merge
+    assert "--dependency=afterok:2" in concat
+    assert (root / "logs").is_dir(), "sbatch fails without a word if it is not there"
+
+
+def test_equal_code_is_copied_once_and_changed_code_again(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    for name in ("src/fungi", "jobs", "src/fungi/__pycache__"):
+        (project / name).mkdir(parents=True)
+    (project / "src/fungi/a.py").write_text("one")
+    (project / "src/fungi/__pycache__/a.pyc").write_text("compiled")
+    first, again = freeze(project, tmp_path), freeze(project, tmp_path)
+    (project / "src/fungi/a.py").write_text("two")
+    changed = freeze(project, tmp_path)
+    assert first == again != changed
+    assert (first / "src/fungi/a.py").read_text() == "one"
+    assert not (first / "src/fungi/__pycache__").exists()
+    assert (first / "COMMIT").read_text().strip()
+
+
+def test_a_copy_of_the_code_knows_the_commit_that_it_was_copied_from(tmp_path: Path) -> None:
+    import subprocess
+
+    code = freeze(ROOT, tmp_path)
+    (code / "COMMIT").write_text("abc123\n")
+    command = [sys.executable, "-c", "from fungi.runtime.versions import code_commit; print(code_commit())"]
+    done = subprocess.run(command, env={"PYTHONPATH": str(code / "src")}, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "abc123"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--stages", "extracton"], "unknown stage 'extracton'. Did you mean 'extraction'"),
+        (["--jobs", "grads_all"], "unknown job 'grads_all'"),
+        (["--jobs", "retrieval/concat"], "nothing to submit"),
+        (["--backbones", "vit-b61"], "unknown backbone"),
+        (["--jobs", "extract"], "there is no sbatch here"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main([*words, "--root", str(tmp_path / "features")]) == 2
+    assert said in capsys.readouterr().err

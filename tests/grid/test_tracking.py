@@ -1,0 +1,86 @@
+"""`--wandb` logs numbers to an offline run; without it, and without the package, nothing happens behind one's back."""
+
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fungi.errors import FungiError
+from fungi.runtime.tracking import RowRate, track, tracked
+
+
+@dataclass(frozen=True)
+class Settings:
+    root: Path
+    wandb: bool = True
+    dataset: str = "digits"
+    backbone: str = "digits-vit"
+
+
+class FakeWandb(types.ModuleType):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.started: dict = {}
+        self.logged: list[dict] = []
+        self.finished = False
+
+    def init(self, **options):
+        self.started = options
+        return self
+
+    def log(self, values) -> None:
+        self.logged.append(values)
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    return fake
+
+
+def test_numbers_reach_an_offline_run(wandb: FakeWandb, tmp_path: Path) -> None:
+    with tracked(Settings(tmp_path), "knn_concat.py"):
+        track({"kl/accuracy": 0.5, "kl/predictions": [1, 2], "kl/note": "x"})
+        RowRate("train").add(64)
+    assert wandb.started["mode"] == "offline"
+    assert wandb.started["dir"] == str(tmp_path)
+    assert wandb.started["name"] == "knn_concat digits-vit digits"
+    assert wandb.started["config"]["dataset"] == "digits"
+    assert wandb.logged[0] == {"kl/accuracy": 0.5}
+    assert wandb.logged[1]["train/rows"] == 64
+    assert wandb.logged[1]["train/rows_per_second"] > 0
+    assert wandb.finished
+
+
+def test_the_mode_of_the_environment_counts(wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with tracked(Settings(tmp_path), "x"):
+        pass
+    assert wandb.started["mode"] is None
+
+
+def test_without_the_flag_nothing_is_started(wandb: FakeWandb, tmp_path: Path) -> None:
+    with tracked(Settings(tmp_path, wandb=False), "x"):
+        track({"a": 1})
+    assert (wandb.started, wandb.logged) == ({}, [])
+
+
+def test_a_failed_command_ends_its_run(wandb: FakeWandb, tmp_path: Path) -> None:
+    with pytest.raises(FungiError), tracked(Settings(tmp_path), "x"):
+        raise FungiError("no")
+    assert wandb.finished
+
+
+def test_a_missing_package_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(FungiError, match="pip install wandb"), tracked(Settings(tmp_path), "x"):
+        pass
