@@ -1,0 +1,148 @@
+"""Every ablation, at toy size, on digits with the backbone that comes with the package."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fungi.cli.ablate import NAMES, AblateSettings, main
+from fungi.cli.ablation_bench import Bench, FewerRows
+from fungi.cli.ablations import ABLATIONS, nested
+from fungi.data.base import open_split
+from fungi.report.ablation_table import AblationTable, published_table
+
+TINY = ("--rows", "24", "--k", "3", "--pca-dim", "8", "--device", "cpu")
+SMALL_SIMCLR = ("--set", "simclr.negative_samples=4", "simclr.latent_dim=8")
+
+OBJECTIVES = {
+    "views": ("simclr", *SMALL_SIMCLR),
+    "objectives": ("kl", "deepcluster", "--set", "deepcluster.prototypes=6"),
+}
+ROWS = {
+    "projections": ["embeddings", "embeddings+kl"],
+    "pca": ["embeddings", "embeddings+kl"],
+    "layers": [f"block {block}" for block in range(4)],
+    "bias": ["attn.proj weight only", "attn.proj weight and bias"],
+    "qkv": [f"attn.qkv ({part} rows)" for part in ("q", "k", "v", "all")],
+    "multi-layer": ["attn.proj", "attn.proj + attn.qkv (v rows)"],
+    "views": [f"{count} views" for count in (4, 9, 16, 25, 81)],
+    "heads": [f"kl, norm {norm}, projection {head}" for norm in ("no", "yes") for head in ("no", "yes")],
+    "objectives": ["embeddings", "kl", "deepcluster"],
+}
+
+
+PUBLISHED = ["paper-6", "paper-15a", "paper-15b", *(f"rebuttal-{number}" for number in (23, 28, 29, 30, 31, 32))]
+
+
+def ablate(name: str, root: Path, *more: str) -> int:
+    objectives = OBJECTIVES.get(name, ("kl",))
+    return main(["--ablation", name, "--root", str(root), *TINY, "--objective", *objectives, *more])
+
+
+def test_all_ablations_are_on_the_command_line() -> None:
+    assert set(NAMES) == set(ABLATIONS) == set(ROWS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_an_ablation_prints_its_table(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablate(name, tmp_path) == 0
+    printed = capsys.readouterr().out
+    content = json.loads((tmp_path / f"results/ablation-{name}/digits/digits-vit.json").read_text())
+    assert sorted({cell["row"] for cell in content["cells"]}) == sorted(ROWS[name])
+    assert all(0 <= value <= 1 for cell in content["cells"] for value in cell["values"])
+    assert len({tuple(cell["values"]) for cell in content["cells"]}) > 1, "no variation changes anything"
+    for row in ROWS[name]:
+        assert f"| {row}" in printed
+    for identifier in content["published"]:
+        assert published_table(identifier)["caption"] in printed
+
+
+@pytest.mark.slow
+def test_seeds_give_a_deviation_and_a_second_run_extracts_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ablate("bias", tmp_path, "--seeds", "1", "2") == 0
+    first = capsys.readouterr().out
+    assert " ± " in first.partition("published")[0]
+    assert ablate("bias", tmp_path, "--seeds", "1", "2") == 0
+    second = capsys.readouterr().out
+    assert ".h5: 24 rows" not in second
+    assert second.count("kept ") == 10  # embeddings, and two gradients for two seeds; of two splits
+    assert first[first.index("| ") :] == second[second.index("| ") :]
+
+
+def test_fewer_rows_are_spread_over_the_split() -> None:
+    open_digits = FewerRows(lambda data_dir, split: open_split("digits", split, data_dir), 10)
+    samples, whole = open_digits(Path(), "train"), open_split("digits", "train", Path())
+    assert [samples.ids[0], samples.ids[-1]] == [whole.ids[0], whole.ids[-1]]
+    assert len(samples) == 10
+    assert len(FewerRows(open_digits, 50)(Path(), "train")) == 10
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_the_knn_stage(tmp_path: Path) -> None:
+    from fungi.cli import knn_concat
+    from fungi.cli.knn_concat import KnnSettings
+
+    settings = AblateSettings(root=tmp_path, rows=40, k=3, pca_dim=8, objective=("kl",), device="cpu")
+    bench = Bench(settings)
+    features = bench.gradients("default", 42) | bench.embeddings()
+    root = tmp_path / "ablations"
+    paths = {
+        split: {name: features.arrays[split][name].path for name in ("kl", "embeddings")} for split in ("train", "test")
+    }
+    assert str(paths["train"]["kl"]).startswith(str(root / "default-seed42" / "rows-40"))
+    given = {
+        "train_targets": paths["train"]["embeddings"],
+        "test_targets": paths["test"]["embeddings"],
+        "train_embeddings_datasets": (paths["train"]["embeddings"],),
+        "test_embeddings_datasets": (paths["test"]["embeddings"],),
+        "train_datasets": (f"{paths['train']['kl']}:attn_proj",),
+        "test_datasets": (f"{paths['test']['kl']}:attn_proj",),
+    }
+    results = knn_concat.run(KnnSettings(**given, k=3, pca_dim=8, output=tmp_path / "knn.json", device="cpu"))[
+        "results"
+    ]
+    assert bench.score(features, ["embeddings", "kl"]) == results["embeddings+kl"]["accuracy"]
+    assert bench.score(features, ["kl"]) == results["kl"]["accuracy"]
+
+
+def test_tables_show_deviations_gaps_and_what_was_published() -> None:
+    table = AblationTable("title", ["first", "second"], ["row"], published=("rebuttal-30",), notes=["be careful"])
+    table.add("row", "first", 0.5)
+    table.add("row", "first", 0.7)
+    text = table.text()
+    assert "| row | 60.0 ± 10.0 | -      |" in text
+    assert "note: be careful" in text
+    assert "| attn.proj weight only     | 59.4     | 61.0       |" in text
+    assert "(rebuttal, table 30; vit-b16-augreg-in1k)" in text
+
+
+@pytest.mark.parametrize(
+    "identifier", ["paper-6", "paper-15a", "paper-15b", *[f"rebuttal-{n}" for n in (23, 28, 29, 30, 31, 32)]]
+)
+def test_published_tables_are_whole(identifier: str) -> None:
+    table = published_table(identifier)
+    assert all(set(row["values"]) == set(table["columns"]) for row in table["rows"])
+    values = [value for row in table["rows"] for value in row["values"].values() if value is not None]
+    assert np.all((np.array(values) > 40) & (np.array(values) < 100))
+
+
+def test_features_are_added_one_by_one() -> None:
+    assert nested(["kl", "dino"]) == [["embeddings"], ["embeddings", "kl"], ["embeddings", "kl", "dino"]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--ablation", "layer"], "argument --ablation: invalid choice: 'layer'"),
+        (["--ablation"], "no ablation is named"),
+        (["--k", "0"], "--k has to be at least 1"),
+        (["--objective", "kll"], "unknown objective 'kll'. Did you mean 'kl'"),
+    ],
+)
+def test_mistakes_are_named(flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags) == 2
+    assert complaint in capsys.readouterr().err
