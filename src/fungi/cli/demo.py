@@ -64,8 +64,8 @@ def run(settings: DemoSettings) -> None:
 
 
 def _extract(settings: DemoSettings, seed: int, root: Path) -> None:
-    from fungi.cli.extract_gradients import GradientSettings
     from fungi.cli.extract_gradients import run as extract
+    from fungi.cli.gradient_settings import GradientSettings
 
     extract(
         GradientSettings(root=root, seed=seed, device=settings.device, with_embeddings=True, objective=FEATURES[1:])

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from fungi.cli.extract_gradients import GradientSettings
 from fungi.cli.extraction import Feature
+from fungi.cli.gradient_settings import GradientSettings
 from fungi.cli.options import parse_options
 from fungi.cli.support import with_support
 from fungi.cli.surroundings import Surroundings
