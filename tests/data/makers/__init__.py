@@ -6,10 +6,13 @@ A module named after the dataset (`cub_200.py` for `cub-200`) has `make(data_dir
 
 import importlib
 import pkgutil
-from types import ModuleType
+from typing import Any
+
+COMMON = ("miniature", "tables", "waves")
 
 
-def makers() -> dict[str, ModuleType]:
+def makers() -> dict[str, Any]:
     """Dataset -> its maker."""
-    names = [module.name for module in pkgutil.iter_modules(__path__) if module.name != "miniature"]
-    return {name.replace("_", "-"): importlib.import_module(f"{__name__}.{name}") for name in names}
+    names = [module.name for module in pkgutil.iter_modules(__path__) if module.name not in COMMON]
+    found = {name.replace("_", "-"): importlib.import_module(f"{__name__}.{name}") for name in names}
+    return {**found, **found["esc-50"].OTHER_FOLDS}

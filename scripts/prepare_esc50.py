@@ -1,0 +1,23 @@
+"""Prepare ESC-50 (50 classes, 2,000 clips, 0.9 GB): unpack, verify.
+
+    wget -O downloads/ESC-50-master.zip https://github.com/karolpiczak/ESC-50/archive/master.zip
+    python scripts/prepare_esc50.py --archives downloads --data-dir data
+
+Makes data/esc-50/{meta,audio}. Clips stay at 44.1 kHz; they are resampled when they are read. A folder that is there
+already is left as it is.
+"""
+
+import sys
+
+from fungi.cli.command import run_command
+from fungi.data.preparation import PrepareSettings, prepare
+
+if __name__ == "__main__":
+    sys.exit(
+        run_command(
+            PrepareSettings,
+            lambda settings: prepare(settings, "esc-50"),
+            program="prepare_esc50.py",
+            description=__doc__,
+        )
+    )

@@ -1,0 +1,18 @@
+"""Sound files: each a tone whose pitch follows from its name."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from scipy.io import wavfile
+
+
+def pitch_of(name: str) -> float:
+    return 200 + 20 * hashlib.sha256(name.encode()).digest()[0]
+
+
+def write_wave(path: Path, name: str, rate: int = 16_000, seconds: float = 0.25) -> None:
+    """A 16-bit mono WAV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(int(rate * seconds)) / rate
+    wavfile.write(path, rate, (0.5 * 2**15 * np.sin(2 * np.pi * pitch_of(name) * time)).astype(np.int16))
