@@ -104,14 +104,15 @@ class SimCLRConfig(ExtractorConfig):
 class DeepClusterConfig(ExtractorConfig):
     """DeepCluster (paper, figure 10).
 
-    temperature: of the softmax over prototypes; prototypes: clusters per head, at most as many as setup's images;
-    prototype_heads: independent clusterings; iterations: of k-means; latent_dim: output size of the head.
+    temperature: of the softmax over prototypes; prototypes: clusters per head, at most as many as setup's images (0:
+    3000, or a tenth of the images if that is less); prototype_heads: independent clusterings; iterations: of k-means;
+    latent_dim: output size of the head.
     """
 
     extractor = "DeepClusterGradientsExtractor"
 
     temperature: float = 0.1
-    prototypes: int = 3000
+    prototypes: int = 0
     prototype_heads: int = 3
     iterations: int = 10
     latent_dim: int = 128

@@ -97,8 +97,13 @@ def test_prototypes_differ_between_heads_and_repeat_with_the_seed() -> None:
 
 def test_more_prototypes_than_images_are_refused() -> None:
     train = Samples(np.zeros(9, dtype=np.uint32), [str(row) for row in range(9)], load=lambda row: row)
-    objective = DeepCluster()
+    objective = DeepCluster(prototypes=3000)
     with pytest.raises(FungiError, match="prototypes is 3000, but there are only 9 train images"):
         objective.support(train, lambda samples: embeddings(9, 2), objective.heads(7, 0), seed=0)
-    with pytest.raises(FungiError, match="have to be at least 1"):
-        DeepCluster(prototypes=0)
+    with pytest.raises(FungiError, match="has to be at least 0"):
+        DeepCluster(prototypes=-1)
+
+
+@pytest.mark.parametrize(("images", "prototypes"), [(126_689, 3000), (1257, 125), (9, 1)])
+def test_small_datasets_get_fewer_prototypes(images: int, prototypes: int) -> None:
+    assert DeepCluster().prototypes_for(images) == prototypes

@@ -21,6 +21,7 @@ from fungi.views.base import ViewGenerator
 from fungi.views.crops import Crops
 
 BANK_CROPS = 2
+PUBLISHED_PROTOTYPES = 3000
 _ROWS_AT_ONCE = 8192
 
 
@@ -29,8 +30,9 @@ _ROWS_AT_ONCE = 8192
 class DeepCluster(Objective):
     """Two bank crops that choose the targets, then two global and six local crops that predict them.
 
-    prototypes: clusters per head, at most as many as there are train images; prototype_heads: independent k-means,
-    head h on bank crop h mod 2; iterations: of k-means.
+    prototypes: clusters per head, at most as many as there are train images; 0 picks the published 3000, or a tenth of
+    the train images where that is less. prototype_heads: independent k-means, head h on bank crop h mod 2; iterations:
+    of k-means.
     """
 
     name = "deepcluster"
@@ -45,13 +47,13 @@ class DeepCluster(Objective):
 
     latent_dim: int = 128
     temperature: float = 0.1
-    prototypes: int = 3000
+    prototypes: int = 0
     prototype_heads: int = 3
     iterations: int = 10
 
     def __post_init__(self) -> None:
-        if self.prototypes < 1 or self.prototype_heads < 1:
-            raise FungiError("deepcluster.prototypes and deepcluster.prototype_heads have to be at least 1.")
+        if self.prototypes < 0 or self.prototype_heads < 1:
+            raise FungiError("deepcluster.prototypes has to be at least 0, deepcluster.prototype_heads at least 1.")
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
         """One bias-free head, E -> 128, its rows of length one (weight normalisation with gain 1)."""
@@ -66,22 +68,27 @@ class DeepCluster(Objective):
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
         """Prototypes `[h k l]` of the train images' bank crops. Fitted on train alone; other splits are assigned."""
-        if self.prototypes > len(train):
-            raise FungiError(
-                f"deepcluster.prototypes is {self.prototypes}, but there are only {len(train)} train images. "
-                f"Set deepcluster.prototypes to at most {len(train)}."
-            )
+        count = self.prototypes_for(len(train))
         bank = self.unit_latents(embed(train)[:, :BANK_CROPS], heads["head"])  # [n 2 l]
         fitted = [
             k_means(
                 bank[:, head % BANK_CROPS],
-                self.prototypes,
+                count,
                 self.iterations,
                 torch_generator(seed, self.name, "k-means", str(head)),
             )
             for head in range(self.prototype_heads)
         ]
         return {"prototypes": torch.stack(fitted)}
+
+    def prototypes_for(self, images: int) -> int:
+        """Clusters per head for so many train images."""
+        if self.prototypes > images:
+            raise FungiError(
+                f"deepcluster.prototypes is {self.prototypes}, but there are only {images} train images. "
+                f"Set deepcluster.prototypes to at most {images}."
+            )
+        return self.prototypes or max(1, min(PUBLISHED_PROTOTYPES, images // 10))
 
     def unit_latents(self, embeddings: Float[Tensor, "*b d"], head: nn.Module) -> Float[Tensor, "*b l"]:
         """Latents of length one."""

@@ -1,0 +1,93 @@
+"""The library against the stages: `python scripts/benchmark.py wrapper --backbone digits-vit --objective simclr`.
+
+Both make projected gradients of the same images, decoding left out. The stage's part is what `extract_gradients.py`
+does with a batch: prepare the views, run the engine. Rounds of both alternate; the median of their ratio is printed.
+"""
+
+import argparse
+import statistics
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fungi.backbones.loading import load_backbone
+from fungi.config import DINOConfig, KLConfig, SimCLRConfig
+from fungi.objectives.binding import BoundObjective, bind
+from fungi.runtime.device import choose_device, synchronize
+from fungi.views.loading import prepare
+from fungi.wrapper import FUNGIWrapper
+
+CONFIGS = {"kl": KLConfig, "dino": DINOConfig, "simclr": SimCLRConfig}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    options = _parser().parse_args(arguments)
+    device = choose_device(options.device)
+    backbone = load_backbone(options.backbone, random_init=options.backbone != "digits-vit")
+    wrapper = FUNGIWrapper(
+        backbone.model,
+        backbone.spec.layer,
+        device,
+        input_dim=backbone.input.size,
+        use_fp16=options.half,
+        extractor_configs=[CONFIGS[name]() for name in options.objective],
+        image_input=backbone.input,
+    )
+    images = _images(options.images)
+    wrapper.setup(_images(256))
+    objectives = [_bound(name, wrapper, place) for place, name in enumerate(options.objective)]
+    seconds: dict[str, list[float]] = {"stage": [], "wrapper": []}
+    for warm in range(options.rounds + 1):
+        for name, work in (
+            ("stage", lambda: _stage(wrapper, objectives, images)),
+            ("wrapper", lambda: wrapper(images)),
+        ):
+            start = perf_counter()
+            work()
+            synchronize(device)
+            if warm:
+                seconds[name].append(perf_counter() - start)
+    _print(options, seconds)
+    return 0
+
+
+def _bound(name: str, wrapper: FUNGIWrapper, place: int) -> BoundObjective:
+    """The objective as the stage has it, with the wrapper's supporting data."""
+    extractor: Any = wrapper.extractors[place]
+    made = bind(name, embedding_dim=wrapper.embeddings_dim, input_spec=wrapper.image_input, seed=wrapper.seed)
+    return made.to(wrapper.device).with_support(extractor.support)
+
+
+def _stage(wrapper: FUNGIWrapper, objectives: list[BoundObjective], images: list[Image.Image]) -> None:
+    for objective in objectives:
+        views = objective.views
+        batch = views.collate([prepare(views, image, 42, str(row)) for row, image in enumerate(images)])
+        made = wrapper.engine.extract(batch, views, {objective.name: objective.loss})
+        next(iter(made.gradients[objective.name].values())).cpu()
+
+
+def _images(count: int) -> list[Image.Image]:
+    random = np.random.default_rng(0)
+    return [Image.fromarray(random.integers(0, 256, (300, 400, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+def _print(options: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
+    for name, values in seconds.items():
+        print(f"{name:8} {options.images / statistics.median(values):8.1f} images/s")
+    ratios = [ours / theirs for ours, theirs in zip(seconds["wrapper"], seconds["stage"], strict=True)]
+    spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+    print(f"time of the wrapper over that of the stage: {statistics.median(ratios):.3f} ({spread})")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="digits-vit")
+    parser.add_argument("--objective", nargs="+", default=["kl", "dino", "simclr"], choices=list(CONFIGS))
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--half", action="store_true", help="bfloat16")
+    return parser
