@@ -4,25 +4,26 @@ The published code counted a sentiment on an edge to the class above, and 1.0 to
 """
 
 from dataclasses import replace
+from typing import Any
 
 from fungi.data.text_tables import CONVERTED, TextTable, register_table
 
 CLASSES = ("very negative", "negative", "neutral", "positive", "very positive")
 
 
-def standard_bin(sentiment: float) -> int:
+def standard_bin(sentiment: Any) -> int:
     """[0, 0.2] (0.2, 0.4] (0.4, 0.6] (0.6, 0.8] (0.8, 1] -> 0 .. 4; labels are float32, hence the rounding."""
     value = _checked(sentiment)
     return sum(value > edge for edge in (0.2, 0.4, 0.6, 0.8))
 
 
-def published_bin(sentiment: float) -> int:
+def published_bin(sentiment: Any) -> int:
     """[0, 0.2) [0.2, 0.4) ... [0.8, 1) {1} -> 0 .. 5."""
     value = _checked(sentiment)
     return sum(value >= edge for edge in (0.2, 0.4, 0.6, 0.8, 1.0))
 
 
-def _checked(sentiment: float) -> float:
+def _checked(sentiment: Any) -> float:
     value = round(float(sentiment), 5)
     if not 0 <= value <= 1:
         raise ValueError(f"a sentiment of {sentiment}")

@@ -37,7 +37,7 @@ class _Tokenised:
         """The views as texts."""
         raise NotImplementedError
 
-    def prepare(self, item: str) -> Prepared:
+    def prepare(self, item: Any) -> Prepared:
         """Text -> tokens of its views."""
         if not isinstance(item, str):
             raise FungiError(f"a text was expected, found a {type(item).__name__}. Is the dataset one of texts?")

