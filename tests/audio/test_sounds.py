@@ -1,0 +1,111 @@
+"""Reading sounds: every WAV flavour, rates, channels, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+from fungi.data.base import DATASETS, open_split
+from fungi.data.sounds import SAMPLE_RATE, read_wav, resample
+from fungi.data.tones import KINDS
+from fungi.errors import FungiError, MissingFilesError
+
+TIME = np.arange(8000) / SAMPLE_RATE
+TONE = 0.5 * np.sin(2 * np.pi * 440 * TIME)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale", "offset", "step"),
+    [
+        (np.uint8, 127, 128, 2**-7),
+        (np.int16, 2**15, 0, 2**-15),
+        (np.int32, 2**31, 0, 2**-24),
+        (np.float32, 1, 0, 2**-24),
+        (np.float64, 1, 0, 2**-24),
+    ],
+)
+def test_values_of_every_kind_are_read_to_their_precision(tmp_path, kind, scale, offset, step):
+    values = TONE * scale + offset
+    wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, (values if scale == 1 else np.round(values)).astype(kind))
+    found = read_wav(tmp_path / "a.wav", "a")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, TONE, atol=2 * step)
+
+
+def test_channels_are_averaged(tmp_path):
+    wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, np.stack([TONE, np.zeros_like(TONE)], axis=1).astype(np.float32))
+    np.testing.assert_allclose(read_wav(tmp_path / "a.wav", "a"), TONE / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_other_rates_are_resampled_to_the_same_sound(rate):
+    time = np.arange(rate) / rate
+    found = resample(np.sin(2 * np.pi * 440 * time), rate)
+    assert len(found) == SAMPLE_RATE
+    wanted = np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
+    middle = slice(1000, -1000)  # the filter has nothing to go on beyond the edges
+    np.testing.assert_allclose(found[middle], wanted[middle], atol=0.01)
+
+
+def test_what_lies_above_half_the_rate_is_filtered_out():
+    time = np.arange(44_100) / 44_100
+    above = resample(np.sin(2 * np.pi * 12_000 * time), 44_100)  # would appear as a tone of 4 kHz
+    assert np.abs(above[1000:-1000]).max() < 0.01
+
+
+def test_a_silent_clip_is_a_clip(tmp_path):
+    wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, np.zeros(16000, dtype=np.int16))
+    assert not read_wav(tmp_path / "a.wav", "a").any()
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        (
+            np.zeros(399, dtype=np.int16),
+            r"sample 'yes/a.wav': .*a.wav is too short: 399 values .* at least 400 \(25 ms\)",
+        ),
+        (np.full(500, np.nan, dtype=np.float32), r"holds values that are no numbers"),
+    ],
+)
+def test_clips_that_can_not_be_used_are_named(tmp_path, values, complaint):
+    wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, values)
+    with pytest.raises(FungiError, match=complaint):
+        read_wav(tmp_path / "a.wav", "yes/a.wav")
+
+
+def test_a_damaged_and_an_absent_file_are_named(tmp_path):
+    wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, np.zeros(500, dtype=np.int16))
+    whole = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(b"RIFX" + whole[4:30])
+    with pytest.raises(FungiError, match=r"sample 'a': can't read .*a.wav as WAV"):
+        read_wav(tmp_path / "a.wav", "a")
+    with pytest.raises(MissingFilesError, match=r"sample 'b': there is no file .*b.wav"):
+        read_wav(tmp_path / "b.wav", "b")
+
+
+@pytest.mark.parametrize("name", ["esc-50", "speech-commands"])
+def test_the_input_follows_the_dataset(name):
+    frames = {"esc-50": 512, "speech-commands": 128}
+    options = DATASETS[name].input_options
+    assert options["frames"] == frames[name]
+    assert set(options) == {"frames", "mean", "deviation"}
+
+
+def test_every_fold_of_esc50_is_a_dataset_of_the_same_clips():
+    names = ["esc-50", *(f"esc-50-fold{fold}" for fold in range(2, 6))]
+    assert all(dict(DATASETS[name].sizes) == {"train": 1600, "test": 400} for name in names)
+    assert [DATASETS[name].published for name in names] == [True, False, False, False, False]
+
+
+def test_tones_are_the_same_every_time_differ_and_are_called_synthetic():
+    train, test = (open_split("tones", split, Path()) for split in ("train", "test"))
+    np.testing.assert_array_equal(train.load(3), open_split("tones", "train", Path()).load(3))
+    clips = [train.load(row) for row in range(8)] + [test.load(row) for row in range(8)]
+    assert all(clip.dtype == np.float32 and len(clip) == SAMPLE_RATE and np.abs(clip).max() <= 1 for clip in clips)
+    assert len({clip.tobytes() for clip in clips}) == len(clips)
+    assert train.targets[:9].tolist() == [*range(8), 0]
+    assert len(KINDS) == 8
+    assert "ynthetic" in DATASETS["tones"].title
+    assert "synthetic" in DATASETS["tones"].notes

@@ -1,0 +1,167 @@
+"""The filter bank against a plain reading of its formulas, and the views made of it."""
+
+import numpy as np
+import pytest
+import torch
+
+from fungi.backbones.base import BACKBONES
+from fungi.errors import FungiError
+from fungi.views.filter_bank import fitted, log_mel
+from fungi.views.loading import prepare
+
+INPUT = BACKBONES["patch-ssast"].input
+SILENCE = np.log(1.1920929e-7)
+
+
+def plain_filter_bank(waveform: np.ndarray) -> np.ndarray:
+    """Kaldi's documented recipe, one frame, one bin and one filter at a time, in float64."""
+    x = waveform.astype(np.float64) - waveform.astype(np.float64).mean()
+    window = [0.5 - 0.5 * np.cos(2 * np.pi * i / 399) for i in range(400)]
+    edges = np.linspace(mel(20.0), mel(8000.0), 130)
+    rows = []
+    for start in range(0, len(x) - 399, 160):
+        frame = x[start : start + 400] - x[start : start + 400].mean()
+        emphasised = [frame[i] - 0.97 * frame[max(i - 1, 0)] for i in range(400)]
+        power = np.abs(np.fft.rfft(np.multiply(emphasised, window), 512)) ** 2
+        rows.append([np.log(max(filter_energy(power, *edges[k : k + 3]), 1.1920929e-7)) for k in range(128)])
+    return np.array(rows)
+
+
+def filter_energy(power: np.ndarray, left: float, centre: float, right: float) -> float:
+    total = 0.0
+    for number in range(256):
+        place = mel(number * 16000 / 512)
+        if left < place <= centre:
+            total += power[number] * (place - left) / (centre - left)
+        elif centre < place < right:
+            total += power[number] * (right - place) / (right - centre)
+    return total
+
+
+def mel(frequency: float) -> float:
+    return 1127 * np.log(1 + frequency / 700)
+
+
+def sound(samples: int = 2000) -> np.ndarray:
+    generator = np.random.default_rng(1)
+    tone = np.sin(2 * np.pi * 700 * np.arange(samples) / 16000)
+    return (0.3 * tone + 0.05 * generator.standard_normal(samples) + 0.1).astype(np.float32)
+
+
+def test_the_filter_bank_equals_the_formulas():
+    # 1e-3 is the bound that Kaldi's own float32 code keeps to; low energies have few digits.
+    np.testing.assert_allclose(log_mel(torch.from_numpy(sound())).numpy(), plain_filter_bank(sound()), atol=1e-3)
+
+
+def test_the_filter_bank_equals_torchaudio():
+    kaldi = pytest.importorskip("torchaudio.compliance.kaldi", reason="torchaudio is not installed: an optional check")
+    waveform = torch.from_numpy(sound(16000))
+    wanted = kaldi.fbank(
+        (waveform - waveform.mean()).unsqueeze(0),
+        htk_compat=True,
+        sample_frequency=16000,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=128,
+        dither=0.0,
+        frame_shift=10,
+    )
+    torch.testing.assert_close(log_mel(waveform), wanted, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(80000, 498), (16000, 98), (400, 1), (559, 1), (560, 2)])
+def test_only_complete_frames_count(samples, frames):
+    assert log_mel(torch.zeros(samples)).shape == (frames, 128)
+
+
+def test_silence_is_the_floor_and_one_filter_never_leaves_it():
+    torch.testing.assert_close(log_mel(torch.zeros(16000)), torch.full((98, 128), float(SILENCE)))
+    empty = [k for k in range(128) if np.allclose(log_mel(torch.from_numpy(sound())).numpy()[:, k], SILENCE)]
+    assert empty == [3]  # counted from 0; it lies between two bins
+
+
+def test_padding_comes_at_the_end_and_before_normalisation():
+    views = INPUT.views("plain")
+    batch = views.collate([views.prepare(sound(80000)), views.prepare(sound(200000))])
+    assert batch.shape == (2, 1, 512, 128)
+    assert (batch[0, 0, 498:] == 0).all()
+    assert (batch[1, 0, 498:] != 0).any()
+    rendered = views.render(batch)
+    torch.testing.assert_close(rendered[0, 498:], torch.full((14, 128), 0.618), rtol=0, atol=1e-3)
+    torch.testing.assert_close(rendered[0, :498], (batch[0, 0, :498] + 6.6268077) / (2 * 5.358466))
+
+
+def test_a_long_clip_is_cut_at_its_end():
+    whole = log_mel(torch.from_numpy(sound(16000)))
+    assert torch.equal(fitted(whole, 20), whole[:20])
+
+
+def test_views_are_noisy_shifted_copies():
+    views = INPUT.views("noisy-shifts")
+    waveform = sound(80000)
+    plain = INPUT.views("plain").prepare(waveform)[0]
+    made = prepare(views, waveform, 42, "row")
+    assert made.shape == (16, 512, 128)
+    shifts = []
+    for view in made:
+        candidates = [
+            shift
+            for shift in range(-20, 21)
+            if (view.roll(-shift, dims=0) - plain).min() >= 0 and (view.roll(-shift, dims=0) - plain).max() < 0.1
+        ]
+        assert len(candidates) == 1
+        shifts += candidates
+    assert len(set(shifts)) > 5
+    assert all(-10 <= shift <= 9 for shift in shifts)
+
+
+def test_all_shifts_of_the_range_occur_and_no_other():
+    views = INPUT.views("noisy-shifts", n_views=400, noise=0.0)
+    marked = np.zeros(90000, dtype=np.float32)  # no padding, which is louder than silence
+    marked[40000:40400] = sound(400)
+    plain = INPUT.views("plain").prepare(marked)[0].sum(dim=1).argmax()
+    found = {int(view.sum(dim=1).argmax() - plain) for view in prepare(views, marked, 1, "row")}
+    assert found == set(range(-10, 10))
+
+
+def test_views_follow_from_the_row_and_fewer_are_the_first_of_more():
+    waveform = sound(16000)
+    few, many, again, other = (
+        prepare(INPUT.views("noisy-shifts", n_views=count), waveform, 42, name)
+        for count, name in ((2, "row"), (4, "row"), (4, "row"), (4, "other"))
+    )
+    assert torch.equal(few, many[:2])
+    assert torch.equal(many, again)
+    assert not torch.equal(many, other)
+
+
+def test_noise_after_normalisation_is_as_strong_as_the_values_there():
+    from dataclasses import replace
+
+    waveform = sound(16000)
+    late = replace(INPUT, noise_stage="after_norm").views("noisy-shifts", shift=0)
+    plain = INPUT.views("plain")
+    normalised = plain.render(plain.collate([plain.prepare(waveform)]))
+    noise = late.render(late.collate([prepare(late, waveform, 1, "row")])) - normalised
+    assert noise.min() > -1e-5
+    assert 0.05 < noise.max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "complaint"),
+    [
+        ("crops", {}, r"unknown kind of audio views 'crops'.*noisy-shifts, plain"),
+        ("noisy-shifts", {"n_views": 1}, "n_views has to be at least 2"),
+        ("noisy-shifts", {"shift": -1}, "shift -1 is negative"),
+        ("noisy-shifts", {"grid": 2}, "have no option 'grid'"),
+    ],
+)
+def test_kinds_and_options_that_there_are_not_are_refused(kind, options, complaint):
+    with pytest.raises(FungiError, match=complaint):
+        INPUT.views(kind, **options)
+
+
+@pytest.mark.parametrize("item", ["a text", np.zeros((2, 500), dtype=np.float32)])
+def test_an_item_that_is_no_mono_waveform_is_refused(item):
+    with pytest.raises(FungiError, match="a mono waveform was expected"):
+        INPUT.views("plain").prepare(item)
