@@ -41,10 +41,11 @@ in_project() {
 # happens; the warning before the time limit (USR1) is used to stop between two, and to queue the job again.
 run_until_warned() {
   echo "== $(date '+%F %T') job ${SLURM_JOB_ID:-none} on ${SLURMD_NODENAME:-$(uname -n)}, restart ${SLURM_RESTART_COUNT:-0}"
-  "$FUNGI_PYTHON" "$@" &
-  child=$! warned='' signalled=''
+  child='' warned='' signalled=''
   trap 'warned=1 signalled=1; kill -TERM "$child" 2> /dev/null' USR1
   trap 'signalled=1; kill -TERM "$child" 2> /dev/null' TERM
+  "$FUNGI_PYTHON" "$@" &
+  child=$!
   wait "$child"
   status=$?
   while [ -n "$signalled" ] && [ "$status" -gt 128 ]; do # `wait` was cut short by the signal

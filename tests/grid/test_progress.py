@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fungi.cli.merge import main as merge
 from fungi.cli.status import main
 from fungi.grid.declaration import Grid
 from fungi.grid.elements import Element, Work, elements
@@ -160,3 +161,22 @@ def test_records_name_the_job_and_the_restart(monkeypatch: pytest.MonkeyPatch) -
     attempt = Attempt.begin(variables)
     assert (attempt.job, attempt.host, attempt.restarts) == ("5_3", "n1", 2)
     assert json.loads(json.dumps(attempt.finished(0).status)) == 0
+
+
+def test_a_merge_fails_where_no_block_of_an_expected_file_is_there(
+    grid: Grid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin_blocks(grid, [0, 1, 2, 3])
+    kl = str(file_of(grid).relative_to(grid.root))
+    assert merge(["--root", str(grid.root), "--expect", kl, "embeddings/digits/digits-vit/test.h5"]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 5 blocks are missing: 4 (rows 8-9)" in said
+    assert "no block is there of: embeddings/digits/digits-vit/test.h5. Run the stages" in said
+
+
+def test_a_merge_of_all_blocks_gives_the_file_and_keeps_it(grid: Grid) -> None:
+    begin_blocks(grid, [0, 1, 2, 3, 4])
+    kl = str(file_of(grid).relative_to(grid.root))
+    for _ in range(2):
+        assert merge(["--root", str(grid.root), "--expect", kl]) == 0
+    assert file_of(grid).exists()

@@ -63,7 +63,7 @@ def until(true: Callable[[], bool], what: str, timeout: float = 300.0) -> None:
     end = time.monotonic() + timeout
     while not true():
         assert time.monotonic() < end, f"timed out: {what}"
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 @pytest.fixture(scope="session")
