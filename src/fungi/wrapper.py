@@ -126,12 +126,13 @@ class FUNGIWrapper:
         given = [rgb(image, f"image {index}") for index, image in enumerate(images)]
         if not given:
             raise FungiError("the list of images is empty.")
-        names = [content_id(image) for image in given]
+        generators = self._generators()
+        names = [content_id(image, generators) for image in given]
         prepared = {
             views.identity: views.collate(
                 [prepare(views, image, self.seed, name) for image, name in zip(given, names, strict=True)]
             )
-            for views in self._generators()
+            for views in generators
         }
         return self._features(prepared)
 

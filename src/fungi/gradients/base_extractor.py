@@ -149,7 +149,7 @@ class BaseGradientExtractor(ABC):
 
     def forward(self, images: Sequence[Image.Image]) -> Float[Tensor, "b p"]:
         """Projected gradients of a list of images, not normalised; of several layers side by side."""
-        prepared = [prepare(self.views, image, self.seed, content_id(image)) for image in images]
+        prepared = [prepare(self.views, image, self.seed, content_id(image, [self.views])) for image in images]
         batch = self.views.collate(prepared)
         extracted = self.engine.extract(batch, of_batch(self.views, batch), {"loss": self.loss})
         return torch.cat(list(extracted.gradients["loss"].values()), dim=1)

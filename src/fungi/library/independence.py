@@ -39,6 +39,6 @@ def _gradients(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) 
     """Raw gradients in float32, whatever the extractor computes in."""
     engine = GradientEngine(extractor.model, extractor.engine.targets, device=extractor.device, views_per_forward=2**20)
     views = extractor.views
-    batch = views.collate([prepare(views, image, extractor.seed, content_id(image)) for image in images])
+    batch = views.collate([prepare(views, image, extractor.seed, content_id(image, [views])) for image in images])
     extracted = engine.extract(batch, of_batch(views, batch), {"loss": extractor.loss})
     return torch.cat([gradient.flatten(1) for gradient in extracted.gradients["loss"].values()], dim=1)

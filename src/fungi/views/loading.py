@@ -38,7 +38,7 @@ class PreparedViews(Dataset):
         """Prepared views of a row, one entry per generator; an error travels back as a value, its text unharmed."""
         try:
             item = self.samples.load(row)
-            sample_id = content_id(item) if self.by_content else self.samples.ids[row]
+            sample_id = content_id(item, self.generators) if self.by_content else self.samples.ids[row]
             return [prepare(generator, item, self.seed, sample_id) for generator in self.generators]
         except FungiError as error:
             return error
@@ -47,14 +47,23 @@ class PreparedViews(Dataset):
         return len(self.samples)
 
 
-def content_id(image: Image.Image) -> str:
-    """A name for the pixels of an image: equal for equal images."""
+def content_id(image: Image.Image, generators: Sequence[ViewGenerator]) -> str:
+    """A name for the pixels of an image: equal for equal images. Empty where no generator draws anything."""
+    if all(is_deterministic(generator) for generator in generators):
+        return ""
     size = f"{image.mode} {image.size}"
     return hashlib.blake2b(size.encode() + image.tobytes(), digest_size=16).hexdigest()
 
 
+def is_deterministic(generator: ViewGenerator) -> bool:
+    """Whether a generator says of itself that it draws nothing; such views need no seed, which takes time."""
+    return getattr(generator, "deterministic", False)
+
+
 def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str) -> Any:
     """The prepared views of an item; what is random in them depends on the seed and the sample's id alone."""
+    if is_deterministic(generator):
+        return generator.prepare(item)
     with seeded(seed, "views", generator.kind, sample_id):
         return generator.prepare(item)
 

@@ -30,6 +30,7 @@ class PatchGrid:
     stride_scale: int = 6
 
     kind = "patches"
+    deterministic = True
 
     def __post_init__(self) -> None:
         if self.grid < 1 or self.stride_scale < 1 or self.stride < 1:

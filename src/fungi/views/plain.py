@@ -19,6 +19,7 @@ class PlainView:
     input: ImageInput
 
     kind = "plain"
+    deterministic = True
     n_views = 1
 
     @property
