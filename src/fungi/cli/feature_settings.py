@@ -6,9 +6,9 @@ Files are found by dataset and backbone below `--root`, or given one by one with
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from fungi.combine.few_shot import few_shot_rows
+from fungi.combine.few_shot import few_shot_rows, stratified_rows
 from fungi.errors import FungiError
 from fungi.report.result_file import ResultFile, Run
 from fungi.settings import as_json, setting
@@ -99,10 +99,15 @@ class FewShotSettings(FeatureSettings):
     few_shot_seed: tuple[int, ...] = setting(
         (), "draw the shots at random, once per seed given; the first ones in file order if absent"
     )
+    few_shot_sampling: Literal["balanced", "stratified"] = setting(
+        "balanced", "as many shots of each class, or shares as in the train split (the published rule for texts)"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least_one(self, "shots")
+        if self.few_shot_sampling != "balanced" and self.shots is None:
+            raise FungiError("--few-shot-sampling draws shots: give their number with --shots.")
         if self.few_shot_seed and self.shots is None:
             raise FungiError("--few-shot-seed draws shots: give their number with --shots.")
 
@@ -112,7 +117,10 @@ class FewShotSettings(FeatureSettings):
 
     def rows(self, targets: Any, draw: int | None) -> Any:
         """The train rows to fit on, ascending; None for all."""
-        return None if self.shots is None else few_shot_rows(targets, self.shots, draw)
+        if self.shots is None:
+            return None
+        choose = few_shot_rows if self.few_shot_sampling == "balanced" else stratified_rows
+        return choose(targets, self.shots, draw)
 
     def task_name(self, task: str) -> str:
         """The task with its shots: `knn`, `knn-5shot`."""
@@ -145,6 +153,7 @@ def _unusual(settings: FeatureSettings) -> list[str]:
         "tolerance": "tol",
         "solver": "",
         "combinations": "",
+        "few_shot_sampling": "",
     }
     defaults = {field.name: field.default for field in fields(settings)}
     return [
