@@ -1,11 +1,11 @@
-# make demo | make test | make check : each sets everything up first (a virtual environment in .venv).
+# make demo | make demo-text | make demo-audio | make test | make check : each sets everything up first (a virtual environment in .venv).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?=
 
-.PHONY: setup demo test check format lint types fast clean
+.PHONY: setup demo demo-text demo-audio test check format lint types fast clean
 
 setup: $(READY)
 
@@ -20,6 +20,12 @@ $(READY): requirements.txt requirements-dev.txt pyproject.toml
 
 demo: setup
 	$(BIN)/fungi demo
+
+demo-text: setup
+	$(BIN)/fungi demo-text
+
+demo-audio: setup
+	$(BIN)/fungi demo-audio
 
 test: setup format lint types
 	$(BIN)/python -m pytest -n 2
@@ -39,4 +45,4 @@ fast: setup
 	$(BIN)/python -m pytest -n 2 -m "not slow and not slurm"
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) demo demo-text demo-audio .mypy_cache .ruff_cache .pytest_cache

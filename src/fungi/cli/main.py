@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "demo": ("fungi.cli.demo", "the main job on embedded data, from images to the kNN table"),
+    "demo-text": ("fungi.cli.demo_text", "the same for texts that come with Python"),
+    "demo-audio": ("fungi.cli.demo_audio", "the same for synthetic sounds"),
     "list": ("fungi.cli.enumerate", "the names of datasets, backbones, objectives"),
     "projection": ("fungi.cli.generate_projection_matrix", "write a random projection matrix"),
     "extract": ("fungi.cli.extract", "write embeddings"),
@@ -14,6 +16,9 @@ COMMANDS = {
     "knn": ("fungi.cli.knn_concat", "kNN over every combination of features"),
     "linear": ("fungi.cli.train_linear_concat_grads", "logistic regression over nested combinations of features"),
     "retrieval": ("fungi.cli.retrieval_eval", "landmark retrieval over every combination of features"),
+    "cluster": ("fungi.cli.cluster", "k-means with Hungarian matching over nested combinations of features"),
+    "analyse": ("fungi.cli.analyse", "likeness of features, accuracy by shots and by layer"),
+    "in-context": ("fungi.cli.in_context", "retrieve examples for a language model, ask it, score its answers"),
     "ablate": ("fungi.cli.ablate", "the paper's ablations: extraction, kNN and table"),
     "report": ("fungi.cli.report", "tables and plots from result files, beside the published numbers"),
     "submit": ("fungi.cli.submit", "submit the grid to SLURM"),

@@ -1,0 +1,71 @@
+"""Prompts of in-context classification, and the files of prompts and answers: one JSON object per line."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fungi.errors import FungiError
+from fungi.runtime.files import written_whole
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One query: its id in the dataset, its label name, and what is sent."""
+
+    id: str
+    label: str
+    messages: Messages
+
+
+def compose(query: str, examples: Sequence[tuple[str, str]], names: Sequence[str], task: str) -> Messages:
+    """The messages of one query (spec text 5.1): task, label names, form of the answer, examples, query."""
+    instruction = (
+        f"Classify a text. Task: {task}. The labels are:\n{', '.join(names)}\n"
+        "Answer with exactly one of these labels and nothing else: no explanation, no punctuation, no quotes."
+    )
+    shown = "\n\n".join(f"Text: {text}\nLabel: {label}" for text, label in examples)
+    return [
+        {"role": "system", "content": instruction},
+        {"role": "user", "content": f"Examples:\n\n{shown}\n\nText: {query}\nLabel:"},
+    ]
+
+
+def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
+    """Write a file of prompts, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text("".join(json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts))
+
+
+def read_answers(path: Path) -> dict[str, str]:
+    """Answers by query id; empty where there is no file. FungiError naming the line that is none.
+
+    Of several answers to a query the last one counts. A last line that was not written to its end is left out.
+    """
+    return dict(_answers(path)) if path.exists() else {}
+
+
+def _answers(path: Path) -> Iterator[tuple[str, str]]:
+    lines = path.read_text().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            found = json.loads(line)
+            yield found["id"], found["answer"]
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines) and not line.endswith("\n"):
+                return
+            raise FungiError(
+                f'{path}, line {number} is no answer. Each line is {{"id": ..., "answer": ...}}; mend or remove it.'
+            ) from None
+
+
+def append_answer(path: Path, prompt: Prompt, answer: str) -> None:
+    """Keep one answer as soon as it is there, in place of a last line that was not written to its end."""
+    line = json.dumps({"id": prompt.id, "answer": answer}, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(line.encode())

@@ -1,0 +1,50 @@
+"""In-context example retrieval, no language model in sight: neighbours in order, proxies, scoring (spec text 5.1)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Integer
+from torch import Tensor
+
+from fungi.evaluators.knn import majority_vote, nearest_rows, rows_in_memory
+
+
+def examples_in_order(train: Float[Tensor, "n r"], queries: Float[Tensor, "q r"], k: int) -> Int64[Tensor, "q k"]:
+    """Train rows that are nearest to each query, the nearest first; equal distances in the order of the rows."""
+    rows = nearest_rows(rows_in_memory(train), queries, k).sort(dim=1).values
+    train, queries = train.cpu().double(), queries.cpu().double()
+    distances = torch.stack([(train[near] - query).norm(dim=1) for near, query in zip(rows, queries, strict=True)])
+    return rows.gather(1, distances.argsort(dim=1, stable=True))
+
+
+def proxies(
+    examples: Int64[Tensor, "q k"], train_labels: Integer[np.ndarray, " n"], labels: Integer[np.ndarray, " q"]
+) -> dict[str, float]:
+    """What examples promise before any model reads them.
+
+    contains-label: share of queries that have an example of the right label; majority-accuracy: share of queries whose
+    examples have the right label most often.
+    """
+    of_examples = train_labels[examples.numpy()]  # [q k]
+    return {
+        "contains-label": float((of_examples == labels[:, None]).any(axis=1).mean()),
+        "majority-accuracy": float((majority_vote(of_examples) == labels).mean()),
+    }
+
+
+def score_answers(
+    answers: Mapping[str, str], expected: Mapping[str, str], names: Sequence[str]
+) -> dict[str, float | int]:
+    """Exact match of answered label names, over the queries that have an answer.
+
+    answers, expected: by query. Answers that are no label name count as wrong, and are counted.
+    """
+    answered = [query for query in expected if query in answers]
+    right = sum(answers[query].strip() == expected[query] for query in answered)
+    known = set(names)
+    return {
+        "answer-accuracy": right / len(answered) if answered else float("nan"),
+        "answered": len(answered),
+        "no-label": sum(answers[query].strip() not in known for query in answered),
+    }

@@ -1,0 +1,228 @@
+"""In-context retrieval from feature files to scores, against a local server that plays the language model."""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fungi.cli.chat_endpoint import ChatEndpoint
+from fungi.cli.extract_gradients import run as extract
+from fungi.cli.gradient_settings import GradientSettings
+from fungi.cli.in_context import InContextSettings, main, run
+from fungi.cli.prompts import compose
+from fungi.data.base import open_split
+from fungi.errors import FungiError, RefusedJoinError
+from fungi.evaluators.in_context import examples_in_order, proxies, score_answers
+
+TEXTS = {"World": "peace talks in Geneva", "Sports": "late goal wins match", "Business": "shares and profits fall"}
+
+
+def write_data(folder: Path, rows: dict[str, int], word: str = "day") -> None:
+    (folder / "ag-news").mkdir(parents=True, exist_ok=True)
+    for split, count in rows.items():
+        lines = [
+            json.dumps({"text": f"{text}, {word} {number}", "label": label})
+            for number in range(count)
+            for label, text in TEXTS.items()
+        ]
+        (folder / "ag-news" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of a few texts; `data` and `features` in one folder."""
+    folder = tmp_path_factory.mktemp("in-context")
+    write_data(folder / "data", {"train": 6, "test": 2})
+    extract(
+        GradientSettings(
+            dataset="ag-news",
+            backbone="tiny-bert",
+            data_dir=folder / "data",
+            root=folder / "features",
+            objective=("kl",),
+            with_embeddings=True,
+            device="cpu",
+        )
+    )
+    return folder
+
+
+@pytest.fixture
+def settings(extracted: Path, tmp_path: Path) -> InContextSettings:
+    """Its features under a root of the test's own."""
+    root = tmp_path / "features"
+    root.mkdir()
+    for name in ("embeddings", "gradients"):
+        (root / name).symlink_to(extracted / "features" / name)
+    return InContextSettings(
+        dataset="ag-news", backbone="tiny-bert", root=(root,), data_dir=extracted / "data", k=3, device="cpu"
+    )
+
+
+class Stub:
+    """A chat endpoint that answers with the label of the first example, and can fail first."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.failures: list[int] = []
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                stub.requests.append({"path": self.path, **content})
+                stub.keys.append(self.headers.get("Authorization"))
+                if stub.failures:
+                    self.send_error(stub.failures.pop(0))
+                    return
+                label = content["messages"][1]["content"].split("Label: ")[1].split("\n")[0]
+                body = json.dumps({"choices": [{"message": {"role": "assistant", "content": f" {label}\n"}}]}).encode()
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *given: Any) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    served = Stub()
+    thread = threading.Thread(target=served.server.serve_forever, daemon=True)
+    thread.start()
+    yield served
+    served.server.shutdown()
+    served.server.server_close()
+    thread.join()
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_prompts_hold_task_labels_examples_and_query(settings):
+    content = run(settings)
+    assert set(content["results"]) == {"embeddings", "embeddings+kl"}
+    folder = settings.root[0] / "in-context" / "ag-news" / "tiny-bert"
+    prompts = lines(folder / "embeddings+kl.prompts.jsonl")
+    test = open_split("ag-news", "test", settings.data_dir)
+    assert [prompt["id"] for prompt in prompts] == list(test.ids)
+    for row, prompt in enumerate(prompts):
+        system, user = (message["content"] for message in prompt["messages"])
+        assert "World, Sports, Business, Sci/Tech" in system
+        assert "nothing else" in system
+        assert user.count("Text: ") == 4  # three examples and the query
+        assert user.endswith(f"Text: {test.load(row)}\nLabel:")
+        assert prompt["label"] == test.class_names[test.targets[row]]
+    for scores in content["results"].values():
+        assert scores["contains-label"] == 1.0
+        assert "answer-accuracy" not in scores
+
+
+def test_examples_come_nearest_first_and_equal_ones_in_order():
+    train = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.9, 0.1], [1.0, 0.0]])
+    found = examples_in_order(train, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 3)
+    assert found.tolist() == [[1, 3, 2], [0, 2, 1]]
+
+
+def test_proxies_equal_counting_by_hand():
+    examples, train = torch.tensor([[0, 1, 2], [2, 3, 0], [1, 1, 0]]), np.array([0, 0, 1, 1])
+    assert proxies(examples, train, np.array([0, 0, 1])) == {"contains-label": 2 / 3, "majority-accuracy": 1 / 3}
+
+
+def test_answers_are_scored_by_exact_match():
+    scores = score_answers({"a": " x\n", "b": "X", "c": "y", "z": "x"}, dict.fromkeys("abcd", "x"), ["x", "y"])
+    assert scores == {"answer-accuracy": 1 / 3, "answered": 3, "no-label": 1}
+
+
+def test_an_endpoint_is_asked_once_per_query_and_scored(settings, stub, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "secret")
+    asking = replace(settings, endpoint=stub.url, model="small", key_variable="MY_KEY")
+    content = run(asking)
+    assert content["results"]["embeddings"]["answer-accuracy"] == 1.0
+    assert content["results"]["embeddings"]["answered"] == 6
+    assert len(stub.requests) == 12  # six queries, twice
+    assert {request["path"] for request in stub.requests} == {"/v1/chat/completions"}
+    assert all(request["temperature"] == 0 and request["model"] == "small" for request in stub.requests)
+    assert set(stub.keys) == {"Bearer secret"}
+    run(asking)
+    assert len(stub.requests) == 12  # all answered already
+    everything = "".join(path.read_text() for path in settings.root[0].rglob("*.json*") if path.is_file())
+    assert "secret" not in everything
+
+
+def test_answers_from_elsewhere_are_scored_and_a_torn_line_is_asked_again(settings, stub):
+    run(settings)
+    file = settings.file(("embeddings",), "answers")
+    prompts = lines(settings.file(("embeddings",), "prompts"))
+    wrong = json.dumps({"id": prompts[0]["id"], "answer": "no idea"}) + "\n"
+    file.write_text(wrong + '{"id": "' + prompts[1]["id"])
+    assert run(settings)["results"]["embeddings"] == pytest.approx(
+        {"contains-label": 1.0, "majority-accuracy": 1.0, "answer-accuracy": 0.0, "answered": 1, "no-label": 1}
+    )
+    scores = run(replace(settings, endpoint=stub.url))["results"]["embeddings"]
+    assert scores["answered"] == 6
+    assert scores["answer-accuracy"] == pytest.approx(5 / 6)
+
+
+def test_a_line_that_is_no_answer_is_named(settings):
+    file = settings.file(("embeddings",), "answers")
+    file.parent.mkdir(parents=True)
+    file.write_text('{"id": "x"}\n')
+    with pytest.raises(FungiError, match=r"answers.jsonl, line 1 is no answer"):
+        run(settings)
+
+
+def test_requests_that_may_go_well_later_are_repeated(stub):
+    stub.failures = [503, 429]
+    waits: list[float] = []
+    messages = compose("q", [("a", "World")], ["World"], "t")
+    assert ChatEndpoint(stub.url, "m", wait=waits.append).ask(messages).strip() == "World"
+    assert waits == [2.0, 4.0]
+
+
+def test_an_endpoint_that_refuses_is_quoted_and_answers_are_kept(settings, stub, capsys):
+    stub.failures = []
+    run(replace(settings, endpoint=stub.url, queries=2))
+    stub.failures = [401]
+    with pytest.raises(FungiError, match=r"gave no answer \(401 .*What was answered is kept"):
+        run(replace(settings, endpoint=stub.url))
+    assert len(lines(settings.file(("embeddings",), "answers"))) == 2
+
+
+def test_an_endpoint_that_is_not_there_is_named():
+    endpoint = ChatEndpoint("http://127.0.0.1:9/v1", "m", tries=2, wait=lambda seconds: None)
+    with pytest.raises(FungiError, match=r"http://127.0.0.1:9/v1/chat/completions gave no answer \(URLError"):
+        endpoint.ask([])
+
+
+def test_features_of_other_texts_are_refused(settings, tmp_path):
+    write_data(tmp_path / "other", {"train": 6, "test": 2}, word="night")
+    with pytest.raises(RefusedJoinError, match=r"was made of other texts.*Extract the features again"):
+        run(replace(settings, data_dir=tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--k", "0"], "--k and --queries have to be at least 1"),
+        (["--endpoint", "localhost"], "'localhost' is no address. Write it as http://localhost:8000/v1"),
+        (["--dataset", "digits"], "dataset 'digits' has no texts but vision"),
+    ],
+)
+def test_settings_that_can_not_be_are_refused_in_one_line(arguments, complaint, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.strip().count("\n") == 0
