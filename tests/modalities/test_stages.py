@@ -1,0 +1,116 @@
+"""The laws of the stages over texts and sounds: files don't depend on batches, workers, shards or interruptions."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from fungi.cli.extract import main as extract_embeddings
+from fungi.cli.extract_gradients import main as extract
+from fungi.runtime.log import logger
+from tests.data.makers import makers
+
+CASES = {"trec": "tiny-bert", "speech-commands": "tiny-ssast"}
+FILES = ("embeddings/{0}/{1}/{2}.h5", "gradients/{0}/{1}/kl-{2}.h5", "gradients/{0}/{1}/simclr-{2}.h5")
+Stage = Callable[..., Path]
+
+
+@pytest.fixture(params=CASES, scope="module")
+def dataset(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def stage(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """Root, more arguments -> the root, with the features of a miniature dataset."""
+    data = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        makers()[dataset].make(data, patch)
+
+    def run(root: Path, *more: str, command: Callable[[list[str]], int] = extract) -> Path:
+        given = ["--dataset", dataset, "--backbone", CASES[dataset], "--data-dir", str(data), "--root", str(root)]
+        given += ["--device", "cpu", "--block-size", "2", *more]
+        if command is extract:
+            given += ["--objective", "kl", "simclr", "--with-embeddings"]
+        assert command(given) == 0
+        return root
+
+    logger.disabled = True
+    yield run
+    logger.disabled = False
+
+
+@pytest.fixture(scope="module")
+def whole(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stage(tmp_path_factory.mktemp("whole"))
+
+
+def assert_same_files(root: Path, other: Path, dataset: str, files: tuple[str, ...] = FILES) -> None:
+    for split in ("train", "test"):
+        for pattern in files:
+            name = pattern.format(dataset, CASES[dataset], split)
+            with h5py.File(root / name) as first, h5py.File(other / name) as second:
+                assert set(first) == set(second)
+                for key in first:
+                    assert_alike(first[key][:], second[key][:], f"{name}:{key}")
+
+
+def assert_alike(made: np.ndarray, wanted: np.ndarray, what: str) -> None:
+    if made.ndim == 1:
+        np.testing.assert_array_equal(made, wanted)
+        return
+    cosine = (made * wanted).sum(1) / np.linalg.norm(made, axis=1) / np.linalg.norm(wanted, axis=1)
+    norms = np.linalg.norm(made, axis=1) / np.linalg.norm(wanted, axis=1)
+    # Padding differs with the batch, and with it the order of float32 sums; views of a text hardly differ, so that
+    # the gradient of their similarity is a small difference.
+    assert cosine.min() > 1 - 1e-4, f"{what}: cosine {cosine}"
+    assert np.abs(norms - 1).max() < 5e-3, f"{what}: relative norms {norms}"
+
+
+def test_files_do_not_depend_on_batches(dataset: str, stage: Stage, whole: Path, tmp_path: Path) -> None:
+    assert_same_files(stage(tmp_path, "--batch-size", "1", "--views-per-forward", "1"), whole, dataset)
+
+
+def test_files_do_not_depend_on_workers(dataset: str, stage: Stage, whole: Path, tmp_path: Path) -> None:
+    assert_same_files(stage(tmp_path, "--num-workers", "1"), whole, dataset)
+
+
+def test_files_do_not_depend_on_shards_and_interruptions(
+    dataset: str, stage: Stage, whole: Path, tmp_path: Path
+) -> None:
+    stage(tmp_path, "--shard", "2/2")
+    assert not (tmp_path / FILES[0].format(dataset, CASES[dataset], "train")).exists()
+    stage(tmp_path)  # what is missing, as after an interruption
+    assert_same_files(tmp_path, whole, dataset)
+
+
+def test_embeddings_alone_are_those_beside_gradients(dataset: str, stage: Stage, whole: Path, tmp_path: Path) -> None:
+    assert_same_files(stage(tmp_path, command=extract_embeddings), whole, dataset, FILES[:1])
+
+
+def test_profiles_have_files_of_their_own(dataset: str, stage: Stage, whole: Path, tmp_path: Path) -> None:
+    stage(tmp_path, "--profile", "published")
+    name = FILES[2].format(dataset, CASES[dataset], "train")
+    with h5py.File(tmp_path / name) as published, h5py.File(whole / name) as clean:
+        cosine = np.sum(published["attn_proj"][:] * clean["attn_proj"][:], axis=1)
+        cosine /= np.linalg.norm(published["attn_proj"][:], axis=1) * np.linalg.norm(clean["attn_proj"][:], axis=1)
+    assert cosine.min() < 0.99
+
+
+def test_a_backbone_of_another_modality_is_refused(
+    dataset: str, stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--dataset", dataset, "--backbone", "digits-vit", "--root", str(tmp_path)]
+    assert extract(given) == 2
+    assert "backbone 'digits-vit' takes vision, dataset" in capsys.readouterr().err
+
+
+def test_an_objective_without_views_for_the_modality_is_refused(
+    dataset: str, stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(AssertionError):
+        stage(tmp_path, "--objective", "dino", "--with-embeddings", command=lambda given: extract(given))
+    said = capsys.readouterr().err
+    assert "objective dino: unknown kind of" in said
