@@ -22,6 +22,9 @@ def run_command(
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Parse `arguments` (the process's own by default) into settings and run; the exit status."""
+    # Threads that wait for each other asleep, not spinning: on a processor that others use too, spinning costs several
+    # times the work. Has to be said before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     log.configure()
     try:
         settings = parse(settings_type, arguments, program=program, description=description)

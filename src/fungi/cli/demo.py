@@ -102,7 +102,8 @@ def _draw(settings: DemoSettings, result: dict[str, Any]) -> Path:
     from fungi.report.neighbours import draw_neighbours
 
     combined = "+".join(FEATURES)
-    before, after = (result["results"][name]["predictions"] for name in (FEATURES[0], combined))
+    first = result.get("runs", [result])[0]["results"]
+    before, after = (first[name]["predictions"] for name in (FEATURES[0], combined))
     rows = [row for row, (a, b) in enumerate(zip(before, after, strict=True)) if a != b][:6]
     train, test = (open_split("digits", split, Path()) for split in ("train", "test"))
     path = settings.root / "neighbours.png"
