@@ -1,0 +1,50 @@
+"""The mean over the five folds of ESC-50, from the result files of the five datasets.
+
+    python scripts/average_folds.py --root features --backbone patch-ssast
+    python scripts/average_folds.py --root features --backbone patch-ssast --task knn-5shot
+
+Extract and evaluate esc-50 and esc-50-fold2 to esc-50-fold5 first. The published numbers are fold 1 alone.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fungi.cli.command import run_command
+from fungi.errors import MissingFilesError
+from fungi.report.gain_table import print_gain_table
+from fungi.report.result_file import read_result, summary_of_runs
+from fungi.settings import setting
+from fungi.store.layout import Layout
+
+DATASETS = ("esc-50", *(f"esc-50-fold{fold}" for fold in range(2, 6)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldSettings:
+    """Which results to average."""
+
+    root: Path = setting(Path("features"), "folder of the feature files")
+    backbone: str = setting("patch-ssast", "backbone that was evaluated")
+    task: str = setting("knn", "evaluation: knn, knn-5shot, ...")
+
+
+def average(settings: FoldSettings) -> None:
+    """Print the table; MissingFilesError naming the folds that were not evaluated."""
+    paths = [Layout(settings.root).results(settings.task, name, settings.backbone) for name in DATASETS]
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise MissingFilesError(f"there is no {', '.join(missing)}. Evaluate these folds first.")
+    runs = [read_result(path)["results"] for path in paths]
+    print_gain_table({f"{settings.task}, five folds": {"results": summary_of_runs(runs), "runs": runs}})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(
+        FoldSettings, average, program="average_folds.py", description=__doc__ or "", arguments=arguments
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""The mean over the folds of ESC-50."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from fungi.store.layout import Layout
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "average_folds.py"
+
+
+@pytest.fixture
+def average():
+    spec = importlib.util.spec_from_file_location("average_folds", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def write(root: Path, dataset: str, accuracy: float) -> None:
+    path = Layout(root).results("knn", dataset, "patch-ssast")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"results": {"embeddings": {"accuracy": accuracy, "predictions": [1]}}}))
+
+
+def test_the_table_shows_mean_and_deviation_of_five_folds(average, tmp_path, capsys):
+    for fold, accuracy in enumerate((0.40, 0.42, 0.44, 0.46, 0.48), start=1):
+        write(tmp_path, "esc-50" if fold == 1 else f"esc-50-fold{fold}", accuracy)
+    assert average(["--root", str(tmp_path)]) == 0
+    assert "44.0 ± 2.8" in capsys.readouterr().out
+
+
+def test_folds_that_were_not_evaluated_are_named(average, tmp_path, capsys):
+    write(tmp_path, "esc-50", 0.4)
+    assert average(["--root", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "esc-50-fold2" in error
+    assert "esc-50-fold5" in error
+    assert "Evaluate these folds first" in error
