@@ -116,3 +116,21 @@ class DeepClusterConfig(ExtractorConfig):
     prototype_heads: int = 3
     iterations: int = 10
     latent_dim: int = 128
+
+
+@dataclass
+class IBOTConfig(ExtractorConfig):
+    """iBOT (paper, figure 10); for timm's vision transformers with a class token.
+
+    patch_size: of the model, in pixels; mask_ratio: share of masked patches; class_loss: False for masked image
+    modelling alone; temperatures and latent_dim: as for DINO.
+    """
+
+    extractor = "IBOTGradientsExtractor"
+
+    teacher_temperature: float = 0.07
+    student_temperature: float = 0.1
+    latent_dim: int = 2048
+    patch_size: int = 16
+    mask_ratio: float = 0.3
+    class_loss: bool = True

@@ -202,7 +202,8 @@ class FUNGIWrapper:
 
     def _extractor(self, config: Any) -> BaseGradientExtractor:
         extractor = config.get_extractor(base_params=dict(self.base_params))
-        extractor.engine = self.engine  # one engine, one projection matrix on the device
+        # One engine, one projection matrix on the device.
+        extractor.engine = self.engine.for_tokens() if extractor.tokens else self.engine
         return extractor
 
     def _generators(self) -> list[ViewGenerator]:
@@ -216,7 +217,8 @@ class FUNGIWrapper:
         for identity, group in self._sharing_forwards().items():
             batch = prepared[identity]
             losses = {str(number): self.extractors[number].loss for number in group}
-            extracted = self.engine.extract(batch, of_batch(self.extractors[group[0]].views, batch), losses)
+            first = self.extractors[group[0]]
+            extracted = first.engine.extract(batch, of_batch(first.views, batch), losses)
             for name, gradients in extracted.gradients.items():
                 made[int(name)] = torch.cat([self._part(gradient, int(name)) for gradient in gradients.values()], dim=1)
             if identity == self._plain_identity:

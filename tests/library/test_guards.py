@@ -136,7 +136,10 @@ def test_no_setup_is_named() -> None:
         (lambda: wrap(configs=[SimCLRConfig(num_patches=5)]), "num_patches 5 is not a square number"),
         (lambda: wrap(model=nn.Conv2d(3, 4, 3), layer=""), "layer '' is not path"),
         (lambda: wrap(model=nn.Sequential(nn.Conv2d(3, 4, 3)), layer="0"), r"gives shape \[1, 4, 30, 30\].*\[b, d\]"),
-        (lambda: ready(configs=[DeepClusterConfig(prototypes=3000)]), "prototypes is 3000, but there are only 12 train images"),
+        (
+            lambda: ready(configs=[DeepClusterConfig(prototypes=3000)]),
+            "prototypes is 3000, but there are only 12 train images",
+        ),
         (lambda: ready()([]), "the list of images is empty"),
         (lambda: ready()([torch.zeros(3, 32, 32)]), "image 0 is a Tensor, not a PIL image"),
         (lambda: wrap().setup([]), "the dataset is empty"),

@@ -49,7 +49,7 @@ def gradient_features(settings: GradientSettings, around: Surroundings) -> list[
     logger.info(f"gradients of {', '.join(target.spec for target in targets)}; path: {engine.encoder.path}")
     births = _layer_births(targets, matrices)
     features = [
-        Feature(objective.name, objective.views, engine, objective, births)
+        Feature(objective.name, objective.views, _engine_of(objective, engine), objective, births)
         for objective in bound_objectives(settings, around, engine)
     ]
     return [_shared_embedding_feature(around, engine), *features] if settings.with_embeddings else features
@@ -129,6 +129,10 @@ def bound_objectives(settings: GradientSettings, around: Surroundings, engine: G
         )
         bound.append(with_support(objective.to(around.device), around, engine))
     return bound
+
+
+def _engine_of(objective: BoundObjective, engine: GradientEngine) -> GradientEngine:
+    return engine.for_tokens() if objective.objective.tokens else engine
 
 
 def _shared_embedding_feature(around: Surroundings, engine: GradientEngine) -> Feature:

@@ -11,6 +11,7 @@ _EXTRACTORS = (
     "DINOGradientsExtractor",
     "SimCLRGradientsExtractor",
     "DeepClusterGradientsExtractor",
+    "IBOTGradientsExtractor",
 )
 
 

@@ -43,6 +43,7 @@ class BaseGradientExtractor(ABC):
     """
 
     default_latent_dim = 768
+    tokens = False
 
     def __init__(
         self,
@@ -122,7 +123,8 @@ class BaseGradientExtractor(ABC):
     def engine(self) -> GradientEngine:
         """What encodes and differentiates. Extractors of one wrapper share it."""
         settings = EngineSettings(self.device, self.dtype, self._given_projection, self.seed)
-        return assemble_engine(self.model, self.layers, self.embeddings_dim, settings)
+        engine = assemble_engine(self.model, self.layers, self.embeddings_dim, settings)
+        return engine.for_tokens() if self.tokens else engine
 
     @property
     def dtype(self) -> torch.dtype:

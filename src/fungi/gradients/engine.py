@@ -6,6 +6,7 @@ the activations to `[b o i]`. Groups of a batch are projected together.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -102,6 +103,14 @@ class GradientEngine:
         self.encoder: Encoder = pooled or WholeModel(model)
         for target in targets:
             _check_width(target, self.projectors.get(target.name))
+
+    def for_tokens(self) -> "GradientEngine":
+        """The same engine for losses of all tokens (`Objective.tokens`); FungiError where the model has none."""
+        from fungi.gradients.tokens import TokenEncoder  # builds on this module
+
+        other = copy(self)
+        other.encoder = TokenEncoder(self.model)
+        return other
 
     @torch.no_grad()
     def embed(self, batch: Any, views: ViewGenerator) -> Float[Tensor, "b v d"]:

@@ -19,6 +19,7 @@ from fungi.objectives.base import Objective, Support
 from fungi.objectives.binding import bind
 from fungi.objectives.deepcluster import DeepCluster
 from fungi.objectives.dino import DINO
+from fungi.objectives.ibot import IBOT
 from fungi.objectives.kl import KL
 from fungi.objectives.simclr import SimCLR
 from fungi.runtime.log import progress
@@ -216,3 +217,30 @@ class DeepClusterGradientsExtractor(ObjectiveExtractor):
     def compute_loss(self, latents: Float[Tensor, "m l"], views_per_sample: int, **kwargs: Any) -> Float[Tensor, " b"]:
         """Mean cross-entropy per sample."""
         return self.objective.prediction(latents.unflatten(0, (-1, views_per_sample)), self._supported())
+
+
+class IBOTGradientsExtractor(ObjectiveExtractor):
+    """Cross-entropy of crops and of masked patches (spec vision 4.5). The teacher's head is `teacher_projection`.
+
+    Its loss is of tokens: `latents` and `compute_loss` take them as the engine gives them.
+    """
+
+    objective_type = IBOT
+    default_latent_dim = 2048
+    tokens = True
+
+    def take_heads(self, heads: nn.ModuleDict) -> None:
+        """Student and teacher."""
+        self.projection_head, self.teacher_projection = heads["student"], heads["teacher"]
+
+    def heads(self) -> nn.ModuleDict:
+        """Student and teacher."""
+        return nn.ModuleDict({"student": self.projection_head, "teacher": self.teacher_projection})
+
+    def latents(self, embeddings: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
+        """Tokens as they are: the objective puts them through its heads."""
+        return embeddings
+
+    def compute_loss(self, latents: Float[Tensor, "m d"], views_per_sample: int, **kwargs: Any) -> Float[Tensor, " b"]:
+        """Loss per sample from the tokens of its views."""
+        return self.objective.loss(latents.unflatten(0, (-1, views_per_sample)), self.heads(), {})

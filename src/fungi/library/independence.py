@@ -4,6 +4,7 @@ Then a feature would depend on the company that its image is in, and accuracies 
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,6 @@ from torch.nn.functional import cosine_similarity
 
 from fungi.errors import FungiError
 from fungi.gradients.base_extractor import BaseGradientExtractor
-from fungi.gradients.engine import GradientEngine
 from fungi.views.loading import content_id, prepare
 from fungi.views.transforms import of_batch
 
@@ -37,7 +37,8 @@ def check_independence(extractor: BaseGradientExtractor, images: Sequence[Image.
 
 def _gradients(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) -> Float[Tensor, "b g"]:
     """Raw gradients in float32, whatever the extractor computes in."""
-    engine = GradientEngine(extractor.model, extractor.engine.targets, device=extractor.device, views_per_forward=2**20)
+    engine = copy(extractor.engine)
+    engine.projectors, engine.dtype, engine.views_per_forward = {}, torch.float32, 2**20
     views = extractor.views
     batch = views.collate([prepare(views, image, extractor.seed, content_id(image, [views])) for image in images])
     extracted = engine.extract(batch, of_batch(views, batch), {"loss": extractor.loss})

@@ -5,6 +5,7 @@ The library's users know the second kind: a callable that takes an image and ret
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -82,6 +83,6 @@ def views_of(transform: Transform, owner: str) -> ViewGenerator:
     return transform.generator if isinstance(transform, ViewTransform) else TransformedViews(transform, owner)
 
 
-def of_batch(views: ViewGenerator, batch: Tensor) -> ViewGenerator:
+def of_batch(views: ViewGenerator, batch: Any) -> ViewGenerator:
     """The generator, with the number of views that a prepared batch shows."""
     return replace(views, n_views=batch.shape[1]) if isinstance(views, TransformedViews) else views

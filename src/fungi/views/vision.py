@@ -11,6 +11,7 @@ KINDS = {
     "crops": ("fungi.views.crops", "Crops"),
     "patches": ("fungi.views.patches", "PatchGrid"),
     "random-crops": ("fungi.views.random_views", "RandomCrops"),
+    "masked-crops": ("fungi.views.masked_crops", "MaskedCrops"),
     "default": ("fungi.views.random_views", "ContrastiveViews"),
 }
 

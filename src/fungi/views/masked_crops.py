@@ -1,0 +1,121 @@
+"""Multi-crop views of iBOT: DINO's crops, with block-wise masks over patches of the global ones (spec vision 4.5)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from PIL import Image
+from torch import Tensor
+
+from fungi.errors import FungiError
+from fungi.views.crops import Crops
+from fungi.views.image import ImageInput
+
+ATTEMPTS = 10
+"""Tries to place one block."""
+ASPECT = 0.3
+"""Smallest ratio of a block's sides."""
+RANDOM_RATIOS = (0.1, 0.5)
+
+
+GLOBAL_CROPS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedCrops:
+    """In this order: masked global crops, local crops, and the global ones again, unmasked, for the teacher.
+
+    patch_size: of the backbone, in pixels; mask_ratio: share of the patches that are masked; random_ratio: instead, no
+    mask for half of the images and a uniform share of 0.1 to 0.5 for the others.
+    """
+
+    input: ImageInput
+    local_crops: int = 10
+    patch_size: int = 16
+    mask_ratio: float = 0.3
+    random_ratio: bool = False
+
+    kind = "masked-crops"
+
+    def __post_init__(self) -> None:
+        if self.patch_size < 1 or self.input.size % self.patch_size:
+            raise FungiError(f"patch_size {self.patch_size} does not divide the input size {self.input.size}.")
+        if not 0 <= self.mask_ratio < 1:
+            raise FungiError(f"mask_ratio {self.mask_ratio} has to be at least 0 and below 1.")
+        if self.local_crops < 1:
+            raise FungiError("local_crops has to be at least 1.")
+
+    @property
+    def identity(self) -> str:
+        """Equal for generators of the same views."""
+        return repr(self)
+
+    @property
+    def crops(self) -> Crops:
+        """The crops without masks."""
+        return Crops(input=self.input, global_crops=GLOBAL_CROPS, local_crops=self.local_crops)
+
+    @property
+    def n_views(self) -> int:
+        """Crops, and the global ones a second time."""
+        return self.crops.n_views + GLOBAL_CROPS
+
+    def prepare(self, item: Image.Image) -> dict[str, Tensor]:
+        """Crops `[v c h w]` and masks of the global ones `[g t]`, from torch's global stream."""
+        side = self.input.size // self.patch_size
+        crops = self.crops.prepare(item)
+        return {"pixels": crops, "mask": torch.stack([self._mask(side).flatten() for _ in range(GLOBAL_CROPS)])}
+
+    def collate(self, prepared: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Stack a batch."""
+        return {name: torch.stack([one[name] for one in prepared]) for name in prepared[0]}
+
+    def render(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Images `[b*v c h w]` and masks `[b*v t]` of all views."""
+        pixels, masks = batch["pixels"], batch["mask"]
+        views = torch.cat([pixels, pixels[:, :GLOBAL_CROPS]], dim=1)
+        unmasked = masks.new_zeros(len(masks), self.n_views - GLOBAL_CROPS, masks.shape[2])
+        return {"images": self.crops.render(views), "mask": torch.cat([masks, unmasked], dim=1).flatten(0, 1)}
+
+    def _mask(self, side: int) -> Bool[Tensor, "h w"]:
+        ratio = self.mask_ratio
+        if self.random_ratio:
+            low, high = RANDOM_RATIOS
+            ratio = low + (high - low) * _uniform() if _uniform() < 0.5 else 0.0
+        return block_mask(side, side, ratio)
+
+
+def block_mask(height: int, width: int, ratio: float) -> Bool[Tensor, "h w"]:
+    """Rectangles at random places, from torch's global stream, until about `ratio` of the patches is masked."""
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    smallest, left = (min(height, width) // 3) ** 2, round(ratio * height * width)
+    while left > 0:
+        placed = _place_block(mask, smallest, left)
+        if not placed:
+            break
+        left -= placed
+    return mask
+
+
+def _place_block(mask: Bool[Tensor, "h w"], smallest: int, left: int) -> int:
+    """Mask one more rectangle, of at most `left` patches that are not masked yet; how many they were."""
+    height, width = mask.shape
+    for _ in range(ATTEMPTS):
+        area = smallest + (max(left, smallest) - smallest) * _uniform()
+        aspect = math.exp(math.log(ASPECT) * (1 - 2 * _uniform()))
+        rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if not (0 < rows <= height and 0 < columns <= width):
+            continue
+        top, start = (int(torch.randint(size + 1, ())) for size in (height - rows, width - columns))
+        block = mask[top : top + rows, start : start + columns]
+        new = int((~block).sum())
+        if 0 < new <= left:
+            block[:] = True
+            return new
+    return 0
+
+
+def _uniform() -> float:
+    return float(torch.rand(()))

@@ -1,0 +1,140 @@
+"""iBOT: masks, tokens, and the loss against loops and autograd."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from fungi.config import IBOTConfig
+from fungi.errors import FungiError
+from fungi.gradients.tokens import TokenEncoder
+from fungi.objectives.ibot import IBOT
+from fungi.objectives.mim import MIM
+from fungi.views.image import ImageInput
+from fungi.views.masked_crops import MaskedCrops, block_mask
+from tests.library.models import build, pictures, wrap
+
+INPUT = ImageInput(size=32, resize=32)
+
+
+def entropy(student: Tensor, teacher: Tensor) -> float:
+    target, log_p = torch.softmax(teacher / 0.07, dim=-1), torch.log_softmax(student / 0.1, dim=-1)
+    return -float((target * log_p).sum())
+
+
+def test_the_loss_is_the_definition_in_loops() -> None:
+    objective = IBOT(latent_dim=6)
+    heads = objective.heads(5, seed=0)
+    torch.manual_seed(0)
+    tokens, mask = torch.randn(2, 6, 4, 5), torch.zeros(2, 6, 4)  # 2 masked, 2 local, 2 whole; class + 3 patches
+    mask[0, 0, 1], mask[0, 0, 3], mask[0, 1, 2], mask[1, 1, 1] = 1, 1, 1, 1
+    made = objective.loss(torch.cat([tokens, mask[..., None]], dim=-1).flatten(2), heads, {})
+    alone = MIM(latent_dim=6).loss(torch.cat([tokens, mask[..., None]], dim=-1).flatten(2), heads, {})
+    for sample in range(2):
+        s = heads["student"](normalize(tokens[sample], dim=-1))
+        t = heads["teacher"](normalize(tokens[sample], dim=-1))
+        pairs = [entropy(s[v, 0], t[4 + a, 0]) for a in range(2) for v in range(4) if v != a]
+        crops = []
+        for crop in range(2):
+            masked = [entropy(s[crop, p], t[4 + crop, p]) for p in range(1, 4) if mask[sample, crop, p]]
+            crops.append(sum(masked) / len(masked) if masked else 0.0)
+        assert float(alone[sample]) == pytest.approx(sum(crops) / 2, rel=1e-5)
+        assert float(made[sample]) == pytest.approx(sum(crops) / 2 + sum(pairs) / len(pairs), rel=1e-5)
+        assert len(pairs) == 6
+
+
+@pytest.mark.parametrize(("height", "width"), [(14, 14), (16, 16), (8, 8), (4, 4)])
+def test_masks_have_about_the_asked_share_and_never_more(height: int, width: int) -> None:
+    torch.manual_seed(1)
+    counts = [int(block_mask(height, width, 0.3).sum()) for _ in range(50)]
+    assert max(counts) <= math.ceil(0.3 * height * width)
+    assert sum(counts) / 50 > 0.27 * height * width  # what is left at the end may be too little for one more block
+
+
+def test_a_block_is_no_narrower_than_it_may_be() -> None:
+    """One block alone: its sides have a ratio of 0.3 to 1/0.3, up to rounding to whole patches."""
+    torch.manual_seed(2)
+    for _ in range(50):
+        mask = block_mask(14, 14, 16 / 196)  # as many patches as the smallest block has
+        if mask.any():
+            rows, columns = int(mask.any(dim=1).sum()), int(mask.any(dim=0).sum())
+            assert 0.2 <= rows / columns <= 5
+            assert int(mask.sum()) == rows * columns <= 16
+
+
+def test_no_share_is_no_mask() -> None:
+    assert not block_mask(14, 14, 0.0).any()
+    torch.manual_seed(0)
+    views = MaskedCrops(input=INPUT, patch_size=8, random_ratio=True)
+    empty = [not views.prepare(image)["mask"].any() for image in pictures(12)]
+    assert 0 < sum(empty) < 12
+
+
+def test_views_are_dinos_crops_with_the_global_ones_again() -> None:
+    views, image = MaskedCrops(input=INPUT, patch_size=8), pictures(1)[0]
+    torch.manual_seed(4)
+    made = views.render(views.collate([views.prepare(image)]))
+    torch.manual_seed(4)
+    plain = INPUT.views("crops")
+    expected = plain.render(plain.collate([plain.prepare(image)]))
+    assert views.n_views == 14
+    assert torch.equal(made["images"][:12], expected)
+    assert torch.equal(made["images"][12:], expected[:2])
+    assert made["mask"].shape == (14, 16)
+    assert made["mask"][:2].any(dim=1).all()
+    assert not made["mask"][2:].any()
+
+
+def test_tokens_are_the_models_and_masked_patches_are_gone() -> None:
+    model = build("timm").eval()
+    images, mask = torch.randn(2, 3, 32, 32), torch.zeros(2, 16, dtype=torch.bool)
+    mask[1, 3] = True
+    with torch.no_grad():
+        made = TokenEncoder(model)({"images": images, "mask": mask}).unflatten(1, (17, 25))
+        torch.testing.assert_close(made[0, :, :-1], model.forward_features(images[:1])[0])
+        changed = images.clone()
+        changed[1, :, :8, 24:] = 5.0  # the fourth patch
+        again = TokenEncoder(model)({"images": changed, "mask": mask}).unflatten(1, (17, 25))
+    torch.testing.assert_close(again, made)
+    assert made[..., -1].nonzero().tolist() == [[1, 4]]
+    assert not model.patch_embed._forward_hooks
+
+
+@pytest.mark.parametrize("layer", ["blocks.1.attn.proj", "blocks.0.mlp.fc1"])
+def test_gradients_are_those_of_autograd(layer: str) -> None:
+    model = build("timm").eval()
+    wrapper = wrap(configs=[IBOTConfig(latent_dim=16, patch_size=8)], model=model, layer=layer)
+    extractor, image = wrapper.extractors[0], pictures(1)[0]
+    engine = extractor.engine
+    engine.projectors = {}
+    batch = extractor.views.collate([extractor.views.prepare(image)])
+    made = engine.extract(batch, extractor.views, {"ibot": extractor.loss})
+    (found,) = made.gradients["ibot"].values()
+    module = model.get_submodule(layer)
+    embedded = TokenEncoder(model)(extractor.views.render(batch))
+    loss = extractor.objective.loss(embedded[None], extractor.heads(), {}).sum()
+    weight, bias = torch.autograd.grad(loss, [module.weight, module.bias])
+    expected = torch.cat([weight, bias[:, None]], dim=1).flatten()
+    assert cosine_similarity(found[0], expected, dim=0) > 1 - 1e-5
+    assert float(found.norm() / expected.norm()) == pytest.approx(1, rel=1e-4)
+
+
+def test_features_do_not_depend_on_the_batch() -> None:
+    wrapper = wrap(configs=[IBOTConfig(latent_dim=16, patch_size=8)])
+    wrapper.setup([(image, 0) for image in pictures(2)], check_independence=True)
+    images = pictures(3)
+    alone = torch.cat([wrapper([image]) for image in images])
+    assert (wrapper(images) - alone).abs().max() < 1e-4
+
+
+def test_what_can_not_be_masked_is_refused() -> None:
+    with pytest.raises(FungiError, match="a Convolutions has no patch tokens to mask"):
+        wrap("convolutions", [IBOTConfig(patch_size=8)])
+    with pytest.raises(FungiError, match=r"the mask has 4 patches, the model 16\. Set patch_size"):
+        wrap(configs=[IBOTConfig(patch_size=16)])(pictures(1))
+    with pytest.raises(FungiError, match="patch_size 7 does not divide the input size 32"):
+        MaskedCrops(input=INPUT, patch_size=7)
+    with pytest.raises(FungiError, match="local_crops has to be at least 1"):
+        MaskedCrops(input=INPUT, patch_size=8, local_crops=0)
