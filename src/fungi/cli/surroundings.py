@@ -11,11 +11,10 @@ from fungi.backbones.loading import Backbone, load_backbone
 from fungi.cli.stage import StageSettings
 from fungi.data.base import DatasetSpec, Samples, resolve_dataset
 from fungi.errors import FungiError
+from fungi.gradients.assembly import VIEWS_PER_FORWARD
 from fungi.profiles import choose_profile
 from fungi.runtime.device import choose_device, choose_dtype
 from fungi.runtime.log import logger
-
-VIEWS_PER_FORWARD = {"cpu": 64, "cuda": 1024}
 
 
 @dataclass(frozen=True)
