@@ -140,6 +140,13 @@ def test_groups_hold_texts_of_like_length_cut_to_the_longest_of_them():
             assert torch.equal(ids[mask == 1], batch["input_ids"][row][batch["attention_mask"][row] == 1])
 
 
+def test_a_group_ends_where_padding_would_cost_more_than_another_forward():
+    views = INPUT.views("plain")
+    batch = views.collate([views.prepare(words(count)) for count in (1, 1, 1, 1, 300)])
+    assert [rows.tolist() for rows, _ in views.groups(batch, 64)] == [[0, 1, 2, 3], [4]]
+    assert [rows.tolist() for rows, _ in views.groups(batch, 1024)] == [[0, 1, 2, 3, 4]]  # room for many: a GPU
+
+
 def test_padding_uses_the_backbones_own_number():
     tokens = INPUT.tokenizer.get().encode(["a b", ""], 512)
     batch = pad_together([[tokens[0]], [tokens[1]]], pad=7)

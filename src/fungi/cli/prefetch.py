@@ -14,6 +14,7 @@ from fungi.data.verify import verify_dataset
 from fungi.errors import FungiError
 from fungi.grid.declaration import Grid
 from fungi.settings import setting
+from fungi.views.text import TextInput
 
 DESCRIPTION = """Fetch the weights and datasets of the grid into their caches and the data folder, and verify them:
 weights load strictly, splits have the published rows and classes. Run it on a login node; jobs then need no network.
@@ -60,6 +61,9 @@ def fetch_weights(spec: BackboneSpec) -> Iterator[str]:
         return
     backbone = load_backbone(spec.name)
     yield f"{spec.name}: {backbone.weights_source}, hash {backbone.weights_hash[:12]}"
+    if isinstance(backbone.input, TextInput):
+        backbone.input.tokenizer.get()  # through its cache, too
+        yield f"{spec.name}: tokenizer of {backbone.input.tokenizer.name}"
 
 
 def fetch_dataset(spec: DatasetSpec, data_dir: Path) -> Iterator[str]:

@@ -23,6 +23,11 @@ TokenBatch = dict[str, Tensor]
 """`input_ids` and `attention_mask`, int64 `[b v t]`, and while it is on its way `cut`, bool `[b v]`."""
 
 
+PADDING_PER_VIEW = 4
+"""Padding tokens that a group may hold, per sample that it has room for. Where many fit (a GPU), forwards are cheap by
+the token and dear by the piece; where few do, the other way round."""
+
+
 class Tokens(NamedTuple):
     """Token numbers of a text, and whether it was longer and had to be cut."""
 
@@ -142,11 +147,25 @@ def pad_together(samples: Sequence[Sequence[Tokens]], pad: int) -> TokenBatch:
 
 
 def groups_of_like_length(batch: TokenBatch, size: int) -> Iterator[tuple[Int64[Tensor, " g"], TokenBatch]]:
-    """Rows of a batch in groups of `size`, shortest first, each cut to its own longest text: (rows, their part)."""
+    """Rows of a batch in groups of up to `size`, shortest first, each cut to its longest text: (rows, their part)."""
     lengths = batch["attention_mask"].sum(dim=2).amax(dim=1)  # [b v t] -> [b]
-    for rows in torch.argsort(lengths, stable=True).split(size):
-        longest = int(lengths[rows].max())
+    order = torch.argsort(lengths, stable=True)
+    for place in _cuts(lengths[order].tolist(), size):
+        rows = order[place]
+        longest = int(lengths[rows[-1]])
         yield rows, {name: values[rows, :, :longest] for name, values in batch.items()}
+
+
+def _cuts(lengths: list[int], size: int) -> Iterator[slice]:
+    """Ascending lengths cut into groups: at `size`, or where padding would cost more than one more forward pass."""
+    start, total = 0, 0
+    for place, length in enumerate(lengths):
+        padding = length * (place - start) - total
+        if place - start == size or padding > PADDING_PER_VIEW * size:
+            yield slice(start, place)
+            start, total = place, 0
+        total += length
+    yield slice(start, len(lengths))
 
 
 def mean_of_tokens(hidden: Tensor, mask: Int64[Tensor, "n t"] | Bool[Tensor, "n t"]) -> Tensor:

@@ -1,0 +1,161 @@
+"""Extraction of texts and sounds against bare forwards of the same batches.
+
+    python scripts/benchmark.py modalities                                        (both, about a minute on 2 cores)
+    python scripts/benchmark.py modalities --backbone minilm --dataset pydocs --rows 256 --device cuda --dtype bfloat16
+
+Per feature: rows per second with everything (views on the device, forwards, heads, backward, gradients, projection);
+the same for bare forwards of the very same groups of views; their ratio; and the rows per second of one process that
+prepares views (tokenises, makes spectrograms), which workers do beside it. Texts also say what share of the encoded
+tokens was padding, with groups of like length and without.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from benchmarks.extraction import _alternate
+from fungi.backbones.loading import load_backbone
+from fungi.cli.command import run_command
+from fungi.data.base import Samples, resolve_dataset
+from fungi.errors import FungiError
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.projection import Projector, draw_projection
+from fungi.gradients.targets import find_target
+from fungi.objectives.binding import BoundObjective, bind
+from fungi.runtime.device import autocast, choose_device, choose_dtype
+from fungi.settings import setting
+from fungi.views.loading import prepare
+
+PAIRS = (("tiny-bert", "pydocs"), ("tiny-ssast", "tones"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalityBenchmark:
+    """Flags of `scripts/benchmark.py modalities`."""
+
+    backbone: str = setting("", "backbone; both small ones with their data if absent")
+    dataset: str = setting("pydocs", "dataset of the backbone's modality")
+    data_dir: Path = setting(Path("data"), "folder of the datasets")
+    random_init: bool = setting(False, "random weights: they change no time")
+    rows: int = setting(64, "rows of the train split")
+    rounds: int = setting(3, "rounds, of which the median is taken")
+    views_per_forward: int = setting(0, "views that are encoded at once; 0 picks 64 on a CPU and 1024 on a GPU")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    dtype: str = setting("float32", "float32, bfloat16 or float16")
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.rounds < 1:
+            raise FungiError("--rows and --rounds have to be at least 1.")
+
+
+def measure(settings: ModalityBenchmark) -> None:
+    """Measure and print, pair by pair."""
+    pairs = ((settings.backbone, settings.dataset),) if settings.backbone else PAIRS
+    for backbone, dataset in pairs:
+        _measure_pair(settings, backbone, dataset)
+
+
+def _measure_pair(settings: ModalityBenchmark, name: str, dataset: str) -> None:
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    spec = resolve_dataset(dataset, settings.data_dir)
+    backbone = load_backbone(name, random_init=settings.random_init)
+    given = replace(backbone.input, **spec.input_options)
+    samples = spec.open(settings.data_dir, "train")
+    samples = samples.take(range(min(settings.rows, len(samples))))
+    model = backbone.model.to(device)
+    target = find_target(model, f"{backbone.spec.layer}:layer")
+    matrix = draw_projection(backbone.spec.projection_dim, target.gradient_dim)
+    engine = GradientEngine(
+        model,
+        [target],
+        {"layer": Projector(matrix, device, dtype if dtype == torch.bfloat16 else torch.float32)},
+        device=device,
+        dtype=dtype,
+        views_per_forward=settings.views_per_forward or (1024 if device.type == "cuda" else 64),
+    )
+    print(f"\n{name} on {dataset}: {len(samples)} rows, {device}, {settings.dtype}, {torch.get_num_threads()} threads")
+    print(f"{'feature':12}{'rows/s':>10}{'bare rows/s':>13}{'ratio':>8}{'prepared rows/s':>17}  padding")
+    embedding = bind("kl", embedding_dim=backbone.spec.embedding_dim, input_spec=given, seed=42)
+    _line("embeddings", settings, engine, embedding, samples, gradients=False)
+    for objective in ("kl", "simclr"):
+        bound = bind(objective, embedding_dim=backbone.spec.embedding_dim, input_spec=given, seed=42)
+        _line(objective, settings, engine, _with_negatives(bound).to(device), samples)
+
+
+def _with_negatives(bound: BoundObjective) -> BoundObjective:
+    """Negatives of the real number, of random content."""
+    if not bound.objective.needs_support:
+        return bound
+    objective: Any = bound.objective
+    count = objective.negative_samples * bound.support_views.n_views
+    return bound.with_support({"negatives": torch.randn(count, objective.latent_dim)})
+
+
+def _line(
+    title: str,
+    settings: ModalityBenchmark,
+    engine: GradientEngine,
+    bound: BoundObjective,
+    samples: Samples,
+    *,
+    gradients: bool = True,
+) -> None:
+    start = perf_counter()
+    views = bound.views
+    prepared = [prepare(views, samples.load(row), 42, samples.ids[row]) for row in range(len(samples))]
+    preparing = perf_counter() - start
+    batch = views.collate(prepared)
+    ours, bare = _alternate(
+        _extraction(engine, bound, batch, gradients), _bare(engine, bound, batch), settings.rounds, engine.device
+    )
+    ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
+    rates = [len(samples) / statistics.median(times) for times in (ours, bare)]
+    print(
+        f"{title:12}{rates[0]:10.1f}{rates[1]:13.1f}{ratio:8.3f}{len(samples) / preparing:17.1f}  "
+        f"{_padding(engine, bound, batch)}"
+    )
+
+
+def _extraction(engine: GradientEngine, bound: BoundObjective, batch: Any, gradients: bool) -> Callable[[], None]:
+    def work() -> None:
+        if gradients:
+            engine.extract(batch, bound.views, {bound.name: bound.loss})
+        else:
+            engine.embed(batch, bound.views)
+
+    return work
+
+
+def _bare(engine: GradientEngine, bound: BoundObjective, batch: Any) -> Callable[[], None]:
+    inputs = [bound.views.render(part) for _, part in engine._groups(batch, bound.views)]
+
+    @torch.inference_mode()
+    def work() -> None:
+        with autocast(engine.device, engine.dtype):
+            for one in inputs:
+                engine.encoder(one)
+
+    return work
+
+
+def _padding(engine: GradientEngine, bound: BoundObjective, batch: Any) -> str:
+    """Share of encoded tokens that are padding, grouped and not."""
+    if not isinstance(batch, dict):
+        return ""
+    real = int(batch["attention_mask"].sum())
+    grouped = sum(part["input_ids"].numel() for _, part in engine._groups(batch, bound.views))
+    whole = batch["input_ids"].numel()
+    return f"{100 * (1 - real / grouped):.0f} % (one group: {100 * (1 - real / whole):.0f} %)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The benchmark."""
+    return run_command(
+        ModalityBenchmark, measure, program="benchmark.py modalities", description=__doc__ or "", arguments=arguments
+    )
