@@ -180,3 +180,9 @@ def test_a_merge_of_all_blocks_gives_the_file_and_keeps_it(grid: Grid) -> None:
     for _ in range(2):
         assert merge(["--root", str(grid.root), "--expect", kl]) == 0
     assert file_of(grid).exists()
+
+
+def test_what_is_submitted_again_waits_for_what_still_runs(grid: Grid) -> None:
+    note(grid, 0, job="7_0")
+    queue = Queue(["7_0 RUNNING (null)", f"9_1 PENDING {comment_of(grid, WORK)}"])
+    assert [p.job for p in look(grid, queue)] == ["7_0", "9_1"]

@@ -43,27 +43,27 @@ class Cluster:
         lines = [line for job in jobs for line in self.call("scontrol", "-o", "show", "job", job).splitlines()]
         return [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines if line]
 
-    def wait(self, *jobs: str, timeout: float = 300.0) -> list[str]:
+    def wait(self, *jobs: str, timeout: float = 900.0) -> list[str]:
         """States of all tasks once nothing of these jobs is left to run."""
         return [task["JobState"] for task in self.wait_for_tasks(*jobs, timeout=timeout)]
 
-    def wait_for_tasks(self, *jobs: str, timeout: float = 300.0) -> list[dict[str, str]]:
+    def wait_for_tasks(self, *jobs: str, timeout: float = 900.0) -> list[dict[str, str]]:
         found: list[dict[str, str]] = []
 
         def over() -> bool:
             found[:] = self.tasks(*jobs)
             return not any(task["JobState"] in UNFINISHED for task in found)
 
-        until(over, f"end of {jobs}", timeout)
+        until(over, f"end of {jobs}", timeout, interval=0.2)
         return found
 
 
-def until(true: Callable[[], bool], what: str, timeout: float = 300.0) -> None:
+def until(true: Callable[[], bool], what: str, timeout: float = 900.0, interval: float = 0.02) -> None:
     """Poll; `sbatch --wait` would look after 2 s, 10 s, 42 s."""
     end = time.monotonic() + timeout
     while not true():
         assert time.monotonic() < end, f"timed out: {what}"
-        time.sleep(0.2)
+        time.sleep(interval)
 
 
 @pytest.fixture(scope="session")
@@ -88,8 +88,16 @@ def cluster(_sandbox: Sandbox) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Root with the embeddings and KL gradients of digits, from one process without SLURM."""
-    root = tmp_path_factory.mktemp("plain")
-    command = [sys.executable, "extract_gradients.py", "--with-embeddings", "--objective", "kl", "--root", str(root)]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, **SETTINGS}, check=True, capture_output=True)
+    """Root with embeddings and KL gradients of digits, from this process without SLURM; on one thread, as in the jobs."""
+    import torch
+
+    from fungi.cli.extract_gradients import main
+
+    root, threads = tmp_path_factory.mktemp("plain"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        words = ("--with-embeddings", "--objective", "kl", "--batch-size", "32", "--root", str(root))
+        assert main(words) == 0
+    finally:
+        torch.set_num_threads(threads)
     return root

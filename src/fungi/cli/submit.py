@@ -82,36 +82,45 @@ def run(settings: SubmitSettings) -> None:
     logger.info(f"logs: {grid.root / 'logs'}. How it goes: fungi status --root {grid.root}")
 
 
-Planned = list[tuple[Submittable, list[int]]]
+@dataclass(frozen=True)
+class Planned:
+    """A job, its elements to submit, and the jobs that have others of its elements in hand already."""
+
+    submitted: Submittable
+    indices: list[int]
+    in_hand: list[str]
 
 
-def plan(settings: SubmitSettings, grid: Grid, project: Path) -> Planned:
+def plan(settings: SubmitSettings, grid: Grid, project: Path) -> list[Planned]:
     """The chosen jobs and their elements to submit, in the order of their stages."""
     jobs = chosen_jobs(grid, project, stages=settings.stages or STAGES)
     if settings.missing:
-        states = progress_of_jobs(grid, jobs)
-        planned = [(submitted, [p.index for p in found if p.state in LEFT]) for submitted, found in states]
+        planned = [
+            Planned(submitted, [p.index for p in found if p.state in LEFT], [p.job for p in found if p.job])
+            for submitted, found in progress_of_jobs(grid, jobs)
+        ]
     else:
-        planned = [(submitted, list(range(submitted.count))) for submitted in submittable(grid, jobs)]
-    planned = [(submitted, indices) for submitted, indices in planned if indices]
-    for name in sorted({job.name for job, _ in jobs} - {submitted.job.name for submitted, _ in planned}):
+        planned = [Planned(submitted, list(range(submitted.count)), []) for submitted in submittable(grid, jobs)]
+    for name in sorted({job.name for job, _ in jobs} - {job.submitted.job.name for job in planned if job.indices}):
         logger.info(f"left out: {name} has {'nothing left' if settings.missing else 'no element in this grid'}")
-    if not planned:
+    if not any(job.indices for job in planned):
         raise FungiError("there is nothing to submit: no element of these jobs is left in this grid.")
     return planned
 
 
-def _submit(grid: Grid, planned: Planned, place: Place, *, really: bool) -> None:
+def _submit(grid: Grid, planned: Sequence[Planned], place: Place, *, really: bool) -> None:
     """Submit (or show) the stages in order; each depends on all jobs of the one before it."""
     after: list[str] = []
     for stage in STAGES:
         ids = []
-        for submitted, indices in planned:
-            if submitted.stage != stage:
+        for job in planned:
+            if job.submitted.stage != stage:
                 continue
-            for array in arrays(grid, submitted, place, indices, after):
-                ids.append(_sbatch(array, place) if really else f"${submitted.job.name}")
-                said = f"{ids[-1]}  {submitted.job.name}: {len(indices)} of {submitted.count} elements"
+            ids += job.in_hand
+            for array in arrays(grid, job.submitted, place, job.indices, after):
+                name = job.submitted.job.name
+                ids.append(_sbatch(array, place) if really else f"${name}")
+                said = f"{ids[-1]}  {name}: {len(job.indices)} of {job.submitted.count} elements"
                 print(said if really else array.as_shell(place), flush=True)
         after = ids or after
 

@@ -26,12 +26,13 @@ _HERE = socket.gethostname()
 
 @dataclass(frozen=True)
 class Progress:
-    """State of one element, and a word about it (blocks done so far, why it failed)."""
+    """State of one element, a word about it (blocks done so far, why it failed), and the job that has it in hand."""
 
     index: int
     element: Element
     state: str
     detail: str = ""
+    job: str = ""
 
 
 class Queue:
@@ -79,12 +80,14 @@ def progress_of(grid: Grid, work: Work, outputs: Mapping[Element, list[Path]], q
     records = Records(grid.root, work)
     found = []
     for index, element in enumerate(elements(grid, work)):
-        state, detail = _state(grid, element, outputs[element], records.read(element), queue)
+        attempt = records.read(element)
+        state, detail = _state(grid, element, outputs[element], attempt, queue)
+        job = attempt.job if attempt and state in (RUNNING, QUEUED) else ""
         first = index // MAX_ARRAY * MAX_ARRAY
         in_queue = queue.comments.get((comment_of(grid, work, first), index - first))
         if state in LEFT and in_queue:
-            state, detail = QUEUED, f"job {in_queue}"
-        found.append(Progress(index, element, state, detail))
+            state, detail, job = QUEUED, f"job {in_queue}", in_queue
+        found.append(Progress(index, element, state, detail, job))
     return found
 
 
