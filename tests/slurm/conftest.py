@@ -88,7 +88,7 @@ def cluster(_sandbox: Sandbox) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Root with embeddings and KL gradients of digits, from this process without SLURM; on one thread, as in the jobs."""
+    """Root with embeddings and KL gradients of digits, from this process, without SLURM; on one thread, as jobs."""
     import torch
 
     from fungi.cli.extract_gradients import main
