@@ -5,13 +5,13 @@ folder: no systemd, no cgroups, no GPUs, no database. Nodes pretend to have many
 files pass unchanged; nothing is enforced. Written for the packages of Debian 12 (SLURM 22.05).
 """
 
-import ctypes
 import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -109,12 +109,14 @@ class Sandbox:
     def __init__(self, nodes: int = 2) -> None:
         self._nodes = [f"n{index + 1}" for index in range(nodes)]
         self._daemons: list[subprocess.Popen[bytes]] = []
+        self._cleaner: subprocess.Popen[bytes]
         self.folder = Path()
         self.environment: dict[str, str] = {}
 
     def __enter__(self) -> "Sandbox":
         # Unix sockets live in it, and their paths can't be long: not below pytest's own folders.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+        self._cleaner = subprocess.Popen([sys.executable, __file__, self.folder], stdin=subprocess.PIPE)
         try:
             self._configure()
             self._start()
@@ -132,8 +134,7 @@ class Sandbox:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-        _kill_all_with(f"SLURM_CONF={self.folder}/slurm.conf")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._cleaner.communicate()
 
     def _configure(self) -> None:
         for name in ("log", "state", "dev"):
@@ -184,11 +185,7 @@ class Sandbox:
         words[0] = shutil.which(words[0], path=SEARCH_PATH) or words[0]
         clean = {name: self.environment[name] for name in ("PATH", "SLURM_CONF")}
         log = (self.folder / "log" / "daemons.log").open("ab")
-        self._daemons.append(
-            subprocess.Popen(  # the tests' death is theirs, too
-                words, env=clean, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent
-            )
-        )
+        self._daemons.append(subprocess.Popen(words, env=clean, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
         log.close()
 
     def _wait_for(self, ready: Callable[[], bool], what: str) -> None:
@@ -209,12 +206,6 @@ class Sandbox:
         ).stdout
 
 
-def _die_with_parent() -> None:
-    """Linux: this process gets SIGKILL when the thread that started it ends, however that came about."""
-    set_death_signal = 1
-    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
-
-
 def _free_ports(count: int) -> int:
     """The first of `count` free ports in a row, below those that the system gives to clients."""
     for _ in range(100):
@@ -229,11 +220,22 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def _kill_all_with(variable: str) -> None:
-    """End what is left of the jobs: every process that carries this cluster's configuration in its environment."""
+def _kill_all_with(variable: str) -> int:
+    """End every process that carries this cluster's configuration in its environment; how many there were."""
+    found = 0
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
             if variable.encode() in entry.read_bytes().split(b"\0"):
                 os.kill(int(entry.parent.name), signal.SIGKILL)
-        except (OSError, ProcessLookupError):
+                found += 1
+        except OSError:
             continue
+    return found
+
+
+if __name__ == "__main__":
+    # The cleaner of a sandbox: its input ends when the tests end, however they do.
+    sys.stdin.read()
+    while _kill_all_with(f"SLURM_CONF={sys.argv[1]}/slurm.conf"):  # what is being started meanwhile, too
+        time.sleep(0.1)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
