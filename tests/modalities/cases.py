@@ -12,7 +12,7 @@ from fungi.backbones.ssast import build as build_ssast
 from fungi.backbones.text_encoders import build_encoder
 from fungi.backbones.tiny_bert import WORDS, hashed_words
 from fungi.data.sounds import SAMPLE_RATE
-from fungi.views.tokens import TokenizerSource
+from fungi.views.tokenizers import TokenizerSource
 
 LONG = " ".join(f"word{number}" for number in range(60))
 TEXTS = ["How far is it from Denver to Aspen ?", "", "one", LONG, "Refund, please: it's late!", "a b c d e f g"]

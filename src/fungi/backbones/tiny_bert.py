@@ -5,7 +5,7 @@ from functools import partial
 from fungi.backbones.base import StateDict
 from fungi.backbones.text_encoders import build_encoder, register_text
 from fungi.runtime.seeds import seeded
-from fungi.views.tokens import HashedWords, TokenizerSource
+from fungi.views.tokenizers import HashedWords, TokenizerSource
 
 NAME, SEED, WIDTH, DEPTH = "tiny-bert", 42, 128, 2
 WORDS = HashedWords()

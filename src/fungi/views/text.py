@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fungi.views.tokens import TokenizerSource
+from fungi.views.tokenizers import TokenizerSource
 
 KINDS = {
     "plain": ("fungi.views.words", "WholeText"),

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fungi.errors import FungiError
 from fungi.views.text import TextInput
-from fungi.views.tokens import TokenBatch, Tokens, groups_of_like_length, pad_together
+from fungi.views.tokenizers import Tokens
+from fungi.views.tokens import TokenBatch, groups_of_like_length, pad_together
 
 Prepared = list[Tokens]
 """The tokens of each view of a text."""

@@ -1,0 +1,117 @@
+"""Texts -> token numbers: tokenizers by name, light to import; what they build on is loaded when they are used."""
+
+import os
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from fungi.errors import FungiError, MissingFilesError
+
+
+class Tokens(NamedTuple):
+    """Token numbers of a text, and whether it was longer and had to be cut."""
+
+    ids: list[int]
+    cut: bool
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Texts -> tokens, with the special ones of the backbone."""
+
+    @property
+    def pad(self) -> int:
+        """The number of the padding token."""
+        ...
+
+    def encode(self, texts: Sequence[str], longest: int) -> list[Tokens]:
+        """At most `longest` tokens of each text; special tokens at the end survive the cut."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenizerSource:
+    """A tokenizer by its name, loaded once per process that uses it.
+
+    name: stands for it in birth records. place: where it is on this machine, where that is a user's choice.
+    """
+
+    name: str
+    load: Callable[[], Tokenizer] = field(repr=False, compare=False)
+    place: str = field(default="", repr=False)
+
+    def get(self) -> Tokenizer:
+        """The tokenizer."""
+        return _loaded(self)
+
+
+@cache
+def _loaded(source: TokenizerSource) -> Tokenizer:
+    return source.load()
+
+
+class HubTokenizer:
+    """A fast tokenizer of `transformers`."""
+
+    def __init__(self, tokenizer: Any, name: str) -> None:
+        if not getattr(tokenizer, "is_fast", False) or tokenizer.pad_token_id is None:
+            raise FungiError(
+                f"the tokenizer of {name} is not supported: it needs a tokenizer.json and a padding token."
+            )
+        self._tokenizer = tokenizer
+        self.pad: int = tokenizer.pad_token_id
+
+    def encode(self, texts: Sequence[str], longest: int) -> list[Tokens]:
+        """Tokens of each text; never more than the model has positions for."""
+        limit = min(longest, self._tokenizer.model_max_length)
+        found = self._tokenizer(list(texts), truncation=True, max_length=limit, padding=False)
+        return [Tokens(one.ids, bool(one.overflowing)) for one in found.encodings]
+
+
+def hub_tokenizer(name: str, place: str = "", *, folder: Callable[[], Path] | None = None) -> TokenizerSource:
+    """The tokenizer of a repository of the Hugging Face hub (its cache first), or in a local folder.
+
+    place: repository or folder, where that is not the name; folder: finds it, where it comes inside a package.
+    """
+    return TokenizerSource(name, partial(_load_hub, place or name, folder), place)
+
+
+def _load_hub(name: str, folder: Callable[[], Path] | None) -> HubTokenizer:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # rows are tokenised by worker processes, one by one
+    from transformers import AutoTokenizer
+
+    place = str(folder()) if folder else name
+    try:
+        return HubTokenizer(AutoTokenizer.from_pretrained(place, use_fast=True), name)
+    except FungiError:
+        raise
+    except Exception as error:  # the hub client raises nearly anything
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise MissingFilesError(
+            f"the tokenizer of {name} is not on disk and can't be fetched ({cause}). Run `hf download {name}` where "
+            "there is a network and copy HF_HOME here, or name a folder: --backbone NAME=hf:FOLDER."
+        ) from None
+
+
+@dataclass(frozen=True)
+class HashedWords:
+    """Words and punctuation marks by a hash of their lower-case form: needs no vocabulary, and no file.
+
+    Layout of a text: `[1, words..., 2]`; 0 pads. For networks with random weights, which know no words anyway.
+    """
+
+    size: int = 8192
+    pad: int = 0
+
+    def encode(self, texts: Sequence[str], longest: int) -> list[Tokens]:
+        """Tokens of each text."""
+        words = [self._words(text) for text in texts]
+        return [Tokens([1, *found[: longest - 2], 2], len(found) > longest - 2) for found in words]
+
+    def _words(self, text: str) -> list[int]:
+        found = re.findall(r"\w+|[^\w\s]", text.lower())
+        return [3 + zlib.crc32(word.encode()) % (self.size - 3) for word in found]
