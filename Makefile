@@ -1,9 +1,10 @@
-# make demo | make demo-text | make demo-audio | make test | make check : each sets everything up first (a virtual environment in .venv).
+# make demo | demo-text | demo-audio | test | check: each sets everything up first (a virtual environment in .venv).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-export OMP_NUM_THREADS ?=
+# Two test workers, one thread each: more would wait for each other.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .PHONY: setup demo demo-text demo-audio test check format lint types fast clean
 
@@ -28,7 +29,7 @@ demo-audio: setup
 	$(BIN)/fungi demo-audio
 
 test: setup format lint types
-	$(BIN)/python -m pytest -n 2
+	$(TEST)
 
 check: setup format lint types fast
 
@@ -42,7 +43,7 @@ types: setup
 	$(BIN)/mypy
 
 fast: setup
-	$(BIN)/python -m pytest -n 2 -m "not slow and not slurm"
+	$(TEST) -m "not slow and not slurm"
 
 clean:
 	rm -rf $(VENV) demo demo-text demo-audio .mypy_cache .ruff_cache .pytest_cache
