@@ -64,7 +64,7 @@ class TextTable:
                 return folder / f"{split}{ending}"
         raise MissingFilesError(
             f"dataset {self.dataset!r}: there is no {split}.parquet, .jsonl or .csv in {folder} (columns {self.text!r} "
-            f"and {self.label!r}). Name the folder with --data-dir, or run where there is a network: "
+            f"and {self.label!r}). Name the folder with --data-dir, or, where there is a network, run: "
             f"python scripts/download_dataset.py --dataset {self.dataset} --data-dir {data_dir}"
         )
 
