@@ -122,7 +122,7 @@ def test_verify_prints_a_line_per_split(capsys, tmp_path):
 
 @pytest.mark.parametrize(("name", "text"), [("cars", "prepare script"), ("digits", "needs none")])
 def test_what_no_program_can_download_is_explained(name, text, tmp_path):
-    with pytest.raises(FungiError, match=rf"'{name}' can't be downloaded.*{text}.*Those that can: .*aircraft, .*cifar10"):
+    with pytest.raises(FungiError, match=rf"'{name}' can't be downloaded.*{text}.*that can: .*aircraft, .*cifar10"):
         download(DownloadSettings(dataset=name, data_dir=tmp_path))
 
 
