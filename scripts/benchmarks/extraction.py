@@ -27,6 +27,7 @@ from fungi.gradients.projection import Projector, draw_projection
 from fungi.gradients.targets import find_target
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.runtime.device import autocast, choose_device, choose_dtype, synchronize
+from fungi.runtime.memory import keep_freed_memory
 from fungi.runtime.seeds import seeded
 from fungi.runtime.stopwatch import Stopwatch
 
@@ -52,6 +53,7 @@ class Setup:
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
     options = _parser().parse_args(arguments)
+    keep_freed_memory()
     setup, peak_before = _setup(options), _peak_memory(options.device)
     print(f"{options.backbone}, {setup.engine.device}, {options.dtype}, {torch.get_num_threads()} threads, ", end="")
     print(f"{'+'.join(options.objective)}, {setup.images} images x {setup.forwards_per_image} views")

@@ -15,6 +15,7 @@ from fungi.gradients.assembly import VIEWS_PER_FORWARD
 from fungi.profiles import choose_profile
 from fungi.runtime.device import choose_device, choose_dtype
 from fungi.runtime.log import logger
+from fungi.runtime.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def survey(settings: StageSettings) -> Surroundings:
 
     Splits are opened once here, so that missing data is said before a large model loads.
     """
+    keep_freed_memory()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     profile = choose_profile(settings.profile)
