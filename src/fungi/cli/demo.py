@@ -26,9 +26,7 @@ class DemoSettings:
     """Where to write, and how many seeds to average over."""
 
     root: Path = setting(Path("demo"), "folder of everything that the demo writes")
-    seeds: tuple[int, ...] = setting(
-        (42, 43, 44), "seeds of heads, projection, negatives and views; each is a full run"
-    )
+    seeds: tuple[int, ...] = setting((42,), "seeds of heads, projection, negatives and views; each is a full run")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
     def __post_init__(self) -> None:
