@@ -91,7 +91,7 @@ def _report(settings: DemoSettings) -> Path:
     from fungi.cli.report import ReportSettings
     from fungi.cli.report import run as write
 
-    return write(ReportSettings(results=(settings.root / "results",), output=settings.root / "report"))[0]
+    return write(ReportSettings(results=(settings.root,), output=settings.root / "report"))[0]
 
 
 def _draw(settings: DemoSettings, result: dict[str, Any]) -> Path:
