@@ -1,14 +1,20 @@
 """`fungi demo`: the main job on data and a backbone that come with the project, from images to the kNN table."""
 
+import multiprocessing
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fungi.cli.command import run_command
 from fungi.errors import FungiError
 from fungi.settings import setting
+
+if TYPE_CHECKING:
+    from fungi.cli.gradient_settings import GradientSettings
 
 DESCRIPTION = """Embeddings and the gradients of KL, DINO and SimCLR for 1,797 handwritten digits, from a small network
 that was trained on the digits 0 to 4 alone; then kNN over every combination, with all train rows and five per class.
@@ -19,6 +25,8 @@ FEATURES = ("embeddings", "kl", "dino", "simclr")
 SHOTS = 5
 FEWER_PATCHES = ("simclr.stride_scale=4",)
 """25 patches per image; the paper's stride makes 49 of a 224-pixel image, but 81 of a 32-pixel one."""
+SPLITS = ("train", "test")
+MOST_WORKERS = 8  # each needs about a GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +34,9 @@ class DemoSettings:
     """Where to write, and how many seeds to average over."""
 
     root: Path = setting(Path("demo"), "folder of everything that the demo writes")
-    seeds: tuple[int, ...] = setting((42,), "seeds of heads, projection, negatives and views; each is a full run")
+    seeds: tuple[int, ...] = setting(
+        (42, 43, 44), "seeds of heads, projection, negatives and views; each is a full run"
+    )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
     def __post_init__(self) -> None:
@@ -44,9 +54,8 @@ def run(settings: DemoSettings) -> None:
     from fungi.report.gain_table import print_gain_table
 
     started = perf_counter()
-    for seed, root in zip(settings.seeds, settings.roots, strict=True):
-        print(f"\n== features, seed {seed}", flush=True)
-        _extract(settings, seed, root)
+    print(f"== features of seeds {', '.join(map(str, settings.seeds))}", flush=True)
+    _extract(settings)
     print("\n== evaluations", flush=True)
     results = {"all train rows": _knn(settings, None), f"{SHOTS} per class": _knn(settings, SHOTS)}
     _other_evaluations(settings)
@@ -61,13 +70,48 @@ def run(settings: DemoSettings) -> None:
     print(f"{perf_counter() - started:.0f} s")
 
 
-def _extract(settings: DemoSettings, seed: int, root: Path) -> None:
+def _extract(settings: DemoSettings) -> None:
+    """All seeds and splits: side by side on a CPU, one after the other on a GPU.
+
+    A network this small does not gain from a second thread, but from a second process.
+    """
     from fungi.cli.extract_gradients import run as extract
+    from fungi.runtime.device import choose_device
+
+    jobs = _extractions(settings)
+    workers = min(len(jobs), len(os.sched_getaffinity(0)), MOST_WORKERS)
+    if workers == 1 or choose_device(settings.device).type != "cpu":
+        for job in jobs:
+            extract(job)
+        return
+    print(f"{len(jobs)} runs, {workers} at a time", flush=True)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_work_quietly) as pool:
+        running = {pool.submit(extract, job): job for job in jobs}
+        for done in as_completed(running):
+            done.result()
+            print(f"seed {running[done].seed}: {running[done].split[0]} is done", flush=True)
+
+
+def _work_quietly() -> None:
+    """One thread, and no progress bars: several would write over each other."""
+    import torch
+
+    from fungi.runtime.log import logger
+
+    torch.set_num_threads(1)
+    logger.setLevel("WARNING")
+
+
+def _extractions(settings: DemoSettings) -> "list[GradientSettings]":
+    """A run of the gradient stage for each seed and split, the long ones first."""
     from fungi.cli.gradient_settings import GradientSettings
 
-    extract(
-        GradientSettings(root=root, seed=seed, device=settings.device, with_embeddings=True, objective=FEATURES[1:])
-    )
+    shared = GradientSettings(objective=FEATURES[1:], with_embeddings=True, set=FEWER_PATCHES, device=settings.device)
+    return [
+        replace(shared, root=root, seed=seed, split=(split,))
+        for split in SPLITS
+        for seed, root in zip(settings.seeds, settings.roots, strict=True)
+    ]
 
 
 def _knn(settings: DemoSettings, shots: int | None) -> dict[str, Any]:
@@ -103,7 +147,7 @@ def _draw(settings: DemoSettings, result: dict[str, Any]) -> Path:
     first = result.get("runs", [result])[0]["results"]
     before, after = (first[name]["predictions"] for name in (FEATURES[0], combined))
     rows = [row for row, (a, b) in enumerate(zip(before, after, strict=True)) if a != b][:6]
-    train, test = (open_split("digits", split, Path()) for split in ("train", "test"))
+    train, test = (open_split("digits", split, Path()) for split in SPLITS)
     path = settings.root / "neighbours.png"
     draw_neighbours(
         path,
@@ -127,7 +171,7 @@ def _nearest(settings: DemoSettings, features: Sequence[str]) -> Any:
 
     layout = Layout(settings.roots[0])
     joined = {}
-    for split in ("train", "test"):
+    for split in SPLITS:
         blocks = []
         for feature in features:
             with h5py.File(layout.features(feature, "digits", "digits-vit", split)) as file:
