@@ -2,20 +2,23 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import normalize
 
 from fungi.cli import knn_concat
 from fungi.errors import FungiError
 from fungi.evaluators.knn import knn_predictions, majority_vote, nearest_rows, rows_in_memory
 from fungi.evaluators.metrics import accuracy, mean_per_class_accuracy
 from fungi.store.reading import UnknownOriginWarning
-from tests.evaluation.feature_folder import clustered
+from tests.evaluation.feature_folder import clustered, make_folder
 from tests.evaluation.golden import expected, files_flags
 
-BACKENDS = ["torch", "faiss", "sklearn"]
+BACKENDS = ("torch", "faiss", "scann", "sklearn")
 
 
 def in_blocks(rows: torch.Tensor, size: int):
@@ -87,3 +90,20 @@ def test_mean_per_class_accuracy_counts_each_class_once_and_leaves_out_absent_on
     targets, predictions = np.array([0, 0, 0, 2]), np.array([0, 0, 1, 5])
     assert accuracy(predictions, targets) == 0.5
     assert mean_per_class_accuracy(predictions, targets) == pytest.approx((2 / 3 + 0) / 2)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_two_classes_have_an_area_under_the_roc_curve(classes, tmp_path):
+    layout = make_folder(tmp_path, features=("embeddings",), classes=classes)
+    assert knn_concat.main(["--root", str(tmp_path)]) == 0
+    (path,) = (tmp_path / "results").rglob("digits-vit.json")
+    found = json.loads(path.read_text())["results"]["embeddings"]
+    if classes > 2:
+        assert "auc" not in found
+        return
+    rows, targets = {}, {}
+    for split in ("train", "test"):
+        with h5py.File(layout.embeddings("digits", "digits-vit", split)) as file:
+            rows[split], targets[split] = normalize(file["embeddings"][:]), file["targets"][:]
+    oracle = KNeighborsClassifier(20).fit(rows["train"], targets["train"]).predict_proba(rows["test"])[:, 1]
+    assert found["auc"] == pytest.approx(roc_auc_score(targets["test"], oracle), abs=1e-12)

@@ -182,3 +182,14 @@ def test_imagenet_gets_thirty_passes():
     assert LinearSettings(dataset="imagenet-1k").epochs == 30
     assert LinearSettings(dataset="pets").epochs == 300
     assert LinearSettings(dataset="pets", max_epochs=7).epochs == 7
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_two_classes_are_ranked_by_the_probability_of_class_1(solver):
+    rows = labelled(classes=2, noise=3.0)
+    classifier = fit_classifier(rows, 1e-2, LogisticOptions(solver=solver, tolerance=1e-9))
+    oracle = LogisticRegression(C=2 / (240 * 1e-2), fit_intercept=False, tol=1e-10, max_iter=5000)
+    margins = oracle.fit(rows.features.numpy(), rows.targets).decision_function(rows.features.numpy())
+    np.testing.assert_allclose(classifier.likeness(rows.features), margins, atol=1e-3 * np.abs(margins).max())
+    other_labels = fit_classifier(LabelledRows(rows.features, rows.targets + 1), 1e-2, LogisticOptions())
+    assert other_labels.likeness(rows.features) is None

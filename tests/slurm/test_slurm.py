@@ -105,6 +105,40 @@ def test_the_grid_killed_in_the_middle_gives_the_files_of_a_plain_run(
     assert "sbatch" not in status
 
 
+def test_requeue_preemption_and_a_lost_node_do_not_show_in_the_files(cluster: Cluster, tmp_path: Path) -> None:
+    """One element, stopped three times by others: an administrator, a more urgent job, the end of its node."""
+    root, reference = tmp_path / "features", tmp_path / "plain"
+    grid = {"FUNGI_ROOT": str(root), "FUNGI_SPLITS": "train", "FUNGI_SHARDS": "1"}
+    flags = {"FUNGI_FLAGS_EXTRACT_GRADIENTS": "--block-size 32 --batch-size 32"}
+    output = f"--output={root}/logs/%A_%a.out"
+    job = cluster.sbatch(output, "--array=0", "jobs/grads_dino_multi.job", **grid, **flags)
+
+    interruptions = (
+        lambda node: cluster.call("scontrol", "requeue", f"{job}_0"),
+        lambda node: cluster.sbatch("--partition=urgent", "--exclusive", f"--nodelist={node}", "--wrap", "sleep 1"),
+        lambda node: cluster.call("scontrol", "update", f"nodename={node}", "state=down", "reason=test"),
+    )
+    for restarts, interrupt in enumerate(interruptions, start=1):
+        wait_for_another_block(root)
+        (task,) = cluster.tasks(job)
+        interrupt(task["NodeList"])
+        until(lambda wanted=restarts: cluster.tasks(job)[0]["Restarts"] == str(wanted), f"restart {restarts}")
+    assert cluster.wait(job) == ["COMPLETED"], logs_of(root)
+
+    assert [path.read_text().count("blocks are there already") for path in (root / "logs").iterdir()] == [3]
+    plain = ("extract-gradients", "--objective", "dino", "--split", "train", "--root", reference, "--batch-size", 32)
+    cluster.call(sys.executable, "-m", "fungi", *plain)
+    assert_same_files(root, reference)
+
+
+def wait_for_another_block(root: Path) -> None:
+    def blocks() -> int:
+        return len(list((root / "blocks").rglob("0*.safetensors")))
+
+    before = blocks()
+    until(lambda: blocks() > before, "a block that was not there")
+
+
 def test_an_array_that_is_not_the_grids_is_refused(cluster: Cluster, tmp_path: Path) -> None:
     job = cluster.sbatch(f"--output={tmp_path}/%A_%a.out", "--array=0", "jobs/extract.job", FUNGI_ROOT=str(tmp_path))
     dependent = cluster.sbatch(f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", "--wrap", "true")

@@ -17,7 +17,7 @@ from fungi.cli.feature_settings import FewShotSettings
 from fungi.combine.names import Combination, all_combinations, in_order, nested_chain
 from fungi.combine.pca import Reducer, reduced, repeatable_blocks
 from fungi.errors import FungiError
-from fungi.evaluators.knn import Backend, knn_predictions
+from fungi.evaluators.knn import Backend, majority_vote, neighbour_labels
 from fungi.evaluators.metrics import classification_scores
 from fungi.report.gain_table import print_gain_table
 from fungi.report.result_file import Scores
@@ -74,14 +74,15 @@ class KnnScorer:
         """Accuracies and predictions of one combination. PCA sees the chosen train rows alone."""
         reduction = self._reducer.fit(combination)
         self._announce(reduction)
-        predictions = knn_predictions(
+        labels = neighbour_labels(
             repeatable_blocks(self._train, reduction, self._device),
             self._targets,
             reduced(self._test, reduction, self._device),
             self._settings.k,
             self._settings.backend,
         )
-        scores = classification_scores(predictions, self.test_targets)
+        predictions = majority_vote(labels)
+        scores = classification_scores(predictions, self.test_targets, likeness=(labels == 1).mean(axis=1))
         return {**scores, "pca": reduction.describe(), "predictions": predictions.tolist()}
 
     def warnings(self) -> list[str]:

@@ -154,7 +154,7 @@ class LinearScorer:
         compared = effect_of_tolerance(final, test, chosen, options, self._settings.compare_tolerances)
         predictions = classifier.predict(test.features)
         return {
-            **classification_scores(predictions, self.test_targets),
+            **classification_scores(predictions, self.test_targets, classifier.likeness(test.features)),
             "fit": self._describe(classifier, len(final.targets)) | ({"tolerances": compared} if compared else {}),
             "validation_lambdas": LAMBDAS.tolist(),
             "validation_accuracies": None if accuracies is None else accuracies.tolist(),

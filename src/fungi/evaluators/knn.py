@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fungi.errors import FungiError
 
-Backend = Literal["torch", "faiss", "sklearn"]
+Backend = Literal["torch", "faiss", "scann", "sklearn"]
 TrainBlocks = Callable[[], Iterable[tuple[slice, Float[Tensor, "b r"]]]]
 """Gives the train rows from the start, as (their places, `[b r]`): they may come from memory or from files."""
 
@@ -32,11 +32,22 @@ def knn_predictions(
     backend: Backend = "torch",
 ) -> Integer[np.ndarray, " q"]:
     """Predicted label of each query. FungiError where there are fewer train rows than k."""
+    return majority_vote(neighbour_labels(train, train_targets, queries, k, backend))
+
+
+def neighbour_labels(
+    train: TrainBlocks,
+    train_targets: Integer[np.ndarray, " n"],
+    queries: Float[Tensor, "q r"],
+    k: int,
+    backend: Backend = "torch",
+) -> Integer[np.ndarray, "q k"]:
+    """Labels of the k nearest train rows of each query. FungiError where there are fewer train rows than k."""
     if len(train_targets) < k:
         raise FungiError(
             f"k = {k} neighbours were asked for, but there are only {len(train_targets)} train rows. Use --k."
         )
-    return majority_vote(train_targets[nearest_rows(train, queries, k, backend).numpy()])
+    return train_targets[nearest_rows(train, queries, k, backend).numpy()]
 
 
 def rows_in_memory(rows: Float[Tensor, "n r"]) -> TrainBlocks:
@@ -62,8 +73,7 @@ def nearest_rows(
     train: TrainBlocks, queries: Float[Tensor, "q r"], k: int, backend: Backend = "torch"
 ) -> Int64[Tensor, "q k"]:
     """Places of the k nearest train rows of each query, on the CPU; the order within a row means nothing."""
-    search = {"torch": _search_torch, "faiss": _search_faiss, "sklearn": _search_sklearn}[backend]
-    distances, rows, reach = search(train, queries, k + 1)  # [q k+1], nearest first
+    distances, rows, reach = _SEARCHES[backend](train, queries, k + 1)  # [q k+1], nearest first
     nearest = rows[:, :k].clone()
     if distances.shape[1] > k:
         rounding = _rounding(queries, reach).to(distances.device)
@@ -146,6 +156,19 @@ def _search_faiss(train: TrainBlocks, queries: Float[Tensor, "q r"], count: int)
     return torch.from_numpy(distances), torch.from_numpy(found), float(rows.norm(dim=1).max())
 
 
+def _search_scann(train: TrainBlocks, queries: Float[Tensor, "q r"], count: int) -> _Found:
+    """ScaNN's exhaustive mode: its quantised modes would only be approximate."""
+    try:
+        import scann
+    except ImportError as error:
+        raise FungiError(f"--backend scann can't be used ({error}). Install scann, or use --backend torch.") from None
+
+    rows = _gathered(train)
+    builder = scann.scann_ops_pybind.builder(rows.numpy(), min(count, len(rows)), "squared_l2")
+    found, distances = builder.score_brute_force().build().search_batched(queries.cpu().numpy())
+    return torch.from_numpy(distances), torch.from_numpy(found.astype(np.int64)), float(rows.norm(dim=1).max())
+
+
 def _search_sklearn(train: TrainBlocks, queries: Float[Tensor, "q r"], count: int) -> _Found:
     from sklearn.neighbors import NearestNeighbors
 
@@ -153,3 +176,11 @@ def _search_sklearn(train: TrainBlocks, queries: Float[Tensor, "q r"], count: in
     search = NearestNeighbors(n_neighbors=min(count, len(rows)), algorithm="brute").fit(rows.numpy())
     distances, found = search.kneighbors(queries.cpu().numpy())
     return torch.from_numpy(distances**2), torch.from_numpy(found), float(rows.norm(dim=1).max())
+
+
+_SEARCHES: dict[Backend, Callable[[TrainBlocks, Float[Tensor, "q r"], int], _Found]] = {
+    "torch": _search_torch,
+    "faiss": _search_faiss,
+    "scann": _search_scann,
+    "sklearn": _search_sklearn,
+}

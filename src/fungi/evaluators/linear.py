@@ -40,6 +40,13 @@ class LinearClassifier:
         """A label for each row."""
         return self.classes[self.logistic.codes(features).cpu().numpy()]
 
+    def likeness(self, features: Float[Tensor, "q r"]) -> Float[np.ndarray, " q"] | None:
+        """How much each row looks like class 1: the difference of its logits; None unless the classes are 0 and 1."""
+        if self.classes.tolist() != [0, 1]:
+            return None
+        direction = self.logistic.weights[:, 1] - self.logistic.weights[:, 0]  # [r]
+        return (features.double() @ direction).cpu().numpy()
+
     def accuracy(self, rows: LabelledRows) -> float:
         """Share of rows with the right label."""
         return float(np.mean(self.predict(rows.features) == rows.targets))
