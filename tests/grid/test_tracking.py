@@ -1,5 +1,8 @@
 """`--wandb` logs numbers to an offline run; without it, and without the package, nothing happens behind one's back."""
 
+import json
+import os
+import subprocess
 import sys
 import types
 from dataclasses import dataclass
@@ -9,6 +12,7 @@ import pytest
 
 from fungi.errors import FungiError
 from fungi.runtime.tracking import RowRate, track, tracked
+from tests.evaluation.feature_folder import make_folder
 
 
 @dataclass(frozen=True)
@@ -84,3 +88,18 @@ def test_a_missing_package_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(FungiError, match="pip install wandb"), tracked(Settings(tmp_path), "x"):
         pass
+
+
+@pytest.mark.slow
+def test_the_real_package_keeps_the_results_of_a_command_offline(tmp_path: Path) -> None:
+    """Without an account and without a network: the numbers of the result file are in the run's file."""
+    make_folder(tmp_path)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    command = [sys.executable, "-m", "fungi", "knn", "--root", str(tmp_path), "--combinations", "nested", "--wandb"]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    (result,) = (tmp_path / "results").rglob("digits-vit.json")
+    (kept,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    logged = kept.read_bytes()
+    for name, scores in json.loads(result.read_text())["results"].items():
+        assert f"{name}/accuracy".encode() in logged
+        assert json.dumps(scores["accuracy"]).encode() in logged
