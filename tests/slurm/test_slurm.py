@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.slurm.conftest import ROOT, Cluster, until
+from tests.slurm.conftest import ROOT, UNFINISHED, Cluster, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 JOBS = ("projection", "grads_all_multi", "merge", "concat", "report")
@@ -108,6 +108,7 @@ def test_the_grid_killed_in_the_middle_gives_the_files_of_a_plain_run(
 def test_requeue_preemption_and_a_lost_node_do_not_show_in_the_files(cluster: Cluster, tmp_path: Path) -> None:
     """One element, stopped three times by others: an administrator, a more urgent job, the end of its node."""
     root, reference = tmp_path / "features", tmp_path / "plain"
+    (root / "logs").mkdir(parents=True)  # SLURM makes no folders for its logs
     grid = {"FUNGI_ROOT": str(root), "FUNGI_SPLITS": "train", "FUNGI_SHARDS": "1"}
     flags = {"FUNGI_FLAGS_EXTRACT_GRADIENTS": "--block-size 32 --batch-size 32"}
     output = f"--output={root}/logs/%A_%a.out"
@@ -119,10 +120,12 @@ def test_requeue_preemption_and_a_lost_node_do_not_show_in_the_files(cluster: Cl
         lambda node: cluster.call("scontrol", "update", f"nodename={node}", "state=down", "reason=test"),
     )
     for restarts, interrupt in enumerate(interruptions, start=1):
-        wait_for_another_block(root)
+        wait_for_another_block(cluster, job, root)
         (task,) = cluster.tasks(job)
         interrupt(task["NodeList"])
-        until(lambda wanted=restarts: cluster.tasks(job)[0]["Restarts"] == str(wanted), f"restart {restarts}")
+        until(
+            lambda wanted=restarts: cluster.tasks(job)[0]["Restarts"] == str(wanted), f"restart {restarts}", timeout=120
+        )
     assert cluster.wait(job) == ["COMPLETED"], logs_of(root)
 
     assert [path.read_text().count("blocks are there already") for path in (root / "logs").iterdir()] == [3]
@@ -131,8 +134,9 @@ def test_requeue_preemption_and_a_lost_node_do_not_show_in_the_files(cluster: Cl
     assert_same_files(root, reference)
 
 
-def wait_for_another_block(root: Path) -> None:
+def wait_for_another_block(cluster: Cluster, job: str, root: Path) -> None:
     def blocks() -> int:
+        assert cluster.tasks(job)[0]["JobState"] in UNFINISHED, logs_of(root)
         return len(list((root / "blocks").rglob("0*.safetensors")))
 
     before = blocks()
