@@ -1,7 +1,7 @@
 """Shards side by side on a real SLURM: `python scripts/benchmark.py shards --shards 1 2 4`.
 
 Starts the tests' own SLURM with a pretended node per shard, submits the job file of DINO as an array, and prints the
-seconds from the start of the first element to the end of the last, start-up of Python included. Each element has one
+seconds from the start of the first element to the end of the last, loading of libraries included. Each element has one
 thread; all share this machine, so that no more than its cores can be gained.
 """
 
@@ -43,8 +43,10 @@ def _seconds(cluster: Cluster, options: argparse.Namespace, shards: int, root: P
     grid = {"FUNGI_ROOT": str(root), "FUNGI_SPLITS": options.split, "FUNGI_SHARDS": str(shards)}
     flags = {"FUNGI_FLAGS_EXTRACT_GRADIENTS": "--block-size 64"}
     words = (f"--output={root}/%A_%a.out", f"--array=0-{shards - 1}", options.job)
+    root.mkdir()  # SLURM makes no folders for its logs
     states = cluster.wait(cluster.sbatch(*words, **grid, **flags))
     if set(states) != {"COMPLETED"}:
-        raise SystemExit(f"{states}: see the logs in {root}")
+        logs = "".join(path.read_text() for path in root.glob("*.out"))
+        raise SystemExit(f"{states}\n{logs}")
     records = [json.loads(path.read_text()) for path in (root / "progress").glob("*/*.json")]
     return max(record["ended"] for record in records) - min(record["started"] for record in records)
