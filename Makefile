@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Two test workers, one thread each: more would wait for each other.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Two test workers, one thread each: more would wait for each other. Tests are handed out one by one, slow ones first.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1
 
 .PHONY: setup demo demo-text demo-audio test check format lint types fast clean
 

@@ -1,10 +1,15 @@
-"""Commands configure the program's logger; each test finds it as it was."""
+"""Slow tests start first; commands configure the program's logger, and each test finds it as it was."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from fungi.runtime.log import logger
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long goes first, so that no test worker is left alone with it at the end."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item.get_closest_marker("slurm") is None))
 
 
 @pytest.fixture(autouse=True)

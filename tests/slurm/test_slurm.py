@@ -116,7 +116,9 @@ def test_requeue_preemption_and_a_lost_node_do_not_show_in_the_files(cluster: Cl
 
     interruptions = (
         lambda node: cluster.call("scontrol", "requeue", f"{job}_0"),
-        lambda node: cluster.sbatch("--partition=urgent", "--exclusive", f"--nodelist={node}", "--wrap", "sleep 1"),
+        lambda node: cluster.sbatch(
+            "--partition=urgent", "--exclusive", f"--nodelist={node}", "--output=/dev/null", "--wrap", "sleep 1"
+        ),
         lambda node: cluster.call("scontrol", "update", f"nodename={node}", "state=down", "reason=test"),
     )
     for restarts, interrupt in enumerate(interruptions, start=1):
