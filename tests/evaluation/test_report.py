@@ -77,6 +77,17 @@ def test_published_values_never_stand_beside_another_protocol(change):
     assert cells(content({"embeddings": 0.3}))[0].published is not None
 
 
+@pytest.mark.parametrize("sampling", ["balanced", "stratified"])
+def test_published_few_shot_values_stand_beside_the_published_kind_of_draw(sampling):
+    """Texts were drawn in proportion to the classes (spec text 6.1), pictures equally from each."""
+    shots = {"shots": 5, "few_shot_sampling": sampling}
+    text = content({"embeddings": 0.2}, backbone="bert-base-uncased", dataset="trec", **shots)
+    picture = content({"embeddings": 0.3}, backbone="vit-b16-augreg-in1k", **shots)
+    assert (cells(text)[0].published is not None) == (sampling == "stratified")
+    assert (cells(picture)[0].published is not None) == (sampling == "balanced")
+    assert ("stratified draw" in str(cells(text)[0].protocol)) == (sampling == "stratified")
+
+
 def test_different_protocols_never_share_a_table():
     tables = make_tables(
         cells(

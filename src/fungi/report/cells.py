@@ -197,13 +197,19 @@ def _details(content: dict[str, Any]) -> str:
             [f"no {name.replace('_', ' of ').replace('normalize', 'L2 norm')}"] if not settings.get(name, True) else []
         )
     parts += ["cosine after PCA"] if settings.get("renormalise_after_pca") else []
+    parts += ["stratified draw"] if _sampling(settings) == "stratified" else []
     if settings.get("shots") and settings.get("few_shot_validation", "published") != "published":
         parts.append(f"lambda by {settings['few_shot_validation']}")
     return ", ".join(parts)
 
 
+def _sampling(settings: dict[str, Any]) -> str | None:
+    """How shots were drawn; None where all train rows are used."""
+    return settings.get("few_shot_sampling", "balanced") if settings.get("shots") else None
+
+
 def _as_published(content: dict[str, Any], origin: dict[str, str]) -> bool:
-    """Whether k, PCA and rows are those of the published tables."""
+    """Whether k, PCA, rows and draws are those of the published tables."""
     from fungi.backbones.base import BACKBONES
 
     settings = content["settings"]
@@ -211,6 +217,7 @@ def _as_published(content: dict[str, Any], origin: dict[str, str]) -> bool:
     return (
         settings.get("k", _PUBLISHED_K) == _PUBLISHED_K
         and backbone in BACKBONES
+        and _sampling(settings) in (None, "stratified" if BACKBONES[backbone].modality == "text" else "balanced")
         and settings["pca_dim"] == BACKBONES[backbone].pca_dim
         and settings.get("normalize", True)
         and settings.get("normalize_embeddings", True)
