@@ -12,7 +12,7 @@ from fungi.cli import train_linear_concat_grads
 from fungi.cli.train_linear_concat_grads import LinearSettings, held_out_fifth
 from fungi.errors import FungiError
 from fungi.evaluators.linear import LAMBDAS, LabelledRows, fit_classifier, validation_accuracies
-from fungi.evaluators.logistic import LogisticOptions, LogisticProblem, fit, fit_path
+from fungi.evaluators.logistic import LogisticOptions, LogisticProblem, bytes_beside_features, fit, fit_path
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation.feature_folder import clustered, make_folder
 from tests.evaluation.golden import expected, files_flags
@@ -193,3 +193,13 @@ def test_two_classes_are_ranked_by_the_probability_of_class_1(solver):
     np.testing.assert_allclose(classifier.likeness(rows.features), margins, atol=1e-3 * np.abs(margins).max())
     other_labels = fit_classifier(LabelledRows(rows.features, rows.targets + 1), 1e-2, LogisticOptions())
     assert other_labels.likeness(rows.features) is None
+
+
+def test_memory_that_only_cyanure_needs_is_said_before_the_fit(tmp_path, monkeypatch, capsys):
+    make_folder(tmp_path)
+    monkeypatch.setattr(train_linear_concat_grads, "MUCH_MEMORY", 1000)
+    flags = ["--root", str(tmp_path), "--features", "embeddings"]
+    assert train_linear_concat_grads.main(flags) == 0
+    assert "for 120 rows x 4 classes beside the features; --solver lbfgs does not." in capsys.readouterr().err
+    assert bytes_beside_features("cyanure", 1_281_167, 1000) > 20 * 2**30
+    assert bytes_beside_features("lbfgs", 1_281_167, 1000) < 2**30

@@ -31,7 +31,7 @@ from fungi.evaluators.linear import (
     fit_classifier,
     validation_accuracies,
 )
-from fungi.evaluators.logistic import LogisticOptions, Solver
+from fungi.evaluators.logistic import LogisticOptions, Solver, bytes_beside_features
 from fungi.evaluators.metrics import classification_scores
 from fungi.report.gain_table import print_gain_table
 from fungi.report.result_file import Scores
@@ -48,6 +48,7 @@ DESCRIPTION = """Logistic regression over nested combinations of features, from 
 """
 EPOCHS, EPOCHS_OF_IMAGENET = 300, 30
 CROSS_VALIDATION_FOLDS = 5
+MUCH_MEMORY = 8 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +133,7 @@ class LinearScorer:
         self._device = choose_device(settings.device) if settings.solver == "lbfgs" else torch.device("cpu")
         self._reducer = Reducer(self._train, settings.reduced_dim, self._device)
         self._announce = Announcer()
+        self._say_memory()
 
     def score(self, combination: Combination) -> Scores:
         """Accuracies and predictions of one combination, and how the fit went."""
@@ -167,6 +169,15 @@ class LinearScorer:
         return labels_missing_from_train(self._targets, self.test_targets) + source_warnings(
             self._train, self._valid, self._test
         )
+
+    def _say_memory(self) -> None:
+        rows, classes = len(self._train) + len(self._valid), len(np.unique(self._targets))
+        held = bytes_beside_features(self._settings.solver, rows, classes)
+        if held > MUCH_MEMORY:
+            logger.info(
+                "cyanure needs about %.0f GiB for %d rows x %d classes beside the features; --solver lbfgs does not.",
+                *(held / 2**30, rows, classes),
+            )
 
     def _accuracies(self, train: LabelledRows, valid: LabelledRows) -> Any:
         settings = self._settings
