@@ -59,7 +59,7 @@ def reading(place: Place, root: Path) -> Iterator[None]:
         raise MissingFilesError(
             f"dataset {place.dataset!r}: there is no {error.filename or root}. Unpack or download the dataset again."
         ) from None
-    except Exception as error:
+    except Exception as error:  # damaged archives and tables make readers raise nearly anything
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise FungiError(
             f"dataset {place.dataset!r}: the files in {root} are damaged or incomplete ({type(error).__name__}: "

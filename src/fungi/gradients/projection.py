@@ -148,7 +148,7 @@ def load_projection(path: Path) -> ProjectionMatrix:
         raise MissingFilesError(f"no projection matrix at {path}. Write one with generate_projection_matrix.py.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # damaged files make torch.load raise nearly anything
         raise FungiError(f"{path} can't be read as a projection matrix ({error.__class__.__name__}).") from error
     if isinstance(content, dict) and "projection" in content:
         return from_entries(content["projection"])
