@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.targets import find_targets
 from tests.engine.golden import Given, engine, load, tasks
+from tests.engine.models import build, contrast
 
 OBJECTIVES = ("kl", "dino", "simclr")
 CLOSE = 0.99999
@@ -37,6 +40,22 @@ def test_published_torchvision_features_pair_signals_with_the_attention_input(ob
     published = load("torchvision")[f"feature/{objective}"]
     assert cosine_similarity(made, published).min() > CLOSE
     assert cosine_similarity(features("torchvision", objective), published).max() < 0.9
+
+
+@pytest.mark.parametrize("short_cut", [True, False], ids=["pooled token", "whole model"])
+def test_the_attention_input_concerns_no_layer_but_the_attention_projection(short_cut: bool) -> None:
+    model, _ = build("attention projection, last block")
+    targets = find_targets(model, ("blocks.1.mlp.fc1:fc1", "blocks.1.mlp.fc2:fc2", "blocks.1.attn.proj:proj"))
+    views = torch.randn(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    made = [
+        GradientEngine(model, targets, device=torch.device("cpu"), attention_input=published, short_cut=short_cut)
+        .extract(views, Given(3), {"contrast": contrast})
+        .gradients["contrast"]
+        for published in (False, True)
+    ]
+    assert torch.equal(made[0]["fc1"], made[1]["fc1"])
+    assert torch.equal(made[0]["fc2"], made[1]["fc2"])
+    assert not torch.equal(made[0]["proj"], made[1]["proj"])
 
 
 def test_the_short_cut_is_taken_where_it_applies() -> None:

@@ -108,3 +108,11 @@ def test_objectives_have_the_published_sizes(objective: str, views: int, latents
     bound = bind(objective, embedding_dim=8, input_spec=ImageInput(), seed=0)
     assert bound.views.n_views == views
     assert [head.out_features for head in bound.heads.values()] == latents
+
+
+@pytest.mark.parametrize(
+    ("options", "teachers"), [({}, 2), ({"global_crops": 3}, 3), ({"global_crops": 3, "teacher_views": 1}, 1)]
+)
+def test_all_global_crops_teach_unless_their_number_is_given(options: dict, teachers: int) -> None:
+    bound = bind("dino", embedding_dim=8, input_spec=ImageInput(size=16), seed=0, options=options)
+    assert bound.objective.teacher_views == teachers

@@ -203,3 +203,11 @@ def test_memory_that_only_cyanure_needs_is_said_before_the_fit(tmp_path, monkeyp
     assert "for 120 rows x 4 classes beside the features; --solver lbfgs does not." in capsys.readouterr().err
     assert bytes_beside_features("cyanure", 1_281_167, 1000) > 20 * 2**30
     assert bytes_beside_features("lbfgs", 1_281_167, 1000) < 2**30
+
+
+def test_a_missing_official_validation_split_is_said_and_a_named_file_has_to_be_there(tmp_path, capsys):
+    make_folder(tmp_path, dataset="textures")
+    flags = ["--root", str(tmp_path), "--dataset", "textures", "--features", "embeddings"]
+    assert train_linear_concat_grads.main(flags) == 0
+    assert "textures has a validation split, but there are no features of it" in capsys.readouterr().err
+    assert train_linear_concat_grads.main([*flags, "--valid-targets", "nowhere.h5"]) == 2

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fungi.backbones.base import BACKBONES
 from fungi.cli import analyse, knn_concat, report
 from fungi.cli.analyse import AnalyseSettings
 from fungi.cli.knn_concat import KnnSettings
 from fungi.cli.report import ReportSettings
+from fungi.combine.protocol import usual_pca_dim
 from fungi.errors import FungiError, MissingFilesError
 from fungi.report.cells import ResultRecord, cells_of, distinct, mean_cells
 from fungi.report.gallery import per_class_differences
@@ -22,13 +24,16 @@ from tests.evaluation.feature_folder import make_folder
 PIXELS = b"\x89PNG"
 
 
-def content(accuracy: dict[str, float], *, backbone="vit-b16", dataset="cars", profile="published", **settings) -> dict:
+def content(
+    accuracy: dict[str, float], *, backbone="vit-b16", dataset="cars", profile="published", layer="", **settings
+) -> dict:
     birth = {"backbone": backbone, "dataset": dataset, "profile": profile}
+    origin = {"file": "x.h5", "birth": birth} | ({"layer": {"layer": layer}} if layer else {})
     defaults = {"k": 20, "pca_dim": 512, "shots": None, "dataset": dataset, "backbone": backbone}
     return {
         "task": "knn" if settings.get("shots") is None else f"knn-{settings['shots']}shot",
         "settings": defaults | settings,
-        "provenance": {"features": [{"train": {"embeddings": {"file": "x.h5", "birth": birth}}}]},
+        "provenance": {"features": [{"train": {"embeddings": origin}}]},
         "results": {name: {"accuracy": value, "mean-per-class-accuracy": value} for name, value in accuracy.items()},
     }
 
@@ -86,6 +91,26 @@ def test_published_few_shot_values_stand_beside_the_published_kind_of_draw(sampl
     assert (cells(text)[0].published is not None) == (sampling == "stratified")
     assert (cells(picture)[0].published is not None) == (sampling == "balanced")
     assert ("stratified draw" in str(cells(text)[0].protocol)) == (sampling == "stratified")
+
+
+def test_gradients_of_another_layer_are_another_protocol_and_have_no_published_value():
+    own = BACKBONES["dino_vitb16"].layer
+    of = {layer: cells(content({"kl": 0.5}, backbone="dino_vitb16", layer=layer))[0] for layer in (own, "blocks.5.fc")}
+    assert str(of["blocks.5.fc"].protocol).endswith("layer blocks.5.fc")
+    assert "layer" not in str(of[own].protocol)
+    assert (of[own].as_published, of["blocks.5.fc"].as_published) == (True, False)
+
+
+@pytest.mark.parametrize("official", [True, False])
+def test_a_linear_probe_without_the_official_validation_rows_has_no_published_value(official):
+    one = content({"embeddings": 0.5}, backbone="dino_vitb16", dataset="textures") | {"task": "linear"}
+    if official:
+        one["provenance"]["features"][0]["valid"] = {}
+    assert cells(one)[0].as_published == official
+
+
+def test_retrieval_is_reduced_as_published_whatever_the_backbone():
+    assert (usual_pca_dim("oxford-landmarks", "dino_vits16"), usual_pca_dim("pets", "dino_vits16")) == (512, 384)
 
 
 def test_different_protocols_never_share_a_table():

@@ -8,6 +8,7 @@ import pytest
 from fungi.cli import knn_concat
 from fungi.cli.knn_concat import KnnScorer, KnnSettings
 from fungi.errors import FungiError
+from fungi.report.cells import read_results
 from fungi.report.gain_table import gain_table
 from tests.evaluation.feature_folder import make_folder
 
@@ -67,8 +68,12 @@ def test_results_of_other_input_files_are_put_aside_not_mixed(tmp_path):
     make_folder(tmp_path, seed=3, dim=10)
     second = knn_concat.run(settings_for(tmp_path))
     assert second["results"]["kl"]["predictions"] != first["results"]["kl"]["predictions"]
-    aside = json.loads(result_of(tmp_path).with_suffix(".previous.json").read_text())
-    assert aside["results"] == first["results"]
+    make_folder(tmp_path, seed=4, dim=9)
+    knn_concat.run(settings_for(tmp_path))
+    for number, earlier in ((1, first), (2, second)):
+        aside = json.loads(result_of(tmp_path).with_suffix(f".previous-{number}.json").read_text())
+        assert aside["results"] == earlier["results"]
+    assert [record.path for record in read_results([tmp_path])] == [result_of(tmp_path)]
 
 
 def test_several_roots_give_mean_and_population_deviation(tmp_path):
@@ -128,3 +133,18 @@ def test_the_gain_table_shows_gains_deviations_and_what_is_missing():
     assert [line.split()[0] for line in lines[2:]] == ["embeddings", "kl", "embeddings+kl"]
     assert lines[3].split() == ["kl", "50.0", "(-18.0)", "-"]
     assert lines[4].split() == ["embeddings+kl", "76.5", "(+8.5)", "41.0", "±", "1.2", "(+1.0)"]
+
+
+def test_a_result_is_complete_only_after_the_last_combination(tmp_path, monkeypatch):
+    make_folder(tmp_path)
+    score, seen = KnnScorer.score, []
+
+    def looking(self, combination):
+        if result_of(tmp_path).exists():
+            seen.append(json.loads(result_of(tmp_path).read_text())["complete"])
+        return score(self, combination)
+
+    monkeypatch.setattr(KnnScorer, "score", looking)
+    knn_concat.run(settings_for(tmp_path))
+    assert set(seen) == {False}
+    assert json.loads(result_of(tmp_path).read_text())["complete"] is True

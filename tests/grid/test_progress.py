@@ -115,7 +115,7 @@ def test_a_restarted_element_that_ended_well_without_its_blocks_is_missing(grid:
     assert look(grid)[0].state == "missing"
 
 
-def test_an_evaluation_is_done_when_its_result_is_there_and_no_attempt_says_otherwise(grid: Grid) -> None:
+def test_an_evaluation_is_done_when_its_result_is_complete_and_no_attempt_says_otherwise(grid: Grid) -> None:
     work, element, result = Work("knn"), Element("digits-vit", "digits"), grid.root / "result.json"
     grid = replace(grid, splits=())
 
@@ -123,7 +123,9 @@ def test_an_evaluation_is_done_when_its_result_is_there_and_no_attempt_says_othe
         return progress_of(grid, work, {element: [result]}, Queue([]))[0].state
 
     assert state() == "missing"
-    result.write_text("{}")
+    result.write_text('{"complete": false}')
+    assert state() == "missing"  # started by hand, and killed
+    result.write_text('{"complete": true}')
     assert state() == "done"
     Records(grid.root, work).write(element, Attempt(state="ended", status=2, job="1_0"))
     assert state() == "failed"

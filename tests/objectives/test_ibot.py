@@ -138,3 +138,9 @@ def test_what_can_not_be_masked_is_refused() -> None:
         MaskedCrops(input=INPUT, patch_size=7)
     with pytest.raises(FungiError, match="local_crops has to be at least 1"):
         MaskedCrops(input=INPUT, patch_size=8, local_crops=0)
+
+
+def test_the_random_ratio_is_drawn_once_per_image() -> None:
+    views = MaskedCrops(input=INPUT, patch_size=8, random_ratio=True)
+    masked = [views.prepare(picture)["mask"].any(dim=1).tolist() for picture in pictures(40)]
+    assert {tuple(crops) for crops in masked} == {(True, True), (False, False)}

@@ -127,6 +127,28 @@ def test_a_merge_assembles_what_a_killed_last_shard_left(whole: Path, gradients:
     assert_same_files(tmp_path, whole)
 
 
+@pytest.mark.parametrize("shards", [("1/2",), ("1/2", "2/2")], ids=["unfinished", "all blocks"])
+def test_a_merge_never_replaces_a_file_that_was_made_in_another_way(
+    shards: tuple[str, ...], gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Blocks of an earlier run lie there beside a file of other settings."""
+    import fungi.cli.extraction as extraction
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extraction, "assemble", lambda blocks, path: None)
+        for shard in shards:
+            assert gradients(tmp_path, "--objective", "kl", "--split", "train", "--shard", shard, *_only("kl")) == 0
+    other = ("--set", "kl.temperature=3", "--block-size", "4", "--overwrite")
+    assert gradients(tmp_path, "--objective", "kl", "--split", "train", *other) == 0
+    before = arrays(tmp_path)
+    capsys.readouterr()
+    assert merge.main(["--root", str(tmp_path)]) == (0 if len(shards) == 1 else 2)
+    said = capsys.readouterr().err
+    assert "kl-train.h5 was made in another way: objective_settings.temperature 3" in said
+    assert ("left its blocks in" if len(shards) == 1 else "Delete the file or the folder") in said
+    assert all(np.array_equal(values, before[name]) for name, values in arrays(tmp_path).items())
+
+
 def test_a_second_run_keeps_what_is_there_and_says_so(
     whole: Path, gradients: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:

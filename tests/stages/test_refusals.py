@@ -39,6 +39,13 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str) -> Non
         (("--device", "cuda:99"), ("cuda:99",)),
         (("--dtype", "float8"), ("'float8' is not known", "bfloat16")),
         (("--set", "simclr.temperatur=1"), ("simclr", "'temperatur'", "temperature")),
+        (("--set", "simclr.negative_samples=many"), ("simclr", "'negative_samples' takes a whole number, not 'many'")),
+        (("--set", "simclr.hard_negatives=3"), ("'hard_negatives' takes a list of a whole number each", "not 3")),
+        (("--set", "simclr.grid=two"), ("simclr", "'grid' takes a whole number, not 'two'")),
+        (("--set", "dino.global_area=0.5"), ("dino", "'global_area' takes 2 values of a number each", "not 0.5")),
+        (("--set", "kl.direction=up"), ("kl", "'direction' takes one of uniform_to_pred, pred_to_uniform, not 'up'")),
+        (("--projection-matrix", "m.pth", "--projection-dim", "8"), ("brings its own size", "leave out")),
+        (("--device", "meta"), ("--device meta is not supported",)),
         (("--set", "ibo.x=1"), ("--set names objective 'ibo'",)),
         (("--set", "temperature"), ("is not OBJECTIVE.OPTION=VALUE",)),
         (("--batch-size", "0"), ("--batch-size has to be at least 1",)),
@@ -161,3 +168,18 @@ def test_help_is_instant_because_it_imports_no_torch(script: str) -> None:
     done = subprocess.run([sys.executable, "-c", probe, str(top / script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--root" in done.stdout or "--output-path" in done.stdout
+
+
+def test_a_place_that_cannot_be_written_is_said_in_one_line(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    where = ("--dataset", "pictures", "--data-dir", str(pictures), "--root", str(tmp_path / "file" / "features"))
+    refused(capsys, extract.main(where), "extract.py:", "file", "Not a directory")
+
+
+def test_missing_data_is_said_before_the_backbone_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fungi.cli.surroundings.load_backbone", lambda *_, **__: pytest.fail("loaded"))
+    refused(capsys, extract.main(("--dataset", "textures", "--data-dir", str(tmp_path))), "textures")

@@ -2,11 +2,11 @@
 
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
 from fungi.backbones.base import StateDict
 from fungi.backbones.checkpoints import read_checkpoint
 from fungi.backbones.timm_models import build_timm, register_vit
+from fungi.runtime.files import written_once
 from fungi.runtime.seeds import seeded
 from fungi.views.image import HALF, ImageInput
 
@@ -33,10 +33,8 @@ def drawn_once() -> StateDict:
 
         with seeded(SEED, "backbone", NAME):
             state = _build().state_dict()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(f".{uuid4().hex}.part")
-        save_file(state, unfinished)
-        unfinished.replace(file)
+        with written_once(file) as unfinished:
+            save_file(state, unfinished)
     return read_checkpoint(file)
 
 

@@ -44,6 +44,11 @@ class AnalyseSettings(KnnSettings):
     )
     shot_counts: tuple[int, ...] = setting((1, 2, 4, 8, 16), "train examples per class of the shots analysis")
 
+    @property
+    def uses_shots(self) -> bool:
+        """Whether there is anything to draw."""
+        return "shots" in self.analysis
+
     def knn(self, **changes: Any) -> KnnSettings:
         """The settings of one kNN run."""
         shared = {name: getattr(self, name) for name in KnnSettings.__dataclass_fields__}
@@ -109,10 +114,8 @@ def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
     shared = set.intersection(
         *(set(array_keys(layout.gradients(*where, name, settings.train_split))) for name in names)
     )
-    return [
-        knn_concat.run(settings.knn(layer_key=key, features=tuple(names), combinations="single"))
-        for key in sorted(shared)
-    ]
+    single = {"features": tuple(names), "combinations": "single", "few_shot_seed": (), "few_shot_sampling": "balanced"}
+    return [knn_concat.run(settings.knn(layer_key=key, **single)) for key in sorted(shared)]
 
 
 def _class_sizes(settings: FeatureSettings) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fungi.cli.command import run_command
 from fungi.cli.evaluation_loop import Announcer, Task, evaluate, source_warnings
-from fungi.cli.feature_settings import FeatureSettings
+from fungi.cli.feature_settings import FeatureSettings, at_least_one
 from fungi.combine.names import Combination, all_combinations, nested_chain
 from fungi.combine.pca import Reducer, reduced
 from fungi.evaluators.clustering import cluster
@@ -28,6 +28,10 @@ class ClusterSettings(FeatureSettings):
     all_combinations: bool = setting(False, "every combination, in place of the nested ones")
     restarts: int = setting(10, "random starts of k-means, of which the best is kept")
     seed: int = setting(42, "seed of the starts")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "restarts")
 
 
 class ClusterScorer:

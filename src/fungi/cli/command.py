@@ -36,6 +36,10 @@ def run_command(
     except BrokenPipeError:  # the reader of our output (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a missing permission, a folder that can't be made
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"{program}: {place}{error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(
             f"{program}: interrupted; what was finished is kept, the same command goes on from there.", file=sys.stderr

@@ -68,6 +68,7 @@ def evaluate(
         missing = [chosen for chosen in wanted if name_of(chosen) not in task.run.results]
         if missing:
             _evaluate_run(task, missing, prepare(task), result)
+    result.finish()
     logger.info("wrote %s", result.path)
     return result
 

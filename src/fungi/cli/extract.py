@@ -16,8 +16,9 @@ def run(settings: StageSettings) -> None:
     from fungi.cli.features import embedding_feature
     from fungi.cli.surroundings import survey
 
-    around = survey(settings)
-    feature = embedding_feature(around, "float32" if settings.dtype == "auto" else settings.dtype)
+    dtype = "float32" if settings.dtype == "auto" else settings.dtype
+    around = survey(settings, dtype)
+    feature = embedding_feature(around, dtype)
     for split in around.splits:
         extract_split(around, split, [feature])
 

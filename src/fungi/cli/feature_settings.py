@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fungi.combine.few_shot import few_shot_rows, stratified_rows
+from fungi.combine.protocol import DEFAULT_PCA_DIM, usual_pca_dim
 from fungi.errors import FungiError
 from fungi.report.result_file import ResultFile, Run
 from fungi.settings import as_json, setting
 from fungi.store.layout import Layout
 
 DEFAULT_LAYER_KEY = "attn_proj"
-DEFAULT_PCA_DIM = 512
 
 # These say where and how to compute, not what: they take no part in deciding whether a result is of the same settings.
 _INCIDENTAL = {"root", "device", "block_rows", "memory_gb", "output", "backend", "wandb"}
@@ -56,7 +56,7 @@ class FeatureSettings:
     wandb: bool = setting(False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise")
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "block_rows", "pca_dim")
+        at_least_one(self, "block_rows", "pca_dim")
         if not self.root:
             raise FungiError("--root needs at least one folder.")
         if len(set(self.root)) < len(self.root):
@@ -80,10 +80,7 @@ class FeatureSettings:
         """Components to reduce to."""
         if self.pca_dim is not None:
             return self.pca_dim
-        from fungi.backbones.base import BACKBONES
-
-        known = not self.takes_files and self.backbone in BACKBONES
-        return BACKBONES[self.backbone].pca_dim if known else DEFAULT_PCA_DIM
+        return DEFAULT_PCA_DIM if self.takes_files else usual_pca_dim(self.dataset_name, self.backbone)
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the numbers, as JSON, with defaults filled in."""
@@ -105,11 +102,16 @@ class FewShotSettings(FeatureSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "shots")
-        if self.few_shot_sampling != "balanced" and self.shots is None:
+        at_least_one(self, "shots")
+        if self.few_shot_sampling != "balanced" and not self.uses_shots:
             raise FungiError("--few-shot-sampling draws shots: give their number with --shots.")
-        if self.few_shot_seed and self.shots is None:
+        if self.few_shot_seed and not self.uses_shots:
             raise FungiError("--few-shot-seed draws shots: give their number with --shots.")
+
+    @property
+    def uses_shots(self) -> bool:
+        """Whether there is anything to draw."""
+        return self.shots is not None
 
     def draws(self) -> tuple[int | None, ...]:
         """Seeds of the few-shot draws; one None where nothing is drawn."""
@@ -163,7 +165,8 @@ def _unusual(settings: FeatureSettings) -> list[str]:
     ]
 
 
-def _at_least_one(settings: Any, *names: str) -> None:
+def at_least_one(settings: Any, *names: str) -> None:
+    """FungiError for a setting that is below 1."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and value < 1:

@@ -33,6 +33,10 @@ class GradientSettings(StageSettings):
         for name in self.objective:
             if name not in OBJECTIVES.names():
                 raise unknown_name("objective", name, OBJECTIVES.names())
+        if self.projection_matrix and (self.projection_dim or self.projection_kind != "binary"):
+            raise FungiError(
+                "--projection-matrix brings its own size and kind: leave out --projection-dim and --projection-kind."
+            )
         for name in parse_options(self.set):
             if name not in self.objective:
                 raise FungiError(

@@ -3,15 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fungi.cli.command import run_command
 from fungi.errors import FungiError
 from fungi.settings import setting
 
+if TYPE_CHECKING:
+    from fungi.store.blocks import BlockFolder
+
 DESCRIPTION = """Assemble every feature file whose blocks lie under <root>/blocks.
 
 The last shard to finish does so by itself; this command is for a dependent job that has to be sure. It fails, and
-says which blocks are missing, where a file is incomplete. It needs neither model nor data."""
+says which blocks are missing, where a file is incomplete. It needs neither model nor data. A file that is there and was
+made in another way is never replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +33,12 @@ def run(settings: MergeSettings) -> None:
 
     problems = []
     for blocks in block_folders(settings.root):
+        path = settings.root / blocks.manifest.file
         try:
-            assemble(blocks, settings.root / blocks.manifest.file)
-            print(f"wrote {settings.root / blocks.manifest.file}: {blocks.manifest.birth.rows} rows")
+            if _belongs_to_another_run(blocks, path):
+                continue
+            assemble(blocks, path)
+            print(f"wrote {path}: {blocks.manifest.birth.rows} rows")
         except FungiError as error:
             problems.append(str(error))
     absent = [file for file in settings.expect if not (settings.root / file).exists()]
@@ -40,6 +48,26 @@ def run(settings: MergeSettings) -> None:
         problems.append(f"no block is there of: {shown}. Run the stages that make them.")
     if problems:
         raise FungiError(" ".join(problems))
+
+
+def _belongs_to_another_run(blocks: "BlockFolder", path: Path) -> bool:
+    """Whether the file is there, made in another way, and these blocks are what an unfinished run left behind.
+
+    FungiError where all blocks are there: which of the two is wanted can't be known.
+    """
+    from fungi.runtime.log import logger
+    from fungi.store.assembly import state_of
+
+    try:
+        state_of(path, blocks.manifest)
+    except FungiError as error:
+        way_out = f"Delete the file or the folder {blocks.folder}, whichever is not wanted."
+        what = str(error).partition(" Choose another --root")[0]
+        if not blocks.missing():
+            raise FungiError(f"{what} {way_out}") from None
+        logger.warning(f"left alone: {what} An unfinished run left its blocks in {blocks.folder}.")
+        return True
+    return False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from fungi.cli.surroundings import Surroundings
 from fungi.data.base import Samples
 from fungi.gradients.engine import GradientEngine
 from fungi.objectives.binding import BoundObjective
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import written_once
 from fungi.runtime.log import logger, progress
 from fungi.views.loading import batches
 
@@ -28,7 +28,7 @@ def with_support(bound: BoundObjective, around: Surroundings, engine: GradientEn
     if not path.exists():
         logger.info(f"{bound.name}: preparing supporting data from the training split")
         made = bound.objective.support(train, _embedder(bound, around, engine), bound.heads, around.settings.seed)
-        with written_whole(path) as temporary:
+        with written_once(path) as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in made.items()}, temporary)
     return bound.with_support(load_file(path, device=str(around.device)))
 

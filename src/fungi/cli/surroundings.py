@@ -27,6 +27,7 @@ class Surroundings:
     backbone: Backbone
     device: torch.device
     dtype: torch.dtype
+    opened: dict[str, Samples]
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -46,8 +47,10 @@ class Surroundings:
         return 0 if self.device.type == "cpu" else max(1, len(os.sched_getaffinity(0)) - 1)
 
     def open_split(self, split: str) -> Samples:
-        """The samples of a split; FungiError where the dataset does not have it."""
-        return self.dataset.open_split(split, self.settings.data_dir)
+        """The samples of a split, opened once; FungiError where the dataset does not have it."""
+        if split not in self.opened:
+            self.opened[split] = self.dataset.open_split(split, self.settings.data_dir)
+        return self.opened[split]
 
     def base_birth(self, split: str, samples: Samples) -> dict[str, Any]:
         """The fields of a birth record that do not depend on the feature."""
@@ -66,14 +69,15 @@ class Surroundings:
         }
 
 
-def survey(settings: StageSettings) -> Surroundings:
-    """Resolve names, open the dataset's description, load the backbone onto its device.
+def survey(settings: StageSettings, dtype_name: str | None = None) -> Surroundings:
+    """Resolve names, open the splits, load the backbone onto its device.
 
-    Splits are opened once here, so that missing data is said before a large model loads.
+    Splits are opened once, and before the backbone, so that missing data is said before a large model loads.
+    dtype_name: in place of the settings' own.
     """
     keep_freed_memory()
     device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
+    dtype = choose_dtype(dtype_name or settings.dtype, device)
     profile = choose_profile(settings.profile)
     dataset = resolve_dataset(settings.dataset, settings.data_dir)
     if profile.published_labels and dataset.published_open is not None:
@@ -84,6 +88,7 @@ def survey(settings: StageSettings) -> Surroundings:
             f"backbone {spec.name!r} takes {spec.modality}, dataset {dataset.name!r} is {dataset.modality}. "
             "`fungi list` names what goes together."
         )
+    opened = {split: dataset.open_split(split, settings.data_dir) for split in settings.split or dataset.splits}
     backbone = load_backbone(
         settings.backbone,
         checkpoint=settings.checkpoint,
@@ -95,4 +100,4 @@ def survey(settings: StageSettings) -> Surroundings:
         backbone = replace(backbone, input=replace(backbone.input, **dataset.input_options))
     backbone.model.to(device)
     logger.info(f"{spec.label} on {device}, {str(dtype).removeprefix('torch.')}; {backbone.weights_source}")
-    return Surroundings(settings, dataset, backbone, device, dtype)
+    return Surroundings(settings, dataset, backbone, device, dtype, opened)

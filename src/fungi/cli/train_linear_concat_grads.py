@@ -21,6 +21,7 @@ from fungi.cli.evaluation_loop import (
 from fungi.cli.feature_settings import FewShotSettings
 from fungi.combine.names import Combination, all_combinations, nested_chain
 from fungi.combine.pca import Reducer, reduced
+from fungi.data.base import DATASETS
 from fungi.errors import FungiError
 from fungi.evaluators.linear import (
     LAMBDAS,
@@ -48,6 +49,10 @@ DESCRIPTION = """Logistic regression over nested combinations of features, from 
 """
 EPOCHS, EPOCHS_OF_IMAGENET = 300, 30
 CROSS_VALIDATION_FOLDS = 5
+NO_OFFICIAL_VALIDATION = (
+    "{dataset} has a validation split, but there are no features of it here: lambda is chosen on a fifth of the train"
+    " rows, which is not the published protocol. Extract it with --split valid."
+)
 MUCH_MEMORY = 8 << 30
 
 
@@ -99,10 +104,25 @@ class LinearSettings(FewShotSettings):
     def splits(self, root: Path) -> tuple[str, ...]:
         """Splits that there are files of."""
         if self.takes_files:
-            given = self.valid_targets or next(iter(self.valid_embeddings_datasets), None)
+            there = self._names_valid_files
         else:
-            given = Layout(root).embeddings(self.dataset_name, self.backbone, self.valid_split)
-        return ("train", "valid", "test") if given is not None and given.is_file() else ("train", "test")
+            there = Layout(root).embeddings(self.dataset_name, self.backbone, self.valid_split).is_file()
+        return ("train", "valid", "test") if there else ("train", "test")
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether files are given one by one."""
+        return super().takes_files or self._names_valid_files
+
+    @property
+    def _names_valid_files(self) -> bool:
+        return any((self.valid_targets, self.valid_embeddings_datasets, self.valid_datasets))
+
+    @property
+    def has_official_validation(self) -> bool:
+        """Whether the dataset comes with a validation split."""
+        known = not self.takes_files and self.dataset_name in DATASETS
+        return known and "valid" in DATASETS[self.dataset_name].splits
 
 
 class LinearScorer:
@@ -166,9 +186,10 @@ class LinearScorer:
 
     def warnings(self) -> list[str]:
         """What was odd in the features and labels."""
-        return labels_missing_from_train(self._targets, self.test_targets) + source_warnings(
-            self._train, self._valid, self._test
-        )
+        found = labels_missing_from_train(self._targets, self.test_targets)
+        if self._settings.has_official_validation and not self._official:
+            found.append(NO_OFFICIAL_VALIDATION.format(dataset=self._settings.dataset_name))
+        return found + source_warnings(self._train, self._valid, self._test)
 
     def _say_memory(self) -> None:
         rows, classes = len(self._train) + len(self._valid), len(np.unique(self._targets))

@@ -159,7 +159,7 @@ class GradientEngine:
     def _extract_group(
         self, part: Any, views: ViewGenerator, losses: Mapping[str, Loss]
     ) -> tuple[Tensor, dict[str, dict[str, Float[Tensor, "b o i"]]]]:
-        surrogates = [target.path for target in self.targets if self._attention_input]
+        surrogates = [target.path for target in self.targets if self._attention_input and _projects_attention(target)]
         modules = {path: self.encoder.activation_module(path) for path in surrogates}
         with torch.enable_grad(), frozen(self.model), Capture(self.model, self.targets, modules) as capture:
             embeddings = self._encode(part, views)
@@ -211,6 +211,11 @@ def _scaled_derivative(
     largest = derivative.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     scale = torch.exp2(torch.log2(FLOAT16_SIGNAL / largest).floor())
     return derivative * scale, scale
+
+
+def _projects_attention(target: Target) -> bool:
+    """Whether a target is the output projection of an attention module, the only layer that quirk V1 concerns."""
+    return target.path.endswith(("attn.proj", "out_proj"))
 
 
 def _check_width(target: Target, projector: Projector | None) -> None:

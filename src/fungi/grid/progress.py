@@ -1,6 +1,7 @@
 """How far the elements of a job are, read from files alone; the queue of SLURM is asked only what still runs."""
 
 import hashlib
+import json
 import os
 import socket
 import subprocess
@@ -107,7 +108,7 @@ def _state(grid: Grid, element: Element, outputs: list[Path], attempt: Attempt |
             return DONE, "merge is left" if blocks else ""
         done = sum(done for _, done in blocks)
         so_far = f"{done} blocks done" if done else ""
-    elif all(path.exists() for path in outputs) and (ended_well or (outputs and attempt is None)):
+    elif all(path.exists() for path in outputs) and (ended_well or (attempt is None and _are_whole(outputs))):
         return DONE, ""
     if attempt is None or ended_well:
         return MISSING, so_far
@@ -116,6 +117,18 @@ def _state(grid: Grid, element: Element, outputs: list[Path], attempt: Attempt |
     if attempt.state == INTERRUPTED and queue.state(attempt.job):
         return QUEUED, f"job {attempt.job}, to go on"
     return FAILED, _why(attempt)
+
+
+def _are_whole(outputs: list[Path]) -> bool:
+    """Whether files that are there are finished: result files are saved after every combination, others at the end."""
+    return bool(outputs) and all(path.suffix != ".json" or _is_complete(path) for path in outputs)
+
+
+def _is_complete(result: Path) -> bool:
+    try:
+        return bool(json.loads(result.read_text()).get("complete"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _blocks_of(grid: Grid, path: Path, shard: Shard) -> tuple[int | None, int]:

@@ -44,12 +44,14 @@ class Objective(ABC):
 
     normalize: L2-normalise embeddings before the head; project: use the random head at all (paper, table 6).
     views, view_defaults: kind of the views, and options in which they differ from that kind's own defaults.
+    follows: settings that take the value of a view option where that alone is given.
     tokens: whether the loss wants all tokens of a view in place of its embedding.
     """
 
     name: ClassVar[str]
     views: ClassVar[str]
     view_defaults: ClassVar[dict[str, Any]] = {}
+    follows: ClassVar[dict[str, str]] = {}
     tokens: ClassVar[bool] = False
 
     normalize: bool = True

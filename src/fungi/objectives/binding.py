@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fungi.errors import FungiError
 from fungi.objectives import OBJECTIVES
 from fungi.objectives.base import Objective, Support
+from fungi.options import fitting
 from fungi.views.base import InputSpec, ModalityDefaults, ViewGenerator
 
 
@@ -73,13 +74,21 @@ def bind(
     kind = OBJECTIVES[name]
     fields = {one.name for one in dataclasses.fields(kind)}
     given = {**_defaults(input_spec, name), **(options or {})}
-    objective = kind(**{key: value for key, value in given.items() if key in fields})
+    given = {setting: given[option] for setting, option in kind.follows.items() if option in given} | given
+    objective = _objective(kind, {key: value for key, value in given.items() if key in fields})
     view_options = {**objective.view_defaults, **{key: value for key, value in given.items() if key not in fields}}
     try:
         views = input_spec.views(objective.view_kind, **view_options)
     except FungiError as error:
         raise FungiError(f"objective {name}: {error} Its own settings are: {', '.join(sorted(fields))}.") from None
     return BoundObjective(objective=objective, views=views, heads=objective.heads(embedding_dim, seed))
+
+
+def _objective(kind: type[Objective], options: dict[str, Any]) -> Objective:
+    try:
+        return kind(**fitting(kind, options))
+    except FungiError as error:
+        raise FungiError(f"objective {kind.name}: {error}") from None
 
 
 def _defaults(input_spec: InputSpec, objective: str) -> dict[str, Any]:

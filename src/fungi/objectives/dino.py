@@ -1,6 +1,7 @@
 """DINO: cross-entropy between teacher and student distributions over crops, one frozen backbone (spec vision 4.2)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -35,6 +36,7 @@ class DINO(Objective):
 
     name = "dino"
     views = "crops"
+    follows: ClassVar[dict[str, str]] = {"teacher_views": "global_crops"}
 
     latent_dim: int = 2048
     student_temperature: float = 0.1

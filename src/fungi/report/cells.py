@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fungi.combine.protocol import usual_pca_dim
 from fungi.errors import FungiError, MissingFilesError
 from fungi.report.published import MEAN, Published, PublishedKey, mean_datasets, published_value
-from fungi.report.result_file import read_result
+from fungi.report.result_file import PUT_ASIDE, read_result
 from fungi.runtime.log import logger
 from fungi.store.layout import EMBEDDINGS
 
@@ -76,7 +77,7 @@ def read_results(places: Iterable[Path]) -> list[ResultRecord]:
         paths += [place] if place.is_file() else sorted(place.rglob("results/**/*.json"))
     found = []
     for path in dict.fromkeys(paths):
-        if path.name.endswith(".previous.json"):
+        if PUT_ASIDE in path.name:
             continue
         try:
             found.append(ResultRecord(path, read_result(path)))
@@ -157,7 +158,7 @@ def origin_of(content: dict[str, Any]) -> dict[str, str]:
 def _cell(content: dict[str, Any], task: str, setting: str, metric: str, combination: str) -> Cell:
     origin, results = origin_of(content), content["results"]
     scores, baseline = results[combination], results.get(EMBEDDINGS, {}).get(metric)
-    protocol = Protocol(task, setting, origin["profile"], _details(content))
+    protocol = Protocol(task, setting, origin["profile"], _details(content, origin))
     std = scores.get(f"{metric}-std")
     as_published = _as_published(content, origin)
     key = PublishedKey(task, setting, origin["backbone"], origin["dataset"], combination)
@@ -185,11 +186,13 @@ def _metric_of(content: dict[str, Any]) -> str:
     return DATASETS[dataset].metric if dataset in DATASETS and content["task"] != "clustering" else "accuracy"
 
 
-def _details(content: dict[str, Any]) -> str:
+def _details(content: dict[str, Any], origin: dict[str, str]) -> str:
     """The settings that set one protocol apart from another, in words."""
     settings = content["settings"]
+    other_layer = [] if _is_usual_layer(origin) else [f"layer {origin['layer']}"]
     named = [("k", "k"), ("pca_dim", "PCA"), ("solver", "solver"), ("tolerance", "tolerance")]
     parts = [f"{word} {settings[name]}" for name, word in named if settings.get(name) is not None]
+    parts += other_layer
     parts += [f"array {settings['layer_key']}"] if settings.get("layer_key") not in (None, _USUAL_ARRAY) else []
     parts += [f"rows of {settings['test_split']}"] if settings.get("test_split", "test") != "test" else []
     for name in ("normalize", "normalize_embeddings"):
@@ -213,17 +216,37 @@ def _as_published(content: dict[str, Any], origin: dict[str, str]) -> bool:
     from fungi.backbones.base import BACKBONES
 
     settings = content["settings"]
-    backbone = origin["backbone"]
+    backbone, dataset = origin["backbone"], origin["dataset"]
     return (
         settings.get("k", _PUBLISHED_K) == _PUBLISHED_K
         and backbone in BACKBONES
         and _sampling(settings) in (None, "stratified" if BACKBONES[backbone].modality == "text" else "balanced")
-        and settings["pca_dim"] == BACKBONES[backbone].pca_dim
+        and settings["pca_dim"] == usual_pca_dim(dataset, backbone)
+        and _is_usual_layer(origin)
+        and _validated_as_published(content, dataset)
         and settings.get("normalize", True)
         and settings.get("normalize_embeddings", True)
         and not settings.get("renormalise_after_pca", False)
         and settings.get("test_split", "test") in ("test", "query")
     )
+
+
+def _is_usual_layer(origin: dict[str, str]) -> bool:
+    """Whether gradients are those of the backbone's own layer, as far as the files tell."""
+    from fungi.backbones.base import BACKBONES
+
+    known = origin["layer"] and origin["backbone"] in BACKBONES
+    spec = BACKBONES[origin["backbone"]] if known else None
+    return spec is None or origin["layer"] == spec.layer_path(spec.layer)
+
+
+def _validated_as_published(content: dict[str, Any], dataset: str) -> bool:
+    """Whether a linear probe chose lambda on the official validation split where the dataset has one."""
+    from fungi.data.base import DATASETS
+
+    official = dataset in DATASETS and "valid" in DATASETS[dataset].splits
+    linear = content.get("task", "").startswith("linear")
+    return not (official and linear) or all("valid" in run for run in content["provenance"]["features"])
 
 
 def _mean(cells: list[Cell]) -> Cell:

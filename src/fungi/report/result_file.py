@@ -1,16 +1,18 @@
 """The result file of an evaluation: what was run, on which files, and the scores, saved after each combination.
 
     {"task": "knn", "settings": {...}, "provenance": {...}, "warnings": [...], "test_targets": [...],
+     "complete": true,
      "results": {"embeddings+kl": {"accuracy": ..., "mean-per-class-accuracy": ..., "predictions": [...]}, ...}}
 
-With several runs (extraction seeds, few-shot draws), `results` holds means and population standard deviations
-(`accuracy`, `accuracy-std`), and `runs` holds what each run gave.
+`complete` is true once everything that was asked for is there. With several runs (extraction seeds, few-shot draws),
+`results` holds means and population standard deviations (`accuracy`, `accuracy-std`), and `runs` what each run gave.
 """
 
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from fungi.runtime.versions import code_commit, package_versions
 
 Scores = dict[str, Any]
 SCHEMA_VERSION = 1
+PUT_ASIDE = ".previous-"
 
 
 @dataclass
@@ -38,7 +41,7 @@ class ResultFile:
     """A result file in the making.
 
     Opening one whose settings and input files are the same goes on from what is there. A file of other settings at the
-    same path is put aside as `<name>.previous.json`, so that nothing computed is lost.
+    same path is put aside as `<name>.previous-1.json`, `-2`, ..., so that nothing computed is lost.
 
     task: `knn`, `linear`, ...; settings: all that decides the numbers; runs: what to evaluate, in order.
     """
@@ -49,12 +52,20 @@ class ResultFile:
         self.settings = _plain(settings)
         self.runs = runs
         self.test_targets: list[int] = []
+        self.complete = False
         self._resume()
 
     def add(self, run: Run, combination: str, scores: Scores) -> None:
         """Record the scores of a combination, and save."""
         run.results[combination] = _plain(scores)
+        self.complete = False
         self.save()
+
+    def finish(self) -> None:
+        """Record that nothing is left to do."""
+        if not self.complete:
+            self.complete = True
+            self.save()
 
     def content(self) -> dict[str, Any]:
         """All of it, as it is written."""
@@ -69,6 +80,7 @@ class ResultFile:
             },
             "warnings": list(dict.fromkeys(text for run in self.runs for text in run.warnings)),
             "test_targets": self.test_targets,
+            "complete": self.complete,
         }
         if len(self.runs) == 1:
             return content | {"results": self.runs[0].results}
@@ -96,13 +108,15 @@ class ResultFile:
         except (FungiError, KeyError, TypeError):
             same = False
         if not same:
-            aside = self.path.with_suffix(".previous.json")
+            names = (self.path.with_suffix(f"{PUT_ASIDE}{number}.json") for number in count(1))
+            aside = next(name for name in names if not name.exists())
             self.path.replace(aside)
             logger.info("%s held results of other settings or input files: put aside as %s", self.path, aside.name)
             return
         for run, entry in zip(self.runs, earlier, strict=True):
             run.results, run.warnings = entry["results"], entry["warnings"]
         self.test_targets = found.get("test_targets", [])
+        self.complete = bool(found.get("complete"))
         done = sum(len(run.results) for run in self.runs)
         logger.info("%s holds %d finished results of these settings and files: they are kept", self.path, done)
 

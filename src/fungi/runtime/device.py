@@ -17,8 +17,12 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise FungiError(f"--device {name!r} is no device. Use auto, cpu, cuda or cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise FungiError(f"--device {name} is not supported. Use auto, cpu, cuda or cuda:N.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise FungiError(f"--device {name} was asked for, but torch {torch.__version__} sees no GPU. Use --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise FungiError(f"--device {name} was asked for, but there are {torch.cuda.device_count()} GPUs, from cuda:0.")
     return device
 
 

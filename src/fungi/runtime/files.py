@@ -13,15 +13,44 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Any number of writers may do so at once: each has a temporary name of its own, and the last rename wins.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}")
-    try:
+    with _beside(path) as temporary:
         yield temporary
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
+
+
+@contextmanager
+def written_once(path: Path) -> Iterator[Path]:
+    """As `written_whole`, but the first of several writers wins: who comes later finds its own version dropped.
+
+    For what has to be the same for all who read it, and may not come out bit for bit the same twice.
+    """
+    with _beside(path) as temporary:
+        yield temporary
+        _flush(temporary)
+        _take_free_name(temporary, path)
+        _flush(path.parent)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}")
+    try:
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _take_free_name(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)  # unlike a rename, it fails where the name is taken
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links: look, then rename
+        if not path.exists():
+            temporary.replace(path)
 
 
 def _flush(path: Path) -> None:

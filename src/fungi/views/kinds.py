@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fungi.errors import FungiError, unknown_name
+from fungi.options import fitting
 from fungi.views.base import ViewGenerator
 
 Kinds = Mapping[str, tuple[str, str]]
@@ -24,4 +25,4 @@ def choose_views(kinds: Kinds, given: Any, kind: str, **options: Any) -> ViewGen
             raise FungiError(
                 f"views {kind!r} have no option {option!r}. They have: {', '.join(sorted(known)) or 'none'}."
             )
-    return generator(input=given, **options)
+    return generator(input=given, **fitting(generator, options))

@@ -65,8 +65,9 @@ class MaskedCrops:
     def prepare(self, item: Image.Image) -> dict[str, Tensor]:
         """Crops `[v c h w]` and masks of the global ones `[g t]`, from torch's global stream."""
         side = self.input.size // self.patch_size
-        crops = self.crops.prepare(item)
-        return {"pixels": crops, "mask": torch.stack([self._mask(side).flatten() for _ in range(GLOBAL_CROPS)])}
+        crops, ratio = self.crops.prepare(item), self._ratio()
+        masks = [block_mask(side, side, ratio).flatten() for _ in range(GLOBAL_CROPS)]
+        return {"pixels": crops, "mask": torch.stack(masks)}
 
     def collate(self, prepared: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Stack a batch."""
@@ -79,12 +80,12 @@ class MaskedCrops:
         unmasked = masks.new_zeros(len(masks), self.n_views - GLOBAL_CROPS, masks.shape[2])
         return {"images": self.crops.render(views), "mask": torch.cat([masks, unmasked], dim=1).flatten(0, 1)}
 
-    def _mask(self, side: int) -> Bool[Tensor, "h w"]:
-        ratio = self.mask_ratio
-        if self.random_ratio:
-            low, high = RANDOM_RATIOS
-            ratio = low + (high - low) * _uniform() if _uniform() < 0.5 else 0.0
-        return block_mask(side, side, ratio)
+    def _ratio(self) -> float:
+        """The share of an image's patches to mask, the same for its global crops."""
+        if not self.random_ratio:
+            return self.mask_ratio
+        low, high = RANDOM_RATIOS
+        return low + (high - low) * _uniform() if _uniform() < 0.5 else 0.0
 
 
 def block_mask(height: int, width: int, ratio: float) -> Bool[Tensor, "h w"]:

@@ -1,0 +1,13 @@
+"""What the published protocol asks of a dataset and a backbone."""
+
+from fungi.backbones.base import BACKBONES
+from fungi.data.base import DATASETS
+
+DEFAULT_PCA_DIM = 512
+
+
+def usual_pca_dim(dataset: str, backbone: str) -> int:
+    """Components of PCA: the dataset's own number (spec vision 9.6), else the backbone's (9.1)."""
+    of_dataset = DATASETS[dataset].pca_dim if dataset in DATASETS else None
+    of_backbone = BACKBONES[backbone].pca_dim if backbone in BACKBONES else DEFAULT_PCA_DIM
+    return of_dataset or of_backbone

@@ -1,0 +1,64 @@
+"""Values that a user gives for fields of a dataclass: converted where nothing is lost, refused by name where not."""
+
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from fungi.errors import FungiError
+
+_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+
+
+def fitting(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the types of the fields of `kind`; FungiError that names the option, its type and the value.
+
+    A whole number will do for a number, and a list for a tuple; types other than the plain ones are left alone.
+    """
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for name, value in values.items():
+        try:
+            found[name] = _fit(value, hints[name])
+        except TypeError:
+            raise FungiError(f"option {name!r} takes {_in_words(hints[name])}, not {value!r}.") from None
+    return found
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    """The value as the type; TypeError where it is none."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        fits = value in inner
+    elif origin is tuple:
+        return _fit_all(value, inner)
+    elif hint is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+    elif hint is int:
+        fits = isinstance(value, int) and not isinstance(value, bool)
+    else:
+        fits = hint not in _NAMES or isinstance(value, hint)
+    if not fits:
+        raise TypeError
+    return float(value) if hint is float else value
+
+
+def _fit_all(value: Any, inner: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(value, tuple | list):
+        raise TypeError
+    hints = [inner[0]] * len(value) if inner[-1] is ... else list(inner)
+    if len(hints) != len(value):
+        raise TypeError
+    return tuple(_fit(one, hint) for one, hint in zip(value, hints, strict=True))
+
+
+def _in_words(hint: Any) -> str:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, inner))
+    if origin is tuple:
+        count = "a list" if inner[-1] is ... else f"{len(inner)} values"
+        return f"{count} of {_in_words(inner[0])} each, as in (1, 2)"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_in_words(one) for one in inner)
+    return _NAMES.get(hint, str(hint))
