@@ -113,6 +113,18 @@ def test_files_without_birth_are_read_with_one_warning_and_join_with_any(tmp_pat
     assert len([w for w in caught if w.category is UnknownOriginWarning]) == 1
 
 
+def test_the_folders_of_the_original_harness_are_read_as_they_are(tmp_path):
+    """It has no level `gradients`, and no birth records."""
+    layout = make_folder(tmp_path)
+    ours = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))["results"]
+    (tmp_path / "results").rename(tmp_path / "results-of-ours")
+    (layout.root / "gradients" / "digits").rename(layout.root / "digits")
+    (layout.root / "gradients").rmdir()
+    theirs = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))["results"]
+    assert len(theirs) == 7
+    assert theirs == ours
+
+
 def test_a_truncated_file_is_named(tmp_path):
     layout = make_folder(tmp_path)
     path = layout.gradients("digits", "digits-vit", "kl", "train")

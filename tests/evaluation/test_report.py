@@ -15,7 +15,7 @@ from fungi.cli.knn_concat import KnnSettings
 from fungi.cli.report import ReportSettings
 from fungi.combine.protocol import usual_pca_dim
 from fungi.errors import FungiError, MissingFilesError
-from fungi.report.cells import ResultRecord, cells_of, distinct, mean_cells
+from fungi.report.cells import ResultRecord, cells_of, distinct, mean_cells, read_results
 from fungi.report.gallery import per_class_differences
 from fungi.report.published import MEAN, PublishedKey, mean_datasets, published_value
 from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
@@ -244,3 +244,30 @@ def test_result_files_are_strict_json(tmp_path):
     (path,) = tmp_path.rglob("results/**/*.json")
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert np.isfinite(json.loads(path.read_text())["results"]["kl"]["accuracy"])
+
+
+def test_results_of_the_original_harness_stand_in_the_report(tmp_path):
+    """With the value of one entry per metric, and feature files joined by semicolons."""
+    scores = {"accuracy": [0.25], "mean-per-class-accuracy": [0.2], "predictions": [[1, 2]]}
+    one = {
+        "args": {"pca_dim": 512},
+        "metrics": {"train.h5": scores, "train.h5;kl-train.h5;dino-train.h5": scores | {"accuracy": [0.5]}},
+        "test_targets": [1, 1],
+    }
+    for place in ("vit-b16-augreg-in1k/cars.json", "linear/vit-b16-augreg-in1k/5-shots/cars.json"):
+        path = tmp_path / "logs" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(one))
+    knn, linear = sorted((c for r in read_results([tmp_path]) for c in cells_of(r)), key=lambda c: c.protocol.task)[
+        1::2
+    ]
+    assert (knn.dataset, knn.backbone, knn.combination, knn.value) == (
+        "cars",
+        "vit-b16-augreg-in1k",
+        "embeddings+kl+dino",
+        50.0,
+    )
+    assert knn.gain == 25.0
+    assert (linear.protocol.task, linear.protocol.setting) == ("linear", "5-shot")
+    (embeddings,) = [c for c in cells_of(read_results([tmp_path])[1]) if c.combination == "embeddings"]
+    assert embeddings.published.value == 21.3

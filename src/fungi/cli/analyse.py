@@ -105,15 +105,12 @@ def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:
 def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
     """kNN of single gradients for every array of the gradient files; the result files' contents."""
     layout, where = Layout(settings.root[0]), (settings.dataset_name, settings.backbone)
-    gradients = layout.gradients(*where, "any", settings.train_split).parent
-    ending = f"-{settings.train_split}.h5"
-    names = settings.features or [path.name.removesuffix(ending) for path in sorted(gradients.glob(f"*{ending}"))]
-    names = [name for name in names if name != EMBEDDINGS]
+    wanted = settings.features or layout.objectives(*where, settings.train_split)
+    names = [name for name in wanted if name != EMBEDDINGS]
     if not names:
-        raise FungiError(f"no gradient files of split {settings.train_split!r} in {gradients}.")
-    shared = set.intersection(
-        *(set(array_keys(layout.gradients(*where, name, settings.train_split))) for name in names)
-    )
+        folder = layout.gradients(*where, "any", settings.train_split).parent
+        raise FungiError(f"no gradient files of split {settings.train_split!r} in {folder}.")
+    shared = set.intersection(*(set(array_keys(layout.existing(name, *where, settings.train_split))) for name in names))
     single = {"features": tuple(names), "combinations": "single", "few_shot_seed": (), "few_shot_sampling": "balanced"}
     return [knn_concat.run(settings.knn(layer_key=key, **single)) for key in sorted(shared)]
 

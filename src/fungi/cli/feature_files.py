@@ -81,7 +81,7 @@ def _found(settings: FeatureSettings, layout: Layout, split: str, features: Sequ
     name = getattr(settings, f"{split}_split")
     arrays = {}
     for feature in in_order(features):
-        path = layout.features(feature, *where, name)
+        path = layout.existing(feature, *where, name)
         arrays[feature] = open_array(path, EMBEDDINGS if feature == EMBEDDINGS else _layer_key(settings, path))
     return SplitFiles(arrays, layout.embeddings(*where, name))
 
@@ -89,9 +89,7 @@ def _found(settings: FeatureSettings, layout: Layout, split: str, features: Sequ
 def _features_on_disk(settings: FeatureSettings, layout: Layout, split: str) -> list[str]:
     """Names of the features that have a file for a split; FungiError where there are none."""
     where, name = (settings.dataset_name, settings.backbone), getattr(settings, f"{split}_split")
-    ending = f"-{name}.h5"
-    gradients = layout.gradients(*where, "any", name).parent
-    found = [path.name.removesuffix(ending) for path in sorted(gradients.glob(f"*{ending}"))]
+    found = layout.objectives(*where, name)
     embeddings = layout.embeddings(*where, name)
     if embeddings.exists():
         found.append(EMBEDDINGS)

@@ -68,13 +68,15 @@ class ResultRecord:
 
 
 def read_results(places: Iterable[Path]) -> list[ResultRecord]:
-    """Every result file in the folders (or named itself), those put aside left out.
+    """Every result file in the folders (`results`, and the original harness's `logs`), or named itself.
 
     MissingFilesError where there is none. A file that is none of ours is named and left out.
     """
     paths: list[Path] = []
     for place in places:
-        paths += [place] if place.is_file() else sorted(place.rglob("results/**/*.json"))
+        folders = ("results", "logs")
+        inside = [path for folder in folders for path in sorted(place.rglob(f"{folder}/**/*.json"))]
+        paths += [place] if place.is_file() else inside
     found = []
     for path in dict.fromkeys(paths):
         if PUT_ASIDE in path.name:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fungi.errors import FungiError
+from fungi.report.original_results import from_original, is_original
 from fungi.runtime.log import logger
 from fungi.runtime.versions import code_commit, package_versions
 
@@ -122,13 +123,15 @@ class ResultFile:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result file as plain data; FungiError where it is none."""
+    """A result file as plain data, the original harness's in our form; FungiError where it is none."""
     try:
         found = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FungiError(
             f"{path} is no readable result file ({error}). Delete it and run the evaluation again."
         ) from None
+    if is_original(found):
+        return from_original(path, found)
     if not isinstance(found, dict) or "results" not in found:
         raise FungiError(f"{path} is no result file: it has no entry 'results'.")
     return found

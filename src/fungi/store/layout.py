@@ -34,6 +34,23 @@ class Layout:
             return self.embeddings(dataset, backbone, split)
         return self.gradients(dataset, backbone, feature, split)
 
+    def objectives(self, dataset: str, backbone: str, split: str) -> list[str]:
+        """Objectives whose gradients of a split are there, in this layout or in the original harness's."""
+        ending = f"-{split}.h5"
+        folders = (self.root / "gradients" / dataset / backbone, self._original(dataset, backbone))
+        files = [path for folder in folders for path in sorted(folder.glob(f"*{ending}"))]
+        return list(dict.fromkeys(path.name.removesuffix(ending) for path in files))
+
+    def _original(self, dataset: str, backbone: str) -> Path:
+        """Where the original harness has its gradients: it knows no level `gradients`."""
+        return self.root / dataset / backbone
+
+    def existing(self, feature: str, dataset: str, backbone: str, split: str) -> Path:
+        """The file of a feature for reading: ours, or the original harness's where that alone is there."""
+        ours = self.features(feature, dataset, backbone, split)
+        theirs = self._original(dataset, backbone) / ours.name
+        return theirs if feature != EMBEDDINGS and theirs.is_file() and not ours.exists() else ours
+
     def projection(self, name: str) -> Path:
         """A projection matrix made by default (none was given)."""
         return self.root / "projections" / f"{name}.pth"
