@@ -80,7 +80,7 @@ class FUNGIWrapper:
         self.image_input = image_input or image_input_of(model, input_dim)
         if self.image_input.size != input_dim:
             raise FungiError(f"image_input is for {self.image_input.size} pixels, input_dim is {input_dim}.")
-        self.include_embeddings, self.bias = include_embeddings, bias
+        self.include_embeddings, self.bias, self.views_per_forward = include_embeddings, bias, views_per_forward
         self.extractor_configs = tuple(extractor_configs)
         self.reduction: Reduction | None = None
         trial = torch.zeros(1, 3, input_dim, input_dim, device=self.device)

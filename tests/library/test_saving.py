@@ -51,13 +51,14 @@ def test_features_are_bit_equal_in_a_fresh_process(tmp_path: Path) -> None:
 
 
 def test_a_loaded_extractor_is_the_saved_one(tmp_path: Path) -> None:
-    wrapper = ready(layer=LAYERS, include_embeddings=True)
+    wrapper = ready(layer=LAYERS, include_embeddings=True, views_per_forward=7)
     with torch.no_grad():
         wrapper.extractors[0].projection_head.weight.mul_(2)  # heads are saved as they are, not as they are drawn
     wrapper.save(tmp_path)
     loaded = FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
     assert torch.equal(loaded(pictures(3)), wrapper(pictures(3)))
     assert fingerprint(loaded) == fingerprint(wrapper)
+    assert loaded.engine.views_per_forward == 7
     assert sorted(path.name for path in tmp_path.iterdir()) == [SETTINGS, TENSORS]
 
 
@@ -117,7 +118,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     ready().save(tmp_path)
     content = json.loads((tmp_path / SETTINGS).read_text())
     (tmp_path / SETTINGS).write_text(json.dumps({**content, "format": 99}))
-    with pytest.raises(FungiError, match="has format 99, this version reads 1"):
+    with pytest.raises(FungiError, match="has format 99, this version reads 2"):
         FUNGIWrapper.load(tmp_path, build("timm"), "cpu")
     (tmp_path / TENSORS).write_bytes(b"no tensors")
     with pytest.raises(FungiError, match="is damaged"):

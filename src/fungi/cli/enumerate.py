@@ -38,11 +38,11 @@ def _datasets() -> Iterator[tuple[str, ...]]:
 def _backbones() -> Iterator[tuple[str, ...]]:
     from fungi.backbones.base import BACKBONES
 
-    yield ("backbone", "modality", "E", "p", "G", "gradient source", "label")
+    yield ("backbone", "modality", "E", "p", "G", "gradient source", "label", "notes")
     for name in BACKBONES:
         spec = BACKBONES[name]
         sizes = (str(size) for size in (spec.embedding_dim, spec.projection_dim, spec.gradient_dim))
-        yield name, spec.modality, *sizes, spec.layer, spec.label
+        yield name, spec.modality, *sizes, spec.layer, spec.label, spec.notes
 
 
 def _objectives() -> Iterator[tuple[str, ...]]:

@@ -25,7 +25,7 @@ from fungi.runtime.versions import package_versions
 from fungi.views.image import ImageInput
 from fungi.wrapper import FUNGIWrapper
 
-FORMAT = 1
+FORMAT = 2
 SETTINGS, TENSORS = "extractor.json", "tensors.safetensors"
 
 
@@ -57,6 +57,7 @@ def _settings(wrapper: FUNGIWrapper) -> dict[str, Any]:
         "seed": wrapper.seed,
         "include_embeddings": wrapper.include_embeddings,
         "image_input": dataclasses.asdict(wrapper.image_input),
+        "views_per_forward": wrapper.views_per_forward,
         "configs": [_described(config) for config in wrapper.extractor_configs],
         "projections": {name: _projection_facts(p.matrix) for name, p in wrapper.engine.projectors.items()},
         "reduction": None if wrapper.reduction is None else _reduction_facts(wrapper.reduction),
@@ -100,6 +101,7 @@ def load_wrapper(
         seed=content["seed"],
         image_input=image_input,
         bias=content["bias"],
+        views_per_forward=content["views_per_forward"],
     )
     for number, extractor in enumerate(wrapper.extractors):
         extractor.restore(_below(tensors, f"extractor.{number}."))
