@@ -167,6 +167,11 @@ class FUNGIWrapper:
         data: features `[n, f]` of training images, or the training images. Nothing is reduced, and the log says so,
         where `dim` is not smaller than both n and f (spec vision 9.1).
         """
+        if dim < 1:
+            raise FungiError(f"a PCA needs at least 1 component, not {dim}.")
+        width = sum(self.parts.values())
+        if isinstance(data, Tensor) and data.shape[-1] != width:
+            raise FungiError(f"features of this wrapper are {width} wide before a PCA, those given {data.shape[-1]}.")
         self.reduction = None
         features = (
             data if isinstance(data, Tensor) else self.extract(data, batch_size=batch_size, num_workers=num_workers)

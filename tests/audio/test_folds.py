@@ -22,7 +22,8 @@ def average():
 def write(root: Path, dataset: str, accuracy: float) -> None:
     path = Layout(root).results("knn", dataset, "patch-ssast")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"results": {"embeddings": {"accuracy": accuracy, "predictions": [1]}}}))
+    scores = {"embeddings": {"accuracy": accuracy, "predictions": [1]}}
+    path.write_text(json.dumps({"results": scores, "settings": {}, "provenance": {}}))
 
 
 def test_the_table_shows_mean_and_deviation_of_five_folds(average, tmp_path, capsys):

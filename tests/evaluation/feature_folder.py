@@ -74,7 +74,12 @@ def make_folder(
         for place, feature in enumerate(features):
             values, targets = clustered(count, dim, classes, seed=10 * seed + place + 100 * len(split))
             birth = replace(
-                BIRTH, feature=feature, dataset=dataset, split=split, dataset_fingerprint=f"rows-of-{split}"
+                BIRTH,
+                feature=feature,
+                dataset=dataset,
+                split=split,
+                dataset_fingerprint=f"rows-of-{split}",
+                seed=BIRTH.seed + seed,
             )
             path = layout.features(feature, dataset, "digits-vit", split)
             if feature == "embeddings":

@@ -11,7 +11,7 @@ from fungi.cli import knn_concat
 from fungi.cli.feature_files import open_splits
 from fungi.cli.knn_concat import KnnSettings
 from fungi.errors import FungiError, MissingFilesError, RefusedJoinError
-from fungi.store.reading import UnknownOriginWarning
+from fungi.store.reading import UnknownOriginWarning, open_array, read_targets
 from tests.evaluation.feature_folder import BIRTH, LAYER, make_folder, write_array
 
 VALUES = np.random.default_rng(0).normal(size=(120, 12))
@@ -194,3 +194,37 @@ def test_unpaired_explicit_files_are_refused(tmp_path):
     train = layout.embeddings("digits", "digits-vit", "train")
     with pytest.raises(FungiError, match=r"0 feature files of the test split for 1 of the train split"):
         knn_concat.run(KnnSettings(train_embeddings_datasets=(train,), test_targets=train))
+
+
+def test_damaged_bytes_never_end_in_a_stack_trace(tmp_path):
+    """Bytes anywhere in a file overwritten: it is read all the same, or refused by name."""
+    layout = make_folder(tmp_path / "whole", rows={"train": 30, "test": 10}, features=("embeddings", "kl"))
+    path = layout.gradients("digits", "digits-vit", "kl", "train")
+    whole, random, refusals = path.read_bytes(), np.random.default_rng(0), []
+    for _ in range(150):
+        damaged = bytearray(whole)
+        start, length = int(random.integers(len(whole))), int(random.integers(1, 512))
+        damaged[start : start + length] = random.bytes(len(damaged[start : start + length]))
+        path.write_bytes(damaged)
+        try:
+            open_array(path, "attn_proj").read(0, 30)
+        except FungiError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 5
+    assert all(str(path) in said for said in refusals)
+
+
+def test_labels_that_are_no_whole_numbers_are_refused(tmp_path):
+    layout = make_folder(tmp_path)
+    path = layout.embeddings("digits", "digits-vit", "train")
+    with h5py.File(path, "a") as file:
+        del file["targets"]
+        file["targets"] = np.linspace(0, 1, 120)
+    with pytest.raises(FungiError, match=r"the labels are of type float64"):
+        read_targets(path)
+
+
+def test_a_misspelt_name_is_answered_with_what_is_there(tmp_path):
+    make_folder(tmp_path)
+    with pytest.raises(MissingFilesError, match=r"Did you mean digits\?"):
+        knn_concat.run(KnnSettings(root=(tmp_path,), dataset="digit"))

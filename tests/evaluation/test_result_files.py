@@ -1,15 +1,19 @@
 """Results are saved after each combination; a rerun goes on; several runs are averaged."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fungi.cli import knn_concat
+from fungi.cli.feature_settings import result_path
 from fungi.cli.knn_concat import KnnScorer, KnnSettings
 from fungi.errors import FungiError
 from fungi.report.cells import read_results
 from fungi.report.gain_table import gain_table
+from tests.evaluation import feature_folder
 from tests.evaluation.feature_folder import make_folder
 
 
@@ -99,7 +103,7 @@ def test_few_shot_draws_are_runs_too(tmp_path):
 
 def test_means_over_different_rows_are_refused(tmp_path):
     make_folder(tmp_path / "a", classes=4)
-    make_folder(tmp_path / "b", classes=3)
+    make_folder(tmp_path / "b", classes=3, seed=1)
     with pytest.raises(FungiError, match=r"are not those of the other --root folders"):
         knn_concat.run(settings_for(tmp_path / "a", tmp_path / "b"))
 
@@ -148,3 +152,46 @@ def test_a_result_is_complete_only_after_the_last_combination(tmp_path, monkeypa
     knn_concat.run(settings_for(tmp_path))
     assert set(seen) == {False}
     assert json.loads(result_of(tmp_path).read_text())["complete"] is True
+
+
+def test_a_deviation_over_copies_of_one_extraction_is_refused(tmp_path):
+    for name in "ab":
+        make_folder(tmp_path / name)
+    with pytest.raises(FungiError, match=r"hold the same extraction, of one seed and projection"):
+        knn_concat.run(settings_for(tmp_path / "a", tmp_path / "b"))
+
+
+def test_a_mean_over_extractions_of_two_kinds_is_refused(tmp_path, monkeypatch):
+    for seed, (name, weights) in enumerate((("a", "weights-a"), ("b", "weights-b"))):
+        birth = replace(feature_folder.BIRTH, weights_hash=weights, weights_source="published")
+        monkeypatch.setattr(feature_folder, "BIRTH", birth)
+        make_folder(tmp_path / name, seed=seed)
+    with pytest.raises(FungiError, match=r"backbone weights differs: 'weights-a' in .*, 'weights-b' in"):
+        knn_concat.run(settings_for(tmp_path / "a", tmp_path / "b"))
+
+
+def test_features_that_one_of_several_roots_lacks_are_named(tmp_path):
+    make_folder(tmp_path / "a")
+    make_folder(tmp_path / "b", seed=1, features=("embeddings", "kl"))
+    with pytest.raises(FungiError, match=r"features differ: embeddings, kl, dino in .*, embeddings, kl in"):
+        knn_concat.run(settings_for(tmp_path / "a", tmp_path / "b"))
+
+
+@pytest.mark.parametrize("name", ["folder.json", "notes.txt"])
+def test_what_is_no_result_is_never_moved_aside(name, tmp_path):
+    make_folder(tmp_path)
+    path = tmp_path / name
+    path.mkdir() if name.startswith("folder") else path.write_text("mine")
+    with pytest.raises(FungiError, match=r"Choose another --output"):
+        knn_concat.run(replace(settings_for(tmp_path), output=path))
+    assert path.exists()
+
+
+def test_results_of_relative_and_absolute_roots_go_to_their_common_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path / "a")
+    make_folder(tmp_path / "b", seed=1)
+    knn_concat.run(settings_for(Path("a"), tmp_path / "b"))
+    assert result_of(tmp_path).exists()
+    with pytest.raises(FungiError, match=r"no folder in common"):
+        result_path(settings_for(Path("/scratch/a"), Path("/home/b")), "knn")

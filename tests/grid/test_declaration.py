@@ -92,3 +92,24 @@ def test_mistakes_in_a_grid_file_are_named_with_the_file(tmp_path: Path, text: s
     with pytest.raises(FungiError, match=said) as caught:
         declared_grid({"FUNGI_GRID": str(path)})
     assert "wrong.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[flags]\nextract_gradients = "--profile published"', "'extract_gradients'.*'extract-gradients'"),
+        ("root = 3", "root has to be a text, not 3"),
+        ('[flags]\nknn = "--k \'5"', "the flags of knn in the grid, .* can't be split"),
+    ],
+)
+def test_mistakes_in_a_grid_file_are_said(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "grid.toml"
+    path.write_text(text)
+    with pytest.raises(FungiError, match=said):
+        declared_grid({"FUNGI_GRID": str(path)})
+
+
+@pytest.mark.parametrize("name", ["FUNGI_DATASET", "FUNGI_FLAGS_EXTRACTGRADIENTS"])
+def test_misspelt_variables_are_never_ignored(name: str) -> None:
+    with pytest.raises(FungiError, match=r"unknown (variable|command)"):
+        declared_grid({name: "flowers102"})

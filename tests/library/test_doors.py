@@ -114,7 +114,7 @@ def test_a_datasets_column_holds_the_features(tmp_path: Path) -> None:
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_an_index_finds_what_a_comparison_of_all_pairs_finds(metric: str) -> None:
     features, queries = torch.randn(30, 8), torch.randn(4, 8)
-    _, rows = nearest_images(faiss_index(features, metric), queries, 5, metric)
+    _, rows = nearest_images(faiss_index(features, metric), queries, 5)
     if metric == "cosine":
         order = torch.nn.functional.cosine_similarity(queries[:, None], features[None], dim=-1).argsort(descending=True)
     else:

@@ -46,6 +46,8 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str) -> Non
         (("--set", "kl.direction=up"), ("kl", "'direction' takes one of uniform_to_pred, pred_to_uniform, not 'up'")),
         (("--projection-matrix", "m.pth", "--projection-dim", "8"), ("brings its own size", "leave out")),
         (("--device", "meta"), ("--device meta is not supported",)),
+        (("--set", "kl.latent_dim=0"), ("kl.latent_dim has to be larger than 0, not 0",)),
+        (("--set", "dino.teacher_temperature=-1"), ("dino.teacher_temperature has to be larger than 0",)),
         (("--set", "ibo.x=1"), ("--set names objective 'ibo'",)),
         (("--set", "temperature"), ("is not OBJECTIVE.OPTION=VALUE",)),
         (("--batch-size", "0"), ("--batch-size has to be at least 1",)),
@@ -183,3 +185,22 @@ def test_missing_data_is_said_before_the_backbone_loads(
 ) -> None:
     monkeypatch.setattr("fungi.cli.surroundings.load_backbone", lambda *_, **__: pytest.fail("loaded"))
     refused(capsys, extract.main(("--dataset", "textures", "--data-dir", str(tmp_path))), "textures")
+
+
+@pytest.mark.parametrize("command", ["merge", "status"])
+def test_a_misspelt_root_is_said_and_not_made(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, fungi([command, "--root", str(tmp_path / "typo")]), "there is no folder", "typo")
+    assert not (tmp_path / "typo").exists()
+
+
+def test_damaged_work_in_progress_is_named(
+    gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = ("--objective", "simclr", "--split", "train", "--shard", "1/2")
+    assert gradients(tmp_path, *shard) == 0
+    (support,) = (tmp_path / "support").rglob("*.safetensors")
+    support.write_bytes(support.read_bytes()[:20])
+    refused(capsys, gradients(tmp_path, *shard), support.name, "Delete it and run the stage again")
+    (manifest,) = (tmp_path / "blocks").rglob("manifest.json")
+    manifest.write_text("{")
+    refused(capsys, merge.main(["--root", str(tmp_path)]), "manifest.json is damaged", "run the stage again")

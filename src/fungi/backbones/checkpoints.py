@@ -104,6 +104,6 @@ def _read_pickle(file: Path) -> Any:
             f"{file} holds more than tensors, or is no checkpoint at all, and is not read: loading it could run code. "
             "Save its plain state dict with torch.save(model.state_dict(), FILE) where you trust it."
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FungiError(f"{file} can't be read as a checkpoint ({reason}). Fetch it again.") from None

@@ -18,6 +18,7 @@ from fungi.errors import FungiError
 from fungi.report.result_file import ResultFile, Run, Scores
 from fungi.runtime.log import logger, progress
 from fungi.runtime.tracking import track
+from fungi.store.joining import check_runs
 
 
 @runtime_checkable
@@ -76,13 +77,17 @@ def evaluate(
 def _tasks(
     settings: FeatureSettings, splits: Callable[[Path], Sequence[str]], draws: Sequence[int | None]
 ) -> list[Task]:
-    tasks = []
-    for root in settings.root:
-        opened = open_splits(settings, root, splits(root))
-        for draw in draws:
-            label = {"root": str(root), "few_shot_seed": draw}
-            tasks.append(Task(opened, draw, Run(label=label, features=provenance(opened))))
-    return tasks
+    opened = {root: open_splits(settings, root, splits(root)) for root in settings.root}
+    check_runs({str(root): {name: files.arrays for name, files in found.items()} for root, found in opened.items()})
+    return [
+        Task(
+            found,
+            draw,
+            Run(label={"root": str(root), "few_shot_seed": draw}, features=provenance(found)),
+        )
+        for root, found in opened.items()
+        for draw in draws
+    ]
 
 
 def _evaluate_run(task: Task, missing: list[Combination], scorer: Scorer, result: ResultFile) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,21 @@ def _features_on_disk(settings: FeatureSettings, layout: Layout, split: str) -> 
     if not found:
         raise MissingFilesError(
             f"no features of dataset {where[0]!r}, backbone {where[1]!r}, split {name!r} below {layout.root}"
-            f" (looked for {embeddings}). Run extract.py and extract_gradients.py first, or name another --root."
+            f" (looked for {embeddings}).{_nearest_names(layout, *where)} Run extract.py and extract_gradients.py"
+            " first, or name another --root."
         )
     return found
+
+
+def _nearest_names(layout: Layout, dataset: str, backbone: str) -> str:
+    """A hint at the folders that are there and look like what was asked for."""
+    datasets = layout.embeddings("any", "any", "any").parent.parent.parent
+    there = {
+        asked: sorted(path.name for path in folder.glob("*"))
+        for asked, folder in ((dataset, datasets), (backbone, datasets / dataset))
+    }
+    close = [name for asked, names in there.items() for name in get_close_matches(asked, names, 2) if name != asked]
+    return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 def _layer_key(settings: FeatureSettings, path: Path) -> str:

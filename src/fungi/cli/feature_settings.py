@@ -4,6 +4,7 @@ Files are found by dataset and backbone below `--root`, or given one by one with
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +62,10 @@ class FeatureSettings:
             raise FungiError("--root needs at least one folder.")
         if len(set(self.root)) < len(self.root):
             raise FungiError("--root names the same folder twice: one run per extraction is counted.")
+        if self.takes_files and self.features:
+            raise FungiError(
+                "--features chooses among the files below --root. Leave out the explicit files not wanted."
+            )
         if self.takes_files and len(self.root) > 1:
             raise FungiError("explicit files describe one run. Give them without several --root.")
 
@@ -105,6 +110,8 @@ class FewShotSettings(FeatureSettings):
         at_least_one(self, "shots")
         if self.few_shot_sampling != "balanced" and not self.uses_shots:
             raise FungiError("--few-shot-sampling draws shots: give their number with --shots.")
+        if len(set(self.few_shot_seed)) < len(self.few_shot_seed):
+            raise FungiError("--few-shot-seed names a seed twice: one run per draw is counted.")
         if self.few_shot_seed and not self.uses_shots:
             raise FungiError("--few-shot-seed draws shots: give their number with --shots.")
 
@@ -141,8 +148,16 @@ def result_path(settings: FeatureSettings, task: str) -> Path:
     name = "-".join([task, *_unusual(settings)])
     if settings.takes_files:
         return Path("results") / f"{name}.json"
-    common = settings.root[0] if len(settings.root) == 1 else Path(os.path.commonpath(settings.root))
+    common = settings.root[0] if len(settings.root) == 1 else _common_folder(settings.root)
     return Layout(common).results(name, settings.dataset_name, settings.backbone)
+
+
+def _common_folder(roots: Sequence[Path]) -> Path:
+    together = all(root.is_absolute() == roots[0].is_absolute() for root in roots)
+    common = Path(os.path.commonpath(roots if together else [root.absolute() for root in roots]))
+    if common == Path(common.anchor) and common.is_absolute():
+        raise FungiError("the --root folders have no folder in common to write the result to. Name one with --output.")
+    return common
 
 
 def _unusual(settings: FeatureSettings) -> list[str]:

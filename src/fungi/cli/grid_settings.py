@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
 
+from fungi.errors import FungiError
 from fungi.grid.declaration import GRID_FILE, Grid, declared_grid
 from fungi.runtime.files import written_whole
 from fungi.settings import setting
@@ -47,8 +48,13 @@ class GridSettings:
         return _digits_unless_named(declared_grid(environ, given).absolute())
 
     def declared_or_last(self, environ: Mapping[str, str] = os.environ) -> Grid:
-        """The grid; where nothing but its root is told, the one that was submitted last."""
+        """The grid; where nothing but its root is told, the one that was submitted last.
+
+        FungiError where its root is not there: nothing was ever done below it.
+        """
         grid = self.declared(environ)
+        if not grid.root.is_dir():
+            raise FungiError(f"there is no folder {grid.root}: nothing was submitted or run below it. Check --root.")
         last = grid.root / LAST_GRID
         if last.exists() and grid == _digits_unless_named(Grid(root=grid.root).absolute()):
             return declared_grid({GRID_FILE: str(last)}).absolute()

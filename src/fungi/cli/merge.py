@@ -31,6 +31,8 @@ def run(settings: MergeSettings) -> None:
     """Assemble what is complete; then fail if anything was not."""
     from fungi.store.assembly import assemble, block_folders
 
+    if not settings.root.is_dir():
+        raise FungiError(f"there is no folder {settings.root}. Name the one of the features with --root.")
     problems = []
     for blocks in block_folders(settings.root):
         path = settings.root / blocks.manifest.file

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.configure()
     try:
         return _run(given, os.environ)
-    except FungiError as error:
+    except (FungiError, OSError) as error:
         print(f"fungi run-elements: {error}", file=sys.stderr)
         return 2
 

@@ -45,7 +45,7 @@ DEFAULT_JOBS = (
 class SubmitSettings(GridSettings):
     """What to submit, and how."""
 
-    jobs: tuple[str, ...] = setting(DEFAULT_JOBS, "job files below jobs/ to submit")
+    jobs: tuple[str, ...] = setting((), f"job files below jobs/; the grid's if absent, else {' '.join(DEFAULT_JOBS)}")
     stages: tuple[str, ...] = setting((), f"only these stages: {', '.join(STAGES)}; all if none is named")
     missing: bool = setting(
         False, "only what `fungi status` shows as failed or missing, with the code of the first time"
@@ -65,10 +65,10 @@ def run(settings: SubmitSettings) -> None:
     if settings.missing:
         grid = settings.declared_or_last()
         project = Path(grid.code) if grid.code else project_folder()
-        grid = grid if grid.jobs else replace(grid, jobs=settings.jobs)
     else:
-        project = project_folder()
-        grid = replace(settings.declared(), jobs=settings.jobs)
+        project, grid = project_folder(), settings.declared()
+    last_jobs = grid.jobs if settings.missing else settings.jobs or grid.jobs
+    grid = replace(grid, jobs=last_jobs or settings.jobs or DEFAULT_JOBS)
     planned = plan(settings, grid, project)
     if settings.dry_run:
         _submit(grid, planned, _place(settings, project, Path("GRID_FILE")), really=False)
@@ -140,7 +140,11 @@ def _sbatch(array: Array, place: Place) -> str:
 
 
 def _place(settings: SubmitSettings, project: Path, grid_file: Path) -> Place:
-    return Place(project, grid_file, default_python(os.environ), tuple(shlex.split(settings.sbatch)), settings.limit)
+    try:
+        options = tuple(shlex.split(settings.sbatch))
+    except ValueError as error:
+        raise FungiError(f"--sbatch {settings.sbatch!r} can't be split: {error}.") from None
+    return Place(project, grid_file, default_python(os.environ), options, settings.limit)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

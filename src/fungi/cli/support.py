@@ -5,11 +5,13 @@ import json
 from collections.abc import Callable
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fungi.cli.surroundings import Surroundings
 from fungi.data.base import Samples
+from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.objectives.binding import BoundObjective
 from fungi.runtime.files import written_once
@@ -30,7 +32,10 @@ def with_support(bound: BoundObjective, around: Surroundings, engine: GradientEn
         made = bound.objective.support(train, _embedder(bound, around, engine), bound.heads, around.settings.seed)
         with written_once(path) as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in made.items()}, temporary)
-    return bound.with_support(load_file(path, device=str(around.device)))
+    try:
+        return bound.with_support(load_file(path, device=str(around.device)))
+    except SafetensorError as error:
+        raise FungiError(f"{path} is damaged ({error}). Delete it and run the stage again.") from None
 
 
 def _embedder(bound: BoundObjective, around: Surroundings, engine: GradientEngine) -> Callable[[Samples], Tensor]:

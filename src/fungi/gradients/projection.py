@@ -149,12 +149,21 @@ def load_projection(path: Path) -> ProjectionMatrix:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make torch.load raise nearly anything
-        raise FungiError(f"{path} can't be read as a projection matrix ({error.__class__.__name__}).") from error
+        raise FungiError(
+            f"{path} can't be read as a projection matrix ({error.__class__.__name__}). Delete it, and write one"
+            " with generate_projection_matrix.py."
+        ) from error
     if isinstance(content, dict) and "projection" in content:
-        return from_entries(content["projection"])
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        entries = content["projection"]
+        if not isinstance(entries, Tensor) or entries.ndim != 2:
+            raise FungiError(f"{path}: its entry 'projection' is no matrix [p G]. Write one anew.")
+        return from_entries(entries)
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= _ENTRIES:
         raise FungiError(f"{path} is no projection matrix of format {FORMAT}. Write one anew.")
     return _from_ours(content, path)
+
+
+_ENTRIES = {"kind", "seed", "projection_dim", "gradient_dim", "packed", "hash"}
 
 
 def _from_ours(content: dict[str, Any], path: Path) -> ProjectionMatrix:

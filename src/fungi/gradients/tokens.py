@@ -46,8 +46,8 @@ def _masked(patch_embed: nn.Module, mask: Bool[Tensor, "n t"]) -> Iterator[None]
         count = patches[0, ..., 0].numel()
         if count != mask.shape[1]:
             raise FungiError(
-                f"the mask has {mask.shape[1]} patches, the model {count}. Set patch_size (as in --set "
-                f"ibot.patch_size=16) to that of the model."
+                f"the mask has {mask.shape[1]} patches, the model {count}. Set the objective's patch_size "
+                "(as in --set ibot.patch_size=16 or mim.patch_size=16) to that of the model."
             )
         return patches.masked_fill(mask.reshape(*patches.shape[:-1], 1), 0)
 

@@ -26,6 +26,9 @@ from fungi.grid.throughput import GPU_SPEED
 GRID_FILE = "FUNGI_GRID"
 _FLAGS_PREFIX = "FUNGI_FLAGS_"
 _LISTS = ("backbones", "datasets", "splits", "jobs")
+COMMANDS_OF_JOBS = ("projection", "extract", "extract-gradients", "merge", "knn", "linear", "retrieval", "report")
+_OTHER_VARIABLES = ("ARCHIVES", "GRID", "MAX_RESTARTS", "PARTIAL", "FIRST", "PROJECT", "PYTHON")
+"""What else the job files and the submitter understand (docs/cluster.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,10 @@ class Grid:
             raise FungiError(f"the grid can't have {self.shards} shards. Use 1 or more; 0 sizes them to about an hour.")
         if self.gpu not in GPU_SPEED:
             raise unknown_name("gpu", self.gpu, GPU_SPEED)
+        for name in self.flags:
+            if name not in COMMANDS_OF_JOBS:
+                raise unknown_name("command in the flags of the grid", name, COMMANDS_OF_JOBS)
+            self.flags_of(name)
         for name in self.backbones:
             BACKBONES[name]
         for text in self.datasets:
@@ -75,8 +82,12 @@ class Grid:
         ]
 
     def flags_of(self, command: str) -> list[str]:
-        """Further flags of a command."""
-        return shlex.split(self.flags.get(command, ""))
+        """Further flags of a command; FungiError for quotes that are not closed."""
+        text = self.flags.get(command, "")
+        try:
+            return shlex.split(text)
+        except ValueError as error:
+            raise FungiError(f"the flags of {command} in the grid, {text!r}, can't be split: {error}.") from None
 
     def absolute(self) -> "Grid":
         """The same grid, for processes that start in another folder."""
@@ -136,6 +147,11 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    axes = [known.name.upper() for known in fields(Grid) if known.name not in ("flags", "jobs", "code")]
+    for name in environ:
+        rest = name.removeprefix("FUNGI_")
+        if rest != name and rest not in (*axes, *_OTHER_VARIABLES) and not name.startswith(_FLAGS_PREFIX):
+            raise unknown_name("variable", name, [f"FUNGI_{word}" for word in (*axes, *_OTHER_VARIABLES)])
     for known in fields(Grid):
         text = environ.get(f"FUNGI_{known.name.upper()}", "")
         if text and known.name not in ("flags", "jobs", "code"):
@@ -166,6 +182,8 @@ def _converted(name: str, value: Any) -> Any:
         if isinstance(value, dict) and all(isinstance(text, str) for text in value.values()):
             return dict(value)
         raise FungiError(f'flags has to be a table of texts, as in knn = "--k 10", not {value!r}.')
+    if not isinstance(value, str | Path):
+        raise FungiError(f"{name} has to be a text, not {value!r}.")
     return Path(value) if name in ("root", "data_dir") else str(value)
 
 

@@ -67,7 +67,10 @@ class Records:
     def read(self, element: Element) -> Attempt | None:
         """The last attempt at an element, if there was one."""
         path = self._path(element)
-        return Attempt(**json.loads(path.read_text())) if path.exists() else None
+        try:
+            return Attempt(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):  # none, or damaged: nothing is decided by it
+            return None
 
     def any(self) -> bool:
         """Whether anything of this job was ever started."""

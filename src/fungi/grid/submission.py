@@ -84,7 +84,8 @@ def arrays(
             variables[FIRST] = str(first)
         limit = f"%{place.limit}" if place.limit else ""
         command = ["sbatch", f"--array={array_text(part)}{limit}", f"--output={grid.root}/logs/%x-%A_%a.out"]
-        command.append(f"--comment={comment_of(grid, submitted.work, first)}")
+        # The grid reaches a job by its environment, which $SBATCH_EXPORT of a cluster may have switched off.
+        command += [f"--comment={comment_of(grid, submitted.work, first)}", "--export=ALL"]
         if after:
             command += [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"]
         job_file = place.project / "jobs" / f"{submitted.job.name}.job"

@@ -21,6 +21,8 @@ def add_features(
             f"the dataset has no column {image_column!r}. It has: {', '.join(dataset.column_names)}. "
             "Name the images' with image_column."
         )
+    if column in dataset.column_names:
+        raise FungiError(f"the dataset has a column {column!r} already. Choose another name with column.")
     from datasets import Features, List, Value
 
     size = sum(wrapper.parts.values()) if wrapper.reduction is None else wrapper.reduction.dim

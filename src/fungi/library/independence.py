@@ -27,6 +27,8 @@ def check_independence(extractor: BaseGradientExtractor, images: Sequence[Image.
         raise FungiError("at least two images are needed to find out whether a loss mixes samples.")
     together = _gradients(extractor, images)
     alone = torch.cat([_gradients(extractor, [image]) for image in images])
+    if not bool(together.any(dim=1).all()):
+        raise FungiError(f"the loss of {type(extractor).__name__} has no gradient at all for some of the images.")
     cosine = float(cosine_similarity(together.double(), alone.double()).min())
     if cosine < ALIKE:
         raise FungiError(

@@ -1,6 +1,6 @@
 """Indexes in faiss, and finding the nearest images."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fungi.combine.source import l2_normalized
-from fungi.errors import FungiError
+from fungi.errors import FungiError, unknown_name
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -23,6 +23,8 @@ def faiss_index(features: Float[Tensor, "n f"], metric: Metric = "cosine") -> An
         import faiss
     except ImportError:
         raise FungiError("faiss is not installed. Run: pip install faiss-cpu.") from None
+    if metric not in get_args(Metric):
+        raise unknown_name("metric", metric, get_args(Metric))
     index = (faiss.IndexFlatIP if metric == "cosine" else faiss.IndexFlatL2)(features.shape[1])
     index.add(queries_for(features, metric))
     return index
@@ -34,9 +36,10 @@ def queries_for(features: Float[Tensor, "q f"], metric: Metric = "cosine") -> Fl
     return (l2_normalized(rows) if metric == "cosine" else rows).numpy()
 
 
-def nearest_images(
-    index: Any, features: Float[Tensor, "q f"], k: int, metric: Metric = "cosine"
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(scores, rows) `[q k]` of the nearest entries of an index, best first."""
+def nearest_images(index: Any, features: Float[Tensor, "q f"], k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scores, rows) `[q k]` of the nearest entries of an index of `faiss_index`, best first."""
+    import faiss
+
+    metric: Metric = "cosine" if index.metric_type == faiss.METRIC_INNER_PRODUCT else "euclidean"
     scores, rows = index.search(queries_for(features, metric), min(k, index.ntotal))
     return torch.from_numpy(scores), torch.from_numpy(rows)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fungi.data.base import Samples
+from fungi.errors import FungiError
 from fungi.objectives import OBJECTIVES
 from fungi.runtime.seeds import torch_generator
 from fungi.views.base import ViewGenerator
@@ -56,6 +57,12 @@ class Objective(ABC):
 
     normalize: bool = True
     project: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("latent_dim", "temperature", "student_temperature", "teacher_temperature"):
+            value = getattr(self, name, 1)
+            if not value > 0:
+                raise FungiError(f"{self.name}.{name} has to be larger than 0, not {value}.")
 
     @abstractmethod
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:

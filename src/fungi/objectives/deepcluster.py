@@ -52,6 +52,7 @@ class DeepCluster(Objective):
     iterations: int = 10
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.prototypes < 0 or self.prototype_heads < 1:
             raise FungiError("deepcluster.prototypes has to be at least 0, deepcluster.prototype_heads at least 1.")
 

@@ -40,6 +40,7 @@ class KL(Objective):
     direction: Literal["uniform_to_pred", "pred_to_uniform"] = "uniform_to_pred"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.direction not in ("uniform_to_pred", "pred_to_uniform"):
             raise FungiError(f"kl.direction {self.direction!r} is not known. Use uniform_to_pred or pred_to_uniform.")
 

@@ -112,6 +112,7 @@ class SimCLR(Objective):
     view_generator: str = "patches"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.negative_samples < 1 or self.mixed_negatives < 1:
             raise FungiError("simclr.negative_samples and simclr.mixed_negatives have to be at least 1.")
         if len(self.hard_negatives) > self.negative_samples:

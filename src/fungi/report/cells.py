@@ -76,7 +76,7 @@ def read_results(places: Iterable[Path]) -> list[ResultRecord]:
     for place in places:
         folders = ("results", "logs")
         inside = [path for folder in folders for path in sorted(place.rglob(f"{folder}/**/*.json"))]
-        paths += [place] if place.is_file() else inside
+        paths += [place] if place.is_file() else inside or sorted(place.rglob("*.json"))
     found = []
     for path in dict.fromkeys(paths):
         if PUT_ASIDE in path.name:

@@ -98,6 +98,7 @@ class ResultFile:
     def _resume(self) -> None:
         if not self.path.exists():
             return
+        _require_a_result(self.path)
         try:
             found = read_result(self.path)
             earlier = found.get("runs") or [{"results": found["results"], "warnings": found.get("warnings", [])}]
@@ -122,6 +123,13 @@ class ResultFile:
         logger.info("%s holds %d finished results of these settings and files: they are kept", self.path, done)
 
 
+def _require_a_result(path: Path) -> None:
+    """FungiError for what is not ours to put aside: a folder, or a file of another kind."""
+    if path.is_dir() or path.suffix != ".json":
+        what = "a folder" if path.is_dir() else "no JSON file"
+        raise FungiError(f"{path} is there, and {what}. Choose another --output, ending in .json.")
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """A result file as plain data, the original harness's in our form; FungiError where it is none."""
     try:
@@ -132,8 +140,10 @@ def read_result(path: Path) -> dict[str, Any]:
         ) from None
     if is_original(found):
         return from_original(path, found)
-    if not isinstance(found, dict) or "results" not in found:
-        raise FungiError(f"{path} is no result file: it has no entry 'results'.")
+    parts = {"results": dict, "settings": dict, "provenance": dict}
+    for name, kind in parts.items():
+        if not isinstance(found, dict) or not isinstance(found.get(name), kind):
+            raise FungiError(f"{path} is no result file: it has no entry {name!r}, or it is of another form.")
     return found
 
 

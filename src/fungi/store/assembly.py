@@ -92,5 +92,7 @@ def _births(path: Path) -> tuple[Birth | None, dict[str, Any]]:
         with open_hdf5(path, "r") as file:
             layers = {name: read_layer_birth(array) for name, array in file.items()}
             return read_birth(file), {name: asdict(layer) for name, layer in layers.items() if layer is not None}
-    except OSError as error:
+    except FungiError:
+        raise
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
         raise FungiError(f"{path} is damaged ({error}). Delete it and run the stage again.") from error

@@ -89,8 +89,13 @@ class BlockFolder:
 
     @classmethod
     def open(cls, folder: Path) -> "BlockFolder":
-        """A folder that exists."""
-        return cls(folder, Manifest.from_json((folder / MANIFEST).read_text()))
+        """A folder that exists. FungiError where its manifest is damaged."""
+        try:
+            return cls(folder, Manifest.from_json((folder / MANIFEST).read_text()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise FungiError(
+                f"{folder / MANIFEST} is damaged ({error}). Delete the folder and run the stage again."
+            ) from None
 
     def missing(self) -> list[Span]:
         """Blocks that are not there yet."""

@@ -38,6 +38,11 @@ def _seed_of_gradients(array: FeatureArray) -> int | None:
     return None if array.birth is None or array.layer is None else array.birth.seed
 
 
+def _drawn_weights(array: FeatureArray) -> bool:
+    """Whether the weights were drawn from the run's seed, so that they differ as seeds do."""
+    return array.birth is not None and array.birth.weights_source.startswith("random")
+
+
 _SAME_MODEL = (
     Fact("backbone", _from_birth("backbone")),
     Fact("backbone weights", _from_birth("weights_hash")),
@@ -67,6 +72,17 @@ ONE_ABOVE_THE_OTHER = (
     Fact("supporting data (negatives, prototypes)", _from_birth("support_hash")),
 )
 
+RUN_BESIDE_RUN = (
+    Fact("backbone", _from_birth("backbone")),
+    Fact("backbone weights", lambda array: None if _drawn_weights(array) else _from_birth("weights_hash")(array)),
+    Fact("profile", _from_birth("profile")),
+    Fact("dataset", _from_birth("dataset")),
+    Fact("input", _from_birth("input")),
+    Fact("feature size", lambda array: array.dim),
+    Fact("layer", _from_layer("layer")),
+    Fact("objective settings", _from_birth("objective_settings")),
+)
+
 
 def check_splits(splits: Mapping[str, Mapping[str, FeatureArray]]) -> None:
     """RefusedJoinError unless the features of all splits may be joined.
@@ -79,6 +95,43 @@ def check_splits(splits: Mapping[str, Mapping[str, FeatureArray]]) -> None:
     for other in others:
         for name, array in first.items():
             _check_equal([array, other[name]], ONE_ABOVE_THE_OTHER)
+
+
+def check_runs(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]]) -> None:
+    """RefusedJoinError unless the runs are extractions of one kind with different seeds: else a mean says nothing.
+
+    runs: root folder -> split -> feature name -> array.
+    """
+    (first, splits), *others = runs.items()
+    for other, others_splits in others:
+        for split, features in splits.items():
+            here = others_splits.get(split, {})
+            if features.keys() != here.keys():
+                raise RefusedJoinError(
+                    f"features differ: {', '.join(features)} in {first}, {', '.join(here)} in {other} ({split})."
+                    " Name those to evaluate with --features."
+                )
+            for name, array in features.items():
+                _check_equal([array, here[name]], RUN_BESIDE_RUN)
+    _refuse_copies(runs)
+
+
+def _refuse_copies(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]]) -> None:
+    """Two folders whose gradients all come from one seed and one projection hold the same numbers."""
+    seen: dict[Any, str] = {}
+    for root, splits in runs.items():
+        features = next(iter(splits.values()))
+        made = tuple(
+            (name, array.birth.seed, array.layer.projection_hash)
+            for name, array in features.items()
+            if array.birth and array.layer
+        )
+        if made and made in seen:
+            raise RefusedJoinError(
+                f"{seen[made]} and {root} hold the same extraction, of one seed and projection: a deviation over copies"
+                " says nothing. Name folders of different seeds."
+            )
+        seen[made] = root
 
 
 def check_targets(rows: int, targets_path: object, array: FeatureArray) -> None:

@@ -4,6 +4,8 @@ Files written here carry a birth record; files of the original harness carry non
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +41,7 @@ class FeatureArray:
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
         """Rows `start` to `stop`; FungiError where the file can't be read to the end."""
         with _opened(self.path) as file:
-            try:
-                return np.asarray(file[self.key][start:stop], dtype=np.float32)
-            except OSError as error:
-                raise _unreadable(self.path, error) from None
+            return np.asarray(file[self.key][start:stop], dtype=np.float32)
 
     def __str__(self) -> str:
         return f"{self.path}:{self.key}"
@@ -82,10 +81,9 @@ def read_targets(path: Path) -> Integer[np.ndarray, " n"]:
     """Labels of a split, int64; FungiError where the file has none."""
     with _opened(path) as file:
         array = _dataset(file, path, TARGETS)
-        try:
-            return np.asarray(array[:]).reshape(-1).astype(np.int64)
-        except OSError as error:
-            raise _unreadable(path, error) from None
+        if array.dtype.kind not in "iu":
+            raise FungiError(f"{path}: the labels are of type {array.dtype}, expected whole numbers.")
+        return np.asarray(array[:]).reshape(-1).astype(np.int64)
 
 
 def warn_of_unknown_origin(arrays: list[FeatureArray]) -> None:
@@ -101,15 +99,22 @@ def warn_of_unknown_origin(arrays: list[FeatureArray]) -> None:
         )
 
 
-def _opened(path: Path) -> h5py.File:
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """The file for reading. FungiError for whatever HDF5 and the records in it raise where they are damaged."""
     if not path.is_file():
         raise MissingFilesError(
             f"{path} is not there. Extract it first (extract.py for embeddings, extract_gradients.py for gradients),"
             " or name another --root, --dataset, --backbone or split."
         )
     try:
-        return open_hdf5(path, "r")
-    except OSError as error:
+        with open_hdf5(path, "r") as file:
+            yield file
+    except FungiError:
+        raise
+    except PermissionError:
+        raise FungiError(f"{path} can't be read: no permission. Ask its owner, or name another --root.") from None
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
         raise _unreadable(path, error) from None
 
 
@@ -117,9 +122,12 @@ def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     if key not in file:
         there = ", ".join(sorted(file)) or "nothing"
         raise FungiError(f"{path} holds no array {key!r}. It holds: {there}. Choose one with --layer-key or FILE:KEY.")
-    return file[key]
+    found = file[key]
+    if not isinstance(found, h5py.Dataset):
+        raise FungiError(f"{path}: {key!r} is no array but a group. Choose an array with --layer-key or FILE:KEY.")
+    return found
 
 
-def _unreadable(path: Path, error: OSError) -> FungiError:
-    reason = str(error).splitlines()[0]
+def _unreadable(path: Path, error: Exception) -> FungiError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
     return FungiError(f"{path} can't be read as HDF5 ({reason}): truncated or damaged. Delete it and extract it again.")
