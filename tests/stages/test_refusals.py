@@ -204,3 +204,11 @@ def test_damaged_work_in_progress_is_named(
     (manifest,) = (tmp_path / "blocks").rglob("manifest.json")
     manifest.write_text("{")
     refused(capsys, merge.main(["--root", str(tmp_path)]), "manifest.json is damaged", "run the stage again")
+
+
+def test_objectives_without_views_of_a_modality_are_named_before_anything_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--dataset", "pydocs", "--backbone", "tiny-bert", "--random-init", "--root", str(tmp_path))
+    refused(capsys, extract_gradients.main(flags), "dino: no views of text there", "Use --objective kl simclr.")
+    assert not (tmp_path / "projections").exists()

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 
@@ -28,6 +29,7 @@ from fungi.runtime.log import logger
 from fungi.runtime.stopwatch import Stopwatch
 from fungi.store.birth import LayerBirth
 from fungi.store.layout import EMBEDDINGS
+from fungi.views.kinds import NoViewsError
 
 
 def embedding_feature(around: Surroundings, dtype: str = "float32") -> Feature:
@@ -43,6 +45,7 @@ def embedding_feature(around: Surroundings, dtype: str = "float32") -> Feature:
 
 def gradient_features(settings: GradientSettings, around: Surroundings) -> list[Feature]:
     """One feature per objective, and the embeddings first where they are asked for."""
+    _require_views(settings, around)
     targets = find_layers(around, settings.layer, bias=settings.bias)
     matrices = {target.name: find_matrix(settings, around, target) for target in targets}
     engine = build_engine(settings, around, targets, matrices)
@@ -53,6 +56,21 @@ def gradient_features(settings: GradientSettings, around: Surroundings) -> list[
         for objective in bound_objectives(settings, around, engine)
     ]
     return [_shared_embedding_feature(around, engine), *features] if settings.with_embeddings else features
+
+
+def _require_views(settings: GradientSettings, around: Surroundings) -> None:
+    """FungiError, before anything is drawn, for objectives that the modality has no views for."""
+    fitting = []
+    for name in settings.objective:
+        with suppress(NoViewsError):
+            bind(name, embedding_dim=1, input_spec=around.backbone.input, seed=settings.seed)
+            fitting.append(name)
+    lacking = [name for name in settings.objective if name not in fitting]
+    if lacking:
+        modality = around.backbone.spec.modality
+        raise FungiError(
+            f"{', '.join(lacking)}: no views of {modality} there. Use --objective {' '.join(fitting or ['kl'])}."
+        )
 
 
 def find_layers(around: Surroundings, texts: tuple[str, ...], *, bias: bool) -> tuple[Target, ...]:

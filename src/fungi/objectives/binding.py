@@ -14,6 +14,7 @@ from fungi.objectives import OBJECTIVES
 from fungi.objectives.base import Objective, Support
 from fungi.options import fitting
 from fungi.views.base import InputSpec, ModalityDefaults, ViewGenerator
+from fungi.views.kinds import NoViewsError
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def bind(
     view_options = {**objective.view_defaults, **{key: value for key, value in given.items() if key not in fields}}
     try:
         views = input_spec.views(objective.view_kind, **view_options)
+    except NoViewsError:
+        raise NoViewsError(f"objective {name} has no views for {input_spec.modality}.") from None
     except FungiError as error:
         raise FungiError(f"objective {name}: {error} Its own settings are: {', '.join(sorted(fields))}.") from None
     return BoundObjective(objective=objective, views=views, heads=objective.heads(embedding_dim, seed))

@@ -13,10 +13,14 @@ Kinds = Mapping[str, tuple[str, str]]
 """Kind of views -> module and class of the generator; modules are imported when they are asked for."""
 
 
+class NoViewsError(FungiError):
+    """A modality has no views of the kind that is asked for."""
+
+
 def choose_views(kinds: Kinds, given: Any, kind: str, **options: Any) -> ViewGenerator:
-    """The generator of a kind for an input description; FungiError for an unknown kind or option."""
+    """The generator of a kind for an input description; NoViewsError, and FungiError for an unknown option."""
     if kind not in kinds:
-        raise unknown_name(f"kind of {given.modality} views", kind, kinds)
+        raise NoViewsError(str(unknown_name(f"kind of {given.modality} views", kind, kinds)))
     module, name = kinds[kind]
     generator = getattr(importlib.import_module(module), name)
     known = {field.name for field in dataclasses.fields(generator)} - {"input"}
