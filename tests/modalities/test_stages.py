@@ -113,4 +113,4 @@ def test_an_objective_without_views_for_the_modality_is_refused(
     with pytest.raises(AssertionError):
         stage(tmp_path, "--objective", "dino", "--with-embeddings", command=lambda given: extract(given))
     said = capsys.readouterr().err
-    assert "objective dino: unknown kind of" in said
+    assert "dino: no views of" in said
