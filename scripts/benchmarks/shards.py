@@ -15,8 +15,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT))  # the cluster lives with the tests
 
-from tests.slurm.conftest import Cluster  # noqa: E402
-from tests.slurm.sandbox import Sandbox, install  # noqa: E402
+from tests.slurm.conftest import Cluster  # noqa: E402  (found only after the line above)
+from tests.slurm.sandbox import Sandbox, install  # noqa: E402  (the same)
 
 
 def main(arguments: list[str] | None = None) -> int:

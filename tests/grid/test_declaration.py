@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fungi.errors import FungiError
-from fungi.grid.declaration import Grid, declared_grid
+from fungi.grid.declaration import COMMANDS_OF_JOBS, Grid, declared_grid
+from fungi.grid.elements import STAGE_OF
 
 
 @pytest.fixture
@@ -113,3 +114,7 @@ def test_mistakes_in_a_grid_file_are_said(text: str, said: str, tmp_path: Path) 
 def test_misspelt_variables_are_never_ignored(name: str) -> None:
     with pytest.raises(FungiError, match=r"unknown (variable|command)"):
         declared_grid({name: "flowers102"})
+
+
+def test_flags_can_be_given_to_every_command_that_has_a_stage() -> None:
+    assert set(COMMANDS_OF_JOBS) == set(STAGE_OF)

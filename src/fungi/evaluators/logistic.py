@@ -42,8 +42,8 @@ class LogisticOptions:
 
 
 def bytes_beside_features(solver: Solver, rows: int, classes: int) -> int:
-    """What a solver holds besides its features `[n r]`: cyanure 2.15 numbers per row and class."""
-    held = 2.15 * rows if solver == "cyanure" else 5 * min(rows, _ROWS)
+    """What a solver holds besides its features `[n r]`, in float64 per class; factors as measured (docs/log.md)."""
+    held = 2.15 * rows if solver == "cyanure" else 6 * min(rows, _ROWS)
     return int(held * classes * 8)
 
 
