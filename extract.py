@@ -3,6 +3,6 @@
 python extract.py --dataset flowers102 --backbone dino_vitb16
 """
 
-from fungi.cli.extract import main
+from fungi.extraction.extract import main
 
 raise SystemExit(main())

@@ -1,5 +1,5 @@
 """kNN over every combination of features: python knn_concat.py --dataset flowers102 --backbone vit-b16."""
 
-from fungi.cli.knn_concat import main
+from fungi.scoring.knn_concat import main
 
 raise SystemExit(main())

@@ -1,5 +1,5 @@
 """Linear probing of nested combinations: python train_linear_concat_grads.py --dataset pets --backbone vit-b16."""
 
-from fungi.cli.train_linear_concat_grads import main
+from fungi.scoring.train_linear_concat_grads import main
 
 raise SystemExit(main())

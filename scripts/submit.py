@@ -1,5 +1,5 @@
 """Submit the grid to SLURM: python scripts/submit.py --dry-run."""
 
-from fungi.cli.submit import main
+from fungi.grid.submit import main
 
 raise SystemExit(main())

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fungi.backbones import digits_vit
 from fungi.backbones.checkpoints import hash_weights
+from fungi.backbones.families import digits_vit
 from fungi.data.base import open_split
 from fungi.runtime.seeds import seeded, torch_generator
 

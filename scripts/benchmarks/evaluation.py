@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from fungi.cli.command import run_command
-from fungi.cli.knn_concat import KnnSettings, run
 from fungi.combine.names import all_combinations, name_of
 from fungi.runtime.device import choose_device
+from fungi.scoring.knn_concat import KnnSettings, run
 from fungi.settings import setting
 from fungi.store.layout import Layout
 

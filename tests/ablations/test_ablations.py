@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fungi.cli.ablate import NAMES, AblateSettings, main
-from fungi.cli.ablation_bench import Bench, FewerRows
-from fungi.cli.ablations import ABLATIONS, nested
+from fungi.ablations.ablate import NAMES, AblateSettings, main
+from fungi.ablations.bench import Bench, FewerRows
+from fungi.ablations.catalogue import ABLATIONS, nested
 from fungi.data.base import open_split
 from fungi.report.ablation_table import AblationTable, published_table
 
@@ -83,8 +83,8 @@ def test_fewer_rows_are_spread_over_the_split() -> None:
 
 @pytest.mark.slow
 def test_scores_are_those_of_the_knn_stage(tmp_path: Path) -> None:
-    from fungi.cli import knn_concat
-    from fungi.cli.knn_concat import KnnSettings
+    from fungi.scoring import knn_concat
+    from fungi.scoring.knn_concat import KnnSettings
 
     settings = AblateSettings(root=tmp_path, rows=40, k=3, pca_dim=8, objective=("kl",), device="cpu")
     bench = Bench(settings)

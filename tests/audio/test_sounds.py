@@ -7,8 +7,8 @@ import pytest
 from scipy.io import wavfile
 
 from fungi.data.base import DATASETS, open_split
-from fungi.data.sounds import SAMPLE_RATE, read_wav, resample
-from fungi.data.tones import KINDS
+from fungi.data.formats.sounds import SAMPLE_RATE, read_wav, resample
+from fungi.data.sets.tones import KINDS
 from fungi.errors import FungiError, MissingFilesError
 
 TIME = np.arange(8000) / SAMPLE_RATE

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fungi.backbones.base import BACKBONES
+from fungi.backbones.families.ssast import build
 from fungi.backbones.loading import choose_input, load_backbone
 from fungi.backbones.spectrogram_transformer import SpectrogramTransformer, adapted_positions
-from fungi.backbones.ssast import build
 from fungi.errors import FungiError
 from fungi.profiles import PROFILES
 from tests.modalities.cases import SSAST

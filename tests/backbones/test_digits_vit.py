@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fungi.backbones import digits_vit
+from fungi.backbones.families import digits_vit
 from fungi.backbones.loading import load_backbone
 from fungi.data.base import open_split
 

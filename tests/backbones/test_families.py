@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fungi.backbones.base import BACKBONES
-from fungi.backbones.dino import dinov2_names
+from fungi.backbones.families.dino import dinov2_names
+from fungi.backbones.families.torchvision_vit import timm_layout
 from fungi.backbones.loading import load_backbone
 from fungi.backbones.position_embedding import hub_positions
-from fungi.backbones.torchvision_vit import timm_layout
 from fungi.errors import FungiError
 from tests.backbones.small import (
     DEPTH,

@@ -318,7 +318,7 @@ def test_loading_leaves_the_global_random_state_alone(random_init):
 
 
 def test_the_random_vit_is_drawn_once_and_kept(no_network, monkeypatch):
-    from fungi.backbones import random_vit
+    from fungi.backbones.families import random_vit
 
     shrink(monkeypatch, "random-vit-b16")
     monkeypatch.setattr(random_vit, "_build", timm_vit)

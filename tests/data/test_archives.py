@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fungi.data import aircraft, archives
-from fungi.data.archives import TorchvisionDownload, fetch, made_whole, unpack, unpack_folder
 from fungi.data.base import DATASETS, open_split
+from fungi.data.formats import archives
+from fungi.data.formats.archives import TorchvisionDownload, fetch, made_whole, unpack, unpack_folder
+from fungi.data.sets import aircraft
 from fungi.errors import FungiError
 from tests.data.makers.miniature import tar_folders
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 from torchvision.datasets import ImageFolder
 
-from fungi.data.image_files import class_folder_samples, class_folders, decode, image_samples, to_rgb
+from fungi.data.formats.image_files import class_folder_samples, class_folders, decode, image_samples, to_rgb
 from fungi.data.names import PackedNames
 from fungi.errors import FungiError
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fungi.data import oxford_landmarks, paris_landmarks
 from fungi.data.base import DATASETS
+from fungi.data.sets import oxford_landmarks, paris_landmarks
 from fungi.errors import FungiError
 from tests.data.makers.oxford_landmarks import TRUTH
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fungi.data.base import DATASETS, open_split
-from fungi.data.eurosat import split_rows
 from fungi.data.preparation import DownloadSettings, VerifySettings, download, verify
+from fungi.data.sets.eurosat import split_rows
 from fungi.data.verify import verify_dataset
 from fungi.errors import FungiError, MissingFilesError
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from fungi.cli import cluster as cluster_command
-from fungi.cli.cluster import ClusterSettings
 from fungi.errors import FungiError
 from fungi.evaluators.cka import cka_matrix
 from fungi.evaluators.clustering import cluster, match_clusters
+from fungi.scoring import cluster as cluster_command
+from fungi.scoring.cluster import ClusterSettings
 from tests.evaluation.feature_folder import clustered, make_folder
 
 

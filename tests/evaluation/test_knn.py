@@ -10,10 +10,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
-from fungi.cli import knn_concat
 from fungi.errors import FungiError
 from fungi.evaluators.knn import knn_predictions, majority_vote, nearest_rows, rows_in_memory
 from fungi.evaluators.metrics import accuracy, mean_per_class_accuracy
+from fungi.scoring import knn_concat
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation.feature_folder import clustered, make_folder
 from tests.evaluation.golden import expected, files_flags

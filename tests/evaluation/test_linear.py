@@ -8,11 +8,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from fungi.cli import train_linear_concat_grads
-from fungi.cli.train_linear_concat_grads import LinearSettings, held_out_fifth
 from fungi.errors import FungiError
 from fungi.evaluators.linear import LAMBDAS, LabelledRows, fit_classifier, validation_accuracies
 from fungi.evaluators.logistic import LogisticOptions, LogisticProblem, bytes_beside_features, fit, fit_path
+from fungi.scoring import train_linear_concat_grads
+from fungi.scoring.train_linear_concat_grads import LinearSettings, held_out_fifth
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation.feature_folder import clustered, make_folder
 from tests.evaluation.golden import expected, files_flags

@@ -16,7 +16,7 @@ import json, resource, sys
 from pathlib import Path
 sys.path.insert(0, {scripts!r})
 from benchmarks.evaluation import EvaluationBenchmark, knn_settings, write_features
-from fungi.cli.knn_concat import run
+from fungi.scoring.knn_concat import run
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 sizes = dict(train_rows={rows}, test_rows=200, width=64, pca_dim=32, memory_gb=0, block_rows=2000)
 settings = EvaluationBenchmark(**sizes, device="cpu")

@@ -7,10 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
-from fungi.cli import knn_concat
-from fungi.cli.feature_files import open_splits
-from fungi.cli.knn_concat import KnnSettings
 from fungi.errors import FungiError, MissingFilesError, RefusedJoinError
+from fungi.scoring import knn_concat
+from fungi.scoring.feature_files import open_splits
+from fungi.scoring.knn_concat import KnnSettings
 from fungi.store.reading import UnknownOriginWarning, open_array, read_targets
 from tests.evaluation.feature_folder import BIRTH, LAYER, make_folder, write_array
 

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from fungi.backbones.base import BACKBONES
-from fungi.cli import analyse, knn_concat, report
-from fungi.cli.analyse import AnalyseSettings
-from fungi.cli.knn_concat import KnnSettings
+from fungi.cli import report
 from fungi.cli.report import ReportSettings
 from fungi.combine.protocol import usual_pca_dim
 from fungi.errors import FungiError, MissingFilesError
@@ -19,6 +17,9 @@ from fungi.report.cells import ResultRecord, cells_of, distinct, mean_cells, rea
 from fungi.report.gallery import per_class_differences
 from fungi.report.published import MEAN, PublishedKey, mean_datasets, published_value
 from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
+from fungi.scoring import analyse, knn_concat
+from fungi.scoring.analyse import AnalyseSettings
+from fungi.scoring.knn_concat import KnnSettings
 from tests.evaluation.feature_folder import make_folder
 
 PIXELS = b"\x89PNG"

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fungi.cli import knn_concat
-from fungi.cli.feature_settings import result_path
-from fungi.cli.knn_concat import KnnScorer, KnnSettings
 from fungi.errors import FungiError
 from fungi.report.cells import read_results
 from fungi.report.gain_table import gain_table
+from fungi.scoring import knn_concat
+from fungi.scoring.feature_settings import result_path
+from fungi.scoring.knn_concat import KnnScorer, KnnSettings
 from tests.evaluation import feature_folder
 from tests.evaluation.feature_folder import make_folder
 

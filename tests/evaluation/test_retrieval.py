@@ -5,8 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from fungi.cli import retrieval_eval
-from fungi.cli.retrieval_eval import RetrievalSettings
 from fungi.errors import FungiError, RefusedJoinError
 from fungi.evaluators.retrieval import (
     PROTOCOLS,
@@ -16,6 +14,8 @@ from fungi.evaluators.retrieval import (
     precision_at,
     ranking_of,
 )
+from fungi.scoring import retrieval_eval
+from fungi.scoring.retrieval_eval import RetrievalSettings
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation.feature_folder import write_array
 from tests.evaluation.golden import RETRIEVAL

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from fungi.cli.grid_work import command_line, work_of, work_of_job
-from fungi.cli.submit import DEFAULT_JOBS
 from fungi.data.preparation import PrepareSettings
 from fungi.errors import FungiError
 from fungi.grid.array import array_text
 from fungi.grid.declaration import Grid, declared_grid
 from fungi.grid.elements import elements
 from fungi.grid.job_files import grid_job_files, read_job_file
+from fungi.grid.submit import DEFAULT_JOBS
+from fungi.grid.work import command_line, work_of, work_of_job
 from fungi.settings import parse
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from fungi.backbones.base import BACKBONES
-from fungi.cli.prefetch import main
 from fungi.data.base import DATASETS
-from fungi.data.digits import split_rows
+from fungi.data.sets.digits import split_rows
 from fungi.errors import MissingFilesError
+from fungi.grid.prefetch import main
 from fungi.registry import Registry
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from fungi.cli.merge import main as merge
-from fungi.cli.status import main
+from fungi.extraction.merge import main as merge
 from fungi.grid.declaration import Grid
 from fungi.grid.elements import Element, Work, elements
 from fungi.grid.progress import Progress, Queue, comment_of, counts, progress_of
 from fungi.grid.records import INTERRUPTED, Attempt, Records
+from fungi.grid.status import main
 from fungi.store.birth import Birth
 from fungi.store.blocks import BlockFolder, Manifest
 from fungi.store.layout import Layout

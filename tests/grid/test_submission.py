@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from fungi.cli.grid_work import work_of_job
-from fungi.cli.submit import main
 from fungi.grid.declaration import Grid, declared_grid
 from fungi.grid.freezing import freeze
 from fungi.grid.job_files import read_job_file
 from fungi.grid.submission import Place, arrays, submittable
+from fungi.grid.submit import main
+from fungi.grid.work import work_of_job
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = Place(ROOT, Path("/r/grid.toml"), "/usr/bin/python3")
@@ -115,8 +115,8 @@ def test_a_submission_freezes_code_and_grid(tmp_path: Path, fake_sbatch: Path) -
     assert (grid.shards, grid.datasets, grid.jobs) == (2, ("digits",), ("extract", "merge", "concat"))
     assert code.parent == root / "code"
     assert extract[-1] == str(code / "jobs" / "extract.job")
-    assert (code / "src" / "fungi" / "cli" / "extract.py").read_text() == (
-        ROOT / "src" / "fungi" / "cli" / "extract.py"
+    assert (code / "src" / "fungi" / "extraction" / "extract.py").read_text() == (
+        ROOT / "src" / "fungi" / "extraction" / "extract.py"
     ).read_text()
     assert "--dependency=afterok:1" in merge
     assert "--dependency=afterok:2" in concat

@@ -13,7 +13,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import check_estimator
 
 from fungi.config import KLConfig
-from fungi.data.digits import split_rows
+from fungi.data.sets.digits import split_rows
 from fungi.errors import FungiError
 from fungi.library.datasets_map import add_features
 from fungi.library.estimator import FungiTransformer

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from fungi.backbones.base import BACKBONES, BackboneSpec
-from fungi.backbones.ssast import build as build_ssast
+from fungi.backbones.families.ssast import build as build_ssast
+from fungi.backbones.families.tiny_bert import WORDS, hashed_words
 from fungi.backbones.text_encoders import build_encoder
-from fungi.backbones.tiny_bert import WORDS, hashed_words
-from fungi.data.sounds import SAMPLE_RATE
+from fungi.data.formats.sounds import SAMPLE_RATE
 from fungi.views.tokenizers import TokenizerSource
 
 LONG = " ".join(f"word{number}" for number in range(60))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fungi.data.texts import text_samples
+from fungi.data.formats.texts import text_samples
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.targets import Target, find_targets
 from fungi.objectives.binding import BoundObjective, bind

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from fungi.cli.extract import main as extract_embeddings
-from fungi.cli.extract_gradients import main as extract
+from fungi.extraction.extract import main as extract_embeddings
+from fungi.extraction.extract_gradients import main as extract
 from fungi.runtime.log import logger
 from tests.data.makers import makers
 

@@ -91,7 +91,7 @@ def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root with embeddings and KL gradients of digits, from this process, without SLURM; on one thread, as jobs."""
     import torch
 
-    from fungi.cli.extract_gradients import main
+    from fungi.extraction.extract_gradients import main
 
     root, threads = tmp_path_factory.mktemp("plain"), torch.get_num_threads()
     torch.set_num_threads(1)

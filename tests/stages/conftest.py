@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fungi.cli import extract, extract_gradients
+from fungi.extraction import extract, extract_gradients
 
 ROWS = {"train": 14, "test": 9}
 QUICK = ("--set", "simclr.stride_scale=1", "simclr.negative_samples=5", "--block-size", "4", "--device", "cpu")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fungi.cli import demo
+from fungi.demos import vision as demo
 from tests.stages.conftest import arrays
 
 

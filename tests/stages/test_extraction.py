@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from fungi.cli import merge
+from fungi.extraction import merge
 from tests.stages.conftest import ROWS, Stage, arrays, assert_close_files, assert_same_files
 
 ALL = ("--objective", "kl", "dino", "simclr", "--with-embeddings")
@@ -16,7 +16,7 @@ ALL = ("--objective", "kl", "dino", "simclr", "--with-embeddings")
 @pytest.fixture(scope="module")
 def whole(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything, made in one plain run."""
-    from fungi.cli import extract_gradients
+    from fungi.extraction import extract_gradients
     from tests.stages.conftest import QUICK
 
     root = tmp_path_factory.mktemp("whole")
@@ -117,7 +117,7 @@ def test_a_merge_without_all_blocks_fails_and_says_which(
 
 def test_a_merge_assembles_what_a_killed_last_shard_left(whole: Path, gradients: Stage, tmp_path: Path) -> None:
     """All blocks are there, but the process died before the assembly."""
-    import fungi.cli.extraction as extraction
+    import fungi.extraction.pipeline as extraction
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extraction, "assemble", lambda blocks, path: None)
@@ -132,7 +132,7 @@ def test_a_merge_never_replaces_a_file_that_was_made_in_another_way(
     shards: tuple[str, ...], gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Blocks of an earlier run lie there beside a file of other settings."""
-    import fungi.cli.extraction as extraction
+    import fungi.extraction.pipeline as extraction
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extraction, "assemble", lambda blocks, path: None)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fungi.cli import extract, extract_gradients, generate_projection_matrix, merge
 from fungi.cli.main import COMMANDS
 from fungi.cli.main import main as fungi
+from fungi.extraction import extract, extract_gradients, generate_projection_matrix, merge
 from tests.stages.conftest import Stage
 
 KL = ("--objective", "kl", "--set")
@@ -183,7 +183,7 @@ def test_a_place_that_cannot_be_written_is_said_in_one_line(
 def test_missing_data_is_said_before_the_backbone_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fungi.cli.surroundings.load_backbone", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("fungi.extraction.surroundings.load_backbone", lambda *_, **__: pytest.fail("loaded"))
     refused(capsys, extract.main(("--dataset", "textures", "--data-dir", str(tmp_path))), "textures")
 
 

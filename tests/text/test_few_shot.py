@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from fungi.cli.knn_concat import KnnSettings
 from fungi.combine.few_shot import few_shot_rows, stratified_rows
 from fungi.errors import FungiError
+from fungi.scoring.knn_concat import KnnSettings
 
 TARGETS = np.repeat([0, 1, 2], [900, 90, 10])
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from fungi.cli.chat_endpoint import ChatEndpoint
-from fungi.cli.extract_gradients import run as extract
-from fungi.cli.gradient_settings import GradientSettings
-from fungi.cli.in_context import InContextSettings, main, run
-from fungi.cli.prompts import compose
 from fungi.data.base import open_split
 from fungi.errors import FungiError, RefusedJoinError
 from fungi.evaluators.in_context import examples_in_order, proxies, score_answers
+from fungi.extraction.extract_gradients import run as extract
+from fungi.extraction.gradient_settings import GradientSettings
+from fungi.in_context.chat_endpoint import ChatEndpoint
+from fungi.in_context.in_context import InContextSettings, main, run
+from fungi.in_context.prompts import compose
 
 TEXTS = {"World": "peace talks in Geneva", "Sports": "late goal wins match", "Business": "shares and profits fall"}
 

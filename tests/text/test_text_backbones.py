@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fungi.backbones import minilm
 from fungi.backbones.base import BACKBONES, resolve_backbone
+from fungi.backbones.families import minilm
 from fungi.backbones.loading import choose_input, load_backbone
 from fungi.errors import FungiError, MissingFilesError
 from fungi.gradients.targets import find_target

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fungi.data.base import DATASETS, open_split
-from fungi.data.fine_grained_sst import published_bin, standard_bin
+from fungi.data.sets.fine_grained_sst import published_bin, standard_bin
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.log import logger
 

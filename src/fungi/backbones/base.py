@@ -75,19 +75,7 @@ class BackboneSpec:
         return self.layer_alias(asked.removeprefix("backbone."))
 
 
-COMMON = (
-    "base",
-    "checkpoints",
-    "loading",
-    "own",
-    "pooled_token",
-    "position_embedding",
-    "sources",
-    "spectrogram_transformer",
-    "text_encoders",
-    "timm_models",
-)
-BACKBONES: Registry[BackboneSpec] = Registry("backbone", "fungi.backbones", common=COMMON)
+BACKBONES: Registry[BackboneSpec] = Registry("backbone", "fungi.backbones.families")
 
 
 def resolve_backbone(text: str) -> BackboneSpec:

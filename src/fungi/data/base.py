@@ -89,7 +89,7 @@ class DatasetSpec:
     download: data directory -> None, where the source can be fetched by a program.
     prepare: (data directory, folder of the archives) -> None, where archives are fetched by hand; unpacks and arranges
         them. Both are used by `fungi prefetch` and the scripts alone, and do nothing where their work is done.
-    ground_truth: data directory -> one record per query, for retrieval datasets (`fungi.data.landmarks`).
+    ground_truth: data directory -> one record per query, for retrieval datasets (`fungi.data.formats.landmarks`).
     sizes: rows per split, as published; its keys are the names of the splits. None: not known before opening.
     published_open: `open` as the published code read it, where that gives other labels (used by `--profile published`).
     input_options: what items of this dataset ask of a backbone's input: fields of the modality's input description.
@@ -130,25 +130,7 @@ class DatasetSpec:
         return samples
 
 
-DATASETS: Registry[DatasetSpec] = Registry(
-    "dataset",
-    "fungi.data",
-    common=(
-        "base",
-        "names",
-        "own",
-        "hf_disk",
-        "image_files",
-        "places",
-        "landmarks",
-        "archives",
-        "verify",
-        "preparation",
-        "texts",
-        "text_tables",
-        "sounds",
-    ),
-)
+DATASETS: Registry[DatasetSpec] = Registry("dataset", "fungi.data.sets")
 
 
 def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fungi.data.base import DatasetSpec, Samples
-from fungi.data.hf_disk import modality_of, open_saved, saved_splits, string_classes
-from fungi.data.image_files import class_folder_samples, class_folders
+from fungi.data.formats.hf_disk import modality_of, open_saved, saved_splits, string_classes
+from fungi.data.formats.image_files import class_folder_samples, class_folders
 from fungi.errors import FungiError, MissingFilesError, unknown_name
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}

@@ -101,7 +101,7 @@ def elements(grid: Grid, work: Work) -> list[Element]:
 
 
 def arguments(element: Element, work: Work, grid: Grid) -> list[str]:
-    """The flags that tell a command its element; `projection` has others (`fungi.cli.grid_work`)."""
+    """The flags that tell a command its element; `projection` has others (`fungi.grid.work`)."""
     if work.command == "report":
         return ["--results", str(grid.root), "--output", str(grid.root / "report")]
     given = ["--root", str(grid.root)]

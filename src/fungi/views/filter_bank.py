@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fungi.data.sounds import SAMPLE_RATE, SHORTEST
+from fungi.data.formats.sounds import SAMPLE_RATE, SHORTEST
 
 FRAME, STEP, PADDED = SHORTEST, 160, 512
 LOW, HIGH, MELS = 20.0, 8000.0, 128

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fungi.data.banking_77 import TABLE
+from fungi.data.sets.banking_77 import TABLE
 from tests.data.makers.miniature import Miniature
 from tests.data.makers.tables import write_splits
 

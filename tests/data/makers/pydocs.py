@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fungi.data import pydocs
+from fungi.data.sets import pydocs
 from tests.data.makers.miniature import Miniature, Row
 
 SHARED = "Said in two modules."

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fungi.data.tweet_eval import TABLE
+from fungi.data.sets.tweet_eval import TABLE
 from tests.data.makers.miniature import Miniature
 from tests.data.makers.tables import write_splits
 

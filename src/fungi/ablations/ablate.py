@@ -1,0 +1,57 @@
+"""`fungi ablate`: the ablations of the paper, from images to the table."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from fungi.ablations.settings import BenchSettings
+from fungi.cli.command import run_command
+from fungi.errors import FungiError
+from fungi.runtime.files import written_whole
+from fungi.settings import as_json, setting
+
+DESCRIPTION = """Extract the variations of an ablation, score them by kNN, and print the table in the paper's form.
+
+  fungi ablate --ablation projections --seeds 42 43 44
+  fungi ablate --ablation layers --dataset imagenet-100 --backbone vit-b16
+  fungi ablate --ablation pca heads --objective kl --rows 200          (a toy size of two ablations)
+
+projections: table 29 of the author response; pca: table 23; layers: figure 8; bias, qkv, multi-layer: tables 30 to 32;
+views: figure 12; heads: tables 6 and 15; objectives: figure 10. Tables are also kept as
+<root>/results/ablation-NAME/<dataset>/<backbone>.json."""
+
+Name = Literal["projections", "pca", "layers", "bias", "qkv", "multi-layer", "views", "heads", "objectives"]
+NAMES: tuple[str, ...] = get_args(Name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateSettings(BenchSettings):
+    """Flags of `fungi ablate`."""
+
+    ablation: tuple[Name, ...] = setting(("projections",), "what to vary")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ablation:
+            raise FungiError(f"no ablation is named. Use --ablation with {', '.join(NAMES)}.")
+
+
+def run(settings: AblateSettings) -> None:
+    """Run the asked ablations, one after the other."""
+    from fungi.ablations.bench import Bench
+    from fungi.ablations.catalogue import ABLATIONS
+
+    bench = Bench(settings)
+    for name in settings.ablation:
+        table = ABLATIONS[name](bench)
+        path = settings.layout.results(f"ablation-{name}", bench.around.dataset.name, bench.around.backbone.spec.name)
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps({"settings": as_json(settings), **table.content()}) + "\n")
+        where = f"{bench.around.backbone.spec.label} on {bench.around.dataset.name}, {bench.metric}, %"
+        print(f"\n{where}: {table.text()}\nwrote {path}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(AblateSettings, run, program="fungi ablate", description=DESCRIPTION, arguments=arguments)

@@ -1,0 +1,153 @@
+"""What an ablation works with: features of a variation of the extraction, and the kNN score of a combination of them.
+
+Every variation has a folder of its own below `<root>/ablations`, made by the stages' extraction: blocks that are there
+are kept, so that an ablation that was interrupted goes on where it stopped.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from fungi.ablations.settings import BenchSettings
+from fungi.combine.pca import Reducer, reduced
+from fungi.combine.source import FeatureSource
+from fungi.data.base import Samples
+from fungi.errors import FungiError
+from fungi.evaluators.knn import knn_predictions, rows_in_memory
+from fungi.evaluators.metrics import classification_scores
+from fungi.extraction.features import embedding_feature, gradient_features
+from fungi.extraction.gradient_settings import GradientSettings
+from fungi.extraction.pipeline import Feature, extract_split
+from fungi.extraction.surroundings import Surroundings, survey
+from fungi.gradients.projection import draw_projection
+from fungi.store.layout import EMBEDDINGS
+from fungi.store.reading import FeatureArray, open_array
+
+SPLITS = ("train", "test")
+Reduction = Literal["pca", "none", "binary", "gaussian", "sparse"]
+
+
+@dataclass(frozen=True)
+class FewerRows:
+    """Opens a split of a dataset with fewer rows, evenly spread."""
+
+    open: Callable[[Path, str], Samples]
+    rows: int
+
+    def __call__(self, data_dir: Path, split: str) -> Samples:
+        """The split."""
+        samples = self.open(data_dir, split)
+        chosen = np.linspace(0, len(samples) - 1, min(self.rows, len(samples))).round().astype(np.int64)
+        return samples.take(chosen)
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Features of one variation: split -> name -> array. Names are objectives, `objective@array` with more layers."""
+
+    arrays: dict[str, dict[str, FeatureArray]]
+
+    def __or__(self, other: "Variation") -> "Variation":
+        """The features of both."""
+        return Variation({split: self.arrays[split] | other.arrays[split] for split in SPLITS})
+
+
+class Bench:
+    """Extracts variations and scores them, for one dataset and backbone."""
+
+    def __init__(self, settings: BenchSettings) -> None:
+        self.settings = settings
+        around = survey(settings)
+        if around.dataset.metric == "map":
+            raise FungiError(f"dataset {around.dataset.name!r} has no classes; ablations are scored by kNN accuracy.")
+        if settings.rows:
+            limited = FewerRows(around.dataset.open, settings.rows)
+            around = replace(around, dataset=replace(around.dataset, open=limited, sizes=dict.fromkeys(SPLITS)))
+        self.around: Surroundings = around
+        self.metric = around.dataset.metric
+
+    def embeddings(self) -> Variation:
+        """The embeddings."""
+        around = self._varied("embeddings", self.settings.seed, {})
+        self._extract(around, [embedding_feature(around)])
+        return self._open(around, {EMBEDDINGS: [EMBEDDINGS]})
+
+    def gradients(self, label: str, seed: int, **changes: Any) -> Variation:
+        """The gradients of a variation of the extraction's settings."""
+        around = self._varied(label, seed, changes)
+        assert isinstance(around.settings, GradientSettings)
+        features = gradient_features(around.settings, around)
+        self._extract(around, features)
+        return self._open(around, {feature.name: list(feature.layers) for feature in features})
+
+    def score(self, features: Variation, names: Sequence[str], reduction: Reduction = "pca", seed: int = 42) -> float:
+        """kNN accuracy (the dataset's metric) of a combination of features."""
+        chosen = {split: {name: features.arrays[split][name] for name in names} for split in SPLITS}
+        train, test = (self._reduced(chosen, split, reduction, seed) for split in SPLITS)
+        labels = {split: self._labels(split) for split in SPLITS}
+        predictions = knn_predictions(rows_in_memory(train), labels["train"], test, self.settings.k)
+        return classification_scores(predictions, labels["test"])[self.metric]
+
+    def images_per_second(self, label: str, **changes: Any) -> float:
+        """Speed of an extraction of test images, warmed up, without decoding."""
+        around = self._varied(label, self.settings.seed, changes)
+        assert isinstance(around.settings, GradientSettings)
+        (feature,) = gradient_features(around.settings, around)
+        samples = around.open_split("test").take(range(min(16, len(around.open_split("test")))))
+        items = [samples.load(row) for row in range(len(samples))]
+        batch = feature.views.collate([feature.views.prepare(item) for item in items])
+        assert feature.objective is not None
+        for _ in range(2):
+            start = time.perf_counter()
+            made = feature.engine.extract(batch, feature.views, {"loss": feature.objective.loss})
+            float(next(iter(made.gradients["loss"].values())).sum())  # waits for the device
+        return len(items) / (time.perf_counter() - start)
+
+    def _varied(self, label: str, seed: int, changes: dict[str, Any]) -> Surroundings:
+        root = self.settings.root / "ablations" / f"{label}-seed{seed}" / f"rows-{self.settings.rows or 'all'}"
+        names = GradientSettings.__dataclass_fields__
+        shared = {name: getattr(self.settings, name) for name in names}
+        extracted = changes.get("objective", self.settings.objective)
+        options = [text for text in self.settings.set if text.partition(".")[0] in extracted]
+        changes = {**changes, "set": (*options, *changes.get("set", ()))}
+        varied = GradientSettings(**{**shared, "root": root, "seed": seed, "with_embeddings": False, **changes})
+        return replace(self.around, settings=varied)
+
+    def _extract(self, around: Surroundings, features: Sequence[Feature]) -> None:
+        for split in SPLITS:
+            extract_split(around, split, features)
+
+    def _open(self, around: Surroundings, names: dict[str, list[str]]) -> Variation:
+        where = (around.dataset.name, around.backbone.spec.name)
+        arrays: dict[str, dict[str, FeatureArray]] = {split: {} for split in SPLITS}
+        for split in SPLITS:
+            for feature, keys in names.items():
+                path = around.settings.layout.features(feature, *where, split)
+                for key in keys:
+                    name = feature if len(keys) == 1 else f"{feature}@{key}"
+                    arrays[split][name] = open_array(path, key)
+        return Variation(arrays)
+
+    def _labels(self, split: str) -> Integer[np.ndarray, " n"]:
+        return self.around.open_split(split).targets
+
+    def _reduced(
+        self, chosen: dict[str, dict[str, FeatureArray]], split: str, reduction: Reduction, seed: int
+    ) -> Float[Tensor, "n r"]:
+        """Rows of a split as the classifier sees them; whatever is fitted is fitted on train."""
+        device = self.around.device
+        dim = self.settings.pca_dim or self.around.backbone.spec.pca_dim
+        train = FeatureSource(chosen["train"])
+        size = train.dim_of(train.names)
+        fitted = Reducer(train, dim if reduction == "pca" else size, device).fit(train.names)
+        rows = reduced(FeatureSource(chosen[split]), fitted, device)
+        if reduction in ("pca", "none") or dim >= size:
+            return rows
+        matrix = draw_projection(dim, size, kind=reduction, seed=seed).dense(device)
+        return rows @ matrix.T * dim**-0.5

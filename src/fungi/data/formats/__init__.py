@@ -1,0 +1,1 @@
+"""What datasets are stored as: folders of images, tables of texts, sounds, archives."""

@@ -1,0 +1,164 @@
+"""What the revisited Oxford and Paris landmarks share (spec vision 3.2, 9.6).
+
+The split called train is the database, test are the queries; `test-cropped` are the queries cut to their boxes, as
+the benchmark's own protocol has it. Labels are row numbers. Some images are truncated, and read as far as they go.
+"""
+
+import pickle
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+
+from fungi.data.base import DatasetSpec, Loader, Samples
+from fungi.data.formats.archives import find_archive, is_there, made_whole, unpack, unpack_folder
+from fungi.data.formats.image_files import image_samples
+from fungi.data.names import PackedNames
+from fungi.data.places import Place, reading
+from fungi.errors import FungiError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class QueryTruth(TypedDict):
+    """What is known of one query: rows of the database by relation, and its box (left, top, right, bottom; pixels)."""
+
+    easy: list[int]
+    hard: list[int]
+    junk: list[int]
+    bbx: list[float]
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """One of the two sets. `folder` is its name in the benchmark, `roxford5k` or `rparis6k`."""
+
+    name: str
+    folder: str
+
+    @property
+    def place(self) -> Place:
+        """Where it is on disk."""
+        return Place(
+            dataset=self.name,
+            folders=("retrieval-landmarks", ""),
+            needs=(f"{self.folder}/jpg", f"{self.folder}/gnd_{self.folder}.pkl"),
+            script="prepare_landmarks.py",
+        )
+
+    def open(self, data_dir: Path, split: str) -> Samples:
+        """One split."""
+        root, listing = self._listing(data_dir)
+        names = listing["imlist" if split == "train" else "qimlist"]
+        paths = [f"jpg/{name}.jpg" for name in names]
+        samples = image_samples(root, paths, np.arange(len(paths)), truncated=True)
+        if split != "test-cropped":
+            return samples
+        boxes = np.asarray([truth["bbx"] for truth in listing["gnd"]], dtype=np.float64)
+        ids = PackedNames(f"{path}#bbx" for path in paths)
+        return Samples(targets=samples.targets, ids=ids, load=CroppedImages(samples.load, boxes))
+
+    def ground_truth(self, data_dir: Path) -> list[QueryTruth]:
+        """One record per query, in the order of the rows of test; indices are rows of train."""
+        root, listing = self._listing(data_dir)
+        with reading(self.place, root):
+            return [
+                QueryTruth(
+                    easy=[int(row) for row in truth["easy"]],
+                    hard=[int(row) for row in truth["hard"]],
+                    junk=[int(row) for row in truth["junk"]],
+                    bbx=[float(edge) for edge in truth["bbx"]],
+                )
+                for truth in listing["gnd"]
+            ]
+
+    def prepare(self, data_dir: Path, archives: Path) -> None:
+        """From `roxfordparis.zip`, or else from the official image archives and ground-truth file."""
+        home = self.place.home(data_dir)
+        if list(archives.glob("roxfordparis.zip")):
+            unpack_folder(partial(find_archive, archives, "roxfordparis.zip"), self.folder, home / self.folder)
+        elif not is_there(home / self.folder):
+            self._prepare_from_official(home / self.folder, archives)
+
+    def _prepare_from_official(self, target: Path, archives: Path) -> None:
+        patterns = {"roxford5k": ["oxbuild_images*.tgz"], "rparis6k": ["paris_1*.tgz", "paris_2*.tgz"]}[self.folder]
+        sources = [find_archive(archives, pattern, "roxfordparis.zip") for pattern in patterns]
+        truth = find_archive(archives, f"gnd_{self.folder}.pkl")
+        with made_whole(target) as work:
+            (work / "jpg").mkdir()
+            for source in sources:
+                unpack(source, work / "unpacked")
+            for image in (work / "unpacked").rglob("*.jpg"):  # Paris comes in one folder per landmark
+                image.rename(work / "jpg" / image.name)
+            shutil.rmtree(work / "unpacked")
+            shutil.copyfile(truth, work / truth.name)
+
+    def _listing(self, data_dir: Path) -> tuple[Path, dict[str, Any]]:
+        """The set's folder, and its ground-truth file: `imlist`, `qimlist`, `gnd`."""
+        root = self.place.find(data_dir) / self.folder
+        path = root / f"gnd_{self.folder}.pkl"
+        with reading(self.place, path), path.open("rb") as file:
+            listing = PlainUnpickler(file, encoding="latin1").load()
+        if not isinstance(listing, dict) or not {"imlist", "qimlist", "gnd"} <= set(listing):
+            raise FungiError(f"dataset {self.name!r}: {path} has no imlist, qimlist and gnd. Download it again.")
+        return root, listing
+
+
+@dataclass(frozen=True)
+class CroppedImages:
+    """Row -> image cut to its box."""
+
+    load: Loader
+    boxes: np.ndarray
+
+    def __call__(self, row: int) -> "Image":
+        """The cut image."""
+        return self.load(row).crop(tuple(self.boxes[row]))
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Reads containers, numbers, strings and arrays; a file that asks for anything else, as one that runs code would,
+    is refused before that happens."""
+
+    _ALLOWED = frozenset(
+        {
+            ("_codecs", "encode"),  # bytes, as Python 2 wrote them
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "scalar"),
+            ("numpy._core.numeric", "_frombuffer"),
+            ("numpy.core.numeric", "_frombuffer"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The allowed classes; FungiError for any other."""
+        if (module, name) not in self._ALLOWED:
+            raise FungiError(
+                f"the ground-truth file was refused: it asks for {module}.{name}, which plain data has no use for. "
+                "Get it from its official source."
+            )
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def landmarks_spec(landmarks: Landmarks, *, title: str, database: int, queries: int) -> DatasetSpec:
+    """The entry of one set."""
+    return DatasetSpec(
+        name=landmarks.name,
+        title=title,
+        classes=None,
+        sizes={"train": database, "test": queries, "test-cropped": queries},
+        metric="map",
+        open=landmarks.open,
+        prepare=landmarks.prepare,
+        ground_truth=landmarks.ground_truth,
+        pca_dim=512,
+        notes="train is the database, test the queries, test-cropped the queries cut to their boxes",
+    )

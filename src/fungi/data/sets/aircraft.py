@@ -1,0 +1,47 @@
+"""`aircraft`: FGVC Aircraft, 100 variants, in torchvision's layout. Train is `train` alone, not `trainval`."""
+
+from pathlib import Path
+
+from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.formats.archives import fetch, is_there, made_whole, unpack
+from fungi.data.formats.image_files import image_samples
+from fungi.data.places import Place, reading, relative
+
+PLACE = Place(dataset="aircraft", folders=("aircraft", ""), needs=("fgvc-aircraft-2013b/data/images",))
+_THEIR_SPLIT = {"train": "train", "valid": "val", "test": "test"}
+
+
+def _open(data_dir: Path, split: str) -> Samples:
+    from torchvision.datasets import FGVCAircraft
+
+    root = PLACE.find(data_dir)
+    with reading(PLACE, root):
+        source = FGVCAircraft(str(root), split=_THEIR_SPLIT[split], annotation_level="variant")
+    return image_samples(root, relative(root, source._image_files), source._labels, source.classes)
+
+
+def _download(data_dir: Path) -> None:
+    """torchvision knows no checksum for this archive, so it is fetched over HTTPS alone and its members are checked."""
+    from torchvision.datasets import FGVCAircraft
+
+    home = PLACE.home(data_dir.expanduser())
+    if is_there(home):
+        return
+    with made_whole(home) as work:
+        archive = fetch(FGVCAircraft._URL, work)
+        unpack(archive, work)
+        archive.unlink()
+
+
+DATASETS.register(
+    "aircraft",
+    DatasetSpec(
+        name="aircraft",
+        title="FGVC Aircraft",
+        classes=100,
+        sizes={"train": 3334, "valid": 3333, "test": 3333},
+        metric="mean-per-class-accuracy",
+        open=_open,
+        download=_download,
+    ),
+)

@@ -1,0 +1,61 @@
+"""`cars`: Stanford Cars, 196 models, in torchvision's layout. The original download is dead: see `prepare_cars.py`."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.formats.archives import find_archive, unpack_folder
+from fungi.data.formats.image_files import image_samples
+from fungi.data.places import Place, reading, relative
+from fungi.runtime.log import logger
+
+PLACE = Place(
+    dataset="cars",
+    folders=("cars", ""),
+    needs=("stanford_cars/devkit/cars_meta.mat",),
+    script="prepare_cars.py",
+)
+_TEST_LABELS = "cars_test_annos_withlabels.mat"
+_SPLIT_NEEDS = {
+    "train": ("stanford_cars/cars_train", "stanford_cars/devkit/cars_train_annos.mat"),
+    "test": ("stanford_cars/cars_test", f"stanford_cars/{_TEST_LABELS}"),
+}
+
+
+def _open(data_dir: Path, split: str) -> Samples:
+    from torchvision.datasets import StanfordCars
+
+    root = PLACE.find(data_dir, *_SPLIT_NEEDS[split])
+    with reading(PLACE, root):
+        source = StanfordCars(str(root), split=split)
+        paths, labels = zip(*source._samples, strict=True)
+    return image_samples(root, relative(root, list(paths)), labels, source.classes)
+
+
+def _prepare(data_dir: Path, archives: Path) -> None:
+    """Images from the Kaggle archive, annotations from the devkit, test labels from a file of their own."""
+    home = PLACE.home(data_dir) / "stanford_cars"
+    for folder in ("cars_train", "cars_test"):
+        unpack_folder(
+            partial(find_archive, archives, "stanford-cars-dataset.zip", "archive.zip"), folder, home / folder
+        )
+    unpack_folder(partial(find_archive, archives, "car_devkit.tgz"), "devkit", home / "devkit")
+    if not (home / _TEST_LABELS).exists():
+        found = find_archive(archives, "cars_test_annos_withlabels*.mat")
+        shutil.copyfile(found, home / f".{_TEST_LABELS}")
+        (home / f".{_TEST_LABELS}").rename(home / _TEST_LABELS)
+        logger.info("wrote %s", home / _TEST_LABELS)
+
+
+DATASETS.register(
+    "cars",
+    DatasetSpec(
+        name="cars",
+        title="Stanford Cars",
+        classes=196,
+        sizes={"train": 8144, "test": 8041},
+        open=_open,
+        prepare=_prepare,
+    ),
+)

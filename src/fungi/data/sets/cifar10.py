@@ -1,0 +1,45 @@
+"""`cifar10`: 60,000 colour images of 32 x 32 in 10 classes, in torchvision's layout."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.formats.archives import TorchvisionDownload
+from fungi.data.formats.image_files import ImageArray
+from fungi.data.names import PackedNames
+from fungi.data.places import Place, reading
+
+PLACE = Place(dataset="cifar10", folders=("cifar10", ""), needs=("cifar-10-batches-py",))
+
+
+def cifar_samples(source: Any, split: str) -> Samples:
+    """Samples of a CIFAR object of torchvision; ids count the rows of the split."""
+    return Samples(
+        targets=np.asarray(source.targets, dtype=np.uint32),
+        ids=PackedNames(f"{split}/{row}" for row in range(len(source.targets))),
+        load=ImageArray(source.data),
+        class_names=tuple(source.classes),
+    )
+
+
+def _open(data_dir: Path, split: str) -> Samples:
+    from torchvision.datasets import CIFAR10
+
+    root = PLACE.find(data_dir)
+    with reading(PLACE, root):
+        return cifar_samples(CIFAR10(str(root), train=split == "train"), split)
+
+
+DATASETS.register(
+    "cifar10",
+    DatasetSpec(
+        name="cifar10",
+        title="CIFAR-10",
+        classes=10,
+        sizes={"train": 50000, "test": 10000},
+        open=_open,
+        download=TorchvisionDownload("CIFAR10", PLACE.folders[0]),
+    ),
+)

@@ -1,0 +1,67 @@
+"""`cub-200`: Caltech-UCSD Birds 200 (2011), official split, in the order of `images.txt`.
+
+Read from `CUB_200_2011/`, or from the saved dataset `cub-hf` of the original harness (same rows).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.formats.archives import find_archive, unpack_folder
+from fungi.data.formats.hf_disk import open_saved
+from fungi.data.formats.image_files import image_samples
+from fungi.data.places import Place, reading
+
+FOLDER = "CUB_200_2011"
+PLACE = Place(
+    dataset="cub-200",
+    folders=("cub", "cub-200", ""),
+    needs=tuple(f"{FOLDER}/{name}" for name in ("images", "images.txt", "classes.txt", "train_test_split.txt")),
+    script="prepare_cub.py",
+)
+_SAVED = "cub-hf"
+_FLAG = {"train": "1", "test": "0"}
+
+
+def _open(data_dir: Path, split: str) -> Samples:
+    data_dir = data_dir.expanduser()
+    if (data_dir / _SAVED).is_dir() and not (data_dir / "cub" / FOLDER).is_dir():
+        return open_saved(data_dir / _SAVED, split, name_rows=_saved_ids)
+    root = PLACE.find(data_dir) / FOLDER
+    with reading(PLACE, root):
+        classes = list(_table(root / "classes.txt").values())
+        flags = _table(root / "train_test_split.txt")
+        paths = [path for image, path in _table(root / "images.txt").items() if flags[image] == _FLAG[split]]
+        number = {name: label for label, name in enumerate(classes)}
+        labels = [number[path.partition("/")[0]] for path in paths]
+    return image_samples(root, [f"images/{path}" for path in paths], labels, classes)
+
+
+def _table(path: Path) -> dict[str, str]:
+    """A file of lines `id value`, in its order."""
+    lines = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
+    return {key: value.strip() for key, value in lines}
+
+
+def _saved_ids(files: list[str], labels: np.ndarray, classes: Sequence[str]) -> list[str]:
+    return [f"images/{classes[label]}/{name}" for name, label in zip(files, labels, strict=True)]
+
+
+def _prepare(data_dir: Path, archives: Path) -> None:
+    unpack_folder(partial(find_archive, archives, f"{FOLDER}.tgz"), FOLDER, PLACE.home(data_dir) / FOLDER)
+
+
+DATASETS.register(
+    "cub-200",
+    DatasetSpec(
+        name="cub-200",
+        title="CUB-200-2011",
+        classes=200,
+        sizes={"train": 5994, "test": 5794},
+        open=_open,
+        prepare=_prepare,
+    ),
+)

@@ -1,0 +1,75 @@
+"""`esc-50`: environmental sounds, five-second clips at 44.1 kHz, in the layout of its archive (spec audio 3).
+
+The published numbers test on fold 1 and train on the others: that is `esc-50`. The other choices are `esc-50-fold2` to
+`esc-50-fold5`; the benchmark's own number is the mean over all five (`scripts/average_folds.py`).
+"""
+
+import csv
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.formats.archives import find_archive, unpack_folder
+from fungi.data.formats.sounds import sound_samples
+from fungi.data.places import Place, reading
+
+FOLDS = 5
+INPUT = {"frames": 512, "mean": -6.6268077, "deviation": 5.358466}
+"""Length of the spectrogram, and the statistics of its values (spec audio 2)."""
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """Opens the splits that test on one fold."""
+
+    fold: int
+    dataset: str
+
+    @property
+    def place(self) -> Place:
+        return Place(
+            dataset=self.dataset,
+            folders=("esc-50", "ESC-50-master", ""),
+            needs=("meta/esc50.csv", "audio"),
+            script="prepare_esc50.py",
+        )
+
+    def __call__(self, data_dir: Path, split: str) -> Samples:
+        root = self.place.find(data_dir)
+        with reading(self.place, root), (root / "meta" / "esc50.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if (int(row["fold"]) == self.fold) == (split == "test")]
+            names = _class_names(root)
+            files = [f"audio/{row['filename']}" for row in rows]
+            return sound_samples(root, files, [int(row["target"]) for row in rows], names)
+
+
+def _class_names(root: Path) -> list[str]:
+    with (root / "meta" / "esc50.csv").open(newline="") as file:
+        names = {int(row["target"]): row["category"] for row in csv.DictReader(file)}
+    return [names[target] for target in sorted(names)]
+
+
+def _prepare(data_dir: Path, archives: Path) -> None:
+    """Unpack `ESC-50-master.zip` (also called `master.zip`)."""
+    archive = partial(find_archive, archives, "ESC-50*.zip", "master.zip")
+    for part in ("meta", "audio"):
+        unpack_folder(archive, f"ESC-50-master/{part}", data_dir / "esc-50" / part)
+
+
+for _number in range(1, FOLDS + 1):
+    _name = "esc-50" if _number == 1 else f"esc-50-fold{_number}"
+    DATASETS.register(
+        _name,
+        DatasetSpec(
+            name=_name,
+            title="ESC-50 environmental sounds" + ("" if _number == 1 else f", tested on fold {_number}"),
+            classes=50,
+            sizes={"train": 1600, "test": 400},
+            modality="audio",
+            open=_Fold(_number, _name),
+            prepare=_prepare,
+            input_options=INPUT,
+            published=_number == 1,
+        ),
+    )

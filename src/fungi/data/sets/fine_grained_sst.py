@@ -1,0 +1,48 @@
+"""`fine-grained-sst`: Stanford Sentiment Treebank, five classes made of a sentiment between 0 and 1 (spec text 2).
+
+The published code counted a sentiment on an edge to the class above, and 1.0 to a sixth class (quirk T3).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from fungi.data.formats.text_tables import CONVERTED, TextTable, register_table
+
+CLASSES = ("very negative", "negative", "neutral", "positive", "very positive")
+
+
+def standard_bin(sentiment: Any) -> int:
+    """[0, 0.2] (0.2, 0.4] (0.4, 0.6] (0.6, 0.8] (0.8, 1] -> 0 .. 4; labels are float32, hence the rounding."""
+    value = _checked(sentiment)
+    return sum(value > edge for edge in (0.2, 0.4, 0.6, 0.8))
+
+
+def published_bin(sentiment: Any) -> int:
+    """[0, 0.2) [0.2, 0.4) ... [0.8, 1) {1} -> 0 .. 5."""
+    value = _checked(sentiment)
+    return sum(value >= edge for edge in (0.2, 0.4, 0.6, 0.8, 1.0))
+
+
+def _checked(sentiment: Any) -> float:
+    value = round(float(sentiment), 5)
+    if not 0 <= value <= 1:
+        raise ValueError(f"a sentiment of {sentiment}")
+    return value
+
+
+TABLE = TextTable(
+    dataset="fine-grained-sst",
+    repository="stanfordnlp/sst",
+    configuration="default",
+    revision=CONVERTED,
+    text="sentence",
+    class_names=CLASSES,
+    rule=standard_bin,
+)
+PUBLISHED_TABLE = replace(TABLE, rule=published_bin, class_names=(*CLASSES, "exactly 1"))
+register_table(
+    TABLE,
+    title="Stanford Sentiment Treebank, five classes",
+    sizes={"train": 8544, "valid": 1101, "test": 2210},
+    published_open=PUBLISHED_TABLE.open,
+)

@@ -1,0 +1,65 @@
+"""`imagenet-100`: the 100-class subset packaged on Kaggle as `ambityga/imagenet100`; its validation set is test.
+
+Folders `train.X1` .. `train.X4` and `val.X` of class folders; a label is the position of the WordNet id in
+`Labels.json`. Row order: shard folders, class folders and files, each sorted. The saved dataset of the original
+harness is not read under this name, because its rows are in the arbitrary order of a directory listing.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+
+from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.formats.archives import find_archive, unpack_file, unpack_folder
+from fungi.data.formats.image_files import class_folders, image_names, image_samples
+from fungi.data.places import Place, reading
+from fungi.errors import FungiError, MissingFilesError
+
+PLACE = Place(
+    dataset="imagenet-100",
+    folders=("imagenet100", "imagenet-100"),
+    needs=("Labels.json",),
+    script="prepare_imagenet100.py",
+)
+_SHARDS = {"train": ("train.X1", "train.X2", "train.X3", "train.X4"), "test": ("val.X",)}
+
+
+def _open(data_dir: Path, split: str) -> Samples:
+    root = PLACE.find(data_dir, *_SHARDS[split])
+    with reading(PLACE, root):
+        names = json.loads((root / "Labels.json").read_text())
+    label_of = {wordnet_id: label for label, wordnet_id in enumerate(names)}
+    paths: list[str] = []
+    labels: list[int] = []
+    for shard in _SHARDS[split]:
+        for wordnet_id in class_folders(root / shard):
+            if wordnet_id not in label_of:
+                raise FungiError(f"dataset 'imagenet-100': {root / shard / wordnet_id} is not named in Labels.json.")
+            found = image_names(root / shard / wordnet_id)
+            paths += [f"{shard}/{wordnet_id}/{name}" for name in found]
+            labels += [label_of[wordnet_id]] * len(found)
+    if not paths:
+        raise MissingFilesError(f"dataset 'imagenet-100': no images in {', '.join(_SHARDS[split])} of {root}.")
+    return image_samples(root, paths, labels, list(names.values()))
+
+
+def _prepare(data_dir: Path, archives: Path) -> None:
+    home = PLACE.home(data_dir)
+    archive = partial(find_archive, archives, "imagenet100.zip", "archive.zip")
+    for folder in (*_SHARDS["train"], *_SHARDS["test"]):
+        unpack_folder(archive, folder, home / folder)
+    unpack_file(archive, "Labels.json", home / "Labels.json")
+
+
+DATASETS.register(
+    "imagenet-100",
+    DatasetSpec(
+        name="imagenet-100",
+        title="ImageNet-100",
+        classes=100,
+        sizes={"train": 130000, "test": 5000},
+        open=_open,
+        prepare=_prepare,
+        notes="ablations only; test is the validation set",
+    ),
+)

@@ -1,0 +1,77 @@
+"""`imagenet-1k`: ILSVRC 2012; the official validation set is the test split.
+
+Folders `train/` and `val/` of class folders named by WordNet id, as torchvision's `ImageNet` makes them of the
+official archives. Its `meta.bin` gives the classes their names; without it they are called by their WordNet ids.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.formats.archives import find_archive, is_there, made_whole
+from fungi.data.formats.image_files import class_folder_samples, class_folders
+from fungi.data.places import Place, reading
+from fungi.errors import FungiError
+from fungi.runtime.log import logger
+
+PLACE = Place(dataset="imagenet-1k", folders=("imagenet-1k", "imagenet"), needs=(), script="prepare_imagenet.py")
+_THEIR_SPLIT = {"train": "train", "test": "val"}
+
+
+def _open(data_dir: Path, split: str) -> Samples:
+    folder = _THEIR_SPLIT[split]
+    root = PLACE.find(data_dir, folder)
+    reference = "train" if (root / "train").is_dir() else folder
+    samples = class_folder_samples(root, folder, class_folders(root / reference))
+    if not (root / "meta.bin").is_file():
+        return samples
+    from torchvision.datasets.imagenet import load_meta_file
+
+    with reading(PLACE, root / "meta.bin"):
+        names, _ = load_meta_file(str(root))
+        return replace(samples, class_names=[names[wordnet_id][0] for wordnet_id in samples.class_names])
+
+
+def _prepare(data_dir: Path, archives: Path) -> None:
+    """Unpack the three official archives; torchvision verifies their checksums."""
+    from torchvision.datasets import imagenet
+
+    home = PLACE.home(data_dir)
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "meta.bin").exists():
+        with _unpacking(archives, "devkit") as file:
+            imagenet.parse_devkit_archive(str(home), file=file)
+    for folder, parse in (("train", imagenet.parse_train_archive), ("val", imagenet.parse_val_archive)):
+        if is_there(home / folder):
+            continue
+        with _unpacking(archives, folder) as file, made_whole(home / folder) as work:
+            parse(str(home), file=file, folder=work.name)
+
+
+@contextmanager
+def _unpacking(archives: Path, part: str) -> Iterator[str]:
+    """The archive of a part; what torchvision says of a damaged one becomes one line."""
+    from torchvision.datasets.imagenet import ARCHIVE_META
+
+    file = str(find_archive(archives, ARCHIVE_META[part][0]).absolute())
+    logger.info("unpacking %s", file)
+    try:
+        yield file
+    except RuntimeError as error:
+        raise FungiError(f"dataset 'imagenet-1k': {error} Download {file} again.") from error
+
+
+DATASETS.register(
+    "imagenet-1k",
+    DatasetSpec(
+        name="imagenet-1k",
+        title="ImageNet-1k (ILSVRC 2012)",
+        classes=1000,
+        sizes={"train": 1281167, "test": 50000},
+        open=_open,
+        prepare=_prepare,
+        notes="test is the official validation set",
+    ),
+)

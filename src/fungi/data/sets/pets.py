@@ -1,0 +1,71 @@
+"""`pets`: Oxford-IIIT Pet, 37 breeds; `trainval.txt` is train, `test.txt` is test, labels are class ids minus one.
+
+Read from `images/` and `annotations/`, or from the saved dataset `pets-hf` of the original harness (same rows).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.formats.archives import find_archive, unpack_folder
+from fungi.data.formats.hf_disk import open_saved
+from fungi.data.formats.image_files import image_samples
+from fungi.data.places import Place, reading
+
+PLACE = Place(
+    dataset="pets",
+    folders=("pets", "pets/oxford-iiit-pet", "oxford-iiit-pet"),
+    needs=("images", "annotations/trainval.txt", "annotations/test.txt"),
+    script="prepare_pets.py",
+)
+_SAVED = "pets-hf"
+_LISTS = {"train": "trainval.txt", "test": "test.txt"}
+
+
+def _open(data_dir: Path, split: str) -> Samples:
+    data_dir = data_dir.expanduser()
+    if (data_dir / _SAVED).is_dir() and not (data_dir / "pets" / "images").is_dir():
+        return open_saved(data_dir / _SAVED, split, name_rows=_saved_ids)
+    root = PLACE.find(data_dir)
+    with reading(PLACE, root):
+        images, labels = read_list(root / "annotations" / _LISTS[split])
+    return image_samples(root, [f"images/{name}.jpg" for name in images], labels, breeds(images, labels))
+
+
+def read_list(path: Path) -> tuple[list[str], list[int]]:
+    """Image names and labels of an annotation list: lines of `name class-id species breed-id`."""
+    rows = [line.split() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    return [row[0] for row in rows], [int(row[1]) - 1 for row in rows]
+
+
+def breeds(images: list[str], labels: list[int]) -> list[str]:
+    """Names of the classes, in the order of their labels: an image is called `<breed>_<number>`."""
+    names = {label: image.rpartition("_")[0] for image, label in zip(images, labels, strict=True)}
+    return [names[label] for label in sorted(names)]
+
+
+def _saved_ids(files: list[str], labels: np.ndarray, classes: Sequence[str]) -> list[str]:
+    return [f"images/{name}" for name in files]
+
+
+def _prepare(data_dir: Path, archives: Path) -> None:
+    home = PLACE.home(data_dir)
+    for folder in ("images", "annotations"):
+        unpack_folder(partial(find_archive, archives, f"{folder}.tar.gz", f"{folder}.tar"), folder, home / folder)
+
+
+DATASETS.register(
+    "pets",
+    DatasetSpec(
+        name="pets",
+        title="Oxford-IIIT Pet",
+        classes=37,
+        sizes={"train": 3680, "test": 3669},
+        metric="mean-per-class-accuracy",
+        open=_open,
+        prepare=_prepare,
+    ),
+)

@@ -1,0 +1,65 @@
+"""`speech-commands`: thirty-five spoken words, Speech Commands v0.02, in the layout of its archive (spec audio 3).
+
+`validation_list.txt` and `testing_list.txt` name the files of two splits, in that order; all other words are `train`,
+in the order of their paths. Labels are the words' places in the alphabet.
+"""
+
+from pathlib import Path
+
+from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.formats.archives import find_archive, is_there, made_whole, unpack
+from fungi.data.formats.sounds import sound_samples
+from fungi.data.places import Place, reading
+from fungi.errors import FungiError
+
+LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
+NOISE = "_background_noise_"
+PLACE = Place(
+    dataset="speech-commands",
+    folders=("speech-commands", "speech_commands_v0.02", "SpeechCommands/speech_commands_v0.02", ""),
+    needs=tuple(LISTS.values()),
+    script="prepare_speech_commands.py",
+)
+
+
+def _open(data_dir: Path, split: str) -> Samples:
+    root = PLACE.find(data_dir)
+    with reading(PLACE, root):
+        words = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != NOISE)
+        listed = {name: (root / file).read_text().split() for name, file in LISTS.items()}
+        files = listed[split] if split in LISTS else _others(root, words, listed)
+        for file in files:
+            if file.partition("/")[0] not in words:
+                raise FungiError(f"{root / LISTS[split]} names {file}, but there is no folder of that word.")
+    return sound_samples(root, files, [words.index(file.partition("/")[0]) for file in files], words)
+
+
+def _others(root: Path, words: list[str], listed: dict[str, list[str]]) -> list[str]:
+    elsewhere = {file for files in listed.values() for file in files}
+    found = (f"{word}/{path.name}" for word in words for path in (root / word).glob("*.wav"))
+    return sorted(file for file in found if file not in elsewhere)
+
+
+def _prepare(data_dir: Path, archives: Path) -> None:
+    """Unpack `speech_commands_v0.02.tar.gz`."""
+    target = PLACE.home(data_dir)
+    if is_there(target):
+        return
+    archive = find_archive(archives, "speech_commands_v0.02.tar.gz", "speech_commands*.tar.gz")
+    with made_whole(target) as work:
+        unpack(archive, work)
+
+
+DATASETS.register(
+    "speech-commands",
+    DatasetSpec(
+        name="speech-commands",
+        title="Speech Commands v0.02, 35 words",
+        classes=35,
+        sizes={"train": 84843, "valid": 9981, "test": 11005},
+        modality="audio",
+        open=_open,
+        prepare=_prepare,
+        input_options={"frames": 128, "mean": -6.845978, "deviation": 5.5654526},
+    ),
+)

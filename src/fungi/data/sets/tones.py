@@ -1,0 +1,119 @@
+"""`tones`: synthetic one-second clips of eight kinds of sound, generated as they are read; not recordings.
+
+For trying and testing the audio path without a download. Pitch, loudness, duration and background noise vary from clip
+to clip, so that a kind is told by its shape in time and frequency; accuracies on it say nothing about real sounds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.formats.sounds import SAMPLE_RATE, Waveform
+from fungi.runtime.seeds import numpy_generator
+
+SEED = 42
+PER_KIND = {"train": 50, "test": 25}
+Signal = np.ndarray
+"""float64 `[samples]`."""
+
+
+def _phase(frequency: Signal | float, time: Signal) -> Signal:
+    return 2 * np.pi * np.cumsum(np.broadcast_to(frequency, time.shape)) / SAMPLE_RATE
+
+
+def _steady(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
+    return np.sin(_phase(pitch, time))
+
+
+def _rich(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
+    return sum((np.sin(_phase(pitch * n, time)) / n for n in range(2, 9)), np.sin(_phase(pitch, time)))
+
+
+def _rising(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
+    return np.sin(_phase(pitch * 2 ** (2 * time / time[-1]), time))
+
+
+def _falling(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
+    return np.sin(_phase(4 * pitch * 2 ** (-2 * time / time[-1]), time))
+
+
+def _trembling(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
+    return np.sin(_phase(pitch * (1 + 0.06 * np.sin(2 * np.pi * draw.uniform(5, 8) * time)), time))
+
+
+def _pulsing(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
+    return np.sin(_phase(pitch, time)) * (np.sin(2 * np.pi * draw.uniform(4, 9) * time) > 0)
+
+
+def _plucked(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
+    return _rich(time, pitch, draw) * np.exp(-draw.uniform(6, 12) * time)
+
+
+def _hissing(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
+    return np.diff(draw.standard_normal(len(time) + 1))
+
+
+KINDS: dict[str, Callable[[Signal, float, np.random.Generator], Signal]] = {
+    "falling": _falling,
+    "hissing": _hissing,
+    "plucked": _plucked,
+    "pulsing": _pulsing,
+    "rich": _rich,
+    "rising": _rising,
+    "steady": _steady,
+    "trembling": _trembling,
+}
+
+
+@dataclass(frozen=True)
+class _Generated:
+    """Row -> clip; a clip follows from its id alone."""
+
+    split: str
+
+    def __call__(self, row: int) -> Waveform:
+        return generate(self.split, row)
+
+
+def generate(split: str, row: int) -> Waveform:
+    """One clip: a sound of the row's kind somewhere in a second of noise."""
+    draw = numpy_generator(SEED, "tones", split, row)
+    kind = KINDS[list(KINDS)[row % len(KINDS)]]
+    duration = draw.uniform(0.4, 0.8)
+    time = np.arange(int(duration * SAMPLE_RATE)) / SAMPLE_RATE
+    sound = kind(time, draw.uniform(200, 900), draw)
+    ramp = np.minimum(1, np.minimum(time, time[::-1]) / 0.01)  # no click at the edges
+    clip = np.zeros(SAMPLE_RATE)
+    start = int(draw.uniform(0, 1 - duration) * SAMPLE_RATE)
+    clip[start : start + len(time)] = sound / np.abs(sound).max() * ramp * draw.uniform(0.1, 0.5)
+    clip += draw.standard_normal(SAMPLE_RATE) * 10 ** draw.uniform(-3, -1.5)
+    return clip.clip(-1, 1).astype(np.float32)
+
+
+def _open(data_dir: Path, split: str) -> Samples:
+    rows = np.arange(PER_KIND[split] * len(KINDS))
+    return Samples(
+        targets=(rows % len(KINDS)).astype(np.uint32),
+        ids=[f"tones-{SEED}/{split}/{row}" for row in rows],
+        load=_Generated(split),
+        class_names=tuple(KINDS),
+    )
+
+
+DATASETS.register(
+    "tones",
+    DatasetSpec(
+        name="tones",
+        title="Synthetic tones (generated, not recorded)",
+        classes=len(KINDS),
+        sizes={split: count * len(KINDS) for split, count in PER_KIND.items()},
+        modality="audio",
+        open=_open,
+        published=False,
+        input_options={"frames": 128, "mean": -5.84, "deviation": 4.16},
+        notes="synthetic: generated when read, needs no download",
+    ),
+)

@@ -1,0 +1,1 @@
+"""Extraction: from settings to feature files, block by block."""

@@ -1,0 +1,30 @@
+"""`extract_gradients.py`: write the projected per-sample gradients of one or more objectives."""
+
+from collections.abc import Sequence
+
+from fungi.cli.command import run_command
+from fungi.extraction.gradient_settings import GradientSettings
+
+DESCRIPTION = """Write <root>/gradients/<dataset>/<backbone>/<objective>-<split>.h5 with one array [n p] per layer.
+
+Several objectives, and the embeddings with --with-embeddings, come from one decode of each image. Without
+--projection-matrix the backbone's usual matrix is drawn once and kept under <root>/projections."""
+
+
+def run(settings: GradientSettings) -> None:
+    """Extract all asked objectives of all asked splits."""
+    from fungi.extraction.features import gradient_features
+    from fungi.extraction.pipeline import extract_split
+    from fungi.extraction.surroundings import survey
+
+    around = survey(settings)
+    features = gradient_features(settings, around)
+    for split in around.splits:
+        extract_split(around, split, features)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(
+        GradientSettings, run, program="extract_gradients.py", description=DESCRIPTION, arguments=arguments
+    )

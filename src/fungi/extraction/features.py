@@ -1,0 +1,172 @@
+"""From a stage's settings to the features it extracts: layers, projections, objectives, the engine."""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import suppress
+
+import torch
+
+from fungi.cli.options import parse_options
+from fungi.errors import FungiError
+from fungi.extraction.gradient_settings import GradientSettings
+from fungi.extraction.pipeline import Feature
+from fungi.extraction.support import with_support
+from fungi.extraction.surroundings import Surroundings
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.projection import (
+    ProjectionMatrix,
+    Projector,
+    draw_projection,
+    load_projection,
+    product_dtype,
+    save_projection,
+)
+from fungi.gradients.targets import Target, find_target, split_spec, unique_names
+from fungi.objectives.binding import BoundObjective, bind
+from fungi.profiles import choose_profile
+from fungi.runtime.device import choose_dtype
+from fungi.runtime.log import logger
+from fungi.runtime.stopwatch import Stopwatch
+from fungi.store.birth import LayerBirth
+from fungi.store.layout import EMBEDDINGS
+from fungi.views.kinds import NoViewsError
+
+
+def embedding_feature(around: Surroundings, dtype: str = "float32") -> Feature:
+    """The embeddings as a feature to extract; in float32 for evaluation (spec vision 7.1)."""
+    engine = GradientEngine(
+        around.backbone.model,
+        device=around.device,
+        dtype=choose_dtype(dtype, around.device),
+        views_per_forward=around.views_per_forward,
+    )
+    return Feature(EMBEDDINGS, around.backbone.input.views("plain"), engine)
+
+
+def gradient_features(settings: GradientSettings, around: Surroundings) -> list[Feature]:
+    """One feature per objective, and the embeddings first where they are asked for."""
+    _require_views(settings, around)
+    targets = find_layers(around, settings.layer, bias=settings.bias)
+    matrices = {target.name: find_matrix(settings, around, target) for target in targets}
+    engine = build_engine(settings, around, targets, matrices)
+    logger.info(f"gradients of {', '.join(target.spec for target in targets)}; path: {engine.encoder.path}")
+    births = _layer_births(targets, matrices)
+    features = [
+        Feature(objective.name, objective.views, _engine_of(objective, engine), objective, births)
+        for objective in bound_objectives(settings, around, engine)
+    ]
+    return [_shared_embedding_feature(around, engine), *features] if settings.with_embeddings else features
+
+
+def _require_views(settings: GradientSettings, around: Surroundings) -> None:
+    """FungiError, before anything is drawn, for objectives that the modality has no views for."""
+    fitting = []
+    for name in settings.objective:
+        with suppress(NoViewsError):
+            bind(name, embedding_dim=1, input_spec=around.backbone.input, seed=settings.seed)
+            fitting.append(name)
+    lacking = [name for name in settings.objective if name not in fitting]
+    if lacking:
+        modality = around.backbone.spec.modality
+        raise FungiError(
+            f"{', '.join(lacking)}: no views of {modality} there. Use --objective {' '.join(fitting or ['kl'])}."
+        )
+
+
+def find_layers(around: Surroundings, texts: tuple[str, ...], *, bias: bool) -> tuple[Target, ...]:
+    """The gradient sources in the backbone; its usual one where none is named."""
+    spec = around.backbone.spec
+    targets = []
+    for text in texts or (f"{spec.layer}:attn_proj",):
+        path, part, name = split_spec(text)
+        renamed = spec.layer_path(path) + (f"[{part}]" if part else "") + f":{name}"
+        targets.append(find_target(around.backbone.model, renamed, bias=bias))
+    return unique_names(targets)
+
+
+def find_matrix(settings: GradientSettings, around: Surroundings, target: Target) -> ProjectionMatrix:
+    """The projection for a target: a given file of its width, else the usual one, drawn where it is not there yet."""
+    if settings.projection_matrix:
+        given = [load_projection(path) for path in settings.projection_matrix]
+        fitting = [matrix for matrix in given if matrix.gradient_dim == target.gradient_dim]
+        if not fitting:
+            widths = ", ".join(
+                f"{matrix.gradient_dim} ({p})" for p, matrix in zip(settings.projection_matrix, given, strict=True)
+            )
+            raise FungiError(
+                f"no projection matrix fits the gradient of {target.spec} ({target.gradient_dim} wide); "
+                f"given: {widths}. "
+                f"Make one with generate_projection_matrix.py --gradients-dim {target.gradient_dim}."
+            )
+        return fitting[0]
+    size, path = settings.usual_matrix(around.backbone.spec.projection_dim, target.gradient_dim)
+    if not path.exists():
+        save_projection(
+            draw_projection(size, target.gradient_dim, kind=settings.projection_kind, seed=settings.seed), path
+        )
+        print(f"wrote {path}")
+    return load_projection(path)
+
+
+def build_engine(
+    settings: GradientSettings,
+    around: Surroundings,
+    targets: Sequence[Target],
+    matrices: dict[str, ProjectionMatrix],
+    stopwatch: Stopwatch | None = None,
+) -> GradientEngine:
+    """The engine for these targets; projections are kept in the compute dtype where that is wide enough."""
+    dtype = product_dtype(around.dtype)
+    projectors = {name: Projector(matrix, around.device, dtype) for name, matrix in matrices.items()}
+    profile = choose_profile(settings.profile)
+    return GradientEngine(
+        around.backbone.model,
+        targets,
+        projectors,
+        device=around.device,
+        dtype=around.dtype,
+        views_per_forward=around.views_per_forward,
+        attention_input=profile.attention_input and around.backbone.spec.attention_input,
+        first_token_gradient=profile.first_token_gradient and around.backbone.spec.first_token_gradient,
+        short_cut=settings.short_cut,
+        stopwatch=stopwatch,
+    )
+
+
+def bound_objectives(settings: GradientSettings, around: Surroundings, engine: GradientEngine) -> list[BoundObjective]:
+    """The objectives with heads and supporting data, on the device."""
+    options = parse_options(settings.set)
+    bound = []
+    for name in settings.objective:
+        objective = bind(
+            name,
+            embedding_dim=around.backbone.spec.embedding_dim,
+            input_spec=around.backbone.input,
+            seed=settings.seed,
+            options=options.get(name),
+        )
+        bound.append(with_support(objective.to(around.device), around, engine))
+    return bound
+
+
+def _engine_of(objective: BoundObjective, engine: GradientEngine) -> GradientEngine:
+    return engine.for_tokens() if objective.objective.tokens else engine
+
+
+def _shared_embedding_feature(around: Surroundings, engine: GradientEngine) -> Feature:
+    """Embeddings beside gradients: from the same forward where that is in float32, else from one of their own."""
+    feature = embedding_feature(around)
+    return dataclasses.replace(feature, engine=engine) if engine.dtype == torch.float32 else feature
+
+
+def _layer_births(targets: Sequence[Target], matrices: dict[str, ProjectionMatrix]) -> dict[str, LayerBirth]:
+    return {
+        target.name: LayerBirth(
+            layer=target.spec,
+            bias=target.bias,
+            projection_hash=matrices[target.name].hash,
+            projection_kind=matrices[target.name].kind,
+            projection_seed=matrices[target.name].seed,
+        )
+        for target in targets
+    }

@@ -1,0 +1,52 @@
+"""Settings of the gradient stage."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fungi.cli.options import parse_options
+from fungi.errors import FungiError, unknown_name
+from fungi.extraction.stage import StageSettings
+from fungi.objectives import OBJECTIVES
+from fungi.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientSettings(StageSettings):
+    """Objectives, layers and projection, besides what every stage has."""
+
+    objective: tuple[str, ...] = setting(("kl", "dino", "simclr"), "objectives: names of `fungi list objectives`")
+    with_embeddings: bool = setting(False, "write the embeddings too, from the same decode")
+    layer: tuple[str, ...] = setting((), "gradient sources, path.to.layer:name; the backbone's own if none is given")
+    projection_matrix: tuple[Path, ...] = setting(
+        (), "matrix files of generate_projection_matrix.py, one per layer size"
+    )
+    projection_dim: int = setting(0, "size p of a matrix that has to be drawn; 0 picks the backbone's")
+    projection_kind: str = setting("binary", "kind of a matrix that has to be drawn: binary, gaussian or sparse")
+    bias: bool = setting(True, "append the gradient of the layer's bias")
+    set: tuple[str, ...] = setting((), "settings of objectives and views, as in simclr.temperature=0.1")
+    short_cut: bool = setting(True, "use the pooled-token path where the model allows it")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.objective:
+            raise FungiError("no objective is given. Name some with --objective.")
+        for name in self.objective:
+            if name not in OBJECTIVES.names():
+                raise unknown_name("objective", name, OBJECTIVES.names())
+        if self.projection_matrix and (self.projection_dim or self.projection_kind != "binary"):
+            raise FungiError(
+                "--projection-matrix brings its own size and kind: leave out --projection-dim and --projection-kind."
+            )
+        for name in parse_options(self.set):
+            if name not in self.objective:
+                raise FungiError(
+                    f"--set names objective {name!r}, which is not extracted ({', '.join(self.objective)})."
+                )
+
+    def usual_matrix(self, projection_dim: int, gradient_dim: int) -> tuple[int, Path]:
+        """Size p and file of the matrix for a gradient of this width where none is given.
+
+        projection_dim: the backbone's own p.
+        """
+        size = self.projection_dim or projection_dim
+        return size, self.layout.projection(f"{self.projection_kind}-{size}x{gradient_dim}-seed{self.seed}")

@@ -1,0 +1,213 @@
+"""One pass over the rows of a split: decode once, compute every feature that is missing, block by block.
+
+Both stages run through here: `extract.py` asks for embeddings, `extract_gradients.py` for one or more objectives and
+perhaps the embeddings with them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fungi.data.base import Samples
+from fungi.errors import FungiError
+from fungi.extraction.surroundings import Surroundings
+from fungi.gradients.engine import GradientEngine
+from fungi.objectives.binding import BoundObjective
+from fungi.runtime.log import logger, progress
+from fungi.runtime.stopwatch import Stopwatch
+from fungi.runtime.tracking import RowRate
+from fungi.runtime.versions import code_commit, package_versions
+from fungi.settings import as_json
+from fungi.store.assembly import State, assemble, state_of
+from fungi.store.birth import Birth, LayerBirth
+from fungi.store.blocks import BlockFolder, Manifest, Span
+from fungi.store.layout import EMBEDDINGS
+from fungi.store.shard import Shard
+from fungi.views.base import Remarking, ViewGenerator
+from fungi.views.loading import Batch, batches
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One file to make: the embeddings (`objective` is None) or the gradients of one objective."""
+
+    name: str
+    views: ViewGenerator
+    engine: GradientEngine
+    objective: BoundObjective | None = None
+    layers: dict[str, LayerBirth] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A feature of a split, its blocks and its file."""
+
+    feature: Feature
+    blocks: BlockFolder
+    path: Path
+    missing: frozenset[int]
+
+
+def extract_split(
+    around: Surroundings, split: str, features: Sequence[Feature], stopwatch: Stopwatch | None = None
+) -> None:
+    """Do this shard's missing blocks of a split, and assemble the files whose blocks are all there."""
+    samples = around.open_split(split)
+    planned = [_plan(around, split, samples, feature) for feature in features]
+    works = [work for work in planned if work is not None]
+    if not works:
+        return
+    shard = Shard.parse(around.settings.shard)
+    spans = [span for span in works[0].blocks.manifest.spans() if shard.takes(span.index)]
+    spans = [span for span in spans if any(span.index in work.missing for work in works)]
+    _compute(around, split, samples, works, spans, stopwatch or Stopwatch())
+    for remark in dict.fromkeys(text for work in works for text in _remarks(work.feature.views)):
+        logger.warning(f"{split}: {remark}")
+    for work in works:
+        _finish(work, shard)
+
+
+def _remarks(views: ViewGenerator) -> list[str]:
+    return views.remarks() if isinstance(views, Remarking) else []
+
+
+def _plan(around: Surroundings, split: str, samples: Samples, feature: Feature) -> Work | None:
+    """What is left to do for a feature; None where its file is there already."""
+    settings = around.settings
+    path = settings.layout.features(feature.name, around.dataset.name, around.backbone.spec.name, split)
+    birth = Birth(
+        **around.base_birth(split, samples),
+        feature=feature.name,
+        dtype=str(feature.engine.dtype).removeprefix("torch."),
+        objective_settings=feature.objective.settings if feature.objective else {},
+        support_hash=feature.objective.support_hash if feature.objective else "",
+        settings=as_json(settings),
+        versions=package_versions(),
+        commit=code_commit(),
+    )
+    manifest = Manifest(str(path.relative_to(settings.root)), birth, feature.layers, settings.block_size)
+    if _is_done(path, manifest, overwrite=settings.overwrite):
+        print(f"kept {path}: made before in the same way")
+        return None
+    blocks = BlockFolder.create(settings.layout.blocks(path, manifest.key), manifest)
+    return Work(feature, blocks, path, frozenset(span.index for span in blocks.missing()))
+
+
+def _compute(
+    around: Surroundings,
+    split: str,
+    samples: Samples,
+    works: Sequence[Work],
+    spans: Sequence[Span],
+    stopwatch: Stopwatch,
+) -> None:
+    """Fill the missing blocks. Batches never cross a block, so that a block is the same whoever computes it."""
+    done = len(works[0].blocks.manifest.spans()) - len({i for work in works for i in work.missing})
+    if done:
+        logger.info(f"{split}: {done} blocks are there already")
+    loaded = batches(
+        samples,
+        [work.feature.views for work in works],
+        [rows for span in spans for rows in _row_batches(span, around.settings.batch_size)],
+        seed=around.settings.seed,
+        num_workers=around.num_workers,
+        pin_memory=around.device.type == "cuda",
+    )
+    bar = progress(loaded, total=sum(-(-len(span) // around.settings.batch_size) for span in spans), label=split)
+    rate = RowRate(split)
+    for span in spans:
+        wanted = [work for work in works if span.index in work.missing]
+        parts = [
+            _extract_batch(next(bar), [work.feature for work in wanted], samples, rows)
+            for rows in _row_batches(span, around.settings.batch_size)
+        ]
+        with stopwatch("writing"):
+            for work in wanted:
+                work.blocks.write(span, _joined(parts, work.feature, samples, span))
+        rate.add(len(span))
+
+
+def _row_batches(span: Span, batch_size: int) -> list[range]:
+    return [range(start, min(start + batch_size, span.stop)) for start in range(span.start, span.stop, batch_size)]
+
+
+def _extract_batch(
+    batch: Batch, features: Sequence[Feature], samples: Samples, rows: range
+) -> dict[str, dict[str, np.ndarray]]:
+    """All wanted features of one batch; features that see the same views through the same engine share the forward."""
+    made: dict[str, dict[str, np.ndarray]] = {}
+    for sharing in _sharing_forwards(features):
+        first = sharing[0]
+        objectives = [feature.objective for feature in sharing if feature.objective]
+        prepared = batch[first.views.identity]
+        if objectives:
+            losses = {objective.name: objective.loss for objective in objectives}
+            extracted = first.engine.extract(prepared, first.views, losses)
+            embeddings, gradients = extracted.embeddings, extracted.gradients
+        else:
+            embeddings, gradients = first.engine.embed(prepared, first.views), {}
+        for feature in sharing:
+            tensors = gradients[feature.name] if feature.objective else {EMBEDDINGS: embeddings[:, 0]}
+            made[feature.name] = {name: _checked(tensor, feature, samples, rows) for name, tensor in tensors.items()}
+    return made
+
+
+def _sharing_forwards(features: Sequence[Feature]) -> Iterator[list[Feature]]:
+    groups: dict[Any, list[Feature]] = {}
+    for feature in features:
+        groups.setdefault((feature.views.identity, id(feature.engine)), []).append(feature)
+    yield from groups.values()
+
+
+def _checked(tensor: Tensor, feature: Feature, samples: Samples, rows: range) -> np.ndarray:
+    """The tensor as an array; FungiError that names the samples whose values are not finite."""
+    finite = torch.isfinite(tensor).all(dim=1)
+    if not bool(finite.all()):
+        bad = [samples.ids[rows[i]] for i in torch.nonzero(~finite).flatten().tolist()]
+        half = (
+            " Half precision may have overflowed: try --dtype float32." if feature.engine.dtype == torch.float16 else ""
+        )
+        raise FungiError(f"{feature.name} is not finite for {', '.join(bad[:4])} ({len(bad)} in this batch).{half}")
+    return tensor.float().cpu().numpy()
+
+
+def _joined(
+    parts: Sequence[dict[str, dict[str, np.ndarray]]], feature: Feature, samples: Samples, span: Span
+) -> dict[str, np.ndarray]:
+    """A block's arrays from those of its batches; embeddings carry the labels."""
+    names = parts[0][feature.name]
+    arrays = {name: np.concatenate([part[feature.name][name] for part in parts]) for name in names}
+    if feature.objective is None:
+        arrays["targets"] = samples.targets[span.start : span.stop]
+    return arrays
+
+
+def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:
+    """Whether the file is there. One that was made in another way, or is damaged, is an error unless it may go."""
+    try:
+        return state_of(path, manifest) is State.DONE
+    except FungiError:
+        if overwrite:
+            return False
+        raise
+
+
+def _finish(work: Work, shard: Shard) -> None:
+    left = work.blocks.missing()
+    if left and _is_done(work.path, work.blocks.manifest, overwrite=True):
+        work.blocks.remove()
+        print(f"kept {work.path}: finished by another process in the meantime")
+        return
+    if left:
+        print(
+            f"shard {shard.index}/{shard.count} of {work.path} is done; {len(left)} blocks of other shards are missing"
+        )
+        return
+    assemble(work.blocks, work.path)
+    shapes = ", ".join(work.feature.layers) or "embeddings, targets"
+    print(f"wrote {work.path}: {work.blocks.manifest.birth.rows} rows of {shapes}")

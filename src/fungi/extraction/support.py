@@ -1,0 +1,65 @@
+"""Supporting data of objectives (negatives, prototypes): made once per dataset and backbone, kept under the root."""
+
+import hashlib
+import json
+from collections.abc import Callable
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fungi.data.base import Samples
+from fungi.errors import FungiError
+from fungi.extraction.surroundings import Surroundings
+from fungi.gradients.engine import GradientEngine
+from fungi.objectives.binding import BoundObjective
+from fungi.runtime.files import written_once
+from fungi.runtime.log import logger, progress
+from fungi.views.loading import batches
+
+
+def with_support(bound: BoundObjective, around: Surroundings, engine: GradientEngine) -> BoundObjective:
+    """The objective with its supporting data, from the training split whatever split is extracted."""
+    if not bound.objective.needs_support:
+        return bound
+    train = around.open_split("train")
+    path = around.settings.layout.support(
+        around.dataset.name, around.backbone.spec.name, bound.name, _key(bound, around, train)
+    )
+    if not path.exists():
+        logger.info(f"{bound.name}: preparing supporting data from the training split")
+        made = bound.objective.support(train, _embedder(bound, around, engine), bound.heads, around.settings.seed)
+        with written_once(path) as temporary:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in made.items()}, temporary)
+    try:
+        return bound.with_support(load_file(path, device=str(around.device)))
+    except SafetensorError as error:
+        raise FungiError(f"{path} is damaged ({error}). Delete it and run the stage again.") from None
+
+
+def _embedder(bound: BoundObjective, around: Surroundings, engine: GradientEngine) -> Callable[[Samples], Tensor]:
+    def embed(samples: Samples) -> Tensor:
+        size = around.settings.batch_size
+        rows = [range(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
+        views = bound.support_views
+        loaded = batches(samples, [views], rows, seed=around.settings.seed, num_workers=around.num_workers)
+        parts = [
+            engine.embed(batch[views.identity], views) for batch in progress(loaded, total=len(rows), label=bound.name)
+        ]
+        return torch.cat(parts)
+
+    return embed
+
+
+def _key(bound: BoundObjective, around: Surroundings, train: Samples) -> str:
+    """A hash of all that decides the supporting data."""
+    facts = [
+        bound.settings,
+        around.settings.seed,
+        around.backbone.weights_hash,
+        train.fingerprint(),
+        str(around.dtype),
+        around.device.type,
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]

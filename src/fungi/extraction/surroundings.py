@@ -1,0 +1,103 @@
+"""What a stage has at hand once its settings are resolved: dataset, backbone, device."""
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from fungi.backbones.base import resolve_backbone
+from fungi.backbones.loading import Backbone, load_backbone
+from fungi.data.base import DatasetSpec, Samples, resolve_dataset
+from fungi.errors import FungiError
+from fungi.extraction.stage import StageSettings
+from fungi.gradients.assembly import VIEWS_PER_FORWARD
+from fungi.profiles import choose_profile
+from fungi.runtime.device import choose_device, choose_dtype
+from fungi.runtime.log import logger
+from fungi.runtime.memory import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a stage has at hand once its settings are resolved."""
+
+    settings: StageSettings
+    dataset: DatasetSpec
+    backbone: Backbone
+    device: torch.device
+    dtype: torch.dtype
+    opened: dict[str, Samples]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits to extract."""
+        return self.settings.split or self.dataset.splits
+
+    @property
+    def views_per_forward(self) -> int:
+        """Views that are encoded at once."""
+        return self.settings.views_per_forward or VIEWS_PER_FORWARD.get(self.device.type, 64)
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that decode."""
+        if self.settings.num_workers >= 0:
+            return self.settings.num_workers
+        return 0 if self.device.type == "cpu" else max(1, len(os.sched_getaffinity(0)) - 1)
+
+    def open_split(self, split: str) -> Samples:
+        """The samples of a split, opened once; FungiError where the dataset does not have it."""
+        if split not in self.opened:
+            self.opened[split] = self.dataset.open_split(split, self.settings.data_dir)
+        return self.opened[split]
+
+    def base_birth(self, split: str, samples: Samples) -> dict[str, Any]:
+        """The fields of a birth record that do not depend on the feature."""
+        return {
+            "dataset": self.dataset.name,
+            "split": split,
+            "rows": len(samples),
+            "dataset_fingerprint": samples.fingerprint(),
+            "backbone": self.backbone.spec.name,
+            "weights_hash": self.backbone.weights_hash,
+            "weights_source": self.backbone.weights_source,
+            "input": repr(self.backbone.input),
+            "profile": self.settings.profile,
+            "seed": self.settings.seed,
+            "device": self.device.type,
+        }
+
+
+def survey(settings: StageSettings, dtype_name: str | None = None) -> Surroundings:
+    """Resolve names, open the splits, load the backbone onto its device.
+
+    Splits are opened once, and before the backbone, so that missing data is said before a large model loads.
+    dtype_name: in place of the settings' own.
+    """
+    keep_freed_memory()
+    device = choose_device(settings.device)
+    dtype = choose_dtype(dtype_name or settings.dtype, device)
+    profile = choose_profile(settings.profile)
+    dataset = resolve_dataset(settings.dataset, settings.data_dir)
+    if profile.published_labels and dataset.published_open is not None:
+        dataset = replace(dataset, open=dataset.published_open)
+    spec = resolve_backbone(settings.backbone)
+    if spec.modality != dataset.modality:
+        raise FungiError(
+            f"backbone {spec.name!r} takes {spec.modality}, dataset {dataset.name!r} is {dataset.modality}. "
+            "`fungi list` names what goes together."
+        )
+    opened = {split: dataset.open_split(split, settings.data_dir) for split in settings.split or dataset.splits}
+    backbone = load_backbone(
+        settings.backbone,
+        checkpoint=settings.checkpoint,
+        random_init=settings.random_init,
+        seed=settings.seed,
+        profile=profile,
+    )
+    if dataset.input_options:
+        backbone = replace(backbone, input=replace(backbone.input, **dataset.input_options))
+    backbone.model.to(device)
+    logger.info(f"{spec.label} on {device}, {str(dtype).removeprefix('torch.')}; {backbone.weights_source}")
+    return Surroundings(settings, dataset, backbone, device, dtype, opened)

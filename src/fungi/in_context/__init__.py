@@ -1,0 +1,1 @@
+"""Retrieval-based in-context classification with a language model."""

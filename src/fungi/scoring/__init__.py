@@ -1,0 +1,1 @@
+"""Scoring: from feature files to the scores of every combination."""

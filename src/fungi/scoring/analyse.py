@@ -1,0 +1,144 @@
+"""Analyses of the paper's figures: CKA between features, accuracy by shots, accuracy by layer.
+
+Each leaves result files, which `scripts/report.py` draws. Per-class differences need no run of their own: the report
+takes them from the predictions of kNN.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+
+from fungi.cli.command import run_command
+from fungi.combine.names import Combination, in_order
+from fungi.combine.pca import Reducer
+from fungi.errors import FungiError
+from fungi.evaluators.cka import cka_matrix
+from fungi.report.result_file import Scores
+from fungi.runtime.device import choose_device
+from fungi.runtime.log import logger
+from fungi.scoring import knn_concat
+from fungi.scoring.evaluation_loop import Task, evaluate, source_warnings
+from fungi.scoring.feature_settings import FeatureSettings
+from fungi.scoring.knn_concat import KnnSettings
+from fungi.settings import setting
+from fungi.store.layout import EMBEDDINGS, Layout
+from fungi.store.reading import array_keys, read_targets
+
+DESCRIPTION = """Analyses over features that are already extracted; draw them with scripts/report.py.
+
+  fungi analyse --analysis cka shots --dataset imagenet-100 --backbone vit-b16
+  fungi analyse --analysis layers --dataset imagenet-100 --backbone vit-b16     (every array of the gradient files)
+"""
+Analysis = Literal["cka", "shots", "layers"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyseSettings(KnnSettings):
+    """Flags of `fungi analyse`."""
+
+    analysis: tuple[Analysis, ...] = setting(
+        ("cka", "shots"), "cka: likeness of features; shots: kNN by shots; layers: kNN of single gradients by layer"
+    )
+    shot_counts: tuple[int, ...] = setting((1, 2, 4, 8, 16), "train examples per class of the shots analysis")
+
+    @property
+    def uses_shots(self) -> bool:
+        """Whether there is anything to draw."""
+        return "shots" in self.analysis
+
+    def knn(self, **changes: Any) -> KnnSettings:
+        """The settings of one kNN run."""
+        shared = {name: getattr(self, name) for name in KnnSettings.__dataclass_fields__}
+        return KnnSettings(**shared | changes)
+
+
+class CkaScorer:
+    """One run: the rows of the scored split. A pair of features is scored from the one Gram matrix of all."""
+
+    def __init__(self, settings: AnalyseSettings, task: Task) -> None:
+        files = task.splits["test"]
+        self.test_targets = files.targets()
+        self._rows = files.source(settings)
+        _, gram = Reducer(self._rows, settings.reduced_dim, choose_device(settings.device)).moments
+        self._names = self._rows.names
+        self._values = cka_matrix(gram.cpu(), self._rows.dims)
+
+    def score(self, combination: Combination) -> Scores:
+        """CKA of a pair."""
+        first, second = (self._names.index(name) for name in combination)
+        return {"cka": float(self._values[first, second])}
+
+    def warnings(self) -> list[str]:
+        """What was odd in the features."""
+        return source_warnings(self._rows)
+
+
+def cka(settings: AnalyseSettings) -> dict[str, Any]:
+    """CKA of every pair of features on the scored split; the content of the result file."""
+    result = evaluate(
+        settings,
+        "cka",
+        splits=lambda _: ("test",),
+        combinations=lambda features: list(combinations(in_order(features), 2)),
+        prepare=lambda task: CkaScorer(settings, task),
+    )
+    return result.content()
+
+
+def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:
+    """kNN for each number of shots for which there are rows enough; the result files' contents."""
+    smallest, classes = _class_sizes(settings)
+    contents = []
+    for count in settings.shot_counts:
+        if count > smallest or count * classes < settings.k:
+            logger.warning(
+                "left out %d shots: %d classes of at least %d rows, k = %d", count, classes, smallest, settings.k
+            )
+        else:
+            contents.append(knn_concat.run(settings.knn(shots=count, combinations="nested")))
+    return contents
+
+
+def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
+    """kNN of single gradients for every array of the gradient files; the result files' contents."""
+    layout, where = Layout(settings.root[0]), (settings.dataset_name, settings.backbone)
+    wanted = settings.features or layout.objectives(*where, settings.train_split)
+    names = [name for name in wanted if name != EMBEDDINGS]
+    if not names:
+        folder = layout.gradients(*where, "any", settings.train_split).parent
+        raise FungiError(f"no gradient files of split {settings.train_split!r} in {folder}.")
+    shared = set.intersection(*(set(array_keys(layout.existing(name, *where, settings.train_split))) for name in names))
+    single = {"features": tuple(names), "combinations": "single", "few_shot_seed": (), "few_shot_sampling": "balanced"}
+    return [knn_concat.run(settings.knn(layer_key=key, **single)) for key in sorted(shared)]
+
+
+def _class_sizes(settings: FeatureSettings) -> tuple[int, int]:
+    """Rows of the smallest class of the train split, and the number of classes."""
+    path = settings.train_targets or Layout(settings.root[0]).embeddings(
+        settings.dataset_name, settings.backbone, settings.train_split
+    )
+    counts = np.unique(read_targets(path), return_counts=True)[1]
+    return int(counts.min()), len(counts)
+
+
+def run(settings: AnalyseSettings) -> None:
+    """All analyses asked for."""
+    if "cka" in settings.analysis:
+        _print_cka(cka(settings))
+    if "shots" in settings.analysis:
+        shots(settings)
+    if "layers" in settings.analysis:
+        layers(settings)
+
+
+def _print_cka(content: dict[str, Any]) -> None:
+    for name, scores in content["results"].items():
+        print(f"CKA {name.replace('+', ' - ')}: {scores['cka']:.3f}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of `fungi analyse`."""
+    return run_command(AnalyseSettings, run, program="fungi analyse", description=DESCRIPTION, arguments=arguments)

@@ -1,0 +1,90 @@
+"""k-means over combinations of features, clusters matched with classes (spec vision 9.7)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fungi.cli.command import run_command
+from fungi.combine.names import Combination, all_combinations, nested_chain
+from fungi.combine.pca import Reducer, reduced
+from fungi.evaluators.clustering import cluster
+from fungi.report.gain_table import print_gain_table
+from fungi.report.result_file import Scores
+from fungi.runtime.device import choose_device
+from fungi.scoring.evaluation_loop import Announcer, Task, evaluate, source_warnings
+from fungi.scoring.feature_settings import FeatureSettings, at_least_one
+from fungi.settings import setting
+
+DESCRIPTION = """k-means with as many clusters as classes, matched with the classes by the Hungarian algorithm.
+
+  fungi cluster --dataset pets --backbone clip-vit-l14 --features embeddings kl dino
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings(FeatureSettings):
+    """Flags of `fungi cluster`. The scored split is clustered, and PCA is fitted on the same rows."""
+
+    all_combinations: bool = setting(False, "every combination, in place of the nested ones")
+    restarts: int = setting(10, "random starts of k-means, of which the best is kept")
+    seed: int = setting(42, "seed of the starts")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least_one(self, "restarts")
+
+
+class ClusterScorer:
+    """One run: the rows of one split."""
+
+    def __init__(self, settings: ClusterSettings, task: Task) -> None:
+        self._settings = settings
+        files = task.splits["test"]
+        self.test_targets = files.targets()
+        self._rows = files.source(settings)
+        self._device = choose_device(settings.device)
+        self._reducer = Reducer(self._rows, settings.reduced_dim, self._device)
+        self._announce = Announcer()
+
+    def score(self, combination: Combination) -> Scores:
+        """Matched accuracy, overlaps and NMI of one combination."""
+        reduction = self._reducer.fit(combination)
+        self._announce(reduction)
+        rows = reduced(self._rows, reduction, self._device).cpu().numpy()
+        found = cluster(rows, self.test_targets, seed=self._settings.seed, restarts=self._settings.restarts)
+        return {
+            "accuracy": found.accuracy,
+            "overlap": found.overlap,
+            "intersection-over-union": found.intersection_over_union,
+            "nmi": found.nmi,
+            "pca": reduction.describe(),
+            "predictions": found.predictions.tolist(),
+        }
+
+    def warnings(self) -> list[str]:
+        """What was odd in the features."""
+        return source_warnings(self._rows)
+
+
+def run(settings: ClusterSettings) -> dict[str, Any]:
+    """Evaluate what is missing; the content of the result file."""
+    result = evaluate(
+        settings,
+        "clustering",
+        splits=lambda _: ("test",),
+        combinations=all_combinations if settings.all_combinations else nested_chain,
+        prepare=lambda task: ClusterScorer(settings, task),
+    )
+    return result.content()
+
+
+def run_and_print(settings: ClusterSettings) -> None:
+    """What the command does: cluster, then the table."""
+    print_gain_table({"matched clusters": run(settings)})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of `fungi cluster`."""
+    return run_command(
+        ClusterSettings, run_and_print, program="fungi cluster", description=DESCRIPTION, arguments=arguments
+    )

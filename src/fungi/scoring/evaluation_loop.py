@@ -1,0 +1,157 @@
+"""The loop that all evaluations share: runs x combinations, saved one by one, what is done already left out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Integer
+
+from fungi.combine.names import Combination, name_of
+from fungi.combine.pca import Reduction
+from fungi.combine.source import FeatureSource
+from fungi.data.base import DATASETS
+from fungi.errors import FungiError
+from fungi.report.result_file import ResultFile, Run, Scores
+from fungi.runtime.log import logger, progress
+from fungi.runtime.tracking import track
+from fungi.scoring.feature_files import Splits, open_splits, provenance
+from fungi.scoring.feature_settings import FeatureSettings, open_result
+from fungi.store.joining import check_runs
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """One run, made ready: scores any combination.
+
+    test_targets: labels of the scored rows, kept beside the predictions. warnings: what was odd so far.
+    """
+
+    test_targets: Integer[np.ndarray, " q"]
+
+    def score(self, combination: Combination) -> Scores:
+        """Scores of one combination."""
+        ...
+
+    def warnings(self) -> list[str]:
+        """What was odd in the data that was read so far."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of an evaluation: an extraction, and a few-shot draw where shots are drawn."""
+
+    splits: Splits
+    draw: int | None
+    run: Run
+
+
+def evaluate(
+    settings: FeatureSettings,
+    name: str,
+    *,
+    splits: Callable[[Path], Sequence[str]],
+    combinations: Callable[[Sequence[str]], list[Combination]],
+    prepare: Callable[[Task], Scorer],
+    draws: Sequence[int | None] = (None,),
+) -> ResultFile:
+    """Evaluate what is missing in the result file of `name`.
+
+    splits: root -> fields of the settings that name splits, the one to fit on first; combinations: those wanted of
+    the features there are; prepare: reads labels and opens sources, once per run that has something missing.
+    """
+    tasks = _tasks(settings, splits, draws)
+    result = open_result(settings, name, [task.run for task in tasks])
+    for task in tasks:
+        wanted = combinations(list(next(iter(task.splits.values())).arrays))
+        missing = [chosen for chosen in wanted if name_of(chosen) not in task.run.results]
+        if missing:
+            _evaluate_run(task, missing, prepare(task), result)
+    result.finish()
+    logger.info("wrote %s", result.path)
+    return result
+
+
+def _tasks(
+    settings: FeatureSettings, splits: Callable[[Path], Sequence[str]], draws: Sequence[int | None]
+) -> list[Task]:
+    opened = {root: open_splits(settings, root, splits(root)) for root in settings.root}
+    check_runs({str(root): {name: files.arrays for name, files in found.items()} for root, found in opened.items()})
+    return [
+        Task(
+            found,
+            draw,
+            Run(label={"root": str(root), "few_shot_seed": draw}, features=provenance(found)),
+        )
+        for root, found in opened.items()
+        for draw in draws
+    ]
+
+
+def _evaluate_run(task: Task, missing: list[Combination], scorer: Scorer, result: ResultFile) -> None:
+    _keep_test_targets(result, scorer.test_targets, task)
+    for combination in progress(missing, total=len(missing), label=result.task, unit="combination"):
+        scores = scorer.score(combination)
+        for text in scorer.warnings():
+            note(task.run, text)
+        result.add(task.run, name_of(combination), scores)
+        track({f"{name_of(combination)}/{metric}": value for metric, value in scores.items()})
+
+
+def note(run: Run, text: str) -> None:
+    """Say something once, and record it in the result."""
+    if text not in run.warnings:
+        run.warnings.append(text)
+        logger.warning("warning: %s", text)
+
+
+def _keep_test_targets(result: ResultFile, targets: Integer[np.ndarray, " q"], task: Task) -> None:
+    """Runs are averaged, so they have to score the same rows."""
+    found = targets.tolist()
+    if result.test_targets and result.test_targets != found:
+        raise FungiError(
+            f"the labels in {task.splits['test'].targets_path.parent} are not those of the other --root folders:"
+            " a mean over different rows says nothing."
+        )
+    result.test_targets = found
+
+
+def labels_missing_from_train(train: Integer[np.ndarray, " n"], test: Integer[np.ndarray, " q"]) -> list[str]:
+    """A warning for test labels that no train row has: such rows can't be predicted."""
+    absent = np.setdiff1d(test, train)
+    if not len(absent):
+        return []
+    rows = int(np.isin(test, absent).sum())
+    shown = ", ".join(map(str, absent[:10])) + (", ..." if len(absent) > 10 else "")
+    return [f"{len(absent)} labels of the scored rows have no train row ({shown}): {rows} rows can't be right."]
+
+
+class Announcer:
+    """Says aloud where PCA does not do what was asked; each reason once, as it is the same for many combinations."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, reduction: Reduction) -> None:
+        """Log the reason, if there is one and it is new."""
+        reason = reduction.skipped
+        if reason is None and reduction.dim < reduction.asked:
+            reason = f"only {reduction.dim} of {reduction.asked} components have any variance"
+        if reason is not None and reason not in self._said:
+            self._said.add(reason)
+            what = "no PCA" if reduction.skipped else "fewer components"
+            logger.info("%s for %s: %s", what, name_of(reduction.names), reason)
+
+
+def source_warnings(*sources: FeatureSource) -> list[str]:
+    """What was odd in the rows of several splits."""
+    return [text for source in sources for text in source.warnings()]
+
+
+def primary_metric(settings: FeatureSettings) -> str:
+    """The metric that the paper reports for a dataset; accuracy for datasets that are not in it."""
+    name = settings.dataset_name
+    known = not settings.takes_files and name in DATASETS
+    return DATASETS[name].metric if known else "accuracy"

@@ -1,0 +1,175 @@
+"""From settings to the opened, checked feature files of an evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer
+
+from fungi.combine.names import in_order
+from fungi.combine.source import FeatureSource
+from fungi.errors import FungiError, MissingFilesError
+from fungi.scoring.feature_settings import DEFAULT_LAYER_KEY, FeatureSettings
+from fungi.store.joining import check_splits, check_targets
+from fungi.store.layout import EMBEDDINGS, Layout
+from fungi.store.reading import FeatureArray, array_keys, open_array, read_targets, warn_of_unknown_origin
+
+Arrays = dict[str, FeatureArray]
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """Opened features of one split, and the file of its labels."""
+
+    arrays: Arrays
+    targets_path: Path
+
+    def targets(self) -> Integer[np.ndarray, " n"]:
+        """Labels of the split; refused where their number is not that of the features' rows."""
+        found = read_targets(self.targets_path)
+        for array in self.arrays.values():
+            check_targets(len(found), self.targets_path, array)
+        return found
+
+    def source(self, settings: FeatureSettings, rows: Integer[np.ndarray, " s"] | None = None) -> FeatureSource:
+        """Normalised row blocks of the split."""
+        return FeatureSource(
+            self.arrays,
+            rows,
+            unnormalized=_unnormalized(settings, self.arrays),
+            block_rows=settings.block_rows,
+            memory_bytes=int(settings.memory_gb * 2**30),
+        )
+
+
+Splits = dict[str, SplitFiles]
+
+
+def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) -> Splits:
+    """The features of several splits, checked to belong together (DESIGN 3.2: refusals).
+
+    splits: names of fields without their `_split`, e.g. `train`, `test`; the first one is fitted on.
+    """
+    if settings.takes_files:
+        opened = {split: _given(settings, split) for split in splits}
+    else:
+        features = settings.features or _features_on_disk(settings, Layout(root), splits[0])
+        opened = {split: _found(settings, Layout(root), split, features) for split in splits}
+    check_splits({split: files.arrays for split, files in opened.items()})
+    warn_of_unknown_origin([array for files in opened.values() for array in files.arrays.values()])
+    return opened
+
+
+def provenance(splits: Splits) -> dict[str, Any]:
+    """Where the features of a run came from: split -> feature -> file, array, birth record."""
+    return {split: {name: _origin(array) for name, array in files.arrays.items()} for split, files in splits.items()}
+
+
+def _origin(array: FeatureArray) -> dict[str, Any]:
+    origin: dict[str, Any] = {"file": str(array.path), "array": array.key, "rows": array.rows, "size": array.dim}
+    if array.birth is None:
+        # No record to tell a changed file by.
+        return origin | {"birth": None, "modified_ns": array.path.stat().st_mtime_ns}
+    return origin | {"birth": asdict(array.birth), "layer": None if array.layer is None else asdict(array.layer)}
+
+
+def _found(settings: FeatureSettings, layout: Layout, split: str, features: Sequence[str]) -> SplitFiles:
+    """Files below the root."""
+    where = (settings.dataset_name, settings.backbone)
+    name = getattr(settings, f"{split}_split")
+    arrays = {}
+    for feature in in_order(features):
+        path = layout.existing(feature, *where, name)
+        arrays[feature] = open_array(path, EMBEDDINGS if feature == EMBEDDINGS else _layer_key(settings, path))
+    return SplitFiles(arrays, layout.embeddings(*where, name))
+
+
+def _features_on_disk(settings: FeatureSettings, layout: Layout, split: str) -> list[str]:
+    """Names of the features that have a file for a split; FungiError where there are none."""
+    where, name = (settings.dataset_name, settings.backbone), getattr(settings, f"{split}_split")
+    found = layout.objectives(*where, name)
+    embeddings = layout.embeddings(*where, name)
+    if embeddings.exists():
+        found.append(EMBEDDINGS)
+    if not found:
+        raise MissingFilesError(
+            f"no features of dataset {where[0]!r}, backbone {where[1]!r}, split {name!r} below {layout.root}"
+            f" (looked for {embeddings}).{_nearest_names(layout, *where)} Run extract.py and extract_gradients.py"
+            " first, or name another --root."
+        )
+    return found
+
+
+def _nearest_names(layout: Layout, dataset: str, backbone: str) -> str:
+    """A hint at the folders that are there and look like what was asked for."""
+    datasets = layout.embeddings("any", "any", "any").parent.parent.parent
+    there = {
+        asked: sorted(path.name for path in folder.glob("*"))
+        for asked, folder in ((dataset, datasets), (backbone, datasets / dataset))
+    }
+    close = [name for asked, names in there.items() for name in get_close_matches(asked, names, 2) if name != asked]
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def _layer_key(settings: FeatureSettings, path: Path) -> str:
+    if settings.layer_key is not None or not path.is_file():
+        return settings.layer_key or DEFAULT_LAYER_KEY
+    keys = array_keys(path)
+    return keys[0] if len(keys) == 1 else DEFAULT_LAYER_KEY
+
+
+def _given(settings: FeatureSettings, split: str) -> SplitFiles:
+    """Files named one by one, as the original harness takes them."""
+    embeddings = [(path, EMBEDDINGS) for path in getattr(settings, f"{split}_embeddings_datasets")]
+    gradients = [_file_and_key(text) for text in getattr(settings, f"{split}_datasets")]
+    leading = "train" if settings.train_embeddings_datasets or settings.train_datasets else split
+    leading_embeddings = getattr(settings, f"{leading}_embeddings_datasets")
+    leading_gradients = [_file_and_key(text) for text in getattr(settings, f"{leading}_datasets")]
+    opened = [open_array(path, key) for path, key in [*embeddings, *gradients]]
+    expected = len(leading_embeddings) + len(leading_gradients)
+    if not opened or len(opened) != expected:
+        raise FungiError(
+            f"{len(opened)} feature files of the {split} split for {expected} of the {leading} split."
+            f" Pair them one by one: --{split}-embeddings-datasets, --{split}-datasets."
+        )
+    targets = getattr(settings, f"{split}_targets") or next(
+        iter(getattr(settings, f"{split}_embeddings_datasets")), None
+    )
+    if targets is None:
+        raise FungiError(f"no labels of the {split} split. Name the file with --{split}-targets.")
+    # Features are paired by their place on the command line, and named by the train files.
+    arrays = dict(zip(_names(leading_gradients, leading_embeddings), opened, strict=True))
+    return SplitFiles({name: arrays[name] for name in in_order(arrays)}, Path(targets))
+
+
+def _file_and_key(text: str) -> tuple[Path, str]:
+    path, colon, key = text.rpartition(":")
+    if not colon or not path or not key:
+        raise FungiError(f"{text!r} does not name an array. Write FILE:KEY, e.g. kl-train.h5:{DEFAULT_LAYER_KEY}.")
+    return Path(path), key
+
+
+def _names(gradients: list[tuple[Path, str]], embeddings: Sequence[Path]) -> list[str]:
+    """Feature names of explicit train files: `embeddings`, the objective in `<objective>-<split>.h5`, made unique."""
+    plain = [EMBEDDINGS] * len(embeddings) + [path.stem.rpartition("-")[0] or path.stem for path, _ in gradients]
+    details = [path.parent.name for path in embeddings] + [key for _, key in gradients]
+    if len(set(plain)) == len(plain):
+        return plain
+    first = {name: plain.index(name) for name in plain}
+    detailed = [
+        name if first[name] == place else f"{name}:{detail}"
+        for place, (name, detail) in enumerate(zip(plain, details, strict=True))
+    ]
+    return [name if detailed.count(name) == 1 else f"{name}:{place}" for place, name in enumerate(detailed)]
+
+
+def _unnormalized(settings: FeatureSettings, arrays: Arrays) -> frozenset[str]:
+    kept = set()
+    for name in arrays:
+        wanted = settings.normalize_embeddings if name.split(":")[0] == EMBEDDINGS else settings.normalize
+        if not wanted:
+            kept.add(name)
+    return frozenset(kept)

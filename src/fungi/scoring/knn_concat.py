@@ -1,0 +1,116 @@
+"""kNN classification over every combination of features (spec vision 9.2)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fungi.cli.command import run_command
+from fungi.combine.names import Combination, all_combinations, in_order, nested_chain
+from fungi.combine.pca import Reducer, reduced, repeatable_blocks
+from fungi.errors import FungiError
+from fungi.evaluators.knn import Backend, majority_vote, neighbour_labels
+from fungi.evaluators.metrics import classification_scores
+from fungi.report.gain_table import print_gain_table
+from fungi.report.result_file import Scores
+from fungi.runtime.device import choose_device
+from fungi.scoring.evaluation_loop import (
+    Announcer,
+    Task,
+    evaluate,
+    labels_missing_from_train,
+    primary_metric,
+    source_warnings,
+)
+from fungi.scoring.feature_settings import FewShotSettings
+from fungi.settings import setting
+
+DESCRIPTION = """kNN classification over every combination of features, from files that are already extracted.
+
+  python knn_concat.py --dataset flowers102 --backbone vit-b16
+  python knn_concat.py --dataset flowers102 --backbone vit-b16 --shots 5
+  python knn_concat.py --root run/seed-42 run/seed-43 run/seed-44     (mean and deviation over extractions)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnSettings(FewShotSettings):
+    """Flags of `knn_concat.py`."""
+
+    combinations: Literal["all", "nested", "single"] = setting(
+        "all", "all subsets of the features; the first, the first two, ...; or each feature alone"
+    )
+    k: int = setting(20, "neighbours that vote")
+    backend: Backend = setting("torch", "what searches the neighbours; all are exact and agree")
+    seed: int = setting(42, "taken for the sake of the original harness's commands: kNN involves no randomness")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k < 1:
+            raise FungiError(f"--k has to be at least 1, not {self.k}.")
+
+
+def _single(features: Iterable[str]) -> list[Combination]:
+    return [(name,) for name in in_order(features)]
+
+
+_COMBINATIONS = {"all": all_combinations, "nested": nested_chain, "single": _single}
+
+
+class KnnScorer:
+    """One run: train and test features of one extraction, and the train rows of one few-shot draw."""
+
+    def __init__(self, settings: KnnSettings, task: Task) -> None:
+        train, test = task.splits["train"], task.splits["test"]
+        targets, self.test_targets = train.targets(), test.targets()
+        rows = settings.rows(targets, task.draw)
+        self._targets = targets if rows is None else targets[rows]
+        self._settings = settings
+        self._train, self._test = train.source(settings, rows), test.source(settings)
+        self._device = choose_device(settings.device)
+        self._announce = Announcer()
+        self._reducer = Reducer(self._train, settings.reduced_dim, self._device)
+
+    def score(self, combination: Combination) -> Scores:
+        """Accuracies and predictions of one combination. PCA sees the chosen train rows alone."""
+        reduction = self._reducer.fit(combination)
+        self._announce(reduction)
+        labels = neighbour_labels(
+            repeatable_blocks(self._train, reduction, self._device),
+            self._targets,
+            reduced(self._test, reduction, self._device),
+            self._settings.k,
+            self._settings.backend,
+        )
+        predictions = majority_vote(labels)
+        scores = classification_scores(predictions, self.test_targets, likeness=(labels == 1).mean(axis=1))
+        return {**scores, "pca": reduction.describe(), "predictions": predictions.tolist()}
+
+    def warnings(self) -> list[str]:
+        """What was odd in the features and labels."""
+        return labels_missing_from_train(self._targets, self.test_targets) + source_warnings(self._train, self._test)
+
+
+def run(settings: KnnSettings) -> dict[str, Any]:
+    """Evaluate what is missing; the content of the result file."""
+    result = evaluate(
+        settings,
+        settings.task_name("knn"),
+        splits=lambda _: ("train", "test"),
+        combinations=_COMBINATIONS[settings.combinations],
+        prepare=lambda task: KnnScorer(settings, task),
+        draws=settings.draws(),
+    )
+    return result.content()
+
+
+def run_and_print(settings: KnnSettings) -> None:
+    """What the command does: evaluate, then the table."""
+    title = "all train rows" if settings.shots is None else f"{settings.shots}-shot"
+    print_gain_table({title: run(settings)}, primary_metric(settings))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of `knn_concat.py` and `fungi knn`."""
+    return run_command(
+        KnnSettings, run_and_print, program="knn_concat.py", description=DESCRIPTION, arguments=arguments
+    )
