@@ -1,15 +1,17 @@
 """Every ablation, at toy size, on digits with the backbone that comes with the package."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from fungi.ablations.ablate import NAMES, AblateSettings, main
 from fungi.ablations.bench import Bench, FewerRows
 from fungi.ablations.catalogue import ABLATIONS, nested
-from fungi.data.base import open_split
+from fungi.data.base import open_split, resolve_dataset
 from fungi.report.ablation_table import AblationTable, published_table
 
 TINY = ("--rows", "24", "--k", "3", "--pca-dim", "8", "--device", "cpu")
@@ -40,6 +42,15 @@ def ablate(name: str, root: Path, *more: str) -> int:
     return main(["--ablation", name, "--root", str(root), *TINY, "--objective", *objectives, *more])
 
 
+def rows_of_features(root: Path) -> dict[str, int]:
+    """Name of each array below a root -> its rows."""
+    found = {}
+    for path in root.rglob("*.h5"):
+        with h5py.File(path) as file:
+            found |= {f"{path.relative_to(root)}:{name}": len(array) for name, array in file.items()}
+    return found
+
+
 def test_all_ablations_are_on_the_command_line() -> None:
     assert set(NAMES) == set(ABLATIONS) == set(ROWS)
 
@@ -50,6 +61,7 @@ def test_an_ablation_prints_its_table(name: str, tmp_path: Path, capsys: pytest.
     assert ablate(name, tmp_path) == 0
     printed = capsys.readouterr().out
     content = json.loads((tmp_path / f"results/ablation-{name}/digits/digits-vit.json").read_text())
+    assert set(rows_of_features(tmp_path).values()) == {24}
     assert sorted({cell["row"] for cell in content["cells"]}) == sorted(ROWS[name])
     assert all(0 <= value <= 1 for cell in content["cells"] for value in cell["values"])
     assert len({tuple(cell["values"]) for cell in content["cells"]}) > 1, "no variation changes anything"
@@ -66,6 +78,7 @@ def test_seeds_give_a_deviation_and_a_second_run_extracts_nothing(
     assert ablate("bias", tmp_path, "--seeds", "1", "2") == 0
     first = capsys.readouterr().out
     assert " ± " in first.partition("published")[0]
+    assert first.count(".h5: 24 rows") == 10
     assert ablate("bias", tmp_path, "--seeds", "1", "2") == 0
     second = capsys.readouterr().out
     assert ".h5: 24 rows" not in second
@@ -79,6 +92,15 @@ def test_fewer_rows_are_spread_over_the_split() -> None:
     assert [samples.ids[0], samples.ids[-1]] == [whole.ids[0], whole.ids[-1]]
     assert len(samples) == 10
     assert len(FewerRows(open_digits, 50)(Path(), "train")) == 10
+
+
+def test_surroundings_open_the_splits_of_the_dataset_that_they_have() -> None:
+    bench = Bench(AblateSettings(rows=10, objective=("kl",), device="cpu"))
+    assert [len(bench.around.open_split(split)) for split in ("train", "test")] == [10, 10]
+    whole = replace(bench.around, dataset=resolve_dataset("digits"))
+    assert len(whole.open_split("test")) == 540
+    assert whole.open_split("test") is whole.open_split("test"), "listing a million files takes minutes"
+    assert len(bench.around.open_split("test")) == 10
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """What a stage has at hand once its settings are resolved: dataset, backbone, device."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,24 @@ from fungi.runtime.log import logger
 from fungi.runtime.memory import keep_freed_memory
 
 
+class OpenedSplits:
+    """Splits that were opened, each once: listing a million files takes minutes.
+
+    They are kept by all that decides them, so that surroundings whose dataset or data directory is replaced never get
+    the rows of another.
+    """
+
+    def __init__(self) -> None:
+        self._opened: dict[tuple[Callable[[Path, str], Samples], Path, str], Samples] = {}
+
+    def __call__(self, dataset: DatasetSpec, data_dir: Path, split: str) -> Samples:
+        """The samples of a split; FungiError where the dataset does not have it."""
+        key = (dataset.open, data_dir, split)
+        if key not in self._opened:
+            self._opened[key] = dataset.open_split(split, data_dir)
+        return self._opened[key]
+
+
 @dataclass(frozen=True)
 class Surroundings:
     """What a stage has at hand once its settings are resolved."""
@@ -27,7 +47,7 @@ class Surroundings:
     backbone: Backbone
     device: torch.device
     dtype: torch.dtype
-    opened: dict[str, Samples]
+    opened: "OpenedSplits"
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -48,9 +68,7 @@ class Surroundings:
 
     def open_split(self, split: str) -> Samples:
         """The samples of a split, opened once; FungiError where the dataset does not have it."""
-        if split not in self.opened:
-            self.opened[split] = self.dataset.open_split(split, self.settings.data_dir)
-        return self.opened[split]
+        return self.opened(self.dataset, self.settings.data_dir, split)
 
     def base_birth(self, split: str, samples: Samples) -> dict[str, Any]:
         """The fields of a birth record that do not depend on the feature."""
@@ -88,7 +106,9 @@ def survey(settings: StageSettings, dtype_name: str | None = None) -> Surroundin
             f"backbone {spec.name!r} takes {spec.modality}, dataset {dataset.name!r} is {dataset.modality}. "
             "`fungi list` names what goes together."
         )
-    opened = {split: dataset.open_split(split, settings.data_dir) for split in settings.split or dataset.splits}
+    opened = OpenedSplits()
+    for split in settings.split or dataset.splits:
+        opened(dataset, settings.data_dir, split)
     backbone = load_backbone(
         settings.backbone,
         checkpoint=settings.checkpoint,
