@@ -12,7 +12,8 @@ from fungi.ablations.ablate import NAMES, AblateSettings, main
 from fungi.ablations.bench import Bench, FewerRows
 from fungi.ablations.catalogue import ABLATIONS, nested
 from fungi.data.base import open_split, resolve_dataset
-from fungi.report.ablation_table import AblationTable, published_table
+from fungi.report.ablation_table import AblationTable
+from fungi.report.published import published_tables
 
 TINY = ("--rows", "24", "--k", "3", "--pca-dim", "8", "--device", "cpu")
 SMALL_SIMCLR = ("--set", "simclr.negative_samples=4", "simclr.latent_dim=8")
@@ -68,7 +69,7 @@ def test_an_ablation_prints_its_table(name: str, tmp_path: Path, capsys: pytest.
     for row in ROWS[name]:
         assert f"| {row}" in printed
     for identifier in content["published"]:
-        assert published_table(identifier)["caption"] in printed
+        assert published_tables()[identifier]["caption"] in printed
 
 
 @pytest.mark.slow
@@ -146,7 +147,7 @@ def test_tables_show_deviations_gaps_and_what_was_published() -> None:
     "identifier", ["paper-6", "paper-15a", "paper-15b", *[f"rebuttal-{n}" for n in (23, 28, 29, 30, 31, 32)]]
 )
 def test_published_tables_are_whole(identifier: str) -> None:
-    table = published_table(identifier)
+    table = published_tables()[identifier]
     assert all(set(row["values"]) == set(table["columns"]) for row in table["rows"])
     values = [value for row in table["rows"] for value in row["values"].values() if value is not None]
     assert np.all((np.array(values) > 40) & (np.array(values) < 100))

@@ -1,15 +1,15 @@
 """Tables of the ablations in the paper's form: ours, and below it the published one, never mixed."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fungi.report.published import published_tables
+
 NONE = "-"
+_NOT_OF_A_ROW = ("backbone", "default", "values", "std")
 
 
 @dataclass
@@ -54,24 +54,16 @@ def percent(mean: float, deviation: float = 0.0, count: int = 1) -> str:
 
 def published_text(name: str) -> str:
     """A published table with its source."""
-    table = published_table(name)
+    table = published_tables()[name]
     cells = []
     for row in table["rows"]:
         spread = row.get("std", {})
         shown = [_published_cell(row["values"].get(column), spread.get(column)) for column in table["columns"]]
-        cells.append([", ".join(_words(key, value) for key, value in row["of"].items()), *shown])
-    where = f"{table['backbone']}" + (f" on {table['dataset']}" if table["dataset"] else "")
-    return f"published: {table['caption']} ({table['table']}; {where})\n\n" + grid(["", *table["columns"]], cells)
-
-
-def published_table(name: str) -> Mapping[str, Any]:
-    """A published table by its id, e.g. `rebuttal-29`."""
-    return _published()[name]
-
-
-@cache
-def _published() -> dict[str, Any]:
-    return json.loads((Path(__file__).parent / "ablation_tables.json").read_text())
+        of = [_words(key, value) for key, value in row.items() if key not in _NOT_OF_A_ROW and value is not None]
+        cells.append([", ".join(of), *shown])
+    where = table["rows"][0]["backbone"] + (f" on {table['dataset']}" if "dataset" in table else "")
+    source = f"{table['source']}, table {table['table']}"
+    return f"published: {table['caption']} ({source}; {where})\n\n" + grid(["", *table["columns"]], cells)
 
 
 def _published_cell(value: float | None, deviation: float | None) -> str:

@@ -51,6 +51,12 @@ def backbone_labels() -> dict[str, str]:
 
 
 @cache
+def published_tables() -> dict[str, dict[str, Any]]:
+    """All published tables by their ids (`paper-2`, `rebuttal-29`), in the paper's order."""
+    return {table["id"]: table for table in _tables()["tables"]}
+
+
+@cache
 def _tables() -> dict[str, Any]:
     return json.loads((Path(__file__).parent / "paper_tables.json").read_text())
 
@@ -58,7 +64,7 @@ def _tables() -> dict[str, Any]:
 @cache
 def _index() -> dict[PublishedKey, Published]:
     index: dict[PublishedKey, Published] = {}
-    for table in _tables()["tables"]:
+    for table in filter(lambda table: table["default_protocol"], published_tables().values()):
         for row in table["rows"]:
             for column, value in row["values"].items():
                 if value is not None:

@@ -1,0 +1,72 @@
+"""Every published value and every figure has a recipe, and the packaged values are the published ones."""
+
+import json
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from fungi.errors import FungiError
+from fungi.report.published import mean_datasets, published_tables
+from fungi.reproduction.recipe import Value, recipe, recipe_names, values_of
+
+PUBLISHED = Path(__file__).parents[3] / "shared" / "specs" / "paper_tables.json"
+FIGURES = (2, 3, 5, 6, 8, 9, 10, 11, 12)
+
+
+def all_values() -> list[Value]:
+    return [value for name in published_tables() for value in values_of(name)]
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the client's paper_tables.json is not beside the project")
+def test_packaged_values_are_the_published_ones() -> None:
+    published = {table["id"]: table for table in json.loads(PUBLISHED.read_text())["tables"]}
+    assert list(published_tables()) == list(published)
+    for name, table in published_tables().items():
+        assert [row["values"] for row in table["rows"]] == [row["values"] for row in published[name]["rows"]]
+        assert [row.get("std") for row in table["rows"]] == [row.get("std") for row in published[name]["rows"]]
+
+
+def test_every_published_value_has_a_recipe_or_a_reason_why_not() -> None:
+    values = all_values()
+    assert len(values) == 661
+    assert len(published_tables()) == 27
+    quoted = [value for value in values if value.quoted]
+    assert all(bool(value.evaluations) != bool(value.quoted) for value in values)
+    assert len(quoted) == 6
+    assert {value.table for value in quoted} == {"paper-3", "paper-4", "paper-7"}
+
+
+def test_every_figure_has_a_recipe() -> None:
+    assert {f"figure-{number}" for number in FIGURES} == {name for name in recipe_names() if name.startswith("figure")}
+    assert all(values_of(f"figure-{number}") for number in FIGURES)
+
+
+def test_no_entry_of_a_recipe_is_idle() -> None:
+    """An entry that no value reaches would be a slip of a pattern."""
+    for name, table in published_tables().items():
+        entries = recipe(name)["values"]
+        pairs = [(row, column) for row in table["rows"] for column, value in row["values"].items() if value is not None]
+        reached = {
+            next(
+                place
+                for place, entry in enumerate(entries)
+                if all(row.get(field) == wanted for field, wanted in entry.get("rows", {}).items())
+                and fnmatchcase(column, entry.get("columns", "*"))
+            )
+            for row, column in pairs
+        }
+        assert reached == set(range(len(entries))), name
+
+
+def test_means_are_over_the_eleven_datasets() -> None:
+    means = [
+        value for value in values_of("paper-2") + values_of("paper-1") if value.column in ("full", "5-shot", "mean")
+    ]
+    assert all(tuple(run.dataset for run in value.evaluations) == mean_datasets() for value in means)
+    assert len(means) == 56 + 8
+
+
+def test_an_unknown_table_is_answered_with_the_nearest_names() -> None:
+    with pytest.raises(FungiError, match="paper-13"):
+        values_of("paper-133")
