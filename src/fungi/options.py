@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from fungi.errors import FungiError
 
+LARGEST = 10**6
+"""No option (a temperature, a number of views, negatives or prototypes, a size in pixels) makes sense beyond it."""
+
 _NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 
 
@@ -18,6 +21,8 @@ def fitting(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     found = {}
     for name, value in values.items():
+        if isinstance(value, int | float) and not abs(value) <= LARGEST:
+            raise FungiError(f"option {name!r} has to be between {-LARGEST} and {LARGEST}, not {value}.")
         try:
             found[name] = _fit(value, hints[name])
         except TypeError:

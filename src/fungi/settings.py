@@ -4,10 +4,12 @@ from it.
     @dataclass(frozen=True, kw_only=True)
     class ExtractSettings:
         dataset: str = setting("digits", "dataset to read; `fungi list datasets` names them")
+        batch_size: int = setting(64, "images at once", within=(1, 65_536))
         splits: tuple[str, ...] = setting(("train", "test"), "splits to extract")
 
 Types understood: str, int, float, bool (`--flag / --no-flag`), Path, Literal (choices), any of these `| None`, and
-`tuple[X, ...]` (several values). Checks belong in `__post_init__` and raise FungiError, before any model loads.
+`tuple[X, ...]` (several values). Every number says within which bounds it makes sense: a slip of the keyboard must not
+take a machine down. Other checks belong in `__post_init__` and raise FungiError, before any model loads.
 """
 
 import argparse
@@ -24,14 +26,32 @@ from fungi.errors import FungiError
 Settings = TypeVar("Settings")
 
 
-def setting(default: Any, help: str, *, flag: str | None = None, aliases: tuple[str, ...] = ()) -> Any:
-    """A field of a settings class: its default, its help text and, where the name differs, its flag and aliases."""
-    return dataclasses.field(default=default, metadata={"help": help, "flag": flag, "aliases": aliases})
+Bounds = tuple[int | float, int | float]
+"""Smallest and largest value that make sense, both allowed."""
+
+SEEDS: Bounds = (0, 2**32 - 1)
+"""What every generator in use takes (scikit-learn's has 32 bits)."""
 
 
-def required(help: str, *, flag: str | None = None) -> Any:
+def setting(
+    default: Any,
+    help: str,
+    *,
+    flag: str | None = None,
+    aliases: tuple[str, ...] = (),
+    within: Bounds | None = None,
+) -> Any:
+    """A field of a settings class: its default, its help text and, where the name differs, its flag and aliases.
+
+    within: bounds of a number, or of each of several. All numbers have some (a test sees to it).
+    """
+    metadata = {"help": help, "flag": flag, "aliases": aliases, "within": within}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def required(help: str, *, flag: str | None = None, within: Bounds | None = None) -> Any:
     """A field without a default: the flag has to be given."""
-    return dataclasses.field(metadata={"help": help, "flag": flag, "aliases": ()})
+    return dataclasses.field(metadata={"help": help, "flag": flag, "aliases": (), "within": within})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,10 +71,7 @@ def build_parser(settings_type: type, *, program: str, description: str) -> argp
     )
     hints = typing.get_type_hints(settings_type)
     for field in dataclasses.fields(settings_type):
-        flags = [
-            field.metadata.get("flag") or "--" + field.name.replace("_", "-"),
-            *field.metadata.get("aliases", ()),
-        ]
+        flags = [_flag(field), *field.metadata.get("aliases", ())]
         default = None if field.default is dataclasses.MISSING else field.default
         parser.add_argument(
             *flags,
@@ -73,12 +90,28 @@ def parse(
     """Settings from a command line; FungiError for what is wrong with it."""
     parser = build_parser(settings_type, program=program, description=description)
     values = vars(parser.parse_args(arguments))
+    for field in dataclasses.fields(settings_type):  # type: ignore[arg-type]
+        _require_within_bounds(field, values[field.name])
     return settings_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
 def as_json(settings: Any) -> dict[str, Any]:
     """Settings as plain JSON values, for provenance."""
     return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+
+
+def _flag(field: "dataclasses.Field[Any]") -> str:
+    return field.metadata.get("flag") or "--" + field.name.replace("_", "-")
+
+
+def _require_within_bounds(field: "dataclasses.Field[Any]", value: Any) -> None:
+    """FungiError for a number beyond what its field allows, or for any of several numbers."""
+    bounds = field.metadata.get("within")
+    if bounds is None or value is None:
+        return
+    for number in value if isinstance(value, list | tuple) else (value,):
+        if not bounds[0] <= number <= bounds[1]:  # so that what is no number (nan) is refused too
+            raise FungiError(f"{_flag(field)} has to be at least {bounds[0]} and at most {bounds[1]}, not {number}.")
 
 
 def _help_text(field: Any, default: Any) -> str:

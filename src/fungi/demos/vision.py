@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fungi.cli.command import run_command
 from fungi.errors import FungiError
-from fungi.settings import setting
+from fungi.settings import SEEDS, setting
 
 if TYPE_CHECKING:
     from fungi.extraction.gradient_settings import GradientSettings
@@ -35,7 +35,7 @@ class DemoSettings:
 
     root: Path = setting(Path("demo"), "folder of everything that the demo writes")
     seeds: tuple[int, ...] = setting(
-        (42, 43, 44), "seeds of heads, projection, negatives and views; each is a full run"
+        (42, 43, 44), "seeds of heads, projection, negatives and views; each is a full run", within=SEEDS
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fungi.cli.command import run_command
 from fungi.errors import FungiError
-from fungi.settings import required, setting
+from fungi.settings import SEEDS, required, setting
 
 DESCRIPTION = """Write a random projection [p G] with its hash: g = R vec(gradient) / sqrt(p).
 
@@ -15,16 +15,28 @@ Sizes (p, G) for the attention output projection: ViT-S (384, 147840), ViT-B (76
 `fungi list backbones` prints them all. Use one matrix for all objectives and splits of a backbone."""
 
 
+LARGEST_PROJECTION = 65_536
+LARGEST_MATRIX = 2**36
+"""Entries p x G: 8 GiB of sign bits, 64 times what the largest published backbone needs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProjectionSettings:
     """Size, kind and seed of a matrix, and where to write it."""
 
-    projection_dim: int = required("p: size of a projected gradient")
-    gradients_dim: int = required("G: entries of the flattened gradient, o * (i + 1) with the bias")
+    projection_dim: int = required("p: size of a projected gradient", within=(1, LARGEST_PROJECTION))
+    gradients_dim: int = required("G: entries of the flattened gradient, o * (i + 1) with the bias", within=(1, 2**28))
     output_path: Path = required("file to write")
     kind: Literal["binary", "gaussian", "sparse"] = setting("binary", "distribution of the entries")
-    seed: int = setting(42, "seed of the entries")
+    seed: int = setting(42, "seed of the entries", within=SEEDS)
     overwrite: bool = setting(False, "replace a file that holds another matrix")
+
+    def __post_init__(self) -> None:
+        if self.projection_dim * self.gradients_dim > LARGEST_MATRIX:
+            raise FungiError(
+                f"a matrix of {self.projection_dim} x {self.gradients_dim} has more than {LARGEST_MATRIX} entries."
+                " Choose a smaller --projection-dim, or a layer with a smaller gradient."
+            )
 
 
 def run(settings: ProjectionSettings) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fungi.cli.options import parse_options
 from fungi.errors import FungiError, unknown_name
+from fungi.extraction.generate_projection_matrix import LARGEST_PROJECTION
 from fungi.extraction.stage import StageSettings
 from fungi.objectives import OBJECTIVES
 from fungi.settings import setting
@@ -20,7 +21,9 @@ class GradientSettings(StageSettings):
     projection_matrix: tuple[Path, ...] = setting(
         (), "matrix files of generate_projection_matrix.py, one per layer size"
     )
-    projection_dim: int = setting(0, "size p of a matrix that has to be drawn; 0 picks the backbone's")
+    projection_dim: int = setting(
+        0, "size p of a matrix that has to be drawn; 0 picks the backbone's", within=(0, LARGEST_PROJECTION)
+    )
     projection_kind: str = setting("binary", "kind of a matrix that has to be drawn: binary, gaussian or sparse")
     bias: bool = setting(True, "append the gradient of the layer's bias")
     set: tuple[str, ...] = setting((), "settings of objectives and views, as in simclr.temperature=0.1")

@@ -1,13 +1,17 @@
 """Settings that the extraction stages share: what to read, with which backbone, where to write."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from fungi.errors import FungiError
-from fungi.settings import setting
+from fungi.settings import SEEDS, setting
 from fungi.store.layout import Layout
 from fungi.store.shard import Shard
+
+WORKERS_PER_CORE = 8
+"""Decoding keeps one worker per core busy; more than this many hold memory (each about 0.3 GB) and do nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,20 +32,29 @@ class StageSettings:
     dtype: str = setting(
         "auto", "compute dtype: auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16, float16"
     )
-    batch_size: int = setting(64, "images that are decoded and projected together")
-    views_per_forward: int = setting(0, "views that are encoded at once; 0 picks 64 on a CPU and 1024 on a GPU")
-    num_workers: int = setting(-1, "processes that decode; -1 picks 0 on a CPU, and one per core but one on a GPU")
-    seed: int = setting(42, "seed of heads, projection, negatives and views")
+    batch_size: int = setting(64, "images that are decoded and projected together", within=(1, 65_536))
+    views_per_forward: int = setting(
+        0, "views that are encoded at once; 0 picks 64 on a CPU and 1024 on a GPU", within=(0, 65_536)
+    )
+    num_workers: int = setting(
+        -1, "processes that decode; -1 picks 0 on a CPU, and one per core but one on a GPU", within=(-1, 1024)
+    )
+    seed: int = setting(42, "seed of heads, projection, negatives and views", within=SEEDS)
     shard: str = setting("1/1", "do the I-th of N parts of the work: I/N")
-    block_size: int = setting(256, "rows per block, the unit that is resumed; the same for all shards")
+    block_size: int = setting(
+        256, "rows per block, the unit that is resumed; the same for all shards", within=(1, 2**20)
+    )
     overwrite: bool = setting(False, "replace feature files that were made in another way")
     wandb: bool = setting(False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise")
 
     def __post_init__(self) -> None:
         Shard.parse(self.shard)
-        for name in ("batch_size", "block_size"):
-            if getattr(self, name) < 1:
-                raise FungiError(f"--{name.replace('_', '-')} has to be at least 1.")
+        most = WORKERS_PER_CORE * len(os.sched_getaffinity(0))
+        if self.num_workers > most:
+            raise FungiError(
+                f"--num-workers {self.num_workers} is more than this machine can bear: at most {most}"
+                f" ({WORKERS_PER_CORE} per core)."
+            )
 
     @property
     def layout(self) -> Layout:

@@ -10,6 +10,7 @@ from fungi.errors import FungiError
 from fungi.grid.declaration import GRID_FILE, Grid, declared_grid
 from fungi.runtime.files import written_whole
 from fungi.settings import setting
+from fungi.store.shard import MOST_SHARDS
 
 LAST_GRID = Path("progress") / "grid.toml"
 """Below the root: the grid that was submitted last."""
@@ -36,7 +37,7 @@ class GridSettings:
     splits: tuple[str, ...] = setting((), "splits ($FUNGI_SPLITS; all that a dataset has)")
     root: Path | None = setting(None, "folder of all feature files ($FUNGI_ROOT; features)")
     data_dir: Path | None = setting(None, "folder of the datasets ($FUNGI_DATA_DIR; data)")
-    shards: int | None = setting(None, "parts per split ($FUNGI_SHARDS; about an hour each)")
+    shards: int | None = setting(None, "parts per split ($FUNGI_SHARDS; about an hour each)", within=(1, MOST_SHARDS))
     gpu: str | None = setting(None, "GPU that shards are sized for ($FUNGI_GPU; a100)")
 
     def declared(self, environ: Mapping[str, str] = os.environ) -> Grid:

@@ -51,7 +51,7 @@ class SubmitSettings(GridSettings):
         False, "only what `fungi status` shows as failed or missing, with the code of the first time"
     )
     dry_run: bool = setting(False, "print what would be submitted, and do nothing")
-    limit: int = setting(0, "array elements that may run at once; 0 for any number")
+    limit: int = setting(0, "array elements that may run at once; 0 for any number", within=(0, 10**6))
     sbatch: str = setting("", 'further options for sbatch, as in --sbatch="--partition=gpu --account=mine"')
 
     def __post_init__(self) -> None:

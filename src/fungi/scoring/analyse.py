@@ -42,7 +42,9 @@ class AnalyseSettings(KnnSettings):
     analysis: tuple[Analysis, ...] = setting(
         ("cka", "shots"), "cka: likeness of features; shots: kNN by shots; layers: kNN of single gradients by layer"
     )
-    shot_counts: tuple[int, ...] = setting((1, 2, 4, 8, 16), "train examples per class of the shots analysis")
+    shot_counts: tuple[int, ...] = setting(
+        (1, 2, 4, 8, 16), "train examples per class of the shots analysis", within=(1, 10**6)
+    )
 
     @property
     def uses_shots(self) -> bool:

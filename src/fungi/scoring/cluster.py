@@ -13,7 +13,7 @@ from fungi.report.result_file import Scores
 from fungi.runtime.device import choose_device
 from fungi.scoring.evaluation_loop import Announcer, Task, evaluate, source_warnings
 from fungi.scoring.feature_settings import FeatureSettings, at_least_one
-from fungi.settings import setting
+from fungi.settings import SEEDS, setting
 
 DESCRIPTION = """k-means with as many clusters as classes, matched with the classes by the Hungarian algorithm.
 
@@ -26,8 +26,8 @@ class ClusterSettings(FeatureSettings):
     """Flags of `fungi cluster`. The scored split is clustered, and PCA is fitted on the same rows."""
 
     all_combinations: bool = setting(False, "every combination, in place of the nested ones")
-    restarts: int = setting(10, "random starts of k-means, of which the best is kept")
-    seed: int = setting(42, "seed of the starts")
+    restarts: int = setting(10, "random starts of k-means, of which the best is kept", within=(1, 10_000))
+    seed: int = setting(42, "seed of the starts", within=SEEDS)
 
     def __post_init__(self) -> None:
         super().__post_init__()

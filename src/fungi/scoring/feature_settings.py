@@ -13,7 +13,7 @@ from fungi.combine.few_shot import few_shot_rows, stratified_rows
 from fungi.combine.protocol import DEFAULT_PCA_DIM, usual_pca_dim
 from fungi.errors import FungiError
 from fungi.report.result_file import ResultFile, Run
-from fungi.settings import as_json, setting
+from fungi.settings import SEEDS, as_json, setting
 from fungi.store.layout import Layout
 
 DEFAULT_LAYER_KEY = "attn_proj"
@@ -40,7 +40,9 @@ class FeatureSettings:
         None, f"array of the gradient files; {DEFAULT_LAYER_KEY} if absent, or the only one there is"
     )
     pca_dim: int | None = setting(
-        None, f"components to reduce to; the backbone's own default if absent ({DEFAULT_PCA_DIM} if it is not known)"
+        None,
+        f"components to reduce to; the backbone's own default if absent ({DEFAULT_PCA_DIM} if it is not known)",
+        within=(1, 10**6),
     )
     normalize: bool = setting(True, "L2-normalise each gradient block")
     normalize_embeddings: bool = setting(True, "L2-normalise each embedding block")
@@ -51,8 +53,10 @@ class FeatureSettings:
     train_datasets: tuple[str, ...] = setting((), "explicit files: gradients of the train split, FILE:KEY each")
     test_datasets: tuple[str, ...] = setting((), "explicit files: gradients of the test split, FILE:KEY each")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-    block_rows: int = setting(8192, "rows of the feature files held at once")
-    memory_gb: float = setting(4.0, "features stay in memory if they need no more than this; else they are streamed")
+    block_rows: int = setting(8192, "rows of the feature files held at once", within=(1, 2**24))
+    memory_gb: float = setting(
+        4.0, "features stay in memory if they need no more than this; else they are streamed", within=(0, 2**14)
+    )
     output: Path | None = setting(None, "result file; <root>/results/... if absent", aliases=("--logs-output-path",))
     wandb: bool = setting(False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise")
 
@@ -97,9 +101,11 @@ class FeatureSettings:
 class FewShotSettings(FeatureSettings):
     """Flags of the evaluations that are fitted on labels."""
 
-    shots: int | None = setting(None, "train examples per class; all if absent", aliases=("--train-size",))
+    shots: int | None = setting(
+        None, "train examples per class; all if absent", aliases=("--train-size",), within=(1, 10**6)
+    )
     few_shot_seed: tuple[int, ...] = setting(
-        (), "draw the shots at random, once per seed given; the first ones in file order if absent"
+        (), "draw the shots at random, once per seed given; the first ones in file order if absent", within=SEEDS
     )
     few_shot_sampling: Literal["balanced", "stratified"] = setting(
         "balanced", "as many shots of each class, or shares as in the train split (the published rule for texts)"

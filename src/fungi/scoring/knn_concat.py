@@ -22,7 +22,7 @@ from fungi.scoring.evaluation_loop import (
     source_warnings,
 )
 from fungi.scoring.feature_settings import FewShotSettings
-from fungi.settings import setting
+from fungi.settings import SEEDS, setting
 
 DESCRIPTION = """kNN classification over every combination of features, from files that are already extracted.
 
@@ -39,9 +39,11 @@ class KnnSettings(FewShotSettings):
     combinations: Literal["all", "nested", "single"] = setting(
         "all", "all subsets of the features; the first, the first two, ...; or each feature alone"
     )
-    k: int = setting(20, "neighbours that vote")
+    k: int = setting(20, "neighbours that vote", within=(1, 10**6))
     backend: Backend = setting("torch", "what searches the neighbours; all are exact and agree")
-    seed: int = setting(42, "taken for the sake of the original harness's commands: kNN involves no randomness")
+    seed: int = setting(
+        42, "taken for the sake of the original harness's commands: kNN involves no randomness", within=SEEDS
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

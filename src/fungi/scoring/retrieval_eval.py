@@ -45,7 +45,7 @@ class RetrievalSettings(FeatureSettings):
     data_dir: Path = setting(Path("data"), "folder of the datasets, for the ground truth", aliases=("--cache-dir",))
     ground_truth: Path | None = setting(None, "ground truth as JSON, in place of the dataset's own file")
     renormalise_after_pca: bool = setting(False, "cosine in place of the inner product of PCA's output (as published)")
-    cutoffs: tuple[int, ...] = setting((1, 5, 10), "ranks for the mean precision")
+    cutoffs: tuple[int, ...] = setting((1, 5, 10), "ranks for the mean precision", within=(1, 10**6))
 
     def __post_init__(self) -> None:
         super().__post_init__()

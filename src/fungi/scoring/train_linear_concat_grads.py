@@ -38,7 +38,7 @@ from fungi.scoring.evaluation_loop import (
     source_warnings,
 )
 from fungi.scoring.feature_settings import FewShotSettings
-from fungi.settings import setting
+from fungi.settings import SEEDS, setting
 from fungi.store.layout import Layout
 
 DESCRIPTION = """Logistic regression over nested combinations of features, from files that are already extracted.
@@ -66,24 +66,28 @@ class LinearSettings(FewShotSettings):
     valid_embeddings_datasets: tuple[Path, ...] = setting((), "explicit files: embeddings of the validation split")
     valid_datasets: tuple[str, ...] = setting((), "explicit files: gradients of the validation split, FILE:KEY each")
     solver: Solver = setting("cyanure", "cyanure: CPU, as published; lbfgs: torch, CPU or GPU")
-    tolerance: float = setting(1e-3, "relative duality gap to stop at", aliases=("--tol",))
-    compare_tolerances: tuple[float, ...] = setting((), "report what the final fit gives at these tolerances, too")
+    tolerance: float = setting(1e-3, "relative duality gap to stop at", aliases=("--tol",), within=(0, 1))
+    compare_tolerances: tuple[float, ...] = setting(
+        (), "report what the final fit gives at these tolerances, too", within=(0, 1)
+    )
     max_epochs: int | None = setting(
         None,
         f"passes over the data of the final fit; {EPOCHS} if absent ({EPOCHS_OF_IMAGENET} for imagenet-1k)",
         aliases=("--max-iter",),
+        within=(1, 10**7),
     )
     sweep_epochs: int | None = setting(
         None,
         "passes over the data of each fit of the lambda sweep; as for the final fit if absent",
         aliases=("--max-opt-iter",),
+        within=(1, 10**7),
     )
     few_shot_validation: Literal["published", "cv", "none"] = setting(
         "published",
         "few-shot: choose lambda on the whole validation part, far larger than the shots (published), by"
         " cross-validation within the shots (cv), or take the middle of the grid (none)",
     )
-    seed: int = setting(42, "seed of the validation split and of the solver")
+    seed: int = setting(42, "seed of the validation split and of the solver", within=SEEDS)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from fungi.errors import FungiError
 
+MOST_SHARDS = 100_000
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -18,6 +20,8 @@ class Shard:
         index, slash, count = text.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
             raise FungiError(f"--shard {text!r} is not I/N with I from 1 to N, as in 1/4, 2/4, 3/4, 4/4.")
+        if int(count) > MOST_SHARDS:
+            raise FungiError(f"--shard {text!r}: there are at most {MOST_SHARDS} shards.")
         return cls(int(index), int(count))
 
     def takes(self, block: int) -> bool:

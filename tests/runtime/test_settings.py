@@ -1,0 +1,98 @@
+"""Settings classes: every number says within which bounds it makes sense, and nothing beyond them is begun."""
+
+import dataclasses
+import importlib
+import pkgutil
+import typing
+from typing import Any
+
+import pytest
+
+import fungi
+from fungi.errors import FungiError
+from fungi.extraction import extract, extract_gradients, generate_projection_matrix
+from fungi.scoring import knn_concat
+from fungi.settings import parse
+
+
+def _settings_classes() -> list[type]:
+    """Every dataclass of the package that has a field made by `setting` or `required`."""
+    found: dict[str, type] = {}
+    for module in pkgutil.walk_packages(fungi.__path__, "fungi."):
+        if module.name != "fungi.__main__":
+            members = vars(importlib.import_module(module.name)).values()
+            found |= {f"{kind.__module__}.{kind.__name__}": kind for kind in members if _is_settings(kind)}
+    return [found[name] for name in sorted(found)]
+
+
+def _is_settings(kind: Any) -> bool:
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        return False
+    return any("aliases" in field.metadata for field in dataclasses.fields(kind))
+
+
+def _numbers(hint: Any) -> bool:
+    """Whether a type is, or holds, numbers (truth values are none)."""
+    return hint in (int, float) or any(_numbers(inner) for inner in typing.get_args(hint))
+
+
+CLASSES = _settings_classes()
+NUMBERS = [
+    pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")
+    for kind in CLASSES
+    for field in dataclasses.fields(kind)
+    if _numbers(typing.get_type_hints(kind)[field.name])
+]
+
+
+def test_the_classes_of_all_commands_are_found():
+    names = {kind.__name__ for kind in CLASSES}
+    assert {"StageSettings", "GradientSettings", "KnnSettings", "GridSettings", "AblateSettings"} <= names
+    assert len(NUMBERS) > 40
+
+
+@pytest.mark.parametrize(("kind", "field"), NUMBERS)
+def test_every_number_has_bounds_and_its_default_lies_within(kind, field):
+    bounds = field.metadata.get("within")
+    assert bounds, f"{kind.__module__}.{kind.__name__}.{field.name}: say within=(least, most) in its setting(...)"
+    values = field.default if isinstance(field.default, tuple) else (field.default,)
+    for value in values:
+        if value is not None and value is not dataclasses.MISSING:
+            assert bounds[0] <= value <= bounds[1]
+
+
+@pytest.mark.parametrize(("kind", "field"), NUMBERS)
+def test_what_lies_beyond_the_bounds_is_refused_by_its_flag(kind, field):
+    flag = field.metadata.get("flag") or "--" + field.name.replace("_", "-")
+    needed = [
+        part
+        for other in dataclasses.fields(kind)
+        if other.default is dataclasses.MISSING and other.name != field.name
+        for part in ("--" + other.name.replace("_", "-"), "1")
+    ]
+    for beyond in (10**15, -(10**15)):
+        with pytest.raises(FungiError, match=rf"^{flag} has to be at least .* and at most .*, not -?1"):
+            parse(kind, [*needed, f"{flag}={beyond}"], program="any", description="")
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "said"),
+    [
+        (extract, ["--num-workers", "100000"], "--num-workers has to be at least -1 and at most 1024, not 100000"),
+        (extract, ["--num-workers", "1024"], "more than this machine can bear"),
+        (extract, ["--shard", "1/1000000000"], "at most 100000 shards"),
+        (extract_gradients, ["--set", "simclr.negative_samples=1000000000000"], "'negative_samples' has to be between"),
+        (knn_concat, ["--memory-gb", "nan"], "--memory-gb has to be at least 0 and at most 16384, not nan"),
+        (
+            generate_projection_matrix,
+            ["--projection-dim", "60000", "--gradients-dim", "200000000", "--output-path", "m.pth"],
+            "a matrix of 60000 x 200000000 has more than",
+        ),
+    ],
+)
+def test_sizes_beyond_reason_are_one_line(command, flags, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    assert command.main(flags) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.glob("features/blocks"))
