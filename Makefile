@@ -1,4 +1,4 @@
-# make demo | demo-text | demo-audio | test | check: each sets everything up first (a virtual environment in .venv).
+# make demo | demo-text | demo-audio | test | check | site: each sets everything up first (a virtual environment in .venv).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Two test workers, one thread each: more would wait for each other. Tests are handed out one by one, slow ones first.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1
 
-.PHONY: setup demo demo-text demo-audio test check format lint types fast clean
+.PHONY: setup demo demo-text demo-audio test check format lint types fast site clean
 
 setup: $(READY)
 
@@ -46,5 +46,8 @@ types: setup
 fast: setup
 	$(TEST) -m "not slow and not slurm"
 
+site: setup
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) demo demo-text demo-audio .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) site demo demo-text demo-audio .mypy_cache .ruff_cache .pytest_cache

@@ -7,4 +7,4 @@ One package per step of the method; imports only point rightwards:
 Common ground for all of them: `axes` (the legend of axis letters), `errors`, `registry`, `settings`, `runtime`.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

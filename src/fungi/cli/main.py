@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from fungi import __version__
+
 COMMANDS = {
     "demo": ("fungi.demos.vision", "the main job on embedded data, from images to the kNN table"),
     "demo-text": ("fungi.demos.text", "the same for texts that come with Python"),
@@ -34,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(_usage())
         return 0
+    if given[0] in ("-V", "--version"):
+        print(f"fungi {__version__}")
+        return 0
     if given[0] not in COMMANDS:
         print(f"fungi: unknown command {given[0]!r}.\n{_usage()}", file=sys.stderr)
         return 2
@@ -44,4 +49,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "usage: fungi COMMAND [--help] ...\n\n" + "\n".join(lines)
+    return "usage: fungi COMMAND [--help] ... | fungi --version\n\n" + "\n".join(lines)

@@ -5,8 +5,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fungi import __version__
+
 PACKAGES = (
-    "fungi",
     "torch",
     "torchvision",
     "timm",
@@ -23,7 +24,7 @@ COMMIT_FILE = "COMMIT"
 @cache
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that can move a number."""
-    found = {}
+    found = {"fungi": __version__}
     for name in PACKAGES:
         try:
             found[name] = version(name)

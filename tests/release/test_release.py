@@ -1,0 +1,139 @@
+"""The release: what is built installs into an empty environment and finds its data there, and its facts agree."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+
+import fungi
+from fungi.report.published import backbone_labels
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ("src", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff")
+LOADS = """
+import json
+import fungi
+from fungi.backbones.loading import load_backbone
+from fungi.report.published import backbone_labels
+print(json.dumps([fungi.__file__, load_backbone("digits-vit").weights_source, backbone_labels()]))
+"""
+
+
+def run(*command: object, cwd: Path, **environment: str) -> str:
+    """What a command prints; its errors where it fails. The checkout is on no path."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=kept | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of sdist and wheel, the wheel made from the unpacked sdist."""
+    project = tmp_path_factory.mktemp("release") / "project"
+    project.mkdir()
+    for name in (*SHIPPED, "CONTRIBUTING.md", "requirements.txt", "requirements-dev.txt"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, project / name)
+    run(sys.executable, "-m", "build", "--no-isolation", project, "--outdir", project / "dist", cwd=project)
+    return project / "dist"
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_and_finds_its_data_in_an_empty_environment(built: Path, tmp_path: Path) -> None:
+    """Dependencies are lent by the outer environment, through a path file: the package itself is not."""
+    (wheel,) = built.glob("*.whl")
+    venv.create(tmp_path / "venv", symlinks=True)
+    binaries = tmp_path / "venv" / "bin"
+    (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    pip = (sys.executable, "-m", "pip", "--python", binaries / "python", "install", "--no-index", "--no-deps")
+    run(*pip, "--quiet", "--no-warn-script-location", wheel, cwd=tmp_path)
+    lender = importlib.util.find_spec("torch")
+    assert lender is not None
+    assert lender.origin is not None
+    (packages / "lent.pth").write_text(f"{Path(lender.origin).parents[1]}\n")
+
+    assert run(binaries / "fungi", "--version", cwd=tmp_path) == f"fungi {fungi.__version__}\n"
+    assert "digits-vit" in run(binaries / "fungi", "list", "backbones", cwd=tmp_path)
+    file, weights, labels = json.loads(run(binaries / "python", "-c", LOADS, cwd=tmp_path))
+    assert Path(file).is_relative_to(packages)
+    assert weights == "published weights: carried in the package"
+    assert labels == backbone_labels()
+    assert (packages / f"fungi-{fungi.__version__}.dist-info/licenses/LICENSE").is_file()
+    assert (packages / "fungi/py.typed").is_file()
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_and_documents_the_library(tmp_path: Path) -> None:
+    run(sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path, cwd=ROOT)
+    page = (tmp_path / "api/library/index.html").read_text()
+    assert 'id="fungi.wrapper.FUNGIWrapper"' in page
+    assert "Apache-2.0" in (tmp_path / "changelog/index.html").read_text()
+
+
+def test_version_and_licence_are_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = next(line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
+    assert newest == f"## {citation['version']}, {citation['date-released']}"
+    assert citation["version"] == fungi.__version__
+    assert project["license"] == citation["license"] == "Apache-2.0"
+    assert "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
+
+
+def test_the_installation_comes_first_in_the_readme() -> None:
+    commands = (line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(("pip ", "make ")))
+    assert next(commands).startswith("pip install ")
+
+
+def test_hosted_checks_run_what_the_makefile_has() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    commands = {step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step}
+    targets = {line.partition(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if ":" in line}
+    assert {command.removeprefix("make ") for command in commands if command.startswith("make ")} <= targets
+    assert ".ci/run" in commands
+
+
+def test_conda_takes_the_pinned_packages() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert {"pip": ["-r requirements.txt", "-e ."]} in environment["dependencies"]
+
+
+def test_jobs_in_the_image_see_every_folder_of_the_run_under_its_own_path(tmp_path: Path) -> None:
+    for name in ("bin", "code", "features"):
+        (tmp_path / name).mkdir()
+    fake = tmp_path / "bin" / "apptainer"
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    told = run(
+        ROOT / "jobs/container/python.sh",
+        *("-m", "fungi", "list"),
+        cwd=tmp_path,
+        PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        CONTAINER_IMAGE="fungi.sif",
+        FUNGI_PROJECT=str(tmp_path / "code"),
+        FUNGI_ROOT="features",
+        FUNGI_DATA_DIR=str(tmp_path / "absent"),
+        HF_HOME="",
+        TORCH_HOME="",
+    ).splitlines()
+    binds = ",".join(str(tmp_path / name) for name in (".", "code", "features")).replace("/.", "", 1)
+    assert told[told.index("--bind") + 1] == binds
+    assert told[-5:] == ["fungi.sif", "python", "-m", "fungi", "list"]
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    from fungi.cli.main import main
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fungi {fungi.__version__}\n"
