@@ -11,7 +11,7 @@ from fungi.gradients.projection import KINDS, Projector, draw_projection, from_s
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "khatri-rao"])
 def test_projection_preserves_inner_products(kind: str) -> None:
     """`<Rx, Ry>/p` has mean `<x, y>` and deviation at most sqrt(2/p)|x||y|: 5 deviations bound every pair."""
     size, width = 2048, 500
@@ -30,7 +30,7 @@ def test_binary_matrix_follows_the_published_recipe() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_seeds_give_equal_matrices_and_other_seeds_others(kind: str) -> None:
-    one, same, other = (draw_projection(33, 50, kind=kind, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (draw_projection(33, 50, kind=kind, seed=seed, outputs=5) for seed in (1, 1, 2))
     assert one.hash == same.hash != other.hash
     assert torch.equal(one.dense(), same.dense())
 
@@ -44,7 +44,7 @@ def test_sparse_entries_have_the_stated_odds() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_matrix_survives_its_file(kind: str, tmp_path: Path) -> None:
-    drawn = draw_projection(5, 19, kind=kind)
+    drawn = draw_projection(5, 19, kind=kind, outputs=1)
     save_projection(drawn, tmp_path / "m.pth")
     read = load_projection(tmp_path / "m.pth")
     assert (read.kind, read.seed, read.hash) == (kind, 42, drawn.hash)

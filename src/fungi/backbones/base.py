@@ -62,10 +62,15 @@ class BackboneSpec:
     notes: str = ""
 
     @property
-    def gradient_dim(self) -> int:
-        """G: entries of the flattened gradient, the bias column included."""
+    def gradient_shape(self) -> tuple[int, int]:
+        """`(o, i + 1)` of the gradient, the bias column included."""
         out, *inner = self.weight_shape
-        return out * (prod(inner) + int(self.bias))
+        return out, prod(inner) + int(self.bias)
+
+    @property
+    def gradient_dim(self) -> int:
+        """G: entries of the flattened gradient."""
+        return prod(self.gradient_shape)
 
     def layer_path(self, asked: str) -> str:
         """A layer path as users write it -> path in `build`'s model.

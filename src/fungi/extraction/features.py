@@ -13,9 +13,9 @@ from fungi.extraction.pipeline import Feature
 from fungi.extraction.support import with_support
 from fungi.extraction.surroundings import Surroundings
 from fungi.gradients.engine import GradientEngine
+from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import (
     ProjectionMatrix,
-    Projector,
     draw_projection,
     load_projection,
     product_dtype,
@@ -88,7 +88,7 @@ def find_matrix(settings: GradientSettings, around: Surroundings, target: Target
     """The projection for a target: a given file of its width, else the usual one, drawn where it is not there yet."""
     if settings.projection_matrix:
         given = [load_projection(path) for path in settings.projection_matrix]
-        fitting = [matrix for matrix in given if matrix.gradient_dim == target.gradient_dim]
+        fitting = [matrix for matrix in given if _fits(matrix, target)]
         if not fitting:
             widths = ", ".join(
                 f"{matrix.gradient_dim} ({p})" for p, matrix in zip(settings.projection_matrix, given, strict=True)
@@ -99,13 +99,17 @@ def find_matrix(settings: GradientSettings, around: Surroundings, target: Target
                 f"Make one with generate_projection_matrix.py --gradients-dim {target.gradient_dim}."
             )
         return fitting[0]
-    size, path = settings.usual_matrix(around.backbone.spec.projection_dim, target.gradient_dim)
+    size, path = settings.usual_matrix(around.backbone.spec.projection_dim, target.shape)
     if not path.exists():
-        save_projection(
-            draw_projection(size, target.gradient_dim, kind=settings.projection_kind, seed=settings.seed), path
-        )
+        kind, outputs = settings.projection_kind, target.shape[0]
+        matrix = draw_projection(size, target.gradient_dim, kind=kind, seed=settings.seed, outputs=outputs)
+        save_projection(matrix, path)
         print(f"wrote {path}")
     return load_projection(path)
+
+
+def _fits(matrix: ProjectionMatrix, target: Target) -> bool:
+    return matrix.gradient_dim == target.gradient_dim and matrix.outputs in (0, target.shape[0])
 
 
 def build_engine(
@@ -117,7 +121,7 @@ def build_engine(
 ) -> GradientEngine:
     """The engine for these targets; projections are kept in the compute dtype where that is wide enough."""
     dtype = product_dtype(around.dtype)
-    projectors = {name: Projector(matrix, around.device, dtype) for name, matrix in matrices.items()}
+    projectors = {name: make_projector(matrix, around.device, dtype) for name, matrix in matrices.items()}
     profile = choose_profile(settings.profile)
     return GradientEngine(
         around.backbone.model,

@@ -27,7 +27,8 @@ class ProjectionSettings:
     projection_dim: int = required("p: size of a projected gradient", within=(1, LARGEST_PROJECTION))
     gradients_dim: int = required("G: entries of the flattened gradient, o * (i + 1) with the bias", within=(1, 2**28))
     output_path: Path = required("file to write")
-    kind: Literal["binary", "gaussian", "sparse"] = setting("binary", "distribution of the entries")
+    kind: Literal["binary", "gaussian", "sparse", "khatri-rao"] = setting("binary", "distribution of the entries")
+    layer_outputs: int = setting(0, "o of the layer, for khatri-rao; 0 takes the layer to be square", within=(0, 2**28))
     seed: int = setting(42, "seed of the entries", within=SEEDS)
     overwrite: bool = setting(False, "replace a file that holds another matrix")
 
@@ -43,7 +44,8 @@ def run(settings: ProjectionSettings) -> None:
     """Draw the matrix and write it; an equal one that is there already is kept."""
     from fungi.gradients.projection import draw_projection, load_projection, save_projection
 
-    matrix = draw_projection(settings.projection_dim, settings.gradients_dim, kind=settings.kind, seed=settings.seed)
+    size, width, outputs = settings.projection_dim, settings.gradients_dim, settings.layer_outputs
+    matrix = draw_projection(size, width, kind=settings.kind, seed=settings.seed, outputs=outputs)
     path = settings.output_path
     if path.exists() and not settings.overwrite:
         there = load_projection(path)

@@ -1,6 +1,7 @@
 """Settings of the gradient stage."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from fungi.cli.options import parse_options
@@ -24,7 +25,9 @@ class GradientSettings(StageSettings):
     projection_dim: int = setting(
         0, "size p of a matrix that has to be drawn; 0 picks the backbone's", within=(0, LARGEST_PROJECTION)
     )
-    projection_kind: str = setting("binary", "kind of a matrix that has to be drawn: binary, gaussian or sparse")
+    projection_kind: str = setting(
+        "binary", "kind of a matrix that has to be drawn: binary, gaussian, sparse or khatri-rao"
+    )
     bias: bool = setting(True, "append the gradient of the layer's bias")
     set: tuple[str, ...] = setting((), "settings of objectives and views, as in simclr.temperature=0.1")
     short_cut: bool = setting(True, "use the pooled-token path where the model allows it")
@@ -46,10 +49,11 @@ class GradientSettings(StageSettings):
                     f"--set names objective {name!r}, which is not extracted ({', '.join(self.objective)})."
                 )
 
-    def usual_matrix(self, projection_dim: int, gradient_dim: int) -> tuple[int, Path]:
-        """Size p and file of the matrix for a gradient of this width where none is given.
+    def usual_matrix(self, projection_dim: int, shape: tuple[int, int]) -> tuple[int, Path]:
+        """Size p and file of the matrix for a gradient of this shape where none is given.
 
-        projection_dim: the backbone's own p.
+        projection_dim: the backbone's own p. Layers of as many entries share a matrix, unless its rows are products.
         """
         size = self.projection_dim or projection_dim
-        return size, self.layout.projection(f"{self.projection_kind}-{size}x{gradient_dim}-seed{self.seed}")
+        width = "x".join(map(str, shape)) if self.projection_kind == "khatri-rao" else prod(shape)
+        return size, self.layout.projection(f"{self.projection_kind}-{size}x{width}-seed{self.seed}")

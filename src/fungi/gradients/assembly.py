@@ -11,6 +11,7 @@ from fungi.errors import FungiError
 from fungi.gradients.capture import Capture
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.freezing import frozen
+from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import ProjectionMatrix, Projector, draw_projection, from_entries, product_dtype
 from fungi.gradients.targets import Target, find_targets
 
@@ -25,12 +26,14 @@ GivenProjection = Projection | Mapping[str, Projection] | None
 class EngineSettings:
     """How to extract, whatever the model.
 
-    projection: one matrix for all layers, or one per layer name; None draws them: binary, from `seed`, `p` = d.
+    projection: one matrix for all layers, or one per layer name; None draws them: from `seed`, of `projection_kind`,
+        `p` = d.
     """
 
     device: torch.device
     dtype: torch.dtype = torch.float32
     projection: GivenProjection = None
+    projection_kind: str = "binary"
     seed: int = 42
     views_per_forward: int = 0
     bias: bool = True
@@ -43,7 +46,7 @@ def assemble_engine(
     targets = find_targets(model, tuple(layers), bias=settings.bias)
     if not targets:
         raise FungiError("no target layer is given. Name one, as in blocks.11.attn.proj.")
-    drawn: dict[tuple[int, int], Projector] = {}
+    drawn: dict[tuple[int, tuple[int, int]], Projector] = {}
     return GradientEngine(
         model,
         targets,
@@ -55,7 +58,7 @@ def assemble_engine(
 
 
 def _projector(
-    target: Target, embedding_dim: int, settings: EngineSettings, drawn: dict[tuple[int, int], Projector]
+    target: Target, embedding_dim: int, settings: EngineSettings, drawn: dict[tuple[int, tuple[int, int]], Projector]
 ) -> Projector:
     """The given projection of a target, or the usual one; layers of one size share a matrix, as in the stages."""
     given = settings.projection
@@ -63,12 +66,13 @@ def _projector(
         if target.name not in given:
             raise FungiError(f"there is no projection for layer {target.name!r}. Given: {', '.join(given)}.")
         given = given[target.name]
-    key = (id(given), target.gradient_dim)
+    key = (id(given), target.shape)
     if key not in drawn:
         if given is None:
-            given = draw_projection(embedding_dim, target.gradient_dim, seed=settings.seed)
+            kind, outputs = settings.projection_kind, target.shape[0]
+            given = draw_projection(embedding_dim, target.gradient_dim, kind=kind, seed=settings.seed, outputs=outputs)
         matrix = given if isinstance(given, ProjectionMatrix) else from_entries(given)
-        drawn[key] = Projector(matrix, settings.device, product_dtype(settings.dtype))
+        drawn[key] = make_projector(matrix, settings.device, product_dtype(settings.dtype))
     return drawn[key]
 
 

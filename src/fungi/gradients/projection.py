@@ -5,15 +5,18 @@
 | binary (default) | +1 or -1, even odds | one bit each |
 | sparse | sqrt(3) x (+1, 0, -1 with odds 1/6, 2/3, 1/6) | two bits each: sign, and whether it is there |
 | gaussian | N(0, 1) | float32 |
+| khatri-rao | each row the outer product of two rows of signs (`fungi.gradients.khatri_rao`) | o + i + 1 bits per row |
 
-All three preserve inner products on average: `E <Rx, Ry> / p = <x, y>`, with a standard deviation of at most
-`sqrt(2/p) |x| |y|`. The binary recipe is the published one, so equal seeds give equal matrices.
+All preserve inner products on average: `E <Rx, Ry> / p = <x, y>`. For the first three the standard deviation is at most
+`sqrt(2/p) |x| |y|`; for khatri-rao it is larger where gradients are of low rank. The binary recipe is the published
+one, so equal seeds give equal matrices.
 """
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from math import isqrt
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,10 +28,11 @@ from torch import Tensor
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.files import written_whole
 
-Kind = Literal["binary", "gaussian", "sparse"]
+Kind = Literal["binary", "gaussian", "sparse", "khatri-rao"]
 KINDS: tuple[str, ...] = get_args(Kind)
 FORMAT = 1
 _ROWS_AT_ONCE = 16
+_TERMS_AT_ONCE = 64  # rank-one gradients that are formed together: 151 MB of them for a ViT-B
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +48,13 @@ class ProjectionMatrix:
     projection_dim: int
     gradient_dim: int
     packed: Tensor
+    outputs: int = 0
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 of kind, size and entries: what files are compared by."""
-        digest = hashlib.sha256(f"{self.kind} {self.projection_dim} {self.gradient_dim}".encode())
+        shape = f" {self.outputs}" if self.outputs else ""
+        digest = hashlib.sha256(f"{self.kind} {self.projection_dim} {self.gradient_dim}{shape}".encode())
         for start in range(0, self.projection_dim, _ROWS_AT_ONCE):
             digest.update(self.packed[start : start + _ROWS_AT_ONCE].numpy().tobytes())
         return digest.hexdigest()
@@ -58,11 +64,21 @@ class ProjectionMatrix:
         packed = self.packed[start:stop]
         if self.kind == "gaussian":
             return packed
+        if self.kind == "khatri-rao":
+            return torch.einsum("ro,ri->roi", *self.factors(start, stop)).flatten(1)
         bits = _unpack(packed, self.gradient_dim * (2 if self.kind == "sparse" else 1))
         if self.kind == "binary":
             return bits.float().mul_(2).sub_(1)
         signs, present = bits[:, : self.gradient_dim].float(), bits[:, self.gradient_dim :].float()
         return (2 * signs - 1) * present * 3**0.5
+
+    def factors(
+        self, start: int = 0, stop: int | None = None
+    ) -> tuple[Float[Tensor, "rows o"], Float[Tensor, "rows i"]]:
+        """S and T of some khatri-rao rows, entries +1 and -1, float32; row r of the matrix is the product of theirs."""
+        inputs = self.gradient_dim // self.outputs
+        signs = _unpack(self.packed[start:stop], self.outputs + inputs).float().mul_(2).sub_(1)
+        return signs[:, : self.outputs], signs[:, self.outputs :]
 
     def dense(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Float[Tensor, "p g"]:
         """All entries, without the factor 1/sqrt(p), ready for a product."""
@@ -97,17 +113,55 @@ class Projector:
         projected = (unit @ self._dense.T).float()
         return projected * size * (self._scaling / flat.shape[1] ** 0.5)
 
+    def terms(
+        self, activations: Float[Tensor, "n i"], signals: Float[Tensor, "n o"], *, bias: bool
+    ) -> Float[Tensor, "n p"]:
+        """Each position's own term `delta_s a_s^T` of the gradient, projected.
+
+        Terms are formed for a few positions at a time: never `[n o i]`.
+        """
+        parts = []
+        for start in range(0, len(signals), _TERMS_AT_ONCE):
+            near = slice(start, start + _TERMS_AT_ONCE)
+            parts.append(self(torch.einsum("no,ni->noi", signals[near], with_bias(activations[near], bias))))
+        return torch.cat(parts)
+
+
+def with_bias(activations: Float[Tensor, "*n i"], bias: bool) -> Float[Tensor, "*n i_and_bias"]:
+    """Activations with a one behind them: the input that the bias is the weight of."""
+    return torch.nn.functional.pad(activations, (0, 1), value=1.0) if bias else activations
+
 
 def draw_projection(
-    projection_dim: int, gradient_dim: int, *, kind: str = "binary", seed: int = 42
+    projection_dim: int, gradient_dim: int, *, kind: str = "binary", seed: int = 42, outputs: int = 0
 ) -> ProjectionMatrix:
-    """A fresh matrix from torch's CPU generator; row blocks continue one stream, so memory stays small."""
+    """A fresh matrix from torch's CPU generator; row blocks continue one stream, so memory stays small.
+
+    outputs: o of the layer, for khatri-rao; 0 stands for that of a square layer with a bias, or without one.
+    """
     if kind not in KINDS:
         raise FungiError(f"projection kind {kind!r} is not known. Use {', '.join(KINDS)}.")
     if projection_dim < 1 or gradient_dim < 1:
         raise FungiError(f"a projection of {projection_dim} x {gradient_dim} has no entries.")
+    if kind == "khatri-rao":
+        outputs = outputs or _square_outputs(gradient_dim)
+        if gradient_dim % outputs:
+            raise FungiError(f"a gradient of {gradient_dim} entries has no {outputs} rows of one length.")
+        packed = torch.cat(list(_drawn_rows(projection_dim, outputs + gradient_dim // outputs, "binary", seed)))
+        return ProjectionMatrix(kind, seed, projection_dim, gradient_dim, packed, outputs)
     packed = torch.cat(list(_drawn_rows(projection_dim, gradient_dim, kind, seed)))
     return ProjectionMatrix(kind, seed, projection_dim, gradient_dim, packed)
+
+
+def _square_outputs(gradient_dim: int) -> int:
+    """o of a layer with as many outputs as inputs: G = o (o + 1), or o^2 without a bias."""
+    side = isqrt(gradient_dim)
+    if gradient_dim not in (side * side, side * (side + 1)):
+        raise FungiError(
+            f"a khatri-rao projection of {gradient_dim} entries needs to know the layer's shape: it is no square layer."
+            " Give its number of outputs (--layer-outputs)."
+        )
+    return side
 
 
 def _drawn_rows(projection_dim: int, gradient_dim: int, kind: str, seed: int) -> Iterator[Tensor]:
@@ -132,6 +186,7 @@ def save_projection(matrix: ProjectionMatrix, path: Path) -> None:
         "seed": matrix.seed,
         "projection_dim": matrix.projection_dim,
         "gradient_dim": matrix.gradient_dim,
+        "outputs": matrix.outputs,
         "hash": matrix.hash,
         "packed": matrix.packed,
     }
@@ -168,7 +223,7 @@ _ENTRIES = {"kind", "seed", "projection_dim", "gradient_dim", "packed", "hash"}
 
 def _from_ours(content: dict[str, Any], path: Path) -> ProjectionMatrix:
     names = ("kind", "seed", "projection_dim", "gradient_dim", "packed")
-    matrix = ProjectionMatrix(*(content[name] for name in names))
+    matrix = ProjectionMatrix(*(content[name] for name in names), outputs=content.get("outputs", 0))
     if matrix.hash != content["hash"]:
         raise FungiError(f"{path} is damaged: its entries don't have the hash it carries. Write it anew.")
     return matrix

@@ -130,10 +130,11 @@ def _matrix(element: Element, grid: Grid) -> list[str]:
     """The matrix that the extraction of this grid looks for: its size, kind and seed are those of the extraction."""
     settings = _parsed("extract-gradients", [*grid.flags_of("extract-gradients"), "--root", str(grid.root)])
     spec = BACKBONES[element.backbone]
-    size, path = settings.usual_matrix(spec.projection_dim, spec.gradient_dim)
+    size, path = settings.usual_matrix(spec.projection_dim, spec.gradient_shape)
     return [
         *("--projection-dim", str(size), "--gradients-dim", str(spec.gradient_dim), "--output-path", str(path)),
-        *("--kind", settings.projection_kind, "--seed", str(settings.seed)),
+        *("--kind", settings.projection_kind, "--layer-outputs", str(spec.gradient_shape[0])),
+        *("--seed", str(settings.seed)),
     ]
 
 

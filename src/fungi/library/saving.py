@@ -155,7 +155,7 @@ def _config(described: Mapping[str, Any], config_types: Sequence[type], folder: 
 
 def _projection_facts(matrix: ProjectionMatrix) -> dict[str, Any]:
     """What is known of a matrix; its bits are kept once, under its hash."""
-    names = ("kind", "seed", "projection_dim", "gradient_dim", "hash")
+    names = ("kind", "seed", "projection_dim", "gradient_dim", "outputs", "hash")
     return {name: getattr(matrix, name) for name in names}
 
 
