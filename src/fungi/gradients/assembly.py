@@ -26,14 +26,12 @@ GivenProjection = Projection | Mapping[str, Projection] | None
 class EngineSettings:
     """How to extract, whatever the model.
 
-    projection: one matrix for all layers, or one per layer name; None draws them: from `seed`, of `projection_kind`,
-        `p` = d.
+    projection: one matrix for all layers, or one per layer name; None draws them: binary, from `seed`, `p` = d.
     """
 
     device: torch.device
     dtype: torch.dtype = torch.float32
     projection: GivenProjection = None
-    projection_kind: str = "binary"
     seed: int = 42
     views_per_forward: int = 0
     bias: bool = True
@@ -69,8 +67,7 @@ def _projector(
     key = (id(given), target.shape)
     if key not in drawn:
         if given is None:
-            kind, outputs = settings.projection_kind, target.shape[0]
-            given = draw_projection(embedding_dim, target.gradient_dim, kind=kind, seed=settings.seed, outputs=outputs)
+            given = draw_projection(embedding_dim, target.gradient_dim, seed=settings.seed)
         matrix = given if isinstance(given, ProjectionMatrix) else from_entries(given)
         drawn[key] = make_projector(matrix, settings.device, product_dtype(settings.dtype))
     return drawn[key]
