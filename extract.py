@@ -3,6 +3,6 @@
 python extract.py --dataset flowers102 --backbone dino_vitb16
 """
 
-from fungi.extraction.extract import main
+from fungi.commands import COMMANDS
 
-raise SystemExit(main())
+raise SystemExit(COMMANDS["extract"].main())

@@ -3,6 +3,6 @@
 python extract_gradients.py --dataset flowers102 --backbone dino_vitb16 --objective kl dino simclr --with-embeddings
 """
 
-from fungi.extraction.extract_gradients import main
+from fungi.commands import COMMANDS
 
-raise SystemExit(main())
+raise SystemExit(COMMANDS["extract-gradients"].main())

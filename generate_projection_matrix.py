@@ -3,6 +3,6 @@
 python generate_projection_matrix.py --projection-dim 768 --gradients-dim 590592 --output-path vit-b.pth
 """
 
-from fungi.extraction.generate_projection_matrix import main
+from fungi.commands import COMMANDS
 
-raise SystemExit(main())
+raise SystemExit(COMMANDS["projection"].main())

@@ -1,5 +1,5 @@
 """kNN over every combination of features: python knn_concat.py --dataset flowers102 --backbone vit-b16."""
 
-from fungi.scoring.knn_concat import main
+from fungi.commands import COMMANDS
 
-raise SystemExit(main())
+raise SystemExit(COMMANDS["knn"].main())

@@ -1,5 +1,5 @@
 """Landmark retrieval over every combination: python retrieval_eval.py --dataset paris-landmarks --backbone vit-b16."""
 
-from fungi.scoring.retrieval_eval import main
+from fungi.commands import COMMANDS
 
-raise SystemExit(main())
+raise SystemExit(COMMANDS["retrieval"].main())

@@ -1,5 +1,5 @@
 """Linear probing of nested combinations: python train_linear_concat_grads.py --dataset pets --backbone vit-b16."""
 
-from fungi.scoring.train_linear_concat_grads import main
+from fungi.commands import COMMANDS
 
-raise SystemExit(main())
+raise SystemExit(COMMANDS["linear"].main())

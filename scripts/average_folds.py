@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fungi.cli.command import run_command
 from fungi.errors import MissingFilesError
 from fungi.report.gain_table import print_gain_table
 from fungi.report.result_file import read_result, summary_of_runs
+from fungi.runtime.command import run_command
 from fungi.settings import setting
 from fungi.store.layout import Layout
 

@@ -8,8 +8,8 @@ prepare_*.py, because they need an account or a file from somewhere else.
 
 import sys
 
-from fungi.cli.command import run_command
 from fungi.data.preparation import DownloadSettings, download
+from fungi.runtime.command import run_command
 
 if __name__ == "__main__":
     sys.exit(run_command(DownloadSettings, download, program="download_dataset.py", description=__doc__))

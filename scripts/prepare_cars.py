@@ -12,8 +12,8 @@ left as it is.
 
 import sys
 
-from fungi.cli.command import run_command
 from fungi.data.preparation import PrepareSettings, prepare
+from fungi.runtime.command import run_command
 
 if __name__ == "__main__":
     sys.exit(

@@ -8,8 +8,8 @@ Makes data/cub/CUB_200_2011. A folder that is there already is left as it is.
 
 import sys
 
-from fungi.cli.command import run_command
 from fungi.data.preparation import PrepareSettings, prepare
+from fungi.runtime.command import run_command
 
 if __name__ == "__main__":
     sys.exit(

@@ -10,8 +10,8 @@ an existing ImageNet of that layout needs only a link: ln -s /path/to/imagenet d
 
 import sys
 
-from fungi.cli.command import run_command
 from fungi.data.preparation import PrepareSettings, prepare
+from fungi.runtime.command import run_command
 
 if __name__ == "__main__":
     sys.exit(

@@ -8,8 +8,8 @@ Makes data/imagenet100/{train.X1,...,train.X4,val.X,Labels.json}. What is there 
 
 import sys
 
-from fungi.cli.command import run_command
 from fungi.data.preparation import PrepareSettings, prepare
+from fungi.runtime.command import run_command
 
 if __name__ == "__main__":
     sys.exit(

@@ -9,8 +9,8 @@ Makes data/pets/{images,annotations}. A folder that is there already is left as 
 
 import sys
 
-from fungi.cli.command import run_command
 from fungi.data.preparation import PrepareSettings, prepare
+from fungi.runtime.command import run_command
 
 if __name__ == "__main__":
     sys.exit(

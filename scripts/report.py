@@ -1,5 +1,5 @@
 """Tables and plots from result files, beside the published numbers: python scripts/report.py --results features."""
 
-from fungi.cli.report import main
+from fungi.commands import COMMANDS
 
-raise SystemExit(main())
+raise SystemExit(COMMANDS["report"].main())

@@ -1,5 +1,5 @@
 """How far the grid is, and what to submit again: python scripts/status.py --root features."""
 
-from fungi.grid.status import main
+from fungi.commands import COMMANDS
 
-raise SystemExit(main())
+raise SystemExit(COMMANDS["status"].main())

@@ -1,5 +1,5 @@
 """Submit the grid to SLURM: python scripts/submit.py --dry-run."""
 
-from fungi.grid.submit import main
+from fungi.commands import COMMANDS
 
-raise SystemExit(main())
+raise SystemExit(COMMANDS["submit"].main())

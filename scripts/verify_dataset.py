@@ -5,8 +5,8 @@ python scripts/verify_dataset.py --dataset cars --data-dir data [--every-item]
 
 import sys
 
-from fungi.cli.command import run_command
 from fungi.data.preparation import VerifySettings, verify
+from fungi.runtime.command import run_command
 
 if __name__ == "__main__":
     sys.exit(run_command(VerifySettings, verify, program="verify_dataset.py", description=__doc__))

@@ -21,8 +21,8 @@ import h5py
 import numpy as np
 import torch
 
-from fungi.cli.command import run_command
 from fungi.combine.names import all_combinations, name_of
+from fungi.runtime.command import run_command
 from fungi.runtime.device import choose_device
 from fungi.scoring.knn_concat import KnnSettings, run
 from fungi.settings import setting

@@ -20,13 +20,13 @@ import torch
 
 from benchmarks.extraction import _alternate
 from fungi.backbones.loading import load_backbone
-from fungi.cli.command import run_command
 from fungi.data.base import Samples, resolve_dataset
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.projection import Projector, draw_projection
 from fungi.gradients.targets import find_target
 from fungi.objectives.binding import BoundObjective, bind
+from fungi.runtime.command import run_command
 from fungi.runtime.device import autocast, choose_device, choose_dtype
 from fungi.settings import setting
 from fungi.views.loading import prepare

@@ -15,6 +15,7 @@ take a machine down. Other checks belong in `__post_init__` and raise FungiError
 import argparse
 import dataclasses
 import json
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -40,12 +41,14 @@ def setting(
     flag: str | None = None,
     aliases: tuple[str, ...] = (),
     within: Bounds | None = None,
+    first_word: bool = False,
 ) -> Any:
     """A field of a settings class: its default, its help text and, where the name differs, its flag and aliases.
 
     within: bounds of a number, or of each of several. All numbers have some (a test sees to it).
+    first_word: a command line may begin with its value, without the flag.
     """
-    metadata = {"help": help, "flag": flag, "aliases": aliases, "within": within}
+    metadata = {"help": help, "flag": flag, "aliases": aliases, "within": within, "first_word": first_word}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -71,7 +74,7 @@ def build_parser(settings_type: type, *, program: str, description: str) -> argp
     )
     hints = typing.get_type_hints(settings_type)
     for field in dataclasses.fields(settings_type):
-        flags = [_flag(field), *field.metadata.get("aliases", ())]
+        flags = [flag_of(field), *field.metadata.get("aliases", ())]
         default = None if field.default is dataclasses.MISSING else field.default
         parser.add_argument(
             *flags,
@@ -89,19 +92,24 @@ def parse(
 ) -> Settings:
     """Settings from a command line; FungiError for what is wrong with it."""
     parser = build_parser(settings_type, program=program, description=description)
-    values = vars(parser.parse_args(arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for field in dataclasses.fields(settings_type):  # type: ignore[arg-type]
+        if field.metadata.get("first_word") and given and not given[0].startswith("-"):
+            given.insert(0, flag_of(field))
+    values = vars(parser.parse_args(given))
     for field in dataclasses.fields(settings_type):  # type: ignore[arg-type]
         _require_within_bounds(field, values[field.name])
     return settings_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
+def flag_of(field: "dataclasses.Field[Any]") -> str:
+    """The flag of a field of a settings class."""
+    return field.metadata.get("flag") or "--" + field.name.replace("_", "-")
+
+
 def as_json(settings: Any) -> dict[str, Any]:
     """Settings as plain JSON values, for provenance."""
     return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
-
-
-def _flag(field: "dataclasses.Field[Any]") -> str:
-    return field.metadata.get("flag") or "--" + field.name.replace("_", "-")
 
 
 def _require_within_bounds(field: "dataclasses.Field[Any]", value: Any) -> None:
@@ -111,7 +119,7 @@ def _require_within_bounds(field: "dataclasses.Field[Any]", value: Any) -> None:
         return
     for number in value if isinstance(value, list | tuple) else (value,):
         if not bounds[0] <= number <= bounds[1]:  # so that what is no number (nan) is refused too
-            raise FungiError(f"{_flag(field)} has to be at least {bounds[0]} and at most {bounds[1]}, not {number}.")
+            raise FungiError(f"{flag_of(field)} has to be at least {bounds[0]} and at most {bounds[1]}, not {number}.")
 
 
 def _help_text(field: Any, default: Any) -> str:

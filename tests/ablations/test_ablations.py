@@ -8,9 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from fungi.ablations.ablate import NAMES, AblateSettings, main
+from fungi.ablations.ablate import NAMES, AblateSettings
 from fungi.ablations.bench import Bench, FewerRows
 from fungi.ablations.catalogue import ABLATIONS, nested
+from fungi.commands import COMMANDS
 from fungi.data.base import open_split, resolve_dataset
 from fungi.report.ablation_table import AblationTable
 from fungi.report.published import published_tables
@@ -40,7 +41,7 @@ PUBLISHED = ["paper-6", "paper-15a", "paper-15b", *(f"rebuttal-{number}" for num
 
 def ablate(name: str, root: Path, *more: str) -> int:
     objectives = OBJECTIVES.get(name, ("kl",))
-    return main(["--ablation", name, "--root", str(root), *TINY, "--objective", *objectives, *more])
+    return COMMANDS["ablate"].main(["--ablation", name, "--root", str(root), *TINY, "--objective", *objectives, *more])
 
 
 def rows_of_features(root: Path) -> dict[str, int]:
@@ -167,5 +168,5 @@ def test_features_are_added_one_by_one() -> None:
     ],
 )
 def test_mistakes_are_named(flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(flags) == 2
+    assert COMMANDS["ablate"].main(flags) == 2
     assert complaint in capsys.readouterr().err

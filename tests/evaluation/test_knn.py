@@ -10,10 +10,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
+from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.evaluators.knn import knn_predictions, majority_vote, nearest_rows, rows_in_memory
 from fungi.evaluators.metrics import accuracy, mean_per_class_accuracy
-from fungi.scoring import knn_concat
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation.feature_folder import clustered, make_folder
 from tests.evaluation.golden import expected, files_flags
@@ -31,7 +31,7 @@ def test_predictions_are_those_of_the_published_code(name, shots, backend, tmp_p
     output = tmp_path / "result.json"
     flags = [*files_flags(), "--pca-dim", "32", "--k", "20", "--logs-output-path", str(output), "--backend", backend]
     with pytest.warns(UnknownOriginWarning, match=r"and 7 more: no birth record"):
-        assert knn_concat.main(flags + ([] if shots is None else ["--train-size", str(shots)])) == 0
+        assert COMMANDS["knn"].main(flags + ([] if shots is None else ["--train-size", str(shots)])) == 0
     found, reference = json.loads(output.read_text())["results"], expected(name)["results"]
     assert list(found) == list(reference)
     for combination, scores in reference.items():
@@ -95,7 +95,7 @@ def test_mean_per_class_accuracy_counts_each_class_once_and_leaves_out_absent_on
 @pytest.mark.parametrize("classes", [2, 3])
 def test_two_classes_have_an_area_under_the_roc_curve(classes, tmp_path):
     layout = make_folder(tmp_path, features=("embeddings",), classes=classes)
-    assert knn_concat.main(["--root", str(tmp_path)]) == 0
+    assert COMMANDS["knn"].main(["--root", str(tmp_path)]) == 0
     (path,) = (tmp_path / "results").rglob("digits-vit.json")
     found = json.loads(path.read_text())["results"]["embeddings"]
     if classes > 2:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.evaluators.linear import LAMBDAS, LabelledRows, fit_classifier, validation_accuracies
 from fungi.evaluators.logistic import LogisticOptions, LogisticProblem, bytes_beside_features, fit, fit_path
@@ -31,7 +32,7 @@ def test_accuracies_are_those_of_the_published_code(solver, tmp_path):
     output = tmp_path / "result.json"
     flags = [*files_flags(("train", "valid", "test")), "--pca-dim", "32", "--solver", solver, "--output", str(output)]
     with pytest.warns(UnknownOriginWarning):
-        assert train_linear_concat_grads.main(flags) == 0
+        assert COMMANDS["linear"].main(flags) == 0
     found, reference = json.loads(output.read_text())["results"], expected("expected-linear")["results"]
     assert list(found) == list(reference)
     for combination, scores in reference.items():
@@ -46,7 +47,7 @@ def test_both_solvers_agree_within_half_a_point_on_the_golden_features(tmp_path)
         output = tmp_path / f"{solver}.json"
         flags = [*files_flags(("train", "valid", "test")), "--pca-dim", "32", "--tol", "1e-5", "--solver", solver]
         with pytest.warns(UnknownOriginWarning):
-            train_linear_concat_grads.main([*flags, "--output", str(output)])
+            COMMANDS["linear"].main([*flags, "--output", str(output)])
         accuracies.append([scores["accuracy"] for scores in json.loads(output.read_text())["results"].values()])
     np.testing.assert_allclose(*accuracies, atol=0.005)
 
@@ -199,7 +200,7 @@ def test_memory_that_only_cyanure_needs_is_said_before_the_fit(tmp_path, monkeyp
     make_folder(tmp_path)
     monkeypatch.setattr(train_linear_concat_grads, "MUCH_MEMORY", 1000)
     flags = ["--root", str(tmp_path), "--features", "embeddings"]
-    assert train_linear_concat_grads.main(flags) == 0
+    assert COMMANDS["linear"].main(flags) == 0
     assert "for 120 rows x 4 classes beside the features; --solver lbfgs does not." in capsys.readouterr().err
     assert bytes_beside_features("cyanure", 1_281_167, 1000) > 20 * 2**30
     assert bytes_beside_features("lbfgs", 1_281_167, 1000) < 2**30
@@ -208,6 +209,6 @@ def test_memory_that_only_cyanure_needs_is_said_before_the_fit(tmp_path, monkeyp
 def test_a_missing_official_validation_split_is_said_and_a_named_file_has_to_be_there(tmp_path, capsys):
     make_folder(tmp_path, dataset="textures")
     flags = ["--root", str(tmp_path), "--dataset", "textures", "--features", "embeddings"]
-    assert train_linear_concat_grads.main(flags) == 0
+    assert COMMANDS["linear"].main(flags) == 0
     assert "textures has a validation split, but there are no features of it" in capsys.readouterr().err
-    assert train_linear_concat_grads.main([*flags, "--valid-targets", "nowhere.h5"]) == 2
+    assert COMMANDS["linear"].main([*flags, "--valid-targets", "nowhere.h5"]) == 2

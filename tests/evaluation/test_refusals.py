@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+from fungi.commands import COMMANDS
 from fungi.errors import FungiError, MissingFilesError, RefusedJoinError
 from fungi.scoring import knn_concat
 from fungi.scoring.feature_files import open_splits
@@ -167,7 +168,7 @@ def test_the_only_layer_of_a_file_needs_no_key(tmp_path):
 
 
 def test_the_command_prints_one_line_and_exits_with_status_2(tmp_path, capsys):
-    assert knn_concat.main(["--root", str(tmp_path)]) == 2
+    assert COMMANDS["knn"].main(["--root", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert message.startswith("knn_concat.py: no features of dataset")
     assert message.count("\n") == 1
@@ -185,7 +186,7 @@ def test_the_command_prints_one_line_and_exits_with_status_2(tmp_path, capsys):
     ],
 )
 def test_wrong_flags_are_explained(flags, message, capsys):
-    assert knn_concat.main(flags) == 2
+    assert COMMANDS["knn"].main(flags) == 2
     assert message in capsys.readouterr().err
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from fungi.backbones.base import BACKBONES
-from fungi.cli import report
-from fungi.cli.report import ReportSettings
 from fungi.combine.protocol import usual_pca_dim
 from fungi.errors import FungiError, MissingFilesError
+from fungi.report import write_report as report
 from fungi.report.cells import ResultRecord, cells_of, distinct, mean_cells, read_results
 from fungi.report.gallery import per_class_differences
 from fungi.report.published import MEAN, PublishedKey, mean_datasets, published_value
 from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
+from fungi.report.write_report import ReportSettings
 from fungi.scoring import analyse, knn_concat
 from fungi.scoring.analyse import AnalyseSettings
 from fungi.scoring.knn_concat import KnnSettings

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from fungi.commands import COMMANDS
 from fungi.errors import FungiError, RefusedJoinError
 from fungi.evaluators.retrieval import (
     PROTOCOLS,
@@ -69,7 +70,7 @@ def settings_for(root, **options) -> RetrievalSettings:
 def test_the_command_gives_the_reference_and_names_its_protocol(folder, capsys):
     flags = ["--root", str(folder), "--backbone", "dino_vitb16", "--pca-dim", "9999"]
     with pytest.warns(UnknownOriginWarning):
-        assert retrieval_eval.main([*flags, "--ground-truth", str(RETRIEVAL / "landmarks.json")]) == 0
+        assert COMMANDS["retrieval"].main([*flags, "--ground-truth", str(RETRIEVAL / "landmarks.json")]) == 0
     assert "mAP-M" in capsys.readouterr().out
     path = folder / "results" / "retrieval-pca9999-on-query" / "oxford-landmarks" / "dino_vitb16.json"
     found = json.loads(path.read_text())["results"]["embeddings"]

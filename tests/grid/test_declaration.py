@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from fungi.commands import COMMANDS, grid_commands
 from fungi.errors import FungiError
-from fungi.grid.declaration import COMMANDS_OF_JOBS, Grid, declared_grid
-from fungi.grid.elements import STAGE_OF
+from fungi.grid.declaration import Grid, declared_grid
 
 
 @pytest.fixture
@@ -117,4 +117,10 @@ def test_misspelt_variables_are_never_ignored(name: str) -> None:
 
 
 def test_flags_can_be_given_to_every_command_that_has_a_stage() -> None:
-    assert set(COMMANDS_OF_JOBS) == set(STAGE_OF)
+    for name in COMMANDS:
+        variable = {f"FUNGI_FLAGS_{name.upper().replace('-', '_')}": "--x"}
+        if name in grid_commands():
+            assert declared_grid(variable).flags_of(name) == ["--x"]
+        else:
+            with pytest.raises(FungiError, match=f"unknown command of the grid '{name}'"):
+                declared_grid(variable)

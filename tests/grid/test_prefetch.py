@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from fungi.backbones.base import BACKBONES
+from fungi.commands import COMMANDS
 from fungi.data.base import DATASETS
 from fungi.data.sets.digits import split_rows
 from fungi.errors import MissingFilesError
-from fungi.grid.prefetch import main
 from fungi.registry import Registry
 
 
@@ -34,7 +34,7 @@ def test_weights_and_datasets_are_fetched_and_verified(
     register(monkeypatch, BACKBONES, "fetched-vit", replace(weights, name="fetched-vit", pretrained=pretrained))
     register(monkeypatch, DATASETS, "fetched", replace(digits, name="fetched", download=download))
     arguments = ["--backbones", "fetched-vit", "--datasets", "fetched", "--data-dir", str(tmp_path)]
-    assert main([*arguments, "--root", str(tmp_path)]) == 0
+    assert COMMANDS["prefetch"].main([*arguments, "--root", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert fetched == ["weights", tmp_path]
     assert "fetched-vit: published weights" in said
@@ -54,7 +54,7 @@ def test_what_is_not_ready_is_said_together_and_the_rest_is_fetched(
     register(monkeypatch, BACKBONES, "far-vit", replace(weights, name="far-vit", pretrained=unreachable))
     register(monkeypatch, DATASETS, "far", replace(digits, name="far", download=download))
     arguments = ["--backbones", "far-vit", "digits-vit", "--datasets", "far", "digits", "--root", str(tmp_path)]
-    assert main(arguments) == 2
+    assert COMMANDS["prefetch"].main(arguments) == 2
     printed = capsys.readouterr()
     assert "digits-vit: published weights" in printed.out
     assert "digits test: 540 rows" in printed.out
@@ -68,5 +68,5 @@ def test_a_dataset_with_missing_rows_is_not_ready(
 ) -> None:
     digits = DATASETS["digits"]
     register(monkeypatch, DATASETS, "short", replace(digits, name="short", sizes={"train": 1257, "test": 541}))
-    assert main(["--no-weights", "--datasets", "short", "--root", str(tmp_path)]) == 2
+    assert COMMANDS["prefetch"].main(["--no-weights", "--datasets", "short", "--root", str(tmp_path)]) == 2
     assert "split test has 540 rows, published are 541" in capsys.readouterr().err

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from fungi.extraction.merge import main as merge
+from fungi.commands import COMMANDS
 from fungi.grid.declaration import Grid
 from fungi.grid.elements import Element, Work, elements
 from fungi.grid.progress import Progress, Queue, comment_of, counts, progress_of
 from fungi.grid.records import INTERRUPTED, Attempt, Records
-from fungi.grid.status import main
 from fungi.store.birth import Birth
 from fungi.store.blocks import BlockFolder, Manifest
 from fungi.store.layout import Layout
+
+merge = COMMANDS["merge"].main
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = Work("extract-gradients", ("--objective", "kl"), features=("kl",))
@@ -132,7 +133,7 @@ def test_an_evaluation_is_done_when_its_result_is_complete_and_no_attempt_says_o
 
 
 def status(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    assert main(list(words)) == 0
+    assert COMMANDS["status"].main(words) == 0
     return capsys.readouterr().out
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from fungi.commands import COMMANDS
 from fungi.grid.declaration import Grid, declared_grid
 from fungi.grid.freezing import freeze
 from fungi.grid.job_files import read_job_file
 from fungi.grid.submission import Place, arrays, submittable
-from fungi.grid.submit import main
 from fungi.grid.work import work_of_job
+
+main = COMMANDS["submit"].main
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = Place(ROOT, Path("/r/grid.toml"), "/usr/bin/python3")

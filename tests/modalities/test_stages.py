@@ -7,10 +7,11 @@ import h5py
 import numpy as np
 import pytest
 
-from fungi.extraction.extract import main as extract_embeddings
-from fungi.extraction.extract_gradients import main as extract
+from fungi.commands import COMMANDS
 from fungi.runtime.log import logger
 from tests.data.makers import makers
+
+extract, extract_embeddings = COMMANDS["extract-gradients"].main, COMMANDS["extract"].main
 
 CASES = {"trec": "tiny-bert", "speech-commands": "tiny-ssast"}
 FILES = ("embeddings/{0}/{1}/{2}.h5", "gradients/{0}/{1}/kl-{2}.h5", "gradients/{0}/{1}/simclr-{2}.h5")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fungi.commands import COMMANDS
 from tests.slurm.sandbox import NotInstallableError, Sandbox, install
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,13 +92,11 @@ def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root with embeddings and KL gradients of digits, from this process, without SLURM; on one thread, as jobs."""
     import torch
 
-    from fungi.extraction.extract_gradients import main
-
     root, threads = tmp_path_factory.mktemp("plain"), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         words = ("--with-embeddings", "--objective", "kl", "--batch-size", "32", "--root", str(root))
-        assert main(words) == 0
+        assert COMMANDS["extract-gradients"].main(words) == 0
     finally:
         torch.set_num_threads(threads)
     return root

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fungi.extraction import extract, extract_gradients
+from fungi.commands import COMMANDS
 
 ROWS = {"train": 14, "test": 9}
 QUICK = ("--set", "simclr.stride_scale=1", "simclr.negative_samples=5", "--block-size", "4", "--device", "cpu")
@@ -38,7 +38,7 @@ def gradients(pictures: Path) -> Stage:
 
     def run(root: Path, *flags: str) -> int:
         where = ("--dataset", "pictures", "--data-dir", str(pictures), "--root", str(root))
-        return extract_gradients.main([*where, *QUICK, *flags])
+        return COMMANDS["extract-gradients"].main([*where, *QUICK, *flags])
 
     return run
 
@@ -49,7 +49,7 @@ def embeddings(pictures: Path) -> Stage:
 
     def run(root: Path, *flags: str) -> int:
         where = ("--dataset", "pictures", "--data-dir", str(pictures), "--root", str(root))
-        return extract.main([*where, "--block-size", "4", "--device", "cpu", *flags])
+        return COMMANDS["extract"].main([*where, "--block-size", "4", "--device", "cpu", *flags])
 
     return run
 

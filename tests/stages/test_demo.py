@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fungi.commands import COMMANDS
 from fungi.demos import vision as demo
 from tests.stages.conftest import arrays
 
@@ -20,11 +21,11 @@ def test_demo_shows_a_gain_and_a_second_run_keeps_the_features(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--root", str(tmp_path), "--seeds", "7", "--device", "cpu"]
-    assert demo.main(flags) == 0
+    assert COMMANDS["demo"].main(flags) == 0
     first = capfd.readouterr().out
     features = arrays(tmp_path / "seed-7")
     assert len(features) == 10  # two splits of embeddings, labels and three gradients
-    assert demo.main(flags) == 0
+    assert COMMANDS["demo"].main(flags) == 0
     second = capfd.readouterr().out
 
     assert "made before in the same way" not in first

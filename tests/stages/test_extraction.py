@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from fungi.extraction import merge
+from fungi.commands import COMMANDS
 from tests.stages.conftest import ROWS, Stage, arrays, assert_close_files, assert_same_files
 
 ALL = ("--objective", "kl", "dino", "simclr", "--with-embeddings")
@@ -16,12 +16,11 @@ ALL = ("--objective", "kl", "dino", "simclr", "--with-embeddings")
 @pytest.fixture(scope="module")
 def whole(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything, made in one plain run."""
-    from fungi.extraction import extract_gradients
     from tests.stages.conftest import QUICK
 
     root = tmp_path_factory.mktemp("whole")
     where = ("--dataset", "pictures", "--data-dir", str(pictures), "--root", str(root))
-    assert extract_gradients.main([*where, *QUICK, *ALL]) == 0
+    assert COMMANDS["extract-gradients"].main([*where, *QUICK, *ALL]) == 0
     return root
 
 
@@ -109,7 +108,7 @@ def test_a_merge_without_all_blocks_fails_and_says_which(
 ) -> None:
     assert gradients(tmp_path, "--objective", "kl", "--split", "train", "--shard", "1/2", *_only("kl")) == 0
     assert "2 blocks of other shards are missing" in capsys.readouterr().out
-    assert merge.main(["--root", str(tmp_path)]) == 2
+    assert COMMANDS["merge"].main(["--root", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "kl-train.h5 can't be assembled: 2 of 4 blocks are missing: 1 (rows 4-7), 3 (rows 12-13)" in said
     assert not arrays(tmp_path)
@@ -123,7 +122,7 @@ def test_a_merge_assembles_what_a_killed_last_shard_left(whole: Path, gradients:
         patch.setattr(extraction, "assemble", lambda blocks, path: None)
         assert gradients(tmp_path, *ALL) == 0
     assert not arrays(tmp_path)
-    assert merge.main(["--root", str(tmp_path)]) == 0
+    assert COMMANDS["merge"].main(["--root", str(tmp_path)]) == 0
     assert_same_files(tmp_path, whole)
 
 
@@ -142,7 +141,7 @@ def test_a_merge_never_replaces_a_file_that_was_made_in_another_way(
     assert gradients(tmp_path, "--objective", "kl", "--split", "train", *other) == 0
     before = arrays(tmp_path)
     capsys.readouterr()
-    assert merge.main(["--root", str(tmp_path)]) == (0 if len(shards) == 1 else 2)
+    assert COMMANDS["merge"].main(["--root", str(tmp_path)]) == (0 if len(shards) == 1 else 2)
     said = capsys.readouterr().err
     assert "kl-train.h5 was made in another way: objective_settings.temperature 3" in said
     assert ("left its blocks in" if len(shards) == 1 else "Delete the file or the folder") in said

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fungi.cli.main import COMMANDS
 from fungi.cli.main import main as fungi
-from fungi.extraction import extract, extract_gradients, generate_projection_matrix, merge
+from fungi.commands import COMMANDS
 from tests.stages.conftest import Stage
+
+merge = COMMANDS["merge"].main
+extract_gradients = COMMANDS["extract-gradients"].main
+extract = COMMANDS["extract"].main
+projection = COMMANDS["projection"].main
 
 KL = ("--objective", "kl", "--set")
 
@@ -60,7 +64,7 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str) -> Non
 def test_wrong_settings_are_named(
     flags: tuple[str, ...], parts: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = extract_gradients.main(["--root", str(tmp_path), "--device", "cpu", *flags])
+    status = extract_gradients(["--root", str(tmp_path), "--device", "cpu", *flags])
     refused(capsys, status, *parts)
 
 
@@ -69,20 +73,20 @@ def test_weights_that_can_not_be_fetched_name_the_file_to_put_where(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    status = extract.main(["--root", str(tmp_path), "--backbone", "vit-b16"])
+    status = extract(["--root", str(tmp_path), "--backbone", "vit-b16"])
     refused(capsys, status, "vit_b_16", "--checkpoint")
 
 
 def test_missing_data_names_what_to_place_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status = extract.main(["--dataset", "flowers102", "--data-dir", str(tmp_path), "--root", str(tmp_path)])
+    status = extract(["--dataset", "flowers102", "--data-dir", str(tmp_path), "--root", str(tmp_path)])
     refused(capsys, status, "flowers102", str(tmp_path))
 
 
 def test_a_projection_of_the_wrong_width_names_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     matrix = tmp_path / "m.pth"
     flags = ["--projection-dim", "8", "--gradients-dim", "100", "--output-path", str(matrix)]
-    assert generate_projection_matrix.main(flags) == 0
-    status = extract_gradients.main(["--root", str(tmp_path), "--projection-matrix", str(matrix), "--device", "cpu"])
+    assert projection(flags) == 0
+    status = extract_gradients(["--root", str(tmp_path), "--projection-matrix", str(matrix), "--device", "cpu"])
     refused(capsys, status, "9312", "100", "generate_projection_matrix.py --gradients-dim 9312")
 
 
@@ -97,7 +101,7 @@ def test_an_unreadable_image_is_named_and_earlier_blocks_are_kept(
     where = ["--dataset", "mine", "--data-dir", str(tmp_path / "data"), "--root", str(tmp_path), "--device", "cpu"]
     for workers in ("0", "1"):
         flags = [*where, *KL, "--split", "train", "--block-size", "4", "--num-workers", workers]
-        refused(capsys, extract_gradients.main(flags), "7.png")
+        refused(capsys, extract_gradients(flags), "7.png")
     assert len(list((tmp_path / "blocks").rglob("000000.safetensors"))) == 1
 
 
@@ -133,14 +137,14 @@ def test_a_projection_file_that_holds_another_matrix_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--projection-dim", "4", "--gradients-dim", "9", "--output-path", str(tmp_path / "m.pth")]
-    assert generate_projection_matrix.main(flags) == 0
-    assert generate_projection_matrix.main(flags) == 0
+    assert projection(flags) == 0
+    assert projection(flags) == 0
     assert "kept" in capsys.readouterr().out
-    refused(capsys, generate_projection_matrix.main([*flags, "--seed", "1"]), "holds another matrix", "--overwrite")
+    refused(capsys, projection([*flags, "--seed", "1"]), "holds another matrix", "--overwrite")
 
 
 def test_a_merge_with_nothing_to_do_says_nothing(tmp_path: Path) -> None:
-    assert merge.main(["--root", str(tmp_path)]) == 0
+    assert merge(["--root", str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -177,14 +181,14 @@ def test_a_place_that_cannot_be_written_is_said_in_one_line(
 ) -> None:
     (tmp_path / "file").write_text("")
     where = ("--dataset", "pictures", "--data-dir", str(pictures), "--root", str(tmp_path / "file" / "features"))
-    refused(capsys, extract.main(where), "extract.py:", "file", "Not a directory")
+    refused(capsys, extract(where), "extract.py:", "file", "Not a directory")
 
 
 def test_missing_data_is_said_before_the_backbone_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fungi.extraction.surroundings.load_backbone", lambda *_, **__: pytest.fail("loaded"))
-    refused(capsys, extract.main(("--dataset", "textures", "--data-dir", str(tmp_path))), "textures")
+    refused(capsys, extract(("--dataset", "textures", "--data-dir", str(tmp_path))), "textures")
 
 
 @pytest.mark.parametrize("command", ["merge", "status"])
@@ -203,12 +207,12 @@ def test_damaged_work_in_progress_is_named(
     refused(capsys, gradients(tmp_path, *shard), support.name, "Delete it and run the stage again")
     (manifest,) = (tmp_path / "blocks").rglob("manifest.json")
     manifest.write_text("{")
-    refused(capsys, merge.main(["--root", str(tmp_path)]), "manifest.json is damaged", "run the stage again")
+    refused(capsys, merge(["--root", str(tmp_path)]), "manifest.json is damaged", "run the stage again")
 
 
 def test_objectives_without_views_of_a_modality_are_named_before_anything_is_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--dataset", "pydocs", "--backbone", "tiny-bert", "--random-init", "--root", str(tmp_path))
-    refused(capsys, extract_gradients.main(flags), "dino: no views of text there", "Use --objective kl simclr.")
+    refused(capsys, extract_gradients(flags), "dino: no views of text there", "Use --objective kl simclr.")
     assert not (tmp_path / "projections").exists()

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from fungi.commands import COMMANDS
 from fungi.data.base import open_split
 from fungi.errors import FungiError, RefusedJoinError
 from fungi.evaluators.in_context import examples_in_order, proxies, score_answers
 from fungi.extraction.extract_gradients import run as extract
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.in_context.chat_endpoint import ChatEndpoint
-from fungi.in_context.in_context import InContextSettings, main, run
+from fungi.in_context.in_context import InContextSettings, run
 from fungi.in_context.prompts import compose
 
 TEXTS = {"World": "peace talks in Geneva", "Sports": "late goal wins match", "Business": "shares and profits fall"}
@@ -222,7 +223,7 @@ def test_features_of_other_texts_are_refused(settings, tmp_path):
     ],
 )
 def test_settings_that_can_not_be_are_refused_in_one_line(arguments, complaint, capsys):
-    assert main(arguments) == 2
+    assert COMMANDS["in-context"].main(arguments) == 2
     error = capsys.readouterr().err
     assert complaint in error
     assert error.strip().count("\n") == 0

@@ -1,12 +1,10 @@
 """`fungi ablate`: the ablations of the paper, from images to the table."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fungi.ablations.settings import BenchSettings
-from fungi.cli.command import run_command
 from fungi.errors import FungiError
 from fungi.runtime.files import written_whole
 from fungi.settings import as_json, setting
@@ -50,8 +48,3 @@ def run(settings: AblateSettings) -> None:
             temporary.write_text(json.dumps({"settings": as_json(settings), **table.content()}) + "\n")
         where = f"{bench.around.backbone.spec.label} on {bench.around.dataset.name}, {bench.metric}, %"
         print(f"\n{where}: {table.text()}\nwrote {path}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return run_command(AblateSettings, run, program="fungi ablate", description=DESCRIPTION, arguments=arguments)

@@ -1,25 +1,30 @@
-"""`fungi list`: the names that --dataset, --backbone and --objective take."""
+"""`fungi list`: the names of datasets, backbones, objectives and commands."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from fungi.cli.command import run_command
+from fungi.commands import COMMANDS
 from fungi.settings import setting
 
-DESCRIPTION = """Name what there is: `fungi list`, or one of `fungi list --only datasets`, `backbones`, `objectives`."""
+DESCRIPTION = """Name what there is: datasets, backbones, objectives, commands.
+
+  fungi list
+  fungi list datasets                 (short for --only datasets)"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListSettings:
     """What to name."""
 
-    only: Literal["all", "datasets", "backbones", "objectives"] = setting("all", "name these alone")
+    only: Literal["all", "datasets", "backbones", "objectives", "commands"] = setting(
+        "all", "name these alone", first_word=True
+    )
 
 
 def run(settings: ListSettings) -> None:
     """Print the tables."""
-    tables = {"datasets": _datasets, "backbones": _backbones, "objectives": _objectives}
+    tables = {"datasets": _datasets, "backbones": _backbones, "objectives": _objectives, "commands": _commands}
     for title, rows in tables.items():
         if settings.only in ("all", title):
             print(_aligned(list(rows())) + "\n")
@@ -54,16 +59,14 @@ def _objectives() -> Iterator[tuple[str, ...]]:
         yield name, (module.__doc__ or "").splitlines()[0]
 
 
+def _commands() -> Iterator[tuple[str, ...]]:
+    yield ("command", "stage of the grid", "file", "what it does")
+    for command in COMMANDS.values():
+        yield command.name, command.stage or "-", command.file or "-", command.help
+
+
 def _aligned(rows: list[tuple[str, ...]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; `fungi list datasets` is short for `fungi list --only datasets`."""
-    given = None if arguments is None else list(arguments)
-    if given and not given[0].startswith("-"):
-        given = ["--only", *given]
-    return run_command(ListSettings, run, program="fungi list", description=DESCRIPTION, arguments=given)

@@ -1,10 +1,8 @@
 """`fungi demo-audio`: gradients of an audio transformer on synthetic clips, under both profiles."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fungi.cli.command import run_command
 from fungi.demos.profiles import ProfileDemo, known_profiles
 from fungi.settings import setting
 
@@ -38,8 +36,3 @@ def run(settings: DemoAudioSettings) -> None:
         device=settings.device,
     )
     demo.run()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return run_command(DemoAudioSettings, run, program="fungi demo-audio", description=DESCRIPTION, arguments=arguments)

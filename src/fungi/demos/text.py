@@ -1,12 +1,10 @@
 """`fungi demo-text`: gradients of a text encoder on real texts that come with Python, under both profiles."""
 
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fungi.backbones.families.minilm import PACKAGE
-from fungi.cli.command import run_command
 from fungi.demos.profiles import ProfileDemo, known_profiles
 from fungi.settings import setting
 
@@ -46,8 +44,3 @@ def run(settings: DemoTextSettings) -> None:
         device=settings.device,
     )
     demo.run()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return run_command(DemoTextSettings, run, program="fungi demo-text", description=DESCRIPTION, arguments=arguments)

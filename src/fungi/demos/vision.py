@@ -9,7 +9,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from fungi.cli.command import run_command
 from fungi.errors import FungiError
 from fungi.settings import SEEDS, setting
 
@@ -132,8 +131,8 @@ def _other_evaluations(settings: DemoSettings) -> None:
 
 
 def _report(settings: DemoSettings) -> Path:
-    from fungi.cli.report import ReportSettings
-    from fungi.cli.report import run as write
+    from fungi.report.write_report import ReportSettings
+    from fungi.report.write_report import run as write
 
     return write(ReportSettings(results=(settings.root,), output=settings.root / "report"))[0]
 
@@ -179,8 +178,3 @@ def _nearest(settings: DemoSettings, features: Sequence[str]) -> Any:
             blocks.append(block / np.linalg.norm(block, axis=1, keepdims=True))
         joined[split] = np.concatenate(blocks, axis=1)  # [n f]
     return np.argsort(-joined["test"] @ joined["train"].T, axis=1)[:, :20]  # unit blocks: most similar is nearest
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return run_command(DemoSettings, run, program="fungi demo", description=DESCRIPTION, arguments=arguments)

@@ -1,8 +1,5 @@
 """`extract.py`: write the embeddings of a dataset."""
 
-from collections.abc import Sequence
-
-from fungi.cli.command import run_command
 from fungi.extraction.stage import StageSettings
 
 DESCRIPTION = """Write <root>/embeddings/<dataset>/<backbone>/<split>.h5 with `embeddings` [n d] and `targets` [n].
@@ -21,8 +18,3 @@ def run(settings: StageSettings) -> None:
     feature = embedding_feature(around, dtype)
     for split in around.splits:
         extract_split(around, split, [feature])
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return run_command(StageSettings, run, program="extract.py", description=DESCRIPTION, arguments=arguments)

@@ -1,8 +1,5 @@
 """`extract_gradients.py`: write the projected per-sample gradients of one or more objectives."""
 
-from collections.abc import Sequence
-
-from fungi.cli.command import run_command
 from fungi.extraction.gradient_settings import GradientSettings
 
 DESCRIPTION = """Write <root>/gradients/<dataset>/<backbone>/<objective>-<split>.h5 with one array [n p] per layer.
@@ -21,10 +18,3 @@ def run(settings: GradientSettings) -> None:
     features = gradient_features(settings, around)
     for split in around.splits:
         extract_split(around, split, features)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return run_command(
-        GradientSettings, run, program="extract_gradients.py", description=DESCRIPTION, arguments=arguments
-    )

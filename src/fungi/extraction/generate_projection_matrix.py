@@ -1,11 +1,9 @@
 """`generate_projection_matrix.py`: write a random projection matrix."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fungi.cli.command import run_command
 from fungi.errors import FungiError
 from fungi.settings import SEEDS, required, setting
 
@@ -39,6 +37,10 @@ class ProjectionSettings:
                 " Choose a smaller --projection-dim, or a layer with a smaller gradient."
             )
 
+    def outputs(self) -> list[Path]:
+        """The matrix file."""
+        return [self.output_path]
+
 
 def run(settings: ProjectionSettings) -> None:
     """Draw the matrix and write it; an equal one that is there already is kept."""
@@ -57,10 +59,3 @@ def run(settings: ProjectionSettings) -> None:
         return
     save_projection(matrix, path)
     print(f"wrote {path}: {matrix.kind} {matrix.projection_dim} x {matrix.gradient_dim}, hash {matrix.hash[:12]}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return run_command(
-        ProjectionSettings, run, program="generate_projection_matrix.py", description=DESCRIPTION, arguments=arguments
-    )

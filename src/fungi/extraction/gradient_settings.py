@@ -10,6 +10,7 @@ from fungi.extraction.generate_projection_matrix import LARGEST_PROJECTION
 from fungi.extraction.stage import StageSettings
 from fungi.objectives import OBJECTIVES
 from fungi.settings import setting
+from fungi.store.layout import EMBEDDINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,11 @@ class GradientSettings(StageSettings):
                 raise FungiError(
                     f"--set names objective {name!r}, which is not extracted ({', '.join(self.objective)})."
                 )
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features that are made."""
+        return ((EMBEDDINGS,) if self.with_embeddings else ()) + self.objective
 
     def usual_matrix(self, projection_dim: int, shape: tuple[int, int]) -> tuple[int, Path]:
         """Size p and file of the matrix for a gradient of this shape where none is given.

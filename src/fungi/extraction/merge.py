@@ -1,11 +1,9 @@
 """`fungi merge`: assemble the blocks of all shards into feature files."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fungi.cli.command import run_command
 from fungi.errors import FungiError
 from fungi.settings import setting
 
@@ -25,6 +23,10 @@ class MergeSettings:
 
     root: Path = setting(Path("features"), "folder of all feature files")
     expect: tuple[str, ...] = setting((), "feature files below the root that have to be there in the end")
+
+    def outputs(self) -> list[Path]:
+        """The expected files."""
+        return [self.root / file for file in self.expect]
 
 
 def run(settings: MergeSettings) -> None:
@@ -70,8 +72,3 @@ def _belongs_to_another_run(blocks: "BlockFolder", path: Path) -> bool:
         logger.warning(f"left alone: {what} An unfinished run left its blocks in {blocks.folder}.")
         return True
     return False
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return run_command(MergeSettings, run, program="fungi merge", description=DESCRIPTION, arguments=arguments)

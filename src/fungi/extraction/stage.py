@@ -7,7 +7,7 @@ from typing import Literal
 
 from fungi.errors import FungiError
 from fungi.settings import SEEDS, setting
-from fungi.store.layout import Layout
+from fungi.store.layout import EMBEDDINGS, Layout
 from fungi.store.shard import Shard
 
 WORKERS_PER_CORE = 8
@@ -55,6 +55,18 @@ class StageSettings:
                 f"--num-workers {self.num_workers} is more than this machine can bear: at most {most}"
                 f" ({WORKERS_PER_CORE} per core)."
             )
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features that are made."""
+        return (EMBEDDINGS,)
+
+    def outputs(self) -> list[Path]:
+        """The feature files of the splits that are named."""
+        dataset, backbone = (text.partition("=")[0] for text in (self.dataset, self.backbone))
+        return [
+            self.layout.features(feature, dataset, backbone, split) for split in self.split for feature in self.features
+        ]
 
     @property
     def layout(self) -> Layout:

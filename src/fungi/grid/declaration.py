@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fungi.backbones.base import BACKBONES, BackboneSpec
+from fungi.commands import grid_command
 from fungi.data.base import DATASETS, DatasetSpec, resolve_dataset
 from fungi.errors import FungiError, unknown_name
 from fungi.grid.throughput import GPU_SPEED
@@ -26,7 +27,6 @@ from fungi.grid.throughput import GPU_SPEED
 GRID_FILE = "FUNGI_GRID"
 _FLAGS_PREFIX = "FUNGI_FLAGS_"
 _LISTS = ("backbones", "datasets", "splits", "jobs")
-COMMANDS_OF_JOBS = ("projection", "extract", "extract-gradients", "merge", "knn", "linear", "retrieval", "report")
 _OTHER_VARIABLES = ("ARCHIVES", "GRID", "MAX_RESTARTS", "PARTIAL", "FIRST", "PROJECT", "PYTHON")
 """What else the job files and the submitter understand (docs/cluster.md)."""
 
@@ -59,8 +59,7 @@ class Grid:
         if self.gpu not in GPU_SPEED:
             raise unknown_name("gpu", self.gpu, GPU_SPEED)
         for name in self.flags:
-            if name not in COMMANDS_OF_JOBS:
-                raise unknown_name("command in the flags of the grid", name, COMMANDS_OF_JOBS)
+            grid_command(name)
             self.flags_of(name)
         for name in self.backbones:
             BACKBONES[name]

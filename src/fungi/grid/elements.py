@@ -2,26 +2,15 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from fungi.commands import COMMANDS, Stage
 from fungi.data.base import DatasetSpec
 from fungi.errors import FungiError
-from fungi.grid.declaration import Grid, is_landmarks
+from fungi.grid.declaration import Grid
 from fungi.grid.throughput import shards_for
+from fungi.settings import flag_of
 from fungi.store.shard import Shard
-
-STAGES = ("projection", "extraction", "merge", "evaluation", "report")
-STAGE_OF = {
-    "projection": "projection",
-    "extract": "extraction",
-    "extract-gradients": "extraction",
-    "merge": "merge",
-    "knn": "evaluation",
-    "linear": "evaluation",
-    "retrieval": "evaluation",
-    "report": "report",
-}
-"""Commands that jobs run over the grid, and when."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +27,11 @@ class Work:
     features: tuple[str, ...] = ()
 
     @property
-    def stage(self) -> str:
-        """Which of STAGES it belongs to."""
-        return STAGE_OF[self.command]
+    def stage(self) -> Stage:
+        """When it runs."""
+        stage = COMMANDS[self.command].stage
+        assert stage is not None
+        return stage
 
     @property
     def flags(self) -> list[str]:
@@ -89,7 +80,7 @@ def elements(grid: Grid, work: Work) -> list[Element]:
         return [
             Element(backbone.name, text)
             for backbone, text, dataset in pairs
-            if is_landmarks(dataset) == (work.command == "retrieval")
+            if dataset.metric in COMMANDS[work.command].metrics
         ]
     return [
         Element(backbone.name, text, split, Shard(index + 1, count))
@@ -101,17 +92,20 @@ def elements(grid: Grid, work: Work) -> list[Element]:
 
 
 def arguments(element: Element, work: Work, grid: Grid) -> list[str]:
-    """The flags that tell a command its element; `projection` has others (`fungi.grid.work`)."""
-    if work.command == "report":
+    """The flags that tell a command its element, as far as it has them; `projection` has others (`fungi.grid.work`)."""
+    if work.stage == "report":
         return ["--results", str(grid.root), "--output", str(grid.root / "report")]
-    given = ["--root", str(grid.root)]
-    if element.dataset:
-        given += ["--dataset", element.dataset, "--backbone", element.backbone]
-    if element.shard:
-        given += ["--split", element.split, "--shard", f"{element.shard.index}/{element.shard.count}"]
-    if work.stage == "extraction" or work.command == "retrieval":
-        given += ["--data-dir", str(grid.data_dir)]
-    return given
+    shard = f"{element.shard.index}/{element.shard.count}" if element.shard else ""
+    values = {
+        "root": str(grid.root),
+        "dataset": element.dataset,
+        "backbone": element.backbone,
+        "split": element.split,
+        "shard": shard,
+        "data_dir": str(grid.data_dir),
+    }
+    flags = {field.name: flag_of(field) for field in fields(COMMANDS[work.command].settings_type)}
+    return [word for name, value in values.items() if value and name in flags for word in (flags[name], value)]
 
 
 def _splits(grid: Grid, dataset: DatasetSpec) -> Sequence[str]:

@@ -1,13 +1,12 @@
 """`fungi prefetch`: on a node with a network, fetch what the jobs of the grid need, and verify it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from fungi.backbones.base import BACKBONES, BackboneSpec
 from fungi.backbones.loading import load_backbone
-from fungi.cli.command import run_command
 from fungi.data.base import DatasetSpec, resolve_dataset
 from fungi.data.verify import verify_dataset
 from fungi.errors import FungiError
@@ -83,8 +82,3 @@ def fetch_dataset(spec: DatasetSpec, data_dir: Path) -> Iterator[str]:
                 f"the data to {data_dir}."
             ) from None
     yield from verify_dataset(spec, data_dir)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return run_command(PrefetchSettings, run, program="fungi prefetch", description=DESCRIPTION, arguments=arguments)

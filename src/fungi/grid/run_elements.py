@@ -1,6 +1,5 @@
 """`fungi run-elements COMMAND FLAGS...`: what a job script calls. Runs a command for its part of the grid."""
 
-import importlib
 import os
 import signal
 import sys
@@ -8,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from textwrap import shorten
 from types import FrameType
 
-from fungi.cli.main import COMMANDS
+from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.grid.array import chosen_indices
 from fungi.grid.declaration import declared_grid
@@ -69,7 +68,7 @@ def _attempt(element: Element, work: Work, line: Sequence[str], records: Records
     records.write(element, attempt)
     status = 1
     try:
-        status = importlib.import_module(COMMANDS[work.command][0]).main(line)
+        status = COMMANDS[work.command].main(line)
     except KeyboardInterrupt:
         status = INTERRUPTED_STATUS
     finally:

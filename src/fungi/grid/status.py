@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fungi.cli.command import run_command
-from fungi.grid.elements import STAGES
+from fungi.commands import STAGES
 from fungi.grid.job_files import project_folder
 from fungi.grid.progress import DONE, FAILED, LEFT, Progress, counts
 from fungi.grid.settings import GridSettings, store_grid
@@ -62,8 +61,3 @@ def _print_job(name: str, found: Sequence[Progress], verbose: bool) -> None:
         if verbose or progress.state == FAILED or (progress.state != DONE and progress.detail):
             detail = f": {progress.detail}" if progress.detail else ""
             print(f"  {progress.index:>5}  {progress.state:<8} {progress.element}{detail}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return run_command(StatusSettings, run, program="fungi status", description=DESCRIPTION, arguments=arguments)

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fungi.commands import STAGES
 from fungi.grid.array import FIRST, PARTIAL, array_text, chunks
 from fungi.grid.declaration import GRID_FILE, Grid
-from fungi.grid.elements import STAGES, Work, elements
+from fungi.grid.elements import Work, elements
 from fungi.grid.job_files import JobFile
 from fungi.grid.progress import comment_of
 

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fungi.cli.command import run_command
+from fungi.commands import STAGES
 from fungi.errors import FungiError, unknown_name
 from fungi.grid.declaration import Grid
-from fungi.grid.elements import STAGES
 from fungi.grid.freezing import freeze
 from fungi.grid.job_files import project_folder
 from fungi.grid.progress import LEFT
@@ -145,8 +144,3 @@ def _place(settings: SubmitSettings, project: Path, grid_file: Path) -> Place:
     except ValueError as error:
         raise FungiError(f"--sbatch {settings.sbatch!r} can't be split: {error}.") from None
     return Place(project, grid_file, default_python(os.environ), options, settings.limit)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return run_command(SubmitSettings, run, program="fungi submit", description=DESCRIPTION, arguments=arguments)

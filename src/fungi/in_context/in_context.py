@@ -4,9 +4,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from fungi.cli.command import run_command
 from fungi.combine.names import Combination, in_order, name_of
 from fungi.combine.pca import Reducer, reduced
 from fungi.data.base import DatasetSpec, Samples, resolve_dataset
@@ -34,6 +33,8 @@ are read from (and written to) <features>.answers.jsonl beside it. An interrupte
 @dataclass(frozen=True, kw_only=True)
 class InContextSettings(FeatureSettings):
     """Flags of `fungi in-context`."""
+
+    task: ClassVar[str] = "in-context"
 
     dataset: str = setting("banking-77", "text dataset")
     backbone: str = setting("bert-base-uncased", "text backbone whose features retrieve")
@@ -131,7 +132,7 @@ def run(settings: InContextSettings) -> dict[str, Any]:
     retrieval = Retrieval(settings)
     label = {"root": str(settings.root[0]), "few_shot_seed": None}
     run_entry = Run(label=label, features=provenance(retrieval.splits))
-    result = open_result(settings, "in-context", [run_entry])
+    result = open_result(settings, settings.task_name, [run_entry])
     for combination in retrieval.combinations:
         _evaluate(settings, retrieval, endpoint, combination, result)
     print(f"wrote {result.path}")
@@ -172,18 +173,11 @@ def _endpoint(settings: InContextSettings) -> ChatEndpoint | None:
     return ChatEndpoint(settings.endpoint, settings.model, os.environ.get(settings.key_variable, ""))
 
 
-def run_and_print(settings: InContextSettings) -> None:
-    """What the command does: the work, then a line per combination."""
-    for name, scores in run(settings)["results"].items():
+def show(settings: InContextSettings, content: dict[str, Any]) -> None:
+    """Print a line per combination."""
+    for name, scores in content["results"].items():
         print(f"{name}: " + ", ".join(_shown(key, value) for key, value in scores.items()))
 
 
 def _shown(key: str, value: float | int) -> str:
     return f"{key} {value}" if isinstance(value, int) else f"{key} {100 * value:.1f} %"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    return run_command(
-        InContextSettings, run_and_print, program="fungi in-context", description=DESCRIPTION, arguments=arguments
-    )

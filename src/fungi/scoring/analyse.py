@@ -4,14 +4,12 @@ Each leaves result files, which `scripts/report.py` draws. Per-class differences
 takes them from the predictions of kNN.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 
-from fungi.cli.command import run_command
 from fungi.combine.names import Combination, in_order
 from fungi.combine.pca import Reducer
 from fungi.errors import FungiError
@@ -53,7 +51,7 @@ class AnalyseSettings(KnnSettings):
 
     def knn(self, **changes: Any) -> KnnSettings:
         """The settings of one kNN run."""
-        shared = {name: getattr(self, name) for name in KnnSettings.__dataclass_fields__}
+        shared = {field.name: getattr(self, field.name) for field in fields(KnnSettings)}
         return KnnSettings(**shared | changes)
 
 
@@ -139,8 +137,3 @@ def run(settings: AnalyseSettings) -> None:
 def _print_cka(content: dict[str, Any]) -> None:
     for name, scores in content["results"].items():
         print(f"CKA {name.replace('+', ' - ')}: {scores['cka']:.3f}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of `fungi analyse`."""
-    return run_command(AnalyseSettings, run, program="fungi analyse", description=DESCRIPTION, arguments=arguments)

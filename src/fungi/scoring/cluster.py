@@ -1,10 +1,8 @@
 """k-means over combinations of features, clusters matched with classes (spec vision 9.7)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from fungi.cli.command import run_command
 from fungi.combine.names import Combination, all_combinations, nested_chain
 from fungi.combine.pca import Reducer, reduced
 from fungi.evaluators.clustering import cluster
@@ -24,6 +22,8 @@ DESCRIPTION = """k-means with as many clusters as classes, matched with the clas
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings(FeatureSettings):
     """Flags of `fungi cluster`. The scored split is clustered, and PCA is fitted on the same rows."""
+
+    task: ClassVar[str] = "clustering"
 
     all_combinations: bool = setting(False, "every combination, in place of the nested ones")
     restarts: int = setting(10, "random starts of k-means, of which the best is kept", within=(1, 10_000))
@@ -70,7 +70,7 @@ def run(settings: ClusterSettings) -> dict[str, Any]:
     """Evaluate what is missing; the content of the result file."""
     result = evaluate(
         settings,
-        "clustering",
+        settings.task_name,
         splits=lambda _: ("test",),
         combinations=all_combinations if settings.all_combinations else nested_chain,
         prepare=lambda task: ClusterScorer(settings, task),
@@ -78,13 +78,6 @@ def run(settings: ClusterSettings) -> dict[str, Any]:
     return result.content()
 
 
-def run_and_print(settings: ClusterSettings) -> None:
-    """What the command does: cluster, then the table."""
-    print_gain_table({"matched clusters": run(settings)})
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of `fungi cluster`."""
-    return run_command(
-        ClusterSettings, run_and_print, program="fungi cluster", description=DESCRIPTION, arguments=arguments
-    )
+def show(settings: ClusterSettings, content: dict[str, Any]) -> None:
+    """Print the table."""
+    print_gain_table({"matched clusters": content})

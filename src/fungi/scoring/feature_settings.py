@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from fungi.combine.few_shot import few_shot_rows, stratified_rows
 from fungi.combine.protocol import DEFAULT_PCA_DIM, usual_pca_dim
@@ -24,7 +24,12 @@ _INCIDENTAL = {"root", "device", "block_rows", "memory_gb", "output", "backend",
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings:
-    """Flags of every evaluation."""
+    """Flags of every evaluation.
+
+    task: its name in result files.
+    """
+
+    task: ClassVar[str] = ""
 
     dataset: str = setting("digits", "dataset whose features to evaluate")
     backbone: str = setting("digits-vit", "backbone whose features to evaluate")
@@ -91,6 +96,15 @@ class FeatureSettings:
             return self.pca_dim
         return DEFAULT_PCA_DIM if self.takes_files else usual_pca_dim(self.dataset_name, self.backbone)
 
+    @property
+    def task_name(self) -> str:
+        """The task, with what makes several of it: `knn`, `knn-5shot`."""
+        return self.task
+
+    def outputs(self) -> list[Path]:
+        """The result file."""
+        return [result_path(self, self.task_name)]
+
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the numbers, as JSON, with defaults filled in."""
         values = {name: value for name, value in as_json(self).items() if name not in _INCIDENTAL}
@@ -137,9 +151,10 @@ class FewShotSettings(FeatureSettings):
         choose = few_shot_rows if self.few_shot_sampling == "balanced" else stratified_rows
         return choose(targets, self.shots, draw)
 
-    def task_name(self, task: str) -> str:
+    @property
+    def task_name(self) -> str:
         """The task with its shots: `knn`, `knn-5shot`."""
-        return task if self.shots is None else f"{task}-{self.shots}shot"
+        return self.task if self.shots is None else f"{self.task}-{self.shots}shot"
 
 
 def open_result(settings: FeatureSettings, task: str, runs: list[Run]) -> ResultFile:

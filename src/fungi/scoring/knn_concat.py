@@ -1,10 +1,9 @@
 """kNN classification over every combination of features (spec vision 9.2)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from fungi.cli.command import run_command
 from fungi.combine.names import Combination, all_combinations, in_order, nested_chain
 from fungi.combine.pca import Reducer, reduced, repeatable_blocks
 from fungi.errors import FungiError
@@ -35,6 +34,8 @@ DESCRIPTION = """kNN classification over every combination of features, from fil
 @dataclass(frozen=True, kw_only=True)
 class KnnSettings(FewShotSettings):
     """Flags of `knn_concat.py`."""
+
+    task: ClassVar[str] = "knn"
 
     combinations: Literal["all", "nested", "single"] = setting(
         "all", "all subsets of the features; the first, the first two, ...; or each feature alone"
@@ -96,7 +97,7 @@ def run(settings: KnnSettings) -> dict[str, Any]:
     """Evaluate what is missing; the content of the result file."""
     result = evaluate(
         settings,
-        settings.task_name("knn"),
+        settings.task_name,
         splits=lambda _: ("train", "test"),
         combinations=_COMBINATIONS[settings.combinations],
         prepare=lambda task: KnnScorer(settings, task),
@@ -105,14 +106,7 @@ def run(settings: KnnSettings) -> dict[str, Any]:
     return result.content()
 
 
-def run_and_print(settings: KnnSettings) -> None:
-    """What the command does: evaluate, then the table."""
+def show(settings: KnnSettings, content: dict[str, Any]) -> None:
+    """Print the table."""
     title = "all train rows" if settings.shots is None else f"{settings.shots}-shot"
-    print_gain_table({title: run(settings)}, primary_metric(settings))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of `knn_concat.py` and `fungi knn`."""
-    return run_command(
-        KnnSettings, run_and_print, program="knn_concat.py", description=DESCRIPTION, arguments=arguments
-    )
+    print_gain_table({title: content}, primary_metric(settings))

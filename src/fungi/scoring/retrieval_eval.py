@@ -4,13 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from fungi.cli.command import run_command
 from fungi.combine.names import Combination, all_combinations
 from fungi.combine.pca import Reducer, Reduction, reduced, reduced_blocks
 from fungi.data.base import resolve_dataset
@@ -37,6 +36,8 @@ OLD_QUERY_SPLIT = "query"
 @dataclass(frozen=True, kw_only=True)
 class RetrievalSettings(FeatureSettings):
     """Flags of `retrieval_eval.py`. The train split is the database, the test split the queries."""
+
+    task: ClassVar[str] = "retrieval"
 
     dataset: str = setting("oxford-landmarks", "landmarks to search in", aliases=("--dataset-name",))
     test_split: str = setting(
@@ -161,7 +162,7 @@ def run(settings: RetrievalSettings) -> dict[str, Any]:
     settings = _with_old_query_files(settings)
     result = evaluate(
         settings,
-        "retrieval",
+        settings.task_name,
         splits=lambda _: ("train", "test"),
         combinations=all_combinations,
         prepare=lambda task: RetrievalScorer(settings, task),
@@ -179,15 +180,7 @@ def _with_old_query_files(settings: RetrievalSettings) -> RetrievalSettings:
     return settings
 
 
-def run_and_print(settings: RetrievalSettings) -> None:
-    """What the command does: evaluate, then a table for each protocol of the paper."""
-    content = run(settings)
+def show(settings: RetrievalSettings, content: dict[str, Any]) -> None:
+    """Print a table for each protocol of the paper."""
     for metric in ("mAP-M", "mAP-H"):
         print_gain_table({settings.dataset_name: content}, metric)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of `retrieval_eval.py` and `fungi retrieval`."""
-    return run_command(
-        RetrievalSettings, run_and_print, program="retrieval_eval.py", description=DESCRIPTION, arguments=arguments
-    )

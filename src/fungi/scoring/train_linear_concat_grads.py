@@ -1,15 +1,13 @@
 """Linear probing: logistic regression over nested combinations of features (spec vision 9.5)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Integer
 
-from fungi.cli.command import run_command
 from fungi.combine.names import Combination, all_combinations, nested_chain
 from fungi.combine.pca import Reducer, reduced
 from fungi.data.base import DATASETS
@@ -59,6 +57,8 @@ MUCH_MEMORY = 8 << 30
 @dataclass(frozen=True, kw_only=True)
 class LinearSettings(FewShotSettings):
     """Flags of `train_linear_concat_grads.py`."""
+
+    task: ClassVar[str] = "linear"
 
     all_combinations: bool = setting(False, "every combination, in place of the nested ones")
     valid_split: str = setting("valid", "split to choose lambda on; a fifth of the train split where it is not there")
@@ -248,7 +248,7 @@ def run(settings: LinearSettings) -> dict[str, Any]:
     """Evaluate what is missing; the content of the result file."""
     result = evaluate(
         settings,
-        settings.task_name("linear"),
+        settings.task_name,
         splits=settings.splits,
         combinations=all_combinations if settings.all_combinations else nested_chain,
         prepare=lambda task: LinearScorer(settings, task),
@@ -257,18 +257,7 @@ def run(settings: LinearSettings) -> dict[str, Any]:
     return result.content()
 
 
-def run_and_print(settings: LinearSettings) -> None:
-    """What the command does: evaluate, then the table."""
+def show(settings: LinearSettings, content: dict[str, Any]) -> None:
+    """Print the table."""
     title = "all train rows" if settings.shots is None else f"{settings.shots}-shot"
-    print_gain_table({title: run(settings)}, primary_metric(settings))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of `train_linear_concat_grads.py` and `fungi linear`."""
-    return run_command(
-        LinearSettings,
-        run_and_print,
-        program="train_linear_concat_grads.py",
-        description=DESCRIPTION,
-        arguments=arguments,
-    )
+    print_gain_table({title: content}, primary_metric(settings))

@@ -1,11 +1,9 @@
 """Result files -> tables beside the published numbers, and plots."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fungi.cli.command import run_command
 from fungi.errors import FungiError
 from fungi.report.cells import cells_of, distinct, read_results
 from fungi.report.gallery import draw_all
@@ -63,12 +61,7 @@ def _embedded(figures: list[Path], output: Path) -> str:
     return "\n".join(["# Figures", "", *lines, ""])
 
 
-def run_and_print(settings: ReportSettings) -> None:
-    """What the command does: write, and say what was written."""
-    for path in run(settings):
+def show(settings: ReportSettings, written: list[Path]) -> None:
+    """Say what was written."""
+    for path in written:
         print(f"wrote {path}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of `scripts/report.py` and `fungi report`."""
-    return run_command(ReportSettings, run_and_print, program="report.py", description=DESCRIPTION, arguments=arguments)

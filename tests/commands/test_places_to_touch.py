@@ -1,0 +1,125 @@
+"""A new evaluator that the grid can run, and a new command, are one file and their row."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fungi.cli.main import main as fungi
+from fungi.commands import COMMANDS, Command
+from fungi.grid.declaration import Grid
+from fungi.grid.elements import elements
+from fungi.grid.work import command_line, work_of
+from tests.evaluation.feature_folder import make_folder
+
+EVALUATOR = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fungi.combine.names import nested_chain
+from fungi.scoring.evaluation_loop import evaluate
+from fungi.scoring.feature_settings import FeatureSettings
+from fungi.settings import setting
+
+DESCRIPTION = """How often the most frequent label is right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MajoritySettings(FeatureSettings):
+    task: ClassVar[str] = "majority"
+    bonus: float = setting(0.0, "added to every score")
+
+
+class MajorityScorer:
+    def __init__(self, settings, task):
+        self.settings, self.test_targets = settings, task.splits["test"].targets()
+        self.guess = np.bincount(task.splits["train"].targets()).argmax()
+
+    def score(self, combination):
+        return {"accuracy": float((self.test_targets == self.guess).mean()) + self.settings.bonus}
+
+    def warnings(self):
+        return []
+
+
+def run(settings: MajoritySettings):
+    return evaluate(
+        settings,
+        settings.task_name,
+        splits=lambda root: ("train", "test"),
+        combinations=nested_chain,
+        prepare=lambda task: MajorityScorer(settings, task),
+    ).content()
+
+
+def show(settings: MajoritySettings, content) -> None:
+    print("majority:", content["results"]["embeddings"]["accuracy"])
+'''
+COMMAND = """
+from dataclasses import dataclass
+
+from fungi.errors import FungiError
+from fungi.settings import setting
+
+DESCRIPTION = "Say hello."
+
+
+@dataclass(frozen=True, kw_only=True)
+class HelloSettings:
+    name: str = setting("world", "who is greeted")
+
+
+def run(settings: HelloSettings) -> None:
+    if not settings.name:
+        raise FungiError("nobody is there. Name somebody with --name.")
+    print(f"hello {settings.name}")
+"""
+
+
+@pytest.fixture
+def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Add a file and its row: all that a new thing takes."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def add(row: Command, text: str) -> None:
+        (tmp_path / f"{row.module}.py").write_text(text)
+        monkeypatch.setitem(COMMANDS, row.name, row)
+
+    return add
+
+
+def test_a_new_command_is_one_file_and_its_row(add, capsys: pytest.CaptureFixture[str]) -> None:
+    add(Command("hello", "toy_hello", "say hello"), COMMAND)
+    assert fungi(["hello", "--name", "you"]) == 0
+    assert capsys.readouterr().out == "hello you\n"
+    assert fungi(["hello", "--name", ""]) == 2
+    assert capsys.readouterr().err == "fungi hello: nobody is there. Name somebody with --name.\n"
+    with pytest.raises(SystemExit):
+        fungi(["hello", "--help"])
+    assert "who is greeted (default: world)" in capsys.readouterr().out
+    fungi(["list", "commands"])
+    fungi([])
+    assert capsys.readouterr().out.count("say hello") == 2
+
+
+def test_a_new_evaluator_is_one_file_and_its_row_for_the_grid_too(
+    add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(Command("majority", "toy_majority", "the most frequent label", stage="evaluation"), EVALUATOR)
+    root = tmp_path / "features"
+    make_folder(root, rows={"train": 9, "test": 8}, classes=4)
+
+    grid = Grid(root=root, datasets=("digits", "oxford-landmarks"), flags={"majority": "--bonus 1.0"})
+    work = work_of(["majority"], grid)
+    (element,) = elements(grid, work)  # of landmarks there are no labels
+    line = command_line(element, work, grid)
+    assert line[:2] == ["--bonus", "1.0"]
+    (result,) = COMMANDS["majority"].parse(line).outputs()
+
+    monkeypatch.setenv("FUNGI_ROOT", str(root))
+    monkeypatch.setenv("FUNGI_FLAGS_MAJORITY", "--bonus 1.0")
+    assert fungi(["run-elements", "majority"]) == 0
+    assert json.loads(result.read_text())["results"]["embeddings"]["accuracy"] == 1.25
+    assert "majority: 1.25" in capsys.readouterr().out
