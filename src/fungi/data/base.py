@@ -8,11 +8,13 @@ served the same way: an image is an RGB `PIL.Image`, a text a `str` (or a tuple 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from fungi.data.content import digest_of_item, digests
 from fungi.errors import FungiError
 from fungi.registry import Registry
 from fungi.runtime.log import logger
@@ -21,7 +23,8 @@ Metric = Literal["accuracy", "mean-per-class-accuracy", "map"]
 Modality = Literal["vision", "text", "audio"]
 Loader = Callable[[int], Any]
 """Row -> raw item. An object that pickles (a small dataclass with `__call__`), so that any kind of worker can hold it;
-it opens files when called, so that no handle is shared between processes."""
+it opens files when called, so that no handle is shared between processes. Where it can tell the content of a row
+without loading it, it has a method `content(row) -> bytes` (`fungi.data.content`)."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class Rows:
     def __call__(self, row: int) -> Any:
         """The item of a chosen row."""
         return self.load(int(self.rows[row]))
+
+    def content(self, row: int) -> bytes:
+        """What is in a chosen row."""
+        content: Callable[[int], bytes] | None = getattr(self.load, "content", None)
+        chosen = int(self.rows[row])
+        return content(chosen) if content else digest_of_item(self.load(chosen))
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,20 @@ class Samples:
         return self.load(row), int(self.targets[row])
 
     def fingerprint(self) -> str:
-        """SHA-256 over the ordered sample ids and labels: equal if and only if the rows are the same rows."""
+        """SHA-256 over the ordered sample ids, the labels and the content: equal if and only if the rows are the same.
+
+        Content is read as `fungi.data.content` says: not all of every large file. Found once, then kept.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name in self.ids:
             digest.update(name.encode() + b"\0")
         digest.update(np.ascontiguousarray(self.targets, dtype="<u4").tobytes())
+        for content in digests(self.load, len(self)):
+            digest.update(content)
         return digest.hexdigest()
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Samples":

@@ -8,7 +8,7 @@ from typing import Any
 
 from fungi.errors import FungiError
 from fungi.runtime.files import written_whole
-from fungi.store.birth import Birth, read_birth, read_layer_birth, write_birth, write_layer_birth
+from fungi.store.birth import SCHEMA_VERSION, Birth, read_birth, read_layer_birth, write_birth, write_layer_birth
 from fungi.store.blocks import MANIFEST, BlockFolder, Manifest
 from fungi.store.hdf5 import open_hdf5
 
@@ -30,6 +30,12 @@ def state_of(path: Path, manifest: Manifest) -> State:
     birth, layers = _births(path)
     if birth is None:
         raise FungiError(f"{path} was not written by this program; move it away, or choose another --root.")
+    if birth.schema_version < SCHEMA_VERSION:
+        raise FungiError(
+            f"{path} was made by an older version of this program (files of version {birth.schema_version}, which did"
+            " not look at the content of the samples): it can't be told whether it is of the same data. Choose another"
+            " --root, or give --overwrite."
+        )
     wanted = {name: asdict(layer) for name, layer in manifest.layers.items()}
     if birth.identity() == manifest.birth.identity() and layers == wanted:
         return State.DONE

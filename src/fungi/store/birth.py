@@ -6,7 +6,9 @@ from typing import Any
 
 import h5py
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: the dataset's fingerprint told the names and labels of the samples, not their content."""
+
 WITNESSES = ("weights_source", "settings", "versions", "commit", "complete")
 """Fields that tell how a file came about without deciding what is in it."""
 

@@ -57,7 +57,16 @@ _SAME_GRADIENT = (
 SIDE_BY_SIDE = (
     *_SAME_MODEL,
     Fact("split", _from_birth("split")),
-    Fact("dataset fingerprint", _from_birth("dataset_fingerprint"), "The rows are not the same samples in one order."),
+    Fact(
+        "file version",
+        _from_birth("schema_version"),
+        "Version 1 did not look at the content of the samples. Extract the older one again with --overwrite.",
+    ),
+    Fact(
+        "dataset fingerprint",
+        _from_birth("dataset_fingerprint"),
+        "The rows are not the same samples in one order, or their content was changed in between.",
+    ),
     Fact("row count", lambda array: array.rows, "They have to hold the same samples in the same order."),
     *_SAME_GRADIENT,
 )

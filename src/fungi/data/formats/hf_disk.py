@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fungi.data.base import Samples
+from fungi.data.content import digest_of_bytes, digest_of_file, digest_of_item
 from fungi.data.formats.image_files import decode
 from fungi.data.names import PackedNames
 from fungi.errors import FungiError, MissingFilesError
@@ -51,6 +52,13 @@ class SavedItems:
             return value
         source = value["bytes"] if value["bytes"] is not None else Path(value["path"])
         return decode(source, self.ids[row], place=f"row {row} of {self.folder}")
+
+    def content(self, row: int) -> bytes:
+        """What is in a row, undecoded."""
+        value = _items(self.folder, self.columns, os.getpid())[row][self.columns.item]
+        if self.columns.kind == "text":
+            return digest_of_item(value)
+        return digest_of_bytes(value["bytes"]) if value["bytes"] else digest_of_file(Path(value["path"]), self.ids[row])
 
 
 def saved_splits(path: Path) -> list[str]:

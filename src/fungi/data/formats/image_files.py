@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fungi.data.base import Samples
+from fungi.data.content import digest_of_file, digest_of_item, no_such_file
 from fungi.data.names import PackedNames
 from fungi.errors import FungiError, MissingFilesError
 
@@ -40,7 +41,7 @@ def decode(source: Path | bytes, sample_id: str, *, place: str = "", truncated: 
         ):
             return to_rgb(image)
     except FileNotFoundError:
-        raise MissingFilesError(f"sample {sample_id!r}: there is no file {place}. Unpack the dataset again.") from None
+        raise no_such_file(place, sample_id) from None
     except UnidentifiedImageError as error:
         raise FungiError(
             f"sample {sample_id!r}: can't read {place} (no known image format). Replace the file."
@@ -91,10 +92,15 @@ class ImageFiles:
         name = self.paths[row]
         return decode(self.root / name, name, truncated=self.truncated)
 
+    def content(self, row: int) -> bytes:
+        """What is in the file, undecoded."""
+        name = self.paths[row]
+        return digest_of_file(self.root / name, name)
+
 
 @dataclass(frozen=True)
 class ImageArray:
-    """Row -> RGB image of one array `[n h w c]` uint8."""
+    """Row -> RGB image of one array `[n h w]` or `[n h w c]` uint8."""
 
     images: np.ndarray
 
@@ -103,6 +109,10 @@ class ImageArray:
         from PIL import Image
 
         return Image.fromarray(self.images[row]).convert("RGB")
+
+    def content(self, row: int) -> bytes:
+        """All of the image."""
+        return digest_of_item(self.images[row])
 
 
 def image_samples(

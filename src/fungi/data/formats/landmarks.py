@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from fungi.data.base import DatasetSpec, Loader, Samples
+from fungi.data.base import DatasetSpec, Samples
+from fungi.data.content import digest_of_item
 from fungi.data.formats.archives import find_archive, is_there, made_whole, unpack, unpack_folder
-from fungi.data.formats.image_files import image_samples
+from fungi.data.formats.image_files import ImageFiles, image_samples
 from fungi.data.names import PackedNames
 from fungi.data.places import Place, reading
 from fungi.errors import FungiError
@@ -60,7 +61,9 @@ class Landmarks:
             return samples
         boxes = np.asarray([truth["bbx"] for truth in listing["gnd"]], dtype=np.float64)
         ids = PackedNames(f"{path}#bbx" for path in paths)
-        return Samples(targets=samples.targets, ids=ids, load=CroppedImages(samples.load, boxes))
+        return Samples(
+            targets=samples.targets, ids=ids, load=CroppedImages(ImageFiles(root, samples.ids, truncated=True), boxes)
+        )
 
     def ground_truth(self, data_dir: Path) -> list[QueryTruth]:
         """One record per query, in the order of the rows of test; indices are rows of train."""
@@ -112,12 +115,16 @@ class Landmarks:
 class CroppedImages:
     """Row -> image cut to its box."""
 
-    load: Loader
+    load: ImageFiles
     boxes: np.ndarray
 
     def __call__(self, row: int) -> "Image":
         """The cut image."""
         return self.load(row).crop(tuple(self.boxes[row]))
+
+    def content(self, row: int) -> bytes:
+        """What is in the image file, and the box."""
+        return self.load.content(row) + digest_of_item(self.boxes[row])
 
 
 class PlainUnpickler(pickle.Unpickler):

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from fungi.data.base import Samples
+from fungi.data.content import digest_of_file, no_such_file
 from fungi.data.names import PackedNames
-from fungi.errors import FungiError, MissingFilesError
+from fungi.errors import FungiError
 
 SAMPLE_RATE = 16_000
 SHORTEST = 400  # values: one frame of 25 ms, below which a clip has no spectrum
@@ -29,6 +30,10 @@ class SoundFiles:
     def __call__(self, row: int) -> Waveform:
         """The waveform of a row."""
         return read_wav(Path(self.root) / self.ids[row], self.ids[row])
+
+    def content(self, row: int) -> bytes:
+        """What is in the file, undecoded."""
+        return digest_of_file(Path(self.root) / self.ids[row], self.ids[row])
 
 
 def sound_samples(root: Path, files: Sequence[str], labels: Sequence[int], class_names: Sequence[str]) -> Samples:
@@ -52,7 +57,7 @@ def read_wav(path: Path, sample_id: str) -> Waveform:
             warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks of remarks, which are no sound
             rate, values = wavfile.read(path)
     except FileNotFoundError:
-        raise MissingFilesError(f"sample {sample_id!r}: there is no file {path}. Unpack the dataset again.") from None
+        raise no_such_file(path, sample_id) from None
     except Exception as error:  # damaged files make the reader raise nearly anything
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise FungiError(f"sample {sample_id!r}: can't read {path} as WAV ({cause}). Replace the file.") from error

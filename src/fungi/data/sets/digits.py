@@ -3,17 +3,13 @@
 Split 70/30, stratified, seed 42; row order is that of the source inside each split.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fungi.data.base import DATASETS, DatasetSpec, Samples
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from fungi.data.formats.image_files import ImageArray
 
 
 @cache
@@ -36,24 +32,12 @@ def split_rows(split: str) -> np.ndarray:
     return np.sort(train if split == "train" else test)
 
 
-@dataclass(frozen=True)
-class _Digit:
-    """Source row -> RGB image."""
-
-    images: np.ndarray
-
-    def __call__(self, row: int) -> "Image":
-        from PIL import Image
-
-        return Image.fromarray(self.images[row]).convert("RGB")
-
-
 def _open(data_dir: Path, split: str) -> Samples:
     images, labels = _source()
     everything = Samples(
         targets=labels,
         ids=[f"digits/{row}" for row in range(len(labels))],
-        load=_Digit(images),
+        load=ImageArray(images),
         class_names=[str(digit) for digit in range(10)],
     )
     return everything.take(split_rows(split))

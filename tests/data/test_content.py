@@ -1,0 +1,141 @@
+"""A split's fingerprint follows its content, wherever it lies, and costs little."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fungi.data import content
+from fungi.data.base import DATASETS, Samples
+from fungi.data.content import PIECE, WHOLE, digest_of_bytes, digest_of_file
+from fungi.data.formats.image_files import ImageArray, image_samples
+from fungi.errors import FungiError, MissingFilesError
+from tests.data.test_every_dataset import NAMES, OF_FILES
+
+
+def _noise(seed: int, size: int = 90) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def _folder(root: Path, ending: str, rows: int = 3) -> Samples:
+    root.mkdir(exist_ok=True)
+    names = [f"{row}.{ending}" for row in range(rows)]
+    for row, name in enumerate(names):
+        _noise(row).save(root / name)
+    return image_samples(root, names, [0] * rows)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp", "tif", "ppm"])
+def test_one_changed_pixel_is_seen(ending, tmp_path):
+    samples = _folder(tmp_path, ending)
+    before = samples.fingerprint()
+    path = tmp_path / f"1.{ending}"
+    status = path.stat()
+    image = _noise(1)
+    image.putpixel((40, 33), (1, 2, 3))
+    image.save(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert image_samples(tmp_path, samples.ids, [0] * 3).fingerprint() != before
+
+
+def test_the_fingerprint_does_not_depend_on_place_time_or_mode(tmp_path):
+    before = _folder(tmp_path / "here", "png").fingerprint()
+    shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)
+    for path in (tmp_path / "there").iterdir():
+        os.utime(path, (1, 1))
+        path.chmod(0o600)
+    assert image_samples(tmp_path / "there", ["0.png", "1.png", "2.png"], [0] * 3).fingerprint() == before
+
+
+def test_rows_swapped_under_their_names_are_seen(tmp_path):
+    samples = _folder(tmp_path, "png")
+    before = samples.fingerprint()
+    (tmp_path / "0.png").rename(tmp_path / "x")
+    (tmp_path / "1.png").rename(tmp_path / "0.png")
+    (tmp_path / "x").rename(tmp_path / "1.png")
+    assert image_samples(tmp_path, samples.ids, [0] * 3).fingerprint() != before
+
+
+def test_arrays_in_memory_are_seen_whole():
+    images = np.zeros((5, 8, 8, 3), dtype=np.uint8)
+    labels, ids = np.zeros(5, dtype=np.uint32), [str(row) for row in range(5)]
+    before = Samples(labels, ids, ImageArray(images.copy())).fingerprint()
+    images[3, 7, 2, 1] = 1
+    assert Samples(labels, ids, ImageArray(images)).fingerprint() != before
+
+
+def test_a_loader_that_says_nothing_of_its_content_is_asked_for_its_items():
+    labels, ids = np.zeros(2, dtype=np.uint32), ["a", "b"]
+    prints = {
+        Samples(labels, ids, load=items.__getitem__).fingerprint()
+        for items in (["x", "y"], ["x", "z"], [("x", "y"), "y"], [np.zeros(3), np.ones(3)], [_noise(1), _noise(2)])
+    }
+    assert len(prints) == 5
+    chosen = Samples(labels, ids, load=["x", "y"].__getitem__)
+    assert chosen.take([1, 0]).fingerprint() != chosen.take([1, 1]).fingerprint()
+
+
+@pytest.mark.parametrize("size", [0, 1, WHOLE - 1, WHOLE, WHOLE + 1, WHOLE + 3 * PIECE, 100_000])
+@pytest.mark.parametrize("start", [b"\xff\xd8", b"RIFF"])
+def test_a_file_and_its_bytes_in_memory_agree(size, start, tmp_path):
+    data = (start + np.random.default_rng(size).bytes(size))[:size]
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    assert digest_of_file(path, "file") == digest_of_bytes(data)
+    assert digest_of_bytes(data) != digest_of_bytes(data + b"\0")
+
+
+@pytest.mark.parametrize(("start", "pieces"), [(b"\xff\xd8", 4), (b"RIFF", 25)])
+def test_files_without_compression_alone_are_read_whole(start, pieces, tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes((start + bytes(25 * PIECE))[: 25 * PIECE])
+    read, pread = [], os.pread
+    monkeypatch.setattr(os, "pread", lambda handle, size, offset: read.append(size) or pread(handle, size, offset))
+    digest_of_file(path, "file")
+    assert read == [PIECE] * pieces
+
+
+def test_the_start_the_middle_and_the_end_of_a_large_file_are_seen():
+    data = bytearray(10 * WHOLE)
+    seen = {digest_of_bytes(bytes(data))}
+    for place in (0, len(data) // 3, 2 * len(data) // 3, len(data) - 1):
+        changed = data.copy()
+        changed[place] = 1
+        seen.add(digest_of_bytes(bytes(changed)))
+    assert len(seen) == 5
+
+
+def test_the_order_of_rows_does_not_depend_on_who_reads_first(monkeypatch):
+    rows = 1000
+    load = [str(row) for row in range(rows)].__getitem__
+    expected = b"".join(content.digest_of_item(load(row)) for row in range(rows))
+    for readers in (1, 7):
+        monkeypatch.setattr(content, "READERS", readers)
+        assert b"".join(content.digests(load, rows)) == expected
+
+
+def test_files_that_are_gone_or_no_files_are_named(tmp_path):
+    with pytest.raises(MissingFilesError, match=r"sample 'a.png': there is no file .*/a.png"):
+        image_samples(tmp_path, ["a.png"], [0]).fingerprint()
+    os.mkfifo(tmp_path / "b.png")
+    with pytest.raises(FungiError, match=r"sample 'b.png': .* is no regular file"):
+        image_samples(tmp_path, ["b.png"], [0]).fingerprint()
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+def test_every_dataset_of_files_sees_other_content_under_the_same_name(name, miniature):
+    made = miniature(name)
+    before = made.open("train").fingerprint()
+    path = made.expected.files[made.expected.splits["train"][0].id]
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert made.open("train").fingerprint() != before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_dataset_has_to_load_its_items_to_tell_their_content(name, miniature):
+    """Images and sounds are never decoded for it; texts lie in memory anyway."""
+    samples = miniature(name).open("test")
+    assert DATASETS[name].modality == "text" or callable(samples.load.content)
