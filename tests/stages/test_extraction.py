@@ -41,7 +41,7 @@ def test_every_file_carries_its_birth(whole: Path) -> None:
     with h5py.File(whole / "gradients" / "pictures" / "digits-vit" / "simclr-train.h5") as file:
         said = dict(file.attrs)
         layer = dict(file["attn_proj"].attrs)
-    assert said["schema_version"] == 1
+    assert said["schema_version"] == 2
     assert (said["dataset"], said["backbone"], said["split"], said["rows"]) == ("pictures", "digits-vit", "train", 14)
     assert said["feature"] == "simclr"
     assert said["complete"]

@@ -217,7 +217,7 @@ def test_features_of_other_texts_are_refused(settings, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--k", "0"], "--k and --queries have to be at least 1"),
+        (["--k", "0"], "--k has to be at least 1"),
         (["--endpoint", "localhost"], "'localhost' is no address. Write it as http://localhost:8000/v1"),
         (["--dataset", "digits"], "dataset 'digits' has no texts but vision"),
     ],

@@ -47,8 +47,6 @@ class InContextSettings(FeatureSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.k < 1 or (self.queries is not None and self.queries < 1):
-            raise FungiError("--k and --queries have to be at least 1.")
         if self.takes_files or len(self.root) > 1:
             raise FungiError("in-context retrieval reads one --root; explicit files have no texts to go with them.")
 
