@@ -118,7 +118,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     ready().save(tmp_path)
     content = json.loads((tmp_path / SETTINGS).read_text())
     (tmp_path / SETTINGS).write_text(json.dumps({**content, "format": 99}))
-    with pytest.raises(FungiError, match="has format 99, this version reads 2"):
+    with pytest.raises(FungiError, match="has format 99, this version reads 3"):
         FUNGIWrapper.load(tmp_path, build("timm"), "cpu")
     (tmp_path / TENSORS).write_bytes(b"no tensors")
     with pytest.raises(FungiError, match="is damaged"):

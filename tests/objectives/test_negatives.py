@@ -67,7 +67,7 @@ def test_mixing_depends_on_nothing_but_the_sample() -> None:
 def test_own_views_are_left_out() -> None:
     negatives = random(4, 3, 6, seed=1)  # four images of three views
     positives = torch.stack([negatives[2] * 1.5, random(3, 6, seed=2)])
-    own = own_negatives(positives, negatives.flatten(0, 1), 3)
+    own = own_negatives(positives, negatives.flatten(0, 1), negatives)
     assert own.tolist() == [[False] * 6 + [True] * 3 + [False] * 3, [False] * 12]
     made = info_nce(positives, negatives.flatten(0, 1), 0.5, own=own)
     others = [row for image in (0, 1, 3) for row in negatives[image]]

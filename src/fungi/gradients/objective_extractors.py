@@ -67,8 +67,8 @@ class ObjectiveExtractor(BaseGradientExtractor):
         """The views of the objective."""
         if input_dim == self.image_input.size:
             return ViewTransform(self.bound.views)
-        options = {name: value for name, value in vars(self.bound.views).items() if name != "input"}
-        return ViewTransform(self.image_input.resized(input_dim).views(self.objective.view_kind, **options))
+        views: Any = self.bound.views
+        return ViewTransform(replace(views, input=self.image_input.resized(input_dim)))
 
     def latents(self, embeddings: Float[Tensor, "m d"]) -> Float[Tensor, "m l"]:
         """Embeddings through the head, normalised or not as the objective says."""

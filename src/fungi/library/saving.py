@@ -25,7 +25,7 @@ from fungi.runtime.versions import package_versions
 from fungi.views.image import ImageInput
 from fungi.wrapper import FUNGIWrapper
 
-FORMAT = 2
+FORMAT = 3
 SETTINGS, TENSORS = "extractor.json", "tensors.safetensors"
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from fungi.errors import FungiError
 from fungi.objectives import OBJECTIVES
 from fungi.objectives.base import Objective, Support
 from fungi.options import fitting
-from fungi.views.base import InputSpec, ModalityDefaults, ViewGenerator
+from fungi.views.base import Drawn, InputSpec, ModalityDefaults, ViewGenerator
 from fungi.views.kinds import NoViewsError
 
 
@@ -37,12 +37,12 @@ class BoundObjective:
 
     def with_support(self, support: Support) -> "BoundObjective":
         """The same objective with its supporting data."""
-        return dataclasses.replace(self, support=support)
+        return replace(self, support=support)
 
     def to(self, device: torch.device) -> "BoundObjective":
         """The same objective on a device."""
         moved = {name: tensor.to(device) for name, tensor in self.support.items()}
-        return dataclasses.replace(self, heads=self.heads.to(device), support=moved)
+        return replace(self, heads=self.heads.to(device), support=moved)
 
     @property
     def support_views(self) -> ViewGenerator:
@@ -84,6 +84,9 @@ def bind(
         raise NoViewsError(f"objective {name} has no views for {input_spec.modality}.") from None
     except FungiError as error:
         raise FungiError(f"objective {name}: {error} Its own settings are: {', '.join(sorted(fields))}.") from None
+    if isinstance(views, Drawn):
+        drawn: Any = views
+        views = replace(drawn, stream=name)
     return BoundObjective(objective=objective, views=views, heads=objective.heads(embedding_dim, seed))
 
 

@@ -13,7 +13,7 @@ from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.objectives.base import Embed, Objective, Support, random_linear, register
 from fungi.runtime.seeds import derive, numpy_generator
-from fungi.views.base import ViewGenerator
+from fungi.views.base import Drawn, ViewGenerator
 
 NEGATIVE_VIEWS = 2
 """Views per negative image, for views that are drawn at random."""
@@ -77,13 +77,15 @@ def mix_negatives(
 
 
 def own_negatives(
-    positives: Float[Tensor, "b v l"], negatives: Float[Tensor, "m l"], views: int
+    positives: Float[Tensor, "b v l"], negatives: Float[Tensor, "m l"], own_views: Float[Tensor, "s v l"]
 ) -> Bool[Tensor, "b m"]:
-    """Which negatives are views of the very sample: those of an image all of whose `views` are the sample's first."""
-    first = normalize(positives[:, :views].detach(), dim=-1)
-    others = normalize(negatives, dim=-1).unflatten(0, (-1, views))  # [m*v l] -> [m v l]
-    alike = torch.einsum("bvl,mvl->bm", first, others) / views
-    return (alike > SAME_IMAGE).repeat_interleave(views, dim=1)
+    """Which negatives are views of the very sample: those of an image whose `own_views` are the sample's.
+
+    own_views: of the s images that the negatives come from, the same number of negatives each.
+    """
+    alike = torch.einsum("bvl,svl->bs", normalize(positives.detach(), dim=-1), normalize(own_views, dim=-1))
+    same = alike / own_views.shape[1] > SAME_IMAGE
+    return same.repeat_interleave(len(negatives) // len(own_views), dim=1)
 
 
 @register
@@ -127,27 +129,39 @@ class SimCLR(Objective):
         return self.view_generator
 
     def support_views(self, views: ViewGenerator) -> ViewGenerator:
-        """Two views per negative where views are drawn at random; drawn in order, they are the first two."""
-        drawn: Any = views
-        return views if self.view_generator == type(self).views else replace(drawn, n_views=NEGATIVE_VIEWS)
+        """All patches; of views that are drawn at random the two draws after a sample's own.
+
+        A train sample that is a negative then meets other draws than its own. Its own come along where it has to be
+        recognised by them.
+        """
+        if not isinstance(views, Drawn):
+            return views
+        changed: Any = views
+        if self.exclude_self_from_negatives:
+            return replace(changed, n_views=views.n_views + NEGATIVE_VIEWS)
+        return replace(changed, n_views=NEGATIVE_VIEWS, skipped=views.n_views)
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
         """One head, E -> 96, on embeddings as they are (not normalised)."""
         return nn.ModuleDict({"head": random_linear(embedding_dim, self.latent_dim, seed, self.name)})
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
-        """Head outputs of all views of 256 training samples, drawn without replacement: `[256 * v, 96]`.
+        """Head outputs of the views of 256 training samples, drawn without replacement: `negatives` `[256 * v, 96]`.
 
-        With mixing also `mixing_seed`, from which the shares of views in mixtures are drawn.
+        With mixing also `mixing_seed`, from which the shares of views in mixtures are drawn; with
+        `exclude_self_from_negatives` also `own_views` `[256 v 96]`, what the samples' own views look like.
         """
         rows = self.negative_rows(len(train), seed)
         with torch.no_grad():
             latents = self.latents(embed(train.take(rows)), heads["head"])  # [n v l]
-        made = {"negatives": latents.flatten(0, 1)}
+        own, negatives = latents, latents
+        if self.exclude_self_from_negatives and self.view_generator != type(self).views:
+            own, negatives = latents[:, :-NEGATIVE_VIEWS], latents[:, -NEGATIVE_VIEWS:]
+        made = {"negatives": negatives.flatten(0, 1)}
         if self.negatives_mixing:
             made["mixing_seed"] = torch.tensor(derive(seed, self.name, "mixing"))
         if self.exclude_self_from_negatives:
-            made["negative_views"] = torch.tensor(latents.shape[1])
+            made["own_views"] = own.contiguous()
         return made
 
     def negative_rows(self, available: int, seed: int) -> np.ndarray:
@@ -169,7 +183,7 @@ class SimCLR(Objective):
         negatives = support["negatives"]
         own = mixed = None
         if self.exclude_self_from_negatives:
-            own = own_negatives(latents, negatives, int(support["negative_views"]))
+            own = own_negatives(latents, negatives, support["own_views"])
         if self.negatives_mixing:
             mixed = mix_negatives(latents, negatives, self._shares(latents.shape[1], support).to(latents), own)
         return info_nce(latents, negatives, self.temperature, self.denominator_temperature, own=own, mixed=mixed)

@@ -15,7 +15,7 @@ class ViewGenerator(Protocol):
 
     @property
     def kind(self) -> str:
-        """The purpose that random views are seeded for, with the seed and the sample id."""
+        """Name of this kind of views; the purpose that random views are seeded for where nothing else says it."""
         ...
 
     @property
@@ -38,6 +38,19 @@ class ViewGenerator(Protocol):
 
     def render(self, batch: Any) -> Inputs:
         """The half that runs on the device: `[b ...]` -> the backbone's input for `b * v` views, view-fastest."""
+        ...
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A view generator that draws: its views are seeded by (seed, stream, sample id).
+
+    stream: the objective that the views are for, so that no two objectives see the same draws (spec vision 7.2).
+    """
+
+    @property
+    def stream(self) -> str:
+        """The purpose that views are seeded for; the kind if empty."""
         ...
 
 

@@ -34,6 +34,7 @@ class Crops:
     local_area: tuple[float, float] = (0.05, 0.25)
     augmentation: str = "crops"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    stream: str = ""
 
     kind = "crops"
 

@@ -23,7 +23,7 @@ def choose_views(kinds: Kinds, given: Any, kind: str, **options: Any) -> ViewGen
         raise NoViewsError(str(unknown_name(f"kind of {given.modality} views", kind, kinds)))
     module, name = kinds[kind]
     generator = getattr(importlib.import_module(module), name)
-    known = {field.name for field in dataclasses.fields(generator)} - {"input"}
+    known = {field.name for field in dataclasses.fields(generator)} - {"input", "stream", "skipped"}
     for option in options:
         if option not in known:
             raise FungiError(

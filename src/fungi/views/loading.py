@@ -1,6 +1,6 @@
 """Rows of a dataset -> prepared views in batches, by worker processes that decode and crop.
 
-What a row becomes depends on (seed, kind of views, sample id) alone: not on the batch, the worker or the order.
+What a row becomes depends on (seed, objective, sample id) alone: not on the batch, the worker or the order.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.runtime.seeds import seeded
-from fungi.views.base import ViewGenerator
+from fungi.views.base import Drawn, ViewGenerator
 
 Batch = dict[str, Any]
 """Collated prepared views of one batch, by the generator's identity."""
@@ -64,7 +64,8 @@ def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str) -> A
     """The prepared views of an item; what is random in them depends on the seed and the sample's id alone."""
     if is_deterministic(generator):
         return generator.prepare(item)
-    with seeded(seed, "views", generator.kind, sample_id):
+    stream = generator.stream if isinstance(generator, Drawn) else ""
+    with seeded(seed, "views", stream or generator.kind, sample_id):
         return generator.prepare(item)
 
 

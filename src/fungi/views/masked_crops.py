@@ -36,6 +36,7 @@ class MaskedCrops:
     patch_size: int = 16
     mask_ratio: float = 0.3
     random_ratio: bool = False
+    stream: str = ""
 
     kind = "masked-crops"
 

@@ -22,10 +22,15 @@ AUGMENTED_SIZE = 96
 
 @dataclass(frozen=True, kw_only=True)
 class RandomViews:
-    """What both kinds share: `n_views` views, drawn one after the other, so that fewer views are the first ones."""
+    """What both kinds share: `n_views` views, drawn one after the other, so that fewer views are the first ones.
+
+    skipped: draws before them that are not given.
+    """
 
     input: ImageInput
     n_views: int = 0
+    stream: str = ""
+    skipped: int = 0
 
     kind: ClassVar[str]
 
@@ -43,7 +48,8 @@ class RandomViews:
     def prepare(self, item: Image.Image) -> UInt8[Tensor, "v c h w"]:
         """All views of an image, drawn from torch's global stream (seeded by the caller for this sample)."""
         transform = self.transform()
-        return torch.stack([as_pixels(transform(item)) for _ in range(self.n_views)])
+        drawn = [transform(item) for _ in range(self.skipped + self.n_views)]
+        return torch.stack([as_pixels(view) for view in drawn[self.skipped :]])
 
     def collate(self, prepared: Sequence[Tensor]) -> UInt8[Tensor, "b v c h w"]:
         """Stack a batch."""

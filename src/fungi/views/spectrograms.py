@@ -60,13 +60,15 @@ class NoisyShifts(_Spectrograms):
     """Copies with noise, shifted circularly in time; the clip itself is none of them.
 
     With x1 uniform in 0..1 for each value and x2 uniform for the view, noise is `x1 x2 noise`; the shift is uniform in
-    `-shift .. shift - 1` frames.
+    `-shift .. shift - 1` frames. skipped: draws before the copies that are not given.
     """
 
     input: SoundInput
     n_views: int = 16
     noise: float = 0.1
     shift: int = 10
+    stream: str = ""
+    skipped: int = 0
 
     kind = "noisy-shifts"
 
@@ -79,7 +81,8 @@ class NoisyShifts(_Spectrograms):
     def prepare(self, item: Any) -> Float[Tensor, "v frames mels"]:
         """Waveform -> views, drawn one after the other from torch's global stream (seeded by the caller)."""
         spectrogram = self.spectrogram(item)
-        return torch.stack([self._view(spectrogram) for _ in range(self.n_views)])
+        drawn = [self._view(spectrogram) for _ in range(self.skipped + self.n_views)]
+        return torch.stack(drawn[self.skipped :])
 
     def _view(self, spectrogram: Float[Tensor, "frames mels"]) -> Float[Tensor, "frames mels"]:
         # Noise on normalised values is the same as noise so many times larger on values that are normalised later.

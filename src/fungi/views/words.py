@@ -86,12 +86,15 @@ class DeletedWords(_Tokenised):
 
     deletion: `independent` deletes each word with the given probability; `count` deletes a fixed share of the words, as
         the published code did; the backbone's input (and so the profile) decides where it is not given.
+    skipped: draws before the copies that are not given.
     """
 
     input: TextInput
     n_views: int = 12
     deletion: str = ""
     probability: float = 0.1
+    stream: str = ""
+    skipped: int = 0
     _cut: list[int] = field(default_factory=list, repr=False, compare=False)
 
     kind = "words"
@@ -111,7 +114,8 @@ class DeletedWords(_Tokenised):
 
     def texts(self, item: str) -> list[str]:
         """The copies, drawn from Python's global stream (seeded by the caller for this sample)."""
-        return [RULES[self.rule](item, self.probability) for _ in range(self.n_views)]
+        drawn = [RULES[self.rule](item, self.probability) for _ in range(self.skipped + self.n_views)]
+        return drawn[self.skipped :]
 
 
 def delete_independently(text: str, probability: float) -> str:

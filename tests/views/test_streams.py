@@ -1,0 +1,129 @@
+"""Who shares random draws with whom: nobody, but an objective with itself (spec vision 7.2)."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fungi.backbones.base import BACKBONES
+from fungi.data.base import Samples
+from fungi.errors import FungiError
+from fungi.objectives import OBJECTIVES
+from fungi.objectives.binding import BoundObjective, bind
+from fungi.views.base import Drawn
+from fungi.views.image import ImageInput
+from fungi.views.kinds import NoViewsError
+from fungi.views.loading import prepare
+from fungi.views.sound import SoundInput
+
+LONG_TEXT = " ".join(f"word{number}" for number in range(200))
+VISION = ImageInput(size=32, resize=32)
+
+
+def picture() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+def sound() -> np.ndarray:
+    return (0.1 * np.random.default_rng(0).standard_normal(16000)).astype(np.float32)
+
+
+MODALITIES: dict[str, tuple[Any, Any]] = {
+    "vision": (VISION, picture),
+    "text": (BACKBONES["tiny-bert"].input, lambda: LONG_TEXT),
+    "audio": (SoundInput(frames=64), sound),
+}
+
+
+def bound(name: str, modality: str = "vision", **options: Any) -> BoundObjective:
+    return bind(name, embedding_dim=4, input_spec=MODALITIES[modality][0], seed=1, options=options)
+
+
+def drawn_objectives(modality: str) -> Iterator[BoundObjective]:
+    for name in OBJECTIVES:
+        with suppress(NoViewsError):
+            objective = bound(name, modality)
+            if isinstance(objective.views, Drawn):
+                yield objective
+
+
+def views_of(generator: Any, item: Any) -> list[bytes]:
+    """Each view of an item, in order."""
+    prepared = prepare(generator, item, 1, "sample")
+    prepared = prepared["pixels"] if isinstance(prepared, dict) else prepared
+    return [np.asarray(view[0] if isinstance(view, tuple) else view).tobytes() for view in prepared]
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_every_objective_has_a_stream_of_its_own(modality: str) -> None:
+    streams = {objective.name: objective.views.stream for objective in drawn_objectives(modality)}
+    assert streams == {name: name for name in streams}
+    assert len({objective.views.identity for objective in drawn_objectives(modality)}) == len(streams)
+
+
+def test_equal_crops_of_two_objectives_are_drawn_apart() -> None:
+    same = {"global_area": (0.3, 0.9), "local_area": (0.1, 0.2), "interpolation": "bilinear", "local_crops": 2}
+    crops = {name: views_of(bound(name, **same).views, picture())[:4] for name in ("dino", "deepcluster")}
+    crops |= {name: views_of(bound(name).views, picture())[:4] for name in ("ibot", "mim")}
+    for one, other in combinations(crops, 2):
+        assert not set(crops[one]) & set(crops[other]), (one, other)
+
+
+DRAWN = [
+    ("vision", {"view_generator": "random-crops", "n_views": 3}),
+    ("vision", {"view_generator": "default", "n_views": 3}),
+    ("text", {}),
+    ("audio", {}),
+]
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.parametrize(("modality", "options"), DRAWN)
+def test_negatives_of_a_sample_are_no_views_of_its_own(modality: str, options: dict[str, Any], exclude: bool) -> None:
+    objective, item = (
+        bound("simclr", modality, exclude_self_from_negatives=exclude, **options),
+        MODALITIES[modality][1](),
+    )
+    own, negatives = views_of(objective.views, item), views_of(objective.support_views, item)
+    assert len(own) == objective.views.n_views
+    assert not set(own) & set(negatives[-2:])
+    assert negatives[:-2] == (own if exclude else []), "whom to leave out is seen by the sample's own views"
+
+
+@pytest.mark.parametrize(("modality", "options"), DRAWN)
+def test_leaving_a_sample_out_of_its_negatives_changes_nothing_else(modality: str, options: dict[str, Any]) -> None:
+    with_, without = (bound("simclr", modality, exclude_self_from_negatives=x, **options) for x in (True, False))
+    item = MODALITIES[modality][1]()
+    assert views_of(with_.support_views, item)[-2:] == views_of(without.support_views, item)
+    assert views_of(with_.views, item) == views_of(without.views, item)
+
+
+def test_streams_are_no_option_of_the_user() -> None:
+    for option in ({"stream": "dino"}, {"skipped": 3}):
+        with pytest.raises(FungiError, match="no option"):
+            bound("simclr", view_generator="random-crops", n_views=2, **option)
+
+
+def test_a_sample_among_drawn_negatives_is_left_out_by_its_own_views() -> None:
+    torch.manual_seed(0)
+    train = torch.randn(6, 3 + 2, 8)  # three views of each sample's own, two as a negative
+    options = {"view_generator": "random-crops", "n_views": 3, "negative_samples": 6, "latent_dim": 4}
+    rows = Samples(np.zeros(6, dtype=np.uint32), [str(row) for row in range(6)], load=lambda row: row)
+    made = []
+    for exclude in (True, False):
+        objective = bound("simclr", exclude_self_from_negatives=exclude, **options).objective
+        heads = objective.heads(8, 0)
+        given = train if exclude else train[:, 3:]
+        support = objective.support(rows, lambda chosen, given=given: given[[*map(int, chosen.ids)]], heads, seed=0)
+        assert support["negatives"].shape == (12, 4)
+        made.append((objective, heads, support))
+    (excluding, heads, support), (plain, _, _) = made
+    for row in range(6):
+        others = {"negatives": torch.cat([plain.latents(train[o, 3:], heads["head"]) for o in range(6) if o != row])}
+        expected = plain.loss(train[row, :3][None], heads, others)
+        torch.testing.assert_close(excluding.loss(train[row, :3][None], heads, support), expected)
