@@ -21,9 +21,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fungi.backbones.base import BACKBONES
+from fungi.backbones.encoders import WholeModel
 from fungi.backbones.loading import load_backbone
-from fungi.gradients.engine import GradientEngine, WholeModel
-from fungi.gradients.projection import Projector, draw_projection
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.projection import DenseProjector, draw_projection
 from fungi.gradients.targets import find_target
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.runtime.device import autocast, choose_device, choose_dtype, synchronize
@@ -93,7 +94,7 @@ def _setup(options: argparse.Namespace) -> Setup:
     engine = GradientEngine(
         model,
         [target],
-        {"layer": Projector(matrix, device, dtype if dtype == torch.bfloat16 else torch.float32)},
+        {"layer": DenseProjector(matrix, device, dtype if dtype == torch.bfloat16 else torch.float32)},
         device=device,
         dtype=dtype,
         views_per_forward=options.views_per_forward or (1024 if device.type == "cuda" else 64),

@@ -23,7 +23,7 @@ from fungi.backbones.loading import load_backbone
 from fungi.data.base import Samples, resolve_dataset
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.projection import Projector, draw_projection
+from fungi.gradients.projection import DenseProjector, draw_projection
 from fungi.gradients.targets import find_target
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.runtime.command import run_command
@@ -74,7 +74,7 @@ def _measure_pair(settings: ModalityBenchmark, name: str, dataset: str) -> None:
     engine = GradientEngine(
         model,
         [target],
-        {"layer": Projector(matrix, device, dtype if dtype == torch.bfloat16 else torch.float32)},
+        {"layer": DenseProjector(matrix, device, dtype if dtype == torch.bfloat16 else torch.float32)},
         device=device,
         dtype=dtype,
         views_per_forward=settings.views_per_forward or (1024 if device.type == "cuda" else 64),

@@ -9,6 +9,8 @@
 | i, o | input, output of a layer | | k | neighbours |
 | d | embedding | | h, w | height, width |
 | l | latent (output of a head) | | q | queries |
+| m | views of all samples, b x v | | s | positions of a layer, v x t |
+| g | entries of a gradient, o x (i + 1) | | | |
 
 Public tensors carry their axes in the signature, `Float[Tensor, "b p"]`; the tests check them at run time.
 Array-axis names in jaxtyping are strings with a leading space where there is only one: `Float[Tensor, " b"]`.

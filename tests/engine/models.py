@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fungi.backbones.encoders import Encoded
 from fungi.gradients.targets import Target
 
 
@@ -84,19 +85,20 @@ def build(case: str) -> tuple[nn.Module, tuple[str, ...]]:
     return _seeded(make), layers
 
 
-def contrast(embeddings: Tensor) -> Tensor:
+def contrast(encoded: Encoded) -> Tensor:
     """A loss per sample in which all views of a sample interact: `[b v d] -> [b]`."""
+    embeddings = encoded.pooled
     mean = embeddings.mean(dim=1, keepdim=True)
     return (torch.softmax(embeddings, dim=-1) * mean).sum(dim=(1, 2)) + embeddings.square().sum(dim=(1, 2))
 
 
-def autograd_gradient(model: nn.Module, target: Target, views: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+def autograd_gradient(model: nn.Module, target: Target, views: Tensor, loss: Callable[[Encoded], Tensor]) -> Tensor:
     """The gradient of one sample's loss, `[o i+1]` in float64, by letting autograd differentiate the parameters."""
     model = model.double()
     parameters = [target.module.weight] + ([target.module.bias] if target.bias else [])
     for parameter in parameters:
         parameter.requires_grad_(True)
-    found = torch.autograd.grad(loss(model(views.double()).unsqueeze(0)).sum(), parameters)
+    found = torch.autograd.grad(loss(Encoded(model(views.double()).unsqueeze(0))).sum(), parameters)
     for parameter in parameters:
         parameter.requires_grad_(False)
     columns = [found[0].flatten(1), *(bias.unsqueeze(1) for bias in found[1:])]

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fungi.errors import FungiError
 from fungi.gradients.khatri_rao import KhatriRaoProjector, make_projector
-from fungi.gradients.projection import Projector, draw_projection, load_projection, save_projection
+from fungi.gradients.projection import DenseProjector, Projector, draw_projection, load_projection, save_projection
+from fungi.gradients.terms import EachPosition, Terms
 
 CPU = torch.device("cpu")
 SIGNALS, ACTIVATIONS = 6, 9  # o, i; the bias makes a tenth input
@@ -41,32 +42,42 @@ def formed(activations: Tensor, signals: Tensor) -> Tensor:
     return torch.einsum("no,ni->noi", signals, torch.cat([activations, torch.ones(len(activations), 1)], dim=1))
 
 
+def each(projector: Projector, activations: Tensor, signals: Tensor) -> Tensor:
+    """Every position a gradient of its own, projected: `[n p]`."""
+    terms = Terms(signals[None, None], activations[None, None], bias=True)
+    return projector.project(projector.contract(EachPosition().rows(terms)))
+
+
 def test_terms_are_the_dense_product_of_the_outer_products() -> None:
     projector, (activations, signals) = drawn(33), positions(7)
     dense = formed(activations, signals).flatten(1) @ projector.matrix.dense().T * 33**-0.5
-    torch.testing.assert_close(projector.terms(activations, signals, bias=True), dense, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(each(projector, activations, signals), dense, rtol=1e-5, atol=1e-5)
+    as_dense = DenseProjector(projector.matrix, CPU, torch.float32)
+    torch.testing.assert_close(each(as_dense, activations, signals), dense, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(projector.entries, as_dense.entries)
 
 
-def test_formed_gradients_project_to_the_sum_of_their_terms() -> None:
+def test_samples_project_to_the_sum_of_their_terms() -> None:
     projector, (activations, signals) = drawn(33), positions(7)
-    whole = projector(formed(activations, signals).sum(0, keepdim=True))[0]
-    torch.testing.assert_close(whole, projector.terms(activations, signals, bias=True).sum(0), rtol=1e-5, atol=1e-5)
+    terms = Terms(signals[None, None], activations[None, None], bias=True)
+    whole = projector.project(projector.contract(terms))[0]
+    torch.testing.assert_close(whole, each(projector, activations, signals).sum(0), rtol=1e-5, atol=1e-5)
 
 
-def test_the_dense_projector_gives_the_same_terms_whatever_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    projector, (activations, signals) = drawn(33), positions(7)
-    monkeypatch.setattr("fungi.gradients.projection._TERMS_AT_ONCE", 3)
-    dense = Projector(projector.matrix, CPU, torch.float32)
-    expected = projector.terms(activations, signals, bias=True)
-    torch.testing.assert_close(dense.terms(activations, signals, bias=True), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(projector.entries, dense.entries)
+def test_blocks_of_a_convolution_have_their_own_rows_of_the_gradient() -> None:
+    generator = torch.Generator().manual_seed(2)
+    signals, activations = torch.randn(2, 3, 5, 2, generator=generator), torch.randn(2, 3, 5, 9, generator=generator)
+    terms, projector = Terms(signals, activations, bias=True), drawn(33)  # 3 blocks of 2 outputs
+    dense = DenseProjector(projector.matrix, CPU, torch.float32)
+    made, wanted = (one.project(one.contract(terms)) for one in (projector, dense))
+    torch.testing.assert_close(made, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_inner_products_have_the_stated_mean_and_variance() -> None:
     """Over 40,000 independent rows, within five deviations of each estimate."""
     rows, (activations, signals) = 40_000, positions(2)
     signals[1] = signals[0] + 0.3 * signals[1]  # alike, so that the correction terms count
-    products = drawn(rows).terms(activations, signals, bias=True).prod(dim=0) * rows  # [p], one draw per row
+    products = each(drawn(rows), activations, signals).prod(dim=0) * rows  # [p], one draw per row
     (d, e), (a, b) = signals, torch.cat([activations, torch.ones(2, 1)], dim=1)
     mean = float(d @ e) * float(a @ b)
     variance = fourth_moment(d, e) * fourth_moment(a, b) - mean**2
@@ -84,7 +95,8 @@ def test_a_single_terms_length_is_less_sure_than_with_the_dense_matrix_and_a_hig
     projector = make_projector(matrix, CPU, torch.float32)
 
     def variance(gradient: Tensor) -> float:
-        rows = projector(gradient.unsqueeze(0))[0] * size**0.5
+        terms = Terms(torch.eye(width)[None, None], gradient[None, None], bias=False)  # one row of it per position
+        rows = projector.project(projector.contract(terms))[0] * size**0.5
         return float((rows**2).var() / (gradient**2).sum() ** 2)
 
     thin = torch.outer(*torch.randn(2, width, generator=generator))
@@ -117,7 +129,7 @@ def test_bfloat16_terms_keep_their_direction_at_every_scale(scale: float) -> Non
     activations, signals = positions(20)
     matrix = drawn(256).matrix
     half, full = (
-        make_projector(matrix, CPU, dtype).terms(activations, signals * scale, bias=True) / scale
+        each(make_projector(matrix, CPU, dtype), activations, signals * scale) / scale
         for dtype in (torch.bfloat16, torch.float32)
     )
     assert torch.nn.functional.cosine_similarity(half, full).min() > 0.999

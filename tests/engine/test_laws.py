@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fungi.backbones.encoders import Encoded
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.projection import Projector, draw_projection
+from fungi.gradients.projection import DenseProjector, draw_projection
 from fungi.gradients.targets import find_targets
 from tests.engine.golden import Given
 from tests.engine.models import CASES, autograd_gradient, build, contrast
@@ -80,7 +81,7 @@ def test_gradients_do_not_depend_on_how_many_views_share_a_forward(views_per_for
 def test_losses_that_share_a_forward_do_not_change_each_other() -> None:
     model, layers = build("several layers")
     engine = GradientEngine(model, find_targets(model, layers), device=CPU)
-    losses = {"contrast": contrast, "square": lambda e: e.square().sum(dim=(1, 2))}
+    losses = {"contrast": contrast, "square": lambda e: e.pooled.square().sum(dim=(1, 2))}
     both = engine.extract(views_of(2), Given(3), losses).gradients
     for name, loss in losses.items():
         alone = engine.extract(views_of(2), Given(3), {name: loss}).gradients[name]
@@ -106,7 +107,7 @@ def test_the_model_is_left_as_it_was_found(case: str) -> None:
 def test_hooks_are_gone_after_a_loss_that_fails() -> None:
     model, layers = build("torch attention")
 
-    def failing(embeddings: Tensor) -> Tensor:
+    def failing(encoded: Encoded) -> Tensor:
         raise RuntimeError("no loss")
 
     engine = GradientEngine(model, find_targets(model, layers), device=CPU)
@@ -192,7 +193,7 @@ def test_a_leading_backbone_is_accepted_and_the_usual_name_is_attn_proj() -> Non
 
 def test_a_projection_of_the_wrong_width_names_both_widths() -> None:
     model, layers = build("attention projection, last block")
-    projector = Projector(draw_projection(4, 7), CPU, torch.float32)
+    projector = DenseProjector(draw_projection(4, 7), CPU, torch.float32)
     with pytest.raises(FungiError, match=r"7 entries.*600 \(24 x 25\).*--gradients-dim 600"):
         GradientEngine(model, find_targets(model, layers), {"attn_proj": projector}, device=CPU)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fungi.backbones.encoders import Encoded
 from fungi.data.formats.texts import text_samples
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.targets import Target, find_targets
@@ -122,7 +123,7 @@ def autograd_gradients(
         for parameter in parameters:
             parameter.requires_grad_(True)
         embeddings = model(**inputs) if isinstance(inputs, dict) else model(inputs)
-        found = torch.autograd.grad(doubled.loss(embeddings.unsqueeze(0)).sum(), parameters)
+        found = torch.autograd.grad(doubled.loss(Encoded(embeddings.unsqueeze(0))).sum(), parameters)
         made[target.name] = torch.cat([found[0], *(bias.unsqueeze(1) for bias in found[1:])], dim=1)
         for parameter in parameters:
             parameter.requires_grad_(False)
@@ -142,8 +143,8 @@ def test_padding_has_no_gradient_at_all(name: str) -> None:
     inputs = {name: batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask")}
     targets = find_targets(model, case.layers)
     with torch.enable_grad(), Capture(model, targets) as capture:
-        losses = objective.loss(model(**inputs).unsqueeze(1))
-        signals = capture.signals(losses, torch.ones_like(losses), keep_graph=False)
+        losses = objective.loss(Encoded(model(**inputs).unsqueeze(1)))
+        signals = capture.signals([losses], [torch.ones_like(losses)], keep_graph=False)
     padding = inputs["attention_mask"] == 0
     assert padding.any()
     for target in targets:
@@ -175,7 +176,7 @@ def _first_token_oracle(case: Case, model: Any, batch: Tensor) -> Tensor:
     rows = []
     for place in range(len(inputs)):
         layer.requires_grad_(True)
-        loss = objective.loss(model(inputs[place : place + 1]).unsqueeze(0)).sum()
+        loss = objective.loss(Encoded(model(inputs[place : place + 1]).unsqueeze(0))).sum()
         weight, bias = torch.autograd.grad(loss, [layer.weight, layer.bias])
         rows.append(torch.cat([weight, bias.unsqueeze(1)], dim=1).flatten())
     handle.remove()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fungi.backbones.encoders import Encoded
 from fungi.data.base import Samples, open_split
 from fungi.errors import FungiError
 from fungi.objectives.binding import bind
@@ -31,7 +32,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_crops_and_heads() -> None:
     objective, heads, support = fitted()
     given = embeddings(3, 10)
     weight = heads["head"].weight
-    for sample, found in zip(given, objective.loss(given, heads, support), strict=True):
+    for sample, found in zip(given, objective.loss(Encoded(given), heads, support), strict=True):
         latents = [row @ weight.T / (row @ weight.T).norm() for row in sample]
         terms = []
         for head in range(3):
@@ -46,7 +47,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_crops_and_heads() -> None:
 def test_no_gradient_flows_through_the_bank_crops() -> None:
     objective, heads, support = fitted()
     given = embeddings(2, 10).requires_grad_()
-    objective.loss(given, heads, support).sum().backward()
+    objective.loss(Encoded(given), heads, support).sum().backward()
     assert given.grad[:, :2].abs().max() == 0
     assert (given.grad[:, 2:].abs().amax(dim=2) > 0).all()
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
+from fungi.backbones.encoders import Encoded, TokenEncoder
 from fungi.config import IBOTConfig
 from fungi.errors import FungiError
-from fungi.gradients.tokens import TokenEncoder
 from fungi.objectives.ibot import IBOT
 from fungi.objectives.mim import MIM
 from fungi.views.image import ImageInput
@@ -28,10 +28,14 @@ def test_the_loss_is_the_definition_in_loops() -> None:
     objective = IBOT(latent_dim=6)
     heads = objective.heads(5, seed=0)
     torch.manual_seed(0)
-    tokens, mask = torch.randn(2, 6, 4, 5), torch.zeros(2, 6, 4)  # 2 masked, 2 local, 2 whole; class + 3 patches
-    mask[0, 0, 1], mask[0, 0, 3], mask[0, 1, 2], mask[1, 1, 1] = 1, 1, 1, 1
-    made = objective.loss(torch.cat([tokens, mask[..., None]], dim=-1).flatten(2), heads, {})
-    alone = MIM(latent_dim=6).loss(torch.cat([tokens, mask[..., None]], dim=-1).flatten(2), heads, {})
+    tokens, mask = (
+        torch.randn(2, 6, 4, 5),
+        torch.zeros(2, 6, 4, dtype=torch.bool),
+    )  # 2 masked, 2 local, 2 whole; class + 3 patches
+    mask[0, 0, 1], mask[0, 0, 3], mask[0, 1, 2], mask[1, 1, 1] = True, True, True, True
+    encoded = Encoded(tokens[:, :, 0], tokens[:, :, 1:], mask[:, :, 1:])
+    made = objective.loss(encoded, heads, {})
+    alone = MIM(latent_dim=6).loss(encoded, heads, {})
     for sample in range(2):
         s = heads["student"](normalize(tokens[sample], dim=-1))
         t = heads["teacher"](normalize(tokens[sample], dim=-1))
@@ -92,13 +96,14 @@ def test_tokens_are_the_models_and_masked_patches_are_gone() -> None:
     images, mask = torch.randn(2, 3, 32, 32), torch.zeros(2, 16, dtype=torch.bool)
     mask[1, 3] = True
     with torch.no_grad():
-        made = TokenEncoder(model)({"images": images, "mask": mask}).unflatten(1, (17, 25))
-        torch.testing.assert_close(made[0, :, :-1], model.forward_features(images[:1])[0])
+        made = TokenEncoder(model)({"images": images, "mask": mask})
+        torch.testing.assert_close(made.tokens[:1], model.forward_features(images[:1]))
+        torch.testing.assert_close(TokenEncoder(model)(images).tokens, model.forward_features(images))
         changed = images.clone()
         changed[1, :, :8, 24:] = 5.0  # the fourth patch
-        again = TokenEncoder(model)({"images": changed, "mask": mask}).unflatten(1, (17, 25))
-    torch.testing.assert_close(again, made)
-    assert made[..., -1].nonzero().tolist() == [[1, 4]]
+        again = TokenEncoder(model)({"images": changed, "mask": mask})
+    torch.testing.assert_close(again.tokens, made.tokens)
+    assert made.mask is mask
     assert not model.patch_embed._forward_hooks
 
 
@@ -113,8 +118,8 @@ def test_gradients_are_those_of_autograd(layer: str) -> None:
     made = engine.extract(batch, extractor.views, {"ibot": extractor.loss})
     (found,) = made.gradients["ibot"].values()
     module = model.get_submodule(layer)
-    embedded = TokenEncoder(model)(extractor.views.render(batch))
-    loss = extractor.objective.loss(embedded[None], extractor.heads(), {}).sum()
+    encoded = TokenEncoder(model)(extractor.views.render(batch)).by_sample(1)
+    loss = extractor.objective.loss(encoded, extractor.heads(), {}).sum()
     weight, bias = torch.autograd.grad(loss, [module.weight, module.bias])
     expected = torch.cat([weight, bias[:, None]], dim=1).flatten()
     assert cosine_similarity(found[0], expected, dim=0) > 1 - 1e-5

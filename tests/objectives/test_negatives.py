@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
+from fungi.backbones.encoders import Encoded
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.objectives.simclr import SimCLR, info_nce, mix_negatives, own_negatives
@@ -58,10 +59,10 @@ def test_mixing_depends_on_nothing_but_the_sample() -> None:
     heads = objective.heads(6, seed=0)
     support = objective.support(samples(5), lambda chosen: random(len(chosen), 3, 6), heads, seed=0)
     embeddings = random(4, 3, 6, seed=7)
-    together = objective.loss(embeddings, heads, support)
-    alone = torch.cat([objective.loss(one[None], heads, support) for one in embeddings])
+    together = objective.loss(Encoded(embeddings), heads, support)
+    alone = torch.cat([objective.loss(Encoded(one[None]), heads, support) for one in embeddings])
     torch.testing.assert_close(together, alone)
-    assert not torch.allclose(together, SimCLR(latent_dim=4).loss(embeddings, heads, support))
+    assert not torch.allclose(together, SimCLR(latent_dim=4).loss(Encoded(embeddings), heads, support))
 
 
 def test_own_views_are_left_out() -> None:
@@ -82,8 +83,11 @@ def test_an_image_among_the_negatives_is_recognised_by_the_objective() -> None:
     support = objective.support(samples(6), lambda chosen: train[rows], heads, seed=0)
     inside, outside = train[rows[1]][None], train[np.setdiff1d(np.arange(6), rows)[0]][None]
     plain = SimCLR(latent_dim=4)
-    assert not torch.allclose(objective.loss(inside, heads, support), plain.loss(inside, heads, support))
-    torch.testing.assert_close(objective.loss(outside, heads, support), plain.loss(outside, heads, support))
+    (changed, unchanged), (wanted, same) = (
+        [one.loss(Encoded(given), heads, support) for given in (inside, outside)] for one in (objective, plain)
+    )
+    assert not torch.allclose(changed, wanted)
+    torch.testing.assert_close(unchanged, same)
 
 
 def test_hard_negatives_take_the_first_places_and_are_drawn_once() -> None:
@@ -112,12 +116,14 @@ def test_head_options_of_table_6_change_the_loss_and_nothing_else(objective: str
     support = {"negatives": random(5, 8 if options.get("project") is False else 96, seed=3)}
     plain, changed = OBJECTIVES[objective](), OBJECTIVES[objective](**options)
     heads = plain.heads(8, seed=0)
-    made = changed.loss(embeddings, heads, support)
+    made = changed.loss(Encoded(embeddings), heads, support)
     assert made.shape == (3,)
     assert torch.isfinite(made).all()
     if "project" in options:  # without a head, the loss is that of an identity head
         plain_options = {name: value for name, value in options.items() if name != "project"}
         identity = torch.nn.ModuleDict({name: torch.nn.Identity() for name in heads})
-        torch.testing.assert_close(made, OBJECTIVES[objective](**plain_options).loss(embeddings, identity, support))
+        torch.testing.assert_close(
+            made, OBJECTIVES[objective](**plain_options).loss(Encoded(embeddings), identity, support)
+        )
     else:
-        assert not torch.allclose(made, plain.loss(embeddings, heads, support))
+        assert not torch.allclose(made, plain.loss(Encoded(embeddings), heads, support))

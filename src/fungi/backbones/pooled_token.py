@@ -18,6 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from fungi.backbones.encoders import Encoded
+
 
 class PooledTokenEncoder:
     """Images -> embeddings of a timm `VisionTransformer`, with the last block for the class token only.
@@ -32,8 +34,8 @@ class PooledTokenEncoder:
         self.model = model
         self.attention_input = nn.Identity()
 
-    def __call__(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        """Embeddings, equal to `model(images)` up to rounding."""
+    def __call__(self, images: Float[Tensor, "n c h w"]) -> Encoded:
+        """Embeddings `[n d]`, equal to `model(images)` up to rounding."""
         block = self.model.blocks[-1]
         with torch.no_grad():
             tokens = self._before_last_block(images)
@@ -44,7 +46,7 @@ class PooledTokenEncoder:
         token = residual + block.drop_path1(block.ls1(update))
         token = token + block.drop_path2(block.ls2(block.mlp(block.norm2(token))))
         pooled = self.model.fc_norm(self.model.norm(token)[:, 0])
-        return self.model.head(self.model.head_drop(pooled))
+        return Encoded(self.model.head(self.model.head_drop(pooled)))
 
     def activation_module(self, path: str) -> nn.Module:
         """The module whose input is the input of the attention module that owns `path`."""

@@ -86,5 +86,5 @@ def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tens
                 f"the model gives {found} for {len(images)} images; embeddings [b, d] are needed. "
                 "Leave out its classifier, and pool where it returns tokens or a feature map."
             )
-        capture.signals(embeddings, torch.ones_like(embeddings), keep_graph=False)
+        capture.signals([embeddings], [torch.ones_like(embeddings)], keep_graph=False)
     return embeddings.shape[1]

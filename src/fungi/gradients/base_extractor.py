@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from fungi.backbones.encoders import Encoded
 from fungi.errors import FungiError
 from fungi.gradients.assembly import EngineSettings, GivenProjection, assemble_engine, embedding_dim_of
 from fungi.gradients.engine import GradientEngine
@@ -103,8 +104,9 @@ class BaseGradientExtractor(ABC):
         """Embeddings through the head, L2-normalised before it."""
         return self.projection_head(normalize(embeddings, dim=-1))
 
-    def loss_inputs(self, embeddings: Float[Tensor, "b v d"]) -> dict[str, Any]:
-        """What `compute_loss` gets besides latents; nothing unless overridden."""
+    def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
+        """What `compute_loss` gets besides latents, from what the encoder gave, `[b v ...]`; nothing unless
+        overridden."""
         return {}
 
     # What it can do
@@ -142,12 +144,12 @@ class BaseGradientExtractor(ABC):
         entries = {name: projector.entries for name, projector in self.engine.projectors.items()}
         return next(iter(entries.values())) if len(entries) == 1 else entries
 
-    def loss(self, embeddings: Float[Tensor, "b v d"]) -> Float[Tensor, " b"]:
+    def loss(self, encoded: Encoded) -> Float[Tensor, " b"]:
         """One loss per sample from the embeddings of its views: what the engine differentiates."""
-        samples, views, _ = embeddings.shape
-        latents = self.latents(embeddings.flatten(0, 1))
-        value = self.compute_loss(latents=latents, views_per_sample=views, **self.loss_inputs(embeddings))
-        return self._per_sample(value, samples, embeddings.requires_grad)
+        samples, views, _ = encoded.pooled.shape
+        latents = self.latents(encoded.pooled.flatten(0, 1))
+        value = self.compute_loss(latents=latents, views_per_sample=views, **self.loss_inputs(encoded))
+        return self._per_sample(value, samples, encoded.pooled.requires_grad)
 
     def forward(self, images: Sequence[Image.Image]) -> Float[Tensor, "b p"]:
         """Projected gradients of a list of images, not normalised; of several layers side by side."""

@@ -53,10 +53,10 @@ class Capture:
         self.activations.clear()
         self.outputs.clear()
 
-    def signals(self, root: Tensor, weights: Tensor, *, keep_graph: bool) -> dict[str, Tensor]:
-        """Derivative of `sum(root * weights)` with respect to every target's output.
+    def signals(self, roots: Sequence[Tensor], weights: Sequence[Tensor], *, keep_graph: bool) -> dict[str, Tensor]:
+        """Derivative of the sum of `root * weight`, over all roots, with respect to every target's output.
 
-        FungiError for a target that the forward pass did not reach, or that the root does not depend on.
+        FungiError for a target that the forward pass did not reach, or that the roots do not depend on.
         """
         for path in self._modules:
             if path not in self.outputs:
@@ -66,8 +66,15 @@ class Capture:
                 )
         outputs = [self.outputs[path] for path in self._modules]
         found: tuple[Tensor | None, ...] = (None,) * len(outputs)
-        if root.requires_grad:
-            found = torch.autograd.grad(root, outputs, grad_outputs=weights, retain_graph=keep_graph, allow_unused=True)
+        learning = [(root, weight) for root, weight in zip(roots, weights, strict=True) if root.requires_grad]
+        if learning:
+            found = torch.autograd.grad(
+                [root for root, _ in learning],
+                outputs,
+                grad_outputs=[weight for _, weight in learning],
+                retain_graph=keep_graph,
+                allow_unused=True,
+            )
         signals = {path: signal for path, signal in zip(self._modules, found, strict=True) if signal is not None}
         for path in self._modules:
             if path not in signals:

@@ -1,74 +1,54 @@
 """The engine: views of a batch -> embeddings, and the projected per-sample gradient of every loss at every target.
 
 Images are taken in groups whose views fill one forward pass. Per group: render the views, encode them with only the
-gradient sources and what follows in the graph, take one loss per sample, pull the signals back, and contract them with
-the activations to `[b o i]`. Groups of a batch are projected together.
+gradient sources and what follows in the graph, take one loss per sample, pull the signals back, and hand signals and
+activations to the projector as the terms of gradients: of one per sample, or one per position
+(`fungi.gradients.terms`). What the projector keeps of the groups of a batch is projected together.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fungi.backbones.encoders import Encoded, Encoder, TokenEncoder, WholeModel
 from fungi.backbones.pooled_token import pooled_token_encoder
 from fungi.errors import FungiError
 from fungi.gradients.capture import Capture
 from fungi.gradients.freezing import frozen
-from fungi.gradients.projection import Projector
+from fungi.gradients.projection import Projector, RawGradients
 from fungi.gradients.rules import rule_for
 from fungi.gradients.targets import Target
+from fungi.gradients.terms import Positions, SumOfPositions, Terms
 from fungi.runtime.device import autocast
 from fungi.runtime.stopwatch import Stopwatch
-from fungi.views.base import Grouping, Inputs, ViewGenerator
+from fungi.views.base import Grouping, ViewGenerator
 
-Loss = Callable[[Float[Tensor, "b v d"]], Float[Tensor, " b"]]
+Loss = Callable[[Encoded], Float[Tensor, " b"]]
+"""Latents of the views of b samples, `[b v ...]` -> one loss per sample."""
 FLOAT16_SIGNAL = 2.0**6
 """In float16 the largest derivative that enters the backward pass is brought to about this, sample by sample, and the
 gradient is divided again: KL derivatives are below the smallest float16 number, others above the largest."""
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """Views -> embeddings; `path` says in words which way they take."""
-
-    path: str
-
-    def __call__(self, inputs: Any, /) -> Float[Tensor, "n d"]:
-        """Encode views."""
-        ...
-
-    def activation_module(self, path: str) -> nn.Module:
-        """The attention module that owns a target, whose input may stand in for the target's."""
-        ...
-
-
-class WholeModel:
-    """The model as it is: for any architecture and any target."""
-
-    path = "whole model"
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def __call__(self, inputs: Inputs, /) -> Float[Tensor, "n d"]:
-        """Encode views."""
-        return self.model(**inputs) if isinstance(inputs, dict) else self.model(inputs)
-
-    def activation_module(self, path: str) -> nn.Module:
-        """The parent of a target, which is its attention module."""
-        return self.model.get_submodule(path.rpartition(".")[0])
+ROWS_AT_ONCE = 128
+"""Gradients that are formed and projected together, at least: a batch of samples is never divided, but samples with a
+gradient for each of their positions are."""
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """What one batch gave: embeddings `[b v d]`, and `[b p]` per loss and target name."""
+    """What one batch gave: latents `[b v ...]`, and `[b p]` per loss and target name; `[b s p]` with `EachPosition`."""
 
-    embeddings: Float[Tensor, "b v d"]
-    gradients: dict[str, dict[str, Float[Tensor, "b p"]]]
+    encoded: Encoded
+    gradients: dict[str, dict[str, Float[Tensor, "b *s p"]]]
+
+    @property
+    def embeddings(self) -> Float[Tensor, "b v d"]:
+        """The pooled embeddings of all views."""
+        return self.encoded.pooled
 
 
 class GradientEngine:
@@ -77,7 +57,7 @@ class GradientEngine:
     model: on `device`; it is left as it was found (hooks, mode, `requires_grad`); targets: its gradient sources;
     projectors: by target name (targets without one keep the raw gradient, flattened); views_per_forward: how many views
     are encoded at once; attention_input, first_token_gradient: see `Profile`; short_cut: use the pooled-token path
-    where the model allows it.
+    where the model allows it; positions: whether a sample has one gradient, or one for each position of the layer.
     """
 
     def __init__(
@@ -92,10 +72,12 @@ class GradientEngine:
         attention_input: bool = False,
         first_token_gradient: bool = False,
         short_cut: bool = True,
+        positions: Positions | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self.model, self.targets, self.projectors = model, tuple(targets), dict(projectors or {})
         self.device, self.dtype, self.views_per_forward = device, dtype, views_per_forward
+        self.positions = positions or SumOfPositions()
         self.stopwatch = stopwatch or Stopwatch(device)
         self._attention_input, self._first_token_gradient = attention_input, first_token_gradient
         paths = [target.path for target in targets]
@@ -106,41 +88,47 @@ class GradientEngine:
 
     def for_tokens(self) -> "GradientEngine":
         """The same engine for losses of all tokens (`Objective.tokens`); FungiError where the model has none."""
-        from fungi.gradients.tokens import TokenEncoder  # builds on this module
-
         other = copy(self)
         other.encoder = TokenEncoder(self.model)
         return other
 
-    @torch.no_grad()
     def embed(self, batch: Any, views: ViewGenerator) -> Float[Tensor, "b v d"]:
         """Embeddings of all views of a collated batch, without gradients."""
+        return self.encode(batch, views).pooled
+
+    @torch.no_grad()
+    def encode(self, batch: Any, views: ViewGenerator) -> Encoded:
+        """Latents `[b v ...]` of all views of a collated batch, without gradients."""
         with frozen(self.model):
             parts = [(rows, self._encode(part, views)) for rows, part in self._groups(batch, views)]
         places = _places([rows for rows, _ in parts]).to(self.device)
-        return torch.cat([embedded for _, embedded in parts])[places]
+        return Encoded.joined([encoded for _, encoded in parts], places)
 
     def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> Extracted:
-        """Embeddings of a collated batch, and the gradients of the given losses, all from one forward pass."""
-        embeddings: list[Tensor] = []
+        """Latents of a collated batch, and the gradients of the given losses, all from one forward pass."""
+        encoded: list[Encoded] = []
         order: list[Tensor] = []
-        raw: dict[str, dict[str, list[Tensor]]] = {
-            name: {target.name: [] for target in self.targets} for name in losses
+        at_once = max(_length(batch), ROWS_AT_ONCE)
+        gathered = {
+            name: {target.name: _Gathered(self._projector(target), at_once, self.stopwatch) for target in self.targets}
+            for name in losses
         }
         for rows, part in self._groups(batch, views):
-            embedded, gradients = self._extract_group(part, views, losses)
-            embeddings.append(embedded)
+            latents, terms = self._extract_group(part, views, losses)
+            encoded.append(latents)
             order.append(rows)
-            for name, by_target in gradients.items():
-                for target, gradient in by_target.items():
-                    raw[name][target].append(gradient)
+            for name, by_target in terms.items():
+                for target, found in by_target.items():
+                    gathered[name][target].add(self.positions.rows(found))
         places = _places(order).to(self.device)
-        with self.stopwatch("projection"):
-            projected = {
-                name: {target: self._project(target, torch.cat(parts))[places] for target, parts in by_target.items()}
-                for name, by_target in raw.items()
+        gradients = {
+            name: {
+                target: self.positions.by_sample(rows.projected(), len(places))[places]
+                for target, rows in by_target.items()
             }
-        return Extracted(torch.cat(embeddings)[places], projected)
+            for name, by_target in gathered.items()
+        }
+        return Extracted(Encoded.joined(encoded, places), gradients)
 
     def _groups(self, batch: Any, views: ViewGenerator) -> Iterator[tuple[Tensor, Any]]:
         """Parts of a batch whose views fill one forward pass, on the device, with their rows in the batch."""
@@ -149,45 +137,42 @@ class GradientEngine:
         for rows, part in groups:
             yield rows, _to_device(part, self.device)
 
-    def _encode(self, part: Any, views: ViewGenerator) -> Float[Tensor, "b v d"]:
+    def _encode(self, part: Any, views: ViewGenerator) -> Encoded:
         with self.stopwatch("views"):
             rendered = views.render(part)
         with self.stopwatch("forward"), autocast(self.device, self.dtype):
-            embeddings = self.encoder(rendered)
-        return embeddings.float().unflatten(0, (_length(part), -1))
+            encoded = self.encoder(rendered)
+        return encoded.by_sample(_length(part))
 
     def _extract_group(
         self, part: Any, views: ViewGenerator, losses: Mapping[str, Loss]
-    ) -> tuple[Tensor, dict[str, dict[str, Float[Tensor, "b o i"]]]]:
+    ) -> tuple[Encoded, dict[str, dict[str, Terms]]]:
         surrogates = [target.path for target in self.targets if self._attention_input and _projects_attention(target)]
         modules = {path: self.encoder.activation_module(path) for path in surrogates}
         with torch.enable_grad(), frozen(self.model), Capture(self.model, self.targets, modules) as capture:
-            embeddings = self._encode(part, views)
-            gradients = {}
+            encoded = self._encode(part, views)
+            terms = {}
             for index, (name, loss) in enumerate(losses.items()):
-                gradients[name] = self._gradients(capture, loss, embeddings, keep_graph=index + 1 < len(losses))
-        return embeddings.detach(), gradients
+                terms[name] = self._terms(capture, loss, encoded, keep_graph=index + 1 < len(losses))
+        return encoded.detach(), terms
 
-    def _gradients(
-        self, capture: Capture, loss: Loss, embeddings: Float[Tensor, "b v d"], *, keep_graph: bool
-    ) -> dict[str, Float[Tensor, "b o i"]]:
-        """The gradient of each sample's loss at each target."""
+    def _terms(self, capture: Capture, loss: Loss, encoded: Encoded, *, keep_graph: bool) -> dict[str, Terms]:
+        """What the gradient of each sample's loss is made of, at each target."""
+        scale = None
         with self.stopwatch("heads and backward"):
             if self.dtype == torch.float16:
-                weights, scale = _scaled_derivative(loss, embeddings)
-                signals = capture.signals(embeddings, weights, keep_graph=keep_graph)
+                roots, weights, scale = _scaled_derivative(loss, encoded)
             else:
-                losses = loss(embeddings)
-                signals, scale = capture.signals(losses, torch.ones_like(losses), keep_graph=keep_graph), None
-        gradients = {}
-        with self.stopwatch("contraction"), torch.no_grad():
-            for target in self.targets:
-                activations = capture.activations[target.path]
-                gradient = self._contract(target, activations, signals[target.path], len(embeddings))
-                gradients[target.name] = gradient if scale is None else gradient / scale
-        return gradients
+                roots = [loss(encoded)]
+                weights = [torch.ones_like(root) for root in roots]
+            signals = capture.signals(roots, weights, keep_graph=keep_graph)
+        terms = {}
+        for target in self.targets:
+            found = self._at(target, capture.activations[target.path], signals[target.path], len(encoded.pooled))
+            terms[target.name] = found if scale is None else replace(found, signals=found.signals.float() / scale)
+        return terms
 
-    def _contract(self, target: Target, activations: Tensor, signals: Tensor, samples: int) -> Float[Tensor, "b o i"]:
+    def _at(self, target: Target, activations: Tensor, signals: Tensor, samples: int) -> Terms:
         rule = rule_for(target.module)
         assert rule is not None
         if target.part is not None:
@@ -196,21 +181,48 @@ class GradientEngine:
             activations, signals = activations[:, :1], signals[:, :1]  # [m t i] -> [m 1 i]
         return rule(target.module, activations, signals, samples, target.bias)
 
+    def _projector(self, target: Target) -> Projector | RawGradients:
+        return self.projectors.get(target.name) or RawGradients()
+
+
+class _Gathered:
+    """Gradients of one loss at one target on their way to `[rows p]`: contracted by group, projected many together."""
+
+    def __init__(self, projector: Projector | RawGradients, at_once: int, stopwatch: Stopwatch) -> None:
+        self._projector, self._at_once, self._stopwatch = projector, at_once, stopwatch
+        self._kept: list[Tensor] = []
+        self._done: list[Tensor] = []
+
     @torch.no_grad()
-    def _project(self, target: str, gradients: Float[Tensor, "b o i"]) -> Float[Tensor, "b p"]:
-        projector = self.projectors.get(target)
-        return gradients.flatten(1) if projector is None else projector(gradients)
+    def add(self, terms: Terms) -> None:
+        """Take over the terms of a group."""
+        for part in terms.split(self._at_once):
+            if sum(map(len, self._kept)) + len(part) > self._at_once:
+                self._project()
+            with self._stopwatch("contraction"):
+                self._kept.append(self._projector.contract(part))
+
+    @torch.no_grad()
+    def projected(self) -> Float[Tensor, "rows p"]:
+        """All of them."""
+        self._project()
+        return torch.cat(self._done)
+
+    def _project(self) -> None:
+        with self._stopwatch("projection"):
+            self._done.append(self._projector.project(torch.cat(self._kept)))
+        self._kept.clear()
 
 
-def _scaled_derivative(
-    loss: Loss, embeddings: Float[Tensor, "b v d"]
-) -> tuple[Float[Tensor, "b v d"], Float[Tensor, "b 1 1"]]:
-    """Derivative of the losses by the embeddings, times a power of two per sample; and those powers."""
-    leaf = embeddings.detach().requires_grad_()
-    (derivative,) = torch.autograd.grad(loss(leaf).sum(), leaf)
-    largest = derivative.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    scale = torch.exp2(torch.log2(FLOAT16_SIGNAL / largest).floor())
-    return derivative * scale, scale
+def _scaled_derivative(loss: Loss, encoded: Encoded) -> tuple[list[Tensor], list[Tensor], Float[Tensor, "b 1 1 1"]]:
+    """The latents, the derivative of the losses by each times a power of two per sample, and those powers."""
+    leaves = encoded.map(lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
+    found = torch.autograd.grad(loss(leaves).sum(), leaves.differentiable, allow_unused=True)
+    used = [(root, by) for root, by in zip(encoded.differentiable, found, strict=True) if by is not None]
+    largest = torch.stack([by.abs().flatten(1).amax(dim=1) for _, by in used]).amax(dim=0)  # [b]
+    scale = torch.exp2(torch.log2(FLOAT16_SIGNAL / largest.clamp_min(torch.finfo(torch.float32).tiny)).floor())
+    weights = [by * scale.view(-1, *[1] * (by.dim() - 1)) for _, by in used]
+    return [root for root, _ in used], weights, scale.view(-1, 1, 1, 1)
 
 
 def _projects_attention(target: Target) -> bool:
@@ -219,9 +231,9 @@ def _projects_attention(target: Target) -> bool:
 
 
 def _check_width(target: Target, projector: Projector | None) -> None:
-    if projector is not None and projector.gradient_dim != target.gradient_dim:
+    if projector is not None and projector.matrix.gradient_dim != target.gradient_dim:
         raise FungiError(
-            f"the projection takes gradients of {projector.gradient_dim} entries, layer {target.spec} has "
+            f"the projection takes gradients of {projector.matrix.gradient_dim} entries, layer {target.spec} has "
             f"{target.gradient_dim} ({target.shape[0]} x {target.shape[1]}). Make one with "
             f"generate_projection_matrix.py --gradients-dim {target.gradient_dim}."
         )

@@ -39,35 +39,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fungi.gradients.projection import ProjectionMatrix, Projector, with_bias
+from fungi.gradients.projection import DenseProjector, ProjectionMatrix, Projector
+from fungi.gradients.terms import Terms
 
 
-class KhatriRaoProjector(Projector):
-    """The projection by two small matrices: the dense one is never made."""
+class KhatriRaoProjector:
+    """The projection by two small matrices: neither the dense one nor a gradient is ever made."""
 
     def __init__(self, matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> None:
         self.matrix = matrix
         self._outputs, self._inputs = (factor.to(device, dtype) for factor in matrix.factors())  # [p o], [p i]
         self._scaling = matrix.projection_dim**-0.5
-        self.gradient_dim = matrix.gradient_dim
 
     @property
     def entries(self) -> Float[Tensor, "p g"]:
         """The matrix as if it were dense, made anew at each call."""
         return torch.einsum("po,pi->poi", self._outputs, self._inputs).flatten(1)
 
-    def __call__(self, gradients: Float[Tensor, "b o i"]) -> Float[Tensor, "b p"]:
-        """Project gradients that are formed already: `S_r G T_r`, for as many operations as the dense matrix takes."""
-        matrices = gradients.reshape(len(gradients), self._outputs.shape[1], -1)
-        half = self._product(matrices, self._inputs)  # [b o i] x [i p] -> [b o p]
-        return torch.einsum("bop,po->bp", half, self._outputs.float()) * self._scaling
+    def contract(self, terms: Terms) -> Float[Tensor, "b p"]:
+        """`sum_s (S delta_s) * (T a_s)`; each block of signals has its own columns of S."""
+        blocks = self._outputs.chunk(terms.signals.shape[1], dim=1)
+        back = torch.stack([self._product(terms.signals[:, g], block) for g, block in enumerate(blocks)], dim=1)
+        return (back * self._product(terms.extended(), self._inputs)).sum(dim=(1, 2))  # [b g s p] -> [b p]
 
-    def terms(
-        self, activations: Float[Tensor, "*n i"], signals: Float[Tensor, "*n o"], *, bias: bool
-    ) -> Float[Tensor, "*n p"]:
-        """Each position's own term, projected: `(S delta_s) * (T a_s)`."""
-        back = self._product(signals, self._outputs)
-        return back * self._product(with_bias(activations, bias), self._inputs) * self._scaling
+    def project(self, kept: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
+        """The factor 1/sqrt(p), which is all that is missing."""
+        return kept * self._scaling
 
     def _product(self, values: Float[Tensor, "*n i"], factor: Float[Tensor, "p i"]) -> Float[Tensor, "*n p"]:
         """`values @ factor^T`, float32; rows are brought to unit size before they are rounded, and back after."""
@@ -79,5 +76,5 @@ class KhatriRaoProjector(Projector):
 
 def make_projector(matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> Projector:
     """The projector of a matrix's kind."""
-    kind = KhatriRaoProjector if matrix.kind == "khatri-rao" else Projector
+    kind = KhatriRaoProjector if matrix.kind == "khatri-rao" else DenseProjector
     return kind(matrix, device, dtype)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from fungi.backbones.encoders import Encoded
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.gradients.base_extractor import BaseGradientExtractor
@@ -135,9 +136,11 @@ class DINOGradientsExtractor(ObjectiveExtractor):
         """Student and teacher."""
         self.projection_head, self.teacher_projection = heads["student"], heads["teacher"]
 
-    def loss_inputs(self, embeddings: Float[Tensor, "b v d"]) -> dict[str, Any]:
+    def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
         """The teacher's latents of the global crops."""
-        return {"teacher_latents": self.objective.teacher_latents(embeddings, self.teacher_projection).flatten(0, 1)}
+        return {
+            "teacher_latents": self.objective.teacher_latents(encoded.pooled, self.teacher_projection).flatten(0, 1)
+        }
 
     def compute_loss(  # type: ignore[override]  # the published signature: one more argument, which loss_inputs gives
         self, latents: Float[Tensor, "m l"], views_per_sample: int, teacher_latents: Float[Tensor, "g l"], **kwargs: Any
@@ -222,7 +225,7 @@ class DeepClusterGradientsExtractor(ObjectiveExtractor):
 class IBOTGradientsExtractor(ObjectiveExtractor):
     """Cross-entropy of crops and of masked patches (spec vision 4.5). The teacher's head is `teacher_projection`.
 
-    Its loss is of tokens: `latents` and `compute_loss` take them as the engine gives them.
+    Its loss is of tokens: `compute_loss` takes them as the engine gives them.
     """
 
     objective_type = IBOT
@@ -237,10 +240,12 @@ class IBOTGradientsExtractor(ObjectiveExtractor):
         """Student and teacher."""
         return nn.ModuleDict({"student": self.projection_head, "teacher": self.teacher_projection})
 
-    def latents(self, embeddings: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:
-        """Tokens as they are: the objective puts them through its heads."""
-        return embeddings
+    def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
+        """All tokens."""
+        return {"encoded": encoded}
 
-    def compute_loss(self, latents: Float[Tensor, "m d"], views_per_sample: int, **kwargs: Any) -> Float[Tensor, " b"]:
+    def compute_loss(  # type: ignore[override]  # one more argument, which loss_inputs gives
+        self, latents: Float[Tensor, "m l"], views_per_sample: int, encoded: Encoded, **kwargs: Any
+    ) -> Float[Tensor, " b"]:
         """Loss per sample from the tokens of its views."""
-        return self.objective.loss(latents.unflatten(0, (-1, views_per_sample)), self.heads(), {})
+        return self.objective.loss(encoded, self.heads(), {})

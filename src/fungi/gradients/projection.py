@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isqrt
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,13 +26,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from fungi.errors import FungiError, MissingFilesError
+from fungi.gradients.terms import Terms
 from fungi.runtime.files import written_whole
 
 Kind = Literal["binary", "gaussian", "sparse", "khatri-rao"]
 KINDS: tuple[str, ...] = get_args(Kind)
 FORMAT = 1
 _ROWS_AT_ONCE = 16
-_TERMS_AT_ONCE = 64  # rank-one gradients that are formed together: 151 MB of them for a ViT-B
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,47 +89,68 @@ class ProjectionMatrix:
         return full
 
 
-class Projector:
-    """A projection on a device, in the dtype of the product: `[b o i] -> [b p]`, float32 out."""
+@runtime_checkable
+class Projector(Protocol):
+    """A matrix on a device: from the terms of gradients to rows of p entries, in two steps, so that many rows are
+    projected together.
+
+    A projection whose rows are outer products contracts a group's terms to `[b p]` at once and never forms a gradient;
+    one with a dense matrix forms the sums, and multiplies once with those of all groups.
+    """
+
+    matrix: ProjectionMatrix
+
+    @property
+    def entries(self) -> Float[Tensor, "p g"]:
+        """All entries on the device, without the factor 1/sqrt(p)."""
+        ...
+
+    def contract(self, terms: Terms) -> Float[Tensor, "b kept"]:
+        """What is kept of the gradients of one forward pass."""
+        ...
+
+    def project(self, kept: Float[Tensor, "b kept"]) -> Float[Tensor, "b p"]:
+        """The projected gradients of what was kept, float32."""
+        ...
+
+
+class RawGradients:
+    """No projection: the flattened gradients."""
+
+    def contract(self, terms: Terms) -> Float[Tensor, "b g"]:
+        """`[b o i] -> [b g]`."""
+        return terms.formed().flatten(1)
+
+    def project(self, kept: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
+        """As they are."""
+        return kept
+
+
+class DenseProjector:
+    """A matrix on a device, in the dtype of the product."""
 
     def __init__(self, matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> None:
         self.matrix = matrix
         self._dense = matrix.dense(device, dtype)
         self._scaling = matrix.projection_dim**-0.5
-        self.gradient_dim = matrix.gradient_dim
 
     @property
     def entries(self) -> Float[Tensor, "p g"]:
         """The matrix as it is multiplied with, on its device; the factor 1/sqrt(p) is not in it."""
         return self._dense
 
-    def __call__(self, gradients: Float[Tensor, "b o i"]) -> Float[Tensor, "b p"]:
+    def contract(self, terms: Terms) -> Float[Tensor, "b g"]:
+        """The flattened gradients: `[b o i] -> [b g]`."""
+        return terms.formed().flatten(1)
+
+    def project(self, kept: Float[Tensor, "b g"]) -> Float[Tensor, "b p"]:
         """Project flattened gradients. Rows are brought to unit size before rounding, and back after the product."""
-        flat = gradients.flatten(1)
         if self._dense.dtype == torch.float32:
-            return flat @ self._dense.T * self._scaling
-        size = flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        unit = (flat / size * flat.shape[1] ** 0.5).to(self._dense.dtype)  # entries around one
+            return kept @ self._dense.T * self._scaling
+        size = kept.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        unit = (kept / size * kept.shape[1] ** 0.5).to(self._dense.dtype)  # entries around one
         projected = (unit @ self._dense.T).float()
-        return projected * size * (self._scaling / flat.shape[1] ** 0.5)
-
-    def terms(
-        self, activations: Float[Tensor, "n i"], signals: Float[Tensor, "n o"], *, bias: bool
-    ) -> Float[Tensor, "n p"]:
-        """Each position's own term `delta_s a_s^T` of the gradient, projected.
-
-        Terms are formed for a few positions at a time: never `[n o i]`.
-        """
-        parts = []
-        for start in range(0, len(signals), _TERMS_AT_ONCE):
-            near = slice(start, start + _TERMS_AT_ONCE)
-            parts.append(self(torch.einsum("no,ni->noi", signals[near], with_bias(activations[near], bias))))
-        return torch.cat(parts)
-
-
-def with_bias(activations: Float[Tensor, "*n i"], bias: bool) -> Float[Tensor, "*n i_and_bias"]:
-    """Activations with a one behind them: the input that the bias is the weight of."""
-    return torch.nn.functional.pad(activations, (0, 1), value=1.0) if bias else activations
+        return projected * size * (self._scaling / kept.shape[1] ** 0.5)
 
 
 def draw_projection(
@@ -223,7 +244,7 @@ _ENTRIES = {"kind", "seed", "projection_dim", "gradient_dim", "packed", "hash"}
 
 def _from_ours(content: dict[str, Any], path: Path) -> ProjectionMatrix:
     names = ("kind", "seed", "projection_dim", "gradient_dim", "packed")
-    matrix = ProjectionMatrix(*(content[name] for name in names), outputs=content.get("outputs", 0))
+    matrix = ProjectionMatrix(*(content[name] for name in names), content.get("outputs", 0))
     if matrix.hash != content["hash"]:
         raise FungiError(f"{path} is damaged: its entries don't have the hash it carries. Write it anew.")
     return matrix

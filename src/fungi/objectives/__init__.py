@@ -1,4 +1,4 @@
-"""One loss per file: embeddings `[b v d]` -> one loss per sample `[b]`; the engine sums.
+"""One loss per file: latents `[b v ...]` -> one loss per sample `[b]`; the engine sums.
 
 A file's name is the objective's name, so that the enumeration is known without importing torch.
 """

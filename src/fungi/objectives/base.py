@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from fungi.backbones.encoders import Encoded
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.objectives import OBJECTIVES
@@ -46,7 +47,7 @@ class Objective(ABC):
     normalize: L2-normalise embeddings before the head; project: use the random head at all (paper, table 6).
     views, view_defaults: kind of the views, and options in which they differ from that kind's own defaults.
     follows: settings that take the value of a view option where that alone is given.
-    tokens: whether the loss wants all tokens of a view in place of its embedding.
+    tokens: whether the loss wants the patch tokens of a view beside its embedding.
     """
 
     name: ClassVar[str]
@@ -69,8 +70,8 @@ class Objective(ABC):
         """The fixed random heads by name, equal for all splits of all datasets."""
 
     @abstractmethod
-    def loss(self, embeddings: Float[Tensor, "b v d"], heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """One loss per sample from the embeddings of its views."""
+    def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
+        """One loss per sample from the latents of its views: `pooled` `[b v d]`, and `patches` with `tokens`."""
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
         """Supporting data from the training split; most objectives need none."""

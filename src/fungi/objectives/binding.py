@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fungi.backbones.encoders import Encoded
 from fungi.errors import FungiError
 from fungi.objectives import OBJECTIVES
 from fungi.objectives.base import Objective, Support
@@ -19,7 +20,7 @@ from fungi.views.kinds import NoViewsError
 
 @dataclass(frozen=True)
 class BoundObjective:
-    """`loss` takes embeddings alone; everything else is fixed."""
+    """`loss` takes latents alone; everything else is fixed."""
 
     objective: Objective
     views: ViewGenerator
@@ -31,9 +32,9 @@ class BoundObjective:
         """The objective's name."""
         return self.objective.name
 
-    def loss(self, embeddings: Float[Tensor, "b v d"]) -> Float[Tensor, " b"]:
+    def loss(self, encoded: Encoded) -> Float[Tensor, " b"]:
         """One loss per sample."""
-        return self.objective.loss(embeddings, self.heads, self.support)
+        return self.objective.loss(encoded, self.heads, self.support)
 
     def with_support(self, support: Support) -> "BoundObjective":
         """The same objective with its supporting data."""

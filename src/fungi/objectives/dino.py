@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fungi.backbones.encoders import Encoded
 from fungi.objectives.base import Objective, Support, random_linear, register
 
 
@@ -53,10 +54,10 @@ class DINO(Objective):
         )
         return nn.ModuleDict({"student": student, "teacher": teacher})
 
-    def loss(self, embeddings: Float[Tensor, "b v d"], heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
+    def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
         """All crops as student, the detached embeddings of the global ones as teacher."""
-        student = self.latents(embeddings, heads["student"])
-        return self.distillation(student, self.teacher_latents(embeddings, heads["teacher"]))
+        student = self.latents(encoded.pooled, heads["student"])
+        return self.distillation(student, self.teacher_latents(encoded.pooled, heads["teacher"]))
 
     def teacher_latents(self, embeddings: Float[Tensor, "b v d"], head: nn.Module) -> Float[Tensor, "b a l"]:
         """Latents of the global crops, without gradient."""

@@ -1,12 +1,13 @@
 """iBOT: DINO between crops, and between masked patches and what the teacher sees of them (spec vision 4.5)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from fungi.backbones.encoders import Encoded
 from fungi.objectives.base import Objective, Support, random_linear, register
 from fungi.objectives.dino import self_distillation
 
@@ -32,8 +33,8 @@ def masked_cross_entropy(
 class IBOT(Objective):
     """Masked global crops and local crops for the student, whole global crops for the teacher.
 
-    An embedding of a view is all its tokens side by side, each with a last entry that says whether it was masked
-    (`fungi.gradients.tokens`). class_loss: the loss between class tokens too, and not between patches alone.
+    It wants patch tokens and their masks beside the class tokens (`fungi.backbones.encoders.TokenEncoder`).
+    class_loss: the loss between class tokens too, and not between patches alone.
     """
 
     name = "ibot"
@@ -52,28 +53,25 @@ class IBOT(Objective):
             {side: random_linear(embedding_dim, self.latent_dim, seed, self.name, side) for side in sides}
         )
 
-    def loss(self, embeddings: Float[Tensor, "b v d"], heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
+    def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
         """Loss of the class tokens plus loss of the masked patches."""
-        head: Any = heads["student"]
-        flagged = embeddings.unflatten(2, (-1, head.in_features + 1))  # [b v t d+1]
-        tokens, mask = flagged[..., :-1], flagged[..., 1:, -1] > 0.5
-        student, teacher = tokens[:, :-GLOBAL_CROPS], tokens[:, -GLOBAL_CROPS:].detach()
+        assert encoded.patches is not None, "the engine of this loss encodes all tokens"
+        assert encoded.mask is not None, "its views are masked"
         patches = masked_cross_entropy(
-            self.latents(student[:, :GLOBAL_CROPS, 1:], heads["student"]),
-            self.latents(teacher[:, :, 1:], heads["teacher"]),
-            mask[:, :GLOBAL_CROPS],
+            self.latents(encoded.patches[:, :GLOBAL_CROPS], heads["student"]),
+            self.latents(encoded.patches[:, -GLOBAL_CROPS:].detach(), heads["teacher"]),
+            encoded.mask[:, :GLOBAL_CROPS],
             self.student_temperature,
             self.teacher_temperature,
         )
-        return patches + self._class_loss(student, teacher, heads) if self.class_loss else patches
+        return patches + self._class_loss(encoded.pooled, heads) if self.class_loss else patches
 
-    def _class_loss(
-        self, student: Float[Tensor, "b v t d"], teacher: Float[Tensor, "b g t d"], heads: nn.ModuleDict
-    ) -> Float[Tensor, " b"]:
+    def _class_loss(self, pooled: Float[Tensor, "b v d"], heads: nn.ModuleDict) -> Float[Tensor, " b"]:
         """Mean over the pairs of a teacher's crop and another crop of the student's."""
+        student, teacher = pooled[:, :-GLOBAL_CROPS], pooled[:, -GLOBAL_CROPS:].detach()
         summed = self_distillation(
-            self.latents(student[:, :, 0], heads["student"]),
-            self.latents(teacher[:, :, 0], heads["teacher"]),
+            self.latents(student, heads["student"]),
+            self.latents(teacher, heads["teacher"]),
             self.student_temperature,
             self.teacher_temperature,
             skip_same_view=True,

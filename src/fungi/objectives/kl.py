@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fungi.backbones.encoders import Encoded
 from fungi.errors import FungiError
 from fungi.objectives.base import Objective, Support, random_linear, register
 
@@ -48,9 +49,9 @@ class KL(Objective):
         """One head, E -> 768."""
         return nn.ModuleDict({"head": random_linear(embedding_dim, self.latent_dim, seed, self.name)})
 
-    def loss(self, embeddings: Float[Tensor, "b v d"], heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
+    def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
         """Divergence of the only view."""
-        return self.divergence(self.latents(embeddings, heads["head"]))
+        return self.divergence(self.latents(encoded.pooled, heads["head"]))
 
     def divergence(self, latents: Float[Tensor, "b v l"]) -> Float[Tensor, " b"]:
         """Mean divergence over views."""

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from fungi.backbones.encoders import Encoded
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.objectives.base import Embed, Objective, Support, random_linear, register
@@ -174,9 +175,9 @@ class SimCLR(Objective):
         drawn = numpy_generator(seed, self.name, "negatives").choice(others, size=count, replace=False)
         return np.concatenate([hard, drawn])
 
-    def loss(self, embeddings: Float[Tensor, "b v d"], heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
+    def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
         """InfoNCE of the latents."""
-        return self.contrast(self.latents(embeddings, heads["head"]), support)
+        return self.contrast(self.latents(encoded.pooled, heads["head"]), support)
 
     def contrast(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
         """The loss of latents."""

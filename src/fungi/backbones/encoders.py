@@ -1,0 +1,149 @@
+"""Views -> latents of a backbone: the pooled embedding and, where a loss or a task wants them, the patch tokens.
+
+An encoder is a model with a way through it: the whole model, the short cut for the pooled token
+(`fungi.backbones.pooled_token`), or all tokens, with patches masked on the way in.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from fungi.errors import FungiError
+from fungi.views.base import Inputs
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder gives for m views; with `by_sample`, the same for v views of b samples: `*m` is then `b v`.
+
+    pooled: the embeddings; patches: the patch tokens behind the final norm, where the encoder gives them; mask: which
+    of them were masked, where any could be.
+    """
+
+    pooled: Float[Tensor, "*m d"]
+    patches: Float[Tensor, "*m t d"] | None = None
+    mask: Bool[Tensor, "*m t"] | None = None
+
+    @property
+    def tokens(self) -> Float[Tensor, "*m t_and_1 d"]:
+        """The pooled token, and then the patches."""
+        assert self.patches is not None, "the engine of this loss encodes all tokens"
+        return torch.cat([self.pooled.unsqueeze(-2), self.patches], dim=-2)
+
+    @property
+    def differentiable(self) -> list[Tensor]:
+        """The tensors that a loss may depend on."""
+        return [tensor for tensor in (self.pooled, self.patches) if tensor is not None]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Encoded":
+        """The same function for every tensor that is there."""
+        patches, mask = (None if tensor is None else function(tensor) for tensor in (self.patches, self.mask))
+        return Encoded(function(self.pooled), patches, mask)
+
+    def by_sample(self, samples: int) -> "Encoded":
+        """Of the views of `samples` samples, view-fastest: `[b*v ...] -> [b v ...]`, in float32."""
+        wide = self.map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+        return wide.map(lambda tensor: tensor.unflatten(0, (samples, -1)))
+
+    def detach(self) -> "Encoded":
+        """The same without a graph."""
+        return self.map(Tensor.detach)
+
+    @staticmethod
+    def joined(parts: Sequence["Encoded"], places: Int64[Tensor, " b"]) -> "Encoded":
+        """The samples of all parts, in the order that `places` gives."""
+
+        def join(tensors: Sequence[Tensor | None]) -> Tensor | None:
+            present = [tensor for tensor in tensors if tensor is not None]
+            return torch.cat(present)[places] if present else None
+
+        columns = zip(*((part.pooled, part.patches, part.mask) for part in parts), strict=True)
+        pooled, patches, mask = (join(column) for column in columns)
+        assert pooled is not None
+        return Encoded(pooled, patches, mask)
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Views -> latents; `path` says in words which way they take."""
+
+    path: str
+
+    def __call__(self, inputs: Any, /) -> Encoded:
+        """Encode views."""
+        ...
+
+    def activation_module(self, path: str) -> nn.Module:
+        """The attention module that owns a target, whose input may stand in for the target's."""
+        ...
+
+
+class WholeModel:
+    """The model as it is: for any architecture and any target."""
+
+    path = "whole model"
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, inputs: Inputs, /) -> Encoded:
+        """Encode views: their embeddings `[m d]`."""
+        return Encoded(self.model(**inputs) if isinstance(inputs, dict) else self.model(inputs))
+
+    def activation_module(self, path: str) -> nn.Module:
+        """The parent of a target, which is its attention module."""
+        return self.model.get_submodule(path.rpartition(".")[0])
+
+
+class TokenEncoder(WholeModel):
+    """Class token and patch tokens after the final norm, for timm's vision transformers with a class token.
+
+    FungiError for other models. Registers and other prefix tokens are left out.
+    """
+
+    path = "all tokens"
+
+    def __init__(self, model: nn.Module) -> None:
+        needed = ("patch_embed", "forward_features", "fc_norm", "head", "num_prefix_tokens")
+        if any(not hasattr(model, name) for name in needed) or getattr(model, "cls_token", None) is None:
+            raise FungiError(
+                f"a {type(model).__name__} has no patch tokens to mask: iBOT needs a vision transformer of timm with "
+                "a class token."
+            )
+        super().__init__(model)
+
+    def __call__(self, inputs: Inputs, /) -> Encoded:
+        """Encode images `[m c h w]`, or `images` with a `mask` `[m t]`: a masked patch's embedding is zero before the
+        position is added."""
+        model: Any = self.model
+        images, mask = (inputs["images"], inputs["mask"]) if isinstance(inputs, dict) else (inputs, None)
+        with _masked(model.patch_embed, mask):
+            tokens = model.head(model.fc_norm(model.forward_features(images)))  # [m 1+t d]
+        return Encoded(tokens[:, 0], tokens[:, model.num_prefix_tokens :], mask)
+
+
+@contextmanager
+def _masked(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None) -> Iterator[None]:
+    if mask is None:
+        yield
+        return
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], patches: Tensor) -> Tensor:
+        count = patches[0, ..., 0].numel()
+        if count != mask.shape[1]:
+            raise FungiError(
+                f"the mask has {mask.shape[1]} patches, the model {count}. Set the objective's patch_size "
+                "(as in --set ibot.patch_size=16 or mim.patch_size=16) to that of the model."
+            )
+        return patches.masked_fill(mask.reshape(*patches.shape[:-1], 1), 0)
+
+    handle = patch_embed.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

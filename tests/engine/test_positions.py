@@ -1,0 +1,114 @@
+"""Laws of dense gradients: one per position of the layer, from the same engine and the same projections."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fungi.backbones.encoders import Encoded
+from fungi.gradients import engine as engines
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.khatri_rao import KhatriRaoProjector
+from fungi.gradients.projection import DenseProjector, draw_projection
+from fungi.gradients.targets import find_targets
+from fungi.gradients.terms import EachPosition
+from tests.engine.golden import Given
+from tests.engine.models import build, contrast
+
+CPU = torch.device("cpu")
+LAYERS = [
+    ("earlier block", "blocks.0.attn.proj", 5),
+    ("fused qkv", "blocks.1.attn.qkv[v]", 5),
+    ("convolutions", "grouped", 64),
+]
+
+
+def images(samples: int) -> Tensor:
+    return torch.randn(samples, 1, 3, 16, 16, generator=torch.Generator().manual_seed(4))
+
+
+def token_contrast(encoded: Encoded) -> Tensor:
+    """A loss of all tokens: `[b 1 1+t d] -> [b]`."""
+    tokens = torch.nn.functional.normalize(encoded.tokens, dim=-1).flatten(1, 2)
+    return torch.logsumexp(tokens @ tokens.mT, dim=-1).mean(dim=-1)
+
+
+def gradients(model: nn.Module, layer: str, batch: Tensor, **options: object) -> Tensor:
+    engine = GradientEngine(model, find_targets(model, (f"{layer}:x",)), device=CPU, **options)  # type: ignore[arg-type]
+    return engine.extract(batch, Given(1), {"loss": contrast}).gradients["loss"]["x"]
+
+
+@pytest.mark.parametrize(("case", "layer", "positions"), LAYERS)
+def test_gradients_of_positions_add_up_to_that_of_the_sample(case: str, layer: str, positions: int) -> None:
+    model, _ = build(case)
+    summed = gradients(model, layer, images(3))
+    each = gradients(model, layer, images(3), positions=EachPosition())
+    assert each.shape == (3, positions, summed.shape[1])
+    torch.testing.assert_close(each.sum(dim=1), summed, rtol=1e-4, atol=1e-5 * float(summed.abs().max()))
+
+
+def test_a_positions_gradient_is_autograds_for_that_token_alone() -> None:
+    """The oracle gives every token a weight of its own, in float64."""
+    model, _ = build("earlier block")
+    layer = model.get_submodule("blocks.0.attn.proj")
+    engine = GradientEngine(model, find_targets(model, ("blocks.0.attn.proj",)), device=CPU, positions=EachPosition(1))
+    batch = images(2)
+    made = engine.for_tokens().extract(batch, Given(1), {"loss": token_contrast}).gradients["loss"]["attn_proj"]
+    model.double()
+    for sample, found in zip(batch.double(), made, strict=True):
+        weights = torch.stack([layer.weight] * 5).requires_grad_()  # [t o i]
+        handle = layer.register_forward_hook(
+            lambda module, given, output: torch.einsum("nti,toi->nto", given[0], weights) + module.bias  # noqa: B023
+        )
+        tokens = model.forward_features(sample)
+        handle.remove()
+        loss = token_contrast(Encoded(tokens[None, :, 0], tokens[None, :, 1:])).sum()
+        (wanted,) = torch.autograd.grad(loss, weights)
+        weight = found.unflatten(1, (24, 25))[..., :-1]  # without the column of the bias
+        torch.testing.assert_close(weight.double(), wanted[1:], rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
+    model.float()
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 4, 1000])
+def test_projected_positions_do_not_depend_on_how_many_are_projected_together(
+    rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = build("earlier block")
+    projector = DenseProjector(draw_projection(16, 600), CPU, torch.float32)
+    raw = gradients(model, "blocks.0.attn.proj", images(3), positions=EachPosition(1))
+    monkeypatch.setattr(engines, "ROWS_AT_ONCE", rows_at_once)
+    made = gradients(
+        model,
+        "blocks.0.attn.proj",
+        images(3),
+        positions=EachPosition(1),
+        projectors={"x": projector},
+        views_per_forward=2,
+    )
+    wanted = raw @ draw_projection(16, 600).dense().T / 4
+    assert made.shape == (3, 4, 16)
+    torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize(("case", "layer"), [(case, layer) for case, layer, _ in LAYERS])
+def test_a_projection_whose_rows_are_outer_products_gives_what_its_dense_matrix_gives(case: str, layer: str) -> None:
+    model, _ = build(case)
+    (target,) = find_targets(model, (f"{layer}:x",))
+    matrix = draw_projection(16, target.gradient_dim, kind="khatri-rao", outputs=target.shape[0])
+    for positions in (None, EachPosition()):
+        made, wanted = (
+            gradients(model, layer, images(3), positions=positions, projectors={"x": kind(matrix, CPU, torch.float32)})
+            for kind in (KhatriRaoProjector, DenseProjector)
+        )
+        torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_latents_of_all_tokens_come_with_the_gradients_and_without_them() -> None:
+    model, _ = build("earlier block")
+    engine = GradientEngine(model, find_targets(model, ("blocks.0.attn.proj",)), device=CPU, views_per_forward=2)
+    batch = images(3)
+    alone = engine.for_tokens().encode(batch, Given(1))
+    beside = engine.for_tokens().extract(batch, Given(1), {"loss": token_contrast}).encoded
+    wanted = model.forward_features(batch[:, 0]).unsqueeze(1)
+    for encoded in (alone, beside):
+        assert encoded.mask is None
+        torch.testing.assert_close(encoded.tokens, wanted, rtol=1e-4, atol=1e-5)
