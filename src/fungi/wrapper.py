@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,9 +20,21 @@ from fungi.combine.pca import Reduction
 from fungi.combine.source import l2_normalized
 from fungi.data.base import Samples
 from fungi.errors import FungiError
-from fungi.gradients.assembly import EngineSettings, GivenProjection, assemble_engine, embedding_dim_of
+from fungi.gradients.assembly import EngineSettings, assemble_engine, embedding_dim_of
 from fungi.gradients.base_extractor import BaseGradientExtractor
 from fungi.gradients.engine import GradientEngine
+from fungi.library.arguments import (
+    checked_configs,
+    checked_device,
+    checked_features,
+    checked_images,
+    checked_layers,
+    checked_model,
+    checked_projection,
+    half_dtype,
+    say_classifier,
+    whole_number,
+)
 from fungi.library.independence import check_independence as check_extractor
 from fungi.library.input_transform import image_input_of
 from fungi.library.reduction import fit_reduction
@@ -57,14 +70,14 @@ class FUNGIWrapper:
 
     def __init__(
         self,
-        model: nn.Module,
-        target_layer: str | Sequence[str],
-        device: torch.device | str,
-        projection: GivenProjection = None,
+        model: Any,
+        target_layer: Any,
+        device: Any,
+        projection: Any = None,
         input_dim: int = 224,
         use_fp16: bool = False,
         fp16_dtype: torch.dtype = torch.bfloat16,
-        extractor_configs: Sequence[Any] = (),
+        extractor_configs: Any = (),
         *,
         include_embeddings: bool = False,
         seed: int = 42,
@@ -72,19 +85,23 @@ class FUNGIWrapper:
         views_per_forward: int = 0,
         bias: bool = True,
     ) -> None:
-        if not extractor_configs and not include_embeddings:
+        self.extractor_configs = checked_configs(extractor_configs)
+        if not self.extractor_configs and not include_embeddings:
             raise FungiError("no objective is given. Pass extractor_configs=[KLConfig(), ...].")
-        self.model, self.device, self.seed = model.to(device), torch.device(device), seed
-        self.layers = (target_layer,) if isinstance(target_layer, str) else tuple(target_layer)
-        self.dtype = fp16_dtype if use_fp16 else torch.float32
+        self.device, self.layers = checked_device(device), checked_layers(target_layer)
+        self.model, self.seed = checked_model(model).to(self.device), whole_number("seed", seed, 0)
+        self.dtype = half_dtype(fp16_dtype) if use_fp16 else torch.float32
+        whole_number("input_dim", input_dim, 1)
         self.image_input = image_input or image_input_of(model, input_dim)
         if self.image_input.size != input_dim:
             raise FungiError(f"image_input is for {self.image_input.size} pixels, input_dim is {input_dim}.")
-        self.include_embeddings, self.bias, self.views_per_forward = include_embeddings, bias, views_per_forward
-        self.extractor_configs = tuple(extractor_configs)
+        self.include_embeddings, self.bias = include_embeddings, bias
+        self.views_per_forward = whole_number("views_per_forward", views_per_forward, 0)
         self.reduction: Reduction | None = None
         trial = torch.zeros(1, 3, input_dim, input_dim, device=self.device)
         self.embeddings_dim = embedding_dim_of(self.model, self.layers, trial)
+        say_classifier(self.model, self.embeddings_dim)
+        projection = checked_projection(projection)
         settings = EngineSettings(self.device, self.dtype, projection, seed, views_per_forward, bias)
         self.engine = assemble_engine(self.model, self.layers, self.embeddings_dim, settings)
         self.base_params = {
@@ -117,15 +134,13 @@ class FUNGIWrapper:
             for extractor in self.extractors:
                 check_extractor(extractor, [samples.load(row) for row in range(min(3, len(samples)))])
 
-    def forward(self, images: Sequence[Any]) -> Float[Tensor, "b f"]:
+    def forward(self, images: Any) -> Float[Tensor, "b f"]:
         """Features of a list of PIL images, float32 on the device.
 
         [embedding,] then one part per objective (and layer), each L2-normalised: f = p * objectives (+ d); or f = r
         after `fit_pca`. A feature depends on its image alone: not on the batch, and not on the order.
         """
-        given = [rgb(image, f"image {index}") for index, image in enumerate(images)]
-        if not given:
-            raise FungiError("the list of images is empty.")
+        given = [rgb(image, f"image {index}") for index, image in enumerate(checked_images(images))]
         generators = self._generators()
         names = [content_id(image, generators) for image in given]
         prepared = {
@@ -138,7 +153,7 @@ class FUNGIWrapper:
 
     __call__ = forward
 
-    def extract(self, dataset: Any, *, batch_size: int = 64, num_workers: int = 0) -> Float[Tensor, "n f"]:
+    def extract(self, dataset: Any, *, batch_size: Any = 64, num_workers: Any = 0) -> Float[Tensor, "n f"]:
         """Features of a whole collection in its order, on the CPU: what `forward` gives, with decoding in workers.
 
         dataset: items are PIL images, pairs (image, label), or dicts with an `image`. num_workers: processes that
@@ -146,8 +161,10 @@ class FUNGIWrapper:
         """
         return torch.cat(list(self.batches(as_samples(dataset), batch_size, num_workers)))
 
-    def batches(self, samples: Samples, batch_size: int, num_workers: int) -> Iterator[Float[Tensor, "b f"]]:
+    def batches(self, samples: Samples, batch_size: Any, num_workers: Any) -> Iterator[Float[Tensor, "b f"]]:
         """Features batch by batch, on the CPU."""
+        whole_number("batch_size", batch_size, 1)
+        whole_number("num_workers", num_workers, 0)
         rows = [range(i, min(i + batch_size, len(samples))) for i in range(0, len(samples), batch_size)]
         loaded = batches(
             samples,
@@ -161,21 +178,19 @@ class FUNGIWrapper:
         for prepared in progress(loaded, total=len(rows), label="features"):
             yield self._features(prepared).cpu()
 
-    def fit_pca(self, data: Any, dim: int, *, batch_size: int = 64, num_workers: int = 0) -> None:
+    def fit_pca(self, data: Any, dim: Any, *, batch_size: Any = 64, num_workers: Any = 0) -> None:
         """Fit a PCA (centred, not whitened); from then on features are reduced to `dim`.
 
         data: features `[n, f]` of training images, or the training images. Nothing is reduced, and the log says so,
         where `dim` is not smaller than both n and f (spec vision 9.1).
         """
-        if dim < 1:
-            raise FungiError(f"a PCA needs at least 1 component, not {dim}.")
+        whole_number("dim", dim, 1)
+        given = checked_features(data) if isinstance(data, Tensor | np.ndarray) else None
         width = sum(self.parts.values())
-        if isinstance(data, Tensor) and data.shape[-1] != width:
-            raise FungiError(f"features of this wrapper are {width} wide before a PCA, those given {data.shape[-1]}.")
+        if given is not None and given.shape[1] != width:
+            raise FungiError(f"features of this wrapper are {width} wide before a PCA, those given {given.shape[1]}.")
         self.reduction = None
-        features = (
-            data if isinstance(data, Tensor) else self.extract(data, batch_size=batch_size, num_workers=num_workers)
-        )
+        features = self.extract(data, batch_size=batch_size, num_workers=num_workers) if given is None else given
         self.reduction = fit_reduction(features, dim, self.device)
 
     def save(self, path: str | Path) -> None:

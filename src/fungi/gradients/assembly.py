@@ -26,7 +26,8 @@ GivenProjection = Projection | Mapping[str, Projection] | None
 class EngineSettings:
     """How to extract, whatever the model.
 
-    projection: one matrix for all layers, or one per layer name; None draws them: binary, from `seed`, `p` = d.
+    projection: one matrix for all layers, or one per layer name; None draws them: binary, from `seed`, with p =
+        the model's width (`width_of`).
     """
 
     device: torch.device
@@ -48,7 +49,7 @@ def assemble_engine(
     return GradientEngine(
         model,
         targets,
-        {target.name: _projector(target, embedding_dim, settings, drawn) for target in targets},
+        {target.name: _projector(target, width_of(model, embedding_dim), settings, drawn) for target in targets},
         device=settings.device,
         dtype=settings.dtype,
         views_per_forward=settings.views_per_forward or VIEWS_PER_FORWARD.get(settings.device.type, 64),
@@ -56,7 +57,7 @@ def assemble_engine(
 
 
 def _projector(
-    target: Target, embedding_dim: int, settings: EngineSettings, drawn: dict[tuple[int, tuple[int, int]], Projector]
+    target: Target, projection_dim: int, settings: EngineSettings, drawn: dict[tuple[int, tuple[int, int]], Projector]
 ) -> Projector:
     """The given projection of a target, or the usual one; layers of one size share a matrix, as in the stages."""
     given = settings.projection
@@ -67,10 +68,30 @@ def _projector(
     key = (id(given), target.shape)
     if key not in drawn:
         if given is None:
-            given = draw_projection(embedding_dim, target.gradient_dim, seed=settings.seed)
-        matrix = given if isinstance(given, ProjectionMatrix) else from_entries(given)
+            given = draw_projection(projection_dim, target.gradient_dim, seed=settings.seed)
+        matrix = given if isinstance(given, ProjectionMatrix) else _signs(given)
         drawn[key] = make_projector(matrix, settings.device, product_dtype(settings.dtype))
     return drawn[key]
+
+
+def _signs(given: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
+    """A matrix that a caller gives as it is; FungiError for entries other than +1 and -1."""
+    if given.dtype != torch.bool and not bool((given.abs() == 1).all()):
+        raise FungiError(
+            "the projection has entries other than +1 and -1. Give its signs, or another kind as a ProjectionMatrix "
+            "(fungi.gradients.projection.draw_projection)."
+        )
+    return from_entries(given)
+
+
+def width_of(model: nn.Module, embedding_dim: int) -> int:
+    """Size p of projected gradients: the model's own width where it says so, else that of its embedding.
+
+    They differ where embeddings are projected to another space, as CLIP's are (spec vision 2.1).
+    """
+    widths = [getattr(model, name, None) for name in ("embed_dim", "hidden_dim")]
+    widths.append(getattr(getattr(model, "config", None), "hidden_size", None))
+    return next((width for width in widths if isinstance(width, int)), embedding_dim)
 
 
 def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tensor, "b c h w"]) -> int:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -191,8 +191,13 @@ class BaseGradientExtractor(ABC):
         images = torch.zeros(1, 3, self.input_dim, self.input_dim, device=self.device)
         return embedding_dim_of(self.model, self.layers, images)
 
-    def _per_sample(self, value: Shaped[Tensor, "*any"], samples: int, wants_gradient: bool) -> Float[Tensor, " b"]:
+    def _per_sample(self, value: Any, samples: int, wants_gradient: bool) -> Float[Tensor, " b"]:
         """A mean over the batch counts for each sample: its gradient times b is the sum of the samples' gradients."""
+        if not isinstance(value, Tensor):
+            raise FungiError(
+                f"compute_loss of {type(self).__name__} gave {type(value).__name__}; a tensor is needed, a scalar or "
+                "one loss per sample."
+            )
         if wants_gradient and not value.requires_grad:
             raise FungiError(
                 f"the loss of {type(self).__name__} does not depend on the latents by a differentiable way (was it "

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from fungi.combine.source import l2_normalized
 from fungi.errors import FungiError, unknown_name
+from fungi.library.arguments import checked_features, whole_number
 
 Metric = Literal["cosine", "euclidean"]
 
 
-def faiss_index(features: Float[Tensor, "n f"], metric: Metric = "cosine") -> Any:
-    """An exact faiss index of features; search it with `index.search(queries_for(features, metric), k)`.
+def faiss_index(features: Any, metric: Metric = "cosine") -> Any:
+    """An exact faiss index of features `[n, f]`; search it with `index.search(queries_for(features, metric), k)`.
 
     metric: `cosine` - inner product of rows of length one; `euclidean` - as the kNN evaluation measures.
     FungiError where faiss is not installed.
@@ -25,6 +26,7 @@ def faiss_index(features: Float[Tensor, "n f"], metric: Metric = "cosine") -> An
         raise FungiError("faiss is not installed. Run: pip install faiss-cpu.") from None
     if metric not in get_args(Metric):
         raise unknown_name("metric", metric, get_args(Metric))
+    checked_features(features)
     index = (faiss.IndexFlatIP if metric == "cosine" else faiss.IndexFlatL2)(features.shape[1])
     index.add(queries_for(features, metric))
     return index
@@ -36,10 +38,14 @@ def queries_for(features: Float[Tensor, "q f"], metric: Metric = "cosine") -> Fl
     return (l2_normalized(rows) if metric == "cosine" else rows).numpy()
 
 
-def nearest_images(index: Any, features: Float[Tensor, "q f"], k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(scores, rows) `[q k]` of the nearest entries of an index of `faiss_index`, best first."""
+def nearest_images(index: Any, features: Any, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scores, rows) `[q k]` of the entries of an index of `faiss_index` that are nearest to features `[q, f]`, best
+    first."""
     import faiss
 
+    whole_number("k", k, 1)
+    if checked_features(features).shape[1] != index.d:
+        raise FungiError(f"the features are {features.shape[1]} wide, the index's {index.d}.")
     metric: Metric = "cosine" if index.metric_type == faiss.METRIC_INNER_PRODUCT else "euclidean"
     scores, rows = index.search(queries_for(features, metric), min(k, index.ntotal))
     return torch.from_numpy(scores), torch.from_numpy(rows)

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from fungi.data.base import Samples
+from fungi.data.formats.image_files import to_rgb
 from fungi.errors import FungiError
 
 
@@ -65,7 +66,10 @@ def rgb(item: Any, where: str) -> Image.Image:
             f"{where} is a {type(item).__name__}, not a PIL image. Give images as they are, without a transform: each "
             "objective makes its own views."
         )
-    return item if item.mode == "RGB" else item.convert("RGB")
+    try:
+        return item if item.mode == "RGB" else to_rgb(item)
+    except FungiError as error:
+        raise FungiError(f"{where}: {error}.") from None
 
 
 def _image_of(item: Any) -> Any:

@@ -56,10 +56,13 @@ class TransformedViews:
     def prepare(self, item: Image.Image) -> Shaped[Tensor, "v c h w"]:
         """The views of an image; FungiError where the function gives something else."""
         views = self.transform(item)
-        if not isinstance(views, Tensor) or views.dim() not in (3, 4):
+        if not isinstance(views, Tensor) or views.dim() not in (3, 4) or not views.is_floating_point():
             found = f"shape {list(views.shape)}" if isinstance(views, Tensor) else type(views).__name__
+            if isinstance(views, Tensor) and not views.is_floating_point():
+                found = str(views.dtype).removeprefix("torch.")
             raise FungiError(
-                f"the input_transform of {self.owner} gave {found}; a tensor [c, h, w] or [v, c, h, w] is needed."
+                f"the input_transform of {self.owner} gave {found}; a floating tensor [c, h, w] or [v, c, h, w], "
+                "normalised, is needed."
             )
         return views.unsqueeze(0) if views.dim() == 3 else views
 

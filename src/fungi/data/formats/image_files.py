@@ -52,14 +52,31 @@ def decode(source: Path | bytes, sample_id: str, *, place: str = "", truncated: 
 
 
 def to_rgb(image: "Image") -> "Image":
-    """An image of any mode as RGB. Transparency is dropped; 16-bit grey keeps its upper 8 bits."""
+    """An image of any mode as RGB. Transparency is dropped; 16-bit grey keeps its upper 8 bits.
+
+    FungiError for grey values of which nothing says what is white: fractions, and whole numbers beyond 16 bits.
+    """
     from PIL import Image
 
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):
+        return Image.fromarray(_eight_bits(image)).convert("RGB")
+    if image.mode == "F":
+        raise FungiError("its grey values are fractions, of which nothing says what is white; give 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bits(image: "Image") -> np.ndarray:
+    """Grey values of 16 bits in 8. Pillow gives 16 bits as 32 (mode `I`) for PGM files, and whatever was put there for
+    arrays of whole numbers: those have to show by their size that they are 16 bits."""
+    values = np.asarray(image)
+    if image.mode == "I" and image.format != "PPM" and not (values.min() >= 0 and 255 < values.max() < 1 << 16):
+        raise FungiError(
+            f"its grey values are whole numbers of {values.min()} to {values.max()}, which may be 8, 16 or 32 bits; "
+            "give them as uint8 or uint16"
+        )
+    return (values >> 8).astype(np.uint8)
 
 
 @contextmanager

@@ -1,0 +1,216 @@
+"""Wrong arguments of the library's calls are answered in one sentence, before anything is computed."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fungi.backbones.base import BACKBONES
+from fungi.config import KLConfig
+from fungi.errors import FungiError
+from fungi.gradients.assembly import width_of
+from fungi.gradients.projection import draw_projection
+from fungi.library.search import faiss_index, nearest_images
+from fungi.runtime.log import logger
+from fungi.wrapper import FUNGIWrapper
+from tests.library.models import SIZE, build, pictures, ready, wrap
+from tests.library.test_guards import OneView
+from tests.library.test_laws import OwnConfig, same
+
+SMALL = KLConfig(latent_dim=24)
+SIGNS = draw_projection(6, 24 * 25).dense()
+
+
+def make(**changed: Any) -> FUNGIWrapper:
+    """A wrapper of one objective, with some arguments changed."""
+    given = {"model": build("timm"), "target_layer": "blocks.1.attn.proj", "device": "cpu", "input_dim": SIZE}
+    return FUNGIWrapper(**{**given, "extractor_configs": [SMALL], **changed})
+
+
+CALLS = {
+    "half-model": (lambda: make(model=build("timm").half()), r"weights are float16.*model\.float\(\).*use_fp16=True"),
+    "bfloat16-model": (lambda: make(model=build("timm").bfloat16()), "weights are bfloat16"),
+    "double-model": (lambda: make(model=build("timm").double()), "weights are float64"),
+    "no-model": (lambda: make(model="dino_vitb16"), r"the model is a str, not a torch\.nn\.Module"),
+    "one-config": (lambda: make(extractor_configs=SMALL), r"is one configuration; give a list of them: \[KLConfig"),
+    "a-class": (lambda: make(extractor_configs=[KLConfig]), "has KLConfig, which is no configuration.*Give objects"),
+    "a-name": (lambda: make(extractor_configs=["kl"]), "has str, which is no configuration"),
+    "no-configs": (lambda: make(extractor_configs=None), "extractor_configs is a NoneType; give a list"),
+    "device": (lambda: make(device="cuad"), "device 'cuad' is no device of torch"),
+    "no-device": (lambda: make(device=None), "device None is no device|device 'cpu'"),
+    "no-gpu": (lambda: make(device="cuda:99"), r"device 'cuda:99': torch sees \d GPUs here"),
+    "layer": (lambda: make(target_layer=None), "target_layer is None; give a path"),
+    "layers": (lambda: make(target_layer=[1]), r"target_layer is \[1\]; give a path"),
+    "input-dim": (lambda: make(input_dim=0), "input_dim is 0; a whole number from 1 on"),
+    "seed": (lambda: make(seed=-1), "seed is -1; a whole number from 0 on"),
+    "views": (lambda: make(views_per_forward=-1), "views_per_forward is -1"),
+    "half-type": (
+        lambda: make(use_fp16=True, fp16_dtype=torch.int8),
+        r"fp16_dtype is torch\.int8; use torch\.bfloat16",
+    ),
+    "numpy-projection": (lambda: make(projection=SIGNS.numpy()), "the projection is a ndarray; a tensor"),
+    "flat-projection": (lambda: make(projection=SIGNS[0]), r"the projection is a tensor \[600\]; a tensor \[p, G\]"),
+    "random-projection": (lambda: make(projection=torch.randn(6, 600)), r"entries other than \+1 and -1"),
+    "zero-projection": (lambda: make(projection=torch.zeros(6, 600)), r"entries other than \+1 and -1"),
+    "bits-projection": (lambda: make(projection=(SIGNS > 0).to(torch.uint8)), r"entries other than \+1 and -1"),
+    "nan-projection": (lambda: make(projection=SIGNS / 0 * 0), r"entries other than \+1 and -1"),
+    "named-projection": (lambda: make(projection={"attn_proj": SIGNS * 2}), r"entries other than \+1 and -1"),
+    "one-image": (lambda: make()(pictures(1)[0]), r"the images are a Image; give a list of PIL images, as in"),
+    "image-batch": (
+        lambda: make()(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)),
+        "the images are a Tensor; give a list",
+    ),
+    "arrays": (lambda: make()([np.zeros((8, 8, 3), np.uint8)]), "image 0 is a ndarray, not a PIL image"),
+    "no-images": (lambda: make()(None), "the images are a NoneType"),
+    "batch-size": (lambda: make().extract(pictures(2), batch_size=0), "batch_size is 0; a whole number from 1 on"),
+    "batch-text": (lambda: make().extract(pictures(2), batch_size="8"), "batch_size is '8'; a whole number"),
+    "workers": (lambda: make().extract(pictures(2), num_workers=-1), "num_workers is -1; a whole number from 0 on"),
+    "pca-batch": (lambda: make().fit_pca(pictures(2), 2, batch_size=0), "batch_size is 0"),
+    "pca-dim": (lambda: make().fit_pca(pictures(2), 0), "dim is 0; a whole number from 1 on"),
+    "pca-share": (lambda: make().fit_pca(pictures(2), 0.9), "dim is 0.9; a whole number from 1 on"),
+    "pca-numpy": (lambda: make().fit_pca(np.zeros((9, 24)), 2), r"features are a ndarray; give a tensor.*from_numpy"),
+    "pca-uint8": (lambda: make().fit_pca(torch.zeros(9, 24, dtype=torch.uint8), 2), r"features are uint8 \[9, 24\]"),
+    "pca-width": (lambda: make().fit_pca(torch.zeros(9, 7), 2), "are 24 wide before a PCA, those given 7"),
+    "setup-number": (
+        lambda: make().setup(3, check_independence=True),
+        "has no length",
+    ),
+    "index-numpy": (lambda: faiss_index(np.zeros((9, 4), np.float32)), "features are a ndarray; give a tensor"),
+    "index-uint8": (lambda: faiss_index(torch.zeros(9, 4, dtype=torch.uint8)), "features are uint8"),
+    "query-width": (
+        lambda: nearest_images(faiss_index(torch.ones(9, 4)), torch.ones(2, 3), 1),
+        "are 3 wide, the index's 4",
+    ),
+    "query-k": (lambda: nearest_images(faiss_index(torch.ones(9, 4)), torch.ones(2, 4), 0), "k is 0; a whole number"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_wrong_argument_is_named_with_the_way_out(name: str) -> None:
+    call, complaint = CALLS[name]
+    with pytest.raises(FungiError, match=complaint):
+        call()
+
+
+def test_a_device_may_be_a_text_or_torchs_own() -> None:
+    assert make(device="cpu").device == make(device=torch.device("cpu")).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("made", [np.zeros((3, 32, 32), np.float32), torch.zeros(3, 32, 32, dtype=torch.uint8)])
+def test_views_that_are_no_floating_tensor_are_named(made: Any) -> None:
+    class Given(OneView):
+        def input_transform(self, input_dim: int) -> Any:
+            return lambda image: made
+
+    with pytest.raises(FungiError, match=r"input_transform of Given gave (ndarray|uint8).*needed"):
+        wrap(configs=[OwnConfig(Given)])(pictures(1))
+
+
+def test_a_loss_that_is_no_tensor_is_named() -> None:
+    class Number(OneView):
+        def compute_loss(self, latents: Tensor, views_per_sample: int, **kwargs: Any) -> Any:
+            return latents.detach().sum().item()
+
+    with pytest.raises(FungiError, match="compute_loss of Number gave float"):
+        wrap(configs=[OwnConfig(Number)])(pictures(1))
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "sparse", "binary"])
+def test_projections_of_every_kind_are_taken_as_a_matrix_object(kind: str) -> None:
+    matrix = draw_projection(6, 24 * 25, kind=kind)
+    wrapper = make(projection=matrix)
+    assert torch.equal(wrapper.extractors[0].projection, matrix.dense())
+    assert wrapper(pictures(1)).shape == (1, 6)
+
+
+# Classifiers
+
+
+class Classifier(nn.Module):
+    """Features of eight numbers, and scores of classes under a name."""
+
+    def __init__(self, name: str, classes: int) -> None:
+        super().__init__()
+        self.first, self.name = nn.Conv2d(3, 8, 32), name
+        self.last = nn.Linear(8, 8)
+        setattr(self, name, nn.Linear(8, classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return getattr(self, self.name)(self.last(self.first(images).flatten(1)))
+
+
+def warnings_of(model: nn.Module, layer: str, caplog: pytest.LogCaptureFixture) -> str:
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger=logger.name):
+        make(model=model, target_layer=layer, extractor_configs=[KLConfig(latent_dim=4)])
+    return caplog.text
+
+
+@pytest.mark.parametrize("name", ["fc", "head", "classifier"])
+def test_class_scores_in_place_of_an_embedding_are_said(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    said = warnings_of(Classifier(name, 1000), "last", caplog)
+    assert f"the outputs of its layer {name!r}: those look like class scores" in said
+    assert f"model.{name} = torch.nn.Identity()" in said
+
+
+def test_a_timm_classifier_is_said_and_an_encoder_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    import timm
+
+    options = {"img_size": SIZE, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    classifier = timm.create_model("vit_tiny_patch16_224", pretrained=False, **options)
+    assert "'head': those look like class scores" in warnings_of(classifier, "blocks.1.attn.proj", caplog)
+    assert warnings_of(build("timm"), "blocks.1.attn.proj", caplog) == ""
+    assert warnings_of(Classifier("projection", 16), "last", caplog) == ""
+    clip = timm.create_model("vit_base_patch16_clip_224.openai", pretrained=False, **options, num_classes=16)
+    assert warnings_of(clip, "blocks.1.attn.proj", caplog) == "", "its head is the projection to the joint space"
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if BACKBONES[name].modality == "vision"])
+def test_gradients_are_projected_to_the_size_that_the_stages_use(name: str) -> None:
+    spec = BACKBONES[name]
+    with torch.device("meta"):
+        model = spec.build()
+    assert width_of(model, spec.embedding_dim) == spec.projection_dim
+
+
+def test_gradients_of_a_joint_space_model_are_as_wide_as_its_blocks() -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    net = VisionTransformer(img_size=SIZE, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=16)
+    net.pretrained_cfg = {"architecture": "vit_base_patch16_clip_224"}
+    wrapper = make(model=net, include_embeddings=True)
+    assert list(wrapper.parts.values()) == [16, 24]
+    assert torch.equal(wrapper.extractors[0].projection, draw_projection(24, 24 * 25, seed=42).dense())
+
+
+# Pictures
+
+
+def test_sixteen_bits_of_grey_look_like_their_upper_eight() -> None:
+    eight = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+    sixteen = Image.fromarray(eight.astype(np.uint16) << 8 | 7)
+    assert sixteen.mode == "I;16"
+    wrapper, expected = ready(), Image.fromarray(eight)
+    assert same(wrapper([sixteen]), wrapper([expected]))
+    assert same(wrapper([Image.fromarray(eight.astype(np.int32) << 8)]), wrapper([expected]))
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        (np.eye(8, dtype=np.float32), "image 0: its grey values are fractions"),
+        (np.eye(8, dtype=np.int32), "image 0: its grey values are whole numbers of 0 to 1, which may be 8, 16 or 32"),
+        (np.eye(8, dtype=np.int32) << 20, "whole numbers of 0 to 1048576"),
+        (np.eye(8, dtype=np.int32) * -300, "whole numbers of -300 to 0"),
+    ],
+)
+def test_grey_values_without_a_known_white_are_refused(values: np.ndarray, complaint: str) -> None:
+    with pytest.raises(FungiError, match=complaint):
+        ready()([Image.fromarray(values)])
