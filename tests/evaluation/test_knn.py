@@ -12,8 +12,10 @@ from sklearn.preprocessing import normalize
 
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
-from fungi.evaluators.knn import knn_predictions, majority_vote, nearest_rows, rows_in_memory
+from fungi.evaluators.knn import knn_predictions, majority_vote
 from fungi.evaluators.metrics import accuracy, mean_per_class_accuracy
+from fungi.search import in_memory
+from fungi.search.exact import nearest
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation.feature_folder import clustered, make_folder
 from tests.evaluation.golden import expected, files_flags
@@ -60,7 +62,7 @@ def test_equal_distances_go_to_the_earlier_row_in_every_backend(backend, block):
     distances = ((y[:, None] - x[None]) ** 2).sum(-1)
     oracle = np.sort(np.argsort(distances, axis=1, kind="stable")[:, :7], axis=1)
     train = in_blocks(torch.from_numpy(x).float(), block)
-    found = nearest_rows(train, torch.from_numpy(y).float(), 7, backend)
+    found = nearest(train, torch.from_numpy(y).float(), 7, backend=backend).rows
     np.testing.assert_array_equal(np.sort(found.numpy(), axis=1), oracle)
 
 
@@ -72,7 +74,7 @@ def test_neighbours_closer_than_float32_can_tell_are_told_apart(backend):
     y = (1000 + generator.normal(size=(30, 16))).astype(np.float32)
     distances = ((y[:, None].astype(np.float64) - x[None]) ** 2).sum(-1)
     oracle = np.sort(np.argsort(distances, axis=1)[:, :5], axis=1)
-    found = nearest_rows(rows_in_memory(torch.from_numpy(x)), torch.from_numpy(y), 5, backend)
+    found = nearest(in_memory(torch.from_numpy(x)), torch.from_numpy(y), 5, backend=backend).rows
     np.testing.assert_array_equal(np.sort(found.numpy(), axis=1), oracle)
 
 
@@ -83,7 +85,7 @@ def test_a_tied_vote_goes_to_the_smallest_label():
 def test_fewer_rows_than_neighbours_is_refused():
     rows = torch.zeros(5, 3)
     with pytest.raises(FungiError, match=r"k = 20 neighbours were asked for, but there are only 5 train rows"):
-        knn_predictions(rows_in_memory(rows), np.zeros(5, dtype=np.int64), rows, 20)
+        knn_predictions(in_memory(rows), np.zeros(5, dtype=np.int64), rows, 20)
 
 
 def test_mean_per_class_accuracy_counts_each_class_once_and_leaves_out_absent_ones():

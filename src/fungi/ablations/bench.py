@@ -19,13 +19,14 @@ from fungi.combine.pca import Reducer, reduced
 from fungi.combine.source import FeatureSource
 from fungi.data.base import Samples
 from fungi.errors import FungiError
-from fungi.evaluators.knn import knn_predictions, rows_in_memory
+from fungi.evaluators.knn import knn_predictions
 from fungi.evaluators.metrics import classification_scores
 from fungi.extraction.features import embedding_feature, gradient_features
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.extraction.pipeline import Feature, extract_split
 from fungi.extraction.surroundings import Surroundings, survey
 from fungi.gradients.projection import draw_projection
+from fungi.search import in_memory
 from fungi.store.layout import EMBEDDINGS
 from fungi.store.reading import FeatureArray, open_array
 
@@ -91,7 +92,7 @@ class Bench:
         chosen = {split: {name: features.arrays[split][name] for name in names} for split in SPLITS}
         train, test = (self._reduced(chosen, split, reduction, seed) for split in SPLITS)
         labels = {split: self._labels(split) for split in SPLITS}
-        predictions = knn_predictions(rows_in_memory(train), labels["train"], test, self.settings.k)
+        predictions = knn_predictions(in_memory(train), labels["train"], test, self.settings.k)
         return classification_scores(predictions, labels["test"])[self.metric]
 
     def images_per_second(self, label: str, **changes: Any) -> float:

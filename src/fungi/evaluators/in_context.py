@@ -7,12 +7,14 @@ import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
-from fungi.evaluators.knn import majority_vote, nearest_rows, rows_in_memory
+from fungi.evaluators.knn import majority_vote
+from fungi.search import in_memory
+from fungi.search.exact import nearest
 
 
 def examples_in_order(train: Float[Tensor, "n r"], queries: Float[Tensor, "q r"], k: int) -> Int64[Tensor, "q k"]:
     """Train rows that are nearest to each query, the nearest first; equal distances in the order of the rows."""
-    rows = nearest_rows(rows_in_memory(train), queries, k).sort(dim=1).values
+    rows = nearest(in_memory(train), queries, k).rows.cpu().sort(dim=1).values
     train, queries = train.cpu().double(), queries.cpu().double()
     distances = torch.stack([(train[near] - query).norm(dim=1) for near, query in zip(rows, queries, strict=True)])
     return rows.gather(1, distances.argsort(dim=1, stable=True))

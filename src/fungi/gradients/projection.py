@@ -244,7 +244,7 @@ _ENTRIES = {"kind", "seed", "projection_dim", "gradient_dim", "packed", "hash"}
 
 def _from_ours(content: dict[str, Any], path: Path) -> ProjectionMatrix:
     names = ("kind", "seed", "projection_dim", "gradient_dim", "packed")
-    matrix = ProjectionMatrix(*(content[name] for name in names), content.get("outputs", 0))
+    matrix = ProjectionMatrix(**{name: content[name] for name in names}, outputs=content.get("outputs", 0))
     if matrix.hash != content["hash"]:
         raise FungiError(f"{path} is damaged: its entries don't have the hash it carries. Write it anew.")
     return matrix

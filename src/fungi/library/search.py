@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fungi.combine.source import l2_normalized
-from fungi.errors import FungiError, unknown_name
+from fungi.errors import unknown_name
 from fungi.library.arguments import checked_features, whole_number
+from fungi.search import flat
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -20,16 +21,11 @@ def faiss_index(features: Any, metric: Metric = "cosine") -> Any:
     metric: `cosine` - inner product of rows of length one; `euclidean` - as the kNN evaluation measures.
     FungiError where faiss is not installed.
     """
-    try:
-        import faiss
-    except ImportError:
-        raise FungiError("faiss is not installed. Run: pip install faiss-cpu.") from None
     if metric not in get_args(Metric):
         raise unknown_name("metric", metric, get_args(Metric))
     checked_features(features)
-    index = (faiss.IndexFlatIP if metric == "cosine" else faiss.IndexFlatL2)(features.shape[1])
-    index.add(queries_for(features, metric))
-    return index
+    keys = torch.from_numpy(queries_for(features, metric))
+    return flat.faiss_index(keys, "inner-product" if metric == "cosine" else "euclidean")
 
 
 def queries_for(features: Float[Tensor, "q f"], metric: Metric = "cosine") -> Float[np.ndarray, "q f"]:

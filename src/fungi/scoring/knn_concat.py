@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from fungi.combine.names import Combination, all_combinations, in_order, nested_chain
 from fungi.combine.pca import Reducer, reduced, repeatable_blocks
 from fungi.errors import FungiError
-from fungi.evaluators.knn import Backend, majority_vote, neighbour_labels
+from fungi.evaluators.knn import majority_vote, neighbour_labels
 from fungi.evaluators.metrics import classification_scores
 from fungi.report.gain_table import print_gain_table
 from fungi.report.result_file import Scores
@@ -21,6 +21,7 @@ from fungi.scoring.evaluation_loop import (
     source_warnings,
 )
 from fungi.scoring.feature_settings import FewShotSettings
+from fungi.search.exact import Backend
 from fungi.settings import SEEDS, setting
 
 DESCRIPTION = """kNN classification over every combination of features, from files that are already extracted.

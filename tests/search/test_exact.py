@@ -1,0 +1,56 @@
+"""Exact search against sorting all scores in float64."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fungi.errors import FungiError
+from fungi.search import in_memory, recall
+from fungi.search.exact import nearest
+
+
+def rows(count: int, seed: int, dim: int = 24) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32))
+
+
+def in_blocks(keys: Tensor, size: int):
+    return lambda: [(slice(s, min(s + size, len(keys))), keys[s : s + size]) for s in range(0, len(keys), size)]
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
+@pytest.mark.parametrize("backend", ["torch", "faiss", "scann"])
+def test_rows_and_scores_are_those_of_all_scores_sorted(backend, metric):
+    keys, queries = rows(400, 0), rows(60, 1)
+    found = nearest(in_blocks(keys, 37), queries, 7, metric, backend)
+    products = queries.double() @ keys.double().T
+    if metric == "inner-product":
+        scores, order = products.sort(dim=1, descending=True)
+    else:
+        scores, order = (torch.cdist(queries.double(), keys.double()) ** 2).sort(dim=1)
+    assert torch.equal(found.rows, order[:, :7])
+    torch.testing.assert_close(found.scores.double(), scores[:, :7], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["torch", "faiss", "scann"])
+@pytest.mark.parametrize("block", [13, 500])
+def test_equal_products_go_to_the_earlier_key_in_every_backend(backend, block):
+    generator = np.random.default_rng(0)
+    keys, queries = generator.integers(-1, 2, (300, 4)), generator.integers(-1, 2, (50, 4))
+    oracle = np.sort(np.argsort(-(queries @ keys.T), axis=1, kind="stable")[:, :7], axis=1)
+    keys, queries = torch.from_numpy(keys).float(), torch.from_numpy(queries).float()
+    found = nearest(in_blocks(keys, block), queries, 7, "inner-product", backend)
+    np.testing.assert_array_equal(found.rows.sort(dim=1).values.numpy(), oracle)
+
+
+def test_there_are_no_more_neighbours_than_keys():
+    assert nearest(in_memory(rows(3, 0)), rows(2, 1), 5).rows.shape == (2, 3)
+
+
+def test_recall_is_the_share_of_true_neighbours():
+    assert recall(torch.tensor([[1, 2], [3, 9]]), torch.tensor([[2, 1], [3, 4]])) == 0.75
+
+
+def test_a_library_without_the_metric_says_so():
+    with pytest.raises(FungiError, match="scikit-learn does not search by inner product"):
+        nearest(in_memory(rows(3, 0)), rows(2, 1), 1, "inner-product", "sklearn")
