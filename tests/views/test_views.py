@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.runtime.seeds import seeded
 from fungi.views.image import CLIP, HALF, IMAGENET, UNIT, ImageInput
-from fungi.views.loading import batches
+from fungi.views.loading import batches, prepare
 from tests.engine.golden import load
 
 
@@ -153,3 +154,17 @@ def test_the_full_augmentation_changes_colours_and_keeps_the_number_of_views() -
         cropped = plain.prepare(image)
     assert made.shape == cropped.shape
     assert not torch.equal(made, cropped)
+
+
+def test_every_epoch_draws_other_views_and_the_first_those_of_no_epoch() -> None:
+    crops, image = ImageInput(size=32, resize=32).views("crops"), noise(60, 50)
+    with seeded(42, "views", "crops", "a"):
+        wanted = crops.prepare(image)
+    first, *later = (prepare(crops, image, 42, "a", epoch) for epoch in range(3))
+    assert torch.equal(first, wanted)
+    assert torch.equal(prepare(crops, image, 42, "a", 2), later[1])
+    assert not torch.equal(first, later[0])
+    assert not torch.equal(*later)
+    samples = Samples(np.zeros(1, dtype=np.uint32), ["a"], lambda row: image)
+    (loaded,) = batches(samples, [crops], [[0]], seed=42, num_workers=0, epoch=2)
+    assert torch.equal(loaded[crops.identity][0], later[1])

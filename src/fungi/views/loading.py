@@ -1,6 +1,6 @@
 """Rows of a dataset -> prepared views in batches, by worker processes that decode and crop.
 
-What a row becomes depends on (seed, objective, sample id) alone: not on the batch, the worker or the order.
+What a row becomes depends on (seed, objective, sample id[, epoch]) alone: not on the batch, the worker or the order.
 """
 
 import hashlib
@@ -27,19 +27,21 @@ class PreparedViews(Dataset):
 
     by_content: seed random views by the image itself in place of the sample's id (the library: a feature is then the
         same whatever collection the image is in).
+    epoch: how often the rows were passed before, for what draws other views each time.
     """
 
     samples: Samples
     generators: Sequence[ViewGenerator]
     seed: int
     by_content: bool = False
+    epoch: int = 0
 
     def __getitem__(self, row: int) -> list[Any] | FungiError:
         """Prepared views of a row, one entry per generator; an error travels back as a value, its text unharmed."""
         try:
             item = self.samples.load(row)
             sample_id = content_id(item, self.generators) if self.by_content else self.samples.ids[row]
-            return [prepare(generator, item, self.seed, sample_id) for generator in self.generators]
+            return [prepare(generator, item, self.seed, sample_id, self.epoch) for generator in self.generators]
         except FungiError as error:
             return error
 
@@ -60,12 +62,15 @@ def is_deterministic(generator: ViewGenerator) -> bool:
     return getattr(generator, "deterministic", False)
 
 
-def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str) -> Any:
-    """The prepared views of an item; what is random in them depends on the seed and the sample's id alone."""
+def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str, epoch: int = 0) -> Any:
+    """The prepared views of an item; what is random in them depends on the seed, the sample's id and the epoch alone.
+
+    The first epoch has the streams of what knows no epochs.
+    """
     if is_deterministic(generator):
         return generator.prepare(item)
     stream = generator.stream if isinstance(generator, Drawn) else ""
-    with seeded(seed, "views", stream or generator.kind, sample_id):
+    with seeded(seed, "views", stream or generator.kind, sample_id, *([epoch] if epoch else [])):
         return generator.prepare(item)
 
 
@@ -78,6 +83,7 @@ def batches(
     num_workers: int,
     pin_memory: bool = False,
     by_content: bool = False,
+    epoch: int = 0,
 ) -> Iterator[Batch]:
     """One batch of prepared views per entry of `row_batches`, in that order.
 
@@ -85,7 +91,7 @@ def batches(
     """
     unique = list({generator.identity: generator for generator in generators}.values())
     loader = DataLoader(
-        PreparedViews(samples, unique, seed, by_content),
+        PreparedViews(samples, unique, seed, by_content, epoch),
         batch_sampler=[list(rows) for rows in row_batches],
         collate_fn=_Collate(unique),
         num_workers=num_workers,
