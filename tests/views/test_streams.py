@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from fungi.backbones.base import BACKBONES
+from fungi.backbones.encoders import Encoded
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.objectives import OBJECTIVES
@@ -125,5 +126,5 @@ def test_a_sample_among_drawn_negatives_is_left_out_by_its_own_views() -> None:
     (excluding, heads, support), (plain, _, _) = made
     for row in range(6):
         others = {"negatives": torch.cat([plain.latents(train[o, 3:], heads["head"]) for o in range(6) if o != row])}
-        expected = plain.loss(train[row, :3][None], heads, others)
-        torch.testing.assert_close(excluding.loss(train[row, :3][None], heads, support), expected)
+        expected = plain.loss(Encoded(train[row, :3][None]), heads, others)
+        torch.testing.assert_close(excluding.loss(Encoded(train[row, :3][None]), heads, support), expected)

@@ -102,7 +102,7 @@ class BlockFolder:
         return [span for span in self.manifest.spans() if not self._path(span).exists()]
 
     def write(self, span: Span, arrays: dict[str, np.ndarray]) -> None:
-        """Store a block for good. Every array has one entry per row of the span: `[d]`, or `[k d]` for k rows per item."""
+        """Store a block for good. Every array has one entry per row of the span, `[d]` or `[k d]`."""
         assert all(len(values) == len(span) for values in arrays.values())
         if not self._path(span).exists():
             with written_whole(self._path(span)) as temporary:
