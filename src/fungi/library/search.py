@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fungi.combine.source import l2_normalized
-from fungi.errors import unknown_name
+from fungi.errors import FungiError, unknown_name
 from fungi.library.arguments import checked_features, whole_number
 from fungi.search import flat
 
