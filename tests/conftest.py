@@ -18,3 +18,14 @@ def _logger_as_found() -> Iterator[None]:
     yield
     logger.handlers[:], logger.propagate = handlers, propagate
     logger.setLevel(level)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two threads, whatever the run has; a test may set others, which do not outlast it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

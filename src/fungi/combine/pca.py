@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from fungi.combine.eigen import checked_eigh, checked_share
 from fungi.combine.source import Blocks, FeatureSource
 
 
@@ -105,9 +106,9 @@ class Reducer:
     def _from_gram(self, names: Sequence[str]) -> "_Fit":
         columns = self._columns(names)
         mean, gram = self.moments
-        spectrum, vectors = torch.linalg.eigh(gram[columns][:, columns])  # ascending
+        spectrum, vectors = checked_eigh(gram[columns][:, columns])
         kept = _with_variance(spectrum, self.pca_dim)
-        return mean[columns], vectors[:, kept], float(spectrum[kept].sum() / spectrum.sum())
+        return mean[columns], vectors[:, kept], checked_share(spectrum[kept], spectrum)
 
     def _columns(self, names: Sequence[str]) -> Tensor:
         starts, start = {}, 0
@@ -128,10 +129,10 @@ _Fit = tuple[Float64[Tensor, " f"], Float64[Tensor, "f r"], float]
 def _from_rows(rows: Float64[Tensor, "n f"], pca_dim: int) -> _Fit:
     mean = rows.mean(dim=0)
     centred = rows - mean
-    spectrum, vectors = torch.linalg.eigh(centred @ centred.T)  # [n n], ascending
+    spectrum, vectors = checked_eigh(centred @ centred.T)  # [n n]
     kept = _with_variance(spectrum, pca_dim)
     directions = centred.T @ vectors[:, kept] / spectrum[kept].sqrt()  # [f n] [n r] -> [f r]
-    return mean, directions, float(spectrum[kept].sum() / spectrum.sum())
+    return mean, directions, checked_share(spectrum[kept], spectrum)
 
 
 def _with_variance(spectrum: Float64[Tensor, " m"], pca_dim: int) -> Tensor:

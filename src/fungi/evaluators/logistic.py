@@ -9,7 +9,6 @@ With p = softmax(z) and G = (1/n) x^T (p - y) `[r c]`, the gradient of the first
 so that P - D bounds how far W is from the optimum, whatever solver found it, at the cost of one pass.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +17,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from fungi.errors import FungiError
+from fungi.evaluators.cyanure_process import PROCESS, CyanureFit
+from fungi.runtime.shared_rows import shared, shared_rows
 
 Solver = Literal["cyanure", "lbfgs"]
 
@@ -45,6 +45,13 @@ def bytes_beside_features(solver: Solver, rows: int, classes: int) -> int:
     """What a solver holds besides its features `[n r]`, in float64 per class; factors as measured (docs/log.md)."""
     held = 2.15 * rows if solver == "cyanure" else 6 * min(rows, _ROWS)
     return int(held * classes * 8)
+
+
+def room_for_rows(solver: Solver, rows: int, dim: int, device: torch.device) -> Float64[Tensor, "n r"]:
+    """Memory for features, where the solver takes them without a copy."""
+    if solver == "cyanure":
+        return shared_rows(rows, dim)
+    return torch.empty(rows, dim, dtype=torch.float64, device=device)
 
 
 @dataclass(frozen=True)
@@ -147,33 +154,21 @@ def _fit_lbfgs(problem: LogisticProblem, options: LogisticOptions, start: Logist
 
 
 def _fit_cyanure(problem: LogisticProblem, options: LogisticOptions) -> LogisticFit:
-    try:
-        from cyanure.estimators import Classifier
-        from sklearn.exceptions import ConvergenceWarning
-    except ImportError as error:
-        raise FungiError(
-            f"--solver cyanure can't be used ({error}). pip install cyanure, or use --solver lbfgs."
-        ) from None
-
-    # For two classes cyanure knows the binary loss alone, and silently takes the squared loss where it is asked for the
-    # multinomial one. Its w stands for W = [-w/2, w/2], whose penalty is half as strong.
-    binary = problem.classes == 2
-    classifier = Classifier(
-        loss="logistic" if binary else "multiclass-logistic",
-        penalty="l2",
-        fit_intercept=False,
-        lambda_1=problem.regularization / 2 if binary else problem.regularization,
-        n_threads=-1,
-        tol=options.tolerance,
-        solver="auto",
-        random_state=options.seed,
-        max_iter=options.max_epochs,
-        verbose=False,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the gap below says it, with the number
-        classifier.fit(problem.features.double().cpu().numpy(), problem.codes.cpu().numpy())
-    found = torch.from_numpy(np.asarray(classifier.coef_, dtype=np.float64)).to(problem.features.device)
-    weights = torch.stack([-found.flatten() / 2, found.flatten() / 2], dim=1) if binary else found
-    epochs = int(np.max(classifier.n_iter_))
-    return LogisticFit(weights, problem.regularization, problem.relative_gap(weights), epochs)
+    rows, columns = problem.features.shape
+    with shared(problem.features.double().cpu()) as handle:
+        request = CyanureFit(
+            rows=rows,
+            columns=columns,
+            offset=handle.offset,
+            classes=problem.classes,
+            regularization=problem.regularization,
+            tolerance=options.tolerance,
+            max_epochs=options.max_epochs,
+            seed=options.seed,
+            threads=torch.get_num_threads(),
+        )
+        answer = PROCESS.fit(request, handle.descriptor, problem.codes.cpu().numpy())
+    found = torch.from_numpy(answer.coefficients).to(problem.features.device)
+    if problem.classes == 2:
+        found = torch.stack([-found.flatten() / 2, found.flatten() / 2], dim=1)  # [r] -> [r 2]
+    return LogisticFit(found, problem.regularization, problem.relative_gap(found), answer.epochs)

@@ -21,7 +21,7 @@ from fungi.evaluators.linear import (
     fit_classifier,
     validation_accuracies,
 )
-from fungi.evaluators.logistic import LogisticOptions, Solver, bytes_beside_features
+from fungi.evaluators.logistic import LogisticOptions, Solver, bytes_beside_features, room_for_rows
 from fungi.evaluators.metrics import classification_scores
 from fungi.report.gain_table import print_gain_table
 from fungi.report.result_file import Scores
@@ -165,7 +165,7 @@ class LinearScorer:
         self._announce(reduction)
         # One matrix for both, so that the final fit copies nothing: train rows first, validation rows after them.
         cut = len(self._train)
-        both = torch.empty(cut + len(self._valid), reduction.dim, dtype=torch.float64, device=self._device)
+        both = room_for_rows(self._settings.solver, cut + len(self._valid), reduction.dim, self._device)
         both[:cut] = reduced(self._train, reduction, self._device)
         both[cut:] = reduced(self._valid, reduction, self._device)
         train, valid = LabelledRows(both[:cut], self._targets), LabelledRows(both[cut:], self._valid_targets)

@@ -1,0 +1,75 @@
+"""Rows that another process can read without a copy: anonymous shared memory, which a file descriptor stands for.
+
+Not /dev/shm, whose size is limited apart from the memory (64 MB in most containers). What is shared is freed with the
+last tensor on it.
+"""
+
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+
+class _Region(mmap.mmap):
+    """Memory that knows its file descriptor, and closes it when the memory goes."""
+
+    descriptor: int
+
+    @classmethod
+    def of_size(cls, size: int) -> "_Region":
+        """Zeroed memory, of which a page counts once it is touched."""
+        descriptor = _anonymous_file()
+        os.ftruncate(descriptor, size)
+        region = cls(descriptor, size)
+        region.descriptor = descriptor
+        return region
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+_REGIONS: "WeakValueDictionary[int, _Region]" = WeakValueDictionary()
+"""Address -> region, to know the shared memory that a tensor lies in."""
+
+
+@dataclass(frozen=True)
+class RowsHandle:
+    """Where float64 rows lie in shared memory, in words that another process understands."""
+
+    descriptor: int
+    offset: int
+    shape: tuple[int, int]
+
+
+def shared_rows(rows: int, dim: int) -> Float64[Tensor, "n r"]:
+    """Zeros `[n r]` in shared memory."""
+    region = _Region.of_size(max(1, rows * dim * 8))
+    tensor = torch.from_numpy(np.frombuffer(region, dtype=np.float64, count=rows * dim).reshape(rows, dim))
+    _REGIONS[tensor.untyped_storage().data_ptr()] = region
+    return tensor
+
+
+@contextmanager
+def shared(rows: Float64[Tensor, "n r"]) -> Iterator[RowsHandle]:
+    """A handle for rows on the CPU, good inside the block: of where they lie if that is shared, else of a copy."""
+    if rows.untyped_storage().data_ptr() not in _REGIONS or not rows.is_contiguous():
+        copy = shared_rows(*rows.shape)
+        copy.copy_(rows)
+        rows = copy
+    region = _REGIONS[rows.untyped_storage().data_ptr()]
+    yield RowsHandle(region.descriptor, int(8 * rows.storage_offset()), (rows.shape[0], rows.shape[1]))
+
+
+def _anonymous_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("fungi-rows")
+    with tempfile.TemporaryFile() as file:  # systems other than Linux
+        return os.dup(file.fileno())

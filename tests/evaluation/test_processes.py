@@ -1,0 +1,266 @@
+"""Libraries that would break each other are kept apart: cyanure in a process of its own; decompositions are checked."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fungi.combine.eigen import checked_eigh, checked_share
+from fungi.commands import COMMANDS
+from fungi.errors import FungiError
+from fungi.evaluators.cyanure_process import CyanureProcess
+from fungi.evaluators.linear import fit_classifier
+from fungi.evaluators.logistic import LogisticOptions
+from fungi.runtime.shared_rows import shared, shared_rows
+from fungi.scoring import train_linear_concat_grads
+from tests.evaluation.feature_folder import make_folder
+from tests.evaluation.test_linear import labelled
+
+# What runs in a process of its own: a probe of torch's LAPACK after each library has been at work, with two threads.
+# A matrix of this size is where the threaded routines differ from the plain ones.
+PROBE = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np, torch
+torch.set_num_threads(2)
+x = torch.randn(1200, 960, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+gram = x.T @ x
+y = (np.arange(1200) % 5).astype(np.int64)
+
+def probe(name):
+    spectrum, vectors = torch.linalg.eigh(gram)
+    residual = float((gram @ vectors - vectors * spectrum).norm() / gram.norm())
+    solved = float((torch.linalg.solve(gram, gram) - torch.eye(960, dtype=gram.dtype)).norm())
+    print(name, residual < 1e-12 and solved < 1e-6, flush=True)
+
+probe("nothing")
+from fungi.evaluators.knn import nearest_rows, rows_in_memory
+for backend in ("faiss", "scann", "sklearn"):
+    nearest_rows(rows_in_memory(x[:, :32].float()), x[:50, :32].float(), 5, backend)
+    probe(backend)
+from fungi.evaluators.clustering import cluster
+cluster(x[:, :8].numpy(), y, restarts=1)
+probe("k-means")
+from fungi.evaluators.linear import LabelledRows, fit_classifier
+from fungi.evaluators.logistic import LogisticOptions
+fit_classifier(LabelledRows(x[:, :64], y), 1e-3, LogisticOptions(max_epochs=20))
+probe("cyanure")
+print("loaded", "cyanure_lib" in sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_torch_decomposes_and_solves_after_every_library_with_two_threads():
+    found = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=300)
+    assert found.stdout.splitlines() == [
+        *(f"{name} True" for name in ("nothing", "faiss", "scann", "sklearn", "k-means", "cyanure")),
+        "loaded False",
+    ], found.stderr
+
+
+@pytest.fixture
+def process(monkeypatch):
+    """A process of the test's own, ended after it."""
+    from fungi.evaluators import logistic
+
+    fresh = CyanureProcess()
+    monkeypatch.setattr(logistic, "PROCESS", fresh)
+    yield fresh
+    fresh.stop()
+
+
+@pytest.mark.slow
+def test_one_process_serves_all_fits_and_is_started_again_where_it_died(process):
+    rows, options = labelled(), LogisticOptions(tolerance=1e-8)
+    first = fit_classifier(rows, 1e-2, options).logistic.weights
+    number = process._process.pid
+    assert torch.equal(fit_classifier(rows, 1e-2, options).logistic.weights, first)
+    assert process._process.pid == number
+    os.kill(number, signal.SIGKILL)
+    process._process.wait()
+    assert torch.equal(fit_classifier(rows, 1e-2, options).logistic.weights, first)
+    assert process._process.pid != number
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_in_a_fit_is_one_line_with_the_way_out(process):
+    rows = labelled(rows=60_000, dim=64, classes=40, noise=6.0)
+    fit_classifier(labelled(), 1e-2, LogisticOptions())
+    number = process._process.pid
+    killer = threading.Timer(0.3, os.kill, (number, signal.SIGKILL))
+    killer.start()
+    with pytest.raises(FungiError, match=r"was killed by SIGKILL, most likely for want of memory") as caught:
+        fit_classifier(rows, 1e-9, LogisticOptions(tolerance=1e-14, max_epochs=10_000))
+    assert "60000 rows x 40 classes. Use --solver lbfgs" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(fit_classifier(labelled(), 1e-2, LogisticOptions()).classes) == 3  # the next fit has a new process
+
+
+def test_an_interrupted_fit_does_not_go_on_alone(process):
+    fit_classifier(labelled(), 1e-2, LogisticOptions())
+    child = process._process
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit_classifier(
+                labelled(rows=60_000, dim=64, classes=40, noise=6.0),
+                1e-9,
+                LogisticOptions(tolerance=1e-14, max_epochs=10_000),
+            )
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert child.wait(timeout=10) == -signal.SIGKILL
+
+
+FAKE = """
+import warnings
+import numpy as np
+class Classifier:
+    def __init__(self, **options):
+        self.threads = options["n_threads"]
+    def fit(self, features, codes):
+        {body}
+        self.coef_, self.n_iter_ = np.full((features.shape[1], 3), float(self.threads)), np.array([[7]])
+"""
+
+
+@pytest.fixture
+def fake_cyanure(process, tmp_path, monkeypatch):
+    """A package in cyanure's place, whose fits begin with some code."""
+
+    def write(body: str) -> None:
+        (tmp_path / "cyanure").mkdir()
+        (tmp_path / "cyanure" / "__init__.py").touch()
+        (tmp_path / "cyanure" / "estimators.py").write_text(FAKE.format(body=body))
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    return write
+
+
+def test_errors_of_cyanure_come_back_in_one_line(process):
+    rows = labelled(rows=40, dim=3)
+    with pytest.raises(FungiError, match=r"--solver cyanure failed \(ValueError: .*NaN.*--solver lbfgs") as caught:
+        fit_classifier(replace(rows, features=rows.features * float("nan")), 1e-2, LogisticOptions())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise MemoryError('no room\\nfor it')", r"failed \(MemoryError: no room for it\)\. Or use --solver lbfgs"),
+        (
+            "import nowhere",
+            r"can't be used \(No module named 'nowhere'\)\. pip install cyanure\. Or use --solver",
+        ),
+        ("import os; os._exit(3)", r"ended with status 3, while it fitted 240 rows x 3 classes"),
+    ],
+    ids=["error", "missing", "end"],
+)
+def test_whatever_ends_a_fit_says_why(body, message, fake_cyanure):
+    fake_cyanure(body)
+    with pytest.raises(FungiError, match=message) as caught:
+        fit_classifier(labelled(), 1e-2, LogisticOptions())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_warnings_come_back_and_the_threads_are_those_of_the_parent(threads, fake_cyanure, two_threads):
+    fake_cyanure("warnings.warn('look out')")
+    torch.set_num_threads(threads)
+    with pytest.warns(RuntimeWarning, match="cyanure: look out"):
+        found = fit_classifier(labelled(), 1e-2, LogisticOptions()).logistic
+    assert (found.weights == threads).all()
+    assert found.epochs == 7
+
+
+def test_rows_in_shared_memory_are_handed_over_without_a_copy_and_others_by_one():
+    whole = shared_rows(10, 4)
+    whole.copy_(torch.arange(40.0).reshape(10, 4))
+    with shared(whole[3:]) as part, shared(whole) as all_rows:
+        assert part.descriptor == all_rows.descriptor
+        assert (part.offset, part.shape) == (3 * 4 * 8, (7, 4))
+    for others in (torch.ones(5, 2, dtype=torch.float64), whole[:, :2]):
+        with shared(others) as copied:
+            assert copied.descriptor != all_rows.descriptor
+            content = np.frombuffer(os.pread(copied.descriptor, 16 * len(others), copied.offset))
+            np.testing.assert_array_equal(content.reshape(-1, 2), others.numpy())
+
+
+def test_shared_memory_goes_with_the_last_tensor_on_it():
+    rows = shared_rows(1000, 10)
+    with shared(rows) as handle:
+        number = handle.descriptor
+    part = rows[5:]
+    del rows
+    assert os.fstat(number).st_size == 80_000
+    del part
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+
+
+def test_the_final_fit_of_the_linear_probe_copies_no_features(tmp_path, monkeypatch):
+    """Every fit of a run on rows that lie where the child reads them."""
+    make_folder(tmp_path)
+    from fungi.runtime import shared_rows as module
+
+    made = []
+    monkeypatch.setattr(module._Region, "of_size", _counting(module._Region.of_size, made))
+    settings = train_linear_concat_grads.LinearSettings(root=(tmp_path,), features=("embeddings", "kl"), pca_dim=6)
+    train_linear_concat_grads.run(settings)
+    assert len(made) == 2  # one region per combination, for six fits
+
+
+def _counting(original, made):
+    def counted(size):
+        made.append(size)
+        return original(size)
+
+    return counted
+
+
+def test_wrong_eigenvectors_are_refused_in_one_line_and_leave_no_result(tmp_path, monkeypatch, capsys):
+    make_folder(tmp_path)
+    right = torch.linalg.eigh
+    breakages = {
+        "swapped": lambda m: (right(m)[0], right(m)[1].flip(1)),
+        "scaled": lambda m: (right(m)[0] * 1.001, right(m)[1]),
+        "not a number": lambda m: (right(m)[0] * float("nan"), right(m)[1]),
+        "not orthonormal": lambda m: (right(m)[0] / 4, right(m)[1] * 2),
+    }
+    for name, broken in breakages.items():
+        monkeypatch.setattr(torch.linalg, "eigh", broken)
+        assert COMMANDS["knn"].main(["--root", str(tmp_path), "--pca-dim", "6"]) == 2, name
+        error = capsys.readouterr().err
+        assert re.search(r"knn_concat.py: the eigenvectors of a \d+ x \d+ matrix for PCA are wrong \(relative", error)
+        assert "OMP_NUM_THREADS=1" in error
+    assert not list(tmp_path.rglob("results/**/*.json"))
+
+
+def test_a_share_of_variance_outside_zero_and_one_is_refused():
+    ones = torch.ones(4, dtype=torch.float64)
+    assert checked_share(ones[:1], ones) == 0.25
+    assert checked_share(ones * (1 + 1e-12), ones) == pytest.approx(1)  # rounding
+    for wrong in (ones * 2, -ones, ones * float("inf")):
+        with pytest.raises(FungiError, match=r"of the variance, which can't be: the linear algebra library"):
+            checked_share(wrong, ones)
+
+
+@pytest.mark.parametrize("size", [1, 2, 50, 300])
+def test_right_eigenvectors_pass_whatever_the_scale_and_rank(size):
+    rows = torch.randn(max(1, size // 2), size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for scale in (1e-200, 1e-20, 1.0, 1e20, 0.0):
+        gram = scale * (rows.T @ rows)
+        spectrum, vectors = checked_eigh(gram)
+        torch.testing.assert_close(vectors * spectrum @ vectors.T, gram, rtol=1e-9, atol=1e-12 * scale * size)
