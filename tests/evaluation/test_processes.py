@@ -41,9 +41,10 @@ def probe(name):
     print(name, residual < 1e-12 and solved < 1e-6, flush=True)
 
 probe("nothing")
-from fungi.evaluators.knn import nearest_rows, rows_in_memory
+from fungi.evaluators.knn import knn_predictions
+from fungi.search import in_memory
 for backend in ("faiss", "scann", "sklearn"):
-    nearest_rows(rows_in_memory(x[:, :32].float()), x[:50, :32].float(), 5, backend)
+    knn_predictions(in_memory(x[:, :32].float()), y, x[:50, :32].float(), 5, backend)
     probe(backend)
 from fungi.evaluators.clustering import cluster
 cluster(x[:, :8].numpy(), y, restarts=1)
