@@ -51,6 +51,30 @@ TABLE = {
     "mocov2-resnet50": (2048, "layer4.2.conv3", (2048, 512, 1, 1), False, 1048576, 2048, 512),
     "digits-vit": (96, "blocks.3.attn.proj", (96, 96), True, 9312, 96, 96),
 }
+VIT_H = (1280, "blocks.31.attn.proj", (1280, 1280), True, 1639680, 1280, 512)
+VIT_G = (1536, "blocks.39.attn.proj", (1536, 1536), True, 2360832, 1536, 512)
+# Sizes that their publishers state (model cards); those that are not QUICK take a second each to build.
+RECENT = {
+    "dinov2_vits14": VIT_S,
+    "dinov2_vitg14": VIT_G,
+    "dinov2_vits14_reg": VIT_S,
+    "dinov2_vitb14_reg": VIT_B,
+    "dinov2_vitl14_reg": VIT_L,
+    "dinov2_vitg14_reg": VIT_G,
+    "dinov3_vits16": VIT_S,
+    "dinov3_vits16plus": VIT_S,
+    "dinov3_vitb16": VIT_B,
+    "dinov3_vitl16": VIT_L,
+    "dinov3_vith16plus": VIT_H,
+    "siglip2-base-patch16-224": VIT_B,
+    "siglip2-large-patch16-256": VIT_L,
+    "siglip2-so400m-patch14-224": (1152, "blocks.26.attn.proj", (1152, 1152), True, 1328256, 1152, 512),
+    "PE-Core-B16-224": (1024, LAST12, B11, True, 590592, 768, 512),
+    "PE-Core-L14-336": (1024, LAST24, L23, True, 1049600, 1024, 512),
+    "aimv2-large-patch14-224": (1024, LAST24, L23, False, 1048576, 1024, 512),
+}
+TABLE |= RECENT
+QUICK = {"dinov2_vits14_reg", "dinov3_vits16plus"}
 ENUMERATED = list(TABLE)[:13]
 
 # resize, interpolation, crop, statistics (spec vision 2.2)
@@ -83,9 +107,17 @@ TRANSFORMS = {
     "mocov2-resnet50": (256, "bilinear", 224, IMAGENET),
     "random-vit-b16": (248, "bicubic", 224, HALF),
     "digits-vit": (32, "bicubic", 32, HALF),
+    **{name: (256, "bicubic", 224, IMAGENET) for name in RECENT if name.startswith("dinov")},
+    "siglip2-base-patch16-224": (224, "bilinear", 224, HALF),
+    "siglip2-large-patch16-256": (256, "bilinear", 256, HALF),
+    "siglip2-so400m-patch14-224": (224, "bilinear", 224, HALF),
+    "PE-Core-B16-224": (224, "bilinear", 224, HALF),
+    "PE-Core-L14-336": (336, "bilinear", 336, HALF),
+    "aimv2-large-patch14-224": (224, "bicubic", 224, CLIP),
 }
 WRONG_IN_PUBLISHED_CODE = {name for name in TABLE if "augreg" in name} | {"vit-s16", "eva-clip-vit-b16"}
 VISION = [name for name in BACKBONES if BACKBONES[name].modality == "vision"]
+BUILT = [pytest.param(n, marks=[pytest.mark.slow] if n in RECENT and n not in QUICK else []) for n in VISION]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +150,7 @@ def test_sizes_are_those_of_the_table(name):
     assert (*found, spec.pca_dim) == TABLE[name]
 
 
-@pytest.mark.parametrize("name", VISION)
+@pytest.mark.parametrize("name", BUILT)
 def test_the_gradient_source_is_in_the_model(name, on_meta):
     layer = on_meta(name).get_submodule(BACKBONES[name].layer)
     assert isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
@@ -126,7 +158,7 @@ def test_the_gradient_source_is_in_the_model(name, on_meta):
     assert (layer.bias is not None) == TABLE[name][3]
 
 
-@pytest.mark.parametrize("name", VISION)
+@pytest.mark.parametrize("name", BUILT)
 def test_the_model_gives_one_embedding_per_image(name, on_meta):
     spec = BACKBONES[name]
     images = torch.empty(2, 3, spec.input.size, spec.input.size, device="meta")
@@ -134,7 +166,7 @@ def test_the_model_gives_one_embedding_per_image(name, on_meta):
         assert on_meta(name)(images).shape == (2, TABLE[name][0])
 
 
-@pytest.mark.parametrize("name", VISION)
+@pytest.mark.parametrize("name", BUILT)
 def test_weights_in_the_models_own_names_stay_as_they_are(name, on_meta):
     own = on_meta(name).state_dict()
     converted = BACKBONES[name].convert(dict(own))
@@ -214,6 +246,8 @@ def test_urls_are_those_that_the_libraries_know():
         ("dino_vits16", "vit_small_patch16_224.dino"),
         ("dinov2_vitb14", "vit_base_patch14_dinov2.lvd142m"),
         ("dinov2_vitl14", "vit_large_patch14_dinov2.lvd142m"),
+        ("dinov2_vitg14", "vit_giant_patch14_dinov2.lvd142m"),
+        ("dinov2_vits14_reg", "vit_small_patch14_reg4_dinov2.lvd142m"),
     ):
         assert _url_of(name) == timm.models.get_pretrained_cfg(twin).url
 

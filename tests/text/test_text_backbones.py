@@ -185,8 +185,11 @@ def test_own_weights_that_lack_a_tensor_are_refused(own_folder):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("bert-base-uncasd", r"unknown backbone 'bert-base-uncasd'\. Did you mean .*write NAME=hf:PLACE"),
-        ("mine=folder:x", r"--backbone 'mine=folder:x' is not understood. Write NAME=hf:PLACE"),
+        (
+            "bert-base-uncasd",
+            r"unknown backbone 'bert-base-uncasd'\. Did you mean .*write NAME=timm:ID or NAME=hf:PLACE",
+        ),
+        ("mine=folder:x", r"--backbone 'mine=folder:x' is not understood. Write NAME=timm:ID or NAME=hf:PLACE"),
         ("../up=hf:x", r"is not understood"),
         ("t5-small=hf:x", r"'t5-small' is the name of a known backbone"),
         ("mine=hf:", r"is not understood"),
@@ -198,7 +201,7 @@ def test_descriptions_that_lead_nowhere_are_refused(text, complaint):
 
 
 def test_an_own_folder_without_a_model_says_what_it_has_to_hold(tmp_path):
-    with pytest.raises(MissingFilesError, match=r"no text encoder could be read from .*config.json, weights and a tok"):
+    with pytest.raises(MissingFilesError, match=r"no encoder could be read from .*config.json, weights and a tok"):
         resolve_backbone(f"mine=hf:{tmp_path}")
 
 

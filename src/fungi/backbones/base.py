@@ -38,6 +38,7 @@ class BackboneSpec:
         its output projection (quirk V1; what `Profile.attention_input` reproduces).
     first_token_gradient: whether the published code kept the first token's part of the gradient alone (quirk U2; what
         `Profile.first_token_gradient` reproduces).
+    flops: floating-point operations of one forward of one view, where they are known; 0 where not.
     """
 
     name: str
@@ -59,6 +60,7 @@ class BackboneSpec:
     first_token_gradient: bool = False
     modality: Literal["vision", "text", "audio"] = "vision"
     enumerated: bool = False
+    flops: int = 0
     notes: str = ""
 
     @property
@@ -84,12 +86,12 @@ BACKBONES: Registry[BackboneSpec] = Registry("backbone", "fungi.backbones.famili
 
 
 def resolve_backbone(text: str) -> BackboneSpec:
-    """The backbone that `--backbone` names: one of the enumeration, or a user's own (`NAME=hf:PLACE`).
+    """The backbone that `--backbone` names: of the enumeration, or a user's own (`NAME=timm:ID`, `NAME=hf:PLACE`).
 
     Raises FungiError for a name that leads nowhere.
     """
     if text in BACKBONES:
         return BACKBONES[text]
-    from fungi.backbones.own import own_backbone  # builds on this module
+    from fungi.backbones.own.forms import own_backbone  # builds on this module
 
     return own_backbone(text)

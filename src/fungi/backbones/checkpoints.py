@@ -1,7 +1,7 @@
 """Weights as files and as fingerprints: reading a state dict safely, fitting it strictly, hashing it."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,24 @@ from fungi.errors import FungiError, MissingFilesError
 if TYPE_CHECKING:
     from torch import nn
 
-CONTAINERS = ("state_dict", "model", "model_ema")
-"""Keys under which training programs keep the state dict, the first one found counts."""
+CONTAINERS = ("state_dict", "model", "model_ema", "teacher", "target_encoder", "student", "encoder", "backbone")
+"""Keys under which training programs keep the state dict, the first one found counts: a teacher before its student."""
+
+WRAPPERS = (
+    "_orig_mod.",
+    "module.",
+    "teacher.",
+    "target_encoder.",
+    "student.",
+    "network.",
+    "model.",
+    "backbone.",
+    "base_encoder.",
+    "encoder_q.",
+    "encoder.",
+    "vit.",
+)
+"""Prefixes that compilers, data-parallel wrappers and training programs put before the names of an encoder."""
 
 
 def read_checkpoint(file: Path) -> StateDict:
@@ -42,6 +58,23 @@ def unwrap(content: Any, file: Path) -> StateDict:
     raise FungiError(
         f"{file} holds no state dict (names -> tensors). Save one with torch.save(model.state_dict(), FILE)."
     )
+
+
+def peelings(state: StateDict, depth: int = 4) -> Iterator[tuple[str, StateDict]]:
+    """A state dict and what lies below its wrappers' prefixes: (prefix, state), the least peeled first.
+
+    What a prefix is not before (heads, queues, the student beside a teacher) does not lie below it.
+    """
+    layers = [("", state)]
+    for _ in range(depth):
+        yield from layers
+        layers = [
+            (prefix + wrapper, {name.removeprefix(wrapper): inner[name] for name in inner if name.startswith(wrapper)})
+            for prefix, inner in layers
+            for wrapper in WRAPPERS
+            if any(name.startswith(wrapper) for name in inner)
+        ]
+    yield from layers
 
 
 def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: str) -> None:
@@ -94,11 +127,13 @@ def _read_safetensors(file: Path) -> StateDict:
 
 def _read_pickle(file: Path) -> Any:
     import pickle
+    from argparse import Namespace
 
     import torch
 
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # plain attributes: how many programs keep their flags
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise FungiError(
             f"{file} holds more than tensors, or is no checkpoint at all, and is not read: loading it could run code. "

@@ -1,12 +1,13 @@
 """A backbone by its name, with weights: published, from a file, or random. The one door for every modality."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fungi.backbones.base import BackboneSpec, StateDict, resolve_backbone
-from fungi.backbones.checkpoints import check_fit, hash_weights, read_checkpoint
+from fungi.backbones.checkpoints import check_fit, hash_weights, peelings, read_checkpoint
 from fungi.errors import FungiError
 from fungi.profiles import PROFILES, Profile
 from fungi.runtime.seeds import seeded
@@ -75,11 +76,29 @@ def choose_input(spec: BackboneSpec, profile: Profile) -> Any:
 def _weights(spec: BackboneSpec, checkpoint: Path | None) -> tuple[StateDict, str]:
     """Weights in the names of `spec.build`'s model, and where they come from."""
     if checkpoint is not None:
-        source = f"checkpoint {checkpoint}"
-        return _converted(spec.convert, read_checkpoint(checkpoint), f"{source} does not fit {spec.name!r}"), source
+        return _peeled(spec, read_checkpoint(checkpoint), f"checkpoint {checkpoint}")
     if spec.pretrained is None:
         raise FungiError(f"there are no published weights of {spec.name!r}: pass --checkpoint FILE or --random-init.")
     return spec.convert(spec.pretrained()), f"published weights: {spec.source}"
+
+
+def _peeled(spec: BackboneSpec, state: StateDict, source: str) -> tuple[StateDict, str]:
+    """A checkpoint in the model's names, and where it comes from.
+
+    Where it does not fit as it is, prefixes of wrappers are taken off: what lies below one counts if it has just the
+    names of the model, and the rest of the file is left out, which is said.
+    """
+    import torch
+
+    complaint = f"{source} does not fit {spec.name!r}"
+    with torch.device("meta"):
+        expected = set(spec.build().state_dict())
+    for prefix, inner in peelings(state):
+        with suppress(FungiError):
+            converted = _converted(spec.convert, dict(inner), complaint)
+            if set(converted) == expected:
+                return converted, f"{source}, entries below {prefix}" if prefix else source
+    return _converted(spec.convert, state, complaint), source  # as it is, for the complaint
 
 
 def _built_with(state: StateDict, spec: BackboneSpec, source: str) -> "nn.Module":

@@ -1,17 +1,26 @@
 """What the families that timm provides have in common: building, fetching, and reading foreign key names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from math import floor
 from typing import TYPE_CHECKING, Any
 
 from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
 from fungi.backbones.sources import fetch_timm
 from fungi.errors import FungiError
+from fungi.views.image import ImageInput, SquashedInput
 
 if TYPE_CHECKING:
     from torch import nn
 
-SIZES = {"S": (384, 12, 384), "B": (768, 12, 512), "L": (1024, 24, 512), "H": (1280, 32, 512)}
+SIZES = {
+    "S": (384, 12, 384),
+    "B": (768, 12, 512),
+    "L": (1024, 24, 512),
+    "So400m": (1152, 27, 512),
+    "H": (1280, 32, 512),
+    "G": (1536, 40, 512),
+}
 """Width, number of blocks and PCA size of the Vision Transformers (spec vision 2.1)."""
 
 
@@ -55,23 +64,44 @@ def build_timm(model: str, **options: Any) -> "nn.Module":
     return timm.create_model(model, pretrained=False, **options)
 
 
-def timm_names(state: StateDict, *, build: Callable[[], "nn.Module"], keep_classifier: bool = False) -> StateDict:
+def timm_input(config: Mapping[str, Any], size: int) -> ImageInput:
+    """The evaluation transform of weights of timm (statistics, crop, interpolation) for an input size."""
+    from timm.data import resolve_data_config
+
+    resolved = resolve_data_config({}, pretrained_cfg=dict(config))
+    fields: dict[str, Any] = {
+        "size": size,
+        "interpolation": "bilinear" if resolved["interpolation"] == "bilinear" else "bicubic",
+        "statistics": (tuple(resolved["mean"]), tuple(resolved["std"])),
+    }
+    if resolved["crop_mode"] == "squash":
+        return SquashedInput(resize=size, **fields)
+    return ImageInput(resize=floor(size / resolved["crop_pct"]), **fields)
+
+
+def timm_names(
+    state: StateDict,
+    *,
+    build: Callable[[], "nn.Module"],
+    keep_classifier: bool = False,
+    heads: tuple[str, ...] = ("head.",),
+) -> StateDict:
     """A state dict of the original authors or of OpenCLIP in timm's names, by timm's own rules.
 
-    One that has timm's names already stays as it is. FungiError where timm would quietly resample it to another
-    resolution or patch size.
+    One that has timm's names already stays as it is. heads: prefixes of the classifier, which is dropped. FungiError
+    where timm would quietly resample the weights to another resolution or patch size.
     """
     import torch
 
     with torch.device("meta"):
         model = build()
     if not keep_classifier:
-        state = without_prefix(state, "head.")
+        state = without_prefix(state, *heads)
     if set(state) == set(model.state_dict()):
         return state
     converted = _timm_filter(model)(dict(state), model)
     _refuse_resampled(state, converted)
-    return converted if keep_classifier else without_prefix(converted, "head.")
+    return converted if keep_classifier else without_prefix(converted, *heads)
 
 
 def without_prefix(state: StateDict, *prefixes: str) -> StateDict:
@@ -86,7 +116,11 @@ def _timm_filter(model: "nn.Module") -> Callable[[StateDict, "nn.Module"], State
     module = sys.modules[type(model).__module__]
     if module.__name__.endswith(".vision_transformer"):
         return partial(module.checkpoint_filter_fn, adapt_layer_scale=True)  # DeiT III has gamma_1, gamma_2
-    return module.checkpoint_filter_fn
+    return getattr(module, "checkpoint_filter_fn", _unchanged)
+
+
+def _unchanged(state: StateDict, model: "nn.Module") -> StateDict:
+    return state
 
 
 def _refuse_resampled(before: StateDict, after: StateDict) -> None:

@@ -120,4 +120,6 @@ def survey(settings: StageSettings, dtype_name: str | None = None) -> Surroundin
         backbone = replace(backbone, input=replace(backbone.input, **dataset.input_options))
     backbone.model.to(device)
     logger.info(f"{spec.label} on {device}, {str(dtype).removeprefix('torch.')}; {backbone.weights_source}")
+    if spec.flops:  # a user's own: what was found out about it
+        logger.info(f"{spec.name}: {spec.notes}")
     return Surroundings(settings, dataset, backbone, device, dtype, opened)

@@ -1,10 +1,10 @@
 """How somebody's model wants its images."""
 
-from math import floor
 from typing import Any
 
 from torch import nn
 
+from fungi.backbones.timm_models import timm_input
 from fungi.views.image import ImageInput
 
 
@@ -13,12 +13,4 @@ def image_input_of(model: nn.Module, input_dim: int) -> ImageInput:
     config: dict[str, Any] | None = getattr(model, "pretrained_cfg", None)
     if not config or "mean" not in config:
         return ImageInput.square(input_dim)
-    from timm.data import resolve_data_config
-
-    resolved = resolve_data_config({}, pretrained_cfg=config)
-    return ImageInput(
-        size=input_dim,
-        resize=floor(input_dim / resolved["crop_pct"]),
-        interpolation="bilinear" if resolved["interpolation"] == "bilinear" else "bicubic",
-        statistics=(tuple(resolved["mean"]), tuple(resolved["std"])),
-    )
+    return timm_input(config, input_dim)

@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Triple = tuple[float, float, float]
 
@@ -30,6 +30,11 @@ class ImageInput:
     view_statistics: tuple[Triple, Triple] | None = None
 
     modality = "vision"
+    squashed: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        way = "resized as a whole" if self.squashed else f"shorter side to {self.resize}, centre cropped"
+        return f"images {way} to {self.size} x {self.size} pixels, {self.interpolation}"
 
     @classmethod
     def square(cls, size: int, statistics: tuple[Triple, Triple] = IMAGENET) -> "ImageInput":
@@ -49,3 +54,9 @@ class ImageInput:
         from fungi.views.vision import make_views
 
         return make_views(self, kind, **options)
+
+
+class SquashedInput(ImageInput):
+    """The whole image, resized to `size` x `size` whatever its aspect: how SigLIP and many processors do it."""
+
+    squashed = True

@@ -9,12 +9,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from fungi.views.image import ImageInput
-from fungi.views.pixels import as_pixels, normalize, resize_shorter_side, stack
+from fungi.views.pixels import FILTERS, as_pixels, normalize, resize_shorter_side, stack
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainView:
-    """Resize the shorter side, crop the centre, normalise."""
+    """Resize the shorter side, crop the centre, normalise; a squashed input is resized as a whole."""
 
     input: ImageInput
 
@@ -29,6 +29,9 @@ class PlainView:
 
     def prepare(self, item: Image.Image) -> UInt8[Tensor, "1 c h w"]:
         """Image of any size -> its central square at the backbone's input size."""
+        if self.input.squashed:
+            size = (self.input.size, self.input.size)
+            return as_pixels(item.resize(size, FILTERS[self.input.interpolation])).unsqueeze(0)
         resized = resize_shorter_side(item, self.input.resize, self.input.interpolation)
         return as_pixels(transforms.center_crop(resized, [self.input.size, self.input.size])).unsqueeze(0)
 

@@ -1,8 +1,9 @@
 """DINO and DINOv2: the checkpoints of the authors' torch hub entries, in timm's architecture.
 
 The hub's code computes the same function with the same key names (class token after the final norm, LayerNorm eps
-1e-6, DINOv2 with LayerScale), so no source code has to be fetched. One thing differs: at 224 px DINOv2 interpolates its
-position embedding, and timm does that with antialiasing. Here it is done once, when loading, the hub's way.
+1e-6, DINOv2 with LayerScale), so no source code has to be fetched. At 224 px DINOv2 interpolates its position
+embedding, and timm does that in another way. Here it is done once, when loading, the hub's way: with registers
+antialiased, without them not.
 """
 
 from functools import partial
@@ -21,10 +22,31 @@ def dinov2_names(state: StateDict, *, grid: int = GRID) -> StateDict:
     """A DINOv2 hub checkpoint for the model at 224 px; the mask token is of use in training alone."""
     from fungi.backbones.position_embedding import hub_positions
 
-    state = {name: tensor for name, tensor in state.items() if name != "mask_token"}
+    state = {_timm_name(name): tensor for name, tensor in state.items() if name != "mask_token"}
+    if "register_tokens" in state or "reg_token" in state:
+        return _with_registers(state, grid)
     if "pos_embed" in state:
         state["pos_embed"] = hub_positions(state["pos_embed"], grid=grid)
     return state
+
+
+def _timm_name(name: str) -> str:
+    """The gated MLP of the giant model has its two layers under other names."""
+    return name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
+
+
+def _with_registers(state: StateDict, grid: int) -> StateDict:
+    """timm's class token has its position already in it, and patches alone have positions: `[1 1+t d] -> [1 t d]`."""
+    import torch
+
+    from fungi.backbones.position_embedding import hub_positions
+
+    if "register_tokens" in state:
+        state["reg_token"] = state.pop("register_tokens")
+        state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
+        state["pos_embed"] = state["pos_embed"][:, 1:]
+    positions = torch.cat([state["cls_token"], state["pos_embed"]], dim=1)
+    return state | {"pos_embed": hub_positions(positions, grid=grid, antialias=True)[:, 1:]}
 
 
 for _name, _label, _size, _model, _file, _enumerated in (
@@ -42,19 +64,23 @@ for _name, _label, _size, _model, _file, _enumerated in (
         enumerated=_enumerated,
     )
 
-for _name, _label, _size, _model, _enumerated in (
-    ("dinov2_vitb14", "DINOv2 ViT-B/14", "B", "vit_base_patch14_dinov2.lvd142m", True),
-    ("dinov2_vitl14", "DINOv2 ViT-L/14", "L", "vit_large_patch14_dinov2.lvd142m", False),
+for _letter, _size, _model in (
+    ("s", "S", "vit_small_patch14_{}dinov2.lvd142m"),
+    ("b", "B", "vit_base_patch14_{}dinov2.lvd142m"),
+    ("l", "L", "vit_large_patch14_{}dinov2.lvd142m"),
+    ("g", "G", "vit_giant_patch14_{}dinov2.lvd142m"),
 ):
-    register_vit(
-        _name,
-        label=_label,
-        size=_size,
-        source=f"torch hub facebookresearch/dinov2, {_name}_pretrain.pth",
-        input=INPUT,
-        build=partial(build_timm, _model, num_classes=0, img_size=224),
-        pretrained=partial(fetch_url, f"{HUB}/dinov2/{_name}/{_name}_pretrain.pth"),
-        convert=dinov2_names,
-        enumerated=_enumerated,
-        notes="position embedding interpolated as the hub does",
-    )
+    for _suffix, _file, _infix in (("", "", ""), ("_reg", "_reg4", "reg4_")):
+        _name = f"dinov2_vit{_letter}14"
+        register_vit(
+            _name + _suffix,
+            label=f"DINOv2 ViT-{_size}/14{' with registers' if _suffix else ''}",
+            size=_size,
+            source=f"torch hub facebookresearch/dinov2, {_name}{_file}_pretrain.pth",
+            input=INPUT,
+            build=partial(build_timm, _model.format(_infix), num_classes=0, img_size=224),
+            pretrained=partial(fetch_url, f"{HUB}/dinov2/{_name}/{_name}{_file}_pretrain.pth"),
+            convert=dinov2_names,
+            enumerated=_name + _suffix == "dinov2_vitb14",
+            notes="position embedding interpolated as the hub does",
+        )

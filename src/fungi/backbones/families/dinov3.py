@@ -1,0 +1,58 @@
+"""DINOv3: Vision Transformers with rotary positions and four registers, distilled on LVD-1689M.
+
+The publisher's files are gated; timm's copies of them are not, and both are read. timm's variants with biases of
+queries and values (`qkvb`) hold everything that the publisher's files do. The embedding is the class token after the
+final norm.
+"""
+
+from functools import partial
+
+from fungi.backbones.base import StateDict
+from fungi.backbones.sources import fetch_timm
+from fungi.backbones.timm_models import build_timm, register_vit
+from fungi.views.image import IMAGENET, ImageInput
+
+INPUT = ImageInput(size=224, resize=256, interpolation="bicubic", statistics=IMAGENET)
+_UNUSED = ("mask_token", "local_cls_norm.", "rope_embed.")
+
+
+def dinov3_names(state: StateDict) -> StateDict:
+    """The publisher's names -> timm's; one that has timm's names stays as it is.
+
+    The bias of the keys is masked out by the publisher's code: it is left out here.
+    """
+    names: StateDict = {}
+    for name, tensor in state.items():
+        if name.endswith("attn.qkv.bias"):
+            q, _, v = tensor.chunk(3)  # [3d] -> [d] each
+            attention = name.removesuffix("qkv.bias")
+            names |= {f"{attention}q_bias": q.clone(), f"{attention}v_bias": v.clone()}
+        elif not name.startswith(_UNUSED) and not name.endswith("bias_mask"):
+            names[_timm_name(name)] = tensor
+    return names
+
+
+def _timm_name(name: str) -> str:
+    for theirs, timms in (("storage_tokens", "reg_token"), ("ls1.gamma", "gamma_1"), ("ls2.gamma", "gamma_2")):
+        name = name.replace(theirs, timms)
+    return name.replace(".mlp.w1.", ".mlp.fc1_g.").replace(".mlp.w2.", ".mlp.fc1_x.").replace(".mlp.w3.", ".mlp.fc2.")
+
+
+for _name, _label, _size, _model in (
+    ("dinov3_vits16", "DINOv3 ViT-S/16", "S", "vit_small_patch16_dinov3_qkvb.lvd1689m"),
+    ("dinov3_vits16plus", "DINOv3 ViT-S+/16", "S", "vit_small_plus_patch16_dinov3_qkvb.lvd1689m"),
+    ("dinov3_vitb16", "DINOv3 ViT-B/16", "B", "vit_base_patch16_dinov3_qkvb.lvd1689m"),
+    ("dinov3_vitl16", "DINOv3 ViT-L/16", "L", "vit_large_patch16_dinov3_qkvb.lvd1689m"),
+    ("dinov3_vith16plus", "DINOv3 ViT-H+/16", "H", "vit_huge_plus_patch16_dinov3_qkvb.lvd1689m"),
+):
+    register_vit(
+        _name,
+        label=_label,
+        size=_size,
+        source=f"timm {_model}",
+        input=INPUT,
+        build=partial(build_timm, _model, num_classes=0, global_pool="token"),
+        pretrained=partial(fetch_timm, _model, num_classes=0, global_pool="token"),
+        convert=dinov3_names,
+        notes="DINOv3 license",
+    )

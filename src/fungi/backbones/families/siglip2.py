@@ -1,0 +1,72 @@
+"""SigLIP 2 image encoders: the embedding is the output of the attention pooling, which texts are compared with.
+
+Weights in timm's names, and in those of the publisher's repositories (`vision_model.encoder.layers...`), are read.
+"""
+
+import re
+from functools import partial
+from typing import Any
+
+from fungi.backbones.base import StateDict
+from fungi.backbones.sources import fetch_timm
+from fungi.backbones.timm_models import build_timm, register_vit, timm_names
+from fungi.views.image import HALF, SquashedInput
+
+RENAMES = (
+    (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
+    (r"^embeddings\.position_embedding\.weight$", "pos_embed"),
+    (r"^encoder\.layers\.(\d+)\.", r"blocks.\1."),
+    (r"^post_layernorm\.", "norm."),
+    (r"^head\.probe$", "attn_pool.latent"),
+    (r"^head\.attention\.out_proj\.", "attn_pool.proj."),
+    (r"^head\.layernorm\.", "attn_pool.norm."),
+    (r"^head\.mlp\.", "attn_pool.mlp."),
+    (r"\.layer_norm([12])\.", r".norm\1."),
+    (r"\.self_attn\.out_proj\.", ".attn.proj."),
+)
+
+
+def siglip_names(state: StateDict, *, build: Any) -> StateDict:
+    """The publisher's names -> timm's; the text tower is left out. Files with timm's names go timm's way."""
+    if not any(name.startswith("vision_model.") for name in state):
+        return timm_names(state, build=build)
+    vision = {n.removeprefix("vision_model."): state[n] for n in state if n.startswith("vision_model.")}
+    named = {_renamed(name): tensor for name, tensor in vision.items() if "head.attention.in_proj" not in name}
+    named["pos_embed"] = named["pos_embed"].unsqueeze(0)  # [t d] -> [1 t d]
+    for kind in ("weight", "bias"):
+        query, *key_value = vision[f"head.attention.in_proj_{kind}"].chunk(3)
+        named |= {f"attn_pool.q.{kind}": query.clone(), f"attn_pool.kv.{kind}": _joined(key_value)}
+        for number in {name.split(".")[1] for name in named if name.startswith("blocks.")}:
+            parts = [named.pop(f"blocks.{number}.self_attn.{part}_proj.{kind}") for part in "qkv"]
+            named[f"blocks.{number}.attn.qkv.{kind}"] = _joined(parts)
+    return named
+
+
+def _renamed(name: str) -> str:
+    for pattern, replacement in RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _joined(parts: list[Any]) -> Any:
+    import torch
+
+    return torch.cat(parts)
+
+
+for _name, _label, _size, _pixels, _model in (
+    ("siglip2-base-patch16-224", "SigLIP 2 ViT-B/16", "B", 224, "vit_base_patch16_siglip_224.v2_webli"),
+    ("siglip2-large-patch16-256", "SigLIP 2 ViT-L/16", "L", 256, "vit_large_patch16_siglip_256.v2_webli"),
+    ("siglip2-so400m-patch14-224", "SigLIP 2 ViT-So400m/14", "So400m", 224, "vit_so400m_patch14_siglip_224.v2_webli"),
+):
+    _build = partial(build_timm, _model, num_classes=0)
+    register_vit(
+        _name,
+        label=_label,
+        size=_size,
+        source=f"timm {_model}",
+        input=SquashedInput(size=_pixels, resize=_pixels, interpolation="bilinear", statistics=HALF),
+        build=_build,
+        pretrained=partial(fetch_timm, _model),
+        convert=partial(siglip_names, build=_build),
+    )

@@ -1,0 +1,78 @@
+"""A user's own audio encoder of `transformers` that takes log-mel spectrograms (AST, 128 bands at 10 ms).
+
+The dataset says how long clips are and how spectrograms are normalised; a clip that is shorter than what the model's
+positions are made for is padded as its feature extractor would, a longer one is cut.
+"""
+
+import warnings
+from functools import partial
+from typing import Any
+
+from fungi.backbones.base import BackboneSpec, StateDict
+from fungi.backbones.own.anatomy import examine
+from fungi.backbones.own.hub import fetch, model_options
+from fungi.views.sound import SoundInput
+
+SPECTROGRAM_MODELS = ("audio-spectrogram-transformer",)
+
+
+def spectrogram_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
+    """The encoder with this configuration."""
+    given = _sound_input(place, config)
+    build = partial(_build, config, mean, padding=-given.mean / (2 * given.deviation))
+    anatomy = examine(build, (1, config.max_length, config.num_mel_bins))
+    return BackboneSpec(
+        name=name,
+        modality="audio",
+        label=name,
+        source=place,
+        embedding_dim=anatomy.embedding_dim,
+        projection_dim=anatomy.embedding_dim,
+        layer=anatomy.layer,
+        weight_shape=anatomy.weight_shape,
+        bias=anatomy.bias,
+        pca_dim=min(anatomy.embedding_dim, 512),
+        input=given,
+        build=build,
+        pretrained=partial(_fetch, config, place),
+        flops=anatomy.flops,
+        notes=f"embedding: {'mean of all tokens' if mean else 'mean of the two leading tokens'}; {anatomy}",
+    )
+
+
+def _sound_input(place: str, config: Any) -> SoundInput:
+    from transformers import AutoFeatureExtractor
+
+    try:
+        with warnings.catch_warnings():  # of its filter bank, which is not used
+            warnings.simplefilter("ignore", UserWarning)
+            extractor = AutoFeatureExtractor.from_pretrained(place)
+    except (OSError, ValueError):
+        return SoundInput(frames=config.max_length)
+    return SoundInput(frames=config.max_length, mean=extractor.mean, deviation=extractor.std)
+
+
+def _build(config: Any, mean: bool, padding: float) -> Any:
+    from transformers import ASTModel
+
+    return _pooled(ASTModel, mean, padding)(config, **model_options(ASTModel))
+
+
+def _pooled(encoder: Any, mean: bool, padding: float) -> Any:
+    """A model class whose forward takes spectrograms `[n frames mels]` of any length and gives embeddings `[n d]`."""
+    from torch import Tensor
+    from torch.nn.functional import pad
+
+    def forward(self: Any, spectrograms: Tensor) -> Tensor:
+        length = self.config.max_length
+        fitted = pad(spectrograms[:, :length], (0, 0, 0, max(0, length - spectrograms.shape[1])), value=padding)
+        found = encoder.forward(self, input_values=fitted)
+        return found.last_hidden_state.mean(dim=1) if mean else found.pooler_output
+
+    return type(encoder.__name__, (encoder,), {"forward": forward})
+
+
+def _fetch(config: Any, place: str) -> StateDict:
+    from transformers import ASTModel
+
+    return fetch(ASTModel, config, place)

@@ -1,0 +1,75 @@
+"""A user's own text encoder: any encoder of `transformers`. The embedding is the first token's, or the tokens' mean."""
+
+from functools import partial
+from typing import Any
+
+from fungi.backbones.base import BackboneSpec, StateDict
+from fungi.backbones.own.anatomy import OUTPUT_PROJECTIONS
+from fungi.backbones.own.hub import fetch, model_options
+from fungi.backbones.text_encoders import Pooling, pooled, text_spec
+from fungi.errors import FungiError
+from fungi.runtime.log import logger
+from fungi.views.tokenizers import hub_tokenizer
+
+
+def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
+    """The encoder with this configuration; FungiError where `transformers` has none."""
+    import torch
+
+    pooling: Pooling = "mean" if mean else "first"
+    build = partial(_build, config)
+    with torch.device("meta"):
+        model = build(pooling)
+    layer, module = _output_projection(model)
+    width = int(config.hidden_size)
+    return text_spec(
+        name,
+        label=name,
+        source=place,
+        tokenizer=hub_tokenizer(name, place),
+        pooling=pooling,
+        embedding_dim=width,
+        projection_dim=width,
+        layer=layer,
+        weight_shape=tuple(module.weight.shape),
+        bias=module.bias is not None,
+        pca_dim=512,
+        build=build,
+        pretrained=partial(_fetch, config, place),
+        notes=f"embedding: {'mean of the tokens' if mean else 'first token'}; gradient source {layer}",
+    )
+
+
+def _model_class(config: Any) -> Any:
+    from transformers import AutoModel, AutoModelForTextEncoding
+
+    for known in (AutoModelForTextEncoding, AutoModel):
+        if type(config) in known._model_mapping:
+            return known._model_mapping[type(config)]
+    raise FungiError(f"transformers has no encoder for a model of type {config.model_type!r}.")
+
+
+def _build(config: Any, pooling: Pooling) -> Any:
+    model = _model_class(config)
+    return pooled(model, pooling)(config, **model_options(model))
+
+
+def _fetch(config: Any, place: str) -> StateDict:
+    return fetch(_model_class(config), config, place)
+
+
+def _output_projection(model: Any) -> tuple[str, Any]:
+    """The last attention output projection; where none is known by name, the last linear layer, said aloud."""
+    from torch import nn
+
+    linear = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if not linear:
+        raise FungiError("the model has no linear layer to take gradients at.")
+    known = [path for path in linear if path.endswith(OUTPUT_PROJECTIONS)]
+    if not known:
+        logger.warning(
+            "no attention output projection is known in a %s: taking its last linear layer. Name another with --layer.",
+            type(model).__name__,
+        )
+    path = (known or list(linear))[-1]
+    return path, linear[path]

@@ -1,0 +1,57 @@
+"""A user's own vision backbone from timm: any of its architectures, with its weights, transform and pooling."""
+
+from functools import partial
+from typing import Any
+
+from fungi.backbones.base import BackboneSpec
+from fungi.backbones.own.anatomy import examine
+from fungi.backbones.sources import fetch_timm
+from fungi.backbones.timm_models import build_timm, timm_input, timm_names
+from fungi.errors import FungiError, unknown_name
+
+
+def timm_backbone(name: str, model: str) -> BackboneSpec:
+    """The model of timm with this id, without its classifier; FungiError where timm has none, or it takes no images."""
+    config = _published(model)
+    channels, height, width = config.test_input_size or config.input_size
+    if channels != 3 or height != width:
+        raise FungiError(f"timm {model} takes [{channels}, {height}, {width}]; a square image in colour is needed.")
+    given = timm_input(config.to_dict(), height)
+    build = partial(build_timm, model, num_classes=0)
+    anatomy = examine(build, (1, channels, height, width))
+    heads = (config.classifier,) if isinstance(config.classifier, str) else tuple(config.classifier or ())
+    return BackboneSpec(
+        name=name,
+        label=name,
+        source=f"timm {model}",
+        embedding_dim=anatomy.embedding_dim,
+        projection_dim=anatomy.embedding_dim,
+        layer=anatomy.layer,
+        weight_shape=anatomy.weight_shape,
+        bias=anatomy.bias,
+        pca_dim=min(anatomy.embedding_dim, 512),
+        input=given,
+        build=build,
+        pretrained=partial(fetch_timm, model) if config.hf_hub_id else None,
+        convert=partial(timm_names, build=build, heads=tuple(f"{head}." for head in heads)),
+        flops=anatomy.flops,
+        notes=f"pooling: {anatomy.pooling or 'its own'}, no classifier; {anatomy}; {given}",
+    )
+
+
+def _published(model: str) -> Any:
+    """timm's record of the weights; FungiError with the nearest names for an id that it does not have."""
+    import timm
+    from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model
+
+    architecture, _, tag = model.partition(".")
+    if not is_model(architecture):
+        near = unknown_name("model of timm", architecture, timm.list_models())
+        raise FungiError(str(near).partition(" Known:")[0] + " timm.list_models() names them all.")
+    known = get_arch_pretrained_cfgs(architecture)
+    if tag and model not in known:
+        raise unknown_name("weights of timm", model, known)
+    config = get_pretrained_cfg(model)
+    if config is None:
+        raise FungiError(f"timm says nothing of {model}: neither its transform nor the size of its input.")
+    return config

@@ -1,0 +1,104 @@
+"""A user's own vision encoder of `transformers`, with the transform of its image processor.
+
+The embedding is the pooled output where the model has one that its weights include; else the class token; else the
+mean of all positions. `hf-mean` takes that mean in any case.
+"""
+
+from functools import partial
+from typing import Any
+
+from fungi.backbones.base import BackboneSpec, StateDict
+from fungi.backbones.own.anatomy import examine
+from fungi.backbones.own.hub import fetch, model_options
+from fungi.errors import FungiError
+from fungi.views.image import UNIT, ImageInput, SquashedInput
+
+BILINEAR = 2
+"""Pillow's number for it, as processors write it."""
+
+
+def vision_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
+    """The encoder with this configuration; FungiError where `transformers` has none."""
+    given = image_input(place, config)
+    build = partial(_build, config, mean)
+    anatomy = examine(build, (1, 3, given.size, given.size))
+    return BackboneSpec(
+        name=name,
+        label=name,
+        source=place,
+        embedding_dim=anatomy.embedding_dim,
+        projection_dim=anatomy.embedding_dim,
+        layer=anatomy.layer,
+        weight_shape=anatomy.weight_shape,
+        bias=anatomy.bias,
+        pca_dim=min(anatomy.embedding_dim, 512),
+        input=given,
+        build=build,
+        pretrained=partial(_fetch, config, place),
+        flops=anatomy.flops,
+        notes=f"embedding: {'mean of all positions' if mean else _pooling(config)}; {anatomy}; {given}",
+    )
+
+
+def image_input(place: str, config: Any) -> ImageInput:
+    """The transform that the image processor beside the weights describes; the usual one where there is none."""
+    from transformers import AutoImageProcessor
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(place)
+    except (OSError, ValueError):
+        return ImageInput.square(int(getattr(config, "image_size", 224)))
+    fields: dict[str, Any] = {
+        "interpolation": "bilinear" if int(processor.resample) == BILINEAR else "bicubic",
+        "statistics": (tuple(processor.image_mean), tuple(processor.image_std)) if processor.do_normalize else UNIT,
+    }
+    size = dict(processor.size)
+    if getattr(processor, "do_center_crop", False):
+        side = dict(processor.crop_size)["height"]
+        return ImageInput(size=side, resize=size.get("shortest_edge") or size["height"], **fields)
+    if "shortest_edge" in size:  # ConvNeXt's way: up to 384 pixels a share of the resized image is kept
+        side = size["shortest_edge"]
+        return ImageInput(size=side, resize=round(side / (getattr(processor, "crop_pct", None) or 1)), **fields)
+    return SquashedInput(size=size["height"], resize=size["height"], **fields)
+
+
+def _model_class(config: Any) -> Any:
+    from transformers import AutoModel
+
+    if type(config) not in AutoModel._model_mapping:
+        raise FungiError(f"transformers has no encoder for a model of type {config.model_type!r}.")
+    return AutoModel._model_mapping[type(config)]
+
+
+def _build(config: Any, mean: bool) -> Any:
+    model = _model_class(config)
+    return pooled_images(model, mean)(config, **model_options(model))
+
+
+def pooled_images(encoder: Any, mean: bool) -> Any:
+    """A model class whose forward takes images `[n c h w]` and gives embeddings `[n d]` in place of hidden states."""
+    from torch import Tensor
+
+    def forward(self: Any, images: Tensor) -> Tensor:
+        found = encoder.forward(self, pixel_values=images)
+        hidden = found.last_hidden_state  # [n t d], or [n d y x] of a convolutional network
+        positions = hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden
+        pooled = found.get("pooler_output")
+        if mean or (pooled is None and not _has_class_token(self)):
+            return positions.mean(dim=1)
+        return positions[:, 0] if pooled is None else pooled.flatten(1)
+
+    return type(encoder.__name__, (encoder,), {"forward": forward})
+
+
+def _has_class_token(model: Any) -> bool:
+    return any(name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters())
+
+
+def _pooling(config: Any) -> str:
+    model = _model_class(config)
+    return "class token, or mean of all positions" if model_options(model) else "the model's pooled output"
+
+
+def _fetch(config: Any, place: str) -> StateDict:
+    return fetch(_model_class(config), config, place)

@@ -1,0 +1,22 @@
+"""What a run will cost, said before it starts."""
+
+from collections.abc import Sequence
+
+from fungi.backbones.base import BackboneSpec
+from fungi.extraction.pipeline import Feature
+
+
+def cost_of(spec: BackboneSpec, rows: int, features: Sequence[Feature]) -> str:
+    """Forwards, operations where they are known, and size of the files, of `rows` rows.
+
+    Features that see the same views share their forwards.
+    """
+    forwards = rows * sum({feature.views.identity: feature.views.n_views for feature in features}.values())
+    widths = [
+        sum(projector.matrix.projection_dim for projector in feature.engine.projectors.values())
+        if feature.objective
+        else spec.embedding_dim
+        for feature in features
+    ]
+    work = f" of {spec.flops / 1e9:.3g} GFLOP = {forwards * spec.flops / 1e12:.3g} TFLOP" if spec.flops else ""
+    return f"{rows:,} rows, {forwards:,} forwards{work}; {rows * sum(widths) * 4 / 1e6:.1f} MB of features"

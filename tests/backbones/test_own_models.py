@@ -1,0 +1,196 @@
+"""A user's own models of timm and `transformers`: transform, pooling and gradient source are found, and said."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fungi.backbones.base import resolve_backbone
+from fungi.backbones.loading import load_backbone
+from fungi.backbones.own.anatomy import gradient_source
+from fungi.errors import FungiError
+from fungi.gradients.targets import find_target
+
+SIDE = 48
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """A picture of noise."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def view(given: object) -> torch.Tensor:
+    """How a backbone sees a picture that is wider than high, `[1 c h w]`."""
+    views = given.views("plain")
+    return views.render(views.collate([views.prepare(picture(200, 120))]))
+
+
+# timm's own miniatures: id, E, gradient source, what is said of the pooling
+MINIATURES = {
+    "test_vit.r160_in1k": (64, "blocks.5.attn.proj", "pooling: token"),
+    "test_resnet.r160_in1k": (96, "layer4.0.conv2", "pooling: avg"),
+    "test_efficientnet.r160_in1k": (256, "conv_head", "pooling: avg"),
+    "test_convnext.r160_in1k": (64, "stages.3.blocks.1.mlp.fc2", "pooling: avg"),
+}
+
+
+@pytest.mark.parametrize("model", MINIATURES)
+def test_a_model_of_timm_is_its_own_library_read_plainly(model: str) -> None:
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    loaded = load_backbone(f"mine=timm:{model}", random_init=True)
+    size, layer, said = MINIATURES[model]
+    assert (loaded.spec.name, loaded.spec.embedding_dim, loaded.spec.layer) == ("mine", size, layer)
+    assert said in loaded.spec.notes
+    assert f"gradient source {layer}" in loaded.spec.notes
+    assert find_target(loaded.model, layer).gradient_dim == loaded.spec.gradient_dim
+
+    plain = timm.create_model(model, pretrained=False, num_classes=0).eval()
+    plain.load_state_dict(loaded.model.state_dict())
+    transform = create_transform(**resolve_model_data_config(plain))
+    expected = transform(picture(200, 120)).unsqueeze(0)
+    found = view(loaded.input)
+    # The same crop of the same resize; floor against round of the longer side moves it by a pixel at most.
+    assert found.shape == expected.shape
+    assert float(np.corrcoef(found.flatten(), expected.flatten())[0, 1]) > 0.9
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.model(expected), plain(expected))
+
+
+def test_the_classifier_of_timms_weights_is_dropped(tmp_path: Path) -> None:
+    import timm
+
+    whole = timm.create_model("test_resnet.r160_in1k", pretrained=False)
+    torch.save(whole.state_dict(), tmp_path / "resnet.pth")
+    loaded = load_backbone("mine=timm:test_resnet.r160_in1k", checkpoint=tmp_path / "resnet.pth")
+    assert torch.equal(loaded.model.layer4[0].conv2.weight, whole.layer4[0].conv2.weight)
+
+
+def test_layers_that_cannot_be_gradient_sources_are_passed_over() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert gradient_source(model, ["0", "1", "1"]) == ("0", "last layer that is computed")
+    assert gradient_source(model, ["blocks.0.attn.proj", "head"])[0] == "blocks.0.attn.proj"
+    with pytest.raises(FungiError, match="no linear or convolution layer"):
+        gradient_source(model, ["1", "1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("mine=timm:resnet5", r"unknown model of timm 'resnet5'\. Did you mean 'resnet50'"),
+        ("mine=timm:resnet50.nope", r"unknown weights of timm 'resnet50.nope'.*Known: resnet50"),
+    ],
+)
+def test_ids_that_timm_does_not_have_are_refused_with_near_ones(text: str, complaint: str) -> None:
+    with pytest.raises(FungiError, match=complaint):
+        resolve_backbone(text)
+
+
+def saved_vit(folder: Path) -> nn.Module:
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    model = ViTModel(ViTConfig(image_size=SIDE, patch_size=16, **sizes), add_pooling_layer=False)
+    model.save_pretrained(folder)
+    ViTImageProcessor(size={"height": SIDE, "width": SIDE}, resample=2, image_mean=[0.1] * 3).save_pretrained(folder)
+    return model.eval()
+
+
+def saved_resnet(folder: Path) -> nn.Module:
+    from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
+
+    model = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"))
+    model.save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": SIDE}, crop_pct=0.75).save_pretrained(folder)
+    return model.eval()
+
+
+def saved_clip(folder: Path) -> nn.Module:
+    """Both towers; the image tower is what counts."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    config = CLIPConfig(
+        text_config={**sizes, "vocab_size": 20}, vision_config={**sizes, "image_size": SIDE, "patch_size": 16}
+    )
+    model = CLIPModel(config)
+    model.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    return model.vision_model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("save", "layer", "pooled"),
+    [
+        (saved_vit, "attention", lambda found: found.last_hidden_state[:, 0]),
+        (saved_resnet, "convolution", lambda found: found.pooler_output.flatten(1)),
+        (saved_clip, "self_attn.out_proj", lambda found: found.pooler_output),
+    ],
+)
+def test_an_image_model_of_transformers_is_its_own_library_read_plainly(save, layer, pooled, tmp_path) -> None:
+    from transformers import AutoImageProcessor
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        original = save(tmp_path)
+    loaded = load_backbone(f"mine=hf:{tmp_path}")
+    assert layer in loaded.spec.layer
+    assert f"gradient source {loaded.spec.layer}" in loaded.spec.notes
+    expected = AutoImageProcessor.from_pretrained(tmp_path)(picture(200, 120), return_tensors="pt")["pixel_values"]
+    found = view(loaded.input)
+    assert found.shape == expected.shape
+    assert float(np.corrcoef(found.flatten(), expected.flatten())[0, 1]) > 0.95
+    with torch.no_grad():
+        wanted = pooled(original(expected))
+        torch.testing.assert_close(loaded.model(expected), wanted, rtol=1e-4, atol=1e-5)
+        mean = load_backbone(f"mine=hf-mean:{tmp_path}").model(expected)
+    assert mean.shape == wanted.shape
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:At least one mel filter:UserWarning")
+def test_a_spectrogram_model_of_transformers_pads_as_its_feature_extractor_does(tmp_path) -> None:
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        original = ASTModel(ASTConfig(max_length=100, **sizes)).eval()
+    original.save_pretrained(tmp_path)
+    extractor = ASTFeatureExtractor(max_length=100, mean=-4.0, std=4.5)
+    extractor.save_pretrained(tmp_path)
+    loaded = load_backbone(f"mine=hf:{tmp_path}")
+    assert (loaded.spec.modality, loaded.input.frames, loaded.input.mean) == ("audio", 100, -4.0)
+    short = torch.randn(2, 70, 128, generator=torch.Generator().manual_seed(0))
+    silence = torch.full((2, 30, 128), (0 - extractor.mean) / (2 * extractor.std))
+    with torch.no_grad():
+        wanted = original(torch.cat([short, silence], dim=1)).pooler_output
+        torch.testing.assert_close(loaded.model(short), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "wav2vec2"}')
+    with pytest.raises(FungiError, match=r"type 'wav2vec2', which takes neither images nor texts nor spectrograms"):
+        resolve_backbone(f"mine=hf:{tmp_path}")
+
+
+@pytest.mark.slow
+def test_what_was_found_and_what_it_costs_is_said_before_work_starts(tmp_path, capfd) -> None:
+    from fungi.extraction.extract_gradients import main
+
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            picture(60, 50).save(tmp_path / "data" / split / label / "one.png")
+    arguments = f"--dataset two=folder:{tmp_path / 'data'} --backbone mine=timm:test_vit.r160_in1k --random-init"
+    arguments += f" --root {tmp_path / 'features'} --objective kl dino --with-embeddings --split test"
+    assert main(arguments.split()) == 0
+    said = capfd.readouterr().err
+    assert "mine: pooling: token, no classifier; gradient source blocks.5.attn.proj (last attention output" in said
+    assert "test: 2 rows, 26 forwards of" in said
+    assert (tmp_path / "features/gradients/two/mine/dino-test.h5").is_file()
