@@ -181,7 +181,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_what_was_found_and_what_it_costs_is_said_before_work_starts(tmp_path, capfd) -> None:
-    from fungi.extraction.extract_gradients import main
+    from fungi.commands import COMMANDS
 
     for split in ("train", "test"):
         for label in ("a", "b"):
@@ -189,7 +189,7 @@ def test_what_was_found_and_what_it_costs_is_said_before_work_starts(tmp_path, c
             picture(60, 50).save(tmp_path / "data" / split / label / "one.png")
     arguments = f"--dataset two=folder:{tmp_path / 'data'} --backbone mine=timm:test_vit.r160_in1k --random-init"
     arguments += f" --root {tmp_path / 'features'} --objective kl dino --with-embeddings --split test"
-    assert main(arguments.split()) == 0
+    assert COMMANDS["extract-gradients"].main(arguments.split()) == 0
     said = capfd.readouterr().err
     assert "mine: pooling: token, no classifier; gradient source blocks.5.attn.proj (last attention output" in said
     assert "test: 2 rows, 26 forwards of" in said
