@@ -19,8 +19,10 @@ from fungi.errors import FungiError
 from fungi.registry import Registry
 from fungi.runtime.log import logger
 
-Metric = Literal["accuracy", "mean-per-class-accuracy", "map"]
+Metric = Literal["accuracy", "mean-per-class-accuracy", "map", "mIoU"]
 Modality = Literal["vision", "text", "audio"]
+VOID = 255
+"""Value of a mask's pixels that belong to no class."""
 Loader = Callable[[int], Any]
 """Row -> raw item. An object that pickles (a small dataclass with `__call__`), so that any kind of worker can hold it;
 it opens files when called, so that no handle is shared between processes. Where it can tell the content of a row
@@ -53,12 +55,14 @@ class Samples:
     ids: one name per row that stays the same on every machine (relative path, index in the source file). The seeds of
         random views and the dataset's fingerprint derive from it.
     load: row -> raw item. FungiError naming the file and the id where it can't be read.
+    mask: row -> class of each pixel `[h w]` uint8, of the image's size, for datasets that are segmented (`MaskRules`).
     """
 
     targets: np.ndarray
     ids: Sequence[str]
     load: Loader
     class_names: Sequence[str] = ()
+    mask: Loader | None = None
 
     def __post_init__(self) -> None:
         assert len(self.targets) == len(self.ids)
@@ -96,7 +100,23 @@ class Samples:
             ids=[self.ids[row] for row in chosen.tolist()],
             load=Rows(self.load, chosen),
             class_names=self.class_names,
+            mask=None if self.mask is None else Rows(self.mask, chosen),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRules:
+    """What the values of a dataset's masks mean (spec dense 2.1, 2.2).
+
+    ignored: the value that takes no part in the metric; void_class: the class that void (255) counts as among the
+    labels of training patches, None for no class at all; unscored: classes that the metric leaves out of its mean.
+    input_size: side in pixels that images are brought to where nobody says otherwise.
+    """
+
+    ignored: int = VOID
+    void_class: int | None = None
+    unscored: tuple[int, ...] = ()
+    input_size: int = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +127,7 @@ class DatasetSpec:
     download: data directory -> None, where the source can be fetched by a program.
     prepare: (data directory, folder of the archives) -> None, where archives are fetched by hand; unpacks and arranges
         them. Both are used by `fungi prefetch` and the scripts alone, and do nothing where their work is done.
+    masks: what the masks mean, for datasets that are segmented; `classes` then counts the classes of pixels.
     ground_truth: data directory -> one record per query, for retrieval datasets (`fungi.data.formats.landmarks`).
     sizes: rows per split, as published; its keys are the names of the splits. None: not known before opening.
     published_open: `open` as the published code read it, where that gives other labels (used by `--profile published`).
@@ -126,6 +147,7 @@ class DatasetSpec:
     download: Callable[[Path], None] | None = None
     prepare: Callable[[Path, Path], None] | None = None
     ground_truth: Callable[[Path], list[Any]] | None = None
+    masks: MaskRules | None = None
     published: bool = True
     notes: str = ""
     pca_dim: int | None = None
@@ -155,7 +177,8 @@ def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:
     """The dataset that `--dataset` names: one of the enumeration, or a user's own.
 
     text: a name of the enumeration; `NAME=folder:PATH` (folders `train`, `test`, perhaps `valid`, of class folders);
-        `NAME=hf:PATH` (a `datasets` dataset saved to disk); or a NAME for which `<data_dir>/NAME` is either.
+        `NAME=hf:PATH` (a `datasets` dataset saved to disk); `NAME=masks:PATH` (folders `train` and `test` of
+        `images` and `masks`); or a NAME for which `<data_dir>/NAME` is either.
     Raises FungiError for a name that leads nowhere.
     """
     if text in DATASETS:

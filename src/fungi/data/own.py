@@ -7,18 +7,23 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-from fungi.data.base import DatasetSpec, Samples
+from fungi.data.base import VOID, DatasetSpec, MaskRules, Samples
 from fungi.data.formats.hf_disk import modality_of, open_saved, saved_splits, string_classes
-from fungi.data.formats.image_files import class_folder_samples, class_folders
+from fungi.data.formats.image_files import class_folder_samples, class_folders, image_names
+from fungi.data.formats.mask_files import mask_names, masked_samples, read_mask
 from fungi.errors import FungiError, MissingFilesError, unknown_name
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 """Split -> the folders (or splits of a saved dataset) that may hold it."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_FORMS = "NAME=folder:PATH (train/ and test/ of class folders) or NAME=hf:PATH (a DatasetDict saved to disk)"
+_FORMS = (
+    "NAME=folder:PATH (train/ and test/ of class folders), NAME=hf:PATH (a DatasetDict saved to disk) or "
+    "NAME=masks:PATH (train/ and test/ of images/ and masks/)"
+)
 
 
 def own_dataset(text: str, data_dir: Path | None, *, known: Iterable[str]) -> DatasetSpec:
@@ -27,7 +32,7 @@ def own_dataset(text: str, data_dir: Path | None, *, known: Iterable[str]) -> Da
     if not equals:
         return _found_by_name(name, data_dir, known)
     kind, _, path = place.partition(":")
-    if kind not in ("folder", "hf") or not path:
+    if kind not in _SPECS or not path:
         raise FungiError(f"--dataset {text!r} is not understood. Write {_FORMS}.")
     if name in known:
         raise FungiError(f"--dataset {text!r}: {name!r} is the name of a known dataset. Choose another name.")
@@ -39,7 +44,7 @@ def own_dataset(text: str, data_dir: Path | None, *, known: Iterable[str]) -> Da
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
         raise MissingFilesError(f"--dataset {text!r}: there is no folder {root}. Correct the path.")
-    return _folder_spec(name, root) if kind == "folder" else _saved_spec(name, root)
+    return _SPECS[kind](name, root)
 
 
 def _found_by_name(name: str, data_dir: Path | None, known: Iterable[str]) -> DatasetSpec:
@@ -100,6 +105,60 @@ def _folder_spec(name: str, root: Path) -> DatasetSpec:
     )
 
 
+@dataclass(frozen=True)
+class _Masked:
+    """Opens the splits of a folder of images and masks."""
+
+    root: Path
+    splits: dict[str, str] = field(hash=False)
+    classes: list[str] = field(hash=False)
+
+    def __call__(self, data_dir: Path, split: str) -> Samples:
+        folder = self.splits[split]
+        images = image_names(self.root / folder / "images")
+        if not images:
+            raise MissingFilesError(f"no image in {self.root / folder / 'images'}. Put the images of {split} there.")
+        masks = mask_names(self.root / folder, images)
+        paths = [f"{folder}/images/{name}" for name in images]
+        return masked_samples(self.root, paths, [f"{folder}/{name}" for name in masks], self.classes)
+
+
+@cache
+def _class_count(root: Path, folders: tuple[str, ...]) -> int:
+    """One more than the largest class number of any mask: all of them are read, once per process."""
+    largest = 0
+    for folder in folders:
+        for name in image_names(root / folder / "masks"):
+            mask = read_mask(root / folder / "masks" / name, name)
+            largest = max(largest, int(mask[mask != VOID].max(initial=0)))
+    return largest + 1
+
+
+def _mask_classes(root: Path, folders: list[str]) -> list[str]:
+    """Names of the classes: the lines of `classes.txt`, or numbers up to the largest that a mask holds."""
+    listed = root / "classes.txt"
+    if listed.is_file():
+        return [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+    return [f"class {number}" for number in range(_class_count(root, tuple(folders)))]
+
+
+def _masked_spec(name: str, root: Path) -> DatasetSpec:
+    splits = _present(entry.name for entry in root.iterdir() if entry.is_dir())
+    if "train" not in splits:
+        raise MissingFilesError(f"dataset {name!r}: {root} has no folder train/. Put images/ and masks/ there.")
+    classes = _mask_classes(root, list(splits.values()))
+    return DatasetSpec(
+        name=name,
+        title=f"images and masks below {root}",
+        classes=len(classes),
+        sizes=dict.fromkeys(splits),
+        metric="mIoU",
+        open=_Masked(root, splits, classes),
+        masks=MaskRules(),
+        published=False,
+    )
+
+
 def _saved_spec(name: str, root: Path) -> DatasetSpec:
     splits = _present(saved_splits(root))
     if not splits:
@@ -115,3 +174,6 @@ def _saved_spec(name: str, root: Path) -> DatasetSpec:
         open=_Saved(root, splits),
         published=False,
     )
+
+
+_SPECS = {"folder": _folder_spec, "hf": _saved_spec, "masks": _masked_spec}

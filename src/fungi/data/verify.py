@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fungi.data.base import DatasetSpec, Samples
+from fungi.data.formats.mask_files import check_mask
 from fungi.errors import FungiError
 from fungi.runtime.log import progress
 
@@ -23,13 +24,22 @@ def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = Fals
             )
         classes = _count_classes(spec, samples, split)
         for row in progress(range(len(samples)), label=split) if every_item else (0, len(samples) - 1):
-            samples.load(row)
+            check_item(samples, row)
         read = "every item" if every_item else "first and last item"
         rows = f"{len(samples)} rows{classes}, {read} readable, fingerprint {samples.fingerprint()[:12]}"
         yield f"{spec.name} {split}: {rows}"
 
 
+def check_item(samples: Samples, row: int) -> None:
+    """FungiError where an item, or the mask that belongs to it, can't be read."""
+    item = samples.load(row)
+    if samples.mask is not None:
+        check_mask(samples.mask(row), item, len(samples.class_names), samples.ids[row])
+
+
 def _count_classes(spec: DatasetSpec, samples: Samples, split: str) -> str:
+    if spec.masks is not None:
+        return f" with masks of {len(samples.class_names)} classes"
     if spec.classes is None:
         return ""
     found = len(set(samples.targets.tolist()))

@@ -25,14 +25,16 @@ SAME_IMAGE = 0.999
 
 def info_nce(
     positives: Float[Tensor, "b v l"],
-    negatives: Float[Tensor, "m l"],
+    negatives: Float[Tensor, "*b m l"],
     temperature: float,
     denominator_temperature: bool = True,
     *,
     own: Bool[Tensor, "b m"] | None = None,
     mixed: Float[Tensor, "b v k l"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """InfoNCE of every view against the other views of its sample and shared negatives, mean over views.
+    """InfoNCE of every view against the other views of its sample and negatives, mean over views.
+
+    Negatives are shared by all samples, or each sample has its own.
 
     With similarities `s = cos / T`:  `l_i = -mean_{j != i} s_ij + log(sum_k exp s_ik + sum_{j != i} exp s_ij)`.
     All other positives stay in the denominator; a view's similarity to itself is masked out. Without
@@ -47,7 +49,7 @@ def info_nce(
     attraction = among.masked_fill(itself, 0).sum(dim=-1) / (temperature * (views - 1))
     scale = temperature if denominator_temperature else 1.0
     # The negatives are many: scale the few queries instead, and join the two parts of the denominator as sums.
-    logits = (queries / scale) @ normalize(negatives, dim=-1).T  # [b v l] x [l m] -> [b v m]
+    logits = (queries / scale) @ normalize(negatives, dim=-1).mT  # [b v l] x [l m] -> [b v m]
     if own is not None:
         logits = logits.masked_fill(own.unsqueeze(1), -torch.inf)
     against = torch.logsumexp(logits, dim=-1)

@@ -13,7 +13,7 @@ from fungi.data.formats.image_files import ImageArray
 
 
 @cache
-def _source() -> tuple[np.ndarray, np.ndarray]:
+def digit_images() -> tuple[np.ndarray, np.ndarray]:
     """Images `[1797 8 8]` uint8 in 0..255 and labels `[1797]` uint32."""
     from sklearn.datasets import load_digits
 
@@ -27,13 +27,13 @@ def split_rows(split: str) -> np.ndarray:
     """Source rows of a split, ascending."""
     from sklearn.model_selection import train_test_split
 
-    _, labels = _source()
+    _, labels = digit_images()
     train, test = train_test_split(np.arange(len(labels)), test_size=0.3, stratify=labels, random_state=42)
     return np.sort(train if split == "train" else test)
 
 
 def _open(data_dir: Path, split: str) -> Samples:
-    images, labels = _source()
+    images, labels = digit_images()
     everything = Samples(
         targets=labels,
         ids=[f"digits/{row}" for row in range(len(labels))],

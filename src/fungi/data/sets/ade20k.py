@@ -1,0 +1,63 @@
+"""`ade20k`: ADE20K scene parsing, 150 classes; test is the validation split.
+
+Masks hold 1 to 150, and 0 for everything else: a channel of the memory bank, ignored by the metric (spec dense 2.2).
+"""
+
+from functools import partial
+from pathlib import Path
+
+from fungi.data.base import DATASETS, DatasetSpec, MaskRules, Samples
+from fungi.data.formats.archives import find_archive, unpack_file, unpack_folder
+from fungi.data.formats.image_files import image_names
+from fungi.data.formats.mask_files import masked_samples
+from fungi.data.places import Place, reading
+
+FOLDERS = {"train": "training", "test": "validation"}
+PLACE = Place(
+    dataset="ade20k",
+    folders=("ade20k", "ADEChallengeData2016"),
+    needs=tuple(f"{kind}/{folder}" for kind in ("images", "annotations") for folder in FOLDERS.values()),
+    script="prepare_ade20k.py",
+)
+_ARCHIVE = "ADEChallengeData2016"
+
+
+def _open(data_dir: Path, split: str) -> Samples:
+    root, folder = PLACE.find(data_dir.expanduser()), FOLDERS[split]
+    with reading(PLACE, root):
+        names = [Path(name).stem for name in image_names(root / "images" / folder)]
+    images = [f"images/{folder}/{name}.jpg" for name in names]
+    return masked_samples(root, images, [f"annotations/{folder}/{name}.png" for name in names], _class_names(root))
+
+
+def _class_names(root: Path) -> list[str]:
+    """`other`, then the 150 names of `objectInfo150.txt` where it is there (split by tabs, names last)."""
+    path = root / "objectInfo150.txt"
+    if not path.is_file():
+        return ["other", *(f"class {number}" for number in range(1, 151))]
+    with reading(PLACE, root):
+        lines = path.read_text().splitlines()[1:151]
+        return ["other", *(line.split("\t")[-1].split(",")[0].strip() for line in lines)]
+
+
+def _prepare(data_dir: Path, archives: Path) -> None:
+    home, archive = PLACE.home(data_dir), partial(find_archive, archives, f"{_ARCHIVE}.zip")
+    for kind in ("images", "annotations"):
+        unpack_folder(archive, f"{_ARCHIVE}/{kind}", home / kind)
+    unpack_file(archive, f"{_ARCHIVE}/objectInfo150.txt", home / "objectInfo150.txt")
+
+
+DATASETS.register(
+    "ade20k",
+    DatasetSpec(
+        name="ade20k",
+        title="ADE20K scene parsing",
+        classes=151,
+        sizes={"train": 20210, "test": 2000},
+        metric="mIoU",
+        open=_open,
+        prepare=_prepare,
+        masks=MaskRules(ignored=0, unscored=(0,)),
+        notes="150 classes and other (0), which is not scored; for fungi segment",
+    ),
+)

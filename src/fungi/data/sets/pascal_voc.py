@@ -1,0 +1,88 @@
+"""`pascal-voc`: Pascal VOC 2012 segmentation, 20 classes and background; train is `trainaug`, test is `val`.
+
+Masks are palette PNGs whose numbers are the classes, 255 is void (spec dense 2.1). Training masks are those of the
+augmented set (Hariharan et al.), in `SegmentationClassAug/`.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from fungi.data.base import DATASETS, DatasetSpec, MaskRules, Samples
+from fungi.data.formats.archives import find_archive, unpack_file, unpack_folder
+from fungi.data.formats.mask_files import masked_samples
+from fungi.data.places import Place, reading
+
+CLASSES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+MASKS = {"train": "SegmentationClassAug", "test": "SegmentationClass"}
+LISTS = {"train": "trainaug", "test": "val"}
+PLACE = Place(
+    dataset="pascal-voc",
+    folders=("pascal-voc", "VOCSegmentation"),
+    needs=("images", *MASKS.values(), *(f"sets/{name}.txt" for name in LISTS.values())),
+    script="prepare_pascal_voc.py",
+)
+_INSIDE = "VOCdevkit/VOC2012"
+
+
+def _open(data_dir: Path, split: str) -> Samples:
+    root = PLACE.find(data_dir.expanduser())
+    with reading(PLACE, root):
+        names = read_names(root / "sets" / f"{LISTS[split]}.txt")
+    masks = [f"{MASKS[split]}/{name}.png" for name in names]
+    return masked_samples(root, [f"images/{name}.jpg" for name in names], masks, CLASSES)
+
+
+def read_names(path: Path) -> list[str]:
+    """Image names of a list, one per line: bare, or as the path of an image with that of its mask behind it."""
+    return [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
+
+
+def _prepare(data_dir: Path, archives: Path) -> None:
+    home = PLACE.home(data_dir)
+    voc = partial(find_archive, archives, "VOCtrainval_11-May-2012.tar", "VOCtrainval*.tar*")
+    augmented = partial(find_archive, archives, "SegmentationClassAug.zip", "SegmentationClassAug*")
+    unpack_folder(voc, f"{_INSIDE}/JPEGImages", home / "images")
+    unpack_folder(voc, f"{_INSIDE}/SegmentationClass", home / "SegmentationClass")
+    unpack_folder(augmented, "SegmentationClassAug", home / "SegmentationClassAug")
+    unpack_file(voc, f"{_INSIDE}/ImageSets/Segmentation/val.txt", home / "sets" / "val.txt")
+    target = home / "sets" / "trainaug.txt"
+    if not target.exists():
+        target.write_bytes(find_archive(archives, "trainaug.txt", "train_aug.txt").read_bytes())
+
+
+DATASETS.register(
+    "pascal-voc",
+    DatasetSpec(
+        name="pascal-voc",
+        title="Pascal VOC 2012 segmentation",
+        classes=len(CLASSES),
+        sizes={"train": 10582, "test": 1449},
+        metric="mIoU",
+        open=_open,
+        prepare=_prepare,
+        masks=MaskRules(void_class=0),
+        notes="train is trainaug, test is val; for fungi segment",
+    ),
+)

@@ -1,0 +1,66 @@
+"""Prediction from retrieved patches, and the metric of segmentation (spec dense 3.4)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Integer, UInt8
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+def attention_vote(
+    scores: Float[Tensor, "q k"], labels: Float[Tensor, "q k c"], temperature: float
+) -> Float[Tensor, "q c"]:
+    """Mean of the neighbours' labels, weighted by the softmax over neighbours of cosine / temperature."""
+    weights = torch.softmax(scores / temperature, dim=1)
+    return torch.einsum("qk,qkc->qc", weights, labels)
+
+
+def upsampled_classes(
+    votes: Float[Tensor, "t c"], size: int, excluded: Sequence[int] = ()
+) -> Int64[Tensor, "size size"]:
+    """Class of each pixel: patch labels as maps, bilinear to the image's size, largest; never an excluded class."""
+    side = round(len(votes) ** 0.5)
+    maps = votes.T.unflatten(1, (side, side)).unsqueeze(0)  # [t c] -> [1 c y x]
+    maps = interpolate(maps, (size, size), mode="bilinear", align_corners=False)[0]
+    if excluded:
+        maps[list(excluded)] = -1
+    return maps.argmax(dim=0)
+
+
+def confusion(
+    truth: UInt8[np.ndarray, "h w"], predicted: Integer[np.ndarray, "h w"], classes: int, ignored: int
+) -> Int64[np.ndarray, "c c"]:
+    """Pixels by true class (rows) and predicted class (columns); `ignored` and void ground truth left out."""
+    counted = (truth != ignored) & (truth < classes)
+    pairs = truth[counted].astype(np.int64) * classes + predicted[counted]
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def segmentation_scores(matrix: Int64[np.ndarray, "c c"], unscored: Sequence[int] = ()) -> dict[str, Any]:
+    """`mIoU`, `IoU` of each scored class, `pixel-accuracy`, as fractions.
+
+    IoU is TP / (TP + FP + FN); a class without any pixel, true or predicted, counts 0.
+    """
+    hits = np.diagonal(matrix).astype(np.float64)
+    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
+    overlap = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
+    scored = np.delete(overlap, list(unscored))
+    total = int(matrix.sum())
+    return {
+        "mIoU": float(scored.mean()),
+        "IoU": scored.tolist(),
+        "pixel-accuracy": float(hits.sum() / total) if total else 0.0,
+    }
+
+
+def matched_miou(matrix: Int64[np.ndarray, "c c"], unscored: Sequence[int] = ()) -> float:
+    """mIoU after the best one-to-one matching of predicted to true classes: never lower than mIoU (quirk H4)."""
+    from scipy.optimize import linear_sum_assignment
+
+    union = matrix.sum(axis=0)[None, :] + matrix.sum(axis=1)[:, None] - matrix
+    overlap = np.divide(matrix, union, out=np.zeros(matrix.shape), where=union > 0)
+    rows, columns = linear_sum_assignment(overlap, maximize=True)
+    return segmentation_scores(matrix[:, columns[np.argsort(rows)]], unscored)["mIoU"]

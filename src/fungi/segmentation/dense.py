@@ -1,0 +1,214 @@
+"""Features of patches: tokens of a vision transformer, and each patch's own gradient of SimCLR's loss (spec dense 4).
+
+All tokens of an image attract each other and repel the nearest patches of the training images. The loss's gradient at a
+linear layer is a sum over tokens, `sum_t delta_t a_t^T`; each patch keeps its own term, projected. Terms are of rank
+one, and no more than a few are ever formed: none at all with a khatri-rao projection.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from fungi.backbones.position_embedding import hub_positions
+from fungi.errors import FungiError
+from fungi.gradients.capture import Capture
+from fungi.gradients.freezing import frozen
+from fungi.gradients.projection import Projector
+from fungi.gradients.targets import Target
+from fungi.objectives.base import random_linear
+from fungi.objectives.simclr import info_nce
+from fungi.runtime.device import autocast
+from fungi.segmentation.search import Search
+from fungi.store.banks import Bank
+
+Feature = Literal["embeddings", "simclr", "embeddings+simclr"]
+NEIGHBOURS = 2
+SCRAMBLED_NEIGHBOURS = 5  # what the published code retrieves before it scrambles them (quirk H1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseLoss:
+    """SimCLR's loss between the tokens of an image (spec dense 4.2), and the switches of the published code.
+
+    denominator_temperature: divide within the log-sum-exp, too (off: quirk H2); neighbour_layout: `real` neighbours, or
+    the published scramble of five (H1); normalise_tokens_before_head: treat tokens as their neighbours, which come with
+    length one (H16).
+    """
+
+    latent_dim: int = 96
+    temperature: float = 0.07
+    kept: float = 0.5
+    denominator_temperature: bool = True
+    neighbour_layout: Literal["real", "published"] = "real"
+    normalise_tokens_before_head: bool = False
+
+    @property
+    def retrieved(self) -> int:
+        """Neighbours that have to be searched for each token."""
+        return NEIGHBOURS if self.neighbour_layout == "real" else SCRAMBLED_NEIGHBOURS
+
+    def negatives(self, neighbours: Float[Tensor, "b t k d"]) -> Float[Tensor, "b m d"]:
+        """The candidates of each image: two per token."""
+        if self.neighbour_layout == "published":
+            # [K E] read as [E K] and transposed: each row takes every K-th entry of all neighbours in turn.
+            count, width = neighbours.shape[2:]
+            neighbours = neighbours.reshape(*neighbours.shape[:2], width, count).transpose(2, 3)
+        return neighbours[:, :, :NEIGHBOURS].flatten(1, 2)
+
+    def __call__(
+        self,
+        tokens: Float[Tensor, "b t d"],
+        neighbours: Float[Tensor, "b t k d"],
+        head: nn.Module,
+        left_out: Bool[Tensor, "b m"],
+    ) -> Float[Tensor, " b"]:
+        """One loss per image; no gradient flows through the negatives."""
+        with torch.no_grad():
+            negatives = head(self.negatives(neighbours))
+        positives = head(normalize(tokens, dim=-1) if self.normalise_tokens_before_head else tokens)
+        return info_nce(positives, negatives, self.temperature, self.denominator_temperature, own=left_out)
+
+    def left_out(self, candidates: int, draws: Sequence[int]) -> Bool[Tensor, "b m"]:
+        """Which candidates of each image are no negatives: all but a share, from the image's own stream (quirk H12)."""
+        drawn = [torch.rand(candidates, generator=torch.Generator().manual_seed(draw)) for draw in draws]
+        left_out = torch.stack(drawn) >= self.kept
+        left_out[:, 0] &= ~left_out.all(dim=1)  # an image of few tokens keeps at least one
+        return left_out
+
+
+@dataclass(frozen=True)
+class Support:
+    """The bank of embeddings in which neighbours are looked up, and how."""
+
+    bank: Bank
+    search: Search
+
+    def nearest(self, tokens: Float[Tensor, "b t d"], k: int) -> Float[Tensor, "b t k d"]:
+        """The k nearest patches of each token: features of length one."""
+        _, rows = self.search(normalize(tokens.flatten(0, 1), dim=-1), k)
+        found = torch.from_numpy(self.bank.features_of(rows.cpu().numpy())).to(tokens)
+        return found.unflatten(0, tokens.shape[:2])
+
+
+class DenseExtractor:
+    """Images of one size -> features of their patches, row by row over the image.
+
+    model: a vision transformer of timm with a class token, at that size; target: the gradient source in it; head: maps
+    tokens to latents.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target: Target | None = None,
+        projector: Projector | None = None,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        loss: DenseLoss | None = None,
+        seed: int = 42,
+    ) -> None:
+        require_tokens(model)
+        self.model, self.target, self.projector = model, target, projector
+        self.device, self.dtype, self.loss = device, dtype, loss or DenseLoss()
+        width = int(getattr(model, "embed_dim"))  # noqa: B009 - a Module's attributes have no type
+        self.head = random_linear(width, self.loss.latent_dim, seed, "simclr").to(device)
+
+    def tokens(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d"]:
+        """Class token and patches after the last block and the final norm, float32."""
+        model: Any = self.model
+        with autocast(self.device, self.dtype):
+            tokens = model.forward_features(images)
+        return torch.cat([tokens[:, :1], tokens[:, model.num_prefix_tokens :]], dim=1).float()
+
+    @torch.no_grad()
+    def embeddings(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d"]:
+        """Patches, of length one."""
+        with frozen(self.model):
+            return normalize(self.tokens(images)[:, 1:], dim=-1)
+
+    def embeddings_and_gradients(
+        self, images: Float[Tensor, "b c h w"], draws: Sequence[int], support: Support
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t p"]]:
+        """Patches, and each patch's term of the gradient of its image's loss, projected; both of length one.
+
+        draws: seed of each image's choice of negatives. FungiError for a gradient that is not finite.
+        """
+        tokens, activations, signals = self.backward(images, draws, support)
+        assert self.projector is not None
+        assert self.target is not None
+        flat = (values[:, 1:].flatten(0, 1) for values in (activations, signals))  # the class token is dropped
+        with torch.no_grad():
+            terms = self.projector.terms(*flat, bias=self.target.bias).unflatten(0, (len(images), -1))
+        if not bool(torch.isfinite(terms).all()):
+            half = " Use --dtype bfloat16 or float32." if self.dtype == torch.float16 else ""
+            raise FungiError(f"a patch's gradient is not finite.{half}")
+        return normalize(tokens[:, 1:], dim=-1), normalize(terms, dim=-1)
+
+    def backward(
+        self, images: Float[Tensor, "b c h w"], draws: Sequence[int], support: Support
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t i"], Float[Tensor, "b t o"]]:
+        """Tokens; what went into the gradient source at each of them; and the derivative of the loss behind it."""
+        assert self.target is not None
+        with torch.enable_grad(), frozen(self.model), Capture(self.model, [self.target]) as capture:
+            tokens = self.tokens(images)
+            neighbours = support.nearest(tokens.detach(), self.loss.retrieved)
+            left_out = self.loss.left_out(NEIGHBOURS * tokens.shape[1], draws).to(self.device)
+            losses = self.loss(tokens, neighbours, self.head, left_out)
+            path = self.target.path
+            signals = capture.signals(losses, torch.ones_like(losses), keep_graph=False)[path]
+            prefix = int(getattr(self.model, "num_prefix_tokens"))  # noqa: B009
+            activations, signals = (_without_registers(x, prefix) for x in (capture.activations[path], signals))
+        return tokens.detach(), activations, signals[..., self.target.rows]
+
+    def features(
+        self, feature: Feature, images: Float[Tensor, "b c h w"], draws: Sequence[int], support: Support | None = None
+    ) -> Float[Tensor, "b t f"]:
+        """Features of a name; parts of length one, and the whole, too (spec dense 4.4)."""
+        if feature == "embeddings":
+            return self.embeddings(images)
+        assert support is not None
+        embeddings, gradients = self.embeddings_and_gradients(images, draws, support)
+        return gradients if feature == "simclr" else normalize(torch.cat([embeddings, gradients], dim=-1), dim=-1)
+
+
+def _without_registers(values: Float[Tensor, "b t d"], prefix: int) -> Float[Tensor, "b t d"]:
+    return torch.cat([values[:, :1], values[:, prefix:]], dim=1)
+
+
+def require_tokens(model: nn.Module) -> None:
+    """FungiError for a model without patch tokens of the kind that is needed here."""
+    needed = ("patch_embed", "forward_features", "num_prefix_tokens", "embed_dim")
+    if any(not hasattr(model, name) for name in needed) or getattr(model, "cls_token", None) is None:
+        raise FungiError(
+            f"a {type(model).__name__} has no patch tokens: segmentation needs a vision transformer of timm with a "
+            "class token, such as dino_vits16 or digits-vit."
+        )
+
+
+def grid_of(model: nn.Module) -> int:
+    """Patches along a side of the model's input."""
+    embed: Any = getattr(model, "patch_embed")  # noqa: B009
+    return int(embed.grid_size[0])
+
+
+def at_input_size(model: nn.Module, size: int) -> None:
+    """Make a vision transformer take images of `size` x `size`: position embeddings the hub's way (spec dense 1).
+
+    FungiError for a size that is no multiple of the patch size, and a model without patch tokens.
+    """
+    require_tokens(model)
+    vit: Any = model
+    patch = int(vit.patch_embed.patch_size[0])
+    if size % patch:
+        raise FungiError(f"--input-size {size} is no multiple of the model's patches of {patch} pixels.")
+    if vit.patch_embed.img_size == (size, size):
+        return
+    positions = hub_positions(vit.pos_embed.detach(), grid=size // patch)
+    vit.set_input_size(img_size=size)
+    vit.pos_embed = nn.Parameter(positions, requires_grad=False)

@@ -1,0 +1,150 @@
+"""Banks of patches on disk: features `[n d]` and, for each, how many of its pixels have each class `[n c]`.
+
+A bank's size is known before its first row is. Blocks of rows are written to their places in two plain files, and a
+mark is left behind each once it is on the disk; so resume, shards and a plain re-run are the same thing here, too: do
+the blocks that are missing, with the same bytes as a result. Nothing maps or reads a bank as a whole: readers ask for
+windows of rows, and memory stays bounded whatever the bank's size.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer, UInt16
+
+from fungi.errors import FungiError
+from fungi.runtime.files import written_once
+
+MANIFEST, FEATURES, LABELS, MARKS = "bank.json", "features.bin", "labels.bin", "done"
+_LABEL_WINDOW = 1 << 16
+
+
+@dataclass(frozen=True)
+class BankManifest:
+    """What a bank will be.
+
+    birth: everything that decides its numbers, and what is kept for people; ends: rows after each block.
+    """
+
+    dim: int
+    classes: int
+    dtype: str
+    ends: tuple[int, ...]
+    birth: dict[str, Any]
+
+    @property
+    def rows(self) -> int:
+        """n."""
+        return self.ends[-1]
+
+    @property
+    def key(self) -> str:
+        """A name for this way of making a bank: a hash of everything that decides it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Bank:
+    """A bank in its folder, perhaps not filled yet."""
+
+    def __init__(self, folder: Path, manifest: BankManifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.rows, self.dim, self.classes = manifest.rows, manifest.dim, manifest.classes
+        self._sizes = {FEATURES: (self.dim, np.dtype(manifest.dtype)), LABELS: (self.classes, np.dtype(np.uint16))}
+
+    @classmethod
+    def create(cls, folder: Path, manifest: BankManifest) -> "Bank":
+        """The bank in a folder, made where it is not there yet. FungiError where the folder holds another."""
+        bank = cls(folder, manifest)
+        if not (folder / MANIFEST).exists():
+            folder.joinpath(MARKS).mkdir(parents=True, exist_ok=True)
+            for name, (width, dtype) in bank._sizes.items():
+                with (folder / name).open("ab") as file:  # several processes may be doing this
+                    file.truncate(manifest.rows * width * dtype.itemsize)
+            with written_once(folder / MANIFEST) as temporary:
+                temporary.write_text(json.dumps(asdict(manifest), sort_keys=True, indent=1))
+        if _read_manifest(folder) != manifest:
+            raise FungiError(f"{folder} holds another bank than the one asked for. Remove that folder.")
+        return bank
+
+    def missing(self) -> list[int]:
+        """Blocks that are not on the disk yet."""
+        return [block for block in range(len(self.manifest.ends)) if not self._mark(block).exists()]
+
+    def span(self, block: int) -> tuple[int, int]:
+        """First row of a block, and the one after its last."""
+        return (self.manifest.ends[block - 1] if block else 0), self.manifest.ends[block]
+
+    def write(self, block: int, features: Float[np.ndarray, "n d"], labels: Integer[np.ndarray, "n c"]) -> None:
+        """Put a block of rows in its place, for good."""
+        start, stop = self.span(block)
+        assert features.shape == (stop - start, self.dim), (features.shape, start, stop, self.dim)
+        assert labels.shape == (stop - start, self.classes)
+        for name, values in ((FEATURES, features), (LABELS, labels)):
+            width, dtype = self._sizes[name]
+            with (self.folder / name).open("r+b") as file:
+                file.seek(start * width * dtype.itemsize)
+                file.write(np.ascontiguousarray(values, dtype=dtype).data)
+                file.flush()
+                os.fsync(file.fileno())
+        with written_once(self._mark(block)) as temporary:
+            temporary.touch()
+
+    def features(self, start: int, stop: int) -> Float[np.ndarray, "n d"]:
+        """Features of the rows `start:stop`, in memory, in the dtype they are stored in."""
+        return self._window(FEATURES, start, stop)
+
+    def features_of(self, rows: Integer[np.ndarray, "*n"]) -> Float[np.ndarray, "*n d"]:
+        """Features of single rows, float32."""
+        return self._gathered(FEATURES, rows).astype(np.float32)
+
+    def labels_of(self, rows: Integer[np.ndarray, "*n"]) -> UInt16[np.ndarray, "*n c"]:
+        """Pixel counts by class of single rows."""
+        return self._gathered(LABELS, rows)
+
+    def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
+        """All rows, `size` at a time, each window with its first row."""
+        for start in range(0, self.rows, size):
+            yield start, self.features(start, min(start + size, self.rows))
+
+    def _window(self, name: str, start: int, stop: int) -> np.ndarray:
+        width, dtype = self._sizes[name]
+        with (self.folder / name).open("rb") as file:
+            file.seek(start * width * dtype.itemsize)
+            values = np.fromfile(file, dtype=dtype, count=(stop - start) * width)
+        if values.size != (stop - start) * width:
+            raise FungiError(f"{self.folder / name} is shorter than its bank. Remove that folder and run again.")
+        return values.reshape(-1, width)
+
+    def _gathered(self, name: str, rows: Integer[np.ndarray, "*n"]) -> np.ndarray:
+        """Single rows, through a map of the file one window of rows at a time."""
+        width, dtype = self._sizes[name]
+        flat, found = rows.reshape(-1), np.empty((rows.size, width), dtype=dtype)
+        windows = flat // _LABEL_WINDOW
+        for window in np.unique(windows):
+            start = int(window) * _LABEL_WINDOW
+            shape = (min(_LABEL_WINDOW, self.rows - start), width)
+            mapped = np.memmap(self.folder / name, dtype, "r", start * width * dtype.itemsize, shape)
+            inside = windows == window
+            found[inside] = mapped[flat[inside] - start]
+        return found.reshape(*rows.shape, width)
+
+    def _mark(self, block: int) -> Path:
+        return self.folder / MARKS / f"{block:06d}"
+
+
+def row_ends(rows_of_blocks: Sequence[int]) -> tuple[int, ...]:
+    """Rows after each block, given how many each has."""
+    return tuple(int(end) for end in np.cumsum(rows_of_blocks))
+
+
+def _read_manifest(folder: Path) -> BankManifest:
+    try:
+        raw = json.loads((folder / MANIFEST).read_text())
+        return BankManifest(**{**raw, "ends": tuple(raw["ends"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FungiError(f"{folder / MANIFEST} is damaged ({error}). Remove that folder and run again.") from None
