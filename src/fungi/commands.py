@@ -122,6 +122,7 @@ _TABLE = (
         "k-means with Hungarian matching over nested combinations of features",
         stage="evaluation",
     ),
+    Command("segment", "fungi.segmentation.segment", "segment images by their patches' neighbours, without training"),
     Command("analyse", "fungi.scoring.analyse", "likeness of features, accuracy by shots and by layer"),
     Command(
         "in-context",

@@ -76,7 +76,7 @@ class Samples:
         return self.load(row), int(self.targets[row])
 
     def fingerprint(self) -> str:
-        """SHA-256 over the ordered sample ids, the labels and the content: equal if and only if the rows are the same.
+        """SHA-256 over the ordered sample ids, labels, content and masks: equal if and only if the rows are the same.
 
         Content is read as `fungi.data.content` says: not all of every large file. Found once, then kept.
         """
@@ -88,8 +88,9 @@ class Samples:
         for name in self.ids:
             digest.update(name.encode() + b"\0")
         digest.update(np.ascontiguousarray(self.targets, dtype="<u4").tobytes())
-        for content in digests(self.load, len(self)):
-            digest.update(content)
+        for load in filter(None, (self.load, self.mask)):
+            for content in digests(load, len(self)):
+                digest.update(content)
         return digest.hexdigest()
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Samples":

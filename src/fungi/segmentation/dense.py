@@ -10,24 +10,26 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from fungi.backbones.encoders import Encoded
 from fungi.backbones.position_embedding import hub_positions
 from fungi.errors import FungiError
-from fungi.gradients.capture import Capture
-from fungi.gradients.freezing import frozen
+from fungi.gradients.engine import GradientEngine, Loss
 from fungi.gradients.projection import Projector
 from fungi.gradients.targets import Target
+from fungi.gradients.terms import EachPosition
 from fungi.objectives.base import random_linear
 from fungi.objectives.simclr import info_nce
-from fungi.runtime.device import autocast
 from fungi.segmentation.search import Search
 from fungi.store.banks import Bank
+from fungi.views.scenes import SceneView
 
 Feature = Literal["embeddings", "simclr", "embeddings+simclr"]
 NEIGHBOURS = 2
+_ALL_AT_ONCE = 1 << 20
 SCRAMBLED_NEIGHBOURS = 5  # what the published code retrieves before it scrambles them (quirk H1)
 
 
@@ -98,15 +100,16 @@ class Support:
 class DenseExtractor:
     """Images of one size -> features of their patches, row by row over the image.
 
-    model: a vision transformer of timm with a class token, at that size; target: the gradient source in it; head: maps
-    tokens to latents.
+    model: a vision transformer of timm with a class token, at that size; target: the gradient source in it; views:
+    render the images; head: maps tokens to latents. Images of a call go through the model together.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        target: Target | None = None,
-        projector: Projector | None = None,
+        target: Target,
+        projector: Projector,
+        views: SceneView,
         *,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
@@ -114,71 +117,51 @@ class DenseExtractor:
         seed: int = 42,
     ) -> None:
         require_tokens(model)
-        self.model, self.target, self.projector = model, target, projector
-        self.device, self.dtype, self.loss = device, dtype, loss or DenseLoss()
-        width = int(getattr(model, "embed_dim"))  # noqa: B009 - a Module's attributes have no type
-        self.head = random_linear(width, self.loss.latent_dim, seed, "simclr").to(device)
-
-    def tokens(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d"]:
-        """Class token and patches after the last block and the final norm, float32."""
-        model: Any = self.model
-        with autocast(self.device, self.dtype):
-            tokens = model.forward_features(images)
-        return torch.cat([tokens[:, :1], tokens[:, model.num_prefix_tokens :]], dim=1).float()
-
-    @torch.no_grad()
-    def embeddings(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d"]:
-        """Patches, of length one."""
-        with frozen(self.model):
-            return normalize(self.tokens(images)[:, 1:], dim=-1)
-
-    def embeddings_and_gradients(
-        self, images: Float[Tensor, "b c h w"], draws: Sequence[int], support: Support
-    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t p"]]:
-        """Patches, and each patch's term of the gradient of its image's loss, projected; both of length one.
-
-        draws: seed of each image's choice of negatives. FungiError for a gradient that is not finite.
-        """
-        tokens, activations, signals = self.backward(images, draws, support)
-        assert self.projector is not None
-        assert self.target is not None
-        flat = (values[:, 1:].flatten(0, 1) for values in (activations, signals))  # the class token is dropped
-        with torch.no_grad():
-            terms = self.projector.terms(*flat, bias=self.target.bias).unflatten(0, (len(images), -1))
-        if not bool(torch.isfinite(terms).all()):
-            half = " Use --dtype bfloat16 or float32." if self.dtype == torch.float16 else ""
-            raise FungiError(f"a patch's gradient is not finite.{half}")
-        return normalize(tokens[:, 1:], dim=-1), normalize(terms, dim=-1)
-
-    def backward(
-        self, images: Float[Tensor, "b c h w"], draws: Sequence[int], support: Support
-    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t i"], Float[Tensor, "b t o"]]:
-        """Tokens; what went into the gradient source at each of them; and the derivative of the loss behind it."""
-        assert self.target is not None
-        with torch.enable_grad(), frozen(self.model), Capture(self.model, [self.target]) as capture:
-            tokens = self.tokens(images)
-            neighbours = support.nearest(tokens.detach(), self.loss.retrieved)
-            left_out = self.loss.left_out(NEIGHBOURS * tokens.shape[1], draws).to(self.device)
-            losses = self.loss(tokens, neighbours, self.head, left_out)
-            path = self.target.path
-            signals = capture.signals(losses, torch.ones_like(losses), keep_graph=False)[path]
-            prefix = int(getattr(self.model, "num_prefix_tokens"))  # noqa: B009
-            activations, signals = (_without_registers(x, prefix) for x in (capture.activations[path], signals))
-        return tokens.detach(), activations, signals[..., self.target.rows]
+        vit: Any = model
+        self.views, self.loss = views, loss or DenseLoss()
+        self.head = random_linear(vit.embed_dim, self.loss.latent_dim, seed, "simclr").to(device)
+        self._target = target.name
+        self.engine = GradientEngine(
+            model,
+            [target],
+            {target.name: projector},
+            device=device,
+            dtype=dtype,
+            views_per_forward=_ALL_AT_ONCE,
+            short_cut=False,
+            positions=EachPosition(vit.num_prefix_tokens),  # the class token is dropped
+        ).for_tokens()
 
     def features(
-        self, feature: Feature, images: Float[Tensor, "b c h w"], draws: Sequence[int], support: Support | None = None
+        self, feature: Feature, images: Shaped[Tensor, "b c s s"], draws: Sequence[int], support: Support | None = None
     ) -> Float[Tensor, "b t f"]:
-        """Features of a name; parts of length one, and the whole, too (spec dense 4.4)."""
+        """Features of all patches, of length one: `cat[token, gradient]`, each of length one before (spec dense 4.4).
+
+        draws: seed of each image's choice of negatives. support: where those are looked up; embeddings need none.
+        Raises FungiError for a gradient that is not finite.
+        """
         if feature == "embeddings":
-            return self.embeddings(images)
+            patches = self.engine.encode(images, self.views).patches
+            assert patches is not None
+            return normalize(patches[:, 0], dim=-1)
         assert support is not None
-        embeddings, gradients = self.embeddings_and_gradients(images, draws, support)
-        return gradients if feature == "simclr" else normalize(torch.cat([embeddings, gradients], dim=-1), dim=-1)
+        extracted = self.engine.extract(images, self.views, {"simclr": self._loss_of(draws, support)})
+        patches, gradients = extracted.encoded.patches, extracted.gradients["simclr"][self._target]
+        assert patches is not None
+        if not bool(torch.isfinite(gradients).all()):
+            half = " Use --dtype bfloat16 or float32." if self.engine.dtype == torch.float16 else ""
+            raise FungiError(f"a patch's gradient is not finite.{half}")
+        parts = [normalize(patches[:, 0], dim=-1), normalize(gradients, dim=-1)]
+        return parts[1] if feature == "simclr" else normalize(torch.cat(parts, dim=-1), dim=-1)
 
+    def _loss_of(self, draws: Sequence[int], support: Support) -> Loss:
+        def loss(encoded: Encoded) -> Float[Tensor, " b"]:
+            tokens = encoded.tokens[:, 0]  # [b 1 1+t d] -> [b 1+t d]
+            neighbours = support.nearest(tokens.detach(), self.loss.retrieved)
+            left_out = self.loss.left_out(NEIGHBOURS * tokens.shape[1], draws).to(tokens.device)
+            return self.loss(tokens, neighbours, self.head, left_out)
 
-def _without_registers(values: Float[Tensor, "b t d"], prefix: int) -> Float[Tensor, "b t d"]:
-    return torch.cat([values[:, :1], values[:, prefix:]], dim=1)
+        return loss
 
 
 def require_tokens(model: nn.Module) -> None:

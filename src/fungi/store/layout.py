@@ -14,6 +14,7 @@ class Layout:
     <root>/gradients/<dataset>/<backbone>/<objective>-<split>.h5
     <root>/projections/<name>.pth
     <root>/support/<dataset>/<backbone>/<objective>-<key>.safetensors   (negatives, prototypes)
+    <root>/banks/<dataset>/<backbone>/<feature>-<key>/                  (patches for segmentation)
     <root>/blocks/...                                                   (work in progress, removed when assembled)
     <root>/results/<task>/<dataset>/<backbone>.json
     """
@@ -62,6 +63,10 @@ class Layout:
     def blocks(self, feature_file: Path, key: str) -> Path:
         """Folder of the blocks of one feature file, for one way of making it."""
         return self.root / "blocks" / feature_file.relative_to(self.root).with_suffix("") / key
+
+    def bank(self, dataset: str, backbone: str, name: str) -> Path:
+        """Folder of a bank of patches, for one way of making it."""
+        return self.root / "banks" / dataset / backbone / name
 
     def results(self, task: str, dataset: str, backbone: str) -> Path:
         """Result file of an evaluation: task is `knn`, `knn-5shot`, `linear`, `retrieval`, ..."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
@@ -99,9 +99,9 @@ class SceneView:
         tensors = {name: torch.stack([one[name] for one in prepared]) for name in ("image", "mask")}
         return {**tensors, "draw": [one["draw"] for one in prepared]}
 
-    def render(self, batch: dict[str, Any]) -> Float[Tensor, "b c s s"]:
-        """Normalise with the statistics."""
-        return normalize(batch["image"], self.statistics)
+    def render(self, batch: Shaped[Tensor, "b c s s"]) -> Float[Tensor, "b c s s"]:
+        """Normalise the images of a batch."""
+        return normalize(batch, self.statistics)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-COMMON = ("miniature", "tables", "waves")
+COMMON = ("masks", "miniature", "tables", "waves")
 
 
 def makers() -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fungi.data.base import VOID, Samples
+from fungi.data.content import digest_of_file
 from fungi.data.formats.image_files import image_names, image_samples
 from fungi.data.names import PackedNames
 from fungi.errors import FungiError, MissingFilesError
@@ -54,6 +55,10 @@ class MaskFiles:
     def __call__(self, row: int) -> UInt8[np.ndarray, "h w"]:
         """The mask; errors as for `read_mask`."""
         return read_mask(self.root / self.paths[row], self.ids[row])
+
+    def content(self, row: int) -> bytes:
+        """What is in the file of a row."""
+        return digest_of_file(self.root / self.paths[row], self.ids[row])
 
 
 def mask_names(folder: Path, images: Sequence[str]) -> list[str]:

@@ -1,0 +1,72 @@
+"""Passes over images in blocks: which images, in which views, and batches of them, block by block."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from fungi.data.base import Samples
+from fungi.errors import FungiError
+from fungi.runtime.seeds import numpy_generator
+from fungi.views.loading import batches
+from fungi.views.scenes import SceneView
+
+
+@dataclass(frozen=True)
+class ImageBlock:
+    """Images `rows` of a split in one view: the unit that is computed, and done again after an interruption."""
+
+    index: int
+    rows: range
+    view: SceneView
+
+
+def image_blocks(images: int, views: Sequence[SceneView], size: int) -> list[ImageBlock]:
+    """All images in the first view, then all in the second, ..., `size` images to a block."""
+    spans = [(range(start, min(start + size, images)), view) for view in views for start in range(0, images, size)]
+    return [ImageBlock(index, rows, view) for index, (rows, view) in enumerate(spans)]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads blocks of scenes in batches, in worker processes if there are any."""
+
+    scenes: Samples
+    seed: int
+    batch_size: int
+    num_workers: int = 0
+    pin_memory: bool = False
+
+    def read(self, blocks: Sequence[ImageBlock]) -> Iterator[tuple[ImageBlock, Iterator[dict[str, Any]]]]:
+        """Each block with its batches, which have to be taken before the next block is."""
+        for view in dict.fromkeys(block.view for block in blocks):
+            chosen = [block for block in blocks if block.view == view]
+            parts = {block.index: self._parts(block.rows) for block in chosen}
+            loaded = batches(
+                self.scenes,
+                [view],
+                [part for of_block in parts.values() for part in of_block],
+                seed=self.seed,
+                num_workers=self.num_workers,
+                pin_memory=self.pin_memory,
+            )
+            for block in chosen:
+                yield block, (next(loaded)[view.identity] for _ in parts[block.index])
+
+    def _parts(self, rows: range) -> list[range]:
+        return [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+
+
+def subset_rows(dataset: str, available: int, count: int | None, seed: int) -> Int64[np.ndarray, " n"]:
+    """Rows of the training images that are used: all, or `count` drawn without replacement, ascending.
+
+    The same for everything that is made of training images, so that the support bank and the memory bank see the same
+    (quirk H7). FungiError where there are fewer.
+    """
+    if count is None:
+        return np.arange(available)
+    if count > available:
+        raise FungiError(f"--images {count} training images were asked for, but there are {available}.")
+    return np.sort(numpy_generator(seed, "subset", dataset, count).choice(available, count, replace=False))

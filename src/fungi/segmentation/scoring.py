@@ -1,0 +1,76 @@
+"""Test images -> classes of their pixels -> one confusion matrix, block by block (spec dense 3.4)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fungi.data.base import MaskRules
+from fungi.evaluators.segmentation import attention_vote, confusion, upsampled_classes
+from fungi.runtime.files import written_whole
+from fungi.runtime.log import progress
+from fungi.segmentation.memory_bank import PatchFeatures
+from fungi.segmentation.passes import ImageBlock, Reader
+from fungi.segmentation.search import Search
+from fungi.store.banks import Bank
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Features of patches -> class of each pixel, from the neighbours in a bank.
+
+    cell: pixels of a patch; excluded: classes that are never predicted.
+    """
+
+    bank: Bank
+    search: Search
+    neighbours: int
+    temperature: float
+    size: int
+    cell: int
+    excluded: tuple[int, ...] = ()
+
+    def __call__(self, features: Float[Tensor, "b t f"]) -> Int64[np.ndarray, "b size size"]:
+        """Classes of the pixels of some images; the bank is gone through once for all of them."""
+        scores, rows = self.search(features.flatten(0, 1), self.neighbours)
+        per_image = (values.unflatten(0, features.shape[:2]) for values in (scores, rows))
+        return np.stack([self._classes(*image) for image in zip(*per_image, strict=True)])
+
+    def _classes(self, scores: Float[Tensor, "t k"], rows: Int64[Tensor, "t k"]) -> Int64[np.ndarray, "size size"]:
+        counts = torch.from_numpy(self.bank.labels_of(rows.cpu().numpy()).astype(np.float32))
+        votes = attention_vote(scores, counts.to(scores.device) / self.cell, self.temperature)
+        return upsampled_classes(votes, self.size, self.excluded).cpu().numpy()
+
+
+def confusion_matrix(
+    folder: Path,
+    reader: Reader,
+    blocks: list[ImageBlock],
+    features: PatchFeatures,
+    predictor: Predictor,
+    rules: MaskRules,
+) -> Int64[np.ndarray, "c c"]:
+    """Pixels by true and predicted class over all blocks; each block's own is kept in `folder`."""
+    paths = {block.index: folder / f"{block.index:06d}.npy" for block in blocks}
+    missing = [block for block in blocks if not paths[block.index].exists()]
+    classes = predictor.bank.classes
+    for block, loaded in progress(reader.read(missing), total=len(missing), label=reader_label(folder), unit="block"):
+        taken = [(features(batch), batch["mask"]) for batch in loaded]
+        predicted = predictor(torch.cat([found for found, _ in taken]))
+        truth = torch.cat([mask for _, mask in taken]).numpy()
+        matrix = sum(
+            confusion(of_image, guess, classes, rules.ignored) for of_image, guess in zip(truth, predicted, strict=True)
+        )
+        with written_whole(paths[block.index]) as temporary, temporary.open("wb") as file:
+            np.save(file, matrix)
+    matrices: list[Any] = [np.load(path) for path in paths.values()]
+    return np.sum(matrices, axis=0)
+
+
+def reader_label(folder: Path) -> str:
+    """What a progress bar calls it."""
+    return f"mIoU of {folder.parent.name.rpartition('-')[0]}"

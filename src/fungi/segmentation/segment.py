@@ -1,0 +1,281 @@
+"""`fungi segment`: retrieval-based in-context segmentation (spec dense), from images and masks to mIoU."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fungi.data.base import DatasetSpec, MaskRules, Samples, resolve_dataset
+from fungi.errors import FungiError
+from fungi.evaluators.segmentation import matched_miou, segmentation_scores
+from fungi.extraction.features import find_layers, find_matrix
+from fungi.extraction.gradient_settings import GradientSettings
+from fungi.extraction.surroundings import Surroundings, survey
+from fungi.gradients.khatri_rao import make_projector
+from fungi.gradients.projection import ProjectionMatrix, product_dtype
+from fungi.gradients.targets import Target
+from fungi.report.result_file import ResultFile, Run, Scores
+from fungi.runtime.log import logger
+from fungi.runtime.tracking import track
+from fungi.segmentation.dense import DenseExtractor, DenseLoss, Feature, Support, at_input_size, grid_of
+from fungi.segmentation.memory_bank import PatchFeatures, bank_ends, fill_bank, patches_per_image
+from fungi.segmentation.passes import ImageBlock, Reader, image_blocks, subset_rows
+from fungi.segmentation.scoring import Predictor, confusion_matrix
+from fungi.segmentation.search import (
+    DATA_EFFICIENT_TREE,
+    ExactSearch,
+    Search,
+    TreeSettings,
+    make_search,
+    recall,
+    require_rows,
+)
+from fungi.segmentation.settings import SegmentSettings
+from fungi.store.banks import Bank, BankManifest
+from fungi.store.layout import Layout
+from fungi.views.image import IMAGENET, Triple
+from fungi.views.scenes import AugmentedSceneView, SceneView, as_scenes
+
+DESCRIPTION = """Segment images with the labels of their patches' nearest neighbours among training patches; no training.
+
+  fungi segment                                                     the embedded scenes of digits
+  fungi segment --dataset pascal-voc --backbone dino_vits16 --memory-size 102400
+  fungi segment --dataset pascal-voc --backbone dino_vits16 --images 83          the data-efficient setting
+  fungi segment --dataset mine=masks:PATH --backbone dino_vits16
+
+Banks go to <root>/banks, and are used again; an interrupted run goes on where it was. Exact search holds --memory-gb of
+a bank at once, whatever its size."""
+
+STATISTICS_TYPO: tuple[Triple, Triple] = (IMAGENET[0], (*IMAGENET[1][:2], 0.255))
+RECALL_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a run has at hand: images, their views, the model at its input size, banks as they are made."""
+
+    settings: SegmentSettings
+    around: Surroundings
+    extractor: DenseExtractor
+    target: Target
+    matrix: ProjectionMatrix
+    train: Samples
+    test: Samples
+    size: int
+
+    @property
+    def rules(self) -> MaskRules:
+        """What the masks mean."""
+        assert self.around.dataset.masks is not None
+        return self.around.dataset.masks
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image."""
+        return grid_of(self.around.backbone.model) ** 2
+
+    def reader(self, samples: Samples) -> Reader:
+        """Reads scenes of a split."""
+        settings, cuda = self.settings, self.around.device.type == "cuda"
+        scenes = as_scenes(samples, self.rules)
+        return Reader(scenes, settings.seed, settings.batch_size, self.around.num_workers, pin_memory=cuda)
+
+    def training_blocks(self) -> list[ImageBlock]:
+        """The training images in their views: as they are, or one augmented view for each epoch."""
+        whole, epochs = self.extractor.views, self.settings.numbers.augmentation_epochs
+        shared = {"size": whole.size, "statistics": whole.statistics, "seed": whole.seed}
+        views: list[SceneView] = [AugmentedSceneView(**shared, epoch=epoch) for epoch in range(epochs)]
+        return image_blocks(len(self.train), views or [whole], self.settings.block_size)
+
+    def features(self, feature: Feature, support: Support | None) -> PatchFeatures:
+        """Features of the images of a batch."""
+
+        def of_batch(batch: dict[str, Any]) -> Float[Tensor, "b t f"]:
+            return self.extractor.features(feature, batch["image"], batch["draw"], support)
+
+        return of_batch
+
+    def bank(self, feature: Feature, support: Support | None) -> Bank:
+        """The bank of a feature, filled. Its birth names the support bank, so that another one makes another bank."""
+        blocks, numbers = self.training_blocks(), self.settings.numbers
+        views = sum(len(block.rows) for block in blocks)
+        kept = patches_per_image(numbers.memory_size, views, self.patches)
+        width = self.around.backbone.spec.embedding_dim
+        manifest = BankManifest(
+            dim={"embeddings": width, "simclr": self.matrix.projection_dim}.get(
+                feature, width + self.matrix.projection_dim
+            ),
+            classes=len(self.train.class_names),
+            dtype=self.settings.storage,
+            ends=bank_ends(blocks, kept, numbers.memory_size, zero_rows=self.settings.quirks.zero_rows),
+            birth=self._birth(feature, support),
+        )
+        folder = Layout(self.settings.root).bank(
+            self.around.dataset.name, self.around.backbone.spec.name, f"{feature}-{manifest.key}"
+        )
+        bank = Bank.create(folder, manifest)
+        if bank.missing():
+            fill_bank(bank, self.reader(self.train), blocks, kept, self.rules, self.features(feature, support))
+            print(f"wrote {folder}: {bank.rows} patches of {views} views")
+        return bank
+
+    def search(self, bank: Bank, k: int) -> Search:
+        """The back-end over a bank for k neighbours."""
+        settings, device = self.settings, self.around.device
+        tree = TreeSettings() if settings.images is None else DATA_EFFICIENT_TREE
+        return make_search(settings.search, bank, k, device, tree=tree, tile_bytes=settings.tile_bytes)
+
+    def support(self) -> Support:
+        """Where the negatives of the loss are looked up: the bank of embeddings of the very same images."""
+        bank = self.bank("embeddings", None)
+        require_rows(bank.rows, self.extractor.loss.retrieved)
+        # The support index has the tree of the full setting whatever the setting (spec dense 4.1).
+        tile_bytes, device = self.settings.tile_bytes, self.around.device
+        k = self.extractor.loss.retrieved
+        return Support(
+            bank, make_search(self.settings.search, bank, k, device, tree=TreeSettings(), tile_bytes=tile_bytes)
+        )
+
+    def score(self, feature: Feature) -> tuple[Bank, Scores]:
+        """The bank of a feature, and the scores of the test images against it."""
+        settings, numbers = self.settings, self.settings.numbers
+        support = None if feature == "embeddings" else self.support()
+        bank = self.bank(feature, support)
+        require_rows(bank.rows, numbers.neighbours)
+        cell = (self.size * self.size) // self.patches
+        excluded = () if settings.predict_unscored else self.rules.unscored
+        search = self.search(bank, numbers.neighbours)
+        predictor = Predictor(bank, search, numbers.neighbours, numbers.temperature, self.size, cell, excluded)
+        blocks = image_blocks(len(self.test), [self.extractor.views], settings.block_size)
+        folder = bank.folder / f"scores-{self._key(excluded)}"
+        reader, features = self.reader(self.test), self.features(feature, support)
+        matrix = confusion_matrix(folder, reader, blocks, features, predictor, self.rules)
+        scores = segmentation_scores(matrix, self.rules.unscored)
+        if settings.quirks.class_matching:
+            scores["matched-mIoU"] = matched_miou(matrix, self.rules.unscored)
+        if settings.search != "exact":
+            scores["recall"] = self._recall(reader, features, bank, search)
+        return bank, scores
+
+    def _recall(self, reader: Reader, features: PatchFeatures, bank: Bank, search: Search) -> float:
+        """Share of the true neighbours of a few test images' patches that the back-end finds."""
+        few = ImageBlock(0, range(min(RECALL_IMAGES, len(self.test))), self.extractor.views)
+        (_, loaded), *_ = reader.read([few])
+        queries = torch.cat([features(batch).flatten(0, 1) for batch in loaded])
+        k, exact = self.settings.numbers.neighbours, ExactSearch(bank, self.around.device, self.settings.tile_bytes)
+        return recall(search(queries, k)[1], exact(queries, k)[1])
+
+    def _birth(self, feature: str, support: Support | None) -> dict[str, Any]:
+        """What decides a bank's numbers."""
+        settings = self.settings
+        birth = self.around.base_birth("train", self.train) | {
+            "images": list(self.train.ids),
+            "views": [repr(view) for view in dict.fromkeys(block.view for block in self.training_blocks())],
+            "feature": feature,
+            "dtype": str(self.around.dtype),
+        }
+        if support is not None:
+            birth |= {
+                "support": support.bank.manifest.key,
+                "support_search": settings.search,
+                "layer": self.target.spec,
+                "projection_hash": self.matrix.hash,
+                "loss": repr(self.extractor.loss),
+            }
+        return birth
+
+    def _key(self, excluded: tuple[int, ...]) -> str:
+        """A name for what decides the scores, besides the bank."""
+        settings = self.settings
+        facts = [self.test.fingerprint(), settings.numbers.neighbours, settings.numbers.temperature, excluded]
+        facts += [settings.search, settings.block_size, repr(self.extractor.views)]
+        return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
+
+
+def prepare(settings: SegmentSettings) -> Segmentation:
+    """Open the data, load the model at its input size, draw head and projection; FungiError for what does not fit."""
+    dataset = _with_masks(settings)
+    stage = GradientSettings(
+        objective=("simclr",),
+        projection_kind=settings.quirks.projection_kind,
+        dataset=settings.dataset,
+        backbone=settings.backbone,
+        split=tuple(dict.fromkeys(("train", settings.split))),
+        **{name: getattr(settings, name) for name in _PASSED_ON},
+    )
+    around = survey(stage)
+    size = settings.input_size or (dataset.masks.input_size if dataset.masks else 0)
+    model, quirks = around.backbone.model, settings.quirks
+    at_input_size(model, size)
+    model.to(around.device)
+    (target,) = find_layers(around, (), bias=True)
+    matrix = find_matrix(stage, around, target)
+    statistics = around.backbone.input.statistics
+    views = SceneView(
+        size=size,
+        statistics=STATISTICS_TYPO if quirks.std_typo and statistics == IMAGENET else statistics,
+        seed=settings.seed,
+    )
+    extractor = DenseExtractor(
+        model,
+        target,
+        make_projector(matrix, around.device, product_dtype(around.dtype)),
+        views,
+        device=around.device,
+        dtype=around.dtype,
+        loss=DenseLoss(
+            denominator_temperature=quirks.denominator_temperature,
+            neighbour_layout=quirks.neighbour_layout,
+            normalise_tokens_before_head=settings.normalise_tokens_before_head,
+        ),
+        seed=settings.seed,
+    )
+    train = around.open_split("train")
+    chosen = subset_rows(dataset.name, len(train), settings.images, settings.seed)
+    train, test = train.take(chosen), around.open_split(settings.split)
+    return Segmentation(settings, around, extractor, target, matrix, train, test, size)
+
+
+_PASSED_ON = ["root", "data_dir", "checkpoint", "random_init", "profile", "device", "dtype", "num_workers", "seed"]
+
+
+def _with_masks(settings: SegmentSettings) -> DatasetSpec:
+    dataset = resolve_dataset(settings.dataset, settings.data_dir)
+    if dataset.masks is None:
+        raise FungiError(
+            f"dataset {dataset.name!r} has no masks. Use digit-scenes, pascal-voc, ade20k, or your own, written "
+            "NAME=masks:PATH."
+        )
+    return dataset
+
+
+def run(settings: SegmentSettings) -> dict[str, Any]:
+    """Score all features that are missing in the result file; its content."""
+    segmentation = prepare(settings)
+    (path,) = settings.outputs()
+    births = {
+        split: {"embeddings": {"file": str(path), "birth": segmentation.around.base_birth(split, samples)}}
+        for split, samples in (("train", segmentation.train), ("test", segmentation.test))
+    }
+    run = Run(label={"root": str(settings.root)}, features=births)
+    result = ResultFile(path, "segmentation", settings.deciding() | {"input_size": segmentation.size}, [run])
+    for feature in settings.features:
+        if feature not in run.results:
+            _, scores = segmentation.score(feature)  # type: ignore[arg-type]  # checked by the settings
+            result.add(run, feature, scores)
+            track({f"{feature}/mIoU": scores["mIoU"]})
+    result.finish()
+    logger.info("wrote %s", path)
+    return result.content()
+
+
+def show(settings: SegmentSettings, content: dict[str, Any]) -> None:
+    """A line per feature."""
+    for feature, scores in content["results"].items():
+        extra = "".join(f", {name} {100 * scores[name]:.2f} %" for name in ("matched-mIoU", "recall") if name in scores)
+        found = f"mIoU {100 * scores['mIoU']:.2f} %, pixel accuracy {100 * scores['pixel-accuracy']:.2f} %"
+        print(f"{feature}: {found}{extra}")

@@ -1,0 +1,153 @@
+"""Flags of `fungi segment`, and what they come to: the published settings unless told otherwise (spec dense 5)."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fungi.errors import FungiError
+from fungi.segmentation.profiles import DENSE_PROFILES, DenseProfile
+from fungi.settings import SEEDS, as_json, setting
+from fungi.store.layout import Layout
+
+FEATURES = ("embeddings", "simclr", "embeddings+simclr")
+_INCIDENTAL = ("root", "data_dir", "output", "device", "batch_size", "num_workers", "block_size", "memory_gb", "wandb")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of a setting: bank size, epochs, neighbours, temperature."""
+
+    memory_size: int
+    augmentation_epochs: int
+    neighbours: int
+    temperature: float
+
+
+FULL = Numbers(memory_size=1_024_000, augmentation_epochs=1, neighbours=30, temperature=0.02)
+DATA_EFFICIENT = Numbers(memory_size=0, augmentation_epochs=8, neighbours=90, temperature=0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentSettings:
+    """What to segment, with which features, against which bank."""
+
+    dataset: str = setting("digit-scenes", "dataset with masks: a name of `fungi list datasets`, or NAME=masks:PATH")
+    backbone: str = setting("digits-vit", "vision transformer with a class token", aliases=("--model-type",))
+    features: tuple[str, ...] = setting(
+        ("embeddings", "embeddings+simclr"), f"features of patches, some of {', '.join(FEATURES)}"
+    )
+    input_size: int = setting(
+        0, "side in pixels that images are brought to; 0 is 512, and for digit-scenes that of a scene", within=(0, 4096)
+    )
+    memory_size: int | None = setting(
+        None,
+        f"patches in the bank; 0 keeps every patch; {FULL.memory_size} if absent, 0 with --images",
+        within=(0, 10**9),
+    )
+    augmentation_epochs: int | None = setting(
+        None,
+        "passes over the training images, each with other crops; 0 takes the images as they are; "
+        f"{FULL.augmentation_epochs} if absent, {DATA_EFFICIENT.augmentation_epochs} with --images",
+        within=(0, 1000),
+    )
+    neighbours: int | None = setting(
+        None,
+        f"neighbours that vote; {FULL.neighbours} if absent, {DATA_EFFICIENT.neighbours} with --images",
+        within=(1, 4096),
+    )
+    temperature: float | None = setting(
+        None,
+        f"of the attention over neighbours; {FULL.temperature} if absent, {DATA_EFFICIENT.temperature} with --images",
+        within=(1e-4, 100.0),
+    )
+    search: Literal["exact", "faiss", "scann"] = setting(
+        "exact", "what searches the bank; all but exact say their recall, and hold the bank in memory"
+    )
+    images: int | None = setting(
+        None, "the data-efficient setting: so many training images, drawn from the seed", within=(1, 10**7)
+    )
+    projection_kind: Literal["binary", "gaussian", "sparse", "khatri-rao"] | None = setting(
+        None, "kind of the projection of gradients; the profile's if absent (khatri-rao; published: binary)"
+    )
+    profile: Literal["clean", "published"] = setting(
+        "clean", "clean: what the method says; published: what its code did"
+    )
+    denominator_temperature: bool | None = setting(None, "divide inside the log-sum-exp, too; the profile's if absent")
+    std_typo: bool | None = setting(None, "the published 0.255 as third deviation; the profile's if absent")
+    neighbour_layout: Literal["real", "published"] | None = setting(
+        None, "negatives: real neighbours, or the published scramble of five; the profile's if absent"
+    )
+    zero_rows: bool | None = setting(None, "fill the bank up with rows of zeros; the profile's if absent")
+    class_matching: bool | None = setting(None, "report mIoU after matching of classes, too; the profile's if absent")
+    normalise_tokens_before_head: bool = setting(False, "bring tokens to length one before the head, as neighbours are")
+    predict_unscored: bool = setting(True, "let classes win that are not scored (ade20k's other)")
+    split: str = setting("test", "split to score")
+    seed: int = setting(42, "seed of crops, selection, head, negatives, projection and subset", within=SEEDS)
+    root: Path = setting(Path("features"), "folder of banks and results", aliases=("--output-path",))
+    data_dir: Path = setting(Path("data"), "folder of the datasets", aliases=("--cache-dir",))
+    output: Path | None = setting(None, "result file; <root>/results/... if absent")
+    checkpoint: Path | None = setting(None, "weights from this file in place of the published ones")
+    random_init: bool = setting(False, "random weights, drawn from the seed")
+    storage: Literal["float32", "float16"] = setting("float32", "dtype of the bank on the disk")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    dtype: str = setting("auto", "compute dtype: auto (bfloat16 on a GPU), float32, bfloat16, float16")
+    batch_size: int = setting(4, "images that are encoded together", within=(1, 4096))
+    num_workers: int = setting(
+        -1, "processes that decode; -1 picks 0 on a CPU, and one per core but one on a GPU", within=(-1, 256)
+    )
+    block_size: int = setting(
+        16, "images per block, the unit that is resumed and searched for together", within=(1, 4096)
+    )
+    memory_gb: float = setting(
+        0.5, "bound on the part of the bank that exact search holds at once", within=(0.01, 1024)
+    )
+    wandb: bool = setting(False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise")
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.features if name not in FEATURES]:
+            raise FungiError(f"--features {unknown[0]!r} is not known. Use some of {', '.join(FEATURES)}.")
+        if not self.features or len(set(self.features)) < len(self.features):
+            raise FungiError("--features has to name one or more different features.")
+
+    @property
+    def dataset_name(self) -> str:
+        """The dataset's folder name; users' own datasets are written `NAME=masks:PATH`."""
+        return self.dataset.partition("=")[0]
+
+    @property
+    def numbers(self) -> Numbers:
+        """Those given, and the published ones of the full or the data-efficient setting for the others."""
+        usual = FULL if self.images is None else DATA_EFFICIENT
+        given = {name: getattr(self, name) for name in vars(usual)}
+        return dataclasses.replace(usual, **{name: value for name, value in given.items() if value is not None})
+
+    @property
+    def quirks(self) -> DenseProfile:
+        """The profile's switches, with those that are given in their place."""
+        profile = DENSE_PROFILES[self.profile]
+        given = {name: getattr(self, name) for name in vars(profile)}
+        return dataclasses.replace(profile, **{name: value for name, value in given.items() if value is not None})
+
+    @property
+    def tile_bytes(self) -> int:
+        """The bound of exact search, in bytes."""
+        return int(self.memory_gb * 2**30)
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide the numbers, as JSON, with all defaults filled in."""
+        values = {name: value for name, value in as_json(self).items() if name not in (*_INCIDENTAL, "features")}
+        return values | vars(self.numbers) | vars(self.quirks) | {"dataset": self.dataset_name}
+
+    def outputs(self) -> list[Path]:
+        """The result file."""
+        if self.output is not None:
+            return [self.output]
+        parts = ["segmentation"]
+        parts += [f"m{self.numbers.memory_size}"] if self.images is None else [f"n{self.images}"]
+        usual = SegmentSettings(dataset=self.dataset, backbone=self.backbone)
+        if self.deciding() != usual.deciding():
+            parts.append(hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()[:8])
+        return [Layout(self.root).results("-".join(parts), self.dataset_name, self.backbone)]
