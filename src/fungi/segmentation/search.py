@@ -6,7 +6,7 @@ Memory: exact search holds one tile of the bank and its products with one tile o
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ class TreeSettings:
 DATA_EFFICIENT_TREE = TreeSettings(searched=256, reordered=1800)
 
 
+@runtime_checkable
 class Search(Protocol):
     """Queries `[q d]` -> their k best rows of a bank."""
 

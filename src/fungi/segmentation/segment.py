@@ -40,7 +40,7 @@ from fungi.store.layout import Layout
 from fungi.views.image import IMAGENET, Triple
 from fungi.views.scenes import AugmentedSceneView, SceneView, as_scenes
 
-DESCRIPTION = """Segment images with the labels of their patches' nearest neighbours among training patches; no training.
+DESCRIPTION = """Segment images with the labels of their patches' nearest neighbours among training patches.
 
   fungi segment                                                     the embedded scenes of digits
   fungi segment --dataset pascal-voc --backbone dino_vits16 --memory-size 102400

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fungi.data.base import DATASETS, DatasetSpec, MaskRules, Samples
+from fungi.data.content import digest_of_item
 from fungi.data.sets.digits import digit_images, split_rows
 from fungi.runtime.seeds import numpy_generator
 
@@ -81,6 +82,10 @@ class _Scene:
         from PIL import Image
 
         return Image.fromarray(compose(self.split, row)[0]).convert("RGB")
+
+    def content(self, row: int) -> bytes:
+        """What is in a scene."""
+        return digest_of_item(compose(self.split, row)[0])
 
 
 @dataclass(frozen=True)
