@@ -50,9 +50,9 @@ def fill_bank(
         parts = [_kept(batch, features(batch), kept, bank.classes, rules) for batch in loaded]
         rows, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
         bank.write(block.index, rows, labels)
-    for block in missing - {block.index for block in blocks}:
-        start, stop = bank.span(block)
-        bank.write(block, np.zeros((stop - start, bank.dim)), np.zeros((stop - start, bank.classes), dtype=np.int64))
+    for beyond in missing - {block.index for block in blocks}:  # rows of zeros
+        start, stop = bank.span(beyond)
+        bank.write(beyond, np.zeros((stop - start, bank.dim)), np.zeros((stop - start, bank.classes), dtype=np.int64))
 
 
 def _kept(

@@ -6,7 +6,7 @@ Memory: exact search holds one tile of the bank and its products with one tile o
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -114,12 +114,11 @@ class FaissSearch:
             raise FungiError(f"--search faiss can't be used ({error}). Install faiss-cpu, or use exact.") from None
         rows = bank.features(0, bank.rows).astype(np.float32)
         flat = faiss.IndexFlatIP(bank.dim)
+        self._index: Any = flat
         if bank.rows >= 39 * tree.leaves:
             self._index = faiss.IndexIVFFlat(flat, bank.dim, tree.leaves, faiss.METRIC_INNER_PRODUCT)
             self._index.train(rows)
             self._index.nprobe = tree.searched
-        else:
-            self._index = flat
         self._index.add(rows)
 
     def __call__(self, queries: Float[Tensor, "q d"], k: int) -> Found:

@@ -86,9 +86,11 @@ class Segmentation:
 
     def training_blocks(self) -> list[ImageBlock]:
         """The training images in their views: as they are, or one augmented view for each epoch."""
-        whole, epochs = self.extractor.views, self.settings.numbers.augmentation_epochs
-        shared = {"size": whole.size, "statistics": whole.statistics, "seed": whole.seed}
-        views: list[SceneView] = [AugmentedSceneView(**shared, epoch=epoch) for epoch in range(epochs)]
+        whole, epochs = self.extractor.views, range(self.settings.numbers.augmentation_epochs)
+        views = [
+            AugmentedSceneView(size=whole.size, statistics=whole.statistics, seed=whole.seed, epoch=epoch)
+            for epoch in epochs
+        ]
         return image_blocks(len(self.train), views or [whole], self.settings.block_size)
 
     def features(self, feature: Feature, support: Support | None) -> PatchFeatures:
