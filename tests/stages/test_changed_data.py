@@ -7,10 +7,11 @@ import h5py
 import pytest
 from PIL import Image
 
-from fungi.extraction import extract, extract_gradients
-from fungi.scoring import knn_concat
+from fungi.commands import COMMANDS
 from fungi.store.birth import SCHEMA_VERSION
 from tests.stages.conftest import assert_same_files
+
+EXTRACT, GRADIENTS, KNN = (COMMANDS[name].main for name in ("extract", "extract-gradients", "knn"))
 
 
 @pytest.fixture
@@ -28,13 +29,13 @@ def change(tmp_path: Path, split: str) -> None:
 
 
 def test_changed_pixels_are_not_kept(flags, tmp_path, capsys):
-    assert extract.main([*flags, "--device", "cpu"]) == 0
-    assert extract.main([*flags, "--device", "cpu"]) == 0
+    assert EXTRACT([*flags, "--device", "cpu"]) == 0
+    assert EXTRACT([*flags, "--device", "cpu"]) == 0
     assert capsys.readouterr().out.count("kept") == 2
     change(tmp_path, "test")
-    assert extract.main([*flags, "--device", "cpu"]) == 2
+    assert EXTRACT([*flags, "--device", "cpu"]) == 2
     assert "test.h5 was made in another way: dataset_fingerprint" in capsys.readouterr().err
-    assert extract.main([*flags, "--device", "cpu", "--overwrite"]) == 0
+    assert EXTRACT([*flags, "--device", "cpu", "--overwrite"]) == 0
     written = capsys.readouterr().out
     assert written.count("kept") == written.count("wrote") == 1
 
@@ -42,35 +43,35 @@ def test_changed_pixels_are_not_kept(flags, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_embeddings_of_earlier_pictures_do_not_join_gradients_of_later_ones(split, flags, tmp_path, capsys):
-    assert extract.main([*flags, "--device", "cpu"]) == 0
+    assert EXTRACT([*flags, "--device", "cpu"]) == 0
     change(tmp_path, split)
-    assert extract_gradients.main([*flags, "--device", "cpu", "--objective", "kl"]) == 0
-    assert knn_concat.main([*flags[:2], *flags[4:], "--backbone", "digits-vit", "--k", "3"]) == 2
+    assert GRADIENTS([*flags, "--device", "cpu", "--objective", "kl"]) == 0
+    assert KNN([*flags[:2], *flags[4:], "--backbone", "digits-vit", "--k", "3"]) == 2
     assert "dataset fingerprint differs" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_moved_and_copied_data_is_the_same_data(flags, tmp_path, capsys):
-    assert extract.main([*flags, "--device", "cpu"]) == 0
+    assert EXTRACT([*flags, "--device", "cpu"]) == 0
     moved = tmp_path / "elsewhere"
     shutil.copytree(tmp_path / "data", moved, copy_function=shutil.copyfile)
     shutil.rmtree(tmp_path / "data")
     capsys.readouterr()
-    assert extract.main([*flags[:3], str(moved), *flags[4:], "--device", "cpu"]) == 0
+    assert EXTRACT([*flags[:3], str(moved), *flags[4:], "--device", "cpu"]) == 0
     assert capsys.readouterr().out.count("kept") == 2
-    assert extract.main([*flags[:3], str(moved), "--root", str(tmp_path / "anew"), "--device", "cpu"]) == 0
+    assert EXTRACT([*flags[:3], str(moved), "--root", str(tmp_path / "anew"), "--device", "cpu"]) == 0
     assert_same_files(tmp_path / "features", tmp_path / "anew")
 
 
 @pytest.mark.slow
 def test_files_of_the_version_that_did_not_look_at_content_are_told(flags, tmp_path, capsys):
-    assert extract.main([*flags, "--device", "cpu"]) == 0
-    assert extract_gradients.main([*flags, "--device", "cpu", "--objective", "kl"]) == 0
+    assert EXTRACT([*flags, "--device", "cpu"]) == 0
+    assert GRADIENTS([*flags, "--device", "cpu", "--objective", "kl"]) == 0
     for path in (tmp_path / "features" / "embeddings").rglob("*.h5"):
         with h5py.File(path, "r+") as file:
             assert file.attrs["schema_version"] == SCHEMA_VERSION
             file.attrs["schema_version"] = 1
-    assert extract.main([*flags, "--device", "cpu"]) == 2
+    assert EXTRACT([*flags, "--device", "cpu"]) == 2
     assert "older version of this program" in capsys.readouterr().err
-    assert knn_concat.main([*flags[:2], *flags[4:], "--backbone", "digits-vit", "--k", "3"]) == 2
+    assert KNN([*flags[:2], *flags[4:], "--backbone", "digits-vit", "--k", "3"]) == 2
     assert "file version differs: 1 in" in capsys.readouterr().err

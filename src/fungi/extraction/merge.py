@@ -22,6 +22,9 @@ class MergeSettings:
     """Where the blocks are."""
 
     root: Path = setting(Path("features"), "folder of all feature files")
+    accept_other_versions: bool = setting(
+        False, "assemble blocks that different versions of the code or of packages made; the file will name them"
+    )
     expect: tuple[str, ...] = setting((), "feature files below the root that have to be there in the end")
 
     def outputs(self) -> list[Path]:
@@ -41,7 +44,7 @@ def run(settings: MergeSettings) -> None:
         try:
             if _belongs_to_another_run(blocks, path):
                 continue
-            assemble(blocks, path)
+            assemble(blocks, path, accept=settings.accept_other_versions)
             print(f"wrote {path}: {blocks.manifest.birth.rows} rows")
         except FungiError as error:
             problems.append(str(error))

@@ -15,18 +15,19 @@ from torch import Tensor
 
 from fungi.data.base import Samples
 from fungi.errors import FungiError
+from fungi.extraction.stage import StageSettings
 from fungi.extraction.surroundings import Surroundings
 from fungi.gradients.engine import GradientEngine
 from fungi.objectives.binding import BoundObjective
 from fungi.runtime.log import logger, progress
 from fungi.runtime.stopwatch import Stopwatch
 from fungi.runtime.tracking import RowRate
-from fungi.runtime.versions import code_commit, package_versions
 from fungi.settings import as_json
-from fungi.store.assembly import State, assemble, state_of
+from fungi.store.assembly import State, assemble, made_by, state_of
 from fungi.store.birth import Birth, LayerBirth
 from fungi.store.blocks import BlockFolder, Manifest, Span
 from fungi.store.layout import EMBEDDINGS
+from fungi.store.maker import Maker, difference, distinct, require_one, this_maker
 from fungi.store.shard import Shard
 from fungi.views.base import Remarking, ViewGenerator
 from fungi.views.loading import Batch, batches
@@ -69,7 +70,7 @@ def extract_split(
     for remark in dict.fromkeys(text for work in works for text in _remarks(work.feature.views)):
         logger.warning(f"{split}: {remark}")
     for work in works:
-        _finish(work, shard)
+        _finish(work, shard, around.settings)
 
 
 def _remarks(views: ViewGenerator) -> list[str]:
@@ -80,6 +81,7 @@ def _plan(around: Surroundings, split: str, samples: Samples, feature: Feature) 
     """What is left to do for a feature; None where its file is there already."""
     settings = around.settings
     path = settings.layout.features(feature.name, around.dataset.name, around.backbone.spec.name, split)
+    maker = this_maker()
     birth = Birth(
         **around.base_birth(split, samples),
         feature=feature.name,
@@ -87,15 +89,34 @@ def _plan(around: Surroundings, split: str, samples: Samples, feature: Feature) 
         objective_settings=feature.objective.settings if feature.objective else {},
         support_hash=feature.objective.support_hash if feature.objective else "",
         settings=as_json(settings),
-        versions=package_versions(),
-        commit=code_commit(),
+        versions=maker.versions,
+        commit=maker.commit,
     )
     manifest = Manifest(str(path.relative_to(settings.root)), birth, feature.layers, settings.block_size)
+    blocks = BlockFolder(settings.layout.blocks(path, manifest.key), manifest)
     if _is_done(path, manifest, overwrite=settings.overwrite):
-        print(f"kept {path}: made before in the same way")
+        blocks.remove()  # a kill may have come between the file and their removal
+        print(f"kept {path}: made before in the same way{_by_whom(path, maker)}")
         return None
-    blocks = BlockFolder.create(settings.layout.blocks(path, manifest.key), manifest)
+    blocks = BlockFolder.create(blocks.folder, manifest)
+    _settle_versions(blocks, path, settings)
     return Work(feature, blocks, path, frozenset(span.index for span in blocks.missing()))
+
+
+def _by_whom(path: Path, maker: Maker) -> str:
+    """What differs from this version of the program in the one that made a file; empty where nothing does."""
+    differences = [text for other in made_by(path) if (text := difference(other, maker))]
+    return f", by another version of the program ({differences[0]}); --overwrite makes it anew" if differences else ""
+
+
+def _settle_versions(blocks: BlockFolder, path: Path, settings: StageSettings) -> None:
+    """Blocks of another version of the program are dropped, accepted, or refused, as the settings say."""
+    others = {span: maker for span, maker in blocks.makers().items() if difference(maker, this_maker())}
+    if others and settings.overwrite:
+        blocks.drop(others)
+    elif others:
+        require_one([*distinct(others.values()), this_maker()], str(path), accept=settings.accept_other_versions)
+        logger.warning(f"{path}: {len(others)} blocks were made by another version of the program: accepted.")
 
 
 def _compute(
@@ -190,14 +211,16 @@ def _joined(
 def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:
     """Whether the file is there. One that was made in another way, or is damaged, is an error unless it may go."""
     try:
-        return state_of(path, manifest) is State.DONE
+        if state_of(path, manifest) is not State.DONE:
+            return False
     except FungiError:
         if overwrite:
             return False
         raise
+    return not (overwrite and any(difference(maker, this_maker()) for maker in made_by(path)))
 
 
-def _finish(work: Work, shard: Shard) -> None:
+def _finish(work: Work, shard: Shard, settings: StageSettings) -> None:
     left = work.blocks.missing()
     if left and _is_done(work.path, work.blocks.manifest, overwrite=True):
         work.blocks.remove()
@@ -208,6 +231,6 @@ def _finish(work: Work, shard: Shard) -> None:
             f"shard {shard.index}/{shard.count} of {work.path} is done; {len(left)} blocks of other shards are missing"
         )
         return
-    assemble(work.blocks, work.path)
+    assemble(work.blocks, work.path, accept=settings.accept_other_versions)
     shapes = ", ".join(work.feature.layers) or "embeddings, targets"
     print(f"wrote {work.path}: {work.blocks.manifest.birth.rows} rows of {shapes}")

@@ -45,6 +45,9 @@ class StageSettings:
         256, "rows per block, the unit that is resumed; the same for all shards", within=(1, 2**20)
     )
     overwrite: bool = setting(False, "replace feature files that were made in another way")
+    accept_other_versions: bool = setting(
+        False, "go on with blocks that another version of the code or of packages made; the file will name both"
+    )
     wandb: bool = setting(False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise")
 
     def __post_init__(self) -> None:

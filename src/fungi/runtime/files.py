@@ -1,10 +1,16 @@
 """Files that are either whole or not there."""
 
+import errno
+import fcntl
 import os
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from fungi.runtime.owner import unfinished_name
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room: on the disk, in the quota, for a file of this size."""
 
 
 @contextmanager
@@ -34,9 +40,39 @@ def written_once(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """While the block runs, no other process is in such a block for the same path, on any machine that shares it.
+
+    The lock is one of the kernel (on NFS, of the server), so that a process that dies gives it up. A file system
+    without locks is not waited for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.lock")
+    handle = _locked_file(beside)
+    try:
+        yield
+    finally:
+        beside.unlink(missing_ok=True)  # while it is ours: who waits for it finds it gone, and takes a new one
+        os.close(handle)
+
+
+def _locked_file(path: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(OSError):
+            fcntl.lockf(handle, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        except FileNotFoundError:
+            pass
+        os.close(handle)
+
+
+@contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:12]}")
+    temporary = unfinished_name(path)
     try:
         yield temporary
     finally:

@@ -1,5 +1,6 @@
-"""Versions of packages and the commit of the code, for the birth record of every file."""
+"""Versions of packages and of the code, for the birth record of every file."""
 
+import hashlib
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,9 +15,27 @@ PACKAGES = (
     "transformers",
     "numpy",
     "scikit-learn",
+    "scipy",
+    "datasets",
     "h5py",
     "pillow",
 )
+JUDGES = (
+    "ablations",
+    "cli",
+    "combine",
+    "demos",
+    "evaluators",
+    "grid",
+    "in_context",
+    "library",
+    "pretraining",
+    "report",
+    "scoring",
+    "segmentation",
+)
+"""Rooms of the package that no number of a feature file goes through."""
+
 COMMIT_FILE = "COMMIT"
 """Beside `src` in a copy of the code that was made for queued jobs: the commit it was copied from."""
 
@@ -46,6 +65,22 @@ def code_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+changes" if changed else "")
+
+
+@cache
+def code_hash() -> str:
+    """Twelve hexadecimal digits for the code that features are made by, whatever it was committed or changed as.
+
+    A commit that touches documentation, tests or reports alone leaves it as it is; a change that was never committed
+    does not.
+    """
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        place = path.relative_to(package)
+        if place.parts[0] not in JUDGES:
+            digest.update(f"{place.as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def _git(*arguments: str, cwd: Path) -> str:

@@ -1,6 +1,6 @@
 """Blocks -> the feature file: written whole under a temporary name, renamed last."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import Enum
 from itertools import chain
 from pathlib import Path
@@ -8,9 +8,12 @@ from typing import Any
 
 from fungi.errors import FungiError
 from fungi.runtime.files import written_whole
+from fungi.runtime.owner import sweep
 from fungi.store.birth import SCHEMA_VERSION, Birth, read_birth, read_layer_birth, write_birth, write_layer_birth
 from fungi.store.blocks import MANIFEST, BlockFolder, Manifest
 from fungi.store.hdf5 import open_hdf5
+from fungi.store.maker import Maker, as_record, distinct, require_one
+from fungi.store.skeleton import laid_out
 
 
 class State(Enum):
@@ -58,39 +61,56 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def assemble(blocks: BlockFolder, path: Path) -> None:
+def made_by(path: Path) -> list[Maker]:
+    """What computed the rows of a feature file of this program."""
+    birth, _ = _births(path)
+    return [Maker(**{**record}) for record in birth.makers] if birth else []
+
+
+def assemble(blocks: BlockFolder, path: Path, *, accept: bool = False) -> None:
     """Write the feature file from all its blocks, then remove them.
 
-    FungiError where a block is missing. Several processes may do this at once: they write equal files, and one that
-    finds the blocks gone because another was faster is content with the other's file.
+    accept: whether blocks that different versions of this program made may come into one file.
+    FungiError where a block is missing, or blocks of two versions are there and that is not accepted. Several processes
+    may do this at once: they write equal files, and one that finds the blocks gone because another was faster is
+    content with the other's file.
     """
     try:
-        _write(blocks, path)
+        _write(blocks, path, accept=accept)
     except (FungiError, FileNotFoundError):
         if path.exists() and state_of(path, blocks.manifest) is State.DONE:
             return
         raise
     blocks.remove()
+    sweep(path.parent)
 
 
 def block_folders(root: Path) -> list[BlockFolder]:
     """All work in progress below a root folder."""
-    return [BlockFolder.open(path.parent) for path in sorted((root / "blocks").rglob(MANIFEST))]
+    manifests = sorted((root / "blocks").rglob(MANIFEST))
+    return [BlockFolder.open(path.parent) for path in manifests if not path.parent.name.startswith(".")]
 
 
-def _write(blocks: BlockFolder, path: Path) -> None:
+def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
+    blocks.require_complete()
+    makers = distinct(blocks.makers().values())
+    require_one(makers, str(path), accept=accept)
+    born = blocks.manifest.birth
+    birth = replace(born, commit=makers[0].commit, versions=makers[0].versions, makers=as_record(makers))
     content = blocks.read()
     first = next(content)
-    with written_whole(path) as temporary, open_hdf5(temporary, "w") as file:
-        write_birth(file, blocks.manifest.birth)
+    with laid_out() as skeleton:
+        write_birth(skeleton.file, birth)
         for name, sample in first[1].items():
-            shape = (blocks.manifest.birth.rows, *sample.shape[1:])
-            array = file.create_dataset(name, shape=shape, dtype=sample.dtype, track_times=False)
+            array = skeleton.add(name, (birth.rows, *sample.shape[1:]), sample.dtype)
             if name in blocks.manifest.layers:
                 write_layer_birth(array, blocks.manifest.layers[name])
-        for span, arrays in chain([first], content):
-            for name, values in arrays.items():
-                file[name][span.start : span.stop] = values
+    with written_whole(path) as temporary:
+        skeleton.write_to(temporary)
+        with temporary.open("r+b") as file:
+            for span, arrays in chain([first], content):
+                for name, values in arrays.items():
+                    skeleton.write_rows(file, name, span.start, values)
 
 
 def _births(path: Path) -> tuple[Birth | None, dict[str, Any]]:

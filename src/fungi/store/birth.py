@@ -9,7 +9,7 @@ import h5py
 SCHEMA_VERSION = 2
 """1: the dataset's fingerprint told the names and labels of the samples, not their content."""
 
-WITNESSES = ("weights_source", "settings", "versions", "commit", "complete")
+WITNESSES = ("weights_source", "settings", "versions", "commit", "makers", "complete")
 """Fields that tell how a file came about without deciding what is in it."""
 
 
@@ -29,6 +29,7 @@ class Birth:
     """Attributes of a feature file. What decides the numbers, and what merely witnesses them (versions, commit).
 
     feature: `embeddings` or the objective; objective_settings: temperatures, views, heads.
+    makers: the versions of this program that computed its rows; several where a mix was accepted.
     support_hash: of the negatives or prototypes that the objective was given; empty where it needs none.
     """
 
@@ -50,6 +51,7 @@ class Birth:
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     commit: str = "unknown"
+    makers: list[dict[str, Any]] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
     complete: bool = True
 
@@ -59,7 +61,7 @@ class Birth:
         return json.loads(json.dumps(kept, default=str))  # as it reads back from a file: lists, no tuples
 
 
-_AS_JSON = ("objective_settings", "settings", "versions")
+_AS_JSON = ("objective_settings", "settings", "versions", "makers")
 
 
 def write_birth(file: h5py.File, birth: Birth) -> None:

@@ -7,21 +7,25 @@ says all that is needed to assemble the file, so that a merge needs neither mode
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from fungi.errors import FungiError
 from fungi.runtime.files import written_whole
+from fungi.runtime.owner import discard, removed_name, sweep
 from fungi.store.birth import Birth, LayerBirth
+from fungi.store.maker import Maker, this_maker
 
 MANIFEST = "manifest.json"
+ATTEMPTS = 5
+"""How often a block is written while others remove its folder."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,18 @@ class BlockFolder:
 
     @classmethod
     def create(cls, folder: Path, manifest: Manifest) -> "BlockFolder":
-        """The folder for a manifest; whoever comes first writes it down."""
-        path = folder / MANIFEST
+        """The folder for a manifest; whoever comes first writes it down. What killed processes left there goes."""
+        blocks = cls(folder, manifest)
+        sweep(folder)
+        sweep(folder.parent)
+        blocks._begin()
+        return blocks
+
+    def _begin(self) -> None:
+        path = self.folder / MANIFEST
         if not path.exists():
             with written_whole(path) as temporary:
-                temporary.write_text(manifest.to_json())
-        return cls(folder, manifest)
+                temporary.write_text(self.manifest.to_json())
 
     @classmethod
     def open(cls, folder: Path) -> "BlockFolder":
@@ -102,28 +112,74 @@ class BlockFolder:
         return [span for span in self.manifest.spans() if not self._path(span).exists()]
 
     def write(self, span: Span, arrays: dict[str, np.ndarray]) -> None:
-        """Store a block for good. Every array has one entry per row of the span, `[d]` or `[k d]`."""
+        """Store a block for good, with what made it. Every array has one entry per row of the span, `[d]` or `[k d]`.
+
+        Another process that does the same work may finish the file and remove the folder meanwhile: the block then
+        begins the folder anew, and the stage, which looks for the file in the end, removes it again.
+        """
         assert all(len(values) == len(span) for values in arrays.values())
-        if not self._path(span).exists():
-            with written_whole(self._path(span)) as temporary:
-                save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, temporary)
+        if self._path(span).exists():
+            return
+        content = save(
+            {name: np.ascontiguousarray(values) for name, values in arrays.items()}, {"maker": this_maker().to_json()}
+        )
+        for attempt in range(ATTEMPTS):
+            try:
+                self._begin()
+                with written_whole(self._path(span)) as temporary:
+                    temporary.write_bytes(content)
+                return
+            except FileNotFoundError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+
+    def makers(self) -> dict[Span, Maker]:
+        """What made each block that is there; FungiError for one that can't be read."""
+        found = {}
+        for span in self.manifest.spans():
+            with suppress(FileNotFoundError):  # not there yet, or another process finished the file
+                found[span] = self._load(span)[1]
+        return found
+
+    def drop(self, spans: Iterable[Span]) -> None:
+        """Remove blocks, which are to be done again."""
+        for span in spans:
+            self._path(span).unlink(missing_ok=True)
 
     def read(self) -> Iterator[tuple[Span, dict[str, np.ndarray]]]:
         """All blocks in row order. FungiError that says which are missing, or which can't be read."""
         self.require_complete()
         for span in self.manifest.spans():
-            path = self._path(span)
-            try:
-                arrays = load_file(path)
-            except (SafetensorError, OSError) as error:
-                raise FungiError(f"block {path} can't be read ({error}). Delete it and run the stage again.") from error
+            arrays, _ = self._load(span, arrays=True)
             if any(len(values) != len(span) for values in arrays.values()):
-                raise FungiError(f"block {path} does not hold {len(span)} rows. Delete it and run the stage again.")
+                raise FungiError(
+                    f"block {self._path(span)} does not hold {len(span)} rows. Delete it and run the stage again."
+                )
             yield span, arrays
 
+    def _load(self, span: Span, *, arrays: bool = False) -> tuple[dict[str, np.ndarray], Maker]:
+        """A block's arrays, if they are asked for, and what made it."""
+        path = self._path(span)
+        try:
+            with safe_open(path, "np") as file:
+                maker = Maker.from_json((file.metadata() or {}).get("maker"))
+                return {name: file.get_tensor(name) for name in file.keys() if arrays}, maker  # noqa: SIM118
+        except FileNotFoundError:
+            raise
+        except (SafetensorError, OSError) as error:
+            raise FungiError(f"block {path} can't be read ({error}). Delete it and run the stage again.") from error
+
     def remove(self) -> None:
-        """Remove the folder; others may be doing the same."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder; others may be doing the same.
+
+        It is renamed first, so that a kill in between leaves no half of it under a name that means something.
+        """
+        doomed = removed_name(self.folder)
+        try:
+            self.folder.rename(doomed)
+        except OSError:  # gone already
+            return
+        discard(doomed)
 
     def require_complete(self) -> None:
         """FungiError with the missing blocks and their rows."""

@@ -1,0 +1,96 @@
+"""Whose an unfinished file is: its name says which process, on which machine, is writing it.
+
+A file whose process is gone is nobody's and may be removed. On another machine (or in another container) that can't be
+seen; there a file is nobody's when it was not touched for a day, which no write takes.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+UNTOUCHED = 24 * 3600
+"""Seconds after which an unfinished file of a process that can't be seen is nobody's."""
+
+_UNFINISHED = re.compile(r"\..+\.partial-(?:(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-)?[^-]+")
+_REMOVED = re.compile(r"\..+\.removed-[^-]+")
+
+
+def unfinished_name(path: Path) -> Path:
+    """A name beside `path`, never used before, that says who writes there."""
+    pid = os.getpid()
+    return path.with_name(f".{path.name}.partial-{_machine()}-{pid}-{_start_of(pid)}-{uuid.uuid4().hex[:8]}")
+
+
+def removed_name(path: Path) -> Path:
+    """A name beside `path` for what is about to be removed: whatever has such a name is nobody's."""
+    return path.with_name(f".{path.name}.removed-{uuid.uuid4().hex[:12]}")
+
+
+def abandoned(folder: Path) -> Iterator[Path]:
+    """What lies directly in a folder and is provably nobody's: unfinished or half-removed files and folders."""
+    try:
+        entries = sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.name.startswith(".") and _is_abandoned(entry):
+            yield entry
+
+
+def sweep(folder: Path) -> None:
+    """Remove what is nobody's; others may be doing the same."""
+    for entry in abandoned(folder):
+        discard(entry)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder that may be gone already, or not be ours to remove."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+def _is_abandoned(entry: Path) -> bool:
+    if _REMOVED.fullmatch(entry.name):
+        return True
+    found = _UNFINISHED.fullmatch(entry.name)
+    if found is None:
+        return False
+    if found["machine"] == _machine() and _start_of(os.getpid()):
+        return _start_of(int(found["pid"])) != int(found["start"])
+    try:
+        return time.time() - entry.stat().st_mtime > UNTOUCHED
+    except FileNotFoundError:
+        return False
+
+
+@cache
+def _machine() -> str:
+    """Eight digits for this machine since its last start, and for the processes that can be seen from here."""
+    parts = [os.uname().nodename]
+    try:
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    except OSError:  # no Linux: judged by age, as `_start_of` gives 0
+        pass
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
+
+
+def _start_of(pid: int) -> int:
+    """When a process began, in ticks since the machine did; 0 where there is none. With the pid it names a process for
+    good, as pids are used again."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(state[19])

@@ -1,0 +1,92 @@
+"""What made a block: the code and the packages. Blocks of two makers may hold numbers that do not belong together."""
+
+import json
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any
+
+from fungi.errors import FungiError
+from fungi.runtime.versions import code_commit, code_hash, package_versions
+
+WITHOUT_EFFECT = ("fungi", "h5py")
+"""Packages whose version changes no number: our own is told by the hash of its code; h5py stores what it is given."""
+
+ACCEPT = "--accept-other-versions"
+
+
+class MixedMakersError(FungiError):
+    """Blocks of one file were made by different versions of the code or of packages."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Which version of this program computed something.
+
+    code: hash of the source that decides numbers (`code_hash`); commit: where it comes from, for people; versions: of
+    the packages it ran with, and of Python.
+    """
+
+    code: str = "unknown"
+    commit: str = "unknown"
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def deciding(self) -> dict[str, str]:
+        """What can change a number. The machine takes no part: any node may go on with the work of another."""
+        return {"code": self.code} | {n: v for n, v in self.versions.items() if n not in WITHOUT_EFFECT}
+
+    def to_json(self) -> str:
+        """As text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | None) -> "Maker":
+        """From text; of an unknown version where there is none, or nothing that can be read."""
+        try:
+            values = json.loads(text or "")
+            return cls(str(values["code"]), str(values["commit"]), {**values["versions"]})
+        except (ValueError, LookupError, TypeError):
+            return cls()
+
+
+@cache
+def this_maker() -> Maker:
+    """The running program."""
+    return Maker(code_hash(), code_commit(), {**package_versions(), "python": platform.python_version()})
+
+
+def difference(one: Maker, other: Maker) -> str:
+    """What differs, for people; empty where nothing does that can change a number."""
+    here, there = one.deciding(), other.deciding()
+    parts = []
+    for name in sorted({*here, *there}):
+        first, second = here.get(name, "absent"), there.get(name, "absent")
+        if first != second and name == "code":
+            first, second = f"{first} (commit {one.commit[:12]})", f"{second} (commit {other.commit[:12]})"
+        if first != second:
+            parts.append(f"{name} {first} against {second}")
+    return "; ".join(parts)
+
+
+def distinct(makers: Iterable[Maker]) -> list[Maker]:
+    """Those that differ in what can change a number, in the order in which they come."""
+    found: dict[str, Maker] = {}
+    for maker in makers:
+        found.setdefault(json.dumps(maker.deciding(), sort_keys=True), maker)
+    return list(found.values())
+
+
+def require_one(makers: list[Maker], what: str, *, accept: bool) -> None:
+    """MixedMakersError where several versions made parts of one file, unless that is accepted."""
+    if len(makers) > 1 and not accept:
+        raise MixedMakersError(
+            f"{what} would mix the work of two versions: {difference(makers[0], makers[1])}. Go back to the first"
+            " version, or run the stage with --overwrite to do the blocks of the other again, or give"
+            f" {ACCEPT} if you know that the difference changes no number: the file will name both."
+        )
+
+
+def as_record(makers: Iterable[Maker]) -> list[dict[str, Any]]:
+    """For the attributes of a file."""
+    return [asdict(maker) for maker in makers]
