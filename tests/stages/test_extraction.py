@@ -119,7 +119,7 @@ def test_a_merge_assembles_what_a_killed_last_shard_left(whole: Path, gradients:
     import fungi.extraction.pipeline as extraction
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "assemble", lambda blocks, path: None)
+        patch.setattr(extraction, "assemble", lambda blocks, path, **_: None)
         assert gradients(tmp_path, *ALL) == 0
     assert not arrays(tmp_path)
     assert COMMANDS["merge"].main(["--root", str(tmp_path)]) == 0
@@ -134,7 +134,7 @@ def test_a_merge_never_replaces_a_file_that_was_made_in_another_way(
     import fungi.extraction.pipeline as extraction
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extraction, "assemble", lambda blocks, path: None)
+        patch.setattr(extraction, "assemble", lambda blocks, path, **_: None)
         for shard in shards:
             assert gradients(tmp_path, "--objective", "kl", "--split", "train", "--shard", shard, *_only("kl")) == 0
     other = ("--set", "kl.temperature=3", "--block-size", "4", "--overwrite")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fungi.data.base import Samples
@@ -31,7 +31,7 @@ def with_support(bound: BoundObjective, around: Surroundings, engine: GradientEn
         logger.info(f"{bound.name}: preparing supporting data from the training split")
         made = bound.objective.support(train, _embedder(bound, around, engine), bound.heads, around.settings.seed)
         with written_once(path) as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in made.items()}, temporary)
+            temporary.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in made.items()}))
     try:
         return bound.with_support(load_file(path, device=str(around.device)))
     except SafetensorError as error:

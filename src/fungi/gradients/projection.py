@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fungi.errors import FungiError, MissingFilesError
 from fungi.gradients.terms import Terms
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import save_with_torch
 
 Kind = Literal["binary", "gaussian", "sparse", "khatri-rao"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -211,8 +211,7 @@ def save_projection(matrix: ProjectionMatrix, path: Path) -> None:
         "hash": matrix.hash,
         "packed": matrix.packed,
     }
-    with written_whole(path) as temporary:
-        torch.save(content, temporary)
+    save_with_torch(content, path)
 
 
 def load_projection(path: Path) -> ProjectionMatrix:

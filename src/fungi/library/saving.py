@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fungi import config as configurations
@@ -35,7 +35,7 @@ def save_wrapper(wrapper: FUNGIWrapper, folder: Path) -> None:
     tensors = _tensors(wrapper)
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / TENSORS) as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(save(tensors))
     with written_whole(folder / SETTINGS) as temporary:
         temporary.write_text(text + "\n")
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from fungi.runtime.files import written_whole
+
 GREYS = ("white", "0.75", "0.45", "0.15")
 LINE_GREYS = ("black", "0.3", "0.5")
 HATCHES = ("", "//", "..", "xx")
@@ -46,8 +48,8 @@ def canvas(path: Path, width: float, height: float) -> Iterator[Any]:
     with pyplot.rc_context(_STYLE):
         figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
         yield axes
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        with written_whole(path) as temporary:
+            figure.savefig(temporary, format="png")
         pyplot.close(figure)
 
 
@@ -184,8 +186,8 @@ def sorted_differences(path: Path, title: str, series: Sequence[Series], axis: s
             panel.set_xticks([])
         panels[0][0].set_ylabel(axis)
         figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        with written_whole(path) as temporary:
+            figure.savefig(temporary, format="png")
         pyplot.close(figure)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from fungi.runtime.files import written_whole
+
 SHOWN = 8
 
 
@@ -44,8 +46,8 @@ def draw_neighbours(
     for block, name in enumerate(neighbours):
         axes[0][2 + block * (SHOWN + 1)].set_title(f"nearest by {name}", fontsize=9, loc="left")
     figure.suptitle(title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
 
 
 def _show(axis: Any, image: Any, label: str, *, framed: bool = False) -> None:

@@ -8,6 +8,7 @@ from fungi.errors import FungiError
 from fungi.report.cells import cells_of, distinct, read_results
 from fungi.report.gallery import draw_all
 from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
+from fungi.runtime.files import written_whole
 from fungi.settings import setting
 
 DESCRIPTION = """The paper's tables and plots from result files, with the published values beside them.
@@ -49,7 +50,8 @@ def run(settings: ReportSettings) -> list[Path]:
     for name in settings.formats:
         if name in texts:
             path = settings.output / texts[name][0]
-            path.write_text(texts[name][1]())
+            with written_whole(path) as temporary:
+                temporary.write_text(texts[name][1]())
             written.append(path)
     return written + figures
 

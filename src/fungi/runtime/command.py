@@ -7,8 +7,11 @@ from typing import Any, TypeVar
 
 from fungi.errors import FungiError
 from fungi.runtime import log
+from fungi.runtime.files import FULL
 from fungi.runtime.tracking import tracked
 from fungi.settings import parse
+
+ROOM = "Make room, or raise the quota, and run the same command again: what was finished is kept."
 
 Settings = TypeVar("Settings")
 
@@ -38,7 +41,8 @@ def run_command(
         return 0
     except OSError as error:  # a full disk, a missing permission, a folder that can't be made
         place = f"{error.filename}: " if error.filename else ""
-        print(f"{program}: {place}{error.strerror or error}", file=sys.stderr)
+        way_out = f" {ROOM}" if error.errno in FULL else ""
+        print(f"{program}: {place}{error.strerror or error}.{way_out}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from fungi.runtime.owner import unfinished_name
 
@@ -37,6 +38,17 @@ def written_once(path: Path) -> Iterator[Path]:
         _flush(temporary)
         _take_free_name(temporary, path)
         _flush(path.parent)
+
+
+def save_with_torch(content: Any, path: Path) -> None:
+    """`torch.save` to a whole file. OSError where there is no room, which torch itself says in words of its own."""
+    import torch
+
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 @contextmanager
@@ -75,6 +87,10 @@ def _beside(path: Path) -> Iterator[Path]:
     temporary = unfinished_name(path)
     try:
         yield temporary
+    except OSError as error:
+        if error.filename is None:  # a write that failed does not know of which file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

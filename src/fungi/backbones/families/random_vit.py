@@ -29,12 +29,12 @@ def drawn_once() -> StateDict:
     """
     file = weights_file()
     if not file.exists():
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         with seeded(SEED, "backbone", NAME):
             state = _build().state_dict()
         with written_once(file) as unfinished:
-            save_file(state, unfinished)
+            unfinished.write_bytes(save(state))
     return read_checkpoint(file)
 
 
