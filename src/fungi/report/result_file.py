@@ -9,7 +9,6 @@
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -20,12 +19,15 @@ import numpy as np
 
 from fungi.errors import FungiError
 from fungi.report.original_results import from_original, is_original
+from fungi.runtime.files import locked, written_whole
 from fungi.runtime.log import logger
 from fungi.runtime.versions import code_commit, package_versions
 
 Scores = dict[str, Any]
 SCHEMA_VERSION = 1
 PUT_ASIDE = ".previous-"
+_PLACES = ("file", "settings", "weights_source", "modified_ns", "commit", "fungi")
+"""Entries of a provenance that say where something was, or which commit it came from: not what is in it."""
 
 
 @dataclass
@@ -89,38 +91,48 @@ class ResultFile:
         return content | {"results": summary_of_runs([run.results for run in self.runs]), "runs": runs}
 
     def save(self) -> None:
-        """Write under a temporary name, rename last."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
-        partial.write_text(json.dumps(self.content()) + "\n")
-        partial.replace(self.path)
+        """Write as a whole, with what another evaluation of the same settings and files wrote meanwhile."""
+        with locked(self.path):
+            self._take_in_what_is_there()
+            with written_whole(self.path) as temporary:
+                temporary.write_text(json.dumps(self.content()) + "\n")
 
     def _resume(self) -> None:
         if not self.path.exists():
             return
         _require_a_result(self.path)
+        with locked(self.path):
+            kept = self._take_in_what_is_there()
+        if kept:
+            done = sum(len(run.results) for run in self.runs)
+            logger.info("%s holds %d finished results of these settings and files: they are kept", self.path, done)
+
+    def _take_in_what_is_there(self) -> bool:
+        """Add what the file holds of the same settings and files; put another file aside. Whether it was the same."""
+        if not self.path.exists():
+            return False
         try:
             found = read_result(self.path)
             earlier = found.get("runs") or [{"results": found["results"], "warnings": found.get("warnings", [])}]
             same = (
                 found.get("settings") == self.settings
-                and found["provenance"]["features"] == [_plain(run.features) for run in self.runs]
+                and origins(found["provenance"]["features"]) == origins([_plain(run.features) for run in self.runs])
                 and len(earlier) == len(self.runs)
             )
-        except (FungiError, KeyError, TypeError):
+        except (FungiError, KeyError, TypeError, AttributeError):
             same = False
         if not same:
             names = (self.path.with_suffix(f"{PUT_ASIDE}{number}.json") for number in count(1))
             aside = next(name for name in names if not name.exists())
             self.path.replace(aside)
             logger.info("%s held results of other settings or input files: put aside as %s", self.path, aside.name)
-            return
+            return False
         for run, entry in zip(self.runs, earlier, strict=True):
-            run.results, run.warnings = entry["results"], entry["warnings"]
-        self.test_targets = found.get("test_targets", [])
-        self.complete = bool(found.get("complete"))
-        done = sum(len(run.results) for run in self.runs)
-        logger.info("%s holds %d finished results of these settings and files: they are kept", self.path, done)
+            run.results = {**entry["results"], **run.results}
+            run.warnings = list(dict.fromkeys([*entry["warnings"], *run.warnings]))
+        self.test_targets = self.test_targets or found.get("test_targets", [])
+        self.complete = self.complete or bool(found.get("complete"))
+        return True
 
 
 def _require_a_result(path: Path) -> None:
@@ -128,6 +140,16 @@ def _require_a_result(path: Path) -> None:
     if path.is_dir() or path.suffix != ".json":
         what = "a folder" if path.is_dir() else "no JSON file"
         raise FungiError(f"{path} is there, and {what}. Choose another --output, ending in .json.")
+
+
+def origins(features: Any) -> Any:
+    """What decides the content of feature files, from the provenance of a result: their places are left out, and how
+    the settings that made them were spelled."""
+    if isinstance(features, list):
+        return [origins(entry) for entry in features]
+    if not isinstance(features, dict):
+        return features
+    return {name: origins(value) for name, value in features.items() if name not in _PLACES}
 
 
 def read_result(path: Path) -> dict[str, Any]:

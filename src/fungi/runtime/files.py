@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +39,12 @@ def written_once(path: Path) -> Iterator[Path]:
         _flush(temporary)
         _take_free_name(temporary, path)
         _flush(path.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of all that is in a file: about 1 s for a gigabyte."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_with_torch(content: Any, path: Path) -> None:

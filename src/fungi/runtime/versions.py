@@ -22,7 +22,6 @@ PACKAGES = (
 )
 JUDGES = (
     "ablations",
-    "cli",
     "combine",
     "demos",
     "evaluators",

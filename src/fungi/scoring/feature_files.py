@@ -12,6 +12,7 @@ from jaxtyping import Integer
 from fungi.combine.names import in_order
 from fungi.combine.source import FeatureSource
 from fungi.errors import FungiError, MissingFilesError
+from fungi.runtime.files import sha256_of
 from fungi.scoring.feature_settings import DEFAULT_LAYER_KEY, FeatureSettings
 from fungi.store.joining import check_splits, check_targets
 from fungi.store.layout import EMBEDDINGS, Layout
@@ -72,7 +73,7 @@ def _origin(array: FeatureArray) -> dict[str, Any]:
     origin: dict[str, Any] = {"file": str(array.path), "array": array.key, "rows": array.rows, "size": array.dim}
     if array.birth is None:
         # No record to tell a changed file by.
-        return origin | {"birth": None, "modified_ns": array.path.stat().st_mtime_ns}
+        return origin | {"birth": None, "sha256": sha256_of(array.path)}
     return origin | {"birth": asdict(array.birth), "layer": None if array.layer is None else asdict(array.layer)}
 
 

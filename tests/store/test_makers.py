@@ -1,0 +1,171 @@
+"""Blocks say which version of the program made them; a file of two versions is refused, or says so."""
+
+from pathlib import Path
+
+import h5py
+import pytest
+
+from fungi.commands import COMMANDS
+from fungi.runtime import versions
+from fungi.store import blocks as block_store
+from fungi.store import maker
+from fungi.store.assembly import assemble, made_by
+from fungi.store.birth import read_birth
+from fungi.store.maker import Maker, MixedMakersError, difference, this_maker
+from tests.store.blocks import VALUES, fill, planned
+
+NOW = Maker("a" * 12, "1111111111111111", {"torch": "2.12.1", "h5py": "3.16", "fungi": "1.0"})
+OTHER_CODE = Maker("b" * 12, "2222222222222222", NOW.versions)
+OTHER_TORCH = Maker(NOW.code, NOW.commit, {**NOW.versions, "torch": "2.11.0"})
+OTHER_DOCS = Maker(NOW.code, "3333333333333333", {**NOW.versions, "h5py": "3.15", "fungi": "1.1"})
+
+
+def write_one(blocks, made: Maker, monkeypatch) -> None:
+    monkeypatch.setattr(block_store, "this_maker", lambda: made)
+    span = blocks.missing()[0]
+    blocks.write(span, {"attn": VALUES[span.start : span.stop]})
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (OTHER_CODE, "code aaaaaaaaaaaa (commit 111111111111) against bbbbbbbbbbbb (commit 222222222222)"),
+        (OTHER_TORCH, "torch 2.12.1 against 2.11.0"),
+        (Maker(), "torch 2.12.1 against absent"),
+    ],
+)
+def test_blocks_of_two_versions_are_not_assembled_unless_that_is_accepted(other, named, tmp_path, monkeypatch):
+    blocks, path = planned(tmp_path)
+    write_one(blocks, NOW, monkeypatch)
+    write_one(blocks, other, monkeypatch)
+    monkeypatch.setattr(block_store, "this_maker", lambda: NOW)
+    fill(blocks)
+    with pytest.raises(MixedMakersError) as refused:
+        assemble(blocks, path)
+    assert named in str(refused.value)
+    assert "--accept-other-versions" in str(refused.value)
+    assert blocks.missing() == []
+    assert not path.exists()
+    assemble(blocks, path, accept=True)
+    assert made_by(path) == [NOW, other]
+
+
+def test_a_commit_that_changes_no_number_is_no_other_version(tmp_path, monkeypatch):
+    blocks, path = planned(tmp_path)
+    for made in (NOW, OTHER_DOCS):
+        write_one(blocks, made, monkeypatch)
+    monkeypatch.setattr(block_store, "this_maker", lambda: NOW)
+    fill(blocks)
+    assemble(blocks, path)
+    with h5py.File(path) as file:
+        birth = read_birth(file)
+    assert made_by(path) == [NOW]
+    assert (birth.commit, birth.versions) == (NOW.commit, NOW.versions)
+
+
+FLAGS = ("--objective", "kl", "simclr", "--split", "train")
+
+
+def as_another_version(monkeypatch, code: str) -> None:
+    monkeypatch.setattr(maker, "code_hash", lambda: code)
+    this_maker.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_maker():
+    this_maker.cache_clear()
+    yield
+    this_maker.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_resume_by_another_version_is_refused_accepted_or_done_anew(gradients, tmp_path, monkeypatch, capsys):
+    def half(root: Path) -> None:
+        as_another_version(monkeypatch, "old")
+        assert gradients(root, *FLAGS, "--shard", "1/2") == 0
+        as_another_version(monkeypatch, "new")
+        capsys.readouterr()
+
+    half(tmp_path)
+    assert gradients(tmp_path, *FLAGS) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "kl-train.h5 would mix the work of two versions: code old (commit " in said
+    assert "against new (commit" in said
+    assert gradients(tmp_path, *FLAGS, "--accept-other-versions") == 0
+    file = next(tmp_path.rglob("kl-train.h5"))
+    assert [made.code for made in made_by(file)] == ["old", "new"]
+
+    half(tmp_path / "anew")
+    assert gradients(tmp_path / "anew", *FLAGS, "--overwrite") == 0
+    assert [made.code for made in made_by(next((tmp_path / "anew").rglob("kl-train.h5")))] == ["new"]
+
+    capsys.readouterr()
+    as_another_version(monkeypatch, "newest")
+    assert gradients(tmp_path / "anew", *FLAGS) == 0
+    assert "made before in the same way, by another version of the program (code new" in capsys.readouterr().out
+    assert gradients(tmp_path / "anew", *FLAGS, "--overwrite") == 0
+    assert [made.code for made in made_by(next((tmp_path / "anew").rglob("kl-train.h5")))] == ["newest"]
+
+
+@pytest.mark.slow
+def test_a_merge_of_shards_of_two_versions_is_refused_or_accepted(gradients, tmp_path, monkeypatch, capsys):
+    as_another_version(monkeypatch, "old")
+    assert gradients(tmp_path, *FLAGS, "--shard", "1/2") == 0
+    as_another_version(monkeypatch, "new")
+    monkeypatch.setattr("fungi.extraction.pipeline._settle_versions", lambda *_: None)  # both began at once
+    assert gradients(tmp_path, *FLAGS, "--shard", "2/2") == 2
+    capsys.readouterr()
+    merge = COMMANDS["merge"].main
+    assert merge(["--root", str(tmp_path)]) == 2
+    assert "would mix the work of two versions: code old" in capsys.readouterr().err
+    assert merge(["--root", str(tmp_path), "--accept-other-versions"]) == 0
+    assert sorted(path.name for path in (tmp_path / "gradients").rglob("*.h5")) == ["kl-train.h5", "simclr-train.h5"]
+
+
+def test_the_hash_of_the_code_follows_what_computes_features_and_nothing_else(tmp_path, monkeypatch):
+    package = tmp_path / "fungi"
+    for name in ("runtime/versions.py", "gradients/engine.py", "report/tables.py", "new_room/new.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("1")
+    monkeypatch.setattr(versions, "__file__", str(package / "runtime" / "versions.py"))
+
+    def now() -> str:
+        versions.code_hash.cache_clear()
+        return versions.code_hash()
+
+    before = now()
+    (package / "report" / "tables.py").write_text("2")
+    (tmp_path / "README.md").write_text("2")
+    assert now() == before
+    seen = {before}
+    for name in ("gradients/engine.py", "new_room/new.py", "runtime/added.py"):
+        (package / name).write_text("2")
+        seen.add(now())
+    assert len(seen) == 4
+    monkeypatch.undo()
+    versions.code_hash.cache_clear()
+
+
+@pytest.mark.slow
+def test_judging_rooms_are_rooms_that_extraction_never_imports():
+    """A room that a feature's numbers go through must not be left out of the hash."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, fungi.extraction.pipeline, fungi.extraction.features, fungi.extraction.surroundings; "
+        "from fungi.data.base import DATASETS; from fungi.backbones.base import BACKBONES; "
+        "from fungi.objectives import OBJECTIVES; [list(r.names()) for r in (DATASETS, BACKBONES, OBJECTIVES)]; "
+        "[r[n] for r in (DATASETS, BACKBONES, OBJECTIVES) for n in r.names()]; "
+        "print(*{m.split('.')[1] for m in sys.modules if m.startswith('fungi.')})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "gradients" in done.stdout.split()
+    assert set(done.stdout.split()) & set(versions.JUDGES) == set()
+
+
+def test_differences_name_each_package_once():
+    assert difference(NOW, OTHER_DOCS) == ""
+    assert difference(OTHER_TORCH, OTHER_CODE).count("torch 2.11.0 against 2.12.1") == 1
+    assert Maker.from_json(NOW.to_json()) == NOW
+    assert Maker.from_json("{") == Maker.from_json(None) == Maker()
