@@ -74,6 +74,7 @@ RECENT = {
     "aimv2-large-patch14-224": (1024, LAST24, L23, False, 1048576, 1024, 512),
 }
 TABLE |= RECENT
+TABLE["efficientnet-lite0"] = (1280, "conv_head", (1280, 320, 1, 1), False, 409600, 1280, 512)
 QUICK = {"dinov2_vits14_reg", "dinov3_vits16plus"}
 ENUMERATED = list(TABLE)[:13]
 
@@ -114,6 +115,7 @@ TRANSFORMS = {
     "PE-Core-B16-224": (224, "bilinear", 224, HALF),
     "PE-Core-L14-336": (336, "bilinear", 336, HALF),
     "aimv2-large-patch14-224": (224, "bicubic", 224, CLIP),
+    "efficientnet-lite0": (256, "bicubic", 224, HALF),
 }
 WRONG_IN_PUBLISHED_CODE = {name for name in TABLE if "augreg" in name} | {"vit-s16", "eva-clip-vit-b16"}
 VISION = [name for name in BACKBONES if BACKBONES[name].modality == "vision"]

