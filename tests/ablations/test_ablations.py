@@ -7,12 +7,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from fungi.ablations.ablate import NAMES, AblateSettings
 from fungi.ablations.bench import Bench, FewerRows
 from fungi.ablations.catalogue import ABLATIONS, nested
 from fungi.commands import COMMANDS
 from fungi.data.base import open_split, resolve_dataset
+from fungi.gradients.projection import load_projection
 from fungi.report.ablation_table import AblationTable
 from fungi.report.published import published_tables
 
@@ -33,6 +35,8 @@ ROWS = {
     "views": [f"{count} views" for count in (4, 9, 16, 25, 81)],
     "heads": [f"kl, norm {norm}, projection {head}" for norm in ("no", "yes") for head in ("no", "yes")],
     "objectives": ["embeddings", "kl", "deepcluster"],
+    "raw": ["raw gradient", "projected to 768"],
+    "throughput": ["embeddings", "embeddings+kl"],
 }
 
 
@@ -65,7 +69,8 @@ def test_an_ablation_prints_its_table(name: str, tmp_path: Path, capsys: pytest.
     content = json.loads((tmp_path / f"results/ablation-{name}/digits/digits-vit.json").read_text())
     assert set(rows_of_features(tmp_path).values()) == {24}
     assert sorted({cell["row"] for cell in content["cells"]}) == sorted(ROWS[name])
-    assert all(0 <= value <= 1 for cell in content["cells"] for value in cell["values"])
+    largest = np.inf if name == "throughput" else 1
+    assert all(0 <= value <= largest for cell in content["cells"] for value in cell["values"])
     assert len({tuple(cell["values"]) for cell in content["cells"]}) > 1, "no variation changes anything"
     for row in ROWS[name]:
         assert f"| {row}" in printed
@@ -170,3 +175,17 @@ def test_features_are_added_one_by_one() -> None:
 def test_mistakes_are_named(flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert COMMANDS["ablate"].main(flags) == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_raw_gradients_are_those_that_the_projection_sees(tmp_path: Path) -> None:
+    """The projected file is the raw one times the matrix of the run."""
+    assert ablate("raw", tmp_path, "--projection-dim", "32") == 0
+    folders = {path.parts[-6]: path for path in tmp_path.glob("ablations/*/*/gradients/digits/digits-vit/kl-test.h5")}
+    with h5py.File(folders["raw-gradient-seed42"]) as raw, h5py.File(folders["projected-to-32-seed42"]) as projected:
+        gradients, expected = raw["attn_proj"][:], projected["attn_proj"][:]
+    (matrix_file,) = tmp_path.rglob("projections/*.pth")
+    matrix = load_projection(matrix_file).dense(torch.device("cpu")).numpy()
+    found = gradients @ matrix.T
+    found *= np.linalg.norm(expected) / np.linalg.norm(found)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from fungi.ablations.settings import BenchSettings
@@ -16,10 +17,12 @@ DESCRIPTION = """Extract the variations of an ablation, score them by kNN, and p
   fungi ablate --ablation pca heads --objective kl --rows 200          (a toy size of two ablations)
 
 projections: table 29 of the author response; pca: table 23; layers: figure 8; bias, qkv, multi-layer: tables 30 to 32;
-views: figure 12; heads: tables 6 and 15; objectives: figure 10. Tables are also kept as
-<root>/results/ablation-NAME/<dataset>/<backbone>.json."""
+views: figure 12; heads: tables 6 and 15; objectives: figure 10; raw: table 28; throughput: table 22 of the paper.
+Tables are also kept as <root>/results/ablation-NAME/<dataset>/<backbone>.json."""
 
-Name = Literal["projections", "pca", "layers", "bias", "qkv", "multi-layer", "views", "heads", "objectives"]
+Name = Literal[
+    "projections", "pca", "layers", "bias", "qkv", "multi-layer", "views", "heads", "objectives", "raw", "throughput"
+]
 NAMES: tuple[str, ...] = get_args(Name)
 
 
@@ -34,6 +37,11 @@ class AblateSettings(BenchSettings):
         if not self.ablation:
             raise FungiError(f"no ablation is named. Use --ablation with {', '.join(NAMES)}.")
 
+    def outputs(self) -> list[Path]:
+        """The file of each table."""
+        dataset, backbone = (text.partition("=")[0] for text in (self.dataset, self.backbone))
+        return [self.layout.results(f"ablation-{name}", dataset, backbone) for name in self.ablation]
+
 
 def run(settings: AblateSettings) -> None:
     """Run the asked ablations, one after the other."""
@@ -41,9 +49,8 @@ def run(settings: AblateSettings) -> None:
     from fungi.ablations.catalogue import ABLATIONS
 
     bench = Bench(settings)
-    for name in settings.ablation:
+    for name, path in zip(settings.ablation, settings.outputs(), strict=True):
         table = ABLATIONS[name](bench)
-        path = settings.layout.results(f"ablation-{name}", bench.around.dataset.name, bench.around.backbone.spec.name)
         with written_whole(path) as temporary:
             temporary.write_text(json.dumps({"settings": as_json(settings), **table.content()}) + "\n")
         where = f"{bench.around.backbone.spec.label} on {bench.around.dataset.name}, {bench.metric}, %"

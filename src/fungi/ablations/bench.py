@@ -96,19 +96,34 @@ class Bench:
         return classification_scores(predictions, labels["test"])[self.metric]
 
     def images_per_second(self, label: str, **changes: Any) -> float:
-        """Speed of an extraction of test images, warmed up, without decoding."""
+        """Speed of an extraction of test images, warmed up, without decoding: of one objective's, named in `changes`,
+        else of the embeddings.
+        """
         around = self._varied(label, self.settings.seed, changes)
         assert isinstance(around.settings, GradientSettings)
-        (feature,) = gradient_features(around.settings, around)
+        feature = gradient_features(around.settings, around)[0] if changes else embedding_feature(around)
         samples = around.open_split("test").take(range(min(16, len(around.open_split("test")))))
         items = [samples.load(row) for row in range(len(samples))]
         batch = feature.views.collate([feature.views.prepare(item) for item in items])
-        assert feature.objective is not None
         for _ in range(2):
             start = time.perf_counter()
-            made = feature.engine.extract(batch, feature.views, {"loss": feature.objective.loss})
-            float(next(iter(made.gradients["loss"].values())).sum())  # waits for the device
+            if feature.objective is None:
+                made = feature.engine.embed(batch, feature.views)
+            else:
+                extracted = feature.engine.extract(batch, feature.views, {"loss": feature.objective.loss})
+                made = next(iter(extracted.gradients["loss"].values()))
+            float(made.sum())  # waits for the device
         return len(items) / (time.perf_counter() - start)
+
+    def queries_per_second(self, features: Variation, names: Sequence[str]) -> float:
+        """Speed of kNN over the test rows, features reduced and in memory, warmed up."""
+        chosen = {split: {name: features.arrays[split][name] for name in names} for split in SPLITS}
+        train, test = (self._reduced(chosen, split, "pca", self.settings.seed) for split in SPLITS)
+        labels = self._labels("train")
+        for _ in range(2):
+            start = time.perf_counter()
+            knn_predictions(in_memory(train), labels, test, self.settings.k)
+        return len(test) / (time.perf_counter() - start)
 
     def _varied(self, label: str, seed: int, changes: dict[str, Any]) -> Surroundings:
         root = self.settings.root / "ablations" / f"{label}-seed{seed}" / f"rows-{self.settings.rows or 'all'}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from fungi.ablations.bench import Bench, Reduction, Variation
 from fungi.errors import FungiError
+from fungi.extraction.gradient_settings import NO_PROJECTION
 from fungi.report.ablation_table import AblationTable
 from fungi.store.layout import EMBEDDINGS
 
@@ -149,6 +150,42 @@ def heads(bench: Bench) -> AblationTable:
         for row, (objective, options) in variants.items():
             label = row.replace(", ", "-").replace(" ", "-")
             table.add(row, "accuracy", _alone(bench, label, seed, objective, options))
+    return table
+
+
+@ablation("raw")
+def raw(bench: Bench) -> AblationTable:
+    """Single gradients as they are and projected, weight without bias, no PCA (author response, table 28)."""
+    size = bench.settings.projection_dim or 768
+    rows: dict[str, Changes] = {
+        "raw gradient": {"projection_kind": NO_PROJECTION, "projection_dim": 0},
+        f"projected to {size}": {"projection_dim": size},
+    }
+    objectives = bench.settings.objective
+    table = AblationTable("gradient alone, raw and projected", objectives, list(rows), published=("rebuttal-28",))
+    for seed in bench.settings.all_seeds:
+        for row, changes in rows.items():
+            features = bench.gradients(row.replace(" ", "-"), seed, bias=False, **changes)
+            for name in objectives:
+                table.add(row, name, bench.score(features, [name], "none"))
+    return table
+
+
+@ablation("throughput")
+def throughput(bench: Bench) -> AblationTable:
+    """Images and kNN queries per second, of embeddings and with each gradient (table 22)."""
+    columns, names = ("images/s", "kNN queries/s"), bench.settings.objective
+    rows = [EMBEDDINGS, *(f"{EMBEDDINGS}+{name}" for name in names)]
+    table = AblationTable("speed", columns, rows, published=("paper-22",), scale=1.0)
+    table.notes.append(f"on {bench.around.device}; decoding left out; embeddings and gradient each by themselves.")
+    embeddings = bench.embeddings()
+    for row, name in zip(rows, (EMBEDDINGS, *names), strict=True):
+        changes: Changes = {} if name == EMBEDDINGS else {"objective": (name,)}
+        features = embeddings
+        if changes:
+            features = embeddings | bench.gradients(f"objective-{name}", bench.settings.seed, **changes)
+        table.add(row, "images/s", bench.images_per_second(name, **changes))
+        table.add(row, "kNN queries/s", bench.queries_per_second(features, row.split("+")))
     return table
 
 

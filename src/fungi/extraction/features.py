@@ -8,7 +8,7 @@ import torch
 
 from fungi.cli.options import parse_options
 from fungi.errors import FungiError
-from fungi.extraction.gradient_settings import GradientSettings
+from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings
 from fungi.extraction.pipeline import Feature
 from fungi.extraction.support import with_support
 from fungi.extraction.surroundings import Surroundings
@@ -47,7 +47,8 @@ def gradient_features(settings: GradientSettings, around: Surroundings) -> list[
     """One feature per objective, and the embeddings first where they are asked for."""
     _require_views(settings, around)
     targets = find_layers(around, settings.layer, bias=settings.bias)
-    matrices = {target.name: find_matrix(settings, around, target) for target in targets}
+    projected = () if settings.projection_kind == NO_PROJECTION else targets
+    matrices = {target.name: find_matrix(settings, around, target) for target in projected}
     engine = build_engine(settings, around, targets, matrices)
     logger.info(f"gradients of {', '.join(target.spec for target in targets)}; path: {engine.encoder.path}")
     births = _layer_births(targets, matrices)
@@ -168,9 +169,9 @@ def _layer_births(targets: Sequence[Target], matrices: dict[str, ProjectionMatri
         target.name: LayerBirth(
             layer=target.spec,
             bias=target.bias,
-            projection_hash=matrices[target.name].hash,
-            projection_kind=matrices[target.name].kind,
-            projection_seed=matrices[target.name].seed,
+            projection_hash=matrices[target.name].hash if matrices else "",
+            projection_kind=matrices[target.name].kind if matrices else NO_PROJECTION,
+            projection_seed=matrices[target.name].seed if matrices else -1,
         )
         for target in targets
     }

@@ -12,6 +12,8 @@ from fungi.objectives import OBJECTIVES
 from fungi.settings import setting
 from fungi.store.layout import EMBEDDINGS
 
+NO_PROJECTION = "none"
+
 
 @dataclass(frozen=True, kw_only=True)
 class GradientSettings(StageSettings):
@@ -27,7 +29,8 @@ class GradientSettings(StageSettings):
         0, "size p of a matrix that has to be drawn; 0 picks the backbone's", within=(0, LARGEST_PROJECTION)
     )
     projection_kind: str = setting(
-        "binary", "kind of a matrix that has to be drawn: binary, gaussian, sparse or khatri-rao"
+        "binary",
+        "kind of a matrix that has to be drawn: binary, gaussian, sparse or khatri-rao; none keeps gradients whole",
     )
     bias: bool = setting(True, "append the gradient of the layer's bias")
     set: tuple[str, ...] = setting((), "settings of objectives and views, as in simclr.temperature=0.1")
@@ -44,6 +47,8 @@ class GradientSettings(StageSettings):
             raise FungiError(
                 "--projection-matrix brings its own size and kind: leave out --projection-dim and --projection-kind."
             )
+        if self.projection_kind == NO_PROJECTION and self.projection_dim:
+            raise FungiError("--projection-kind none keeps gradients whole: leave out --projection-dim.")
         for name in parse_options(self.set):
             if name not in self.objective:
                 raise FungiError(

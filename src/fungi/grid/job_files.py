@@ -15,6 +15,8 @@ from pathlib import Path
 from fungi.errors import FungiError, MissingFilesError, unknown_name
 
 COMMON = Path("jobs/common.sh")
+_OFF_GRID = ("datasets/", "reproduce/")
+"""Folders of jobs that do not run over the grid."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def read_job_file(project: Path, name: str) -> JobFile:
 
 def grid_job_files(project: Path) -> list[JobFile]:
     """All jobs that run over the grid."""
-    return [read_job_file(project, name) for name in _names(project) if not name.startswith("datasets/")]
+    return [read_job_file(project, name) for name in _names(project) if not name.startswith(_OFF_GRID)]
 
 
 def _names(project: Path) -> list[str]:

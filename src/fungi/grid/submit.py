@@ -118,13 +118,13 @@ def _submit(grid: Grid, planned: Sequence[Planned], place: Place, *, really: boo
             ids += job.in_hand
             for array in arrays(grid, job.submitted, place, job.indices, after):
                 name = job.submitted.job.name
-                ids.append(_sbatch(array, place) if really else f"${name}")
+                ids.append(sbatch(array, place) if really else f"${name}")
                 said = f"{ids[-1]}  {name}: {len(job.indices)} of {job.submitted.count} elements"
                 print(said if really else array.as_shell(place), flush=True)
         after = ids or after
 
 
-def _sbatch(array: Array, place: Place) -> str:
+def sbatch(array: Array, place: Place) -> str:
     """Submit an array; its job id."""
     environment = place.environment(os.environ) | array.variables
     command = [array.command[0], "--parsable", *array.command[1:]]

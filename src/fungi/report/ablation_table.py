@@ -17,7 +17,7 @@ class AblationTable:
     """Rows by columns, in percent (or what the title says).
 
     values: (row, column) -> one value per seed, as shares. published: ids of the published tables that it is to stand
-    beside. notes: what the reader has to know.
+    beside. notes: what the reader has to know. scale: from values to what is shown.
     """
 
     title: str
@@ -26,6 +26,7 @@ class AblationTable:
     values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     published: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    scale: float = 100.0
 
     def add(self, row: str, column: str, value: float) -> None:
         """One more seed's value of a cell."""
@@ -44,7 +45,11 @@ class AblationTable:
 
     def _cell(self, row: str, column: str) -> str:
         found = self.values.get((row, column))
-        return NONE if not found else percent(100 * float(np.mean(found)), 100 * float(np.std(found)), len(found))
+        return (
+            NONE
+            if not found
+            else percent(self.scale * float(np.mean(found)), self.scale * float(np.std(found)), len(found))
+        )
 
 
 def percent(mean: float, deviation: float = 0.0, count: int = 1) -> str:
@@ -66,7 +71,7 @@ def published_text(name: str) -> str:
     return f"published: {table['caption']} ({source}; {where})\n\n" + grid(["", *table["columns"]], cells)
 
 
-def _published_cell(value: float | None, deviation: float | None) -> str:
+def _published_cell(value: int | float | None, deviation: float | None) -> str:
     return NONE if value is None else f"{value:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
 
 

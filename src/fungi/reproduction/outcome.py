@@ -1,0 +1,77 @@
+"""What the results that are there make of a published value."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fungi.data.base import DATASETS
+from fungi.errors import FungiError
+from fungi.report.ablation_table import grid
+from fungi.report.result_file import read_result
+from fungi.reproduction.plan import Home, evaluation_step
+from fungi.reproduction.recipe import Evaluation, Value
+
+NONE = "-"
+
+
+def outcome(value: Value, home: Home) -> tuple[float, float | None] | None:
+    """Ours for a value, in its unit, with the deviation over seeds where there are several; None where a part lacks."""
+    found = [_measured(value, run, home) for run in value.evaluations]
+    if not found or any(one is None for one in found):
+        return None
+    means, deviations = zip(*(one for one in found if one is not None), strict=True)
+    # The deviation of a mean over datasets would need the seeds one by one: it is given for single datasets.
+    deviation = deviations[0] if len(found) == 1 else None
+    scaled = None if deviation is None else value.scale * deviation
+    return value.scale * float(np.mean(means)), scaled
+
+
+def table_text(values: Sequence[Value], home: Home) -> str:
+    """A table: ours, and the published value in brackets."""
+    columns = list(dict.fromkeys(value.column for value in values))
+    rows: dict[str, dict[str, str]] = {}
+    for value in values:
+        rows.setdefault(value.row, {})[value.column] = _cell(value, outcome(value, home))
+    cells = [[row, *(found.get(column, NONE) for column in columns)] for row, found in rows.items()]
+    return grid(["ours (published)", *columns], cells)
+
+
+def _cell(value: Value, ours: tuple[float, float | None] | None) -> str:
+    published = "" if value.published is None else f" ({_with_deviation(value.published, value.std)})"
+    if value.quoted:
+        return f"quoted{published}"
+    return (NONE if ours is None else _with_deviation(*ours)) + published
+
+
+def _with_deviation(mean: float, deviation: float | None) -> str:
+    return f"{mean:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+
+
+def _measured(value: Value, run: Evaluation, home: Home) -> tuple[float, float | None] | None:
+    """Mean and deviation of one evaluation; None where its file, or the cell in it, is not there."""
+    outputs = evaluation_step(run, home).outputs
+    if not outputs or not outputs[0].exists():
+        return None
+    try:
+        if value.cell is not None:
+            return _of_ablation(outputs[0], value.cell)
+        metric = value.metric or (DATASETS[run.dataset].metric if run.dataset in DATASETS else "accuracy")
+        return _of_result(read_result(outputs[0]), value.combination, metric)
+    except (FungiError, KeyError):
+        return None
+
+
+def _of_result(content: dict[str, Any], combination: str, metric: str) -> tuple[float, float | None]:
+    scores = content["results"][combination]
+    return float(scores[metric]), scores.get(f"{metric}-std")
+
+
+def _of_ablation(path: Path, cell: tuple[str, str]) -> tuple[float, float | None]:
+    for entry in json.loads(path.read_text())["cells"]:
+        if (entry["row"], entry["column"]) == cell:
+            seeds = entry["values"]
+            return float(np.mean(seeds)), float(np.std(seeds)) if len(seeds) > 1 else None
+    raise KeyError(cell)

@@ -1,0 +1,167 @@
+"""`fungi reproduce`: the tables and figures of the paper, by name."""
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fungi.errors import FungiError
+from fungi.runtime.log import logger
+from fungi.settings import setting
+
+if TYPE_CHECKING:
+    from fungi.reproduction.plan import Home, Plan, Step
+
+DESCRIPTION = """Run what a table or figure of the paper lacks; then ours beside what was published.
+
+  fungi reproduce --list                               every table and figure: needs, costs, what is filled
+  fungi reproduce paper-9 rebuttal-30 --dry-run        the command lines that are missing
+  fungi reproduce paper-9 --root /scratch/me/paper --data-dir /data
+  fungi reproduce paper-2 figure-5 --submit --sbatch="--partition=gpu"      as SLURM arrays
+
+Features are shared between tables. A step that fails is named, and the others go on."""
+Profile = Literal["clean", "published"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceSettings:
+    """Which tables and figures, and where everything goes."""
+
+    tables: tuple[str, ...] = setting((), "tables and figures, as `--list` names them", first_word=True)
+    overview: bool = setting(False, "name every table and figure, with its needs and its state", flag="--list")
+    dry_run: bool = setting(False, "print the command lines that are missing, and do nothing")
+    submit: bool = setting(False, "submit what is missing to SLURM, in place of running it here")
+    root: Path = setting(Path("reproduction"), "folder of everything that this writes")
+    data_dir: Path = setting(Path("data"), "folder of the datasets")
+    profile: tuple[Profile, ...] = setting(
+        ("clean",), "clean: what the method says; published: what its code did; both: one table each"
+    )
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    gpu: str = setting("a100", "GPU that hours are estimated for")
+    steps: Path | None = setting(None, "what the jobs of --submit are told: do this array task's line of a file")
+    sbatch: str = setting("", 'further options for sbatch, as in --sbatch="--partition=gpu --account=mine"')
+
+    def __post_init__(self) -> None:
+        if not (self.tables or self.overview or self.steps):
+            raise FungiError("no table or figure is named. Name some, as in `paper-9 figure-5`, or use --list.")
+        if self.submit and self.dry_run:
+            raise FungiError("--dry-run shows what --submit would do: give one of them.")
+
+    def homes(self) -> "list[Home]":
+        """Where each profile goes."""
+        from fungi.reproduction.plan import Home
+
+        return [Home(self.root, self.data_dir, profile, self.device) for profile in self.profile]
+
+
+def run(settings: ReproduceSettings) -> None:
+    """List, show, submit or run."""
+    from fungi.reproduction.recipe import recipe_names
+
+    if settings.overview:
+        print(overview(settings, settings.tables or recipe_names()))
+        return
+    if settings.steps:
+        from fungi.reproduction.submission import step_of_task
+
+        if run_step(step_of_task(settings.steps, os.environ)) != 0:
+            raise FungiError("this step failed; the lines above say why.")
+        return
+    for home in settings.homes():
+        planned = _plan_of(settings.tables, home)
+        if settings.dry_run:
+            for step in [step for steps in planned.missing for step in steps]:
+                print(command_line(step))
+        elif settings.submit:
+            from fungi.reproduction.submission import submit
+
+            submit(planned, home, shlex.split(settings.sbatch), settings.gpu, os.environ)
+        else:
+            failed = _work(planned)
+            print(_tables(settings.tables, home))
+            if failed:
+                raise FungiError(
+                    f"{len(failed)} steps failed: {'; '.join(failed[:3])}. The same command tries them again."
+                )
+
+
+def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
+    """A line for every table and figure: what it is, needs, costs, and how much of it is filled."""
+    from fungi.report.ablation_table import grid
+    from fungi.reproduction.recipe import title_of
+
+    header = ["", "what", "values", "filled", "datasets", "backbones", "steps left", "GPU hours left", "GB left"]
+    rows = [[name, title_of(name), *_state(settings, name)] for name in names]
+    return grid(header, rows) + f"\n\nGPU hours: of one {settings.gpu.upper()}, embeddings and gradients alone."
+
+
+def _state(settings: ReproduceSettings, name: str) -> Iterator[str]:
+    from fungi.reproduction.outcome import outcome
+    from fungi.reproduction.plan import plan
+    from fungi.reproduction.recipe import values_of
+
+    values, home = values_of(name), settings.homes()[0]
+    planned = plan(values, home)
+    extractions, evaluations = planned.missing
+    ours = [value for value in values if not value.quoted and value.published is not None]
+    runs = [run for value in values for run in value.evaluations]
+    yield str(len(values)) if ours else "-"
+    yield f"{sum(outcome(value, home) is not None for value in ours)} of {len(ours)}" if ours else "-"
+    yield str(len({run.dataset for run in runs}))
+    yield str(len({run.backbone for run in runs}))
+    yield f"{len(extractions)} + {len(evaluations)}"
+    yield f"{sum(step.hours(settings.gpu) for step in extractions):.1f}"
+    yield f"{sum(step.gigabytes for step in extractions):.1f}"
+
+
+def command_line(step: "Step") -> str:
+    """The step as one would type it."""
+    return shlex.join(["fungi", step.command, *step.flags])
+
+
+def _plan_of(names: Sequence[str], home: "Home") -> "Plan":
+    from fungi.reproduction.plan import plan
+    from fungi.reproduction.recipe import values_of
+
+    return plan([value for name in names for value in values_of(name)], home)
+
+
+def _work(planned: "Plan") -> "list[str]":
+    """Run the missing steps one after the other; the command lines of those that failed."""
+    failed = []
+    for steps in planned.missing:
+        for number, step in enumerate(steps, start=1):
+            logger.info(f"{number} of {len(steps)}: {command_line(step)}")
+            if run_step(step) != 0:
+                failed.append(command_line(step))
+    return failed
+
+
+def run_step(step: "Step") -> int:
+    """Run a step in this process; its exit status."""
+    from fungi.commands import COMMANDS
+
+    status = COMMANDS[step.command].main(step.flags)
+    if status == 130:
+        raise KeyboardInterrupt
+    return status
+
+
+def _tables(names: Sequence[str], home: "Home") -> str:
+    """The tables that have published values, each also kept as a markdown file; figures by `fungi report`."""
+    from fungi.report.published import published_tables
+    from fungi.reproduction.outcome import table_text
+    from fungi.reproduction.recipe import title_of, values_of
+    from fungi.runtime.files import written_whole
+
+    texts = []
+    for name in names:
+        if name in published_tables():
+            texts.append(f"{name}, profile {home.profile}: {title_of(name)}\n\n{table_text(values_of(name), home)}\n")
+            with written_whole(home.root / home.profile / "tables" / f"{name}.md") as temporary:
+                temporary.write_text(texts[-1])
+        else:
+            texts.append(f"{name}: fungi report --results {home.root / home.profile} draws it\n")
+    return "\n".join(texts)
