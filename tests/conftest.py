@@ -1,10 +1,14 @@
 """Slow tests start first; commands configure the program's logger, and each test finds it as it was."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from fungi.runtime.log import logger
+
+# Threads wait asleep, as they do in commands; has to be said before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

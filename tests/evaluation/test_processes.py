@@ -5,8 +5,8 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from dataclasses import replace
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
@@ -22,6 +22,8 @@ from fungi.runtime.shared_rows import shared, shared_rows
 from fungi.scoring import train_linear_concat_grads
 from tests.evaluation.feature_folder import make_folder
 from tests.evaluation.test_linear import labelled
+
+ENDLESS = LogisticOptions(tolerance=1e-14, max_epochs=10_000)
 
 # What runs in a process of its own: a probe of torch's LAPACK after each library has been at work, with two threads.
 # A matrix of this size is where the threaded routines differ from the plain ones.
@@ -90,38 +92,33 @@ def test_one_process_serves_all_fits_and_is_started_again_where_it_died(process)
     assert process._process.pid != number
 
 
-@pytest.mark.slow
-def test_a_process_that_is_killed_in_a_fit_is_one_line_with_the_way_out(process):
-    rows = labelled(rows=60_000, dim=64, classes=40, noise=6.0)
+def test_a_process_that_is_killed_in_a_fit_is_one_line_with_the_way_out(process, monkeypatch):
     fit_classifier(labelled(), 1e-2, LogisticOptions())
-    number = process._process.pid
-    killer = threading.Timer(0.3, os.kill, (number, signal.SIGKILL))
-    killer.start()
-    with pytest.raises(FungiError, match=r"was killed by SIGKILL, most likely for want of memory") as caught:
-        fit_classifier(rows, 1e-9, LogisticOptions(tolerance=1e-14, max_epochs=10_000))
+    receive = Connection.recv
+
+    def killed_meanwhile(connection):
+        os.kill(process._process.pid, signal.SIGKILL)
+        return receive(connection)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "recv", killed_meanwhile)
+        with pytest.raises(FungiError, match=r"was killed by SIGKILL, most likely for want of memory") as caught:
+            fit_classifier(labelled(rows=60_000, dim=64, classes=40), 1e-9, ENDLESS)
     assert "60000 rows x 40 classes. Use --solver lbfgs" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(fit_classifier(labelled(), 1e-2, LogisticOptions()).classes) == 3  # the next fit has a new process
 
 
-def test_an_interrupted_fit_does_not_go_on_alone(process):
+def test_an_interrupted_fit_does_not_go_on_alone(process, monkeypatch):
     fit_classifier(labelled(), 1e-2, LogisticOptions())
     child = process._process
 
-    def interrupt(*_):
+    def interrupted(_):
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            fit_classifier(
-                labelled(rows=60_000, dim=64, classes=40, noise=6.0),
-                1e-9,
-                LogisticOptions(tolerance=1e-14, max_epochs=10_000),
-            )
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    monkeypatch.setattr(Connection, "recv", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_classifier(labelled(rows=60_000, dim=64, classes=40), 1e-9, ENDLESS)
     assert child.wait(timeout=10) == -signal.SIGKILL
 
 
