@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from fungi.backbones.base import BACKBONES
 from fungi.backbones.encoders import WholeModel
 from fungi.backbones.loading import load_backbone
+from fungi.gradients.assembly import build_engine
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.projection import DenseProjector, draw_projection
+from fungi.gradients.projection import draw_projection
 from fungi.gradients.targets import find_target
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.runtime.device import autocast, choose_device, choose_dtype, synchronize
@@ -91,13 +92,13 @@ def _setup(options: argparse.Namespace) -> Setup:
     target = find_target(model, f"{spec.layer}:layer")
     matrix = draw_projection(options.projection_dim or spec.projection_dim, target.gradient_dim)
     dtype = choose_dtype(options.dtype, device)
-    engine = GradientEngine(
+    engine = build_engine(
         model,
         [target],
-        {"layer": DenseProjector(matrix, device, dtype if dtype == torch.bfloat16 else torch.float32)},
+        {"layer": matrix},
         device=device,
         dtype=dtype,
-        views_per_forward=options.views_per_forward or (1024 if device.type == "cuda" else 64),
+        views_per_forward=options.views_per_forward,
         short_cut=options.short_cut,
         stopwatch=Stopwatch(device, precise=True),
     )

@@ -22,8 +22,9 @@ from benchmarks.extraction import _alternate
 from fungi.backbones.loading import load_backbone
 from fungi.data.base import Samples, resolve_dataset
 from fungi.errors import FungiError
+from fungi.gradients.assembly import build_engine
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.projection import DenseProjector, draw_projection
+from fungi.gradients.projection import draw_projection
 from fungi.gradients.targets import find_target
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.runtime.command import run_command
@@ -71,13 +72,13 @@ def _measure_pair(settings: ModalityBenchmark, name: str, dataset: str) -> None:
     model = backbone.model.to(device)
     target = find_target(model, f"{backbone.spec.layer}:layer")
     matrix = draw_projection(backbone.spec.projection_dim, target.gradient_dim)
-    engine = GradientEngine(
+    engine = build_engine(
         model,
         [target],
-        {"layer": DenseProjector(matrix, device, dtype if dtype == torch.bfloat16 else torch.float32)},
+        {"layer": matrix},
         device=device,
         dtype=dtype,
-        views_per_forward=settings.views_per_forward or (1024 if device.type == "cuda" else 64),
+        views_per_forward=settings.views_per_forward,
     )
     print(f"\n{name} on {dataset}: {len(samples)} rows, {device}, {settings.dtype}, {torch.get_num_threads()} threads")
     print(f"{'feature':12}{'rows/s':>10}{'bare rows/s':>13}{'ratio':>8}{'prepared rows/s':>17}  padding")

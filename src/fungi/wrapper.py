@@ -7,9 +7,10 @@
 The features come from the same engine as those of the command-line stages. See docs/library.md.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.gradients.assembly import EngineSettings, assemble_engine, embedding_dim_of
 from fungi.gradients.base_extractor import BaseGradientExtractor
+from fungi.gradients.core import Feature, FiniteCheck, compute, embedding_feature
 from fungi.gradients.engine import GradientEngine
 from fungi.library.arguments import (
     checked_configs,
@@ -38,12 +40,12 @@ from fungi.library.arguments import (
 from fungi.library.independence import check_independence as check_extractor
 from fungi.library.input_transform import image_input_of
 from fungi.library.reduction import fit_reduction
+from fungi.objectives import EMBEDDINGS
 from fungi.runtime.log import logger, progress
 from fungi.views.base import ViewGenerator
 from fungi.views.image import ImageInput
 from fungi.views.image_sets import as_samples, rgb
-from fungi.views.loading import Batch, batches, content_id, prepare
-from fungi.views.transforms import of_batch
+from fungi.views.loading import Batch, batch_of, batches, row_batches
 
 
 class FUNGIWrapper:
@@ -141,15 +143,7 @@ class FUNGIWrapper:
         after `fit_pca`. A feature depends on its image alone: not on the batch, and not on the order.
         """
         given = [rgb(image, f"image {index}") for index, image in enumerate(checked_images(images))]
-        generators = self._generators()
-        names = [content_id(image, generators) for image in given]
-        prepared = {
-            views.identity: views.collate(
-                [prepare(views, image, self.seed, name) for image, name in zip(given, names, strict=True)]
-            )
-            for views in generators
-        }
-        return self._features(prepared)
+        return self._features(batch_of(given, self._generators(), seed=self.seed))
 
     __call__ = forward
 
@@ -165,7 +159,7 @@ class FUNGIWrapper:
         """Features batch by batch, on the CPU."""
         whole_number("batch_size", batch_size, 1)
         whole_number("num_workers", num_workers, 0)
-        rows = [range(i, min(i + batch_size, len(samples))) for i in range(0, len(samples), batch_size)]
+        rows = row_batches(0, len(samples), batch_size)
         loaded = batches(
             samples,
             self._generators(),
@@ -226,55 +220,32 @@ class FUNGIWrapper:
         extractor.engine = self.engine.for_tokens() if extractor.tokens else self.engine
         return extractor
 
+    @cached_property
+    def _wanted(self) -> list[Feature]:
+        """What is computed of every image; the gradients' features are called by number."""
+        gradients = [
+            Feature(str(number), one.views, one.engine, one.loss) for number, one in enumerate(self.extractors)
+        ]
+        if not self.include_embeddings:
+            return gradients
+        own = GradientEngine(self.model, device=self.device, views_per_forward=self.views_per_forward)
+        return [embedding_feature(own, self.engine, self.image_input.views("plain")), *gradients]
+
     def _generators(self) -> list[ViewGenerator]:
-        plain = [self.image_input.views("plain")] if self.include_embeddings else []
-        return list({views.identity: views for views in [*plain, *(one.views for one in self.extractors)]}.values())
+        return list({one.views.identity: one.views for one in self._wanted}.values())
 
     def _features(self, prepared: Batch) -> Float[Tensor, "b f"]:
-        """From prepared views to features; objectives that see the same views share the forward."""
-        made: dict[int, Tensor] = {}
-        embeddings = None
-        for identity, group in self._sharing_forwards().items():
-            batch = prepared[identity]
-            losses = {str(number): self.extractors[number].loss for number in group}
-            first = self.extractors[group[0]]
-            extracted = first.engine.extract(batch, of_batch(first.views, batch), losses)
-            for name, gradients in extracted.gradients.items():
-                made[int(name)] = torch.cat([self._part(gradient, int(name)) for gradient in gradients.values()], dim=1)
-            if identity == self._plain_identity:
-                embeddings = extracted.embeddings[:, 0]
-        parts = [made[number] for number in range(len(self.extractors))]
-        if self.include_embeddings:
-            parts.insert(0, l2_normalized(self._embed(prepared) if embeddings is None else embeddings))
+        """From prepared views to features."""
+        computed, check = compute(prepared, self._wanted), FiniteCheck()
+        check.look(computed)
+        for name, rows in check.bad_rows().items():
+            self._refuse(name, rows)
+        parts = [l2_normalized(part) for arrays in computed.values() for part in arrays.values()]
         features = torch.cat(parts, dim=1)
         return features if self.reduction is None else self.reduction({"features": features}, self.device)
 
-    def _sharing_forwards(self) -> dict[str, list[int]]:
-        groups: dict[str, list[int]] = {}
-        for number, extractor in enumerate(self.extractors):
-            groups.setdefault(extractor.views.identity, []).append(number)
-        return groups
-
-    @property
-    def _plain_identity(self) -> str | None:
-        """Identity of the views whose forward gives embeddings too; embeddings are computed in float32 alone."""
-        return self.image_input.views("plain").identity if self.dtype == torch.float32 else None
-
-    def _embed(self, prepared: Mapping[str, Any]) -> Float[Tensor, "b d"]:
-        plain = self.image_input.views("plain")
-        engine = GradientEngine(self.model, device=self.device, views_per_forward=self.engine.views_per_forward)
-        return engine.embed(prepared[plain.identity], plain)[:, 0]
-
-    def _part(self, gradient: Float[Tensor, "b p"], number: int) -> Float[Tensor, "b p"]:
-        """A part of the features, L2-normalised; FungiError where it is not finite."""
-        finite = torch.isfinite(gradient).all(dim=1)
-        if not bool(finite.all()):
-            bad = ", ".join(map(str, torch.nonzero(~finite).flatten().tolist()[:5]))
-            half = (
-                " Half precision may have overflowed: use bfloat16 or float32." if self.dtype == torch.float16 else ""
-            )
-            raise FungiError(
-                f"the gradient of {type(self.extractors[number]).__name__} is not finite for images {bad} of the "
-                f"batch.{half}"
-            )
-        return l2_normalized(gradient)
+    def _refuse(self, name: str, rows: list[int]) -> NoReturn:
+        what = name if name == EMBEDDINGS else f"the gradient of {type(self.extractors[int(name)]).__name__}"
+        half = " Half precision may have overflowed: use bfloat16 or float32." if self.dtype == torch.float16 else ""
+        bad = ", ".join(map(str, rows[:5]))
+        raise FungiError(f"{what} is not finite for images {bad} of the batch.{half}")

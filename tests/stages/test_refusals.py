@@ -110,7 +110,7 @@ def test_features_that_are_not_finite_name_the_sample(
 ) -> None:
     from fungi.objectives.kl import KL as Loss
 
-    monkeypatch.setattr(Loss, "loss", lambda self, embeddings, heads, support: embeddings.sum(dim=(1, 2)) * np.nan)
+    monkeypatch.setattr(Loss, "loss", lambda self, encoded, heads, support: encoded.pooled.sum((1, 2)) * np.nan)
     refused(capsys, gradients(tmp_path, *KL), "kl is not finite for", "class0/00.png")
 
 

@@ -25,10 +25,12 @@ from fungi.extraction.features import embedding_feature, gradient_features
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.extraction.pipeline import Feature, extract_split
 from fungi.extraction.surroundings import Surroundings, survey
+from fungi.gradients.core import compute
 from fungi.gradients.projection import draw_projection
 from fungi.search import in_memory
 from fungi.store.layout import EMBEDDINGS
 from fungi.store.reading import FeatureArray, open_array
+from fungi.views.loading import batches
 
 SPLITS = ("train", "test")
 Reduction = Literal["pca", "none", "binary", "gaussian", "sparse"]
@@ -103,17 +105,12 @@ class Bench:
         assert isinstance(around.settings, GradientSettings)
         feature = gradient_features(around.settings, around)[0] if changes else embedding_feature(around)
         samples = around.open_split("test").take(range(min(16, len(around.open_split("test")))))
-        items = [samples.load(row) for row in range(len(samples))]
-        batch = feature.views.collate([feature.views.prepare(item) for item in items])
+        batch = next(batches(samples, [feature.views], [range(len(samples))], seed=self.settings.seed, num_workers=0))
         for _ in range(2):
             start = time.perf_counter()
-            if feature.objective is None:
-                made = feature.engine.embed(batch, feature.views)
-            else:
-                extracted = feature.engine.extract(batch, feature.views, {"loss": feature.objective.loss})
-                made = next(iter(extracted.gradients["loss"].values()))
-            float(made.sum())  # waits for the device
-        return len(items) / (time.perf_counter() - start)
+            made = compute(batch, [feature])[feature.name]
+            float(next(iter(made.values())).sum())  # waits for the device
+        return len(samples) / (time.perf_counter() - start)
 
     def queries_per_second(self, features: Variation, names: Sequence[str]) -> float:
         """Speed of kNN over the test rows, features reduced and in memory, warmed up."""

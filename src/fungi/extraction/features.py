@@ -1,10 +1,7 @@
 """From a stage's settings to the features it extracts: layers, projections, objectives, the engine."""
 
-import dataclasses
 from collections.abc import Sequence
 from contextlib import suppress
-
-import torch
 
 from fungi.cli.options import parse_options
 from fungi.errors import FungiError
@@ -12,13 +9,12 @@ from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings
 from fungi.extraction.pipeline import Feature
 from fungi.extraction.support import with_support
 from fungi.extraction.surroundings import Surroundings
+from fungi.gradients import assembly, core
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import (
     ProjectionMatrix,
     draw_projection,
     load_projection,
-    product_dtype,
     save_projection,
 )
 from fungi.gradients.targets import Target, find_target, split_spec, unique_names
@@ -28,19 +24,19 @@ from fungi.runtime.device import choose_dtype
 from fungi.runtime.log import logger
 from fungi.runtime.stopwatch import Stopwatch
 from fungi.store.birth import LayerBirth
-from fungi.store.layout import EMBEDDINGS
 from fungi.views.kinds import NoViewsError
 
 
-def embedding_feature(around: Surroundings, dtype: str = "float32") -> Feature:
-    """The embeddings as a feature to extract; in float32 for evaluation (spec vision 7.1)."""
+def embedding_feature(around: Surroundings, dtype: str = "float32", shared: GradientEngine | None = None) -> Feature:
+    """The embeddings as a feature to extract; shared: the engine of the gradients beside which they are wanted."""
     engine = GradientEngine(
         around.backbone.model,
         device=around.device,
         dtype=choose_dtype(dtype, around.device),
-        views_per_forward=around.views_per_forward,
+        views_per_forward=around.settings.views_per_forward,
     )
-    return Feature(EMBEDDINGS, around.backbone.input.views("plain"), engine)
+    made = core.embedding_feature(engine, shared, around.backbone.input.views("plain"))
+    return Feature(made.name, made.views, made.engine)
 
 
 def gradient_features(settings: GradientSettings, around: Surroundings) -> list[Feature]:
@@ -53,10 +49,10 @@ def gradient_features(settings: GradientSettings, around: Surroundings) -> list[
     logger.info(f"gradients of {', '.join(target.spec for target in targets)}; path: {engine.encoder.path}")
     births = _layer_births(targets, matrices)
     features = [
-        Feature(objective.name, objective.views, _engine_of(objective, engine), objective, births)
+        Feature(objective.name, objective.views, _engine_of(objective, engine), objective.loss, objective, births)
         for objective in bound_objectives(settings, around, engine)
     ]
-    return [_shared_embedding_feature(around, engine), *features] if settings.with_embeddings else features
+    return [embedding_feature(around, shared=engine), *features] if settings.with_embeddings else features
 
 
 def _require_views(settings: GradientSettings, around: Surroundings) -> None:
@@ -120,19 +116,17 @@ def build_engine(
     matrices: dict[str, ProjectionMatrix],
     stopwatch: Stopwatch | None = None,
 ) -> GradientEngine:
-    """The engine for these targets; projections are kept in the compute dtype where that is wide enough."""
-    dtype = product_dtype(around.dtype)
-    projectors = {name: make_projector(matrix, around.device, dtype) for name, matrix in matrices.items()}
-    profile = choose_profile(settings.profile)
-    return GradientEngine(
+    """The engine for these targets, with the quirks of the profile."""
+    profile, spec = choose_profile(settings.profile), around.backbone.spec
+    return assembly.build_engine(
         around.backbone.model,
         targets,
-        projectors,
+        matrices,
         device=around.device,
         dtype=around.dtype,
-        views_per_forward=around.views_per_forward,
-        attention_input=profile.attention_input and around.backbone.spec.attention_input,
-        first_token_gradient=profile.first_token_gradient and around.backbone.spec.first_token_gradient,
+        views_per_forward=settings.views_per_forward,
+        attention_input=profile.attention_input and spec.attention_input,
+        first_token_gradient=profile.first_token_gradient and spec.first_token_gradient,
         short_cut=settings.short_cut,
         stopwatch=stopwatch,
     )
@@ -156,12 +150,6 @@ def bound_objectives(settings: GradientSettings, around: Surroundings, engine: G
 
 def _engine_of(objective: BoundObjective, engine: GradientEngine) -> GradientEngine:
     return engine.for_tokens() if objective.objective.tokens else engine
-
-
-def _shared_embedding_feature(around: Surroundings, engine: GradientEngine) -> Feature:
-    """Embeddings beside gradients: from the same forward where that is in float32, else from one of their own."""
-    feature = embedding_feature(around)
-    return dataclasses.replace(feature, engine=engine) if engine.dtype == torch.float32 else feature
 
 
 def _layer_births(targets: Sequence[Target], matrices: dict[str, ProjectionMatrix]) -> dict[str, LayerBirth]:

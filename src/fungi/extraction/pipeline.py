@@ -7,17 +7,16 @@ perhaps the embeddings with them.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.extraction.stage import StageSettings
 from fungi.extraction.surroundings import Surroundings
-from fungi.gradients.engine import GradientEngine
+from fungi.gradients import core
 from fungi.objectives.binding import BoundObjective
 from fungi.runtime.log import logger, progress
 from fungi.runtime.stopwatch import Stopwatch
@@ -26,20 +25,16 @@ from fungi.settings import as_json
 from fungi.store.assembly import State, assemble, made_by, state_of
 from fungi.store.birth import Birth, LayerBirth
 from fungi.store.blocks import BlockFolder, Manifest, Span
-from fungi.store.layout import EMBEDDINGS
 from fungi.store.maker import Maker, difference, distinct, require_one, this_maker
 from fungi.store.shard import Shard
 from fungi.views.base import Remarking, ViewGenerator
-from fungi.views.loading import Batch, batches
+from fungi.views.loading import Batch, batches, row_batches
 
 
 @dataclass(frozen=True)
-class Feature:
+class Feature(core.Feature):
     """One file to make: the embeddings (`objective` is None) or the gradients of one objective."""
 
-    name: str
-    views: ViewGenerator
-    engine: GradientEngine
     objective: BoundObjective | None = None
     layers: dict[str, LayerBirth] = field(default_factory=dict)
 
@@ -134,7 +129,7 @@ def _compute(
     loaded = batches(
         samples,
         [work.feature.views for work in works],
-        [rows for span in spans for rows in _row_batches(span, around.settings.batch_size)],
+        [rows for span in spans for rows in row_batches(span.start, span.stop, around.settings.batch_size)],
         seed=around.settings.seed,
         num_workers=around.num_workers,
         pin_memory=around.device.type == "cuda",
@@ -143,69 +138,36 @@ def _compute(
     rate = RowRate(split)
     for span in spans:
         wanted = [work for work in works if span.index in work.missing]
-        parts = [
-            _extract_batch(next(bar), [work.feature for work in wanted], samples, rows)
-            for rows in _row_batches(span, around.settings.batch_size)
-        ]
+        block = _extract_block(bar, [work.feature for work in wanted], samples, span, around.settings.batch_size)
         with stopwatch("writing"):
             for work in wanted:
-                work.blocks.write(span, _joined(parts, work.feature, samples, span))
+                work.blocks.write(span, block[work.feature.name])
         rate.add(len(span))
 
 
-def _row_batches(span: Span, batch_size: int) -> list[range]:
-    return [range(start, min(start + batch_size, span.stop)) for start in range(span.start, span.stop, batch_size)]
-
-
-def _extract_batch(
-    batch: Batch, features: Sequence[Feature], samples: Samples, rows: range
+def _extract_block(
+    loaded: Iterator[Batch], wanted: Sequence[Feature], samples: Samples, span: Span, batch_size: int
 ) -> dict[str, dict[str, np.ndarray]]:
-    """All wanted features of one batch; features that see the same views through the same engine share the forward."""
-    made: dict[str, dict[str, np.ndarray]] = {}
-    for sharing in _sharing_forwards(features):
-        first = sharing[0]
-        objectives = [feature.objective for feature in sharing if feature.objective]
-        prepared = batch[first.views.identity]
-        if objectives:
-            losses = {objective.name: objective.loss for objective in objectives}
-            extracted = first.engine.extract(prepared, first.views, losses)
-            embeddings, gradients = extracted.embeddings, extracted.gradients
-        else:
-            embeddings, gradients = first.engine.embed(prepared, first.views), {}
-        for feature in sharing:
-            tensors = gradients[feature.name] if feature.objective else {EMBEDDINGS: embeddings[:, 0]}
-            made[feature.name] = {name: _checked(tensor, feature, samples, rows) for name, tensor in tensors.items()}
+    """All wanted features of a block. They stay on the device, and are checked and copied once."""
+    check, parts = core.FiniteCheck(), []
+    for _ in row_batches(span.start, span.stop, batch_size):
+        parts.append(core.compute(next(loaded), wanted))
+        check.look(parts[-1])
+    for name, rows in check.bad_rows().items():
+        _refuse(next(one for one in wanted if one.name == name), [samples.ids[span.start + row] for row in rows])
+    made = {
+        name: {key: torch.cat([part[name][key] for part in parts]).float().cpu().numpy() for key in arrays}
+        for name, arrays in parts[0].items()
+    }
+    for feature in wanted:
+        if feature.objective is None:
+            made[feature.name]["targets"] = samples.targets[span.start : span.stop]
     return made
 
 
-def _sharing_forwards(features: Sequence[Feature]) -> Iterator[list[Feature]]:
-    groups: dict[Any, list[Feature]] = {}
-    for feature in features:
-        groups.setdefault((feature.views.identity, id(feature.engine)), []).append(feature)
-    yield from groups.values()
-
-
-def _checked(tensor: Tensor, feature: Feature, samples: Samples, rows: range) -> np.ndarray:
-    """The tensor as an array; FungiError that names the samples whose values are not finite."""
-    finite = torch.isfinite(tensor).all(dim=1)
-    if not bool(finite.all()):
-        bad = [samples.ids[rows[i]] for i in torch.nonzero(~finite).flatten().tolist()]
-        half = (
-            " Half precision may have overflowed: try --dtype float32." if feature.engine.dtype == torch.float16 else ""
-        )
-        raise FungiError(f"{feature.name} is not finite for {', '.join(bad[:4])} ({len(bad)} in this batch).{half}")
-    return tensor.float().cpu().numpy()
-
-
-def _joined(
-    parts: Sequence[dict[str, dict[str, np.ndarray]]], feature: Feature, samples: Samples, span: Span
-) -> dict[str, np.ndarray]:
-    """A block's arrays from those of its batches; embeddings carry the labels."""
-    names = parts[0][feature.name]
-    arrays = {name: np.concatenate([part[feature.name][name] for part in parts]) for name in names}
-    if feature.objective is None:
-        arrays["targets"] = samples.targets[span.start : span.stop]
-    return arrays
+def _refuse(feature: Feature, bad: Sequence[str]) -> NoReturn:
+    half = " Half precision may have overflowed: try --dtype float32." if feature.engine.dtype == torch.float16 else ""
+    raise FungiError(f"{feature.name} is not finite for {', '.join(bad[:4])} ({len(bad)} in this block).{half}")
 
 
 def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:

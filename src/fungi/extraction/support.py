@@ -2,21 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from functools import partial
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
 
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.extraction.surroundings import Surroundings
+from fungi.gradients.core import embed_samples
 from fungi.gradients.engine import GradientEngine
 from fungi.objectives.binding import BoundObjective
 from fungi.runtime.files import written_once
-from fungi.runtime.log import logger, progress
-from fungi.views.loading import batches
+from fungi.runtime.log import logger
 
 
 def with_support(bound: BoundObjective, around: Surroundings, engine: GradientEngine) -> BoundObjective:
@@ -29,27 +27,22 @@ def with_support(bound: BoundObjective, around: Surroundings, engine: GradientEn
     )
     if not path.exists():
         logger.info(f"{bound.name}: preparing supporting data from the training split")
-        made = bound.objective.support(train, _embedder(bound, around, engine), bound.heads, around.settings.seed)
+        embed = partial(
+            embed_samples,
+            engine,
+            views=bound.support_views,
+            seed=around.settings.seed,
+            batch_size=around.settings.batch_size,
+            num_workers=around.num_workers,
+            label=bound.name,
+        )
+        made = bound.objective.support(train, embed, bound.heads, around.settings.seed)
         with written_once(path) as temporary:
             temporary.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in made.items()}))
     try:
         return bound.with_support(load_file(path, device=str(around.device)))
     except SafetensorError as error:
         raise FungiError(f"{path} is damaged ({error}). Delete it and run the stage again.") from None
-
-
-def _embedder(bound: BoundObjective, around: Surroundings, engine: GradientEngine) -> Callable[[Samples], Tensor]:
-    def embed(samples: Samples) -> Tensor:
-        size = around.settings.batch_size
-        rows = [range(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
-        views = bound.support_views
-        loaded = batches(samples, [views], rows, seed=around.settings.seed, num_workers=around.num_workers)
-        parts = [
-            engine.embed(batch[views.identity], views) for batch in progress(loaded, total=len(rows), label=bound.name)
-        ]
-        return torch.cat(parts)
-
-    return embed
 
 
 def _key(bound: BoundObjective, around: Surroundings, train: Samples) -> str:

@@ -13,7 +13,6 @@ from fungi.backbones.loading import Backbone, load_backbone
 from fungi.data.base import DatasetSpec, Samples, resolve_dataset
 from fungi.errors import FungiError
 from fungi.extraction.stage import StageSettings
-from fungi.gradients.assembly import VIEWS_PER_FORWARD
 from fungi.profiles import choose_profile
 from fungi.runtime.device import choose_device, choose_dtype
 from fungi.runtime.log import logger
@@ -53,11 +52,6 @@ class Surroundings:
     def splits(self) -> tuple[str, ...]:
         """Splits to extract."""
         return self.settings.split or self.dataset.splits
-
-    @property
-    def views_per_forward(self) -> int:
-        """Views that are encoded at once."""
-        return self.settings.views_per_forward or VIEWS_PER_FORWARD.get(self.device.type, 64)
 
     @property
     def num_workers(self) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -12,11 +13,8 @@ from fungi.gradients.capture import Capture
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.freezing import frozen
 from fungi.gradients.khatri_rao import make_projector
-from fungi.gradients.projection import ProjectionMatrix, Projector, draw_projection, from_entries, product_dtype
+from fungi.gradients.projection import ProjectionMatrix, draw_projection, from_entries, product_dtype
 from fungi.gradients.targets import Target, find_targets
-
-VIEWS_PER_FORWARD = {"cpu": 64, "cuda": 1024}
-"""Views that are encoded at once where nobody says otherwise."""
 
 Projection = Shaped[Tensor, "p g"] | ProjectionMatrix
 GivenProjection = Projection | Mapping[str, Projection] | None
@@ -45,20 +43,36 @@ def assemble_engine(
     targets = find_targets(model, tuple(layers), bias=settings.bias)
     if not targets:
         raise FungiError("no target layer is given. Name one, as in blocks.11.attn.proj.")
-    drawn: dict[tuple[int, tuple[int, int]], Projector] = {}
-    return GradientEngine(
-        model,
-        targets,
-        {target.name: _projector(target, width_of(model, embedding_dim), settings, drawn) for target in targets},
-        device=settings.device,
-        dtype=settings.dtype,
-        views_per_forward=settings.views_per_forward or VIEWS_PER_FORWARD.get(settings.device.type, 64),
-    )
+    width = width_of(model, embedding_dim)
+    drawn: dict[tuple[int, tuple[int, int]], ProjectionMatrix] = {}
+    matrices = {target.name: _matrix(target, width, settings, drawn) for target in targets}
+    views = settings.views_per_forward
+    return build_engine(model, targets, matrices, device=settings.device, dtype=settings.dtype, views_per_forward=views)
 
 
-def _projector(
-    target: Target, projection_dim: int, settings: EngineSettings, drawn: dict[tuple[int, tuple[int, int]], Projector]
-) -> Projector:
+def build_engine(
+    model: nn.Module,
+    targets: Sequence[Target],
+    matrices: Mapping[str, ProjectionMatrix],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    **options: Any,
+) -> GradientEngine:
+    """The engine for these targets, with their projections on the device, in the dtype of the products; targets that
+    have one matrix share it. options: further arguments of `GradientEngine`."""
+    ready = {id(matrix): matrix for matrix in matrices.values()}
+    projectors = {key: make_projector(matrix, device, product_dtype(dtype)) for key, matrix in ready.items()}
+    by_name = {name: projectors[id(matrix)] for name, matrix in matrices.items()}
+    return GradientEngine(model, targets, by_name, device=device, dtype=dtype, **options)
+
+
+def _matrix(
+    target: Target,
+    projection_dim: int,
+    settings: EngineSettings,
+    drawn: dict[tuple[int, tuple[int, int]], ProjectionMatrix],
+) -> ProjectionMatrix:
     """The given projection of a target, or the usual one; layers of one size share a matrix, as in the stages."""
     given = settings.projection
     if isinstance(given, Mapping):
@@ -69,8 +83,7 @@ def _projector(
     if key not in drawn:
         if given is None:
             given = draw_projection(projection_dim, target.gradient_dim, seed=settings.seed)
-        matrix = given if isinstance(given, ProjectionMatrix) else _signs(given)
-        drawn[key] = make_projector(matrix, settings.device, product_dtype(settings.dtype))
+        drawn[key] = given if isinstance(given, ProjectionMatrix) else _signs(given)
     return drawn[key]
 
 

@@ -18,12 +18,13 @@ from torch.nn.functional import normalize
 from fungi.backbones.encoders import Encoded
 from fungi.errors import FungiError
 from fungi.gradients.assembly import EngineSettings, GivenProjection, assemble_engine, embedding_dim_of
+from fungi.gradients.core import Feature, compute
 from fungi.gradients.engine import GradientEngine
 from fungi.objectives.base import random_linear
 from fungi.views.base import ViewGenerator
 from fungi.views.image import ImageInput
-from fungi.views.loading import content_id, prepare
-from fungi.views.transforms import Transform, TransformedViews, of_batch, views_of
+from fungi.views.loading import batch_of
+from fungi.views.transforms import Transform, TransformedViews, views_of
 
 
 class BaseGradientExtractor(ABC):
@@ -153,10 +154,9 @@ class BaseGradientExtractor(ABC):
 
     def forward(self, images: Sequence[Image.Image]) -> Float[Tensor, "b p"]:
         """Projected gradients of a list of images, not normalised; of several layers side by side."""
-        prepared = [prepare(self.views, image, self.seed, content_id(image, [self.views])) for image in images]
-        batch = self.views.collate(prepared)
-        extracted = self.engine.extract(batch, of_batch(self.views, batch), {"loss": self.loss})
-        return torch.cat(list(extracted.gradients["loss"].values()), dim=1)
+        batch = batch_of(images, [self.views], seed=self.seed)
+        gradients = compute(batch, [Feature("gradient", self.views, self.engine, self.loss)])["gradient"]
+        return torch.cat(list(gradients.values()), dim=1)
 
     __call__ = forward
 

@@ -33,6 +33,8 @@ Loss = Callable[[Encoded], Float[Tensor, " b"]]
 FLOAT16_SIGNAL = 2.0**6
 """In float16 the largest derivative that enters the backward pass is brought to about this, sample by sample, and the
 gradient is divided again: KL derivatives are below the smallest float16 number, others above the largest."""
+VIEWS_PER_FORWARD = {"cpu": 64, "cuda": 1024}
+"""Views that are encoded at once where nobody says otherwise."""
 ROWS_AT_ONCE = 128
 """Gradients that are formed and projected together, at least: a batch of samples is never divided, but samples with a
 gradient for each of their positions are."""
@@ -56,8 +58,9 @@ class GradientEngine:
 
     model: on `device`; it is left as it was found (hooks, mode, `requires_grad`); targets: its gradient sources;
     projectors: by target name (targets without one keep the raw gradient, flattened); views_per_forward: how many views
-    are encoded at once; attention_input, first_token_gradient: see `Profile`; short_cut: use the pooled-token path
-    where the model allows it; positions: whether a sample has one gradient, or one for each position of the layer.
+    are encoded at once, 0 picks `VIEWS_PER_FORWARD`; attention_input, first_token_gradient: see `Profile`; short_cut:
+    use the pooled-token path where the model allows it; positions: whether a sample has one gradient, or one for each
+    position of the layer.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class GradientEngine:
         *,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        views_per_forward: int = 64,
+        views_per_forward: int = 0,
         attention_input: bool = False,
         first_token_gradient: bool = False,
         short_cut: bool = True,
@@ -76,7 +79,8 @@ class GradientEngine:
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self.model, self.targets, self.projectors = model, tuple(targets), dict(projectors or {})
-        self.device, self.dtype, self.views_per_forward = device, dtype, views_per_forward
+        self.device, self.dtype = device, dtype
+        self.views_per_forward = views_per_forward or VIEWS_PER_FORWARD.get(device.type, 64)
         self.positions = positions or SumOfPositions()
         self.stopwatch = stopwatch or Stopwatch(device)
         self._attention_input, self._first_token_gradient = attention_input, first_token_gradient

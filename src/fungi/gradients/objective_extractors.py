@@ -7,7 +7,6 @@ from dataclasses import replace
 from math import isqrt
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from fungi.backbones.encoders import Encoded
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.gradients.base_extractor import BaseGradientExtractor
+from fungi.gradients.core import embed_samples
 from fungi.objectives.base import Objective, Support
 from fungi.objectives.binding import bind
 from fungi.objectives.deepcluster import DeepCluster
@@ -23,10 +23,8 @@ from fungi.objectives.dino import DINO
 from fungi.objectives.ibot import IBOT
 from fungi.objectives.kl import KL
 from fungi.objectives.simclr import SimCLR
-from fungi.runtime.log import progress
 from fungi.views.image_sets import as_samples, joined, rgb
-from fungi.views.loading import batches
-from fungi.views.transforms import Transform, ViewTransform, of_batch
+from fungi.views.transforms import Transform, ViewTransform
 
 _BASE = frozenset(inspect.signature(BaseGradientExtractor).parameters) - {"settings"}
 
@@ -96,16 +94,9 @@ class ObjectiveExtractor(BaseGradientExtractor):
         self.support = {name: tensor.to(self.device) for name, tensor in given.items()}
 
     def _embed(self, samples: Samples) -> Float[Tensor, "n v d"]:
-        size = self.setup_batch_size
-        rows = [range(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
         views = self.views if self.views is not self.bound.views else self.bound.support_views
-        loaded = batches(samples, [views], rows, seed=self.seed, num_workers=0, by_content=True)
-        return torch.cat(
-            [
-                self.engine.embed(batch[views.identity], of_batch(views, batch[views.identity]))
-                for batch in progress(loaded, total=len(rows), label=self.objective.name)
-            ]
-        )
+        options = {"seed": self.seed, "batch_size": self.setup_batch_size, "label": self.objective.name}
+        return embed_samples(self.engine, samples, views, by_content=True, **options)
 
     def _supported(self) -> Support:
         if self.objective.needs_support and not self.support:

@@ -14,8 +14,8 @@ from torch.nn.functional import cosine_similarity
 
 from fungi.errors import FungiError
 from fungi.gradients.base_extractor import BaseGradientExtractor
-from fungi.views.loading import content_id, prepare
-from fungi.views.transforms import of_batch
+from fungi.gradients.core import Feature, compute
+from fungi.views.loading import batch_of
 
 ALIKE = 1 - 1e-4
 """Cosine of two gradients that are equal up to rounding in float32 (about 1e-7; 1e-6 with TF32 products)."""
@@ -41,7 +41,6 @@ def _gradients(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) 
     """Raw gradients in float32, whatever the extractor computes in."""
     engine = copy(extractor.engine)
     engine.projectors, engine.dtype, engine.views_per_forward = {}, torch.float32, 2**20
-    views = extractor.views
-    batch = views.collate([prepare(views, image, extractor.seed, content_id(image, [views])) for image in images])
-    extracted = engine.extract(batch, of_batch(views, batch), {"loss": extractor.loss})
-    return torch.cat([gradient.flatten(1) for gradient in extracted.gradients["loss"].values()], dim=1)
+    batch = batch_of(images, [extractor.views], seed=extractor.seed)
+    gradients = compute(batch, [Feature("gradient", extractor.views, engine, extractor.loss)])["gradient"]
+    return torch.cat(list(gradients.values()), dim=1)

@@ -7,4 +7,6 @@ from typing import Any
 
 from fungi.registry import Registry
 
+EMBEDDINGS = "embeddings"
+"""Name of the feature that is made without an objective, and of its array."""
 OBJECTIVES: Registry[Any] = Registry("objective", "fungi.objectives", lazy=True, common=("base", "binding"))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-EMBEDDINGS = "embeddings"
+from fungi.objectives import EMBEDDINGS as EMBEDDINGS
 
 
 @dataclass(frozen=True)

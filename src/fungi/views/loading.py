@@ -74,6 +74,22 @@ def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str, epoc
         return generator.prepare(item)
 
 
+def batch_of(images: Sequence[Image.Image], generators: Sequence[ViewGenerator], *, seed: int) -> Batch:
+    """Images that are at hand as one batch; what is random in their views is seeded by content."""
+    names = [content_id(image, generators) for image in images]
+    return {
+        views.identity: views.collate(
+            [prepare(views, image, seed, name) for image, name in zip(images, names, strict=True)]
+        )
+        for views in generators
+    }
+
+
+def row_batches(start: int, stop: int, size: int) -> list[range]:
+    """Rows `start` to `stop` in batches of at most `size`."""
+    return [range(first, min(first + size, stop)) for first in range(start, stop, size)]
+
+
 def batches(
     samples: Samples,
     generators: Sequence[ViewGenerator],

@@ -1,0 +1,69 @@
+"""Laws of the one way from a batch to features."""
+
+import torch
+
+from fungi.gradients import engine as engines
+from fungi.gradients.core import EMBEDDINGS, Feature, FiniteCheck, compute, embedding_feature
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.targets import find_targets
+from tests.engine.golden import Given
+from tests.engine.models import build, contrast
+
+CPU = torch.device("cpu")
+
+
+def features() -> tuple[GradientEngine, list[Feature], dict[str, torch.Tensor]]:
+    model, layers = build("attention projection, last block")
+    engine = GradientEngine(model, find_targets(model, layers), device=CPU)
+    one, three = Given(1), Given(3)
+    wanted = [
+        Feature("first", one, engine, contrast),
+        Feature("second", three, engine, contrast),
+        Feature("third", one, engine, lambda encoded: contrast(encoded) ** 2),
+        embedding_feature(GradientEngine(model, device=CPU), engine, one),
+    ]
+    generator = torch.Generator().manual_seed(0)
+    batch = {views.identity: torch.randn(4, views.n_views, 3, 16, 16, generator=generator) for views in (one, three)}
+    return engine, wanted, batch
+
+
+def test_features_are_the_same_alone_and_together_and_in_the_asked_order() -> None:
+    _, wanted, batch = features()
+    together = compute(batch, wanted)
+    assert list(together) == ["first", "second", "third", EMBEDDINGS]
+    for feature in wanted:
+        alone = compute(batch, [feature])[feature.name]
+        assert alone.keys() == together[feature.name].keys()
+        assert all(torch.equal(alone[name], together[feature.name][name]) for name in alone)
+
+
+def test_features_of_the_same_views_share_one_forward(monkeypatch) -> None:
+    engine, wanted, batch = features()
+    encoded: list[int] = []
+    monkeypatch.setattr(engine, "encoder", lambda views, one=engine.encoder: encoded.append(len(views)) or one(views))
+    compute(batch, wanted)
+    assert sorted(encoded) == [4, 12]
+
+
+def test_embeddings_are_float32_whatever_the_gradients_are() -> None:
+    model, layers = build("attention projection, last block")
+    half = GradientEngine(model, find_targets(model, layers), device=CPU, dtype=torch.bfloat16)
+    own = GradientEngine(model, device=CPU)
+    assert embedding_feature(own, half, Given(1)).engine is own
+    assert embedding_feature(own, None, Given(1)).engine is own
+
+
+def test_rows_that_are_not_finite_are_counted_from_the_first_batch() -> None:
+    check = FiniteCheck()
+    assert check.bad_rows() == {}
+    rows = torch.zeros(3, 2)
+    broken = torch.tensor([[0.0, 0.0], [0.0, torch.inf], [torch.nan, 0.0]])
+    check.look({"good": {"a": rows}, "bad": {"a": rows, "b": rows}})
+    check.look({"good": {"a": rows}, "bad": {"a": rows, "b": broken}})
+    assert check.bad_rows() == {"bad": [4, 5]}
+
+
+def test_views_per_forward_are_chosen_by_device_where_nobody_does() -> None:
+    model, _ = build("attention projection, last block")
+    assert GradientEngine(model, device=CPU).views_per_forward == engines.VIEWS_PER_FORWARD["cpu"]
+    assert GradientEngine(model, device=CPU, views_per_forward=3).views_per_forward == 3
