@@ -100,6 +100,7 @@ _TABLE = (
         "extraction",
     ),
     Command("merge", "fungi.extraction.merge", "assemble the blocks of all shards into feature files", stage="merge"),
+    Command("clean", "fungi.extraction.clean", "remove what killed processes left and is nobody's"),
     Command("knn", "fungi.scoring.knn_concat", "kNN over every combination of features", "knn_concat.py", "evaluation"),
     Command(
         "linear",

@@ -1,18 +1,24 @@
 """Results are saved after each combination; a rerun goes on; several runs are averaged."""
 
 import json
+import multiprocessing
+import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from fungi.errors import FungiError
 from fungi.report.cells import read_results
 from fungi.report.gain_table import gain_table
+from fungi.report.result_file import ResultFile, Run
 from fungi.scoring import knn_concat
 from fungi.scoring.feature_settings import result_path
 from fungi.scoring.knn_concat import KnnScorer, KnnSettings
+from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation import feature_folder
 from tests.evaluation.feature_folder import make_folder
 
@@ -195,3 +201,66 @@ def test_results_of_relative_and_absolute_roots_go_to_their_common_folder(tmp_pa
     assert result_of(tmp_path).exists()
     with pytest.raises(FungiError, match=r"no folder in common"):
         result_path(settings_for(Path("/scratch/a"), Path("/home/b")), "knn")
+
+
+def _opened(path, **options) -> ResultFile:
+    run = Run(label={}, features={"train": {"kl": {"file": str(path), "birth": {"seed": 1}}}})
+    return ResultFile(path, "knn", {"k": 5, **options}, [run])
+
+
+def test_two_evaluations_of_one_file_at_once_lose_nothing(tmp_path):
+    path = tmp_path / "result.json"
+    one, other = _opened(path), _opened(path)
+    for number, result in enumerate((one, other, one, other)):
+        result.add(result.runs[0], f"combination-{number}", {"accuracy": number / 4})
+    one.finish()
+    assert sorted(json.loads(path.read_text())["results"]) == [f"combination-{number}" for number in range(4)]
+    assert [found.name for found in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_two_evaluations_of_other_settings_to_one_file_at_once_lose_nothing(tmp_path):
+    path = tmp_path / "result.json"
+    one, other = _opened(path), _opened(path, k=7)
+    for result in (one, other):
+        result.add(result.runs[0], "kl", {"accuracy": 0.5})
+    assert json.loads(path.read_text())["settings"] == {"k": 7}
+    assert json.loads(path.with_suffix(".previous-1.json").read_text())["settings"] == {"k": 5}
+
+
+def test_processes_that_save_one_file_at_once_lose_nothing(tmp_path):
+    path = tmp_path / "result.json"
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_evaluate_some, args=(path, name)) for name in "abc"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert len(json.loads(path.read_text())["results"]) == 30
+    assert [found.name for found in tmp_path.iterdir()] == ["result.json"]
+
+
+def _evaluate_some(path: Path, name: str) -> None:
+    result = _opened(path)
+    for number in range(10):
+        result.add(result.runs[0], f"{name}{number}", {"accuracy": 0.5})
+
+
+@pytest.mark.parametrize("born", [True, False])
+def test_moved_features_are_the_same_features(born, tmp_path, monkeypatch):
+    make_folder(tmp_path / "here")
+    if not born:
+        for path in (tmp_path / "here").rglob("*.h5"):
+            with h5py.File(path, "r+") as file:
+                for holder in (file, *file.values()):
+                    for name in list(holder.attrs):
+                        del holder.attrs[name]
+    warning = nullcontext() if born else pytest.warns(UnknownOriginWarning)
+    with warning:
+        first = knn_concat.run(settings_for(tmp_path / "here"))
+        shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(KnnScorer, "__init__", lambda *_: pytest.fail("scored again"))
+        again = knn_concat.run(settings_for(Path("there")))
+    assert again["results"] == first["results"]
+    assert not list(tmp_path.rglob("*.previous-*"))

@@ -22,7 +22,7 @@ from fungi.runtime.log import logger, progress
 from fungi.runtime.stopwatch import Stopwatch
 from fungi.runtime.tracking import RowRate
 from fungi.settings import as_json
-from fungi.store.assembly import State, assemble, made_by, state_of
+from fungi.store.assembly import State, assemble, is_made, made_by, state_of
 from fungi.store.birth import Birth, LayerBirth
 from fungi.store.blocks import BlockFolder, Manifest, Span
 from fungi.store.maker import Maker, difference, distinct, require_one, this_maker
@@ -184,7 +184,7 @@ def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:
 
 def _finish(work: Work, shard: Shard, settings: StageSettings) -> None:
     left = work.blocks.missing()
-    if left and _is_done(work.path, work.blocks.manifest, overwrite=True):
+    if left and is_made(work.path, work.blocks.manifest):
         work.blocks.remove()
         print(f"kept {work.path}: finished by another process in the meantime")
         return

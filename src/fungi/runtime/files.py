@@ -11,6 +11,8 @@ from typing import Any
 
 from fungi.runtime.owner import unfinished_name
 
+LOCK = ".lock"
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room: on the disk, in the quota, for a file of this size."""
 
@@ -66,13 +68,25 @@ def locked(path: Path) -> Iterator[None]:
     without locks is not waited for.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.lock")
+    beside = path.with_name(f".{path.name}{LOCK}")
     handle = _locked_file(beside)
     try:
         yield
     finally:
         beside.unlink(missing_ok=True)  # while it is ours: who waits for it finds it gone, and takes a new one
         os.close(handle)
+
+
+def is_free_lock(path: Path) -> bool:
+    """Whether a file is a lock of `locked` that nobody holds: left by a process that was killed."""
+    if not (path.name.startswith(".") and path.name.endswith(LOCK)):
+        return False
+    try:
+        with path.open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _locked_file(path: Path) -> int:

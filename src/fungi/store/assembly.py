@@ -61,6 +61,14 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def is_made(path: Path, manifest: Manifest) -> bool:
+    """Whether the file that the manifest describes is there; another file at its place, or a damaged one, is not it."""
+    try:
+        return state_of(path, manifest) is State.DONE
+    except FungiError:
+        return False
+
+
 def made_by(path: Path) -> list[Maker]:
     """What computed the rows of a feature file of this program."""
     birth, _ = _births(path)
@@ -78,7 +86,7 @@ def assemble(blocks: BlockFolder, path: Path, *, accept: bool = False) -> None:
     try:
         _write(blocks, path, accept=accept)
     except (FungiError, FileNotFoundError):
-        if path.exists() and state_of(path, blocks.manifest) is State.DONE:
+        if is_made(path, blocks.manifest):
             return
         raise
     blocks.remove()

@@ -24,8 +24,8 @@ from fungi.store.birth import Birth, LayerBirth
 from fungi.store.maker import Maker, this_maker
 
 MANIFEST = "manifest.json"
-ATTEMPTS = 5
-"""How often a block is written while others remove its folder."""
+ATTEMPTS = 20
+"""How often a file is written anew while others remove its folder."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,18 @@ class BlockFolder:
     def _begin(self) -> None:
         path = self.folder / MANIFEST
         if not path.exists():
-            with written_whole(path) as temporary:
-                temporary.write_text(self.manifest.to_json())
+            self._put(path, self.manifest.to_json().encode())
+
+    def _put(self, path: Path, content: bytes) -> None:
+        """Write a file of the folder, which another process may remove in any moment, with all the work done."""
+        for attempt in range(ATTEMPTS):
+            try:
+                with written_whole(path) as temporary:
+                    temporary.write_bytes(content)
+                return
+            except FileNotFoundError:
+                if attempt == ATTEMPTS - 1:
+                    raise
 
     @classmethod
     def open(cls, folder: Path) -> "BlockFolder":
@@ -123,15 +133,8 @@ class BlockFolder:
         content = save(
             {name: np.ascontiguousarray(values) for name, values in arrays.items()}, {"maker": this_maker().to_json()}
         )
-        for attempt in range(ATTEMPTS):
-            try:
-                self._begin()
-                with written_whole(self._path(span)) as temporary:
-                    temporary.write_bytes(content)
-                return
-            except FileNotFoundError:
-                if attempt == ATTEMPTS - 1:
-                    raise
+        self._begin()
+        self._put(self._path(span), content)
 
     def makers(self) -> dict[Span, Maker]:
         """What made each block that is there; FungiError for one that can't be read."""

@@ -1,0 +1,164 @@
+"""What kills leave is cleaned where it is nobody's; doubled work never ends in an error; files are the group's."""
+
+import multiprocessing
+import os
+import stat
+import threading
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from fungi.commands import COMMANDS
+from fungi.runtime.owner import unfinished_name
+from fungi.store.assembly import assemble, block_folders
+from fungi.store.blocks import MANIFEST
+from tests.store.blocks import VALUES, files_below, fill, planned
+
+FILE = "gradients/pictures/digits-vit/kl-train.h5"
+
+
+def dead_name(path: Path) -> Path:
+    """A name that a process which is gone was writing under."""
+
+    def write(queue) -> None:
+        queue.put(unfinished_name(path))
+
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=write, args=(queue,))
+    process.start()
+    found = queue.get()
+    process.join()
+    found.parent.mkdir(parents=True, exist_ok=True)
+    found.touch()
+    return found
+
+
+def clean(root: Path, *flags: str) -> None:
+    assert COMMANDS["clean"].main(["--root", str(root), *flags]) == 0
+
+
+def test_stages_clean_the_folders_they_write_to(tmp_path):
+    blocks, path = planned(tmp_path)
+    litter = [dead_name(blocks.folder / "000001.safetensors"), dead_name(path)]
+    half_removed = blocks.folder.with_name(".old.removed-0123456789ab")
+    half_removed.mkdir()
+    blocks, path = planned(tmp_path)
+    fill(blocks)
+    assemble(blocks, path)
+    assert not any(place.exists() for place in (*litter, half_removed))
+    assert files_below(tmp_path) == {FILE}
+
+
+def test_clean_removes_what_is_nobodys_and_says_so(tmp_path, capsys):
+    blocks, path = planned(tmp_path)
+    fill(blocks)
+    planned(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "blocks").rename(tmp_path / "blocks" / "other")
+    litter = {dead_name(tmp_path / "results" / "knn" / "x.json"), dead_name(tmp_path / "support" / "y.safetensors")}
+    lock = tmp_path / "results" / "knn" / ".x.json.lock"
+    lock.touch()
+    living = unfinished_name(path)
+    path.parent.mkdir(parents=True)
+    living.touch()
+    before = files_below(tmp_path)
+    capsys.readouterr()
+    clean(tmp_path, "--dry-run")
+    said = capsys.readouterr().out
+    assert files_below(tmp_path) == before
+    assert said.count("would remove") == 3
+    assert all(str(place) in said for place in (*litter, lock))
+    assert said.count("left alone") == 2  # blocks of files that are not finished
+    clean(tmp_path)
+    assert before - files_below(tmp_path) == {str(place.relative_to(tmp_path)) for place in (*litter, lock)}
+    assert capsys.readouterr().out.count("removed ") == 3
+
+
+def test_blocks_of_a_finished_file_are_nobodys(tmp_path, capsys):
+    blocks, path = planned(tmp_path)
+    fill(blocks)
+    assemble(blocks, path)
+    blocks, path = planned(tmp_path)  # as a kill between the file and the removal of its blocks leaves them
+    clean(tmp_path)
+    assert f"blocks of {FILE}, which is finished" in capsys.readouterr().out
+    assert files_below(tmp_path) == {FILE}
+
+
+def test_a_misspelt_root_is_said(tmp_path, capsys):
+    assert COMMANDS["clean"].main(["--root", str(tmp_path / "typo")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_kill_in_the_removal_leaves_nothing_that_looks_like_work(tmp_path, monkeypatch):
+    blocks, _ = planned(tmp_path)
+    fill(blocks)
+    monkeypatch.setattr("fungi.store.blocks.discard", lambda path: next(path.glob("*.safetensors")).unlink())
+    blocks.remove()
+    monkeypatch.undo()
+    assert block_folders(tmp_path) == []
+    planned(tmp_path)
+    assert files_below(tmp_path) == {f"blocks/{FILE[:-3]}/{blocks.folder.name}/{MANIFEST}"}
+
+
+def test_a_block_written_while_another_removes_its_folder_begins_it_anew(tmp_path):
+    slow, path = planned(tmp_path)
+    fast, _ = planned(tmp_path)
+    fill(fast)
+    assemble(fast, path)
+    span = slow.manifest.spans()[0]
+    slow.write(span, {"attn": VALUES[span.start : span.stop]})
+    assert len(slow.missing()) == 4
+    fill(slow)
+    assemble(slow, path)
+    assert files_below(tmp_path) == {FILE}
+
+
+def test_many_that_do_the_same_work_at_once_all_end_well(tmp_path):
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(8):
+                blocks, path = planned(tmp_path)
+                fill(blocks)
+                assemble(blocks, path)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    with h5py.File(tmp_path / FILE) as file:
+        np.testing.assert_array_equal(file["attn"][:], VALUES)
+    assert not [name for name in files_below(tmp_path) if ".partial-" in name]
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o027])
+def test_files_have_the_modes_that_the_user_asks_for(mask, tmp_path):
+    before = os.umask(mask)
+    try:
+        blocks, path = planned(tmp_path)
+        fill(blocks)
+        modes = {stat.S_IMODE(file.stat().st_mode) for file in blocks.folder.iterdir()}
+        assemble(blocks, path)
+    finally:
+        os.umask(before)
+    assert modes | {stat.S_IMODE(path.stat().st_mode)} == {0o666 & ~mask}
+
+
+def test_a_shared_folder_hands_its_group_down(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("giving a folder to another group needs root")
+    os.chown(tmp_path, -1, 12345)
+    tmp_path.chmod(0o2775)
+    blocks, path = planned(tmp_path)
+    fill(blocks)
+    assert {file.stat().st_gid for file in blocks.folder.iterdir()} == {12345}
+    assemble(blocks, path)
+    assert path.stat().st_gid == 12345
+    assert path.parent.stat().st_mode & stat.S_ISGID
