@@ -7,4 +7,18 @@ One package per step of the method; imports only point rightwards:
 Common ground for all of them: `axes` (the legend of axis letters), `errors`, `registry`, `settings`, `runtime`.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fungi.wrapper import FUNGIWrapper as FUNGIWrapper
+
 __version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`from fungi import FUNGIWrapper`, and torch is imported only then: commands start without it."""
+    if name == "FUNGIWrapper":
+        from fungi.wrapper import FUNGIWrapper
+
+        return FUNGIWrapper
+    raise AttributeError(f"module 'fungi' has no attribute {name!r}")

@@ -122,8 +122,8 @@ class DeepClusterConfig(ExtractorConfig):
 class IBOTConfig(ExtractorConfig):
     """iBOT (paper, figure 10); for timm's vision transformers with a class token.
 
-    patch_size: of the model, in pixels; mask_ratio: share of masked patches; class_loss: False for masked image
-    modelling alone; temperatures and latent_dim: as for DINO.
+    patch_size: of the model, in pixels (0: the model says it); mask_ratio: share of masked patches; class_loss: False
+    for masked image modelling alone; temperatures and latent_dim: as for DINO.
     """
 
     extractor = "IBOTGradientsExtractor"
@@ -131,6 +131,6 @@ class IBOTConfig(ExtractorConfig):
     teacher_temperature: float = 0.07
     student_temperature: float = 0.1
     latent_dim: int = 2048
-    patch_size: int = 16
+    patch_size: int = 0
     mask_ratio: float = 0.3
     class_loss: bool = True

@@ -10,6 +10,7 @@ The features come from the same engine as those of the command-line stages. See 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NoReturn
 
 import numpy as np
@@ -37,6 +38,7 @@ from fungi.library.arguments import (
     say_classifier,
     whole_number,
 )
+from fungi.library.cost import say_cost
 from fungi.library.independence import check_independence as check_extractor
 from fungi.library.input_transform import image_input_of
 from fungi.library.reduction import fit_reduction
@@ -121,6 +123,11 @@ class FUNGIWrapper:
         }
         self.extractors = [self._extractor(config) for config in self.extractor_configs]
 
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name} {size}" for name, size in self.parts.items())
+        layers = ", ".join(self.layers)
+        return f"FUNGIWrapper({type(self.model).__name__} at {layers} on {self.device}: {parts})"
+
     def setup(self, dataset: Any, *, check_independence: bool = False) -> None:
         """Prepare the supporting data of the objectives (negatives, prototypes); call it before extracting.
 
@@ -169,8 +176,12 @@ class FUNGIWrapper:
             pin_memory=self.device.type == "cuda",
             by_content=True,
         )
-        for prepared in progress(loaded, total=len(rows), label="features"):
-            yield self._features(prepared).cpu()
+        started = perf_counter()
+        for number, prepared in enumerate(progress(loaded, total=len(rows), label="features")):
+            features = self._features(prepared).cpu()
+            if number == 0:
+                say_cost(len(samples), features, perf_counter() - started)
+            yield features
 
     def fit_pca(self, data: Any, dim: Any, *, batch_size: Any = 64, num_workers: Any = 0) -> None:
         """Fit a PCA (centred, not whitened); from then on features are reduced to `dim`.

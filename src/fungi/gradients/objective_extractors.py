@@ -29,6 +29,16 @@ from fungi.views.transforms import Transform, ViewTransform
 _BASE = frozenset(inspect.signature(BaseGradientExtractor).parameters) - {"settings"}
 
 
+def patch_size_of(model: nn.Module) -> int:
+    """Side of a transformer's patches in pixels, from the model; FungiError where it does not say."""
+    for owner in (getattr(model, "patch_embed", None), getattr(model, "config", None), model):
+        size = getattr(owner, "patch_size", None)
+        size = size[0] if isinstance(size, tuple | list) else size
+        if isinstance(size, int):
+            return size
+    raise FungiError(f"a {type(model).__name__} does not say how large its patches are. Give patch_size, as in 16.")
+
+
 class ObjectiveExtractor(BaseGradientExtractor):
     """An objective of `fungi.objectives` as an extractor.
 
@@ -42,6 +52,8 @@ class ObjectiveExtractor(BaseGradientExtractor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name) for name in list(kwargs) if name not in _BASE}
         super().__init__(*args, **kwargs)
+        if options.get("patch_size") == 0:
+            options["patch_size"] = patch_size_of(self.model)
         bound = bind(
             self.objective_type.name,
             embedding_dim=self.embeddings_dim,

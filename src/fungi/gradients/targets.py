@@ -1,7 +1,7 @@
 """Gradient sources: which layer, which part of it, with or without its bias, under which name in the file."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import prod
 from typing import Any
@@ -104,8 +104,20 @@ def _check_unshared(model: nn.Module, path: str, module: Any) -> None:
 
 
 def find_targets(model: nn.Module, texts: tuple[str, ...], *, bias: bool = True) -> tuple[Target, ...]:
-    """All gradient sources of a run; FungiError where two would have one name."""
-    return unique_names([find_target(model, text, bias=bias) for text in texts])
+    """All gradient sources of a run; FungiError where two were given one name.
+
+    Layers that nobody named and that the convention would call alike (`attn_proj` of two blocks) are called by their
+    paths.
+    """
+    found = [find_target(model, text, bias=bias) for text in texts]
+    names = [target.name for target in found]
+    told_apart = [
+        replace(target, name=re.sub(r"\W+", "_", target.spec).strip("_"))
+        if names.count(target.name) > 1 and ":" not in text
+        else target
+        for target, text in zip(found, texts, strict=True)
+    ]
+    return unique_names(told_apart)
 
 
 def unique_names(targets: list[Target]) -> tuple[Target, ...]:

@@ -1,0 +1,72 @@
+"""What a user of the library meets first."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fungi.config import IBOTConfig, KLConfig
+from fungi.errors import FungiError
+from fungi.library.cost import say_cost
+from tests.library.models import build, pictures, ready, wrap
+
+
+def test_the_wrapper_is_at_the_top_and_costs_nothing_before_it_is_asked_for() -> None:
+    program = (
+        "import sys, fungi; before = 'torch' in sys.modules; from fungi import FUNGIWrapper; "
+        "print(before, FUNGIWrapper.__module__, hasattr(fungi, 'nothing'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "fungi.wrapper", "False"]
+
+
+def test_a_wrapper_says_what_it_is_in_a_line() -> None:
+    said = repr(wrap(configs=[KLConfig(latent_dim=24)], include_embeddings=True))
+    assert said == (
+        "FUNGIWrapper(VisionTransformer at blocks.1.attn.proj on cpu: "
+        "embeddings 24, 0.KLGradientsExtractor.attn_proj 24)"
+    )
+
+
+def test_two_layers_that_the_convention_calls_alike_work_side_by_side() -> None:
+    """Their parts are those of two wrappers with one layer each, in their order."""
+    layers = ["blocks.0.attn.proj", "blocks.1.attn.proj"]
+    images, configs = pictures(2), [KLConfig(latent_dim=24)]
+    both = wrap(configs=configs, layer=layers)
+    assert list(both.engine.projectors) == ["blocks_0_attn_proj", "blocks_1_attn_proj"]
+    found = both(images).split(24, dim=1)
+    for part, layer in zip(found, layers, strict=True):
+        torch.testing.assert_close(part, wrap(configs=configs, layer=layer)(images), rtol=1e-4, atol=1e-6)
+
+
+def test_two_layers_that_were_given_one_name_are_refused() -> None:
+    with pytest.raises(FungiError, match="two layers are called 'same'"):
+        wrap(configs=[KLConfig()], layer=["blocks.0.attn.proj:same", "blocks.1.attn.proj:same"])
+
+
+def test_the_size_of_patches_is_the_models() -> None:
+    made = ready(configs=[IBOTConfig(latent_dim=16)])
+    told = ready(configs=[IBOTConfig(latent_dim=16, patch_size=8)])
+    assert torch.equal(made(pictures(1)), told(pictures(1)))
+
+
+def test_a_model_that_does_not_tell_its_patches_is_asked_about() -> None:
+    with pytest.raises(FungiError, match=r"a Convolutions does not say how large its patches are\. Give patch_size"):
+        wrap("convolutions", configs=[IBOTConfig()], model=build("convolutions"))
+
+
+@pytest.mark.parametrize(("seconds", "level", "said"), [(2.0, "INFO", "20 seconds"), (60.0, "WARNING", "10 minutes")])
+def test_long_work_is_announced(seconds: float, level: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "fungi"):
+        say_cost(100, torch.zeros(10, 1_000), seconds)
+    (record,) = caplog.records
+    assert record.levelname == level
+    assert f"about {said}; features [100, 1000]: 0.4 MB" in record.message
+
+
+def test_a_collection_says_its_cost_with_the_first_batch(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "fungi"):
+        wrap(configs=[KLConfig(latent_dim=24)]).extract(pictures(5), batch_size=2)
+    assert sum("5 images at" in record.message for record in caplog.records) == 1
