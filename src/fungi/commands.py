@@ -124,6 +124,9 @@ _TABLE = (
         stage="evaluation",
     ),
     Command("segment", "fungi.segmentation.segment", "segment images by their patches' neighbours, without training"),
+    Command(
+        "pretrain", "fungi.pretraining.pretrain", "UDI: pretrain a vision transformer, from images to a checkpoint"
+    ),
     Command("analyse", "fungi.scoring.analyse", "likeness of features, accuracy by shots and by layer"),
     Command(
         "in-context",

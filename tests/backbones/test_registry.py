@@ -50,6 +50,16 @@ TABLE = {
     "clip-resnet50": (1024, "stages.3.2.conv3_1x1.conv", (2048, 512, 1, 1), False, 1048576, 1024, 512),
     "mocov2-resnet50": (2048, "layer4.2.conv3", (2048, 512, 1, 1), False, 1048576, 2048, 512),
     "digits-vit": (96, "blocks.3.attn.proj", (96, 96), True, 9312, 96, 96),
+    **{
+        name + ending: shape
+        for name, shape in {
+            "udi-vits16": VIT_S,
+            "udi-vitb16": VIT_B,
+            "udi-vitt16": (192, LAST12, (192, 192), True, 37056, 192, 192),
+            "udi-micro": (64, "blocks.2.attn.proj", (64, 64), True, 4160, 64, 64),
+        }.items()
+        for ending in ("", "-one-token")
+    },
 }
 VIT_H = (1280, "blocks.31.attn.proj", (1280, 1280), True, 1639680, 1280, 512)
 VIT_G = (1536, "blocks.39.attn.proj", (1536, 1536), True, 2360832, 1536, 512)
@@ -116,6 +126,11 @@ TRANSFORMS = {
     "PE-Core-L14-336": (336, "bilinear", 336, HALF),
     "aimv2-large-patch14-224": (224, "bicubic", 224, CLIP),
     "efficientnet-lite0": (256, "bicubic", 224, HALF),
+    **{
+        f"udi-{size}{ending}": (32, "bicubic", 32, IMAGENET) if size == "micro" else (256, "bicubic", 224, IMAGENET)
+        for size in ("vits16", "vitt16", "vitb16", "micro")
+        for ending in ("", "-one-token")
+    },
 }
 WRONG_IN_PUBLISHED_CODE = {name for name in TABLE if "augreg" in name} | {"vit-s16", "eva-clip-vit-b16"}
 VISION = [name for name in BACKBONES if BACKBONES[name].modality == "vision"]

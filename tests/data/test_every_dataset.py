@@ -17,7 +17,7 @@ from tests.data.makers import makers
 from tests.data.makers.miniature import uniform
 
 NAMES = DATASETS.names()
-CARRIED = ("digit-scenes", "digits", "pydocs", "tones")
+CARRIED = ("digit-scenes", "digits", "patterns", "pydocs", "tones")
 """Datasets that come with Python packages, or are generated."""
 ON_DISK = [name for name in NAMES if name not in CARRIED]
 WHOLE = [name for name in NAMES if name in ("cifar10", "cifar100") or DATASETS[name].modality == "text"]

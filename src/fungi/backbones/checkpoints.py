@@ -38,10 +38,14 @@ def read_checkpoint(file: Path) -> StateDict:
     Only tensors are read: a pickle that wants to run code is refused. MissingFilesError where there is no file,
     FungiError where it is no state dict.
     """
+    return unwrap(read_content(file), file)
+
+
+def read_content(file: Path) -> Any:
+    """What is in a checkpoint file, as it is; errors as for `read_checkpoint`."""
     if not file.is_file():
         raise MissingFilesError(f"there is no checkpoint {file}. Check the path given to --checkpoint.")
-    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
-    return unwrap(content, file)
+    return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
 
 
 def unwrap(content: Any, file: Path) -> StateDict:

@@ -11,20 +11,23 @@ OFFSET = 0.1
 
 
 def hub_positions(
-    positions: Float[Tensor, "1 old d"], *, grid: int, antialias: bool = False
+    positions: Float[Tensor, "1 old d"], *, grid: int | tuple[int, int], antialias: bool = False, prefix: int = 1
 ) -> Float[Tensor, "1 new d"]:
-    """Position embedding (class token first) for `grid` x `grid` patches: bicubic, as DINOv2's hub code.
+    """Position embedding for a grid of patches (its side, or rows and columns): bicubic, as DINOv2's hub code.
+
+    prefix: class tokens, which come first and keep theirs.
 
     antialias: how it does that for models with registers; the others' grid is scaled without, and with an offset. A
     grid that fits already stays untouched.
     """
-    side = round((positions.shape[1] - 1) ** 0.5)
-    if side == grid:
+    wanted = (grid, grid) if isinstance(grid, int) else grid
+    side = round((positions.shape[1] - prefix) ** 0.5)
+    if wanted == (side, side):
         return positions
-    token, patches = positions[:, :1], positions[:, 1:]
+    token, patches = positions[:, :prefix], positions[:, prefix:]
     patches = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [1 side*side d] -> [1 d side side]
-    scale = (grid + OFFSET) / side
-    to: dict[str, Any] = {"size": (grid, grid)} if antialias else {"scale_factor": (scale, scale)}
+    scale = tuple((length + OFFSET) / side for length in wanted)
+    to: dict[str, Any] = {"size": wanted} if antialias else {"scale_factor": scale}
     patches = torch.nn.functional.interpolate(patches.float(), mode="bicubic", antialias=antialias, **to)
-    assert patches.shape[-2:] == (grid, grid)
-    return torch.cat([token, patches.flatten(2).transpose(1, 2).to(token.dtype)], dim=1)  # -> [1 1+grid*grid d]
+    assert patches.shape[-2:] == wanted
+    return torch.cat([token, patches.flatten(2).transpose(1, 2).to(token.dtype)], dim=1)  # -> [1 prefix+new d]

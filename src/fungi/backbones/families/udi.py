@@ -1,0 +1,121 @@
+"""UDI: vision transformers with two class tokens, from its checkpoints or those of `fungi pretrain` (spec udi 6).
+
+The embedding is the first class token. The second, `cls+`, takes part in attention and is timm's register, so that the
+pooled-token path holds. Published files lie on Google Drive: there is nothing to fetch, `--checkpoint` names a file.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
+from fungi.errors import FungiError
+from fungi.views.image import IMAGENET, ImageInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CLASS_TOKENS = {2: "", 1: "-one-token"}
+"""Class tokens of a file -> ending of the backbone's name."""
+
+
+def encoder_state(state: StateDict) -> StateDict:
+    """The transformer in a checkpoint of any of the layouts, in flat names (spec udi 6.3).
+
+    Full checkpoints nest it twice, `backbone.backbone.`; beside it are the SRS layer and the heads, which go.
+    """
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    for prefix in ("backbone.backbone.", "backbone."):
+        if f"{prefix}cls_token" in state:
+            return {name.removeprefix(prefix): one for name, one in state.items() if name.startswith(prefix)}
+    return state
+
+
+def timm_tokens(state: StateDict) -> StateDict:
+    """Flat names -> timm's: the second class token becomes the register."""
+    token = state.get("cls_token")
+    if token is None:
+        raise FungiError("the checkpoint has no cls_token: it holds no vision transformer of this method.")
+    if "reg_token" in state or token.shape[1] == 1:
+        return state
+    if token.shape[1] > 2:
+        raise FungiError(f"the checkpoint has {token.shape[1]} class tokens; the method has one or two.")
+    return state | {"cls_token": token[:, :1], "reg_token": token[:, 1:]}
+
+
+def one_token(state: StateDict) -> StateDict:
+    """Flat names with two class tokens -> with one, for fine-tuning: it is another function, as cls+ took part in
+    attention (spec udi 6.3).
+    """
+    import torch
+
+    kept = {name: one for name, one in state.items() if name != "reg_token"}
+    tokens = state["cls_token"].shape[1] + int("reg_token" in state)
+    positions = state["pos_embed"]
+    kept["cls_token"] = state["cls_token"][:, :1]
+    kept["pos_embed"] = torch.cat([positions[:, :1], positions[:, tokens:]], dim=1)
+    return kept
+
+
+def patches_only(state: StateDict) -> StateDict:
+    """Flat names without class tokens and their positions, for dense backbones."""
+    tokens = state["cls_token"].shape[1] + int("reg_token" in state)
+    kept = {name: one for name, one in state.items() if name not in ("cls_token", "reg_token")}
+    return kept | {"pos_embed": state["pos_embed"][:, tokens:]}
+
+
+def converted(state: StateDict, *, name: str, class_tokens: int) -> StateDict:
+    """A checkpoint of any layout in timm's names; FungiError for another number of class tokens."""
+    flat = timm_tokens(encoder_state(state))
+    found = 2 if "reg_token" in flat else 1
+    if found != class_tokens:
+        raise FungiError(
+            f"the checkpoint has {found} class token{'s' * (found > 1)}, {name} has {class_tokens}. "
+            f"Use --backbone {name.removesuffix('-one-token')}{CLASS_TOKENS[found]}."
+        )
+    return flat
+
+
+def build(
+    width: int, depth: int, heads: int, mlp_ratio: float, size: int, patch: int, class_tokens: int
+) -> "nn.Module":
+    """timm's own vision transformer."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=size,
+        patch_size=patch,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
+        mlp_ratio=mlp_ratio,
+        num_classes=0,
+        reg_tokens=class_tokens - 1,
+    )
+
+
+for _name, _label, _width, _depth, _heads, _ratio, _size, _patch, _pca in (
+    ("udi-vits16", "UDI ViT-S/16", 384, 12, 6, 4.0, 224, 16, 384),
+    ("udi-vitt16", "UDI ViT-T/16", 192, 12, 3, 4.0, 224, 16, 192),
+    ("udi-vitb16", "UDI ViT-B/16", 768, 12, 12, 4.0, 224, 16, 512),
+    ("udi-micro", "UDI ViT-micro/4", 64, 3, 4, 2.0, 32, 4, 64),
+):
+    for _tokens, _ending in CLASS_TOKENS.items():
+        BACKBONES.register(
+            _name + _ending,
+            BackboneSpec(
+                name=_name + _ending,
+                label=_label + (", one class token" if _ending else ""),
+                source="checkpoint of UDI (ISL-CV/udi) or of fungi pretrain",
+                embedding_dim=_width,
+                projection_dim=_width,
+                layer=f"blocks.{_depth - 1}.attn.proj",
+                weight_shape=(_width, _width),
+                pca_dim=_pca,
+                input=ImageInput(
+                    size=_size, resize=round(_size * 256 / 224) if _size > 32 else _size, statistics=IMAGENET
+                ),
+                build=partial(build, _width, _depth, _heads, _ratio, _size, _patch, _tokens),
+                convert=partial(converted, name=_name + _ending, class_tokens=_tokens),
+                notes="takes --checkpoint FILE",
+            ),
+        )

@@ -1,0 +1,111 @@
+"""Crops that overlap, with their place in the image (spec udi 3.1).
+
+In pixels a crop is a `Crop`. In the units that samples are aligned in it is a box (r0, c0, r1, c1): the image's first
+pixel is at 0, its last at 1, and c0 > c1 says that the crop was flipped.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fungi.pretraining.choices import Deviations
+
+TRIES = 10
+LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))
+Span = tuple[int, int]
+"""Start and end (exclusive) along an axis, in pixels."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A rectangle of pixels of an image, and whether it is looked at in a mirror."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flipped: bool = False
+
+    @property
+    def rows(self) -> Span:
+        """First row, and the one after the last."""
+        return self.top, self.top + self.height
+
+    @property
+    def columns(self) -> Span:
+        """First column, and the one after the last."""
+        return self.left, self.left + self.width
+
+    def box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """(r0, c0, r1, c1) in an image of that size; a side of one pixel has the coordinate 0."""
+        rows, columns = max(height - 1, 1), max(width - 1, 1)
+        left, right = self.left / columns, (self.left + self.width - 1) / columns
+        if self.flipped:
+            left, right = right, left
+        return self.top / rows, left, (self.top + self.height - 1) / rows, right
+
+
+def random_crop(random: np.random.Generator, height: int, width: int, scale: tuple[float, float]) -> Crop:
+    """A crop of a random share of the area and a random aspect, anywhere; else the largest one in the centre."""
+    for _ in range(TRIES):
+        area = height * width * random.uniform(*scale)
+        aspect = math.exp(random.uniform(*LOG_ASPECT))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return Crop(int(random.integers(height - h + 1)), int(random.integers(width - w + 1)), h, w)
+    aspect = min(max(width / height, math.exp(LOG_ASPECT[0])), math.exp(LOG_ASPECT[1]))
+    w, h = max(1, min(width, round(height * aspect))), max(1, min(height, round(width / aspect)))
+    return Crop((height - h) // 2, (width - w) // 2, h, w)
+
+
+def shifted_towards(crop: Crop, reference: Crop, height: int, width: int, deviations: Deviations) -> Crop:
+    """The crop moved so that it shares at least half of the smaller side with the reference, along both axes."""
+    top = _shifted(crop.rows, reference.rows, height, start=crop.top)
+    start = crop.top if deviations.row_start_in_columns else crop.left
+    return replace(crop, top=top, left=_shifted(crop.columns, reference.columns, width, start=start))
+
+
+def _shifted(new: Span, reference: Span, limit: int, *, start: int) -> int:
+    """New start of a span. start: of the new span, where the joint extent is measured from."""
+    a, b = new[1] - new[0], reference[1] - reference[0]
+    half = math.ceil(min(a, b) / 2)
+    extent = max(new[1], reference[1]) - min(start, reference[0])
+    shift = max(0, extent - a - b) + (half if extent >= a + b - min(a, b) / 2 else 0)
+    if sum(reference) < sum(new):
+        shift = -shift
+    return min(max(new[0] + shift, 0), limit - a)
+
+
+def reference_crop(first: Crop, second: Crop, deviations: Deviations) -> Crop:
+    """What local crops are moved towards: the smallest rectangle around both global crops."""
+    top, bottom = min(first.top, second.top), max(first.rows[1], second.rows[1])
+    columns = [crop.columns for crop in (first, second)]
+    if deviations.signed_reference:
+        columns = [(c[1], c[0]) if crop.flipped else c for c, crop in zip(columns, (first, second), strict=True)]
+    left, right = sorted((min(c[0] for c in columns), max(c[1] for c in columns)))
+    return Crop(top, left, bottom - top, right - left)
+
+
+def multi_crops(
+    random: np.random.Generator,
+    size: tuple[int, int],
+    *,
+    local_crops: int,
+    global_scale: tuple[float, float],
+    local_scale: tuple[float, float],
+    deviations: Deviations,
+) -> list[Crop]:
+    """Two global crops and some local ones of an image of that size (height, width), each flipped in half the cases."""
+
+    def flipped(crop: Crop) -> Crop:
+        return replace(crop, flipped=bool(random.random() < 0.5))
+
+    first = flipped(random_crop(random, *size, global_scale))
+    second = shifted_towards(random_crop(random, *size, global_scale), first, *size, deviations)
+    crops = [first, flipped(second)]
+    reference = reference_crop(crops[0], crops[1], deviations)
+    for _ in range(local_crops):
+        drawn = random_crop(random, *size, local_scale)
+        crops.append(flipped(shifted_towards(drawn, reference, *size, deviations)))
+    return crops

@@ -1,0 +1,79 @@
+"""Checkpoints in the published layout (spec udi 6.1): written whole, read without running anything in them.
+
+The layout stores both class tokens in one `cls_token`; timm's transformer has a `reg_token` for the second.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fungi.backbones.base import StateDict
+from fungi.backbones.checkpoints import read_content
+from fungi.errors import FungiError
+from fungi.pretraining.learner import Learner
+from fungi.runtime.files import written_whole
+
+INNER = "backbone.backbone."
+VERSION = 1
+
+
+def published_names(state: StateDict) -> StateDict:
+    """A network's state in the layout's names."""
+    found = dict(state)
+    register = found.pop(f"{INNER}reg_token", None)
+    if register is not None:
+        found[f"{INNER}cls_token"] = torch.cat([found[f"{INNER}cls_token"], register], dim=1)
+    return found
+
+
+def own_names(state: StateDict) -> StateDict:
+    """The reverse of `published_names`; a leading `module.` goes."""
+    found = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    token = found.get(f"{INNER}cls_token")
+    if token is not None and token.shape[1] == 2:
+        found[f"{INNER}cls_token"], found[f"{INNER}reg_token"] = token[:, :1], token[:, 1:]
+    return found
+
+
+def save_checkpoint(
+    path: Path, learner: Learner, *, epoch: int, arguments: dict[str, Any], run: dict[str, Any]
+) -> None:
+    """Everything that a run needs to go on. epoch: the next one, or the one that is under way.
+
+    run: of plain values, beside the published entries.
+    """
+    content = {
+        "student": {f"module.{name}": one for name, one in published_names(learner.student.state_dict()).items()},
+        "teacher": published_names(learner.teacher.state_dict()),
+        "optimizer": learner.optimizer.state_dict(),
+        "epoch": epoch,
+        "args": argparse.Namespace(**arguments),
+        "udi_loss": {
+            "centering.center": learner.centres,
+            "centering.count": torch.zeros(len(learner.centres), 1),
+        },
+        "fungi": {"version": VERSION, **run},
+    }
+    with written_whole(path) as unfinished:
+        torch.save(content, unfinished)
+
+
+def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
+    """Put a run's state back; its own plain values. FungiError for a file that is no checkpoint of such a run."""
+    content = read_content(path)
+    if not isinstance(content, dict) or "fungi" not in content:
+        raise FungiError(
+            f"{path} was not written by this program, so that a run can't go on from it. Use another --output-dir."
+        )
+    try:
+        learner.student.load_state_dict(own_names(content["student"]))
+        learner.teacher.load_state_dict(own_names(content["teacher"]))
+        learner.optimizer.load_state_dict(content["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise FungiError(
+            f"{path} is of another network ({str(error).splitlines()[0]}). Use another --output-dir."
+        ) from None
+    learner.centres = content["udi_loss"]["centering.center"].to(learner.device)
+    return content["fungi"]

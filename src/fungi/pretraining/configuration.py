@@ -1,0 +1,96 @@
+"""From flags to what the parts of the method take, and to the schedules of every step."""
+
+from dataclasses import dataclass
+
+from fungi.pretraining import schedules
+from fungi.pretraining.architectures import choose_architecture
+from fungi.pretraining.batches import BatchPlan
+from fungi.pretraining.choices import DEVIATIONS
+from fungi.pretraining.learner import LearnerOptions, Moment
+from fungi.pretraining.losses import LossOptions
+from fungi.pretraining.network import NetworkOptions
+from fungi.pretraining.settings import PretrainSettings
+from fungi.pretraining.views import ViewOptions
+
+
+def learner_options(settings: PretrainSettings) -> LearnerOptions:
+    """What decides a step."""
+    return LearnerOptions(
+        network=NetworkOptions(
+            architecture=choose_architecture(settings.arch),
+            image_size=settings.global_crops_size,
+            patch_size=settings.patch_size,
+            class_tokens=settings.number_cls_token,
+            patches=settings.include_patch,
+            prototypes=settings.out_dim,
+            hidden=settings.head_hidden_dim,
+            bottleneck=settings.head_bottleneck_dim,
+            batch_norm=settings.use_bn_in_head,
+            trained_length=not settings.norm_last_layer,
+            xavier=settings.init == "xavier",
+        ),
+        views=ViewOptions(
+            global_size=settings.global_crops_size,
+            local_size=settings.local_crops_size,
+            patch_size=settings.patch_size,
+            global_window=settings.global_sampling_window_size,
+            local_window=settings.local_sampling_window_size,
+            local_crops=settings.local_crops_number,
+            global_scale=_two(settings.global_crops_scale),
+            local_scale=_two(settings.local_crops_scale),
+            jitter=settings.color_jitter,  # type: ignore[arg-type]  # four, as checked
+            blur_radius=_two(settings.blur_radius),
+            deviations=DEVIATIONS[settings.profile],
+        ),
+        loss=LossOptions(
+            alpha=settings.alpha, student_temperature=settings.student_temp, target_mix=settings.target_mix
+        ),
+        coordinates=settings.coords,
+        optimizer=settings.optimizer,
+        drop_path=settings.drop_path_rate,
+        clip=settings.clip_grad,
+        center_momentum=settings.center_momentum,
+        seed=settings.seed,
+    )
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """All schedules of a run."""
+
+    settings: PretrainSettings
+    plan: BatchPlan
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.settings.epochs * self.plan.steps_per_epoch
+
+    def moments(self) -> list[Moment]:
+        """What every step of the run does."""
+        settings, per_epoch = self.settings, self.plan.steps_per_epoch
+        peak = settings.lr * self.plan.batch / 256
+        rates = schedules.cosine(peak, settings.min_lr, self.steps, warmup=settings.warmup_epochs * per_epoch)
+        decays = schedules.cosine(settings.weight_decay, settings.weight_decay_end, self.steps)
+        momenta = schedules.cosine(settings.momentum_teacher, 1.0, self.steps)
+        temperatures = schedules.linear_then_constant(
+            settings.warmup_teacher_temp,
+            settings.teacher_temp,
+            settings.epochs,
+            warmup=settings.warmup_teacher_temp_epochs,
+        )
+        return [
+            Moment(
+                step=step,
+                rate=float(rates[step]),
+                weight_decay=float(decays[step]),
+                teacher_momentum=float(momenta[step]),
+                temperature=float(temperatures[step // per_epoch]),
+                last_layer_frozen=step // per_epoch < settings.freeze_last_layer,
+            )
+            for step in range(self.steps)
+        ]
+
+
+def _two(pair: tuple[float, ...]) -> tuple[float, float]:
+    return pair[0], pair[1]

@@ -1,0 +1,228 @@
+"""One step of training: both networks, the loss, the centres, the move (spec udi 4, 5)."""
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from fungi.errors import FungiError
+from fungi.pretraining import centres, collapse, optimisation
+from fungi.pretraining.choices import Coordinates, Optimizer
+from fungi.pretraining.losses import BatchCounts, LossOptions, Teacher, loss_parts, total_loss
+from fungi.pretraining.network import Alignment, Network, NetworkOptions, align, stochastic_depth
+from fungi.pretraining.processes import World
+from fungi.pretraining.views import ViewOptions, Views
+from fungi.runtime.device import autocast
+from fungi.runtime.seeds import seeded, torch_generator
+from fungi.views.image import IMAGENET
+from fungi.views.pixels import normalize
+
+
+class NonFiniteError(FungiError):
+    """A step whose loss or gradient is no number; the weights are still those of the step before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """What schedules say for one step."""
+
+    step: int
+    rate: float
+    weight_decay: float
+    teacher_momentum: float
+    temperature: float
+    last_layer_frozen: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerOptions:
+    """Everything that decides a step, besides the views and the moment."""
+
+    network: NetworkOptions
+    views: ViewOptions
+    loss: LossOptions = field(default_factory=LossOptions)
+    coordinates: Coordinates = "corner"
+    optimizer: Optimizer = "adamw"
+    drop_path: float = 0.1
+    clip: float = 3.0
+    center_momentum: float = 0.9
+    seed: int = 0
+
+
+@dataclass
+class _Sums:
+    """What parts of a batch add up, on the device: one message between processes."""
+
+    vectors: Tensor
+    counts: Tensor
+    parts: Tensor
+    entropy: Tensor
+    predictions: Tensor
+    stop: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        return list(vars(self).values())
+
+
+class Learner:
+    """Student, teacher, centres and optimiser; `step` moves them all."""
+
+    def __init__(self, options: LearnerOptions, world: World, device: torch.device, dtype: torch.dtype) -> None:
+        self.options, self.world, self.device, self.dtype = options, world, device, dtype
+        with seeded(options.seed, "udi", "weights"):
+            student = Network(options.network)
+        if options.network.batch_norm and world.size > 1:
+            student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+        self.student: Network = student.to(device)
+        self.teacher: Network = copy.deepcopy(self.student).requires_grad_(False)
+        self.centres = torch.zeros(options.network.levels, options.network.prototypes, device=device)
+        self.optimizer = optimisation.build_optimizer(options.optimizer, self.student)
+        self.parallel = self._parallel()
+        self.active = active_parts(options.network, options.views.local_crops)
+
+    def step(self, batch: list[Views], moment: Moment, *, stop: bool = False) -> dict[str, float]:
+        """Learn from one batch, given in parts of this process. Returns means over the whole batch: `loss`, its parts,
+        the teacher's `entropy` and `diversity`, the largest `gradient` norm, and `stop`, whether any process asks to.
+
+        Raises NonFiniteError, before anything moves, where the loss or a gradient is no number.
+        """
+        batch = [views.to(self.device) for views in batch]
+        aligned = [self._align(views) for views in batch]
+        counts = self._counts(batch, aligned)
+        sums = self._empty_sums(stop)
+        self.optimizer.zero_grad(set_to_none=True)
+        for place, (views, alignment) in enumerate(zip(batch, aligned, strict=True)):
+            with self._synchronised(place == len(batch) - 1):
+                kept = self._kept(moment.step, len(views), place, len(batch))
+                self._learn_part(views, alignment, moment, counts, sums, kept)
+        measured = self._finished(sums, moment, counts)
+        optimisation.set_rates(self.optimizer, moment.rate, moment.weight_decay)
+        if moment.last_layer_frozen:
+            optimisation.drop_last_layer_gradients(self.student)
+        self.optimizer.step()
+        optimisation.move_teacher(self.teacher, self.student, moment.teacher_momentum)
+        return measured
+
+    def _learn_part(
+        self,
+        views: Views,
+        alignment: Alignment,
+        moment: Moment,
+        counts: BatchCounts,
+        sums: _Sums,
+        kept: Float[Tensor, "blocks2 v b"] | None,
+    ) -> None:
+        images, crops = _normalized(views.globals), _normalized(views.locals)
+        patches = self.options.network.patches
+        with torch.no_grad(), autocast(self.device, self.dtype):
+            seen = self.teacher(images, crops[:0], alignment.target if patches else None)
+        teacher = Teacher(seen, alignment, self.centres, moment.temperature, len(crops))
+        with autocast(self.device, self.dtype):
+            student = self.parallel(images, crops, alignment.source if patches else None, kept)
+        parts = loss_parts(student, teacher, counts, self.options.loss)
+        (total_loss(parts, len(crops)) * self.world.size).backward()
+        with torch.no_grad():
+            vectors, count = centres.vector_sums(teacher, self.options.loss)
+            entropy, predictions = collapse.teacher_statistics(teacher)
+        sums.vectors += vectors
+        sums.counts += count
+        sums.entropy += entropy
+        sums.predictions += predictions
+        sums.parts += torch.stack([parts[name].detach() for name in self.active])
+
+    @torch.no_grad()
+    def _finished(self, sums: _Sums, moment: Moment, counts: BatchCounts) -> dict[str, float]:
+        """Numbers of the whole batch, after centres have moved and gradients are clipped."""
+        if self.options.views.deviations.process_means:  # every process's mean counts alike
+            sums.vectors /= sums.counts.clamp_min(1)[:, None] * self.world.size
+        flat = self.world.summed(torch.cat([one.reshape(-1) for one in sums.tensors()]))
+        sizes = [one.numel() for one in sums.tensors()]
+        whole = _Sums(*(part.view_as(one) for part, one in zip(flat.split(sizes), sums.tensors(), strict=True)))
+        largest = optimisation.clip_each(self.student.parameters(), self.options.clip)
+        parts = dict(zip(self.active, whole.parts.tolist(), strict=True))
+        loss = float(total_loss({name: torch.tensor(v) for name, v in parts.items()}, self.options.views.local_crops))
+        if not (torch.isfinite(largest) and loss - loss == 0):
+            raise NonFiniteError(
+                f"step {moment.step}: the loss is {loss} and the largest gradient {float(largest)}. Weights are left "
+                "as they were; the last checkpoint is good. Try a lower --lr or --dtype float32."
+            )
+        means = whole.vectors
+        if not self.options.views.deviations.process_means:
+            means = means / whole.counts.clamp_min(1)[:, None]
+        self.centres = centres.updated(
+            self.centres, means, whole.counts, self.teacher.prototypes, momentum=self.options.center_momentum
+        )
+        rows = 2 * counts.images
+        entropy = float(whole.entropy) / rows
+        return parts | {
+            "loss": loss,
+            "entropy": entropy,
+            "diversity": collapse.diversity(entropy, whole.predictions / rows),
+            "gradient": float(largest),
+            "stop": float(whole.stop),
+        }
+
+    def _align(self, views: Views) -> Alignment:
+        options = self.options.views
+        return align(views, options.global_side, options.local_side, self.options.coordinates)
+
+    def _counts(self, batch: list[Views], aligned: list[Alignment]) -> BatchCounts:
+        samples = aligned[0].source.shape[2]
+        valid = torch.stack([one.valid[:, :, :samples].sum() for one in aligned]).sum().double()
+        if self.options.views.deviations.process_means:
+            patches = max(float(valid), 1.0) * self.world.size
+        else:
+            patches = float(self.world.summed(valid))
+        return BatchCounts(sum(map(len, batch)) * self.world.size, patches)
+
+    def _kept(self, step: int, images: int, place: int, parts: int) -> Float[Tensor, "blocks2 v b"] | None:
+        """Stochastic depth for one part of this process: its share of the draws for the whole batch."""
+        whole = stochastic_depth(
+            self.options.drop_path,
+            self.options.network.architecture.depth,
+            self.options.views.local_crops + 2,
+            images * parts * self.world.size,
+            torch_generator(self.options.seed, "drop path", step),
+        )
+        start = (self.world.rank * parts + place) * images
+        return whole if whole is None else whole[:, :, start : start + images].to(self.device)
+
+    def _empty_sums(self, stop: bool) -> _Sums:
+        network = self.options.network
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=self.device)
+
+        levels = network.levels
+        return _Sums(
+            zeros(levels, network.bottleneck),
+            zeros(levels),
+            zeros(len(self.active)),
+            zeros(),
+            zeros(network.prototypes),
+            zeros() + float(stop),
+        )
+
+    def _parallel(self) -> Any:
+        if self.world.size == 1:
+            return self.student
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(self.student, device_ids=devices)
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if last or self.world.size == 1 else self.parallel.no_sync()
+
+
+def active_parts(network: NetworkOptions, local_crops: int) -> list[str]:
+    """The parts of the loss that a network and its crops have; the reference's names."""
+    kinds = ["cl", "mcl"][: network.class_tokens]
+    origins = ["g", "l"] if local_crops else ["g"]
+    return [f"{origin}_{kind}" for kind in kinds for origin in origins] + ["g_pch"] * network.patches
+
+
+def _normalized(pixels: UInt8[Tensor, "v b 3 s s"]) -> Float[Tensor, "v b 3 s s"]:
+    return normalize(pixels.flatten(0, 1), IMAGENET).unflatten(0, pixels.shape[:2])

@@ -1,0 +1,194 @@
+"""Student and teacher: a vision transformer with two class tokens, SRS beside it, one head for all (spec udi 1).
+
+Modules have the names of the published checkpoints: `backbone.backbone`, `backbone.norm1`, `backbone.attn`, `head.0`,
+`head.1`, `head.2` (one head, saved three times); timm's register is the second row of their class token.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fungi.pretraining.architectures import Architecture
+from fungi.pretraining.choices import Coordinates
+from fungi.pretraining.head import Head
+from fungi.pretraining.sampling import one_hot_map, target_map, token_positions
+from fungi.pretraining.srs import EPSILON, SampledAttention
+from fungi.pretraining.tokens import embed, run_blocks
+from fungi.pretraining.views import Views
+
+CLASS_TOKEN_STD = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """What the networks are made of."""
+
+    architecture: Architecture
+    image_size: int = 224
+    patch_size: int = 16
+    class_tokens: int = 2
+    patches: bool = True
+    prototypes: int = 65536
+    hidden: int = 2048
+    bottleneck: int = 256
+    batch_norm: bool = False
+    trained_length: bool = False
+    xavier: bool = False
+
+    @property
+    def levels(self) -> int:
+        """Kinds of predictions: one per class token, and patches."""
+        return self.class_tokens + int(self.patches)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Maps of a batch: where samples are, and where they lie in the other views (spec udi 2.4).
+
+    source: one-hot maps of the global views' samples. target: per global view, where the samples of the other global
+    view (the first m) and of all local crops (the others) lie in it. valid: which of them lie in it at all.
+    """
+
+    source: Float[Tensor, "2 b m n"]
+    target: Float[Tensor, "2 b requests n"]
+    valid: Bool[Tensor, "2 b requests"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Unit vectors of the head; logits are `prototypes @ f`. The local ones are empty for the teacher."""
+
+    classes: Float[Tensor, "R 2 b w"]
+    local_classes: Float[Tensor, "R L b w"]
+    patches: Float[Tensor, "2 b m w"]
+    prototypes: Float[Tensor, "k w"]
+
+
+class Encoder(nn.Module):
+    """The transformer and the SRS layer beside it."""
+
+    def __init__(self, options: NetworkOptions) -> None:
+        super().__init__()
+        architecture = options.architecture
+        self.backbone = architecture.build(
+            image_size=options.image_size, patch_size=options.patch_size, class_tokens=options.class_tokens
+        )
+        if options.patches:
+            self.norm1 = nn.LayerNorm(architecture.width, eps=EPSILON)
+            self.attn = SampledAttention(architecture.width, architecture.heads)
+
+    def classes(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "R n d"]:
+        """Class tokens through the final norm."""
+        model = self.backbone
+        return model.norm(tokens[:, : model.num_prefix_tokens]).transpose(0, 1)
+
+    def samples(self, tokens: Float[Tensor, "n t d"], sampling: Float[Tensor, "n m p"]) -> Float[Tensor, "n m d"]:
+        """Sampled patches in the context of their view."""
+        return self.attn(self.norm1(tokens[:, self.backbone.num_prefix_tokens :]), sampling)
+
+
+class Network(nn.Module):
+    """What is trained, and what its moving average is."""
+
+    def __init__(self, options: NetworkOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.backbone = Encoder(options)
+        head = Head(
+            options.architecture.width,
+            options.prototypes,
+            hidden=options.hidden,
+            bottleneck=options.bottleneck,
+            batch_norm=options.batch_norm,
+            trained_length=options.trained_length,
+        )
+        self.head = nn.ModuleList([head] * options.levels)
+        initialise(self, xavier=options.xavier)
+
+    def forward(
+        self,
+        images: Float[Tensor, "2 b 3 g g"],
+        crops: Float[Tensor, "L b 3 l l"],
+        sampling: Float[Tensor, "2 b m n"] | None,
+        kept: Float[Tensor, "blocks2 v b"] | None = None,
+    ) -> Predictions:
+        """Predictions for global views, local crops, and samples of the global views.
+
+        kept: stochastic depth, by branch, crop and image (spec udi 1.1); None for none.
+        """
+        count, batch = len(crops), images.shape[1]
+        tokens = self._tokens(images, kept[:, :2] if kept is not None else None)
+        parts = [self.backbone.classes(tokens).flatten(0, 1)]  # [R*2*b d]
+        if count:
+            local = self._tokens(crops, kept[:, 2:] if kept is not None else None)
+            parts.append(self.backbone.classes(local).flatten(0, 1))
+        if sampling is not None:
+            parts.append(self.backbone.samples(tokens, sampling.flatten(0, 1)).flatten(0, 1))
+        else:
+            parts.append(parts[0][:0])
+        vectors = self.head[0](torch.cat(parts))
+        sizes = [self.options.class_tokens * n * batch for n in (2, count)]
+        classes, local_classes, patches = vectors.split([*sizes, len(vectors) - sum(sizes)])
+        return Predictions(
+            classes.unflatten(0, (self.options.class_tokens, 2, batch)),
+            local_classes.reshape(self.options.class_tokens, count, batch, vectors.shape[-1]),
+            patches.reshape(2, batch, len(patches) // (2 * batch), vectors.shape[-1]),
+            self.prototypes,
+        )
+
+    @property
+    def prototypes(self) -> Float[Tensor, "k w"]:
+        """The effective weight of the last layer."""
+        weight = self.head[0].get_submodule("last_layer").weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    def _tokens(
+        self, images: Float[Tensor, "v b 3 s s"], kept: Float[Tensor, "blocks2 v b"] | None
+    ) -> Float[Tensor, "n t d"]:
+        model = self.backbone.backbone
+        tokens = embed(model, images.flatten(0, 1))
+        return run_blocks(model, tokens, kept.flatten(1) if kept is not None else None)
+
+
+def align(views: Views, global_side: int, local_side: int, coordinates: Coordinates = "corner") -> Alignment:
+    """The maps of a batch: samples of view 0 are looked for in view 1, of view 1 in view 0, local ones in both."""
+    boxes = views.boxes
+    sampled = [token_positions(views.global_tokens, global_side, boxes[view], coordinates) for view in (0, 1)]
+    local = [token_positions(views.local_tokens, local_side, box, coordinates) for box in boxes[2:]]
+    found = [
+        target_map(torch.cat([sampled[1 - view], *local], dim=1), boxes[view], global_side, coordinates)
+        for view in (0, 1)
+    ]
+    source = one_hot_map(views.global_tokens, global_side**2, boxes.dtype).expand(2, -1, -1, -1)
+    return Alignment(source, torch.stack([one for one, _ in found]), torch.stack([one for _, one in found]))
+
+
+def initialise(network: nn.Module, *, xavier: bool) -> None:
+    """Linear layers truncated normal, deviation 0.02 (or Xavier, for narrow networks); tokens and positions 0.02."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            if xavier:
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+    for name, parameter in network.named_parameters():
+        if name.endswith(("cls_token", "reg_token", "pos_embed")):
+            nn.init.trunc_normal_(parameter, std=CLASS_TOKEN_STD)
+
+
+def stochastic_depth(
+    rate: float, depth: int, crops: int, images: int, generator: torch.Generator
+) -> Float[Tensor, "blocks2 v b"] | None:
+    """Factors of branches, 0 or 1/(share kept); the share that is dropped grows linearly to `rate` (spec udi 1.1)."""
+    if not rate:
+        return None
+    keep = 1 - torch.linspace(0, rate, depth).repeat_interleave(2)[:, None, None]
+    draws = torch.rand(2 * depth, crops, images, generator=generator)
+    return (draws < keep) / keep

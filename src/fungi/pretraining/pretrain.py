@@ -1,0 +1,51 @@
+"""`fungi pretrain`: UDI from images to a checkpoint, alone or under torchrun."""
+
+import sys
+from collections.abc import Sequence
+
+from fungi.pretraining.settings import PretrainSettings, client_spelling
+from fungi.runtime.command import run_command
+
+DESCRIPTION = """Pretrain a vision transformer with UDI: two class tokens, three losses, a teacher by moving average.
+
+Writes checkpoint.pth (the published layout) and log.txt (one JSON line per epoch) into --output-dir; a run that was
+interrupted goes on from there with the same numbers. On several GPUs: torchrun --nproc_per_node 8 -m fungi pretrain ...
+Then: extract.py --backbone udi-vits16 --checkpoint checkpoint.pth"""
+
+
+def run(settings: PretrainSettings) -> None:
+    """Train to the end; ends the process with a signal's status where one came."""
+    import torch
+
+    from fungi.pretraining.images import open_images
+    from fungi.pretraining.interruption import heeded, queue_again
+    from fungi.pretraining.processes import joined
+    from fungi.pretraining.training import Training
+    from fungi.runtime.log import logger
+    from fungi.runtime.memory import keep_freed_memory
+
+    keep_freed_memory()
+    samples = open_images(settings.data_path, settings.dataset, settings.data_dir)
+    with joined(settings.device) as (world, device), heeded() as stop:
+        if not world.leads:
+            logger.setLevel("ERROR")
+        if device.type == "cuda" and settings.use_fp16:
+            torch.set_float32_matmul_precision("high")  # logits of prototypes, in tf32
+        training = Training(settings, samples, world, device)
+        logger.info(
+            f"{len(samples)} images, batches of {training.plan.batch}, {len(training.moments)} steps on {device}"
+        )
+        finished = training.run(stop)
+        if world.leads:
+            print(f"wrote {training.checkpoint}")
+        if not finished:
+            logger.info("interrupted and saved; the same command goes on from there")
+            if world.leads:
+                queue_again(stop)
+            sys.exit(stop.status)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    given = client_spelling(list(sys.argv[1:] if arguments is None else arguments))
+    return run_command(PretrainSettings, run, program="fungi pretrain", description=DESCRIPTION, arguments=given)

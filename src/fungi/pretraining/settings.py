@@ -1,0 +1,145 @@
+"""Settings of `fungi pretrain`: the reference's flags with its defaults (spec udi 5), and what it kept fixed."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fungi.errors import FungiError
+from fungi.pretraining.architectures import check_sizes, choose_architecture
+from fungi.pretraining.choices import Coordinates, Optimizer, TargetMix
+from fungi.settings import SEEDS, setting
+
+Pair = tuple[float, ...]
+RUNNING = (
+    *("data_path", "data_dir", "output_dir", "saveckp_freq", "save_minutes", "num_workers", "device", "wandb"),
+    *("batch_size_per_gpu", "accumulate_steps", "dist_url", "local_rank"),
+)
+"""Settings that decide where and how a run computes, none of its numbers: with another value it is the same run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """Everything about a run. Flags may be written with `_` or `-`; switches also take `true` or `false`."""
+
+    data_path: Path | None = setting(None, "folder of images, in class folders or not: labels are ignored")
+    dataset: str = setting("", "in place of --data-path, the train rows of a dataset of `fungi list datasets`")
+    data_dir: Path = setting(Path("data"), "folder of the datasets")
+    output_dir: Path = setting(Path("pretraining"), "folder of checkpoints and log; a run that is there goes on")
+    arch: str = setting("vit_small", "vit_tiny, vit_small, vit_base, or vit_micro for images of 32 pixels")
+    patch_size: int = setting(16, "side of a patch, in pixels", within=(1, 1024))
+    global_crops_size: int = setting(224, "side of the global crops, in pixels", within=(1, 4096))
+    local_crops_size: int = setting(96, "side of the local crops, in pixels", within=(1, 4096))
+    out_dim: int = setting(65536, "number of prototypes K", within=(2, 2**22))
+    head_hidden_dim: int = setting(2048, "width of the head's hidden layers", within=(1, 65536))
+    head_bottleneck_dim: int = setting(256, "width of the head's unit vectors", within=(1, 65536))
+    include_patch: bool = setting(True, "the patch level: SRS layer and patch loss")
+    number_cls_token: int = setting(2, "class tokens: 2 (cls and cls+), or 1", within=(1, 2))
+    norm_last_layer: bool = setting(True, "keep the lengths of the prototypes at 1")
+    use_bn_in_head: bool = setting(False, "batch norm in the head")
+    init: Literal["trunc_normal", "xavier"] = setting("trunc_normal", "of linear layers; xavier for narrow networks")
+    momentum_teacher: float = setting(0.996, "of the teacher, growing to 1; 0.9995 for batches of 256", within=(0, 1))
+    center_momentum: float = setting(0.9, "of the centres", within=(0, 1))
+    alpha: float = setting(0.5, "share of patches in the target of cls+", within=(0, 1))
+    target_mix: TargetMix = setting("logits", "what the target of cls+ is the mean of: logits or probs")
+    student_temp: float = setting(0.1, "temperature of the student", within=(1e-4, 100))
+    warmup_teacher_temp: float = setting(0.04, "first temperature of the teacher", within=(1e-4, 100))
+    teacher_temp: float = setting(0.07, "last temperature of the teacher", within=(1e-4, 100))
+    warmup_teacher_temp_epochs: int = setting(30, "epochs between the two", within=(0, 10**6))
+    use_fp16: bool = setting(True, "half precision on a GPU; bfloat16, which needs no loss scaler")
+    weight_decay: float = setting(0.04, "first weight decay", within=(0, 10))
+    weight_decay_end: float = setting(0.1, "last weight decay", within=(0, 10))
+    clip_grad: float = setting(3.0, "largest norm of each tensor's gradient; 0 for any", within=(0, 1e6))
+    batch_size_per_gpu: int = setting(128, "images that a process computes at once", within=(1, 65536))
+    accumulate_steps: int = setting(1, "parts of that size that make one batch of a process", within=(1, 65536))
+    epochs: int = setting(300, "passes over the images", within=(1, 10**6))
+    freeze_last_layer: int = setting(1, "epochs that leave the last layer as it is", within=(0, 10**6))
+    lr: float = setting(0.0005, "peak rate per 256 images of a batch", within=(0, 100))
+    warmup_epochs: int = setting(10, "epochs of the rise to the peak rate", within=(0, 10**6))
+    min_lr: float = setting(1e-5, "last rate", within=(0, 100))
+    optimizer: Optimizer = setting("adamw", "adamw, sgd or lars")
+    drop_path_rate: float = setting(0.1, "stochastic depth of the student", within=(0, 0.99))
+    global_crops_scale: Pair = setting((0.25, 1.0), "share of the area of global crops", within=(1e-6, 1))
+    local_crops_number: int = setting(6, "local crops per image; 10 in the 300-epoch recipe", within=(0, 100))
+    local_crops_scale: Pair = setting((0.05, 0.25), "share of the area of local crops", within=(1e-6, 1))
+    global_sampling_window_size: int = setting(3, "tokens along a window of global samples", within=(1, 1024))
+    local_sampling_window_size: int = setting(2, "tokens along a window of local samples", within=(1, 1024))
+    coords: Coordinates = setting("corner", "where a token lies: corner (the reference) or center of its cell")
+    color_jitter: Pair = setting((0.4, 0.4, 0.2, 0.1), "brightness, contrast, saturation, hue", within=(0, 1))
+    blur_radius: Pair = setting((0.1, 2.0), "smallest and largest radius of the blur, in pixels", within=(0, 100))
+    profile: Literal["clean", "published"] = setting(
+        "clean", "clean: what the method says; published: what its code did"
+    )
+    dtype: str = setting("auto", "auto (bfloat16 on a GPU with --use-fp16, else float32), float32, bfloat16")
+    saveckp_freq: int = setting(
+        20, "epochs between checkpoints that are kept; 0 keeps the last alone", within=(0, 10**6)
+    )
+    save_minutes: float = setting(10.0, "minutes between checkpoints inside an epoch", within=(0.001, 10**6))
+    seed: int = setting(0, "of weights, order and views", within=SEEDS)
+    num_workers: int = setting(-1, "processes that decode; -1 picks 0 on a CPU, 10 on a GPU", within=(-1, 1024))
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    dist_url: str = setting("env://", "taken for the sake of published commands; torchrun's environment counts")
+    local_rank: int = setting(0, "as --dist-url", within=(0, 1024))
+    wandb: bool = setting(False, "progress to Weights & Biases, offline unless $WANDB_MODE says otherwise")
+
+    def __post_init__(self) -> None:
+        choose_architecture(self.arch)
+        sizes = {"global_crops_size": self.global_crops_size, "local_crops_size": self.local_crops_size}
+        check_sizes(self.patch_size, **sizes)
+        self._check_pairs()
+        self._check_windows()
+        if bool(self.data_path) == bool(self.dataset):
+            raise FungiError("say which images: --data-path FOLDER, or --dataset NAME.")
+        if not self.include_patch and self.number_cls_token > 1:
+            raise FungiError("--include-patch false needs --number-cls-token 1: cls+ is taught by patches.")
+
+    def _check_pairs(self) -> None:
+        for name in ("global_crops_scale", "local_crops_scale", "blur_radius"):
+            pair = getattr(self, name)
+            if len(pair) != 2 or pair[0] > pair[1]:
+                raise FungiError(f"--{name.replace('_', '-')} takes two numbers, the smaller first.")
+        if len(self.color_jitter) != 4 or self.color_jitter[3] > 0.5:
+            raise FungiError("--color-jitter takes four numbers: brightness, contrast, saturation, and hue up to 0.5.")
+
+    def _check_windows(self) -> None:
+        for kind in ("global", "local"):
+            window = getattr(self, f"{kind}_sampling_window_size")
+            side = getattr(self, f"{kind}_crops_size") // self.patch_size
+            if window > side:
+                raise FungiError(
+                    f"--{kind}-sampling-window-size {window} is wider than the {side} x {side} tokens of a {kind} crop."
+                )
+
+    @property
+    def root(self) -> Path:
+        """Where the run's own files go."""
+        return self.output_dir
+
+    @property
+    def backbone(self) -> str:
+        """What is trained, for the name of a tracked run."""
+        return self.arch
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that a run's numbers depend on."""
+        return {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in RUNNING
+        }
+
+
+def client_spelling(arguments: list[str]) -> list[str]:
+    """The reference's way of writing flags in ours: `--warmup_epochs 10` and `--norm_last_layer false`."""
+    switches = {field.name for field in dataclasses.fields(PretrainSettings) if field.type in (bool, "bool")}
+    found: list[str] = []
+    for text in arguments:
+        if text.startswith("--"):
+            name, equals, value = text.partition("=")
+            found.append(name.replace("_", "-") + equals + value)
+            continue
+        previous = found[-1].removeprefix("--").replace("-", "_") if found else ""
+        if previous in switches and text.lower() in ("true", "false", "1", "0"):
+            if text.lower() in ("false", "0"):
+                found[-1] = f"--no-{found[-1].removeprefix('--')}"
+            continue
+        found.append(text)
+    return found

@@ -1,0 +1,66 @@
+"""Running timm's `VisionTransformer` token by token: at any resolution, by blocks, all tokens (spec udi 1.1).
+
+Token order: class tokens (cls, then cls+), then patches in row-major order.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fungi.backbones.position_embedding import hub_positions
+
+
+def embed(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n t d"]:
+    """Tokens before the first block. Positions are resized the reference's way where the grid is another one."""
+    patches = model.patch_embed.proj(images)  # [n d rows columns]
+    rows, columns = patches.shape[-2:]
+    patches = patches.flatten(2).transpose(1, 2)
+    first = [model.cls_token] if model.reg_token is None else [model.cls_token, model.reg_token]
+    tokens = torch.cat([*(one.expand(len(images), -1, -1) for one in first), patches], dim=1)
+    return tokens + resized_positions(model, rows, columns)
+
+
+def resized_positions(model: Any, rows: int, columns: int) -> Float[Tensor, "1 t d"]:
+    """Position embedding for a grid of patches; class tokens keep theirs."""
+    prefix = model.num_prefix_tokens
+    return hub_positions(model.pos_embed, grid=(rows, columns), prefix=prefix)
+
+
+def run_blocks(
+    model: Any, tokens: Float[Tensor, "n t d"], kept: Float[Tensor, "blocks2 n"] | None = None
+) -> Float[Tensor, "n t d"]:
+    """Tokens behind the last block, before the final norm.
+
+    kept: stochastic depth, the factor of every sample's branch: attention and MLP of the first block, of the second...
+    """
+    for place, block in enumerate(model.blocks):
+        if kept is None:
+            tokens = block(tokens)
+            continue
+        attention, mlp = kept[2 * place, :, None, None], kept[2 * place + 1, :, None, None]
+        tokens = tokens + attention * block.ls1(block.attn(block.norm1(tokens)))
+        tokens = tokens + mlp * block.ls2(block.mlp(block.norm2(tokens)))
+    return tokens
+
+
+def last_blocks(model: Any, images: Float[Tensor, "n 3 s s2"], count: int = 1) -> list[Float[Tensor, "n t d"]]:
+    """All tokens behind each of the last blocks, from shallow to deep, each through the final norm."""
+    tokens, found = embed(model, images), []
+    for place, block in enumerate(model.blocks):
+        tokens = block(tokens)
+        if place >= len(model.blocks) - count:
+            found.append(model.norm(tokens))
+    return found
+
+
+def last_attention(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n h t t"]:
+    """Attention of the last block: row i says what token i looks at."""
+    tokens = embed(model, images)
+    for block in model.blocks[:-1]:
+        tokens = block(tokens)
+    attention = model.blocks[-1].attn
+    qkv = attention.qkv(model.blocks[-1].norm1(tokens)).unflatten(-1, (3, attention.num_heads, -1))
+    query, key, _ = qkv.permute(2, 0, 3, 1, 4)  # each [n h t e]
+    return torch.softmax((query @ key.transpose(-2, -1)) * attention.scale, dim=-1)

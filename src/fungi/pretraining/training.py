@@ -1,0 +1,164 @@
+"""A run of `fungi pretrain`: resume, learn, save, report (spec udi 5)."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+
+from fungi.data.base import Samples
+from fungi.errors import FungiError
+from fungi.pretraining import collapse
+from fungi.pretraining.batches import BatchPlan, ViewedImages, batches
+from fungi.pretraining.checkpoints import load_checkpoint, save_checkpoint
+from fungi.pretraining.configuration import Timetable, learner_options
+from fungi.pretraining.interruption import StopRequest
+from fungi.pretraining.learner import Learner, Moment
+from fungi.pretraining.processes import World
+from fungi.pretraining.progress import Progress
+from fungi.pretraining.settings import PretrainSettings
+from fungi.runtime.device import choose_dtype
+from fungi.runtime.files import written_whole
+from fungi.runtime.log import logger
+from fungi.runtime.tracking import track
+from fungi.settings import as_json
+
+LOG_SECONDS = 20.0
+
+
+class Training:
+    """One process's part in a run."""
+
+    def __init__(self, settings: PretrainSettings, samples: Samples, world: World, device: torch.device) -> None:
+        self.settings, self.world, self.samples = settings, world, samples
+        self.plan = BatchPlan(
+            rows=len(samples),
+            part=settings.batch_size_per_gpu,
+            accumulate=settings.accumulate_steps,
+            processes=world.size,
+            seed=settings.seed,
+        )
+        self.moments = Timetable(settings, self.plan).moments()
+        wanted = settings.dtype if settings.use_fp16 or settings.dtype != "auto" else "float32"
+        self.options = learner_options(settings)
+        self.learner = Learner(self.options, world, device, choose_dtype(wanted, device))
+        self.progress = Progress()
+        self._saved, self._logged = monotonic(), monotonic()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest state of the run."""
+        return self.settings.output_dir / "checkpoint.pth"
+
+    def run(self, stop: StopRequest) -> bool:
+        """Train to the end, or to a signal; whether the end was reached. The state is saved either way."""
+        self._resume()
+        steps = batches(
+            ViewedImages(self.samples, self.options.views, self.settings.seed),
+            self.plan,
+            rank=self.world.rank,
+            first_step=self.progress.step,
+            workers=self._workers(),
+        )
+        while self.progress.step < len(self.moments):
+            started = monotonic()
+            moment = self.moments[self.progress.step]
+            measured = self.learner.step(next(steps), moment, stop=bool(stop))
+            self.progress.add(measured, monotonic() - started)
+            self._report(measured, moment)
+            if self.progress.step % self.plan.steps_per_epoch == 0:
+                self._end_epoch(moment)
+            if measured["stop"]:
+                self._save()
+                return self.progress.step == len(self.moments)
+            if monotonic() - self._saved > 60 * self.settings.save_minutes:
+                self._save()
+        return True
+
+    def _resume(self) -> None:
+        if not self.checkpoint.exists():
+            return
+        run = load_checkpoint(self.checkpoint, self.learner)
+        _refuse_other_run(run, self._identity(), self.checkpoint)
+        self.progress = Progress(run["step"], run["history"], run["sums"], run["seconds"])
+        if self.world.leads:
+            logger.info(f"goes on from {self.checkpoint}: step {self.progress.step} of {len(self.moments)}")
+
+    def _identity(self) -> dict[str, Any]:
+        """What a run's numbers depend on; a batch may be made of other parts."""
+        deciding = {name: as_plain(value) for name, value in self.settings.deciding().items()}
+        return deciding | {"batch": self.plan.batch, "images": self.samples.fingerprint()}
+
+    def _end_epoch(self, moment: Moment) -> None:
+        line = self.progress.close_epoch(moment, self.plan)
+        track(line)
+        complaint = collapse.warning(line["train_entropy"], line["train_diversity"], self.settings.out_dim)
+        late = line["epoch"] + 1 >= max(2, self.settings.epochs // 10)  # a new teacher predicts the same for all
+        if self.world.leads and complaint and late:
+            logger.warning("epoch %d: %s", line["epoch"], complaint)
+        self._save()
+        every = self.settings.saveckp_freq
+        if every and line["epoch"] % every == 0:
+            self._write(self.settings.output_dir / f"checkpoint{line['epoch']:04d}.pth")
+
+    def _save(self) -> None:
+        self._write(self.checkpoint)
+        if self.world.leads:
+            with written_whole(self.settings.output_dir / "log.txt") as unfinished:
+                unfinished.write_text("".join(json.dumps(line) + "\n" for line in self.progress.history))
+        self._saved = monotonic()
+
+    def _write(self, path: Path) -> None:
+        if not self.world.leads:
+            return
+        progress = self.progress
+        run = {"step": progress.step, "history": progress.history, "sums": progress.sums, "seconds": progress.seconds}
+        save_checkpoint(
+            path,
+            self.learner,
+            epoch=progress.step // self.plan.steps_per_epoch,
+            arguments=as_json(self.settings),
+            run=run | {"identity": self._identity()},
+        )
+
+    def _report(self, measured: dict[str, float], moment: Moment) -> None:
+        """A line now and then: where the run is, how fast, and the parts of the loss."""
+        track({name: value for name, value in measured.items() if name != "stop"} | {"lr": moment.rate})
+        if not self.world.leads or monotonic() - self._logged < LOG_SECONDS:
+            return
+        self._logged = monotonic()
+        epoch, step = divmod(self.progress.step, self.plan.steps_per_epoch)
+        done = max(1, step) * self.plan.batch
+        rate = done / max(self.progress.seconds, 1e-9)
+        parts = "  ".join(f"{name} {measured[name]:.3f}" for name in ("loss", *self.learner.active, "entropy"))
+        logger.info(
+            f"epoch {epoch}/{self.settings.epochs} step {step}/{self.plan.steps_per_epoch}  {parts}  "
+            f"lr {moment.rate:.2e}  {rate:.0f} images/s"
+        )
+
+    def _workers(self) -> int:
+        if self.settings.num_workers >= 0:
+            return self.settings.num_workers
+        available = len(os.sched_getaffinity(0)) - 1
+        return 0 if self.learner.device.type == "cpu" else max(1, min(10, available))
+
+
+def as_plain(value: Any) -> Any:
+    """A setting as a checkpoint keeps it."""
+    if isinstance(value, tuple):
+        return [as_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _refuse_other_run(run: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:
+    """FungiError, with both values, where a checkpoint belongs to a run with other numbers."""
+    for name, value in identity.items():
+        found = run["identity"].get(name)
+        if found != value:
+            raise FungiError(
+                f"{path} is of a run with {name} = {found}, this one has {value}. Use the same, or another "
+                "--output-dir."
+            )

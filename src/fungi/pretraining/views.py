@@ -1,0 +1,149 @@
+"""An image -> two global and some local crops, their boxes, and the tokens that are sampled (spec udi 3).
+
+What is random in them comes from one generator per image and epoch: not from the batch, the worker or the process.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from PIL import Image, ImageFilter, ImageOps
+from torch import Tensor
+
+from fungi.pretraining.boxes import Crop, multi_crops
+from fungi.pretraining.choices import Deviations
+from fungi.pretraining.sampling import stratified_tokens
+
+GRAY, JITTER, THRESHOLD = 0.2, 0.8, 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions:
+    """Sizes in pixels, windows in tokens; the defaults are those for ImageNet."""
+
+    global_size: int = 224
+    local_size: int = 96
+    patch_size: int = 16
+    global_window: int = 3
+    local_window: int = 2
+    local_crops: int = 6
+    global_scale: tuple[float, float] = (0.25, 1.0)
+    local_scale: tuple[float, float] = (0.05, 0.25)
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    blur_radius: tuple[float, float] = (0.1, 2.0)
+    interpolation: str = "bicubic"
+    deviations: Deviations = field(default_factory=Deviations)
+
+    @property
+    def global_side(self) -> int:
+        """Tokens along a side of a global crop."""
+        return self.global_size // self.patch_size
+
+    @property
+    def local_side(self) -> int:
+        """Tokens along a side of a local crop."""
+        return self.local_size // self.patch_size
+
+
+@dataclass(frozen=True)
+class Views:
+    """Views of a batch of b images, L local crops; g and l are pixels.
+
+    boxes: of all crops, the global ones first. global_tokens, local_tokens: the samples, one draw per image each.
+    """
+
+    globals: UInt8[Tensor, "2 b 3 g g"]
+    locals: UInt8[Tensor, "L b 3 l l"]
+    boxes: Float[Tensor, "v b 4"]
+    global_tokens: Int64[Tensor, "b m"]
+    local_tokens: Int64[Tensor, "b m2"]
+
+    def __len__(self) -> int:
+        return self.globals.shape[1]
+
+    def to(self, device: torch.device) -> "Views":
+        """The same on a device."""
+        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
+        return Views(**moved)
+
+
+def make_views(image: Image.Image, options: ViewOptions, random: np.random.Generator) -> dict[str, Any]:
+    """The views of one image, as the fields of `Views` without the batch's axis."""
+    crops = multi_crops(
+        random,
+        (image.height, image.width),
+        local_crops=options.local_crops,
+        global_scale=options.global_scale,
+        local_scale=options.local_scale,
+        deviations=options.deviations,
+    )
+    sizes = [options.global_size] * 2 + [options.local_size] * options.local_crops
+    pixels = [_pixels(image, crop, size, options, random) for crop, size in zip(crops, sizes, strict=True)]
+    small = options.local_size
+    return {
+        "globals": torch.stack(pixels[:2]),
+        "locals": torch.stack(pixels[2:]) if pixels[2:] else torch.empty(0, 3, small, small, dtype=torch.uint8),
+        "boxes": torch.tensor([crop.box(image.height, image.width) for crop in crops]),
+        "global_tokens": torch.from_numpy(stratified_tokens(random, options.global_side, options.global_window)),
+        "local_tokens": torch.from_numpy(stratified_tokens(random, options.local_side, options.local_window)),
+    }
+
+
+def collate(made: Sequence[dict[str, Tensor]]) -> Views:
+    """The views of several images as a batch: crops come first, then images."""
+    together = {name: torch.stack([one[name] for one in made]) for name in made[0]}
+    for name in ("globals", "locals", "boxes"):
+        together[name] = together[name].transpose(0, 1).contiguous()
+    return Views(**together)
+
+
+def _pixels(
+    image: Image.Image, crop: Crop, size: int, options: ViewOptions, random: np.random.Generator
+) -> UInt8[Tensor, "3 s s"]:
+    """One crop, resized and changed in colour; the same distribution for every crop (spec udi 3.2)."""
+    view = image.crop((crop.left, crop.top, *_end(crop)))
+    view = view.resize((size, size), Image.Resampling[options.interpolation.upper()])
+    if crop.flipped:
+        view = ImageOps.mirror(view)
+    view = _coloured(view, options, random)
+    return torch.from_numpy(np.array(view)).permute(2, 0, 1)
+
+
+def _end(crop: Crop) -> tuple[int, int]:
+    return crop.left + crop.width, crop.top + crop.height
+
+
+def _coloured(view: Image.Image, options: ViewOptions, random: np.random.Generator) -> Image.Image:
+    """Colour jitter, grey, then one of three mixtures of blur and solarisation."""
+    if random.random() < JITTER:
+        view = _jittered(view, options.jitter, random)
+    if random.random() < GRAY:
+        view = view.convert("L").convert("RGB")
+    mixture = random.random()
+    if random.random() < (0.5 if mixture < 0.25 else 1.0 if mixture < 0.5 else 0.1):
+        view = view.filter(ImageFilter.GaussianBlur(random.uniform(*options.blur_radius)))
+    if mixture >= 0.5 and random.random() < 0.2:
+        view = ImageOps.solarize(view, THRESHOLD)
+    return view
+
+
+def _jittered(
+    view: Image.Image, strengths: tuple[float, float, float, float], random: np.random.Generator
+) -> Image.Image:
+    """Brightness, contrast, saturation and hue, each by a random factor, in a random order."""
+    from torchvision.transforms import functional
+
+    steps = (
+        functional.adjust_brightness,
+        functional.adjust_contrast,
+        functional.adjust_saturation,
+        functional.adjust_hue,
+    )
+    for step in random.permutation(4):
+        strength = strengths[step]
+        if strength:
+            view = steps[step](view, random.uniform(-strength, strength) + (step != 3))
+    return view

@@ -1,0 +1,79 @@
+"""The loss as the specification writes it (spec udi 4): loops over pairs, all logits formed, float64."""
+
+import torch
+from torch import Tensor
+
+from fungi.pretraining.losses import LossOptions, Teacher
+from fungi.pretraining.network import Alignment, Predictions
+
+
+def plain_parts(student: Predictions, teacher: Teacher, options: LossOptions) -> dict[str, Tensor]:  # noqa: C901
+    seen, valid, samples = teacher.predictions, teacher.alignment.valid, teacher.samples
+    cls_logits, all_patch_logits = seen.classes[0] @ seen.prototypes.T, seen.patches @ seen.prototypes.T
+    own = [student.classes @ student.prototypes.T, student.local_classes @ student.prototypes.T]
+    images, count = seen.classes.shape[2], student.local_classes.shape[1]
+    size = (all_patch_logits.shape[2] - samples) // count if count else 0
+
+    def target(logits: Tensor, level: int) -> Tensor:
+        return ((logits - teacher.centres[level]) / teacher.temperature).softmax(-1)
+
+    def entropy(p: Tensor, logits: Tensor) -> Tensor:
+        return -(p * (logits / options.student_temperature).log_softmax(-1)).sum()
+
+    def multimodal(view: int, image: int, rows: slice) -> Tensor:
+        logits, o = all_patch_logits[view, image, rows], valid[view, image, rows]
+        if options.target_mix == "probs":
+            if not o.any():
+                return target(cls_logits[view, image], 1)
+            shares = target(logits, 1)[o].mean(0)
+            return options.alpha * shares + (1 - options.alpha) * target(cls_logits[view, image], 1)
+        mean = (logits * o[:, None]).sum(0) / (o.double().sum() + 1e-5)
+        return target(options.alpha * mean + (1 - options.alpha) * cls_logits[view, image], 1)
+
+    sums: dict[str, list[Tensor]] = {"g_cl": [], "l_cl": [], "g_mcl": [], "l_mcl": [], "g_pch": []}
+    for image in range(images):
+        for a, b in ((0, 1), (1, 0)):
+            sums["g_cl"].append(entropy(target(cls_logits[b, image], 0), own[0][0, a, image]))
+            sums["g_mcl"].append(entropy(multimodal(b, image, slice(samples)), own[0][1, a, image]))
+            for k in range(samples):
+                if valid[b, image, k]:
+                    p = target(all_patch_logits[b, image, k], 2)
+                    sums["g_pch"].append(entropy(p, student.patches[a, image, k] @ student.prototypes.T))
+        for local in range(count):
+            rows = slice(samples + local * size, samples + (local + 1) * size)
+            for b in (0, 1):
+                sums["l_cl"].append(entropy(target(cls_logits[b, image], 0), own[1][0, local, image]))
+                sums["l_mcl"].append(entropy(multimodal(b, image, rows), own[1][1, local, image]))
+    return {name: torch.stack(values).mean() if values else torch.tensor(0.0).double() for name, values in sums.items()}
+
+
+def drawn(
+    *,
+    images: int = 3,
+    local_crops: int = 2,
+    samples: int = 4,
+    local_samples: int = 2,
+    width: int = 5,
+    prototypes: int = 7,
+    share_valid: float = 0.7,
+    seed: int = 0,
+) -> tuple[Predictions, Teacher]:
+    """Random predictions of a student (that ask for gradients) and of a teacher, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def unit(*shape: int) -> Tensor:
+        rows = torch.randn(*shape, width, generator=generator, dtype=torch.float64)
+        return torch.nn.functional.normalize(rows, dim=-1)
+
+    requests = samples + local_crops * local_samples
+    student = Predictions(
+        unit(2, 2, images).requires_grad_(),
+        unit(2, local_crops, images).requires_grad_(),
+        unit(2, images, samples).requires_grad_(),
+        unit(prototypes).requires_grad_(),
+    )
+    seen = Predictions(unit(2, 2, images), unit(2, 0, images), unit(2, images, requests), unit(prototypes))
+    valid = torch.rand(2, images, requests, generator=generator) < share_valid
+    alignment = Alignment(torch.zeros(2, images, samples, 9), torch.zeros(2, images, requests, 9), valid)
+    centres = torch.randn(3, prototypes, generator=generator, dtype=torch.float64) * 0.2
+    return student, Teacher(seen, alignment, centres, 0.05, local_crops)

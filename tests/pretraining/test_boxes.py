@@ -1,0 +1,84 @@
+"""Crops overlap, and say where they are (spec udi 3.1, 8.2)."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fungi.pretraining.boxes import Crop, multi_crops, random_crop, reference_crop, shifted_towards
+from fungi.pretraining.choices import DEVIATIONS
+from fungi.pretraining.views import ViewOptions, collate, make_views
+
+SIZES = [(480, 640), (64, 64), (200, 31), (3, 500), (1, 1), (2, 1)]
+
+
+def shared(first: tuple[int, int], second: tuple[int, int]) -> float:
+    """Overlap of two spans in units of the smaller."""
+    overlap = min(first[1], second[1]) - max(first[0], second[0])
+    return overlap / min(first[1] - first[0], second[1] - second[0])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_crops_lie_in_the_image_and_overlap_by_half_of_the_smaller_side(size: tuple[int, int]) -> None:
+    for seed in range(60):
+        crops = multi_crops(
+            np.random.default_rng(seed),
+            size,
+            local_crops=3,
+            global_scale=(0.25, 1.0),
+            local_scale=(0.05, 0.25),
+            deviations=DEVIATIONS["clean"],
+        )
+        reference = reference_crop(crops[0], crops[1], DEVIATIONS["clean"])
+        for crop in crops:
+            assert crop.top >= 0
+            assert crop.left >= 0
+            assert crop.rows[1] <= size[0]
+            assert crop.columns[1] <= size[1]
+        for crop, other in [(crops[1], crops[0]), *((local, reference) for local in crops[2:])]:
+            assert shared(crop.rows, other.rows) >= 0.5
+            assert shared(crop.columns, other.columns) >= 0.5
+
+
+def test_the_published_extent_misses_overlaps_that_the_clean_one_has() -> None:
+    """Two crops side by side: measured from the row start, the columns seem to lie far enough together."""
+    reference, new = Crop(0, 70, 30, 30), Crop(60, 10, 30, 30)
+    clean = shifted_towards(new, reference, 100, 100, DEVIATIONS["clean"])
+    published = shifted_towards(new, reference, 100, 100, DEVIATIONS["published"])
+    assert shared(clean.columns, reference.columns) == 0.5
+    assert shared(published.columns, reference.columns) < 0
+    assert published.top == clean.top
+
+
+def test_the_published_reference_depends_on_flips() -> None:
+    first, second = Crop(0, 0, 40, 60), Crop(20, 40, 40, 50)
+    mirrored = [Crop(c.top, c.left, c.height, c.width, True) for c in (first, second)]
+    union, published = Crop(0, 0, 60, 90), DEVIATIONS["published"]
+    assert reference_crop(*mirrored, DEVIATIONS["clean"]) == reference_crop(first, second, published) == union
+    assert reference_crop(*mirrored, published).columns == (40, 60)  # the intersection
+
+
+def test_a_flipped_crop_swaps_its_columns() -> None:
+    plain, flipped = Crop(2, 3, 5, 7), Crop(2, 3, 5, 7, True)
+    assert plain.box(11, 21) == (0.2, 0.15, 0.6, 0.45)
+    assert flipped.box(11, 21) == (0.2, 0.45, 0.6, 0.15)
+
+
+def test_the_share_of_the_area_is_drawn_from_its_range() -> None:
+    random = np.random.default_rng(0)
+    areas = [(c.height * c.width) / 10_000 for c in (random_crop(random, 100, 100, (0.3, 0.6)) for _ in range(300))]
+    assert 0.28 < min(areas) < 0.34
+    assert 0.55 < max(areas) < 0.62
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("local_crops", [0, 2])
+def test_any_image_has_views(size: tuple[int, int], local_crops: int) -> None:
+    options = ViewOptions(
+        global_size=8, local_size=4, patch_size=4, global_window=2, local_window=1, local_crops=local_crops
+    )
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8))
+    views = collate([make_views(image, options, np.random.default_rng(seed)) for seed in range(3)])
+    assert views.globals.shape == (2, 3, 3, 8, 8)
+    assert views.locals.shape == (local_crops, 3, 3, 4, 4)
+    assert views.boxes.shape == (2 + local_crops, 3, 4)
+    assert bool(views.boxes.isfinite().all())

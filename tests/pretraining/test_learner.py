@@ -1,0 +1,226 @@
+"""A step of training: what moves, what does not, and what it may not depend on (spec udi 5; 9.3, 9.4)."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from fungi.pretraining import optimisation
+from fungi.pretraining.learner import NonFiniteError
+from fungi.pretraining.network import Network, align
+from fungi.pretraining.schedules import cosine, linear_then_constant
+from fungi.pretraining.srs import SampledAttention
+from tests.pretraining.small import first_batches, learner_of, moment, settings
+
+
+def parameters(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: one.detach().clone() for name, one in network.named_parameters()}
+
+
+def test_a_step_moves_student_teacher_and_centres() -> None:
+    made = settings()
+    learner = learner_of(made)
+    before = parameters(learner.student)
+    for name, value in parameters(learner.teacher).items():
+        assert torch.equal(value, before[name]), name
+    (batch,) = first_batches(made, 1)
+    measured = learner.step(batch, moment())
+    after, teacher = parameters(learner.student), parameters(learner.teacher)
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    assert still <= {"head.0.last_layer.weight_g"}
+    for name, value in teacher.items():  # theta_t <- m theta_t + (1 - m) theta_s
+        torch.testing.assert_close(value, 0.9 * before[name] + 0.1 * after[name], rtol=1e-5, atol=1e-7, msg=name)
+    assert (learner.centres.abs().amax(1) > 0).all()
+    assert all(math.isfinite(value) for value in measured.values())
+    assert {"g_cl", "g_mcl", "g_pch", "l_cl", "l_mcl", "loss", "entropy", "diversity"} <= set(measured)
+
+
+@pytest.mark.parametrize("options", [{}, {"drop_path_rate": 0.5}, {"use_bn_in_head": False, "target_mix": "probs"}])
+def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(options) -> None:
+    options = options | {"optimizer": "sgd"}  # a step of AdamW is a ratio of gradients: of rounding, where they vanish
+    whole = settings(batch_size_per_gpu=8, **options)
+    parts = settings(batch_size_per_gpu=2, accumulate_steps=4, **options)
+    learners = [learner_of(made) for made in (whole, parts)]
+    for step in range(2):
+        measured = [
+            learner.step(first_batches(made, 2)[step], moment(step))
+            for learner, made in zip(learners, (whole, parts), strict=True)
+        ]
+        assert measured[0] == pytest.approx(measured[1], rel=1e-5, abs=1e-5)
+    for name, value in parameters(learners[0].student).items():
+        torch.testing.assert_close(value, parameters(learners[1].student)[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_stochastic_depth_changes_the_student_alone() -> None:
+    (batch,) = first_batches(settings(), 1)
+    plain, dropped = learner_of(settings(drop_path_rate=0.0)), learner_of(settings(drop_path_rate=0.9))
+    one, other = plain.step(batch, moment()), dropped.step(batch, moment())
+    assert one["entropy"] == other["entropy"]
+    assert one["loss"] != other["loss"]
+
+
+def test_momentum_one_leaves_the_teacher_and_momentum_zero_copies_the_student() -> None:
+    learner = learner_of(settings(use_bn_in_head=True))
+    student, teacher = learner.student, learner.teacher
+    for parameter in student.parameters():
+        parameter.data += 1
+    student.head[0].mlp[1].running_mean += 1
+    before, buffers = parameters(teacher), copy.deepcopy(dict(teacher.named_buffers()))
+    optimisation.move_teacher(teacher, student, 1.0)
+    assert all(torch.equal(value, before[name]) for name, value in parameters(teacher).items())
+    optimisation.move_teacher(teacher, student, 0.0)
+    assert all(torch.equal(value, parameters(student)[name]) for name, value in parameters(teacher).items())
+    assert all(torch.equal(value, buffers[name]) for name, value in teacher.named_buffers())
+
+
+def test_each_tensor_is_clipped_by_itself() -> None:
+    small, large = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3, 3))
+    small.grad, large.grad = torch.tensor([0.6, 0.8]), torch.full((3, 3), 4.0)
+    assert float(optimisation.clip_each([small, large], 3.0)) == pytest.approx(12)
+    assert small.grad.norm() == pytest.approx(1.0)
+    assert large.grad.norm() == pytest.approx(3.0, rel=1e-5)
+    optimisation.clip_each([large], 0.0)
+    assert large.grad.norm() == pytest.approx(3.0, rel=1e-5)
+
+
+def test_the_last_layer_stays_while_it_is_frozen() -> None:
+    made = settings(norm_last_layer=False)
+    learner = learner_of(made)
+    before = parameters(learner.student)
+    (batch,) = first_batches(made, 1)
+    learner.step(batch, moment(last_layer_frozen=True))
+    frozen = {name for name, value in parameters(learner.student).items() if torch.equal(value, before[name])}
+    assert frozen == {"head.0.last_layer.weight_g", "head.0.last_layer.weight_v"}
+    learner.step(batch, moment(1))
+    assert not torch.equal(
+        parameters(learner.student)["head.0.last_layer.weight_g"], before["head.0.last_layer.weight_g"]
+    )
+
+
+def test_tokens_and_positions_decay_and_biases_do_not() -> None:
+    network = learner_of(settings(norm_last_layer=False)).student
+    decayed, plain = ({id(p) for p in group["params"]} for group in optimisation.parameter_groups(network))
+    names = {name: id(parameter) for name, parameter in network.named_parameters()}
+    for name in ("pos_embed", "cls_token", "reg_token", "patch_embed.proj.weight"):
+        assert names[f"backbone.backbone.{name}"] in decayed
+    assert names["head.0.last_layer.weight_g"] in decayed
+    assert {names[name] for name in names if name.endswith(".bias") or "norm" in name} == plain
+
+
+def test_schedules_begin_peak_and_end_where_they_should() -> None:
+    rates = cosine(2.0, 0.1, 100, warmup=10)
+    assert rates[0] == 0
+    assert rates[9] == rates.max() == 2.0
+    assert rates[-1] == pytest.approx(0.1, abs=2e-3)
+    decay, momentum = cosine(0.04, 0.1, 500), cosine(0.996, 1.0, 500)
+    assert (decay[0], momentum[0]) == (0.04, 0.996)
+    assert (decay[-1], momentum[-1]) == pytest.approx((0.1, 1.0), abs=1e-5)
+    assert linear_then_constant(0.04, 0.07, 5, warmup=3).tolist() == pytest.approx([0.04, 0.055, 0.07, 0.07, 0.07])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_run_shorter_than_its_warm_ups_has_all_its_values(steps: int) -> None:
+    assert cosine(2.0, 0.1, steps, warmup=10).shape == (steps,)
+    assert linear_then_constant(0.04, 0.07, steps, warmup=30)[0] == 0.04
+    assert len(linear_then_constant(0.04, 0.07, steps, warmup=30)) == steps
+
+
+def test_srs_with_the_identity_is_attention_with_a_residual_and_a_norm() -> None:
+    torch.manual_seed(0)
+    layer, tokens = SampledAttention(12, 3), torch.randn(2, 5, 12)
+    query, key, value = layer.qkv(tokens).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)
+    mixed = torch.softmax(query @ key.transpose(-1, -2) / 2, -1) @ value
+    expected = layer.norm(layer.proj(mixed.transpose(1, 2).flatten(2)) + tokens)
+    torch.testing.assert_close(layer(tokens, torch.eye(5).expand(2, 5, 5)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_queries_are_interpolated_between_tokens() -> None:
+    """Sampling tokens and then forming queries is forming queries and then sampling them."""
+    torch.manual_seed(0)
+    layer, tokens = SampledAttention(12, 3), torch.randn(1, 5, 12)
+    sampling = torch.rand(1, 4, 5)
+    sampling = sampling / sampling.sum(-1, keepdim=True)
+    query, key, value = layer.qkv(tokens).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)
+    mixed = torch.softmax((sampling[:, None] @ query) @ key.transpose(-1, -2) / 2, -1) @ value
+    expected = layer.norm(layer.proj(mixed.transpose(1, 2).flatten(2)) + sampling @ tokens)
+    torch.testing.assert_close(layer(tokens, sampling), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_without_a_place_in_the_other_view_change_nothing() -> None:
+    made = settings(local_crops_number=0)
+    (batch,) = first_batches(made, 1)
+    views = batch[0]
+    valid = align(views, 4, 2).valid  # [2 b m]: of view b's requests
+    image, sample = (int(one[0]) for one in (~valid.any(0)).nonzero(as_tuple=True))
+    one, other = learner_of(made), learner_of(made)
+    moved = views.global_tokens.clone()
+    taken = set(moved[image].tolist())
+    for token in sorted(set(range(16)) - taken):
+        moved[image, sample] = token
+        changed = type(views)(**(vars(views) | {"global_tokens": moved}))
+        if torch.equal(align(changed, 4, 2).valid, valid):
+            break
+    else:
+        pytest.fail("no other token is outside of the other view")
+    assert one.step(batch, moment()) == pytest.approx(other.step([changed], moment()), rel=1e-6)
+
+
+def test_a_batch_without_any_valid_sample_has_a_finite_loss() -> None:
+    made = settings()
+    (batch,) = first_batches(made, 1)
+    nowhere = type(batch[0])(**(vars(batch[0]) | {"boxes": torch.zeros_like(batch[0].boxes)}))
+    learner = learner_of(made)
+    measured = learner.step([nowhere], moment())
+    assert measured["g_pch"] == 0
+    assert all(math.isfinite(value) for value in measured.values())
+    assert learner.centres.isfinite().all()
+    assert (learner.centres[2] == 0).all()
+
+
+def test_a_loss_that_is_no_number_names_the_step_and_moves_nothing() -> None:
+    made = settings()
+    learner = learner_of(made)
+    (batch,) = first_batches(made, 1)
+    learner.student.backbone.norm1.weight.data[0] = float("nan")
+    before, teacher = parameters(learner.student), parameters(learner.teacher)
+    with pytest.raises(NonFiniteError, match="step 17: the loss is nan"):
+        learner.step(batch, moment(17))
+    for network, old in ((learner.student, before), (learner.teacher, teacher)):
+        for name, value in parameters(network).items():
+            torch.testing.assert_close(value, old[name], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "levels"),
+    [
+        ({"include_patch": False, "number_cls_token": 1}, {"g_cl", "l_cl"}),
+        ({"number_cls_token": 1}, {"g_cl", "l_cl", "g_pch"}),
+        ({"local_crops_number": 0}, {"g_cl", "g_mcl", "g_pch"}),
+    ],
+)
+def test_levels_that_are_switched_off_are_left_out_of_the_mean(options, levels) -> None:
+    made = settings(**options)
+    (batch,) = first_batches(made, 1)
+    measured = learner_of(made).step(batch, moment())
+    kinds = {kind: [measured[name] for name in levels if name.endswith(f"_{kind}")] for kind in ("cl", "mcl", "pch")}
+    crops = made.local_crops_number
+    expected = []
+    for kind, values in kinds.items():
+        if kind == "pch" or not crops:
+            expected += values
+        elif values:
+            expected.append((2 * measured[f"g_{kind}"] + 2 * crops * measured[f"l_{kind}"]) / (2 + 2 * crops))
+    assert measured["loss"] == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert {name for name in measured if "_" in name} == levels
+
+
+def test_the_network_has_the_published_number_of_parameters() -> None:
+    """ViT-S/16: 21,666,432 in the backbone, 592,896 in SRS with its input norm, 22,352,128 in the head."""
+    from fungi.pretraining.architectures import choose_architecture
+    from fungi.pretraining.network import NetworkOptions
+
+    with torch.device("meta"):
+        network = Network(NetworkOptions(architecture=choose_architecture("vit_small")))
+    assert sum(one.numel() for one in network.backbone.backbone.parameters()) == 21_666_432
+    assert sum(one.numel() for one in network.parameters()) == 44_611_456
