@@ -1,11 +1,13 @@
-"""Configurations of the library's extractors: plain dataclasses under the published names.
+"""Configurations of the library's extractors: plain dataclasses under the published names, and for every other
+objective one that is derived from it, `<Objective>Config`.
 
 Each has `get_extractor(base_params)`; a configuration of your own needs nothing else. Defaults are the paper's, also
 where the published library has others (KL temperature 1, 64 negatives).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from fungi.gradients.base_extractor import BaseGradientExtractor
+
+
+_OF_THE_MODEL = {"patch_size": 0}
+"""Options of views that the model itself says where nobody else does."""
 
 
 class ExtractorConfig:
@@ -100,37 +106,28 @@ class SimCLRConfig(ExtractorConfig):
     project: bool = True
 
 
-@dataclass
-class DeepClusterConfig(ExtractorConfig):
-    """DeepCluster (paper, figure 10).
-
-    temperature: of the softmax over prototypes; prototypes: clusters per head, at most as many as setup's images (0:
-    3000, or a tenth of the images if that is less); prototype_heads: independent clusterings; iterations: of k-means;
-    latent_dim: output size of the head.
-    """
-
-    extractor = "DeepClusterGradientsExtractor"
-
-    temperature: float = 0.1
-    prototypes: int = 0
-    prototype_heads: int = 3
-    iterations: int = 10
-    latent_dim: int = 128
+def __getattr__(name: str) -> Any:
+    """`<Objective>Config` of an objective that has none above."""
+    if name.endswith("Config"):
+        objective = import_module("fungi.objectives.base").called(name.removesuffix("Config"))
+        if objective is not None:
+            return _derived(objective)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-@dataclass
-class IBOTConfig(ExtractorConfig):
-    """iBOT (paper, figure 10); for timm's vision transformers with a class token.
-
-    patch_size: of the model, in pixels (0: the model says it); mask_ratio: share of masked patches; class_loss: False
-    for masked image modelling alone; temperatures and latent_dim: as for DINO.
-    """
-
-    extractor = "IBOTGradientsExtractor"
-
-    teacher_temperature: float = 0.07
-    student_temperature: float = 0.1
-    latent_dim: int = 2048
-    patch_size: int = 0
-    mask_ratio: float = 0.3
-    class_loss: bool = True
+@cache
+def _derived(objective: Any) -> type[ExtractorConfig]:
+    """The configuration of an objective: its settings, and the options of its views, with the same defaults."""
+    vision = import_module("fungi.views.vision")
+    settings = {one.name: (one.type, one.default) for one in fields(objective)}
+    options = vision.options_of(vision.KINDS, objective.views) if objective.views in vision.KINDS else {}
+    own = objective.view_defaults | _OF_THE_MODEL
+    described = {name: (one.type, own.get(name, one.default)) for name, one in options.items()} | settings
+    named = {"__doc__": objective.__doc__, "__module__": __name__}
+    return make_dataclass(
+        f"{objective.__name__}Config",
+        [(name, kind, field(default=default)) for name, (kind, default) in described.items()],
+        bases=(ExtractorConfig,),
+        namespace={"extractor": f"{objective.__name__}GradientsExtractor"} | named,
+        kw_only=True,
+    )

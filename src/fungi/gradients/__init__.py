@@ -1,21 +1,18 @@
 """Per-sample gradients of chosen layers, and their random projection.
 
-The extractors of the library can be imported from here; they are loaded when asked for.
+The extractors of the library can be imported from here, `<Objective>GradientsExtractor` for each objective; they are
+made when asked for.
 """
 
 from importlib import import_module
 from typing import Any
 
-_EXTRACTORS = (
-    "KLGradientsExtractor",
-    "DINOGradientsExtractor",
-    "SimCLRGradientsExtractor",
-    "DeepClusterGradientsExtractor",
-    "IBOTGradientsExtractor",
-)
+_SUFFIX = "GradientsExtractor"
 
 
 def __getattr__(name: str) -> Any:
-    if name in _EXTRACTORS:
-        return getattr(import_module("fungi.gradients.objective_extractors"), name)
+    if name.endswith(_SUFFIX):
+        objective = import_module("fungi.objectives.base").called(name.removesuffix(_SUFFIX))
+        if objective is not None:
+            return import_module("fungi.gradients.objective_extractors").extractor_of(objective)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

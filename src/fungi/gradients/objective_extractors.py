@@ -1,9 +1,12 @@
-"""The extractors of the paper's objectives: the same objectives that the command-line stages run, under the library's
-interface."""
+"""The objectives that the command-line stages run, under the library's interface.
+
+An objective's extractor is derived from it. Two are written out, for what the published library calls otherwise.
+"""
 
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from math import isqrt
 from typing import Any, ClassVar
 
@@ -18,10 +21,7 @@ from fungi.gradients.base_extractor import BaseGradientExtractor
 from fungi.gradients.core import embed_samples
 from fungi.objectives.base import Objective, Support
 from fungi.objectives.binding import bind
-from fungi.objectives.deepcluster import DeepCluster
 from fungi.objectives.dino import DINO
-from fungi.objectives.ibot import IBOT
-from fungi.objectives.kl import KL
 from fungi.objectives.simclr import SimCLR
 from fungi.views.image_sets import as_samples, joined, rgb
 from fungi.views.transforms import Transform, ViewTransform
@@ -49,6 +49,10 @@ class ObjectiveExtractor(BaseGradientExtractor):
     objective_type: ClassVar[type[Objective]]
     setup_batch_size = 32
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.default_latent_dim, cls.tokens = cls.objective_type.latent_dim, cls.objective_type.tokens
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name) for name in list(kwargs) if name not in _BASE}
         super().__init__(*args, **kwargs)
@@ -68,11 +72,12 @@ class ObjectiveExtractor(BaseGradientExtractor):
 
     def take_heads(self, heads: nn.ModuleDict) -> None:
         """Put the objective's heads into attributes."""
-        self.projection_head = heads["head"]
+        for name, head in heads.items():
+            setattr(self, _attribute(name), head)
 
     def heads(self) -> nn.ModuleDict:
         """The heads as they are now, for the objective."""
-        return nn.ModuleDict({"head": self.projection_head})
+        return nn.ModuleDict({name: getattr(self, _attribute(name)) for name in self.bound.heads})
 
     def input_transform(self, input_dim: int) -> Transform:
         """The views of the objective."""
@@ -84,6 +89,18 @@ class ObjectiveExtractor(BaseGradientExtractor):
     def latents(self, embeddings: Float[Tensor, "m d"]) -> Float[Tensor, "m l"]:
         """Embeddings through the head, normalised or not as the objective says."""
         return self.objective.latents(embeddings, self.projection_head)
+
+    def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
+        """What the encoder gave, for objectives whose loss is not one of the head's outputs alone."""
+        return {} if type(self.objective).loss is Objective.loss else {"encoded": encoded}
+
+    def compute_loss(
+        self, latents: Float[Tensor, "m l"], views_per_sample: int, *, encoded: Encoded | None = None, **kwargs: Any
+    ) -> Float[Tensor, " b"]:
+        """The objective's loss per sample."""
+        if encoded is not None:
+            return self.objective.loss(encoded, self.heads(), self._supported())
+        return self.objective.latent_loss(latents.unflatten(0, (-1, views_per_sample)), self._supported())
 
     def setup(self, dataset: Any) -> None:
         """Supporting data from a training set of (image, label), where the objective needs any."""
@@ -116,28 +133,26 @@ class ObjectiveExtractor(BaseGradientExtractor):
         return self.support
 
 
-class KLGradientsExtractor(ObjectiveExtractor):
-    """KL divergence of the uniform distribution from the head's softened prediction (spec vision 4.1)."""
+def _attribute(head: str) -> str:
+    """Under which name an extractor has a head: the published ones for the student's and the teacher's."""
+    return "projection_head" if head in ("head", "student") else f"{head}_projection"
 
-    objective_type = KL
 
-    def compute_loss(self, latents: Float[Tensor, "m l"], views_per_sample: int, **kwargs: Any) -> Float[Tensor, " b"]:
-        """Divergence per sample."""
-        return self.objective.divergence(latents.unflatten(0, (-1, views_per_sample)))
+@cache
+def extractor_of(objective: type[Objective]) -> type[ObjectiveExtractor]:
+    """The extractor of an objective: a published one, else one that is derived from the objective."""
+    published = {one.objective_type: one for one in (DINOGradientsExtractor, SimCLRGradientsExtractor)}
+    if objective in published:
+        return published[objective]
+    content = {"objective_type": objective, "__doc__": objective.__doc__, "__module__": "fungi.gradients"}
+    return type(f"{objective.__name__}GradientsExtractor", (ObjectiveExtractor,), content)
 
 
 class DINOGradientsExtractor(ObjectiveExtractor):
     """Cross-entropy of crops between two random heads (spec vision 4.2). The teacher's is `teacher_projection`."""
 
     objective_type = DINO
-    default_latent_dim = 2048
-
-    def __init__(self, *args: Any, global_crops: int = 2, **kwargs: Any) -> None:
-        super().__init__(*args, global_crops=global_crops, teacher_views=global_crops, **kwargs)
-
-    def take_heads(self, heads: nn.ModuleDict) -> None:
-        """Student and teacher."""
-        self.projection_head, self.teacher_projection = heads["student"], heads["teacher"]
+    teacher_projection: nn.Module
 
     def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
         """The teacher's latents of the global crops."""
@@ -160,7 +175,6 @@ class SimCLRGradientsExtractor(ObjectiveExtractor):
     """
 
     objective_type = SimCLR
-    default_latent_dim = 96
 
     def __init__(
         self,
@@ -208,47 +222,3 @@ class SimCLRGradientsExtractor(ObjectiveExtractor):
     @comparison_batch.setter
     def comparison_batch(self, negatives: Float[Tensor, "m l"]) -> None:
         self.support = {**self.support, "negatives": negatives.to(self.device)}
-
-    def compute_loss(self, latents: Float[Tensor, "m l"], views_per_sample: int, **kwargs: Any) -> Float[Tensor, " b"]:
-        """InfoNCE per sample."""
-        return self.objective.contrast(latents.unflatten(0, (-1, views_per_sample)), self._supported())
-
-
-class DeepClusterGradientsExtractor(ObjectiveExtractor):
-    """Cross-entropy of crops against k-means prototypes (spec vision 4.4)."""
-
-    objective_type = DeepCluster
-    default_latent_dim = 128
-
-    def compute_loss(self, latents: Float[Tensor, "m l"], views_per_sample: int, **kwargs: Any) -> Float[Tensor, " b"]:
-        """Mean cross-entropy per sample."""
-        return self.objective.prediction(latents.unflatten(0, (-1, views_per_sample)), self._supported())
-
-
-class IBOTGradientsExtractor(ObjectiveExtractor):
-    """Cross-entropy of crops and of masked patches (spec vision 4.5). The teacher's head is `teacher_projection`.
-
-    Its loss is of tokens: `compute_loss` takes them as the engine gives them.
-    """
-
-    objective_type = IBOT
-    default_latent_dim = 2048
-    tokens = True
-
-    def take_heads(self, heads: nn.ModuleDict) -> None:
-        """Student and teacher."""
-        self.projection_head, self.teacher_projection = heads["student"], heads["teacher"]
-
-    def heads(self) -> nn.ModuleDict:
-        """Student and teacher."""
-        return nn.ModuleDict({"student": self.projection_head, "teacher": self.teacher_projection})
-
-    def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
-        """All tokens."""
-        return {"encoded": encoded}
-
-    def compute_loss(  # type: ignore[override]  # one more argument, which loss_inputs gives
-        self, latents: Float[Tensor, "m l"], views_per_sample: int, encoded: Encoded, **kwargs: Any
-    ) -> Float[Tensor, " b"]:
-        """Loss per sample from the tokens of its views."""
-        return self.objective.loss(encoded, self.heads(), {})

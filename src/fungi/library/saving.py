@@ -141,16 +141,15 @@ def _described(config: Any) -> dict[str, Any]:
 
 def _config(described: Mapping[str, Any], config_types: Sequence[type], folder: Path) -> Any:
     """The configuration again. Classes are only taken from this package and from the caller: a file names no code."""
-    known: dict[str, Any] = {
-        name: found for name, found in vars(configurations).items() if dataclasses.is_dataclass(found)
-    }
-    known |= {given.__name__: given for given in config_types}
-    if described["type"] not in known:
+    given = {one.__name__: one for one in config_types}
+    found = given.get(described["type"]) or getattr(configurations, described["type"], None)
+    if not dataclasses.is_dataclass(found):
         raise FungiError(
             f"{folder} has an objective of your own, {described['type']}. "
             f"Pass its class: load(..., config_types=[{described['type']}])."
         )
-    return known[described["type"]](**described["settings"])
+    made: Any = found
+    return made(**described["settings"])
 
 
 def _projection_facts(matrix: ProjectionMatrix) -> dict[str, Any]:

@@ -5,7 +5,6 @@ random heads, and turns the embeddings of a sample's views into one loss. Sample
 engine sums the losses, so that the gradient of a sample is the gradient of its own loss (spec vision 4 and 5).
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -41,10 +40,11 @@ def random_linear(inputs: int, outputs: int, seed: int, *purpose: str) -> nn.Lin
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective(ABC):
+class Objective:
     """Settings common to all objectives.
 
-    normalize: L2-normalise embeddings before the head; project: use the random head at all (paper, table 6).
+    normalize: L2-normalise embeddings before the head; project: use the random head at all (paper, table 6);
+    latent_dim: output size of the head.
     views, view_defaults: kind of the views, and options in which they differ from that kind's own defaults.
     follows: settings that take the value of a view option where that alone is given.
     tokens: whether the loss wants the patch tokens of a view beside its embedding.
@@ -58,6 +58,7 @@ class Objective(ABC):
 
     normalize: bool = True
     project: bool = True
+    latent_dim: int = 768
 
     def __post_init__(self) -> None:
         for name in ("latent_dim", "temperature", "student_temperature", "teacher_temperature"):
@@ -65,13 +66,20 @@ class Objective(ABC):
             if not value > 0:
                 raise FungiError(f"{self.name}.{name} has to be larger than 0, not {value}.")
 
-    @abstractmethod
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """The fixed random heads by name, equal for all splits of all datasets."""
+        """The fixed random heads by name, equal for all splits of all datasets; one, E -> `latent_dim`, by default."""
+        return nn.ModuleDict({"head": random_linear(embedding_dim, self.latent_dim, seed, self.name)})
 
-    @abstractmethod
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """One loss per sample from the latents of its views: `pooled` `[b v d]`, and `patches` with `tokens`."""
+        """One loss per sample from the latents of its views: `pooled` `[b v d]`, and `patches` with `tokens`.
+
+        To be overridden where `latent_loss` is not enough: for several heads, or for tokens.
+        """
+        return self.latent_loss(self.latents(encoded.pooled, heads["head"]), support)
+
+    def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
+        """One loss per sample from the head's outputs of its views: all that most objectives have to write."""
+        raise NotImplementedError
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
         """Supporting data from the training split; most objectives need none."""
@@ -95,6 +103,11 @@ class Objective(ABC):
         """Embeddings through the head, as the settings say."""
         vectors = normalize(embeddings, dim=-1) if self.normalize else embeddings
         return head(vectors) if self.project else vectors
+
+
+def called(class_name: str) -> type[Objective] | None:
+    """The objective whose class has this name, if there is one."""
+    return next((OBJECTIVES[name] for name in OBJECTIVES if OBJECTIVES[name].__name__ == class_name), None)
 
 
 def register(objective: type[Objective]) -> type[Objective]:

@@ -13,7 +13,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fungi.backbones.encoders import Encoded
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.objectives.base import Embed, Objective, Support, random_linear, register
@@ -96,12 +95,8 @@ class DeepCluster(Objective):
         """Latents of length one."""
         return normalize(self.latents(embeddings, head), dim=-1)
 
-    def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """Cross-entropy of the crops against the prototypes of the bank crops."""
-        return self.prediction(self.latents(encoded.pooled, heads["head"]), support)
-
-    def prediction(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
-        """The loss of latents: mean over crops and prototype heads."""
+    def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
+        """Cross-entropy of the crops against the prototypes of the bank crops, mean over crops and prototype heads."""
         latents = normalize(latents, dim=-1)
         bank, crops = latents[:, :BANK_CROPS].detach(), latents[:, BANK_CROPS:]
         terms = []

@@ -6,11 +6,10 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from fungi.backbones.encoders import Encoded
 from fungi.errors import FungiError
-from fungi.objectives.base import Objective, Support, random_linear, register
+from fungi.objectives.base import Objective, Support, register
 
 
 def kl_to_uniform(
@@ -36,7 +35,6 @@ class KL(Objective):
     name = "kl"
     views = "plain"
 
-    latent_dim: int = 768
     temperature: float = 15.0
     direction: Literal["uniform_to_pred", "pred_to_uniform"] = "uniform_to_pred"
 
@@ -45,16 +43,8 @@ class KL(Objective):
         if self.direction not in ("uniform_to_pred", "pred_to_uniform"):
             raise FungiError(f"kl.direction {self.direction!r} is not known. Use uniform_to_pred or pred_to_uniform.")
 
-    def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """One head, E -> 768."""
-        return nn.ModuleDict({"head": random_linear(embedding_dim, self.latent_dim, seed, self.name)})
-
-    def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """Divergence of the only view."""
-        return self.divergence(self.latents(encoded.pooled, heads["head"]))
-
-    def divergence(self, latents: Float[Tensor, "b v l"]) -> Float[Tensor, " b"]:
-        """Mean divergence over views."""
+    def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
+        """Divergence, mean over views (there is one)."""
         samples, views, _ = latents.shape
         each = kl_to_uniform(latents.flatten(0, 1), self.temperature, self.direction)
         return each.reshape(samples, views).mean(dim=1)

@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fungi.backbones.encoders import Encoded
 from fungi.data.base import Samples
 from fungi.errors import FungiError
-from fungi.objectives.base import Embed, Objective, Support, random_linear, register
+from fungi.objectives.base import Embed, Objective, Support, register
 from fungi.runtime.seeds import derive, numpy_generator
 from fungi.views.base import Drawn, ViewGenerator
 
@@ -144,10 +143,6 @@ class SimCLR(Objective):
             return replace(changed, n_views=views.n_views + NEGATIVE_VIEWS)
         return replace(changed, n_views=NEGATIVE_VIEWS, skipped=views.n_views)
 
-    def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """One head, E -> 96, on embeddings as they are (not normalised)."""
-        return nn.ModuleDict({"head": random_linear(embedding_dim, self.latent_dim, seed, self.name)})
-
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
         """Head outputs of the views of 256 training samples, drawn without replacement: `negatives` `[256 * v, 96]`.
 
@@ -177,12 +172,8 @@ class SimCLR(Objective):
         drawn = numpy_generator(seed, self.name, "negatives").choice(others, size=count, replace=False)
         return np.concatenate([hard, drawn])
 
-    def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
+    def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
         """InfoNCE of the latents."""
-        return self.contrast(self.latents(encoded.pooled, heads["head"]), support)
-
-    def contrast(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
-        """The loss of latents."""
         negatives = support["negatives"]
         own = mixed = None
         if self.exclude_self_from_negatives:

@@ -5,6 +5,7 @@ from typing import Any
 from fungi.views.base import ViewGenerator
 from fungi.views.image import ImageInput
 from fungi.views.kinds import choose_views
+from fungi.views.kinds import options_of as options_of
 
 KINDS = {
     "plain": ("fungi.views.plain", "PlainView"),
