@@ -10,11 +10,11 @@ from fungi.data.base import DATASETS
 from fungi.errors import FungiError
 from fungi.grid.array import MAX_ARRAY, array_text, chosen_indices, chunks
 from fungi.grid.declaration import Grid
-from fungi.grid.elements import Work, elements
+from fungi.grid.elements import GridCall, elements
 from fungi.grid.throughput import relative_work, seconds_per_row, shards_for
 from fungi.store.shard import Shard
 
-EXTRACTION = Work("extract-gradients", features=("kl", "dino", "simclr"))
+EXTRACTION = GridCall("extract-gradients", features=("kl", "dino", "simclr"))
 
 
 def task(index: int, count: int, low: int | None = None, high: int | None = None) -> dict[str, str]:
@@ -91,10 +91,10 @@ def test_indices_are_written_as_sbatch_takes_them(indices: list[int], text: str)
 
 def test_landmarks_are_searched_and_other_datasets_classified() -> None:
     grid = Grid(datasets=("digits", "oxford-landmarks"))
-    assert [e.dataset for e in elements(grid, Work("knn"))] == ["digits"]
-    assert [e.dataset for e in elements(grid, Work("retrieval", landmarks=True))] == ["oxford-landmarks"]
-    assert {e.dataset for e in elements(grid, Work("extract"))} == {"digits", "oxford-landmarks"}
-    assert {e.dataset for e in elements(grid, Work("extract", landmarks=True))} == {"oxford-landmarks"}
+    assert [e.dataset for e in elements(grid, GridCall("knn"))] == ["digits"]
+    assert [e.dataset for e in elements(grid, GridCall("retrieval", landmarks=True))] == ["oxford-landmarks"]
+    assert {e.dataset for e in elements(grid, GridCall("extract"))} == {"digits", "oxford-landmarks"}
+    assert {e.dataset for e in elements(grid, GridCall("extract", landmarks=True))} == {"oxford-landmarks"}
 
 
 def test_a_split_that_a_dataset_does_not_have_is_an_error() -> None:

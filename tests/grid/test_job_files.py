@@ -12,11 +12,11 @@ import pytest
 from fungi.data.preparation import PrepareSettings
 from fungi.errors import FungiError
 from fungi.grid.array import array_text
+from fungi.grid.calls import call_of, call_of_job, command_line
 from fungi.grid.declaration import Grid, declared_grid
 from fungi.grid.elements import elements
 from fungi.grid.job_files import grid_job_files, read_job_file
 from fungi.grid.submit import DEFAULT_JOBS
-from fungi.grid.work import command_line, work_of, work_of_job
 from fungi.settings import parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,13 +28,13 @@ names = pytest.mark.parametrize("job", OVER_GRID, ids=lambda job: job.name)
 @names
 def test_a_job_is_taken_by_the_real_parser(job) -> None:
     grid = Grid(backbones=("digits-vit", "vit-b16"))
-    assert elements(grid, work_of_job(job, grid))
+    assert elements(grid, call_of_job(job, grid))
 
 
 @names
 def test_the_array_of_a_job_is_that_of_the_grid_when_nothing_is_declared(job) -> None:
     grid = declared_grid({})
-    count = len(elements(grid, work_of_job(job, grid)))
+    count = len(elements(grid, call_of_job(job, grid)))
     assert job.directives["array"] in (array_text(range(count)), f"0-{count - 1}")
 
 
@@ -49,7 +49,7 @@ def test_a_job_can_be_preempted_and_found_again(path: Path) -> None:
 
 def test_extraction_asks_for_one_gpu() -> None:
     for job in OVER_GRID:
-        wants_gpu = job.call[0] in ("extract", "extract-gradients", "knn", "retrieval")
+        wants_gpu = job.words[0] in ("extract", "extract-gradients", "knn", "retrieval")
         assert (job.directives.get("gpus") == "1") == wants_gpu, job.name
 
 
@@ -76,23 +76,23 @@ def test_unknown_jobs_commands_and_flags_are_named() -> None:
     with pytest.raises(FungiError, match="does not run one command over the grid"):
         read_job_file(ROOT, "datasets/generate_pets")
     with pytest.raises(FungiError, match=r"unknown command of the grid 'extrac'\. Did you mean 'extract'"):
-        work_of(["extrac"], Grid())
+        call_of(["extrac"], Grid())
     with pytest.raises(FungiError, match="unknown objective 'kll'"):
-        work_of(["extract-gradients", "--objective", "kll"], Grid())
+        call_of(["extract-gradients", "--objective", "kll"], Grid())
     with pytest.raises(FungiError, match="--kk"):
-        work_of_job(read_job_file(ROOT, "concat"), Grid(flags={"knn": "--kk 3"}))
+        call_of_job(read_job_file(ROOT, "concat"), Grid(flags={"knn": "--kk 3"}))
 
 
 def test_flags_of_the_grid_come_after_those_of_the_job() -> None:
     grid = Grid(flags={"extract-gradients": "--objective kl"})
-    work = work_of(["extract-gradients", "--with-embeddings", "--objective", "kl", "dino"], grid)
-    assert work.features == ("embeddings", "kl")
+    call = call_of(["extract-gradients", "--with-embeddings", "--objective", "kl", "dino"], grid)
+    assert call.features == ("embeddings", "kl")
 
 
 def test_the_projection_of_a_grid_is_the_one_that_its_extraction_looks_for() -> None:
     grid = Grid(flags={"extract-gradients": "--seed 7 --projection-kind gaussian"})
-    work = work_of(["projection"], grid)
-    line = " ".join(command_line(elements(grid, work)[0], work, grid))
+    call = call_of(["projection"], grid)
+    line = " ".join(command_line(elements(grid, call)[0], call, grid))
     assert "--kind gaussian" in line
     assert "--seed 7" in line
     assert re.search(r"projections/gaussian-\d+x\d+-seed7.pth", line)

@@ -2,24 +2,33 @@
 
 import json
 import os
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fungi.commands import COMMANDS
-from fungi.grid.declaration import Grid
-from fungi.grid.elements import Element, Work, elements
-from fungi.grid.progress import Progress, Queue, comment_of, counts, progress_of
+from fungi.grid.declaration import Grid, declared_grid
+from fungi.grid.elements import Element, GridCall, elements
+from fungi.grid.freezing import freeze
+from fungi.grid.progress import Expected, Progress, Queue, comment_of, counts, progress_of
 from fungi.grid.records import INTERRUPTED, Attempt, Records
+from fungi.grid.settings import LAST_GRID, store_grid
+from fungi.settings import as_json
 from fungi.store.birth import Birth
 from fungi.store.blocks import BlockFolder, Manifest
 from fungi.store.layout import Layout
+from tests.evaluation.feature_folder import BIRTH as ANY_BIRTH
+from tests.evaluation.feature_folder import write_array
 
 merge = COMMANDS["merge"].main
 
 ROOT = Path(__file__).resolve().parents[2]
-WORK = Work("extract-gradients", ("--objective", "kl"), features=("kl",))
+BIRTH = replace(ANY_BIRTH, feature="kl")
+CALL = GridCall("extract-gradients", ("--objective", "kl"), features=("kl",))
 
 
 @pytest.fixture
@@ -33,14 +42,13 @@ def file_of(grid: Grid) -> Path:
     return Layout(grid.root).gradients("digits", "digits-vit", "kl", "test")
 
 
-def begin_blocks(grid: Grid, done: list[int]) -> None:
+def begin_blocks(grid: Grid, done: list[int], settings: dict | None = None) -> None:
     """Five blocks of two rows, some of them there."""
-    import numpy as np
-
     facts = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x")
     birth = Birth(
         **facts, feature="kl", dataset="digits", split="test", rows=10, backbone="digits-vit", seed=42, device="cpu"
     )
+    birth = replace(birth, settings=settings or {})
     manifest = Manifest(str(file_of(grid).relative_to(grid.root)), birth, {}, 2)
     blocks = BlockFolder.create(Layout(grid.root).blocks(file_of(grid), manifest.key), manifest)
     for span in manifest.spans():
@@ -49,13 +57,13 @@ def begin_blocks(grid: Grid, done: list[int]) -> None:
 
 
 def look(grid: Grid, queue: Queue | None = None) -> list[Progress]:
-    outputs = {element: [file_of(grid)] for element in elements(grid, WORK)}
-    return progress_of(grid, WORK, outputs, queue or Queue())
+    expected = {element: Expected([file_of(grid)]) for element in elements(grid, CALL)}
+    return progress_of(grid, CALL, expected, queue or Queue())
 
 
 def note(grid: Grid, index: int, **fields) -> None:
     attempt = replace(Attempt(host="elsewhere", pid=1), **fields)
-    Records(grid.root, WORK).write(elements(grid, WORK)[index], attempt)
+    Records(grid.root, CALL).write(elements(grid, CALL)[index], attempt)
 
 
 def test_nothing_done_is_missing(grid: Grid) -> None:
@@ -68,8 +76,7 @@ def test_a_shard_is_done_when_its_own_blocks_are_there(grid: Grid) -> None:
 
 
 def test_the_feature_file_shows_all_shards_to_be_done(grid: Grid) -> None:
-    file_of(grid).parent.mkdir(parents=True)
-    file_of(grid).touch()
+    write_array(file_of(grid), "attn_proj", np.zeros((10, 3)))
     assert counts(look(grid)) == "done 2/2"
 
 
@@ -86,9 +93,9 @@ def test_without_a_queue_to_ask_an_attempt_without_an_end_counts_as_running(grid
 
 
 def test_outside_of_slurm_the_process_is_looked_for(grid: Grid) -> None:
-    ours = Attempt.begin({})
-    Records(grid.root, WORK).write(elements(grid, WORK)[0], ours)
-    Records(grid.root, WORK).write(elements(grid, WORK)[1], replace(ours, pid=2**22 + 1))
+    ours = Attempt.begin({}, grid.root)
+    Records(grid.root, CALL).write(elements(grid, CALL)[0], ours)
+    Records(grid.root, CALL).write(elements(grid, CALL)[1], replace(ours, pid=2**22 + 1))
     assert [p.state for p in look(grid)] == ["running", "failed"]
     assert ours.pid == os.getpid()
 
@@ -107,7 +114,7 @@ def test_an_interrupted_element_that_waits_in_the_queue_is_not_submitted_again(g
 
 
 def test_queued_elements_are_known_by_the_comment_of_their_array(grid: Grid) -> None:
-    queue = Queue([f"9_1 PENDING {comment_of(grid, WORK)}", "10_0 PENDING fungi:another:root:0"])
+    queue = Queue([f"9_1 PENDING {comment_of(grid, CALL)}", "10_0 PENDING fungi:another:root:0"])
     assert [p.state for p in look(grid, queue)] == ["missing", "queued"]
 
 
@@ -117,18 +124,18 @@ def test_a_restarted_element_that_ended_well_without_its_blocks_is_missing(grid:
 
 
 def test_an_evaluation_is_done_when_its_result_is_complete_and_no_attempt_says_otherwise(grid: Grid) -> None:
-    work, element, result = Work("knn"), Element("digits-vit", "digits"), grid.root / "result.json"
+    call, element, result = GridCall("knn"), Element("digits-vit", "digits"), grid.root / "result.json"
     grid = replace(grid, splits=())
 
     def state() -> str:
-        return progress_of(grid, work, {element: [result]}, Queue([]))[0].state
+        return progress_of(grid, call, {element: Expected([result])}, Queue([]))[0].state
 
     assert state() == "missing"
     result.write_text('{"complete": false}')
     assert state() == "missing"  # started by hand, and killed
     result.write_text('{"complete": true}')
     assert state() == "done"
-    Records(grid.root, work).write(element, Attempt(state="ended", status=2, job="1_0"))
+    Records(grid.root, call).write(element, Attempt(state="ended", status=2, job="1_0"))
     assert state() == "failed"
 
 
@@ -161,7 +168,7 @@ def test_records_name_the_job_and_the_restart(monkeypatch: pytest.MonkeyPatch) -
         "SLURMD_NODENAME": "n1",
         "SLURM_RESTART_COUNT": "2",
     }
-    attempt = Attempt.begin(variables)
+    attempt = Attempt.begin(variables, Path("features"))
     assert (attempt.job, attempt.host, attempt.restarts) == ("5_3", "n1", 2)
     assert json.loads(json.dumps(attempt.finished(0).status)) == 0
 
@@ -187,5 +194,96 @@ def test_a_merge_of_all_blocks_gives_the_file_and_keeps_it(grid: Grid) -> None:
 
 def test_what_is_submitted_again_waits_for_what_still_runs(grid: Grid) -> None:
     note(grid, 0, job="7_0")
-    queue = Queue(["7_0 RUNNING (null)", f"9_1 PENDING {comment_of(grid, WORK)}"])
+    queue = Queue(["7_0 RUNNING (null)", f"9_1 PENDING {comment_of(grid, CALL)}"])
     assert [p.job for p in look(grid, queue)] == ["7_0", "9_1"]
+
+
+def test_a_file_that_was_made_with_another_seed_is_not_the_one_that_is_missing(
+    grid: Grid, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Features of --seed 43 lie there; the grid asks for those of 42, which nothing has made."""
+    settings = COMMANDS["extract-gradients"].parse(["--seed", "43", "--objective", "kl"])
+    write_array(file_of(grid), "attn_proj", np.zeros((10, 3)), birth=replace(BIRTH, settings=as_json(settings)))
+    words = ["--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi"]
+    said = status(capsys, *words)
+    assert "missing 2" in said
+    assert "kl was made with --seed 43, not 42" in said
+    write_array(
+        file_of(grid),
+        "attn_proj",
+        np.zeros((10, 3)),
+        birth=replace(BIRTH, settings=as_json(replace(settings, seed=42))),
+    )
+    assert "done 2/2" in status(capsys, *words)
+
+
+def test_blocks_of_another_seed_are_not_this_elements_blocks(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = as_json(COMMANDS["extract-gradients"].parse(["--seed", "43", "--objective", "kl"]))
+    begin_blocks(grid, [0, 1, 2, 3, 4], settings=settings)
+    said = status(capsys, "--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi")
+    assert "missing 2" in said
+
+
+@pytest.mark.parametrize(("option", "other"), [("simclr.temperature=5.0", False), ("kl.temperature=5.0", True)])
+def test_options_of_other_objectives_make_no_other_file(option: str, other: bool) -> None:
+    wanted = COMMANDS["extract-gradients"].parse(["--objective", "kl", "simclr", "--set", option])
+    plain = as_json(COMMANDS["extract-gradients"].parse(["--objective", "kl"]))
+    assert bool(wanted.differs_from(replace(BIRTH, feature="kl", settings=plain))) == other
+
+
+def test_a_result_of_another_k_is_not_the_one_that_is_missing(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = COMMANDS["knn"].parse(["--root", str(grid.root)])
+    (path,) = settings.outputs()
+    path.parent.mkdir(parents=True)
+    words = ["--root", str(grid.root), "--splits", "test", "--jobs", "concat"]
+    for k, shown in ((20, "done 1/1"), (5, "missing 1")):
+        path.write_text(json.dumps({"settings": {**settings.deciding(), "k": k}, "complete": True}))
+        assert shown in status(capsys, *words)
+
+
+def test_a_copied_root_is_its_own(grid: Grid, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was submitted below the original does not run in the copy, and nothing of the copy leads to the original."""
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    code = freeze(ROOT, original)
+    stored = replace(grid, root=original, data_dir=tmp_path, jobs=("grads_kl_multi",), code=str(code))
+    shutil.copyfile(store_grid(stored), original / LAST_GRID)
+    Records(original, CALL).write(
+        elements(grid, CALL)[0], Attempt(state="running", job="7_0", host="elsewhere", root=str(original))
+    )
+    shutil.copytree(original, copy)
+    assert "running 1" in status(capsys, "--root", str(original))
+    said = status(capsys, "--root", str(copy))
+    assert "missing 2" in said
+    assert f"{original}/" not in said
+    assert f"{copy}/code/{code.name}/jobs/grads_kl_multi.job" in said
+    grid_file = re.search(r"FUNGI_GRID=(\S+)", said)
+    assert grid_file is not None
+    assert declared_grid({"FUNGI_GRID": grid_file[1]}).root == copy
+
+
+def test_a_queue_that_can_not_be_asked_is_no_empty_queue(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "squeue"
+    program.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    words = ["--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi"]
+    status(capsys, *words)
+    queue = Queue.ask()
+    assert not queue.known
+    assert "Unable to contact slurm controller" in queue.failure
+    assert COMMANDS["submit"].main([*words, "--missing"]) == 2
+    assert "squeue failed (slurm_load_jobs error: Unable to contact" in capsys.readouterr().err
+
+
+def test_a_pack_in_the_queue_holds_all_of_its_elements(grid: Grid) -> None:
+    packed = replace(grid, shards=5, pack=2)
+    queue = Queue([f"9_1 PENDING {comment_of(packed, CALL)}", f"10_0 PENDING {comment_of(packed, CALL, 2)}"])
+    expected = {element: Expected([file_of(packed)]) for element in elements(packed, CALL)}
+    found = progress_of(packed, CALL, expected, queue)
+    assert [(p.state, p.job) for p in found] == [
+        *(("missing", ""),) * 2,
+        *(("queued", "9_1"),) * 2,
+        ("queued", "10_0"),
+    ]

@@ -3,21 +3,24 @@
 import shlex
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fungi.backbones.base import BACKBONES
 from fungi.commands import COMMANDS
-from fungi.grid.declaration import Grid, declared_grid
+from fungi.grid.calls import call_of_job, command_line
+from fungi.grid.declaration import Grid, backbone_of, declared_grid
+from fungi.grid.elements import elements
 from fungi.grid.freezing import freeze
 from fungi.grid.job_files import read_job_file
-from fungi.grid.submission import Place, arrays, submittable
-from fungi.grid.work import work_of_job
+from fungi.grid.submission import JobEnvironment, arrays, submittable
 
 main = COMMANDS["submit"].main
 
 ROOT = Path(__file__).resolve().parents[2]
-PLACE = Place(ROOT, Path("/r/grid.toml"), "/usr/bin/python3")
+JOBS = JobEnvironment(ROOT, Path("/r/grid.toml"), "/usr/bin/python3")
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +32,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def jobs_of(grid: Grid, *names: str):
     jobs = [read_job_file(ROOT, name) for name in names]
-    return submittable(grid, [(job, work_of_job(job, grid)) for job in jobs])
+    return submittable(grid, [(job, call_of_job(job, grid)) for job in jobs])
 
 
 def test_jobs_come_in_the_order_of_the_stages_and_without_those_that_have_nothing_to_do() -> None:
@@ -42,7 +45,7 @@ def test_jobs_come_in_the_order_of_the_stages_and_without_those_that_have_nothin
 def test_a_stage_waits_for_the_one_before_it_and_falls_with_it() -> None:
     grid = Grid(root=Path("/r"), shards=4)
     (submitted,) = jobs_of(grid, "extract")
-    (array,) = arrays(grid, submitted, PLACE, range(8), after=("11", "12"))
+    (array,) = arrays(grid, submitted, JOBS, range(8), after=("11", "12"))
     assert "--dependency=afterok:11:12" in array.command
     assert "--kill-on-invalid-dep=yes" in array.command
     assert "--array=0-7" in array.command
@@ -53,8 +56,8 @@ def test_a_stage_waits_for_the_one_before_it_and_falls_with_it() -> None:
 def test_a_part_says_that_it_is_one_and_can_be_typed_into_a_shell() -> None:
     grid = Grid(root=Path("/r"), shards=4)
     (submitted,) = jobs_of(grid, "extract")
-    (array,) = arrays(grid, submitted, Place(ROOT, Path("/with blank/g.toml"), "/usr/bin/python3"), [1, 2, 7])
-    words = shlex.split(array.as_shell(Place(ROOT, Path("/with blank/g.toml"), "/usr/bin/python3")))
+    (array,) = arrays(grid, submitted, JobEnvironment(ROOT, Path("/with blank/g.toml"), "/usr/bin/python3"), [1, 2, 7])
+    words = shlex.split(array.as_shell(JobEnvironment(ROOT, Path("/with blank/g.toml"), "/usr/bin/python3")))
     assert "FUNGI_PARTIAL=1" in words
     assert "FUNGI_GRID=/with blank/g.toml" in words
     assert "--array=1-2,7" in words
@@ -63,7 +66,7 @@ def test_a_part_says_that_it_is_one_and_can_be_typed_into_a_shell() -> None:
 def test_a_grid_larger_than_an_array_becomes_several() -> None:
     grid = Grid(root=Path("/r"), shards=700)
     (submitted,) = jobs_of(grid, "extract")
-    first, second = arrays(grid, submitted, PLACE, range(submitted.count))
+    first, second = arrays(grid, submitted, JOBS, range(submitted.count))
     assert ("--array=0-999" in first.command, "--array=0-399" in second.command) == (True, True)
     assert second.variables == {"FUNGI_PARTIAL": "1", "FUNGI_FIRST": "1000"}
 
@@ -76,8 +79,8 @@ def test_jobs_get_their_grid_from_the_file_alone() -> None:
         "HOME": "/h",
         "FUNGI_MAX_RESTARTS": "2",
     }
-    environment = PLACE.environment(outer)
-    assert environment == {"HOME": "/h", "FUNGI_MAX_RESTARTS": "2", **PLACE.variables()}
+    environment = JOBS.for_sbatch(outer)
+    assert environment == {"HOME": "/h", "FUNGI_MAX_RESTARTS": "2", **JOBS.variables()}
 
 
 def test_a_dry_run_shows_every_array_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,3 +169,105 @@ def test_mistakes_are_said_in_one_line(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main([*words, "--root", str(tmp_path / "features")]) == 2
     assert said in capsys.readouterr().err
+
+
+CHAIN = ("--jobs", "projection", "extract", "merge", "concat", "concat_linear", "report", "--shards", "2")
+TWO = ("--backbones", "digits-vit", "vit-b16", "--datasets", "digits", "pets", "--splits", "test")
+
+
+def dependencies_of(calls: Path) -> dict[str, tuple[str, str, list[str]]]:
+    """Of each submitted job id: job file, indices, and what it waits for."""
+    found = {}
+    for path in sorted(calls.iterdir(), key=lambda path: int(path.name)):
+        words = path.read_text().splitlines()
+        given = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
+        kind, _, ids = given.get("--dependency", "").partition(":")
+        found[path.name] = (Path(words[-1]).stem, given["--array"], [kind, *filter(None, ids.split(":"))])
+    return found
+
+
+def test_each_backbone_and_dataset_waits_for_its_own_features_alone(tmp_path: Path, fake_sbatch: Path) -> None:
+    """Elements of the extraction: backbone, dataset, shard; 0 and 1 are the shards of the first pair."""
+    assert main([*CHAIN, *TWO, "--root", str(tmp_path / "features")]) == 0
+    found = dependencies_of(fake_sbatch)
+    assert found["1"] == ("projection", "0-1", [""])
+    assert found["2"] == ("extract", "0-7", ["afterany", "1"])
+    merges = {key: value for key, value in found.items() if value[0] == "merge"}
+    assert [(array, after) for _, array, after in merges.values()] == [
+        (str(pair), ["afterok", f"2_{2 * pair}", f"2_{2 * pair + 1}"]) for pair in range(4)
+    ]
+    for name in ("concat", "concat_linear"):
+        evaluations = [(array, after) for job, array, after in found.values() if job == name]
+        assert evaluations == [(str(pair), ["afterok", merge]) for pair, merge in enumerate(merges)]
+    (report,) = [value for value in found.values() if value[0] == "report"]
+    ids = [key for key, value in found.items() if value[0].startswith("concat")]
+    assert (report[2][0], sorted(report[2][1:], key=int)) == ("afterany", ids)
+
+
+def test_options_of_a_stage_go_to_its_jobs_and_are_remembered(tmp_path: Path, fake_sbatch: Path) -> None:
+    root = str(tmp_path / "features")
+    options = ("--sbatch=--account=mine --partition=cpu", "--sbatch-extraction=--partition=gpu", "--limit", "3")
+    jobs = ("--jobs", "extract", "concat")
+    assert main([*jobs, "--root", root, *options]) == 0
+    assert main(["--missing", "--root", root]) == 0
+    for extract, concat in (("1", "2"), ("3", "4")):
+        words = {name: (fake_sbatch / name).read_text().splitlines() for name in (extract, concat)}
+        assert [word for word in words[extract] if "--partition" in word][-1] == "--partition=gpu"
+        assert [word for word in words[concat] if "--partition" in word] == ["--partition=cpu"]
+        assert all("--account=mine" in given for given in words.values())
+        assert any(word.startswith("--array=") and word.endswith("%3") for word in words[extract])
+
+
+def test_packs_share_an_array_task_and_ask_for_their_gpus(tmp_path: Path, fake_sbatch: Path) -> None:
+    """Ten shards in packs of four: three tasks, of which the last two miss something."""
+    root = str(tmp_path / "features")
+    words = ["--jobs", "extract", "merge", "--splits", "test", "--shards", "10", "--pack", "4", "--root", root]
+    assert main(words) == 0
+    calls = [(fake_sbatch / name).read_text().splitlines() for name in ("1", "2")]
+    assert "--array=0-2" in calls[0]
+    assert {"--gpus=4", "--cpus-per-task=64", "--mem=256G"} <= set(calls[0])
+    assert not any(word.startswith(("--gpus", "--mem")) for word in calls[1])
+    grid = declared_grid({"FUNGI_GRID": calls[0][0]})
+    (submitted,) = jobs_of(grid, "extract")
+    (array,) = arrays(grid, submitted, JOBS, [5, 9])
+    assert "--array=1-2" in array.command
+    assert array.variables == {"FUNGI_PARTIAL": "1"}
+    assert array.tasks == {5: 1, 9: 2}
+
+
+@pytest.mark.parametrize("size", [1, 7, 1001, 4_000_001])
+def test_arrays_are_as_large_as_the_cluster_lets_them_be(size: int, tmp_path: Path, fake_sbatch: Path) -> None:
+    program = tmp_path / "bin" / "scontrol"
+    program.write_text(f"#!/bin/sh\necho 'MaxArraySize            = {size}'\n")
+    program.chmod(0o755)
+    words = ("--jobs", "extract", "--splits", "test", "--shards", "20", "--root", str(tmp_path / "features"))
+    assert main(words) == 0
+    covered = []
+    for path in fake_sbatch.iterdir():
+        (array,) = [word for word in path.read_text().splitlines() if word.startswith("--array=")]
+        low, _, high = array.removeprefix("--array=").partition("-")
+        assert int(high or low) < size
+        covered.append(int(high or low) - int(low) + 1)
+    assert sum(covered) == 20
+    assert len(covered) == -(-20 // min(size, 1000))
+
+
+def test_a_backbone_of_ones_own_goes_through_the_grid(
+    tmp_path: Path, fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = replace(BACKBONES["digits-vit"], name="mine")
+    monkeypatch.setattr("fungi.backbones.own.own_backbone", lambda text: own)
+    backbone_of.cache_clear()
+    root, name = tmp_path / "features", "mine=hf:/models/mine"
+    grid = Grid(backbones=(name,), datasets=("digits",), splits=("test",), root=root, shards=1)
+    made = []
+    for job, command in (("grads_kl_multi", "extract-gradients"), ("concat", "knn")):
+        (submitted,) = jobs_of(grid, job)
+        (element,) = elements(grid, submitted.call)
+        line = command_line(element, submitted.call, grid)
+        assert line[line.index("--backbone") + 1] == name
+        made += COMMANDS[command].parse(line).outputs()
+    assert made == [root / "gradients/digits/mine/kl-test.h5", root / "results/knn/digits/mine.json"]
+    assert main(["--backbones", name, "--jobs", "projection", "extract", "--root", str(root)]) == 0
+    assert len(list(fake_sbatch.iterdir())) == 2
+    backbone_of.cache_clear()

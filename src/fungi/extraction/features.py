@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
-from fungi.cli.options import parse_options
 from fungi.errors import FungiError
 from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings
 from fungi.extraction.pipeline import Feature
@@ -19,6 +18,7 @@ from fungi.gradients.projection import (
 )
 from fungi.gradients.targets import Target, find_target, split_spec, unique_names
 from fungi.objectives.binding import BoundObjective, bind
+from fungi.options import parse_options
 from fungi.profiles import choose_profile
 from fungi.runtime.device import choose_dtype
 from fungi.runtime.log import logger

@@ -41,6 +41,10 @@ class ProjectionSettings:
         """The matrix file."""
         return [self.output_path]
 
+    def difference(self, path: Path) -> str:
+        """Nothing: the name of the file tells all that decides the matrix."""
+        return ""
+
 
 def run(settings: ProjectionSettings) -> None:
     """Draw the matrix and write it; an equal one that is there already is kept."""

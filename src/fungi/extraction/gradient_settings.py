@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
-from fungi.cli.options import parse_options
 from fungi.errors import FungiError, unknown_name
 from fungi.extraction.generate_projection_matrix import LARGEST_PROJECTION
 from fungi.extraction.stage import StageSettings
 from fungi.objectives import OBJECTIVES
+from fungi.options import parse_options
 from fungi.settings import setting
+from fungi.store.birth import Birth
 from fungi.store.layout import EMBEDDINGS
 
 NO_PROJECTION = "none"
@@ -59,6 +61,23 @@ class GradientSettings(StageSettings):
     def features(self) -> tuple[str, ...]:
         """Names of the features that are made."""
         return ((EMBEDDINGS,) if self.with_embeddings else ()) + self.objective
+
+    def _deciding(self, feature: str) -> dict[str, Any]:
+        if feature == EMBEDDINGS:
+            return super()._deciding(feature)
+        names = ("layer", "bias", "projection_kind", "projection_dim")
+        return {**super()._deciding(feature), **{name: getattr(self, name) for name in names}}
+
+    def differs_from(self, birth: Birth) -> str:
+        """In which setting the file of this birth was made otherwise; options of other objectives don't count."""
+        wanted, there = (
+            [text for text in options if text.partition(".")[0] == birth.feature]
+            for options in (self.set, birth.settings.get("set", ()))
+        )
+        if wanted != there:
+            words = [" ".join(texts) or "nothing" for texts in (there, wanted)]
+            return f"{birth.feature} was made with --set {words[0]}, not {words[1]}"
+        return super().differs_from(birth)
 
     def usual_matrix(self, projection_dim: int, shape: tuple[int, int]) -> tuple[int, Path]:
         """Size p and file of the matrix for a gradient of this shape where none is given.

@@ -8,6 +8,7 @@ from fungi.errors import FungiError
 from fungi.settings import setting
 
 if TYPE_CHECKING:
+    from fungi.store.birth import Birth
     from fungi.store.blocks import BlockFolder
 
 DESCRIPTION = """Assemble every feature file whose blocks lie under <root>/blocks.
@@ -25,7 +26,14 @@ class MergeSettings:
     accept_other_versions: bool = setting(
         False, "assemble blocks that different versions of the code or of packages made; the file will name them"
     )
+    dataset: str = setting("", "assemble the files of this dataset alone; of all if absent")
+    backbone: str = setting("", "assemble the files of this backbone alone; of all if absent")
     expect: tuple[str, ...] = setting((), "feature files below the root that have to be there in the end")
+
+    def takes(self, birth: "Birth") -> bool:
+        """Whether a file of this birth is to be assembled."""
+        asked = {"dataset": self.dataset, "backbone": self.backbone}
+        return all(getattr(birth, axis) == text.partition("=")[0] for axis, text in asked.items() if text)
 
     def outputs(self) -> list[Path]:
         """The expected files."""
@@ -40,6 +48,8 @@ def run(settings: MergeSettings) -> None:
         raise FungiError(f"there is no folder {settings.root}. Name the one of the features with --root.")
     problems = []
     for blocks in block_folders(settings.root):
+        if not settings.takes(blocks.manifest.birth):
+            continue
         path = settings.root / blocks.manifest.file
         try:
             if _belongs_to_another_run(blocks, path):

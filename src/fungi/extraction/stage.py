@@ -1,13 +1,16 @@
 """Settings that the extraction stages share: what to read, with which backbone, where to write."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fungi.errors import FungiError
 from fungi.settings import SEEDS, setting
+from fungi.store.birth import Birth
 from fungi.store.layout import EMBEDDINGS, Layout
+from fungi.store.reading import birth_of
 from fungi.store.shard import Shard
 
 WORKERS_PER_CORE = 8
@@ -70,6 +73,27 @@ class StageSettings:
         return [
             self.layout.features(feature, dataset, backbone, split) for split in self.split for feature in self.features
         ]
+
+    def difference(self, path: Path) -> str:
+        """In which setting a feature file was made otherwise; empty for none, or where it does not say."""
+        try:
+            birth = birth_of(path)
+        except FungiError as error:
+            return str(error)
+        return self.differs_from(birth) if birth is not None else ""
+
+    def differs_from(self, birth: Birth) -> str:
+        """In which setting the file of this birth was made otherwise; empty for none."""
+        for name, wanted in json.loads(json.dumps(self._deciding(birth.feature), default=str)).items():
+            if birth.settings.get(name, wanted) != wanted:
+                flag = f"--{name.replace('_', '-')}"
+                return f"{birth.feature} was made with {flag} {birth.settings[name]}, not {wanted}"
+        return ""
+
+    def _deciding(self, feature: str) -> dict[str, Any]:
+        """The settings that decide a feature, as far as they are known before anything is loaded."""
+        names = ("seed", "profile", "random_init", "checkpoint")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def layout(self) -> Layout:

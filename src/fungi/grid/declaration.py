@@ -5,6 +5,8 @@
     root = "/scratch/me/features"
     [flags]
     extract-gradients = "--profile published"
+    [sbatch]
+    extraction = "--partition=gpu"
 
 Every value has one source. A variable that contradicts the file is an error, because a queued job and the person who
 looks after it would otherwise see different grids.
@@ -15,20 +17,33 @@ import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from fungi.backbones.base import BACKBONES, BackboneSpec
-from fungi.commands import grid_command
+from fungi.backbones.base import BackboneSpec, resolve_backbone
+from fungi.commands import STAGES, grid_command
 from fungi.data.base import DATASETS, DatasetSpec, resolve_dataset
 from fungi.errors import FungiError, unknown_name
 from fungi.grid.throughput import GPU_SPEED
+from fungi.options import fitting, from_text
 
 GRID_FILE = "FUNGI_GRID"
 _FLAGS_PREFIX = "FUNGI_FLAGS_"
-_LISTS = ("backbones", "datasets", "splits", "jobs")
-_OTHER_VARIABLES = ("ARCHIVES", "GRID", "MAX_RESTARTS", "PARTIAL", "FIRST", "PROJECT", "PYTHON")
+_TABLES = ("flags", "sbatch")
+_IN_FILES_ALONE = (*_TABLES, "jobs", "code", "submitted_below")
+_OTHER_VARIABLES = ("ARCHIVES", "GRID", "MAX_RESTARTS", "PARTIAL", "FIRST", "ELEMENT", "PROJECT", "PYTHON")
 """What else the job files and the submitter understand (docs/cluster.md)."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A backbone and a dataset that go together, as they were written and as they are."""
+
+    backbone: str
+    backbone_spec: BackboneSpec
+    dataset: str
+    dataset_spec: DatasetSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +53,12 @@ class Grid:
     datasets: none means the embedded digits, and for landmark jobs all landmark datasets.
     splits: none means all that a dataset has.
     shards: parts that each split is extracted in; 0 makes as many as give an element about an hour on `gpu`.
+    pack: elements of the extraction that share an array task, side by side, each with a GPU of its own.
+    limit: tasks of an array that may run at once; 0 for any number.
     flags: command -> further flags of it, as one would type them.
+    sbatch: stage, or `all` -> further options of sbatch for its jobs.
     jobs, code: job files that were submitted together, and the copy of the code that they run (`fungi submit`).
+    submitted_below: what the root was called then; empty for a grid that was not submitted.
     """
 
     backbones: tuple[str, ...] = ("digits-vit",)
@@ -48,45 +67,52 @@ class Grid:
     root: Path = Path("features")
     data_dir: Path = Path("data")
     shards: int = 0
+    pack: int = 1
+    limit: int = 0
     gpu: str = "a100"
     flags: Mapping[str, str] = field(default_factory=dict)
+    sbatch: Mapping[str, str] = field(default_factory=dict)
     jobs: tuple[str, ...] = ()
     code: str = ""
+    submitted_below: str = ""
 
     def __post_init__(self) -> None:
         if self.shards < 0:
             raise FungiError(f"the grid can't have {self.shards} shards. Use 1 or more; 0 sizes them to about an hour.")
+        if self.pack < 1 or self.limit < 0:
+            raise FungiError("the grid's pack has to be at least 1, its limit at least 0.")
         if self.gpu not in GPU_SPEED:
             raise unknown_name("gpu", self.gpu, GPU_SPEED)
         for name in self.flags:
             grid_command(name)
             self.flags_of(name)
-        for name in self.backbones:
-            BACKBONES[name]
+        for name in self.sbatch:
+            if name not in ("all", *STAGES):
+                raise unknown_name("stage in the sbatch options of the grid", name, ("all", *STAGES))
+            self.sbatch_options(name)
+        for text in self.backbones:
+            backbone_of(text)
         for text in self.datasets:
             resolve_dataset(text, self.data_dir)
 
-    def pairs(self, *, landmarks: bool) -> list[tuple[BackboneSpec, str, DatasetSpec]]:
-        """(backbone, dataset as it was written, dataset) for all that go together.
-
-        landmarks: the retrieval datasets alone.
-        """
+    def pairs(self, *, landmarks: bool) -> list[Pair]:
+        """All backbones and datasets that go together. landmarks: the retrieval datasets alone."""
         texts = self.datasets or (_landmark_names() if landmarks else ("digits",))
         datasets = [(text, resolve_dataset(text, self.data_dir)) for text in texts]
         return [
-            (backbone, text, dataset)
-            for backbone in (BACKBONES[name] for name in self.backbones)
+            Pair(name, backbone_of(name), text, dataset)
+            for name in self.backbones
             for text, dataset in datasets
-            if backbone.modality == dataset.modality and (not landmarks or is_landmarks(dataset))
+            if backbone_of(name).modality == dataset.modality and (not landmarks or _is_landmarks(dataset))
         ]
 
     def flags_of(self, command: str) -> list[str]:
         """Further flags of a command; FungiError for quotes that are not closed."""
-        text = self.flags.get(command, "")
-        try:
-            return shlex.split(text)
-        except ValueError as error:
-            raise FungiError(f"the flags of {command} in the grid, {text!r}, can't be split: {error}.") from None
+        return _words(self.flags.get(command, ""), f"flags of {command}")
+
+    def sbatch_options(self, stage: str) -> list[str]:
+        """Further options of sbatch for the jobs of a stage; of an option given twice, the later one counts."""
+        return [word for name in ("all", stage) for word in _words(self.sbatch.get(name, ""), f"sbatch of {name}")]
 
     def absolute(self) -> "Grid":
         """The same grid, for processes that start in another folder."""
@@ -94,15 +120,18 @@ class Grid:
 
     def to_toml(self) -> str:
         """All of it as a grid file; what has no value is left out."""
-        values = {name.name: getattr(self, name.name) for name in fields(self) if name.name != "flags"}
+        values = {known.name: getattr(self, known.name) for known in fields(self) if known.name not in _TABLES}
         lines = [f"{name} = {_toml(value)}" for name, value in values.items() if value not in ((), "")]
-        flags = [f"{json.dumps(command)} = {_toml(text)}" for command, text in self.flags.items()]
-        return "\n".join([*lines, "", "[flags]", *flags, ""])
+        for table in _TABLES:
+            lines += ["", f"[{table}]"]
+            lines += [f"{json.dumps(name)} = {_toml(text)}" for name, text in getattr(self, table).items()]
+        return "\n".join([*lines, ""])
 
 
-def is_landmarks(dataset: DatasetSpec) -> bool:
-    """Whether a dataset is searched in, rather than classified."""
-    return dataset.metric == "map"
+@cache
+def backbone_of(text: str) -> BackboneSpec:
+    """A backbone of the enumeration, or a user's own, resolved once: that may read its configuration from a disk."""
+    return resolve_backbone(text)
 
 
 def declared_grid(environ: Mapping[str, str], given: Mapping[str, Any] | None = None) -> Grid:
@@ -138,56 +167,57 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise FungiError(f"the grid file {path} ({GRID_FILE}) does not exist.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise FungiError(f"the grid file {path} can't be read: {error}.") from None
+    known = [axis.name for axis in fields(Grid)]
     try:
-        return {name: _converted(name, value) for name, value in raw.items()}
+        for name in raw:
+            if name not in known:
+                raise unknown_name("key of the grid", name, known)
+        values = fitting(Grid, {name: [text] if _is_one_name(name, text) else text for name, text in raw.items()})
     except FungiError as error:
         raise FungiError(f"{error} In the grid file {path}.") from None
+    if values.get("submitted_below"):  # a root may be moved: its grid and its code lie below it
+        values["root"] = path.absolute().parent.parent
+        values["code"] = str(values["root"] / values["code"]) if values.get("code") else ""
+    return values
+
+
+def _is_one_name(name: str, value: Any) -> bool:
+    return isinstance(value, str) and get_type_hints(Grid)[name] == tuple[str, ...]
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    axes = {axis.name.upper(): axis.name for axis in fields(Grid) if axis.name not in _IN_FILES_ALONE}
     found: dict[str, Any] = {}
-    axes = [known.name.upper() for known in fields(Grid) if known.name not in ("flags", "jobs", "code")]
-    for name in environ:
-        rest = name.removeprefix("FUNGI_")
-        if rest != name and rest not in (*axes, *_OTHER_VARIABLES) and not name.startswith(_FLAGS_PREFIX):
-            raise unknown_name("variable", name, [f"FUNGI_{word}" for word in (*axes, *_OTHER_VARIABLES)])
-    for known in fields(Grid):
-        text = environ.get(f"FUNGI_{known.name.upper()}", "")
-        if text and known.name not in ("flags", "jobs", "code"):
-            found[known.name] = _converted(known.name, text.split() if known.name in _LISTS else text)
-    flags = {
-        name.removeprefix(_FLAGS_PREFIX).lower().replace("_", "-"): text
-        for name, text in environ.items()
-        if name.startswith(_FLAGS_PREFIX)
-    }
+    flags: dict[str, str] = {}
+    for variable, text in environ.items():
+        name = variable.removeprefix("FUNGI_")
+        if variable.startswith(_FLAGS_PREFIX):
+            flags[variable.removeprefix(_FLAGS_PREFIX).lower().replace("_", "-")] = text
+        elif name in axes and name != variable:
+            if text:
+                try:
+                    found[axes[name]] = from_text(Grid, axes[name], text)
+                except FungiError as error:
+                    raise FungiError(f"{error} In the variable {variable}.") from None
+        elif name not in (variable, *_OTHER_VARIABLES):
+            raise unknown_name("variable", variable, [f"FUNGI_{word}" for word in (*axes, *_OTHER_VARIABLES)])
     return {**found, "flags": flags} if flags else found
 
 
-def _converted(name: str, value: Any) -> Any:
-    """A value of a file or a variable in the type of its field."""
-    known = {known.name for known in fields(Grid)}
-    if name not in known:
-        raise unknown_name("key of the grid", name, known)
-    if name in _LISTS:
-        texts = (value,) if isinstance(value, str) else value
-        if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts):
-            return tuple(texts)
-        raise FungiError(f"{name} has to be a list of names, not {value!r}.")
-    if name == "shards":
-        if str(value).isdecimal():
-            return int(value)
-        raise FungiError(f"shards has to be a number, not {value!r}.")
-    if name == "flags":
-        if isinstance(value, dict) and all(isinstance(text, str) for text in value.values()):
-            return dict(value)
-        raise FungiError(f'flags has to be a table of texts, as in knn = "--k 10", not {value!r}.')
-    if not isinstance(value, str | Path):
-        raise FungiError(f"{name} has to be a text, not {value!r}.")
-    return Path(value) if name in ("root", "data_dir") else str(value)
+def _words(text: str, what: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise FungiError(f"the {what} in the grid, {text!r}, can't be split: {error}.") from None
+
+
+def _is_landmarks(dataset: DatasetSpec) -> bool:
+    """Whether a dataset is searched in, rather than classified."""
+    return dataset.metric == "map"
 
 
 def _landmark_names() -> tuple[str, ...]:
-    return tuple(name for name in DATASETS if is_landmarks(DATASETS[name]))
+    return tuple(name for name in DATASETS if _is_landmarks(DATASETS[name]))
 
 
 def _toml(value: Any) -> str:

@@ -14,7 +14,7 @@ from fungi.store.shard import Shard
 
 
 @dataclass(frozen=True)
-class Work:
+class GridCall:
     """What a job asks for: a command with its flags (those of the job, then those of the grid).
 
     landmarks: over the retrieval datasets of the grid alone. features: what an extraction writes.
@@ -47,7 +47,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Element:
-    """One point of the grid; axes that a command does not have are empty."""
+    """One point of the grid; axes that a command does not have are empty.
+
+    backbone, dataset: as they were written; users' own are `NAME=kind:PLACE`.
+    """
 
     backbone: str = ""
     dataset: str = ""
@@ -64,36 +67,37 @@ class Element:
         return re.sub(r"[^\w.=]+", "-", str(self))
 
     @property
-    def dataset_name(self) -> str:
-        """Folder name of the dataset; users' own are written `NAME=kind:PATH`."""
-        return self.dataset.partition("=")[0]
+    def pair(self) -> tuple[str, str]:
+        """Backbone and dataset: what a chain of jobs, from extraction to evaluation, is about."""
+        return self.backbone, self.dataset
 
 
-def elements(grid: Grid, work: Work) -> list[Element]:
+def elements(grid: Grid, call: GridCall) -> list[Element]:
     """All elements of a job; the i-th is that of array index i."""
-    if work.stage in ("merge", "report"):
-        return [Element()]
-    pairs = grid.pairs(landmarks=work.landmarks)
-    if work.stage == "projection":
-        return [Element(backbone=name) for name in dict.fromkeys(backbone.name for backbone, _, _ in pairs)]
-    if work.stage == "evaluation":
-        return [
-            Element(backbone.name, text)
-            for backbone, text, dataset in pairs
-            if dataset.metric in COMMANDS[work.command].metrics
-        ]
+    if call.stage == "report" or (call.stage == "merge" and not grid.datasets):
+        return [Element()]  # a merge of a grid that names no datasets is of all that is there
+    pairs = grid.pairs(landmarks=call.landmarks)
+    if call.stage == "projection":
+        return [Element(backbone=name) for name in dict.fromkeys(pair.backbone for pair in pairs)]
+    if call.stage == "merge":
+        return [Element(pair.backbone, pair.dataset) for pair in pairs]
+    if call.stage == "evaluation":
+        metrics = COMMANDS[call.command].metrics
+        return [Element(pair.backbone, pair.dataset) for pair in pairs if pair.dataset_spec.metric in metrics]
     return [
-        Element(backbone.name, text, split, Shard(index + 1, count))
-        for backbone, text, dataset in pairs
-        for split in _splits(grid, dataset)
-        for count in [grid.shards or shards_for(dataset.sizes[split], backbone, work.features, grid.gpu)]
+        Element(pair.backbone, pair.dataset, split, Shard(index + 1, count))
+        for pair in pairs
+        for split in _splits(grid, pair.dataset_spec)
+        for count in [
+            grid.shards or shards_for(pair.dataset_spec.sizes[split], pair.backbone_spec, call.features, grid.gpu)
+        ]
         for index in range(count)
     ]
 
 
-def arguments(element: Element, work: Work, grid: Grid) -> list[str]:
-    """The flags that tell a command its element, as far as it has them; `projection` has others (`fungi.grid.work`)."""
-    if work.stage == "report":
+def arguments(element: Element, call: GridCall, grid: Grid) -> list[str]:
+    """The flags that tell a command its element, as far as it has them; `projection` has others."""
+    if call.stage == "report":
         return ["--results", str(grid.root), "--output", str(grid.root / "report")]
     shard = f"{element.shard.index}/{element.shard.count}" if element.shard else ""
     values = {
@@ -104,7 +108,7 @@ def arguments(element: Element, work: Work, grid: Grid) -> list[str]:
         "shard": shard,
         "data_dir": str(grid.data_dir),
     }
-    flags = {field.name: flag_of(field) for field in fields(COMMANDS[work.command].settings_type)}
+    flags = {field.name: flag_of(field) for field in fields(COMMANDS[call.command].settings_type)}
     return [word for name, value in values.items() if value and name in flags for word in (flags[name], value)]
 
 

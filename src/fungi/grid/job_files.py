@@ -23,13 +23,13 @@ _OFF_GRID = ("datasets/", "reproduce/")
 class JobFile:
     """A job file that runs a command over the grid.
 
-    name: its path below jobs/, without the suffix. call: the words after `over_grid` or `over_landmarks`.
+    name: its path below jobs/, without the suffix. words: those after `over_grid` or `over_landmarks`.
     """
 
     name: str
     path: Path
     directives: dict[str, str]
-    call: tuple[str, ...]
+    words: tuple[str, ...]
     landmarks: bool
 
 
@@ -52,8 +52,8 @@ def read_job_file(project: Path, name: str) -> JobFile:
     if len(calls) != 1:
         raise FungiError(f"{path} does not run one command over the grid (a line `over_grid COMMAND ...`).")
     directives = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?", text, flags=re.MULTILINE))
-    kind, call = calls[0]
-    return JobFile(name.removesuffix(".job"), path, directives, tuple(shlex.split(call)), kind == "landmarks")
+    kind, words = calls[0]
+    return JobFile(name.removesuffix(".job"), path, directives, tuple(shlex.split(words)), kind == "landmarks")
 
 
 def grid_job_files(project: Path) -> list[JobFile]:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fungi.backbones.base import BACKBONES, BackboneSpec
+from fungi.backbones.base import BackboneSpec
 from fungi.backbones.loading import load_backbone
 from fungi.data.base import DatasetSpec, resolve_dataset
 from fungi.data.verify import verify_dataset
 from fungi.errors import FungiError
-from fungi.grid.declaration import Grid
+from fungi.grid.declaration import Grid, backbone_of
 from fungi.grid.settings import GridSettings
 from fungi.settings import setting
 from fungi.views.text import TextInput
@@ -47,18 +47,18 @@ def run(settings: PrefetchSettings) -> None:
 def _fetches(settings: PrefetchSettings, grid: Grid) -> Iterator[tuple[str, Callable[[], Iterator[str]]]]:
     if settings.weights:
         for name in grid.backbones:
-            yield name, partial(fetch_weights, BACKBONES[name])
+            yield name, partial(fetch_weights, name, backbone_of(name))
     if settings.data:
         for text in grid.datasets or ("digits",):
             yield text, partial(fetch_dataset, resolve_dataset(text, grid.data_dir), grid.data_dir)
 
 
-def fetch_weights(spec: BackboneSpec) -> Iterator[str]:
+def fetch_weights(text: str, spec: BackboneSpec) -> Iterator[str]:
     """Load a backbone's published weights, which brings them into their cache; a line about them."""
     if spec.pretrained is None:
         yield f"{spec.name}: has no published weights; give its jobs --checkpoint or --random-init"
         return
-    backbone = load_backbone(spec.name)
+    backbone = load_backbone(text)
     yield f"{spec.name}: {backbone.weights_source}, hash {backbone.weights_hash[:12]}"
     if isinstance(backbone.input, TextInput):
         backbone.input.tokenizer.get()  # through its cache, too

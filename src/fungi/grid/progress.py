@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fungi.grid.array import MAX_ARRAY
 from fungi.grid.declaration import Grid
-from fungi.grid.elements import Element, Work, elements
-from fungi.grid.records import ENDED, INTERRUPTED, RUNNING, Attempt, Records
+from fungi.grid.elements import Element, GridCall, elements
+from fungi.grid.records import ENDED, INTERRUPTED, RUNNING, Attempt, Records, same_folder
+from fungi.runtime.log import logger
 from fungi.store.blocks import MANIFEST, BlockFolder
 from fungi.store.layout import Layout
 from fungi.store.shard import Shard
@@ -36,31 +37,52 @@ class Progress:
     job: str = ""
 
 
+@dataclass(frozen=True)
+class Expected:
+    """The files that show an element to be done (of an extraction: the whole split's), and the settings that make them.
+
+    `settings.difference(path)` says in which setting a file that is there was made otherwise; empty for none.
+    """
+
+    paths: list[Path]
+    settings: Any = None
+
+
 class Queue:
     """What SLURM's queue holds of this user's jobs. `known` is False where there is no SLURM to ask.
 
-    states: `<array job>_<index>` or job id -> state. comments: the comment of an array, and an index -> job. Arrays
-    are told apart by the comment that the submitter gives them (`comment_of`): a job's name says nothing of its root.
+    states: `<array job>_<index>` or job id -> state. in_hand: a call (`_call_mark`) and an element's index -> job.
+    Arrays are told apart by the comment that the submitter gives them (`comment_of`): a job's name says nothing of its
+    root. failure: why squeue did not answer, though it is there.
     """
 
-    def __init__(self, lines: Iterable[str] | None = None) -> None:
+    def __init__(self, lines: Iterable[str] | None = None, failure: str = "") -> None:
         self.known = lines is not None
+        self.failure = failure
         self.states: dict[str, str] = {}
-        self.comments: dict[tuple[str, int], str] = {}
+        self.in_hand: dict[tuple[str, int], str] = {}
         for job, state, comment in (line.split()[:3] for line in lines or () if len(line.split()) > 2):
             self.states[job] = state
-            index = job.partition("_")[2]
-            if index.isdecimal():
-                self.comments[comment, int(index)] = job
+            mark, *numbers = comment.rsplit(":", 2)
+            words = [job.partition("_")[2], *numbers]
+            if len(words) == 3 and all(word.isdecimal() for word in words):
+                index, first, pack = map(int, words)
+                for element in range((first + index) * pack, (first + index + 1) * pack):
+                    self.in_hand[mark, element] = job
 
     @classmethod
     def ask(cls) -> "Queue":
-        """The queue as squeue tells it."""
+        """The queue as squeue tells it; a squeue that fails is warned of, since an empty queue looks the same."""
         command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T %k"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        except (OSError, subprocess.SubprocessError):
+        except FileNotFoundError:
             return cls()
+        except (OSError, subprocess.SubprocessError) as error:
+            said = getattr(error, "stderr", "") or str(error)
+            failure = f"squeue failed ({' '.join(str(said).split())}): what waits or runs can't be told."
+            logger.warning(failure)
+            return cls(failure=failure)
         return cls(done.stdout.splitlines())
 
     def state(self, job: str) -> str:
@@ -68,24 +90,38 @@ class Queue:
         return self.states.get(job, "")
 
 
-def comment_of(grid: Grid, work: Work, first: int = 0) -> str:
-    """What the arrays of a job below one root have as their comment. first: element of index 0."""
-    return f"fungi:{work.key}:{hashlib.sha256(str(grid.root.absolute()).encode()).hexdigest()[:8]}:{first}"
+def pack_of(grid: Grid, call: GridCall) -> int:
+    """Elements that share a task of an array."""
+    return grid.pack if call.stage == "extraction" else 1
 
 
-def progress_of(grid: Grid, work: Work, outputs: Mapping[Element, list[Path]], queue: Queue) -> list[Progress]:
-    """The state of every element.
+def comment_of(grid: Grid, call: GridCall, first: int = 0) -> str:
+    """What the arrays of a job below one root have as their comment. first: pack of index 0."""
+    return f"{_call_mark(grid, call)}:{first}:{pack_of(grid, call)}"
 
-    outputs: the files of an element (of an extraction: the whole split's) that show it to be done.
-    """
-    records = Records(grid.root, work)
+
+def _call_mark(grid: Grid, call: GridCall) -> str:
+    return f"fungi:{call.key}:{hashlib.sha256(str(grid.root.absolute()).encode()).hexdigest()[:8]}"
+
+
+def progress_of(grid: Grid, call: GridCall, expected: Mapping[Element, Expected], queue: Queue) -> list[Progress]:
+    """The state of every element."""
+    records = Records(grid.root, call)
+    differences: dict[Path, str] = {}  # shards share their files
     found = []
-    for index, element in enumerate(elements(grid, work)):
+    for index, element in enumerate(elements(grid, call)):
         attempt = records.read(element)
-        state, detail = _state(grid, element, outputs[element], attempt, queue)
+        if attempt and attempt.root and not same_folder(Path(attempt.root), grid.root.absolute()):
+            attempt = None  # it came with a copy of the folder it worked in, and says nothing of this one
+        wanted = expected[element]
+        for path in wanted.paths:
+            if wanted.settings is not None and path not in differences and path.exists():
+                differences[path] = wanted.settings.difference(path)
+        state, detail = _state(grid, element, wanted, attempt, queue)
+        if state == DONE and (other := next(filter(None, map(differences.get, wanted.paths)), "")):
+            state, detail = MISSING, other
         job = attempt.job if attempt and state in (RUNNING, QUEUED) else ""
-        first = index // MAX_ARRAY * MAX_ARRAY
-        in_queue = queue.comments.get((comment_of(grid, work, first), index - first))
+        in_queue = queue.in_hand.get((_call_mark(grid, call), index))
         if state in LEFT and in_queue:
             state, detail, job = QUEUED, f"job {in_queue}", in_queue
         found.append(Progress(index, element, state, detail, job))
@@ -99,11 +135,11 @@ def counts(found: list[Progress]) -> str:
     return ", ".join([f"done {tally[DONE]}/{len(found)}", *others])
 
 
-def _state(grid: Grid, element: Element, outputs: list[Path], attempt: Attempt | None, queue: Queue) -> tuple[str, str]:
+def _state(grid: Grid, element: Element, expected: Expected, attempt: Attempt | None, queue: Queue) -> tuple[str, str]:
     ended_well = attempt is not None and attempt.state == ENDED and attempt.status == 0
-    so_far = ""
+    outputs, so_far = expected.paths, ""
     if element.shard:
-        blocks = [_blocks_of(grid, path, element.shard) for path in outputs if not path.exists()]
+        blocks = [_blocks_of(grid, path, element.shard, expected.settings) for path in outputs if not path.exists()]
         if all(left == 0 for left, _ in blocks):
             return DONE, "merge is left" if blocks else ""
         done = sum(done for _, done in blocks)
@@ -131,20 +167,21 @@ def _is_complete(result: Path) -> bool:
         return False
 
 
-def _blocks_of(grid: Grid, path: Path, shard: Shard) -> tuple[int | None, int]:
-    """Blocks of a shard that are left (None if nothing was begun), and that are there."""
+def _blocks_of(grid: Grid, path: Path, shard: Shard, settings: Any) -> tuple[int | None, int]:
+    """Blocks of a shard that are left (None if nothing was begun with these settings), and that are there."""
     parent = Layout(grid.root).blocks(path, "any").parent
-    folders = sorted(parent.glob(f"*/{MANIFEST}"), key=lambda manifest: manifest.stat().st_mtime)
-    if not folders:
-        return None, 0
-    try:
-        blocks = BlockFolder.open(folders[-1].parent)
-    except FileNotFoundError:  # assembled in this moment
-        return None, 0
-    missing = {span.index for span in blocks.missing()}
-    mine = [span.index for span in blocks.manifest.spans() if shard.takes(span.index)]
-    left = sum(index in missing for index in mine)
-    return left, len(mine) - left
+    for manifest in sorted(parent.glob(f"*/{MANIFEST}"), key=lambda found: found.stat().st_mtime, reverse=True):
+        try:
+            blocks = BlockFolder.open(manifest.parent)
+        except FileNotFoundError:  # assembled in this moment
+            continue
+        if settings is not None and settings.differs_from(blocks.manifest.birth):
+            continue
+        missing = {span.index for span in blocks.missing()}
+        mine = [span.index for span in blocks.manifest.spans() if shard.takes(span.index)]
+        left = sum(index in missing for index in mine)
+        return left, len(mine) - left
+    return None, 0
 
 
 def _still_runs(attempt: Attempt, queue: Queue) -> bool:

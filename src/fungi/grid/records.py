@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from fungi.grid.elements import Element, Work
+from fungi.grid.elements import Element, GridCall
 from fungi.runtime.files import written_whole
 
 RUNNING, ENDED, INTERRUPTED = "running", "ended", "interrupted"
@@ -23,6 +23,7 @@ class Attempt:
     """The last attempt at an element.
 
     job: `<array job>_<index>` or a plain job id; empty outside of SLURM. pid: on `host`. log: file of the output.
+    root: what the folder of the grid was called then.
     """
 
     state: str = RUNNING
@@ -31,19 +32,21 @@ class Attempt:
     host: str = ""
     pid: int = 0
     log: str = ""
+    root: str = ""
     restarts: int = 0
     started: float = 0.0
     ended: float | None = None
 
     @classmethod
-    def begin(cls, environ: Mapping[str, str]) -> "Attempt":
-        """The attempt that this process makes now."""
+    def begin(cls, environ: Mapping[str, str], root: Path) -> "Attempt":
+        """The attempt that this process makes now below a root."""
         array, index = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
         return cls(
             job=f"{array}_{index}" if array else environ.get("SLURM_JOB_ID", ""),
             host=environ.get("SLURMD_NODENAME") or socket.gethostname(),
             pid=os.getpid(),
             log=_output_file(),
+            root=str(root.absolute()),
             restarts=int(environ.get("SLURM_RESTART_COUNT", "0")),
             started=time.time(),
         )
@@ -56,8 +59,8 @@ class Attempt:
 class Records:
     """The records of one job below a root folder."""
 
-    def __init__(self, root: Path, work: Work) -> None:
-        self._folder = root / "progress" / work.key
+    def __init__(self, root: Path, call: GridCall) -> None:
+        self._folder = root / "progress" / call.key
 
     def write(self, element: Element, attempt: Attempt) -> None:
         """Note an attempt; the last one counts."""
@@ -78,6 +81,11 @@ class Records:
 
     def _path(self, element: Element) -> Path:
         return self._folder / f"{element.key}.json"
+
+
+def same_folder(one: Path, other: Path) -> bool:
+    """Whether two names lead to one folder; a folder that is gone is no other's."""
+    return one == other or (one.exists() and other.exists() and one.samefile(other))
 
 
 def _output_file() -> str:

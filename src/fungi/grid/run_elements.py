@@ -10,18 +10,19 @@ from types import FrameType
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.grid.array import chosen_indices
-from fungi.grid.declaration import declared_grid
-from fungi.grid.elements import Element, Work, elements
+from fungi.grid.calls import call_of, chosen_jobs, command_line, expected_files
+from fungi.grid.declaration import Grid, declared_grid
+from fungi.grid.elements import Element, GridCall, elements
 from fungi.grid.job_files import project_folder
+from fungi.grid.pack import INTERRUPTED_STATUS, side_by_side
+from fungi.grid.progress import pack_of
 from fungi.grid.records import Attempt, Records
-from fungi.grid.work import chosen_jobs, command_line, expected_files, work_of
 from fungi.runtime import log
 
 USAGE = """usage: fungi run-elements [--landmarks] COMMAND FLAGS...
 
 Run COMMAND for the elements of the grid: in a SLURM array for the element of this task, elsewhere for all of them in
 sequence. The grid is declared by $FUNGI_GRID, $FUNGI_BACKBONES, $FUNGI_DATASETS, ...; docs/cluster.md says how."""
-INTERRUPTED_STATUS = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,46 +40,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: list[str], environ: Mapping[str, str]) -> int:
-    """Do the elements one after the other; the first status that is not 0, if there is one."""
+    """Do the elements one after the other, or side by side; the first status that is not 0, if there is one."""
     grid = declared_grid(environ)
     landmarks = given[:1] == ["--landmarks"]
-    work = work_of(given[1:] if landmarks else given, grid, landmarks=landmarks)
-    points = elements(grid, work)
+    words = given[1:] if landmarks else given
+    call = call_of(words, grid, landmarks=landmarks)
+    points = elements(grid, call)
     if not points:
-        raise FungiError(f"the grid has nothing for {work.command} to do: no backbone and dataset of it go together.")
-    indices = chosen_indices(environ, len(points))
-    lines = {index: command_line(points[index], work, grid) for index in indices}
-    if work.stage == "merge":
-        expected = expected_files(grid, chosen_jobs(grid, project_folder(), stages=("extraction",)))
-        lines[0] += ["--expect", *(str(path.relative_to(grid.root)) for path in expected)]
+        raise FungiError(f"the grid has nothing for {call.command} to do: no backbone and dataset of it go together.")
+    indices = chosen_indices(environ, len(points), pack_of(grid, call))
+    lines = {index: command_line(points[index], call, grid) + _expect(points[index], call, grid) for index in indices}
     _raise_on_termination()
+    if len(indices) > 1 and "SLURM_ARRAY_JOB_ID" in environ:
+        return side_by_side(given, indices, grid.root, environ)
     first_failure = 0
     for index, line in lines.items():
-        _announce(index, points, work, line)
-        status = _attempt(points[index], work, line, Records(grid.root, work), environ)
+        log.logger.info(f"element {index} of 0-{len(points) - 1}: {points[index]}")
+        log.logger.info(shorten(f"fungi {call.command} {' '.join(line)}", 2000))
+        status = _attempt(points[index], call, line, Records(grid.root, call), Attempt.begin(environ, grid.root))
         if status == INTERRUPTED_STATUS:
             return status
         first_failure = first_failure or status
     return first_failure
 
 
-def _attempt(element: Element, work: Work, line: Sequence[str], records: Records, environ: Mapping[str, str]) -> int:
+def _expect(element: Element, call: GridCall, grid: Grid) -> list[str]:
+    """What a merge or a report is told of the files that have to be there, since it comes after their jobs."""
+    needed = {"merge": "extraction", "report": "evaluation"}.get(call.stage)
+    if needed is None:
+        return []
+    jobs = chosen_jobs(grid, project_folder(), stages=(needed,))
+    return [
+        "--expect",
+        *(str(path.relative_to(grid.root)) for path in expected_files(grid, jobs, needed, element.pair)),
+    ]
+
+
+def _attempt(element: Element, call: GridCall, line: Sequence[str], records: Records, attempt: Attempt) -> int:
     """One element, with a record of how it went."""
-    attempt = Attempt.begin(environ)
     records.write(element, attempt)
     status = 1
     try:
-        status = COMMANDS[work.command].main(line)
+        status = COMMANDS[call.command].main(line)
     except KeyboardInterrupt:
         status = INTERRUPTED_STATUS
     finally:
         records.write(element, attempt.finished(status, interrupted=status == INTERRUPTED_STATUS))
     return status
-
-
-def _announce(index: int, points: Sequence[Element], work: Work, line: Sequence[str]) -> None:
-    log.logger.info(f"element {index} of 0-{len(points) - 1}: {points[index]}")
-    log.logger.info(shorten(f"fungi {work.command} {' '.join(line)}", 2000))
 
 
 def _raise_on_termination() -> None:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fungi.commands import STAGES
+from fungi.grid.calls import chosen_jobs, progress_of_jobs
 from fungi.grid.job_files import project_folder
-from fungi.grid.progress import DONE, FAILED, LEFT, Progress, counts
-from fungi.grid.settings import GridSettings, store_grid
-from fungi.grid.submission import Place, Submittable, arrays, default_python
+from fungi.grid.progress import DONE, FAILED, LEFT, Progress, Queue, counts
+from fungi.grid.settings import GridSettings, existing_root, store_grid
+from fungi.grid.submission import JobEnvironment, Submittable, arrays, default_python, max_array
 from fungi.grid.submit import DEFAULT_JOBS
-from fungi.grid.work import chosen_jobs, progress_of_jobs
 from fungi.settings import setting
 
 DESCRIPTION = """Show the grid: done, running, queued, failed (and why), missing; and the sbatch command lines that
@@ -30,19 +30,19 @@ class StatusSettings(GridSettings):
 
 def run(settings: StatusSettings) -> None:
     """Print the state of every job, then what to submit again."""
-    grid = settings.declared_or_last()
+    grid = existing_root(settings.declared_or_last())
     project = Path(grid.code) if grid.code else project_folder()
     jobs = chosen_jobs(grid, project, settings.jobs) or chosen_jobs(grid, project, DEFAULT_JOBS)
-    found = progress_of_jobs(grid, jobs)
+    found = progress_of_jobs(grid, jobs, Queue.ask())
     for submitted, progress in found:
         _print_job(submitted.job.name, progress, settings.verbose)
     left = _first_unfinished_stage(found)
     if left:
         (grid.root / "logs").mkdir(parents=True, exist_ok=True)
-        place = Place(project, store_grid(grid), default_python(os.environ))
+        environment = JobEnvironment(project, store_grid(grid), default_python(os.environ), max_array())
         print(f"\nleft of the {left[0][0].stage} stage (to submit later stages too: fungi submit --missing):")
         for submitted, indices in left:
-            print("\n".join(array.as_shell(place) for array in arrays(grid, submitted, place, indices)))
+            print("\n".join(array.as_shell(environment) for array in arrays(grid, submitted, environment, indices)))
 
 
 def _first_unfinished_stage(

@@ -29,7 +29,7 @@ def seconds_per_row(backbone: BackboneSpec, features: Sequence[str], gpu: str) -
 
 
 def relative_work(backbone: BackboneSpec) -> float:
-    """Work of one forward in units of ViT-B/16."""
+    """GridCall of one forward in units of ViT-B/16."""
     block = re.fullmatch(r"\D*(\d+)\D*", backbone.layer)
     patch = re.search(r"/(\d+)", backbone.label)
     size = getattr(backbone.input, "size", None)

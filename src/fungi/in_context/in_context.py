@@ -52,7 +52,7 @@ class InContextSettings(FeatureSettings):
 
     def file(self, combination: Combination, kind: str) -> Path:
         """The file of prompts or answers of a combination."""
-        folder = self.root[0] / "in-context" / self.dataset_name / self.backbone
+        folder = self.root[0] / "in-context" / self.dataset_name / self.backbone_name
         return folder / f"{name_of(combination)}.{kind}.jsonl"
 
 

@@ -27,6 +27,7 @@ class ReportSettings:
     formats: tuple[Literal["markdown", "csv", "latex", "png"], ...] = setting(
         ("markdown", "csv", "latex", "png"), "what to write"
     )
+    expect: tuple[str, ...] = setting((), "result files below the first folder that the report is to hold")
 
     def __post_init__(self) -> None:
         for place in self.results:
@@ -42,7 +43,10 @@ def run(settings: ReportSettings) -> list[Path]:
     settings.output.mkdir(parents=True, exist_ok=True)
     figures = draw_all(settings.output / "figures", records, cells, tables) if "png" in settings.formats else []
     texts = {
-        "markdown": ("report.md", lambda: to_markdown(tables) + _embedded(figures, settings.output)),
+        "markdown": (
+            "report.md",
+            lambda: to_markdown(tables) + _missing(settings) + _embedded(figures, settings.output),
+        ),
         "csv": ("report.csv", lambda: to_csv(cells)),
         "latex": ("report.tex", lambda: to_latex(tables)),
     }
@@ -56,6 +60,12 @@ def run(settings: ReportSettings) -> list[Path]:
     return written + figures
 
 
+def _missing(settings: ReportSettings) -> str:
+    """A list of the results that should be there and are not: their evaluations failed, or did not run."""
+    absent = [name for name in settings.expect if not (settings.results[0] / name).exists()]
+    return "\n".join(["# Missing", "", *(f"- {name}" for name in absent), ""]) if absent else ""
+
+
 def _embedded(figures: list[Path], output: Path) -> str:
     if not figures:
         return ""
@@ -67,3 +77,5 @@ def show(settings: ReportSettings, written: list[Path]) -> None:
     """Say what was written."""
     for path in written:
         print(f"wrote {path}")
+    if absent := _missing(settings):
+        print(absent)

@@ -9,7 +9,7 @@ from fungi.errors import FungiError
 from fungi.grid.array import FIRST, array_text, chosen_indices, chunks
 from fungi.grid.freezing import freeze
 from fungi.grid.job_files import project_folder
-from fungi.grid.submission import Array, Place, default_python
+from fungi.grid.submission import Array, JobEnvironment, default_python, max_array
 from fungi.grid.submit import sbatch
 from fungi.grid.throughput import SECONDS_PER_ELEMENT
 from fungi.reproduction.plan import Home, Plan, Step
@@ -24,11 +24,12 @@ def submit(planned: Plan, home: Home, options: Sequence[str], gpu: str, environ:
     """Submit what is missing. The code is copied first: later edits change nothing that is queued."""
     project = project_folder()
     extractions, evaluations = planned.missing
-    place = Place(freeze(project, home.root.absolute()), Path(), default_python(environ), tuple(options))
+    code = freeze(project, home.root.absolute())
+    jobs = JobEnvironment(code, Path(), default_python(environ), max_array())
     (home.root / "logs").mkdir(parents=True, exist_ok=True)
     after: list[str] = []
     for name, steps in (("extraction", sharded(extractions, gpu)), ("evaluation", evaluations)):
-        after = [sbatch(array, place) for array in arrays(name, steps, home, place, after)] or after
+        after = [sbatch(array, jobs) for array in arrays(name, steps, home, jobs, options, after)] or after
         logger.info(f"{name}: {len(steps)} elements" + (f", jobs {', '.join(after)}" if steps else ""))
 
 
@@ -42,16 +43,18 @@ def sharded(steps: Sequence[Step], gpu: str) -> list[Step]:
     ]
 
 
-def arrays(name: str, steps: Sequence[Step], home: Home, place: Place, after: Sequence[str]) -> list[Array]:
+def arrays(
+    name: str, steps: Sequence[Step], home: Home, jobs: JobEnvironment, options: Sequence[str], after: Sequence[str]
+) -> list[Array]:
     """The calls of sbatch for some steps; several where there are more than an array may have."""
     if not steps:
         return []
     file, found = _write(steps, home.root.absolute()), []
-    for first, part in chunks(range(len(steps))):
+    for first, part in chunks(range(len(steps)), jobs.max_array):
         command = ["sbatch", f"--array={array_text(part)}", f"--output={home.root.absolute()}/logs/%x-%A_%a.out"]
         command += ["--export=ALL", *([f"--dependency=afterany:{':'.join(after)}"] if after else [])]
-        job_file = str(place.project / "jobs" / "reproduce" / f"{name}.job")
-        found.append(Array([*command, *place.options, job_file], {STEPS: str(file), FIRST: str(first)}))
+        job_file = str(jobs.project / "jobs" / "reproduce" / f"{name}.job")
+        found.append(Array([*command, *options, job_file], {STEPS: str(file), FIRST: str(first)}))
     return found
 
 

@@ -104,7 +104,7 @@ def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:
 
 def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
     """kNN of single gradients for every array of the gradient files; the result files' contents."""
-    layout, where = Layout(settings.root[0]), (settings.dataset_name, settings.backbone)
+    layout, where = Layout(settings.root[0]), (settings.dataset_name, settings.backbone_name)
     wanted = settings.features or layout.objectives(*where, settings.train_split)
     names = [name for name in wanted if name != EMBEDDINGS]
     if not names:
@@ -118,7 +118,7 @@ def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
 def _class_sizes(settings: FeatureSettings) -> tuple[int, int]:
     """Rows of the smallest class of the train split, and the number of classes."""
     path = settings.train_targets or Layout(settings.root[0]).embeddings(
-        settings.dataset_name, settings.backbone, settings.train_split
+        settings.dataset_name, settings.backbone_name, settings.train_split
     )
     counts = np.unique(read_targets(path), return_counts=True)[1]
     return int(counts.min()), len(counts)

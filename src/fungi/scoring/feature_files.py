@@ -79,7 +79,7 @@ def _origin(array: FeatureArray) -> dict[str, Any]:
 
 def _found(settings: FeatureSettings, layout: Layout, split: str, features: Sequence[str]) -> SplitFiles:
     """Files below the root."""
-    where = (settings.dataset_name, settings.backbone)
+    where = (settings.dataset_name, settings.backbone_name)
     name = getattr(settings, f"{split}_split")
     arrays = {}
     for feature in in_order(features):
@@ -90,7 +90,7 @@ def _found(settings: FeatureSettings, layout: Layout, split: str, features: Sequ
 
 def _features_on_disk(settings: FeatureSettings, layout: Layout, split: str) -> list[str]:
     """Names of the features that have a file for a split; FungiError where there are none."""
-    where, name = (settings.dataset_name, settings.backbone), getattr(settings, f"{split}_split")
+    where, name = (settings.dataset_name, settings.backbone_name), getattr(settings, f"{split}_split")
     found = layout.objectives(*where, name)
     embeddings = layout.embeddings(*where, name)
     if embeddings.exists():

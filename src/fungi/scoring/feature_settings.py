@@ -3,6 +3,7 @@
 Files are found by dataset and backbone below `--root`, or given one by one with the flags of the original harness.
 """
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -90,11 +91,16 @@ class FeatureSettings:
         return self.dataset.partition("=")[0]
 
     @property
+    def backbone_name(self) -> str:
+        """The backbone's folder name; users' own backbones are written `NAME=kind:PLACE`."""
+        return self.backbone.partition("=")[0]
+
+    @property
     def reduced_dim(self) -> int:
         """Components to reduce to."""
         if self.pca_dim is not None:
             return self.pca_dim
-        return DEFAULT_PCA_DIM if self.takes_files else usual_pca_dim(self.dataset_name, self.backbone)
+        return DEFAULT_PCA_DIM if self.takes_files else usual_pca_dim(self.dataset_name, self.backbone_name)
 
     @property
     def task_name(self) -> str:
@@ -105,10 +111,21 @@ class FeatureSettings:
         """The result file."""
         return [result_path(self, self.task_name)]
 
+    def difference(self, path: Path) -> str:
+        """In which setting a result file that is there was made otherwise; empty for none."""
+        try:
+            there = json.loads(path.read_text())["settings"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"{path} can't be read"
+        for name, wanted in json.loads(json.dumps(self.deciding(), default=str)).items():
+            if there.get(name, wanted) != wanted:
+                return f"{path} was made with --{name.replace('_', '-')} {there[name]}, not {wanted}"
+        return ""
+
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the numbers, as JSON, with defaults filled in."""
         values = {name: value for name, value in as_json(self).items() if name not in _INCIDENTAL}
-        return values | {"dataset": self.dataset_name, "pca_dim": self.reduced_dim}
+        return values | {"dataset": self.dataset_name, "backbone": self.backbone_name, "pca_dim": self.reduced_dim}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +187,7 @@ def result_path(settings: FeatureSettings, task: str) -> Path:
     if settings.takes_files:
         return Path("results") / f"{name}.json"
     common = settings.root[0] if len(settings.root) == 1 else _common_folder(settings.root)
-    return Layout(common).results(name, settings.dataset_name, settings.backbone)
+    return Layout(common).results(name, settings.dataset_name, settings.backbone_name)
 
 
 def _common_folder(roots: Sequence[Path]) -> Path:

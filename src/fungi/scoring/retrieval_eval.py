@@ -173,7 +173,7 @@ def run(settings: RetrievalSettings) -> dict[str, Any]:
 def _with_old_query_files(settings: RetrievalSettings) -> RetrievalSettings:
     """The original harness calls the split of the queries `query`."""
     layout = Layout(settings.root[0])
-    where = (settings.dataset_name, settings.backbone)
+    where = (settings.dataset_name, settings.backbone_name)
     absent = not layout.embeddings(*where, settings.test_split).exists()
     if absent and layout.embeddings(*where, OLD_QUERY_SPLIT).exists():
         return replace(settings, test_split=OLD_QUERY_SPLIT)

@@ -110,7 +110,7 @@ class LinearSettings(FewShotSettings):
         if self.takes_files:
             there = self._names_valid_files
         else:
-            there = Layout(root).embeddings(self.dataset_name, self.backbone, self.valid_split).is_file()
+            there = Layout(root).embeddings(self.dataset_name, self.backbone_name, self.valid_split).is_file()
         return ("train", "valid", "test") if there else ("train", "test")
 
     @property

@@ -65,6 +65,12 @@ def open_array(path: Path, key: str) -> FeatureArray:
     return FeatureArray(path=path, key=key, rows=rows, dim=dim, birth=birth, layer=layer)
 
 
+def birth_of(path: Path) -> Birth | None:
+    """The birth record of a file; None for files of the original harness, which carry none."""
+    with _opened(path) as file:
+        return read_birth(file)
+
+
 def array_shape(path: Path, key: str) -> tuple[int, ...]:
     """Shape of an array, without reading it."""
     with _opened(path) as file:
