@@ -256,7 +256,7 @@ def test_a_backbone_of_ones_own_goes_through_the_grid(
     tmp_path: Path, fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = replace(BACKBONES["digits-vit"], name="mine")
-    monkeypatch.setattr("fungi.backbones.own.own_backbone", lambda text: own)
+    monkeypatch.setattr("fungi.backbones.own.forms.own_backbone", lambda text: own)
     backbone_of.cache_clear()
     root, name = tmp_path / "features", "mine=hf:/models/mine"
     grid = Grid(backbones=(name,), datasets=("digits",), splits=("test",), root=root, shards=1)

@@ -98,7 +98,8 @@ def elements(grid: Grid, call: GridCall) -> list[Element]:
 def arguments(element: Element, call: GridCall, grid: Grid) -> list[str]:
     """The flags that tell a command its element, as far as it has them; `projection` has others."""
     if call.stage == "report":
-        return ["--results", str(grid.root), "--output", str(grid.root / "report")]
+        results = grid.root / "results" if (grid.root / "results").is_dir() else grid.root
+        return ["--results", str(results), "--output", str(grid.root / "report")]
     shard = f"{element.shard.index}/{element.shard.count}" if element.shard else ""
     values = {
         "root": str(grid.root),

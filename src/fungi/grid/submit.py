@@ -70,8 +70,9 @@ class SubmitSettings(GridSettings):
 
     def sbatch_options(self) -> dict[str, str]:
         """The given options of sbatch, by stage."""
-        given = {stage: getattr(self, f"sbatch_{stage}") for stage in STAGES}
-        return {stage: text for stage, text in {"all": self.sbatch, **given}.items() if text}
+        given: dict[str, str] = {"all": self.sbatch}
+        given |= {stage: getattr(self, f"sbatch_{stage}") for stage in STAGES}
+        return {stage: text for stage, text in given.items() if text}
 
 
 def run(settings: SubmitSettings) -> None:
