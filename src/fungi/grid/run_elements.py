@@ -69,11 +69,8 @@ def _expect(element: Element, call: GridCall, grid: Grid) -> list[str]:
     needed = {"merge": "extraction", "report": "evaluation"}.get(call.stage)
     if needed is None:
         return []
-    jobs = chosen_jobs(grid, project_folder(), stages=(needed,))
-    return [
-        "--expect",
-        *(str(path.relative_to(grid.root)) for path in expected_files(grid, jobs, needed, element.pair)),
-    ]
+    files = expected_files(grid, chosen_jobs(grid, project_folder(), stages=(needed,)), needed, element.pair)
+    return ["--expect", *(str(path.relative_to(grid.root) if call.stage == "merge" else path) for path in files)]
 
 
 def _attempt(element: Element, call: GridCall, line: Sequence[str], records: Records, attempt: Attempt) -> int:

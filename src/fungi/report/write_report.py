@@ -27,7 +27,7 @@ class ReportSettings:
     formats: tuple[Literal["markdown", "csv", "latex", "png"], ...] = setting(
         ("markdown", "csv", "latex", "png"), "what to write"
     )
-    expect: tuple[str, ...] = setting((), "result files below the first folder that the report is to hold")
+    expect: tuple[Path, ...] = setting((), "result files that the report is to hold; it says which are missing")
 
     def __post_init__(self) -> None:
         for place in self.results:
@@ -37,7 +37,10 @@ class ReportSettings:
 
 def run(settings: ReportSettings) -> list[Path]:
     """Write the report; the files written."""
-    records = read_results(settings.results)
+    try:
+        records = read_results(settings.results)
+    except FungiError as error:
+        raise FungiError("\n".join([str(error), _missing(settings)]).strip()) from None
     cells = distinct([cell for record in records for cell in cells_of(record)])
     tables = make_tables(cells)
     settings.output.mkdir(parents=True, exist_ok=True)
@@ -62,8 +65,8 @@ def run(settings: ReportSettings) -> list[Path]:
 
 def _missing(settings: ReportSettings) -> str:
     """A list of the results that should be there and are not: their evaluations failed, or did not run."""
-    absent = [name for name in settings.expect if not (settings.results[0] / name).exists()]
-    return "\n".join(["# Missing", "", *(f"- {name}" for name in absent), ""]) if absent else ""
+    absent = [path for path in settings.expect if not path.exists()]
+    return "\n".join(["# Missing", "", *(f"- {path}" for path in absent), ""]) if absent else ""
 
 
 def _embedded(figures: list[Path], output: Path) -> str:
