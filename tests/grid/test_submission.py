@@ -107,6 +107,9 @@ def fake_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]
     program.write_text("\n".join([*lines, ""]))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    squeue = program.with_name("squeue")  # an empty queue, whatever is installed
+    squeue.write_text("#!/bin/sh\n")
+    squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     return calls
 

@@ -40,7 +40,9 @@ def run(settings: ReportSettings) -> list[Path]:
     try:
         records = read_results(settings.results)
     except FungiError as error:
-        raise FungiError("\n".join([str(error), _missing(settings)]).strip()) from None
+        if missing := _missing(settings):
+            raise FungiError(f"{error}\n{missing}") from None
+        raise
     cells = distinct([cell for record in records for cell in cells_of(record)])
     tables = make_tables(cells)
     settings.output.mkdir(parents=True, exist_ok=True)
