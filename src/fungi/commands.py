@@ -84,6 +84,7 @@ _TABLE = (
     Command("demo-text", "fungi.demos.text", "the same for texts that come with Python"),
     Command("demo-audio", "fungi.demos.audio", "the same for synthetic sounds"),
     Command("list", "fungi.cli.enumerate", "the names of datasets, backbones, objectives, commands"),
+    Command("similar", "fungi.similar.find_similar", "what is most like a picture in a folder, as a page"),
     Command(
         "projection",
         "fungi.extraction.generate_projection_matrix",

@@ -1,0 +1,1 @@
+"""A folder of pictures without labels: index once, then the nearest neighbours of any picture as a page."""

@@ -1,0 +1,86 @@
+"""Pictures -> embeddings and gradients side by side, by the library's wrapper around a named backbone."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from fungi.backbones.base import resolve_backbone
+from fungi.backbones.loading import load_backbone
+from fungi.config import DINOConfig, KLConfig, SimCLRConfig
+from fungi.data.formats.image_files import ImageFiles
+from fungi.errors import FungiError
+from fungi.runtime.device import choose_device
+from fungi.runtime.log import logger
+from fungi.similar.find_similar import SimilarSettings
+from fungi.views.image_sets import as_samples
+from fungi.wrapper import FUNGIWrapper
+
+WRAPPER = "wrapper"
+KEPT_AT_ONCE = 256
+"""Pictures after which the index is written: what a run that is killed loses at most."""
+
+
+def compute(
+    settings: SimilarSettings, pictures: Sequence[Path], lacking: Sequence[Path]
+) -> Iterator[tuple[Sequence[Path], Float32[np.ndarray, "m f"], dict[str, int]]]:
+    """Features of the lacking pictures, some at a time: the pictures, their features, name -> width of the parts.
+
+    pictures: all of the folder, of which SimCLR's negatives are drawn; they are kept beside the index, so that pictures
+    that come later are measured by the same.
+    """
+    wrapper = _wrapper(settings, pictures)
+    logger.info(f"{len(lacking):,} pictures are new to the index: {wrapper!r}")
+    waiting: list[np.ndarray] = []
+    done = 0
+    for features in wrapper.batches(as_samples(_Pictures(lacking)), settings.batch_size, 0):
+        waiting.append(features.numpy())
+        count = sum(map(len, waiting))
+        if count >= KEPT_AT_ONCE or done + count == len(lacking):
+            yield lacking[done : done + count], np.concatenate(waiting), wrapper.parts
+            waiting, done = [], done + count
+
+
+def _wrapper(settings: SimilarSettings, pictures: Sequence[Path]) -> FUNGIWrapper:
+    spec, device = resolve_backbone(settings.backbone), choose_device(settings.device)
+    if spec.modality != "vision":
+        raise FungiError(f"backbone {spec.name!r} takes {spec.modality}, not pictures.")
+    backbone = load_backbone(settings.backbone, checkpoint=settings.checkpoint)
+    if spec.notes:
+        logger.info(f"{spec.name}: {spec.notes}")
+    folder = settings.index_folder / WRAPPER
+    if folder.is_dir():
+        return FUNGIWrapper.load(folder, backbone.model, device)
+    configs: dict[str, Any] = {
+        "kl": KLConfig(),
+        "dino": DINOConfig(),
+        "simclr": SimCLRConfig(comparison_batch_size=min(256, len(pictures))),
+    }
+    wrapper = FUNGIWrapper(
+        backbone.model,
+        spec.layer,
+        device,
+        input_dim=backbone.input.size,
+        image_input=backbone.input,
+        extractor_configs=[configs[name] for name in settings.objective],
+        include_embeddings=True,
+        seed=settings.seed,
+    )
+    wrapper.setup(_Pictures(pictures))
+    wrapper.save(folder)
+    return wrapper
+
+
+class _Pictures:
+    """Files as a collection of images, read when they are asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._load = ImageFiles(Path("/"), [str(path) for path in paths])
+
+    def __len__(self) -> int:
+        return len(self._load.paths)
+
+    def __getitem__(self, row: int) -> Any:
+        return self._load(row)

@@ -1,0 +1,89 @@
+"""The features of pictures on disk, by file: a file that changes (its size, its time) is computed anew.
+
+Nothing here needs torch, so that asking again takes no time.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from fungi.data.formats.image_files import IMAGE_ENDINGS
+from fungi.errors import FungiError, MissingFilesError
+from fungi.runtime.files import written_whole
+
+FILE, FEATURES, STATE = "index.safetensors", "features", "state"
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """All pictures of a folder and its subfolders, sorted; MissingFilesError where there are none."""
+    found = sorted(
+        path.resolve() for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
+    )
+    if not found:
+        raise MissingFilesError(f"--images {folder} holds no picture ({', '.join(IMAGE_ENDINGS)}).")
+    return found
+
+
+@dataclass(frozen=True)
+class Index:
+    """features: row per file, its parts side by side, each of length one. parts: name -> width, embeddings first.
+
+    states: file -> (row, size in bytes, time of its last change in nanoseconds).
+    """
+
+    features: Float32[np.ndarray, "n f"]
+    parts: Mapping[str, int]
+    states: Mapping[str, tuple[int, int, int]]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Index":
+        """The index of a folder; an empty one where there is none. FungiError for a damaged file."""
+        from safetensors import SafetensorError, safe_open
+
+        path = folder / FILE
+        if not path.is_file():
+            return cls(np.zeros((0, 0), np.float32), {}, {})
+        try:
+            with safe_open(path, framework="np") as file:
+                state, features = json.loads(file.metadata()[STATE]), file.get_tensor(FEATURES)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise FungiError(f"{path} is damaged ({error}). Delete it, and run the same command again.") from None
+        return cls(features, state["parts"], {name: tuple(values) for name, values in state["files"].items()})
+
+    def write(self, folder: Path) -> None:
+        """Keep it in a folder."""
+        from safetensors.numpy import save_file
+
+        state = json.dumps({"parts": self.parts, "files": self.states})
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(folder / FILE) as unfinished:
+            save_file({FEATURES: self.features}, unfinished, metadata={STATE: state})
+
+    def lacking(self, paths: Sequence[Path]) -> list[Path]:
+        """Files that are not in the index as they are now, each once."""
+        return [path for path in dict.fromkeys(paths) if tuple(self.states.get(str(path), ()))[1:] != _stamp(path)]
+
+    def joined(self, paths: Sequence[Path], features: Float32[np.ndarray, "m f"], parts: Mapping[str, int]) -> "Index":
+        """With the features of further files, or newer ones of the same."""
+        kept = self.features if self.parts == parts else np.zeros((0, features.shape[1]), np.float32)
+        states = dict(self.states) if self.parts == parts else {}
+        states |= {str(path): (len(kept) + row, *_stamp(path)) for row, path in enumerate(paths)}
+        return Index(np.concatenate([kept, features]), parts, states)
+
+    @property
+    def ways(self) -> dict[str, slice]:
+        """The two features that are compared, as columns: embeddings alone, and all parts."""
+        return {"embeddings": slice(0, next(iter(self.parts.values()))), "FUNGI": slice(None)}
+
+    def rows(self, paths: Sequence[Path], columns: slice) -> Float32[np.ndarray, "m f"]:
+        """Some columns of the features of files."""
+        return self.features[[self.states[str(path)][0] for path in paths], columns]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

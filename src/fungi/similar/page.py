@@ -1,0 +1,87 @@
+"""The answer as one HTML file: pictures are inside it, no script, no other file, no network."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from fungi.data.formats.image_files import decode
+
+NAMES = {"kl": "KL", "dino": "DINO", "simclr": "SimCLR"}
+THUMBNAIL = 220
+STYLE = """
+:root { color-scheme: light dark; --line: #8886; --only: #0072b2; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
+section { border-top: 1px solid var(--line); margin-top: 2rem; padding-top: 1.5rem; }
+.query { display: flex; gap: 1.25rem; align-items: center; margin-bottom: 1.25rem; flex-wrap: wrap; }
+.ways { display: grid; grid-template-columns: 1fr 1fr; gap: 2rem; }
+ol { list-style: none; margin: 0; padding: 0; display: grid; gap: .75rem;
+     grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); }
+figure { margin: 0; }
+figure img { width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 4px; display: block; }
+.query img { width: 11rem; height: 11rem; object-fit: cover; border-radius: 4px; }
+figcaption { font-size: .8rem; overflow-wrap: anywhere; line-height: 1.3; margin-top: .25rem; }
+.only img { outline: 4px solid var(--only); outline-offset: -4px; }
+.only b { color: var(--only); } small { opacity: .75; }
+@media (max-width: 45rem) { .ways { grid-template-columns: 1fr; } }
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """ways: name of a feature -> neighbours of the query (file, cosine), best first."""
+
+    query: Path
+    ways: Mapping[str, Sequence[tuple[Path, float]]]
+
+
+def page(answers: Sequence[Answer], folder: Path, backbone: str, objectives: Sequence[str]) -> str:
+    """The whole page."""
+    said = f"Pictures of <b>{escape(folder.name or str(folder))}</b>, compared by {escape(backbone)}"
+    sections = "\n".join(_section(answer, folder.resolve(), objectives) for answer in answers)
+    return (
+        "<!doctype html>\n<html lang='en'>\n<meta charset='utf-8'>\n"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
+        f"<title>Similar pictures</title>\n<style>{STYLE}</style>\n<h1>Similar pictures</h1>\n<p>{said}. "
+        f"A blue frame marks what one way found and the other did not.</p>\n{sections}\n</html>\n"
+    )
+
+
+def _section(answer: Answer, folder: Path, objectives: Sequence[str]) -> str:
+    gradients = ", ".join(NAMES.get(name, name) for name in objectives)
+    words = {"embeddings": "By embeddings", "FUNGI": f"By FUNGI (embeddings, gradients of {gradients})"}
+    found = {way: {path for path, _ in neighbours} for way, neighbours in answer.ways.items()}
+    shared = set.intersection(*found.values())
+    columns = "".join(
+        f"<div><h2>{escape(words[way])}</h2><ol>"
+        + "".join(_figure(path, score, folder, only=path not in shared) for path, score in neighbours)
+        + "</ol></div>"
+        for way, neighbours in answer.ways.items()
+    )
+    same = f"{len(shared)} of its {len(next(iter(found.values())))} nearest are the same both ways."
+    return (
+        f"<section><div class='query'><img alt='the query' src='{_thumbnail(answer.query)}'>"
+        f"<p><b>{escape(answer.query.name)}</b><br>{same}</p></div>"
+        f"<div class='ways'>{columns}</div></section>"
+    )
+
+
+def _figure(path: Path, score: float, folder: Path, *, only: bool) -> str:
+    name = str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
+    mark = " <b>only here</b>" if only else ""
+    return (
+        f"<li><figure{' class=only' if only else ''}><img alt='' src='{_thumbnail(path)}'>"
+        f"<figcaption>{escape(name)} <small>{score:.2f}</small>{mark}</figcaption></figure></li>"
+    )
+
+
+def _thumbnail(path: Path) -> str:
+    """A small JPEG inside an address."""
+    image = decode(path, path.name)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    written = io.BytesIO()
+    image.save(written, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(written.getvalue()).decode()

@@ -1,0 +1,120 @@
+"""Similar pictures: indexed once, asked without a model, shown on a page that needs nothing else."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fungi.commands import COMMANDS
+from fungi.errors import FungiError
+from fungi.similar.index import Index, pictures_below
+from fungi.similar.neighbours import nearest
+from fungi.similar.page import Answer, page
+
+
+def paint(path: Path, colour: tuple[int, int, int], seed: int = 0) -> Path:
+    """A picture of one colour with some noise."""
+    noise = np.random.default_rng(seed).integers(-20, 20, (40, 50, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three dark and three bright pictures, one below a subfolder, beside a file that is none."""
+    for number in range(3):
+        paint(tmp_path / "pictures" / f"dark-{number}.png", (30, 30, 30), number)
+    for number in range(3):
+        paint(tmp_path / "pictures" / "more" / f"bright-{number}.jpg", (220, 220, 220), number)
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    return tmp_path / "pictures"
+
+
+def test_neighbours_are_those_of_a_plain_loop() -> None:
+    random = np.random.default_rng(0)
+    query, keys = random.normal(size=(1, 5)).astype(np.float32), random.normal(size=(20, 5)).astype(np.float32)
+    cosines = [float(query[0] @ key / np.linalg.norm(query) / np.linalg.norm(key)) for key in keys]
+    expected = sorted(range(20), key=lambda row: -cosines[row])[:4]
+    found = nearest(query, keys, 4)
+    assert [row for row, _ in found] == expected
+    np.testing.assert_allclose([score for _, score in found], [cosines[row] for row in expected], rtol=1e-5)
+
+
+def test_an_index_knows_what_changed(folder: Path, tmp_path: Path) -> None:
+    pictures = pictures_below(folder)
+    assert len(pictures) == 6
+    random = np.random.default_rng(0)
+    made = Index.read(tmp_path / "index").joined(pictures, random.random((6, 4), dtype=np.float32), {"e": 2, "g": 2})
+    made.write(tmp_path / "index")
+    index = Index.read(tmp_path / "index")
+    assert index.lacking(pictures) == []
+    assert np.array_equal(index.rows(pictures[2:3], index.ways["embeddings"]), made.features[2:3, :2])
+    os.utime(pictures[2], ns=(1, 1))
+    assert index.lacking(pictures) == [pictures[2]]
+    newer = index.joined([pictures[2]], np.ones((1, 4), np.float32), {"e": 2, "g": 2})
+    assert newer.rows(pictures[2:3], slice(None)).tolist() == [[1, 1, 1, 1]]
+    assert np.array_equal(newer.rows(pictures[:2], slice(None)), made.features[:2])
+    other = newer.joined([pictures[0]], np.ones((1, 3), np.float32), {"e": 1, "g": 2})
+    assert other.lacking(pictures) == pictures[1:]
+
+
+def test_a_damaged_index_is_named(tmp_path: Path) -> None:
+    (tmp_path / "index.safetensors").write_bytes(b"nothing")
+    with pytest.raises(FungiError, match=r"index.safetensors is damaged .*Delete it"):
+        Index.read(tmp_path)
+
+
+def test_the_page_holds_its_pictures_and_marks_the_differences(folder: Path) -> None:
+    pictures = pictures_below(folder)
+    odd = paint(folder / "<b>&.png", (0, 0, 0)).resolve()
+    ways = {"embeddings": [(pictures[1], 0.9), (pictures[2], 0.8)], "FUNGI": [(pictures[1], 0.7), (odd, 0.6)]}
+    text = page([Answer(pictures[0], ways)], folder, "digits-vit", ("kl", "dino"))
+    assert "1 of its 2 nearest are the same both ways" in text
+    assert text.count("only here") == 2
+    assert "By FUNGI (embeddings, gradients of KL, DINO)" in text
+    assert "&lt;b&gt;&amp;.png" in text
+    assert "<b>&.png" not in text
+    assert all(source.startswith("data:image/jpeg;base64,") for source in re.findall(r"src='([^']*)'", text))
+    assert not re.search(r"https?:|<script|<link|url\(", text)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (["--query", "nowhere.png"], "--query nowhere.png is not there"),
+        (["--images", "nowhere"], "--images nowhere is no folder"),
+        (["--objective", "simclir"], "unknown objective 'simclir'. Did you mean 'simclr'"),
+        (["--backbone", "tiny-bert"], "backbone 'tiny-bert' takes text, not pictures"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line(change, complaint, folder, tmp_path, capsys) -> None:
+    given = ["--images", str(folder), "--query", str(folder / "dark-0.png"), "--root", str(tmp_path / "features")]
+    assert COMMANDS["similar"].main([*given, *change]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_indexed_once_and_asked_again_without_a_model(folder, tmp_path, capsys, monkeypatch) -> None:
+    output = tmp_path / "page.html"
+    common = ["--images", str(folder), "--backbone", "digits-vit", "--root", str(tmp_path / "features")]
+    common += ["--neighbours", "2", "--output", str(output)]
+    assert COMMANDS["similar"].main([*common, "--query", str(folder / "dark-0.png")]) == 0
+    assert "6 pictures, 6 of them computed now" in capsys.readouterr().out
+    dark = re.findall(r"<figcaption>(\S+) ", output.read_text())
+    assert set(dark) == {"dark-1.png", "dark-2.png"}
+
+    monkeypatch.setitem(sys.modules, "fungi.similar.features", None)  # whoever imports it now fails
+    assert COMMANDS["similar"].main([*common, "--query", str(folder / "more" / "bright-1.jpg")]) == 0
+    assert "6 pictures, 0 of them computed now" in capsys.readouterr().out
+    assert set(re.findall(r"<figcaption>(\S+) ", output.read_text())) == {"more/bright-0.jpg", "more/bright-2.jpg"}
+    monkeypatch.undo()
+
+    outside = paint(tmp_path / "elsewhere.png", (225, 225, 225), 9)
+    assert COMMANDS["similar"].main([*common, "--query", str(outside)]) == 0
+    assert "6 pictures, 1 of them computed now" in capsys.readouterr().out
+    assert all(name.startswith("more/bright") for name in re.findall(r"<figcaption>(\S+) ", output.read_text()))
