@@ -1,6 +1,7 @@
 """Loading: strict, safe, offline, reproducible."""
 
 import pickle
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fungi.backbones.base import BACKBONES
-from fungi.backbones.checkpoints import hash_weights
+from fungi.backbones.checkpoints import hash_weights, unwrap
 from fungi.backbones.loading import load_backbone
 from fungi.errors import FungiError, MissingFilesError
 from fungi.profiles import PROFILES
@@ -329,3 +330,27 @@ def test_the_random_vit_is_drawn_once_and_kept(no_network, monkeypatch):
     assert [path.name for path in random_vit.weights_file().parent.iterdir()] == [random_vit.weights_file().name]
     with seeded(42, "backbone", "random-vit-b16"):
         assert hash_weights(timm_vit()) == first.weights_hash
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {3: torch.zeros(2)},
+        {"weight": torch.zeros(2), None: torch.zeros(2)},
+        {"weight": torch.eye(2).to_sparse()},
+        {"weight": torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)},
+        {"weight": torch.zeros(2, dtype=torch.complex64)},
+        {"weight": torch.zeros(2, device="meta")},
+    ],
+    ids=["number", "none", "sparse", "quantised", "complex", "meta"],
+)
+def test_entries_that_are_no_plain_tensors_under_names_are_refused(state):
+    with pytest.raises(FungiError, match=r"weights\.pth: its entry .* is no plain tensor under a name"):
+        unwrap({"state_dict": state}, Path("weights.pth"))
+
+
+def test_a_container_that_holds_itself_is_refused():
+    endless: dict[str, object] = {}
+    endless["model"] = endless
+    with pytest.raises(FungiError, match=r"weights\.pth holds no state dict"):
+        unwrap(endless, Path("weights.pth"))

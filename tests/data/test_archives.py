@@ -112,11 +112,11 @@ def test_download_of_torchvision_is_whole_and_not_repeated(tmp_path, monkeypatch
 
 
 def test_full_disk_is_explained_and_leaves_no_folder(tmp_path, monkeypatch):
-    def full(source, target):
+    def full(source, target, room):
         raise OSError(28, "No space left on device")
 
     made = _tar(tmp_path / "a.tgz", [tarfile.TarInfo("images/1.jpg")])
-    monkeypatch.setattr(archives.shutil, "copyfileobj", full)
+    monkeypatch.setattr(archives, "_copied", full)
     with pytest.raises(FungiError, match=r"can't unpack .*a\.tgz .*No space left on device.*Make room"):
         unpack_folder(lambda: made, "images", tmp_path / "data" / "images")
     assert list((tmp_path / "data").iterdir()) == []
@@ -163,3 +163,52 @@ def test_unreachable_server_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(archives.urllib.request, "urlopen", offline)
     with pytest.raises(FungiError, match=r"can't download https://example\.org/a\.tgz \(Name or service not known\)"):
         fetch("https://example.org/a.tgz", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", ".", "images/a\0b.jpg", "images/a\nb.jpg", "\x7f"])
+def test_a_name_that_no_file_can_have_is_refused(name, tmp_path, monkeypatch):
+    made = _tar(tmp_path / "a.tgz", [tarfile.TarInfo("images/1.jpg")])
+    monkeypatch.setattr(archives, "_tar_members", lambda *_: iter([(name, lambda: io.BytesIO(b"evil"))]))
+    with pytest.raises(FungiError, match=r"a\.tgz was refused: no file can be called"):
+        unpack(made, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_nameless_member_of_a_real_archive_is_refused(tmp_path):
+    with pytest.raises(FungiError, match="no file can be called ''"):
+        unpack(_tar(tmp_path / "a.tgz", [tarfile.TarInfo("")]), tmp_path / "target")
+    made = tarfile.TarInfo("a")
+    made.pax_headers = {"path": "a\0b"}
+    archive = _tar(tmp_path / "b.tgz", [made])
+    with pytest.raises(FungiError, match=r"no file can be called 'a\\x00b'"):
+        unpack(archive, tmp_path / "target")
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_bomb_is_stopped_on_its_way_and_leaves_nothing(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "ALWAYS_ALLOWED", 1 << 20)
+    zeros, path = bytes(8 << 20), tmp_path / f"a.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("images/1.jpg", zeros)
+    else:
+        with tarfile.open(path, "w:gz") as file:
+            member = tarfile.TarInfo("images/1.jpg")
+            member.size = len(zeros)
+            file.addfile(member, io.BytesIO(zeros))
+    swelling = len(zeros) / path.stat().st_size
+    assert swelling > archives.LARGEST_SWELLING
+    with pytest.raises(FungiError, match=r"is a bomb, which swells to more than 200 times.*'images/1\.jpg'"):
+        unpack_folder(lambda: path, "images", tmp_path / "data" / "images")
+    assert list((tmp_path / "data").iterdir()) == []
+    monkeypatch.setattr(archives, "LARGEST_SWELLING", 2 * int(swelling))
+    unpack_folder(lambda: path, "images", tmp_path / "data" / "images")
+    assert (tmp_path / "data" / "images" / "1.jpg").stat().st_size == len(zeros)
+
+
+def test_a_crowd_of_empty_files_is_a_bomb_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "ALWAYS_ALLOWED", 1 << 10)
+    monkeypatch.setattr(archives, "LARGEST_SWELLING", 0)
+    members = [tarfile.TarInfo(f"images/{place}") for place in range(3)]
+    with pytest.raises(FungiError, match="is a bomb"):
+        unpack(_tar(tmp_path / "a.tgz", members), tmp_path / "target")

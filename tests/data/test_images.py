@@ -1,6 +1,8 @@
 """Any readable image becomes RGB; any unreadable one becomes a FungiError that names it."""
 
 import io
+import os
+import signal
 import warnings
 from pathlib import Path
 
@@ -11,7 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 from torchvision.datasets import ImageFolder
 
-from fungi.data.formats.image_files import class_folder_samples, class_folders, decode, image_samples, to_rgb
+from fungi.data.formats.image_files import (
+    class_folder_samples,
+    class_folders,
+    decode,
+    image_names,
+    image_samples,
+    to_rgb,
+)
 from fungi.data.names import PackedNames
 from fungi.errors import FungiError
 
@@ -139,3 +148,68 @@ def test_chosen_rows_of_chosen_rows_keep_ids_labels_and_images(tmp_path):
     assert list(samples.ids) == ["0.png", "4.png"]
     assert samples.targets.tolist() == [0, 4]
     assert [samples.load(row).getpixel((0, 0))[0] for row in range(2)] == [0, 160]
+
+
+@pytest.fixture
+def alarm():
+    """Ends what waits for ever."""
+
+    def ring(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("link", ["train/cat/loop", "train/loop"])
+def test_a_link_that_leads_back_is_named(link, tmp_path):
+    _file(_made(tmp_path / "train" / "cat") / "1.png", Image.new("RGB", (4, 4)))
+    (tmp_path / link).symlink_to(tmp_path / "train", target_is_directory=True)
+    with pytest.raises(FungiError, match="is a link that leads back to a folder that it is in"):
+        image_names(tmp_path / "train")
+
+
+def test_links_to_folders_and_files_elsewhere_are_followed(tmp_path):
+    _file(_made(tmp_path / "elsewhere") / "1.png", Image.new("RGB", (4, 4)))
+    _made(tmp_path / "cat")
+    (tmp_path / "cat" / "more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "cat" / "again").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "cat" / "0.png").symlink_to(tmp_path / "elsewhere" / "1.png")
+    assert image_names(tmp_path / "cat") == ["0.png", "again/1.png", "more/1.png"]
+
+
+def test_a_pipe_in_place_of_an_image_is_named_and_not_waited_for(tmp_path, alarm):
+    os.mkfifo(_made(tmp_path / "cat") / "1.png")
+    with pytest.raises(FungiError, match=r"cat/1\.png is no file but a pipe"):
+        image_names(tmp_path / "cat")
+    with pytest.raises(FungiError, match=r"sample '1': .*cat/1\.png is no file but a folder, a pipe"):
+        decode(tmp_path / "cat" / "1.png", "1")
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    (_made(tmp_path / "cat") / "1.png").symlink_to(tmp_path / "nothing.png")
+    with pytest.raises(FungiError, match=r"cat/1\.png is no file but a pipe, a device or a link to nothing"):
+        image_names(tmp_path / "cat")
+
+
+def test_sixteen_bits_of_a_pgm_are_their_upper_eight(tmp_path):
+    values = (RAMP.astype(">u2") << 8) + 255
+    (tmp_path / "dark.pgm").write_bytes(b"P5 8 8 65535\n" + (values >> 1).astype(">u2").tobytes())
+    made = np.asarray(decode(tmp_path / "dark.pgm", "dark"))[..., 0]
+    np.testing.assert_allclose(made, RAMP.astype(int) // 2, atol=1)
+    (tmp_path / "night.pgm").write_bytes(b"P5 8 8 65535\n" + (values >> 12).astype(">u2").tobytes())
+    assert not np.asarray(decode(tmp_path / "night.pgm", "night")).any(), "a dark picture is dark, not stretched"
+
+
+def test_grey_values_without_a_known_white_name_the_sample(tmp_path):
+    _file(tmp_path / "a.tiff", Image.fromarray(np.eye(4, dtype=np.float32)))
+    with pytest.raises(FungiError, match=r"sample 'a': can't read .*a\.tiff \(its grey values are fractions"):
+        decode(tmp_path / "a.tiff", "a")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

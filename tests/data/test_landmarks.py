@@ -71,3 +71,38 @@ def test_damaged_ground_truth_is_named(content, miniature):
     file.write_bytes(content)
     with pytest.raises(FungiError, match=r"dataset 'oxford-landmarks': .*gnd_roxford5k\.pkl"):
         made.open("train")
+
+
+def _wrong(place, **fields):
+    """A whole listing of four images with one query's fields changed."""
+    truth = {"easy": [0], "hard": [1], "junk": [], "bbx": [0.0, 0.0, 4.0, 4.0]}
+    truths = [dict(truth), dict(truth)]
+    truths[place].update(fields)
+    return {"imlist": ["a", "b", "c", "d"], "qimlist": ["e", "f"], "gnd": truths}
+
+
+@pytest.mark.parametrize(
+    ("listing", "complaint"),
+    [
+        ({**_wrong(0), "imlist": "abcd"}, "imlist that is no list of plain file names"),
+        ({**_wrong(0), "imlist": ["a", 3, "c", "d"]}, "imlist that is no list of plain file names"),
+        ({**_wrong(0), "imlist": ["a", "../b", "c", "d"]}, "imlist that is no list of plain file names"),
+        ({**_wrong(0), "qimlist": ["/etc/e", "f"]}, "qimlist that is no list of plain file names"),
+        ({**_wrong(0), "gnd": 5}, "not one entry in gnd for each of its 2 queries"),
+        ({**_wrong(0), "gnd": [{}]}, "not one entry in gnd for each of its 2 queries"),
+        ({**_wrong(0), "gnd": [{}, 5]}, "no easy, hard, junk and bbx for query 0"),
+        (_wrong(1, easy=7), "names rows that are not among its 4 images, for query 1"),
+        (_wrong(1, hard=[4]), "names rows that are not among its 4 images, for query 1"),
+        (_wrong(0, junk=[-1]), "names rows that are not among its 4 images, for query 0"),
+        (_wrong(0, junk=["a"]), "names rows that are not among its 4 images, for query 0"),
+        (_wrong(1, bbx=[1, 2, 3]), "no box of four numbers for query 1"),
+        (_wrong(0, bbx=[1, 2, 3, float("nan")]), "no box of four numbers for query 0"),
+    ],
+)
+def test_fields_of_another_kind_are_named(listing, complaint, miniature):
+    made = miniature("oxford-landmarks")
+    file = made.data_dir / "retrieval-landmarks" / "roxford5k" / "gnd_roxford5k.pkl"
+    file.write_bytes(pickle.dumps(listing))
+    for use in (lambda: made.open("train"), lambda: DATASETS["oxford-landmarks"].ground_truth(made.data_dir)):
+        with pytest.raises(FungiError, match=rf"dataset 'oxford-landmarks': .*gnd_roxford5k\.pkl .*{complaint}"):
+            use()

@@ -103,3 +103,40 @@ def test_bfloat16_projection_keeps_direction_at_every_scale(scale: float) -> Non
     )
     assert torch.nn.functional.cosine_similarity(half, full).min() > 0.9999
     torch.testing.assert_close(half.norm(dim=1), full.norm(dim=1), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"kind": "unknown"},
+        {"kind": 3},
+        {"seed": "42"},
+        {"projection_dim": 5},
+        {"projection_dim": 4.0},
+        {"projection_dim": -4},
+        {"projection_dim": True},
+        {"gradient_dim": 10**12},
+        {"gradient_dim": 0},
+        {"packed": [1, 2]},
+        {"packed": torch.zeros(4, 2)},
+        {"packed": torch.zeros(3, 2, dtype=torch.uint8)},
+        {"kind": "gaussian"},
+        {"kind": "gaussian", "packed": torch.full((4, 9), torch.nan)},
+        {"kind": "khatri-rao", "outputs": 0},
+        {"kind": "khatri-rao", "outputs": 2},
+    ],
+    ids=str,
+)
+def test_fields_of_another_kind_are_named(changed: dict[str, object], tmp_path: Path) -> None:
+    save_projection(draw_projection(4, 9), tmp_path / "m.pth")
+    content = torch.load(tmp_path / "m.pth", weights_only=True)
+    torch.save({**content, **changed}, tmp_path / "m.pth")
+    with pytest.raises(FungiError, match="its entries are not of the kind and size that it names"):
+        load_projection(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("entries", [torch.zeros(4, 9), torch.full((4, 9), torch.inf), torch.eye(4, 9) * torch.nan])
+def test_a_foreign_matrix_that_loses_everything_is_named(entries: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({"projection": entries, "scaling": 0.5}, tmp_path / "m.pth")
+    with pytest.raises(FungiError, match="has rows of zeros, or is not finite"):
+        load_projection(tmp_path / "m.pth")

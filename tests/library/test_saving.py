@@ -123,3 +123,49 @@ def test_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / TENSORS).write_bytes(b"no tensors")
     with pytest.raises(FungiError, match="is damaged"):
         FUNGIWrapper.load(tmp_path, build("timm"), "cpu")
+
+
+def tampered_settings(folder: Path, **changed: Any) -> None:
+    content = json.loads((folder / SETTINGS).read_text())
+    (folder / SETTINGS).write_text(json.dumps({**content, **changed}))
+
+
+def tampered_tensor(folder: Path, part: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / TENSORS)
+    name = next(name for name in tensors if part in name)
+    changed = tensors[name].clone()
+    changed.view(-1)[0] = changed.view(-1)[0] ^ 1 if changed.dtype == torch.uint8 else changed.view(-1)[0] + 1
+    save_file({**tensors, name: changed}, folder / TENSORS)
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda folder: tampered_settings(folder, seed=43),
+        lambda folder: tampered_settings(folder, layers=["blocks.0.attn.proj"]),
+        lambda folder: tampered_settings(folder, configs=5),
+        lambda folder: tampered_settings(folder, hash="0" * 64),
+        lambda folder: tampered_settings(folder, hash=None),
+        lambda folder: tampered_tensor(folder, "projection."),
+        lambda folder: tampered_tensor(folder, "projection_head.weight"),
+        lambda folder: tampered_tensor(folder, "support.negatives"),
+        lambda folder: tampered_tensor(folder, "reduction_offset"),
+    ],
+)
+def test_a_changed_extractor_is_refused(tamper: Any, tmp_path: Path) -> None:
+    wrapper = ready(include_embeddings=True)
+    wrapper.fit_pca(wrapper(pictures(9, seed=4)), 4)
+    wrapper.save(tmp_path)
+    FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
+    tamper(tmp_path)
+    with pytest.raises(FungiError, match=r"is not as it was saved: .* don't have the hash it carries"):
+        FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
+
+
+def test_settings_of_another_kind_are_named(tmp_path: Path) -> None:
+    ready().save(tmp_path)
+    (tmp_path / SETTINGS).write_text("[1, 2]")
+    with pytest.raises(FungiError, match="has format list, this version reads 3"):
+        FUNGIWrapper.load(tmp_path, build("timm"), "cpu")

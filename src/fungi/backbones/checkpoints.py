@@ -10,7 +10,7 @@ from fungi.backbones.base import StateDict
 from fungi.errors import FungiError, MissingFilesError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 CONTAINERS = ("state_dict", "model", "model_ema", "teacher", "target_encoder", "student", "encoder", "backbone")
 """Keys under which training programs keep the state dict, the first one found counts: a teacher before its student."""
@@ -30,6 +30,8 @@ WRAPPERS = (
     "vit.",
 )
 """Prefixes that compilers, data-parallel wrappers and training programs put before the names of an encoder."""
+DEEPEST = 8
+"""Dictionaries that are looked into; one that contains itself would have no end."""
 
 
 def read_checkpoint(file: Path) -> StateDict:
@@ -52,12 +54,20 @@ def unwrap(content: Any, file: Path) -> StateDict:
     """The state dict inside the dictionaries that training programs put around it."""
     import torch
 
-    while isinstance(content, Mapping):
+    for _ in range(DEEPEST):
+        if not isinstance(content, Mapping):
+            break
         inner = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner
     if isinstance(content, Mapping) and content and all(isinstance(v, torch.Tensor) for v in content.values()):
+        odd = [name for name, tensor in content.items() if not (isinstance(name, str) and _plain(tensor))]
+        if odd:
+            raise FungiError(
+                f"{file}: its entry {odd[0]!r} is no plain tensor under a name (it is sparse, quantised, complex, or "
+                "without numbers). Save the weights as ordinary tensors."
+            )
         return dict(content)
     raise FungiError(
         f"{file} holds no state dict (names -> tensors). Save one with torch.save(model.state_dict(), FILE)."
@@ -79,6 +89,14 @@ def peelings(state: StateDict, depth: int = 4) -> Iterator[tuple[str, StateDict]
             if any(name.startswith(wrapper) for name in inner)
         ]
     yield from layers
+
+
+def _plain(tensor: "Tensor") -> bool:
+    """Whether a tensor holds ordinary numbers."""
+    import torch
+
+    dense = tensor.layout == torch.strided and tensor.device.type != "meta"
+    return dense and not (tensor.is_quantized or tensor.is_complex())
 
 
 def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: str) -> None:

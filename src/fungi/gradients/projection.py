@@ -232,6 +232,8 @@ def load_projection(path: Path) -> ProjectionMatrix:
         entries = content["projection"]
         if not isinstance(entries, Tensor) or entries.ndim != 2:
             raise FungiError(f"{path}: its entry 'projection' is no matrix [p G]. Write one anew.")
+        if not bool(entries.isfinite().all()) or not bool(entries.any(dim=1).all()):
+            raise FungiError(f"{path}: its entry 'projection' has rows of zeros, or is not finite. Write one anew.")
         return from_entries(entries)
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= _ENTRIES:
         raise FungiError(f"{path} is no projection matrix of format {FORMAT}. Write one anew.")
@@ -242,11 +244,28 @@ _ENTRIES = {"kind", "seed", "projection_dim", "gradient_dim", "packed", "hash"}
 
 
 def _from_ours(content: dict[str, Any], path: Path) -> ProjectionMatrix:
+    if not _is_whole(content):
+        raise FungiError(f"{path} is damaged: its entries are not of the kind and size that it names. Write it anew.")
     names = ("kind", "seed", "projection_dim", "gradient_dim", "packed")
     matrix = ProjectionMatrix(**{name: content[name] for name in names}, outputs=content.get("outputs", 0))
     if matrix.hash != content["hash"]:
         raise FungiError(f"{path} is damaged: its entries don't have the hash it carries. Write it anew.")
     return matrix
+
+
+def _is_whole(content: dict[str, Any]) -> bool:
+    """Whether the fields of a matrix file have the types and sizes that they have to have."""
+    kind, packed, outputs = content["kind"], content["packed"], content.get("outputs", 0)
+    sizes = (content["seed"], content["projection_dim"], content["gradient_dim"], outputs)
+    if kind not in KINDS or not isinstance(packed, Tensor) or not all(type(size) is int for size in sizes):
+        return False
+    _, rows, columns, _ = sizes
+    if rows < 1 or columns < 1 or (kind == "khatri-rao" and (outputs < 1 or columns % outputs)):
+        return False
+    if kind == "gaussian":
+        return packed.dtype == torch.float32 and packed.shape == (rows, columns) and bool(packed.isfinite().all())
+    bits = {"binary": columns, "sparse": 2 * columns, "khatri-rao": outputs + columns // max(1, outputs)}[kind]
+    return packed.dtype == torch.uint8 and packed.shape == (rows, -(-bits // 8))
 
 
 def from_entries(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:

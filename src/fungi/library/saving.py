@@ -26,13 +26,15 @@ from fungi.views.image import ImageInput
 from fungi.wrapper import FUNGIWrapper
 
 FORMAT = 3
+WITNESSES = ("versions", "hash")
+"""Entries of the settings that don't decide the features."""
 SETTINGS, TENSORS = "extractor.json", "tensors.safetensors"
 
 
 def save_wrapper(wrapper: FUNGIWrapper, folder: Path) -> None:
     """Write a wrapper. FungiError for a configuration whose settings are no plain values."""
-    text = json.dumps({**_settings(wrapper), "versions": package_versions()}, indent=1)
-    tensors = _tensors(wrapper)
+    settings, tensors = _settings(wrapper), _tensors(wrapper)
+    text = json.dumps({**settings, "versions": package_versions(), "hash": _digest(settings, tensors)}, indent=1)
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / TENSORS) as temporary:
         temporary.write_bytes(save(tensors))
@@ -42,9 +44,13 @@ def save_wrapper(wrapper: FUNGIWrapper, folder: Path) -> None:
 
 def fingerprint(wrapper: FUNGIWrapper) -> str:
     """SHA-256 of all that decides a wrapper's features: equal for a saved wrapper and what is loaded of it."""
-    digest = hashlib.sha256(json.dumps(_settings(wrapper), sort_keys=True).encode())
-    for name, tensor in sorted(_tensors(wrapper).items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+    return _digest(_settings(wrapper), _tensors(wrapper))
+
+
+def _digest(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -118,9 +124,16 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         content, tensors = json.loads((folder / SETTINGS).read_text()), load_file(folder / TENSORS)
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise FungiError(f"{folder} is damaged ({error}). Save the extractor anew.") from None
-    if content.get("format") != FORMAT:
-        raise FungiError(f"{folder} has format {content.get('format')}, this version reads {FORMAT}.")
-    return content, tensors
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise FungiError(f"{folder} has format {found}, this version reads {FORMAT}.")
+    settings = {name: value for name, value in content.items() if name not in WITNESSES}
+    if _digest(settings, tensors) != content.get("hash"):
+        raise FungiError(
+            f"{folder} is not as it was saved: its settings and tensors don't have the hash it carries. "
+            "Save the extractor anew."
+        )
+    return settings, tensors
 
 
 def _described(config: Any) -> dict[str, Any]:

@@ -14,10 +14,12 @@ import numpy as np
 from jaxtyping import Float32, Integer
 
 from fungi.errors import FungiError, MissingFilesError
-from fungi.store.birth import Birth, LayerBirth, read_birth, read_layer_birth
+from fungi.store.birth import SCHEMA_VERSION, Birth, LayerBirth, read_birth, read_layer_birth
 from fungi.store.hdf5 import open_hdf5
 
 TARGETS = "targets"
+LARGEST_SWELLING = 1100
+"""Bytes of an array per byte in its file; deflate reaches 1,032."""
 
 
 class UnknownOriginWarning(UserWarning):
@@ -58,8 +60,8 @@ def open_array(path: Path, key: str) -> FeatureArray:
         if array.ndim != 2:
             raise FungiError(f"{path}: array {key!r} has shape {tuple(array.shape)}, expected [rows features].")
         birth = read_birth(file)
-        if birth is not None and not birth.complete:
-            raise FungiError(f"{path} is not finished. Run the extraction again: it goes on where it stopped.")
+        if birth is not None:
+            _check_birth(birth, path, key, array.shape[0])
         layer = read_layer_birth(array)
     rows, dim = map(int, array_shape(path, key))
     return FeatureArray(path=path, key=key, rows=rows, dim=dim, birth=birth, layer=layer)
@@ -89,6 +91,8 @@ def read_targets(path: Path) -> Integer[np.ndarray, " n"]:
         array = _dataset(file, path, TARGETS)
         if array.dtype.kind not in "iu":
             raise FungiError(f"{path}: the labels are of type {array.dtype}, expected whole numbers.")
+        if array.ndim not in (1, 2) or array.size != array.shape[0]:
+            raise FungiError(f"{path}: the labels have shape {tuple(array.shape)}, expected [rows].")
         return np.asarray(array[:]).reshape(-1).astype(np.int64)
 
 
@@ -128,10 +132,43 @@ def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     if key not in file:
         there = ", ".join(sorted(file)) or "nothing"
         raise FungiError(f"{path} holds no array {key!r}. It holds: {there}. Choose one with --layer-key or FILE:KEY.")
+    _refuse_links(file, path, key)
     found = file[key]
     if not isinstance(found, h5py.Dataset):
         raise FungiError(f"{path}: {key!r} is no array but a group. Choose an array with --layer-key or FILE:KEY.")
+    if found.external or found.is_virtual:
+        raise FungiError(f"{path}: the numbers of {key!r} are in other files, which are not read. Copy them into one.")
+    if found.nbytes > 1 << 20 and found.nbytes > LARGEST_SWELLING * found.id.get_storage_size():
+        raise FungiError(
+            f"{path}: {key!r} claims to have shape {tuple(found.shape)}, but the file holds only "
+            f"{found.id.get_storage_size()} bytes of it. Delete it and extract it again."
+        )
     return found
+
+
+def _refuse_links(file: h5py.File, path: Path, key: str) -> None:
+    """FungiError where the way to an array leads through a link, which may point into any file."""
+    place = file
+    for name in filter(None, key.split("/")):
+        if not isinstance(place.get(name, getlink=True), h5py.HardLink):
+            raise FungiError(f"{path}: {key!r} is a link to another place, which is not followed. Copy the array.")
+        place = place[name]
+
+
+def _check_birth(birth: Birth, path: Path, key: str, rows: int) -> None:
+    """FungiError for a record of another version, of an unfinished file, or of other rows than the array has."""
+    if birth.schema_version != SCHEMA_VERSION:
+        raise FungiError(
+            f"{path} was written with version {birth.schema_version} of the birth record, this program reads "
+            f"{SCHEMA_VERSION}. Use the program that wrote it, or extract it again."
+        )
+    if not birth.complete:
+        raise FungiError(f"{path} is not finished. Run the extraction again: it goes on where it stopped.")
+    if birth.rows != rows:
+        raise FungiError(
+            f"{path}: array {key!r} has {rows} rows, but its birth record says {birth.rows}: damaged, or put together "
+            "by hand. Delete it and extract it again."
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> FungiError:

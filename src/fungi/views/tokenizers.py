@@ -86,7 +86,7 @@ def _load_hub(name: str, folder: Callable[[], Path] | None) -> HubTokenizer:
 
     place = str(folder()) if folder else name
     try:
-        return HubTokenizer(AutoTokenizer.from_pretrained(place, use_fast=True), name)
+        return HubTokenizer(AutoTokenizer.from_pretrained(place, use_fast=True, trust_remote_code=False), name)
     except FungiError:
         raise
     except Exception as error:  # the hub client raises nearly anything

@@ -46,7 +46,7 @@ def _sound_input(place: str, config: Any) -> SoundInput:
     try:
         with warnings.catch_warnings():  # of its filter bank, which is not used
             warnings.simplefilter("ignore", UserWarning)
-            extractor = AutoFeatureExtractor.from_pretrained(place)
+            extractor = AutoFeatureExtractor.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError):
         return SoundInput(frames=config.max_length)
     return SoundInput(frames=config.max_length, mean=extractor.mean, deviation=extractor.std)

@@ -45,7 +45,7 @@ def image_input(place: str, config: Any) -> ImageInput:
     from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(place)
+        processor = AutoImageProcessor.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError):
         return ImageInput.square(int(getattr(config, "image_size", 224)))
     fields: dict[str, Any] = {

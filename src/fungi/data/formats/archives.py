@@ -1,7 +1,7 @@
 """Archives -> folders, each whole or not there at all; and fetching what a program can fetch.
 
-An archive is a stranger's file: a member that would land outside the target, a link or a device is refused before
-anything is written.
+An archive is a stranger's file: a member that would land outside the target, a link, a device or a name that no file
+can have is refused before that member is written, and so is an archive that swells beyond all reason.
 """
 
 import gzip
@@ -23,6 +23,13 @@ from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.log import logger
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
+
+
+LARGEST_SWELLING = 200
+"""Bytes unpacked per byte of an archive; images, sounds and tables swell by less than 20."""
+ALWAYS_ALLOWED = 1 << 30
+BYTES_OF_A_MEMBER = 512
+"""What each file counts at least, so that a million empty ones are no way around."""
 
 
 @contextmanager
@@ -157,9 +164,11 @@ def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[tuple[str, Ca
 
 def _write_members(archive: Path, members: Iterator[tuple[str, Callable[[], Any]]], into: Path, below: str) -> int:
     """Write the files of an archive; how many."""
-    written = 0
+    written, room = 0, max(ALWAYS_ALLOWED, LARGEST_SWELLING * archive.stat().st_size)
     for name, open_member in members:
         path = PurePosixPath(name)
+        if not path.parts or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+            raise FungiError(f"the archive {archive} was refused: no file can be called {name!r}.")
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
             raise FungiError(f"the archive {archive} was refused: its member {name!r} would land outside the folder.")
         if below and not path.is_relative_to(below):
@@ -168,9 +177,23 @@ def _write_members(archive: Path, members: Iterator[tuple[str, Callable[[], Any]
         target = into / (inner if inner.parts else path.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         with open_member() as content, target.open("wb") as file:
-            shutil.copyfileobj(content, file)
+            room -= max(BYTES_OF_A_MEMBER, _copied(content, file, room))
+        if room < 0:
+            raise FungiError(
+                f"the archive {archive} was refused: it is a bomb, which swells to more than {LARGEST_SWELLING} times "
+                f"its size ({name!r} is where it was stopped). Download it again from its official source."
+            )
         written += 1
     return written
+
+
+def _copied(content: Any, file: Any, room: int) -> int:
+    """Copy a member; how many bytes it has, which is `room + 1` where it has more than that."""
+    copied = 0
+    while copied <= room and (part := content.read(min(1 << 20, room + 1 - copied))):
+        file.write(part)
+        copied += len(part)
+    return copied
 
 
 def _flatten(folder: Path, name: str) -> None:

@@ -34,6 +34,8 @@ def decode(source: Path | bytes, sample_id: str, *, place: str = "", truncated: 
     from PIL import Image, UnidentifiedImageError
 
     place = place or str(source)
+    if isinstance(source, Path) and source.exists() and not source.is_file():
+        raise FungiError(f"sample {sample_id!r}: {place} is no file but a folder, a pipe or a device. Remove it.")
     try:
         with (
             _truncated_files(truncated),
@@ -175,14 +177,39 @@ def class_folder_samples(root: Path, split_folder: str, classes: Sequence[str]) 
 
 def image_names(folder: Path) -> list[str]:
     """Image files below a folder, relative to it, by folder and then by name, as torchvision's `ImageFolder` orders
-    them. Hidden files (such as the `._name.jpg` that some archives carry) are left out.
+    them. Hidden files (such as the `._name.jpg` that some archives carry) are left out; links are followed.
+
+    FungiError for a link that leads back to a folder that it is in, and for an image that is no file (a pipe, on which
+    a reader would wait for ever, or a link to nothing).
     """
     names: list[str] = []
-    for place, _, files in sorted(os.walk(folder, followlinks=True)):
+    try:
+        found = sorted(_folders_with_images(folder, ())) if folder.is_dir() else []
+    except PermissionError as error:
+        raise FungiError(f"{error.filename} can't be read: no permission. Ask its owner.") from None
+    for place, files in found:
         inner = Path(place).relative_to(folder).as_posix()
         prefix = "" if inner == "." else f"{inner}/"
-        names += [prefix + name for name in sorted(files) if _is_image(name)]
+        names += [prefix + name for name in sorted(files)]
     return names
+
+
+def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
+    """Each folder and the images in it. above: the folders that this one is in, by device and number."""
+    facts = folder.stat()
+    own = (facts.st_dev, facts.st_ino)
+    if own in above:
+        raise FungiError(f"{folder} is a link that leads back to a folder that it is in. Remove it.")
+    images = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _folders_with_images(Path(entry.path), (*above, own))
+            elif _is_image(entry.name):
+                if not entry.is_file():
+                    raise FungiError(f"{entry.path} is no file but a pipe, a device or a link to nothing. Remove it.")
+                images.append(entry.name)
+    yield str(folder), images
 
 
 def _is_image(name: str) -> bool:

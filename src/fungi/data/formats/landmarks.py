@@ -108,7 +108,33 @@ class Landmarks:
             listing = PlainUnpickler(file, encoding="latin1").load()
         if not isinstance(listing, dict) or not {"imlist", "qimlist", "gnd"} <= set(listing):
             raise FungiError(f"dataset {self.name!r}: {path} has no imlist, qimlist and gnd. Download it again.")
+        if wrong := _fault(listing):
+            raise FungiError(f"dataset {self.name!r}: {path} {wrong}. Download it again.")
         return root, listing
+
+
+def _fault(listing: dict[str, Any]) -> str:
+    """What is wrong with the fields of a ground-truth file; empty where they are what they should be."""
+    images, queries, truths = (listing[name] for name in ("imlist", "qimlist", "gnd"))
+    for name, names in (("imlist", images), ("qimlist", queries)):
+        if not _sequence(names) or not all(isinstance(one, str) and one and Path(one).name == one for one in names):
+            return f"has an {name} that is no list of plain file names"
+    if not _sequence(truths) or len(truths) != len(queries):
+        return f"has not one entry in gnd for each of its {len(queries)} queries"
+    for place, truth in enumerate(truths):
+        if not isinstance(truth, dict) or not {"easy", "hard", "junk", "bbx"} <= set(truth):
+            return f"has no easy, hard, junk and bbx for query {place}"
+        rows = [row for kind in ("easy", "hard", "junk") if _sequence(truth[kind]) for row in truth[kind]]
+        lists = all(_sequence(truth[kind]) for kind in ("easy", "hard", "junk"))
+        if not lists or not all(isinstance(row, int | np.integer) and 0 <= row < len(images) for row in rows):
+            return f"names rows that are not among its {len(images)} images, for query {place}"
+        if np.shape(truth["bbx"]) != (4,) or not np.isfinite(np.asarray(truth["bbx"], dtype=np.float64)).all():
+            return f"has no box of four numbers for query {place}"
+    return ""
+
+
+def _sequence(value: Any) -> bool:
+    return isinstance(value, list | tuple | np.ndarray) and np.ndim(value) <= 1
 
 
 @dataclass(frozen=True)

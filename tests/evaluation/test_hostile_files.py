@@ -1,0 +1,99 @@
+"""Feature files that are not what they say: refused by name, before anything large is made of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from fungi.errors import FungiError
+from fungi.store.birth import SCHEMA_VERSION
+from fungi.store.reading import open_array, read_targets
+from tests.evaluation.feature_folder import BIRTH, LAYER, write_array
+
+VALUES = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+
+
+def refused(path: Path, complaint: str) -> None:
+    """Both the array and the labels of a file are refused, naming it."""
+    for read in (lambda: open_array(path, "kl").read(0, 2), lambda: read_targets(path)):
+        with pytest.raises(FungiError, match=complaint) as caught:
+            read()
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("link", [h5py.SoftLink("/there"), h5py.ExternalLink("other.h5", "/there")])
+def test_links_are_not_followed(link: object, tmp_path: Path) -> None:
+    for name in ("other.h5", "made.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["there"] = VALUES
+            file["group/there"] = VALUES
+    with h5py.File(tmp_path / "made.h5", "a") as file:
+        file["kl"] = file["targets"] = link
+        file["linked"] = h5py.SoftLink("/group")
+    refused(tmp_path / "made.h5", "is a link to another place, which is not followed")
+    with pytest.raises(FungiError, match="'linked/there' is a link to another place"):
+        open_array(tmp_path / "made.h5", "linked/there")
+    assert open_array(tmp_path / "made.h5", "group/there").rows == 8
+
+
+def test_numbers_in_other_files_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(VALUES.tobytes())
+    with h5py.File(tmp_path / "made.h5", "w") as file:
+        for name, shape, dtype in (("kl", (8, 4), "f4"), ("targets", (32,), "u4")):
+            file.create_dataset(name, shape, dtype, external=[(str(tmp_path / "secret"), 0, 128)])
+    refused(tmp_path / "made.h5", "are in other files, which are not read")
+
+
+def test_arrays_put_together_from_other_files_are_not_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "made.h5", "w") as file:
+        for name, shape, dtype in (("kl", (8, 4), "f4"), ("targets", (8,), "u4")):
+            layout = h5py.VirtualLayout(shape, dtype)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), name, shape)
+            file.create_virtual_dataset(name, layout)
+    refused(tmp_path / "made.h5", "are in other files, which are not read")
+
+
+def test_a_shape_that_the_file_does_not_hold_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "made.h5", "w") as file:
+        file.create_dataset("kl", (10**12, 4), "f4", chunks=(1024, 4))
+        file.create_dataset("targets", (10**12,), "u4", chunks=(1024,))
+    refused(tmp_path / "made.h5", r"claims to have shape \(1000000000000,.*holds only 0 bytes")
+
+
+def test_compressed_files_are_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "made.h5", "w") as file:
+        file.create_dataset("kl", data=np.zeros((400_000, 4), np.float32), compression="gzip", compression_opts=9)
+        file.create_dataset("targets", data=np.zeros(400_000, np.uint32), compression="gzip", compression_opts=9)
+    assert not open_array(tmp_path / "made.h5", "kl").read(0, 400_000).any()
+    assert len(read_targets(tmp_path / "made.h5")) == 400_000
+
+
+@pytest.mark.parametrize("shape", [(8, 2), (), (2, 2, 2)])
+def test_labels_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "made.h5", "w") as file:
+        file["targets"] = np.zeros(shape, np.uint32)
+    with pytest.raises(FungiError, match="the labels have shape"):
+        read_targets(tmp_path / "made.h5")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "complaint"),
+    [
+        ({"rows": 9}, "array 'kl' has 8 rows, but its birth record says 9"),
+        ({"rows": 10**12}, "array 'kl' has 8 rows, but its birth record says 1000000000000"),
+        (
+            {"schema_version": SCHEMA_VERSION + 1},
+            f"version {SCHEMA_VERSION + 1} of the birth record, this program reads {SCHEMA_VERSION}",
+        ),
+        ({"complete": False}, "is not finished"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_refused(attributes: dict[str, object], complaint: str, tmp_path: Path) -> None:
+    path = write_array(tmp_path / "made.h5", "kl", VALUES, birth=replace(BIRTH, feature="kl"), layer=LAYER)
+    assert open_array(path, "kl").rows == 8
+    with h5py.File(path, "a") as file:
+        file.attrs.update(attributes)
+    with pytest.raises(FungiError, match=complaint):
+        open_array(path, "kl")
