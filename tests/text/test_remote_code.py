@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 import fungi
-
 from fungi.backbones.base import resolve_backbone
 from fungi.errors import FungiError
 from fungi.views.tokenizers import hub_tokenizer
