@@ -135,6 +135,7 @@ _TABLE = (
         "retrieve examples for a language model, ask it, score its answers",
     ),
     Command("ablate", "fungi.ablations.ablate", "the paper's ablations: extraction, kNN and table"),
+    Command("reproduce", "fungi.reproduction.reproduce", "tables and figures of the paper, by name"),
     Command(
         "report",
         "fungi.report.write_report",

@@ -94,7 +94,10 @@ def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
 
     header = ["", "what", "values", "filled", "datasets", "backbones", "steps left", "GPU hours left", "GB left"]
     rows = [[name, title_of(name), *_state(settings, name)] for name in names]
-    return grid(header, rows) + f"\n\nGPU hours: of one {settings.gpu.upper()}, embeddings and gradients alone."
+    return grid(header, rows) + (
+        f"\n\nsteps left: extractions + evaluations. GPU hours: extractions on one {settings.gpu.upper()}; ablations"
+        " and segmentation extract by themselves, and are not counted."
+    )
 
 
 def _state(settings: ReproduceSettings, name: str) -> Iterator[str]:

@@ -1,0 +1,106 @@
+"""Missing steps as SLURM arrays: every step is some task's, and what is there is not submitted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fungi.commands import COMMANDS
+from fungi.errors import FungiError
+from fungi.reproduction import submission
+from fungi.reproduction.plan import Home, Step, plan
+from fungi.reproduction.recipe import values_of
+
+PROJECT = Path(__file__).parents[2]
+
+
+def submitted(home: Home, name: str, monkeypatch: pytest.MonkeyPatch) -> list[submission.Array]:
+    calls: list[submission.Array] = []
+
+    def sbatch(array: submission.Array, place: submission.Place) -> str:
+        calls.append(array)
+        return str(100 + len(calls))
+
+    monkeypatch.setattr(submission, "sbatch", sbatch)
+    monkeypatch.chdir(PROJECT)
+    submission.submit(plan(values_of(name), home), home, ["--partition=gpu"], "a100", {})
+    return calls
+
+
+def tasks(array: submission.Array) -> list[Step]:
+    """What each task of an array would run."""
+    file = Path(array.variables[submission.STEPS])
+    count = len(json.loads(file.read_text()))
+    spread = {f"SLURM_ARRAY_{name}": text for name, text in {"JOB_ID": "7", "TASK_MIN": "0"}.items()}
+    return [
+        submission.step_of_task(
+            file,
+            {**spread, "SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_TASK_COUNT": str(count)}
+            | {"SLURM_ARRAY_TASK_MAX": str(count - 1)},
+        )
+        for index in range(count)
+    ]
+
+
+def test_tasks_are_the_missing_steps_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path / "paper", tmp_path / "data", "clean")
+    extraction, evaluation = submitted(home, "paper-9", monkeypatch)
+    planned = plan(values_of("paper-9"), home)
+    assert {task.flags[: task.flags.index("--shard")] for task in tasks(extraction)} == {
+        step.flags for step in planned.extractions
+    }
+    assert [(task.command, task.flags) for task in tasks(evaluation)] == [
+        (step.command, step.flags) for step in planned.evaluations
+    ]
+    assert "--dependency=afterany:101" in evaluation.command
+    assert "--partition=gpu" in extraction.command
+    for name in ("extraction", "evaluation"):
+        assert (PROJECT / "jobs" / "reproduce" / f"{name}.job").is_file()
+
+
+def test_shards_of_a_step_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path / "paper", tmp_path / "data", "clean")
+    extraction = submitted(home, "figure-11", monkeypatch)[0]
+    shards: dict[tuple[str, ...], list[str]] = {}
+    for task in tasks(extraction):
+        place = task.flags.index("--shard")
+        shards.setdefault(task.flags[:place], []).append(task.flags[place + 1])
+    assert max(map(len, shards.values())) > 10  # ImageNet-1k of ViT-L takes long
+    for found in shards.values():
+        assert found == [f"{index}/{len(found)}" for index in range(1, len(found) + 1)]
+
+
+def test_what_is_there_is_not_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path / "paper", tmp_path / "data", "clean")
+    for step in plan(values_of("paper-9"), home).extractions[1:]:
+        for path in step.outputs:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    extraction, _ = submitted(home, "paper-9", monkeypatch)
+    assert {task.flags[1] for task in tasks(extraction)} == {"cars"}
+
+
+def test_relative_folders_reach_the_jobs_as_absolute_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(Path("paper"), Path("data"), "clean")
+    monkeypatch.setattr(submission, "project_folder", lambda: PROJECT)
+    calls: list[submission.Array] = []
+    monkeypatch.setattr(submission, "sbatch", lambda array, place: calls.append(array) or "1")
+    monkeypatch.chdir(tmp_path)
+    submission.submit(plan(values_of("rebuttal-30"), home), home, [], "a100", {})
+    (task,) = {step.flags[step.flags.index("--root") + 1] for step in tasks(calls[0])}
+    assert task == str(tmp_path / "paper" / "clean")
+
+
+def test_outside_of_an_array_steps_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "steps.json"
+    file.write_text(json.dumps([["knn", [], ""], ["knn", [], ""]]))
+    with pytest.raises(FungiError, match="tasks of a SLURM array"):
+        submission.step_of_task(file, {})
+
+
+def test_the_list_names_every_table_and_its_costs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert COMMANDS["reproduce"].main(["--list", "--root", str(tmp_path)]) == 0
+    lines = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")}
+    assert "0 of 32" in lines["paper-9"]
+    assert "24 + 8" in lines["paper-9"]
+    assert len(lines) == 27 + 9 + 2  # tables, figures, header and rule
