@@ -17,7 +17,7 @@ PROJECT = Path(__file__).parents[2]
 def submitted(home: Home, name: str, monkeypatch: pytest.MonkeyPatch) -> list[submission.Array]:
     calls: list[submission.Array] = []
 
-    def sbatch(array: submission.Array, place: submission.Place) -> str:
+    def sbatch(array: submission.Array, place: submission.JobEnvironment) -> str:
         calls.append(array)
         return str(100 + len(calls))
 
