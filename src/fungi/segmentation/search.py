@@ -21,6 +21,7 @@ Found = tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]
 """Inner products, largest first; rows of the bank."""
 
 _QUERIES_AT_ONCE = 1024
+_SMALLEST_HASHED = 64  # rows from which on ScaNN's hash can be trained
 _GROUP = 32  # columns whose largest product stands for them
 
 
@@ -140,8 +141,11 @@ class ScannSearch:
         rows = bank.features(0, bank.rows).astype(np.float32)
         self._rows, leaves = bank.rows, max(1, min(tree.leaves, bank.rows // 16))
         builder = scann.scann_ops_pybind.builder(rows, k, "dot_product")
-        builder = builder.tree(leaves, min(leaves, tree.searched), training_sample_size=bank.rows)
-        builder = builder.score_ah(4, anisotropic_quantization_threshold=0.2).reorder(max(k, tree.reordered))
+        if bank.rows < _SMALLEST_HASHED:
+            builder = builder.score_brute_force()
+        else:
+            builder = builder.tree(leaves, min(leaves, tree.searched), training_sample_size=bank.rows)
+            builder = builder.score_ah(4, anisotropic_quantization_threshold=0.2).reorder(max(k, tree.reordered))
         self._searcher = builder.build()
 
     def __call__(self, queries: Float[Tensor, "q d"], k: int) -> Found:

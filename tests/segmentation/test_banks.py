@@ -1,0 +1,100 @@
+"""Banks on disk: blocks in any order, interruptions, and the same bytes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fungi.errors import FungiError
+from fungi.segmentation.memory_bank import bank_ends, patches_per_image
+from fungi.segmentation.passes import image_blocks, subset_rows
+from fungi.store.banks import Bank, BankManifest
+from fungi.views.image import HALF
+from fungi.views.scenes import SceneView
+
+MANIFEST = BankManifest(dim=3, classes=2, dtype="float32", ends=(4, 9, 11), birth={"seed": 1})
+
+
+def block(index: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(index)
+    rows = (4, 5, 2)[index]
+    return generator.normal(size=(rows, 3)).astype(np.float32), generator.integers(0, 17, (rows, 2))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_blocks_in_any_order_with_interruptions_give_the_same_bytes(tmp_path: Path) -> None:
+    one, other = Bank.create(tmp_path / "one", MANIFEST), Bank.create(tmp_path / "other", MANIFEST)
+    for index in (0, 1, 2):
+        one.write(index, *block(index))
+    other.write(2, *block(2))
+    assert other.missing() == [0, 1]
+    with pytest.raises(RuntimeError), other_features_half_written(other):
+        other.write(1, *block(1))
+    assert other.missing() == [0, 1]
+    again = Bank.create(tmp_path / "other", MANIFEST)
+    for index in again.missing():
+        again.write(index, *block(index))
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
+    np.testing.assert_array_equal(again.features(4, 9), block(1)[0])
+
+
+class other_features_half_written:
+    """The disk fails between the features and the labels of a block."""
+
+    def __init__(self, bank: Bank) -> None:
+        self.bank = bank
+
+    def __enter__(self) -> None:
+        (self.bank.folder / "labels.bin").rename(self.bank.folder / "away")
+
+    def __exit__(self, kind, error, trace) -> None:
+        (self.bank.folder / "away").rename(self.bank.folder / "labels.bin")
+        if kind is FileNotFoundError:
+            raise RuntimeError from error
+
+
+def test_another_bank_in_the_folder_is_refused_and_damage_is_named(tmp_path: Path) -> None:
+    Bank.create(tmp_path, MANIFEST)
+    with pytest.raises(FungiError, match="holds another bank"):
+        Bank.create(tmp_path, BankManifest(dim=3, classes=2, dtype="float32", ends=(4, 9, 11), birth={"seed": 2}))
+    (tmp_path / "bank.json").write_text("{")
+    with pytest.raises(FungiError, match=r"bank\.json is damaged"):
+        Bank.create(tmp_path, MANIFEST)
+
+
+def test_whatever_decides_a_bank_is_in_its_key() -> None:
+    others = [{"dim": 4}, {"classes": 3}, {"dtype": "float16"}, {"ends": (4, 11)}, {"birth": {"seed": 2}}]
+    usual = {"dim": 3, "classes": 2, "dtype": "float32", "ends": (4, 9, 11), "birth": {"seed": 1}}
+    keys = {BankManifest(**{**usual, **other}).key for other in others} | {MANIFEST.key}
+    assert len(keys) == 6
+
+
+@pytest.mark.parametrize(
+    ("memory_size", "views", "kept"), [(102_400, 10_582, 9), (1_024_000, 20_210, 50), (0, 5, 1024), (10_000, 5, 1024)]
+)
+def test_patches_per_image_are_the_published_ones(memory_size: int, views: int, kept: int) -> None:
+    assert patches_per_image(memory_size, views, 1024) == kept
+
+
+def test_a_bank_without_a_patch_for_each_image_is_refused() -> None:
+    with pytest.raises(FungiError, match="--memory-size 4 is less than one patch for each of 5 training images"):
+        patches_per_image(4, 5, 1024)
+
+
+def test_rows_that_are_never_filled_are_cut_off_unless_asked_for() -> None:
+    blocks = image_blocks(10, [SceneView(size=8, statistics=HALF)], 4)
+    assert bank_ends(blocks, 3, 32, zero_rows=False) == (12, 24, 30)
+    assert bank_ends(blocks, 3, 32, zero_rows=True) == (12, 24, 30, 32)
+
+
+def test_a_subset_follows_from_dataset_size_and_seed_alone() -> None:
+    rows = subset_rows("pascal-voc", 1000, 83, 42)
+    assert len(set(rows.tolist())) == 83
+    assert rows.tolist() == sorted(rows.tolist())
+    np.testing.assert_array_equal(rows, subset_rows("pascal-voc", 1000, 83, 42))
+    assert rows.tolist() != subset_rows("pascal-voc", 1000, 83, 43).tolist() != subset_rows("x", 1000, 83, 43).tolist()
+    with pytest.raises(FungiError, match="--images 5 training images were asked for, but there are 4"):
+        subset_rows("x", 4, 5, 0)

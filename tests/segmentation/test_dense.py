@@ -1,0 +1,200 @@
+"""Laws of the gradient of each patch, against autograd in float64 and loops."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fungi.errors import FungiError
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.terms import EachPosition
+from fungi.segmentation.dense import DenseExtractor, DenseLoss, Support, at_input_size
+from tests.segmentation.tiny import CPU, SIZE, WIDTH, extractor, images, random_support, tiny_vit
+
+DRAWS = [11, 12, 13, 14]
+
+
+def image_loss(tokens: Tensor, support: Tensor, dense: DenseExtractor, draw: int) -> Tensor:
+    """The loss of one image as spec 4.2 says it, with loops over tokens; float64."""
+    weight, bias = dense.head.weight.double(), dense.head.bias.double()
+    latents = [weight @ token + bias for token in tokens]
+    candidates = []
+    for token in tokens.detach():
+        order = (support @ token).argsort(descending=True)
+        candidates += [weight @ support[row] + bias for row in order[:2]]
+    kept = torch.rand(len(candidates), generator=torch.Generator().manual_seed(draw)) < 0.5
+    negatives = [latent for latent, keep in zip(candidates, kept.tolist(), strict=True) if keep]
+    cosine = torch.nn.functional.cosine_similarity
+    losses = []
+    for i, z in enumerate(latents):
+        others = [cosine(z, other, dim=0) / 0.07 for j, other in enumerate(latents) if j != i]
+        against = [cosine(z, other, dim=0) / 0.07 for other in negatives]
+        losses.append(torch.logsumexp(torch.stack(others + against), 0) - torch.stack(others).mean())
+    return torch.stack(losses).mean()
+
+
+def oracle(dense: DenseExtractor, model, one: Tensor, support: Support, draw: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight and bias gradient of one image's loss, and each token's own term `[t o i+1]`, by autograd in float64."""
+    import copy
+
+    model = copy.deepcopy(model).double()
+    layer = model.blocks[1].attn.proj
+    seen: dict[str, Tensor] = {}
+
+    def keep(module, inputs, output):
+        seen["a"], seen["out"] = inputs[0][0], output
+        output.retain_grad()
+
+    layer.weight.requires_grad_(), layer.bias.requires_grad_()
+    with_hook = layer.register_forward_hook(keep)
+    tokens = model.forward_features((one.double() / 255 - 0.5)[None] / 0.5)[0]
+    prefix = model.num_prefix_tokens
+    tokens = torch.cat([tokens[:1], tokens[prefix:]])
+    bank = torch.from_numpy(support.bank.features(0, support.bank.rows)).double()
+    image_loss(tokens, bank, dense, draw).backward()
+    with_hook.remove()
+    delta = seen["out"].grad[0]
+    inputs = torch.cat([seen["a"].detach(), torch.ones(len(delta), 1, dtype=torch.float64)], dim=1)
+    return layer.weight.grad, layer.bias.grad, torch.einsum("to,ti->toi", delta, inputs)
+
+
+def raw_terms(dense: DenseExtractor, batch: Tensor, support: Support, draws: list[int], prefix: int) -> Tensor:
+    """The engine's terms before any projection: `[b t o i+1]`, of all tokens from `prefix` on."""
+    engine = GradientEngine(
+        dense.engine.model, dense.engine.targets, device=CPU, short_cut=False, positions=EachPosition(prefix)
+    ).for_tokens()
+    found = engine.extract(batch, dense.views, {"simclr": dense._loss_of(draws, support)})
+    return found.gradients["simclr"]["attn_proj"].unflatten(2, (WIDTH, WIDTH + 1))
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_terms_of_all_tokens_add_up_to_the_gradient_of_the_images_loss(registers: int, tmp_path: Path) -> None:
+    model, support = tiny_vit(registers=registers), random_support(tmp_path / "bank")
+    dense, batch = extractor(model), images(2)
+    terms = raw_terms(dense, batch, support, DRAWS[:2], prefix=0)
+    for image in range(2):
+        weight, bias, each = oracle(dense, model, batch[image], support, DRAWS[image])
+        size = weight.abs().max()
+        torch.testing.assert_close(terms[image].sum(0)[:, :-1].double(), weight, rtol=0, atol=1e-5 * float(size))
+        torch.testing.assert_close(terms[image].sum(0)[:, -1].double(), bias, rtol=0, atol=1e-5 * float(size))
+        torch.testing.assert_close(terms[image].double(), each, rtol=0, atol=1e-5 * float(size))
+
+
+@pytest.mark.parametrize("kind", ["khatri-rao", "binary"])
+def test_features_are_those_of_the_slow_oracle(kind: str, tmp_path: Path) -> None:
+    model, support = tiny_vit(registers=1), random_support(tmp_path / "bank")
+    dense, batch = extractor(model, kind=kind), images(2)
+    found = dense.features("embeddings+simclr", batch, DRAWS[:2], support)
+    matrix = dense.engine.projectors["attn_proj"].matrix.dense().double()
+    for image in range(2):
+        each = oracle(dense, model, batch[image], support, DRAWS[image])[2][model.num_prefix_tokens :]
+        projected = normalize(each.flatten(1) @ matrix.T, dim=1)
+        tokens = normalize(dense.features("embeddings", batch[image : image + 1], [0])[0].double(), dim=1)
+        expected = normalize(torch.cat([tokens, projected], dim=1), dim=1)
+        torch.testing.assert_close(found[image].double(), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(found.norm(dim=2), torch.ones(found.shape[:2]))
+
+
+def test_features_do_not_depend_on_batch_or_order(tmp_path: Path) -> None:
+    dense, support, batch = extractor(tiny_vit()), random_support(tmp_path / "bank"), images(4)
+    together = dense.features("embeddings+simclr", batch, DRAWS, support)
+    alone = [dense.features("embeddings+simclr", batch[i : i + 1], [DRAWS[i]], support)[0] for i in (3, 0, 2, 1)]
+    torch.testing.assert_close(together, torch.stack([alone[i] for i in (1, 3, 2, 0)]), rtol=0, atol=2e-6)
+
+
+def test_other_draws_give_other_gradients_and_the_same_embeddings(tmp_path: Path) -> None:
+    dense, support, batch = extractor(tiny_vit()), random_support(tmp_path / "bank"), images(1)
+    one, other = (dense.features("embeddings+simclr", batch, [draw], support) for draw in (1, 2))
+    torch.testing.assert_close(one[..., :WIDTH], other[..., :WIDTH])
+    assert (one - other)[..., WIDTH:].abs().max() > 1e-3
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most entries that a tensor had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        made = function(*arguments, **(keywords or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, Tensor):
+                self.entries = max(self.entries, tensor.numel())
+        return made
+
+
+def test_terms_are_never_formed_with_khatri_rao_and_a_tile_at_a_time_with_a_dense_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything else in this network is smaller than the terms of all tokens, so that the largest tensor tells."""
+    support, loss = random_support(tmp_path / "bank"), DenseLoss(latent_dim=8)
+    term, all_terms = WIDTH * (WIDTH + 1), 16 * WIDTH * (WIDTH + 1)
+    found = {}
+    monkeypatch.setattr("fungi.gradients.engine.ROWS_AT_ONCE", 4)
+    for kind in ("khatri-rao", "binary"):
+        dense = extractor(tiny_vit(), kind=kind, rows=8, loss=loss)
+        with LargestTensor() as largest:
+            dense.features("embeddings+simclr", images(1), [1], support)
+        found[kind] = largest.entries
+    assert found["khatri-rao"] < 1300 < all_terms
+    assert found["binary"] < all_terms
+    monkeypatch.setattr("fungi.gradients.engine.ROWS_AT_ONCE", 16)
+    with LargestTensor() as largest:  # the measure sees what it should
+        extractor(tiny_vit(), kind="binary", rows=8, loss=loss).features("simclr", images(1), [1], support)
+    assert largest.entries >= all_terms == 16 * term
+
+
+def test_negatives_are_real_neighbours_or_the_published_scramble() -> None:
+    neighbours = torch.arange(2 * 3 * 5 * 4.0).reshape(2, 3, 5, 4)  # [b t k d]
+    real, published = DenseLoss(), DenseLoss(neighbour_layout="published")
+    assert torch.equal(real.negatives(neighbours), neighbours[:, :, :2].reshape(2, 6, 4))
+    block = neighbours[1, 2].reshape(4, 5).T  # [K E] read as [E K], transposed
+    assert torch.equal(published.negatives(neighbours)[1, 4:], block[:2])
+    assert (real.retrieved, published.retrieved) == (2, 5)
+
+
+def test_half_of_the_candidates_are_kept_and_never_none() -> None:
+    loss = DenseLoss()
+    left_out = loss.left_out(10_000, [1, 2])
+    assert abs(float(left_out.float().mean()) - 0.5) < 5 * 0.5 / 20_000**0.5  # five deviations
+    assert not torch.equal(left_out[0], left_out[1])
+    assert not DenseLoss(kept=0.0).left_out(4, [1]).all()
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [{"denominator_temperature": False}, {"normalise_tokens_before_head": True}, {"neighbour_layout": "published"}],
+)
+def test_every_switch_of_the_loss_changes_gradients(switch: dict, tmp_path: Path) -> None:
+    model, support, batch = tiny_vit(), random_support(tmp_path / "bank"), images(1)
+    usual, other = (
+        extractor(model, loss=loss).features("simclr", batch, [1], support) for loss in (None, DenseLoss(**switch))
+    )
+    assert torch.nn.functional.cosine_similarity(usual, other, dim=2).min() < 0.999
+
+
+def test_positions_are_resampled_the_hubs_way_and_other_sizes_are_refused() -> None:
+    model = tiny_vit()
+    before = model.pos_embed.detach().clone()
+    at_input_size(model, SIZE)
+    assert torch.equal(model.pos_embed, before)
+    at_input_size(model, 32)
+    patches = before[:, 1:].reshape(1, 4, 4, WIDTH).permute(0, 3, 1, 2)
+    hub = torch.nn.functional.interpolate(patches, scale_factor=(8.1 / 4, 8.1 / 4), mode="bicubic")
+    expected = hub.permute(0, 2, 3, 1).reshape(1, 64, WIDTH)
+    torch.testing.assert_close(model.pos_embed[:, 1:].detach(), expected)
+    assert dense_tokens(model, 32) == 64
+    with pytest.raises(FungiError, match="--input-size 30 is no multiple of the model's patches of 4"):
+        at_input_size(model, 30)
+    with pytest.raises(FungiError, match="a Linear has no patch tokens"):
+        at_input_size(torch.nn.Linear(2, 2), 32)
+
+
+def dense_tokens(model, size: int) -> int:
+    pixels = torch.from_numpy(np.zeros((1, 3, size, size), dtype=np.uint8))
+    return extractor(model).features("embeddings", pixels, [0]).shape[1]

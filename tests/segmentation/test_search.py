@@ -1,0 +1,101 @@
+"""Neighbours in a bank: exact search against brute force, whatever the tiles; the others' recall; memory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from fungi.errors import FungiError
+from fungi.segmentation import search as searching
+from fungi.segmentation.search import ExactSearch, FaissSearch, ScannSearch, TreeSettings, recall
+from fungi.store.banks import Bank
+from tests.segmentation.tiny import CPU, filled_bank
+
+
+def vectors(rows: int, width: int = 8, seed: int = 0) -> torch.Tensor:
+    return normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+@pytest.mark.parametrize(("rows", "tile_bytes"), [(50, 1 << 28), (5000, 1 << 28), (5000, 300_000), (4999, 5_000_000)])
+def test_exact_search_is_brute_force_whatever_the_tile(
+    rows: int, tile_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "_QUERIES_AT_ONCE", 7)
+    keys, queries = vectors(rows), vectors(20, seed=1)
+    scores, found = ExactSearch(filled_bank(tmp_path, keys.numpy()), CPU, tile_bytes)(queries, 9)
+    products = queries.double() @ keys.double().T
+    expected = products.topk(9, dim=1)
+    assert torch.equal(found, expected.indices)
+    torch.testing.assert_close(scores.double(), expected.values, rtol=0, atol=1e-6)
+
+
+def test_a_float16_bank_is_searched_as_it_is_stored(tmp_path: Path) -> None:
+    keys, queries = vectors(400), vectors(5, seed=1)
+    _, found = ExactSearch(filled_bank(tmp_path, keys.numpy(), dtype="float16"), CPU)(queries, 3)
+    assert torch.equal(found, (queries @ keys.half().float().T).topk(3, dim=1).indices)
+
+
+@pytest.mark.parametrize("rows", [300, 3000])
+def test_faiss_and_scann_find_nearly_all(rows: int, tmp_path: Path) -> None:
+    """Few leaves are searched of few that there are, so that a wrong tree or metric would show."""
+    bank, queries = filled_bank(tmp_path, vectors(rows).numpy()), vectors(40, seed=1)
+    truth = ExactSearch(bank, CPU)(queries, 5)
+    tree = TreeSettings(leaves=16, searched=12, reordered=120)
+    for search in (FaissSearch(bank, tree), ScannSearch(bank, tree, 5)):
+        scores, found = search(queries, 5)
+        assert recall(found, truth[1]) > 0.9
+        agreeing = found[:, 0] == truth[1][:, 0]
+        torch.testing.assert_close(scores[agreeing, 0], truth[0][agreeing, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_recall_counts_the_true_neighbours_that_were_found() -> None:
+    assert recall(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[2, 9], [4, 3]])) == 0.75
+
+
+def test_fewer_patches_than_neighbours_are_named(tmp_path: Path) -> None:
+    bank = filled_bank(tmp_path, vectors(3).numpy())
+    for search in (ExactSearch(bank, CPU), FaissSearch(bank, TreeSettings()), ScannSearch(bank, TreeSettings(), 2)):
+        with pytest.raises(FungiError, match="4 neighbours were asked for, but the bank has 3 patches"):
+            search(vectors(1), 4)
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from fungi.segmentation.search import ExactSearch
+from fungi.store.banks import Bank, _read_manifest
+folder, limit = Path(sys.argv[1]), int(sys.argv[2])
+bank = Bank(folder, _read_manifest(folder))
+queries = torch.randn(64, bank.dim)
+ExactSearch(bank, torch.device("cpu"), 1 << 16)(queries, 5)  # whatever libraries take once
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+scores, rows = ExactSearch(bank, torch.device("cpu"), limit)(queries, 5)
+bank.labels_of(rows.numpy())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, bank.rows * bank.dim * 4)
+"""
+
+
+@pytest.mark.slow
+def test_searching_a_bank_ten_times_the_limit_stays_within_it(tmp_path: Path) -> None:
+    """240 MB of features, 24 MB allowed: measured as the growth of the process's peak."""
+    limit, features = 24 << 20, vectors(240_000, 256, seed=2).numpy()
+    filled_bank(tmp_path, features)
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    grown, size = map(int, done.stdout.split())
+    assert size > 9.5 * limit
+    assert grown < 1.3 * limit
+
+
+def test_rows_come_back_in_any_order_and_shape(tmp_path: Path) -> None:
+    features, labels = vectors(100).numpy(), np.arange(300).reshape(100, 3)
+    bank: Bank = filled_bank(tmp_path, features, labels)
+    rows = np.array([[7, 99, 7], [0, 50, 3]])
+    np.testing.assert_array_equal(bank.labels_of(rows), labels[rows])
+    np.testing.assert_array_equal(bank.features_of(rows), features[rows])

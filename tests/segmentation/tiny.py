@@ -1,0 +1,57 @@
+"""A tiny vision transformer, its extractor, and a support bank of random patches."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch.nn.functional import normalize
+
+from fungi.gradients.khatri_rao import make_projector
+from fungi.gradients.projection import draw_projection
+from fungi.gradients.targets import find_target
+from fungi.segmentation.dense import DenseExtractor, DenseLoss, Support
+from fungi.segmentation.search import ExactSearch
+from fungi.store.banks import Bank, BankManifest
+from fungi.views.image import HALF
+from fungi.views.scenes import SceneView
+
+CPU = torch.device("cpu")
+SIZE, PATCH, WIDTH = 16, 4, 12
+
+
+def tiny_vit(*, seed: int = 0, registers: int = 0) -> VisionTransformer:
+    torch.manual_seed(seed)
+    model = VisionTransformer(
+        img_size=SIZE, patch_size=PATCH, embed_dim=WIDTH, depth=2, num_heads=3, num_classes=0, reg_tokens=registers
+    )
+    for parameter in model.parameters():  # biases, too: they are zero in a fresh model
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def extractor(
+    model: VisionTransformer, *, kind: str = "khatri-rao", rows: int = 12, loss: DenseLoss | None = None
+) -> DenseExtractor:
+    target = find_target(model, "blocks.1.attn.proj")
+    matrix = draw_projection(rows, target.gradient_dim, kind=kind)
+    views = SceneView(size=SIZE, statistics=HALF)
+    return DenseExtractor(model, target, make_projector(matrix, CPU, torch.float32), views, device=CPU, loss=loss)
+
+
+def filled_bank(folder: Path, features: np.ndarray, labels: np.ndarray | None = None, **options) -> Bank:
+    labels = np.zeros((len(features), 2), dtype=np.int64) if labels is None else labels
+    options = {"dtype": "float32", "birth": {}, **options}
+    bank = Bank.create(folder, BankManifest(features.shape[1], labels.shape[1], ends=(len(features),), **options))
+    bank.write(0, features, labels)
+    return bank
+
+
+def random_support(folder: Path, rows: int = 50, *, seed: int = 3) -> Support:
+    features = normalize(torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(seed)), dim=1)
+    bank = filled_bank(folder, features.numpy())
+    return Support(bank, ExactSearch(bank, CPU))
+
+
+def images(count: int, *, seed: int = 1) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(seed)).byte()
