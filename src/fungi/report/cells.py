@@ -94,10 +94,11 @@ def read_results(places: Iterable[Path]) -> list[ResultRecord]:
 
 
 def cells_of(record: ResultRecord) -> list[Cell]:
-    """The cells of a result file; none for analyses, which have figures of their own."""
+    """The cells of a result file; none for analyses, which have figures of their own, and segmentation, which has its
+    own protocol (`fungi.report.segmentation_cells`)."""
     content = record.content
     task = content.get("task", "knn").split("-")[0]
-    metrics = {"retrieval": {"mAP-M": "M", "mAP-H": "H"}, "cka": {}}.get(task)
+    metrics = {"retrieval": {"mAP-M": "M", "mAP-H": "H"}, "cka": {}, "segmentation": {}}.get(task)
     if metrics is None:
         metrics = {_metric_of(content): setting_of(content)}
     return [

@@ -10,6 +10,8 @@ MEAN = "mean"
 """Stands for the mean over the datasets of the paper's averaged results, where a dataset's name is asked for."""
 
 _TASKS = {"knn-classification": "knn", "linear-classification": "linear", "image-retrieval": "retrieval"}
+_MASKED = {"voc2012": "pascal-voc", "voc": "pascal-voc", "ade20k": "ade20k"}
+_TRAINING_IMAGES = {"voc-1/128": 83, "voc-1/64": 165, "ade20k-1/128": 158, "ade20k-1/64": 316}
 _LANDMARKS = {"roxford5k": "oxford-landmarks", "rparis6k": "paris-landmarks"}
 
 
@@ -72,6 +74,22 @@ def _index() -> dict[PublishedKey, Published]:
                     key = PublishedKey(_TASKS[table["task"]], setting, row["backbone"], dataset, row["combination"])
                     # Where a value is printed twice, the first table in the paper's order counts.
                     index.setdefault(key, Published(value, row.get("std", {}).get(column), table["id"]))
+    return index | _segmentation_index()
+
+
+def _segmentation_index() -> dict[PublishedKey, Published]:
+    """Tables 3 and 7 have a column for each size of the bank, table 4 one for each number of training images."""
+    index = {}
+    for name in ("paper-3", "paper-4", "paper-7"):
+        table = published_tables()[name]
+        for row in table["rows"]:
+            for column, value in row["values"].items():
+                count = _TRAINING_IMAGES.get(column)
+                dataset = _MASKED[table.get("dataset") or column.partition("-")[0]]
+                setting = f"{count} images" if count else f"{column} patches"
+                if value is not None and not row.get("quoted"):
+                    key = PublishedKey("segmentation", setting, row["backbone"], dataset, row["combination"])
+                    index[key] = Published(value, None, name)
     return index
 
 

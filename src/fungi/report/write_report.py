@@ -7,6 +7,7 @@ from typing import Literal
 from fungi.errors import FungiError
 from fungi.report.cells import cells_of, distinct, read_results
 from fungi.report.gallery import draw_all
+from fungi.report.segmentation_cells import segmentation_cells
 from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
 from fungi.runtime.files import written_whole
 from fungi.settings import setting
@@ -43,7 +44,7 @@ def run(settings: ReportSettings) -> list[Path]:
         if missing := _missing(settings):
             raise FungiError(f"{error}\n{missing}") from None
         raise
-    cells = distinct([cell for record in records for cell in cells_of(record)])
+    cells = distinct([cell for record in records for cell in (*cells_of(record), *segmentation_cells(record))])
     tables = make_tables(cells)
     settings.output.mkdir(parents=True, exist_ok=True)
     figures = draw_all(settings.output / "figures", records, cells, tables) if "png" in settings.formats else []
