@@ -1,4 +1,4 @@
-# make demo | demo-text | demo-audio | test | check | site: each sets everything up first (a virtual environment in .venv).
+# make demo | demo-text | demo-audio | demo-segmentation | test | check | site: each sets everything up first (a virtual environment in .venv).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1
 # What computes runs once more with two threads: some faults of numerical libraries show with several threads alone.
 TWO_THREADS := OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m "not slow and not slurm" tests/evaluation tests/engine tests/objectives
 
-.PHONY: setup demo demo-text demo-audio test check format lint types fast site clean
+.PHONY: setup demo demo-text demo-audio demo-segmentation test check format lint types fast site clean
 
 setup: $(READY)
 
@@ -30,6 +30,9 @@ demo-text: setup
 
 demo-audio: setup
 	$(BIN)/fungi demo-audio
+
+demo-segmentation: setup
+	$(BIN)/fungi demo-segmentation
 
 test: setup format lint types
 	$(TEST)
@@ -53,4 +56,4 @@ site: setup
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) site demo demo-text demo-audio .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) site demo demo-text demo-audio demo-segmentation .mypy_cache .ruff_cache .pytest_cache

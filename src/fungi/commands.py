@@ -83,6 +83,7 @@ _TABLE = (
     Command("demo", "fungi.demos.vision", "the main job on embedded data, from images to the kNN table"),
     Command("demo-text", "fungi.demos.text", "the same for texts that come with Python"),
     Command("demo-audio", "fungi.demos.audio", "the same for synthetic sounds"),
+    Command("demo-segmentation", "fungi.demos.segmentation", "segmentation of scenes composed of embedded data"),
     Command("list", "fungi.cli.enumerate", "the names of datasets, backbones, objectives, commands"),
     Command("similar", "fungi.similar.find_similar", "what is most like a picture in a folder, as a page"),
     Command(

@@ -39,6 +39,7 @@ from fungi.library.arguments import (
     whole_number,
 )
 from fungi.library.cost import say_cost
+from fungi.library.dense import DenseFeatures, dense_extractor, support_from_bank, support_from_images
 from fungi.library.independence import check_independence as check_extractor
 from fungi.library.input_transform import image_input_of
 from fungi.library.reduction import fit_reduction
@@ -122,6 +123,7 @@ class FUNGIWrapper:
             "image_input": self.image_input,
         }
         self.extractors = [self._extractor(config) for config in self.extractor_configs]
+        self._dense: DenseFeatures | None = None
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {size}" for name, size in self.parts.items())
@@ -197,6 +199,32 @@ class FUNGIWrapper:
         self.reduction = None
         features = self.extract(data, batch_size=batch_size, num_workers=num_workers) if given is None else given
         self.reduction = fit_reduction(features, dim, self.device)
+
+    def setup_dense(self, dataset: Any = None, *, bank: str | Path | None = None, batch_size: int = 8) -> None:
+        """Prepare `dense`: where the negatives of each patch are looked up.
+
+        dataset: training images, all of whose patches are held in memory; or bank: a folder of embeddings that
+        `fungi segment` made (below `<root>/banks`). FungiError for a model without patch tokens.
+        """
+        extractor = dense_extractor(self.engine, self.image_input, self.seed)
+        if (dataset is None) == (bank is None):
+            raise FungiError("setup_dense takes training images, or the folder of a bank: give one of them.")
+        if bank is not None:
+            support = support_from_bank(extractor, Path(bank))
+        else:
+            support = support_from_images(extractor, as_samples(dataset), batch_size)
+        self._dense = DenseFeatures(extractor, support)
+
+    def dense(self, images: Sequence[Any]) -> Float[Tensor, "b t f"]:
+        """Features of the patches of some PIL images, `[b t 2d]` float32 on the device, row by row over an image.
+
+        `normalise(cat[token, gradient])`, both L2-normalised: each patch's own term of SimCLR's gradient at the first
+        target layer (spec dense 4). Images are brought to `input_dim` x `input_dim`, their aspect not kept. The same
+        values as in `fungi segment` with the same model, projection, seed and bank.
+        """
+        if self._dense is None:
+            raise FungiError("call setup_dense(training images) before dense(images).")
+        return self._dense([rgb(image, f"image {index}") for index, image in enumerate(images)])
 
     def save(self, path: str | Path) -> None:
         """Write everything but the model to a folder: heads, negatives, projection, PCA, configuration."""

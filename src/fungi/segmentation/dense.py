@@ -24,7 +24,7 @@ from fungi.gradients.terms import EachPosition
 from fungi.objectives.base import random_linear
 from fungi.objectives.simclr import info_nce
 from fungi.segmentation.search import Search
-from fungi.store.banks import Bank
+from fungi.store.banks import Patches
 from fungi.views.scenes import SceneView
 
 Feature = Literal["embeddings", "simclr", "embeddings+simclr"]
@@ -87,7 +87,7 @@ class DenseLoss:
 class Support:
     """The bank of embeddings in which neighbours are looked up, and how."""
 
-    bank: Bank
+    bank: Patches
     search: Search
 
     def nearest(self, tokens: Float[Tensor, "b t d"], k: int) -> Float[Tensor, "b t k d"]:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fungi.errors import FungiError
-from fungi.store.banks import Bank
+from fungi.store.banks import Bank, Patches
 
 Backend = Literal["exact", "faiss", "scann"]
 Found = tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]
@@ -53,7 +53,7 @@ class ExactSearch:
     products of 1,024 queries with it.
     """
 
-    def __init__(self, bank: Bank, device: torch.device, tile_bytes: int = 1 << 28) -> None:
+    def __init__(self, bank: Patches, device: torch.device, tile_bytes: int = 1 << 28) -> None:
         self._bank, self._device = bank, device
         per_row = bank.dim * 8 + _QUERIES_AT_ONCE * 4 * 2
         self._tile = max(_GROUP, min(bank.rows, tile_bytes // per_row))

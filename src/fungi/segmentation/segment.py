@@ -142,34 +142,40 @@ class Segmentation:
             bank, make_search(self.settings.search, bank, k, device, tree=TreeSettings(), tile_bytes=tile_bytes)
         )
 
-    def score(self, feature: Feature) -> tuple[Bank, Scores]:
-        """The bank of a feature, and the scores of the test images against it."""
-        settings, numbers = self.settings, self.settings.numbers
+    def predictor(self, feature: Feature) -> tuple[PatchFeatures, Predictor]:
+        """How a feature is computed, and how classes follow from it; banks are filled on the way."""
+        numbers = self.settings.numbers
         support = None if feature == "embeddings" else self.support()
         bank = self.bank(feature, support)
         require_rows(bank.rows, numbers.neighbours)
         cell = (self.size * self.size) // self.patches
-        excluded = () if settings.predict_unscored else self.rules.unscored
+        excluded = () if self.settings.predict_unscored else self.rules.unscored
         search = self.search(bank, numbers.neighbours)
         predictor = Predictor(bank, search, numbers.neighbours, numbers.temperature, self.size, cell, excluded)
+        return self.features(feature, support), predictor
+
+    def score(self, feature: Feature) -> Scores:
+        """The scores of the test images."""
+        settings = self.settings
+        features, predictor = self.predictor(feature)
         blocks = image_blocks(len(self.test), [self.extractor.views], settings.block_size)
-        folder = bank.folder / f"scores-{self._key(excluded)}"
-        reader, features = self.reader(self.test), self.features(feature, support)
+        folder = predictor.bank.folder / f"scores-{self._key(predictor.excluded)}"
+        reader = self.reader(self.test)
         matrix = confusion_matrix(folder, reader, blocks, features, predictor, self.rules)
         scores = segmentation_scores(matrix, self.rules.unscored)
         if settings.quirks.class_matching:
             scores["matched-mIoU"] = matched_miou(matrix, self.rules.unscored)
         if settings.search != "exact":
-            scores["recall"] = self._recall(reader, features, bank, search)
-        return bank, scores
+            scores["recall"] = self._recall(reader, features, predictor)
+        return scores
 
-    def _recall(self, reader: Reader, features: PatchFeatures, bank: Bank, search: Search) -> float:
+    def _recall(self, reader: Reader, features: PatchFeatures, predictor: Predictor) -> float:
         """Share of the true neighbours of a few test images' patches that the back-end finds."""
         few = ImageBlock(0, range(min(RECALL_IMAGES, len(self.test))), self.extractor.views)
         (_, loaded), *_ = reader.read([few])
         queries = torch.cat([features(batch).flatten(0, 1) for batch in loaded])
-        k, exact = self.settings.numbers.neighbours, ExactSearch(bank, self.around.device, self.settings.tile_bytes)
-        return recall(search(queries, k)[1], exact(queries, k)[1])
+        k, exact = predictor.neighbours, ExactSearch(predictor.bank, self.around.device, self.settings.tile_bytes)
+        return recall(predictor.search(queries, k)[1], exact(queries, k)[1])
 
     def _birth(self, feature: str, support: Support | None) -> dict[str, Any]:
         """What decides a bank's numbers."""
@@ -267,7 +273,7 @@ def run(settings: SegmentSettings) -> dict[str, Any]:
     result = ResultFile(path, "segmentation", settings.deciding() | {"input_size": segmentation.size}, [run])
     for feature in settings.features:
         if feature not in run.results:
-            _, scores = segmentation.score(feature)  # type: ignore[arg-type]  # checked by the settings
+            scores = segmentation.score(feature)  # type: ignore[arg-type]  # checked by the settings
             result.add(run, feature, scores)
             track({f"{feature}/mIoU": scores["mIoU"]})
     result.finish()

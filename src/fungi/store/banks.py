@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt16
@@ -46,6 +46,39 @@ class BankManifest:
     def key(self) -> str:
         """A name for this way of making a bank: a hash of everything that decides it."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@runtime_checkable
+class Patches(Protocol):
+    """Features of patches that can be searched: gone through in windows, and asked for by row."""
+
+    rows: int
+    dim: int
+
+    def features_of(self, rows: Integer[np.ndarray, "*n"]) -> Float[np.ndarray, "*n d"]:
+        """Features of single rows, float32."""
+        ...
+
+    def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
+        """All rows, `size` at a time, each window with its first row."""
+        ...
+
+
+class PatchRows:
+    """Features of patches in memory."""
+
+    def __init__(self, features: Float[np.ndarray, "n d"]) -> None:
+        self._features = features
+        self.rows, self.dim = features.shape
+
+    def features_of(self, rows: Integer[np.ndarray, "*n"]) -> Float[np.ndarray, "*n d"]:
+        """Features of single rows."""
+        return self._features[rows]
+
+    def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
+        """All rows, `size` at a time, each window with its first row."""
+        for start in range(0, self.rows, size):
+            yield start, self._features[start : start + size]
 
 
 class Bank:
@@ -135,6 +168,14 @@ class Bank:
 
     def _mark(self, block: int) -> Path:
         return self.folder / MARKS / f"{block:06d}"
+
+
+def open_bank(folder: Path) -> Bank:
+    """A bank that is there, whole. FungiError for a folder without one, and one that is not finished."""
+    bank = Bank(folder, _read_manifest(folder))
+    if missing := len(bank.missing()):
+        raise FungiError(f"the bank {folder} is not finished: {missing} blocks are missing. Run fungi segment again.")
+    return bank
 
 
 def row_ends(rows_of_blocks: Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,112 @@
+"""`fungi demo-segmentation`: in-context segmentation of composed scenes of digits, to a table and a picture."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from fungi.errors import FungiError
+from fungi.settings import SEEDS, setting
+
+DESCRIPTION = """Patches of test scenes take the labels of their nearest neighbours among patches of training scenes:
+embeddings alone, against embeddings with the SimCLR gradient of each patch. Scenes are composed of scikit-learn's
+handwritten digits and photographs; the network was trained on single digits from 0 to 4 alone.
+
+What is there already is kept: a second run takes seconds."""
+
+MEMORY_SIZE = 20_480
+SHOWN = (1, 2, 3, 4, 6, 8)  # classes of the scenes in the picture: digits 0 to 3, 5 and 7
+PALETTE = (
+    *("#202020", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231"),
+    *("#911eb4", "#46f0f0", "#f032e6", "#bcf60c", "#fabebe"),
+)
+"""Background, and the digits 0 to 9."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSegmentationSettings:
+    """Where to write, and how many seeds to average over."""
+
+    root: Path = setting(Path("demo-segmentation"), "folder of everything that the demo writes")
+    seeds: tuple[int, ...] = setting(
+        (42, 43, 44), "seeds of crops, selection, head, negatives and projection", within=SEEDS
+    )
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise FungiError("--seeds has to name one or more different numbers.")
+
+
+def run(settings: DemoSegmentationSettings) -> None:
+    """Segment, report, draw, and say where things are."""
+    from fungi.report.gain_table import print_gain_table
+    from fungi.report.result_file import summary_of_runs
+    from fungi.segmentation.segment import run as segment
+    from fungi.segmentation.settings import SegmentSettings
+
+    started = perf_counter()
+    shared: dict[str, Any] = {"memory_size": MEMORY_SIZE, "device": settings.device, "batch_size": 16}
+    jobs = [SegmentSettings(root=settings.root / f"seed-{seed}", seed=seed, **shared) for seed in settings.seeds]
+    results = [segment(job)["results"] for job in jobs]
+    picture = _draw(jobs[0], settings.root / "scenes.png")
+    content: dict[str, Any] = {"results": results[0]}
+    if len(results) > 1:
+        content = {"results": summary_of_runs(results), "runs": results}
+    print(f"\nmIoU over 11 classes, {MEMORY_SIZE} patches in the bank, 30 neighbours\n")
+    print_gain_table({"digit-scenes": content}, "mIoU")
+    print("\nIoU of each class, %, mean of the seeds; the network was trained on the digits 0 to 4 alone")
+    print(f"{'':20}" + "".join(f"{name:>6}" for name in ("ground", *map(str, range(10)))))
+    for feature in results[0]:
+        mean = np.mean([found[feature]["IoU"] for found in results], axis=0)
+        print(f"{feature:20}" + "".join(f"{100 * value:6.1f}" for value in mean))
+    print(f"\nbanks      {settings.root}/seed-*/banks")
+    print(f"results    {settings.root}/seed-*/results")
+    print(f"picture    {picture}")
+    print(f"{perf_counter() - started:.0f} s")
+
+
+def _draw(job: Any, path: Path) -> Path:
+    """A column per scene, each of another class: the scene, its truth, and what both features make of it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    from fungi.segmentation.segment import prepare
+
+    segmentation = prepare(job)
+    assert segmentation.test.mask is not None
+    masks = [segmentation.test.mask(row) for row in range(len(segmentation.test))]
+    rows = [next(row for row, mask in enumerate(masks) if mask.max() == name) for name in SHOWN]
+    scenes = segmentation.reader(segmentation.test.take(rows)).scenes
+    batch = segmentation.extractor.views.collate(
+        [segmentation.extractor.views.prepare(scenes.load(row)) for row in range(len(SHOWN))]
+    )
+    lines: dict[str, Any] = {
+        "scene": [scenes.load(row).image for row in range(len(SHOWN))],
+        "truth": batch["mask"].numpy(),
+    }
+    for feature in job.features:
+        features, predictor = segmentation.predictor(feature)
+        lines[feature] = predictor(features(batch))
+    figure, axes = plt.subplots(len(lines), len(SHOWN), figsize=(1.6 * len(SHOWN) + 1.4, 1.65 * len(lines) + 0.5))
+    colours = ListedColormap(PALETTE)
+    for line, (title, images) in zip(axes, lines.items(), strict=True):
+        line[0].set_ylabel(title, fontsize=9)
+        for cell, image in zip(line, images, strict=True):
+            options = {} if title == "scene" else {"cmap": colours, "vmin": 0, "vmax": 10, "interpolation": "nearest"}
+            cell.imshow(image, **options)
+            cell.set_xticks([])
+            cell.set_yticks([])
+    names = ("ground", *map(str, range(10)))
+    patches = [Patch(color=colour, label=name) for colour, name in zip(PALETTE, names, strict=True)]
+    figure.legend(handles=patches, loc="lower center", ncol=11, frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path

@@ -1,0 +1,70 @@
+"""Features of patches for the library: the extractor of `fungi segment` around a wrapper's model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer
+from PIL import Image
+from torch import Tensor
+
+from fungi.data.base import Samples
+from fungi.gradients.engine import GradientEngine
+from fungi.runtime.log import progress
+from fungi.segmentation.dense import DenseExtractor, Support
+from fungi.segmentation.search import ExactSearch
+from fungi.store.banks import PatchRows, open_bank
+from fungi.views.image import ImageInput
+from fungi.views.scenes import Scene, SceneView
+
+
+def dense_extractor(engine: GradientEngine, image_input: ImageInput, seed: int) -> DenseExtractor:
+    """The extractor for a model and its first gradient source; FungiError for a model without patch tokens."""
+    target = engine.targets[0]
+    views = SceneView(size=image_input.size, statistics=image_input.statistics, seed=seed)
+    projector = engine.projectors[target.name]
+    return DenseExtractor(engine.model, target, projector, views, device=engine.device, dtype=engine.dtype, seed=seed)
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """Images -> features of their patches.
+
+    support: where the negatives of the loss are looked up.
+    """
+
+    extractor: DenseExtractor
+    support: Support
+
+    def __call__(self, images: Sequence[Image.Image]) -> Float[Tensor, "b t f"]:
+        """`[token, gradient]` of each patch, row by row over the image."""
+        batch = _collated(self.extractor.views, images)
+        device = self.extractor.engine.device
+        return self.extractor.features("embeddings+simclr", batch["image"].to(device), batch["draw"], self.support)
+
+
+def support_from_images(extractor: DenseExtractor, train: Samples, batch_size: int) -> Support:
+    """All patches of the training images as they are, held in memory."""
+    parts = []
+    for start in progress(range(0, len(train), batch_size), label="patches"):
+        images = [train.load(row) for row in range(start, min(start + batch_size, len(train)))]
+        pixels = _collated(extractor.views, images)["image"].to(extractor.engine.device)
+        parts.append(extractor.features("embeddings", pixels, []).flatten(0, 1).cpu().numpy())
+    rows = PatchRows(np.concatenate(parts))
+    return Support(rows, ExactSearch(rows, extractor.engine.device))
+
+
+def support_from_bank(extractor: DenseExtractor, folder: Path) -> Support:
+    """A bank of embeddings that `fungi segment` made; FungiError for one of another size."""
+    bank = open_bank(folder)
+    return Support(bank, ExactSearch(bank, extractor.engine.device))
+
+
+def _collated(views: SceneView, images: Sequence[Image.Image]) -> dict[str, Any]:
+    def scene(image: Image.Image) -> Scene:
+        nowhere: Integer[np.ndarray, "h w"] = np.zeros((image.height, image.width), dtype=np.uint8)
+        return Scene(image, nowhere)
+
+    return views.collate([views.prepare(scene(image)) for image in images])

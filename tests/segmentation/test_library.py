@@ -1,0 +1,54 @@
+"""`wrapper.dense`: the same values as the stage."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from fungi import FUNGIWrapper
+from fungi.backbones.loading import load_backbone
+from fungi.config import KLConfig
+from fungi.errors import FungiError
+from fungi.gradients.projection import load_projection
+from fungi.segmentation.dense import at_input_size
+from fungi.segmentation.segment import run
+from fungi.store.banks import open_bank
+from tests.segmentation.own_masks import write_dataset
+from tests.segmentation.test_protocol import SIZE, plain
+
+
+@pytest.mark.parametrize("from_bank", [False, True])
+def test_the_wrapper_gives_the_values_of_the_stage(from_bank: bool, tmp_path: Path) -> None:
+    run(plain(tmp_path / "out", write_dataset(tmp_path / "data"), features=("embeddings+simclr",)))
+    (projection,) = (tmp_path / "out" / "projections").iterdir()
+    banks = {path.name.partition("-")[0]: path for path in (tmp_path / "out" / "banks").glob("*/*/*")}
+    backbone = load_backbone("digits-vit")
+    at_input_size(backbone.model, SIZE)
+    wrapper = FUNGIWrapper(
+        backbone.model,
+        "blocks.3.attn.proj",
+        "cpu",
+        load_projection(projection),
+        SIZE,
+        extractor_configs=[KLConfig()],
+        image_input=backbone.input.resized(SIZE),
+    )
+    images = [Image.open(path).convert("RGB") for path in sorted((tmp_path / "data" / "train" / "images").iterdir())]
+    wrapper.setup_dense(bank=banks["embeddings"]) if from_bank else wrapper.setup_dense(images)
+    found = wrapper.dense(images)
+    stage = open_bank(banks["embeddings+simclr"])
+    assert json.loads((stage.folder / "bank.json").read_text())["birth"]["projection_hash"]
+    expected = torch.from_numpy(stage.features(0, stage.rows)).reshape(found.shape)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(wrapper.dense(images[2:3])[0], found[2], rtol=0, atol=2e-6)
+
+
+def test_dense_features_ask_for_their_setup_and_for_patch_tokens() -> None:
+    backbone = load_backbone("digits-vit")
+    wrapper = FUNGIWrapper(backbone.model, "blocks.3.attn.proj", "cpu", None, 32, extractor_configs=[KLConfig()])
+    with pytest.raises(FungiError, match="call setup_dense"):
+        wrapper.dense([Image.new("RGB", (32, 32))])
+    with pytest.raises(FungiError, match="give one of them"):
+        wrapper.setup_dense()
