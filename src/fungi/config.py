@@ -118,9 +118,11 @@ def __getattr__(name: str) -> Any:
 @cache
 def _derived(objective: Any) -> type[ExtractorConfig]:
     """The configuration of an objective: its settings, and the options of its views, with the same defaults."""
-    vision = import_module("fungi.views.vision")
+    from fungi.views.image import KINDS
+    from fungi.views.kinds import options_of
+
     settings = {one.name: (one.type, one.default) for one in fields(objective)}
-    options = vision.options_of(vision.KINDS, objective.views) if objective.views in vision.KINDS else {}
+    options = options_of(KINDS, objective.views) if objective.views in KINDS else {}
     own = objective.view_defaults | _OF_THE_MODEL
     described = {name: (one.type, own.get(name, one.default)) for name, one in options.items()} | settings
     named = {"__doc__": objective.__doc__, "__module__": __name__}

@@ -11,7 +11,7 @@ Two ways of finding entries:
 import importlib
 import pkgutil
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fungi.errors import unknown_name
 
@@ -21,11 +21,15 @@ Entry = TypeVar("Entry")
 class Registry(Generic[Entry]):
     """Named entries of one kind, discovered in `package`.
 
-    Modules whose name starts with an underscore, and those in `common`, hold no entries.
+    Modules whose name starts with an underscore, and those in `common`, hold no entries. own: `module:function` that
+    makes an entry of what a user describes (`NAME=kind:PLACE`); found like the entries, when it is asked for.
     """
 
-    def __init__(self, kind: str, package: str, *, lazy: bool = False, common: tuple[str, ...] = ("base",)) -> None:
+    def __init__(
+        self, kind: str, package: str, *, lazy: bool = False, common: tuple[str, ...] = ("base",), own: str = ""
+    ) -> None:
         self.kind = kind
+        self._own = own
         self._package = package
         self._lazy = lazy
         self._common = common
@@ -52,6 +56,12 @@ class Registry(Generic[Entry]):
         if name not in self._entries:
             raise unknown_name(self.kind, name, self.names())
         return self._entries[name]
+
+    def own(self, described: str, *details: Any) -> Entry:
+        """The entry that a user describes; FungiError for what is no description of one."""
+        module, _, function = self._own.partition(":")
+        made: Entry = getattr(importlib.import_module(module), function)(described, *details)
+        return made
 
     def __contains__(self, name: str) -> bool:
         return name in self.names()

@@ -43,6 +43,7 @@ from fungi.library.dense import DenseFeatures, dense_extractor, support_from_ban
 from fungi.library.independence import check_independence as check_extractor
 from fungi.library.input_transform import image_input_of
 from fungi.library.reduction import fit_reduction
+from fungi.library.saving import load_wrapper, save_wrapper
 from fungi.objectives import EMBEDDINGS
 from fungi.runtime.log import logger, progress
 from fungi.views.base import ViewGenerator
@@ -228,8 +229,6 @@ class FUNGIWrapper:
 
     def save(self, path: str | Path) -> None:
         """Write everything but the model to a folder: heads, negatives, projection, PCA, configuration."""
-        from fungi.library.saving import save_wrapper
-
         save_wrapper(self, Path(path))
 
     @classmethod
@@ -240,9 +239,7 @@ class FUNGIWrapper:
 
         config_types: the classes of configurations of your own. FungiError where the model's weights are others.
         """
-        from fungi.library.saving import load_wrapper
-
-        return load_wrapper(Path(path), model, device, config_types)
+        return load_wrapper(cls, Path(path), model, device, config_types)
 
     @property
     def parts(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ import pytest
 from fungi.backbones.base import BACKBONES
 from fungi.commands import COMMANDS
 from fungi.grid.calls import call_of_job, command_line
-from fungi.grid.declaration import Grid, backbone_of, declared_grid
+from fungi.grid.declaration import Grid, declared_grid
 from fungi.grid.elements import elements
 from fungi.grid.freezing import freeze
 from fungi.grid.job_files import read_job_file
@@ -260,7 +260,6 @@ def test_a_backbone_of_ones_own_goes_through_the_grid(
 ) -> None:
     own = replace(BACKBONES["digits-vit"], name="mine")
     monkeypatch.setattr("fungi.backbones.own.forms.own_backbone", lambda text: own)
-    backbone_of.cache_clear()
     root, name = tmp_path / "features", "mine=hf:/models/mine"
     grid = Grid(backbones=(name,), datasets=("digits",), splits=("test",), root=root, shards=1)
     made = []
@@ -273,4 +272,3 @@ def test_a_backbone_of_ones_own_goes_through_the_grid(
     assert made == [root / "gradients/digits/mine/kl-test.h5", root / "results/knn/digits/mine.json"]
     assert main(["--backbones", name, "--jobs", "projection", "extract", "--root", str(root)]) == 0
     assert len(list(fake_sbatch.iterdir())) == 2
-    backbone_of.cache_clear()

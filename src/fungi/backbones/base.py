@@ -82,7 +82,9 @@ class BackboneSpec:
         return self.layer_alias(asked.removeprefix("backbone."))
 
 
-BACKBONES: Registry[BackboneSpec] = Registry("backbone", "fungi.backbones.families")
+BACKBONES: Registry[BackboneSpec] = Registry(
+    "backbone", "fungi.backbones.families", own="fungi.backbones.own.forms:own_backbone"
+)
 
 
 def resolve_backbone(text: str) -> BackboneSpec:
@@ -92,6 +94,4 @@ def resolve_backbone(text: str) -> BackboneSpec:
     """
     if text in BACKBONES:
         return BACKBONES[text]
-    from fungi.backbones.own.forms import own_backbone  # builds on this module
-
-    return own_backbone(text)
+    return BACKBONES.own(text)

@@ -171,7 +171,7 @@ class DatasetSpec:
         return samples
 
 
-DATASETS: Registry[DatasetSpec] = Registry("dataset", "fungi.data.sets")
+DATASETS: Registry[DatasetSpec] = Registry("dataset", "fungi.data.sets", own="fungi.data.own:own_dataset")
 
 
 def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:
@@ -184,9 +184,7 @@ def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:
     """
     if text in DATASETS:
         return DATASETS[text]
-    from fungi.data.own import own_dataset  # builds on this module
-
-    return own_dataset(text, data_dir, known=DATASETS.names())
+    return DATASETS.own(text, data_dir, DATASETS.names())
 
 
 def open_split(name: str, split: str, data_dir: Path) -> Samples:

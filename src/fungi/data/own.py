@@ -26,7 +26,7 @@ _FORMS = (
 )
 
 
-def own_dataset(text: str, data_dir: Path | None, *, known: Iterable[str]) -> DatasetSpec:
+def own_dataset(text: str, data_dir: Path | None, known: Iterable[str]) -> DatasetSpec:
     """The dataset that `text` describes (see `fungi.data.base.resolve_dataset`); FungiError where there is none."""
     name, equals, place = text.partition("=")
     if not equals:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fungi.backbones.base import resolve_backbone
 from fungi.commands import COMMANDS, STAGES, grid_command
 from fungi.errors import FungiError
-from fungi.grid.declaration import Grid, backbone_of
+from fungi.grid.declaration import Grid
 from fungi.grid.elements import Element, GridCall, arguments, elements
 from fungi.grid.job_files import JobFile, grid_job_files, read_job_file
 from fungi.grid.progress import Expected, Progress, Queue, progress_of
@@ -99,7 +100,7 @@ def _expected(element: Element, call: GridCall, grid: Grid) -> Expected:
 def _matrix(element: Element, grid: Grid) -> list[str]:
     """The matrix that the extraction of this grid looks for: its size, kind and seed are those of the extraction."""
     settings = COMMANDS["extract-gradients"].parse([*grid.flags_of("extract-gradients"), "--root", str(grid.root)])
-    spec = backbone_of(element.backbone)
+    spec = resolve_backbone(element.backbone)
     size, path = settings.usual_matrix(spec.projection_dim, spec.gradient_shape)
     return [
         *("--projection-dim", str(size), "--gradients-dim", str(spec.gradient_dim), "--output-path", str(path)),

@@ -17,7 +17,6 @@ import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -91,7 +90,7 @@ class Grid:
                 raise unknown_name("stage in the sbatch options of the grid", name, ("all", *STAGES))
             self.sbatch_options(name)
         for text in self.backbones:
-            backbone_of(text)
+            resolve_backbone(text)
         for text in self.datasets:
             resolve_dataset(text, self.data_dir)
 
@@ -100,10 +99,10 @@ class Grid:
         texts = self.datasets or (_landmark_names() if landmarks else ("digits",))
         datasets = [(text, resolve_dataset(text, self.data_dir)) for text in texts]
         return [
-            Pair(name, backbone_of(name), text, dataset)
+            Pair(name, resolve_backbone(name), text, dataset)
             for name in self.backbones
             for text, dataset in datasets
-            if backbone_of(name).modality == dataset.modality and (not landmarks or _is_landmarks(dataset))
+            if resolve_backbone(name).modality == dataset.modality and (not landmarks or _is_landmarks(dataset))
         ]
 
     def flags_of(self, command: str) -> list[str]:
@@ -126,12 +125,6 @@ class Grid:
             lines += ["", f"[{table}]"]
             lines += [f"{json.dumps(name)} = {_toml(text)}" for name, text in getattr(self, table).items()]
         return "\n".join([*lines, ""])
-
-
-@cache
-def backbone_of(text: str) -> BackboneSpec:
-    """A backbone of the enumeration, or a user's own, resolved once: that may read its configuration from a disk."""
-    return resolve_backbone(text)
 
 
 def declared_grid(environ: Mapping[str, str], given: Mapping[str, Any] | None = None) -> Grid:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fungi.backbones.base import BackboneSpec
+from fungi.backbones.base import BackboneSpec, resolve_backbone
 from fungi.backbones.loading import load_backbone
 from fungi.data.base import DatasetSpec, resolve_dataset
 from fungi.data.verify import verify_dataset
 from fungi.errors import FungiError
-from fungi.grid.declaration import Grid, backbone_of
+from fungi.grid.declaration import Grid
 from fungi.grid.settings import GridSettings
 from fungi.settings import setting
 from fungi.views.text import TextInput
@@ -47,7 +47,7 @@ def run(settings: PrefetchSettings) -> None:
 def _fetches(settings: PrefetchSettings, grid: Grid) -> Iterator[tuple[str, Callable[[], Iterator[str]]]]:
     if settings.weights:
         for name in grid.backbones:
-            yield name, partial(fetch_weights, name, backbone_of(name))
+            yield name, partial(fetch_weights, name, resolve_backbone(name))
     if settings.data:
         for text in grid.datasets or ("digits",):
             yield text, partial(fetch_dataset, resolve_dataset(text, grid.data_dir), grid.data_dir)

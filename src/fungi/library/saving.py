@@ -5,7 +5,7 @@ fitted). No pickle. The model's weights stay where they are; their hash is kept,
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from fungi.runtime.device import DTYPES
 from fungi.runtime.files import written_whole
 from fungi.runtime.versions import package_versions
 from fungi.views.image import ImageInput
-from fungi.wrapper import FUNGIWrapper
 
 FORMAT = 3
 WITNESSES = ("versions", "hash")
@@ -31,7 +30,7 @@ WITNESSES = ("versions", "hash")
 SETTINGS, TENSORS = "extractor.json", "tensors.safetensors"
 
 
-def save_wrapper(wrapper: FUNGIWrapper, folder: Path) -> None:
+def save_wrapper(wrapper: Any, folder: Path) -> None:
     """Write a wrapper. FungiError for a configuration whose settings are no plain values."""
     settings, tensors = _settings(wrapper), _tensors(wrapper)
     text = json.dumps({**settings, "versions": package_versions(), "hash": _digest(settings, tensors)}, indent=1)
@@ -42,7 +41,7 @@ def save_wrapper(wrapper: FUNGIWrapper, folder: Path) -> None:
         temporary.write_text(text + "\n")
 
 
-def fingerprint(wrapper: FUNGIWrapper) -> str:
+def fingerprint(wrapper: Any) -> str:
     """SHA-256 of all that decides a wrapper's features: equal for a saved wrapper and what is loaded of it."""
     return _digest(_settings(wrapper), _tensors(wrapper))
 
@@ -54,7 +53,7 @@ def _digest(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _settings(wrapper: FUNGIWrapper) -> dict[str, Any]:
+def _settings(wrapper: Any) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "layers": list(wrapper.layers),
@@ -71,7 +70,7 @@ def _settings(wrapper: FUNGIWrapper) -> dict[str, Any]:
     }
 
 
-def _tensors(wrapper: FUNGIWrapper) -> dict[str, Tensor]:
+def _tensors(wrapper: Any) -> dict[str, Tensor]:
     tensors = {f"projection.{p.matrix.hash}": p.matrix.packed for p in wrapper.engine.projectors.values()}
     for number, extractor in enumerate(wrapper.extractors):
         tensors |= {f"extractor.{number}.{name}": tensor for name, tensor in extractor.state().items()}
@@ -82,9 +81,9 @@ def _tensors(wrapper: FUNGIWrapper) -> dict[str, Tensor]:
 
 
 def load_wrapper(
-    folder: Path, model: nn.Module, device: torch.device | str, config_types: Sequence[type]
-) -> FUNGIWrapper:
-    """Read a wrapper; see `FUNGIWrapper.load`."""
+    make: Callable[..., Any], folder: Path, model: nn.Module, device: torch.device | str, config_types: Sequence[type]
+) -> Any:
+    """Read a wrapper and make it; see `FUNGIWrapper.load`. make: the class."""
     content, tensors = _read(folder)
     found = hash_weights(model)
     if found != content["weights_hash"]:
@@ -94,7 +93,7 @@ def load_wrapper(
         )
     dtype = DTYPES[content["dtype"]]
     image_input = _image_input(content["image_input"])
-    wrapper = FUNGIWrapper(
+    wrapper = make(
         model,
         content["layers"],
         device,

@@ -6,6 +6,16 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+KINDS = {
+    "plain": ("fungi.views.plain", "PlainView"),
+    "crops": ("fungi.views.crops", "Crops"),
+    "patches": ("fungi.views.patches", "PatchGrid"),
+    "random-crops": ("fungi.views.random_views", "RandomCrops"),
+    "masked-crops": ("fungi.views.masked_crops", "MaskedCrops"),
+    "default": ("fungi.views.random_views", "ContrastiveViews"),
+}
+"""Kind of image views -> module and class of its generator."""
+
 Triple = tuple[float, float, float]
 
 IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -50,10 +60,13 @@ class ImageInput:
         return replace(self, view_statistics=IMAGENET)
 
     def views(self, kind: str, **options: Any) -> Any:
-        """The view generator of a kind (`plain`, `crops`, `patches`, ...); see `fungi.views.vision`."""
-        from fungi.views.vision import make_views
+        """The view generator of a kind (`plain`, `crops`, `patches`, ...); KINDS has them all.
 
-        return make_views(self, kind, **options)
+        FungiError for an unknown kind or option.
+        """
+        from fungi.views.kinds import choose_views
+
+        return choose_views(KINDS, self, kind, **options)
 
 
 class SquashedInput(ImageInput):

@@ -31,6 +31,25 @@ def own_backbone(text: str) -> BackboneSpec:
         from fungi.backbones.own.timm_model import timm_backbone
 
         return timm_backbone(name, place)
-    from fungi.backbones.own.hub import hub_backbone
+    return _hub_backbone(name, place, mean=kind == "hf-mean")
 
-    return hub_backbone(name, place, mean=kind == "hf-mean")
+
+def _hub_backbone(name: str, place: str, *, mean: bool) -> BackboneSpec:
+    """A model of `transformers`: its configuration says whether it takes images, spectrograms or texts."""
+    from fungi.backbones.own.hub import read_config
+    from fungi.backbones.own.spectrograms import SPECTROGRAM_MODELS, spectrogram_backbone
+    from fungi.backbones.own.text import text_backbone
+    from fungi.backbones.own.vision import vision_backbone
+
+    config = read_config(place)
+    config = getattr(config, "vision_config", config)  # the image tower of a model of images and texts
+    if any(hasattr(config, name) for name in ("image_size", "num_channels")):
+        return vision_backbone(name, place, config, mean=mean)
+    if config.model_type in SPECTROGRAM_MODELS:
+        return spectrogram_backbone(name, place, config, mean=mean)
+    if hasattr(config, "vocab_size") and not hasattr(config, "conv_dim"):
+        return text_backbone(name, place, config, mean=mean)
+    raise FungiError(
+        f"{place} is a model of type {config.model_type!r}, which takes neither images nor texts nor spectrograms "
+        f"({', '.join(SPECTROGRAM_MODELS)})."
+    )

@@ -1,29 +1,9 @@
-"""A user's own model of `transformers`: its configuration says whether it takes images, spectrograms or texts."""
+"""Reading a model of `transformers`, from a folder or the hub: its configuration and its weights."""
 
 from typing import Any
 
-from fungi.backbones.base import BackboneSpec, StateDict
+from fungi.backbones.base import StateDict
 from fungi.errors import FungiError, MissingFilesError
-
-
-def hub_backbone(name: str, place: str, *, mean: bool) -> BackboneSpec:
-    """The encoder in a folder or a repository; FungiError for one of another kind, MissingFilesError for none."""
-    from fungi.backbones.own.spectrograms import SPECTROGRAM_MODELS, spectrogram_backbone
-    from fungi.backbones.own.text import text_backbone
-    from fungi.backbones.own.vision import vision_backbone
-
-    config = read_config(place)
-    config = getattr(config, "vision_config", config)  # the image tower of a model of images and texts
-    if any(hasattr(config, name) for name in ("image_size", "num_channels")):
-        return vision_backbone(name, place, config, mean=mean)
-    if config.model_type in SPECTROGRAM_MODELS:
-        return spectrogram_backbone(name, place, config, mean=mean)
-    if hasattr(config, "vocab_size") and not hasattr(config, "conv_dim"):
-        return text_backbone(name, place, config, mean=mean)
-    raise FungiError(
-        f"{place} is a model of type {config.model_type!r}, which takes neither images nor texts nor spectrograms "
-        f"({', '.join(SPECTROGRAM_MODELS)})."
-    )
 
 
 def read_config(place: str) -> Any:
