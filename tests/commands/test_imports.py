@@ -13,7 +13,7 @@ METHOD = (
     *("data", "views", "search", "backbones", "objectives", "gradients"),
     *("store", "combine", "evaluators", "report"),
 )
-TOWERS = ("extraction", "pretraining", "scoring", "segmentation", "ablations", "in_context")
+TOWERS = ("extraction", "pretraining", "scoring", "segmentation", "ablations", "in_context", "similar")
 DOORS = ("commands", "grid", "demos", "reproduction", "cli", "library", "__main__")
 ROOMS = (*GROUND, *METHOD, *TOWERS, *DOORS)
 LIBRARY = ("config", "wrapper")
