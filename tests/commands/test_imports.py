@@ -13,8 +13,8 @@ METHOD = (
     *("data", "views", "search", "backbones", "objectives", "gradients"),
     *("store", "combine", "evaluators", "report"),
 )
-TOWERS = ("extraction", "pretraining", "scoring", "segmentation", "ablations", "in_context", "similar")
-DOORS = ("commands", "grid", "demos", "reproduction", "cli", "library", "__main__")
+TOWERS = ("extraction", "pretraining", "scoring", "segmentation", "ablations", "in_context")
+DOORS = ("commands", "grid", "demos", "reproduction", "cli", "library", "similar", "__main__")
 ROOMS = (*GROUND, *METHOD, *TOWERS, *DOORS)
 LIBRARY = ("config", "wrapper")
 """Files at the top that belong to the library."""

@@ -14,7 +14,7 @@ from fungi.data.formats.image_files import ImageFiles
 from fungi.errors import FungiError
 from fungi.runtime.device import choose_device
 from fungi.runtime.log import logger
-from fungi.similar.find_similar import SimilarSettings
+from fungi.similar.settings import SimilarSettings
 from fungi.views.image_sets import as_samples
 from fungi.wrapper import FUNGIWrapper
 
