@@ -1,47 +1,26 @@
 """Result files -> cells: one number each, with all that has to be known before it may stand beside another."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fungi.combine.protocol import usual_pca_dim
 from fungi.errors import FungiError, MissingFilesError
+from fungi.report.features import entries_of, identity_of
+from fungi.report.protocol import Protocol, as_published, details_of, origin_of, setting_of
 from fungi.report.published import MEAN, Published, PublishedKey, mean_datasets, published_value
 from fungi.report.result_file import PUT_ASIDE, read_result
 from fungi.runtime.log import logger
 from fungi.store.layout import EMBEDDINGS
-
-_PUBLISHED_K = 20
-_UNKNOWN = "unknown"
-_USUAL_ARRAY = "attn_proj"
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a number came about. Numbers of different protocols are never put into one table."""
-
-    task: str
-    setting: str
-    profile: str
-    details: str
-
-    def __str__(self) -> str:
-        return f"{self.task}, {self.setting}, profile {self.profile}, {self.details}"
-
-    @property
-    def place(self) -> tuple[object, ...]:
-        """Sorting key: all train rows before few shots, few shots by their number."""
-        number = self.setting.partition("-")[0]
-        return self.task, int(number) if number.isdigit() else 0, self.setting, self.profile, self.details
-
 
 @dataclass(frozen=True)
 class Cell:
     """One number, in percent.
 
     std: population standard deviation over the runs; gain: over the embeddings alone, of the same file; as_published:
-    whether k, PCA and rows are the paper's; published: its value for the same thing, where they are.
+    whether settings and features are the paper's; published: its value for the same thing, where they are.
+    identity: of the features it rests on, however they are told; put_aside: whether the file made room for a later one.
     """
 
     protocol: Protocol
@@ -57,6 +36,8 @@ class Cell:
     published: Published | None
     layer: str
     warnings: int
+    identity: str = ""
+    put_aside: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,11 +47,16 @@ class ResultRecord:
     path: Path
     content: dict[str, Any]
 
+    @property
+    def put_aside(self) -> bool:
+        """Whether it made room for results of other features."""
+        return PUT_ASIDE in self.path.name
 
-def read_results(places: Iterable[Path]) -> list[ResultRecord]:
+
+def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[ResultRecord]:
     """Every result file in the folders (`results`, and the original harness's `logs`), or named itself.
 
-    MissingFilesError where there is none. A file that is none of ours is named and left out.
+    put_aside: with those that made room for results of other features. MissingFilesError where there is none. A file that is none of ours is named and left out.
     """
     paths: list[Path] = []
     for place in places:
@@ -79,7 +65,7 @@ def read_results(places: Iterable[Path]) -> list[ResultRecord]:
         paths += [place] if place.is_file() else inside or sorted(place.rglob("*.json"))
     found = []
     for path in dict.fromkeys(paths):
-        if PUT_ASIDE in path.name:
+        if PUT_ASIDE in path.name and not put_aside:
             continue
         try:
             found.append(ResultRecord(path, read_result(path)))
@@ -102,7 +88,7 @@ def cells_of(record: ResultRecord) -> list[Cell]:
     if metrics is None:
         metrics = {_metric_of(content): setting_of(content)}
     return [
-        _cell(content, task, setting, metric, combination)
+        _cell(record, task, setting, metric, combination)
         for metric, setting in metrics.items()
         for combination, scores in content["results"].items()
         if metric in scores
@@ -110,15 +96,29 @@ def cells_of(record: ResultRecord) -> list[Cell]:
 
 
 def distinct(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell for each thing measured: where several files give it, the one of the most runs."""
+    """One cell for each thing measured: where several files give it, the one of the most runs.
+
+    Files that were put aside count where no other has the same features. Cells that the same words describe, though
+    their features differ, get the features' hash into their headings.
+    """
     best: dict[tuple[object, ...], Cell] = {}
     for cell in cells:
-        key = (cell.protocol, cell.backbone, cell.dataset, cell.combination, cell.layer, cell.metric)
-        if key not in best or cell.runs > best[key].runs:
+        key = (_described(cell), cell.identity)
+        if key not in best or (not cell.put_aside, cell.runs) > (not best[key].put_aside, best[key].runs):
             best[key] = cell
     if len(best) < len(cells):
         logger.info("%d values are given by several files: those of the most runs are shown", len(cells) - len(best))
-    return list(best.values())
+    alike = Counter(described for described, _ in best)
+    return [_told_apart(cell) if alike[_described(cell)] > 1 else cell for cell in best.values()]
+
+
+def _described(cell: Cell) -> tuple[object, ...]:
+    return cell.protocol, cell.backbone, cell.dataset, cell.combination, cell.layer, cell.metric
+
+
+def _told_apart(cell: Cell) -> Cell:
+    details = f"{cell.protocol.details}, features {cell.identity}"
+    return replace(cell, protocol=replace(cell.protocol, details=details))
 
 
 def mean_cells(cells: Sequence[Cell]) -> list[Cell]:
@@ -132,41 +132,14 @@ def mean_cells(cells: Sequence[Cell]) -> list[Cell]:
     ]
 
 
-def setting_of(content: dict[str, Any]) -> str:
-    """`full`, `5-shot`, or `5-shot drawn` where the shots are random draws."""
-    shots = content["settings"].get("shots")
-    if shots is None:
-        return "full"
-    return f"{shots}-shot drawn" if content["settings"].get("few_shot_seed") else f"{shots}-shot"
-
-
-def origin_of(content: dict[str, Any]) -> dict[str, str]:
-    """Dataset, backbone, profile and layer, as the feature files' own records say it; else as the settings say."""
-    files = [entry for run in content["provenance"]["features"] for split in run.values() for entry in split.values()]
-    births = [entry["birth"] for entry in files if entry.get("birth")]
-    layers = {entry["layer"]["layer"] for entry in files if entry.get("layer")}
-    settings = content["settings"]
-    if not births and files:
-        # The folders of the original harness: <dataset>/<backbone>/<file>.
-        folder = Path(files[0]["file"]).parent
-        return {"dataset": folder.parent.name, "backbone": folder.name, "profile": _UNKNOWN, "layer": ""}
-    return {
-        "dataset": births[0]["dataset"] if births else settings["dataset"],
-        "backbone": births[0]["backbone"] if births else settings["backbone"],
-        "profile": "+".join(sorted({birth["profile"] for birth in births})) or _UNKNOWN,
-        "layer": "+".join(sorted(layers)),
-    }
-
-
-def _cell(content: dict[str, Any], task: str, setting: str, metric: str, combination: str) -> Cell:
-    origin, results = origin_of(content), content["results"]
+def _cell(record: ResultRecord, task: str, setting: str, metric: str, combination: str) -> Cell:
+    content, results = record.content, record.content["results"]
+    origin = origin_of(content)
     scores, baseline = results[combination], results.get(EMBEDDINGS, {}).get(metric)
-    protocol = Protocol(task, setting, origin["profile"], _details(content, origin))
-    std = scores.get(f"{metric}-std")
-    as_published = _as_published(content, origin)
+    std, is_as_published = scores.get(f"{metric}-std"), as_published(content, origin)
     key = PublishedKey(task, setting, origin["backbone"], origin["dataset"], combination)
     return Cell(
-        protocol=protocol,
+        protocol=Protocol(task, setting, origin["profile"], details_of(content, origin)),
         backbone=origin["backbone"],
         dataset=origin["dataset"],
         combination=combination,
@@ -175,10 +148,12 @@ def _cell(content: dict[str, Any], task: str, setting: str, metric: str, combina
         std=None if std is None else 100 * std,
         runs=len(content.get("runs", [None])),
         gain=None if baseline is None or combination == EMBEDDINGS else 100 * (scores[metric] - baseline),
-        as_published=as_published,
-        published=published_value(key) if as_published else None,
+        as_published=is_as_published,
+        published=published_value(key) if is_as_published else None,
         layer=origin["layer"],
         warnings=len(content.get("warnings", [])),
+        identity=identity_of(entries_of(content, combination)),
+        put_aside=record.put_aside,
     )
 
 
@@ -187,69 +162,6 @@ def _metric_of(content: dict[str, Any]) -> str:
 
     dataset = origin_of(content)["dataset"]
     return DATASETS[dataset].metric if dataset in DATASETS and content["task"] != "clustering" else "accuracy"
-
-
-def _details(content: dict[str, Any], origin: dict[str, str]) -> str:
-    """The settings that set one protocol apart from another, in words."""
-    settings = content["settings"]
-    other_layer = [] if _is_usual_layer(origin) else [f"layer {origin['layer']}"]
-    named = [("k", "k"), ("pca_dim", "PCA"), ("solver", "solver"), ("tolerance", "tolerance")]
-    parts = [f"{word} {settings[name]}" for name, word in named if settings.get(name) is not None]
-    parts += other_layer
-    parts += [f"array {settings['layer_key']}"] if settings.get("layer_key") not in (None, _USUAL_ARRAY) else []
-    parts += [f"rows of {settings['test_split']}"] if settings.get("test_split", "test") != "test" else []
-    for name in ("normalize", "normalize_embeddings"):
-        parts += (
-            [f"no {name.replace('_', ' of ').replace('normalize', 'L2 norm')}"] if not settings.get(name, True) else []
-        )
-    parts += ["cosine after PCA"] if settings.get("renormalise_after_pca") else []
-    parts += ["stratified draw"] if _sampling(settings) == "stratified" else []
-    if settings.get("shots") and settings.get("few_shot_validation", "published") != "published":
-        parts.append(f"lambda by {settings['few_shot_validation']}")
-    return ", ".join(parts)
-
-
-def _sampling(settings: dict[str, Any]) -> str | None:
-    """How shots were drawn; None where all train rows are used."""
-    return settings.get("few_shot_sampling", "balanced") if settings.get("shots") else None
-
-
-def _as_published(content: dict[str, Any], origin: dict[str, str]) -> bool:
-    """Whether k, PCA, rows and draws are those of the published tables."""
-    from fungi.backbones.base import BACKBONES
-
-    settings = content["settings"]
-    backbone, dataset = origin["backbone"], origin["dataset"]
-    return (
-        settings.get("k", _PUBLISHED_K) == _PUBLISHED_K
-        and backbone in BACKBONES
-        and _sampling(settings) in (None, "stratified" if BACKBONES[backbone].modality == "text" else "balanced")
-        and settings["pca_dim"] == usual_pca_dim(dataset, backbone)
-        and _is_usual_layer(origin)
-        and _validated_as_published(content, dataset)
-        and settings.get("normalize", True)
-        and settings.get("normalize_embeddings", True)
-        and not settings.get("renormalise_after_pca", False)
-        and settings.get("test_split", "test") in ("test", "query")
-    )
-
-
-def _is_usual_layer(origin: dict[str, str]) -> bool:
-    """Whether gradients are those of the backbone's own layer, as far as the files tell."""
-    from fungi.backbones.base import BACKBONES
-
-    known = origin["layer"] and origin["backbone"] in BACKBONES
-    spec = BACKBONES[origin["backbone"]] if known else None
-    return spec is None or origin["layer"] == spec.layer_path(spec.layer)
-
-
-def _validated_as_published(content: dict[str, Any], dataset: str) -> bool:
-    """Whether a linear probe chose lambda on the official validation split where the dataset has one."""
-    from fungi.data.base import DATASETS
-
-    official = dataset in DATASETS and "valid" in DATASETS[dataset].splits
-    linear = content.get("task", "").startswith("linear")
-    return not (official and linear) or all("valid" in run for run in content["provenance"]["features"])
 
 
 def _mean(cells: list[Cell]) -> Cell:

@@ -10,9 +10,10 @@ import numpy as np
 
 from fungi.combine.names import in_order
 from fungi.evaluators.metrics import per_class_accuracy
-from fungi.report.cells import Cell, ResultRecord, origin_of, setting_of
+from fungi.report.cells import Cell, ResultRecord
 from fungi.report.figures import Series, bars, curves, grouped_bars, heatmap, sorted_differences
 from fungi.report.gain_table import by_size_and_order
+from fungi.report.protocol import origin_of, setting_of
 from fungi.report.published import MEAN
 from fungi.report.tables import Table, label
 from fungi.store.layout import EMBEDDINGS
@@ -33,7 +34,7 @@ def draw_all(
     drawn += _shots(folder, cells)
     drawn += _layers(folder, cells)
     for record in records:
-        draw = _DRAWN_FROM_RECORDS.get(record.content.get("task", ""))
+        draw = None if record.put_aside else _DRAWN_FROM_RECORDS.get(record.content.get("task", ""))
         drawn += draw(folder, record) if draw else []
     return drawn
 

@@ -5,16 +5,17 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fungi.report.cells import Cell, Protocol, mean_cells
+from fungi.report.cells import Cell, mean_cells
 from fungi.report.gain_table import by_size_and_order
+from fungi.report.protocol import Protocol
 from fungi.report.published import MEAN, backbone_labels, mean_datasets
 
 MISSING = "-"
 LEGEND = (
     "Percent. `76.5 ± 0.4 (+8.5) [76.0, +0.5]`: value, population standard deviation over runs where there are several,"
     " gain over the embeddings alone, and in brackets the published value and how far ours is from it."
-    f" `{MISSING}`: missing. Published values stand only beside results with the paper's k and PCA size;"
-    " the profile tells whether features were made as the published code made them."
+    f" `{MISSING}`: missing. Published values stand only beside results with the published settings; what else"
+    " was set stands in the heading, and the profile tells whether features were made as the published code made them."
 )
 CSV_COLUMNS = (
     "task",

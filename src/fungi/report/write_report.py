@@ -39,7 +39,7 @@ class ReportSettings:
 def run(settings: ReportSettings) -> list[Path]:
     """Write the report; the files written."""
     try:
-        records = read_results(settings.results)
+        records = read_results(settings.results, put_aside=True)
     except FungiError as error:
         if missing := _missing(settings):
             raise FungiError(f"{error}\n{missing}") from None

@@ -1,0 +1,107 @@
+"""What sets features apart from the published ones, in words, as their birth records tell it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from fungi.backbones.base import BACKBONES
+from fungi.backbones.loading import choose_input
+from fungi.data.base import DATASETS
+from fungi.errors import FungiError
+from fungi.objectives.binding import bind
+from fungi.profiles import PROFILES
+from fungi.store.birth import WITNESSES
+from fungi.store.layout import EMBEDDINGS
+
+USUAL_SEED = 42
+_ARGUMENT = re.compile(r"(\w+)=(\([^()]*\)|[^,()]+)")
+Entry = dict[str, Any]
+"""What a result's provenance says of one feature of one split: file, array, birth, layer, size."""
+
+
+def entries_of(content: dict[str, Any], combination: str | None = None) -> list[tuple[str, Entry]]:
+    """(feature, entry) of every file that a result rests on, or of those of a combination."""
+    wanted = None if combination is None else combination.split("+")
+    return [
+        (feature, entry)
+        for run in content["provenance"]["features"]
+        for split in run.values()
+        for feature, entry in split.items()
+        if wanted is None or feature in wanted
+    ]
+
+
+def unusual_features(entries: Iterable[tuple[str, Entry]]) -> list[str]:
+    """What differs from features as published, each thing once: weights, objectives, projection, bias."""
+    found = [text for feature, entry in entries if entry.get("birth") for text in _unusual(feature, entry)]
+    return list(dict.fromkeys(found))
+
+
+def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[str]:
+    """Seeds and compute dtypes of the extractions where they are not the usual ones: they move numbers a little."""
+    births = [entry["birth"] for _, entry in entries if entry.get("birth")]
+    seeds = sorted({birth.get("seed", USUAL_SEED) for birth in births})
+    types = sorted({birth.get("dtype", "float32") for birth in births} - {"float32"})
+    shown = [] if seeds in ([], [USUAL_SEED]) else [f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}"]
+    return shown + [f"extracted in {name}" for name in types]
+
+
+def identity_of(entries: Iterable[tuple[str, Entry]]) -> str:
+    """A hash of all that decides the features: equal for features made in the same way of the same data."""
+    facts = []
+    for feature, entry in entries:
+        birth = entry.get("birth")
+        made = {name: value for name, value in birth.items() if name not in WITNESSES} if birth else entry.get("file")
+        facts.append([feature, made, entry.get("layer"), entry.get("array")])
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def _unusual(feature: str, entry: Entry) -> list[str]:
+    birth, layer = entry["birth"], entry.get("layer") or {}
+    spec = BACKBONES[birth["backbone"]] if birth["backbone"] in BACKBONES else None
+    source = birth.get("weights_source", "")
+    found = ["random weights"] if source.startswith("random") else []
+    found += [f"checkpoint {birth['weights_hash'][:8]}"] if source.startswith("checkpoint") else []
+    kind = layer.get("projection_kind", "binary")
+    found += [f"{kind} projection"] if kind != "binary" else []
+    if spec and feature != EMBEDDINGS and entry.get("size", spec.projection_dim) != spec.projection_dim:
+        found.append(f"projected to {entry['size']}")
+    if spec and layer.get("bias", spec.bias) != spec.bias:
+        found.append("no gradient of the bias" if spec.bias else "gradient of a bias")
+    name = feature.split(":")[0]
+    usual = _usual_settings(name, birth["backbone"], birth["dataset"], birth.get("profile", "clean"))
+    return found + _differences(name, birth.get("objective_settings") or {}, usual)
+
+
+@cache
+def _usual_settings(objective: str, backbone: str, dataset: str, profile: str) -> dict[str, Any]:
+    """Settings of an objective where none are given; empty where that can't be known."""
+    if objective == EMBEDDINGS or backbone not in BACKBONES or profile not in PROFILES:
+        return {}
+    spec = BACKBONES[backbone]
+    given = choose_input(spec, PROFILES[profile])
+    options = DATASETS[dataset].input_options if dataset in DATASETS else None
+    if options:
+        given = replace(given, **options)
+    try:
+        bound = bind(objective, embedding_dim=spec.embedding_dim, input_spec=given, seed=USUAL_SEED)
+    except FungiError:  # an objective of somebody's own, which is not registered here
+        return {}
+    return json.loads(json.dumps(bound.settings, default=str))
+
+
+def _differences(objective: str, made: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+    """`simclr temperature 5`, for settings that both know. Views are texts, of which the arguments that differ count."""
+    found = []
+    for name in made.keys() & usual.keys():
+        if name == "views" and made[name] != usual[name]:
+            mine, theirs = (dict(_ARGUMENT.findall(text)) for text in (made[name], usual[name]))
+            changed = [f"{key} {value}" for key, value in mine.items() if theirs.get(key) != value]
+            found += changed or ["other views"]
+        elif made[name] != usual[name]:
+            found.append(f"{name} {made[name]}")
+    return [f"{objective} {text.replace('_', ' ')}" for text in sorted(found)]
