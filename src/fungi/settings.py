@@ -27,6 +27,10 @@ from fungi.errors import FungiError
 Settings = TypeVar("Settings")
 
 
+Decides = Literal["scores", "contents", "nothing"]
+"""What a setting of an evaluation decides: the scores; which of them a result file holds, but none of their values; or
+neither, as it says where and how to compute."""
+
 Bounds = tuple[int | float, int | float]
 """Smallest and largest value that make sense, both allowed."""
 
@@ -42,19 +46,25 @@ def setting(
     aliases: tuple[str, ...] = (),
     within: Bounds | None = None,
     first_word: bool = False,
+    decides: Decides = "scores",
+    mark: str | None = None,
 ) -> Any:
     """A field of a settings class: its default, its help text and, where the name differs, its flag and aliases.
 
     within: bounds of a number, or of each of several. All numbers have some (a test sees to it).
     first_word: a command line may begin with its value, without the flag.
+    decides: what takes part in the identity of a result; who says nothing, decides the scores.
+    mark: what stands before an unusual value in the name of a result file; the field's name if absent.
     """
     metadata = {"help": help, "flag": flag, "aliases": aliases, "within": within, "first_word": first_word}
+    metadata |= {"decides": decides, "mark": mark}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def required(help: str, *, flag: str | None = None, within: Bounds | None = None) -> Any:
     """A field without a default: the flag has to be given."""
-    return dataclasses.field(metadata={"help": help, "flag": flag, "aliases": (), "within": within})
+    metadata = {"help": help, "flag": flag, "aliases": (), "within": within, "decides": "scores", "mark": None}
+    return dataclasses.field(metadata=metadata)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -125,7 +125,7 @@ def test_different_protocols_never_share_a_table():
         )
     )
     assert sorted(str(table.protocol) for table in tables) == [
-        "knn, 5-shot drawn, profile published, k 20, PCA 512",
+        "knn, 5-shot drawn, profile published, k 20, PCA 512, draws 1 2",
         "knn, 5-shot, profile published, k 20, PCA 512",
         "knn, full, profile clean, k 20, PCA 512",
         "knn, full, profile published, k 20, PCA 512",

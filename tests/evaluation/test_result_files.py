@@ -104,7 +104,7 @@ def test_few_shot_draws_are_runs_too(tmp_path):
     make_folder(tmp_path)
     found = knn_concat.run(settings_for(tmp_path, shots=3, few_shot_seed=(1, 2)))
     assert [run["few_shot_seed"] for run in found["runs"]] == [1, 2]
-    assert result_of(tmp_path, "knn-3shot-pca4-k5").exists()
+    assert result_of(tmp_path, "knn-3shot-pca4-k5-draws1+2").exists()
 
 
 def test_means_over_different_rows_are_refused(tmp_path):

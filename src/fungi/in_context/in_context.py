@@ -38,12 +38,18 @@ class InContextSettings(FeatureSettings):
 
     dataset: str = setting("banking-77", "text dataset")
     backbone: str = setting("bert-base-uncased", "text backbone whose features retrieve")
-    data_dir: Path = setting(Path("data"), "folder of the datasets")
-    k: int = setting(20, "examples per prompt", within=(1, 10_000))
-    queries: int | None = setting(None, "take the first so many test texts; all if absent", within=(1, 10**9))
-    endpoint: str | None = setting(None, "ask this address (with /v1) for answers; nothing is sent if absent")
-    model: str = setting("gpt-4o-mini", "model to ask")
-    key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the endpoint's key, if it wants one")
+    data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing")
+    k: int = setting(20, "examples per prompt", within=(1, 10_000), mark="k")
+    queries: int | None = setting(
+        None, "take the first so many test texts; all if absent", within=(1, 10**9), mark="first"
+    )
+    endpoint: str | None = setting(
+        None, "ask this address (with /v1) for answers; nothing is sent if absent", decides="nothing"
+    )
+    model: str = setting("gpt-4o-mini", "model to ask", mark="")
+    key_variable: str = setting(
+        "OPENAI_API_KEY", "environment variable that holds the endpoint's key, if it wants one", decides="nothing"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

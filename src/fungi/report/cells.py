@@ -14,6 +14,7 @@ from fungi.report.result_file import PUT_ASIDE, read_result
 from fungi.runtime.log import logger
 from fungi.store.layout import EMBEDDINGS
 
+
 @dataclass(frozen=True)
 class Cell:
     """One number, in percent.
@@ -56,7 +57,8 @@ class ResultRecord:
 def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[ResultRecord]:
     """Every result file in the folders (`results`, and the original harness's `logs`), or named itself.
 
-    put_aside: with those that made room for results of other features. MissingFilesError where there is none. A file that is none of ours is named and left out.
+    put_aside: with those that made room for results of other features.
+    MissingFilesError where there is none. A file that is none of ours is named and left out.
     """
     paths: list[Path] = []
     for place in places:

@@ -62,7 +62,8 @@ def identity_of(entries: Iterable[tuple[str, Entry]]) -> str:
 
 def _unusual(feature: str, entry: Entry) -> list[str]:
     birth, layer = entry["birth"], entry.get("layer") or {}
-    spec = BACKBONES[birth["backbone"]] if birth["backbone"] in BACKBONES else None
+    known = birth["backbone"] in BACKBONES
+    spec = BACKBONES[birth["backbone"]] if known else None
     source = birth.get("weights_source", "")
     found = ["random weights"] if source.startswith("random") else []
     found += [f"checkpoint {birth['weights_hash'][:8]}"] if source.startswith("checkpoint") else []
@@ -95,7 +96,7 @@ def _usual_settings(objective: str, backbone: str, dataset: str, profile: str) -
 
 
 def _differences(objective: str, made: dict[str, Any], usual: dict[str, Any]) -> list[str]:
-    """`simclr temperature 5`, for settings that both know. Views are texts, of which the arguments that differ count."""
+    """`simclr temperature 5`, for settings that both know. Of views, which are texts, the arguments that differ."""
     found = []
     for name in made.keys() & usual.keys():
         if name == "views" and made[name] != usual[name]:

@@ -8,6 +8,7 @@
 `results` holds means and population standard deviations (`accuracy`, `accuracy-std`), and `runs` what each run gave.
 """
 
+import glob
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,16 +45,26 @@ class ResultFile:
     """A result file in the making.
 
     Opening one whose settings and input files are the same goes on from what is there. A file of other settings at the
-    same path is put aside as `<name>.previous-1.json`, `-2`, ..., so that nothing computed is lost.
+    same path is put aside as `<name>.previous-1.json`, `-2`, ..., so that nothing computed is lost;
+    reports read it as long as its features are others.
 
-    task: `knn`, `linear`, ...; settings: all that decides the numbers; runs: what to evaluate, in order.
+    task: `knn`, `linear`, ...; settings: all that decides what it holds; runs: what to evaluate, in order; unusual:
+    the settings that decide scores and are not the usual ones, for the headings of tables.
     """
 
-    def __init__(self, path: Path, task: str, settings: Mapping[str, Any], runs: list[Run]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        task: str,
+        settings: Mapping[str, Any],
+        runs: list[Run],
+        unusual: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = path
         self.task = task
         self.settings = _plain(settings)
         self.runs = runs
+        self.unusual = None if unusual is None else _plain(unusual)
         self.test_targets: list[int] = []
         self.complete = False
         self._resume()
@@ -76,6 +87,7 @@ class ResultFile:
             "schema_version": SCHEMA_VERSION,
             "task": self.task,
             "settings": self.settings,
+            **({} if self.unusual is None else {"unusual": self.unusual}),
             "provenance": {
                 "features": [run.features for run in self.runs],
                 "versions": package_versions(),
@@ -108,31 +120,55 @@ class ResultFile:
             logger.info("%s holds %d finished results of these settings and files: they are kept", self.path, done)
 
     def _take_in_what_is_there(self) -> bool:
-        """Add what the file holds of the same settings and files; put another file aside. Whether it was the same."""
+        """Add what the file holds of the same settings and files; put another file aside. Whether there was any.
+
+        Where features change back to what they were, the file that was put aside for others has its place again.
+        """
         if not self.path.exists():
             return False
-        try:
-            found = read_result(self.path)
-            earlier = found.get("runs") or [{"results": found["results"], "warnings": found.get("warnings", [])}]
-            same = (
-                found.get("settings") == self.settings
-                and origins(found["provenance"]["features"]) == origins([_plain(run.features) for run in self.runs])
-                and len(earlier) == len(self.runs)
-            )
-        except (FungiError, KeyError, TypeError, AttributeError):
-            same = False
-        if not same:
-            names = (self.path.with_suffix(f"{PUT_ASIDE}{number}.json") for number in count(1))
-            aside = next(name for name in names if not name.exists())
-            self.path.replace(aside)
-            logger.info("%s held results of other settings or input files: put aside as %s", self.path, aside.name)
-            return False
-        for run, entry in zip(self.runs, earlier, strict=True):
+        found = self._same(self.path)
+        if found is None:
+            earlier = [(path, self._same(path)) for path in self._put_aside()]
+            self.path.replace(self._free_name())
+            logger.info("%s held results of other settings or input files: put aside", self.path)
+            back, found = next((entry for entry in earlier if entry[1] is not None), (self.path, None))
+            if found is None:
+                return False
+            back.replace(self.path)
+        results = found.get("runs") or [{"results": found["results"], "warnings": found.get("warnings", [])}]
+        for run, entry in zip(self.runs, results, strict=True):
             run.results = {**entry["results"], **run.results}
             run.warnings = list(dict.fromkeys([*entry["warnings"], *run.warnings]))
         self.test_targets = self.test_targets or found.get("test_targets", [])
         self.complete = self.complete or bool(found.get("complete"))
         return True
+
+    def _same(self, path: Path) -> dict[str, Any] | None:
+        """The content of a file, if it is of the same settings and input files.
+
+        Settings that a file of an earlier version does not know had what is the usual value now.
+        """
+        try:
+            found = read_result(path)
+            settings, unusual = found["settings"], self.settings if self.unusual is None else self.unusual
+            same = (
+                all(
+                    settings[name] == value if name in settings else name not in unusual
+                    for name, value in self.settings.items()
+                )
+                and origins(found["provenance"]["features"]) == origins([_plain(run.features) for run in self.runs])
+                and len(found.get("runs") or [found["results"]]) == len(self.runs)
+            )
+        except (FungiError, KeyError, TypeError, AttributeError):
+            return None
+        return found if same else None
+
+    def _put_aside(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{glob.escape(self.path.stem)}{PUT_ASIDE}*.json"))
+
+    def _free_name(self) -> Path:
+        names = (self.path.with_suffix(f"{PUT_ASIDE}{number}.json") for number in count(1))
+        return next(name for name in names if not name.exists())
 
 
 def _require_a_result(path: Path) -> None:

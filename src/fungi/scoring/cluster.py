@@ -25,9 +25,11 @@ class ClusterSettings(FeatureSettings):
 
     task: ClassVar[str] = "clustering"
 
-    all_combinations: bool = setting(False, "every combination, in place of the nested ones")
-    restarts: int = setting(10, "random starts of k-means, of which the best is kept", within=(1, 10_000))
-    seed: int = setting(42, "seed of the starts", within=SEEDS)
+    all_combinations: bool = setting(False, "every combination, in place of the nested ones", decides="contents")
+    restarts: int = setting(
+        10, "random starts of k-means, of which the best is kept", within=(1, 10_000), mark="restarts"
+    )
+    seed: int = setting(42, "seed of the starts", within=SEEDS, mark="seed")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,7 +16,7 @@ from fungi.errors import FungiError
 from fungi.report.result_file import ResultFile, Run, Scores
 from fungi.runtime.log import logger, progress
 from fungi.runtime.tracking import track
-from fungi.scoring.feature_files import Splits, open_splits, provenance
+from fungi.scoring.feature_files import Splits, fitted_rows, open_splits, provenance
 from fungi.scoring.feature_settings import FeatureSettings, open_result
 from fungi.store.joining import check_runs
 
@@ -92,6 +92,8 @@ def _tasks(
 
 def _evaluate_run(task: Task, missing: list[Combination], scorer: Scorer, result: ResultFile) -> None:
     _keep_test_targets(result, scorer.test_targets, task)
+    if split := fitted_rows(task.splits):
+        note(task.run, f"the scored rows are those of the {split} split, which was fitted on.")
     for combination in progress(missing, total=len(missing), label=result.task, unit="combination"):
         scores = scorer.score(combination)
         for text in scorer.warnings():

@@ -3,8 +3,10 @@
 Files are found by dataset and backbone below `--root`, or given one by one with the flags of the original harness.
 """
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,13 +16,15 @@ from fungi.combine.few_shot import few_shot_rows, stratified_rows
 from fungi.combine.protocol import DEFAULT_PCA_DIM, usual_pca_dim
 from fungi.errors import FungiError
 from fungi.report.result_file import ResultFile, Run
-from fungi.settings import SEEDS, as_json, setting
+from fungi.settings import SEEDS, Decides, as_json, setting
 from fungi.store.layout import Layout
 
 DEFAULT_LAYER_KEY = "attn_proj"
 
-# These say where and how to compute, not what: they take no part in deciding whether a result is of the same settings.
-_INCIDENTAL = {"root", "device", "block_rows", "memory_gb", "output", "backend", "wandb"}
+_IN_THE_PATH = ("dataset", "backbone", "shots")
+_FIRST = ("pca_dim", "k", "layer_key", "test_split", "tolerance", "solver", "combinations", "few_shot_sampling")
+"""Order of marks in file names; other settings follow in the order of their fields."""
+_LONGEST_VALUE, _LONGEST_NAME = 32, 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,36 +39,57 @@ class FeatureSettings:
     dataset: str = setting("digits", "dataset whose features to evaluate")
     backbone: str = setting("digits-vit", "backbone whose features to evaluate")
     root: tuple[Path, ...] = setting(
-        (Path("features"),), "folder of the feature files; several (one per extraction seed) give mean and deviation"
+        (Path("features"),),
+        "folder of the feature files; several (one per extraction seed) give mean and deviation",
+        decides="nothing",
     )
     features: tuple[str, ...] = setting(
-        (), "features to combine, e.g. embeddings kl dino; all that are found if absent"
+        (), "features to combine, e.g. embeddings kl dino; all that are found if absent", decides="contents", mark=""
     )
-    train_split: str = setting("train", "split to fit on")
-    test_split: str = setting("test", "split to score")
+    train_split: str = setting("train", "split to fit on", mark="fit-on-")
+    test_split: str = setting("test", "split to score", mark="on-")
     layer_key: str | None = setting(
-        None, f"array of the gradient files; {DEFAULT_LAYER_KEY} if absent, or the only one there is"
+        None, f"array of the gradient files; {DEFAULT_LAYER_KEY} if absent, or the only one there is", mark=""
     )
     pca_dim: int | None = setting(
         None,
         f"components to reduce to; the backbone's own default if absent ({DEFAULT_PCA_DIM} if it is not known)",
         within=(1, 10**6),
+        mark="pca",
     )
     normalize: bool = setting(True, "L2-normalise each gradient block")
     normalize_embeddings: bool = setting(True, "L2-normalise each embedding block")
-    train_targets: Path | None = setting(None, "explicit files: HDF5 file with the train labels")
-    test_targets: Path | None = setting(None, "explicit files: HDF5 file with the test labels")
-    train_embeddings_datasets: tuple[Path, ...] = setting((), "explicit files: embeddings of the train split")
-    test_embeddings_datasets: tuple[Path, ...] = setting((), "explicit files: embeddings of the test split")
-    train_datasets: tuple[str, ...] = setting((), "explicit files: gradients of the train split, FILE:KEY each")
-    test_datasets: tuple[str, ...] = setting((), "explicit files: gradients of the test split, FILE:KEY each")
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-    block_rows: int = setting(8192, "rows of the feature files held at once", within=(1, 2**24))
-    memory_gb: float = setting(
-        4.0, "features stay in memory if they need no more than this; else they are streamed", within=(0, 2**14)
+    train_targets: Path | None = setting(None, "explicit files: HDF5 file with the train labels", decides="contents")
+    test_targets: Path | None = setting(None, "explicit files: HDF5 file with the test labels", decides="contents")
+    train_embeddings_datasets: tuple[Path, ...] = setting(
+        (), "explicit files: embeddings of the train split", decides="contents"
     )
-    output: Path | None = setting(None, "result file; <root>/results/... if absent", aliases=("--logs-output-path",))
-    wandb: bool = setting(False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise")
+    test_embeddings_datasets: tuple[Path, ...] = setting(
+        (), "explicit files: embeddings of the test split", decides="contents"
+    )
+    train_datasets: tuple[str, ...] = setting(
+        (), "explicit files: gradients of the train split, FILE:KEY each", decides="contents"
+    )
+    test_datasets: tuple[str, ...] = setting(
+        (), "explicit files: gradients of the test split, FILE:KEY each", decides="contents"
+    )
+    score_fitted_rows: bool = setting(
+        False, "score rows even where they are the ones that were fitted; tables say so", mark="fitted-rows"
+    )
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
+    block_rows: int = setting(8192, "rows of the feature files held at once", within=(1, 2**24), decides="nothing")
+    memory_gb: float = setting(
+        4.0,
+        "features stay in memory if they need no more than this; else they are streamed",
+        within=(0, 2**14),
+        decides="nothing",
+    )
+    output: Path | None = setting(
+        None, "result file; <root>/results/... if absent", aliases=("--logs-output-path",), decides="nothing"
+    )
+    wandb: bool = setting(
+        False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise", decides="nothing"
+    )
 
     def __post_init__(self) -> None:
         at_least_one(self, "block_rows", "pca_dim")
@@ -123,9 +148,22 @@ class FeatureSettings:
         return ""
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide the numbers, as JSON, with defaults filled in."""
-        values = {name: value for name, value in as_json(self).items() if name not in _INCIDENTAL}
-        return values | {"dataset": self.dataset_name, "backbone": self.backbone_name, "pca_dim": self.reduced_dim}
+        """The settings that decide what the result file holds, as JSON, with defaults filled in."""
+        named = {"dataset": self.dataset_name, "backbone": self.backbone_name, "pca_dim": self.reduced_dim}
+        return self._as_json("scores", "contents") | named
+
+    def unusual(self) -> dict[str, Any]:
+        """The settings that decide scores and are not the usual ones, as JSON: what a table has to say of a result."""
+        usual = {field.name: json.loads(json.dumps(field.default, default=str)) for field in fields(self)}
+        return {
+            name: value
+            for name, value in self._as_json("scores").items()
+            if name not in (*_IN_THE_PATH, "pca_dim") and value != usual[name]
+        }
+
+    def _as_json(self, *kinds: Decides) -> dict[str, Any]:
+        chosen = {field.name for field in fields(self) if field.metadata["decides"] in kinds}
+        return {name: value for name, value in as_json(self).items() if name in chosen}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +174,15 @@ class FewShotSettings(FeatureSettings):
         None, "train examples per class; all if absent", aliases=("--train-size",), within=(1, 10**6)
     )
     few_shot_seed: tuple[int, ...] = setting(
-        (), "draw the shots at random, once per seed given; the first ones in file order if absent", within=SEEDS
+        (),
+        "draw the shots at random, once per seed given; the first ones in file order if absent",
+        within=SEEDS,
+        mark="draws",
     )
     few_shot_sampling: Literal["balanced", "stratified"] = setting(
-        "balanced", "as many shots of each class, or shares as in the train split (the published rule for texts)"
+        "balanced",
+        "as many shots of each class, or shares as in the train split (the published rule for texts)",
+        mark="",
     )
 
     def __post_init__(self) -> None:
@@ -176,14 +219,14 @@ class FewShotSettings(FeatureSettings):
 
 def open_result(settings: FeatureSettings, task: str, runs: list[Run]) -> ResultFile:
     """The result file of an evaluation, with what an earlier run of the same settings left in it."""
-    return ResultFile(result_path(settings, task), task, settings.deciding(), runs)
+    return ResultFile(result_path(settings, task), task, settings.deciding(), runs, settings.unusual())
 
 
 def result_path(settings: FeatureSettings, task: str) -> Path:
     """Where the result goes: `--output`, or below the root; other than default settings show in the name."""
     if settings.output is not None:
         return settings.output
-    name = "-".join([task, *_unusual(settings)])
+    name = _short("-".join([task, *_marks(settings)]))
     if settings.takes_files:
         return Path("results") / f"{name}.json"
     common = settings.root[0] if len(settings.root) == 1 else _common_folder(settings.root)
@@ -198,24 +241,36 @@ def _common_folder(roots: Sequence[Path]) -> Path:
     return common
 
 
-def _unusual(settings: FeatureSettings) -> list[str]:
-    """Parts of a file name for settings that are commonly varied, so that one result does not displace another."""
-    marks = {
-        "pca_dim": "pca",
-        "k": "k",
-        "layer_key": "",
-        "test_split": "on-",
-        "tolerance": "tol",
-        "solver": "",
-        "combinations": "",
-        "few_shot_sampling": "",
-    }
-    defaults = {field.name: field.default for field in fields(settings)}
-    return [
-        f"{mark}{getattr(settings, name)}"
-        for name, mark in marks.items()
-        if name in defaults and getattr(settings, name) != defaults[name]
-    ]
+def _marks(settings: FeatureSettings) -> list[str]:
+    """Parts of a file name for all that is not usual and decides something, so that no result displaces another.
+
+    Values that are long or paths are told apart by one hash of all of them.
+    """
+    known = {field.name: field for field in fields(settings)}
+    names = [*(name for name in _FIRST if name in known), *(name for name in known if name not in _FIRST)]
+    shown, hashed = [], []
+    for name in names:
+        field, value = known[name], getattr(settings, name)
+        if field.metadata["decides"] == "nothing" or name in _IN_THE_PATH or value == field.default:
+            continue
+        text = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        mark = name.replace("_", "-") if field.metadata["mark"] is None else field.metadata["mark"]
+        if isinstance(value, bool):
+            shown.append(mark if value else f"no-{mark}")
+        elif "/" in text or len(text) > _LONGEST_VALUE or "targets" in name or "datasets" in name:
+            hashed.append(f"{name}={text}")
+        else:
+            shown.append(f"{mark}{text}")
+    return [re.sub(r"[^\w.+=@-]+", "-", one) for one in shown] + ([_hash(" ".join(hashed))] if hashed else [])
+
+
+def _short(name: str) -> str:
+    """A name that every file system takes."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 9]}-{_hash(name)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def at_least_one(settings: Any, *names: str) -> None:

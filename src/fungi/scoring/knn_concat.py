@@ -39,12 +39,18 @@ class KnnSettings(FewShotSettings):
     task: ClassVar[str] = "knn"
 
     combinations: Literal["all", "nested", "single"] = setting(
-        "all", "all subsets of the features; the first, the first two, ...; or each feature alone"
+        "all",
+        "all subsets of the features; the first, the first two, ...; or each feature alone",
+        decides="contents",
+        mark="",
     )
-    k: int = setting(20, "neighbours that vote", within=(1, 10**6))
-    backend: Backend = setting("torch", "what searches the neighbours; all are exact and agree")
+    k: int = setting(20, "neighbours that vote", within=(1, 10**6), mark="k")
+    backend: Backend = setting("torch", "what searches the neighbours; all are exact and agree", decides="nothing")
     seed: int = setting(
-        42, "taken for the sake of the original harness's commands: kNN involves no randomness", within=SEEDS
+        42,
+        "taken for the sake of the original harness's commands: kNN involves no randomness",
+        within=SEEDS,
+        decides="nothing",
     )
 
     def __post_init__(self) -> None:

@@ -41,12 +41,16 @@ class RetrievalSettings(FeatureSettings):
 
     dataset: str = setting("oxford-landmarks", "landmarks to search in", aliases=("--dataset-name",))
     test_split: str = setting(
-        "test", f"queries: test (whole images, as published) or {CROPPED}", aliases=("--query-split",)
+        "test", f"queries: test (whole images, as published) or {CROPPED}", aliases=("--query-split",), mark="on-"
     )
-    data_dir: Path = setting(Path("data"), "folder of the datasets, for the ground truth", aliases=("--cache-dir",))
+    data_dir: Path = setting(
+        Path("data"), "folder of the datasets, for the ground truth", aliases=("--cache-dir",), decides="nothing"
+    )
     ground_truth: Path | None = setting(None, "ground truth as JSON, in place of the dataset's own file")
     renormalise_after_pca: bool = setting(False, "cosine in place of the inner product of PCA's output (as published)")
-    cutoffs: tuple[int, ...] = setting((1, 5, 10), "ranks for the mean precision", within=(1, 10**6))
+    cutoffs: tuple[int, ...] = setting(
+        (1, 5, 10), "ranks for the mean precision", within=(1, 10**6), decides="contents", mark="cutoffs"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

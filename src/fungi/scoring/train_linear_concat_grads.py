@@ -60,34 +60,49 @@ class LinearSettings(FewShotSettings):
 
     task: ClassVar[str] = "linear"
 
-    all_combinations: bool = setting(False, "every combination, in place of the nested ones")
-    valid_split: str = setting("valid", "split to choose lambda on; a fifth of the train split where it is not there")
-    valid_targets: Path | None = setting(None, "explicit files: HDF5 file with the validation labels")
-    valid_embeddings_datasets: tuple[Path, ...] = setting((), "explicit files: embeddings of the validation split")
-    valid_datasets: tuple[str, ...] = setting((), "explicit files: gradients of the validation split, FILE:KEY each")
-    solver: Solver = setting("cyanure", "cyanure: CPU, as published; lbfgs: torch, CPU or GPU")
-    tolerance: float = setting(1e-3, "relative duality gap to stop at", aliases=("--tol",), within=(0, 1))
+    all_combinations: bool = setting(False, "every combination, in place of the nested ones", decides="contents")
+    valid_split: str = setting(
+        "valid", "split to choose lambda on; a fifth of the train split where it is not there", mark="choose-on-"
+    )
+    valid_targets: Path | None = setting(
+        None, "explicit files: HDF5 file with the validation labels", decides="contents"
+    )
+    valid_embeddings_datasets: tuple[Path, ...] = setting(
+        (), "explicit files: embeddings of the validation split", decides="contents"
+    )
+    valid_datasets: tuple[str, ...] = setting(
+        (), "explicit files: gradients of the validation split, FILE:KEY each", decides="contents"
+    )
+    solver: Solver = setting("cyanure", "cyanure: CPU, as published; lbfgs: torch, CPU or GPU", mark="")
+    tolerance: float = setting(1e-3, "relative duality gap to stop at", aliases=("--tol",), within=(0, 1), mark="tol")
     compare_tolerances: tuple[float, ...] = setting(
-        (), "report what the final fit gives at these tolerances, too", within=(0, 1)
+        (),
+        "report what the final fit gives at these tolerances, too",
+        within=(0, 1),
+        decides="contents",
+        mark="tolerances",
     )
     max_epochs: int | None = setting(
         None,
         f"passes over the data of the final fit; {EPOCHS} if absent ({EPOCHS_OF_IMAGENET} for imagenet-1k)",
         aliases=("--max-iter",),
         within=(1, 10**7),
+        mark="epochs",
     )
     sweep_epochs: int | None = setting(
         None,
         "passes over the data of each fit of the lambda sweep; as for the final fit if absent",
         aliases=("--max-opt-iter",),
         within=(1, 10**7),
+        mark="sweep-epochs",
     )
     few_shot_validation: Literal["published", "cv", "none"] = setting(
         "published",
         "few-shot: choose lambda on the whole validation part, far larger than the shots (published), by"
         " cross-validation within the shots (cv), or take the middle of the grid (none)",
+        mark="lambda-",
     )
-    seed: int = setting(42, "seed of the validation split and of the solver", within=SEEDS)
+    seed: int = setting(42, "seed of the validation split and of the solver", within=SEEDS, mark="seed")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,282 @@
+"""What decides a number is part of its name: results that differ in a setting never displace each other, share a cell,
+or stand beside a published value (DESIGN 3.4)."""
+
+import dataclasses
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fungi.commands import COMMANDS
+from fungi.errors import FungiError
+from fungi.report.cells import ResultRecord, cells_of, distinct, read_results
+from fungi.report.tables import make_tables, to_markdown
+from fungi.scoring import knn_concat
+from fungi.scoring.cluster import ClusterSettings
+from fungi.scoring.feature_settings import FeatureSettings, result_path
+from fungi.scoring.knn_concat import KnnSettings
+from fungi.scoring.retrieval_eval import RetrievalSettings
+from fungi.scoring.train_linear_concat_grads import LinearSettings
+from fungi.settings import setting
+from tests.evaluation import feature_folder
+from tests.evaluation.feature_folder import BIRTH, LAYER, clustered, make_folder, write_array
+from tests.evaluation.test_report import content
+from tests.runtime.test_settings import CLASSES
+
+# A new field of an evaluation belongs here only if it can't change any score, however large or small its effect.
+DECIDE_NOTHING = {
+    "FeatureSettings": {"root", "device", "block_rows", "memory_gb", "output", "wandb"},
+    "KnnSettings": {"backend", "seed"},
+    "RetrievalSettings": {"data_dir"},
+    "InContextSettings": {"data_dir", "endpoint", "key_variable"},
+}
+EVALUATIONS = [kind for kind in CLASSES if issubclass(kind, FeatureSettings)]
+OTHER_VALUES = {
+    "few_shot_sampling": {"shots": 5, "few_shot_sampling": "stratified"},
+    "few_shot_seed": {"shots": 5, "few_shot_seed": (1, 2, 3)},
+    "shots": {"shots": 5},
+    "few_shot_validation": {"few_shot_validation": "cv"},
+    "combinations": {"combinations": "nested"},
+    "solver": {"solver": "lbfgs"},
+}
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_setting_says_what_it_decides(kind):
+    for field in dataclasses.fields(kind):
+        if "aliases" in field.metadata:
+            assert field.metadata["decides"] in ("scores", "contents", "nothing")
+
+
+def test_who_says_nothing_decides_the_scores():
+    assert setting(1, "a new flag").metadata["decides"] == "scores"
+
+
+@pytest.mark.parametrize("kind", EVALUATIONS, ids=lambda kind: kind.__name__)
+def test_what_decides_nothing_is_listed(kind):
+    listed = set().union(*(DECIDE_NOTHING.get(base.__name__, set()) for base in kind.__mro__))
+    assert {field.name for field in dataclasses.fields(kind) if field.metadata["decides"] == "nothing"} <= listed
+
+
+def other_value(field, default):
+    """Any value that is not the default."""
+    if field.name in OTHER_VALUES:
+        return OTHER_VALUES[field.name]
+    if isinstance(default, bool):
+        return {field.name: not default}
+    if isinstance(default, int | float):
+        return {field.name: default / 2 if isinstance(default, float) else default + 1}
+    if isinstance(default, tuple):
+        if "Path" in str(field.type):
+            return {field.name: (Path("x"),)}
+        numbers = "int" in str(field.type) or "float" in str(field.type)
+        return {field.name: (0.25,) if "float" in str(field.type) else (3,) if numbers else ("x",)}
+    return {field.name: 7 if "int" in str(field.type) else Path("x.json") if "Path" in str(field.type) else "other"}
+
+
+FIELDS = [
+    pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")
+    for kind in (KnnSettings, LinearSettings, RetrievalSettings, ClusterSettings)
+    for field in dataclasses.fields(kind)
+    if field.metadata["decides"] != "nothing"
+]
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS)
+def test_a_result_of_any_other_setting_has_a_place_of_its_own_and_says_so(kind, field):
+    usual, other = kind(), kind(**other_value(field, field.default))
+    without = replace(other, **{field.name: field.default}) if field.name != "shots" else usual
+    assert result_path(other, other.task_name) != result_path(without, without.task_name)
+    named = (field.name in other.unusual()) or field.name in ("dataset", "backbone", "pca_dim", "shots")
+    assert named == (field.metadata["decides"] == "scores")
+    assert usual.unusual() == {}
+
+
+def test_long_values_and_paths_become_one_hash_and_names_stay_short():
+    many = KnnSettings(shots=1, few_shot_seed=tuple(range(1000)))
+    longer = replace(many, few_shot_seed=tuple(range(1001)))
+    names = [result_path(one, "knn").parts[-3] for one in (many, longer)]
+    assert len(set(names)) == 2
+    assert all(len(name) < 30 for name in names)
+    long = LinearSettings(features=("embeddings", "kl", "dino"), layer_key="x" * 30, valid_split="y" * 30, seed=1)
+    assert len(result_path(replace(long, train_split="z" * 30, test_split="w" * 30), "linear").parts[-3]) <= 120
+    files = [KnnSettings(train_embeddings_datasets=(Path(name),)) for name in ("a/train.h5", "b/train.h5")]
+    assert len({result_path(one, "knn") for one in files}) == 2
+
+
+def test_names_that_results_always_had_are_kept():
+    shown = {
+        "knn": KnnSettings(),
+        "knn-pca4-k5": KnnSettings(k=5, pca_dim=4),
+        "knn-5shot-k5-mlp-stratified": KnnSettings(shots=5, k=5, layer_key="mlp", few_shot_sampling="stratified"),
+        "knn-single": KnnSettings(combinations="single", backend="faiss", seed=1, device="cpu"),
+        "linear-tol0.01-lbfgs": LinearSettings(tolerance=0.01, solver="lbfgs"),
+        "retrieval-on-test-cropped": RetrievalSettings(test_split="test-cropped"),
+    }
+    assert {name: result_path(one, one.task_name).parts[-3] for name, one in shown.items()} == {
+        name: name for name in shown
+    }
+
+
+def test_shots_in_file_order_and_drawn_ones_live_side_by_side(tmp_path):
+    make_folder(tmp_path, features=("embeddings", "kl"))
+    shared = {"root": (tmp_path,), "pca_dim": 4, "k": 5, "shots": 5}
+    for draws in ((), (1, 2, 3), (4,), ()):
+        knn_concat.run(KnnSettings(**shared, few_shot_seed=draws))
+    cells = distinct([cell for record in read_results([tmp_path]) for cell in cells_of(record)])
+    settings = {str(cell.protocol).partition(", profile")[0] for cell in cells}
+    assert settings == {"knn, 5-shot", "knn, 5-shot drawn"}
+    assert len({cell.protocol for cell in cells}) == 3
+    assert not list(tmp_path.rglob("*previous*"))
+
+
+UNLIKE = {
+    "train_split": ("trainval", "fitted on trainval"),
+    "normalize": (False, "no L2 norm of gradients"),
+    "max_epochs": (1, "max epochs 1"),
+    "solver": ("lbfgs", "solver lbfgs"),
+    "tolerance": (0.1, "tolerance 0.1"),
+    "few_shot_validation": ("cv", "lambda by cv"),
+    "renormalise_after_pca": (True, "cosine after PCA"),
+    "score_fitted_rows": (True, "FITTED ROWS ARE SCORED"),
+    "a_flag_of_tomorrow": (3, "a flag of tomorrow 3"),
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_unlike_settings_have_a_heading_of_their_own_without_the_published_value(name):
+    value, words = UNLIKE[name]
+    shots = {"shots": 5} if name.startswith("few") else {}
+    shared = {"backbone": "vit-b16-augreg-in1k"} | shots
+    usual = content({"embeddings": 0.3}, **shared) | {"unusual": {}}
+    unlike = content({"embeddings": 0.4}, **shared, **{name: value}) | {"unusual": {name: value}}
+    found = distinct([cell for one in (usual, unlike) for cell in cells_of(ResultRecord(Path("x.json"), one))])
+    assert len(found) == 2
+    assert [cell.published is not None for cell in found] == [True, False]
+    assert words in str(found[1].protocol)
+    assert words not in str(found[0].protocol)
+
+
+UNLIKE_FEATURES = {
+    "random weights": {"birth": {"weights_source": "random initialisation, seed 42", "weights_hash": "r"}},
+    "checkpoint weights-": {"birth": {"weights_source": "checkpoint mine.pth", "weights_hash": "weights-mine"}},
+    "kl temperature 5.0": {"birth": {"objective_settings": {"temperature": 5.0, "normalize": True}}},
+    "sparse projection": {"layer": {"projection_kind": "sparse"}},
+    "no gradient of the bias": {"layer": {"bias": False}},
+    "projected to 12": {"dim": 12},
+    "seed 43": {"birth": {"seed": 43}},
+    "extracted in bfloat16": {"birth": {"dtype": "bfloat16"}},
+}
+
+
+def features(root: Path, *, birth=None, layer=None, dim=96, dataset="pets"):
+    """Embeddings and KL gradients as extraction writes them, with some facts changed."""
+    layout = feature_folder.Layout(root)
+    shared = {"dataset": dataset, "weights_source": "published weights", "objective_settings": {"temperature": 15.0}}
+    for split, rows in (("train", 60), ("test", 20)):
+        for feature in ("embeddings", "kl"):
+            values, targets = clustered(rows, dim, 3, seed=len(split) + len(feature))
+            facts = shared | {"feature": feature, "split": split, "dataset_fingerprint": split} | (birth or {})
+            given = {"targets": targets} if feature == "embeddings" else {"layer": replace(LAYER, **KL | (layer or {}))}
+            path = layout.features(feature, dataset, "digits-vit", split)
+            write_array(path, KEYS[feature], values, birth=replace(BIRTH, **facts), **given)
+
+
+KL = {"layer": "blocks.3.attn.proj"}
+KEYS = {"embeddings": "embeddings", "kl": "attn_proj"}
+
+
+@pytest.mark.parametrize("words", UNLIKE_FEATURES)
+def test_unlike_features_have_a_heading_of_their_own_and_both_results_are_kept(words, tmp_path):
+    """The same root, extracted anew: the later result has the place, the earlier one stays in the report."""
+    settings = KnnSettings(root=(tmp_path,), dataset="pets", k=5)
+    features(tmp_path)
+    usual = knn_concat.run(settings)
+    features(tmp_path, **UNLIKE_FEATURES[words])
+    knn_concat.run(settings)
+    records = read_results([tmp_path], put_aside=True)
+    cells = distinct([cell for record in records for cell in cells_of(record)])
+    headings = {str(cell.protocol) for cell in cells}
+    assert len(headings) == 2
+    assert [words in heading for heading in sorted(headings, key=len)] == [False, True]
+    as_published = [cell.as_published for cell in cells if words in str(cell.protocol)]
+    assert set(as_published) == {False}  # k is 5 here; what else bars is looked at below
+    features(tmp_path)
+    assert knn_concat.run(settings) == usual  # taken back, not computed anew
+    assert len(list(tmp_path.rglob("results/**/*.json"))) == 2
+
+
+@pytest.mark.parametrize("words", [None, *UNLIKE_FEATURES])
+def test_only_seeds_and_precision_may_differ_from_the_published_features(words, tmp_path):
+    features(tmp_path, **UNLIKE_FEATURES.get(words, {}))
+    (record,) = _recorded(knn_concat.run(KnnSettings(root=(tmp_path,), dataset="pets")))
+    allowed = (None, "seed 43", "extracted in bfloat16")
+    assert {cell.as_published for cell in cells_of(record)} == {words in allowed}
+
+
+def _recorded(result):
+    return [ResultRecord(Path("x.json"), result)]
+
+
+def test_features_that_no_word_tells_apart_are_told_apart_by_their_hash(tmp_path):
+    found = []
+    for data in ("a", "b"):
+        features(tmp_path / data, birth={"dataset_fingerprint": f"{data}"} | {"input": data})
+        record = ResultRecord(
+            Path("x.json"), knn_concat.run(KnnSettings(root=(tmp_path / data,), dataset="pets", score_fitted_rows=True))
+        )
+        found += cells_of(record)
+    cells = distinct(found)
+    assert len(cells) == len(found)
+    assert len({str(cell.protocol) for cell in cells}) > 1
+    assert all("features " in str(cell.protocol) for cell in cells)
+
+
+def test_result_files_of_earlier_versions_go_on_and_load(tmp_path):
+    make_folder(tmp_path)
+    settings = KnnSettings(root=(tmp_path,), pca_dim=4, k=5, normalize=False)
+    knn_concat.run(settings)
+    (path,) = tmp_path.rglob("results/**/*.json")
+    found = json.loads(path.read_text())
+    del found["unusual"], found["settings"]["score_fitted_rows"]
+    found["settings"]["seed"] = 42
+    found["results"]["kl"]["accuracy"] = 0.123
+    path.write_text(json.dumps(found))
+    assert knn_concat.run(settings)["results"]["kl"]["accuracy"] == 0.123
+    path.write_text(json.dumps(found))
+    (record,) = read_results([tmp_path])
+    assert "no L2 norm of gradients" in to_markdown(make_tables(cells_of(record)))
+
+
+def test_fitted_rows_are_scored_only_where_that_is_asked_for_and_the_table_says_so(tmp_path, capsys):
+    make_folder(tmp_path)
+    flags = ["--root", str(tmp_path), "--pca-dim", "4", "--k", "1"]
+    for command, split in (("knn", "--train-split"), ("linear", "--train-split"), ("linear", "--valid-split")):
+        assert COMMANDS[command].main([*flags[: 4 if command == "linear" else 6], split, "test"]) == 2
+        error = capsys.readouterr().err
+        assert "are those of the " in error
+        assert "--score-fitted-rows" in error
+    assert COMMANDS["knn"].main([*flags, "--train-split", "test", "--score-fitted-rows"]) == 0
+    printed = capsys.readouterr().out
+    assert "warning: the scored rows are those of the train split, which was fitted on." in printed
+    (record,) = read_results([tmp_path])
+    assert record.path.parts[-3].endswith("fit-on-test-fitted-rows")
+    assert "FITTED ROWS ARE SCORED" in to_markdown(make_tables(cells_of(record)))
+    assert COMMANDS["knn"].main(flags) == 0
+    assert "fitted on" not in capsys.readouterr().out
+
+
+def test_fitted_rows_are_known_by_file_and_by_fingerprint(tmp_path):
+    layout = make_folder(tmp_path, features=("embeddings",))
+    train = layout.embeddings("digits", "digits-vit", "train")
+    link = tmp_path / "link.h5"
+    link.symlink_to(train)
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(train.read_bytes())
+    for other in (train, link, copy):
+        files = KnnSettings(
+            train_embeddings_datasets=(train,), test_embeddings_datasets=(other,), output=tmp_path / "r.json"
+        )
+        with pytest.raises(FungiError, match=r"are those of the train split, which is fitted on"):
+            knn_concat.run(files)
