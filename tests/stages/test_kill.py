@@ -1,52 +1,90 @@
-"""`kill -9` at any moment loses at most the block in flight: the same command again gives the same bytes of data."""
+"""Killing a stage at any moment loses at most the block in flight: the same command again gives the same bytes of data.
 
-import random
-import signal
+The law is checked by `scripts/kill_test.py`, which kills as often as it is told; here a few times.
+"""
+
+import importlib.util
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
-from tests.stages.conftest import arrays, assert_same_files
-
-KILLS = 30
-FLAGS = ("--dataset", "pictures", "--device", "cpu", "--objective", "kl", "dino", "--with-embeddings")
-
-
-def _command(root: Path, pictures: Path) -> list[str]:
-    where = ("--root", str(root), "--data-dir", str(pictures), "--block-size", "1", "--batch-size", "1")
-    return [sys.executable, "-m", "fungi", "extract-gradients", *FLAGS, *where]
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "kill_test.py"
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_do_not_show_in_the_files(pictures: Path, tmp_path: Path) -> None:
-    plain, killed = tmp_path / "plain", tmp_path / "killed"
-    start = time.monotonic()
-    subprocess.run(_command(plain, pictures), check=True, capture_output=True)
-    whole = time.monotonic() - start
-    assert len(arrays(plain)) == 8  # two splits of embeddings, targets, KL and DINO
-
-    moments = random.Random(0)
-    survived = 0
-    for _ in range(KILLS):
-        # The work is in the last part of a run (start-up is most of it): aim there, but not only there.
-        delay = moments.uniform(0.3, 1.0) * whole
-        process = subprocess.Popen(_command(killed, pictures), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(timeout=delay)
-            survived += 1
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        if survived and len(arrays(killed)) == len(arrays(plain)):
-            _start_over(killed)  # a finished run would be kept: there would be nothing left to kill
-    subprocess.run(_command(killed, pictures), check=True, capture_output=True)
-    assert survived < KILLS
-    assert_same_files(killed, plain)
+def test_kills_at_random_moments_do_not_show_in_the_files():
+    stages = ("gradients-simclr", "merge", "knn")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--kills", "15", "--stages", *stages],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "15 kills, 0 losses"
+    assert done.stdout.count("5 kills") == 4  # of each stage, and the last digit of the sum
+    assert "did not clean" not in done.stdout
 
 
-def _start_over(root: Path) -> None:
-    """Take one feature file away, so that the next run has work to do."""
-    min((root / "gradients").rglob("*.h5")).unlink()
+@pytest.fixture(scope="module")
+def kills():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("kill_test", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def _files(root: Path) -> None:
+    for name, text in (
+        ("gradients/d/b/kl-train.h5", None),
+        ("blocks/gradients/d/b/dino-train/key/000000.safetensors", "block"),
+        ("results/knn/d/b.json", '{"results": {"kl": {"accuracy": 0.5}, "dino": {"accuracy": 0.7}}}'),
+        ("projections/m.pth", "matrix"),
+    ):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if text is None:
+            with h5py.File(path, "w") as file:
+                file["attn"] = np.arange(6.0)
+        else:
+            path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda root: (root / "projections/m.pth").write_text("other"), "projections/m.pth"),
+        (lambda root: (root / "gradients/d/b/kl-train.h5").unlink(), "gradients/d/b/kl-train.h5:attn"),
+        (
+            lambda root: next(root.rglob("*.safetensors")).unlink(),
+            "blocks/gradients/d/b/dino-train/key/000000.safetensors",
+        ),
+        (
+            lambda root: (root / "results/knn/d/b.json").write_text('{"results": {"kl": {"accuracy": 0.5}}}'),
+            "results/knn/d/b.json:dino",
+        ),
+    ],
+)
+def test_the_script_would_see_a_loss(damage, named, kills, tmp_path):
+    _files(tmp_path)
+    before = kills.finished(tmp_path)
+    assert kills.missing_from(before, before) == []
+    damage(tmp_path)
+    assert kills.missing_from(kills.finished(tmp_path), before) == [named]
+
+
+def test_blocks_that_became_their_file_are_no_loss(kills, tmp_path):
+    _files(tmp_path)
+    before = kills.finished(tmp_path)
+    next(tmp_path.rglob("*.safetensors")).unlink()
+    with h5py.File(tmp_path / "gradients/d/b/dino-train.h5", "w") as file:
+        file["attn"] = np.arange(6.0)
+    assert kills.missing_from(kills.finished(tmp_path), before) == []

@@ -94,10 +94,13 @@ def test_a_misspelt_root_is_said(tmp_path, capsys):
 def test_a_kill_in_the_removal_leaves_nothing_that_looks_like_work(tmp_path, monkeypatch):
     blocks, _ = planned(tmp_path)
     fill(blocks)
-    monkeypatch.setattr("fungi.store.blocks.discard", lambda path: next(path.glob("*.safetensors")).unlink())
+    monkeypatch.setattr("fungi.store.blocks.sweep", lambda parent: next(parent.rglob("*.safetensors")).unlink())
     blocks.remove()
     monkeypatch.undo()
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
     assert block_folders(tmp_path) == []
+    blocks.remove()  # as the stage does, which finds the file there
+    assert list(tmp_path.rglob("*.safetensors")) == []
     planned(tmp_path)
     assert files_below(tmp_path) == {f"blocks/{FILE[:-3]}/{blocks.folder.name}/{MANIFEST}"}
 

@@ -22,6 +22,7 @@ from fungi.errors import FungiError
 from fungi.report.original_results import from_original, is_original
 from fungi.runtime.files import locked, written_whole
 from fungi.runtime.log import logger
+from fungi.runtime.owner import sweep
 from fungi.runtime.versions import code_commit, package_versions
 
 Scores = dict[str, Any]
@@ -110,6 +111,7 @@ class ResultFile:
                 temporary.write_text(json.dumps(self.content()) + "\n")
 
     def _resume(self) -> None:
+        sweep(self.path.parent)
         if not self.path.exists():
             return
         _require_a_result(self.path)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fungi.runtime.owner import unfinished_name
+from fungi.runtime.owner import sweep, unfinished_name
 
 LOCK = ".lock"
 
@@ -34,8 +34,10 @@ def written_whole(path: Path) -> Iterator[Path]:
 def written_once(path: Path) -> Iterator[Path]:
     """As `written_whole`, but the first of several writers wins: who comes later finds its own version dropped.
 
-    For what has to be the same for all who read it, and may not come out bit for bit the same twice.
+    For what has to be the same for all who read it, and may not come out bit for bit the same twice. What killed
+    processes left beside it goes.
     """
+    sweep(path.parent)
     with _beside(path) as temporary:
         yield temporary
         _flush(temporary)
@@ -50,9 +52,13 @@ def sha256_of(path: Path) -> str:
 
 
 def save_with_torch(content: Any, path: Path) -> None:
-    """`torch.save` to a whole file. OSError where there is no room, which torch itself says in words of its own."""
+    """`torch.save` to a whole file; what killed processes left beside it goes.
+
+    OSError where there is no room, which torch itself says in words of its own.
+    """
     import torch
 
+    sweep(path.parent)
     with written_whole(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(content, file)

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from fungi.errors import FungiError
 from fungi.runtime.files import written_whole
-from fungi.runtime.owner import discard, removed_name, sweep
+from fungi.runtime.owner import removed_name, sweep
 from fungi.store.birth import Birth, LayerBirth
 from fungi.store.maker import Maker, this_maker
 
@@ -177,12 +177,9 @@ class BlockFolder:
 
         It is renamed first, so that a kill in between leaves no half of it under a name that means something.
         """
-        doomed = removed_name(self.folder)
-        try:
-            self.folder.rename(doomed)
-        except OSError:  # gone already
-            return
-        discard(doomed)
+        with suppress(OSError):  # gone already
+            self.folder.rename(removed_name(self.folder))
+        sweep(self.folder.parent)
 
     def require_complete(self) -> None:
         """FungiError with the missing blocks and their rows."""

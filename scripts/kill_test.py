@@ -1,0 +1,277 @@
+"""Kill the stages at random moments, and report what was lost (must be nothing) and what was left behind.
+
+    python scripts/kill_test.py --kills 1000
+
+Every stage and objective in turn works on a few pictures, in a process forked from this one, so that a kill costs no
+start-up. It is killed (SIGKILL, SIGTERM or SIGUSR1) at a random moment of its run and started again, as often as asked.
+After each kill everything that was finished before has to be there still, bit for bit; whenever a run gets through, its
+files have to be those of a run that was never killed. 1,000 kills take about ten minutes on two cores.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from PIL import Image
+
+from fungi.commands import COMMANDS
+from fungi.errors import FungiError
+from fungi.extraction import pipeline
+from fungi.objectives import OBJECTIVES
+from fungi.runtime.command import run_command
+from fungi.runtime.owner import abandoned
+from fungi.settings import SEEDS, setting
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
+EXTRACTION = ("--block-size", "2", "--batch-size", "2", "--device", "cpu")
+SETTINGS = {
+    "simclr": ("--set", "simclr.stride_scale=1", "simclr.negative_samples=5"),
+    "deepcluster": ("--set", "deepcluster.prototypes=4"),
+    "ibot": ("--set", "ibot.patch_size=4"),
+    "mim": ("--set", "mim.patch_size=4"),
+}
+EVALUATION = ("--dataset", "pictures", "--pca-dim", "4", "--device", "cpu")
+EVALUATIONS = {
+    "knn": (*EVALUATION, "--k", "3", "--features", "embeddings", "kl"),
+    "linear": (*EVALUATION, "--features", "embeddings", "kl", "--max-epochs", "20"),
+    "cluster": (*EVALUATION, "--features", "embeddings", "kl", "--restarts", "2"),
+}
+BEFORE_JUDGING = ("extract", "gradients-kl")
+"""Stages that the evaluations build on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KillSettings:
+    """How often to kill what."""
+
+    kills: int = setting(1000, "kills, shared evenly among the stages", within=(1, 10**6))
+    stages: tuple[str, ...] = setting((), "stages: extract, gradients-<objective>, merge, knn, linear, cluster; or all")
+    seed: int = setting(0, "seed of the moments", within=SEEDS)
+    rows: int = setting(8, "pictures of the training split", within=(4, 10_000))
+
+
+@dataclass
+class Tally:
+    """What became of a stage."""
+
+    kills: int = 0
+    survived: int = 0
+    lost: list[str] = field(default_factory=list)
+    litter: Counter[str] = field(default_factory=Counter)
+
+
+def make_pictures(folder: Path, rows: int) -> None:
+    """A dataset of two classes of noise."""
+    noise = np.random.default_rng(0)
+    for split, count in (("train", rows), ("test", rows // 2)):
+        for row in range(count):
+            path = folder / "pictures" / split / f"class{row % 2}" / f"{row:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(noise.integers(0, 256, (30, 30, 3), dtype=np.uint8)).save(path)
+
+
+def commands(data: Path) -> dict[str, list[str]]:
+    """Stage -> its command line but for --root, in an order in which each finds what it needs."""
+    where = ["--dataset", "pictures", "--data-dir", str(data), *EXTRACTION]
+    gradients = {
+        f"gradients-{name}": ["extract-gradients", *where, "--objective", name, *SETTINGS.get(name, ())]
+        for name in OBJECTIVES.names()
+    }
+    judging = {name: [name, *flags, "--backbone", "digits-vit"] for name, flags in EVALUATIONS.items()}
+    return {"extract": ["extract", *where], **gradients, "merge": ["merge"], **judging}
+
+
+def begin(command: list[str], root: Path, *, assembled: bool = True) -> int:
+    """Run a command in a forked process that leads a group of its own; its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 70
+    try:
+        os.setsid()
+        quiet = os.open(root.with_name(f"{root.name}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        if not assembled:
+            pipeline.assemble = lambda *_, **__: None
+        status = COMMANDS[command[0]].main([*command[1:], "--root", str(root)])
+    finally:
+        os._exit(status)
+
+
+def run_whole(command: list[str], root: Path, *, assembled: bool = True) -> float:
+    """Run a command to its end; seconds. FungiError where it fails."""
+    start = time.monotonic()
+    _, status = os.waitpid(begin(command, root, assembled=assembled), 0)
+    if status != 0:
+        log = root.with_name(f"{root.name}.log").read_text(errors="replace")
+        raise FungiError(f"{' '.join(command)} ended with status {status} without being killed:\n{log[-2000:]}")
+    return time.monotonic() - start
+
+
+def run_here(command: list[str], root: Path) -> None:
+    """Run a command in this process, which then holds all that the forked ones need. FungiError where it fails."""
+    with root.with_name(f"{root.name}.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        status = COMMANDS[command[0]].main([*command[1:], "--root", str(root)])
+    if status != 0:
+        said = root.with_name(f"{root.name}.log").read_text(errors="replace").splitlines()
+        raise FungiError(f"{' '.join(command)} ended with status {status} without being killed: {said[-3:]}")
+
+
+def finished(root: Path) -> dict[str, str]:
+    """Everything below a root that is finished -> a hash of it; of results each combination."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if not path.is_file() or any(part.startswith(".") for part in Path(name).parts):
+            continue
+        if path.suffix == ".json" and name.startswith("results"):
+            results = json.loads(path.read_text())["results"]
+            found |= {f"{name}:{key}": json.dumps(scores, sort_keys=True) for key, scores in results.items()}
+        elif path.suffix == ".h5":
+            with h5py.File(path) as file:
+                found |= {
+                    f"{name}:{key}": hashlib.sha256(array[()].tobytes()).hexdigest() for key, array in file.items()
+                }
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def missing_from(after: dict[str, str], before: dict[str, str]) -> list[str]:
+    """What was finished and is not there any more, or is another; blocks may have become their file."""
+    lost = []
+    for name, content in before.items():
+        became = Path(name).parent.parent.as_posix().removeprefix("blocks/") + ".h5"
+        assembled = name.startswith("blocks/") and any(other.startswith(f"{became}:") for other in after)
+        if after.get(name) != content and not assembled:
+            lost.append(name)
+    return lost
+
+
+def end_group(pid: int) -> bool:
+    """Whether all processes of a killed group go by themselves; what does not is killed."""
+    patience = time.monotonic() + 30
+    while time.monotonic() < patience:
+        try:
+            os.killpg(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    return False
+
+
+def try_stage(command: list[str], start: Path, plain: Path, work: Path, kills: int, moments: random.Random) -> Tally:
+    """Kill a stage that begins from the files in `start` and should end with those of `plain`.
+
+    work: a folder for its files, which is made anew whenever the stage gets through.
+    """
+    tally, expected = Tally(), finished(plain)
+    shutil.copytree(start, work)
+    whole = run_whole(command, work)
+    for path in (work, work.with_name(f"{work.name}.log")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.copytree(start, work)
+    while tally.kills < kills:
+        before = finished(work)
+        pid = begin(command, work)
+        time.sleep(moments.uniform(0, 1.1) * whole)
+        os.kill(pid, moments.choice(SIGNALS))
+        _, status = os.waitpid(pid, 0)
+        if not end_group(pid):
+            tally.litter["processes that outlive their parent"] += 1
+        if os.WIFSIGNALED(status):
+            tally.kills += 1
+            tally.lost += missing_from(finished(work), before)
+            continue
+        if os.WEXITSTATUS(status):
+            log = work.with_name(f"{work.name}.log").read_text(errors="replace")
+            tally.lost.append(f"a run ended with status {os.WEXITSTATUS(status)}: {log[-500:]}")
+        tally.survived += 1
+        _compare(work, expected, tally)
+        shutil.rmtree(work)
+        shutil.copytree(start, work)
+    run_whole(command, work)
+    _compare(work, expected, tally)
+    return tally
+
+
+def _compare(work: Path, expected: dict[str, str], tally: Tally) -> None:
+    """A stage that got through has written what one does that was never killed, and left nothing beside it."""
+    after = finished(work)
+    tally.lost += [f"{name} is not as expected" for name in expected if after.get(name) != expected[name]]
+    tally.litter["files that the stage itself did not clean"] += sum(
+        len(list(abandoned(folder))) for folder in [work, *(path for path in work.rglob("*") if path.is_dir())]
+    )
+    run_whole(["clean"], work)
+    left = [path.name for path in work.rglob(".*")]
+    tally.litter["files that fungi clean did not clean"] += len(left)
+    tally.lost += [f"{name} was cleaned away" for name in missing_from(finished(work), after)]
+
+
+def run(settings: KillSettings) -> None:
+    """Kill every stage; FungiError where anything was lost."""
+    torch.set_num_threads(1)  # a pool of threads does not survive a fork
+    moments, tallies = random.Random(settings.seed), {}
+    with tempfile.TemporaryDirectory(prefix="fungi-kills-") as folder:
+        home = Path(folder)
+        make_pictures(home / "data", settings.rows)
+        stages = commands(home / "data")
+        chosen = settings.stages or tuple(stages)
+        if unknown := set(chosen) - set(stages):
+            raise FungiError(f"no stage {', '.join(sorted(unknown))}. There are: {', '.join(stages)}.")
+        for number, name in enumerate(chosen):
+            start, plain = _prepared(name, stages, home)
+            share = settings.kills // len(chosen) + (number < settings.kills % len(chosen))
+            tallies[name] = try_stage(stages[name], start, plain, home / "work" / name, share, moments)
+            _print(name, tallies[name])
+    total = sum(tally.kills for tally in tallies.values())
+    lost = [text for tally in tallies.values() for text in tally.lost]
+    print(f"{total} kills, {len(lost)} losses")
+    if lost:
+        raise FungiError(f"{len(lost)} losses, the first: {lost[0]}")
+
+
+def _prepared(name: str, stages: dict[str, list[str]], home: Path) -> tuple[Path, Path]:
+    """Two folders: what a stage begins from, and what is there when it was never killed."""
+    start, plain = home / "start" / name, home / "plain" / name
+    start.mkdir(parents=True)
+    needed = BEFORE_JUDGING if name in EVALUATIONS or name == "merge" else ()
+    for earlier in needed:
+        run_whole(stages[earlier], start, assembled=name != "merge")
+    shutil.copytree(start, plain)
+    run_here(stages[name], plain)
+    return start, plain
+
+
+def _print(name: str, tally: Tally) -> None:
+    litter = ", ".join(f"{count} {what}" for what, count in tally.litter.items() if count) or "no litter"
+    print(
+        f"{name}: {tally.kills} kills, {tally.survived} runs got through, {len(tally.lost)} losses, {litter}",
+        flush=True,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(KillSettings, run, program="kill_test.py", description=__doc__ or "", arguments=arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
