@@ -248,7 +248,7 @@ EVALUATION = [
         "spec vision 9.1",
         "PCA by size",
         {"S": 384, "B": 512, "L": 512, "H": 512},
-        lambda: {n: s[2] for n, s in SIZES.items()},
+        lambda: {name: SIZES[name][2] for name in "SBLH"},
     ),
     *(
         Published("spec vision 9.6", f"PCA of {name}", 512, lambda n=name: usual_pca_dim(n, "vit-s16"))
