@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fungi.errors import FungiError, unknown_name
 from fungi.extraction.generate_projection_matrix import LARGEST_PROJECTION
@@ -11,10 +11,12 @@ from fungi.extraction.stage import StageSettings
 from fungi.objectives import OBJECTIVES
 from fungi.options import parse_options
 from fungi.settings import setting
-from fungi.store.birth import Birth
 from fungi.store.layout import EMBEDDINGS
 
 NO_PROJECTION = "none"
+
+if TYPE_CHECKING:
+    from fungi.store.birth import Birth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ class GradientSettings(StageSettings):
         names = ("layer", "bias", "projection_kind", "projection_dim")
         return {**super()._deciding(feature), **{name: getattr(self, name) for name in names}}
 
-    def differs_from(self, birth: Birth) -> str:
+    def differs_from(self, birth: "Birth") -> str:
         """In which setting the file of this birth was made otherwise; options of other objectives don't count."""
         wanted, there = (
             [text for text in options if text.partition(".")[0] == birth.feature]

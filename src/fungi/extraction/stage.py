@@ -4,14 +4,15 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fungi.errors import FungiError
 from fungi.settings import SEEDS, setting
-from fungi.store.birth import Birth
 from fungi.store.layout import EMBEDDINGS, Layout
-from fungi.store.reading import birth_of
 from fungi.store.shard import Shard
+
+if TYPE_CHECKING:
+    from fungi.store.birth import Birth
 
 WORKERS_PER_CORE = 8
 """Decoding keeps one worker per core busy; more than this many hold memory (each about 0.3 GB) and do nothing."""
@@ -76,13 +77,15 @@ class StageSettings:
 
     def difference(self, path: Path) -> str:
         """In which setting a feature file was made otherwise; empty for none, or where it does not say."""
+        from fungi.store.reading import birth_of
+
         try:
             birth = birth_of(path)
         except FungiError as error:
             return str(error)
         return self.differs_from(birth) if birth is not None else ""
 
-    def differs_from(self, birth: Birth) -> str:
+    def differs_from(self, birth: "Birth") -> str:
         """In which setting the file of this birth was made otherwise; empty for none."""
         for name, wanted in json.loads(json.dumps(self._deciding(birth.feature), default=str)).items():
             if birth.settings.get(name, wanted) != wanted:
