@@ -40,7 +40,7 @@ def with_support(bound: BoundObjective, around: Surroundings, engine: GradientEn
         with written_once(path) as temporary:
             temporary.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in made.items()}))
     try:
-        return bound.with_support(load_file(path, device=str(around.device)))
+        return bound.with_support(load_file(path)).to(around.device)
     except SafetensorError as error:
         raise FungiError(f"{path} is damaged ({error}). Delete it and run the stage again.") from None
 

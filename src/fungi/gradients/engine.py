@@ -105,7 +105,7 @@ class GradientEngine:
         """Latents `[b v ...]` of all views of a collated batch, without gradients."""
         with frozen(self.model):
             parts = [(rows, self._encode(part, views)) for rows, part in self._groups(batch, views)]
-        places = _places([rows for rows, _ in parts]).to(self.device)
+        places = _places([rows for rows, _ in parts]).to(self.device, non_blocking=True)
         return Encoded.joined([encoded for _, encoded in parts], places)
 
     def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> Extracted:
@@ -124,7 +124,7 @@ class GradientEngine:
             for name, by_target in terms.items():
                 for target, found in by_target.items():
                     gathered[name][target].add(self.positions.rows(found))
-        places = _places(order).to(self.device)
+        places = _places(order).to(self.device, non_blocking=True)
         gradients = {
             name: {
                 target: self.positions.by_sample(rows.projected(), len(places))[places]

@@ -19,7 +19,7 @@ from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.gradients.base_extractor import BaseGradientExtractor
 from fungi.gradients.core import embed_samples
-from fungi.objectives.base import Objective, Support
+from fungi.objectives.base import Objective, Support, support_on
 from fungi.objectives.binding import bind
 from fungi.objectives.dino import DINO
 from fungi.objectives.simclr import SimCLR
@@ -110,7 +110,7 @@ class ObjectiveExtractor(BaseGradientExtractor):
     def prepare_support(self, samples: Samples) -> None:
         """Make the supporting data from training samples."""
         made = self.objective.support(samples, self._embed, self.heads(), self.seed)
-        self.support = {name: tensor.to(self.device) for name, tensor in made.items()}
+        self.support = support_on(self.device, made)
 
     def state(self) -> dict[str, Tensor]:
         """Heads and supporting data."""
@@ -120,7 +120,7 @@ class ObjectiveExtractor(BaseGradientExtractor):
         """Take over heads and supporting data."""
         super().restore(state)
         given = {name.removeprefix("support."): t for name, t in state.items() if name.startswith("support.")}
-        self.support = {name: tensor.to(self.device) for name, tensor in given.items()}
+        self.support = support_on(self.device, given)
 
     def _embed(self, samples: Samples) -> Float[Tensor, "n v d"]:
         views = self.views if self.views is not self.bound.views else self.bound.support_views

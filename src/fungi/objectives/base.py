@@ -28,6 +28,11 @@ Embed = Callable[[Samples], Float[Tensor, "n v d"]]
 """Samples -> embeddings of each sample's views for supporting data, without gradient."""
 
 
+def support_on(device: torch.device, support: Support) -> Support:
+    """Supporting data on a device. Single numbers stay on the host, where reading them waits for nothing."""
+    return {name: tensor.to(device) if tensor.dim() else tensor.cpu() for name, tensor in support.items()}
+
+
 def random_linear(inputs: int, outputs: int, seed: int, *purpose: str) -> nn.Linear:
     """A frozen linear layer with PyTorch's default initialisation `U(-1/sqrt(E), 1/sqrt(E))`, from its own stream."""
     generator = torch_generator(seed, "head", *purpose)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fungi.backbones.encoders import Encoded
 from fungi.errors import FungiError
 from fungi.objectives import OBJECTIVES
-from fungi.objectives.base import Objective, Support
+from fungi.objectives.base import Objective, Support, support_on
 from fungi.options import fitting
 from fungi.views.base import Drawn, InputSpec, ModalityDefaults, ViewGenerator
 from fungi.views.kinds import NoViewsError
@@ -42,8 +42,7 @@ class BoundObjective:
 
     def to(self, device: torch.device) -> "BoundObjective":
         """The same objective on a device."""
-        moved = {name: tensor.to(device) for name, tensor in self.support.items()}
-        return replace(self, heads=self.heads.to(device), support=moved)
+        return replace(self, heads=self.heads.to(device), support=support_on(device, self.support))
 
     @property
     def support_views(self) -> ViewGenerator:

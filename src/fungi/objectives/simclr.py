@@ -179,7 +179,8 @@ class SimCLR(Objective):
         if self.exclude_self_from_negatives:
             own = own_negatives(latents, negatives, support["own_views"])
         if self.negatives_mixing:
-            mixed = mix_negatives(latents, negatives, self._shares(latents.shape[1], support).to(latents), own)
+            shares = self._shares(latents.shape[1], support).to(latents, non_blocking=True)
+            mixed = mix_negatives(latents, negatives, shares, own)
         return info_nce(latents, negatives, self.temperature, self.denominator_temperature, own=own, mixed=mixed)
 
     def _shares(self, views: int, support: Support) -> Float[Tensor, "v k"]:

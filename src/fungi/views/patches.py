@@ -78,7 +78,7 @@ class PatchGrid:
 def resized_patches(images: Float[Tensor, "b c s s"], side: int, stride: int) -> Float[Tensor, "b v c s s"]:
     """All `side x side` patches at multiples of `stride`, bicubically resized back to `s x s`."""
     size = images.shape[-1]
-    resize = _resize_matrix(side, size).to(images)
+    resize = resize_matrix(side, size, images.device)
     rows = images.unfold(2, side, stride)  # [b c y w side]
     rows = rows @ resize.T  # [b c y w s]: height resized, width still whole
     both = rows.unfold(3, side, stride)  # [b c y x s side]
@@ -88,8 +88,11 @@ def resized_patches(images: Float[Tensor, "b c s s"], side: int, stride: int) ->
 
 
 @cache
-def _resize_matrix(side: int, size: int) -> Float[Tensor, "size side"]:
-    """The bicubic, antialiased resize of a line of `side` values to `size`, as a matrix: the resize of the identity."""
+def resize_matrix(side: int, size: int, device: torch.device) -> Float[Tensor, "size side"]:
+    """The bicubic, antialiased resize of a line of `side` values to `size`, as a matrix: the resize of the identity.
+
+    It is sent to a device once: sending it waits for the device.
+    """
     identity = torch.eye(side, dtype=torch.float64).expand(1, 1, side, side)
     resized = torch.nn.functional.interpolate(identity, size=(size, side), mode="bicubic", antialias=True)
-    return resized[0, 0]
+    return resized[0, 0].to(device, torch.float32)

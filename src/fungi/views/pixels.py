@@ -1,6 +1,7 @@
 """From 8-bit images to what a vision backbone takes."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -32,8 +33,15 @@ def normalize(
 ) -> Float[Tensor, "n c h w"]:
     """8-bit values, or floats in 0..1, to zero mean and unit deviation per channel; float32."""
     values = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
-    mean, deviation = (torch.tensor(numbers, device=pixels.device).view(3, 1, 1) for numbers in statistics)
+    mean, deviation = moments(statistics, pixels.device)
     return (values - mean) / deviation
+
+
+@cache
+def moments(statistics: tuple[Triple, Triple], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation `[c 1 1]` on a device, sent there once: sending them waits for the device."""
+    mean, deviation = (torch.tensor(numbers, device=device).view(3, 1, 1) for numbers in statistics)
+    return mean, deviation
 
 
 def stack(prepared: Sequence[UInt8[Tensor, "k c h w"]]) -> UInt8[Tensor, "b k c h w"]:

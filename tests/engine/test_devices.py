@@ -1,0 +1,172 @@
+"""What a GPU would be asked, on fake tensors: one device throughout, and nothing inside a batch that waits for it.
+
+Fake tensors have a device and a shape but no numbers: reading a number back, choosing rows by a mask and mixing devices
+raise. Copies are watched besides. The backward needs a driver: it is left out here, and checked on the CPU elsewhere.
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fungi.data.base import Samples
+from fungi.gradients.core import Feature, FiniteCheck, compute
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.projection import DenseProjector, draw_projection
+from fungi.gradients.targets import find_targets
+from fungi.objectives.base import support_on
+from fungi.objectives.binding import BoundObjective, bind
+from fungi.objectives.simclr import SimCLR
+from fungi.views import patches, pixels
+from fungi.views.base import Grouping
+from fungi.views.image import ImageInput
+from fungi.views.loading import batch_of, prepare
+from tests.library.models import build, pictures
+from tests.modalities.cases import CASES, Case
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+IMAGES = ImageInput(size=32, resize=36)
+OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
+    "kl": ("kl", {}),
+    "dino": ("dino", {"skip_same_view": True}),
+    "simclr": ("simclr", {}),
+    "simclr, random crops": ("simclr", {"view_generator": "random-crops", "n_views": 3}),
+    "simclr, mixed negatives": ("simclr", {"negatives_mixing": True, "mixed_negatives": 2}),
+    "simclr, without itself": ("simclr", {"exclude_self_from_negatives": True}),
+    "deepcluster": ("deepcluster", {}),
+    "ibot": ("ibot", {"patch_size": 8}),
+    "mim": ("mim", {"patch_size": 8}),
+}
+
+
+class Waits(TorchDispatchMode):
+    """Notes copies that a host waits for: any from the device, and those to it that are not asynchronous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        made = function(*args, **kwargs)
+        name = function.name()
+        if name in ("aten::_to_copy", "aten::copy_") and isinstance(made, Tensor):
+            given = args[0] if name == "aten::_to_copy" else args[1]
+            if given.device != made.device and (made.device.type == "cpu" or not kwargs.get("non_blocking")):
+                self.seen.append(f"{name} of {list(given.shape)} from {given.device} to {made.device}")
+        return made
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
+    """A device that computes nothing; gradients are zeros."""
+
+    def no_numbers(roots: Any, inputs: Any, **_: Any) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros_like(one) for one in inputs)
+
+    constants = (pixels.moments, patches.resize_matrix)
+    for constant in constants:
+        constant.cache_clear()
+
+    def shares(self: SimCLR, views: int, support: dict[str, Tensor]) -> Tensor:
+        assert support["mixing_seed"].device == CPU  # reading it waits for nothing
+        return torch.rand(views, self.mixed_negatives)
+
+    monkeypatch.setattr(torch.autograd, "grad", no_numbers)
+    monkeypatch.setattr(SimCLR, "_shares", shares)
+    yield FakeTensorMode()
+    for constant in constants:
+        constant.cache_clear()
+
+
+def support_of(objective: BoundObjective) -> dict[str, Tensor]:
+    """Supporting data of the right shape."""
+    if not objective.objective.needs_support:
+        return {}
+    embed = torch.zeros(6, objective.support_views.n_views, 24)
+    train = Samples(np.zeros(6, dtype=np.uint32), [*"abcdef"], lambda row: None)
+    return objective.objective.support(train, lambda _: embed, objective.heads, 0)
+
+
+def on_gpu(module: nn.Module) -> nn.Module:
+    """`module.to(CUDA)`, which fake parameters don't know."""
+    for one in module.modules():
+        for tensors in (one._parameters, one._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    moved = tensor.data.to(CUDA)
+                    tensors[name] = nn.Parameter(moved, requires_grad=False) if tensors is one._parameters else moved
+    return module
+
+
+def run(
+    mode: FakeTensorMode, model: nn.Module, layers: tuple[str, ...], objective: BoundObjective, batch: Any
+) -> list[str]:
+    """What a batch waits for, after a first one that may fill caches."""
+    dense = [
+        DenseProjector(draw_projection(4, t.gradient_dim), CPU, torch.float32) for t in find_targets(model, layers)
+    ]
+    bound = replace(objective, support=support_of(objective))
+    with FakeCopyMode(mode):
+        model, bound, batch, dense = deepcopy((model, bound, batch, dense))
+    with mode:
+        bound = replace(bound, heads=on_gpu(bound.heads), support=support_on(CUDA, bound.support))
+        engine = GradientEngine(on_gpu(model), find_targets(model, layers), device=CUDA, views_per_forward=30)
+        for target, projector in zip(engine.targets, dense, strict=True):
+            projector._dense = projector._dense.to(CUDA)
+            engine.projectors[target.name] = projector
+        engine = engine.for_tokens() if bound.objective.tokens else engine
+        features = [Feature("x", bound.views, engine, bound.loss)]
+        prepared = {bound.views.identity: batch}
+        compute(prepared, features)
+        with Waits() as waits:
+            computed = compute(prepared, features)
+            FiniteCheck().look(computed)
+    assert all(values.device == CUDA for values in computed["x"].values())
+    return waits.seen
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_batch_of_images_never_waits_for_the_device(name: str, gpu: FakeTensorMode) -> None:
+    objective, options = OBJECTIVES[name]
+    bound = bind(objective, embedding_dim=24, input_spec=IMAGES, seed=0, options=options)
+    batch = batch_of(pictures(3), [bound.views], seed=0)[bound.views.identity]
+    assert run(gpu, build("timm").eval(), ("blocks.1.attn.proj",), bound, batch) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["kl", "simclr"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_batch_of_texts_or_sounds_never_waits_for_the_device(
+    name: str, objective: str, gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case: Case = CASES[name]
+    bound = bind(objective, embedding_dim=24, input_spec=case.spec.input, seed=0)
+    batch = bound.views.collate([prepare(bound.views, item, 0, "a") for item in case.items()])
+    if isinstance(bound.views, Grouping):  # on the host, from true lengths
+        parts = list(bound.views.groups(batch, 2))
+        with FakeCopyMode(gpu):
+            grouped = deepcopy(parts)
+        monkeypatch.setattr(type(bound.views), "groups", lambda self, batch, size: iter(grouped))
+    assert run(gpu, case.model(), case.layers, bound, batch) == []
+
+
+def test_a_hidden_wait_would_be_seen(gpu: FakeTensorMode) -> None:
+    with gpu:
+        values = torch.zeros(3, device=CUDA)
+        with Waits() as waits:
+            values.cpu()
+            torch.zeros(3).to(CUDA)
+            torch.zeros(3).to(CUDA, non_blocking=True)
+        assert len(waits.seen) == 2
+        for hidden in (lambda: float(values.sum()), lambda: bool((values > 0).all()), lambda: values[values > 0]):
+            with pytest.raises(Exception, match="aten"):
+                hidden()
