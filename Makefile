@@ -8,7 +8,7 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1
 # What computes runs once more with two threads: some faults of numerical libraries show with several threads alone.
 TWO_THREADS := OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m "not slow and not slurm" tests/evaluation tests/engine tests/objectives
 
-.PHONY: setup demo demo-text demo-audio demo-segmentation test check format lint types fast site clean
+.PHONY: setup demo demo-text demo-audio demo-segmentation demo-udi test check format lint types fast site clean
 
 setup: $(READY)
 
@@ -34,6 +34,9 @@ demo-audio: setup
 demo-segmentation: setup
 	$(BIN)/fungi demo-segmentation
 
+demo-udi: setup
+	$(BIN)/fungi demo-udi
+
 test: setup format lint types
 	$(TEST)
 	$(TWO_THREADS)
@@ -56,4 +59,4 @@ site: setup
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) site demo demo-text demo-audio demo-segmentation .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) site demo demo-text demo-audio demo-segmentation demo-udi .mypy_cache .ruff_cache .pytest_cache

@@ -3,6 +3,7 @@
 #   over_grid COMMAND FLAGS...        run a command for this array task's element of the grid
 #   over_landmarks COMMAND FLAGS...   the same, over the retrieval datasets of the grid alone
 #   in_project SCRIPT FLAGS...        run a script of the project, with no grid
+#   per_process COMMAND FLAGS...      run a command in every task of the job, which find each other as under torchrun
 #
 # From the environment, all optional:
 #   FUNGI_GRID or FUNGI_BACKBONES, FUNGI_DATASETS, FUNGI_SPLITS, FUNGI_SHARDS, FUNGI_ROOT, FUNGI_DATA_DIR, FUNGI_GPU,
@@ -29,22 +30,29 @@ if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"
 fi
 
-over_grid() { run_until_warned -m fungi run-elements "$@"; }
-over_landmarks() { run_until_warned -m fungi run-elements --landmarks "$@"; }
+over_grid() { run_until_warned "$FUNGI_PYTHON" -m fungi run-elements "$@"; }
+over_landmarks() { run_until_warned "$FUNGI_PYTHON" -m fungi run-elements --landmarks "$@"; }
 in_project() {
   script=$FUNGI_PROJECT/$1
   shift
-  run_until_warned "$script" "$@"
+  run_until_warned "$FUNGI_PYTHON" "$script" "$@"
+}
+# srun takes SIGTERM as an order to kill its tasks, and passes SIGUSR1 on to them.
+per_process() {
+  child_signal=USR1
+  export FUNGI_JOB_REQUEUES=1
+  run_until_warned srun --kill-on-bad-exit=1 sh -c \
+    'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec "$@"' sh "$FUNGI_PYTHON" -m fungi "$@"
 }
 
-# Runs Python in the background, because a shell handles signals only while it waits. Finished blocks are safe whatever
+# Runs a command in the background, because a shell handles signals only while it waits. Finished blocks are safe whatever
 # happens; the warning before the time limit (USR1) is used to stop between two, and to queue the job again.
 run_until_warned() {
   echo "== $(date '+%F %T') job ${SLURM_JOB_ID:-none} on ${SLURMD_NODENAME:-$(uname -n)}, restart ${SLURM_RESTART_COUNT:-0}"
   child='' warned='' signalled=''
-  trap 'warned=1 signalled=1; kill -TERM "$child" 2> /dev/null' USR1
-  trap 'signalled=1; kill -TERM "$child" 2> /dev/null' TERM
-  "$FUNGI_PYTHON" "$@" &
+  trap 'warned=1 signalled=1; kill -"${child_signal:-TERM}" "$child" 2> /dev/null' USR1
+  trap 'signalled=1; kill -"${child_signal:-TERM}" "$child" 2> /dev/null' TERM
+  "$@" &
   child=$!
   wait "$child"
   status=$?

@@ -84,6 +84,9 @@ _TABLE = (
     Command("demo-text", "fungi.demos.text", "the same for texts that come with Python"),
     Command("demo-audio", "fungi.demos.audio", "the same for synthetic sounds"),
     Command("demo-segmentation", "fungi.demos.segmentation", "segmentation of scenes composed of embedded data"),
+    Command(
+        "demo-udi", "fungi.demos.pretraining", "pretrain on generated textures, and what gradients add to the result"
+    ),
     Command("list", "fungi.cli.enumerate", "the names of datasets, backbones, objectives, commands"),
     Command("similar", "fungi.similar.find_similar", "what is most like a picture in a folder, as a page"),
     Command(
@@ -129,6 +132,10 @@ _TABLE = (
     Command(
         "pretrain", "fungi.pretraining.pretrain", "UDI: pretrain a vision transformer, from images to a checkpoint"
     ),
+    Command(
+        "evaluate-encoder", "fungi.pretraining.evaluate", "weighted kNN and linear probe of class tokens and patches"
+    ),
+    Command("attention-maps", "fungi.pretraining.write_attention", "what class tokens look at, one picture per head"),
     Command("analyse", "fungi.scoring.analyse", "likeness of features, accuracy by shots and by layer"),
     Command(
         "in-context",

@@ -47,9 +47,9 @@ def heeded() -> Iterator[StopRequest]:
 def queue_again(request: StopRequest) -> None:
     """Put this SLURM job back into the queue, where the warning before the time limit (SIGUSR1) came to this process.
 
-    Where the job's script gets the warning, it sends SIGTERM here, and sees to the queue itself.
+    A job's script that gets the warning itself sees to the queue (FUNGI_JOB_REQUEUES).
     """
-    job = os.environ.get("SLURM_JOB_ID")
+    job = os.environ.get("SLURM_JOB_ID") if not os.environ.get("FUNGI_JOB_REQUEUES") else None
     if request.signal == signal.SIGUSR1 and job and shutil.which("scontrol"):
         logger.info(f"out of time: job {job} goes back into the queue")
         subprocess.run(["scontrol", "requeue", job], check=False)

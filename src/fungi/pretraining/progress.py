@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 from fungi.pretraining.batches import BatchPlan
 from fungi.pretraining.learner import Moment
 
+Line = dict[str, int | float]
+"""Of one epoch, in log.txt."""
+
 
 @dataclass
 class Progress:
     """What a run has behind it: steps, one line per epoch, and the sums of the epoch under way."""
 
     step: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[Line] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -23,11 +26,11 @@ class Progress:
         for name, value in measured.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def close_epoch(self, moment: Moment, plan: BatchPlan) -> dict[str, float]:
+    def close_epoch(self, moment: Moment, plan: BatchPlan) -> Line:
         """The line of the epoch that just ended: means over its steps."""
         steps = plan.steps_per_epoch
         means = {f"train_{name}": value / steps for name, value in self.sums.items() if name != "stop"}
-        line = {
+        line: Line = {
             "epoch": len(self.history),
             **means,
             "train_lr": moment.rate,

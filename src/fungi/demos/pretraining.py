@@ -1,0 +1,195 @@
+"""`fungi demo-udi`: pretrain a small network, score its tokens, and put gradients on top of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from fungi.settings import SEEDS, setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fungi.pretraining.settings import PretrainSettings
+
+DESCRIPTION = """Pretrain a small vision transformer with UDI on 2,048 generated textures; score it by weighted kNN
+beside pixels and random weights; then FUNGI on top of it: embeddings against embeddings and gradients.
+
+What is there already is kept: a second run takes seconds."""
+
+DATASET, BACKBONE = "patterns", "udi-micro"
+BANK, NEIGHBOURS = 512, 10
+OBJECTIVES = ("kl", "dino", "simclr")
+FEWER_PATCHES = ("simclr.stride_scale=2",)
+"""9 patches per image: the images have 32 pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoUdiSettings:
+    """Where to write, and how long to train."""
+
+    root: Path = setting(Path("demo-udi"), "folder of everything that the demo writes")
+    epochs: int = setting(12, "passes over the images; 20 take 5 minutes and score higher", within=(1, 1000))
+    seed: int = setting(0, "of weights, order and views", within=SEEDS)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+
+
+def run(settings: DemoUdiSettings) -> dict[str, Any]:
+    """Pretrain, score, extract, report."""
+    from fungi.pretraining.pretrain import run as pretrain
+
+    started = perf_counter()
+    made = pretraining(settings)
+    print(f"== pretraining: {settings.epochs} epochs on {DATASET}", flush=True)
+    pretrain(made)
+    trained = perf_counter() - started
+    print("\n== weighted kNN of what it learned", flush=True)
+    scores = neighbours(made)
+    print("\n== FUNGI on top of it", flush=True)
+    gains = gradients(settings, made)
+    pictures = draw(settings, made)
+    _print(scores, gains)
+    print(
+        f"\ncheckpoint   {made.output_dir / 'checkpoint.pth'} (--backbone {BACKBONE} --checkpoint FILE in every stage)"
+    )
+    print("pictures     " + ", ".join(map(str, pictures)))
+    print(f"{trained:.0f} s of training, {perf_counter() - started:.0f} s in all")
+    return {"scores": scores, "gains": gains}
+
+
+def pretraining(settings: DemoUdiSettings) -> "PretrainSettings":
+    """The downsized configuration (spec udi 9.2)."""
+    from fungi.pretraining.settings import PretrainSettings
+
+    return PretrainSettings(
+        dataset=DATASET,
+        output_dir=settings.root / "pretraining",
+        arch="vit_micro",
+        patch_size=4,
+        global_crops_size=32,
+        local_crops_size=16,
+        out_dim=1024,
+        head_hidden_dim=256,
+        head_bottleneck_dim=64,
+        init="xavier",
+        global_sampling_window_size=2,
+        local_sampling_window_size=2,
+        local_crops_number=2,
+        local_crops_scale=(0.10, 0.35),
+        color_jitter=(0.4, 0.4, 0.2, 0.0),
+        blur_radius=(0.1, 1.0),
+        lr=0.012,
+        warmup_epochs=1,
+        momentum_teacher=0.98,
+        teacher_temp=0.04,
+        drop_path_rate=0.0,
+        batch_size_per_gpu=64,
+        epochs=settings.epochs,
+        num_workers=1,
+        seed=settings.seed,
+        device=settings.device,
+    )
+
+
+def neighbours(made: "PretrainSettings") -> dict[str, float]:
+    """Accuracy of weighted kNN on the test images: pixels, random weights, and what was trained."""
+    import torch
+
+    from fungi.backbones.base import BACKBONES
+    from fungi.backbones.loading import Backbone, load_backbone
+    from fungi.data.base import open_split
+    from fungi.evaluators.weighted_knn import weighted_knn
+    from fungi.pretraining.configuration import learner_options
+    from fungi.pretraining.features import encode
+    from fungi.pretraining.learner import Learner
+    from fungi.pretraining.processes import World
+    from fungi.runtime.device import choose_device
+    from fungi.views.pixels import as_pixels
+
+    device = choose_device(made.device)
+    splits = [open_split(DATASET, split, made.data_dir).take(range(BANK)) for split in ("train", "test")]
+
+    def score(bank: "Tensor", queries: "Tensor") -> float:
+        targets = [torch.from_numpy(split.targets.astype("int64")) for split in splits]
+        return weighted_knn(bank, targets[0], queries, targets[1], [NEIGHBOURS])[NEIGHBOURS]["accuracy"]
+
+    pixels = [torch.stack([as_pixels(s.load(row)).flatten().float() for row in range(len(s))]) for s in splits]
+    found = {"pixels": score(*(rows - rows.mean(1, keepdim=True) for rows in pixels))}
+    untrained = Learner(learner_options(made), World(), torch.device("cpu"), torch.float32).teacher.backbone.backbone
+    spec = BACKBONES[BACKBONE]
+    networks = {
+        "random init": Backbone(spec, untrained.eval(), spec.input, "", "the run's first step"),
+        "teacher": load_backbone(BACKBONE, checkpoint=made.output_dir / "checkpoint.pth"),
+    }
+    for name, backbone in networks.items():
+        features: Any = ("cls", "cls+", "concat", "patch_mean")
+        (bank, _), (queries, _) = (encode(backbone, split, features, device) for split in splits)
+        found |= {f"{name} {feature}": score(bank[feature], queries[feature]) for feature in features}
+    return found
+
+
+def gradients(settings: DemoUdiSettings, made: "PretrainSettings") -> Mapping[str, Any]:
+    """Features of the new backbone through the usual stages, and kNN over their combinations."""
+    from fungi.extraction.extract_gradients import run as extract
+    from fungi.extraction.gradient_settings import GradientSettings
+    from fungi.scoring.knn_concat import KnnSettings
+    from fungi.scoring.knn_concat import run as evaluate
+
+    shared: dict[str, Any] = {"dataset": DATASET, "backbone": BACKBONE, "device": settings.device}
+    extract(
+        GradientSettings(
+            **shared,
+            root=settings.root,
+            checkpoint=made.output_dir / "checkpoint.pth",
+            objective=OBJECTIVES,
+            with_embeddings=True,
+            set=FEWER_PATCHES,
+        )
+    )
+    return evaluate(KnnSettings(**shared, root=(settings.root,)))
+
+
+def draw(settings: DemoUdiSettings, made: "PretrainSettings") -> list[Path]:
+    """The loss over epochs, and what the class tokens look at on one image of each kind."""
+    import math
+
+    import torch
+
+    from fungi.backbones.loading import load_backbone
+    from fungi.data.base import open_split
+    from fungi.pretraining.attention_maps import overview
+    from fungi.report.figures import canvas
+    from fungi.views.pixels import as_pixels, normalize
+
+    lines = [json.loads(line) for line in (made.output_dir / "log.txt").read_text().splitlines()]
+    curve, attention = settings.root / "loss.png", settings.root / "attention.png"
+    with canvas(curve, 5.0, 3.2) as axes:
+        names = {"loss": "-", "g_cl": "--", "g_mcl": ":", "g_pch": "-.", "entropy": (0, (5, 1, 1, 1, 1, 1))}
+        for name, style in names.items():
+            axes.plot([line[f"train_{name}"] for line in lines], linestyle=style, color="black", label=name)
+        axes.axhline(math.log(made.out_dim), color="0.6", linewidth=0.8)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("nats (grey: ln K, a blind student)")
+        axes.legend(frameon=False, fontsize=8)
+    backbone = load_backbone(BACKBONE, checkpoint=made.output_dir / "checkpoint.pth")
+    samples = open_split(DATASET, "test", made.data_dir)
+    shown = [samples.load(row) for row in range(8)]
+    with torch.no_grad():
+        normalized = [normalize(as_pixels(image)[None], backbone.input.statistics) for image in shown]
+        overview(attention, backbone.model, list(zip(shown, normalized, strict=True)))
+    return [curve, attention]
+
+
+def _print(scores: Mapping[str, float], gains: Mapping[str, Any]) -> None:
+    from fungi.report.gain_table import print_gain_table
+
+    print(f"\nWeighted kNN (k = {NEIGHBOURS}, {BANK} train and {BANK} test images), accuracy in %\n")
+    print("| | cls | cls+ | concat | patch mean |\n|---|---|---|---|---|")
+    for name in ("random init", "teacher"):
+        values = [scores[f"{name} {feature}"] for feature in ("cls", "cls+", "concat", "patch_mean")]
+        print(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
+    print(f"| pixels | {100 * scores['pixels']:.1f} |")
+    print("\nkNN (k = 20) over all train rows: gradients beside the embeddings of the new backbone\n")
+    print_gain_table({"all train rows": gains})

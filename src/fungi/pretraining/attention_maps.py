@@ -1,0 +1,84 @@
+"""What class tokens look at: attention of the last block as pictures, one per head (spec udi 7.7)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from fungi.pretraining.tokens import last_attention
+
+NAMES = ("cls", "cls+")
+
+
+def class_attention(model: Any, image: Float[Tensor, "1 3 s s2"], token: int) -> Float[Tensor, "h rows columns"]:
+    """Attention of a class token (0: cls, 1: cls+) over the patches of an image, per head; other tokens left out."""
+    patch = model.patch_embed.patch_size[0]
+    attention = last_attention(model, image)[0, :, token, model.num_prefix_tokens :]  # [h n]
+    return attention.unflatten(1, (image.shape[-2] // patch, image.shape[-1] // patch))
+
+
+def kept_mass(attention: Float[Tensor, "h rows columns"], share: float) -> Bool[Tensor, "h rows columns"]:
+    """The smallest set of patches that holds a share of each head's attention."""
+    values, order = attention.flatten(1).sort(dim=1)
+    cumulative = (values / values.sum(1, keepdim=True)).cumsum(1)
+    kept = torch.zeros_like(cumulative, dtype=torch.bool).scatter_(1, order, cumulative > 1 - share)
+    return kept.view_as(attention)
+
+
+def write_maps(
+    folder: Path, model: Any, pixels: Image.Image, image: Float[Tensor, "1 3 s s2"], *, threshold: float | None = None
+) -> list[Path]:
+    """`img.png`, `attn-head{j}.png` for cls and `attn-plus-head{j}.png` for cls+; with a threshold also `mask-...`, the
+    patches that hold that share of the attention, laid over the image.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    size = (image.shape[-1], image.shape[-2])
+    seen = pixels.resize(size)
+    written = [_saved(seen, folder / "img.png")]
+    for token in range(model.num_prefix_tokens):
+        maps = class_attention(model, image, token)
+        middle = "" if token == 0 else "plus-"
+        for head, one in enumerate(maps):
+            enlarged = Image.fromarray(_grey(one)).resize(size, Image.Resampling.NEAREST)
+            written.append(_saved(enlarged, folder / f"attn-{middle}head{head}.png"))
+            if threshold is not None:
+                mask = kept_mass(maps, threshold)[head].numpy()
+                written.append(_saved(_overlay(seen, mask), folder / f"mask-{middle}head{head}.png"))
+    return written
+
+
+def overview(
+    path: Path, model: Any, images: list[tuple[Image.Image, Float[Tensor, "1 3 s s2"]]], side: int = 96
+) -> None:
+    """One picture: a row per image, the image first, then the heads of cls, then those of cls+."""
+    rows = []
+    for pixels, image in images:
+        tiles = [np.asarray(pixels.convert("RGB").resize((side, side), Image.Resampling.NEAREST))]
+        for token in range(model.num_prefix_tokens):
+            for one in class_attention(model, image, token):
+                enlarged = Image.fromarray(_grey(one)).resize((side, side), Image.Resampling.NEAREST)
+                tiles.append(np.asarray(enlarged.convert("RGB")))
+            tiles[-1] = np.pad(tiles[-1], ((0, 0), (0, 6), (0, 0)), constant_values=255)
+        rows.append(np.concatenate([np.pad(tile, ((1, 1), (1, 1), (0, 0)), constant_values=255) for tile in tiles], 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(path)
+
+
+def _grey(attention: Float[Tensor, "rows columns"]) -> UInt8[np.ndarray, "rows columns"]:
+    scaled = attention / attention.max().clamp_min(1e-12)
+    return (255 * scaled).round().to(torch.uint8).cpu().numpy()
+
+
+def _overlay(image: Image.Image, mask: Bool[np.ndarray, "rows columns"]) -> Image.Image:
+    cover = Image.fromarray((255 * mask).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
+    dark = Image.fromarray((np.asarray(image) * 0.3).astype(np.uint8))
+    return Image.composite(image, dark, cover)
+
+
+def _saved(image: Image.Image, path: Path) -> Path:
+    image.save(path)
+    return path

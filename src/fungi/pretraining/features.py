@@ -1,0 +1,63 @@
+"""Features of a frozen vision transformer: class tokens, patches, several blocks (spec udi 6.4)."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fungi.backbones.loading import Backbone
+from fungi.data.base import Samples
+from fungi.errors import FungiError
+from fungi.pretraining.tokens import last_blocks
+from fungi.runtime.log import progress
+
+Feature = Literal["cls", "cls+", "concat", "patch_mean"]
+FEATURES: tuple[Feature, ...] = get_args(Feature)
+
+
+def pooled(model: Any, blocks: list[Float[Tensor, "n t d"]], feature: Feature) -> Float[Tensor, "n f"]:
+    """One vector per image from the tokens of some blocks, from shallow to deep: concatenated, or of the last block for
+    the mean of patches. `concat` is cls and cls+ beside each other. FungiError for a class token that is not there.
+    """
+    prefix = model.num_prefix_tokens
+    if feature in ("cls+", "concat") and prefix < 2:
+        raise FungiError(f"the network has one class token, and no {feature!r}. Use --features cls.")
+    choose: dict[str, Callable[[Tensor], Tensor]] = {
+        "cls": lambda tokens: tokens[:, 0],
+        "cls+": lambda tokens: tokens[:, 1],
+        "concat": lambda tokens: tokens[:, :2].flatten(1),
+        "patch_mean": lambda tokens: tokens[:, prefix:].mean(1),
+    }
+    chosen = blocks[-1:] if feature == "patch_mean" else blocks
+    return torch.cat([choose[feature](tokens) for tokens in chosen], dim=1)
+
+
+@torch.no_grad()
+def encode(
+    backbone: Backbone,
+    samples: Samples,
+    features: tuple[Feature, ...],
+    device: torch.device,
+    *,
+    batch_size: int = 64,
+    last: int = 1,
+) -> tuple[dict[str, Float[Tensor, "n f"]], Int64[Tensor, " n"]]:
+    """The features of all images under the backbone's evaluation transform, and the labels; on the CPU, float32."""
+    model = backbone.model.to(device)
+    found: dict[str, list[Tensor]] = {feature: [] for feature in features}
+    for images in _images(backbone, samples, batch_size):
+        blocks = last_blocks(model, images.to(device), last)
+        for feature in features:
+            found[feature].append(pooled(model, blocks, feature).cpu())
+    targets = torch.from_numpy(samples.targets.astype("int64"))
+    return {feature: torch.cat(rows) for feature, rows in found.items()}, targets
+
+
+def _images(backbone: Backbone, samples: Samples, batch_size: int) -> Iterator[Float[Tensor, "b 3 s s"]]:
+    views = backbone.input.views("plain")
+    starts = range(0, len(samples), batch_size)
+    for start in progress(starts, total=len(starts), label="encode", unit="batch"):
+        stop = min(start + batch_size, len(samples))
+        yield views.render(views.collate([views.prepare(samples.load(row)) for row in range(start, stop)]))

@@ -1,0 +1,60 @@
+"""`fungi attention-maps`: what class tokens look at, as pictures (spec udi 7.7)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fungi.errors import FungiError
+from fungi.settings import setting
+
+DESCRIPTION = """Write the attention of cls and cls+ over the patches of an image, one picture per head.
+
+--image FILE, or row --row of the first split of --dataset. --threshold 0.6 also lays over the image the patches that
+hold that share of a head's attention."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSettings:
+    """Which image, which network, where to."""
+
+    backbone: str = setting("udi-vits16", "backbone: a vision transformer of `fungi list backbones`")
+    checkpoint: Path | None = setting(None, "weights", aliases=("--pretrained-weights", "--pretrained_weights"))
+    image: Path | None = setting(None, "image file", aliases=("--image-path", "--image_path"))
+    dataset: str = setting("patterns", "where the image comes from if none is given")
+    row: int = setting(0, "row of the dataset", within=(0, 2**31))
+    data_dir: Path = setting(Path("data"), "folder of the datasets")
+    image_size: int = setting(480, "side that the image is resized to, in pixels", within=(1, 8192))
+    threshold: float | None = setting(None, "share of the attention that is shown over the image", within=(0, 1))
+    output_dir: Path = setting(Path("attention"), "folder of the pictures")
+
+
+def run(settings: AttentionSettings) -> list[Path]:
+    """The pictures that were written."""
+    import torch
+
+    from fungi.backbones.loading import load_backbone
+    from fungi.data.base import resolve_dataset
+    from fungi.data.formats.image_files import decode
+    from fungi.pretraining.attention_maps import write_maps
+    from fungi.views.pixels import as_pixels, normalize
+
+    backbone = load_backbone(settings.backbone, checkpoint=settings.checkpoint)
+    if not hasattr(backbone.model, "num_prefix_tokens"):
+        raise FungiError(
+            f"backbone {settings.backbone!r} is no vision transformer of timm: its attention is not known."
+        )
+    if settings.image:
+        picture = decode(settings.image, settings.image.name)
+    else:
+        dataset = resolve_dataset(settings.dataset, settings.data_dir)
+        picture = dataset.open_split(dataset.splits[0], settings.data_dir).load(settings.row)
+    patch = backbone.model.patch_embed.patch_size[0]  # type: ignore[union-attr,index]
+    side = max(settings.image_size // patch, 1) * patch
+    picture = picture.resize((side, side))
+    with torch.no_grad():
+        image = normalize(as_pixels(picture)[None], backbone.input.statistics)
+        return write_maps(settings.output_dir, backbone.model, picture, image, threshold=settings.threshold)
+
+
+def show(settings: AttentionSettings, made: list[Path]) -> None:
+    """Where they are."""
+    print(f"wrote {len(made)} pictures to {settings.output_dir}")

@@ -1,0 +1,141 @@
+"""Weighted kNN, linear probe, features and attention maps (spec udi 6.4, 7; 9.4-10)."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fungi.backbones.base import BACKBONES
+from fungi.errors import FungiError
+from fungi.evaluators.linear_sgd import linear_probe
+from fungi.evaluators.weighted_knn import weighted_knn
+from fungi.pretraining.attention_maps import class_attention, kept_mass, overview, write_maps
+from fungi.pretraining.features import pooled
+from fungi.pretraining.tokens import embed, last_attention, last_blocks, resized_positions
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return BACKBONES["udi-micro"].build().eval()
+
+
+def brute_force(train, train_targets, query, k: int, temperature: float) -> list[int]:
+    """Classes by votes, the most voted first; one query, by the definition."""
+    similarity = [float(row @ query / (row.norm() * query.norm())) for row in train]
+    nearest = sorted(range(len(train)), key=lambda row: -similarity[row])[:k]
+    votes = dict.fromkeys(range(6), 0.0)
+    for row in nearest:
+        votes[int(train_targets[row])] += math.exp(similarity[row] / temperature)
+    return sorted(votes, key=lambda label: -votes[label])
+
+
+def test_weighted_votes_are_those_of_a_brute_force_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    train, queries = torch.randn(60, 5, generator=generator), torch.randn(17, 5, generator=generator)
+    labels = torch.randint(6, (60,), generator=generator), torch.randint(6, (17,), generator=generator)
+    found = weighted_knn(train, labels[0], queries, labels[1], [1, 7, 40], temperature=0.3)
+    for k in (1, 7, 40):
+        ranked = [brute_force(train, labels[0], query, k, 0.3) for query in queries]
+        top1 = [order[0] == int(label) for order, label in zip(ranked, labels[1], strict=True)]
+        assert found[k]["accuracy"] == pytest.approx(np.mean(top1))
+        if k == 40:  # all five first classes have votes
+            top5 = [int(label) in order[:5] for order, label in zip(ranked, labels[1], strict=True)]
+            assert found[k]["top5"] == pytest.approx(np.mean(top5))
+
+
+def test_more_neighbours_than_train_rows_are_refused() -> None:
+    rows, labels = torch.randn(4, 2), torch.arange(4)
+    with pytest.raises(FungiError, match="k = 5 neighbours were asked for, but there are only 4 train rows"):
+        weighted_knn(rows, labels, rows, labels, [2, 5])
+
+
+def test_a_probe_separates_what_is_separable() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 3
+    rows = 5 * torch.eye(3)[labels] + torch.randn(90, 3, generator=generator) * 0.3
+    scores = linear_probe(rows, labels, rows[:30], labels[:30], rate=1.0, epochs=10, batch=32)
+    assert scores == {"accuracy": 1.0, "last-accuracy": 1.0}
+
+
+def test_token_by_token_the_network_is_timms(model) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        tokens = model.forward_features(images)
+        first, last = last_blocks(model, images, 2)
+        torch.testing.assert_close(last, tokens, rtol=1e-4, atol=1e-5)
+        expected = model.forward_intermediates(
+            images, indices=2, norm=True, return_prefix_tokens=True, output_fmt="NLC"
+        )
+        patches, prefix = expected[1][0]
+        torch.testing.assert_close(first, torch.cat([prefix, patches], dim=1), rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_the_tokens_they_are_called_after(model) -> None:
+    blocks = [torch.randn(2, 66, 64) for _ in range(2)]
+    assert torch.equal(pooled(model, blocks, "cls"), torch.cat([blocks[0][:, 0], blocks[1][:, 0]], dim=1))
+    assert torch.equal(pooled(model, blocks[1:], "cls+"), blocks[1][:, 1])
+    assert torch.equal(pooled(model, blocks[1:], "concat"), blocks[1][:, :2].reshape(2, -1))
+    torch.testing.assert_close(pooled(model, blocks, "patch_mean"), blocks[1][:, 2:].sum(1) / 64)
+    with pytest.raises(FungiError, match="one class token"):
+        pooled(BACKBONES["udi-micro-one-token"].build(), blocks, "cls+")
+
+
+def test_other_resolutions_keep_the_positions_of_class_tokens(model) -> None:
+    """The reference resizes by the factor (side + 0.1) / side of the old grid."""
+    resized = resized_positions(model, 5, 11)
+    assert resized.shape == (1, 2 + 55, 64)
+    assert torch.equal(resized[:, :2], model.pos_embed[:, :2])
+    grid = model.pos_embed[:, 2:].reshape(1, 8, 8, 64).permute(0, 3, 1, 2)
+    factor = (5.1 / 8, 11.1 / 8)
+    expected = torch.nn.functional.interpolate(grid, scale_factor=factor, mode="bicubic").flatten(2).transpose(1, 2)
+    torch.testing.assert_close(resized[:, 2:], expected)
+    assert embed(model, torch.zeros(1, 3, 20, 44)).shape == (1, 57, 64)
+
+
+def test_attention_has_a_column_for_each_patch_and_no_class_token(model) -> None:
+    image = torch.randn(1, 3, 32, 48)
+    with torch.no_grad():
+        whole, maps = last_attention(model, image), class_attention(model, image, 1)
+    assert whole.shape == (1, 4, 98, 98)
+    torch.testing.assert_close(whole.sum(-1), torch.ones(1, 4, 98))
+    assert maps.shape == (4, 8, 12)
+    torch.testing.assert_close(maps.flatten(1), whole[0, :, 1, 2:])
+
+
+def test_attention_is_what_the_last_block_computes_with(model) -> None:
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        tokens = embed(model, image)
+        for block in model.blocks[:-1]:
+            tokens = block(tokens)
+        last = model.blocks[-1]
+        value = last.attn.qkv(last.norm1(tokens)).unflatten(-1, (3, 4, 16))[:, :, 2].transpose(1, 2)
+        mixed = (last_attention(model, image) @ value).transpose(1, 2).flatten(2)
+        torch.testing.assert_close(last.attn.proj(mixed), last.attn(last.norm1(tokens)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_patches_that_are_kept_hold_the_mass_and_no_fewer_do() -> None:
+    attention = torch.tensor([[[0.5, 0.05], [0.3, 0.15]]])
+    assert kept_mass(attention, 0.6).flatten().tolist() == [True, False, True, False]
+    assert kept_mass(attention, 0.9).flatten().tolist() == [True, False, True, True]
+
+
+def test_pictures_are_written_for_every_head_of_both_tokens(model, tmp_path: Path) -> None:
+    pixels, image = Image.new("RGB", (32, 32), (90, 120, 30)), torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        written = write_maps(tmp_path, model, pixels, image, threshold=0.6)
+        overview(tmp_path / "all.png", model, [(pixels, image)] * 2, side=16)
+    names = {"img"} | {
+        f"{kind}-{middle}head{h}" for kind in ("attn", "mask") for middle in ("", "plus-") for h in range(4)
+    }
+    assert {path.stem for path in written} == names
+    for path in written:
+        with Image.open(path) as picture:
+            assert picture.size == (32, 32)
+            assert "attn" not in path.stem or np.asarray(picture).max() == 255
+    with Image.open(tmp_path / "all.png") as picture:
+        assert picture.size[1] == 36
