@@ -47,7 +47,7 @@ def run(settings: AttentionSettings) -> list[Path]:
     else:
         dataset = resolve_dataset(settings.dataset, settings.data_dir)
         picture = dataset.open_split(dataset.splits[0], settings.data_dir).load(settings.row)
-    patch = backbone.model.patch_embed.patch_size[0]  # type: ignore[union-attr,index]
+    patch = int(backbone.model.get_submodule("patch_embed").patch_size[0])  # type: ignore[index]
     side = max(settings.image_size // patch, 1) * patch
     picture = picture.resize((side, side))
     with torch.no_grad():
