@@ -17,10 +17,14 @@ Pair = tuple[float, ...]
 class PretrainSettings:
     """Everything about a run. Flags may be written with `_` or `-`; switches also take `true` or `false`."""
 
-    data_path: Path | None = setting(None, "folder of images, in class folders or not: labels are ignored", decides="nothing")
+    data_path: Path | None = setting(
+        None, "folder of images, in class folders or not: labels are ignored", decides="nothing"
+    )
     dataset: str = setting("", "in place of --data-path, the train rows of a dataset of `fungi list datasets`")
     data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing")
-    output_dir: Path = setting(Path("pretraining"), "folder of checkpoints and log; a run that is there goes on", decides="nothing")
+    output_dir: Path = setting(
+        Path("pretraining"), "folder of checkpoints and log; a run that is there goes on", decides="nothing"
+    )
     arch: str = setting("vit_small", "vit_tiny, vit_small, vit_base, or vit_micro for images of 32 pixels")
     patch_size: int = setting(16, "side of a patch, in pixels", within=(1, 1024))
     global_crops_size: int = setting(224, "side of the global crops, in pixels", within=(1, 4096))
@@ -45,8 +49,12 @@ class PretrainSettings:
     weight_decay: float = setting(0.04, "first weight decay", within=(0, 10))
     weight_decay_end: float = setting(0.1, "last weight decay", within=(0, 10))
     clip_grad: float = setting(3.0, "largest norm of each tensor's gradient; 0 for any", within=(0, 1e6))
-    batch_size_per_gpu: int = setting(128, "images that a process computes at once", within=(1, 65536), decides="nothing")
-    accumulate_steps: int = setting(1, "parts of that size that make one batch of a process", within=(1, 65536), decides="nothing")
+    batch_size_per_gpu: int = setting(
+        128, "images that a process computes at once", within=(1, 65536), decides="nothing"
+    )
+    accumulate_steps: int = setting(
+        1, "parts of that size that make one batch of a process", within=(1, 65536), decides="nothing"
+    )
     epochs: int = setting(300, "passes over the images", within=(1, 10**6))
     freeze_last_layer: int = setting(1, "epochs that leave the last layer as it is", within=(0, 10**6))
     lr: float = setting(0.0005, "peak rate per 256 images of a batch", within=(0, 100))
@@ -67,15 +75,23 @@ class PretrainSettings:
     )
     dtype: str = setting("auto", "auto (bfloat16 on a GPU with --use-fp16, else float32), float32, bfloat16")
     saveckp_freq: int = setting(
-        20, "epochs between checkpoints that are kept; 0 keeps the last alone", within=(0, 10**6)
-    decides="nothing")
-    save_minutes: float = setting(10.0, "minutes between checkpoints inside an epoch", within=(0.001, 10**6), decides="nothing")
+        20, "epochs between checkpoints that are kept; 0 keeps the last alone", within=(0, 10**6), decides="nothing"
+    )
+    save_minutes: float = setting(
+        10.0, "minutes between checkpoints inside an epoch", within=(0.001, 10**6), decides="nothing"
+    )
     seed: int = setting(0, "of weights, order and views", within=SEEDS)
-    num_workers: int = setting(-1, "processes that decode; -1 picks 0 on a CPU, 10 on a GPU", within=(-1, 1024), decides="nothing")
+    num_workers: int = setting(
+        -1, "processes that decode; -1 picks 0 on a CPU, 10 on a GPU", within=(-1, 1024), decides="nothing"
+    )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
-    dist_url: str = setting("env://", "taken for the sake of published commands; torchrun's environment counts", decides="nothing")
+    dist_url: str = setting(
+        "env://", "taken for the sake of published commands; torchrun's environment counts", decides="nothing"
+    )
     local_rank: int = setting(0, "as --dist-url", within=(0, 1024), decides="nothing")
-    wandb: bool = setting(False, "progress to Weights & Biases, offline unless $WANDB_MODE says otherwise", decides="nothing")
+    wandb: bool = setting(
+        False, "progress to Weights & Biases, offline unless $WANDB_MODE says otherwise", decides="nothing"
+    )
 
     def __post_init__(self) -> None:
         choose_architecture(self.arch)
