@@ -86,6 +86,7 @@ def test_a_file_and_its_bytes_in_memory_agree(size, start, tmp_path):
     path.write_bytes(data)
     assert digest_of_file(path, "file") == digest_of_bytes(data)
     assert digest_of_bytes(data) != digest_of_bytes(data + b"\0")
+    assert digest_of_bytes(bytes(size)) != digest_of_bytes(bytes(size + 1))
 
 
 @pytest.mark.parametrize(("start", "pieces"), [(b"\xff\xd8", 4), (b"RIFF", 25)])

@@ -18,6 +18,7 @@ from fungi.report.result_file import ResultFile, Run
 from fungi.scoring import knn_concat
 from fungi.scoring.feature_settings import result_path
 from fungi.scoring.knn_concat import KnnScorer, KnnSettings
+from fungi.store.maker import this_judge
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation import feature_folder
 from tests.evaluation.feature_folder import make_folder
@@ -216,6 +217,22 @@ def test_two_evaluations_of_one_file_at_once_lose_nothing(tmp_path):
     one.finish()
     assert sorted(json.loads(path.read_text())["results"]) == [f"combination-{number}" for number in range(4)]
     assert [found.name for found in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_results_of_two_versions_never_come_into_one_file(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    first = _opened(path)
+    first.add(first.runs[0], "kl", {"accuracy": 0.5})
+    for same in (replace(this_judge(), commit="other"), replace(this_judge())):
+        monkeypatch.setattr("fungi.report.result_file.this_judge", lambda made=same: made)
+        assert list(_opened(path).runs[0].results) == ["kl"]
+    newer = replace(this_judge(), versions={**this_judge().versions, "torch": "9.9"})
+    for other in (newer, replace(this_judge(), code="other")):
+        monkeypatch.setattr("fungi.report.result_file.this_judge", lambda made=other: made)
+        second = _opened(path)
+        assert second.runs[0].results == {}
+        second.add(second.runs[0], "kl", {"accuracy": 0.75})
+    assert len(list(tmp_path.glob("result.previous-*.json"))) == 2
 
 
 def test_two_evaluations_of_other_settings_to_one_file_at_once_lose_nothing(tmp_path):

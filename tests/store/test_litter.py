@@ -46,6 +46,7 @@ def test_stages_clean_the_folders_they_write_to(tmp_path):
     half_removed = blocks.folder.with_name(".old.removed-0123456789ab")
     half_removed.mkdir()
     blocks, path = planned(tmp_path)
+    assert [file.name for file in blocks.folder.iterdir()] == [MANIFEST]
     fill(blocks)
     assemble(blocks, path)
     assert not any(place.exists() for place in (*litter, half_removed))

@@ -11,7 +11,7 @@
 import glob
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from fungi.report.original_results import from_original, is_original
 from fungi.runtime.files import locked, written_whole
 from fungi.runtime.log import logger
 from fungi.runtime.owner import sweep
-from fungi.runtime.versions import code_commit, package_versions
+from fungi.store.maker import Maker, difference, this_judge
 
 Scores = dict[str, Any]
 SCHEMA_VERSION = 1
@@ -91,8 +91,7 @@ class ResultFile:
             **({} if self.unusual is None else {"unusual": self.unusual}),
             "provenance": {
                 "features": [run.features for run in self.runs],
-                "versions": package_versions(),
-                "commit": code_commit(),
+                **asdict(this_judge()),
             },
             "warnings": list(dict.fromkeys(text for run in self.runs for text in run.warnings)),
             "test_targets": self.test_targets,
@@ -132,7 +131,7 @@ class ResultFile:
         if found is None:
             earlier = [(path, self._same(path)) for path in self._put_aside()]
             self.path.replace(self._free_name())
-            logger.info("%s held results of other settings or input files: put aside", self.path)
+            logger.info("%s held results of other settings, input files or versions: put aside", self.path)
             back, found = next((entry for entry in earlier if entry[1] is not None), (self.path, None))
             if found is None:
                 return False
@@ -146,7 +145,7 @@ class ResultFile:
         return True
 
     def _same(self, path: Path) -> dict[str, Any] | None:
-        """The content of a file, if it is of the same settings and input files.
+        """The content of a file, if it is of the same settings, input files and version of the program.
 
         Settings that a file of an earlier version does not know had what is the usual value now.
         """
@@ -159,6 +158,7 @@ class ResultFile:
                     for name, value in self.settings.items()
                 )
                 and origins(found["provenance"]["features"]) == origins([_plain(run.features) for run in self.runs])
+                and not difference(Maker.from_record(found["provenance"]), this_judge())
                 and len(found.get("runs") or [found["results"]]) == len(self.runs)
             )
         except (FungiError, KeyError, TypeError, AttributeError):

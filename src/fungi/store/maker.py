@@ -44,9 +44,16 @@ class Maker:
     def from_json(cls, text: str | None) -> "Maker":
         """From text; of an unknown version where there is none, or nothing that can be read."""
         try:
-            values = json.loads(text or "")
+            return cls.from_record(json.loads(text or ""))
+        except ValueError:
+            return cls()
+
+    @classmethod
+    def from_record(cls, values: Any) -> "Maker":
+        """From the entries of a record that may have others; of an unknown version where they are not there."""
+        try:
             return cls(str(values["code"]), str(values["commit"]), {**values["versions"]})
-        except (ValueError, LookupError, TypeError):
+        except (LookupError, TypeError):
             return cls()
 
 
@@ -54,6 +61,12 @@ class Maker:
 def this_maker() -> Maker:
     """The running program."""
     return Maker(code_hash(), code_commit(), {**package_versions(), "python": platform.python_version()})
+
+
+@cache
+def this_judge() -> Maker:
+    """The running program, as far as it makes scores of features."""
+    return Maker(code_hash("combine", "evaluators", "scoring", "search", "store"), code_commit(), this_maker().versions)
 
 
 def difference(one: Maker, other: Maker) -> str:
