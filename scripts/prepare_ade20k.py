@@ -6,17 +6,7 @@
 Makes data/ade20k/{images,annotations}/{training,validation}. A folder that is there already is left as it is.
 """
 
-import sys
-
-from fungi.data.preparation import PrepareSettings, prepare
-from fungi.runtime.command import run_command
+from fungi.data.preparation import run_script
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            PrepareSettings,
-            lambda settings: prepare(settings, "ade20k"),
-            program="prepare_ade20k.py",
-            description=__doc__,
-        )
-    )
+    raise SystemExit(run_script("ade20k", description=__doc__))

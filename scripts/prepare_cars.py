@@ -10,14 +10,7 @@ Makes data/cars/stanford_cars/{cars_train,cars_test,devkit} in torchvision's lay
 left as it is.
 """
 
-import sys
-
-from fungi.data.preparation import PrepareSettings, prepare
-from fungi.runtime.command import run_command
+from fungi.data.preparation import run_script
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            PrepareSettings, lambda settings: prepare(settings, "cars"), program="prepare_cars.py", description=__doc__
-        )
-    )
+    raise SystemExit(run_script("cars", description=__doc__))

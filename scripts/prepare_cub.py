@@ -6,17 +6,7 @@
 Makes data/cub/CUB_200_2011. A folder that is there already is left as it is.
 """
 
-import sys
-
-from fungi.data.preparation import PrepareSettings, prepare
-from fungi.runtime.command import run_command
+from fungi.data.preparation import run_script
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            PrepareSettings,
-            lambda settings: prepare(settings, "cub-200"),
-            program="prepare_cub.py",
-            description=__doc__,
-        )
-    )
+    raise SystemExit(run_script("cub-200", description=__doc__))

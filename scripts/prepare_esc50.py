@@ -7,17 +7,7 @@ Makes data/esc-50/{meta,audio}. Clips stay at 44.1 kHz; they are resampled when 
 already is left as it is.
 """
 
-import sys
-
-from fungi.data.preparation import PrepareSettings, prepare
-from fungi.runtime.command import run_command
+from fungi.data.preparation import run_script
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            PrepareSettings,
-            lambda settings: prepare(settings, "esc-50"),
-            program="prepare_esc50.py",
-            description=__doc__,
-        )
-    )
+    raise SystemExit(run_script("esc-50", description=__doc__))

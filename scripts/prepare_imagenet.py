@@ -8,17 +8,7 @@ Makes data/imagenet-1k/{train,val,meta.bin} in torchvision's layout. What is the
 an existing ImageNet of that layout needs only a link: ln -s /path/to/imagenet data/imagenet-1k
 """
 
-import sys
-
-from fungi.data.preparation import PrepareSettings, prepare
-from fungi.runtime.command import run_command
+from fungi.data.preparation import run_script
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            PrepareSettings,
-            lambda settings: prepare(settings, "imagenet-1k"),
-            program="prepare_imagenet.py",
-            description=__doc__,
-        )
-    )
+    raise SystemExit(run_script("imagenet-1k", description=__doc__))

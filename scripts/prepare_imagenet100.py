@@ -6,17 +6,7 @@
 Makes data/imagenet100/{train.X1,...,train.X4,val.X,Labels.json}. What is there already is left as it is.
 """
 
-import sys
-
-from fungi.data.preparation import PrepareSettings, prepare
-from fungi.runtime.command import run_command
+from fungi.data.preparation import run_script
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            PrepareSettings,
-            lambda settings: prepare(settings, "imagenet-100"),
-            program="prepare_imagenet100.py",
-            description=__doc__,
-        )
-    )
+    raise SystemExit(run_script("imagenet-100", description=__doc__))

@@ -8,17 +8,7 @@ gnd_roxford5k.pkl and gnd_rparis6k.pkl. Makes data/retrieval-landmarks/{roxford5
 already is left as it is.
 """
 
-import sys
-
-from fungi.data.preparation import PrepareSettings, prepare
-from fungi.runtime.command import run_command
+from fungi.data.preparation import run_script
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            PrepareSettings,
-            lambda settings: prepare(settings, "oxford-landmarks", "paris-landmarks"),
-            program="prepare_landmarks.py",
-            description=__doc__,
-        )
-    )
+    raise SystemExit(run_script("oxford-landmarks", "paris-landmarks", description=__doc__))

@@ -8,17 +8,7 @@ into the same folder. Makes data/pascal-voc/{images,SegmentationClass,Segmentati
 already is left as it is.
 """
 
-import sys
-
-from fungi.data.preparation import PrepareSettings, prepare
-from fungi.runtime.command import run_command
+from fungi.data.preparation import run_script
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            PrepareSettings,
-            lambda settings: prepare(settings, "pascal-voc"),
-            program="prepare_pascal_voc.py",
-            description=__doc__,
-        )
-    )
+    raise SystemExit(run_script("pascal-voc", description=__doc__))

@@ -7,14 +7,7 @@
 Makes data/pets/{images,annotations}. A folder that is there already is left as it is.
 """
 
-import sys
-
-from fungi.data.preparation import PrepareSettings, prepare
-from fungi.runtime.command import run_command
+from fungi.data.preparation import run_script
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            PrepareSettings, lambda settings: prepare(settings, "pets"), program="prepare_pets.py", description=__doc__
-        )
-    )
+    raise SystemExit(run_script("pets", description=__doc__))

@@ -7,17 +7,7 @@ Makes data/speech-commands with a folder per word and the two lists of files. A 
 it is.
 """
 
-import sys
-
-from fungi.data.preparation import PrepareSettings, prepare
-from fungi.runtime.command import run_command
+from fungi.data.preparation import run_script
 
 if __name__ == "__main__":
-    sys.exit(
-        run_command(
-            PrepareSettings,
-            lambda settings: prepare(settings, "speech-commands"),
-            program="prepare_speech_commands.py",
-            description=__doc__,
-        )
-    )
+    raise SystemExit(run_script("speech-commands", description=__doc__))

@@ -1,11 +1,15 @@
 """Getting datasets onto the disk: a step of its own, before any extraction. The scripts call these functions."""
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fungi.data.base import DATASETS, resolve_dataset
 from fungi.data.verify import verify_dataset
 from fungi.errors import FungiError
+from fungi.runtime.command import run_command
 from fungi.settings import required, setting
 
 
@@ -34,7 +38,13 @@ class VerifySettings:
     every_item: bool = setting(False, "read every item, not only the first and the last of each split")
 
 
-def prepare(settings: PrepareSettings, *names: str) -> None:
+def run_script(*names: str, description: str | None) -> int:
+    """What a `prepare_*.py` does for the datasets of these names; the exit status."""
+    program = Path(sys.argv[0]).name
+    return run_command(PrepareSettings, partial(prepare, names=names), program=program, description=description or "")
+
+
+def prepare(settings: PrepareSettings, names: Sequence[str]) -> None:
     """Unpack and arrange datasets from archives that a person downloaded, and verify them; safe to repeat."""
     for name in names:
         make = DATASETS[name].prepare

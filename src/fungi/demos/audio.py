@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fungi.demos.profiles import ProfileDemo, known_profiles
+from fungi.demos.profiles import ProfileDemo, ProfileDemoSettings
 from fungi.settings import setting
 
 DESCRIPTION = """Embeddings and the gradients of KL and SimCLR for generated clips of eight kinds of tones, from a small
@@ -13,23 +13,17 @@ Both the clips and the network are synthetic: this shows that the audio path wor
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoAudioSettings:
-    """Where to write, and with which network."""
+class DemoAudioSettings(ProfileDemoSettings):
+    """Where to write, besides."""
 
     root: Path = setting(Path("demo-audio"), "folder of everything that the demo writes")
-    backbone: str = setting("tiny-ssast", "audio backbone")
-    profiles: tuple[str, ...] = setting(("clean", "published"), "profiles to run")
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-
-    def __post_init__(self) -> None:
-        known_profiles(self.profiles)
 
 
 def run(settings: DemoAudioSettings) -> None:
     """Extract, evaluate, say what came out."""
     demo = ProfileDemo(
         dataset="tones",
-        backbone=settings.backbone,
+        backbone=settings.backbone or "tiny-ssast",
         root=settings.root,
         about="The clips are synthetic (generated, not recorded); tiny-ssast has random weights.",
         profiles=settings.profiles,

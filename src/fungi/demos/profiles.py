@@ -9,11 +9,25 @@ from typing import Any
 from fungi.combine.names import name_of
 from fungi.errors import FungiError
 from fungi.report.gain_table import print_gain_table
+from fungi.settings import setting
 from fungi.store.layout import EMBEDDINGS
 
 OBJECTIVES = ("kl", "simclr")
 PROFILE_SAMPLING = {"clean": "balanced", "published": "stratified"}
 """How each profile draws shots (spec text 6.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileDemoSettings:
+    """Which network, under which profiles; a demo adds the folder that it writes to."""
+
+    backbone: str = setting("", "backbone; the demo's own if absent")
+    profiles: tuple[str, ...] = setting(tuple(PROFILE_SAMPLING), "profiles to run")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+
+    def __post_init__(self) -> None:
+        if not self.profiles or any(name not in PROFILE_SAMPLING for name in self.profiles):
+            raise FungiError(f"--profiles takes one or both of {', '.join(PROFILE_SAMPLING)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +92,6 @@ class ProfileDemo:
                 device=self.device,
             )
         )
-
-
-def known_profiles(names: tuple[str, ...]) -> None:
-    """FungiError for a name that is no profile, or none at all."""
-    if not names or any(name not in PROFILE_SAMPLING for name in names):
-        raise FungiError(f"--profiles takes one or both of {', '.join(PROFILE_SAMPLING)}.")
 
 
 def verdict(columns: Mapping[str, Mapping[str, Any]]) -> str:

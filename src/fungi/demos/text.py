@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fungi.backbones.families.minilm import PACKAGE
-from fungi.demos.profiles import ProfileDemo, known_profiles
+from fungi.demos.profiles import ProfileDemo, ProfileDemoSettings
 from fungi.settings import setting
 
 DESCRIPTION = """Embeddings and the gradients of KL and SimCLR for docstrings of Python's standard library, to be told
@@ -20,16 +20,10 @@ ABOUT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoTextSettings:
-    """Where to write, and with which encoder."""
+class DemoTextSettings(ProfileDemoSettings):
+    """Where to write, besides."""
 
     root: Path = setting(Path("demo-text"), "folder of everything that the demo writes")
-    backbone: str = setting("", "text backbone; minilm where its package is installed, else tiny-bert")
-    profiles: tuple[str, ...] = setting(("clean", "published"), "profiles to run")
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-
-    def __post_init__(self) -> None:
-        known_profiles(self.profiles)
 
 
 def run(settings: DemoTextSettings) -> None:
