@@ -97,3 +97,12 @@ def test_a_record_that_does_not_fit_is_refused(attributes: dict[str, object], co
         file.attrs.update(attributes)
     with pytest.raises(FungiError, match=complaint):
         open_array(path, "kl")
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f2", "i4"])
+def test_features_are_read_in_float32_whatever_the_file_holds(dtype: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "made.h5", "w") as file:
+        file["kl"] = (10 * VALUES).astype(dtype)
+    read = open_array(tmp_path / "made.h5", "kl").read(2, 5)
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, (10 * VALUES).astype(dtype)[2:5].astype(np.float32))

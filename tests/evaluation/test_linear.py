@@ -10,7 +10,13 @@ from sklearn.linear_model import LogisticRegression
 
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
-from fungi.evaluators.linear import LAMBDAS, LabelledRows, fit_classifier, validation_accuracies
+from fungi.evaluators.linear import (
+    LAMBDAS,
+    LabelledRows,
+    cross_validation_accuracies,
+    fit_classifier,
+    validation_accuracies,
+)
 from fungi.evaluators.logistic import LogisticOptions, LogisticProblem, bytes_beside_features, fit, fit_path
 from fungi.scoring import train_linear_concat_grads
 from fungi.scoring.train_linear_concat_grads import LinearSettings, held_out_fifth
@@ -212,3 +218,12 @@ def test_a_missing_official_validation_split_is_said_and_a_named_file_has_to_be_
     assert COMMANDS["linear"].main(flags) == 0
     assert "textures has a validation split, but there are no features of it" in capsys.readouterr().err
     assert COMMANDS["linear"].main([*flags, "--valid-targets", "nowhere.h5"]) == 2
+
+
+def test_cross_validation_repeats_with_its_seed():
+    random = np.random.default_rng(0)
+    rows = LabelledRows(torch.from_numpy(random.normal(size=(60, 4))), random.integers(0, 3, 60))
+    scores = [
+        cross_validation_accuracies(rows, 5, LogisticOptions(solver="lbfgs", seed=seed)).tolist() for seed in (1, 1, 2)
+    ]
+    assert scores[0] == scores[1] != scores[2]

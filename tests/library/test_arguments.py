@@ -214,3 +214,14 @@ def test_sixteen_bits_of_grey_look_like_their_upper_eight() -> None:
 def test_grey_values_without_a_known_white_are_refused(values: np.ndarray, complaint: str) -> None:
     with pytest.raises(FungiError, match=complaint):
         ready()([Image.fromarray(values)])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_gradient_of_the_bias_is_there_if_and_only_if_it_is_asked_for(bias: bool) -> None:
+    wrapper = make(bias=bias)
+    assert wrapper.extractors[0].projection.shape == (24, 24 * (24 + bias))
+
+
+def test_as_many_views_are_encoded_at_once_as_is_asked_for() -> None:
+    assert make(views_per_forward=7).engine.views_per_forward == 7
+    assert make().engine.views_per_forward == 64

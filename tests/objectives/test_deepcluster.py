@@ -108,3 +108,9 @@ def test_more_prototypes_than_images_are_refused() -> None:
 @pytest.mark.parametrize(("images", "prototypes"), [(126_689, 3000), (1257, 125), (9, 1)])
 def test_small_datasets_get_fewer_prototypes(images: int, prototypes: int) -> None:
     assert DeepCluster().prototypes_for(images) == prototypes
+
+
+def test_every_image_may_be_a_prototype_of_its_own() -> None:
+    assert DeepCluster(prototypes=5).prototypes_for(5) == 5
+    with pytest.raises(FungiError, match="prototypes is 5, but there are only 4 train images"):
+        DeepCluster(prototypes=5).prototypes_for(4)

@@ -149,3 +149,19 @@ def test_the_random_ratio_is_drawn_once_per_image() -> None:
     views = MaskedCrops(input=INPUT, patch_size=8, random_ratio=True)
     masked = [views.prepare(picture)["mask"].any(dim=1).tolist() for picture in pictures(40)]
     assert {tuple(crops) for crops in masked} == {(True, True), (False, False)}
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 40), (40, 3), (1, 60), (2, 2)])
+def test_blocks_stay_inside_grids_of_any_shape(height: int, width: int) -> None:
+    torch.manual_seed(3)
+    counts = [int(block_mask(height, width, 0.5).sum()) for _ in range(50)]
+    assert 0 < max(counts) <= math.ceil(0.5 * height * width)
+
+
+def test_random_ratios_are_none_or_between_a_tenth_and_a_half() -> None:
+    torch.manual_seed(4)
+    ratios = [MaskedCrops(input=INPUT, patch_size=8, random_ratio=True)._ratio() for _ in range(400)]
+    drawn = [ratio for ratio in ratios if ratio]
+    assert 150 < len(drawn) < 250
+    assert 0.1 <= min(drawn) < 0.12
+    assert 0.48 < max(drawn) <= 0.5

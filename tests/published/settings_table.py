@@ -243,6 +243,8 @@ EVALUATION = [
         {"cutoffs": (1, 5, 10), "renormalise_after_pca": False, "test_split": "test"},
         "spec vision 9.6",
     ),
+    Published("spec vision 9.1", "PCA of a known backbone", 384, lambda: usual_pca_dim("cifar10", "vit-s16")),
+    Published("spec vision 9.1", "PCA of another", 512, lambda: usual_pca_dim("cifar10", "somebody's")),
     Published("spec vision 9.1", "PCA", 512, lambda: DEFAULT_PCA_DIM),
     Published(
         "spec vision 9.1",

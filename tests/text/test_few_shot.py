@@ -34,3 +34,11 @@ def test_the_flag_chooses_the_rule():
     assert stratified.rows(TARGETS, None).tolist() == stratified_rows(TARGETS, 3).tolist()
     with pytest.raises(FungiError, match=r"--few-shot-sampling draws shots: give their number"):
         KnnSettings(few_shot_sampling="stratified")
+
+
+def test_no_row_is_drawn_twice_and_every_class_has_its_shots():
+    targets = np.repeat(np.arange(4), 6)
+    for seed in (None, *range(20)):
+        rows = few_shot_rows(targets, 5, seed)
+        assert len(set(rows.tolist())) == 20
+        assert np.bincount(targets[rows]).tolist() == [5, 5, 5, 5]

@@ -8,6 +8,7 @@ import torch
 from fungi.backbones.base import BACKBONES
 from fungi.errors import FungiError
 from fungi.views.loading import prepare
+from fungi.views.tokenizers import HashedWords
 from fungi.views.tokens import groups_of_like_length, pad_together
 from fungi.views.words import delete_count, delete_independently
 
@@ -152,3 +153,13 @@ def test_padding_uses_the_backbones_own_number():
     batch = pad_together([[tokens[0]], [tokens[1]]], pad=7)
     assert batch["input_ids"][1, 0].tolist() == [1, 2, 7, 7]
     assert batch["attention_mask"][1, 0].tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("size", [4, 9, 8192])
+def test_hashed_words_are_numbers_of_the_vocabulary_beside_the_special_ones(size):
+    (tokens,) = HashedWords(size=size).encode([words(500)], 1000)
+    inner = tokens.ids[1:-1]
+    assert [tokens.ids[0], tokens.ids[-1]] == [1, 2]
+    assert min(inner) >= 3
+    assert max(inner) < size
+    assert size > 100 or set(inner) == set(range(3, size))

@@ -128,3 +128,10 @@ def test_a_sample_among_drawn_negatives_is_left_out_by_its_own_views() -> None:
         others = {"negatives": torch.cat([plain.latents(train[o, 3:], heads["head"]) for o in range(6) if o != row])}
         expected = plain.loss(Encoded(train[row, :3][None]), heads, others)
         torch.testing.assert_close(excluding.loss(Encoded(train[row, :3][None]), heads, support), expected)
+
+
+def test_supporting_data_is_known_by_its_hash() -> None:
+    objective = bound("simclr")
+    assert objective.support_hash == ""
+    first, same, other = (objective.with_support({"negatives": torch.full((2, 3), value)}) for value in (1.0, 1.0, 2.0))
+    assert first.support_hash == same.support_hash != other.support_hash

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.runtime.seeds import seeded
+from fungi.views.crops import Crops, _gaussian_blur
 from fungi.views.image import CLIP, HALF, IMAGENET, UNIT, ImageInput
 from fungi.views.loading import batches, prepare
 from tests.engine.golden import load
@@ -168,3 +170,27 @@ def test_every_epoch_draws_other_views_and_the_first_those_of_no_epoch() -> None
     samples = Samples(np.zeros(1, dtype=np.uint32), ["a"], lambda row: image)
     (loaded,) = batches(samples, [crops], [[0]], seed=42, num_workers=0, epoch=2)
     assert torch.equal(loaded[crops.identity][0], later[1])
+
+
+@pytest.mark.parametrize(("size", "resize"), [(224, 256), (32, 37), (448, 512), (7, 8)])
+def test_an_input_of_any_size_is_cut_from_eight_sevenths_of_it(size: int, resize: int) -> None:
+    assert ImageInput.square(size).resize == resize
+    assert ImageInput.square(224).resized(size).resize == resize
+
+
+def test_the_only_global_crop_is_blurred_as_the_first_and_no_local_one_is_solarised() -> None:
+    """Solarisation is for the second global crop: with one global crop, view 1 is a local one."""
+    views = Crops(input=ImageInput(size=32, resize=32), global_crops=1, local_crops=2, augmentation="dino")
+    steps = [views._transform(view).transforms for view in range(3)]
+    assert [any(isinstance(step, v2.RandomSolarize) for step in one) for one in steps] == [False, False, False]
+    assert [one[4].p for one in steps] == [1.0, 0.5, 0.5]
+
+
+def test_blur_has_a_radius_between_a_tenth_and_two_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    radii: list[float] = []
+    monkeypatch.setattr(Image.Image, "filter", lambda image, blur: radii.append(blur.radius) or image)
+    torch.manual_seed(0)
+    for _ in range(400):
+        _gaussian_blur(Image.new("RGB", (4, 4)))
+    assert 0.1 <= min(radii) < 0.13
+    assert 1.97 < max(radii) <= 2.0
