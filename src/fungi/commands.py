@@ -30,6 +30,7 @@ Stage = Literal["projection", "extraction", "merge", "evaluation", "report"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """When a command runs over the grid, in this order."""
 CLASSIFICATION = ("accuracy", "mean-per-class-accuracy")
+SEGMENTATION = ("mIoU",)
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,13 @@ _TABLE = (
         "k-means with Hungarian matching over nested combinations of features",
         stage="evaluation",
     ),
-    Command("segment", "fungi.segmentation.segment", "segment images by their patches' neighbours, without training"),
+    Command(
+        "segment",
+        "fungi.segmentation.segment",
+        "segment images by their patches' neighbours, without training",
+        stage="evaluation",
+        metrics=SEGMENTATION,
+    ),
     Command(
         "pretrain", "fungi.pretraining.pretrain", "UDI: pretrain a vision transformer, from images to a checkpoint"
     ),

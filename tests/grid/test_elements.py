@@ -128,3 +128,11 @@ def test_the_published_speed_is_that_of_vit_b16() -> None:
 @pytest.mark.parametrize("name", list(BACKBONES))
 def test_every_backbone_has_an_estimate(name: str) -> None:
     assert 0 < relative_work(BACKBONES[name]) < 20
+
+
+def test_datasets_with_masks_are_in_the_grid_of_segmentation_alone() -> None:
+    grid = Grid(backbones=("dino_vits16",), datasets=("pets", "pascal-voc", "ade20k"))
+    segment = [str(element) for element in elements(grid, GridCall("segment"))]
+    assert segment == ["dino_vits16 pascal-voc", "dino_vits16 ade20k"]
+    assert {element.dataset for element in elements(grid, GridCall("extract", features=("embeddings",)))} == {"pets"}
+    assert [str(element) for element in elements(Grid(), GridCall("segment"))] == ["digits-vit digit-scenes"]

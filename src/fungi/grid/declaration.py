@@ -94,15 +94,21 @@ class Grid:
         for text in self.datasets:
             resolve_dataset(text, self.data_dir)
 
-    def pairs(self, *, landmarks: bool) -> list[Pair]:
-        """All backbones and datasets that go together. landmarks: the retrieval datasets alone."""
-        texts = self.datasets or (_landmark_names() if landmarks else ("digits",))
+    def pairs(self, *, landmarks: bool, masks: bool = False) -> list[Pair]:
+        """All backbones and datasets that go together.
+
+        landmarks: the retrieval datasets alone; masks: those that are segmented alone, which are in no other grid.
+        """
+        embedded = ("digit-scenes",) if masks else ("digits",)
+        texts = self.datasets or (_landmark_names() if landmarks else embedded)
         datasets = [(text, resolve_dataset(text, self.data_dir)) for text in texts]
         return [
             Pair(name, resolve_backbone(name), text, dataset)
             for name in self.backbones
             for text, dataset in datasets
-            if resolve_backbone(name).modality == dataset.modality and (not landmarks or _is_landmarks(dataset))
+            if resolve_backbone(name).modality == dataset.modality
+            and (not landmarks or _is_landmarks(dataset))
+            and (dataset.masks is not None) == masks
         ]
 
     def flags_of(self, command: str) -> list[str]:

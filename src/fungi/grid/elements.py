@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from fungi.commands import COMMANDS, Stage
+from fungi.commands import COMMANDS, SEGMENTATION, Stage
 from fungi.data.base import DatasetSpec
 from fungi.errors import FungiError
 from fungi.grid.declaration import Grid
@@ -76,7 +76,7 @@ def elements(grid: Grid, call: GridCall) -> list[Element]:
     """All elements of a job; the i-th is that of array index i."""
     if call.stage == "report" or (call.stage == "merge" and not grid.datasets):
         return [Element()]  # a merge of a grid that names no datasets is of all that is there
-    pairs = grid.pairs(landmarks=call.landmarks)
+    pairs = grid.pairs(landmarks=call.landmarks, masks=COMMANDS[call.command].metrics == SEGMENTATION)
     if call.stage == "projection":
         return [Element(backbone=name) for name in dict.fromkeys(pair.backbone for pair in pairs)]
     if call.stage == "merge":

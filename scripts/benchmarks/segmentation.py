@@ -1,0 +1,136 @@
+"""Segmentation against bare forwards, and exact search against FAISS: `python scripts/benchmark.py segmentation`.
+
+Dense features (tokens, neighbours, loss, gradients, projection) over as many bare forwards of the same model at the
+same size, for each kind of projection; then exact search over FAISS's flat index in the same bank, which has to give
+the same rows. Rounds alternate within one run; medians are printed, with the spread. Weights, images and banks are
+random: none changes the time. The support bank is small here (--support-rows), because exact search in it costs its
+rows' share: 1,025 queries x rows x width multiply-adds per image, which is said beside the ratio.
+"""
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from fungi.backbones.base import BACKBONES
+from fungi.backbones.loading import load_backbone
+from fungi.gradients.khatri_rao import make_projector
+from fungi.gradients.projection import draw_projection, product_dtype
+from fungi.gradients.targets import find_target
+from fungi.runtime.device import autocast, choose_device, choose_dtype, synchronize
+from fungi.runtime.memory import keep_freed_memory
+from fungi.segmentation.dense import DenseExtractor, Support, at_input_size, grid_of
+from fungi.segmentation.search import ExactSearch, FaissSearch, TreeSettings
+from fungi.store.banks import Bank, BankManifest, PatchRows
+from fungi.views.scenes import SceneView
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    options = _parser().parse_args(arguments)
+    keep_freed_memory()
+    device = choose_device(options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"{options.backbone}, {options.input_size} px, {device}, {torch.get_num_threads()} threads")
+        _measure_features(options, device)
+        _measure_search(options, device, Path(folder))
+    return 0
+
+
+def _measure_features(options: argparse.Namespace, device: torch.device) -> None:
+    spec, dtype = BACKBONES[options.backbone], choose_dtype(options.dtype, device)
+    backbone = load_backbone(options.backbone, random_init=True)
+    at_input_size(backbone.model, options.input_size)
+    model = backbone.model.to(device)
+    target = find_target(model, spec.layer)
+    views = SceneView(size=options.input_size, statistics=backbone.input.statistics)
+    support = _support(spec.embedding_dim, options.support_rows, device)
+    images = torch.randint(0, 256, (options.images, 3, options.input_size, options.input_size), device=device).byte()
+    rendered, draws = views.render(images), list(range(options.images))
+
+    def bare() -> None:
+        with torch.inference_mode(), autocast(device, dtype):
+            model.forward_features(rendered)
+
+    def features_with(kind: str) -> Callable[[], None]:
+        matrix = draw_projection(spec.projection_dim, target.gradient_dim, kind=kind)
+        projector = make_projector(matrix, device, product_dtype(dtype))
+        extractor = DenseExtractor(model, target, projector, views, device=device, dtype=dtype)
+
+        def features() -> None:
+            extractor.features("embeddings+simclr", images, draws, support)
+
+        return features
+
+    jobs = {"bare": bare} | {kind: features_with(kind) for kind in options.kinds}
+    seconds = _rounds(jobs, options.rounds, device)
+    tokens = grid_of(model) ** 2 + 1
+    work = tokens * options.support_rows * spec.embedding_dim / 1e9
+    print(f"bare forwards: {_median(seconds['bare']):.3f} s for {options.images} images")
+    for kind in options.kinds:
+        ratios = [mine / base for mine, base in zip(seconds[kind], seconds["bare"], strict=True)]
+        print(f"dense features with {kind}: {_median(ratios):.2f} x bare ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"of which search: {work:.1f} G multiply-adds per image in {options.support_rows} support rows")
+
+
+def _measure_search(options: argparse.Namespace, device: torch.device, folder: Path) -> None:
+    width = 2 * BACKBONES[options.backbone].embedding_dim
+    rows = _random(options.bank_rows, width)
+    bank = Bank.create(folder, BankManifest(width, 1, "float32", (len(rows),), {}))
+    bank.write(0, rows, np.zeros((len(rows), 1), dtype=np.int64))
+    queries = torch.from_numpy(_random(1024, width)).to(device)
+    exact, flat = ExactSearch(bank, device), FaissSearch(bank, TreeSettings(leaves=len(rows)))
+    same = bool((exact(queries, 30)[1] == flat(queries, 30)[1]).float().mean() > 0.9999)
+    jobs: dict[str, Callable[[], Any]] = {"exact": lambda: exact(queries, 30), "faiss": lambda: flat(queries, 30)}
+    seconds = _rounds(jobs, options.rounds, device)
+    ratios = [mine / base for mine, base in zip(seconds["exact"], seconds["faiss"], strict=True)]
+    print(
+        f"exact search (from the disk) over FAISS flat (in memory), 1024 queries in {len(rows)} x {width}, k = 30: "
+        f"{_median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), same rows: {same}"
+    )
+
+
+def _support(width: int, rows: int, device: torch.device) -> Support:
+    held = PatchRows(_random(rows, width))
+    return Support(held, ExactSearch(held, device))
+
+
+def _random(rows: int, width: int) -> np.ndarray:
+    return normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(0)), dim=1).numpy()
+
+
+def _rounds(jobs: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of every job in each round, after one that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(rounds + 1):
+        for name, job in jobs.items():
+            start = perf_counter()
+            job()
+            synchronize(device)
+            if number:
+                seconds[name].append(perf_counter() - start)
+    return seconds
+
+
+_median = statistics.median
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmark.py segmentation", description=__doc__)
+    parser.add_argument("--backbone", default="dino_vits16")
+    parser.add_argument("--input-size", type=int, default=512)
+    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--kinds", nargs="*", default=["khatri-rao", "binary"])
+    parser.add_argument("--support-rows", type=int, default=4096)
+    parser.add_argument("--bank-rows", type=int, default=50_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    return parser
