@@ -187,6 +187,7 @@ class Segmentation:
             "dtype": str(self.around.dtype),
         }
         if support is not None:
+            assert isinstance(support.bank, Bank)
             birth |= {
                 "support": support.bank.manifest.key,
                 "support_search": settings.search,

@@ -1,0 +1,192 @@
+"""`fungi segment` as users meet it: what is wrong with data and flags is named, and interruptions do not show."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fungi.commands import COMMANDS
+from fungi.data.base import open_split
+from fungi.errors import FungiError, MissingFilesError
+from fungi.segmentation import memory_bank
+from fungi.segmentation.segment import run
+from fungi.segmentation.settings import SegmentSettings
+from tests.segmentation.own_masks import write_dataset
+from tests.segmentation.test_protocol import plain
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> Path:
+    write_dataset(tmp_path / "squares")
+    return tmp_path / "squares"
+
+
+def replaced(path: Path, values: np.ndarray) -> None:
+    Image.fromarray(values.astype(np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((32, 31)), r"'train/images/01\.png': its mask has 31 x 32 pixels, its image 32 x 32"),
+        (np.full((32, 32), 3), r"'train/images/01\.png': its mask holds 3, but there are 3 classes, from 0 to 2"),
+        (np.full((32, 32), 255), r"'train/images/01\.png': its mask is void \(255\) everywhere"),
+        (np.zeros((32, 32, 3)), r"the mask .*01\.png holds colours \(RGB\)"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_named(values: np.ndarray, message: str, squares: Path, tmp_path: Path) -> None:
+    replaced(squares / "train" / "masks" / "01.png", values)
+    with pytest.raises(FungiError, match=message):
+        run(plain(tmp_path / "out", f"squares=masks:{squares}"))
+
+
+def test_a_missing_mask_is_named(squares: Path, tmp_path: Path) -> None:
+    (squares / "test" / "masks" / "00.png").unlink()
+    with pytest.raises(MissingFilesError, match=r"test/images/00\.png has no mask\. Put one at .*test/masks/00\.png"):
+        run(plain(tmp_path / "out", f"squares=masks:{squares}"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"neighbours": 4000}, "4000 neighbours were asked for, but the bank has 500 patches"),
+        ({"memory_size": 4}, "less than one patch for each of 5 training images"),
+        ({"images": 6}, "--images 6 training images were asked for, but there are 5"),
+        ({"input_size": 41}, "--input-size 41 is no multiple"),
+        ({"backbone": "tiny-bert"}, "takes text"),
+    ],
+)
+def test_flags_that_do_not_fit_are_named(flags: dict, message: str, squares: Path, tmp_path: Path) -> None:
+    with pytest.raises(FungiError, match=message):
+        run(plain(tmp_path / "out", f"squares=masks:{squares}", features=("embeddings",), **flags))
+
+
+def test_datasets_without_masks_and_unknown_features_are_refused() -> None:
+    with pytest.raises(FungiError, match="dataset 'digits' has no masks"):
+        run(SegmentSettings(dataset="digits"))
+    with pytest.raises(FungiError, match="--features 'kl' is not known"):
+        SegmentSettings(features=("kl",))
+
+
+def test_classes_without_a_list_are_counted_over_all_masks(squares: Path) -> None:
+    (squares / "classes.txt").unlink()
+    assert list(open_split(f"squares=masks:{squares}", "test", squares).class_names) == [
+        "class 0",
+        "class 1",
+        "class 2",
+    ]
+
+
+def data_of(root: Path) -> dict[str, bytes]:
+    """Bytes of all banks and block scores."""
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in sorted((root / "banks").rglob("*")) if path.is_file()
+    }
+
+
+def scores_of(root: Path) -> dict:
+    (path,) = (root / "results").rglob("*.json")
+    return json.loads(path.read_text())["results"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_interrupted_anywhere_ends_with_the_same_bytes(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken off after each single write of a block, again and again."""
+    flags = {"block_size": 2, "memory_size": 200, "augmentation_epochs": 2, "features": ("embeddings+simclr",)}
+    whole = plain(tmp_path / "whole", f"squares=masks:{squares}", **flags)
+    run(whole)
+    broken = plain(tmp_path / "broken", f"squares=masks:{squares}", **flags)
+
+    class Interrupted(Exception):
+        pass
+
+    write = memory_bank.Bank.write
+
+    def write_and_stop(self, *arguments) -> None:
+        write(self, *arguments)
+        raise Interrupted
+
+    monkeypatch.setattr(memory_bank.Bank, "write", write_and_stop)
+    interruptions = 0
+    while True:
+        try:
+            run(broken)
+            break
+        except Interrupted:
+            interruptions += 1
+    assert interruptions == 12  # two banks of two epochs in three blocks each
+    assert data_of(tmp_path / "whole") == data_of(tmp_path / "broken")
+    assert scores_of(tmp_path / "whole") == scores_of(tmp_path / "broken")
+
+
+def test_support_and_memory_are_of_the_same_subset_and_name_it(squares: Path, tmp_path: Path) -> None:
+    flags = {"images": 3, "features": ("embeddings+simclr",)}
+    run(plain(tmp_path, f"squares=masks:{squares}", **flags))
+    manifests = {
+        path.parent.name.partition("-")[0]: json.loads(path.read_text())
+        for path in tmp_path.glob("banks/*/*/*/bank.json")
+    }
+    births = {name: manifest["birth"] for name, manifest in manifests.items()}
+    assert len(births["embeddings"]["images"]) == 3
+    assert births["embeddings"]["images"] == births["embeddings+simclr"]["images"]
+    assert births["embeddings+simclr"]["support"] in [
+        p.parent.name.rpartition("-")[2] for p in tmp_path.glob("banks/*/*/*/bank.json")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["faiss", "scann"])
+def test_approximate_search_states_its_recall(search: str, squares: Path, tmp_path: Path) -> None:
+    settings = plain(tmp_path, f"squares=masks:{squares}", features=("embeddings",), search=search)
+    exact = plain(tmp_path, f"squares=masks:{squares}", features=("embeddings",))
+    scores, truth = (run(one)["results"]["embeddings"] for one in (settings, exact))
+    assert 0.5 < scores["recall"] <= 1
+    assert scores["mIoU"] == pytest.approx(truth["mIoU"], abs=0.1)
+    assert "recall" not in truth
+
+
+@pytest.mark.slow
+def test_the_published_profile_reports_matching_and_keeps_zero_rows(squares: Path, tmp_path: Path) -> None:
+    settings = plain(
+        tmp_path, f"squares=masks:{squares}", profile="published", memory_size=64, features=("embeddings+simclr",)
+    )
+    scores = run(settings)["results"]["embeddings+simclr"]
+    assert scores["matched-mIoU"] >= scores["mIoU"]
+    manifest = next(json.loads(path.read_text()) for path in tmp_path.glob("banks/*/*/*simclr*/bank.json"))
+    assert manifest["ends"][-1] == 64 > manifest["ends"][-2] == 60  # five images with twelve patches each
+    assert "neighbour_layout='published'" in manifest["birth"]["loss"]
+    assert next(tmp_path.glob("projections/*")).name.startswith("binary")
+
+
+@pytest.mark.slow
+def test_batch_size_does_not_change_scores(squares: Path, tmp_path: Path) -> None:
+    found = [
+        run(plain(tmp_path / str(size), f"squares=masks:{squares}", batch_size=size))["results"] for size in (1, 4)
+    ]
+    for feature, scores in found[0].items():
+        assert scores["IoU"] == pytest.approx(found[1][feature]["IoU"], abs=2e-3)  # a vote at a tie may turn
+
+
+def test_the_command_prints_a_line_per_feature(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [
+        "--dataset",
+        f"squares=masks:{squares}",
+        "--root",
+        str(tmp_path),
+        "--input-size",
+        "32",
+        "--memory-size",
+        "0",
+    ]
+    flags += ["--features", "embeddings", "--augmentation-epochs", "0", "--output", str(tmp_path / "result.json")]
+    assert COMMANDS["segment"].main(flags) == 0
+    assert "embeddings: mIoU " in capsys.readouterr().out
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert len(content["results"]["embeddings"]["IoU"]) == 3
+    assert {"mIoU", "IoU", "pixel-accuracy"} <= set(content["results"]["embeddings"])
