@@ -61,6 +61,12 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def like(kind: type, name: str) -> Any:
+    """A field that another settings class has, too: the same default, help and checks."""
+    (field,) = (field for field in dataclasses.fields(kind) if field.name == name)
+    return dataclasses.field(default=field.default, metadata=field.metadata)
+
+
 def required(help: str, *, flag: str | None = None, within: Bounds | None = None) -> Any:
     """A field without a default: the flag has to be given."""
     metadata = {"help": help, "flag": flag, "aliases": (), "within": within, "decides": "scores", "mark": None}

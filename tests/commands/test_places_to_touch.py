@@ -35,9 +35,10 @@ class MajoritySettings(FeatureSettings):
 class MajorityScorer:
     def __init__(self, settings, task):
         self.settings, self.test_targets = settings, task.splits["test"].targets()
+        self.sources = [task.splits["test"].source(settings)]
         self.guess = np.bincount(task.splits["train"].targets()).argmax()
 
-    def score(self, combination):
+    def score(self, features):
         return {"accuracy": float((self.test_targets == self.guess).mean()) + self.settings.bonus}
 
     def warnings(self):

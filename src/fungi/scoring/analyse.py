@@ -10,18 +10,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fungi.combine.names import Combination, in_order
-from fungi.combine.pca import Reducer
+from fungi.combine.names import in_order
 from fungi.errors import FungiError
 from fungi.evaluators.cka import cka_matrix
 from fungi.report.result_file import Scores
-from fungi.runtime.device import choose_device
 from fungi.runtime.log import logger
 from fungi.scoring import knn_concat
-from fungi.scoring.evaluation_loop import Task, evaluate, source_warnings
+from fungi.scoring.evaluation_loop import Combined, Task, evaluate
 from fungi.scoring.feature_settings import FeatureSettings
 from fungi.scoring.knn_concat import KnnSettings
-from fungi.settings import setting
+from fungi.search.exact import Backend
+from fungi.settings import like, setting
 from fungi.store.layout import EMBEDDINGS, Layout
 from fungi.store.reading import array_keys, read_targets
 
@@ -34,24 +33,34 @@ Analysis = Literal["cka", "shots", "layers"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalyseSettings(KnnSettings):
-    """Flags of `fungi analyse`."""
+class AnalyseSettings(FeatureSettings):
+    """Flags of `fungi analyse`: features, which analyses, and what the kNN runs among them are told."""
 
     analysis: tuple[Analysis, ...] = setting(
-        ("cka", "shots"), "cka: likeness of features; shots: kNN by shots; layers: kNN of single gradients by layer"
+        ("cka", "shots"),
+        "cka: likeness of features; shots: kNN by shots; layers: kNN of single gradients by layer",
+        decides="nothing",
     )
     shot_counts: tuple[int, ...] = setting(
-        (1, 2, 4, 8, 16), "train examples per class of the shots analysis", within=(1, 10**6)
+        (1, 2, 4, 8, 16),
+        "train examples per class of the shots analysis",
+        within=(1, 10**6),
+        decides="nothing",
     )
+    shots: int | None = like(KnnSettings, "shots")
+    few_shot_seed: tuple[int, ...] = like(KnnSettings, "few_shot_seed")
+    few_shot_sampling: Literal["balanced", "stratified"] = like(KnnSettings, "few_shot_sampling")
+    k: int = like(KnnSettings, "k")
+    backend: Backend = like(KnnSettings, "backend")
 
-    @property
-    def uses_shots(self) -> bool:
-        """Whether there is anything to draw."""
-        return "shots" in self.analysis
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.knn(shots=self.shots or (1 if "shots" in self.analysis else None))  # what it has to say against them
 
     def knn(self, **changes: Any) -> KnnSettings:
-        """The settings of one kNN run."""
-        shared = {field.name: getattr(self, field.name) for field in fields(KnnSettings)}
+        """The settings of one kNN run: the flags that it shares, and those of this run."""
+        known = {field.name for field in fields(KnnSettings)}
+        shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name in known}
         return KnnSettings(**shared | changes)
 
 
@@ -61,19 +70,17 @@ class CkaScorer:
     def __init__(self, settings: AnalyseSettings, task: Task) -> None:
         files = task.splits["test"]
         self.test_targets = files.targets()
-        self._rows = files.source(settings)
-        _, gram = Reducer(self._rows, settings.reduced_dim, choose_device(settings.device)).moments
-        self._names = self._rows.names
-        self._values = cka_matrix(gram.cpu(), self._rows.dims)
+        self.sources = (files.source(settings),)
 
-    def score(self, combination: Combination) -> Scores:
-        """CKA of a pair."""
-        first, second = (self._names.index(name) for name in combination)
-        return {"cka": float(self._values[first, second])}
+    def score(self, features: Combined) -> Scores:
+        """CKA of a pair, before any reduction."""
+        (rows,) = self.sources
+        first, second = (rows.names.index(name) for name in features.names)
+        return {"cka": float(cka_matrix(features.moments()[1].cpu(), rows.dims)[first, second])}
 
     def warnings(self) -> list[str]:
-        """What was odd in the features."""
-        return source_warnings(self._rows)
+        """Labels play no part."""
+        return []
 
 
 def cka(settings: AnalyseSettings) -> dict[str, Any]:

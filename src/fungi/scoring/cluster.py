@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fungi.combine.names import Combination, all_combinations, nested_chain
-from fungi.combine.pca import Reducer, reduced
+from fungi.combine.names import all_combinations, nested_chain
 from fungi.evaluators.clustering import cluster
 from fungi.report.gain_table import print_gain_table
 from fungi.report.result_file import Scores
-from fungi.runtime.device import choose_device
-from fungi.scoring.evaluation_loop import Announcer, Task, evaluate, source_warnings
+from fungi.scoring.evaluation_loop import Combined, Task, evaluate
 from fungi.scoring.feature_settings import FeatureSettings, at_least_one
 from fungi.settings import SEEDS, setting
 
@@ -43,29 +41,23 @@ class ClusterScorer:
         self._settings = settings
         files = task.splits["test"]
         self.test_targets = files.targets()
-        self._rows = files.source(settings)
-        self._device = choose_device(settings.device)
-        self._reducer = Reducer(self._rows, settings.reduced_dim, self._device)
-        self._announce = Announcer()
+        self.sources = (files.source(settings),)
 
-    def score(self, combination: Combination) -> Scores:
+    def score(self, features: Combined) -> Scores:
         """Matched accuracy, overlaps and NMI of one combination."""
-        reduction = self._reducer.fit(combination)
-        self._announce(reduction)
-        rows = reduced(self._rows, reduction, self._device).cpu().numpy()
+        rows = features.rows(self.sources[0]).cpu().numpy()
         found = cluster(rows, self.test_targets, seed=self._settings.seed, restarts=self._settings.restarts)
         return {
             "accuracy": found.accuracy,
             "overlap": found.overlap,
             "intersection-over-union": found.intersection_over_union,
             "nmi": found.nmi,
-            "pca": reduction.describe(),
             "predictions": found.predictions.tolist(),
         }
 
     def warnings(self) -> list[str]:
-        """What was odd in the features."""
-        return source_warnings(self._rows)
+        """Labels play no part but in the matching."""
+        return []
 
 
 def run(settings: ClusterSettings) -> dict[str, Any]:

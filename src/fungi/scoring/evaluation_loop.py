@@ -1,15 +1,20 @@
-"""The loop that all evaluations share: runs x combinations, saved one by one, what is done already left out."""
+"""The loop that all evaluations share: runs x combinations, saved one by one, what is done already left out.
 
-from collections.abc import Callable, Sequence
+The loop opens features, reduces them, says what was odd and saves; a scorer turns reduced features into scores.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Float, Float32, Float64, Integer
+from torch import Tensor
 
 from fungi.combine.names import Combination, name_of
-from fungi.combine.pca import Reduction
+from fungi.combine.pca import Reducer, Reduction, reduced, repeatable_blocks
 from fungi.combine.source import FeatureSource
 from fungi.data.base import DATASETS
 from fungi.errors import FungiError
@@ -25,18 +30,55 @@ from fungi.store.joining import check_runs
 class Scorer(Protocol):
     """One run, made ready: scores any combination.
 
-    test_targets: labels of the scored rows, kept beside the predictions. warnings: what was odd so far.
+    test_targets: labels of the scored rows, kept beside the predictions. sources: all features that it reads, those
+    that PCA is fitted on first. warnings: what is odd in the labels; the loop looks at the features.
     """
 
     test_targets: Integer[np.ndarray, " q"]
 
-    def score(self, combination: Combination) -> Scores:
+    @property
+    def sources(self) -> Sequence[FeatureSource]:
+        """The features."""
+        ...
+
+    def score(self, features: "Combined") -> Scores:
         """Scores of one combination."""
         ...
 
     def warnings(self) -> list[str]:
-        """What was odd in the data that was read so far."""
+        """What was odd, besides the features."""
         ...
+
+
+class Combined:
+    """The features of one combination, concatenated and reduced when they are asked for.
+
+    names: of the features; reduction: fitted on the scorer's first source, and said aloud where it is not as asked.
+    """
+
+    def __init__(self, names: Combination, reducer: Reducer, announce: Callable[[Reduction], None]) -> None:
+        self.names = names
+        self._reducer = reducer
+        self._announce = announce
+
+    @cached_property
+    def reduction(self) -> Reduction:
+        """How they are reduced."""
+        found = self._reducer.fit(self.names)
+        self._announce(found)
+        return found
+
+    def rows(self, source: FeatureSource) -> Float[Tensor, "n r"]:
+        """All rows of a source."""
+        return reduced(source, self.reduction, self._reducer.device)
+
+    def blocks(self, source: FeatureSource) -> Callable[[], Iterable[tuple[slice, Float32[Tensor, "b r"]]]]:
+        """The same row block by row block, as often as they are wanted."""
+        return repeatable_blocks(source, self.reduction, self._reducer.device)
+
+    def moments(self) -> tuple[Float64[Tensor, " f"], Float64[Tensor, "f f"]]:
+        """Mean and centred Gram matrix of all features of the run, before any reduction."""
+        return self._reducer.moments
 
 
 @dataclass(frozen=True)
@@ -68,7 +110,7 @@ def evaluate(
         wanted = combinations(list(next(iter(task.splits.values())).arrays))
         missing = [chosen for chosen in wanted if name_of(chosen) not in task.run.results]
         if missing:
-            _evaluate_run(task, missing, prepare(task), result)
+            _evaluate_run(settings, task, missing, prepare(task), result)
     result.finish()
     logger.info("wrote %s", result.path)
     return result
@@ -90,13 +132,19 @@ def _tasks(
     ]
 
 
-def _evaluate_run(task: Task, missing: list[Combination], scorer: Scorer, result: ResultFile) -> None:
+def _evaluate_run(
+    settings: FeatureSettings, task: Task, missing: list[Combination], scorer: Scorer, result: ResultFile
+) -> None:
     _keep_test_targets(result, scorer.test_targets, task)
     if split := fitted_rows(task.splits):
         note(task.run, f"the scored rows are those of the {split} split, which was fitted on.")
+    reducer, announce = Reducer(scorer.sources[0], settings.reduced_dim, settings.compute_device), Announcer()
     for combination in progress(missing, total=len(missing), label=result.task, unit="combination"):
-        scores = scorer.score(combination)
-        for text in scorer.warnings():
+        features = Combined(combination, reducer, announce)
+        scores = scorer.score(features)
+        if "reduction" in vars(features):  # looked at by the scorer
+            scores = scores | {"pca": features.reduction.describe()}
+        for text in [*scorer.warnings(), *(text for source in scorer.sources for text in source.warnings())]:
             note(task.run, text)
         result.add(task.run, name_of(combination), scores)
         track({f"{name_of(combination)}/{metric}": value for metric, value in scores.items()})
@@ -145,11 +193,6 @@ class Announcer:
             self._said.add(reason)
             what = "no PCA" if reduction.skipped else "fewer components"
             logger.info("%s for %s: %s", what, name_of(reduction.names), reason)
-
-
-def source_warnings(*sources: FeatureSource) -> list[str]:
-    """What was odd in the rows of several splits."""
-    return [text for source in sources for text in source.warnings()]
 
 
 def primary_metric(settings: FeatureSettings) -> str:

@@ -12,10 +12,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
+
 from fungi.combine.few_shot import few_shot_rows, stratified_rows
 from fungi.combine.protocol import DEFAULT_PCA_DIM, usual_pca_dim
 from fungi.errors import FungiError
 from fungi.report.result_file import ResultFile, Run
+from fungi.runtime.device import choose_device
 from fungi.settings import SEEDS, Decides, as_json, setting
 from fungi.store.layout import Layout
 
@@ -126,6 +129,11 @@ class FeatureSettings:
         if self.pca_dim is not None:
             return self.pca_dim
         return DEFAULT_PCA_DIM if self.takes_files else usual_pca_dim(self.dataset_name, self.backbone_name)
+
+    @property
+    def compute_device(self) -> torch.device:
+        """Where features are reduced and scored."""
+        return choose_device(self.device)
 
     @property
     def task_name(self) -> str:

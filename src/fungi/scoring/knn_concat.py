@@ -5,20 +5,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from fungi.combine.names import Combination, all_combinations, in_order, nested_chain
-from fungi.combine.pca import Reducer, reduced, repeatable_blocks
 from fungi.errors import FungiError
 from fungi.evaluators.knn import majority_vote, neighbour_labels
 from fungi.evaluators.metrics import classification_scores
 from fungi.report.gain_table import print_gain_table
 from fungi.report.result_file import Scores
-from fungi.runtime.device import choose_device
 from fungi.scoring.evaluation_loop import (
-    Announcer,
+    Combined,
     Task,
     evaluate,
     labels_missing_from_train,
     primary_metric,
-    source_warnings,
 )
 from fungi.scoring.feature_settings import FewShotSettings
 from fungi.search.exact import Backend
@@ -75,29 +72,20 @@ class KnnScorer:
         rows = settings.rows(targets, task.draw)
         self._targets = targets if rows is None else targets[rows]
         self._settings = settings
-        self._train, self._test = train.source(settings, rows), test.source(settings)
-        self._device = choose_device(settings.device)
-        self._announce = Announcer()
-        self._reducer = Reducer(self._train, settings.reduced_dim, self._device)
+        self.sources = train.source(settings, rows), test.source(settings)
 
-    def score(self, combination: Combination) -> Scores:
+    def score(self, features: Combined) -> Scores:
         """Accuracies and predictions of one combination. PCA sees the chosen train rows alone."""
-        reduction = self._reducer.fit(combination)
-        self._announce(reduction)
-        labels = neighbour_labels(
-            repeatable_blocks(self._train, reduction, self._device),
-            self._targets,
-            reduced(self._test, reduction, self._device),
-            self._settings.k,
-            self._settings.backend,
-        )
+        train, test = self.sources
+        k, backend = self._settings.k, self._settings.backend
+        labels = neighbour_labels(features.blocks(train), self._targets, features.rows(test), k, backend)
         predictions = majority_vote(labels)
         scores = classification_scores(predictions, self.test_targets, likeness=(labels == 1).mean(axis=1))
-        return {**scores, "pca": reduction.describe(), "predictions": predictions.tolist()}
+        return {**scores, "predictions": predictions.tolist()}
 
     def warnings(self) -> list[str]:
-        """What was odd in the features and labels."""
-        return labels_missing_from_train(self._targets, self.test_targets) + source_warnings(self._train, self._test)
+        """What was odd in the labels."""
+        return labels_missing_from_train(self._targets, self.test_targets)
 
 
 def run(settings: KnnSettings) -> dict[str, Any]:

@@ -10,15 +10,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from fungi.combine.names import Combination, all_combinations
-from fungi.combine.pca import Reducer, Reduction, reduced, reduced_blocks
+from fungi.combine.names import all_combinations
 from fungi.data.base import resolve_dataset
 from fungi.errors import FungiError, RefusedJoinError
 from fungi.evaluators.retrieval import LETTERS, PROTOCOLS, QueryTruth, evaluate_protocol, ranking_of
 from fungi.report.gain_table import print_gain_table
 from fungi.report.result_file import Scores
-from fungi.runtime.device import choose_device
-from fungi.scoring.evaluation_loop import Announcer, Task, evaluate, source_warnings
+from fungi.scoring.evaluation_loop import Combined, Task, evaluate
 from fungi.scoring.feature_files import SplitFiles
 from fungi.scoring.feature_settings import FeatureSettings
 from fungi.settings import setting
@@ -65,19 +63,14 @@ class RetrievalScorer:
         self._settings = settings
         queries = task.splits["test"]
         self.test_targets = queries.targets()
-        self._database, self._queries = task.splits["train"].source(settings), queries.source(settings)
+        self.sources = task.splits["train"].source(settings), queries.source(settings)
         self._truth = read_ground_truth(settings)
         self._check(queries)
         self._facts = _facts(queries)
-        self._device = choose_device(settings.device)
-        self._reducer = Reducer(self._database, settings.reduced_dim, self._device)
-        self._announce = Announcer()
 
-    def score(self, combination: Combination) -> Scores:
+    def score(self, features: Combined) -> Scores:
         """mAP and mean precision under the three protocols, with the average precision of each query."""
-        reduction = self._reducer.fit(combination)
-        self._announce(reduction)
-        ranking = ranking_of(self._similarities(reduction))
+        ranking = ranking_of(self._similarities(features))
         scores: Scores = {}
         per_query = {}
         for protocol in PROTOCOLS:
@@ -86,17 +79,18 @@ class RetrievalScorer:
             for cutoff, value in found.precision_at.items():
                 scores[f"mP@{cutoff}-{LETTERS[protocol]}"] = value
             per_query[protocol] = found.average_precision
-        fitted_on = {"pca_fitted_on": None if reduction.skipped else "database"}
-        return {**scores, "AP": per_query, "pca": reduction.describe(), "protocol": self._facts | fitted_on}
+        fitted_on = {"pca_fitted_on": None if features.reduction.skipped else "database"}
+        return {**scores, "AP": per_query, "protocol": self._facts | fitted_on}
 
     def warnings(self) -> list[str]:
-        """What was odd in the features."""
-        return source_warnings(self._database, self._queries)
+        """Retrieval asks the ground truth, not the labels."""
+        return []
 
-    def _similarities(self, reduction: Reduction) -> Float[np.ndarray, "q n"]:
-        queries = self._scaled(reduced(self._queries, reduction, self._device)).double()
-        similarities = np.empty((len(queries), len(self._database)))
-        for place, block in reduced_blocks(self._database, reduction, self._device):
+    def _similarities(self, features: Combined) -> Float[np.ndarray, "q n"]:
+        database, of_queries = self.sources
+        queries = self._scaled(features.rows(of_queries)).double()
+        similarities = np.empty((len(queries), len(database)))
+        for place, block in features.blocks(database)():
             similarities[:, place] = (queries @ self._scaled(block).double().T).cpu().numpy()  # [q r] [r b] -> [q b]
         return similarities
 
@@ -105,15 +99,16 @@ class RetrievalScorer:
 
     def _check(self, queries: SplitFiles) -> None:
         """RefusedJoinError where the ground truth is of other queries or of a smaller database."""
-        rows, last = len(self._queries), max((max(rows, default=-1) for rows in _all_rows(self._truth)), default=-1)
+        database, of_queries = self.sources
+        rows, last = len(of_queries), max((max(rows, default=-1) for rows in _all_rows(self._truth)), default=-1)
         if len(self._truth) != rows:
             raise RefusedJoinError(
                 f"row count differs: {rows} queries in {queries.targets_path}, {len(self._truth)} in the ground truth."
                 " They have to be of the same set."
             )
-        if last >= len(self._database):
+        if last >= len(database):
             raise RefusedJoinError(
-                f"the ground truth names database row {last}, but there are {len(self._database)} rows."
+                f"the ground truth names database row {last}, but there are {len(database)} rows."
                 " Features and ground truth have to be of the same set."
             )
 

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Integer
 
-from fungi.combine.names import Combination, all_combinations, nested_chain
-from fungi.combine.pca import Reducer, reduced
+from fungi.combine.names import all_combinations, nested_chain
 from fungi.data.base import DATASETS
 from fungi.errors import FungiError
 from fungi.evaluators.linear import (
@@ -25,15 +24,13 @@ from fungi.evaluators.logistic import LogisticOptions, Solver, bytes_beside_feat
 from fungi.evaluators.metrics import classification_scores
 from fungi.report.gain_table import print_gain_table
 from fungi.report.result_file import Scores
-from fungi.runtime.device import choose_device
 from fungi.runtime.log import logger
 from fungi.scoring.evaluation_loop import (
-    Announcer,
+    Combined,
     Task,
     evaluate,
     labels_missing_from_train,
     primary_metric,
-    source_warnings,
 )
 from fungi.scoring.feature_settings import FewShotSettings
 from fungi.settings import SEEDS, setting
@@ -112,6 +109,11 @@ class LinearSettings(FewShotSettings):
             raise FungiError("--max-epochs and --sweep-epochs have to be at least 1.")
 
     @property
+    def compute_device(self) -> torch.device:
+        """cyanure knows processors alone."""
+        return super().compute_device if self.solver == "lbfgs" else torch.device("cpu")
+
+    @property
     def epochs(self) -> int:
         """Passes of the final fit."""
         return self.max_epochs or (EPOCHS_OF_IMAGENET if self.dataset_name == "imagenet-1k" else EPOCHS)
@@ -167,51 +169,45 @@ class LinearScorer:
         shots = settings.rows(targets[rows], task.draw)
         rows = rows if shots is None else rows[shots]
         self._targets, self._valid_targets = targets[rows], valid_targets
-        self._train, self._test = train.source(settings, rows), test.source(settings)
-        self._valid = valid.source(settings, valid_rows)
-        self._device = choose_device(settings.device) if settings.solver == "lbfgs" else torch.device("cpu")
-        self._reducer = Reducer(self._train, settings.reduced_dim, self._device)
-        self._announce = Announcer()
+        self.sources = train.source(settings, rows), valid.source(settings, valid_rows), test.source(settings)
         self._say_memory()
 
-    def score(self, combination: Combination) -> Scores:
+    def score(self, features: Combined) -> Scores:
         """Accuracies and predictions of one combination, and how the fit went."""
-        reduction = self._reducer.fit(combination)
-        self._announce(reduction)
+        of_train, of_valid, of_test = self.sources
         # One matrix for both, so that the final fit copies nothing: train rows first, validation rows after them.
-        cut = len(self._train)
-        both = room_for_rows(self._settings.solver, cut + len(self._valid), reduction.dim, self._device)
-        both[:cut] = reduced(self._train, reduction, self._device)
-        both[cut:] = reduced(self._valid, reduction, self._device)
+        cut, settings = len(of_train), self._settings
+        both = room_for_rows(settings.solver, cut + len(of_valid), features.reduction.dim, settings.compute_device)
+        both[:cut] = features.rows(of_train)
+        both[cut:] = features.rows(of_valid)
         train, valid = LabelledRows(both[:cut], self._targets), LabelledRows(both[cut:], self._valid_targets)
-        test = LabelledRows(reduced(self._test, reduction, self._device), self.test_targets)
+        test = LabelledRows(features.rows(of_test), self.test_targets)
 
         accuracies = self._accuracies(train, valid)
         chosen = float(LAMBDAS[len(LAMBDAS) // 2 if accuracies is None else int(accuracies.argmax())])
-        refit_on_all = not self._official and self._settings.shots is None
+        refit_on_all = not self._official and settings.shots is None
         final = LabelledRows(both, np.concatenate([train.targets, valid.targets])) if refit_on_all else train
-        options = self._settings.options(self._settings.epochs)
+        options = settings.options(settings.epochs)
         classifier = fit_classifier(final, chosen, options)
-        compared = effect_of_tolerance(final, test, chosen, options, self._settings.compare_tolerances)
+        compared = effect_of_tolerance(final, test, chosen, options, settings.compare_tolerances)
         predictions = classifier.predict(test.features)
         return {
             **classification_scores(predictions, self.test_targets, classifier.likeness(test.features)),
             "fit": self._describe(classifier, len(final.targets)) | ({"tolerances": compared} if compared else {}),
             "validation_lambdas": LAMBDAS.tolist(),
             "validation_accuracies": None if accuracies is None else accuracies.tolist(),
-            "pca": reduction.describe(),
             "predictions": predictions.tolist(),
         }
 
     def warnings(self) -> list[str]:
-        """What was odd in the features and labels."""
+        """What was odd in the labels, and a validation split that is not there."""
         found = labels_missing_from_train(self._targets, self.test_targets)
         if self._settings.has_official_validation and not self._official:
             found.append(NO_OFFICIAL_VALIDATION.format(dataset=self._settings.dataset_name))
-        return found + source_warnings(self._train, self._valid, self._test)
+        return found
 
     def _say_memory(self) -> None:
-        rows, classes = len(self._train) + len(self._valid), len(np.unique(self._targets))
+        rows, classes = sum(map(len, self.sources[:2])), len(np.unique(self._targets))
         held = bytes_beside_features(self._settings.solver, rows, classes)
         if held > MUCH_MEMORY:
             logger.info(
