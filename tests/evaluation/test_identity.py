@@ -29,7 +29,7 @@ DECIDE_NOTHING = {
     "FeatureSettings": {"root", "device", "block_rows", "memory_gb", "output", "wandb"},
     "KnnSettings": {"backend", "seed"},
     "RetrievalSettings": {"data_dir"},
-    "AnalyseSettings": {"analysis", "shot_counts"},  # each analysis writes result files of its own
+    "AnalyseSettings": {"analysis", "shot_counts", "backend"},  # each analysis writes result files of its own
     "InContextSettings": {"data_dir", "endpoint", "key_variable"},
 }
 EVALUATIONS = [kind for kind in CLASSES if issubclass(kind, FeatureSettings)]
