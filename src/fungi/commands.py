@@ -142,6 +142,9 @@ _TABLE = (
     Command(
         "evaluate-encoder", "fungi.pretraining.evaluate", "weighted kNN and linear probe of class tokens and patches"
     ),
+    Command(
+        "propagate-labels", "fungi.pretraining.propagate_labels", "objects of a video's first frame through the others"
+    ),
     Command("attention-maps", "fungi.pretraining.write_attention", "what class tokens look at, one picture per head"),
     Command("analyse", "fungi.scoring.analyse", "likeness of features, accuracy by shots and by layer"),
     Command(
