@@ -172,7 +172,7 @@ def draw(settings: DemoUdiSettings, made: "PretrainSettings") -> list[Path]:
         axes.axhline(math.log(made.out_dim), color="0.6", linewidth=0.8)
         axes.set_xlabel("epoch")
         axes.set_ylabel("nats (grey: ln K, a blind student)")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     backbone = load_backbone(BACKBONE, checkpoint=made.output_dir / "checkpoint.pth")
     samples = open_split(DATASET, "test", made.data_dir)
     shown = [samples.load(row) for row in range(8)]
