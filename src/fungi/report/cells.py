@@ -88,7 +88,7 @@ def cells_of(record: ResultRecord) -> list[Cell]:
     task = content.get("task", "knn").split("-")[0]
     metrics = {"retrieval": {"mAP-M": "M", "mAP-H": "H"}, "cka": {}, "segmentation": {}}.get(task)
     if metrics is None:
-        metrics = {_metric_of(content): setting_of(content)}
+        metrics = {metric_of(content): setting_of(content)}
     return [
         _cell(record, task, setting, metric, combination)
         for metric, setting in metrics.items()
@@ -159,7 +159,8 @@ def _cell(record: ResultRecord, task: str, setting: str, metric: str, combinatio
     )
 
 
-def _metric_of(content: dict[str, Any]) -> str:
+def metric_of(content: dict[str, Any]) -> str:
+    """The metric that the paper reports for the dataset; accuracy for others, and for clustering."""
     from fungi.data.base import DATASETS
 
     dataset = origin_of(content)["dataset"]

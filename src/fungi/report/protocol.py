@@ -48,6 +48,7 @@ _IN_WORDS: dict[str, Callable[[Any], str]] = {
     "few_shot_sampling": lambda value: f"{value} draw",
     "few_shot_validation": lambda value: f"lambda by {value}",
     "renormalise_after_pca": lambda _: "cosine after PCA",
+    "choose": lambda _: "features, PCA and k up to these chosen on train rows",
     "score_fitted_rows": lambda _: "FITTED ROWS ARE SCORED",
 }
 

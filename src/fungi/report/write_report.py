@@ -6,6 +6,7 @@ from typing import Literal
 
 from fungi.errors import FungiError
 from fungi.report.cells import cells_of, distinct, read_results
+from fungi.report.choice_table import choices
 from fungi.report.gallery import draw_all
 from fungi.report.segmentation_cells import segmentation_cells
 from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
@@ -51,7 +52,7 @@ def run(settings: ReportSettings) -> list[Path]:
     texts = {
         "markdown": (
             "report.md",
-            lambda: to_markdown(tables) + _missing(settings) + _embedded(figures, settings.output),
+            lambda: to_markdown(tables) + choices(records) + _missing(settings) + _embedded(figures, settings.output),
         ),
         "csv": ("report.csv", lambda: to_csv(cells)),
         "latex": ("report.tex", lambda: to_latex(tables)),

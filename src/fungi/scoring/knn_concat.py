@@ -8,10 +8,13 @@ from fungi.combine.names import Combination, all_combinations, in_order, nested_
 from fungi.errors import FungiError
 from fungi.evaluators.knn import majority_vote, neighbour_labels
 from fungi.evaluators.metrics import classification_scores
+from fungi.report.choice_table import choice_table
 from fungi.report.gain_table import print_gain_table
 from fungi.report.result_file import Scores
+from fungi.scoring.choose import ChoiceScorer, rows_of_the_table
 from fungi.scoring.evaluation_loop import (
     Combined,
+    Scorer,
     Task,
     evaluate,
     labels_missing_from_train,
@@ -26,6 +29,7 @@ DESCRIPTION = """kNN classification over every combination of features, from fil
   python knn_concat.py --dataset flowers102 --backbone vit-b16
   python knn_concat.py --dataset flowers102 --backbone vit-b16 --shots 5
   python knn_concat.py --root run/seed-42 run/seed-43 run/seed-44     (mean and deviation over extractions)
+  python knn_concat.py --choose                (features, components and neighbours, by leave-one-out on train rows)
 """
 
 
@@ -42,6 +46,11 @@ class KnnSettings(FewShotSettings):
         mark="",
     )
     k: int = setting(20, "neighbours that vote", within=(1, 10**6), mark="k")
+    choose: bool = setting(
+        False,
+        "choose features, components (at most --pca-dim) and neighbours (at most --k) by leave-one-out on train rows",
+        mark="chosen",
+    )
     backend: Backend = setting("torch", "what searches the neighbours; all are exact and agree", decides="nothing")
     seed: int = setting(
         42,
@@ -54,6 +63,8 @@ class KnnSettings(FewShotSettings):
         super().__post_init__()
         if self.k < 1:
             raise FungiError(f"--k has to be at least 1, not {self.k}.")
+        if self.choose and self.combinations != "all":
+            raise FungiError("--choose chooses among all combinations: leave out --combinations.")
 
 
 def _single(features: Iterable[str]) -> list[Combination]:
@@ -94,14 +105,23 @@ def run(settings: KnnSettings) -> dict[str, Any]:
         settings,
         settings.task_name,
         splits=lambda _: ("train", "test"),
-        combinations=_COMBINATIONS[settings.combinations],
-        prepare=lambda task: KnnScorer(settings, task),
+        combinations=rows_of_the_table if settings.choose else _COMBINATIONS[settings.combinations],
+        prepare=lambda task: _scorer(settings, task),
         draws=settings.draws(),
     )
     return result.content()
 
 
+def _scorer(settings: KnnSettings, task: Task) -> Scorer:
+    if settings.choose:
+        return ChoiceScorer(settings, task, most_neighbours=settings.k, metric=primary_metric(settings))
+    return KnnScorer(settings, task)
+
+
 def show(settings: KnnSettings, content: dict[str, Any]) -> None:
     """Print the table."""
+    if settings.choose:
+        print(choice_table(content, primary_metric(settings)))
+        return
     title = "all train rows" if settings.shots is None else f"{settings.shots}-shot"
     print_gain_table({title: content}, primary_metric(settings))

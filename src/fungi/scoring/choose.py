@@ -1,0 +1,132 @@
+"""Which combination, how many components, how many neighbours? Chosen on the train rows alone, by leaving one out.
+
+Every combination is reduced once, by the PCA that its train rows (without their labels) give. Its leading components
+are those of any smaller PCA, so that all sizes come from one decomposition, and all k from one search. A candidate is
+judged by how often the other train rows are right about each train row. Test labels take no part, but for one row of
+the table that shows what the best candidate would have been.
+
+The rows of the result, each over all runs:
+
+    embeddings, embeddings+kl+...   what that combination scores with its own choice of components and neighbours
+    chosen                          what the best judged candidate of all combinations scores
+    hindsight                       the best test score of any candidate: nobody can choose it, it needs the test labels
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from fungi.combine.names import Combination, all_combinations, in_order, name_of
+from fungi.combine.pca import Reducer, reduced
+from fungi.evaluators.knn import neighbour_labels
+from fungi.evaluators.leave_one_out import other_labels, votes_by_k
+from fungi.evaluators.metrics import classification_scores
+from fungi.report.result_file import Scores
+from fungi.runtime.device import choose_device
+from fungi.scoring.evaluation_loop import Task, labels_missing_from_train, source_warnings
+from fungi.scoring.feature_settings import FewShotSettings
+from fungi.search import in_memory
+from fungi.store.layout import EMBEDDINGS
+
+CHOSEN, HINDSIGHT = "chosen", "hindsight"
+POWERS = tuple(2**power for power in range(4, 13))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A combination, the components kept and the neighbours that vote; judged: its score on the train rows."""
+
+    combination: Combination
+    dim: int
+    k: int
+    judged: float
+
+    def describe(self) -> dict[str, Any]:
+        """For the result."""
+        return {"combination": name_of(self.combination), "dim": self.dim, "k": self.k, "judged": self.judged}
+
+
+def rows_of_the_table(features: Sequence[str]) -> list[Combination]:
+    """Embeddings alone and all features with a choice of their own, what was chosen of all, and the best there was."""
+    own = [(EMBEDDINGS,)] if EMBEDDINGS in features else []
+    return [*own, in_order(features), (CHOSEN,), (HINDSIGHT,)]
+
+
+class ChoiceScorer:
+    """One run of `--choose`. settings.k and the PCA size are the largest that are tried."""
+
+    def __init__(self, settings: FewShotSettings, task: Task, *, most_neighbours: int, metric: str) -> None:
+        train, test = task.splits["train"], task.splits["test"]
+        targets, self.test_targets = train.targets(), test.targets()
+        rows = settings.rows(targets, task.draw)
+        self._targets = targets if rows is None else targets[rows]
+        self._train, self._test = train.source(settings, rows), test.source(settings)
+        self._device, self._metric = choose_device(settings.device), metric
+        self._neighbours = min(most_neighbours, len(self._targets) - 1)
+        self._reducer = Reducer(self._train, settings.reduced_dim, self._device)
+        self._judged: dict[Combination, list[Candidate]] = {}
+
+    def score(self, combination: Combination) -> Scores:
+        """The test scores of a row of the table, with what was chosen for it and at what that was judged."""
+        if combination == (HINDSIGHT,):
+            return self._hindsight()
+        asked = all_combinations(self._train.names) if combination == (CHOSEN,) else [combination]
+        # Of candidates that are judged alike, the first: the one with the fewest features, components and neighbours.
+        best = max((one for names in asked for one in self.judged(names)), key=lambda one: one.judged)
+        _, train, test = self._rows(best.combination)
+        labels = neighbour_labels(in_memory(train[:, : best.dim]), self._targets, test[:, : best.dim], best.k)
+        predictions = votes_by_k(labels)[-1]
+        scores = classification_scores(predictions, self.test_targets, likeness=(labels == 1).mean(axis=1))
+        return {**scores, "judged": best.judged, "chosen": best.describe(), "predictions": predictions.tolist()}
+
+    def judged(self, combination: Combination) -> list[Candidate]:
+        """All candidates of a combination, by leaving one out; test rows take no part."""
+        if combination not in self._judged:
+            sizes, train, _ = self._rows(combination, test=False)
+            self._judged[combination] = [
+                Candidate(combination, dim, count, self._score(votes, self._targets))
+                for dim in sizes
+                for count, votes in enumerate(
+                    votes_by_k(other_labels(train[:, :dim].contiguous(), self._targets, self._neighbours)), start=1
+                )
+            ]
+        return self._judged[combination]
+
+    def warnings(self) -> list[str]:
+        """What was odd in the features and labels."""
+        return labels_missing_from_train(self._targets, self.test_targets) + source_warnings(self._train, self._test)
+
+    def _hindsight(self) -> Scores:
+        best = max(self._tested(), key=lambda one: one[0])
+        return {**best[1], "chosen": best[2].describe()}
+
+    def _tested(self) -> Iterator[tuple[float, Scores, Candidate]]:
+        """Every candidate on the test rows."""
+        for combination in all_combinations(self._train.names):
+            sizes, train, test = self._rows(combination)
+            judged = iter(self.judged(combination))
+            for dim in sizes:
+                labels = neighbour_labels(in_memory(train[:, :dim]), self._targets, test[:, :dim], self._neighbours)
+                for votes in votes_by_k(labels):
+                    scores = classification_scores(votes, self.test_targets)
+                    yield scores[self._metric], scores, next(judged)
+
+    def _rows(
+        self, combination: Combination, *, test: bool = True
+    ) -> tuple[list[int], Float[Tensor, "n r"], Float[Tensor, "q r"]]:
+        """Numbers of components to try, train and test rows with the most of them.
+
+        Powers of two from 16, and all that the largest PCA keeps; without a PCA the features as they are.
+        """
+        reduction = self._reducer.fit(combination)
+        train = reduced(self._train, reduction, self._device)
+        powers = [] if reduction.skipped else [size for size in POWERS if size < reduction.dim]
+        others = reduced(self._test, reduction, self._device) if test else train[:0]
+        return [*powers, reduction.dim], train, others
+
+    def _score(self, predictions: Integer[np.ndarray, " n"], targets: Integer[np.ndarray, " n"]) -> float:
+        return classification_scores(predictions, targets)[self._metric]

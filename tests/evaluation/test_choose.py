@@ -1,0 +1,147 @@
+"""`--choose`: what is picked on the train rows is what a plain search would pick, and test labels take no part."""
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from fungi.commands import COMMANDS
+from fungi.evaluators.leave_one_out import other_labels, votes_by_k
+from fungi.report import write_report
+from fungi.report.choice_table import choice_table
+from fungi.report.write_report import ReportSettings
+from fungi.scoring import knn_concat
+from fungi.scoring.knn_concat import KnnSettings
+from tests.evaluation.feature_folder import make_folder
+
+NAMES = ("embeddings", "kl", "dino")
+MOST = 6
+
+
+def plain_leave_one_out(rows: np.ndarray, targets: np.ndarray, k: int) -> float:
+    """Each row by the vote of its k nearest others, one at a time; ties to the smallest label."""
+    right = 0
+    for number, row in enumerate(rows):
+        others = np.delete(np.arange(len(rows)), number)
+        order = others[np.argsort(((rows[others] - row) ** 2).sum(axis=1), kind="stable")[:k]]
+        right += int(np.argmax(np.bincount(targets[order])) == targets[number])
+    return right / len(rows)
+
+
+def test_leaving_one_out_is_that_of_a_plain_loop() -> None:
+    random = np.random.default_rng(0)
+    rows, targets = random.normal(size=(40, 3)), random.integers(0, 3, 40)
+    labels = other_labels(torch.from_numpy(rows).float(), targets, MOST)
+    for k, votes in enumerate(votes_by_k(labels), start=1):
+        assert float(np.mean(votes == targets)) == plain_leave_one_out(rows, targets, k)
+
+
+def test_equal_rows_never_vote_for_themselves() -> None:
+    """Five equal rows of different labels: each sees the others' labels, never its own."""
+    labels = other_labels(torch.ones(5, 2), np.arange(5), 3)
+    assert labels.shape == (5, 3)
+    assert all(number not in row for number, row in enumerate(labels.tolist()))
+
+
+def blocks(layout, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Normalised feature blocks and labels, read plainly."""
+    found = {}
+    for name in NAMES:
+        with h5py.File(layout.features(name, "digits", "digits-vit", split)) as file:
+            values = file["embeddings" if name == "embeddings" else "attn_proj"][:]
+            found[name] = values / np.linalg.norm(values, axis=1, keepdims=True)
+            targets = file["targets"][:].astype(int) if name == "embeddings" else targets
+    return found, targets
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    make_folder(tmp_path / "one", features=NAMES, dim=20, rows={"train": 60, "test": 40})
+    return tmp_path / "one"
+
+
+def chosen(root: Path, **options) -> dict:
+    return knn_concat.run(KnnSettings(root=(root,), choose=True, k=MOST, pca_dim=18, **options))
+
+
+@pytest.mark.slow
+def test_the_choice_is_that_of_a_plain_search(root: Path, tmp_path: Path) -> None:
+    """Over all combinations, 16 and 18 components and 1 to 6 neighbours, with scikit-learn's PCA."""
+    from sklearn.decomposition import PCA
+
+    train, targets = blocks(
+        make_folder(tmp_path / "copy", features=NAMES, dim=20, rows={"train": 60, "test": 40}), "train"
+    )
+    judged = {}
+    for size in (1, 2, 3):
+        for names in combinations(NAMES, size):
+            joined = np.concatenate([train[name] for name in names], axis=1)
+            rows = PCA(18, svd_solver="full").fit_transform(joined)
+            for dim in (16, 18):
+                for k in range(1, MOST + 1):
+                    judged["+".join(names), dim, k] = plain_leave_one_out(rows[:, :dim], targets, k)
+    found = chosen(root)["results"]
+    best = found["chosen"]["chosen"]
+    assert best["judged"] == max(judged.values())
+    assert judged[best["combination"], best["dim"], best["k"]] == best["judged"]
+    assert found["chosen"]["judged"] >= found["embeddings"]["judged"]
+    assert found["embeddings"]["judged"] == max(v for (name, _, _), v in judged.items() if name == "embeddings")
+    assert found["hindsight"]["accuracy"] >= max(found[name]["accuracy"] for name in found)
+
+
+@pytest.mark.slow
+def test_test_labels_take_no_part_in_the_choice(root: Path) -> None:
+    before = chosen(root)["results"]
+    (path,) = root.glob("embeddings/digits/digits-vit/test.h5")
+    with h5py.File(path, "r+") as file:
+        file["targets"][...] = np.roll(file["targets"][:], 1)
+    (result,) = root.glob("results/*/digits/*.json")
+    result.unlink()
+    after = chosen(root)["results"]
+    for name in ("embeddings", "embeddings+kl+dino", "chosen"):
+        assert after[name]["chosen"] == before[name]["chosen"]
+        assert after[name]["predictions"] == before[name]["predictions"]
+    assert after["hindsight"]["accuracy"] < before["hindsight"]["accuracy"]
+
+
+def test_few_shots_try_no_more_neighbours_than_there_are_others(root: Path) -> None:
+    content = chosen(root, shots=1)
+    assert all(entry["chosen"]["k"] <= 3 for entry in content["results"].values())
+
+
+@pytest.mark.slow
+def test_the_table_says_what_was_chosen_in_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    roots = [tmp_path / f"seed-{seed}" for seed in (1, 2)]
+    for seed, root in enumerate(roots):
+        make_folder(root, features=NAMES, dim=20, seed=seed)
+    flags = ["--root", *map(str, roots), "--choose", "--k", "4", "--pca-dim", "18"]
+    assert COMMANDS["knn"].main(flags) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split("  ")[0] == "features"
+    assert [line.split()[0] for line in said[1:5]] == ["embeddings", "embeddings+kl+dino", "chosen", "hindsight"]
+    assert "±" in said[3]
+    (result,) = (tmp_path / "results").rglob("*.json")
+    content = json.loads(result.read_text())
+    assert any(part.endswith("-chosen") for part in result.parts), result
+    assert len(content["runs"]) == 2
+    assert choice_table(content, "accuracy").splitlines()[0] == said[0]
+
+
+def test_the_report_shows_what_was_chosen_apart_from_the_fixed_rule(root: Path, tmp_path: Path) -> None:
+    chosen(root)
+    knn_concat.run(KnnSettings(root=(root,), k=MOST, pca_dim=18))
+    write_report.run(ReportSettings(results=(root,), output=tmp_path / "report", formats=("markdown",)))
+    text = (tmp_path / "report" / "report.md").read_text()
+    headings = [line for line in text.splitlines() if line.startswith("## knn, full")]
+    assert sorted("features, PCA and k up to these chosen on train rows" in line for line in headings) == [False, True]
+    section = text[text.index("# What was chosen") :]
+    assert "judged on train" in section
+    assert "hindsight" in section
+
+
+def test_choosing_among_some_combinations_is_refused(root: Path) -> None:
+    assert COMMANDS["knn"].main(["--root", str(root), "--choose", "--combinations", "nested"]) == 2
