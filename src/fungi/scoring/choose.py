@@ -27,7 +27,7 @@ from fungi.evaluators.leave_one_out import other_labels, votes_by_k
 from fungi.evaluators.metrics import classification_scores
 from fungi.report.result_file import Scores
 from fungi.runtime.device import choose_device
-from fungi.scoring.evaluation_loop import Task, labels_missing_from_train, source_warnings
+from fungi.scoring.evaluation_loop import Combined, Task, labels_missing_from_train
 from fungi.scoring.feature_settings import FewShotSettings
 from fungi.search import in_memory
 from fungi.store.layout import EMBEDDINGS
@@ -64,14 +64,15 @@ class ChoiceScorer:
         targets, self.test_targets = train.targets(), test.targets()
         rows = settings.rows(targets, task.draw)
         self._targets = targets if rows is None else targets[rows]
-        self._train, self._test = train.source(settings, rows), test.source(settings)
+        self._train, self._test = self.sources = train.source(settings, rows), test.source(settings)
         self._device, self._metric = choose_device(settings.device), metric
         self._neighbours = min(most_neighbours, len(self._targets) - 1)
         self._reducer = Reducer(self._train, settings.reduced_dim, self._device)
         self._judged: dict[Combination, list[Candidate]] = {}
 
-    def score(self, combination: Combination) -> Scores:
+    def score(self, features: Combined) -> Scores:
         """The test scores of a row of the table, with what was chosen for it and at what that was judged."""
+        combination = features.names
         if combination == (HINDSIGHT,):
             return self._hindsight()
         asked = all_combinations(self._train.names) if combination == (CHOSEN,) else [combination]
@@ -97,8 +98,8 @@ class ChoiceScorer:
         return self._judged[combination]
 
     def warnings(self) -> list[str]:
-        """What was odd in the features and labels."""
-        return labels_missing_from_train(self._targets, self.test_targets) + source_warnings(self._train, self._test)
+        """What was odd in the labels."""
+        return labels_missing_from_train(self._targets, self.test_targets)
 
     def _hindsight(self) -> Scores:
         best = max(self._tested(), key=lambda one: one[0])
