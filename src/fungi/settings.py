@@ -19,6 +19,7 @@ import sys
 import types
 import typing
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -80,8 +81,9 @@ class _Parser(argparse.ArgumentParser):
         raise FungiError(f"{message}. See {self.prog} --help.")
 
 
+@cache
 def build_parser(settings_type: type, *, program: str, description: str) -> argparse.ArgumentParser:
-    """The command-line parser of a settings class."""
+    """The command-line parser of a settings class; kept, since a grid parses thousands of command lines."""
     parser = _Parser(
         prog=program,
         description=description,

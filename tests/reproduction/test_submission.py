@@ -58,6 +58,7 @@ def test_tasks_are_the_missing_steps_in_shards(tmp_path: Path, monkeypatch: pyte
         assert (PROJECT / "jobs" / "reproduce" / f"{name}.job").is_file()
 
 
+@pytest.mark.slow
 def test_shards_of_a_step_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(tmp_path / "paper", tmp_path / "data", "clean")
     extraction = submitted(home, "figure-11", monkeypatch)[0]
@@ -98,9 +99,17 @@ def test_outside_of_an_array_steps_are_refused(tmp_path: Path) -> None:
         submission.step_of_task(file, {})
 
 
-def test_the_list_names_every_table_and_its_costs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert COMMANDS["reproduce"].main(["--list", "--root", str(tmp_path)]) == 0
-    lines = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")}
+def listed(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, str]:
+    assert COMMANDS["reproduce"].main([*flags]) == 0
+    return {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")}
+
+
+def test_the_list_names_tables_and_their_costs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    lines = listed(capsys, "paper-9", "--list", "--root", str(tmp_path))
     assert "0 of 32" in lines["paper-9"]
     assert "24 + 8" in lines["paper-9"]
-    assert len(lines) == 27 + 9 + 2  # tables, figures, header and rule
+
+
+@pytest.mark.slow
+def test_the_list_has_every_table_and_figure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert len(listed(capsys, "--list", "--root", str(tmp_path))) == 27 + 9 + 2  # tables, figures, header and rule

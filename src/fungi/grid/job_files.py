@@ -15,8 +15,7 @@ from pathlib import Path
 from fungi.errors import FungiError, MissingFilesError, unknown_name
 
 COMMON = Path("jobs/common.sh")
-_OFF_GRID = ("datasets/", "reproduce/")
-"""Folders of jobs that do not run over the grid."""
+_CALL = re.compile(r"^over_(grid|landmarks) (.+)$", flags=re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def read_job_file(project: Path, name: str) -> JobFile:
     if not path.is_file():
         raise unknown_name("job", name, _names(project))
     text = path.read_text()
-    calls = re.findall(r"^over_(grid|landmarks) (.+)$", text, flags=re.MULTILINE)
+    calls = _CALL.findall(text)
     if len(calls) != 1:
         raise FungiError(f"{path} does not run one command over the grid (a line `over_grid COMMAND ...`).")
     directives = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?", text, flags=re.MULTILINE))
@@ -58,7 +57,8 @@ def read_job_file(project: Path, name: str) -> JobFile:
 
 def grid_job_files(project: Path) -> list[JobFile]:
     """All jobs that run over the grid."""
-    return [read_job_file(project, name) for name in _names(project) if not name.startswith(_OFF_GRID)]
+    texts = {name: (project / "jobs" / f"{name}.job").read_text() for name in _names(project)}
+    return [read_job_file(project, name) for name, text in texts.items() if _CALL.search(text)]
 
 
 def _names(project: Path) -> list[str]:

@@ -5,11 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 from fungi.errors import FungiError
-from fungi.report.cells import cells_of, distinct, read_results
-from fungi.report.choice_table import choices
-from fungi.report.gallery import draw_all
-from fungi.report.segmentation_cells import segmentation_cells
-from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
 from fungi.runtime.files import written_whole
 from fungi.settings import setting
 
@@ -39,6 +34,12 @@ class ReportSettings:
 
 def run(settings: ReportSettings) -> list[Path]:
     """Write the report; the files written."""
+    from fungi.report.cells import cells_of, distinct, read_results
+    from fungi.report.choice_table import choices
+    from fungi.report.gallery import draw_all
+    from fungi.report.segmentation_cells import segmentation_cells
+    from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
+
     try:
         records = read_results(settings.results, put_aside=True)
     except FungiError as error:

@@ -8,7 +8,7 @@ Features of one profile and seed lie below one root, whichever table wants them,
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 from fungi.backbones.base import BACKBONES
@@ -43,10 +43,10 @@ class Step:
     rows: int = 0
     features: tuple[str, ...] = ()
 
-    @cached_property
+    @property
     def outputs(self) -> tuple[Path, ...]:
         """The files that show it to be done."""
-        return tuple(COMMANDS[self.command].parse(self.flags).outputs())
+        return _outputs(self.command, self.flags)
 
     @property
     def is_done(self) -> bool:
@@ -63,6 +63,12 @@ class Step:
         spec = BACKBONES[self.backbone]
         sizes = [spec.embedding_dim if name == EMBEDDINGS else spec.projection_dim for name in self.features]
         return self.rows * 4 * sum(sizes) / 1e9
+
+
+@cache
+def _outputs(command: str, flags: tuple[str, ...]) -> tuple[Path, ...]:
+    """What a command line gives; kept, as many values are read from one file."""
+    return tuple(COMMANDS[command].parse(flags).outputs())
 
 
 @dataclass(frozen=True)
