@@ -6,6 +6,7 @@ takes them from the predictions of kNN.
 
 from dataclasses import dataclass, fields
 from itertools import combinations
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from fungi.report.result_file import Scores
 from fungi.runtime.log import logger
 from fungi.scoring import knn_concat
 from fungi.scoring.evaluation_loop import Combined, Task, evaluate
-from fungi.scoring.feature_settings import FeatureSettings
+from fungi.scoring.feature_settings import FeatureSettings, result_path
 from fungi.scoring.knn_concat import KnnSettings
 from fungi.search.exact import Backend
 from fungi.settings import like, setting
@@ -62,6 +63,14 @@ class AnalyseSettings(FeatureSettings):
         known = {field.name for field in fields(KnnSettings)}
         shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name in known}
         return KnnSettings(**shared | changes)
+
+    def outputs(self) -> list[Path]:
+        """The result files; those of `layers` are known when the gradient files are opened, and not before."""
+        found = [result_path(self, "cka")] if "cka" in self.analysis else []
+        if "shots" in self.analysis:
+            runs = [self.knn(shots=count, combinations="nested") for count in self.shot_counts]
+            found += [path for run in runs for path in run.outputs()]
+        return found
 
 
 class CkaScorer:
