@@ -157,10 +157,10 @@ def _refuse_links(file: h5py.File, path: Path, key: str) -> None:
 
 def _check_birth(birth: Birth, path: Path, key: str, rows: int) -> None:
     """FungiError for a record of another version, of an unfinished file, or of other rows than the array has."""
-    if birth.schema_version != SCHEMA_VERSION:
+    if birth.schema_version not in range(1, SCHEMA_VERSION + 1):  # older ones join with their like
         raise FungiError(
             f"{path} was written with version {birth.schema_version} of the birth record, this program reads "
-            f"{SCHEMA_VERSION}. Use the program that wrote it, or extract it again."
+            f"versions up to {SCHEMA_VERSION}. Use the program that wrote it, or extract it again."
         )
     if not birth.complete:
         raise FungiError(f"{path} is not finished. Run the extraction again: it goes on where it stopped.")
