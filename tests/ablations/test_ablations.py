@@ -103,11 +103,11 @@ def test_fewer_rows_are_spread_over_the_split() -> None:
 
 def test_surroundings_open_the_splits_of_the_dataset_that_they_have() -> None:
     bench = Bench(AblateSettings(rows=10, objective=("kl",), device="cpu"))
-    assert [len(bench.around.open_split(split)) for split in ("train", "test")] == [10, 10]
-    whole = replace(bench.around, dataset=resolve_dataset("digits"))
+    assert [len(bench.context.open_split(split)) for split in ("train", "test")] == [10, 10]
+    whole = replace(bench.context, dataset=resolve_dataset("digits"))
     assert len(whole.open_split("test")) == 540
     assert whole.open_split("test") is whole.open_split("test"), "listing a million files takes minutes"
-    assert len(bench.around.open_split("test")) == 10
+    assert len(bench.context.open_split("test")) == 10
 
 
 @pytest.mark.slow

@@ -197,7 +197,7 @@ def test_a_place_that_cannot_be_written_is_said_in_one_line(
 def test_missing_data_is_said_before_the_backbone_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fungi.extraction.surroundings.load_backbone", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("fungi.extraction.context.load_backbone", lambda *_, **__: pytest.fail("loaded"))
     refused(capsys, extract(("--dataset", "textures", "--data-dir", str(tmp_path))), "textures")
 
 

@@ -153,7 +153,7 @@ def test_judging_rooms_are_rooms_that_extraction_never_imports():
     import sys
 
     code = (
-        "import sys, fungi.extraction.pipeline, fungi.extraction.features, fungi.extraction.surroundings; "
+        "import sys, fungi.extraction.pipeline, fungi.extraction.features, fungi.extraction.context; "
         "from fungi.data.base import DATASETS; from fungi.backbones.base import BACKBONES; "
         "from fungi.objectives import OBJECTIVES; [list(r.names()) for r in (DATASETS, BACKBONES, OBJECTIVES)]; "
         "[r[n] for r in (DATASETS, BACKBONES, OBJECTIVES) for n in r.names()]; "

@@ -53,5 +53,5 @@ def run(settings: AblateSettings) -> None:
         table = ABLATIONS[name](bench)
         with written_whole(path) as temporary:
             temporary.write_text(json.dumps({"settings": as_json(settings), **table.content()}) + "\n")
-        where = f"{bench.around.backbone.spec.label} on {bench.around.dataset.name}, {bench.metric}, %"
+        where = f"{bench.context.backbone.spec.label} on {bench.context.dataset.name}, {bench.metric}, %"
         print(f"\n{where}: {table.text()}\nwrote {path}")

@@ -21,10 +21,10 @@ from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.evaluators.knn import knn_predictions
 from fungi.evaluators.metrics import classification_scores
+from fungi.extraction.context import StageContext, resolve_context
 from fungi.extraction.features import embedding_feature, gradient_features
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.extraction.pipeline import Feature, extract_split
-from fungi.extraction.surroundings import Surroundings, survey
 from fungi.gradients.core import compute
 from fungi.gradients.projection import draw_projection
 from fungi.search import in_memory
@@ -33,7 +33,7 @@ from fungi.store.reading import FeatureArray, open_array
 from fungi.views.loading import batches
 
 SPLITS = ("train", "test")
-Reduction = Literal["pca", "none", "binary", "gaussian", "sparse"]
+ReductionKind = Literal["pca", "none", "binary", "gaussian", "sparse"]
 
 
 @dataclass(frozen=True)
@@ -66,30 +66,32 @@ class Bench:
 
     def __init__(self, settings: BenchSettings) -> None:
         self.settings = settings
-        around = survey(settings)
-        if around.dataset.metric == "map":
-            raise FungiError(f"dataset {around.dataset.name!r} has no classes; ablations are scored by kNN accuracy.")
+        context = resolve_context(settings)
+        if context.dataset.metric == "map":
+            raise FungiError(f"dataset {context.dataset.name!r} has no classes; ablations are scored by kNN accuracy.")
         if settings.rows:
-            limited = FewerRows(around.dataset.open, settings.rows)
-            around = replace(around, dataset=replace(around.dataset, open=limited, sizes=dict.fromkeys(SPLITS)))
-        self.around: Surroundings = around
-        self.metric = around.dataset.metric
+            limited = FewerRows(context.dataset.open, settings.rows)
+            context = replace(context, dataset=replace(context.dataset, open=limited, sizes=dict.fromkeys(SPLITS)))
+        self.context: StageContext = context
+        self.metric = context.dataset.metric
 
     def embeddings(self) -> Variation:
         """The embeddings."""
-        around = self._varied("embeddings", self.settings.seed, {})
-        self._extract(around, [embedding_feature(around)])
-        return self._open(around, {EMBEDDINGS: [EMBEDDINGS]})
+        context = self._varied("embeddings", self.settings.seed, {})
+        self._extract(context, [embedding_feature(context)])
+        return self._open(context, {EMBEDDINGS: [EMBEDDINGS]})
 
     def gradients(self, label: str, seed: int, **changes: Any) -> Variation:
         """The gradients of a variation of the extraction's settings."""
-        around = self._varied(label, seed, changes)
-        assert isinstance(around.settings, GradientSettings)
-        features = gradient_features(around.settings, around)
-        self._extract(around, features)
-        return self._open(around, {feature.name: list(feature.layers) for feature in features})
+        context = self._varied(label, seed, changes)
+        assert isinstance(context.settings, GradientSettings)
+        features = gradient_features(context.settings, context)
+        self._extract(context, features)
+        return self._open(context, {feature.name: list(feature.layers) for feature in features})
 
-    def score(self, features: Variation, names: Sequence[str], reduction: Reduction = "pca", seed: int = 42) -> float:
+    def score(
+        self, features: Variation, names: Sequence[str], reduction: ReductionKind = "pca", seed: int = 42
+    ) -> float:
         """kNN accuracy (the dataset's metric) of a combination of features."""
         chosen = {split: {name: features.arrays[split][name] for name in names} for split in SPLITS}
         train, test = (self._reduced(chosen, split, reduction, seed) for split in SPLITS)
@@ -101,10 +103,10 @@ class Bench:
         """Speed of an extraction of test images, warmed up, without decoding: of one objective's, named in `changes`,
         else of the embeddings.
         """
-        around = self._varied(label, self.settings.seed, changes)
-        assert isinstance(around.settings, GradientSettings)
-        feature = gradient_features(around.settings, around)[0] if changes else embedding_feature(around)
-        samples = around.open_split("test").take(range(min(16, len(around.open_split("test")))))
+        context = self._varied(label, self.settings.seed, changes)
+        assert isinstance(context.settings, GradientSettings)
+        feature = gradient_features(context.settings, context)[0] if changes else embedding_feature(context)
+        samples = context.open_split("test").take(range(min(16, len(context.open_split("test")))))
         batch = next(batches(samples, [feature.views], [range(len(samples))], seed=self.settings.seed, num_workers=0))
         for _ in range(2):
             start = time.perf_counter()
@@ -122,7 +124,7 @@ class Bench:
             knn_predictions(in_memory(train), labels, test, self.settings.k)
         return len(test) / (time.perf_counter() - start)
 
-    def _varied(self, label: str, seed: int, changes: dict[str, Any]) -> Surroundings:
+    def _varied(self, label: str, seed: int, changes: dict[str, Any]) -> StageContext:
         root = self.settings.root / "ablations" / f"{label}-seed{seed}" / f"rows-{self.settings.rows or 'all'}"
         names = GradientSettings.__dataclass_fields__
         shared = {name: getattr(self.settings, name) for name in names}
@@ -130,32 +132,32 @@ class Bench:
         options = [text for text in self.settings.set if text.partition(".")[0] in extracted]
         changes = {**changes, "set": (*options, *changes.get("set", ()))}
         varied = GradientSettings(**{**shared, "root": root, "seed": seed, "with_embeddings": False, **changes})
-        return replace(self.around, settings=varied)
+        return replace(self.context, settings=varied)
 
-    def _extract(self, around: Surroundings, features: Sequence[Feature]) -> None:
+    def _extract(self, context: StageContext, features: Sequence[Feature]) -> None:
         for split in SPLITS:
-            extract_split(around, split, features)
+            extract_split(context, split, features)
 
-    def _open(self, around: Surroundings, names: dict[str, list[str]]) -> Variation:
-        where = (around.dataset.name, around.backbone.spec.name)
+    def _open(self, context: StageContext, names: dict[str, list[str]]) -> Variation:
+        where = (context.dataset.name, context.backbone.spec.name)
         arrays: dict[str, dict[str, FeatureArray]] = {split: {} for split in SPLITS}
         for split in SPLITS:
             for feature, keys in names.items():
-                path = around.settings.layout.features(feature, *where, split)
+                path = context.settings.layout.features(feature, *where, split)
                 for key in keys:
                     name = feature if len(keys) == 1 else f"{feature}@{key}"
                     arrays[split][name] = open_array(path, key)
         return Variation(arrays)
 
     def _labels(self, split: str) -> Integer[np.ndarray, " n"]:
-        return self.around.open_split(split).targets
+        return self.context.open_split(split).targets
 
     def _reduced(
-        self, chosen: dict[str, dict[str, FeatureArray]], split: str, reduction: Reduction, seed: int
+        self, chosen: dict[str, dict[str, FeatureArray]], split: str, reduction: ReductionKind, seed: int
     ) -> Float[Tensor, "n r"]:
         """Rows of a split as the classifier sees them; whatever is fitted is fitted on train."""
-        device = self.around.device
-        dim = self.settings.pca_dim or self.around.backbone.spec.pca_dim
+        device = self.context.device
+        dim = self.settings.pca_dim or self.context.backbone.spec.pca_dim
         train = FeatureSource(chosen["train"])
         size = train.dim_of(train.names)
         fitted = Reducer(train, dim if reduction == "pca" else size, device).fit(train.names)

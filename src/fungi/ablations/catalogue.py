@@ -6,7 +6,7 @@ Adding one is adding a function with the decorator.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fungi.ablations.bench import Bench, Reduction, Variation
+from fungi.ablations.bench import Bench, ReductionKind, Variation
 from fungi.errors import FungiError
 from fungi.extraction.gradient_settings import NO_PROJECTION
 from fungi.report.ablation_table import AblationTable
@@ -55,7 +55,7 @@ def projections(bench: Bench) -> AblationTable:
 @ablation("pca")
 def reductions(bench: Bench) -> AblationTable:
     """Reducing the concatenated feature: not at all, by PCA, by random projections (author response, table 23)."""
-    columns: dict[str, Reduction] = {"no-reduction": "none", "pca": "pca"}
+    columns: dict[str, ReductionKind] = {"no-reduction": "none", "pca": "pca"}
     columns |= {"random-binary": "binary", "random-gaussian": "gaussian", "random-sparse": "sparse"}
     combinations = nested(bench.settings.objective)
     rows = ["+".join(names) for names in combinations]
@@ -127,7 +127,7 @@ def views(bench: Bench) -> AblationTable:
             value = bench.score(bench.gradients(f"patches-{grid}-{scale}", seed, **changes), ["simclr"])
             table.add(row, "accuracy", value)
         speed = bench.images_per_second(f"patches-{grid}-{scale}", **changes)
-        table.notes.append(f"{row}: {speed:.1f} images/s on {bench.around.device}, decoding left out.")
+        table.notes.append(f"{row}: {speed:.1f} images/s on {bench.context.device}, decoding left out.")
     return table
 
 
@@ -177,7 +177,7 @@ def throughput(bench: Bench) -> AblationTable:
     columns, names = ("images/s", "kNN queries/s"), bench.settings.objective
     rows = [EMBEDDINGS, *(f"{EMBEDDINGS}+{name}" for name in names)]
     table = AblationTable("speed", columns, rows, published=("paper-22",), scale=1.0)
-    table.notes.append(f"on {bench.around.device}; decoding left out; embeddings and gradient each by themselves.")
+    table.notes.append(f"on {bench.context.device}; decoding left out; embeddings and gradient each by themselves.")
     embeddings = bench.embeddings()
     for row, name in zip(rows, (EMBEDDINGS, *names), strict=True):
         changes: Changes = {} if name == EMBEDDINGS else {"objective": (name,)}
@@ -230,14 +230,14 @@ def _alone(bench: Bench, label: str, seed: int, objective: str, options: tuple[s
 
 def _blocks(bench: Bench) -> list[int]:
     """Numbers of the model's blocks; FungiError where it has none under timm's name."""
-    model: Any = bench.around.backbone.model
+    model: Any = bench.context.backbone.model
     if not hasattr(model, "blocks"):
-        raise FungiError(f"{bench.around.backbone.spec.name} has no transformer blocks to go through.")
+        raise FungiError(f"{bench.context.backbone.spec.name} has no transformer blocks to go through.")
     return list(range(len(model.blocks)))
 
 
 def _patches(bench: Bench, grid: int, stride_scale: int) -> int:
-    return bench.around.backbone.input.views("patches", grid=grid, stride_scale=stride_scale).n_views
+    return bench.context.backbone.input.views("patches", grid=grid, stride_scale=stride_scale).n_views
 
 
 def _yes(value: bool) -> str:

@@ -24,7 +24,7 @@ PROTOCOLS = {
 }
 LETTERS = {"easy": "E", "medium": "M", "hard": "H"}
 
-QueryTruth = Mapping[str, Sequence[int]]
+Relevance = Mapping[str, Sequence[int]]
 """Rows of the database that are `easy`, `hard`, `junk` for one query."""
 
 
@@ -50,7 +50,7 @@ def ranking_of(scores: Float[np.ndarray, "q n"]) -> Int64[np.ndarray, "q n"]:
 
 
 def evaluate_protocol(
-    ranking: Int64[np.ndarray, "q n"], truth: Sequence[QueryTruth], protocol: str, cutoffs: Sequence[int] = (1, 5, 10)
+    ranking: Int64[np.ndarray, "q n"], truth: Sequence[Relevance], protocol: str, cutoffs: Sequence[int] = (1, 5, 10)
 ) -> ProtocolScores:
     """Score a ranking of the database; FungiError where no query has a positive."""
     wanted, unwanted = PROTOCOLS[protocol]
@@ -93,5 +93,5 @@ def precision_at(positions: Integer[np.ndarray, " m"], cutoff: int) -> float:
     return float((positions < reach).sum() / reach)
 
 
-def _rows(relations: QueryTruth, kinds: Sequence[str]) -> Int64[np.ndarray, " m"]:
+def _rows(relations: Relevance, kinds: Sequence[str]) -> Int64[np.ndarray, " m"]:
     return np.concatenate([np.asarray(relations[kind], dtype=np.int64).reshape(-1) for kind in kinds])

@@ -9,15 +9,15 @@ Embeddings are computed in float32 unless --dtype says otherwise. What is there 
 
 def run(settings: StageSettings) -> None:
     """Extract all asked splits."""
+    from fungi.extraction.context import resolve_context
     from fungi.extraction.cost import cost_of
     from fungi.extraction.features import embedding_feature
     from fungi.extraction.pipeline import extract_split
-    from fungi.extraction.surroundings import survey
     from fungi.runtime.log import logger
 
     dtype = "float32" if settings.dtype == "auto" else settings.dtype
-    around = survey(settings, dtype)
-    feature = embedding_feature(around, dtype)
-    for split in around.splits:
-        logger.info(f"{split}: {cost_of(around.backbone.spec, len(around.open_split(split)), [feature])}")
-        extract_split(around, split, [feature])
+    context = resolve_context(settings, dtype)
+    feature = embedding_feature(context, dtype)
+    for split in context.splits:
+        logger.info(f"{split}: {cost_of(context.backbone.spec, len(context.open_split(split)), [feature])}")
+        extract_split(context, split, [feature])

@@ -10,14 +10,14 @@ Several objectives, and the embeddings with --with-embeddings, come from one dec
 
 def run(settings: GradientSettings) -> None:
     """Extract all asked objectives of all asked splits."""
+    from fungi.extraction.context import resolve_context
     from fungi.extraction.cost import cost_of
     from fungi.extraction.features import gradient_features
     from fungi.extraction.pipeline import extract_split
-    from fungi.extraction.surroundings import survey
     from fungi.runtime.log import logger
 
-    around = survey(settings)
-    features = gradient_features(settings, around)
-    for split in around.splits:
-        logger.info(f"{split}: {cost_of(around.backbone.spec, len(around.open_split(split)), features)}")
-        extract_split(around, split, features)
+    context = resolve_context(settings)
+    features = gradient_features(settings, context)
+    for split in context.splits:
+        logger.info(f"{split}: {cost_of(context.backbone.spec, len(context.open_split(split)), features)}")
+        extract_split(context, split, features)

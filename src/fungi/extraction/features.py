@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from fungi.errors import FungiError
+from fungi.extraction.context import StageContext
 from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings
 from fungi.extraction.pipeline import Feature
 from fungi.extraction.support import with_support
-from fungi.extraction.surroundings import Surroundings
 from fungi.gradients import assembly, core
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.projection import (
@@ -27,61 +27,61 @@ from fungi.store.birth import LayerBirth
 from fungi.views.kinds import NoViewsError
 
 
-def embedding_feature(around: Surroundings, dtype: str = "float32", shared: GradientEngine | None = None) -> Feature:
+def embedding_feature(context: StageContext, dtype: str = "float32", shared: GradientEngine | None = None) -> Feature:
     """The embeddings as a feature to extract; shared: the engine of the gradients beside which they are wanted."""
     engine = GradientEngine(
-        around.backbone.model,
-        device=around.device,
-        dtype=choose_dtype(dtype, around.device),
-        views_per_forward=around.settings.views_per_forward,
+        context.backbone.model,
+        device=context.device,
+        dtype=choose_dtype(dtype, context.device),
+        views_per_forward=context.settings.views_per_forward,
     )
-    made = core.embedding_feature(engine, shared, around.backbone.input.views("plain"))
+    made = core.embedding_feature(engine, shared, context.backbone.input.views("plain"))
     return Feature(made.name, made.views, made.engine)
 
 
-def gradient_features(settings: GradientSettings, around: Surroundings) -> list[Feature]:
+def gradient_features(settings: GradientSettings, context: StageContext) -> list[Feature]:
     """One feature per objective, and the embeddings first where they are asked for."""
-    _require_views(settings, around)
-    targets = find_layers(around, settings.layer, bias=settings.bias)
+    _require_views(settings, context)
+    targets = find_layers(context, settings.layer, bias=settings.bias)
     projected = () if settings.projection_kind == NO_PROJECTION else targets
-    matrices = {target.name: find_matrix(settings, around, target) for target in projected}
-    engine = build_engine(settings, around, targets, matrices)
+    matrices = {target.name: find_matrix(settings, context, target) for target in projected}
+    engine = build_engine(settings, context, targets, matrices)
     logger.info(f"gradients of {', '.join(target.spec for target in targets)}; path: {engine.encoder.path}")
     births = _layer_births(targets, matrices)
     features = [
         Feature(objective.name, objective.views, _engine_of(objective, engine), objective.loss, objective, births)
-        for objective in bound_objectives(settings, around, engine)
+        for objective in bound_objectives(settings, context, engine)
     ]
-    return [embedding_feature(around, shared=engine), *features] if settings.with_embeddings else features
+    return [embedding_feature(context, shared=engine), *features] if settings.with_embeddings else features
 
 
-def _require_views(settings: GradientSettings, around: Surroundings) -> None:
+def _require_views(settings: GradientSettings, context: StageContext) -> None:
     """FungiError, before anything is drawn, for objectives that the modality has no views for."""
     fitting = []
     for name in settings.objective:
         with suppress(NoViewsError):
-            bind(name, embedding_dim=1, input_spec=around.backbone.input, seed=settings.seed)
+            bind(name, embedding_dim=1, input_spec=context.backbone.input, seed=settings.seed)
             fitting.append(name)
     lacking = [name for name in settings.objective if name not in fitting]
     if lacking:
-        modality = around.backbone.spec.modality
+        modality = context.backbone.spec.modality
         raise FungiError(
             f"{', '.join(lacking)}: no views of {modality} there. Use --objective {' '.join(fitting or ['kl'])}."
         )
 
 
-def find_layers(around: Surroundings, texts: tuple[str, ...], *, bias: bool) -> tuple[Target, ...]:
+def find_layers(context: StageContext, texts: tuple[str, ...], *, bias: bool) -> tuple[Target, ...]:
     """The gradient sources in the backbone; its usual one where none is named."""
-    spec = around.backbone.spec
+    spec = context.backbone.spec
     targets = []
     for text in texts or (f"{spec.layer}:attn_proj",):
         path, part, name = split_spec(text)
         renamed = spec.layer_path(path) + (f"[{part}]" if part else "") + f":{name}"
-        targets.append(find_target(around.backbone.model, renamed, bias=bias))
+        targets.append(find_target(context.backbone.model, renamed, bias=bias))
     return unique_names(targets)
 
 
-def find_matrix(settings: GradientSettings, around: Surroundings, target: Target) -> ProjectionMatrix:
+def find_matrix(settings: GradientSettings, context: StageContext, target: Target) -> ProjectionMatrix:
     """The projection for a target: a given file of its width, else the usual one, drawn where it is not there yet."""
     if settings.projection_matrix:
         given = [load_projection(path) for path in settings.projection_matrix]
@@ -96,7 +96,7 @@ def find_matrix(settings: GradientSettings, around: Surroundings, target: Target
                 f"Make one with generate_projection_matrix.py --gradients-dim {target.gradient_dim}."
             )
         return fitting[0]
-    size, path = settings.usual_matrix(around.backbone.spec.projection_dim, target.shape)
+    size, path = settings.usual_matrix(context.backbone.spec.projection_dim, target.shape)
     if not path.exists():
         kind, outputs = settings.projection_kind, target.shape[0]
         matrix = draw_projection(size, target.gradient_dim, kind=kind, seed=settings.seed, outputs=outputs)
@@ -111,19 +111,19 @@ def _fits(matrix: ProjectionMatrix, target: Target) -> bool:
 
 def build_engine(
     settings: GradientSettings,
-    around: Surroundings,
+    context: StageContext,
     targets: Sequence[Target],
     matrices: dict[str, ProjectionMatrix],
     stopwatch: Stopwatch | None = None,
 ) -> GradientEngine:
     """The engine for these targets, with the quirks of the profile."""
-    profile, spec = choose_profile(settings.profile), around.backbone.spec
+    profile, spec = choose_profile(settings.profile), context.backbone.spec
     return assembly.build_engine(
-        around.backbone.model,
+        context.backbone.model,
         targets,
         matrices,
-        device=around.device,
-        dtype=around.dtype,
+        device=context.device,
+        dtype=context.dtype,
         views_per_forward=settings.views_per_forward,
         attention_input=profile.attention_input and spec.attention_input,
         first_token_gradient=profile.first_token_gradient and spec.first_token_gradient,
@@ -132,19 +132,19 @@ def build_engine(
     )
 
 
-def bound_objectives(settings: GradientSettings, around: Surroundings, engine: GradientEngine) -> list[BoundObjective]:
+def bound_objectives(settings: GradientSettings, context: StageContext, engine: GradientEngine) -> list[BoundObjective]:
     """The objectives with heads and supporting data, on the device."""
     options = parse_options(settings.set)
     bound = []
     for name in settings.objective:
         objective = bind(
             name,
-            embedding_dim=around.backbone.spec.embedding_dim,
-            input_spec=around.backbone.input,
+            embedding_dim=context.backbone.spec.embedding_dim,
+            input_spec=context.backbone.input,
             seed=settings.seed,
             options=options.get(name),
         )
-        bound.append(with_support(objective.to(around.device), around, engine))
+        bound.append(with_support(objective.to(context.device), context, engine))
     return bound
 
 

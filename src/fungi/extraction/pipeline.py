@@ -14,8 +14,8 @@ import torch
 
 from fungi.data.base import Samples
 from fungi.errors import FungiError
+from fungi.extraction.context import StageContext
 from fungi.extraction.stage import StageSettings
-from fungi.extraction.surroundings import Surroundings
 from fungi.gradients import core
 from fungi.objectives.binding import BoundObjective
 from fungi.runtime.log import logger, progress
@@ -50,35 +50,35 @@ class Work:
 
 
 def extract_split(
-    around: Surroundings, split: str, features: Sequence[Feature], stopwatch: Stopwatch | None = None
+    context: StageContext, split: str, features: Sequence[Feature], stopwatch: Stopwatch | None = None
 ) -> None:
     """Do this shard's missing blocks of a split, and assemble the files whose blocks are all there."""
-    samples = around.open_split(split)
-    planned = [_plan(around, split, samples, feature) for feature in features]
+    samples = context.open_split(split)
+    planned = [_plan(context, split, samples, feature) for feature in features]
     works = [work for work in planned if work is not None]
     if not works:
         return
-    shard = Shard.parse(around.settings.shard)
+    shard = Shard.parse(context.settings.shard)
     spans = [span for span in works[0].blocks.manifest.spans() if shard.takes(span.index)]
     spans = [span for span in spans if any(span.index in work.missing for work in works)]
-    _compute(around, split, samples, works, spans, stopwatch or Stopwatch())
+    _compute(context, split, samples, works, spans, stopwatch or Stopwatch())
     for remark in dict.fromkeys(text for work in works for text in _remarks(work.feature.views)):
         logger.warning(f"{split}: {remark}")
     for work in works:
-        _finish(work, shard, around.settings)
+        _finish(work, shard, context.settings)
 
 
 def _remarks(views: ViewGenerator) -> list[str]:
     return views.remarks() if isinstance(views, Remarking) else []
 
 
-def _plan(around: Surroundings, split: str, samples: Samples, feature: Feature) -> Work | None:
+def _plan(context: StageContext, split: str, samples: Samples, feature: Feature) -> Work | None:
     """What is left to do for a feature; None where its file is there already."""
-    settings = around.settings
-    path = settings.layout.features(feature.name, around.dataset.name, around.backbone.spec.name, split)
+    settings = context.settings
+    path = settings.layout.features(feature.name, context.dataset.name, context.backbone.spec.name, split)
     maker = this_maker()
     birth = Birth(
-        **around.base_birth(split, samples),
+        **context.base_birth(split, samples),
         feature=feature.name,
         dtype=str(feature.engine.dtype).removeprefix("torch."),
         objective_settings=feature.objective.settings if feature.objective else {},
@@ -115,7 +115,7 @@ def _settle_versions(blocks: BlockFolder, path: Path, settings: StageSettings) -
 
 
 def _compute(
-    around: Surroundings,
+    context: StageContext,
     split: str,
     samples: Samples,
     works: Sequence[Work],
@@ -129,16 +129,16 @@ def _compute(
     loaded = batches(
         samples,
         [work.feature.views for work in works],
-        [rows for span in spans for rows in row_batches(span.start, span.stop, around.settings.batch_size)],
-        seed=around.settings.seed,
-        num_workers=around.num_workers,
-        pin_memory=around.device.type == "cuda",
+        [rows for span in spans for rows in row_batches(span.start, span.stop, context.settings.batch_size)],
+        seed=context.settings.seed,
+        num_workers=context.num_workers,
+        pin_memory=context.device.type == "cuda",
     )
-    bar = progress(loaded, total=sum(-(-len(span) // around.settings.batch_size) for span in spans), label=split)
+    bar = progress(loaded, total=sum(-(-len(span) // context.settings.batch_size) for span in spans), label=split)
     rate = RowRate(split)
     for span in spans:
         wanted = [work for work in works if span.index in work.missing]
-        block = _extract_block(bar, [work.feature for work in wanted], samples, span, around.settings.batch_size)
+        block = _extract_block(bar, [work.feature for work in wanted], samples, span, context.settings.batch_size)
         with stopwatch("writing"):
             for work in wanted:
                 work.blocks.write(span, block[work.feature.name])

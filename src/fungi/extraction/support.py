@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save
 
 from fungi.data.base import Samples
 from fungi.errors import FungiError
-from fungi.extraction.surroundings import Surroundings
+from fungi.extraction.context import StageContext
 from fungi.gradients.core import embed_samples
 from fungi.gradients.engine import GradientEngine
 from fungi.objectives.binding import BoundObjective
@@ -17,13 +17,13 @@ from fungi.runtime.files import written_once
 from fungi.runtime.log import logger
 
 
-def with_support(bound: BoundObjective, around: Surroundings, engine: GradientEngine) -> BoundObjective:
+def with_support(bound: BoundObjective, context: StageContext, engine: GradientEngine) -> BoundObjective:
     """The objective with its supporting data, from the training split whatever split is extracted."""
     if not bound.objective.needs_support:
         return bound
-    train = around.open_split("train")
-    path = around.settings.layout.support(
-        around.dataset.name, around.backbone.spec.name, bound.name, _key(bound, around, train)
+    train = context.open_split("train")
+    path = context.settings.layout.support(
+        context.dataset.name, context.backbone.spec.name, bound.name, _key(bound, context, train)
     )
     if not path.exists():
         logger.info(f"{bound.name}: preparing supporting data from the training split")
@@ -31,28 +31,28 @@ def with_support(bound: BoundObjective, around: Surroundings, engine: GradientEn
             embed_samples,
             engine,
             views=bound.support_views,
-            seed=around.settings.seed,
-            batch_size=around.settings.batch_size,
-            num_workers=around.num_workers,
+            seed=context.settings.seed,
+            batch_size=context.settings.batch_size,
+            num_workers=context.num_workers,
             label=bound.name,
         )
-        made = bound.objective.support(train, embed, bound.heads, around.settings.seed)
+        made = bound.objective.support(train, embed, bound.heads, context.settings.seed)
         with written_once(path) as temporary:
             temporary.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in made.items()}))
     try:
-        return bound.with_support(load_file(path)).to(around.device)
+        return bound.with_support(load_file(path)).to(context.device)
     except SafetensorError as error:
         raise FungiError(f"{path} is damaged ({error}). Delete it and run the stage again.") from None
 
 
-def _key(bound: BoundObjective, around: Surroundings, train: Samples) -> str:
+def _key(bound: BoundObjective, context: StageContext, train: Samples) -> str:
     """A hash of all that decides the supporting data."""
     facts = [
         bound.settings,
-        around.settings.seed,
-        around.backbone.weights_hash,
+        context.settings.seed,
+        context.backbone.weights_hash,
         train.fingerprint(),
-        str(around.dtype),
-        around.device.type,
+        str(context.dtype),
+        context.device.type,
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]

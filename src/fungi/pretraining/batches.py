@@ -16,7 +16,7 @@ from fungi.errors import FungiError
 from fungi.pretraining.views import ViewOptions, Views, collate, make_views
 from fungi.runtime.seeds import numpy_generator
 
-Place = tuple[int, int]
+EpochRow = tuple[int, int]
 """(epoch, row)"""
 
 
@@ -50,7 +50,7 @@ class BatchPlan:
         """The rows in the order of an epoch."""
         return numpy_generator(self.seed, "order", epoch).permutation(self.rows)
 
-    def parts(self, rank: int, first_step: int) -> Iterator[list[Place]]:
+    def parts(self, rank: int, first_step: int) -> Iterator[list[EpochRow]]:
         """The parts of one process from a step on, without end."""
         epoch, skipped = divmod(first_step, self.steps_per_epoch)
         while True:
@@ -71,8 +71,8 @@ class ViewedImages:
     options: ViewOptions
     seed: int
 
-    def __getitem__(self, place: Place) -> dict[str, Any] | FungiError:
-        epoch, row = place
+    def __getitem__(self, which: EpochRow) -> dict[str, Any] | FungiError:
+        epoch, row = which
         random = numpy_generator(self.seed, "udi", epoch, self.samples.ids[row])
         try:
             return make_views(self.samples.load(row), self.options, random)
@@ -89,7 +89,7 @@ class _Parts:
     def __init__(self, plan: BatchPlan, rank: int, first_step: int) -> None:
         self._made = plan, rank, first_step
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[EpochRow]]:
         plan, rank, first_step = self._made
         return plan.parts(rank, first_step)
 

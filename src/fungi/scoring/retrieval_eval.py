@@ -13,7 +13,7 @@ from jaxtyping import Float
 from fungi.combine.names import all_combinations
 from fungi.data.base import resolve_dataset
 from fungi.errors import FungiError, RefusedJoinError
-from fungi.evaluators.retrieval import LETTERS, PROTOCOLS, QueryTruth, evaluate_protocol, ranking_of
+from fungi.evaluators.retrieval import LETTERS, PROTOCOLS, Relevance, evaluate_protocol, ranking_of
 from fungi.report.gain_table import print_gain_table
 from fungi.report.result_file import Scores
 from fungi.scoring.evaluation_loop import Combined, Task, evaluate
@@ -113,7 +113,7 @@ class RetrievalScorer:
             )
 
 
-def read_ground_truth(settings: RetrievalSettings) -> list[QueryTruth]:
+def read_ground_truth(settings: RetrievalSettings) -> list[Relevance]:
     """Easy, hard and junk rows per query: from a JSON file, or from the dataset's own."""
     if settings.ground_truth is not None:
         return _from_json(settings.ground_truth)
@@ -123,10 +123,10 @@ def read_ground_truth(settings: RetrievalSettings) -> list[QueryTruth]:
             f"dataset {dataset.name!r} has no ground truth for retrieval."
             " Use oxford-landmarks or paris-landmarks, or name a file with --ground-truth."
         )
-    return cast(list[QueryTruth], dataset.ground_truth(settings.data_dir))
+    return cast(list[Relevance], dataset.ground_truth(settings.data_dir))
 
 
-def _from_json(path: Path) -> list[QueryTruth]:
+def _from_json(path: Path) -> list[Relevance]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -138,7 +138,7 @@ def _from_json(path: Path) -> list[QueryTruth]:
     return queries
 
 
-def _all_rows(truth: Sequence[QueryTruth]) -> list[Sequence[int]]:
+def _all_rows(truth: Sequence[Relevance]) -> list[Sequence[int]]:
     return [query[kind] for query in truth for kind in ("easy", "hard", "junk")]
 
 

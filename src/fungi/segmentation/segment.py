@@ -12,9 +12,9 @@ from torch import Tensor
 from fungi.data.base import DatasetSpec, MaskRules, Samples, resolve_dataset
 from fungi.errors import FungiError
 from fungi.evaluators.segmentation import matched_miou, segmentation_scores
+from fungi.extraction.context import StageContext, resolve_context
 from fungi.extraction.features import find_layers, find_matrix
 from fungi.extraction.gradient_settings import GradientSettings
-from fungi.extraction.surroundings import Surroundings, survey
 from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import ProjectionMatrix, product_dtype
 from fungi.gradients.targets import Target
@@ -59,7 +59,7 @@ class Segmentation:
     """What a run has at hand: images, their views, the model at its input size, banks as they are made."""
 
     settings: SegmentSettings
-    around: Surroundings
+    context: StageContext
     extractor: DenseExtractor
     target: Target
     matrix: ProjectionMatrix
@@ -70,19 +70,19 @@ class Segmentation:
     @property
     def rules(self) -> MaskRules:
         """What the masks mean."""
-        assert self.around.dataset.masks is not None
-        return self.around.dataset.masks
+        assert self.context.dataset.masks is not None
+        return self.context.dataset.masks
 
     @property
     def patches(self) -> int:
         """Patches of an image."""
-        return grid_of(self.around.backbone.model) ** 2
+        return grid_of(self.context.backbone.model) ** 2
 
     def reader(self, samples: Samples) -> Reader:
         """Reads scenes of a split."""
-        settings, cuda = self.settings, self.around.device.type == "cuda"
+        settings, cuda = self.settings, self.context.device.type == "cuda"
         scenes = as_scenes(samples, self.rules)
-        return Reader(scenes, settings.seed, settings.batch_size, self.around.num_workers, pin_memory=cuda)
+        return Reader(scenes, settings.seed, settings.batch_size, self.context.num_workers, pin_memory=cuda)
 
     def training_blocks(self) -> list[ImageBlock]:
         """The training images in their views: as they are, or one augmented view for each epoch."""
@@ -106,7 +106,7 @@ class Segmentation:
         blocks, numbers = self.training_blocks(), self.settings.numbers
         views = sum(len(block.rows) for block in blocks)
         kept = patches_per_image(numbers.memory_size, views, self.patches)
-        width = self.around.backbone.spec.embedding_dim
+        width = self.context.backbone.spec.embedding_dim
         manifest = BankManifest(
             dim={"embeddings": width, "simclr": self.matrix.projection_dim}.get(
                 feature, width + self.matrix.projection_dim
@@ -117,7 +117,7 @@ class Segmentation:
             birth=self._birth(feature, support),
         )
         folder = Layout(self.settings.root).bank(
-            self.around.dataset.name, self.around.backbone.spec.name, f"{feature}-{manifest.key}"
+            self.context.dataset.name, self.context.backbone.spec.name, f"{feature}-{manifest.key}"
         )
         bank = Bank.create(folder, manifest)
         if bank.missing():
@@ -127,7 +127,7 @@ class Segmentation:
 
     def search(self, bank: Bank, k: int) -> Search:
         """The back-end over a bank for k neighbours."""
-        settings, device = self.settings, self.around.device
+        settings, device = self.settings, self.context.device
         tree = TreeSettings() if settings.images is None else DATA_EFFICIENT_TREE
         return make_search(settings.search, bank, k, device, tree=tree, tile_bytes=settings.tile_bytes)
 
@@ -136,7 +136,7 @@ class Segmentation:
         bank = self.bank("embeddings", None)
         require_rows(bank.rows, self.extractor.loss.retrieved)
         # The support index has the tree of the full setting whatever the setting (spec dense 4.1).
-        tile_bytes, device = self.settings.tile_bytes, self.around.device
+        tile_bytes, device = self.settings.tile_bytes, self.context.device
         k = self.extractor.loss.retrieved
         return Support(
             bank, make_search(self.settings.search, bank, k, device, tree=TreeSettings(), tile_bytes=tile_bytes)
@@ -174,17 +174,17 @@ class Segmentation:
         few = ImageBlock(0, range(min(RECALL_IMAGES, len(self.test))), self.extractor.views)
         (_, loaded), *_ = reader.read([few])
         queries = torch.cat([features(batch).flatten(0, 1) for batch in loaded])
-        k, exact = predictor.neighbours, ExactSearch(predictor.bank, self.around.device, self.settings.tile_bytes)
+        k, exact = predictor.neighbours, ExactSearch(predictor.bank, self.context.device, self.settings.tile_bytes)
         return recall(predictor.search(queries, k)[1], exact(queries, k)[1])
 
     def _birth(self, feature: str, support: Support | None) -> dict[str, Any]:
         """What decides a bank's numbers."""
         settings = self.settings
-        birth = self.around.base_birth("train", self.train) | {
+        birth = self.context.base_birth("train", self.train) | {
             "images": list(self.train.ids),
             "views": [repr(view) for view in dict.fromkeys(block.view for block in self.training_blocks())],
             "feature": feature,
-            "dtype": str(self.around.dtype),
+            "dtype": str(self.context.dtype),
         }
         if support is not None:
             assert isinstance(support.bank, Bank)
@@ -216,14 +216,14 @@ def prepare(settings: SegmentSettings) -> Segmentation:
         split=tuple(dict.fromkeys(("train", settings.split))),
         **{name: getattr(settings, name) for name in _PASSED_ON},
     )
-    around = survey(stage)
+    context = resolve_context(stage)
     size = settings.input_size or (dataset.masks.input_size if dataset.masks else 0)
-    model, quirks = around.backbone.model, settings.quirks
+    model, quirks = context.backbone.model, settings.quirks
     at_input_size(model, size)
-    model.to(around.device)
-    (target,) = find_layers(around, (), bias=True)
-    matrix = find_matrix(stage, around, target)
-    statistics = around.backbone.input.statistics
+    model.to(context.device)
+    (target,) = find_layers(context, (), bias=True)
+    matrix = find_matrix(stage, context, target)
+    statistics = context.backbone.input.statistics
     views = SceneView(
         size=size,
         statistics=STATISTICS_TYPO if quirks.std_typo and statistics == IMAGENET else statistics,
@@ -232,10 +232,10 @@ def prepare(settings: SegmentSettings) -> Segmentation:
     extractor = DenseExtractor(
         model,
         target,
-        make_projector(matrix, around.device, product_dtype(around.dtype)),
+        make_projector(matrix, context.device, product_dtype(context.dtype)),
         views,
-        device=around.device,
-        dtype=around.dtype,
+        device=context.device,
+        dtype=context.dtype,
         loss=DenseLoss(
             denominator_temperature=quirks.denominator_temperature,
             neighbour_layout=quirks.neighbour_layout,
@@ -243,10 +243,10 @@ def prepare(settings: SegmentSettings) -> Segmentation:
         ),
         seed=settings.seed,
     )
-    train = around.open_split("train")
+    train = context.open_split("train")
     chosen = subset_rows(dataset.name, len(train), settings.images, settings.seed)
-    train, test = train.take(chosen), around.open_split(settings.split)
-    return Segmentation(settings, around, extractor, target, matrix, train, test, size)
+    train, test = train.take(chosen), context.open_split(settings.split)
+    return Segmentation(settings, context, extractor, target, matrix, train, test, size)
 
 
 _PASSED_ON = ["root", "data_dir", "checkpoint", "random_init", "profile", "device", "dtype", "num_workers", "seed"]
@@ -267,7 +267,7 @@ def run(settings: SegmentSettings) -> dict[str, Any]:
     segmentation = prepare(settings)
     (path,) = settings.outputs()
     births = {
-        split: {"embeddings": {"file": str(path), "birth": segmentation.around.base_birth(split, samples)}}
+        split: {"embeddings": {"file": str(path), "birth": segmentation.context.base_birth(split, samples)}}
         for split, samples in (("train", segmentation.train), ("test", segmentation.test))
     }
     run = Run(label={"root": str(settings.root)}, features=births)

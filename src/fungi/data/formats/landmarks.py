@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class QueryTruth(TypedDict):
+class LandmarkQuery(TypedDict):
     """What is known of one query: rows of the database by relation, and its box (left, top, right, bottom; pixels)."""
 
     easy: list[int]
@@ -65,12 +65,12 @@ class Landmarks:
             targets=samples.targets, ids=ids, load=CroppedImages(ImageFiles(root, samples.ids, truncated=True), boxes)
         )
 
-    def ground_truth(self, data_dir: Path) -> list[QueryTruth]:
+    def ground_truth(self, data_dir: Path) -> list[LandmarkQuery]:
         """One record per query, in the order of the rows of test; indices are rows of train."""
         root, listing = self._listing(data_dir)
         with reading(self.place, root):
             return [
-                QueryTruth(
+                LandmarkQuery(
                     easy=[int(row) for row in truth["easy"]],
                     hard=[int(row) for row in truth["hard"]],
                     junk=[int(row) for row in truth["junk"]],

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from fungi.data.base import DATASETS
-from fungi.data.formats.landmarks import Landmarks, QueryTruth, landmarks_spec
+from fungi.data.formats.landmarks import LandmarkQuery, Landmarks, landmarks_spec
 
 LANDMARKS = Landmarks("oxford-landmarks", "roxford5k")
 
 
-def ground_truth(data_dir: Path) -> list[QueryTruth]:
+def ground_truth(data_dir: Path) -> list[LandmarkQuery]:
     """What is known of each query (see `fungi.data.formats.landmarks`)."""
     return LANDMARKS.ground_truth(data_dir)
 

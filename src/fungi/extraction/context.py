@@ -22,7 +22,7 @@ from fungi.runtime.memory import keep_freed_memory
 class OpenedSplits:
     """Splits that were opened, each once: listing a million files takes minutes.
 
-    They are kept by all that decides them, so that surroundings whose dataset or data directory is replaced never get
+    They are kept by all that decides them, so that contexts whose dataset or data directory is replaced never get
     the rows of another.
     """
 
@@ -38,7 +38,7 @@ class OpenedSplits:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class StageContext:
     """What a stage has at hand once its settings are resolved."""
 
     settings: StageSettings
@@ -81,7 +81,7 @@ class Surroundings:
         }
 
 
-def survey(settings: StageSettings, dtype_name: str | None = None) -> Surroundings:
+def resolve_context(settings: StageSettings, dtype_name: str | None = None) -> StageContext:
     """Resolve names, open the splits, load the backbone onto its device.
 
     Splits are opened once, and before the backbone, so that missing data is said before a large model loads.
@@ -116,4 +116,4 @@ def survey(settings: StageSettings, dtype_name: str | None = None) -> Surroundin
     logger.info(f"{spec.label} on {device}, {str(dtype).removeprefix('torch.')}; {backbone.weights_source}")
     if spec.flops:  # a user's own: what was found out about it
         logger.info(f"{spec.name}: {spec.notes}")
-    return Surroundings(settings, dataset, backbone, device, dtype, opened)
+    return StageContext(settings, dataset, backbone, device, dtype, opened)
