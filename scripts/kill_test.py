@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from fungi.objectives import OBJECTIVES
 from fungi.runtime.command import run_command
 from fungi.runtime.owner import abandoned
 from fungi.settings import SEEDS, setting
+from fungi.store.banks import MANIFEST, Bank, read_manifest
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
 EXTRACTION = ("--block-size", "2", "--batch-size", "2", "--device", "cpu")
@@ -44,14 +45,40 @@ SETTINGS = {
     "ibot": ("--set", "ibot.patch_size=4"),
     "mim": ("--set", "mim.patch_size=4"),
 }
-EVALUATION = ("--dataset", "pictures", "--pca-dim", "4", "--device", "cpu")
-EVALUATIONS = {
-    "knn": (*EVALUATION, "--k", "3", "--features", "embeddings", "kl"),
-    "linear": (*EVALUATION, "--features", "embeddings", "kl", "--max-epochs", "20"),
-    "cluster": (*EVALUATION, "--features", "embeddings", "kl", "--restarts", "2"),
+ROOT, DATA = "ROOT", "DATA"
+"""What stands in command lines for the folders of files and of data."""
+EVALUATION = ("--root", ROOT, "--dataset", "pictures", "--pca-dim", "4", "--device", "cpu")
+TWO = ("--features", "embeddings", "kl")
+SCENES = ("--memory-size", "0", "--augmentation-epochs", "1", "--input-size", "32", "--neighbours", "5")
+JUDGING = {
+    "knn": ("knn", *EVALUATION, *TWO, "--k", "3"),
+    "linear": ("linear", *EVALUATION, *TWO, "--max-epochs", "20"),
+    "cluster": ("cluster", *EVALUATION, *TWO, "--restarts", "2"),
+    "retrieval": ("retrieval", *EVALUATION, *TWO, "--ground-truth", f"{DATA}/truth.json"),
+    "analyse": (
+        "analyse",
+        *EVALUATION,
+        *TWO,
+        "--analysis",
+        "cka",
+        "shots",
+        "layers",
+        "--shot-counts",
+        "1",
+        "2",
+        "--k",
+        "2",
+    ),
+    "segment": ("segment", "--root", ROOT, "--dataset", f"scenes=masks:{DATA}/scenes", *SCENES, *EXTRACTION),
+    "report": ("report", "--results", ROOT, "--output", f"{ROOT}/report"),
 }
-BEFORE_JUDGING = ("extract", "gradients-kl")
-"""Stages that the evaluations build on."""
+FEATURES = ("extract", "gradients-kl")
+BUILDS_ON = {
+    "merge": FEATURES,
+    **dict.fromkeys(("knn", "linear", "cluster", "retrieval", "analyse"), FEATURES),
+    "report": (*FEATURES, "knn", "cluster", "analyse"),
+}
+"""Stage -> those that have to be there before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +86,7 @@ class KillSettings:
     """How often to kill what."""
 
     kills: int = setting(1000, "kills, shared evenly among the stages", within=(1, 10**6))
-    stages: tuple[str, ...] = setting((), "stages: extract, gradients-<objective>, merge, knn, linear, cluster; or all")
+    stages: tuple[str, ...] = setting((), "stages, e.g. extract, gradients-kl, segment; or all")
     seed: int = setting(0, "seed of the moments", within=SEEDS)
     rows: int = setting(8, "pictures of the training split", within=(4, 10_000))
 
@@ -74,25 +101,36 @@ class Tally:
     litter: Counter[str] = field(default_factory=Counter)
 
 
-def make_pictures(folder: Path, rows: int) -> None:
-    """A dataset of two classes of noise."""
+def make_data(folder: Path, rows: int) -> None:
+    """A dataset of two classes of noise, the same as scenes of two kinds of pixels, and a ground truth of retrieval."""
     noise = np.random.default_rng(0)
     for split, count in (("train", rows), ("test", rows // 2)):
         for row in range(count):
             path = folder / "pictures" / split / f"class{row % 2}" / f"{row:03d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(noise.integers(0, 256, (30, 30, 3), dtype=np.uint8)).save(path)
+            pixels = noise.integers(0, 256, (30, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+            for kind, content in (("images", pixels), ("masks", pixels[..., 0] // 128)):
+                scene = folder / "scenes" / split / kind / path.name
+                scene.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(content).save(scene)
+    truth = [{"easy": [query], "hard": [query + 1], "junk": [query + 2]} for query in range(rows // 2)]
+    (folder / "truth.json").write_text(json.dumps(truth))
 
 
 def commands(data: Path) -> dict[str, list[str]]:
-    """Stage -> its command line but for --root, in an order in which each finds what it needs."""
-    where = ["--dataset", "pictures", "--data-dir", str(data), *EXTRACTION]
+    """Stage -> its command line, in an order in which each finds what it needs; ROOT stands for the folder of files."""
+    where = ("--root", ROOT, "--dataset", "pictures", "--data-dir", DATA, *EXTRACTION)
     gradients = {
-        f"gradients-{name}": ["extract-gradients", *where, "--objective", name, *SETTINGS.get(name, ())]
+        f"gradients-{name}": ("extract-gradients", *where, "--objective", name, *SETTINGS.get(name, ()))
         for name in OBJECTIVES.names()
     }
-    judging = {name: [name, *flags, "--backbone", "digits-vit"] for name, flags in EVALUATIONS.items()}
-    return {"extract": ["extract", *where], **gradients, "merge": ["merge"], **judging}
+    stages = {"extract": ("extract", *where), **gradients, "merge": ("merge", "--root", ROOT), **JUDGING}
+    return {name: [word.replace(DATA, str(data)) for word in words] for name, words in stages.items()}
+
+
+def _at(root: Path, command: list[str]) -> list[str]:
+    return [word.replace(ROOT, str(root)) for word in command[1:]]
 
 
 def begin(command: list[str], root: Path, *, assembled: bool = True) -> int:
@@ -108,7 +146,7 @@ def begin(command: list[str], root: Path, *, assembled: bool = True) -> int:
         os.dup2(quiet, 2)
         if not assembled:
             pipeline.assemble = lambda *_, **__: None
-        status = COMMANDS[command[0]].main([*command[1:], "--root", str(root)])
+        status = COMMANDS[command[0]].main(_at(root, command))
     finally:
         os._exit(status)
 
@@ -126,7 +164,7 @@ def run_whole(command: list[str], root: Path, *, assembled: bool = True) -> floa
 def run_here(command: list[str], root: Path) -> None:
     """Run a command in this process, which then holds all that the forked ones need. FungiError where it fails."""
     with root.with_name(f"{root.name}.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
-        status = COMMANDS[command[0]].main([*command[1:], "--root", str(root)])
+        status = COMMANDS[command[0]].main(_at(root, command))
     if status != 0:
         said = root.with_name(f"{root.name}.log").read_text(errors="replace").splitlines()
         raise FungiError(f"{' '.join(command)} ended with status {status} without being killed: {said[-3:]}")
@@ -142,6 +180,10 @@ def finished(root: Path) -> dict[str, str]:
         if path.suffix == ".json" and name.startswith("results"):
             results = json.loads(path.read_text())["results"]
             found |= {f"{name}:{key}": json.dumps(scores, sort_keys=True) for key, scores in results.items()}
+        elif path.name == MANIFEST:
+            found |= {f"{path.parent.relative_to(root)}:{key}": digest for key, digest in _blocks_of_bank(path.parent)}
+        elif path.suffix == ".bin":
+            continue  # a bank's, filled block by block
         elif path.suffix == ".h5":
             with h5py.File(path) as file:
                 found |= {
@@ -150,6 +192,14 @@ def finished(root: Path) -> dict[str, str]:
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
+    """The blocks of a bank that are said to be there, and a hash of each."""
+    bank = Bank(folder, read_manifest(folder))
+    for block in set(range(len(bank.manifest.ends))) - set(bank.missing()):
+        rows = np.arange(*bank.span(block))
+        yield block, hashlib.sha256(bank.features_of(rows).tobytes() + bank.labels_of(rows).tobytes()).hexdigest()
 
 
 def missing_from(after: dict[str, str], before: dict[str, str]) -> list[str]:
@@ -219,7 +269,7 @@ def _compare(work: Path, expected: dict[str, str], tally: Tally) -> None:
     tally.litter["files that the stage itself did not clean"] += sum(
         len(list(abandoned(folder))) for folder in [work, *(path for path in work.rglob("*") if path.is_dir())]
     )
-    run_whole(["clean"], work)
+    run_whole(["clean", "--root", ROOT], work)
     left = [path.name for path in work.rglob(".*")]
     tally.litter["files that fungi clean did not clean"] += len(left)
     tally.lost += [f"{name} was cleaned away" for name in missing_from(finished(work), after)]
@@ -231,7 +281,7 @@ def run(settings: KillSettings) -> None:
     moments, tallies = random.Random(settings.seed), {}
     with tempfile.TemporaryDirectory(prefix="fungi-kills-") as folder:
         home = Path(folder)
-        make_pictures(home / "data", settings.rows)
+        make_data(home / "data", settings.rows)
         stages = commands(home / "data")
         chosen = settings.stages or tuple(stages)
         if unknown := set(chosen) - set(stages):
@@ -252,8 +302,7 @@ def _prepared(name: str, stages: dict[str, list[str]], home: Path) -> tuple[Path
     """Two folders: what a stage begins from, and what is there when it was never killed."""
     start, plain = home / "start" / name, home / "plain" / name
     start.mkdir(parents=True)
-    needed = BEFORE_JUDGING if name in EVALUATIONS or name == "merge" else ()
-    for earlier in needed:
+    for earlier in BUILDS_ON.get(name, ()):
         run_whole(stages[earlier], start, assembled=name != "merge")
     shutil.copytree(start, plain)
     run_here(stages[name], plain)

@@ -66,7 +66,8 @@ def test_all_ablations_are_on_the_command_line() -> None:
 def test_an_ablation_prints_its_table(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ablate(name, tmp_path) == 0
     printed = capsys.readouterr().out
-    content = json.loads((tmp_path / f"results/ablation-{name}/digits/digits-vit.json").read_text())
+    (path,) = tmp_path.glob(f"results/ablation-{name}-*rows24*/digits/digits-vit.json")
+    content = json.loads(path.read_text())
     assert set(rows_of_features(tmp_path).values()) == {24}
     assert sorted({cell["row"] for cell in content["cells"]}) == sorted(ROWS[name])
     largest = np.inf if name == "throughput" else 1
@@ -189,3 +190,12 @@ def test_raw_gradients_are_those_that_the_projection_sees(tmp_path: Path) -> Non
     found = gradients @ matrix.T
     found *= np.linalg.norm(expected) / np.linalg.norm(found)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_ablations_of_different_rows_and_objectives_live_side_by_side(tmp_path: Path) -> None:
+    shared = {"root": tmp_path, "ablation": ("bias", "pca")}
+    runs = [AblateSettings(**shared, **more) for more in ({}, {"rows": 24}, {"rows": 48}, {"objective": ("kl",)})]
+    files = [path for run in runs for path in run.outputs()]
+    assert len(set(files)) == len(files) == 8
+    assert runs[1].outputs()[0] == tmp_path / "results/ablation-bias-rows24/digits/digits-vit.json"
+    assert AblateSettings(**shared, batch_size=2, device="cpu").outputs() == runs[0].outputs()

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from fungi.ablations.settings import BenchSettings
 from fungi.errors import FungiError
+from fungi.identity import result_name
 from fungi.runtime.files import written_whole
 from fungi.settings import as_json, setting
 
@@ -18,7 +19,8 @@ DESCRIPTION = """Extract the variations of an ablation, score them by kNN, and p
 
 projections: table 29 of the author response; pca: table 23; layers: figure 8; bias, qkv, multi-layer: tables 30 to 32;
 views: figure 12; heads: tables 6 and 15; objectives: figure 10; raw: table 28; throughput: table 22 of the paper.
-Tables are also kept as <root>/results/ablation-NAME/<dataset>/<backbone>.json."""
+Tables are also kept as <root>/results/ablation-NAME/<dataset>/<backbone>.json; settings that decide a number and are
+not the usual ones are part of the name (ablation-NAME-rows200)."""
 
 Name = Literal[
     "projections", "pca", "layers", "bias", "qkv", "multi-layer", "views", "heads", "objectives", "raw", "throughput"
@@ -40,7 +42,8 @@ class AblateSettings(BenchSettings):
     def outputs(self) -> list[Path]:
         """The file of each table."""
         dataset, backbone = (text.partition("=")[0] for text in (self.dataset, self.backbone))
-        return [self.layout.results(f"ablation-{name}", dataset, backbone) for name in self.ablation]
+        names = [result_name(f"ablation-{name}", self, ("dataset", "backbone", "ablation")) for name in self.ablation]
+        return [self.layout.results(name, dataset, backbone) for name in names]
 
 
 def run(settings: AblateSettings) -> None:

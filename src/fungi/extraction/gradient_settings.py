@@ -24,7 +24,7 @@ class GradientSettings(StageSettings):
     """Objectives, layers and projection, besides what every stage has."""
 
     objective: tuple[str, ...] = setting(("kl", "dino", "simclr"), "objectives: names of `fungi list objectives`")
-    with_embeddings: bool = setting(False, "write the embeddings too, from the same decode")
+    with_embeddings: bool = setting(False, "write the embeddings too, from the same decode", decides="contents")
     layer: tuple[str, ...] = setting((), "gradient sources, path.to.layer:name; the backbone's own if none is given")
     projection_matrix: tuple[Path, ...] = setting(
         (), "matrix files of generate_projection_matrix.py, one per layer size"
@@ -38,7 +38,7 @@ class GradientSettings(StageSettings):
     )
     bias: bool = setting(True, "append the gradient of the layer's bias")
     set: tuple[str, ...] = setting((), "settings of objectives and views, as in simclr.temperature=0.1")
-    short_cut: bool = setting(True, "use the pooled-token path where the model allows it")
+    short_cut: bool = setting(True, "use the pooled-token path where the model allows it", decides="nothing")
 
     def __post_init__(self) -> None:
         super().__post_init__()

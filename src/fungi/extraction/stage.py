@@ -24,35 +24,49 @@ class StageSettings:
 
     dataset: str = setting("digits", "dataset: a name of `fungi list datasets`, or NAME=folder:PATH, NAME=hf:PATH")
     backbone: str = setting("digits-vit", "backbone: a name of `fungi list backbones`", aliases=("--model-type",))
-    split: tuple[str, ...] = setting((), "splits to extract; all that the dataset has if none is named")
-    root: Path = setting(Path("features"), "folder of all feature files", aliases=("--output-path",))
-    data_dir: Path = setting(Path("data"), "folder of the datasets", aliases=("--cache-dir",))
+    split: tuple[str, ...] = setting(
+        (), "splits to extract; all that the dataset has if none is named", decides="contents"
+    )
+    root: Path = setting(Path("features"), "folder of all feature files", aliases=("--output-path",), decides="nothing")
+    data_dir: Path = setting(Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing")
     checkpoint: Path | None = setting(None, "weights from this file in place of the published ones")
     random_init: bool = setting(False, "random weights, drawn from the seed")
     profile: Literal["clean", "published"] = setting(
         "clean", "clean: what the method says; published: what its code did"
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
     dtype: str = setting(
         "auto", "compute dtype: auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16, float16"
     )
-    batch_size: int = setting(64, "images that are decoded and projected together", within=(1, 65_536))
+    batch_size: int = setting(
+        64, "images that are decoded and projected together", within=(1, 65_536), decides="nothing"
+    )
     views_per_forward: int = setting(
-        0, "views that are encoded at once; 0 picks 64 on a CPU and 1024 on a GPU", within=(0, 65_536)
+        0,
+        "views that are encoded at once; 0 picks 64 on a CPU and 1024 on a GPU",
+        within=(0, 65_536),
+        decides="nothing",
     )
     num_workers: int = setting(
-        -1, "processes that decode; -1 picks 0 on a CPU, and one per core but one on a GPU", within=(-1, 1024)
+        -1,
+        "processes that decode; -1 picks 0 on a CPU, and one per core but one on a GPU",
+        within=(-1, 1024),
+        decides="nothing",
     )
     seed: int = setting(42, "seed of heads, projection, negatives and views", within=SEEDS)
-    shard: str = setting("1/1", "do the I-th of N parts of the work: I/N")
+    shard: str = setting("1/1", "do the I-th of N parts of the work: I/N", decides="nothing")
     block_size: int = setting(
-        256, "rows per block, the unit that is resumed; the same for all shards", within=(1, 2**20)
+        256, "rows per block, the unit that is resumed; the same for all shards", within=(1, 2**20), decides="nothing"
     )
-    overwrite: bool = setting(False, "replace feature files that were made in another way")
+    overwrite: bool = setting(False, "replace feature files that were made in another way", decides="nothing")
     accept_other_versions: bool = setting(
-        False, "go on with blocks that another version of the code or of packages made; the file will name both"
+        False,
+        "go on with blocks that another version of the code or of packages made; the file will name both",
+        decides="nothing",
     )
-    wandb: bool = setting(False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise")
+    wandb: bool = setting(
+        False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise", decides="nothing"
+    )
 
     def __post_init__(self) -> None:
         Shard.parse(self.shard)

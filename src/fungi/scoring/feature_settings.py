@@ -3,12 +3,10 @@
 Files are found by dataset and backbone below `--root`, or given one by one with the flags of the original harness.
 """
 
-import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,17 +15,16 @@ import torch
 from fungi.combine.few_shot import few_shot_rows, stratified_rows
 from fungi.combine.protocol import DEFAULT_PCA_DIM, usual_pca_dim
 from fungi.errors import FungiError
+from fungi.identity import deciding_values, result_name, unusual_values
 from fungi.report.result_file import ResultFile, Run
 from fungi.runtime.device import choose_device
-from fungi.settings import SEEDS, Decides, as_json, setting
+from fungi.settings import SEEDS, setting
 from fungi.store.layout import Layout
 
 DEFAULT_LAYER_KEY = "attn_proj"
 
-_IN_THE_PATH = ("dataset", "backbone", "shots")
-_FIRST = ("pca_dim", "k", "layer_key", "test_split", "tolerance", "solver", "combinations", "few_shot_sampling")
-"""Order of marks in file names; other settings follow in the order of their fields."""
-_LONGEST_VALUE, _LONGEST_NAME = 32, 120
+IN_THE_PATH = ("dataset", "backbone", "shots")
+"""Settings that folders, or the task, tell apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,20 +155,11 @@ class FeatureSettings:
     def deciding(self) -> dict[str, Any]:
         """The settings that decide what the result file holds, as JSON, with defaults filled in."""
         named = {"dataset": self.dataset_name, "backbone": self.backbone_name, "pca_dim": self.reduced_dim}
-        return self._as_json("scores", "contents") | named
+        return deciding_values(self, "scores", "contents") | named
 
     def unusual(self) -> dict[str, Any]:
         """The settings that decide scores and are not the usual ones, as JSON: what a table has to say of a result."""
-        usual = {field.name: json.loads(json.dumps(field.default, default=str)) for field in fields(self)}
-        return {
-            name: value
-            for name, value in self._as_json("scores").items()
-            if name not in (*_IN_THE_PATH, "pca_dim") and value != usual[name]
-        }
-
-    def _as_json(self, *kinds: Decides) -> dict[str, Any]:
-        chosen = {field.name for field in fields(self) if field.metadata["decides"] in kinds}
-        return {name: value for name, value in as_json(self).items() if name in chosen}
+        return unusual_values(self, (*IN_THE_PATH, "pca_dim"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +222,7 @@ def result_path(settings: FeatureSettings, task: str) -> Path:
     """Where the result goes: `--output`, or below the root; other than default settings show in the name."""
     if settings.output is not None:
         return settings.output
-    name = _short("-".join([task, *_marks(settings)]))
+    name = result_name(task, settings, IN_THE_PATH)
     if settings.takes_files:
         return Path("results") / f"{name}.json"
     common = settings.root[0] if len(settings.root) == 1 else _common_folder(settings.root)
@@ -247,38 +235,6 @@ def _common_folder(roots: Sequence[Path]) -> Path:
     if common == Path(common.anchor) and common.is_absolute():
         raise FungiError("the --root folders have no folder in common to write the result to. Name one with --output.")
     return common
-
-
-def _marks(settings: FeatureSettings) -> list[str]:
-    """Parts of a file name for all that is not usual and decides something, so that no result displaces another.
-
-    Values that are long or paths are told apart by one hash of all of them.
-    """
-    known = {field.name: field for field in fields(settings)}
-    names = [*(name for name in _FIRST if name in known), *(name for name in known if name not in _FIRST)]
-    shown, hashed = [], []
-    for name in names:
-        field, value = known[name], getattr(settings, name)
-        if field.metadata["decides"] == "nothing" or name in _IN_THE_PATH or value == field.default:
-            continue
-        text = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        mark = name.replace("_", "-") if field.metadata["mark"] is None else field.metadata["mark"]
-        if isinstance(value, bool):
-            shown.append(mark if value else f"no-{mark}")
-        elif "/" in text or len(text) > _LONGEST_VALUE or "targets" in name or "datasets" in name:
-            hashed.append(f"{name}={text}")
-        else:
-            shown.append(f"{mark}{text}")
-    return [re.sub(r"[^\w.+=@-]+", "-", one) for one in shown] + ([_hash(" ".join(hashed))] if hashed else [])
-
-
-def _short(name: str) -> str:
-    """A name that every file system takes."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 9]}-{_hash(name)}"
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def at_least_one(settings: Any, *names: str) -> None:

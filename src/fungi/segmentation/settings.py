@@ -1,19 +1,18 @@
 """Flags of `fungi segment`, and what they come to: the published settings unless told otherwise (spec dense 5)."""
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from fungi.errors import FungiError
+from fungi.identity import deciding_values, short_hash
 from fungi.segmentation.profiles import DENSE_PROFILES, DenseProfile
-from fungi.settings import SEEDS, as_json, setting
+from fungi.settings import SEEDS, setting
 from fungi.store.layout import Layout
 
 FEATURES = ("embeddings", "simclr", "embeddings+simclr")
-_INCIDENTAL = ("root", "data_dir", "output", "device", "batch_size", "num_workers", "block_size", "memory_gb", "wandb")
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class SegmentSettings:
     dataset: str = setting("digit-scenes", "dataset with masks: a name of `fungi list datasets`, or NAME=masks:PATH")
     backbone: str = setting("digits-vit", "vision transformer with a class token", aliases=("--model-type",))
     features: tuple[str, ...] = setting(
-        ("embeddings", "embeddings+simclr"), f"features of patches, some of {', '.join(FEATURES)}"
+        ("embeddings", "embeddings+simclr"), f"features of patches, some of {', '.join(FEATURES)}", decides="contents"
     )
     input_size: int = setting(
         0, "side in pixels that images are brought to; 0 is 512, and for digit-scenes that of a scene", within=(0, 4096)
@@ -86,25 +85,30 @@ class SegmentSettings:
     predict_unscored: bool = setting(True, "let classes win that are not scored (ade20k's other)")
     split: str = setting("test", "split to score")
     seed: int = setting(42, "seed of crops, selection, head, negatives, projection and subset", within=SEEDS)
-    root: Path = setting(Path("features"), "folder of banks and results", aliases=("--output-path",))
-    data_dir: Path = setting(Path("data"), "folder of the datasets", aliases=("--cache-dir",))
-    output: Path | None = setting(None, "result file; <root>/results/... if absent")
+    root: Path = setting(Path("features"), "folder of banks and results", aliases=("--output-path",), decides="nothing")
+    data_dir: Path = setting(Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing")
+    output: Path | None = setting(None, "result file; <root>/results/... if absent", decides="nothing")
     checkpoint: Path | None = setting(None, "weights from this file in place of the published ones")
     random_init: bool = setting(False, "random weights, drawn from the seed")
     storage: Literal["float32", "float16"] = setting("float32", "dtype of the bank on the disk")
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
     dtype: str = setting("auto", "compute dtype: auto (bfloat16 on a GPU), float32, bfloat16, float16")
-    batch_size: int = setting(4, "images that are encoded together", within=(1, 4096))
+    batch_size: int = setting(4, "images that are encoded together", within=(1, 4096), decides="nothing")
     num_workers: int = setting(
-        -1, "processes that decode; -1 picks 0 on a CPU, and one per core but one on a GPU", within=(-1, 256)
+        -1,
+        "processes that decode; -1 picks 0 on a CPU, and one per core but one on a GPU",
+        within=(-1, 256),
+        decides="nothing",
     )
     block_size: int = setting(
-        16, "images per block, the unit that is resumed and searched for together", within=(1, 4096)
+        16, "images per block, the unit that is resumed and searched for together", within=(1, 4096), decides="nothing"
     )
     memory_gb: float = setting(
-        0.5, "bound on the part of the bank that exact search holds at once", within=(0.01, 1024)
+        0.5, "bound on the part of the bank that exact search holds at once", within=(0.01, 1024), decides="nothing"
     )
-    wandb: bool = setting(False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise")
+    wandb: bool = setting(
+        False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise", decides="nothing"
+    )
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.features if name not in FEATURES]:
@@ -138,8 +142,7 @@ class SegmentSettings:
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the numbers, as JSON, with all defaults filled in."""
-        values = {name: value for name, value in as_json(self).items() if name not in (*_INCIDENTAL, "features")}
-        return values | vars(self.numbers) | vars(self.quirks) | {"dataset": self.dataset_name}
+        return deciding_values(self, "scores") | vars(self.numbers) | vars(self.quirks) | {"dataset": self.dataset_name}
 
     def outputs(self) -> list[Path]:
         """The result file."""
@@ -149,5 +152,5 @@ class SegmentSettings:
         parts += [f"m{self.numbers.memory_size}"] if self.images is None else [f"n{self.images}"]
         usual = SegmentSettings(dataset=self.dataset, backbone=self.backbone)
         if self.deciding() != usual.deciding():
-            parts.append(hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()[:8])
+            parts.append(short_hash(json.dumps(self.deciding(), sort_keys=True)))
         return [Layout(self.root).results("-".join(parts), self.dataset_name, self.backbone)]

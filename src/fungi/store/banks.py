@@ -100,7 +100,7 @@ class Bank:
                     file.truncate(manifest.rows * width * dtype.itemsize)
             with written_once(folder / MANIFEST) as temporary:
                 temporary.write_text(json.dumps(asdict(manifest), sort_keys=True, indent=1))
-        if _read_manifest(folder) != manifest:
+        if read_manifest(folder) != manifest:
             raise FungiError(f"{folder} holds another bank than the one asked for. Remove that folder.")
         return bank
 
@@ -172,7 +172,7 @@ class Bank:
 
 def open_bank(folder: Path) -> Bank:
     """A bank that is there, whole. FungiError for a folder without one, and one that is not finished."""
-    bank = Bank(folder, _read_manifest(folder))
+    bank = Bank(folder, read_manifest(folder))
     if missing := len(bank.missing()):
         raise FungiError(f"the bank {folder} is not finished: {missing} blocks are missing. Run fungi segment again.")
     return bank
@@ -183,7 +183,8 @@ def row_ends(rows_of_blocks: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(end) for end in np.cumsum(rows_of_blocks))
 
 
-def _read_manifest(folder: Path) -> BankManifest:
+def read_manifest(folder: Path) -> BankManifest:
+    """What a folder's bank will be. FungiError where that is missing or damaged."""
     try:
         raw = json.loads((folder / MANIFEST).read_text())
         return BankManifest(**{**raw, "ends": tuple(raw["ends"])})

@@ -1,0 +1,64 @@
+"""What decides a number is part of its name (DESIGN 3.4): from the marks on settings to the names of result files.
+
+Fields say what they decide (`fungi.settings.setting`). Results that differ in a setting that decides anything have
+names of their own, so that none displaces another.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection
+from dataclasses import fields
+from typing import Any
+
+from fungi.settings import Decides, as_json
+
+_FIRST = ("pca_dim", "k", "layer_key", "test_split", "tolerance", "solver", "combinations", "few_shot_sampling")
+"""Order of marks in file names; other settings follow in the order of their fields."""
+_LONGEST_VALUE, _LONGEST_NAME = 32, 120
+
+
+def deciding_values(settings: Any, *kinds: Decides) -> dict[str, Any]:
+    """The settings that decide one of `kinds`, as JSON."""
+    chosen = {field.name for field in fields(settings) if field.metadata["decides"] in kinds}
+    return {name: value for name, value in as_json(settings).items() if name in chosen}
+
+
+def unusual_values(settings: Any, leave_out: Collection[str]) -> dict[str, Any]:
+    """The settings that decide scores and are not the usual ones, as JSON: what a table has to say of a result."""
+    usual = {field.name: json.loads(json.dumps(field.default, default=str)) for field in fields(settings)}
+    return {
+        name: value
+        for name, value in deciding_values(settings, "scores").items()
+        if name not in leave_out and value != usual[name]
+    }
+
+
+def result_name(task: str, settings: Any, leave_out: Collection[str]) -> str:
+    """The name of a result: the task and a mark for all that is not usual and decides something, save `leave_out`.
+
+    Values that are long or paths are told apart by one hash of all of them, and so are names that no file system takes.
+    """
+    known = {field.name: field for field in fields(settings)}
+    names = [*(name for name in _FIRST if name in known), *(name for name in known if name not in _FIRST)]
+    shown, hashed = [], []
+    for name in names:
+        field, value = known[name], getattr(settings, name)
+        if field.metadata["decides"] == "nothing" or name in leave_out or value == field.default:
+            continue
+        text = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        mark = name.replace("_", "-") if field.metadata["mark"] is None else field.metadata["mark"]
+        if isinstance(value, bool):
+            shown.append(mark if value else f"no-{mark}")
+        elif "/" in text or len(text) > _LONGEST_VALUE or "targets" in name or "datasets" in name:
+            hashed.append(f"{name}={text}")
+        else:
+            shown.append(f"{mark}{text}")
+    marks = [re.sub(r"[^\w.+=@-]+", "-", one) for one in shown] + ([short_hash(" ".join(hashed))] if hashed else [])
+    whole = "-".join([task, *marks])
+    return whole if len(whole) <= _LONGEST_NAME else f"{whole[: _LONGEST_NAME - 9]}-{short_hash(whole)}"
+
+
+def short_hash(text: str) -> str:
+    """Eight digits that tell texts apart."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
