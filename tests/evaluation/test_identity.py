@@ -17,8 +17,8 @@ from fungi.scoring import knn_concat
 from fungi.scoring.cluster import ClusterSettings
 from fungi.scoring.feature_settings import FeatureSettings, result_path
 from fungi.scoring.knn_concat import KnnSettings
+from fungi.scoring.linear_settings import LinearSettings
 from fungi.scoring.retrieval_eval import RetrievalSettings
-from fungi.scoring.train_linear_concat_grads import LinearSettings
 from fungi.segmentation.settings import SegmentSettings
 from fungi.settings import setting
 from tests.evaluation import feature_folder

@@ -14,8 +14,8 @@ from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.evaluators.knn import knn_predictions, majority_vote
 from fungi.evaluators.metrics import accuracy, mean_per_class_accuracy
-from fungi.search import in_memory
 from fungi.search.exact import nearest
+from fungi.search.neighbours import in_memory
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation.feature_folder import clustered, make_folder
 from tests.evaluation.golden import expected, files_flags

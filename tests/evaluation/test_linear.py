@@ -19,7 +19,8 @@ from fungi.evaluators.linear import (
 )
 from fungi.evaluators.logistic import LogisticOptions, LogisticProblem, bytes_beside_features, fit, fit_path
 from fungi.scoring import train_linear_concat_grads
-from fungi.scoring.train_linear_concat_grads import LinearSettings, held_out_fifth
+from fungi.scoring.linear_scorer import held_out_fifth
+from fungi.scoring.linear_settings import LinearSettings
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation.feature_folder import clustered, make_folder
 from tests.evaluation.golden import expected, files_flags

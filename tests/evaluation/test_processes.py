@@ -44,7 +44,7 @@ def probe(name):
 
 probe("nothing")
 from fungi.evaluators.knn import knn_predictions
-from fungi.search import in_memory
+from fungi.search.neighbours import in_memory
 for backend in ("faiss", "scann", "sklearn"):
     knn_predictions(in_memory(x[:, :32].float()), y, x[:50, :32].float(), 5, backend)
     probe(backend)

@@ -17,7 +17,8 @@ from fungi.report.gain_table import gain_table
 from fungi.report.result_file import ResultFile, Run
 from fungi.scoring import knn_concat
 from fungi.scoring.feature_settings import result_path
-from fungi.scoring.knn_concat import KnnScorer, KnnSettings
+from fungi.scoring.knn_concat import KnnSettings
+from fungi.scoring.scorers import KnnScorer
 from fungi.store.maker import this_judge
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation import feature_folder
@@ -69,7 +70,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path, monkeypatc
 def test_a_finished_evaluation_reads_no_features_again(tmp_path, monkeypatch):
     make_folder(tmp_path)
     first = knn_concat.run(settings_for(tmp_path))
-    monkeypatch.setattr(KnnScorer, "__init__", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(KnnScorer, "__init__", lambda *_, **__: pytest.fail("scored again"))
     assert knn_concat.run(settings_for(tmp_path)) == first
 
 
@@ -277,7 +278,7 @@ def test_moved_features_are_the_same_features(born, tmp_path, monkeypatch):
         first = knn_concat.run(settings_for(tmp_path / "here"))
         shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(KnnScorer, "__init__", lambda *_: pytest.fail("scored again"))
+        monkeypatch.setattr(KnnScorer, "__init__", lambda *_, **__: pytest.fail("scored again"))
         again = knn_concat.run(settings_for(Path("there")))
     assert again["results"] == first["results"]
     assert not list(tmp_path.rglob("*.previous-*"))

@@ -13,14 +13,14 @@ from fungi.evaluators.linear import LAMBDAS
 from fungi.evaluators.logistic import LogisticOptions
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.gradients.projection import draw_projection
-from fungi.in_context.in_context import InContextSettings
+from fungi.in_context.settings import InContextSettings
 from fungi.objectives.deepcluster import PUBLISHED_PROTOTYPES
 from fungi.objectives.simclr import NEGATIVE_VIEWS
 from fungi.profiles import PROFILES
 from fungi.scoring.cluster import ClusterSettings
 from fungi.scoring.knn_concat import KnnSettings
+from fungi.scoring.linear_settings import LinearSettings
 from fungi.scoring.retrieval_eval import RetrievalSettings
-from fungi.scoring.train_linear_concat_grads import LinearSettings
 from fungi.views import filter_bank, masked_crops
 from fungi.views.image import CLIP, HALF, IMAGENET
 from fungi.views.random_views import AUGMENTED_SIZE

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fungi.errors import FungiError
-from fungi.search import in_memory, recall
 from fungi.search.exact import nearest
+from fungi.search.neighbours import in_memory, recall
 
 
 def rows(count: int, seed: int, dim: int = 24) -> Tensor:

@@ -19,8 +19,9 @@ from fungi.evaluators.in_context import examples_in_order, proxies, score_answer
 from fungi.extraction.extract_gradients import run as extract
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.in_context.chat_endpoint import ChatEndpoint
-from fungi.in_context.in_context import InContextSettings, run
+from fungi.in_context.in_context import run
 from fungi.in_context.prompts import compose
+from fungi.in_context.settings import InContextSettings
 
 TEXTS = {"World": "peace talks in Geneva", "Sports": "late goal wins match", "Business": "shares and profits fall"}
 

@@ -27,7 +27,7 @@ from fungi.extraction.gradient_settings import GradientSettings
 from fungi.extraction.pipeline import Feature, extract_split
 from fungi.gradients.core import compute
 from fungi.gradients.projection import draw_projection
-from fungi.search import in_memory
+from fungi.search.neighbours import in_memory
 from fungi.store.layout import EMBEDDINGS
 from fungi.store.reading import FeatureArray, open_array
 from fungi.views.loading import batches

@@ -77,7 +77,7 @@ def _draw(job: Any, path: Path) -> Path:
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    from fungi.segmentation.segment import prepare
+    from fungi.segmentation.evaluation import prepare
 
     segmentation = prepare(job)
     assert segmentation.test.mask is not None

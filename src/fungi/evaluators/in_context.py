@@ -8,8 +8,8 @@ from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
 from fungi.evaluators.knn import majority_vote
-from fungi.search import in_memory
 from fungi.search.exact import nearest
+from fungi.search.neighbours import in_memory
 
 
 def examples_in_order(train: Float[Tensor, "n r"], queries: Float[Tensor, "q r"], k: int) -> Int64[Tensor, "q k"]:

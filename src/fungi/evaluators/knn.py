@@ -9,8 +9,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from fungi.errors import FungiError
-from fungi.search import Keys
-from fungi.search.exact import Backend, nearest
+from fungi.search import Backend
+from fungi.search.exact import nearest
+from fungi.search.neighbours import Keys
 
 _ROWS_AT_ONCE = 2048
 

@@ -6,8 +6,8 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from fungi.evaluators.knn import majority_vote
-from fungi.search import in_memory
 from fungi.search.exact import nearest
+from fungi.search.neighbours import in_memory
 
 
 def other_labels(rows: Float[Tensor, "n r"], targets: Integer[np.ndarray, " n"], k: int) -> Integer[np.ndarray, "n k"]:

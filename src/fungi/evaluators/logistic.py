@@ -10,17 +10,15 @@ so that P - D bounds how far W is from the optimum, whatever solver found it, at
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from fungi.evaluators import Solver
 from fungi.evaluators.cyanure_process import PROCESS, CyanureFit
 from fungi.runtime.shared_rows import shared, shared_rows
-
-Solver = Literal["cyanure", "lbfgs"]
 
 _ROWS = 16384  # rows whose logits are held at once
 _PASSES_PER_CHECK = 10

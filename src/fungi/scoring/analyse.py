@@ -9,21 +9,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from fungi.combine.names import in_order
 from fungi.errors import FungiError
-from fungi.evaluators.cka import cka_matrix
-from fungi.report.result_file import Scores
 from fungi.runtime.log import logger
 from fungi.scoring import knn_concat
-from fungi.scoring.evaluation_loop import Combined, Task, evaluate
 from fungi.scoring.feature_settings import FeatureSettings, result_path
 from fungi.scoring.knn_concat import KnnSettings
-from fungi.search.exact import Backend
+from fungi.search import Backend
 from fungi.settings import like, setting
 from fungi.store.layout import EMBEDDINGS, Layout
-from fungi.store.reading import array_keys, read_targets
 
 DESCRIPTION = """Analyses over features that are already extracted; draw them with scripts/report.py.
 
@@ -73,27 +67,11 @@ class AnalyseSettings(FeatureSettings):
         return found
 
 
-class CkaScorer:
-    """One run: the rows of the scored split. A pair of features is scored from the one Gram matrix of all."""
-
-    def __init__(self, settings: AnalyseSettings, task: Task) -> None:
-        files = task.splits["test"]
-        self.test_targets = files.targets()
-        self.sources = (files.source(settings),)
-
-    def score(self, features: Combined) -> Scores:
-        """CKA of a pair, before any reduction."""
-        (rows,) = self.sources
-        first, second = (rows.names.index(name) for name in features.names)
-        return {"cka": float(cka_matrix(features.moments()[1].cpu(), rows.dims)[first, second])}
-
-    def warnings(self) -> list[str]:
-        """Labels play no part."""
-        return []
-
-
 def cka(settings: AnalyseSettings) -> dict[str, Any]:
     """CKA of every pair of features on the scored split; the content of the result file."""
+    from fungi.scoring.evaluation_loop import evaluate
+    from fungi.scoring.scorers import CkaScorer
+
     result = evaluate(
         settings,
         "cka",
@@ -120,6 +98,8 @@ def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:
 
 def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
     """kNN of single gradients for every array of the gradient files; the result files' contents."""
+    from fungi.store.reading import array_keys
+
     layout, where = Layout(settings.root[0]), (settings.dataset_name, settings.backbone_name)
     wanted = settings.features or layout.objectives(*where, settings.train_split)
     names = [name for name in wanted if name != EMBEDDINGS]
@@ -133,6 +113,10 @@ def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
 
 def _class_sizes(settings: FeatureSettings) -> tuple[int, int]:
     """Rows of the smallest class of the train split, and the number of classes."""
+    import numpy as np
+
+    from fungi.store.reading import read_targets
+
     path = settings.train_targets or Layout(settings.root[0]).embeddings(
         settings.dataset_name, settings.backbone_name, settings.train_split
     )

@@ -29,7 +29,7 @@ from fungi.report.result_file import Scores
 from fungi.runtime.device import choose_device
 from fungi.scoring.evaluation_loop import Combined, Task, labels_missing_from_train
 from fungi.scoring.feature_settings import FewShotSettings
-from fungi.search import in_memory
+from fungi.search.neighbours import in_memory
 from fungi.store.layout import EMBEDDINGS
 
 CHOSEN, HINDSIGHT = "chosen", "hindsight"

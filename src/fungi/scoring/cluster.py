@@ -4,10 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fungi.combine.names import all_combinations, nested_chain
-from fungi.evaluators.clustering import cluster
 from fungi.report.gain_table import print_gain_table
-from fungi.report.result_file import Scores
-from fungi.scoring.evaluation_loop import Combined, Task, evaluate
 from fungi.scoring.feature_settings import FeatureSettings, at_least_one
 from fungi.settings import SEEDS, setting
 
@@ -34,40 +31,17 @@ class ClusterSettings(FeatureSettings):
         at_least_one(self, "restarts")
 
 
-class ClusterScorer:
-    """One run: the rows of one split."""
-
-    def __init__(self, settings: ClusterSettings, task: Task) -> None:
-        self._settings = settings
-        files = task.splits["test"]
-        self.test_targets = files.targets()
-        self.sources = (files.source(settings),)
-
-    def score(self, features: Combined) -> Scores:
-        """Matched accuracy, overlaps and NMI of one combination."""
-        rows = features.rows(self.sources[0]).cpu().numpy()
-        found = cluster(rows, self.test_targets, seed=self._settings.seed, restarts=self._settings.restarts)
-        return {
-            "accuracy": found.accuracy,
-            "overlap": found.overlap,
-            "intersection-over-union": found.intersection_over_union,
-            "nmi": found.nmi,
-            "predictions": found.predictions.tolist(),
-        }
-
-    def warnings(self) -> list[str]:
-        """Labels play no part but in the matching."""
-        return []
-
-
 def run(settings: ClusterSettings) -> dict[str, Any]:
     """Evaluate what is missing; the content of the result file."""
+    from fungi.scoring.evaluation_loop import evaluate
+    from fungi.scoring.scorers import ClusterScorer
+
     result = evaluate(
         settings,
         settings.task_name,
         splits=lambda _: ("test",),
         combinations=all_combinations if settings.all_combinations else nested_chain,
-        prepare=lambda task: ClusterScorer(settings, task),
+        prepare=lambda task: ClusterScorer(settings, task, restarts=settings.restarts, seed=settings.seed),
     )
     return result.content()
 

@@ -16,13 +16,12 @@ from torch import Tensor
 from fungi.combine.names import Combination, name_of
 from fungi.combine.pca import Reducer, Reduction, reduced, repeatable_blocks
 from fungi.combine.source import FeatureSource
-from fungi.data.base import DATASETS
 from fungi.errors import FungiError
 from fungi.report.result_file import ResultFile, Run, Scores
 from fungi.runtime.log import logger, progress
 from fungi.runtime.tracking import track
 from fungi.scoring.feature_files import Splits, fitted_rows, open_splits, provenance
-from fungi.scoring.feature_settings import FeatureSettings, open_result
+from fungi.scoring.feature_settings import FeatureSettings, result_path
 from fungi.store.joining import check_runs
 
 
@@ -116,6 +115,11 @@ def evaluate(
     return result
 
 
+def open_result(settings: FeatureSettings, task: str, runs: list[Run]) -> ResultFile:
+    """The result file of an evaluation, with what an earlier run of the same settings left in it."""
+    return ResultFile(result_path(settings, task), task, settings.deciding(), runs, settings.unusual())
+
+
 def _tasks(
     settings: FeatureSettings, splits: Callable[[Path], Sequence[str]], draws: Sequence[int | None]
 ) -> list[Task]:
@@ -193,10 +197,3 @@ class Announcer:
             self._said.add(reason)
             what = "no PCA" if reduction.skipped else "fewer components"
             logger.info("%s for %s: %s", what, name_of(reduction.names), reason)
-
-
-def primary_metric(settings: FeatureSettings) -> str:
-    """The metric that the paper reports for a dataset; accuracy for datasets that are not in it."""
-    name = settings.dataset_name
-    known = not settings.takes_files and name in DATASETS
-    return DATASETS[name].metric if known else "accuracy"

@@ -8,18 +8,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-
-from fungi.combine.few_shot import few_shot_rows, stratified_rows
 from fungi.combine.protocol import DEFAULT_PCA_DIM, usual_pca_dim
+from fungi.data.base import DATASETS
 from fungi.errors import FungiError
 from fungi.identity import deciding_values, result_name, unusual_values
-from fungi.report.result_file import ResultFile, Run
-from fungi.runtime.device import choose_device
 from fungi.settings import SEEDS, setting
 from fungi.store.layout import Layout
+
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT_LAYER_KEY = "attn_proj"
 
@@ -128,8 +127,16 @@ class FeatureSettings:
         return DEFAULT_PCA_DIM if self.takes_files else usual_pca_dim(self.dataset_name, self.backbone_name)
 
     @property
-    def compute_device(self) -> torch.device:
+    def primary_metric(self) -> str:
+        """The metric that the paper reports for the dataset; accuracy for datasets that are not in it."""
+        known = not self.takes_files and self.dataset_name in DATASETS
+        return DATASETS[self.dataset_name].metric if known else "accuracy"
+
+    @property
+    def compute_device(self) -> "torch.device":
         """Where features are reduced and scored."""
+        from fungi.runtime.device import choose_device
+
         return choose_device(self.device)
 
     @property
@@ -202,6 +209,8 @@ class FewShotSettings(FeatureSettings):
 
     def rows(self, targets: Any, draw: int | None) -> Any:
         """The train rows to fit on, ascending; None for all."""
+        from fungi.combine.few_shot import few_shot_rows, stratified_rows
+
         if self.shots is None:
             return None
         choose = few_shot_rows if self.few_shot_sampling == "balanced" else stratified_rows
@@ -211,11 +220,6 @@ class FewShotSettings(FeatureSettings):
     def task_name(self) -> str:
         """The task with its shots: `knn`, `knn-5shot`."""
         return self.task if self.shots is None else f"{self.task}-{self.shots}shot"
-
-
-def open_result(settings: FeatureSettings, task: str, runs: list[Run]) -> ResultFile:
-    """The result file of an evaluation, with what an earlier run of the same settings left in it."""
-    return ResultFile(result_path(settings, task), task, settings.deciding(), runs, settings.unusual())
 
 
 def result_path(settings: FeatureSettings, task: str) -> Path:

@@ -10,16 +10,14 @@ earlier key. So all libraries give the same rows, whatever the tile size.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from fungi.search import Found, Keys, Metric
+from fungi.search import Backend, Metric
 from fungi.search.flat import faiss_search, scann_search, sklearn_search
-
-Backend = Literal["torch", "faiss", "scann", "sklearn"]
+from fungi.search.neighbours import Found, Keys
 
 _QUERY_TILE = 2048
 _TIE = 2.0**-40  # rankings that agree in so many digits are equal: float64 sums of the same terms, in another order

@@ -2,9 +2,10 @@
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
+if TYPE_CHECKING:
+    import h5py
 
 SCHEMA_VERSION = 2
 """1: the dataset's fingerprint told the names and labels of the samples, not their content."""
@@ -64,13 +65,13 @@ class Birth:
 _AS_JSON = ("objective_settings", "settings", "versions", "makers")
 
 
-def write_birth(file: h5py.File, birth: Birth) -> None:
+def write_birth(file: "h5py.File", birth: Birth) -> None:
     """Store the record as one attribute per field."""
     for name, value in asdict(birth).items():
         file.attrs[name] = json.dumps(value, sort_keys=True) if name in _AS_JSON else value
 
 
-def read_birth(file: h5py.File) -> Birth | None:
+def read_birth(file: "h5py.File") -> Birth | None:
     """The record of a file; None for files of the original harness, which carry none."""
     if "schema_version" not in file.attrs:
         return None
@@ -83,13 +84,13 @@ def read_birth(file: h5py.File) -> Birth | None:
     return Birth(**values)
 
 
-def write_layer_birth(array: h5py.Dataset, birth: LayerBirth) -> None:
+def write_layer_birth(array: "h5py.Dataset", birth: LayerBirth) -> None:
     """Store what one array of a gradient file says of itself."""
     for name, value in asdict(birth).items():
         array.attrs[name] = value
 
 
-def read_layer_birth(array: h5py.Dataset) -> LayerBirth | None:
+def read_layer_birth(array: "h5py.Dataset") -> LayerBirth | None:
     """What an array of a gradient file says of itself; None for files of the original harness."""
     if "projection_hash" not in array.attrs:
         return None

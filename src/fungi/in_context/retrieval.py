@@ -1,0 +1,80 @@
+"""Texts and features of both splits, and the prompts that their neighbours make."""
+
+from fungi.combine.names import Combination, in_order
+from fungi.combine.pca import Reducer, reduced
+from fungi.data.base import DatasetSpec, Samples, resolve_dataset
+from fungi.errors import FungiError, RefusedJoinError
+from fungi.evaluators.in_context import examples_in_order, proxies
+from fungi.in_context.prompts import Prompt, compose
+from fungi.in_context.settings import InContextSettings
+from fungi.report.result_file import Scores
+from fungi.runtime.device import choose_device
+from fungi.scoring.feature_files import SplitFiles, open_splits
+
+
+class Retrieval:
+    """Texts, labels and features of both splits, checked to belong together."""
+
+    def __init__(self, settings: InContextSettings) -> None:
+        self.settings = settings
+        self.dataset = resolve_dataset(settings.dataset, settings.data_dir)
+        if self.dataset.modality != "text":
+            raise FungiError(
+                f"dataset {self.dataset.name!r} has no texts but {self.dataset.modality}. Use a text dataset."
+            )
+        self.splits = open_splits(settings, settings.root[0], ("train", "test"))
+        self.train, self.test = (
+            _opened(self.dataset, name, settings, self.splits[split])
+            for split, name in (("train", settings.train_split), ("test", settings.test_split))
+        )
+        self.device = choose_device(settings.device)
+        self._train_source = self.splits["train"].source(settings)
+        self._test_source = self.splits["test"].source(settings)
+        self._reducer = Reducer(self._train_source, settings.reduced_dim, self.device)
+        if len(self.train) < settings.k:
+            raise FungiError(
+                f"--k {settings.k} examples were asked for, but there are only {len(self.train)} train rows."
+            )
+
+    @property
+    def combinations(self) -> list[Combination]:
+        """The embeddings alone, and all features together."""
+        features = in_order(self.splits["train"].arrays)
+        return list(dict.fromkeys([features[:1], features]))
+
+    @property
+    def query_rows(self) -> range:
+        """Test rows that are asked about."""
+        return range(min(self.settings.queries or len(self.test), len(self.test)))
+
+    def prompts(self, combination: Combination) -> tuple[list[Prompt], Scores]:
+        """Prompts of all queries, and the model-free proxies."""
+        reduction = self._reducer.fit(combination)
+        train = reduced(self._train_source, reduction, self.device)
+        queries = reduced(self._test_source, reduction, self.device)[: len(self.query_rows)]
+        examples = examples_in_order(train, queries, self.settings.k)
+        labels = self.test.targets[: len(self.query_rows)]
+        made = [self._prompt(row, near) for row, near in zip(self.query_rows, examples.tolist(), strict=True)]
+        return made, {**proxies(examples, self.train.targets, labels)}
+
+    def _prompt(self, row: int, near: list[int]) -> Prompt:
+        names = self.train.class_names
+        shown = [(self.train.load(example), names[self.train.targets[example]]) for example in near]
+        text, label = self.test[row]
+        return Prompt(self.test.ids[row], names[label], compose(text, shown, names, self.dataset.title))
+
+
+def _opened(dataset: DatasetSpec, split: str, settings: InContextSettings, files: SplitFiles) -> Samples:
+    """The texts of a split; RefusedJoinError where they are not those that the features were made of."""
+    samples = dataset.open_split(split, settings.data_dir)
+    if not samples.class_names:
+        raise FungiError(f"dataset {dataset.name!r} has no names of classes, which prompts need.")
+    for array in files.arrays.values():
+        made_of = array.birth.dataset_fingerprint if array.birth else samples.fingerprint()
+        if made_of != samples.fingerprint() or array.rows != len(samples):
+            raise RefusedJoinError(
+                f"{array.path} was made of other texts (fingerprint {made_of[:12]}, {array.rows} rows) than those of "
+                f"{dataset.name} {split} in {settings.data_dir} ({samples.fingerprint()[:12]}, {len(samples)} rows). "
+                "Extract the features again, or name the right --data-dir."
+            )
+    return samples

@@ -1,0 +1,42 @@
+"""Settings of `fungi in-context`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from fungi.combine.names import Combination, name_of
+from fungi.errors import FungiError
+from fungi.scoring.feature_settings import FeatureSettings
+from fungi.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class InContextSettings(FeatureSettings):
+    """Flags of `fungi in-context`."""
+
+    task: ClassVar[str] = "in-context"
+
+    dataset: str = setting("banking-77", "text dataset")
+    backbone: str = setting("bert-base-uncased", "text backbone whose features retrieve")
+    data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing")
+    k: int = setting(20, "examples per prompt", within=(1, 10_000), mark="k")
+    queries: int | None = setting(
+        None, "take the first so many test texts; all if absent", within=(1, 10**9), mark="first"
+    )
+    endpoint: str | None = setting(
+        None, "ask this address (with /v1) for answers; nothing is sent if absent", decides="nothing"
+    )
+    model: str = setting("gpt-4o-mini", "model to ask", mark="")
+    key_variable: str = setting(
+        "OPENAI_API_KEY", "environment variable that holds the endpoint's key, if it wants one", decides="nothing"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.takes_files or len(self.root) > 1:
+            raise FungiError("in-context retrieval reads one --root; explicit files have no texts to go with them.")
+
+    def file(self, combination: Combination, kind: str) -> Path:
+        """The file of prompts or answers of a combination."""
+        folder = self.root[0] / "in-context" / self.dataset_name / self.backbone_name
+        return folder / f"{name_of(combination)}.{kind}.jsonl"

@@ -1,0 +1,139 @@
+"""Linear probing of one combination: lambda is chosen on validation rows, and the model fitted again."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer
+
+from fungi.errors import FungiError
+from fungi.evaluators.linear import (
+    LAMBDAS,
+    LabelledRows,
+    LinearClassifier,
+    cross_validation_accuracies,
+    effect_of_tolerance,
+    fit_classifier,
+    validation_accuracies,
+)
+from fungi.evaluators.logistic import bytes_beside_features, room_for_rows
+from fungi.evaluators.metrics import classification_scores
+from fungi.report.result_file import Scores
+from fungi.runtime.log import logger
+from fungi.scoring.evaluation_loop import Combined, Task, labels_missing_from_train
+from fungi.scoring.linear_settings import LinearSettings
+
+CROSS_VALIDATION_FOLDS = 5
+NO_OFFICIAL_VALIDATION = (
+    "{dataset} has a validation split, but there are no features of it here: lambda is chosen on a fifth of the train"
+    " rows, which is not the published protocol. Extract it with --split valid."
+)
+MUCH_MEMORY = 8 << 30
+
+
+class LinearScorer:
+    """One run. Rows of the train split: those to fit on, and, without a validation split, those to choose lambda on.
+
+    PCA is fitted on the rows to fit on, before validation rows are added for the final fit (published; quirk V15).
+    """
+
+    def __init__(self, settings: LinearSettings, task: Task) -> None:
+        self._settings = settings
+        train, test = task.splits["train"], task.splits["test"]
+        targets, self.test_targets = train.targets(), test.targets()
+        self._official = "valid" in task.splits
+        if self._official:
+            rows, valid_rows, valid = np.arange(len(targets)), None, task.splits["valid"]
+            valid_targets = valid.targets()
+        else:
+            rows, valid_rows = held_out_fifth(targets, settings.seed)
+            valid, valid_targets = train, targets[valid_rows]
+            logger.info(
+                "no validation split: lambda is chosen on %d of the %d train rows", len(valid_rows), len(targets)
+            )
+        shots = settings.rows(targets[rows], task.draw)
+        rows = rows if shots is None else rows[shots]
+        self._targets, self._valid_targets = targets[rows], valid_targets
+        self.sources = train.source(settings, rows), valid.source(settings, valid_rows), test.source(settings)
+        self._say_memory()
+
+    def score(self, features: Combined) -> Scores:
+        """Accuracies and predictions of one combination, and how the fit went."""
+        of_train, of_valid, of_test = self.sources
+        # One matrix for both, so that the final fit copies nothing: train rows first, validation rows after them.
+        cut, settings = len(of_train), self._settings
+        both = room_for_rows(settings.solver, cut + len(of_valid), features.reduction.dim, settings.compute_device)
+        both[:cut] = features.rows(of_train)
+        both[cut:] = features.rows(of_valid)
+        train, valid = LabelledRows(both[:cut], self._targets), LabelledRows(both[cut:], self._valid_targets)
+        test = LabelledRows(features.rows(of_test), self.test_targets)
+
+        accuracies = self._accuracies(train, valid)
+        chosen = float(LAMBDAS[len(LAMBDAS) // 2 if accuracies is None else int(accuracies.argmax())])
+        refit_on_all = not self._official and settings.shots is None
+        final = LabelledRows(both, np.concatenate([train.targets, valid.targets])) if refit_on_all else train
+        options = settings.options(settings.epochs)
+        classifier = fit_classifier(final, chosen, options)
+        compared = effect_of_tolerance(final, test, chosen, options, settings.compare_tolerances)
+        predictions = classifier.predict(test.features)
+        return {
+            **classification_scores(predictions, self.test_targets, classifier.likeness(test.features)),
+            "fit": self._describe(classifier, len(final.targets)) | ({"tolerances": compared} if compared else {}),
+            "validation_lambdas": LAMBDAS.tolist(),
+            "validation_accuracies": None if accuracies is None else accuracies.tolist(),
+            "predictions": predictions.tolist(),
+        }
+
+    def warnings(self) -> list[str]:
+        """What was odd in the labels, and a validation split that is not there."""
+        found = labels_missing_from_train(self._targets, self.test_targets)
+        if self._settings.has_official_validation and not self._official:
+            found.append(NO_OFFICIAL_VALIDATION.format(dataset=self._settings.dataset_name))
+        return found
+
+    def _say_memory(self) -> None:
+        rows, classes = sum(map(len, self.sources[:2])), len(np.unique(self._targets))
+        held = bytes_beside_features(self._settings.solver, rows, classes)
+        if held > MUCH_MEMORY:
+            logger.info(
+                "cyanure needs about %.0f GiB for %d rows x %d classes beside the features; --solver lbfgs does not.",
+                *(held / 2**30, rows, classes),
+            )
+
+    def _accuracies(self, train: LabelledRows, valid: LabelledRows) -> Any:
+        settings = self._settings
+        options = settings.options(settings.sweep_epochs or settings.epochs)
+        way = "published" if settings.shots is None else settings.few_shot_validation
+        if way == "none":
+            return None
+        if way == "cv":
+            return cross_validation_accuracies(train, CROSS_VALIDATION_FOLDS, options)
+        return validation_accuracies(train, valid, options)
+
+    def _describe(self, classifier: LinearClassifier, rows: int) -> dict[str, Any]:
+        found = classifier.logistic
+        stopped = found.relative_gap <= self._settings.tolerance
+        if not stopped:
+            logger.info("stopped after %d passes at a relative duality gap of %.1e", found.epochs, found.relative_gap)
+        return {
+            "solver": self._settings.solver,
+            "lambda": found.regularization,
+            "relative_duality_gap": found.relative_gap,
+            "reached_tolerance": stopped,
+            "epochs": found.epochs,
+            "rows": rows,
+            "validation": "official split" if self._official else "a fifth of the train split",
+        }
+
+
+def held_out_fifth(
+    targets: Integer[np.ndarray, " n"], seed: int
+) -> tuple[Integer[np.ndarray, " s"], Integer[np.ndarray, " m"]]:
+    """A stratified 80/20 split of the rows, each part ascending; FungiError where a class is too small for it."""
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    splitter = StratifiedShuffleSplit(n_splits=1, train_size=0.8, random_state=seed)
+    try:
+        kept, held_out = next(splitter.split(targets, targets))
+    except ValueError as error:
+        raise FungiError(f"the train split can't be divided 80/20 by class for validation: {error}") from None
+    return np.sort(kept), np.sort(held_out)

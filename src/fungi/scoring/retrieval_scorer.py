@@ -1,0 +1,121 @@
+"""Landmark retrieval by one combination: the whole database is ranked for each query."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from fungi.data.base import resolve_dataset
+from fungi.errors import FungiError, RefusedJoinError
+from fungi.evaluators.retrieval import LETTERS, PROTOCOLS, Relevance, evaluate_protocol, ranking_of
+from fungi.report.result_file import Scores
+from fungi.scoring.evaluation_loop import Combined, Task
+from fungi.scoring.feature_files import SplitFiles
+from fungi.scoring.feature_settings import FeatureSettings
+
+CROPPED = "test-cropped"
+
+
+class RetrievalScorer:
+    """One run: database and queries of one extraction. PCA is fitted on the database."""
+
+    def __init__(
+        self, settings: FeatureSettings, task: Task, truth: Sequence[Relevance], *, cutoffs: Sequence[int], cosine: bool
+    ) -> None:
+        self._truth, self._cutoffs, self._cosine = truth, cutoffs, cosine
+        queries = task.splits["test"]
+        self.test_targets = queries.targets()
+        self.sources = task.splits["train"].source(settings), queries.source(settings)
+        self._check(queries)
+        self._facts = _facts(queries)
+
+    def score(self, features: Combined) -> Scores:
+        """mAP and mean precision under the three protocols, with the average precision of each query."""
+        ranking = ranking_of(self._similarities(features))
+        scores: Scores = {}
+        per_query = {}
+        for protocol in PROTOCOLS:
+            found = evaluate_protocol(ranking, self._truth, protocol, self._cutoffs)
+            scores[f"mAP-{LETTERS[protocol]}"] = found.mean_average_precision
+            for cutoff, value in found.precision_at.items():
+                scores[f"mP@{cutoff}-{LETTERS[protocol]}"] = value
+            per_query[protocol] = found.average_precision
+        fitted_on = {"pca_fitted_on": None if features.reduction.skipped else "database"}
+        return {**scores, "AP": per_query, "protocol": self._facts | fitted_on}
+
+    def warnings(self) -> list[str]:
+        """Retrieval asks the ground truth, not the labels."""
+        return []
+
+    def _similarities(self, features: Combined) -> Float[np.ndarray, "q n"]:
+        database, of_queries = self.sources
+        queries = self._scaled(features.rows(of_queries)).double()
+        similarities = np.empty((len(queries), len(database)))
+        for place, block in features.blocks(database)():
+            similarities[:, place] = (queries @ self._scaled(block).double().T).cpu().numpy()  # [q r] [r b] -> [q b]
+        return similarities
+
+    def _scaled(self, rows: Float[torch.Tensor, "b r"]) -> Float[torch.Tensor, "b r"]:
+        return torch.nn.functional.normalize(rows, dim=1) if self._cosine else rows
+
+    def _check(self, queries: SplitFiles) -> None:
+        """RefusedJoinError where the ground truth is of other queries or of a smaller database."""
+        database, of_queries = self.sources
+        rows, last = len(of_queries), max((max(rows, default=-1) for rows in _all_rows(self._truth)), default=-1)
+        if len(self._truth) != rows:
+            raise RefusedJoinError(
+                f"row count differs: {rows} queries in {queries.targets_path}, {len(self._truth)} in the ground truth."
+                " They have to be of the same set."
+            )
+        if last >= len(database):
+            raise RefusedJoinError(
+                f"the ground truth names database row {last}, but there are {len(database)} rows."
+                " Features and ground truth have to be of the same set."
+            )
+
+
+def read_ground_truth(dataset: str, data_dir: Path, file: Path | None) -> list[Relevance]:
+    """Easy, hard and junk rows per query: from a JSON file, or else from the dataset's own."""
+    if file is not None:
+        return _from_json(file)
+    spec = resolve_dataset(dataset, data_dir)
+    if spec.ground_truth is None:
+        raise FungiError(
+            f"dataset {spec.name!r} has no ground truth for retrieval."
+            " Use oxford-landmarks or paris-landmarks, or name a file with --ground-truth."
+        )
+    return cast(list[Relevance], spec.ground_truth(data_dir))
+
+
+def _from_json(path: Path) -> list[Relevance]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FungiError(f"--ground-truth {path} can't be read as JSON: {error}") from None
+    queries = content.get("ground_truth") if isinstance(content, dict) else content
+    kinds = {"easy", "hard", "junk"}
+    if not isinstance(queries, list) or not all(isinstance(query, dict) and kinds <= set(query) for query in queries):
+        raise FungiError(f"--ground-truth {path} is no list of queries with the entries easy, hard and junk.")
+    return queries
+
+
+def _all_rows(truth: Sequence[Relevance]) -> list[Sequence[int]]:
+    return [query[kind] for query in truth for kind in ("easy", "hard", "junk")]
+
+
+def _facts(queries: SplitFiles) -> dict[str, Any]:
+    """What the images looked like when they were encoded, as far as the files say it."""
+    birth = next(iter(queries.arrays.values())).birth
+    return {
+        "queries": "unknown"
+        if birth is None
+        else "cropped to their boxes"
+        if birth.split == CROPPED
+        else "whole images",
+        "input": "unknown" if birth is None else birth.input,
+        "scales": [1.0],
+    }

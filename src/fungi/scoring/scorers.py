@@ -1,0 +1,79 @@
+"""kNN, clustering and CKA of one combination of reduced features."""
+
+from fungi.evaluators.cka import cka_matrix
+from fungi.evaluators.clustering import cluster
+from fungi.evaluators.knn import majority_vote, neighbour_labels
+from fungi.evaluators.metrics import classification_scores
+from fungi.report.result_file import Scores
+from fungi.scoring.evaluation_loop import Combined, Task, labels_missing_from_train
+from fungi.scoring.feature_settings import FeatureSettings, FewShotSettings
+from fungi.search import Backend
+
+
+class KnnScorer:
+    """One run: train and test features of one extraction, and the train rows of one few-shot draw."""
+
+    def __init__(self, settings: FewShotSettings, task: Task, *, k: int, backend: Backend) -> None:
+        train, test = task.splits["train"], task.splits["test"]
+        targets, self.test_targets = train.targets(), test.targets()
+        rows = settings.rows(targets, task.draw)
+        self._targets = targets if rows is None else targets[rows]
+        self._k, self._backend = k, backend
+        self.sources = train.source(settings, rows), test.source(settings)
+
+    def score(self, features: Combined) -> Scores:
+        """Accuracies and predictions of one combination. PCA sees the chosen train rows alone."""
+        train, test = self.sources
+        labels = neighbour_labels(features.blocks(train), self._targets, features.rows(test), self._k, self._backend)
+        predictions = majority_vote(labels)
+        scores = classification_scores(predictions, self.test_targets, likeness=(labels == 1).mean(axis=1))
+        return {**scores, "predictions": predictions.tolist()}
+
+    def warnings(self) -> list[str]:
+        """What was odd in the labels."""
+        return labels_missing_from_train(self._targets, self.test_targets)
+
+
+class ClusterScorer:
+    """One run: the rows of one split."""
+
+    def __init__(self, settings: FeatureSettings, task: Task, *, restarts: int, seed: int) -> None:
+        self._restarts, self._seed = restarts, seed
+        files = task.splits["test"]
+        self.test_targets = files.targets()
+        self.sources = (files.source(settings),)
+
+    def score(self, features: Combined) -> Scores:
+        """Matched accuracy, overlaps and NMI of one combination."""
+        rows = features.rows(self.sources[0]).cpu().numpy()
+        found = cluster(rows, self.test_targets, seed=self._seed, restarts=self._restarts)
+        return {
+            "accuracy": found.accuracy,
+            "overlap": found.overlap,
+            "intersection-over-union": found.intersection_over_union,
+            "nmi": found.nmi,
+            "predictions": found.predictions.tolist(),
+        }
+
+    def warnings(self) -> list[str]:
+        """Labels play no part but in the matching."""
+        return []
+
+
+class CkaScorer:
+    """One run: the rows of the scored split. A pair of features is scored from the one Gram matrix of all."""
+
+    def __init__(self, settings: FeatureSettings, task: Task) -> None:
+        files = task.splits["test"]
+        self.test_targets = files.targets()
+        self.sources = (files.source(settings),)
+
+    def score(self, features: Combined) -> Scores:
+        """CKA of a pair, before any reduction."""
+        (rows,) = self.sources
+        first, second = (rows.names.index(name) for name in features.names)
+        return {"cka": float(cka_matrix(features.moments()[1].cpu(), rows.dims)[first, second])}
+
+    def warnings(self) -> list[str]:
+        """Labels play no part."""
+        return []

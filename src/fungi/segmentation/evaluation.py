@@ -1,0 +1,250 @@
+"""One run of in-context segmentation: images and their views, the model at its input size, banks, scores."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fungi.data.base import DatasetSpec, MaskRules, Samples, resolve_dataset
+from fungi.errors import FungiError
+from fungi.evaluators.segmentation import matched_miou, segmentation_scores
+from fungi.extraction.context import StageContext, resolve_context
+from fungi.extraction.features import find_layers, find_matrix
+from fungi.extraction.gradient_settings import GradientSettings
+from fungi.gradients.khatri_rao import make_projector
+from fungi.gradients.projection import ProjectionMatrix, product_dtype
+from fungi.gradients.targets import Target
+from fungi.report.result_file import Scores
+from fungi.segmentation.dense import DenseExtractor, DenseLoss, Feature, Support, at_input_size, grid_of
+from fungi.segmentation.memory_bank import PatchFeatures, bank_ends, fill_bank, patches_per_image
+from fungi.segmentation.passes import ImageBlock, Reader, image_blocks, subset_rows
+from fungi.segmentation.scoring import Predictor, confusion_matrix
+from fungi.segmentation.search import (
+    DATA_EFFICIENT_TREE,
+    ExactSearch,
+    Search,
+    TreeSettings,
+    make_search,
+    recall,
+    require_rows,
+)
+from fungi.segmentation.settings import SegmentSettings
+from fungi.store.banks import Bank, BankManifest
+from fungi.store.layout import Layout
+from fungi.views.image import IMAGENET, Triple
+from fungi.views.scenes import AugmentedSceneView, SceneView, as_scenes
+
+STATISTICS_TYPO: tuple[Triple, Triple] = (IMAGENET[0], (*IMAGENET[1][:2], 0.255))
+RECALL_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a run has at hand: images, their views, the model at its input size, banks as they are made."""
+
+    settings: SegmentSettings
+    context: StageContext
+    extractor: DenseExtractor
+    target: Target
+    matrix: ProjectionMatrix
+    train: Samples
+    test: Samples
+    size: int
+
+    @property
+    def rules(self) -> MaskRules:
+        """What the masks mean."""
+        assert self.context.dataset.masks is not None
+        return self.context.dataset.masks
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image."""
+        return grid_of(self.context.backbone.model) ** 2
+
+    def reader(self, samples: Samples) -> Reader:
+        """Reads scenes of a split."""
+        settings, cuda = self.settings, self.context.device.type == "cuda"
+        scenes = as_scenes(samples, self.rules)
+        return Reader(scenes, settings.seed, settings.batch_size, self.context.num_workers, pin_memory=cuda)
+
+    def training_blocks(self) -> list[ImageBlock]:
+        """The training images in their views: as they are, or one augmented view for each epoch."""
+        whole, epochs = self.extractor.views, range(self.settings.numbers.augmentation_epochs)
+        views = [
+            AugmentedSceneView(size=whole.size, statistics=whole.statistics, seed=whole.seed, epoch=epoch)
+            for epoch in epochs
+        ]
+        return image_blocks(len(self.train), views or [whole], self.settings.block_size)
+
+    def features(self, feature: Feature, support: Support | None) -> PatchFeatures:
+        """Features of the images of a batch."""
+
+        def of_batch(batch: dict[str, Any]) -> Float[Tensor, "b t f"]:
+            return self.extractor.features(feature, batch["image"], batch["draw"], support)
+
+        return of_batch
+
+    def bank(self, feature: Feature, support: Support | None) -> Bank:
+        """The bank of a feature, filled. Its birth names the support bank, so that another one makes another bank."""
+        blocks, numbers = self.training_blocks(), self.settings.numbers
+        views = sum(len(block.rows) for block in blocks)
+        kept = patches_per_image(numbers.memory_size, views, self.patches)
+        width = self.context.backbone.spec.embedding_dim
+        manifest = BankManifest(
+            dim={"embeddings": width, "simclr": self.matrix.projection_dim}.get(
+                feature, width + self.matrix.projection_dim
+            ),
+            classes=len(self.train.class_names),
+            dtype=self.settings.storage,
+            ends=bank_ends(blocks, kept, numbers.memory_size, zero_rows=self.settings.quirks.zero_rows),
+            birth=self._birth(feature, support),
+        )
+        folder = Layout(self.settings.root).bank(
+            self.context.dataset.name, self.context.backbone.spec.name, f"{feature}-{manifest.key}"
+        )
+        bank = Bank.create(folder, manifest)
+        if bank.missing():
+            fill_bank(bank, self.reader(self.train), blocks, kept, self.rules, self.features(feature, support))
+            print(f"wrote {folder}: {bank.rows} patches of {views} views")
+        return bank
+
+    def search(self, bank: Bank, k: int) -> Search:
+        """The back-end over a bank for k neighbours."""
+        settings, device = self.settings, self.context.device
+        tree = TreeSettings() if settings.images is None else DATA_EFFICIENT_TREE
+        return make_search(settings.search, bank, k, device, tree=tree, tile_bytes=settings.tile_bytes)
+
+    def support(self) -> Support:
+        """Where the negatives of the loss are looked up: the bank of embeddings of the very same images."""
+        bank = self.bank("embeddings", None)
+        require_rows(bank.rows, self.extractor.loss.retrieved)
+        # The support index has the tree of the full setting whatever the setting (spec dense 4.1).
+        tile_bytes, device = self.settings.tile_bytes, self.context.device
+        k = self.extractor.loss.retrieved
+        return Support(
+            bank, make_search(self.settings.search, bank, k, device, tree=TreeSettings(), tile_bytes=tile_bytes)
+        )
+
+    def predictor(self, feature: Feature) -> tuple[PatchFeatures, Predictor]:
+        """How a feature is computed, and how classes follow from it; banks are filled on the way."""
+        numbers = self.settings.numbers
+        support = None if feature == "embeddings" else self.support()
+        bank = self.bank(feature, support)
+        require_rows(bank.rows, numbers.neighbours)
+        cell = (self.size * self.size) // self.patches
+        excluded = () if self.settings.predict_unscored else self.rules.unscored
+        search = self.search(bank, numbers.neighbours)
+        predictor = Predictor(bank, search, numbers.neighbours, numbers.temperature, self.size, cell, excluded)
+        return self.features(feature, support), predictor
+
+    def score(self, feature: Feature) -> Scores:
+        """The scores of the test images."""
+        settings = self.settings
+        features, predictor = self.predictor(feature)
+        blocks = image_blocks(len(self.test), [self.extractor.views], settings.block_size)
+        folder = predictor.bank.folder / f"scores-{self._key(predictor.excluded)}"
+        reader = self.reader(self.test)
+        matrix = confusion_matrix(folder, reader, blocks, features, predictor, self.rules)
+        scores = segmentation_scores(matrix, self.rules.unscored)
+        if settings.quirks.class_matching:
+            scores["matched-mIoU"] = matched_miou(matrix, self.rules.unscored)
+        if settings.search != "exact":
+            scores["recall"] = self._recall(reader, features, predictor)
+        return scores
+
+    def _recall(self, reader: Reader, features: PatchFeatures, predictor: Predictor) -> float:
+        """Share of the true neighbours of a few test images' patches that the back-end finds."""
+        few = ImageBlock(0, range(min(RECALL_IMAGES, len(self.test))), self.extractor.views)
+        (_, loaded), *_ = reader.read([few])
+        queries = torch.cat([features(batch).flatten(0, 1) for batch in loaded])
+        k, exact = predictor.neighbours, ExactSearch(predictor.bank, self.context.device, self.settings.tile_bytes)
+        return recall(predictor.search(queries, k)[1], exact(queries, k)[1])
+
+    def _birth(self, feature: str, support: Support | None) -> dict[str, Any]:
+        """What decides a bank's numbers."""
+        settings = self.settings
+        birth = self.context.base_birth("train", self.train) | {
+            "images": list(self.train.ids),
+            "views": [repr(view) for view in dict.fromkeys(block.view for block in self.training_blocks())],
+            "feature": feature,
+            "dtype": str(self.context.dtype),
+        }
+        if support is not None:
+            assert isinstance(support.bank, Bank)
+            birth |= {
+                "support": support.bank.manifest.key,
+                "support_search": settings.search,
+                "layer": self.target.spec,
+                "projection_hash": self.matrix.hash,
+                "loss": repr(self.extractor.loss),
+            }
+        return birth
+
+    def _key(self, excluded: tuple[int, ...]) -> str:
+        """A name for what decides the scores, besides the bank."""
+        settings = self.settings
+        facts = [self.test.fingerprint(), settings.numbers.neighbours, settings.numbers.temperature, excluded]
+        facts += [settings.search, settings.block_size, repr(self.extractor.views)]
+        return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
+
+
+def prepare(settings: SegmentSettings) -> Segmentation:
+    """Open the data, load the model at its input size, draw head and projection; FungiError for what does not fit."""
+    dataset = _with_masks(settings)
+    stage = GradientSettings(
+        objective=("simclr",),
+        projection_kind=settings.quirks.projection_kind,
+        dataset=settings.dataset,
+        backbone=settings.backbone,
+        split=tuple(dict.fromkeys(("train", settings.split))),
+        **{name: getattr(settings, name) for name in _PASSED_ON},
+    )
+    context = resolve_context(stage)
+    size = settings.input_size or (dataset.masks.input_size if dataset.masks else 0)
+    model, quirks = context.backbone.model, settings.quirks
+    at_input_size(model, size)
+    model.to(context.device)
+    (target,) = find_layers(context, (), bias=True)
+    matrix = find_matrix(stage, context, target)
+    statistics = context.backbone.input.statistics
+    views = SceneView(
+        size=size,
+        statistics=STATISTICS_TYPO if quirks.std_typo and statistics == IMAGENET else statistics,
+        seed=settings.seed,
+    )
+    extractor = DenseExtractor(
+        model,
+        target,
+        make_projector(matrix, context.device, product_dtype(context.dtype)),
+        views,
+        device=context.device,
+        dtype=context.dtype,
+        loss=DenseLoss(
+            denominator_temperature=quirks.denominator_temperature,
+            neighbour_layout=quirks.neighbour_layout,
+            normalise_tokens_before_head=settings.normalise_tokens_before_head,
+        ),
+        seed=settings.seed,
+    )
+    train = context.open_split("train")
+    chosen = subset_rows(dataset.name, len(train), settings.images, settings.seed)
+    train, test = train.take(chosen), context.open_split(settings.split)
+    return Segmentation(settings, context, extractor, target, matrix, train, test, size)
+
+
+_PASSED_ON = ["root", "data_dir", "checkpoint", "random_init", "profile", "device", "dtype", "num_workers", "seed"]
+
+
+def _with_masks(settings: SegmentSettings) -> DatasetSpec:
+    dataset = resolve_dataset(settings.dataset, settings.data_dir)
+    if dataset.masks is None:
+        raise FungiError(
+            f"dataset {dataset.name!r} has no masks. Use digit-scenes, pascal-voc, ade20k, or your own, written "
+            "NAME=masks:PATH."
+        )
+    return dataset
