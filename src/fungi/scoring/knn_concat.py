@@ -1,9 +1,10 @@
 """kNN classification over every combination of features (spec vision 9.2)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from fungi.combine.names import all_combinations, in_order, nested_chain
+from fungi.combine.names import Combination, all_combinations, in_order, nested_chain
 from fungi.errors import FungiError
 from fungi.report.gain_table import print_gain_table
 from fungi.scoring.feature_settings import FewShotSettings
@@ -53,7 +54,7 @@ class KnnSettings(FewShotSettings):
             raise FungiError("--choose chooses among all combinations: leave out --combinations.")
 
 
-_COMBINATIONS = {
+_COMBINATIONS: dict[str, Callable[[Sequence[str]], list[Combination]]] = {
     "all": all_combinations,
     "nested": nested_chain,
     "single": lambda features: [(name,) for name in in_order(features)],
