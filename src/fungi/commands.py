@@ -145,6 +145,11 @@ _TABLE = (
     Command(
         "propagate-labels", "fungi.pretraining.propagate_labels", "objects of a video's first frame through the others"
     ),
+    Command(
+        "export-backbone",
+        "fungi.pretraining.export_backbone",
+        "a pretrained backbone for timm, transformers and others",
+    ),
     Command("attention-maps", "fungi.pretraining.write_attention", "what class tokens look at, one picture per head"),
     Command("analyse", "fungi.scoring.analyse", "likeness of features, accuracy by shots and by layer"),
     Command(

@@ -1,0 +1,83 @@
+"""`fungi export-backbone`: the vision transformer of a checkpoint, for other programs (spec udi 6.2, 6.3)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fungi.errors import FungiError
+from fungi.settings import required, setting
+
+if TYPE_CHECKING:
+    from fungi.backbones.base import StateDict
+
+DESCRIPTION = """Write the vision transformer of a UDI checkpoint, without heads and optimiser, in one of three layouts.
+
+published      a file (.pth, .safetensors) of flat names, both class tokens in one tensor: for --checkpoint of every
+               stage, and for the reference's programs (--class-tokens 1 to fine-tune, 0 for detection)
+timm           a folder: timm.create_model("local-dir:FOLDER", pretrained=True)
+transformers   a folder: AutoModel.from_pretrained(FOLDER); with two class tokens a DINOv2 with one register, which
+               computes the same, with one a ViT"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """Which weights, in which layout, where to."""
+
+    checkpoint: Path = required("file of `fungi pretrain`, or a published one")
+    output: Path = required("file to write (published), or folder (timm, transformers)")
+    layout: Literal["published", "timm", "transformers"] = setting("published", "for whom: see above")
+    checkpoint_key: Literal["teacher", "student"] = setting("teacher", "whose weights", aliases=("--checkpoint_key",))
+    class_tokens: int | None = setting(
+        None, "class tokens to keep, 0 to 2; fewer than there are make another function", within=(0, 2)
+    )
+
+    def __post_init__(self) -> None:
+        if self.class_tokens == 0 and self.layout != "published":
+            raise FungiError("--class-tokens 0, for dense backbones, needs --layout published.")
+
+
+def run(settings: ExportSettings) -> Path:
+    """What was written."""
+    from fungi.pretraining.layouts import save_published, save_timm, save_transformers, shape_of
+
+    state = chosen_weights(settings.checkpoint, settings.checkpoint_key)
+    shape = shape_of(state, str(settings.checkpoint))
+    wanted = shape.class_tokens if settings.class_tokens is None else settings.class_tokens
+    if wanted > shape.class_tokens:
+        raise FungiError(f"{settings.checkpoint} has one class token, and no second one to keep.")
+    if settings.layout == "published":
+        save_published(state, shape, wanted, settings.output)
+    elif settings.layout == "timm":
+        save_timm(state, shape, wanted, settings.output)
+    else:
+        save_transformers(state, shape, wanted, settings.output)
+    return settings.output
+
+
+def show(settings: ExportSettings, made: Path) -> None:
+    """Where it is, and how to read it."""
+    ways = {
+        "published": f"--checkpoint {made}",
+        "timm": f'timm.create_model("local-dir:{made}", pretrained=True)',
+        "transformers": f'transformers.AutoModel.from_pretrained("{made}")',
+    }
+    print(f"wrote {made}\nread it with {ways[settings.layout]}")
+
+
+def chosen_weights(checkpoint: Path, key: str) -> "StateDict":
+    """The transformer of the teacher or the student of a checkpoint of any layout, in timm's names.
+
+    A file that keeps neither holds one network alone, which counts as the teacher. FungiError where the key is not
+    there.
+    """
+    from fungi.backbones.checkpoints import read_content, unwrap
+    from fungi.backbones.families.udi import encoder_state, timm_tokens
+
+    content = read_content(checkpoint)
+    if isinstance(content, dict) and key in content:
+        content = content[key]
+    elif key == "student" or (isinstance(content, dict) and "student" in content):
+        raise FungiError(
+            f"{checkpoint} has no weights of the {key}. Give a full checkpoint, or another --checkpoint-key."
+        )
+    return timm_tokens(encoder_state(unwrap(content, checkpoint)))

@@ -1,0 +1,225 @@
+"""How other programs name the tensors of the same vision transformer: the reference, timm, transformers (spec udi 6.3).
+
+States have timm's names: `cls_token [1 1 d]`, `reg_token [1 1 d]` for cls+, `pos_embed [1 R+n d]`.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fungi.backbones.base import StateDict
+from fungi.backbones.checkpoints import check_fit
+from fungi.backbones.families.udi import build, one_token, patches_only
+from fungi.errors import FungiError
+from fungi.pretraining.architectures import ARCHITECTURES
+from fungi.runtime.files import written_whole
+from fungi.views.image import IMAGENET
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HEAD_WIDTH = 64
+"""Of all published variants; the number of heads is not in the weights (spec udi 6.3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes of a vision transformer: width d, blocks, heads, width of the MLP, pixels, class tokens."""
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    image_size: int
+    patch_size: int
+    class_tokens: int
+
+    @property
+    def mlp_ratio(self) -> float:
+        """Width of the MLP in units of d."""
+        return self.hidden / self.width
+
+    def build(self, class_tokens: int) -> "nn.Module":
+        """timm's network of this shape, with so many class tokens."""
+        return build(self.width, self.depth, self.heads, self.mlp_ratio, self.image_size, self.patch_size, class_tokens)
+
+
+def shape_of(state: StateDict, origin: str) -> Shape:
+    """The shape that the weights have; FungiError where they are not those of such a network, whole."""
+    needed = {"pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"}
+    if not needed <= set(state):
+        raise FungiError(f"{origin} holds no vision transformer of this method ({', '.join(needed - set(state))}).")
+    class_tokens = 1 + int("reg_token" in state)
+    hidden, width = state["blocks.0.mlp.fc1.weight"].shape
+    patch = state["patch_embed.proj.weight"].shape[-1]
+    known = {architecture.width: architecture.heads for architecture in ARCHITECTURES.values()}
+    shape = Shape(
+        width=width,
+        depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
+        heads=known.get(width, width // HEAD_WIDTH),
+        hidden=hidden,
+        image_size=patch * math.isqrt(state["pos_embed"].shape[1] - class_tokens),
+        patch_size=patch,
+        class_tokens=class_tokens,
+    )
+    with torch.device("meta"):
+        check_fit(shape.build(class_tokens), state, backbone=f"ViT of width {width}", origin=origin)
+    return shape
+
+
+def save_published(state: StateDict, shape: Shape, class_tokens: int, file: Path) -> None:
+    """One file of flat names; both class tokens in `cls_token [1 2 d]`."""
+    kept = patches_only(state) if class_tokens == 0 else _with_tokens(state, shape, class_tokens)
+    if "reg_token" in kept:
+        kept["cls_token"] = torch.cat([kept["cls_token"], kept.pop("reg_token")], dim=1)
+    _save(kept, file)
+
+
+def save_timm(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -> None:
+    """A folder of timm's: `config.json` with the arguments that the network is made of, `model.safetensors`."""
+    arguments = {
+        "img_size": shape.image_size,
+        "patch_size": shape.patch_size,
+        "embed_dim": shape.width,
+        "depth": shape.depth,
+        "num_heads": shape.heads,
+        "mlp_ratio": shape.mlp_ratio,
+        "reg_tokens": class_tokens - 1,
+    }
+    mean, deviation = IMAGENET
+    config = {
+        "architecture": "vit_tiny_patch16_224",  # a plain one; every size is among the arguments
+        "num_classes": 0,
+        "num_features": shape.width,
+        "global_pool": "token",
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "input_size": [3, shape.image_size, shape.image_size],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": 224 / 256,
+            "mean": mean,
+            "std": deviation,
+            "num_classes": 0,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+    _save(_with_tokens(state, shape, class_tokens), folder / "model.safetensors")
+    _save_json(config, folder / "config.json")
+
+
+def save_transformers(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -> None:
+    """A folder of `save_pretrained`: weights, configuration, and the transform of images."""
+    kept = _with_tokens(state, shape, class_tokens)
+    model = _register_model(kept, shape) if class_tokens == 2 else _plain_model(kept, shape)
+    model.save_pretrained(folder)
+    mean, deviation = IMAGENET
+    transform = {
+        "image_processor_type": "BitImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": round(shape.image_size * 256 / 224)},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": shape.image_size, "width": shape.image_size},
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": deviation,
+    }
+    _save_json(transform, folder / "preprocessor_config.json")
+
+
+def _plain_model(state: StateDict, shape: Shape) -> Any:
+    """One class token: the ViT of transformers."""
+    from transformers import ViTConfig, ViTModel
+
+    model = ViTModel(ViTConfig(**_sizes(shape), intermediate_size=shape.hidden), add_pooling_layer=False)
+    names = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
+    found = _blocks(state, "layers", names) | {
+        "embeddings.cls_token": state["cls_token"],
+        "embeddings.position_embeddings": state["pos_embed"],
+    }
+    model.load_state_dict(found)
+    return model
+
+
+def _register_model(state: StateDict, shape: Shape) -> Any:
+    """Two class tokens: DINOv2's ViT with one register, whose layer scale is 1.
+
+    Its registers have no positions: the register is cls+ with its position added.
+    """
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    ratio, remainder = divmod(shape.hidden, shape.width)
+    if remainder:
+        raise FungiError(f"transformers has no such network: its MLP is {shape.mlp_ratio} times as wide as its tokens.")
+    model = Dinov2WithRegistersModel(
+        Dinov2WithRegistersConfig(**_sizes(shape), mlp_ratio=ratio, num_register_tokens=1, layerscale_value=1.0)
+    )
+    positions = state["pos_embed"]
+    found = _blocks(state, "encoder.layer", {}) | {
+        "embeddings.cls_token": state["cls_token"],
+        "embeddings.register_tokens": state["reg_token"] + positions[:, 1:2],
+        "embeddings.position_embeddings": torch.cat([positions[:, :1], positions[:, 2:]], dim=1),
+        "embeddings.mask_token": torch.zeros(1, shape.width),
+    }
+    scales = {name: one for name, one in model.state_dict().items() if name.endswith("lambda1")}
+    model.load_state_dict(found | scales)
+    return model
+
+
+def _sizes(shape: Shape) -> dict[str, Any]:
+    """What both configurations of transformers call the same."""
+    return {
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.depth,
+        "num_attention_heads": shape.heads,
+        "image_size": shape.image_size,
+        "patch_size": shape.patch_size,
+        "layer_norm_eps": 1e-6,
+    }
+
+
+def _blocks(state: StateDict, prefix: str, names: dict[str, str]) -> StateDict:
+    """Patch embedding, blocks and final norm in the names of transformers, where q, k and v lie apart."""
+    found = {}
+    for name, tensor in state.items():
+        head, _, rest = name.partition(".")
+        if head == "patch_embed":
+            found[f"embeddings.patch_embeddings.projection.{rest.removeprefix('proj.')}"] = tensor
+        elif head == "norm":
+            found[f"layernorm.{rest}"] = tensor
+        elif head == "blocks":
+            place, module, *inner = rest.split(".")
+            path = f"{prefix}.{place}.{names.get(module, module)}".replace(".attn", ".attention")
+            if inner[0] == "qkv":
+                parts = zip("qkv", tensor.chunk(3), strict=True)
+                found |= {f"{path}.{letter}_proj.{inner[1]}": part.contiguous() for letter, part in parts}
+            else:
+                found[".".join([path, *inner]).replace("attention.proj", "attention.o_proj")] = tensor
+    return found
+
+
+def _with_tokens(state: StateDict, shape: Shape, class_tokens: int) -> StateDict:
+    return dict(state) if class_tokens == shape.class_tokens else one_token(state)
+
+
+def _save(state: StateDict, file: Path) -> None:
+    from safetensors.torch import save_file
+
+    kept = {name: tensor.contiguous() for name, tensor in state.items()}
+    with written_whole(file) as unfinished:
+        if file.suffix == ".safetensors":
+            save_file(kept, unfinished)
+        else:
+            torch.save(kept, unfinished)
+
+
+def _save_json(content: Any, file: Path) -> None:
+    with written_whole(file) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1))

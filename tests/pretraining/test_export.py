@@ -1,0 +1,146 @@
+"""A backbone for other programs: timm, transformers, the reference (spec udi 6.2, 6.3)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fungi.backbones.base import BACKBONES
+from fungi.backbones.checkpoints import read_checkpoint
+from fungi.backbones.loading import load_backbone
+from fungi.commands import COMMANDS
+from fungi.pretraining.checkpoints import save_checkpoint
+from tests.pretraining.small import learner_of, settings
+
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A run whose student is another network than its teacher; all numbers away from their first values."""
+    learner = learner_of(settings(patch_size=4))
+    generator = torch.Generator().manual_seed(2)
+    for network in (learner.student, learner.teacher):
+        for parameter in network.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return learner
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "checkpoint.pth"
+    save_checkpoint(path, trained, epoch=1, arguments={"arch": "vit_micro"}, run={})
+    return path
+
+
+def tokens_of(network) -> torch.Tensor:
+    """What timm's own forward gives for all tokens, `[n t d]`."""
+    with torch.no_grad():
+        return network.eval().forward_features(IMAGES)
+
+
+def export(checkpoint: Path, output: Path, *flags: str) -> int:
+    return COMMANDS["export-backbone"].main(["--checkpoint", str(checkpoint), "--output", str(output), *flags])
+
+
+def test_timm_reads_its_folder_and_gives_the_same_features(trained, checkpoint, tmp_path, capsys) -> None:
+    import timm
+    from timm.data import resolve_model_data_config
+
+    assert export(checkpoint, tmp_path / "timm", "--layout", "timm") == 0
+    assert f'timm.create_model("local-dir:{tmp_path / "timm"}", pretrained=True)' in capsys.readouterr().out
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
+    assert torch.equal(tokens_of(loaded), tokens_of(trained.teacher.backbone.backbone))
+    assert torch.equal(loaded(IMAGES), tokens_of(loaded)[:, 0])
+    transform = resolve_model_data_config(loaded)
+    expected = BACKBONES["udi-micro"].input.statistics
+    assert (tuple(transform["mean"]), tuple(transform["std"])) == expected
+    assert (transform["input_size"], transform["interpolation"]) == ((3, 32, 32), "bicubic")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tokens", "kind"), [(2, "Dinov2WithRegistersModel"), (1, "ViTModel")])
+def test_transformers_reads_its_folder_and_gives_the_same_tokens(trained, checkpoint, tokens, kind, tmp_path) -> None:
+    from transformers import AutoModel
+
+    assert export(checkpoint, tmp_path / "one.pth", "--class-tokens", str(tokens)) == 0
+    ending = "-one-token" if tokens == 1 else ""
+    expected = tokens_of(load_backbone(f"udi-micro{ending}", checkpoint=tmp_path / "one.pth").model)
+    assert export(tmp_path / "one.pth", tmp_path / "hf", "--layout", "transformers") == 0
+    loaded = AutoModel.from_pretrained(tmp_path / "hf").eval()
+    assert type(loaded).__name__ == kind
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(IMAGES).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_exported_folder_is_a_backbone_of_every_stage(trained, checkpoint, tmp_path) -> None:
+    """Through the door for users' own models; the transform is that of `--backbone udi-micro` but for its resizing."""
+    assert export(checkpoint, tmp_path / "hf", "--layout", "transformers") == 0
+    backbone = load_backbone(f"mine=hf:{tmp_path / 'hf'}")
+    with torch.no_grad():
+        found = backbone.model(IMAGES)
+    torch.testing.assert_close(found, tokens_of(trained.teacher.backbone.backbone)[:, 0], rtol=1e-4, atol=1e-5)
+    given, expected = backbone.input, BACKBONES["udi-micro"].input
+    assert (given.size, given.statistics, given.interpolation) == (32, expected.statistics, expected.interpolation)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_weights_of_the_student_are_written_where_they_are_asked_for(trained, checkpoint, ending, tmp_path) -> None:
+    file = tmp_path / f"student{ending}"
+    assert export(checkpoint, file, "--checkpoint_key", "student") == 0
+    assert list(read_checkpoint(file)["cls_token"].shape) == [1, 2, 64]
+    found = tokens_of(load_backbone("udi-micro", checkpoint=file).model)
+    assert torch.equal(found, tokens_of(trained.student.backbone.backbone))
+    assert not torch.equal(found, tokens_of(trained.teacher.backbone.backbone))
+
+
+def test_fewer_class_tokens_leave_their_positions_out(trained, checkpoint, tmp_path) -> None:
+    positions = trained.teacher.backbone.backbone.pos_embed
+    for tokens, left in ((1, [0, *range(2, 66)]), (0, list(range(2, 66)))):
+        assert export(checkpoint, tmp_path / f"{tokens}.pth", "--class-tokens", str(tokens)) == 0
+        state = read_checkpoint(tmp_path / f"{tokens}.pth")
+        assert torch.equal(state["pos_embed"], positions[:, left])
+        assert ("cls_token" in state) == bool(tokens)
+        assert "reg_token" not in state
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--class-tokens", "0", "--layout", "timm"], "needs --layout published"),
+        (["--class-tokens", "3"], "at most 2"),
+        (["--checkpoint-key", "ema"], "ema"),
+    ],
+)
+def test_what_can_not_be_exported_is_named(checkpoint, flags, said, tmp_path, capsys) -> None:
+    assert export(checkpoint, tmp_path / "out", *flags) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_one_network_has_no_student_and_no_second_token(checkpoint, tmp_path, capsys) -> None:
+    one = tmp_path / "one.pth"
+    assert export(checkpoint, one, "--class-tokens", "1") == 0
+    for flags, said in (
+        (["--checkpoint-key", "student"], "has no weights of the student"),
+        (["--class-tokens", "2"], "no second one to keep"),
+    ):
+        assert export(one, tmp_path / "out.pth", *flags) == 2
+        assert said in capsys.readouterr().err
+    torch.save({"student": {"cls_token": torch.zeros(1, 1, 4)}}, tmp_path / "student.pth")
+    assert export(tmp_path / "student.pth", tmp_path / "out.pth") == 2
+    assert "has no weights of the teacher" in capsys.readouterr().err
+    torch.save({"cls_token": torch.zeros(1, 1, 4)}, tmp_path / "token.pth")
+    assert export(tmp_path / "token.pth", tmp_path / "out.pth") == 2
+    assert "holds no vision transformer" in capsys.readouterr().err
+
+
+def test_a_network_that_lacks_a_tensor_is_refused(checkpoint, tmp_path, capsys) -> None:
+    whole = tmp_path / "whole.pth"
+    assert export(checkpoint, whole) == 0
+    state = read_checkpoint(whole)
+    state.pop("blocks.1.norm2.bias")
+    torch.save(state, tmp_path / "part.pth")
+    assert export(tmp_path / "part.pth", tmp_path / "out.pth") == 2
+    assert "1 missing (blocks.1.norm2.bias)" in capsys.readouterr().err
