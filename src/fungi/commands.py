@@ -140,7 +140,12 @@ _TABLE = (
         "pretrain", "fungi.pretraining.pretrain", "UDI: pretrain a vision transformer, from images to a checkpoint"
     ),
     Command(
-        "evaluate-encoder", "fungi.pretraining.evaluate", "weighted kNN and linear probe of class tokens and patches"
+        "evaluate-encoder",
+        "fungi.pretraining.evaluate",
+        "weighted kNN, linear probe and low-shot regression of class tokens and patches",
+    ),
+    Command(
+        "fine-tune", "fungi.pretraining.fine_tune", "train a classifier on a pretrained vision transformer, as a whole"
     ),
     Command(
         "propagate-labels", "fungi.pretraining.propagate_labels", "objects of a video's first frame through the others"

@@ -1,80 +1,66 @@
-"""`fungi evaluate-encoder`: weighted kNN and linear probe of a vision transformer's tokens."""
+"""`fungi evaluate-encoder`: weighted kNN, linear probe and low-shot regression on a vision transformer's tokens."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from fungi.errors import FungiError, unknown_name
+from fungi.errors import unknown_name
+from fungi.pretraining.encoder_settings import EncoderSettings
 from fungi.runtime.files import written_whole
-from fungi.settings import SEEDS, as_json, setting
+from fungi.settings import as_json, setting
 
-DESCRIPTION = """Score a vision transformer's tokens as UDI does: weighted kNN over several k, or a linear probe.
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Features: cls, cls+, concat (both), patch_mean. The dataset's train split is the bank, its test (or valid) split is
-scored. A published or own checkpoint: --backbone udi-vits16 --checkpoint FILE."""
+DESCRIPTION = """Score a vision transformer's tokens as UDI does: weighted kNN over several k, a linear probe, or
+logistic regression on few images (--task logistic --train-share 0.01, or --train-list 1percent.txt).
 
-BACKBONE_OF = {"vit_small": "udi-vits16", "vit_tiny": "udi-vitt16", "vit_base": "udi-vitb16", "vit_micro": "udi-micro"}
+Features: cls, cls+, concat (both), patch_mean, cls_patch_mean. The dataset's train split is the bank, its test (or
+valid) split is scored. A published or own checkpoint: --backbone udi-vits16 --checkpoint FILE."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
+class EvaluateSettings(EncoderSettings):
     """What to score, and how."""
 
-    task: Literal["knn", "linear"] = setting("knn", "knn: weighted neighbours; linear: a probe by SGD")
-    dataset: str = setting("patterns", "dataset: a name of `fungi list datasets`, or NAME=folder:PATH")
-    data_dir: Path = setting(Path("data"), "folder of the datasets")
-    backbone: str = setting("", "backbone: a vision transformer of `fungi list backbones`")
-    arch: str = setting("", "in place of --backbone: vit_small, vit_tiny, vit_base, vit_micro")
-    checkpoint: Path | None = setting(None, "weights", aliases=("--pretrained-weights", "--pretrained_weights"))
-    random_init: bool = setting(False, "random weights, drawn from the seed")
-    features: tuple[str, ...] = setting(("cls",), "cls, cls+, concat, patch_mean")
+    task: Literal["knn", "linear", "logistic"] = setting(
+        "knn", "knn: weighted neighbours; linear: a probe by SGD; logistic: regression, for low shot"
+    )
+    features: tuple[str, ...] = setting(("cls",), "cls, cls+, concat, patch_mean, cls_patch_mean")
     k: tuple[int, ...] = setting((10, 15, 20, 30, 40, 50, 100, 200), "numbers of neighbours", within=(1, 10**6))
     temperature: float = setting(0.07, "of the votes", within=(1e-4, 100))
     n_last_blocks: int = setting(4, "blocks whose tokens the probe sees", within=(1, 100))
     lr: float = setting(0.02, "rate of the probe per 256 images", within=(0, 1000))
-    epochs: int = setting(100, "epochs of the probe", within=(1, 10**5))
+    epochs: int = setting(100, "epochs of the probe, or of the logistic regression", within=(1, 10**5))
+    regularization: tuple[float, ...] = setting(
+        (0.01, 0.1, 1.0), "of the logistic regression, over the number of train rows", within=(1e-9, 1e9)
+    )
     batch_size: int = setting(256, "images at once", within=(1, 65536), aliases=("--batch_size_per_gpu",))
-    seed: int = setting(0, "of the probe", within=SEEDS)
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     output: Path | None = setting(None, "JSON file of the results")
 
     def __post_init__(self) -> None:
         from fungi.pretraining.features import FEATURES
 
+        super().__post_init__()
         for feature in self.features:
             if feature not in FEATURES:
                 raise unknown_name("feature", feature, FEATURES)
-        if self.arch and self.arch not in BACKBONE_OF:
-            raise unknown_name("architecture", self.arch, BACKBONE_OF)
-        if bool(self.arch) == bool(self.backbone):
-            raise FungiError("say which network: --backbone udi-vits16, or --arch vit_small.")
-
-    @property
-    def network(self) -> str:
-        """The backbone's name."""
-        return self.backbone or BACKBONE_OF[self.arch]
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
     """Scores by feature (and by k), as written to --output."""
-    from fungi.backbones.loading import load_backbone
-    from fungi.data.base import resolve_dataset
     from fungi.pretraining.features import encode
+    from fungi.pretraining.processes import decoding_workers
     from fungi.runtime.device import choose_device
 
-    dataset, device = resolve_dataset(settings.dataset, settings.data_dir), choose_device(settings.device)
-    scored = "test" if "test" in dataset.splits else dataset.splits[-1]
-    splits = [dataset.open_split(split, settings.data_dir) for split in ("train", scored)]
-    backbone = load_backbone(
-        settings.network, checkpoint=settings.checkpoint, random_init=settings.random_init, seed=settings.seed
-    )
-    if not hasattr(backbone.model, "num_prefix_tokens"):
-        raise FungiError(f"backbone {settings.network!r} is no vision transformer of timm: its tokens are not known.")
+    splits, device = settings.open_rows(), choose_device(settings.device)
+    backbone = settings.load_network()
     last = settings.n_last_blocks if settings.task == "linear" else 1
     features: Any = settings.features
+    workers = decoding_workers(settings.num_workers, device)
     (train, train_targets), (test, test_targets) = (
-        encode(backbone, split, features, device, batch_size=min(settings.batch_size, 64), last=last)
+        encode(backbone, split, features, device, batch_size=min(settings.batch_size, 64), last=last, workers=workers)
         for split in splits
     )
     results = {
@@ -107,8 +93,30 @@ def _score(settings: EvaluateSettings, rows: tuple[Any, Any, Any, Any]) -> dict[
 
         shared: Any = {"rate": settings.lr, "epochs": settings.epochs, "seed": settings.seed}
         return {"linear": linear_probe(*rows, batch=settings.batch_size, **shared)}
+    if settings.task == "logistic":
+        return _logistic_regression(settings, *rows)
     from fungi.evaluators.weighted_knn import weighted_knn
 
     fitting = [k for k in settings.k if k <= len(rows[0])] or [max(settings.k)]
     found = weighted_knn(*rows, neighbours=fitting, temperature=settings.temperature)
     return {f"k={k}": scores for k, scores in found.items()}
+
+
+def _logistic_regression(
+    settings: EvaluateSettings, train: "Tensor", train_targets: "Tensor", test: "Tensor", test_targets: "Tensor"
+) -> dict[str, dict[str, float]]:
+    """Accuracy for each weight of the penalty, which is divided by the number of train rows (spec udi 7.4)."""
+    from torch.nn.functional import normalize
+
+    from fungi.evaluators.linear import LabelledRows, fit_classifier
+    from fungi.evaluators.logistic import LogisticOptions
+
+    fitted, scored = (
+        LabelledRows(normalize(rows, dim=1), targets.numpy())
+        for rows, targets in ((train, train_targets), (test, test_targets))
+    )
+    options = LogisticOptions(tolerance=1e-3, max_epochs=settings.epochs, seed=settings.seed)
+    return {
+        f"l2={penalty:g}": {"accuracy": fit_classifier(fitted, penalty / len(train), options).accuracy(scored)}
+        for penalty in settings.regularization
+    }

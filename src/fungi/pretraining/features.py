@@ -12,14 +12,16 @@ from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.pretraining.tokens import last_blocks
 from fungi.runtime.log import progress
+from fungi.views.loading import batches, row_batches
 
-Feature = Literal["cls", "cls+", "concat", "patch_mean"]
+Feature = Literal["cls", "cls+", "concat", "patch_mean", "cls_patch_mean"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 
 
 def pooled(model: Any, blocks: list[Float[Tensor, "n t d"]], feature: Feature) -> Float[Tensor, "n f"]:
     """One vector per image from the tokens of some blocks, from shallow to deep: concatenated, or of the last block for
-    the mean of patches. `concat` is cls and cls+ beside each other. FungiError for a class token that is not there.
+    the mean of patches. `concat` is cls and cls+ beside each other, `cls_patch_mean` cls of the last block and the mean
+    of its patches. FungiError for a class token that is not there.
     """
     prefix = model.num_prefix_tokens
     if feature in ("cls+", "concat") and prefix < 2:
@@ -29,8 +31,9 @@ def pooled(model: Any, blocks: list[Float[Tensor, "n t d"]], feature: Feature) -
         "cls+": lambda tokens: tokens[:, 1],
         "concat": lambda tokens: tokens[:, :2].flatten(1),
         "patch_mean": lambda tokens: tokens[:, prefix:].mean(1),
+        "cls_patch_mean": lambda tokens: torch.cat([tokens[:, 0], tokens[:, prefix:].mean(1)], dim=1),
     }
-    chosen = blocks[-1:] if feature == "patch_mean" else blocks
+    chosen = blocks[-1:] if feature.endswith("patch_mean") else blocks
     return torch.cat([choose[feature](tokens) for tokens in chosen], dim=1)
 
 
@@ -43,11 +46,12 @@ def encode(
     *,
     batch_size: int = 64,
     last: int = 1,
+    workers: int = 0,
 ) -> tuple[dict[str, Float[Tensor, "n f"]], Int64[Tensor, " n"]]:
     """The features of all images under the backbone's evaluation transform, and the labels; on the CPU, float32."""
     model = backbone.model.to(device)
     found: dict[str, list[Tensor]] = {feature: [] for feature in features}
-    for images in _images(backbone, samples, batch_size):
+    for images in evaluation_images(backbone, samples, batch_size, workers):
         blocks = last_blocks(model, images.to(device), last)
         for feature in features:
             found[feature].append(pooled(model, blocks, feature).cpu())
@@ -55,9 +59,12 @@ def encode(
     return {feature: torch.cat(rows) for feature, rows in found.items()}, targets
 
 
-def _images(backbone: Backbone, samples: Samples, batch_size: int) -> Iterator[Float[Tensor, "b 3 s s"]]:
+def evaluation_images(
+    backbone: Backbone, samples: Samples, batch_size: int, workers: int = 0
+) -> Iterator[Float[Tensor, "b 3 s s"]]:
+    """All images under the backbone's evaluation transform, in order."""
     views = backbone.input.views("plain")
-    starts = range(0, len(samples), batch_size)
-    for start in progress(starts, total=len(starts), label="encode", unit="batch"):
-        stop = min(start + batch_size, len(samples))
-        yield views.render(views.collate([views.prepare(samples.load(row)) for row in range(start, stop)]))
+    rows = row_batches(0, len(samples), batch_size)
+    loaded = batches(samples, [views], rows, seed=0, num_workers=workers)
+    for batch in progress(loaded, total=len(rows), label="encode", unit="batch"):
+        yield views.render(batch[views.identity])

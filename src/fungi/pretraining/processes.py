@@ -56,3 +56,10 @@ def joined(device_name: str) -> Iterator[tuple[World, torch.device]]:
         yield World(torch.distributed.get_rank(), size), device
     finally:
         torch.distributed.destroy_process_group()
+
+
+def decoding_workers(asked: int, device: torch.device) -> int:
+    """Worker processes for `--num-workers`; -1 picks none beside a CPU, and up to 10 beside a GPU."""
+    if asked >= 0:
+        return asked
+    return 0 if device.type == "cpu" else max(1, min(10, len(os.sched_getaffinity(0)) - 1))

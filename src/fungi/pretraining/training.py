@@ -1,7 +1,6 @@
 """A run of `fungi pretrain`: resume, learn, save, report (spec udi 5)."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
@@ -17,7 +16,7 @@ from fungi.pretraining.checkpoints import load_checkpoint, save_checkpoint
 from fungi.pretraining.configuration import Timetable, learner_options
 from fungi.pretraining.interruption import StopRequest
 from fungi.pretraining.learner import Learner, Moment
-from fungi.pretraining.processes import World
+from fungi.pretraining.processes import World, decoding_workers
 from fungi.pretraining.progress import Progress
 from fungi.pretraining.settings import PretrainSettings
 from fungi.runtime.device import choose_dtype
@@ -61,7 +60,7 @@ class Training:
             self.plan,
             rank=self.world.rank,
             first_step=self.progress.step,
-            workers=self._workers(),
+            workers=decoding_workers(self.settings.num_workers, self.learner.device),
         )
         while self.progress.step < len(self.moments):
             started = monotonic()
@@ -82,7 +81,7 @@ class Training:
         if not self.checkpoint.exists():
             return
         run = load_checkpoint(self.checkpoint, self.learner)
-        _refuse_other_run(run, self._identity(), self.checkpoint)
+        refuse_other_run(run, self._identity(), self.checkpoint)
         self.progress = Progress(run["step"], run["history"], run["sums"], run["seconds"])
         if self.world.leads:
             logger.info(f"goes on from {self.checkpoint}: step {self.progress.step} of {len(self.moments)}")
@@ -139,12 +138,6 @@ class Training:
             f"lr {moment.rate:.2e}  {rate:.0f} images/s"
         )
 
-    def _workers(self) -> int:
-        if self.settings.num_workers >= 0:
-            return self.settings.num_workers
-        available = len(os.sched_getaffinity(0)) - 1
-        return 0 if self.learner.device.type == "cpu" else max(1, min(10, available))
-
 
 def as_plain(value: Any) -> Any:
     """A setting as a checkpoint keeps it."""
@@ -153,7 +146,7 @@ def as_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _refuse_other_run(run: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:
+def refuse_other_run(run: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:
     """FungiError, with both values, where a checkpoint belongs to a run with other numbers."""
     for name, value in identity.items():
         found = run["identity"].get(name)

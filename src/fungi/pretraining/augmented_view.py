@@ -1,0 +1,69 @@
+"""Strong augmentation for training a classifier, by timm: RandAugment, random crops, erasing (spec udi 7.3)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from fungi.views.image import ImageInput
+
+POLICY = "rand-m9-mstd0.5-inc1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentedViews:
+    """`repeats` random views of an image (repeated augmentation), normalised.
+
+    It draws from the global generators, which `fungi.views.loading` seeds by sample and epoch.
+    """
+
+    input: ImageInput
+    erasing: float = 0.25
+    repeats: int = 1
+
+    kind = "augmented"
+
+    @property
+    def n_views(self) -> int:
+        """Views of an image."""
+        return self.repeats
+
+    @property
+    def identity(self) -> str:
+        """Equal for generators of the same views."""
+        return repr(self)
+
+    def prepare(self, item: Image.Image) -> Float[Tensor, "r 3 s s"]:
+        """The views of one image."""
+        transform = _transform(self.input, self.erasing)
+        return torch.stack([transform(item) for _ in range(self.repeats)])
+
+    def collate(self, prepared: Sequence[Tensor]) -> Float[Tensor, "n 3 s s"]:
+        """Stack a batch; the views of an image lie beside each other."""
+        return torch.stack(list(prepared)).flatten(0, 1)
+
+    def render(self, batch: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:
+        """Views are normalised already: erased pixels are noise of that scale."""
+        return batch
+
+
+@cache
+def _transform(given: ImageInput, erasing: float) -> Callable[[Image.Image], Any]:
+    from timm.data import create_transform
+
+    mean, deviation = given.statistics
+    return create_transform(
+        given.size,
+        is_training=True,
+        auto_augment=POLICY,
+        interpolation="bicubic",
+        mean=mean,
+        std=deviation,
+        re_prob=erasing,
+        re_mode="pixel",
+    )

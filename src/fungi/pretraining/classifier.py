@@ -1,0 +1,80 @@
+"""A vision transformer with a classifier on its first class token, to be trained as a whole (spec udi 7.3 to 7.5)."""
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fungi.backbones.base import StateDict
+from fungi.backbones.checkpoints import read_checkpoint
+from fungi.errors import FungiError
+from fungi.runtime.seeds import seeded
+
+STD = 0.02
+EMBEDDING = ("cls_token", "reg_token", "pos_embed", "patch_embed.")
+
+
+def add_classifier(
+    model: Any, classes: int, *, drop_path: float, scale: float = 1.0, hidden: nn.Linear | None = None, seed: int = 0
+) -> Any:
+    """The same model, all of whose parameters now learn, with `classes` outputs.
+
+    drop_path: stochastic depth, from 0 at the first block to this at the last. scale: of the classifier's first
+    weights. hidden: a layer below the classifier, with a GELU behind it; it learns, too.
+    """
+    from timm.layers import DropPath
+
+    model.requires_grad_(True)
+    for block, rate in zip(model.blocks, torch.linspace(0, drop_path, len(model.blocks)).tolist(), strict=True):
+        block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
+    with seeded(seed, "classifier"):
+        last = nn.Linear(hidden.out_features if hidden else model.embed_dim, classes)
+        nn.init.trunc_normal_(last.weight, std=STD)
+    nn.init.zeros_(last.bias)
+    last.weight.data *= scale
+    model.num_classes = classes
+    layers: list[tuple[str, nn.Module]] = [("hidden", hidden), ("activation", nn.GELU())] if hidden else []
+    model.head = nn.Sequential(OrderedDict([*layers, ("last", last)]))
+    return model
+
+
+def first_head_layer(checkpoint: Path | None) -> nn.Linear:
+    """The first layer of the pretraining head of a full checkpoint; FungiError where there is none."""
+    state: StateDict = {} if checkpoint is None else read_checkpoint(checkpoint)
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    weight, bias = state.get("head.0.mlp.0.weight"), state.get("head.0.mlp.0.bias")
+    if weight is None or bias is None or state.get("head.0.mlp.1.weight") is not None:
+        raise FungiError(
+            "--head-layer needs the first layer of a pretraining head without batch norm (head.0.mlp.0), and "
+            f"{checkpoint or 'no --checkpoint'} has none. Give a full checkpoint, or --no-head-layer."
+        )
+    layer = nn.Linear(*reversed(weight.shape))
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer
+
+
+def layer_groups(model: Any, *, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for an optimiser, with `lr_scale` = layer_decay^(depth + 1 - layer).
+
+    Layer 0 is the embedding, i + 1 is block i, depth + 1 is what follows the blocks. Vectors, biases, tokens and
+    positions have no weight decay.
+    """
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    depth = len(model.blocks)
+    for name, parameter in model.named_parameters():
+        layer = 0 if name.startswith(EMBEDDING) else depth + 1
+        if name.startswith("blocks."):
+            layer = int(name.split(".")[1]) + 1
+        plain = parameter.ndim == 1 or name in EMBEDDING
+        group = groups.setdefault(
+            (layer, plain),
+            {
+                "params": [],
+                "lr_scale": layer_decay ** (depth + 1 - layer),
+                "weight_decay": 0.0 if plain else weight_decay,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())

@@ -1,0 +1,77 @@
+"""What evaluations of an encoder have in common: which network, which images, how many of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fungi.errors import FungiError, unknown_name
+from fungi.settings import SEEDS, setting
+
+if TYPE_CHECKING:
+    from fungi.backbones.loading import Backbone
+    from fungi.data.base import Samples
+
+BACKBONE_OF = {"vit_small": "udi-vits16", "vit_tiny": "udi-vitt16", "vit_base": "udi-vitb16", "vit_micro": "udi-micro"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """A vision transformer of timm's kind, and a dataset with train rows and rows to score."""
+
+    dataset: str = setting("patterns", "dataset: a name of `fungi list datasets`, or NAME=folder:PATH")
+    data_path: Path | None = setting(
+        None, "in place of --dataset, a folder of train/ and val/ of class folders", aliases=("--data_path",)
+    )
+    data_dir: Path = setting(Path("data"), "folder of the datasets")
+    backbone: str = setting("", "backbone: a vision transformer of `fungi list backbones`")
+    arch: str = setting("", "in place of --backbone: vit_small, vit_tiny, vit_base, vit_micro", aliases=("--model",))
+    checkpoint: Path | None = setting(
+        None, "weights", aliases=("--pretrained-weights", "--pretrained_weights", "--finetune")
+    )
+    random_init: bool = setting(False, "random weights, drawn from the seed")
+    train_share: float = setting(
+        1.0, "share of the train rows, drawn evenly over classes; 0.01 and 0.1 for low shot", within=(1e-6, 1)
+    )
+    train_list: Path | None = setting(None, "file of the names of the train images to use, one a line (SimCLR's lists)")
+    seed: int = setting(0, "of whatever is drawn", within=SEEDS)
+    num_workers: int = setting(
+        -1, "processes that decode; -1 picks 0 on a CPU, 10 on a GPU", within=(-1, 1024), aliases=("--num_workers",)
+    )
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+
+    def __post_init__(self) -> None:
+        if self.arch and self.arch not in BACKBONE_OF:
+            raise unknown_name("architecture", self.arch, BACKBONE_OF)
+        if bool(self.arch) == bool(self.backbone):
+            raise FungiError("say which network: --backbone udi-vits16, or --arch vit_small.")
+        if self.train_list and self.train_share < 1:
+            raise FungiError("--train-list and --train-share exclude each other: give one of them.")
+
+    @property
+    def network(self) -> str:
+        """The backbone's name."""
+        return self.backbone or BACKBONE_OF[self.arch]
+
+    def load_network(self) -> "Backbone":
+        """The network with its weights; FungiError where its tokens are not known."""
+        from fungi.backbones.loading import load_backbone
+
+        backbone = load_backbone(self.network, checkpoint=self.checkpoint, random_init=self.random_init, seed=self.seed)
+        if not hasattr(backbone.model, "num_prefix_tokens"):
+            raise FungiError(f"backbone {self.network!r} is no vision transformer of timm: its tokens are not known.")
+        return backbone
+
+    def open_rows(self) -> "tuple[Samples, Samples]":
+        """The train rows that are asked for, and the rows to score: those of test, else of valid."""
+        from fungi.data.base import resolve_dataset
+        from fungi.pretraining.low_shot import listed_rows, share_of_rows
+
+        name = f"images=folder:{self.data_path}" if self.data_path else self.dataset
+        dataset = resolve_dataset(name, self.data_dir)
+        scored = "test" if "test" in dataset.splits else dataset.splits[-1]
+        train, scored_rows = (dataset.open_split(split, self.data_dir) for split in ("train", scored))
+        if self.train_list:
+            train = train.take(listed_rows(train.ids, self.train_list))
+        elif self.train_share < 1:
+            train = train.take(share_of_rows(train.targets, self.train_share, self.seed))
+        return train, scored_rows

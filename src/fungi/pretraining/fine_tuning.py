@@ -1,0 +1,173 @@
+"""A run of `fungi fine-tune`: epochs of training and scoring, resumed from the last one."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from fungi.backbones.checkpoints import read_content
+from fungi.backbones.loading import Backbone
+from fungi.data.base import Samples
+from fungi.errors import FungiError
+from fungi.pretraining import schedules
+from fungi.pretraining.augmented_view import AugmentedViews
+from fungi.pretraining.batches import BatchPlan
+from fungi.pretraining.classifier import layer_groups
+from fungi.pretraining.features import evaluation_images
+from fungi.pretraining.fine_tune import FineTuneSettings
+from fungi.pretraining.processes import World, decoding_workers
+from fungi.pretraining.training import refuse_other_run
+from fungi.runtime.device import autocast, choose_dtype
+from fungi.runtime.files import save_with_torch, written_whole
+from fungi.runtime.log import logger, progress
+from fungi.runtime.seeds import seeded
+from fungi.views.loading import batches
+
+SCORED_AT_ONCE = 64
+
+
+class FineTuning:
+    """One process's part in a run; `backbone.model` is the classifier."""
+
+    def __init__(
+        self, settings: FineTuneSettings, backbone: Backbone, train: Samples, world: World, device: torch.device
+    ) -> None:
+        from timm.utils import ModelEmaV3
+
+        self.train = train
+        self.settings, self.backbone, self.world, self.device = settings, backbone, world, device
+        self.model: Any = backbone.model.to(device)
+        self.recipe = recipe = settings.chosen
+        self.averaged = ModelEmaV3(self.model, decay=recipe.averaging) if recipe.averaging else None
+        groups = layer_groups(self.model, layer_decay=recipe.layer_decay, weight_decay=settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0)
+        images = recipe.batch_size // recipe.repeats
+        self.plan = BatchPlan(len(train), images, processes=world.size, seed=settings.seed)
+        self.steps = max(
+            1, self.plan.steps_per_epoch // recipe.repeats
+        )  # an epoch has as many views as there are images
+        self.dtype = choose_dtype(settings.dtype, device)
+        self.workers = decoding_workers(settings.num_workers, device)
+        self.history: list[dict[str, float]] = []
+        devices = [device] if device.type == "cuda" else None
+        alone = world.size == 1
+        self.parallel: Any = self.model if alone else nn.parallel.DistributedDataParallel(self.model, devices)
+
+    def run(self, scored: Samples) -> dict[str, float]:
+        """Train to the end. `accuracy`: the best over epochs, `last-accuracy`: after the last one; both again, with
+        `averaged-` before them, for averaged weights.
+        """
+        settings, recipe, steps = self.settings, self.recipe, self.steps
+        batch = self.plan.batch * recipe.repeats
+        peak = recipe.lr * (batch / recipe.lr_images if recipe.lr_images else 1)
+        last = min(settings.min_lr, peak)
+        rates = schedules.cosine(peak, last, recipe.epochs * steps, warmup=recipe.warmup_epochs * steps)
+        identity = settings.deciding() | {"batch": batch, "images": self.train.fingerprint()}
+        self._resume(identity)
+        for epoch in range(len(self.history), recipe.epochs):
+            loss = self._learn(epoch, rates)
+            line = {"epoch": epoch, "loss": loss, "accuracy": self._accuracy(self.model, scored)}
+            if self.averaged:
+                line["averaged-accuracy"] = self._accuracy(self.averaged.module, scored)
+            self.history.append(line)
+            if self.world.leads:
+                self._save(identity)
+                logger.info("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
+        found = {}
+        for name in ("accuracy", "averaged-accuracy")[: 1 + bool(self.averaged)]:
+            values = [line[name] for line in self.history]
+            found |= {name: max(values), name.replace("accuracy", "last-accuracy"): values[-1]}
+        return found
+
+    def _learn(self, epoch: int, rates: Float[np.ndarray, " steps"]) -> float:
+        """One pass over the images; the mean loss of this process."""
+        self.parallel.train()
+        losses = []
+        for step, (images, targets) in enumerate(self._batches(epoch), start=epoch * self.steps):
+            for group in self.optimizer.param_groups:
+                group["lr"] = float(rates[step]) * group["lr_scale"]
+            with seeded(self.settings.seed, "fine-tune", step, self.world.rank):  # mixtures and stochastic depth
+                loss = self._loss(images.to(self.device), targets.to(self.device))
+            losses.append(float(loss.detach()))
+            if not np.isfinite(losses[-1]):
+                raise FungiError(
+                    f"step {step}: the loss is {losses[-1]}. The last checkpoint is good. Try a lower --lr."
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            if self.averaged:
+                self.averaged.update(self.model)
+        return float(np.mean(losses))
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Float[Tensor, "n 3 s s"], Int64[Tensor, " n"]]]:
+        """The augmented images of this process in one epoch, and their labels."""
+        repeats = self.recipe.repeats
+        views = AugmentedViews(input=self.backbone.input, erasing=self.recipe.erasing, repeats=repeats)
+        parts = islice(self.plan.parts(self.world.rank, epoch * self.steps), self.steps)
+        rows = [[row for _, row in part] for part in parts]
+        made = batches(self.train, [views], rows, seed=self.settings.seed, num_workers=self.workers, epoch=epoch)
+        for chosen, batch in zip(
+            rows, progress(made, total=len(rows), label=f"epoch {epoch}", unit="step"), strict=True
+        ):
+            targets = torch.from_numpy(self.train.targets[chosen].astype(np.int64))
+            yield batch[views.identity], targets.repeat_interleave(repeats)
+
+    def _loss(self, images: Float[Tensor, "n 3 s s"], targets: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
+        """Cross-entropy with mixed images and soft labels, or with smoothed labels where nothing is mixed."""
+        from timm.data import Mixup
+
+        settings = self.settings
+        smoothing, wanted = settings.smoothing, targets
+        if settings.mixup or settings.cutmix:
+            mix = Mixup(settings.mixup, settings.cutmix, label_smoothing=smoothing, num_classes=self.model.num_classes)
+            images, wanted = mix(images, targets)
+            smoothing = 0.0
+        with autocast(self.device, self.dtype):
+            logits = self.parallel(images)
+        return nn.functional.cross_entropy(logits.float(), wanted, label_smoothing=smoothing)
+
+    @torch.no_grad()
+    def _accuracy(self, model: nn.Module, scored: Samples) -> float:
+        """Share of right answers; processes score a part of the rows each."""
+        model.eval()
+        own = scored.take(range(self.world.rank, len(scored), self.world.size))
+        right, start = torch.zeros((), device=self.device, dtype=torch.float64), 0
+        for images in evaluation_images(self.backbone, own, SCORED_AT_ONCE, self.workers):
+            with autocast(self.device, self.dtype):
+                answers = model(images.to(self.device)).argmax(1).cpu()
+            targets = torch.from_numpy(own.targets[start : start + len(answers)].astype(np.int64))
+            right += (answers == targets).sum()
+            start += len(answers)
+        return float(self.world.summed(right)) / len(scored)
+
+    def _resume(self, identity: dict[str, Any]) -> None:
+        path = self.settings.output_dir / "checkpoint.pth"
+        if not path.exists():
+            return
+        content = read_content(path)
+        if not isinstance(content, dict) or "history" not in content:
+            raise FungiError(f"{path} is no checkpoint of `fungi fine-tune`. Use another --output-dir.")
+        refuse_other_run(content, identity, path)
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        if self.averaged:
+            self.averaged.module.load_state_dict(content["averaged"])
+        self.history = content["history"]
+
+    def _save(self, identity: dict[str, Any]) -> None:
+        content = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": self.averaged.module.state_dict() if self.averaged else {},
+            "history": self.history,
+            "identity": identity,
+        }
+        save_with_torch(content, self.settings.output_dir / "checkpoint.pth")
+        with written_whole(self.settings.output_dir / "log.txt") as unfinished:
+            unfinished.write_text("".join(json.dumps(line) + "\n" for line in self.history))

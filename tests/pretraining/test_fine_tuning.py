@@ -1,0 +1,222 @@
+"""Fine-tuning, low shot, transfer (spec udi 7.3 to 7.5)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fungi.backbones.base import BACKBONES
+from fungi.commands import COMMANDS
+from fungi.errors import FungiError
+from fungi.pretraining import fine_tuning
+from fungi.pretraining.augmented_view import AugmentedViews
+from fungi.pretraining.checkpoints import save_checkpoint
+from fungi.pretraining.classifier import add_classifier, first_head_layer, layer_groups
+from fungi.pretraining.fine_tune import FineTuneSettings, client_spelling
+from fungi.pretraining.low_shot import listed_rows, share_of_rows
+from fungi.settings import parse
+from fungi.views.image import ImageInput
+from tests.pretraining.small import learner_of, settings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two classes, dark and bright: 12 train and 6 test images."""
+    root = tmp_path_factory.mktemp("images")
+    for split, count in (("train", 6), ("val", 3)):
+        for label, level in (("dark", 40), ("bright", 200)):
+            (root / split / label).mkdir(parents=True)
+            for number in range(count):
+                noise = np.random.default_rng([number, level]).integers(-30, 30, (32, 32, 3))
+                Image.fromarray((level + noise).astype(np.uint8)).save(root / split / label / f"{label}-{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "checkpoint.pth"
+    save_checkpoint(path, learner_of(settings(patch_size=4)), epoch=1, arguments={}, run={})
+    return path
+
+
+def flags(folder: Path, checkpoint: Path, output: Path, **changed) -> list[str]:
+    made = {"model": "vit_micro", "finetune": checkpoint, "data_path": folder, "output_dir": output}
+    made |= {"epochs": 3, "batch_size": 6, "warmup_epochs": 1, "num_workers": 0, "device": "cpu"} | changed
+    return [word for name, value in made.items() for word in (f"--{name}", str(value))]
+
+
+def history(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "log.txt").read_text().splitlines()]
+
+
+def test_a_network_learns_its_new_classes_and_says_how_well(folder, checkpoint, tmp_path) -> None:
+    """Without mixing, so that few steps are enough."""
+    plain = {"mixup": 0, "cutmix": 0, "smoothing": 0, "erasing": 0, "layer_decay": 0.9, "classifier_scale": 1}
+    given = flags(folder, checkpoint, tmp_path, epochs=6, lr=0.003, **plain)
+    assert COMMANDS["fine-tune"].main(given) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    lines = history(tmp_path)
+    assert result["results"]["fine-tuned"] == {
+        "accuracy": max(line["accuracy"] for line in lines),
+        "last-accuracy": lines[-1]["accuracy"],
+    }
+    assert result["results"]["fine-tuned"]["accuracy"] == 1.0
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    assert (result["settings"]["lr_images"], result["settings"]["layer_decay"]) == (0, 0.9)  # recipe's, and given
+
+
+def test_an_interrupted_run_goes_on_with_the_same_bits(folder, checkpoint, tmp_path, monkeypatch, capsys) -> None:
+    changed = {"averaging": 0.5, "repeats": 3}
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "whole", **changed)) == 0
+    learn = fine_tuning.FineTuning._learn
+
+    def killed(self, epoch, rates):
+        if epoch == 2:
+            raise MemoryError
+        return learn(self, epoch, rates)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fine_tuning.FineTuning, "_learn", killed)
+        with pytest.raises(MemoryError):
+            COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "parts", **changed))
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "parts", **changed)) == 0
+    assert history(tmp_path / "parts") == history(tmp_path / "whole")
+    whole, parts = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=True) for name in ("whole", "parts"))
+    for kind in ("model", "averaged"):
+        for name, value in whole[kind].items():
+            assert torch.equal(value, parts[kind][name]), name
+    assert not torch.equal(whole["model"]["head.last.weight"], whole["averaged"]["head.last.weight"])
+    assert "averaged-last-accuracy" in capsys.readouterr().out
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "whole", **changed, lr=0.1)) == 2
+    assert "is of a run with lr = 0.001, this one has 0.1" in capsys.readouterr().err
+
+
+def test_the_low_shot_recipe_learns_above_the_pretraining_head(folder, checkpoint, tmp_path) -> None:
+    changed = {"recipe": "low-shot", "train_share": 0.5, "epochs": 1}
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, **changed)) == 0
+    state = torch.load(tmp_path / "checkpoint.pth", weights_only=True)["model"]
+    assert {name for name in state if name.startswith("head.")} == {
+        *("head.hidden.weight", "head.hidden.bias", "head.last.weight", "head.last.bias")
+    }
+    assert list(state["head.last.weight"].shape) == [2, 24]
+
+
+def test_layers_learn_at_rates_that_decay_towards_the_input() -> None:
+    """By the formula, name by name: 0.55^(depth + 1 - layer)."""
+    model = add_classifier(BACKBONES["udi-micro"].build(), 5, drop_path=0.3, hidden=torch.nn.Linear(64, 7))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["lr_scale"], group["weight_decay"])
+        for group in layer_groups(model, layer_decay=0.55, weight_decay=0.05)
+        for parameter in group["params"]
+    }
+    assert set(found) == set(names.values())
+    expected = {
+        "cls_token": (0.55**4, 0.0),
+        "reg_token": (0.55**4, 0.0),
+        "pos_embed": (0.55**4, 0.0),
+        "patch_embed.proj.weight": (0.55**4, 0.05),
+        "patch_embed.proj.bias": (0.55**4, 0.0),
+        "blocks.0.attn.qkv.weight": (0.55**3, 0.05),
+        "blocks.0.norm1.weight": (0.55**3, 0.0),
+        "blocks.2.mlp.fc2.weight": (0.55, 0.05),
+        "norm.weight": (1.0, 0.0),
+        "head.hidden.weight": (1.0, 0.05),
+        "head.last.weight": (1.0, 0.05),
+        "head.last.bias": (1.0, 0.0),
+    }
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values), name
+    drops = [block.drop_path2.drop_prob for block in model.blocks]
+    assert drops == pytest.approx([0.0, 0.15, 0.3])
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_rates_follow_the_batch_and_the_schedule(folder, checkpoint, tmp_path, monkeypatch) -> None:
+    """lr per 512 images, a warm-up from 0, layer by layer."""
+    seen = []
+    step = torch.optim.AdamW.step
+
+    def noted(self, *arguments, **named):
+        seen.append([(group["lr"], group["lr_scale"]) for group in self.param_groups])
+        return step(self, *arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    changed = {"recipe": "transfer", "repeats": 1, "lr": 0.512, "layer_decay": 0.5, "epochs": 2, "min_lr": 0.001}
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, **changed)) == 0
+    peaks = [max(rate for rate, _ in groups) for groups in seen]
+    assert peaks == pytest.approx([0.0, 0.006, 0.006, 0.001 + 0.0025])
+    for groups in seen:
+        for rate, scale in groups:
+            assert rate == pytest.approx(max(r for r, _ in groups) * scale)
+
+
+def test_repeated_views_of_an_image_differ_and_lie_side_by_side() -> None:
+    views = AugmentedViews(input=ImageInput(size=16, resize=16), repeats=3)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
+    prepared = [views.prepare(image), views.prepare(image)]
+    batch = views.collate(prepared)
+    assert batch.shape == (6, 3, 16, 16)
+    assert torch.equal(batch[3:], prepared[1])
+    assert not torch.equal(batch[0], batch[1])
+
+
+def test_the_head_of_a_checkpoint_is_its_first_layer(checkpoint) -> None:
+    layer = first_head_layer(checkpoint)
+    expected = learner_of(settings(patch_size=4)).teacher.head[0].mlp[0]
+    assert torch.equal(layer.weight, expected.weight)
+    assert torch.equal(layer.bias, expected.bias)
+    with pytest.raises(FungiError, match="no --checkpoint has none"):
+        first_head_layer(None)
+
+
+def test_few_rows_are_drawn_evenly_and_the_same_again() -> None:
+    targets = np.repeat(np.arange(4, dtype=np.uint32), 50)
+    rows = share_of_rows(targets, 0.1, seed=1)
+    assert np.bincount(targets[rows]).tolist() == [5, 5, 5, 5]
+    assert rows.tolist() == share_of_rows(targets, 0.1, seed=1).tolist()
+    assert rows.tolist() != share_of_rows(targets, 0.1, seed=2).tolist()
+    assert len(share_of_rows(targets, 1e-6, seed=0)) == 4
+
+
+def test_listed_images_are_found_with_and_without_their_folders(tmp_path) -> None:
+    ids = ["train/b/n2_1.JPEG", "train/a/n1_7.JPEG", "train/a/n1_8.JPEG"]
+    listing = tmp_path / "1percent.txt"
+    listing.write_text("n1_8.JPEG\ntrain/b/n2_1.JPEG\n")
+    assert listed_rows(ids, listing).tolist() == [0, 2]
+    listing.write_text("n1_8.JPEG\nn9_9.JPEG\n")
+    with pytest.raises(FungiError, match=r"1 names that no train image has \(n9_9.JPEG\)"):
+        listed_rows(ids, listing)
+    with pytest.raises(FungiError, match="there is no file"):
+        listed_rows(ids, tmp_path / "none.txt")
+
+
+def test_the_published_command_is_understood() -> None:
+    published = (
+        "--data_path images --finetune udi.pth --model vit_small --epochs 200 --batch_size 256 --warmup_epochs 20 "
+        "--drop_path 0.1 --lr 0.001 --layer_decay 0.55 --mixup 0.8 --cutmix 1.0 --layer_scale_init_value 0.0 "
+        "--disable_rel_pos_bias --abs_pos_emb --use_cls --imagenet_default_mean_and_std"
+    )
+    made = parse(FineTuneSettings, client_spelling(published.split()), program="fungi fine-tune", description="")
+    assert made.chosen == parse(FineTuneSettings, ["--arch", "vit_small"], program="", description="").chosen
+    assert (made.network, made.checkpoint, made.data_path) == ("udi-vits16", Path("udi.pth"), Path("images"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"batch_size": 5}, "--batch-size 5 is odd"),
+        ({"batch_size": 8, "repeats": 3}, "no multiple of --repeats 3"),
+        ({"batch_size": 14}, "12 images are fewer than one batch of 14"),
+        ({"train_share": 0.5, "train_list": "x"}, "exclude each other"),
+        ({"backbone": "udi-micro"}, "say which network"),
+        ({"layer_scale_init_value": 0.1}, "no LayerScale"),
+        ({"lr": 1e2, "mixup": 0, "cutmix": 0, "weight_decay": 10, "epochs": 10}, "Try a lower --lr"),
+    ],
+)
+def test_what_can_not_work_is_named(folder, checkpoint, changed, said, tmp_path, capsys) -> None:
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, **changed)) == 2
+    assert said in capsys.readouterr().err
