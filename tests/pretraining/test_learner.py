@@ -2,16 +2,24 @@
 
 import copy
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from fungi.pretraining import optimisation
-from fungi.pretraining.learner import NonFiniteError
+from fungi.pretraining.configuration import learner_options
+from fungi.pretraining.learner import Learner, NonFiniteError
 from fungi.pretraining.network import Network, align
+from fungi.pretraining.processes import World
 from fungi.pretraining.schedules import cosine, linear_then_constant
 from fungi.pretraining.srs import SampledAttention
+from fungi.pretraining.views import Views
 from tests.pretraining.small import first_batches, learner_of, moment, settings
+
+AXES = {"globals": 1, "locals": 1, "boxes": 1, "global_tokens": 0, "local_tokens": 0}
+"""Fields of a batch's views -> the axis of images."""
 
 
 def parameters(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -50,6 +58,63 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(options) -> None:
         assert measured[0] == pytest.approx(measured[1], rel=1e-5, abs=1e-5)
     for name, value in parameters(learners[0].student).items():
         torch.testing.assert_close(value, parameters(learners[1].student)[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+class _Member(World):
+    """One of two processes that are threads here, for one step: sums wait for each other."""
+
+    def __init__(self, rank: int, barrier: threading.Barrier, said: dict[int, torch.Tensor]) -> None:
+        super().__init__(rank, 2)
+        object.__setattr__(self, "meeting", (barrier, said))
+
+    def summed(self, values: torch.Tensor) -> torch.Tensor:
+        barrier, said = self.meeting
+        said[self.rank] = values.clone()
+        barrier.wait(60)
+        values.copy_(said[0] + said[1])
+        barrier.wait(60)
+        return values
+
+
+def _two_processes(made, halves, monkeypatch) -> list[tuple[dict[str, float], Learner]]:
+    """A step of two processes with half a batch each; gradients stay where they were found."""
+    monkeypatch.setattr(Learner, "_parallel", lambda self: self.student)
+    barrier, said = threading.Barrier(2), {}
+    learners = [
+        Learner(learner_options(made), _Member(rank, barrier, said), torch.device("cpu"), torch.float32)
+        for rank in range(2)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        measured = list(pool.map(lambda pair: pair[0].step([pair[1]], moment()), zip(learners, halves, strict=True)))
+    return list(zip(measured, learners, strict=True))
+
+
+@pytest.mark.parametrize("profile", ["clean", "published"])
+def test_processes_count_valid_samples_together_or_in_the_published_way_each_for_itself(profile, monkeypatch) -> None:
+    """Published: every process's mean of the patch loss, and of the centres, counts alike. Clean: one batch."""
+    made = settings(batch_size_per_gpu=4, profile=profile, drop_path_rate=0.0, clip_grad=0.0, local_crops_number=1)
+    halves = [batch[0] for batch in first_batches(made, 2)]
+    halves[1].boxes[1, :, 2:] = halves[1].boxes[1, :, :2] + 0.2  # few samples lie in such a view
+    together = _two_processes(made, halves, monkeypatch)
+    found = {name: values.grad for name, values in together[0][1].student.named_parameters()}
+    if profile == "published":
+        alone = [learner_of(made) for _ in halves]
+        parts = [learner.step([half], moment()) for learner, half in zip(alone, halves, strict=True)]
+        assert parts[0]["g_pch"] != pytest.approx(parts[1]["g_pch"], rel=1e-3)
+        loss = sum(part["g_pch"] for part in parts) / 2
+        centres = sum(learner.centres for learner in alone) / 2
+        found = {name: value for name, value in found.items() if "attn" in name}
+        for name, value in found.items():  # the process's own half of the mean
+            expected = dict(alone[0].student.named_parameters())[name].grad
+            torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-7, msg=name)
+    else:
+        whole = learner_of(made)
+        joined = [torch.cat([getattr(half, name) for half in halves], axis) for name, axis in AXES.items()]
+        loss = whole.step([Views(*joined)], moment())["g_pch"]
+        centres = whole.centres
+    for measured, learner in together:
+        assert measured["g_pch"] == pytest.approx(loss, rel=1e-5)
+        torch.testing.assert_close(learner.centres, centres, rtol=1e-4, atol=1e-6)
 
 
 def test_stochastic_depth_changes_the_student_alone() -> None:

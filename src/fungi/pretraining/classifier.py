@@ -50,7 +50,7 @@ def first_head_layer(checkpoint: Path | None) -> nn.Linear:
             "--head-layer needs the first layer of a pretraining head without batch norm (head.0.mlp.0), and "
             f"{checkpoint or 'no --checkpoint'} has none. Give a full checkpoint, or --no-head-layer."
         )
-    layer = nn.Linear(*reversed(weight.shape))
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
     layer.load_state_dict({"weight": weight, "bias": bias})
     return layer
 

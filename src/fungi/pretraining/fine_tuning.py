@@ -78,7 +78,7 @@ class FineTuning:
             if self.world.leads:
                 self._save(identity)
                 logger.info("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
-        found = {}
+        found: dict[str, float] = {}
         for name in ("accuracy", "averaged-accuracy")[: 1 + bool(self.averaged)]:
             values = [line[name] for line in self.history]
             found |= {name: max(values), name.replace("accuracy", "last-accuracy"): values[-1]}
