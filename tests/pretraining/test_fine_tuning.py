@@ -15,7 +15,8 @@ from fungi.pretraining import fine_tuning
 from fungi.pretraining.augmented_view import AugmentedViews
 from fungi.pretraining.checkpoints import save_checkpoint
 from fungi.pretraining.classifier import add_classifier, first_head_layer, layer_groups
-from fungi.pretraining.fine_tune import FineTuneSettings, client_spelling
+from fungi.pretraining.fine_tune import client_spelling
+from fungi.pretraining.fine_tune_settings import FineTuneSettings
 from fungi.pretraining.low_shot import listed_rows, share_of_rows
 from fungi.settings import parse
 from fungi.views.image import ImageInput

@@ -4,16 +4,12 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fungi.errors import FungiError
-from fungi.pretraining.encoder_settings import EncoderSettings
-from fungi.pretraining.recipes import RECIPES, Recipe
+from fungi.pretraining.fine_tune_settings import FineTuneSettings
 from fungi.runtime.command import run_command
 from fungi.runtime.files import written_whole
-from fungi.settings import as_json, setting
 
 DESCRIPTION = """Train a vision transformer with a classifier on its class token, as a whole, scored after every epoch.
 
@@ -24,58 +20,6 @@ fine-tune ..."""
 
 UNUSED = ("--disable_rel_pos_bias", "--abs_pos_emb", "--use_cls", "--imagenet_default_mean_and_std")
 """Switches of the published command for what is so anyway: absolute positions, the class token, ImageNet's moments."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FineTuneSettings(EncoderSettings):
-    """Which network, which images, which recipe. What is None is the recipe's."""
-
-    output_dir: Path = setting(Path("fine-tuning"), "folder of checkpoint, log and result; a run that is there goes on")
-    recipe: Literal["imagenet", "transfer", "low-shot"] = setting("imagenet", "where unset values come from")
-    epochs: int | None = setting(None, "passes over the images", within=(1, 10**6))
-    batch_size: int | None = setting(
-        None, "images of a process and step", within=(1, 65536), aliases=("--batch-size-per-gpu",)
-    )
-    lr: float | None = setting(None, "peak rate of the last layer", within=(0, 100))
-    lr_images: int | None = setting(None, "images of a batch that --lr is meant for; 0 for any", within=(0, 10**6))
-    min_lr: float = setting(1e-6, "last rate", within=(0, 100))
-    warmup_epochs: int | None = setting(None, "epochs of the rise to the peak rate", within=(0, 10**6))
-    layer_decay: float | None = setting(None, "rate of a layer over that of the next", within=(0, 1))
-    weight_decay: float = setting(0.05, "of matrices and the patch embedding", within=(0, 10))
-    drop_path: float = setting(0.1, "stochastic depth", within=(0, 0.99))
-    mixup: float = setting(0.8, "alpha of mixup; 0 for none", within=(0, 100))
-    cutmix: float = setting(1.0, "alpha of cutmix; 0 for none", within=(0, 100))
-    smoothing: float = setting(0.1, "label smoothing", within=(0, 0.99))
-    erasing: float | None = setting(None, "probability of random erasing", within=(0, 1))
-    repeats: int | None = setting(None, "views of an image in a batch (repeated augmentation)", within=(1, 100))
-    averaging: float | None = setting(None, "momentum of averaged weights, scored too; 0 for none", within=(0, 1))
-    classifier_scale: float | None = setting(None, "of the classifier's first weights", within=(0, 100))
-    head_layer: bool | None = setting(None, "put the classifier above the first layer of the pretraining head")
-    dtype: str = setting("auto", "auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        batch, repeats = self.chosen.batch_size, self.chosen.repeats
-        if batch % repeats:
-            raise FungiError(f"--batch-size {batch} is no multiple of --repeats {repeats}.")
-        if (self.mixup or self.cutmix) and batch % 2:
-            raise FungiError(f"--batch-size {batch} is odd: mixup and cutmix mix pairs of images.")
-
-    @property
-    def chosen(self) -> Recipe:
-        """The recipe, with what was given in its place."""
-        recipe = RECIPES[self.recipe]
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(recipe)}
-        return dataclasses.replace(recipe, **{name: value for name, value in given.items() if value is not None})
-
-    def whole(self) -> dict[str, Any]:
-        """All settings, the recipe's filled in, as plain JSON values."""
-        return as_json(self) | dataclasses.asdict(self.chosen)
-
-    def deciding(self) -> dict[str, Any]:
-        """The settings that a run's numbers depend on."""
-        where = {"output_dir", "data_dir", "num_workers", "device"}
-        return {name: value for name, value in self.whole().items() if name not in where}
 
 
 def run(settings: FineTuneSettings) -> dict[str, Any]:

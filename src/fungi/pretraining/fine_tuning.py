@@ -19,7 +19,7 @@ from fungi.pretraining.augmented_view import AugmentedViews
 from fungi.pretraining.batches import BatchPlan
 from fungi.pretraining.classifier import layer_groups
 from fungi.pretraining.features import evaluation_images
-from fungi.pretraining.fine_tune import FineTuneSettings
+from fungi.pretraining.fine_tune_settings import FineTuneSettings
 from fungi.pretraining.processes import World, decoding_workers
 from fungi.pretraining.training import refuse_other_run
 from fungi.runtime.device import autocast, choose_dtype
