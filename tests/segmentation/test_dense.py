@@ -13,6 +13,8 @@ from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.terms import EachPosition
 from fungi.segmentation.dense import DenseExtractor, DenseLoss, Support, at_input_size
+from fungi.segmentation.search import ExactSearch
+from fungi.store.banks import PatchRows
 from tests.segmentation.tiny import CPU, SIZE, WIDTH, extractor, images, random_support, tiny_vit
 
 DRAWS = [11, 12, 13, 14]
@@ -150,20 +152,33 @@ def test_terms_are_never_formed_with_khatri_rao_and_a_tile_at_a_time_with_a_dens
 
 
 def test_negatives_are_real_neighbours_or_the_published_scramble() -> None:
-    neighbours = torch.arange(2 * 3 * 5 * 4.0).reshape(2, 3, 5, 4)  # [b t k d]
+    neighbours = torch.arange(3 * 5 * 4.0).reshape(3, 5, 4)  # [n k d]
     real, published = DenseLoss(), DenseLoss(neighbour_layout="published")
-    assert torch.equal(real.negatives(neighbours), neighbours[:, :, :2].reshape(2, 6, 4))
-    block = neighbours[1, 2].reshape(4, 5).T  # [K E] read as [E K], transposed
-    assert torch.equal(published.negatives(neighbours)[1, 4:], block[:2])
+    assert torch.equal(real.candidates(neighbours), neighbours[:, :2])
+    block = neighbours[2].reshape(4, 5).T  # [K E] read as [E K], transposed
+    assert torch.equal(published.candidates(neighbours)[2], block[:2])
     assert (real.retrieved, published.retrieved) == (2, 5)
 
 
 def test_half_of_the_candidates_are_kept_and_never_none() -> None:
-    loss = DenseLoss()
-    left_out = loss.left_out(10_000, [1, 2])
-    assert abs(float(left_out.float().mean()) - 0.5) < 5 * 0.5 / 20_000**0.5  # five deviations
-    assert not torch.equal(left_out[0], left_out[1])
-    assert not DenseLoss(kept=0.0).left_out(4, [1]).all()
+    drawn = DenseLoss().drawn(5_000, [1, 2])
+    assert abs(float(drawn.float().mean()) - 0.5) < 5 * 0.5 / 20_000**0.5  # five deviations
+    assert not torch.equal(drawn[0], drawn[1])
+    assert DenseLoss(kept=0.0).drawn(4, [1]).sum() == 1
+
+
+def test_only_tokens_with_a_negative_are_searched_for() -> None:
+    dense, searched = extractor(tiny_vit()), []
+    held = PatchRows(normalize(torch.randn(50, WIDTH), dim=1).numpy())
+    exact = ExactSearch(held, CPU)
+
+    def counting(queries: Tensor, k: int):
+        searched.append(len(queries))
+        return exact(queries, k)
+
+    dense.features("simclr", images(2), [1, 2], Support(held, counting))
+    assert searched == [int(dense.loss.drawn(17, [1, 2]).any(dim=2).sum())]
+    assert searched[0] < 34
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from fungi.gradients.projection import Projector
 from fungi.gradients.targets import Target
 from fungi.gradients.terms import EachPosition
 from fungi.objectives.base import random_linear
-from fungi.objectives.simclr import info_nce
+from fungi.segmentation.contrast import contrast
 from fungi.segmentation.search import Search
 from fungi.store.banks import Patches
 from fungi.views.scenes import SceneView
@@ -54,33 +54,30 @@ class DenseLoss:
         """Neighbours that have to be searched for each token."""
         return NEIGHBOURS if self.neighbour_layout == "real" else SCRAMBLED_NEIGHBOURS
 
-    def negatives(self, neighbours: Float[Tensor, "b t k d"]) -> Float[Tensor, "b m d"]:
-        """The candidates of each image: two per token."""
+    def candidates(self, neighbours: Float[Tensor, "n k d"]) -> Float[Tensor, "n 2 d"]:
+        """The two that each token proposes as negatives."""
         if self.neighbour_layout == "published":
             # [K E] read as [E K] and transposed: each row takes every K-th entry of all neighbours in turn.
-            count, width = neighbours.shape[2:]
-            neighbours = neighbours.reshape(*neighbours.shape[:2], width, count).transpose(2, 3)
-        return neighbours[:, :, :NEIGHBOURS].flatten(1, 2)
+            neighbours = neighbours.reshape(len(neighbours), *reversed(neighbours.shape[1:])).transpose(1, 2)
+        return neighbours[:, :NEIGHBOURS]
+
+    def drawn(self, tokens: int, draws: Sequence[int]) -> Bool[Tensor, "b t 2"]:
+        """Which candidates of each image become negatives: a share, drawn from the image's own stream (quirk H12)."""
+        streams = [torch.Generator().manual_seed(draw) for draw in draws]
+        uniform = torch.stack([torch.rand(tokens, NEIGHBOURS, generator=stream) for stream in streams])
+        chosen = uniform < self.kept
+        chosen[:, 0, 0] |= ~chosen.any(dim=(1, 2))  # an image of few tokens has at least one
+        return chosen
 
     def __call__(
-        self,
-        tokens: Float[Tensor, "b t d"],
-        neighbours: Float[Tensor, "b t k d"],
-        head: nn.Module,
-        left_out: Bool[Tensor, "b m"],
+        self, tokens: Float[Tensor, "b t d"], negatives: Sequence[Float[Tensor, "_ d"]], head: nn.Module
     ) -> Float[Tensor, " b"]:
-        """One loss per image; no gradient flows through the negatives."""
+        """One loss per image, each with its own negatives, through which no gradient flows."""
+        latents = head(normalize(tokens, dim=-1) if self.normalise_tokens_before_head else tokens)
         with torch.no_grad():
-            negatives = head(self.negatives(neighbours))
-        positives = head(normalize(tokens, dim=-1) if self.normalise_tokens_before_head else tokens)
-        return info_nce(positives, negatives, self.temperature, self.denominator_temperature, own=left_out)
-
-    def left_out(self, candidates: int, draws: Sequence[int]) -> Bool[Tensor, "b m"]:
-        """Which candidates of each image are no negatives: all but a share, from the image's own stream (quirk H12)."""
-        drawn = [torch.rand(candidates, generator=torch.Generator().manual_seed(draw)) for draw in draws]
-        left_out = torch.stack(drawn) >= self.kept
-        left_out[:, 0] &= ~left_out.all(dim=1)  # an image of few tokens keeps at least one
-        return left_out
+            against = [head(features) for features in negatives]
+        options = (self.temperature, self.denominator_temperature)
+        return torch.stack([contrast(*image, *options) for image in zip(latents, against, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -90,11 +87,10 @@ class Support:
     bank: Patches
     search: Search
 
-    def nearest(self, tokens: Float[Tensor, "b t d"], k: int) -> Float[Tensor, "b t k d"]:
+    def nearest(self, tokens: Float[Tensor, "n d"], k: int) -> Float[Tensor, "n k d"]:
         """The k nearest patches of each token: features of length one."""
-        _, rows = self.search(normalize(tokens.flatten(0, 1), dim=-1), k)
-        found = torch.from_numpy(self.bank.features_of(rows.cpu().numpy())).to(tokens)
-        return found.unflatten(0, tokens.shape[:2])
+        _, rows = self.search(normalize(tokens, dim=-1), k)
+        return torch.from_numpy(self.bank.features_of(rows.cpu().numpy())).to(tokens)
 
 
 class DenseExtractor:
@@ -157,9 +153,11 @@ class DenseExtractor:
     def _loss_of(self, draws: Sequence[int], support: Support) -> Loss:
         def loss(encoded: Encoded) -> Float[Tensor, " b"]:
             tokens = encoded.tokens[:, 0]  # [b 1 1+t d] -> [b 1+t d]
-            neighbours = support.nearest(tokens.detach(), self.loss.retrieved)
-            left_out = self.loss.left_out(NEIGHBOURS * tokens.shape[1], draws).to(tokens.device)
-            return self.loss(tokens, neighbours, self.head, left_out)
+            drawn = self.loss.drawn(tokens.shape[1], draws)
+            needed = drawn.any(dim=2)  # a quarter of the tokens is spared the search
+            neighbours = support.nearest(tokens.detach()[needed.to(tokens.device)], self.loss.retrieved)
+            chosen = self.loss.candidates(neighbours)[drawn[needed].to(tokens.device)]  # image by image
+            return self.loss(tokens, chosen.split(drawn.sum(dim=(1, 2)).tolist()), self.head)
 
         return loss
 
