@@ -2,7 +2,8 @@
 
 With latents q_i and negatives n_k of length one, temperature T, and S the temperature of the denominator,
 
-    L = mean_i [ log Z_i - sum_{j != i} q_i.q_j / (T (t - 1)) ],    Z_i = sum_k e^(q_i.n_k / S) + sum_{j != i} e^(q_i.q_j / S)
+    L = mean_i [ log Z_i - sum_{j != i} q_i.q_j / (T (t - 1)) ]
+    Z_i = sum_k e^(q_i.n_k / S) + sum_{j != i} e^(q_i.q_j / S)
 
     t dL/dq_i = (1/S) [ sum_k e^(q_i.n_k / S) n_k / Z_i + sum_{j != i} e^(q_i.q_j / S) q_j (1/Z_i + 1/Z_j) ]
                 - 2 sum_{j != i} q_j / (T (t - 1))
