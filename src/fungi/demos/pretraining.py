@@ -160,15 +160,15 @@ def draw(settings: DemoUdiSettings, made: "PretrainSettings") -> list[Path]:
     from fungi.backbones.loading import load_backbone
     from fungi.data.base import open_split
     from fungi.pretraining.attention_maps import overview
-    from fungi.report.figures import canvas
+    from fungi.report.figures import COLOURS, canvas
     from fungi.views.pixels import as_pixels, normalize
 
     lines = [json.loads(line) for line in (made.output_dir / "log.txt").read_text().splitlines()]
     curve, attention = settings.root / "loss.png", settings.root / "attention.png"
     with canvas(curve, 5.0, 3.2) as axes:
         names = {"loss": "-", "g_cl": "--", "g_mcl": ":", "g_pch": "-.", "entropy": (0, (5, 1, 1, 1, 1, 1))}
-        for name, style in names.items():
-            axes.plot([line[f"train_{name}"] for line in lines], linestyle=style, color="black", label=name)
+        for (name, style), color in zip(names.items(), COLOURS, strict=False):
+            axes.plot([line[f"train_{name}"] for line in lines], linestyle=style, color=color, label=name)
         axes.axhline(math.log(made.out_dim), color="0.6", linewidth=0.8)
         axes.set_xlabel("epoch")
         axes.set_ylabel("nats (grey: ln K, a blind student)")

@@ -64,7 +64,7 @@ def run(settings: DemoSettings) -> None:
     print_gain_table(results)
     print(f"\nfeatures   {settings.root}/seed-*/embeddings, {settings.root}/seed-*/gradients")
     print(f"results    {settings.root}/results")
-    print(f"report     {report}: kNN, linear probe, clustering, accuracy by shots, likeness of features")
+    print(f"report     {report}: a page for a browser; kNN, linear probe, clustering, accuracy by shots, likeness")
     print(f"picture    {picture}")
     print(f"{perf_counter() - started:.0f} s")
 
@@ -156,7 +156,8 @@ def _draw(settings: DemoSettings, result: dict[str, Any]) -> Path:
         neighbours={"embeddings": _nearest(settings, FEATURES[:1]), combined: _nearest(settings, FEATURES)},
         query_labels=test.targets.astype("int64"),
         candidate_labels=train.targets.astype("int64"),
-        title="the first test images that the two features classify differently; black frames: another digit",
+        names=train.class_names,
+        title="the first test images that the two features classify differently; a frame and × mark another digit",
     )
     return path
 

@@ -53,6 +53,16 @@ class ResultRecord:
         """Whether it made room for results of other features."""
         return PUT_ASIDE in self.path.name
 
+    @property
+    def chosen(self) -> bool:
+        """Whether features, components and neighbours were chosen for each run (`fungi knn --choose`)."""
+        return bool(self.content["settings"].get("choose"))
+
+    @property
+    def choice(self) -> bool:
+        """Whether it shows such a choice, made to its end, of the latest features."""
+        return self.chosen and not self.put_aside and "chosen" in self.content["results"]
+
 
 def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[ResultRecord]:
     """Every result file in the folders (`results`, and the original harness's `logs`), or named itself.

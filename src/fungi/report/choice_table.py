@@ -1,6 +1,6 @@
 """What `--choose` chose: the candidates of every run, at what they were judged, and what they scored."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fungi.report.cells import ResultRecord, metric_of
@@ -9,6 +9,7 @@ EXPLAINED = (
     "Features, components and neighbours were chosen on the train rows, by leaving one out; `hindsight` is the best "
     "that any candidate scored, which nobody can choose without the test labels."
 )
+CHOICE_COLUMNS = ("Features", "Judged on train", "Scored on test", "Chosen: features, components, neighbours")
 
 
 def choices(records: Iterable[ResultRecord]) -> str:
@@ -17,24 +18,30 @@ def choices(records: Iterable[ResultRecord]) -> str:
         f"## {record.content['settings']['dataset']}, {record.content['settings']['backbone']}, "
         f"{record.content['task']}\n\n```\n{choice_table(record.content, metric_of(record.content))}\n```\n"
         for record in records
-        if record.content["settings"].get("choose")
+        if record.choice
     ]
     return "\n".join(["# What was chosen", "", EXPLAINED, "", *parts, ""]) if parts else ""
 
 
 def choice_table(content: dict[str, Any], metric: str) -> str:
     """The result as a table in percent: what was chosen in each run, at what it was judged, what it scored."""
-    runs = content.get("runs") or [content]
-    lines = [("features", "judged on train", "scored on test", "chosen: features, components, neighbours")]
-    for name, entry in content["results"].items():
-        picked = [run["results"][name]["chosen"] for run in runs]
-        words = [f"{one['combination']}, {one['dim']}, {one['k']}" for one in picked]
-        judged = _percent(entry, "judged") if "judged" in entry else "-"
-        lines.append((name, judged, _percent(entry, metric), "; ".join(dict.fromkeys(words))))
+    lines = [tuple(column.lower() for column in CHOICE_COLUMNS), *choice_rows(content, metric)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def choice_rows(content: dict[str, Any], metric: str, named: Callable[[str], str] = str) -> list[tuple[str, ...]]:
+    """What stands below `CHOICE_COLUMNS`: a row for each way to choose. named: what to call features."""
+    runs = content.get("runs") or [content]
+    rows = []
+    for name, entry in content["results"].items():
+        picked = [run["results"][name]["chosen"] for run in runs]
+        words = [f"{named(one['combination'])}, {one['dim']}, {one['k']}" for one in picked]
+        judged = _percent(entry, "judged") if "judged" in entry else "-"
+        rows.append((named(name), judged, _percent(entry, metric), "; ".join(dict.fromkeys(words))))
+    return rows
 
 
 def _percent(entry: dict[str, Any], metric: str) -> str:

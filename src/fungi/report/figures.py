@@ -1,4 +1,5 @@
-"""Plots that read well in black and white: shades of grey, hatches, markers and line styles, never colour alone."""
+"""Plots in colours that colour-blind people can tell apart (Okabe and Ito 2008), with markers, line styles and words
+beside them: never colour alone. Bars begin at zero; where an axis does not, there are dots with intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,11 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from fungi.report.words import feature_in_words
 from fungi.runtime.files import written_whole
 
-GREYS = ("white", "0.75", "0.45", "0.15")
-LINE_GREYS = ("black", "0.3", "0.5")
-HATCHES = ("", "//", "..", "xx")
+BLACK = "#000000"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Blue, vermillion, green, purple, orange, sky blue."""
+MOST_NAMED = 40
+"""Classes whose names are written; more can't be read."""
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
 _STYLE: Any = {
@@ -21,10 +25,7 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.dpi": 150,
-    "hatch.linewidth": 0.6,
 }
-
-_ON_WHITE: Any = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 
 
 @dataclass(frozen=True)
@@ -38,79 +39,81 @@ class Series:
 
 
 @contextmanager
-def canvas(path: Path, width: float, height: float) -> Iterator[Any]:
-    """Axes of a figure that is written to `path` on leaving."""
+def canvas(path: Path, width: float, height: float, title: str = "") -> Iterator[Any]:
+    """Axes of a figure in inches that is written to `path` on leaving; the title begins at its left edge."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     with pyplot.rc_context(_STYLE):
-        figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(width, height + 0.17 * title.count("\n")), layout="constrained")
+        if title:
+            figure.suptitle(title, fontsize=9, x=0.01, ha="left")
         yield axes
         with written_whole(path) as temporary:
             figure.savefig(temporary, format="png")
         pyplot.close(figure)
 
 
-def bars(
+def dots(
     path: Path, title: str, values: Mapping[str, tuple[float, float | None]], baseline: str, axis: str = "accuracy, %"
 ) -> None:
-    """Horizontal bars, one per name: (value, deviation); a dashed line at the baseline's value.
+    """One line per name: a dot at its value with one deviation to either side; a dashed line at the baseline's value.
 
-    The baseline is white, single features light, combinations dark the more features they hold.
+    The baseline is a square, single features are open circles, combinations full ones.
     """
     names = list(values)[::-1]
-    with canvas(path, 6.4, 0.9 + 0.27 * len(names)) as axes:
+    with canvas(path, 5.2, 0.9 + 0.25 * len(names), title) as axes:
+        axes.grid(axis="x", color="0.92", linewidth=0.6)
+        if baseline in values:
+            axes.axvline(values[baseline][0], color=BLACK, linestyle="--", linewidth=0.9)
         for place, name in enumerate(names):
             value, std = values[name]
-            shade = min(name.count("+"), len(GREYS) - 1)
-            axes.barh(
-                place,
+            single = "+" not in name
+            marker, color = ("s", BLACK) if name == baseline else ("o", COLOURS[0])
+            axes.errorbar(
                 value,
+                place,
                 xerr=std,
-                color=GREYS[shade],
-                hatch=HATCHES[shade] if shade == 1 else "",
-                edgecolor="black",
-                linewidth=0.8,
-                height=0.72,
-                error_kw={"linewidth": 0.9, "capsize": 2},
+                marker=marker,
+                color=color,
+                markerfacecolor="white" if single and name != baseline else color,
+                markersize=6,
+                linewidth=1.4,
+                capsize=2,
             )
-            axes.text(
-                value + (std or 0) + 0.8, place, f"{value:.1f}", va="center", fontsize=8, zorder=3, bbox=_ON_WHITE
+            axes.annotate(
+                f"{value:.1f}", (value + (std or 0), place), (6, 0), textcoords="offset points", va="center", fontsize=8
             )
-        if baseline in values:
-            axes.axvline(values[baseline][0], color="black", linestyle="--", linewidth=0.9)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_xlim(*_span([value for value, _ in values.values()]))
-        axes.set_xlabel(axis + (f"  (dashed: {baseline})" if baseline in values else ""))
-        axes.set_title(title, fontsize=9, loc="left")
+        axes.set_yticks(range(len(names)), [feature_in_words(name) for name in names])
+        axes.margins(x=0.12)
+        axes.set_xlabel(axis + (f"  (dashed: {feature_in_words(baseline)})" if baseline in values else ""))
 
 
-def grouped_bars(
+def compared_dots(
     path: Path, title: str, groups: Sequence[str], series: Sequence[Series], axis: str = "accuracy, %"
 ) -> None:
-    """For each group (backbone) one bar per series; x of a series is the place of the group."""
-    with canvas(path, max(4.5, 1.1 + 0.75 * len(groups)), 3.4) as axes:
-        width = 0.8 / len(series)
+    """For each group (backbone) one line with a dot per series, joined; x of a series is the place of the group."""
+    with canvas(path, 5.2, 1.3 + 0.3 * len(groups), title) as axes:
+        axes.grid(axis="x", color="0.92", linewidth=0.6)
+        for group in range(len(groups)):
+            values = [one.y[list(one.x).index(group)] for one in series if group in one.x]
+            axes.hlines(group, min(values), max(values), color="0.6", linewidth=1.2, zorder=1)
         for number, one in enumerate(series):
-            offsets = [place - 0.4 + width * (number + 0.5) for place in one.x]
-            axes.bar(
-                offsets,
+            axes.errorbar(
                 one.y,
-                width,
-                yerr=one.std,
-                label=one.name,
-                color=GREYS[number % 4],
-                hatch=HATCHES[number % 4],
-                edgecolor="black",
-                linewidth=0.8,
-                error_kw={"linewidth": 0.9, "capsize": 2},
+                one.x,
+                xerr=one.std,
+                linestyle="none",
+                marker=MARKERS[number % 8],
+                color=COLOURS[number % len(COLOURS)],
+                label=feature_in_words(one.name),
+                markersize=6,
             )
-        axes.set_xticks(range(len(groups)), groups, rotation=30, ha="right")
-        axes.set_ylim(*_span([value for one in series for value in one.y]))
-        axes.set_ylabel(axis)
-        axes.set_title(title, fontsize=9, loc="left")
+        axes.set_yticks(range(len(groups)), groups)
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.set_xlabel(axis)
         _legend_below(axes, len(series))
 
 
@@ -118,73 +121,80 @@ def curves(
     path: Path, title: str, series: Sequence[Series], *, x_axis: str, y_axis: str = "accuracy, %", ticks: bool = True
 ) -> None:
     """Lines told apart by style and marker, with bands of one deviation where there are any."""
-    with canvas(path, 5.4, 3.4) as axes:
+    with canvas(path, 5.2, 3.4, title) as axes:
         for number, one in enumerate(series):
-            grey = LINE_GREYS[number % 3]
+            color = COLOURS[number % len(COLOURS)]
             axes.plot(
                 one.x,
                 one.y,
                 linestyle=LINES[number % 4],
                 marker=MARKERS[number % 8],
-                color=grey,
-                label=one.name,
+                color=color,
+                label=feature_in_words(one.name),
                 linewidth=1.3,
                 markersize=5,
                 markerfacecolor="white",
             )
             if one.std is not None:
                 low, high = np.array(one.y) - one.std, np.array(one.y) + one.std
-                axes.fill_between(one.x, low, high, color=grey, alpha=0.15, linewidth=0)
+                axes.fill_between(one.x, low, high, color=color, alpha=0.15, linewidth=0)
         if ticks:
             axes.set_xticks(sorted({value for one in series for value in one.x}))
         axes.set_xlabel(x_axis)
         axes.set_ylabel(y_axis)
         axes.grid(axis="y", color="0.9", linewidth=0.6)
-        axes.set_title(title, fontsize=9, loc="left")
         _legend_below(axes, len(series))
 
 
 def heatmap(path: Path, title: str, names: Sequence[str], values: Float[np.ndarray, "m m"]) -> None:
     """A square of shades from 0 (white) to 1 (black), with the numbers in it."""
     size = 1.8 + 0.62 * len(names)
-    with canvas(path, size + 0.6, size) as axes:
+    with canvas(path, size + 0.6, size, title) as axes:
         image = axes.imshow(values, cmap="Greys", vmin=0, vmax=1)
         for row, column in np.ndindex(values.shape):
             value = values[row, column]
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.55 else "black")
-        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-        axes.set_yticks(range(len(names)), names)
+        words = [feature_in_words(name) for name in names]
+        axes.set_xticks(range(len(names)), words, rotation=30, ha="right")
+        axes.set_yticks(range(len(names)), words)
         axes.figure.colorbar(image, ax=axes, shrink=0.8)
-        axes.set_title(title, fontsize=9, loc="left")
 
 
-def sorted_differences(path: Path, title: str, series: Sequence[Series], axis: str) -> None:
-    """For each series one panel of bars, sorted: how many classes gain, how many lose. x of a series is not used."""
+def sorted_differences(
+    path: Path, title: str, series: Sequence[Series], axis: str, classes: Sequence[str] = ()
+) -> None:
+    """For each series one panel of bars from zero, sorted: which classes gain, which lose. x of a series is not used.
+
+    classes: their names, in the order of the series' y; beside the bars where there are few enough to be read.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    named = 0 < len(classes) <= MOST_NAMED
+    height = max(2.4, 0.9 + 0.17 * len(classes)) if named else 2.8
     with pyplot.rc_context(_STYLE):
         figure, panels = pyplot.subplots(
-            1, len(series), figsize=(1.2 + 2.3 * len(series), 2.8), sharey=True, squeeze=False, layout="constrained"
+            1, len(series), figsize=(1.2 + 1.9 * len(series), height), sharex=True, squeeze=False, layout="constrained"
         )
         for panel, one in zip(panels[0], series, strict=True):
-            ordered = np.sort(np.array(one.y))[::-1]
-            panel.bar(
-                range(len(ordered)),
-                ordered,
-                width=1.0,
-                color=np.where(ordered >= 0, "0.35", "0.85"),
-                edgecolor="black" if len(ordered) <= 50 else "none",
-                linewidth=0.5,
+            values = np.array(one.y)
+            order = np.argsort(values, kind="stable")
+            panel.barh(
+                range(len(order)),
+                values[order],
+                height=0.8 if named else 1.0,
+                color=np.where(values[order] >= 0, COLOURS[0], COLOURS[1]),
             )
-            panel.axhline(0, color="black", linewidth=0.8)
-            gaining, losing = int((ordered > 0).sum()), int((ordered < 0).sum())
-            panel.set_title(f"{one.name}: {gaining} up, {losing} down", fontsize=8)
-            panel.set_xlabel("classes, sorted")
-            panel.set_xticks([])
-        panels[0][0].set_ylabel(axis)
+            panel.axvline(0, color=BLACK, linewidth=0.8)
+            gaining, losing = int((values > 0).sum()), int((values < 0).sum())
+            panel.set_title(f"{feature_in_words(one.name)}: {gaining} up, {losing} down", fontsize=8)
+            panel.set_yticks(range(len(order)) if named else [], [classes[row] for row in order] if named else [])
+            panel.tick_params(labelsize=8)
+        figure.supxlabel(axis, fontsize=9)
+        if not named:
+            figure.supylabel("classes, sorted", fontsize=9)
         figure.suptitle(title, fontsize=9, x=0.01, ha="left")
         with written_whole(path) as temporary:
             figure.savefig(temporary, format="png")
@@ -194,10 +204,3 @@ def sorted_differences(path: Path, title: str, series: Sequence[Series], axis: s
 def _legend_below(axes: Any, entries: int) -> None:
     """Where it hides nothing."""
     axes.figure.legend(loc="outside lower center", ncols=min(3, entries), frameon=False, fontsize=8)
-
-
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    """From zero, or from a bit below the smallest where all are large, so that differences are seen."""
-    low, high = min(values), max(values)
-    start = 0.0 if low < 0.5 * high else 5 * np.floor((low - 0.35 * (high - low) - 2) / 5)
-    return float(max(0.0, start)), float(high + 0.1 * (high - max(0.0, start)) + 1)

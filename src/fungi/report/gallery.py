@@ -4,29 +4,37 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
 
 from fungi.combine.names import in_order
+from fungi.errors import FungiError
 from fungi.evaluators.metrics import per_class_accuracy
 from fungi.report.cells import Cell, ResultRecord
-from fungi.report.figures import Series, bars, curves, grouped_bars, heatmap, sorted_differences
+from fungi.report.figures import MOST_NAMED, Series, compared_dots, curves, dots, heatmap, sorted_differences
 from fungi.report.gain_table import by_size_and_order
-from fungi.report.protocol import origin_of, setting_of
+from fungi.report.protocol import Protocol, origin_of, setting_of
 from fungi.report.published import MEAN
 from fungi.report.tables import Table, label
+from fungi.report.words import asked_in_words, how_in_words, metric_in_words
 from fungi.store.layout import EMBEDDINGS
 
+COMBINATIONS = "combinations"
 _MOST_PER_TABLE = 6  # bar charts of single datasets: beyond that a table reads better
 _SHOTS = re.compile(r"(\d+)-shot( drawn)?")
 _BLOCK = re.compile(r"(?:blocks\.|encoder_layer_|layers?\.)(\d+)\.(.+)")
 
 
 def draw_all(
-    folder: Path, records: Sequence[ResultRecord], cells: Sequence[Cell], tables: Sequence[Table]
+    folder: Path,
+    records: Sequence[ResultRecord],
+    cells: Sequence[Cell],
+    tables: Sequence[Table],
+    data_dir: Path = Path(),
 ) -> list[Path]:
-    """Every figure that the results fill, into a folder; their paths."""
+    """Every figure that the results fill, into a folder; their paths. data_dir: where datasets lie, for class names."""
     drawn: list[Path] = []
     for table in tables:
         drawn += _bars_of(folder, table)
@@ -35,7 +43,7 @@ def draw_all(
     drawn += _layers(folder, cells)
     for record in records:
         draw = None if record.put_aside else _DRAWN_FROM_RECORDS.get(record.content.get("task", ""))
-        drawn += draw(folder, record) if draw else []
+        drawn += draw(folder, record, data_dir) if draw else []
     return drawn
 
 
@@ -49,11 +57,11 @@ def _bars_of(folder: Path, table: Table) -> list[Path]:
     drawn = []
     for (backbone, dataset), cells in found.items():
         if any("+" in combination for combination in cells):
-            path = _path(folder, "combinations", table.protocol, backbone, dataset)
+            path = _path(folder, COMBINATIONS, table.protocol, backbone, dataset)
             ordered = sorted(cells, key=by_size_and_order)
-            title = f"{label(backbone)}, {dataset}\n{table.protocol}"
-            axis = f"{next(iter(cells.values())).metric}, %"
-            bars(path, title, {name: (cells[name].value, cells[name].std) for name in ordered}, EMBEDDINGS, axis)
+            title = _titled(table.protocol, label(backbone), dataset)
+            axis = f"{metric_in_words(next(iter(cells.values())).metric)}, %"
+            dots(path, title, {name: (cells[name].value, cells[name].std) for name in ordered}, EMBEDDINGS, axis)
             drawn.append(path)
     return drawn
 
@@ -76,7 +84,7 @@ def _backbones_of(folder: Path, table: Table) -> list[Path]:
         for name in chosen
     ]
     path = _path(folder, "backbones", table.protocol, column)
-    grouped_bars(path, f"{column}\n{table.protocol}", [label(backbone) for backbone in groups], series)
+    compared_dots(path, _titled(table.protocol, column), [label(backbone) for backbone in groups], series)
     return [path]
 
 
@@ -94,7 +102,8 @@ def _shots(folder: Path, cells: Sequence[Cell]) -> list[Path]:
         series = [_by_number(name, by_name[name]) for name in dict.fromkeys((EMBEDDINGS, largest)) if name in by_name]
         if max(len(one.x) for one in series) > 1:
             path = _path(folder, "shots", task, profile, details, way, backbone, dataset)
-            title = f"{label(backbone)}, {dataset}\n{task}, few-shot{way}, profile {profile}, {details}"
+            few = Protocol(task, f"few train rows per class{way}", profile, details)
+            title = _titled(few, label(backbone), dataset)
             curves(path, title, series, x_axis="train examples per class")
             drawn.append(path)
     return drawn
@@ -115,7 +124,7 @@ def _layers(folder: Path, cells: Sequence[Cell]) -> list[Path]:
             series = [_by_number(name, by_name[name]) for name in sorted(by_name)]
             path = _path(folder, "layers", *key)
             task, setting, profile, backbone, dataset = key
-            title = f"{label(backbone)}, {dataset}, single gradients\n{task}, {setting}, profile {profile}"
+            title = _titled(Protocol(task, setting, profile, ""), label(backbone), dataset, "single gradients")
             curves(path, title, series, x_axis="block")
             drawn.append(path)
     return drawn
@@ -127,7 +136,7 @@ def _by_number(name: str, cells: dict[int, Cell]) -> Series:
     return Series(name, numbers, [cells[number].value for number in numbers], stds if any(stds) else None)
 
 
-def _per_class(folder: Path, record: ResultRecord) -> list[Path]:
+def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Path]:
     """Figure 3: per-class accuracy of each gradient alone minus that of the embeddings."""
     content = record.content
     deltas = per_class_differences(content)
@@ -137,18 +146,35 @@ def _per_class(folder: Path, record: ResultRecord) -> list[Path]:
     path = _path(folder, "per-class", content["task"], origin["profile"], origin["backbone"], origin["dataset"])
     series = [Series(name, [], [100 * value for value in values]) for name, values in deltas.items()]
     title = (
-        f"{label(origin['backbone'])}, {origin['dataset']}: gradient alone against embeddings ({setting_of(content)})"
+        f"{label(origin['backbone'])}, {origin['dataset']}: each gradient alone against the embeddings, by class\n"
+        f"{asked_in_words(content['task'].split('-')[0], setting_of(content))}"
     )
-    sorted_differences(path, title, series, "accuracy difference, points")
+    classes = class_names(content["settings"].get("dataset", ""), data_dir, len(series[0].y))
+    sorted_differences(path, title, series, "difference of accuracy, points", classes)
     return [path]
+
+
+def class_names(dataset: str, data_dir: Path, count: int) -> Sequence[str]:
+    """Names of a dataset's classes where they are few enough to be shown; their numbers where it is not at hand."""
+    from fungi.data.base import open_split
+
+    if count > MOST_NAMED:
+        return ()
+    try:
+        names = open_split(dataset, "test", data_dir).class_names
+    except FungiError:
+        names = ()
+    return names if len(names) == count else [f"class {number}" for number in range(count)]
 
 
 def per_class_differences(content: dict[str, Any]) -> dict[str, list[float]]:
     """Gradient -> per-class accuracy minus that of the embeddings, classes in label order; the mean over runs."""
     runs = [run["results"] for run in content.get("runs", [])] or [content["results"]]
-    targets = np.array(content["test_targets"])
-    single = [name for name in runs[0] if "+" not in name and name != EMBEDDINGS]
-    if not single or EMBEDDINGS not in runs[0]:
+    targets = np.array(content.get("test_targets", []))
+    single = [
+        name for name, scores in runs[0].items() if "+" not in name and name != EMBEDDINGS and "predictions" in scores
+    ]
+    if not single or EMBEDDINGS not in runs[0] or content["settings"].get("choose"):
         return {}
 
     def recall(run: dict[str, Any], name: str) -> np.ndarray:
@@ -162,7 +188,7 @@ def per_class_differences(content: dict[str, Any]) -> dict[str, list[float]]:
     }
 
 
-def _cka(folder: Path, record: ResultRecord) -> list[Path]:
+def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Path]:
     """Figure 2, left: how alike the features are."""
     pairs = {tuple(name.split("+")): scores["cka"] for name, scores in record.content["results"].items()}
     names = in_order({name for pair in pairs for name in pair})
@@ -172,11 +198,18 @@ def _cka(folder: Path, record: ResultRecord) -> list[Path]:
         values[row, column] = values[column, row] = value
     origin = origin_of(record.content)
     path = _path(folder, "cka", origin["profile"], origin["backbone"], origin["dataset"])
-    heatmap(path, f"CKA, {label(origin['backbone'])}, {origin['dataset']}\nprofile {origin['profile']}", names, values)
+    title = f"How alike the features are (CKA): {label(origin['backbone'])}, {origin['dataset']}\n"
+    heatmap(path, title + how_in_words(origin["profile"], ""), names, values)
     return [path]
 
 
-_DRAWN_FROM_RECORDS: dict[str, Callable[[Path, ResultRecord], list[Path]]] = {"knn": _per_class, "cka": _cka}
+_DRAWN_FROM_RECORDS: dict[str, Callable[[Path, ResultRecord, Path], list[Path]]] = {"knn": _per_class, "cka": _cka}
+
+
+def _titled(protocol: Protocol, *of: str) -> str:
+    """Two or three lines: what was measured and on what, and how."""
+    how = wrap(how_in_words(protocol.profile, protocol.details), 80)
+    return "\n".join([", ".join([asked_in_words(protocol.task, protocol.setting), *of]), *how])
 
 
 def _path(folder: Path, *parts: object) -> Path:

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from fungi.report.figures import COLOURS
+from fungi.report.words import feature_in_words
 from fungi.runtime.files import written_whole
 
 SHOWN = 8
+OTHER = COLOURS[1]
 
 
 def draw_neighbours(
@@ -21,12 +24,13 @@ def draw_neighbours(
     neighbours: dict[str, Int[np.ndarray, "q k"]],
     query_labels: Int[np.ndarray, " q"],
     candidate_labels: Int[np.ndarray, " n"],
+    names: Sequence[str],
     title: str,
 ) -> None:
     """Write a PNG: one line per query, its neighbours by each feature beside it.
 
-    query, candidate: row -> image. A neighbour of another class has a thick black frame and its label below; one of
-    the query's own class a thin grey one, so that the picture reads in black and white.
+    query, candidate: row -> image. A neighbour of another class has a vermillion frame, a cross and its class below;
+    one of the query's own class a thin grey frame. names: of the classes.
     """
     from matplotlib.figure import Figure
 
@@ -36,15 +40,16 @@ def draw_neighbours(
     for axis in axes.flat:
         axis.set_axis_off()
     for line, row in zip(axes, rows, strict=True):
-        _show(line[0], query(row), f"{query_labels[row]}")
+        _show(line[0], query(row), names[query_labels[row]])
         for block, found in enumerate(neighbours.values()):
             for place, chosen in enumerate(found[row][:SHOWN]):
                 same = candidate_labels[chosen] == query_labels[row]
                 axis = line[2 + block * (SHOWN + 1) + place]
-                _show(axis, candidate(int(chosen)), "" if same else f"{candidate_labels[chosen]}", framed=not same)
+                text = "" if same else f"× {names[candidate_labels[chosen]]}"
+                _show(axis, candidate(int(chosen)), text, framed=not same)
     axes[0][0].set_title("query", fontsize=9)
     for block, name in enumerate(neighbours):
-        axes[0][2 + block * (SHOWN + 1)].set_title(f"nearest by {name}", fontsize=9, loc="left")
+        axes[0][2 + block * (SHOWN + 1)].set_title(f"nearest by {feature_in_words(name)}", fontsize=9, loc="left")
     figure.suptitle(title, fontsize=10)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
@@ -56,6 +61,6 @@ def _show(axis: Any, image: Any, label: str, *, framed: bool = False) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
-        spine.set_linewidth(2.5 if framed else 0.4)
-        spine.set_color("black" if framed else "0.6")
-    axis.set_xlabel(label, fontsize=8, labelpad=1)
+        spine.set_linewidth(3 if framed else 0.4)
+        spine.set_color(OTHER if framed else "0.6")
+    axis.set_xlabel(label, fontsize=8, labelpad=2, color=OTHER if framed else "black")

@@ -1,29 +1,38 @@
-"""Result files -> tables beside the published numbers, and plots."""
+"""Result files -> tables beside the published numbers, and plots: as a page, and in the forms of papers."""
 
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fungi.errors import FungiError
 from fungi.runtime.files import written_whole
 from fungi.settings import setting
 
-DESCRIPTION = """The paper's tables and plots from result files, with the published values beside them.
+if TYPE_CHECKING:
+    from fungi.report.cells import Cell, ResultRecord
+    from fungi.report.tables import Table
 
-  python scripts/report.py --results features
-  python scripts/report.py --results features other/results/knn/pets/vit-b16.json --formats markdown csv
+DESCRIPTION = """Tables and plots of result files, with the published values beside them: report.html is one page
+that says what came out, with tables that sort at a click; the others are for papers and other programs.
+
+  fungi report --results features
+  fungi report --results features other/results/knn/pets/vit-b16.json --formats markdown csv
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """Flags of `scripts/report.py`."""
+    """Flags of `fungi report`."""
 
     results: tuple[Path, ...] = setting((Path("features"),), "folders that hold result files, or the files themselves")
     output: Path = setting(Path("report"), "folder of the report")
-    formats: tuple[Literal["markdown", "csv", "latex", "png"], ...] = setting(
-        ("markdown", "csv", "latex", "png"), "what to write"
+    formats: tuple[Literal["html", "markdown", "csv", "latex", "png"], ...] = setting(
+        ("html", "markdown", "csv", "latex", "png"), "what to write"
     )
+    data_dir: Path = setting(Path("data"), "folder of the datasets, which know the names of their classes")
     expect: tuple[Path, ...] = setting((), "result files that the report is to hold; it says which are missing")
 
     def __post_init__(self) -> None:
@@ -32,46 +41,96 @@ class ReportSettings:
                 raise FungiError(f"--results {place} is not there.")
 
 
+@dataclass(frozen=True)
+class _Results:
+    """Result files, their numbers, and the tables of those."""
+
+    records: "Sequence[ResultRecord]"
+    cells: "Sequence[Cell]"
+    tables: "Sequence[Table]"
+
+    @classmethod
+    def of(cls, records: "Sequence[ResultRecord]") -> "_Results":
+        """Everything that result files hold."""
+        from fungi.report.cells import cells_of, distinct
+        from fungi.report.segmentation_cells import segmentation_cells
+        from fungi.report.tables import make_tables
+
+        cells = distinct([cell for record in records for cell in (*cells_of(record), *segmentation_cells(record))])
+        return cls(records, cells, make_tables(cells))
+
+
 def run(settings: ReportSettings) -> list[Path]:
     """Write the report; the files written."""
-    from fungi.report.cells import cells_of, distinct, read_results
-    from fungi.report.choice_table import choices
     from fungi.report.gallery import draw_all
-    from fungi.report.segmentation_cells import segmentation_cells
-    from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
 
-    try:
-        records = read_results(settings.results, put_aside=True)
-    except FungiError as error:
-        if missing := _missing(settings):
-            raise FungiError(f"{error}\n{missing}") from None
-        raise
-    cells = distinct([cell for record in records for cell in (*cells_of(record), *segmentation_cells(record))])
-    tables = make_tables(cells)
+    everything = _Results.of(_read(settings))
+    fixed = _Results.of([record for record in everything.records if not record.chosen])
     settings.output.mkdir(parents=True, exist_ok=True)
-    figures = draw_all(settings.output / "figures", records, cells, tables) if "png" in settings.formats else []
-    texts = {
+    with _folder_of_figures(settings) as folder:
+        wanted = {"png", "html"} & set(settings.formats)
+        figures = draw_all(folder, fixed.records, fixed.cells, fixed.tables, settings.data_dir) if wanted else []
+        texts = _texts(settings, everything, fixed, figures)
+        written = []
+        for name in settings.formats:
+            if name in texts:
+                file, text = texts[name]
+                with written_whole(settings.output / file) as temporary:
+                    temporary.write_text(text())
+                written.append(settings.output / file)
+    return written + (figures if "png" in settings.formats else [])
+
+
+def _texts(
+    settings: ReportSettings, everything: _Results, fixed: _Results, figures: list[Path]
+) -> dict[str, tuple[str, Callable[[], str]]]:
+    """Format -> name of its file, and what makes its text."""
+    from fungi.report.choice_table import choices
+    from fungi.report.report_page import report_page
+    from fungi.report.tables import to_csv, to_latex, to_markdown
+
+    cells, tables, records = everything.cells, everything.tables, everything.records
+    kept = figures if "png" in settings.formats else []
+    return {
+        "html": ("report.html", lambda: report_page(records, fixed.cells, fixed.tables, figures, _absent(settings))),
         "markdown": (
             "report.md",
-            lambda: to_markdown(tables) + choices(records) + _missing(settings) + _embedded(figures, settings.output),
+            lambda: to_markdown(tables) + choices(records) + _missing(settings) + _embedded(kept, settings.output),
         ),
         "csv": ("report.csv", lambda: to_csv(cells)),
         "latex": ("report.tex", lambda: to_latex(tables)),
     }
-    written = []
-    for name in settings.formats:
-        if name in texts:
-            path = settings.output / texts[name][0]
-            with written_whole(path) as temporary:
-                temporary.write_text(texts[name][1]())
-            written.append(path)
-    return written + figures
+
+
+def _read(settings: ReportSettings) -> "list[ResultRecord]":
+    from fungi.report.cells import read_results
+
+    try:
+        return read_results(settings.results, put_aside=True)
+    except FungiError as error:
+        if missing := _missing(settings):
+            raise FungiError(f"{error}\n{missing}") from None
+        raise
+
+
+@contextmanager
+def _folder_of_figures(settings: ReportSettings) -> Iterator[Path]:
+    """Where figures are kept; one that goes again where only the page holds them."""
+    if "png" in settings.formats:
+        yield settings.output / "figures"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def _missing(settings: ReportSettings) -> str:
-    """A list of the results that should be there and are not: their evaluations failed, or did not run."""
-    absent = [path for path in settings.expect if not path.exists()]
+    absent = _absent(settings)
     return "\n".join(["# Missing", "", *(f"- {path}" for path in absent), ""]) if absent else ""
+
+
+def _absent(settings: ReportSettings) -> list[Path]:
+    """Results that should be there and are not: their evaluations failed, or did not run."""
+    return [path for path in settings.expect if not path.exists()]
 
 
 def _embedded(figures: list[Path], output: Path) -> str:

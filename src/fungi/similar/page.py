@@ -1,6 +1,5 @@
 """The answer as one HTML file: pictures are inside it, no script, no other file, no network."""
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,24 +7,20 @@ from html import escape
 from pathlib import Path
 
 from fungi.data.formats.image_files import decode
+from fungi.report.page import data_address, document
+from fungi.report.words import FEATURES
 
-NAMES = {"kl": "KL", "dino": "DINO", "simclr": "SimCLR"}
 THUMBNAIL = 220
 STYLE = """
-:root { color-scheme: light dark; --line: #8886; --only: #0072b2; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
-section { border-top: 1px solid var(--line); margin-top: 2rem; padding-top: 1.5rem; }
 .query { display: flex; gap: 1.25rem; align-items: center; margin-bottom: 1.25rem; flex-wrap: wrap; }
 .ways { display: grid; grid-template-columns: 1fr 1fr; gap: 2rem; }
 ol { list-style: none; margin: 0; padding: 0; display: grid; gap: .75rem;
      grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); }
-figure { margin: 0; }
 figure img { width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 4px; display: block; }
 .query img { width: 11rem; height: 11rem; object-fit: cover; border-radius: 4px; }
 figcaption { font-size: .8rem; overflow-wrap: anywhere; line-height: 1.3; margin-top: .25rem; }
-.only img { outline: 4px solid var(--only); outline-offset: -4px; }
-.only b { color: var(--only); } small { opacity: .75; }
+.only img { outline: 4px solid var(--more); outline-offset: -4px; }
+.only b { color: var(--more); }
 @media (max-width: 45rem) { .ways { grid-template-columns: 1fr; } }
 """
 
@@ -42,16 +37,12 @@ def page(answers: Sequence[Answer], folder: Path, backbone: str, objectives: Seq
     """The whole page."""
     said = f"Pictures of <b>{escape(folder.name or str(folder))}</b>, compared by {escape(backbone)}"
     sections = "\n".join(_section(answer, folder.resolve(), objectives) for answer in answers)
-    return (
-        "<!doctype html>\n<html lang='en'>\n<meta charset='utf-8'>\n"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        f"<title>Similar pictures</title>\n<style>{STYLE}</style>\n<h1>Similar pictures</h1>\n<p>{said}. "
-        f"A blue frame marks what one way found and the other did not.</p>\n{sections}\n</html>\n"
-    )
+    explained = "A blue frame marks what one way found and the other did not."
+    return document("Similar pictures", f"<p>{said}. {explained}</p>\n{sections}", style=STYLE)
 
 
 def _section(answer: Answer, folder: Path, objectives: Sequence[str]) -> str:
-    gradients = ", ".join(NAMES.get(name, name) for name in objectives)
+    gradients = ", ".join(FEATURES.get(name, name) for name in objectives)
     words = {"embeddings": "By embeddings", "FUNGI": f"By FUNGI (embeddings, gradients of {gradients})"}
     found = {way: {path for path, _ in neighbours} for way, neighbours in answer.ways.items()}
     shared = set.intersection(*found.values())
@@ -84,4 +75,4 @@ def _thumbnail(path: Path) -> str:
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     written = io.BytesIO()
     image.save(written, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(written.getvalue()).decode()
+    return data_address(written.getvalue(), "image/jpeg")

@@ -1,0 +1,190 @@
+"""The report as one page: what came out in words, what was chosen, tables that sort, figures."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from fungi.report import sortable
+from fungi.report.cells import Cell, ResultRecord, metric_of
+from fungi.report.choice_table import CHOICE_COLUMNS, EXPLAINED, choice_rows
+from fungi.report.gallery import COMBINATIONS
+from fungi.report.page import data_address, document
+from fungi.report.published import MEAN
+from fungi.report.sortable import Entry, dot_entry, sortable_table, word
+from fungi.report.summary import beside_published, chosen_findings, findings, in_order_of_tasks
+from fungi.report.tables import Table, label
+from fungi.report.words import asked_in_words, feature_in_words, how_in_words, metric_in_words
+from fungi.store.layout import EMBEDDINGS
+
+STYLE = (
+    sortable.STYLE
+    + """
+dt { font-weight: 600; margin-top: .75rem; } dd { margin: 0; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1.5rem; }
+.figures img { width: 100%; background: white; border-radius: 4px; display: block; }
+h3 { font-size: 1rem; margin: 1.5rem 0 0; } p.how { margin: 0; opacity: .75; font-size: .9rem; }
+"""
+)
+_CAUTION = (
+    "Which features are best was seen on the test rows themselves, which flatters them a little; what is chosen on the "
+    "train rows alone ("
+    "<code>fungi knn --choose</code>) is not."
+)
+_READING = (
+    "Scores in percent. Behind a score stand its deviation over the runs, where there are several, and what it gains "
+    "(+) or loses (−) against the embeddings alone; below it, where the settings are the published ones, the published "
+    "value. A dot shows the score, a line one deviation to either side, the dashed line the embeddings. "
+    "A click on a column's name sorts by it."
+)
+
+
+def report_page(
+    records: Sequence[ResultRecord],
+    cells: Sequence[Cell],
+    tables: Sequence[Table],
+    figures: Sequence[Path],
+    missing: Sequence[Path],
+) -> str:
+    """The whole page, figures inside. missing: results that should be there and are not.
+
+    records: all results; cells, tables: of those with features, components and neighbours that nobody chose.
+    """
+    ordered = sorted(tables, key=lambda table: in_order_of_tasks(table.protocol))
+    sections = [
+        _summary(cells, records, missing),
+        _choices(records),
+        _section("Tables", f"<p>{_READING}</p>" + "".join(map(_table, ordered)) if tables else ""),
+        _section("Figures", _figures(_not_in_tables(figures, tables))),
+    ]
+    return document("Results", "\n".join(filter(None, sections)), style=STYLE, script=sortable.SCRIPT)
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>{body}</section>" if body else ""
+
+
+def _summary(cells: Sequence[Cell], records: Sequence[ResultRecord], missing: Sequence[Path]) -> str:
+    found = [*findings(cells), *chosen_findings(records)]
+    told = "".join(f"<dt>{escape(one.title)}</dt><dd>{escape(one.text)}</dd>" for one in found)
+    warned = dict.fromkeys(text for record in records for text in record.content.get("warnings", []))
+    notes = [escape(beside_published(cells)), _CAUTION if told else ""]
+    notes += [f"<b>Warning</b>: {escape(text)}" for text in warned]
+    notes += [f"<b>Missing</b>: {escape(str(path))}" for path in missing]
+    return f"<dl>{told}</dl>" + "".join(f"<p>{note}</p>" for note in notes if note)
+
+
+def _choices(records: Iterable[ResultRecord]) -> str:
+    """A table for every result of `--choose`."""
+    parts = []
+    for record in records:
+        if record.choice:
+            settings = record.content["settings"]
+            chosen = choice_rows(record.content, metric_of(record.content), feature_in_words)
+            rows = [list(map(word, row)) for row in chosen]
+            of = f"{settings['dataset']}, {label(settings['backbone'])}"
+            parts.append(f"<h3>{escape(of)}</h3>" + sortable_table(CHOICE_COLUMNS, rows))
+    return _section("What was chosen", f"<p>{escape(EXPLAINED.replace('`', ''))}</p>" + "".join(parts)) if parts else ""
+
+
+def _table(table: Table) -> str:
+    protocol = table.protocol
+    title = ", ".join([asked_in_words(protocol.task, protocol.setting), *_of_all(table)])
+    how = how_in_words(protocol.profile, protocol.details)
+    body = _narrow(table) if len(_filled(table)) == 1 else _broad(table)
+    gaps = "".join(f"<p class='how'>Missing for {escape(gap)}.</p>" for gap in table.gaps)
+    return f"<h3>{escape(title)}</h3><p class='how'>{escape(how)}</p>{body}{gaps}"
+
+
+def _of_all(table: Table) -> list[str]:
+    """Backbone and dataset where all of the table is of the same."""
+    backbones = {backbone for backbone, _ in table.rows}
+    return [
+        *(_filled(table) if len(_filled(table)) == 1 else ()),
+        *(map(label, backbones) if len(backbones) == 1 else ()),
+    ]
+
+
+def _narrow(table: Table) -> str:
+    """One dataset: columns for score, gain and published value, and the score as a dot."""
+    (column,) = _filled(table)
+    found = [(backbone, name, table.cells[backbone, name, column]) for backbone, name in table.rows]
+    cells = [cell for _, _, cell in found]
+    edges = [cell.value + sign * (cell.std or 0.0) for cell in cells for sign in (-1, 1)]
+    margin = 0.08 * (max(edges) - min(edges)) + 0.5
+    span = (min(edges) - margin, max(edges) + margin)
+    several, published = len({backbone for backbone, _ in table.rows}) > 1, any(cell.published for cell in cells)
+    columns = [*(["Backbone"] if several else []), "Features", metric_in_words(cells[0].metric).capitalize()]
+    columns += ["Gain", *(["Published"] if published else []), f"{span[0]:.0f} to {span[1]:.0f} %"]
+    rows = []
+    for backbone, name, cell in found:
+        baseline = table.cells.get((backbone, EMBEDDINGS, column))
+        row = [*([word(label(backbone))] if several else []), word(feature_in_words(name)), _score(cell, cells)]
+        row += [_gain(cell), *([_published(cell)] if published else [])]
+        rows.append([*row, dot_entry(cell.value, cell.std or 0.0, baseline.value if baseline else None, span)])
+    return sortable_table(columns, rows)
+
+
+def _broad(table: Table) -> str:
+    """Several datasets: a column for each, gain and published value within the cell."""
+    of_columns = {column: _of_column(table, column) for column in _filled(table)}
+    rows = []
+    for backbone, name in table.rows:
+        row = [word(label(backbone)), word(feature_in_words(name))]
+        for column, beside in of_columns.items():
+            found = table.cells.get((backbone, name, column))
+            row.append(_full(found, beside) if found else Entry("–", kind="number"))
+        rows.append(row)
+    return sortable_table(
+        ["Backbone", "Features", *("Mean" if column == MEAN else column for column in of_columns)], rows
+    )
+
+
+def _filled(table: Table) -> list[str]:
+    """Columns that hold anything; what is missing is listed below the table."""
+    there = {column for _, _, column in table.cells}
+    return [column for column in table.columns if column in there]
+
+
+def _of_column(table: Table, column: str) -> list[Cell]:
+    return [cell for (_, _, dataset), cell in table.cells.items() if dataset == column]
+
+
+def _score(cell: Cell, beside: Sequence[Cell]) -> Entry:
+    """The score and its deviation; the best of those beside it stands out."""
+    best = " best" if len(beside) > 1 and cell.value == max(one.value for one in beside) else ""
+    spread = "" if cell.std is None else f"<small>± {cell.std:.1f}</small>"
+    return Entry(f"<span class='{best.strip()}'>{cell.value:.1f}</span>{spread}", cell.value, "number")
+
+
+def _gain(cell: Cell) -> Entry:
+    if cell.gain is None:
+        return Entry("", kind="number")
+    sign = "more" if cell.gain >= 0 else "less"
+    return Entry(f"<span class='{sign}'>{f'{cell.gain:+.1f}'.replace('-', '−')}</span>", cell.gain, "number")
+
+
+def _published(cell: Cell) -> Entry:
+    if cell.published is None:
+        return Entry("–", kind="number")
+    return Entry(f"{cell.published.value:.1f}", cell.published.value, "number")
+
+
+def _full(cell: Cell, beside: Sequence[Cell]) -> Entry:
+    score, gain = _score(cell, beside), _gain(cell)
+    below = f"<br><small>published {cell.published.value:.1f}</small>" if cell.published else ""
+    return Entry(f"{score.html} {gain.html}{below}", cell.value, "number")
+
+
+def _not_in_tables(figures: Sequence[Path], tables: Sequence[Table]) -> list[Path]:
+    """Tables of one dataset show every combination as a dot themselves."""
+    shown = all(len(_filled(table)) == 1 for table in tables)
+    return [path for path in figures if not (shown and path.name.startswith(COMBINATIONS))]
+
+
+def _figures(figures: Sequence[Path]) -> str:
+    addresses = {path.stem: data_address(path.read_bytes(), "image/png") for path in figures}
+    shown = "".join(
+        f"<figure><img alt='{escape(name, quote=True)}' src='{address}'></figure>"
+        for name, address in addresses.items()
+    )
+    return f"<div class='figures'>{shown}</div>" if shown else ""

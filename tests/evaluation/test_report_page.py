@@ -1,0 +1,211 @@
+"""The report as a page: what it says in words, that it needs nothing else, and what a real browser makes of it."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fungi.report import write_report
+from fungi.report.cells import ResultRecord
+from fungi.report.figures import Series, dots, sorted_differences
+from fungi.report.sortable import Entry, sortable_table
+from fungi.report.summary import TOLD_ONE_BY_ONE, beside_published, findings
+from fungi.report.words import asked_in_words, feature_in_words, how_in_words
+from fungi.report.write_report import ReportSettings
+from tests.evaluation.test_report import cells, content
+
+CHROMIUM = shutil.which("chromium")
+SCORES = {"embeddings": 0.33, "kl": 0.30, "embeddings+kl": 0.403, "embeddings+kl+dino": 0.35}
+
+
+def spread(scores: dict[str, float], std: float) -> dict:
+    """Results of three runs that differ by a deviation."""
+    made = content(scores)
+    for entry in made["results"].values():
+        entry["accuracy-std"] = std
+    return made | {"runs": [{"results": made["results"], "warnings": []}] * 3}
+
+
+def text_of(*contents: dict) -> str:
+    return "\n".join(f"{one.title}: {one.text}" for one in findings(cells(*contents)))
+
+
+def written(folder: Path, *contents: dict, **settings) -> str:
+    """The page of some results, written with the page as its only format."""
+    for number, one in enumerate(contents):
+        path = folder / "results" / "knn" / f"{number}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(one))
+    settings = {"formats": ("html",)} | settings
+    (path,) = write_report.run(ReportSettings(results=(folder,), output=folder / "report", **settings))
+    return path.read_text()
+
+
+def test_the_best_and_the_largest_are_told_beside_the_embeddings() -> None:
+    told = text_of(spread(SCORES, 0.006))
+    assert told == (
+        "Nearest neighbours, all train rows: cars, DeiT ViT-B/16: Best of 4: embeddings + KL, 40.3 % (± 0.6 over 3 "
+        "runs); 7.3 points above the embeddings alone, 33.0 % (± 0.6 over 3 runs). All together: 35.0 % (± 0.6 over 3 "
+        "runs), 2.0 points above the embeddings."
+    )
+
+
+def test_losses_and_gains_within_the_spread_are_called_so() -> None:
+    assert "None of the other 1 features beats the embeddings alone, 33.0 %" in text_of(
+        content({"embeddings": 0.33, "embeddings+kl": 0.30})
+    )
+    assert "1.0 points, no more than its runs differ, above" in text_of(
+        spread({"embeddings": 0.33, "embeddings+kl": 0.34}, 0.02)
+    )
+
+
+def test_many_cases_are_told_together_with_the_worst_and_the_best() -> None:
+    names = ("cars", "cub", "pets", "food101", "dtd")[: TOLD_ONE_BY_ONE + 1]
+    gains = dict(zip(names, (-0.02, 0.04, 0.01, 0.03, 0.04), strict=True))
+    told = text_of(
+        *(content({"embeddings": 0.5, "embeddings+kl": 0.5 + gain}, dataset=name) for name, gain in gains.items())
+    )
+    assert "beat the embeddings alone in 4 of 5 cases (1 backbones, 5 datasets), by +2.0 points on average" in told
+    assert "from -2.0 (DeiT ViT-B/16, cars) to +4.0 (DeiT ViT-B/16, cub)" in told
+
+
+def test_published_values_are_told_with_their_distance() -> None:
+    one = content({"embeddings": 0.330, "embeddings+kl+dino+simclr": 0.403})
+    assert beside_published(cells(one)) == (
+        "2 published values stand beside ours, which differ from +0.7 to +1.0 points, half of them by 0.9 or less."
+    )
+    assert beside_published(cells(content({"embeddings": 0.33}, k=5))) == ""
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (feature_in_words("embeddings+kl:values+simclr"), "embeddings + KL:values + SimCLR"),
+        (asked_in_words("linear", "5-shot drawn"), "Linear probe, 5 train rows per class drawn"),
+        (asked_in_words("segmentation", "1024000 patches"), "Segmentation, bank of 1024000 patches"),
+        (
+            how_in_words("clean", "k 20, PCA 96, simclr stride scale 4, layer blocks.3.mlp"),
+            "20 neighbours, 96 components of a PCA, SimCLR stride scale 4, layer blocks.3.mlp, gradients as the method "
+            "says (profile clean)",
+        ),
+        (how_in_words("unknown", ""), "files of unknown origin"),
+    ],
+)
+def test_names_of_settings_become_words(made: str, words: str) -> None:
+    assert made == words
+
+
+def test_the_page_needs_nothing_else_and_keeps_only_itself(tmp_path: Path) -> None:
+    own = content(SCORES, dataset="<b>own&") | {"warnings": ["<i>odd</i>"]}
+    text = written(tmp_path, content(SCORES), own, expect=(tmp_path / "absent.json",))
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.html"]
+    assert not re.search(r"https?:|<link|url\(|@import", text)
+    assert "&lt;b&gt;own&amp;" in text
+    assert "<b>own" not in text
+    assert "&lt;i&gt;odd&lt;/i&gt;" in text
+    assert "absent.json" in text
+    assert text.count("data:image/png;base64,") >= 1
+
+
+def test_a_choice_stands_apart_from_the_fixed_rule(tmp_path: Path) -> None:
+    picked = {"combination": "embeddings+kl", "dim": 64, "k": 3}
+    chosen = content({"embeddings": 0.5, "chosen": 0.6, "hindsight": 0.7}, choose=True)
+    for name, entry in chosen["results"].items():
+        entry |= {"chosen": picked} | ({} if name == "hindsight" else {"judged": 0.55})
+    chosen |= {"test_targets": [0, 1]}  # and no predictions, which figures by class would want
+    text = written(tmp_path, content(SCORES), chosen)
+    assert "What was chosen scored 60.0 %; the embeddings alone, with the components" in text
+    assert "embeddings + KL, 64, 3" in text
+    tables = text[text.index("<h2>Tables") :]
+    assert "hindsight" not in tables
+
+
+def test_dots_have_no_bars_that_begin_elsewhere_than_at_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import pyplot
+
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    dots(tmp_path / "a.png", "", {"embeddings": (70.0, None), "kl": (71.0, 0.4)}, "embeddings")
+    sorted_differences(tmp_path / "b.png", "", [Series("kl", [], [3.0, -1.0])], "points", ["cat", "dog"])
+    (by_dots,), (by_bars,) = (figure.axes for figure in drawn)
+    monkeypatch.undo()
+    assert not by_dots.patches
+    assert [bar.get_x() for bar in by_bars.patches] == [0, 0]
+    assert [text.get_text() for text in by_bars.get_yticklabels()] == ["dog", "cat"]  # the best at the top
+    for figure in drawn:
+        pyplot.close(figure)
+
+
+def test_neighbouring_colours_differ_in_lightness_for_who_sees_no_hue() -> None:
+    """The two that stand for up and down, and ours beside theirs: by relative luminance, as WCAG defines it."""
+    from fungi.report.figures import COLOURS
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    blue, vermillion = map(luminance, COLOURS[:2])
+    assert vermillion > 1.3 * blue
+
+
+def test_entries_are_sorted_by_numbers_not_by_what_they_show() -> None:
+    table = sortable_table(["Name", "Score"], [[Entry("a"), Entry("<b>9.5</b>", 9.5, "number")]])
+    assert "<td class='number' data-value='9.5'><b>9.5</b></td>" in table
+    assert "<th class='number' scope='col'><button>Score</button></th>" in table
+
+
+def seen_in_browser(page: Path, script: str, folder: Path, width: int) -> object:
+    """What an expression gives inside the page, in a window of a width; nothing may go wrong in the page itself."""
+    assert CHROMIUM
+    ending = f"<script>document.body.dataset.seen = JSON.stringify((() => {{ {script} }})())</script>"
+    probed = folder / f"probed-{width}.html"
+    probed.write_text(page.read_text() + ending)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--window-size={width},900"]
+    done = subprocess.run(
+        [CHROMIUM, *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom", probed.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in done.stderr, done.stderr
+    (found,) = re.findall(r'data-seen="([^"]*)"', done.stdout)
+    return json.loads(found.replace("&quot;", '"'))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
+def test_a_browser_shows_it_wide_and_narrow_and_sorts_it(tmp_path: Path) -> None:
+    written(tmp_path, spread(SCORES, 0.006), *(content(SCORES, dataset=name, k=5) for name in ("cars", "pets", "cub")))
+    page = tmp_path / "report" / "report.html"
+    probe = """
+        const facts = [document.documentElement.scrollWidth, innerWidth, [...document.images].every(i => i.width)];
+        const table = document.querySelector("table"), [features, score, gain] = table.querySelectorAll("button");
+        const names = () => [...table.tBodies[0].rows].map(row => row.cells[0].textContent);
+        const click = button => (button.click(), names());
+        return [...facts, click(score), click(score), click(gain), click(gain), click(features),
+                features.parentElement.getAttribute("aria-sort")];"""
+    best_first = ["embeddings + KL", "embeddings + KL + DINO", "embeddings", "KL"]
+    gains = ["embeddings + KL", "embeddings + KL + DINO", "KL"]
+    for width in (1280, 500):
+        needed, there, loaded, *orders = seen_in_browser(page, probe, tmp_path, width)  # type: ignore[misc]
+        assert there == width
+        assert needed <= there, "the page is wider than its window"
+        assert loaded
+        assert orders == [
+            best_first,
+            best_first[::-1],
+            [*gains, "embeddings"],  # which have no gain: last either way
+            [*gains[::-1], "embeddings"],
+            ["embeddings", "embeddings + KL", "embeddings + KL + DINO", "KL"],
+            "ascending",
+        ]
+
+
+def test_a_record_knows_whether_something_was_chosen() -> None:
+    assert ResultRecord(Path("x.json"), content(SCORES, choose=True)).chosen
+    assert not ResultRecord(Path("x.json"), content(SCORES)).chosen
