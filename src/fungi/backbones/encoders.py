@@ -82,6 +82,10 @@ class Encoder(Protocol):
         """The attention module that owns a target, whose input may stand in for the target's."""
         ...
 
+    def compile(self, targets: Sequence[str]) -> None:
+        """Have what comes before the first of the gradient sources (paths) compiled when it is first used."""
+        ...
+
 
 class WholeModel:
     """The model as it is: for any architecture and any target."""
@@ -98,6 +102,11 @@ class WholeModel:
     def activation_module(self, path: str) -> nn.Module:
         """The parent of a target, which is its attention module."""
         return self.model.get_submodule(path.rpartition(".")[0])
+
+    def compile(self, targets: Sequence[str]) -> None:
+        """Block by block: they are alike, so that one program serves all."""
+        for block in blocks_before(self.model, targets):
+            block.compile()
 
 
 class TokenEncoder(WholeModel):
@@ -125,6 +134,25 @@ class TokenEncoder(WholeModel):
         with _masked(model.patch_embed, mask):
             tokens = model.head(model.fc_norm(model.forward_features(images)))  # [m 1+t d]
         return Encoded(tokens[:, 0], tokens[:, model.num_prefix_tokens :], mask)
+
+
+def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:
+    """The blocks of a model's longest row of them (`blocks`, `encoder.layer`) that come before all gradient sources.
+
+    targets: their paths. A row is a list of modules of one class; none of its blocks where no source lies in it.
+    """
+    rows = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len({type(block) for block in module}) == 1
+    ]
+    path, row = max(rows, key=lambda found: len(found[1]), default=("", nn.ModuleList()))
+    places = [
+        int(target.removeprefix(f"{path}.").partition(".")[0]) for target in targets if target.startswith(f"{path}.")
+    ]
+    if targets and len(places) < len(targets):
+        return []
+    return list(row)[: min(places, default=len(row))]
 
 
 @contextmanager

@@ -4,14 +4,12 @@ from collections.abc import Sequence
 
 from fungi.backbones.base import BackboneSpec
 from fungi.extraction.pipeline import Feature
+from fungi.gradients import core
 
 
 def cost_of(spec: BackboneSpec, rows: int, features: Sequence[Feature]) -> str:
-    """Forwards, operations where they are known, and size of the files, of `rows` rows.
-
-    Features that see the same views share their forwards.
-    """
-    forwards = rows * sum({feature.views.identity: feature.views.n_views for feature in features}.values())
+    """Forwards, operations where they are known, and size of the files, of `rows` rows."""
+    forwards = rows * core.forwards_per_sample(features)
     widths = [
         sum(projector.matrix.projection_dim for projector in feature.engine.projectors.values())
         if feature.objective

@@ -6,10 +6,10 @@ perhaps the embeddings with them.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import torch
 
 from fungi.data.base import Samples
@@ -18,6 +18,7 @@ from fungi.extraction.context import StageContext
 from fungi.extraction.stage import StageSettings
 from fungi.gradients import core
 from fungi.objectives.binding import BoundObjective
+from fungi.runtime.background import in_background
 from fungi.runtime.log import logger, progress
 from fungi.runtime.stopwatch import Stopwatch
 from fungi.runtime.tracking import RowRate
@@ -29,6 +30,9 @@ from fungi.store.maker import Maker, difference, distinct, require_one, this_mak
 from fungi.store.shard import Shard
 from fungi.views.base import Remarking, ViewGenerator
 from fungi.views.loading import Batch, batches, row_batches
+
+COMPILED_FROM = 500_000
+"""Forwards from which on compiled code saves a GPU more time than compiling takes (8,000 images of all objectives)."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ def _compute(
     done = len(works[0].blocks.manifest.spans()) - len({i for work in works for i in work.missing})
     if done:
         logger.info(f"{split}: {done} blocks are there already")
+    _compile_where_it_pays(context, [work.feature for work in works], sum(map(len, spans)))
     loaded = batches(
         samples,
         [work.feature.views for work in works],
@@ -136,33 +141,57 @@ def _compute(
     )
     bar = progress(loaded, total=sum(-(-len(span) // context.settings.batch_size) for span in spans), label=split)
     rate = RowRate(split)
-    for span in spans:
-        wanted = [work for work in works if span.index in work.missing]
-        block = _extract_block(bar, [work.feature for work in wanted], samples, span, context.settings.batch_size)
-        with stopwatch("writing"):
-            for work in wanted:
-                work.blocks.write(span, block[work.feature.name])
-        rate.add(len(span))
+    with in_background() as do:
+        for span in spans:
+            wanted = [work for work in works if span.index in work.missing]
+            block = _compute_block(bar, [work.feature for work in wanted], span, context.settings.batch_size)
+            do(partial(_write_block, block, wanted, samples, span, stopwatch))
+            rate.add(len(span))
 
 
-def _extract_block(
-    loaded: Iterator[Batch], wanted: Sequence[Feature], samples: Samples, span: Span, batch_size: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """All wanted features of a block. They stay on the device, and are checked and copied once."""
+def _compile_where_it_pays(context: StageContext, features: Sequence[Feature], rows: int) -> None:
+    choice, few = context.settings.compile, rows * core.forwards_per_sample(features) < COMPILED_FROM
+    if choice == "off" or (choice == "auto" and (few or context.device.type == "cpu")):
+        return
+    # Where nobody asked for it, a machine that can't compile (no C compiler, say) goes on without.
+    torch._dynamo.config.suppress_errors = choice == "auto"
+    logger.info("compiling the encoder: the first batches take longer (--compile off leaves it out)")
+    for engine in {id(feature.engine): feature.engine for feature in features}.values():
+        engine.compile()
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Features of a block's batches, still on the device, and which of their rows are finite."""
+
+    parts: list[core.Computed]
+    check: core.FiniteCheck
+
+
+def _compute_block(loaded: Iterator[Batch], wanted: Sequence[Feature], span: Span, batch_size: int) -> _Block:
+    """All wanted features of a block, asked of the device without waiting for it."""
     check, parts = core.FiniteCheck(), []
     for _ in row_batches(span.start, span.stop, batch_size):
         parts.append(core.compute(next(loaded), wanted))
         check.look(parts[-1])
-    for name, rows in check.bad_rows().items():
-        _refuse(next(one for one in wanted if one.name == name), [samples.ids[span.start + row] for row in rows])
-    made = {
-        name: {key: torch.cat([part[name][key] for part in parts]).float().cpu().numpy() for key in arrays}
-        for name, arrays in parts[0].items()
-    }
-    for feature in wanted:
-        if feature.objective is None:
-            made[feature.name]["targets"] = samples.targets[span.start : span.stop]
-    return made
+    return _Block(parts, check)
+
+
+def _write_block(block: _Block, wanted: Sequence[Work], samples: Samples, span: Span, stopwatch: Stopwatch) -> None:
+    """Check a block, copy it from the device, and write it; here alone the device is waited for."""
+    with stopwatch("writing"):
+        for name, rows in block.check.bad_rows().items():
+            feature = next(work.feature for work in wanted if work.feature.name == name)
+            _refuse(feature, [samples.ids[span.start + row] for row in rows])
+        for work in wanted:
+            name = work.feature.name
+            arrays = {
+                key: torch.cat([part[name][key] for part in block.parts]).float().cpu().numpy()
+                for key in block.parts[0][name]
+            }
+            if work.feature.objective is None:
+                arrays["targets"] = samples.targets[span.start : span.stop]
+            work.blocks.write(span, arrays)
 
 
 def _refuse(feature: Feature, bad: Sequence[str]) -> NoReturn:

@@ -47,6 +47,9 @@ class StageSettings:
         within=(0, 65_536),
         decides="nothing",
     )
+    compile: Literal["auto", "on", "off"] = setting(
+        "auto", "torch.compile: auto (on a GPU, from 500,000 forwards on, where it pays), on, off"
+    )
     num_workers: int = setting(
         -1,
         "processes that decode; -1 picks 0 on a CPU, and one per core but one on a GPU",

@@ -59,6 +59,11 @@ def _sharing_forwards(features: Sequence[Feature]) -> Iterator[list[Feature]]:
     yield from groups.values()
 
 
+def forwards_per_sample(features: Sequence[Feature]) -> int:
+    """Views that are encoded for each sample; features that see the same views share them."""
+    return sum({feature.views.identity: feature.views.n_views for feature in features}.values())
+
+
 def embedding_feature(embedding: GradientEngine, shared: GradientEngine | None, views: ViewGenerator) -> Feature:
     """The embedding, in float32 for evaluation (spec vision 7.1).
 

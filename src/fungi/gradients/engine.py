@@ -96,6 +96,10 @@ class GradientEngine:
         other.encoder = TokenEncoder(self.model)
         return other
 
+    def compile(self) -> None:
+        """Have what comes before the gradient sources compiled when it is first used: tens of seconds, once."""
+        self.encoder.compile([target.path for target in self.targets])
+
     def embed(self, batch: Any, views: ViewGenerator) -> Float[Tensor, "b v d"]:
         """Embeddings of all views of a collated batch, without gradients."""
         return self.encode(batch, views).pooled
@@ -248,6 +252,8 @@ def _length(batch: Any) -> int:
 
 
 def _in_turn(batch: Any, size: int) -> Iterator[tuple[Tensor, Any]]:
+    """As few groups as their size allows, as even as can be: a small rest would leave the device idle."""
+    size = -(-_length(batch) // -(-_length(batch) // size))
     for start in range(0, _length(batch), size):
         part = _slice(batch, start, start + size)
         yield torch.arange(start, start + _length(part)), part

@@ -1,0 +1,69 @@
+"""Compiled encoders: the same features, and compiled code that is really run."""
+
+from functools import partial
+
+import jaxtyping
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from fungi.backbones.encoders import WholeModel, blocks_before
+from fungi.backbones.pooled_token import PooledTokenEncoder
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.targets import find_targets
+from fungi.objectives.binding import bind
+from fungi.views.image import ImageInput
+from fungi.views.loading import batch_of
+from tests.library.models import build, pictures
+
+IMAGES = ImageInput(size=32, resize=36)
+LAYER = "blocks.1.attn.proj"
+
+
+def gradients(engine: GradientEngine) -> torch.Tensor:
+    bound = bind("dino", embedding_dim=24, input_spec=IMAGES, seed=0)
+    batch = batch_of(pictures(3), [bound.views], seed=0)[bound.views.identity]
+    return engine.extract(batch, bound.views, {"dino": bound.loss}).gradients["dino"]["proj"]
+
+
+def engine_of(short_cut: bool) -> GradientEngine:
+    model = build("timm").eval()
+    return GradientEngine(
+        model, find_targets(model, (f"{LAYER}:proj",)), device=torch.device("cpu"), short_cut=short_cut
+    )
+
+
+@pytest.mark.parametrize(
+    ("short_cut", "backend"),
+    [(True, "eager"), (False, "eager"), pytest.param(True, "inductor", marks=pytest.mark.slow)],
+)
+def test_compiled_features_equal_the_others(short_cut: bool, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the checks of axes can't be compiled
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    plain = gradients(engine_of(short_cut))
+    engine = engine_of(short_cut)
+    assert isinstance(engine.encoder, PooledTokenEncoder if short_cut else WholeModel)
+    torch._dynamo.reset()
+    counters.clear()
+    engine.compile()
+    compiled = gradients(engine)
+    assert counters["stats"]["unique_graphs"] >= 1
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+
+
+def test_groups_of_a_batch_are_as_even_as_can_be() -> None:
+    engine = engine_of(True)
+    engine.views_per_forward = 48  # four samples of twelve crops
+    bound = bind("dino", embedding_dim=24, input_spec=IMAGES, seed=0)
+    batch = batch_of(pictures(9), [bound.views], seed=0)[bound.views.identity]
+    sizes = [len(rows) for rows, _ in engine._groups(batch, bound.views)]
+    assert sizes == [3, 3, 3]  # not 4, 4, 1
+
+
+def test_blocks_before_the_first_source_are_found_in_the_longest_row() -> None:
+    model = nn.ModuleDict({"stem": nn.Sequential(nn.ReLU()), "layer": nn.ModuleList(nn.Linear(2, 2) for _ in range(4))})
+    assert blocks_before(model, ["layer.3", "layer.2"]) == list(model["layer"])[:2]
+    assert blocks_before(model, []) == list(model["layer"])
+    assert blocks_before(model, ["layer.3", "stem.0"]) == []
+    assert blocks_before(nn.Linear(2, 2), [""]) == []
