@@ -1,0 +1,223 @@
+"""What a GPU makes of extraction, and where the time goes: `python scripts/benchmark.py gpu`.
+
+In one run: the rate of the chip's matrix products; bare forwards, eager and compiled; each objective and all together,
+eager and compiled, as images/s, as a ratio to the best bare forwards, and as a share of the products' rate; the
+kernels that take longest; views prepared per second and core from a JPEG file; and a run of the stage from JPEG files
+to HDF5, whose first pass pays for compiling. Weights are random and pictures are made up: neither changes the time.
+Runs on a CPU, too (`--device cpu --backbone digits-vit --images 4 --files 0`), to see that it works.
+"""
+
+import argparse
+import io
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from benchmarks.extraction import Setup, _alternate, _collated, _extract, _parser, _setup
+from fungi.extraction import extract_gradients
+from fungi.extraction.gradient_settings import GradientSettings
+from fungi.gradients.engine import GradientEngine
+from fungi.runtime.device import autocast, synchronize
+from fungi.runtime.log import configure
+from fungi.runtime.seeds import seeded
+from fungi.runtime.stopwatch import Stopwatch
+
+SIZE = (500, 375)
+"""Width and height of the JPEG pictures: the usual ones of ImageNet."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = _parser()
+    parser.prog, parser.description = "benchmark.py gpu", __doc__
+    parser.set_defaults(backbone="vit-b16", device="cuda", dtype="bfloat16", images=64, rounds=5)
+    parser.add_argument("--files", type=int, default=8192, help="JPEG files of the run of the stage; 0 leaves it out")
+    parser.add_argument("--kernels", type=int, default=25, help="kernels in the table of the profiler")
+    options = parser.parse_args(arguments)
+    if torch.device(options.device).type == "cpu":
+        options.dtype = "float32"
+    setup = _setup(options)
+    setup.engine.stopwatch = Stopwatch(setup.engine.device)
+    device = setup.engine.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}, {options.backbone}, {options.dtype}, {options.images} images at once")
+    rate, work = _matrix_rate(device, setup.engine.dtype), _operations(setup.model, setup)
+    print(f"matrix products {rate / 1e12:.1f} TFLOP/s; one forward {work / 1e9:.2f} GFLOP")
+    bare = _print_bare(setup, rate, work, options.rounds)
+    _print_objectives("eager", setup, bare, rate, work, options.rounds)
+    _print_kernels(setup, options.kernels)
+    start = perf_counter()
+    setup.engine.compile()
+    _extract(setup)
+    synchronize(device)
+    print(f"first batch of compiled code: {perf_counter() - start:.1f} s")
+    _print_objectives("compiled", setup, bare, rate, work, options.rounds)
+    _print_kernels(setup, options.kernels)
+    _print_float32(setup, options.rounds)
+    _print_decoding(setup)
+    if options.files:
+        _print_stage(options)
+    return 0
+
+
+def _seconds(work: Callable[[], object], device: torch.device, rounds: int) -> float:
+    """Median time of some work, after one round of warming up."""
+    return statistics.median(_alternate(lambda: (work(), None)[1], lambda: None, rounds, device)[0])
+
+
+def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / _seconds(lambda: a @ b, device, 10)
+
+
+@torch.no_grad()
+def _operations(model: nn.Module, setup: Setup) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        model(_pictures(setup, 1))
+    return counter.get_total_flops()
+
+
+def _pictures(setup: Setup, count: int) -> torch.Tensor:
+    side = setup.objectives[0].views.input.size
+    return torch.randn(count, 3, side, side, device=setup.engine.device)
+
+
+def _print_bare(setup: Setup, rate: float, work: float, rounds: int) -> float:
+    """Bare forwards per second, the best of eager and compiled."""
+    views, device = setup.engine.views_per_forward, setup.engine.device
+    images, found = _pictures(setup, views), []
+    for label, model in (("eager", setup.model), ("compiled", torch.compile(setup.model))):
+
+        @torch.inference_mode()
+        def forward(model: Callable[..., object] = model) -> None:
+            with autocast(device, setup.engine.dtype):
+                model(images)
+
+        found.append(views / _seconds(forward, device, rounds))
+        print(f"bare forwards/s, {label:8} {found[-1]:10.0f}   {100 * found[-1] * work / rate:5.1f} % of the products")
+    torch._dynamo.reset()
+    return max(found)
+
+
+def _print_objectives(label: str, setup: Setup, bare: float, rate: float, work: float, rounds: int) -> None:
+    """Each objective alone, then all with the embeddings."""
+    alone = [
+        replace(setup, objectives=[one], batches={one.views.identity: setup.batches[one.views.identity]})
+        for one in setup.objectives
+    ]
+    for part in [*alone, setup]:
+        names = "+".join(one.name for one in part.objectives)
+        per_second = part.images / _seconds(lambda part=part: _extract(part), setup.engine.device, rounds)
+        forwards = per_second * part.forwards_per_image
+        print(
+            f"{label:8} {names:16} {per_second:9.1f} images/s   {forwards:8.0f} forwards/s   total / bare forwards "
+            f"{bare / forwards:6.3f}   {100 * forwards * work / rate:5.1f} % of the products"
+        )
+
+
+def _print_kernels(setup: Setup, count: int) -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = setup.engine.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as found:
+        _extract(setup)
+        synchronize(setup.engine.device)
+    column = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    rows = sorted(found.key_averages(), key=lambda row: -getattr(row, column))
+    total = sum(getattr(row, column) for row in rows) or 1
+    for row in rows[:count]:
+        spent = getattr(row, column)
+        print(f"  {100 * spent / total:5.1f} %  {spent / 1e3:9.2f} ms  {row.count:6d} x  {row.key[:100]}")
+
+
+def _print_float32(setup: Setup, rounds: int) -> None:
+    """Embeddings for evaluation are float32: exact products, and those that round to ten bits."""
+    engine = GradientEngine(setup.model, device=setup.engine.device)
+    batch = setup.batches.get(setup.plain.identity)
+    batch = _collated(setup.plain, setup.images) if batch is None else batch
+    found = []
+    for label, precision in (("exact", "highest"), ("ten bits", "high")):
+        torch.set_float32_matmul_precision(precision)
+        found.append(engine.embed(batch, setup.plain)[:, 0])
+        per_second = setup.images / _seconds(lambda: engine.embed(batch, setup.plain), engine.device, rounds)
+        print(f"float32 embeddings, {label} products: {per_second:.0f} images/s")
+    torch.set_float32_matmul_precision("highest")
+    print(f"least cosine of the two: {float(torch.cosine_similarity(*found).min()):.7f}")
+
+
+def _print_decoding(setup: Setup) -> None:
+    """Files that one core decodes, and of which it prepares the views of all objectives, per second."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    content = _jpeg(0)
+    generators = {one.views.identity: one.views for one in setup.objectives}
+
+    def decode() -> Image.Image:
+        return Image.open(io.BytesIO(content)).convert("RGB")
+
+    def prepare() -> None:
+        image = decode()
+        with seeded(42, "views"):
+            for views in generators.values():
+                views.prepare(image)
+
+    for label, work in (("decoded", decode), ("decoded and all views prepared", prepare)):
+        per_second = 1 / _seconds(work, torch.device("cpu"), 20)
+        print(f"{label}: {per_second:.1f} files of {SIZE[0]} x {SIZE[1]} pixels per second and core")
+    torch.set_num_threads(threads)
+
+
+def _jpeg(seed: int) -> bytes:
+    """A picture with the frequencies of photographs, roughly: noise of several scales."""
+    generator = np.random.default_rng(seed)
+    picture = np.zeros((SIZE[1], SIZE[0], 3))
+    for scale in (4, 16, 64):
+        noise = generator.integers(0, 256, (SIZE[1] // scale + 2, SIZE[0] // scale + 2, 3), dtype=np.uint8)
+        picture += np.asarray(Image.fromarray(noise).resize(SIZE, Image.Resampling.BICUBIC)) / 3
+    file = io.BytesIO()
+    Image.fromarray(picture.astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _print_stage(options: argparse.Namespace) -> None:
+    """Two runs of the stage from JPEG files to HDF5: the first compiles, and the second finds that in the cache."""
+    configure()
+    with tempfile.TemporaryDirectory() as folder:
+        different = [_jpeg(seed) for seed in range(32)]
+        for row in range(options.files):
+            path = Path(folder) / "pictures" / "train" / str(row % 2) / f"{row:06d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(different[row % len(different)])
+        _print_run(options, Path(folder), "off")
+        _print_run(options, Path(folder), "on")
+
+
+def _print_run(options: argparse.Namespace, folder: Path, choice: str) -> None:
+    settings = GradientSettings(
+        dataset=f"pictures=folder:{folder / 'pictures'}",
+        backbone=options.backbone,
+        split=("train",),
+        root=folder / choice,
+        random_init=True,
+        device=str(options.device),
+        objective=tuple(options.objective),
+        with_embeddings=options.with_embeddings,
+        batch_size=options.images,
+        compile=choice,
+    )
+    start = perf_counter()
+    extract_gradients.run(settings)
+    spent = perf_counter() - start
+    print(f"JPEG files to HDF5, --compile {choice}: {options.files} files in {spent:.1f} s, all included: ", end="")
+    print(f"{options.files / spent:.1f} images/s")
