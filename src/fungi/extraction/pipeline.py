@@ -144,8 +144,8 @@ def _compute(
     with in_background() as do:
         for span in spans:
             wanted = [work for work in works if span.index in work.missing]
-            block = _compute_block(bar, [work.feature for work in wanted], span, context.settings.batch_size)
-            do(partial(_write_block, block, wanted, samples, span, stopwatch))
+            made, check = _compute_block(bar, [work.feature for work in wanted], span, context.settings.batch_size)
+            do(partial(_write_block, made, check, wanted, samples, span, stopwatch))
             rate.add(len(span))
 
 
@@ -160,35 +160,36 @@ def _compile_where_it_pays(context: StageContext, features: Sequence[Feature], r
         engine.compile()
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Features of a block's batches, still on the device, and which of their rows are finite."""
-
-    parts: list[core.Computed]
-    check: core.FiniteCheck
-
-
-def _compute_block(loaded: Iterator[Batch], wanted: Sequence[Feature], span: Span, batch_size: int) -> _Block:
-    """All wanted features of a block, asked of the device without waiting for it."""
+def _compute_block(
+    loaded: Iterator[Batch], wanted: Sequence[Feature], span: Span, batch_size: int
+) -> tuple[core.Computed, core.FiniteCheck]:
+    """All wanted features of a block, and which rows are finite: asked of the device without waiting for it."""
     check, parts = core.FiniteCheck(), []
     for _ in row_batches(span.start, span.stop, batch_size):
         parts.append(core.compute(next(loaded), wanted))
         check.look(parts[-1])
-    return _Block(parts, check)
+    made = {
+        name: {key: torch.cat([part[name][key] for part in parts]) for key in arrays}
+        for name, arrays in parts[0].items()
+    }
+    return made, check
 
 
-def _write_block(block: _Block, wanted: Sequence[Work], samples: Samples, span: Span, stopwatch: Stopwatch) -> None:
+def _write_block(
+    made: core.Computed,
+    check: core.FiniteCheck,
+    wanted: Sequence[Work],
+    samples: Samples,
+    span: Span,
+    stopwatch: Stopwatch,
+) -> None:
     """Check a block, copy it from the device, and write it; here alone the device is waited for."""
     with stopwatch("writing"):
-        for name, rows in block.check.bad_rows().items():
+        for name, rows in check.bad_rows().items():
             feature = next(work.feature for work in wanted if work.feature.name == name)
             _refuse(feature, [samples.ids[span.start + row] for row in rows])
         for work in wanted:
-            name = work.feature.name
-            arrays = {
-                key: torch.cat([part[name][key] for part in block.parts]).float().cpu().numpy()
-                for key in block.parts[0][name]
-            }
+            arrays = {key: rows.float().cpu().numpy() for key, rows in made[work.feature.name].items()}
             if work.feature.objective is None:
                 arrays["targets"] = samples.targets[span.start : span.stop]
             work.blocks.write(span, arrays)
