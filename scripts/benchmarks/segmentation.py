@@ -26,8 +26,8 @@ from fungi.gradients.projection import draw_projection, product_dtype
 from fungi.gradients.targets import find_target
 from fungi.runtime.device import autocast, choose_device, choose_dtype, synchronize
 from fungi.runtime.memory import keep_freed_memory
+from fungi.search.stored import ExactSearch, FaissSearch, TreeSettings
 from fungi.segmentation.dense import DenseExtractor, Support, at_input_size, grid_of
-from fungi.segmentation.search import ExactSearch, FaissSearch, TreeSettings
 from fungi.store.banks import Bank, BankManifest, PatchRows
 from fungi.views.scenes import SceneView
 

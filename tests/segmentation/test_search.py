@@ -10,8 +10,9 @@ import torch
 from torch.nn.functional import normalize
 
 from fungi.errors import FungiError
-from fungi.segmentation import search as searching
-from fungi.segmentation.search import ExactSearch, FaissSearch, ScannSearch, TreeSettings, recall
+from fungi.search import stored as searching
+from fungi.search.neighbours import recall
+from fungi.search.stored import ExactSearch, FaissSearch, ScannSearch, TreeSettings
 from fungi.store.banks import Bank
 from tests.segmentation.tiny import CPU, filled_bank
 
@@ -52,10 +53,6 @@ def test_faiss_and_scann_find_nearly_all(rows: int, tmp_path: Path) -> None:
         torch.testing.assert_close(scores[agreeing, 0], truth[0][agreeing, 0], rtol=1e-4, atol=1e-4)
 
 
-def test_recall_counts_the_true_neighbours_that_were_found() -> None:
-    assert recall(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[2, 9], [4, 3]])) == 0.75
-
-
 def test_fewer_patches_than_neighbours_are_named(tmp_path: Path) -> None:
     bank = filled_bank(tmp_path, vectors(3).numpy())
     for search in (ExactSearch(bank, CPU), FaissSearch(bank, TreeSettings()), ScannSearch(bank, TreeSettings(), 2)):
@@ -68,7 +65,7 @@ import resource, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from fungi.segmentation.search import ExactSearch
+from fungi.search.stored import ExactSearch
 from fungi.store.banks import Bank, _read_manifest
 folder, limit = Path(sys.argv[1]), int(sys.argv[2])
 bank = Bank(folder, _read_manifest(folder))

@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import draw_projection
 from fungi.gradients.targets import find_target
+from fungi.search.stored import ExactSearch
 from fungi.segmentation.dense import DenseExtractor, DenseLoss, Support
-from fungi.segmentation.search import ExactSearch
 from fungi.store.banks import Bank, BankManifest
 from fungi.views.image import HALF
 from fungi.views.scenes import SceneView

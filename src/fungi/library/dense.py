@@ -13,8 +13,8 @@ from torch import Tensor
 from fungi.data.base import Samples
 from fungi.gradients.engine import GradientEngine
 from fungi.runtime.log import progress
+from fungi.search.stored import ExactSearch
 from fungi.segmentation.dense import DenseExtractor, Support
-from fungi.segmentation.search import ExactSearch
 from fungi.store.banks import PatchRows, open_bank
 from fungi.views.image import ImageInput
 from fungi.views.scenes import Scene, SceneView

@@ -1,6 +1,7 @@
 """Exhaustive search by other libraries: rows of keys, queries -> (scores `[q k]`, rows `[q k]`), best first."""
 
-from typing import Any
+from importlib import import_module
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,12 +15,18 @@ Scored = tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]
 """Squared distances or products, and rows."""
 
 
+def library(name: Literal["faiss", "scann"]) -> Any:
+    """A library that searches; FungiError where it is not installed."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        package = {"faiss": "faiss-cpu"}.get(name, name)
+        raise FungiError(f"{name} can't be used ({error}). Run: pip install {package}, or search without it.") from None
+
+
 def faiss_index(keys: Float[Tensor, "n d"], metric: Metric) -> Any:
     """FAISS's flat index; FungiError where faiss is not installed."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise FungiError(f"faiss can't be used ({error}). Run: pip install faiss-cpu, or search with torch.") from None
+    faiss = library("faiss")
     index = (faiss.IndexFlatIP if metric == "inner-product" else faiss.IndexFlatL2)(keys.shape[1])
     index.add(keys.numpy())
     return index
@@ -33,13 +40,8 @@ def faiss_search(keys: Float[Tensor, "n d"], queries: Float[Tensor, "q d"], k: i
 
 def scann_search(keys: Float[Tensor, "n d"], queries: Float[Tensor, "q d"], k: int, metric: Metric) -> Scored:
     """By ScaNN's exhaustive mode: its quantised modes would only be approximate."""
-    try:
-        import scann
-    except ImportError as error:
-        raise FungiError(f"scann can't be used ({error}). Install scann, or search with torch.") from None
-
     measure = "dot_product" if metric == "inner-product" else "squared_l2"
-    builder = scann.scann_ops_pybind.builder(keys.numpy(), k, measure)
+    builder = library("scann").scann_ops_pybind.builder(keys.numpy(), k, measure)
     found, scores = builder.score_brute_force().build().search_batched(queries.numpy())
     return torch.from_numpy(np.asarray(scores)), torch.from_numpy(found.astype(np.int64))
 

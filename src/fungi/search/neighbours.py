@@ -1,8 +1,9 @@
 """What a search takes and gives: keys, and the nearest of them."""
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -19,6 +20,18 @@ class Found(NamedTuple):
 
     scores: Float[Tensor, "q k"]
     rows: Int64[Tensor, "q k"]
+
+
+@runtime_checkable
+class StoredKeys(Protocol):
+    """Keys that need not fit into memory, as a bank of patches holds them."""
+
+    rows: int
+    dim: int
+
+    def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
+        """All rows, `size` at a time, each window with its first row."""
+        ...
 
 
 def in_memory(keys: Float[Tensor, "n d"]) -> Keys:

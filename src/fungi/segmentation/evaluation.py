@@ -19,19 +19,19 @@ from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import ProjectionMatrix, product_dtype
 from fungi.gradients.targets import Target
 from fungi.report.result_file import Scores
-from fungi.segmentation.dense import DenseExtractor, DenseLoss, Feature, Support, at_input_size, grid_of
-from fungi.segmentation.memory_bank import PatchFeatures, bank_ends, fill_bank, patches_per_image
-from fungi.segmentation.passes import ImageBlock, Reader, image_blocks, subset_rows
-from fungi.segmentation.scoring import Predictor, confusion_matrix
-from fungi.segmentation.search import (
+from fungi.search.neighbours import recall
+from fungi.search.stored import (
     DATA_EFFICIENT_TREE,
     ExactSearch,
     Search,
     TreeSettings,
     make_search,
-    recall,
     require_rows,
 )
+from fungi.segmentation.dense import DenseExtractor, DenseLoss, Feature, Support, at_input_size, grid_of
+from fungi.segmentation.memory_bank import PatchFeatures, bank_ends, fill_bank, patches_per_image
+from fungi.segmentation.passes import ImageBlock, Reader, image_blocks, subset_rows
+from fungi.segmentation.scoring import Predictor, confusion_matrix
 from fungi.segmentation.settings import SegmentSettings
 from fungi.store.banks import Bank, BankManifest
 from fungi.store.layout import Layout

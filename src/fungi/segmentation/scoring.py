@@ -13,9 +13,9 @@ from fungi.data.base import MaskRules
 from fungi.evaluators.segmentation import attention_vote, confusion, upsampled_classes
 from fungi.runtime.files import written_whole
 from fungi.runtime.log import progress
+from fungi.search.stored import Search
 from fungi.segmentation.memory_bank import PatchFeatures
 from fungi.segmentation.passes import ImageBlock, Reader
-from fungi.segmentation.search import Search
 from fungi.store.banks import Bank
 
 
