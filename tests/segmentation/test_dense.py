@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.terms import EachPosition
+from fungi.search.stored import ExactSearch
 from fungi.segmentation.dense import DenseExtractor, DenseLoss, Support, at_input_size
-from fungi.segmentation.search import ExactSearch
 from fungi.store.banks import PatchRows
 from tests.segmentation.tiny import CPU, SIZE, WIDTH, extractor, images, random_support, tiny_vit
 
