@@ -117,7 +117,7 @@ def test_prompts_hold_task_labels_examples_and_query(settings):
     content = run(settings)
     assert set(content["results"]) == {"embeddings", "embeddings+kl"}
     folder = settings.root[0] / "in-context" / "ag-news" / "tiny-bert"
-    prompts = lines(folder / "embeddings+kl.prompts.jsonl")
+    prompts = lines(folder / "embeddings+kl-k3.prompts.jsonl")
     test = open_split("ag-news", "test", settings.data_dir)
     assert [prompt["id"] for prompt in prompts] == list(test.ids)
     for row, prompt in enumerate(prompts):
@@ -176,6 +176,19 @@ def test_answers_from_elsewhere_are_scored_and_a_torn_line_is_asked_again(settin
     scores = run(replace(settings, endpoint=stub.url))["results"]["embeddings"]
     assert scores["answered"] == 6
     assert scores["answer-accuracy"] == pytest.approx(5 / 6)
+
+
+def test_answers_of_another_model_or_to_other_prompts_do_not_count(settings, stub):
+    """Until these were told apart, answers of the first model were scored under the name of the second."""
+    first = replace(settings, endpoint=stub.url, model="small", features=("embeddings",))
+    assert run(first)["results"]["embeddings"]["answered"] == 6
+    for other in (replace(first, endpoint=None, model="org/large"), replace(first, endpoint=None, k=2)):
+        assert "answered" not in run(other)["results"]["embeddings"]
+    assert run(replace(first, endpoint=None, queries=2))["results"]["embeddings"]["answered"] == 2
+    assert len(stub.requests) == 6
+    file = first.file(("embeddings",), "answers")
+    file.write_text(file.read_text().replace('"prompt": "', '"prompt": "of-other-features-'))
+    assert "answered" not in run(replace(first, endpoint=None))["results"]["embeddings"]
 
 
 def test_a_line_that_is_no_answer_is_named(settings):

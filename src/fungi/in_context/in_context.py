@@ -18,7 +18,8 @@ DESCRIPTION = """Find the training texts nearest to each test text, and put them
   fungi in-context ...                                  score the answers that are there, wherever they come from
 
 Prompts go to <root>/in-context/<dataset>/<backbone>/<features>.prompts.jsonl; answers, one {"id", "answer"} per line,
-are read from (and written to) <features>.answers.jsonl beside it. An interrupted run goes on where it was."""
+are read from (and written to) <features>.answers.jsonl beside it. Unusual settings are part of both names, another
+model of that of the answers (embeddings-k5-MODEL.answers.jsonl). An interrupted run goes on where it was."""
 
 
 def run(settings: InContextSettings) -> dict[str, Any]:
@@ -37,12 +38,12 @@ def run(settings: InContextSettings) -> dict[str, Any]:
     result = open_result(settings, settings.task_name, [entry])
     for combination in retrieval.combinations:
         prompts, scores = retrieval.prompts(combination)
-        written, answers = (settings.file(combination, kind) for kind in ("prompts", "answers"))
+        written, answers = settings.file(combination, "prompts"), settings.file(combination, "answers")
         write_prompts(written, prompts)
         print(f"wrote {written}: {len(prompts)} prompts")
         if endpoint is not None:
             ask_all(endpoint, prompts, answers)
-        if found := read_answers(answers):
+        if found := read_answers(answers, prompts):
             expected = {prompt.id: prompt.label for prompt in prompts}
             scores |= score_answers(found, expected, retrieval.train.class_names)
         result.add(entry, name_of(combination), scores)
@@ -52,7 +53,7 @@ def run(settings: InContextSettings) -> dict[str, Any]:
 
 def ask_all(endpoint: ChatEndpoint, prompts: Sequence[Prompt], answers: Path) -> None:
     """Ask what has no answer yet, and keep each answer as it comes."""
-    known = read_answers(answers)
+    known = read_answers(answers, prompts)
     missing = [prompt for prompt in prompts if prompt.id not in known]
     for prompt in progress(missing, total=len(missing), label=endpoint.model, unit="query"):
         append_answer(answers, prompt, endpoint.ask(prompt.messages))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fungi.errors import FungiError
+from fungi.identity import short_hash
 from fungi.runtime.files import written_whole
 
 Messages = list[dict[str, str]]
@@ -18,6 +19,11 @@ class Prompt:
     id: str
     label: str
     messages: Messages
+
+    @property
+    def key(self) -> str:
+        """What its messages are told by: an answer to other ones is none to these."""
+        return short_hash(json.dumps(self.messages))
 
 
 def compose(query: str, examples: Sequence[tuple[str, str]], names: Sequence[str], task: str) -> Messages:
@@ -39,20 +45,23 @@ def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
         temporary.write_text("".join(json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts))
 
 
-def read_answers(path: Path) -> dict[str, str]:
+def read_answers(path: Path, prompts: Sequence[Prompt]) -> dict[str, str]:
     """Answers by query id; empty where there is no file. FungiError naming the line that is none.
 
-    Of several answers to a query the last one counts. A last line that was not written to its end is left out.
+    Of several answers to a query the last one counts. A last line that was not written to its end is left out, and so
+    are answers that name another prompt than that of their query: features or examples were others then.
     """
-    return dict(_answers(path)) if path.exists() else {}
+    keys = {prompt.id: prompt.key for prompt in prompts}
+    found = _answers(path) if path.exists() else ()
+    return {line["id"]: line["answer"] for line in found if line.get("prompt") in (None, keys.get(line["id"]))}
 
 
-def _answers(path: Path) -> Iterator[tuple[str, str]]:
+def _answers(path: Path) -> Iterator[dict[str, str]]:
     lines = path.read_text().splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
             found = json.loads(line)
-            yield found["id"], found["answer"]
+            yield {"id": found["id"], "answer": found["answer"], **found}
         except (ValueError, KeyError, TypeError):
             if number == len(lines) and not line.endswith("\n"):
                 return
@@ -63,7 +72,7 @@ def _answers(path: Path) -> Iterator[tuple[str, str]]:
 
 def append_answer(path: Path, prompt: Prompt, answer: str) -> None:
     """Keep one answer as soon as it is there, in place of a last line that was not written to its end."""
-    line = json.dumps({"id": prompt.id, "answer": answer}, ensure_ascii=False) + "\n"
+    line = json.dumps({"id": prompt.id, "answer": answer, "prompt": prompt.key}, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         file.seek(0)

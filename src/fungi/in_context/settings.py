@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from fungi.combine.names import Combination, name_of
 from fungi.errors import FungiError
+from fungi.identity import result_name
 from fungi.scoring.feature_settings import FeatureSettings
 from fungi.settings import setting
 
@@ -36,7 +37,9 @@ class InContextSettings(FeatureSettings):
         if self.takes_files or len(self.root) > 1:
             raise FungiError("in-context retrieval reads one --root; explicit files have no texts to go with them.")
 
-    def file(self, combination: Combination, kind: str) -> Path:
-        """The file of prompts or answers of a combination."""
+    def file(self, combination: Combination, kind: Literal["prompts", "answers"]) -> Path:
+        """The file of prompts or answers of a combination. What decides them and is not usual is part of the name; a
+        query has the same prompt however many there are."""
         folder = self.root[0] / "in-context" / self.dataset_name / self.backbone_name
-        return folder / f"{name_of(combination)}.{kind}.jsonl"
+        decide_none = ("dataset", "backbone", "features", "queries", *(("model",) if kind == "prompts" else ()))
+        return folder / f"{result_name(name_of(combination), self, decide_none)}.{kind}.jsonl"
