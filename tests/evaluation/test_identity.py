@@ -3,9 +3,12 @@ or stand beside a published value (DESIGN 3.4)."""
 
 import dataclasses
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from fungi.ablations.ablate import AblateSettings
@@ -307,3 +310,51 @@ def test_fitted_rows_are_known_by_file_and_by_fingerprint(tmp_path):
         )
         with pytest.raises(FungiError, match=r"are those of the train split, which is fitted on"):
             knn_concat.run(files)
+
+
+def with_rows_of_test(root: Path, shared: int) -> None:
+    """Features of train rows, of test rows, and of a split `trainval` that holds `shared` of the test rows, computed in
+    other batches."""
+    make_folder(root, rows={"train": 120, "test": 60, "trainval": 90})
+    noise = np.random.default_rng(0)
+    for test in [*root.rglob("*/test.h5"), *root.rglob("*-test.h5")]:
+        with h5py.File(test) as file, h5py.File(test.with_name(test.name.replace("test", "trainval")), "r+") as more:
+            for name in set(file) - {"targets"}:
+                more[name][:shared] = file[name][:shared] * (1 + 1e-6 * noise.normal(size=file[name][:shared].shape))
+
+
+def test_fitted_rows_are_known_under_another_name_of_their_split(tmp_path, capsys):
+    """A split that holds test rows, such as the union of others, has a fingerprint and a file of its own."""
+    with_rows_of_test(tmp_path, 30)
+    flags = ["--root", str(tmp_path), "--pca-dim", "4", "--k", "1", "--train-split", "trainval"]
+    assert COMMANDS["knn"].main(flags) == 2
+    assert re.search(r"(29|30) of the 60 rows to score .* are those of the train split", capsys.readouterr().err)
+    assert COMMANDS["knn"].main([*flags, "--score-fitted-rows"]) == 0
+    assert re.search(r"warning: (29|30) of the 60 scored rows are equal to those of the train", capsys.readouterr().out)
+
+
+def test_a_few_rows_that_are_twice_are_said_and_scored(tmp_path):
+    with_rows_of_test(tmp_path, 3)
+    found = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5, train_split="trainval"))
+    assert found["warnings"] == ["3 of the 60 scored rows are equal to those of the train split, which was fitted on."]
+    assert not knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))["warnings"]
+
+
+def test_rows_that_are_all_alike_are_not_taken_for_fitted_ones(tmp_path):
+    make_folder(tmp_path, features=("embeddings",))
+    for path in tmp_path.rglob("*.h5"):
+        with h5py.File(path, "r+") as file:
+            file["embeddings"][:] = 1
+    with pytest.raises(FungiError, match="hold the same values"):
+        knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))
+
+
+def test_queries_of_the_original_harness_are_found_by_status_and_never_replace_cropped_ones(tmp_path):
+    make_folder(tmp_path, rows={"train": 20, "query": 8}, dataset="oxford-landmarks")
+    settings = RetrievalSettings(root=(tmp_path,), backbone="digits-vit")
+    (path,) = settings.outputs()
+    assert path.parts[-3] == "retrieval-on-query"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"settings": {"test_split": "query"}}))
+    assert settings.difference(path) == ""
+    assert replace(settings, test_split="test-cropped").with_queries_there().test_split == "test-cropped"

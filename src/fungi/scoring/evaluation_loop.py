@@ -20,8 +20,9 @@ from fungi.errors import FungiError
 from fungi.report.result_file import ResultFile, Run, Scores
 from fungi.runtime.log import logger, progress
 from fungi.runtime.tracking import track
-from fungi.scoring.feature_files import Splits, fitted_rows, open_splits, provenance
+from fungi.scoring.feature_files import Splits, open_splits, provenance
 from fungi.scoring.feature_settings import FeatureSettings, result_path
+from fungi.scoring.fitted_rows import of_seen_rows
 from fungi.store.joining import check_runs
 
 
@@ -140,8 +141,8 @@ def _evaluate_run(
     settings: FeatureSettings, task: Task, missing: list[Combination], scorer: Scorer, result: ResultFile
 ) -> None:
     _keep_test_targets(result, scorer.test_targets, task)
-    if split := fitted_rows(task.splits):
-        note(task.run, f"the scored rows are those of the {split} split, which was fitted on.")
+    for text in of_seen_rows({split: files.arrays for split, files in task.splits.items()}):
+        note(task.run, text)
     reducer, announce = Reducer(scorer.sources[0], settings.reduced_dim, settings.compute_device), Announcer()
     for combination in progress(missing, total=len(missing), label=result.task, unit="combination"):
         features = Combined(combination, reducer, announce)

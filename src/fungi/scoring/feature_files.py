@@ -14,6 +14,7 @@ from fungi.combine.source import FeatureSource
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.files import sha256_of
 from fungi.scoring.feature_settings import DEFAULT_LAYER_KEY, FeatureSettings
+from fungi.scoring.fitted_rows import refuse_seen_rows
 from fungi.store.joining import check_splits, check_targets
 from fungi.store.layout import EMBEDDINGS, Layout
 from fungi.store.reading import FeatureArray, array_keys, open_array, read_targets, warn_of_unknown_origin
@@ -59,41 +60,12 @@ def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) ->
     else:
         features = settings.features or _features_on_disk(settings, Layout(root), splits[0])
         opened = {split: _found(settings, Layout(root), split, features) for split in splits}
-    check_splits({split: files.arrays for split, files in opened.items()})
-    if not settings.score_fitted_rows:
-        _refuse_fitted_rows(opened)
+    arrays = {split: files.arrays for split, files in opened.items()}
+    check_splits(arrays)
+    if "test" in opened and not settings.score_fitted_rows:
+        refuse_seen_rows(arrays, opened["test"].targets_path)
     warn_of_unknown_origin([array for files in opened.values() for array in files.arrays.values()])
     return opened
-
-
-def fitted_rows(splits: Splits) -> str | None:
-    """The split whose rows, though fitted (or used to choose lambda), are those to score; None where there is none.
-
-    Rows are the same where the file is, or where the fingerprint of the data is.
-    """
-    scored = splits["test"].arrays if "test" in splits else {}
-    for split, files in splits.items():
-        if split != "test" and any(_same_rows(files.arrays[name], array) for name, array in scored.items()):
-            return split
-    return None
-
-
-def _refuse_fitted_rows(splits: Splits) -> None:
-    """FungiError where rows would be scored that the evaluation has seen with their labels."""
-    split = fitted_rows(splits)
-    if split is not None:
-        raise FungiError(
-            f"the rows to score ({splits['test'].targets_path}) are those of the {split} split, which is fitted on:"
-            " the scores would say nothing of new rows. Name other rows with --test-split, or ask for it with"
-            " --score-fitted-rows; tables then say so."
-        )
-
-
-def _same_rows(one: FeatureArray, other: FeatureArray) -> bool:
-    if one.path.resolve() == other.path.resolve() and one.key == other.key:
-        return True
-    births = (one.birth, other.birth)
-    return all(births) and len({birth.dataset_fingerprint for birth in births if birth}) == 1
 
 
 def provenance(splits: Splits) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from fungi.combine.names import all_combinations
 from fungi.errors import FungiError
 from fungi.report.gain_table import print_gain_table
-from fungi.scoring.feature_settings import FeatureSettings
+from fungi.scoring.feature_settings import FeatureSettings, result_path
 from fungi.settings import setting
 from fungi.store.layout import Layout
 
@@ -43,13 +43,28 @@ class RetrievalSettings(FeatureSettings):
         if not self.cutoffs or min(self.cutoffs) < 1:
             raise FungiError("--cutoffs needs ranks from 1 on.")
 
+    def with_queries_there(self) -> "RetrievalSettings":
+        """The original harness calls the split of the queries `query`: that, where it alone is there."""
+        layout, where = Layout(self.root[0]), (self.dataset_name, self.backbone_name)
+        there = [layout.embeddings(*where, split).exists() for split in ("test", OLD_QUERY_SPLIT)]
+        usual = self.test_split == "test" and not self.takes_files
+        return replace(self, test_split=OLD_QUERY_SPLIT) if usual and there == [False, True] else self
+
+    def outputs(self) -> list[Path]:
+        """The result file."""
+        return [result_path(self.with_queries_there(), self.task_name)]
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide what the result file holds, of the queries that are there."""
+        return super(RetrievalSettings, self.with_queries_there()).deciding()
+
 
 def run(settings: RetrievalSettings) -> dict[str, Any]:
     """Evaluate what is missing; the content of the result file."""
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.retrieval_scorer import RetrievalScorer, read_ground_truth
 
-    settings = _with_old_query_files(settings)
+    settings = settings.with_queries_there()
     result = evaluate(
         settings,
         settings.task_name,
@@ -64,16 +79,6 @@ def run(settings: RetrievalSettings) -> dict[str, Any]:
         ),
     )
     return result.content()
-
-
-def _with_old_query_files(settings: RetrievalSettings) -> RetrievalSettings:
-    """The original harness calls the split of the queries `query`."""
-    layout = Layout(settings.root[0])
-    where = (settings.dataset_name, settings.backbone_name)
-    absent = not layout.embeddings(*where, settings.test_split).exists()
-    if absent and layout.embeddings(*where, OLD_QUERY_SPLIT).exists():
-        return replace(settings, test_split=OLD_QUERY_SPLIT)
-    return settings
 
 
 def show(settings: RetrievalSettings, content: dict[str, Any]) -> None:
