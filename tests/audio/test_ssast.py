@@ -84,6 +84,14 @@ def test_frequency_is_the_slow_axis_of_the_tokens():
     assert columns.max() == 1  # frames 10..25
 
 
+def test_positions_are_added_to_the_tokens():
+    model = SpectrogramTransformer(**SSAST)
+    sounds, moved = torch.randn(1, 128, 128), torch.randn_like(model.pos_embed[:, :2])
+    before = model.tokens(sounds)
+    model.pos_embed.data[:, :2] += moved
+    torch.testing.assert_close(model.tokens(sounds)[:, :2] - before[:, :2], moved)
+
+
 def test_the_embedding_is_the_mean_of_both_leading_tokens_or_of_the_patches():
     with torch.random.fork_rng():
         torch.manual_seed(0)

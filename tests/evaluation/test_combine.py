@@ -71,6 +71,7 @@ def test_drawn_shots_are_balanced_and_belong_to_their_seed():
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     np.testing.assert_array_equal(np.bincount(targets[first]), [7, 7, 7, 7])
+    assert len(set(first)) == len(first)  # no row twice
 
 
 def test_a_class_with_fewer_rows_than_shots_is_named():

@@ -55,6 +55,13 @@ def test_a_loss_that_mixes_samples_is_named() -> None:
         wrap(configs=[KLConfig(), OwnConfig(Mixing)]).setup(dataset(), check_independence=True)
 
 
+def test_latents_are_the_head_of_each_embedding_brought_to_length_one() -> None:
+    (extractor,) = wrap(configs=[OwnConfig(OneView)]).extractors
+    head, embeddings = extractor.projection_head, torch.randn(5, extractor.embeddings_dim)
+    for latent, embedding in zip(extractor.latents(embeddings), embeddings, strict=True):
+        torch.testing.assert_close(latent, head.weight @ (embedding / embedding.square().sum().sqrt()) + head.bias)
+
+
 def test_losses_that_keep_samples_apart_pass() -> None:
     from tests.library.models import SMALL_CONFIGS
 
