@@ -3,19 +3,23 @@
 The name lists are typed from the published files, not taken from the code under test.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fungi.backbones.base import BACKBONES, BackboneSpec
 
 WIDTH, DEPTH, HEADS, PATCH, SIZE = 32, 2, 2, 8, 32
 GRID = SIZE // PATCH
+SMALL = "dino_vitb16"  # the backbone whose architecture the fixture `small` replaces
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -42,6 +46,19 @@ def shrink_timm(monkeypatch: pytest.MonkeyPatch, name: str, build: Callable[[], 
     convert = BACKBONES[name].convert
     assert isinstance(convert, partial)
     return shrink(monkeypatch, name, build, convert=partial(convert.func, **{**convert.keywords, "build": build}))
+
+
+def with_one_fast_of_each(kind: Callable[[BackboneSpec], Hashable], names: Iterable[str]) -> list[ParameterSet]:
+    """All the names; the narrowest backbone of each kind in the daily loop, the others marked slow."""
+    by_width = sorted(names, key=lambda name: (BACKBONES[name].embedding_dim, name))
+    fast = {kind(BACKBONES[name]): name for name in reversed(by_width)}.values()
+    return [pytest.param(name, marks=[] if name in fast else pytest.mark.slow) for name in by_width]
+
+
+def save(folder: Path, state: object, name: str = "weights.pth") -> Path:
+    """A checkpoint of the kind that the file's ending says."""
+    (save_file if name.endswith("safetensors") else torch.save)(state, folder / name)
+    return folder / name
 
 
 def random_state(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:

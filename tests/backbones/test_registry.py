@@ -12,6 +12,7 @@ from fungi.backbones.loading import choose_input
 from fungi.errors import FungiError
 from fungi.profiles import PROFILES
 from fungi.views.image import CLIP, HALF, IMAGENET, UNIT
+from tests.backbones.small import with_one_fast_of_each
 
 # E, gradient source, weight shape, bias, G, d, PCA (spec vision 2.1; digits-vit is ours)
 S11, B11, L23 = (384, 384), (768, 768), (1024, 1024)
@@ -63,7 +64,7 @@ TABLE = {
 }
 VIT_H = (1280, "blocks.31.attn.proj", (1280, 1280), True, 1639680, 1280, 512)
 VIT_G = (1536, "blocks.39.attn.proj", (1536, 1536), True, 2360832, 1536, 512)
-# Sizes that their publishers state (model cards); those that are not QUICK take a second each to build.
+# Sizes that their publishers state (model cards).
 RECENT = {
     "dinov2_vits14": VIT_S,
     "dinov2_vitg14": VIT_G,
@@ -85,7 +86,6 @@ RECENT = {
 }
 TABLE |= RECENT
 TABLE["efficientnet-lite0"] = (1280, "conv_head", (1280, 320, 1, 1), False, 409600, 1280, 512)
-QUICK = {"dinov2_vits14_reg", "dinov3_vits16plus"}
 ENUMERATED = list(TABLE)[:13]
 
 # resize, interpolation, crop, statistics (spec vision 2.2)
@@ -134,7 +134,7 @@ TRANSFORMS = {
 }
 WRONG_IN_PUBLISHED_CODE = {name for name in TABLE if "augreg" in name} | {"vit-s16", "eva-clip-vit-b16"}
 VISION = [name for name in BACKBONES if BACKBONES[name].modality == "vision"]
-BUILT = [pytest.param(n, marks=[pytest.mark.slow] if n in RECENT and n not in QUICK else []) for n in VISION]
+BUILT = with_one_fast_of_each(lambda spec: getattr(spec.convert, "func", spec.convert), VISION)
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,8 @@ def blocks(layout, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
         with h5py.File(layout.features(name, "digits", "digits-vit", split)) as file:
             values = file["embeddings" if name == "embeddings" else "attn_proj"][:]
             found[name] = values / np.linalg.norm(values, axis=1, keepdims=True)
-            targets = file["targets"][:].astype(int) if name == "embeddings" else targets
+            if name == "embeddings":
+                targets = file["targets"][:].astype(int)
     return found, targets
 
 
