@@ -70,6 +70,16 @@ def test_datasets_without_masks_and_unknown_features_are_refused() -> None:
         SegmentSettings(features=("kl",))
 
 
+@pytest.mark.parametrize("stage", ["extract", "extract-gradients"])
+def test_stages_that_need_the_class_of_an_image_refuse_masks(
+    stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--dataset", "digit-scenes", "--backbone", "digits-vit", "--root", str(tmp_path)]
+    assert COMMANDS[stage].main(flags) != 0
+    assert "'digit-scenes' have masks, and no class of their own. Use fungi segment" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_classes_without_a_list_are_counted_over_all_masks(squares: Path) -> None:
     (squares / "classes.txt").unlink()
     assert list(open_split(f"squares=masks:{squares}", "test", squares).class_names) == [

@@ -81,17 +81,22 @@ class StageContext:
         }
 
 
-def resolve_context(settings: StageSettings, dtype_name: str | None = None) -> StageContext:
+def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, masks: bool = False) -> StageContext:
     """Resolve names, open the splits, load the backbone onto its device.
 
     Splits are opened once, and before the backbone, so that missing data is said before a large model loads.
-    dtype_name: in place of the settings' own.
+    dtype_name: in place of the settings' own; masks: whether the stage works with classes of pixels. FungiError, in
+    other stages, for a dataset whose images have no class.
     """
     keep_freed_memory()
     device = choose_device(settings.device)
     dtype = choose_dtype(dtype_name or settings.dtype, device)
     profile = choose_profile(settings.profile)
     dataset = resolve_dataset(settings.dataset, settings.data_dir)
+    if dataset.masks is not None and not masks:
+        raise FungiError(
+            f"the images of dataset {dataset.name!r} have masks, and no class of their own. Use fungi segment for it."
+        )
     if profile.published_labels and dataset.published_open is not None:
         dataset = replace(dataset, open=dataset.published_open)
     spec = resolve_backbone(settings.backbone)

@@ -204,7 +204,7 @@ def prepare(settings: SegmentSettings) -> Segmentation:
         split=tuple(dict.fromkeys(("train", settings.split))),
         **{name: getattr(settings, name) for name in _PASSED_ON},
     )
-    context = resolve_context(stage)
+    context = resolve_context(stage, masks=True)
     size = settings.input_size or (dataset.masks.input_size if dataset.masks else 0)
     model, quirks = context.backbone.model, settings.quirks
     at_input_size(model, size)
