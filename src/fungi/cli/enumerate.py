@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fungi.commands import COMMANDS
+from fungi.report.text import aligned
 from fungi.settings import setting
 
 DESCRIPTION = """Name what there is: datasets, backbones, objectives, commands.
@@ -27,7 +28,7 @@ def run(settings: ListSettings) -> None:
     tables = {"datasets": _datasets, "backbones": _backbones, "objectives": _objectives, "commands": _commands}
     for title, rows in tables.items():
         if settings.only in ("all", title):
-            print(_aligned(list(rows())) + "\n")
+            print(aligned(list(rows())) + "\n")
 
 
 def _datasets() -> Iterator[tuple[str, ...]]:
@@ -63,10 +64,3 @@ def _commands() -> Iterator[tuple[str, ...]]:
     yield ("command", "stage of the grid", "file", "what it does")
     for command in COMMANDS.values():
         yield command.name, command.stage or "-", command.file or "-", command.help
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fungi.report.published import published_tables
+from fungi.report.text import markdown, plus_minus
 
 NONE = "-"
 _NOT_OF_A_ROW = ("backbone", "default", "values", "std")
@@ -35,7 +36,7 @@ class AblationTable:
     def text(self) -> str:
         """The table, its notes, and the published ones."""
         cells = [[row, *(self._cell(row, column) for column in self.columns)] for row in self.rows]
-        parts = [f"{self.title}\n", grid(["", *self.columns], cells), *(f"note: {note}" for note in self.notes)]
+        parts = [f"{self.title}\n", markdown(["", *self.columns], cells), *(f"note: {note}" for note in self.notes)]
         return "\n".join([*parts, *(f"\n{published_text(name)}" for name in self.published)])
 
     def content(self) -> dict[str, Any]:
@@ -45,16 +46,10 @@ class AblationTable:
 
     def _cell(self, row: str, column: str) -> str:
         found = self.values.get((row, column))
-        return (
-            NONE
-            if not found
-            else percent(self.scale * float(np.mean(found)), self.scale * float(np.std(found)), len(found))
-        )
-
-
-def percent(mean: float, deviation: float = 0.0, count: int = 1) -> str:
-    """`57.2`, with the deviation where there are several values."""
-    return f"{mean:.1f}" + (f" ± {deviation:.1f}" if count > 1 else "")
+        if not found:
+            return NONE
+        deviation = self.scale * float(np.std(found)) if len(found) > 1 else None
+        return plus_minus(self.scale * float(np.mean(found)), deviation)
 
 
 def published_text(name: str) -> str:
@@ -63,27 +58,16 @@ def published_text(name: str) -> str:
     cells = []
     for row in table["rows"]:
         spread = row.get("std", {})
-        shown = [_published_cell(row["values"].get(column), spread.get(column)) for column in table["columns"]]
-        of = [_words(key, value) for key, value in row.items() if key not in _NOT_OF_A_ROW and value is not None]
+        values = {column: value for column, value in row["values"].items() if value is not None}
+        shown = [
+            plus_minus(values[column], spread.get(column)) if column in values else NONE for column in table["columns"]
+        ]
+        of = [
+            f"{key} {'yes' if value else 'no'}" if isinstance(value, bool) else str(value)
+            for key, value in row.items()
+            if key not in _NOT_OF_A_ROW and value is not None
+        ]
         cells.append([", ".join(of), *shown])
     where = table["rows"][0]["backbone"] + (f" on {table['dataset']}" if "dataset" in table else "")
     source = f"{table['source']}, table {table['table']}"
-    return f"published: {table['caption']} ({source}; {where})\n\n" + grid(["", *table["columns"]], cells)
-
-
-def _published_cell(value: int | float | None, deviation: float | None) -> str:
-    return NONE if value is None else f"{value:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
-
-
-def _words(key: str, value: Any) -> str:
-    return f"{key} {'yes' if value else 'no'}" if isinstance(value, bool) else str(value)
-
-
-def grid(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """A markdown table with aligned columns."""
-    widths = [max(len(line[place]) for line in [header, *cells]) for place in range(len(header))]
-
-    def line(texts: Sequence[str]) -> str:
-        return "| " + " | ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)) + " |"
-
-    return "\n".join([line(header), line(["-" * width for width in widths]), *(line(row) for row in cells)])
+    return f"published: {table['caption']} ({source}; {where})\n\n" + markdown(["", *table["columns"]], cells)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fungi.report.cells import ResultRecord, metric_of
+from fungi.report.text import aligned, plus_minus
 
 EXPLAINED = (
     "Features, components and neighbours were chosen on the train rows, by leaving one out; `hindsight` is the best "
@@ -26,10 +27,7 @@ def choices(records: Iterable[ResultRecord]) -> str:
 def choice_table(content: dict[str, Any], metric: str) -> str:
     """The result as a table in percent: what was chosen in each run, at what it was judged, what it scored."""
     lines = [tuple(column.lower() for column in CHOICE_COLUMNS), *choice_rows(content, metric)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return aligned(lines)
 
 
 def choice_rows(content: dict[str, Any], metric: str, named: Callable[[str], str] = str) -> list[tuple[str, ...]]:
@@ -45,5 +43,5 @@ def choice_rows(content: dict[str, Any], metric: str, named: Callable[[str], str
 
 
 def _percent(entry: dict[str, Any], metric: str) -> str:
-    deviation = f" ± {100 * entry[f'{metric}-std']:.1f}" if f"{metric}-std" in entry else ""
-    return f"{100 * entry[metric]:.1f}{deviation}"
+    deviation = entry.get(f"{metric}-std")
+    return plus_minus(100 * entry[metric], None if deviation is None else 100 * deviation)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fungi.combine.names import CANONICAL_ORDER
+from fungi.report.text import aligned, plus_minus
 from fungi.store.layout import EMBEDDINGS
 
 MISSING = "-"
@@ -21,11 +22,8 @@ def gain_table(columns: Mapping[str, Mapping[str, Any]], metric: str = "accuracy
     rows = sorted({name for column in columns.values() for name in column["results"]}, key=by_size_and_order)
     titles = [f"{metric}, %", *columns]
     cells = [[row, *(_cell(column["results"], row, metric) for column in columns.values())] for row in rows]
-    widths = [max(len(line[place]) for line in [titles, *cells]) for place in range(len(titles))]
-    lines = [titles, ["-" * width for width in widths], *cells]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    rules = ["-" * max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    return aligned([titles, rules, *cells])
 
 
 def print_gain_table(columns: Mapping[str, Mapping[str, Any]], metric: str = "accuracy") -> None:
@@ -41,9 +39,8 @@ def print_gain_table(columns: Mapping[str, Mapping[str, Any]], metric: str = "ac
 def _cell(results: Mapping[str, Any], row: str, metric: str) -> str:
     if metric not in results.get(row, {}):
         return MISSING
-    value = 100 * results[row][metric]
-    deviation = results[row].get(f"{metric}-std")
-    text = f"{value:5.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+    value, deviation = 100 * results[row][metric], results[row].get(f"{metric}-std")
+    text = plus_minus(value, None if deviation is None else 100 * deviation, width=5)
     baseline = results.get(EMBEDDINGS, {}).get(metric)
     return text if baseline is None or row == EMBEDDINGS else f"{text} ({value - 100 * baseline:+.1f})"
 

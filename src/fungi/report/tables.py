@@ -9,6 +9,7 @@ from fungi.report.cells import Cell, mean_cells
 from fungi.report.gain_table import by_size_and_order
 from fungi.report.protocol import Protocol
 from fungi.report.published import MEAN, backbone_labels, mean_datasets
+from fungi.report.text import plus_minus
 
 MISSING = "-"
 LEGEND = (
@@ -72,7 +73,7 @@ def make_tables(cells: Sequence[Cell]) -> list[Table]:
 
 def cell_text(cell: Cell) -> str:
     """`76.5 ± 0.4 (+8.5) [76.0, +0.5]`."""
-    text = f"{cell.value:.1f}" + ("" if cell.std is None else f" ± {cell.std:.1f}")
+    text = plus_minus(cell.value, cell.std)
     text += "" if cell.gain is None else f" ({cell.gain:+.1f})"
     return text + ("" if cell.published is None else f" [{cell.published.value:.1f}, {_difference(cell):+.1f}]")
 

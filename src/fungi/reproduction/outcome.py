@@ -9,8 +9,8 @@ import numpy as np
 
 from fungi.data.base import DATASETS
 from fungi.errors import FungiError
-from fungi.report.ablation_table import grid
 from fungi.report.result_file import read_result
+from fungi.report.text import markdown, plus_minus
 from fungi.reproduction.plan import Home, evaluation_step
 from fungi.reproduction.recipe import Evaluation, Value
 
@@ -36,18 +36,14 @@ def table_text(values: Sequence[Value], home: Home) -> str:
     for value in values:
         rows.setdefault(value.row, {})[value.column] = _cell(value, outcome(value, home))
     cells = [[row, *(found.get(column, NONE) for column in columns)] for row, found in rows.items()]
-    return grid(["ours (published)", *columns], cells)
+    return markdown(["ours (published)", *columns], cells)
 
 
 def _cell(value: Value, ours: tuple[float, float | None] | None) -> str:
-    published = "" if value.published is None else f" ({_with_deviation(value.published, value.std)})"
+    published = "" if value.published is None else f" ({plus_minus(value.published, value.std)})"
     if value.quoted:
         return f"quoted{published}"
-    return (NONE if ours is None else _with_deviation(*ours)) + published
-
-
-def _with_deviation(mean: float, deviation: float | None) -> str:
-    return f"{mean:.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+    return (NONE if ours is None else plus_minus(*ours)) + published
 
 
 def _measured(value: Value, run: Evaluation, home: Home) -> tuple[float, float | None] | None:

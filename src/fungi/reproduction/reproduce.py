@@ -89,12 +89,12 @@ def run(settings: ReproduceSettings) -> None:
 
 def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
     """A line for every table and figure: what it is, needs, costs, and how much of it is filled."""
-    from fungi.report.ablation_table import grid
+    from fungi.report.text import markdown
     from fungi.reproduction.recipe import title_of
 
     header = ["", "what", "values", "filled", "datasets", "backbones", "steps left", "GPU hours left", "GB left"]
     rows = [[name, title_of(name), *_state(settings, name)] for name in names]
-    return grid(header, rows) + (
+    return markdown(header, rows) + (
         f"\n\nsteps left: extractions + evaluations. GPU hours: extractions on one {settings.gpu.upper()}; ablations"
         " and segmentation extract by themselves, and are not counted."
     )
