@@ -22,11 +22,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import RLock
 
 import h5py
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
@@ -141,6 +143,7 @@ def begin(command: list[str], root: Path, *, assembled: bool = True) -> int:
     status = 70
     try:
         os.setsid()
+        tqdm.set_lock(RLock())  # that of this process is shared with all forked ones: a killed one would keep it
         quiet = os.open(root.with_name(f"{root.name}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
