@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fungi.errors import MissingFilesError
+from fungi.errors import FungiError, MissingFilesError
+from fungi.report.cells import ResultRecord, cells_of
 from fungi.report.gain_table import print_gain_table
 from fungi.report.result_file import read_result, summary_of_runs
 from fungi.runtime.command import run_command
@@ -35,8 +36,19 @@ def average(settings: FoldSettings) -> None:
     paths = [Layout(settings.root).results(settings.task, name, settings.backbone) for name in DATASETS]
     if missing := [str(path) for path in paths if not path.exists()]:
         raise MissingFilesError(f"there is no {', '.join(missing)}. Evaluate these folds first.")
-    runs = [read_result(path)["results"] for path in paths]
+    records = [ResultRecord(path, read_result(path)) for path in paths]
+    _require_one_protocol(records)
+    runs = [record.content["results"] for record in records]
     print_gain_table({f"{settings.task}, five folds": {"results": summary_of_runs(runs), "runs": runs}})
+
+
+def _require_one_protocol(records: Sequence[ResultRecord]) -> None:
+    """FungiError where a fold was extracted or scored in another way than the first."""
+    first, *others = [(record.path, {str(cell.protocol) for cell in cells_of(record)}) for record in records]
+    for path, protocols in others:
+        if protocols != first[1]:
+            differ = "; ".join(sorted(protocols ^ first[1]))
+            raise FungiError(f"{first[0]} and {path} came about in different ways ({differ}): their mean says nothing.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

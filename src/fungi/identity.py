@@ -55,8 +55,12 @@ def result_name(task: str, settings: Any, leave_out: Collection[str]) -> str:
         else:
             shown.append(f"{mark}{text}")
     marks = [re.sub(r"[^\w.+=@-]+", "-", one) for one in shown] + ([short_hash(" ".join(hashed))] if hashed else [])
-    whole = "-".join([task, *marks])
-    return whole if len(whole) <= _LONGEST_NAME else f"{whole[: _LONGEST_NAME - 9]}-{short_hash(whole)}"
+    return short_name("-".join([task, *marks]), _LONGEST_NAME)
+
+
+def short_name(name: str, longest: int) -> str:
+    """A name of at most so many letters; what is longer ends in a hash of all of it."""
+    return name if len(name) <= longest else f"{name[: longest - 9]}-{short_hash(name)}"
 
 
 def short_hash(text: str) -> str:

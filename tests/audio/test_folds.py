@@ -19,11 +19,13 @@ def average():
     return module.main
 
 
-def write(root: Path, dataset: str, accuracy: float) -> None:
+def write(root: Path, dataset: str, accuracy: float, k: int = 20) -> None:
     path = Layout(root).results("knn", dataset, "patch-ssast")
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = {"embeddings": {"accuracy": accuracy, "predictions": [1]}}
-    path.write_text(json.dumps({"results": scores, "settings": {}, "provenance": {}}))
+    settings = {"dataset": dataset, "backbone": "patch-ssast", "pca_dim": 512, "k": k}
+    content = {"task": "knn", "results": scores, "settings": settings, "provenance": {"features": []}}
+    path.write_text(json.dumps(content))
 
 
 def test_the_table_shows_mean_and_deviation_of_five_folds(average, tmp_path, capsys):
@@ -31,6 +33,15 @@ def test_the_table_shows_mean_and_deviation_of_five_folds(average, tmp_path, cap
         write(tmp_path, "esc-50" if fold == 1 else f"esc-50-fold{fold}", accuracy)
     assert average(["--root", str(tmp_path)]) == 0
     assert "44.0 ± 2.8" in capsys.readouterr().out
+
+
+def test_folds_that_came_about_in_different_ways_are_not_averaged(average, tmp_path, capsys):
+    for fold in range(1, 6):
+        write(tmp_path, "esc-50" if fold == 1 else f"esc-50-fold{fold}", 0.4, k=5 if fold == 4 else 20)
+    assert average(["--root", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "esc-50-fold4" in error
+    assert "came about in different ways (knn, full, profile unknown, k 20, PCA 512; knn, full" in error
 
 
 def test_folds_that_were_not_evaluated_are_named(average, tmp_path, capsys):

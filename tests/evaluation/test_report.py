@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from fungi.combine.protocol import usual_pca_dim
 from fungi.errors import FungiError, MissingFilesError
 from fungi.report import write_report as report
 from fungi.report.cells import ResultRecord, cells_of, distinct, mean_cells, read_results
-from fungi.report.gallery import per_class_differences
+from fungi.report.gallery import draw_all, per_class_differences
 from fungi.report.published import MEAN, PublishedKey, mean_datasets, published_value
 from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
 from fungi.report.write_report import ReportSettings
@@ -216,6 +217,32 @@ def test_layers_are_compared_by_block(tmp_path):
     assert all(list(one["results"]) == ["kl"] for one in contents)
     written = report.run(ReportSettings(results=(tmp_path,), output=tmp_path / "report", formats=("png",)))
     assert any(path.name.startswith("layers_") for path in written)
+
+
+def test_figures_of_unlike_results_never_displace_each_other(tmp_path):
+    """Until their names and titles said all that set results apart, the last one drawn was what a figure showed."""
+    make_folder(tmp_path, features=("embeddings", "kl"))
+    for k in (3, 5):
+        knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=6, k=k))
+    for normalize in (True, False):
+        analyse.cka(AnalyseSettings(root=(tmp_path,), normalize=normalize))
+    records = read_results([tmp_path])
+    drawn = draw_all(tmp_path / "figures", records, [], [])
+    assert len(drawn) == len(set(drawn)) == 4
+    assert sorted(path.name.split("_")[0] for path in drawn) == ["cka", "cka", "per-class", "per-class"]
+    cells = [
+        replace(
+            cell, layer=f"blocks.{block}.attn.proj", protocol=replace(cell.protocol, details=f"k {k}, layer {block}")
+        )
+        for record in records
+        for cell in cells_of(record)
+        if cell.combination == "kl"
+        for block in (1, 2)
+        for k in (3, 5)
+    ]
+    of_layers = draw_all(tmp_path / "figures", [], cells, [])
+    assert len(of_layers) == 2
+    assert all(len(path.name) <= 204 for path in of_layers)
 
 
 def test_cka_of_pairs_is_averaged_over_runs(tmp_path):

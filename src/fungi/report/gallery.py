@@ -12,10 +12,11 @@ import numpy as np
 from fungi.combine.names import in_order
 from fungi.errors import FungiError
 from fungi.evaluators.metrics import per_class_accuracy
+from fungi.identity import short_name
 from fungi.report.cells import Cell, ResultRecord
 from fungi.report.figures import MOST_NAMED, Series, compared_dots, curves, dots, heatmap, sorted_differences
 from fungi.report.gain_table import by_size_and_order
-from fungi.report.protocol import Protocol, origin_of, setting_of
+from fungi.report.protocol import Protocol, details_of, origin_of, setting_of
 from fungi.report.published import MEAN
 from fungi.report.tables import Table, label
 from fungi.report.words import asked_in_words, how_in_words, metric_in_words
@@ -24,6 +25,7 @@ from fungi.store.layout import EMBEDDINGS
 COMBINATIONS = "combinations"
 _MOST_PER_TABLE = 6  # bar charts of single datasets: beyond that a table reads better
 _SHOTS = re.compile(r"(\d+)-shot( drawn)?")
+_SAYS_LAYER = re.compile(r"(layer|array) ")
 _BLOCK = re.compile(r"(?:blocks\.|encoder_layer_|layers?\.)(\d+)\.(.+)")
 
 
@@ -115,7 +117,8 @@ def _layers(folder: Path, cells: Sequence[Cell]) -> list[Path]:
     for cell in cells:
         match = _BLOCK.search(cell.layer)
         if match and "+" not in cell.combination and cell.combination != EMBEDDINGS:
-            protocol = (cell.protocol.task, cell.protocol.setting, cell.protocol.profile)
+            details = ", ".join(part for part in cell.protocol.details.split(", ") if not _SAYS_LAYER.match(part))
+            protocol = (cell.protocol.task, cell.protocol.setting, cell.protocol.profile, details)
             found[*protocol, cell.backbone, cell.dataset][f"{cell.combination}, {match[2]}"][int(match[1])] = cell
     drawn = []
     for key, by_name in found.items():
@@ -123,8 +126,8 @@ def _layers(folder: Path, cells: Sequence[Cell]) -> list[Path]:
         if len(blocks) > 1:
             series = [_by_number(name, by_name[name]) for name in sorted(by_name)]
             path = _path(folder, "layers", *key)
-            task, setting, profile, backbone, dataset = key
-            title = _titled(Protocol(task, setting, profile, ""), label(backbone), dataset, "single gradients")
+            *protocol, backbone, dataset = key
+            title = _titled(Protocol(*protocol), label(backbone), dataset, "single gradients")
             curves(path, title, series, x_axis="block")
             drawn.append(path)
     return drawn
@@ -143,12 +146,14 @@ def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Path]
     if not deltas:
         return []
     origin = origin_of(content)
-    path = _path(folder, "per-class", content["task"], origin["profile"], origin["backbone"], origin["dataset"])
+    profile, details = origin["profile"], details_of(content, origin)
+    path = _path(folder, "per-class", content["task"], profile, details, origin["backbone"], origin["dataset"])
     series = [Series(name, [], [100 * value for value in values]) for name, values in deltas.items()]
     title = (
         f"{label(origin['backbone'])}, {origin['dataset']}: each gradient alone against the embeddings, by class\n"
         f"{asked_in_words(content['task'].split('-')[0], setting_of(content))}"
     )
+    title = "\n".join([title, *wrap(how_in_words(profile, details), 80)])
     classes = class_names(content["settings"].get("dataset", ""), data_dir, len(series[0].y))
     sorted_differences(path, title, series, "difference of accuracy, points", classes)
     return [path]
@@ -197,9 +202,11 @@ def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Path]:
         row, column = names.index(first), names.index(second)
         values[row, column] = values[column, row] = value
     origin = origin_of(record.content)
-    path = _path(folder, "cka", origin["profile"], origin["backbone"], origin["dataset"])
-    title = f"How alike the features are (CKA): {label(origin['backbone'])}, {origin['dataset']}\n"
-    heatmap(path, title + how_in_words(origin["profile"], ""), names, values)
+    settings = {name: value for name, value in record.content["settings"].items() if name not in ("k", "pca_dim")}
+    details = details_of(record.content | {"settings": settings}, origin)  # neighbours and PCA play no part
+    path = _path(folder, "cka", origin["profile"], details, origin["backbone"], origin["dataset"])
+    title = f"How alike the features are (CKA): {label(origin['backbone'])}, {origin['dataset']}"
+    heatmap(path, "\n".join([title, *wrap(how_in_words(origin["profile"], details), 80)]), names, values)
     return [path]
 
 
@@ -215,4 +222,4 @@ def _titled(protocol: Protocol, *of: str) -> str:
 def _path(folder: Path, *parts: object) -> Path:
     """A file name that says what the figure shows; equal for equal parts."""
     text = "_".join(str(part) for part in parts if str(part))
-    return folder / (re.sub(r"[^A-Za-z0-9.+_-]+", "-", text).strip("-") + ".png")
+    return folder / (short_name(re.sub(r"[^A-Za-z0-9.+_-]+", "-", text).strip("-"), 200) + ".png")
