@@ -49,6 +49,7 @@ def setting(
     first_word: bool = False,
     decides: Decides = "scores",
     mark: str | None = None,
+    topic: str | None = None,
 ) -> Any:
     """A field of a settings class: its default, its help text and, where the name differs, its flag and aliases.
 
@@ -56,9 +57,10 @@ def setting(
     first_word: a command line may begin with its value, without the flag.
     decides: what takes part in the identity of a result; who says nothing, decides the scores.
     mark: what stands before an unusual value in the name of a result file; the field's name if absent.
+    topic: the group that it has in help; if absent, that of `TOPICS`, else the command's own.
     """
     metadata = {"help": help, "flag": flag, "aliases": aliases, "within": within, "first_word": first_word}
-    metadata |= {"decides": decides, "mark": mark}
+    metadata |= {"decides": decides, "mark": mark, "topic": topic}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -74,6 +76,37 @@ def required(help: str, *, flag: str | None = None, within: Bounds | None = None
     return dataclasses.field(metadata=metadata)
 
 
+OWN_TOPIC = "this command"
+TOPICS = {
+    "data": (
+        *("dataset", "datasets", "split", "splits", "data_dir", "images", "query", "train_split", "test_split"),
+        *("valid_split", "shots", "few_shot_seed", "few_shot_sampling", "few_shot_validation", "ground_truth"),
+    ),
+    "model": ("backbone", "backbones", "checkpoint", "random_init", "arch"),
+    "features": (
+        *("objective", "with_embeddings", "features", "combinations", "all_combinations", "layer", "layer_key", "bias"),
+        *("set", "profile", "projection_matrix", "projection_dim", "projection_kind", "pca_dim", "normalize"),
+        *("normalize_embeddings", "short_cut"),
+    ),
+    OWN_TOPIC: (),
+    "files": ("root", "output", "output_dir", "overwrite", "accept_other_versions", "wandb", "expect"),
+    "machine": (
+        *("device", "dtype", "storage", "batch_size", "views_per_forward", "num_workers", "block_size", "block_rows"),
+        *("memory_gb", "shard", "backend", "compile"),
+    ),
+    "feature files by name, in place of --dataset and --backbone": (
+        *("train_targets", "test_targets", "train_embeddings_datasets", "test_embeddings_datasets", "train_datasets"),
+        *("test_datasets", "valid_targets", "valid_embeddings_datasets", "valid_datasets"),
+    ),
+    "job scheduler": tuple(
+        f"sbatch{stage}" for stage in ("", "_projection", "_extraction", "_merge", "_evaluation", "_report")
+    ),
+}
+"""Topic -> fields that are told together in help, whichever command they belong to; in this order."""
+FEW = 8
+"""Settings that need no groups."""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors take the way of all user errors."""
 
@@ -87,14 +120,18 @@ def build_parser(settings_type: type, *, program: str, description: str) -> argp
     parser = _Parser(
         prog=program,
         description=description,
+        usage=_usage(settings_type, program),
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     hints = typing.get_type_hints(settings_type)
-    for field in dataclasses.fields(settings_type):
+    fields = dataclasses.fields(settings_type)
+    topics = [topic for topic in TOPICS if len(fields) > FEW and topic in map(topic_of, fields)]
+    groups = {topic: parser.add_argument_group(topic) for topic in topics}
+    for field in fields:
         flags = [flag_of(field), *field.metadata.get("aliases", ())]
         default = None if field.default is dataclasses.MISSING else field.default
-        parser.add_argument(
+        groups.get(topic_of(field), parser).add_argument(
             *flags,
             dest=field.name,
             default=default,
@@ -118,6 +155,18 @@ def parse(
     for field in dataclasses.fields(settings_type):  # type: ignore[arg-type]
         _require_within_bounds(field, values[field.name])
     return settings_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def topic_of(field: "dataclasses.Field[Any]") -> str:
+    """The group of a field in help."""
+    stated = field.metadata.get("topic")
+    return stated or next((topic for topic, names in TOPICS.items() if field.name in names), OWN_TOPIC)
+
+
+def _usage(settings_type: type, program: str) -> str:
+    """`fungi similar --images IMAGES [--flag ...]`: what has to be given; the rest stands below."""
+    needed = [field for field in dataclasses.fields(settings_type) if field.default is dataclasses.MISSING]
+    return " ".join([program, *(f"{flag_of(field)} {field.name.upper()}" for field in needed), "[--flag ...]"])
 
 
 def flag_of(field: "dataclasses.Field[Any]") -> str:

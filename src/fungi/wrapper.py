@@ -180,7 +180,7 @@ class FUNGIWrapper:
             by_content=True,
         )
         started = perf_counter()
-        for number, prepared in enumerate(progress(loaded, total=len(rows), label="features")):
+        for number, prepared in enumerate(progress(loaded, list(map(len, rows)), label="features")):
             features = self._features(prepared).cpu()
             if number == 0:
                 say_cost(len(samples), features, perf_counter() - started)

@@ -169,3 +169,60 @@ def test_saved_dataset_with_other_splits_is_explained(tmp_path):
     DatasetDict(dev=Dataset.from_dict({"text": ["a"], "label": [0]})).save_to_disk(tmp_path / "own")
     with pytest.raises(MissingFilesError, match="has the splits dev; expected train, valid or test"):
         resolve_dataset("own", tmp_path)
+
+
+@pytest.fixture
+def flat(tmp_path):
+    for name in (*(f"cat/{number}.jpg" for number in range(10)), "dog/1.png", "dog/2.png", "hen/only.gif"):
+        write_image(tmp_path / "flat" / name, name)
+    return tmp_path / "flat"
+
+
+def test_class_folders_without_a_split_get_one_that_stays(flat, tmp_path):
+    text = f"mine=split:{flat}"
+    spec = resolve_dataset(text)
+    assert (spec.name, spec.splits, spec.classes, spec.published) == ("mine", ("train", "test"), 3, False)
+    train, test = (open_split(text, split, tmp_path) for split in spec.splits)
+    assert sorted([*train.ids, *test.ids]) == sorted(path.relative_to(flat).as_posix() for path in flat.rglob("*.*"))
+    assert [name.partition("/")[0] for name in test.ids] == ["cat", "cat", "dog"]  # a fifth, but never all of a class
+    assert [list(test.class_names)[label] for label in test.targets] == ["cat", "cat", "dog"]
+    write_image(flat / "dog" / "3.png", "later")
+    write_image(flat / "zebra" / "1.png", "another class")
+    again = open_split(text, "test", tmp_path)
+    assert [name for name in again.ids if name.startswith("cat")] == [
+        name for name in test.ids if name.startswith("cat")
+    ]
+
+
+def test_a_folder_without_a_split_is_offered_one(flat, folders, tmp_path):
+    with pytest.raises(MissingFilesError, match=rf"no folder train/.*Then write --dataset mine=split:{flat}"):
+        resolve_dataset(f"mine=folder:{flat}")
+    with pytest.raises(FungiError, match=rf"has a split already \(train, val, test\).*mine=folder:{folders}"):
+        resolve_dataset(f"mine=split:{folders}")
+    with pytest.raises(MissingFilesError, match=rf"have no classes: fungi similar --images {flat}/cat"):
+        resolve_dataset(f"mine=folder:{flat}/cat")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingFilesError, match="Put class folders there"):
+        resolve_dataset(f"mine=folder:{tmp_path / 'empty'}")
+
+
+def test_pictures_of_formats_that_are_not_read_are_named(flat, tmp_path, caplog, monkeypatch):
+    from fungi.runtime.log import logger
+
+    monkeypatch.setattr(logger, "propagate", True)
+    (flat / "cat" / "a.HEIC").write_bytes(b"")
+    (flat / "cat" / "b.svg").write_text("")
+    (flat / "cat" / "notes.txt").write_text("")
+    train = open_split(f"mine=split:{flat}", "train", tmp_path)
+    assert len(train) == 10
+    assert "formats are not read: 1 .heic, 1 .svg. Convert" in caplog.text
+
+
+@pytest.mark.parametrize("ending", ["gif", "jfif"])
+def test_other_endings_of_pictures_are_read(ending, tmp_path):
+    write_image(tmp_path / "own" / "train" / "cat" / "1.jpg", "1")
+    image = PillowImage.new("RGB", (6, 5), (200, 10, 10))
+    image.save(tmp_path / "own" / "train" / "cat" / f"2.{ending}", "JPEG" if ending == "jfif" else "GIF")
+    train = open_split(f"mine=folder:{tmp_path / 'own'}", "train", tmp_path)
+    assert list(train.ids)[1] == f"train/cat/2.{ending}"
+    np.testing.assert_allclose(uniform(train.load(1)), (200, 10, 10), atol=6)

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import pkgutil
+import re
 import typing
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import fungi
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
-from fungi.settings import parse
+from fungi.settings import FEW, build_parser, flag_of, parse, topic_of
 
 
 def _settings_classes() -> list[type]:
@@ -99,3 +100,20 @@ def test_sizes_beyond_reason_are_one_line(command, flags, said, tmp_path, monkey
     assert COMMANDS[command].main(flags) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.glob("features/blocks"))
+
+
+def test_help_tells_settings_by_topic_and_each_of_them_once() -> None:
+    for command in COMMANDS.values():
+        if not hasattr(command._load(), "main"):
+            fields = dataclasses.fields(command.settings_type)
+            text = build_parser(command.settings_type, program="fungi x", description="").format_help()
+            flags = [re.search(rf"^  {flag_of(field)}[ ,\n]", text, re.MULTILINE) for field in fields]
+            assert all(flags), command.name
+            headings = [line.removesuffix(":") for line in text.splitlines() if re.fullmatch(r"[a-z].*:", line)]
+            expected = {topic_of(field) for field in fields} if len(fields) > FEW else set()
+            assert set(headings) - {"options"} == expected, command.name
+
+
+def test_what_has_to_be_given_stands_in_the_first_line_of_help() -> None:
+    parser = build_parser(COMMANDS["similar"].settings_type, program="fungi similar", description="")
+    assert parser.format_help().splitlines()[0] == "usage: fungi similar --images IMAGES [--flag ...]"

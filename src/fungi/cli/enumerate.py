@@ -1,5 +1,6 @@
 """`fungi list`: the names of datasets, backbones, objectives and commands."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -57,7 +58,7 @@ def _objectives() -> Iterator[tuple[str, ...]]:
     yield ("objective", "what it does")
     for name in OBJECTIVES:
         module = __import__(OBJECTIVES[name].__module__, fromlist=["__doc__"])
-        yield name, (module.__doc__ or "").splitlines()[0]
+        yield name, re.sub(r" \(spec .*?\)", "", (module.__doc__ or "").splitlines()[0])  # their source is for readers
 
 
 def _commands() -> Iterator[tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """A user's own data under a name of the user's choice: class folders, or a `datasets` dataset saved to disk.
 
-`--dataset NAME=folder:PATH` and `--dataset NAME=hf:PATH` say where it is; a bare `--dataset NAME` is looked for as
-`<data_dir>/NAME`. The name becomes a folder below `--root`, so it has to be a plain file name.
+`--dataset NAME=folder:PATH`, `NAME=split:PATH` and `NAME=hf:PATH` say where it is; a bare `--dataset NAME` is looked
+for as `<data_dir>/NAME`. The name becomes a folder below `--root`, so it has to be a plain file name.
 """
 
 import re
@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 
 from fungi.data.base import VOID, DatasetSpec, MaskRules, Samples
+from fungi.data.drawn import SPLITS, DrawnSplit
 from fungi.data.formats.hf_disk import modality_of, open_saved, saved_splits, string_classes
-from fungi.data.formats.image_files import class_folder_samples, class_folders, image_names
+from fungi.data.formats.image_files import class_folder_samples, class_folders, image_names, name_unread
 from fungi.data.formats.mask_files import mask_names, masked_samples, read_mask
 from fungi.errors import FungiError, MissingFilesError, unknown_name
 
@@ -21,7 +22,8 @@ SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "te
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FORMS = (
-    "NAME=folder:PATH (train/ and test/ of class folders), NAME=hf:PATH (a DatasetDict saved to disk) or "
+    "NAME=folder:PATH (train/ and test/ of class folders), NAME=split:PATH (class folders alone, of which a fifth is "
+    "set aside for testing), NAME=hf:PATH (a DatasetDict saved to disk) or "
     "NAME=masks:PATH (train/ and test/ of images/ and masks/)"
 )
 
@@ -73,6 +75,7 @@ class _Folders:
 
     def __call__(self, data_dir: Path, split: str) -> Samples:
         classes = class_folders(self.root / next(iter(self.splits.values())))
+        name_unread(self.root / self.splits[split])
         return class_folder_samples(self.root, self.splits[split], classes)
 
 
@@ -91,9 +94,7 @@ class _Saved:
 def _folder_spec(name: str, root: Path) -> DatasetSpec:
     splits = _present(entry.name for entry in root.iterdir() if entry.is_dir())
     if not splits:
-        raise MissingFilesError(
-            f"dataset {name!r}: {root} has no folder train/, valid/ or test/. Put class folders there."
-        )
+        raise MissingFilesError(f"dataset {name!r}: {root} has no folder train/, valid/ or test/. {_offer(name, root)}")
     classes = len(class_folders(root / next(iter(splits.values()))))
     return DatasetSpec(
         name=name,
@@ -101,6 +102,34 @@ def _folder_spec(name: str, root: Path) -> DatasetSpec:
         classes=classes,
         sizes=dict.fromkeys(splits),
         open=_Folders(root, splits),
+        published=False,
+    )
+
+
+def _offer(name: str, root: Path) -> str:
+    """What can be done with a folder as it is."""
+    if any(image_names(root / inner) for inner in class_folders(root)):
+        return (
+            f"Are its folders the classes? Then write --dataset {name}=split:{root}, and a fifth of each is set aside "
+            "for testing."
+        )
+    if image_names(root):
+        return f"Its pictures have no classes: fungi similar --images {root} finds those that are alike."
+    return "Put class folders there."
+
+
+def _drawn_spec(name: str, root: Path) -> DatasetSpec:
+    if there := _present(entry.name for entry in root.iterdir() if entry.is_dir()):
+        raise FungiError(
+            f"dataset {name!r}: {root} has a split already ({', '.join(there.values())}). Write --dataset "
+            f"{name}=folder:{root}."
+        )
+    return DatasetSpec(
+        name=name,
+        title=f"images below {root}, a fifth of each class for testing",
+        classes=len(class_folders(root)),
+        sizes=dict.fromkeys(SPLITS),
+        open=DrawnSplit(root),
         published=False,
     )
 
@@ -176,4 +205,4 @@ def _saved_spec(name: str, root: Path) -> DatasetSpec:
     )
 
 
-_SPECS = {"folder": _folder_spec, "hf": _saved_spec, "masks": _masked_spec}
+_SPECS = {"folder": _folder_spec, "split": _drawn_spec, "hf": _saved_spec, "masks": _masked_spec}

@@ -23,7 +23,7 @@ def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = Fals
                 "Files are missing or too many: unpack it again into an empty folder."
             )
         classes = _count_classes(spec, samples, split)
-        for row in progress(range(len(samples)), label=split) if every_item else (0, len(samples) - 1):
+        for row in progress(range(len(samples)), label=split, unit="row") if every_item else (0, len(samples) - 1):
             check_item(samples, row)
         read = "every item" if every_item else "first and last item"
         rows = f"{len(samples)} rows{classes}, {read} readable, fingerprint {samples.fingerprint()[:12]}"

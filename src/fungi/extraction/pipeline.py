@@ -131,15 +131,17 @@ def _compute(
     if done:
         logger.info(f"{split}: {done} blocks are there already")
     _compile_where_it_pays(context, [work.feature for work in works], sum(map(len, spans)))
+    rows = [rows for span in spans for rows in row_batches(span.start, span.stop, context.settings.batch_size)]
     loaded = batches(
         samples,
         [work.feature.views for work in works],
-        [rows for span in spans for rows in row_batches(span.start, span.stop, context.settings.batch_size)],
+        rows,
         seed=context.settings.seed,
         num_workers=context.num_workers,
         pin_memory=context.device.type == "cuda",
     )
-    bar = progress(loaded, total=sum(-(-len(span) // context.settings.batch_size) for span in spans), label=split)
+    unit = {"vision": "image", "audio": "sound"}.get(context.backbone.spec.modality, "text")
+    bar = progress(loaded, [len(batch) for batch in rows], label=split, unit=unit)
     rate = RowRate(split)
     with in_background() as do:
         for span in spans:
@@ -147,6 +149,7 @@ def _compute(
             made, check = _compute_block(bar, [work.feature for work in wanted], span, context.settings.batch_size)
             do(partial(_write_block, made, check, wanted, samples, span, stopwatch))
             rate.add(len(span))
+    next(bar, None)  # the last batch is done, too
 
 
 def _compile_where_it_pays(context: StageContext, features: Sequence[Feature], rows: int) -> None:

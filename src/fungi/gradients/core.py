@@ -109,5 +109,5 @@ def embed_samples(
     """Embeddings of the views of all samples, for supporting data; see `batches` for the arguments."""
     rows = row_batches(0, len(samples), batch_size)
     loaded = batches(samples, [views], rows, seed=seed, num_workers=num_workers, by_content=by_content)
-    prepared = (batch[views.identity] for batch in progress(loaded, total=len(rows), label=label))
+    prepared = (batch[views.identity] for batch in progress(loaded, list(map(len, rows)), label=label))
     return torch.cat([engine.embed(batch, of_batch(views, batch)) for batch in prepared])

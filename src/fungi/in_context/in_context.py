@@ -55,7 +55,7 @@ def ask_all(endpoint: ChatEndpoint, prompts: Sequence[Prompt], answers: Path) ->
     """Ask what has no answer yet, and keep each answer as it comes."""
     known = read_answers(answers, prompts)
     missing = [prompt for prompt in prompts if prompt.id not in known]
-    for prompt in progress(missing, total=len(missing), label=endpoint.model, unit="query"):
+    for prompt in progress(missing, label=endpoint.model, unit="prompt"):
         append_answer(answers, prompt, endpoint.ask(prompt.messages))
 
 

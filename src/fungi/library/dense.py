@@ -17,6 +17,7 @@ from fungi.search.stored import ExactSearch
 from fungi.segmentation.dense import DenseExtractor, Support
 from fungi.store.banks import PatchRows, open_bank
 from fungi.views.image import ImageInput
+from fungi.views.loading import row_batches
 from fungi.views.scenes import Scene, SceneView
 
 
@@ -48,8 +49,9 @@ class DenseFeatures:
 def support_from_images(extractor: DenseExtractor, train: Samples, batch_size: int) -> Support:
     """All patches of the training images as they are, held in memory."""
     parts = []
-    for start in progress(range(0, len(train), batch_size), label="patches"):
-        images = [train.load(row) for row in range(start, min(start + batch_size, len(train)))]
+    batches = row_batches(0, len(train), batch_size)
+    for rows_of_batch in progress(batches, list(map(len, batches)), label="patches"):
+        images = [train.load(row) for row in rows_of_batch]
         pixels = _collated(extractor.views, images)["image"].to(extractor.engine.device)
         parts.append(extractor.features("embeddings", pixels, []).flatten(0, 1).cpu().numpy())
     rows = PatchRows(np.concatenate(parts))

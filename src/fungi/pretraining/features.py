@@ -66,5 +66,5 @@ def evaluation_images(
     views = backbone.input.views("plain")
     rows = row_batches(0, len(samples), batch_size)
     loaded = batches(samples, [views], rows, seed=0, num_workers=workers)
-    for batch in progress(loaded, total=len(rows), label="encode", unit="batch"):
+    for batch in progress(loaded, list(map(len, rows)), label="encode"):
         yield views.render(batch[views.identity])

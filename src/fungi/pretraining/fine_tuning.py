@@ -112,9 +112,8 @@ class FineTuning:
         parts = islice(self.plan.parts(self.world.rank, epoch * self.steps), self.steps)
         rows = [[row for _, row in part] for part in parts]
         made = batches(self.train, [views], rows, seed=self.settings.seed, num_workers=self.workers, epoch=epoch)
-        for chosen, batch in zip(
-            rows, progress(made, total=len(rows), label=f"epoch {epoch}", unit="step"), strict=True
-        ):
+        bar = progress(made, list(map(len, rows)), label=f"epoch {epoch}")
+        for chosen, batch in zip(rows, bar, strict=True):
             targets = torch.from_numpy(self.train.targets[chosen].astype(np.int64))
             yield batch[views.identity], targets.repeat_interleave(repeats)
 

@@ -47,7 +47,7 @@ def run(settings: PropagateSettings) -> list[Path]:
     backbone = load_backbone(settings.backbone, checkpoint=settings.checkpoint)
     backbone.model.to(choose_device(settings.device))
     written: list[Path] = []
-    for name in progress(names, total=len(names), label="videos", unit="video"):
+    for name in progress(names, label="videos", unit="video"):
         written += _segment(settings, backbone, name)
     return written
 

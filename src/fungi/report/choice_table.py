@@ -33,7 +33,7 @@ def choice_table(content: dict[str, Any], metric: str) -> str:
 def choice_rows(content: dict[str, Any], metric: str, named: Callable[[str], str] = str) -> list[tuple[str, ...]]:
     """What stands below `CHOICE_COLUMNS`: a row for each way to choose. named: what to call features."""
     runs = content.get("runs") or [content]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, entry in content["results"].items():
         picked = [run["results"][name]["chosen"] for run in runs]
         words = [f"{named(one['combination'])}, {one['dim']}, {one['k']}" for one in picked]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
@@ -15,10 +14,10 @@ from fungi.errors import FungiError
 from fungi.objectives.binding import bind
 from fungi.profiles import PROFILES
 from fungi.store.birth import WITNESSES
+from fungi.store.differences import arguments_of
 from fungi.store.layout import EMBEDDINGS
 
 USUAL_SEED = 42
-_ARGUMENT = re.compile(r"(\w+)=(\([^()]*\)|[^,()]+)")
 Entry = dict[str, Any]
 """What a result's provenance says of one feature of one split: file, array, birth, layer, size."""
 
@@ -100,7 +99,7 @@ def _differences(objective: str, made: dict[str, Any], usual: dict[str, Any]) ->
     found = []
     for name in made.keys() & usual.keys():
         if name == "views" and made[name] != usual[name]:
-            mine, theirs = (dict(_ARGUMENT.findall(text)) for text in (made[name], usual[name]))
+            mine, theirs = arguments_of(made[name]), arguments_of(usual[name])
             changed = [f"{key} {value}" for key, value in mine.items() if theirs.get(key) != value]
             found += changed or ["other views"]
         elif made[name] != usual[name]:

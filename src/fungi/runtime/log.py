@@ -1,37 +1,121 @@
-"""One logger for the program, to standard error, so that standard output holds results alone."""
+"""One logger for the program, to standard error, so that standard output holds results alone; and its progress bars.
+
+Messages go above a bar that is open, and a command says each of them once.
+"""
 
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from time import monotonic
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
 logger = logging.getLogger("fungi")
+LINE_EVERY = 30.0
+"""Seconds between the lines that stand for a bar where nobody watches a terminal."""
+
+
+@runtime_checkable
+class _Bar(Protocol):
+    """What shows how far something is."""
+
+    def update(self, count: int) -> object: ...
+
+    def close(self) -> None: ...
+
+
+_open_bars: list[_Bar] = []
+
+
+class _AboveBars(logging.StreamHandler[Any]):
+    """Writes each text once, above the bars that are open."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._said: set[str] = set()
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it, unless it was said."""
+        text = self.format(record)
+        if text in self._said:
+            return
+        self._said.add(text)
+        if _open_bars and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            tqdm.write(text, file=self.stream)
+        else:
+            super().emit(record)
 
 
 def configure(verbose: bool = False) -> None:
     """Set up logging for a command; called by the command line alone, never at import."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.handlers[:] = [handler]
+    logger.handlers[:] = [_AboveBars()]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
-    warnings.formatwarning = lambda message, *_args, **_kwargs: f"warning: {message}\n"
+    warnings.showwarning = show_warning
 
 
-def progress(items: Iterable[T], *, total: int | None = None, label: str = "", unit: str = "it") -> Iterator[T]:
-    """A progress bar on a terminal; a line every half minute in a log file."""
+def show_warning(message: Warning | str, *_where: Any, **_options: Any) -> None:
+    """A warning of a library in a line, as any other message."""
+    logger.warning("warning: %s", message)
+
+
+def progress(
+    items: Iterable[T], sizes: Sequence[int] | None = None, *, label: str = "", unit: str = "image"
+) -> Iterator[T]:
+    """The items, and on a terminal a bar that counts what is in them; elsewhere a line every half minute.
+
+    sizes: units in each item, in order (of batches, their images); one in each if absent, where `items` have a length.
+    An item is done once the next is asked for. The bar goes when the items end, or with `close_bars`.
+    """
+    if sizes is None:
+        assert isinstance(items, Collection), "a bar has to know how much there is"
+        sizes = [1] * len(items)
+    bar = _new_bar(sum(sizes), label, unit)
+    _open_bars.append(bar)
+    try:
+        for item, size in zip(items, sizes, strict=True):
+            yield item
+            bar.update(size)
+    finally:
+        bar.close()
+        if bar in _open_bars:
+            _open_bars.remove(bar)
+
+
+def close_bars() -> None:
+    """Leave the bars of work that was broken off as they are, so that what is written next begins a line."""
+    while _open_bars:
+        _open_bars.pop().close()
+
+
+def _new_bar(total: int, label: str, unit: str) -> _Bar:
+    if not sys.stderr.isatty() or logger.level > logging.INFO:
+        return _Lines(total, label, unit)
     from tqdm import tqdm
 
-    interactive = sys.stderr.isatty()
-    yield from tqdm(
-        items,
-        total=total,
-        desc=label,
-        unit=unit,
-        mininterval=0.2 if interactive else 30.0,
-        ascii=not interactive,
-        dynamic_ncols=interactive,
-        disable=logger.level > logging.INFO,
-    )
+    return tqdm(total=total, desc=label, unit=f" {unit}s", mininterval=0.2, dynamic_ncols=True, file=sys.stderr)
+
+
+class _Lines:
+    """What stands for a bar in log files."""
+
+    def __init__(self, total: int, label: str, unit: str) -> None:
+        self._total, self._label, self._unit = total, label, unit
+        self._started = self._said = monotonic()
+        self._done = 0
+
+    def update(self, count: int) -> None:
+        """Some more are done."""
+        self._done += count
+        now = monotonic()
+        if now - self._said >= LINE_EVERY:
+            self._said = now
+            rate = self._done / (now - self._started)
+            logger.info(f"{self._label}: {self._done:,} of {self._total:,} {self._unit}s, {rate:.3g} {self._unit}s/s")
+
+    def close(self) -> None:
+        """Nothing is left open."""

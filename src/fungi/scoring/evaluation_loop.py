@@ -144,7 +144,7 @@ def _evaluate_run(
     for text in of_seen_rows({split: files.arrays for split, files in task.splits.items()}):
         note(task.run, text)
     reducer, announce = Reducer(scorer.sources[0], settings.reduced_dim, settings.compute_device), Announcer()
-    for combination in progress(missing, total=len(missing), label=result.task, unit="combination"):
+    for combination in progress(missing, label=result.task, unit="combination"):
         features = Combined(combination, reducer, announce)
         scores = scorer.score(features)
         if "reduction" in vars(features):  # looked at by the scorer

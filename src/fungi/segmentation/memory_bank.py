@@ -46,7 +46,7 @@ def fill_bank(
     missing = set(bank.missing())
     wanted = [block for block in blocks if block.index in missing]
     label = bank.folder.name.rpartition("-")[0]
-    for block, loaded in progress(reader.read(wanted), total=len(wanted), label=label, unit="block"):
+    for block, loaded in progress(reader.read(wanted), [len(block.rows) for block in wanted], label=label):
         parts = [_kept(batch, features(batch), kept, bank.classes, rules) for batch in loaded]
         rows, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
         bank.write(block.index, rows, labels)

@@ -58,7 +58,8 @@ def confusion_matrix(
     paths = {block.index: folder / f"{block.index:06d}.npy" for block in blocks}
     missing = [block for block in blocks if not paths[block.index].exists()]
     classes = predictor.bank.classes
-    for block, loaded in progress(reader.read(missing), total=len(missing), label=reader_label(folder), unit="block"):
+    sizes = [len(block.rows) for block in missing]
+    for block, loaded in progress(reader.read(missing), sizes, label=reader_label(folder)):
         taken = [(features(batch), batch["mask"]) for batch in loaded]
         predicted = predictor(torch.cat([found for found, _ in taken]))
         truth = torch.cat([mask for _, mask in taken]).numpy()

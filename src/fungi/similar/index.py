@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from fungi.data.formats.image_files import IMAGE_ENDINGS
+from fungi.data.formats.image_files import IMAGE_ENDINGS, name_unread
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.files import written_whole
 
@@ -23,6 +23,7 @@ def pictures_below(folder: Path) -> list[Path]:
     found = sorted(
         path.resolve() for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
     )
+    name_unread(folder)
     if not found:
         raise MissingFilesError(f"--images {folder} holds no picture ({', '.join(IMAGE_ENDINGS)}).")
     return found

@@ -11,6 +11,7 @@ from fungi.runtime.files import written_whole
 from fungi.runtime.owner import sweep
 from fungi.store.birth import SCHEMA_VERSION, Birth, read_birth, read_layer_birth, write_birth, write_layer_birth
 from fungi.store.blocks import MANIFEST, BlockFolder, Manifest
+from fungi.store.differences import difference_in_words
 from fungi.store.hdf5 import open_hdf5
 from fungi.store.maker import Maker, as_record, distinct, require_one
 from fungi.store.skeleton import laid_out
@@ -42,23 +43,10 @@ def state_of(path: Path, manifest: Manifest) -> State:
     wanted = {name: asdict(layer) for name, layer in manifest.layers.items()}
     if birth.identity() == manifest.birth.identity() and layers == wanted:
         return State.DONE
-    there, here = _flat({**birth.identity(), "layers": layers}), _flat({**manifest.birth.identity(), "layers": wanted})
-    differing = [
-        f"{name} {there.get(name, 'absent')!r} against {here.get(name, 'absent')!r}"
-        for name in sorted({*there, *here})
-        if there.get(name) != here.get(name)
-    ]
-    raise FungiError(
-        f"{path} was made in another way: {'; '.join(differing)}. Choose another --root, or give --overwrite."
+    differs = difference_in_words(
+        {**birth.identity(), "layers": layers}, {**manifest.birth.identity(), "layers": wanted}
     )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+    raise FungiError(f"{differs}. {path} was made in another way. Choose another --root, or give --overwrite.")
 
 
 def is_made(path: Path, manifest: Manifest) -> bool:

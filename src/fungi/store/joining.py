@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fungi.errors import RefusedJoinError
+from fungi.store.differences import differing_parts
 from fungi.store.reading import FeatureArray
 
 
@@ -160,15 +161,7 @@ def _check_equal(arrays: Iterable[FeatureArray], facts: Iterable[Fact]) -> None:
         for array, value in known[1:]:
             reference, expected = known[0]
             if value != expected:
-                one, other = _differing(expected, value)
+                one, other = differing_parts(expected, value)
                 raise RefusedJoinError(
                     f"{fact.name} differs: {one!r} in {reference}, {other!r} in {array}. {fact.way_out}"
                 )
-
-
-def _differing(one: Any, other: Any) -> tuple[Any, Any]:
-    """Both values; of two dictionaries the entries that differ."""
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return one, other
-    names = [name for name in {**one, **other} if one.get(name) != other.get(name) or (name in one) != (name in other)]
-    return {name: one[name] for name in names if name in one}, {name: other[name] for name in names if name in other}

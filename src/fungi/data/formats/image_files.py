@@ -3,6 +3,7 @@
 import io
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,15 @@ from fungi.data.base import Samples
 from fungi.data.content import digest_of_file, digest_of_item, no_such_file
 from fungi.data.names import PackedNames
 from fungi.errors import FungiError, MissingFilesError
+from fungi.runtime.log import logger
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+"""Files that are read; of a moving picture, its first one."""
+UNREAD_ENDINGS = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd", ".cr2", ".nef", ".dng", ".arw")
+"""Pictures of formats that are not read; they are named where they are met."""
 
 _FLAG = threading.Lock()
 
@@ -210,6 +215,16 @@ def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> It
                     raise FungiError(f"{entry.path} is no file but a pipe, a device or a link to nothing. Remove it.")
                 images.append(entry.name)
     yield str(folder), images
+
+
+def name_unread(folder: Path) -> None:
+    """Say which pictures below a folder are left out, as their formats are not read."""
+    endings = Counter(path.suffix.lower() for path in folder.rglob("*") if path.suffix.lower() in UNREAD_ENDINGS)
+    if endings:
+        shown = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
+        logger.warning(
+            f"{folder}: pictures left out, whose formats are not read: {shown}. Convert them to JPEG or PNG."
+        )
 
 
 def _is_image(name: str) -> bool:

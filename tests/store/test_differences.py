@@ -1,0 +1,45 @@
+"""What people are told of two records that differ: the cause, and of walls of text what is not the same."""
+
+import pytest
+
+from fungi.store.differences import difference_in_words, differing_parts
+
+ONE, OTHER = "a" * 64, "b" * 64
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "told"),
+    [
+        (
+            {"profile": "clean", "weights_hash": ONE},
+            {"profile": "published", "weights_hash": ONE},
+            "profile: clean -> published",
+        ),
+        (
+            {"profile": "clean", "input": "In(a=1)"},
+            {"profile": "published", "input": "In(a=2)"},
+            "profile: clean -> published",
+        ),
+        ({"weights_hash": ONE}, {"weights_hash": OTHER}, f"weights hash: {'a' * 12} -> {'b' * 12}"),
+        (
+            {"objective_settings": {"temperature": 3, "head": 1}},
+            {"objective_settings": {"temperature": 15, "head": 1}},
+            "temperature: 3 -> 15",
+        ),
+        ({"layers": {"proj": {"bias": True}}}, {"layers": {}}, "layers.proj.bias: True -> absent"),
+        ({"seed": 1, "dtype": "float32"}, {"seed": 2, "dtype": "bfloat16"}, "seed: 1 -> 2; dtype: float32 -> bfloat16"),
+        (
+            {"input": "Input(size=224, mean=(0.5, 0.5), crop=1)"},
+            {"input": "Input(size=32, mean=(0.5, 0.5), crop=1)"},
+            "input: size=224 -> size=32",
+        ),
+    ],
+)
+def test_the_cause_is_told_and_not_what_follows_from_it(there: dict, here: dict, told: str) -> None:
+    assert difference_in_words(there, here) == told
+
+
+def test_of_two_dictionaries_only_the_entries_that_differ_are_kept() -> None:
+    assert differing_parts({"a": 1, "b": None}, {"a": 1}) == ({"b": None}, {})
+    assert differing_parts("x", "y") == ("x", "y")
+    assert differing_parts("In(a=1)", "In(a=1, b=2)") == ("nothing else", "b=2")
