@@ -64,17 +64,17 @@ class Command:
         """Its settings from a command line; FungiError for what is wrong with it."""
         return parse(self.settings_type, flags, program=self.program, description=self._load().DESCRIPTION)
 
-    def main(self, arguments: Sequence[str] | None = None) -> int:
-        """Run it with `arguments` (the process's own by default); the exit status."""
+    def main(self, arguments: Sequence[str] | None = None, *, program: str | None = None) -> int:
+        """Run it with `arguments` (the process's own by default); the exit status. program: what messages call it."""
         given = list(sys.argv[1:] if arguments is None else arguments)
         module = self._load()
         if hasattr(module, "main"):
             return int(module.main(given))
         show = getattr(module, "show", None)
         work = (lambda settings: show(settings, module.run(settings))) if show else module.run
-        return run_command(
-            self.settings_type, work, program=self.program, description=module.DESCRIPTION, arguments=given
-        )
+        called = program or self.program
+        description = module.DESCRIPTION.replace(f"python {self.file}", called) if self.file else module.DESCRIPTION
+        return run_command(self.settings_type, work, program=called, description=description, arguments=given)
 
     def _load(self) -> ModuleType:
         return import_module(self.module)

@@ -254,7 +254,7 @@ def test_cka_of_pairs_is_averaged_over_runs(tmp_path):
 
 
 def test_no_results_and_damaged_ones_are_named(tmp_path, caplog):
-    with pytest.raises(MissingFilesError, match=r"no result files in .*Run knn_concat.py"):
+    with pytest.raises(MissingFilesError, match=r"no result files in .*Run fungi knn"):
         report.run(ReportSettings(results=(tmp_path,)))
     with pytest.raises(FungiError, match=r"--results .* is not there"):
         ReportSettings(results=(tmp_path / "nowhere",))

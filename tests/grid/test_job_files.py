@@ -122,7 +122,7 @@ def test_a_job_away_from_the_project_says_so(tmp_path: Path) -> None:
 def test_the_status_of_a_job_is_that_of_its_command(tmp_path: Path) -> None:
     done = run_job("jobs/concat.job", tmp_path)
     assert done.returncode == 2
-    assert "Run extract.py and extract_gradients.py first" in done.stderr
+    assert "Run fungi extract and extract-gradients first" in done.stderr
 
 
 def test_a_dataset_job_runs_without_slurm_and_says_what_it_needs(tmp_path: Path) -> None:

@@ -22,4 +22,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[0] not in COMMANDS:
         print(f"fungi: {unknown_name('command', given[0], COMMANDS)}", file=sys.stderr)
         return 2
-    return COMMANDS[given[0]].main(given[1:])
+    return COMMANDS[given[0]].main(given[1:], program=f"fungi {given[0]}")

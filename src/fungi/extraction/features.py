@@ -93,7 +93,7 @@ def find_matrix(settings: GradientSettings, context: StageContext, target: Targe
             raise FungiError(
                 f"no projection matrix fits the gradient of {target.spec} ({target.gradient_dim} wide); "
                 f"given: {widths}. "
-                f"Make one with generate_projection_matrix.py --gradients-dim {target.gradient_dim}."
+                f"Make one with fungi projection --gradients-dim {target.gradient_dim}."
             )
         return fitting[0]
     size, path = settings.usual_matrix(context.backbone.spec.projection_dim, target.shape)

@@ -26,9 +26,7 @@ class GradientSettings(StageSettings):
     objective: tuple[str, ...] = setting(("kl", "dino", "simclr"), "objectives: names of `fungi list objectives`")
     with_embeddings: bool = setting(False, "write the embeddings too, from the same decode", decides="contents")
     layer: tuple[str, ...] = setting((), "gradient sources, path.to.layer:name; the backbone's own if none is given")
-    projection_matrix: tuple[Path, ...] = setting(
-        (), "matrix files of generate_projection_matrix.py, one per layer size"
-    )
+    projection_matrix: tuple[Path, ...] = setting((), "matrix files of `fungi projection`, one per layer size")
     projection_dim: int = setting(
         0, "size p of a matrix that has to be drawn; 0 picks the backbone's", within=(0, LARGEST_PROJECTION)
     )

@@ -243,7 +243,7 @@ def _check_width(target: Target, projector: Projector | None) -> None:
         raise FungiError(
             f"the projection takes gradients of {projector.matrix.gradient_dim} entries, layer {target.spec} has "
             f"{target.gradient_dim} ({target.shape[0]} x {target.shape[1]}). Make one with "
-            f"generate_projection_matrix.py --gradients-dim {target.gradient_dim}."
+            f"fungi projection --gradients-dim {target.gradient_dim}."
         )
 
 

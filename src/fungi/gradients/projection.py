@@ -220,13 +220,13 @@ def load_projection(path: Path) -> ProjectionMatrix:
     MissingFilesError where there is none; FungiError where the file is damaged or something else.
     """
     if not path.is_file():
-        raise MissingFilesError(f"no projection matrix at {path}. Write one with generate_projection_matrix.py.")
+        raise MissingFilesError(f"no projection matrix at {path}. Write one with fungi projection.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make torch.load raise nearly anything
         raise FungiError(
             f"{path} can't be read as a projection matrix ({error.__class__.__name__}). Delete it, and write one"
-            " with generate_projection_matrix.py."
+            " with fungi projection."
         ) from error
     if isinstance(content, dict) and "projection" in content:
         entries = content["projection"]

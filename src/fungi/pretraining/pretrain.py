@@ -10,7 +10,7 @@ DESCRIPTION = """Pretrain a vision transformer with UDI: two class tokens, three
 
 Writes checkpoint.pth (the published layout) and log.txt (one JSON line per epoch) into --output-dir; a run that was
 interrupted goes on from there with the same numbers. On several GPUs: torchrun --nproc_per_node 8 -m fungi pretrain ...
-Then: extract.py --backbone udi-vits16 --checkpoint checkpoint.pth"""
+Then: fungi extract --backbone udi-vits16 --checkpoint checkpoint.pth"""
 
 
 def run(settings: PretrainSettings) -> None:

@@ -85,8 +85,8 @@ def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[Res
             logger.warning("left out: %s", error)
     if not found:
         raise MissingFilesError(
-            f"no result files in {', '.join(map(str, places))}. Run knn_concat.py,"
-            " train_linear_concat_grads.py or retrieval_eval.py first, or name other folders with --results."
+            f"no result files in {', '.join(map(str, places))}. Run fungi knn, linear"
+            " or retrieval first, or name other folders with --results."
         )
     return found
 

@@ -19,7 +19,7 @@ from fungi.search import Backend
 from fungi.settings import like, setting
 from fungi.store.layout import EMBEDDINGS, Layout
 
-DESCRIPTION = """Analyses over features that are already extracted; draw them with scripts/report.py.
+DESCRIPTION = """Analyses over features that are already extracted; draw them with fungi report.
 
   fungi analyse --analysis cka shots --dataset imagenet-100 --backbone vit-b16
   fungi analyse --analysis layers --dataset imagenet-100 --backbone vit-b16     (every array of the gradient files)

@@ -102,7 +102,7 @@ def _features_on_disk(settings: FeatureSettings, layout: Layout, split: str) -> 
     if not found:
         raise MissingFilesError(
             f"no features of dataset {where[0]!r}, backbone {where[1]!r}, split {name!r} below {layout.root}"
-            f" (looked for {embeddings}).{_nearest_names(layout, *where)} Run extract.py and extract_gradients.py"
+            f" (looked for {embeddings}).{_nearest_names(layout, *where)} Run fungi extract and extract-gradients"
             " first, or name another --root."
         )
     return found

@@ -114,7 +114,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     """The file for reading. FungiError for whatever HDF5 and the records in it raise where they are damaged."""
     if not path.is_file():
         raise MissingFilesError(
-            f"{path} is not there. Extract it first (extract.py for embeddings, extract_gradients.py for gradients),"
+            f"{path} is not there. Extract it first (fungi extract for embeddings, extract-gradients for gradients),"
             " or name another --root, --dataset, --backbone or split."
         )
     try:
