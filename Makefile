@@ -4,9 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Two test workers, one thread each: more would wait for each other. Tests are handed out one by one, slow ones first.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1
+# Byte code is kept even where the environment forbids it: else every worker, and every command that a test starts,
+# would compile (and prepare for the checks of axes) hundreds of files anew.
+TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --maxschedchunk 1
 # What computes runs once more with two threads: some faults of numerical libraries show with several threads alone.
-TWO_THREADS := OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m "not slow and not slurm" tests/evaluation tests/engine tests/objectives
+TWO_THREADS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m "not slow and not slurm" tests/evaluation tests/engine tests/objectives
 
 .PHONY: setup demo demo-text demo-audio demo-segmentation demo-udi test check format lint types fast site clean
 

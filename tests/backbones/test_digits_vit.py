@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -35,6 +36,7 @@ def test_the_file_is_small_and_a_plain_state_dict():
     assert set(load_file(digits_vit.WEIGHTS)) == set(digits_vit.build().state_dict())
 
 
+@pytest.mark.slow
 def test_it_knows_the_digits_it_learned_and_does_not_know_the_others_perfectly():
     """Nearest other row: far better than chance for all ten digits, near perfect for 0 to 4, with room for 5 to 9."""
     embeddings, labels = embed(range(400))

@@ -25,6 +25,7 @@ def sample_views(given: object) -> torch.Tensor:
     return views.render(views.collate(pictures))
 
 
+@pytest.mark.slow
 @needs_package
 def test_it_sees_a_palace_in_china_and_a_daisy_in_the_flower() -> None:
     state = efficientnet.timm_order(efficientnet._carried())

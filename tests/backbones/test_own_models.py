@@ -173,6 +173,7 @@ def test_a_spectrogram_model_of_transformers_pads_as_its_feature_extractor_does(
         torch.testing.assert_close(loaded.model(short), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_of_another_kind_is_refused(tmp_path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "wav2vec2"}')
     with pytest.raises(FungiError, match=r"type 'wav2vec2', which takes neither images nor texts nor spectrograms"):

@@ -124,6 +124,7 @@ def test_hidden_files_and_folders_are_no_images(tmp_path):
     assert list(samples.ids) == ["train/a/1.png"]
 
 
+@pytest.mark.slow
 @given(names=st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]))))
 def test_packed_names_are_the_names(names):
     packed = PackedNames(names)

@@ -29,6 +29,7 @@ from fungi.views import patches, pixels
 from fungi.views.base import Grouping
 from fungi.views.image import ImageInput
 from fungi.views.loading import batch_of, prepare
+from tests.daily import first_fast
 from tests.library.models import build, pictures
 from tests.modalities.cases import CASES, Case
 
@@ -134,7 +135,7 @@ def run(
     return waits.seen
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", first_fast(OBJECTIVES))
 def test_a_batch_of_images_never_waits_for_the_device(name: str, gpu: FakeTensorMode) -> None:
     objective, options = OBJECTIVES[name]
     bound = bind(objective, embedding_dim=24, input_spec=IMAGES, seed=0, options=options)

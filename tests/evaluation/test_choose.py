@@ -132,6 +132,7 @@ def test_the_table_says_what_was_chosen_in_every_run(tmp_path: Path, capsys: pyt
     assert choice_table(content, "accuracy").splitlines()[0] == said[0]
 
 
+@pytest.mark.slow
 def test_the_report_shows_what_was_chosen_apart_from_the_fixed_rule(root: Path, tmp_path: Path) -> None:
     chosen(root)
     knn_concat.run(KnnSettings(root=(root,), k=MOST, pca_dim=18))

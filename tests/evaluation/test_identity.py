@@ -24,6 +24,7 @@ from fungi.scoring.linear_settings import LinearSettings
 from fungi.scoring.retrieval_eval import RetrievalSettings
 from fungi.segmentation.settings import SegmentSettings
 from fungi.settings import setting
+from tests.daily import first_fast
 from tests.evaluation import feature_folder
 from tests.evaluation.feature_folder import BIRTH, LAYER, clustered, make_folder, write_array
 from tests.evaluation.test_report import content
@@ -149,6 +150,7 @@ def test_names_that_results_always_had_are_kept():
     }
 
 
+@pytest.mark.slow
 def test_shots_in_file_order_and_drawn_ones_live_side_by_side(tmp_path):
     make_folder(tmp_path, features=("embeddings", "kl"))
     shared = {"root": (tmp_path,), "pca_dim": 4, "k": 5, "shots": 5}
@@ -217,7 +219,7 @@ KL = {"layer": "blocks.3.attn.proj"}
 KEYS = {"embeddings": "embeddings", "kl": "attn_proj"}
 
 
-@pytest.mark.parametrize("words", UNLIKE_FEATURES)
+@pytest.mark.parametrize("words", first_fast(UNLIKE_FEATURES))
 def test_unlike_features_have_a_heading_of_their_own_and_both_results_are_kept(words, tmp_path):
     """The same root, extracted anew: the later result has the place, the earlier one stays in the report."""
     settings = KnnSettings(root=(tmp_path,), dataset="pets", k=5)
@@ -237,7 +239,7 @@ def test_unlike_features_have_a_heading_of_their_own_and_both_results_are_kept(w
     assert len(list(tmp_path.rglob("results/**/*.json"))) == 2
 
 
-@pytest.mark.parametrize("words", [None, *UNLIKE_FEATURES])
+@pytest.mark.parametrize("words", first_fast([None, *UNLIKE_FEATURES], 2))
 def test_only_seeds_and_precision_may_differ_from_the_published_features(words, tmp_path):
     features(tmp_path, **UNLIKE_FEATURES.get(words, {}))
     (record,) = _recorded(knn_concat.run(KnnSettings(root=(tmp_path,), dataset="pets")))
@@ -263,6 +265,7 @@ def test_features_that_no_word_tells_apart_are_told_apart_by_their_hash(tmp_path
     assert all("features " in str(cell.protocol) for cell in cells)
 
 
+@pytest.mark.slow
 def test_result_files_of_earlier_versions_go_on_and_load(tmp_path):
     make_folder(tmp_path)
     settings = KnnSettings(root=(tmp_path,), pca_dim=4, k=5, normalize=False)
@@ -279,6 +282,7 @@ def test_result_files_of_earlier_versions_go_on_and_load(tmp_path):
     assert "no L2 norm of gradients" in to_markdown(make_tables(cells_of(record)))
 
 
+@pytest.mark.slow
 def test_fitted_rows_are_scored_only_where_that_is_asked_for_and_the_table_says_so(tmp_path, capsys):
     make_folder(tmp_path)
     flags = ["--root", str(tmp_path), "--pca-dim", "4", "--k", "1"]

@@ -28,7 +28,9 @@ def in_blocks(rows: torch.Tensor, size: int):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("name", "shots"), [("expected-knn", None), ("expected-knn5", 5)])
+@pytest.mark.parametrize(
+    ("name", "shots"), [("expected-knn", None), pytest.param("expected-knn5", 5, marks=pytest.mark.slow)]
+)
 def test_predictions_are_those_of_the_published_code(name, shots, backend, tmp_path):
     output = tmp_path / "result.json"
     flags = [*files_flags(), "--pca-dim", "32", "--k", "20", "--logs-output-path", str(output), "--backend", backend]

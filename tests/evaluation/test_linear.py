@@ -48,6 +48,7 @@ def test_accuracies_are_those_of_the_published_code(solver, tmp_path):
         assert found[combination]["fit"]["relative_duality_gap"] <= 1e-3
 
 
+@pytest.mark.slow
 def test_both_solvers_agree_within_half_a_point_on_the_golden_features(tmp_path):
     accuracies = []
     for solver in SOLVERS:
@@ -110,6 +111,7 @@ def test_a_warm_started_path_ends_where_cold_starts_do():
         torch.testing.assert_close(found.weights, alone.weights, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_loose_tolerance_stops_earlier_and_says_how_far_from_the_optimum(tmp_path):
     make_folder(tmp_path, dim=40)
     settings = LinearSettings(root=(tmp_path,), solver="lbfgs", tolerance=1e-6, compare_tolerances=(0.5, 1e-8), seed=0)
@@ -121,6 +123,7 @@ def test_a_loose_tolerance_stops_earlier_and_says_how_far_from_the_optimum(tmp_p
     assert fit_of["reached_tolerance"]
 
 
+@pytest.mark.slow
 def test_too_few_passes_are_said(tmp_path):
     make_folder(tmp_path, dim=40)
     settings = LinearSettings(root=(tmp_path,), solver="lbfgs", tolerance=1e-12, max_epochs=5)
@@ -136,6 +139,7 @@ def test_the_validation_part_is_a_stratified_fifth():
         held_out_fifth(np.array([0, 0, 0, 0, 1]), 42)
 
 
+@pytest.mark.slow
 def test_rows_of_the_final_fit_follow_the_protocol(tmp_path):
     """All rows without an official validation split; the train split alone with one; the shots alone in few-shot."""
     make_folder(tmp_path / "a")
@@ -161,6 +165,7 @@ def test_few_shot_validation_can_be_chosen(way, tmp_path):
         assert found["fit"]["lambda"] == pytest.approx(2.525e-4)
 
 
+@pytest.mark.slow
 def test_nested_combinations_by_default_and_all_on_request(tmp_path):
     make_folder(tmp_path)
     settings = LinearSettings(root=(tmp_path,), solver="lbfgs")
@@ -221,6 +226,7 @@ def test_a_missing_official_validation_split_is_said_and_a_named_file_has_to_be_
     assert COMMANDS["linear"].main([*flags, "--valid-targets", "nowhere.h5"]) == 2
 
 
+@pytest.mark.slow
 def test_cross_validation_repeats_with_its_seed():
     random = np.random.default_rng(0)
     rows = LabelledRows(torch.from_numpy(random.normal(size=(60, 4))), random.integers(0, 3, 60))

@@ -92,6 +92,7 @@ def test_one_process_serves_all_fits_and_is_started_again_where_it_died(process)
     assert process._process.pid != number
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_in_a_fit_is_one_line_with_the_way_out(process, monkeypatch):
     fit_classifier(labelled(), 1e-2, LogisticOptions())
     receive = Connection.recv
@@ -109,6 +110,7 @@ def test_a_process_that_is_killed_in_a_fit_is_one_line_with_the_way_out(process,
     assert len(fit_classifier(labelled(), 1e-2, LogisticOptions()).classes) == 3  # the next fit has a new process
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_does_not_go_on_alone(process, monkeypatch):
     fit_classifier(labelled(), 1e-2, LogisticOptions())
     child = process._process
@@ -147,6 +149,7 @@ def fake_cyanure(process, tmp_path, monkeypatch):
     return write
 
 
+@pytest.mark.slow
 def test_errors_of_cyanure_come_back_in_one_line(process):
     rows = labelled(rows=40, dim=3)
     with pytest.raises(FungiError, match=r"--solver cyanure failed \(ValueError: .*NaN.*--solver lbfgs") as caught:
@@ -154,6 +157,7 @@ def test_errors_of_cyanure_come_back_in_one_line(process):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -173,6 +177,7 @@ def test_whatever_ends_a_fit_says_why(body, message, fake_cyanure):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_warnings_come_back_and_the_threads_are_those_of_the_parent(threads, fake_cyanure, two_threads):
     fake_cyanure("warnings.warn('look out')")
