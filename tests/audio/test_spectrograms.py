@@ -115,6 +115,7 @@ def test_views_are_noisy_shifted_copies():
     assert all(-10 <= shift <= 9 for shift in shifts)
 
 
+@pytest.mark.slow
 def test_all_shifts_of_the_range_occur_and_no_other():
     views = INPUT.views("noisy-shifts", n_views=400, noise=0.0)
     marked = np.zeros(90000, dtype=np.float32)  # no padding, which is louder than silence

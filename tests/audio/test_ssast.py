@@ -56,6 +56,7 @@ def small(monkeypatch):
     monkeypatch.setitem(BACKBONES._entries, "patch-ssast", spec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes_are_those_of_the_paper(name):
     spec = BACKBONES[name]

@@ -13,6 +13,7 @@ from fungi.backbones.loading import load_backbone
 from fungi.backbones.own.anatomy import gradient_source
 from fungi.errors import FungiError
 from fungi.gradients.targets import find_target
+from tests.daily import first_fast
 
 SIDE = 48
 
@@ -37,7 +38,7 @@ MINIATURES = {
 }
 
 
-@pytest.mark.parametrize("model", MINIATURES)
+@pytest.mark.parametrize("model", first_fast(MINIATURES))
 def test_a_model_of_timm_is_its_own_library_read_plainly(model: str) -> None:
     import timm
     from timm.data import create_transform, resolve_model_data_config

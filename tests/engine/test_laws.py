@@ -9,6 +9,7 @@ from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.projection import DenseProjector, draw_projection
 from fungi.gradients.targets import find_targets
+from tests.daily import first_fast
 from tests.engine.golden import Given
 from tests.engine.models import CASES, autograd_gradient, build, contrast
 
@@ -46,7 +47,7 @@ def test_gradients_equal_plain_autograd_one_by_one(case: str, bias: bool) -> Non
         assert_same_gradient(made[target.name], wanted)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_fast(CASES, 3))
 def test_a_sample_alone_has_the_gradient_it_has_in_a_batch(case: str) -> None:
     model, layers = build(case)
     views = views_of(4)
@@ -56,7 +57,7 @@ def test_a_sample_alone_has_the_gradient_it_has_in_a_batch(case: str) -> None:
         assert_same_gradient(gradients, alone)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_fast(CASES, 3))
 def test_order_of_samples_does_not_matter(case: str) -> None:
     model, layers = build(case)
     views = views_of(4)

@@ -22,6 +22,7 @@ from fungi.scoring import train_linear_concat_grads
 from fungi.scoring.linear_scorer import held_out_fifth
 from fungi.scoring.linear_settings import LinearSettings
 from fungi.store.reading import UnknownOriginWarning
+from tests.daily import first_fast
 from tests.evaluation.feature_folder import clustered, make_folder
 from tests.evaluation.golden import expected, files_flags
 
@@ -33,7 +34,7 @@ def labelled(rows: int = 240, dim: int = 10, classes: int = 3, seed: int = 0, no
     return LabelledRows(torch.from_numpy(features), targets.astype(np.int64))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", first_fast(SOLVERS))
 def test_accuracies_are_those_of_the_published_code(solver, tmp_path):
     """The solvers are iterative: accuracies within one point (two of 400 rows are half a point)."""
     output = tmp_path / "result.json"

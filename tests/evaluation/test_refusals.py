@@ -114,6 +114,7 @@ def test_files_without_birth_are_read_with_one_warning_and_join_with_any(tmp_pat
     assert len([w for w in caught if w.category is UnknownOriginWarning]) == 1
 
 
+@pytest.mark.slow
 def test_the_folders_of_the_original_harness_are_read_as_they_are(tmp_path):
     """It has no level `gradients`, and no birth records."""
     layout = make_folder(tmp_path)
@@ -198,6 +199,7 @@ def test_unpaired_explicit_files_are_refused(tmp_path):
         knn_concat.run(KnnSettings(train_embeddings_datasets=(train,), test_targets=train))
 
 
+@pytest.mark.slow
 def test_damaged_bytes_never_end_in_a_stack_trace(tmp_path):
     """Bytes anywhere in a file overwritten: it is read all the same, or refused by name."""
     layout = make_folder(tmp_path / "whole", rows={"train": 30, "test": 10}, features=("embeddings", "kl"))

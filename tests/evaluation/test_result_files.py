@@ -74,6 +74,7 @@ def test_a_finished_evaluation_reads_no_features_again(tmp_path, monkeypatch):
     assert knn_concat.run(settings_for(tmp_path)) == first
 
 
+@pytest.mark.slow
 def test_results_of_other_input_files_are_put_aside_not_mixed(tmp_path):
     make_folder(tmp_path)
     first = knn_concat.run(settings_for(tmp_path))
@@ -88,6 +89,7 @@ def test_results_of_other_input_files_are_put_aside_not_mixed(tmp_path):
     assert [record.path for record in read_results([tmp_path])] == [result_of(tmp_path)]
 
 
+@pytest.mark.slow
 def test_several_roots_give_mean_and_population_deviation(tmp_path):
     roots = [tmp_path / f"seed-{seed}" for seed in (1, 2, 3)]
     for seed, root in enumerate(roots):
@@ -102,6 +104,7 @@ def test_several_roots_give_mean_and_population_deviation(tmp_path):
     assert [run["root"] for run in together["runs"]] == list(map(str, roots))
 
 
+@pytest.mark.slow
 def test_few_shot_draws_are_runs_too(tmp_path):
     make_folder(tmp_path)
     found = knn_concat.run(settings_for(tmp_path, shots=3, few_shot_seed=(1, 2)))
@@ -195,6 +198,7 @@ def test_what_is_no_result_is_never_moved_aside(name, tmp_path):
     assert path.exists()
 
 
+@pytest.mark.slow
 def test_results_of_relative_and_absolute_roots_go_to_their_common_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_folder(tmp_path / "a")

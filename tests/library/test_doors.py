@@ -34,6 +34,7 @@ def test_the_transformer_gives_the_wrappers_features() -> None:
     np.testing.assert_allclose(made, wrapper(images).numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_works_in_a_pipeline_on_digits() -> None:
     from fungi.backbones.loading import load_backbone
     from fungi.data.base import open_split

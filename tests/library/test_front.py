@@ -13,6 +13,7 @@ from fungi.library.cost import say_cost
 from tests.library.models import build, pictures, ready, wrap
 
 
+@pytest.mark.slow
 def test_the_wrapper_is_at_the_top_and_costs_nothing_before_it_is_asked_for() -> None:
     program = (
         "import sys, fungi; before = 'torch' in sys.modules; from fungi import FUNGIWrapper; "

@@ -12,6 +12,7 @@ from fungi.errors import FungiError
 from fungi.gradients.base_extractor import BaseGradientExtractor
 from fungi.gradients.projection import draw_projection
 from fungi.wrapper import FUNGIWrapper
+from tests.daily import first_fast
 from tests.library.models import LAYERS, SIZE, SMALL_CONFIGS, Convolutions, build, dataset, pictures, ready, wrap
 
 KINDS = tuple(LAYERS)
@@ -22,7 +23,7 @@ def same(first: Tensor, second: Tensor) -> bool:
     return bool((first - second).abs().max() < 1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", first_fast(KINDS))
 def test_features_do_not_depend_on_the_batch_or_its_order(kind: str) -> None:
     wrapper, images = ready(kind), pictures(5)
     together = wrapper(images)
@@ -33,6 +34,7 @@ def test_features_do_not_depend_on_the_batch_or_its_order(kind: str) -> None:
     assert not same(together[:1], together[1:2])
 
 
+@pytest.mark.slow
 def test_features_are_the_same_when_workers_decode() -> None:
     wrapper, images = ready(), dataset(6, seed=0)
     assert torch.equal(wrapper.extract(images, batch_size=3, num_workers=2), wrapper.extract(images, batch_size=3))
@@ -217,6 +219,7 @@ def test_deepcluster_assigns_an_image_by_itself() -> None:
     assert same(wrapper(images), torch.cat([wrapper([image]) for image in images]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["negatives_mixing", "exclude_self_from_negatives"])
 def test_options_of_the_negatives_change_features_and_keep_samples_apart(option: str) -> None:
     base = {"latent_dim": 12, "stride_scale": 2, "comparison_batch_size": 6, "mixing_k": 3}

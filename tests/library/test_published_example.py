@@ -80,6 +80,7 @@ class WithKeywords(CustomGradientsExtractor):
         self.temperature = temperature
 
 
+@pytest.mark.slow
 def test_the_example_runs_as_written() -> None:
     model, train_dataset = build("timm"), dataset()
     fungi = FUNGIWrapper(

@@ -1,6 +1,7 @@
 """A saved extractor gives the same features elsewhere; another model, and damage, are refused."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -140,6 +141,16 @@ def tampered_tensor(folder: Path, part: str) -> None:
     save_file({**tensors, name: changed}, folder / TENSORS)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[FUNGIWrapper, Path]:
+    """A wrapper with fitted PCA, and the folder it was saved in, which can be loaded."""
+    wrapper, folder = ready(include_embeddings=True), tmp_path_factory.mktemp("saved")
+    wrapper.fit_pca(wrapper(pictures(9, seed=4)), 4)
+    wrapper.save(folder)
+    FUNGIWrapper.load(folder, wrapper.model, "cpu")
+    return wrapper, folder
+
+
 @pytest.mark.parametrize(
     "tamper",
     [
@@ -154,11 +165,9 @@ def tampered_tensor(folder: Path, part: str) -> None:
         lambda folder: tampered_tensor(folder, "reduction_offset"),
     ],
 )
-def test_a_changed_extractor_is_refused(tamper: Any, tmp_path: Path) -> None:
-    wrapper = ready(include_embeddings=True)
-    wrapper.fit_pca(wrapper(pictures(9, seed=4)), 4)
-    wrapper.save(tmp_path)
-    FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
+def test_a_changed_extractor_is_refused(tamper: Any, saved: tuple[FUNGIWrapper, Path], tmp_path: Path) -> None:
+    wrapper, folder = saved
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     tamper(tmp_path)
     with pytest.raises(FungiError, match=r"is not as it was saved: .* don't have the hash it carries"):
         FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")

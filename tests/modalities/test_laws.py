@@ -12,6 +12,7 @@ from fungi.gradients.engine import GradientEngine
 from fungi.gradients.targets import Target, find_targets
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.views.loading import prepare
+from tests.daily import first_fast
 from tests.modalities.cases import CASES, Case
 
 CPU = torch.device("cpu")
@@ -68,7 +69,7 @@ def assert_same(made: Tensor, wanted: Tensor, what: str) -> None:
     assert (norms - 1).abs().max() < SAME_NORM, f"{what}: relative norms {norms.tolist()}"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", first_fast(CASES, 2))
 def test_an_item_alone_has_the_features_it_has_beside_longer_ones(name: str) -> None:
     case = CASES[name]
     model, items = case.model(), case.items()
@@ -79,7 +80,7 @@ def test_an_item_alone_has_the_features_it_has_beside_longer_ones(name: str) -> 
             assert_same(values, together[key][place : place + 1], f"{key} of item {place}")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", first_fast(CASES, 2))
 def test_groups_of_like_size_keep_the_order_of_the_batch(name: str) -> None:
     case = CASES[name]
     model, items = case.model(), case.items()
@@ -89,7 +90,7 @@ def test_groups_of_like_size_keep_the_order_of_the_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["clean", "published"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", first_fast(CASES, 2))
 def test_gradients_equal_plain_autograd_one_by_one(name: str, published: bool) -> None:
     case = CASES[name]
     model, items = case.model(), case.items()

@@ -70,14 +70,17 @@ def assert_alike(made: np.ndarray, wanted: np.ndarray, what: str) -> None:
     assert np.abs(norms - 1).max() < 5e-3, f"{what}: relative norms {norms}"
 
 
+@pytest.mark.slow
 def test_files_do_not_depend_on_batches(dataset: str, stage: Stage, whole: Path, tmp_path: Path) -> None:
     assert_same_files(stage(tmp_path, "--batch-size", "1", "--views-per-forward", "1"), whole, dataset)
 
 
+@pytest.mark.slow
 def test_files_do_not_depend_on_workers(dataset: str, stage: Stage, whole: Path, tmp_path: Path) -> None:
     assert_same_files(stage(tmp_path, "--num-workers", "1"), whole, dataset)
 
 
+@pytest.mark.slow
 def test_files_do_not_depend_on_shards_and_interruptions(
     dataset: str, stage: Stage, whole: Path, tmp_path: Path
 ) -> None:
@@ -87,10 +90,12 @@ def test_files_do_not_depend_on_shards_and_interruptions(
     assert_same_files(tmp_path, whole, dataset)
 
 
+@pytest.mark.slow
 def test_embeddings_alone_are_those_beside_gradients(dataset: str, stage: Stage, whole: Path, tmp_path: Path) -> None:
     assert_same_files(stage(tmp_path, command=extract_embeddings), whole, dataset, FILES[:1])
 
 
+@pytest.mark.slow
 def test_profiles_have_files_of_their_own(dataset: str, stage: Stage, whole: Path, tmp_path: Path) -> None:
     stage(tmp_path, "--profile", "published")
     name = FILES[2].format(dataset, CASES[dataset], "train")

@@ -7,6 +7,7 @@ from PIL import Image
 from fungi.pretraining.boxes import Crop, multi_crops, random_crop, reference_crop, shifted_towards
 from fungi.pretraining.choices import DEVIATIONS
 from fungi.pretraining.views import ViewOptions, collate, make_views
+from tests.daily import first_fast
 
 SIZES = [(480, 640), (64, 64), (200, 31), (3, 500), (1, 1), (2, 1)]
 
@@ -17,7 +18,7 @@ def shared(first: tuple[int, int], second: tuple[int, int]) -> float:
     return overlap / min(first[1] - first[0], second[1] - second[0])
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", first_fast(SIZES, 2))
 def test_crops_lie_in_the_image_and_overlap_by_half_of_the_smaller_side(size: tuple[int, int]) -> None:
     for seed in range(60):
         crops = multi_crops(

@@ -61,6 +61,7 @@ def test_a_file_of_any_published_layout_gives_timms_features(published, layout, 
         torch.testing.assert_close(short_cut(IMAGES).pooled, model(IMAGES), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_our_checkpoint_is_read_by_every_stage_and_by_a_run_that_goes_on(tmp_path) -> None:
     made = settings(patch_size=4, drop_path_rate=0.0)
     learner = learner_of(made)

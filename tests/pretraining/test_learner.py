@@ -16,6 +16,7 @@ from fungi.pretraining.processes import World
 from fungi.pretraining.schedules import cosine, linear_then_constant
 from fungi.pretraining.srs import SampledAttention
 from fungi.pretraining.views import Views
+from tests.daily import first_fast
 from tests.pretraining.small import first_batches, learner_of, moment, settings
 
 AXES = {"globals": 1, "locals": 1, "boxes": 1, "global_tokens": 0, "local_tokens": 0}
@@ -44,7 +45,9 @@ def test_a_step_moves_student_teacher_and_centres() -> None:
     assert {"g_cl", "g_mcl", "g_pch", "l_cl", "l_mcl", "loss", "entropy", "diversity"} <= set(measured)
 
 
-@pytest.mark.parametrize("options", [{}, {"drop_path_rate": 0.5}, {"use_bn_in_head": False, "target_mix": "probs"}])
+@pytest.mark.parametrize(
+    "options", first_fast([{}, {"drop_path_rate": 0.5}, {"use_bn_in_head": False, "target_mix": "probs"}])
+)
 def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(options) -> None:
     options = options | {"optimizer": "sgd"}  # a step of AdamW is a ratio of gradients: of rounding, where they vanish
     whole = settings(batch_size_per_gpu=8, **options)

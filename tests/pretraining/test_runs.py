@@ -64,6 +64,7 @@ def same_weights(one: Path, other: Path) -> None:
     assert torch.equal(first["udi_loss"]["centering.center"], second["udi_loss"]["centering.center"])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_told_to_stop_goes_on_with_the_same_bits(whole_run, images, tmp_path, monkeypatch) -> None:
     for step, number in ((1, signal.SIGTERM), (3, signal.SIGUSR1)):
         with monkeypatch.context() as patch:
@@ -77,6 +78,7 @@ def test_a_run_that_was_told_to_stop_goes_on_with_the_same_bits(whole_run, image
     same_weights(tmp_path, whole_run)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(whole_run, images, tmp_path, monkeypatch) -> None:
     """Killed while a step is computed, and then while a checkpoint is written."""
 
@@ -97,6 +99,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(whole_run, image
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pth", "checkpoint0000.pth", "log.txt"]
 
 
+@pytest.mark.slow
 def test_workers_and_parts_of_a_batch_leave_the_views_as_they_are(whole_run, images, tmp_path) -> None:
     assert main(small_run(tmp_path, images, num_workers=2)) == 0
     assert lines(tmp_path) == lines(whole_run)
@@ -107,6 +110,7 @@ def test_a_run_is_not_continued_with_other_numbers(whole_run, images, capsys) ->
     assert "is of a run with lr = 0.0005, this one has 0.1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(
     images, tmp_path, monkeypatch, capsys
 ) -> None:
@@ -125,6 +129,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(
     assert all(bool(value.isfinite().all()) for value in content["student"].values())
 
 
+@pytest.mark.slow
 def test_collapse_is_said_while_training(images, tmp_path, caplog, monkeypatch) -> None:
     monkeypatch.setattr(training.logger, "propagate", True)
     monkeypatch.setattr("fungi.runtime.log.configure", lambda verbose=False: None)
@@ -154,6 +159,7 @@ def test_what_can_not_work_is_named(changed, said, images, tmp_path, capsys) -> 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [

@@ -15,11 +15,12 @@ from fungi.gradients.projection import load_projection
 from fungi.segmentation.dense import at_input_size
 from fungi.segmentation.segment import run
 from fungi.store.banks import open_bank
+from tests.daily import first_fast
 from tests.segmentation.own_masks import write_dataset
 from tests.segmentation.test_protocol import SIZE, plain
 
 
-@pytest.mark.parametrize("from_bank", [False, True])
+@pytest.mark.parametrize("from_bank", first_fast([False, True]))
 def test_the_wrapper_gives_the_values_of_the_stage(from_bank: bool, tmp_path: Path) -> None:
     run(plain(tmp_path / "out", write_dataset(tmp_path / "data"), features=("embeddings+simclr",)))
     (projection,) = (tmp_path / "out" / "projections").iterdir()

@@ -11,6 +11,7 @@ from fungi.backbones.loading import load_backbone
 from fungi.segmentation.dense import at_input_size
 from fungi.segmentation.segment import run
 from fungi.segmentation.settings import SegmentSettings
+from tests.daily import first_fast
 from tests.segmentation.own_masks import write_dataset
 
 SIZE, PATCH, CLASSES = 40, 4, 3
@@ -89,7 +90,7 @@ def test_iou_of_every_class_is_that_of_the_plain_reference(squares: Path, tmp_pa
     assert 0.3 < scores["mIoU"] < 1  # neither trivial nor perfect, or the comparison would say nothing
 
 
-@pytest.mark.parametrize("feature", ["embeddings", "simclr", "embeddings+simclr"])
+@pytest.mark.parametrize("feature", first_fast(["embeddings", "simclr", "embeddings+simclr"]))
 def test_training_images_find_themselves(feature: str, squares: Path, tmp_path: Path) -> None:
     """With one neighbour, a training image's patches find their own labels: all that is lost is within patches."""
     settings = plain(

@@ -29,6 +29,7 @@ def change(tmp_path: Path, split: str) -> None:
     image.save(path)
 
 
+@pytest.mark.slow
 def test_changed_pixels_are_not_kept(flags, tmp_path, capsys):
     assert EXTRACT([*flags, "--device", "cpu"]) == 0
     assert EXTRACT([*flags, "--device", "cpu"]) == 0

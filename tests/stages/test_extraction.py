@@ -76,6 +76,7 @@ def test_embeddings_alone_equal_those_made_beside_gradients(whole: Path, embeddi
         assert np.array_equal(values, arrays(whole)[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", ["1", "3", "64"])
 def test_files_do_not_depend_on_batch_size(whole: Path, gradients: Stage, tmp_path: Path, batch_size: str) -> None:
     assert gradients(tmp_path, *ALL, "--batch-size", batch_size) == 0
