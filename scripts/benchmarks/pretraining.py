@@ -2,13 +2,12 @@
 
 Against the bare work of the same views through the same vision transformer (student forward and backward, teacher
 forward of the global crops), and against a plain reading of the reference's order: the teacher twice, all logits of
-local patches formed, a logarithm of a softmax for each pair. Rounds alternate; medians of ratios (of
-processor time on a CPU), and peak memory of a process of its own for each.
+local patches formed, a logarithm of a softmax for each pair. Rounds alternate; minima of times and their ratios (of
+processor time on a CPU), the range of the rounds' ratios, and peak memory of a process of its own for each.
 """
 
 import argparse
 import re
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     keep_freed_memory()
     device = choose_device(options.device)
     learner, views = _prepared(options, device)
+    kinds = options.kinds
     work = {kind: (lambda kind=kind: WORK[kind](learner, views)) for kind in KINDS}
     if options.only:
         work[options.only]()
@@ -50,19 +50,21 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"peak {int(peak) / 1024:.0f} MiB")
         return 0
     clock = process_time if device.type == "cpu" else perf_counter  # what others do on the processor is left out
-    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for round_ in range(options.rounds + 1):
-        for kind in KINDS:
+        for kind in kinds:
             start = clock()
             work[kind]()
             synchronize(device)
             if round_:
                 seconds[kind].append(clock() - start)
-    for kind in KINDS:
-        print(f"{kind:10} {statistics.median(seconds[kind]):7.2f} s  {_peak(options, kind)}")
+    least = {kind: min(seconds[kind]) for kind in kinds}
     for over, under in (("step", "bare"), ("reference", "step"), ("reference", "bare")):
-        ratios = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
-        print(f"{over} / {under}: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+        if over in kinds and under in kinds:
+            ratios = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
+            print(f"{over} / {under}: {least[over] / least[under]:.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    for kind in kinds:
+        print(f"{kind:10} {least[kind]:7.2f} s  {_peak(options, kind)}", flush=True)
     return 0
 
 
@@ -136,7 +138,8 @@ WORK: dict[str, Any] = {"step": _step, "bare": _bare, "reference": _reference}
 
 def _peak(options: argparse.Namespace, kind: str) -> str:
     """Peak memory of one such step, in a process of its own."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in vars(options).items() if name != "only"]
+    given = {name: value for name, value in vars(options).items() if name not in ("only", "kinds")}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     command = [sys.executable, "scripts/benchmark.py", "pretraining", *flags, f"--only={kind}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -149,5 +152,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="what is measured")
     parser.add_argument("--only", choices=KINDS, help="one step of one kind, and its peak memory")
     return parser

@@ -9,7 +9,7 @@ import torch
 from fungi.pretraining import cross_entropy as chunks
 from fungi.pretraining.centres import updated, vector_sums
 from fungi.pretraining.collapse import diversity, teacher_statistics, warning
-from fungi.pretraining.losses import BatchCounts, LossOptions, Teacher, loss_parts, total_loss
+from fungi.pretraining.losses import BatchCounts, LossOptions, Teacher, loss_parts, part_shares
 from fungi.pretraining.network import Predictions
 from tests.pretraining.plain import drawn, plain_parts
 
@@ -32,7 +32,8 @@ def test_losses_and_their_gradients_are_those_of_a_plain_reading(
     monkeypatch.setattr(chunks, "TILE", 20)  # two rows at a time
     student, teacher = drawn(local_crops=local_crops, share_valid=share_valid, samples=4)
     options = LossOptions(alpha=0.3, target_mix=target_mix)
-    ours, theirs = loss_parts(student, teacher, counts_of(teacher), options), plain_parts(student, teacher, options)
+    loss, ours = loss_parts(student, teacher, counts_of(teacher), options)
+    theirs = plain_parts(student, teacher, options)
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], rtol=1e-9, atol=1e-12, msg=name)
     assert len(ours) == (5 if local_crops else 3)
@@ -43,7 +44,9 @@ def test_losses_and_their_gradients_are_those_of_a_plain_reading(
         )
         + theirs["g_pch"]
     ) / 3
-    loss = total_loss(ours, local_crops)
+    shares = part_shares(list(ours), local_crops)
+    mean = torch.stack([shares[name] * value for name, value in ours.items()]).sum()
+    torch.testing.assert_close(loss, mean, rtol=1e-12, atol=0)
     torch.testing.assert_close(loss, total, rtol=1e-9, atol=1e-12)
     expected = torch.autograd.grad(total, leaves(student), allow_unused=True, materialize_grads=True)
     found = torch.autograd.grad(loss, leaves(student), allow_unused=True, materialize_grads=True)
@@ -55,7 +58,7 @@ def test_losses_add_up_over_parts_of_a_batch() -> None:
     """What gradient accumulation and several processes rest on."""
     student, teacher = drawn(images=5)
     counts, options = counts_of(teacher), LossOptions()
-    whole = total_loss(loss_parts(student, teacher, counts, options), 2)
+    whole, _ = loss_parts(student, teacher, counts, options)
 
     def part(rows: slice) -> torch.Tensor:
         def cut(p: Predictions) -> Predictions:
@@ -63,7 +66,7 @@ def test_losses_add_up_over_parts_of_a_batch() -> None:
 
         alignment = type(teacher.alignment)(*(one[:, rows] for one in vars(teacher.alignment).values()))
         seen = dataclasses.replace(teacher, predictions=cut(teacher.predictions), alignment=alignment)
-        return total_loss(loss_parts(cut(student), seen, counts, options), 2)
+        return loss_parts(cut(student), seen, counts, options)[0]
 
     torch.testing.assert_close(part(slice(0, 2)) + part(slice(2, 5)), whole, rtol=1e-12, atol=0)
 
@@ -71,7 +74,7 @@ def test_losses_add_up_over_parts_of_a_batch() -> None:
 def test_a_uniform_student_has_the_loss_ln_k_in_every_part() -> None:
     student, teacher = drawn(prototypes=11)
     blind = dataclasses.replace(student, prototypes=torch.zeros_like(student.prototypes))
-    for name, value in loss_parts(blind, teacher, counts_of(teacher), LossOptions()).items():
+    for name, value in loss_parts(blind, teacher, counts_of(teacher), LossOptions())[1].items():
         assert float(value.detach()) == pytest.approx(math.log(11), rel=1e-12), name
 
 
@@ -90,7 +93,7 @@ def test_a_view_is_never_matched_with_itself() -> None:
     )
 
     def image_loss(classes: torch.Tensor) -> float:
-        parts = loss_parts(
+        _, parts = loss_parts(
             dataclasses.replace(student, classes=classes, prototypes=axes),
             sure,
             counts_of(sure),

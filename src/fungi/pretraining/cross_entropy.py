@@ -1,13 +1,14 @@
 """Cross-entropy between predictions whose logits are linear in short vectors, without keeping any logits.
 
-With student logits s = W f, teacher targets p_t = softmax((W' f'_t - c) / T') and weights w_t, one row asks for
+With student logits s = W f / T, teacher targets p_t = softmax((W' f'_t - c) / T') and weights w_t, one row asks for
 
-    sum_t w_t CE(p_t, s / T) = (sum_t w_t) lse(s / T) - P . s / T,      P = sum_t w_t p_t,
+    sum_t w_t CE(p_t, s) = w lse(s) - P . s,      w = sum_t w_t,   P = sum_t w_t p_t,
 
-whose derivative by s is ((sum_t w_t) softmax(s / T) - P) / T. Both are formed for a few rows at a time, and only the
-derivatives by f and W are kept: K = 65,536 logits of each row live as long as one tile.
+whose derivative by s is w softmax(s) - P. Both are formed for a few rows at a time, and only the derivatives by f and W
+are kept: K = 65,536 logits of each row live as long as one tile. W is large, too: all terms share one derivative by it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,64 +24,85 @@ TILE = 2**22
 class Targets:
     """What rows of the student are asked to predict: t weighted distributions each.
 
-    vectors: of the teacher's head; weights: per distribution and row; centre: subtracted from logits.
+    vectors: of the teacher's head; weights: per distribution and row, 1 where None; centre: subtracted from logits.
     """
 
     vectors: Float[Tensor, "t r w"]
-    weights: Float[Tensor, "t r"]
+    weights: Float[Tensor, "t r"] | None
     prototypes: Float[Tensor, "k w"]
     centre: Float[Tensor, " k"]
     temperature: float
 
-    def mixture(self, rows: slice) -> Float[Tensor, "r k"]:
-        """P of some rows."""
+    def mixture(self, rows: slice) -> tuple[Float[Tensor, "r k"], Float[Tensor, " r"]]:
+        """P and w of some rows."""
+        vectors, shift = self.vectors[:, rows] / self.temperature, self.centre / -self.temperature
+        weights = torch.ones_like(vectors[..., 0]) if self.weights is None else self.weights[:, rows]
         mixed: Tensor | None = None
-        for vectors, weights in zip(self.vectors[:, rows], self.weights[:, rows], strict=True):
-            probabilities = torch.addmm(-self.centre, vectors, self.prototypes.T).div_(self.temperature).softmax(dim=1)
-            probabilities.mul_(weights[:, None])
+        for one, weight in zip(vectors, weights, strict=True):
+            probabilities = torch.addmm(shift, one, self.prototypes.T).softmax(dim=1)
+            if self.weights is not None:
+                probabilities.mul_(weight[:, None])
             mixed = probabilities if mixed is None else mixed.add_(probabilities)
         assert mixed is not None
-        return mixed
+        return mixed, weights.sum(0)
 
 
-def cross_entropy(
-    student: Float[Tensor, "l r w"], prototypes: Float[Tensor, "k w"], targets: Targets, temperature: float
-) -> Float[Tensor, ""]:
-    """Sum over l and r; the rows of all l share their targets."""
-    loss = _CrossEntropy.apply(student, prototypes, targets, temperature)
-    assert isinstance(loss, Tensor)
-    return loss
+@dataclass(frozen=True)
+class Term:
+    """A sum of cross-entropies, over l and r: the rows of all l share their targets. scale: its factor in the total."""
+
+    student: Float[Tensor, "l r w"]
+    targets: Targets
+    scale: float
 
 
-class _CrossEntropy(torch.autograd.Function):
+def cross_entropies(
+    terms: Sequence[Term], prototypes: Float[Tensor, "k w"], temperature: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
+    """The total, `sum of scale * term`, which has derivatives; and the terms, which have none."""
+    found = _CrossEntropies.apply(prototypes, temperature, terms, *(term.student for term in terms))
+    assert isinstance(found, tuple)
+    return found
+
+
+class _CrossEntropies(torch.autograd.Function):
     """Derivatives are found on the way forward: logits are not needed again."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        student: Float[Tensor, "l r w"],
-        prototypes: Float[Tensor, "k w"],
-        targets: Targets,
-        temperature: float,
-    ) -> Float[Tensor, ""]:
-        loss = student.new_zeros(())
-        by_student, by_prototypes = torch.zeros_like(student), torch.zeros_like(prototypes)
-        weights = targets.weights.sum(0)
-        step = max(1, TILE // len(prototypes))
-        for start in range(0, student.shape[1], step):
-            rows = slice(start, start + step)
-            mixture = targets.mixture(rows)
-            for place, vectors in enumerate(student[:, rows]):
-                logits = (vectors @ prototypes.T).div_(temperature)
-                total = torch.logsumexp(logits, dim=1)
-                loss += (weights[rows] * total).sum() - (mixture * logits).sum()
-                error = logits.sub_(total[:, None]).exp_().mul_(weights[rows, None]).sub_(mixture)  # [r k]
-                by_student[place, rows] = error @ prototypes
-                by_prototypes.addmm_(error.T, vectors)
-        ctx.save_for_backward(by_student.div_(temperature), by_prototypes.div_(temperature))
-        return loss
+        ctx: Any, prototypes: Float[Tensor, "k w"], temperature: float, terms: Sequence[Term], *students: Tensor
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
+        by_prototypes = torch.zeros_like(prototypes)
+        found = [_one_term(term, prototypes, temperature, by_prototypes) for term in terms]
+        losses = torch.stack([loss for loss, _ in found])
+        ctx.save_for_backward(by_prototypes, *(by_student for _, by_student in found))
+        ctx.mark_non_differentiable(losses)
+        return losses @ losses.new_tensor([term.scale for term in terms]), losses
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        by_student, by_prototypes = ctx.saved_tensors
-        return gradients[0] * by_student, gradients[0] * by_prototypes, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        by_prototypes, *by_students = (one * gradients[0] for one in ctx.saved_tensors)
+        return by_prototypes, None, None, *by_students
+
+
+def _one_term(
+    term: Term, prototypes: Float[Tensor, "k w"], temperature: float, by_prototypes: Float[Tensor, "k w"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "l r w"]]:
+    """The term, and the derivative of `scale * term` by the student; that by the prototypes is added."""
+    loss, by_student = term.student.new_zeros(()), torch.zeros_like(term.student)
+    step = max(1, TILE // len(prototypes))
+    for start in range(0, term.student.shape[1], step):
+        rows = slice(start, start + step)
+        mixture, weight = term.targets.mixture(rows)
+        together = max(1, step // len(mixture))  # places l of a tile
+        for first in range(0, len(term.student), together):
+            tile = slice(first, first + together), rows
+            vectors = term.student[tile] / temperature  # [l r w]
+            logits = vectors.flatten(0, 1) @ prototypes.T  # [l*r k]
+            total = torch.logsumexp(logits, dim=1).view(vectors.shape[:2])
+            logits = logits.view(*vectors.shape[:2], -1)
+            loss += (weight * total).sum() - torch.einsum("lrk,rk->", logits, mixture)
+            error = logits.sub_((total - weight.log())[..., None]).exp_().sub_(mixture).flatten(0, 1)  # [l*r k]
+            by_student[tile] = (error @ prototypes).view_as(vectors) * (term.scale / temperature)
+            by_prototypes.addmm_(error.T, vectors.flatten(0, 1), alpha=term.scale)
+    return loss, by_student

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fungi.errors import FungiError
 from fungi.pretraining import centres, collapse, optimisation
 from fungi.pretraining.choices import Coordinates, Optimizer
-from fungi.pretraining.losses import BatchCounts, LossOptions, Teacher, loss_parts, total_loss
+from fungi.pretraining.losses import BatchCounts, LossOptions, Teacher, loss_parts, part_shares
 from fungi.pretraining.network import Alignment, Network, NetworkOptions, align, stochastic_depth
 from fungi.pretraining.processes import World
 from fungi.pretraining.views import ViewOptions, Views
@@ -123,8 +123,8 @@ class Learner:
         teacher = Teacher(seen, alignment, self.centres, moment.temperature, len(crops))
         with autocast(self.device, self.dtype):
             student = self.parallel(images, crops, alignment.source if patches else None, kept)
-        parts = loss_parts(student, teacher, counts, self.options.loss)
-        (total_loss(parts, len(crops)) * self.world.size).backward()
+        loss, parts = loss_parts(student, teacher, counts, self.options.loss)
+        (loss * self.world.size).backward()
         with torch.no_grad():
             vectors, count = centres.vector_sums(teacher, self.options.loss)
             entropy, predictions = collapse.teacher_statistics(teacher)
@@ -132,7 +132,7 @@ class Learner:
         sums.counts += count
         sums.entropy += entropy
         sums.predictions += predictions
-        sums.parts += torch.stack([parts[name].detach() for name in self.active])
+        sums.parts += torch.stack([parts[name] for name in self.active])
 
     @torch.no_grad()
     def _finished(self, sums: _Sums, moment: Moment, counts: BatchCounts) -> dict[str, float]:
@@ -144,7 +144,8 @@ class Learner:
         whole = _Sums(*(part.view_as(one) for part, one in zip(flat.split(sizes), sums.tensors(), strict=True)))
         largest = optimisation.clip_each(self.student.parameters(), self.options.clip)
         parts = dict(zip(self.active, whole.parts.tolist(), strict=True))
-        loss = float(total_loss({name: torch.tensor(v) for name, v in parts.items()}, self.options.views.local_crops))
+        shares = part_shares(self.active, self.options.views.local_crops)
+        loss = sum(shares[name] * value for name, value in parts.items())
         if not (torch.isfinite(largest) and loss - loss == 0):
             raise NonFiniteError(
                 f"step {moment.step}: the loss is {loss} and the largest gradient {float(largest)}. Weights are left "

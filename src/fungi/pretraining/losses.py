@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fungi.pretraining.choices import TargetMix
-from fungi.pretraining.cross_entropy import Targets, cross_entropy
+from fungi.pretraining.cross_entropy import Targets, Term, cross_entropies
 from fungi.pretraining.network import Alignment, Predictions
 from fungi.pretraining.sampling import masked_mean
 
@@ -55,7 +55,6 @@ class Teacher:
         self, level: int, vectors: Float[Tensor, "t r w"], weights: Float[Tensor, "t r"] | None = None
     ) -> Targets:
         """Targets with the centre of a level."""
-        weights = torch.ones_like(vectors[..., 0]) if weights is None else weights
         return Targets(vectors, weights, self.predictions.prototypes, self.centres[level], self.temperature)
 
     def requested(self, local: int | None) -> tuple[Float[Tensor, "2 b m w"], Float[Tensor, "2 b m"]]:
@@ -73,11 +72,10 @@ class Teacher:
         vectors, valid = self.requested(local)
         return alpha * masked_mean(vectors, valid) + (1 - alpha) * self.predictions.classes[0]
 
-    def multimodal(self, local: int | None, options: LossOptions) -> tuple[Tensor, Tensor]:
-        """Target vectors of cls+ `[t 2 b w]` and their weights `[t 2 b]`, per view."""
+    def multimodal(self, local: int | None, options: LossOptions) -> tuple[Tensor, Tensor | None]:
+        """Target vectors of cls+ `[t 2 b w]` and their weights `[t 2 b]`, per view; None where each counts 1."""
         if options.target_mix == "logits":
-            blend = self.blended(local, options.alpha).unsqueeze(0)
-            return blend, torch.ones_like(blend[..., 0])
+            return self.blended(local, options.alpha).unsqueeze(0), None
         vectors, valid = self.requested(local)
         count = valid.sum(-1, keepdim=True)
         share = options.alpha * (count > 0).to(valid.dtype)
@@ -88,50 +86,68 @@ class Teacher:
 
 def loss_parts(
     student: Predictions, teacher: Teacher, counts: BatchCounts, options: LossOptions
-) -> dict[str, Float[Tensor, ""]]:
-    """This process's share of each part; summed over processes, the mean over pairs, images and valid samples.
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """This process's share of the loss, and of each of its parts; summed over processes, the means over pairs, images
+    and valid samples. The parts are numbers alone, without derivatives.
 
     Names are the reference's: global (g), local (l) pairs of the image level (cl) and of cls+ (mcl), patches (g_pch).
     """
-    locals_ = student.local_classes.shape[1]
-    images = counts.images
-
-    def entropy(vectors: Tensor, targets: Targets) -> Tensor:
-        return cross_entropy(vectors, student.prototypes, targets, options.student_temperature)
-
-    own = teacher.predictions.classes[0]  # [2 b w]
-    parts = {"g_cl": entropy(_rows(student.classes[0]), teacher.targets(0, _rows(own.flip(0)))) / (2 * images)}
-    if locals_:
-        parts["l_cl"] = entropy(student.local_classes[0], teacher.targets(0, own)) / (2 * locals_ * images)
-    if len(student.classes) > 1:
-        vectors, weights = teacher.multimodal(None, options)
-        targets = teacher.targets(1, vectors.flip(1).flatten(1, 2), weights.flip(1).flatten(1, 2))
-        parts["g_mcl"] = entropy(_rows(student.classes[1]), targets) / (2 * images)
-    if len(student.classes) > 1 and locals_:
-        found = [teacher.multimodal(local, options) for local in range(locals_)]
-        vectors = torch.stack([one for one, _ in found], dim=2).flatten(0, 1).flatten(1, 2)  # [t*2 L*b w]
-        weights = torch.stack([one for _, one in found], dim=2).flatten(0, 1).flatten(1, 2)
-        parts["l_mcl"] = entropy(_rows(student.local_classes[1]), teacher.targets(1, vectors, weights)) / (
-            2 * locals_ * images
-        )
+    asked = {**_image_level(student, teacher), **_multimodal_level(student, teacher, options)}
     if student.patches.shape[2]:
-        vectors, valid = teacher.requested(None)
-        targets = teacher.targets(-1, vectors.flip(0).flatten(0, 2)[None], valid.flip(0).flatten()[None])
-        parts["g_pch"] = entropy(student.patches.flatten(0, 2)[None], targets) / max(counts.patches, 1.0)
-    return parts
+        asked["g_pch"] = _patch_level(student, teacher)
+    crops = student.local_classes.shape[1]
+    pairs = {"g": 2.0 * counts.images, "l": 2.0 * crops * counts.images}
+    divisors = {name: pairs[name[0]] if name != "g_pch" else max(counts.patches, 1.0) for name in asked}
+    shares = part_shares(list(asked), crops)
+    terms = [Term(*of, shares[name] / divisors[name]) for name, of in asked.items()]
+    total, sums = cross_entropies(terms, student.prototypes, options.student_temperature)
+    return total, {name: one / divisors[name] for name, one in zip(asked, sums, strict=True)}
 
 
-def total_loss(parts: dict[str, Float[Tensor, ""]], local_crops: int) -> Float[Tensor, ""]:
-    """The mean over active levels; each level the mean over its 2 + 2L pairs (spec udi 4)."""
-    share = 1 / (1 + local_crops)  # of global pairs
-    levels = []
-    for kind in ("cl", "mcl"):
-        if f"g_{kind}" in parts:
-            level = share * parts[f"g_{kind}"]
-            levels.append(level + (1 - share) * parts[f"l_{kind}"] if local_crops else level)
-    if "g_pch" in parts:
-        levels.append(parts["g_pch"])
-    return torch.stack(levels).mean()
+def part_shares(names: list[str], local_crops: int) -> dict[str, float]:
+    """What each part counts in the loss: the mean over levels, each of them over its 2 + 2L pairs (spec udi 4)."""
+    levels = len({name.partition("_")[2] for name in names})
+    shares = {"g": 1 / (1 + local_crops), "l": local_crops / (1 + local_crops)}
+    return {name: (1.0 if name == "g_pch" else shares[name[0]]) / levels for name in names}
+
+
+_Asked = tuple[Float[Tensor, "l r w"], Targets]
+"""Vectors of the student, and what they are asked for."""
+
+
+def _image_level(student: Predictions, teacher: Teacher) -> dict[str, _Asked]:
+    own = teacher.predictions.classes[0]  # [2 b w]
+    asked = {"g_cl": (_rows(student.classes[0]), teacher.targets(0, _rows(own.flip(0))))}
+    if student.local_classes.shape[1]:
+        asked["l_cl"] = (student.local_classes[0], teacher.targets(0, own))
+    return asked
+
+
+def _multimodal_level(student: Predictions, teacher: Teacher, options: LossOptions) -> dict[str, _Asked]:
+    if len(student.classes) < 2:
+        return {}
+
+    def targets(vectors: Tensor, weights: Tensor | None) -> Targets:  # [t v b w], [t v b]
+        return teacher.targets(1, vectors.flatten(1, 2), None if weights is None else weights.flatten(1, 2))
+
+    vectors, weights = teacher.multimodal(None, options)
+    other = targets(vectors.flip(1), None if weights is None else weights.flip(1))
+    asked = {"g_mcl": (_rows(student.classes[1]), other)}
+    found = [teacher.multimodal(local, options) for local in range(student.local_classes.shape[1])]
+    if found:  # both views of each crop: [t*2 L b ...]
+        vectors = torch.stack([one for one, _ in found], dim=2).flatten(0, 1)
+        weighed = [one for _, one in found if one is not None]
+        weights = torch.stack(weighed, dim=2).flatten(0, 1) if weighed else None
+        asked["l_mcl"] = (_rows(student.local_classes[1]), targets(vectors, weights))
+    return asked
+
+
+def _patch_level(student: Predictions, teacher: Teacher) -> _Asked:
+    """Only of samples that lie in the other view."""
+    vectors, valid = teacher.requested(None)  # [2 b m w]
+    counted = valid.flip(0).flatten() > 0
+    asked = teacher.targets(-1, vectors.flip(0).flatten(0, 2)[counted][None])
+    return student.patches.flatten(0, 2)[counted][None], asked
 
 
 def _rows(vectors: Float[Tensor, "v b w"]) -> Float[Tensor, "1 r w"]:
