@@ -62,7 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
     for over, under in (("step", "bare"), ("reference", "step"), ("reference", "bare")):
         if over in kinds and under in kinds:
             ratios = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
-            print(f"{over} / {under}: {least[over] / least[under]:.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+            print(
+                f"{over} / {under}: {least[over] / least[under]:.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
+                flush=True,
+            )
     for kind in kinds:
         print(f"{kind:10} {least[kind]:7.2f} s  {_peak(options, kind)}", flush=True)
     return 0

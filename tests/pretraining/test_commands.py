@@ -100,7 +100,7 @@ def test_the_command_writes_what_both_tokens_look_at(checkpoint, tmp_path, capsy
     assert "none.png" in capsys.readouterr().err
 
 
-def test_the_command_takes_a_row_of_a_dataset(checkpoint, classes, tmp_path) -> None:
+def test_the_command_takes_a_row_of_a_dataset(checkpoint, classes, tmp_path, capsys) -> None:
     flags = [
         "--backbone",
         "udi-micro",
@@ -117,3 +117,5 @@ def test_the_command_takes_a_row_of_a_dataset(checkpoint, classes, tmp_path) -> 
     assert len(list(tmp_path.iterdir())) == 17
     with Image.open(tmp_path / "img.png") as picture, Image.open(classes / "train" / "bright" / "11.png") as expected:
         assert np.array_equal(np.asarray(picture), np.asarray(expected.resize((32, 32))))
+    assert COMMANDS["attention-maps"].main([*flags, "--row", "32"]) == 2
+    assert "has 32 rows, from 0" in capsys.readouterr().err

@@ -15,6 +15,8 @@ from fungi.evaluators.label_propagation import neighbourhood, propagated
 from fungi.evaluators.linear_sgd import linear_probe
 from fungi.evaluators.weighted_knn import weighted_knn
 from fungi.pretraining.attention_maps import class_attention, kept_mass, overview, write_maps
+from fungi.pretraining.evaluate import EvaluateSettings
+from fungi.pretraining.evaluate import _score as score
 from fungi.pretraining.features import pooled
 from fungi.pretraining.propagate_labels import PropagateSettings
 from fungi.pretraining.propagate_labels import run as propagate
@@ -65,6 +67,26 @@ def test_a_probe_separates_what_is_separable() -> None:
     assert scores == {"accuracy": 1.0, "last-accuracy": 1.0}
 
 
+@pytest.mark.slow
+def test_regression_on_few_images_is_scikit_learns_with_its_inverse_penalty() -> None:
+    """C = 1 / lambda, no intercept, unit vectors; classes overlap, so that the penalty tells."""
+    from sklearn.linear_model import LogisticRegression
+
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(3, (150,), generator=generator)
+    rows = torch.eye(3)[targets] @ torch.randn(3, 8, generator=generator) + torch.randn(150, 8, generator=generator)
+    settings = EvaluateSettings(arch="vit_micro", task="logistic", regularization=(0.01, 1.0), epochs=1000)
+    found = score(settings, (rows[:60], targets[:60], rows[60:], targets[60:]))
+    unit = torch.nn.functional.normalize(rows, dim=1).numpy()
+    expected = {}
+    for penalty in (0.01, 1.0):
+        model = LogisticRegression(C=1 / penalty, fit_intercept=False, tol=1e-8, max_iter=1000)
+        expected[f"l2={penalty:g}"] = model.fit(unit[:60], targets[:60]).score(unit[60:], targets[60:])
+    assert len(set(expected.values())) == 2
+    for name, scores in found.items():
+        assert scores["accuracy"] == pytest.approx(expected[name], abs=0.012), name  # one image
+
+
 def test_token_by_token_the_network_is_timms(model) -> None:
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -84,6 +106,8 @@ def test_features_are_the_tokens_they_are_called_after(model) -> None:
     assert torch.equal(pooled(model, blocks[1:], "cls+"), blocks[1][:, 1])
     assert torch.equal(pooled(model, blocks[1:], "concat"), blocks[1][:, :2].reshape(2, -1))
     torch.testing.assert_close(pooled(model, blocks, "patch_mean"), blocks[1][:, 2:].sum(1) / 64)
+    both = torch.cat([blocks[1][:, 0], pooled(model, blocks, "patch_mean")], dim=1)
+    assert torch.equal(pooled(model, blocks, "cls_patch_mean"), both)
     with pytest.raises(FungiError, match="one class token"):
         pooled(BACKBONES["udi-micro-one-token"].build(), blocks, "cls+")
 

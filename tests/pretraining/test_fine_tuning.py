@@ -1,6 +1,10 @@
 """Fine-tuning, low shot, transfer (spec udi 7.3 to 7.5)."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +73,15 @@ def test_a_network_learns_its_new_classes_and_says_how_well(folder, checkpoint, 
     assert (result["settings"]["lr_images"], result["settings"]["layer_decay"]) == (0, 0.9)  # recipe's, and given
 
 
+def test_the_best_epoch_counts_and_the_last_is_told(folder, checkpoint, tmp_path, monkeypatch) -> None:
+    scores = iter([0.2, 0.1, 0.9, 0.3, 0.4, 0.5])  # of the weights and their averages, epoch by epoch
+    monkeypatch.setattr(fine_tuning.FineTuning, "_accuracy", lambda *_: next(scores))
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, averaging=0.9)) == 0
+    found = json.loads((tmp_path / "result.json").read_text())["results"]["fine-tuned"]
+    expected = {"accuracy": 0.9, "last-accuracy": 0.4, "averaged-accuracy": 0.5, "averaged-last-accuracy": 0.5}
+    assert found == expected
+
+
 def test_an_interrupted_run_goes_on_with_the_same_bits(folder, checkpoint, tmp_path, monkeypatch, capsys) -> None:
     changed = {"averaging": 0.5, "repeats": 3}
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "whole", **changed)) == 0
@@ -109,6 +122,9 @@ def test_layers_learn_at_rates_that_decay_towards_the_input() -> None:
     """By the formula, name by name: 0.55^(depth + 1 - layer)."""
     model = add_classifier(BACKBONES["udi-micro"].build(), 5, drop_path=0.3, hidden=torch.nn.Linear(64, 7))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert float(model.head.last.weight.detach().std()) == pytest.approx(0.02, rel=0.3)
+    small = add_classifier(BACKBONES["udi-micro"].build(), 100, drop_path=0.0, scale=0.001)
+    assert float(small.head.last.weight.detach().std()) == pytest.approx(2e-5, rel=0.1)
     found = {
         names[id(parameter)]: (group["lr_scale"], group["weight_decay"])
         for group in layer_groups(model, layer_decay=0.55, weight_decay=0.05)
@@ -136,8 +152,9 @@ def test_layers_learn_at_rates_that_decay_towards_the_input() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_rates_follow_the_batch_and_the_schedule(folder, checkpoint, tmp_path, monkeypatch) -> None:
-    """lr per 512 images, a warm-up from 0, layer by layer."""
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_rates_follow_the_batch_and_the_schedule(repeats, folder, checkpoint, tmp_path, monkeypatch) -> None:
+    """lr per 512 images, a warm-up from 0, layer by layer; repeated views make no epoch longer."""
     seen = []
     step = torch.optim.AdamW.step
 
@@ -146,7 +163,7 @@ def test_rates_follow_the_batch_and_the_schedule(folder, checkpoint, tmp_path, m
         return step(self, *arguments, **named)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", noted)
-    changed = {"recipe": "transfer", "repeats": 1, "lr": 0.512, "layer_decay": 0.5, "epochs": 2, "min_lr": 0.001}
+    changed = {"recipe": "transfer", "repeats": repeats, "lr": 0.512, "layer_decay": 0.5, "epochs": 2, "min_lr": 0.001}
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, **changed)) == 0
     peaks = [max(rate for rate, _ in groups) for groups in seen]
     assert peaks == pytest.approx([0.0, 0.006, 0.006, 0.001 + 0.0025])
@@ -221,3 +238,21 @@ def test_the_published_command_is_understood() -> None:
 def test_what_can_not_work_is_named(folder, checkpoint, changed, said, tmp_path, capsys) -> None:
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, **changed)) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_learn_together(folder, checkpoint, tmp_path) -> None:
+    """gloo; each has half of every batch, and scores half of the images."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "fungi", "fine-tune", *flags(folder, checkpoint, tmp_path, averaging=0.5)]
+    running = [
+        subprocess.Popen(command, env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [process.wait(300) for process in running] == [0, 0]
+    lines = history(tmp_path)
+    assert len(lines) == 3
+    assert all((6 * line["accuracy"]) % 1 == pytest.approx(0, abs=1e-9) for line in lines)  # of all six images

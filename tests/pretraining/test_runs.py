@@ -185,6 +185,12 @@ def test_images_of_one_pixel_are_images(tmp_path) -> None:
     assert main(small_run(tmp_path / "out", folder, epochs=1)) == 0
 
 
+def test_a_folder_without_images_is_named(tmp_path, capsys) -> None:
+    for folder, said in ((tmp_path / "none", "there is no folder"), (tmp_path, "there is no image in")):
+        assert main(small_run(tmp_path / "out", folder)) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_an_unreadable_image_is_named(tmp_path, capsys) -> None:
     folder = image_folder(tmp_path / "images", 4)
     (folder / "class" / "002.png").write_bytes(b"no image")

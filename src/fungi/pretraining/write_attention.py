@@ -46,7 +46,10 @@ def run(settings: AttentionSettings) -> list[Path]:
         picture = decode(settings.image, settings.image.name)
     else:
         dataset = resolve_dataset(settings.dataset, settings.data_dir)
-        picture = dataset.open_split(dataset.splits[0], settings.data_dir).load(settings.row)
+        samples = dataset.open_split(dataset.splits[0], settings.data_dir)
+        if settings.row >= len(samples):
+            raise FungiError(f"--row {settings.row}: {settings.dataset!r} has {len(samples)} rows, from 0.")
+        picture = samples.load(settings.row)
     patch = int(backbone.model.get_submodule("patch_embed").patch_size[0])  # type: ignore[index]
     side = max(settings.image_size // patch, 1) * patch
     picture = picture.resize((side, side))
