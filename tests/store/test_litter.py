@@ -1,5 +1,6 @@
 """What kills leave is cleaned where it is nobody's; doubled work never ends in an error; files are the group's."""
 
+import json
 import multiprocessing
 import os
 import stat
@@ -11,9 +12,13 @@ import numpy as np
 import pytest
 
 from fungi.commands import COMMANDS
+from fungi.report import write_report
+from fungi.report.write_report import ReportSettings
 from fungi.runtime.owner import unfinished_name
 from fungi.store.assembly import assemble, block_folders
+from fungi.store.banks import Bank, BankManifest
 from fungi.store.blocks import MANIFEST
+from tests.evaluation.test_report import content
 from tests.store.blocks import VALUES, files_below, fill, planned
 
 FILE = "gradients/pictures/digits-vit/kl-train.h5"
@@ -166,3 +171,17 @@ def test_a_shared_folder_hands_its_group_down(tmp_path):
     assemble(blocks, path)
     assert path.stat().st_gid == 12345
     assert path.parent.stat().st_mode & stat.S_ISGID
+
+
+def test_banks_and_reports_clean_their_folders(tmp_path):
+    manifest = BankManifest(dim=2, classes=1, dtype="float32", ends=(2,), birth={})
+    bank, report = tmp_path / "bank", tmp_path / "report"
+    Bank.create(bank, manifest)
+    result = tmp_path / "results" / "knn.json"
+    result.parent.mkdir()
+    result.write_text(json.dumps(content({"embeddings": 0.5})))
+    litter = [dead_name(place) for place in (bank / "bank.json", bank / "done" / "000000", report / "report.csv")]
+    litter.append(dead_name(report / "figures" / "dots.png"))
+    Bank.create(bank, manifest)
+    write_report.run(ReportSettings(results=(result,), output=report, formats=("csv", "png")))
+    assert not [place for place in litter if place.exists()]

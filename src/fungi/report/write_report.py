@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fungi.errors import FungiError
 from fungi.runtime.files import written_whole
+from fungi.runtime.owner import sweep
 from fungi.settings import setting
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def run(settings: ReportSettings) -> list[Path]:
     fixed = _Results.of([record for record in everything.records if not record.chosen])
     settings.output.mkdir(parents=True, exist_ok=True)
     with _folder_of_figures(settings) as folder:
+        for place in (settings.output, folder):
+            sweep(place)  # of what killed reports left
         wanted = {"png", "html"} & set(settings.formats)
         figures = draw_all(folder, fixed.records, fixed.cells, fixed.tables, settings.data_dir) if wanted else []
         texts = _texts(settings, everything, fixed, figures)

@@ -19,6 +19,7 @@ from jaxtyping import Float, Integer, UInt16
 
 from fungi.errors import FungiError
 from fungi.runtime.files import written_once
+from fungi.runtime.owner import sweep
 
 MANIFEST, FEATURES, LABELS, MARKS = "bank.json", "features.bin", "labels.bin", "done"
 _LABEL_WINDOW = 1 << 16
@@ -102,6 +103,8 @@ class Bank:
                 temporary.write_text(json.dumps(asdict(manifest), sort_keys=True, indent=1))
         if read_manifest(folder) != manifest:
             raise FungiError(f"{folder} holds another bank than the one asked for. Remove that folder.")
+        for place in (folder, folder / MARKS):
+            sweep(place)
         return bank
 
     def missing(self) -> list[int]:
