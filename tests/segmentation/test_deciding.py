@@ -1,0 +1,95 @@
+"""What decides numbers also decides which files are used again: runs in one folder never take over each other's."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fungi.data.base import MaskRules
+from fungi.search.stored import DATA_EFFICIENT_TREE, TreeSettings
+from fungi.segmentation import evaluation
+from fungi.segmentation.passes import Reader, image_blocks
+from fungi.segmentation.scoring import Predictor, confusion_matrix
+from fungi.segmentation.segment import run
+from fungi.views.image import HALF
+from fungi.views.scenes import SceneView
+from tests.segmentation.own_masks import write_dataset
+from tests.segmentation.test_protocol import plain
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_dataset(tmp_path_factory.mktemp("squares"))
+
+
+VARIANTS = [
+    {},
+    {"normalise_tokens_before_head": True},
+    {"denominator_temperature": False},
+    {"neighbour_layout": "published"},
+    {"projection_kind": "binary"},
+    {"search": "faiss"},  # of the negatives, too
+]
+
+
+@pytest.mark.slow
+def test_every_variant_of_the_gradient_has_a_bank_of_its_own(squares: str, tmp_path: Path) -> None:
+    for flags in VARIANTS:
+        evaluation.prepare(plain(tmp_path, squares, **flags)).predictor("simclr")
+    made = [folder.name.partition("-")[0] for folder in tmp_path.glob("banks/*/*/*")]
+    assert (made.count("simclr"), made.count("embeddings")) == (len(VARIANTS), 1)
+
+
+@pytest.mark.parametrize("flags", [{"temperature": 5.0}, {"neighbours": 40}, {"split": "train"}])
+def test_scores_in_a_folder_that_has_others_are_those_of_a_fresh_folder(
+    flags: dict, squares: str, tmp_path: Path
+) -> None:
+    used = plain(tmp_path / "used", squares, features=("embeddings",))
+    others = run(used)["results"]
+    found, fresh = (
+        run(plain(tmp_path / name, squares, features=("embeddings",), **flags))["results"] for name in ("used", "fresh")
+    )
+    assert found == fresh != others
+
+
+def test_negatives_are_searched_with_the_tree_of_the_full_setting_whatever_the_setting(
+    squares: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees = []
+    make = evaluation.make_search
+
+    def recorded(*arguments, tree: TreeSettings, **options):
+        trees.append(tree)
+        return make(*arguments, tree=tree, **options)
+
+    monkeypatch.setattr(evaluation, "make_search", recorded)
+    prepared = evaluation.prepare(plain(tmp_path, squares, images=3))
+    prepared.search(prepared.support().bank, 2)
+    assert trees == [TreeSettings(), DATA_EFFICIENT_TREE]
+
+
+class OneImage(Reader):
+    """A mask of three classes."""
+
+    def read(self, blocks):
+        mask = torch.tensor([[0, 0, 1, 2]]).repeat(4, 1)[None].byte()
+        return [(block, iter([{"mask": mask}])) for block in blocks]
+
+
+class AlwaysOne(Predictor):
+    """Class 1 everywhere."""
+
+    bank = SimpleNamespace(classes=3)
+
+    def __call__(self, features: torch.Tensor) -> np.ndarray:
+        return np.ones((1, 4, 4), dtype=np.int64)
+
+
+def test_pixels_of_the_ignored_class_are_in_no_confusion_matrix(tmp_path: Path) -> None:
+    blocks = image_blocks(1, [SceneView(size=4, statistics=HALF)], 1)
+    reader, predictor = (kind.__new__(kind) for kind in (OneImage, AlwaysOne))
+    rules = MaskRules(input_size=4, ignored=0)
+    matrix = confusion_matrix(tmp_path, reader, blocks, lambda batch: torch.zeros(1, 1, 1), predictor, rules)
+    assert matrix.tolist() == [[0, 0, 0], [0, 4, 0], [0, 4, 0]]
