@@ -38,10 +38,11 @@ def crumbs(tree: ast.AST) -> list[Function]:
     ]
 
 
-def on_arrays(tree: ast.AST) -> tuple[int, list[Function]]:
+def on_arrays(tree: ast.Module) -> tuple[int, list[Function]]:
     """Public functions that take or give arrays: how many, and those of which say no axes."""
     plain, counted = [], 0
-    for function in functions(tree):
+    places = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
+    for function in [node for place in places for node in place.body if isinstance(node, ast.FunctionDef)]:
         if function.name.startswith("_"):
             continue
         arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]

@@ -10,12 +10,13 @@ Two ways of finding entries:
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from fungi.errors import unknown_name
 
 Entry = TypeVar("Entry")
+Arguments = ParamSpec("Arguments")
 
 
 class Registry(Generic[Entry]):
@@ -41,6 +42,15 @@ class Registry(Generic[Entry]):
         assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
         self._entries[name] = entry
         return entry
+
+    def registering(self, make: Callable[Arguments, Entry]) -> Callable[Arguments, Entry]:
+        """A maker of entries that adds what it makes, under its `name`."""
+
+        def registered(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Entry:
+            entry: Any = make(*args, **kwargs)
+            return self.register(entry.name, entry)
+
+        return registered
 
     def names(self) -> list[str]:
         """All names, sorted."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fungi.commands import COMMANDS
-from fungi.evaluators.leave_one_out import other_labels, votes_by_k
+from fungi.evaluators.knn import other_labels, votes_by_k
 from fungi.report import write_report
 from fungi.report.choice_table import choice_table
 from fungi.report.write_report import ReportSettings

@@ -85,6 +85,8 @@ class BackboneSpec:
 BACKBONES: Registry[BackboneSpec] = Registry(
     "backbone", "fungi.backbones.families", own="fungi.backbones.own.forms:own_backbone"
 )
+register_backbone = BACKBONES.registering(BackboneSpec)
+"""Makes a backbone, and adds it to the enumeration."""
 
 
 def resolve_backbone(text: str) -> BackboneSpec:

@@ -116,11 +116,7 @@ def _timm_filter(model: "nn.Module") -> Callable[[StateDict, "nn.Module"], State
     module = sys.modules[type(model).__module__]
     if module.__name__.endswith(".vision_transformer"):
         return partial(module.checkpoint_filter_fn, adapt_layer_scale=True)  # DeiT III has gamma_1, gamma_2
-    return getattr(module, "checkpoint_filter_fn", _unchanged)
-
-
-def _unchanged(state: StateDict, model: "nn.Module") -> StateDict:
-    return state
+    return getattr(module, "checkpoint_filter_fn", lambda state, model: state)
 
 
 def _refuse_resampled(before: StateDict, after: StateDict) -> None:

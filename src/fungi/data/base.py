@@ -172,6 +172,8 @@ class DatasetSpec:
 
 
 DATASETS: Registry[DatasetSpec] = Registry("dataset", "fungi.data.sets", own="fungi.data.own:own_dataset")
+register_dataset = DATASETS.registering(DatasetSpec)
+"""Makes a dataset, and adds it to the enumeration."""
 
 
 def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:

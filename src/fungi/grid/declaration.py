@@ -99,8 +99,10 @@ class Grid:
 
         landmarks: the retrieval datasets alone; masks: those that are segmented alone, which are in no other grid.
         """
-        embedded = ("digit-scenes",) if masks else ("digits",)
-        texts = self.datasets or (_landmark_names() if landmarks else embedded)
+        usual = ("digit-scenes",) if masks else ("digits",)
+        if landmarks:
+            usual = tuple(name for name in DATASETS if _is_landmarks(DATASETS[name]))
+        texts = self.datasets or usual
         datasets = [(text, resolve_dataset(text, self.data_dir)) for text in texts]
         return [
             Pair(name, resolve_backbone(name), text, dataset)
@@ -171,17 +173,15 @@ def _from_file(path: Path) -> dict[str, Any]:
         for name in raw:
             if name not in known:
                 raise unknown_name("key of the grid", name, known)
-        values = fitting(Grid, {name: [text] if _is_one_name(name, text) else text for name, text in raw.items()})
+        hints = get_type_hints(Grid)
+        single = {name for name, value in raw.items() if isinstance(value, str) and hints[name] == tuple[str, ...]}
+        values = fitting(Grid, {name: [value] if name in single else value for name, value in raw.items()})
     except FungiError as error:
         raise FungiError(f"{error} In the grid file {path}.") from None
     if values.get("submitted_below"):  # a root may be moved: its grid and its code lie below it
         values["root"] = path.absolute().parent.parent
         values["code"] = str(values["root"] / values["code"]) if values.get("code") else ""
     return values
-
-
-def _is_one_name(name: str, value: Any) -> bool:
-    return isinstance(value, str) and get_type_hints(Grid)[name] == tuple[str, ...]
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -213,10 +213,6 @@ def _words(text: str, what: str) -> list[str]:
 def _is_landmarks(dataset: DatasetSpec) -> bool:
     """Whether a dataset is searched in, rather than classified."""
     return dataset.metric == "map"
-
-
-def _landmark_names() -> tuple[str, ...]:
-    return tuple(name for name in DATASETS if _is_landmarks(DATASETS[name]))
 
 
 def _toml(value: Any) -> str:

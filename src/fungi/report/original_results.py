@@ -24,7 +24,12 @@ def from_original(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     folders = path.parts[path.parts.index("logs") + 1 : -1] if "logs" in path.parts else path.parts[-2:-1]
     shots = next((int(found[1]) for name in folders if (found := re.fullmatch(r"(\d+)-shots", name))), None)
     names = [name for name in folders if name != "linear" and not name.endswith("-shots")]
-    results = {_combination(files): _first_values(scores) for files, scores in content["metrics"].items()}
+    results = {
+        # Numbers are kept in lists of one entry there.
+        _combination(files): {name: v[0] if isinstance(v, list) and v else v for name, v in scores.items()}
+        for files, scores in content["metrics"].items()
+    }
+    retrieval = any("mAP-M" in scores for scores in results.values())
     settings = {
         "dataset": path.stem,
         "backbone": names[-1] if names else "",
@@ -33,7 +38,7 @@ def from_original(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         "pca_dim": content["args"].get("pca_dim"),
     }
     return {
-        "task": _task(folders, results),
+        "task": "retrieval" if retrieval else "linear" if "linear" in folders else "knn",
         "settings": settings,
         "provenance": {"features": []},
         "test_targets": content.get("test_targets", []),
@@ -41,22 +46,7 @@ def from_original(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _task(folders: tuple[str, ...], results: dict[str, dict[str, Any]]) -> str:
-    if any("mAP-M" in scores for scores in results.values()):
-        return "retrieval"
-    return "linear" if "linear" in folders else "knn"
-
-
 def _combination(files: str) -> str:
-    return name_of(in_order([_feature(Path(file.partition(":")[0]).stem) for file in files.split(";")]))
-
-
-def _feature(stem: str) -> str:
-    """`train` and `embeddings-train` are embeddings, `kl-train` is KL."""
-    name = re.sub(rf"-?({'|'.join(_SPLITS)})$", "", stem)
-    return name or EMBEDDINGS
-
-
-def _first_values(scores: dict[str, Any]) -> dict[str, Any]:
-    """Numbers are kept in lists of one entry there."""
-    return {name: value[0] if isinstance(value, list) and value else value for name, value in scores.items()}
+    """Of the features in files: `train` and `embeddings-train` are embeddings, `kl-train` is KL."""
+    stems = [Path(file.partition(":")[0]).stem for file in files.split(";")]
+    return name_of(in_order([re.sub(rf"-?({'|'.join(_SPLITS)})$", "", stem) or EMBEDDINGS for stem in stems]))

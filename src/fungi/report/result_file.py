@@ -113,7 +113,9 @@ class ResultFile:
         sweep(self.path.parent)
         if not self.path.exists():
             return
-        _require_a_result(self.path)
+        if self.path.is_dir() or self.path.suffix != ".json":  # not ours to put aside
+            what = "a folder" if self.path.is_dir() else "no JSON file"
+            raise FungiError(f"{self.path} is there, and {what}. Choose another --output, ending in .json.")
         with locked(self.path):
             kept = self._take_in_what_is_there()
         if kept:
@@ -129,8 +131,10 @@ class ResultFile:
             return False
         found = self._same(self.path)
         if found is None:
-            earlier = [(path, self._same(path)) for path in self._put_aside()]
-            self.path.replace(self._free_name())
+            aside = sorted(self.path.parent.glob(f"{glob.escape(self.path.stem)}{PUT_ASIDE}*.json"))
+            earlier = [(path, self._same(path)) for path in aside]
+            names = (self.path.with_suffix(f"{PUT_ASIDE}{number}.json") for number in count(1))
+            self.path.replace(next(name for name in names if not name.exists()))
             logger.info("%s held results of other settings, input files or versions: put aside", self.path)
             back, found = next((entry for entry in earlier if entry[1] is not None), (self.path, None))
             if found is None:
@@ -164,20 +168,6 @@ class ResultFile:
         except (FungiError, KeyError, TypeError, AttributeError):
             return None
         return found if same else None
-
-    def _put_aside(self) -> list[Path]:
-        return sorted(self.path.parent.glob(f"{glob.escape(self.path.stem)}{PUT_ASIDE}*.json"))
-
-    def _free_name(self) -> Path:
-        names = (self.path.with_suffix(f"{PUT_ASIDE}{number}.json") for number in count(1))
-        return next(name for name in names if not name.exists())
-
-
-def _require_a_result(path: Path) -> None:
-    """FungiError for what is not ours to put aside: a folder, or a file of another kind."""
-    if path.is_dir() or path.suffix != ".json":
-        what = "a folder" if path.is_dir() else "no JSON file"
-        raise FungiError(f"{path} is there, and {what}. Choose another --output, ending in .json.")
 
 
 def origins(features: Any) -> Any:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -55,14 +54,10 @@ def _measured(value: Value, run: Evaluation, home: Home) -> tuple[float, float |
         if value.cell is not None:
             return _of_ablation(outputs[0], value.cell)
         metric = value.metric or (DATASETS[run.dataset].metric if run.dataset in DATASETS else "accuracy")
-        return _of_result(read_result(outputs[0]), value.combination, metric)
+        scores = read_result(outputs[0])["results"][value.combination]
+        return float(scores[metric]), scores.get(f"{metric}-std")
     except (FungiError, KeyError):
         return None
-
-
-def _of_result(content: dict[str, Any], combination: str, metric: str) -> tuple[float, float | None]:
-    scores = content["results"][combination]
-    return float(scores[metric]), scores.get(f"{metric}-std")
 
 
 def _of_ablation(path: Path, cell: tuple[str, str]) -> tuple[float, float | None]:

@@ -69,7 +69,7 @@ def recipe_names() -> list[str]:
     """Names of all recipes, tables of the paper first."""
     names = [entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml")]
     order = ("paper", "rebuttal", "figure")
-    return sorted(names, key=lambda name: (order.index(name.split("-")[0]), _number(name), name))
+    return sorted(names, key=lambda name: (order.index(name.split("-")[0]), int(re.sub(r"\D", "", name)), name))
 
 
 @cache
@@ -123,7 +123,10 @@ def _value(
     column: str,
     features: tuple[str, ...],
 ) -> Value:
-    words = {**{field: _in_words(value) for field, value in row.items()}, "column": column}
+    words = {
+        field: {True: "yes", False: "no"}[value] if isinstance(value, bool) else value for field, value in row.items()
+    }
+    words["column"] = column
     flags = tuple(shlex.split(entry["flags"].format(**words)))
     command, seeds = entry["evaluation"], tuple(entry.get("seeds", (PAPER_SEED,)))
     evaluations = tuple(
@@ -178,14 +181,6 @@ def _features_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]
         found.setdefault(row["backbone"], {}).update(dict.fromkeys((row.get("combination") or "").split("+")))
     order = (EMBEDDINGS, "kl", "dino", "simclr")
     return {backbone: tuple(name for name in order if name in names) for backbone, names in found.items()}
-
-
-def _in_words(value: Any) -> Any:
-    return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
-
-
-def _number(name: str) -> int:
-    return int("".join(letter for letter in name if letter.isdigit()))
 
 
 def _folder() -> Any:

@@ -127,13 +127,9 @@ def _class_sizes(settings: FeatureSettings) -> tuple[int, int]:
 def run(settings: AnalyseSettings) -> None:
     """All analyses asked for."""
     if "cka" in settings.analysis:
-        _print_cka(cka(settings))
+        for name, scores in cka(settings)["results"].items():
+            print(f"CKA {name.replace('+', ' - ')}: {scores['cka']:.3f}")
     if "shots" in settings.analysis:
         shots(settings)
     if "layers" in settings.analysis:
         layers(settings)
-
-
-def _print_cka(content: dict[str, Any]) -> None:
-    for name, scores in content["results"].items():
-        print(f"CKA {name.replace('+', ' - ')}: {scores['cka']:.3f}")

@@ -16,14 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from torch import Tensor
 
 from fungi.combine.names import Combination, all_combinations, in_order, name_of
 from fungi.combine.pca import Reducer, reduced
-from fungi.evaluators.knn import neighbour_labels
-from fungi.evaluators.leave_one_out import other_labels, votes_by_k
+from fungi.evaluators.knn import neighbour_labels, other_labels, votes_by_k
 from fungi.evaluators.metrics import classification_scores
 from fungi.report.result_file import Scores
 from fungi.runtime.device import choose_device
@@ -74,7 +72,8 @@ class ChoiceScorer:
         """The test scores of a row of the table, with what was chosen for it and at what that was judged."""
         combination = features.names
         if combination == (HINDSIGHT,):
-            return self._hindsight()
+            _, scores, best = max(self._tested(), key=lambda one: one[0])
+            return {**scores, "chosen": best.describe()}
         asked = all_combinations(self._train.names) if combination == (CHOSEN,) else [combination]
         # Of candidates that are judged alike, the first: the one with the fewest features, components and neighbours.
         best = max((one for names in asked for one in self.judged(names)), key=lambda one: one.judged)
@@ -89,7 +88,7 @@ class ChoiceScorer:
         if combination not in self._judged:
             sizes, train, _ = self._rows(combination, test=False)
             self._judged[combination] = [
-                Candidate(combination, dim, count, self._score(votes, self._targets))
+                Candidate(combination, dim, count, classification_scores(votes, self._targets)[self._metric])
                 for dim in sizes
                 for count, votes in enumerate(
                     votes_by_k(other_labels(train[:, :dim].contiguous(), self._targets, self._neighbours)), start=1
@@ -100,10 +99,6 @@ class ChoiceScorer:
     def warnings(self) -> list[str]:
         """What was odd in the labels."""
         return labels_missing_from_train(self._targets, self.test_targets)
-
-    def _hindsight(self) -> Scores:
-        best = max(self._tested(), key=lambda one: one[0])
-        return {**best[1], "chosen": best[2].describe()}
 
     def _tested(self) -> Iterator[tuple[float, Scores, Candidate]]:
         """Every candidate on the test rows."""
@@ -128,6 +123,3 @@ class ChoiceScorer:
         powers = [] if reduction.skipped else [size for size in POWERS if size < reduction.dim]
         others = reduced(self._test, reduction, self._device) if test else train[:0]
         return [*powers, reduction.dim], train, others
-
-    def _score(self, predictions: Integer[np.ndarray, " n"], targets: Integer[np.ndarray, " n"]) -> float:
-        return classification_scores(predictions, targets)[self._metric]

@@ -18,6 +18,7 @@ from fungi.scoring.feature_files import SplitFiles
 from fungi.scoring.feature_settings import FeatureSettings
 
 CROPPED = "test-cropped"
+KINDS = {"easy", "hard", "junk"}
 
 
 class RetrievalScorer:
@@ -65,7 +66,8 @@ class RetrievalScorer:
     def _check(self, queries: SplitFiles) -> None:
         """RefusedJoinError where the ground truth is of other queries or of a smaller database."""
         database, of_queries = self.sources
-        rows, last = len(of_queries), max((max(rows, default=-1) for rows in _all_rows(self._truth)), default=-1)
+        rows = len(of_queries)
+        last = max((row for query in self._truth for kind in KINDS for row in query[kind]), default=-1)
         if len(self._truth) != rows:
             raise RefusedJoinError(
                 f"row count differs: {rows} queries in {queries.targets_path}, {len(self._truth)} in the ground truth."
@@ -97,14 +99,9 @@ def _from_json(path: Path) -> list[Relevance]:
     except (OSError, ValueError) as error:
         raise FungiError(f"--ground-truth {path} can't be read as JSON: {error}") from None
     queries = content.get("ground_truth") if isinstance(content, dict) else content
-    kinds = {"easy", "hard", "junk"}
-    if not isinstance(queries, list) or not all(isinstance(query, dict) and kinds <= set(query) for query in queries):
+    if not isinstance(queries, list) or not all(isinstance(query, dict) and set(query) >= KINDS for query in queries):
         raise FungiError(f"--ground-truth {path} is no list of queries with the entries easy, hard and junk.")
     return queries
-
-
-def _all_rows(truth: Sequence[Relevance]) -> list[Sequence[int]]:
-    return [query[kind] for query in truth for kind in ("easy", "hard", "junk")]
 
 
 def _facts(queries: SplitFiles) -> dict[str, Any]:

@@ -7,7 +7,7 @@ so that a long text costs its neighbours nothing; masks keep what padding remain
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from fungi.views.tokenizers import Tokens
@@ -56,7 +56,9 @@ def _cuts(lengths: list[int], size: int) -> Iterator[slice]:
     yield slice(start, len(lengths))
 
 
-def mean_of_tokens(hidden: Tensor, mask: Int64[Tensor, "n t"] | Bool[Tensor, "n t"]) -> Tensor:
-    """Mean over the tokens that are no padding: `[n t d] -> [n d]`."""
+def mean_of_tokens(
+    hidden: Float[Tensor, "n t d"], mask: Int64[Tensor, "n t"] | Bool[Tensor, "n t"]
+) -> Float[Tensor, "n d"]:
+    """Mean over the tokens that are no padding."""
     weights = mask.unsqueeze(2).to(hidden.dtype)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)

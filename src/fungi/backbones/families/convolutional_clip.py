@@ -2,7 +2,7 @@
 
 import re
 
-from fungi.backbones.base import BACKBONES, BackboneSpec
+from fungi.backbones.base import register_backbone
 from fungi.backbones.timm_models import timm_fields
 from fungi.views.image import CLIP, UNIT, ImageInput
 
@@ -18,34 +18,28 @@ def timm_resnet_path(path: str) -> str:
     return f"stages.{int(stage) - 1}.{block}.{CONVOLUTIONS[convolution]}.conv"
 
 
-BACKBONES.register(
-    "mobileclip-s1",
-    BackboneSpec(
-        name="mobileclip-s1",
-        label="MobileCLIP-S1",
-        embedding_dim=512,
-        projection_dim=512,
-        layer="stages.3.blocks.3.token_mixer.proj",
-        weight_shape=(512, 512),
-        pca_dim=512,
-        input=ImageInput(size=256, resize=269, interpolation="bicubic", statistics=UNIT),
-        **timm_fields("fastvit_mci1.apple_mclip", classifier=True),
-    ),
+register_backbone(
+    name="mobileclip-s1",
+    label="MobileCLIP-S1",
+    embedding_dim=512,
+    projection_dim=512,
+    layer="stages.3.blocks.3.token_mixer.proj",
+    weight_shape=(512, 512),
+    pca_dim=512,
+    input=ImageInput(size=256, resize=269, interpolation="bicubic", statistics=UNIT),
+    **timm_fields("fastvit_mci1.apple_mclip", classifier=True),
 )
 
-BACKBONES.register(
-    "clip-resnet50",
-    BackboneSpec(
-        name="clip-resnet50",
-        label="CLIP ResNet-50",
-        embedding_dim=1024,
-        projection_dim=1024,
-        layer="stages.3.2.conv3_1x1.conv",
-        weight_shape=(2048, 512, 1, 1),
-        bias=False,
-        pca_dim=512,
-        input=ImageInput(size=224, resize=248, interpolation="bicubic", statistics=CLIP),
-        layer_alias=timm_resnet_path,
-        **timm_fields("resnet50_clip.openai", classifier=True),
-    ),
+register_backbone(
+    name="clip-resnet50",
+    label="CLIP ResNet-50",
+    embedding_dim=1024,
+    projection_dim=1024,
+    layer="stages.3.2.conv3_1x1.conv",
+    weight_shape=(2048, 512, 1, 1),
+    bias=False,
+    pca_dim=512,
+    input=ImageInput(size=224, resize=248, interpolation="bicubic", statistics=CLIP),
+    layer_alias=timm_resnet_path,
+    **timm_fields("resnet50_clip.openai", classifier=True),
 )

@@ -7,7 +7,7 @@ digits 5 to 9 are new to it, as the paper's datasets are to its backbones.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
+from fungi.backbones.base import StateDict, register_backbone
 from fungi.backbones.checkpoints import read_checkpoint
 from fungi.views.image import HALF, ImageInput
 
@@ -30,20 +30,17 @@ def _shipped() -> StateDict:
     return {name: tensor.float() for name, tensor in read_checkpoint(WEIGHTS).items()}
 
 
-BACKBONES.register(
-    "digits-vit",
-    BackboneSpec(
-        name="digits-vit",
-        label="Digits ViT-T/4",
-        source="carried in the package",
-        embedding_dim=WIDTH,
-        projection_dim=WIDTH,
-        layer=f"blocks.{DEPTH - 1}.attn.proj",
-        weight_shape=(WIDTH, WIDTH),
-        pca_dim=WIDTH,
-        input=INPUT,
-        build=build,
-        pretrained=_shipped,
-        notes="trained on the train rows of digits 0 to 4 alone (scripts/train_digits_vit.py)",
-    ),
+register_backbone(
+    name="digits-vit",
+    label="Digits ViT-T/4",
+    source="carried in the package",
+    embedding_dim=WIDTH,
+    projection_dim=WIDTH,
+    layer=f"blocks.{DEPTH - 1}.attn.proj",
+    weight_shape=(WIDTH, WIDTH),
+    pca_dim=WIDTH,
+    input=INPUT,
+    build=build,
+    pretrained=_shipped,
+    notes="trained on the train rows of digits 0 to 4 alone (scripts/train_digits_vit.py)",
 )

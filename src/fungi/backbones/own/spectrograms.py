@@ -26,16 +26,10 @@ def spectrogram_backbone(name: str, place: str, config: Any, *, mean: bool) -> B
         modality="audio",
         label=name,
         source=place,
-        embedding_dim=anatomy.embedding_dim,
-        projection_dim=anatomy.embedding_dim,
-        layer=anatomy.layer,
-        weight_shape=anatomy.weight_shape,
-        bias=anatomy.bias,
-        pca_dim=min(anatomy.embedding_dim, 512),
+        **anatomy.of_spec,
         input=given,
         build=build,
         pretrained=partial(_fetch, config, place),
-        flops=anatomy.flops,
         notes=f"embedding: {'mean of all tokens' if mean else 'mean of the two leading tokens'}; {anatomy}",
     )
 

@@ -24,17 +24,11 @@ def timm_backbone(name: str, model: str) -> BackboneSpec:
         name=name,
         label=name,
         source=f"timm {model}",
-        embedding_dim=anatomy.embedding_dim,
-        projection_dim=anatomy.embedding_dim,
-        layer=anatomy.layer,
-        weight_shape=anatomy.weight_shape,
-        bias=anatomy.bias,
-        pca_dim=min(anatomy.embedding_dim, 512),
+        **anatomy.of_spec,
         input=given,
         build=build,
         pretrained=partial(fetch_timm, model) if config.hf_hub_id else None,
         convert=partial(timm_names, build=build, heads=tuple(f"{head}." for head in heads)),
-        flops=anatomy.flops,
         notes=f"pooling: {anatomy.pooling or 'its own'}, no classifier; {anatomy}; {given}",
     )
 

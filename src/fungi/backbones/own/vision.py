@@ -26,16 +26,10 @@ def vision_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbo
         name=name,
         label=name,
         source=place,
-        embedding_dim=anatomy.embedding_dim,
-        projection_dim=anatomy.embedding_dim,
-        layer=anatomy.layer,
-        weight_shape=anatomy.weight_shape,
-        bias=anatomy.bias,
-        pca_dim=min(anatomy.embedding_dim, 512),
+        **anatomy.of_spec,
         input=given,
         build=build,
         pretrained=partial(_fetch, config, place),
-        flops=anatomy.flops,
         notes=f"embedding: {'mean of all positions' if mean else _pooling(config)}; {anatomy}; {given}",
     )
 
@@ -84,15 +78,14 @@ def pooled_images(encoder: Any, mean: bool) -> Any:
         hidden = found.last_hidden_state  # [n t d], or [n d y x] of a convolutional network
         positions = hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden
         pooled = found.get("pooler_output")
-        if mean or (pooled is None and not _has_class_token(self)):
+        if mean or (pooled is None and not any(name.endswith(_CLASS_TOKENS) for name, _ in self.named_parameters())):
             return positions.mean(dim=1)
         return positions[:, 0] if pooled is None else pooled.flatten(1)
 
     return type(encoder.__name__, (encoder,), {"forward": forward})
 
 
-def _has_class_token(model: Any) -> bool:
-    return any(name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters())
+_CLASS_TOKENS = ("cls_token", "class_embedding")
 
 
 def _pooling(config: Any) -> str:

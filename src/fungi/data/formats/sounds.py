@@ -6,7 +6,7 @@ from math import gcd
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32, Float64, Shaped
 
 from fungi.data.base import Samples
 from fungi.data.content import digest_of_file, no_such_file
@@ -72,8 +72,8 @@ def read_wav(path: Path, sample_id: str) -> Waveform:
     return waveform
 
 
-def to_unit_range(values: np.ndarray) -> np.ndarray:
-    """Integers `[n]` or `[n channels]` of a WAV file -> float64 in -1..1; floats stay. Channels are averaged."""
+def to_unit_range(values: Shaped[np.ndarray, "n *channels"]) -> Float64[np.ndarray, " n"]:
+    """Integers of a WAV file -> float64 in -1..1; floats stay. Channels are averaged."""
     if values.dtype == np.uint8:  # the only unsigned kind
         unit = (values.astype(np.float64) - 128) / 128
     elif np.issubdtype(values.dtype, np.integer):
@@ -83,7 +83,7 @@ def to_unit_range(values: np.ndarray) -> np.ndarray:
     return unit.mean(axis=1) if unit.ndim == 2 else unit
 
 
-def resample(values: np.ndarray, rate: int) -> Waveform:
+def resample(values: Float[np.ndarray, " n"], rate: int) -> Waveform:
     """A waveform at 16 kHz, low-pass filtered before samples are dropped."""
     from scipy.signal import resample_poly
 

@@ -6,7 +6,7 @@ Masks hold 1 to 150, and 0 for everything else: a channel of the memory bank, ig
 from functools import partial
 from pathlib import Path
 
-from fungi.data.base import DATASETS, DatasetSpec, MaskRules, Samples
+from fungi.data.base import MaskRules, Samples, register_dataset
 from fungi.data.formats.archives import find_archive, unpack_file, unpack_folder
 from fungi.data.formats.image_files import image_names
 from fungi.data.formats.mask_files import masked_samples
@@ -47,17 +47,14 @@ def _prepare(data_dir: Path, archives: Path) -> None:
     unpack_file(archive, f"{_ARCHIVE}/objectInfo150.txt", home / "objectInfo150.txt")
 
 
-DATASETS.register(
-    "ade20k",
-    DatasetSpec(
-        name="ade20k",
-        title="ADE20K scene parsing",
-        classes=151,
-        sizes={"train": 20210, "test": 2000},
-        metric="mIoU",
-        open=_open,
-        prepare=_prepare,
-        masks=MaskRules(ignored=0, unscored=(0,)),
-        notes="150 classes and other (0), which is not scored; for fungi segment",
-    ),
+register_dataset(
+    name="ade20k",
+    title="ADE20K scene parsing",
+    classes=151,
+    sizes={"train": 20210, "test": 2000},
+    metric="mIoU",
+    open=_open,
+    prepare=_prepare,
+    masks=MaskRules(ignored=0, unscored=(0,)),
+    notes="150 classes and other (0), which is not scored; for fungi segment",
 )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import fetch, is_there, made_whole, unpack
 from fungi.data.formats.image_files import image_samples
 from fungi.data.places import Place, reading, relative
@@ -33,15 +33,12 @@ def _download(data_dir: Path) -> None:
         archive.unlink()
 
 
-DATASETS.register(
-    "aircraft",
-    DatasetSpec(
-        name="aircraft",
-        title="FGVC Aircraft",
-        classes=100,
-        sizes={"train": 3334, "valid": 3333, "test": 3333},
-        metric="mean-per-class-accuracy",
-        open=_open,
-        download=_download,
-    ),
+register_dataset(
+    name="aircraft",
+    title="FGVC Aircraft",
+    classes=100,
+    sizes={"train": 3334, "valid": 3333, "test": 3333},
+    metric="mean-per-class-accuracy",
+    open=_open,
+    download=_download,
 )

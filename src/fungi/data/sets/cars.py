@@ -4,7 +4,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import find_archive, unpack_folder
 from fungi.data.formats.image_files import image_samples
 from fungi.data.places import Place, reading, relative
@@ -48,14 +48,11 @@ def _prepare(data_dir: Path, archives: Path) -> None:
         logger.info("wrote %s", home / _TEST_LABELS)
 
 
-DATASETS.register(
-    "cars",
-    DatasetSpec(
-        name="cars",
-        title="Stanford Cars",
-        classes=196,
-        sizes={"train": 8144, "test": 8041},
-        open=_open,
-        prepare=_prepare,
-    ),
+register_dataset(
+    name="cars",
+    title="Stanford Cars",
+    classes=196,
+    sizes={"train": 8144, "test": 8041},
+    open=_open,
+    prepare=_prepare,
 )

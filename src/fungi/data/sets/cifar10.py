@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import TorchvisionDownload
 from fungi.data.formats.image_files import ImageArray
 from fungi.data.names import PackedNames
@@ -32,14 +32,11 @@ def _open(data_dir: Path, split: str) -> Samples:
         return cifar_samples(CIFAR10(str(root), train=split == "train"), split)
 
 
-DATASETS.register(
-    "cifar10",
-    DatasetSpec(
-        name="cifar10",
-        title="CIFAR-10",
-        classes=10,
-        sizes={"train": 50000, "test": 10000},
-        open=_open,
-        download=TorchvisionDownload("CIFAR10", PLACE.folders[0]),
-    ),
+register_dataset(
+    name="cifar10",
+    title="CIFAR-10",
+    classes=10,
+    sizes={"train": 50000, "test": 10000},
+    open=_open,
+    download=TorchvisionDownload("CIFAR10", PLACE.folders[0]),
 )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import TorchvisionDownload
 from fungi.data.places import Place, reading
 from fungi.data.sets.cifar10 import cifar_samples
@@ -18,14 +18,11 @@ def _open(data_dir: Path, split: str) -> Samples:
         return cifar_samples(CIFAR100(str(root), train=split == "train"), split)
 
 
-DATASETS.register(
-    "cifar100",
-    DatasetSpec(
-        name="cifar100",
-        title="CIFAR-100",
-        classes=100,
-        sizes={"train": 50000, "test": 10000},
-        open=_open,
-        download=TorchvisionDownload("CIFAR100", PLACE.folders[0]),
-    ),
+register_dataset(
+    name="cifar100",
+    title="CIFAR-100",
+    classes=100,
+    sizes={"train": 50000, "test": 10000},
+    open=_open,
+    download=TorchvisionDownload("CIFAR100", PLACE.folders[0]),
 )

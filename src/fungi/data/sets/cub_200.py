@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import find_archive, unpack_folder
 from fungi.data.formats.hf_disk import open_saved
 from fungi.data.formats.image_files import image_samples
@@ -54,14 +54,11 @@ def _prepare(data_dir: Path, archives: Path) -> None:
     unpack_folder(partial(find_archive, archives, f"{FOLDER}.tgz"), FOLDER, PLACE.home(data_dir) / FOLDER)
 
 
-DATASETS.register(
-    "cub-200",
-    DatasetSpec(
-        name="cub-200",
-        title="CUB-200-2011",
-        classes=200,
-        sizes={"train": 5994, "test": 5794},
-        open=_open,
-        prepare=_prepare,
-    ),
+register_dataset(
+    name="cub-200",
+    title="CUB-200-2011",
+    classes=200,
+    sizes={"train": 5994, "test": 5794},
+    open=_open,
+    prepare=_prepare,
 )

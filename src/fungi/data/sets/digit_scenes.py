@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from fungi.data.base import DATASETS, DatasetSpec, MaskRules, Samples
+from fungi.data.base import MaskRules, Samples, register_dataset
 from fungi.data.content import digest_of_item
 from fungi.data.sets.digits import digit_images, split_rows
 from fungi.runtime.seeds import numpy_generator
@@ -96,17 +96,14 @@ def _open(data_dir: Path, split: str) -> Samples:
     )
 
 
-DATASETS.register(
-    "digit-scenes",
-    DatasetSpec(
-        name="digit-scenes",
-        title="Composed scenes of handwritten digits on photographs, both of scikit-learn",
-        classes=len(CLASS_NAMES),
-        sizes=SCENES,
-        metric="mIoU",
-        open=_open,
-        masks=MaskRules(input_size=SIZE),
-        published=False,
-        notes="composed when read, from scikit-learn's digits and photographs: needs no download; for fungi segment",
-    ),
+register_dataset(
+    name="digit-scenes",
+    title="Composed scenes of handwritten digits on photographs, both of scikit-learn",
+    classes=len(CLASS_NAMES),
+    sizes=SCENES,
+    metric="mIoU",
+    open=_open,
+    masks=MaskRules(input_size=SIZE),
+    published=False,
+    notes="composed when read, from scikit-learn's digits and photographs: needs no download; for fungi segment",
 )

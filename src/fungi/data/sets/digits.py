@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.image_files import ImageArray
 
 
@@ -23,7 +24,7 @@ def digit_images() -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def split_rows(split: str) -> np.ndarray:
+def split_rows(split: str) -> Int64[np.ndarray, " n"]:
     """Source rows of a split, ascending."""
     from sklearn.model_selection import train_test_split
 
@@ -43,15 +44,12 @@ def _open(data_dir: Path, split: str) -> Samples:
     return everything.take(split_rows(split))
 
 
-DATASETS.register(
-    "digits",
-    DatasetSpec(
-        name="digits",
-        title="Handwritten digits of scikit-learn",
-        classes=10,
-        sizes={"train": 1257, "test": 540},
-        open=_open,
-        published=False,
-        notes="carried inside scikit-learn: needs no download",
-    ),
+register_dataset(
+    name="digits",
+    title="Handwritten digits of scikit-learn",
+    classes=10,
+    sizes={"train": 1257, "test": 540},
+    open=_open,
+    published=False,
+    notes="carried inside scikit-learn: needs no download",
 )

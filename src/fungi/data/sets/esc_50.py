@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import find_archive, unpack_folder
 from fungi.data.formats.sounds import sound_samples
 from fungi.data.places import Place, reading
@@ -59,17 +59,14 @@ def _prepare(data_dir: Path, archives: Path) -> None:
 
 for _number in range(1, FOLDS + 1):
     _name = "esc-50" if _number == 1 else f"esc-50-fold{_number}"
-    DATASETS.register(
-        _name,
-        DatasetSpec(
-            name=_name,
-            title="ESC-50 environmental sounds" + ("" if _number == 1 else f", tested on fold {_number}"),
-            classes=50,
-            sizes={"train": 1600, "test": 400},
-            modality="audio",
-            open=_Fold(_number, _name),
-            prepare=_prepare,
-            input_options=INPUT,
-            published=_number == 1,
-        ),
+    register_dataset(
+        name=_name,
+        title="ESC-50 environmental sounds" + ("" if _number == 1 else f", tested on fold {_number}"),
+        classes=50,
+        sizes={"train": 1600, "test": 400},
+        modality="audio",
+        open=_Fold(_number, _name),
+        prepare=_prepare,
+        input_options=INPUT,
+        published=_number == 1,
     )

@@ -8,8 +8,9 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64, Integer
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import TorchvisionDownload
 from fungi.data.formats.image_files import image_samples
 from fungi.data.places import Place, reading, relative
@@ -22,7 +23,7 @@ _ROWS_SHA256 = "f7db722b57a9ac12c63b5f18dd182d3278bfec725d6c3a45a44f81aec1c20525
 """Of the rows of train, then test, as 32-bit little-endian integers: it pins the split, whatever scikit-learn does."""
 
 
-def split_rows(labels: np.ndarray) -> dict[str, np.ndarray]:
+def split_rows(labels: Integer[np.ndarray, " n"]) -> dict[str, Int64[np.ndarray, " s"]]:
     """Source rows of each split. FungiError where scikit-learn would draw another split than the published one."""
     from sklearn.model_selection import StratifiedShuffleSplit
 
@@ -48,14 +49,11 @@ def _open(data_dir: Path, split: str) -> Samples:
     return image_samples(root, [paths[row] for row in rows], np.asarray(source.targets)[rows], source.classes)
 
 
-DATASETS.register(
-    "eurosat",
-    DatasetSpec(
-        name="eurosat",
-        title="EuroSAT (RGB)",
-        classes=10,
-        sizes={"train": 21600, "test": 5400},
-        open=_open,
-        download=TorchvisionDownload("EuroSAT", PLACE.folders[0]),
-    ),
+register_dataset(
+    name="eurosat",
+    title="EuroSAT (RGB)",
+    classes=10,
+    sizes={"train": 21600, "test": 5400},
+    open=_open,
+    download=TorchvisionDownload("EuroSAT", PLACE.folders[0]),
 )

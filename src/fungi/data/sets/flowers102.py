@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import TorchvisionDownload
 from fungi.data.formats.image_files import image_samples
 from fungi.data.places import Place, reading, relative
@@ -24,15 +24,12 @@ def _open(data_dir: Path, split: str) -> Samples:
     return image_samples(root, relative(root, source._image_files), source._labels, source.classes)
 
 
-DATASETS.register(
-    "flowers102",
-    DatasetSpec(
-        name="flowers102",
-        title="Oxford 102 Flowers",
-        classes=102,
-        sizes={"train": 1020, "valid": 1020, "test": 6149},
-        metric="mean-per-class-accuracy",
-        open=_open,
-        download=TorchvisionDownload("Flowers102", PLACE.folders[0]),
-    ),
+register_dataset(
+    name="flowers102",
+    title="Oxford 102 Flowers",
+    classes=102,
+    sizes={"train": 1020, "valid": 1020, "test": 6149},
+    metric="mean-per-class-accuracy",
+    open=_open,
+    download=TorchvisionDownload("Flowers102", PLACE.folders[0]),
 )

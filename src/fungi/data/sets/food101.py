@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import TorchvisionDownload
 from fungi.data.formats.image_files import image_samples
 from fungi.data.places import Place, reading, relative
@@ -19,14 +19,11 @@ def _open(data_dir: Path, split: str) -> Samples:
     return image_samples(root, relative(root, source._image_files), source._labels, source.classes)
 
 
-DATASETS.register(
-    "food101",
-    DatasetSpec(
-        name="food101",
-        title="Food-101",
-        classes=101,
-        sizes={"train": 75750, "test": 25250},
-        open=_open,
-        download=TorchvisionDownload("Food101", PLACE.folders[0]),
-    ),
+register_dataset(
+    name="food101",
+    title="Food-101",
+    classes=101,
+    sizes={"train": 75750, "test": 25250},
+    open=_open,
+    download=TorchvisionDownload("Food101", PLACE.folders[0]),
 )

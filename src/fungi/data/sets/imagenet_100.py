@@ -9,7 +9,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import find_archive, unpack_file, unpack_folder
 from fungi.data.formats.image_files import class_folders, image_names, image_samples
 from fungi.data.places import Place, reading
@@ -51,15 +51,12 @@ def _prepare(data_dir: Path, archives: Path) -> None:
     unpack_file(archive, "Labels.json", home / "Labels.json")
 
 
-DATASETS.register(
-    "imagenet-100",
-    DatasetSpec(
-        name="imagenet-100",
-        title="ImageNet-100",
-        classes=100,
-        sizes={"train": 130000, "test": 5000},
-        open=_open,
-        prepare=_prepare,
-        notes="ablations only; test is the validation set",
-    ),
+register_dataset(
+    name="imagenet-100",
+    title="ImageNet-100",
+    classes=100,
+    sizes={"train": 130000, "test": 5000},
+    open=_open,
+    prepare=_prepare,
+    notes="ablations only; test is the validation set",
 )

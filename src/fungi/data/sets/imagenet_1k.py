@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import find_archive, is_there, made_whole
 from fungi.data.formats.image_files import class_folder_samples, class_folders
 from fungi.data.places import Place, reading
@@ -63,15 +63,12 @@ def _unpacking(archives: Path, part: str) -> Iterator[str]:
         raise FungiError(f"dataset 'imagenet-1k': {error} Download {file} again.") from error
 
 
-DATASETS.register(
-    "imagenet-1k",
-    DatasetSpec(
-        name="imagenet-1k",
-        title="ImageNet-1k (ILSVRC 2012)",
-        classes=1000,
-        sizes={"train": 1281167, "test": 50000},
-        open=_open,
-        prepare=_prepare,
-        notes="test is the official validation set",
-    ),
+register_dataset(
+    name="imagenet-1k",
+    title="ImageNet-1k (ILSVRC 2012)",
+    classes=1000,
+    sizes={"train": 1281167, "test": 50000},
+    open=_open,
+    prepare=_prepare,
+    notes="test is the official validation set",
 )

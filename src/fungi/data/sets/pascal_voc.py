@@ -7,7 +7,7 @@ augmented set (Hariharan et al.), in `SegmentationClassAug/`.
 from functools import partial
 from pathlib import Path
 
-from fungi.data.base import DATASETS, DatasetSpec, MaskRules, Samples
+from fungi.data.base import MaskRules, Samples, register_dataset
 from fungi.data.formats.archives import find_archive, unpack_file, unpack_folder
 from fungi.data.formats.mask_files import masked_samples
 from fungi.data.places import Place, reading
@@ -72,17 +72,14 @@ def _prepare(data_dir: Path, archives: Path) -> None:
         target.write_bytes(find_archive(archives, "trainaug.txt", "train_aug.txt").read_bytes())
 
 
-DATASETS.register(
-    "pascal-voc",
-    DatasetSpec(
-        name="pascal-voc",
-        title="Pascal VOC 2012 segmentation",
-        classes=len(CLASSES),
-        sizes={"train": 10582, "test": 1449},
-        metric="mIoU",
-        open=_open,
-        prepare=_prepare,
-        masks=MaskRules(void_class=0),
-        notes="train is trainaug, test is val; for fungi segment",
-    ),
+register_dataset(
+    name="pascal-voc",
+    title="Pascal VOC 2012 segmentation",
+    classes=len(CLASSES),
+    sizes={"train": 10582, "test": 1449},
+    metric="mIoU",
+    open=_open,
+    prepare=_prepare,
+    masks=MaskRules(void_class=0),
+    notes="train is trainaug, test is val; for fungi segment",
 )

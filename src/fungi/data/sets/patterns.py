@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.image_files import ImageArray
 from fungi.runtime.seeds import numpy_generator
 
@@ -76,15 +76,12 @@ def _open(data_dir: Path, split: str) -> Samples:
     )
 
 
-DATASETS.register(
-    "patterns",
-    DatasetSpec(
-        name="patterns",
-        title="Generated textures",
-        classes=len(CLASSES),
-        sizes=ROWS,
-        open=_open,
-        published=False,
-        notes="generated: needs no download",
-    ),
+register_dataset(
+    name="patterns",
+    title="Generated textures",
+    classes=len(CLASSES),
+    sizes=ROWS,
+    open=_open,
+    published=False,
+    notes="generated: needs no download",
 )

@@ -3,13 +3,10 @@
 Read from `images/` and `annotations/`, or from the saved dataset `pets-hf` of the original harness (same rows).
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import find_archive, unpack_folder
 from fungi.data.formats.hf_disk import open_saved
 from fungi.data.formats.image_files import image_samples
@@ -28,7 +25,7 @@ _LISTS = {"train": "trainval.txt", "test": "test.txt"}
 def _open(data_dir: Path, split: str) -> Samples:
     data_dir = data_dir.expanduser()
     if (data_dir / _SAVED).is_dir() and not (data_dir / "pets" / "images").is_dir():
-        return open_saved(data_dir / _SAVED, split, name_rows=_saved_ids)
+        return open_saved(data_dir / _SAVED, split, name_rows=lambda files, *_: [f"images/{name}" for name in files])
     root = PLACE.find(data_dir)
     with reading(PLACE, root):
         images, labels = read_list(root / "annotations" / _LISTS[split])
@@ -47,25 +44,18 @@ def breeds(images: list[str], labels: list[int]) -> list[str]:
     return [names[label] for label in sorted(names)]
 
 
-def _saved_ids(files: list[str], labels: np.ndarray, classes: Sequence[str]) -> list[str]:
-    return [f"images/{name}" for name in files]
-
-
 def _prepare(data_dir: Path, archives: Path) -> None:
     home = PLACE.home(data_dir)
     for folder in ("images", "annotations"):
         unpack_folder(partial(find_archive, archives, f"{folder}.tar.gz", f"{folder}.tar"), folder, home / folder)
 
 
-DATASETS.register(
-    "pets",
-    DatasetSpec(
-        name="pets",
-        title="Oxford-IIIT Pet",
-        classes=37,
-        sizes={"train": 3680, "test": 3669},
-        metric="mean-per-class-accuracy",
-        open=_open,
-        prepare=_prepare,
-    ),
+register_dataset(
+    name="pets",
+    title="Oxford-IIIT Pet",
+    classes=37,
+    sizes={"train": 3680, "test": 3669},
+    metric="mean-per-class-accuracy",
+    open=_open,
+    prepare=_prepare,
 )

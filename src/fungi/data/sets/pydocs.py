@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.texts import text_samples
 from fungi.errors import MissingFilesError
 
@@ -106,16 +106,13 @@ def _share(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-DATASETS.register(
-    "pydocs",
-    DatasetSpec(
-        name="pydocs",
-        title="Docstrings of Python's standard library",
-        classes=len(SOURCES),
-        sizes={"train": None, "test": None},
-        modality="text",
-        open=_open,
-        published=False,
-        notes="carried inside Python: needs no download",
-    ),
+register_dataset(
+    name="pydocs",
+    title="Docstrings of Python's standard library",
+    classes=len(SOURCES),
+    sizes={"train": None, "test": None},
+    modality="text",
+    open=_open,
+    published=False,
+    notes="carried inside Python: needs no download",
 )

@@ -6,7 +6,7 @@ in the order of their paths. Labels are the words' places in the alphabet.
 
 from pathlib import Path
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import find_archive, is_there, made_whole, unpack
 from fungi.data.formats.sounds import sound_samples
 from fungi.data.places import Place, reading
@@ -50,16 +50,13 @@ def _prepare(data_dir: Path, archives: Path) -> None:
         unpack(archive, work)
 
 
-DATASETS.register(
-    "speech-commands",
-    DatasetSpec(
-        name="speech-commands",
-        title="Speech Commands v0.02, 35 words",
-        classes=35,
-        sizes={"train": 84843, "valid": 9981, "test": 11005},
-        modality="audio",
-        open=_open,
-        prepare=_prepare,
-        input_options={"frames": 128, "mean": -6.845978, "deviation": 5.5654526},
-    ),
+register_dataset(
+    name="speech-commands",
+    title="Speech Commands v0.02, 35 words",
+    classes=35,
+    sizes={"train": 84843, "valid": 9981, "test": 11005},
+    modality="audio",
+    open=_open,
+    prepare=_prepare,
+    input_options={"frames": 128, "mean": -6.845978, "deviation": 5.5654526},
 )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import TorchvisionDownload
 from fungi.data.formats.image_files import image_samples
 from fungi.data.places import Place, reading, relative
@@ -20,14 +20,11 @@ def _open(data_dir: Path, split: str) -> Samples:
     return image_samples(root, relative(root, source._image_files), source._labels, source.classes)
 
 
-DATASETS.register(
-    "textures",
-    DatasetSpec(
-        name="textures",
-        title="Describable Textures (DTD)",
-        classes=47,
-        sizes={"train": 1880, "valid": 1880, "test": 1880},
-        open=_open,
-        download=TorchvisionDownload("DTD", PLACE.folders[0]),
-    ),
+register_dataset(
+    name="textures",
+    title="Describable Textures (DTD)",
+    classes=47,
+    sizes={"train": 1880, "valid": 1880, "test": 1880},
+    open=_open,
+    download=TorchvisionDownload("DTD", PLACE.folders[0]),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fungi.data.base import DATASETS, DatasetSpec, Samples
+from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.sounds import SAMPLE_RATE, Waveform
 from fungi.runtime.seeds import numpy_generator
 
@@ -24,47 +24,23 @@ def _phase(frequency: Signal | float, time: Signal) -> Signal:
     return 2 * np.pi * np.cumsum(np.broadcast_to(frequency, time.shape)) / SAMPLE_RATE
 
 
-def _steady(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
-    return np.sin(_phase(pitch, time))
-
-
-def _rich(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
+def _rich(time: Signal, pitch: float) -> Signal:
     return sum((np.sin(_phase(pitch * n, time)) / n for n in range(2, 9)), np.sin(_phase(pitch, time)))
 
 
-def _rising(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
-    return np.sin(_phase(pitch * 2 ** (2 * time / time[-1]), time))
-
-
-def _falling(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
-    return np.sin(_phase(4 * pitch * 2 ** (-2 * time / time[-1]), time))
-
-
-def _trembling(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
-    return np.sin(_phase(pitch * (1 + 0.06 * np.sin(2 * np.pi * draw.uniform(5, 8) * time)), time))
-
-
-def _pulsing(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
-    return np.sin(_phase(pitch, time)) * (np.sin(2 * np.pi * draw.uniform(4, 9) * time) > 0)
-
-
-def _plucked(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
-    return _rich(time, pitch, draw) * np.exp(-draw.uniform(6, 12) * time)
-
-
-def _hissing(time: Signal, pitch: float, draw: np.random.Generator) -> Signal:
-    return np.diff(draw.standard_normal(len(time) + 1))
-
-
 KINDS: dict[str, Callable[[Signal, float, np.random.Generator], Signal]] = {
-    "falling": _falling,
-    "hissing": _hissing,
-    "plucked": _plucked,
-    "pulsing": _pulsing,
-    "rich": _rich,
-    "rising": _rising,
-    "steady": _steady,
-    "trembling": _trembling,
+    "falling": lambda time, pitch, _: np.sin(_phase(4 * pitch * 2 ** (-2 * time / time[-1]), time)),
+    "hissing": lambda time, _, draw: np.diff(draw.standard_normal(len(time) + 1)),
+    "plucked": lambda time, pitch, draw: _rich(time, pitch) * np.exp(-draw.uniform(6, 12) * time),
+    "pulsing": lambda time, pitch, draw: (
+        np.sin(_phase(pitch, time)) * (np.sin(2 * np.pi * draw.uniform(4, 9) * time) > 0)
+    ),
+    "rich": lambda time, pitch, _: _rich(time, pitch),
+    "rising": lambda time, pitch, _: np.sin(_phase(pitch * 2 ** (2 * time / time[-1]), time)),
+    "steady": lambda time, pitch, _: np.sin(_phase(pitch, time)),
+    "trembling": lambda time, pitch, draw: np.sin(
+        _phase(pitch * (1 + 0.06 * np.sin(2 * np.pi * draw.uniform(5, 8) * time)), time)
+    ),
 }
 
 
@@ -107,17 +83,14 @@ def _open(data_dir: Path, split: str) -> Samples:
     )
 
 
-DATASETS.register(
-    "tones",
-    DatasetSpec(
-        name="tones",
-        title="Synthetic tones (generated, not recorded)",
-        classes=len(KINDS),
-        sizes={split: count * len(KINDS) for split, count in PER_KIND.items()},
-        modality="audio",
-        open=_open,
-        published=False,
-        input_options={"frames": 128, "mean": -5.84, "deviation": 4.16},
-        notes="synthetic: generated when read, needs no download",
-    ),
+register_dataset(
+    name="tones",
+    title="Synthetic tones (generated, not recorded)",
+    classes=len(KINDS),
+    sizes={split: count * len(KINDS) for split, count in PER_KIND.items()},
+    modality="audio",
+    open=_open,
+    published=False,
+    input_options={"frames": 128, "mean": -5.84, "deviation": 4.16},
+    notes="synthetic: generated when read, needs no download",
 )
