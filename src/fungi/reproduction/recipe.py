@@ -15,6 +15,7 @@
 Figures have no published values: they name `backbones`, `datasets` and `features`, or the tables they are `like`.
 """
 
+import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
