@@ -99,7 +99,7 @@ class Grid:
 
         landmarks: the retrieval datasets alone; masks: those that are segmented alone, which are in no other grid.
         """
-        usual = ("digit-scenes",) if masks else ("digits",)
+        usual: tuple[str, ...] = ("digit-scenes",) if masks else ("digits",)
         if landmarks:
             usual = tuple(name for name in DATASETS if _is_landmarks(DATASETS[name]))
         texts = self.datasets or usual

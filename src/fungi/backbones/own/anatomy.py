@@ -87,7 +87,7 @@ def examine(build: Callable[[], "nn.Module"], example: "tuple[int, ...]") -> Ana
         found = list(embedding.shape) if isinstance(embedding, torch.Tensor) else type(embedding).__name__
         raise FungiError(f"a {type(model).__name__} gives {found} for one input; an embedding [1, d] is needed.")
     path, reason = gradient_source(model, called)
-    layer = model.get_submodule(path)
+    layer: Any = model.get_submodule(path)
     return Anatomy(
         pooling=_pooling(model),
         layer=path,
