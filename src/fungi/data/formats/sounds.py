@@ -72,7 +72,7 @@ def read_wav(path: Path, sample_id: str) -> Waveform:
     return waveform
 
 
-def to_unit_range(values: Shaped[np.ndarray, "n *channels"]) -> Float64[np.ndarray, " n"]:
+def to_unit_range(values: Shaped[np.ndarray, " n *channels"]) -> Float64[np.ndarray, " n"]:
     """Integers of a WAV file -> float64 in -1..1; floats stay. Channels are averaged."""
     if values.dtype == np.uint8:  # the only unsigned kind
         unit = (values.astype(np.float64) - 128) / 128
