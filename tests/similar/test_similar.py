@@ -88,11 +88,13 @@ def test_the_page_holds_its_pictures_and_marks_the_differences(folder: Path) -> 
     [
         (["--query", "nowhere.png"], "--query nowhere.png is not there"),
         (["--images", "nowhere"], "--images nowhere is no folder"),
+        (["--query", "notes.txt"], "can't read notes.txt (no known image format)"),
         (["--objective", "simclir"], "unknown objective 'simclir'. Did you mean 'simclr'"),
         (["--backbone", "tiny-bert"], "backbone 'tiny-bert' takes text, not pictures"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_line(change, complaint, folder, tmp_path, capsys) -> None:
+def test_what_cannot_be_is_said_in_a_line(change, complaint, folder, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
     given = ["--images", str(folder), "--query", str(folder / "dark-0.png"), "--root", str(tmp_path / "features")]
     assert COMMANDS["similar"].main([*given, *change]) == 2
     assert complaint in capsys.readouterr().err

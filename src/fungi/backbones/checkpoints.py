@@ -162,5 +162,6 @@ def _read_pickle(file: Path) -> Any:
             "Save its plain state dict with torch.save(model.state_dict(), FILE) where you trust it."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        told = str(error).partition("\n")[0] if not isinstance(error, LookupError) else ""  # a KeyError tells a number
+        reason = told or "it is none that torch.save wrote"
         raise FungiError(f"{file} can't be read as a checkpoint ({reason}). Fetch it again.") from None

@@ -79,8 +79,8 @@ class Queue:
         except FileNotFoundError:
             return cls()
         except (OSError, subprocess.SubprocessError) as error:
-            said = getattr(error, "stderr", "") or str(error)
-            failure = f"squeue failed ({' '.join(str(said).split())}): what waits or runs can't be told."
+            said = str(getattr(error, "stderr", "") or error).strip().splitlines()[-1]
+            failure = f"squeue failed ({said}): what waits or runs can't be told."
             logger.warning(failure)
             return cls(failure=failure)
         return cls(done.stdout.splitlines())

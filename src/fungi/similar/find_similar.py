@@ -14,11 +14,14 @@ worth its 49 more where time is no matter."""
 
 def run(settings: SimilarSettings) -> None:
     """Bring the index up to date, and write the page."""
+    from fungi.data.formats.image_files import decode
     from fungi.runtime.files import written_whole
     from fungi.similar.index import Index, pictures_below
     from fungi.similar.neighbours import nearest
     from fungi.similar.page import Answer, page
 
+    for path in settings.query:
+        decode(path, path.name)  # what can't be read is said before anything long
     pictures, index = pictures_below(settings.images), Index.read(settings.index_folder)
     wanted = [*pictures, *(path.resolve() for path in settings.query)]
     lacking = index.lacking(wanted)
