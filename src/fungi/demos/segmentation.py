@@ -19,10 +19,10 @@ What is there already is kept: a second run takes seconds."""
 MEMORY_SIZE = 20_480
 SHOWN = (1, 2, 3, 4, 6, 8)  # classes of the scenes in the picture: digits 0 to 3, 5 and 7
 PALETTE = (
-    *("#202020", "#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231"),
-    *("#911eb4", "#46f0f0", "#f032e6", "#bcf60c", "#fabebe"),
+    *("#202020", "#cc6677", "#332288", "#ddcc77", "#117733", "#88ccee"),
+    *("#882255", "#44aa99", "#999933", "#aa4499", "#dddddd"),
 )
-"""Background, and the digits 0 to 9."""
+"""Background, and the digits 0 to 9: colours that colour-blind people can tell apart (Tol 2021, "muted")."""
 
 
 @dataclass(frozen=True, kw_only=True)

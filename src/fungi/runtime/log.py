@@ -4,6 +4,7 @@ Messages go above a bar that is open, and a command says each of them once.
 """
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -97,7 +98,12 @@ def _new_bar(total: int, label: str, unit: str) -> _Bar:
         return _Lines(total, label, unit)
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=label, unit=f" {unit}s", mininterval=0.2, dynamic_ncols=True, file=sys.stderr)
+    try:
+        known = os.get_terminal_size(sys.stderr.fileno()).lines > 0
+    except OSError:
+        known = False
+    size: dict[str, Any] = {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}  # as in many containers
+    return tqdm(total=total, desc=label, unit=f" {unit}s", mininterval=0.2, file=sys.stderr, **size)
 
 
 class _Lines:
