@@ -18,7 +18,7 @@ from fungi.evaluators.linear import (
     validation_accuracies,
 )
 from fungi.evaluators.logistic import LogisticOptions, LogisticProblem, bytes_beside_features, fit, fit_path
-from fungi.scoring import train_linear_concat_grads
+from fungi.scoring import linear_scorer, train_linear_concat_grads
 from fungi.scoring.linear_scorer import held_out_fifth
 from fungi.scoring.linear_settings import LinearSettings
 from fungi.store.reading import UnknownOriginWarning
@@ -211,7 +211,7 @@ def test_two_classes_are_ranked_by_the_probability_of_class_1(solver):
 
 def test_memory_that_only_cyanure_needs_is_said_before_the_fit(tmp_path, monkeypatch, capsys):
     make_folder(tmp_path)
-    monkeypatch.setattr(train_linear_concat_grads, "MUCH_MEMORY", 1000)
+    monkeypatch.setattr(linear_scorer, "MUCH_MEMORY", 1000)
     flags = ["--root", str(tmp_path), "--features", "embeddings"]
     assert COMMANDS["linear"].main(flags) == 0
     assert "for 120 rows x 4 classes beside the features; --solver lbfgs does not." in capsys.readouterr().err
