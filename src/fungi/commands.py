@@ -156,13 +156,18 @@ _TABLE = (
         "a pretrained backbone for timm, transformers and others",
     ),
     Command("attention-maps", "fungi.pretraining.write_attention", "what class tokens look at, one picture per head"),
-    Command("analyse", "fungi.scoring.analyse", "likeness of features, accuracy by shots and by layer"),
+    Command(
+        "analyse", "fungi.scoring.analyse", "likeness of features, accuracy by shots and by layer", stage="evaluation"
+    ),
     Command(
         "in-context",
         "fungi.in_context.in_context",
         "retrieve examples for a language model, ask it, score its answers",
+        stage="evaluation",
     ),
-    Command("ablate", "fungi.ablations.ablate", "the paper's ablations: extraction, kNN and table"),
+    Command(
+        "ablate", "fungi.ablations.ablate", "the paper's ablations: extraction, kNN and table", stage="evaluation"
+    ),
     Command("reproduce", "fungi.reproduction.reproduce", "tables and figures of the paper, by name"),
     Command(
         "report",

@@ -49,7 +49,7 @@ def test_a_job_can_be_preempted_and_found_again(path: Path) -> None:
 
 def test_extraction_asks_for_one_gpu() -> None:
     for job in OVER_GRID:
-        wants_gpu = job.words[0] in ("extract", "extract-gradients", "knn", "retrieval", "segment")
+        wants_gpu = job.words[0] in ("extract", "extract-gradients", "knn", "retrieval", "segment", "ablate")
         assert (job.directives.get("gpus") == "1") == wants_gpu, job.name
 
 
