@@ -165,9 +165,7 @@ _TABLE = (
         "retrieve examples for a language model, ask it, score its answers",
         stage="evaluation",
     ),
-    Command(
-        "ablate", "fungi.ablations.ablate", "the paper's ablations: extraction, kNN and table", stage="evaluation"
-    ),
+    Command("ablate", "fungi.ablations.ablate", "the paper's ablations: extraction, kNN and table", stage="evaluation"),
     Command("reproduce", "fungi.reproduction.reproduce", "tables and figures of the paper, by name"),
     Command(
         "report",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from fungi.backbones.encoders import Encoded, TokenEncoder
+from fungi.backbones.encoders import Encoded, TokenEncoder, mask_vector
 from fungi.config import IBOTConfig
 from fungi.errors import FungiError
 from fungi.objectives.ibot import IBOT
@@ -105,6 +105,25 @@ def test_tokens_are_the_models_and_masked_patches_are_gone() -> None:
     torch.testing.assert_close(again.tokens, made.tokens)
     assert made.mask is mask
     assert not model.patch_embed._forward_hooks
+
+
+def test_masked_patches_take_the_place_of_one_small_random_vector_where_a_seed_is_given() -> None:
+    model = build("timm").eval()
+    images, mask = torch.randn(2, 3, 32, 32), torch.ones(2, 16, dtype=torch.bool)
+    vector = mask_vector(24, 7, torch.device("cpu"))
+    with torch.no_grad():
+        seen = [
+            TokenEncoder(model)({"images": images, "mask": mask, "mask_seed": seed}).tokens for seed in (-1, 7, 7, 8)
+        ]
+        patches = vector.expand(2, 16, -1)
+        plain = model.norm(model.blocks(model.norm_pre(model.patch_drop(model._pos_embed(patches)))))
+    torch.testing.assert_close(seen[1], plain)
+    assert torch.equal(seen[1], seen[2])
+    assert not torch.allclose(seen[1], seen[0])
+    assert not torch.allclose(seen[1], seen[3])
+    assert 0.01 < float(mask_vector(4096, 7, torch.device("cpu")).std()) < 0.03
+    views = MaskedCrops(input=ImageInput(size=32, resize=36), patch_size=8, mask_seed=7)
+    assert views.render(views.collate([views.prepare(pictures(1)[0])]))["mask_seed"] == 7
 
 
 @pytest.mark.parametrize("layer", ["blocks.1.attn.proj", "blocks.0.mlp.fc1"])

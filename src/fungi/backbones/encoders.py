@@ -7,6 +7,7 @@ An encoder is a model with a way through it: the whole model, the short cut for 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -14,7 +15,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from fungi.errors import FungiError
+from fungi.runtime.seeds import torch_generator
 from fungi.views.base import Inputs
+
+MASK_DEVIATION = 0.02
+"""Standard deviation of the vector that stands for masked patches, as of iBOT's own (spec vision 4.5)."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +132,12 @@ class TokenEncoder(WholeModel):
         super().__init__(model)
 
     def __call__(self, inputs: Inputs, /) -> Encoded:
-        """Encode images `[m c h w]`, or `images` with a `mask` `[m t]`: a masked patch's embedding is zero before the
-        position is added."""
+        """Encode images `[m c h w]`, or `images` with a `mask` `[m t]`: the embedding of a masked patch is replaced,
+        before the position is added, by zeros, or by a random vector where a `mask_seed` is given."""
         model: Any = self.model
-        images, mask = (inputs["images"], inputs["mask"]) if isinstance(inputs, dict) else (inputs, None)
-        with _masked(model.patch_embed, mask):
+        given: dict[str, Any] = inputs if isinstance(inputs, dict) else {"images": inputs}
+        images, mask = given["images"], given.get("mask")
+        with _masked(model.patch_embed, mask, given.get("mask_seed", -1)):
             tokens = model.head(model.fc_norm(model.forward_features(images)))  # [m 1+t d]
         return Encoded(tokens[:, 0], tokens[:, model.num_prefix_tokens :], mask)
 
@@ -156,7 +162,7 @@ def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:
 
 
 @contextmanager
-def _masked(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None) -> Iterator[None]:
+def _masked(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None, seed: int) -> Iterator[None]:
     if mask is None:
         yield
         return
@@ -168,10 +174,19 @@ def _masked(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None) -> Iterato
                 f"the mask has {mask.shape[1]} patches, the model {count}. Set the objective's patch_size "
                 "(as in --set ibot.patch_size=16 or mim.patch_size=16) to that of the model."
             )
-        return patches.masked_fill(mask.reshape(*patches.shape[:-1], 1), 0)
+        hidden = mask.reshape(*patches.shape[:-1], 1)
+        if seed < 0:
+            return patches.masked_fill(hidden, 0)
+        return torch.where(hidden, mask_vector(patches.shape[-1], seed, patches.device).to(patches.dtype), patches)
 
     handle = patch_embed.register_forward_hook(hook)
     try:
         yield
     finally:
         handle.remove()
+
+
+@cache
+def mask_vector(width: int, seed: int, device: torch.device) -> Float[Tensor, " d"]:
+    """What stands for masked patches: `N(0, 0.02)`, drawn and sent to a device once."""
+    return (torch.randn(width, generator=torch_generator(seed, "mask vector")) * MASK_DEVIATION).to(device)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -28,7 +29,8 @@ class MaskedCrops:
     """In this order: masked global crops, local crops, and the global ones again, unmasked, for the teacher.
 
     patch_size: of the backbone, in pixels; mask_ratio: share of the patches that are masked; random_ratio: instead, no
-    mask for half of the images and a uniform share of 0.1 to 0.5 for the others.
+    mask for half of the images and a uniform share of 0.1 to 0.5 for the others. mask_seed: of the vector that stands
+    for masked patches, from N(0, 0.02); -1 takes zeros.
     """
 
     input: ImageInput
@@ -36,6 +38,7 @@ class MaskedCrops:
     patch_size: int = 16
     mask_ratio: float = 0.3
     random_ratio: bool = False
+    mask_seed: int = -1
     stream: str = ""
 
     kind = "masked-crops"
@@ -74,12 +77,13 @@ class MaskedCrops:
         """Stack a batch."""
         return {name: torch.stack([one[name] for one in prepared]) for name in prepared[0]}
 
-    def render(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Images `[b*v c h w]` and masks `[b*v t]` of all views."""
+    def render(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+        """Images `[b*v c h w]` and masks `[b*v t]` of all views, and the seed of what stands for masked patches."""
         pixels, masks = batch["pixels"], batch["mask"]
         views = torch.cat([pixels, pixels[:, :GLOBAL_CROPS]], dim=1)
         unmasked = masks.new_zeros(len(masks), self.n_views - GLOBAL_CROPS, masks.shape[2])
-        return {"images": self.crops.render(views), "mask": torch.cat([masks, unmasked], dim=1).flatten(0, 1)}
+        mask = torch.cat([masks, unmasked], dim=1).flatten(0, 1)
+        return {"images": self.crops.render(views), "mask": mask, "mask_seed": self.mask_seed}
 
     def _ratio(self) -> float:
         """The share of an image's patches to mask, the same for its global crops."""
