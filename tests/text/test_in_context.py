@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fungi.commands import COMMANDS
-from fungi.data.base import open_split
+from fungi.data.base import DATASETS, Samples, open_split
 from fungi.errors import FungiError, RefusedJoinError
 from fungi.evaluators.in_context import examples_in_order, proxies, score_answers
 from fungi.extraction.extract_gradients import run as extract
@@ -21,6 +21,7 @@ from fungi.extraction.gradient_settings import GradientSettings
 from fungi.in_context.chat_endpoint import ChatEndpoint
 from fungi.in_context.in_context import run
 from fungi.in_context.prompts import compose
+from fungi.in_context.retrieval import Retrieval
 from fungi.in_context.settings import InContextSettings
 
 TEXTS = {"World": "peace talks in Geneva", "Sports": "late goal wins match", "Business": "shares and profits fall"}
@@ -226,6 +227,23 @@ def test_features_of_other_texts_are_refused(settings, tmp_path):
     write_data(tmp_path / "other", {"train": 6, "test": 2}, word="night")
     with pytest.raises(RefusedJoinError, match=r"was made of other texts.*Extract the features again"):
         run(replace(settings, data_dir=tmp_path / "other"))
+
+
+def test_features_of_the_published_labels_are_joined_with_the_published_labels(tmp_path, monkeypatch):
+    spec = DATASETS["ag-news"]
+
+    def relabelled(data_dir: Path, split: str) -> Samples:
+        samples = spec.open(data_dir, split)
+        return replace(samples, targets=(samples.targets + 1) % 3)
+
+    published = replace(spec, published_open=relabelled)
+    for module in ("extraction.context", "in_context.retrieval"):
+        monkeypatch.setattr(f"fungi.{module}.resolve_dataset", lambda *_: published)
+    write_data(tmp_path / "data", {"train": 6, "test": 2})
+    places = {"dataset": "ag-news", "backbone": "tiny-bert", "data_dir": tmp_path / "data", "device": "cpu"}
+    extract(GradientSettings(**places, root=tmp_path, objective=("kl",), with_embeddings=True, profile="published"))
+    found = Retrieval(InContextSettings(**places, root=(tmp_path,), k=3))
+    assert found.train.targets.tolist() == relabelled(tmp_path / "data", "train").targets.tolist()
 
 
 @pytest.mark.parametrize(

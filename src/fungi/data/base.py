@@ -7,7 +7,7 @@ served the same way: an image is an RGB `PIL.Image`, a text a `str` (or a tuple 
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -157,6 +157,10 @@ class DatasetSpec:
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that there are."""
         return tuple(self.sizes)
+
+    def as_published(self) -> "DatasetSpec":
+        """With the labels that the published code read; itself where those are no others."""
+        return self if self.published_open is None else replace(self, open=self.published_open)
 
     def open_split(self, split: str, data_dir: Path) -> Samples:
         """One split; FungiError for one that the dataset does not have, a warning for other rows than published."""

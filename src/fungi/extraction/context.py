@@ -97,8 +97,8 @@ def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, m
         raise FungiError(
             f"the images of dataset {dataset.name!r} have masks, and no class of their own. Use fungi segment for it."
         )
-    if profile.published_labels and dataset.published_open is not None:
-        dataset = replace(dataset, open=dataset.published_open)
+    if profile.published_labels:
+        dataset = dataset.as_published()
     spec = resolve_backbone(settings.backbone)
     if spec.modality != dataset.modality:
         raise FungiError(

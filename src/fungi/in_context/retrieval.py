@@ -7,6 +7,7 @@ from fungi.errors import FungiError, RefusedJoinError
 from fungi.evaluators.in_context import examples_in_order, proxies
 from fungi.in_context.prompts import Prompt, compose
 from fungi.in_context.settings import InContextSettings
+from fungi.profiles import choose_profile
 from fungi.report.result_file import Scores
 from fungi.runtime.device import choose_device
 from fungi.scoring.feature_files import SplitFiles, open_splits
@@ -66,6 +67,9 @@ class Retrieval:
 
 def _opened(dataset: DatasetSpec, split: str, settings: InContextSettings, files: SplitFiles) -> Samples:
     """The texts of a split; RefusedJoinError where they are not those that the features were made of."""
+    births = [array.birth for array in files.arrays.values() if array.birth]
+    if any(choose_profile(birth.profile).published_labels for birth in births):
+        dataset = dataset.as_published()
     samples = dataset.open_split(split, settings.data_dir)
     if not samples.class_names:
         raise FungiError(f"dataset {dataset.name!r} has no names of classes, which prompts need.")
