@@ -9,6 +9,8 @@ from fungi.errors import FungiError
 from fungi.search.exact import nearest
 from fungi.search.neighbours import in_memory, recall
 
+EXACT = "donot_use_mm_for_euclid_dist"
+
 
 def rows(count: int, seed: int, dim: int = 24) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32))
@@ -41,6 +43,26 @@ def test_equal_products_go_to_the_earlier_key_in_every_backend(backend, block):
     keys, queries = torch.from_numpy(keys).float(), torch.from_numpy(queries).float()
     found = nearest(in_blocks(keys, block), queries, 7, "inner-product", backend)
     np.testing.assert_array_equal(found.rows.sort(dim=1).values.numpy(), oracle)
+
+
+@pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-5])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+@pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
+def test_neighbours_that_float32_can_not_tell_apart_are_those_of_float64(metric, offset, spread):
+    """Keys close to each other and far from zero: what the bound on rounding is for. A few of heavy length besides."""
+    queries = rows(40, 1, dim=512)
+    keys = queries[0] * 0.5 + offset + spread * rows(1500, 0, dim=512)
+    keys[::97] *= 3
+    found = nearest(in_blocks(keys, 400), queries, 20, metric)
+    wide, others = queries.double(), keys.double()
+    scores = -(wide @ others.T) if metric == "inner-product" else torch.cdist(wide, others, compute_mode=EXACT)
+    oracle = scores.topk(20, dim=1, largest=False).values
+    size = wide.square().sum(dim=1) + others.square().sum(dim=1).max()
+    if metric == "euclidean":
+        oracle, scores = oracle.square(), scores.square()
+    worse = scores.gather(1, found.rows).sort(dim=1).values - oracle
+    # Scores that agree in 40 digits are equal, and then the earlier key counts: no other may take a place.
+    assert bool((worse.max(dim=1).values <= size * 2.0**-39).all())
 
 
 def test_there_are_no_more_neighbours_than_keys():
