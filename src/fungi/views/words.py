@@ -19,6 +19,7 @@ Prepared = list[Tokens]
 
 FEWEST, MOST = 1, 10
 """Deletions per text under the rule `count`."""
+MARKS, LEFT_BRACKETS, RIGHT_BRACKETS = frozenset(".,:;?!%"), frozenset("[({<"), frozenset("])}>")
 
 
 class _Tokenised:
@@ -142,15 +143,27 @@ def delete_count(text: str, share: float) -> str:
     kept = [word for place, word in enumerate(words) if place not in gone]
     if 0 in gone and words[0] == words[0].capitalize() and kept[0].islower():
         kept[0] = kept[0].capitalize()
-    return _spaced(kept)
+    return spaced(kept)
 
 
-def _spaced(words: list[str]) -> str:
-    """Words and marks with single spaces, but none before a closing mark or after an opening bracket."""
-    text = " ".join(words)
-    text = re.sub(r"\s+([.,:;?!%])(?=[\s'\"`.,:;?!%]|$)", r"\1", text)
-    text = re.sub(r"([\[({<])\s", r"\1", text)
-    return re.sub(r"\s([\])}>])", r"\1", text)
+def spaced(words: list[str]) -> str:
+    """Words and marks with single spaces, less those that the published code's library takes away.
+
+    In turn: the space before a mark, behind a left bracket, before a right one; each only where there are spaces on
+    both sides, and a space counts once: of two marks in a row the second one keeps its own. A last mark always loses
+    it.
+    """
+    space = [False] + [True] * (len(words) - 1) + [False]  # before each word, and behind the last
+    for kind, behind in ((MARKS, 0), (LEFT_BRACKETS, 1), (RIGHT_BRACKETS, 0)):
+        place = 0
+        while place < len(words):
+            found = words[place] in kind and space[place] and space[place + 1]
+            if found:
+                space[place + behind] = False
+            place += 2 if found else 1
+        if kind is MARKS and words[-1] in MARKS:
+            space[-2] = False
+    return "".join(" " * before + word for before, word in zip(space, words, strict=False))
 
 
 RULES = {"independent": delete_independently, "count": delete_count}
