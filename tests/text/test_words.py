@@ -11,7 +11,7 @@ from fungi.errors import FungiError
 from fungi.views.loading import prepare
 from fungi.views.tokenizers import HashedWords
 from fungi.views.tokens import groups_of_like_length, pad_together
-from fungi.views.words import delete_count, delete_independently, spaced
+from fungi.views.words import delete_count, delete_independently, spaced, without
 
 INPUT = BACKBONES["tiny-bert"].input
 
@@ -39,7 +39,7 @@ def test_the_count_rule_counts_marks_but_deletes_words_only():
 
 
 def test_the_count_rule_keeps_texts_of_marks_alone():
-    assert delete_count("? !", 0.1) == "?!"
+    assert delete_count("? !", 0.1) == "? !"
 
 
 def test_the_count_rule_capitalises_the_word_that_becomes_the_first():
@@ -182,3 +182,20 @@ def test_hashed_words_are_numbers_of_the_vocabulary_beside_the_special_ones(size
 def test_spaces_around_marks_and_brackets_are_those_of_the_published_codes_library(text: str, published: str) -> None:
     """What its version 1.1.11 makes of the pieces of these texts; 20,000 random ones were compared besides (log)."""
     assert spaced([piece for piece in re.split(r"(\W)", text) if piece.strip()]) == published
+
+
+@pytest.mark.parametrize(
+    ("gone", "published"),
+    [((0,), "Bees hum, I think"), ((0, 1), "Bees hum, I think"), ((1, 4), "The hum, think"), ((2, 5), "The bees, I")],
+)
+def test_the_second_word_takes_over_the_capital_and_stays(gone: tuple[int, ...], published: str) -> None:
+    assert without(["The", "bees", "hum", ",", "I", "think"], gone) == published
+
+
+@pytest.mark.parametrize(("first", "second"), [("USA", "bees"), ("3", "bees"), ("the", "bees"), ("iPhone", "bees")])
+def test_a_first_word_that_is_not_capitalised_leaves_the_second_as_it_is(first: str, second: str) -> None:
+    assert without([first, second, "hum"], (0,)) == f"{second} hum"
+
+
+def test_marks_beyond_ascii_are_deleted_like_words() -> None:
+    assert {delete_count("“ yes", 0.1) for _ in range(60)} == {"“", "yes"}

@@ -2,6 +2,7 @@
 
 import random
 import re
+import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
@@ -131,19 +132,32 @@ def delete_independently(text: str, probability: float) -> str:
 def delete_count(text: str, share: float) -> str:
     """`ceil(share * words)` words go, at least 1 and at most 10 (the rule of the published code's library).
 
-    Punctuation marks count as words, but stay. Texts of fewer than two words are unchanged.
+    Marks count as words; those of ASCII stay. Texts of fewer than two words, or of such marks alone, are unchanged.
     """
     words = [piece for piece in re.split(r"(\W)", text) if piece.strip()]
-    if len(words) < 2:
+    candidates = [place for place, word in enumerate(words) if word not in string.punctuation]
+    if len(words) < 2 or not candidates:
         return text
-    candidates = [place for place, word in enumerate(words) if re.search(r"\w", word)]
-    # Rounded first: 0.1 * 30 is a little more than 3 in binary.
-    count = min(max(ceil(round(share * len(words), 9)), FEWEST), MOST, len(candidates), len(words) - 1)
-    gone = set(random.sample(candidates, count))
-    kept = [word for place, word in enumerate(words) if place not in gone]
-    if 0 in gone and words[0] == words[0].capitalize() and kept[0].islower():
-        kept[0] = kept[0].capitalize()
-    return spaced(kept)
+    # Rounded first: products with a share may be a little above a whole number.
+    count = min(max(ceil(round(share * len(words), 9)), FEWEST), MOST, len(candidates))
+    return without(words, random.sample(candidates, count))
+
+
+def without(words: Sequence[str], places: Sequence[int]) -> str:
+    """The text of words and marks without those at some places.
+
+    Where the first one goes, the second one stays, and takes over its capital (as the published code's library does).
+    """
+    gone, kept = set(places), list(words)
+    if 0 in gone:
+        gone.discard(1)
+        if _is_capitalised(words[0]) and words[1].islower():
+            kept[1] = words[1].capitalize()
+    return spaced([word for place, word in enumerate(kept) if place not in gone])
+
+
+def _is_capitalised(word: str) -> bool:
+    return word[0].isupper() and not any(letter.isupper() for letter in word[1:])
 
 
 def spaced(words: list[str]) -> str:
