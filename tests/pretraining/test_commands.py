@@ -9,6 +9,7 @@ from PIL import Image
 
 from fungi.commands import COMMANDS
 from fungi.pretraining.checkpoints import save_checkpoint
+from fungi.pretraining.evaluate import EvaluateSettings
 from tests.pretraining.small import learner_of, settings
 
 
@@ -61,6 +62,15 @@ def test_the_command_scores_an_encoder_in_the_published_words(
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split() == ["cls", next(iter(scored)), "accuracy", "100.00", *printed[0].split()[4:]]
     assert printed[-1] == f"wrote {output}"
+
+
+def test_rows_to_score_are_not_those_of_train(classes, tmp_path) -> None:
+    listing = tmp_path / "few.txt"
+    listing.write_text("train/dark/0.png\ntrain/bright/3.png\n")
+    for changed, count in (({}, 32), ({"train_share": 0.25}, 8), ({"train_list": listing}, 2)):
+        train, scored = EvaluateSettings(arch="vit_micro", data_path=classes, **changed).open_rows()
+        assert (len(train), len(scored)) == (count, 12)
+        assert not set(train.ids) & set(scored.ids)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from fungi.pretraining.classifier import add_classifier, first_head_layer, layer
 from fungi.pretraining.fine_tune import client_spelling
 from fungi.pretraining.fine_tune_settings import FineTuneSettings
 from fungi.pretraining.low_shot import listed_rows, share_of_rows
+from fungi.pretraining.processes import World
 from fungi.settings import parse
 from fungi.views.image import ImageInput
 from tests.pretraining.small import learner_of, settings
@@ -170,6 +172,39 @@ def test_rates_follow_the_batch_and_the_schedule(repeats, folder, checkpoint, tm
     for groups in seen:
         for rate, scale in groups:
             assert rate == pytest.approx(max(r for r, _ in groups) * scale)
+
+
+def test_every_epoch_has_other_views_of_the_same_images(folder, checkpoint, tmp_path) -> None:
+    made = FineTuneSettings(arch="vit_micro", checkpoint=checkpoint, data_path=folder, batch_size=6, num_workers=0)
+    train, _ = made.open_rows()
+    backbone = made.load_network()
+    add_classifier(backbone.model, 2, drop_path=0.0)
+    run = fine_tuning.FineTuning(made, backbone, train, World(), torch.device("cpu"))
+    first, again, second = (list(run._batches(epoch)) for epoch in (0, 0, 1))
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one[0], other[0])
+    seen = {tuple(image.flatten()[:50].tolist()) for images, _ in first for image in images}
+    assert len(seen) == 12
+    assert not any(tuple(image.flatten()[:50].tolist()) in seen for images, _ in second for image in images)
+    assert sorted(torch.cat([targets for _, targets in second]).tolist()) == [0] * 6 + [1] * 6
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_labels_are_smoothed_once_mixed_or_not(mixed) -> None:
+    """Where all images are of one class, mixing leaves the labels as they are."""
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    mixing = {"mixup": 0.8, "cutmix": 1.0} if mixed else {"mixup": 0.0, "cutmix": 0.0}
+    asked = SimpleNamespace(
+        settings=FineTuneSettings(arch="vit_micro", smoothing=0.3, **mixing),
+        model=SimpleNamespace(num_classes=3),
+        parallel=lambda _: logits,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+    targets = torch.ones(4, dtype=torch.int64)
+    loss = fine_tuning.FineTuning._loss(asked, torch.randn(4, 3, 8, 8), targets)
+    wanted = torch.tensor([0.1, 0.8, 0.1])  # 1 - 0.3 more for the class, 0.3 / 3 for each
+    assert float(loss) == pytest.approx(float(-(wanted * logits.log_softmax(1)).sum(1).mean()), rel=1e-5)
 
 
 def test_repeated_views_of_an_image_differ_and_lie_side_by_side() -> None:

@@ -170,6 +170,7 @@ def draw(settings: DemoUdiSettings, made: "PretrainSettings") -> list[Path]:
         for (name, style), color in zip(names.items(), COLOURS, strict=False):
             axes.plot([line[f"train_{name}"] for line in lines], linestyle=style, color=color, label=name)
         axes.axhline(math.log(made.out_dim), color="0.6", linewidth=0.8)
+        axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("epoch")
         axes.set_ylabel("nats (grey: ln K, a blind student)")
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -48,9 +48,8 @@ class FineTuning:
         self.optimizer = torch.optim.AdamW(groups, lr=0.0)
         images = recipe.batch_size // recipe.repeats
         self.plan = BatchPlan(len(train), images, processes=world.size, seed=settings.seed)
-        self.steps = max(
-            1, self.plan.steps_per_epoch // recipe.repeats
-        )  # an epoch has as many views as there are images
+        # An epoch has as many views as there are images, also where each image gives several.
+        self.steps = max(1, self.plan.steps_per_epoch // recipe.repeats)
         self.dtype = choose_dtype(settings.dtype, device)
         self.workers = decoding_workers(settings.num_workers, device)
         self.history: list[dict[str, float]] = []
