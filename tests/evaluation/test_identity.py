@@ -60,6 +60,7 @@ OTHER_VALUES = {
     "split": {"split": "train"},
     "ablation": {"ablation": ("pca",)},
     "profile": {"profile": "published"},
+    "compile": {"compile": "on"},
     "search": {"search": "faiss"},
     "storage": {"storage": "float16"},
     "denominator_temperature": {"denominator_temperature": False},

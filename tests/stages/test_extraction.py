@@ -89,6 +89,7 @@ def test_files_do_not_depend_on_the_number_of_workers(whole: Path, gradients: St
     assert_same_files(tmp_path, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
 def test_files_do_not_depend_on_shards_and_their_order(
     whole: Path, gradients: Stage, tmp_path: Path, order: tuple[int, ...]
@@ -98,6 +99,7 @@ def test_files_do_not_depend_on_shards_and_their_order(
     assert_same_files(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_the_same_shard_twice_does_no_harm(whole: Path, gradients: Stage, tmp_path: Path) -> None:
     for index in (1, 1, 2):
         assert gradients(tmp_path, *ALL, "--shard", f"{index}/2") == 0
@@ -115,6 +117,7 @@ def test_a_merge_without_all_blocks_fails_and_says_which(
     assert not arrays(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_merge_assembles_what_a_killed_last_shard_left(whole: Path, gradients: Stage, tmp_path: Path) -> None:
     """All blocks are there, but the process died before the assembly."""
     import fungi.extraction.pipeline as extraction

@@ -220,6 +220,7 @@ def test_damaged_work_in_progress_is_named(
     refused(capsys, merge(["--root", str(tmp_path)]), "manifest.json is damaged", "run the stage again")
 
 
+@pytest.mark.slow
 def test_objectives_without_views_of_a_modality_are_named_before_anything_is_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -143,6 +143,7 @@ def test_the_datasets_of_the_paper_have_their_classes(name, classes):
     assert spec.modality == "text"
 
 
+@pytest.mark.slow
 def test_the_library_of_this_python_fills_all_classes_alike():
     samples = {split: open_split("pydocs", split, Path()) for split in ("train", "test")}
     assert len(samples["train"]) + len(samples["test"]) == 1300
