@@ -11,7 +11,7 @@ import pytest
 from fungi.report import write_report
 from fungi.report.cells import ResultRecord
 from fungi.report.figures import Series, dots, sorted_differences
-from fungi.report.sortable import Entry, sortable_table
+from fungi.report.sortable import Entry, sortable_table, word
 from fungi.report.summary import TOLD_ONE_BY_ONE, beside_published, findings
 from fungi.report.words import asked_in_words, feature_in_words, how_in_words
 from fungi.report.write_report import ReportSettings
@@ -133,7 +133,7 @@ def test_dots_have_no_bars_that_begin_elsewhere_than_at_zero(tmp_path: Path, mon
     (by_dots,), (by_bars,) = (figure.axes for figure in drawn)
     monkeypatch.undo()
     assert not by_dots.patches
-    assert [bar.get_x() for bar in by_bars.patches] == [0, 0]
+    assert [(bar.get_x(), bar.get_width()) for bar in by_bars.patches] == [(0, -1), (0, 3)]
     assert [text.get_text() for text in by_bars.get_yticklabels()] == ["dog", "cat"]  # the best at the top
     for figure in drawn:
         pyplot.close(figure)
@@ -155,6 +155,7 @@ def test_neighbouring_colours_differ_in_lightness_for_who_sees_no_hue() -> None:
 def test_entries_are_sorted_by_numbers_not_by_what_they_show() -> None:
     table = sortable_table(["Name", "Score"], [[Entry("a"), Entry("<b>9.5</b>", 9.5, "number")]])
     assert "<td class='number' data-value='9.5'><b>9.5</b></td>" in table
+    assert "data-value='it&#x27;s'>it&#x27;s<" in sortable_table(["Name"], [[word("it's")]])
     assert "<th class='number' scope='col'><button>Score</button></th>" in table
 
 

@@ -105,7 +105,8 @@ def test_an_error_begins_a_line_below_the_bar(open_terminal: Callable[[], Termin
         backbone: str = setting("digits-vit", "a backbone")
 
     def fail(_: Settings) -> None:
-        for number in log.progress(range(4), label="train"):
+        bar = log.progress(range(4), label="train")  # the traceback keeps it alive
+        for number in bar:
             if number == 2:
                 raise FungiError("the third is broken.")
 
