@@ -151,6 +151,7 @@ def test_script_ends_with_one_line_and_status_2_for_a_users_mistake(tmp_path):
     assert "dataset 'cars': no stanford_cars/devkit/cars_meta.mat" in done.stderr
 
 
+@pytest.mark.slow
 def test_listing_names_imports_no_heavy_library():
     code = "import sys; from fungi.data.base import DATASETS; DATASETS.names(); print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

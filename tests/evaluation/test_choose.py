@@ -109,6 +109,7 @@ def test_test_labels_take_no_part_in_the_choice(root: Path) -> None:
     assert after["hindsight"]["accuracy"] < before["hindsight"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_few_shots_try_no_more_neighbours_than_there_are_others(root: Path) -> None:
     content = chosen(root, shots=1)
     assert all(entry["chosen"]["k"] <= 3 for entry in content["results"].values())

@@ -252,6 +252,7 @@ def _recorded(result):
     return [ResultRecord(Path("x.json"), result)]
 
 
+@pytest.mark.slow
 def test_features_that_no_word_tells_apart_are_told_apart_by_their_hash(tmp_path):
     found = []
     for data in ("a", "b"):

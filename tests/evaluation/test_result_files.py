@@ -47,6 +47,7 @@ def test_a_result_holds_settings_provenance_and_all_combinations(tmp_path):
     assert scores["pca"]["applied"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path, monkeypatch):
     make_folder(tmp_path)
     complete = knn_concat.run(settings_for(tmp_path, output=tmp_path / "complete.json"))

@@ -62,6 +62,7 @@ def test_latents_are_the_head_of_each_embedding_brought_to_length_one() -> None:
         torch.testing.assert_close(latent, head.weight @ (embedding / embedding.square().sum().sqrt()) + head.bias)
 
 
+@pytest.mark.slow
 def test_losses_that_keep_samples_apart_pass() -> None:
     from tests.library.models import SMALL_CONFIGS
 

@@ -187,6 +187,7 @@ def test_the_models_own_statistics_are_used_where_timm_knows_them() -> None:
     assert wrap(configs=[KLConfig()]).image_input.statistics[0] == (0.485, 0.456, 0.406)
 
 
+@pytest.mark.slow
 def test_several_layers_stand_side_by_side() -> None:
     model, images = build("timm"), pictures(2)
     layers = ("blocks.1.attn.proj", "blocks.1.attn.qkv[v]", "blocks.0.mlp.fc2:early")

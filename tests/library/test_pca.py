@@ -22,6 +22,7 @@ def test_features_are_those_of_scikit_learns_pca_up_to_signs() -> None:
     assert np.abs(np.abs(wrapper(images).numpy()) - np.abs(expected)).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_images_can_be_given_in_place_of_features() -> None:
     first, second = wrap(configs=CONFIGS), wrap(configs=CONFIGS)
     data = dataset(9)
@@ -30,6 +31,7 @@ def test_images_can_be_given_in_place_of_features() -> None:
     assert torch.equal(first(pictures(2)), second(pictures(2)))
 
 
+@pytest.mark.slow
 def test_fitting_again_starts_from_whole_features() -> None:
     wrapper = wrap(configs=CONFIGS)
     wrapper.fit_pca(dataset(9), 3)

@@ -133,6 +133,7 @@ def test_a_run_that_is_interrupted_anywhere_ends_with_the_same_bytes(
     assert scores_of(tmp_path / "whole") == scores_of(tmp_path / "broken")
 
 
+@pytest.mark.slow
 def test_support_and_memory_are_of_the_same_subset_and_name_it(squares: Path, tmp_path: Path) -> None:
     flags = {"images": 3, "features": ("embeddings+simclr",)}
     run(plain(tmp_path, f"squares=masks:{squares}", **flags))

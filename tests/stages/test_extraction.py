@@ -70,6 +70,7 @@ def test_an_objective_alone_gives_the_file_it_gives_among_others(
         assert np.array_equal(values, arrays(whole)[name]), name
 
 
+@pytest.mark.slow
 def test_embeddings_alone_equal_those_made_beside_gradients(whole: Path, embeddings: Stage, tmp_path: Path) -> None:
     assert embeddings(tmp_path) == 0
     for name, values in arrays(tmp_path).items():
@@ -130,6 +131,7 @@ def test_a_merge_assembles_what_a_killed_last_shard_left(whole: Path, gradients:
     assert_same_files(tmp_path, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [("1/2",), ("1/2", "2/2")], ids=["unfinished", "all blocks"])
 def test_a_merge_never_replaces_a_file_that_was_made_in_another_way(
     shards: tuple[str, ...], gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -124,6 +124,7 @@ def test_a_block_written_while_another_removes_its_folder_begins_it_anew(tmp_pat
     assert files_below(tmp_path) == {FILE}
 
 
+@pytest.mark.slow
 def test_many_that_do_the_same_work_at_once_all_end_well(tmp_path):
     errors: list[BaseException] = []
 
