@@ -3,17 +3,12 @@ or stand beside a published value (DESIGN 3.4)."""
 
 import dataclasses
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 
 from fungi.ablations.ablate import AblateSettings
-from fungi.commands import COMMANDS
-from fungi.errors import FungiError
 from fungi.report.cells import ResultRecord, cells_of, distinct, read_results
 from fungi.report.tables import make_tables, to_markdown
 from fungi.scoring import knn_concat
@@ -282,77 +277,6 @@ def test_result_files_of_earlier_versions_go_on_and_load(tmp_path):
     path.write_text(json.dumps(found))
     (record,) = read_results([tmp_path])
     assert "no L2 norm of gradients" in to_markdown(make_tables(cells_of(record)))
-
-
-@pytest.mark.slow
-def test_fitted_rows_are_scored_only_where_that_is_asked_for_and_the_table_says_so(tmp_path, capsys):
-    make_folder(tmp_path)
-    flags = ["--root", str(tmp_path), "--pca-dim", "4", "--k", "1"]
-    for command, split in (("knn", "--train-split"), ("linear", "--train-split"), ("linear", "--valid-split")):
-        assert COMMANDS[command].main([*flags[: 4 if command == "linear" else 6], split, "test"]) == 2
-        error = capsys.readouterr().err
-        assert "are those of the " in error
-        assert "--score-fitted-rows" in error
-    assert COMMANDS["knn"].main([*flags, "--train-split", "test", "--score-fitted-rows"]) == 0
-    printed = capsys.readouterr().out
-    assert "warning: the scored rows are those of the train split, which was fitted on." in printed
-    (record,) = read_results([tmp_path])
-    assert record.path.parts[-3].endswith("fit-on-test-fitted-rows")
-    assert "FITTED ROWS ARE SCORED" in to_markdown(make_tables(cells_of(record)))
-    assert COMMANDS["knn"].main(flags) == 0
-    assert "fitted on" not in capsys.readouterr().out
-
-
-def test_fitted_rows_are_known_by_file_and_by_fingerprint(tmp_path):
-    layout = make_folder(tmp_path, features=("embeddings",))
-    train = layout.embeddings("digits", "digits-vit", "train")
-    link = tmp_path / "link.h5"
-    link.symlink_to(train)
-    copy = tmp_path / "copy.h5"
-    copy.write_bytes(train.read_bytes())
-    for other in (train, link, copy):
-        files = KnnSettings(
-            train_embeddings_datasets=(train,), test_embeddings_datasets=(other,), output=tmp_path / "r.json"
-        )
-        with pytest.raises(FungiError, match=r"are those of the train split, which is fitted on"):
-            knn_concat.run(files)
-
-
-def with_rows_of_test(root: Path, shared: int) -> None:
-    """Features of train rows, of test rows, and of a split `trainval` that holds `shared` of the test rows, computed in
-    other batches."""
-    make_folder(root, rows={"train": 120, "test": 60, "trainval": 90})
-    noise = np.random.default_rng(0)
-    for test in [*root.rglob("*/test.h5"), *root.rglob("*-test.h5")]:
-        with h5py.File(test) as file, h5py.File(test.with_name(test.name.replace("test", "trainval")), "r+") as more:
-            for name in set(file) - {"targets"}:
-                more[name][:shared] = file[name][:shared] * (1 + 1e-6 * noise.normal(size=file[name][:shared].shape))
-
-
-def test_fitted_rows_are_known_under_another_name_of_their_split(tmp_path, capsys):
-    """A split that holds test rows, such as the union of others, has a fingerprint and a file of its own."""
-    with_rows_of_test(tmp_path, 30)
-    flags = ["--root", str(tmp_path), "--pca-dim", "4", "--k", "1", "--train-split", "trainval"]
-    assert COMMANDS["knn"].main(flags) == 2
-    assert re.search(r"(29|30) of the 60 rows to score .* are those of the train split", capsys.readouterr().err)
-    assert COMMANDS["knn"].main([*flags, "--score-fitted-rows"]) == 0
-    assert re.search(r"warning: (29|30) of the 60 scored rows are equal to those of the train", capsys.readouterr().out)
-
-
-def test_a_few_rows_that_are_twice_are_said_and_scored(tmp_path):
-    with_rows_of_test(tmp_path, 3)
-    found = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5, train_split="trainval"))
-    assert found["warnings"] == ["3 of the 60 scored rows are equal to those of the train split, which was fitted on."]
-    assert not knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))["warnings"]
-
-
-def test_rows_that_are_all_alike_are_not_taken_for_fitted_ones(tmp_path):
-    make_folder(tmp_path, features=("embeddings",))
-    for path in tmp_path.rglob("*.h5"):
-        with h5py.File(path, "r+") as file:
-            file["embeddings"][:] = 1
-    with pytest.raises(FungiError, match="hold the same values"):
-        knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))
 
 
 def test_queries_of_the_original_harness_are_found_by_status_and_never_replace_cropped_ones(tmp_path):
