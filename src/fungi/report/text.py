@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 
-def plus_minus(value: float, deviation: float | None = None, width: int = 0) -> str:
+def plus_minus(value: float | int, deviation: float | None = None, width: int = 0) -> str:
     """`76.5 ± 0.4`, or `76.5` where there is no deviation. width: of the value, blanks before it."""
     return f"{value:{width}.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
 
