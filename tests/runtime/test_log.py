@@ -45,7 +45,7 @@ def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Term
     monkeypatch.setattr(log.logger, "handlers", [])
     for name in ("level", "propagate"):
         monkeypatch.setattr(log.logger, name, getattr(log.logger, name))
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     yield made
     log.close_bars()
 
@@ -81,12 +81,19 @@ def test_messages_go_above_the_bar_and_are_said_once(open_terminal: Callable[[],
 
 def test_a_warning_of_a_library_goes_above_the_bar_too(open_terminal: Callable[[], Terminal]) -> None:
     terminal = open_terminal()
+    assert warnings.formatwarning is log.format_warning  # pytest records warnings, so that none is printed here
     for _ in log.progress(range(1), label="train"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
-            warnings.showwarning = log.show_warning
-            warnings.warn("old function", stacklevel=1)
+        sys.stderr.write(log.format_warning("old function"))
     assert terminal.shown()[0] == "warning: old function"
+
+
+def test_who_records_warnings_gets_them_inside_a_command(open_terminal: Callable[[], Terminal]) -> None:
+    def command() -> None:
+        open_terminal()
+        warnings.warn("old function", stacklevel=1)
+
+    with pytest.warns(UserWarning, match="old function"):
+        command()
 
 
 def test_a_new_command_says_things_anew(open_terminal: Callable[[], Terminal]) -> None:

@@ -25,6 +25,8 @@ class _Bar(Protocol):
 
     def close(self) -> None: ...
 
+    def clear(self) -> object: ...
+
 
 _open_bars: list[_Bar] = []
 
@@ -56,12 +58,17 @@ def configure(verbose: bool = False) -> None:
     logger.handlers[:] = [_AboveBars()]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
-    warnings.showwarning = show_warning
+    warnings.formatwarning = format_warning
 
 
-def show_warning(message: Warning | str, *_where: Any, **_options: Any) -> None:
-    """A warning of a library in a line, as any other message."""
-    logger.warning("warning: %s", message)
+def format_warning(message: Warning | str, *_where: Any, **_options: Any) -> str:
+    """A warning of a library in a line, where an open bar was: that is drawn again below it.
+
+    Who records warnings gets them all the same, which would not be so if they were made messages of the logger.
+    """
+    for bar in _open_bars:
+        bar.clear()
+    return f"warning: {message}\n"
 
 
 def progress(
@@ -125,3 +132,6 @@ class _Lines:
 
     def close(self) -> None:
         """Nothing is left open."""
+
+    def clear(self) -> None:
+        """Nothing is in the way."""
