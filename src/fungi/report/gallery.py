@@ -126,8 +126,8 @@ def _layers(folder: Path, cells: Sequence[Cell]) -> list[Path]:
         if len(blocks) > 1:
             series = [_by_number(name, by_name[name]) for name in sorted(by_name)]
             path = _path(folder, "layers", *key)
-            *protocol, backbone, dataset = key
-            title = _titled(Protocol(*protocol), label(backbone), dataset, "single gradients")
+            task, setting, profile, details, backbone, dataset = key
+            title = _titled(Protocol(task, setting, profile, details), label(backbone), dataset, "single gradients")
             curves(path, title, series, x_axis="block")
             drawn.append(path)
     return drawn
