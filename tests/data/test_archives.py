@@ -10,7 +10,6 @@ import pytest
 from fungi.data.base import DATASETS, open_split
 from fungi.data.formats import archives
 from fungi.data.formats.archives import TorchvisionDownload, fetch, made_whole, unpack, unpack_folder
-from fungi.data.sets import aircraft
 from fungi.errors import FungiError
 from tests.data.makers.miniature import tar_folders
 
@@ -150,7 +149,7 @@ def test_aircraft_archive_is_fetched_and_its_members_checked(tmp_path, monkeypat
     source = tmp_path / "fgvc-aircraft-2013b.tar.gz"
     tar_folders(source, {"fgvc-aircraft-2013b": made.data_dir / "aircraft" / "fgvc-aircraft-2013b"})
     monkeypatch.setattr(archives.urllib.request, "urlopen", lambda url: io.BytesIO(source.read_bytes()))
-    aircraft.DATASETS["aircraft"].download(tmp_path / "fetched")
+    DATASETS["aircraft"].download(tmp_path / "fetched")
     fetched = open_split("aircraft", "train", tmp_path / "fetched")
     assert fetched.fingerprint() == made.open("train").fingerprint()
     assert [path.name for path in (tmp_path / "fetched" / "aircraft").iterdir()] == ["fgvc-aircraft-2013b"]

@@ -70,7 +70,7 @@ def test_a_matrix_of_the_original_harness_is_read(tmp_path: Path) -> None:
 
 
 def test_damaged_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingFilesError, match=r"no projection matrix at .*m\.pth.*generate_projection_matrix"):
+    with pytest.raises(MissingFilesError, match=r"no projection matrix at .*m\.pth\. Write one with fungi projection"):
         load_projection(tmp_path / "m.pth")
     (tmp_path / "m.pth").write_bytes(b"not a matrix")
     with pytest.raises(FungiError, match="can't be read as a projection matrix"):

@@ -87,7 +87,7 @@ def test_a_projection_of_the_wrong_width_names_both(tmp_path: Path, capsys: pyte
     flags = ["--projection-dim", "8", "--gradients-dim", "100", "--output-path", str(matrix)]
     assert projection(flags) == 0
     status = extract_gradients(["--root", str(tmp_path), "--projection-matrix", str(matrix), "--device", "cpu"])
-    refused(capsys, status, "9312", "100", "generate_projection_matrix.py --gradients-dim 9312")
+    refused(capsys, status, "9312", "100", "fungi projection --gradients-dim 9312")
 
 
 def test_an_unreadable_image_is_named_and_earlier_blocks_are_kept(
