@@ -147,7 +147,9 @@ def test_script_ends_with_one_line_and_status_2_for_a_users_mistake(tmp_path):
     command = [sys.executable, str(script), "--dataset", "cars", "--data-dir", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    begun, _, refusal = done.stderr.strip().partition("\n")
+    assert begun == "verify_dataset.py: dataset cars"
+    assert "\n" not in refusal
     assert "dataset 'cars': no stanford_cars/devkit/cars_meta.mat" in done.stderr
 
 

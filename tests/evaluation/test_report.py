@@ -191,14 +191,14 @@ def test_a_report_of_real_runs_holds_every_format_and_figure(tmp_path):
     knn_concat.run(KnnSettings(root=roots, pca_dim=6, k=5))
     analyse.run(AnalyseSettings(root=roots, pca_dim=6, k=5, shot_counts=(1, 2, 4, 100)))
     written = report.run(ReportSettings(results=(tmp_path,), output=tmp_path / "report"))
-    assert [path.name for path in written[:3]] == ["report.md", "report.csv", "report.tex"]
-    kinds = {path.name.split("_")[0] for path in written[3:]}
+    assert [path.name for path in written[:4]] == ["report.html", "report.md", "report.csv", "report.tex"]
+    kinds = {path.name.split("_")[0] for path in written[4:]}
     assert kinds == {"combinations", "shots", "per-class", "cka"}
-    assert all(path.read_bytes().startswith(PIXELS) for path in written[3:])
+    assert all(path.read_bytes().startswith(PIXELS) for path in written[4:])
     text = (tmp_path / "report" / "report.md").read_text()
     assert "## knn, 2-shot, profile clean, k 5, PCA 6" in text
     assert "1-shot" not in text  # four rows for five neighbours
-    assert all(f"figures/{path.name}" in text for path in written[3:])
+    assert all(f"figures/{path.name}" in text for path in written[4:])
 
 
 def test_layers_are_compared_by_block(tmp_path):

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 def test_a_job_on_two_nodes_that_runs_out_of_time_goes_on_where_it_was(cluster: Cluster, tmp_path: Path) -> None:
     images, output = image_folder(tmp_path / "images", 33), tmp_path / "run"
-    flags = words(data_path=images, output_dir=output, batch_size_per_gpu=1, epochs=30, save_minutes=0.001)
+    flags = words(data_path=images, output_dir=output, batch_size_per_gpu=1, epochs=20, save_minutes=0.001)
     place = flags.index("--dataset")
     job = cluster.sbatch(
         *("--nodes=2", "--ntasks-per-node=1", f"--output={tmp_path}/%j.out", "jobs/pretrain_udi.job"),
@@ -34,4 +34,4 @@ def test_a_job_on_two_nodes_that_runs_out_of_time_goes_on_where_it_was(cluster: 
     assert cluster.tasks(job)[0]["Restarts"] == "1"
     assert "goes on from" in said()
     lines = [json.loads(line) for line in (output / "log.txt").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(30))
+    assert [line["epoch"] for line in lines] == list(range(20))

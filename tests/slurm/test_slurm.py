@@ -110,8 +110,8 @@ def test_requeue_preemption_and_a_lost_node_do_not_show_in_the_files(cluster: Cl
     """One element, stopped three times by others: an administrator, a more urgent job, the end of its node."""
     root, reference = tmp_path / "features", tmp_path / "plain"
     (root / "logs").mkdir(parents=True)  # SLURM makes no folders for its logs
-    grid = {"FUNGI_ROOT": str(root), "FUNGI_SPLITS": "train", "FUNGI_SHARDS": "1"}
-    flags = {"FUNGI_FLAGS_EXTRACT_GRADIENTS": "--block-size 32 --batch-size 32"}
+    grid = {"FUNGI_ROOT": str(root), "FUNGI_SPLITS": "test", "FUNGI_SHARDS": "1"}
+    flags = {"FUNGI_FLAGS_EXTRACT_GRADIENTS": "--block-size 16 --batch-size 16"}
     output = f"--output={root}/logs/%A_%a.out"
     job = cluster.sbatch(output, "--array=0", "jobs/grads_dino_multi.job", **grid, **flags)
 
@@ -132,7 +132,7 @@ def test_requeue_preemption_and_a_lost_node_do_not_show_in_the_files(cluster: Cl
     assert cluster.wait(job) == ["COMPLETED"], logs_of(root)
 
     assert [path.read_text().count("blocks are there already") for path in (root / "logs").iterdir()] == [3]
-    plain = ("extract-gradients", "--objective", "dino", "--split", "train", "--root", reference, "--batch-size", 32)
+    plain = ("extract-gradients", "--objective", "dino", "--split", "test", "--root", reference, "--batch-size", 16)
     cluster.call(sys.executable, "-m", "fungi", *plain)
     assert_same_files(root, reference)
 
