@@ -116,6 +116,14 @@ def test_indexed_once_and_asked_again_without_a_model(folder, tmp_path, capsys, 
     assert set(re.findall(r"<figcaption>(\S+) ", output.read_text())) == {"more/bright-0.jpg", "more/bright-2.jpg"}
     monkeypatch.undo()
 
+    torn = folder / "torn.png"
+    torn.write_bytes(b"no picture")
+    assert COMMANDS["similar"].main([*common, "--query", str(folder / "dark-0.png")]) == 0
+    said = capsys.readouterr()
+    assert "left out: sample 'torn.png': can't read" in said.err
+    assert "6 pictures, 0 of them computed now" in said.out
+    torn.unlink()
+
     outside = paint(tmp_path / "elsewhere.png", (225, 225, 225), 9)
     assert COMMANDS["similar"].main([*common, "--query", str(outside)]) == 0
     assert "6 pictures, 1 of them computed now" in capsys.readouterr().out

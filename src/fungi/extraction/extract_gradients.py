@@ -12,10 +12,11 @@ def run(settings: GradientSettings) -> None:
     """Extract all asked objectives of all asked splits."""
     from fungi.extraction.context import resolve_context
     from fungi.extraction.cost import cost_of
-    from fungi.extraction.features import gradient_features
+    from fungi.extraction.features import gradient_features, require_options
     from fungi.extraction.pipeline import extract_split
     from fungi.runtime.log import logger
 
+    require_options(settings)
     context = resolve_context(settings)
     features = gradient_features(settings, context)
     for split in context.splits:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
+from fungi.backbones.base import BACKBONES
 from fungi.errors import FungiError
 from fungi.extraction.context import StageContext
 from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings
@@ -53,6 +54,16 @@ def gradient_features(settings: GradientSettings, context: StageContext) -> list
         for objective in bound_objectives(settings, context, engine)
     ]
     return [embedding_feature(context, shared=engine), *features] if settings.with_embeddings else features
+
+
+def require_options(settings: GradientSettings) -> None:
+    """FungiError, before anything is loaded, for options that an objective of a known backbone does not have."""
+    if settings.backbone not in BACKBONES:
+        return
+    input_spec = BACKBONES[settings.backbone].input
+    for name, options in parse_options(settings.set).items():
+        with suppress(NoViewsError):
+            bind(name, embedding_dim=1, input_spec=input_spec, seed=settings.seed, options=options)
 
 
 def _require_views(settings: GradientSettings, context: StageContext) -> None:

@@ -1,5 +1,7 @@
 """`fungi similar`: what is most like a picture in a folder, by embeddings and by FUNGI side by side."""
 
+from pathlib import Path
+
 from fungi.errors import FungiError
 from fungi.similar.settings import SimilarSettings
 
@@ -25,6 +27,8 @@ def run(settings: SimilarSettings) -> None:
     pictures, index = pictures_below(settings.images), Index.read(settings.index_folder)
     wanted = [*pictures, *(path.resolve() for path in settings.query)]
     lacking = index.lacking(wanted)
+    damaged = {path for path in lacking if not _is_readable(path)}
+    pictures, lacking = ([path for path in paths if path not in damaged] for paths in (pictures, lacking))
     if lacking:
         from fungi.similar.features import compute
 
@@ -46,3 +50,16 @@ def run(settings: SimilarSettings) -> None:
     with written_whole(settings.output) as unfinished:
         unfinished.write_text(page(answers, settings.images, settings.backbone, settings.objective))
     print(f"wrote {settings.output}: {len(pictures):,} pictures, {len(lacking):,} of them computed now")
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a picture can be read; one that can't is named, and left out."""
+    from fungi.data.formats.image_files import decode
+    from fungi.runtime.log import logger
+
+    try:
+        decode(path, path.name)
+    except FungiError as error:
+        logger.warning(f"left out: {error}")
+        return False
+    return True

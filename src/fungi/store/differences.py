@@ -36,13 +36,13 @@ def difference_in_words(there: Mapping[str, Any], here: Mapping[str, Any]) -> st
 
 
 def _change(name: str, old: Any, new: Any) -> str:
-    one, other = (_short(value) for value in differing_parts(old, new))
+    one, other = (shortened(value) for value in differing_parts(old, new))
     return f"{name.removeprefix('objective_settings.').replace('_', ' ')}: {one} -> {other}"
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text[:12] if _HASH.fullmatch(text) else text
+def shortened(value: Any) -> Any:
+    """The beginning of a hash; anything else as it is."""
+    return value[:12] if isinstance(value, str) and _HASH.fullmatch(value) else value
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fungi.errors import RefusedJoinError
-from fungi.store.differences import differing_parts
+from fungi.store.differences import differing_parts, shortened
 from fungi.store.reading import FeatureArray
 
 
@@ -161,7 +161,7 @@ def _check_equal(arrays: Iterable[FeatureArray], facts: Iterable[Fact]) -> None:
         for array, value in known[1:]:
             reference, expected = known[0]
             if value != expected:
-                one, other = differing_parts(expected, value)
+                one, other = (shortened(part) for part in differing_parts(expected, value))
                 raise RefusedJoinError(
                     f"{fact.name} differs: {one!r} in {reference}, {other!r} in {array}. {fact.way_out}"
                 )
