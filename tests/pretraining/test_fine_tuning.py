@@ -217,6 +217,12 @@ def test_repeated_views_of_an_image_differ_and_lie_side_by_side() -> None:
     assert not torch.equal(batch[0], batch[1])
 
 
+def test_the_strongest_augmentation_that_can_be_drawn_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timm.data.auto_augment.random.gauss", lambda *_: 20.0)
+    views = AugmentedViews(input=ImageInput(size=16, resize=16), repeats=150)  # one of 15 operations each, twice
+    assert views.prepare(Image.new("RGB", (20, 24))).shape == (150, 3, 16, 16)
+
+
 def test_the_head_of_a_checkpoint_is_its_first_layer(checkpoint) -> None:
     layer = first_head_layer(checkpoint)
     expected = learner_of(settings(patch_size=4)).teacher.head[0].mlp[0]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import nextafter
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from fungi.views.image import ImageInput
 
 POLICY = "rand-m9-mstd0.5-inc1"
+LARGEST_MAGNITUDE = nextafter(10.0, 0.0)
+"""At 10 itself, which a fortieth of the draws reach, timm keeps no bit of a channel, and Pillow 13 raises for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +58,10 @@ class AugmentedViews:
 @cache
 def _transform(given: ImageInput, erasing: float) -> Callable[[Image.Image], Any]:
     from timm.data import create_transform
+    from timm.data.auto_augment import RandAugment
 
     mean, deviation = given.statistics
-    return create_transform(
+    transform: Any = create_transform(
         given.size,
         is_training=True,
         auto_augment=POLICY,
@@ -67,3 +71,7 @@ def _transform(given: ImageInput, erasing: float) -> Callable[[Image.Image], Any
         re_prob=erasing,
         re_mode="pixel",
     )
+    (policy,) = (step for step in transform.transforms if isinstance(step, RandAugment))
+    for operation in policy.ops:
+        operation.magnitude_max = LARGEST_MAGNITUDE
+    return transform
