@@ -19,6 +19,10 @@ class RefusedJoinError(FungiError):
 def unknown_name(kind: str, asked: str, known: Iterable[str]) -> FungiError:
     """The error for a name that is not in an enumeration: nearest names first, then all."""
     names = sorted(known)
-    near = get_close_matches(asked, names, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-    return FungiError(f"unknown {kind} {asked!r}.{hint} Known: {', '.join(names)}.")
+    return FungiError(f"unknown {kind} {asked!r}.{did_you_mean(asked, names)} Known: {', '.join(names)}.")
+
+
+def did_you_mean(asked: str, known: Iterable[str]) -> str:
+    """The nearest names as a question, with a blank before it; empty where none is near."""
+    near = get_close_matches(asked, sorted(known), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

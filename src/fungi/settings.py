@@ -16,14 +16,13 @@ import argparse
 import dataclasses
 import json
 import sys
-import types
 import typing
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, did_you_mean
+from fungi.values import choices_of, converted, is_optional, type_hints
 
 Settings = TypeVar("Settings")
 
@@ -124,20 +123,19 @@ def build_parser(settings_type: type, *, program: str, description: str) -> argp
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    hints = typing.get_type_hints(settings_type)
+    hints = type_hints(settings_type)
     fields = dataclasses.fields(settings_type)
     topics = [topic for topic in TOPICS if len(fields) > FEW and topic in map(topic_of, fields)]
     groups = {topic: parser.add_argument_group(topic) for topic in topics}
     for field in fields:
         flags = [flag_of(field), *field.metadata.get("aliases", ())]
-        default = None if field.default is dataclasses.MISSING else field.default
         groups.get(topic_of(field), parser).add_argument(
             *flags,
             dest=field.name,
-            default=default,
+            default=argparse.SUPPRESS,
             required=field.default is dataclasses.MISSING,
-            help=_help_text(field, default),
-            **_argument_of(hints[field.name]),
+            help=_help_text(field),
+            **_shape_of(hints[field.name]),
         )
     return parser
 
@@ -146,15 +144,18 @@ def parse(
     settings_type: type[Settings], arguments: Sequence[str] | None, *, program: str, description: str
 ) -> Settings:
     """Settings from a command line; FungiError for what is wrong with it."""
-    parser = build_parser(typing.cast(type, settings_type), program=program, description=description)
+    parser = build_parser(settings_type, program=program, description=description)
     given = list(sys.argv[1:] if arguments is None else arguments)
-    for field in dataclasses.fields(settings_type):  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(settings_type)}  # type: ignore[arg-type]
+    for field in fields.values():
         if field.metadata.get("first_word") and given and not given[0].startswith("-"):
             given.insert(0, flag_of(field))
-    values = vars(parser.parse_args(given))
-    for field in dataclasses.fields(settings_type):  # type: ignore[arg-type]
-        _require_within_bounds(field, values[field.name])
-    return settings_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    values, unknown = parser.parse_known_args(given)
+    if unknown:
+        flags = [flag for field in fields.values() for flag in (flag_of(field), *field.metadata.get("aliases", ()))]
+        near = did_you_mean(unknown[0].partition("=")[0], flags)
+        raise FungiError(f"unrecognized arguments: {' '.join(unknown)}.{near} See {program} --help.")
+    return settings_type(**converted(settings_type, vars(values), text=True, called=lambda name: flag_of(fields[name])))
 
 
 def topic_of(field: "dataclasses.Field[Any]") -> str:
@@ -179,32 +180,18 @@ def as_json(settings: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
 
 
-def _require_within_bounds(field: "dataclasses.Field[Any]", value: Any) -> None:
-    """FungiError for a number beyond what its field allows, or for any of several numbers."""
-    bounds = field.metadata.get("within")
-    if bounds is None or value is None:
-        return
-    for number in value if isinstance(value, list | tuple) else (value,):
-        if not bounds[0] <= number <= bounds[1]:  # so that what is no number (nan) is refused too
-            raise FungiError(f"{flag_of(field)} has to be at least {bounds[0]} and at most {bounds[1]}, not {number}.")
-
-
-def _help_text(field: Any, default: Any) -> str:
+def _help_text(field: "dataclasses.Field[Any]") -> str:
+    default = None if field.default is dataclasses.MISSING else field.default
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     suffix = "" if default is None or default == () else f" (default: {shown})"
     return (field.metadata.get("help", "") + suffix).replace("%", "%%")
 
 
-def _argument_of(hint: Any) -> dict[str, Any]:
-    """What argparse needs to know about a type."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return _argument_of(next(part for part in inner if part is not type(None)))
-    if origin is tuple:
-        return {**_argument_of(inner[0]), "nargs": "*"}
-    if origin is Literal:
-        return {"type": type(inner[0]), "choices": list(inner)}
-    if hint is bool:
+def _shape_of(hint: Any) -> dict[str, Any]:
+    """What argparse needs to know about a type: two flags, several values, choices. It leaves values as texts."""
+    plain = typing.get_args(hint)[0] if is_optional(hint) else hint
+    if plain is bool:
         return {"action": argparse.BooleanOptionalAction}
-    assert hint in (str, int, float, Path), f"a setting can't have the type {hint}"
-    return {"type": hint}
+    choices = choices_of(plain)
+    shape = {"nargs": "*"} if typing.get_origin(plain) is tuple else {}
+    return shape | ({"metavar": "{" + ",".join(map(str, choices)) + "}"} if choices else {})

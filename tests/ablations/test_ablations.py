@@ -167,7 +167,7 @@ def test_features_are_added_one_by_one() -> None:
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--ablation", "layer"], "argument --ablation: invalid choice: 'layer'"),
+        (["--ablation", "layer"], "not 'layer'. Did you mean 'layers'"),
         (["--ablation"], "no ablation is named"),
         (["--k", "0"], "--k has to be at least 1"),
         (["--objective", "kll"], "unknown objective 'kll'. Did you mean 'kl'"),

@@ -8,7 +8,7 @@ import pytest
 import fungi
 
 SOURCES = Path(fungi.__file__).parent
-GROUND = ("errors", "options", "registry", "settings", "identity", "runtime", "axes", "profiles")
+GROUND = ("errors", "values", "registry", "settings", "identity", "runtime", "axes", "profiles")
 METHOD = (
     *("data", "views", "search", "backbones", "objectives", "gradients"),
     *("store", "combine", "evaluators", "report"),

@@ -84,7 +84,7 @@ def test_what_lies_beyond_the_bounds_is_refused_by_its_flag(kind, field):
         (
             "extract-gradients",
             ["--set", "simclr.negative_samples=1000000000000"],
-            "'negative_samples' has to be between",
+            "'negative_samples' has to be at least -1000000 and at most 1000000",
         ),
         ("knn", ["--memory-gb", "nan"], "--memory-gb has to be at least 0 and at most 16384, not nan"),
         (

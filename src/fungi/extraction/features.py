@@ -6,7 +6,7 @@ from contextlib import suppress
 from fungi.backbones.base import BACKBONES
 from fungi.errors import FungiError
 from fungi.extraction.context import StageContext
-from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings
+from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings, parse_options
 from fungi.extraction.pipeline import Feature
 from fungi.extraction.support import with_support
 from fungi.gradients import assembly, core
@@ -19,7 +19,6 @@ from fungi.gradients.projection import (
 )
 from fungi.gradients.targets import Target, find_target, split_spec, unique_names
 from fungi.objectives.binding import BoundObjective, bind
-from fungi.options import parse_options
 from fungi.profiles import choose_profile
 from fungi.runtime.device import choose_dtype
 from fungi.runtime.log import logger

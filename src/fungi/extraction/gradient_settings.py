@@ -1,5 +1,7 @@
 """Settings of the gradient stage."""
 
+import ast
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -9,7 +11,6 @@ from fungi.errors import FungiError, unknown_name
 from fungi.extraction.generate_projection_matrix import LARGEST_PROJECTION
 from fungi.extraction.stage import StageSettings
 from fungi.objectives import OBJECTIVES
-from fungi.options import parse_options
 from fungi.settings import setting
 from fungi.store.layout import EMBEDDINGS
 
@@ -42,9 +43,9 @@ class GradientSettings(StageSettings):
         super().__post_init__()
         if not self.objective:
             raise FungiError("no objective is given. Name some with --objective.")
-        for name in self.objective:
-            if name not in OBJECTIVES.names():
-                raise unknown_name("objective", name, OBJECTIVES.names())
+        for name in (*self.objective, *parse_options(self.set)):
+            if name not in OBJECTIVES:
+                raise unknown_name("objective", name, OBJECTIVES)
         if self.projection_matrix and (self.projection_dim or self.projection_kind != "binary"):
             raise FungiError(
                 "--projection-matrix brings its own size and kind: leave out --projection-dim and --projection-kind."
@@ -87,3 +88,17 @@ class GradientSettings(StageSettings):
         size = self.projection_dim or projection_dim
         width = "x".join(map(str, shape)) if self.projection_kind == "khatri-rao" else prod(shape)
         return size, self.layout.projection(f"{self.projection_kind}-{size}x{width}-seed{self.seed}")
+
+
+def parse_options(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """`("simclr.temperature=0.1", ...)` -> `{"simclr": {"temperature": 0.1}}`; values as Python literals or text."""
+    options: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        objective, dot, option = key.partition(".")
+        if not equals or not dot:
+            raise FungiError(f"--set {text!r} is not OBJECTIVE.OPTION=VALUE, as in simclr.temperature=0.1.")
+        options.setdefault(objective, {})[option] = value
+        with suppress(ValueError, SyntaxError):
+            options[objective][option] = ast.literal_eval(value)
+    return options

@@ -18,14 +18,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from fungi.backbones.base import BackboneSpec, resolve_backbone
 from fungi.commands import STAGES, grid_command
 from fungi.data.base import DATASETS, DatasetSpec, resolve_dataset
 from fungi.errors import FungiError, unknown_name
 from fungi.grid.throughput import GPU_SPEED
-from fungi.options import fitting, from_text
+from fungi.values import converted, type_hints
 
 GRID_FILE = "FUNGI_GRID"
 _FLAGS_PREFIX = "FUNGI_FLAGS_"
@@ -173,9 +173,9 @@ def _from_file(path: Path) -> dict[str, Any]:
         for name in raw:
             if name not in known:
                 raise unknown_name("key of the grid", name, known)
-        hints = get_type_hints(Grid)
+        hints = type_hints(Grid)
         single = {name for name, value in raw.items() if isinstance(value, str) and hints[name] == tuple[str, ...]}
-        values = fitting(Grid, {name: [value] if name in single else value for name, value in raw.items()})
+        values = converted(Grid, {name: [value] if name in single else value for name, value in raw.items()})
     except FungiError as error:
         raise FungiError(f"{error} In the grid file {path}.") from None
     if values.get("submitted_below"):  # a root may be moved: its grid and its code lie below it
@@ -195,7 +195,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         elif name in axes and name != variable:
             if text:
                 try:
-                    found[axes[name]] = from_text(Grid, axes[name], text)
+                    found |= converted(Grid, {axes[name]: text}, text=True)
                 except FungiError as error:
                     raise FungiError(f"{error} In the variable {variable}.") from None
         elif name not in (variable, *_OTHER_VARIABLES):

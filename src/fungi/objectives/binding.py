@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungi.backbones.encoders import Encoded
-from fungi.errors import FungiError
+from fungi.errors import FungiError, did_you_mean
 from fungi.objectives import OBJECTIVES
 from fungi.objectives.base import Objective, Support, support_on
-from fungi.options import fitting
+from fungi.values import converted
 from fungi.views.base import Drawn, InputSpec, ModalityDefaults, ViewGenerator
-from fungi.views.kinds import NoViewsError
+from fungi.views.kinds import NoViewsError, UnknownOptionError
 
 
 @dataclass(frozen=True)
@@ -76,25 +76,25 @@ def bind(
     fields = {one.name for one in dataclasses.fields(kind)}
     given = {**_defaults(input_spec, name), **(options or {})}
     given = {setting: given[option] for setting, option in kind.follows.items() if option in given} | given
-    objective = _objective(kind, {key: value for key, value in given.items() if key in fields})
-    view_options = {**objective.view_defaults, **{key: value for key, value in given.items() if key not in fields}}
+    own = {key: value for key, value in given.items() if key in fields}
     try:
+        objective = kind(**converted(kind, own))
+        view_options = {**objective.view_defaults, **{key: value for key, value in given.items() if key not in own}}
         views = input_spec.views(objective.view_kind, **view_options)
     except NoViewsError:
         raise NoViewsError(f"objective {name} has no views for {input_spec.modality}.") from None
+    except UnknownOptionError as error:
+        known = sorted(fields.union(error.known))
+        raise FungiError(
+            f"objective {name} has no option {error.option!r}.{did_you_mean(error.option, known)} It has: "
+            f"{', '.join(known)}."
+        ) from None
     except FungiError as error:
-        raise FungiError(f"objective {name}: {error} Its own settings are: {', '.join(sorted(fields))}.") from None
+        raise FungiError(f"objective {name}: {error}") from None
     if isinstance(views, Drawn):
         drawn: Any = views
         views = replace(drawn, stream=name)
     return BoundObjective(objective=objective, views=views, heads=objective.heads(embedding_dim, seed))
-
-
-def _objective(kind: type[Objective], options: dict[str, Any]) -> Objective:
-    try:
-        return kind(**fitting(kind, options))
-    except FungiError as error:
-        raise FungiError(f"objective {kind.name}: {error}") from None
 
 
 def _defaults(input_spec: InputSpec, objective: str) -> dict[str, Any]:
