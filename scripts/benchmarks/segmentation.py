@@ -29,7 +29,7 @@ from fungi.gradients.projection import draw_projection, product_dtype
 from fungi.gradients.targets import find_target
 from fungi.runtime.device import autocast, choose_device, choose_dtype, synchronize
 from fungi.runtime.memory import keep_freed_memory
-from fungi.search.stored import ExactSearch, FaissSearch, TreeSettings
+from fungi.search.stored import BankSearch
 from fungi.segmentation.dense import DenseExtractor, Support, at_input_size, grid_of
 from fungi.segmentation.scoring import Predictor
 from fungi.store.banks import Bank, BankManifest, PatchRows
@@ -93,7 +93,7 @@ def _measure_search(options: argparse.Namespace, device: torch.device, folder: P
     bank = Bank.create(folder, BankManifest(width, 1, "float32", (len(rows),), {}))
     bank.write(0, rows, np.zeros((len(rows), 1), dtype=np.int64))
     queries = torch.from_numpy(_random(1024, width)).to(device)
-    exact, flat = ExactSearch(bank, device), FaissSearch(bank, TreeSettings(leaves=len(rows)))
+    exact, flat = BankSearch(bank, device), BankSearch(bank, device, "faiss")
     same = bool((exact(queries, 30)[1] == flat(queries, 30)[1]).float().mean() > 0.9999)
     jobs: dict[str, Callable[[], Any]] = {"exact": lambda: exact(queries, 30), "faiss": lambda: flat(queries, 30)}
     seconds = _rounds(jobs, options.rounds, device)
@@ -116,7 +116,7 @@ def _measure_evaluation(options: argparse.Namespace, device: torch.device, folde
     features = normalize(torch.from_numpy(rows)[near] + noise, dim=2).to(device)
     truth = torch.randint(CLASSES, (options.scored, grid, grid), generator=draw).byte()
     truth = truth.repeat_interleave(PATCH, dim=1).repeat_interleave(PATCH, dim=2)
-    predictor = Predictor(bank, ExactSearch(bank, device), 30, 0.02, size, PATCH**2)
+    predictor = Predictor(bank, BankSearch(bank, device), 30, 0.02, size, PATCH**2)
     held, labels = torch.from_numpy(rows).to(device), (counts / PATCH**2).to(device)
     found: dict[str, list[float]] = {}
 
@@ -157,7 +157,7 @@ def _open_order(
 
 def _support(width: int, rows: int, device: torch.device) -> Support:
     held = PatchRows(_random(rows, width))
-    return Support(held, ExactSearch(held, device))
+    return Support(held, BankSearch(held, device))
 
 
 def _random(rows: int, width: int) -> np.ndarray:

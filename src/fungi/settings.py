@@ -144,7 +144,7 @@ def parse(
     settings_type: type[Settings], arguments: Sequence[str] | None, *, program: str, description: str
 ) -> Settings:
     """Settings from a command line; FungiError for what is wrong with it."""
-    parser = build_parser(settings_type, program=program, description=description)
+    parser = build_parser(typing.cast(type, settings_type), program=program, description=description)
     given = list(sys.argv[1:] if arguments is None else arguments)
     fields = {field.name: field for field in dataclasses.fields(settings_type)}  # type: ignore[arg-type]
     for field in fields.values():

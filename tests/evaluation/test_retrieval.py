@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError, RefusedJoinError
@@ -13,10 +14,11 @@ from fungi.evaluators.retrieval import (
     evaluate_protocol,
     positions_of,
     precision_at,
-    ranking_of,
 )
 from fungi.scoring import retrieval_eval
 from fungi.scoring.retrieval_eval import RetrievalSettings
+from fungi.search.exact import all_ranked
+from fungi.search.neighbours import in_memory
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation.feature_folder import write_array
 from tests.evaluation.golden import RETRIEVAL
@@ -25,9 +27,13 @@ REFERENCE = json.loads((RETRIEVAL / "landmarks.json").read_text())
 ARRAYS = np.load(RETRIEVAL / "landmarks.npz")
 
 
+def ranking_of(database: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    return all_ranked(in_memory(torch.from_numpy(database)), torch.from_numpy(queries))
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_scores_are_those_of_the_benchmarks_code(protocol):
-    ranking = ranking_of(ARRAYS["queries"].astype(np.float64) @ ARRAYS["database"].T)
+    ranking = ranking_of(ARRAYS["database"], ARRAYS["queries"])
     found, expected = evaluate_protocol(ranking, REFERENCE["ground_truth"], protocol), REFERENCE["expected"][protocol]
     assert found.mean_average_precision == pytest.approx(expected["mAP"], abs=1e-6)
     assert found.precision_at == pytest.approx({int(k): v for k, v in expected["mP@k"].items()}, abs=1e-6)
@@ -51,7 +57,8 @@ def test_precision_cut_off_reaches_no_further_than_the_last_positive():
 
 
 def test_equal_scores_rank_in_row_order():
-    np.testing.assert_array_equal(ranking_of(np.array([[0.5, 0.9, 0.5, 0.9]])), [[1, 3, 0, 2]])
+    database = np.array([[0.5], [0.9], [0.5], [0.9]])
+    np.testing.assert_array_equal(ranking_of(database, np.array([[1.0]])), [[1, 3, 0, 2]])
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ def test_pca_is_fitted_on_the_database_and_said_so(folder):
     mean = ARRAYS["database"].mean(axis=0)
     _, _, directions = np.linalg.svd(ARRAYS["database"] - mean, full_matrices=False)
     database, queries = ((ARRAYS[name] - mean) @ directions[:8].T for name in ("database", "queries"))
-    oracle = evaluate_protocol(ranking_of(queries @ database.T), REFERENCE["ground_truth"], "medium")
+    oracle = evaluate_protocol(ranking_of(database, queries), REFERENCE["ground_truth"], "medium")
     assert found["mAP-M"] == pytest.approx(oracle.mean_average_precision, abs=1e-6)
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fungi.data.base import MaskRules
-from fungi.search.stored import DATA_EFFICIENT_TREE, TreeSettings
+from fungi.search.libraries import TreeSettings
+from fungi.search.stored import DATA_EFFICIENT_TREE
 from fungi.segmentation import evaluation
 from fungi.segmentation.passes import Reader, image_blocks
 from fungi.segmentation.scoring import Predictor, confusion_matrix
@@ -58,15 +59,14 @@ def test_negatives_are_searched_with_the_tree_of_the_full_setting_whatever_the_s
     squares: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trees = []
-    make = evaluation.make_search
+    make = evaluation.BankSearch
 
     def recorded(*arguments, tree: TreeSettings, **options):
         trees.append(tree)
         return make(*arguments, tree=tree, **options)
 
-    monkeypatch.setattr(evaluation, "make_search", recorded)
-    prepared = evaluation.prepare(plain(tmp_path, squares, images=3))
-    prepared.search(prepared.support().bank, 2)
+    monkeypatch.setattr(evaluation, "BankSearch", recorded)
+    evaluation.prepare(plain(tmp_path, squares, images=3)).predictor("simclr")
     assert trees == [TreeSettings(), DATA_EFFICIENT_TREE]
 
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.terms import EachPosition
-from fungi.search.stored import ExactSearch
+from fungi.search.stored import BankSearch
 from fungi.segmentation.dense import DenseExtractor, DenseLoss, Support, at_input_size
 from fungi.store.banks import PatchRows
 from tests.segmentation.tiny import CPU, SIZE, WIDTH, extractor, images, random_support, tiny_vit
@@ -170,7 +170,7 @@ def test_half_of_the_candidates_are_kept_and_never_none() -> None:
 def test_only_tokens_with_a_negative_are_searched_for() -> None:
     dense, searched = extractor(tiny_vit()), []
     held = PatchRows(normalize(torch.randn(50, WIDTH), dim=1).numpy())
-    exact = ExactSearch(held, CPU)
+    exact = BankSearch(held, CPU)
 
     def counting(queries: Tensor, k: int):
         searched.append(len(queries))

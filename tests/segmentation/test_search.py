@@ -10,9 +10,10 @@ import torch
 from torch.nn.functional import normalize
 
 from fungi.errors import FungiError
-from fungi.search import stored as searching
+from fungi.search import backends
+from fungi.search.libraries import TreeSettings
 from fungi.search.neighbours import recall
-from fungi.search.stored import ExactSearch, FaissSearch, ScannSearch, TreeSettings
+from fungi.search.stored import BankSearch
 from fungi.store.banks import Bank
 from tests.segmentation.tiny import CPU, filled_bank
 
@@ -25,9 +26,9 @@ def vectors(rows: int, width: int = 8, seed: int = 0) -> torch.Tensor:
 def test_exact_search_is_brute_force_whatever_the_tile(
     rows: int, tile_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searching, "_QUERIES_AT_ONCE", 7)
+    monkeypatch.setattr(backends, "QUERIES_AT_ONCE", 7)
     keys, queries = vectors(rows), vectors(20, seed=1)
-    scores, found = ExactSearch(filled_bank(tmp_path, keys.numpy()), CPU, tile_bytes)(queries, 9)
+    scores, found = BankSearch(filled_bank(tmp_path, keys.numpy()), CPU, tile_bytes=tile_bytes)(queries, 9)
     products = queries.double() @ keys.double().T
     expected = products.topk(9, dim=1)
     assert torch.equal(found, expected.indices)
@@ -36,7 +37,7 @@ def test_exact_search_is_brute_force_whatever_the_tile(
 
 def test_a_float16_bank_is_searched_as_it_is_stored(tmp_path: Path) -> None:
     keys, queries = vectors(400), vectors(5, seed=1)
-    _, found = ExactSearch(filled_bank(tmp_path, keys.numpy(), dtype="float16"), CPU)(queries, 3)
+    _, found = BankSearch(filled_bank(tmp_path, keys.numpy(), dtype="float16"), CPU)(queries, 3)
     assert torch.equal(found, (queries @ keys.half().float().T).topk(3, dim=1).indices)
 
 
@@ -44,9 +45,9 @@ def test_a_float16_bank_is_searched_as_it_is_stored(tmp_path: Path) -> None:
 def test_faiss_and_scann_find_nearly_all(rows: int, tmp_path: Path) -> None:
     """Few leaves are searched of few that there are, so that a wrong tree or metric would show."""
     bank, queries = filled_bank(tmp_path, vectors(rows).numpy()), vectors(40, seed=1)
-    truth = ExactSearch(bank, CPU)(queries, 5)
+    truth = BankSearch(bank, CPU)(queries, 5)
     tree = TreeSettings(leaves=16, searched=12, reordered=120)
-    for search in (FaissSearch(bank, tree), ScannSearch(bank, tree, 5)):
+    for search in (BankSearch(bank, CPU, name, k=5, tree=tree) for name in ("faiss", "scann")):
         scores, found = search(queries, 5)
         assert recall(found, truth[1]) > 0.9
         agreeing = found[:, 0] == truth[1][:, 0]
@@ -55,9 +56,9 @@ def test_faiss_and_scann_find_nearly_all(rows: int, tmp_path: Path) -> None:
 
 def test_fewer_patches_than_neighbours_are_named(tmp_path: Path) -> None:
     bank = filled_bank(tmp_path, vectors(3).numpy())
-    for search in (ExactSearch(bank, CPU), FaissSearch(bank, TreeSettings()), ScannSearch(bank, TreeSettings(), 2)):
+    for backend in ("torch", "faiss", "scann"):
         with pytest.raises(FungiError, match="4 neighbours were asked for, but the bank has 3 patches"):
-            search(vectors(1), 4)
+            BankSearch(bank, CPU, backend, k=2, tree=TreeSettings())(vectors(1), 4)
 
 
 MEASURE = """
@@ -65,7 +66,7 @@ import re, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from fungi.search.stored import ExactSearch
+from fungi.search.stored import BankSearch
 from fungi.store.banks import Bank, read_manifest
 
 def peak():  # of this process alone: getrusage starts from the parent's
@@ -74,9 +75,9 @@ def peak():  # of this process alone: getrusage starts from the parent's
 folder, limit = Path(sys.argv[1]), int(sys.argv[2])
 bank = Bank(folder, read_manifest(folder))
 queries = torch.randn(64, bank.dim)
-ExactSearch(bank, torch.device("cpu"), 1 << 16)(queries, 5)  # whatever libraries take once
+BankSearch(bank, torch.device("cpu"), tile_bytes=1 << 16)(queries, 5)  # whatever libraries take once
 before = peak()
-scores, rows = ExactSearch(bank, torch.device("cpu"), limit)(queries, 5)
+scores, rows = BankSearch(bank, torch.device("cpu"), tile_bytes=limit)(queries, 5)
 bank.labels_of(rows.numpy())
 print(peak() - before, bank.rows * bank.dim * 4)
 """

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import draw_projection
 from fungi.gradients.targets import find_target
-from fungi.search.stored import ExactSearch
+from fungi.search.stored import BankSearch
 from fungi.segmentation.dense import DenseExtractor, DenseLoss, Support
 from fungi.store.banks import Bank, BankManifest
 from fungi.views.image import HALF
@@ -50,7 +50,7 @@ def filled_bank(folder: Path, features: np.ndarray, labels: np.ndarray | None = 
 def random_support(folder: Path, rows: int = 50, *, seed: int = 3) -> Support:
     features = normalize(torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(seed)), dim=1)
     bank = filled_bank(folder, features.numpy())
-    return Support(bank, ExactSearch(bank, CPU))
+    return Support(bank, BankSearch(bank, CPU))
 
 
 def images(count: int, *, seed: int = 1) -> torch.Tensor:

@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fungi.search.exact import most_similar
+
 
 def neighbourhood(rows: int, columns: int, radius: int) -> Bool[Tensor, "n n"]:
     """Which patches lie within `radius` of each other, along both axes."""
@@ -27,8 +29,7 @@ def propagated(
     """Shares of labels for each patch of a frame: the mean over its most similar patches of the context, weighted by
     exp(cosine / T); patches farther away than the neighbourhood are left out.
     """
-    similarity = normalize(frame, dim=-1) @ normalize(context, dim=-1).flatten(0, 1).T  # [n c*n]
-    similarity = similarity.masked_fill(~near.repeat(1, len(context)), -torch.inf)
-    best, places = similarity.topk(min(neighbours, similarity.shape[1]), dim=1)
+    keys = normalize(context, dim=-1).flatten(0, 1)  # [c*n d]
+    best, places = most_similar(normalize(frame, dim=-1), keys, neighbours, ~near.repeat(1, len(context)))
     weights = (best / temperature).softmax(dim=1)
     return torch.einsum("nm,nmk->nk", weights, labels.flatten(0, 1)[places])

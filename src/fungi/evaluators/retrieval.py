@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int64, Integer
+from jaxtyping import Int64, Integer
 
 from fungi.errors import FungiError
 
@@ -42,11 +42,6 @@ class ProtocolScores:
     def mean_average_precision(self) -> float:
         """mAP over the queries that have positives."""
         return float(np.mean([value for value in self.average_precision if value is not None]))
-
-
-def ranking_of(scores: Float[np.ndarray, "q n"]) -> Int64[np.ndarray, "q n"]:
-    """Database rows by falling score, for each query; equal scores in the order of the rows."""
-    return np.argsort(-scores, axis=1, kind="stable")
 
 
 def evaluate_protocol(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fungi.errors import FungiError
+from fungi.search.exact import most_similar
 
 TILE = 1024
 
@@ -35,7 +36,7 @@ def weighted_knn(
     classes = int(torch.cat([train_targets, query_targets]).max()) + 1
     bank, right = normalize(train, dim=1), {k: [0, 0] for k in neighbours}
     for rows, targets in zip(queries.split(TILE), query_targets.split(TILE), strict=True):
-        similarity, nearest = (normalize(rows, dim=1) @ bank.T).topk(largest, dim=1)
+        similarity, nearest = most_similar(normalize(rows, dim=1), bank, largest)
         labels, weights = train_targets[nearest], (similarity / temperature).exp()
         for k in neighbours:
             votes = weights.new_zeros(len(rows), classes).scatter_add_(1, labels[:, :k], weights[:, :k])

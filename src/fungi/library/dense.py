@@ -13,7 +13,7 @@ from torch import Tensor
 from fungi.data.base import Samples
 from fungi.gradients.engine import GradientEngine
 from fungi.runtime.log import progress
-from fungi.search.stored import ExactSearch
+from fungi.search.stored import BankSearch
 from fungi.segmentation.dense import DenseExtractor, Support
 from fungi.store.banks import PatchRows, open_bank
 from fungi.views.image import ImageInput
@@ -55,13 +55,13 @@ def support_from_images(extractor: DenseExtractor, train: Samples, batch_size: i
         pixels = _collated(extractor.views, images)["image"].to(extractor.engine.device)
         parts.append(extractor.features("embeddings", pixels, []).flatten(0, 1).cpu().numpy())
     rows = PatchRows(np.concatenate(parts))
-    return Support(rows, ExactSearch(rows, extractor.engine.device))
+    return Support(rows, BankSearch(rows, extractor.engine.device))
 
 
 def support_from_bank(extractor: DenseExtractor, folder: Path) -> Support:
     """A bank of embeddings that `fungi segment` made; FungiError for one of another size."""
     bank = open_bank(folder)
-    return Support(bank, ExactSearch(bank, extractor.engine.device))
+    return Support(bank, BankSearch(bank, extractor.engine.device))
 
 
 def _collated(views: SceneView, images: Sequence[Image.Image]) -> dict[str, Any]:

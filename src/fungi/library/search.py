@@ -10,7 +10,7 @@ from torch import Tensor
 from fungi.combine.source import l2_normalized
 from fungi.errors import FungiError, unknown_name
 from fungi.library.arguments import checked_features, whole_number
-from fungi.search import flat
+from fungi.search import libraries
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -25,7 +25,7 @@ def faiss_index(features: Any, metric: Metric = "cosine") -> Any:
         raise unknown_name("metric", metric, get_args(Metric))
     checked_features(features)
     keys = torch.from_numpy(queries_for(features, metric))
-    return flat.faiss_index(keys, "inner-product" if metric == "cosine" else "euclidean")
+    return libraries.faiss_index(keys, "inner-product" if metric == "cosine" else "euclidean")
 
 
 def queries_for(features: Float[Tensor, "q f"], metric: Metric = "cosine") -> Float[np.ndarray, "q f"]:

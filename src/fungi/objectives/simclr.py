@@ -13,6 +13,7 @@ from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.objectives.base import Embed, Objective, Support, register
 from fungi.runtime.seeds import derive, numpy_generator
+from fungi.search.exact import most_similar
 from fungi.views.base import Drawn, ViewGenerator
 
 NEGATIVE_VIEWS = 2
@@ -70,10 +71,8 @@ def mix_negatives(
     shares: of the view in each mixture, below one half; the negative has the rest. own: negatives to leave out.
     """
     queries, others = normalize(positives.detach(), dim=-1), normalize(negatives, dim=-1)
-    similarities = queries @ others.T  # [b v m]
-    if own is not None:
-        similarities = similarities.masked_fill(own.unsqueeze(1), -torch.inf)
-    nearest = similarities.topk(shares.shape[1], dim=-1).indices  # [b v k]
+    left_out = None if own is None else own.unsqueeze(1)
+    _, nearest = most_similar(queries, others, shares.shape[1], left_out)  # [b v k]
     share = shares.unsqueeze(-1)
     return normalize(share * queries.unsqueeze(2) + (1 - share) * others[nearest], dim=-1)
 

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
 
 from fungi.data.base import resolve_dataset
 from fungi.errors import FungiError, RefusedJoinError
-from fungi.evaluators.retrieval import LETTERS, PROTOCOLS, Relevance, evaluate_protocol, ranking_of
+from fungi.evaluators.retrieval import LETTERS, PROTOCOLS, Relevance, evaluate_protocol
 from fungi.report.result_file import Scores
 from fungi.scoring.evaluation_loop import Combined, Task
 from fungi.scoring.feature_files import SplitFiles
 from fungi.scoring.feature_settings import FeatureSettings
+from fungi.search.exact import all_ranked
 
 CROPPED = "test-cropped"
 KINDS = {"easy", "hard", "junk"}
@@ -36,7 +36,10 @@ class RetrievalScorer:
 
     def score(self, features: Combined) -> Scores:
         """mAP and mean precision under the three protocols, with the average precision of each query."""
-        ranking = ranking_of(self._similarities(features))
+        database, queries = self.sources
+        blocks = features.blocks(database)
+        keys = ((place, self._scaled(block)) for place, block in blocks())
+        ranking = all_ranked(lambda: keys, self._scaled(features.rows(queries)))
         scores: Scores = {}
         per_query = {}
         for protocol in PROTOCOLS:
@@ -51,14 +54,6 @@ class RetrievalScorer:
     def warnings(self) -> list[str]:
         """Retrieval asks the ground truth, not the labels."""
         return []
-
-    def _similarities(self, features: Combined) -> Float[np.ndarray, "q n"]:
-        database, of_queries = self.sources
-        queries = self._scaled(features.rows(of_queries)).double()
-        similarities = np.empty((len(queries), len(database)))
-        for place, block in features.blocks(database)():
-            similarities[:, place] = (queries @ self._scaled(block).double().T).cpu().numpy()  # [q r] [r b] -> [q b]
-        return similarities
 
     def _scaled(self, rows: Float[torch.Tensor, "b r"]) -> Float[torch.Tensor, "b r"]:
         return torch.nn.functional.normalize(rows, dim=1) if self._cosine else rows

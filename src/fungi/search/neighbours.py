@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -37,6 +38,14 @@ class StoredKeys(Protocol):
 def in_memory(keys: Float[Tensor, "n d"]) -> Keys:
     """Keys that are one tensor."""
     return lambda: [(slice(0, keys.shape[0]), keys)]
+
+
+def in_windows(stored: StoredKeys, size: int, device: torch.device) -> Keys:
+    """Stored keys, `size` at a time, in float32 on a device."""
+    return lambda: (
+        (slice(start, start + len(window)), torch.from_numpy(window).to(device).float())
+        for start, window in stored.windows(size)
+    )
 
 
 def recall(found: Int64[Tensor, "q k"], truth: Int64[Tensor, "q k"]) -> float:

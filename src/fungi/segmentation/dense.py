@@ -22,7 +22,7 @@ from fungi.gradients.projection import Projector
 from fungi.gradients.targets import Target
 from fungi.gradients.terms import EachPosition
 from fungi.objectives.base import random_linear
-from fungi.search.stored import Search
+from fungi.search.backends import Search
 from fungi.segmentation.contrast import contrast
 from fungi.store.banks import Patches
 from fungi.views.scenes import SceneView

@@ -19,15 +19,10 @@ from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import ProjectionMatrix, product_dtype
 from fungi.gradients.targets import Target
 from fungi.report.result_file import Scores
+from fungi.search import Backend
+from fungi.search.libraries import TreeSettings
 from fungi.search.neighbours import recall
-from fungi.search.stored import (
-    DATA_EFFICIENT_TREE,
-    ExactSearch,
-    Search,
-    TreeSettings,
-    make_search,
-    require_rows,
-)
+from fungi.search.stored import DATA_EFFICIENT_TREE, BankSearch, require_rows
 from fungi.segmentation.dense import DenseExtractor, DenseLoss, Feature, Support, at_input_size, grid_of
 from fungi.segmentation.memory_bank import PatchFeatures, bank_ends, fill_bank, patches_per_image
 from fungi.segmentation.passes import ImageBlock, Reader, image_blocks, subset_rows
@@ -113,22 +108,18 @@ class Segmentation:
             print(f"wrote {folder}: {bank.rows} patches of {views} views")
         return bank
 
-    def search(self, bank: Bank, k: int) -> Search:
-        """The back-end over a bank for k neighbours."""
-        settings, device = self.settings, self.context.device
-        tree = TreeSettings() if settings.images is None else DATA_EFFICIENT_TREE
-        return make_search(settings.search, bank, k, device, tree=tree, tile_bytes=settings.tile_bytes)
+    def search(self, bank: Bank, k: int, tree: TreeSettings, *, exact: bool = False) -> BankSearch:
+        """The back-end over a bank for k neighbours, or the exact one."""
+        settings = self.settings
+        backend: Backend = "torch" if exact or settings.search == "exact" else settings.search
+        return BankSearch(bank, self.context.device, backend, k=k, tree=tree, tile_bytes=settings.tile_bytes)
 
     def support(self) -> Support:
         """Where the negatives of the loss are looked up: the bank of embeddings of the very same images."""
-        bank = self.bank("embeddings", None)
-        require_rows(bank.rows, self.extractor.loss.retrieved)
+        bank, k = self.bank("embeddings", None), self.extractor.loss.retrieved
+        require_rows(bank.rows, k)
         # The support index has the tree of the full setting whatever the setting (spec dense 4.1).
-        tile_bytes, device = self.settings.tile_bytes, self.context.device
-        k = self.extractor.loss.retrieved
-        return Support(
-            bank, make_search(self.settings.search, bank, k, device, tree=TreeSettings(), tile_bytes=tile_bytes)
-        )
+        return Support(bank, self.search(bank, k, TreeSettings()))
 
     def predictor(self, feature: Feature) -> tuple[PatchFeatures, Predictor]:
         """How a feature is computed, and how classes follow from it; banks are filled on the way."""
@@ -138,7 +129,8 @@ class Segmentation:
         require_rows(bank.rows, numbers.neighbours)
         cell = (self.size * self.size) // self.patches
         excluded = () if self.settings.predict_unscored else self.rules.unscored
-        search = self.search(bank, numbers.neighbours)
+        tree = TreeSettings() if self.settings.images is None else DATA_EFFICIENT_TREE
+        search = self.search(bank, numbers.neighbours, tree)
         predictor = Predictor(bank, search, numbers.neighbours, numbers.temperature, self.size, cell, excluded)
         return self.features(feature, support), predictor
 
@@ -162,7 +154,8 @@ class Segmentation:
         few = ImageBlock(0, range(min(RECALL_IMAGES, len(self.test))), self.extractor.views)
         (_, loaded), *_ = reader.read([few])
         queries = torch.cat([features(batch).flatten(0, 1) for batch in loaded])
-        k, exact = predictor.neighbours, ExactSearch(predictor.bank, self.context.device, self.settings.tile_bytes)
+        k = predictor.neighbours
+        exact = self.search(predictor.bank, k, TreeSettings(), exact=True)
         return recall(predictor.search(queries, k)[1], exact(queries, k)[1])
 
     def _birth(self, feature: str, support: Support | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fungi.evaluators.segmentation import attention_vote, confusion, upsampled_c
 from fungi.runtime.files import written_whole
 from fungi.runtime.log import progress
 from fungi.runtime.owner import sweep
-from fungi.search.stored import Search
+from fungi.search.backends import Search
 from fungi.segmentation.memory_bank import PatchFeatures
 from fungi.segmentation.passes import ImageBlock, Reader
 from fungi.store.banks import Bank

@@ -1,0 +1,102 @@
+"""The one table of searches: keys made ready once, then queries -> what ranks the nearest of them, and their rows.
+
+The ranking of a key b for a query a is the product a.b, falling, or |b|^2 - 2 a.b, rising: the squared distance but for
+|a|^2, which all keys of a query have in common, and which would cost digits.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fungi.search import Backend, Metric
+from fungi.search.libraries import Answer, TreeSettings, faiss_search, scann_search, sklearn_search
+from fungi.search.neighbours import Keys
+
+QUERIES_AT_ONCE = 1024
+GROUP = 32
+"""Columns whose best entry stands for them."""
+
+Ranked = tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]
+"""Rankings and rows, best first."""
+Search = Callable[[Float[Tensor, "q d"], int], Ranked]
+"""Queries and k -> the k best keys of each query, or all where there are fewer."""
+
+
+def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None = None) -> Search:
+    """Every key against every query, tile by tile in float32, on the device of both."""
+    largest = metric == "inner-product"
+
+    def search(queries: Float[Tensor, "q d"], k: int) -> Ranked:
+        best: Ranked | None = None
+        for place, block in keys():
+            squares = None if largest else block.square().sum(dim=1)
+            tiles = [_best(_ranking(tile, block, squares), k, largest) for tile in queries.split(QUERIES_AT_ONCE)]
+            values, rows = (torch.cat(column) for column in zip(*tiles, strict=True))
+            rows = rows + place.start
+            if best is not None:
+                values, rows = (torch.cat(pair, dim=1) for pair in zip(best, (values, rows), strict=True))
+                values, order = values.topk(min(k, values.shape[1]), dim=1, largest=largest)
+                rows = rows.gather(1, order)
+            best = values, rows
+        assert best is not None, "a search needs keys"
+        return best
+
+    return search
+
+
+def squared_lengths(rows: Float[Tensor, "q d"]) -> Float[Tensor, "q 1"]:
+    """|a|^2 of each row, in float64."""
+    return rows.double().square().sum(dim=1, keepdim=True)
+
+
+def _ranking(
+    queries: Float[Tensor, "q d"], keys: Float[Tensor, "b d"], squares: Float[Tensor, " b"] | None
+) -> Float[Tensor, "q b"]:
+    if squares is None:
+        return queries @ keys.T  # [q d] [d b] -> [q b]
+    return torch.addmm(squares, queries, keys.T, alpha=-2)
+
+
+def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
+    """The k best of each row, exactly: they lie in the k groups of columns with the best first entries."""
+    count, width = ranking.shape
+    whole = width // GROUP * GROUP
+    if whole < 4 * k * GROUP:
+        found = ranking.topk(min(k, width), dim=1, largest=largest)
+        return found.values, found.indices
+    groups = ranking[:, :whole].unflatten(1, (-1, GROUP))  # [q g 32]
+    firsts = groups.amax(dim=2) if largest else groups.amin(dim=2)
+    chosen = firsts.topk(k, dim=1, largest=largest).indices  # [q k]
+    columns = (chosen.unsqueeze(2) * GROUP + torch.arange(GROUP, device=ranking.device)).flatten(1)
+    rest = torch.arange(whole, width, device=ranking.device).expand(count, -1)
+    columns = torch.cat([columns, rest], dim=1)
+    found = ranking.gather(1, columns).topk(k, dim=1, largest=largest)
+    return found.values, columns.gather(1, found.indices)
+
+
+def _of_library(make: Callable[..., Answer]) -> Callable[..., Search]:
+    """A search of another library, which holds all keys at once, in the memory of the host."""
+
+    def prepare(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None = None) -> Search:
+        blocks = [block.cpu() for _, block in keys()]
+        rows = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+        answer = make(rows, metric, min(k, len(rows)), tree)
+
+        def search(queries: Float[Tensor, "q d"], k: int) -> Ranked:
+            scores, found = answer(queries.float().cpu(), min(k, len(rows)))
+            return (scores if metric == "inner-product" else scores.double() - squared_lengths(queries).cpu()), found
+
+        return search
+
+    return prepare
+
+
+SEARCHES: dict[Backend, Callable[..., Search]] = {
+    "torch": torch_search,
+    "faiss": _of_library(faiss_search),
+    "scann": _of_library(scann_search),
+    "sklearn": _of_library(sklearn_search),
+}
+"""Keys, metric, the largest k that will be asked for, and a tree for an approximate search -> the search."""

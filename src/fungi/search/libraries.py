@@ -1,0 +1,103 @@
+"""Other libraries: all keys -> a search of them, (queries, k) -> (scores `[q k]`, rows `[q k]`), best first.
+
+Exhaustive, unless a tree is given: FAISS then searches inverted lists, where there are rows enough to fill them (39 per
+leaf), and ScaNN the published tree with asymmetric hashing (4 dimensions per block, threshold 0.2) and reordering.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fungi.errors import FungiError
+from fungi.search import Metric
+
+Answer = Callable[[Float[Tensor, "q d"], int], tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]]
+"""Queries and k -> squared distances or products, and rows."""
+
+_SMALLEST_HASHED = 64  # rows from which on ScaNN's hash can be trained
+
+
+@dataclass(frozen=True)
+class TreeSettings:
+    """Tree and hash of the approximate searches (spec dense 3.3)."""
+
+    leaves: int = 512
+    searched: int = 32
+    reordered: int = 120
+
+
+def library(name: Literal["faiss", "scann"]) -> Any:
+    """A library that searches; FungiError where it is not installed."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        package = {"faiss": "faiss-cpu"}.get(name, name)
+        raise FungiError(f"{name} can't be used ({error}). Run: pip install {package}, or search without it.") from None
+
+
+def faiss_index(keys: Float[Tensor, "n d"], metric: Metric) -> Any:
+    """FAISS's flat index; FungiError where faiss is not installed."""
+    faiss = library("faiss")
+    index = (faiss.IndexFlatIP if metric == "inner-product" else faiss.IndexFlatL2)(keys.shape[1])
+    index.add(keys.numpy())
+    return index
+
+
+def faiss_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> Answer:
+    """By FAISS."""
+    if tree is None or len(keys) < 39 * tree.leaves:
+        index = faiss_index(keys, metric)
+    else:
+        faiss, dim = library("faiss"), keys.shape[1]
+        leaves = faiss_index(keys[:0], metric)
+        index = faiss.IndexIVFFlat(leaves, dim, tree.leaves, leaves.metric_type)
+        index.train(keys.numpy())
+        index.nprobe = tree.searched
+        index.add(keys.numpy())
+
+    def answer(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
+        scores, rows = index.search(queries.numpy(), k)
+        # What it did not find has row -1 and the worst of scores, hence no weight.
+        return torch.from_numpy(scores), torch.from_numpy(rows).clamp_min(0)
+
+    return answer
+
+
+def scann_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> Answer:
+    """By ScaNN, for at most `k` neighbours."""
+    measure = "dot_product" if metric == "inner-product" else "squared_l2"
+    builder = library("scann").scann_ops_pybind.builder(keys.numpy(), k, measure)
+    if tree is None or len(keys) < _SMALLEST_HASHED:
+        builder = builder.score_brute_force()
+    else:
+        leaves = max(1, min(tree.leaves, len(keys) // 16))
+        builder = builder.tree(leaves, min(leaves, tree.searched), training_sample_size=len(keys))
+        builder = builder.score_ah(4, anisotropic_quantization_threshold=0.2).reorder(max(k, tree.reordered))
+    searcher = builder.build()
+
+    def answer(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
+        rows, scores = searcher.search_batched(queries.numpy(), final_num_neighbors=k)
+        return torch.from_numpy(np.asarray(scores)), torch.from_numpy(rows.astype(np.int64))
+
+    return answer
+
+
+def sklearn_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> Answer:
+    """By scikit-learn, which knows no inner product and no such tree: FungiError for the former."""
+    from sklearn.neighbors import NearestNeighbors
+
+    if metric == "inner-product":
+        raise FungiError("scikit-learn does not search by inner product. Use torch, faiss or scann.")
+    search = NearestNeighbors(algorithm="brute").fit(keys.numpy())
+
+    def answer(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
+        distances, rows = search.kneighbors(queries.numpy(), k)
+        return torch.from_numpy(distances**2), torch.from_numpy(rows)
+
+    return answer
