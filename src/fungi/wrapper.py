@@ -253,7 +253,7 @@ class FUNGIWrapper:
     def _extractor(self, config: Any) -> BaseGradientExtractor:
         extractor = config.get_extractor(base_params=dict(self.base_params))
         # One engine, one projection matrix on the device.
-        extractor.engine = self.engine.for_tokens() if extractor.tokens else self.engine
+        extractor.engine = self.engine.through(extractor.encoder)
         return extractor
 
     @cached_property

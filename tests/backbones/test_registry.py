@@ -86,6 +86,7 @@ RECENT = {
 }
 TABLE |= RECENT
 TABLE["efficientnet-lite0"] = (1280, "conv_head", (1280, 320, 1, 1), False, 409600, 1280, 512)
+TABLE["mae-vit-b16-decoder"] = (768, "vit.layers.11.attention.o_proj", *VIT_B[2:])
 ENUMERATED = list(TABLE)[:13]
 
 # resize, interpolation, crop, statistics (spec vision 2.2)
@@ -102,6 +103,7 @@ TRANSFORMS = {
     "clip-vit-b16": (248, "bicubic", 224, CLIP),
     "clip-vit-b16-quickgelu": (248, "bicubic", 224, CLIP),
     "mae-vit-b16": (248, "bicubic", 224, IMAGENET),
+    "mae-vit-b16-decoder": (248, "bicubic", 224, IMAGENET),
     "vit-b16-mocov3": (256, "bilinear", 224, IMAGENET),
     "dino_vitb16": (256, "bicubic", 224, IMAGENET),
     "dino_vits16": (256, "bicubic", 224, IMAGENET),

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fungi.backbones import encoders
+from fungi.backbones.masked_autoencoder import masked_autoencoder
 from fungi.data.base import Samples
 from fungi.gradients.core import Feature, FiniteCheck, compute
 from fungi.gradients.engine import GradientEngine
@@ -33,6 +34,7 @@ from fungi.views.loading import batch_of, prepare
 from tests.daily import first_fast
 from tests.library.models import build, pictures
 from tests.modalities.cases import CASES, Case
+from tests.objectives.test_mae import PROJECTION, SIZES
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 IMAGES = ImageInput(size=32, resize=36)
@@ -125,7 +127,7 @@ def run(
         for target, projector in zip(engine.targets, dense, strict=True):
             projector._dense = projector._dense.to(CUDA)
             engine.projectors[target.name] = projector
-        engine = engine.for_tokens() if bound.objective.tokens else engine
+        engine = engine.through(bound.objective.encoder)
         features = [Feature("x", bound.views, engine, bound.loss)]
         prepared = {bound.views.identity: batch}
         compute(prepared, features)
@@ -142,6 +144,16 @@ def test_a_batch_of_images_never_waits_for_the_device(name: str, gpu: FakeTensor
     bound = bind(objective, embedding_dim=24, input_spec=IMAGES, seed=0, options=options)
     batch = batch_of(pictures(3), [bound.views], seed=0)[bound.views.identity]
     assert run(gpu, build("timm").eval(), ("blocks.1.attn.proj",), bound, batch) == []
+
+
+@pytest.mark.slow
+def test_a_masked_autoencoder_never_waits_for_the_device(gpu: FakeTensorMode) -> None:
+    from transformers import ViTMAEConfig
+
+    bound = bind("mae", embedding_dim=24, input_spec=IMAGES, seed=0, options={"patch_size": 8})
+    batch = batch_of(pictures(3), [bound.views], seed=0)[bound.views.identity]
+    model = masked_autoencoder(ViTMAEConfig(**SIZES)).eval()
+    assert run(gpu, model, (PROJECTION,), bound, batch) == []
 
 
 @pytest.mark.slow

@@ -26,13 +26,15 @@ MASK_DEVIATION = 0.02
 class Encoded:
     """What an encoder gives for m views; with `by_sample`, the same for v views of b samples: `*m` is then `b v`.
 
-    pooled: the embeddings; patches: the patch tokens behind the final norm, where the encoder gives them; mask: which
-    of them were masked, where any could be.
+    pooled: the embeddings; patches: what the encoder gives of single patches, if anything: their tokens behind the
+    final norm, or a decoder's guess of their pixels; mask: which of them were masked, where any could be; target: what
+    a guess is of.
     """
 
     pooled: Float[Tensor, "*m d"]
-    patches: Float[Tensor, "*m t d"] | None = None
+    patches: Float[Tensor, "*m t f"] | None = None
     mask: Bool[Tensor, "*m t"] | None = None
+    target: Float[Tensor, "*m t f"] | None = None
 
     @property
     def tokens(self) -> Float[Tensor, "*m t_and_1 d"]:
@@ -47,8 +49,8 @@ class Encoded:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Encoded":
         """The same function for every tensor that is there."""
-        patches, mask = (None if tensor is None else function(tensor) for tensor in (self.patches, self.mask))
-        return Encoded(function(self.pooled), patches, mask)
+        made: Any = {name: None if tensor is None else function(tensor) for name, tensor in vars(self).items()}
+        return Encoded(**made)
 
     def by_sample(self, samples: int) -> "Encoded":
         """Of the views of `samples` samples, view-fastest: `[b*v ...] -> [b v ...]`, in float32."""
@@ -63,14 +65,8 @@ class Encoded:
     def joined(parts: Sequence["Encoded"], places: Int64[Tensor, " b"]) -> "Encoded":
         """The samples of all parts, in the order that `places` gives."""
 
-        def join(tensors: Sequence[Tensor | None]) -> Tensor | None:
-            present = [tensor for tensor in tensors if tensor is not None]
-            return torch.cat(present)[places] if present else None
-
-        columns = zip(*((part.pooled, part.patches, part.mask) for part in parts), strict=True)
-        pooled, patches, mask = (join(column) for column in columns)
-        assert pooled is not None
-        return Encoded(pooled, patches, mask)
+        there = [name for name, tensor in vars(parts[0]).items() if tensor is not None]
+        return Encoded(**{name: torch.cat([getattr(part, name) for part in parts])[places] for name in there})
 
 
 @runtime_checkable

@@ -49,7 +49,14 @@ def gradient_features(settings: GradientSettings, context: StageContext) -> list
     logger.info(f"gradients of {', '.join(target.spec for target in targets)}; path: {engine.encoder.path}")
     births = _layer_births(targets, matrices)
     features = [
-        Feature(objective.name, objective.views, _engine_of(objective, engine), objective.loss, objective, births)
+        Feature(
+            objective.name,
+            objective.views,
+            engine.through(objective.objective.encoder),
+            objective.loss,
+            objective,
+            births,
+        )
         for objective in bound_objectives(settings, context, engine)
     ]
     return [embedding_feature(context, shared=engine), *features] if settings.with_embeddings else features
@@ -156,10 +163,6 @@ def bound_objectives(settings: GradientSettings, context: StageContext, engine: 
         )
         bound.append(with_support(objective.to(context.device), context, engine))
     return bound
-
-
-def _engine_of(objective: BoundObjective, engine: GradientEngine) -> GradientEngine:
-    return engine.for_tokens() if objective.objective.tokens else engine
 
 
 def _layer_births(targets: Sequence[Target], matrices: dict[str, ProjectionMatrix]) -> dict[str, LayerBirth]:

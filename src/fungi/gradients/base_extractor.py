@@ -7,7 +7,7 @@ projection and batching are the engine's: the command-line stages run through th
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fungi.backbones.encoders import Encoded
+from fungi.backbones.encoders import Encoded, WholeModel
 from fungi.errors import FungiError
 from fungi.gradients.assembly import EngineSettings, GivenProjection, assemble_engine, embedding_dim_of
 from fungi.gradients.core import Feature, compute
@@ -45,7 +45,7 @@ class BaseGradientExtractor(ABC):
     """
 
     default_latent_dim = 768
-    tokens = False
+    encoder: ClassVar[type[WholeModel] | None] = None
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class BaseGradientExtractor(ABC):
         """What encodes and differentiates. Extractors of one wrapper share it."""
         settings = EngineSettings(self.device, self.dtype, self._given_projection, self.seed)
         engine = assemble_engine(self.model, self.layers, self.embeddings_dim, settings)
-        return engine.for_tokens() if self.tokens else engine
+        return engine.through(self.encoder)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fungi.backbones.encoders import Encoded, Encoder, TokenEncoder, WholeModel
+from fungi.backbones.encoders import Encoded, Encoder, WholeModel
 from fungi.backbones.pooled_token import pooled_token_encoder
 from fungi.errors import FungiError
 from fungi.gradients.capture import Capture
@@ -90,10 +90,13 @@ class GradientEngine:
         for target in targets:
             _check_width(target, self.projectors.get(target.name))
 
-    def for_tokens(self) -> "GradientEngine":
-        """The same engine for losses of all tokens (`Objective.tokens`); FungiError where the model has none."""
+    def through(self, encoder: Callable[[nn.Module], Encoder] | None) -> "GradientEngine":
+        """The same engine with another way through the model (`Objective.encoder`), or itself for None; FungiError
+        where the model has no such way."""
+        if encoder is None:
+            return self
         other = copy(self)
-        other.encoder = TokenEncoder(self.model)
+        other.encoder = encoder(self.model)
         return other
 
     def compile(self) -> None:

@@ -51,7 +51,7 @@ class ObjectiveExtractor(BaseGradientExtractor):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.default_latent_dim, cls.tokens = cls.objective_type.latent_dim, cls.objective_type.tokens
+        cls.default_latent_dim, cls.encoder = cls.objective_type.latent_dim, cls.objective_type.encoder
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name) for name in list(kwargs) if name not in _BASE}

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fungi.backbones.encoders import Encoded
+from fungi.backbones.encoders import Encoded, WholeModel
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.objectives import OBJECTIVES
@@ -52,14 +52,14 @@ class Objective:
     latent_dim: output size of the head.
     views, view_defaults: kind of the views, and options in which they differ from that kind's own defaults.
     follows: settings that take the value of a view option where that alone is given.
-    tokens: whether the loss wants the patch tokens of a view beside its embedding.
+    encoder: the way through the model where the loss wants more of a view than its embedding.
     """
 
     name: ClassVar[str]
     views: ClassVar[str]
     view_defaults: ClassVar[dict[str, Any]] = {}
     follows: ClassVar[dict[str, str]] = {}
-    tokens: ClassVar[bool] = False
+    encoder: ClassVar[type[WholeModel] | None] = None
 
     normalize: bool = True
     project: bool = True
@@ -76,7 +76,7 @@ class Objective:
         return nn.ModuleDict({"head": random_linear(embedding_dim, self.latent_dim, seed, self.name)})
 
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """One loss per sample from the latents of its views: `pooled` `[b v d]`, and `patches` with `tokens`.
+        """One loss per sample from the latents of its views: `pooled` `[b v d]`, and `patches` with an `encoder`.
 
         To be overridden where `latent_loss` is not enough: for several heads, or for tokens.
         """

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fungi.backbones.encoders import Encoded
+from fungi.backbones.encoders import Encoded, TokenEncoder
 from fungi.objectives.base import Objective, Support, random_linear, register
 from fungi.objectives.dino import self_distillation
 
@@ -33,13 +33,13 @@ def masked_cross_entropy(
 class IBOT(Objective):
     """Masked global crops and local crops for the student, whole global crops for the teacher.
 
-    It wants patch tokens and their masks beside the class tokens (`fungi.backbones.encoders.TokenEncoder`).
+    It wants patch tokens and their masks beside the class tokens.
     class_loss: the loss between class tokens too, and not between patches alone.
     """
 
     name = "ibot"
     views = "masked-crops"
-    tokens: ClassVar[bool] = True
+    encoder: ClassVar = TokenEncoder
 
     latent_dim: int = 2048
     student_temperature: float = 0.1

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fungi.backbones.encoders import Encoded
+from fungi.backbones.encoders import Encoded, TokenEncoder
 from fungi.backbones.position_embedding import hub_positions
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine, Loss
@@ -126,7 +126,7 @@ class DenseExtractor:
             views_per_forward=_ALL_AT_ONCE,
             short_cut=False,
             positions=EachPosition(vit.num_prefix_tokens),  # the class token is dropped
-        ).for_tokens()
+        ).through(TokenEncoder)
 
     def features(
         self, feature: Feature, images: Shaped[Tensor, "b c s s"], draws: Sequence[int], support: Support | None = None

@@ -12,6 +12,7 @@ KINDS = {
     "patches": ("fungi.views.patches", "PatchGrid"),
     "random-crops": ("fungi.views.random_views", "RandomCrops"),
     "masked-crops": ("fungi.views.masked_crops", "MaskedCrops"),
+    "masked": ("fungi.views.masked_view", "MaskedView"),
     "default": ("fungi.views.random_views", "ContrastiveViews"),
 }
 """Kind of image views -> module and class of its generator."""

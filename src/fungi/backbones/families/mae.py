@@ -1,14 +1,81 @@
-"""Masked autoencoder: the class token after the final norm, known to be weak for nearest neighbours."""
+"""Masked autoencoders: the class token after the final norm, known to be weak for nearest neighbours.
 
+`mae-vit-b16` is the encoder that the paper takes. `mae-vit-b16-decoder` was trained once more, with pixels that are not
+normalised, and is published with its decoder: what the gradients of MAE's own loss need (author response).
+"""
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fungi.backbones.base import StateDict, register_backbone
+from fungi.backbones.sources import reachable
 from fungi.backbones.timm_models import register_vit, timm_fields
 from fungi.views.image import IMAGENET, ImageInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+REPOSITORY = "facebook/vit-mae-base"
+INPUT = ImageInput(size=224, resize=248, interpolation="bicubic", statistics=IMAGENET)
+_RENAMES = (
+    (r"\bencoder\.layer\.", "layers."),
+    (r"\battention\.attention\.(q|k|v)(uery|ey|alue)\.", r"attention.\1_proj."),
+    (r"\battention\.output\.dense\.", "attention.o_proj."),
+    (r"\bintermediate\.dense\.", "mlp.fc1."),
+    (r"(?<=\d)\.output\.dense\.", ".mlp.fc2."),
+)
+"""Names in published files -> those of the model."""
 
 register_vit(
     "mae-vit-b16",
     label="MAE ViT-B/16",
     size="B",
-    input=ImageInput(size=224, resize=248, interpolation="bicubic", statistics=IMAGENET),
+    input=INPUT,
     enumerated=True,
     notes="about 24 % mean kNN accuracy is expected",
     **timm_fields("vit_base_patch16_224.mae"),
+)
+
+
+def _build() -> "nn.Module":
+    from transformers import ViTMAEConfig
+
+    from fungi.backbones.masked_autoencoder import masked_autoencoder
+
+    return masked_autoencoder(ViTMAEConfig())
+
+
+def _fetch(repository: str) -> StateDict:
+    from transformers import ViTMAEForPreTraining
+
+    way_out = f"run `hf download {repository}` where there is a network and copy HF_HOME here"
+    with reachable(f"of huggingface.co/{repository}", way_out):
+        return ViTMAEForPreTraining.from_pretrained(repository).state_dict()
+
+
+def model_names(state: StateDict) -> StateDict:
+    """A published state dict in the names of the model; one that has them already stays as it is."""
+    found = {}
+    for name, tensor in state.items():
+        for pattern, replacement in _RENAMES:
+            name = re.sub(pattern, replacement, name)
+        found[name] = tensor
+    return found
+
+
+register_backbone(
+    name="mae-vit-b16-decoder",
+    label="MAE ViT-B/16 with decoder",
+    source=f"huggingface.co/{REPOSITORY}",
+    embedding_dim=768,
+    projection_dim=768,
+    layer="vit.layers.11.attention.o_proj",
+    weight_shape=(768, 768),
+    pca_dim=512,
+    input=INPUT,
+    build=_build,
+    pretrained=partial(_fetch, REPOSITORY),
+    convert=model_names,
+    notes="with the decoder that --objective mae asks for; other weights than those of mae-vit-b16",
 )

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from fungi.backbones.base import BackboneSpec, StateDict
+from fungi.backbones.masked_autoencoder import MASKED_AUTOENCODER, masked_autoencoder
 from fungi.backbones.own.anatomy import examine
 from fungi.backbones.own.hub import fetch, model_options
 from fungi.errors import FungiError
@@ -57,8 +58,10 @@ def image_input(place: str, config: Any) -> ImageInput:
 
 
 def _model_class(config: Any) -> Any:
-    from transformers import AutoModel
+    from transformers import AutoModel, ViTMAEForPreTraining
 
+    if config.model_type == MASKED_AUTOENCODER:
+        return ViTMAEForPreTraining  # whose encoder alone leaves out most of an image
     if type(config) not in AutoModel._model_mapping:
         raise FungiError(f"transformers has no encoder for a model of type {config.model_type!r}.")
     return AutoModel._model_mapping[type(config)]
@@ -66,6 +69,8 @@ def _model_class(config: Any) -> Any:
 
 def _build(config: Any, mean: bool) -> Any:
     model = _model_class(config)
+    if config.model_type == MASKED_AUTOENCODER:
+        return masked_autoencoder(config, mean=mean)
     return pooled_images(model, mean)(config, **model_options(model))
 
 
@@ -90,6 +95,8 @@ _CLASS_TOKENS = ("cls_token", "class_embedding")
 
 def _pooling(config: Any) -> str:
     model = _model_class(config)
+    if config.model_type == MASKED_AUTOENCODER:
+        return "class token of the whole image"
     return "class token, or mean of all positions" if model_options(model) else "the model's pooled output"
 
 

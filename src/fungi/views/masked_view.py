@@ -1,0 +1,46 @@
+"""The plain view, and noise that says which of its patches a masked autoencoder sees."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fungi.errors import FungiError
+from fungi.views.image import ImageInput
+from fungi.views.plain import PlainView
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedView:
+    """patch_size: of the backbone, in pixels."""
+
+    input: ImageInput
+    patch_size: int = 16
+    stream: str = ""
+
+    kind = "masked"
+    n_views = 1
+
+    def __post_init__(self) -> None:
+        if self.patch_size < 1 or self.input.size % self.patch_size:
+            raise FungiError(f"patch_size {self.patch_size} does not divide the input size {self.input.size}.")
+
+    @property
+    def identity(self) -> str:
+        """Equal for generators of the same views."""
+        return repr(self)
+
+    def prepare(self, item: Image.Image) -> dict[str, Tensor]:
+        """Pixels `[1 c h w]` of the plain view, and noise `[t]` from torch's global stream."""
+        noise = torch.rand((self.input.size // self.patch_size) ** 2)
+        return {"pixels": PlainView(input=self.input).prepare(item), "noise": noise}
+
+    def collate(self, prepared: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Stack a batch."""
+        return {name: torch.stack([one[name] for one in prepared]) for name in prepared[0]}
+
+    def render(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Images `[b c h w]`, and their noise `[b t]`."""
+        return {"images": PlainView(input=self.input).render(batch["pixels"]), "noise": batch["noise"]}

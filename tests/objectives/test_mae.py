@@ -1,0 +1,204 @@
+"""MAE's loss: the gradients of transformers' own model and loss, on a miniature in its true format."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+from fungi.backbones.base import resolve_backbone
+from fungi.backbones.families.mae import model_names
+from fungi.backbones.loading import load_backbone
+from fungi.commands import COMMANDS
+from fungi.config import MAEConfig
+from fungi.errors import FungiError
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.targets import find_targets
+from fungi.objectives.binding import BoundObjective, bind
+from fungi.objectives.mae import masked_squared_error
+from fungi.views.image import ImageInput
+from fungi.views.loading import batch_of
+from fungi.wrapper import FUNGIWrapper
+from tests.library.models import pictures, wrap
+
+SIDE, PATCH = 32, 8
+PROJECTION = "vit.layers.1.attention.o_proj"
+SIZES = {
+    **{"image_size": SIDE, "patch_size": PATCH, "hidden_size": 24, "num_hidden_layers": 2},
+    **{"num_attention_heads": 2, "intermediate_size": 32, "decoder_hidden_size": 16},
+    **{"decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 32},
+}
+# Float32 rounding of encoder and decoder, whose kernels sum batches in another order.
+SAME_DIRECTION, SAME_NORM = 1 - 1e-5, 1e-4
+
+
+def save_miniature(folder: Path, **config: Any) -> Path:
+    """A masked autoencoder as transformers writes it, its weights away from their small initial values."""
+    from transformers import ViTMAEConfig, ViTMAEForPreTraining
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ViTMAEForPreTraining(ViTMAEConfig(**SIZES, **config))
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["pixels", "normalised pixels"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_miniature(tmp_path_factory.mktemp("mae"), norm_pix_loss=request.param)
+
+
+def original(folder: Path) -> Any:
+    from transformers import ViTMAEForPreTraining
+
+    return ViTMAEForPreTraining.from_pretrained(folder).eval()
+
+
+def bound_to(input_spec: Any, **options: Any) -> BoundObjective:
+    return bind("mae", embedding_dim=24, input_spec=input_spec, seed=1, options={"patch_size": PATCH, **options})
+
+
+def gradients(model: nn.Module, objective: BoundObjective, batch: Any, layer: str, views: int = 64) -> Tensor:
+    engine = GradientEngine(model, find_targets(model, (layer,)), device=torch.device("cpu"), views_per_forward=views)
+    found = engine.through(objective.objective.encoder).extract(batch, objective.views, {"mae": objective.loss})
+    (flat,) = found.gradients["mae"].values()
+    return flat
+
+
+def assert_same(made: Tensor, wanted: Tensor) -> None:
+    assert cosine_similarity(made, wanted, dim=1).min() > SAME_DIRECTION
+    assert (made.norm(dim=1) / wanted.norm(dim=1) - 1).abs().max() < SAME_NORM
+
+
+@pytest.mark.parametrize("layer", [PROJECTION, "vit.layers.0.mlp.fc1"])
+def test_gradients_are_those_of_the_librarys_own_loss(folder: Path, layer: str) -> None:
+    loaded, own = load_backbone(f"mine=hf:{folder}"), original(folder)
+    assert loaded.spec.layer == PROJECTION
+    objective = bound_to(loaded.input)
+    batch = batch_of(pictures(3), [objective.views], seed=5)[objective.views.identity]
+    views, module = objective.views.render(batch), own.get_submodule(layer)
+    wanted = []
+    for place in range(3):
+        one = {name: values[place : place + 1] for name, values in views.items()}
+        loss = own(pixel_values=one["images"], noise=one["noise"]).loss
+        weight, bias = torch.autograd.grad(loss, [module.weight, module.bias])
+        wanted.append(torch.cat([weight, bias[:, None]], dim=1).flatten())
+    assert_same(gradients(loaded.model, objective, batch, layer), torch.stack(wanted))
+
+
+def test_the_embedding_is_that_of_the_whole_image(folder: Path) -> None:
+    images, own = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)), original(folder)
+    own.config.mask_ratio = 0.0
+    with torch.no_grad():
+        wanted = own.vit(images, noise=torch.arange(16.0).expand(2, 16)).last_hidden_state
+        for form, tokens in (("hf", wanted[:, 0]), ("hf-mean", wanted.mean(dim=1))):
+            model = load_backbone(f"mine={form}:{folder}").model
+            torch.testing.assert_close(model(images), tokens, rtol=1e-4, atol=1e-5)
+    assert "class token of the whole image" in resolve_backbone(f"mine=hf:{folder}").notes
+
+
+def test_the_loss_is_the_definition_in_loops() -> None:
+    torch.manual_seed(0)
+    guess, target = torch.randn(2, 2, 4, 6), torch.randn(2, 2, 4, 6)
+    mask = torch.tensor([[[1, 0, 1, 1], [0, 1, 0, 0]], [[1, 1, 1, 1], [0, 0, 1, 1]]], dtype=torch.bool)
+    for sample, made in enumerate(masked_squared_error(guess, target, mask)):
+        views = []
+        for view in range(2):
+            patches = [
+                sum((float(guess[sample, view, t, f]) - float(target[sample, view, t, f])) ** 2 for f in range(6)) / 6
+                for t in range(4)
+                if mask[sample, view, t]
+            ]
+            views.append(sum(patches) / len(patches))
+        assert float(made) == pytest.approx(sum(views) / 2, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def wrapper(tmp_path_factory: pytest.TempPathFactory) -> FUNGIWrapper:
+    model = load_backbone(f"mine=hf:{save_miniature(tmp_path_factory.mktemp('mae'))}").model
+    return wrap(configs=[MAEConfig(patch_size=PATCH)], model=model, layer=PROJECTION)
+
+
+def test_features_depend_neither_on_the_batch_nor_on_its_order(wrapper: FUNGIWrapper) -> None:
+    wrapper.setup([(image, 0) for image in pictures(2)], check_independence=True)
+    images = pictures(4)
+    alone = torch.cat([wrapper([image]) for image in images])
+    assert_same(wrapper(images), alone)
+    assert_same(wrapper(images[::-1]).flip(0), alone)
+    spec, views = wrapper.extractors[0].engine.model, wrapper.extractors[0].views
+    batch = batch_of(images, [views], seed=0)[views.identity]
+    objective = bound_to(wrapper.image_input)
+    assert_same(*(gradients(spec, objective, batch, PROJECTION, count) for count in (1, 64)))
+
+
+def test_masks_are_drawn_for_each_image_and_seed() -> None:
+    views = bound_to(ImageInput(size=SIDE, resize=SIDE)).views
+
+    def noise(seed: int) -> Tensor:
+        return batch_of(pictures(3), [views], seed=seed)[views.identity]["noise"]
+
+    first = noise(1)
+    assert first.shape == (3, 16)
+    assert len(first.unique()) == 48
+    assert torch.equal(first, noise(1))
+    assert not torch.isin(first, noise(2)).any()
+
+
+def test_what_can_not_be_reconstructed_is_refused(wrapper: FUNGIWrapper, tmp_path: Path) -> None:
+    with pytest.raises(FungiError, match=r"VisionTransformer has no decoder of pixels.*mae-vit-b16-decoder"):
+        wrap(configs=[MAEConfig(patch_size=PATCH)])
+    with pytest.raises(FungiError, match=r"4 patches, the model 16\. Set the objective's patch_size"):
+        wrap(configs=[MAEConfig(patch_size=16)], model=wrapper.model, layer=PROJECTION)(pictures(1))
+    with pytest.raises(FungiError, match="patch_size 7 does not divide the input size 32"):
+        bound_to(ImageInput(size=SIDE, resize=SIDE), patch_size=7)
+    for option in ({"normalize": True}, {"project": True}, {"latent_dim": 8}):
+        with pytest.raises(FungiError, match="no head but the decoder"):
+            bound_to(ImageInput(size=SIDE, resize=SIDE), **option)
+    original(save_miniature(tmp_path)).vit.save_pretrained(tmp_path)
+    with pytest.raises(FungiError, match=r"don't fit ViTMAEForPreTraining: decoder"):
+        load_backbone(f"mine=hf:{tmp_path}")
+
+
+def test_the_names_of_the_published_file_are_those_of_the_model() -> None:
+    """Typed from the published file: a block of the encoder, and one of the decoder."""
+    block = {
+        "attention.attention.query": "attention.q_proj",
+        "attention.attention.key": "attention.k_proj",
+        "attention.attention.value": "attention.v_proj",
+        "attention.output.dense": "attention.o_proj",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+        "layernorm_before": "layernorm_before",
+    }
+    names = {f"vit.encoder.layer.0.{old}.weight": f"vit.layers.0.{new}.weight" for old, new in block.items()}
+    names |= {
+        f"decoder.decoder_layers.7.{old}.bias": f"decoder.decoder_layers.7.{new}.bias" for old, new in block.items()
+    }
+    names |= {name: name for name in ("vit.embeddings.cls_token", "vit.layernorm.weight", "decoder.mask_token")}
+    assert list(model_names(dict.fromkeys(names, torch.zeros(1)))) == list(names.values())
+
+
+@pytest.mark.slow
+def test_stages_extract_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import h5py
+
+    for number, image in enumerate(pictures(3)):
+        path = tmp_path / "data" / "train" / "a" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    save_miniature(tmp_path / "model")
+    flags = ["--dataset", f"mine=folder:{tmp_path / 'data'}", "--backbone", f"small=hf:{tmp_path / 'model'}"]
+    flags += ["--objective", "mae", "--set", f"mae.patch_size={PATCH}", "--split", "train", "--device", "cpu"]
+    found = []
+    for size in ("1", "3"):
+        root = tmp_path / f"root-{size}"
+        assert COMMANDS["extract-gradients"].main([*flags, "--root", str(root), "--batch-size", size]) == 0
+        with h5py.File(root / "gradients" / "mine" / "small" / "mae-train.h5") as file:
+            found.append(torch.from_numpy(file["attn_proj"][:]))
+    assert_same(*found)
+    assert COMMANDS["extract-gradients"].main([*flags, "--backbone", "digits-vit", "--root", str(tmp_path)]) == 2
+    assert "no decoder of pixels" in capsys.readouterr().err
