@@ -10,6 +10,7 @@ from PIL import Image
 from fungi.commands import COMMANDS
 from fungi.data.sets import digit_scenes
 from fungi.demos import segmentation
+from fungi.errors import FungiError
 
 
 @pytest.mark.slow
@@ -38,5 +39,5 @@ def test_the_demo_prints_the_scores_and_draws_its_scenes(
 
 
 def test_seeds_have_to_differ() -> None:
-    with pytest.raises(segmentation.FungiError, match="--seeds has to name one or more different numbers"):
+    with pytest.raises(FungiError, match="--seeds has to name one or more different numbers"):
         segmentation.DemoSegmentationSettings(seeds=(1, 1))

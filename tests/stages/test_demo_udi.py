@@ -30,7 +30,7 @@ def test_the_demo_pretrains_scores_draws_and_keeps_what_it_made(few_textures, tm
     flags = ["--root", str(root), "--epochs", "2", "--device", "cpu"]
     assert COMMANDS["demo-udi"].main(flags) == 0
     first = capfd.readouterr().out
-    table = first[first.index("| | cls | cls+") : first.index("checkpoint   ")]
+    table = first[first.index("| | cls | cls+") : first.index("checkpoint  ")]
     for row in ("| random init |", "| teacher |", "| pixels |", "embeddings+kl+dino+simclr"):
         assert row in table, row
     for picture, width in ((root / "loss.png", 400), (root / "attention.png", 800)):

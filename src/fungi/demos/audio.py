@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fungi.demos.profiles import ProfileDemo, ProfileDemoSettings
+from fungi.demos.runner import ProfileDemoSettings, run_profiles
 from fungi.settings import setting
 
 DESCRIPTION = """Embeddings and the gradients of KL and SimCLR for generated clips of eight kinds of tones, from a small
@@ -21,12 +21,5 @@ class DemoAudioSettings(ProfileDemoSettings):
 
 def run(settings: DemoAudioSettings) -> None:
     """Extract, evaluate, say what came out."""
-    demo = ProfileDemo(
-        dataset="tones",
-        backbone=settings.backbone or "tiny-ssast",
-        root=settings.root,
-        about="The clips are synthetic (generated, not recorded); tiny-ssast has random weights.",
-        profiles=settings.profiles,
-        device=settings.device,
-    )
-    demo.run()
+    about = "The clips are synthetic (generated, not recorded); tiny-ssast has random weights."
+    run_profiles(settings, "tones", settings.backbone or "tiny-ssast", about)

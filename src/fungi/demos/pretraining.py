@@ -7,12 +7,17 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from fungi.backbones.base import BACKBONES
+from fungi.demos.runner import print_places
+from fungi.extraction import extract_gradients
+from fungi.extraction.gradient_settings import GradientSettings
+from fungi.pretraining import pretrain
+from fungi.pretraining.settings import PretrainSettings
+from fungi.report.gain_table import print_gain_table
 from fungi.settings import SEEDS, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from fungi.pretraining.settings import PretrainSettings
 
 DESCRIPTION = """Pretrain a small vision transformer with UDI on 2,048 generated textures; score it by weighted kNN
 beside pixels and random weights; then FUNGI on top of it: embeddings against embeddings and gradients.
@@ -38,12 +43,10 @@ class DemoUdiSettings:
 
 def run(settings: DemoUdiSettings) -> dict[str, Any]:
     """Pretrain, score, extract, report."""
-    from fungi.pretraining.pretrain import run as pretrain
-
     started = perf_counter()
     made = pretraining(settings)
     print(f"== pretraining: {settings.epochs} epochs on {DATASET}", flush=True)
-    pretrain(made)
+    pretrain.run(made)
     trained = perf_counter() - started
     print("\n== weighted kNN of what it learned", flush=True)
     scores = neighbours(made)
@@ -51,18 +54,17 @@ def run(settings: DemoUdiSettings) -> dict[str, Any]:
     gains = gradients(settings, made)
     pictures = draw(settings, made)
     _print(scores, gains)
-    print(
-        f"\ncheckpoint   {made.output_dir / 'checkpoint.pth'} (--backbone {BACKBONE} --checkpoint FILE in every stage)"
-    )
-    print("pictures     " + ", ".join(map(str, pictures)))
-    print(f"{trained:.0f} s of training, {perf_counter() - started:.0f} s in all")
+    places = {
+        "checkpoint": f"{made.output_dir / 'checkpoint.pth'} (--backbone {BACKBONE} --checkpoint FILE in every stage)",
+        "pictures": ", ".join(map(str, pictures)),
+        "training": f"{trained:.0f} s",
+    }
+    print_places(places, started)
     return {"scores": scores, "gains": gains}
 
 
-def pretraining(settings: DemoUdiSettings) -> "PretrainSettings":
+def pretraining(settings: DemoUdiSettings) -> PretrainSettings:
     """The downsized configuration (spec udi 9.2)."""
-    from fungi.pretraining.settings import PretrainSettings
-
     return PretrainSettings(
         dataset=DATASET,
         output_dir=settings.root / "pretraining",
@@ -93,11 +95,10 @@ def pretraining(settings: DemoUdiSettings) -> "PretrainSettings":
     )
 
 
-def neighbours(made: "PretrainSettings") -> dict[str, float]:
+def neighbours(made: PretrainSettings) -> dict[str, float]:
     """Accuracy of weighted kNN on the test images: pixels, random weights, and what was trained."""
     import torch
 
-    from fungi.backbones.base import BACKBONES
     from fungi.backbones.loading import Backbone, load_backbone
     from fungi.data.base import open_split
     from fungi.evaluators.weighted_knn import weighted_knn
@@ -130,15 +131,13 @@ def neighbours(made: "PretrainSettings") -> dict[str, float]:
     return found
 
 
-def gradients(settings: DemoUdiSettings, made: "PretrainSettings") -> Mapping[str, Any]:
+def gradients(settings: DemoUdiSettings, made: PretrainSettings) -> Mapping[str, Any]:
     """Features of the new backbone through the usual stages, and kNN over their combinations."""
-    from fungi.extraction.extract_gradients import run as extract
-    from fungi.extraction.gradient_settings import GradientSettings
     from fungi.scoring.knn_concat import KnnSettings
     from fungi.scoring.knn_concat import run as evaluate
 
     shared: dict[str, Any] = {"dataset": DATASET, "backbone": BACKBONE, "device": settings.device}
-    extract(
+    extract_gradients.run(
         GradientSettings(
             **shared,
             root=settings.root,
@@ -151,7 +150,7 @@ def gradients(settings: DemoUdiSettings, made: "PretrainSettings") -> Mapping[st
     return evaluate(KnnSettings(**shared, root=(settings.root,)))
 
 
-def draw(settings: DemoUdiSettings, made: "PretrainSettings") -> list[Path]:
+def draw(settings: DemoUdiSettings, made: PretrainSettings) -> list[Path]:
     """The loss over epochs, and what the class tokens look at on one image of each kind."""
     import math
 
@@ -184,8 +183,6 @@ def draw(settings: DemoUdiSettings, made: "PretrainSettings") -> list[Path]:
 
 
 def _print(scores: Mapping[str, float], gains: Mapping[str, Any]) -> None:
-    from fungi.report.gain_table import print_gain_table
-
     print(f"\nWeighted kNN (k = {NEIGHBOURS}, {BANK} train and {BANK} test images), accuracy in %\n")
     print("| | cls | cls+ | concat | patch mean |\n|---|---|---|---|---|")
     for name in ("random init", "teacher"):

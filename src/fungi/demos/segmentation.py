@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fungi.errors import FungiError
-from fungi.settings import SEEDS, setting
+from fungi.demos.runner import DemoSettings, print_places
+from fungi.report.gain_table import print_gain_table
+from fungi.segmentation.segment import run as segment
+from fungi.segmentation.settings import SegmentSettings
+from fungi.settings import setting
 
 DESCRIPTION = """Patches of test scenes take the labels of their nearest neighbours among patches of training scenes:
 embeddings alone, against embeddings with the SimCLR gradient of each patch. Scenes are composed of scikit-learn's
@@ -26,30 +29,22 @@ PALETTE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoSegmentationSettings:
+class DemoSegmentationSettings(DemoSettings):
     """Where to write, and how many seeds to average over."""
 
     root: Path = setting(Path("demo-segmentation"), "folder of everything that the demo writes")
-    seeds: tuple[int, ...] = setting(
-        (42, 43, 44), "seeds of crops, selection, head, negatives and projection", within=SEEDS
-    )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise FungiError("--seeds has to name one or more different numbers.")
 
 
 def run(settings: DemoSegmentationSettings) -> None:
     """Segment, report, draw, and say where things are."""
-    from fungi.report.gain_table import print_gain_table
     from fungi.report.result_file import summary_of_runs
-    from fungi.segmentation.segment import run as segment
-    from fungi.segmentation.settings import SegmentSettings
 
     started = perf_counter()
     shared: dict[str, Any] = {"memory_size": MEMORY_SIZE, "device": settings.device, "batch_size": 16}
-    jobs = [SegmentSettings(root=settings.root / f"seed-{seed}", seed=seed, **shared) for seed in settings.seeds]
+    jobs = [
+        SegmentSettings(root=root, seed=seed, **shared)
+        for root, seed in zip(settings.roots, settings.seeds, strict=True)
+    ]
     results = [segment(job)["results"] for job in jobs]
     picture = _draw(jobs[0], settings.root / "scenes.png")
     content: dict[str, Any] = {"results": results[0]}
@@ -62,10 +57,12 @@ def run(settings: DemoSegmentationSettings) -> None:
     for feature in results[0]:
         mean = np.mean([found[feature]["IoU"] for found in results], axis=0)
         print(f"{feature:20}" + "".join(f"{100 * value:6.1f}" for value in mean))
-    print(f"\nbanks      {settings.root}/seed-*/banks")
-    print(f"results    {settings.root}/seed-*/results")
-    print(f"picture    {picture}")
-    print(f"{perf_counter() - started:.0f} s")
+    places = {
+        "banks": f"{settings.root}/seed-*/banks",
+        "results": f"{settings.root}/seed-*/results",
+        "picture": picture,
+    }
+    print_places(places, started)
 
 
 def _draw(job: Any, path: Path) -> Path:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fungi.backbones.families.minilm import PACKAGE
-from fungi.demos.profiles import ProfileDemo, ProfileDemoSettings
+from fungi.demos.runner import ProfileDemoSettings, run_profiles
 from fungi.settings import setting
 
 DESCRIPTION = """Embeddings and the gradients of KL and SimCLR for docstrings of Python's standard library, to be told
@@ -29,12 +29,4 @@ class DemoTextSettings(ProfileDemoSettings):
 def run(settings: DemoTextSettings) -> None:
     """Extract, evaluate, say what came out."""
     backbone = settings.backbone or ("minilm" if importlib.util.find_spec(PACKAGE) else "tiny-bert")
-    demo = ProfileDemo(
-        dataset="pydocs",
-        backbone=backbone,
-        root=settings.root,
-        about=ABOUT.get(backbone, ""),
-        profiles=settings.profiles,
-        device=settings.device,
-    )
-    demo.run()
+    run_profiles(settings, "pydocs", backbone, ABOUT.get(backbone, ""))

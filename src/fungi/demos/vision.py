@@ -4,16 +4,18 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fungi.errors import FungiError
-from fungi.settings import SEEDS, setting
-
-if TYPE_CHECKING:
-    from fungi.extraction.gradient_settings import GradientSettings
+from fungi.demos.runner import SHOTS, DemoSettings, print_places
+from fungi.extraction import extract_gradients
+from fungi.extraction.gradient_settings import GradientSettings
+from fungi.report import write_report
+from fungi.report.gain_table import print_gain_table
+from fungi.runtime.log import logger
+from fungi.store.layout import EMBEDDINGS, Layout
 
 DESCRIPTION = """Embeddings and the gradients of KL, DINO and SimCLR for 1,797 handwritten digits, from a small network
 that was trained on the digits 0 to 4 alone; then kNN over every combination, with all train rows and five per class.
@@ -21,52 +23,33 @@ that was trained on the digits 0 to 4 alone; then kNN over every combination, wi
 What is there already is kept: a second run takes seconds."""
 
 FEATURES = ("embeddings", "kl", "dino", "simclr")
-SHOTS = 5
 FEWER_PATCHES = ("simclr.stride_scale=4",)
 """25 patches per image; the paper's stride makes 49 of a 224-pixel image, but 81 of a 32-pixel one."""
 SPLITS = ("train", "test")
 MOST_WORKERS = 8  # each needs about a GB
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoSettings:
-    """Where to write, and how many seeds to average over."""
-
-    root: Path = setting(Path("demo"), "folder of everything that the demo writes")
-    seeds: tuple[int, ...] = setting(
-        (42, 43, 44), "seeds of heads, projection, negatives and views; each is a full run", within=SEEDS
-    )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise FungiError("--seeds has to name one or more different numbers.")
-
-    @property
-    def roots(self) -> tuple[Path, ...]:
-        """The folder of each seed."""
-        return tuple(self.root / f"seed-{seed}" for seed in self.seeds)
-
-
 def run(settings: DemoSettings) -> None:
     """Extract, evaluate, report, and say where things are."""
-    from fungi.report.gain_table import print_gain_table
-
     started = perf_counter()
     print(f"== features of seeds {', '.join(map(str, settings.seeds))}", flush=True)
     _extract(settings)
     print("\n== evaluations", flush=True)
     results = {"all train rows": _knn(settings, None), f"{SHOTS} per class": _knn(settings, SHOTS)}
     _other_evaluations(settings)
-    report = _report(settings)
+    (report, *_) = write_report.run(
+        write_report.ReportSettings(results=(settings.root,), output=settings.root / "report")
+    )
     picture = _draw(settings, results["all train rows"])
     print("\nkNN accuracy (k = 20) on the 540 test images; the network was trained on the digits 0 to 4 alone.\n")
     print_gain_table(results)
-    print(f"\nfeatures   {settings.root}/seed-*/embeddings, {settings.root}/seed-*/gradients")
-    print(f"results    {settings.root}/results")
-    print(f"report     {report}: a page for a browser; kNN, linear probe, clustering, accuracy by shots, likeness")
-    print(f"picture    {picture}")
-    print(f"{perf_counter() - started:.0f} s")
+    places = {
+        "features": f"{settings.root}/seed-*/embeddings, {settings.root}/seed-*/gradients",
+        "results": settings.root / "results",
+        "report": f"{report}: a page for a browser; kNN, linear probe, clustering, accuracy by shots, likeness",
+        "picture": picture,
+    }
+    print_places(places, started)
 
 
 def _extract(settings: DemoSettings) -> None:
@@ -74,18 +57,17 @@ def _extract(settings: DemoSettings) -> None:
 
     A network this small does not gain from a second thread, but from a second process.
     """
-    from fungi.extraction.extract_gradients import run as extract
     from fungi.runtime.device import choose_device
 
     jobs = _extractions(settings)
     workers = min(len(jobs), len(os.sched_getaffinity(0)), MOST_WORKERS)
     if workers == 1 or choose_device(settings.device).type != "cpu":
         for job in jobs:
-            extract(job)
+            extract_gradients.run(job)
         return
     print(f"{len(jobs)} runs, {workers} at a time", flush=True)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_work_quietly) as pool:
-        running = {pool.submit(extract, job): job for job in jobs}
+        running = {pool.submit(extract_gradients.run, job): job for job in jobs}
         for done in as_completed(running):
             done.result()
             print(f"seed {running[done].seed}: {running[done].split[0]} is done", flush=True)
@@ -95,16 +77,12 @@ def _work_quietly() -> None:
     """One thread, and no progress bars: several would write over each other."""
     import torch
 
-    from fungi.runtime.log import logger
-
     torch.set_num_threads(1)
     logger.setLevel("WARNING")
 
 
-def _extractions(settings: DemoSettings) -> "list[GradientSettings]":
+def _extractions(settings: DemoSettings) -> list[GradientSettings]:
     """A run of the gradient stage for each seed and split, the long ones first."""
-    from fungi.extraction.gradient_settings import GradientSettings
-
     shared = GradientSettings(objective=FEATURES[1:], with_embeddings=True, set=FEWER_PATCHES, device=settings.device)
     return [
         replace(shared, root=root, seed=seed, split=(split,))
@@ -128,13 +106,6 @@ def _other_evaluations(settings: DemoSettings) -> None:
     train_linear_concat_grads.run(train_linear_concat_grads.LinearSettings(**shared))
     cluster.run(cluster.ClusterSettings(**shared))
     analyse.run(analyse.AnalyseSettings(**shared, shot_counts=(5, 10, 20, 50)))
-
-
-def _report(settings: DemoSettings) -> Path:
-    from fungi.report.write_report import ReportSettings
-    from fungi.report.write_report import run as write
-
-    return write(ReportSettings(results=(settings.root,), output=settings.root / "report"))[0]
 
 
 def _draw(settings: DemoSettings, result: dict[str, Any]) -> Path:
@@ -166,8 +137,10 @@ def _nearest(settings: DemoSettings, features: Sequence[str]) -> Any:
     """Train rows by distance for every test row, `[q k]`, from the first seed's files."""
     import h5py
     import numpy as np
+    import torch
 
-    from fungi.store.layout import EMBEDDINGS, Layout
+    from fungi.search.exact import nearest
+    from fungi.search.neighbours import in_memory
 
     layout = Layout(settings.roots[0])
     joined = {}
@@ -178,4 +151,5 @@ def _nearest(settings: DemoSettings, features: Sequence[str]) -> Any:
                 block = file[EMBEDDINGS if feature == EMBEDDINGS else "attn_proj"][:]
             blocks.append(block / np.linalg.norm(block, axis=1, keepdims=True))
         joined[split] = np.concatenate(blocks, axis=1)  # [n f]
-    return np.argsort(-joined["test"] @ joined["train"].T, axis=1)[:, :20]  # unit blocks: most similar is nearest
+    train, test = (torch.from_numpy(joined[split]) for split in SPLITS)
+    return nearest(in_memory(train), test, 20, "inner-product").rows.numpy()  # unit blocks: most similar is nearest

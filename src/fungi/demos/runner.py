@@ -1,0 +1,103 @@
+"""What the demos share: their folder and seeds, the table under both profiles, and how they end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from fungi.combine.names import name_of
+from fungi.errors import FungiError
+from fungi.extraction import extract_gradients
+from fungi.extraction.gradient_settings import GradientSettings
+from fungi.report.gain_table import print_gain_table
+from fungi.report.text import aligned
+from fungi.settings import SEEDS, setting
+from fungi.store.layout import EMBEDDINGS
+
+OBJECTIVES = ("kl", "simclr")
+PROFILE_SAMPLING = {"clean": "balanced", "published": "stratified"}
+"""How each profile draws shots (spec text 6.1)."""
+SHOTS = 5
+"""Per class, beside all train rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """Where to write, and how many seeds to average over."""
+
+    root: Path = setting(Path("demo"), "folder of everything that the demo writes")
+    seeds: tuple[int, ...] = setting(
+        (42, 43, 44), "seeds of heads, projection, negatives, views and crops; each is a full run", within=SEEDS
+    )
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise FungiError("--seeds has to name one or more different numbers.")
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folder of each seed."""
+        return tuple(self.root / f"seed-{seed}" for seed in self.seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileDemoSettings:
+    """Which network, under which profiles; a demo has its own folder."""
+
+    backbone: str = setting("", "backbone; the demo's own if absent")
+    profiles: tuple[str, ...] = setting(tuple(PROFILE_SAMPLING), "profiles to run")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    root: Path = setting(Path("demo"), "folder of everything that the demo writes")
+
+    def __post_init__(self) -> None:
+        if not self.profiles or any(name not in PROFILE_SAMPLING for name in self.profiles):
+            raise FungiError(f"--profiles takes one or both of {', '.join(PROFILE_SAMPLING)}.")
+
+
+def run_profiles(settings: ProfileDemoSettings, dataset: str, backbone: str, about: str) -> None:
+    """Extract and evaluate what is missing, print the table and what it says.
+
+    about: what there is to know before believing the numbers.
+    """
+    from fungi.scoring.knn_concat import KnnSettings
+    from fungi.scoring.knn_concat import run as knn
+
+    started = perf_counter()
+    shared: dict[str, Any] = {"dataset": dataset, "backbone": backbone, "device": settings.device}
+    columns: dict[str, Mapping[str, Any]] = {}
+    for profile in settings.profiles:
+        print(f"\n== {dataset}, {backbone}, profile {profile}", flush=True)
+        root, sampling = settings.root / profile, PROFILE_SAMPLING[profile]
+        extract_gradients.run(
+            GradientSettings(**shared, root=root, profile=profile, objective=OBJECTIVES, with_embeddings=True)
+        )
+        few: dict[str, Any] = {"shots": SHOTS, "few_shot_sampling": sampling}
+        columns[f"{profile}, all rows"] = knn(KnnSettings(**shared, root=(root,)))
+        columns[f"{profile}, {SHOTS}-shot"] = knn(KnnSettings(**shared, root=(root,), **few))
+    print(f"\nkNN accuracy (k = 20) on {dataset} with {backbone}. {about}\n")
+    print_gain_table(columns)
+    print(f"\n{verdict(columns)}")
+    print_places({"features and results": f"{settings.root}/*/"}, started)
+
+
+def verdict(columns: Mapping[str, Mapping[str, Any]]) -> str:
+    """In words, what adding the gradients to the embeddings did in each column, good or bad."""
+    combinations = [name_of((EMBEDDINGS, *OBJECTIVES[:count])) for count in range(1, len(OBJECTIVES) + 1)]
+    lines = []
+    for name in combinations:
+        gains = {
+            title: 100 * (column["results"][name]["accuracy"] - column["results"][EMBEDDINGS]["accuracy"])
+            for title, column in columns.items()
+        }
+        helped = sum(gain > 0 for gain in gains.values())
+        listed = ", ".join(f"{gain:+.1f} ({title})" for title, gain in gains.items())
+        lines.append(f"{name} beats the embeddings in {helped} of {len(gains)} columns: {listed}.")
+    return "\n".join(lines)
+
+
+def print_places(places: Mapping[str, object], started: float) -> None:
+    """Where things are, and how many seconds it took."""
+    print("\n" + aligned([[what, str(place)] for what, place in places.items()]))
+    print(f"{perf_counter() - started:.0f} s")
