@@ -20,6 +20,7 @@ class Profile:
     published_labels: labels as the published loaders read them, where that is another reading (T3).
     first_token_gradient: keep the first token's part of the gradient alone, for the backbones whose published code did
         so although the embedding depends on more tokens (U2).
+    stratified_texts: draw few shots of texts with the classes' shares kept, in place of as many of each class (T4).
     """
 
     name: str
@@ -28,6 +29,7 @@ class Profile:
     imagenet_view_statistics: bool = False
     published_labels: bool = False
     first_token_gradient: bool = False
+    stratified_texts: bool = False
 
 
 PROFILES = {
@@ -39,6 +41,7 @@ PROFILES = {
         imagenet_view_statistics=True,
         published_labels=True,
         first_token_gradient=True,
+        stratified_texts=True,
     ),
 }
 

@@ -79,7 +79,8 @@ OWN_TOPIC = "this command"
 TOPICS = {
     "data": (
         *("dataset", "datasets", "split", "splits", "data_dir", "images", "query", "train_split", "test_split"),
-        *("valid_split", "shots", "few_shot_seed", "few_shot_sampling", "few_shot_validation", "ground_truth"),
+        *("valid_split", "shots", "train_size", "few_shot_seed", "few_shot_sampling", "few_shot_validation"),
+        "ground_truth",
     ),
     "model": ("backbone", "backbones", "checkpoint", "random_init", "arch"),
     "features": (

@@ -46,6 +46,7 @@ OTHER_VALUES = {
     "few_shot_sampling": {"shots": 5, "few_shot_sampling": "stratified"},
     "few_shot_seed": {"shots": 5, "few_shot_seed": (1, 2, 3)},
     "shots": {"shots": 5},
+    "train_size": {"train_size": 0.5},
     "few_shot_validation": {"few_shot_validation": "cv"},
     "combinations": {"combinations": "nested"},
     "solver": {"solver": "lbfgs"},

@@ -1,12 +1,21 @@
 """Few-shot rows drawn with the classes' shares, as the published text evaluation did."""
 
+import json
+from dataclasses import replace
+
+import h5py
 import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
 from fungi.combine.few_shot import few_shot_rows, stratified_rows
+from fungi.commands import COMMANDS
 from fungi.errors import FungiError
+from fungi.report.protocol import as_published, details_of, origin_of, setting_of
+from fungi.report.words import asked_in_words
+from fungi.scoring import knn_concat
 from fungi.scoring.knn_concat import KnnSettings
+from tests.evaluation.feature_folder import BIRTH, make_folder
 
 TARGETS = np.repeat([0, 1, 2], [900, 90, 10])
 
@@ -28,12 +37,100 @@ def test_stratified_draws_that_can_not_be_are_refused():
         stratified_rows(TARGETS, 400)
 
 
+BALANCED, STRATIFIED = few_shot_rows(TARGETS, 3).tolist(), stratified_rows(TARGETS, 3).tolist()
+TEXTS, AUDIO = {"dataset": "trec", "backbone": "bert-base-uncased"}, {"dataset": "esc-50", "backbone": "patch-ssast"}
+
+
 def test_the_flag_chooses_the_rule():
     balanced, stratified = (KnnSettings(shots=3, few_shot_sampling=name) for name in ("balanced", "stratified"))
-    assert balanced.rows(TARGETS, None).tolist() == few_shot_rows(TARGETS, 3).tolist()
-    assert stratified.rows(TARGETS, None).tolist() == stratified_rows(TARGETS, 3).tolist()
+    for births in ([], [replace(BIRTH, profile="published", **TEXTS)]):
+        assert balanced.rows(TARGETS, None, births).tolist() == BALANCED
+        assert stratified.rows(TARGETS, None, births).tolist() == STRATIFIED
     with pytest.raises(FungiError, match=r"--few-shot-sampling draws shots: give their number"):
         KnnSettings(few_shot_sampling="stratified")
+
+
+@pytest.mark.parametrize(
+    ("birth", "expected"),
+    [
+        ({**TEXTS, "profile": "published"}, STRATIFIED),
+        ({**TEXTS, "dataset": "my-own", "profile": "published"}, STRATIFIED),
+        ({**TEXTS, "backbone": "my-own", "profile": "published"}, STRATIFIED),
+        ({**TEXTS, "profile": "clean"}, BALANCED),
+        ({**AUDIO, "profile": "published"}, BALANCED),
+        ({"profile": "published"}, BALANCED),
+    ],
+)
+def test_without_the_flag_the_profile_of_the_features_chooses_it(birth, expected):
+    """Texts alone were drawn otherwise (spec text 6.1, vision 9.4, audio 5)."""
+    births = [replace(BIRTH, **birth)]
+    assert KnnSettings(shots=3).rows(TARGETS, None, births).tolist() == expected
+    assert KnnSettings().following(births).few_shot_sampling == "balanced", "nothing is drawn"
+
+
+@pytest.mark.parametrize("profile", ["clean", "published"])
+def test_how_shots_were_drawn_is_recorded(profile, tmp_path):
+    make_folder(tmp_path, features=("embeddings",), dataset="trec")
+    for path in tmp_path.rglob("*.h5"):
+        with h5py.File(path, "a") as file:
+            file.attrs["profile"] = profile
+    found = knn_concat.run(KnnSettings(dataset="trec", root=(tmp_path,), shots=3, k=3))
+    assert found["settings"]["few_shot_sampling"] == ("stratified" if profile == "published" else "balanced")
+    assert ("stratified draw" in details_of(found, origin_of(found))) == (profile == "published")
+    (path,) = tmp_path.rglob("*.json")
+    assert path.parts[-3] == "knn-3shot-k3"
+    assert KnnSettings(dataset="trec", root=(tmp_path,), shots=3, k=3).difference(path) == ""
+
+
+def test_a_share_is_taken_of_each_class_or_of_all():
+    rows = few_shot_rows(TARGETS, 0.1)
+    assert np.bincount(TARGETS[rows]).tolist() == [90, 9, 1]
+    assert rows.tolist() == [*range(90), *range(900, 909), 990]
+    assert np.bincount(TARGETS[few_shot_rows(TARGETS, 0.001)]).tolist() == [1, 1, 1]
+    drawn = few_shot_rows(TARGETS, 0.1, seed=3)
+    assert np.bincount(TARGETS[drawn]).tolist() == [90, 9, 1]
+    assert drawn.tolist() != rows.tolist()
+    wanted, _ = train_test_split(np.arange(len(TARGETS)), train_size=0.0155, stratify=TARGETS, random_state=42)
+    assert stratified_rows(TARGETS, 0.0155).tolist() == sorted(wanted)
+
+
+def test_a_whole_train_size_is_a_number_of_shots():
+    assert KnnSettings(train_size=5.0) == KnnSettings(shots=5)
+    share = KnnSettings(train_size=0.1)
+    assert share.rows(TARGETS, None, []).tolist() == few_shot_rows(TARGETS, 0.1).tolist()
+    assert replace(share, k=3).train_size == 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"train_size": 0.0}, "--train-size 0 is neither a share"),
+        ({"train_size": 1.5}, "--train-size 1.5 is neither a share .* nor a whole number of rows per class"),
+        ({"train_size": float("nan")}, "--train-size nan is neither"),
+        ({"train_size": 0.5, "shots": 3}, "give one of them"),
+    ],
+)
+def test_other_train_sizes_are_refused(options, complaint):
+    with pytest.raises(FungiError, match=complaint):
+        KnnSettings(**options)
+
+
+def test_a_share_is_recorded_named_and_taken_up_again(tmp_path, capsys):
+    make_folder(tmp_path, features=("embeddings", "kl"))
+    flags = ["--root", str(tmp_path), "--k", "3", "--pca-dim", "4", "--train-size", "0.25"]
+    assert COMMANDS["knn"].main(flags) == 0
+    assert "25 % of the train rows" in capsys.readouterr().out
+    (path,) = tmp_path.rglob("*.json")
+    found = json.loads(path.read_text())
+    assert (path.parts[-3], found["settings"]["train_size"]) == ("knn-pca4-k3-share0.25", 0.25)
+    assert setting_of(found) == "25-percent"
+    assert asked_in_words("knn", "25-percent drawn").endswith("25 % of the train rows of each class drawn")
+    assert not as_published(found, origin_of(found))
+    changed = path.stat().st_mtime_ns
+    assert COMMANDS["knn"].main(flags) == 0
+    assert COMMANDS["knn"].main([*flags[:-1], "0.5"]) == 0
+    assert path.stat().st_mtime_ns == changed
+    assert len(list(tmp_path.rglob("*.json"))) == 2
 
 
 def test_no_row_is_drawn_twice_and_every_class_has_its_shots():

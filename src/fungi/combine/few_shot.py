@@ -7,8 +7,10 @@ from fungi.errors import FungiError
 from fungi.runtime.seeds import numpy_generator
 
 
-def few_shot_rows(targets: Integer[np.ndarray, " n"], shots: int, seed: int | None = None) -> Integer[np.ndarray, " s"]:
-    """Rows of `shots` examples per class, ascending.
+def few_shot_rows(
+    targets: Integer[np.ndarray, " n"], size: int | float, seed: int | None = None
+) -> Integer[np.ndarray, " s"]:
+    """Rows of `size` examples per class, or of that share of each class, at least one; ascending.
 
     Without a seed the first ones of each class in stored order (the published rule); with one, a random balanced draw.
     FungiError where a class has fewer.
@@ -17,6 +19,7 @@ def few_shot_rows(targets: Integer[np.ndarray, " n"], shots: int, seed: int | No
     generator = None if seed is None else numpy_generator(seed, "few-shot")
     for label in np.unique(targets):
         rows = np.flatnonzero(targets == label)
+        shots = max(1, round(size * len(rows))) if isinstance(size, float) else size
         if len(rows) < shots:
             raise FungiError(
                 f"class {label} has {len(rows)} train rows, fewer than the {shots} shots asked for. Use fewer --shots."
@@ -26,22 +29,22 @@ def few_shot_rows(targets: Integer[np.ndarray, " n"], shots: int, seed: int | No
 
 
 def stratified_rows(
-    targets: Integer[np.ndarray, " n"], shots: int, seed: int | None = None
+    targets: Integer[np.ndarray, " n"], size: int | float, seed: int | None = None
 ) -> Integer[np.ndarray, " s"]:
-    """As many rows as `shots` per class would be, but drawn so that classes keep their shares of the split; ascending.
+    """As many rows as `size` per class would be, or that share of all, so that classes keep their shares; ascending.
 
     The published rule for texts (quirk T4): a rare class may get no row at all. Without a seed, the published one.
     FungiError where scikit-learn can't draw so few, or so many.
     """
     from sklearn.model_selection import StratifiedShuffleSplit
 
-    count = shots * len(np.unique(targets))
+    count = int(size * len(targets)) if isinstance(size, float) else size * len(np.unique(targets))
     splitter = StratifiedShuffleSplit(1, train_size=count, random_state=42 if seed is None else seed)
     try:
         chosen, _ = next(splitter.split(np.zeros(len(targets)), targets))
     except ValueError as error:
         raise FungiError(
             f"{count} of {len(targets)} train rows can't be drawn with the shares of the classes kept ({error}) "
-            "Use other --shots, or --few-shot-sampling balanced."
+            "Use other --shots or --train-size, or --few-shot-sampling balanced."
         ) from None
     return np.sort(chosen)

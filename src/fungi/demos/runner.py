@@ -10,14 +10,13 @@ from fungi.combine.names import name_of
 from fungi.errors import FungiError
 from fungi.extraction import extract_gradients
 from fungi.extraction.gradient_settings import GradientSettings
+from fungi.profiles import PROFILES
 from fungi.report.gain_table import print_gain_table
 from fungi.report.text import aligned
 from fungi.settings import SEEDS, setting
 from fungi.store.layout import EMBEDDINGS
 
 OBJECTIVES = ("kl", "simclr")
-PROFILE_SAMPLING = {"clean": "balanced", "published": "stratified"}
-"""How each profile draws shots (spec text 6.1)."""
 SHOTS = 5
 """Per class, beside all train rows."""
 
@@ -47,13 +46,13 @@ class ProfileDemoSettings:
     """Which network, under which profiles; a demo has its own folder."""
 
     backbone: str = setting("", "backbone; the demo's own if absent")
-    profiles: tuple[str, ...] = setting(tuple(PROFILE_SAMPLING), "profiles to run")
+    profiles: tuple[str, ...] = setting(tuple(PROFILES), "profiles to run")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     root: Path = setting(Path("demo"), "folder of everything that the demo writes")
 
     def __post_init__(self) -> None:
-        if not self.profiles or any(name not in PROFILE_SAMPLING for name in self.profiles):
-            raise FungiError(f"--profiles takes one or both of {', '.join(PROFILE_SAMPLING)}.")
+        if not self.profiles or any(name not in PROFILES for name in self.profiles):
+            raise FungiError(f"--profiles takes one or both of {', '.join(PROFILES)}.")
 
 
 def run_profiles(settings: ProfileDemoSettings, dataset: str, backbone: str, about: str) -> None:
@@ -69,13 +68,12 @@ def run_profiles(settings: ProfileDemoSettings, dataset: str, backbone: str, abo
     columns: dict[str, Mapping[str, Any]] = {}
     for profile in settings.profiles:
         print(f"\n== {dataset}, {backbone}, profile {profile}", flush=True)
-        root, sampling = settings.root / profile, PROFILE_SAMPLING[profile]
+        root = settings.root / profile
         extract_gradients.run(
             GradientSettings(**shared, root=root, profile=profile, objective=OBJECTIVES, with_embeddings=True)
         )
-        few: dict[str, Any] = {"shots": SHOTS, "few_shot_sampling": sampling}
         columns[f"{profile}, all rows"] = knn(KnnSettings(**shared, root=(root,)))
-        columns[f"{profile}, {SHOTS}-shot"] = knn(KnnSettings(**shared, root=(root,), **few))
+        columns[f"{profile}, {SHOTS}-shot"] = knn(KnnSettings(**shared, root=(root,), shots=SHOTS))
     print(f"\nkNN accuracy (k = 20) on {dataset} with {backbone}. {about}\n")
     print_gain_table(columns)
     print(f"\n{verdict(columns)}")

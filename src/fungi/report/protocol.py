@@ -49,6 +49,7 @@ _IN_WORDS: dict[str, Callable[[Any], str]] = {
     "few_shot_validation": lambda value: f"lambda by {value}",
     "renormalise_after_pca": lambda _: "cosine after PCA",
     "choose": lambda _: "features, PCA and k up to these chosen on train rows",
+    "train_size": lambda _: "",  # the heading begins with it
     "score_fitted_rows": lambda _: "FITTED ROWS ARE SCORED",
 }
 
@@ -73,11 +74,13 @@ class Protocol:
 
 
 def setting_of(content: dict[str, Any]) -> str:
-    """`full`, `5-shot`, or `5-shot drawn` where the shots are random draws."""
-    shots = content["settings"].get("shots")
-    if shots is None:
+    """`full`, `5-shot`, `10-percent`; `5-shot drawn` where the rows are random draws."""
+    settings = content["settings"]
+    shots, share = settings.get("shots"), settings.get("train_size")
+    if shots is None and share is None:
         return "full"
-    return f"{shots}-shot drawn" if content["settings"].get("few_shot_seed") else f"{shots}-shot"
+    part = f"{100 * share:g}-percent" if shots is None else f"{shots}-shot"
+    return f"{part} drawn" if settings.get("few_shot_seed") else part
 
 
 def origin_of(content: dict[str, Any]) -> dict[str, str]:
@@ -113,7 +116,7 @@ def unusual_settings(content: dict[str, Any]) -> dict[str, Any]:
 def details_of(content: dict[str, Any], origin: dict[str, str]) -> str:
     """All that sets a protocol apart from another, in words."""
     settings, unusual, entries = content["settings"], unusual_settings(content), entries_of(content)
-    if not settings.get("shots"):
+    if not (settings.get("shots") or settings.get("train_size")):
         unusual = {name: value for name, value in unusual.items() if not name.startswith("few_shot")}
     parts = [f"{word} {settings[name]}" for name, word in _ALWAYS_SHOWN.items() if settings.get(name) is not None]
     parts += [] if _is_usual_layer(origin) else [f"layer {origin['layer']}"]

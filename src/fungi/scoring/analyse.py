@@ -44,7 +44,7 @@ class AnalyseSettings(FeatureSettings):
     )
     shots: int | None = like(KnnSettings, "shots")
     few_shot_seed: tuple[int, ...] = like(KnnSettings, "few_shot_seed")
-    few_shot_sampling: Literal["balanced", "stratified"] = like(KnnSettings, "few_shot_sampling")
+    few_shot_sampling: Literal["balanced", "stratified"] | None = like(KnnSettings, "few_shot_sampling")
     k: int = like(KnnSettings, "k")
     backend: Backend = like(KnnSettings, "backend")
 
@@ -107,7 +107,7 @@ def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
         folder = layout.gradients(*where, "any", settings.train_split).parent
         raise FungiError(f"no gradient files of split {settings.train_split!r} in {folder}.")
     shared = set.intersection(*(set(array_keys(layout.existing(name, *where, settings.train_split))) for name in names))
-    single = {"features": tuple(names), "combinations": "single", "few_shot_seed": (), "few_shot_sampling": "balanced"}
+    single = {"features": tuple(names), "combinations": "single", "few_shot_seed": (), "few_shot_sampling": None}
     return [knn_concat.run(settings.knn(layer_key=key, **single)) for key in sorted(shared)]
 
 

@@ -20,9 +20,10 @@ from fungi.errors import FungiError
 from fungi.report.result_file import ResultFile, Run, Scores
 from fungi.runtime.log import logger, progress
 from fungi.runtime.tracking import track
-from fungi.scoring.feature_files import Splits, open_splits, provenance
+from fungi.scoring.feature_files import Splits, births_of, open_splits, provenance
 from fungi.scoring.feature_settings import FeatureSettings, result_path
 from fungi.scoring.fitted_rows import of_seen_rows
+from fungi.store.birth import Birth
 from fungi.store.joining import check_runs
 
 
@@ -89,6 +90,11 @@ class Task:
     draw: int | None
     run: Run
 
+    @property
+    def births(self) -> list[Birth]:
+        """The records of the features, of those that have one."""
+        return births_of(self.splits)
+
 
 def evaluate(
     settings: FeatureSettings,
@@ -105,7 +111,7 @@ def evaluate(
     the features there are; prepare: reads labels and opens sources, once per run that has something missing.
     """
     tasks = _tasks(settings, splits, draws)
-    result = open_result(settings, name, [task.run for task in tasks])
+    result = open_result(settings, name, [task.run for task in tasks], tasks[0].births)
     for task in tasks:
         wanted = combinations(list(next(iter(task.splits.values())).arrays))
         missing = [chosen for chosen in wanted if name_of(chosen) not in task.run.results]
@@ -116,9 +122,13 @@ def evaluate(
     return result
 
 
-def open_result(settings: FeatureSettings, task: str, runs: list[Run]) -> ResultFile:
-    """The result file of an evaluation, with what an earlier run of the same settings left in it."""
-    return ResultFile(result_path(settings, task), task, settings.deciding(), runs, settings.unusual())
+def open_result(settings: FeatureSettings, task: str, runs: list[Run], births: Sequence[Birth]) -> ResultFile:
+    """The result file of an evaluation, with what an earlier run of the same settings left in it.
+
+    births: of the features, which decide what the settings leave open.
+    """
+    decided = settings.following(births)
+    return ResultFile(result_path(settings, task), task, decided.deciding(), runs, decided.unusual())
 
 
 def _tasks(

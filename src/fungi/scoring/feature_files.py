@@ -15,6 +15,7 @@ from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.files import sha256_of
 from fungi.scoring.feature_settings import DEFAULT_LAYER_KEY, FeatureSettings
 from fungi.scoring.fitted_rows import refuse_seen_rows
+from fungi.store.birth import Birth
 from fungi.store.joining import check_splits, check_targets
 from fungi.store.layout import EMBEDDINGS, Layout
 from fungi.store.reading import FeatureArray, array_keys, open_array, read_targets, warn_of_unknown_origin
@@ -71,6 +72,12 @@ def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) ->
 def provenance(splits: Splits) -> dict[str, Any]:
     """Where the features of a run came from: split -> feature -> file, array, birth record."""
     return {split: {name: _origin(array) for name, array in files.arrays.items()} for split, files in splits.items()}
+
+
+def births_of(splits: Splits) -> list[Birth]:
+    """The birth records of all features, of those that have one."""
+    arrays = (array for files in splits.values() for array in files.arrays.values())
+    return [array.birth for array in arrays if array.birth is not None]
 
 
 def _origin(array: FeatureArray) -> dict[str, Any]:

@@ -6,19 +6,23 @@ Files are found by dataset and backbone below `--root`, or given one by one with
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from fungi.backbones.base import BACKBONES
 from fungi.combine.protocol import DEFAULT_PCA_DIM, usual_pca_dim
 from fungi.data.base import DATASETS
 from fungi.errors import FungiError
 from fungi.identity import deciding_values, result_name, unusual_values
+from fungi.profiles import choose_profile
 from fungi.settings import SEEDS, setting
 from fungi.store.layout import Layout
 
 if TYPE_CHECKING:
     import torch
+
+    from fungi.store.birth import Birth
 
 DEFAULT_LAYER_KEY = "attn_proj"
 
@@ -159,6 +163,10 @@ class FeatureSettings:
                 return f"{path} was made with --{name.replace('_', '-')} {there[name]}, not {wanted}"
         return ""
 
+    def following(self, births: "Sequence[Birth]") -> "FeatureSettings":
+        """The same settings, with what the features decide; births: of the features."""
+        return self
+
     def deciding(self) -> dict[str, Any]:
         """The settings that decide what the result file holds, as JSON, with defaults filled in."""
         named = {"dataset": self.dataset_name, "backbone": self.backbone_name, "pca_dim": self.reduced_dim}
@@ -173,8 +181,12 @@ class FeatureSettings:
 class FewShotSettings(FeatureSettings):
     """Flags of the evaluations that are fitted on labels."""
 
-    shots: int | None = setting(
-        None, "train examples per class; all if absent", aliases=("--train-size",), within=(1, 10**6)
+    shots: int | None = setting(None, "train examples per class; all if absent", within=(1, 10**6))
+    train_size: float | None = setting(
+        None,
+        "train examples: a share of each class (0.1), or so many of each class (5), as --shots",
+        within=(0, 10**6),
+        mark="share",
     )
     few_shot_seed: tuple[int, ...] = setting(
         (),
@@ -182,44 +194,92 @@ class FewShotSettings(FeatureSettings):
         within=SEEDS,
         mark="draws",
     )
-    few_shot_sampling: Literal["balanced", "stratified"] = setting(
-        "balanced",
-        "as many shots of each class, or shares as in the train split (the published rule for texts)",
+    few_shot_sampling: Literal["balanced", "stratified"] | None = setting(
+        None,
+        "as many shots of each class, or shares as in the train split; if absent as the features' profile does it:"
+        " stratified for texts of the published one, else balanced",
         mark="",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least_one(self, "shots")
-        if self.few_shot_sampling != "balanced" and not self.uses_shots:
+        if self.train_size is not None:
+            self._take_train_size(self.train_size)
+        if self.few_shot_sampling == "stratified" and not self.uses_shots:
             raise FungiError("--few-shot-sampling draws shots: give their number with --shots.")
         if len(set(self.few_shot_seed)) < len(self.few_shot_seed):
             raise FungiError("--few-shot-seed names a seed twice: one run per draw is counted.")
         if self.few_shot_seed and not self.uses_shots:
             raise FungiError("--few-shot-seed draws shots: give their number with --shots.")
 
+    def _take_train_size(self, size: float) -> None:
+        """A whole number of rows per class is a number of shots, whichever flag says it."""
+        if self.shots is not None:
+            raise FungiError("--train-size and --shots both say how many train rows to take: give one of them.")
+        if size >= 1 and size.is_integer():
+            object.__setattr__(self, "shots", int(size))
+            object.__setattr__(self, "train_size", None)
+        elif not 0 < size < 1:
+            raise FungiError(
+                f"--train-size {size:g} is neither a share (above 0 and below 1) nor a whole number of rows per class."
+            )
+
     @property
     def uses_shots(self) -> bool:
         """Whether there is anything to draw."""
-        return self.shots is not None
+        return self.shots is not None or self.train_size is not None
+
+    @property
+    def fitted_in_words(self) -> str:
+        """What is fitted on: `5-shot`."""
+        if self.train_size is not None:
+            return f"{100 * self.train_size:g} % of the train rows"
+        return "all train rows" if self.shots is None else f"{self.shots}-shot"
 
     def draws(self) -> tuple[int | None, ...]:
         """Seeds of the few-shot draws; one None where nothing is drawn."""
         return self.few_shot_seed or (None,)
 
-    def rows(self, targets: Any, draw: int | None) -> Any:
-        """The train rows to fit on, ascending; None for all."""
+    def rows(self, targets: Any, draw: int | None, births: "Sequence[Birth]") -> Any:
+        """The train rows to fit on, ascending; None for all. births: of the features."""
         from fungi.combine.few_shot import few_shot_rows, stratified_rows
 
-        if self.shots is None:
+        size = self.train_size if self.shots is None else self.shots
+        if size is None:
             return None
-        choose = few_shot_rows if self.few_shot_sampling == "balanced" else stratified_rows
-        return choose(targets, self.shots, draw)
+        stratified = self.following(births).few_shot_sampling == "stratified"
+        return (stratified_rows if stratified else few_shot_rows)(targets, size, draw)
+
+    def following(self, births: "Sequence[Birth]") -> "FewShotSettings":
+        """The same, with shots drawn as the profile of the features does where no flag says how (spec text 6.1)."""
+        if self.few_shot_sampling is not None:
+            return self
+        stratified = self.uses_shots and any(
+            choose_profile(birth.profile).stratified_texts and _modality(birth) == "text" for birth in births
+        )
+        return replace(self, few_shot_sampling="stratified" if stratified else "balanced")
+
+    def deciding(self) -> dict[str, Any]:
+        """How shots are drawn is not known before the features are: see `following`."""
+        found = super().deciding()
+        return {name: value for name, value in found.items() if (name, value) != ("few_shot_sampling", None)}
+
+    def unusual(self) -> dict[str, Any]:
+        """Balanced shots are the usual ones."""
+        found = super().unusual()
+        return {name: value for name, value in found.items() if (name, value) != ("few_shot_sampling", "balanced")}
 
     @property
     def task_name(self) -> str:
         """The task with its shots: `knn`, `knn-5shot`."""
         return self.task if self.shots is None else f"{self.task}-{self.shots}shot"
+
+
+def _modality(birth: "Birth") -> str:
+    """Of the dataset that the features are of, or of their backbone; empty where neither is a known one."""
+    known: tuple[tuple[Any, str], ...] = ((DATASETS, birth.dataset), (BACKBONES, birth.backbone))
+    return next((registry[name].modality for registry, name in known if name in registry), "")
 
 
 def result_path(settings: FeatureSettings, task: str) -> Path:

@@ -89,5 +89,4 @@ def show(settings: KnnSettings, content: dict[str, Any]) -> None:
 
         print(choice_table(content, settings.primary_metric))
         return
-    title = "all train rows" if settings.shots is None else f"{settings.shots}-shot"
-    print_gain_table({title: content}, settings.primary_metric)
+    print_gain_table({settings.fitted_in_words: content}, settings.primary_metric)

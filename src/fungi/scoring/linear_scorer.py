@@ -50,7 +50,7 @@ class LinearScorer:
             logger.info(
                 "no validation split: lambda is chosen on %d of the %d train rows", len(valid_rows), len(targets)
             )
-        shots = settings.rows(targets[rows], task.draw)
+        shots = settings.rows(targets[rows], task.draw, task.births)
         rows = rows if shots is None else rows[shots]
         self._targets, self._valid_targets = targets[rows], valid_targets
         self.sources = train.source(settings, rows), valid.source(settings, valid_rows), test.source(settings)
@@ -69,7 +69,7 @@ class LinearScorer:
 
         accuracies = self._accuracies(train, valid)
         chosen = float(LAMBDAS[len(LAMBDAS) // 2 if accuracies is None else int(accuracies.argmax())])
-        refit_on_all = not self._official and settings.shots is None
+        refit_on_all = not (self._official or settings.uses_shots)
         final = LabelledRows(both, np.concatenate([train.targets, valid.targets])) if refit_on_all else train
         options = settings.options(settings.epochs)
         classifier = fit_classifier(final, chosen, options)
@@ -102,7 +102,7 @@ class LinearScorer:
     def _accuracies(self, train: LabelledRows, valid: LabelledRows) -> Any:
         settings = self._settings
         options = settings.options(settings.sweep_epochs or settings.epochs)
-        way = "published" if settings.shots is None else settings.few_shot_validation
+        way = settings.few_shot_validation if settings.uses_shots else "published"
         if way == "none":
             return None
         if way == "cv":

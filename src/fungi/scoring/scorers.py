@@ -16,7 +16,7 @@ class KnnScorer:
     def __init__(self, settings: FewShotSettings, task: Task, *, k: int, backend: Backend) -> None:
         train, test = task.splits["train"], task.splits["test"]
         targets, self.test_targets = train.targets(), test.targets()
-        rows = settings.rows(targets, task.draw)
+        rows = settings.rows(targets, task.draw, task.births)
         self._targets = targets if rows is None else targets[rows]
         self._k, self._backend = k, backend
         self.sources = train.source(settings, rows), test.source(settings)

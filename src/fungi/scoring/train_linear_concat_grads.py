@@ -32,5 +32,4 @@ def run(settings: LinearSettings) -> dict[str, Any]:
 
 def show(settings: LinearSettings, content: dict[str, Any]) -> None:
     """Print the table."""
-    title = "all train rows" if settings.shots is None else f"{settings.shots}-shot"
-    print_gain_table({title: content}, settings.primary_metric)
+    print_gain_table({settings.fitted_in_words: content}, settings.primary_metric)
