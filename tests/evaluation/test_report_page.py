@@ -84,6 +84,7 @@ def test_published_values_are_told_with_their_distance() -> None:
     ("made", "words"),
     [
         (feature_in_words("embeddings+kl:values+simclr"), "embeddings + KL:values + SimCLR"),
+        (feature_in_words("embeddings+mae+own"), "embeddings + MAE + own"),
         (asked_in_words("linear", "5-shot drawn"), "Linear probe, 5 train rows per class drawn"),
         (asked_in_words("segmentation", "1024000 patches"), "Segmentation, bank of 1024000 patches"),
         (

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fungi.errors import FungiError
-from fungi.search.exact import nearest
+from fungi.search.exact import all_ranked, most_similar, nearest
 from fungi.search.neighbours import in_memory, recall
 
 EXACT = "donot_use_mm_for_euclid_dist"
@@ -63,6 +63,38 @@ def test_neighbours_that_float32_can_not_tell_apart_are_those_of_float64(metric,
     worse = scores.gather(1, found.rows).sort(dim=1).values - oracle
     # Scores that agree in 40 digits are equal, and then the earlier key counts: no other may take a place.
     assert bool((worse.max(dim=1).values <= size * 2.0**-39).all())
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
+@pytest.mark.parametrize("block", [3010, 1250, 37])
+def test_the_best_of_many_keys_are_found_whatever_the_block(metric, block):
+    """Blocks that are searched by groups of columns, with and without a rest, and those that are too narrow."""
+    keys, queries = rows(3010, 0), rows(30, 1)
+    products = queries.double() @ keys.double().T
+    scores = products if metric == "inner-product" else -torch.cdist(queries.double(), keys.double())
+    assert torch.equal(nearest(in_blocks(keys, block), queries, 7, metric).rows, scores.topk(7, dim=1).indices)
+
+
+def test_most_similar_leaves_out_what_a_query_may_not_find():
+    keys, queries = rows(50, 0), rows(12, 1).unflatten(0, (4, 3))
+    left_out = torch.rand(4, 1, 50, generator=torch.Generator().manual_seed(2)) < 0.5
+    products, found = most_similar(queries, keys, 5, left_out)
+    for item in range(4):
+        allowed = [row for row in range(50) if not left_out[item, 0, row]]
+        for view in range(3):
+            query = queries[item, view].double()
+            ordered = sorted(allowed, key=lambda row, query=query: -float(query @ keys[row].double()))[:5]
+            assert found[item, view].tolist() == ordered
+            torch.testing.assert_close(products[item, view], keys[ordered] @ queries[item, view])
+    assert most_similar(queries, keys[:2], 5)[1].shape == (4, 3, 2)
+
+
+def test_all_keys_are_ranked_in_float64_whatever_the_blocks():
+    keys, queries = rows(90, 0), rows(7, 1)
+    keys[::9] = keys[0]  # equal ones, in their order
+    products = queries.double().numpy() @ keys.double().numpy().T
+    oracle = [sorted(range(90), key=lambda row, scores=scores: (-round(scores[row], 9), row)) for scores in products]
+    assert all_ranked(in_blocks(keys, 13), queries).tolist() == oracle
 
 
 def test_there_are_no_more_neighbours_than_keys():

@@ -2,7 +2,10 @@
 
 import re
 
-FEATURES = {"kl": "KL", "dino": "DINO", "simclr": "SimCLR", "deepcluster": "DeepCluster", "ibot": "iBOT", "mim": "MIM"}
+from fungi.objectives import OBJECTIVES
+
+_SPELLED = {"simclr": "SimCLR", "deepcluster": "DeepCluster", "ibot": "iBOT"}
+_LONGEST_ABBREVIATION = 4
 TASKS = {
     "knn": "Nearest neighbours",
     "linear": "Linear probe",
@@ -35,10 +38,16 @@ _DETAILS = (
 )
 
 
+def objective_in_words(name: str) -> str:
+    """`kl` -> `KL`, `simclr` -> `SimCLR`; what is no objective keeps its name."""
+    abbreviated = name in OBJECTIVES and len(name) <= _LONGEST_ABBREVIATION
+    return _SPELLED.get(name, name.upper() if abbreviated else name)
+
+
 def feature_in_words(name: str) -> str:
     """`embeddings+kl` -> `embeddings + KL`; an array of a layer keeps its name."""
     parts = [part.partition(":") for part in name.split("+")]
-    return " + ".join(FEATURES.get(feature, feature) + colon + array for feature, colon, array in parts)
+    return " + ".join(objective_in_words(feature) + colon + array for feature, colon, array in parts)
 
 
 def asked_in_words(task: str, setting: str) -> str:
@@ -62,4 +71,4 @@ def _detail(text: str) -> str:
         if pattern.fullmatch(text):
             return pattern.sub(words, text)
     first, _, rest = text.partition(" ")
-    return f"{FEATURES[first]} {rest}" if first in FEATURES else text
+    return f"{objective_in_words(first)} {rest}" if rest else text

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fungi.data.formats.image_files import decode
 from fungi.report.page import data_address, document
-from fungi.report.words import FEATURES
+from fungi.report.words import objective_in_words
 
 THUMBNAIL = 220
 STYLE = """
@@ -42,7 +42,7 @@ def page(answers: Sequence[Answer], folder: Path, backbone: str, objectives: Seq
 
 
 def _section(answer: Answer, folder: Path, objectives: Sequence[str]) -> str:
-    gradients = ", ".join(FEATURES.get(name, name) for name in objectives)
+    gradients = ", ".join(map(objective_in_words, objectives))
     words = {"embeddings": "By embeddings", "FUNGI": f"By FUNGI (embeddings, gradients of {gradients})"}
     found = {way: {path for path, _ in neighbours} for way, neighbours in answer.ways.items()}
     shared = set.intersection(*found.values())
