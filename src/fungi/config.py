@@ -11,6 +11,9 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from fungi.views.image import KINDS
+from fungi.views.kinds import options_of
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -118,9 +121,6 @@ def __getattr__(name: str) -> Any:
 @cache
 def _derived(objective: Any) -> type[ExtractorConfig]:
     """The configuration of an objective: its settings, and the options of its views, with the same defaults."""
-    from fungi.views.image import KINDS
-    from fungi.views.kinds import options_of
-
     settings = {one.name: (one.type, one.default) for one in fields(objective)}
     options = options_of(KINDS, objective.views) if objective.views in KINDS else {}
     own = objective.view_defaults | _OF_THE_MODEL

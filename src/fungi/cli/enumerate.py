@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from fungi.backbones.base import BACKBONES
 from fungi.commands import COMMANDS
+from fungi.objectives import OBJECTIVES
 from fungi.report.text import aligned
 from fungi.settings import setting
 
@@ -43,8 +45,6 @@ def _datasets() -> Iterator[tuple[str, ...]]:
 
 
 def _backbones() -> Iterator[tuple[str, ...]]:
-    from fungi.backbones.base import BACKBONES
-
     yield ("backbone", "modality", "E", "p", "G", "gradient source", "label", "notes")
     for name in BACKBONES:
         spec = BACKBONES[name]
@@ -53,8 +53,6 @@ def _backbones() -> Iterator[tuple[str, ...]]:
 
 
 def _objectives() -> Iterator[tuple[str, ...]]:
-    from fungi.objectives import OBJECTIVES
-
     yield ("objective", "what it does")
     for name in OBJECTIVES:
         module = __import__(OBJECTIVES[name].__module__, fromlist=["__doc__"])

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fungi.errors import FungiError
+from fungi.runtime.files import is_free_lock
+from fungi.runtime.owner import abandoned, discard
 from fungi.settings import setting
 
 DESCRIPTION = """Remove what killed processes left below the root, where it is certain that nobody needs it.
@@ -25,8 +27,6 @@ class CleanSettings:
 
 def run(settings: CleanSettings) -> None:
     """Remove, or name, what is left over."""
-    from fungi.runtime.owner import discard
-
     if not settings.root.is_dir():
         raise FungiError(f"there is no folder {settings.root}. Name the one of the features with --root.")
     for path, why in _left_over(settings.root):
@@ -39,8 +39,6 @@ def run(settings: CleanSettings) -> None:
 
 def _left_over(root: Path) -> Iterator[tuple[Path, str]]:
     """What is nobody's, and why."""
-    from fungi.runtime.files import is_free_lock
-    from fungi.runtime.owner import abandoned
     from fungi.store.assembly import block_folders, is_made
 
     for place, folders, files in os.walk(root):

@@ -1,6 +1,7 @@
 """`extract.py`: write the embeddings of a dataset."""
 
 from fungi.extraction.stage import StageSettings
+from fungi.runtime.log import logger
 
 DESCRIPTION = """Write <root>/embeddings/<dataset>/<backbone>/<split>.h5 with `embeddings` [n d] and `targets` [n].
 
@@ -13,7 +14,6 @@ def run(settings: StageSettings) -> None:
     from fungi.extraction.cost import cost_of
     from fungi.extraction.features import embedding_feature
     from fungi.extraction.pipeline import extract_split
-    from fungi.runtime.log import logger
 
     dtype = "float32" if settings.dtype == "auto" else settings.dtype
     context = resolve_context(settings, dtype)

@@ -1,6 +1,7 @@
 """`extract_gradients.py`: write the projected per-sample gradients of one or more objectives."""
 
 from fungi.extraction.gradient_settings import GradientSettings
+from fungi.runtime.log import logger
 
 DESCRIPTION = """Write <root>/gradients/<dataset>/<backbone>/<objective>-<split>.h5 with one array [n p] per layer.
 
@@ -14,7 +15,6 @@ def run(settings: GradientSettings) -> None:
     from fungi.extraction.cost import cost_of
     from fungi.extraction.features import gradient_features, require_options
     from fungi.extraction.pipeline import extract_split
-    from fungi.runtime.log import logger
 
     require_options(settings)
     context = resolve_context(settings)

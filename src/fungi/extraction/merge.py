@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fungi.errors import FungiError
+from fungi.runtime.log import logger
 from fungi.settings import setting
 
 if TYPE_CHECKING:
@@ -72,7 +73,6 @@ def _belongs_to_another_run(blocks: "BlockFolder", path: Path) -> bool:
 
     FungiError where all blocks are there: which of the two is wanted can't be known.
     """
-    from fungi.runtime.log import logger
     from fungi.store.assembly import state_of
 
     try:

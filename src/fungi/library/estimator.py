@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from fungi.config import KLConfig
+from fungi.errors import FungiError
 from fungi.wrapper import FUNGIWrapper
 
 
@@ -104,8 +105,6 @@ def as_images(X: Any) -> Sequence[Any]:
 
 
 def _eight_bits(X: np.ndarray) -> np.ndarray:
-    from fungi.errors import FungiError
-
     if X.dtype != np.uint8 or X.ndim not in (3, 4):
         raise FungiError(
             f"an array of {X.dtype} with {X.ndim} axes holds no images; give uint8 [n, h, w, 3] or [n, h, w], "

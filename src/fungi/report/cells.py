@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fungi.data.base import DATASETS
 from fungi.errors import FungiError, MissingFilesError
 from fungi.report.features import entries_of, identity_of
 from fungi.report.protocol import Protocol, as_published, details_of, origin_of, setting_of
@@ -171,8 +172,6 @@ def _cell(record: ResultRecord, task: str, setting: str, metric: str, combinatio
 
 def metric_of(content: dict[str, Any]) -> str:
     """The metric that the paper reports for the dataset; accuracy for others, and for clustering."""
-    from fungi.data.base import DATASETS
-
     dataset = origin_of(content)["dataset"]
     return DATASETS[dataset].metric if dataset in DATASETS and content["task"] != "clustering" else "accuracy"
 

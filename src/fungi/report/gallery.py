@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fungi.combine.names import in_order
+from fungi.data.base import open_split
 from fungi.errors import FungiError
 from fungi.evaluators.metrics import per_class_accuracy
 from fungi.identity import short_name
@@ -161,8 +162,6 @@ def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Path]
 
 def class_names(dataset: str, data_dir: Path, count: int) -> Sequence[str]:
     """Names of a dataset's classes where they are few enough to be shown; their numbers where it is not at hand."""
-    from fungi.data.base import open_split
-
     if count > MOST_NAMED:
         return ()
     try:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fungi.backbones.base import BACKBONES
 from fungi.combine.protocol import usual_pca_dim
+from fungi.data.base import DATASETS
 from fungi.report.features import entries_of, seeds_and_precision, unusual_features
 
 _UNKNOWN = "unknown"
@@ -134,8 +136,6 @@ def in_words(name: str, value: Any) -> str:
 
 def as_published(content: dict[str, Any], origin: dict[str, str]) -> bool:
     """Whether settings, rows, draws and features are those of the published tables."""
-    from fungi.backbones.base import BACKBONES
-
     settings, unusual = content["settings"], unusual_settings(content)
     backbone, dataset = origin["backbone"], origin["dataset"]
     sampling = settings.get("few_shot_sampling", "balanced") if settings.get("shots") else None
@@ -155,8 +155,6 @@ def as_published(content: dict[str, Any], origin: dict[str, str]) -> bool:
 
 def _is_usual_layer(origin: dict[str, str]) -> bool:
     """Whether gradients are those of the backbone's own layer, as far as the files tell."""
-    from fungi.backbones.base import BACKBONES
-
     known = origin["layer"] and origin["backbone"] in BACKBONES
     spec = BACKBONES[origin["backbone"]] if known else None
     return spec is None or origin["layer"] == spec.layer_path(spec.layer)
@@ -164,8 +162,6 @@ def _is_usual_layer(origin: dict[str, str]) -> bool:
 
 def _validated_as_published(content: dict[str, Any], dataset: str) -> bool:
     """Whether a linear probe chose lambda on the official validation split where the dataset has one."""
-    from fungi.data.base import DATASETS
-
     official = dataset in DATASETS and "valid" in DATASETS[dataset].splits
     linear = content.get("task", "").startswith("linear")
     return not (official and linear) or all("valid" in run for run in content["provenance"]["features"])

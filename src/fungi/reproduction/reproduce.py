@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from fungi.commands import COMMANDS
 from fungi.errors import FungiError
+from fungi.report.published import published_tables
+from fungi.report.text import markdown
+from fungi.reproduction.recipe import recipe_names, title_of, values_of
+from fungi.runtime.files import written_whole
 from fungi.runtime.log import logger
 from fungi.settings import setting
 
@@ -58,8 +63,6 @@ class ReproduceSettings:
 
 def run(settings: ReproduceSettings) -> None:
     """List, show, submit or run."""
-    from fungi.reproduction.recipe import recipe_names
-
     if settings.overview:
         print(overview(settings, settings.tables or recipe_names()))
         return
@@ -89,9 +92,6 @@ def run(settings: ReproduceSettings) -> None:
 
 def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
     """A line for every table and figure: what it is, needs, costs, and how much of it is filled."""
-    from fungi.report.text import markdown
-    from fungi.reproduction.recipe import title_of
-
     header = ["", "what", "values", "filled", "datasets", "backbones", "steps left", "GPU hours left", "GB left"]
     rows = [[name, title_of(name), *_state(settings, name)] for name in names]
     return markdown(header, rows) + (
@@ -103,7 +103,6 @@ def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
 def _state(settings: ReproduceSettings, name: str) -> Iterator[str]:
     from fungi.reproduction.outcome import outcome
     from fungi.reproduction.plan import plan
-    from fungi.reproduction.recipe import values_of
 
     values, home = values_of(name), settings.homes()[0]
     planned = plan(values, home)
@@ -126,7 +125,6 @@ def command_line(step: "Step") -> str:
 
 def _plan_of(names: Sequence[str], home: "Home") -> "Plan":
     from fungi.reproduction.plan import plan
-    from fungi.reproduction.recipe import values_of
 
     return plan([value for name in names for value in values_of(name)], home)
 
@@ -144,8 +142,6 @@ def _work(planned: "Plan") -> "list[str]":
 
 def run_step(step: "Step") -> int:
     """Run a step in this process; its exit status."""
-    from fungi.commands import COMMANDS
-
     status = COMMANDS[step.command].main(step.flags)
     if status == 130:
         raise KeyboardInterrupt
@@ -154,10 +150,7 @@ def run_step(step: "Step") -> int:
 
 def _tables(names: Sequence[str], home: "Home") -> str:
     """The tables that have published values, each also kept as a markdown file; figures by `fungi report`."""
-    from fungi.report.published import published_tables
     from fungi.reproduction.outcome import table_text
-    from fungi.reproduction.recipe import title_of, values_of
-    from fungi.runtime.files import written_whole
 
     texts = []
     for name in names:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from fungi.runtime.log import logger
+from fungi.runtime.tracking import track
 from fungi.segmentation.settings import SegmentSettings
 
 DESCRIPTION = """Segment images with the labels of their patches' nearest neighbours among training patches.
@@ -18,8 +20,6 @@ a bank at once, whatever its size."""
 def run(settings: SegmentSettings) -> dict[str, Any]:
     """Score all features that are missing in the result file; its content."""
     from fungi.report.result_file import ResultFile, Run
-    from fungi.runtime.log import logger
-    from fungi.runtime.tracking import track
     from fungi.segmentation.evaluation import prepare
 
     segmentation = prepare(settings)

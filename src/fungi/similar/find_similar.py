@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from fungi.errors import FungiError
+from fungi.runtime.files import written_whole
+from fungi.runtime.log import logger
 from fungi.similar.settings import SimilarSettings
 
 DESCRIPTION = """Index a folder of pictures once (subfolders too), and show what is most like a picture, on one page:
@@ -17,7 +19,6 @@ worth its 49 more where time is no matter."""
 def run(settings: SimilarSettings) -> None:
     """Bring the index up to date, and write the page."""
     from fungi.data.formats.image_files import decode
-    from fungi.runtime.files import written_whole
     from fungi.similar.index import Index, pictures_below
     from fungi.similar.neighbours import nearest
     from fungi.similar.page import Answer, page
@@ -55,7 +56,6 @@ def run(settings: SimilarSettings) -> None:
 def _is_readable(path: Path) -> bool:
     """Whether a picture can be read; one that can't is named, and left out."""
     from fungi.data.formats.image_files import decode
-    from fungi.runtime.log import logger
 
     try:
         decode(path, path.name)
