@@ -201,6 +201,34 @@ def test_a_report_of_real_runs_holds_every_format_and_figure(tmp_path):
     assert all(f"figures/{path.name}" in text for path in written[4:])
 
 
+@pytest.mark.parametrize(("task", "title"), [("knn", "Nearest neighbours"), ("linear", "Linear probe")])
+def test_backbones_are_compared_by_the_best_combination_of_each(task, title, tmp_path, monkeypatch):
+    """Figures 5 and 9."""
+    scores = {
+        "vit-b16": {"embeddings": 0.6, "kl": 0.9, "kl+dino": 0.9, "embeddings+kl": 0.7, "embeddings+kl+dino": 0.65},
+        "dino_vitb16": {"embeddings": 0.5, "embeddings+kl": 0.4, "embeddings+kl+dino": 0.45},
+        "mae-vit-b16": {"embeddings": 0.2, "embeddings+kl": 0.3, "embeddings+dino": 0.3},
+        "vit-b32": {"embeddings": 0.8},
+        "vit-s16": {"embeddings+kl": 0.8},
+    }
+    results = [content(found, backbone=name, dataset="pydocs") | {"task": task} for name, found in scores.items()]
+    tables = make_tables(cells(*results))
+    (path,) = [path for path in draw_all(tmp_path, [], [], tables) if path.name.startswith("backbones")]
+    assert path.read_bytes().startswith(PIXELS)
+    drawn = []
+    monkeypatch.setattr("fungi.report.gallery.compared_dots", lambda *given: drawn.append(given))
+    draw_all(tmp_path, [], [], tables)
+    ((_, heading, groups, (alone, best), _),) = drawn
+    assert heading.startswith(title)
+    assert dict(zip(groups, zip(alone.y, best.y, best.told, strict=True), strict=True)) == {
+        "DeiT ViT-B/16": (60, 70, "+ KL"),
+        "DINO ViT-B/16": (50, 45, "+ KL + DINO"),
+        "MAE ViT-B/16": (20, 30, "+ KL"),
+    }
+    draw_all(tmp_path, [], [], make_tables(cells(results[0], *results[3:])))
+    assert len(drawn) == 1, "one backbone alone is compared to none"
+
+
 def test_layers_are_compared_by_block(tmp_path):
     import h5py
 

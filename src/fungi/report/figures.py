@@ -30,12 +30,13 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a plot: its name, x and y, and the deviation of y where there is one."""
+    """One line of a plot: its name, x and y, the deviation of y where there is one; told: words above each dot."""
 
     name: str
     x: Sequence[int]
     y: Sequence[float]
     std: Sequence[float] | None = None
+    told: Sequence[str] = ()
 
 
 @contextmanager
@@ -111,6 +112,8 @@ def compared_dots(
                 label=feature_in_words(one.name),
                 markersize=6,
             )
+            for text, dot in zip(one.told, zip(one.y, one.x, strict=True), strict=bool(one.told)):
+                axes.annotate(text, dot, (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=7)
         axes.set_yticks(range(len(groups)), groups)
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.set_xlabel(axis)

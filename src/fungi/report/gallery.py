@@ -20,10 +20,10 @@ from fungi.report.gain_table import by_size_and_order
 from fungi.report.protocol import Protocol, details_of, origin_of, setting_of
 from fungi.report.published import MEAN
 from fungi.report.tables import Table, label
-from fungi.report.words import asked_in_words, how_in_words, metric_in_words
+from fungi.report.words import asked_in_words, feature_in_words, how_in_words, metric_in_words
 from fungi.store.layout import EMBEDDINGS
 
-COMBINATIONS = "combinations"
+COMBINATIONS, BEST = "combinations", "best combination"
 _MOST_PER_TABLE = 6  # bar charts of single datasets: beyond that a table reads better
 _SHOTS = re.compile(r"(\d+)-shot( drawn)?")
 _SAYS_LAYER = re.compile(r"(layer|array) ")
@@ -70,25 +70,37 @@ def _bars_of(folder: Path, table: Table) -> list[Path]:
 
 
 def _backbones_of(folder: Path, table: Table) -> list[Path]:
-    """Figure 5: embeddings against the largest combination, across backbones."""
+    """Figures 5 (kNN) and 9 (linear probes): embeddings against each backbone's best combination."""
     filled = {column for _, _, column in table.cells}
     column = MEAN if MEAN in filled else filled.pop() if len(filled) == 1 else None
-    largest = max((combination for _, combination in table.rows), key=by_size_and_order)
-    chosen = [name for name in (EMBEDDINGS, largest) if column]
-    groups = [
-        backbone
-        for backbone in dict.fromkeys(backbone for backbone, _ in table.rows)
-        if all((backbone, name, column) in table.cells for name in chosen)
-    ]
-    if column is None or len(groups) < 2 or largest == EMBEDDINGS:
+    best = {} if column is None else _best_combinations(table, column)
+    if column is None or len(best) < 2:
         return []
+    places, gained = range(len(best)), [feature_in_words(name).partition(" ")[2] for name in best.values()]
     series = [
-        Series(name, range(len(groups)), [table.cells[backbone, name, column].value for backbone in groups])
-        for name in chosen
+        Series(EMBEDDINGS, places, [table.cells[backbone, EMBEDDINGS, column].value for backbone in best]),
+        Series(
+            BEST, places, [table.cells[backbone, name, column].value for backbone, name in best.items()], told=gained
+        ),
     ]
     path = _path(folder, "backbones", table.protocol, column)
-    compared_dots(path, _titled(table.protocol, column), [label(backbone) for backbone in groups], series)
+    axis = "accuracy, %  (best on the scored rows themselves)"
+    compared_dots(path, _titled(table.protocol, column), [label(backbone) for backbone in best], series, axis)
     return [path]
+
+
+def _best_combinations(table: Table, column: str) -> dict[str, str]:
+    """Backbone -> the combination with embeddings that scores highest; of equal ones the smallest."""
+    scored: dict[str, dict[str, float]] = defaultdict(dict)
+    for backbone, name in sorted(table.rows, key=lambda row: by_size_and_order(row[1])):
+        if (backbone, name, column) in table.cells:
+            scored[backbone][name] = table.cells[backbone, name, column].value
+    found = {}
+    for backbone in dict.fromkeys(backbone for backbone, _ in table.rows):
+        of = {name: value for name, value in scored[backbone].items() if name.startswith(f"{EMBEDDINGS}+")}
+        if of and EMBEDDINGS in scored[backbone]:
+            found[backbone] = max(of, key=lambda name: of[name])
+    return found
 
 
 def _shots(folder: Path, cells: Sequence[Cell]) -> list[Path]:
