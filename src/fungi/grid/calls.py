@@ -10,7 +10,7 @@ from fungi.errors import FungiError
 from fungi.grid.declaration import Grid
 from fungi.grid.elements import Element, GridCall, arguments, elements
 from fungi.grid.job_files import JobFile, grid_job_files, read_job_file
-from fungi.grid.progress import Expected, Progress, Queue, progress_of
+from fungi.grid.progress import LEFT, Expected, Progress, Queue, progress_of
 from fungi.grid.records import Records
 from fungi.grid.submission import Submittable, submittable
 
@@ -87,6 +87,16 @@ def progress_of_jobs(grid: Grid, jobs: Jobs, queue: Queue) -> list[tuple[Submitt
                 expected[element] = _expected(element, call, grid)
         found.append((submitted, progress_of(grid, call, expected, queue)))
     return found
+
+
+def first_unfinished_stage(
+    found: Sequence[tuple[Submittable, list[Progress]]],
+) -> list[tuple[Submittable, list[int]]]:
+    """Jobs of the first stage that has something left, with the indices that are left."""
+    left = [(submitted, [p.index for p in progress if p.state in LEFT]) for submitted, progress in found]
+    left = [(submitted, indices) for submitted, indices in left if indices]
+    stage = min((STAGES.index(submitted.stage) for submitted, _ in left), default=None)
+    return [(submitted, indices) for submitted, indices in left if STAGES.index(submitted.stage) == stage]
 
 
 def _expected(element: Element, call: GridCall, grid: Grid) -> Expected:

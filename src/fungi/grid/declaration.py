@@ -17,6 +17,7 @@ import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from fungi.commands import STAGES, grid_command
 from fungi.data.base import DATASETS, DatasetSpec, resolve_dataset
 from fungi.errors import FungiError, unknown_name
 from fungi.grid.throughput import GPU_SPEED
+from fungi.runtime.files import written_whole
 from fungi.values import converted, type_hints
 
 GRID_FILE = "FUNGI_GRID"
+LAST_GRID = Path("progress") / "grid.toml"
+"""Below the root: the grid that was submitted last."""
 _FLAGS_PREFIX = "FUNGI_FLAGS_"
 _TABLES = ("flags", "sbatch")
 _IN_FILES_ALONE = (*_TABLES, "jobs", "code", "submitted_below")
@@ -125,6 +129,10 @@ class Grid:
         """The same grid, for processes that start in another folder."""
         return replace(self, root=self.root.absolute(), data_dir=self.data_dir.absolute())
 
+    def with_datasets(self) -> "Grid":
+        """The same grid; the digits where no dataset is named."""
+        return self if self.datasets else replace(self, datasets=("digits",))
+
     def to_toml(self) -> str:
         """All of it as a grid file; what has no value is left out."""
         values = {known.name: getattr(self, known.name) for known in fields(self) if known.name not in _TABLES}
@@ -133,6 +141,26 @@ class Grid:
             lines += ["", f"[{table}]"]
             lines += [f"{json.dumps(name)} = {_toml(text)}" for name, text in getattr(self, table).items()]
         return "\n".join([*lines, ""])
+
+
+def store_grid(grid: Grid) -> Path:
+    """Write the grid down for jobs to read; named by its content, so that another submission does not change it.
+
+    Places below the root are told from where the file lies, so that a root that is moved or copied is its own.
+    """
+    code = str(Path(grid.code).relative_to(grid.root)) if grid.code else ""
+    text = replace(grid, code=code, submitted_below=str(grid.root)).to_toml()
+    path = grid.root / "progress" / f"grid-{sha256(text.encode()).hexdigest()[:12]}.toml"
+    with written_whole(path) as temporary:
+        temporary.write_text(text)
+    return path
+
+
+def existing_root(grid: Grid) -> Grid:
+    """The grid; FungiError where its root is not there: nothing was ever done below it."""
+    if not grid.root.is_dir():
+        raise FungiError(f"there is no folder {grid.root}: nothing was submitted or run below it. Check --root.")
+    return grid
 
 
 def declared_grid(environ: Mapping[str, str], given: Mapping[str, Any] | None = None) -> Grid:

@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fungi.backbones.base import BackboneSpec, resolve_backbone
-from fungi.backbones.loading import load_backbone
-from fungi.data.base import DatasetSpec, resolve_dataset
-from fungi.data.verify import verify_dataset
 from fungi.errors import FungiError
-from fungi.grid.declaration import Grid
 from fungi.grid.settings import GridSettings
 from fungi.settings import setting
-from fungi.views.text import TextInput
+
+if TYPE_CHECKING:
+    from fungi.backbones.base import BackboneSpec
+    from fungi.data.base import DatasetSpec
+    from fungi.grid.declaration import Grid
 
 DESCRIPTION = """Fetch the weights and datasets of the grid into their caches and the data folder, and verify them:
 weights load strictly, splits have the published rows and classes. Run it on a login node; jobs then need no network.
@@ -44,7 +44,10 @@ def run(settings: PrefetchSettings) -> None:
         raise FungiError(f"{len(problems)} of the grid's weights and datasets are not ready. " + " ".join(problems))
 
 
-def _fetches(settings: PrefetchSettings, grid: Grid) -> Iterator[tuple[str, Callable[[], Iterator[str]]]]:
+def _fetches(settings: PrefetchSettings, grid: "Grid") -> Iterator[tuple[str, Callable[[], Iterator[str]]]]:
+    from fungi.backbones.base import resolve_backbone
+    from fungi.data.base import resolve_dataset
+
     if settings.weights:
         for name in grid.backbones:
             yield name, partial(fetch_weights, name, resolve_backbone(name))
@@ -53,8 +56,11 @@ def _fetches(settings: PrefetchSettings, grid: Grid) -> Iterator[tuple[str, Call
             yield text, partial(fetch_dataset, resolve_dataset(text, grid.data_dir), grid.data_dir)
 
 
-def fetch_weights(text: str, spec: BackboneSpec) -> Iterator[str]:
+def fetch_weights(text: str, spec: "BackboneSpec") -> Iterator[str]:
     """Load a backbone's published weights, which brings them into their cache; a line about them."""
+    from fungi.backbones.loading import load_backbone
+    from fungi.views.text import TextInput
+
     if spec.pretrained is None:
         yield f"{spec.name}: has no published weights; give its jobs --checkpoint or --random-init"
         return
@@ -65,11 +71,13 @@ def fetch_weights(text: str, spec: BackboneSpec) -> Iterator[str]:
         yield f"{spec.name}: tokenizer of {backbone.input.tokenizer.name}"
 
 
-def fetch_dataset(spec: DatasetSpec, data_dir: Path) -> Iterator[str]:
+def fetch_dataset(spec: "DatasetSpec", data_dir: Path) -> Iterator[str]:
     """Download a dataset that a program can fetch, and verify it; one line per split.
 
     Raises FungiError for one that can't be fetched and is not there.
     """
+    from fungi.data.verify import verify_dataset
+
     if spec.download is not None:
         try:
             spec.download(data_dir)

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,14 @@ def counts(found: list[Progress]) -> str:
     tally = Counter(progress.state for progress in found)
     others = [f"{state} {tally[state]}" for state in STATES[1:] if tally[state]]
     return ", ".join([f"done {tally[DONE]}/{len(found)}", *others])
+
+
+def told(found: Iterable[Progress], *, verbose: bool) -> Iterator[str]:
+    """A line for every element, or for those that need a look."""
+    for progress in found:
+        if verbose or progress.state == FAILED or (progress.state != DONE and progress.detail):
+            detail = f": {progress.detail}" if progress.detail else ""
+            yield f"  {progress.index:>5}  {progress.state:<8} {progress.element}{detail}"
 
 
 def _state(grid: Grid, element: Element, expected: Expected, attempt: Attempt | None, queue: Queue) -> tuple[str, str]:

@@ -2,33 +2,16 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from hashlib import sha256
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fungi.errors import FungiError
-from fungi.grid.declaration import GRID_FILE, Grid, declared_grid
-from fungi.grid.records import same_folder
-from fungi.runtime.files import written_whole
 from fungi.runtime.log import logger
 from fungi.settings import setting
 from fungi.store.shard import MOST_SHARDS
 
-LAST_GRID = Path("progress") / "grid.toml"
-"""Below the root: the grid that was submitted last."""
-
-
-def store_grid(grid: Grid) -> Path:
-    """Write the grid down for jobs to read; named by its content, so that another submission does not change it.
-
-    Places below the root are told from where the file lies, so that a root that is moved or copied is its own.
-    """
-    code = str(Path(grid.code).relative_to(grid.root)) if grid.code else ""
-    text = replace(grid, code=code, submitted_below=str(grid.root)).to_toml()
-    path = grid.root / "progress" / f"grid-{sha256(text.encode()).hexdigest()[:12]}.toml"
-    with written_whole(path) as temporary:
-        temporary.write_text(text)
-    return path
+if TYPE_CHECKING:
+    from fungi.grid.declaration import Grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,19 +32,24 @@ class GridSettings:
     )
     gpu: str | None = setting(None, "GPU that shards are sized for ($FUNGI_GPU; a100)")
 
-    def declared(self, environ: Mapping[str, str] = os.environ) -> Grid:
-        """The grid, with absolute folders."""
+    def declared(self, environ: Mapping[str, str] = os.environ) -> "Grid":
+        """The grid, with absolute folders; the digits where no dataset is named."""
+        from fungi.grid.declaration import GRID_FILE, declared_grid
+
         names = [known.name for known in fields(GridSettings) if known.name != "grid"]
         given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, ())}
         if self.grid is not None:
             environ = {**environ, GRID_FILE: str(self.grid)}
-        return _digits_unless_named(declared_grid(environ, given).absolute())
+        return declared_grid(environ, given).absolute().with_datasets()
 
-    def declared_or_last(self, environ: Mapping[str, str] = os.environ) -> Grid:
+    def declared_or_last(self, environ: Mapping[str, str] = os.environ) -> "Grid":
         """The grid; where nothing but its root is told, the one that was submitted last."""
+        from fungi.grid.declaration import GRID_FILE, LAST_GRID, Grid, declared_grid
+        from fungi.grid.records import same_folder
+
         grid = self.declared(environ)
         last = grid.root / LAST_GRID
-        if not last.exists() or grid != _digits_unless_named(Grid(root=grid.root).absolute()):
+        if not last.exists() or grid != Grid(root=grid.root).absolute().with_datasets():
             return grid
         stored = declared_grid({GRID_FILE: str(last)}).absolute()
         if stored.submitted_below and not same_folder(Path(stored.submitted_below), stored.root):
@@ -70,14 +58,3 @@ class GridSettings:
                 "don't count here."
             )
         return stored
-
-
-def existing_root(grid: Grid) -> Grid:
-    """The grid; FungiError where its root is not there: nothing was ever done below it."""
-    if not grid.root.is_dir():
-        raise FungiError(f"there is no folder {grid.root}: nothing was submitted or run below it. Check --root.")
-    return grid
-
-
-def _digits_unless_named(grid: Grid) -> Grid:
-    return grid if grid.datasets else replace(grid, datasets=("digits",))

@@ -12,11 +12,11 @@ from fungi.commands import STAGES
 from fungi.errors import FungiError, unknown_name
 from fungi.grid.calls import chosen_jobs, progress_of_jobs
 from fungi.grid.chain import Planned, submit_all
-from fungi.grid.declaration import Grid
+from fungi.grid.declaration import LAST_GRID, Grid, existing_root, store_grid
 from fungi.grid.freezing import freeze
 from fungi.grid.job_files import project_folder
 from fungi.grid.progress import LEFT, Queue
-from fungi.grid.settings import LAST_GRID, GridSettings, existing_root, store_grid
+from fungi.grid.settings import GridSettings
 from fungi.grid.submission import Array, JobEnvironment, Submittable, default_python, max_array, submittable
 from fungi.runtime.log import logger
 from fungi.settings import setting
