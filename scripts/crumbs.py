@@ -23,7 +23,7 @@ def functions(tree: ast.AST) -> list[Function]:
 def body_lines(function: Function) -> int:
     """Lines of the body without its docstring."""
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    return body[-1].end_lineno - body[0].lineno + 1 if body else 0  # type: ignore[operator]
+    return (body[-1].end_lineno or body[-1].lineno) - body[0].lineno + 1 if body else 0
 
 
 def crumbs(tree: ast.AST) -> list[Function]:

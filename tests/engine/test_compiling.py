@@ -1,6 +1,8 @@
 """Compiled encoders: the same features, and compiled code that is really run."""
 
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -10,6 +12,10 @@ from torch._dynamo.utils import counters
 
 from fungi.backbones.encoders import WholeModel, blocks_before
 from fungi.backbones.pooled_token import PooledTokenEncoder
+from fungi.extraction import pipeline
+from fungi.extraction.context import resolve_context
+from fungi.extraction.features import gradient_features
+from fungi.extraction.gradient_settings import GradientSettings
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.targets import find_targets
 from fungi.objectives.binding import bind
@@ -50,6 +56,25 @@ def test_compiled_features_equal_the_others(short_cut: bool, backend: str, monke
     compiled = gradients(engine)
     assert counters["stats"]["unique_graphs"] >= 1
     torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+
+
+def test_whether_to_compile_follows_settings_and_dataset_never_the_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = GradientSettings(dataset="digits", backbone="digits-vit", objective=("kl", "dino"), root=tmp_path)
+    context = resolve_context(settings)
+    features = gradient_features(settings, context)
+    on_gpu = replace(context, device=torch.device("cuda"))
+    forwards = 1797 * (1 + 12)  # all rows, of train and test; the picture for KL, two and ten crops for DINO
+    for fewest, expected in ((forwards, True), (forwards + 1, False)):
+        monkeypatch.setattr(pipeline, "COMPILED_FROM", fewest)
+        for shard in ("1/1", "3/8"):
+            assert pipeline.compiles(replace(on_gpu, settings=replace(settings, shard=shard)), features) is expected
+        assert not pipeline.compiles(context, features), "a CPU compiles where it is asked to alone"
+        for choice in ("on", "off"):
+            chosen = replace(settings, compile=choice)
+            for device in (context, on_gpu):
+                assert pipeline.compiles(replace(device, settings=chosen), features) is (choice == "on")
 
 
 def test_groups_of_a_batch_are_as_even_as_can_be() -> None:

@@ -34,7 +34,7 @@ DECIDE_NOTHING = {
     "InContextSettings": {"data_dir", "endpoint", "key_variable"},
     "StageSettings": {
         *("root", "data_dir", "device", "batch_size", "views_per_forward", "num_workers", "shard", "block_size"),
-        *("overwrite", "accept_other_versions", "wandb"),
+        *("overwrite", "accept_other_versions", "wandb", "compile"),
     },
     "GradientSettings": {"short_cut"},
     "SegmentSettings": {
@@ -56,7 +56,6 @@ OTHER_VALUES = {
     "split": {"split": "train"},
     "ablation": {"ablation": ("pca",)},
     "profile": {"profile": "published"},
-    "compile": {"compile": "on"},
     "search": {"search": "faiss"},
     "storage": {"storage": "float16"},
     "denominator_temperature": {"denominator_temperature": False},

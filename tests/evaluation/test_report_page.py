@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -160,7 +161,7 @@ def test_entries_are_sorted_by_numbers_not_by_what_they_show() -> None:
     assert "<th class='number' scope='col'><button>Score</button></th>" in table
 
 
-def seen_in_browser(page: Path, script: str, folder: Path, width: int) -> object:
+def seen_in_browser(page: Path, script: str, folder: Path, width: int) -> list[Any]:
     """What an expression gives inside the page, in a window of a width; nothing may go wrong in the page itself."""
     assert CHROMIUM
     ending = f"<script>document.body.dataset.seen = JSON.stringify((() => {{ {script} }})())</script>"
@@ -176,7 +177,8 @@ def seen_in_browser(page: Path, script: str, folder: Path, width: int) -> object
     )
     assert "CONSOLE" not in done.stderr, done.stderr
     (found,) = re.findall(r'data-seen="([^"]*)"', done.stdout)
-    return json.loads(found.replace("&quot;", '"'))
+    seen: list[Any] = json.loads(found.replace("&quot;", '"'))
+    return seen
 
 
 @pytest.mark.slow
@@ -194,7 +196,7 @@ def test_a_browser_shows_it_wide_and_narrow_and_sorts_it(tmp_path: Path) -> None
     best_first = ["embeddings + KL", "embeddings + KL + DINO", "embeddings", "KL"]
     gains = ["embeddings + KL", "embeddings + KL + DINO", "KL"]
     for width in (1280, 500):
-        needed, there, loaded, *orders = seen_in_browser(page, probe, tmp_path, width)  # type: ignore[misc]
+        needed, there, loaded, *orders = seen_in_browser(page, probe, tmp_path, width)
         assert there == width
         assert needed <= there, "the page is wider than its window"
         assert loaded

@@ -65,6 +65,8 @@ def extract_split(
     shard = Shard.parse(context.settings.shard)
     spans = [span for span in works[0].blocks.manifest.spans() if shard.takes(span.index)]
     spans = [span for span in spans if any(span.index in work.missing for work in works)]
+    if compiles(context, features):
+        _compile(context, features)
     _compute(context, split, samples, works, spans, stopwatch or Stopwatch())
     for remark in dict.fromkeys(text for work in works for text in _remarks(work.feature.views)):
         logger.warning(f"{split}: {remark}")
@@ -130,7 +132,6 @@ def _compute(
     done = len(works[0].blocks.manifest.spans()) - len({i for work in works for i in work.missing})
     if done:
         logger.info(f"{split}: {done} blocks are there already")
-    _compile_where_it_pays(context, [work.feature for work in works], sum(map(len, spans)))
     rows = [rows for span in spans for rows in row_batches(span.start, span.stop, context.settings.batch_size)]
     loaded = batches(
         samples,
@@ -152,12 +153,20 @@ def _compute(
     next(bar, None)  # the last batch is done, too
 
 
-def _compile_where_it_pays(context: StageContext, features: Sequence[Feature], rows: int) -> None:
-    choice, few = context.settings.compile, rows * core.forwards_per_sample(features) < COMPILED_FROM
-    if choice == "off" or (choice == "auto" and (few or context.device.type == "cpu")):
-        return
+def compiles(context: StageContext, features: Sequence[core.Feature]) -> bool:
+    """Whether the encoder is compiled: a matter of settings and dataset, never of what is left to do.
+
+    Compiled code rounds in other places; shards and resumed runs have to agree on it.
+    """
+    if context.settings.compile != "auto":
+        return context.settings.compile == "on"
+    rows = sum(len(context.open_split(split)) for split in context.splits)
+    return context.device.type != "cpu" and rows * core.forwards_per_sample(features) >= COMPILED_FROM
+
+
+def _compile(context: StageContext, features: Sequence[Feature]) -> None:
     # Where nobody asked for it, a machine that can't compile (no C compiler, say) goes on without.
-    torch._dynamo.config.suppress_errors = choice == "auto"
+    torch._dynamo.config.suppress_errors = context.settings.compile == "auto"
     logger.info("compiling the encoder: the first batches take longer (--compile off leaves it out)")
     for engine in {id(feature.engine): feature.engine for feature in features}.values():
         engine.compile()

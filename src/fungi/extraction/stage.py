@@ -48,7 +48,9 @@ class StageSettings:
         decides="nothing",
     )
     compile: Literal["auto", "on", "off"] = setting(
-        "auto", "torch.compile: auto (on a GPU, from 500,000 forwards on, where it pays), on, off"
+        "auto",
+        "torch.compile: auto (on a GPU, from 500,000 forwards on, where it pays), on, off",
+        decides="nothing",
     )
     num_workers: int = setting(
         -1,

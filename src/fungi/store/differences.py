@@ -19,12 +19,16 @@ def arguments_of(text: str) -> dict[str, str]:
 def differing_parts(one: Any, other: Any) -> tuple[Any, Any]:
     """Both values; of two dictionaries the entries that differ, of two texts like calls their arguments that do."""
     if isinstance(one, str) and isinstance(other, str) and arguments_of(one) and arguments_of(other):
-        parts = differing_parts(arguments_of(one), arguments_of(other))
-        return tuple(", ".join(f"{name}={value}" for name, value in part.items()) or "nothing else" for part in parts)  # type: ignore[return-value]
+        old, new = differing_parts(arguments_of(one), arguments_of(other))
+        return _as_arguments(old), _as_arguments(new)
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return one, other
     names = [name for name in {**one, **other} if one.get(name) != other.get(name) or (name in one) != (name in other)]
     return {name: one[name] for name in names if name in one}, {name: other[name] for name in names if name in other}
+
+
+def _as_arguments(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items()) or "nothing else"
 
 
 def difference_in_words(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
