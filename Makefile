@@ -15,12 +15,13 @@ TWO_THREADS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=2 $(BIN)/python -m pytes
 setup: $(READY)
 
 # uv installs the pinned set in seconds where its cache is warm; where it can't reach the package index
-# (some mirrors are configured for pip alone), pip does the same work more slowly. Either compiles the packages once:
+# (some mirrors are configured for pip alone), pip does the same work more slowly. uv trusts whom the system trusts,
+# as institutes with certificates of their own need it. Either compiles the packages once:
 # where the environment forbids Python to keep byte code, every start would pay 6 seconds for it.
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt -r requirements-dev.txt -e . \
+	UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt -r requirements-dev.txt -e . \
 	  || $(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt -e .
 	touch $(READY)
 

@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from fungi.backbones.checkpoints import read_content
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.extraction import pipeline
@@ -49,6 +50,8 @@ SETTINGS = {
 }
 ROOT, DATA = "ROOT", "DATA"
 """What stands in command lines for the folders of files and of data."""
+NEWEST = " after step "
+"""Between the name of a checkpoint and how far it is."""
 EVALUATION = ("--root", ROOT, "--dataset", "pictures", "--pca-dim", "4", "--device", "cpu")
 TWO = ("--features", "embeddings", "kl")
 SCENES = ("--memory-size", "0", "--augmentation-epochs", "1", "--input-size", "32", "--neighbours", "5")
@@ -73,6 +76,20 @@ JUDGING = {
     ),
     "segment": ("segment", "--root", ROOT, "--dataset", f"scenes=masks:{DATA}/scenes", *SCENES, *EXTRACTION),
     "report": ("report", "--results", ROOT, "--output", f"{ROOT}/report"),
+}
+SMALL = ("--arch", "vit_micro", "--device", "cpu", "--num-workers", "0", "--epochs", "3", "--warmup-epochs", "1")
+LEARNING = {
+    "pretrain": (
+        *("pretrain", "--data-path", f"{DATA}/pictures/train", "--output-dir", ROOT, *SMALL, "--patch-size", "8"),
+        *("--global-crops-size", "32", "--local-crops-size", "16", "--local-crops-number", "2", "--out-dim", "32"),
+        *("--head-hidden-dim", "24", "--head-bottleneck-dim", "12", "--global-sampling-window-size", "2"),
+        *("--local-sampling-window-size", "1", "--batch-size-per-gpu", "4", "--init", "xavier"),
+        *("--save-minutes", "0.001", "--saveckp-freq", "1"),
+    ),
+    "fine-tune": (
+        *("fine-tune", "--dataset", "pictures", "--data-dir", DATA, "--output-dir", ROOT, *SMALL),
+        *("--random-init", "--batch-size", "4"),
+    ),
 }
 FEATURES = ("extract", "gradients-kl")
 BUILDS_ON = {
@@ -127,7 +144,7 @@ def commands(data: Path) -> dict[str, list[str]]:
         f"gradients-{name}": ("extract-gradients", *where, "--objective", name, *SETTINGS.get(name, ()))
         for name in OBJECTIVES.names()
     }
-    stages = {"extract": ("extract", *where), **gradients, "merge": ("merge", "--root", ROOT), **JUDGING}
+    stages = {"extract": ("extract", *where), **gradients, "merge": ("merge", "--root", ROOT), **JUDGING, **LEARNING}
     return {name: [word.replace(DATA, str(data)) for word in words] for name, words in stages.items()}
 
 
@@ -174,7 +191,7 @@ def run_here(command: list[str], root: Path) -> None:
 
 
 def finished(root: Path) -> dict[str, str]:
-    """Everything below a root that is finished -> a hash of it; of results each combination."""
+    """Everything below a root that is finished -> a hash of it; of results each combination, of a run each epoch."""
     found = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
@@ -183,6 +200,12 @@ def finished(root: Path) -> dict[str, str]:
         if path.suffix == ".json" and name.startswith("results"):
             results = json.loads(path.read_text())["results"]
             found |= {f"{name}:{key}": json.dumps(scores, sort_keys=True) for key, scores in results.items()}
+        elif path.name == "log.txt":
+            epochs = [json.loads(line) | {"images_per_second": 0} for line in path.read_text().splitlines()]
+            found |= {f"{name}:{number:06d}": json.dumps(line) for number, line in enumerate(epochs)}
+        elif path.name.startswith("checkpoint"):
+            step, digest = _state_of_run(path)
+            found[f"{name}{NEWEST}{step:06d}"] = digest
         elif path.name == MANIFEST:
             found |= {f"{path.parent.relative_to(root)}:{key}": digest for key, digest in _blocks_of_bank(path.parent)}
         elif path.suffix == ".bin":
@@ -197,6 +220,17 @@ def finished(root: Path) -> dict[str, str]:
     return found
 
 
+def _state_of_run(path: Path) -> tuple[int, str]:
+    """How far a run of pretraining or fine-tuning is, and a hash of its networks; the time it took is left out."""
+    content = read_content(path)
+    weights = {part: content[part] for part in ("model", "student", "teacher") if part in content}
+    digest = hashlib.sha256()
+    for part, state in weights.items():
+        for name, tensor in state.items():
+            digest.update(f"{part}.{name}".encode() + tensor.numpy().tobytes())
+    return content["fungi"]["step"] if "fungi" in content else len(content["history"]), digest.hexdigest()
+
+
 def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
     """The blocks of a bank that are said to be there, and a hash of each."""
     bank = Bank(folder, read_manifest(folder))
@@ -206,12 +240,17 @@ def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
 
 
 def missing_from(after: dict[str, str], before: dict[str, str]) -> list[str]:
-    """What was finished and is not there any more, or is another; blocks may have become their file."""
+    """What was finished and is not there any more, or is another.
+
+    Blocks may have become their file, the newest state of a run a newer one.
+    """
     lost = []
     for name, content in before.items():
         became = Path(name).parent.parent.as_posix().removeprefix("blocks/") + ".h5"
         assembled = name.startswith("blocks/") and any(other.startswith(f"{became}:") for other in after)
-        if after.get(name) != content and not assembled:
+        run, newest, _ = name.partition(NEWEST)
+        followed = bool(newest) and any(other > name for other in after if other.startswith(run + NEWEST))
+        if after.get(name) != content and not (assembled or followed):
             lost.append(name)
     return lost
 

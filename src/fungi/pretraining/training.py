@@ -98,16 +98,17 @@ class Training:
         late = line["epoch"] + 1 >= max(2, self.settings.epochs // 10)  # a new teacher predicts the same for all
         if self.world.leads and complaint and late:
             logger.warning("epoch %d: %s", line["epoch"], complaint)
-        self._save()
         every = self.settings.saveckp_freq
         if every and line["epoch"] % every == 0:
             self._write(self.settings.output_dir / f"checkpoint{line['epoch']:04d}.pth")
+        self._save()
 
     def _save(self) -> None:
-        self._write(self.checkpoint)
+        """The newest state comes last: what it says is done has its other files, whenever the run is killed."""
         if self.world.leads:
             with written_whole(self.settings.output_dir / "log.txt") as unfinished:
                 unfinished.write_text("".join(json.dumps(line) + "\n" for line in self.progress.history))
+        self._write(self.checkpoint)
         self._saved = monotonic()
 
     def _write(self, path: Path) -> None:
