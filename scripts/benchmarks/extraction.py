@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks._rounds import ratio
 from fungi.backbones.base import BACKBONES
 from fungi.backbones.encoders import WholeModel
 from fungi.backbones.loading import load_backbone
@@ -179,11 +180,10 @@ def _alternate(
 
 def _print_figures(setup: Setup, ours: list[float], bare: list[float], peak_before: float) -> None:
     views = setup.images * setup.forwards_per_image
-    ratios = [a / b for a, b in zip(ours, bare, strict=True)]
     print(f"{'images/s':28} {setup.images / statistics.median(ours):10.2f}")
     print(f"{'view forwards/s':28} {views / statistics.median(ours):10.1f}")
     print(f"{'bare forwards/s':28} {views / statistics.median(bare):10.1f}")
-    print(f"{'total / bare forwards':28} {statistics.median(ratios):10.3f}   ({min(ratios):.3f} to {max(ratios):.3f})")
+    print(f"{'total / bare forwards':28}      {ratio(ours, bare)}")
     steps = setup.engine.stopwatch.seconds
     for step, seconds in sorted(steps.items(), key=lambda item: -item[1]):
         print(f"  share of {step:19} {100 * seconds / sum(steps.values()):9.1f} %")

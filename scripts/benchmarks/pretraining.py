@@ -2,16 +2,16 @@
 
 Against the bare work of the same views through the same vision transformer (student forward and backward, teacher
 forward of the global crops), and against a plain reading of the reference's order: the teacher twice, all logits of
-local patches formed, a logarithm of a softmax for each pair. Rounds alternate; minima of times and their ratios (of
-processor time on a CPU), the range of the rounds' ratios, and peak memory of a process of its own for each.
+local patches formed, a logarithm of a softmax for each pair. Rounds alternate; medians of times (of processor time on
+a CPU) and of the rounds' ratios, their range, and peak memory of a process of its own for each.
 """
 
 import argparse
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks._rounds import in_turns, ratio
 from fungi.pretraining.architectures import choose_architecture
 from fungi.pretraining.learner import Learner, LearnerOptions, Moment
 from fungi.pretraining.network import NetworkOptions, Predictions, align
@@ -27,7 +28,7 @@ from fungi.pretraining.processes import World
 from fungi.pretraining.sampling import masked_mean
 from fungi.pretraining.tokens import embed, run_blocks
 from fungi.pretraining.views import ViewOptions, Views, collate, make_views
-from fungi.runtime.device import choose_device, synchronize
+from fungi.runtime.device import choose_device
 from fungi.runtime.memory import keep_freed_memory
 from fungi.views.image import IMAGENET
 from fungi.views.pixels import normalize
@@ -49,25 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
         (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())  # getrusage adds the parent's
         print(f"peak {int(peak) / 1024:.0f} MiB")
         return 0
-    clock = process_time if device.type == "cpu" else perf_counter  # what others do on the processor is left out
-    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for round_ in range(options.rounds + 1):
-        for kind in kinds:
-            start = clock()
-            work[kind]()
-            synchronize(device)
-            if round_:
-                seconds[kind].append(clock() - start)
-    least = {kind: min(seconds[kind]) for kind in kinds}
+    seconds = in_turns({kind: work[kind] for kind in kinds}, options.rounds, device)
     for over, under in (("step", "bare"), ("reference", "step"), ("reference", "bare")):
         if over in kinds and under in kinds:
-            ratios = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
-            print(
-                f"{over} / {under}: {least[over] / least[under]:.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
-                flush=True,
-            )
+            print(f"{over} / {under}: {ratio(seconds[over], seconds[under])}", flush=True)
     for kind in kinds:
-        print(f"{kind:10} {least[kind]:7.2f} s  {_peak(options, kind)}", flush=True)
+        print(f"{kind:10} {statistics.median(seconds[kind]):7.2f} s  {_peak(options, kind)}", flush=True)
     return 0
 
 

@@ -13,7 +13,6 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
+from benchmarks._rounds import in_turns, ratio
 from fungi.backbones.base import BACKBONES
 from fungi.backbones.loading import load_backbone
 from fungi.evaluators.segmentation import confusion, segmentation_scores
 from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import draw_projection, product_dtype
 from fungi.gradients.targets import find_target
-from fungi.runtime.device import autocast, choose_device, choose_dtype, synchronize
+from fungi.runtime.device import autocast, choose_device, choose_dtype
 from fungi.runtime.memory import keep_freed_memory
 from fungi.search.stored import BankSearch
 from fungi.segmentation.dense import DenseExtractor, Support, at_input_size, grid_of
@@ -78,12 +78,12 @@ def _measure_features(options: argparse.Namespace, device: torch.device) -> None
         return features
 
     jobs = {"bare": bare} | {kind: features_with(kind) for kind in options.kinds}
-    seconds = _rounds(jobs, options.rounds, device)
+    seconds = in_turns(jobs, options.rounds, device)
     tokens = grid_of(model) ** 2 + 1
     work = tokens * options.support_rows * spec.embedding_dim / 1e9
-    print(f"bare forwards: {_median(seconds['bare']):.3f} s for {options.images} images")
+    print(f"bare forwards: {statistics.median(seconds['bare']):.3f} s for {options.images} images")
     for kind in options.kinds:
-        print(f"dense features with {kind}: {_ratio(seconds[kind], seconds['bare'])} x bare")
+        print(f"dense features with {kind}: {ratio(seconds[kind], seconds['bare'])} x bare")
     print(f"of which search: {work:.1f} G multiply-adds per image in {options.support_rows} support rows")
 
 
@@ -94,12 +94,13 @@ def _measure_search(options: argparse.Namespace, device: torch.device, folder: P
     bank.write(0, rows, np.zeros((len(rows), 1), dtype=np.int64))
     queries = torch.from_numpy(_random(1024, width)).to(device)
     exact, flat = BankSearch(bank, device), BankSearch(bank, device, "faiss")
-    same = bool((exact(queries, 30)[1] == flat(queries, 30)[1]).float().mean() > 0.9999)
+    mine, theirs = (search(queries, 30)[1].sort(dim=1).values for search in (exact, flat))  # ties in either order
+    same = bool((mine == theirs).float().mean() > 0.9999)
     jobs: dict[str, Callable[[], Any]] = {"exact": lambda: exact(queries, 30), "faiss": lambda: flat(queries, 30)}
-    seconds = _rounds(jobs, options.rounds, device)
+    seconds = in_turns(jobs, options.rounds, device)
     print(
         f"exact search (from the disk) over FAISS flat (in memory), 1024 queries in {len(rows)} x {width}, k = 30: "
-        f"{_ratio(seconds['exact'], seconds['faiss'])}, same rows: {same}"
+        f"{ratio(seconds['exact'], seconds['faiss'])}, same rows: {same}"
     )
 
 
@@ -128,11 +129,11 @@ def _measure_evaluation(options: argparse.Namespace, device: torch.device, folde
     def open_order() -> None:
         found["open"] = _open_order(features, held, labels, truth.to(device), size)
 
-    seconds = _rounds({"ours": ours, "open": open_order}, options.rounds, device)
+    seconds = in_turns({"ours": ours, "open": open_order}, options.rounds, device)
     same = bool(np.allclose(found["ours"], found["open"], atol=1e-3))
     print(
         f"evaluation of {options.scored} images (bank on the disk) over open implementations' order (bank in memory), "
-        f"{len(rows)} x {width}, {CLASSES} classes: {_ratio(seconds['ours'], seconds['open'])}, same IoU: {same}"
+        f"{len(rows)} x {width}, {CLASSES} classes: {ratio(seconds['ours'], seconds['open'])}, same IoU: {same}"
     )
 
 
@@ -162,30 +163,6 @@ def _support(width: int, rows: int, device: torch.device) -> Support:
 
 def _random(rows: int, width: int) -> np.ndarray:
     return normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(0)), dim=1).numpy()
-
-
-def _rounds(jobs: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of every job in each round (of processor time on a CPU), after one that does not count."""
-    clock = process_time if device.type == "cpu" else perf_counter  # what others do on the processor is left out
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for number in range(rounds + 1):
-        for name, job in jobs.items():
-            start = clock()
-            job()
-            synchronize(device)
-            if number:
-                seconds[name].append(clock() - start)
-    return seconds
-
-
-def _ratio(mine: list[float], base: list[float]) -> str:
-    """Ratio of the least times, which others on the machine disturb least; ratios by round behind it."""
-    ratios = [one / other for one, other in zip(mine, base, strict=True)]
-    middle = f"median of rounds {_median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}"
-    return f"{min(mine) / min(base):.2f} ({middle})"
-
-
-_median = statistics.median
 
 
 def _parser() -> argparse.ArgumentParser:

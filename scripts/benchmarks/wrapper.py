@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks._rounds import ratio
 from fungi.backbones.loading import load_backbone
 from fungi.config import DINOConfig, KLConfig, SimCLRConfig
 from fungi.objectives.binding import BoundObjective, bind
@@ -77,9 +78,7 @@ def _images(count: int) -> list[Image.Image]:
 def _print(options: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
     for name, values in seconds.items():
         print(f"{name:8} {options.images / statistics.median(values):8.1f} images/s")
-    ratios = [ours / theirs for ours, theirs in zip(seconds["wrapper"], seconds["stage"], strict=True)]
-    spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-    print(f"time of the wrapper over that of the stage: {statistics.median(ratios):.3f} ({spread})")
+    print(f"time of the wrapper over that of the stage: {ratio(seconds['wrapper'], seconds['stage'])}")
 
 
 def _parser() -> argparse.ArgumentParser:

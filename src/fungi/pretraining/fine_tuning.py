@@ -166,6 +166,8 @@ class FineTuning:
             "history": self.history,
             "identity": identity,
         }
-        with written_whole(self.settings.output_dir / "log.txt") as unfinished:  # before the state that says it is there
+        with written_whole(
+            self.settings.output_dir / "log.txt"
+        ) as unfinished:  # before the state that says it is there
             unfinished.write_text("".join(json.dumps(line) + "\n" for line in self.history))
         save_with_torch(content, self.settings.output_dir / "checkpoint.pth")

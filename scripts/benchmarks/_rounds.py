@@ -1,0 +1,34 @@
+"""Pieces of work timed in turns, and their ratios."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from time import perf_counter, process_time
+from typing import Any
+
+import torch
+
+from fungi.runtime.device import synchronize
+
+
+def in_turns(jobs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of every job in each round (of processor time on a CPU), after one that does not count."""
+    clock = process_time if device.type == "cpu" else perf_counter  # what others do on the processor is left out
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(rounds + 1):
+        for name, job in jobs.items():
+            start = clock()
+            job()
+            synchronize(device)
+            if number:
+                seconds[name].append(clock() - start)
+    return seconds
+
+
+def ratio(mine: list[float], base: list[float]) -> str:
+    """Median of the rounds' ratios, and their range.
+
+    Two jobs of a round follow each other. A ratio of two minima would compare moments at which a shared processor
+    runs at different speeds: by a factor of two on virtual machines.
+    """
+    ratios = [one / other for one, other in zip(mine, base, strict=True)]
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
