@@ -41,6 +41,8 @@ from fungi.settings import SEEDS, setting
 from fungi.store.banks import MANIFEST, Bank, read_manifest
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
+SHOWN = 20
+HEEDED = tuple(128 + number for number in SIGNALS)
 EXTRACTION = ("--block-size", "2", "--batch-size", "2", "--device", "cpu")
 SETTINGS = {
     "simclr": ("--set", "simclr.stride_scale=1", "simclr.negative_samples=5"),
@@ -167,6 +169,8 @@ def begin(command: list[str], root: Path, *, assembled: bool = True) -> int:
         if not assembled:
             pipeline.assemble = lambda *_, **__: None
         status = COMMANDS[command[0]].main(_at(root, command))
+    except SystemExit as ended:  # a stage that heeds the signal saves, and ends with its status
+        status = int(ended.code or 0)
     finally:
         os._exit(status)
 
@@ -197,7 +201,7 @@ def finished(root: Path) -> dict[str, str]:
         name = path.relative_to(root).as_posix()
         if not path.is_file() or any(part.startswith(".") for part in Path(name).parts):
             continue
-        if path.suffix == ".json" and name.startswith("results"):
+        if path.suffix == ".json" and name.startswith("result"):
             results = json.loads(path.read_text())["results"]
             found |= {f"{name}:{key}": json.dumps(scores, sort_keys=True) for key, scores in results.items()}
         elif path.name == "log.txt":
@@ -288,7 +292,7 @@ def try_stage(command: list[str], start: Path, plain: Path, work: Path, kills: i
         _, status = os.waitpid(pid, 0)
         if not end_group(pid):
             tally.litter["processes that outlive their parent"] += 1
-        if os.WIFSIGNALED(status):
+        if os.WIFSIGNALED(status) or os.WEXITSTATUS(status) in HEEDED:
             tally.kills += 1
             tally.lost += missing_from(finished(work), before)
             continue
@@ -335,6 +339,8 @@ def run(settings: KillSettings) -> None:
             _print(name, tallies[name])
     total = sum(tally.kills for tally in tallies.values())
     lost = [text for tally in tallies.values() for text in tally.lost]
+    for text in lost[:SHOWN]:
+        print(f"lost: {text}")
     print(f"{total} kills, {len(lost)} losses")
     if lost:
         raise FungiError(f"{len(lost)} losses, the first: {lost[0]}")

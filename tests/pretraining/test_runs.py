@@ -90,13 +90,34 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(whole_run, image
         with pytest.raises(MemoryError):
             main(small_run(tmp_path, images, save_minutes=0.001))
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", lambda _content, path: (Path(path).write_bytes(b"half"), die()))
+        patch.setattr(torch, "save", lambda _content, file: (file.write(b"half"), die()))
         with pytest.raises(MemoryError):
             main(small_run(tmp_path, images))
     assert main(small_run(tmp_path, images)) == 0
     assert lines(tmp_path) == lines(whole_run)
     same_weights(tmp_path, whole_run)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pth", "checkpoint0000.pth", "log.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("written", [1, 2, 3])
+def test_a_run_that_was_killed_between_two_files_writes_them_all(written, whole_run, images, tmp_path, monkeypatch):
+    """Killed when the first of an epoch's checkpoints is there, when the second is, and in the last epoch."""
+    save, left = training.save_checkpoint, [None] * written
+
+    def killed(*arguments, **named) -> None:
+        save(*arguments, **named)
+        left.pop()
+        if not left:
+            raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_checkpoint", killed)
+        with pytest.raises(MemoryError):
+            main(small_run(tmp_path, images))
+    assert main(small_run(tmp_path, images)) == 0
+    assert lines(tmp_path) == lines(whole_run)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole_run.iterdir()}
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from fungi.backbones.base import StateDict
 from fungi.backbones.checkpoints import read_content
 from fungi.errors import FungiError
 from fungi.pretraining.learner import Learner
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import save_with_torch
 
 INNER = "backbone.backbone."
 VERSION = 1
@@ -56,8 +56,7 @@ def save_checkpoint(
         },
         "fungi": {"version": VERSION, **run},
     }
-    with written_whole(path) as unfinished:
-        torch.save(content, unfinished)
+    save_with_torch(content, path)
 
 
 def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
