@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fungi.backbones.encoders import Encoded
+from fungi.backbones.encoders import Encoded, TokenEncoder
 from fungi.gradients import engine as engines
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.khatri_rao import KhatriRaoProjector
@@ -52,7 +52,9 @@ def test_a_positions_gradient_is_autograds_for_that_token_alone() -> None:
     layer = model.get_submodule("blocks.0.attn.proj")
     engine = GradientEngine(model, find_targets(model, ("blocks.0.attn.proj",)), device=CPU, positions=EachPosition(1))
     batch = images(2)
-    made = engine.for_tokens().extract(batch, Given(1), {"loss": token_contrast}).gradients["loss"]["attn_proj"]
+    made = (
+        engine.through(TokenEncoder).extract(batch, Given(1), {"loss": token_contrast}).gradients["loss"]["attn_proj"]
+    )
     model.double()
     for sample, found in zip(batch.double(), made, strict=True):
         weights = torch.stack([layer.weight] * 5).requires_grad_()  # [t o i]
@@ -106,8 +108,8 @@ def test_latents_of_all_tokens_come_with_the_gradients_and_without_them() -> Non
     model, _ = build("earlier block")
     engine = GradientEngine(model, find_targets(model, ("blocks.0.attn.proj",)), device=CPU, views_per_forward=2)
     batch = images(3)
-    alone = engine.for_tokens().encode(batch, Given(1))
-    beside = engine.for_tokens().extract(batch, Given(1), {"loss": token_contrast}).encoded
+    alone = engine.through(TokenEncoder).encode(batch, Given(1))
+    beside = engine.through(TokenEncoder).extract(batch, Given(1), {"loss": token_contrast}).encoded
     wanted = model.forward_features(batch[:, 0]).unsqueeze(1)
     for encoded in (alone, beside):
         assert encoded.mask is None

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fungi.backbones.encoders import TokenEncoder
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.terms import EachPosition
@@ -68,7 +69,7 @@ def raw_terms(dense: DenseExtractor, batch: Tensor, support: Support, draws: lis
     """The engine's terms before any projection: `[b t o i+1]`, of all tokens from `prefix` on."""
     engine = GradientEngine(
         dense.engine.model, dense.engine.targets, device=CPU, short_cut=False, positions=EachPosition(prefix)
-    ).for_tokens()
+    ).through(TokenEncoder)
     found = engine.extract(batch, dense.views, {"simclr": dense._loss_of(draws, support)})
     return found.gradients["simclr"]["attn_proj"].unflatten(2, (WIDTH, WIDTH + 1))
 
