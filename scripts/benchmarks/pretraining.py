@@ -28,8 +28,7 @@ from fungi.pretraining.processes import World
 from fungi.pretraining.sampling import masked_mean
 from fungi.pretraining.tokens import embed, run_blocks
 from fungi.pretraining.views import ViewOptions, Views, collate, make_views
-from fungi.runtime.device import choose_device
-from fungi.runtime.memory import keep_freed_memory
+from fungi.runtime.device import choose_device, keep_freed_memory
 from fungi.views.image import IMAGENET
 from fungi.views.pixels import normalize
 

@@ -27,8 +27,7 @@ from fungi.evaluators.segmentation import confusion, segmentation_scores
 from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import draw_projection, product_dtype
 from fungi.gradients.targets import find_target
-from fungi.runtime.device import autocast, choose_device, choose_dtype
-from fungi.runtime.memory import keep_freed_memory
+from fungi.runtime.device import autocast, choose_device, choose_dtype, keep_freed_memory
 from fungi.search.stored import BankSearch
 from fungi.segmentation.dense import DenseExtractor, Support, at_input_size, grid_of
 from fungi.segmentation.scoring import Predictor

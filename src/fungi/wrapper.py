@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,14 +35,13 @@ from fungi.library.arguments import (
     checked_model,
     checked_projection,
     half_dtype,
+    image_input_of,
     say_classifier,
     whole_number,
 )
-from fungi.library.cost import say_cost
+from fungi.library.collection import fit_reduction, say_cost
 from fungi.library.dense import DenseFeatures, dense_extractor, support_from_bank, support_from_images
 from fungi.library.independence import check_independence as check_extractor
-from fungi.library.input_transform import image_input_of
-from fungi.library.reduction import fit_reduction
 from fungi.library.saving import load_wrapper, save_wrapper
 from fungi.objectives import EMBEDDINGS
 from fungi.runtime.log import logger, progress
@@ -123,7 +122,12 @@ class FUNGIWrapper:
             "seed": seed,
             "image_input": self.image_input,
         }
-        self.extractors = [self._extractor(config) for config in self.extractor_configs]
+        self.extractors: list[BaseGradientExtractor] = []
+        for config in self.extractor_configs:
+            extractor = config.get_extractor(base_params=dict(self.base_params))
+            # One engine, one projection matrix on the device.
+            extractor.engine = self.engine.through(extractor.encoder)
+            self.extractors.append(extractor)
         self._dense: DenseFeatures | None = None
 
     def __repr__(self) -> str:
@@ -250,12 +254,6 @@ class FUNGIWrapper:
                 sizes[f"{number}.{type(extractor).__name__}.{name}"] = projector.matrix.projection_dim
         return sizes
 
-    def _extractor(self, config: Any) -> BaseGradientExtractor:
-        extractor = config.get_extractor(base_params=dict(self.base_params))
-        # One engine, one projection matrix on the device.
-        extractor.engine = self.engine.through(extractor.encoder)
-        return extractor
-
     @cached_property
     def _wanted(self) -> list[Feature]:
         """What is computed of every image; the gradients' features are called by number."""
@@ -275,13 +273,12 @@ class FUNGIWrapper:
         computed, check = compute(prepared, self._wanted), FiniteCheck()
         check.look(computed)
         for name, rows in check.bad_rows().items():
-            self._refuse(name, rows)
+            what = name if name == EMBEDDINGS else f"the gradient of {type(self.extractors[int(name)]).__name__}"
+            half = " Half precision may have overflowed: use bfloat16 or float32."
+            raise FungiError(
+                f"{what} is not finite for images {', '.join(map(str, rows[:5]))} of the batch."
+                + half * (self.dtype == torch.float16)
+            )
         parts = [l2_normalized(part) for arrays in computed.values() for part in arrays.values()]
         features = torch.cat(parts, dim=1)
         return features if self.reduction is None else self.reduction({"features": features}, self.device)
-
-    def _refuse(self, name: str, rows: list[int]) -> NoReturn:
-        what = name if name == EMBEDDINGS else f"the gradient of {type(self.extractors[int(name)]).__name__}"
-        half = " Half precision may have overflowed: use bfloat16 or float32." if self.dtype == torch.float16 else ""
-        bad = ", ".join(map(str, rows[:5]))
-        raise FungiError(f"{what} is not finite for images {bad} of the batch.{half}")

@@ -9,7 +9,8 @@ import pytest
 
 from fungi.data.base import DATASETS, open_split
 from fungi.data.formats import archives
-from fungi.data.formats.archives import TorchvisionDownload, fetch, made_whole, unpack, unpack_folder
+from fungi.data.formats.archives import fetch, made_whole, unpack, unpack_folder
+from fungi.data.formats.torchvision_sets import TorchvisionDownload
 from fungi.errors import FungiError
 from tests.data.makers.miniature import tar_folders
 

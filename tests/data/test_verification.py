@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from fungi.data.base import DATASETS, open_split
-from fungi.data.preparation import DownloadSettings, VerifySettings, download, verify
+from fungi.data.preparation import DownloadSettings, VerifySettings, download, verify, verify_dataset
 from fungi.data.sets.eurosat import split_rows
-from fungi.data.verify import verify_dataset
 from fungi.errors import FungiError, MissingFilesError
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "scripts").glob("*_dataset.py")) + sorted(

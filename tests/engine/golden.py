@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.projection import DenseProjector, from_signs
+from fungi.gradients.projection import DenseProjector, from_entries
 from fungi.gradients.targets import find_targets
 from fungi.objectives.dino import DINO
 from fungi.objectives.kl import KL
@@ -84,5 +84,5 @@ def engine(kind: str, golden: dict[str, torch.Tensor], **settings: object) -> Gr
     net = model(kind, golden)
     targets = find_targets(net, (LAYERS[kind] + ":attn_proj",))
     device = torch.device("cpu")
-    projector = DenseProjector(from_signs(golden["projection"]), device, torch.float32)
+    projector = DenseProjector(from_entries(golden["projection"]), device, torch.float32)
     return GradientEngine(net, targets, {"attn_proj": projector}, device=device, **settings)

@@ -10,7 +10,7 @@ from fungi.gradients.projection import (
     KINDS,
     DenseProjector,
     draw_projection,
-    from_signs,
+    from_entries,
     load_projection,
     save_projection,
 )
@@ -66,7 +66,7 @@ def test_a_binary_matrix_takes_a_bit_per_entry_on_disk(tmp_path: Path) -> None:
 def test_a_matrix_of_the_original_harness_is_read(tmp_path: Path) -> None:
     signs = torch.rand(6, 11) > 0.5
     torch.save({"projection": signs.float() * 2 - 1, "scaling": 6**-0.5}, tmp_path / "m.pth")
-    assert torch.equal(load_projection(tmp_path / "m.pth").dense(), from_signs(signs).dense())
+    assert torch.equal(load_projection(tmp_path / "m.pth").dense(), from_entries(signs).dense())
 
 
 def test_damaged_missing_and_foreign_files_are_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from fungi.report import write_report
 from fungi.report.cells import ResultRecord
 from fungi.report.figures import Series, dots, sorted_differences
-from fungi.report.sortable import Entry, sortable_table, word
+from fungi.report.page import Entry, sortable_table, word
 from fungi.report.summary import TOLD_ONE_BY_ONE, beside_published, findings
 from fungi.report.words import asked_in_words, feature_in_words, how_in_words
 from fungi.report.write_report import ReportSettings

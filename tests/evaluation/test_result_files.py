@@ -13,8 +13,8 @@ import pytest
 
 from fungi.errors import FungiError
 from fungi.report.cells import read_results
-from fungi.report.gain_table import gain_table
 from fungi.report.result_file import ResultFile, Run
+from fungi.report.text import gain_table
 from fungi.scoring import knn_concat
 from fungi.scoring.feature_settings import result_path
 from fungi.scoring.knn_concat import KnnSettings

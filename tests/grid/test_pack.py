@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fungi.grid import pack
+from fungi.grid.run_elements import side_by_side
 
 
 def test_each_element_of_a_pack_has_its_gpu_its_cores_and_its_log(
@@ -19,7 +19,7 @@ def test_each_element_of_a_pack_has_its_gpu_its_cores_and_its_log(
     monkeypatch.setattr(sys, "executable", str(python))
     environ = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_NAME": "kl", "PATH": "/bin:/usr/bin"}
     environ |= {"CUDA_VISIBLE_DEVICES": "2,6", "SLURM_CPUS_PER_TASK": "32"}
-    assert pack.side_by_side(["extract", "--seed", "7"], [4, 5], tmp_path, environ) == 3
+    assert side_by_side(["extract", "--seed", "7"], [4, 5], tmp_path, environ) == 3
     for element, gpu in ((4, 2), (5, 6)):
         log = tmp_path / "logs" / f"kl-7_1-element{element}.out"
         assert log.read_text() == f"{element} {gpu} 16 -m fungi run-elements extract --seed 7\n"

@@ -10,8 +10,7 @@ import h5py
 import pytest
 
 from fungi.errors import FungiError
-from fungi.store.hdf5 import open_hdf5
-from fungi.store.reading import array_keys
+from fungi.store.reading import array_keys, open_hdf5
 
 
 @pytest.fixture

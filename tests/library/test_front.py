@@ -9,7 +9,7 @@ import torch
 
 from fungi.config import IBOTConfig, KLConfig
 from fungi.errors import FungiError
-from fungi.library.cost import say_cost
+from fungi.library.collection import say_cost
 from tests.library.models import build, pictures, ready, wrap
 
 

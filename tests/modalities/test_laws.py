@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fungi.backbones.encoders import Encoded
-from fungi.data.formats.texts import text_samples
+from fungi.data.formats.text_tables import text_samples
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.targets import Target, find_targets
 from fungi.objectives.binding import BoundObjective, bind

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fungi.backbones import loading
 from fungi.backbones.base import BACKBONES
+from fungi.backbones.position_embedding import hub_positions
 from fungi.errors import FungiError
 from fungi.evaluators.label_propagation import neighbourhood, propagated
 from fungi.evaluators.linear_sgd import linear_probe
@@ -20,7 +21,7 @@ from fungi.pretraining.evaluate import _score as score
 from fungi.pretraining.features import pooled
 from fungi.pretraining.propagate_labels import PropagateSettings
 from fungi.pretraining.propagate_labels import run as propagate
-from fungi.pretraining.tokens import embed, last_attention, last_blocks, resized_positions
+from fungi.pretraining.tokens import embed, last_attention, last_blocks
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_features_are_the_tokens_they_are_called_after(model) -> None:
 
 def test_other_resolutions_keep_the_positions_of_class_tokens(model) -> None:
     """The reference resizes by the factor (side + 0.1) / side of the old grid."""
-    resized = resized_positions(model, 5, 11)
+    resized = hub_positions(model.pos_embed, grid=(5, 11), prefix=model.num_prefix_tokens)
     assert resized.shape == (1, 2 + 55, 64)
     assert torch.equal(resized[:, :2], model.pos_embed[:, :2])
     grid = model.pos_embed[:, 2:].reshape(1, 8, 8, 64).permute(0, 3, 1, 2)

@@ -22,7 +22,7 @@ from fungi.pretraining.checkpoints import save_checkpoint
 from fungi.pretraining.classifier import add_classifier, first_head_layer, layer_groups
 from fungi.pretraining.fine_tune import client_spelling
 from fungi.pretraining.fine_tune_settings import FineTuneSettings
-from fungi.pretraining.low_shot import listed_rows, share_of_rows
+from fungi.pretraining.images import listed_rows, share_of_rows
 from fungi.pretraining.processes import World
 from fungi.settings import parse
 from fungi.views.image import ImageInput

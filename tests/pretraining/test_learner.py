@@ -10,11 +10,11 @@ import torch
 
 from fungi.pretraining import optimisation
 from fungi.pretraining.configuration import learner_options
+from fungi.pretraining.layers import SampledAttention
 from fungi.pretraining.learner import Learner, NonFiniteError
 from fungi.pretraining.network import Network, align
+from fungi.pretraining.optimisation import cosine, linear_then_constant
 from fungi.pretraining.processes import World
-from fungi.pretraining.schedules import cosine, linear_then_constant
-from fungi.pretraining.srs import SampledAttention
 from fungi.pretraining.views import Views
 from tests.daily import first_fast
 from tests.pretraining.small import first_batches, learner_of, moment, settings
@@ -81,7 +81,7 @@ class _Member(World):
 
 def _two_processes(made, halves, monkeypatch) -> list[tuple[dict[str, float], Learner]]:
     """A step of two processes with half a batch each; gradients stay where they were found."""
-    monkeypatch.setattr(Learner, "_parallel", lambda self: self.student)
+    monkeypatch.setattr(World, "shared", lambda self, model, device: model)
     barrier, said = threading.Barrier(2), {}
     learners = [
         Learner(learner_options(made), _Member(rank, barrier, said), torch.device("cpu"), torch.float32)

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from fungi.pretraining import cross_entropy as chunks
-from fungi.pretraining.centres import updated, vector_sums
-from fungi.pretraining.collapse import diversity, teacher_statistics, warning
+from fungi.pretraining.centres import collapse_warning, diversity, teacher_statistics, updated_centres, vector_sums
 from fungi.pretraining.losses import BatchCounts, LossOptions, Teacher, loss_parts, part_shares
 from fungi.pretraining.network import Predictions
 from tests.pretraining.plain import drawn, plain_parts
@@ -138,14 +137,14 @@ def test_centres_are_means_of_raw_logits() -> None:
     expected = torch.stack([cls.mean((0, 1)), torch.stack(blends).mean((0, 1, 2)), logits[valid].mean(0)])
     sums, counts = vector_sums(teacher, options)
     assert counts.tolist() == [6, 18, float(valid.sum())]
-    moved = updated(teacher.centres, sums / counts[:, None], counts, seen.prototypes, momentum=0.9)
+    moved = updated_centres(teacher.centres, sums / counts[:, None], counts, seen.prototypes, momentum=0.9)
     torch.testing.assert_close(moved, 0.9 * teacher.centres + 0.1 * expected, rtol=1e-6, atol=1e-9)
 
 
 def test_a_centre_that_nothing_was_seen_for_stays() -> None:
     _, teacher = drawn(share_valid=0.0)
     sums, counts = vector_sums(teacher, LossOptions())
-    moved = updated(
+    moved = updated_centres(
         teacher.centres, sums / counts.clamp_min(1)[:, None], counts, teacher.predictions.prototypes, momentum=0.9
     )
     assert torch.equal(moved[2], teacher.centres[2])
@@ -157,7 +156,7 @@ def test_a_collapsed_teacher_is_told_from_a_sound_and_from_a_blind_one() -> None
 
     def complaint(of: Teacher) -> str:
         entropy, predictions = (one / 400 for one in teacher_statistics(of))
-        return warning(float(entropy), diversity(float(entropy), predictions), 40)
+        return collapse_warning(float(entropy), diversity(float(entropy), predictions), 40)
 
     same = dataclasses.replace(
         teacher.predictions, classes=teacher.predictions.classes[:, :1, :1].expand(2, 2, 200, -1)

@@ -11,7 +11,7 @@ from fungi.evaluators.segmentation import (
     segmentation_scores,
     upsampled_classes,
 )
-from fungi.segmentation.patches import chosen_patches, patch_labels
+from fungi.segmentation.memory_bank import chosen_patches, patch_labels
 
 
 def test_labels_are_the_shares_of_each_cell_row_by_row() -> None:

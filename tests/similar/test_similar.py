@@ -11,8 +11,7 @@ from PIL import Image
 
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
-from fungi.similar.index import Index, pictures_below
-from fungi.similar.neighbours import nearest
+from fungi.similar.index import Index, nearest, pictures_below
 from fungi.similar.page import Answer, page
 
 

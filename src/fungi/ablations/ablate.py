@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from fungi.ablations.settings import BenchSettings
 from fungi.errors import FungiError
 from fungi.identity import result_name
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import write_whole
 from fungi.settings import as_json, setting
 
 DESCRIPTION = """Extract the variations of an ablation, score them by kNN, and print the table in the paper's form.
@@ -54,7 +54,6 @@ def run(settings: AblateSettings) -> None:
     bench = Bench(settings)
     for name, path in zip(settings.ablation, settings.outputs(), strict=True):
         table = ABLATIONS[name](bench)
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps({"settings": as_json(settings), **table.content()}) + "\n")
+        write_whole(path, json.dumps({"settings": as_json(settings), **table.content()}) + "\n")
         where = f"{bench.context.backbone.spec.label} on {bench.context.dataset.name}, {bench.metric}, %"
         print(f"\n{where}: {table.text()}\nwrote {path}")

@@ -6,7 +6,7 @@ Adding one is adding a function with the decorator.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fungi.ablations.bench import Bench, ReductionKind, Variation
+from fungi.ablations.bench import Bench, ReductionKind
 from fungi.errors import FungiError
 from fungi.extraction.gradient_settings import NO_PROJECTION
 from fungi.report.ablation_table import AblationTable
@@ -215,12 +215,9 @@ def _by_gradient(bench: Bench, title: str, rows: dict[str, Changes], published: 
             gradients = list(features.arrays["train"])
             table.add(row, full, bench.score(embeddings | features, [EMBEDDINGS, *gradients]))
             for name in names:
-                table.add(row, name, bench.score(features, _of(name, features)))
+                own = [gradient for gradient in gradients if gradient.partition("@")[0] == name]
+                table.add(row, name, bench.score(features, own))
     return table
-
-
-def _of(objective: str, features: Variation) -> list[str]:
-    return [name for name in features.arrays["train"] if name.partition("@")[0] == objective]
 
 
 def _alone(bench: Bench, label: str, seed: int, objective: str, options: tuple[str, ...]) -> float:

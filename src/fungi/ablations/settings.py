@@ -22,8 +22,6 @@ class BenchSettings(GradientSettings):
         super().__post_init__()
         if self.split:
             raise FungiError("ablations fit on the train split and score the test split: leave out --split.")
-        if self.k < 1 or self.rows < 0 or self.pca_dim < 0:
-            raise FungiError("--k has to be at least 1, --rows and --pca-dim at least 0.")
 
     @property
     def all_seeds(self) -> tuple[int, ...]:

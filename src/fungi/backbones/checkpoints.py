@@ -1,8 +1,7 @@
 """Weights as files and as fingerprints: reading a state dict safely, fitting it strictly, hashing it."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,12 +106,16 @@ def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: st
         for name in expected
         if name in state and state[name].shape != expected[name].shape
     ]
-    complaints = [
-        _some("missing", [name for name in expected if name not in state]),
-        _some("unexpected", [name for name in state if name not in expected]),
-        _some("of another shape", reshaped),
-    ]
-    found = "; ".join(text for text in complaints if text)
+    complaints = {
+        "missing": [name for name in expected if name not in state],
+        "unexpected": [name for name in state if name not in expected],
+        "of another shape": reshaped,
+    }
+    found = "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in complaints.items()
+        if names
+    )
     if found:
         raise FungiError(f"{origin} does not fit backbone {backbone!r}: {found}. Use a checkpoint of that model.")
 
@@ -127,14 +130,6 @@ def hash_weights(model: "nn.Module") -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _some(what: str, names: Iterable[str], shown: int = 3) -> str:
-    names = list(names)
-    if not names:
-        return ""
-    more = ", ..." if len(names) > shown else ""
-    return f"{len(names)} {what} ({', '.join(islice(names, shown))}{more})"
 
 
 def _read_safetensors(file: Path) -> StateDict:

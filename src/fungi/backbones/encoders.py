@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from fungi.errors import FungiError
@@ -43,11 +43,11 @@ class Encoded:
         return torch.cat([self.pooled.unsqueeze(-2), self.patches], dim=-2)
 
     @property
-    def differentiable(self) -> list[Tensor]:
+    def differentiable(self) -> list[Float[Tensor, "..."]]:
         """The tensors that a loss may depend on."""
         return [tensor for tensor in (self.pooled, self.patches) if tensor is not None]
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Encoded":
+    def map(self, function: Callable[[Shaped[Tensor, "..."]], Shaped[Tensor, "..."]]) -> "Encoded":
         """The same function for every tensor that is there."""
         made: Any = {name: None if tensor is None else function(tensor) for name, tensor in vars(self).items()}
         return Encoded(**made)

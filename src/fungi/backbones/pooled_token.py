@@ -97,11 +97,7 @@ def pooled_token_encoder(model: Any, layer_paths: list[str]) -> PooledTokenEncod
     last = len(model.blocks) - 1
     behind = {f"blocks.{last}.{name}" for name in ("attn.proj", "mlp.fc1", "mlp.fc2")}
     block = model.blocks[-1]
-    plain = type(block) is Block and type(block.attn) is Attention and _plain_attention(block.attn)
+    plain = type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
+    plain = plain and isinstance(block.attn.q_norm, nn.Identity) and isinstance(block.attn.k_norm, nn.Identity)
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     return PooledTokenEncoder(model) if plain and not hooked and behind.issuperset(layer_paths) else None
-
-
-def _plain_attention(attention: Any) -> bool:
-    unnormalised = isinstance(attention.q_norm, nn.Identity) and isinstance(attention.k_norm, nn.Identity)
-    return unnormalised and getattr(attention, "gate", None) is None

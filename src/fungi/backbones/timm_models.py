@@ -1,6 +1,7 @@
 """What the families that timm provides have in common: building, fetching, and reading foreign key names."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import floor
 from typing import TYPE_CHECKING, Any
@@ -99,9 +100,18 @@ def timm_names(
         state = without_prefix(state, *heads)
     if set(state) == set(model.state_dict()):
         return state
-    converted = _timm_filter(model)(dict(state), model)
-    _refuse_resampled(state, converted)
+    converted, sizes = _timm_filter(model)(dict(state), model), {tensor.numel() for tensor in state.values()}
+    for name in ("pos_embed", "patch_embed.proj.weight"):
+        if name in converted and converted[name].numel() not in sizes:  # as many entries as no tensor of the file
+            raise FungiError(f"the checkpoint was trained for another resolution or patch size ({name} differs).")
     return converted if keep_classifier else without_prefix(converted, *heads)
+
+
+def renamed(name: str, rules: Sequence[tuple[str, str]]) -> str:
+    """A key or a layer path after regular expressions and their replacements, in turn."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def without_prefix(state: StateDict, *prefixes: str) -> StateDict:
@@ -117,11 +127,3 @@ def _timm_filter(model: "nn.Module") -> Callable[[StateDict, "nn.Module"], State
     if module.__name__.endswith(".vision_transformer"):
         return partial(module.checkpoint_filter_fn, adapt_layer_scale=True)  # DeiT III has gamma_1, gamma_2
     return getattr(module, "checkpoint_filter_fn", lambda state, model: state)
-
-
-def _refuse_resampled(before: StateDict, after: StateDict) -> None:
-    """Position and patch embeddings have to have as many entries as some tensor of the file."""
-    sizes = {tensor.numel() for tensor in before.values()}
-    for name in ("pos_embed", "patch_embed.proj.weight"):
-        if name in after and after[name].numel() not in sizes:
-            raise FungiError(f"the checkpoint was trained for another resolution or patch size ({name} differs).")

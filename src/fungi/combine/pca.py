@@ -77,7 +77,9 @@ class Reducer:
             nothing = torch.zeros(0, device=self.device)
             return Reduction(tuple(names), features, {}, nothing, skipped, 1.0, features)
         if len(self.train) < features:
-            mean, directions, share = _from_rows(self._rows_of(names), self.pca_dim)
+            parts = [torch.cat([block[name] for name in names], dim=1) for _, block in self.train.blocks(names)]
+            rows = torch.cat(parts).to(self.device, torch.float64)
+            mean, directions, share = _from_rows(rows, self.pca_dim)
         else:
             mean, directions, share = self._from_gram(names)
         sizes = [self.train.dims[name] for name in names]
@@ -117,10 +119,6 @@ class Reducer:
             start += self.train.dims[name]
         parts = [torch.arange(starts[name], starts[name] + self.train.dims[name]) for name in names]
         return torch.cat(parts).to(self.device)
-
-    def _rows_of(self, names: Sequence[str]) -> Float64[Tensor, "n f"]:
-        parts = [torch.cat([block[name] for name in names], dim=1) for _, block in self.train.blocks(names)]
-        return torch.cat(parts).to(self.device, torch.float64)
 
 
 _Fit = tuple[Float64[Tensor, " f"], Float64[Tensor, "f r"], float]

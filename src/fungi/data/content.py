@@ -9,7 +9,7 @@ times and permissions take no part, so that a copy elsewhere has the same conten
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -78,12 +78,8 @@ def digests(load: Callable[[int], Any], rows: int) -> Iterator[bytes]:
     """
     of_row = getattr(load, "content", None) or (lambda row: digest_of_item(load(row)))
     chunks = [range(start, min(start + 256, rows)) for start in range(0, rows, 256)]
-
-    def of_chunk(chunk: Sequence[int]) -> bytes:
-        return b"".join(map(of_row, chunk))
-
     with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(of_chunk, chunks)
+        yield from pool.map(lambda chunk: b"".join(map(of_row, chunk)), chunks)
 
 
 def _digest(read: Reader, size: int) -> bytes:
@@ -91,11 +87,7 @@ def _digest(read: Reader, size: int) -> bytes:
     head = read(0, WHOLE if size <= WHOLE else PIECE)
     digest.update(head)
     if size > WHOLE:
-        for offset in _places(size, whole=head.startswith(UNCOMPRESSED)):
+        whole = head.startswith(UNCOMPRESSED)
+        for offset in range(PIECE, size, PIECE) if whole else (size // 3, 2 * size // 3, size - PIECE):
             digest.update(read(offset, PIECE))
     return digest.digest()
-
-
-def _places(size: int, *, whole: bool) -> Sequence[int]:
-    """Where the pieces behind the first one begin."""
-    return range(PIECE, size, PIECE) if whole else (size // 3, 2 * size // 3, size - PIECE)

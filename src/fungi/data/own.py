@@ -163,19 +163,15 @@ def _class_count(root: Path, folders: tuple[str, ...]) -> int:
     return largest + 1
 
 
-def _mask_classes(root: Path, folders: list[str]) -> list[str]:
-    """Names of the classes: the lines of `classes.txt`, or numbers up to the largest that a mask holds."""
-    listed = root / "classes.txt"
-    if listed.is_file():
-        return [line.strip() for line in listed.read_text().splitlines() if line.strip()]
-    return [f"class {number}" for number in range(_class_count(root, tuple(folders)))]
-
-
 def _masked_spec(name: str, root: Path) -> DatasetSpec:
     splits = _present(entry.name for entry in root.iterdir() if entry.is_dir())
     if "train" not in splits:
         raise MissingFilesError(f"dataset {name!r}: {root} has no folder train/. Put images/ and masks/ there.")
-    classes = _mask_classes(root, list(splits.values()))
+    listed = root / "classes.txt"
+    if listed.is_file():
+        classes = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+    else:
+        classes = [f"class {number}" for number in range(_class_count(root, tuple(splits.values())))]
     return DatasetSpec(
         name=name,
         title=f"images and masks below {root}",

@@ -1,15 +1,19 @@
-"""Getting datasets onto the disk: a step of its own, before any extraction. The scripts call these functions."""
+"""Getting datasets onto the disk, before any extraction, and whether they are those that were published.
+
+The scripts call these functions.
+"""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fungi.data.base import DATASETS, resolve_dataset
-from fungi.data.verify import verify_dataset
+from fungi.data.base import DATASETS, DatasetSpec, Samples, resolve_dataset
+from fungi.data.formats.mask_files import check_mask
 from fungi.errors import FungiError
 from fungi.runtime.command import run_command
+from fungi.runtime.log import progress
 from fungi.settings import required, setting
 
 
@@ -72,3 +76,40 @@ def verify(settings: VerifySettings) -> None:
     data_dir = settings.data_dir.expanduser()
     for line in verify_dataset(resolve_dataset(settings.dataset, data_dir), data_dir, every_item=settings.every_item):
         print(line)
+
+
+def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = False) -> Iterator[str]:
+    """Check each split and give one line about it.
+
+    every_item: read all items instead of the first and the last.
+    Raises FungiError for a split whose rows or classes are not as published, or with an item that can't be read.
+    """
+    for split, expected in spec.sizes.items():
+        samples = spec.open(data_dir, split)
+        if expected is not None and len(samples) != expected:
+            raise FungiError(
+                f"dataset {spec.name!r}: split {split} has {len(samples)} rows, published are {expected}. "
+                "Files are missing or too many: unpack it again into an empty folder."
+            )
+        classes = _count_classes(spec, samples, split)
+        for row in progress(range(len(samples)), label=split, unit="row") if every_item else (0, len(samples) - 1):
+            item = samples.load(row)
+            if samples.mask is not None:
+                check_mask(samples.mask(row), item, len(samples.class_names), samples.ids[row])
+        read = "every item" if every_item else "first and last item"
+        rows = f"{len(samples)} rows{classes}, {read} readable, fingerprint {samples.fingerprint()[:12]}"
+        yield f"{spec.name} {split}: {rows}"
+
+
+def _count_classes(spec: DatasetSpec, samples: Samples, split: str) -> str:
+    if spec.masks is not None:
+        return f" with masks of {len(samples.class_names)} classes"
+    if spec.classes is None:
+        return ""
+    found = len(set(samples.targets.tolist()))
+    if found != spec.classes or int(samples.targets.max()) != spec.classes - 1:
+        raise FungiError(
+            f"dataset {spec.name!r}: split {split} has rows of {found} classes, published are {spec.classes}. "
+            "Unpack it again into an empty folder."
+        )
+    return f" of {found} classes"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fungi.demos.runner import DemoSettings, print_places
-from fungi.report.gain_table import print_gain_table
+from fungi.report.text import print_gain_table
 from fungi.segmentation.segment import run as segment
 from fungi.segmentation.settings import SegmentSettings
 from fungi.settings import setting

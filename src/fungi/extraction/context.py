@@ -14,9 +14,8 @@ from fungi.data.base import DatasetSpec, Samples, resolve_dataset
 from fungi.errors import FungiError
 from fungi.extraction.stage import StageSettings
 from fungi.profiles import choose_profile
-from fungi.runtime.device import choose_device, choose_dtype
+from fungi.runtime.device import choose_device, choose_dtype, keep_freed_memory
 from fungi.runtime.log import logger
-from fungi.runtime.memory import keep_freed_memory
 
 
 class OpenedSplits:

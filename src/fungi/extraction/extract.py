@@ -11,8 +11,7 @@ Embeddings are computed in float32 unless --dtype says otherwise. What is there 
 def run(settings: StageSettings) -> None:
     """Extract all asked splits."""
     from fungi.extraction.context import resolve_context
-    from fungi.extraction.cost import cost_of
-    from fungi.extraction.features import embedding_feature
+    from fungi.extraction.features import cost_of, embedding_feature
     from fungi.extraction.pipeline import extract_split
 
     dtype = "float32" if settings.dtype == "auto" else settings.dtype

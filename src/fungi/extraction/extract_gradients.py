@@ -12,8 +12,7 @@ Several objectives, and the embeddings with --with-embeddings, come from one dec
 def run(settings: GradientSettings) -> None:
     """Extract all asked objectives of all asked splits."""
     from fungi.extraction.context import resolve_context
-    from fungi.extraction.cost import cost_of
-    from fungi.extraction.features import gradient_features, require_options
+    from fungi.extraction.features import cost_of, gradient_features, require_options
     from fungi.extraction.pipeline import extract_split
 
     require_options(settings)

@@ -1,9 +1,9 @@
-"""From a stage's settings to the features it extracts: layers, projections, objectives, the engine."""
+"""From a stage's settings to the features it extracts: layers, projections, objectives, the engine; and their cost."""
 
 from collections.abc import Sequence
 from contextlib import suppress
 
-from fungi.backbones.base import BACKBONES
+from fungi.backbones.base import BACKBONES, BackboneSpec
 from fungi.errors import FungiError
 from fungi.extraction.context import StageContext
 from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings, parse_options
@@ -11,12 +11,7 @@ from fungi.extraction.pipeline import Feature
 from fungi.extraction.support import with_support
 from fungi.gradients import assembly, core
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.projection import (
-    ProjectionMatrix,
-    draw_projection,
-    load_projection,
-    save_projection,
-)
+from fungi.gradients.projection import ProjectionMatrix, draw_projection, load_projection, save_projection
 from fungi.gradients.targets import Target, find_target, split_spec, unique_names
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.profiles import choose_profile
@@ -49,15 +44,8 @@ def gradient_features(settings: GradientSettings, context: StageContext) -> list
     logger.info(f"gradients of {', '.join(target.spec for target in targets)}; path: {engine.encoder.path}")
     births = _layer_births(targets, matrices)
     features = [
-        Feature(
-            objective.name,
-            objective.views,
-            engine.through(objective.objective.encoder),
-            objective.loss,
-            objective,
-            births,
-        )
-        for objective in bound_objectives(settings, context, engine)
+        Feature(one.name, one.views, engine.through(one.objective.encoder), one.loss, one, births)
+        for one in bound_objectives(settings, context, engine)
     ]
     return [embedding_feature(context, shared=engine), *features] if settings.with_embeddings else features
 
@@ -102,7 +90,8 @@ def find_matrix(settings: GradientSettings, context: StageContext, target: Targe
     """The projection for a target: a given file of its width, else the usual one, drawn where it is not there yet."""
     if settings.projection_matrix:
         given = [load_projection(path) for path in settings.projection_matrix]
-        fitting = [matrix for matrix in given if _fits(matrix, target)]
+        shapes = (0, target.shape[0])  # 0: a matrix for layers of any shape
+        fitting = [one for one in given if one.gradient_dim == target.gradient_dim and one.outputs in shapes]
         if not fitting:
             widths = ", ".join(
                 f"{matrix.gradient_dim} ({p})" for p, matrix in zip(settings.projection_matrix, given, strict=True)
@@ -120,10 +109,6 @@ def find_matrix(settings: GradientSettings, context: StageContext, target: Targe
         save_projection(matrix, path)
         print(f"wrote {path}")
     return load_projection(path)
-
-
-def _fits(matrix: ProjectionMatrix, target: Target) -> bool:
-    return matrix.gradient_dim == target.gradient_dim and matrix.outputs in (0, target.shape[0])
 
 
 def build_engine(
@@ -176,3 +161,16 @@ def _layer_births(targets: Sequence[Target], matrices: dict[str, ProjectionMatri
         )
         for target in targets
     }
+
+
+def cost_of(spec: BackboneSpec, rows: int, features: Sequence[Feature]) -> str:
+    """Forwards, operations where they are known, and size of the files, of `rows` rows."""
+    forwards = rows * core.forwards_per_sample(features)
+    widths = [
+        sum(projector.matrix.projection_dim for projector in feature.engine.projectors.values())
+        if feature.objective
+        else spec.embedding_dim
+        for feature in features
+    ]
+    work = f" of {spec.flops / 1e9:.3g} GFLOP = {forwards * spec.flops / 1e12:.3g} TFLOP" if spec.flops else ""
+    return f"{rows:,} rows, {forwards:,} forwards{work}; {rows * sum(widths) * 4 / 1e6:.1f} MB of features"

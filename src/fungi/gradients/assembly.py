@@ -9,9 +9,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from fungi.errors import FungiError
-from fungi.gradients.capture import Capture
+from fungi.gradients.capture import Capture, frozen
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.freezing import frozen
 from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import ProjectionMatrix, draw_projection, from_entries, product_dtype
 from fungi.gradients.targets import Target, find_targets

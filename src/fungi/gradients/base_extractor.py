@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -166,7 +166,7 @@ class BaseGradientExtractor(ABC):
         embeddings = self.engine.embed(views.unsqueeze(1), as_they_are)  # [m c h w] -> [m 1 c h w] -> [m 1 d]
         return self.latents(embeddings.flatten(0, 1)).detach()
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Shaped[Tensor, "..."]]:
         """Everything random or fitted, by name: the tensors and the weights of the modules among the attributes."""
         found: dict[str, Tensor] = {}
         for name, value in vars(self).items():
@@ -176,7 +176,7 @@ class BaseGradientExtractor(ABC):
                 found[name] = value
         return found
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def restore(self, state: dict[str, Shaped[Tensor, "..."]]) -> None:
         """Take over what `state` of an equal extractor gave."""
         for name, value in list(vars(self).items()):
             if isinstance(value, nn.Module) and value is not self.model:

@@ -4,12 +4,13 @@ The output of the first source becomes a leaf of the autograd graph: no paramete
 it is ever recorded, and the model is left as it was found.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungi.errors import FungiError
@@ -30,7 +31,8 @@ class Capture:
         self._model = model
         self._modules = {target.path: target.module for target in targets}
         self._activation_modules = activation_modules or {}
-        self._attentions = _owning_attentions(model, list(self._modules))
+        parents = [model.get_submodule(path.rpartition(".")[0]) for path in self._modules]
+        self._attentions = [parent for parent in parents if isinstance(parent, nn.MultiheadAttention)]
         self._stack = ExitStack()
         self.activations: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
@@ -53,7 +55,9 @@ class Capture:
         self.activations.clear()
         self.outputs.clear()
 
-    def signals(self, roots: Sequence[Tensor], weights: Sequence[Tensor], *, keep_graph: bool) -> dict[str, Tensor]:
+    def signals(
+        self, roots: Sequence[Float[Tensor, "..."]], weights: Sequence[Float[Tensor, "..."]], *, keep_graph: bool
+    ) -> dict[str, Float[Tensor, "..."]]:
         """Derivative of the sum of `root * weight`, over all roots, with respect to every target's output.
 
         FungiError for a target that the forward pass did not reach, or that the roots do not depend on.
@@ -110,7 +114,22 @@ class Capture:
         return hook
 
 
-def _owning_attentions(model: nn.Module, paths: list[str]) -> list[nn.MultiheadAttention]:
-    """The attention modules of torch whose output projection is a target."""
-    parents = [model.get_submodule(path.rpartition(".")[0]) for path in paths]
-    return [parent for parent in parents if isinstance(parent, nn.MultiheadAttention)]
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """While inside: evaluation mode (BatchNorm on running statistics, no dropout); no parameter asks for a gradient.
+
+    Flags are set one by one, without `eval()`: some models do more than setting a flag there (merge adapters, say).
+    """
+    training = [module for module in model.modules() if module.training]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for module in training:
+            module.training = False
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for parameter in learning:
+            parameter.requires_grad_(True)

@@ -4,7 +4,7 @@ Features that see the same views through the same engine share the forward. Whet
 device batch by batch, and asked for once for many: an answer has to wait for the device.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,10 @@ Computed = dict[str, dict[str, Float[Tensor, "b p"]]]
 def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
     """All features of one batch, in their order; features of one call have different names."""
     made: Computed = {}
-    for sharing in _sharing_forwards(features):
+    groups: dict[Any, list[Feature]] = {}
+    for feature in features:
+        groups.setdefault((feature.views.identity, id(feature.engine)), []).append(feature)
+    for sharing in groups.values():
         engine, prepared = sharing[0].engine, batch[sharing[0].views.identity]
         views = of_batch(sharing[0].views, prepared)
         losses = {feature.name: feature.loss for feature in sharing if feature.loss is not None}
@@ -50,13 +53,6 @@ def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
         for feature in sharing:
             made[feature.name] = gradients.get(feature.name) or {EMBEDDINGS: embeddings[:, 0]}
     return {feature.name: made[feature.name] for feature in features}
-
-
-def _sharing_forwards(features: Sequence[Feature]) -> Iterator[list[Feature]]:
-    groups: dict[Any, list[Feature]] = {}
-    for feature in features:
-        groups.setdefault((feature.views.identity, id(feature.engine)), []).append(feature)
-    yield from groups.values()
 
 
 def forwards_per_sample(features: Sequence[Feature]) -> int:

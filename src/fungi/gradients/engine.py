@@ -9,6 +9,7 @@ activations to the projector as the terms of gradients: of one per sample, or on
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -18,8 +19,7 @@ from torch import Tensor, nn
 from fungi.backbones.encoders import Encoded, Encoder, WholeModel
 from fungi.backbones.pooled_token import pooled_token_encoder
 from fungi.errors import FungiError
-from fungi.gradients.capture import Capture
-from fungi.gradients.freezing import frozen
+from fungi.gradients.capture import Capture, frozen
 from fungi.gradients.projection import Projector, RawGradients
 from fungi.gradients.rules import rule_for
 from fungi.gradients.targets import Target
@@ -146,7 +146,7 @@ class GradientEngine:
         size = max(1, self.views_per_forward // views.n_views)
         groups = views.groups(batch, size) if isinstance(views, Grouping) else _in_turn(batch, size)
         for rows, part in groups:
-            yield rows, _to_device(part, self.device)
+            yield rows, _each(part, lambda values: values.to(self.device, non_blocking=True))
 
     def _encode(self, part: Any, views: ViewGenerator) -> Encoded:
         with self.stopwatch("views"):
@@ -258,7 +258,7 @@ def _in_turn(batch: Any, size: int) -> Iterator[tuple[Tensor, Any]]:
     """As few groups as their size allows, as even as can be: a small rest would leave the device idle."""
     size = -(-_length(batch) // -(-_length(batch) // size))
     for start in range(0, _length(batch), size):
-        part = _slice(batch, start, start + size)
+        part = _each(batch, itemgetter(slice(start, start + size)))
         yield torch.arange(start, start + _length(part)), part
 
 
@@ -267,13 +267,6 @@ def _places(order: Sequence[Tensor]) -> Tensor:
     return torch.argsort(torch.cat(list(order)))
 
 
-def _slice(batch: Any, start: int, stop: int) -> Any:
-    if isinstance(batch, dict):
-        return {name: values[start:stop] for name, values in batch.items()}
-    return batch[start:stop]
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, dict):
-        return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
-    return batch.to(device, non_blocking=True)
+def _each(batch: Any, function: Callable[[Any], Any]) -> Any:
+    """A function of a batch that is one tensor, or of each of its named tensors."""
+    return {name: function(v) for name, v in batch.items()} if isinstance(batch, dict) else function(batch)

@@ -10,7 +10,7 @@ from functools import cache
 from math import isqrt
 from typing import Any, ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor, nn
 
@@ -68,11 +68,7 @@ class ObjectiveExtractor(BaseGradientExtractor):
         self.bound = bound.to(self.device)
         self.objective: Any = bound.objective
         self.support: Support = {}
-        self.take_heads(self.bound.heads)
-
-    def take_heads(self, heads: nn.ModuleDict) -> None:
-        """Put the objective's heads into attributes."""
-        for name, head in heads.items():
+        for name, head in self.bound.heads.items():
             setattr(self, _attribute(name), head)
 
     def heads(self) -> nn.ModuleDict:
@@ -112,11 +108,11 @@ class ObjectiveExtractor(BaseGradientExtractor):
         made = self.objective.support(samples, self._embed, self.heads(), self.seed)
         self.support = support_on(self.device, made)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Shaped[Tensor, "..."]]:
         """Heads and supporting data."""
         return {**super().state(), **{f"support.{name}": tensor for name, tensor in self.support.items()}}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def restore(self, state: dict[str, Shaped[Tensor, "..."]]) -> None:
         """Take over heads and supporting data."""
         super().restore(state)
         given = {name.removeprefix("support."): t for name, t in state.items() if name.startswith("support.")}
@@ -215,8 +211,8 @@ class SimCLRGradientsExtractor(ObjectiveExtractor):
         self.prepare_support(samples)
 
     @property
-    def comparison_batch(self) -> Tensor | None:
-        """Head outputs of the negatives, `[negatives, l]`; None before `setup`."""
+    def comparison_batch(self) -> Float[Tensor, "m l"] | None:
+        """Head outputs of the negatives; None before `setup`."""
         return self.support.get("negatives")
 
     @comparison_batch.setter

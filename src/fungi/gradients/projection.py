@@ -201,17 +201,8 @@ def _drawn_rows(projection_dim: int, gradient_dim: int, kind: str, seed: int) ->
 
 def save_projection(matrix: ProjectionMatrix, path: Path) -> None:
     """Write a matrix; a reader never sees half a file."""
-    content = {
-        "format": FORMAT,
-        "kind": matrix.kind,
-        "seed": matrix.seed,
-        "projection_dim": matrix.projection_dim,
-        "gradient_dim": matrix.gradient_dim,
-        "outputs": matrix.outputs,
-        "hash": matrix.hash,
-        "packed": matrix.packed,
-    }
-    save_with_torch(content, path)
+    fields = ("kind", "seed", "projection_dim", "gradient_dim", "outputs", "hash", "packed")
+    save_with_torch({"format": FORMAT} | {name: getattr(matrix, name) for name in fields}, path)
 
 
 def load_projection(path: Path) -> ProjectionMatrix:
@@ -272,13 +263,7 @@ def from_entries(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
     """A matrix from given entries of any dtype: signs (True is +1) are kept as bits, others as they are."""
     if entries.dtype != torch.bool and not bool((entries.abs() == 1).all()):
         return ProjectionMatrix("gaussian", -1, entries.shape[0], entries.shape[1], entries.float().cpu())
-    return from_signs(entries > 0)
-
-
-def from_signs(signs: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
-    """A binary matrix from given signs: True or positive is +1."""
-    positive = signs if signs.dtype == torch.bool else signs > 0
-    return ProjectionMatrix("binary", -1, positive.shape[0], positive.shape[1], _pack(positive.cpu()))
+    return ProjectionMatrix("binary", -1, entries.shape[0], entries.shape[1], _pack((entries > 0).cpu()))
 
 
 def product_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -23,11 +23,7 @@ def linear_terms(
 
 
 def convolution_terms(
-    layer: Any,
-    activations: Float[Tensor, "m c h w"],
-    signals: Float[Tensor, "m o y x"],
-    samples: int,
-    bias: bool,
+    layer: Any, activations: Float[Tensor, "m c h w"], signals: Float[Tensor, "m o y x"], samples: int, bias: bool
 ) -> Terms:
     """A convolution: the inputs under the kernel are the activations of a position; groups are blocks."""
     columns = unfold(

@@ -66,14 +66,10 @@ def split_spec(text: str) -> tuple[str, str | None, str]:
     path, part = found["path"], found["part"]
     if part is not None and part not in PARTS:
         raise FungiError(f"layer {text!r}: part {part!r} is not one of {', '.join(PARTS)}.")
-    return path, part, found["name"] or default_name(path, part)
-
-
-def default_name(path: str, part: str | None = None) -> str:
-    """The conventional array name of a layer: `attn_proj` for attention output projections."""
+    usual = re.sub(r"\W", "_", path) + (f"_{part}" if part else "")
     if path.endswith(("attn.proj", "self_attention.out_proj")):
-        return "attn_proj"
-    return re.sub(r"\W", "_", path) + (f"_{part}" if part else "")
+        usual = "attn_proj"
+    return path, part, found["name"] or usual
 
 
 def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:

@@ -42,14 +42,10 @@ class Chains:
         earlier = STAGES[: STAGES.index(stage)]
         needed = [name for name in earlier if name in CHAINED or stage == "extraction"]
         for name in reversed(needed):
-            if found := self._of(name, pair):
-                return found
+            fits = [of for at, of in self._ids if at == name and (pair == _EVERYTHING or of in (_EVERYTHING, pair))]
+            if fits:
+                return list(dict.fromkeys(job for of in fits for job in self._ids[name, of]))
         return []
-
-    def _of(self, stage: str, pair: tuple[str, str]) -> list[str]:
-        fits = (_EVERYTHING, pair)
-        found = [ids for (name, of), ids in self._ids.items() if name == stage and (pair == _EVERYTHING or of in fits)]
-        return list(dict.fromkeys(job for ids in found for job in ids))
 
 
 def submit_all(
@@ -63,7 +59,10 @@ def submit_all(
             pairs = [element.pair if stage in CHAINED else _EVERYTHING for element in points]
             for index, running in job.in_hand.items():
                 chains.add(stage, pairs[index], running)
-            for pair, indices in _groups(stage, pairs, job.indices).items():
+            groups: dict[tuple[str, str], list[int]] = {}  # elements that wait for the same jobs
+            for index in job.indices:
+                groups.setdefault(pairs[index] if stage in CHAINED[1:] else _EVERYTHING, []).append(index)
+            for pair, indices in groups.items():
                 after = chains.before(stage, pair)
                 whatever_came = stage in ("extraction", "report")
                 for array in arrays(grid, job.submitted, jobs, indices, after, whatever_came=whatever_came):
@@ -71,11 +70,3 @@ def submit_all(
                     alone = len({pairs[index] for index in array.tasks}) == 1
                     for index, task in array.tasks.items():
                         chains.add(stage, pairs[index], made if alone else f"{made}_{task}")
-
-
-def _groups(stage: Stage, pairs: Sequence[tuple[str, str]], indices: Sequence[int]) -> dict[tuple[str, str], list[int]]:
-    """Elements that wait for the same jobs: of merge and evaluation those of a pair, of other stages all."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for index in indices:
-        groups.setdefault(pairs[index] if stage in CHAINED[1:] else _EVERYTHING, []).append(index)
-    return groups

@@ -26,7 +26,7 @@ from fungi.commands import STAGES, grid_command
 from fungi.data.base import DATASETS, DatasetSpec, resolve_dataset
 from fungi.errors import FungiError, unknown_name
 from fungi.grid.throughput import GPU_SPEED
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import write_whole
 from fungi.values import converted, type_hints
 
 GRID_FILE = "FUNGI_GRID"
@@ -151,8 +151,7 @@ def store_grid(grid: Grid) -> Path:
     code = str(Path(grid.code).relative_to(grid.root)) if grid.code else ""
     text = replace(grid, code=code, submitted_below=str(grid.root)).to_toml()
     path = grid.root / "progress" / f"grid-{sha256(text.encode()).hexdigest()[:12]}.toml"
-    with written_whole(path) as temporary:
-        temporary.write_text(text)
+    write_whole(path, text)
     return path
 
 

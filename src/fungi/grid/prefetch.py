@@ -76,7 +76,7 @@ def fetch_dataset(spec: "DatasetSpec", data_dir: Path) -> Iterator[str]:
 
     Raises FungiError for one that can't be fetched and is not there.
     """
-    from fungi.data.verify import verify_dataset
+    from fungi.data.preparation import verify_dataset
 
     if spec.download is not None:
         try:

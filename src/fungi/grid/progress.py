@@ -85,10 +85,6 @@ class Queue:
             return cls(failure=failure)
         return cls(done.stdout.splitlines())
 
-    def state(self, job: str) -> str:
-        """The state of a job; empty where it is not in the queue."""
-        return self.states.get(job, "")
-
 
 def pack_of(grid: Grid, call: GridCall) -> int:
     """Elements that share a task of an array."""
@@ -158,19 +154,16 @@ def _state(grid: Grid, element: Element, expected: Expected, attempt: Attempt | 
         return MISSING, so_far
     if attempt.state == RUNNING and _still_runs(attempt, queue):
         return RUNNING, ", ".join(filter(None, (so_far, f"job {attempt.job} on {attempt.host}" if attempt.job else "")))
-    if attempt.state == INTERRUPTED and queue.state(attempt.job):
+    if attempt.state == INTERRUPTED and attempt.job in queue.states:
         return QUEUED, f"job {attempt.job}, to go on"
     return FAILED, _why(attempt)
 
 
 def _are_whole(outputs: list[Path]) -> bool:
     """Whether files that are there are finished: result files are saved after every combination, others at the end."""
-    return bool(outputs) and all(path.suffix != ".json" or _is_complete(path) for path in outputs)
-
-
-def _is_complete(result: Path) -> bool:
     try:
-        return bool(json.loads(result.read_text()).get("complete"))
+        results = [json.loads(path.read_text()) for path in outputs if path.suffix == ".json"]
+        return bool(outputs) and all(result.get("complete") for result in results)
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -195,15 +188,15 @@ def _blocks_of(grid: Grid, path: Path, shard: Shard, settings: Any) -> tuple[int
 def _still_runs(attempt: Attempt, queue: Queue) -> bool:
     """Asked from the queue, or from this machine; where neither knows, an attempt without an end counts as running."""
     if attempt.job:
-        return not queue.known or queue.state(attempt.job) in ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
+        return not queue.known or queue.states.get(attempt.job) in ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
     if attempt.host != _HERE:
         return True
     try:
         os.kill(attempt.pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # it is there, and somebody else's
+        pass
     return True
 
 

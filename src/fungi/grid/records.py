@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fungi.grid.elements import Element, GridCall
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import write_whole
 
 RUNNING, ENDED, INTERRUPTED = "running", "ended", "interrupted"
 
@@ -64,8 +64,7 @@ class Records:
 
     def write(self, element: Element, attempt: Attempt) -> None:
         """Note an attempt; the last one counts."""
-        with written_whole(self._path(element)) as temporary:
-            temporary.write_text(json.dumps(asdict(attempt), indent=1))
+        write_whole(self._path(element), json.dumps(asdict(attempt), indent=1))
 
     def read(self, element: Element) -> Attempt | None:
         """The last attempt at an element, if there was one."""

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,10 @@ class JobEnvironment:
 
     def for_sbatch(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Environment for sbatch: the grid comes from the file alone, and nothing of an outer job gets through."""
-        kept = {name: text for name, text in environ.items() if not _is_foreign(name)}
+        axes = ("BACKBONES", "DATASETS", "SPLITS", "ROOT", "DATA_DIR", "SHARDS", "PACK", "LIMIT", "GPU")
+        names = {*(f"FUNGI_{axis}" for axis in axes), PARTIAL, FIRST, ELEMENT}
+        prefixes = ("FUNGI_FLAGS_", "SLURM_ARRAY_", "SLURM_JOB", "SLURM_RESTART_COUNT")
+        kept = {name: text for name, text in environ.items() if name not in names and not name.startswith(prefixes)}
         return kept | self.variables()
 
 
@@ -131,12 +135,4 @@ def _resources_of_pack(job: JobFile, pack: int) -> list[str]:
 
 def default_python(environ: Mapping[str, str]) -> str:
     """The Python of this process, unless another is asked for."""
-    import sys
-
     return environ.get("FUNGI_PYTHON", sys.executable)
-
-
-def _is_foreign(name: str) -> bool:
-    axes = ("BACKBONES", "DATASETS", "SPLITS", "ROOT", "DATA_DIR", "SHARDS", "PACK", "LIMIT", "GPU")
-    known = {*(f"FUNGI_{axis}" for axis in axes), PARTIAL, FIRST, ELEMENT}
-    return name in known or name.startswith(("FUNGI_FLAGS_", "SLURM_ARRAY_", "SLURM_JOB", "SLURM_RESTART_COUNT"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fungi.errors import FungiError
 from fungi.identity import short_hash
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import write_whole
 
 Messages = list[dict[str, str]]
 
@@ -41,8 +41,7 @@ def compose(query: str, examples: Sequence[tuple[str, str]], names: Sequence[str
 
 def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
     """Write a file of prompts, whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text("".join(json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts))
+    write_whole(path, "".join(json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts))
 
 
 def read_answers(path: Path, prompts: Sequence[Prompt]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a caller can get wrong at the library's door, answered before anything is computed."""
+"""What a caller gives at the library's door: what can be wrong with it is answered before anything is computed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fungi.backbones.timm_models import timm_input
 from fungi.errors import FungiError
 from fungi.gradients.projection import ProjectionMatrix
 from fungi.runtime.log import logger
+from fungi.views.image import ImageInput
 
 LABELS = ("fc", "head", "heads", "classifier", "logits")
 """Names under which models keep the layer that turns features into class scores."""
@@ -130,3 +132,11 @@ def say_classifier(model: nn.Module, embeddings_dim: int) -> None:
 
 def _name_of(given: Any) -> str:
     return given.__name__ if isinstance(given, type) else type(given).__name__
+
+
+def image_input_of(model: nn.Module, input_dim: int) -> ImageInput:
+    """The model's own evaluation transform where timm knows it (statistics, crop, interpolation); else ImageNet's."""
+    config: dict[str, Any] | None = getattr(model, "pretrained_cfg", None)
+    if not config or "mean" not in config:
+        return ImageInput.square(input_dim)
+    return timm_input(config, input_dim)

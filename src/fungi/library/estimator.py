@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -79,7 +79,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         features = self.wrapper_.extract(as_images(X), batch_size=self.batch_size, num_workers=self.num_workers)
         return features.numpy()
 
-    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+    def get_feature_names_out(self, input_features: Any = None) -> Shaped[np.ndarray, " f"]:
         """`embeddings_0`, ..., or `pca_0`, ..."""
         check_is_fitted(self)
         reduction = self.wrapper_.reduction
@@ -101,13 +101,9 @@ def as_images(X: Any) -> Sequence[Any]:
 
     if not isinstance(X, np.ndarray) or X.dtype == object:
         return X
-    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in _eight_bits(X)]
-
-
-def _eight_bits(X: np.ndarray) -> np.ndarray:
     if X.dtype != np.uint8 or X.ndim not in (3, 4):
         raise FungiError(
             f"an array of {X.dtype} with {X.ndim} axes holds no images; give uint8 [n, h, w, 3] or [n, h, w], "
             "or a list of PIL images."
         )
-    return X
+    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in X]

@@ -20,7 +20,7 @@ from fungi.combine.pca import Reduction
 from fungi.errors import FungiError, MissingFilesError
 from fungi.gradients.projection import ProjectionMatrix
 from fungi.runtime.device import DTYPES
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import write_whole, written_whole
 from fungi.runtime.versions import package_versions
 from fungi.views.image import ImageInput
 
@@ -28,6 +28,9 @@ FORMAT = 3
 WITNESSES = ("versions", "hash")
 """Entries of the settings that don't decide the features."""
 SETTINGS, TENSORS = "extractor.json", "tensors.safetensors"
+MATRIX = ("kind", "seed", "projection_dim", "gradient_dim", "outputs", "hash")
+"""What is known of a matrix; its bits are kept once, under its hash."""
+REDUCTION = ("names", "dim", "skipped", "explained_variance", "asked")
 
 
 def save_wrapper(wrapper: Any, folder: Path) -> None:
@@ -37,8 +40,7 @@ def save_wrapper(wrapper: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / TENSORS) as temporary:
         temporary.write_bytes(save(tensors))
-    with written_whole(folder / SETTINGS) as temporary:
-        temporary.write_text(text + "\n")
+    write_whole(folder / SETTINGS, text + "\n")
 
 
 def fingerprint(wrapper: Any) -> str:
@@ -64,8 +66,8 @@ def _settings(wrapper: Any) -> dict[str, Any]:
         "image_input": dataclasses.asdict(wrapper.image_input),
         "views_per_forward": wrapper.views_per_forward,
         "configs": [_described(config) for config in wrapper.extractor_configs],
-        "projections": {name: _projection_facts(p.matrix) for name, p in wrapper.engine.projectors.items()},
-        "reduction": None if wrapper.reduction is None else _reduction_facts(wrapper.reduction),
+        "projections": {name: _facts(p.matrix, MATRIX) for name, p in wrapper.engine.projectors.items()},
+        "reduction": None if wrapper.reduction is None else _facts(wrapper.reduction, REDUCTION),
         "weights_hash": hash_weights(wrapper.model),
     }
 
@@ -111,7 +113,9 @@ def load_wrapper(
     for number, extractor in enumerate(wrapper.extractors):
         extractor.restore(_below(tensors, f"extractor.{number}."))
     if content["reduction"] is not None:
-        wrapper.reduction = _reduction(content["reduction"], tensors, wrapper.device)
+        facts = {**content["reduction"], "names": tuple(content["reduction"]["names"])}
+        weights = {name: tensor.to(wrapper.device) for name, tensor in _below(tensors, "reduction.").items()}
+        wrapper.reduction = Reduction(**facts, weights=weights, offset=tensors["reduction_offset"].to(wrapper.device))
     return wrapper
 
 
@@ -139,11 +143,8 @@ def _described(config: Any) -> dict[str, Any]:
     """A configuration by its class's name and its settings."""
     if not dataclasses.is_dataclass(config):
         raise FungiError(f"{type(config).__name__} can't be saved: make it a dataclass.")
-    values = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.metadata.get("saved", True)
-    }
+    names = [field.name for field in dataclasses.fields(config) if field.metadata.get("saved", True)]
+    values = _facts(config, names)
     try:
         json.dumps(values)
     except TypeError as error:
@@ -164,10 +165,8 @@ def _config(described: Mapping[str, Any], config_types: Sequence[type], folder: 
     return made(**described["settings"])
 
 
-def _projection_facts(matrix: ProjectionMatrix) -> dict[str, Any]:
-    """What is known of a matrix; its bits are kept once, under its hash."""
-    names = ("kind", "seed", "projection_dim", "gradient_dim", "outputs", "hash")
-    return {name: getattr(matrix, name) for name in names}
+def _facts(of: Any, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in names}
 
 
 def _projections(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, ProjectionMatrix]:
@@ -179,24 +178,9 @@ def _projections(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> d
     return {name: matrices[facts["hash"]] for name, facts in content.items()}
 
 
-def _reduction_facts(reduction: Reduction) -> dict[str, Any]:
-    names = ("names", "dim", "skipped", "explained_variance", "asked")
-    return {name: getattr(reduction, name) for name in names}
-
-
-def _reduction(facts: Mapping[str, Any], tensors: dict[str, Tensor], device: torch.device) -> Reduction:
-    weights = {name: tensor.to(device) for name, tensor in _below(tensors, "reduction.").items()}
-    return Reduction(
-        **{**facts, "names": tuple(facts["names"])}, weights=weights, offset=tensors["reduction_offset"].to(device)
-    )
-
-
 def _image_input(values: Mapping[str, Any]) -> ImageInput:
-    def triples(pair: Any) -> Any:
-        return None if pair is None else tuple(tuple(numbers) for numbers in pair)
-
-    named = {name: triples(values[name]) for name in ("statistics", "view_statistics")}
-    return ImageInput(**{**values, **named})
+    pairs = {name: values[name] for name in ("statistics", "view_statistics") if values[name] is not None}
+    return ImageInput(**{**values, **{name: tuple(map(tuple, pair)) for name, pair in pairs.items()}})
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fungi.combine.source import l2_normalized
@@ -34,8 +34,8 @@ def queries_for(features: Float[Tensor, "q f"], metric: Metric = "cosine") -> Fl
     return (l2_normalized(rows) if metric == "cosine" else rows).numpy()
 
 
-def nearest_images(index: Any, features: Any, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(scores, rows) `[q k]` of the entries of an index of `faiss_index` that are nearest to features `[q, f]`, best
+def nearest_images(index: Any, features: Any, k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
+    """(scores, rows) of the entries of an index of `faiss_index` that are nearest to features `[q, f]`, best
     first."""
     import faiss
 

@@ -46,7 +46,7 @@ class AugmentedViews:
         transform = _transform(self.input, self.erasing)
         return torch.stack([transform(item) for _ in range(self.repeats)])
 
-    def collate(self, prepared: Sequence[Tensor]) -> Float[Tensor, "n 3 s s"]:
+    def collate(self, prepared: Sequence[Float[Tensor, "r 3 s s"]]) -> Float[Tensor, "n 3 s s"]:
         """Stack a batch; the views of an image lie beside each other."""
         return torch.stack(list(prepared)).flatten(0, 1)
 

@@ -83,27 +83,15 @@ class ViewedImages:
         return len(self.samples)
 
 
-class _Parts:
-    """A batch sampler over the parts of a process."""
-
-    def __init__(self, plan: BatchPlan, rank: int, first_step: int) -> None:
-        self._made = plan, rank, first_step
-
-    def __iter__(self) -> Iterator[list[EpochRow]]:
-        plan, rank, first_step = self._made
-        return plan.parts(rank, first_step)
-
-
 def batches(
     images: ViewedImages, plan: BatchPlan, *, rank: int, first_step: int, workers: int
 ) -> Iterator[list[Views]]:
     """The parts of each step, decoded by workers ahead of need. FungiError for an image that can't be read."""
     from torch.utils.data import DataLoader
 
-    sampler: Any = _Parts(plan, rank, first_step)
+    rows: Any = plan.parts(rank, first_step)
     source: Any = images
-    loader = DataLoader(source, batch_sampler=sampler, num_workers=workers, collate_fn=_collate)
-    parts = iter(loader)
+    parts = iter(DataLoader(source, batch_sampler=rows, num_workers=workers, collate_fn=_collate))
     while True:
         step = []
         for _ in range(plan.accumulate):

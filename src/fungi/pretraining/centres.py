@@ -1,14 +1,19 @@
-"""Running centres of the teacher's logits, one per level: cls, cls+, patches (spec udi 4).
+"""Running centres of the teacher's logits (spec udi 4), and whether it still tells images apart (9.3).
 
-A centre's update is a mean of logits, hence W times a mean of unit vectors: sums of those are all that is collected,
-over the parts of a batch and over processes.
+There is a centre per level: cls, cls+, patches. Its update is a mean of logits, hence W times a mean of unit vectors:
+sums of those are all that is collected, over the parts of a batch and over processes. A teacher can fail in two ways:
+every image gets the same prediction (diversity 0), or every prediction is uniform (entropy ln K).
 """
+
+import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fungi.pretraining.losses import LossOptions, Teacher
+
+LEAST_DIVERSITY, LEAST_ENTROPY, UNIFORM = 0.05, 0.5, 0.05  # nats
 
 
 def vector_sums(teacher: Teacher, options: LossOptions) -> tuple[Float[Tensor, "levels w"], Float[Tensor, " levels"]]:
@@ -30,7 +35,7 @@ def vector_sums(teacher: Teacher, options: LossOptions) -> tuple[Float[Tensor, "
     return torch.stack(sums), torch.tensor(counts, device=own.device, dtype=own.dtype)
 
 
-def updated(
+def updated_centres(
     centres: Float[Tensor, "levels k"],
     means: Float[Tensor, "levels w"],
     counts: Float[Tensor, " levels"],
@@ -41,3 +46,36 @@ def updated(
     """`c <- m c + (1 - m) W mean`; a level without a single valid vector keeps its centre."""
     moved = momentum * centres + (1 - momentum) * means @ prototypes.T
     return torch.where(counts[:, None] > 0, moved, centres)
+
+
+def teacher_statistics(teacher: Teacher) -> tuple[Float[Tensor, ""], Float[Tensor, " k"]]:
+    """Sum over this process's global views of the entropy of cls predictions, and the sum of the predictions."""
+    vectors = teacher.predictions.classes[0].flatten(0, 1)
+    logits = (vectors @ teacher.predictions.prototypes.T - teacher.centres[0]) / teacher.temperature
+    logs = logits.log_softmax(1)
+    return -(logs.exp() * logs).sum(), logs.exp().sum(0)
+
+
+def diversity(entropy: float, mean: Float[Tensor, " k"]) -> float:
+    """H(mean prediction) - mean H(prediction), in nats: 0 where all images get the same."""
+    return float(torch.special.entr(mean).sum()) - entropy
+
+
+def collapse_warning(entropy: float, spread: float, prototypes: int) -> str:
+    """What is wrong with the teacher's predictions; empty where nothing is."""
+    if entropy > math.log(prototypes) - UNIFORM:
+        return (
+            f"the teacher's predictions are uniform (entropy {entropy:.2f} of {math.log(prototypes):.2f} nats): "
+            "nothing is learned from them. A higher --lr, a lower --teacher-temp or --init xavier may help."
+        )
+    if spread < LEAST_DIVERSITY:
+        return (
+            f"the teacher predicts the same for every image (diversity {spread:.3f} nats): it has collapsed. "
+            "A higher --warmup-teacher-temp, --momentum-teacher or batch size may help."
+        )
+    if entropy < LEAST_ENTROPY:
+        return (
+            f"the teacher is certain of a single prototype (entropy {entropy:.2f} nats), which leads to collapse. "
+            "A higher --warmup-teacher-temp may help."
+        )
+    return ""

@@ -50,10 +50,7 @@ def save_checkpoint(
         "optimizer": learner.optimizer.state_dict(),
         "epoch": epoch,
         "args": argparse.Namespace(**arguments),
-        "udi_loss": {
-            "centering.center": learner.centres,
-            "centering.count": torch.zeros(len(learner.centres), 1),
-        },
+        "udi_loss": {"centering.center": learner.centres, "centering.count": torch.zeros(len(learner.centres), 1)},
         "fungi": {"version": VERSION, **run},
     }
     save_with_torch(content, path)

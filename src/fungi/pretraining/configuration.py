@@ -1,14 +1,12 @@
 """From flags to what the parts of the method take, and to the schedules of every step."""
 
-from dataclasses import dataclass
-
-from fungi.pretraining import schedules
 from fungi.pretraining.architectures import choose_architecture
 from fungi.pretraining.batches import BatchPlan
 from fungi.pretraining.choices import DEVIATIONS
 from fungi.pretraining.learner import LearnerOptions, Moment
 from fungi.pretraining.losses import LossOptions
 from fungi.pretraining.network import NetworkOptions
+from fungi.pretraining.optimisation import cosine, linear_then_constant
 from fungi.pretraining.settings import PretrainSettings
 from fungi.pretraining.views import ViewOptions
 
@@ -54,42 +52,27 @@ def learner_options(settings: PretrainSettings) -> LearnerOptions:
     )
 
 
-@dataclass(frozen=True)
-class Timetable:
-    """All schedules of a run."""
-
-    settings: PretrainSettings
-    plan: BatchPlan
-
-    @property
-    def steps(self) -> int:
-        """Of the whole run."""
-        return self.settings.epochs * self.plan.steps_per_epoch
-
-    def moments(self) -> list[Moment]:
-        """What every step of the run does."""
-        settings, per_epoch = self.settings, self.plan.steps_per_epoch
-        peak = settings.lr * self.plan.batch / 256
-        rates = schedules.cosine(peak, settings.min_lr, self.steps, warmup=settings.warmup_epochs * per_epoch)
-        decays = schedules.cosine(settings.weight_decay, settings.weight_decay_end, self.steps)
-        momenta = schedules.cosine(settings.momentum_teacher, 1.0, self.steps)
-        temperatures = schedules.linear_then_constant(
-            settings.warmup_teacher_temp,
-            settings.teacher_temp,
-            settings.epochs,
-            warmup=settings.warmup_teacher_temp_epochs,
+def timetable(settings: PretrainSettings, plan: BatchPlan) -> list[Moment]:
+    """What every step of a run does."""
+    per_epoch = plan.steps_per_epoch
+    steps = settings.epochs * per_epoch
+    peak = settings.lr * plan.batch / 256
+    rates = cosine(peak, settings.min_lr, steps, warmup=settings.warmup_epochs * per_epoch)
+    decays = cosine(settings.weight_decay, settings.weight_decay_end, steps)
+    momenta = cosine(settings.momentum_teacher, 1.0, steps)
+    first, rise = settings.warmup_teacher_temp, settings.warmup_teacher_temp_epochs
+    temperatures = linear_then_constant(first, settings.teacher_temp, settings.epochs, warmup=rise)
+    return [
+        Moment(
+            step=step,
+            rate=float(rates[step]),
+            weight_decay=float(decays[step]),
+            teacher_momentum=float(momenta[step]),
+            temperature=float(temperatures[step // per_epoch]),
+            last_layer_frozen=step // per_epoch < settings.freeze_last_layer,
         )
-        return [
-            Moment(
-                step=step,
-                rate=float(rates[step]),
-                weight_decay=float(decays[step]),
-                teacher_momentum=float(momenta[step]),
-                temperature=float(temperatures[step // per_epoch]),
-                last_layer_frozen=step // per_epoch < settings.freeze_last_layer,
-            )
-            for step in range(self.steps)
-        ]
+        for step in range(steps)
+    ]
 
 
 def _two(pair: tuple[float, ...]) -> tuple[float, float]:

@@ -80,8 +80,10 @@ class _CrossEntropies(torch.autograd.Function):
         return losses @ losses.new_tensor([term.scale for term in terms]), losses
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        by_prototypes, *by_students = (one * gradients[0] for one in ctx.saved_tensors)
+    def backward(
+        ctx: Any, by_total: Float[Tensor, ""], _by_losses: Float[Tensor, " terms"]
+    ) -> tuple[Float[Tensor, "..."] | None, ...]:
+        by_prototypes, *by_students = (one * by_total for one in ctx.saved_tensors)
         return by_prototypes, None, None, *by_students
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fungi.errors import unknown_name
 from fungi.pretraining.encoder_settings import EncoderSettings
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import write_whole
 from fungi.settings import as_json, setting
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         "results": results,
     }
     if settings.output:
-        with written_whole(settings.output) as unfinished:
-            unfinished.write_text(json.dumps(content, indent=1))
+        write_whole(settings.output, json.dumps(content, indent=1))
     return content
 
 

@@ -45,12 +45,8 @@ def run(settings: ExportSettings) -> Path:
     wanted = shape.class_tokens if settings.class_tokens is None else settings.class_tokens
     if wanted > shape.class_tokens:
         raise FungiError(f"{settings.checkpoint} has one class token, and no second one to keep.")
-    if settings.layout == "published":
-        save_published(state, shape, wanted, settings.output)
-    elif settings.layout == "timm":
-        save_timm(state, shape, wanted, settings.output)
-    else:
-        save_transformers(state, shape, wanted, settings.output)
+    save = {"published": save_published, "timm": save_timm, "transformers": save_transformers}[settings.layout]
+    save(state, shape, wanted, settings.output)
     return settings.output
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fungi.errors import FungiError
 from fungi.pretraining.fine_tune_settings import FineTuneSettings
 from fungi.runtime.command import run_command
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import write_whole
 
 DESCRIPTION = """Train a vision transformer with a classifier on its class token, as a whole, scored after every epoch.
 
@@ -52,8 +52,7 @@ def run(settings: FineTuneSettings) -> dict[str, Any]:
         "results": {"fine-tuned": results},
     }
     if world.leads:
-        with written_whole(settings.output_dir / "result.json") as unfinished:
-            unfinished.write_text(json.dumps(content, indent=1))
+        write_whole(settings.output_dir / "result.json", json.dumps(content, indent=1))
         print("  ".join(f"{name} {100 * value:.2f}" for name, value in results.items()))
         print(f"wrote {settings.output_dir / 'result.json'}")
     return content

@@ -1,6 +1,5 @@
 """A run of `fungi fine-tune`: epochs of training and scoring, resumed from the last one."""
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -14,16 +13,16 @@ from fungi.backbones.checkpoints import read_content
 from fungi.backbones.loading import Backbone
 from fungi.data.base import Samples
 from fungi.errors import FungiError
-from fungi.pretraining import schedules
 from fungi.pretraining.augmented_view import AugmentedViews
 from fungi.pretraining.batches import BatchPlan
 from fungi.pretraining.classifier import layer_groups
 from fungi.pretraining.features import evaluation_images
 from fungi.pretraining.fine_tune_settings import FineTuneSettings
+from fungi.pretraining.optimisation import cosine
 from fungi.pretraining.processes import World, decoding_workers
-from fungi.pretraining.training import refuse_other_run
+from fungi.pretraining.training import refuse_other_run, write_log
 from fungi.runtime.device import autocast, choose_dtype
-from fungi.runtime.files import save_with_torch, written_whole
+from fungi.runtime.files import save_with_torch
 from fungi.runtime.log import logger, progress
 from fungi.runtime.seeds import seeded
 from fungi.views.loading import batches
@@ -53,9 +52,7 @@ class FineTuning:
         self.dtype = choose_dtype(settings.dtype, device)
         self.workers = decoding_workers(settings.num_workers, device)
         self.history: list[dict[str, float]] = []
-        devices = [device] if device.type == "cuda" else None
-        alone = world.size == 1
-        self.parallel: Any = self.model if alone else nn.parallel.DistributedDataParallel(self.model, devices)
+        self.parallel = world.shared(self.model, device)
 
     def run(self, scored: Samples) -> dict[str, float]:
         """Train to the end. `accuracy`: the best over epochs, `last-accuracy`: after the last one; both again, with
@@ -65,7 +62,7 @@ class FineTuning:
         batch = self.plan.batch * recipe.repeats
         peak = recipe.lr * (batch / recipe.lr_images if recipe.lr_images else 1)
         last = min(settings.min_lr, peak)
-        rates = schedules.cosine(peak, last, recipe.epochs * steps, warmup=recipe.warmup_epochs * steps)
+        rates = cosine(peak, last, recipe.epochs * steps, warmup=recipe.warmup_epochs * steps)
         identity = settings.deciding() | {"batch": batch, "images": self.train.fingerprint()}
         self._resume(identity)
         for epoch in range(len(self.history), recipe.epochs):
@@ -166,8 +163,5 @@ class FineTuning:
             "history": self.history,
             "identity": identity,
         }
-        with written_whole(
-            self.settings.output_dir / "log.txt"
-        ) as unfinished:  # before the state that says it is there
-            unfinished.write_text("".join(json.dumps(line) + "\n" for line in self.history))
+        write_log(self.settings.output_dir, self.history)  # before the state that says it is there
         save_with_torch(content, self.settings.output_dir / "checkpoint.pth")

@@ -1,9 +1,12 @@
-"""The images of a run: a folder, or the train rows of a dataset."""
+"""The images of a run: a folder, or the train rows of a dataset, or a few of them (low shot, spec udi 7.4)."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 
 import numpy as np
+from jaxtyping import Integer
 
+from fungi.combine.few_shot import few_shot_rows
 from fungi.data.base import Samples, open_split
 from fungi.data.formats.image_files import image_names, image_samples
 from fungi.errors import FungiError, MissingFilesError
@@ -19,3 +22,25 @@ def open_images(folder: Path | None, dataset: str, data_dir: Path, split: str = 
     if not names:
         raise FungiError(f"--data-path: there is no image in {folder}. Expected {folder}/CLASS/IMAGE.")
     return image_samples(folder, names, np.zeros(len(names), dtype=np.uint32))
+
+
+def share_of_rows(targets: Integer[np.ndarray, " n"], share: float, seed: int) -> Integer[np.ndarray, " s"]:
+    """A share of the rows, as many of each class, at least one; ascending. FungiError where a class has fewer."""
+    shots = round(share * len(targets) / len(np.unique(targets)))
+    return few_shot_rows(targets, max(1, shots), seed)
+
+
+def listed_rows(ids: Sequence[str], listing: Path) -> Integer[np.ndarray, " s"]:
+    """The rows whose file names (with or without folders) a list has, one a line; ascending.
+
+    MissingFilesError where there is no list, FungiError for a name that no row has.
+    """
+    if not listing.is_file():
+        raise MissingFilesError(f"--train-list: there is no file {listing}. SimCLR's lists are named 1percent.txt.")
+    names = listing.read_text().split()
+    rows = {PurePath(name).name: row for row, name in enumerate(ids)} | {name: row for row, name in enumerate(ids)}
+    unknown = [name for name in names if name not in rows]
+    if unknown or not names:
+        some = f"{len(unknown)} names that no train image has ({', '.join(unknown[:3])})" if names else "no names"
+        raise FungiError(f"--train-list: {listing} has {some}. Use the list of this dataset.")
+    return np.array(sorted({rows[name] for name in names}))

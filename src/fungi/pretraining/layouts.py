@@ -16,7 +16,7 @@ from fungi.backbones.checkpoints import check_fit
 from fungi.backbones.families.udi import build, one_token, patches_only
 from fungi.errors import FungiError
 from fungi.pretraining.architectures import ARCHITECTURES
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import write_whole, written_whole
 from fungi.views.image import IMAGENET
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def save_timm(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -
         },
     }
     _save(_with_tokens(state, shape, class_tokens), folder / "model.safetensors")
-    _save_json(config, folder / "config.json")
+    write_whole(folder / "config.json", json.dumps(config, indent=1))
 
 
 def save_transformers(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -> None:
@@ -131,7 +131,7 @@ def save_transformers(state: StateDict, shape: Shape, class_tokens: int, folder:
         "image_mean": mean,
         "image_std": deviation,
     }
-    _save_json(transform, folder / "preprocessor_config.json")
+    write_whole(folder / "preprocessor_config.json", json.dumps(transform, indent=1))
 
 
 def _plain_model(state: StateDict, shape: Shape) -> Any:
@@ -218,8 +218,3 @@ def _save(state: StateDict, file: Path) -> None:
             save_file(kept, unfinished)
         else:
             torch.save(kept, unfinished)
-
-
-def _save_json(content: Any, file: Path) -> None:
-    with written_whole(file) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1))

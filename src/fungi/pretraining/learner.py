@@ -1,16 +1,16 @@
 """One step of training: both networks, the loss, the centres, the move (spec udi 4, 5)."""
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from fungi.errors import FungiError
-from fungi.pretraining import centres, collapse, optimisation
+from fungi.pretraining import optimisation
+from fungi.pretraining.centres import diversity, teacher_statistics, updated_centres, vector_sums
 from fungi.pretraining.choices import Coordinates, Optimizer
 from fungi.pretraining.losses import BatchCounts, LossOptions, Teacher, loss_parts, part_shares
 from fungi.pretraining.network import Alignment, Network, NetworkOptions, align, stochastic_depth
@@ -64,7 +64,7 @@ class _Sums:
     predictions: Tensor
     stop: Tensor
 
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Float[Tensor, "..."]]:
         return list(vars(self).values())
 
 
@@ -81,7 +81,7 @@ class Learner:
         self.teacher: Network = copy.deepcopy(self.student).requires_grad_(False)
         self.centres = torch.zeros(options.network.levels, options.network.prototypes, device=device)
         self.optimizer = optimisation.build_optimizer(options.optimizer, self.student)
-        self.parallel = self._parallel()
+        self.parallel = world.shared(self.student, device)
         self.active = active_parts(options.network, options.views.local_crops)
 
     def step(self, batch: list[Views], moment: Moment, *, stop: bool = False) -> dict[str, float]:
@@ -90,13 +90,14 @@ class Learner:
 
         Raises NonFiniteError, before anything moves, where the loss or a gradient is no number.
         """
-        batch = [views.to(self.device) for views in batch]
-        aligned = [self._align(views) for views in batch]
+        options, batch = self.options.views, [views.to(self.device) for views in batch]
+        aligned = [align(views, options.global_side, options.local_side, self.options.coordinates) for views in batch]
         counts = self._counts(batch, aligned)
         sums = self._empty_sums(stop)
         self.optimizer.zero_grad(set_to_none=True)
         for place, (views, alignment) in enumerate(zip(batch, aligned, strict=True)):
-            with self._synchronised(place == len(batch) - 1):
+            alone = self.world.size == 1 or place == len(batch) - 1  # processes wait for each other in the last part
+            with nullcontext() if alone else self.parallel.no_sync():
                 kept = self._kept(moment.step, len(views), place, len(batch))
                 self._learn_part(views, alignment, moment, counts, sums, kept)
         measured = self._finished(sums, moment, counts)
@@ -126,8 +127,8 @@ class Learner:
         loss, parts = loss_parts(student, teacher, counts, self.options.loss)
         (loss * self.world.size).backward()
         with torch.no_grad():
-            vectors, count = centres.vector_sums(teacher, self.options.loss)
-            entropy, predictions = collapse.teacher_statistics(teacher)
+            vectors, count = vector_sums(teacher, self.options.loss)
+            entropy, predictions = teacher_statistics(teacher)
         sums.vectors += vectors
         sums.counts += count
         sums.entropy += entropy
@@ -154,7 +155,7 @@ class Learner:
         means = whole.vectors
         if not self.options.views.deviations.process_means:
             means = means / whole.counts.clamp_min(1)[:, None]
-        self.centres = centres.updated(
+        self.centres = updated_centres(
             self.centres, means, whole.counts, self.teacher.prototypes, momentum=self.options.center_momentum
         )
         rows = 2 * counts.images
@@ -162,14 +163,10 @@ class Learner:
         return parts | {
             "loss": loss,
             "entropy": entropy,
-            "diversity": collapse.diversity(entropy, whole.predictions / rows),
+            "diversity": diversity(entropy, whole.predictions / rows),
             "gradient": float(largest),
             "stop": float(whole.stop),
         }
-
-    def _align(self, views: Views) -> Alignment:
-        options = self.options.views
-        return align(views, options.global_side, options.local_side, self.options.coordinates)
 
     def _counts(self, batch: list[Views], aligned: list[Alignment]) -> BatchCounts:
         samples = aligned[0].source.shape[2]
@@ -207,15 +204,6 @@ class Learner:
             zeros(network.prototypes),
             zeros() + float(stop),
         )
-
-    def _parallel(self) -> Any:
-        if self.world.size == 1:
-            return self.student
-        devices = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(self.student, device_ids=devices)
-
-    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
-        return nullcontext() if last or self.world.size == 1 else self.parallel.no_sync()
 
 
 def active_parts(network: NetworkOptions, local_crops: int) -> list[str]:

@@ -94,7 +94,10 @@ def loss_parts(
     """
     asked = {**_image_level(student, teacher), **_multimodal_level(student, teacher, options)}
     if student.patches.shape[2]:
-        asked["g_pch"] = _patch_level(student, teacher)
+        vectors, valid = teacher.requested(None)  # [2 b m w]
+        counted = valid.flip(0).flatten() > 0  # samples that lie in the other view
+        targets = teacher.targets(-1, vectors.flip(0).flatten(0, 2)[counted][None])
+        asked["g_pch"] = (student.patches.flatten(0, 2)[counted][None], targets)
     crops = student.local_classes.shape[1]
     pairs = {"g": 2.0 * counts.images, "l": 2.0 * crops * counts.images}
     divisors = {name: pairs[name[0]] if name != "g_pch" else max(counts.patches, 1.0) for name in asked}
@@ -140,14 +143,6 @@ def _multimodal_level(student: Predictions, teacher: Teacher, options: LossOptio
         weights = torch.stack(weighed, dim=2).flatten(0, 1) if weighed else None
         asked["l_mcl"] = (_rows(student.local_classes[1]), targets(vectors, weights))
     return asked
-
-
-def _patch_level(student: Predictions, teacher: Teacher) -> _Asked:
-    """Only of samples that lie in the other view."""
-    vectors, valid = teacher.requested(None)  # [2 b m w]
-    counted = valid.flip(0).flatten() > 0
-    asked = teacher.targets(-1, vectors.flip(0).flatten(0, 2)[counted][None])
-    return student.patches.flatten(0, 2)[counted][None], asked
 
 
 def _rows(vectors: Float[Tensor, "v b w"]) -> Float[Tensor, "1 r w"]:

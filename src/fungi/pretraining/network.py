@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from fungi.pretraining.architectures import Architecture
 from fungi.pretraining.choices import Coordinates
-from fungi.pretraining.head import Head
+from fungi.pretraining.layers import EPSILON, Head, SampledAttention
 from fungi.pretraining.sampling import one_hot_map, target_map, token_positions
-from fungi.pretraining.srs import EPSILON, SampledAttention
 from fungi.pretraining.tokens import embed, run_blocks
 from fungi.pretraining.views import Views
 

@@ -18,11 +18,10 @@ def run(settings: PretrainSettings) -> None:
     import torch
 
     from fungi.pretraining.images import open_images
-    from fungi.pretraining.interruption import heeded, queue_again
-    from fungi.pretraining.processes import joined
+    from fungi.pretraining.processes import heeded, joined, queue_again
     from fungi.pretraining.training import Training
+    from fungi.runtime.device import keep_freed_memory
     from fungi.runtime.log import logger
-    from fungi.runtime.memory import keep_freed_memory
 
     keep_freed_memory()
     samples = open_images(settings.data_path, settings.dataset, settings.data_dir)

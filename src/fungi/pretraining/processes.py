@@ -1,15 +1,24 @@
-"""One process or several: what torchrun, or a job file, says in the environment."""
+"""One process or several, as torchrun or a job file says in the environment; and signals that ask them to stop.
+
+A run that is asked finishes its step, saves, and ends with the status of the signal.
+"""
 
 import os
+import shutil
+import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from fungi.errors import FungiError
 from fungi.runtime.device import choose_device
+from fungi.runtime.log import logger
 
 
 @dataclass(frozen=True)
@@ -24,11 +33,17 @@ class World:
         """Whether this process writes and prints."""
         return self.rank == 0
 
-    def summed(self, values: Tensor) -> Tensor:
+    def summed(self, values: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
         """The sum over processes, in place."""
         if self.size > 1:
             torch.distributed.all_reduce(values)
         return values
+
+    def shared(self, model: nn.Module, device: torch.device) -> Any:
+        """The model, its gradients averaged over processes."""
+        if self.size == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
 
 
 @contextmanager
@@ -63,3 +78,48 @@ def decoding_workers(asked: int, device: torch.device) -> int:
     if asked >= 0:
         return asked
     return 0 if device.type == "cpu" else max(1, min(10, len(os.sched_getaffinity(0)) - 1))
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+@dataclass
+class StopRequest:
+    """The signal that came, if any."""
+
+    signal: int = 0
+
+    def __bool__(self) -> bool:
+        return self.signal != 0
+
+    @property
+    def status(self) -> int:
+        """What a shell reports of a process that this signal ended."""
+        return 128 + (self.signal or signal.SIGTERM)
+
+
+@contextmanager
+def heeded() -> Iterator[StopRequest]:
+    """Signals are noted instead of ending the process; as before afterwards."""
+    request = StopRequest()
+
+    def note(number: int, _frame: object) -> None:
+        request.signal = number
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def queue_again(request: StopRequest) -> None:
+    """Put this SLURM job back into the queue, where the warning before the time limit (SIGUSR1) came to this process.
+
+    A job's script that gets the warning itself sees to the queue (FUNGI_JOB_REQUEUES).
+    """
+    job = os.environ.get("SLURM_JOB_ID") if not os.environ.get("FUNGI_JOB_REQUEUES") else None
+    if request.signal == signal.SIGUSR1 and job and shutil.which("scontrol"):
+        logger.info(f"out of time: job {job} goes back into the queue")
+        subprocess.run(["scontrol", "requeue", job], check=False)

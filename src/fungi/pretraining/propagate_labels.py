@@ -43,11 +43,13 @@ def run(settings: PropagateSettings) -> list[Path]:
     from fungi.runtime.device import choose_device
     from fungi.runtime.log import progress
 
-    names = _videos(settings.davis)
+    listing = settings.davis / "ImageSets" / "2017" / "val.txt"
+    if not listing.is_file():
+        raise MissingFilesError(f"--davis: there is no file {listing}. Unpack DAVIS-2017-trainval-480p there.")
     backbone = load_backbone(settings.backbone, checkpoint=settings.checkpoint)
     backbone.model.to(choose_device(settings.device))
     written: list[Path] = []
-    for name in progress(names, label="videos", unit="video"):
+    for name in progress(listing.read_text().split(), label="videos", unit="video"):
         written += _segment(settings, backbone, name)
     return written
 
@@ -55,13 +57,6 @@ def run(settings: PropagateSettings) -> list[Path]:
 def show(settings: PropagateSettings, made: list[Path]) -> None:
     """Where they are."""
     print(f"wrote {len(made)} masks to {settings.output_dir}")
-
-
-def _videos(davis: Path) -> list[str]:
-    listing = davis / "ImageSets" / "2017" / "val.txt"
-    if not listing.is_file():
-        raise MissingFilesError(f"--davis: there is no file {listing}. Unpack DAVIS-2017-trainval-480p there.")
-    return listing.read_text().split()
 
 
 def _segment(settings: PropagateSettings, backbone: Any, name: str) -> list[Path]:

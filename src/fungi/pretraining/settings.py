@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fungi.errors import FungiError
 from fungi.pretraining.architectures import check_sizes, choose_architecture
 from fungi.pretraining.choices import Coordinates, Optimizer, TargetMix
-from fungi.settings import SEEDS, setting
+from fungi.settings import SEEDS, as_json, setting
 
 Pair = tuple[float, ...]
 
@@ -132,9 +132,9 @@ class PretrainSettings:
         return self.arch
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that a run's numbers depend on."""
-        fields = [field for field in dataclasses.fields(self) if field.metadata["decides"] != "nothing"]
-        return {field.name: getattr(self, field.name) for field in fields}
+        """The settings that a run's numbers depend on, as plain JSON values."""
+        whole, fields = as_json(self), dataclasses.fields(self)
+        return {field.name: whole[field.name] for field in fields if field.metadata["decides"] != "nothing"}
 
 
 def client_spelling(arguments: list[str]) -> list[str]:

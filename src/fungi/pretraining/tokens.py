@@ -19,13 +19,7 @@ def embed(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n t d
     patches = patches.flatten(2).transpose(1, 2)
     first = [model.cls_token] if model.reg_token is None else [model.cls_token, model.reg_token]
     tokens = torch.cat([*(one.expand(len(images), -1, -1) for one in first), patches], dim=1)
-    return tokens + resized_positions(model, rows, columns)
-
-
-def resized_positions(model: Any, rows: int, columns: int) -> Float[Tensor, "1 t d"]:
-    """Position embedding for a grid of patches; class tokens keep theirs."""
-    prefix = model.num_prefix_tokens
-    return hub_positions(model.pos_embed, grid=(rows, columns), prefix=prefix)
+    return tokens + hub_positions(model.pos_embed, grid=(rows, columns), prefix=model.num_prefix_tokens)
 
 
 def run_blocks(

@@ -1,7 +1,8 @@
 """A run of `fungi pretrain`: resume, learn, save, report (spec udi 5)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -10,22 +11,55 @@ import torch
 
 from fungi.data.base import Samples
 from fungi.errors import FungiError
-from fungi.pretraining import collapse
 from fungi.pretraining.batches import BatchPlan, ViewedImages, batches
+from fungi.pretraining.centres import collapse_warning
 from fungi.pretraining.checkpoints import load_checkpoint, save_checkpoint
-from fungi.pretraining.configuration import Timetable, learner_options
-from fungi.pretraining.interruption import StopRequest
+from fungi.pretraining.configuration import learner_options, timetable
 from fungi.pretraining.learner import Learner, Moment
-from fungi.pretraining.processes import World, decoding_workers
-from fungi.pretraining.progress import Progress
+from fungi.pretraining.processes import StopRequest, World, decoding_workers
 from fungi.pretraining.settings import PretrainSettings
 from fungi.runtime.device import choose_dtype
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 from fungi.runtime.tracking import track
 from fungi.settings import as_json
 
 LOG_SECONDS = 20.0
+Line = dict[str, int | float]
+"""Of one epoch, in log.txt."""
+
+
+@dataclass
+class Progress:
+    """What a run has behind it: steps, one line per epoch, and the sums of the epoch under way."""
+
+    step: int = 0
+    history: list[Line] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add(self, measured: Mapping[str, float], seconds: float) -> None:
+        """One more step."""
+        self.step += 1
+        self.seconds += seconds
+        for name, value in measured.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def close_epoch(self, moment: Moment, plan: BatchPlan) -> Line:
+        """The line of the epoch that just ended: means over its steps."""
+        steps = plan.steps_per_epoch
+        means = {f"train_{name}": value / steps for name, value in self.sums.items() if name != "stop"}
+        line: Line = {
+            "epoch": len(self.history),
+            **means,
+            "train_lr": moment.rate,
+            "train_wd": moment.weight_decay,
+            "teacher_temp": moment.temperature,
+            "images_per_second": round(steps * plan.batch / max(self.seconds, 1e-9), 1),
+        }
+        self.history.append(line)
+        self.sums, self.seconds = {}, 0.0
+        return line
 
 
 class Training:
@@ -40,7 +74,7 @@ class Training:
             processes=world.size,
             seed=settings.seed,
         )
-        self.moments = Timetable(settings, self.plan).moments()
+        self.moments = timetable(settings, self.plan)
         wanted = settings.dtype if settings.use_fp16 or settings.dtype != "auto" else "float32"
         self.options = learner_options(settings)
         self.learner = Learner(self.options, world, device, choose_dtype(wanted, device))
@@ -88,13 +122,12 @@ class Training:
 
     def _identity(self) -> dict[str, Any]:
         """What a run's numbers depend on; a batch may be made of other parts."""
-        deciding = {name: as_plain(value) for name, value in self.settings.deciding().items()}
-        return deciding | {"batch": self.plan.batch, "images": self.samples.fingerprint()}
+        return self.settings.deciding() | {"batch": self.plan.batch, "images": self.samples.fingerprint()}
 
     def _end_epoch(self, moment: Moment) -> None:
         line = self.progress.close_epoch(moment, self.plan)
         track(line)
-        complaint = collapse.warning(line["train_entropy"], line["train_diversity"], self.settings.out_dim)
+        complaint = collapse_warning(line["train_entropy"], line["train_diversity"], self.settings.out_dim)
         late = line["epoch"] + 1 >= max(2, self.settings.epochs // 10)  # a new teacher predicts the same for all
         if self.world.leads and complaint and late:
             logger.warning("epoch %d: %s", line["epoch"], complaint)
@@ -106,8 +139,7 @@ class Training:
     def _save(self) -> None:
         """The newest state comes last: what it says is done has its other files, whenever the run is killed."""
         if self.world.leads:
-            with written_whole(self.settings.output_dir / "log.txt") as unfinished:
-                unfinished.write_text("".join(json.dumps(line) + "\n" for line in self.progress.history))
+            write_log(self.settings.output_dir, self.progress.history)
         self._write(self.checkpoint)
         self._saved = monotonic()
 
@@ -140,11 +172,9 @@ class Training:
         )
 
 
-def as_plain(value: Any) -> Any:
-    """A setting as a checkpoint keeps it."""
-    if isinstance(value, tuple):
-        return [as_plain(one) for one in value]
-    return str(value) if isinstance(value, Path) else value
+def write_log(folder: Path, history: Sequence[Mapping[str, int | float]]) -> None:
+    """`log.txt`: one JSON line per epoch."""
+    write_whole(folder / "log.txt", "".join(json.dumps(line) + "\n" for line in history))
 
 
 def refuse_other_run(run: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
@@ -92,7 +92,7 @@ def make_views(image: Image.Image, options: ViewOptions, random: np.random.Gener
     }
 
 
-def collate(made: Sequence[dict[str, Tensor]]) -> Views:
+def collate(made: Sequence[dict[str, Shaped[Tensor, "..."]]]) -> Views:
     """The views of several images as a batch: crops come first, then images."""
     together = {name: torch.stack([one[name] for one in made]) for name in made[0]}
     for name in ("globals", "locals", "boxes"):
@@ -104,16 +104,12 @@ def _pixels(
     image: Image.Image, crop: Crop, size: int, options: ViewOptions, random: np.random.Generator
 ) -> UInt8[Tensor, "3 s s"]:
     """One crop, resized and changed in colour; the same distribution for every crop (spec udi 3.2)."""
-    view = image.crop((crop.left, crop.top, *_end(crop)))
+    view = image.crop((crop.left, crop.top, crop.columns[1], crop.rows[1]))
     view = view.resize((size, size), Image.Resampling[options.interpolation.upper()])
     if crop.flipped:
         view = ImageOps.mirror(view)
     view = _coloured(view, options, random)
     return torch.from_numpy(np.array(view)).permute(2, 0, 1)
-
-
-def _end(crop: Crop) -> tuple[int, int]:
-    return crop.left + crop.width, crop.top + crop.height
 
 
 def _coloured(view: Image.Image, options: ViewOptions, random: np.random.Generator) -> Image.Image:

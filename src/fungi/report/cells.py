@@ -122,16 +122,16 @@ def distinct(cells: Sequence[Cell]) -> list[Cell]:
     if len(best) < len(cells):
         logger.info("%d values are given by several files: those of the most runs are shown", len(cells) - len(best))
     alike = Counter(described for described, _ in best)
-    return [_told_apart(cell) if alike[_described(cell)] > 1 else cell for cell in best.values()]
+    return [
+        replace(cell, protocol=replace(cell.protocol, details=f"{cell.protocol.details}, features {cell.identity}"))
+        if alike[_described(cell)] > 1
+        else cell
+        for cell in best.values()
+    ]
 
 
 def _described(cell: Cell) -> tuple[object, ...]:
     return cell.protocol, cell.backbone, cell.dataset, cell.combination, cell.layer, cell.metric
-
-
-def _told_apart(cell: Cell) -> Cell:
-    details = f"{cell.protocol.details}, features {cell.identity}"
-    return replace(cell, protocol=replace(cell.protocol, details=details))
 
 
 def mean_cells(cells: Sequence[Cell]) -> list[Cell]:

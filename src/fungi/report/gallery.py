@@ -16,10 +16,10 @@ from fungi.evaluators.metrics import per_class_accuracy
 from fungi.identity import short_name
 from fungi.report.cells import Cell, ResultRecord
 from fungi.report.figures import MOST_NAMED, Series, compared_dots, curves, dots, heatmap, sorted_differences
-from fungi.report.gain_table import by_size_and_order
 from fungi.report.protocol import Protocol, details_of, origin_of, setting_of
 from fungi.report.published import MEAN
 from fungi.report.tables import Table, label
+from fungi.report.text import by_size_and_order
 from fungi.report.words import asked_in_words, feature_in_words, how_in_words, metric_in_words
 from fungi.store.layout import EMBEDDINGS
 

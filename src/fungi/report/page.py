@@ -1,9 +1,14 @@
-"""The skeleton of pages that are one file: pictures, styles and script are inside, nothing is fetched."""
+"""Pages that are one file: pictures, styles and script are inside, nothing is fetched.
+
+Their tables sort by any column at a click, and show scores as dots with intervals.
+"""
 
 import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
-STYLE = """
+_BASE = """
 :root { color-scheme: light dark; --line: #8886; --more: #0072b2; --less: #d55e00; --quiet: #8882; }
 @media (prefers-color-scheme: dark) { :root { --more: #56b4e9; --less: #e69f00; } }
 * { box-sizing: border-box; }
@@ -12,6 +17,46 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
 section { border-top: 1px solid var(--line); margin-top: 2rem; padding-top: 1.5rem; }
 figure { margin: 0; } code { white-space: nowrap; } small { opacity: .75; }
 """
+STYLE = """
+.wide { overflow-x: auto; margin: .75rem 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { text-align: left; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); }
+td.number, th.number { text-align: right; white-space: nowrap; }
+td small { margin-left: .4rem; }
+th button { all: unset; cursor: pointer; font-weight: 600; }
+th button::after { content: " ↕"; opacity: .4; }
+th[aria-sort=ascending] button::after { content: " ↑"; opacity: 1; }
+th[aria-sort=descending] button::after { content: " ↓"; opacity: 1; }
+th button:focus-visible { outline: 2px solid var(--more); }
+.more { color: var(--more); } .less { color: var(--less); } .best { font-weight: 700; }
+td.plot { min-width: 9rem; width: 40%; padding-right: 0; }
+.track { position: relative; display: block; height: 1.1rem; margin: 0 .4rem; background: var(--quiet); }
+.track i { position: absolute; top: 0; height: 100%; }
+.track .spread { top: calc(50% - 1px); height: 2px; background: var(--more); }
+.track .dot { width: .6rem; height: .6rem; top: calc(50% - .3rem); margin-left: -.3rem; border-radius: 50%;
+              background: var(--more); }
+.track .base { border-left: 2px dashed var(--less); }
+@media (max-width: 45rem) { table { font-size: .85rem; } td.plot { min-width: 5rem; }
+  th, td { padding-right: .5rem; } }
+"""
+SCRIPT = """
+for (const table of document.querySelectorAll("table")) table.tHead?.addEventListener("click", event => {
+  const head = event.target.closest("button")?.parentElement;
+  if (!head) return;
+  const column = head.cellIndex, rows = [...table.tBodies[0].rows];
+  const value = row => { const text = row.cells[column].dataset.value;
+                         return text === "" ? null : isNaN(text) ? text : Number(text); };
+  const upwards = head.hasAttribute("aria-sort") ? head.ariaSort === "descending"
+                                                 : rows.some(row => typeof value(row) === "string");
+  const compare = (a, b) => a === null ? (b === null ? 0 : 1) : b === null ? -1
+    : (typeof a === "string" ? a.localeCompare(b) : a - b) * (upwards ? 1 : -1);
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", upwards ? "ascending" : "descending");
+  rows.sort((a, b) => compare(value(a), value(b)));
+  table.tBodies[0].append(...rows);
+});
+"""
+"""What is missing stays at the end; numbers begin with the largest, words with A."""
 
 
 def document(title: str, body: str, *, style: str = "", script: str = "") -> str:
@@ -20,7 +65,7 @@ def document(title: str, body: str, *, style: str = "", script: str = "") -> str
     return (
         "<!doctype html>\n<html lang='en'>\n<meta charset='utf-8'>\n"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n"
+        f"<title>{escape(title)}</title>\n<style>{_BASE}{style}</style>\n"
         f"<h1>{escape(title)}</h1>\n{body}\n{ending}</html>\n"
     )
 
@@ -28,3 +73,51 @@ def document(title: str, body: str, *, style: str = "", script: str = "") -> str
 def data_address(content: bytes, kind: str) -> str:
     """Bytes inside an address, for `src`. kind: `image/png`."""
     return f"data:{kind};base64," + base64.b64encode(content).decode()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell. html: what it shows; value: what it is sorted by (nothing: missing); kind: classes of its style."""
+
+    html: str
+    value: str | float = ""
+    kind: str = ""
+
+
+def word(text: str) -> Entry:
+    """A cell of plain text."""
+    return Entry(escape(text), text)
+
+
+def sortable_table(columns: Sequence[str], rows: Sequence[Sequence[Entry]]) -> str:
+    """HTML of a table; columns hold numbers, at the right, where the first row's entry does. Needs STYLE and SCRIPT."""
+    kinds = [entry.kind if entry.kind in ("number", "plot") else "" for entry in rows[0]]
+    head = "".join(
+        f"<th class='{kind}' scope='col'><button>{escape(column)}</button></th>"
+        for column, kind in zip(columns, kinds, strict=True)
+    )
+    lines = "\n".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+    return f"<div class='wide'><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>"
+
+
+def dot_entry(value: float, spread: float, baseline: float | None, span: tuple[float, float]) -> Entry:
+    """A dot at the value, a line of one deviation to either side, and a dashed line where the baseline is.
+
+    span: what the left and right end of the track stand for.
+    """
+    low, high = span
+
+    def place(at: float) -> str:
+        return f"{100 * (at - low) / (high - low):.2f}%"
+
+    marks = "" if baseline is None else f"<i class='base' style='left:{place(baseline)}'></i>"
+    if spread:
+        width = f"{100 * 2 * spread / (high - low):.2f}%"
+        marks += f"<i class='spread' style='left:{place(value - spread)};width:{width}'></i>"
+    marks += f"<i class='dot' style='left:{place(value)}'></i>"
+    return Entry(f"<span class='track' role='img' aria-label='{value:.1f}'>{marks}</span>", value, "plot")
+
+
+def _cell(entry: Entry) -> str:
+    value = f"{entry.value:.6g}" if isinstance(entry.value, float) else escape(entry.value, quote=True)
+    return f"<td class='{entry.kind}' data-value='{value}'>{entry.html}</td>"

@@ -4,20 +4,19 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from fungi.report import sortable
+from fungi.report import page
 from fungi.report.cells import Cell, ResultRecord, metric_of
 from fungi.report.choice_table import CHOICE_COLUMNS, EXPLAINED, choice_rows
 from fungi.report.gallery import COMBINATIONS
-from fungi.report.page import data_address, document
+from fungi.report.page import Entry, data_address, document, dot_entry, sortable_table, word
 from fungi.report.published import MEAN
-from fungi.report.sortable import Entry, dot_entry, sortable_table, word
 from fungi.report.summary import beside_published, chosen_findings, findings, in_order_of_tasks
 from fungi.report.tables import Table, label
 from fungi.report.words import asked_in_words, feature_in_words, how_in_words, metric_in_words
 from fungi.store.layout import EMBEDDINGS
 
 STYLE = (
-    sortable.STYLE
+    page.STYLE
     + """
 dt { font-weight: 600; margin-top: .75rem; } dd { margin: 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1.5rem; }
@@ -25,6 +24,7 @@ dt { font-weight: 600; margin-top: .75rem; } dd { margin: 0; }
 h3 { font-size: 1rem; margin: 1.5rem 0 0; } p.how { margin: 0; opacity: .75; font-size: .9rem; }
 """
 )
+ABSENT = Entry("–", kind="number")
 _CAUTION = (
     "Which features are best was seen on the test rows themselves, which flatters them a little; what is chosen on the "
     "train rows alone ("
@@ -54,9 +54,9 @@ def report_page(
         _summary(cells, records, missing),
         _choices(records),
         _section("Tables", f"<p>{_READING}</p>" + "".join(map(_table, ordered)) if tables else ""),
-        _section("Figures", _figures(_not_in_tables(figures, tables))),
+        _section("Figures", _figures(figures, tables)),
     ]
-    return document("Results", "\n".join(filter(None, sections)), style=STYLE, script=sortable.SCRIPT)
+    return document("Results", "\n".join(filter(None, sections)), style=STYLE, script=page.SCRIPT)
 
 
 def _section(title: str, body: str) -> str:
@@ -119,20 +119,26 @@ def _narrow(table: Table) -> str:
     for backbone, name, cell in found:
         baseline = table.cells.get((backbone, EMBEDDINGS, column))
         row = [*([word(label(backbone))] if several else []), word(feature_in_words(name)), _score(cell, cells)]
-        row += [_gain(cell), *([_published(cell)] if published else [])]
+        row.append(_gain(cell))
+        if published:
+            told = cell.published
+            row.append(Entry(f"{told.value:.1f}", told.value, "number") if told else ABSENT)
         rows.append([*row, dot_entry(cell.value, cell.std or 0.0, baseline.value if baseline else None, span)])
     return sortable_table(columns, rows)
 
 
 def _broad(table: Table) -> str:
     """Several datasets: a column for each, gain and published value within the cell."""
-    of_columns = {column: _of_column(table, column) for column in _filled(table)}
+    of_columns = {
+        column: [cell for (_, _, dataset), cell in table.cells.items() if dataset == column]
+        for column in _filled(table)
+    }
     rows = []
     for backbone, name in table.rows:
         row = [word(label(backbone)), word(feature_in_words(name))]
         for column, beside in of_columns.items():
             found = table.cells.get((backbone, name, column))
-            row.append(_full(found, beside) if found else Entry("–", kind="number"))
+            row.append(_full(found, beside) if found else ABSENT)
         rows.append(row)
     return sortable_table(
         ["Backbone", "Features", *("Mean" if column == MEAN else column for column in of_columns)], rows
@@ -143,10 +149,6 @@ def _filled(table: Table) -> list[str]:
     """Columns that hold anything; what is missing is listed below the table."""
     there = {column for _, _, column in table.cells}
     return [column for column in table.columns if column in there]
-
-
-def _of_column(table: Table, column: str) -> list[Cell]:
-    return [cell for (_, _, dataset), cell in table.cells.items() if dataset == column]
 
 
 def _score(cell: Cell, beside: Sequence[Cell]) -> Entry:
@@ -163,28 +165,22 @@ def _gain(cell: Cell) -> Entry:
     return Entry(f"<span class='{sign}'>{f'{cell.gain:+.1f}'.replace('-', '−')}</span>", cell.gain, "number")
 
 
-def _published(cell: Cell) -> Entry:
-    if cell.published is None:
-        return Entry("–", kind="number")
-    return Entry(f"{cell.published.value:.1f}", cell.published.value, "number")
-
-
 def _full(cell: Cell, beside: Sequence[Cell]) -> Entry:
     score, gain = _score(cell, beside), _gain(cell)
     below = f"<br><small>published {cell.published.value:.1f}</small>" if cell.published else ""
     return Entry(f"{score.html} {gain.html}{below}", cell.value, "number")
 
 
-def _not_in_tables(figures: Sequence[Path], tables: Sequence[Table]) -> list[Path]:
-    """Tables of one dataset show every combination as a dot themselves."""
+def _figures(figures: Sequence[Path], tables: Sequence[Table]) -> str:
+    """Figures but for combinations where all tables are of one dataset: those show every combination as a dot."""
     shown = all(len(_filled(table)) == 1 for table in tables)
-    return [path for path in figures if not (shown and path.name.startswith(COMBINATIONS))]
-
-
-def _figures(figures: Sequence[Path]) -> str:
-    addresses = {path.stem: data_address(path.read_bytes(), "image/png") for path in figures}
-    shown = "".join(
+    addresses = {
+        path.stem: data_address(path.read_bytes(), "image/png")
+        for path in figures
+        if not (shown and path.name.startswith(COMBINATIONS))
+    }
+    html = "".join(
         f"<figure><img alt='{escape(name, quote=True)}' src='{address}'></figure>"
         for name, address in addresses.items()
     )
-    return f"<div class='figures'>{shown}</div>" if shown else ""
+    return f"<div class='figures'>{html}</div>" if html else ""

@@ -20,7 +20,7 @@ import numpy as np
 
 from fungi.errors import FungiError
 from fungi.report.original_results import from_original, is_original
-from fungi.runtime.files import locked, written_whole
+from fungi.runtime.files import locked, write_whole
 from fungi.runtime.log import logger
 from fungi.runtime.owner import sweep
 from fungi.store.maker import Maker, difference, this_judge
@@ -89,10 +89,7 @@ class ResultFile:
             "task": self.task,
             "settings": self.settings,
             **({} if self.unusual is None else {"unusual": self.unusual}),
-            "provenance": {
-                "features": [run.features for run in self.runs],
-                **asdict(this_judge()),
-            },
+            "provenance": {"features": [run.features for run in self.runs], **asdict(this_judge())},
             "warnings": list(dict.fromkeys(text for run in self.runs for text in run.warnings)),
             "test_targets": self.test_targets,
             "complete": self.complete,
@@ -106,8 +103,7 @@ class ResultFile:
         """Write as a whole, with what another evaluation of the same settings and files wrote meanwhile."""
         with locked(self.path):
             self._take_in_what_is_there()
-            with written_whole(self.path) as temporary:
-                temporary.write_text(json.dumps(self.content()) + "\n")
+            write_whole(self.path, json.dumps(self.content()) + "\n")
 
     def _resume(self) -> None:
         sweep(self.path.parent)
@@ -199,22 +195,14 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def summary_of_runs(runs: list[dict[str, Scores]]) -> dict[str, Scores]:
     """Mean and population standard deviation of every number, for the combinations that all runs have."""
-    summary = {}
-    for combination in runs[0]:
+    summary: dict[str, Scores] = {}
+    for combination, first in runs[0].items():
         if all(combination in run for run in runs):
-            entries = [run[combination] for run in runs]
-            summary[combination] = _mean_and_deviation(entries)
+            scores = summary[combination] = {}
+            for name in (name for name, value in first.items() if isinstance(value, float)):
+                values = [run[combination][name] for run in runs]
+                scores |= {name: float(np.mean(values)), f"{name}-std": float(np.std(values))}
     return summary
-
-
-def _mean_and_deviation(entries: list[Scores]) -> Scores:
-    found: Scores = {}
-    for name, value in entries[0].items():
-        if isinstance(value, float):
-            values = [entry[name] for entry in entries]
-            found[name] = float(np.mean(values))
-            found[f"{name}-std"] = float(np.std(values))
-    return found
 
 
 def _plain(value: Any) -> Any:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 from fungi.report.cells import Cell, ResultRecord, metric_of
-from fungi.report.gain_table import by_size_and_order
 from fungi.report.protocol import Protocol
 from fungi.report.tables import label
+from fungi.report.text import by_size_and_order
 from fungi.report.words import TASKS, asked_in_words, feature_in_words, metric_in_words
 from fungi.store.layout import EMBEDDINGS
 
@@ -54,8 +54,6 @@ def chosen_findings(records: Iterable[ResultRecord]) -> Iterator[Finding]:
             shown = {name: f"{100 * scores[metric]:.1f} %" for name, scores in results.items()}
             text = (
                 f"What was chosen scored {shown['chosen']}; the embeddings alone, with the components and neighbours "
-            )
-            text += (
                 f"that suit them best on the train rows, {shown[EMBEDDINGS]}; the best there was, {shown['hindsight']}."
             )
             title = f"{settings['dataset']}, {label(settings['backbone'])}"

@@ -2,14 +2,15 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 from fungi.report.cells import Cell, mean_cells
-from fungi.report.gain_table import by_size_and_order
 from fungi.report.protocol import Protocol
 from fungi.report.published import MEAN, backbone_labels, mean_datasets
-from fungi.report.text import plus_minus
+from fungi.report.text import by_size_and_order, plus_minus
 
 MISSING = "-"
 LEGEND = (
@@ -17,24 +18,6 @@ LEGEND = (
     " gain over the embeddings alone, and in brackets the published value and how far ours is from it."
     f" `{MISSING}`: missing. Published values stand only beside results with the published settings; what else"
     " was set stands in the heading, and the profile tells whether features were made as the published code made them."
-)
-CSV_COLUMNS = (
-    "task",
-    "setting",
-    "profile",
-    "protocol",
-    "backbone",
-    "dataset",
-    "combination",
-    "metric",
-    "value",
-    "std",
-    "runs",
-    "gain",
-    "published",
-    "difference",
-    "published_table",
-    "warnings",
 )
 
 
@@ -46,11 +29,6 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, str], ...]
     cells: dict[tuple[str, str, str], Cell]
-
-    def text(self, backbone: str, combination: str, column: str) -> str:
-        """A cell in words."""
-        cell = self.cells.get((backbone, combination, column))
-        return MISSING if cell is None else cell_text(cell)
 
     @property
     def gaps(self) -> list[str]:
@@ -69,13 +47,6 @@ def make_tables(cells: Sequence[Cell]) -> list[Table]:
     everything = [*cells, *mean_cells(cells)]
     protocols = sorted({cell.protocol for cell in everything}, key=lambda protocol: protocol.place)
     return [_table(protocol, everything) for protocol in protocols]
-
-
-def cell_text(cell: Cell) -> str:
-    """`76.5 ± 0.4 (+8.5) [76.0, +0.5]`."""
-    text = plus_minus(cell.value, cell.std)
-    text += "" if cell.gain is None else f" ({cell.gain:+.1f})"
-    return text + ("" if cell.published is None else f" [{cell.published.value:.1f}, {_difference(cell):+.1f}]")
 
 
 def label(backbone: str) -> str:
@@ -107,57 +78,58 @@ def to_latex(tables: Sequence[Table]) -> str:
     return "\n".join(parts) + "\n"
 
 
+_CSV_COLUMNS: dict[str, Callable[[Cell], Any]] = {
+    "task": attrgetter("protocol.task"),
+    "setting": attrgetter("protocol.setting"),
+    "profile": attrgetter("protocol.profile"),
+    "protocol": attrgetter("protocol.details"),
+    "backbone": attrgetter("backbone"),
+    "dataset": attrgetter("dataset"),
+    "combination": attrgetter("combination"),
+    "metric": attrgetter("metric"),
+    "value": lambda cell: _number(cell.value),
+    "std": lambda cell: _number(cell.std),
+    "runs": attrgetter("runs"),
+    "gain": lambda cell: _number(cell.gain),
+    "published": lambda cell: cell.published and cell.published.value,
+    "difference": lambda cell: cell.published and _number(_difference(cell)),
+    "published_table": lambda cell: cell.published and cell.published.table,
+    "warnings": attrgetter("warnings"),
+}
+
+
 def to_csv(cells: Sequence[Cell]) -> str:
     """One line per cell, means included."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for cell in [*cells, *mean_cells(cells)]:
-        published = cell.published
-        writer.writerow(
-            [
-                cell.protocol.task,
-                cell.protocol.setting,
-                cell.protocol.profile,
-                cell.protocol.details,
-                cell.backbone,
-                cell.dataset,
-                cell.combination,
-                cell.metric,
-                _number(cell.value),
-                _number(cell.std),
-                cell.runs,
-                _number(cell.gain),
-                "" if published is None else published.value,
-                "" if published is None else _number(_difference(cell)),
-                "" if published is None else published.table,
-                cell.warnings,
-            ]
-        )
+    lines = [[value(cell) for value in _CSV_COLUMNS.values()] for cell in [*cells, *mean_cells(cells)]]
+    csv.writer(buffer, lineterminator="\n").writerows([list(_CSV_COLUMNS), *lines])
     return buffer.getvalue()
 
 
 def _table(protocol: Protocol, everything: Sequence[Cell]) -> Table:
-    cells = [cell for cell in everything if cell.protocol == protocol]
-    rows = sorted(
-        {(cell.backbone, cell.combination) for cell in cells}, key=lambda row: (row[0], by_size_and_order(row[1]))
-    )
-    indexed = {(cell.backbone, cell.combination, cell.dataset): cell for cell in cells}
-    return Table(protocol, _columns({cell.dataset for cell in cells}), tuple(rows), indexed)
-
-
-def _columns(datasets: set[str]) -> tuple[str, ...]:
-    """The paper's datasets all together as soon as one of them is there, in its order; others after them."""
+    cells = {(cell.backbone, cell.combination, cell.dataset): cell for cell in everything if cell.protocol == protocol}
+    rows = sorted({key[:2] for key in cells}, key=lambda row: (row[0], by_size_and_order(row[1])))
+    datasets = {dataset for _, _, dataset in cells}
+    # The paper's datasets all together as soon as one of them is there, in its order; others after them.
     of_the_mean = mean_datasets() if datasets & set(mean_datasets()) else ()
-    others = sorted(datasets - set(of_the_mean) - {MEAN})
-    return (*of_the_mean, *others, *((MEAN,) if of_the_mean else ()))
+    columns = (*of_the_mean, *sorted(datasets - set(of_the_mean) - {MEAN}), *((MEAN,) if of_the_mean else ()))
+    return Table(protocol, columns, tuple(rows), cells)
 
 
 def _lines(table: Table) -> list[list[str]]:
     return [
-        [label(backbone), combination, *(table.text(backbone, combination, column) for column in table.columns)]
+        [label(backbone), combination, *(_text(table.cells.get((backbone, combination, c))) for c in table.columns)]
         for backbone, combination in table.rows
     ]
+
+
+def _text(cell: Cell | None) -> str:
+    """`76.5 ± 0.4 (+8.5) [76.0, +0.5]`."""
+    if cell is None:
+        return MISSING
+    text = plus_minus(cell.value, cell.std)
+    text += "" if cell.gain is None else f" ({cell.gain:+.1f})"
+    return text + ("" if cell.published is None else f" [{cell.published.value:.1f}, {_difference(cell):+.1f}]")
 
 
 def _difference(cell: Cell) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fungi.errors import FungiError
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import write_whole
 from fungi.runtime.owner import sweep
 from fungi.settings import setting
 
@@ -78,8 +78,7 @@ def run(settings: ReportSettings) -> list[Path]:
         for name in settings.formats:
             if name in texts:
                 file, text = texts[name]
-                with written_whole(settings.output / file) as temporary:
-                    temporary.write_text(text())
+                write_whole(settings.output / file, text())
                 written.append(settings.output / file)
     return written + (figures if "png" in settings.formats else [])
 
@@ -94,11 +93,13 @@ def _texts(
 
     cells, tables, records = everything.cells, everything.tables, everything.records
     kept = figures if "png" in settings.formats else []
+    embedded = [f"![{path.stem}]({path.relative_to(settings.output)})" for path in kept]
+    embedded = ["# Figures", "", *embedded, ""] if kept else []
     return {
         "html": ("report.html", lambda: report_page(records, fixed.cells, fixed.tables, figures, _absent(settings))),
         "markdown": (
             "report.md",
-            lambda: to_markdown(tables) + choices(records) + _missing(settings) + _embedded(kept, settings.output),
+            lambda: to_markdown(tables) + choices(records) + _missing(settings) + "\n".join(embedded),
         ),
         "csv": ("report.csv", lambda: to_csv(cells)),
         "latex": ("report.tex", lambda: to_latex(tables)),
@@ -134,13 +135,6 @@ def _missing(settings: ReportSettings) -> str:
 def _absent(settings: ReportSettings) -> list[Path]:
     """Results that should be there and are not: their evaluations failed, or did not run."""
     return [path for path in settings.expect if not path.exists()]
-
-
-def _embedded(figures: list[Path], output: Path) -> str:
-    if not figures:
-        return ""
-    lines = [f"![{path.stem}]({path.relative_to(output)})" for path in figures]
-    return "\n".join(["# Figures", "", *lines, ""])
 
 
 def show(settings: ReportSettings, written: list[Path]) -> None:

@@ -12,7 +12,7 @@ from fungi.errors import FungiError
 from fungi.report.published import published_tables
 from fungi.report.text import markdown
 from fungi.reproduction.recipe import recipe_names, title_of, values_of
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 from fungi.settings import setting
 
@@ -156,8 +156,7 @@ def _tables(names: Sequence[str], home: "Home") -> str:
     for name in names:
         if name in published_tables():
             texts.append(f"{name}, profile {home.profile}: {title_of(name)}\n\n{table_text(values_of(name), home)}\n")
-            with written_whole(home.root / home.profile / "tables" / f"{name}.md") as temporary:
-                temporary.write_text(texts[-1])
+            write_whole(home.root / home.profile / "tables" / f"{name}.md", texts[-1])
         else:
             texts.append(f"{name}: fungi report --results {home.root / home.profile} draws it\n")
     return "\n".join(texts)

@@ -13,7 +13,7 @@ from fungi.grid.submission import Array, JobEnvironment, default_python, max_arr
 from fungi.grid.submit import sbatch
 from fungi.grid.throughput import SECONDS_PER_ELEMENT
 from fungi.reproduction.plan import Home, Plan, Step
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 
 STEPS = "FUNGI_STEPS"
@@ -75,8 +75,7 @@ def _write(steps: Sequence[Step], root: Path) -> Path:
     """The steps as JSON; the file is named by its content."""
     text = json.dumps([[step.command, list(_absolute(step.flags)), step.backbone] for step in steps])
     path = root / "progress" / f"steps-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
-    with written_whole(path) as temporary:
-        temporary.write_text(text)
+    write_whole(path, text)
     return path
 
 

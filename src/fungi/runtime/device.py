@@ -1,5 +1,6 @@
-"""Where and in what precision a run computes."""
+"""Where and in what precision a run computes, and what it does with freed memory."""
 
+import ctypes
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -46,3 +47,21 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done what was asked, so that a clock read means something."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of <malloc.h>
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc's allocator to keep what is freed; nothing happens where another allocator serves.
+
+    By itself it hands large blocks back to the system at every free, and every batch then pays for fetching and
+    zeroing the same pages again: about a third of the time for a small network on a CPU.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    mallopt(M_TOP_PAD, 1 << 26)

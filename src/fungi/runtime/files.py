@@ -30,6 +30,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         _flush(path.parent)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """A text file that is either whole or not there."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text)
+
+
 @contextmanager
 def written_once(path: Path) -> Iterator[Path]:
     """As `written_whole`, but the first of several writers wins: who comes later finds its own version dropped.

@@ -26,7 +26,11 @@ class _Region(mmap.mmap):
     @classmethod
     def of_size(cls, size: int) -> "_Region":
         """Zeroed memory, of which a page counts once it is touched."""
-        descriptor = _anonymous_file()
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("fungi-rows")
+        else:
+            with tempfile.TemporaryFile() as file:  # systems other than Linux
+                descriptor = os.dup(file.fileno())
         os.ftruncate(descriptor, size)
         region = cls(descriptor, size)
         region.descriptor = descriptor
@@ -66,10 +70,3 @@ def shared(rows: Float64[Tensor, "n r"]) -> Iterator[RowsHandle]:
         rows = copy
     region = _REGIONS[rows.untyped_storage().data_ptr()]
     yield RowsHandle(region.descriptor, int(8 * rows.storage_offset()), (rows.shape[0], rows.shape[1]))
-
-
-def _anonymous_file() -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("fungi-rows")
-    with tempfile.TemporaryFile() as file:  # systems other than Linux
-        return os.dup(file.fileno())

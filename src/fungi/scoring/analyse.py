@@ -37,10 +37,7 @@ class AnalyseSettings(FeatureSettings):
         decides="nothing",
     )
     shot_counts: tuple[int, ...] = setting(
-        (1, 2, 4, 8, 16),
-        "train examples per class of the shots analysis",
-        within=(1, 10**6),
-        decides="nothing",
+        (1, 2, 4, 8, 16), "train examples per class of the shots analysis", within=(1, 10**6), decides="nothing"
     )
     shots: int | None = like(KnnSettings, "shots")
     few_shot_seed: tuple[int, ...] = like(KnnSettings, "few_shot_seed")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fungi.combine.names import all_combinations, nested_chain
-from fungi.report.gain_table import print_gain_table
-from fungi.scoring.feature_settings import FeatureSettings, at_least_one
+from fungi.report.text import print_gain_table
+from fungi.scoring.feature_settings import FeatureSettings
 from fungi.settings import SEEDS, setting
 
 DESCRIPTION = """k-means with as many clusters as classes, matched with the classes by the Hungarian algorithm.
@@ -25,10 +25,6 @@ class ClusterSettings(FeatureSettings):
         10, "random starts of k-means, of which the best is kept", within=(1, 10_000), mark="restarts"
     )
     seed: int = setting(42, "seed of the starts", within=SEEDS, mark="seed")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least_one(self, "restarts")
 
 
 def run(settings: ClusterSettings) -> dict[str, Any]:

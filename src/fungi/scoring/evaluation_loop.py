@@ -137,11 +137,7 @@ def _tasks(
     opened = {root: open_splits(settings, root, splits(root)) for root in settings.root}
     check_runs({str(root): {name: files.arrays for name, files in found.items()} for root, found in opened.items()})
     return [
-        Task(
-            found,
-            draw,
-            Run(label={"root": str(root), "few_shot_seed": draw}, features=provenance(found)),
-        )
+        Task(found, draw, Run(label={"root": str(root), "few_shot_seed": draw}, features=provenance(found)))
         for root, found in opened.items()
         for draw in draws
     ]

@@ -39,10 +39,15 @@ class SplitFiles:
 
     def source(self, settings: FeatureSettings, rows: Integer[np.ndarray, " s"] | None = None) -> FeatureSource:
         """Normalised row blocks of the split."""
+        unnormalized = frozenset(
+            name
+            for name in self.arrays
+            if not (settings.normalize_embeddings if name.split(":")[0] == EMBEDDINGS else settings.normalize)
+        )
         return FeatureSource(
             self.arrays,
             rows,
-            unnormalized=_unnormalized(settings, self.arrays),
+            unnormalized=unnormalized,
             block_rows=settings.block_rows,
             memory_bytes=int(settings.memory_gb * 2**30),
         )
@@ -147,9 +152,7 @@ def _given(settings: FeatureSettings, split: str) -> SplitFiles:
             f"{len(opened)} feature files of the {split} split for {expected} of the {leading} split."
             f" Pair them one by one: --{split}-embeddings-datasets, --{split}-datasets."
         )
-    targets = getattr(settings, f"{split}_targets") or next(
-        iter(getattr(settings, f"{split}_embeddings_datasets")), None
-    )
+    targets = getattr(settings, f"{split}_targets") or next((path for path, _ in embeddings), None)
     if targets is None:
         raise FungiError(f"no labels of the {split} split. Name the file with --{split}-targets.")
     # Features are paired by their place on the command line, and named by the train files.
@@ -176,12 +179,3 @@ def _names(gradients: list[tuple[Path, str]], embeddings: Sequence[Path]) -> lis
         for place, (name, detail) in enumerate(zip(plain, details, strict=True))
     ]
     return [name if detailed.count(name) == 1 else f"{name}:{place}" for place, name in enumerate(detailed)]
-
-
-def _unnormalized(settings: FeatureSettings, arrays: Arrays) -> frozenset[str]:
-    kept = set()
-    for name in arrays:
-        wanted = settings.normalize_embeddings if name.split(":")[0] == EMBEDDINGS else settings.normalize
-        if not wanted:
-            kept.add(name)
-    return frozenset(kept)

@@ -95,7 +95,6 @@ class FeatureSettings:
     )
 
     def __post_init__(self) -> None:
-        at_least_one(self, "block_rows", "pca_dim")
         if not self.root:
             raise FungiError("--root needs at least one folder.")
         if len(set(self.root)) < len(self.root):
@@ -203,15 +202,13 @@ class FewShotSettings(FeatureSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least_one(self, "shots")
         if self.train_size is not None:
             self._take_train_size(self.train_size)
-        if self.few_shot_sampling == "stratified" and not self.uses_shots:
-            raise FungiError("--few-shot-sampling draws shots: give their number with --shots.")
         if len(set(self.few_shot_seed)) < len(self.few_shot_seed):
             raise FungiError("--few-shot-seed names a seed twice: one run per draw is counted.")
-        if self.few_shot_seed and not self.uses_shots:
-            raise FungiError("--few-shot-seed draws shots: give their number with --shots.")
+        for flag, given in (("sampling", self.few_shot_sampling == "stratified"), ("seed", self.few_shot_seed)):
+            if given and not self.uses_shots:
+                raise FungiError(f"--few-shot-{flag} draws shots: give their number with --shots.")
 
     def _take_train_size(self, size: float) -> None:
         """A whole number of rows per class is a number of shots, whichever flag says it."""
@@ -299,11 +296,3 @@ def _common_folder(roots: Sequence[Path]) -> Path:
     if common == Path(common.anchor) and common.is_absolute():
         raise FungiError("the --root folders have no folder in common to write the result to. Name one with --output.")
     return common
-
-
-def at_least_one(settings: Any, *names: str) -> None:
-    """FungiError for a setting that is below 1."""
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise FungiError(f"--{name.replace('_', '-')} has to be at least 1, not {value}.")

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from fungi.combine.names import Combination, all_combinations, in_order, nested_chain
 from fungi.errors import FungiError
-from fungi.report.gain_table import print_gain_table
+from fungi.report.text import print_gain_table
 from fungi.scoring.feature_settings import FewShotSettings
 from fungi.search import Backend
 from fungi.settings import SEEDS, setting
@@ -48,8 +48,6 @@ class KnnSettings(FewShotSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.k < 1:
-            raise FungiError(f"--k has to be at least 1, not {self.k}.")
         if self.choose and self.combinations != "all":
             raise FungiError("--choose chooses among all combinations: leave out --combinations.")
 

@@ -73,8 +73,6 @@ class LinearSettings(FewShotSettings):
         super().__post_init__()
         if self.tolerance <= 0 or any(value <= 0 for value in self.compare_tolerances):
             raise FungiError("--tolerance has to be larger than 0.")
-        if any(value is not None and value < 1 for value in (self.max_epochs, self.sweep_epochs)):
-            raise FungiError("--max-epochs and --sweep-epochs have to be at least 1.")
 
     @property
     def compute_device(self) -> "torch.device":

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from fungi.combine.names import all_combinations
 from fungi.errors import FungiError
-from fungi.report.gain_table import print_gain_table
+from fungi.report.text import print_gain_table
 from fungi.scoring.feature_settings import FeatureSettings, result_path
 from fungi.settings import setting
 from fungi.store.layout import Layout
@@ -40,7 +40,7 @@ class RetrievalSettings(FeatureSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.cutoffs or min(self.cutoffs) < 1:
+        if not self.cutoffs:
             raise FungiError("--cutoffs needs ranks from 1 on.")
 
     def with_queries_there(self) -> "RetrievalSettings":

@@ -102,12 +102,7 @@ def _from_json(path: Path) -> list[Relevance]:
 def _facts(queries: SplitFiles) -> dict[str, Any]:
     """What the images looked like when they were encoded, as far as the files say it."""
     birth = next(iter(queries.arrays.values())).birth
-    return {
-        "queries": "unknown"
-        if birth is None
-        else "cropped to their boxes"
-        if birth.split == CROPPED
-        else "whole images",
-        "input": "unknown" if birth is None else birth.input,
-        "scales": [1.0],
-    }
+    if birth is None:
+        return {"queries": "unknown", "input": "unknown", "scales": [1.0]}
+    what = "cropped to their boxes" if birth.split == CROPPED else "whole images"
+    return {"queries": what, "input": birth.input, "scales": [1.0]}

@@ -34,14 +34,25 @@ class KnnScorer:
         return labels_missing_from_train(self._targets, self.test_targets)
 
 
-class ClusterScorer:
-    """One run: the rows of one split."""
+class _OneSplitScorer:
+    """One run: the rows of the scored split, whose labels play no part but in what is compared at the end."""
 
-    def __init__(self, settings: FeatureSettings, task: Task, *, restarts: int, seed: int) -> None:
-        self._restarts, self._seed = restarts, seed
+    def __init__(self, settings: FeatureSettings, task: Task) -> None:
         files = task.splits["test"]
         self.test_targets = files.targets()
         self.sources = (files.source(settings),)
+
+    def warnings(self) -> list[str]:
+        """Labels are not fitted on."""
+        return []
+
+
+class ClusterScorer(_OneSplitScorer):
+    """k-means; labels are matched with the clusters."""
+
+    def __init__(self, settings: FeatureSettings, task: Task, *, restarts: int, seed: int) -> None:
+        super().__init__(settings, task)
+        self._restarts, self._seed = restarts, seed
 
     def score(self, features: Combined) -> Scores:
         """Matched accuracy, overlaps and NMI of one combination."""
@@ -55,25 +66,12 @@ class ClusterScorer:
             "predictions": found.predictions.tolist(),
         }
 
-    def warnings(self) -> list[str]:
-        """Labels play no part but in the matching."""
-        return []
 
-
-class CkaScorer:
-    """One run: the rows of the scored split. A pair of features is scored from the one Gram matrix of all."""
-
-    def __init__(self, settings: FeatureSettings, task: Task) -> None:
-        files = task.splits["test"]
-        self.test_targets = files.targets()
-        self.sources = (files.source(settings),)
+class CkaScorer(_OneSplitScorer):
+    """A pair of features is scored from the one Gram matrix of all."""
 
     def score(self, features: Combined) -> Scores:
         """CKA of a pair, before any reduction."""
         (rows,) = self.sources
         first, second = (rows.names.index(name) for name in features.names)
         return {"cka": float(cka_matrix(features.moments()[1].cpu(), rows.dims)[first, second])}
-
-    def warnings(self) -> list[str]:
-        """Labels play no part."""
-        return []

@@ -42,15 +42,17 @@ class _Contrast(torch.autograd.Function):
     """Value and derivative together; the backward pass only scales."""
 
     @staticmethod
-    def forward(context: Any, queries: Tensor, negatives: Tensor, temperature: float, scale: float) -> Tensor:
+    def forward(
+        context: Any, queries: Float[Tensor, "t l"], negatives: Float[Tensor, "m l"], temperature: float, scale: float
+    ) -> Float[Tensor, ""]:
         value, derivative = _value_and_derivative(queries, negatives, temperature, scale)
         context.save_for_backward(derivative)
         return value
 
     @staticmethod
-    def backward(context: Any, *weights: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(context: Any, weight: Float[Tensor, ""]) -> tuple[Float[Tensor, "t l"], None, None, None]:
         (derivative,) = context.saved_tensors
-        return weights[0] * derivative, None, None, None
+        return weight * derivative, None, None, None
 
 
 def _value_and_derivative(

@@ -43,7 +43,11 @@ class Reader:
         """Each block with its batches, which have to be taken before the next block is."""
         for view in dict.fromkeys(block.view for block in blocks):
             chosen = [block for block in blocks if block.view == view]
-            parts = {block.index: self._parts(block.rows) for block in chosen}
+            size = self.batch_size
+            parts = {
+                block.index: [block.rows[start : start + size] for start in range(0, len(block.rows), size)]
+                for block in chosen
+            }
             loaded = batches(
                 self.scenes,
                 [view],
@@ -54,9 +58,6 @@ class Reader:
             )
             for block in chosen:
                 yield block, (next(loaded)[view.identity] for _ in parts[block.index])
-
-    def _parts(self, rows: range) -> list[range]:
-        return [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
 
 
 def subset_rows(dataset: str, available: int, count: int | None, seed: int) -> Int64[np.ndarray, " n"]:

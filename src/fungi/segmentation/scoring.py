@@ -61,7 +61,8 @@ def confusion_matrix(
     missing = [block for block in blocks if not paths[block.index].exists()]
     classes = predictor.bank.classes
     sizes = [len(block.rows) for block in missing]
-    for block, loaded in progress(reader.read(missing), sizes, label=reader_label(folder)):
+    label = f"mIoU of {folder.parent.name.rpartition('-')[0]}"
+    for block, loaded in progress(reader.read(missing), sizes, label=label):
         taken = [(features(batch), batch["mask"]) for batch in loaded]
         predicted = predictor(torch.cat([found for found, _ in taken]))
         truth = torch.cat([mask for _, mask in taken]).numpy()
@@ -72,8 +73,3 @@ def confusion_matrix(
             np.save(file, matrix)
     matrices: list[Any] = [np.load(path) for path in paths.values()]
     return np.sum(matrices, axis=0)
-
-
-def reader_label(folder: Path) -> str:
-    """What a progress bar calls it."""
-    return f"mIoU of {folder.parent.name.rpartition('-')[0]}"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fungi.errors import FungiError
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 from fungi.similar.settings import SimilarSettings
 
@@ -19,8 +19,7 @@ worth its 49 more where time is no matter."""
 def run(settings: SimilarSettings) -> None:
     """Bring the index up to date, and write the page."""
     from fungi.data.formats.image_files import decode
-    from fungi.similar.index import Index, pictures_below
-    from fungi.similar.neighbours import nearest
+    from fungi.similar.index import Index, nearest, pictures_below
     from fungi.similar.page import Answer, page
 
     for path in settings.query:
@@ -48,8 +47,7 @@ def run(settings: SimilarSettings) -> None:
         answers.append(
             Answer(path, {way: [(others[row], score) for row, score in found] for way, found in ways.items()})
         )
-    with written_whole(settings.output) as unfinished:
-        unfinished.write_text(page(answers, settings.images, settings.backbone, settings.objective))
+    write_whole(settings.output, page(answers, settings.images, settings.backbone, settings.objective))
     print(f"wrote {settings.output}: {len(pictures):,} pictures, {len(lacking):,} of them computed now")
 
 

@@ -88,3 +88,11 @@ class Index:
 def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def nearest(query: Float32[np.ndarray, "1 f"], keys: Float32[np.ndarray, "n f"], count: int) -> list[tuple[int, float]]:
+    """(row, cosine) of the `count` rows that are most like the query, best first; equal ones in their order."""
+    norms = np.linalg.norm(keys, axis=1) * np.linalg.norm(query)
+    scores = (keys @ query[0]) / np.maximum(norms, np.finfo(np.float32).tiny)  # [n f] x [f] -> [n]
+    order = np.argsort(-scores, kind="stable")[:count]
+    return [(int(row), float(scores[row])) for row in order]

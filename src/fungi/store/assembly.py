@@ -12,8 +12,8 @@ from fungi.runtime.owner import sweep
 from fungi.store.birth import SCHEMA_VERSION, Birth, read_birth, read_layer_birth, write_birth, write_layer_birth
 from fungi.store.blocks import MANIFEST, BlockFolder, Manifest
 from fungi.store.differences import difference_in_words
-from fungi.store.hdf5 import open_hdf5
-from fungi.store.maker import Maker, as_record, distinct, require_one
+from fungi.store.maker import Maker, distinct, require_one
+from fungi.store.reading import open_hdf5
 from fungi.store.skeleton import laid_out
 
 
@@ -92,7 +92,9 @@ def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
     makers = distinct(blocks.makers().values())
     require_one(makers, str(path), accept=accept)
     born = blocks.manifest.birth
-    birth = replace(born, commit=makers[0].commit, versions=makers[0].versions, makers=as_record(makers))
+    birth = replace(
+        born, commit=makers[0].commit, versions=makers[0].versions, makers=[asdict(maker) for maker in makers]
+    )
     content = blocks.read()
     first = next(content)
     with laid_out() as skeleton:

@@ -9,7 +9,7 @@ windows of rows, and memory stays bounded whatever the bank's size.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -179,11 +179,6 @@ def open_bank(folder: Path) -> Bank:
     if missing := len(bank.missing()):
         raise FungiError(f"the bank {folder} is not finished: {missing} blocks are missing. Run fungi segment again.")
     return bank
-
-
-def row_ends(rows_of_blocks: Sequence[int]) -> tuple[int, ...]:
-    """Rows after each block, given how many each has."""
-    return tuple(int(end) for end in np.cumsum(rows_of_blocks))
 
 
 def read_manifest(folder: Path) -> BankManifest:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -121,7 +122,7 @@ class BlockFolder:
         """Blocks that are not there yet."""
         return [span for span in self.manifest.spans() if not self._path(span).exists()]
 
-    def write(self, span: Span, arrays: dict[str, np.ndarray]) -> None:
+    def write(self, span: Span, arrays: dict[str, Shaped[np.ndarray, " b *d"]]) -> None:
         """Store a block for good, with what made it. Every array has one entry per row of the span, `[d]` or `[k d]`.
 
         Another process that does the same work may finish the file and remove the folder meanwhile: the block then
@@ -149,7 +150,7 @@ class BlockFolder:
         for span in spans:
             self._path(span).unlink(missing_ok=True)
 
-    def read(self) -> Iterator[tuple[Span, dict[str, np.ndarray]]]:
+    def read(self) -> Iterator[tuple[Span, dict[str, Shaped[np.ndarray, " b *d"]]]]:
         """All blocks in row order. FungiError that says which are missing, or which can't be read."""
         self.require_complete()
         for span in self.manifest.spans():

@@ -36,12 +36,11 @@ def difference_in_words(there: Mapping[str, Any], here: Mapping[str, Any]) -> st
     old, new = _flat(there), _flat(here)
     differing = [name for name in {**old, **new} if old.get(name, ABSENT) != new.get(name, ABSENT)]
     causes = [name for name in differing if name.rpartition(".")[2] not in _FOLLOWS] or differing
-    return "; ".join(_change(name, old.get(name, ABSENT), new.get(name, ABSENT)) for name in causes)
-
-
-def _change(name: str, old: Any, new: Any) -> str:
-    one, other = (shortened(value) for value in differing_parts(old, new))
-    return f"{name.removeprefix('objective_settings.').replace('_', ' ')}: {one} -> {other}"
+    changes = []
+    for name in causes:
+        one, other = map(shortened, differing_parts(old.get(name, ABSENT), new.get(name, ABSENT)))
+        changes.append(f"{name.removeprefix('objective_settings.').replace('_', ' ')}: {one} -> {other}")
+    return "; ".join(changes)
 
 
 def shortened(value: Any) -> Any:

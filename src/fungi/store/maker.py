@@ -98,8 +98,3 @@ def require_one(makers: list[Maker], what: str, *, accept: bool) -> None:
             " version, or run the stage with --overwrite to do the blocks of the other again, or give"
             f" {ACCEPT} if you know that the difference changes no number: the file will name both."
         )
-
-
-def as_record(makers: Iterable[Maker]) -> list[dict[str, Any]]:
-    """For the attributes of a file."""
-    return [asdict(maker) for maker in makers]

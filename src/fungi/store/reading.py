@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -15,7 +16,6 @@ from jaxtyping import Float32, Integer
 
 from fungi.errors import FungiError, MissingFilesError
 from fungi.store.birth import SCHEMA_VERSION, Birth, LayerBirth, read_birth, read_layer_birth
-from fungi.store.hdf5 import open_hdf5
 
 TARGETS = "targets"
 LARGEST_SWELLING = 1100
@@ -62,8 +62,7 @@ def open_array(path: Path, key: str) -> FeatureArray:
         birth = read_birth(file)
         if birth is not None:
             _check_birth(birth, path, key, array.shape[0])
-        layer = read_layer_birth(array)
-    rows, dim = map(int, array_shape(path, key))
+        layer, (rows, dim) = read_layer_birth(array), map(int, array.shape)
     return FeatureArray(path=path, key=key, rows=rows, dim=dim, birth=birth, layer=layer)
 
 
@@ -71,12 +70,6 @@ def birth_of(path: Path) -> Birth | None:
     """The birth record of a file; None for files of the original harness, which carry none."""
     with _opened(path) as file:
         return read_birth(file)
-
-
-def array_shape(path: Path, key: str) -> tuple[int, ...]:
-    """Shape of an array, without reading it."""
-    with _opened(path) as file:
-        return tuple(_dataset(file, path, key).shape)
 
 
 def array_keys(path: Path) -> list[str]:
@@ -125,7 +118,10 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     except PermissionError:
         raise FungiError(f"{path} can't be read: no permission. Ask its owner, or name another --root.") from None
     except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
-        raise _unreadable(path, error) from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FungiError(
+            f"{path} can't be read as HDF5 ({reason}): truncated or damaged. Delete it and extract it again."
+        ) from None
 
 
 def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
@@ -171,6 +167,15 @@ def _check_birth(birth: Birth, path: Path, key: str, rows: int) -> None:
         )
 
 
-def _unreadable(path: Path, error: Exception) -> FungiError:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return FungiError(f"{path} can't be read as HDF5 ({reason}): truncated or damaged. Delete it and extract it again.")
+def open_hdf5(path: Path, mode: Literal["r", "w"]) -> h5py.File:
+    """The opened file. FungiError where it can't be locked (NFS, Lustre), OSError where it can't be read."""
+    try:
+        return h5py.File(path, mode)
+    except OSError as error:
+        if "lock file" not in str(error):
+            raise
+        raise FungiError(
+            f"{path} can't be locked ({str(error).splitlines()[0]}): its file system has no locks, or another program "
+            "holds it open for writing. Set HDF5_USE_FILE_LOCKING=FALSE and try again: files of this program are "
+            "written under another name and renamed when whole, so that they need no locks."
+        ) from None

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
+from jaxtyping import Shaped
 
 PAGE = 4096
 
@@ -101,7 +102,7 @@ class Skeleton:
                 file.write(page)
             file.truncate(self.headers.size)
 
-    def write_rows(self, file: BinaryIO, name: str, start: int, values: np.ndarray) -> None:
+    def write_rows(self, file: BinaryIO, name: str, start: int, values: Shaped[np.ndarray, " b *d"]) -> None:
         """Fill an array from row `start` on. OSError where there is no room."""
         row_bytes = values.dtype.itemsize * int(np.prod(values.shape[1:]))
         file.seek(self.places[name] + start * row_bytes)

@@ -1,11 +1,10 @@
 """Multi-crop views of DINO: 2 global and 10 local random resized crops (spec vision 4.2)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
@@ -13,14 +12,14 @@ from torchvision.transforms.v2 import InterpolationMode
 
 from fungi.errors import FungiError
 from fungi.views.image import ImageInput
-from fungi.views.pixels import as_pixels, normalize, stack
+from fungi.views.pixels import PixelViews, as_pixels
 
 BLUR_PROBABILITY = (1.0, 0.1, 0.5)
 """Of the first global, the second global and every local crop, with the full augmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crops:
+class Crops(PixelViews):
     """Random resized crops, global ones first, all resized to the backbone's input size (local ones too).
 
     augmentation: `crops` - nothing but cropping, as in the paper; `dino` - flips, colour, blur and solarisation of the
@@ -45,11 +44,6 @@ class Crops:
             raise FungiError(f"{self.global_crops} global and {self.local_crops} local crops: at least 1 and 0 needed.")
 
     @property
-    def identity(self) -> str:
-        """Equal for generators of the same views."""
-        return repr(self)
-
-    @property
     def n_views(self) -> int:
         """Global and local crops together."""
         return self.global_crops + self.local_crops
@@ -57,14 +51,6 @@ class Crops:
     def prepare(self, item: Image.Image) -> UInt8[Tensor, "v c h w"]:
         """All crops of an image, drawn from torch's global stream (seeded by the caller for this sample)."""
         return torch.stack([as_pixels(self._transform(view)(item)) for view in range(self.n_views)])
-
-    def collate(self, prepared: Sequence[Tensor]) -> UInt8[Tensor, "b v c h w"]:
-        """Stack a batch."""
-        return stack(prepared)
-
-    def render(self, batch: UInt8[Tensor, "b v c h w"]) -> Float[Tensor, "m c h w"]:
-        """Normalise: `[b v c h w] -> [b*v c h w]`."""
-        return normalize(batch.flatten(0, 1), self.input.view_statistics or self.input.statistics)
 
     def _transform(self, view: int) -> v2.Transform:
         area = self.global_area if view < self.global_crops else self.local_area

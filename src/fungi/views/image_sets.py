@@ -18,7 +18,12 @@ class _Item:
     collection: Any
 
     def __call__(self, row: int) -> Image.Image:
-        return rgb(_image_of(self.collection[row]), f"item {row} of the dataset")
+        item = self.collection[row]
+        if isinstance(item, dict):
+            item = item.get("image", item.get("img"))
+        elif isinstance(item, tuple | list):
+            item = item[0]
+        return rgb(item, f"item {row} of the dataset")
 
 
 def as_samples(collection: Any) -> Samples:
@@ -70,9 +75,3 @@ def rgb(item: Any, where: str) -> Image.Image:
         return item if item.mode == "RGB" else to_rgb(item)
     except FungiError as error:
         raise FungiError(f"{where}: {error}.") from None
-
-
-def _image_of(item: Any) -> Any:
-    if isinstance(item, dict):
-        return item.get("image", item.get("img"))
-    return item[0] if isinstance(item, tuple | list) else item

@@ -77,10 +77,9 @@ def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str, epoc
 def batch_of(images: Sequence[Image.Image], generators: Sequence[ViewGenerator], *, seed: int) -> Batch:
     """Images that are at hand as one batch; what is random in their views is seeded by content."""
     names = [content_id(image, generators) for image in images]
+    named = list(zip(images, names, strict=True))
     return {
-        views.identity: views.collate(
-            [prepare(views, image, seed, name) for image, name in zip(images, names, strict=True)]
-        )
+        views.identity: views.collate([prepare(views, image, seed, name) for image, name in named])
         for views in generators
     }
 

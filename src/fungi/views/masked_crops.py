@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -19,9 +19,10 @@ ATTEMPTS = 10
 ASPECT = 0.3
 """Smallest ratio of a block's sides."""
 RANDOM_RATIOS = (0.1, 0.5)
-
-
 GLOBAL_CROPS = 2
+OneSample = dict[str, UInt8[Tensor, "v c h w"] | Bool[Tensor, "g t"]]
+"""pixels: crops; mask: of the patches of the global ones."""
+ManySamples = dict[str, UInt8[Tensor, "b v c h w"] | Bool[Tensor, "b g t"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +67,18 @@ class MaskedCrops:
         """Crops, and the global ones a second time."""
         return self.crops.n_views + GLOBAL_CROPS
 
-    def prepare(self, item: Image.Image) -> dict[str, Tensor]:
-        """Crops `[v c h w]` and masks of the global ones `[g t]`, from torch's global stream."""
+    def prepare(self, item: Image.Image) -> OneSample:
+        """Crops and masks of the global ones, from torch's global stream."""
         side = self.input.size // self.patch_size
         crops, ratio = self.crops.prepare(item), self._ratio()
         masks = [block_mask(side, side, ratio).flatten() for _ in range(GLOBAL_CROPS)]
         return {"pixels": crops, "mask": torch.stack(masks)}
 
-    def collate(self, prepared: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def collate(self, prepared: Sequence[OneSample]) -> ManySamples:
         """Stack a batch."""
         return {name: torch.stack([one[name] for one in prepared]) for name in prepared[0]}
 
-    def render(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+    def render(self, batch: ManySamples) -> dict[str, Any]:
         """Images `[b*v c h w]` and masks `[b*v t]` of all views, and the seed of what stands for masked patches."""
         pixels, masks = batch["pixels"], batch["mask"]
         views = torch.cat([pixels, pixels[:, :GLOBAL_CROPS]], dim=1)

@@ -4,7 +4,6 @@ Resizing is linear and separable, so every patch comes from two small matrix pro
 instead of one resize per patch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,11 +14,11 @@ from torch import Tensor
 
 from fungi.errors import FungiError
 from fungi.views.image import ImageInput
-from fungi.views.pixels import as_pixels, normalize, stack
+from fungi.views.pixels import PixelViews, as_pixels, normalize
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchGrid:
+class PatchGrid(PixelViews):
     """Patches of side `size / grid`, `stride_scale` steps per side, row-major, each resized back to `size`.
 
     No other augmentation: the views of an image are deterministic. 224 pixels, grid 2, stride scale 6 make 7 x 7 = 49.
@@ -38,11 +37,6 @@ class PatchGrid:
                 f"patches of {self.side} pixels can't be moved in {self.stride_scale} steps: "
                 f"grid {self.grid} and stride_scale {self.stride_scale} don't fit {self.input.size} pixels."
             )
-
-    @property
-    def identity(self) -> str:
-        """Equal for generators of the same views."""
-        return repr(self)
 
     @property
     def side(self) -> int:
@@ -64,12 +58,8 @@ class PatchGrid:
         square = item.resize((self.input.size, self.input.size), Image.Resampling.BICUBIC)
         return as_pixels(square).unsqueeze(0)
 
-    def collate(self, prepared: Sequence[Tensor]) -> UInt8[Tensor, "b 1 c h w"]:
-        """Stack a batch."""
-        return stack(prepared)
-
-    def render(self, batch: UInt8[Tensor, "b 1 c h w"]) -> Float[Tensor, "m c h w"]:
-        """All patches of all images, resized and normalised: `[b 1 c h w] -> [b*v c h w]`."""
+    def render(self, batch: UInt8[Tensor, "b 1 c s s"]) -> Float[Tensor, "m c s s"]:
+        """All patches of all images, resized and normalised: `[b 1 c s s] -> [b*v c s s]`."""
         images = batch.squeeze(1).float() / 255
         patches = resized_patches(images, self.side, self.stride)
         return normalize(patches.flatten(0, 1), self.input.view_statistics or self.input.statistics)

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from fungi.views.image import Triple
+from fungi.views.image import ImageInput, Triple
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -38,12 +38,28 @@ def normalize(
 
 
 @cache
-def moments(statistics: tuple[Triple, Triple], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation `[c 1 1]` on a device, sent there once: sending them waits for the device."""
+def moments(
+    statistics: tuple[Triple, Triple], device: torch.device
+) -> tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]:
+    """Mean and deviation on a device, sent there once: sending them waits for the device."""
     mean, deviation = (torch.tensor(numbers, device=device).view(3, 1, 1) for numbers in statistics)
     return mean, deviation
 
 
-def stack(prepared: Sequence[UInt8[Tensor, "k c h w"]]) -> UInt8[Tensor, "b k c h w"]:
-    """Prepared samples of one batch."""
-    return torch.stack(list(prepared))
+class PixelViews:
+    """What views of images have in common that travel to the device in 8 bits: stacking, and normalisation."""
+
+    input: ImageInput
+
+    @property
+    def identity(self) -> str:
+        """Equal for generators of the same views."""
+        return repr(self)
+
+    def collate(self, prepared: Sequence[UInt8[Tensor, "v c h w"]]) -> UInt8[Tensor, "b v c h w"]:
+        """Stack a batch."""
+        return torch.stack(list(prepared))
+
+    def render(self, batch: UInt8[Tensor, "b v c h w"]) -> Float[Tensor, "m c h2 w2"]:
+        """Normalise: `[b v c h w] -> [b*v c h w]`."""
+        return normalize(batch.flatten(0, 1), self.input.view_statistics or self.input.statistics)

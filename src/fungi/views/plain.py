@@ -1,6 +1,5 @@
 """One view: the backbone's evaluation transform, no augmentation. Embeddings and KL share it (spec vision 2.2)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float, UInt8
@@ -9,11 +8,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from fungi.views.image import ImageInput
-from fungi.views.pixels import FILTERS, as_pixels, normalize, resize_shorter_side, stack
+from fungi.views.pixels import FILTERS, PixelViews, as_pixels, normalize, resize_shorter_side
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlainView:
+class PlainView(PixelViews):
     """Resize the shorter side, crop the centre, normalise; a squashed input is resized as a whole."""
 
     input: ImageInput
@@ -22,11 +21,6 @@ class PlainView:
     deterministic = True
     n_views = 1
 
-    @property
-    def identity(self) -> str:
-        """Equal for generators of the same views."""
-        return repr(self)
-
     def prepare(self, item: Image.Image) -> UInt8[Tensor, "1 c h w"]:
         """Image of any size -> its central square at the backbone's input size."""
         if self.input.squashed:
@@ -34,10 +28,6 @@ class PlainView:
             return as_pixels(item.resize(size, FILTERS[self.input.interpolation])).unsqueeze(0)
         resized = resize_shorter_side(item, self.input.resize, self.input.interpolation)
         return as_pixels(transforms.center_crop(resized, [self.input.size, self.input.size])).unsqueeze(0)
-
-    def collate(self, prepared: Sequence[Tensor]) -> UInt8[Tensor, "b 1 c h w"]:
-        """Stack a batch."""
-        return stack(prepared)
 
     def render(self, batch: UInt8[Tensor, "b 1 c h w"]) -> Float[Tensor, "b c h w"]:
         """Normalise with the backbone's statistics."""

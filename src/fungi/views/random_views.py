@@ -1,7 +1,6 @@
 """Randomly drawn views for SimCLR, in place of the patch grid: crops alone, or the usual contrastive augmentation
 (spec vision 4.3)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,14 +13,14 @@ from torchvision.transforms import v2
 
 from fungi.errors import FungiError
 from fungi.views.image import ImageInput
-from fungi.views.pixels import as_pixels, normalize, stack
+from fungi.views.pixels import PixelViews, as_pixels
 
 AUGMENTED_SIZE = 96
 """Side of the crops of the contrastive augmentation, which are then enlarged to the input size."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomViews:
+class RandomViews(PixelViews):
     """What both kinds share: `n_views` views, drawn one after the other, so that fewer views are the first ones.
 
     skipped: draws before them that are not given.
@@ -40,24 +39,15 @@ class RandomViews:
                 f"n_views is {self.n_views}: set it to at least 2, so that views of an image can attract each other."
             )
 
-    @property
-    def identity(self) -> str:
-        """Equal for generators of the same views."""
-        return repr(self)
-
     def prepare(self, item: Image.Image) -> UInt8[Tensor, "v c h w"]:
         """All views of an image, drawn from torch's global stream (seeded by the caller for this sample)."""
         transform = self.transform()
         drawn = [transform(item) for _ in range(self.skipped + self.n_views)]
         return torch.stack([as_pixels(view) for view in drawn[self.skipped :]])
 
-    def collate(self, prepared: Sequence[Tensor]) -> UInt8[Tensor, "b v c h w"]:
-        """Stack a batch."""
-        return stack(prepared)
-
     def render(self, batch: UInt8[Tensor, "b v c h w"]) -> Float[Tensor, "m c s s"]:
         """Normalise and bring to the input size: `[b v c h w] -> [b*v c s s]`."""
-        views = normalize(batch.flatten(0, 1), self.input.view_statistics or self.input.statistics)
+        views = super().render(batch)
         size = (self.input.size, self.input.size)
         return views if views.shape[2:] == size else interpolate(views, size, mode="bilinear", antialias=True)
 

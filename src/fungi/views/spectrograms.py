@@ -32,7 +32,7 @@ class _Spectrograms:
             )
         return fitted(log_mel(torch.from_numpy(item)), self.input.frames)
 
-    def collate(self, prepared: Sequence[Tensor]) -> Float[Tensor, "b v frames mels"]:
+    def collate(self, prepared: Sequence[Float[Tensor, "v frames mels"]]) -> Float[Tensor, "b v frames mels"]:
         """Stack a batch."""
         return torch.stack(list(prepared))
 

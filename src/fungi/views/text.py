@@ -5,10 +5,7 @@ from typing import Any, Literal
 
 from fungi.views.tokenizers import TokenizerSource
 
-KINDS = {
-    "plain": ("fungi.views.words", "WholeText"),
-    "words": ("fungi.views.words", "DeletedWords"),
-}
+KINDS = {"plain": ("fungi.views.words", "WholeText"), "words": ("fungi.views.words", "DeletedWords")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,9 +109,6 @@ class HashedWords:
 
     def encode(self, texts: Sequence[str], longest: int) -> list[Tokens]:
         """Tokens of each text."""
-        words = [self._words(text) for text in texts]
-        return [Tokens([1, *found[: longest - 2], 2], len(found) > longest - 2) for found in words]
-
-    def _words(self, text: str) -> list[int]:
-        found = re.findall(r"\w+|[^\w\s]", text.lower())
-        return [3 + zlib.crc32(word.encode()) % (self.size - 3) for word in found]
+        words = [re.findall(r"\w+|[^\w\s]", text.lower()) for text in texts]
+        numbers = [[3 + zlib.crc32(word.encode()) % (self.size - 3) for word in found] for found in words]
+        return [Tokens([1, *found[: longest - 2], 2], len(found) > longest - 2) for found in numbers]

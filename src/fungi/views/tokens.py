@@ -12,10 +12,8 @@ from torch import Tensor
 
 from fungi.views.tokenizers import Tokens
 
-TokenBatch = dict[str, Tensor]
-"""`input_ids` and `attention_mask`, int64 `[b v t]`, and while it is on its way `cut`, bool `[b v]`."""
-
-
+TokenBatch = dict[str, Int64[Tensor, "b v t"] | Bool[Tensor, "b v"]]
+"""`input_ids` and `attention_mask`, and while it is on its way `cut`."""
 PADDING_PER_VIEW = 4
 """Padding tokens that a group may hold, per sample that it has room for. Where many fit (a GPU), forwards are cheap by
 the token and dear by the piece; where few do, the other way round."""

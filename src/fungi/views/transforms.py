@@ -66,7 +66,7 @@ class TransformedViews:
             )
         return views.unsqueeze(0) if views.dim() == 3 else views
 
-    def collate(self, prepared: Sequence[Tensor]) -> Shaped[Tensor, "b v c h w"]:
+    def collate(self, prepared: Sequence[Shaped[Tensor, "..."]]) -> Shaped[Tensor, "b v c h w"]:
         """Stack a batch; FungiError where images have different numbers or sizes of views."""
         shapes = sorted({tuple(views.shape) for views in prepared})
         if len(shapes) > 1:

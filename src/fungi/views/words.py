@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
+from jaxtyping import Int64
 from torch import Tensor
 
 from fungi.errors import FungiError
@@ -50,7 +51,7 @@ class _Tokenised:
         """Pad a batch."""
         return pad_together(prepared, self.input.tokenizer.get().pad)
 
-    def groups(self, batch: TokenBatch, size: int) -> Iterator[tuple[Tensor, TokenBatch]]:
+    def groups(self, batch: TokenBatch, size: int) -> Iterator[tuple[Int64[Tensor, " g"], TokenBatch]]:
         """Parts of a batch that are encoded together; what was cut is counted on the way."""
         self._cut.append(int(batch["cut"].sum()))
         return groups_of_like_length({name: batch[name] for name in ("input_ids", "attention_mask")}, size)
@@ -151,13 +152,10 @@ def without(words: Sequence[str], places: Sequence[int]) -> str:
     gone, kept = set(places), list(words)
     if 0 in gone:
         gone.discard(1)
-        if _is_capitalised(words[0]) and words[1].islower():
+        capitalised = words[0][0].isupper() and not any(letter.isupper() for letter in words[0][1:])
+        if capitalised and words[1].islower():
             kept[1] = words[1].capitalize()
     return spaced([word for place, word in enumerate(kept) if place not in gone])
-
-
-def _is_capitalised(word: str) -> bool:
-    return word[0].isupper() and not any(letter.isupper() for letter in word[1:])
 
 
 def spaced(words: list[str]) -> str:

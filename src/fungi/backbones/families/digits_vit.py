@@ -7,7 +7,7 @@ digits 5 to 9 are new to it, as the paper's datasets are to its backbones.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fungi.backbones.base import StateDict, register_backbone
+from fungi.backbones.base import register_backbone
 from fungi.backbones.checkpoints import read_checkpoint
 from fungi.views.image import HALF, ImageInput
 
@@ -26,10 +26,6 @@ def build() -> "nn.Module":
     return VisionTransformer(img_size=32, patch_size=4, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, num_classes=0)
 
 
-def _shipped() -> StateDict:
-    return {name: tensor.float() for name, tensor in read_checkpoint(WEIGHTS).items()}
-
-
 register_backbone(
     name="digits-vit",
     label="Digits ViT-T/4",
@@ -41,6 +37,6 @@ register_backbone(
     pca_dim=WIDTH,
     input=INPUT,
     build=build,
-    pretrained=_shipped,
+    pretrained=lambda: {name: tensor.float() for name, tensor in read_checkpoint(WEIGHTS).items()},
     notes="trained on the train rows of digits 0 to 4 alone (scripts/train_digits_vit.py)",
 )

@@ -22,17 +22,17 @@ def dinov2_names(state: StateDict, *, grid: int = GRID) -> StateDict:
     """A DINOv2 hub checkpoint for the model at 224 px; the mask token is of use in training alone."""
     from fungi.backbones.position_embedding import hub_positions
 
-    state = {_timm_name(name): tensor for name, tensor in state.items() if name != "mask_token"}
+    # The gated MLP of the giant model has its two layers under other names.
+    state = {
+        name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2."): tensor
+        for name, tensor in state.items()
+        if name != "mask_token"
+    }
     if "register_tokens" in state or "reg_token" in state:
         return _with_registers(state, grid)
     if "pos_embed" in state:
         state["pos_embed"] = hub_positions(state["pos_embed"], grid=grid)
     return state
-
-
-def _timm_name(name: str) -> str:
-    """The gated MLP of the giant model has its two layers under other names."""
-    return name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")
 
 
 def _with_registers(state: StateDict, grid: int) -> StateDict:

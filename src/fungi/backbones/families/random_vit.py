@@ -5,9 +5,9 @@ from pathlib import Path
 
 from fungi.backbones.base import StateDict
 from fungi.backbones.checkpoints import read_checkpoint
+from fungi.backbones.sources import drawn
 from fungi.backbones.timm_models import build_timm, register_vit
 from fungi.runtime.files import written_once
-from fungi.runtime.seeds import seeded
 from fungi.views.image import HALF, ImageInput
 
 NAME, SEED = "random-vit-b16", 42
@@ -31,10 +31,8 @@ def drawn_once() -> StateDict:
     if not file.exists():
         from safetensors.torch import save
 
-        with seeded(SEED, "backbone", NAME):
-            state = _build().state_dict()
         with written_once(file) as unfinished:
-            unfinished.write_bytes(save(state))
+            unfinished.write_bytes(save(drawn(_build, SEED, NAME)))
     return read_checkpoint(file)
 
 

@@ -3,13 +3,12 @@
 Weights in timm's names, and in those of the publisher's repositories (`vision_model.encoder.layers...`), are read.
 """
 
-import re
 from functools import partial
 from typing import Any
 
 from fungi.backbones.base import StateDict
 from fungi.backbones.sources import fetch_timm
-from fungi.backbones.timm_models import build_timm, register_vit, timm_names
+from fungi.backbones.timm_models import build_timm, register_vit, renamed, timm_names
 from fungi.views.image import HALF, SquashedInput
 
 RENAMES = (
@@ -28,30 +27,20 @@ RENAMES = (
 
 def siglip_names(state: StateDict, *, build: Any) -> StateDict:
     """The publisher's names -> timm's; the text tower is left out. Files with timm's names go timm's way."""
+    import torch
+
     if not any(name.startswith("vision_model.") for name in state):
         return timm_names(state, build=build)
     vision = {n.removeprefix("vision_model."): state[n] for n in state if n.startswith("vision_model.")}
-    named = {_renamed(name): tensor for name, tensor in vision.items() if "head.attention.in_proj" not in name}
+    named = {renamed(name, RENAMES): tensor for name, tensor in vision.items() if "head.attention.in_proj" not in name}
     named["pos_embed"] = named["pos_embed"].unsqueeze(0)  # [t d] -> [1 t d]
     for kind in ("weight", "bias"):
         query, *key_value = vision[f"head.attention.in_proj_{kind}"].chunk(3)
-        named |= {f"attn_pool.q.{kind}": query.clone(), f"attn_pool.kv.{kind}": _joined(key_value)}
+        named |= {f"attn_pool.q.{kind}": query.clone(), f"attn_pool.kv.{kind}": torch.cat(key_value)}
         for number in {name.split(".")[1] for name in named if name.startswith("blocks.")}:
             parts = [named.pop(f"blocks.{number}.self_attn.{part}_proj.{kind}") for part in "qkv"]
-            named[f"blocks.{number}.attn.qkv.{kind}"] = _joined(parts)
+            named[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat(parts)
     return named
-
-
-def _renamed(name: str) -> str:
-    for pattern, replacement in RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _joined(parts: list[Any]) -> Any:
-    import torch
-
-    return torch.cat(parts)
 
 
 for _name, _label, _size, _pixels, _model in (

@@ -5,9 +5,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
-from fungi.backbones.sources import fetch_url
+from fungi.backbones.sources import drawn, fetch_url
 from fungi.errors import FungiError
-from fungi.runtime.seeds import seeded
 from fungi.views.sound import SoundInput
 
 if TYPE_CHECKING:
@@ -47,11 +46,6 @@ def build(pooling: str, sizes: dict[str, int]) -> "nn.Module":
     return SpectrogramTransformer(**arguments)
 
 
-def _draw_tiny() -> StateDict:
-    with seeded(TINY_SEED, "backbone", "tiny-ssast"):
-        return build("cls_dist", TINY).state_dict()
-
-
 def _register(name: str, pooling: str, *, sizes: dict[str, int], **fields: Any) -> None:
     given, width = SoundInput(), sizes["width"]
     spec = BackboneSpec(
@@ -85,6 +79,6 @@ _register(
     label="tiny SSAST, random weights",
     source=f"random initialisation, seed {TINY_SEED}",
     sizes=TINY,
-    pretrained=_draw_tiny,
+    pretrained=partial(drawn, partial(build, "cls_dist", TINY), TINY_SEED, "tiny-ssast"),
     notes="never trained: a control that needs no download",
 )

@@ -2,9 +2,8 @@
 
 from functools import partial
 
-from fungi.backbones.base import StateDict
+from fungi.backbones.sources import drawn
 from fungi.backbones.text_encoders import build_encoder, register_text
-from fungi.runtime.seeds import seeded
 from fungi.views.tokenizers import HashedWords, TokenizerSource
 
 NAME, SEED, WIDTH, DEPTH = "tiny-bert", 42, 128, 2
@@ -17,11 +16,6 @@ SIZES = {
     "intermediate_size": 4 * WIDTH,
 }
 build = partial(build_encoder, "Bert", SIZES, add_pooling_layer=False)
-
-
-def _drawn() -> StateDict:
-    with seeded(SEED, "backbone", NAME):
-        return build("mean").state_dict()
 
 
 def hashed_words() -> HashedWords:
@@ -41,6 +35,6 @@ register_text(
     weight_shape=(WIDTH, WIDTH),
     pca_dim=WIDTH,
     build=build,
-    pretrained=_drawn,
+    pretrained=partial(drawn, partial(build, "mean"), SEED, NAME),
     notes="never trained: a control that needs no download",
 )

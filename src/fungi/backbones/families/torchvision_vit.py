@@ -5,12 +5,11 @@ same weights in timm's layout compute the same function with layers that can be 
 spelling are accepted.
 """
 
-import re
 from functools import partial
 
 from fungi.backbones.base import StateDict
 from fungi.backbones.sources import fetch_url
-from fungi.backbones.timm_models import build_timm, register_vit, without_prefix
+from fungi.backbones.timm_models import build_timm, register_vit, renamed, without_prefix
 from fungi.views.image import IMAGENET, ImageInput
 
 RENAMES = (
@@ -32,9 +31,7 @@ RENAMES = (
 
 def timm_path(path: str) -> str:
     """A layer path or key of torchvision's VisionTransformer -> timm's; what has timm's spelling stays."""
-    for pattern, replacement in RENAMES:
-        path = re.sub(pattern, replacement, path)
-    return path
+    return renamed(path, RENAMES)
 
 
 def timm_layout(state: StateDict) -> StateDict:

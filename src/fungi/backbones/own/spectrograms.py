@@ -8,7 +8,7 @@ import warnings
 from functools import partial
 from typing import Any
 
-from fungi.backbones.base import BackboneSpec, StateDict
+from fungi.backbones.base import BackboneSpec
 from fungi.backbones.own.anatomy import examine
 from fungi.backbones.own.hub import fetch, model_options
 from fungi.views.sound import SoundInput
@@ -18,6 +18,8 @@ SPECTROGRAM_MODELS = ("audio-spectrogram-transformer",)
 
 def spectrogram_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
     """The encoder with this configuration."""
+    from transformers import ASTModel
+
     given = _sound_input(place, config)
     build = partial(_build, config, mean, padding=-given.mean / (2 * given.deviation))
     anatomy = examine(build, (1, config.max_length, config.num_mel_bins))
@@ -29,7 +31,7 @@ def spectrogram_backbone(name: str, place: str, config: Any, *, mean: bool) -> B
         **anatomy.of_spec,
         input=given,
         build=build,
-        pretrained=partial(_fetch, config, place),
+        pretrained=partial(fetch, ASTModel, config, place),
         notes=f"embedding: {'mean of all tokens' if mean else 'mean of the two leading tokens'}; {anatomy}",
     )
 
@@ -64,9 +66,3 @@ def _pooled(encoder: Any, mean: bool, padding: float) -> Any:
         return found.last_hidden_state.mean(dim=1) if mean else found.pooler_output
 
     return type(encoder.__name__, (encoder,), {"forward": forward})
-
-
-def _fetch(config: Any, place: str) -> StateDict:
-    from transformers import ASTModel
-
-    return fetch(ASTModel, config, place)

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from fungi.backbones.base import BackboneSpec, StateDict
+from fungi.backbones.base import BackboneSpec
 from fungi.backbones.own.anatomy import OUTPUT_PROJECTIONS
 from fungi.backbones.own.hub import fetch, model_options
 from fungi.backbones.text_encoders import Pooling, pooled, text_spec
@@ -35,7 +35,7 @@ def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbone
         bias=module.bias is not None,
         pca_dim=512,
         build=build,
-        pretrained=partial(_fetch, config, place),
+        pretrained=lambda: fetch(_model_class(config), config, place),
         notes=f"embedding: {'mean of the tokens' if mean else 'first token'}; gradient source {layer}",
     )
 
@@ -52,10 +52,6 @@ def _model_class(config: Any) -> Any:
 def _build(config: Any, pooling: Pooling) -> Any:
     model = _model_class(config)
     return pooled(model, pooling)(config, **model_options(model))
-
-
-def _fetch(config: Any, place: str) -> StateDict:
-    return fetch(_model_class(config), config, place)
 
 
 def _output_projection(model: Any) -> tuple[str, Any]:

@@ -7,7 +7,7 @@ mean of all positions. `hf-mean` takes that mean in any case.
 from functools import partial
 from typing import Any
 
-from fungi.backbones.base import BackboneSpec, StateDict
+from fungi.backbones.base import BackboneSpec
 from fungi.backbones.masked_autoencoder import MASKED_AUTOENCODER, masked_autoencoder
 from fungi.backbones.own.anatomy import examine
 from fungi.backbones.own.hub import fetch, model_options
@@ -30,7 +30,7 @@ def vision_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbo
         **anatomy.of_spec,
         input=given,
         build=build,
-        pretrained=partial(_fetch, config, place),
+        pretrained=lambda: fetch(_model_class(config), config, place),
         notes=f"embedding: {'mean of all positions' if mean else _pooling(config)}; {anatomy}; {given}",
     )
 
@@ -98,7 +98,3 @@ def _pooling(config: Any) -> str:
     if config.model_type == MASKED_AUTOENCODER:
         return "class token of the whole image"
     return "class token, or mean of all positions" if model_options(model) else "the model's pooled output"
-
-
-def _fetch(config: Any, place: str) -> StateDict:
-    return fetch(_model_class(config), config, place)

@@ -14,7 +14,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -121,31 +120,6 @@ def fetch(url: str, into: Path) -> Path:
     except OSError as error:
         raise FungiError(f"can't download {url} ({error}). Fetch it by hand on a machine with a network.") from error
     return target
-
-
-@dataclass(frozen=True)
-class TorchvisionDownload:
-    """Data directory -> None: lets torchvision download (checksums verified) and unpack into `<data_dir>/<folder>`."""
-
-    class_name: str
-    folder: str
-
-    def __call__(self, data_dir: Path) -> None:
-        """Download; FungiError where the network, or the checksum, refuses."""
-        import torchvision.datasets
-
-        target = data_dir.expanduser() / self.folder
-        if is_there(target):
-            return
-        with made_whole(target) as work:
-            try:
-                getattr(torchvision.datasets, self.class_name)(str(work), download=True)
-            except (OSError, RuntimeError) as error:
-                raise FungiError(
-                    f"torchvision can't download {self.class_name} ({error}). Run this on a machine with a network and "
-                    f"copy the folder to {target}."
-                ) from error
-        logger.info("wrote %s", target)
 
 
 def _zip_members(file: zipfile.ZipFile) -> Iterator[tuple[str, Callable[[], Any]]]:

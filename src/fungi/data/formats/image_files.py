@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Integer, UInt8
 
 from fungi.data.base import Samples
 from fungi.data.content import digest_of_file, digest_of_item, no_such_file
@@ -124,9 +125,9 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class ImageArray:
-    """Row -> RGB image of one array `[n h w]` or `[n h w c]` uint8."""
+    """Row -> RGB image of one array, grey or in colours."""
 
-    images: np.ndarray
+    images: UInt8[np.ndarray, "n h w *c"]
 
     def __call__(self, row: int) -> "Image":
         """The image of a row."""
@@ -142,7 +143,7 @@ class ImageArray:
 def image_samples(
     root: Path,
     paths: Sequence[str],
-    labels: Sequence[int] | np.ndarray,
+    labels: Sequence[int] | Integer[np.ndarray, " n"],
     class_names: Sequence[str] = (),
     *,
     truncated: bool = False,
@@ -210,7 +211,7 @@ def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> It
         for entry in entries:
             if entry.is_dir():
                 yield from _folders_with_images(Path(entry.path), (*above, own))
-            elif _is_image(entry.name):
+            elif entry.name.lower().endswith(IMAGE_ENDINGS) and not entry.name.startswith("."):
                 if not entry.is_file():
                     raise FungiError(f"{entry.path} is no file but a pipe, a device or a link to nothing. Remove it.")
                 images.append(entry.name)
@@ -225,7 +226,3 @@ def name_unread(folder: Path) -> None:
         logger.warning(
             f"{folder}: pictures left out, whose formats are not read: {shown}. Convert them to JPEG or PNG."
         )
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")

@@ -5,13 +5,16 @@ through `datasets` (and its cache) and writes the Parquet files; opening reads t
 loading scripts of some of these datasets no longer run: their Parquet conversion on the hub is read instead.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fungi.data.base import DATASETS, DatasetSpec, Samples
-from fungi.data.formats.texts import text_samples
+from fungi.data.names import PackedNames
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.log import logger
 
@@ -169,3 +172,32 @@ def _column(columns: dict[str, list[Any]], name: str, path: Path) -> list[Any]:
             f"{path} has no column {name!r}. It has: {', '.join(columns) or 'none'}. Rename the right one."
         )
     return columns[name]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Row -> text."""
+
+    texts: Sequence[str]
+
+    def __call__(self, row: int) -> str:
+        """The text of a row; it may be empty."""
+        return self.texts[row]
+
+
+def text_samples(
+    texts: Sequence[str], labels: Iterable[int], places: Iterable[str], class_names: Sequence[str] = ()
+) -> Samples:
+    """A split of texts, in order.
+
+    places: one name per row, unique in the split. Ids are these with a hash of the text behind, so that a dataset's
+    fingerprint tells edited texts.
+    """
+    hashes = [hashlib.sha256(text.encode()).hexdigest()[:8] for text in texts]
+    ids = [f"{place}#{digits}" for place, digits in zip(places, hashes, strict=True)]
+    return Samples(
+        targets=np.asarray(list(labels), dtype=np.uint32),
+        ids=PackedNames(ids),
+        load=Texts(PackedNames(texts)),
+        class_names=tuple(class_names),
+    )

@@ -2,22 +2,12 @@
 
 from pathlib import Path
 
-from fungi.data.base import Samples, register_dataset
+from fungi.data.base import register_dataset
 from fungi.data.formats.archives import fetch, is_there, made_whole, unpack
-from fungi.data.formats.image_files import image_samples
-from fungi.data.places import Place, reading, relative
+from fungi.data.formats.torchvision_sets import TorchvisionImages
+from fungi.data.places import Place
 
 PLACE = Place(dataset="aircraft", folders=("aircraft", ""), needs=("fgvc-aircraft-2013b/data/images",))
-_THEIR_SPLIT = {"train": "train", "valid": "val", "test": "test"}
-
-
-def _open(data_dir: Path, split: str) -> Samples:
-    from torchvision.datasets import FGVCAircraft
-
-    root = PLACE.find(data_dir)
-    with reading(PLACE, root):
-        source = FGVCAircraft(str(root), split=_THEIR_SPLIT[split], annotation_level="variant")
-    return image_samples(root, relative(root, source._image_files), source._labels, source.classes)
 
 
 def _download(data_dir: Path) -> None:
@@ -39,6 +29,6 @@ register_dataset(
     classes=100,
     sizes={"train": 3334, "valid": 3333, "test": 3333},
     metric="mean-per-class-accuracy",
-    open=_open,
+    open=TorchvisionImages("FGVCAircraft", PLACE, {"annotation_level": "variant"}),
     download=_download,
 )

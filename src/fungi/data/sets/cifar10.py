@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from fungi.data.base import Samples, register_dataset
-from fungi.data.formats.archives import TorchvisionDownload
 from fungi.data.formats.image_files import ImageArray
+from fungi.data.formats.torchvision_sets import TorchvisionDownload
 from fungi.data.names import PackedNames
 from fungi.data.places import Place, reading
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fungi.data.base import Samples, register_dataset
-from fungi.data.formats.archives import TorchvisionDownload
+from fungi.data.formats.torchvision_sets import TorchvisionDownload
 from fungi.data.places import Place, reading
 from fungi.data.sets.cifar10 import cifar_samples
 

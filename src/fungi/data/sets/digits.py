@@ -7,15 +7,15 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8, UInt32
 
 from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.image_files import ImageArray
 
 
 @cache
-def digit_images() -> tuple[np.ndarray, np.ndarray]:
-    """Images `[1797 8 8]` uint8 in 0..255 and labels `[1797]` uint32."""
+def digit_images() -> tuple[UInt8[np.ndarray, "1797 8 8"], UInt32[np.ndarray, " 1797"]]:
+    """Images in 0..255, and labels."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)

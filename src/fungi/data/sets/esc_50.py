@@ -38,16 +38,12 @@ class _Fold:
     def __call__(self, data_dir: Path, split: str) -> Samples:
         root = self.place.find(data_dir)
         with reading(self.place, root), (root / "meta" / "esc50.csv").open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if (int(row["fold"]) == self.fold) == (split == "test")]
-            names = _class_names(root)
+            table = list(csv.DictReader(file))
+            rows = [row for row in table if (int(row["fold"]) == self.fold) == (split == "test")]
+            names = {int(row["target"]): row["category"] for row in table}
             files = [f"audio/{row['filename']}" for row in rows]
-            return sound_samples(root, files, [int(row["target"]) for row in rows], names)
-
-
-def _class_names(root: Path) -> list[str]:
-    with (root / "meta" / "esc50.csv").open(newline="") as file:
-        names = {int(row["target"]): row["category"] for row in csv.DictReader(file)}
-    return [names[target] for target in sorted(names)]
+            classes = [names[target] for target in sorted(names)]
+            return sound_samples(root, files, [int(row["target"]) for row in rows], classes)
 
 
 def _prepare(data_dir: Path, archives: Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from fungi.data.base import Samples, register_dataset
-from fungi.data.formats.archives import TorchvisionDownload
 from fungi.data.formats.image_files import image_samples
+from fungi.data.formats.torchvision_sets import TorchvisionDownload
 from fungi.data.places import Place, reading, relative
 from fungi.errors import FungiError
 

@@ -12,29 +12,11 @@ from fungi.data.formats.archives import find_archive, unpack_file, unpack_folder
 from fungi.data.formats.mask_files import masked_samples
 from fungi.data.places import Place, reading
 
-CLASSES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
+NAMES = """
+background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant
+sheep sofa train tvmonitor
+"""
+CLASSES = tuple(NAMES.split())
 MASKS = {"train": "SegmentationClassAug", "test": "SegmentationClass"}
 LISTS = {"train": "trainaug", "test": "val"}
 PLACE = Place(
@@ -49,14 +31,11 @@ _INSIDE = "VOCdevkit/VOC2012"
 def _open(data_dir: Path, split: str) -> Samples:
     root = PLACE.find(data_dir.expanduser())
     with reading(PLACE, root):
-        names = read_names(root / "sets" / f"{LISTS[split]}.txt")
+        # One image per line: its name, or its path with that of its mask behind it.
+        lines = (root / "sets" / f"{LISTS[split]}.txt").read_text().splitlines()
+        names = [Path(line.split()[0]).stem for line in lines if line.strip()]
     masks = [f"{MASKS[split]}/{name}.png" for name in names]
     return masked_samples(root, [f"images/{name}.jpg" for name in names], masks, CLASSES)
-
-
-def read_names(path: Path) -> list[str]:
-    """Image names of a list, one per line: bare, or as the path of an image with that of its mask behind it."""
-    return [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
 
 
 def _prepare(data_dir: Path, archives: Path) -> None:

@@ -28,14 +28,10 @@ def _open(data_dir: Path, split: str) -> Samples:
         return open_saved(data_dir / _SAVED, split, name_rows=lambda files, *_: [f"images/{name}" for name in files])
     root = PLACE.find(data_dir)
     with reading(PLACE, root):
-        images, labels = read_list(root / "annotations" / _LISTS[split])
+        listing = (root / "annotations" / _LISTS[split]).read_text()  # lines of `name class-id species breed-id`
+        rows = [line.split() for line in listing.splitlines() if line.strip() and not line.startswith("#")]
+        images, labels = [row[0] for row in rows], [int(row[1]) - 1 for row in rows]
     return image_samples(root, [f"images/{name}.jpg" for name in images], labels, breeds(images, labels))
-
-
-def read_list(path: Path) -> tuple[list[str], list[int]]:
-    """Image names and labels of an annotation list: lines of `name class-id species breed-id`."""
-    rows = [line.split() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    return [row[0] for row in rows], [int(row[1]) - 1 for row in rows]
 
 
 def breeds(images: list[str], labels: list[int]) -> list[str]:

@@ -9,13 +9,12 @@ import ast
 import hashlib
 import inspect
 import sysconfig
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from fungi.data.base import Samples, register_dataset
-from fungi.data.formats.texts import text_samples
+from fungi.data.formats.text_tables import text_samples
 from fungi.errors import MissingFilesError
 
 SOURCES = {
@@ -66,13 +65,8 @@ def docstrings() -> list[Docstring]:
             first.setdefault(text, (module, name, text))
     kept = [found for text, found in first.items() if len(modules[text]) == 1]
     kept.sort(key=lambda found: _share("order " + found[1]))
-    places: Counter[str] = Counter()
-    return [found for found in kept if _counted(places, found[0]) <= PER_MODULE]
-
-
-def _counted(places: Counter[str], module: str) -> int:
-    places[module] += 1
-    return places[module]
+    places = {module: [name for of, name, _ in kept if of == module][:PER_MODULE] for module in SOURCES}
+    return [found for found in kept if found[1] in places[found[0]]]
 
 
 def _read(place: str) -> Iterator[tuple[str, str]]:

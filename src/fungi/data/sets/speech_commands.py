@@ -27,17 +27,15 @@ def _open(data_dir: Path, split: str) -> Samples:
     with reading(PLACE, root):
         words = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != NOISE)
         listed = {name: (root / file).read_text().split() for name, file in LISTS.items()}
-        files = listed[split] if split in LISTS else _others(root, words, listed)
+        files = listed.get(split, [])
+        if split not in LISTS:
+            elsewhere = {file for files in listed.values() for file in files}
+            found = (f"{word}/{path.name}" for word in words for path in (root / word).glob("*.wav"))
+            files = sorted(file for file in found if file not in elsewhere)
         for file in files:
             if file.partition("/")[0] not in words:
                 raise FungiError(f"{root / LISTS[split]} names {file}, but there is no folder of that word.")
     return sound_samples(root, files, [words.index(file.partition("/")[0]) for file in files], words)
-
-
-def _others(root: Path, words: list[str], listed: dict[str, list[str]]) -> list[str]:
-    elsewhere = {file for files in listed.values() for file in files}
-    found = (f"{word}/{path.name}" for word in words for path in (root / word).glob("*.wav"))
-    return sorted(file for file in found if file not in elsewhere)
 
 
 def _prepare(data_dir: Path, archives: Path) -> None:

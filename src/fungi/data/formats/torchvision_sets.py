@@ -1,0 +1,57 @@
+"""Datasets in the layout of torchvision's own classes: opened by them, and downloaded by them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fungi.data.base import Samples
+from fungi.data.formats.archives import is_there, made_whole
+from fungi.data.formats.image_files import image_samples
+from fungi.data.places import Place, reading, relative
+from fungi.errors import FungiError
+from fungi.runtime.log import logger
+
+
+@dataclass(frozen=True)
+class TorchvisionImages:
+    """Opens the splits of a dataset of image files; rows in torchvision's order. options: further ones of its class."""
+
+    class_name: str
+    place: Place
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __call__(self, data_dir: Path, split: str) -> Samples:
+        """One split; `valid` is torchvision's `val`."""
+        import torchvision.datasets
+
+        root = self.place.find(data_dir)
+        with reading(self.place, root):
+            theirs = {"valid": "val"}.get(split, split)
+            source = getattr(torchvision.datasets, self.class_name)(str(root), split=theirs, **self.options)
+        return image_samples(root, relative(root, source._image_files), source._labels, source.classes)
+
+
+@dataclass(frozen=True)
+class TorchvisionDownload:
+    """Data directory -> None: lets torchvision download (checksums verified) and unpack into `<data_dir>/<folder>`."""
+
+    class_name: str
+    folder: str
+
+    def __call__(self, data_dir: Path) -> None:
+        """Download; FungiError where the network, or the checksum, refuses."""
+        import torchvision.datasets
+
+        target = data_dir.expanduser() / self.folder
+        if is_there(target):
+            return
+        with made_whole(target) as work:
+            try:
+                getattr(torchvision.datasets, self.class_name)(str(work), download=True)
+            except (OSError, RuntimeError) as error:
+                raise FungiError(
+                    f"torchvision can't download {self.class_name} ({error}). Run this on a machine with a network and "
+                    f"copy the folder to {target}."
+                ) from error
+        logger.info("wrote %s", target)

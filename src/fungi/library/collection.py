@@ -1,0 +1,37 @@
+"""What is done with the features of a collection: their cost is said, and a PCA fitted on them."""
+
+import logging
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fungi.combine.pca import Reducer, Reduction
+from fungi.combine.source import ArrayInMemory, FeatureSource
+from fungi.runtime.log import logger
+
+LONG_SECONDS, LARGE_BYTES = 120.0, 2**30
+"""Beyond these it is a warning, which Python shows by default."""
+
+
+def say_cost(rows: int, first_batch: Float[Tensor, "b f"], seconds: float) -> None:
+    """Time and memory of `rows` images, said once the first batch is measured. seconds: it took, decoding included."""
+    done, width = first_batch.shape
+    whole, size = seconds * rows / done, 4 * rows * width
+    level = logging.WARNING if whole > LONG_SECONDS or size > LARGE_BYTES else logging.INFO
+    time = f"{whole / 60:.0f} minutes" if whole > LONG_SECONDS else f"{whole:.0f} seconds"
+    logger.log(
+        level,
+        f"{rows:,} images at {done / seconds:.1f} a second: about {time}; features [{rows}, {width}]: "
+        f"{size / 1e6:,.1f} MB",
+    )
+
+
+def fit_reduction(features: Float[Tensor, "n f"], dim: int, device: torch.device) -> Reduction:
+    """The PCA of the evaluations, fitted on features as they are (their parts are normalised already)."""
+    array = ArrayInMemory(features.float().cpu().numpy())
+    source = FeatureSource({"features": array}, unnormalized=frozenset({"features"}))
+    reduction = Reducer(source, dim, device).fit(("features",))
+    if reduction.skipped:
+        logger.warning(f"no PCA: {reduction.skipped}")
+    return reduction
