@@ -37,6 +37,7 @@ ROWS = {
     "objectives": ["embeddings", "kl", "deepcluster"],
     "raw": ["raw gradient", "projected to 768"],
     "throughput": ["embeddings", "embeddings+kl"],
+    "times": ["projection of 8 gradients", "fitting PCA", "PCA of the train rows"],
 }
 
 
@@ -70,13 +71,18 @@ def test_an_ablation_prints_its_table(name: str, tmp_path: Path, capsys: pytest.
     content = json.loads(path.read_text())
     assert set(rows_of_features(tmp_path).values()) == {24}
     assert sorted({cell["row"] for cell in content["cells"]}) == sorted(ROWS[name])
-    largest = np.inf if name == "throughput" else 1
+    largest = np.inf if name in ("throughput", "times") else 1
     assert all(0 <= value <= largest for cell in content["cells"] for value in cell["values"])
     assert len({tuple(cell["values"]) for cell in content["cells"]}) > 1, "no variation changes anything"
     for row in ROWS[name]:
         assert f"| {row}" in printed
     for identifier in content["published"]:
         assert published_tables()[identifier]["caption"] in printed
+
+
+def test_times_of_no_projection_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ablate("times", tmp_path, "--projection-kind", "none") == 2
+    assert "leave out --projection-kind none" in capsys.readouterr().err
 
 
 @pytest.mark.slow

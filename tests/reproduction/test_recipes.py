@@ -1,6 +1,7 @@
 """Every published value and every figure has a recipe, and the packaged values are the published ones."""
 
 import json
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from fungi.errors import FungiError
 from fungi.report.published import mean_datasets, published_tables
+from fungi.reproduction.outcome import outcome
+from fungi.reproduction.plan import Home, evaluation_step
 from fungi.reproduction.recipe import Value, recipe, recipe_names, values_of
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "specs" / "paper_tables.json"
@@ -35,6 +38,39 @@ def test_every_published_value_has_a_recipe_or_a_reason_why_not() -> None:
     assert all(bool(value.evaluations) != bool(value.quoted) for value in values)
     assert len(quoted) == 6
     assert {value.table for value in quoted} == {"paper-3", "paper-4", "paper-7"}
+
+
+def test_every_result_that_the_response_tells_in_prose_has_a_recipe_or_a_reason_why_not() -> None:
+    told = {
+        "prose-mae": [51.43, 30],
+        "prose-in-context": [88.7, 91.2],
+        "prose-times": [17, 5180, 170, -28],
+        "prose-gains": [4.4, 4.3, 2.1, 11, 15.8, 10.8],
+    }
+    assert {name for name in recipe_names() if name.startswith("prose")} == set(told)
+    for name, published in told.items():
+        values = values_of(name)
+        assert [value.published for value in values] == published
+        assert [bool(value.quoted) for value in values] == [value.published == 10.8 for value in values]
+        assert all(bool(value.evaluations) != bool(value.quoted) for value in values)
+    vit_h = next(value for value in values_of("prose-gains") if value.published == 2.1)
+    left_out = {"cifar10", "cifar100", "food101", "imagenet-1k"}
+    assert {run.dataset for run in vit_h.evaluations} == set(mean_datasets()) - left_out
+
+
+@pytest.mark.parametrize(("relative", "expected"), [(False, -10), (True, -20)])
+def test_a_gain_is_a_difference_within_one_file(relative: bool, expected: float, tmp_path: Path) -> None:
+    value = replace(values_of("prose-times")[-1], relative=relative)
+    home = Home(tmp_path, tmp_path, "clean", "cpu")
+    assert outcome(value, home) is None
+    (path,) = evaluation_step(value.evaluations[0], home).outputs
+    path.parent.mkdir(parents=True)
+    cells = {"embeddings": [0.4, 0.6], "embeddings+kl": [0.4]}
+    entries = [{"row": row, "column": "images/s", "values": found} for row, found in cells.items()]
+    path.write_text(json.dumps({"cells": entries}))
+    assert outcome(value, home) == (pytest.approx(expected), None)
+    path.write_text(json.dumps({"cells": entries[:1]}))
+    assert outcome(value, home) is None
 
 
 def test_every_figure_has_a_recipe() -> None:

@@ -112,4 +112,6 @@ def test_the_list_names_tables_and_their_costs(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.slow
 def test_the_list_has_every_table_and_figure(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert len(listed(capsys, "--list", "--root", str(tmp_path))) == 27 + 9 + 2  # tables, figures, header and rule
+    assert (
+        len(listed(capsys, "--list", "--root", str(tmp_path))) == 27 + 4 + 9 + 2
+    )  # tables, prose, figures, header and rule

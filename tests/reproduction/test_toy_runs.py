@@ -1,5 +1,6 @@
 """Every recipe runs, at toy size: miniature data and a tiny backbone in place of those named, fewer of everything."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from fungi.reproduction.plan import Home, Plan, plan
 from fungi.reproduction.recipe import Evaluation, Value, recipe_names, values_of
 from fungi.reproduction.reproduce import run_step
 from tests.data.makers import makers
+from tests.objectives.test_mae import save_miniature
 from tests.segmentation.own_masks import write_dataset
+from tests.text.test_in_context import write_data
 
 FEWER_NEGATIVES = ("--set", "simclr.negative_samples=4", "simclr.latent_dim=8", "simclr.stride_scale=6")
 TINY_ABLATION = ("--rows", "24", "--k", "3", "--pca-dim", "8", "--seeds", "42")
@@ -24,7 +27,8 @@ CLASSES, PER_CLASS = (0, 1, 2), {"train": 11, "test": 4}
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    """Folders of pictures for classification, landmarks in their true format, scenes with masks."""
+    """Folders of pictures for classification, landmarks in their true format, scenes with masks, texts, and a
+    masked autoencoder with its decoder."""
     data_dir = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("oxford-landmarks", "paris-landmarks"):
@@ -39,12 +43,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
                     assert isinstance(picture, Image.Image)
                     picture.save(folder / f"{row}.png")
         write_dataset(data_dir / "scenes")
+        write_data(data_dir, {"train": 4, "test": 2})
+        save_miniature(data_dir / "autoencoder")
         yield Home(tmp_path_factory.mktemp("reproduction"), data_dir, "clean", "cpu")
 
 
 def toy(run: Evaluation, data_dir: Path) -> Evaluation:
     """The same command on what there is here; numbers of images that it names become two."""
-    dataset, flags = f"toy=folder:{data_dir / 'pictures'}", run.flags
+    dataset, backbone, flags = f"toy=folder:{data_dir / 'pictures'}", "digits-vit", run.flags
+    if "mae" in run.features:
+        backbone = f"autoencoder=hf:{data_dir / 'autoencoder'}"
     if run.command == "retrieval":
         dataset = run.dataset
     elif run.command == "segment":
@@ -56,13 +64,17 @@ def toy(run: Evaluation, data_dir: Path) -> Evaluation:
         objectives = ("simclr",) if named == "views" else ("kl", "dino")
         flags = ("--ablation", named, *TINY_ABLATION, "--objective", *objectives)
         flags += FEWER_NEGATIVES if named == "views" else ()
+    elif run.command == "in-context":
+        dataset, backbone, flags = "ag-news", "tiny-bert", (*flags, "--k", "2")
+    elif run.command == "cluster":
+        flags += ("--restarts", "1")
     elif run.command == "analyse":
         flags = (*("2" if flag in "3456" else flag for flag in flags), "--k", "3")
     elif run.command == "knn":
         flags += ("--k", "3")
     else:
         flags += ("--max-epochs", "2", "--solver", "lbfgs")
-    return replace(run, dataset=dataset, backbone="digits-vit", flags=flags, seeds=run.seeds[:2])
+    return replace(run, dataset=dataset, backbone=backbone, flags=flags, seeds=run.seeds[:2])
 
 
 def toy_values(name: str, home: Home) -> list[Value]:
@@ -74,12 +86,23 @@ def toy_values(name: str, home: Home) -> list[Value]:
 
 def do(planned: Plan) -> None:
     for step in planned.extractions:
-        assert (
-            run_step(replace(step, flags=(*step.flags, *(FEWER_NEGATIVES if "simclr" in step.features else ())))) == 0
-        )
+        more = ("--set", "mae.patch_size=8") if "mae" in step.features else ()
+        more = FEWER_NEGATIVES if "simclr" in step.features and step.backbone != "tiny-bert" else more
+        assert run_step(replace(step, flags=(*step.flags, *more))) == 0
     for step in planned.evaluations:
         if not step.is_done:
             assert run_step(step) == 0, step
+        if step.command == "in-context":
+            answer_all(step.outputs[0].parents[3])
+            assert run_step(step) == 0
+
+
+def answer_all(root: Path) -> None:
+    """The language model that the step waits for: it knows all labels."""
+    for path in root.rglob("*.prompts.jsonl"):
+        prompts = [json.loads(line) for line in path.read_text().splitlines()]
+        answers = [json.dumps({"id": prompt["id"], "answer": prompt["label"]}) + "\n" for prompt in prompts]
+        path.with_name(path.name.replace("prompts", "answers")).write_text("".join(answers))
 
 
 @pytest.mark.slow

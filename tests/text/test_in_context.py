@@ -1,6 +1,7 @@
 """In-context retrieval from feature files to scores, against a local server that plays the language model."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -131,6 +132,30 @@ def test_prompts_hold_task_labels_examples_and_query(settings):
     for scores in content["results"].values():
         assert scores["contains-label"] == 1.0
         assert "answer-accuracy" not in scores
+
+
+def test_the_published_prompt_is_that_of_the_response(settings):
+    published = replace(settings, template="published")
+    (prompt, *_), _ = Retrieval(published).prompts(("embeddings",))
+    (own, *_), _ = Retrieval(settings).prompts(("embeddings",))
+    (message,) = prompt.messages
+    lines = message["content"].split("\n")
+    assert message["role"] == "user"
+    assert lines[:2] == [
+        "You have to annotate banking-related queries with an appropriate intent.",
+        "You must choose a single class in the following comma-separated list:",
+    ]
+    assert lines[3] == "World, Sports, Business, Sci/Tech"
+    assert lines[5] == "You must reply only with the class name, nothing more. Here's some examples:"
+    example = re.search(r"Text: (.*)\nLabel: (.*)", own.messages[1]["content"])
+    assert lines[7] == f"({example[1]}, {example[2]})"
+    assert len(lines[7:-2]) == settings.k
+    assert lines[-1] == "The query sample is: " + own.messages[1]["content"].split("Text: ")[-1].removesuffix(
+        "\nLabel:"
+    )
+    files = [one.file(("embeddings",), "prompts") for one in (settings, published)]
+    assert files[0] != files[1]
+    assert published.outputs() != settings.outputs()
 
 
 def test_examples_come_nearest_first_and_equal_ones_in_order():

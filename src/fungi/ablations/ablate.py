@@ -18,12 +18,24 @@ DESCRIPTION = """Extract the variations of an ablation, score them by kNN, and p
   fungi ablate --ablation pca heads --objective kl --rows 200          (a toy size of two ablations)
 
 projections: table 29 of the author response; pca: table 23; layers: figure 8; bias, qkv, multi-layer: tables 30 to 32;
-views: figure 12; heads: tables 6 and 15; objectives: figure 10; raw: table 28; throughput: table 22 of the paper.
+views: figure 12; heads: tables 6 and 15; objectives: figure 10; raw: table 28; throughput: table 22 of the paper;
+times: of projection and PCA, as the response says them.
 Tables are also kept as <root>/results/ablation-NAME/<dataset>/<backbone>.json; settings that decide a number and are
 not the usual ones are part of the name (ablation-NAME-rows200)."""
 
 Name = Literal[
-    "projections", "pca", "layers", "bias", "qkv", "multi-layer", "views", "heads", "objectives", "raw", "throughput"
+    "projections",
+    "pca",
+    "layers",
+    "bias",
+    "qkv",
+    "multi-layer",
+    "views",
+    "heads",
+    "objectives",
+    "raw",
+    "throughput",
+    "times",
 ]
 NAMES: tuple[str, ...] = get_args(Name)
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
 from fungi.ablations.settings import BenchSettings
-from fungi.combine.pca import Reducer, reduced
+from fungi.combine.pca import Reducer, Reduction, reduced
 from fungi.combine.source import FeatureSource
 from fungi.data.base import Samples
 from fungi.errors import FungiError
@@ -27,6 +28,7 @@ from fungi.extraction.gradient_settings import GradientSettings
 from fungi.extraction.pipeline import Feature, extract_split
 from fungi.gradients.core import compute
 from fungi.gradients.projection import draw_projection
+from fungi.gradients.terms import Terms
 from fungi.search.neighbours import in_memory
 from fungi.store.layout import EMBEDDINGS
 from fungi.store.reading import FeatureArray, open_array
@@ -124,6 +126,37 @@ class Bench:
             knn_predictions(in_memory(train), labels, test, self.settings.k)
         return len(test) / (time.perf_counter() - start)
 
+    def milliseconds_to_project(self, samples: int) -> float:
+        """Time of a random projection of so many gradients at the first target, warmed up."""
+        context = self._varied("default", self.settings.seed, {})
+        assert isinstance(context.settings, GradientSettings)
+        engine = gradient_features(context.settings, context)[0].engine
+        target = engine.targets[0]
+        outputs, inputs = target.shape
+        terms = Terms(
+            torch.randn(samples, 1, 1, outputs, device=context.device),
+            torch.randn(samples, 1, 1, inputs - target.bias, device=context.device),
+            target.bias,
+        )
+        projector = engine.projectors[target.name]
+        kept = projector.contract(terms)
+        return _milliseconds(lambda: projector.project(kept), repeats=20)
+
+    def milliseconds_of_pca(self, features: Variation, names: Sequence[str]) -> tuple[float, float]:
+        """Times of fitting a PCA on the train rows, and of reducing them, once they are in memory."""
+        source = FeatureSource({name: features.arrays["train"][name] for name in names})
+        dim = self.settings.pca_dim or self.context.backbone.spec.pca_dim
+        device = self.context.device
+
+        def fit() -> Reduction:
+            return Reducer(source, dim, device).fit(names)
+
+        reduction = fit()
+        return (
+            _milliseconds(lambda: fit().offset, repeats=1),
+            _milliseconds(lambda: reduced(source, reduction, device), repeats=1),
+        )
+
     def _varied(self, label: str, seed: int, changes: dict[str, Any]) -> StageContext:
         root = self.settings.root / "ablations" / f"{label}-seed{seed}" / f"rows-{self.settings.rows or 'all'}"
         names = GradientSettings.__dataclass_fields__
@@ -166,3 +199,13 @@ class Bench:
             return rows
         matrix = draw_projection(dim, size, kind=reduction, seed=seed).dense(device)
         return rows @ matrix.T * dim**-0.5
+
+
+def _milliseconds(work: Callable[[], Tensor], *, repeats: int) -> float:
+    """Mean time of what gives a tensor, warmed up; reading a number of it waits for the device."""
+    float(work().sum())
+    start = time.perf_counter()
+    for _ in range(repeats):
+        made = work()
+    float(made.sum())
+    return 1000 * (time.perf_counter() - start) / repeats

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fungi.ablations.bench import Bench, ReductionKind
+from fungi.combine.names import name_of
 from fungi.errors import FungiError
 from fungi.extraction.gradient_settings import NO_PROJECTION
 from fungi.report.ablation_table import AblationTable
@@ -186,6 +187,23 @@ def throughput(bench: Bench) -> AblationTable:
             features = embeddings | bench.gradients(f"objective-{name}", bench.settings.seed, **changes)
         table.add(row, "images/s", bench.images_per_second(name, **changes))
         table.add(row, "kNN queries/s", bench.queries_per_second(features, row.split("+")))
+    return table
+
+
+@ablation("times")
+def times(bench: Bench) -> AblationTable:
+    """Milliseconds of a projection, of fitting PCA and of applying it to the train rows (author response)."""
+    if bench.settings.projection_kind == NO_PROJECTION:
+        raise FungiError(f"--ablation times is of a projection: leave out --projection-kind {NO_PROJECTION}.")
+    names = (EMBEDDINGS, *bench.settings.objective)
+    rows = [projecting, fitting, applying] = ["projection of 8 gradients", "fitting PCA", "PCA of the train rows"]
+    table = AblationTable("time", ["ms"], rows, scale=1.0)
+    features = bench.embeddings() | bench.gradients("default", bench.settings.seed)
+    count = features.arrays["train"][EMBEDDINGS].rows
+    table.notes.append(f"on {bench.context.device}; PCA of {name_of(names)}, {count} train rows in memory.")
+    table.add(projecting, "ms", bench.milliseconds_to_project(8))
+    for row, found in zip((fitting, applying), bench.milliseconds_of_pca(features, names), strict=True):
+        table.add(row, "ms", found)
     return table
 
 

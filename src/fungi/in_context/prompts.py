@@ -39,6 +39,20 @@ def compose(query: str, examples: Sequence[tuple[str, str]], names: Sequence[str
     ]
 
 
+def compose_as_published(query: str, examples: Sequence[tuple[str, str]], names: Sequence[str]) -> Messages:
+    """The one message that the author response prints, of banking-77; how it writes down examples is not said."""
+    shown = "\n".join(f"({text}, {label})" for text, label in examples)
+    return [
+        {
+            "role": "user",
+            "content": "You have to annotate banking-related queries with an appropriate intent.\n"
+            f"You must choose a single class in the following comma-separated list:\n\n{', '.join(names)}\n\n"
+            f"You must reply only with the class name, nothing more. Here's some examples:\n\n{shown}\n\n"
+            f"The query sample is: {query}",
+        }
+    ]
+
+
 def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
     """Write a file of prompts, whole or not at all."""
     write_whole(path, "".join(json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts))

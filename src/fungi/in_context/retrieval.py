@@ -5,7 +5,7 @@ from fungi.combine.pca import Reducer, reduced
 from fungi.data.base import DatasetSpec, Samples, resolve_dataset
 from fungi.errors import FungiError, RefusedJoinError
 from fungi.evaluators.in_context import examples_in_order, proxies
-from fungi.in_context.prompts import Prompt, compose
+from fungi.in_context.prompts import Prompt, compose, compose_as_published
 from fungi.in_context.settings import InContextSettings
 from fungi.profiles import choose_profile
 from fungi.report.result_file import Scores
@@ -62,6 +62,8 @@ class Retrieval:
         names = self.train.class_names
         shown = [(self.train.load(example), names[self.train.targets[example]]) for example in near]
         text, label = self.test[row]
+        if self.settings.template == "published":
+            return Prompt(self.test.ids[row], names[label], compose_as_published(text, shown, names))
         return Prompt(self.test.ids[row], names[label], compose(text, shown, names, self.dataset.title))
 
 

@@ -24,6 +24,9 @@ class InContextSettings(FeatureSettings):
     queries: int | None = setting(
         None, "take the first so many test texts; all if absent", within=(1, 10**9), mark="first"
     )
+    template: Literal["own", "published"] = setting(
+        "own", "prompt: our own, or that of the author response, which speaks of banking", mark="prompt-"
+    )
     endpoint: str | None = setting(
         None, "ask this address (with /v1) for answers; nothing is sent if absent", decides="nothing"
     )

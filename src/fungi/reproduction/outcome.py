@@ -51,13 +51,22 @@ def _measured(value: Value, run: Evaluation, home: Home) -> tuple[float, float |
     if not outputs or not outputs[0].exists():
         return None
     try:
-        if value.cell is not None:
-            return _of_ablation(outputs[0], value.cell)
-        metric = value.metric or (DATASETS[run.dataset].metric if run.dataset in DATASETS else "accuracy")
-        scores = read_result(outputs[0])["results"][value.combination]
-        return float(scores[metric]), scores.get(f"{metric}-std")
+        found = _read(outputs[0], value, run, value.cell or value.combination)
+        if value.over is None:
+            return found
+        base = _read(outputs[0], value, run, value.over)[0]
+        return (found[0] - base) / (base if value.relative else 1.0), None
     except (FungiError, KeyError):
         return None
+
+
+def _read(path: Path, value: Value, run: Evaluation, of: str | tuple[str, str]) -> tuple[float, float | None]:
+    """A combination's metric, or a cell of an ablation; KeyError where it is not there."""
+    if isinstance(of, tuple):
+        return _of_ablation(path, of)
+    metric = value.metric or (DATASETS[run.dataset].metric if run.dataset in DATASETS else "accuracy")
+    scores = read_result(path)["results"][of]
+    return float(scores[metric]), scores.get(f"{metric}-std")
 
 
 def _of_ablation(path: Path, cell: tuple[str, str]) -> tuple[float, float | None]:

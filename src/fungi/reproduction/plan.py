@@ -97,7 +97,7 @@ def evaluation_step(run: Evaluation, home: Home) -> Step:
     flags = ["--dataset", run.dataset, "--backbone", run.backbone, "--device", home.device]
     if run.command in SCORED:
         flags += ["--root", *(str(home.features(seed)) for seed in run.seeds), "--features", *run.features]
-        flags += ["--data-dir", str(home.data_dir)] if run.command == "retrieval" else []
+        flags += ["--data-dir", str(home.data_dir)] if run.command in ("retrieval", "in-context") else []
     else:
         flags += ["--root", str(home.root / home.profile), "--data-dir", str(home.data_dir)]
         flags += ["--profile", home.profile]

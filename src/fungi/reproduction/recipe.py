@@ -13,6 +13,15 @@
     quoted = "by whom"                    # not ours to measure: taken from other work
 
 Figures have no published values: they name `backbones`, `datasets` and `features`, or the tables they are `like`.
+What the author response says in prose alone has its values in the recipe:
+
+    [[results]]                           # beside the fields of a figure and of a table's entry
+    row = "gain, all gradients"
+    column = "5-shot"
+    published = 4.4
+    combination = "embeddings+kl"         # or `cell`
+    over = "embeddings"                   # of the same kind: the value is the difference to it,
+    relative = true                       # as a share of it
 """
 
 import re
@@ -51,6 +60,7 @@ class Value:
 
     published, std: in the table's unit; None for figures. scale: from our results' unit to the table's.
     cell: row and column of an ablation's table; else `metric` of `combination` is read.
+    over: what the value is a difference to, of the same kind; None for the value itself. relative: as a share of it.
     """
 
     table: str
@@ -64,13 +74,15 @@ class Value:
     cell: tuple[str, str] | None
     scale: float
     quoted: str
+    over: "str | tuple[str, str] | None" = None
+    relative: bool = False
 
 
 def recipe_names() -> list[str]:
     """Names of all recipes, tables of the paper first."""
     names = [entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml")]
-    order = ("paper", "rebuttal", "figure")
-    return sorted(names, key=lambda name: (order.index(name.split("-")[0]), int(re.sub(r"\D", "", name)), name))
+    order = ("paper", "rebuttal", "prose", "figure")
+    return sorted(names, key=lambda name: (order.index(name.split("-")[0]), int(re.sub(r"\D", "", name) or 0), name))
 
 
 @cache
@@ -93,7 +105,9 @@ def values_of(name: str) -> list[Value]:
         return list(_table_values(name, found, tables[name]))
     if "like" in found:
         return [value for other in found["like"] for value in values_of(other)]
-    return list(_figure_values(name, found))
+    return [_prose_value(name, found | entry) for entry in found.get("results", ())] or list(
+        _figure_values(name, found)
+    )
 
 
 def _table_values(name: str, found: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[Value]:
@@ -149,7 +163,7 @@ def _value(
     )
 
 
-SCORED = ("knn", "linear", "retrieval", "cluster", "analyse")
+SCORED = ("knn", "linear", "retrieval", "cluster", "analyse", "in-context")
 """Commands that score extracted features; the others of the recipes extract what they need."""
 
 
@@ -158,6 +172,31 @@ def _datasets(entry: Mapping[str, Any], table: Mapping[str, Any], column: str) -
     if named == ELEVEN or (named is None and column == "mean"):
         return mean_datasets()
     return named or [table.get("dataset") or column.partition("/")[0]]
+
+
+def _prose_value(name: str, entry: Mapping[str, Any]) -> Value:
+    command, flags = entry["evaluation"], tuple(shlex.split(entry.get("flags", "")))
+    features = tuple(entry.get("features", ())) if command in SCORED else ()
+    evaluations = tuple(
+        Evaluation(command, dataset, entry["backbone"], features, flags, (PAPER_SEED,))
+        for dataset in _datasets(entry, {}, entry["column"])
+    )
+    cell, over = (tuple(found) if isinstance(found := entry.get(key), list) else found for key in ("cell", "over"))
+    return Value(
+        table=name,
+        row=entry["row"],
+        column=entry["column"],
+        published=float(entry["published"]),
+        std=None,
+        evaluations=() if "quoted" in entry else evaluations,
+        combination=entry.get("combination", ""),
+        metric=entry.get("metric"),
+        cell=cell,
+        scale=float(entry.get("scale", 100)),
+        quoted=entry.get("quoted", ""),
+        over=over,
+        relative=entry.get("relative", False),
+    )
 
 
 def _figure_values(name: str, found: Mapping[str, Any]) -> Iterator[Value]:

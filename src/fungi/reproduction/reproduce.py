@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
-from fungi.report.published import published_tables
 from fungi.report.text import markdown
 from fungi.reproduction.recipe import recipe_names, title_of, values_of
 from fungi.runtime.files import write_whole
@@ -149,12 +148,12 @@ def run_step(step: "Step") -> int:
 
 
 def _tables(names: Sequence[str], home: "Home") -> str:
-    """The tables that have published values, each also kept as a markdown file; figures by `fungi report`."""
+    """The tables, each also kept as a markdown file; figures by `fungi report`."""
     from fungi.reproduction.outcome import table_text
 
     texts = []
     for name in names:
-        if name in published_tables():
+        if not name.startswith("figure"):
             texts.append(f"{name}, profile {home.profile}: {title_of(name)}\n\n{table_text(values_of(name), home)}\n")
             write_whole(home.root / home.profile / "tables" / f"{name}.md", texts[-1])
         else:
