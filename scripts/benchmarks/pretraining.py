@@ -88,7 +88,7 @@ def _bare(learner: Learner, views: Views) -> None:
 
 
 def _reference(learner: Learner, views: Views) -> None:
-    """The same numbers in the reference's order."""
+    """The same products and losses in the reference's order, without centres, validity and weights of the parts."""
     options = learner.options
     alignment = align(views, options.views.global_side, options.views.local_side)
     images, crops = (one.unflatten(0, (-1, len(views))) for one in _pixels(views))

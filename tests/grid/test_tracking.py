@@ -78,6 +78,15 @@ def test_without_the_flag_nothing_is_started(wandb: FakeWandb, tmp_path: Path) -
     assert (wandb.started, wandb.logged) == ({}, [])
 
 
+def test_of_processes_that_train_together_the_first_has_the_run(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with tracked(Settings(tmp_path), "x"):
+        track({"a": 1})
+    assert (wandb.started, wandb.logged) == ({}, [])
+
+
 def test_a_failed_command_ends_its_run(wandb: FakeWandb, tmp_path: Path) -> None:
     with pytest.raises(FungiError), tracked(Settings(tmp_path), "x"):
         raise FungiError("no")

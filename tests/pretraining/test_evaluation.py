@@ -11,6 +11,7 @@ from PIL import Image
 from fungi.backbones import loading
 from fungi.backbones.base import BACKBONES
 from fungi.backbones.position_embedding import hub_positions
+from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.evaluators.label_propagation import neighbourhood, propagated
 from fungi.evaluators.linear_sgd import linear_probe
@@ -40,16 +41,17 @@ def brute_force(train, train_targets, query, k: int, temperature: float) -> list
     return sorted(votes, key=lambda label: -votes[label])
 
 
-def test_weighted_votes_are_those_of_a_brute_force_count() -> None:
+@pytest.mark.parametrize("temperature", [0.3, 0.002])  # of the latter exp(1 / T) is beyond float32
+def test_weighted_votes_are_those_of_a_brute_force_count(temperature: float) -> None:
     generator = torch.Generator().manual_seed(0)
     train, queries = torch.randn(60, 5, generator=generator), torch.randn(17, 5, generator=generator)
     labels = torch.randint(6, (60,), generator=generator), torch.randint(6, (17,), generator=generator)
-    found = weighted_knn(train, labels[0], queries, labels[1], [1, 7, 40], temperature=0.3)
+    found = weighted_knn(train, labels[0], queries, labels[1], [1, 7, 40], temperature=temperature)
     for k in (1, 7, 40):
-        ranked = [brute_force(train, labels[0], query, k, 0.3) for query in queries]
+        ranked = [brute_force(train, labels[0], query, k, temperature) for query in queries]
         top1 = [order[0] == int(label) for order, label in zip(ranked, labels[1], strict=True)]
         assert found[k]["accuracy"] == pytest.approx(np.mean(top1))
-        if k == 40:  # all five first classes have votes
+        if k == 40 and temperature == 0.3:  # all five first classes have votes
             top5 = [int(label) in order[:5] for order, label in zip(ranked, labels[1], strict=True)]
             assert found[k]["top5"] == pytest.approx(np.mean(top5))
 
@@ -210,3 +212,21 @@ def test_a_video_that_stands_still_keeps_its_mask(tmp_path: Path, monkeypatch) -
         found = np.array(picture)
         assert picture.getpalette()[:6] == [0, 0, 0, 200, 0, 0]
     assert (found == mask).mean() > 0.97  # edges are interpolated
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--k",), "--k takes at least one value"),
+        (("--train-share", "0.9"), "--train-share 0.9 takes 4 rows of each class, and one has 2"),
+    ],
+)
+def test_what_an_evaluation_can_not_do_is_named(flags, said, tmp_path, capsys) -> None:
+    for row, label in enumerate("aaab" * 2):  # uneven classes
+        for split in ("train", "val"):
+            path = tmp_path / split / label / f"{row}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), 20 * row, dtype=np.uint8)).save(path)
+    given = ["--arch", "vit_micro", "--random-init", "--data-path", str(tmp_path), "--device", "cpu", *flags]
+    assert COMMANDS["evaluate-encoder"].main(given) == 2
+    assert said in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from fungi.backbones.base import BACKBONES
+from fungi.backbones.checkpoints import read_content
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.pretraining import fine_tuning
@@ -282,18 +284,34 @@ def test_what_can_not_work_is_named(folder, checkpoint, changed, said, tmp_path,
 
 
 @pytest.mark.slow
-def test_two_processes_learn_together(folder, checkpoint, tmp_path) -> None:
-    """gloo; each has half of every batch, and scores half of the images."""
+def test_two_processes_give_the_numbers_of_one(folder, checkpoint, tmp_path) -> None:
+    """gloo; each has half of every batch, and scores half of the images. What is drawn for each process is left out."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "fungi", "fine-tune", *flags(folder, checkpoint, tmp_path, averaging=0.5)]
+    made = {"averaging": 0.5, "mixup": 0, "cutmix": 0, "drop_path": 0}
+    two = flags(folder, checkpoint, tmp_path / "two", batch_size=3, **made)
     running = [
-        subprocess.Popen(command, env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        subprocess.Popen(
+            [sys.executable, "-m", "fungi", "fine-tune", *two],
+            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
         for rank in range(2)
     ]
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "one", batch_size=6, **made)) == 0
     assert [process.wait(300) for process in running] == [0, 0]
-    lines = history(tmp_path)
-    assert len(lines) == 3
-    assert all((6 * line["accuracy"]) % 1 == pytest.approx(0, abs=1e-9) for line in lines)  # of all six images
+    one, both = (read_content(tmp_path / name / "checkpoint.pth") for name in ("one", "two"))
+    assert [line["accuracy"] for line in one["history"]] == [line["accuracy"] for line in both["history"]]
+    for part in ("model", "averaged"):
+        for name, value in one[part].items():
+            torch.testing.assert_close(value, both[part][name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_run_is_not_continued_from_other_weights(folder, checkpoint, tmp_path, capsys) -> None:
+    weights = tmp_path / "weights.pth"
+    shutil.copy(checkpoint, weights)
+    assert COMMANDS["fine-tune"].main(flags(folder, weights, tmp_path / "run", epochs=1)) == 0
+    save_checkpoint(weights, learner_of(settings(patch_size=4, seed=1)), epoch=1, arguments={}, run={})
+    assert COMMANDS["fine-tune"].main(flags(folder, weights, tmp_path / "run", epochs=1)) == 2
+    assert "is of a run with weights = " in capsys.readouterr().err

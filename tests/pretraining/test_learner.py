@@ -4,10 +4,12 @@ import copy
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
+from fungi.errors import FungiError
 from fungi.pretraining import optimisation
 from fungi.pretraining.configuration import learner_options
 from fungi.pretraining.layers import SampledAttention
@@ -90,6 +92,28 @@ def _two_processes(made, halves, monkeypatch) -> list[tuple[dict[str, float], Le
     with ThreadPoolExecutor(2) as pool:
         measured = list(pool.map(lambda pair: pair[0].step([pair[1]], moment()), zip(learners, halves, strict=True)))
     return list(zip(measured, learners, strict=True))
+
+
+def test_processes_that_find_unlike_states_stop_all_together() -> None:
+    barrier, said = threading.Barrier(2), {}
+    members = [_Member(rank, barrier, said) for rank in range(2)]
+
+    def refusal(member: World, step: int) -> str:
+        try:
+            member.agree(step, torch.device("cpu"), Path("run"))
+        except FungiError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(refusal, members, (7, 7))) == ["", ""]
+        for text in pool.map(refusal, members, (7, 0)):
+            assert "unlike states in --output-dir run (after steps 7, 0)" in text
+
+
+def test_batch_norm_of_several_processes_needs_gpus() -> None:
+    with pytest.raises(FungiError, match="--use-bn-in-head with several processes needs GPUs"):
+        Learner(learner_options(settings(use_bn_in_head=True)), World(0, 2), torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("profile", ["clean", "published"])

@@ -104,16 +104,6 @@ def test_a_view_is_never_matched_with_itself() -> None:
     assert image_loss(seen) == pytest.approx(100, rel=1e-3)
 
 
-def test_logits_of_a_mean_are_the_mean_of_logits() -> None:
-    _, teacher = drawn()
-    seen = teacher.predictions
-    rows, valid = seen.patches[0, 0], teacher.alignment.valid[0, 0].double()
-    mean_of_logits = ((rows @ seen.prototypes.T) * valid[:, None]).sum(0) / valid.sum()
-    torch.testing.assert_close(
-        seen.prototypes @ ((rows * valid[:, None]).sum(0) / valid.sum()), mean_of_logits, rtol=1e-9, atol=1e-12
-    )
-
-
 def test_alpha_zero_leaves_the_class_token_and_alpha_one_the_patches() -> None:
     _, teacher = drawn()
     torch.testing.assert_close(teacher.blended(None, 0.0), teacher.predictions.classes[0])

@@ -121,9 +121,18 @@ def test_a_run_that_was_killed_between_two_files_writes_them_all(written, whole_
 
 
 @pytest.mark.slow
-def test_workers_and_parts_of_a_batch_leave_the_views_as_they_are(whole_run, images, tmp_path) -> None:
+def test_workers_leave_the_views_as_they_are(whole_run, images, tmp_path) -> None:
     assert main(small_run(tmp_path, images, num_workers=2)) == 0
     assert lines(tmp_path) == lines(whole_run)
+
+
+@pytest.mark.slow
+def test_where_each_part_has_its_own_means_a_run_keeps_its_parts(images, tmp_path, capsys) -> None:
+    published = {"profile": "published", "epochs": 1, "warmup_epochs": 0}
+    assert main(small_run(tmp_path, images, **published)) == 0
+    other = {"accumulate_steps": 2, **published}
+    assert main([*small_run(tmp_path, images, **other), "--batch_size_per_gpu", "2"]) == 2
+    assert "is of a run with accumulate_steps = 1, this one has 2" in capsys.readouterr().err
 
 
 def test_a_run_is_not_continued_with_other_numbers(whole_run, images, capsys) -> None:
@@ -185,6 +194,7 @@ def test_what_can_not_work_is_named(changed, said, images, tmp_path, capsys) -> 
     "changed",
     [
         {"local_crops_number": 0},
+        {"local_crops_number": 0, "local_crops_size": 7, "local_sampling_window_size": 9},
         {"epochs": 1, "warmup_epochs": 10, "warmup_teacher_temp_epochs": 30, "freeze_last_layer": 5},
         {"batch_size_per_gpu": 5},  # does not divide 13 images
         {"global_sampling_window_size": 4, "batch_size_per_gpu": 1, "epochs": 1},  # one sample, one image

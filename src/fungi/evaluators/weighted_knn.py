@@ -37,7 +37,8 @@ def weighted_knn(
     bank, right = normalize(train, dim=1), {k: [0, 0] for k in neighbours}
     for rows, targets in zip(queries.split(TILE), query_targets.split(TILE), strict=True):
         similarity, nearest = most_similar(normalize(rows, dim=1), bank, largest)
-        labels, weights = train_targets[nearest], (similarity / temperature).exp()
+        # Over the nearest one's vote, so that none is infinite.
+        labels, weights = train_targets[nearest], ((similarity - similarity[:, :1]) / temperature).exp()
         for k in neighbours:
             votes = weights.new_zeros(len(rows), classes).scatter_add_(1, labels[:, :k], weights[:, :k])
             best = votes.topk(min(5, k, classes), dim=1).indices == targets[:, None]

@@ -55,10 +55,10 @@ class EncoderSettings:
     def load_network(self) -> "Backbone":
         """The network with its weights; FungiError where its tokens are not known."""
         from fungi.backbones.loading import load_backbone
+        from fungi.pretraining.tokens import require_known_tokens
 
         backbone = load_backbone(self.network, checkpoint=self.checkpoint, random_init=self.random_init, seed=self.seed)
-        if not hasattr(backbone.model, "num_prefix_tokens"):
-            raise FungiError(f"backbone {self.network!r} is no vision transformer of timm: its tokens are not known.")
+        require_known_tokens(backbone.model, self.network)
         return backbone
 
     def open_rows(self) -> "tuple[Samples, Samples]":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fungi.errors import unknown_name
+from fungi.errors import FungiError, unknown_name
 from fungi.pretraining.encoder_settings import EncoderSettings
 from fungi.runtime.files import write_whole
 from fungi.settings import as_json, setting
@@ -43,6 +43,9 @@ class EvaluateSettings(EncoderSettings):
         from fungi.pretraining.features import FEATURES
 
         super().__post_init__()
+        for flag in ("features", "k", "regularization"):
+            if not getattr(self, flag):
+                raise FungiError(f"--{flag} takes at least one value.")
         for feature in self.features:
             if feature not in FEATURES:
                 raise unknown_name("feature", feature, FEATURES)
@@ -53,9 +56,13 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     from fungi.pretraining.features import encode
     from fungi.pretraining.processes import decoding_workers
     from fungi.runtime.device import choose_device
+    from fungi.runtime.log import logger
 
     splits, device = settings.open_rows(), choose_device(settings.device)
     backbone = settings.load_network()
+    depth = len(backbone.model.get_submodule("blocks"))  # type: ignore[arg-type]
+    if settings.task == "linear" and settings.n_last_blocks > depth:
+        logger.warning(f"--n-last-blocks {settings.n_last_blocks}: the network has {depth} blocks, all are seen.")
     last = settings.n_last_blocks if settings.task == "linear" else 1
     features: Any = settings.features
     workers = decoding_workers(settings.num_workers, device)
@@ -95,8 +102,12 @@ def _score(settings: EvaluateSettings, rows: tuple[Any, Any, Any, Any]) -> dict[
     if settings.task == "logistic":
         return _logistic_regression(settings, *rows)
     from fungi.evaluators.weighted_knn import weighted_knn
+    from fungi.runtime.log import logger
 
     fitting = [k for k in settings.k if k <= len(rows[0])] or [max(settings.k)]
+    if len(fitting) < len(settings.k):
+        left_out = ", ".join(str(k) for k in settings.k if k not in fitting)
+        logger.warning(f"k = {left_out}: left out, there are only {len(rows[0])} train rows.")
     found = weighted_knn(*rows, neighbours=fitting, temperature=settings.temperature)
     return {f"k={k}": scores for k, scores in found.items()}
 

@@ -96,7 +96,9 @@ class FineTuneSettings(EncoderSettings):
     averaging: float | None = setting(None, "momentum of averaged weights, scored too; 0 for none", within=(0, 1))
     classifier_scale: float | None = setting(None, "of the classifier's first weights", within=(0, 100))
     head_layer: bool | None = setting(None, "put the classifier above the first layer of the pretraining head")
-    dtype: str = setting("auto", "auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16")
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

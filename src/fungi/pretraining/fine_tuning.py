@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ class FineTuning:
         last = min(settings.min_lr, peak)
         rates = cosine(peak, last, recipe.epochs * steps, warmup=recipe.warmup_epochs * steps)
         identity = settings.deciding() | {"batch": batch, "images": self.train.fingerprint()}
+        identity |= {"weights": self.backbone.weights_hash}
         self._resume(identity)
         for epoch in range(len(self.history), recipe.epochs):
             loss = self._learn(epoch, rates)
@@ -143,8 +145,11 @@ class FineTuning:
 
     def _resume(self, identity: dict[str, Any]) -> None:
         path = self.settings.output_dir / "checkpoint.pth"
-        if not path.exists():
-            return
+        if path.exists():
+            self._load(path, identity)
+        self.world.agree(len(self.history) * self.steps, self.device, path.parent)
+
+    def _load(self, path: Path, identity: dict[str, Any]) -> None:
         content = read_content(path)
         if not isinstance(content, dict) or "history" not in content:
             raise FungiError(f"{path} is no checkpoint of `fungi fine-tune`. Use another --output-dir.")

@@ -26,8 +26,14 @@ def open_images(folder: Path | None, dataset: str, data_dir: Path, split: str = 
 
 def share_of_rows(targets: Integer[np.ndarray, " n"], share: float, seed: int) -> Integer[np.ndarray, " s"]:
     """A share of the rows, as many of each class, at least one; ascending. FungiError where a class has fewer."""
-    shots = round(share * len(targets) / len(np.unique(targets)))
-    return few_shot_rows(targets, max(1, shots), seed)
+    counts = np.unique(targets, return_counts=True)[1]
+    shots = max(1, round(share * len(targets) / len(counts)))
+    if counts.min() < shots:
+        raise FungiError(
+            f"--train-share {share:g} takes {shots} rows of each class, and one has {counts.min()}. Take fewer, or "
+            "list the images with --train-list."
+        )
+    return few_shot_rows(targets, shots, seed)
 
 
 def listed_rows(ids: Sequence[str], listing: Path) -> Integer[np.ndarray, " s"]:

@@ -76,6 +76,10 @@ class Learner:
         with seeded(options.seed, "udi", "weights"):
             student = Network(options.network)
         if options.network.batch_norm and world.size > 1:
+            if device.type != "cuda":
+                raise FungiError(
+                    "--use-bn-in-head with several processes needs GPUs. Use one process, or leave it out."
+                )
             student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
         self.student: Network = student.to(device)
         self.teacher: Network = copy.deepcopy(self.student).requires_grad_(False)

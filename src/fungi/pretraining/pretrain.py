@@ -20,7 +20,7 @@ def run(settings: PretrainSettings) -> None:
     from fungi.pretraining.images import open_images
     from fungi.pretraining.processes import heeded, joined, queue_again
     from fungi.pretraining.training import Training
-    from fungi.runtime.device import keep_freed_memory
+    from fungi.runtime.device import keep_freed_memory, short_products
     from fungi.runtime.log import logger
 
     keep_freed_memory()
@@ -28,13 +28,12 @@ def run(settings: PretrainSettings) -> None:
     with joined(settings.device) as (world, device), heeded() as stop:
         if not world.leads:
             logger.setLevel("ERROR")
-        if device.type == "cuda" and settings.use_fp16:
-            torch.set_float32_matmul_precision("high")  # logits of prototypes, in tf32
         training = Training(settings, samples, world, device)
         logger.info(
             f"{len(samples)} images, batches of {training.plan.batch}, {len(training.moments)} steps on {device}"
         )
-        finished = training.run(stop)
+        with short_products(device, wanted=training.learner.dtype != torch.float32):  # logits of prototypes
+            finished = training.run(stop)
         if world.leads:
             print(f"wrote {training.checkpoint}")
         if not finished:

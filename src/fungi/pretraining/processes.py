@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,17 @@ class World:
         if self.size == 1:
             return model
         return nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+
+    def agree(self, step: int, device: torch.device, folder: Path) -> None:
+        """FungiError, in all processes, where they begin at unlike steps: not all see what is in a folder."""
+        steps = torch.zeros(self.size, dtype=torch.float64, device=device)
+        steps[self.rank] = step
+        found = self.summed(steps).long().tolist()
+        if len(set(found)) > 1:
+            raise FungiError(
+                f"the processes find unlike states in --output-dir {folder} (after steps "
+                f"{', '.join(map(str, found))}). Put it where all of them see it."
+            )
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class PropagateSettings:
 def run(settings: PropagateSettings) -> list[Path]:
     """The masks that were written."""
     from fungi.backbones.loading import load_backbone
+    from fungi.pretraining.tokens import require_known_tokens
     from fungi.runtime.device import choose_device
     from fungi.runtime.log import progress
 
@@ -47,6 +48,7 @@ def run(settings: PropagateSettings) -> list[Path]:
     if not listing.is_file():
         raise MissingFilesError(f"--davis: there is no file {listing}. Unpack DAVIS-2017-trainval-480p there.")
     backbone = load_backbone(settings.backbone, checkpoint=settings.checkpoint)
+    require_known_tokens(backbone.model, settings.backbone)
     backbone.model.to(choose_device(settings.device))
     written: list[Path] = []
     for name in progress(listing.read_text().split(), label="videos", unit="video"):
@@ -102,6 +104,13 @@ def _segment(settings: PropagateSettings, backbone: Any, name: str) -> list[Path
     return written
 
 
+def frame_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """The shorter side as asked; the other in proportion, down to a multiple of 64 (spec udi 7.6)."""
+    scale = shorter / min(size)
+    width, height = (max(shorter, int(scale * side) // MULTIPLE * MULTIPLE) for side in size)
+    return width, height
+
+
 def _tokens(
     settings: PropagateSettings, backbone: Any, frames: list[Path]
 ) -> "Iterator[tuple[Float[Tensor, 'n d'], tuple[int, int]]]":
@@ -116,8 +125,7 @@ def _tokens(
     patch, device = int(model.patch_embed.patch_size[0]), next(model.parameters()).device
     for frame in frames:
         image = decode(frame, frame.name)
-        scale = settings.shorter_side / min(image.size)
-        width, height = (max(MULTIPLE, round(scale * side / MULTIPLE) * MULTIPLE) for side in image.size)
+        width, height = frame_size(image.size, settings.shorter_side)
         pixels = normalize(as_pixels(image.resize((width, height)))[None], backbone.input.statistics)
         with torch.no_grad():
             tokens = last_blocks(model, pixels.to(device))[0][0, model.num_prefix_tokens :]

@@ -73,7 +73,9 @@ class PretrainSettings:
     profile: Literal["clean", "published"] = setting(
         "clean", "clean: what the method says; published: what its code did"
     )
-    dtype: str = setting("auto", "auto (bfloat16 on a GPU with --use-fp16, else float32), float32, bfloat16")
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "auto (bfloat16 on a GPU with --use-fp16, else float32), float32, bfloat16"
+    )
     saveckp_freq: int = setting(
         20, "epochs between checkpoints that are kept; 0 keeps the last alone", within=(0, 10**6), decides="nothing"
     )
@@ -95,14 +97,20 @@ class PretrainSettings:
 
     def __post_init__(self) -> None:
         choose_architecture(self.arch)
-        sizes = {"global_crops_size": self.global_crops_size, "local_crops_size": self.local_crops_size}
-        check_sizes(self.patch_size, **sizes)
+        check_sizes(
+            self.patch_size, **{f"{kind}_crops_size": getattr(self, f"{kind}_crops_size") for kind in self._kinds}
+        )
         self._check_pairs()
         self._check_windows()
         if bool(self.data_path) == bool(self.dataset):
             raise FungiError("say which images: --data-path FOLDER, or --dataset NAME.")
         if not self.include_patch and self.number_cls_token > 1:
             raise FungiError("--include-patch false needs --number-cls-token 1: cls+ is taught by patches.")
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        """Kinds of crops that there are."""
+        return ("global", "local") if self.local_crops_number else ("global",)
 
     def _check_pairs(self) -> None:
         for name in ("global_crops_scale", "local_crops_scale", "blur_radius"):
@@ -113,7 +121,7 @@ class PretrainSettings:
             raise FungiError("--color-jitter takes four numbers: brightness, contrast, saturation, and hue up to 0.5.")
 
     def _check_windows(self) -> None:
-        for kind in ("global", "local"):
+        for kind in self._kinds:
             window = getattr(self, f"{kind}_sampling_window_size")
             side = getattr(self, f"{kind}_crops_size") // self.patch_size
             if window > side:

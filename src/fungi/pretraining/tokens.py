@@ -10,6 +10,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fungi.backbones.position_embedding import hub_positions
+from fungi.errors import FungiError
+
+
+def require_known_tokens(model: Any, name: str) -> None:
+    """FungiError for a network whose tokens can't be run block by block here.
+
+    What is not a `VisionTransformer` of timm may turn queries and keys (EVA, PE, DINOv3) or have no class token.
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    if not isinstance(model, VisionTransformer) or model.cls_token is None or model.pos_embed is None:
+        raise FungiError(
+            f"backbone {name!r} is no vision transformer with a class token and learnt positions: its tokens are not "
+            "known here. Use one such as udi-vits16, dino_vits16, deit-s16 or clip-vit-b16."
+        )
 
 
 def embed(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n t d"]:
@@ -19,7 +34,14 @@ def embed(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n t d
     patches = patches.flatten(2).transpose(1, 2)
     first = [model.cls_token] if model.reg_token is None else [model.cls_token, model.reg_token]
     tokens = torch.cat([*(one.expand(len(images), -1, -1) for one in first), patches], dim=1)
-    return tokens + hub_positions(model.pos_embed, grid=(rows, columns), prefix=model.num_prefix_tokens)
+    return model.norm_pre(tokens + resized_positions(model, rows, columns))
+
+
+def resized_positions(model: Any, rows: int, columns: int) -> Float[Tensor, "1 t d"]:
+    """Position embedding for a grid of patches; class tokens keep theirs, or have none."""
+    own = 0 if model.no_embed_class else model.num_prefix_tokens
+    positions = hub_positions(model.pos_embed, grid=(rows, columns), prefix=own)
+    return torch.nn.functional.pad(positions, (0, 0, model.num_prefix_tokens - own, 0))
 
 
 def run_blocks(
@@ -57,4 +79,5 @@ def last_attention(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tenso
     attention = model.blocks[-1].attn
     qkv = attention.qkv(model.blocks[-1].norm1(tokens)).unflatten(-1, (3, attention.num_heads, -1))
     query, key, _ = qkv.permute(2, 0, 3, 1, 4)  # each [n h t e]
+    query, key = attention.q_norm(query), attention.k_norm(key)
     return torch.softmax((query @ key.transpose(-2, -1)) * attention.scale, dim=-1)

@@ -112,8 +112,11 @@ class Training:
         return True
 
     def _resume(self) -> None:
-        if not self.checkpoint.exists():
-            return
+        if self.checkpoint.exists():
+            self._load()
+        self.world.agree(self.progress.step, self.learner.device, self.settings.output_dir)
+
+    def _load(self) -> None:
         run = load_checkpoint(self.checkpoint, self.learner)
         refuse_other_run(run, self._identity(), self.checkpoint)
         self.progress = Progress(run["step"], run["history"], run["sums"], run["seconds"])
@@ -121,8 +124,11 @@ class Training:
             logger.info(f"goes on from {self.checkpoint}: step {self.progress.step} of {len(self.moments)}")
 
     def _identity(self) -> dict[str, Any]:
-        """What a run's numbers depend on; a batch may be made of other parts."""
-        return self.settings.deciding() | {"batch": self.plan.batch, "images": self.samples.fingerprint()}
+        """What a run's numbers depend on. A batch may be made of other parts, but where each part has its own means."""
+        identity = self.settings.deciding() | {"batch": self.plan.batch, "images": self.samples.fingerprint()}
+        if self.options.network.batch_norm or self.options.views.deviations.process_means:
+            identity |= {"processes": self.world.size, "accumulate_steps": self.settings.accumulate_steps}
+        return identity
 
     def _end_epoch(self, moment: Moment) -> None:
         line = self.progress.close_epoch(moment, self.plan)

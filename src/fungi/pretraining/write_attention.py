@@ -35,13 +35,11 @@ def run(settings: AttentionSettings) -> list[Path]:
     from fungi.data.base import resolve_dataset
     from fungi.data.formats.image_files import decode
     from fungi.pretraining.attention_maps import write_maps
+    from fungi.pretraining.tokens import require_known_tokens
     from fungi.views.pixels import as_pixels, normalize
 
     backbone = load_backbone(settings.backbone, checkpoint=settings.checkpoint)
-    if not hasattr(backbone.model, "num_prefix_tokens"):
-        raise FungiError(
-            f"backbone {settings.backbone!r} is no vision transformer of timm: its attention is not known."
-        )
+    require_known_tokens(backbone.model, settings.backbone)
     if settings.image:
         picture = decode(settings.image, settings.image.name)
     else:

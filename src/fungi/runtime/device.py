@@ -1,7 +1,8 @@
 """Where and in what precision a run computes, and what it does with freed memory."""
 
 import ctypes
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -65,3 +66,15 @@ def keep_freed_memory() -> None:
     mallopt(M_MMAP_THRESHOLD, 1 << 30)
     mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
     mallopt(M_TOP_PAD, 1 << 26)
+
+
+@contextmanager
+def short_products(device: torch.device, *, wanted: bool) -> Iterator[None]:
+    """Products of float32 numbers by ten bits of each (TF32) on a GPU, where they are wanted; as before afterwards."""
+    before = torch.get_float32_matmul_precision()
+    if wanted and device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -35,7 +35,7 @@ def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
 
 @contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
-    """Set the global streams of torch, numpy and Python for a block of code, and put them back afterwards.
+    """Set the global streams of torch (the present GPU's, too), numpy and Python for a block, and put them back.
 
     For library code that only knows global randomness (torchvision's transforms, layer initialisation).
     """
@@ -43,8 +43,11 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
 
     value = derive(seed, *purpose)
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(value)
+        if devices:
+            torch.cuda.manual_seed(value)
         random.seed(value)
         np.random.seed(value % 2**32)
         try:

@@ -25,8 +25,11 @@ def track(values: Mapping[str, Any]) -> None:
 
 @contextmanager
 def tracked(settings: Any, program: str) -> Iterator[None]:
-    """A run around a command whose settings ask for one. Raises FungiError where wandb is not installed."""
-    if not getattr(settings, "wandb", False):
+    """A run around a command whose settings ask for one; of processes that train together the first has it.
+
+    Raises FungiError where wandb is not installed.
+    """
+    if not getattr(settings, "wandb", False) or int(os.environ.get("RANK", "0")):
         yield
         return
     run = _start(settings, program)

@@ -1,0 +1,54 @@
+"""Running a transformer token by token gives what it gives itself."""
+
+import pytest
+import torch
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+
+from fungi.errors import FungiError
+from fungi.pretraining.propagate_labels import frame_size
+from fungi.pretraining.tokens import last_attention, last_blocks, require_known_tokens
+
+SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 0}
+KINDS = {
+    "plain": {},
+    "registers": {"reg_tokens": 4},
+    "no positions of class tokens": {"reg_tokens": 1, "no_embed_class": True},
+    "a norm before the blocks": {"pre_norm": True},
+    "norms of queries and keys": {"qk_norm": True},
+}
+
+
+def model_of(kind: str) -> VisionTransformer:
+    torch.manual_seed(0)
+    model = VisionTransformer(**SIZES, **KINDS[kind]).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_tokens_are_those_of_the_model_itself(kind: str) -> None:
+    model, images = model_of(kind), torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(last_blocks(model, images)[0], model.forward_features(images), rtol=1e-5, atol=1e-5)
+    kept = []
+    attention = model.blocks[-1].attn
+    attention.fused_attn = False
+    attention.attn_drop.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    model.forward_features(images)
+    torch.testing.assert_close(last_attention(model, images), kept[0], rtol=1e-5, atol=1e-6)
+
+
+def test_networks_whose_tokens_are_others_are_refused() -> None:
+    rotary = Eva(**SIZES, use_rot_pos_emb=True)
+    without_class = VisionTransformer(**SIZES, class_token=False, global_pool="avg")
+    for model in (rotary, without_class, torch.nn.Linear(1, 1)):
+        with pytest.raises(FungiError, match="'some-network' is no vision transformer with a class token"):
+            require_known_tokens(model, "some-network")
+    require_known_tokens(model_of("registers"), "one")
+
+
+@pytest.mark.parametrize(("size", "expected"), [((854, 480), (832, 480)), ((1080, 1920), (480, 832))])
+def test_frames_keep_the_shorter_side_and_floor_the_other(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert frame_size(size, 480) == expected
