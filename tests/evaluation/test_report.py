@@ -13,6 +13,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.combine.protocol import usual_pca_dim
 from fungi.errors import FungiError, MissingFilesError
 from fungi.report import write_report as report
+from fungi.report.ablation_table import AblationTable
 from fungi.report.cells import ResultRecord, cells_of, distinct, mean_cells, read_results
 from fungi.report.gallery import draw_all, per_class_differences
 from fungi.report.published import MEAN, PublishedKey, mean_datasets, published_value
@@ -227,6 +228,49 @@ def test_backbones_are_compared_by_the_best_combination_of_each(task, title, tmp
     }
     draw_all(tmp_path, [], [], make_tables(cells(results[0], *results[3:])))
     assert len(drawn) == 1, "one backbone alone is compared to none"
+
+
+def ablation(folder, table, rows, columns, **settings):
+    """The file of an ablation with made-up values."""
+    path = folder / f"ablation-{table}" / "pydocs" / "vit-b16.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = AblationTable(table, columns, rows)
+    for number, row in enumerate(rows):
+        for column in columns:
+            made.add(row, column, 0.1 * number)
+            made.add(row, column, 0.1 * number + 0.2)
+    named = {"dataset": "pydocs", "backbone": "vit-b16", "profile": "clean", **settings}
+    path.write_text(json.dumps({"settings": named, **made.content()}))
+    return path
+
+
+def test_figures_of_ablations_are_drawn(tmp_path, monkeypatch):
+    """Figures 8, 10 and 12; an ablation of several columns is a table alone."""
+    results, drawn = tmp_path / "results", []
+    ablation(results, "layers", ["block 10", "block 9"], ["kl qkv", "kl attn_proj"])
+    ablation(results, "objectives", ["embeddings", "kl"], ["accuracy"])
+    ablation(results, "views", ["9 views", "49 views"], ["accuracy", "images/s"])
+    ablation(results, "bias", ["with", "without"], ["kl", "dino"])
+    ablation(tmp_path / "other" / "results", "layers", ["block 10", "block 9"], ["kl qkv"], profile="published")
+    (results / "torn.json").write_text('{"title": "x", "cells": [{"row": "a"}], "settings": {}}')
+    records = read_results([tmp_path])
+    assert [cell for record in records for cell in cells_of(record)] == []
+    paths = draw_all(tmp_path / "figures", records, [], [])
+    assert len(set(paths)) == len(paths) == 5
+    assert all(path.read_bytes().startswith(PIXELS) for path in paths)
+    for kind in ("curves", "dots"):
+        keep = lambda path, title, given, *more, **named: drawn.append((title, given, named))  # noqa: E731
+        monkeypatch.setattr(f"fungi.report.ablation_figures.{kind}", keep)
+    draw_all(tmp_path, records, [], [])
+    by_title = {(title, named.get("y_axis")): (given, named) for title, given, named in drawn}
+    assert len(by_title) == 5
+    (kl, _), named = by_title["layers: DeiT ViT-B/16, pydocs\nprofile clean", "accuracy, %"]
+    assert (kl.name, kl.x, named["x_axis"]) == ("kl qkv", [9, 10], "block")
+    assert (kl.y, kl.std) == (pytest.approx([20, 10]), pytest.approx([10, 10]))
+    (speed,), named = by_title["views: DeiT ViT-B/16, pydocs\nprofile clean", "images/s"]
+    assert (speed.x, speed.y, named["x_axis"]) == ([9, 49], pytest.approx([0.1, 0.2]), "views")
+    values, _ = by_title["objectives: DeiT ViT-B/16, pydocs\nprofile clean", None]
+    assert values["kl"] == (pytest.approx(20), pytest.approx(10))
 
 
 def test_layers_are_compared_by_block(tmp_path):

@@ -108,6 +108,7 @@ def test_the_list_names_tables_and_their_costs(capsys: pytest.CaptureFixture[str
     lines = listed(capsys, "paper-9", "--list", "--root", str(tmp_path))
     assert "0 of 32" in lines["paper-9"]
     assert "24 + 8" in lines["paper-9"]
+    assert "aircraft, cars, cub-200, eurosat, flowers102, food101, pets, textures | vit-b16 " in lines["paper-9"]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from fungi.ablations.bench import Bench, ReductionKind
 from fungi.combine.names import name_of
 from fungi.errors import FungiError
 from fungi.extraction.gradient_settings import NO_PROJECTION
-from fungi.report.ablation_table import AblationTable
+from fungi.report.ablation_table import IMAGES_PER_SECOND, MILLISECONDS, QUERIES_PER_SECOND, AblationTable
 from fungi.store.layout import EMBEDDINGS
 
 Ablation = Callable[[Bench], AblationTable]
@@ -120,15 +120,15 @@ def views(bench: Bench) -> AblationTable:
     """Number of SimCLR's patches (figure 12), with the speed."""
     grids = [(2, 1), (2, 2), (2, 3), (2, 4), (2, 6)]
     steps = {f"{_patches(bench, *grid)} views": grid for grid in grids}
-    table = AblationTable("SimCLR gradient alone, by number of patches", ["accuracy"], list(steps))
+    table = AblationTable("SimCLR gradient alone, by number of patches", ["accuracy", IMAGES_PER_SECOND], list(steps))
     table.notes.append("the paper shows these values in figure 12 alone.")
+    table.notes.append(f"speed on {bench.context.device}, decoding left out.")
     for row, (grid, scale) in steps.items():
         changes: Changes = {"objective": ("simclr",), "set": (f"simclr.grid={grid}", f"simclr.stride_scale={scale}")}
         for seed in bench.settings.all_seeds:
             value = bench.score(bench.gradients(f"patches-{grid}-{scale}", seed, **changes), ["simclr"])
             table.add(row, "accuracy", value)
-        speed = bench.images_per_second(f"patches-{grid}-{scale}", **changes)
-        table.notes.append(f"{row}: {speed:.1f} images/s on {bench.context.device}, decoding left out.")
+        table.add(row, IMAGES_PER_SECOND, bench.images_per_second(f"patches-{grid}-{scale}", **changes))
     return table
 
 
@@ -175,9 +175,9 @@ def raw(bench: Bench) -> AblationTable:
 @ablation("throughput")
 def throughput(bench: Bench) -> AblationTable:
     """Images and kNN queries per second, of embeddings and with each gradient (table 22)."""
-    columns, names = ("images/s", "kNN queries/s"), bench.settings.objective
+    columns, names = (IMAGES_PER_SECOND, QUERIES_PER_SECOND), bench.settings.objective
     rows = [EMBEDDINGS, *(f"{EMBEDDINGS}+{name}" for name in names)]
-    table = AblationTable("speed", columns, rows, published=("paper-22",), scale=1.0)
+    table = AblationTable("speed", columns, rows, published=("paper-22",))
     table.notes.append(f"on {bench.context.device}; decoding left out; embeddings and gradient each by themselves.")
     embeddings = bench.embeddings()
     for row, name in zip(rows, (EMBEDDINGS, *names), strict=True):
@@ -185,8 +185,8 @@ def throughput(bench: Bench) -> AblationTable:
         features = embeddings
         if changes:
             features = embeddings | bench.gradients(f"objective-{name}", bench.settings.seed, **changes)
-        table.add(row, "images/s", bench.images_per_second(name, **changes))
-        table.add(row, "kNN queries/s", bench.queries_per_second(features, row.split("+")))
+        table.add(row, IMAGES_PER_SECOND, bench.images_per_second(name, **changes))
+        table.add(row, QUERIES_PER_SECOND, bench.queries_per_second(features, row.split("+")))
     return table
 
 
@@ -197,13 +197,13 @@ def times(bench: Bench) -> AblationTable:
         raise FungiError(f"--ablation times is of a projection: leave out --projection-kind {NO_PROJECTION}.")
     names = (EMBEDDINGS, *bench.settings.objective)
     rows = [projecting, fitting, applying] = ["projection of 8 gradients", "fitting PCA", "PCA of the train rows"]
-    table = AblationTable("time", ["ms"], rows, scale=1.0)
+    table = AblationTable("time", [MILLISECONDS], rows)
     features = bench.embeddings() | bench.gradients("default", bench.settings.seed)
     count = features.arrays["train"][EMBEDDINGS].rows
     table.notes.append(f"on {bench.context.device}; PCA of {name_of(names)}, {count} train rows in memory.")
-    table.add(projecting, "ms", bench.milliseconds_to_project(8))
+    table.add(projecting, MILLISECONDS, bench.milliseconds_to_project(8))
     for row, found in zip((fitting, applying), bench.milliseconds_of_pca(features, names), strict=True):
-        table.add(row, "ms", found)
+        table.add(row, MILLISECONDS, found)
     return table
 
 

@@ -10,15 +10,18 @@ from fungi.report.published import published_tables
 from fungi.report.text import markdown, plus_minus
 
 NONE = "-"
+IMAGES_PER_SECOND, QUERIES_PER_SECOND, MILLISECONDS = "images/s", "kNN queries/s", "ms"
+AS_THEY_ARE = (IMAGES_PER_SECOND, QUERIES_PER_SECOND, MILLISECONDS)
+"""Columns that are no shares."""
 _NOT_OF_A_ROW = ("backbone", "default", "values", "std")
 
 
 @dataclass
 class AblationTable:
-    """Rows by columns, in percent (or what the title says).
+    """Rows by columns, in percent but for `AS_THEY_ARE`.
 
     values: (row, column) -> one value per seed, as shares. published: ids of the published tables that it is to stand
-    beside. notes: what the reader has to know. scale: from values to what is shown.
+    beside. notes: what the reader has to know.
     """
 
     title: str
@@ -27,7 +30,6 @@ class AblationTable:
     values: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     published: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
-    scale: float = 100.0
 
     def add(self, row: str, column: str, value: float) -> None:
         """One more seed's value of a cell."""
@@ -48,8 +50,13 @@ class AblationTable:
         found = self.values.get((row, column))
         if not found:
             return NONE
-        deviation = self.scale * float(np.std(found)) if len(found) > 1 else None
-        return plus_minus(self.scale * float(np.mean(found)), deviation)
+        return plus_minus(*mean_and_deviation(column, found))
+
+
+def mean_and_deviation(column: str, values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean over seeds as it is shown, and the deviation where there are several."""
+    shown = (1.0 if column in AS_THEY_ARE else 100.0) * np.array(values)
+    return float(shown.mean()), float(shown.std()) if len(values) > 1 else None
 
 
 def published_text(name: str) -> str:

@@ -11,7 +11,7 @@ from fungi.errors import FungiError, MissingFilesError
 from fungi.report.features import entries_of, identity_of
 from fungi.report.protocol import Protocol, as_published, details_of, origin_of, setting_of
 from fungi.report.published import MEAN, Published, PublishedKey, mean_datasets, published_value
-from fungi.report.result_file import PUT_ASIDE, read_result
+from fungi.report.result_file import ABLATION, PUT_ASIDE, read_result
 from fungi.runtime.log import logger
 from fungi.store.layout import EMBEDDINGS
 
@@ -93,11 +93,11 @@ def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[Res
 
 
 def cells_of(record: ResultRecord) -> list[Cell]:
-    """The cells of a result file; none for analyses, which have figures of their own, and segmentation, which has its
-    own protocol (`fungi.report.segmentation_cells`)."""
+    """The cells of a result file; none for analyses and ablations, which have figures of their own, nor for
+    segmentation, which has its own protocol (`fungi.report.segmentation_cells`)."""
     content = record.content
     task = content.get("task", "knn").split("-")[0]
-    metrics = {"retrieval": {"mAP-M": "M", "mAP-H": "H"}, "cka": {}, "segmentation": {}}.get(task)
+    metrics = {"retrieval": {"mAP-M": "M", "mAP-H": "H"}, "cka": {}, "segmentation": {}, ABLATION: {}}.get(task)
     if metrics is None:
         metrics = {metric_of(content): setting_of(content)}
     return [

@@ -1,6 +1,7 @@
 """Plots in colours that colour-blind people can tell apart (Okabe and Ito 2008), with markers, line styles and words
 beside them: never colour alone. Bars begin at zero; where an axis does not, there are dots with intervals."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from fungi.identity import short_name
 from fungi.report.words import feature_in_words
 from fungi.runtime.files import written_whole
 
@@ -37,6 +39,12 @@ class Series:
     y: Sequence[float]
     std: Sequence[float] | None = None
     told: Sequence[str] = ()
+
+
+def figure_path(folder: Path, *parts: object) -> Path:
+    """A file name that says what the figure shows; equal for equal parts."""
+    text = "_".join(str(part) for part in parts if str(part))
+    return folder / (short_name(re.sub(r"[^A-Za-z0-9.+_-]+", "-", text).strip("-"), 200) + ".png")
 
 
 @contextmanager

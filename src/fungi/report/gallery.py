@@ -13,11 +13,21 @@ from fungi.combine.names import in_order
 from fungi.data.base import open_split
 from fungi.errors import FungiError
 from fungi.evaluators.metrics import per_class_accuracy
-from fungi.identity import short_name
+from fungi.report.ablation_figures import draw_ablation
 from fungi.report.cells import Cell, ResultRecord
-from fungi.report.figures import MOST_NAMED, Series, compared_dots, curves, dots, heatmap, sorted_differences
+from fungi.report.figures import (
+    MOST_NAMED,
+    Series,
+    compared_dots,
+    curves,
+    dots,
+    figure_path,
+    heatmap,
+    sorted_differences,
+)
 from fungi.report.protocol import Protocol, details_of, origin_of, setting_of
 from fungi.report.published import MEAN
+from fungi.report.result_file import ABLATION
 from fungi.report.tables import Table, label
 from fungi.report.text import by_size_and_order
 from fungi.report.words import asked_in_words, feature_in_words, how_in_words, metric_in_words
@@ -60,7 +70,7 @@ def _bars_of(folder: Path, table: Table) -> list[Path]:
     drawn = []
     for (backbone, dataset), cells in found.items():
         if any("+" in combination for combination in cells):
-            path = _path(folder, COMBINATIONS, table.protocol, backbone, dataset)
+            path = figure_path(folder, COMBINATIONS, table.protocol, backbone, dataset)
             ordered = sorted(cells, key=by_size_and_order)
             title = _titled(table.protocol, label(backbone), dataset)
             axis = f"{metric_in_words(next(iter(cells.values())).metric)}, %"
@@ -83,7 +93,7 @@ def _backbones_of(folder: Path, table: Table) -> list[Path]:
             BEST, places, [table.cells[backbone, name, column].value for backbone, name in best.items()], told=gained
         ),
     ]
-    path = _path(folder, "backbones", table.protocol, column)
+    path = figure_path(folder, "backbones", table.protocol, column)
     axis = "accuracy, %  (best on the scored rows themselves)"
     compared_dots(path, _titled(table.protocol, column), [label(backbone) for backbone in best], series, axis)
     return [path]
@@ -116,7 +126,7 @@ def _shots(folder: Path, cells: Sequence[Cell]) -> list[Path]:
         largest = max(by_name, key=by_size_and_order)
         series = [_by_number(name, by_name[name]) for name in dict.fromkeys((EMBEDDINGS, largest)) if name in by_name]
         if max(len(one.x) for one in series) > 1:
-            path = _path(folder, "shots", task, profile, details, way, backbone, dataset)
+            path = figure_path(folder, "shots", task, profile, details, way, backbone, dataset)
             few = Protocol(task, f"few train rows per class{way}", profile, details)
             title = _titled(few, label(backbone), dataset)
             curves(path, title, series, x_axis="train examples per class")
@@ -138,7 +148,7 @@ def _layers(folder: Path, cells: Sequence[Cell]) -> list[Path]:
         blocks = {block for cells_of_name in by_name.values() for block in cells_of_name}
         if len(blocks) > 1:
             series = [_by_number(name, by_name[name]) for name in sorted(by_name)]
-            path = _path(folder, "layers", *key)
+            path = figure_path(folder, "layers", *key)
             task, setting, profile, details, backbone, dataset = key
             title = _titled(Protocol(task, setting, profile, details), label(backbone), dataset, "single gradients")
             curves(path, title, series, x_axis="block")
@@ -160,7 +170,7 @@ def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Path]
         return []
     origin = origin_of(content)
     profile, details = origin["profile"], details_of(content, origin)
-    path = _path(folder, "per-class", content["task"], profile, details, origin["backbone"], origin["dataset"])
+    path = figure_path(folder, "per-class", content["task"], profile, details, origin["backbone"], origin["dataset"])
     series = [Series(name, [], [100 * value for value in values]) for name, values in deltas.items()]
     title = (
         f"{label(origin['backbone'])}, {origin['dataset']}: each gradient alone against the embeddings, by class\n"
@@ -215,22 +225,20 @@ def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Path]:
     origin = origin_of(record.content)
     settings = {name: value for name, value in record.content["settings"].items() if name not in ("k", "pca_dim")}
     details = details_of(record.content | {"settings": settings}, origin)  # neighbours and PCA play no part
-    path = _path(folder, "cka", origin["profile"], details, origin["backbone"], origin["dataset"])
+    path = figure_path(folder, "cka", origin["profile"], details, origin["backbone"], origin["dataset"])
     title = f"How alike the features are (CKA): {label(origin['backbone'])}, {origin['dataset']}"
     heatmap(path, "\n".join([title, *wrap(how_in_words(origin["profile"], details), 80)]), names, values)
     return [path]
 
 
-_DRAWN_FROM_RECORDS: dict[str, Callable[[Path, ResultRecord, Path], list[Path]]] = {"knn": _per_class, "cka": _cka}
+_DRAWN_FROM_RECORDS: dict[str, Callable[[Path, ResultRecord, Path], list[Path]]] = {
+    "knn": _per_class,
+    "cka": _cka,
+    ABLATION: draw_ablation,
+}
 
 
 def _titled(protocol: Protocol, *of: str) -> str:
     """Two or three lines: what was measured and on what, and how."""
     how = wrap(how_in_words(protocol.profile, protocol.details), 80)
     return "\n".join([", ".join([asked_in_words(protocol.task, protocol.setting), *of]), *how])
-
-
-def _path(folder: Path, *parts: object) -> Path:
-    """A file name that says what the figure shows; equal for equal parts."""
-    text = "_".join(str(part) for part in parts if str(part))
-    return folder / (short_name(re.sub(r"[^A-Za-z0-9.+_-]+", "-", text).strip("-"), 200) + ".png")

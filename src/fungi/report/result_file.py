@@ -28,6 +28,8 @@ from fungi.store.maker import Maker, difference, this_judge
 Scores = dict[str, Any]
 SCHEMA_VERSION = 1
 PUT_ASIDE = ".previous-"
+ABLATION = "ablation"
+"""Task of the tables of `fungi ablate`: cells in place of results."""
 _PLACES = ("file", "settings", "weights_source", "modified_ns", "commit", "fungi")
 """Entries of a provenance that say where something was, or which commit it came from: not what is in it."""
 
@@ -186,11 +188,20 @@ def read_result(path: Path) -> dict[str, Any]:
         ) from None
     if is_original(found):
         return from_original(path, found)
+    if _is_ablation(found):
+        found = {"task": ABLATION, "provenance": {"features": []}, "results": {}, **found}
     parts = {"results": dict, "settings": dict, "provenance": dict}
     for name, kind in parts.items():
         if not isinstance(found, dict) or not isinstance(found.get(name), kind):
             raise FungiError(f"{path} is no result file: it has no entry {name!r}, or it is of another form.")
     return found
+
+
+def _is_ablation(found: Any) -> bool:
+    """Whether this is a table of `fungi ablate`."""
+    cells = found.get("cells") if isinstance(found, dict) and "title" in found else None
+    whole = {"row", "column", "values"}
+    return isinstance(cells, list) and all(isinstance(cell, dict) and cell.keys() >= whole for cell in cells)
 
 
 def summary_of_runs(runs: list[dict[str, Scores]]) -> dict[str, Scores]:

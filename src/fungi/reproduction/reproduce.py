@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Run what a table or figure of the paper lacks; then ours beside what was published.
 
   fungi reproduce --list                               every table and figure: needs, costs, what is filled
+  fungi reproduce paper-9 --list                       one of them, with its datasets and backbones by name
   fungi reproduce paper-9 rebuttal-30 --dry-run        the command lines that are missing
   fungi reproduce paper-9 --root /scratch/me/paper --data-dir /data
   fungi reproduce paper-2 figure-5 --submit --sbatch="--partition=gpu"      as SLURM arrays
@@ -90,7 +91,8 @@ def run(settings: ReproduceSettings) -> None:
 
 
 def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
-    """A line for every table and figure: what it is, needs, costs, and how much of it is filled."""
+    """A line for every table and figure: what it is, needs (by name for tables that are named), costs, and how much of
+    it is filled."""
     header = ["", "what", "values", "filled", "datasets", "backbones", "steps left", "GPU hours left", "GB left"]
     rows = [[name, title_of(name), *_state(settings, name)] for name in names]
     return markdown(header, rows) + (
@@ -110,8 +112,8 @@ def _state(settings: ReproduceSettings, name: str) -> Iterator[str]:
     runs = [run for value in values for run in value.evaluations]
     yield str(len(values)) if ours else "-"
     yield f"{sum(outcome(value, home) is not None for value in ours)} of {len(ours)}" if ours else "-"
-    yield str(len({run.dataset for run in runs}))
-    yield str(len({run.backbone for run in runs}))
+    for needed in ({run.dataset for run in runs}, {run.backbone for run in runs}):
+        yield ", ".join(sorted(needed)) if settings.tables else str(len(needed))
     yield f"{len(extractions)} + {len(evaluations)}"
     yield f"{sum(step.hours(settings.gpu) for step in extractions):.1f}"
     yield f"{sum(step.gigabytes for step in extractions):.1f}"
