@@ -39,10 +39,12 @@ def test_rows_and_scores_are_those_of_all_scores_sorted(backend, metric):
 def test_equal_products_go_to_the_earlier_key_in_every_backend(backend, block):
     generator = np.random.default_rng(0)
     keys, queries = generator.integers(-1, 2, (300, 4)), generator.integers(-1, 2, (50, 4))
-    oracle = np.sort(np.argsort(-(queries @ keys.T), axis=1, kind="stable")[:, :7], axis=1)
+    products = queries @ keys.T
+    oracle = np.sort(np.argsort(-products, axis=1, kind="stable")[:, :7], axis=1)
     keys, queries = torch.from_numpy(keys).float(), torch.from_numpy(queries).float()
     found = nearest(in_blocks(keys, block), queries, 7, "inner-product", backend)
     np.testing.assert_array_equal(found.rows.sort(dim=1).values.numpy(), oracle)
+    np.testing.assert_allclose(found.scores.numpy(), np.take_along_axis(products, found.rows.numpy(), 1), atol=1e-5)
 
 
 @pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-5])

@@ -54,6 +54,15 @@ def test_faiss_and_scann_find_nearly_all(rows: int, tmp_path: Path) -> None:
         torch.testing.assert_close(scores[agreeing, 0], truth[0][agreeing, 0], rtol=1e-4, atol=1e-4)
 
 
+def test_what_a_short_search_does_not_find_has_no_weight(tmp_path: Path) -> None:
+    """One leaf of 16 has fewer rows than are asked for."""
+    bank, queries = filled_bank(tmp_path, vectors(800).numpy()), vectors(5, seed=1)
+    tree = TreeSettings(leaves=16, searched=1)
+    scores, rows = BankSearch(bank, CPU, "faiss", k=400, tree=tree)(queries, 400)
+    assert int(rows.min()) == 0
+    assert float(scores.min()) < -1e30
+
+
 def test_fewer_patches_than_neighbours_are_named(tmp_path: Path) -> None:
     bank = filled_bank(tmp_path, vectors(3).numpy())
     for backend in ("torch", "faiss", "scann"):
