@@ -37,9 +37,8 @@ class RetrievalScorer:
     def score(self, features: Combined) -> Scores:
         """mAP and mean precision under the three protocols, with the average precision of each query."""
         database, queries = self.sources
-        blocks = features.blocks(database)
-        keys = ((place, self._scaled(block)) for place, block in blocks())
-        ranking = all_ranked(lambda: keys, self._scaled(features.rows(queries)))
+        blocks, of_queries = features.blocks(database), self._scaled(features.rows(queries))
+        ranking = all_ranked(lambda: ((place, self._scaled(block)) for place, block in blocks()), of_queries)
         scores: Scores = {}
         per_query = {}
         for protocol in PROTOCOLS:
