@@ -48,11 +48,9 @@ class MajorityScorer:
 def run(settings: MajoritySettings):
     return evaluate(
         settings,
-        settings.task_name,
-        splits=lambda root: ("train", "test"),
         combinations=nested_chain,
         prepare=lambda task: MajorityScorer(settings, task),
-    ).content()
+    )
 
 
 def show(settings: MajoritySettings, content) -> None:

@@ -29,6 +29,7 @@ WRAPPERS = (
     "vit.",
 )
 """Prefixes that compilers, data-parallel wrappers and training programs put before the names of an encoder."""
+MOST_WRAPPERS = 4
 DEEPEST = 8
 """Dictionaries that are looked into; one that contains itself would have no end."""
 
@@ -73,13 +74,13 @@ def unwrap(content: Any, file: Path) -> StateDict:
     )
 
 
-def peelings(state: StateDict, depth: int = 4) -> Iterator[tuple[str, StateDict]]:
+def peelings(state: StateDict) -> Iterator[tuple[str, StateDict]]:
     """A state dict and what lies below its wrappers' prefixes: (prefix, state), the least peeled first.
 
     What a prefix is not before (heads, queues, the student beside a teacher) does not lie below it.
     """
     layers = [("", state)]
-    for _ in range(depth):
+    for _ in range(MOST_WRAPPERS):
         yield from layers
         layers = [
             (prefix + wrapper, {name.removeprefix(wrapper): inner[name] for name in inner if name.startswith(wrapper)})

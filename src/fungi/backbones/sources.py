@@ -51,10 +51,11 @@ def fetch_timm(name: str, **options: Any) -> StateDict:
     return model.state_dict()
 
 
-def fetch_hub(repository: str, file: str = "model.safetensors") -> StateDict:
-    """A checkpoint file of a repository of the Hugging Face hub, through the hub's cache."""
+def fetch_hub(repository: str) -> StateDict:
+    """The `model.safetensors` of a repository of the Hugging Face hub, through the hub's cache."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+    file = "model.safetensors"
     found = try_to_load_from_cache(repository, file)
     if not isinstance(found, str):
         way_out = f"run `hf download {repository}` where there is a network and copy HF_HOME here"

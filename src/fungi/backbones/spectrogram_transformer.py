@@ -54,17 +54,15 @@ class SpectrogramTransformer(nn.Module):
         return tokens + adapted_positions(self.pos_embed, (patches.shape[2], patches.shape[3]))
 
 
-def adapted_positions(
-    positions: Float[Tensor, "1 old d"], grid: tuple[int, int], trained: tuple[int, int] = TRAINED_GRID
-) -> Float[Tensor, "1 new d"]:
-    """Positions learned on one grid (frequency, time), for another one; the leading tokens' stay as they are.
+def adapted_positions(positions: Float[Tensor, "1 old d"], grid: tuple[int, int]) -> Float[Tensor, "1 new d"]:
+    """Positions learned on the trained grid (frequency, time), for another one; the leading tokens' stay as they are.
 
     Along an axis that is shorter than it was, the centre of the old one is taken; along a longer one it is resized
     bilinearly.
     """
     leading, patches = positions[:, :LEADING], positions[:, LEADING:]
-    table = patches.unflatten(1, trained).permute(0, 3, 1, 2)  # [1 f*t d] -> [1 d f t]
-    for axis, (new, old) in enumerate(zip(grid, trained, strict=True)):
+    table = patches.unflatten(1, TRAINED_GRID).permute(0, 3, 1, 2)  # [1 f*t d] -> [1 d f t]
+    for axis, (new, old) in enumerate(zip(grid, TRAINED_GRID, strict=True)):
         if new < old:
             table = table.narrow(axis + 2, old // 2 - new // 2, new)
     if tuple(table.shape[2:]) != grid:

@@ -60,17 +60,15 @@ def fit_classifier(rows: LabelledRows, regularization: float, options: LogisticO
 
 
 def validation_accuracies(
-    train: LabelledRows, validation: LabelledRows, options: LogisticOptions, lambdas: Float[np.ndarray, " m"] = LAMBDAS
+    train: LabelledRows, validation: LabelledRows, options: LogisticOptions
 ) -> Float[np.ndarray, " m"]:
     """Accuracy on validation rows for each lambda, fitted on train rows."""
     classes, codes = _coded(train)
-    path = fit_path(train.features, codes, len(classes), lambdas, options)
+    path = fit_path(train.features, codes, len(classes), LAMBDAS, options)
     return np.array([LinearClassifier(classes, found).accuracy(validation) for found in path])
 
 
-def cross_validation_accuracies(
-    train: LabelledRows, folds: int, options: LogisticOptions, lambdas: Float[np.ndarray, " m"] = LAMBDAS
-) -> Float[np.ndarray, " m"]:
+def cross_validation_accuracies(train: LabelledRows, folds: int, options: LogisticOptions) -> Float[np.ndarray, " m"]:
     """Mean accuracy for each lambda over stratified folds of the train rows. FungiError for classes of one row."""
     from sklearn.model_selection import StratifiedKFold
 
@@ -79,7 +77,7 @@ def cross_validation_accuracies(
         raise FungiError("cross-validation needs two train rows of each class. Use more --shots.")
     splitter = StratifiedKFold(min(folds, smallest), shuffle=True, random_state=options.seed)
     scores = [
-        validation_accuracies(train.take(fitted), train.take(left_out), options, lambdas)
+        validation_accuracies(train.take(fitted), train.take(left_out), options)
         for fitted, left_out in splitter.split(train.targets, train.targets)
     ]
     return np.mean(scores, axis=0)

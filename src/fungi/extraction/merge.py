@@ -73,10 +73,10 @@ def _belongs_to_another_run(blocks: "BlockFolder", path: Path) -> bool:
 
     FungiError where all blocks are there: which of the two is wanted can't be known.
     """
-    from fungi.store.assembly import state_of
+    from fungi.store.assembly import is_there
 
     try:
-        state_of(path, blocks.manifest)
+        is_there(path, blocks.manifest)
     except FungiError as error:
         way_out = f"Delete the file or the folder {blocks.folder}, whichever is not wanted."
         what = str(error).partition(" Choose another --root")[0]

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
@@ -20,15 +19,14 @@ from fungi.gradients import core
 from fungi.objectives.binding import BoundObjective
 from fungi.runtime.background import in_background
 from fungi.runtime.log import logger, progress
-from fungi.runtime.stopwatch import Stopwatch
 from fungi.runtime.tracking import RowRate
 from fungi.settings import as_json
-from fungi.store.assembly import State, assemble, is_made, made_by, state_of
+from fungi.store.assembly import assemble, is_made, is_there, made_by
 from fungi.store.birth import Birth, LayerBirth
 from fungi.store.blocks import BlockFolder, Manifest, Span
 from fungi.store.maker import Maker, difference, distinct, require_one, this_maker
 from fungi.store.shard import Shard
-from fungi.views.base import Remarking, ViewGenerator
+from fungi.views.base import Remarking
 from fungi.views.loading import Batch, batches, row_batches
 
 COMPILED_FROM = 500_000
@@ -53,9 +51,7 @@ class Work:
     missing: frozenset[int]
 
 
-def extract_split(
-    context: StageContext, split: str, features: Sequence[Feature], stopwatch: Stopwatch | None = None
-) -> None:
+def extract_split(context: StageContext, split: str, features: Sequence[Feature]) -> None:
     """Do this shard's missing blocks of a split, and assemble the files whose blocks are all there."""
     samples = context.open_split(split)
     planned = [_plan(context, split, samples, feature) for feature in features]
@@ -67,15 +63,12 @@ def extract_split(
     spans = [span for span in spans if any(span.index in work.missing for work in works)]
     if compiles(context, features):
         _compile(context, features)
-    _compute(context, split, samples, works, spans, stopwatch or Stopwatch())
-    for remark in dict.fromkeys(text for work in works for text in _remarks(work.feature.views)):
+    _compute(context, split, samples, works, spans)
+    remarking = [work.feature.views for work in works if isinstance(work.feature.views, Remarking)]
+    for remark in dict.fromkeys(text for views in remarking for text in views.remarks()):
         logger.warning(f"{split}: {remark}")
     for work in works:
         _finish(work, shard, context.settings)
-
-
-def _remarks(views: ViewGenerator) -> list[str]:
-    return views.remarks() if isinstance(views, Remarking) else []
 
 
 def _plan(context: StageContext, split: str, samples: Samples, feature: Feature) -> Work | None:
@@ -126,7 +119,6 @@ def _compute(
     samples: Samples,
     works: Sequence[Work],
     spans: Sequence[Span],
-    stopwatch: Stopwatch,
 ) -> None:
     """Fill the missing blocks. Batches never cross a block, so that a block is the same whoever computes it."""
     done = len(works[0].blocks.manifest.spans()) - len({i for work in works for i in work.missing})
@@ -148,7 +140,7 @@ def _compute(
         for span in spans:
             wanted = [work for work in works if span.index in work.missing]
             made, check = _compute_block(bar, [work.feature for work in wanted], span, context.settings.batch_size)
-            do(partial(_write_block, made, check, wanted, samples, span, stopwatch))
+            do(partial(_write_block, made, check, wanted, samples, span))
             rate.add(len(span))
     next(bar, None)  # the last batch is done, too
 
@@ -193,29 +185,24 @@ def _write_block(
     wanted: Sequence[Work],
     samples: Samples,
     span: Span,
-    stopwatch: Stopwatch,
 ) -> None:
     """Check a block, copy it from the device, and write it; here alone the device is waited for."""
-    with stopwatch("writing"):
-        for name, rows in check.bad_rows().items():
-            feature = next(work.feature for work in wanted if work.feature.name == name)
-            _refuse(feature, [samples.ids[span.start + row] for row in rows])
-        for work in wanted:
-            arrays = {key: rows.float().cpu().numpy() for key, rows in made[work.feature.name].items()}
-            if work.feature.objective is None:
-                arrays["targets"] = samples.targets[span.start : span.stop]
-            work.blocks.write(span, arrays)
-
-
-def _refuse(feature: Feature, bad: Sequence[str]) -> NoReturn:
-    half = " Half precision may have overflowed: try --dtype float32." if feature.engine.dtype == torch.float16 else ""
-    raise FungiError(f"{feature.name} is not finite for {', '.join(bad[:4])} ({len(bad)} in this block).{half}")
+    for name, rows in check.bad_rows().items():
+        bad = [samples.ids[span.start + row] for row in rows]
+        half = next(work.feature.engine.dtype for work in wanted if work.feature.name == name) == torch.float16
+        way_out = " Half precision may have overflowed: try --dtype float32." if half else ""
+        raise FungiError(f"{name} is not finite for {', '.join(bad[:4])} ({len(bad)} in this block).{way_out}")
+    for work in wanted:
+        arrays = {key: rows.float().cpu().numpy() for key, rows in made[work.feature.name].items()}
+        if work.feature.objective is None:
+            arrays["targets"] = samples.targets[span.start : span.stop]
+        work.blocks.write(span, arrays)
 
 
 def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:
     """Whether the file is there. One that was made in another way, or is damaged, is an error unless it may go."""
     try:
-        if state_of(path, manifest) is not State.DONE:
+        if not is_there(path, manifest):
             return False
     except FungiError:
         if overwrite:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -161,7 +161,7 @@ class SimCLR(Objective):
             made["own_views"] = own.contiguous()
         return made
 
-    def negative_rows(self, available: int, seed: int) -> np.ndarray:
+    def negative_rows(self, available: int, seed: int) -> Int64[np.ndarray, " m"]:
         """Rows of the training split that serve as negatives; all of them where there are fewer than asked for."""
         hard = np.array(self.hard_negatives, dtype=np.int64)
         if len(hard) and (hard.min() < 0 or hard.max() >= available):

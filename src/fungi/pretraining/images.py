@@ -12,10 +12,10 @@ from fungi.data.formats.image_files import image_names, image_samples
 from fungi.errors import FungiError, MissingFilesError
 
 
-def open_images(folder: Path | None, dataset: str, data_dir: Path, split: str = "train") -> Samples:
-    """All images below a folder, their labels ignored; or the rows of a dataset. FungiError where there are none."""
+def open_images(folder: Path | None, dataset: str, data_dir: Path) -> Samples:
+    """All images below a folder, without labels; or the train rows of a dataset. FungiError where there are none."""
     if folder is None:
-        return open_split(dataset, split, data_dir)
+        return open_split(dataset, "train", data_dir)
     if not folder.is_dir():
         raise MissingFilesError(f"--data-path: there is no folder {folder}. Name the folder of training images.")
     names = image_names(folder)

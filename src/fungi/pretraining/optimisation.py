@@ -66,12 +66,10 @@ def move_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> Non
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
 
 
-def cosine(
-    first: float, last: float, steps: int, *, warmup: int = 0, start: float = 0.0
-) -> Float[np.ndarray, " steps"]:
-    """A linear rise from `start` to `first` in `warmup` steps, then a cosine from `first` to `last`."""
+def cosine(first: float, last: float, steps: int, *, warmup: int = 0) -> Float[np.ndarray, " steps"]:
+    """A linear rise from 0 to `first` in `warmup` steps, then a cosine from `first` to `last`."""
     warmup = min(warmup, steps)
-    rise = np.linspace(start, first, warmup) if warmup > 1 else np.full(warmup, start)
+    rise = np.linspace(0.0, first, warmup) if warmup > 1 else np.zeros(warmup)
     turn = np.arange(steps - warmup)
     fall = last + 0.5 * (first - last) * (1 + np.cos(np.pi * turn / max(len(turn), 1)))
     return np.concatenate([rise, fall])

@@ -55,9 +55,7 @@ def target_map(
     return weights.flatten(2) * inside.unsqueeze(-1), inside
 
 
-def masked_mean(
-    vectors: Float[Tensor, "*batch m d"], valid: Shaped[Tensor, "*batch m"], epsilon: float = 1e-5
-) -> Float[Tensor, "*batch d"]:
+def masked_mean(vectors: Float[Tensor, "*batch m d"], valid: Shaped[Tensor, "*batch m"]) -> Float[Tensor, "*batch d"]:
     """Mean of the valid vectors, with the reference's epsilon in the count: zero where none is valid."""
     mask = valid.to(vectors.dtype)
-    return (vectors * mask.unsqueeze(-1)).sum(-2) / (mask.sum(-1, keepdim=True) + epsilon)
+    return (vectors * mask.unsqueeze(-1)).sum(-2) / (mask.sum(-1, keepdim=True) + 1e-5)

@@ -34,7 +34,6 @@ class ViewOptions:
     local_scale: tuple[float, float] = (0.05, 0.25)
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
     blur_radius: tuple[float, float] = (0.1, 2.0)
-    interpolation: str = "bicubic"
     deviations: Deviations = field(default_factory=Deviations)
 
     @property
@@ -105,7 +104,7 @@ def _pixels(
 ) -> UInt8[Tensor, "3 s s"]:
     """One crop, resized and changed in colour; the same distribution for every crop (spec udi 3.2)."""
     view = image.crop((crop.left, crop.top, crop.columns[1], crop.rows[1]))
-    view = view.resize((size, size), Image.Resampling[options.interpolation.upper()])
+    view = view.resize((size, size), Image.Resampling.BICUBIC)
     if crop.flipped:
         view = ImageOps.mirror(view)
     view = _coloured(view, options, random)

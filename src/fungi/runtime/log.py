@@ -53,10 +53,10 @@ class _AboveBars(logging.StreamHandler[Any]):
             super().emit(record)
 
 
-def configure(verbose: bool = False) -> None:
+def configure() -> None:
     """Set up logging for a command; called by the command line alone, never at import."""
     logger.handlers[:] = [_AboveBars()]
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.setLevel(logging.INFO)
     logger.propagate = False
     warnings.formatwarning = format_warning
 

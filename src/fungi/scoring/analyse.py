@@ -69,14 +69,13 @@ def cka(settings: AnalyseSettings) -> dict[str, Any]:
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.scorers import CkaScorer
 
-    result = evaluate(
+    return evaluate(
         settings,
-        "cka",
-        splits=lambda _: ("test",),
         combinations=lambda features: list(combinations(in_order(features), 2)),
         prepare=lambda task: CkaScorer(settings, task),
+        splits=lambda _: ("test",),
+        name="cka",
     )
-    return result.content()
 
 
 def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:

@@ -32,14 +32,12 @@ def run(settings: ClusterSettings) -> dict[str, Any]:
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.scorers import ClusterScorer
 
-    result = evaluate(
+    return evaluate(
         settings,
-        settings.task_name,
         splits=lambda _: ("test",),
         combinations=all_combinations if settings.all_combinations else nested_chain,
         prepare=lambda task: ClusterScorer(settings, task, restarts=settings.restarts, seed=settings.seed),
     )
-    return result.content()
 
 
 def show(settings: ClusterSettings, content: dict[str, Any]) -> None:

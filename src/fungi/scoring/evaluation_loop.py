@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Integer
@@ -98,20 +98,20 @@ class Task:
 
 def evaluate(
     settings: FeatureSettings,
-    name: str,
     *,
-    splits: Callable[[Path], Sequence[str]],
     combinations: Callable[[Sequence[str]], list[Combination]],
     prepare: Callable[[Task], Scorer],
+    splits: Callable[[Path], Sequence[str]] = lambda _: ("train", "test"),
     draws: Sequence[int | None] = (None,),
-) -> ResultFile:
-    """Evaluate what is missing in the result file of `name`.
+    name: str | None = None,
+) -> dict[str, Any]:
+    """Evaluate what is missing in the result file of `name`, the settings' own if absent; its content.
 
-    splits: root -> fields of the settings that name splits, the one to fit on first; combinations: those wanted of
-    the features there are; prepare: reads labels and opens sources, once per run that has something missing.
+    combinations: those wanted of the features there are; prepare: reads labels and opens sources, once per run that
+    has something missing; splits: root -> fields of the settings that name splits, the one to fit on first.
     """
     tasks = _tasks(settings, splits, draws)
-    result = open_result(settings, name, [task.run for task in tasks], tasks[0].births)
+    result = open_result(settings, name or settings.task_name, [task.run for task in tasks], tasks[0].births)
     for task in tasks:
         wanted = combinations(list(next(iter(task.splits.values())).arrays))
         missing = [chosen for chosen in wanted if name_of(chosen) not in task.run.results]
@@ -119,7 +119,7 @@ def evaluate(
             _evaluate_run(settings, task, missing, prepare(task), result)
     result.finish()
     logger.info("wrote %s", result.path)
-    return result
+    return result.content()
 
 
 def open_result(settings: FeatureSettings, task: str, runs: list[Run], births: Sequence[Birth]) -> ResultFile:

@@ -65,10 +65,8 @@ def run(settings: KnnSettings) -> dict[str, Any]:
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.scorers import KnnScorer
 
-    result = evaluate(
+    return evaluate(
         settings,
-        settings.task_name,
-        splits=lambda _: ("train", "test"),
         combinations=rows_of_the_table if settings.choose else _COMBINATIONS[settings.combinations],
         prepare=lambda task: (
             ChoiceScorer(settings, task, most_neighbours=settings.k, metric=settings.primary_metric)
@@ -77,7 +75,6 @@ def run(settings: KnnSettings) -> dict[str, Any]:
         ),
         draws=settings.draws(),
     )
-    return result.content()
 
 
 def show(settings: KnnSettings, content: dict[str, Any]) -> None:

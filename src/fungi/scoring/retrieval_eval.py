@@ -65,10 +65,8 @@ def run(settings: RetrievalSettings) -> dict[str, Any]:
     from fungi.scoring.retrieval_scorer import RetrievalScorer, read_ground_truth
 
     settings = settings.with_queries_there()
-    result = evaluate(
+    return evaluate(
         settings,
-        settings.task_name,
-        splits=lambda _: ("train", "test"),
         combinations=all_combinations,
         prepare=lambda task: RetrievalScorer(
             settings,
@@ -78,7 +76,6 @@ def run(settings: RetrievalSettings) -> dict[str, Any]:
             cosine=settings.renormalise_after_pca,
         ),
     )
-    return result.content()
 
 
 def show(settings: RetrievalSettings, content: dict[str, Any]) -> None:

@@ -19,15 +19,13 @@ def run(settings: LinearSettings) -> dict[str, Any]:
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.linear_scorer import LinearScorer
 
-    result = evaluate(
+    return evaluate(
         settings,
-        settings.task_name,
         splits=settings.splits,
         combinations=all_combinations if settings.all_combinations else nested_chain,
         prepare=lambda task: LinearScorer(settings, task),
         draws=settings.draws(),
     )
-    return result.content()
 
 
 def show(settings: LinearSettings, content: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Blocks -> the feature file: written whole under a temporary name, renamed last."""
 
 from dataclasses import asdict, replace
-from enum import Enum
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,13 @@ from fungi.store.reading import open_hdf5
 from fungi.store.skeleton import laid_out
 
 
-class State(Enum):
-    """How far a feature file is."""
-
-    ABSENT = "absent"
-    DONE = "done"
-
-
-def state_of(path: Path, manifest: Manifest) -> State:
+def is_there(path: Path, manifest: Manifest) -> bool:
     """Whether the file that the manifest describes is there already.
 
     FungiError where another one is: what differs, and how to go on.
     """
     if not path.exists():
-        return State.ABSENT
+        return False
     birth, layers = _births(path)
     if birth is None:
         raise FungiError(f"{path} was not written by this program; move it away, or choose another --root.")
@@ -41,18 +33,17 @@ def state_of(path: Path, manifest: Manifest) -> State:
             " --root, or give --overwrite."
         )
     wanted = {name: asdict(layer) for name, layer in manifest.layers.items()}
-    if birth.identity() == manifest.birth.identity() and layers == wanted:
-        return State.DONE
-    differs = difference_in_words(
-        {**birth.identity(), "layers": layers}, {**manifest.birth.identity(), "layers": wanted}
-    )
+    there, here = birth.identity() | {"layers": layers}, manifest.birth.identity() | {"layers": wanted}
+    if there == here:
+        return True
+    differs = difference_in_words(there, here)
     raise FungiError(f"{differs}. {path} was made in another way. Choose another --root, or give --overwrite.")
 
 
 def is_made(path: Path, manifest: Manifest) -> bool:
     """Whether the file that the manifest describes is there; another file at its place, or a damaged one, is not it."""
     try:
-        return state_of(path, manifest) is State.DONE
+        return is_there(path, manifest)
     except FungiError:
         return False
 

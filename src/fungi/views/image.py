@@ -48,9 +48,9 @@ class ImageInput:
         return f"images {way} to {self.size} x {self.size} pixels, {self.interpolation}"
 
     @classmethod
-    def square(cls, size: int, statistics: tuple[Triple, Triple] = IMAGENET) -> "ImageInput":
+    def square(cls, size: int) -> "ImageInput":
         """The usual transform for a model of this input size: resize to 8/7 of it (256 for 224), crop the centre."""
-        return cls(size=size, resize=round(size * 256 / 224), statistics=statistics)
+        return cls(size=size, resize=round(size * 256 / 224))
 
     def resized(self, size: int) -> "ImageInput":
         """The same transform for another input size, in proportion."""

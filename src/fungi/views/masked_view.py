@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -32,15 +33,19 @@ class MaskedView:
         """Equal for generators of the same views."""
         return repr(self)
 
-    def prepare(self, item: Image.Image) -> dict[str, Tensor]:
-        """Pixels `[1 c h w]` of the plain view, and noise `[t]` from torch's global stream."""
+    def prepare(self, item: Image.Image) -> dict[str, UInt8[Tensor, "1 c h w"] | Float[Tensor, " t"]]:
+        """Pixels of the plain view, and noise from torch's global stream."""
         noise = torch.rand((self.input.size // self.patch_size) ** 2)
         return {"pixels": PlainView(input=self.input).prepare(item), "noise": noise}
 
-    def collate(self, prepared: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def collate(
+        self, prepared: Sequence[dict[str, UInt8[Tensor, "1 c h w"] | Float[Tensor, " t"]]]
+    ) -> dict[str, UInt8[Tensor, "b 1 c h w"] | Float[Tensor, "b t"]]:
         """Stack a batch."""
         return {name: torch.stack([one[name] for one in prepared]) for name in prepared[0]}
 
-    def render(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Images `[b c h w]`, and their noise `[b t]`."""
+    def render(
+        self, batch: dict[str, UInt8[Tensor, "b 1 c h w"] | Float[Tensor, "b t"]]
+    ) -> dict[str, Float[Tensor, "b c h w"] | Float[Tensor, "b t"]]:
+        """Images, and their noise."""
         return {"images": PlainView(input=self.input).render(batch["pixels"]), "noise": batch["noise"]}
