@@ -55,14 +55,17 @@ def on_arrays(tree: ast.Module) -> tuple[int, list[Function]]:
 
 def _without_axes(hint: str) -> bool:
     """Whether an array stands in a hint on its own, not as the first part of `Float[Tensor, "n d"]`."""
-    names = [node for node in ast.walk(ast.parse(hint)) if ast.unparse(node) in ARRAYS if isinstance(node, ast.expr)]
-    told = [
-        node.slice.elts[0]
-        for node in ast.walk(ast.parse(hint))
-        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple)
+    tree = ast.parse(hint)
+    parts = [
+        node.slice.elts
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Subscript)
+        if isinstance(node.slice, ast.Tuple)
     ]
-    outer = {ast.unparse(node) for node in told}
-    return bool(names) and len([node for node in names if ast.unparse(node) in outer]) < len(names)
+    told = {id(first) for first, *rest in parts if len(rest) == 1 and isinstance(rest[0], ast.Constant)}
+    return any(
+        ast.unparse(node) in ARRAYS and id(node) not in told for node in ast.walk(tree) if isinstance(node, ast.expr)
+    )
 
 
 def main(rooms: list[str]) -> None:

@@ -75,7 +75,9 @@ class LogisticProblem:
     classes: int
     regularization: float
 
-    def data_term(self, weights: Float64[Tensor, "r c"]) -> tuple[Tensor, Float64[Tensor, "r c"], Tensor]:
+    def data_term(
+        self, weights: Float64[Tensor, "r c"]
+    ) -> tuple[Float64[Tensor, ""], Float64[Tensor, "r c"], Float64[Tensor, ""]]:
         """Mean cross-entropy, its gradient, and the mean entropy of the probabilities, in one pass."""
         loss, entropy = weights.new_zeros(()), weights.new_zeros(())
         gradient = torch.zeros_like(weights)

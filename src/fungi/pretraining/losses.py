@@ -72,8 +72,10 @@ class Teacher:
         vectors, valid = self.requested(local)
         return alpha * masked_mean(vectors, valid) + (1 - alpha) * self.predictions.classes[0]
 
-    def multimodal(self, local: int | None, options: LossOptions) -> tuple[Tensor, Tensor | None]:
-        """Target vectors of cls+ `[t 2 b w]` and their weights `[t 2 b]`, per view; None where each counts 1."""
+    def multimodal(
+        self, local: int | None, options: LossOptions
+    ) -> tuple[Float[Tensor, "t 2 b w"], Float[Tensor, "t 2 b"] | None]:
+        """Target vectors of cls+ and their weights, per view; None where each counts 1."""
         if options.target_mix == "logits":
             return self.blended(local, options.alpha).unsqueeze(0), None
         vectors, valid = self.requested(local)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Int64
 from torch import Tensor
 
 Inputs = Tensor | dict[str, Tensor]
@@ -61,7 +62,7 @@ class Grouping(Protocol):
     Without it, samples go in the order of the batch.
     """
 
-    def groups(self, batch: Any, size: int) -> Iterator[tuple[Tensor, Any]]:
+    def groups(self, batch: Any, size: int) -> Iterator[tuple[Int64[Tensor, " g"], Any]]:
         """Parts of at most `size` samples of a collated batch, still on the CPU: (rows in the batch, part)."""
         ...
 
