@@ -2,12 +2,11 @@
 
 from typing import Any
 
+from fungi.profiles import DATA_EFFICIENT, DENSE_PROFILES, FULL
 from fungi.report.cells import Cell, Protocol, ResultRecord
 from fungi.report.published import PublishedKey, published_value
 from fungi.store.layout import EMBEDDINGS
 
-_FULL = {"augmentation_epochs": 1, "neighbours": 30, "temperature": 0.02}
-_DATA_EFFICIENT = {"memory_size": 0, "augmentation_epochs": 8, "neighbours": 90, "temperature": 0.1}
 _USUAL = {
     "input_size": 512,
     "search": "exact",
@@ -19,24 +18,6 @@ _USUAL = {
     "checkpoint": None,
     "random_init": False,
     "dtype": "auto",
-}
-_OF_PROFILE: dict[str, dict[str, Any]] = {
-    "clean": {
-        "denominator_temperature": True,
-        "std_typo": False,
-        "neighbour_layout": "real",
-        "zero_rows": False,
-        "class_matching": False,
-        "projection_kind": "khatri-rao",
-    },
-    "published": {
-        "denominator_temperature": False,
-        "std_typo": True,
-        "neighbour_layout": "published",
-        "zero_rows": True,
-        "class_matching": True,
-        "projection_kind": "binary",
-    },
 }
 _IN_THE_TABLE = {"dataset", "backbone", "profile", "images", "memory_size"}
 
@@ -79,8 +60,10 @@ def segmentation_cells(record: ResultRecord) -> list[Cell]:
 
 def _unusual(settings: dict[str, Any]) -> list[str]:
     """Settings that are not the published ones, in words; each sets a protocol apart."""
-    usual = _USUAL | _OF_PROFILE[settings["profile"]] | (_DATA_EFFICIENT if settings.get("images") else _FULL)
-    shown = {name: value for name, value in settings.items() if name not in _IN_THE_TABLE or name in usual}
+    numbers = vars(DATA_EFFICIENT if settings.get("images") else FULL)
+    usual = _USUAL | vars(DENSE_PROFILES[settings["profile"]]) | numbers
+    in_the_table = _IN_THE_TABLE - ({"memory_size"} if settings.get("images") else set())
+    shown = {name: value for name, value in settings.items() if name not in in_the_table}
     return [
         f"{name.replace('_', ' ')} {value}" for name, value in sorted(shown.items()) if value != usual.get(name, None)
     ]
