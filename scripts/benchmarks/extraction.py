@@ -29,9 +29,8 @@ from fungi.gradients.engine import GradientEngine
 from fungi.gradients.projection import draw_projection
 from fungi.gradients.targets import find_target
 from fungi.objectives.binding import BoundObjective, bind
-from fungi.runtime.device import autocast, choose_device, choose_dtype, keep_freed_memory, synchronize
+from fungi.runtime.device import Stopwatch, autocast, choose_device, choose_dtype, keep_freed_memory, synchronize
 from fungi.runtime.seeds import seeded
-from fungi.runtime.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)

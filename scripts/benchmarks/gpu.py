@@ -25,10 +25,9 @@ from benchmarks.extraction import Setup, _alternate, _collated, _extract, _parse
 from fungi.extraction import extract_gradients
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.gradients.engine import GradientEngine
-from fungi.runtime.device import autocast, synchronize
+from fungi.runtime.device import Stopwatch, autocast, synchronize
 from fungi.runtime.log import configure
 from fungi.runtime.seeds import seeded
-from fungi.runtime.stopwatch import Stopwatch
 
 SIZE = (500, 375)
 """Width and height of the JPEG pictures: the usual ones of ImageNet."""

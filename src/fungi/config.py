@@ -11,8 +11,8 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from fungi.views.base import options_of
 from fungi.views.image import KINDS
-from fungi.views.kinds import options_of
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,9 +16,8 @@ from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.objectives import OBJECTIVES
 from fungi.objectives.binding import BoundObjective, bind
-from fungi.views.base import Drawn
+from fungi.views.base import Drawn, NoViewsError
 from fungi.views.image import ImageInput
-from fungi.views.kinds import NoViewsError
 from fungi.views.loading import prepare
 from fungi.views.sound import SoundInput
 

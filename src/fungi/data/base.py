@@ -10,15 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Integer, UInt32
 
 from fungi.data.content import digest_of_item, digests
 from fungi.errors import FungiError
 from fungi.registry import Registry
 from fungi.runtime.log import logger
+
+if TYPE_CHECKING:
+    from jaxtyping import Integer
 
 Metric = Literal["accuracy", "mean-per-class-accuracy", "map", "mIoU"]
 Modality = Literal["vision", "text", "audio"]
@@ -35,7 +37,7 @@ class Rows:
     """The loader of chosen rows of another loader."""
 
     load: Loader
-    rows: Integer[np.ndarray, " s"]
+    rows: np.ndarray
 
     def __call__(self, row: int) -> Any:
         """The item of a chosen row."""
@@ -52,14 +54,14 @@ class Rows:
 class Samples:
     """One split of a dataset, in its fixed order. No shuffling, ever: row i of every file is sample i.
 
-    targets: labels; for landmarks, the row number.
+    targets: labels, uint32 `[n]`; for landmarks, the row number.
     ids: one name per row that stays the same on every machine (relative path, index in the source file). The seeds of
         random views and the dataset's fingerprint derive from it.
     load: row -> raw item. FungiError naming the file and the id where it can't be read.
     mask: row -> class of each pixel `[h w]` uint8, of the image's size, for datasets that are segmented (`MaskRules`).
     """
 
-    targets: UInt32[np.ndarray, " n"]
+    targets: np.ndarray
     ids: Sequence[str]
     load: Loader
     class_names: Sequence[str] = ()
@@ -94,7 +96,7 @@ class Samples:
                 digest.update(content)
         return digest.hexdigest()
 
-    def take(self, rows: Sequence[int] | Integer[np.ndarray, " s"]) -> "Samples":
+    def take(self, rows: "Sequence[int] | Integer[np.ndarray, ' s']") -> "Samples":
         """The given rows, in the given order, under their own ids."""
         chosen = np.asarray(rows, dtype=np.int64)
         return Samples(

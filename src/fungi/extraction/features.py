@@ -15,11 +15,10 @@ from fungi.gradients.projection import ProjectionMatrix, draw_projection, load_p
 from fungi.gradients.targets import Target, find_target, split_spec, unique_names
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.profiles import choose_profile
-from fungi.runtime.device import choose_dtype
+from fungi.runtime.device import Stopwatch, choose_dtype
 from fungi.runtime.log import logger
-from fungi.runtime.stopwatch import Stopwatch
 from fungi.store.birth import LayerBirth
-from fungi.views.kinds import NoViewsError
+from fungi.views.base import NoViewsError
 
 
 def embedding_feature(context: StageContext, dtype: str = "float32", shared: GradientEngine | None = None) -> Feature:

@@ -24,8 +24,7 @@ from fungi.gradients.projection import Projector, RawGradients
 from fungi.gradients.rules import rule_for
 from fungi.gradients.targets import Target
 from fungi.gradients.terms import Positions, SumOfPositions, Terms
-from fungi.runtime.device import autocast
-from fungi.runtime.stopwatch import Stopwatch
+from fungi.runtime.device import Stopwatch, autocast
 from fungi.views.base import Grouping, ViewGenerator
 
 Loss = Callable[[Encoded], Float[Tensor, " b"]]

@@ -14,8 +14,7 @@ from fungi.errors import FungiError, did_you_mean
 from fungi.objectives import OBJECTIVES
 from fungi.objectives.base import Objective, Support, support_on
 from fungi.values import converted
-from fungi.views.base import Drawn, InputSpec, ModalityDefaults, ViewGenerator
-from fungi.views.kinds import NoViewsError, UnknownOptionError
+from fungi.views.base import Drawn, InputSpec, ModalityDefaults, NoViewsError, UnknownOptionError, ViewGenerator
 
 
 @dataclass(frozen=True)

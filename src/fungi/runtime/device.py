@@ -1,8 +1,9 @@
-"""Where and in what precision a run computes, and what it does with freed memory."""
+"""Where and in what precision a run computes, where its time goes, and what it does with freed memory."""
 
 import ctypes
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter
 
 import torch
 
@@ -78,3 +79,23 @@ def short_products(device: torch.device, *, wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+class Stopwatch:
+    """Seconds by step. On a GPU, steps are only told apart when `precise`: that waits for the device at each."""
+
+    def __init__(self, device: torch.device | str = "cpu", *, precise: bool = False) -> None:
+        self._device = torch.device(device)
+        self._precise = precise
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        """Add the time spent inside to a step."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            if self._precise:
+                synchronize(self._device)
+            self.seconds[step] = self.seconds.get(step, 0.0) + perf_counter() - start

@@ -1,10 +1,15 @@
-"""What a view generator is to the rest of the program, and what a backbone says about its input."""
+"""What a view generator is to the rest of the program, how one is chosen, and what a backbone says about its input."""
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+import importlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Int64
 from torch import Tensor
+
+from fungi.errors import FungiError, did_you_mean, unknown_name
+from fungi.values import converted
 
 Inputs = Tensor | dict[str, Tensor]
 """What a backbone takes: images `[n c h w]`, or named arrays that share their leading axis (tokens and masks)."""
@@ -94,3 +99,40 @@ class InputSpec(Protocol):
     def views(self, kind: str, **options: Any) -> ViewGenerator:
         """The generator for an objective's kind of views; FungiError where the modality has none."""
         ...
+
+
+Kinds = Mapping[str, tuple[str, str]]
+"""Kind of views -> module and class of the generator; modules are imported when they are asked for."""
+
+
+class NoViewsError(FungiError):
+    """A modality has no views of the kind that is asked for."""
+
+
+class UnknownOptionError(FungiError):
+    """Views have no option of the name that is asked for; `known` are those that they have."""
+
+    def __init__(self, kind: str, option: str, known: Iterable[str]) -> None:
+        near, listed = did_you_mean(option, known), ", ".join(sorted(known)) or "none"
+        super().__init__(f"views {kind!r} have no option {option!r}.{near} They have: {listed}.")
+        self.option, self.known = option, known
+
+
+def options_of(kinds: Kinds, kind: str) -> dict[str, dataclasses.Field[Any]]:
+    """The options that a user may set of a kind of views, by name."""
+    module, name = kinds[kind]
+    fields = dataclasses.fields(getattr(importlib.import_module(module), name))
+    return {field.name: field for field in fields if field.name not in ("input", "stream", "skipped")}
+
+
+def choose_views(kinds: Kinds, given: Any, kind: str, **options: Any) -> ViewGenerator:
+    """The generator of a kind for an input description; NoViewsError, and FungiError for an unknown option."""
+    if kind not in kinds:
+        raise NoViewsError(str(unknown_name(f"kind of {given.modality} views", kind, kinds)))
+    known = options_of(kinds, kind)
+    for option in options:
+        if option not in known:
+            raise UnknownOptionError(kind, option, known)
+    module, name = kinds[kind]
+    generator = getattr(importlib.import_module(module), name)
+    return generator(input=given, **converted(generator, options))

@@ -65,7 +65,7 @@ class ImageInput:
 
         FungiError for an unknown kind or option.
         """
-        from fungi.views.kinds import choose_views
+        from fungi.views.base import choose_views
 
         return choose_views(KINDS, self, kind, **options)
 

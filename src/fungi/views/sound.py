@@ -29,7 +29,7 @@ class SoundInput:
 
     def views(self, kind: str, **options: Any) -> Any:
         """The view generator of a kind: `plain` (embeddings, KL) or `noisy-shifts` (SimCLR)."""
-        from fungi.views.kinds import choose_views
+        from fungi.views.base import choose_views
 
         return choose_views(KINDS, self, kind, **options)
 

@@ -26,7 +26,7 @@ class TextInput:
 
     def views(self, kind: str, **options: Any) -> Any:
         """The view generator of a kind: `plain` (embeddings, KL) or `words` (SimCLR: copies with words deleted)."""
-        from fungi.views.kinds import choose_views
+        from fungi.views.base import choose_views
 
         return choose_views(KINDS, self, kind, **options)
 
