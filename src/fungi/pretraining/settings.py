@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fungi.errors import FungiError
+from fungi.extraction.stage import StageSettings
 from fungi.pretraining.architectures import check_sizes, choose_architecture
 from fungi.pretraining.choices import Coordinates, Optimizer, TargetMix
-from fungi.settings import SEEDS, as_json, setting
+from fungi.settings import SEEDS, as_json, like, setting
 
 Pair = tuple[float, ...]
 
@@ -70,9 +71,7 @@ class PretrainSettings:
     coords: Coordinates = setting("corner", "where a token lies: corner (the reference) or center of its cell")
     color_jitter: Pair = setting((0.4, 0.4, 0.2, 0.1), "brightness, contrast, saturation, hue", within=(0, 1))
     blur_radius: Pair = setting((0.1, 2.0), "smallest and largest radius of the blur, in pixels", within=(0, 100))
-    profile: Literal["clean", "published"] = setting(
-        "clean", "clean: what the method says; published: what its code did"
-    )
+    profile: Literal["clean", "published"] = like(StageSettings, "profile")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "auto (bfloat16 on a GPU with --use-fp16, else float32), float32, bfloat16"
     )

@@ -14,9 +14,10 @@ from fungi.backbones.base import BACKBONES
 from fungi.combine.protocol import DEFAULT_PCA_DIM, usual_pca_dim
 from fungi.data.base import DATASETS
 from fungi.errors import FungiError
+from fungi.extraction.stage import StageSettings
 from fungi.identity import deciding_values, result_name, unusual_values
 from fungi.profiles import choose_profile
-from fungi.settings import SEEDS, setting
+from fungi.settings import SEEDS, like, setting
 from fungi.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -90,9 +91,7 @@ class FeatureSettings:
     output: Path | None = setting(
         None, "result file; <root>/results/... if absent", aliases=("--logs-output-path",), decides="nothing"
     )
-    wandb: bool = setting(
-        False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise", decides="nothing"
-    )
+    wandb: bool = like(StageSettings, "wandb")
 
     def __post_init__(self) -> None:
         if not self.root:

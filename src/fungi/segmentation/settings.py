@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fungi.errors import FungiError
+from fungi.extraction.stage import StageSettings
 from fungi.identity import deciding_values, short_hash
 from fungi.profiles import DATA_EFFICIENT, DENSE_PROFILES, FULL, DenseProfile, Numbers
-from fungi.settings import SEEDS, setting
+from fungi.settings import SEEDS, like, setting
 from fungi.store.layout import Layout
 
 FEATURES = ("embeddings", "simclr", "embeddings+simclr")
@@ -57,9 +58,7 @@ class SegmentSettings:
     projection_kind: Literal["binary", "gaussian", "sparse", "khatri-rao"] | None = setting(
         None, "kind of the projection of gradients; the profile's if absent (khatri-rao; published: binary)"
     )
-    profile: Literal["clean", "published"] = setting(
-        "clean", "clean: what the method says; published: what its code did"
-    )
+    profile: Literal["clean", "published"] = like(StageSettings, "profile")
     denominator_temperature: bool | None = setting(None, "divide inside the log-sum-exp, too; the profile's if absent")
     std_typo: bool | None = setting(None, "the published 0.255 as third deviation; the profile's if absent")
     neighbour_layout: Literal["real", "published"] | None = setting(
@@ -74,27 +73,20 @@ class SegmentSettings:
     root: Path = setting(Path("features"), "folder of banks and results", aliases=("--output-path",), decides="nothing")
     data_dir: Path = setting(Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing")
     output: Path | None = setting(None, "result file; <root>/results/... if absent", decides="nothing")
-    checkpoint: Path | None = setting(None, "weights from this file in place of the published ones")
-    random_init: bool = setting(False, "random weights, drawn from the seed")
+    checkpoint: Path | None = like(StageSettings, "checkpoint")
+    random_init: bool = like(StageSettings, "random_init")
     storage: Literal["float32", "float16"] = setting("float32", "dtype of the bank on the disk")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
     dtype: str = setting("auto", "compute dtype: auto (bfloat16 on a GPU), float32, bfloat16, float16")
     batch_size: int = setting(4, "images that are encoded together", within=(1, 4096), decides="nothing")
-    num_workers: int = setting(
-        -1,
-        "processes that decode; -1 picks 0 on a CPU, and one per core but one on a GPU",
-        within=(-1, 256),
-        decides="nothing",
-    )
+    num_workers: int = like(StageSettings, "num_workers")
     block_size: int = setting(
         16, "images per block, the unit that is resumed and searched for together", within=(1, 4096), decides="nothing"
     )
     memory_gb: float = setting(
         0.5, "bound on the part of the bank that exact search holds at once", within=(0.01, 1024), decides="nothing"
     )
-    wandb: bool = setting(
-        False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise", decides="nothing"
-    )
+    wandb: bool = like(StageSettings, "wandb")
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.features if name not in FEATURES]:
