@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,13 +9,12 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fungi.backbones.encoders import TokenEncoder
-from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.terms import EachPosition
 from fungi.search.stored import BankSearch
-from fungi.segmentation.dense import DenseExtractor, DenseLoss, Support, at_input_size
+from fungi.segmentation.dense import DenseExtractor, DenseLoss, Support
 from fungi.store.banks import PatchRows
-from tests.segmentation.tiny import CPU, SIZE, WIDTH, extractor, images, random_support, tiny_vit
+from tests.segmentation.tiny import CPU, WIDTH, extractor, images, random_support, tiny_vit
 
 DRAWS = [11, 12, 13, 14]
 
@@ -192,25 +190,3 @@ def test_every_switch_of_the_loss_changes_gradients(switch: dict, tmp_path: Path
         extractor(model, loss=loss).features("simclr", batch, [1], support) for loss in (None, DenseLoss(**switch))
     )
     assert torch.nn.functional.cosine_similarity(usual, other, dim=2).min() < 0.999
-
-
-def test_positions_are_resampled_the_hubs_way_and_other_sizes_are_refused() -> None:
-    model = tiny_vit()
-    before = model.pos_embed.detach().clone()
-    at_input_size(model, SIZE)
-    assert torch.equal(model.pos_embed, before)
-    at_input_size(model, 32)
-    patches = before[:, 1:].reshape(1, 4, 4, WIDTH).permute(0, 3, 1, 2)
-    hub = torch.nn.functional.interpolate(patches, scale_factor=(8.1 / 4, 8.1 / 4), mode="bicubic")
-    expected = hub.permute(0, 2, 3, 1).reshape(1, 64, WIDTH)
-    torch.testing.assert_close(model.pos_embed[:, 1:].detach(), expected)
-    assert dense_tokens(model, 32) == 64
-    with pytest.raises(FungiError, match="--input-size 30 is no multiple of the model's patches of 4"):
-        at_input_size(model, 30)
-    with pytest.raises(FungiError, match="a Linear has no patch tokens"):
-        at_input_size(torch.nn.Linear(2, 2), 32)
-
-
-def dense_tokens(model, size: int) -> int:
-    pixels = torch.from_numpy(np.zeros((1, 3, size, size), dtype=np.uint8))
-    return extractor(model).features("embeddings", pixels, [0]).shape[1]

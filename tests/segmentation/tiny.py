@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn.functional import normalize
 
@@ -20,22 +21,26 @@ CPU = torch.device("cpu")
 SIZE, PATCH, WIDTH = 16, 4, 12
 
 
-def tiny_vit(*, seed: int = 0, registers: int = 0) -> VisionTransformer:
+def tiny_vit(*, seed: int = 0, registers: int = 0, kind: type = VisionTransformer, **options) -> VisionTransformer:
     torch.manual_seed(seed)
-    model = VisionTransformer(
-        img_size=SIZE, patch_size=PATCH, embed_dim=WIDTH, depth=2, num_heads=3, num_classes=0, reg_tokens=registers
-    )
+    options = {"num_classes": 0, **options} | ({"num_reg_tokens" if kind is Eva else "reg_tokens": registers})
+    model = kind(img_size=SIZE, patch_size=PATCH, embed_dim=WIDTH, depth=2, num_heads=3, **options)
     for parameter in model.parameters():  # biases, too: they are zero in a fresh model
         torch.nn.init.normal_(parameter, std=0.2)
     return model.eval()
 
 
 def extractor(
-    model: VisionTransformer, *, kind: str = "khatri-rao", rows: int = 12, loss: DenseLoss | None = None
+    model: VisionTransformer,
+    *,
+    kind: str = "khatri-rao",
+    rows: int = 12,
+    loss: DenseLoss | None = None,
+    size: int = SIZE,
 ) -> DenseExtractor:
     target = find_target(model, "blocks.1.attn.proj")
     matrix = draw_projection(rows, target.gradient_dim, kind=kind)
-    views = SceneView(size=SIZE, statistics=HALF)
+    views = SceneView(size=size, statistics=HALF)
     return DenseExtractor(model, target, make_projector(matrix, CPU, torch.float32), views, device=CPU, loss=loss)
 
 
@@ -47,8 +52,8 @@ def filled_bank(folder: Path, features: np.ndarray, labels: np.ndarray | None = 
     return bank
 
 
-def random_support(folder: Path, rows: int = 50, *, seed: int = 3) -> Support:
-    features = normalize(torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(seed)), dim=1)
+def random_support(folder: Path, rows: int = 50, *, seed: int = 3, width: int = WIDTH) -> Support:
+    features = normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=1)
     bank = filled_bank(folder, features.numpy())
     return Support(bank, BankSearch(bank, CPU))
 

@@ -113,18 +113,14 @@ class WholeModel:
 class TokenEncoder(WholeModel):
     """Class token and patch tokens after the final norm, for timm's vision transformers with a class token.
 
-    FungiError for other models. Registers and other prefix tokens are left out.
+    FungiError for other models. Registers and other prefix tokens are left out. Every token goes through what the class
+    token goes through (CLIP: the projection to the joint space).
     """
 
     path = "all tokens"
 
     def __init__(self, model: nn.Module) -> None:
-        needed = ("patch_embed", "forward_features", "fc_norm", "head", "num_prefix_tokens")
-        if any(not hasattr(model, name) for name in needed) or getattr(model, "cls_token", None) is None:
-            raise FungiError(
-                f"a {type(model).__name__} has no patch tokens to mask: iBOT needs a vision transformer of timm with "
-                "a class token."
-            )
+        require_patch_tokens(model)
         super().__init__(model)
 
     def __call__(self, inputs: Inputs, /) -> Encoded:
@@ -136,6 +132,17 @@ class TokenEncoder(WholeModel):
         with _masked(model.patch_embed, mask, given.get("mask_seed", -1)):
             tokens = model.head(model.fc_norm(model.forward_features(images)))  # [m 1+t d]
         return Encoded(tokens[:, 0], tokens[:, model.num_prefix_tokens :], mask)
+
+
+def require_patch_tokens(model: nn.Module) -> None:
+    """FungiError for a model that is no vision transformer of timm, or pools by something else than its tokens."""
+    needed = ("patch_embed", "forward_features", "fc_norm", "head", "num_prefix_tokens", "embed_dim")
+    timms = all(hasattr(model, name) for name in needed) and getattr(model, "cls_token", None) is not None
+    if not timms or getattr(model, "attn_pool", None) is not None:  # whose head takes what attention pools
+        raise FungiError(
+            f"a {type(model).__name__} has no patch tokens like its embedding: iBOT and segmentation need a vision "
+            "transformer of timm with a class token, and no pooling by attention, such as dino_vits16 or digits-vit."
+        )
 
 
 def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fungi.backbones.encoders import Encoded, TokenEncoder
+from fungi.backbones.encoders import Encoded, TokenEncoder, require_patch_tokens
 from fungi.backbones.position_embedding import hub_positions
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine, Loss
@@ -112,10 +112,11 @@ class DenseExtractor:
         loss: DenseLoss | None = None,
         seed: int = 42,
     ) -> None:
-        require_tokens(model)
+        require_patch_tokens(model)
         vit: Any = model
+        width = getattr(vit.head, "out_features", vit.embed_dim)  # CLIP's tokens are those of the joint space
         self.views, self.loss = views, loss or DenseLoss()
-        self.head = random_linear(vit.embed_dim, self.loss.latent_dim, seed, "simclr").to(device)
+        self.head = random_linear(width, self.loss.latent_dim, seed, "simclr").to(device)
         self._target = target.name
         self.engine = GradientEngine(
             model,
@@ -162,16 +163,6 @@ class DenseExtractor:
         return loss
 
 
-def require_tokens(model: nn.Module) -> None:
-    """FungiError for a model without patch tokens of the kind that is needed here."""
-    needed = ("patch_embed", "forward_features", "num_prefix_tokens", "embed_dim")
-    if any(not hasattr(model, name) for name in needed) or getattr(model, "cls_token", None) is None:
-        raise FungiError(
-            f"a {type(model).__name__} has no patch tokens: segmentation needs a vision transformer of timm with a "
-            "class token, such as dino_vits16 or digits-vit."
-        )
-
-
 def grid_of(model: nn.Module) -> int:
     """Patches along a side of the model's input."""
     embed: Any = getattr(model, "patch_embed")  # noqa: B009
@@ -181,15 +172,25 @@ def grid_of(model: nn.Module) -> int:
 def at_input_size(model: nn.Module, size: int) -> None:
     """Make a vision transformer take images of `size` x `size`: position embeddings the hub's way (spec dense 1).
 
-    FungiError for a size that is no multiple of the patch size, and a model without patch tokens.
+    Prefix tokens keep theirs, where they have any; positions that are computed (rotary) follow the grid. FungiError for
+    a size that is no multiple of the patch size, a model without patch tokens, and one that knows a single size.
     """
-    require_tokens(model)
+    require_patch_tokens(model)
     vit: Any = model
     patch = int(vit.patch_embed.patch_size[0])
     if size % patch:
         raise FungiError(f"--input-size {size} is no multiple of the model's patches of {patch} pixels.")
-    if vit.patch_embed.img_size == (size, size):
+    native, grid = vit.patch_embed.img_size, grid_of(model)
+    if native == (size, size):
         return
-    positions = hub_positions(vit.pos_embed.detach(), grid=size // patch)
-    vit.set_input_size(img_size=size)
+    if not hasattr(vit, "set_input_size"):
+        raise FungiError(f"a {type(model).__name__} takes no other size than its own: use --input-size {native[0]}.")
+    learned = vit.pos_embed
+    vit.set_input_size(img_size=(size, size))
+    if learned is None:
+        return
+    prefix = learned.shape[1] - grid**2
+    # DINOv2's hub code: antialiased for its models with registers, whose positions are those of patches alone.
+    antialias = prefix == 0 and getattr(vit, "reg_token", None) is not None
+    positions = hub_positions(learned.detach(), grid=size // patch, antialias=antialias, prefix=prefix)
     vit.pos_embed = nn.Parameter(positions, requires_grad=False)

@@ -1,0 +1,119 @@
+"""Vision transformers at another size than their own: all that are registered, and what becomes of their positions."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from timm.models.eva import Eva
+from torch.nn.functional import interpolate
+
+from fungi.backbones.base import BACKBONES
+from fungi.backbones.encoders import TokenEncoder
+from fungi.errors import FungiError
+from fungi.segmentation.dense import at_input_size
+from tests.segmentation.tiny import PATCH, SIZE, WIDTH, extractor, images, random_support, tiny_vit
+
+FAST = ("udi", "udi-one", "dinov3")
+
+
+def family(name: str) -> str:
+    """`dinov2-reg` of `dinov2_vitb14_reg`: what its size does not change."""
+    stem = re.match(r"[A-Za-z]+\d?", name)[0]
+    return stem + "".join(f"-{kind}" for kind in ("reg", "one", "decoder", "resnet") if kind in name)
+
+
+SMALLEST = {
+    family(name): name  # the last of a family is its narrowest
+    for name in sorted(BACKBONES, key=lambda name: -BACKBONES[name].embedding_dim)
+    if BACKBONES[name].modality == "vision"
+}
+REFUSED = ("PE-Core", "aimv2", "siglip2", "clip-resnet", "efficientnet", "mobileclip", "mocov2", "mae-vit-b16-decoder")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if kind in FAST else pytest.mark.slow) for kind, name in SMALLEST.items()]
+)
+def test_every_family_takes_another_size_or_is_refused_in_words(name: str) -> None:
+    """On the meta device, where shapes alone are computed."""
+    spec = BACKBONES[name]
+    with torch.device("meta"):
+        model = spec.build().eval()
+    if name.startswith(REFUSED):
+        with pytest.raises(FungiError, match="has no patch tokens like its embedding"):
+            at_input_size(model, 448)
+        return
+    patch = model.patch_embed.patch_size[0]
+    size = spec.input.size + 2 * patch
+    at_input_size(model, size)
+    with torch.no_grad():
+        encoded = TokenEncoder(model)(torch.empty(2, 3, size, size, device="meta"))
+    assert encoded.patches.shape == (2, (size // patch) ** 2, spec.embedding_dim)
+
+
+KINDS = {
+    "registers with positions": {"registers": 1},  # UDI's second class token
+    "registers without positions": {"registers": 2, "no_embed_class": True},  # DINOv2's
+    "no prefix with a position": {"no_embed_class": True},  # DeiT III
+    "rotary positions": {"kind": Eva, "use_abs_pos_emb": False, "use_rot_pos_emb": True, "registers": 2},  # DINOv3
+    "a joint space": {"num_classes": 7},  # CLIP
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_gives_features_at_another_size(kind: str, tmp_path: Path) -> None:
+    model = tiny_vit(**KINDS[kind])
+    at_input_size(model, 32)
+    width = model.head(torch.zeros(1, WIDTH)).shape[1]
+    support = random_support(tmp_path / "bank", width=width)
+    pixels = interpolate(images(2), scale_factor=2)
+    found = extractor(model, size=32).features("embeddings+simclr", pixels, [1, 2], support)
+    assert found.shape == (2, (32 // PATCH) ** 2, width + 12)  # twelve rows of the projection
+    assert bool(found.isfinite().all())
+
+
+@pytest.mark.parametrize(("options", "prefix"), [({}, 1), (KINDS["registers with positions"], 2)])
+def test_positions_are_resampled_the_hubs_way_and_prefix_tokens_keep_theirs(options: dict, prefix: int) -> None:
+    model = tiny_vit(**options)
+    before = model.pos_embed.detach().clone()
+    at_input_size(model, SIZE)
+    assert torch.equal(model.pos_embed, before)
+    at_input_size(model, 32)
+    hub = interpolate(as_map(before[:, prefix:]), scale_factor=(8.1 / 4, 8.1 / 4), mode="bicubic")
+    torch.testing.assert_close(as_map(model.pos_embed.detach()[:, prefix:]), hub)
+    assert torch.equal(model.pos_embed[:, :prefix], before[:, :prefix])
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_positions_of_patches_alone_are_antialiased_with_registers(registers: int) -> None:
+    """As DINOv2's hub code does it for its models with registers; seen where the grid becomes smaller."""
+    model = tiny_vit(registers=registers, no_embed_class=True)
+    before = model.pos_embed.detach().clone()
+    at_input_size(model, 8)
+    to = {"size": (2, 2), "antialias": True} if registers else {"scale_factor": (2.1 / 4, 2.1 / 4)}
+    torch.testing.assert_close(as_map(model.pos_embed.detach()), interpolate(as_map(before), mode="bicubic", **to))
+
+
+def as_map(positions: torch.Tensor) -> torch.Tensor:
+    """`[1 g*g d] -> [1 d g g]`."""
+    side = round(positions.shape[1] ** 0.5)
+    return positions.transpose(1, 2).unflatten(2, (side, side))
+
+
+def test_other_sizes_and_models_are_refused() -> None:
+    with pytest.raises(FungiError, match="--input-size 30 is no multiple of the model's patches of 4"):
+        at_input_size(tiny_vit(), 30)
+    with pytest.raises(FungiError, match="a Linear has no patch tokens"):
+        at_input_size(torch.nn.Linear(2, 2), 32)
+    with pytest.raises(FungiError, match="takes no other size than its own: use --input-size 16"):
+        at_input_size(OneSize(tiny_vit()), 32)
+
+
+class OneSize(torch.nn.Module):
+    """A vision transformer that offers no other size, as some of timm's."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        for name in ("patch_embed", "fc_norm", "head", "cls_token", "embed_dim", "num_prefix_tokens"):
+            setattr(self, name, getattr(model, name))
+        self.forward_features = model.forward_features
