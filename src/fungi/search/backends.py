@@ -29,24 +29,37 @@ def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None =
     largest = metric == "inner-product"
 
     def search(queries: Float[Tensor, "q d"], k: int) -> Ranked:
-        best: Ranked | None = None
-        held = queries.new_empty(0)  # of one block's products: fresh memory for each costs a twentieth of the time
+        # The best so far, kept up to date tile by tile: results of tiles that wait for each other would be held again
+        # for every tile, and lie between the large blocks that are freed.
+        values = queries.new_full((len(queries), k), -torch.inf if largest else torch.inf)
+        rows = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
+        held, seen = queries.new_empty(0), 0  # of one block's products: fresh memory costs a twentieth of the time
         for place, block in keys():
             squares = None if largest else block.square().sum(dim=1)
             if held.numel() < (size := min(len(queries), QUERIES_AT_ONCE) * len(block)):
                 held = queries.new_empty(size)
-            tiles = [_best(_ranking(tile, block, squares, held), k, largest) for tile in queries.split(QUERIES_AT_ONCE)]
-            values, rows = (torch.cat(column) for column in zip(*tiles, strict=True))
-            rows = rows + place.start
-            if best is not None:
-                values, rows = (torch.cat(pair, dim=1) for pair in zip(best, (values, rows), strict=True))
-                values, order = values.topk(min(k, values.shape[1]), dim=1, largest=largest)
-                rows = rows.gather(1, order)
-            best = values, rows
-        assert best is not None, "a search needs keys"
-        return best
+            for tile, *best in zip(*(part.split(QUERIES_AT_ONCE) for part in (queries, values, rows)), strict=True):
+                near, columns = _best(_ranking(tile, block, squares, held), k, largest)
+                _merge(*best, near, columns + place.start, largest)
+            seen += len(block)
+            del block  # before the next one is read
+        assert seen, "a search needs keys"
+        return values[:, :seen], rows[:, :seen]
 
     return search
+
+
+def _merge(
+    values: Float[Tensor, "q k"],
+    rows: Int64[Tensor, "q k"],
+    near: Float[Tensor, "q n"],
+    found: Int64[Tensor, "q n"],
+    largest: bool,
+) -> None:
+    """Bring the best so far, in place, up to date with what a block has."""
+    best = torch.cat([values, near], dim=1).topk(values.shape[1], dim=1, largest=largest)
+    values.copy_(best.values)
+    rows.copy_(torch.cat([rows, found], dim=1).gather(1, best.indices))
 
 
 def squared_lengths(rows: Float[Tensor, "q d"]) -> Float[Tensor, "q 1"]:
@@ -69,7 +82,7 @@ def _ranking(
 
 def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
     """The k best of each row, exactly: they lie in the k groups of columns with the best first entries."""
-    count, width = ranking.shape
+    width = ranking.shape[1]
     whole = width // GROUP * GROUP
     if whole < 4 * k * GROUP:
         found = ranking.topk(min(k, width), dim=1, largest=largest)
@@ -77,11 +90,12 @@ def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
     groups = ranking[:, :whole].unflatten(1, (-1, GROUP))  # [q g 32]
     firsts = groups.amax(dim=2) if largest else groups.amin(dim=2)
     chosen = firsts.topk(k, dim=1, largest=largest).indices  # [q k]
-    columns = (chosen.unsqueeze(2) * GROUP + torch.arange(GROUP, device=ranking.device)).flatten(1)
-    rest = torch.arange(whole, width, device=ranking.device).expand(count, -1)
-    columns = torch.cat([columns, rest], dim=1)
-    found = ranking.gather(1, columns).topk(k, dim=1, largest=largest)
-    return found.values, columns.gather(1, found.indices)
+    candidates = groups.gather(1, chosen.unsqueeze(2).expand(-1, -1, GROUP)).flatten(1)  # [q k 32] -> [q k*32]
+    found = torch.cat([candidates, ranking[:, whole:]], dim=1).topk(k, dim=1, largest=largest)
+    inside = found.indices < k * GROUP
+    group = chosen.gather(1, (found.indices // GROUP).clamp_max(k - 1))
+    columns = torch.where(inside, group * GROUP + found.indices % GROUP, found.indices + (whole - k * GROUP))
+    return found.values, columns
 
 
 def _of_library(make: Callable[..., Answer]) -> Callable[..., Search]:

@@ -17,8 +17,9 @@ class BankSearch:
     """A back-end over a bank, by default every row against every query.
 
     tree, k: of the approximate back-ends, and the most neighbours that they will be asked for; they hold all of the
-    bank. tile_bytes: what torch may hold besides queries and results, whatever the bank's size: a tile of rows as
-    stored and in float32, and the products of 1,024 queries with it.
+    bank. tile_bytes: what torch may hold besides queries and results, whatever the bank's size and the number of
+    queries: a tile of rows and the next one as it is read, the products of 1,024 queries with the former, and as much
+    again to find the best of them.
     """
 
     def __init__(
