@@ -117,15 +117,17 @@ class _Parser(argparse.ArgumentParser):
 @cache
 def build_parser(settings_type: type, *, program: str, description: str) -> argparse.ArgumentParser:
     """The command-line parser of a settings class; kept, since a grid parses thousands of command lines."""
+    fields = dataclasses.fields(settings_type)
+    needed = [field for field in fields if field.default is dataclasses.MISSING]
+    given = [f"{flag_of(field)} {field.name.upper()}" for field in needed]
     parser = _Parser(
         prog=program,
         description=description,
-        usage=_usage(settings_type, program),
+        usage=" ".join([program, *given, "[--flag ...]"]),  # what has to be given; the rest stands below
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     hints = type_hints(settings_type)
-    fields = dataclasses.fields(settings_type)
     topics = [topic for topic in TOPICS if len(fields) > FEW and topic in map(topic_of, fields)]
     groups = {topic: parser.add_argument_group(topic) for topic in topics}
     for field in fields:
@@ -134,7 +136,7 @@ def build_parser(settings_type: type, *, program: str, description: str) -> argp
             *flags,
             dest=field.name,
             default=argparse.SUPPRESS,
-            required=field.default is dataclasses.MISSING,
+            required=field in needed,
             help=_help_text(field),
             **_shape_of(hints[field.name]),
         )
@@ -163,12 +165,6 @@ def topic_of(field: "dataclasses.Field[Any]") -> str:
     """The group of a field in help."""
     stated = field.metadata.get("topic")
     return stated or next((topic for topic, names in TOPICS.items() if field.name in names), OWN_TOPIC)
-
-
-def _usage(settings_type: type, program: str) -> str:
-    """`fungi similar --images IMAGES [--flag ...]`: what has to be given; the rest stands below."""
-    needed = [field for field in dataclasses.fields(settings_type) if field.default is dataclasses.MISSING]
-    return " ".join([program, *(f"{flag_of(field)} {field.name.upper()}" for field in needed), "[--flag ...]"])
 
 
 def flag_of(field: "dataclasses.Field[Any]") -> str:

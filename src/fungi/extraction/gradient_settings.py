@@ -43,9 +43,10 @@ class GradientSettings(StageSettings):
         super().__post_init__()
         if not self.objective:
             raise FungiError("no objective is given. Name some with --objective.")
+        known = OBJECTIVES.names()
         for name in (*self.objective, *parse_options(self.set)):
-            if name not in OBJECTIVES:
-                raise unknown_name("objective", name, OBJECTIVES)
+            if name not in known:
+                raise unknown_name("objective", name, known)
         if self.projection_matrix and (self.projection_dim or self.projection_kind != "binary"):
             raise FungiError(
                 "--projection-matrix brings its own size and kind: leave out --projection-dim and --projection-kind."

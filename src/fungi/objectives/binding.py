@@ -73,7 +73,8 @@ def bind(
     """
     kind = OBJECTIVES[name]
     fields = {one.name for one in dataclasses.fields(kind)}
-    given = {**_defaults(input_spec, name), **(options or {})}
+    defaults = input_spec.objective_defaults(name) if isinstance(input_spec, ModalityDefaults) else {}
+    given = {**defaults, **(options or {})}
     given = {setting: given[option] for setting, option in kind.follows.items() if option in given} | given
     own = {key: value for key, value in given.items() if key in fields}
     try:
@@ -94,7 +95,3 @@ def bind(
         drawn: Any = views
         views = replace(drawn, stream=name)
     return BoundObjective(objective=objective, views=views, heads=objective.heads(embedding_dim, seed))
-
-
-def _defaults(input_spec: InputSpec, objective: str) -> dict[str, Any]:
-    return input_spec.objective_defaults(objective) if isinstance(input_spec, ModalityDefaults) else {}
