@@ -316,3 +316,16 @@ def test_the_network_has_the_published_number_of_parameters() -> None:
         network = Network(NetworkOptions(architecture=choose_architecture("vit_small")))
     assert sum(one.numel() for one in network.backbone.backbone.parameters()) == 21_666_432
     assert sum(one.numel() for one in network.parameters()) == 44_611_456
+
+
+@pytest.mark.slow
+def test_a_student_learns_what_a_teacher_that_stays_as_it_is_predicts() -> None:
+    """Over one batch: of what cross-entropy has above the teacher's entropy, which is the least it can be."""
+    learner = learner_of(settings(drop_path_rate=0.0, center_momentum=1.0))
+    batch = first_batches(settings(), 1)[0]
+    excess = []
+    for step in range(40):
+        measured = learner.step(batch, moment(step, rate=3e-3, teacher_momentum=1.0, weight_decay=0.0))
+        excess.append(measured["loss"] - measured["entropy"])
+    assert min(excess) >= 0
+    assert excess[-1] < 0.5 * excess[0]
