@@ -1,1 +1,1 @@
-"""The command line: one file per command; settings, validation, dispatch."""
+"""`fungi COMMAND`: dispatch by the table of commands, and `fungi list`."""
