@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks._rounds import in_turns, ratio
-from fungi.pretraining.architectures import choose_architecture
+from fungi.pretraining.choices import choose_architecture
 from fungi.pretraining.learner import Learner, LearnerOptions, Moment
 from fungi.pretraining.network import NetworkOptions, Predictions, align
 from fungi.pretraining.optimisation import move_teacher

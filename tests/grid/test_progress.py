@@ -13,9 +13,9 @@ import pytest
 from fungi.commands import COMMANDS
 from fungi.grid.declaration import LAST_GRID, Grid, declared_grid, store_grid
 from fungi.grid.elements import Element, GridCall, elements
-from fungi.grid.freezing import freeze
 from fungi.grid.progress import Expected, Progress, Queue, comment_of, counts, progress_of
 from fungi.grid.records import INTERRUPTED, Attempt, Records
+from fungi.grid.submit import freeze
 from fungi.settings import as_json
 from fungi.store.birth import Birth
 from fungi.store.blocks import BlockFolder, Manifest

@@ -13,9 +13,9 @@ from fungi.commands import COMMANDS
 from fungi.grid.calls import call_of_job, command_line
 from fungi.grid.declaration import Grid, declared_grid
 from fungi.grid.elements import elements
-from fungi.grid.freezing import freeze
 from fungi.grid.job_files import read_job_file
 from fungi.grid.submission import JobEnvironment, arrays, submittable
+from fungi.grid.submit import freeze
 
 main = COMMANDS["submit"].main
 

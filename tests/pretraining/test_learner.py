@@ -309,7 +309,7 @@ def test_levels_that_are_switched_off_are_left_out_of_the_mean(options, levels) 
 
 def test_the_network_has_the_published_number_of_parameters() -> None:
     """ViT-S/16: 21,666,432 in the backbone, 592,896 in SRS with its input norm, 22,352,128 in the head."""
-    from fungi.pretraining.architectures import choose_architecture
+    from fungi.pretraining.choices import choose_architecture
     from fungi.pretraining.network import NetworkOptions
 
     with torch.device("meta"):

@@ -1,9 +1,12 @@
-"""`fungi submit`: the whole grid to SLURM, stage after stage."""
+"""`fungi submit`: the whole grid to SLURM, stage after stage, with a copy of the code that later edits leave alone."""
 
+import hashlib
 import os
 import shutil
 import subprocess
+import uuid
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +16,12 @@ from fungi.errors import FungiError, unknown_name
 from fungi.grid.calls import chosen_jobs, progress_of_jobs
 from fungi.grid.chain import Planned, submit_all
 from fungi.grid.declaration import LAST_GRID, Grid, existing_root, store_grid
-from fungi.grid.freezing import freeze
 from fungi.grid.job_files import project_folder
 from fungi.grid.progress import LEFT, Queue
 from fungi.grid.settings import GridSettings
 from fungi.grid.submission import Array, JobEnvironment, Submittable, default_python, max_array, submittable
 from fungi.runtime.log import logger
+from fungi.runtime.versions import COMMIT_FILE, code_commit
 from fungi.settings import setting
 
 DESCRIPTION = """Submit the grid to SLURM: an array per job, one element per backbone, dataset, split and shard. Each
@@ -147,3 +150,43 @@ def sbatch(array: Array, jobs: JobEnvironment) -> str:
         reason = " ".join(error.stderr.split())
         raise FungiError(f"sbatch refused {command[-1]}: {reason}. Give other options with --sbatch.") from None
     return done.stdout.strip().split(";")[0]
+
+
+_FOLDERS = ("src", "jobs", "scripts")
+_LEFT_OUT = ("__pycache__", ".egg-info")
+
+
+def freeze(project: Path, root: Path) -> Path:
+    """Copy the code to `<root>/code/<commit>-<hash of the files>` and give that folder; equal code is copied once."""
+    commit = code_commit()
+    folder = root / "code" / f"{commit[:12]}-{_digest(project, commit)[:12]}"
+    if folder.is_dir():
+        return folder
+    temporary = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:12]}")
+    for source in _files(project):
+        target = temporary / source.relative_to(project)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)
+    (temporary / COMMIT_FILE).write_text(commit + "\n")
+    try:
+        temporary.rename(folder)
+    except OSError:  # another submission was faster
+        shutil.rmtree(temporary)
+    return folder
+
+
+def _digest(project: Path, commit: str) -> str:
+    digest = hashlib.sha256(commit.encode())
+    for path in _files(project):
+        digest.update(f"\0{path.relative_to(project)}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _files(project: Path) -> Iterator[Path]:
+    yield from sorted(project.glob("*.py"))
+    yield from sorted(project.glob("pyproject.toml"))
+    for name in _FOLDERS:
+        for path in sorted((project / name).rglob("*")):
+            if path.is_file() and not any(part.endswith(_LEFT_OUT) for part in path.parts):
+                yield path

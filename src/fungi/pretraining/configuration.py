@@ -1,8 +1,7 @@
 """From flags to what the parts of the method take, and to the schedules of every step."""
 
-from fungi.pretraining.architectures import choose_architecture
 from fungi.pretraining.batches import BatchPlan
-from fungi.pretraining.choices import DEVIATIONS
+from fungi.pretraining.choices import DEVIATIONS, choose_architecture
 from fungi.pretraining.learner import LearnerOptions, Moment
 from fungi.pretraining.losses import LossOptions
 from fungi.pretraining.network import NetworkOptions

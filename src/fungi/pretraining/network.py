@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fungi.pretraining.architectures import Architecture
-from fungi.pretraining.choices import Coordinates
+from fungi.pretraining.choices import Architecture, Coordinates
 from fungi.pretraining.layers import EPSILON, Head, SampledAttention
 from fungi.pretraining.sampling import one_hot_map, target_map, token_positions
 from fungi.pretraining.tokens import embed, run_blocks

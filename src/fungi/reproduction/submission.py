@@ -7,10 +7,9 @@ from pathlib import Path
 
 from fungi.errors import FungiError
 from fungi.grid.array import FIRST, array_text, chosen_indices, chunks
-from fungi.grid.freezing import freeze
 from fungi.grid.job_files import project_folder
 from fungi.grid.submission import Array, JobEnvironment, default_python, max_array
-from fungi.grid.submit import sbatch
+from fungi.grid.submit import freeze, sbatch
 from fungi.grid.throughput import SECONDS_PER_ELEMENT
 from fungi.reproduction.plan import Home, Plan, Step
 from fungi.runtime.files import write_whole
