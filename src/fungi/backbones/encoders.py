@@ -77,15 +77,12 @@ class Encoder(Protocol):
 
     def __call__(self, inputs: Any, /) -> Encoded:
         """Encode views."""
-        ...
 
     def activation_module(self, path: str) -> nn.Module:
         """The attention module that owns a target, whose input may stand in for the target's."""
-        ...
 
     def compile(self, targets: Sequence[str]) -> None:
         """Have what comes before the first of the gradient sources (paths) compiled when it is first used."""
-        ...
 
 
 class WholeModel:

@@ -24,16 +24,13 @@ class ReadableArray(Protocol):
     @property
     def rows(self) -> int:
         """n."""
-        ...
 
     @property
     def dim(self) -> int:
         """d."""
-        ...
 
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
         """Rows `start` to `stop`."""
-        ...
 
 
 class ArrayInMemory:

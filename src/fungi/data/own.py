@@ -6,8 +6,7 @@ for as `<data_dir>/NAME`. The name becomes a folder below `--root`, so it has to
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from fungi.data.base import VOID, DatasetSpec, MaskRules, Samples
@@ -66,29 +65,15 @@ def _present(names: Iterable[str]) -> dict[str, str]:
     return {split: name for split, name in found.items() if name}
 
 
-@dataclass(frozen=True)
-class _Folders:
-    """Opens the splits of a folder of class folders. Classes are those of train, so that a label means one class."""
-
-    root: Path
-    splits: dict[str, str] = field(hash=False)
-
-    def __call__(self, data_dir: Path, split: str) -> Samples:
-        classes = class_folders(self.root / next(iter(self.splits.values())))
-        name_unread(self.root / self.splits[split])
-        return class_folder_samples(self.root, self.splits[split], classes)
+def _open_folders(root: Path, splits: dict[str, str], data_dir: Path, split: str) -> Samples:
+    """A split of a folder of class folders. Classes are those of train, so that a label means one class."""
+    classes = class_folders(root / next(iter(splits.values())))
+    name_unread(root / splits[split])
+    return class_folder_samples(root, splits[split], classes)
 
 
-@dataclass(frozen=True)
-class _Saved:
-    """Opens the splits of a saved `DatasetDict`."""
-
-    root: Path
-    splits: dict[str, str] = field(hash=False)
-
-    def __call__(self, data_dir: Path, split: str) -> Samples:
-        classes = string_classes(self.root, list(self.splits.values()))
-        return open_saved(self.root, self.splits[split], class_names=classes)
+def _open_saved(root: Path, splits: dict[str, str], data_dir: Path, split: str) -> Samples:
+    return open_saved(root, splits[split], class_names=string_classes(root, list(splits.values())))
 
 
 def _folder_spec(name: str, root: Path) -> DatasetSpec:
@@ -101,7 +86,7 @@ def _folder_spec(name: str, root: Path) -> DatasetSpec:
         title=f"images below {root}",
         classes=classes,
         sizes=dict.fromkeys(splits),
-        open=_Folders(root, splits),
+        open=partial(_open_folders, root, splits),
         published=False,
     )
 
@@ -134,22 +119,14 @@ def _drawn_spec(name: str, root: Path) -> DatasetSpec:
     )
 
 
-@dataclass(frozen=True)
-class _Masked:
-    """Opens the splits of a folder of images and masks."""
-
-    root: Path
-    splits: dict[str, str] = field(hash=False)
-    classes: list[str] = field(hash=False)
-
-    def __call__(self, data_dir: Path, split: str) -> Samples:
-        folder = self.splits[split]
-        images = image_names(self.root / folder / "images")
-        if not images:
-            raise MissingFilesError(f"no image in {self.root / folder / 'images'}. Put the images of {split} there.")
-        masks = mask_names(self.root / folder, images)
-        paths = [f"{folder}/images/{name}" for name in images]
-        return masked_samples(self.root, paths, [f"{folder}/{name}" for name in masks], self.classes)
+def _open_masked(root: Path, splits: dict[str, str], classes: list[str], data_dir: Path, split: str) -> Samples:
+    folder = splits[split]
+    images = image_names(root / folder / "images")
+    if not images:
+        raise MissingFilesError(f"no image in {root / folder / 'images'}. Put the images of {split} there.")
+    masks = mask_names(root / folder, images)
+    paths = [f"{folder}/images/{name}" for name in images]
+    return masked_samples(root, paths, [f"{folder}/{name}" for name in masks], classes)
 
 
 @cache
@@ -178,7 +155,7 @@ def _masked_spec(name: str, root: Path) -> DatasetSpec:
         classes=len(classes),
         sizes=dict.fromkeys(splits),
         metric="mIoU",
-        open=_Masked(root, splits, classes),
+        open=partial(_open_masked, root, splits, classes),
         masks=MaskRules(),
         published=False,
     )
@@ -196,7 +173,7 @@ def _saved_spec(name: str, root: Path) -> DatasetSpec:
         classes=None,
         sizes=dict.fromkeys(splits),
         modality=modality_of(root, next(iter(splits.values()))),
-        open=_Saved(root, splits),
+        open=partial(_open_saved, root, splits),
         published=False,
     )
 

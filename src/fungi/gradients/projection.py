@@ -103,15 +103,12 @@ class Projector(Protocol):
     @property
     def entries(self) -> Float[Tensor, "p g"]:
         """All entries on the device, without the factor 1/sqrt(p)."""
-        ...
 
     def contract(self, terms: Terms) -> Float[Tensor, "b kept"]:
         """What is kept of the gradients of one forward pass."""
-        ...
 
     def project(self, kept: Float[Tensor, "b kept"]) -> Float[Tensor, "b p"]:
         """The projected gradients of what was kept, float32."""
-        ...
 
 
 class RawGradients:

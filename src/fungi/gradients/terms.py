@@ -61,11 +61,9 @@ class Positions(Protocol):
 
     def rows(self, terms: Terms) -> Terms:
         """Terms of samples -> terms of gradients."""
-        ...
 
     def by_sample(self, projected: Float[Tensor, "rows p"], samples: int) -> Float[Tensor, "b *s p"]:
         """Projected gradients -> those of each sample."""
-        ...
 
 
 @dataclass(frozen=True)

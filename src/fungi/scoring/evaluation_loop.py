@@ -40,15 +40,12 @@ class Scorer(Protocol):
     @property
     def sources(self) -> Sequence[FeatureSource]:
         """The features."""
-        ...
 
     def score(self, features: "Combined") -> Scores:
         """Scores of one combination."""
-        ...
 
     def warnings(self) -> list[str]:
         """What was odd, besides the features."""
-        ...
 
 
 class Combined:

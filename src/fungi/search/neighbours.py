@@ -32,7 +32,6 @@ class StoredKeys(Protocol):
 
     def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
         """All rows, `size` at a time, each window with its first row."""
-        ...
 
 
 def in_memory(keys: Float[Tensor, "n d"]) -> Keys:

@@ -58,11 +58,9 @@ class Patches(Protocol):
 
     def features_of(self, rows: Integer[np.ndarray, "*n"]) -> Float[np.ndarray, "*n d"]:
         """Features of single rows, float32."""
-        ...
 
     def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
         """All rows, `size` at a time, each window with its first row."""
-        ...
 
 
 class PatchRows:

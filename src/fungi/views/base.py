@@ -22,29 +22,23 @@ class ViewGenerator(Protocol):
     @property
     def kind(self) -> str:
         """Name of this kind of views; the purpose that random views are seeded for where nothing else says it."""
-        ...
 
     @property
     def identity(self) -> str:
         """Equal for generators that give the same views, which then share forwards (embeddings and KL do)."""
-        ...
 
     @property
     def n_views(self) -> int:
         """V."""
-        ...
 
     def prepare(self, item: Any) -> Any:
         """The half that runs in a worker. Global random streams are seeded by the caller for this sample."""
-        ...
 
     def collate(self, prepared: Sequence[Any]) -> Any:
         """Prepared samples, stacked: what travels to the device."""
-        ...
 
     def render(self, batch: Any) -> Inputs:
         """The half that runs on the device: `[b ...]` -> the backbone's input for `b * v` views, view-fastest."""
-        ...
 
 
 @runtime_checkable
@@ -57,7 +51,6 @@ class Drawn(Protocol):
     @property
     def stream(self) -> str:
         """The purpose that views are seeded for; the kind if empty."""
-        ...
 
 
 @runtime_checkable
@@ -69,7 +62,6 @@ class Grouping(Protocol):
 
     def groups(self, batch: Any, size: int) -> Iterator[tuple[Int64[Tensor, " g"], Any]]:
         """Parts of at most `size` samples of a collated batch, still on the CPU: (rows in the batch, part)."""
-        ...
 
 
 @runtime_checkable
@@ -78,7 +70,6 @@ class Remarking(Protocol):
 
     def remarks(self) -> list[str]:
         """What was odd since the last call (texts that were cut)."""
-        ...
 
 
 @runtime_checkable
@@ -87,7 +78,6 @@ class ModalityDefaults(Protocol):
 
     def objective_defaults(self, objective: str) -> dict[str, Any]:
         """Settings of an objective and its views that differ; what a user sets comes before them."""
-        ...
 
 
 @runtime_checkable
@@ -98,7 +88,6 @@ class InputSpec(Protocol):
 
     def views(self, kind: str, **options: Any) -> ViewGenerator:
         """The generator for an objective's kind of views; FungiError where the modality has none."""
-        ...
 
 
 Kinds = Mapping[str, tuple[str, str]]

@@ -26,11 +26,9 @@ class Tokenizer(Protocol):
     @property
     def pad(self) -> int:
         """The number of the padding token."""
-        ...
 
     def encode(self, texts: Sequence[str], longest: int) -> list[Tokens]:
         """At most `longest` tokens of each text; special tokens at the end survive the cut."""
-        ...
 
 
 @dataclass(frozen=True)
