@@ -217,7 +217,9 @@ EVALUATION = [
     *of_command(
         KnnSettings, {"k": 20, "normalize": True, "normalize_embeddings": True, "shots": None}, "spec vision 9.2"
     ),
-    *of_command(KnnSettings, {"few_shot_sampling": "balanced", "few_shot_seed": ()}, "spec vision 9.4"),
+    *of_command(
+        KnnSettings, {"few_shot_sampling": None, "few_shot_seed": ()}, "spec vision 9.4"
+    ),  # as the profile has it
     *of_command(AblateSettings, {"k": 20, "seed": SEED}, "spec vision 9.2"),
     *of_command(InContextSettings, {"k": 20, "model": "gpt-4o-mini", "backbone": TEXT}, "spec text 5.1"),
     *of_command(
