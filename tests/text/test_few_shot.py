@@ -76,7 +76,8 @@ def test_how_shots_were_drawn_is_recorded(profile, tmp_path):
             file.attrs["profile"] = profile
     found = knn_concat.run(KnnSettings(dataset="trec", root=(tmp_path,), shots=3, k=3))
     assert found["settings"]["few_shot_sampling"] == ("stratified" if profile == "published" else "balanced")
-    assert ("stratified draw" in details_of(found, origin_of(found))) == (profile == "published")
+    details = details_of(found, origin_of(found))
+    assert ("stratified draw" in details, "draw" in details) == ((profile == "published",) * 2)
     (path,) = tmp_path.rglob("*.json")
     assert path.parts[-3] == "knn-3shot-k3"
     assert KnnSettings(dataset="trec", root=(tmp_path,), shots=3, k=3).difference(path) == ""
