@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fungi.demos.runner import DemoSettings, print_places
+from fungi.report.result_file import summary_of_runs
 from fungi.report.text import print_gain_table
 from fungi.segmentation.segment import run as segment
 from fungi.segmentation.settings import SegmentSettings
@@ -37,8 +38,6 @@ class DemoSegmentationSettings(DemoSettings):
 
 def run(settings: DemoSegmentationSettings) -> None:
     """Segment, report, draw, and say where things are."""
-    from fungi.report.result_file import summary_of_runs
-
     started = perf_counter()
     shared: dict[str, Any] = {"memory_size": MEMORY_SIZE, "device": settings.device, "batch_size": 16}
     jobs = [

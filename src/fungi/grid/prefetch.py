@@ -6,12 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fungi.backbones.base import BackboneSpec, resolve_backbone
 from fungi.errors import FungiError
 from fungi.grid.settings import GridSettings
 from fungi.settings import setting
+from fungi.views.text import TextInput
 
 if TYPE_CHECKING:
-    from fungi.backbones.base import BackboneSpec
     from fungi.data.base import DatasetSpec
     from fungi.grid.declaration import Grid
 
@@ -45,7 +46,6 @@ def run(settings: PrefetchSettings) -> None:
 
 
 def _fetches(settings: PrefetchSettings, grid: "Grid") -> Iterator[tuple[str, Callable[[], Iterator[str]]]]:
-    from fungi.backbones.base import resolve_backbone
     from fungi.data.base import resolve_dataset
 
     if settings.weights:
@@ -59,7 +59,6 @@ def _fetches(settings: PrefetchSettings, grid: "Grid") -> Iterator[tuple[str, Ca
 def fetch_weights(text: str, spec: "BackboneSpec") -> Iterator[str]:
     """Load a backbone's published weights, which brings them into their cache; a line about them."""
     from fungi.backbones.loading import load_backbone
-    from fungi.views.text import TextInput
 
     if spec.pretrained is None:
         yield f"{spec.name}: has no published weights; give its jobs --checkpoint or --random-init"

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fungi.grid.job_files import project_folder
 from fungi.grid.settings import GridSettings
 from fungi.settings import setting
 
@@ -25,7 +26,6 @@ def run(settings: StatusSettings) -> None:
     """Print the state of every job, then what to submit again."""
     from fungi.grid.calls import chosen_jobs, first_unfinished_stage, progress_of_jobs
     from fungi.grid.declaration import existing_root, store_grid
-    from fungi.grid.job_files import project_folder
     from fungi.grid.progress import Queue, counts, told
     from fungi.grid.submission import JobEnvironment, arrays, default_python, max_array
     from fungi.grid.submit import DEFAULT_JOBS

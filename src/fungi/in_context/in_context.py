@@ -9,6 +9,7 @@ from fungi.combine.names import name_of
 from fungi.in_context.chat_endpoint import ChatEndpoint
 from fungi.in_context.prompts import Prompt, append_answer, read_answers, write_prompts
 from fungi.in_context.settings import InContextSettings
+from fungi.report.result_file import Run
 from fungi.runtime.log import progress
 
 DESCRIPTION = """Find the training texts nearest to each test text, and put them as examples into prompts.
@@ -26,7 +27,6 @@ def run(settings: InContextSettings) -> dict[str, Any]:
     """Write prompts, ask where an endpoint is named, score what is answered; the content of the result file."""
     from fungi.evaluators.in_context import score_answers
     from fungi.in_context.retrieval import Retrieval
-    from fungi.report.result_file import Run
     from fungi.scoring.evaluation_loop import open_result
     from fungi.scoring.feature_files import births_of, provenance
 

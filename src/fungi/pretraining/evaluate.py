@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fungi.errors import FungiError, unknown_name
 from fungi.pretraining.encoder_settings import EncoderSettings
 from fungi.runtime.files import write_whole
+from fungi.runtime.log import logger
 from fungi.settings import as_json, setting
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     from fungi.pretraining.features import encode
     from fungi.pretraining.processes import decoding_workers
     from fungi.runtime.device import choose_device
-    from fungi.runtime.log import logger
 
     splits, device = settings.open_rows(), choose_device(settings.device)
     backbone = settings.load_network()
@@ -102,7 +102,6 @@ def _score(settings: EvaluateSettings, rows: tuple[Any, Any, Any, Any]) -> dict[
     if settings.task == "logistic":
         return _logistic_regression(settings, *rows)
     from fungi.evaluators.weighted_knn import weighted_knn
-    from fungi.runtime.log import logger
 
     fitting = [k for k in settings.k if k <= len(rows[0])] or [max(settings.k)]
     if len(fitting) < len(settings.k):

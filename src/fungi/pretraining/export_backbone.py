@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from fungi.backbones.checkpoints import read_content, unwrap
+from fungi.backbones.families.udi import encoder_state, timm_tokens
 from fungi.errors import FungiError
 from fungi.settings import required, setting
 
@@ -66,9 +68,6 @@ def chosen_weights(checkpoint: Path, key: str) -> "StateDict":
     A file that keeps neither holds one network alone, which counts as the teacher. FungiError where the key is not
     there.
     """
-    from fungi.backbones.checkpoints import read_content, unwrap
-    from fungi.backbones.families.udi import encoder_state, timm_tokens
-
     content = read_content(checkpoint)
     if isinstance(content, dict) and key in content:
         content = content[key]

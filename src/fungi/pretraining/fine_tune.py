@@ -10,6 +10,7 @@ from fungi.errors import FungiError
 from fungi.pretraining.fine_tune_settings import FineTuneSettings
 from fungi.runtime.command import run_command
 from fungi.runtime.files import write_whole
+from fungi.runtime.log import logger
 
 DESCRIPTION = """Train a vision transformer with a classifier on its class token, as a whole, scored after every epoch.
 
@@ -27,7 +28,6 @@ def run(settings: FineTuneSettings) -> dict[str, Any]:
     from fungi.pretraining.classifier import add_classifier, first_head_layer
     from fungi.pretraining.fine_tuning import FineTuning
     from fungi.pretraining.processes import joined
-    from fungi.runtime.log import logger
 
     recipe = settings.chosen
     train, scored = settings.open_rows()

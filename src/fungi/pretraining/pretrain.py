@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from fungi.pretraining.settings import PretrainSettings, client_spelling
 from fungi.runtime.command import run_command
+from fungi.runtime.log import logger
 
 DESCRIPTION = """Pretrain a vision transformer with UDI: two class tokens, three losses, a teacher by moving average.
 
@@ -21,7 +22,6 @@ def run(settings: PretrainSettings) -> None:
     from fungi.pretraining.processes import heeded, joined, queue_again
     from fungi.pretraining.training import Training
     from fungi.runtime.device import keep_freed_memory, short_products
-    from fungi.runtime.log import logger
 
     keep_freed_memory()
     samples = open_images(settings.data_path, settings.dataset, settings.data_dir)

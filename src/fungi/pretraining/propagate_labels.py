@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fungi.errors import MissingFilesError
+from fungi.runtime.log import progress
 from fungi.settings import setting
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ def run(settings: PropagateSettings) -> list[Path]:
     from fungi.backbones.loading import load_backbone
     from fungi.pretraining.tokens import require_known_tokens
     from fungi.runtime.device import choose_device
-    from fungi.runtime.log import progress
 
     listing = settings.davis / "ImageSets" / "2017" / "val.txt"
     if not listing.is_file():

@@ -10,6 +10,11 @@ import re
 from functools import cache
 
 from fungi.backbones.base import BACKBONES, BackboneSpec
+from fungi.backbones.own.hub import read_config
+from fungi.backbones.own.spectrograms import SPECTROGRAM_MODELS, spectrogram_backbone
+from fungi.backbones.own.text import text_backbone
+from fungi.backbones.own.timm_model import timm_backbone
+from fungi.backbones.own.vision import vision_backbone
 from fungi.errors import FungiError, unknown_name
 
 FORMS = "NAME=timm:ID or NAME=hf:PLACE (hf-mean:PLACE), PLACE being a folder or a repository of the Hugging Face hub"
@@ -28,19 +33,12 @@ def own_backbone(text: str) -> BackboneSpec:
     if name in BACKBONES:
         raise FungiError(f"--backbone {text!r}: {name!r} is the name of a known backbone. Choose another name.")
     if kind == "timm":
-        from fungi.backbones.own.timm_model import timm_backbone
-
         return timm_backbone(name, place)
     return _hub_backbone(name, place, mean=kind == "hf-mean")
 
 
 def _hub_backbone(name: str, place: str, *, mean: bool) -> BackboneSpec:
     """A model of `transformers`: its configuration says whether it takes images, spectrograms or texts."""
-    from fungi.backbones.own.hub import read_config
-    from fungi.backbones.own.spectrograms import SPECTROGRAM_MODELS, spectrogram_backbone
-    from fungi.backbones.own.text import text_backbone
-    from fungi.backbones.own.vision import vision_backbone
-
     config = read_config(place)
     config = getattr(config, "vision_config", config)  # the image tower of a model of images and texts
     if any(hasattr(config, name) for name in ("image_size", "num_channels")):
