@@ -38,9 +38,10 @@ def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None =
             squares = None if largest else block.square().sum(dim=1)
             if held.numel() < (size := min(len(queries), QUERIES_AT_ONCE) * len(block)):
                 held = queries.new_empty(size)
-            for tile, *best in zip(*(part.split(QUERIES_AT_ONCE) for part in (queries, values, rows)), strict=True):
+            parts = (part.split(QUERIES_AT_ONCE) for part in (queries, values, rows))
+            for tile, best, their_rows in zip(*parts, strict=True):
                 near, columns = _best(_ranking(tile, block, squares, held), k, largest)
-                _merge(*best, near, columns + place.start, largest)
+                _merge(best, their_rows, near, columns + place.start, largest)
             seen += len(block)
             del block  # before the next one is read
         assert seen, "a search needs keys"
