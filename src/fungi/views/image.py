@@ -6,6 +6,8 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+from fungi.errors import FungiError
+
 KINDS = {
     "plain": ("fungi.views.plain", "PlainView"),
     "crops": ("fungi.views.crops", "Crops"),
@@ -55,6 +57,12 @@ class ImageInput:
     def resized(self, size: int) -> "ImageInput":
         """The same transform for another input size, in proportion."""
         return replace(self, size=size, resize=round(self.resize * size / self.size))
+
+    def patches_per_side(self, patch_size: int) -> int:
+        """Of patches of so many pixels; FungiError where they don't fill the input."""
+        if patch_size < 1 or self.size % patch_size:
+            raise FungiError(f"patch_size {patch_size} does not divide the input size {self.size}.")
+        return self.size // patch_size
 
     def with_imagenet_views(self) -> "ImageInput":
         """The same input with the views normalised the published way (quirk V3)."""

@@ -45,8 +45,7 @@ class MaskedCrops:
     kind = "masked-crops"
 
     def __post_init__(self) -> None:
-        if self.patch_size < 1 or self.input.size % self.patch_size:
-            raise FungiError(f"patch_size {self.patch_size} does not divide the input size {self.input.size}.")
+        self.input.patches_per_side(self.patch_size)
         if not 0 <= self.mask_ratio < 1:
             raise FungiError(f"mask_ratio {self.mask_ratio} has to be at least 0 and below 1.")
         if self.local_crops < 1:
@@ -69,7 +68,7 @@ class MaskedCrops:
 
     def prepare(self, item: Image.Image) -> OneSample:
         """Crops and masks of the global ones, from torch's global stream."""
-        side = self.input.size // self.patch_size
+        side = self.input.patches_per_side(self.patch_size)
         crops, ratio = self.crops.prepare(item), self._ratio()
         masks = [block_mask(side, side, ratio).flatten() for _ in range(GLOBAL_CROPS)]
         return {"pixels": crops, "mask": torch.stack(masks)}

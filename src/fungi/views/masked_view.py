@@ -8,7 +8,6 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from fungi.errors import FungiError
 from fungi.views.image import ImageInput
 from fungi.views.plain import PlainView
 
@@ -25,8 +24,7 @@ class MaskedView:
     n_views = 1
 
     def __post_init__(self) -> None:
-        if self.patch_size < 1 or self.input.size % self.patch_size:
-            raise FungiError(f"patch_size {self.patch_size} does not divide the input size {self.input.size}.")
+        self.input.patches_per_side(self.patch_size)
 
     @property
     def identity(self) -> str:
@@ -35,7 +33,7 @@ class MaskedView:
 
     def prepare(self, item: Image.Image) -> dict[str, UInt8[Tensor, "1 c h w"] | Float[Tensor, " t"]]:
         """Pixels of the plain view, and noise from torch's global stream."""
-        noise = torch.rand((self.input.size // self.patch_size) ** 2)
+        noise = torch.rand(self.input.patches_per_side(self.patch_size) ** 2)
         return {"pixels": PlainView(input=self.input).prepare(item), "noise": noise}
 
     def collate(
