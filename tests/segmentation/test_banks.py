@@ -8,6 +8,7 @@ import pytest
 from fungi.errors import FungiError
 from fungi.segmentation.memory_bank import bank_ends, patches_per_image
 from fungi.segmentation.passes import image_blocks, subset_rows
+from fungi.segmentation.settings import MOST_NEIGHBOURS
 from fungi.store.banks import Bank, BankManifest
 from fungi.views.image import HALF
 from fungi.views.scenes import SceneView
@@ -88,6 +89,7 @@ def test_rows_that_are_never_filled_are_cut_off_unless_asked_for() -> None:
     blocks = image_blocks(10, [SceneView(size=8, statistics=HALF)], 4)
     assert bank_ends(blocks, 3, 32, zero_rows=False) == (12, 24, 30)
     assert bank_ends(blocks, 3, 32, zero_rows=True) == (12, 24, 30, 32)
+    assert bank_ends(blocks, 3, 10**9, zero_rows=True) == (12, 24, 30, 30 + MOST_NEIGHBOURS)  # no search finds more
 
 
 def test_a_subset_follows_from_dataset_size_and_seed_alone() -> None:

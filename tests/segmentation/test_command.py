@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fungi.commands import COMMANDS
 from fungi.data.base import open_split
 from fungi.errors import FungiError, MissingFilesError
 from fungi.segmentation import memory_bank
+from fungi.segmentation.evaluation import prepare
 from fungi.segmentation.segment import run
-from fungi.segmentation.settings import SegmentSettings
+from fungi.segmentation.settings import MOST_NEIGHBOURS, SegmentSettings
 from tests.segmentation.own_masks import write_dataset
 from tests.segmentation.test_protocol import plain
 
@@ -61,6 +63,28 @@ def test_a_missing_mask_is_named(squares: Path, tmp_path: Path) -> None:
 def test_flags_that_do_not_fit_are_named(flags: dict, message: str, squares: Path, tmp_path: Path) -> None:
     with pytest.raises(FungiError, match=message):
         run(plain(tmp_path / "out", f"squares=masks:{squares}", features=("embeddings",), **flags))
+    assert not list(tmp_path.glob("out/banks/*"))  # said before anything is computed
+
+
+def test_a_mask_of_the_scored_split_is_named_before_the_banks_are_filled(squares: Path, tmp_path: Path) -> None:
+    replaced(squares / "test" / "masks" / "02.png", np.full((32, 32), 255))
+    with pytest.raises(FungiError, match=r"'test/images/02\.png': its mask is void"):
+        run(plain(tmp_path / "out", f"squares=masks:{squares}"))
+    assert not list(tmp_path.glob("out/banks/*"))
+
+
+def test_an_image_whose_gradient_is_not_finite_is_named(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def broken(latents, *others) -> torch.Tensor:
+        calls.append(latents)
+        return latents.sum() * (torch.nan if len(calls) == 3 else 1)
+
+    monkeypatch.setattr("fungi.segmentation.dense.contrast", broken)
+    with pytest.raises(FungiError, match=r"not finite for 'train/images/02\.png'"):
+        run(plain(tmp_path / "out", f"squares=masks:{squares}", features=("simclr",)))
 
 
 def test_datasets_without_masks_and_unknown_features_are_refused() -> None:
@@ -152,12 +176,24 @@ def test_support_and_memory_are_of_the_same_subset_and_name_it(squares: Path, tm
 @pytest.mark.slow
 @pytest.mark.parametrize("search", ["faiss", "scann"])
 def test_approximate_search_states_its_recall(search: str, squares: Path, tmp_path: Path) -> None:
-    settings = plain(tmp_path, f"squares=masks:{squares}", features=("embeddings",), search=search)
+    settings = plain(tmp_path, f"squares=masks:{squares}", features=("embeddings", "simclr"), search=search)
     exact = plain(tmp_path, f"squares=masks:{squares}", features=("embeddings",))
-    scores, truth = (run(one)["results"]["embeddings"] for one in (settings, exact))
-    assert 0.5 < scores["recall"] <= 1
-    assert scores["mIoU"] == pytest.approx(truth["mIoU"], abs=0.1)
-    assert "recall" not in truth
+    found, truth = run(settings)["results"], run(exact)["results"]["embeddings"]
+    assert 0.5 < found["embeddings"]["recall"] <= 1
+    assert found["embeddings"]["mIoU"] == pytest.approx(truth["mIoU"], abs=0.1)
+    assert not {"recall", "recall-of-negatives"} & set(truth)
+    assert "recall-of-negatives" not in found["embeddings"]
+    assert 0.5 < found["simclr"]["recall-of-negatives"] <= 1
+
+
+def test_the_published_profile_keeps_zero_rows_of_the_data_efficient_setting(squares: Path, tmp_path: Path) -> None:
+    """Its nominal bank is larger than what is filled; all patches of three images are kept."""
+    flags = {"images": 3, "neighbours": 90}
+    clean, published = (
+        prepare(plain(tmp_path, f"squares=masks:{squares}", profile=profile, **flags)).ends()
+        for profile in ("clean", "published")
+    )
+    assert (clean[-1], published) == (300, (*clean, 300 + MOST_NEIGHBOURS))
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fungi.backbones.encoders import TokenEncoder
+from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.terms import EachPosition
 from fungi.search.stored import BankSearch
@@ -112,6 +113,13 @@ def test_other_draws_give_other_gradients_and_the_same_embeddings(tmp_path: Path
     one, other = (dense.features("embeddings+simclr", batch, [draw], support) for draw in (1, 2))
     torch.testing.assert_close(one[..., :WIDTH], other[..., :WIDTH])
     assert (one - other)[..., WIDTH:].abs().max() > 1e-3
+
+
+def test_an_image_with_a_gradient_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    dense, support, batch = extractor(tiny_vit()), random_support(tmp_path / "bank"), images(3).float() / 255
+    batch[1] = torch.nan
+    with pytest.raises(FungiError, match=r"gradient of a patch is not finite for 'b\.png' \(1 in this batch\)"):
+        dense.features("simclr", batch, DRAWS[:3], support, ["a.png", "b.png", "c.png"])
 
 
 class LargestTensor(TorchDispatchMode):

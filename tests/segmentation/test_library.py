@@ -13,8 +13,10 @@ from fungi.config import KLConfig
 from fungi.errors import FungiError
 from fungi.gradients.projection import load_projection
 from fungi.segmentation.dense import at_input_size
+from fungi.segmentation.evaluation import prepare
 from fungi.segmentation.segment import run
 from fungi.store.banks import open_bank
+from fungi.views.image import HALF
 from tests.daily import first_fast
 from tests.segmentation.own_masks import write_dataset
 from tests.segmentation.test_protocol import SIZE, plain
@@ -44,6 +46,45 @@ def test_the_wrapper_gives_the_values_of_the_stage(from_bank: bool, tmp_path: Pa
     expected = torch.from_numpy(stage.features(0, stage.rows)).reshape(found.shape)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
     torch.testing.assert_close(wrapper.dense(images[2:3])[0], found[2], rtol=0, atol=2e-6)
+
+
+REFUSED = {
+    "feature is simclr": {"feature": "simclr"},
+    "profile is published": {"profile": "published"},
+    "input size is 48": {"input_size": 48},
+    "statistics is": {"std_typo": True},
+    "weights at that size is": {"random_init": True},
+}
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_dataset(tmp_path_factory.mktemp("squares"))
+
+
+@pytest.mark.parametrize("cause", REFUSED)
+def test_a_bank_of_another_birth_is_refused(
+    cause: str, squares: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"feature": "embeddings", **REFUSED[cause]}
+    feature = flags.pop("feature")
+    if "std_typo" in flags:
+        monkeypatch.setattr("fungi.segmentation.evaluation.IMAGENET", HALF)  # those of digits-vit
+    stage = prepare(plain(tmp_path, squares, **flags))
+    bank = stage.bank(feature, None if feature == "embeddings" else stage.support)
+    backbone = load_backbone("digits-vit")
+    at_input_size(backbone.model, SIZE)
+    wrapper = FUNGIWrapper(
+        backbone.model,
+        "blocks.3.attn.proj",
+        "cpu",
+        None,
+        SIZE,
+        extractor_configs=[KLConfig()],
+        image_input=backbone.input.resized(SIZE),
+    )
+    with pytest.raises(FungiError, match=f"{bank.folder} does not fit: its {cause}.* Give a bank of embeddings"):
+        wrapper.setup_dense(bank=bank.folder)
 
 
 def test_dense_features_ask_for_their_setup_and_for_patch_tokens() -> None:

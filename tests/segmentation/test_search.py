@@ -54,13 +54,14 @@ def test_faiss_and_scann_find_nearly_all(rows: int, tmp_path: Path) -> None:
         torch.testing.assert_close(scores[agreeing, 0], truth[0][agreeing, 0], rtol=1e-4, atol=1e-4)
 
 
-def test_what_a_short_search_does_not_find_has_no_weight(tmp_path: Path) -> None:
-    """One leaf of 16 has fewer rows than are asked for."""
-    bank, queries = filled_bank(tmp_path, vectors(800).numpy()), vectors(5, seed=1)
-    tree = TreeSettings(leaves=16, searched=1)
-    scores, rows = BankSearch(bank, CPU, "faiss", k=400, tree=tree)(queries, 400)
-    assert int(rows.min()) == 0
-    assert float(scores.min()) < -1e30
+@pytest.mark.parametrize("backend", ["faiss", "scann"])
+def test_what_lies_in_leaves_that_were_not_searched_is_no_other_patch(backend: str, tmp_path: Path) -> None:
+    """One leaf of some forty rows is searched for 90 neighbours: all that come back are neighbours, each once."""
+    keys, queries = vectors(700), vectors(20, seed=1)
+    tree = TreeSettings(leaves=16, searched=1, reordered=120)
+    scores, rows = BankSearch(filled_bank(tmp_path, keys.numpy()), CPU, backend, k=90, tree=tree)(queries, 90)
+    assert all(len(set(found)) == 90 for found in rows.tolist())
+    torch.testing.assert_close(scores, (queries.unsqueeze(1) * keys[rows]).sum(dim=2), rtol=1e-4, atol=1e-4)
 
 
 def test_fewer_patches_than_neighbours_are_named(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from fungi.data.base import Samples
+from fungi.errors import RefusedJoinError
 from fungi.gradients.engine import GradientEngine
 from fungi.runtime.log import progress
 from fungi.search.stored import BankSearch
-from fungi.segmentation.dense import DenseExtractor, Support
+from fungi.segmentation.dense import DenseExtractor, Support, record_of
 from fungi.store.banks import PatchRows, open_bank
 from fungi.views.image import ImageInput
 from fungi.views.loading import row_batches
@@ -43,7 +44,9 @@ class DenseFeatures:
         """`[token, gradient]` of each patch, row by row over the image."""
         batch = _collated(self.extractor.views, images)
         device = self.extractor.engine.device
-        return self.extractor.features("embeddings+simclr", batch["image"].to(device), batch["draw"], self.support)
+        return self.extractor.features(
+            "embeddings+simclr", batch["image"].to(device), batch["draw"], self.support, batch["id"]
+        )
 
 
 def support_from_images(extractor: DenseExtractor, train: Samples, batch_size: int) -> Support:
@@ -59,14 +62,23 @@ def support_from_images(extractor: DenseExtractor, train: Samples, batch_size: i
 
 
 def support_from_bank(extractor: DenseExtractor, folder: Path) -> Support:
-    """A bank of embeddings that `fungi segment` made; FungiError for one of another size."""
+    """A bank of embeddings that `fungi segment` made. FungiError for one of another feature, and one whose birth record
+    says another profile, input size, statistics or weights than the wrapper's.
+    """
     bank = open_bank(folder)
+    wanted = {"feature": "embeddings", **record_of(extractor, "clean")}
+    for name, mine in wanted.items():
+        if (theirs := bank.manifest.birth.get(name)) != mine:
+            raise RefusedJoinError(
+                f"the bank {folder} does not fit: its {name.replace('_', ' ')} is {theirs}, here it is {mine}. Give a "
+                "bank of embeddings that fungi segment made with this model and input size, or training images."
+            )
     return Support(bank, BankSearch(bank, extractor.engine.device))
 
 
 def _collated(views: SceneView, images: Sequence[Image.Image]) -> dict[str, Any]:
-    def scene(image: Image.Image) -> Scene:
+    def scene(place: int, image: Image.Image) -> Scene:
         nowhere: Integer[np.ndarray, "h w"] = np.zeros((image.height, image.width), dtype=np.uint8)
-        return Scene(image, nowhere)
+        return Scene(image, nowhere, f"image {place}")
 
-    return views.collate([views.prepare(scene(image)) for image in images])
+    return views.collate([views.prepare(scene(*placed)) for placed in enumerate(images)])

@@ -2,6 +2,7 @@
 
 Exhaustive, unless a tree is given: FAISS then searches inverted lists, where there are rows enough to fill them (39 per
 leaf), and ScaNN the published tree with asymmetric hashing (4 dimensions per block, threshold 0.2) and reordering.
+Queries whose leaves hold fewer rows than they ask for go through all leaves: k neighbours always come back.
 """
 
 from collections.abc import Callable
@@ -52,19 +53,25 @@ def faiss_index(keys: Float[Tensor, "n d"], metric: Metric) -> Any:
 def faiss_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> Answer:
     """By FAISS."""
     if tree is None or len(keys) < 39 * tree.leaves:
-        index = faiss_index(keys, metric)
+        index, tree = faiss_index(keys, metric), None
     else:
         faiss, dim = library("faiss"), keys.shape[1]
         leaves = faiss_index(keys[:0], metric)
         index = faiss.IndexIVFFlat(leaves, dim, tree.leaves, leaves.metric_type)
         index.train(keys.numpy())
-        index.nprobe = tree.searched
         index.add(keys.numpy())
 
     def answer(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
+        if tree is not None:
+            index.nprobe = tree.searched
         scores, rows = index.search(queries.numpy(), k)
-        # What it did not find has row -1 and the worst of scores, hence no weight.
-        return torch.from_numpy(scores), torch.from_numpy(rows).clamp_min(0)
+        short = (rows < 0).any(axis=1)  # the leaves that were searched hold fewer than k: go through all of them
+        if tree is not None and short.any():
+            index.nprobe = tree.leaves
+            scores[short], rows[short] = index.search(queries.numpy()[short], k)
+        if (rows < 0).any():
+            raise FungiError("faiss found no neighbours of some queries: these are not finite.")
+        return torch.from_numpy(scores), torch.from_numpy(rows)
 
     return answer
 
@@ -73,17 +80,22 @@ def scann_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeS
     """By ScaNN, for at most `k` neighbours."""
     measure = "dot_product" if metric == "inner-product" else "squared_l2"
     builder = library("scann").scann_ops_pybind.builder(keys.numpy(), k, measure)
-    if tree is None or len(keys) < _SMALLEST_HASHED:
+    leaves = 0 if tree is None or len(keys) < _SMALLEST_HASHED else max(1, min(tree.leaves, len(keys) // 16))
+    if tree is None or leaves == 0:
         builder = builder.score_brute_force()
     else:
-        leaves = max(1, min(tree.leaves, len(keys) // 16))
         builder = builder.tree(leaves, min(leaves, tree.searched), training_sample_size=len(keys))
         builder = builder.score_ah(4, anisotropic_quantization_threshold=0.2).reorder(max(k, tree.reordered))
     searcher = builder.build()
 
     def answer(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
-        rows, scores = searcher.search_batched(queries.numpy(), final_num_neighbors=k)
-        return torch.from_numpy(np.asarray(scores)), torch.from_numpy(rows.astype(np.int64))
+        found, scores = map(np.array, searcher.search_batched(queries.numpy(), final_num_neighbors=k))
+        short = np.isnan(scores).any(axis=1)  # as above; what is not found has row 0 here
+        if leaves and short.any():
+            found[short], scores[short] = searcher.search_batched(
+                queries.numpy()[short], final_num_neighbors=k, leaves_to_search=leaves
+            )
+        return torch.from_numpy(scores), torch.from_numpy(found.astype(np.int64))
 
     return answer
 

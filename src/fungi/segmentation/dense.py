@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from fungi.backbones.checkpoints import hash_weights
 from fungi.backbones.encoders import Encoded, TokenEncoder, require_patch_tokens
 from fungi.backbones.position_embedding import hub_positions
 from fungi.errors import FungiError
@@ -130,12 +131,17 @@ class DenseExtractor:
         ).through(TokenEncoder)
 
     def features(
-        self, feature: Feature, images: Shaped[Tensor, "b c s s"], draws: Sequence[int], support: Support | None = None
+        self,
+        feature: Feature,
+        images: Shaped[Tensor, "b c s s"],
+        draws: Sequence[int],
+        support: Support | None = None,
+        ids: Sequence[str] = (),
     ) -> Float[Tensor, "b t f"]:
         """Features of all patches, of length one: `cat[token, gradient]`, each of length one before (spec dense 4.4).
 
-        draws: seed of each image's choice of negatives. support: where those are looked up; embeddings need none.
-        Raises FungiError for a gradient that is not finite.
+        draws: seed of each image's choice of negatives. support: where those are looked up; embeddings need none. ids:
+        of the images, for the FungiError that names one with a gradient that is not finite; else it counts them.
         """
         if feature == "embeddings":
             patches = self.engine.encode(images, self.views).patches
@@ -145,9 +151,10 @@ class DenseExtractor:
         extracted = self.engine.extract(images, self.views, {"simclr": self._loss_of(draws, support)})
         patches, gradients = extracted.encoded.patches, extracted.gradients["simclr"][self._target]
         assert patches is not None
-        if not bool(torch.isfinite(gradients).all()):
+        if bad := (~gradients.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist():
+            names = ", ".join(repr(ids[row]) if ids else f"image {row} of the batch" for row in bad[:4])
             half = " Use --dtype bfloat16 or float32." if self.engine.dtype == torch.float16 else ""
-            raise FungiError(f"a patch's gradient is not finite.{half}")
+            raise FungiError(f"the gradient of a patch is not finite for {names} ({len(bad)} in this batch).{half}")
         parts = [normalize(patches[:, 0], dim=-1), normalize(gradients, dim=-1)]
         return parts[1] if feature == "simclr" else normalize(torch.cat(parts, dim=-1), dim=-1)
 
@@ -161,6 +168,17 @@ class DenseExtractor:
             return self.loss(tokens, chosen.split(drawn.sum(dim=(1, 2)).tolist()), self.head)
 
         return loss
+
+
+def record_of(extractor: DenseExtractor, profile: str) -> dict[str, Any]:
+    """What decides the tokens of an image, as a bank of embeddings records it and a wrapper's own has to match."""
+    views = extractor.views
+    return {
+        "profile": profile,
+        "input_size": views.size,
+        "statistics": [list(triple) for triple in views.statistics],
+        "weights_at_that_size": hash_weights(extractor.engine.model),
+    }
 
 
 def grid_of(model: nn.Module) -> int:

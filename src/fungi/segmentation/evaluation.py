@@ -3,11 +3,13 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from fungi.data.base import DatasetSpec, MaskRules, Samples, resolve_dataset
 from fungi.errors import FungiError
@@ -19,16 +21,24 @@ from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import ProjectionMatrix, product_dtype
 from fungi.gradients.targets import Target
 from fungi.report.result_file import Scores
+from fungi.runtime.log import progress
 from fungi.search import Backend
+from fungi.search.backends import Search
 from fungi.search.libraries import TreeSettings
 from fungi.search.neighbours import recall
 from fungi.search.stored import DATA_EFFICIENT_TREE, BankSearch, require_rows
-from fungi.segmentation.dense import DenseExtractor, DenseLoss, Feature, Support, at_input_size, grid_of
-from fungi.segmentation.memory_bank import PatchFeatures, bank_ends, fill_bank, patches_per_image
+from fungi.segmentation.dense import DenseExtractor, DenseLoss, Feature, Support, at_input_size, grid_of, record_of
+from fungi.segmentation.memory_bank import (
+    NOMINAL_DATA_EFFICIENT,
+    PatchFeatures,
+    bank_ends,
+    fill_bank,
+    patches_per_image,
+)
 from fungi.segmentation.passes import ImageBlock, Reader, image_blocks, subset_rows
 from fungi.segmentation.scoring import Predictor, confusion_matrix
 from fungi.segmentation.settings import SegmentSettings
-from fungi.store.banks import Bank, BankManifest
+from fungi.store.banks import Bank, BankManifest, Patches
 from fungi.store.layout import Layout
 from fungi.views.image import IMAGENET, Triple
 from fungi.views.scenes import AugmentedSceneView, SceneView, as_scenes
@@ -80,23 +90,20 @@ class Segmentation:
         """Features of the images of a batch."""
 
         def of_batch(batch: dict[str, Any]) -> Float[Tensor, "b t f"]:
-            return self.extractor.features(feature, batch["image"], batch["draw"], support)
+            return self.extractor.features(feature, batch["image"], batch["draw"], support, batch["id"])
 
         return of_batch
 
     def bank(self, feature: Feature, support: Support | None) -> Bank:
         """The bank of a feature, filled. Its birth names the support bank, so that another one makes another bank."""
-        blocks, numbers = self.training_blocks(), self.settings.numbers
-        views = sum(len(block.rows) for block in blocks)
-        kept = patches_per_image(numbers.memory_size, views, self.patches)
-        width = self.context.backbone.spec.embedding_dim
+        blocks, width = self.training_blocks(), self.context.backbone.spec.embedding_dim
         manifest = BankManifest(
             dim={"embeddings": width, "simclr": self.matrix.projection_dim}.get(
                 feature, width + self.matrix.projection_dim
             ),
             classes=len(self.train.class_names),
             dtype=self.settings.storage,
-            ends=bank_ends(blocks, kept, numbers.memory_size, zero_rows=self.settings.quirks.zero_rows),
+            ends=self.ends(),
             birth=self._birth(feature, support),
         )
         folder = Layout(self.settings.root).bank(
@@ -104,29 +111,49 @@ class Segmentation:
         )
         bank = Bank.create(folder, manifest)
         if bank.missing():
-            fill_bank(bank, self.reader(self.train), blocks, kept, self.rules, self.features(feature, support))
-            print(f"wrote {folder}: {bank.rows} patches of {views} views")
+            features = self.features(feature, support)
+            fill_bank(bank, self.reader(self.train), blocks, self.kept(), self.rules, features)
+            print(f"wrote {folder}: {bank.rows} patches of {sum(len(block.rows) for block in blocks)} views")
         return bank
 
-    def search(self, bank: Bank, k: int, tree: TreeSettings, *, exact: bool = False) -> BankSearch:
+    def kept(self) -> int:
+        """Patches of a view that a bank keeps."""
+        views = sum(len(block.rows) for block in self.training_blocks())
+        return patches_per_image(self.settings.numbers.memory_size, views, self.patches)
+
+    def ends(self) -> tuple[int, ...]:
+        """Rows of a bank of any feature after each of its blocks."""
+        settings = self.settings
+        nominal = settings.numbers.memory_size or (0 if settings.images is None else NOMINAL_DATA_EFFICIENT)
+        return bank_ends(self.training_blocks(), self.kept(), nominal, zero_rows=settings.quirks.zero_rows)
+
+    def require(self) -> None:
+        """What would stop the run at its end is said before it starts: FungiError for a bank that will have too few
+        patches, and for a mask of the scored split that does not fit.
+        """
+        require_rows(self.ends()[-1], max(self.settings.numbers.neighbours, self.extractor.loss.retrieved))
+        scenes = as_scenes(self.test, self.rules)
+        for _ in progress(map(scenes.load, range(len(scenes))), [1] * len(scenes), label="masks"):
+            pass
+
+    def search(self, bank: Patches, k: int, tree: TreeSettings, *, exact: bool = False) -> BankSearch:
         """The back-end over a bank for k neighbours, or the exact one."""
         settings = self.settings
         backend: Backend = "torch" if exact or settings.search == "exact" else settings.search
         return BankSearch(bank, self.context.device, backend, k=k, tree=tree, tile_bytes=settings.tile_bytes)
 
+    @cached_property
     def support(self) -> Support:
         """Where the negatives of the loss are looked up: the bank of embeddings of the very same images."""
         bank, k = self.bank("embeddings", None), self.extractor.loss.retrieved
-        require_rows(bank.rows, k)
         # The support index has the tree of the full setting whatever the setting (spec dense 4.1).
         return Support(bank, self.search(bank, k, TreeSettings()))
 
     def predictor(self, feature: Feature) -> tuple[PatchFeatures, Predictor]:
         """How a feature is computed, and how classes follow from it; banks are filled on the way."""
         numbers = self.settings.numbers
-        support = None if feature == "embeddings" else self.support()
+        support = None if feature == "embeddings" else self.support
         bank = self.bank(feature, support)
-        require_rows(bank.rows, numbers.neighbours)
         cell = (self.size * self.size) // self.patches
         excluded = () if self.settings.predict_unscored else self.rules.unscored
         tree = TreeSettings() if self.settings.images is None else DATA_EFFICIENT_TREE
@@ -146,17 +173,29 @@ class Segmentation:
         if settings.quirks.class_matching:
             scores["matched-mIoU"] = matched_miou(matrix, self.rules.unscored)
         if settings.search != "exact":
-            scores["recall"] = self._recall(reader, features, predictor)
+            scores |= self._recalls(feature, reader, features, predictor)
         return scores
 
-    def _recall(self, reader: Reader, features: PatchFeatures, predictor: Predictor) -> float:
-        """Share of the true neighbours of a few test images' patches that the back-end finds."""
+    def _recalls(self, feature: Feature, reader: Reader, features: PatchFeatures, predictor: Predictor) -> Scores:
+        """Share of the true neighbours of a few test images that the back-end finds: of their patches in the bank, and,
+        where there are negatives, of their tokens in the bank of those.
+        """
         few = ImageBlock(0, range(min(RECALL_IMAGES, len(self.test))), self.extractor.views)
         (_, loaded), *_ = reader.read([few])
-        queries = torch.cat([features(batch).flatten(0, 1) for batch in loaded])
-        k = predictor.neighbours
-        exact = self.search(predictor.bank, k, TreeSettings(), exact=True)
-        return recall(predictor.search(queries, k)[1], exact(queries, k)[1])
+        batches, extractor = list(loaded), self.extractor
+        queries = torch.cat([features(batch).flatten(0, 1) for batch in batches])
+        found = {"recall": self._recall(predictor.bank, predictor.search, queries, predictor.neighbours)}
+        if feature != "embeddings":
+            encoded = [extractor.engine.encode(batch["image"], extractor.views).tokens for batch in batches]
+            tokens = normalize(torch.cat([one.flatten(0, 2) for one in encoded]), dim=1)  # [b 1 1+t d] -> [n d]
+            found["recall-of-negatives"] = self._recall(
+                self.support.bank, self.support.search, tokens, extractor.loss.retrieved
+            )
+        return found
+
+    def _recall(self, bank: Patches, search: Search, queries: Float[Tensor, "q d"], k: int) -> float:
+        exact = self.search(bank, k, TreeSettings(), exact=True)
+        return recall(search(queries, k)[1], exact(queries, k)[1])
 
     def _birth(self, feature: str, support: Support | None) -> dict[str, Any]:
         """What decides a bank's numbers."""
@@ -166,6 +205,7 @@ class Segmentation:
             "views": [repr(view) for view in dict.fromkeys(block.view for block in self.training_blocks())],
             "feature": feature,
             "dtype": str(self.context.dtype),
+            **record_of(self.extractor, self.settings.profile),
         }
         if support is not None:
             assert isinstance(support.bank, Bank)
@@ -200,7 +240,7 @@ def prepare(settings: SegmentSettings) -> Segmentation:
     context = resolve_context(stage, masks=True)
     size = settings.input_size or (dataset.masks.input_size if dataset.masks else 0)
     model, quirks = context.backbone.model, settings.quirks
-    at_input_size(model, size)
+    at_input_size(model.cpu(), size)  # where a wrapper's model may be resized, too: equal to the last digit
     model.to(context.device)
     (target,) = find_layers(context, (), bias=True)
     matrix = find_matrix(stage, context, target)

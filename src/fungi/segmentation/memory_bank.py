@@ -13,10 +13,15 @@ from fungi.data.base import VOID, MaskRules
 from fungi.errors import FungiError
 from fungi.runtime.log import progress
 from fungi.segmentation.passes import ImageBlock, Reader
+from fungi.segmentation.settings import MOST_NEIGHBOURS
 from fungi.store.banks import Bank
 
 PatchFeatures = Callable[[dict[str, Any]], Float[Tensor, "b t f"]]
 """A batch of views -> features of all patches."""
+
+
+NOMINAL_DATA_EFFICIENT = 20_480_000
+"""Rows that the published code allots in the data-efficient setting, more than are ever filled (spec dense 3.2)."""
 
 
 def patches_per_image(memory_size: int, views: int, patches: int) -> int:
@@ -34,9 +39,14 @@ def patches_per_image(memory_size: int, views: int, patches: int) -> int:
 
 
 def bank_ends(blocks: list[ImageBlock], kept: int, memory_size: int, *, zero_rows: bool) -> tuple[int, ...]:
-    """Rows of the bank after each block, and behind them rows of zeros up to `memory_size` where those are wanted."""
+    """Rows of the bank after each block, and behind them rows of zeros up to `memory_size` where those are wanted.
+
+    They are all alike, and no search asks for more than `MOST_NEIGHBOURS`: more of them would change nothing that exact
+    search finds, and none are kept.
+    """
     ends = tuple(accumulate(len(block.rows) * kept for block in blocks))
-    return (*ends, memory_size) if zero_rows and memory_size > ends[-1] else ends
+    beyond = min(memory_size - ends[-1], MOST_NEIGHBOURS)
+    return (*ends, ends[-1] + beyond) if zero_rows and beyond > 0 else ends
 
 
 def fill_bank(
@@ -52,7 +62,8 @@ def fill_bank(
         bank.write(block.index, rows, labels)
     for beyond in missing - {block.index for block in blocks}:  # rows of zeros
         start, stop = bank.span(beyond)
-        bank.write(beyond, np.zeros((stop - start, bank.dim)), np.zeros((stop - start, bank.classes), dtype=np.int64))
+        features_of_none = np.zeros((stop - start, bank.dim), dtype=bank.manifest.dtype)
+        bank.write(beyond, features_of_none, np.zeros((stop - start, bank.classes), dtype=np.uint16))
 
 
 def _kept(

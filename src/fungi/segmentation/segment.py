@@ -30,11 +30,13 @@ def run(settings: SegmentSettings) -> dict[str, Any]:
     }
     run = Run(label={"root": str(settings.root)}, features=births)
     result = ResultFile(path, "segmentation", settings.deciding() | {"input_size": segmentation.size}, [run])
-    for feature in settings.features:
-        if feature not in run.results:
-            scores = segmentation.score(feature)  # type: ignore[arg-type]  # checked by the settings
-            result.add(run, feature, scores)
-            track({f"{feature}/mIoU": scores["mIoU"]})
+    missing = [feature for feature in settings.features if feature not in run.results]
+    if missing:
+        segmentation.require()
+    for feature in missing:
+        scores = segmentation.score(feature)  # type: ignore[arg-type]  # checked by the settings
+        result.add(run, feature, scores)
+        track({f"{feature}/mIoU": scores["mIoU"]})
     result.finish()
     logger.info("wrote %s", path)
     return result.content()
@@ -43,6 +45,10 @@ def run(settings: SegmentSettings) -> dict[str, Any]:
 def show(settings: SegmentSettings, content: dict[str, Any]) -> None:
     """A line per feature."""
     for feature, scores in content["results"].items():
-        extra = "".join(f", {name} {100 * scores[name]:.2f} %" for name in ("matched-mIoU", "recall") if name in scores)
+        extra = "".join(
+            f", {name} {100 * scores[name]:.2f} %"
+            for name in ("matched-mIoU", "recall", "recall-of-negatives")
+            if name in scores
+        )
         found = f"mIoU {100 * scores['mIoU']:.2f} %, pixel accuracy {100 * scores['pixel-accuracy']:.2f} %"
         print(f"{feature}: {found}{extra}")

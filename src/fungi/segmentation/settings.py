@@ -13,6 +13,7 @@ from fungi.profiles import DATA_EFFICIENT, DENSE_PROFILES, FULL, DenseProfile, N
 from fungi.settings import SEEDS, like, setting
 from fungi.store.layout import Layout
 
+MOST_NEIGHBOURS = 4096
 FEATURES = ("embeddings", "simclr", "embeddings+simclr")
 
 
@@ -42,7 +43,7 @@ class SegmentSettings:
     neighbours: int | None = setting(
         None,
         f"neighbours that vote; {FULL.neighbours} if absent, {DATA_EFFICIENT.neighbours} with --images",
-        within=(1, 4096),
+        within=(1, MOST_NEIGHBOURS),
     )
     temperature: float | None = setting(
         None,

@@ -25,10 +25,11 @@ AREA, ASPECT = (0.5, 2.0), (3 / 4, 4 / 3)  # of a crop, as a factor of the image
 
 @dataclass(frozen=True)
 class Scene:
-    """An image, the class of each of its pixels, and a name for what is drawn for it."""
+    """An image, the class of each of its pixels, its id for people, and a name for what is drawn for it."""
 
     image: Image.Image
     mask: UInt8[np.ndarray, "h w"]
+    id: str
 
     @property
     def draw(self) -> str:
@@ -47,7 +48,7 @@ class _Scenes:
     ignored: int
 
     def __call__(self, row: int) -> Scene:
-        scene = Scene(self.load(row), self.mask(row))
+        scene = Scene(self.load(row), self.mask(row), self.ids[row])
         check_mask(scene.mask, scene.image, self.classes, self.ids[row], ignored=self.ignored)
         return scene
 
@@ -82,22 +83,22 @@ class SceneView:
         return f"{type(self).__name__} {self!r}"
 
     def prepare(self, item: Scene) -> dict[str, Any]:
-        """image `[c size size]`, mask `[size size]`, draw: the seed of all that is drawn for this view."""
+        """image `[c size size]`, mask `[size size]`, draw: the seed of all that is drawn for this view, id."""
         image = item.image.resize((self.size, self.size), Image.Resampling.BILINEAR)
         mask = torch.from_numpy(item.mask)
-        return {"image": as_pixels(image), "mask": self._nearest(mask), "draw": self._draw(item)}
+        return {"image": as_pixels(image), "mask": self._nearest(mask), **self._told(item)}
 
     def _nearest(self, mask: UInt8[Tensor, "h w"]) -> UInt8[Tensor, "s s"]:
         nearest = transforms.InterpolationMode.NEAREST
         return transforms.resize(mask.unsqueeze(0), [self.size, self.size], interpolation=nearest)[0]
 
-    def _draw(self, item: Scene) -> int:
-        return derive(self.seed, "dense", item.draw, self.epoch)
+    def _told(self, item: Scene) -> dict[str, Any]:
+        return {"draw": derive(self.seed, "dense", item.draw, self.epoch), "id": item.id}
 
     def collate(self, prepared: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Stack a batch; draws stay a list of whole numbers."""
+        """Stack a batch; draws stay a list of whole numbers, ids one of words."""
         tensors = {name: torch.stack([one[name] for one in prepared]) for name in ("image", "mask")}
-        return {**tensors, "draw": [one["draw"] for one in prepared]}
+        return tensors | {name: [one[name] for one in prepared] for name in ("draw", "id")}
 
     def render(self, batch: Shaped[Tensor, "b c s s"]) -> Float[Tensor, "b c s s"]:
         """Normalise the images of a batch."""
@@ -122,7 +123,7 @@ class AugmentedSceneView(SceneView):
         return {
             "image": transforms.resize(image[:, *crop], size, antialias=True),
             "mask": self._nearest(torch.from_numpy(item.mask)[crop]),
-            "draw": self._draw(item),
+            **self._told(item),
         }
 
 
