@@ -71,7 +71,7 @@ def _fit(value: Any, hint: Any, text: bool) -> Any:
     """The value as the type; TypeError where it is none."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if is_optional(hint):
-        return None if value is None else _fit(value, inner[0], text)
+        return _fit(value, inner[0], text)
     if origin is tuple:
         values = value.split() if text and isinstance(value, str) else value
         if not isinstance(values, tuple | list) or (inner[-1] is not ... and len(inner) != len(values)):

@@ -86,6 +86,7 @@ def test_mistakes_are_named(variables: dict[str, str], said: str) -> None:
         ('backbone = ["vit-b16"]', "unknown key of the grid 'backbone'. Did you mean 'backbones'"),
         ("datasets = [1]", "datasets.* takes a list of names"),
         ("flags = 3", "flags.* takes a table"),
+        ('shards = "4"', "shards.* takes a whole number, not '4'"),
     ],
 )
 def test_mistakes_in_a_grid_file_are_named_with_the_file(tmp_path: Path, text: str, said: str) -> None:

@@ -45,6 +45,7 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str) -> Non
         (("--set", "simclr.temperatur=1"), ("simclr", "'temperatur'. Did you mean 'temperature'")),
         (("--set", "simclr.negative_samples=many"), ("simclr", "'negative_samples' takes a whole number, not 'many'")),
         (("--set", "simclr.hard_negatives=3"), ("'hard_negatives' takes a list of a whole number each", "not 3")),
+        (("--set", "kl.temperature=True"), ("'temperature' takes a number, not True",)),
         (("--set", "simclr.grid=two"), ("simclr", "'grid' takes a whole number, not 'two'")),
         (("--set", "dino.global_area=0.5"), ("dino", "'global_area' takes 2 values of a number each", "not 0.5")),
         (("--set", "kl.direction=up"), ("kl", "'direction' takes one of uniform_to_pred, pred_to_uniform, not 'up'")),
