@@ -1,0 +1,167 @@
+"""The whole protocol of spec dense, plainly: one image and one query after the other, float64, nothing in tiles.
+
+Draws are a contract of their own (what seeds them, in which order): the reference takes them from the same streams.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate, normalize
+from torchvision.transforms import RandomResizedCrop, functional
+
+from fungi.backbones.loading import load_backbone
+from fungi.objectives.base import random_linear
+from fungi.runtime.seeds import derive, seeded
+from fungi.segmentation.dense import at_input_size
+
+SIZE, PATCH, CLASSES, SEED = 40, 4, 3, 42
+SIDE = SIZE // PATCH
+
+
+@dataclass
+class View:
+    """An image of `SIZE` in 0..1 `[3 s s]`, its mask, and the seed of what is drawn for it."""
+
+    image: torch.Tensor
+    mask: np.ndarray
+    draw: int
+
+
+def nearest(mask: np.ndarray) -> np.ndarray:
+    rows, columns = (np.arange(SIZE) * extent // SIZE for extent in mask.shape)
+    return mask[np.ix_(rows, columns)]
+
+
+def whole_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int = 0) -> View:
+    pixels = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)) / 255
+    content = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).hexdigest()
+    return View(torch.from_numpy(pixels).permute(2, 0, 1), nearest(mask), derive(SEED, "dense", content, epoch))
+
+
+def augmented_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int) -> View:
+    """Spec 2.4: four jitters of the image with even odds, then one crop of both."""
+    changed = image
+    with seeded(SEED, "views", f"scene of epoch {epoch}", name):
+        for jitter in (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation):
+            if torch.rand(()) < 0.5:
+                changed = jitter(changed, float(torch.empty(()).uniform_(0.9, 1.1)))
+        if torch.rand(()) < 0.5:
+            changed = functional.adjust_hue(changed, float(torch.empty(()).uniform_(-0.1, 0.1)))
+        top, left, height, width = RandomResizedCrop.get_params(changed, [0.5, 2.0], [3 / 4, 4 / 3])
+    crop = functional.to_tensor(changed)[:, top : top + height, left : left + width]
+    pixels = functional.resize(crop, [SIZE, SIZE], antialias=True).double()
+    inside = mask[top : top + height, left : left + width]
+    return View(pixels, nearest(inside), whole_view(image, mask, name, epoch).draw)
+
+
+def views_of(root: Path, split: str, epochs: int) -> list[View]:
+    """All images in the first epoch, then all in the second; as they are with none."""
+    found = []
+    for epoch in range(max(epochs, 1)):
+        for path in sorted((root / split / "images").iterdir()):
+            image, mask = Image.open(path).convert("RGB"), np.asarray(Image.open(root / split / "masks" / path.name))
+            make = augmented_view if epochs else whole_view
+            found.append(make(image, mask, f"{split}/images/{path.name}", epoch))
+    return found
+
+
+def labels_of(mask: np.ndarray) -> np.ndarray:
+    """Share of each class in each patch, `[t c]`; void is no class."""
+    cells = [
+        mask[row : row + PATCH, column : column + PATCH]
+        for row in range(0, SIZE, PATCH)
+        for column in range(0, SIZE, PATCH)
+    ]
+    return np.array([[(cell == name).mean() for name in range(CLASSES)] for cell in cells])
+
+
+def chosen(view: View, keep: int) -> list[int]:
+    """Spec 3.2: the lowest of (sum of n_c over the patch's classes) times a uniform draw."""
+    present = labels_of(view.mask) > 0
+    patches_with = [sum(patch[name] for patch in present) for name in range(CLASSES)]
+    uniform = torch.rand(len(present), generator=torch.Generator().manual_seed(view.draw ^ 1), dtype=torch.float64)
+    scores = [
+        float(draw) * sum(patches_with[name] for name in range(CLASSES) if patch[name]) if patch.any() else np.inf
+        for patch, draw in zip(present, uniform, strict=True)
+    ]
+    return sorted(sorted(range(len(scores)), key=lambda patch: scores[patch])[:keep])
+
+
+class Reference:
+    """digits-vit in float64; projection `[p o*(i+1)]` where gradients are wanted."""
+
+    def __init__(self, projection: torch.Tensor | None = None) -> None:
+        self.model, self.projection = load_backbone("digits-vit").model, projection
+        at_input_size(self.model, SIZE)
+        self.model.double()
+        self.layer = self.model.blocks[-1].attn.proj
+        self.head = random_linear(96, 96, SEED, "simclr").double()
+
+    def tokens(self, view: View) -> torch.Tensor:
+        return self.model.forward_features((view.image[None] - 0.5) / 0.5)[0]
+
+    def embeddings(self, view: View) -> torch.Tensor:
+        with torch.no_grad():
+            return normalize(self.tokens(view)[1:], dim=1)
+
+    def features(self, view: View, support: torch.Tensor) -> torch.Tensor:
+        """Spec 4: `cat[token, projected gradient]` of each patch."""
+        seen: list[torch.Tensor] = []
+
+        def keep(module, inputs, output) -> None:
+            output.requires_grad_().retain_grad()
+            seen.extend([inputs[0][0], output])
+
+        handle = self.layer.register_forward_hook(keep)
+        tokens = self.tokens(view)
+        handle.remove()
+        self.loss(tokens, support, view.draw).backward()
+        delta, inputs = seen[1].grad[0], torch.cat([seen[0], torch.ones(len(tokens), 1)], dim=1)
+        terms = [torch.outer(*pair).flatten() for pair in zip(delta, inputs, strict=True)]
+        gradients = torch.stack([self.projection @ term for term in terms[1:]])
+        parts = [normalize(part, dim=1) for part in (tokens.detach()[1:], gradients)]
+        return normalize(torch.cat(parts, dim=1), dim=1)
+
+    def loss(self, tokens: torch.Tensor, support: torch.Tensor, draw: int) -> torch.Tensor:
+        near = (tokens.detach() @ support.T).argsort(dim=1, descending=True)[:, :2]
+        kept = torch.rand(len(tokens), 2, generator=torch.Generator().manual_seed(draw)) < 0.5
+        latents = normalize(self.head(tokens), dim=1)
+        negatives = normalize(self.head(support[near[kept]]).detach(), dim=1)
+        losses = []
+        for place, latent in enumerate(latents):
+            others = torch.cat([latents[:place], latents[place + 1 :]]) @ latent / 0.07
+            against = negatives @ latent / 0.07
+            losses.append(torch.logsumexp(torch.cat([others, against]), 0) - others.mean())
+        return torch.stack(losses).mean()
+
+    def iou(self, root: Path, neighbours: int, temperature: float, epochs: int = 0, keep: int = SIDE**2) -> list[float]:
+        """IoU per class of the test images."""
+        train, test = views_of(root, "train", epochs), views_of(root, "test", 0)
+        rows = [chosen(view, keep) for view in train]
+        labels = np.concatenate([labels_of(view.mask)[kept] for view, kept in zip(train, rows, strict=True)])
+        keys = support = self._bank(train, rows, self.embeddings)
+        if self.projection is not None:
+            keys = self._bank(train, rows, lambda view: self.features(view, support))
+        table = np.zeros((CLASSES, CLASSES))
+        for view in test:
+            queries = self.embeddings(view) if self.projection is None else self.features(view, support)
+            votes = [vote(keys @ query, labels, neighbours, temperature) for query in queries]
+            maps = torch.from_numpy(np.array(votes)).T.unflatten(1, (SIDE, SIDE))
+            guesses = interpolate(maps[None], (SIZE, SIZE), mode="bilinear")[0].argmax(0)
+            for truth, guess in zip(view.mask.flatten(), guesses.flatten().tolist(), strict=True):
+                if truth != 255:
+                    table[truth, guess] += 1
+        return [table[c, c] / (table[c].sum() + table[:, c].sum() - table[c, c]) for c in range(CLASSES)]
+
+    def _bank(self, views: list[View], rows: list[list[int]], features) -> torch.Tensor:
+        return torch.cat([features(view)[kept] for view, kept in zip(views, rows, strict=True)])
+
+
+def vote(cosines: torch.Tensor, labels: np.ndarray, neighbours: int, temperature: float) -> np.ndarray:
+    near = np.argsort(-cosines.numpy())[:neighbours]
+    weights = np.exp((cosines.numpy()[near] - cosines.numpy()[near[0]]) / temperature)
+    return sum(weight * labels[row] for weight, row in zip(weights, near, strict=True)) / weights.sum()
