@@ -145,6 +145,7 @@ def commands(data: Path) -> dict[str, list[str]]:
     gradients = {
         f"gradients-{name}": ("extract-gradients", *where, "--objective", name, *SETTINGS.get(name, ()))
         for name in OBJECTIVES.names()
+        if name != "mae"  # its encoder has a decoder of its own, and comes from a hub
     }
     stages = {"extract": ("extract", *where), **gradients, "merge": ("merge", "--root", ROOT), **JUDGING, **LEARNING}
     return {name: [word.replace(DATA, str(data)) for word in words] for name, words in stages.items()}

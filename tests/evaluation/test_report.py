@@ -190,7 +190,13 @@ def test_a_report_of_real_runs_holds_every_format_and_figure(tmp_path):
         make_folder(tmp_path / f"seed-{seed}", seed=seed, rows={"train": 160, "test": 80})
     roots = (tmp_path / "seed-0", tmp_path / "seed-1")
     knn_concat.run(KnnSettings(root=roots, pca_dim=6, k=5))
-    analyse.run(AnalyseSettings(root=roots, pca_dim=6, k=5, shot_counts=(1, 2, 4, 100)))
+    analysis = AnalyseSettings(root=roots, pca_dim=6, k=5, shot_counts=(1, 2, 4, 100))
+    analyse.run(analysis)
+    made = analysis.outputs()
+    assert len(made) == 3  # CKA, 2 and 4 shots: four classes have too few neighbours with 1, and no hundred rows
+    assert all(path.exists() and analysis.difference(path) == "" for path in made)
+    assert "--k 5, not 7" in replace(analysis, k=7).difference(made[1])
+    assert "--pca-dim 6, not 5" in replace(analysis, pca_dim=5).difference(made[0])
     written = report.run(ReportSettings(results=(tmp_path,), output=tmp_path / "report"))
     assert [path.name for path in written[:4]] == ["report.html", "report.md", "report.csv", "report.tex"]
     kinds = {path.name.split("_")[0] for path in written[4:]}

@@ -1,11 +1,15 @@
 """Exact search against sorting all scores in float64."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from fungi.errors import FungiError
+from fungi.search.backends import SEARCHES
 from fungi.search.exact import all_ranked, most_similar, nearest
 from fungi.search.neighbours import in_memory, recall
 
@@ -110,3 +114,14 @@ def test_recall_is_the_share_of_true_neighbours():
 def test_a_library_without_the_metric_says_so():
     with pytest.raises(FungiError, match="scikit-learn does not search by inner product"):
         nearest(in_memory(rows(3, 0)), rows(2, 1), 1, "inner-product", "sklearn")
+
+
+@pytest.mark.parametrize("backend", ["faiss", "scann"])
+def test_of_keys_that_a_library_holds_no_second_copy_is_kept(backend: str) -> None:
+    keys = torch.randn(300, 8)
+    held = weakref.ref(keys)
+    search = SEARCHES[backend](lambda keys=keys: iter([(slice(0, 300), keys)]), "inner-product", 5)
+    del keys
+    gc.collect()
+    assert held() is None
+    assert search(torch.randn(2, 8), 5)[1].shape == (2, 5)

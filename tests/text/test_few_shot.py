@@ -125,7 +125,7 @@ def test_a_share_is_recorded_named_and_taken_up_again(tmp_path, capsys):
     found = json.loads(path.read_text())
     assert (path.parts[-3], found["settings"]["train_size"]) == ("knn-pca4-k3-share0.25", 0.25)
     assert setting_of(found) == "25-percent"
-    assert asked_in_words("knn", "25-percent drawn").endswith("25 % of the train rows of each class drawn")
+    assert asked_in_words("knn", "25-percent drawn").endswith("25 % of the train rows drawn")
     assert not as_published(found, origin_of(found))
     changed = path.stat().st_mtime_ns
     assert COMMANDS["knn"].main(flags) == 0

@@ -146,9 +146,9 @@ def _compute(
 
 
 def compiles(context: StageContext, features: Sequence[core.Feature]) -> bool:
-    """Whether the encoder is compiled: a matter of settings and dataset, never of what is left to do.
+    """Whether the encoder is compiled: a matter of the command and the dataset, never of what is left to do.
 
-    Compiled code rounds in other places; shards and resumed runs have to agree on it.
+    Compiled code rounds in other places: shards and resumed runs of a command agree on it.
     """
     if context.settings.compile != "auto":
         return context.settings.compile == "on"

@@ -184,9 +184,11 @@ def write_log(folder: Path, history: Sequence[Mapping[str, int | float]]) -> Non
 
 
 def refuse_other_run(run: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:
-    """FungiError, with both values, where a checkpoint belongs to a run with other numbers."""
+    """FungiError, with both values, where a checkpoint belongs to a run with other numbers. What a checkpoint of an
+    earlier version does not say is taken to be the same.
+    """
     for name, value in identity.items():
-        found = run["identity"].get(name)
+        found = run["identity"].get(name, value)
         if found != value:
             raise FungiError(
                 f"{path} is of a run with {name} = {found}, this one has {value}. Use the same, or another "

@@ -31,7 +31,7 @@ _DETAILS = (
     (re.compile(r"k (\d+)"), r"\1 neighbours"),
     (re.compile(r"PCA (\d+)"), r"\1 components of a PCA"),
     (re.compile(r"(\d+)-shot( drawn)?"), r"\1 train rows per class\2"),
-    (re.compile(r"([\d.]+)-percent( drawn)?"), r"\1 % of the train rows of each class\2"),
+    (re.compile(r"([\d.]+)-percent( drawn)?"), r"\1 % of the train rows\2"),
     (re.compile(r"(\d+) patches"), r"bank of \1 patches"),
     (re.compile(r"(\d+) images"), r"\1 training images"),
     (re.compile(r"seeds ([\d ]+)"), r"extracted with seeds \1"),

@@ -4,6 +4,7 @@ Each leaves result files, which `scripts/report.py` draws. Per-class differences
 takes them from the predictions of kNN.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
@@ -24,6 +25,7 @@ DESCRIPTION = """Analyses over features that are already extracted; draw them wi
   fungi analyse --analysis cka shots --dataset imagenet-100 --backbone vit-b16
   fungi analyse --analysis layers --dataset imagenet-100 --backbone vit-b16     (every array of the gradient files)
 """
+_OF_KNN = ("k", "shots", "few_shot_seed", "few_shot_sampling")
 Analysis = Literal["cka", "shots", "layers"]
 
 
@@ -58,10 +60,25 @@ class AnalyseSettings(FeatureSettings):
     def outputs(self) -> list[Path]:
         """The result files; those of `layers` are known when the gradient files are opened, and not before."""
         found = [result_path(self, "cka")] if "cka" in self.analysis else []
-        if "shots" in self.analysis:
-            runs = [self.knn(shots=count, combinations="nested") for count in self.shot_counts]
-            found += [path for run in runs for path in run.outputs()]
-        return found
+        return [*found, *self._runs_by_shots()]
+
+    def _runs_by_shots(self) -> dict[Path, KnnSettings]:
+        """Result file -> the kNN run that leaves it; once there are labels, of the counts for which there are rows."""
+        counts = self.shot_counts if "shots" in self.analysis else ()
+        with suppress(FungiError, OSError):  # nothing is extracted yet
+            smallest, classes = _class_sizes(self)
+            counts = tuple(count for count in counts if count <= smallest and count * classes >= self.k)
+        runs = [self.knn(shots=count, combinations="nested") for count in counts]
+        return {path: run for run in runs for path in run.outputs()}
+
+    def difference(self, path: Path) -> str:
+        """As of all evaluations, by the settings of the run that the file belongs to."""
+        run = self._runs_by_shots().get(path)
+        return super().difference(path) if run is None else run.difference(path)
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides CKA; neighbours and shots are settings of the kNN runs."""
+        return {name: value for name, value in super().deciding().items() if name not in _OF_KNN}
 
 
 def cka(settings: AnalyseSettings) -> dict[str, Any]:

@@ -105,10 +105,11 @@ def _of_library(make: Callable[..., Answer]) -> Callable[..., Search]:
     def prepare(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None = None) -> Search:
         blocks = [block.cpu() for _, block in keys()]
         rows = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-        answer = make(rows, metric, min(k, len(rows)), tree)
+        count = len(rows)  # of the search, which does not hold the keys themselves: the library has them
+        answer = make(rows, metric, min(k, count), tree)
 
         def search(queries: Float[Tensor, "q d"], k: int) -> Ranked:
-            scores, found = answer(queries.float().cpu(), min(k, len(rows)))
+            scores, found = answer(queries.float().cpu(), min(k, count))
             return (scores if metric == "inner-product" else scores.double() - squared_lengths(queries).cpu()), found
 
         return search
