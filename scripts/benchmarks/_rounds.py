@@ -10,9 +10,14 @@ import torch
 from fungi.runtime.device import synchronize
 
 
-def in_turns(jobs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of every job in each round (of processor time on a CPU), after one that does not count."""
-    clock = process_time if device.type == "cpu" else perf_counter  # what others do on the processor is left out
+def in_turns(
+    jobs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device, *, wall: bool = False
+) -> dict[str, list[float]]:
+    """Seconds of every job in each round, after one that does not count.
+
+    On a CPU those of the processor, which leaves out what others do on it; wall: by the clock, for rates.
+    """
+    clock = process_time if device.type == "cpu" and not wall else perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(rounds + 1):
         for name, job in jobs.items():
@@ -22,6 +27,14 @@ def in_turns(jobs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.d
             if number:
                 seconds[name].append(clock() - start)
     return seconds
+
+
+def alternate(
+    first: Callable[[], Any], second: Callable[[], Any], rounds: int, device: torch.device
+) -> tuple[list[float], list[float]]:
+    """Seconds of two jobs by the clock, round by round."""
+    seconds = in_turns({"first": first, "second": second}, rounds, device, wall=True)
+    return seconds["first"], seconds["second"]
 
 
 def ratio(mine: list[float], base: list[float]) -> str:

@@ -9,10 +9,8 @@ printed, with the spread. Weights are random and images are noise: neither chang
 import argparse
 import resource
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks._rounds import ratio
+from benchmarks._rounds import alternate, ratio
 from fungi.backbones.base import BACKBONES
 from fungi.backbones.encoders import WholeModel
 from fungi.backbones.loading import load_backbone
@@ -29,7 +27,7 @@ from fungi.gradients.engine import GradientEngine
 from fungi.gradients.projection import draw_projection
 from fungi.gradients.targets import find_target
 from fungi.objectives.binding import BoundObjective, bind
-from fungi.runtime.device import Stopwatch, autocast, choose_device, choose_dtype, keep_freed_memory, synchronize
+from fungi.runtime.device import Stopwatch, autocast, choose_device, choose_dtype, keep_freed_memory
 from fungi.runtime.seeds import seeded
 
 
@@ -59,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{options.backbone}, {setup.engine.device}, {options.dtype}, {torch.get_num_threads()} threads, ", end="")
     print(f"{'+'.join(options.objective)}, {setup.images} images x {setup.forwards_per_image} views")
     print(f"path: {setup.engine.encoder.path}")
-    ours, bare = _alternate(lambda: _extract(setup), lambda: _bare(setup), options.rounds, setup.engine.device)
+    ours, bare = alternate(lambda: _extract(setup), lambda: _bare(setup), options.rounds, setup.engine.device)
     _print_figures(setup, ours, bare, peak_before)
     if options.dtype != "float32":
         _print_agreement(setup)
@@ -160,22 +158,6 @@ def _noise(count: int, side: int, device: torch.device) -> Tensor:
     return torch.randn(count, 3, side, side, device=device)
 
 
-def _alternate(
-    first: Callable[[], None], second: Callable[[], None], rounds: int, device: torch.device
-) -> tuple[list[float], list[float]]:
-    """Seconds of each, round by round, after one round of warming up."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds + 1):
-        for place, work in enumerate((first, second)):
-            synchronize(device)
-            start = perf_counter()
-            work()
-            synchronize(device)
-            if turn:
-                times[place].append(perf_counter() - start)
-    return times
-
-
 def _print_figures(setup: Setup, ours: list[float], bare: list[float], peak_before: float) -> None:
     views = setup.images * setup.forwards_per_image
     print(f"{'images/s':28} {setup.images / statistics.median(ours):10.2f}")
@@ -208,7 +190,7 @@ def _print_matrix_rate(setup: Setup, bare: list[float]) -> None:
     """The bare forwards as a fraction of what a large matrix product reaches in the same dtype."""
     device, dtype = setup.engine.device, setup.engine.dtype
     a, b = (torch.randn(8192, 8192, device=device, dtype=dtype) for _ in range(2))
-    times, _ = _alternate(lambda: (a @ b, None)[1], lambda: None, 10, device)
+    times, _ = alternate(lambda: (a @ b, None)[1], lambda: None, 10, device)
     rate = 2 * 8192**3 / statistics.median(times)
     from torch.utils.flop_counter import FlopCounterMode
 

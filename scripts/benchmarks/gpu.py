@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks.extraction import Setup, _alternate, _collated, _extract, _parser, _setup
+from benchmarks._rounds import alternate
+from benchmarks.extraction import Setup, _collated, _extract, _parser, _setup
 from fungi.extraction import extract_gradients
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.gradients.engine import GradientEngine
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _seconds(work: Callable[[], object], device: torch.device, rounds: int) -> float:
     """Median time of some work, after one round of warming up."""
-    return statistics.median(_alternate(lambda: (work(), None)[1], lambda: None, rounds, device)[0])
+    return statistics.median(alternate(lambda: (work(), None)[1], lambda: None, rounds, device)[0])
 
 
 def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:

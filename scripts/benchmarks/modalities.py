@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.extraction import _alternate
+from benchmarks._rounds import alternate
 from fungi.backbones.loading import load_backbone
 from fungi.data.base import Samples, resolve_dataset
 from fungi.errors import FungiError
@@ -112,7 +112,7 @@ def _line(
     prepared = [prepare(views, samples.load(row), 42, samples.ids[row]) for row in range(len(samples))]
     preparing = perf_counter() - start
     batch = views.collate(prepared)
-    ours, bare = _alternate(
+    ours, bare = alternate(
         _extraction(engine, bound, batch, gradients), _bare(engine, bound, batch), settings.rounds, engine.device
     )
     ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))

@@ -6,17 +6,16 @@ does with a batch: prepare the views, run the engine. Rounds of both alternate; 
 
 import argparse
 import statistics
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from benchmarks._rounds import ratio
+from benchmarks._rounds import in_turns, ratio
 from fungi.backbones.loading import load_backbone
 from fungi.config import DINOConfig, KLConfig, SimCLRConfig
 from fungi.objectives.binding import BoundObjective, bind
-from fungi.runtime.device import choose_device, synchronize
+from fungi.runtime.device import choose_device
 from fungi.views.loading import prepare
 from fungi.wrapper import FUNGIWrapper
 
@@ -40,17 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     images = _images(options.images)
     wrapper.setup(_images(256))
     objectives = [_bound(name, wrapper, place) for place, name in enumerate(options.objective)]
-    seconds: dict[str, list[float]] = {"stage": [], "wrapper": []}
-    for warm in range(options.rounds + 1):
-        for name, work in (
-            ("stage", lambda: _stage(wrapper, objectives, images)),
-            ("wrapper", lambda: wrapper(images)),
-        ):
-            start = perf_counter()
-            work()
-            synchronize(device)
-            if warm:
-                seconds[name].append(perf_counter() - start)
+    jobs = {"stage": lambda: _stage(wrapper, objectives, images), "wrapper": lambda: wrapper(images)}
+    seconds = in_turns(jobs, options.rounds, device, wall=True)
     _print(options, seconds)
     return 0
 

@@ -149,7 +149,7 @@ def parse(
     """Settings from a command line; FungiError for what is wrong with it."""
     parser = build_parser(typing.cast(type, settings_type), program=program, description=description)
     given = list(sys.argv[1:] if arguments is None else arguments)
-    fields = {field.name: field for field in dataclasses.fields(settings_type)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(typing.Any, settings_type))}
     for field in fields.values():
         if field.metadata.get("first_word") and given and not given[0].startswith("-"):
             given.insert(0, flag_of(field))

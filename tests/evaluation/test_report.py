@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,14 @@ from fungi.backbones.base import BACKBONES
 from fungi.combine.protocol import usual_pca_dim
 from fungi.errors import FungiError, MissingFilesError
 from fungi.report import write_report as report
-from fungi.report.ablation_table import AblationTable
 from fungi.report.cells import ResultRecord, cells_of, distinct, mean_cells, read_results
-from fungi.report.gallery import draw_all, per_class_differences
+from fungi.report.gallery import per_class_differences
 from fungi.report.published import MEAN, PublishedKey, mean_datasets, published_value
 from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
 from fungi.report.write_report import ReportSettings
-from fungi.scoring import analyse, knn_concat
-from fungi.scoring.analyse import AnalyseSettings
+from fungi.scoring import knn_concat
 from fungi.scoring.knn_concat import KnnSettings
 from tests.evaluation.feature_folder import make_folder
-
-PIXELS = b"\x89PNG"
 
 
 def content(
@@ -182,152 +177,6 @@ def test_per_class_differences_are_recalls_against_those_of_the_embeddings():
         "embeddings+kl": {"predictions": [0, 0, 1, 1]},
     }
     assert per_class_differences(one) == {"kl": [-0.5, 0.5]}
-
-
-@pytest.mark.slow
-def test_a_report_of_real_runs_holds_every_format_and_figure(tmp_path):
-    for seed in (0, 1):
-        make_folder(tmp_path / f"seed-{seed}", seed=seed, rows={"train": 160, "test": 80})
-    roots = (tmp_path / "seed-0", tmp_path / "seed-1")
-    knn_concat.run(KnnSettings(root=roots, pca_dim=6, k=5))
-    analysis = AnalyseSettings(root=roots, pca_dim=6, k=5, shot_counts=(1, 2, 4, 100))
-    analyse.run(analysis)
-    made = analysis.outputs()
-    assert len(made) == 3  # CKA, 2 and 4 shots: four classes have too few neighbours with 1, and no hundred rows
-    assert all(path.exists() and analysis.difference(path) == "" for path in made)
-    assert "--pca-dim 6, not 5" in replace(analysis, pca_dim=5).difference(made[0])
-    written = report.run(ReportSettings(results=(tmp_path,), output=tmp_path / "report"))
-    assert [path.name for path in written[:4]] == ["report.html", "report.md", "report.csv", "report.tex"]
-    kinds = {path.name.split("_")[0] for path in written[4:]}
-    assert kinds == {"combinations", "shots", "per-class", "cka"}
-    assert all(path.read_bytes().startswith(PIXELS) for path in written[4:])
-    text = (tmp_path / "report" / "report.md").read_text()
-    assert "## knn, 2-shot, profile clean, k 5, PCA 6" in text
-    assert "1-shot" not in text  # four rows for five neighbours
-    assert all(f"figures/{path.name}" in text for path in written[4:])
-
-
-@pytest.mark.parametrize(("task", "title"), [("knn", "Nearest neighbours"), ("linear", "Linear probe")])
-def test_backbones_are_compared_by_the_best_combination_of_each(task, title, tmp_path, monkeypatch):
-    """Figures 5 and 9."""
-    scores = {
-        "vit-b16": {"embeddings": 0.6, "kl": 0.9, "kl+dino": 0.9, "embeddings+kl": 0.7, "embeddings+kl+dino": 0.65},
-        "dino_vitb16": {"embeddings": 0.5, "embeddings+kl": 0.4, "embeddings+kl+dino": 0.45},
-        "mae-vit-b16": {"embeddings": 0.2, "embeddings+kl": 0.3, "embeddings+dino": 0.3},
-        "vit-b32": {"embeddings": 0.8},
-        "vit-s16": {"embeddings+kl": 0.8},
-    }
-    results = [content(found, backbone=name, dataset="pydocs") | {"task": task} for name, found in scores.items()]
-    tables = make_tables(cells(*results))
-    (path,) = [path for path in draw_all(tmp_path, [], [], tables) if path.name.startswith("backbones")]
-    assert path.read_bytes().startswith(PIXELS)
-    drawn = []
-    monkeypatch.setattr("fungi.report.gallery.compared_dots", lambda *given: drawn.append(given))
-    draw_all(tmp_path, [], [], tables)
-    ((_, heading, groups, (alone, best), _),) = drawn
-    assert heading.startswith(title)
-    assert dict(zip(groups, zip(alone.y, best.y, best.told, strict=True), strict=True)) == {
-        "DeiT ViT-B/16": (60, 70, "+ KL"),
-        "DINO ViT-B/16": (50, 45, "+ KL + DINO"),
-        "MAE ViT-B/16": (20, 30, "+ KL"),
-    }
-    draw_all(tmp_path, [], [], make_tables(cells(results[0], *results[3:])))
-    assert len(drawn) == 1, "one backbone alone is compared to none"
-
-
-def ablation(folder, table, rows, columns, **settings):
-    """The file of an ablation with made-up values."""
-    path = folder / f"ablation-{table}" / "pydocs" / "vit-b16.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = AblationTable(table, columns, rows)
-    for number, row in enumerate(rows):
-        for column in columns:
-            made.add(row, column, 0.1 * number)
-            made.add(row, column, 0.1 * number + 0.2)
-    named = {"dataset": "pydocs", "backbone": "vit-b16", "profile": "clean", **settings}
-    path.write_text(json.dumps({"settings": named, **made.content()}))
-    return path
-
-
-def test_figures_of_ablations_are_drawn(tmp_path, monkeypatch):
-    """Figures 8, 10 and 12; an ablation of several columns is a table alone."""
-    results, drawn = tmp_path / "results", []
-    ablation(results, "layers", ["block 10", "block 9"], ["kl qkv", "kl attn_proj"])
-    ablation(results, "objectives", ["embeddings", "kl"], ["accuracy"])
-    ablation(results, "views", ["9 views", "49 views"], ["accuracy", "images/s"])
-    ablation(results, "bias", ["with", "without"], ["kl", "dino"])
-    ablation(tmp_path / "other" / "results", "layers", ["block 10", "block 9"], ["kl qkv"], profile="published")
-    (results / "torn.json").write_text('{"title": "x", "cells": [{"row": "a"}], "settings": {}}')
-    records = read_results([tmp_path])
-    assert [cell for record in records for cell in cells_of(record)] == []
-    paths = draw_all(tmp_path / "figures", records, [], [])
-    assert len(set(paths)) == len(paths) == 5
-    assert all(path.read_bytes().startswith(PIXELS) for path in paths)
-    for kind in ("curves", "dots"):
-        keep = lambda path, title, given, *more, **named: drawn.append((title, given, named))  # noqa: E731
-        monkeypatch.setattr(f"fungi.report.ablation_figures.{kind}", keep)
-    draw_all(tmp_path, records, [], [])
-    by_title = {(title, named.get("y_axis")): (given, named) for title, given, named in drawn}
-    assert len(by_title) == 5
-    (kl, _), named = by_title["layers: DeiT ViT-B/16, pydocs\nprofile clean", "accuracy, %"]
-    assert (kl.name, kl.x, named["x_axis"]) == ("kl qkv", [9, 10], "block")
-    assert (kl.y, kl.std) == (pytest.approx([20, 10]), pytest.approx([10, 10]))
-    (speed,), named = by_title["views: DeiT ViT-B/16, pydocs\nprofile clean", "images/s"]
-    assert (speed.x, speed.y, named["x_axis"]) == ([9, 49], pytest.approx([0.1, 0.2]), "views")
-    values, _ = by_title["objectives: DeiT ViT-B/16, pydocs\nprofile clean", None]
-    assert values["kl"] == (pytest.approx(20), pytest.approx(10))
-
-
-def test_layers_are_compared_by_block(tmp_path):
-    import h5py
-
-    from fungi.store.birth import write_layer_birth
-    from tests.evaluation.feature_folder import LAYER, replace
-
-    layout = make_folder(tmp_path, features=("embeddings", "kl"))
-    for split in ("train", "test"):
-        with h5py.File(layout.gradients("digits", "digits-vit", "kl", split), "a") as file:
-            values = file["attn_proj"][:] + 1e-7
-            write_layer_birth(file.create_dataset("early", data=values), replace(LAYER, layer="blocks.1.attn.proj"))
-    contents = analyse.layers(AnalyseSettings(root=(tmp_path,), pca_dim=6, k=5))
-    assert [one["settings"]["layer_key"] for one in contents] == ["attn_proj", "early"]
-    assert all(list(one["results"]) == ["kl"] for one in contents)
-    written = report.run(ReportSettings(results=(tmp_path,), output=tmp_path / "report", formats=("png",)))
-    assert any(path.name.startswith("layers_") for path in written)
-
-
-def test_figures_of_unlike_results_never_displace_each_other(tmp_path):
-    """Until their names and titles said all that set results apart, the last one drawn was what a figure showed."""
-    make_folder(tmp_path, features=("embeddings", "kl"))
-    for k in (3, 5):
-        knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=6, k=k))
-    for normalize in (True, False):
-        analyse.cka(AnalyseSettings(root=(tmp_path,), normalize=normalize))
-    records = read_results([tmp_path])
-    drawn = draw_all(tmp_path / "figures", records, [], [])
-    assert len(drawn) == len(set(drawn)) == 4
-    assert sorted(path.name.split("_")[0] for path in drawn) == ["cka", "cka", "per-class", "per-class"]
-    cells = [
-        replace(
-            cell, layer=f"blocks.{block}.attn.proj", protocol=replace(cell.protocol, details=f"k {k}, layer {block}")
-        )
-        for record in records
-        for cell in cells_of(record)
-        if cell.combination == "kl"
-        for block in (1, 2)
-        for k in (3, 5)
-    ]
-    of_layers = draw_all(tmp_path / "figures", [], cells, [])
-    assert len(of_layers) == 2
-    assert all(len(path.name) <= 204 for path in of_layers)
-
-
-def test_cka_of_pairs_is_averaged_over_runs(tmp_path):
-    for seed in (0, 1):
-        make_folder(tmp_path / str(seed), seed=seed)
-    found = analyse.cka(AnalyseSettings(root=(tmp_path / "0", tmp_path / "1")))["results"]
-    assert list(found) == ["embeddings+kl", "embeddings+dino", "kl+dino"]
-    assert all(0 < scores["cka"] < 1 and scores["cka-std"] >= 0 for scores in found.values())
 
 
 def test_no_results_and_damaged_ones_are_named(tmp_path, caplog):

@@ -11,7 +11,7 @@ from fungi import FUNGIWrapper
 from fungi.backbones.loading import load_backbone
 from fungi.config import KLConfig
 from fungi.errors import FungiError
-from fungi.gradients.projection import load_projection
+from fungi.gradients.projection import ProjectionMatrix, load_projection
 from fungi.segmentation.dense import at_input_size
 from fungi.segmentation.evaluation import prepare
 from fungi.segmentation.segment import run
@@ -22,22 +22,20 @@ from tests.segmentation.own_masks import write_dataset
 from tests.segmentation.test_protocol import SIZE, plain
 
 
+def wrapper_with(projection: ProjectionMatrix | None) -> FUNGIWrapper:
+    backbone = load_backbone("digits-vit")
+    at_input_size(backbone.model, SIZE)
+    pixels = backbone.input.resized(SIZE)
+    layer, configs = "blocks.3.attn.proj", [KLConfig()]
+    return FUNGIWrapper(backbone.model, layer, "cpu", projection, SIZE, extractor_configs=configs, image_input=pixels)
+
+
 @pytest.mark.parametrize("from_bank", first_fast([False, True]))
 def test_the_wrapper_gives_the_values_of_the_stage(from_bank: bool, tmp_path: Path) -> None:
     run(plain(tmp_path / "out", write_dataset(tmp_path / "data"), features=("embeddings+simclr",)))
     (projection,) = (tmp_path / "out" / "projections").iterdir()
     banks = {path.name.partition("-")[0]: path for path in (tmp_path / "out" / "banks").glob("*/*/*")}
-    backbone = load_backbone("digits-vit")
-    at_input_size(backbone.model, SIZE)
-    wrapper = FUNGIWrapper(
-        backbone.model,
-        "blocks.3.attn.proj",
-        "cpu",
-        load_projection(projection),
-        SIZE,
-        extractor_configs=[KLConfig()],
-        image_input=backbone.input.resized(SIZE),
-    )
+    wrapper = wrapper_with(load_projection(projection))
     images = [Image.open(path).convert("RGB") for path in sorted((tmp_path / "data" / "train" / "images").iterdir())]
     wrapper.setup_dense(bank=banks["embeddings"]) if from_bank else wrapper.setup_dense(images)
     found = wrapper.dense(images)
@@ -72,17 +70,7 @@ def test_a_bank_of_another_birth_is_refused(
         monkeypatch.setattr("fungi.segmentation.evaluation.IMAGENET", HALF)  # those of digits-vit
     stage = prepare(plain(tmp_path, squares, **flags))
     bank = stage.bank(feature, None if feature == "embeddings" else stage.support)
-    backbone = load_backbone("digits-vit")
-    at_input_size(backbone.model, SIZE)
-    wrapper = FUNGIWrapper(
-        backbone.model,
-        "blocks.3.attn.proj",
-        "cpu",
-        None,
-        SIZE,
-        extractor_configs=[KLConfig()],
-        image_input=backbone.input.resized(SIZE),
-    )
+    wrapper = wrapper_with(None)
     with pytest.raises(FungiError, match=f"{bank.folder} does not fit: its {cause}.* Give a bank of embeddings"):
         wrapper.setup_dense(bank=bank.folder)
 

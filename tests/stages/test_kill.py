@@ -34,12 +34,14 @@ def test_kills_at_random_moments_do_not_show_in_the_files():
 @pytest.fixture(scope="module")
 def kills():
     """The script as a module."""
+    sys.path.insert(0, str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("kill_test", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]
+    sys.path.remove(str(SCRIPT.parent))
 
 
 def _files(root: Path) -> None:

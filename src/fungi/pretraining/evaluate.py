@@ -60,7 +60,8 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
 
     splits, device = settings.open_rows(), choose_device(settings.device)
     backbone = settings.load_network()
-    depth = len(backbone.model.get_submodule("blocks"))  # type: ignore[arg-type]
+    model: Any = backbone.model  # a VisionTransformer, or it would have been refused
+    depth = len(model.blocks)
     if settings.task == "linear" and settings.n_last_blocks > depth:
         logger.warning(f"--n-last-blocks {settings.n_last_blocks}: the network has {depth} blocks, all are seen.")
     last = settings.n_last_blocks if settings.task == "linear" else 1

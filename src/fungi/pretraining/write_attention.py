@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fungi.errors import FungiError
 from fungi.settings import setting
@@ -48,7 +49,8 @@ def run(settings: AttentionSettings) -> list[Path]:
         if settings.row >= len(samples):
             raise FungiError(f"--row {settings.row}: {settings.dataset!r} has {len(samples)} rows, from 0.")
         picture = samples.load(settings.row)
-    patch = int(backbone.model.get_submodule("patch_embed").patch_size[0])  # type: ignore[index]
+    model: Any = backbone.model  # a VisionTransformer, or it would have been refused
+    patch = int(model.patch_embed.patch_size[0])
     side = max(settings.image_size // patch, 1) * patch
     picture = picture.resize((side, side))
     with torch.no_grad():
