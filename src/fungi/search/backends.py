@@ -9,12 +9,13 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import linear
 
 from fungi.search import Backend, Metric
 from fungi.search.libraries import Answer, TreeSettings, faiss_search, scann_search, sklearn_search
 from fungi.search.neighbours import Keys
 
-QUERIES_AT_ONCE = 1024
+QUERIES_AT_ONCE = 512
 GROUP = 32
 """Columns whose best entry stands for them."""
 
@@ -33,14 +34,12 @@ def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None =
         # for every tile, and lie between the large blocks that are freed.
         values = queries.new_full((len(queries), k), -torch.inf if largest else torch.inf)
         rows = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
-        held, seen = queries.new_empty(0), 0  # of one block's products: fresh memory costs a twentieth of the time
+        seen = 0
         for place, block in keys():
             squares = None if largest else block.square().sum(dim=1)
-            if held.numel() < (size := min(len(queries), QUERIES_AT_ONCE) * len(block)):
-                held = queries.new_empty(size)
             parts = (part.split(QUERIES_AT_ONCE) for part in (queries, values, rows))
             for tile, best, their_rows in zip(*parts, strict=True):
-                near, columns = _best(_ranking(tile, block, squares, held), k, largest)
+                near, columns = _best(_ranking(tile, block, squares), k, largest)
                 _merge(best, their_rows, near, columns + place.start, largest)
             seen += len(block)
             del block  # before the next one is read
@@ -69,16 +68,14 @@ def squared_lengths(rows: Float[Tensor, "q d"]) -> Float[Tensor, "q 1"]:
 
 
 def _ranking(
-    queries: Float[Tensor, "q d"],
-    keys: Float[Tensor, "b d"],
-    squares: Float[Tensor, " b"] | None,
-    held: Float[Tensor, " _"],
+    queries: Float[Tensor, "q d"], keys: Float[Tensor, "b d"], squares: Float[Tensor, " b"] | None
 ) -> Float[Tensor, "q b"]:
-    """Rankings of a block, in the memory that is held for them."""
-    out = held[: len(queries) * len(keys)].view(len(queries), len(keys))
-    if squares is None:
-        return torch.mm(queries, keys.T, out=out)  # [q d] [d b] -> [q b]
-    return torch.addmm(squares, queries, keys.T, alpha=-2, out=out)
+    """Rankings of a block."""
+    scaled = queries if squares is None else -2 * queries
+    if queries.device.type == "cpu" and queries.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        # oneDNN's product takes three quarters of the time of MKL's on processors of AMD.
+        return linear(scaled.to_mkldnn(), keys, squares).to_dense()
+    return linear(scaled, keys, squares)  # [q d] [b d] -> [q b]
 
 
 def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:

@@ -18,8 +18,8 @@ class BankSearch:
 
     tree, k: of the approximate back-ends, and the most neighbours that they will be asked for; they hold all of the
     bank. tile_bytes: what torch may hold besides queries and results, whatever the bank's size and the number of
-    queries: a tile of rows and the next one as it is read, the products of 1,024 queries with the former, and as much
-    again to find the best of them.
+    queries: a tile of rows and the next one as it is read, the products of 512 queries with the former as oneDNN
+    gives them and as a plain tensor, and as much again to find the best of them.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class BankSearch:
         tile_bytes: int = 1 << 28,
     ) -> None:
         self._rows, self._device = bank.rows, device
-        per_row = bank.dim * 8 + QUERIES_AT_ONCE * 4 * 2
+        per_row = bank.dim * 8 + QUERIES_AT_ONCE * 4 * 3
         size = max(GROUP, min(bank.rows, tile_bytes // per_row)) if backend == "torch" else bank.rows
         place = device if backend == "torch" else torch.device("cpu")
         self._search = SEARCHES[backend](in_windows(bank, size, place), "inner-product", k, tree)
