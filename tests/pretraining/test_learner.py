@@ -83,7 +83,7 @@ class _Member(World):
 
 def _two_processes(made, halves, monkeypatch) -> list[tuple[dict[str, float], Learner]]:
     """A step of two processes with half a batch each; gradients stay where they were found."""
-    monkeypatch.setattr(World, "shared", lambda self, model, device: model)
+    monkeypatch.setattr(World, "shared", lambda self, model: model)
     barrier, said = threading.Barrier(2), {}
     learners = [
         Learner(learner_options(made), _Member(rank, barrier, said), torch.device("cpu"), torch.float32)

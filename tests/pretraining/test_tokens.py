@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from fungi.errors import FungiError
 from fungi.pretraining.propagate_labels import frame_size
-from fungi.pretraining.tokens import last_attention, last_blocks, require_known_tokens
+from fungi.pretraining.tokens import embed, last_attention, last_blocks, require_known_tokens, run_blocks
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 0}
 KINDS = {
@@ -52,3 +52,35 @@ def test_networks_whose_tokens_are_others_are_refused() -> None:
 @pytest.mark.parametrize(("size", "expected"), [((854, 480), (832, 480)), ((1080, 1920), (480, 832))])
 def test_frames_keep_the_shorter_side_and_floor_the_other(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert frame_size(size, 480) == expected
+
+
+FACTORS = {
+    "some": [[1.25, 0, 1.25, 1.25], [0, 0, 2, 2], [1, 1, 1, 1], [0, 3, 0, 0]],
+    "all of a branch": [[0, 0, 0, 0], [2, 2, 2, 2], [1.5, 0, 0, 1.5], [0, 0, 0, 0]],
+}
+
+
+@pytest.mark.parametrize("factors", FACTORS.values(), ids=FACTORS)
+def test_a_branch_counts_by_its_factor_whether_it_is_computed_or_dropped(factors: list[list[float]]) -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2, num_classes=0).double()
+    images, kept = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor(factors, dtype=torch.float64)
+    tokens = embed(model, images)
+    for block, attention, mlp in zip(model.blocks, kept[::2], kept[1::2], strict=True):  # every branch, by its factor
+        tokens = tokens + attention[:, None, None] * block.attn(block.norm1(tokens))
+        tokens = tokens + mlp[:, None, None] * block.mlp(block.norm2(tokens))
+    found = run_blocks(model, embed(model, images), kept)
+    weights, asked = list(model.blocks.parameters()), torch.randn_like(found)
+    torch.testing.assert_close(found, tokens, rtol=1e-12, atol=1e-12)
+    for one, other in zip(*(torch.autograd.grad((out * asked).sum(), weights) for out in (found, tokens)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_branches_that_are_dropped_are_not_computed() -> None:
+    model = VisionTransformer(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2, num_classes=0)
+    rows: list[int] = []
+    for block in model.blocks:
+        for branch in (block.attn, block.mlp):
+            branch.register_forward_hook(lambda _branch, given, _found: rows.append(len(given[0])))
+    run_blocks(model, embed(model, torch.randn(4, 3, 32, 32)), torch.tensor(FACTORS["some"]))
+    assert rows == [3, 2, 4, 1]

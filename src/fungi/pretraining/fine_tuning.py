@@ -53,7 +53,7 @@ class FineTuning:
         self.dtype = choose_dtype(settings.dtype, device)
         self.workers = decoding_workers(settings.num_workers, device)
         self.history: list[dict[str, float]] = []
-        self.parallel = world.shared(self.model, device)
+        self.parallel = world.shared(self.model)
 
     def run(self, scored: Samples) -> dict[str, float]:
         """Train to the end. `accuracy`: the best over epochs, `last-accuracy`: after the last one; both again, with

@@ -50,7 +50,7 @@ class Prototypes(nn.Module):
     def weight(self) -> Float[Tensor, "k w"]:
         """The effective weight, in float32 whatever the compute dtype: logits are W f."""
         with torch.autocast(self.weight_v.device.type, enabled=False):
-            return self.weight_g * nn.functional.normalize(self.weight_v, dim=1)
+            return torch._weight_norm(self.weight_v, self.weight_g, 0)  # torch's own way there, in one pass
 
 
 class Head(nn.Module):

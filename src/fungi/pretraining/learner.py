@@ -85,7 +85,7 @@ class Learner:
         self.teacher: Network = copy.deepcopy(self.student).requires_grad_(False)
         self.centres = torch.zeros(options.network.levels, options.network.prototypes, device=device)
         self.optimizer = optimisation.build_optimizer(options.optimizer, self.student)
-        self.parallel = world.shared(self.student, device)
+        self.parallel = world.shared(self.student)
         self.active = active_parts(options.network, options.views.local_crops)
 
     def step(self, batch: list[Views], moment: Moment, *, stop: bool = False) -> dict[str, float]:
@@ -191,7 +191,7 @@ class Learner:
             torch_generator(self.options.seed, "drop path", step),
         )
         start = (self.world.rank * parts + place) * images
-        return whole if whole is None else whole[:, :, start : start + images].to(self.device)
+        return whole if whole is None else whole[:, :, start : start + images]
 
     def _empty_sums(self, stop: bool) -> _Sums:
         network = self.options.network

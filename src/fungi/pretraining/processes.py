@@ -40,11 +40,9 @@ class World:
             torch.distributed.all_reduce(values)
         return values
 
-    def shared(self, model: nn.Module, device: torch.device) -> Any:
-        """The model, its gradients averaged over processes."""
-        if self.size == 1:
-            return model
-        return nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+    def shared(self, model: nn.Module) -> Any:
+        """The model, its gradients averaged over processes; what it is given stays on the device where it lies."""
+        return model if self.size == 1 else nn.parallel.DistributedDataParallel(model)
 
     def agree(self, step: int, device: torch.device, folder: Path) -> None:
         """FungiError, in all processes, where they begin at unlike steps: not all see what is in a folder."""

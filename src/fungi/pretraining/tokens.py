@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fungi.backbones.position_embedding import hub_positions
 from fungi.errors import FungiError
@@ -49,16 +49,30 @@ def run_blocks(
 ) -> Float[Tensor, "n t d"]:
     """Tokens behind the last block, before the final norm.
 
-    kept: stochastic depth, the factor of every sample's branch: attention and MLP of the first block, of the second...
+    kept: stochastic depth, the factor of every sample's branch, 0 or one over the share that is kept: attention and
+    MLP of the first block, of the second... It lies on the host, so that a GPU need not be asked which are dropped.
     """
     for place, block in enumerate(model.blocks):
         if kept is None:
             tokens = block(tokens)
             continue
-        attention, mlp = kept[2 * place, :, None, None], kept[2 * place + 1, :, None, None]
-        tokens = tokens + attention * block.ls1(block.attn(block.norm1(tokens)))
-        tokens = tokens + mlp * block.ls2(block.mlp(block.norm2(tokens)))
+        tokens = _add_branch(tokens, kept[2 * place], nn.Sequential(block.norm1, block.attn, block.ls1))
+        tokens = _add_branch(tokens, kept[2 * place + 1], nn.Sequential(block.norm2, block.mlp, block.ls2))
     return tokens
+
+
+def _add_branch(
+    tokens: Float[Tensor, "n t d"], factors: Float[Tensor, " n"], branch: nn.Module
+) -> Float[Tensor, "n t d"]:
+    """`tokens + factor * branch(tokens)`; a branch that is dropped is not computed.
+
+    Where all are, they are computed for nothing: weights without a derivative would not decay.
+    """
+    rows, factor = factors.nonzero().flatten(), float(factors.max())
+    if len(rows) in (0, len(factors)):
+        return torch.add(tokens, branch(tokens), alpha=factor)
+    rows = rows.to(tokens.device, non_blocking=True)
+    return tokens.index_add(0, rows, branch(tokens.index_select(0, rows)).to(tokens.dtype), alpha=factor)
 
 
 def last_blocks(model: Any, images: Float[Tensor, "n 3 s s2"], count: int = 1) -> list[Float[Tensor, "n t d"]]:
