@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-TILE = 2**22
+from fungi.runtime.products import linear
+
+TILE = 2**23
 """Logits that are held at once."""
 
 
@@ -39,7 +41,7 @@ class Targets:
         weights = torch.ones_like(vectors[..., 0]) if self.weights is None else self.weights[:, rows]
         mixed: Tensor | None = None
         for one, weight in zip(vectors, weights, strict=True):
-            probabilities = torch.addmm(shift, one, self.prototypes.T).softmax(dim=1)
+            probabilities = linear(one, self.prototypes, shift).softmax(dim=1)
             if self.weights is not None:
                 probabilities.mul_(weight[:, None])
             mixed = probabilities if mixed is None else mixed.add_(probabilities)
@@ -100,7 +102,7 @@ def _one_term(
         for first in range(0, len(term.student), together):
             tile = slice(first, first + together), rows
             vectors = term.student[tile] / temperature  # [l r w]
-            logits = vectors.flatten(0, 1) @ prototypes.T  # [l*r k]
+            logits = linear(vectors.flatten(0, 1), prototypes)  # [l*r k]
             total = torch.logsumexp(logits, dim=1).view(vectors.shape[:2])
             logits = logits.view(*vectors.shape[:2], -1)
             loss += (weight * total).sum() - torch.einsum("lrk,rk->", logits, mixture)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import linear
 
+from fungi.runtime.products import linear
 from fungi.search import Backend, Metric
 from fungi.search.libraries import Answer, TreeSettings, faiss_search, scann_search, sklearn_search
 from fungi.search.neighbours import Keys
@@ -39,7 +39,7 @@ def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None =
             squares = None if largest else block.square().sum(dim=1)
             parts = (part.split(QUERIES_AT_ONCE) for part in (queries, values, rows))
             for tile, best, their_rows in zip(*parts, strict=True):
-                near, columns = _best(_ranking(tile, block, squares), k, largest)
+                near, columns = _best(linear(tile if largest else -2 * tile, block, squares), k, largest)
                 _merge(best, their_rows, near, columns + place.start, largest)
             seen += len(block)
             del block  # before the next one is read
@@ -65,17 +65,6 @@ def _merge(
 def squared_lengths(rows: Float[Tensor, "q d"]) -> Float[Tensor, "q 1"]:
     """|a|^2 of each row, in float64."""
     return rows.double().square().sum(dim=1, keepdim=True)
-
-
-def _ranking(
-    queries: Float[Tensor, "q d"], keys: Float[Tensor, "b d"], squares: Float[Tensor, " b"] | None
-) -> Float[Tensor, "q b"]:
-    """Rankings of a block."""
-    scaled = queries if squares is None else -2 * queries
-    if queries.device.type == "cpu" and queries.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        # oneDNN's product takes three quarters of the time of MKL's on processors of AMD.
-        return linear(scaled.to_mkldnn(), keys, squares).to_dense()
-    return linear(scaled, keys, squares)  # [q d] [b d] -> [q b]
 
 
 def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
