@@ -12,7 +12,7 @@ import torch
 from fungi.errors import FungiError
 from fungi.pretraining import optimisation
 from fungi.pretraining.configuration import learner_options
-from fungi.pretraining.layers import SampledAttention
+from fungi.pretraining.layers import Prototypes, SampledAttention
 from fungi.pretraining.learner import Learner, NonFiniteError
 from fungi.pretraining.network import Network, align
 from fungi.pretraining.optimisation import cosine, linear_then_constant
@@ -329,3 +329,15 @@ def test_a_student_learns_what_a_teacher_that_stays_as_it_is_predicts() -> None:
         excess.append(measured["loss"] - measured["entropy"])
     assert min(excess) >= 0
     assert excess[-1] < 0.5 * excess[0]
+
+
+def test_prototypes_have_the_direction_of_one_weight_and_the_length_of_the_other() -> None:
+    prototypes = Prototypes(24, 7, trained_length=True)
+    prototypes.weight_g.data = torch.linspace(0.5, 3, 7)[:, None]
+    given, lengths = prototypes.weight_v.detach().double().requires_grad_(), prototypes.weight_g.detach().double()
+    expected = lengths * given / given.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(prototypes.weight.double(), expected, rtol=1e-5, atol=1e-6)
+    asked = torch.randn_like(given)
+    (found,) = torch.autograd.grad((prototypes.weight * asked).sum(), [prototypes.weight_v])
+    (exact,) = torch.autograd.grad((expected * asked).sum(), [given])
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-5)

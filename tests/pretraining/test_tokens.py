@@ -84,3 +84,14 @@ def test_branches_that_are_dropped_are_not_computed() -> None:
             branch.register_forward_hook(lambda _branch, given, _found: rows.append(len(given[0])))
     run_blocks(model, embed(model, torch.randn(4, 3, 32, 32)), torch.tensor(FACTORS["some"]))
     assert rows == [3, 2, 4, 1]
+
+
+def test_dropping_branches_works_in_bfloat16_and_tokens_stay_float32() -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2, num_classes=0)
+    tokens, kept = embed(model.requires_grad_(False), torch.randn(4, 3, 32, 32)), torch.tensor(FACTORS["some"])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run_blocks(model, tokens, kept)
+    assert found.dtype == torch.float32
+    exact = run_blocks(model, tokens, kept)
+    assert float(torch.nn.functional.cosine_similarity(found, exact, dim=-1).min()) > 0.999

@@ -19,7 +19,7 @@ from torch import Tensor
 from fungi.runtime.products import linear
 
 TILE = 2**23
-"""Logits that are held at once."""
+"""Logits of a tile; about three such tiles are held at once."""
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,12 @@ class Prototypes(nn.Module):
 
     @property
     def weight(self) -> Float[Tensor, "k w"]:
-        """The effective weight, in float32 whatever the compute dtype: logits are W f."""
+        """The effective weight, in float32 whatever the compute dtype: logits are W f.
+
+        A row without length gives no number, as in the reference, and the step's loss then says so.
+        """
         with torch.autocast(self.weight_v.device.type, enabled=False):
-            return torch._weight_norm(self.weight_v, self.weight_g, 0)  # torch's own way there, in one pass
+            return torch._weight_norm(self.weight_v, self.weight_g, 0)  # one pass
 
 
 class Head(nn.Module):

@@ -66,7 +66,7 @@ def _add_branch(
 ) -> Float[Tensor, "n t d"]:
     """`tokens + factor * branch(tokens)`; a branch that is dropped is not computed.
 
-    Where all are, they are computed for nothing: weights without a derivative would not decay.
+    Where all are dropped they are computed and count nothing: not every attention takes an empty batch.
     """
     rows, factor = factors.nonzero().flatten(), float(factors.max())
     if len(rows) in (0, len(factors)):

@@ -18,8 +18,8 @@ class BankSearch:
 
     tree, k: of the approximate back-ends, and the most neighbours that they will be asked for; they hold all of the
     bank. tile_bytes: what torch may hold besides queries and results, whatever the bank's size and the number of
-    queries: a tile of rows and the next one as it is read, the products of 512 queries with the former as oneDNN
-    gives them and as a plain tensor, and as much again to find the best of them.
+    queries. Counted are a tile of rows and the next one as it is read, the products of 512 queries with the former as
+    oneDNN gives them and as a plain tensor, and as much as one of these again to find the best, which is generous.
     """
 
     def __init__(
