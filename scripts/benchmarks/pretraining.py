@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks._rounds import in_turns, ratio
 from fungi.pretraining.choices import choose_architecture
-from fungi.pretraining.learner import Learner, LearnerOptions, Moment
+from fungi.pretraining.learner import Learner, LearnerOptions, StepSchedule
 from fungi.pretraining.network import NetworkOptions, Predictions, align
 from fungi.pretraining.optimisation import move_teacher
 from fungi.pretraining.processes import World
@@ -33,7 +33,7 @@ from fungi.views.image import IMAGENET
 from fungi.views.pixels import normalize
 
 KINDS = ("step", "bare", "reference")
-MOMENT = Moment(step=0, rate=1e-4, weight_decay=0.04, teacher_momentum=0.996, temperature=0.04)
+MOMENT = StepSchedule(step=0, rate=1e-4, weight_decay=0.04, teacher_momentum=0.996, temperature=0.04)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -157,7 +157,7 @@ _TABLE = (
     ),
     Command("attention-maps", "fungi.pretraining.write_attention", "what class tokens look at, one picture per head"),
     Command(
-        "analyse", "fungi.scoring.analyse", "likeness of features, accuracy by shots and by layer", stage="evaluation"
+        "analyse", "fungi.scoring.analyse", "similarity of features, accuracy by shots and by layer", stage="evaluation"
     ),
     Command(
         "in-context",

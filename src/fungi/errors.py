@@ -13,7 +13,7 @@ class MissingFilesError(FungiError):
 
 
 class RefusedJoinError(FungiError):
-    """Features of different birth (projection, weights, layer, rows) were about to be joined."""
+    """Features of different provenance (projection, weights, layer, rows) were about to be joined."""
 
 
 def unknown_name(kind: str, asked: str, known: Iterable[str]) -> FungiError:

@@ -1,7 +1,7 @@
 """`clean` computes what the method says; `published` reproduces what the authors' experiment code computed.
 
 Each difference that can move an accuracy is one switch (spec vision 10.4). The profile is part of every file's
-birth record, so that unlike things are not joined.
+provenance, so that unlike things are not joined.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Profile:
     """The switches.
 
     attention_input: pair the back-signal of an attention output projection with the *input of the attention module*
-        instead of the projection's own input (quirk V1; what hooks on torch's attention module see).
-    published_transform: the evaluation transform the published code really used (quirk V2).
+        instead of the projection's own input (deviation V1; what hooks on torch's attention module see).
+    published_transform: the evaluation transform the published code really used (deviation V2).
     imagenet_view_statistics: normalise DINO and SimCLR views with ImageNet statistics whatever the backbone (V3).
     published_labels: labels as the published loaders read them, where that is another reading (T3).
     first_token_gradient: keep the first token's part of the gradient alone, for the backbones whose published code did

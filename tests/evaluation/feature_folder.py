@@ -6,10 +6,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from fungi.store.birth import Birth, LayerBirth, write_birth, write_layer_birth
 from fungi.store.layout import Layout
+from fungi.store.provenance import LayerProvenance, Provenance, write_layer_provenance, write_provenance
 
-BIRTH = Birth(
+BIRTH = Provenance(
     feature="embeddings",
     dataset="digits",
     split="train",
@@ -24,7 +24,7 @@ BIRTH = Birth(
     dtype="float32",
     device="cpu",
 )
-LAYER = LayerBirth(
+LAYER = LayerProvenance(
     layer="blocks.5.attn.proj", bias=True, projection_hash="projection-a", projection_kind="binary", projection_seed=42
 )
 
@@ -34,8 +34,8 @@ def write_array(
     key: str,
     values: np.ndarray,
     *,
-    birth: Birth | None = None,
-    layer: LayerBirth | None = None,
+    provenance: Provenance | None = None,
+    layer: LayerProvenance | None = None,
     targets=None,
 ) -> Path:
     """One feature file."""
@@ -44,10 +44,10 @@ def write_array(
         array = file.create_dataset(key, data=values.astype(np.float32))
         if targets is not None:
             file["targets"] = np.asarray(targets, dtype=np.uint32)
-        if birth is not None:
-            write_birth(file, replace(birth, rows=len(values)))
+        if provenance is not None:
+            write_provenance(file, replace(provenance, rows=len(values)))
         if layer is not None:
-            write_layer_birth(array, layer)
+            write_layer_provenance(array, layer)
     return path
 
 
@@ -68,12 +68,12 @@ def make_folder(
     seed: int = 0,
     dataset: str = "digits",
 ) -> Layout:
-    """A root folder with all features of all splits, of one birth."""
+    """A root folder with all features of all splits, of one provenance."""
     layout = Layout(root)
     for split, count in (rows or {"train": 120, "test": 60}).items():
         for place, feature in enumerate(features):
             values, targets = clustered(count, dim, classes, seed=10 * seed + place + 100 * len(split))
-            birth = replace(
+            provenance = replace(
                 BIRTH,
                 feature=feature,
                 dataset=dataset,
@@ -83,7 +83,7 @@ def make_folder(
             )
             path = layout.features(feature, dataset, "digits-vit", split)
             if feature == "embeddings":
-                write_array(path, "embeddings", values, birth=birth, targets=targets)
+                write_array(path, "embeddings", values, provenance=provenance, targets=targets)
             else:
-                write_array(path, "attn_proj", values * 1e-6, birth=birth, layer=LAYER)
+                write_array(path, "attn_proj", values * 1e-6, provenance=provenance, layer=LAYER)
     return layout

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fungi.errors import FungiError
-from fungi.store.birth import SCHEMA_VERSION
+from fungi.store.provenance import SCHEMA_VERSION
 from fungi.store.reading import open_array, read_targets
 from tests.evaluation.feature_folder import BIRTH, LAYER, write_array
 
@@ -81,17 +81,17 @@ def test_labels_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: P
 @pytest.mark.parametrize(
     ("attributes", "complaint"),
     [
-        ({"rows": 9}, "array 'kl' has 8 rows, but its birth record says 9"),
-        ({"rows": 10**12}, "array 'kl' has 8 rows, but its birth record says 1000000000000"),
+        ({"rows": 9}, "array 'kl' has 8 rows, but its provenance says 9"),
+        ({"rows": 10**12}, "array 'kl' has 8 rows, but its provenance says 1000000000000"),
         (
             {"schema_version": SCHEMA_VERSION + 1},
-            f"version {SCHEMA_VERSION + 1} of the birth record, this program reads versions up to {SCHEMA_VERSION}",
+            f"version {SCHEMA_VERSION + 1} of the provenance, this program reads versions up to {SCHEMA_VERSION}",
         ),
         ({"complete": False}, "is not finished"),
     ],
 )
 def test_a_record_that_does_not_fit_is_refused(attributes: dict[str, object], complaint: str, tmp_path: Path) -> None:
-    path = write_array(tmp_path / "made.h5", "kl", VALUES, birth=replace(BIRTH, feature="kl"), layer=LAYER)
+    path = write_array(tmp_path / "made.h5", "kl", VALUES, provenance=replace(BIRTH, feature="kl"), layer=LAYER)
     assert open_array(path, "kl").rows == 8
     with h5py.File(path, "a") as file:
         file.attrs.update(attributes)

@@ -187,28 +187,28 @@ def test_unlike_settings_have_a_heading_of_their_own_without_the_published_value
 
 
 UNLIKE_FEATURES = {
-    "random weights": {"birth": {"weights_source": "random initialisation, seed 42", "weights_hash": "r"}},
-    "checkpoint weights-": {"birth": {"weights_source": "checkpoint mine.pth", "weights_hash": "weights-mine"}},
-    "kl temperature 5.0": {"birth": {"objective_settings": {"temperature": 5.0, "normalize": True}}},
+    "random weights": {"provenance": {"weights_source": "random initialisation, seed 42", "weights_hash": "r"}},
+    "checkpoint weights-": {"provenance": {"weights_source": "checkpoint mine.pth", "weights_hash": "weights-mine"}},
+    "kl temperature 5.0": {"provenance": {"objective_settings": {"temperature": 5.0, "normalize": True}}},
     "sparse projection": {"layer": {"projection_kind": "sparse"}},
     "no gradient of the bias": {"layer": {"bias": False}},
     "projected to 12": {"dim": 12},
-    "seed 43": {"birth": {"seed": 43}},
-    "extracted in bfloat16": {"birth": {"dtype": "bfloat16"}},
+    "seed 43": {"provenance": {"seed": 43}},
+    "extracted in bfloat16": {"provenance": {"dtype": "bfloat16"}},
 }
 
 
-def features(root: Path, *, birth=None, layer=None, dim=96, dataset="pets"):
+def features(root: Path, *, provenance=None, layer=None, dim=96, dataset="pets"):
     """Embeddings and KL gradients as extraction writes them, with some facts changed."""
     layout = feature_folder.Layout(root)
     shared = {"dataset": dataset, "weights_source": "published weights", "objective_settings": {"temperature": 15.0}}
     for split, rows in (("train", 60), ("test", 20)):
         for feature in ("embeddings", "kl"):
             values, targets = clustered(rows, dim, 3, seed=len(split) + len(feature))
-            facts = shared | {"feature": feature, "split": split, "dataset_fingerprint": split} | (birth or {})
+            facts = shared | {"feature": feature, "split": split, "dataset_fingerprint": split} | (provenance or {})
             given = {"targets": targets} if feature == "embeddings" else {"layer": replace(LAYER, **KL | (layer or {}))}
             path = layout.features(feature, dataset, "digits-vit", split)
-            write_array(path, KEYS[feature], values, birth=replace(BIRTH, **facts), **given)
+            write_array(path, KEYS[feature], values, provenance=replace(BIRTH, **facts), **given)
 
 
 KL = {"layer": "blocks.3.attn.proj"}
@@ -251,7 +251,7 @@ def _recorded(result):
 def test_features_that_no_word_tells_apart_are_told_apart_by_their_hash(tmp_path):
     found = []
     for data in ("a", "b"):
-        features(tmp_path / data, birth={"dataset_fingerprint": f"{data}"} | {"input": data})
+        features(tmp_path / data, provenance={"dataset_fingerprint": f"{data}"} | {"input": data})
         record = ResultRecord(
             Path("x.json"), knn_concat.run(KnnSettings(root=(tmp_path / data,), dataset="pets", score_fitted_rows=True))
         )

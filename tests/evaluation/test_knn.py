@@ -34,7 +34,7 @@ def in_blocks(rows: torch.Tensor, size: int):
 def test_predictions_are_those_of_the_published_code(name, shots, backend, tmp_path):
     output = tmp_path / "result.json"
     flags = [*files_flags(), "--pca-dim", "32", "--k", "20", "--logs-output-path", str(output), "--backend", backend]
-    with pytest.warns(UnknownOriginWarning, match=r"and 7 more: no birth record"):
+    with pytest.warns(UnknownOriginWarning, match=r"and 7 more: no provenance"):
         assert COMMANDS["knn"].main(flags + ([] if shots is None else ["--train-size", str(shots)])) == 0
     found, reference = json.loads(output.read_text())["results"], expected(name)["results"]
     assert list(found) == list(reference)

@@ -204,9 +204,9 @@ def test_two_classes_are_ranked_by_the_probability_of_class_1(solver):
     classifier = fit_classifier(rows, 1e-2, LogisticOptions(solver=solver, tolerance=1e-9))
     oracle = LogisticRegression(C=2 / (240 * 1e-2), fit_intercept=False, tol=1e-10, max_iter=5000)
     margins = oracle.fit(rows.features.numpy(), rows.targets).decision_function(rows.features.numpy())
-    np.testing.assert_allclose(classifier.likeness(rows.features), margins, atol=1e-3 * np.abs(margins).max())
+    np.testing.assert_allclose(classifier.decision_score(rows.features), margins, atol=1e-3 * np.abs(margins).max())
     other_labels = fit_classifier(LabelledRows(rows.features, rows.targets + 1), 1e-2, LogisticOptions())
-    assert other_labels.likeness(rows.features) is None
+    assert other_labels.decision_score(rows.features) is None
 
 
 def test_memory_that_only_cyanure_needs_is_said_before_the_fit(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Features of different birth are not joined, and bad files are named (DESIGN 3.2, 3.4)."""
+"""Features of different provenance are not joined, and bad files are named (DESIGN 3.2, 3.4)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +18,12 @@ from tests.evaluation.feature_folder import BIRTH, LAYER, make_folder, write_arr
 VALUES = np.random.default_rng(0).normal(size=(120, 12))
 
 
-def rewrite(layout, feature: str, split: str, *, layer=LAYER, values=None, **birth) -> Path:
-    """One file of the folder again, of another birth."""
+def rewrite(layout, feature: str, split: str, *, layer=LAYER, values=None, **provenance) -> Path:
+    """One file of the folder again, of another provenance."""
     path = layout.features(feature, "digits", "digits-vit", split)
     values = VALUES[: 120 if split == "train" else 60] if values is None else values
     record = replace(BIRTH, feature=feature, split=split, dataset_fingerprint=f"rows-of-{split}")
-    return write_array(path, "attn_proj", values, birth=replace(record, **birth), layer=layer)
+    return write_array(path, "attn_proj", values, provenance=replace(record, **provenance), layer=layer)
 
 
 def run(tmp_path: Path, **options):
@@ -109,14 +109,14 @@ def test_files_without_birth_are_read_with_one_warning_and_join_with_any(tmp_pat
     for split in ("train", "test"):
         path = layout.gradients("digits", "digits-vit", "kl", split)
         write_array(path, "attn_proj", VALUES[: 120 if split == "train" else 60])
-    with pytest.warns(UnknownOriginWarning, match=r"kl-test.h5 and 1 more: no birth record") as caught:
+    with pytest.warns(UnknownOriginWarning, match=r"kl-test.h5 and 1 more: no provenance") as caught:
         run(tmp_path)
     assert len([w for w in caught if w.category is UnknownOriginWarning]) == 1
 
 
 @pytest.mark.slow
 def test_the_folders_of_the_original_harness_are_read_as_they_are(tmp_path):
-    """It has no level `gradients`, and no birth records."""
+    """It has no level `gradients`, and no provenances."""
     layout = make_folder(tmp_path)
     ours = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))["results"]
     (tmp_path / "results").rename(tmp_path / "results-of-ours")

@@ -25,8 +25,8 @@ from tests.evaluation.feature_folder import make_folder
 def content(
     accuracy: dict[str, float], *, backbone="vit-b16", dataset="cars", profile="published", layer="", **settings
 ) -> dict:
-    birth = {"backbone": backbone, "dataset": dataset, "profile": profile}
-    origin = {"file": "x.h5", "birth": birth} | ({"layer": {"layer": layer}} if layer else {})
+    provenance = {"backbone": backbone, "dataset": dataset, "profile": profile}
+    origin = {"file": "x.h5", "provenance": provenance} | ({"layer": {"layer": layer}} if layer else {})
     defaults = {"k": 20, "pca_dim": 512, "shots": None, "dataset": dataset, "backbone": backbone}
     return {
         "task": "knn" if settings.get("shots") is None else f"knn-{settings['shots']}shot",
@@ -163,7 +163,9 @@ def test_csv_has_one_line_per_cell_and_latex_escapes():
 
 def test_files_of_the_original_harness_are_named_after_their_folders():
     one = content({"embeddings": 0.3})
-    one["provenance"]["features"] = [{"train": {"embeddings": {"file": "/x/pets/vit-b32/train.h5", "birth": None}}}]
+    one["provenance"]["features"] = [
+        {"train": {"embeddings": {"file": "/x/pets/vit-b32/train.h5", "provenance": None}}}
+    ]
     (cell,) = cells(one)
     assert (cell.dataset, cell.backbone, cell.protocol.profile) == ("pets", "vit-b32", "unknown")
 

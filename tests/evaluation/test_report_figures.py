@@ -120,14 +120,16 @@ def test_figures_of_ablations_are_drawn(tmp_path, monkeypatch):
 def test_layers_are_compared_by_block(tmp_path):
     import h5py
 
-    from fungi.store.birth import write_layer_birth
+    from fungi.store.provenance import write_layer_provenance
     from tests.evaluation.feature_folder import LAYER, replace
 
     layout = make_folder(tmp_path, features=("embeddings", "kl"))
     for split in ("train", "test"):
         with h5py.File(layout.gradients("digits", "digits-vit", "kl", split), "a") as file:
             values = file["attn_proj"][:] + 1e-7
-            write_layer_birth(file.create_dataset("early", data=values), replace(LAYER, layer="blocks.1.attn.proj"))
+            write_layer_provenance(
+                file.create_dataset("early", data=values), replace(LAYER, layer="blocks.1.attn.proj")
+            )
     contents = analyse.layers(AnalyseSettings(root=(tmp_path,), pca_dim=6, k=5))
     assert [one["settings"]["layer_key"] for one in contents] == ["attn_proj", "early"]
     assert all(list(one["results"]) == ["kl"] for one in contents)

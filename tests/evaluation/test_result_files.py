@@ -19,7 +19,7 @@ from fungi.scoring import knn_concat
 from fungi.scoring.feature_settings import result_path
 from fungi.scoring.knn_concat import KnnSettings
 from fungi.scoring.scorers import KnnScorer
-from fungi.store.maker import this_judge
+from fungi.store.code_version import evaluation_version
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation import feature_folder
 from tests.evaluation.feature_folder import make_folder
@@ -40,7 +40,7 @@ def test_a_result_holds_settings_provenance_and_all_combinations(tmp_path):
     assert len(found["results"]) == 7
     assert found["settings"]["k"] == 5
     origin = found["provenance"]["features"][0]["train"]["kl"]
-    assert origin["birth"]["weights_hash"] == "weights-a"
+    assert origin["provenance"]["weights_hash"] == "weights-a"
     assert origin["layer"]["projection_hash"] == "projection-a"
     scores = found["results"]["embeddings+kl"]
     assert scores["accuracy"] == np.mean(np.array(scores["predictions"]) == found["test_targets"])
@@ -175,8 +175,8 @@ def test_a_deviation_over_copies_of_one_extraction_is_refused(tmp_path):
 
 def test_a_mean_over_extractions_of_two_kinds_is_refused(tmp_path, monkeypatch):
     for seed, (name, weights) in enumerate((("a", "weights-a"), ("b", "weights-b"))):
-        birth = replace(feature_folder.BIRTH, weights_hash=weights, weights_source="published")
-        monkeypatch.setattr(feature_folder, "BIRTH", birth)
+        provenance = replace(feature_folder.BIRTH, weights_hash=weights, weights_source="published")
+        monkeypatch.setattr(feature_folder, "BIRTH", provenance)
         make_folder(tmp_path / name, seed=seed)
     with pytest.raises(FungiError, match=r"backbone weights differs: 'weights-a' in .*, 'weights-b' in"):
         knn_concat.run(settings_for(tmp_path / "a", tmp_path / "b"))
@@ -211,7 +211,7 @@ def test_results_of_relative_and_absolute_roots_go_to_their_common_folder(tmp_pa
 
 
 def _opened(path, **options) -> ResultFile:
-    run = Run(label={}, features={"train": {"kl": {"file": str(path), "birth": {"seed": 1}}}})
+    run = Run(label={}, features={"train": {"kl": {"file": str(path), "provenance": {"seed": 1}}}})
     return ResultFile(path, "knn", {"k": 5, **options}, [run])
 
 
@@ -229,12 +229,12 @@ def test_results_of_two_versions_never_come_into_one_file(tmp_path, monkeypatch)
     path = tmp_path / "result.json"
     first = _opened(path)
     first.add(first.runs[0], "kl", {"accuracy": 0.5})
-    for same in (replace(this_judge(), commit="other"), replace(this_judge())):
-        monkeypatch.setattr("fungi.report.result_file.this_judge", lambda made=same: made)
+    for same in (replace(evaluation_version(), commit="other"), replace(evaluation_version())):
+        monkeypatch.setattr("fungi.report.result_file.evaluation_version", lambda made=same: made)
         assert list(_opened(path).runs[0].results) == ["kl"]
-    newer = replace(this_judge(), versions={**this_judge().versions, "torch": "9.9"})
-    for other in (newer, replace(this_judge(), code="other")):
-        monkeypatch.setattr("fungi.report.result_file.this_judge", lambda made=other: made)
+    newer = replace(evaluation_version(), versions={**evaluation_version().versions, "torch": "9.9"})
+    for other in (newer, replace(evaluation_version(), code="other")):
+        monkeypatch.setattr("fungi.report.result_file.evaluation_version", lambda made=other: made)
         second = _opened(path)
         assert second.runs[0].results == {}
         second.add(second.runs[0], "kl", {"accuracy": 0.75})

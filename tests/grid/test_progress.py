@@ -17,9 +17,9 @@ from fungi.grid.progress import Expected, Progress, Queue, comment_of, counts, p
 from fungi.grid.records import INTERRUPTED, Attempt, Records
 from fungi.grid.submit import freeze
 from fungi.settings import as_json
-from fungi.store.birth import Birth
 from fungi.store.blocks import BlockFolder, Manifest
 from fungi.store.layout import Layout
+from fungi.store.provenance import Provenance
 from tests.evaluation.feature_folder import BIRTH as ANY_BIRTH
 from tests.evaluation.feature_folder import write_array
 
@@ -44,11 +44,11 @@ def file_of(grid: Grid) -> Path:
 def begin_blocks(grid: Grid, done: list[int], settings: dict | None = None) -> None:
     """Five blocks of two rows, some of them there."""
     facts = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x")
-    birth = Birth(
+    provenance = Provenance(
         **facts, feature="kl", dataset="digits", split="test", rows=10, backbone="digits-vit", seed=42, device="cpu"
     )
-    birth = replace(birth, settings=settings or {})
-    manifest = Manifest(str(file_of(grid).relative_to(grid.root)), birth, {}, 2)
+    provenance = replace(provenance, settings=settings or {})
+    manifest = Manifest(str(file_of(grid).relative_to(grid.root)), provenance, {}, 2)
     blocks = BlockFolder.create(Layout(grid.root).blocks(file_of(grid), manifest.key), manifest)
     for span in manifest.spans():
         if span.index in done:
@@ -202,7 +202,7 @@ def test_a_file_that_was_made_with_another_seed_is_not_the_one_that_is_missing(
 ) -> None:
     """Features of --seed 43 lie there; the grid asks for those of 42, which nothing has made."""
     settings = COMMANDS["extract-gradients"].parse(["--seed", "43", "--objective", "kl"])
-    write_array(file_of(grid), "attn_proj", np.zeros((10, 3)), birth=replace(BIRTH, settings=as_json(settings)))
+    write_array(file_of(grid), "attn_proj", np.zeros((10, 3)), provenance=replace(BIRTH, settings=as_json(settings)))
     words = ["--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi"]
     said = status(capsys, *words)
     assert "missing 2" in said
@@ -211,7 +211,7 @@ def test_a_file_that_was_made_with_another_seed_is_not_the_one_that_is_missing(
         file_of(grid),
         "attn_proj",
         np.zeros((10, 3)),
-        birth=replace(BIRTH, settings=as_json(replace(settings, seed=42))),
+        provenance=replace(BIRTH, settings=as_json(replace(settings, seed=42))),
     )
     assert "done 2/2" in status(capsys, *words)
 

@@ -9,7 +9,7 @@ import torch
 from fungi.pretraining.batches import BatchPlan, ViewedImages, batches
 from fungi.pretraining.configuration import learner_options
 from fungi.pretraining.images import open_images
-from fungi.pretraining.learner import Learner, Moment
+from fungi.pretraining.learner import Learner, StepSchedule
 from fungi.pretraining.processes import World
 from fungi.pretraining.settings import PretrainSettings
 from fungi.pretraining.views import Views
@@ -51,9 +51,9 @@ def first_batches(made: PretrainSettings, steps: int) -> list[list[Views]]:
     return [next(found) for _ in range(steps)]
 
 
-def moment(step: int = 0, **changed: Any) -> Moment:
+def moment(step: int = 0, **changed: Any) -> StepSchedule:
     usual = {"rate": 1e-3, "weight_decay": 0.04, "teacher_momentum": 0.9, "temperature": 0.04}
-    return Moment(step=step, **(usual | changed))
+    return StepSchedule(step=step, **(usual | changed))
 
 
 def image_folder(folder: Path, count: int, size: tuple[int, int] = (20, 24)) -> Path:

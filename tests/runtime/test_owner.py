@@ -12,7 +12,7 @@ import pytest
 
 from fungi.runtime import owner
 from fungi.runtime.files import is_free_lock, locked, written_whole
-from fungi.runtime.owner import UNTOUCHED, abandoned, discard, removed_name, sweep, unfinished_name
+from fungi.runtime.owner import UNTOUCHED, abandoned, discard, remove_orphans, removed_name, unfinished_name
 
 WRITER = (
     "import sys, time; from pathlib import Path; from fungi.runtime.files import written_whole\n"
@@ -32,7 +32,7 @@ def test_what_a_killed_process_was_writing_is_nobodys_and_what_a_living_one_writ
         process.communicate()
         (left,) = abandoned(tmp_path)
         assert left != mine
-        sweep(tmp_path)
+        remove_orphans(tmp_path)
         assert list(tmp_path.iterdir()) == [mine]
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
@@ -69,7 +69,7 @@ def test_users_files_are_never_taken_for_litter(tmp_path):
 def test_half_removed_folders_go_whoever_began(tmp_path):
     folder = removed_name(tmp_path / "key")
     (folder / "inner").mkdir(parents=True)
-    sweep(tmp_path)
+    remove_orphans(tmp_path)
     assert list(tmp_path.iterdir()) == []
     discard(folder)  # gone already
 

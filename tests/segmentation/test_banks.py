@@ -13,7 +13,7 @@ from fungi.store.banks import Bank, BankManifest
 from fungi.views.image import HALF
 from fungi.views.scenes import SceneView
 
-MANIFEST = BankManifest(dim=3, classes=2, dtype="float32", ends=(4, 9, 11), birth={"seed": 1})
+MANIFEST = BankManifest(dim=3, classes=2, dtype="float32", ends=(4, 9, 11), provenance={"seed": 1})
 
 
 def block(index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,15 +60,15 @@ class other_features_half_written:
 def test_another_bank_in_the_folder_is_refused_and_damage_is_named(tmp_path: Path) -> None:
     Bank.create(tmp_path, MANIFEST)
     with pytest.raises(FungiError, match="holds another bank"):
-        Bank.create(tmp_path, BankManifest(dim=3, classes=2, dtype="float32", ends=(4, 9, 11), birth={"seed": 2}))
+        Bank.create(tmp_path, BankManifest(dim=3, classes=2, dtype="float32", ends=(4, 9, 11), provenance={"seed": 2}))
     (tmp_path / "bank.json").write_text("{")
     with pytest.raises(FungiError, match=r"bank\.json is damaged"):
         Bank.create(tmp_path, MANIFEST)
 
 
 def test_whatever_decides_a_bank_is_in_its_key() -> None:
-    others = [{"dim": 4}, {"classes": 3}, {"dtype": "float16"}, {"ends": (4, 11)}, {"birth": {"seed": 2}}]
-    usual = {"dim": 3, "classes": 2, "dtype": "float32", "ends": (4, 9, 11), "birth": {"seed": 1}}
+    others = [{"dim": 4}, {"classes": 3}, {"dtype": "float16"}, {"ends": (4, 11)}, {"provenance": {"seed": 2}}]
+    usual = {"dim": 3, "classes": 2, "dtype": "float32", "ends": (4, 9, 11), "provenance": {"seed": 1}}
     keys = {BankManifest(**{**usual, **other}).key for other in others} | {MANIFEST.key}
     assert len(keys) == 6
 

@@ -165,10 +165,10 @@ def test_support_and_memory_are_of_the_same_subset_and_name_it(squares: Path, tm
         path.parent.name.partition("-")[0]: json.loads(path.read_text())
         for path in tmp_path.glob("banks/*/*/*/bank.json")
     }
-    births = {name: manifest["birth"] for name, manifest in manifests.items()}
-    assert len(births["embeddings"]["images"]) == 3
-    assert births["embeddings"]["images"] == births["embeddings+simclr"]["images"]
-    assert births["embeddings+simclr"]["support"] in [
+    provenances = {name: manifest["provenance"] for name, manifest in manifests.items()}
+    assert len(provenances["embeddings"]["images"]) == 3
+    assert provenances["embeddings"]["images"] == provenances["embeddings+simclr"]["images"]
+    assert provenances["embeddings+simclr"]["support"] in [
         p.parent.name.rpartition("-")[2] for p in tmp_path.glob("banks/*/*/*/bank.json")
     ]
 
@@ -205,7 +205,7 @@ def test_the_published_profile_reports_matching_and_keeps_zero_rows(squares: Pat
     assert scores["matched-mIoU"] >= scores["mIoU"]
     manifest = next(json.loads(path.read_text()) for path in tmp_path.glob("banks/*/*/*simclr*/bank.json"))
     assert manifest["ends"][-1] == 64 > manifest["ends"][-2] == 60  # five images with twelve patches each
-    assert "neighbour_layout='published'" in manifest["birth"]["loss"]
+    assert "neighbour_layout='published'" in manifest["provenance"]["loss"]
     assert next(tmp_path.glob("projections/*")).name.startswith("binary")
 
 

@@ -40,7 +40,7 @@ def test_the_wrapper_gives_the_values_of_the_stage(from_bank: bool, tmp_path: Pa
     wrapper.setup_dense(bank=banks["embeddings"]) if from_bank else wrapper.setup_dense(images)
     found = wrapper.dense(images)
     stage = open_bank(banks["embeddings+simclr"])
-    assert json.loads((stage.folder / "bank.json").read_text())["birth"]["projection_hash"]
+    assert json.loads((stage.folder / "bank.json").read_text())["provenance"]["projection_hash"]
     expected = torch.from_numpy(stage.features(0, stage.rows)).reshape(found.shape)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
     torch.testing.assert_close(wrapper.dense(images[2:3])[0], found[2], rtol=0, atol=2e-6)

@@ -46,7 +46,7 @@ def extractor(
 
 def filled_bank(folder: Path, features: np.ndarray, labels: np.ndarray | None = None, **options) -> Bank:
     labels = np.zeros((len(features), 2), dtype=np.int64) if labels is None else labels
-    options = {"dtype": "float32", "birth": {}, **options}
+    options = {"dtype": "float32", "provenance": {}, **options}
     bank = Bank.create(folder, BankManifest(features.shape[1], labels.shape[1], ends=(len(features),), **options))
     bank.write(0, features, labels)
     return bank

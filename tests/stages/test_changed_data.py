@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fungi.commands import COMMANDS
-from fungi.store.birth import SCHEMA_VERSION
+from fungi.store.provenance import SCHEMA_VERSION
 from tests.stages.conftest import assert_same_files
 
 EXTRACT, GRADIENTS, KNN = (COMMANDS[name].main for name in ("extract", "extract-gradients", "knn"))

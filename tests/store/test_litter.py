@@ -100,7 +100,9 @@ def test_a_misspelt_root_is_said(tmp_path, capsys):
 def test_a_kill_in_the_removal_leaves_nothing_that_looks_like_work(tmp_path, monkeypatch):
     blocks, _ = planned(tmp_path)
     fill(blocks)
-    monkeypatch.setattr("fungi.store.blocks.sweep", lambda parent: next(parent.rglob("*.safetensors")).unlink())
+    monkeypatch.setattr(
+        "fungi.store.blocks.remove_orphans", lambda parent: next(parent.rglob("*.safetensors")).unlink()
+    )
     blocks.remove()
     monkeypatch.undo()
     assert len(list(tmp_path.rglob("*.safetensors"))) == 4
@@ -175,7 +177,7 @@ def test_a_shared_folder_hands_its_group_down(tmp_path):
 
 
 def test_banks_and_reports_clean_their_folders(tmp_path):
-    manifest = BankManifest(dim=2, classes=1, dtype="float32", ends=(2,), birth={})
+    manifest = BankManifest(dim=2, classes=1, dtype="float32", ends=(2,), provenance={})
     bank, report = tmp_path / "bank", tmp_path / "report"
     Bank.create(bank, manifest)
     result = tmp_path / "results" / "knn.json"

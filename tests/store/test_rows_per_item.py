@@ -6,15 +6,17 @@ import h5py
 import numpy as np
 
 from fungi.store.assembly import assemble
-from fungi.store.birth import Birth
 from fungi.store.blocks import BlockFolder, Manifest
+from fungi.store.provenance import Provenance
 
 
 def test_k_rows_per_item_come_back_in_order_whatever_the_order_of_the_blocks(tmp_path: Path) -> None:
     facts = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x")
-    birth = Birth(**facts, feature="kl", dataset="d", split="train", rows=7, backbone="b", seed=1, device="cpu")
+    provenance = Provenance(
+        **facts, feature="kl", dataset="d", split="train", rows=7, backbone="b", seed=1, device="cpu"
+    )
     values = np.arange(7 * 4 * 3, dtype=np.float32).reshape(7, 4, 3)  # [n k d]
-    blocks = BlockFolder.create(tmp_path / "blocks", Manifest("file.h5", birth, {}, 2))
+    blocks = BlockFolder.create(tmp_path / "blocks", Manifest("file.h5", provenance, {}, 2))
     for span in reversed(blocks.missing()):
         blocks.write(span, {"patches": values[span.start : span.stop]})
     assemble(blocks, tmp_path / "file.h5")

@@ -43,15 +43,15 @@ TEXTS, AUDIO = {"dataset": "trec", "backbone": "bert-base-uncased"}, {"dataset":
 
 def test_the_flag_chooses_the_rule():
     balanced, stratified = (KnnSettings(shots=3, few_shot_sampling=name) for name in ("balanced", "stratified"))
-    for births in ([], [replace(BIRTH, profile="published", **TEXTS)]):
-        assert balanced.rows(TARGETS, None, births).tolist() == BALANCED
-        assert stratified.rows(TARGETS, None, births).tolist() == STRATIFIED
+    for provenances in ([], [replace(BIRTH, profile="published", **TEXTS)]):
+        assert balanced.rows(TARGETS, None, provenances).tolist() == BALANCED
+        assert stratified.rows(TARGETS, None, provenances).tolist() == STRATIFIED
     with pytest.raises(FungiError, match=r"--few-shot-sampling draws shots: give their number"):
         KnnSettings(few_shot_sampling="stratified")
 
 
 @pytest.mark.parametrize(
-    ("birth", "expected"),
+    ("provenance", "expected"),
     [
         ({**TEXTS, "profile": "published"}, STRATIFIED),
         ({**TEXTS, "dataset": "my-own", "profile": "published"}, STRATIFIED),
@@ -61,11 +61,11 @@ def test_the_flag_chooses_the_rule():
         ({"profile": "published"}, BALANCED),
     ],
 )
-def test_without_the_flag_the_profile_of_the_features_chooses_it(birth, expected):
+def test_without_the_flag_the_profile_of_the_features_chooses_it(provenance, expected):
     """Texts alone were drawn otherwise (spec text 6.1, vision 9.4, audio 5)."""
-    births = [replace(BIRTH, **birth)]
-    assert KnnSettings(shots=3).rows(TARGETS, None, births).tolist() == expected
-    assert KnnSettings().following(births).few_shot_sampling == "balanced", "nothing is drawn"
+    provenances = [replace(BIRTH, **provenance)]
+    assert KnnSettings(shots=3).rows(TARGETS, None, provenances).tolist() == expected
+    assert KnnSettings().resolved_for(provenances).few_shot_sampling == "balanced", "nothing is drawn"
 
 
 @pytest.mark.parametrize("profile", ["clean", "published"])

@@ -35,9 +35,9 @@ class BackboneSpec:
     convert: state dict in the source's key names -> the names of `build`'s model.
     layer_alias: other spellings of layer paths that users of the original code write -> path in `build`'s model.
     attention_input: whether the published code's hooks saw the input of the attention module in place of the input of
-        its output projection (quirk V1; what `Profile.attention_input` reproduces).
-    first_token_gradient: whether the published code kept the first token's part of the gradient alone (quirk U2; what
-        `Profile.first_token_gradient` reproduces).
+        its output projection (deviation V1; what `Profile.attention_input` reproduces).
+    first_token_gradient: whether the published code kept the first token's part of the gradient alone (deviation U2;
+        what `Profile.first_token_gradient` reproduces).
     flops: floating-point operations of one forward of one view, where they are known; 0 where not.
     """
 

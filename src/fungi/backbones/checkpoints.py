@@ -74,7 +74,7 @@ def unwrap(content: Any, file: Path) -> StateDict:
     )
 
 
-def peelings(state: StateDict) -> Iterator[tuple[str, StateDict]]:
+def without_wrappers(state: StateDict) -> Iterator[tuple[str, StateDict]]:
     """A state dict and what lies below its wrappers' prefixes: (prefix, state), the least peeled first.
 
     What a prefix is not before (heads, queues, the student beside a teacher) does not lie below it.

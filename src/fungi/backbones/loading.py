@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fungi.backbones.base import BackboneSpec, StateDict, resolve_backbone
-from fungi.backbones.checkpoints import check_fit, hash_weights, peelings, read_checkpoint
+from fungi.backbones.checkpoints import check_fit, hash_weights, read_checkpoint, without_wrappers
 from fungi.errors import FungiError
 from fungi.profiles import PROFILES, Profile
 from fungi.runtime.seeds import seeded
@@ -23,7 +23,7 @@ class Backbone:
 
     model: in evaluation mode (BatchNorm on running statistics, no dropout), no parameter asks for a gradient.
     input: how it wants its input, after the profile.
-    weights_hash: of the weights as loaded; part of every file's birth record.
+    weights_hash: of the weights as loaded; part of every file's provenance.
     weights_source: where they come from, for people.
     """
 
@@ -64,7 +64,7 @@ def load_backbone(
 
 
 def choose_input(spec: BackboneSpec, profile: Profile) -> Any:
-    """How the backbone wants its input under a profile (quirks V2 and V3, T1 and T2, U1)."""
+    """How the backbone wants its input under a profile (deviations V2 and V3, T1 and T2, U1)."""
     given = spec.input
     if profile.published_transform and spec.published_input is not None:
         given = spec.published_input
@@ -93,7 +93,7 @@ def _peeled(spec: BackboneSpec, state: StateDict, source: str) -> tuple[StateDic
     complaint = f"{source} does not fit {spec.name!r}"
     with torch.device("meta"):
         expected = set(spec.build().state_dict())
-    for prefix, inner in peelings(state):
+    for prefix, inner in without_wrappers(state):
         with suppress(FungiError):
             converted = _converted(spec.convert, dict(inner), complaint)
             if set(converted) == expected:

@@ -33,7 +33,7 @@ def stratified_rows(
 ) -> Integer[np.ndarray, " s"]:
     """As many rows as `size` per class would be, or that share of all, so that classes keep their shares; ascending.
 
-    The published rule for texts (quirk T4): a rare class may get no row at all. Without a seed, the published one.
+    The published rule for texts (deviation T4): a rare class may get no row at all. Without a seed, the published one.
     FungiError where scikit-learn can't draw so few, or so many.
     """
     from sklearn.model_selection import StratifiedShuffleSplit

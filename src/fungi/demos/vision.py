@@ -46,7 +46,7 @@ def run(settings: DemoSettings) -> None:
     places = {
         "features": f"{settings.root}/seed-*/embeddings, {settings.root}/seed-*/gradients",
         "results": settings.root / "results",
-        "report": f"{report}: a page for a browser; kNN, linear probe, clustering, accuracy by shots, likeness",
+        "report": f"{report}: a page for a browser; kNN, linear probe, clustering, accuracy by shots, similarity",
         "picture": picture,
     }
     print_places(places, started)

@@ -69,7 +69,7 @@ class CyanureProcess:
             send_handle(connection, descriptor, None)
             answer = connection.recv()
         except (EOFError, OSError):
-            raise FungiError(self._epitaph(request)) from None
+            raise FungiError(self._reason_of_death(request)) from None
         except BaseException:  # interrupted: the fit would go on for hours
             self.stop()
             raise
@@ -113,7 +113,7 @@ class CyanureProcess:
             )
         self._connection, self._owner = Connection(ours.detach()), os.getpid()
 
-    def _epitaph(self, request: CyanureFit) -> str:
+    def _reason_of_death(self, request: CyanureFit) -> str:
         """Why the process is no more, as far as it shows."""
         assert self._process is not None
         try:

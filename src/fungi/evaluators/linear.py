@@ -40,7 +40,7 @@ class LinearClassifier:
         """A label for each row."""
         return self.classes[self.logistic.codes(features).cpu().numpy()]
 
-    def likeness(self, features: Float[Tensor, "q r"]) -> Float[np.ndarray, " q"] | None:
+    def decision_score(self, features: Float[Tensor, "q r"]) -> Float[np.ndarray, " q"] | None:
         """How much each row looks like class 1: the difference of its logits; None unless the classes are 0 and 1."""
         if self.classes.tolist() != [0, 1]:
             return None

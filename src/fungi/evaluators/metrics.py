@@ -26,18 +26,18 @@ def mean_per_class_accuracy(predictions: Integer[np.ndarray, " q"], targets: Int
 def classification_scores(
     predictions: Integer[np.ndarray, " q"],
     targets: Integer[np.ndarray, " q"],
-    likeness: Float[np.ndarray, " q"] | None = None,
+    decision_score: Float[np.ndarray, " q"] | None = None,
 ) -> dict[str, float]:
     """Both accuracies, under the names that result files use; `auc` joins them where the labels are 0 and 1.
 
-    likeness: how much each row looks like class 1 (any increasing scale), for the area under the ROC curve.
+    decision_score: how much each row looks like class 1 (any increasing scale), for the area under the ROC curve.
     """
     scores = {
         "accuracy": accuracy(predictions, targets),
         "mean-per-class-accuracy": mean_per_class_accuracy(predictions, targets),
     }
-    if likeness is not None and np.array_equal(np.unique(targets), [0, 1]):
+    if decision_score is not None and np.array_equal(np.unique(targets), [0, 1]):
         from sklearn.metrics import roc_auc_score
 
-        scores["auc"] = float(roc_auc_score(targets, likeness))
+        scores["auc"] = float(roc_auc_score(targets, decision_score))
     return scores

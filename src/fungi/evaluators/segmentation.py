@@ -57,7 +57,7 @@ def segmentation_scores(matrix: Int64[np.ndarray, "c c"], unscored: Sequence[int
 
 
 def matched_miou(matrix: Int64[np.ndarray, "c c"], unscored: Sequence[int] = ()) -> float:
-    """mIoU after the best one-to-one matching of predicted to true classes: never lower than mIoU (quirk H4)."""
+    """mIoU after the best one-to-one matching of predicted to true classes: never lower than mIoU (deviation H4)."""
     from scipy.optimize import linear_sum_assignment
 
     union = matrix.sum(axis=0)[None, :] + matrix.sum(axis=1)[:, None] - matrix

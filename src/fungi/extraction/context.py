@@ -63,8 +63,8 @@ class StageContext:
         """The samples of a split, opened once; FungiError where the dataset does not have it."""
         return self.opened(self.dataset, self.settings.data_dir, split)
 
-    def base_birth(self, split: str, samples: Samples) -> dict[str, Any]:
-        """The fields of a birth record that do not depend on the feature."""
+    def base_provenance(self, split: str, samples: Samples) -> dict[str, Any]:
+        """The fields of a provenance that do not depend on the feature."""
         return {
             "dataset": self.dataset.name,
             "split": split,

@@ -17,7 +17,7 @@ from fungi.objectives.binding import BoundObjective, bind
 from fungi.profiles import choose_profile
 from fungi.runtime.device import Stopwatch, choose_dtype
 from fungi.runtime.log import logger
-from fungi.store.birth import LayerBirth
+from fungi.store.provenance import LayerProvenance
 from fungi.views.base import NoViewsError
 
 
@@ -41,9 +41,9 @@ def gradient_features(settings: GradientSettings, context: StageContext) -> list
     matrices = {target.name: find_matrix(settings, context, target) for target in projected}
     engine = build_engine(settings, context, targets, matrices)
     logger.info(f"gradients of {', '.join(target.spec for target in targets)}; path: {engine.encoder.path}")
-    births = _layer_births(targets, matrices)
+    provenances = _layer_provenances(targets, matrices)
     features = [
-        Feature(one.name, one.views, engine.through(one.objective.encoder), one.loss, one, births)
+        Feature(one.name, one.views, engine.through(one.objective.encoder), one.loss, one, provenances)
         for one in bound_objectives(settings, context, engine)
     ]
     return [embedding_feature(context, shared=engine), *features] if settings.with_embeddings else features
@@ -117,7 +117,7 @@ def build_engine(
     matrices: dict[str, ProjectionMatrix],
     stopwatch: Stopwatch | None = None,
 ) -> GradientEngine:
-    """The engine for these targets, with the quirks of the profile."""
+    """The engine for these targets, with the deviations of the profile."""
     profile, spec = choose_profile(settings.profile), context.backbone.spec
     return assembly.build_engine(
         context.backbone.model,
@@ -149,9 +149,9 @@ def bound_objectives(settings: GradientSettings, context: StageContext, engine: 
     return bound
 
 
-def _layer_births(targets: Sequence[Target], matrices: dict[str, ProjectionMatrix]) -> dict[str, LayerBirth]:
+def _layer_provenances(targets: Sequence[Target], matrices: dict[str, ProjectionMatrix]) -> dict[str, LayerProvenance]:
     return {
-        target.name: LayerBirth(
+        target.name: LayerProvenance(
             layer=target.spec,
             bias=target.bias,
             projection_hash=matrices[target.name].hash if matrices else "",

@@ -17,7 +17,7 @@ from fungi.store.layout import EMBEDDINGS
 NO_PROJECTION = "none"
 
 if TYPE_CHECKING:
-    from fungi.store.birth import Birth
+    from fungi.store.provenance import Provenance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +70,16 @@ class GradientSettings(StageSettings):
         names = ("layer", "bias", "projection_kind", "projection_dim")
         return {**super()._deciding(feature), **{name: getattr(self, name) for name in names}}
 
-    def differs_from(self, birth: "Birth") -> str:
-        """In which setting the file of this birth was made otherwise; options of other objectives don't count."""
+    def differs_from(self, provenance: "Provenance") -> str:
+        """In which setting the file of this provenance was made otherwise; options of other objectives don't count."""
         wanted, there = (
-            [text for text in options if text.partition(".")[0] == birth.feature]
-            for options in (self.set, birth.settings.get("set", ()))
+            [text for text in options if text.partition(".")[0] == provenance.feature]
+            for options in (self.set, provenance.settings.get("set", ()))
         )
         if wanted != there:
             words = [" ".join(texts) or "nothing" for texts in (there, wanted)]
-            return f"{birth.feature} was made with --set {words[0]}, not {words[1]}"
-        return super().differs_from(birth)
+            return f"{provenance.feature} was made with --set {words[0]}, not {words[1]}"
+        return super().differs_from(provenance)
 
     def usual_matrix(self, projection_dim: int, shape: tuple[int, int]) -> tuple[int, Path]:
         """Size p and file of the matrix for a gradient of this shape where none is given.

@@ -9,8 +9,8 @@ from fungi.runtime.log import logger
 from fungi.settings import setting
 
 if TYPE_CHECKING:
-    from fungi.store.birth import Birth
     from fungi.store.blocks import BlockFolder
+    from fungi.store.provenance import Provenance
 
 DESCRIPTION = """Assemble every feature file whose blocks lie under <root>/blocks.
 
@@ -31,10 +31,10 @@ class MergeSettings:
     backbone: str = setting("", "assemble the files of this backbone alone; of all if absent")
     expect: tuple[str, ...] = setting((), "feature files below the root that have to be there in the end")
 
-    def takes(self, birth: "Birth") -> bool:
-        """Whether a file of this birth is to be assembled."""
+    def takes(self, provenance: "Provenance") -> bool:
+        """Whether a file of this provenance is to be assembled."""
         asked = {"dataset": self.dataset, "backbone": self.backbone}
-        return all(getattr(birth, axis) == text.partition("=")[0] for axis, text in asked.items() if text)
+        return all(getattr(provenance, axis) == text.partition("=")[0] for axis, text in asked.items() if text)
 
     def outputs(self) -> list[Path]:
         """The expected files."""
@@ -49,14 +49,14 @@ def run(settings: MergeSettings) -> None:
         raise FungiError(f"there is no folder {settings.root}. Name the one of the features with --root.")
     problems = []
     for blocks in block_folders(settings.root):
-        if not settings.takes(blocks.manifest.birth):
+        if not settings.takes(blocks.manifest.provenance):
             continue
         path = settings.root / blocks.manifest.file
         try:
             if _belongs_to_another_run(blocks, path):
                 continue
             assemble(blocks, path, accept=settings.accept_other_versions)
-            print(f"wrote {path}: {blocks.manifest.birth.rows} rows")
+            print(f"wrote {path}: {blocks.manifest.provenance.rows} rows")
         except FungiError as error:
             problems.append(str(error))
     absent = [file for file in settings.expect if not (settings.root / file).exists()]

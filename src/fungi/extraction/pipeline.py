@@ -21,12 +21,12 @@ from fungi.runtime.background import in_background
 from fungi.runtime.log import logger, progress
 from fungi.runtime.tracking import RowRate
 from fungi.settings import as_json
-from fungi.store.assembly import assemble, is_made, is_there, made_by
-from fungi.store.birth import Birth, LayerBirth
+from fungi.store.assembly import assemble, is_made, is_there, versions_of
 from fungi.store.blocks import BlockFolder, Manifest, Span
-from fungi.store.maker import Maker, difference, distinct, require_one, this_maker
+from fungi.store.code_version import CodeVersion, current_version, difference, distinct, require_one
+from fungi.store.provenance import LayerProvenance, Provenance
 from fungi.store.shard import Shard
-from fungi.views.base import Remarking
+from fungi.views.base import HasRemarks
 from fungi.views.loading import Batch, batches, row_batches
 
 COMPILED_FROM = 500_000
@@ -38,7 +38,7 @@ class Feature(core.Feature):
     """One file to make: the embeddings (`objective` is None) or the gradients of one objective."""
 
     objective: BoundObjective | None = None
-    layers: dict[str, LayerBirth] = field(default_factory=dict)
+    layers: dict[str, LayerProvenance] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def extract_split(context: StageContext, split: str, features: Sequence[Feature]
     if compiles(context, features):
         _compile(context, features)
     _compute(context, split, samples, works, spans)
-    remarking = [work.feature.views for work in works if isinstance(work.feature.views, Remarking)]
+    remarking = [work.feature.views for work in works if isinstance(work.feature.views, HasRemarks)]
     for remark in dict.fromkeys(text for views in remarking for text in views.remarks()):
         logger.warning(f"{split}: {remark}")
     for work in works:
@@ -75,41 +75,45 @@ def _plan(context: StageContext, split: str, samples: Samples, feature: Feature)
     """What is left to do for a feature; None where its file is there already."""
     settings = context.settings
     path = settings.layout.features(feature.name, context.dataset.name, context.backbone.spec.name, split)
-    maker = this_maker()
-    birth = Birth(
-        **context.base_birth(split, samples),
+    code_version = current_version()
+    provenance = Provenance(
+        **context.base_provenance(split, samples),
         feature=feature.name,
         dtype=str(feature.engine.dtype).removeprefix("torch."),
         objective_settings=feature.objective.settings if feature.objective else {},
         support_hash=feature.objective.support_hash if feature.objective else "",
         settings=as_json(settings),
-        versions=maker.versions,
-        commit=maker.commit,
+        versions=code_version.versions,
+        commit=code_version.commit,
     )
-    manifest = Manifest(str(path.relative_to(settings.root)), birth, feature.layers, settings.block_size)
+    manifest = Manifest(str(path.relative_to(settings.root)), provenance, feature.layers, settings.block_size)
     blocks = BlockFolder(settings.layout.blocks(path, manifest.key), manifest)
     if _is_done(path, manifest, overwrite=settings.overwrite):
         blocks.remove()  # a kill may have come between the file and their removal
-        print(f"kept {path}: made before in the same way{_by_whom(path, maker)}")
+        print(f"kept {path}: made before in the same way{_by_whom(path, code_version)}")
         return None
     blocks = BlockFolder.create(blocks.folder, manifest)
     _settle_versions(blocks, path, settings)
     return Work(feature, blocks, path, frozenset(span.index for span in blocks.missing()))
 
 
-def _by_whom(path: Path, maker: Maker) -> str:
+def _by_whom(path: Path, code_version: CodeVersion) -> str:
     """What differs from this version of the program in the one that made a file; empty where nothing does."""
-    differences = [text for other in made_by(path) if (text := difference(other, maker))]
+    differences = [text for other in versions_of(path) if (text := difference(other, code_version))]
     return f", by another version of the program ({differences[0]}); --overwrite makes it anew" if differences else ""
 
 
 def _settle_versions(blocks: BlockFolder, path: Path, settings: StageSettings) -> None:
     """Blocks of another version of the program are dropped, accepted, or refused, as the settings say."""
-    others = {span: maker for span, maker in blocks.makers().items() if difference(maker, this_maker())}
+    others = {
+        span: code_version
+        for span, code_version in blocks.code_versions().items()
+        if difference(code_version, current_version())
+    }
     if others and settings.overwrite:
         blocks.drop(others)
     elif others:
-        require_one([*distinct(others.values()), this_maker()], str(path), accept=settings.accept_other_versions)
+        require_one([*distinct(others.values()), current_version()], str(path), accept=settings.accept_other_versions)
         logger.warning(f"{path}: {len(others)} blocks were made by another version of the program: accepted.")
 
 
@@ -208,7 +212,7 @@ def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:
         if overwrite:
             return False
         raise
-    return not (overwrite and any(difference(maker, this_maker()) for maker in made_by(path)))
+    return not (overwrite and any(difference(code_version, current_version()) for code_version in versions_of(path)))
 
 
 def _finish(work: Work, shard: Shard, settings: StageSettings) -> None:
@@ -224,4 +228,4 @@ def _finish(work: Work, shard: Shard, settings: StageSettings) -> None:
         return
     assemble(work.blocks, work.path, accept=settings.accept_other_versions)
     shapes = ", ".join(work.feature.layers) or "embeddings, targets"
-    print(f"wrote {work.path}: {work.blocks.manifest.birth.rows} rows of {shapes}")
+    print(f"wrote {work.path}: {work.blocks.manifest.provenance.rows} rows of {shapes}")

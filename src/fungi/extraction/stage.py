@@ -12,7 +12,7 @@ from fungi.store.layout import EMBEDDINGS, Layout
 from fungi.store.shard import Shard
 
 if TYPE_CHECKING:
-    from fungi.store.birth import Birth
+    from fungi.store.provenance import Provenance
 
 WORKERS_PER_CORE = 8
 """Decoding keeps one worker per core busy; more than this many hold memory (each about 0.3 GB) and do nothing."""
@@ -96,20 +96,20 @@ class StageSettings:
 
     def difference(self, path: Path) -> str:
         """In which setting a feature file was made otherwise; empty for none, or where it does not say."""
-        from fungi.store.reading import birth_of
+        from fungi.store.reading import provenance_of
 
         try:
-            birth = birth_of(path)
+            provenance = provenance_of(path)
         except FungiError as error:
             return str(error)
-        return self.differs_from(birth) if birth is not None else ""
+        return self.differs_from(provenance) if provenance is not None else ""
 
-    def differs_from(self, birth: "Birth") -> str:
-        """In which setting the file of this birth was made otherwise; empty for none."""
-        for name, wanted in json.loads(json.dumps(self._deciding(birth.feature), default=str)).items():
-            if birth.settings.get(name, wanted) != wanted:
+    def differs_from(self, provenance: "Provenance") -> str:
+        """In which setting the file of this provenance was made otherwise; empty for none."""
+        for name, wanted in json.loads(json.dumps(self._deciding(provenance.feature), default=str)).items():
+            if provenance.settings.get(name, wanted) != wanted:
                 flag = f"--{name.replace('_', '-')}"
-                return f"{birth.feature} was made with {flag} {birth.settings[name]}, not {wanted}"
+                return f"{provenance.feature} was made with {flag} {provenance.settings[name]}, not {wanted}"
         return ""
 
     def _deciding(self, feature: str) -> dict[str, Any]:

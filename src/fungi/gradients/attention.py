@@ -1,7 +1,8 @@
 """torch's attention module, computed so that its output projection is a module call.
 
 `nn.MultiheadAttention` applies `out_proj` functionally, and a fused kernel when nothing needs a gradient, so that hooks
-on the projection never fire (quirk V1). Within `visible_output_projection`, the same numbers are computed step by step.
+on the projection never fire (deviation V1). Within `visible_output_projection`, the same numbers are computed
+step by step.
 """
 
 from collections.abc import Iterator

@@ -236,7 +236,7 @@ def _scaled_derivative(loss: Loss, encoded: Encoded) -> tuple[list[Tensor], list
 
 
 def _projects_attention(target: Target) -> bool:
-    """Whether a target is the output projection of an attention module, the only layer that quirk V1 concerns."""
+    """Whether a target is the output projection of an attention module, the only layer that deviation V1 concerns."""
     return target.path.endswith(("attn.proj", "out_proj"))
 
 

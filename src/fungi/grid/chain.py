@@ -64,8 +64,8 @@ def submit_all(
                 groups.setdefault(pairs[index] if stage in CHAINED[1:] else _EVERYTHING, []).append(index)
             for pair, indices in groups.items():
                 after = chains.before(stage, pair)
-                whatever_came = stage in ("extraction", "report")
-                for array in arrays(grid, job.submitted, jobs, indices, after, whatever_came=whatever_came):
+                even_if_failed = stage in ("extraction", "report")
+                for array in arrays(grid, job.submitted, jobs, indices, after, even_if_failed=even_if_failed):
                     made = submit(array, job.submitted)
                     alone = len({pairs[index] for index in array.tasks}) == 1
                     for index, task in array.tasks.items():

@@ -176,7 +176,7 @@ def _blocks_of(grid: Grid, path: Path, shard: Shard, settings: Any) -> tuple[int
             blocks = BlockFolder.open(manifest.parent)
         except FileNotFoundError:  # assembled in this moment
             continue
-        if settings is not None and settings.differs_from(blocks.manifest.birth):
+        if settings is not None and settings.differs_from(blocks.manifest.provenance):
             continue
         missing = {span.index for span in blocks.missing()}
         mine = [span.index for span in blocks.manifest.spans() if shard.takes(span.index)]

@@ -85,11 +85,11 @@ def arrays(
     indices: Sequence[int],
     after: Sequence[str] = (),
     *,
-    whatever_came: bool = False,
+    even_if_failed: bool = False,
 ) -> list[Array]:
     """The calls of sbatch for some elements of a job; several where the grid is larger than an array may be.
 
-    after: ids of jobs, or of tasks of arrays, that have to succeed first; to end, if `whatever_came` of them.
+    after: ids of jobs, or of tasks of arrays, that have to succeed first; to end, if `even_if_failed` of them.
     """
     found, pack = [], pack_of(grid, submitted.call)
     packs = {index: index // pack for index in indices}
@@ -102,7 +102,7 @@ def arrays(
         # The grid reaches a job by its environment, which $SBATCH_EXPORT of a cluster may have switched off.
         command += [f"--comment={comment_of(grid, submitted.call, first)}", "--export=ALL"]
         if after:
-            kind = "afterany" if whatever_came else "afterok"
+            kind = "afterany" if even_if_failed else "afterok"
             command += [f"--dependency={kind}:{':'.join(after)}", "--kill-on-invalid-dep=yes"]
         command += [*_resources_of_pack(submitted.job, pack), *grid.sbatch_options(submitted.stage)]
         job_file = jobs.project / "jobs" / f"{submitted.job.name}.job"

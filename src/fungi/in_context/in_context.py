@@ -28,14 +28,14 @@ def run(settings: InContextSettings) -> dict[str, Any]:
     from fungi.evaluators.in_context import score_answers
     from fungi.in_context.retrieval import Retrieval
     from fungi.scoring.evaluation_loop import open_result
-    from fungi.scoring.feature_files import births_of, provenance
+    from fungi.scoring.feature_files import provenance, provenances_of
 
     endpoint = None
     if settings.endpoint is not None:
         endpoint = ChatEndpoint(settings.endpoint, settings.model, os.environ.get(settings.key_variable, ""))
     retrieval = Retrieval(settings)
     entry = Run(label={"root": str(settings.root[0]), "few_shot_seed": None}, features=provenance(retrieval.splits))
-    result = open_result(settings, settings.task_name, [entry], births_of(retrieval.splits))
+    result = open_result(settings, settings.task_name, [entry], provenances_of(retrieval.splits))
     for combination in retrieval.combinations:
         prompts, scores = retrieval.prompts(combination)
         written, answers = settings.file(combination, "prompts"), settings.file(combination, "answers")

@@ -69,14 +69,14 @@ class Retrieval:
 
 def _opened(dataset: DatasetSpec, split: str, settings: InContextSettings, files: SplitFiles) -> Samples:
     """The texts of a split; RefusedJoinError where they are not those that the features were made of."""
-    births = [array.birth for array in files.arrays.values() if array.birth]
-    if any(choose_profile(birth.profile).published_labels for birth in births):
+    provenances = [array.provenance for array in files.arrays.values() if array.provenance]
+    if any(choose_profile(provenance.profile).published_labels for provenance in provenances):
         dataset = dataset.as_published()
     samples = dataset.open_split(split, settings.data_dir)
     if not samples.class_names:
         raise FungiError(f"dataset {dataset.name!r} has no names of classes, which prompts need.")
     for array in files.arrays.values():
-        made_of = array.birth.dataset_fingerprint if array.birth else samples.fingerprint()
+        made_of = array.provenance.dataset_fingerprint if array.provenance else samples.fingerprint()
         if made_of != samples.fingerprint() or array.rows != len(samples):
             raise RefusedJoinError(
                 f"{array.path} was made of other texts (fingerprint {made_of[:12]}, {array.rows} rows) than those of "

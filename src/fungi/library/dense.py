@@ -62,13 +62,13 @@ def support_from_images(extractor: DenseExtractor, train: Samples, batch_size: i
 
 
 def support_from_bank(extractor: DenseExtractor, folder: Path) -> Support:
-    """A bank of embeddings that `fungi segment` made. FungiError for one of another feature, and one whose birth record
+    """A bank of embeddings that `fungi segment` made. FungiError for one of another feature, and one whose provenance
     says another profile, input size, statistics or weights than the wrapper's.
     """
     bank = open_bank(folder)
     wanted = {"feature": "embeddings", **record_of(extractor, "clean")}
     for name, mine in wanted.items():
-        if (theirs := bank.manifest.birth.get(name)) != mine:
+        if (theirs := bank.manifest.provenance.get(name)) != mine:
             raise RefusedJoinError(
                 f"the bank {folder} does not fit: its {name.replace('_', ' ')} is {theirs}, here it is {mine}. Give a "
                 "bank of embeddings that fungi segment made with this model and input size, or training images."

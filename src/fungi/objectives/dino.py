@@ -20,7 +20,7 @@ def self_distillation(
 ) -> Float[Tensor, " b"]:
     """Sum of the cross-entropies of all teacher x student pairs; teacher view a is the same crop as student view a.
 
-    No gradient flows to the teacher. Pairs of the same crop count unless `skip_same_view` (quirk V5).
+    No gradient flows to the teacher. Pairs of the same crop count unless `skip_same_view` (deviation V5).
     """
     target = torch.softmax(teacher.detach() / teacher_temperature, dim=-1)
     log_p = torch.log_softmax(student / student_temperature, dim=-1)

@@ -38,7 +38,7 @@ def info_nce(
 
     With similarities `s = cos / T`:  `l_i = -mean_{j != i} s_ij + log(sum_k exp s_ik + sum_{j != i} exp s_ij)`.
     All other positives stay in the denominator; a view's similarity to itself is masked out. Without
-    `denominator_temperature` the denominator is left undivided, as in the published library (quirk V23a).
+    `denominator_temperature` the denominator is left undivided, as in the published library (deviation V23a).
 
     own: negatives to leave out, per sample; mixed: further negatives of length one for single views.
     """
@@ -96,7 +96,7 @@ class SimCLR(Objective):
 
     negative_samples: images in it; hard_negatives: rows of the training split that take its first places.
     negatives_mixing: add, for every view, mixtures with its `mixed_negatives` nearest negatives.
-    exclude_self_from_negatives: leave out negatives that are views of the sample itself (quirk V8).
+    exclude_self_from_negatives: leave out negatives that are views of the sample itself (deviation V8).
     view_generator: kind of the views. Those that are drawn at random need `n_views`, and give two views per negative.
     """
 

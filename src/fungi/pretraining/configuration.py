@@ -2,7 +2,7 @@
 
 from fungi.pretraining.batches import BatchPlan
 from fungi.pretraining.choices import DEVIATIONS, choose_architecture
-from fungi.pretraining.learner import LearnerOptions, Moment
+from fungi.pretraining.learner import LearnerOptions, StepSchedule
 from fungi.pretraining.losses import LossOptions
 from fungi.pretraining.network import NetworkOptions
 from fungi.pretraining.optimisation import cosine, linear_then_constant
@@ -51,7 +51,7 @@ def learner_options(settings: PretrainSettings) -> LearnerOptions:
     )
 
 
-def timetable(settings: PretrainSettings, plan: BatchPlan) -> list[Moment]:
+def timetable(settings: PretrainSettings, plan: BatchPlan) -> list[StepSchedule]:
     """What every step of a run does."""
     per_epoch = plan.steps_per_epoch
     steps = settings.epochs * per_epoch
@@ -62,7 +62,7 @@ def timetable(settings: PretrainSettings, plan: BatchPlan) -> list[Moment]:
     first, rise = settings.warmup_teacher_temp, settings.warmup_teacher_temp_epochs
     temperatures = linear_then_constant(first, settings.teacher_temp, settings.epochs, warmup=rise)
     return [
-        Moment(
+        StepSchedule(
             step=step,
             rate=float(rates[step]),
             weight_decay=float(decays[step]),

@@ -27,7 +27,7 @@ class NonFiniteError(FungiError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
+class StepSchedule:
     """What schedules say for one step."""
 
     step: int
@@ -88,7 +88,7 @@ class Learner:
         self.parallel = world.shared(self.student)
         self.active = active_parts(options.network, options.views.local_crops)
 
-    def step(self, batch: list[Views], moment: Moment, *, stop: bool = False) -> dict[str, float]:
+    def step(self, batch: list[Views], moment: StepSchedule, *, stop: bool = False) -> dict[str, float]:
         """Learn from one batch, given in parts of this process. Returns means over the whole batch: `loss`, its parts,
         the teacher's `entropy` and `diversity`, the largest `gradient` norm, and `stop`, whether any process asks to.
 
@@ -116,7 +116,7 @@ class Learner:
         self,
         views: Views,
         alignment: Alignment,
-        moment: Moment,
+        moment: StepSchedule,
         counts: BatchCounts,
         sums: _Sums,
         kept: Float[Tensor, "blocks2 v b"] | None,
@@ -140,7 +140,7 @@ class Learner:
         sums.parts += torch.stack([parts[name] for name in self.active])
 
     @torch.no_grad()
-    def _finished(self, sums: _Sums, moment: Moment, counts: BatchCounts) -> dict[str, float]:
+    def _finished(self, sums: _Sums, moment: StepSchedule, counts: BatchCounts) -> dict[str, float]:
         """Numbers of the whole batch, after centres have moved and gradients are clipped."""
         if self.options.views.deviations.process_means:  # every process's mean counts alike
             sums.vectors /= sums.counts.clamp_min(1)[:, None] * self.world.size

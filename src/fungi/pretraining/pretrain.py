@@ -19,13 +19,13 @@ def run(settings: PretrainSettings) -> None:
     import torch
 
     from fungi.pretraining.images import open_images
-    from fungi.pretraining.processes import heeded, joined, queue_again
+    from fungi.pretraining.processes import joined, queue_again, stop_on_signals
     from fungi.pretraining.training import Training
     from fungi.runtime.device import keep_freed_memory, short_products
 
     keep_freed_memory()
     samples = open_images(settings.data_path, settings.dataset, settings.data_dir)
-    with joined(settings.device) as (world, device), heeded() as stop:
+    with joined(settings.device) as (world, device), stop_on_signals() as stop:
         if not world.leads:
             logger.setLevel("ERROR")
         training = Training(settings, samples, world, device)

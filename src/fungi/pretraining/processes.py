@@ -109,7 +109,7 @@ class StopRequest:
 
 
 @contextmanager
-def heeded() -> Iterator[StopRequest]:
+def stop_on_signals() -> Iterator[StopRequest]:
     """Signals are noted instead of ending the process; as before afterwards."""
     request = StopRequest()
 

@@ -15,7 +15,7 @@ from fungi.pretraining.batches import BatchPlan, ViewedImages, batches
 from fungi.pretraining.centres import collapse_warning
 from fungi.pretraining.checkpoints import load_checkpoint, save_checkpoint
 from fungi.pretraining.configuration import learner_options, timetable
-from fungi.pretraining.learner import Learner, Moment
+from fungi.pretraining.learner import Learner, StepSchedule
 from fungi.pretraining.processes import StopRequest, World, decoding_workers
 from fungi.pretraining.settings import PretrainSettings
 from fungi.runtime.device import choose_dtype
@@ -45,7 +45,7 @@ class Progress:
         for name, value in measured.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def close_epoch(self, moment: Moment, plan: BatchPlan) -> Line:
+    def close_epoch(self, moment: StepSchedule, plan: BatchPlan) -> Line:
         """The line of the epoch that just ended: means over its steps."""
         steps = plan.steps_per_epoch
         means = {f"train_{name}": value / steps for name, value in self.sums.items() if name != "stop"}
@@ -130,7 +130,7 @@ class Training:
             identity |= {"processes": self.world.size, "accumulate_steps": self.settings.accumulate_steps}
         return identity
 
-    def _end_epoch(self, moment: Moment) -> None:
+    def _end_epoch(self, moment: StepSchedule) -> None:
         line = self.progress.close_epoch(moment, self.plan)
         track(line)
         complaint = collapse_warning(line["train_entropy"], line["train_diversity"], self.settings.out_dim)
@@ -162,7 +162,7 @@ class Training:
             run=run | {"identity": self._identity()},
         )
 
-    def _report(self, measured: dict[str, float], moment: Moment) -> None:
+    def _report(self, measured: dict[str, float], moment: StepSchedule) -> None:
         """A line now and then: where the run is, how fast, and the parts of the loss."""
         track({name: value for name, value in measured.items() if name != "stop"} | {"lr": moment.rate})
         if not self.world.leads or monotonic() - self._logged < LOG_SECONDS:

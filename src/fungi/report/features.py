@@ -1,4 +1,4 @@
-"""What sets features apart from the published ones, in words, as their birth records tell it."""
+"""What sets features apart from the published ones, in words, as their provenances tell it."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ from fungi.data.base import DATASETS
 from fungi.errors import FungiError
 from fungi.objectives.binding import bind
 from fungi.profiles import PROFILES
-from fungi.store.birth import WITNESSES
 from fungi.store.differences import arguments_of
 from fungi.store.layout import EMBEDDINGS
+from fungi.store.provenance import WITNESSES
 
 USUAL_SEED = 42
 Entry = dict[str, Any]
-"""What a result's provenance says of one feature of one split: file, array, birth, layer, size."""
+"""What a result's provenance says of one feature of one split: file, array, provenance, layer, size."""
 
 
 def entries_of(content: dict[str, Any], combination: str | None = None) -> list[tuple[str, Entry]]:
@@ -36,15 +36,15 @@ def entries_of(content: dict[str, Any], combination: str | None = None) -> list[
 
 def unusual_features(entries: Iterable[tuple[str, Entry]]) -> list[str]:
     """What differs from features as published, each thing once: weights, objectives, projection, bias."""
-    found = [text for feature, entry in entries if entry.get("birth") for text in _unusual(feature, entry)]
+    found = [text for feature, entry in entries if entry.get("provenance") for text in _unusual(feature, entry)]
     return list(dict.fromkeys(found))
 
 
 def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[str]:
     """Seeds and compute dtypes of the extractions where they are not the usual ones: they move numbers a little."""
-    births = [entry["birth"] for _, entry in entries if entry.get("birth")]
-    seeds = sorted({birth.get("seed", USUAL_SEED) for birth in births})
-    types = sorted({birth.get("dtype", "float32") for birth in births} - {"float32"})
+    provenances = [entry["provenance"] for _, entry in entries if entry.get("provenance")]
+    seeds = sorted({provenance.get("seed", USUAL_SEED) for provenance in provenances})
+    types = sorted({provenance.get("dtype", "float32") for provenance in provenances} - {"float32"})
     shown = [] if seeds in ([], [USUAL_SEED]) else [f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}"]
     return shown + [f"extracted in {name}" for name in types]
 
@@ -53,19 +53,23 @@ def identity_of(entries: Iterable[tuple[str, Entry]]) -> str:
     """A hash of all that decides the features: equal for features made in the same way of the same data."""
     facts = []
     for feature, entry in entries:
-        birth = entry.get("birth")
-        made = {name: value for name, value in birth.items() if name not in WITNESSES} if birth else entry.get("file")
+        provenance = entry.get("provenance")
+        made = (
+            {name: value for name, value in provenance.items() if name not in WITNESSES}
+            if provenance
+            else entry.get("file")
+        )
         facts.append([feature, made, entry.get("layer"), entry.get("array")])
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def _unusual(feature: str, entry: Entry) -> list[str]:
-    birth, layer = entry["birth"], entry.get("layer") or {}
-    known = birth["backbone"] in BACKBONES
-    spec = BACKBONES[birth["backbone"]] if known else None
-    source = birth.get("weights_source", "")
+    provenance, layer = entry["provenance"], entry.get("layer") or {}
+    known = provenance["backbone"] in BACKBONES
+    spec = BACKBONES[provenance["backbone"]] if known else None
+    source = provenance.get("weights_source", "")
     found = ["random weights"] if source.startswith("random") else []
-    found += [f"checkpoint {birth['weights_hash'][:8]}"] if source.startswith("checkpoint") else []
+    found += [f"checkpoint {provenance['weights_hash'][:8]}"] if source.startswith("checkpoint") else []
     kind = layer.get("projection_kind", "binary")
     found += [f"{kind} projection"] if kind != "binary" else []
     if spec and feature != EMBEDDINGS and entry.get("size", spec.projection_dim) != spec.projection_dim:
@@ -73,8 +77,8 @@ def _unusual(feature: str, entry: Entry) -> list[str]:
     if spec and layer.get("bias", spec.bias) != spec.bias:
         found.append("no gradient of the bias" if spec.bias else "gradient of a bias")
     name = feature.split(":")[0]
-    usual = _usual_settings(name, birth["backbone"], birth["dataset"], birth.get("profile", "clean"))
-    return found + _differences(name, birth.get("objective_settings") or {}, usual)
+    usual = _usual_settings(name, provenance["backbone"], provenance["dataset"], provenance.get("profile", "clean"))
+    return found + _differences(name, provenance.get("objective_settings") or {}, usual)
 
 
 @cache

@@ -20,7 +20,7 @@ def is_original(content: Any) -> bool:
 
 
 def from_original(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """The content in our form. Features carry no birth records there, so that nothing is known of their profile."""
+    """The content in our form. Features carry no provenances there, so that nothing is known of their profile."""
     folders = path.parts[path.parts.index("logs") + 1 : -1] if "logs" in path.parts else path.parts[-2:-1]
     shots = next((int(found[1]) for name in folders if (found := re.fullmatch(r"(\d+)-shots", name))), None)
     names = [name for name in folders if name != "linear" and not name.endswith("-shots")]

@@ -88,17 +88,17 @@ def setting_of(content: dict[str, Any]) -> str:
 def origin_of(content: dict[str, Any]) -> dict[str, str]:
     """Dataset, backbone, profile and layer, as the feature files' own records say it; else as the settings say."""
     files = [entry for _, entry in entries_of(content)]
-    births = [entry["birth"] for entry in files if entry.get("birth")]
+    provenances = [entry["provenance"] for entry in files if entry.get("provenance")]
     layers = {entry["layer"]["layer"] for entry in files if entry.get("layer")}
     settings = content["settings"]
-    if not births and files:
+    if not provenances and files:
         # The folders of the original harness: <dataset>/<backbone>/<file>.
         folder = Path(files[0]["file"]).parent
         return {"dataset": folder.parent.name, "backbone": folder.name, "profile": _UNKNOWN, "layer": ""}
     return {
-        "dataset": births[0]["dataset"] if births else settings["dataset"],
-        "backbone": births[0]["backbone"] if births else settings["backbone"],
-        "profile": "+".join(sorted({birth["profile"] for birth in births})) or _UNKNOWN,
+        "dataset": provenances[0]["dataset"] if provenances else settings["dataset"],
+        "backbone": provenances[0]["backbone"] if provenances else settings["backbone"],
+        "profile": "+".join(sorted({provenance["profile"] for provenance in provenances})) or _UNKNOWN,
         "layer": "+".join(sorted(layers)),
     }
 

@@ -22,8 +22,8 @@ from fungi.errors import FungiError
 from fungi.report.original_results import from_original, is_original
 from fungi.runtime.files import locked, write_whole
 from fungi.runtime.log import logger
-from fungi.runtime.owner import sweep
-from fungi.store.maker import Maker, difference, this_judge
+from fungi.runtime.owner import remove_orphans
+from fungi.store.code_version import CodeVersion, difference, evaluation_version
 
 Scores = dict[str, Any]
 SCHEMA_VERSION = 1
@@ -91,7 +91,7 @@ class ResultFile:
             "task": self.task,
             "settings": self.settings,
             **({} if self.unusual is None else {"unusual": self.unusual}),
-            "provenance": {"features": [run.features for run in self.runs], **asdict(this_judge())},
+            "provenance": {"features": [run.features for run in self.runs], **asdict(evaluation_version())},
             "warnings": list(dict.fromkeys(text for run in self.runs for text in run.warnings)),
             "test_targets": self.test_targets,
             "complete": self.complete,
@@ -108,7 +108,7 @@ class ResultFile:
             write_whole(self.path, json.dumps(self.content()) + "\n")
 
     def _resume(self) -> None:
-        sweep(self.path.parent)
+        remove_orphans(self.path.parent)
         if not self.path.exists():
             return
         if self.path.is_dir() or self.path.suffix != ".json":  # not ours to put aside
@@ -160,7 +160,7 @@ class ResultFile:
                     for name, value in self.settings.items()
                 )
                 and origins(found["provenance"]["features"]) == origins([_plain(run.features) for run in self.runs])
-                and not difference(Maker.from_record(found["provenance"]), this_judge())
+                and not difference(CodeVersion.from_record(found["provenance"]), evaluation_version())
                 and len(found.get("runs") or [found["results"]]) == len(self.runs)
             )
         except (FungiError, KeyError, TypeError, AttributeError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fungi.errors import FungiError
 from fungi.runtime.files import write_whole
-from fungi.runtime.owner import sweep
+from fungi.runtime.owner import remove_orphans
 from fungi.settings import setting
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run(settings: ReportSettings) -> list[Path]:
     settings.output.mkdir(parents=True, exist_ok=True)
     with _folder_of_figures(settings) as folder:
         for place in (settings.output, folder):
-            sweep(place)  # of what killed reports left
+            remove_orphans(place)  # of what killed reports left
         wanted = {"png", "html"} & set(settings.formats)
         figures = draw_all(folder, fixed.records, fixed.cells, fixed.tables, settings.data_dir) if wanted else []
         texts = _texts(settings, everything, fixed, figures)

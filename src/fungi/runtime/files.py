@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fungi.runtime.owner import sweep, unfinished_name
+from fungi.runtime.owner import remove_orphans, unfinished_name
 
 LOCK = ".lock"
 
@@ -43,7 +43,7 @@ def written_once(path: Path) -> Iterator[Path]:
     For what has to be the same for all who read it, and may not come out bit for bit the same twice. What killed
     processes left beside it goes.
     """
-    sweep(path.parent)
+    remove_orphans(path.parent)
     with _beside(path) as temporary:
         yield temporary
         _flush(temporary)
@@ -64,7 +64,7 @@ def save_with_torch(content: Any, path: Path) -> None:
     """
     import torch
 
-    sweep(path.parent)
+    remove_orphans(path.parent)
     with written_whole(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(content, file)

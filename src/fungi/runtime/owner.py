@@ -43,7 +43,7 @@ def abandoned(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def sweep(folder: Path) -> None:
+def remove_orphans(folder: Path) -> None:
     """Remove what is nobody's; others may be doing the same."""
     for entry in abandoned(folder):
         discard(entry)

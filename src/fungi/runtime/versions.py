@@ -1,4 +1,4 @@
-"""Versions of packages and of the code, for the birth record of every file."""
+"""Versions of packages and of the code, for the provenance of every file."""
 
 import hashlib
 import subprocess

@@ -35,7 +35,7 @@ class AnalyseSettings(FeatureSettings):
 
     analysis: tuple[Analysis, ...] = setting(
         ("cka", "shots"),
-        "cka: likeness of features; shots: kNN by shots; layers: kNN of single gradients by layer",
+        "cka: similarity of features; shots: kNN by shots; layers: kNN of single gradients by layer",
         decides="nothing",
     )
     shot_counts: tuple[int, ...] = setting(

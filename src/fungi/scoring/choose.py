@@ -60,7 +60,7 @@ class ChoiceScorer:
     def __init__(self, settings: FewShotSettings, task: Task, *, most_neighbours: int, metric: str) -> None:
         train, test = task.splits["train"], task.splits["test"]
         targets, self.test_targets = train.targets(), test.targets()
-        rows = settings.rows(targets, task.draw, task.births)
+        rows = settings.rows(targets, task.draw, task.provenances)
         self._targets = targets if rows is None else targets[rows]
         self._train, self._test = self.sources = train.source(settings, rows), test.source(settings)
         self._device, self._metric = choose_device(settings.device), metric
@@ -80,7 +80,7 @@ class ChoiceScorer:
         _, train, test = self._rows(best.combination)
         labels = neighbour_labels(in_memory(train[:, : best.dim]), self._targets, test[:, : best.dim], best.k)
         predictions = votes_by_k(labels)[-1]
-        scores = classification_scores(predictions, self.test_targets, likeness=(labels == 1).mean(axis=1))
+        scores = classification_scores(predictions, self.test_targets, decision_score=(labels == 1).mean(axis=1))
         return {**scores, "judged": best.judged, "chosen": best.describe(), "predictions": predictions.tolist()}
 
     def judged(self, combination: Combination) -> list[Candidate]:

@@ -20,11 +20,11 @@ from fungi.errors import FungiError
 from fungi.report.result_file import ResultFile, Run, Scores
 from fungi.runtime.log import logger, progress
 from fungi.runtime.tracking import track
-from fungi.scoring.feature_files import Splits, births_of, open_splits, provenance
+from fungi.scoring.feature_files import Splits, open_splits, provenance, provenances_of
 from fungi.scoring.feature_settings import FeatureSettings, result_path
 from fungi.scoring.fitted_rows import of_seen_rows
-from fungi.store.birth import Birth
 from fungi.store.joining import check_runs
+from fungi.store.provenance import Provenance
 
 
 @runtime_checkable
@@ -88,9 +88,9 @@ class Task:
     run: Run
 
     @property
-    def births(self) -> list[Birth]:
+    def provenances(self) -> list[Provenance]:
         """The records of the features, of those that have one."""
-        return births_of(self.splits)
+        return provenances_of(self.splits)
 
 
 def evaluate(
@@ -108,7 +108,7 @@ def evaluate(
     has something missing; splits: root -> fields of the settings that name splits, the one to fit on first.
     """
     tasks = _tasks(settings, splits, draws)
-    result = open_result(settings, name or settings.task_name, [task.run for task in tasks], tasks[0].births)
+    result = open_result(settings, name or settings.task_name, [task.run for task in tasks], tasks[0].provenances)
     for task in tasks:
         wanted = combinations(list(next(iter(task.splits.values())).arrays))
         missing = [chosen for chosen in wanted if name_of(chosen) not in task.run.results]
@@ -119,12 +119,12 @@ def evaluate(
     return result.content()
 
 
-def open_result(settings: FeatureSettings, task: str, runs: list[Run], births: Sequence[Birth]) -> ResultFile:
+def open_result(settings: FeatureSettings, task: str, runs: list[Run], provenances: Sequence[Provenance]) -> ResultFile:
     """The result file of an evaluation, with what an earlier run of the same settings left in it.
 
-    births: of the features, which decide what the settings leave open.
+    provenances: of the features, which decide what the settings leave open.
     """
-    decided = settings.following(births)
+    decided = settings.resolved_for(provenances)
     return ResultFile(result_path(settings, task), task, decided.deciding(), runs, decided.unusual())
 
 

@@ -15,9 +15,9 @@ from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.files import sha256_of
 from fungi.scoring.feature_settings import DEFAULT_LAYER_KEY, FeatureSettings
 from fungi.scoring.fitted_rows import refuse_seen_rows
-from fungi.store.birth import Birth
 from fungi.store.joining import check_splits, check_targets
 from fungi.store.layout import EMBEDDINGS, Layout
+from fungi.store.provenance import Provenance
 from fungi.store.reading import FeatureArray, array_keys, open_array, read_targets, warn_of_unknown_origin
 
 Arrays = dict[str, FeatureArray]
@@ -75,22 +75,25 @@ def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) ->
 
 
 def provenance(splits: Splits) -> dict[str, Any]:
-    """Where the features of a run came from: split -> feature -> file, array, birth record."""
+    """Where the features of a run came from: split -> feature -> file, array, provenance."""
     return {split: {name: _origin(array) for name, array in files.arrays.items()} for split, files in splits.items()}
 
 
-def births_of(splits: Splits) -> list[Birth]:
-    """The birth records of all features, of those that have one."""
+def provenances_of(splits: Splits) -> list[Provenance]:
+    """The provenances of all features, of those that have one."""
     arrays = (array for files in splits.values() for array in files.arrays.values())
-    return [array.birth for array in arrays if array.birth is not None]
+    return [array.provenance for array in arrays if array.provenance is not None]
 
 
 def _origin(array: FeatureArray) -> dict[str, Any]:
     origin: dict[str, Any] = {"file": str(array.path), "array": array.key, "rows": array.rows, "size": array.dim}
-    if array.birth is None:
+    if array.provenance is None:
         # No record to tell a changed file by.
-        return origin | {"birth": None, "sha256": sha256_of(array.path)}
-    return origin | {"birth": asdict(array.birth), "layer": None if array.layer is None else asdict(array.layer)}
+        return origin | {"provenance": None, "sha256": sha256_of(array.path)}
+    return origin | {
+        "provenance": asdict(array.provenance),
+        "layer": None if array.layer is None else asdict(array.layer),
+    }
 
 
 def _found(settings: FeatureSettings, layout: Layout, split: str, features: Sequence[str]) -> SplitFiles:

@@ -23,7 +23,7 @@ from fungi.store.layout import Layout
 if TYPE_CHECKING:
     import torch
 
-    from fungi.store.birth import Birth
+    from fungi.store.provenance import Provenance
 
 DEFAULT_LAYER_KEY = "attn_proj"
 
@@ -161,8 +161,8 @@ class FeatureSettings:
                 return f"{path} was made with --{name.replace('_', '-')} {there[name]}, not {wanted}"
         return ""
 
-    def following(self, births: "Sequence[Birth]") -> "FeatureSettings":
-        """The same settings, with what the features decide; births: of the features."""
+    def resolved_for(self, provenances: "Sequence[Provenance]") -> "FeatureSettings":
+        """The same settings, with what the features decide; provenances: of the features."""
         return self
 
     def deciding(self) -> dict[str, Any]:
@@ -237,27 +237,28 @@ class FewShotSettings(FeatureSettings):
         """Seeds of the few-shot draws; one None where nothing is drawn."""
         return self.few_shot_seed or (None,)
 
-    def rows(self, targets: Any, draw: int | None, births: "Sequence[Birth]") -> Any:
-        """The train rows to fit on, ascending; None for all. births: of the features."""
+    def rows(self, targets: Any, draw: int | None, provenances: "Sequence[Provenance]") -> Any:
+        """The train rows to fit on, ascending; None for all. provenances: of the features."""
         from fungi.combine.few_shot import few_shot_rows, stratified_rows
 
         size = self.train_size if self.shots is None else self.shots
         if size is None:
             return None
-        stratified = self.following(births).few_shot_sampling == "stratified"
+        stratified = self.resolved_for(provenances).few_shot_sampling == "stratified"
         return (stratified_rows if stratified else few_shot_rows)(targets, size, draw)
 
-    def following(self, births: "Sequence[Birth]") -> "FewShotSettings":
+    def resolved_for(self, provenances: "Sequence[Provenance]") -> "FewShotSettings":
         """The same, with shots drawn as the profile of the features does where no flag says how (spec text 6.1)."""
         if self.few_shot_sampling is not None:
             return self
         stratified = self.uses_shots and any(
-            choose_profile(birth.profile).stratified_texts and _modality(birth) == "text" for birth in births
+            choose_profile(provenance.profile).stratified_texts and _modality(provenance) == "text"
+            for provenance in provenances
         )
         return replace(self, few_shot_sampling="stratified" if stratified else "balanced")
 
     def deciding(self) -> dict[str, Any]:
-        """How shots are drawn is not known before the features are: see `following`."""
+        """How shots are drawn is not known before the features are: see `resolved_for`."""
         found = super().deciding()
         return {name: value for name, value in found.items() if (name, value) != ("few_shot_sampling", None)}
 
@@ -272,9 +273,9 @@ class FewShotSettings(FeatureSettings):
         return self.task if self.shots is None else f"{self.task}-{self.shots}shot"
 
 
-def _modality(birth: "Birth") -> str:
+def _modality(provenance: "Provenance") -> str:
     """Of the dataset that the features are of, or of their backbone; empty where neither is a known one."""
-    known: tuple[tuple[Any, str], ...] = ((DATASETS, birth.dataset), (BACKBONES, birth.backbone))
+    known: tuple[tuple[Any, str], ...] = ((DATASETS, provenance.dataset), (BACKBONES, provenance.backbone))
     return next((registry[name].modality for registry, name in known if name in registry), "")
 
 

@@ -65,8 +65,8 @@ def _shared(fitted: Mapping[str, FeatureArray], scored: Mapping[str, FeatureArra
 def _same_rows(one: FeatureArray, other: FeatureArray) -> bool:
     if one.path.resolve() == other.path.resolve() and one.key == other.key:
         return True
-    births = (one.birth, other.birth)
-    return all(births) and len({birth.dataset_fingerprint for birth in births if birth}) == 1
+    provenances = (one.provenance, other.provenance)
+    return all(provenances) and len({provenance.dataset_fingerprint for provenance in provenances if provenance}) == 1
 
 
 def _of(array: FeatureArray) -> Integer[np.ndarray, " u"]:

@@ -33,7 +33,7 @@ MUCH_MEMORY = 8 << 30
 class LinearScorer:
     """One run. Rows of the train split: those to fit on, and, without a validation split, those to choose lambda on.
 
-    PCA is fitted on the rows to fit on, before validation rows are added for the final fit (published; quirk V15).
+    PCA is fitted on the rows to fit on, before validation rows are added for the final fit (published; deviation V15).
     """
 
     def __init__(self, settings: LinearSettings, task: Task) -> None:
@@ -50,7 +50,7 @@ class LinearScorer:
             logger.info(
                 "no validation split: lambda is chosen on %d of the %d train rows", len(valid_rows), len(targets)
             )
-        shots = settings.rows(targets[rows], task.draw, task.births)
+        shots = settings.rows(targets[rows], task.draw, task.provenances)
         rows = rows if shots is None else rows[shots]
         self._targets, self._valid_targets = targets[rows], valid_targets
         self.sources = train.source(settings, rows), valid.source(settings, valid_rows), test.source(settings)
@@ -76,7 +76,7 @@ class LinearScorer:
         compared = effect_of_tolerance(final, test, chosen, options, settings.compare_tolerances)
         predictions = classifier.predict(test.features)
         return {
-            **classification_scores(predictions, self.test_targets, classifier.likeness(test.features)),
+            **classification_scores(predictions, self.test_targets, classifier.decision_score(test.features)),
             "fit": self._describe(classifier, len(final.targets)) | ({"tolerances": compared} if compared else {}),
             "validation_lambdas": LAMBDAS.tolist(),
             "validation_accuracies": None if accuracies is None else accuracies.tolist(),

@@ -100,8 +100,8 @@ def _from_json(path: Path) -> list[Relevance]:
 
 def _facts(queries: SplitFiles) -> dict[str, Any]:
     """What the images looked like when they were encoded, as far as the files say it."""
-    birth = next(iter(queries.arrays.values())).birth
-    if birth is None:
+    provenance = next(iter(queries.arrays.values())).provenance
+    if provenance is None:
         return {"queries": "unknown", "input": "unknown", "scales": [1.0]}
-    what = "cropped to their boxes" if birth.split == CROPPED else "whole images"
-    return {"queries": what, "input": birth.input, "scales": [1.0]}
+    what = "cropped to their boxes" if provenance.split == CROPPED else "whole images"
+    return {"queries": what, "input": provenance.input, "scales": [1.0]}

@@ -16,7 +16,7 @@ class KnnScorer:
     def __init__(self, settings: FewShotSettings, task: Task, *, k: int, backend: Backend) -> None:
         train, test = task.splits["train"], task.splits["test"]
         targets, self.test_targets = train.targets(), test.targets()
-        rows = settings.rows(targets, task.draw, task.births)
+        rows = settings.rows(targets, task.draw, task.provenances)
         self._targets = targets if rows is None else targets[rows]
         self._k, self._backend = k, backend
         self.sources = train.source(settings, rows), test.source(settings)
@@ -26,7 +26,7 @@ class KnnScorer:
         train, test = self.sources
         labels = neighbour_labels(features.blocks(train), self._targets, features.rows(test), self._k, self._backend)
         predictions = majority_vote(labels)
-        scores = classification_scores(predictions, self.test_targets, likeness=(labels == 1).mean(axis=1))
+        scores = classification_scores(predictions, self.test_targets, decision_score=(labels == 1).mean(axis=1))
         return {**scores, "predictions": predictions.tolist()}
 
     def warnings(self) -> list[str]:

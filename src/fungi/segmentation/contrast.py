@@ -31,7 +31,7 @@ def contrast(
     """InfoNCE of one image's tokens against each other and its negatives: `info_nce` of one sample, differentiable.
 
     Needs two tokens or more. No gradient flows to the negatives. Without `denominator_temperature` the log-sum-exp is
-    left undivided (quirk H2).
+    left undivided (deviation H2).
     """
     scale = temperature if denominator_temperature else 1.0
     loss: Tensor = _Contrast.apply(normalize(latents, dim=-1), normalize(negatives, dim=-1), temperature, scale)

@@ -31,15 +31,15 @@ from fungi.views.scenes import SceneView
 Feature = Literal["embeddings", "simclr", "embeddings+simclr"]
 NEIGHBOURS = 2
 _ALL_AT_ONCE = 1 << 20
-SCRAMBLED_NEIGHBOURS = 5  # what the published code retrieves before it scrambles them (quirk H1)
+SCRAMBLED_NEIGHBOURS = 5  # what the published code retrieves before it scrambles them (deviation H1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseLoss:
     """SimCLR's loss between the tokens of an image (spec dense 4.2), and the switches of the published code.
 
-    denominator_temperature: divide within the log-sum-exp, too (off: quirk H2); neighbour_layout: `real` neighbours, or
-    the published scramble of five (H1); normalise_tokens_before_head: treat tokens as their neighbours, which come with
+    denominator_temperature: divide within the log-sum-exp, too (off: deviation H2); neighbour_layout: `real` neighbours,
+    or the published scramble of five (H1); normalise_tokens_before_head: treat tokens as their neighbours, which come with
     length one (H16).
     """
 
@@ -63,7 +63,7 @@ class DenseLoss:
         return neighbours[:, :NEIGHBOURS]
 
     def drawn(self, tokens: int, draws: Sequence[int]) -> Bool[Tensor, "b t 2"]:
-        """Which candidates of each image become negatives: a share, drawn from the image's own stream (quirk H12)."""
+        """Which candidates of each image become negatives: a share, drawn per image (deviation H12)."""
         streams = [torch.Generator().manual_seed(draw) for draw in draws]
         uniform = torch.stack([torch.rand(tokens, NEIGHBOURS, generator=stream) for stream in streams])
         chosen = uniform < self.kept

@@ -95,7 +95,7 @@ class Segmentation:
         return of_batch
 
     def bank(self, feature: Feature, support: Support | None) -> Bank:
-        """The bank of a feature, filled. Its birth names the support bank, so that another one makes another bank."""
+        """The bank of a feature, filled. Its provenance names the support bank: another support makes another bank."""
         blocks, width = self.training_blocks(), self.context.backbone.spec.embedding_dim
         manifest = BankManifest(
             dim={"embeddings": width, "simclr": self.matrix.projection_dim}.get(
@@ -104,7 +104,7 @@ class Segmentation:
             classes=len(self.train.class_names),
             dtype=self.settings.storage,
             ends=self.ends(),
-            birth=self._birth(feature, support),
+            provenance=self._provenance(feature, support),
         )
         folder = Layout(self.settings.root).bank(
             self.context.dataset.name, self.context.backbone.spec.name, f"{feature}-{manifest.key}"
@@ -125,7 +125,7 @@ class Segmentation:
         """Rows of a bank of any feature after each of its blocks."""
         settings = self.settings
         nominal = settings.numbers.memory_size or (0 if settings.images is None else NOMINAL_DATA_EFFICIENT)
-        return bank_ends(self.training_blocks(), self.kept(), nominal, zero_rows=settings.quirks.zero_rows)
+        return bank_ends(self.training_blocks(), self.kept(), nominal, zero_rows=settings.deviations.zero_rows)
 
     def require(self) -> None:
         """What would stop the run at its end is said before it starts: FungiError for a bank that will have too few
@@ -170,7 +170,7 @@ class Segmentation:
         reader = self.reader(self.test)
         matrix = confusion_matrix(folder, reader, blocks, features, predictor, self.rules)
         scores = segmentation_scores(matrix, self.rules.unscored)
-        if settings.quirks.class_matching:
+        if settings.deviations.class_matching:
             scores["matched-mIoU"] = matched_miou(matrix, self.rules.unscored)
         if settings.search != "exact":
             scores |= self._recalls(feature, reader, features, predictor)
@@ -197,10 +197,10 @@ class Segmentation:
         exact = self.search(bank, k, TreeSettings(), exact=True)
         return recall(search(queries, k)[1], exact(queries, k)[1])
 
-    def _birth(self, feature: str, support: Support | None) -> dict[str, Any]:
+    def _provenance(self, feature: str, support: Support | None) -> dict[str, Any]:
         """What decides a bank's numbers."""
         settings = self.settings
-        birth = self.context.base_birth("train", self.train) | {
+        provenance = self.context.base_provenance("train", self.train) | {
             "images": list(self.train.ids),
             "views": [repr(view) for view in dict.fromkeys(block.view for block in self.training_blocks())],
             "feature": feature,
@@ -209,14 +209,14 @@ class Segmentation:
         }
         if support is not None:
             assert isinstance(support.bank, Bank)
-            birth |= {
+            provenance |= {
                 "support": support.bank.manifest.key,
                 "support_search": settings.search,
                 "layer": self.target.spec,
                 "projection_hash": self.matrix.hash,
                 "loss": repr(self.extractor.loss),
             }
-        return birth
+        return provenance
 
     def _key(self, excluded: tuple[int, ...]) -> str:
         """A name for what decides the scores, besides the bank."""
@@ -231,7 +231,7 @@ def prepare(settings: SegmentSettings) -> Segmentation:
     dataset = _with_masks(settings)
     stage = GradientSettings(
         objective=("simclr",),
-        projection_kind=settings.quirks.projection_kind,
+        projection_kind=settings.deviations.projection_kind,
         dataset=settings.dataset,
         backbone=settings.backbone,
         split=tuple(dict.fromkeys(("train", settings.split))),
@@ -239,7 +239,7 @@ def prepare(settings: SegmentSettings) -> Segmentation:
     )
     context = resolve_context(stage, masks=True)
     size = settings.input_size or (dataset.masks.input_size if dataset.masks else 0)
-    model, quirks = context.backbone.model, settings.quirks
+    model, deviations = context.backbone.model, settings.deviations
     at_input_size(model.cpu(), size)  # where a wrapper's model may be resized, too: equal to the last digit
     model.to(context.device)
     (target,) = find_layers(context, (), bias=True)
@@ -247,7 +247,7 @@ def prepare(settings: SegmentSettings) -> Segmentation:
     statistics = context.backbone.input.statistics
     views = SceneView(
         size=size,
-        statistics=STATISTICS_TYPO if quirks.std_typo and statistics == IMAGENET else statistics,
+        statistics=STATISTICS_TYPO if deviations.std_typo and statistics == IMAGENET else statistics,
         seed=settings.seed,
     )
     extractor = DenseExtractor(
@@ -258,8 +258,8 @@ def prepare(settings: SegmentSettings) -> Segmentation:
         device=context.device,
         dtype=context.dtype,
         loss=DenseLoss(
-            denominator_temperature=quirks.denominator_temperature,
-            neighbour_layout=quirks.neighbour_layout,
+            denominator_temperature=deviations.denominator_temperature,
+            neighbour_layout=deviations.neighbour_layout,
             normalise_tokens_before_head=settings.normalise_tokens_before_head,
         ),
         seed=settings.seed,

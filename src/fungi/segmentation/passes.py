@@ -64,7 +64,7 @@ def subset_rows(dataset: str, available: int, count: int | None, seed: int) -> I
     """Rows of the training images that are used: all, or `count` drawn without replacement, ascending.
 
     The same for everything that is made of training images, so that the support bank and the memory bank see the same
-    (quirk H7). FungiError where there are fewer.
+    (deviation H7). FungiError where there are fewer.
     """
     if count is None:
         return np.arange(available)

@@ -13,7 +13,7 @@ from fungi.data.base import MaskRules
 from fungi.evaluators.segmentation import attention_vote, confusion, upsampled_classes
 from fungi.runtime.files import written_whole
 from fungi.runtime.log import progress
-from fungi.runtime.owner import sweep
+from fungi.runtime.owner import remove_orphans
 from fungi.search.backends import Search
 from fungi.segmentation.memory_bank import PatchFeatures
 from fungi.segmentation.passes import ImageBlock, Reader
@@ -56,7 +56,7 @@ def confusion_matrix(
     rules: MaskRules,
 ) -> Int64[np.ndarray, "c c"]:
     """Pixels by true and predicted class over all blocks; each block's own is kept in `folder`."""
-    sweep(folder)  # of what killed runs left
+    remove_orphans(folder)  # of what killed runs left
     paths = {block.index: folder / f"{block.index:06d}.npy" for block in blocks}
     missing = [block for block in blocks if not paths[block.index].exists()]
     classes = predictor.bank.classes

@@ -24,11 +24,11 @@ def run(settings: SegmentSettings) -> dict[str, Any]:
 
     segmentation = prepare(settings)
     (path,) = settings.outputs()
-    births = {
-        split: {"embeddings": {"file": str(path), "birth": segmentation.context.base_birth(split, samples)}}
+    provenances = {
+        split: {"embeddings": {"file": str(path), "provenance": segmentation.context.base_provenance(split, samples)}}
         for split, samples in (("train", segmentation.train), ("test", segmentation.test))
     }
-    run = Run(label={"root": str(settings.root)}, features=births)
+    run = Run(label={"root": str(settings.root)}, features=provenances)
     result = ResultFile(path, "segmentation", settings.deciding() | {"input_size": segmentation.size}, [run])
     missing = [feature for feature in settings.features if feature not in run.results]
     if missing:

@@ -108,7 +108,7 @@ class SegmentSettings:
         return dataclasses.replace(usual, **{name: value for name, value in given.items() if value is not None})
 
     @property
-    def quirks(self) -> DenseProfile:
+    def deviations(self) -> DenseProfile:
         """The profile's switches, with those that are given in their place."""
         profile = DENSE_PROFILES[self.profile]
         given = {name: getattr(self, name) for name in vars(profile)}
@@ -121,7 +121,12 @@ class SegmentSettings:
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the numbers, as JSON, with all defaults filled in."""
-        return deciding_values(self, "scores") | vars(self.numbers) | vars(self.quirks) | {"dataset": self.dataset_name}
+        return (
+            deciding_values(self, "scores")
+            | vars(self.numbers)
+            | vars(self.deviations)
+            | {"dataset": self.dataset_name}
+        )
 
     def outputs(self) -> list[Path]:
         """The result file."""

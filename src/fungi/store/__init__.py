@@ -1,1 +1,1 @@
-"""Blocks `[b p]` -> arrays `[n p]` on disk, with their birth record; and reading them back, refusing bad joins."""
+"""Blocks `[b p]` -> arrays `[n p]` on disk, with their provenance; and reading them back, refusing bad joins."""

@@ -7,11 +7,18 @@ from typing import Any
 
 from fungi.errors import FungiError
 from fungi.runtime.files import written_whole
-from fungi.runtime.owner import sweep
-from fungi.store.birth import SCHEMA_VERSION, Birth, read_birth, read_layer_birth, write_birth, write_layer_birth
+from fungi.runtime.owner import remove_orphans
 from fungi.store.blocks import MANIFEST, BlockFolder, Manifest
+from fungi.store.code_version import CodeVersion, distinct, require_one
 from fungi.store.differences import difference_in_words
-from fungi.store.maker import Maker, distinct, require_one
+from fungi.store.provenance import (
+    SCHEMA_VERSION,
+    Provenance,
+    read_layer_provenance,
+    read_provenance,
+    write_layer_provenance,
+    write_provenance,
+)
 from fungi.store.reading import open_hdf5
 from fungi.store.skeleton import laid_out
 
@@ -23,17 +30,17 @@ def is_there(path: Path, manifest: Manifest) -> bool:
     """
     if not path.exists():
         return False
-    birth, layers = _births(path)
-    if birth is None:
+    provenance, layers = _provenances(path)
+    if provenance is None:
         raise FungiError(f"{path} was not written by this program; move it away, or choose another --root.")
-    if birth.schema_version < SCHEMA_VERSION:
+    if provenance.schema_version < SCHEMA_VERSION:
         raise FungiError(
-            f"{path} was made by an older version of this program (files of version {birth.schema_version}, which did"
-            " not look at the content of the samples): it can't be told whether it is of the same data. Choose another"
+            f"{path} was made by an older version of this program (files of version {provenance.schema_version}, which"
+            " did not look at the content of the samples): it can't be told whether it is of the same data. Choose another"
             " --root, or give --overwrite."
         )
     wanted = {name: asdict(layer) for name, layer in manifest.layers.items()}
-    there, here = birth.identity() | {"layers": layers}, manifest.birth.identity() | {"layers": wanted}
+    there, here = provenance.identity() | {"layers": layers}, manifest.provenance.identity() | {"layers": wanted}
     if there == here:
         return True
     differs = difference_in_words(there, here)
@@ -48,10 +55,10 @@ def is_made(path: Path, manifest: Manifest) -> bool:
         return False
 
 
-def made_by(path: Path) -> list[Maker]:
+def versions_of(path: Path) -> list[CodeVersion]:
     """What computed the rows of a feature file of this program."""
-    birth, _ = _births(path)
-    return [Maker(**{**record}) for record in birth.makers] if birth else []
+    provenance, _ = _provenances(path)
+    return [CodeVersion(**{**record}) for record in provenance.code_versions] if provenance else []
 
 
 def assemble(blocks: BlockFolder, path: Path, *, accept: bool = False) -> None:
@@ -69,7 +76,7 @@ def assemble(blocks: BlockFolder, path: Path, *, accept: bool = False) -> None:
             return
         raise
     blocks.remove()
-    sweep(path.parent)
+    remove_orphans(path.parent)
 
 
 def block_folders(root: Path) -> list[BlockFolder]:
@@ -80,20 +87,23 @@ def block_folders(root: Path) -> list[BlockFolder]:
 
 def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
     blocks.require_complete()
-    makers = distinct(blocks.makers().values())
-    require_one(makers, str(path), accept=accept)
-    born = blocks.manifest.birth
-    birth = replace(
-        born, commit=makers[0].commit, versions=makers[0].versions, makers=[asdict(maker) for maker in makers]
+    code_versions = distinct(blocks.code_versions().values())
+    require_one(code_versions, str(path), accept=accept)
+    born = blocks.manifest.provenance
+    provenance = replace(
+        born,
+        commit=code_versions[0].commit,
+        versions=code_versions[0].versions,
+        code_versions=[asdict(code_version) for code_version in code_versions],
     )
     content = blocks.read()
     first = next(content)
     with laid_out() as skeleton:
-        write_birth(skeleton.file, birth)
+        write_provenance(skeleton.file, provenance)
         for name, sample in first[1].items():
-            array = skeleton.add(name, (birth.rows, *sample.shape[1:]), sample.dtype)
+            array = skeleton.add(name, (provenance.rows, *sample.shape[1:]), sample.dtype)
             if name in blocks.manifest.layers:
-                write_layer_birth(array, blocks.manifest.layers[name])
+                write_layer_provenance(array, blocks.manifest.layers[name])
     with written_whole(path) as temporary:
         skeleton.write_to(temporary)
         with temporary.open("r+b") as file:
@@ -102,11 +112,11 @@ def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
                     skeleton.write_rows(file, name, span.start, values)
 
 
-def _births(path: Path) -> tuple[Birth | None, dict[str, Any]]:
+def _provenances(path: Path) -> tuple[Provenance | None, dict[str, Any]]:
     try:
         with open_hdf5(path, "r") as file:
-            layers = {name: read_layer_birth(array) for name, array in file.items()}
-            return read_birth(file), {name: asdict(layer) for name, layer in layers.items() if layer is not None}
+            layers = {name: read_layer_provenance(array) for name, array in file.items()}
+            return read_provenance(file), {name: asdict(layer) for name, layer in layers.items() if layer is not None}
     except FungiError:
         raise
     except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:

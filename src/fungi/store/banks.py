@@ -19,7 +19,7 @@ from jaxtyping import Float, Integer, UInt16
 
 from fungi.errors import FungiError
 from fungi.runtime.files import written_once
-from fungi.runtime.owner import sweep
+from fungi.runtime.owner import remove_orphans
 
 MANIFEST, FEATURES, LABELS, MARKS = "bank.json", "features.bin", "labels.bin", "done"
 _LABEL_WINDOW = 1 << 16
@@ -29,14 +29,14 @@ _LABEL_WINDOW = 1 << 16
 class BankManifest:
     """What a bank will be.
 
-    birth: everything that decides its numbers, and what is kept for people; ends: rows after each block.
+    provenance: everything that decides its numbers, and what is kept for people; ends: rows after each block.
     """
 
     dim: int
     classes: int
     dtype: str
     ends: tuple[int, ...]
-    birth: dict[str, Any]
+    provenance: dict[str, Any]
 
     @property
     def rows(self) -> int:
@@ -102,7 +102,7 @@ class Bank:
         if read_manifest(folder) != manifest:
             raise FungiError(f"{folder} holds another bank than the one asked for. Remove that folder.")
         for place in (folder, folder / MARKS):
-            sweep(place)
+            remove_orphans(place)
         return bank
 
     def missing(self) -> list[int]:

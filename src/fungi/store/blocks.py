@@ -20,9 +20,9 @@ from safetensors.numpy import save
 
 from fungi.errors import FungiError
 from fungi.runtime.files import written_whole
-from fungi.runtime.owner import removed_name, sweep
-from fungi.store.birth import Birth, LayerBirth
-from fungi.store.maker import Maker, this_maker
+from fungi.runtime.owner import remove_orphans, removed_name
+from fungi.store.code_version import CodeVersion, current_version
+from fungi.store.provenance import LayerProvenance, Provenance
 
 MANIFEST = "manifest.json"
 ATTEMPTS = 20
@@ -43,11 +43,11 @@ class Span:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a feature file will be: its path below the root, its birth record, its layers, and how rows are blocked."""
+    """What a feature file will be: its path below the root, its provenance, its layers, and how rows are blocked."""
 
     file: str
-    birth: Birth
-    layers: dict[str, LayerBirth]
+    provenance: Provenance
+    layers: dict[str, LayerProvenance]
     block_size: int
 
     @property
@@ -58,12 +58,12 @@ class Manifest:
     def identity(self) -> dict[str, Any]:
         """What two writers must agree on."""
         layers = {name: asdict(layer) for name, layer in self.layers.items()}
-        return {"birth": self.birth.identity(), "layers": layers, "block_size": self.block_size}
+        return {"provenance": self.provenance.identity(), "layers": layers, "block_size": self.block_size}
 
     def spans(self) -> list[Span]:
         """All blocks, in row order."""
-        starts = range(0, self.birth.rows, self.block_size)
-        return [Span(i, start, min(start + self.block_size, self.birth.rows)) for i, start in enumerate(starts)]
+        starts = range(0, self.provenance.rows, self.block_size)
+        return [Span(i, start, min(start + self.block_size, self.provenance.rows)) for i, start in enumerate(starts)]
 
     def to_json(self) -> str:
         """As text."""
@@ -73,8 +73,8 @@ class Manifest:
     def from_json(cls, text: str) -> "Manifest":
         """From text."""
         raw = json.loads(text)
-        layers = {name: LayerBirth(**layer) for name, layer in raw["layers"].items()}
-        return cls(raw["file"], Birth(**raw["birth"]), layers, raw["block_size"])
+        layers = {name: LayerProvenance(**layer) for name, layer in raw["layers"].items()}
+        return cls(raw["file"], Provenance(**raw["provenance"]), layers, raw["block_size"])
 
 
 class BlockFolder:
@@ -87,8 +87,8 @@ class BlockFolder:
     def create(cls, folder: Path, manifest: Manifest) -> "BlockFolder":
         """The folder for a manifest; whoever comes first writes it down. What killed processes left there goes."""
         blocks = cls(folder, manifest)
-        sweep(folder)
-        sweep(folder.parent)
+        remove_orphans(folder)
+        remove_orphans(folder.parent)
         blocks._begin()
         return blocks
 
@@ -132,12 +132,13 @@ class BlockFolder:
         if self._path(span).exists():
             return
         content = save(
-            {name: np.ascontiguousarray(values) for name, values in arrays.items()}, {"maker": this_maker().to_json()}
+            {name: np.ascontiguousarray(values) for name, values in arrays.items()},
+            {"code_version": current_version().to_json()},
         )
         self._begin()
         self._put(self._path(span), content)
 
-    def makers(self) -> dict[Span, Maker]:
+    def code_versions(self) -> dict[Span, CodeVersion]:
         """What made each block that is there; FungiError for one that can't be read."""
         found = {}
         for span in self.manifest.spans():
@@ -161,13 +162,13 @@ class BlockFolder:
                 )
             yield span, arrays
 
-    def _load(self, span: Span, *, arrays: bool = False) -> tuple[dict[str, np.ndarray], Maker]:
+    def _load(self, span: Span, *, arrays: bool = False) -> tuple[dict[str, np.ndarray], CodeVersion]:
         """A block's arrays, if they are asked for, and what made it."""
         path = self._path(span)
         try:
             with safe_open(path, "np") as file:
-                maker = Maker.from_json((file.metadata() or {}).get("maker"))
-                return {name: file.get_tensor(name) for name in file.keys() if arrays}, maker  # noqa: SIM118
+                code_version = CodeVersion.from_json((file.metadata() or {}).get("code_version"))
+                return {name: file.get_tensor(name) for name in file.keys() if arrays}, code_version  # noqa: SIM118
         except FileNotFoundError:
             raise
         except (SafetensorError, OSError) as error:
@@ -180,7 +181,7 @@ class BlockFolder:
         """
         with suppress(OSError):  # gone already
             self.folder.rename(removed_name(self.folder))
-        sweep(self.folder.parent)
+        remove_orphans(self.folder.parent)
 
     def require_complete(self) -> None:
         """FungiError with the missing blocks and their rows."""

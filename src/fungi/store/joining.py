@@ -1,4 +1,4 @@
-"""Refusals: which feature arrays may be joined, judged by their birth records.
+"""Refusals: which feature arrays may be joined, judged by their provenances.
 
 Two directions, two sets of facts that have to be equal:
 
@@ -26,8 +26,8 @@ class Fact:
     way_out: str = "Extract both with the same settings."
 
 
-def _from_birth(field: str) -> Callable[[FeatureArray], Any]:
-    return lambda array: None if array.birth is None else getattr(array.birth, field)
+def _from_provenance(field: str) -> Callable[[FeatureArray], Any]:
+    return lambda array: None if array.provenance is None else getattr(array.provenance, field)
 
 
 def _from_layer(field: str) -> Callable[[FeatureArray], Any]:
@@ -36,19 +36,19 @@ def _from_layer(field: str) -> Callable[[FeatureArray], Any]:
 
 def _seed_of_gradients(array: FeatureArray) -> int | None:
     """Embeddings involve no randomness, so that their seed joins with any."""
-    return None if array.birth is None or array.layer is None else array.birth.seed
+    return None if array.provenance is None or array.layer is None else array.provenance.seed
 
 
 def _drawn_weights(array: FeatureArray) -> bool:
     """Whether the weights were drawn from the run's seed, so that they differ as seeds do."""
-    return array.birth is not None and array.birth.weights_source.startswith("random")
+    return array.provenance is not None and array.provenance.weights_source.startswith("random")
 
 
 _SAME_MODEL = (
-    Fact("backbone", _from_birth("backbone")),
-    Fact("backbone weights", _from_birth("weights_hash")),
-    Fact("profile", _from_birth("profile")),
-    Fact("dataset", _from_birth("dataset")),
+    Fact("backbone", _from_provenance("backbone")),
+    Fact("backbone weights", _from_provenance("weights_hash")),
+    Fact("profile", _from_provenance("profile")),
+    Fact("dataset", _from_provenance("dataset")),
 )
 _SAME_GRADIENT = (
     Fact("layer", _from_layer("layer"), "Choose arrays of one layer with --layer-key or FILE:KEY."),
@@ -57,15 +57,15 @@ _SAME_GRADIENT = (
 )
 SIDE_BY_SIDE = (
     *_SAME_MODEL,
-    Fact("split", _from_birth("split")),
+    Fact("split", _from_provenance("split")),
     Fact(
         "file version",
-        _from_birth("schema_version"),
+        _from_provenance("schema_version"),
         "Version 1 did not look at the content of the samples. Extract the older one again with --overwrite.",
     ),
     Fact(
         "dataset fingerprint",
-        _from_birth("dataset_fingerprint"),
+        _from_provenance("dataset_fingerprint"),
         "The rows are not the same samples in one order, or their content was changed in between.",
     ),
     Fact("row count", lambda array: array.rows, "They have to hold the same samples in the same order."),
@@ -73,24 +73,24 @@ SIDE_BY_SIDE = (
 )
 ONE_ABOVE_THE_OTHER = (
     *_SAME_MODEL,
-    Fact("feature", _from_birth("feature")),
+    Fact("feature", _from_provenance("feature")),
     Fact("feature size", lambda array: array.dim),
-    Fact("input", _from_birth("input")),
+    Fact("input", _from_provenance("input")),
     *_SAME_GRADIENT,
     Fact("seed", _seed_of_gradients),
-    Fact("objective settings", _from_birth("objective_settings")),
-    Fact("supporting data (negatives, prototypes)", _from_birth("support_hash")),
+    Fact("objective settings", _from_provenance("objective_settings")),
+    Fact("supporting data (negatives, prototypes)", _from_provenance("support_hash")),
 )
 
 RUN_BESIDE_RUN = (
-    Fact("backbone", _from_birth("backbone")),
-    Fact("backbone weights", lambda array: None if _drawn_weights(array) else _from_birth("weights_hash")(array)),
-    Fact("profile", _from_birth("profile")),
-    Fact("dataset", _from_birth("dataset")),
-    Fact("input", _from_birth("input")),
+    Fact("backbone", _from_provenance("backbone")),
+    Fact("backbone weights", lambda array: None if _drawn_weights(array) else _from_provenance("weights_hash")(array)),
+    Fact("profile", _from_provenance("profile")),
+    Fact("dataset", _from_provenance("dataset")),
+    Fact("input", _from_provenance("input")),
     Fact("feature size", lambda array: array.dim),
     Fact("layer", _from_layer("layer")),
-    Fact("objective settings", _from_birth("objective_settings")),
+    Fact("objective settings", _from_provenance("objective_settings")),
 )
 
 
@@ -132,9 +132,9 @@ def _refuse_copies(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]])
     for root, splits in runs.items():
         features = next(iter(splits.values()))
         made = tuple(
-            (name, array.birth.seed, array.layer.projection_hash)
+            (name, array.provenance.seed, array.layer.projection_hash)
             for name, array in features.items()
-            if array.birth and array.layer
+            if array.provenance and array.layer
         )
         if made and made in seen:
             raise RefusedJoinError(

@@ -1,6 +1,6 @@
 """Opening feature files for evaluation: one array at a time, read in row blocks, never as a whole.
 
-Files written here carry a birth record; files of the original harness carry none and are read with one warning.
+Files written here carry a provenance; files of the original harness carry none and are read with one warning.
 """
 
 import warnings
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Integer
 
 from fungi.errors import FungiError, MissingFilesError
-from fungi.store.birth import SCHEMA_VERSION, Birth, LayerBirth, read_birth, read_layer_birth
+from fungi.store.provenance import SCHEMA_VERSION, LayerProvenance, Provenance, read_layer_provenance, read_provenance
 
 TARGETS = "targets"
 LARGEST_SWELLING = 1100
@@ -23,22 +23,22 @@ LARGEST_SWELLING = 1100
 
 
 class UnknownOriginWarning(UserWarning):
-    """A feature file carries no birth record."""
+    """A feature file carries no provenance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureArray:
     """One array `[n d]` of one feature file, and what the file says of its origin.
 
-    birth, layer: None for files of the original harness.
+    provenance, layer: None for files of the original harness.
     """
 
     path: Path
     key: str
     rows: int
     dim: int
-    birth: Birth | None
-    layer: LayerBirth | None
+    provenance: Provenance | None
+    layer: LayerProvenance | None
 
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
         """Rows `start` to `stop`; FungiError where the file can't be read to the end."""
@@ -59,17 +59,17 @@ def open_array(path: Path, key: str) -> FeatureArray:
         array = _dataset(file, path, key)
         if array.ndim != 2:
             raise FungiError(f"{path}: array {key!r} has shape {tuple(array.shape)}, expected [rows features].")
-        birth = read_birth(file)
-        if birth is not None:
-            _check_birth(birth, path, key, array.shape[0])
-        layer, (rows, dim) = read_layer_birth(array), map(int, array.shape)
-    return FeatureArray(path=path, key=key, rows=rows, dim=dim, birth=birth, layer=layer)
+        provenance = read_provenance(file)
+        if provenance is not None:
+            _check_provenance(provenance, path, key, array.shape[0])
+        layer, (rows, dim) = read_layer_provenance(array), map(int, array.shape)
+    return FeatureArray(path=path, key=key, rows=rows, dim=dim, provenance=provenance, layer=layer)
 
 
-def birth_of(path: Path) -> Birth | None:
-    """The birth record of a file; None for files of the original harness, which carry none."""
+def provenance_of(path: Path) -> Provenance | None:
+    """The provenance of a file; None for files of the original harness, which carry none."""
     with _opened(path) as file:
-        return read_birth(file)
+        return read_provenance(file)
 
 
 def array_keys(path: Path) -> list[str]:
@@ -90,12 +90,12 @@ def read_targets(path: Path) -> Integer[np.ndarray, " n"]:
 
 
 def warn_of_unknown_origin(arrays: list[FeatureArray]) -> None:
-    """One warning for all files that carry no birth record, however many there are."""
-    unknown = sorted({str(array.path) for array in arrays if array.birth is None})
+    """One warning for all files that carry no provenance, however many there are."""
+    unknown = sorted({str(array.path) for array in arrays if array.provenance is None})
     if unknown:
         others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         warnings.warn(
-            f"{unknown[0]}{others}: no birth record (a file of the original harness), so it can't be checked that"
+            f"{unknown[0]}{others}: no provenance (a file of the original harness), so it can't be checked that"
             " projection, weights, layer and rows belong together.",
             UnknownOriginWarning,
             stacklevel=2,
@@ -151,19 +151,19 @@ def _refuse_links(file: h5py.File, path: Path, key: str) -> None:
         place = place[name]
 
 
-def _check_birth(birth: Birth, path: Path, key: str, rows: int) -> None:
+def _check_provenance(provenance: Provenance, path: Path, key: str, rows: int) -> None:
     """FungiError for a record of another version, of an unfinished file, or of other rows than the array has."""
-    if birth.schema_version not in range(1, SCHEMA_VERSION + 1):  # older ones join with their like
+    if provenance.schema_version not in range(1, SCHEMA_VERSION + 1):  # older ones join with their like
         raise FungiError(
-            f"{path} was written with version {birth.schema_version} of the birth record, this program reads "
+            f"{path} was written with version {provenance.schema_version} of the provenance, this program reads "
             f"versions up to {SCHEMA_VERSION}. Use the program that wrote it, or extract it again."
         )
-    if not birth.complete:
+    if not provenance.complete:
         raise FungiError(f"{path} is not finished. Run the extraction again: it goes on where it stopped.")
-    if birth.rows != rows:
+    if provenance.rows != rows:
         raise FungiError(
-            f"{path}: array {key!r} has {rows} rows, but its birth record says {birth.rows}: damaged, or put together "
-            "by hand. Delete it and extract it again."
+            f"{path}: array {key!r} has {rows} rows, but its provenance says {provenance.rows}: damaged, or put"
+            " together by hand. Delete it and extract it again."
         )
 
 

@@ -65,7 +65,7 @@ class Grouping(Protocol):
 
 
 @runtime_checkable
-class Remarking(Protocol):
+class HasRemarks(Protocol):
     """A view generator that has something to say about the items it saw."""
 
     def remarks(self) -> list[str]:

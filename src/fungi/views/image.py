@@ -65,7 +65,7 @@ class ImageInput:
         return self.size // patch_size
 
     def with_imagenet_views(self) -> "ImageInput":
-        """The same input with the views normalised the published way (quirk V3)."""
+        """The same input with the views normalised the published way (deviation V3)."""
         return replace(self, view_statistics=IMAGENET)
 
     def views(self, kind: str, **options: Any) -> Any:

@@ -20,7 +20,7 @@ from fungi.views.image import Triple
 from fungi.views.pixels import as_pixels, normalize
 
 JITTER = 0.1  # of brightness, contrast, saturation and hue, each with even odds
-AREA, ASPECT = (0.5, 2.0), (3 / 4, 4 / 3)  # of a crop, as a factor of the image's area (quirk H14)
+AREA, ASPECT = (0.5, 2.0), (3 / 4, 4 / 3)  # of a crop, as a factor of the image's area (deviation H14)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ class SoundInput:
     frames, mean, deviation follow from the dataset; the values here are those of ESC-50.
     noise_stage: whether the contrastive views' noise is added to log-mel values as they are, or normalised.
     denominator_temperature: whether SimCLR divides its denominator by the temperature; the published audio code does
-        not (quirk U1).
+        not (deviation U1).
     """
 
     frames: int = 512

@@ -14,7 +14,7 @@ class TextInput:
 
     deletion: rule of word deletion in the contrastive views (spec text 3.3).
     denominator_temperature: whether SimCLR divides its denominator by the temperature; the published text code does
-        not (quirk T1).
+        not (deviation T1).
     """
 
     tokenizer: TokenizerSource

@@ -35,7 +35,7 @@ class Tokenizer(Protocol):
 class TokenizerSource:
     """A tokenizer by its name, loaded once per process that uses it.
 
-    name: stands for it in birth records. place: where it is on this machine, where that is a user's choice.
+    name: stands for it in provenances. place: where it is on this machine, where that is a user's choice.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """CLIP image encoders (OpenAI) and EVA-CLIP: the embedding is the class token projected to the joint space.
 
-timm's plain variants compute with GELU, which the published numbers correspond to (quirk V6); the weights were
+timm's plain variants compute with GELU, which the published numbers correspond to (deviation V6); the weights were
 trained with QuickGELU, which the `-quickgelu` variants compute. Both read the same file.
 """
 

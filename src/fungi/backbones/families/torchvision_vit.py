@@ -1,6 +1,6 @@
 """torchvision's supervised ViTs, "DeiT" in the paper, converted to timm's layout.
 
-torchvision's attention applies its output projection functionally, so that hooks on it never fire (quirk V1). The
+torchvision's attention applies its output projection functionally, so that hooks on it never fire (deviation V1). The
 same weights in timm's layout compute the same function with layers that can be observed; paths in torchvision's
 spelling are accepted.
 """

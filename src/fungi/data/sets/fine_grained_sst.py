@@ -1,6 +1,6 @@
 """`fine-grained-sst`: Stanford Sentiment Treebank, five classes made of a sentiment between 0 and 1 (spec text 2).
 
-The published code counted a sentiment on an edge to the class above, and 1.0 to a sixth class (quirk T3).
+The published code counted a sentiment on an edge to the class above, and 1.0 to a sixth class (deviation T3).
 """
 
 from dataclasses import replace

@@ -8,20 +8,20 @@ import pytest
 from fungi.commands import COMMANDS
 from fungi.runtime import versions
 from fungi.store import blocks as block_store
-from fungi.store import maker
-from fungi.store.assembly import assemble, made_by
-from fungi.store.birth import read_birth
-from fungi.store.maker import Maker, MixedMakersError, difference, this_maker
+from fungi.store import code_version
+from fungi.store.assembly import assemble, versions_of
+from fungi.store.code_version import CodeVersion, MixedVersionsError, current_version, difference
+from fungi.store.provenance import read_provenance
 from tests.store.blocks import VALUES, fill, planned
 
-NOW = Maker("a" * 12, "1111111111111111", {"torch": "2.12.1", "h5py": "3.16", "fungi": "1.0"})
-OTHER_CODE = Maker("b" * 12, "2222222222222222", NOW.versions)
-OTHER_TORCH = Maker(NOW.code, NOW.commit, {**NOW.versions, "torch": "2.11.0"})
-OTHER_DOCS = Maker(NOW.code, "3333333333333333", {**NOW.versions, "h5py": "3.15", "fungi": "1.1"})
+NOW = CodeVersion("a" * 12, "1111111111111111", {"torch": "2.12.1", "h5py": "3.16", "fungi": "1.0"})
+OTHER_CODE = CodeVersion("b" * 12, "2222222222222222", NOW.versions)
+OTHER_TORCH = CodeVersion(NOW.code, NOW.commit, {**NOW.versions, "torch": "2.11.0"})
+OTHER_DOCS = CodeVersion(NOW.code, "3333333333333333", {**NOW.versions, "h5py": "3.15", "fungi": "1.1"})
 
 
-def write_one(blocks, made: Maker, monkeypatch) -> None:
-    monkeypatch.setattr(block_store, "this_maker", lambda: made)
+def write_one(blocks, made: CodeVersion, monkeypatch) -> None:
+    monkeypatch.setattr(block_store, "current_version", lambda: made)
     span = blocks.missing()[0]
     blocks.write(span, {"attn": VALUES[span.start : span.stop]})
 
@@ -31,51 +31,51 @@ def write_one(blocks, made: Maker, monkeypatch) -> None:
     [
         (OTHER_CODE, "code aaaaaaaaaaaa (commit 111111111111) against bbbbbbbbbbbb (commit 222222222222)"),
         (OTHER_TORCH, "torch 2.12.1 against 2.11.0"),
-        (Maker(), "torch 2.12.1 against absent"),
+        (CodeVersion(), "torch 2.12.1 against absent"),
     ],
 )
 def test_blocks_of_two_versions_are_not_assembled_unless_that_is_accepted(other, named, tmp_path, monkeypatch):
     blocks, path = planned(tmp_path)
     write_one(blocks, NOW, monkeypatch)
     write_one(blocks, other, monkeypatch)
-    monkeypatch.setattr(block_store, "this_maker", lambda: NOW)
+    monkeypatch.setattr(block_store, "current_version", lambda: NOW)
     fill(blocks)
-    with pytest.raises(MixedMakersError) as refused:
+    with pytest.raises(MixedVersionsError) as refused:
         assemble(blocks, path)
     assert named in str(refused.value)
     assert "--accept-other-versions" in str(refused.value)
     assert blocks.missing() == []
     assert not path.exists()
     assemble(blocks, path, accept=True)
-    assert made_by(path) == [NOW, other]
+    assert versions_of(path) == [NOW, other]
 
 
 def test_a_commit_that_changes_no_number_is_no_other_version(tmp_path, monkeypatch):
     blocks, path = planned(tmp_path)
     for made in (NOW, OTHER_DOCS):
         write_one(blocks, made, monkeypatch)
-    monkeypatch.setattr(block_store, "this_maker", lambda: NOW)
+    monkeypatch.setattr(block_store, "current_version", lambda: NOW)
     fill(blocks)
     assemble(blocks, path)
     with h5py.File(path) as file:
-        birth = read_birth(file)
-    assert made_by(path) == [NOW]
-    assert (birth.commit, birth.versions) == (NOW.commit, NOW.versions)
+        provenance = read_provenance(file)
+    assert versions_of(path) == [NOW]
+    assert (provenance.commit, provenance.versions) == (NOW.commit, NOW.versions)
 
 
 FLAGS = ("--objective", "kl", "simclr", "--split", "train")
 
 
 def as_another_version(monkeypatch, code: str) -> None:
-    monkeypatch.setattr(maker, "code_hash", lambda: code)
-    this_maker.cache_clear()
+    monkeypatch.setattr(code_version, "code_hash", lambda: code)
+    current_version.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _fresh_maker():
-    this_maker.cache_clear()
+    current_version.cache_clear()
     yield
-    this_maker.cache_clear()
+    current_version.cache_clear()
 
 
 @pytest.mark.slow
@@ -93,18 +93,18 @@ def test_a_resume_by_another_version_is_refused_accepted_or_done_anew(gradients,
     assert "against new (commit" in said
     assert gradients(tmp_path, *FLAGS, "--accept-other-versions") == 0
     file = next(tmp_path.rglob("kl-train.h5"))
-    assert [made.code for made in made_by(file)] == ["old", "new"]
+    assert [made.code for made in versions_of(file)] == ["old", "new"]
 
     half(tmp_path / "anew")
     assert gradients(tmp_path / "anew", *FLAGS, "--overwrite") == 0
-    assert [made.code for made in made_by(next((tmp_path / "anew").rglob("kl-train.h5")))] == ["new"]
+    assert [made.code for made in versions_of(next((tmp_path / "anew").rglob("kl-train.h5")))] == ["new"]
 
     capsys.readouterr()
     as_another_version(monkeypatch, "newest")
     assert gradients(tmp_path / "anew", *FLAGS) == 0
     assert "made before in the same way, by another version of the program (code new" in capsys.readouterr().out
     assert gradients(tmp_path / "anew", *FLAGS, "--overwrite") == 0
-    assert [made.code for made in made_by(next((tmp_path / "anew").rglob("kl-train.h5")))] == ["newest"]
+    assert [made.code for made in versions_of(next((tmp_path / "anew").rglob("kl-train.h5")))] == ["newest"]
 
 
 @pytest.mark.slow
@@ -167,5 +167,5 @@ def test_judging_rooms_are_rooms_that_extraction_never_imports():
 def test_differences_name_each_package_once():
     assert difference(NOW, OTHER_DOCS) == ""
     assert difference(OTHER_TORCH, OTHER_CODE).count("torch 2.11.0 against 2.12.1") == 1
-    assert Maker.from_json(NOW.to_json()) == NOW
-    assert Maker.from_json("{") == Maker.from_json(None) == Maker()
+    assert CodeVersion.from_json(NOW.to_json()) == NOW
+    assert CodeVersion.from_json("{") == CodeVersion.from_json(None) == CodeVersion()

@@ -1,19 +1,19 @@
-"""What tells one file from another: its birth record without what merely witnesses it, and the version that made it."""
+"""What tells one file from another: its provenance without what merely witnesses it, and the version that made it."""
 
 import dataclasses
 from dataclasses import replace
 
 import pytest
 
-from fungi.store.birth import Birth
-from fungi.store.maker import Maker, distinct
+from fungi.store.code_version import CodeVersion, distinct
+from fungi.store.provenance import Provenance
 from tests.evaluation.feature_folder import BIRTH
 
-WITNESSES = {"weights_source", "settings", "versions", "commit", "makers", "complete"}
+WITNESSES = {"weights_source", "settings", "versions", "commit", "code_versions", "complete"}
 OTHER = {str: "other", int: 7, bool: False, dict: {"other": "x"}, list: [{"code": "other"}]}
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Birth)])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Provenance)])
 def test_every_fact_but_those_of_a_witness_makes_another_file(name):
     other = replace(BIRTH, **{name: OTHER[type(getattr(BIRTH, name))]})
     assert (other.identity() != BIRTH.identity()) == (name not in WITNESSES)
@@ -27,6 +27,9 @@ def test_an_identity_compares_equal_with_the_one_that_is_read_back():
 
 def test_the_order_of_packages_makes_no_other_version():
     packages = {"torch": "2.12.1", "numpy": "2.4"}
-    makers = [Maker("a", "b", versions) for versions in (packages, dict(reversed(packages.items())))]
-    assert distinct(makers) == makers[:1]
-    assert distinct([*makers, Maker("c", "b", packages)]) == [makers[0], Maker("c", "b", packages)]
+    code_versions = [CodeVersion("a", "b", versions) for versions in (packages, dict(reversed(packages.items())))]
+    assert distinct(code_versions) == code_versions[:1]
+    assert distinct([*code_versions, CodeVersion("c", "b", packages)]) == [
+        code_versions[0],
+        CodeVersion("c", "b", packages),
+    ]

@@ -1,4 +1,4 @@
-"""The birth record: what every array says of where it comes from, kept in the attributes of its HDF5 file."""
+"""The provenance: what every array says of where it comes from, kept in the attributes of its HDF5 file."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 """1: the dataset's fingerprint told the names and labels of the samples, not their content."""
 
-WITNESSES = ("weights_source", "settings", "versions", "commit", "makers", "complete")
+WITNESSES = ("weights_source", "settings", "versions", "commit", "code_versions", "complete")
 """Fields that tell how a file came about without deciding what is in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerBirth:
+class LayerProvenance:
     """Attributes of one array of a gradient file."""
 
     layer: str
@@ -26,11 +26,11 @@ class LayerBirth:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Birth:
+class Provenance:
     """Attributes of a feature file. What decides the numbers, and what merely witnesses them (versions, commit).
 
     feature: `embeddings` or the objective; objective_settings: temperatures, views, heads.
-    makers: the versions of this program that computed its rows; several where a mix was accepted.
+    code_versions: the versions of this program that computed its rows; several where a mix was accepted.
     support_hash: of the negatives or prototypes that the objective was given; empty where it needs none.
     """
 
@@ -52,7 +52,7 @@ class Birth:
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     commit: str = "unknown"
-    makers: list[dict[str, Any]] = field(default_factory=list)
+    code_versions: list[dict[str, Any]] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
     complete: bool = True
 
@@ -62,37 +62,37 @@ class Birth:
         return json.loads(json.dumps(kept, default=str))  # as it reads back from a file: lists, no tuples
 
 
-_AS_JSON = ("objective_settings", "settings", "versions", "makers")
+_AS_JSON = ("objective_settings", "settings", "versions", "code_versions")
 
 
-def write_birth(file: "h5py.File", birth: Birth) -> None:
+def write_provenance(file: "h5py.File", provenance: Provenance) -> None:
     """Store the record as one attribute per field."""
-    for name, value in asdict(birth).items():
+    for name, value in asdict(provenance).items():
         file.attrs[name] = json.dumps(value, sort_keys=True) if name in _AS_JSON else value
 
 
-def read_birth(file: "h5py.File") -> Birth | None:
+def read_provenance(file: "h5py.File") -> Provenance | None:
     """The record of a file; None for files of the original harness, which carry none."""
     if "schema_version" not in file.attrs:
         return None
     values = {}
-    for known in fields(Birth):
+    for known in fields(Provenance):
         if known.name in file.attrs:
             raw = file.attrs[known.name]
             raw = raw.item() if hasattr(raw, "item") else raw
             values[known.name] = json.loads(raw) if known.name in _AS_JSON else raw
-    return Birth(**values)
+    return Provenance(**values)
 
 
-def write_layer_birth(array: "h5py.Dataset", birth: LayerBirth) -> None:
+def write_layer_provenance(array: "h5py.Dataset", provenance: LayerProvenance) -> None:
     """Store what one array of a gradient file says of itself."""
-    for name, value in asdict(birth).items():
+    for name, value in asdict(provenance).items():
         array.attrs[name] = value
 
 
-def read_layer_birth(array: "h5py.Dataset") -> LayerBirth | None:
+def read_layer_provenance(array: "h5py.Dataset") -> LayerProvenance | None:
     """What an array of a gradient file says of itself; None for files of the original harness."""
     if "projection_hash" not in array.attrs:
         return None
-    values = {known.name: array.attrs[known.name] for known in fields(LayerBirth)}
-    return LayerBirth(**{name: v.item() if hasattr(v, "item") else v for name, v in values.items()})
+    values = {known.name: array.attrs[known.name] for known in fields(LayerProvenance)}
+    return LayerProvenance(**{name: v.item() if hasattr(v, "item") else v for name, v in values.items()})

@@ -1,4 +1,4 @@
-"""What made a block: the code and the packages. Blocks of two makers may hold numbers that do not belong together."""
+"""The version of the code and packages that computed a block. Numbers of two versions may not belong together."""
 
 import json
 import platform
@@ -16,12 +16,12 @@ WITHOUT_EFFECT = ("fungi", "h5py")
 ACCEPT = "--accept-other-versions"
 
 
-class MixedMakersError(FungiError):
+class MixedVersionsError(FungiError):
     """Blocks of one file were made by different versions of the code or of packages."""
 
 
 @dataclass(frozen=True)
-class Maker:
+class CodeVersion:
     """Which version of this program computed something.
 
     code: hash of the source that decides numbers (`code_hash`); commit: where it comes from, for people; versions: of
@@ -41,7 +41,7 @@ class Maker:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str | None) -> "Maker":
+    def from_json(cls, text: str | None) -> "CodeVersion":
         """From text; of an unknown version where there is none, or nothing that can be read."""
         try:
             return cls.from_record(json.loads(text or ""))
@@ -49,7 +49,7 @@ class Maker:
             return cls()
 
     @classmethod
-    def from_record(cls, values: Any) -> "Maker":
+    def from_record(cls, values: Any) -> "CodeVersion":
         """From the entries of a record that may have others; of an unknown version where they are not there."""
         try:
             return cls(str(values["code"]), str(values["commit"]), {**values["versions"]})
@@ -58,18 +58,20 @@ class Maker:
 
 
 @cache
-def this_maker() -> Maker:
+def current_version() -> CodeVersion:
     """The running program."""
-    return Maker(code_hash(), code_commit(), {**package_versions(), "python": platform.python_version()})
+    return CodeVersion(code_hash(), code_commit(), {**package_versions(), "python": platform.python_version()})
 
 
 @cache
-def this_judge() -> Maker:
+def evaluation_version() -> CodeVersion:
     """The running program, as far as it makes scores of features."""
-    return Maker(code_hash("combine", "evaluators", "scoring", "search", "store"), code_commit(), this_maker().versions)
+    return CodeVersion(
+        code_hash("combine", "evaluators", "scoring", "search", "store"), code_commit(), current_version().versions
+    )
 
 
-def difference(one: Maker, other: Maker) -> str:
+def difference(one: CodeVersion, other: CodeVersion) -> str:
     """What differs, for people; empty where nothing does that can change a number."""
     here, there = one.deciding(), other.deciding()
     parts = []
@@ -82,19 +84,19 @@ def difference(one: Maker, other: Maker) -> str:
     return "; ".join(parts)
 
 
-def distinct(makers: Iterable[Maker]) -> list[Maker]:
+def distinct(code_versions: Iterable[CodeVersion]) -> list[CodeVersion]:
     """Those that differ in what can change a number, in the order in which they come."""
-    found: dict[str, Maker] = {}
-    for maker in makers:
-        found.setdefault(json.dumps(maker.deciding(), sort_keys=True), maker)
+    found: dict[str, CodeVersion] = {}
+    for code_version in code_versions:
+        found.setdefault(json.dumps(code_version.deciding(), sort_keys=True), code_version)
     return list(found.values())
 
 
-def require_one(makers: list[Maker], what: str, *, accept: bool) -> None:
-    """MixedMakersError where several versions made parts of one file, unless that is accepted."""
-    if len(makers) > 1 and not accept:
-        raise MixedMakersError(
-            f"{what} would mix the work of two versions: {difference(makers[0], makers[1])}. Go back to the first"
+def require_one(code_versions: list[CodeVersion], what: str, *, accept: bool) -> None:
+    """MixedVersionsError where several versions made parts of one file, unless that is accepted."""
+    if len(code_versions) > 1 and not accept:
+        raise MixedVersionsError(
+            f"{what} would mix the work of two versions: {difference(*code_versions[:2])}. Go back to the first"
             " version, or run the stage with --overwrite to do the blocks of the other again, or give"
             f" {ACCEPT} if you know that the difference changes no number: the file will name both."
         )
