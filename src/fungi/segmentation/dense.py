@@ -38,9 +38,9 @@ SCRAMBLED_NEIGHBOURS = 5  # what the published code retrieves before it scramble
 class DenseLoss:
     """SimCLR's loss between the tokens of an image (spec dense 4.2), and the switches of the published code.
 
-    denominator_temperature: divide within the log-sum-exp, too (off: deviation H2); neighbour_layout: `real` neighbours,
-    or the published scramble of five (H1); normalise_tokens_before_head: treat tokens as their neighbours, which come with
-    length one (H16).
+    denominator_temperature: divide within the log-sum-exp, too (off: deviation H2); neighbour_layout: `real`
+    neighbours, or the published scramble of five (H1); normalise_tokens_before_head: treat tokens as their
+    neighbours, which come with length one (H16).
     """
 
     latent_dim: int = 96

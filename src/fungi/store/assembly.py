@@ -36,8 +36,8 @@ def is_there(path: Path, manifest: Manifest) -> bool:
     if provenance.schema_version < SCHEMA_VERSION:
         raise FungiError(
             f"{path} was made by an older version of this program (files of version {provenance.schema_version}, which"
-            " did not look at the content of the samples): it can't be told whether it is of the same data. Choose another"
-            " --root, or give --overwrite."
+            " did not look at the content of the samples): it can't be told whether it is of the same data. Choose"
+            " another --root, or give --overwrite."
         )
     wanted = {name: asdict(layer) for name, layer in manifest.layers.items()}
     there, here = provenance.identity() | {"layers": layers}, manifest.provenance.identity() | {"layers": wanted}
