@@ -1,10 +1,10 @@
-"""Every command, once: help, `fungi list`, the stages of the grid and the flags of its jobs derive from this table.
+"""The table of commands. Help, `fungi list`, the stages of the grid and the flags of its jobs derive from it.
 
-A row names a module, which is imported when the command is called, and declares
+A row names a module, which is imported when the command is called. The module defines
 
     DESCRIPTION      the text of its --help
-    run(settings)    does the work; the class that its parameter is annotated with is the home of the flags
-    show(settings, made)   optional: prints what `run` gave, which demos and other callers take as it is
+    run(settings)    does the work; the class that annotates its parameter defines the flags
+    show(settings, result)   optional: prints the result of `run`; demos and other callers use the result itself
 
 or, where it does not take flags of its own, `main(arguments) -> exit status`. Modules import what is slow to import
 inside their functions, so that help is instant.
@@ -28,7 +28,10 @@ from fungi.settings import parse
 
 Stage = Literal["projection", "extraction", "merge", "evaluation", "report"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-"""When a command runs over the grid, in this order."""
+"""Stages of the grid, in the order in which they run."""
+Group = Literal["First steps", "Features", "Evaluation", "Paper and reports", "Cluster", "Pretraining with UDI"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""Headings of `fungi --help`, in this order."""
 CLASSIFICATION = ("accuracy", "mean-per-class-accuracy")
 SEGMENTATION = ("mIoU",)
 
@@ -37,148 +40,232 @@ SEGMENTATION = ("mIoU",)
 class Command:
     """A row of the table.
 
-    help: one line. file: the top-level file that is the same command; messages name it.
-    stage: when it runs over the grid; None if it does not. metrics: those of the datasets that an evaluation runs over.
+    name: key of the table, also accepted on the command line. group: its heading in `fungi --help`.
+    help: one line. spelled: how it is typed after `fungi`, where that is not its name (`udi pretrain`).
+    file: the top-level file that runs the same command; messages name it.
+    stage: stage of the grid; None for a command that does not run over the grid.
+    metrics: an evaluation of the grid runs over the datasets that have one of these metrics.
     """
 
     name: str
     module: str
+    group: Group
     help: str
+    spelled: str = ""
     file: str = ""
     stage: Stage | None = None
     metrics: tuple[str, ...] = CLASSIFICATION
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """What is typed after `fungi`."""
+        return tuple((self.spelled or self.name).split())
+
+    @property
     def program(self) -> str:
-        """What messages call it."""
-        return self.file or f"fungi {self.name}"
+        """Return the name of the command in messages."""
+        return self.file or " ".join(("fungi", *self.words))
 
     @property
     def settings_type(self) -> type[Any]:
-        """The home of its flags: what the parameter of its `run` is annotated with."""
+        """Return the class that defines its flags: the annotation of the parameter of `run`."""
         (parameter,) = signature(self._load().run).parameters.values()
-        assert isinstance(parameter.annotation, type), f"{self.module}.run has to say what its settings are"
+        assert isinstance(parameter.annotation, type), f"{self.module}.run needs an annotation"
         return parameter.annotation
 
     def parse(self, flags: Sequence[str]) -> Any:
-        """Its settings from a command line; FungiError for what is wrong with it."""
+        """Return the settings that `flags` describe. Raises FungiError for flags that are wrong."""
         return parse(self.settings_type, flags, program=self.program, description=self._load().DESCRIPTION)
 
     def main(self, arguments: Sequence[str] | None = None, *, program: str | None = None) -> int:
-        """Run it with `arguments` (the process's own by default); the exit status. program: what messages call it."""
-        given = list(sys.argv[1:] if arguments is None else arguments)
+        """Run the command with `arguments` (by default those of the process) and return the exit status.
+
+        program: the name of the command in messages.
+        """
+        arguments = list(sys.argv[1:] if arguments is None else arguments)
         module = self._load()
         if hasattr(module, "main"):
-            return int(module.main(given))
+            return int(module.main(arguments))
         show = getattr(module, "show", None)
         work = (lambda settings: show(settings, module.run(settings))) if show else module.run
         called = program or self.program
         description = module.DESCRIPTION.replace(f"python {self.file}", called) if self.file else module.DESCRIPTION
-        return run_command(self.settings_type, work, program=called, description=description, arguments=given)
+        return run_command(self.settings_type, work, program=called, description=description, arguments=arguments)
 
     def _load(self) -> ModuleType:
         return import_module(self.module)
 
 
 _TABLE = (
-    Command("demo", "fungi.demos.vision", "the main job on embedded data, from images to the kNN table"),
-    Command("demo-text", "fungi.demos.text", "the same for texts that come with Python"),
-    Command("demo-audio", "fungi.demos.audio", "the same for synthetic sounds"),
-    Command("demo-segmentation", "fungi.demos.segmentation", "segmentation of scenes composed of embedded data"),
     Command(
-        "demo-udi", "fungi.demos.pretraining", "pretrain on generated textures, and what gradients add to the result"
+        "demo", "fungi.demos.vision", "First steps", "run the method on embedded pictures, from images to a kNN table"
     ),
-    Command("list", "fungi.cli.enumerate", "the names of datasets, backbones, objectives, commands"),
-    Command("similar", "fungi.similar.find_similar", "what is most like a picture in a folder, as a page"),
+    Command("demo-text", "fungi.demos.text", "First steps", "the same for texts that come with Python", "demo text"),
+    Command("demo-audio", "fungi.demos.audio", "First steps", "the same for synthetic sounds", "demo audio"),
+    Command(
+        "demo-segmentation",
+        "fungi.demos.segmentation",
+        "First steps",
+        "segment scenes composed of embedded digits",
+        "demo segmentation",
+    ),
+    Command(
+        "demo-udi",
+        "fungi.demos.pretraining",
+        "First steps",
+        "pretrain a small network on generated textures and improve its features",
+        "demo udi",
+    ),
+    Command(
+        "similar", "fungi.similar.find_similar", "First steps", "show the pictures of a folder most similar to a query"
+    ),
+    Command("list", "fungi.cli.enumerate", "First steps", "list datasets, backbones, objectives and commands"),
     Command(
         "projection",
         "fungi.extraction.generate_projection_matrix",
+        "Features",
         "write a random projection matrix",
-        "generate_projection_matrix.py",
-        "projection",
+        file="generate_projection_matrix.py",
+        stage="projection",
     ),
-    Command("extract", "fungi.extraction.extract", "write embeddings", "extract.py", "extraction"),
+    Command(
+        "extract", "fungi.extraction.extract", "Features", "write embeddings", file="extract.py", stage="extraction"
+    ),
     Command(
         "extract-gradients",
         "fungi.extraction.extract_gradients",
+        "Features",
         "write projected gradients",
-        "extract_gradients.py",
-        "extraction",
+        file="extract_gradients.py",
+        stage="extraction",
     ),
-    Command("merge", "fungi.extraction.merge", "assemble the blocks of all shards into feature files", stage="merge"),
-    Command("clean", "fungi.extraction.clean", "remove what killed processes left and is nobody's"),
-    Command("knn", "fungi.scoring.knn_concat", "kNN over every combination of features", "knn_concat.py", "evaluation"),
+    Command(
+        "merge",
+        "fungi.extraction.merge",
+        "Features",
+        "assemble the blocks of all shards into feature files",
+        stage="merge",
+    ),
+    Command("clean", "fungi.extraction.clean", "Features", "remove the leftovers of killed processes"),
+    Command(
+        "knn",
+        "fungi.scoring.knn_concat",
+        "Evaluation",
+        "classify by nearest neighbours, for every combination of features",
+        file="knn_concat.py",
+        stage="evaluation",
+    ),
     Command(
         "linear",
         "fungi.scoring.train_linear_concat_grads",
-        "logistic regression over nested combinations of features",
-        "train_linear_concat_grads.py",
-        "evaluation",
+        "Evaluation",
+        "classify by logistic regression, for nested combinations of features",
+        file="train_linear_concat_grads.py",
+        stage="evaluation",
     ),
     Command(
         "retrieval",
         "fungi.scoring.retrieval_eval",
-        "landmark retrieval over every combination of features",
-        "retrieval_eval.py",
-        "evaluation",
+        "Evaluation",
+        "retrieve landmarks, for every combination of features",
+        file="retrieval_eval.py",
+        stage="evaluation",
         metrics=("map",),
     ),
     Command(
         "cluster",
         "fungi.scoring.cluster",
-        "k-means with Hungarian matching over nested combinations of features",
+        "Evaluation",
+        "cluster with k-means and match clusters to classes, for nested combinations of features",
         stage="evaluation",
     ),
     Command(
         "segment",
         "fungi.segmentation.segment",
-        "segment images by their patches' neighbours, without training",
+        "Evaluation",
+        "segment images by the nearest neighbours of their patches",
         stage="evaluation",
         metrics=SEGMENTATION,
     ),
     Command(
-        "pretrain", "fungi.pretraining.pretrain", "UDI: pretrain a vision transformer, from images to a checkpoint"
+        "in-context",
+        "fungi.in_context.in_context",
+        "Evaluation",
+        "retrieve examples for a language model, ask it and score its answers",
+        stage="evaluation",
+    ),
+    Command(
+        "analyse",
+        "fungi.scoring.analyse",
+        "Evaluation",
+        "compute the similarity of features and the accuracy by shots and by layer",
+        stage="evaluation",
+    ),
+    Command(
+        "ablate",
+        "fungi.ablations.ablate",
+        "Evaluation",
+        "run one of the paper's ablations, from extraction to the table",
+        stage="evaluation",
+    ),
+    Command(
+        "reproduce", "fungi.reproduction.reproduce", "Paper and reports", "reproduce tables and figures of the paper"
+    ),
+    Command(
+        "report",
+        "fungi.report.write_report",
+        "Paper and reports",
+        "write tables and plots of results, beside the published numbers",
+        file="report.py",
+        stage="report",
+    ),
+    Command("submit", "fungi.grid.submit", "Cluster", "submit the grid to SLURM"),
+    Command("status", "fungi.grid.status", "Cluster", "show how far the grid is"),
+    Command("prefetch", "fungi.grid.prefetch", "Cluster", "download and verify weights and datasets of the grid"),
+    Command(
+        "run-elements", "fungi.grid.run_elements", "Cluster", "run one task's part of the grid; job scripts call this"
+    ),
+    Command(
+        "pretrain",
+        "fungi.pretraining.pretrain",
+        "Pretraining with UDI",
+        "pretrain a vision transformer, from images to a checkpoint",
+        "udi pretrain",
     ),
     Command(
         "evaluate-encoder",
         "fungi.pretraining.evaluate",
-        "weighted kNN, linear probe and low-shot regression of class tokens and patches",
+        "Pretraining with UDI",
+        "evaluate class tokens and patches: kNN, linear probe, low-shot regression",
+        "udi evaluate",
     ),
     Command(
-        "fine-tune", "fungi.pretraining.fine_tune", "train a classifier on a pretrained vision transformer, as a whole"
+        "fine-tune",
+        "fungi.pretraining.fine_tune",
+        "Pretraining with UDI",
+        "fine-tune the network with a classifier",
+        "udi fine-tune",
     ),
     Command(
-        "propagate-labels", "fungi.pretraining.propagate_labels", "objects of a video's first frame through the others"
+        "propagate-labels",
+        "fungi.pretraining.propagate_labels",
+        "Pretraining with UDI",
+        "propagate the masks of a video's first frame",
+        "udi propagate-labels",
+    ),
+    Command(
+        "attention-maps",
+        "fungi.pretraining.write_attention",
+        "Pretraining with UDI",
+        "draw the attention of class tokens, one picture per head",
+        "udi attention-maps",
     ),
     Command(
         "export-backbone",
         "fungi.pretraining.export_backbone",
-        "a pretrained backbone for timm, transformers and others",
-    ),
-    Command("attention-maps", "fungi.pretraining.write_attention", "what class tokens look at, one picture per head"),
-    Command(
-        "analyse", "fungi.scoring.analyse", "similarity of features, accuracy by shots and by layer", stage="evaluation"
-    ),
-    Command(
-        "in-context",
-        "fungi.in_context.in_context",
-        "retrieve examples for a language model, ask it, score its answers",
-        stage="evaluation",
-    ),
-    Command("ablate", "fungi.ablations.ablate", "the paper's ablations: extraction, kNN and table", stage="evaluation"),
-    Command("reproduce", "fungi.reproduction.reproduce", "tables and figures of the paper, by name"),
-    Command(
-        "report",
-        "fungi.report.write_report",
-        "tables and plots from result files, beside the published numbers",
-        "report.py",
-        "report",
-    ),
-    Command("submit", "fungi.grid.submit", "submit the grid to SLURM"),
-    Command("status", "fungi.grid.status", "how far the grid is, and what to submit again"),
-    Command("prefetch", "fungi.grid.prefetch", "fetch and verify weights and datasets of the grid, for offline nodes"),
-    Command(
-        "run-elements", "fungi.grid.run_elements", "what job scripts call: a command for this task's part of the grid"
+        "Pretraining with UDI",
+        "write the backbone for timm, transformers and others",
+        "udi export-backbone",
     ),
 )
 COMMANDS = {command.name: command for command in _TABLE}

@@ -1,25 +1,55 @@
-"""`fungi COMMAND ...`: the same commands as the files at the top level, and a few more."""
+"""`fungi COMMAND ...`: the same commands as the files at the top level, and more."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from fungi import __version__
-from fungi.commands import COMMANDS
+from fungi.commands import COMMANDS, GROUPS, Command
 from fungi.errors import unknown_name
+
+USAGE = """usage: fungi COMMAND [--flag ...]
+       fungi COMMAND --help       flags of a command
+       fungi --version"""
+SECOND_WORDS = {"demo": ("vision",)}
+"""Second words of commands that mean the command itself: `fungi demo vision` is `fungi demo`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Dispatch to the command named first."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] in ("-h", "--help"):
-        width = max(map(len, COMMANDS))
-        lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
-        print("usage: fungi COMMAND [--help] ... | fungi --version\n\n" + "\n".join(lines))
+    """Run the command that the first words name and return its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE + "".join(_help_of_groups(COMMANDS.values())))
         return 0
-    if given[0] in ("-V", "--version"):
+    if words[0] in ("-V", "--version"):
         print(f"fungi {__version__}")
         return 0
-    if given[0] not in COMMANDS:
-        print(f"fungi: {unknown_name('command', given[0], COMMANDS)}", file=sys.stderr)
-        return 2
-    return COMMANDS[given[0]].main(given[1:], program=f"fungi {given[0]}")
+    command, flags = _command_of(words)
+    if command is not None:
+        return command.main(flags, program=" ".join(("fungi", *command.words)))
+    subcommands = [command for command in COMMANDS.values() if command.words[0] == words[0]]
+    if subcommands and (len(words) == 1 or words[1] in ("-h", "--help")):
+        print(f"usage: fungi {words[0]} COMMAND [--flag ...]" + "".join(_help_of_groups(subcommands)))
+        return 0
+    names = [" ".join(command.words) for command in COMMANDS.values()]
+    unknown = " ".join(words[:2]) if subcommands else words[0]
+    print(f"fungi: {unknown_name('command', unknown, names)}", file=sys.stderr)
+    return 2
+
+
+def _command_of(words: list[str]) -> tuple[Command | None, list[str]]:
+    """Return the command and its flags; None where no command is named so. Two words go before one."""
+    for command in COMMANDS.values():
+        if len(command.words) == 2 and tuple(words[:2]) == command.words:
+            return command, words[2:]
+    second_word = words[1:2] and words[1] in SECOND_WORDS.get(words[0], ())
+    return COMMANDS.get(words[0]), words[2 if second_word else 1 :]
+
+
+def _help_of_groups(commands: Iterable[Command]) -> Iterator[str]:
+    """Yield one paragraph per group that has commands: its heading and a line for each command."""
+    commands = list(commands)
+    width = max(len(" ".join(command.words)) for command in commands)
+    for group in GROUPS:
+        lines = [f"  {' '.join(c.words):<{width}}  {c.help}" for c in commands if c.group == group]
+        if lines:
+            yield "\n\n" + "\n".join([f"{group}:", *lines])
