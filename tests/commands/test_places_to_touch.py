@@ -90,7 +90,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_new_command_is_one_file_and_its_row(add, capsys: pytest.CaptureFixture[str]) -> None:
-    add(Command("hello", "toy_hello", "say hello"), COMMAND)
+    add(Command("hello", "toy_hello", "Evaluation", "say hello"), COMMAND)
     assert fungi(["hello", "--name", "you"]) == 0
     assert capsys.readouterr().out == "hello you\n"
     assert fungi(["hello", "--name", ""]) == 2
@@ -106,7 +106,7 @@ def test_a_new_command_is_one_file_and_its_row(add, capsys: pytest.CaptureFixtur
 def test_a_new_evaluator_is_one_file_and_its_row_for_the_grid_too(
     add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    add(Command("majority", "toy_majority", "the most frequent label", stage="evaluation"), EVALUATOR)
+    add(Command("majority", "toy_majority", "Evaluation", "the most frequent label", stage="evaluation"), EVALUATOR)
     root = tmp_path / "features"
     make_folder(root, rows={"train": 9, "test": 8}, classes=4)
 
