@@ -20,14 +20,14 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks._rounds import in_turns, ratio
-from fungi.pretraining.choices import choose_architecture
-from fungi.pretraining.learner import Learner, LearnerOptions, StepSchedule
-from fungi.pretraining.network import NetworkOptions, Predictions, align
-from fungi.pretraining.optimisation import move_teacher
 from fungi.pretraining.processes import World
-from fungi.pretraining.sampling import masked_mean
 from fungi.pretraining.tokens import embed, run_blocks
-from fungi.pretraining.views import ViewOptions, Views, collate, make_views
+from fungi.pretraining.udi.choices import choose_architecture
+from fungi.pretraining.udi.learner import Learner, LearnerOptions, StepSchedule
+from fungi.pretraining.udi.network import NetworkOptions, Predictions, align
+from fungi.pretraining.udi.optimisation import move_teacher
+from fungi.pretraining.udi.sampling import masked_mean
+from fungi.pretraining.udi.views import ViewOptions, Views, collate, make_views
 from fungi.runtime.device import choose_device, keep_freed_memory
 from fungi.views.image import IMAGENET
 from fungi.views.pixels import normalize

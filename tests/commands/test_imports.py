@@ -66,6 +66,18 @@ def test_imports_point_one_way(graph: dict[str, set[str]]) -> None:
     assert not back, "\n".join(back)
 
 
+def test_pretraining_and_transfer_share_a_loop_and_nothing_else(graph: dict[str, set[str]]) -> None:
+    rooms = {name: f"fungi.pretraining.{name}." for name in ("udi", "transfer")}
+    across = [
+        f"{module} imports {other}"
+        for module, others in graph.items()
+        for other in others
+        for room in rooms.values()
+        if module.startswith("fungi.pretraining.") and other.startswith(room) and not module.startswith(room)
+    ]
+    assert not across, "\n".join(across)
+
+
 def test_no_modules_import_each_other_in_a_circle(graph: dict[str, set[str]]) -> None:
     """Taking away what imports nothing that is left, over and over, leaves nothing but circles."""
     left = dict(graph)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from fungi.pretraining.losses import LossOptions, Teacher
-from fungi.pretraining.network import Alignment, Predictions
+from fungi.pretraining.udi.losses import LossOptions, Teacher
+from fungi.pretraining.udi.network import Alignment, Predictions
 
 
 def plain_parts(student: Predictions, teacher: Teacher, options: LossOptions) -> dict[str, Tensor]:  # noqa: C901

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from fungi.pretraining.batches import BatchPlan, ViewedImages, batches
-from fungi.pretraining.configuration import learner_options
-from fungi.pretraining.images import open_images
-from fungi.pretraining.learner import Learner, StepSchedule
+from fungi.pretraining.batch_plan import BatchPlan
 from fungi.pretraining.processes import World
-from fungi.pretraining.settings import PretrainSettings
-from fungi.pretraining.views import Views
+from fungi.pretraining.udi.batches import ViewedImages, batches
+from fungi.pretraining.udi.configuration import learner_options
+from fungi.pretraining.udi.images import open_images
+from fungi.pretraining.udi.learner import Learner, StepSchedule
+from fungi.pretraining.udi.settings import PretrainSettings
+from fungi.pretraining.udi.views import Views
 
 FLAGS: dict[str, Any] = {
     "dataset": "digits",

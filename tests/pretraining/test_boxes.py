@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fungi.pretraining.boxes import Crop, multi_crops, random_crop, reference_crop, shifted_towards
-from fungi.pretraining.choices import DEVIATIONS
-from fungi.pretraining.views import ViewOptions, collate, make_views
+from fungi.pretraining.udi.boxes import Crop, multi_crops, random_crop, reference_crop, shifted_towards
+from fungi.pretraining.udi.choices import DEVIATIONS
+from fungi.pretraining.udi.views import ViewOptions, collate, make_views
 from tests.daily import first_fast
 
 SIZES = [(480, 640), (64, 64), (200, 31), (3, 500), (1, 1), (2, 1)]

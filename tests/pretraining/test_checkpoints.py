@@ -11,7 +11,7 @@ from fungi.backbones.families.udi import encoder_state, one_token, patches_only
 from fungi.backbones.loading import load_backbone
 from fungi.backbones.pooled_token import pooled_token_encoder
 from fungi.errors import FungiError
-from fungi.pretraining.checkpoints import load_checkpoint, save_checkpoint
+from fungi.pretraining.udi.checkpoints import load_checkpoint, save_checkpoint
 from tests.pretraining.small import first_batches, learner_of, moment, settings
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from fungi.commands import COMMANDS
-from fungi.pretraining.checkpoints import save_checkpoint
-from fungi.pretraining.evaluate import EvaluateSettings
+from fungi.pretraining.transfer.evaluate import EvaluateSettings
+from fungi.pretraining.udi.checkpoints import save_checkpoint
 from tests.pretraining.small import learner_of, settings
 
 

@@ -16,13 +16,13 @@ from fungi.errors import FungiError
 from fungi.evaluators.label_propagation import neighbourhood, propagated
 from fungi.evaluators.linear_sgd import linear_probe
 from fungi.evaluators.weighted_knn import weighted_knn
-from fungi.pretraining.attention_maps import class_attention, kept_mass, overview, write_maps
-from fungi.pretraining.evaluate import EvaluateSettings
-from fungi.pretraining.evaluate import _score as score
-from fungi.pretraining.features import pooled
-from fungi.pretraining.propagate_labels import PropagateSettings
-from fungi.pretraining.propagate_labels import run as propagate
 from fungi.pretraining.tokens import embed, last_attention, last_blocks
+from fungi.pretraining.transfer.attention_maps import class_attention, kept_mass, overview, write_maps
+from fungi.pretraining.transfer.evaluate import EvaluateSettings
+from fungi.pretraining.transfer.evaluate import _score as score
+from fungi.pretraining.transfer.features import pooled
+from fungi.pretraining.transfer.propagate_labels import PropagateSettings
+from fungi.pretraining.transfer.propagate_labels import run as propagate
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.checkpoints import read_checkpoint
 from fungi.backbones.loading import load_backbone
 from fungi.commands import COMMANDS
-from fungi.pretraining.checkpoints import save_checkpoint
+from fungi.pretraining.udi.checkpoints import save_checkpoint
 from tests.pretraining.small import learner_of, settings
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))

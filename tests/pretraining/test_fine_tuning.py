@@ -18,14 +18,14 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.checkpoints import read_content
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
-from fungi.pretraining import fine_tuning
-from fungi.pretraining.augmented_view import AugmentedViews
-from fungi.pretraining.checkpoints import save_checkpoint
-from fungi.pretraining.classifier import add_classifier, first_head_layer, layer_groups
-from fungi.pretraining.fine_tune import client_spelling
-from fungi.pretraining.fine_tune_settings import FineTuneSettings
-from fungi.pretraining.images import listed_rows, share_of_rows
 from fungi.pretraining.processes import World
+from fungi.pretraining.transfer import fine_tuning
+from fungi.pretraining.transfer.augmented_view import AugmentedViews
+from fungi.pretraining.transfer.classifier import add_classifier, first_head_layer, layer_groups
+from fungi.pretraining.transfer.fine_tune import client_spelling
+from fungi.pretraining.transfer.fine_tune_settings import FineTuneSettings
+from fungi.pretraining.transfer.train_rows import listed_rows, share_of_rows
+from fungi.pretraining.udi.checkpoints import save_checkpoint
 from fungi.settings import parse
 from fungi.views.image import ImageInput
 from tests.pretraining.small import learner_of, settings

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from fungi.errors import FungiError
-from fungi.pretraining import optimisation
-from fungi.pretraining.configuration import learner_options
-from fungi.pretraining.layers import Prototypes, SampledAttention
-from fungi.pretraining.learner import Learner, NonFiniteError
-from fungi.pretraining.network import Network, align
-from fungi.pretraining.optimisation import cosine, linear_then_constant
 from fungi.pretraining.processes import World
-from fungi.pretraining.views import Views
+from fungi.pretraining.schedules import cosine, linear_then_constant
+from fungi.pretraining.udi import optimisation
+from fungi.pretraining.udi.configuration import learner_options
+from fungi.pretraining.udi.layers import Prototypes, SampledAttention
+from fungi.pretraining.udi.learner import Learner, NonFiniteError
+from fungi.pretraining.udi.network import Network, align
+from fungi.pretraining.udi.views import Views
 from tests.daily import first_fast
 from tests.pretraining.small import first_batches, learner_of, moment, settings
 
@@ -309,8 +309,8 @@ def test_levels_that_are_switched_off_are_left_out_of_the_mean(options, levels) 
 
 def test_the_network_has_the_published_number_of_parameters() -> None:
     """ViT-S/16: 21,666,432 in the backbone, 592,896 in SRS with its input norm, 22,352,128 in the head."""
-    from fungi.pretraining.choices import choose_architecture
-    from fungi.pretraining.network import NetworkOptions
+    from fungi.pretraining.udi.choices import choose_architecture
+    from fungi.pretraining.udi.network import NetworkOptions
 
     with torch.device("meta"):
         network = Network(NetworkOptions(architecture=choose_architecture("vit_small")))

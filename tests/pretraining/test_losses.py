@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from fungi.pretraining import cross_entropy as chunks
-from fungi.pretraining.centres import collapse_warning, diversity, teacher_statistics, updated_centres, vector_sums
-from fungi.pretraining.losses import BatchCounts, LossOptions, Teacher, loss_parts, part_shares
-from fungi.pretraining.network import Predictions
+from fungi.pretraining.udi import cross_entropy as chunks
+from fungi.pretraining.udi.centres import collapse_warning, diversity, teacher_statistics, updated_centres, vector_sums
+from fungi.pretraining.udi.losses import BatchCounts, LossOptions, Teacher, loss_parts, part_shares
+from fungi.pretraining.udi.network import Predictions
 from tests.pretraining.plain import drawn, plain_parts
 
 

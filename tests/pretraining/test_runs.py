@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from fungi.backbones.checkpoints import read_content
-from fungi.pretraining import learner as learners
-from fungi.pretraining import training
-from fungi.pretraining.pretrain import main
-from fungi.pretraining.settings import PretrainSettings, client_spelling
+from fungi.pretraining.udi import learner as learners
+from fungi.pretraining.udi import training
+from fungi.pretraining.udi.pretrain import main
+from fungi.pretraining.udi.settings import PretrainSettings, client_spelling
 from fungi.settings import parse
 from tests.pretraining.small import image_folder, words
 

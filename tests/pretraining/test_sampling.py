@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fungi.pretraining.sampling import masked_mean, one_hot_map, stratified_tokens, target_map, token_positions
+from fungi.pretraining.udi.sampling import masked_mean, one_hot_map, stratified_tokens, target_map, token_positions
 
 
 @pytest.mark.parametrize(("side", "window"), [(14, 3), (6, 2), (8, 2), (5, 5), (7, 1), (1, 1)])

@@ -6,8 +6,8 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
 from fungi.errors import FungiError
-from fungi.pretraining.propagate_labels import frame_size
 from fungi.pretraining.tokens import embed, last_attention, last_blocks, require_known_tokens, run_blocks
+from fungi.pretraining.transfer.propagate_labels import frame_size
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 0}
 KINDS = {

@@ -11,8 +11,8 @@ from fungi.backbones.base import BACKBONES
 from fungi.demos.runner import print_places
 from fungi.extraction import extract_gradients
 from fungi.extraction.gradient_settings import GradientSettings
-from fungi.pretraining import pretrain
-from fungi.pretraining.settings import PretrainSettings
+from fungi.pretraining.udi import pretrain
+from fungi.pretraining.udi.settings import PretrainSettings
 from fungi.report.text import print_gain_table
 from fungi.settings import SEEDS, setting
 
@@ -102,10 +102,10 @@ def neighbours(made: PretrainSettings) -> dict[str, float]:
     from fungi.backbones.loading import Backbone, load_backbone
     from fungi.data.base import open_split
     from fungi.evaluators.weighted_knn import weighted_knn
-    from fungi.pretraining.configuration import learner_options
-    from fungi.pretraining.features import encode
-    from fungi.pretraining.learner import Learner
     from fungi.pretraining.processes import World
+    from fungi.pretraining.transfer.features import encode
+    from fungi.pretraining.udi.configuration import learner_options
+    from fungi.pretraining.udi.learner import Learner
     from fungi.runtime.device import choose_device
     from fungi.views.pixels import as_pixels
 
@@ -158,7 +158,7 @@ def draw(settings: DemoUdiSettings, made: PretrainSettings) -> list[Path]:
 
     from fungi.backbones.loading import load_backbone
     from fungi.data.base import open_split
-    from fungi.pretraining.attention_maps import overview
+    from fungi.pretraining.transfer.attention_maps import overview
     from fungi.report.figures import COLOURS, canvas
     from fungi.views.pixels import as_pixels, normalize
 

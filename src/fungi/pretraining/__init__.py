@@ -1,8 +1,7 @@
-"""UDI: pretraining of a vision transformer, from images to a checkpoint that every stage takes (spec udi).
+"""Training of vision transformers: what runs of every kind share, pretraining with UDI, and scores of the result.
 
-boxes -> sampling -> views -> batches        what the networks see
-network, layers                              what they compute
-losses -> learner                            what is asked of them
-optimisation, training                       how they get there
-processes, checkpoints                       who takes part, and what is left when it ends, or is ended
+processes, batch_plan, schedules, run_files    the loop that runs of every kind share
+tokens                                         a transformer run block by block
+udi/                                           images -> a checkpoint
+transfer/                                      a checkpoint -> scores, fine-tuned networks, pictures
 """

@@ -1,13 +1,13 @@
 """From flags to what the parts of the method take, and to the schedules of every step."""
 
-from fungi.pretraining.batches import BatchPlan
-from fungi.pretraining.choices import DEVIATIONS, choose_architecture
-from fungi.pretraining.learner import LearnerOptions, StepSchedule
-from fungi.pretraining.losses import LossOptions
-from fungi.pretraining.network import NetworkOptions
-from fungi.pretraining.optimisation import cosine, linear_then_constant
-from fungi.pretraining.settings import PretrainSettings
-from fungi.pretraining.views import ViewOptions
+from fungi.pretraining.batch_plan import BatchPlan
+from fungi.pretraining.schedules import cosine, linear_then_constant
+from fungi.pretraining.udi.choices import DEVIATIONS, choose_architecture
+from fungi.pretraining.udi.learner import LearnerOptions, StepSchedule
+from fungi.pretraining.udi.losses import LossOptions
+from fungi.pretraining.udi.network import NetworkOptions
+from fungi.pretraining.udi.settings import PretrainSettings
+from fungi.pretraining.udi.views import ViewOptions
 
 
 def learner_options(settings: PretrainSettings) -> LearnerOptions:

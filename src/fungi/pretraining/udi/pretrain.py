@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from fungi.pretraining.settings import PretrainSettings, client_spelling
+from fungi.pretraining.udi.settings import PretrainSettings, client_spelling
 from fungi.runtime.command import run_command
 from fungi.runtime.log import logger
 
@@ -18,9 +18,9 @@ def run(settings: PretrainSettings) -> None:
     """Train to the end; ends the process with a signal's status where one came."""
     import torch
 
-    from fungi.pretraining.images import open_images
     from fungi.pretraining.processes import joined, queue_again, stop_on_signals
-    from fungi.pretraining.training import Training
+    from fungi.pretraining.udi.images import open_images
+    from fungi.pretraining.udi.training import Training
     from fungi.runtime.device import keep_freed_memory, short_products
 
     keep_freed_memory()

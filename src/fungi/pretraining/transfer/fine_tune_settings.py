@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fungi.errors import FungiError
-from fungi.pretraining.encoder_settings import EncoderSettings
+from fungi.pretraining.transfer.encoder_settings import EncoderSettings
 from fungi.settings import as_json, setting
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fungi.errors import FungiError
-from fungi.pretraining.fine_tune_settings import FineTuneSettings
+from fungi.pretraining.transfer.fine_tune_settings import FineTuneSettings
 from fungi.runtime.command import run_command
 from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
@@ -25,9 +25,9 @@ UNUSED = ("--disable_rel_pos_bias", "--abs_pos_emb", "--use_cls", "--imagenet_de
 
 def run(settings: FineTuneSettings) -> dict[str, Any]:
     """Scores and what they are of, as written to `result.json`; only the first of several processes writes."""
-    from fungi.pretraining.classifier import add_classifier, first_head_layer
-    from fungi.pretraining.fine_tuning import FineTuning
     from fungi.pretraining.processes import joined
+    from fungi.pretraining.transfer.classifier import add_classifier, first_head_layer
+    from fungi.pretraining.transfer.fine_tuning import FineTuning
 
     recipe = settings.chosen
     train, scored = settings.open_rows()

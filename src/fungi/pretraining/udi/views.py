@@ -13,9 +13,9 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from fungi.pretraining.boxes import Crop, multi_crops
-from fungi.pretraining.choices import Deviations
-from fungi.pretraining.sampling import stratified_tokens
+from fungi.pretraining.udi.boxes import Crop, multi_crops
+from fungi.pretraining.udi.choices import Deviations
+from fungi.pretraining.udi.sampling import stratified_tokens
 
 GRAY, JITTER, THRESHOLD = 0.2, 0.8, 128
 

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fungi.pretraining.choices import TargetMix
-from fungi.pretraining.cross_entropy import Targets, Term, cross_entropies
-from fungi.pretraining.network import Alignment, Predictions
-from fungi.pretraining.sampling import masked_mean
+from fungi.pretraining.udi.choices import TargetMix
+from fungi.pretraining.udi.cross_entropy import Targets, Term, cross_entropies
+from fungi.pretraining.udi.network import Alignment, Predictions
+from fungi.pretraining.udi.sampling import masked_mean
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A run of `fungi pretrain`: resume, learn, save, report (spec udi 5)."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -10,16 +9,16 @@ from typing import Any
 import torch
 
 from fungi.data.base import Samples
-from fungi.errors import FungiError
-from fungi.pretraining.batches import BatchPlan, ViewedImages, batches
-from fungi.pretraining.centres import collapse_warning
-from fungi.pretraining.checkpoints import load_checkpoint, save_checkpoint
-from fungi.pretraining.configuration import learner_options, timetable
-from fungi.pretraining.learner import Learner, StepSchedule
+from fungi.pretraining.batch_plan import BatchPlan
 from fungi.pretraining.processes import StopRequest, World, decoding_workers
-from fungi.pretraining.settings import PretrainSettings
+from fungi.pretraining.run_files import refuse_other_run, write_log
+from fungi.pretraining.udi.batches import ViewedImages, batches
+from fungi.pretraining.udi.centres import collapse_warning
+from fungi.pretraining.udi.checkpoints import load_checkpoint, save_checkpoint
+from fungi.pretraining.udi.configuration import learner_options, timetable
+from fungi.pretraining.udi.learner import Learner, StepSchedule
+from fungi.pretraining.udi.settings import PretrainSettings
 from fungi.runtime.device import choose_dtype
-from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 from fungi.runtime.tracking import track
 from fungi.settings import as_json
@@ -176,21 +175,3 @@ class Training:
             f"epoch {epoch}/{self.settings.epochs} step {step}/{self.plan.steps_per_epoch}  {parts}  "
             f"lr {moment.rate:.2e}  {rate:.0f} images/s"
         )
-
-
-def write_log(folder: Path, history: Sequence[Mapping[str, int | float]]) -> None:
-    """`log.txt`: one JSON line per epoch."""
-    write_whole(folder / "log.txt", "".join(json.dumps(line) + "\n" for line in history))
-
-
-def refuse_other_run(run: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:
-    """FungiError, with both values, where a checkpoint belongs to a run with other numbers. What a checkpoint of an
-    earlier version does not say is taken to be the same.
-    """
-    for name, value in identity.items():
-        found = run["identity"].get(name, value)
-        if found != value:
-            raise FungiError(
-                f"{path} is of a run with {name} = {found}, this one has {value}. Use the same, or another "
-                "--output-dir."
-            )

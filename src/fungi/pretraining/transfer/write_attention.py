@@ -35,8 +35,8 @@ def run(settings: AttentionSettings) -> list[Path]:
     from fungi.backbones.loading import load_backbone
     from fungi.data.base import resolve_dataset
     from fungi.data.formats.image_files import decode
-    from fungi.pretraining.attention_maps import write_maps
     from fungi.pretraining.tokens import require_known_tokens
+    from fungi.pretraining.transfer.attention_maps import write_maps
     from fungi.views.pixels import as_pixels, normalize
 
     backbone = load_backbone(settings.backbone, checkpoint=settings.checkpoint)

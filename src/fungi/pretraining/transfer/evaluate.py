@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fungi.errors import FungiError, unknown_name
-from fungi.pretraining.encoder_settings import EncoderSettings
+from fungi.pretraining.transfer.encoder_settings import EncoderSettings
 from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 from fungi.settings import as_json, setting
@@ -41,7 +41,7 @@ class EvaluateSettings(EncoderSettings):
     output: Path | None = setting(None, "JSON file of the results")
 
     def __post_init__(self) -> None:
-        from fungi.pretraining.features import FEATURES
+        from fungi.pretraining.transfer.features import FEATURES
 
         super().__post_init__()
         for flag in ("features", "k", "regularization"):
@@ -54,8 +54,8 @@ class EvaluateSettings(EncoderSettings):
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
     """Scores by feature (and by k), as written to --output."""
-    from fungi.pretraining.features import encode
     from fungi.pretraining.processes import decoding_workers
+    from fungi.pretraining.transfer.features import encode
     from fungi.runtime.device import choose_device
 
     splits, device = settings.open_rows(), choose_device(settings.device)

@@ -1,4 +1,4 @@
-"""The images of a run: a folder, or the train rows of a dataset, or a few of them (low shot, spec udi 7.4)."""
+"""A few of the train rows, for low-shot scores: a share of each class, or a list of file names (spec udi 7.4)."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -7,21 +7,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from fungi.combine.few_shot import few_shot_rows
-from fungi.data.base import Samples, open_split
-from fungi.data.formats.image_files import image_names, image_samples
 from fungi.errors import FungiError, MissingFilesError
-
-
-def open_images(folder: Path | None, dataset: str, data_dir: Path) -> Samples:
-    """All images below a folder, without labels; or the train rows of a dataset. FungiError where there are none."""
-    if folder is None:
-        return open_split(dataset, "train", data_dir)
-    if not folder.is_dir():
-        raise MissingFilesError(f"--data-path: there is no folder {folder}. Name the folder of training images.")
-    names = image_names(folder)
-    if not names:
-        raise FungiError(f"--data-path: there is no image in {folder}. Expected {folder}/CLASS/IMAGE.")
-    return image_samples(folder, names, np.zeros(len(names), dtype=np.uint32))
 
 
 def share_of_rows(targets: Integer[np.ndarray, " n"], share: float, seed: int) -> Integer[np.ndarray, " s"]:

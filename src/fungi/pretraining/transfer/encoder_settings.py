@@ -64,7 +64,7 @@ class EncoderSettings:
     def open_rows(self) -> "tuple[Samples, Samples]":
         """The train rows that are asked for, and the rows to score: those of test, else of valid."""
         from fungi.data.base import resolve_dataset
-        from fungi.pretraining.images import listed_rows, share_of_rows
+        from fungi.pretraining.transfer.train_rows import listed_rows, share_of_rows
 
         name = f"images=folder:{self.data_path}" if self.data_path else self.dataset
         dataset = resolve_dataset(name, self.data_dir)

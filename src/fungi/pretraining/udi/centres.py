@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fungi.pretraining.losses import LossOptions, Teacher
+from fungi.pretraining.udi.losses import LossOptions, Teacher
 
 LEAST_DIVERSITY, LEAST_ENTROPY, UNIFORM = 0.05, 0.5, 0.05  # nats
 

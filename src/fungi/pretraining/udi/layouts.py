@@ -15,7 +15,7 @@ from fungi.backbones.base import StateDict
 from fungi.backbones.checkpoints import check_fit
 from fungi.backbones.families.udi import build, one_token, patches_only
 from fungi.errors import FungiError
-from fungi.pretraining.choices import ARCHITECTURES
+from fungi.pretraining.udi.choices import ARCHITECTURES
 from fungi.runtime.files import write_whole, written_whole
 from fungi.views.image import IMAGENET
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from fungi.errors import FungiError
 from fungi.extraction.stage import StageSettings
-from fungi.pretraining.choices import Coordinates, Optimizer, TargetMix, check_sizes, choose_architecture
+from fungi.pretraining.udi.choices import Coordinates, Optimizer, TargetMix, check_sizes, choose_architecture
 from fungi.settings import SEEDS, as_json, like, setting
 
 Pair = tuple[float, ...]

@@ -6,12 +6,11 @@ Warm-ups that are longer than the run are cut to it.
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fungi.pretraining.choices import Optimizer
+from fungi.pretraining.udi.choices import Optimizer
 
 
 def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
@@ -64,18 +63,3 @@ def drop_last_layer_gradients(network: nn.Module) -> None:
 def move_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """`teacher <- m teacher + (1 - m) student`, all parameters; buffers are not averaged."""
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
-
-
-def cosine(first: float, last: float, steps: int, *, warmup: int = 0) -> Float[np.ndarray, " steps"]:
-    """A linear rise from 0 to `first` in `warmup` steps, then a cosine from `first` to `last`."""
-    warmup = min(warmup, steps)
-    rise = np.linspace(0.0, first, warmup) if warmup > 1 else np.zeros(warmup)
-    turn = np.arange(steps - warmup)
-    fall = last + 0.5 * (first - last) * (1 + np.cos(np.pi * turn / max(len(turn), 1)))
-    return np.concatenate([rise, fall])
-
-
-def linear_then_constant(first: float, last: float, epochs: int, *, warmup: int) -> Float[np.ndarray, " epochs"]:
-    """A line from `first` to `last` over the first `warmup` epochs, then `last`."""
-    rise = np.linspace(first, last, warmup)[:epochs]
-    return np.concatenate([rise, np.full(epochs - len(rise), last)])

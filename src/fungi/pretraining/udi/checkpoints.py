@@ -12,7 +12,7 @@ import torch
 from fungi.backbones.base import StateDict
 from fungi.backbones.checkpoints import read_content
 from fungi.errors import FungiError
-from fungi.pretraining.learner import Learner
+from fungi.pretraining.udi.learner import Learner
 from fungi.runtime.files import save_with_torch
 
 INNER = "backbone.backbone."

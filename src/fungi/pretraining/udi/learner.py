@@ -9,13 +9,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from fungi.errors import FungiError
-from fungi.pretraining import optimisation
-from fungi.pretraining.centres import diversity, teacher_statistics, updated_centres, vector_sums
-from fungi.pretraining.choices import Coordinates, Optimizer
-from fungi.pretraining.losses import BatchCounts, LossOptions, Teacher, loss_parts, part_shares
-from fungi.pretraining.network import Alignment, Network, NetworkOptions, align, stochastic_depth
 from fungi.pretraining.processes import World
-from fungi.pretraining.views import ViewOptions, Views
+from fungi.pretraining.udi import optimisation
+from fungi.pretraining.udi.centres import diversity, teacher_statistics, updated_centres, vector_sums
+from fungi.pretraining.udi.choices import Coordinates, Optimizer
+from fungi.pretraining.udi.losses import BatchCounts, LossOptions, Teacher, loss_parts, part_shares
+from fungi.pretraining.udi.network import Alignment, Network, NetworkOptions, align, stochastic_depth
+from fungi.pretraining.udi.views import ViewOptions, Views
 from fungi.runtime.device import autocast
 from fungi.runtime.seeds import seeded, torch_generator
 from fungi.views.image import IMAGENET

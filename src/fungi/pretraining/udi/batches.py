@@ -8,59 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int64
-
 from fungi.data.base import Samples
 from fungi.errors import FungiError
-from fungi.pretraining.views import ViewOptions, Views, collate, make_views
+from fungi.pretraining.batch_plan import BatchPlan, EpochRow
+from fungi.pretraining.udi.views import ViewOptions, Views, collate, make_views
 from fungi.runtime.seeds import numpy_generator
-
-EpochRow = tuple[int, int]
-"""(epoch, row)"""
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """How a batch is split: `accumulate` parts of `part` images in each of `processes`."""
-
-    rows: int
-    part: int
-    accumulate: int = 1
-    processes: int = 1
-    seed: int = 0
-
-    @property
-    def batch(self) -> int:
-        """Images of a step, over all processes."""
-        return self.part * self.accumulate * self.processes
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches; the remaining images wait for another epoch's order. FungiError where there is none."""
-        steps = self.rows // self.batch
-        if not steps:
-            raise FungiError(
-                f"{self.rows} images are fewer than one batch of {self.batch} ({self.part} per process x "
-                f"{self.processes} processes x {self.accumulate} accumulated). Use a smaller --batch-size-per-gpu."
-            )
-        return steps
-
-    def order(self, epoch: int) -> Int64[np.ndarray, " rows"]:
-        """The rows in the order of an epoch."""
-        return numpy_generator(self.seed, "order", epoch).permutation(self.rows)
-
-    def parts(self, rank: int, first_step: int) -> Iterator[list[EpochRow]]:
-        """The parts of one process from a step on, without end."""
-        epoch, skipped = divmod(first_step, self.steps_per_epoch)
-        while True:
-            order = self.order(epoch)
-            for step in range(skipped, self.steps_per_epoch):
-                start = step * self.batch + rank * self.part * self.accumulate
-                for part in range(self.accumulate):
-                    rows = order[start + part * self.part :][: self.part]
-                    yield [(epoch, int(row)) for row in rows]
-            epoch, skipped = epoch + 1, 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fungi.pretraining.choices import Deviations
+from fungi.pretraining.udi.choices import Deviations
 
 TRIES = 10
 LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))

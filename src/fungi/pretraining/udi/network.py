@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fungi.pretraining.choices import Architecture, Coordinates
-from fungi.pretraining.layers import EPSILON, Head, SampledAttention
-from fungi.pretraining.sampling import one_hot_map, target_map, token_positions
 from fungi.pretraining.tokens import embed, run_blocks
-from fungi.pretraining.views import Views
+from fungi.pretraining.udi.choices import Architecture, Coordinates
+from fungi.pretraining.udi.layers import EPSILON, Head, SampledAttention
+from fungi.pretraining.udi.sampling import one_hot_map, target_map, token_positions
+from fungi.pretraining.udi.views import Views
 
 CLASS_TOKEN_STD = 0.02
 

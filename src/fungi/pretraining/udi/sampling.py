@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from fungi.pretraining.choices import Coordinates
+from fungi.pretraining.udi.choices import Coordinates
 
 
 def stratified_tokens(random: np.random.Generator, side: int, window: int) -> Int64[np.ndarray, " m"]:

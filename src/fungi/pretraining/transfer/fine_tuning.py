@@ -14,14 +14,14 @@ from fungi.backbones.checkpoints import read_content
 from fungi.backbones.loading import Backbone
 from fungi.data.base import Samples
 from fungi.errors import FungiError
-from fungi.pretraining.augmented_view import AugmentedViews
-from fungi.pretraining.batches import BatchPlan
-from fungi.pretraining.classifier import layer_groups
-from fungi.pretraining.features import evaluation_images
-from fungi.pretraining.fine_tune_settings import FineTuneSettings
-from fungi.pretraining.optimisation import cosine
+from fungi.pretraining.batch_plan import BatchPlan
 from fungi.pretraining.processes import World, decoding_workers
-from fungi.pretraining.training import refuse_other_run, write_log
+from fungi.pretraining.run_files import refuse_other_run, write_log
+from fungi.pretraining.schedules import cosine
+from fungi.pretraining.transfer.augmented_view import AugmentedViews
+from fungi.pretraining.transfer.classifier import layer_groups
+from fungi.pretraining.transfer.features import evaluation_images
+from fungi.pretraining.transfer.fine_tune_settings import FineTuneSettings
 from fungi.runtime.device import autocast, choose_dtype
 from fungi.runtime.files import save_with_torch
 from fungi.runtime.log import logger, progress

@@ -40,7 +40,7 @@ class ExportSettings:
 
 def run(settings: ExportSettings) -> Path:
     """What was written."""
-    from fungi.pretraining.layouts import save_published, save_timm, save_transformers, shape_of
+    from fungi.pretraining.udi.layouts import save_published, save_timm, save_transformers, shape_of
 
     state = chosen_weights(settings.checkpoint, settings.checkpoint_key)
     shape = shape_of(state, str(settings.checkpoint))

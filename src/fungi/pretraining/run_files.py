@@ -1,0 +1,27 @@
+"""What a training run leaves in its folder, beside the checkpoint: the log; and whether a checkpoint is of this run."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fungi.errors import FungiError
+from fungi.runtime.files import write_whole
+
+
+def write_log(folder: Path, history: Sequence[Mapping[str, int | float]]) -> None:
+    """`log.txt`: one JSON line per epoch."""
+    write_whole(folder / "log.txt", "".join(json.dumps(line) + "\n" for line in history))
+
+
+def refuse_other_run(run: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:
+    """FungiError, with both values, where a checkpoint belongs to a run with other numbers. What a checkpoint of an
+    earlier version does not say is taken to be the same.
+    """
+    for name, value in identity.items():
+        found = run["identity"].get(name, value)
+        if found != value:
+            raise FungiError(
+                f"{path} is of a run with {name} = {found}, this one has {value}. Use the same, or another "
+                "--output-dir."
+            )

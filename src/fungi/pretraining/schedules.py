@@ -1,0 +1,22 @@
+"""Values that change from step to step or from epoch to epoch (spec udi 5).
+
+A warm-up that is longer than the run is cut to the length of the run.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+
+def cosine(first: float, last: float, steps: int, *, warmup: int = 0) -> Float[np.ndarray, " steps"]:
+    """A linear rise from 0 to `first` in `warmup` steps, then a cosine from `first` to `last`."""
+    warmup = min(warmup, steps)
+    rise = np.linspace(0.0, first, warmup) if warmup > 1 else np.zeros(warmup)
+    turn = np.arange(steps - warmup)
+    fall = last + 0.5 * (first - last) * (1 + np.cos(np.pi * turn / max(len(turn), 1)))
+    return np.concatenate([rise, fall])
+
+
+def linear_then_constant(first: float, last: float, epochs: int, *, warmup: int) -> Float[np.ndarray, " epochs"]:
+    """A line from `first` to `last` over the first `warmup` epochs, then `last`."""
+    rise = np.linspace(first, last, warmup)[:epochs]
+    return np.concatenate([rise, np.full(epochs - len(rise), last)])
