@@ -1,0 +1,98 @@
+"""Check that names and docstrings use the words of the glossary (CONTRIBUTING.md). `make check` runs it.
+
+    python scripts/check_words.py                 # every violation, exit status 1 if there is any
+    python scripts/check_words.py --count         # number of violations per room
+
+ruff's rule D401 asks that docstrings of functions are in the imperative; this check adds what ruff cannot know. Each
+rule has its reason beside it.
+"""
+
+import argparse
+import ast
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "fungi"
+
+VAGUE_NAMES = {"found", "made", "given", "one", "told", "wanted", "whole", "asked", "heeded", "done_so", "whatever"}
+"""A result is named by the noun of what it holds (`indices`, `scores`, `cells`): these say only that there is one."""
+
+RETIRED_WORDS = {
+    "birth": "provenance",
+    "births": "provenances",
+    "maker": "code_version",
+    "makers": "code_versions",
+    "judge": "evaluation_version",
+    "quirk": "deviation",
+    "quirks": "deviations",
+    "likeness": "similarity, or decision_score",
+    "peelings": "without_wrappers",
+    "sweep": "remove_orphans",
+    "epitaph": "reason",
+    "litter": "orphans",
+}
+"""One word per thing: names of earlier versions that the glossary replaced. `lambda sweep` is the field's own term."""
+
+FIRST_WORDS = {
+    *("Of", "By", "In", "On", "At", "From", "With", "Without", "As", "Under", "Within", "While", "Through", "Beside"),
+    *("What", "How", "Where", "Whose", "Who", "Why", "Which", "That", "This", "These", "It", "They", "Its", "Their"),
+    *("One", "All", "Every", "Each", "Both", "Some", "Several", "Nothing", "Everything", "Two", "The", "A", "An"),
+    *("FungiError", "FungiError,", "Whether", "Mean", "Rows", "Features", "None."),
+}
+"""A function's docstring starts with a verb (`Return`, `Write`); a fragment leaves open what the function does."""
+
+ALLOWED = {"sweep_epochs"}
+
+
+def violations(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, message) for every violation in a Python file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for name, line in _bound_names(node):
+            if name in VAGUE_NAMES:
+                yield line, f"the name {name!r} does not say what it holds"
+            for word in name.lower().split("_"):
+                if word in RETIRED_WORDS and name not in ALLOWED:
+                    yield line, f"the name {name!r} has a retired word: use {RETIRED_WORDS[word]}"
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not _is_property(node):
+            words = (ast.get_docstring(node) or "").split()
+            if words and words[0] in FIRST_WORDS:
+                yield node.lineno, f"the docstring of {node.name} starts with {words[0]!r}, not with a verb"
+
+
+def _bound_names(node: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield the names that a node gives to values, functions and classes, with their lines."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        yield node.id, node.lineno
+    elif isinstance(node, ast.arg):
+        yield node.arg, node.lineno
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield node.name, node.lineno
+
+
+def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    names = {part.attr if isinstance(part, ast.Attribute) else getattr(part, "id", "") for part in node.decorator_list}
+    return bool(names & {"property", "cached_property", "setter", "overload"})
+
+
+def main() -> int:
+    """Print the violations, or their number per room; return 1 if there is any."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="*", type=Path, default=[SOURCE], help="files or folders (default: src/fungi)")
+    parser.add_argument("--count", action="store_true", help="print the number of violations per room")
+    options = parser.parse_args()
+    files = sorted(file for path in options.paths for file in ([path] if path.is_file() else path.rglob("*.py")))
+    counts: Counter[str] = Counter()
+    for file in files:
+        for line, message in sorted(violations(file)):
+            counts[file.parent.name] += 1
+            if not options.count:
+                print(f"{file}:{line}: {message}")
+    if options.count:
+        print("\n".join(f"{count:>5}  {room}" for room, count in counts.most_common()))
+    return int(bool(counts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
