@@ -44,6 +44,7 @@ from fungi.library.dense import DenseFeatures, dense_extractor, support_from_ban
 from fungi.library.independence import check_independence as check_extractor
 from fungi.library.saving import load_wrapper, save_wrapper
 from fungi.objectives import EMBEDDINGS
+from fungi.runtime.device import shielded
 from fungi.runtime.log import logger, progress
 from fungi.views.base import ViewGenerator
 from fungi.views.image import ImageInput
@@ -73,6 +74,7 @@ class FUNGIWrapper:
     Raises FungiError, which is a ValueError, for what a caller can cause.
     """
 
+    @shielded()
     def __init__(
         self,
         model: Any,
@@ -135,6 +137,7 @@ class FUNGIWrapper:
         layers = ", ".join(self.layers)
         return f"FUNGIWrapper({type(self.model).__name__} at {layers} on {self.device}: {parts})"
 
+    @shielded()
     def setup(self, dataset: Any, *, check_independence: bool = False) -> None:
         """Prepare the supporting data of the objectives (negatives, prototypes); call it before extracting.
 
@@ -150,6 +153,7 @@ class FUNGIWrapper:
             for extractor in self.extractors:
                 check_extractor(extractor, [samples.load(row) for row in range(min(3, len(samples)))])
 
+    @shielded()
     def forward(self, images: Any) -> Float[Tensor, "b f"]:
         """Features of a list of PIL images, float32 on the device.
 

@@ -14,6 +14,7 @@ from fungi.gradients.engine import GradientEngine
 from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import ProjectionMatrix, draw_projection, from_entries, product_dtype
 from fungi.gradients.targets import Target, find_targets
+from fungi.runtime.device import shielded
 
 Projection = Shaped[Tensor, "p g"] | ProjectionMatrix
 GivenProjection = Projection | Mapping[str, Projection] | None
@@ -35,6 +36,7 @@ class EngineSettings:
     bias: bool = True
 
 
+@shielded()
 def assemble_engine(
     model: nn.Module, layers: Sequence[str], embedding_dim: int, settings: EngineSettings
 ) -> GradientEngine:
@@ -49,6 +51,7 @@ def assemble_engine(
     return build_engine(model, targets, matrices, device=settings.device, dtype=settings.dtype, views_per_forward=views)
 
 
+@shielded()
 def build_engine(
     model: nn.Module,
     targets: Sequence[Target],
@@ -106,6 +109,7 @@ def width_of(model: nn.Module, embedding_dim: int) -> int:
     return next((width for width in widths if isinstance(width, int)), embedding_dim)
 
 
+@shielded()
 def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tensor, "b c h w"]) -> int:
     """d, found by a trial with some images.
 

@@ -21,6 +21,7 @@ from fungi.gradients.assembly import EngineSettings, GivenProjection, assemble_e
 from fungi.gradients.core import Feature, compute
 from fungi.gradients.engine import GradientEngine
 from fungi.objectives.base import random_linear
+from fungi.runtime.device import shielded
 from fungi.views.base import ViewGenerator
 from fungi.views.image import ImageInput
 from fungi.views.loading import batch_of
@@ -47,6 +48,7 @@ class BaseGradientExtractor(ABC):
     default_latent_dim = 768
     encoder: ClassVar[type[WholeModel] | None] = None
 
+    @shielded()
     def __init__(
         self,
         model: nn.Module,
@@ -160,6 +162,7 @@ class BaseGradientExtractor(ABC):
 
     __call__ = forward
 
+    @shielded()
     def encode(self, views: Float[Tensor, "m c h w"]) -> Float[Tensor, "m l"]:
         """Latents of views, without gradient: for the `setup` of a custom objective."""
         as_they_are = TransformedViews(self.transform, type(self).__name__)

@@ -120,6 +120,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
     Flags are set one by one, without `eval()`: some models do more than setting a flag there (merge adapters, say).
     """
+    _require_differentiable(model)
     training = [module for module in model.modules() if module.training]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
@@ -133,3 +134,11 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = True
         for parameter in learning:
             parameter.requires_grad_(True)
+
+
+def _require_differentiable(model: nn.Module) -> None:
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise FungiError(
+            "the model was made inside torch.inference_mode(), so that no gradient can pass through it. Make the model "
+            "outside; calls may stay inside."
+        )

@@ -15,6 +15,7 @@ from torch import Tensor
 from fungi.data.base import Samples
 from fungi.gradients.engine import GradientEngine, Loss
 from fungi.objectives import EMBEDDINGS
+from fungi.runtime.device import shielded
 from fungi.runtime.log import progress
 from fungi.views.base import ViewGenerator
 from fungi.views.loading import Batch, batches, row_batches
@@ -35,6 +36,7 @@ Computed = dict[str, dict[str, Float[Tensor, "b p"]]]
 """Feature -> array (target, or `embeddings`) -> rows, float32 on the device."""
 
 
+@shielded()
 def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
     """All features of one batch, in their order; features of one call have different names."""
     made: Computed = {}
@@ -91,6 +93,7 @@ class FiniteCheck:
         return {name: rows for name, rows in found.items() if rows}
 
 
+@shielded()
 def embed_samples(
     engine: GradientEngine,
     samples: Samples,

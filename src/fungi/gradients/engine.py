@@ -24,7 +24,7 @@ from fungi.gradients.projection import Projector, RawGradients
 from fungi.gradients.rules import rule_for
 from fungi.gradients.targets import Target
 from fungi.gradients.terms import Positions, SumOfPositions, Terms
-from fungi.runtime.device import Stopwatch, autocast
+from fungi.runtime.device import Stopwatch, autocast, shielded
 from fungi.views.base import Grouping, ViewGenerator
 
 Loss = Callable[[Encoded], Float[Tensor, " b"]]
@@ -106,6 +106,7 @@ class GradientEngine:
         """Embeddings of all views of a collated batch, without gradients."""
         return self.encode(batch, views).pooled
 
+    @shielded()
     @torch.no_grad()
     def encode(self, batch: Any, views: ViewGenerator) -> Encoded:
         """Latents `[b v ...]` of all views of a collated batch, without gradients."""
@@ -114,6 +115,7 @@ class GradientEngine:
         places = _places([rows for rows, _ in parts]).to(self.device, non_blocking=True)
         return Encoded.joined([encoded for _, encoded in parts], places)
 
+    @shielded()
     def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> Extracted:
         """Latents of a collated batch, and the gradients of the given losses, all from one forward pass."""
         encoded: list[Encoded] = []

@@ -23,6 +23,7 @@ from fungi.objectives.base import Objective, Support, support_on
 from fungi.objectives.binding import bind
 from fungi.objectives.dino import DINO
 from fungi.objectives.simclr import SimCLR
+from fungi.runtime.device import shielded
 from fungi.views.image_sets import as_samples, joined, rgb
 from fungi.views.transforms import Transform, ViewTransform
 
@@ -103,6 +104,7 @@ class ObjectiveExtractor(BaseGradientExtractor):
         if self.objective.needs_support:
             self.prepare_support(as_samples(dataset))
 
+    @shielded()
     def prepare_support(self, samples: Samples) -> None:
         """Make the supporting data from training samples."""
         made = self.objective.support(samples, self._embed, self.heads(), self.seed)

@@ -13,6 +13,7 @@ from fungi.backbones.encoders import Encoded
 from fungi.errors import FungiError, did_you_mean
 from fungi.objectives import OBJECTIVES
 from fungi.objectives.base import Objective, Support, support_on
+from fungi.runtime.device import shielded
 from fungi.values import converted
 from fungi.views.base import Drawn, InputSpec, ModalityDefaults, NoViewsError, UnknownOptionError, ViewGenerator
 
@@ -64,6 +65,7 @@ class BoundObjective:
         return digest.hexdigest()
 
 
+@shielded()
 def bind(
     name: str, *, embedding_dim: int, input_spec: InputSpec, seed: int, options: dict[str, Any] | None = None
 ) -> BoundObjective:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fungi.data.base import Samples
 from fungi.errors import FungiError
+from fungi.runtime.device import shielded
 from fungi.runtime.seeds import seeded
 from fungi.views.base import Drawn, ViewGenerator
 
@@ -62,6 +63,7 @@ def is_deterministic(generator: ViewGenerator) -> bool:
     return getattr(generator, "deterministic", False)
 
 
+@shielded()
 def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str, epoch: int = 0) -> Any:
     """The prepared views of an item; what is random in them depends on the seed, the sample's id and the epoch alone.
 
@@ -74,6 +76,7 @@ def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str, epoc
         return generator.prepare(item)
 
 
+@shielded()
 def batch_of(images: Sequence[Image.Image], generators: Sequence[ViewGenerator], *, seed: int) -> Batch:
     """Images that are at hand as one batch; what is random in their views is seeded by content."""
     names = [content_id(image, generators) for image in images]
