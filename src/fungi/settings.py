@@ -137,7 +137,7 @@ def build_parser(settings_type: type, *, program: str, description: str) -> argp
             dest=field.name,
             default=argparse.SUPPRESS,
             required=field in needed,
-            help=_help_text(field),
+            help=help_of(field),
             **_shape_of(hints[field.name]),
         )
     return parser
@@ -177,7 +177,8 @@ def as_json(settings: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
 
 
-def _help_text(field: "dataclasses.Field[Any]") -> str:
+def help_of(field: "dataclasses.Field[Any]") -> str:
+    """Return the help text of a field with its default, as argparse wants it (`%%` for `%`)."""
     default = None if field.default is dataclasses.MISSING else field.default
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     suffix = "" if default is None or default == () else f" (default: {shown})"

@@ -1,0 +1,41 @@
+"""Write the page "Commands" of the documentation from the table of commands; a hook of MkDocs (`make site`)."""
+
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+from fungi.commands import COMMANDS, GROUPS, Command
+from fungi.settings import flag_of, help_of
+
+INTRODUCTION = """# Commands
+
+`fungi COMMAND --help` prints the same in a terminal. Every command has working defaults and says what it wrote. A mistake
+ends with one line that names the cause and the way out.
+"""
+
+
+def page() -> str:
+    """Return the page as Markdown: per group, every command with its description, examples and flags."""
+    parts = [INTRODUCTION]
+    for group in GROUPS:
+        parts.append(f"## {group}\n")
+        parts += [_section(command) for command in COMMANDS.values() if command.group == group]
+    return "\n".join(parts)
+
+
+def _section(command: Command) -> str:
+    module = import_module(command.module)
+    if not hasattr(module, "DESCRIPTION"):  # called by job scripts, and takes no flags
+        return f"### fungi {' '.join(command.words)}\n\n{command.help}\n"
+    flags = [(flag_of(field), help_of(field).replace("%%", "%")) for field in fields(command.settings_type)]
+    rows = [f"| `{flag}` | {text.replace('|', chr(92) + '|').replace('<', '&lt;')} |" for flag, text in flags]
+    table = "\n".join(["| flag | meaning |", "|---|---|", *rows])
+    return f"### fungi {' '.join(command.words)}\n\n```text\n{module.DESCRIPTION}\n```\n\n{table}\n"
+
+
+def on_files(files: Files, *, config: Any) -> Files:
+    """Add the page to the files of the site."""
+    files.append(File.generated(config, "commands.md", content=page()))
+    return files
