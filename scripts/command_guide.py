@@ -11,8 +11,8 @@ from fungi.settings import flag_of, help_of
 
 INTRODUCTION = """# Commands
 
-`fungi COMMAND --help` prints the same in a terminal. Every command has working defaults and says what it wrote. A mistake
-ends with one line that names the cause and the way out.
+`fungi COMMAND --help` prints the same in a terminal. Every command has working defaults and says what it wrote. A
+mistake ends with one line that names the cause and the way out.
 """
 
 
