@@ -8,12 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fungi.backbones import loading
 from fungi.backbones.base import BACKBONES
 from fungi.backbones.position_embedding import hub_positions
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
-from fungi.evaluators.label_propagation import neighbourhood, propagated
 from fungi.evaluators.linear_sgd import linear_probe
 from fungi.evaluators.weighted_knn import weighted_knn
 from fungi.pretraining.tokens import embed, last_attention, last_blocks
@@ -21,8 +19,6 @@ from fungi.pretraining.transfer.attention_maps import class_attention, kept_mass
 from fungi.pretraining.transfer.evaluate import EvaluateSettings
 from fungi.pretraining.transfer.evaluate import _score as score
 from fungi.pretraining.transfer.features import pooled
-from fungi.pretraining.transfer.propagate_labels import PropagateSettings
-from fungi.pretraining.transfer.propagate_labels import run as propagate
 
 
 @pytest.fixture(scope="module")
@@ -170,48 +166,6 @@ def test_pictures_are_written_for_every_head_of_both_tokens(model, tmp_path: Pat
             assert "attn" not in path.stem or np.asarray(picture).max() == 255
     with Image.open(tmp_path / "all.png") as picture:
         assert picture.size[1] == 36
-
-
-def test_labels_come_from_the_most_similar_patches_nearby() -> None:
-    """Against loops over patches; the most similar patch of all lies too far away."""
-    generator = torch.Generator().manual_seed(0)
-    frame, context = torch.randn(12, 3, generator=generator), torch.randn(2, 12, 3, generator=generator)
-    labels, near = torch.rand(2, 12, 4, generator=generator), neighbourhood(3, 4, 1)
-    found = propagated(frame, context, labels, near, temperature=0.2, neighbours=3)
-    for i in range(12):
-        candidates = [
-            (float(torch.cosine_similarity(frame[i], context[c, j], dim=0)), labels[c, j])
-            for c in range(2)
-            for j in range(12)
-            if abs(i // 4 - j // 4) <= 1 and abs(i % 4 - j % 4) <= 1
-        ]
-        best = sorted(candidates, key=lambda one: -one[0])[:3]
-        weights = [math.exp(similarity / 0.2) for similarity, _ in best]
-        expected = sum(w * one for w, (_, one) in zip(weights, best, strict=True)) / sum(weights)
-        torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-6)
-
-
-def test_a_video_that_stands_still_keeps_its_mask(tmp_path: Path, monkeypatch) -> None:
-    davis = tmp_path / "DAVIS"
-    for folder in ("JPEGImages/480p/still", "Annotations/480p/still", "ImageSets/2017"):
-        (davis / folder).mkdir(parents=True)
-    (davis / "ImageSets/2017/val.txt").write_text("still\n")
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)
-    mask = np.zeros((64, 128), dtype=np.uint8)
-    mask[16:48, 32:80] = 1
-    annotation = Image.fromarray(mask)
-    annotation.putpalette([0, 0, 0, 200, 0, 0])
-    annotation.save(davis / "Annotations/480p/still/00000.png")
-    for frame in range(3):
-        Image.fromarray(pixels).save(davis / f"JPEGImages/480p/still/{frame:05d}.jpg")
-    backbone = loading.load_backbone("udi-micro", random_init=True)
-    monkeypatch.setattr(loading, "load_backbone", lambda *_, **__: backbone)
-    written = propagate(PropagateSettings(davis=davis, output_dir=tmp_path / "out", shorter_side=64, neighbours=1))
-    assert [path.name for path in written] == ["00000.png", "00001.png", "00002.png"]
-    with Image.open(written[2]) as picture:
-        found = np.array(picture)
-        assert picture.getpalette()[:6] == [0, 0, 0, 200, 0, 0]
-    assert (found == mask).mean() > 0.97  # edges are interpolated
 
 
 @pytest.mark.parametrize(

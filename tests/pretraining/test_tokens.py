@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from fungi.errors import FungiError
 from fungi.pretraining.tokens import embed, last_attention, last_blocks, require_known_tokens, run_blocks
-from fungi.pretraining.transfer.propagate_labels import frame_size
+from fungi.pretraining.transfer.video_frames import frame_size
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 0}
 KINDS = {
@@ -49,7 +49,9 @@ def test_networks_whose_tokens_are_others_are_refused() -> None:
     require_known_tokens(model_of("registers"), "one")
 
 
-@pytest.mark.parametrize(("size", "expected"), [((854, 480), (832, 480)), ((1080, 1920), (480, 832))])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((854, 480), (832, 480)), ((1080, 1920), (480, 832)), ((500, 480), (448, 480))]
+)
 def test_frames_keep_the_shorter_side_and_floor_the_other(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert frame_size(size, 480) == expected
 

@@ -1,16 +1,18 @@
 """`fungi propagate-labels`: video object segmentation on DAVIS-2017 by label propagation (spec udi 7.6)."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fungi.errors import MissingFilesError
+from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.log import progress
 from fungi.settings import setting
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from PIL import Image
     from torch import Tensor
 
 DESCRIPTION = """Carry the objects of each video's first frame through its other frames, by the similarity of patches.
@@ -19,27 +21,25 @@ DESCRIPTION = """Carry the objects of each video's first frame through its other
 ImageSets/2017/val.txt. Writes --output-dir/VIDEO/*.png with the palette of the first frame; score them with the DAVIS
 toolkit."""
 
-MULTIPLE = 64
-
 
 @dataclass(frozen=True, kw_only=True)
 class PropagateSettings:
-    """Which videos, which network, and DINO's protocol."""
+    """Videos, network, and the settings of DINO's protocol."""
 
     davis: Path = setting(Path("data/DAVIS"), "folder of DAVIS-2017", aliases=("--data-path", "--data_path"))
     backbone: str = setting("udi-vits16", "backbone: a vision transformer of `fungi list backbones`")
     checkpoint: Path | None = setting(None, "weights", aliases=("--pretrained-weights", "--pretrained_weights"))
     output_dir: Path = setting(Path("davis"), "folder of the masks")
-    shorter_side: int = setting(480, "of the frames, in pixels", within=(1, 4096))
-    previous: int = setting(7, "frames of context besides the first", within=(0, 1000))
-    radius: int = setting(12, "patches that a label can travel between two frames", within=(0, 1000))
-    neighbours: int = setting(5, "patches that a label comes from", within=(1, 10**4))
-    temperature: float = setting(0.1, "of similarities", within=(1e-4, 100))
+    shorter_side: int = setting(480, "shorter side of the scaled frames, in pixels", within=(1, 4096))
+    previous: int = setting(7, "previous frames that labels come from, besides the first frame", within=(0, 1000))
+    radius: int = setting(12, "largest distance in patches that a label moves; 0 for any distance", within=(0, 1000))
+    neighbours: int = setting(5, "number of most similar patches that a label comes from", within=(1, 10**4))
+    temperature: float = setting(0.1, "temperature of the similarities", within=(1e-4, 100))
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
 
 def run(settings: PropagateSettings) -> list[Path]:
-    """The masks that were written."""
+    """Propagate the labels of all videos, and return the paths of the masks."""
     from fungi.backbones.loading import load_backbone
     from fungi.pretraining.tokens import require_known_tokens
     from fungi.runtime.device import choose_device
@@ -56,47 +56,49 @@ def run(settings: PropagateSettings) -> list[Path]:
     return written
 
 
-def show(settings: PropagateSettings, made: list[Path]) -> None:
-    """Where they are."""
-    print(f"wrote {len(made)} masks to {settings.output_dir}")
+def show(settings: PropagateSettings, paths: list[Path]) -> None:
+    """Print where the masks are."""
+    print(f"wrote {len(paths)} masks to {settings.output_dir}")
 
 
 def _segment(settings: PropagateSettings, backbone: Any, name: str) -> list[Path]:
-    """The masks of one video."""
+    """Write the masks of one video, and return their paths."""
     import numpy as np
     import torch
     from PIL import Image
 
     from fungi.evaluators.label_propagation import neighbourhood, propagated
+    from fungi.pretraining.transfer.video_frames import mask_of, patch_labels
 
     frames = sorted((settings.davis / "JPEGImages" / "480p" / name).glob("*.jpg"))
     if not frames:
         raise MissingFilesError(f"--davis: video {name!r} has no frames. Unpack DAVIS-2017-trainval-480p again.")
-    with Image.open(settings.davis / "Annotations" / "480p" / name / f"{frames[0].stem}.png") as first:
-        palette, mask = first.getpalette(), torch.from_numpy(np.array(first)).long()
-    count, written = int(mask.max()) + 1, []
-    history: list[tuple[Tensor, Tensor]] = []
+    annotation = _open_annotation(settings.davis / "Annotations" / "480p" / name / f"{frames[0].stem}.png")
+    mask = np.array(annotation)
+    patch, written = int(backbone.model.patch_embed.patch_size[0]), []
+    first: tuple[Tensor, Tensor] | None = None
+    latest: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.previous)
+    near = None
     for frame, (tokens, grid) in zip(frames, _tokens(settings, backbone, frames), strict=True):
-        if not history:
-            one_hot = torch.nn.functional.one_hot(mask, count).permute(2, 0, 1)[None].float()
-            labels = torch.nn.functional.interpolate(one_hot, grid, mode="area").flatten(2)[0].T.to(tokens.device)
-            near = neighbourhood(*grid, settings.radius).to(tokens.device)
-            found = mask
+        if first is None:
+            labels = patch_labels(annotation, grid, int(mask.max()) + 1).to(tokens.device)
+            near = neighbourhood(*grid, settings.radius)
+            near = None if near is None else near.to(tokens.device)
+            first = tokens, labels
         else:
-            context = [history[0], *history[1:][-settings.previous :]] if settings.previous else history[:1]
+            keys, context_labels = (torch.stack(part) for part in zip(first, *latest, strict=True))
             labels = propagated(
                 tokens,
-                torch.stack([one for one, _ in context]),
-                torch.stack([one for _, one in context]),
+                keys,
+                context_labels,
                 near,
                 temperature=settings.temperature,
                 neighbours=settings.neighbours,
             )
-            shares = labels.T.unflatten(1, grid)[None]  # [1 k rows columns]
-            found = torch.nn.functional.interpolate(shares, tuple(mask.shape), mode="bilinear")[0].argmax(0).cpu()
-        history.append((tokens, labels))
-        picture = Image.fromarray(found.numpy().astype(np.uint8), mode="P")
-        picture.putpalette(palette or [])
+            mask = mask_of(labels, grid, patch, annotation.size)
+            latest.append((tokens, labels))
+        picture = Image.fromarray(mask)
+        picture.putpalette(annotation.getpalette() or [])
         path = settings.output_dir / name / f"{frame.stem}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
@@ -104,29 +106,37 @@ def _segment(settings: PropagateSettings, backbone: Any, name: str) -> list[Path
     return written
 
 
-def frame_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """The shorter side as asked; the other in proportion, down to a multiple of 64 (spec udi 7.6)."""
-    scale = shorter / min(size)
-    width, height = (max(shorter, int(scale * side) // MULTIPLE * MULTIPLE) for side in size)
-    return width, height
+def _open_annotation(path: Path) -> "Image.Image":
+    """Return a mask of one channel; MissingFilesError where the file is missing, FungiError for a mask of colours."""
+    from PIL import Image
+
+    if not path.is_file():
+        raise MissingFilesError(f"--davis: there is no file {path}. Unpack DAVIS-2017-trainval-480p again.")
+    with Image.open(path) as annotation:
+        annotation.load()
+    if annotation.mode not in ("P", "L"):
+        raise FungiError(f"{path} has mode {annotation.mode}, not numbers of objects (P or L). Unpack DAVIS again.")
+    return annotation
 
 
 def _tokens(
     settings: PropagateSettings, backbone: Any, frames: list[Path]
 ) -> "Iterator[tuple[Float[Tensor, 'n d'], tuple[int, int]]]":
-    """Patch tokens behind the final norm of each frame, and their grid."""
+    """Yield the patch tokens behind the final norm of each frame, and their grid (rows, columns)."""
     import torch
 
     from fungi.data.formats.image_files import decode
     from fungi.pretraining.tokens import last_blocks
-    from fungi.views.pixels import as_pixels, normalize
+    from fungi.pretraining.transfer.video_frames import frame_size, frame_statistics, scaled_frame
+    from fungi.views.pixels import normalize
 
     model = backbone.model
     patch, device = int(model.patch_embed.patch_size[0]), next(model.parameters()).device
-    for frame in frames:
-        image = decode(frame, frame.name)
-        width, height = frame_size(image.size, settings.shorter_side)
-        pixels = normalize(as_pixels(image.resize((width, height)))[None], backbone.input.statistics)
+    statistics = frame_statistics(backbone.input.statistics)
+    for path in frames:
+        frame = decode(path, path.name)
+        width, height = frame_size(frame.size, settings.shorter_side)
+        pixels = normalize(scaled_frame(frame, (width, height)), statistics)
         with torch.no_grad():
             tokens = last_blocks(model, pixels.to(device))[0][0, model.num_prefix_tokens :]
         yield tokens, (height // patch, width // patch)
