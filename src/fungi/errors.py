@@ -16,13 +16,28 @@ class RefusedJoinError(FungiError):
     """Features of different provenance (projection, weights, layer, rows) were about to be joined."""
 
 
+LISTED_CHARACTERS = 160
+"""Length of a list of names in a message; the rest of the names is counted."""
+
+
 def unknown_name(kind: str, asked: str, known: Iterable[str]) -> FungiError:
-    """The error for a name that is not in an enumeration: nearest names first, then all."""
+    """Return the error for a name that is not in an enumeration: with the nearest names, or else the known ones."""
     names = sorted(known)
-    return FungiError(f"unknown {kind} {asked!r}.{did_you_mean(asked, names)} Known: {', '.join(names)}.")
+    return FungiError(f"unknown {kind} {asked!r}.{did_you_mean(asked, names) or f' Known: {listed(names)}.'}")
 
 
 def did_you_mean(asked: str, known: Iterable[str]) -> str:
-    """The nearest names as a question, with a blank before it; empty where none is near."""
+    """Return the nearest names as a question, with a blank before it; empty if no name is near."""
     near = get_close_matches(asked, sorted(known), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names joined by commas: as many as fit into a message, and the number of the others."""
+    shown: list[str] = []
+    every = list(names)
+    for name in every:
+        if shown and len(", ".join([*shown, name])) > LISTED_CHARACTERS:
+            return f"{', '.join(shown)} and {len(every) - len(shown)} more"
+        shown.append(name)
+    return ", ".join(shown) or "none"

@@ -38,6 +38,7 @@ from fungi.library.arguments import (
     image_input_of,
     say_classifier,
     whole_number,
+    without_parallel,
 )
 from fungi.library.collection import fit_reduction, say_cost
 from fungi.library.dense import DenseFeatures, dense_extractor, support_from_bank, support_from_images
@@ -95,8 +96,10 @@ class FUNGIWrapper:
         self.extractor_configs = checked_configs(extractor_configs)
         if not self.extractor_configs and not include_embeddings:
             raise FungiError("no objective is given. Pass extractor_configs=[KLConfig(), ...].")
-        self.device, self.layers = checked_device(device), checked_layers(target_layer)
-        self.model, self.seed = checked_model(model).to(self.device), whole_number("seed", seed, 0)
+        self.device, self.seed = checked_device(device), whole_number("seed", seed, 0)
+        model, prefix = without_parallel(checked_model(model))
+        self.layers = tuple(layer.removeprefix(prefix) for layer in checked_layers(target_layer))
+        self.model = model.to(self.device)
         self.dtype = half_dtype(fp16_dtype) if use_fp16 else torch.float32
         whole_number("input_dim", input_dim, 1)
         self.image_input = image_input or image_input_of(model, input_dim)
@@ -113,7 +116,7 @@ class FUNGIWrapper:
         self.engine = assemble_engine(self.model, self.layers, self.embeddings_dim, settings)
         self.base_params = {
             "model": self.model,
-            "target_layer": target_layer,
+            "target_layer": self.layers[0] if isinstance(target_layer, str) else self.layers,
             "device": self.device,
             "projection": projection,
             "projection_scaling": None,

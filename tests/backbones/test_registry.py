@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from fungi.backbones.base import BACKBONES
+from fungi.backbones.base import BACKBONES, resolve_backbone
 from fungi.backbones.loading import choose_input
-from fungi.errors import FungiError
+from fungi.errors import FungiError, unknown_name
 from fungi.profiles import PROFILES
 from fungi.views.image import CLIP, HALF, IMAGENET, UNIT
 from tests.backbones.small import with_one_fast_of_each
@@ -278,6 +278,40 @@ def _url_of(name: str) -> str:
 def test_an_unknown_name_is_answered_with_near_ones():
     with pytest.raises(FungiError, match=r"unknown backbone 'vit-b6'\. Did you mean 'vit-b\d6'"):
         BACKBONES["vit-b6"]
+
+
+@pytest.mark.parametrize(
+    ("text", "way_out"),
+    [
+        ("timm:resnet18", "--backbone resnet18=timm:resnet18."),
+        ("timm:convnext_tiny.fb_in22k", "--backbone convnext_tiny.fb_in22k=timm:convnext_tiny.fb_in22k."),
+        ("hf:facebook/dinov2 small/", "--backbone dinov2-small=hf:facebook/dinov2 small/."),
+        ("hf-mean:..", "--backbone mine=hf-mean:..."),
+    ],
+)
+def test_a_description_without_a_name_is_answered_with_the_name_it_could_have(text, way_out):
+    with pytest.raises(FungiError) as error:
+        resolve_backbone(text)
+    assert str(error.value).endswith(f"Write {way_out}")
+
+
+@pytest.mark.parametrize(
+    "text", ["dino_vitb61", "zzzzz", "resnet-50", "mine=timm:vit_bas", "mine=timm:resnet50.nope", "a=b"]
+)
+def test_messages_about_names_are_short_and_end_after_the_nearest(text):
+    with pytest.raises(FungiError) as error:
+        resolve_backbone(text)
+    message = str(error.value)
+    assert len(message) < 300
+    assert "Did you mean" not in message or message.endswith("?")
+
+
+def test_a_long_list_of_names_is_cut_and_counted():
+    message = str(unknown_name("thing", "zzz", [f"name{number:03}" for number in range(100)]))
+    assert message.startswith("unknown thing 'zzz'. Known: name000, name001,")
+    shown, rest = message.rsplit(" and ", 1)
+    assert rest == f"{100 - shown.count('name')} more."
+    assert str(unknown_name("thing", "zzz", ["a"])) == "unknown thing 'zzz'. Known: a."
 
 
 def test_listing_imports_nothing_heavy():

@@ -131,7 +131,8 @@ def test_name_that_is_no_plain_folder_name_is_refused(name, folders):
         ("mine=hf:", "is not understood"),
         ("digits=folder:/x", "'digits' is the name of a known dataset"),
         ("mine=folder:/there/is/none", "there is no folder /there/is/none"),
-        ("diggits", r"Did you mean 'digits'.*For your own data write NAME=folder:PATH"),
+        ("diggits", r"Did you mean 'digits'.*\?$"),
+        ("quux", r"`fungi list datasets` names all\. For your own data write NAME=folder:PATH"),
     ],
 )
 def test_mistakes_are_explained(text, message):

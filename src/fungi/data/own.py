@@ -14,7 +14,7 @@ from fungi.data.drawn import SPLITS, DrawnSplit
 from fungi.data.formats.hf_disk import modality_of, open_saved, saved_splits, string_classes
 from fungi.data.formats.image_files import class_folder_samples, class_folders, image_names, name_unread
 from fungi.data.formats.mask_files import mask_names, masked_samples, read_mask
-from fungi.errors import FungiError, MissingFilesError, unknown_name
+from fungi.errors import FungiError, MissingFilesError, did_you_mean
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 """Split -> the folders (or splits of a saved dataset) that may hold it."""
@@ -55,7 +55,9 @@ def _found_by_name(name: str, data_dir: Path | None, known: Iterable[str]) -> Da
     if root and root.is_dir() and _present(entry.name for entry in root.iterdir() if entry.is_dir()):
         return _folder_spec(name, root)
     looked = f" ({root} is neither.)" if root else ""
-    raise FungiError(f"{unknown_name('dataset', name, known)} For your own data write {_FORMS}.{looked}")
+    near = did_you_mean(name, known)
+    own = "" if near else f" `fungi list datasets` names all. For your own data write {_FORMS}."
+    raise FungiError(f"unknown dataset {name!r}.{near}{own}{looked}")
 
 
 def _present(names: Iterable[str]) -> dict[str, str]:

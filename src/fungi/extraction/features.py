@@ -12,6 +12,7 @@ from fungi.extraction.support import with_support
 from fungi.gradients import assembly, core
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.projection import ProjectionMatrix, draw_projection, load_projection, save_projection
+from fungi.gradients.projection_memory import require_memory
 from fungi.gradients.targets import Target, find_target, split_spec, unique_names
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.profiles import choose_profile
@@ -102,6 +103,10 @@ def find_matrix(settings: GradientSettings, context: StageContext, target: Targe
             )
         return fitting[0]
     size, path = settings.usual_matrix(context.backbone.spec.projection_dim, target.shape)
+    way_out = (
+        "Use --projection-kind khatri-rao, which needs little memory, a smaller --projection-dim, or another --layer."
+    )
+    require_memory(settings.projection_kind, size, target.shape, context.device, context.dtype, way_out)
     if not path.exists():
         kind, outputs = settings.projection_kind, target.shape[0]
         matrix = draw_projection(size, target.gradient_dim, kind=kind, seed=settings.seed, outputs=outputs)

@@ -13,19 +13,21 @@ from fungi.gradients.capture import Capture, frozen
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import ProjectionMatrix, draw_projection, from_entries, product_dtype
+from fungi.gradients.projection_memory import require_memory
 from fungi.gradients.targets import Target, find_targets
 from fungi.runtime.device import shielded
 
-Projection = Shaped[Tensor, "p g"] | ProjectionMatrix
+Projection = Shaped[Tensor, "p g"] | ProjectionMatrix | str
 GivenProjection = Projection | Mapping[str, Projection] | None
+_WAY_OUT = 'Pass projection="khatri-rao", which needs little memory, or choose another target_layer.'
 
 
 @dataclass(frozen=True)
 class EngineSettings:
     """How to extract, whatever the model.
 
-    projection: one matrix for all layers, or one per layer name; None draws them: binary, from `seed`, with p =
-        the model's width (`width_of`).
+    projection: one matrix for all layers, or one per layer name; the name of a kind draws them from `seed` with p =
+        the model's width (`width_of`), None draws binary ones.
     """
 
     device: torch.device
@@ -83,8 +85,10 @@ def _matrix(
         given = given[target.name]
     key = (id(given), target.shape)
     if key not in drawn:
-        if given is None:
-            given = draw_projection(projection_dim, target.gradient_dim, seed=settings.seed)
+        if given is None or isinstance(given, str):
+            kind, outputs = given or "binary", target.shape[0]
+            require_memory(kind, projection_dim, target.shape, settings.device, settings.dtype, _WAY_OUT)
+            given = draw_projection(projection_dim, target.gradient_dim, kind=kind, seed=settings.seed, outputs=outputs)
         drawn[key] = given if isinstance(given, ProjectionMatrix) else _signs(given)
     return drawn[key]
 
@@ -116,12 +120,34 @@ def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tens
     FungiError where the model does not map images to `[b, d]`, or where a layer gets no gradient.
     """
     with frozen(model), torch.enable_grad(), Capture(model, find_targets(model, tuple(layers))) as capture:
-        embeddings = model(images)
+        embeddings = _trial(model, images)
+        if hasattr(embeddings, "last_hidden_state"):
+            raise FungiError(_WRAP_TRANSFORMERS.format(output=type(embeddings).__name__, layer=layers[0]))
         if not isinstance(embeddings, Tensor) or embeddings.dim() != 2:
-            found = f"shape {list(embeddings.shape)}" if isinstance(embeddings, Tensor) else type(embeddings).__name__
+            output = f"shape {list(embeddings.shape)}" if isinstance(embeddings, Tensor) else type(embeddings).__name__
             raise FungiError(
-                f"the model gives {found} for {len(images)} images; embeddings [b, d] are needed. "
+                f"the model gives {output} for {len(images)} images; embeddings [b, d] are needed. "
                 "Leave out its classifier, and pool where it returns tokens or a feature map."
             )
         capture.signals([embeddings], [torch.ones_like(embeddings)], keep_graph=False)
     return embeddings.shape[1]
+
+
+def _trial(model: nn.Module, images: Float[Tensor, "b c h w"]) -> Any:
+    """Return what the model gives for images; FungiError where it does not take their size."""
+    try:
+        return model(images)
+    except FungiError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise FungiError(
+            f"the model fails for images of {list(images.shape[1:])} ({reason}). input_dim is the side of its input."
+        ) from error
+
+
+_WRAP_TRANSFORMERS = """the model gives {output}; embeddings [b, d] are needed. Wrap it:
+class Encoder(torch.nn.Sequential):
+    def forward(self, images):
+        return self[0](images).last_hidden_state[:, 0]  # or .pooler_output
+FUNGIWrapper(Encoder(model), "0.{layer}", ...)"""

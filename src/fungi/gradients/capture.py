@@ -36,6 +36,7 @@ class Capture:
         self._stack = ExitStack()
         self.activations: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
+        self._without_graph = False
 
     def __enter__(self) -> "Capture":
         self._stack.enter_context(visible_output_projection(self._attentions))
@@ -81,6 +82,11 @@ class Capture:
             )
         signals = {path: signal for path, signal in zip(self._modules, found, strict=True) if signal is not None}
         for path in self._modules:
+            if path not in signals and self._without_graph:
+                raise FungiError(
+                    f"the model computes layer {path!r} under torch.no_grad or torch.inference_mode, so that no "
+                    "gradient reaches it. Take that out of the model's forward."
+                )
             if path not in signals:
                 raise FungiError(
                     f"layer {path!r} gets no gradient: the embedding does not depend on its output. "
@@ -100,6 +106,7 @@ class Capture:
                 )
             if path not in self._activation_modules:
                 self.activations[path] = inputs[0].detach().clone()
+            self._without_graph |= not torch.is_grad_enabled()
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
             self.outputs[path] = output

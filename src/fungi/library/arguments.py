@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungi.backbones.timm_models import timm_input
-from fungi.errors import FungiError
+from fungi.errors import FungiError, unknown_name
+from fungi.gradients.projection import KINDS as PROJECTION_KINDS
 from fungi.gradients.projection import ProjectionMatrix
 from fungi.runtime.log import logger
 from fungi.views.image import ImageInput
@@ -31,6 +32,21 @@ def checked_model(model: Any) -> nn.Module:
     return model
 
 
+def without_parallel(model: nn.Module) -> tuple[nn.Module, str]:
+    """Return the model inside DataParallel, DistributedDataParallel and torch.compile, and what its paths begin with.
+
+    The model inside has its own transform, width and short cut; the wrapper around it spreads batches over devices.
+    """
+    prefix = ""
+    while True:
+        parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+        attribute = "module" if parallel else "_orig_mod"
+        inner = getattr(model, attribute, None)
+        if not isinstance(inner, nn.Module) or not (parallel or type(model).__name__ == "OptimizedModule"):
+            return model, prefix
+        model, prefix = inner, f"{prefix}{attribute}."
+
+
 def checked_device(device: Any) -> torch.device:
     """The device; FungiError for one that does not exist, or is not there."""
     try:
@@ -44,11 +60,16 @@ def checked_device(device: Any) -> torch.device:
 
 def checked_projection(given: Any) -> Any:
     """A projection, one per layer, or None; FungiError for what is no matrix. Its entries are judged with its layer."""
-    for one in given.values() if isinstance(given, Mapping) else [given]:
-        if one is None or isinstance(one, ProjectionMatrix) or (isinstance(one, Tensor) and one.dim() == 2):
+    for projection in given.values() if isinstance(given, Mapping) else [given]:
+        if isinstance(projection, str):
+            if projection not in PROJECTION_KINDS:
+                raise unknown_name("kind of projection", projection, PROJECTION_KINDS)
             continue
-        found = f"a tensor {list(one.shape)}" if isinstance(one, Tensor) else f"a {type(one).__name__}"
-        raise FungiError(f"the projection is {found}; a tensor [p, G] with entries +1 and -1 is needed.")
+        if projection is None or isinstance(projection, ProjectionMatrix):
+            continue
+        if not isinstance(projection, Tensor) or projection.dim() != 2:
+            shape = f"tensor {list(projection.shape)}" if isinstance(projection, Tensor) else type(projection).__name__
+            raise FungiError(f"the projection is a {shape}; a tensor [p, G] with entries +1 and -1 is needed.")
     return given
 
 
@@ -135,8 +156,41 @@ def _name_of(given: Any) -> str:
 
 
 def image_input_of(model: nn.Module, input_dim: int) -> ImageInput:
-    """The model's own evaluation transform where timm knows it (statistics, crop, interpolation); else ImageNet's."""
-    config: dict[str, Any] | None = getattr(model, "pretrained_cfg", None)
-    if not config or "mean" not in config:
+    """Return the model's own evaluation transform (statistics, crop, interpolation) if timm knows it, else ImageNet's.
+
+    A model of timm inside another module decides the transform where it is the only one and comes first; a warning
+    says so, and says where the transform is not known.
+    """
+    inside = {path: module for path, module in model.named_modules() if _has_transform(module)}
+    if not inside:
         return ImageInput.square(input_dim)
-    return timm_input(config, input_dim)
+    path, first = next(iter(inside.items()))
+    if path and (len(inside) > 1 or _something_before(model, path)):
+        logger.warning(
+            f"the transform of this {type(model).__name__} is not known, since its model of timm {path!r} is not all "
+            "that sees the images: ImageNet's is taken. Pass image_input for another one."
+        )
+        return ImageInput.square(input_dim)
+    image_input = timm_input(first.pretrained_cfg, input_dim)
+    if path:
+        logger.warning(
+            f"the transform is that of the model of timm {path!r} inside this {type(model).__name__}: {image_input}. "
+            "Pass image_input for another one."
+        )
+    return image_input
+
+
+def _has_transform(module: Any) -> bool:
+    return "mean" in (getattr(module, "pretrained_cfg", None) or {})
+
+
+def _something_before(model: nn.Module, path: str) -> bool:
+    """Return whether a row of modules on the way to `path` calls another module before it."""
+    names = path.split(".")
+    parents = [model.get_submodule(".".join(names[:depth])) for depth in range(len(names))]
+    for parent, name in zip(parents, names, strict=True):
+        if isinstance(parent, nn.Sequential):
+            before = list(parent.children())[: list(dict(parent.named_children())).index(name)]
+            if not all(isinstance(module, nn.Identity) for module in before):
+                return True
+    return False

@@ -19,6 +19,7 @@ from fungi.backbones.checkpoints import hash_weights
 from fungi.combine.pca import Reduction
 from fungi.errors import FungiError, MissingFilesError
 from fungi.gradients.projection import ProjectionMatrix
+from fungi.library.arguments import checked_model, without_parallel
 from fungi.runtime.device import DTYPES
 from fungi.runtime.files import write_whole, written_whole
 from fungi.runtime.versions import package_versions
@@ -87,11 +88,11 @@ def load_wrapper(
 ) -> Any:
     """Read a wrapper and make it; see `FUNGIWrapper.load`. make: the class."""
     content, tensors = _read(folder)
-    found = hash_weights(model)
-    if found != content["weights_hash"]:
+    weights_hash = hash_weights(without_parallel(checked_model(model))[0])
+    if weights_hash != content["weights_hash"]:
         raise FungiError(
             f"{folder} was saved with a model of weights {content['weights_hash'][:12]}, the given model has "
-            f"{found[:12]}: its features would be others. Load the same model."
+            f"{weights_hash[:12]}: its features would be others. Load the same model."
         )
     dtype = DTYPES[content["dtype"]]
     image_input = _image_input(content["image_input"])

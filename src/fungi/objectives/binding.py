@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungi.backbones.encoders import Encoded
-from fungi.errors import FungiError, did_you_mean
+from fungi.errors import FungiError, did_you_mean, listed
 from fungi.objectives import OBJECTIVES
 from fungi.objectives.base import Objective, Support, support_on
 from fungi.runtime.device import shielded
@@ -87,10 +87,8 @@ def bind(
         raise NoViewsError(f"objective {name} has no views for {input_spec.modality}.") from None
     except UnknownOptionError as error:
         known = sorted(fields.union(error.known))
-        raise FungiError(
-            f"objective {name} has no option {error.option!r}.{did_you_mean(error.option, known)} It has: "
-            f"{', '.join(known)}."
-        ) from None
+        near = did_you_mean(error.option, known) or f" It has: {listed(known)}."
+        raise FungiError(f"objective {name} has no option {error.option!r}.{near}") from None
     except FungiError as error:
         raise FungiError(f"objective {name}: {error}") from None
     if isinstance(views, Drawn):

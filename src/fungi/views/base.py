@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Int64
 from torch import Tensor
 
-from fungi.errors import FungiError, did_you_mean, unknown_name
+from fungi.errors import FungiError, did_you_mean, listed, unknown_name
 from fungi.values import converted
 
 Inputs = Tensor | dict[str, Tensor]
@@ -102,8 +102,8 @@ class UnknownOptionError(FungiError):
     """Views have no option of the name that is asked for; `known` are those that they have."""
 
     def __init__(self, kind: str, option: str, known: Iterable[str]) -> None:
-        near, listed = did_you_mean(option, known), ", ".join(sorted(known)) or "none"
-        super().__init__(f"views {kind!r} have no option {option!r}.{near} They have: {listed}.")
+        near = did_you_mean(option, known) or f" They have: {listed(sorted(known))}."
+        super().__init__(f"views {kind!r} have no option {option!r}.{near}")
         self.option, self.known = option, known
 
 

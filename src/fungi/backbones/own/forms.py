@@ -15,9 +15,10 @@ from fungi.backbones.own.spectrograms import SPECTROGRAM_MODELS, spectrogram_bac
 from fungi.backbones.own.text import text_backbone
 from fungi.backbones.own.timm_model import timm_backbone
 from fungi.backbones.own.vision import vision_backbone
-from fungi.errors import FungiError, unknown_name
+from fungi.errors import FungiError, did_you_mean
 
-FORMS = "NAME=timm:ID or NAME=hf:PLACE (hf-mean:PLACE), PLACE being a folder or a repository of the Hugging Face hub"
+KINDS = ("timm", "hf", "hf-mean")
+FORMS = "NAME=timm:ID or NAME=hf:PLACE (hf-mean:PLACE), where PLACE is a folder or a repository of the Hugging Face hub"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -26,15 +27,27 @@ def own_backbone(text: str) -> BackboneSpec:
     """The encoder that `text` describes (see `resolve_backbone`); FungiError where there is none."""
     name, equals, described = text.partition("=")
     if not equals:
-        raise FungiError(f"{unknown_name('backbone', name, BACKBONES.names())} For your own model write {FORMS}.")
+        raise _unknown(text)
     kind, _, place = described.partition(":")
-    if kind not in ("timm", "hf", "hf-mean") or not place or not _PLAIN_NAME.fullmatch(name):
+    if kind not in KINDS or not place or not _PLAIN_NAME.fullmatch(name):
         raise FungiError(f"--backbone {text!r} is not understood. Write {FORMS}; NAME is a plain file name.")
     if name in BACKBONES:
         raise FungiError(f"--backbone {text!r}: {name!r} is the name of a known backbone. Choose another name.")
     if kind == "timm":
         return timm_backbone(name, place)
     return _hub_backbone(name, place, mean=kind == "hf-mean")
+
+
+def _unknown(text: str) -> FungiError:
+    """Return the error for a name that is not known, with the form that it was probably meant to have."""
+    kind, colon, place = text.partition(":")
+    if colon and kind in KINDS and place:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", place.rstrip("/").rpartition("/")[2]).strip("._-") or "mine"
+        return FungiError(f"--backbone {text!r} has no name for the results. Write --backbone {name}={text}.")
+    near = did_you_mean(text, BACKBONES)
+    if near:
+        return FungiError(f"unknown backbone {text!r}.{near}")
+    return FungiError(f"unknown backbone {text!r}. `fungi list backbones` names all. For your own model write {FORMS}.")
 
 
 def _hub_backbone(name: str, place: str, *, mean: bool) -> BackboneSpec:

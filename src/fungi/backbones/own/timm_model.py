@@ -7,7 +7,7 @@ from fungi.backbones.base import BackboneSpec
 from fungi.backbones.own.anatomy import examine
 from fungi.backbones.sources import fetch_timm
 from fungi.backbones.timm_models import build_timm, timm_input, timm_names
-from fungi.errors import FungiError, unknown_name
+from fungi.errors import FungiError, did_you_mean, unknown_name
 
 
 def timm_backbone(name: str, model: str) -> BackboneSpec:
@@ -40,8 +40,8 @@ def _published(model: str) -> Any:
 
     architecture, _, tag = model.partition(".")
     if not is_model(architecture):
-        near = unknown_name("model of timm", architecture, timm.list_models())
-        raise FungiError(str(near).partition(" Known:")[0] + " timm.list_models() names them all.")
+        near = did_you_mean(architecture, timm.list_models()) or " timm.list_models() names all."
+        raise FungiError(f"unknown model of timm {architecture!r}.{near}")
     known = get_arch_pretrained_cfgs(architecture)
     if tag and model not in known:
         raise unknown_name("weights of timm", model, known)

@@ -1,0 +1,213 @@
+"""Models as people have them: wrapped, too large for a dense projection, without a graph, of another library."""
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fungi.config import DINOConfig, KLConfig
+from fungi.errors import FungiError
+from fungi.gradients import projection_memory
+from fungi.runtime import memory
+from fungi.runtime.log import logger
+from fungi.wrapper import FUNGIWrapper
+from tests.library.models import LAYERS, SIZE, build, dataset, pictures, wrap
+
+STATISTICS = {"mean": (0.1, 0.2, 0.3), "std": (0.6, 0.5, 0.4), "interpolation": "bilinear", "crop_pct": 0.8}
+
+
+def of_timm() -> Any:
+    """A model of timm whose transform is none of the usual ones."""
+    model: Any = build("timm")
+    model.pretrained_cfg = {"architecture": "test", "input_size": (3, SIZE, SIZE), **STATISTICS}
+    return model
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = of_timm()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.encoder(images)
+
+
+WRAPPED = {
+    "data parallel": (lambda: nn.DataParallel(of_timm()), "module."),
+    "compiled": (lambda: torch.compile(of_timm()), "_orig_mod."),
+    "compiled in data parallel": (lambda: nn.DataParallel(torch.compile(of_timm())), "module._orig_mod."),
+    "sequential": (lambda: nn.Sequential(nn.Identity(), of_timm(), nn.Identity()), "1."),
+    "own module": (Around, "encoder."),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_wrapped_model_of_timm_gives_the_features_of_the_model_inside(kind: str) -> None:
+    make, prefix = WRAPPED[kind]
+    configs = [KLConfig(latent_dim=24)]
+    expected = wrap(model=of_timm(), configs=configs)(pictures(3))
+    wrapper = wrap(model=make(), configs=configs, layer=prefix + LAYERS["timm"])
+    torch.testing.assert_close(wrapper(pictures(3)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_of_a_parallel_model_may_be_named_with_and_without_its_prefix() -> None:
+    model = nn.DataParallel(of_timm())
+    with_prefix, without = (
+        wrap(model=model, configs=[KLConfig()], layer=text)
+        for text in ("module.blocks.1.attn.proj", "blocks.1.attn.proj")
+    )
+    assert with_prefix.layers == without.layers == ("blocks.1.attn.proj",)
+    assert with_prefix.engine.encoder.path == "pooled token"
+
+
+def test_a_saved_parallel_model_is_loaded_with_the_model_alone(tmp_path: Any) -> None:
+    model = of_timm()
+    wrapper = wrap(model=nn.DataParallel(model), configs=[KLConfig()])
+    wrapper.save(tmp_path)
+    assert torch.equal(FUNGIWrapper.load(tmp_path, model, "cpu")(pictures(2)), wrapper(pictures(2)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.BatchNorm2d(3), of_timm()),
+        lambda: nn.Sequential(of_timm(), nn.ModuleList([of_timm()])[0]),
+    ],
+    ids=["something before", "two models"],
+)
+def test_a_transform_that_is_not_known_is_said(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    from fungi.library.arguments import image_input_of
+    from fungi.views.image import ImageInput
+
+    with caplog.at_level(logging.WARNING, logger=logger.name):
+        image_input = image_input_of(make(), SIZE)
+    assert image_input == ImageInput.square(SIZE)
+    assert "the transform of this Sequential is not known" in caplog.text
+    assert "Pass image_input" in caplog.text
+
+
+def test_a_projection_that_does_not_fit_is_refused_before_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was drawn")
+
+    monkeypatch.setattr("fungi.gradients.assembly.draw_projection", draw)
+    monkeypatch.setattr(projection_memory, "free_bytes", lambda device: 50_000)  # 24 x 600 entries of 4 bytes and a bit
+    with pytest.raises(FungiError, match=r"a binary projection of 24 x 600 entries takes 0\.0 GB .*khatri-rao"):
+        wrap(configs=[KLConfig()])
+
+
+def test_a_kind_of_projection_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection_memory, "free_bytes", lambda device: 50_000)
+    wrapper = wrap(configs=[KLConfig()], projection="khatri-rao")
+    (projector,) = wrapper.engine.projectors.values()
+    assert (projector.matrix.kind, projector.matrix.projection_dim) == ("khatri-rao", 24)
+    assert wrapper(pictures(2)).shape == (2, 24)
+    with pytest.raises(FungiError, match=r"unknown kind of projection 'khatri'\. Did you mean 'khatri-rao'"):
+        wrap(projection="khatri")
+
+
+def test_free_memory_is_what_the_machine_and_the_control_group_leave(tmp_path: Any, monkeypatch: Any) -> None:
+    cpu = torch.device("cpu")
+    (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable:  600 kB\n")
+    monkeypatch.setattr(memory, "MEMORY_FILE", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "GROUPS_FILE", tmp_path / "cgroup")
+    monkeypatch.setattr(memory, "GROUPS_ROOT", tmp_path / "groups")
+    assert memory.free_bytes(cpu) == 600 * 1024
+    job = tmp_path / "groups" / "slurm" / "job"
+    job.mkdir(parents=True)
+    (tmp_path / "cgroup").write_text("0::/slurm/job\n")
+    (job / "memory.max").write_text("max\n")
+    assert memory.free_bytes(cpu) == 600 * 1024
+    for name, text in {"max": "500000", "current": "300000", "stat": "anon 1\ninactive_file 100000\n"}.items():
+        (job.parent / f"memory.{name}").write_text(text)
+    assert memory.free_bytes(cpu) == 500_000 - (300_000 - 100_000)
+    monkeypatch.setattr(memory, "MEMORY_FILE", tmp_path / "nowhere")
+    (tmp_path / "cgroup").unlink()
+    assert memory.free_bytes(cpu) is None
+
+
+class WithoutGraph(nn.Module):
+    def __init__(self, context: Any) -> None:
+        super().__init__()
+        self.first, self.last, self.context = nn.Conv2d(3, 8, SIZE), nn.Linear(8, 8), context
+
+    def forward(self, images: Tensor) -> Tensor:
+        with self.context():
+            return self.last(self.first(images).flatten(1))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_forward_without_a_graph_is_named(context: Any) -> None:
+    with pytest.raises(FungiError, match=r"computes layer 'last' under torch\.no_grad.*Take that out"):
+        wrap(model=WithoutGraph(context), layer="last", configs=[KLConfig()])
+
+
+def test_a_model_of_transformers_is_refused_with_lines_that_wrap_it() -> None:
+    from transformers import ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    model: Any = ViTModel(ViTConfig(image_size=SIZE, patch_size=8, **sizes), add_pooling_layer=False)
+    layer = next(name for name, _ in model.named_modules() if name.endswith("1.attention.o_proj"))
+    with pytest.raises(FungiError, match="Wrap it:") as refused:
+        wrap(model=model, layer=layer, configs=[KLConfig()])
+    lines = str(refused.value).splitlines()
+    scope: dict[str, Any] = {"torch": torch, "model": model}
+    exec("\n".join(lines[1:4]), scope)
+    wrapped = wrap(model=scope["Encoder"](model), layer=lines[4].split('"')[1], configs=[KLConfig()])
+    assert wrapped(pictures(2)).shape == (2, 24)
+
+
+def test_a_size_that_the_model_does_not_take_is_named() -> None:
+    with pytest.raises(FungiError, match=r"fails for images of \[3, 64, 64\] \(Input height.*input_dim"):
+        FUNGIWrapper(build("timm"), LAYERS["timm"], "cpu", input_dim=64, extractor_configs=[KLConfig()])
+
+
+CALLERS: dict[str, Any] = {
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "no gradient": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "float64 by default": lambda: default_dtype(torch.float64),
+    "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
+    "meta by default": lambda: torch.device("meta"),
+}
+
+
+class default_dtype:
+    """A default dtype of torch, within a block."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __enter__(self) -> None:
+        self.before = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_default_dtype(self.before)
+
+
+def life(model: nn.Module, folder: Any) -> dict[str, Tensor]:
+    """All that a wrapper computes, from the first call to a loaded copy."""
+    configs = [KLConfig(latent_dim=24), DINOConfig(latent_dim=24)]
+    wrapper = wrap(model=model, configs=configs, include_embeddings=True)
+    wrapper.setup(dataset(4), check_independence=True)
+    results = {"forward": wrapper(pictures(3)), "extract": wrapper.extract(pictures(3), batch_size=2)}
+    wrapper.fit_pca(wrapper.extract(pictures(5)), 3)
+    results["reduced"] = wrapper(pictures(3))
+    wrapper.save(folder)
+    results["loaded"] = FUNGIWrapper.load(folder, model, "cpu")(pictures(3))
+    return results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("caller", CALLERS)
+def test_what_a_caller_set_for_torch_does_not_change_a_bit(caller: str, tmp_path: Any) -> None:
+    model = build("timm")
+    expected = life(model, tmp_path / "outside")
+    with CALLERS[caller]():
+        inside = life(model, tmp_path / "inside")
+    for name, features in expected.items():
+        assert inside[name].dtype == torch.float32, name
+        assert torch.equal(inside[name].clone(), features), name
