@@ -1,4 +1,4 @@
-"""The legend of axis letters: the same letter means the same thing in every room.
+"""Legend of axis letters. A letter means the same in every room.
 
 | letter | axis | | letter | axis |
 |---|---|---|---|---|

@@ -272,12 +272,12 @@ COMMANDS = {command.name: command for command in _TABLE}
 
 
 def grid_command(name: str) -> Command:
-    """A command that runs over the grid; FungiError for any other name."""
+    """Return a command that runs over the grid. Raises FungiError for any other name."""
     if name not in COMMANDS or COMMANDS[name].stage is None:
         raise unknown_name("command of the grid", name, grid_commands())
     return COMMANDS[name]
 
 
 def grid_commands() -> list[str]:
-    """Names of the commands that run over the grid."""
+    """Return the names of the commands that run over the grid."""
     return [name for name, command in COMMANDS.items() if command.stage]

@@ -1,7 +1,7 @@
-"""`clean` computes what the method says; `published` reproduces what the authors' experiment code computed.
+"""Profiles: `clean` computes what the method says, `published` what the authors' experiment code computed.
 
-Each difference that can move an accuracy is one switch (spec vision 10.4). The profile is part of every file's
-provenance, so that unlike things are not joined.
+Each difference that can change an accuracy is one switch (spec vision 10.4). The profile is part of the provenance of
+every file, so that features of different profiles are never joined.
 """
 
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from fungi.errors import unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The switches.
+    """Switches of a profile.
 
-    attention_input: pair the back-signal of an attention output projection with the *input of the attention module*
-        instead of the projection's own input (deviation V1; what hooks on torch's attention module see).
-    published_transform: the evaluation transform the published code really used (deviation V2).
+    attention_input: pair the gradient at the output of an attention's output projection with the *input of the
+        attention module* instead of the input of the projection (deviation V1).
+    published_transform: use the evaluation transform of the published code (deviation V2).
     imagenet_view_statistics: normalise DINO and SimCLR views with ImageNet statistics whatever the backbone (V3).
-    published_labels: labels as the published loaders read them, where that is another reading (T3).
-    first_token_gradient: keep the first token's part of the gradient alone, for the backbones whose published code did
-        so although the embedding depends on more tokens (U2).
-    stratified_texts: draw few shots of texts with the classes' shares kept, in place of as many of each class (T4).
+    published_labels: read labels as the published loaders do, where these differ from the dataset (T3).
+    first_token_gradient: keep only the first token's part of the gradient, for backbones whose published code did so
+        although the embedding depends on more tokens (U2).
+    stratified_texts: draw few-shot rows of texts with the classes' shares, not as many of each class (T4).
     """
 
     name: str
@@ -48,7 +48,7 @@ PROFILES = {
 
 
 def choose_profile(name: str) -> Profile:
-    """The profile of that name; FungiError for an unknown one."""
+    """Return the profile of that name. Raises FungiError for an unknown name."""
     if name not in PROFILES:
         raise unknown_name("profile", name, PROFILES)
     return PROFILES[name]
@@ -56,12 +56,14 @@ def choose_profile(name: str) -> Profile:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseProfile:
-    """What the published segmentation code did differently, one switch for each (spec dense 6).
+    """Deviations of the published segmentation code, one switch for each (spec dense 6).
 
-    denominator_temperature: divide the similarities inside the log-sum-exp, too (H2). std_typo: 0.255 in place of 0.225
-    as the third deviation of ImageNet's statistics (H5). neighbour_layout: real neighbours as negatives, or rows that
-    interleave the entries of five (H1). zero_rows: the bank is searched with the rows that were never filled (H6).
-    class_matching: mIoU after the best matching of classes is reported as an extra (H4). projection_kind: of gradients.
+    denominator_temperature: divide the similarities inside the log-sum-exp by the temperature, too (H2).
+    std_typo: use 0.255 in place of 0.225 as the third standard deviation of ImageNet's statistics (H5).
+    neighbour_layout: real neighbours as negatives, or rows that interleave the entries of five neighbours (H1).
+    zero_rows: search the bank with the rows that were never filled (H6).
+    class_matching: also report the mIoU after the best matching of classes (H4).
+    projection_kind: kind of the projection of gradients.
     """
 
     denominator_temperature: bool = True
@@ -87,7 +89,7 @@ DENSE_PROFILES = {
 
 @dataclass(frozen=True)
 class Numbers:
-    """The published numbers of a setting of segmentation: bank size, epochs, neighbours, temperature (spec dense 5)."""
+    """Published values of a setting of segmentation: bank size, epochs, neighbours, temperature (spec dense 5)."""
 
     memory_size: int
     augmentation_epochs: int

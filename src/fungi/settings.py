@@ -1,15 +1,14 @@
-"""One frozen dataclass per stage is the single home of its flags: parser, defaults, help and provenance derive
-from it.
+"""Settings of commands: one frozen dataclass defines the flags; parser, defaults, help and provenance derive from it.
 
     @dataclass(frozen=True, kw_only=True)
     class ExtractSettings:
         dataset: str = setting("digits", "dataset to read; `fungi list datasets` names them")
-        batch_size: int = setting(64, "images at once", within=(1, 65_536))
+        batch_size: int = setting(64, "number of images per batch", within=(1, 65_536))
         splits: tuple[str, ...] = setting(("train", "test"), "splits to extract")
 
-Types understood: str, int, float, bool (`--flag / --no-flag`), Path, Literal (choices), any of these `| None`, and
-`tuple[X, ...]` (several values). Every number says within which bounds it makes sense: a slip of the keyboard must not
-take a machine down. Other checks belong in `__post_init__` and raise FungiError, before any model loads.
+Supported types: str, int, float, bool (`--flag / --no-flag`), Path, Literal (choices), any of these `| None`, and
+`tuple[X, ...]` (several values). Every number has bounds, so that a typing error cannot exhaust a machine. Other checks
+belong in `__post_init__` and raise FungiError before any model loads.
 """
 
 import argparse
@@ -28,14 +27,14 @@ Settings = TypeVar("Settings")
 
 
 Decides = Literal["scores", "contents", "nothing"]
-"""What a setting of an evaluation decides: the scores; which of them a result file holds, but none of their values; or
-neither, as it says where and how to compute."""
+"""What a setting of an evaluation decides: `scores` (their values), `contents` (which scores a result file holds), or
+`nothing` (only where and how they are computed)."""
 
 Bounds = tuple[int | float, int | float]
-"""Smallest and largest value that make sense, both allowed."""
+"""Smallest and largest allowed value."""
 
 SEEDS: Bounds = (0, 2**32 - 1)
-"""What every generator in use takes (scikit-learn's has 32 bits)."""
+"""Bounds of seeds that every random generator in use accepts (scikit-learn's takes 32 bits)."""
 
 
 def setting(
@@ -50,13 +49,13 @@ def setting(
     mark: str | None = None,
     topic: str | None = None,
 ) -> Any:
-    """A field of a settings class: its default, its help text and, where the name differs, its flag and aliases.
+    """Return a field of a settings class with its default, its help text and, where the name differs, flag and aliases.
 
-    within: bounds of a number, or of each of several. All numbers have some (a test sees to it).
-    first_word: a command line may begin with its value, without the flag.
-    decides: what takes part in the identity of a result; who says nothing, decides the scores.
-    mark: what stands before an unusual value in the name of a result file; the field's name if absent.
-    topic: the group that it has in help; if absent, that of `TOPICS`, else the command's own.
+    within: bounds of a number, or of each of several numbers. Every number needs them (a test checks it).
+    first_word: a command line may begin with the value, without the flag.
+    decides: the part of a result's identity that the setting takes part in; by default the scores.
+    mark: the word before an unusual value in the name of a result file; by default the name of the field.
+    topic: heading of the setting in help; by default that of `TOPICS`, else the command's own.
     """
     metadata = {"help": help, "flag": flag, "aliases": aliases, "within": within, "first_word": first_word}
     metadata |= {"decides": decides, "mark": mark, "topic": topic}
@@ -64,13 +63,13 @@ def setting(
 
 
 def like(kind: type, name: str) -> Any:
-    """A field that another settings class has, too: the same default, help and checks."""
+    """Return a copy of a field of another settings class: the same default, help and bounds."""
     (field,) = (field for field in dataclasses.fields(kind) if field.name == name)
     return dataclasses.field(default=field.default, metadata=field.metadata)
 
 
 def required(help: str, *, flag: str | None = None, within: Bounds | None = None) -> Any:
-    """A field without a default: the flag has to be given."""
+    """Return a field without a default: the command line has to set it."""
     metadata = {"help": help, "flag": flag, "aliases": (), "within": within, "decides": "scores", "mark": None}
     return dataclasses.field(metadata=metadata)
 
@@ -102,13 +101,13 @@ TOPICS = {
         f"sbatch{stage}" for stage in ("", "_projection", "_extraction", "_merge", "_evaluation", "_report")
     ),
 }
-"""Topic -> fields that are told together in help, whichever command they belong to; in this order."""
+"""Heading in help -> fields that stand below it, for every command; in this order."""
 FEW = 8
-"""Settings that need no groups."""
+"""Largest number of settings that help shows without headings."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors take the way of all user errors."""
+    """A parser that raises FungiError for every error."""
 
     def error(self, message: str) -> NoReturn:
         raise FungiError(f"{message}. See {self.prog} --help.")
@@ -116,14 +115,14 @@ class _Parser(argparse.ArgumentParser):
 
 @cache
 def build_parser(settings_type: type, *, program: str, description: str) -> argparse.ArgumentParser:
-    """The command-line parser of a settings class; kept, since a grid parses thousands of command lines."""
+    """Return the command-line parser of a settings class. Cached: a grid parses thousands of command lines."""
     fields = dataclasses.fields(settings_type)
     needed = [field for field in fields if field.default is dataclasses.MISSING]
-    given = [f"{flag_of(field)} {field.name.upper()}" for field in needed]
+    usage = [f"{flag_of(field)} {field.name.upper()}" for field in needed]
     parser = _Parser(
         prog=program,
         description=description,
-        usage=" ".join([program, *given, "[--flag ...]"]),  # what has to be given; the rest stands below
+        usage=" ".join([program, *usage, "[--flag ...]"]),  # required flags; the others stand below
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -146,34 +145,34 @@ def build_parser(settings_type: type, *, program: str, description: str) -> argp
 def parse(
     settings_type: type[Settings], arguments: Sequence[str] | None, *, program: str, description: str
 ) -> Settings:
-    """Settings from a command line; FungiError for what is wrong with it."""
+    """Return the settings that a command line describes. Raises FungiError for unknown flags and wrong values."""
     parser = build_parser(typing.cast(type, settings_type), program=program, description=description)
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     fields = {field.name: field for field in dataclasses.fields(typing.cast(typing.Any, settings_type))}
     for field in fields.values():
-        if field.metadata.get("first_word") and given and not given[0].startswith("-"):
-            given.insert(0, flag_of(field))
-    values, unknown = parser.parse_known_args(given)
+        if field.metadata.get("first_word") and words and not words[0].startswith("-"):
+            words.insert(0, flag_of(field))
+    values, unknown = parser.parse_known_args(words)
     if unknown:
         flags = [flag for field in fields.values() for flag in (flag_of(field), *field.metadata.get("aliases", ()))]
         near = did_you_mean(unknown[0].partition("=")[0], flags)
-        raise FungiError(f"unrecognized arguments: {' '.join(unknown)}.{near} See {program} --help.")
+        raise FungiError(f"unknown argument: {' '.join(unknown)}.{near} See {program} --help.")
     return settings_type(**converted(settings_type, vars(values), text=True, called=lambda name: flag_of(fields[name])))
 
 
 def topic_of(field: "dataclasses.Field[Any]") -> str:
-    """The group of a field in help."""
+    """Return the heading of a field in help."""
     stated = field.metadata.get("topic")
     return stated or next((topic for topic, names in TOPICS.items() if field.name in names), OWN_TOPIC)
 
 
 def flag_of(field: "dataclasses.Field[Any]") -> str:
-    """The flag of a field of a settings class."""
+    """Return the flag of a field of a settings class."""
     return field.metadata.get("flag") or "--" + field.name.replace("_", "-")
 
 
 def as_json(settings: Any) -> dict[str, Any]:
-    """Settings as plain JSON values, for provenance."""
+    """Return settings as plain JSON values, for the provenance."""
     return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
 
 
@@ -186,7 +185,7 @@ def help_of(field: "dataclasses.Field[Any]") -> str:
 
 
 def _shape_of(hint: Any) -> dict[str, Any]:
-    """What argparse needs to know about a type: two flags, several values, choices. It leaves values as texts."""
+    """Return argparse's options for a type: two flags, several values, choices. Values stay texts."""
     plain = typing.get_args(hint)[0] if is_optional(hint) else hint
     if plain is bool:
         return {"action": argparse.BooleanOptionalAction}

@@ -1,6 +1,6 @@
-"""Values that a user gives for fields of a dataclass, typed or as text: converted where nothing is lost, else refused.
+"""Convert values from users to the types of a dataclass's fields, and refuse those that do not fit.
 
-The one conversion: of flags, of variables and keys of a grid, of options of objectives and views.
+Flags, variables and keys of a grid, and options of objectives and views are all converted here.
 """
 
 import dataclasses
@@ -15,27 +15,27 @@ from typing import Any, Literal
 from fungi.errors import FungiError, did_you_mean
 
 LARGEST = 10**6
-"""No option (a temperature, a number of views, negatives or prototypes, a size in pixels) makes sense beyond it."""
+"""Upper bound of options without bounds of their own (temperatures, numbers of views or negatives, sizes in pixels)."""
 
 _NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
 
 
 def converted(
     kind: type,
-    given: Mapping[str, Any],
+    values: Mapping[str, Any],
     *,
     text: bool = False,
     called: Callable[[str], str] = "option {!r}".format,
 ) -> dict[str, Any]:
-    """The values with the types of the fields of `kind`; FungiError that says how the field is `called`, its type or
-    bounds, and the value.
+    """Return the values with the types of the fields of `kind`.
 
-    A whole number will do for a number, and a list for a tuple; types other than the plain ones are left alone.
-    text: whether a number may be written out, and several values in one text, as on a command line.
+    A whole number is accepted for a number, and a list for a tuple. Types other than the plain ones are left alone.
+    text: whether numbers, and several values, may come as text, as on a command line.
+    called: how messages call a field. Raises FungiError with the name of the field, its type or bounds, and the value.
     """
-    hints, found = type_hints(kind), {}
+    hints, fitting = type_hints(kind), {}
     bounds = {field.name: field.metadata.get("within") for field in dataclasses.fields(kind)}
-    for name, value in given.items():
+    for name, value in values.items():
         try:
             fit = _fit(value, hints[name], text)
         except TypeError:
@@ -46,29 +46,31 @@ def converted(
         for number in fit if bounds[name] and isinstance(fit, tuple) else (fit,):
             if isinstance(number, int | float) and not least <= number <= most:  # so that nan is refused too
                 raise FungiError(f"{called(name)} has to be at least {least} and at most {most}, not {number}.")
-        found[name] = fit
-    return found
+        fitting[name] = fit
+    return fitting
 
 
 @cache
 def type_hints(kind: type) -> dict[str, Any]:
-    """Field -> type; kept, since a grid converts thousands of command lines."""
+    """Return field -> type. Cached, since a grid converts thousands of command lines."""
     return typing.get_type_hints(kind)
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:
-    """The values of a Literal, or of the one within a type; none where there is none."""
+    """Return the values of a Literal, also of one inside another type; empty where there is none."""
     inner = typing.get_args(hint)
-    return inner if typing.get_origin(hint) is Literal else tuple(one for part in inner for one in choices_of(part))
+    return (
+        inner if typing.get_origin(hint) is Literal else tuple(choice for part in inner for choice in choices_of(part))
+    )
 
 
 def is_optional(hint: Any) -> bool:
-    """Whether a type is `X | None`."""
+    """Return whether a type is `X | None`."""
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
 def _fit(value: Any, hint: Any, text: bool) -> Any:
-    """The value as the type; TypeError where it is none."""
+    """Return the value as the type. Raises TypeError where it does not fit."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if is_optional(hint):
         return _fit(value, inner[0], text)
@@ -77,14 +79,14 @@ def _fit(value: Any, hint: Any, text: bool) -> Any:
         if not isinstance(values, tuple | list) or (inner[-1] is not ... and len(inner) != len(values)):
             raise TypeError
         hints = inner[:1] * len(values) if inner[-1] is ... else inner
-        return tuple(_fit(one, of_one, text) for one, of_one in zip(values, hints, strict=True))
+        return tuple(_fit(part, kind, text) for part, kind in zip(values, hints, strict=True))
     if text and hint in (int, float) and isinstance(value, str):
         with suppress(ValueError):
             value = hint(value)
     if origin is Literal:
         fits = value in inner
     elif origin is Mapping:
-        fits = isinstance(value, Mapping) and all(isinstance(one, inner[1]) for one in value.values())
+        fits = isinstance(value, Mapping) and all(isinstance(entry, inner[1]) for entry in value.values())
     elif hint is Path:
         fits = isinstance(value, str | Path)
     elif hint in (int, float):

@@ -51,10 +51,10 @@ def test_an_index_knows_what_changed(folder: Path, tmp_path: Path) -> None:
     made = Index.read(tmp_path / "index").joined(pictures, random.random((6, 4), dtype=np.float32), {"e": 2, "g": 2})
     made.write(tmp_path / "index")
     index = Index.read(tmp_path / "index")
-    assert index.lacking(pictures) == []
+    assert index.missing(pictures) == []
     assert np.array_equal(index.rows(pictures[2:3], index.ways["embeddings"]), made.features[2:3, :2])
     os.utime(pictures[2], ns=(1, 1))
-    assert index.lacking(pictures) == [pictures[2]]
+    assert index.missing(pictures) == [pictures[2]]
     newer = index.joined([pictures[2]], np.ones((1, 4), np.float32), {"e": 2, "g": 2})
     assert newer.rows(pictures[2:3], slice(None)).tolist() == [[1, 1, 1, 1]]
     assert np.array_equal(newer.rows(pictures[:2], slice(None)), made.features[:2])
@@ -105,13 +105,13 @@ def test_indexed_once_and_asked_again_without_a_model(folder, tmp_path, capsys, 
     common = ["--images", str(folder), "--backbone", "digits-vit", "--root", str(tmp_path / "features")]
     common += ["--neighbours", "2", "--output", str(output)]
     assert COMMANDS["similar"].main([*common, "--query", str(folder / "dark-0.png")]) == 0
-    assert "6 pictures, 6 of them computed now" in capsys.readouterr().out
+    assert "6 pictures, 6 of them new" in capsys.readouterr().out
     dark = re.findall(r"<figcaption>(\S+) ", output.read_text())
     assert set(dark) == {"dark-1.png", "dark-2.png"}
 
     monkeypatch.setitem(sys.modules, "fungi.similar.features", None)  # whoever imports it now fails
     assert COMMANDS["similar"].main([*common, "--query", str(folder / "more" / "bright-1.jpg")]) == 0
-    assert "6 pictures, 0 of them computed now" in capsys.readouterr().out
+    assert "6 pictures, 0 of them new" in capsys.readouterr().out
     assert set(re.findall(r"<figcaption>(\S+) ", output.read_text())) == {"more/bright-0.jpg", "more/bright-2.jpg"}
     monkeypatch.undo()
 
@@ -120,10 +120,10 @@ def test_indexed_once_and_asked_again_without_a_model(folder, tmp_path, capsys, 
     assert COMMANDS["similar"].main([*common, "--query", str(folder / "dark-0.png")]) == 0
     said = capsys.readouterr()
     assert "left out: sample 'torn.png': can't read" in said.err
-    assert "6 pictures, 0 of them computed now" in said.out
+    assert "6 pictures, 0 of them new" in said.out
     torn.unlink()
 
     outside = paint(tmp_path / "elsewhere.png", (225, 225, 225), 9)
     assert COMMANDS["similar"].main([*common, "--query", str(outside)]) == 0
-    assert "6 pictures, 1 of them computed now" in capsys.readouterr().out
+    assert "6 pictures, 1 of them new" in capsys.readouterr().out
     assert all(name.startswith("more/bright") for name in re.findall(r"<figcaption>(\S+) ", output.read_text()))

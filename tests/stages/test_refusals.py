@@ -58,7 +58,7 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str) -> Non
         (("--seed", "many"), ("--seed takes a whole number, not 'many'",)),
         (("--set", "temperature"), ("is not OBJECTIVE.OPTION=VALUE",)),
         (("--batch-size", "0"), ("--batch-size has to be at least 1",)),
-        (("--batchsize", "3"), ("unrecognized arguments: --batchsize", "Did you mean '--batch-size'", "--help")),
+        (("--batchsize", "3"), ("unknown argument: --batchsize", "Did you mean '--batch-size'", "--help")),
         (("--projection-kind", "ternary"), ("'ternary' is not known",)),
         (("--checkpoint", "nowhere.pth"), ("nowhere.pth",)),
         (("--backbone", "bert-base-uncased"), ("takes text", "is vision")),

@@ -1,4 +1,4 @@
-"""What the demos share: their folder and seeds, the table under both profiles, and how they end."""
+"""Code that the demos share: settings, the table under both profiles, and the last lines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,37 +17,37 @@ from fungi.store.layout import EMBEDDINGS
 
 OBJECTIVES = ("kl", "simclr")
 SHOTS = 5
-"""Per class, beside all train rows."""
+"""Rows per class of the few-shot column."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """Where to write, and how many seeds to average over."""
+    """Folder, seeds and device of a demo."""
 
-    root: Path = setting(Path("demo"), "folder of everything that the demo writes")
+    root: Path = setting(Path("demo"), "folder for everything that the demo writes")
     seeds: tuple[int, ...] = setting(
-        (42, 43, 44), "seeds of heads, projection, negatives, views and crops; each is a full run", within=SEEDS
+        (42, 43, 44), "seeds of heads, projection, negatives and views; each is a full run", within=SEEDS
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise FungiError("--seeds has to name one or more different numbers.")
+            raise FungiError("--seeds takes one or more different numbers.")
 
     @property
     def roots(self) -> tuple[Path, ...]:
-        """The folder of each seed."""
+        """Folder of each seed."""
         return tuple(self.root / f"seed-{seed}" for seed in self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileDemoSettings:
-    """Which network, under which profiles; a demo has its own folder."""
+    """Network, profiles, device and folder of a demo."""
 
-    backbone: str = setting("", "backbone; the demo's own if absent")
-    profiles: tuple[str, ...] = setting(tuple(PROFILES), "profiles to run")
+    backbone: str = setting("", "backbone (default: the demo's own)")
+    profiles: tuple[str, ...] = setting(tuple(PROFILES), "profiles to run: clean, published")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-    root: Path = setting(Path("demo"), "folder of everything that the demo writes")
+    root: Path = setting(Path("demo"), "folder for everything that the demo writes")
 
     def __post_init__(self) -> None:
         if not self.profiles or any(name not in PROFILES for name in self.profiles):
@@ -55,9 +55,9 @@ class ProfileDemoSettings:
 
 
 def run_profiles(settings: ProfileDemoSettings, dataset: str, backbone: str, about: str) -> None:
-    """Extract and evaluate what is missing, print the table and what it says.
+    """Extract and evaluate what is missing, print the table and its meaning in words.
 
-    about: what there is to know before believing the numbers.
+    about: a warning about the data or the network, printed above the table.
     """
     from fungi.scoring.knn_concat import KnnSettings
     from fungi.scoring.knn_concat import run as knn
@@ -67,18 +67,20 @@ def run_profiles(settings: ProfileDemoSettings, dataset: str, backbone: str, abo
     columns: dict[str, Mapping[str, Any]] = {}
     for profile in settings.profiles:
         print(f"\n== {dataset}, {backbone}, profile {profile}", flush=True)
-        root, made = settings.root / profile, {**shared, "profile": profile}
-        extract_gradients.run(GradientSettings(**made, root=root, objective=OBJECTIVES, with_embeddings=True))
+        root = settings.root / profile
+        extract_gradients.run(
+            GradientSettings(**shared, profile=profile, root=root, objective=OBJECTIVES, with_embeddings=True)
+        )
         columns[f"{profile}, all rows"] = knn(KnnSettings(**shared, root=(root,)))
         columns[f"{profile}, {SHOTS}-shot"] = knn(KnnSettings(**shared, root=(root,), shots=SHOTS))
     print(f"\nkNN accuracy (k = 20) on {dataset} with {backbone}. {about}\n")
     print_gain_table(columns)
-    print(f"\n{verdict(columns)}")
+    print(f"\n{gains_in_words(columns)}")
     print_places({"features and results": f"{settings.root}/*/"}, started)
 
 
-def verdict(columns: Mapping[str, Mapping[str, Any]]) -> str:
-    """In words, what adding the gradients to the embeddings did in each column, good or bad."""
+def gains_in_words(columns: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return in words what adding the gradients to the embeddings gained or lost in each column."""
     combinations = [name_of((EMBEDDINGS, *OBJECTIVES[:count])) for count in range(1, len(OBJECTIVES) + 1)]
     lines = []
     for name in combinations:
@@ -93,6 +95,6 @@ def verdict(columns: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def print_places(places: Mapping[str, object], started: float) -> None:
-    """Where things are, and how many seconds it took."""
-    print("\n" + aligned([[what, str(place)] for what, place in places.items()]))
+    """Print where the results are and how many seconds the demo took."""
+    print("\n" + aligned([[title, str(place)] for title, place in places.items()]))
     print(f"{perf_counter() - started:.0f} s")

@@ -1,4 +1,4 @@
-"""`fungi demo-segmentation`: in-context segmentation of composed scenes of digits, to a table and a picture."""
+"""`fungi demo segmentation`: segment composed scenes of digits by the neighbours of their patches."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,11 @@ from fungi.segmentation.segment import run as segment
 from fungi.segmentation.settings import SegmentSettings
 from fungi.settings import setting
 
-DESCRIPTION = """Patches of test scenes take the labels of their nearest neighbours among patches of training scenes:
-embeddings alone, against embeddings with the SimCLR gradient of each patch. Scenes are composed of scikit-learn's
-handwritten digits and photographs; the network was trained on single digits from 0 to 4 alone.
+DESCRIPTION = """Label patches of test scenes by their nearest neighbours among patches of training scenes: by embeddings,
+and by embeddings with the SimCLR gradient of each patch. Scenes are composed of scikit-learn's handwritten digits and
+photographs. The network was trained on single digits from 0 to 4 alone.
 
-What is there already is kept: a second run takes seconds."""
+Finished parts are kept: a second run takes seconds."""
 
 MEMORY_SIZE = 20_480
 SHOWN = (1, 2, 3, 4, 6, 8)  # classes of the scenes in the picture: digits 0 to 3, 5 and 7
@@ -31,13 +31,13 @@ PALETTE = (
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSegmentationSettings(DemoSettings):
-    """Where to write, and how many seeds to average over."""
+    """Settings of this demo."""
 
-    root: Path = setting(Path("demo-segmentation"), "folder of everything that the demo writes")
+    root: Path = setting(Path("demo-segmentation"), "folder for everything that the demo writes")
 
 
 def run(settings: DemoSegmentationSettings) -> None:
-    """Segment, report, draw, and say where things are."""
+    """Segment the scenes, print the tables and draw the picture."""
     started = perf_counter()
     shared: dict[str, Any] = {"memory_size": MEMORY_SIZE, "device": settings.device, "batch_size": 16}
     jobs = [
@@ -54,7 +54,7 @@ def run(settings: DemoSegmentationSettings) -> None:
     print("\nIoU of each class, %, mean of the seeds; the network was trained on the digits 0 to 4 alone")
     print(f"{'':20}" + "".join(f"{name:>6}" for name in ("ground", *map(str, range(10)))))
     for feature in results[0]:
-        mean = np.mean([found[feature]["IoU"] for found in results], axis=0)
+        mean = np.mean([scores[feature]["IoU"] for scores in results], axis=0)
         print(f"{feature:20}" + "".join(f"{100 * value:6.1f}" for value in mean))
     places = {
         "banks": f"{settings.root}/seed-*/banks",
@@ -65,7 +65,7 @@ def run(settings: DemoSegmentationSettings) -> None:
 
 
 def _draw(job: Any, path: Path) -> Path:
-    """A column per scene, each of another class: the scene, its truth, and what both features make of it."""
+    """Draw one column per scene, each of another class: the scene, its true mask, and the masks by both features."""
     import matplotlib
 
     matplotlib.use("Agg")

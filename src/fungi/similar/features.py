@@ -1,4 +1,4 @@
-"""Pictures -> embeddings and gradients side by side, by the library's wrapper around a named backbone."""
+"""Compute embeddings and gradients of pictures, with the library's wrapper around a named backbone."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,26 +20,26 @@ from fungi.wrapper import FUNGIWrapper
 
 WRAPPER = "wrapper"
 KEPT_AT_ONCE = 256
-"""Pictures after which the index is written: what a run that is killed loses at most."""
+"""Number of pictures after which the index is written: a killed run loses at most these."""
 
 
 def compute(
-    settings: SimilarSettings, pictures: Sequence[Path], lacking: Sequence[Path]
+    settings: SimilarSettings, pictures: Sequence[Path], new: Sequence[Path]
 ) -> Iterator[tuple[Sequence[Path], Float32[np.ndarray, "m f"], dict[str, int]]]:
-    """Features of the lacking pictures, some at a time: the pictures, their features, name -> width of the parts.
+    """Yield, some pictures at a time: the pictures, their features, and the width of each part by name.
 
-    pictures: all of the folder, of which SimCLR's negatives are drawn; they are kept beside the index, so that pictures
-    that come later are measured by the same.
+    pictures: all pictures of the folder; SimCLR's negatives are drawn from them and stored beside the index, so that
+    pictures added later are compared with the same negatives. new: the pictures without features.
     """
     wrapper = _wrapper(settings, pictures)
-    logger.info(f"{len(lacking):,} pictures are new to the index: {wrapper!r}")
+    logger.info(f"{len(new):,} pictures are new to the index: {wrapper!r}")
     waiting: list[np.ndarray] = []
     done = 0
-    for features in wrapper.batches(as_samples(_Pictures(lacking)), settings.batch_size, 0):
+    for features in wrapper.batches(as_samples(_Pictures(new)), settings.batch_size, 0):
         waiting.append(features.numpy())
         count = sum(map(len, waiting))
-        if count >= KEPT_AT_ONCE or done + count == len(lacking):
-            yield lacking[done : done + count], np.concatenate(waiting), wrapper.parts
+        if count >= KEPT_AT_ONCE or done + count == len(new):
+            yield new[done : done + count], np.concatenate(waiting), wrapper.parts
             waiting, done = [], done + count
 
 
@@ -74,7 +74,7 @@ def _wrapper(settings: SimilarSettings, pictures: Sequence[Path]) -> FUNGIWrappe
 
 
 class _Pictures:
-    """Files as a collection of images, read when they are asked for."""
+    """A collection of image files; each is decoded when it is indexed."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._load = ImageFiles(Path("/"), [str(path) for path in paths])

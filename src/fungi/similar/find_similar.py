@@ -1,4 +1,4 @@
-"""`fungi similar`: what is most like a picture in a folder, by embeddings and by FUNGI side by side."""
+"""`fungi similar`: show the pictures of a folder that are most similar to a query."""
 
 from pathlib import Path
 
@@ -7,32 +7,31 @@ from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 from fungi.similar.settings import SimilarSettings
 
-DESCRIPTION = """Index a folder of pictures once (subfolders too), and show what is most like a picture, on one page:
+DESCRIPTION = """Index a folder of pictures once, with its subfolders, and show the most similar pictures on one page:
 
   fungi similar --images holidays --query holidays/beach.jpg
 
-Neighbours by embeddings alone stand beside those by embeddings and gradients. No labels are needed. Pictures that were
-indexed are not computed again: the same command takes a second. KL and DINO need 13 forwards per picture; simclr is
-worth its 49 more where time is no matter."""
+Neighbours by embeddings stand beside neighbours by embeddings and gradients. No labels are needed. Indexed pictures are
+not computed again: the same command then takes a second. KL and DINO cost 13 forwards per picture; SimCLR costs 49 more
+and often gains the most."""
 
 
 def run(settings: SimilarSettings) -> None:
-    """Bring the index up to date, and write the page."""
+    """Update the index and write the page."""
     from fungi.data.formats.image_files import decode
     from fungi.similar.index import Index, nearest, pictures_below
     from fungi.similar.page import Answer, page
 
     for path in settings.query:
-        decode(path, path.name)  # what can't be read is said before anything long
+        decode(path, path.name)  # an unreadable query is refused before any long work
     pictures, index = pictures_below(settings.images), Index.read(settings.index_folder)
-    wanted = [*pictures, *(path.resolve() for path in settings.query)]
-    lacking = index.lacking(wanted)
-    damaged = {path for path in lacking if not _is_readable(path)}
-    pictures, lacking = ([path for path in paths if path not in damaged] for paths in (pictures, lacking))
-    if lacking:
+    new = index.missing([*pictures, *(path.resolve() for path in settings.query)])
+    damaged = {path for path in new if not _is_readable(path)}
+    pictures, new = ([path for path in paths if path not in damaged] for paths in (pictures, new))
+    if new:
         from fungi.similar.features import compute
 
-        for done, features, parts in compute(settings, pictures, lacking):
+        for done, features, parts in compute(settings, pictures, new):
             index = index.joined(done, features, parts)
             index.write(settings.index_folder)
     answers = []
@@ -40,19 +39,19 @@ def run(settings: SimilarSettings) -> None:
         others = [picture for picture in pictures if picture != path.resolve()]
         if not others:
             raise FungiError(f"--images {settings.images} holds no picture but the query.")
-        ways = {
-            way: nearest(index.rows([path.resolve()], columns), index.rows(others, columns), settings.neighbours)
-            for way, columns in index.ways.items()
+        neighbours = {
+            feature: nearest(index.rows([path.resolve()], columns), index.rows(others, columns), settings.neighbours)
+            for feature, columns in index.columns.items()
         }
         answers.append(
-            Answer(path, {way: [(others[row], score) for row, score in found] for way, found in ways.items()})
+            Answer(path, {name: [(others[row], score) for row, score in rows] for name, rows in neighbours.items()})
         )
     write_whole(settings.output, page(answers, settings.images, settings.backbone, settings.objective))
-    print(f"wrote {settings.output}: {len(pictures):,} pictures, {len(lacking):,} of them computed now")
+    print(f"wrote {settings.output}: {len(pictures):,} pictures, {len(new):,} of them new")
 
 
 def _is_readable(path: Path) -> bool:
-    """Whether a picture can be read; one that can't is named, and left out."""
+    """Return whether a picture can be read; log the reason where it cannot."""
     from fungi.data.formats.image_files import decode
 
     try:

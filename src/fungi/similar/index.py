@@ -1,6 +1,6 @@
-"""The features of pictures on disk, by file: a file that changes (its size, its time) is computed anew.
+"""The index of a folder: features by file. A file whose size or time has changed is computed again.
 
-Nothing here needs torch, so that asking again takes no time.
+Nothing here needs torch, so that a query of an existing index is quick.
 """
 
 import json
@@ -19,20 +19,22 @@ FILE, FEATURES, STATE = "index.safetensors", "features", "state"
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """All pictures of a folder and its subfolders, sorted; MissingFilesError where there are none."""
-    found = sorted(
+    """Return all pictures of a folder and its subfolders, sorted. Raises MissingFilesError if there is none."""
+    pictures = sorted(
         path.resolve() for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
     )
     name_unread(folder)
-    if not found:
+    if not pictures:
         raise MissingFilesError(f"--images {folder} holds no picture ({', '.join(IMAGE_ENDINGS)}).")
-    return found
+    return pictures
 
 
 @dataclass(frozen=True)
 class Index:
-    """features: row per file, its parts side by side, each of length one. parts: name -> width, embeddings first.
+    """Features of files.
 
+    features: one row per file; its parts stand side by side and each has length 1.
+    parts: name -> width of each part, embeddings first.
     states: file -> (row, size in bytes, time of its last change in nanoseconds).
     """
 
@@ -42,7 +44,7 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """The index of a folder; an empty one where there is none. FungiError for a damaged file."""
+        """Read the index of a folder; return an empty one if there is none. Raises FungiError for a damaged file."""
         from safetensors import SafetensorError, safe_open
 
         path = folder / FILE
@@ -56,7 +58,7 @@ class Index:
         return cls(features, state["parts"], {name: tuple(values) for name, values in state["files"].items()})
 
     def write(self, folder: Path) -> None:
-        """Keep it in a folder."""
+        """Write the index into a folder."""
         from safetensors.numpy import save_file
 
         state = json.dumps({"parts": self.parts, "files": self.states})
@@ -64,24 +66,24 @@ class Index:
         with written_whole(folder / FILE) as unfinished:
             save_file({FEATURES: self.features}, unfinished, metadata={STATE: state})
 
-    def lacking(self, paths: Sequence[Path]) -> list[Path]:
-        """Files that are not in the index as they are now, each once."""
+    def missing(self, paths: Sequence[Path]) -> list[Path]:
+        """Return the files, each once, that the index lacks or that have changed since they were indexed."""
         return [path for path in dict.fromkeys(paths) if tuple(self.states.get(str(path), ()))[1:] != _stamp(path)]
 
     def joined(self, paths: Sequence[Path], features: Float32[np.ndarray, "m f"], parts: Mapping[str, int]) -> "Index":
-        """With the features of further files, or newer ones of the same."""
+        """Return an index that also holds the features of `paths`; they replace earlier features of the same files."""
         kept = self.features if self.parts == parts else np.zeros((0, features.shape[1]), np.float32)
         states = dict(self.states) if self.parts == parts else {}
         states |= {str(path): (len(kept) + row, *_stamp(path)) for row, path in enumerate(paths)}
         return Index(np.concatenate([kept, features]), parts, states)
 
     @property
-    def ways(self) -> dict[str, slice]:
-        """The two features that are compared, as columns: embeddings alone, and all parts."""
+    def columns(self) -> dict[str, slice]:
+        """Columns of the two features that are compared: embeddings alone, and all parts."""
         return {"embeddings": slice(0, next(iter(self.parts.values()))), "FUNGI": slice(None)}
 
     def rows(self, paths: Sequence[Path], columns: slice) -> Float32[np.ndarray, "m f"]:
-        """Some columns of the features of files."""
+        """Return some columns of the features of files."""
         return self.features[[self.states[str(path)][0] for path in paths], columns]
 
 
@@ -91,7 +93,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def nearest(query: Float32[np.ndarray, "1 f"], keys: Float32[np.ndarray, "n f"], count: int) -> list[tuple[int, float]]:
-    """(row, cosine) of the `count` rows that are most like the query, best first; equal ones in their order."""
+    """Return (row, cosine) of the `count` rows most similar to the query, best first, ties in row order."""
     norms = np.linalg.norm(keys, axis=1) * np.linalg.norm(query)
     scores = (keys @ query[0]) / np.maximum(norms, np.finfo(np.float32).tiny)  # [n f] x [f] -> [n]
     order = np.argsort(-scores, kind="stable")[:count]

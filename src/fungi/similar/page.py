@@ -1,4 +1,4 @@
-"""The answer as one HTML file: pictures are inside it, no script, no other file, no network."""
+"""Write the neighbours as one HTML page that contains its pictures and needs no script and no network."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -27,32 +27,32 @@ figcaption { font-size: .8rem; overflow-wrap: anywhere; line-height: 1.3; margin
 
 @dataclass(frozen=True)
 class Answer:
-    """ways: name of a feature -> neighbours of the query (file, cosine), best first."""
+    """Neighbours of a query: name of a feature -> (file, cosine), best first."""
 
     query: Path
-    ways: Mapping[str, Sequence[tuple[Path, float]]]
+    neighbours: Mapping[str, Sequence[tuple[Path, float]]]
 
 
 def page(answers: Sequence[Answer], folder: Path, backbone: str, objectives: Sequence[str]) -> str:
-    """The whole page."""
-    said = f"Pictures of <b>{escape(folder.name or str(folder))}</b>, compared by {escape(backbone)}"
+    """Return the page as HTML."""
+    title = f"Pictures of <b>{escape(folder.name or str(folder))}</b>, compared by {escape(backbone)}"
     sections = "\n".join(_section(answer, folder.resolve(), objectives) for answer in answers)
-    explained = "A blue frame marks what one way found and the other did not."
-    return document("Similar pictures", f"<p>{said}. {explained}</p>\n{sections}", style=STYLE)
+    explanation = "A blue frame marks pictures that only one of the two features retrieves."
+    return document("Similar pictures", f"<p>{title}. {explanation}</p>\n{sections}", style=STYLE)
 
 
 def _section(answer: Answer, folder: Path, objectives: Sequence[str]) -> str:
     gradients = ", ".join(map(objective_in_words, objectives))
     words = {"embeddings": "By embeddings", "FUNGI": f"By FUNGI (embeddings, gradients of {gradients})"}
-    found = {way: {path for path, _ in neighbours} for way, neighbours in answer.ways.items()}
-    shared = set.intersection(*found.values())
+    retrieved = {name: {path for path, _ in pairs} for name, pairs in answer.neighbours.items()}
+    shared = set.intersection(*retrieved.values())
     columns = "".join(
-        f"<div><h2>{escape(words[way])}</h2><ol>"
-        + "".join(_figure(path, score, folder, only=path not in shared) for path, score in neighbours)
+        f"<div><h2>{escape(words[name])}</h2><ol>"
+        + "".join(_figure(path, score, folder, only=path not in shared) for path, score in pairs)
         + "</ol></div>"
-        for way, neighbours in answer.ways.items()
+        for name, pairs in answer.neighbours.items()
     )
-    same = f"{len(shared)} of its {len(next(iter(found.values())))} nearest are the same both ways."
+    same = f"{len(shared)} of its {len(next(iter(retrieved.values())))} nearest are the same by both features."
     return (
         f"<section><div class='query'><img alt='the query' src='{_thumbnail(answer.query)}'>"
         f"<p><b>{escape(answer.query.name)}</b><br>{same}</p></div>"
@@ -70,7 +70,7 @@ def _figure(path: Path, score: float, folder: Path, *, only: bool) -> str:
 
 
 def _thumbnail(path: Path) -> str:
-    """A small JPEG inside an address."""
+    """Return a small JPEG as a data address."""
     image = decode(path, path.name)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     written = io.BytesIO()

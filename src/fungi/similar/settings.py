@@ -15,33 +15,33 @@ class SimilarSettings:
     """Flags of `fungi similar`."""
 
     images: Path = required("folder of pictures, with its subfolders")
-    query: tuple[Path, ...] = setting((), "pictures to find neighbours of, in the folder or elsewhere")
-    neighbours: int = setting(10, "neighbours to show", within=(1, 1000))
+    query: tuple[Path, ...] = setting((), "one or more pictures whose neighbours are shown, in the folder or elsewhere")
+    neighbours: int = setting(10, "number of neighbours to show", within=(1, 1000))
     backbone: str = setting("efficientnet-lite0", "vision backbone: a name of `fungi list backbones`, or NAME=timm:ID")
-    checkpoint: Path | None = setting(None, "weights from this file in place of the published ones")
-    objective: tuple[str, ...] = setting(("kl", "dino"), "gradients of kl, dino, simclr")
-    output: Path = setting(Path("similar.html"), "the page to write")
-    root: Path = setting(Path("features"), "folder of the index, below similar/")
+    checkpoint: Path | None = setting(None, "file with weights, in place of the published ones")
+    objective: tuple[str, ...] = setting(("kl", "dino"), "objectives whose gradients are used: kl, dino, simclr")
+    output: Path = setting(Path("similar.html"), "page to write")
+    root: Path = setting(Path("features"), "folder that keeps the index, in similar/ below it")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-    batch_size: int = setting(16, "pictures that are computed together", within=(1, 65_536))
+    batch_size: int = setting(16, "number of pictures that are computed together", within=(1, 65_536))
     seed: int = setting(42, "seed of heads, projection and views", within=SEEDS)
 
     def __post_init__(self) -> None:
         if not self.images.is_dir():
             raise MissingFilesError(f"--images {self.images} is no folder.")
         if not self.query:
-            raise FungiError("no picture is given. Name one with --query.")
+            raise FungiError("no picture is named. Name one with --query.")
         for path in self.query:
             if not path.is_file():
                 raise MissingFilesError(f"--query {path} is not there.")
         if not self.objective:
-            raise FungiError("no objective is given. Name some with --objective.")
+            raise FungiError("no objective is named. Name some with --objective.")
         for name in self.objective:
             if name not in OBJECTIVES:
                 raise unknown_name("objective", name, OBJECTIVES)
 
     @property
     def index_folder(self) -> Path:
-        """One index per folder of pictures and per all that decides the features."""
+        """Folder of the index: one per folder of pictures and per setting that decides the features."""
         decides = (self.images.resolve(), self.backbone, self.checkpoint, sorted(self.objective), self.seed)
         return self.root / "similar" / hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
