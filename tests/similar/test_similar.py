@@ -52,14 +52,14 @@ def test_an_index_knows_what_changed(folder: Path, tmp_path: Path) -> None:
     made.write(tmp_path / "index")
     index = Index.read(tmp_path / "index")
     assert index.missing(pictures) == []
-    assert np.array_equal(index.rows(pictures[2:3], index.ways["embeddings"]), made.features[2:3, :2])
+    assert np.array_equal(index.rows(pictures[2:3], index.columns["embeddings"]), made.features[2:3, :2])
     os.utime(pictures[2], ns=(1, 1))
     assert index.missing(pictures) == [pictures[2]]
     newer = index.joined([pictures[2]], np.ones((1, 4), np.float32), {"e": 2, "g": 2})
     assert newer.rows(pictures[2:3], slice(None)).tolist() == [[1, 1, 1, 1]]
     assert np.array_equal(newer.rows(pictures[:2], slice(None)), made.features[:2])
     other = newer.joined([pictures[0]], np.ones((1, 3), np.float32), {"e": 1, "g": 2})
-    assert other.lacking(pictures) == pictures[1:]
+    assert other.missing(pictures) == pictures[1:]
 
 
 def test_a_damaged_index_is_named(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_page_holds_its_pictures_and_marks_the_differences(folder: Path) -> 
     odd = paint(folder / "<b>&.png", (0, 0, 0)).resolve()
     ways = {"embeddings": [(pictures[1], 0.9), (pictures[2], 0.8)], "FUNGI": [(pictures[1], 0.7), (odd, 0.6)]}
     text = page([Answer(pictures[0], ways)], folder, "digits-vit", ("kl", "dino"))
-    assert "1 of its 2 nearest are the same both ways" in text
+    assert "1 of its 2 nearest are the same by both features" in text
     assert text.count("only here") == 2
     assert "By FUNGI (embeddings, gradients of KL, DINO)" in text
     assert "&lt;b&gt;&amp;.png" in text

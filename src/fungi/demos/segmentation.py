@@ -14,9 +14,9 @@ from fungi.segmentation.segment import run as segment
 from fungi.segmentation.settings import SegmentSettings
 from fungi.settings import setting
 
-DESCRIPTION = """Label patches of test scenes by their nearest neighbours among patches of training scenes: by embeddings,
-and by embeddings with the SimCLR gradient of each patch. Scenes are composed of scikit-learn's handwritten digits and
-photographs. The network was trained on single digits from 0 to 4 alone.
+DESCRIPTION = """Label patches of test scenes by their nearest neighbours among patches of training scenes: by
+embeddings, and by embeddings with the SimCLR gradient of each patch. Scenes are composed of scikit-learn's handwritten
+digits and photographs. The network was trained on single digits from 0 to 4 alone.
 
 Finished parts are kept: a second run takes seconds."""
 
