@@ -68,9 +68,8 @@ def run_profiles(settings: ProfileDemoSettings, dataset: str, backbone: str, abo
     for profile in settings.profiles:
         print(f"\n== {dataset}, {backbone}, profile {profile}", flush=True)
         root = settings.root / profile
-        extract_gradients.run(
-            GradientSettings(**shared, profile=profile, root=root, objective=OBJECTIVES, with_embeddings=True)
-        )
+        options = {**shared, "profile": profile}
+        extract_gradients.run(GradientSettings(**options, root=root, objective=OBJECTIVES, with_embeddings=True))
         columns[f"{profile}, all rows"] = knn(KnnSettings(**shared, root=(root,)))
         columns[f"{profile}, {SHOTS}-shot"] = knn(KnnSettings(**shared, root=(root,), shots=SHOTS))
     print(f"\nkNN accuracy (k = 20) on {dataset} with {backbone}. {about}\n")
