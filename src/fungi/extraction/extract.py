@@ -5,7 +5,10 @@ from fungi.runtime.log import logger
 
 DESCRIPTION = """Write <root>/embeddings/<dataset>/<backbone>/<split>.h5 with `embeddings` [n d] and `targets` [n].
 
-Embeddings are computed in float32 unless --dtype says otherwise. What is there already is kept."""
+  python extract.py --dataset flowers102 --backbone dino_vitb16
+  python extract.py --dataset birds=folder:/path/to/birds --backbone sharp=timm:convnext_tiny.fb_in22k
+
+Embeddings are computed in float32 unless --dtype says otherwise. Finished files are kept."""
 
 
 def run(settings: StageSettings) -> None:

@@ -5,8 +5,11 @@ from fungi.runtime.log import logger
 
 DESCRIPTION = """Write <root>/gradients/<dataset>/<backbone>/<objective>-<split>.h5 with one array [n p] per layer.
 
-Several objectives, and the embeddings with --with-embeddings, come from one decode of each image. Without
---projection-matrix the backbone's usual matrix is drawn once and kept under <root>/projections."""
+  python extract_gradients.py --dataset flowers102 --backbone dino_vitb16 --objective kl dino simclr --with-embeddings
+  python extract_gradients.py --dataset birds=split:/path/to/birds --backbone mine=hf:/path/to/model --objective kl
+
+Several objectives, and the embeddings with --with-embeddings, are computed from one decoding of each image. Without
+--projection-matrix, the usual matrix of the backbone is drawn once and stored below <root>/projections."""
 
 
 def run(settings: GradientSettings) -> None:

@@ -22,8 +22,15 @@ WORKERS_PER_CORE = 8
 class StageSettings:
     """What to extract from, and how to run."""
 
-    dataset: str = setting("digits", "dataset: a name of `fungi list datasets`, or NAME=folder:PATH, NAME=hf:PATH")
-    backbone: str = setting("digits-vit", "backbone: a name of `fungi list backbones`", aliases=("--model-type",))
+    dataset: str = setting(
+        "digits",
+        "dataset: a name of `fungi list datasets`, or your own: NAME=folder:PATH, NAME=split:PATH, NAME=hf:PATH",
+    )
+    backbone: str = setting(
+        "digits-vit",
+        "backbone: a name of `fungi list backbones`, or your own: NAME=timm:ID, NAME=hf:PATH",
+        aliases=("--model-type",),
+    )
     split: tuple[str, ...] = setting(
         (), "splits to extract; all that the dataset has if none is named", decides="contents"
     )
