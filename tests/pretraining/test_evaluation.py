@@ -19,6 +19,7 @@ from fungi.pretraining.transfer.attention_maps import class_attention, kept_mass
 from fungi.pretraining.transfer.evaluate import EvaluateSettings
 from fungi.pretraining.transfer.evaluate import _score as score
 from fungi.pretraining.transfer.features import pooled
+from tests.pretraining.test_label_propagation import bilinear
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +167,18 @@ def test_pictures_are_written_for_every_head_of_both_tokens(model, tmp_path: Pat
             assert "attn" not in path.stem or np.asarray(picture).max() == 255
     with Image.open(tmp_path / "all.png") as picture:
         assert picture.size[1] == 36
+
+
+def test_pictures_of_attention_are_enlarged_between_the_centres_of_patches(model, tmp_path: Path) -> None:
+    image = torch.randn(1, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        write_maps(tmp_path, model, Image.new("RGB", (32, 24)), image)
+        maps = class_attention(model, image, 1).double().numpy()
+    for head, attention in enumerate(maps):
+        enlarged = bilinear(attention[..., None], 24, 32)[..., 0]
+        with Image.open(tmp_path / f"attn-plus-head{head}.png") as picture:
+            difference = np.asarray(picture).astype(float) - 255 * enlarged / enlarged.max()
+        assert np.abs(difference).max() < 0.51
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Fine-tuning, low shot, transfer (spec udi 7.3 to 7.5)."""
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -174,6 +175,20 @@ def test_rates_follow_the_batch_and_the_schedule(repeats, folder, checkpoint, tm
     for groups in seen:
         for rate, scale in groups:
             assert rate == pytest.approx(max(r for r, _ in groups) * scale)
+
+
+@pytest.mark.parametrize(("recipe", "last"), [("imagenet", 1e-6), ("transfer", 1e-5)])
+@pytest.mark.parametrize("peak", [1e-3, 5e-6])
+def test_rates_end_where_the_published_ones_do(recipe, last, peak, folder, checkpoint, tmp_path, monkeypatch) -> None:
+    """Below the peak the cosine ends at the recipe's last rate, and never above the peak (spec udi 7.6)."""
+    seen = []
+    monkeypatch.setattr(fine_tuning.FineTuning, "_learn", lambda self, epoch, rates: seen.append(rates.tolist()) or 1.0)
+    monkeypatch.setattr(fine_tuning.FineTuning, "_accuracy", lambda *_: 0.5)
+    changed = {"recipe": recipe, "repeats": 1, "lr": peak, "lr_images": 0, "epochs": 4, "warmup_epochs": 0}
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, **changed)) == 0
+    end = min(last, peak)
+    expected = [end + 0.5 * (peak - end) * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
+    assert seen[0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_every_epoch_has_other_views_of_the_same_images(folder, checkpoint, tmp_path) -> None:

@@ -121,7 +121,7 @@ def test_processes_count_valid_samples_together_or_in_the_published_way_each_for
     """Published: every process's mean of the patch loss, and of the centres, counts alike. Clean: one batch."""
     made = settings(batch_size_per_gpu=4, profile=profile, drop_path_rate=0.0, clip_grad=0.0, local_crops_number=1)
     halves = [batch[0] for batch in first_batches(made, 2)]
-    halves[1].boxes[1, :, 2:] = halves[1].boxes[1, :, :2] + 0.2  # few samples lie in such a view
+    halves[1].boxes[1, :, 2:] = halves[1].boxes[1, :, :2] + 2  # few samples lie in such a view
     together = _two_processes(made, halves, monkeypatch)
     found = {name: values.grad for name, values in together[0][1].student.named_parameters()}
     if profile == "published":
@@ -169,11 +169,51 @@ def test_momentum_one_leaves_the_teacher_and_momentum_zero_copies_the_student() 
 def test_each_tensor_is_clipped_by_itself() -> None:
     small, large = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3, 3))
     small.grad, large.grad = torch.tensor([0.6, 0.8]), torch.full((3, 3), 4.0)
-    assert float(optimisation.clip_each([small, large], 3.0)) == pytest.approx(12)
+    assert float(optimisation.clip_each([[small], [large]], 3.0)) == pytest.approx(12)
     assert small.grad.norm() == pytest.approx(1.0)
     assert large.grad.norm() == pytest.approx(3.0, rel=1e-5)
-    optimisation.clip_each([large], 0.0)
+    optimisation.clip_each([[large]], 0.0)
     assert large.grad.norm() == pytest.approx(3.0, rel=1e-5)
+
+
+def test_both_class_tokens_are_clipped_as_the_one_tensor_of_the_published_layout() -> None:
+    network = learner_of(settings()).student
+    tensors = optimisation.published_tensors(network)
+    assert sum(map(len, tensors)) == len(list(network.parameters())) == len(tensors) + 1
+    (tokens,) = (parts for parts in tensors if len(parts) > 1)
+    model = network.backbone.backbone
+    assert tokens[0] is model.cls_token
+    assert tokens[1] is model.reg_token
+    for norm, part in zip((3.0, 4.0), tokens, strict=True):
+        part.grad = torch.full_like(part, norm / part.numel() ** 0.5)
+    assert float(optimisation.clip_each(tensors, 3.0)) == pytest.approx(5)
+    assert [float(part.grad.norm()) for part in tokens] == pytest.approx([1.8, 2.4], rel=1e-5)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_lars_takes_the_steps_of_the_reference(weight_decay: float) -> None:
+    """By loops over numbers: the ratio also without decay, no ratio for vectors, one ratio for both class tokens."""
+    network = learner_of(settings()).student.backbone.backbone.double()
+    network.cls_token.data += 1  # unlike its partner
+    names = dict(network.named_parameters())
+    weights = {name: value.detach().clone() for name, value in names.items()}
+    momenta = {name: torch.zeros_like(value) for name, value in weights.items()}
+    optimizer = optimisation.build_optimizer("lars", network)
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for value in names.values():
+            value.grad = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        optimisation.set_rates(optimizer, 0.7, weight_decay)
+        optimizer.step()
+        updates = {name: names[name].grad + (w.ndim > 1) * weight_decay * w for name, w in weights.items()}
+        for name, weight in weights.items():
+            together = ["cls_token", "reg_token"] if name in ("cls_token", "reg_token") else [name]
+            lengths = [math.sqrt(sum(float((v[o] ** 2).sum()) for o in together)) for v in (weights, updates)]
+            adapted = weight.ndim > 1 and min(lengths) > 0
+            momenta[name] = 0.9 * momenta[name] + updates[name] * (0.001 * lengths[0] / lengths[1] if adapted else 1)
+        weights = {name: weight - 0.7 * momenta[name] for name, weight in weights.items()}
+        for name, value in names.items():
+            torch.testing.assert_close(value.detach(), weights[name], rtol=1e-10, atol=1e-12, msg=name)
 
 
 def test_the_last_layer_stays_while_it_is_frozen() -> None:

@@ -1,10 +1,20 @@
 """Stratified samples and their maps (spec udi 2; 9.4-1, 9.4-2)."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 
-from fungi.pretraining.udi.sampling import masked_mean, one_hot_map, stratified_tokens, target_map, token_positions
+from fungi.pretraining.udi.sampling import (
+    masked_mean,
+    one_hot_map,
+    stratified_tokens,
+    strictly_inside,
+    target_map,
+    token_positions,
+    units_per_pixel,
+)
 
 
 @pytest.mark.parametrize(("side", "window"), [(14, 3), (6, 2), (8, 2), (5, 5), (7, 1), (1, 1)])
@@ -33,55 +43,105 @@ def test_every_token_is_drawn() -> None:
     assert drawn == set(range(16))
 
 
+def positions(tokens: torch.Tensor, side: int, box: torch.Tensor, coordinates="corner") -> torch.Tensor:
+    """In pixels."""
+    units = units_per_pixel([side], coordinates)
+    return token_positions(tokens, side, box, units, coordinates) / units
+
+
 def test_positions_are_between_the_corners_of_the_crop() -> None:
-    box = torch.tensor([[0.2, 0.9, 0.6, 0.5]])  # flipped: columns run backwards
+    box = torch.tensor([[20, 90, 50, 60]])  # flipped: columns run backwards
     tokens = torch.tensor([[0, 3, 12, 15]])
-    expected = torch.tensor([[[0.2, 0.9], [0.2, 0.5], [0.6, 0.9], [0.6, 0.5]]])
-    torch.testing.assert_close(token_positions(tokens, 4, box), expected)
-    centred = token_positions(tokens, 4, box, "center")
-    torch.testing.assert_close(centred[0, 0], torch.tensor([0.25, 0.85]))
+    expected = torch.tensor([[[20.0, 90], [20, 60], [50, 90], [50, 60]]])
+    assert torch.equal(positions(tokens, 4, box), expected)
+    assert positions(tokens, 4, box, "center")[0, 0].tolist() == [23.75, 86.25]
 
 
 def test_identical_boxes_make_the_target_map_the_source_map_inside() -> None:
-    box, tokens = torch.tensor([[0.1, 0.2, 0.7, 0.9]]), torch.arange(36)[None]
-    target, valid = target_map(token_positions(tokens, 6, box), box, 6)
+    box, tokens = torch.tensor([[10, 20, 70, 90]]), torch.arange(36)[None]
+    places = token_positions(tokens, 6, box, 5)
     inner = [token for token in range(36) if 0 < token // 6 < 5 and 0 < token % 6 < 5]
-    assert valid[0].nonzero().flatten().tolist() == inner  # those on the edge are not strictly inside
-    torch.testing.assert_close(target[0, inner], one_hot_map(tokens, 36)[0, inner], atol=2e-6, rtol=0)
+    assert strictly_inside(places, box, 5)[0].nonzero().flatten().tolist() == inner  # those on the edge are not inside
+    target = target_map(places, box, 6, 5)
+    torch.testing.assert_close(target[0, inner], one_hot_map(tokens, 36)[0, inner], atol=1e-7, rtol=0)
 
 
 def test_a_mirrored_target_has_the_mirrored_column() -> None:
-    source, mirrored = torch.tensor([[0.1, 0.2, 0.7, 0.9]]), torch.tensor([[0.1, 0.9, 0.7, 0.2]])
-    tokens = torch.tensor([[7, 9, 28]])
-    target, valid = target_map(token_positions(tokens, 6, source), mirrored, 6)
-    assert valid.all()
+    source, mirrored = torch.tensor([[10, 20, 70, 90]]), torch.tensor([[10, 90, 70, 20]])
+    target = target_map(token_positions(torch.tensor([[7, 9, 28]]), 6, source, 5), mirrored, 6, 5)
     assert target.argmax(-1).tolist() == [[row * 6 + 5 - column for row, column in ((1, 1), (1, 3), (4, 4))]]
 
 
 @pytest.mark.parametrize("coordinates", ["corner", "center"])
-def test_rows_of_a_target_map_sum_to_validity(coordinates) -> None:
-    generator = torch.Generator().manual_seed(0)
-    start, extent = torch.rand(50, 2, generator=generator), torch.rand(50, 2, generator=generator) - 0.5
-    box = torch.cat([start, start + extent], dim=1)
-    target, valid = target_map(torch.rand(50, 9, 2, generator=generator), box, 7, coordinates)
-    torch.testing.assert_close(target.sum(-1), valid.float())
-    assert 0 < valid.float().mean() < 1
+def test_maps_are_those_of_exact_fractions(coordinates) -> None:
+    """Tokens lie on the edges of the other crop: rounded positions fall to either side of it."""
+    random, sides, size = np.random.default_rng(0), (6, 4), (97, 131)
+    units, edges, steps = units_per_pixel(sides, coordinates), 0, 3 if coordinates == "corner" else 8
+    for _ in range(40):
+        starts, extents = random.integers(0, 30, 2).tolist(), random.integers(1, 8, 2).tolist()
+        lattice = [[s + k * e for k in range(steps + 1)] for s, e in zip(starts, extents, strict=True)]
+        first, second = (sorted(random.choice(steps + 1, 2, replace=False).tolist()) for _ in range(2))
+        crops = [
+            [lattice[0][0], lattice[1][0], lattice[0][-1], lattice[1][-1]],
+            [lattice[0][first[0]], lattice[1][second[0]], lattice[0][first[1]], lattice[1][second[1]]],
+        ]
+        if random.random() < 0.5:
+            crops[0] = [crops[0][0], crops[0][3], crops[0][2], crops[0][1]]
+        source, target = (torch.tensor([crop]) for crop in crops)
+        tokens = torch.arange(sides[1] ** 2)[None]
+        places = token_positions(tokens, sides[1], source, units, coordinates)
+        inside = strictly_inside(places, target, units)[0]
+        weights = target_map(places, target, sides[0], units, coordinates)[0]
+        for token in range(sides[1] ** 2):
+            valid, expected = plain_row(token, sides, crops, size, coordinates)
+            edges += bool(valid) != _rounded_inside(token, sides[1], crops, size, coordinates)
+            assert bool(inside[token]) == valid
+            torch.testing.assert_close(weights[token], torch.tensor(expected), rtol=1e-6, atol=1e-6)
+    assert edges > 10  # float32 is wrong about these
+
+
+def _place(token: int, side: int, crop: list[int], size: tuple[int, int], coordinates: str, number) -> list:
+    """(row, column) of a token in units of the image's last row and column (spec udi 2.2)."""
+    cells = divmod(token, side)
+    shares = [number(c) / (side - 1) if coordinates == "corner" else (number(c) + number(1) / 2) / side for c in cells]
+    ends = [(number(crop[axis]) / (size[axis] - 1), number(crop[axis + 2]) / (size[axis] - 1)) for axis in (0, 1)]
+    return [first + share * (last - first) for share, (first, last) in zip(shares, ends, strict=True)]
+
+
+def plain_row(token, sides, crops, size, coordinates) -> tuple[bool, list[float]]:
+    """Whether a token lies strictly inside the second crop, and its row of the target map, by fractions."""
+    place = _place(token, sides[1], crops[0], size, coordinates, Fraction)
+    valid, grid = True, []
+    for axis in (0, 1):
+        first, last = (Fraction(crops[1][axis + 2 * end], size[axis] - 1) for end in (0, 1))
+        valid &= min(first, last) < place[axis] < max(first, last)
+        share = (place[axis] - first) / (last - first)
+        inner = min(max(share * sides[0] - Fraction(1, 2), 0), sides[0] - 1)
+        grid.append(share * (sides[0] - 1) if coordinates == "corner" else inner)
+    hats = [[max(Fraction(0), 1 - abs(q - i)) for i in range(sides[0])] for q in grid]
+    return valid, [float(row * column) * valid for row in hats[0] for column in hats[1]]
+
+
+def _rounded_inside(token, side, crops, size, coordinates) -> bool:
+    place = _place(token, side, crops[0], size, coordinates, np.float32)
+    ends = [[np.float32(crops[1][axis + 2 * end]) / np.float32(size[axis] - 1) for end in (0, 1)] for axis in (0, 1)]
+    return all(min(pair) < value < max(pair) for pair, value in zip(ends, place, strict=True))
 
 
 def test_a_bilinear_row_is_where_it_should_be() -> None:
     """The mean position of the grid's tokens under the weights of a row is the position itself."""
-    box, position = torch.tensor([[0.0, 1.0, 1.0, 0.0]]), torch.tensor([[[0.37, 0.81]]])
-    target, _ = target_map(position, box, 5)
-    places = token_positions(torch.arange(25)[None], 5, box)
-    torch.testing.assert_close(target @ places, position)
+    box, place = torch.tensor([[0, 100, 100, 0]]), torch.tensor([[[4 * 37 + 1, 4 * 81 + 2]]])
+    target = target_map(place, box, 5, 4)
+    tokens = token_positions(torch.arange(25)[None], 5, box, 4).float()
+    torch.testing.assert_close(target @ tokens, place.float())
 
 
 def test_a_box_without_extent_has_nothing_inside() -> None:
     """The crop of an image of one pixel."""
-    box = torch.zeros(1, 4)
-    target, valid = target_map(token_positions(torch.arange(4)[None], 2, box), box, 2)
-    assert not valid.any()
-    assert (target == 0).all()
+    box = torch.zeros(1, 4, dtype=torch.int64)
+    places = token_positions(torch.arange(4)[None], 2, box, 1)
+    assert not strictly_inside(places, box, 1).any()
+    assert (target_map(places, box, 2, 1) == 0).all()
 
 
 def test_the_mean_over_no_valid_sample_is_zero() -> None:

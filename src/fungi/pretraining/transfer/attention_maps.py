@@ -43,7 +43,7 @@ def write_maps(
         maps = class_attention(model, image, token)
         middle = "" if token == 0 else "plus-"
         for head, one in enumerate(maps):
-            enlarged = Image.fromarray(_grey(one)).resize(size, Image.Resampling.NEAREST)
+            enlarged = Image.fromarray(_grey(one, size))
             written.append(_saved(enlarged, folder / f"attn-{middle}head{head}.png"))
             if threshold is not None:
                 mask = kept_mass(maps, threshold)[head].numpy()
@@ -60,7 +60,7 @@ def overview(
         tiles = [np.asarray(pixels.convert("RGB").resize((side, side), Image.Resampling.NEAREST))]
         for token in range(model.num_prefix_tokens):
             for one in class_attention(model, image, token):
-                enlarged = Image.fromarray(_grey(one)).resize((side, side), Image.Resampling.NEAREST)
+                enlarged = Image.fromarray(_grey(one, (side, side)))
                 tiles.append(np.asarray(enlarged.convert("RGB")))
             tiles[-1] = np.pad(tiles[-1], ((0, 0), (0, 6), (0, 0)), constant_values=255)
         rows.append(np.concatenate([np.pad(tile, ((1, 1), (1, 1), (0, 0)), constant_values=255) for tile in tiles], 1))
@@ -68,8 +68,10 @@ def overview(
     Image.fromarray(np.concatenate(rows)).save(path)
 
 
-def _grey(attention: Float[Tensor, "rows columns"]) -> UInt8[np.ndarray, "rows columns"]:
-    scaled = attention / attention.max().clamp_min(1e-12)
+def _grey(attention: Float[Tensor, "rows columns"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+    """Return the attention enlarged bilinearly to (width, height), its largest value white (spec udi 7.6)."""
+    enlarged = torch.nn.functional.interpolate(attention[None, None], size[::-1], mode="bilinear")[0, 0]
+    scaled = enlarged / enlarged.max().clamp_min(1e-12)
     return (255 * scaled).round().to(torch.uint8).cpu().numpy()
 
 

@@ -18,6 +18,7 @@ class Recipe:
     batch_size: int
     lr: float
     lr_images: int
+    min_lr: float
     warmup_epochs: int
     layer_decay: float
     erasing: float
@@ -33,6 +34,7 @@ RECIPES = {
         batch_size=256,
         lr=1e-3,
         lr_images=0,
+        min_lr=1e-6,
         warmup_epochs=20,
         layer_decay=0.55,
         erasing=0.25,
@@ -46,6 +48,7 @@ RECIPES = {
         batch_size=96,
         lr=7.5e-6,
         lr_images=512,
+        min_lr=1e-5,
         warmup_epochs=5,
         layer_decay=1.0,
         erasing=0.1,
@@ -59,6 +62,7 @@ RECIPES = {
         batch_size=128,
         lr=5e-6,
         lr_images=512,
+        min_lr=1e-5,
         warmup_epochs=5,
         layer_decay=1.0,
         erasing=0.25,
@@ -83,7 +87,7 @@ class FineTuneSettings(EncoderSettings):
     )
     lr: float | None = setting(None, "peak rate of the last layer", within=(0, 100))
     lr_images: int | None = setting(None, "images of a batch that --lr is meant for; 0 for any", within=(0, 10**6))
-    min_lr: float = setting(1e-6, "last rate", within=(0, 100))
+    min_lr: float | None = setting(None, "last rate; at most the peak rate is used", within=(0, 100))
     warmup_epochs: int | None = setting(None, "epochs of the rise to the peak rate", within=(0, 10**6))
     layer_decay: float | None = setting(None, "rate of a layer over that of the next", within=(0, 1))
     weight_decay: float = setting(0.05, "of matrices and the patch embedding", within=(0, 10))

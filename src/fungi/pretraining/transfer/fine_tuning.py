@@ -62,7 +62,7 @@ class FineTuning:
         settings, recipe, steps = self.settings, self.recipe, self.steps
         batch = self.plan.batch * recipe.repeats
         peak = recipe.lr * (batch / recipe.lr_images if recipe.lr_images else 1)
-        last = min(settings.min_lr, peak)
+        last = min(recipe.min_lr, peak)
         rates = cosine(peak, last, recipe.epochs * steps, warmup=recipe.warmup_epochs * steps)
         identity = settings.deciding() | {"batch": batch, "images": self.train.fingerprint()}
         identity |= {"weights": self.backbone.weights_hash}

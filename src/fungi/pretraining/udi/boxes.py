@@ -1,7 +1,8 @@
 """Crops that overlap, with their place in the image (spec udi 3.1).
 
-In pixels a crop is a `Crop`. In the units that samples are aligned in it is a box (r0, c0, r1, c1): the image's first
-pixel is at 0, its last at 1, and c0 > c1 says that the crop was flipped.
+A `Crop` has a start and an extent in pixels. Samples are aligned by its box (r0, c0, r1, c1): the centres of its first
+and its last pixel, whole numbers; c0 > c1 says that the crop is flipped. The specification divides them by the last row
+and column of the image, which changes no relation between crops of one image, but rounds.
 """
 
 import math
@@ -19,7 +20,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of pixels of an image, and whether it is looked at in a mirror."""
+    """A rectangle of pixels of an image, and whether its view is mirrored."""
 
     top: int
     left: int
@@ -37,13 +38,13 @@ class Crop:
         """First column, and the one after the last."""
         return self.left, self.left + self.width
 
-    def box(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """(r0, c0, r1, c1) in an image of that size; a side of one pixel has the coordinate 0."""
-        rows, columns = max(height - 1, 1), max(width - 1, 1)
-        left, right = self.left / columns, (self.left + self.width - 1) / columns
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """(r0, c0, r1, c1): rows and columns of the first and the last pixel of the view."""
+        left, right = self.left, self.left + self.width - 1
         if self.flipped:
             left, right = right, left
-        return self.top / rows, left, (self.top + self.height - 1) / rows, right
+        return self.top, left, self.top + self.height - 1, right
 
 
 def random_crop(random: np.random.Generator, height: int, width: int, scale: tuple[float, float]) -> Crop:
@@ -60,21 +61,22 @@ def random_crop(random: np.random.Generator, height: int, width: int, scale: tup
 
 
 def shifted_towards(crop: Crop, reference: Crop, height: int, width: int, deviations: Deviations) -> Crop:
-    """The crop moved so that it shares at least half of the smaller side with the reference, along both axes."""
-    top = _shifted(crop.rows, reference.rows, height, start=crop.top)
+    """Return the crop moved so that it shares at least half of the smaller side with the reference, along both axes."""
+    top = _shifted(crop.rows, reference.rows, height, deviations, start=crop.top)
     start = crop.top if deviations.row_start_in_columns else crop.left
-    return replace(crop, top=top, left=_shifted(crop.columns, reference.columns, width, start=start))
+    return replace(crop, top=top, left=_shifted(crop.columns, reference.columns, width, deviations, start=start))
 
 
-def _shifted(new: Span, reference: Span, limit: int, *, start: int) -> int:
-    """New start of a span. start: of the new span, where the joint extent is measured from."""
+def _shifted(new: Span, reference: Span, limit: int, deviations: Deviations, *, start: int) -> int:
+    """Return the new start of a span. start: where the joint extent of both spans is measured from."""
     a, b = new[1] - new[0], reference[1] - reference[0]
-    half = math.ceil(min(a, b) / 2)
+    smaller = min(a, b - 1) if deviations.rounded_overlap else min(a, b)
+    half = round(smaller / 2) if deviations.rounded_overlap else math.ceil(smaller / 2)
     extent = max(new[1], reference[1]) - min(start, reference[0])
-    shift = max(0, extent - a - b) + (half if extent >= a + b - min(a, b) / 2 else 0)
-    if sum(reference) < sum(new):
-        shift = -shift
-    return min(max(new[0] + shift, 0), limit - a)
+    shift = max(0, extent - a - b) + (half if extent >= a + b - smaller / 2 else 0)
+    centres = sum(new), sum(reference)  # spans whose centres are equal do not move
+    direction = (centres[0] < centres[1]) - (centres[0] > centres[1])
+    return min(max(new[0] + direction * shift, 0), limit - a)
 
 
 def reference_crop(first: Crop, second: Crop, deviations: Deviations) -> Crop:

@@ -25,6 +25,8 @@ class Deviations:
 
     row_start_in_columns: the horizontal extent of two crops is measured from the *row* start of the new one, so that
         about one pair in 200 does not overlap enough (8.2-1).
+    rounded_overlap: half of the smaller side is rounded, and taken of the reference's side less one pixel (7.6). Clean:
+        half of the smaller side, rounded up.
     signed_reference: local crops are drawn towards the smallest start and the largest end of boxes that keep their
         flip, which is the union, the intersection or one of the two crops (8.2-2). Clean: the union of both.
     process_means: the patch loss is averaged in each process by its own count of valid samples, and centres are
@@ -32,13 +34,14 @@ class Deviations:
     """
 
     row_start_in_columns: bool = False
+    rounded_overlap: bool = False
     signed_reference: bool = False
     process_means: bool = False
 
 
 DEVIATIONS = {
     "clean": Deviations(),
-    "published": Deviations(row_start_in_columns=True, signed_reference=True, process_means=True),
+    "published": Deviations(row_start_in_columns=True, rounded_overlap=True, signed_reference=True, process_means=True),
 }
 
 

@@ -85,6 +85,7 @@ class Learner:
         self.teacher: Network = copy.deepcopy(self.student).requires_grad_(False)
         self.centres = torch.zeros(options.network.levels, options.network.prototypes, device=device)
         self.optimizer = optimisation.build_optimizer(options.optimizer, self.student)
+        self.tensors = optimisation.published_tensors(self.student)
         self.parallel = world.shared(self.student)
         self.active = active_parts(options.network, options.views.local_crops)
 
@@ -147,7 +148,7 @@ class Learner:
         flat = self.world.summed(torch.cat([one.reshape(-1) for one in sums.tensors()]))
         sizes = [one.numel() for one in sums.tensors()]
         whole = _Sums(*(part.view_as(one) for part, one in zip(flat.split(sizes), sums.tensors(), strict=True)))
-        largest = optimisation.clip_each(self.student.parameters(), self.options.clip)
+        largest = optimisation.clip_each(self.tensors, self.options.clip)
         parts = dict(zip(self.active, whole.parts.tolist(), strict=True))
         shares = part_shares(self.active, self.options.views.local_crops)
         loss = sum(shares[name] * value for name, value in parts.items())

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from fungi.pretraining.tokens import embed, run_blocks
 from fungi.pretraining.udi.choices import Architecture, Coordinates
 from fungi.pretraining.udi.layers import EPSILON, Head, SampledAttention
-from fungi.pretraining.udi.sampling import one_hot_map, target_map, token_positions
+from fungi.pretraining.udi.sampling import (
+    one_hot_map,
+    strictly_inside,
+    target_map,
+    token_positions,
+    units_per_pixel,
+)
 from fungi.pretraining.udi.views import Views
 
 CLASS_TOKEN_STD = 0.02
@@ -152,16 +158,18 @@ class Network(nn.Module):
 
 
 def align(views: Views, global_side: int, local_side: int, coordinates: Coordinates = "corner") -> Alignment:
-    """The maps of a batch: samples of view 0 are looked for in view 1, of view 1 in view 0, local ones in both."""
+    """Return the maps of a batch: samples of each global view in the other one, those of local crops in both."""
     boxes = views.boxes
-    sampled = [token_positions(views.global_tokens, global_side, boxes[view], coordinates) for view in (0, 1)]
-    local = [token_positions(views.local_tokens, local_side, box, coordinates) for box in boxes[2:]]
-    found = [
-        target_map(torch.cat([sampled[1 - view], *local], dim=1), boxes[view], global_side, coordinates)
-        for view in (0, 1)
-    ]
-    source = one_hot_map(views.global_tokens, global_side**2, boxes.dtype).expand(2, -1, -1, -1)
-    return Alignment(source, torch.stack([one for one, _ in found]), torch.stack([one for _, one in found]))
+    units = units_per_pixel([global_side, local_side] if len(boxes) > 2 else [global_side], coordinates)
+    sampled = [token_positions(views.global_tokens, global_side, boxes[view], units, coordinates) for view in (0, 1)]
+    local = [token_positions(views.local_tokens, local_side, box, units, coordinates) for box in boxes[2:]]
+    requests = [torch.cat([sampled[1 - view], *local], dim=1) for view in (0, 1)]  # each [b requests 2]
+    source = one_hot_map(views.global_tokens, global_side**2).expand(2, -1, -1, -1)
+    return Alignment(
+        source,
+        torch.stack([target_map(requests[view], boxes[view], global_side, units, coordinates) for view in (0, 1)]),
+        torch.stack([strictly_inside(requests[view], boxes[view], units) for view in (0, 1)]),
+    )
 
 
 def initialise(network: nn.Module, *, xavier: bool) -> None:

@@ -3,7 +3,7 @@
 Warm-ups that are longer than the run are cut to it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungi.pretraining.udi.choices import Optimizer
+from fungi.pretraining.udi.lars import Lars, norms_of
 
 
 def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
-    """With and without weight decay: vectors and biases have none, everything else (tokens, positions) has."""
+    """Return groups with and without weight decay: vectors and biases have none, tokens and positions have."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
@@ -24,36 +25,47 @@ def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def build_optimizer(kind: Optimizer, network: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser; rates and weight decay are set before every step."""
+    """Return the optimiser; `set_rates` sets its rate and weight decay before every step."""
     groups = parameter_groups(network)
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
     if kind == "lars":
-        from timm.optim import Lars
-
-        return Lars(groups, lr=0.0, momentum=0.9)
+        return Lars(groups, published_tensors(network), momentum=0.9)
     return torch.optim.AdamW(groups, lr=0.0, fused=True)  # one pass over all states; some twenty otherwise
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float, weight_decay: float) -> None:
-    """The rate of this step, and the decay of the first group."""
+    """Set the rate of all groups, and the weight decay of the first."""
     for place, group in enumerate(optimizer.param_groups):
         group["lr"] = rate
         if place == 0:
             group["weight_decay"] = weight_decay
 
 
-def clip_each(parameters: Iterable[nn.Parameter], limit: float) -> Float[Tensor, ""]:
-    """Scale each tensor's gradient to a norm of at most `limit` (0: leave it); the largest norm before."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch._foreach_norm(gradients)
+def published_tensors(network: nn.Module) -> list[list[nn.Parameter]]:
+    """Return the parameters, grouped as the published checkpoints keep them: both class tokens are one tensor."""
+    tensors: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        tensors.setdefault(name.replace("reg_token", "cls_token"), []).append(parameter)
+    return list(tensors.values())
+
+
+def clip_each(tensors: Iterable[Sequence[nn.Parameter]], limit: float) -> Float[Tensor, ""]:
+    """Scale the gradient of each tensor, given as its parts, to a norm of at most `limit`; 0 scales none.
+
+    Returns the largest norm before.
+    """
+    gradients = [parts for tensor in tensors if (parts := [one.grad for one in tensor if one.grad is not None])]
+    norms = torch.stack(norms_of(gradients))
     if limit:
-        torch._foreach_mul_(gradients, [(limit / (norm + 1e-6)).clamp(max=1.0) for norm in norms])
-    return torch.stack(norms).max()
+        factors = (limit / (norms + 1e-6)).clamp(max=1.0).unbind()
+        spread = [factor for factor, parts in zip(factors, gradients, strict=True) for _ in parts]
+        torch._foreach_mul_([part for parts in gradients for part in parts], spread)
+    return norms.max()
 
 
 def drop_last_layer_gradients(network: nn.Module) -> None:
-    """The last layer stays as it is in this step."""
+    """Leave the last layer out of this step."""
     for name, parameter in network.named_parameters():
         if "last_layer" in name:
             parameter.grad = None
@@ -61,5 +73,5 @@ def drop_last_layer_gradients(network: nn.Module) -> None:
 
 @torch.no_grad()
 def move_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """`teacher <- m teacher + (1 - m) student`, all parameters; buffers are not averaged."""
+    """Set all parameters to `m teacher + (1 - m) student`; buffers are not averaged."""
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)

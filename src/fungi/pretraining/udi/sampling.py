@@ -1,7 +1,11 @@
 """Stratified random samples of tokens, and where they lie in another crop (spec udi 2.1, 2.2).
 
 Axes: b images, m samples of a view, n tokens of a grid `side` x `side`, 2 (row, column). Tokens are in row-major order.
+Positions are whole numbers: whether a sample lies inside another crop does not depend on rounding.
 """
+
+import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -12,7 +16,7 @@ from fungi.pretraining.udi.choices import Coordinates
 
 
 def stratified_tokens(random: np.random.Generator, side: int, window: int) -> Int64[np.ndarray, " m"]:
-    """One token out of each of the (side // window)^2 windows; the windows' square lies in a random corner."""
+    """Draw one token of each of the (side // window)^2 windows; the square of the windows lies in a random corner."""
     windows = side // window
     offset = (side - windows * window) * random.integers(2, size=2)
     starts = np.arange(windows) * window
@@ -22,40 +26,56 @@ def stratified_tokens(random: np.random.Generator, side: int, window: int) -> In
     return (rows * side + columns).reshape(-1)
 
 
+def units_per_pixel(sides: Iterable[int], coordinates: Coordinates = "corner") -> int:
+    """Return how many units make a pixel, so that tokens of grids with these sides lie at whole numbers of units."""
+    return math.lcm(*(_steps(side, coordinates) for side in sides))
+
+
 def token_positions(
-    tokens: Int64[Tensor, "b m"], side: int, box: Float[Tensor, "b 4"], coordinates: Coordinates = "corner"
-) -> Float[Tensor, "b m 2"]:
-    """Where tokens of a crop lie in the image."""
-    cells = torch.stack([tokens // side, tokens % side], dim=-1).to(box.dtype)
-    share = cells / max(side - 1, 1) if coordinates == "corner" else (cells + 0.5) / side
+    tokens: Int64[Tensor, "b m"], side: int, box: Int64[Tensor, "b 4"], units: int, coordinates: Coordinates = "corner"
+) -> Int64[Tensor, "b m 2"]:
+    """Return where tokens of a crop lie in the image, exactly, in units of 1/`units` of a pixel."""
+    cells = torch.stack([tokens // side, tokens % side], dim=-1)  # [b m 2]
+    steps = cells if coordinates == "corner" else 2 * cells + 1
     start, end = box[:, None, :2], box[:, None, 2:]
-    return start + share * (end - start)
+    return units * start + steps * (end - start) * (units // _steps(side, coordinates))
+
+
+def strictly_inside(positions: Int64[Tensor, "b m 2"], box: Int64[Tensor, "b 4"], units: int) -> Bool[Tensor, "b m"]:
+    """Return which positions lie inside a crop, not on its edge, along both axes."""
+    start, end = units * box[:, None, :2], units * box[:, None, 2:]
+    return ((positions > torch.minimum(start, end)) & (positions < torch.maximum(start, end))).all(-1)
+
+
+def _steps(side: int, coordinates: Coordinates) -> int:
+    """Equal steps from the first pixel of a crop to its last that the tokens of a grid lie at."""
+    return max(side - 1, 1) if coordinates == "corner" else 2 * side
 
 
 def one_hot_map(tokens: Int64[Tensor, "b m"], count: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b m n"]:
-    """The source map S: row k picks sample k out of `count` tokens."""
+    """Return the source map S: row k picks sample k out of `count` tokens."""
     return torch.nn.functional.one_hot(tokens, count).to(dtype)
 
 
 def target_map(
-    positions: Float[Tensor, "b m 2"], box: Float[Tensor, "b 4"], side: int, coordinates: Coordinates = "corner"
-) -> tuple[Float[Tensor, "b m n"], Bool[Tensor, "b m"]]:
-    """The target map T, bilinear weights of positions on a crop's grid, and which positions are strictly inside it.
-
-    Rows of positions that are not inside are zero.
-    """
-    start, end = box[:, None, :2], box[:, None, 2:]
-    inside = ((positions > torch.minimum(start, end)) & (positions < torch.maximum(start, end))).all(-1)
-    extent = torch.where(end == start, torch.ones_like(end), end - start)  # nothing is inside a box without extent
-    share = (positions - start) / extent
+    positions: Int64[Tensor, "b m 2"],
+    box: Int64[Tensor, "b 4"],
+    side: int,
+    units: int,
+    coordinates: Coordinates = "corner",
+) -> Float[Tensor, "b m n"]:
+    """Return the target map T: bilinear weights of positions on a crop's grid; zero for positions not inside it."""
+    start, end = units * box[:, None, :2], units * box[:, None, 2:]
+    extent = torch.where(end == start, 1, end - start)  # no position is inside a box without extent
+    share = (positions - start) / extent.double()
     place = share * (side - 1) if coordinates == "corner" else (share * side - 0.5).clamp(0, side - 1)
-    grid = torch.arange(side, device=box.device, dtype=box.dtype)
-    hats = (1 - (place.unsqueeze(-1) - grid).abs()).clamp_min(0)  # [b m 2 side]
+    grid = torch.arange(side, device=box.device, dtype=place.dtype)
+    hats = (1 - (place.unsqueeze(-1) - grid).abs()).clamp_min(0).float()  # [b m 2 side]
     weights = hats[:, :, 0, :, None] * hats[:, :, 1, None, :]  # [b m side side]
-    return weights.flatten(2) * inside.unsqueeze(-1), inside
+    return weights.flatten(2) * strictly_inside(positions, box, units).unsqueeze(-1)
 
 
 def masked_mean(vectors: Float[Tensor, "*batch m d"], valid: Shaped[Tensor, "*batch m"]) -> Float[Tensor, "*batch d"]:
-    """Mean of the valid vectors, with the reference's epsilon in the count: zero where none is valid."""
+    """Return the mean of the valid vectors, with the reference's epsilon in the count: zero where none is valid."""
     mask = valid.to(vectors.dtype)
     return (vectors * mask.unsqueeze(-1)).sum(-2) / (mask.sum(-1, keepdim=True) + 1e-5)

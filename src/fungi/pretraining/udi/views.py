@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
@@ -56,7 +56,7 @@ class Views:
 
     globals: UInt8[Tensor, "2 b 3 g g"]
     locals: UInt8[Tensor, "L b 3 l l"]
-    boxes: Float[Tensor, "v b 4"]
+    boxes: Int64[Tensor, "v b 4"]
     global_tokens: Int64[Tensor, "b m"]
     local_tokens: Int64[Tensor, "b m2"]
 
@@ -85,7 +85,7 @@ def make_views(image: Image.Image, options: ViewOptions, random: np.random.Gener
     return {
         "globals": torch.stack(pixels[:2]),
         "locals": torch.stack(pixels[2:]) if pixels[2:] else torch.empty(0, 3, small, small, dtype=torch.uint8),
-        "boxes": torch.tensor([crop.box(image.height, image.width) for crop in crops]),
+        "boxes": torch.tensor([crop.box for crop in crops]),
         "global_tokens": torch.from_numpy(stratified_tokens(random, options.global_side, options.global_window)),
         "local_tokens": torch.from_numpy(stratified_tokens(random, options.local_side, options.local_window)),
     }
