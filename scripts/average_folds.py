@@ -13,8 +13,8 @@ from pathlib import Path
 
 from fungi.errors import FungiError, MissingFilesError
 from fungi.report.cells import ResultRecord, cells_of
-from fungi.report.result_file import read_result, summary_of_runs
-from fungi.report.text import print_gain_table
+from fungi.results.result_file import read_result, summary_of_runs
+from fungi.results.text import print_gain_table
 from fungi.runtime.command import run_command
 from fungi.settings import setting
 from fungi.store.layout import Layout

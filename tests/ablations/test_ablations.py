@@ -15,8 +15,8 @@ from fungi.ablations.catalogue import ABLATIONS, nested
 from fungi.commands import COMMANDS
 from fungi.data.base import open_split, resolve_dataset
 from fungi.gradients.projection import load_projection
-from fungi.report.ablation_table import AblationTable
-from fungi.report.published import published_tables
+from fungi.results.ablation_table import AblationTable
+from fungi.results.published import published_tables
 
 TINY = ("--rows", "24", "--k", "3", "--pca-dim", "8", "--device", "cpu")
 SMALL_SIMCLR = ("--set", "simclr.negative_samples=4", "simclr.latent_dim=8")

@@ -12,8 +12,8 @@ import torch
 from fungi.commands import COMMANDS
 from fungi.evaluators.knn import other_labels, votes_by_k
 from fungi.report import write_report
-from fungi.report.choice_table import choice_table
 from fungi.report.write_report import ReportSettings
+from fungi.results.choice_table import choice_table
 from fungi.scoring import knn_concat
 from fungi.scoring.knn_concat import KnnSettings
 from tests.evaluation.feature_folder import make_folder

@@ -14,9 +14,9 @@ from fungi.errors import FungiError, MissingFilesError
 from fungi.report import write_report as report
 from fungi.report.cells import ResultRecord, cells_of, distinct, mean_cells, read_results
 from fungi.report.gallery import per_class_differences
-from fungi.report.published import MEAN, PublishedKey, mean_datasets, published_value
 from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
 from fungi.report.write_report import ReportSettings
+from fungi.results.published import MEAN, PublishedKey, mean_datasets, published_value
 from fungi.scoring import knn_concat
 from fungi.scoring.knn_concat import KnnSettings
 from tests.evaluation.feature_folder import make_folder

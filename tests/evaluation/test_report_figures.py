@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from fungi.report import write_report as report
-from fungi.report.ablation_table import AblationTable
 from fungi.report.cells import cells_of, read_results
 from fungi.report.gallery import draw_all
 from fungi.report.tables import make_tables
 from fungi.report.write_report import ReportSettings
+from fungi.results.ablation_table import AblationTable
 from fungi.scoring import analyse, knn_concat
 from fungi.scoring.analyse import AnalyseSettings
 from fungi.scoring.knn_concat import KnnSettings

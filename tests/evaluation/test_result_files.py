@@ -13,8 +13,8 @@ import pytest
 
 from fungi.errors import FungiError
 from fungi.report.cells import read_results
-from fungi.report.result_file import ResultFile, Run
-from fungi.report.text import gain_table
+from fungi.results.result_file import ResultFile, Run
+from fungi.results.text import gain_table
 from fungi.scoring import knn_concat
 from fungi.scoring.feature_settings import result_path
 from fungi.scoring.knn_concat import KnnSettings
@@ -230,11 +230,11 @@ def test_results_of_two_versions_never_come_into_one_file(tmp_path, monkeypatch)
     first = _opened(path)
     first.add(first.runs[0], "kl", {"accuracy": 0.5})
     for same in (replace(evaluation_version(), commit="other"), replace(evaluation_version())):
-        monkeypatch.setattr("fungi.report.result_file.evaluation_version", lambda made=same: made)
+        monkeypatch.setattr("fungi.results.result_file.evaluation_version", lambda made=same: made)
         assert list(_opened(path).runs[0].results) == ["kl"]
     newer = replace(evaluation_version(), versions={**evaluation_version().versions, "torch": "9.9"})
     for other in (newer, replace(evaluation_version(), code="other")):
-        monkeypatch.setattr("fungi.report.result_file.evaluation_version", lambda made=other: made)
+        monkeypatch.setattr("fungi.results.result_file.evaluation_version", lambda made=other: made)
         second = _opened(path)
         assert second.runs[0].results == {}
         second.add(second.runs[0], "kl", {"accuracy": 0.75})

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import fungi
-from fungi.report.published import backbone_labels
+from fungi.results.published import backbone_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("src", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff")
@@ -22,7 +22,7 @@ LOADS = """
 import json
 import fungi
 from fungi.backbones.loading import load_backbone
-from fungi.report.published import backbone_labels
+from fungi.results.published import backbone_labels
 print(json.dumps([fungi.__file__, load_backbone("digits-vit").weights_source, backbone_labels()]))
 """
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from fungi.errors import FungiError
-from fungi.report.published import mean_datasets, published_tables
 from fungi.reproduction.outcome import outcome
 from fungi.reproduction.plan import Home, evaluation_step
 from fungi.reproduction.recipe import Value, recipe, recipe_names, values_of
+from fungi.results.published import mean_datasets, published_tables
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "specs" / "paper_tables.json"
 FIGURES = (2, 3, 5, 6, 8, 9, 10, 11, 12)

@@ -1,15 +1,14 @@
 """`fungi ablate`: the ablations of the paper, from images to the table."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from fungi.ablations.settings import BenchSettings
 from fungi.errors import FungiError
-from fungi.identity import result_name
-from fungi.runtime.files import write_whole
-from fungi.settings import as_json, setting
+from fungi.results.result_file import ABLATION
+from fungi.results.settings import ResultSettings
+from fungi.settings import setting
 
 DESCRIPTION = """Extract the variations of an ablation, score them by kNN, and print the table in the paper's form.
 
@@ -41,31 +40,51 @@ NAMES: tuple[str, ...] = get_args(Name)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateSettings(BenchSettings):
+class AblateSettings(ResultSettings, BenchSettings):
     """Flags of `fungi ablate`."""
 
-    ablation: tuple[Name, ...] = setting(("projections",), "what to vary")
+    task: ClassVar[str] = ABLATION
+
+    ablation: tuple[Name, ...] = setting(("projections",), "what to vary", decides="nothing")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.ablation:
             raise FungiError(f"no ablation is named. Use --ablation with {', '.join(NAMES)}.")
+        if self.output is not None and len(self.ablation) > 1:
+            raise FungiError("--output names one file, and each ablation leaves one: name one ablation.")
+
+    @property
+    def single(self) -> list[Self]:
+        """Return the settings of each ablation by itself."""
+        return [replace(self, ablation=(name,)) for name in self.ablation]
+
+    @property
+    def task_name(self) -> str:
+        """Return the task of the first ablation."""
+        return f"{self.task}-{self.ablation[0]}"
 
     def outputs(self) -> list[Path]:
-        """The file of each table."""
-        dataset, backbone = (text.partition("=")[0] for text in (self.dataset, self.backbone))
-        names = [result_name(f"ablation-{name}", self, ("dataset", "backbone", "ablation")) for name in self.ablation]
-        return [self.layout.results(name, dataset, backbone) for name in names]
+        """Return the file of each table."""
+        return [settings.result_path() for settings in self.single]
 
 
-def run(settings: AblateSettings) -> None:
-    """Run the asked ablations, one after the other."""
+def run(settings: AblateSettings) -> list[dict[str, Any]]:
+    """Run the ablations that are not finished, one after the other; the contents of all result files."""
     from fungi.ablations.bench import Bench
     from fungi.ablations.catalogue import ABLATIONS
+    from fungi.results.ablation_table import AblationTable
+    from fungi.results.result_file import Run
 
-    bench = Bench(settings)
-    for name, path in zip(settings.ablation, settings.outputs(), strict=True):
-        table = ABLATIONS[name](bench)
-        write_whole(path, json.dumps({"settings": as_json(settings), **table.content()}) + "\n")
+    bench, contents = Bench(settings), []
+    for single in settings.single:
+        entry = Run(label={}, features=bench.provenances())
+        result = single.open_result([entry])
+        if not result.complete:
+            table = ABLATIONS[single.ablation[0]](bench)
+            entry.results, result.facts = table.results(), table.facts()
+            result.finish()
+        contents.append(result.content())
         where = f"{bench.context.backbone.spec.label} on {bench.context.dataset.name}, {bench.metric}, %"
-        print(f"\n{where}: {table.text()}\nwrote {path}")
+        print(f"\n{where}: {AblationTable.of(contents[-1]).text()}\nwrote {result.path}")
+    return contents

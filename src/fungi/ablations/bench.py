@@ -77,6 +77,13 @@ class Bench:
         self.context: StageContext = context
         self.metric = context.dataset.metric
 
+    def provenances(self) -> dict[str, Any]:
+        """Return what decides all features, for the result: data and weights of each split."""
+        return {
+            split: {EMBEDDINGS: {"provenance": self.context.base_provenance(split, self.context.open_split(split))}}
+            for split in SPLITS
+        }
+
     def embeddings(self) -> Variation:
         """The embeddings."""
         context = self._varied("embeddings", self.settings.seed, {})

@@ -10,7 +10,7 @@ from fungi.ablations.bench import Bench, ReductionKind
 from fungi.combine.names import name_of
 from fungi.errors import FungiError
 from fungi.extraction.gradient_settings import NO_PROJECTION
-from fungi.report.ablation_table import IMAGES_PER_SECOND, MILLISECONDS, QUERIES_PER_SECOND, AblationTable
+from fungi.results.ablation_table import IMAGES_PER_SECOND, MILLISECONDS, QUERIES_PER_SECOND, AblationTable
 from fungi.store.layout import EMBEDDINGS
 
 Ablation = Callable[[Bench], AblationTable]

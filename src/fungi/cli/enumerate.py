@@ -8,7 +8,7 @@ from typing import Literal
 from fungi.backbones.base import BACKBONES
 from fungi.commands import COMMANDS
 from fungi.objectives import OBJECTIVES
-from fungi.report.text import aligned
+from fungi.results.text import aligned
 from fungi.settings import setting
 
 DESCRIPTION = """Name what there is: datasets, backbones, objectives, commands.

@@ -13,7 +13,7 @@ from fungi.extraction import extract_gradients
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.pretraining.udi import pretrain
 from fungi.pretraining.udi.settings import PretrainSettings
-from fungi.report.text import print_gain_table
+from fungi.results.text import print_gain_table
 from fungi.settings import SEEDS, setting
 
 if TYPE_CHECKING:

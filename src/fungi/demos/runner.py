@@ -11,7 +11,7 @@ from fungi.errors import FungiError
 from fungi.extraction import extract_gradients
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.profiles import PROFILES
-from fungi.report.text import aligned, print_gain_table
+from fungi.results.text import aligned, print_gain_table
 from fungi.settings import SEEDS, setting
 from fungi.store.layout import EMBEDDINGS
 

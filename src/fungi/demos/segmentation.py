@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fungi.demos.runner import DemoSettings, print_places
-from fungi.report.result_file import summary_of_runs
-from fungi.report.text import print_gain_table
+from fungi.results.result_file import summary_of_runs
+from fungi.results.text import print_gain_table
 from fungi.segmentation.segment import run as segment
 from fungi.segmentation.settings import SegmentSettings
 from fungi.settings import setting

@@ -13,7 +13,7 @@ from fungi.demos.runner import SHOTS, DemoSettings, print_places
 from fungi.extraction import extract_gradients
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.report import write_report
-from fungi.report.text import print_gain_table
+from fungi.results.text import print_gain_table
 from fungi.runtime.log import logger
 from fungi.store.layout import EMBEDDINGS, Layout
 

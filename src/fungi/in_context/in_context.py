@@ -9,7 +9,7 @@ from fungi.combine.names import name_of
 from fungi.in_context.chat_endpoint import ChatEndpoint
 from fungi.in_context.prompts import Prompt, append_answer, read_answers, write_prompts
 from fungi.in_context.settings import InContextSettings
-from fungi.report.result_file import Run
+from fungi.results.result_file import Run
 from fungi.runtime.log import progress
 
 DESCRIPTION = """Find the training texts nearest to each test text, and put them as examples into prompts.
@@ -27,7 +27,6 @@ def run(settings: InContextSettings) -> dict[str, Any]:
     """Write prompts, ask where an endpoint is named, score what is answered; the content of the result file."""
     from fungi.evaluators.in_context import score_answers
     from fungi.in_context.retrieval import Retrieval
-    from fungi.scoring.evaluation_loop import open_result
     from fungi.scoring.feature_files import provenance, provenances_of
 
     endpoint = None
@@ -35,7 +34,7 @@ def run(settings: InContextSettings) -> dict[str, Any]:
         endpoint = ChatEndpoint(settings.endpoint, settings.model, os.environ.get(settings.key_variable, ""))
     retrieval = Retrieval(settings)
     entry = Run(label={"root": str(settings.root[0]), "few_shot_seed": None}, features=provenance(retrieval.splits))
-    result = open_result(settings, settings.task_name, [entry], provenances_of(retrieval.splits))
+    result = settings.open_result([entry], provenances=provenances_of(retrieval.splits))
     for combination in retrieval.combinations:
         prompts, scores = retrieval.prompts(combination)
         written, answers = settings.file(combination, "prompts"), settings.file(combination, "answers")
@@ -47,6 +46,7 @@ def run(settings: InContextSettings) -> dict[str, Any]:
             expected = {prompt.id: prompt.label for prompt in prompts}
             scores |= score_answers(found, expected, retrieval.train.class_names)
         result.add(entry, name_of(combination), scores)
+    result.finish()
     print(f"wrote {result.path}")
     return result.content()
 

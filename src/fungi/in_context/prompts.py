@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fungi.errors import FungiError
-from fungi.identity import short_hash
+from fungi.results.naming import short_hash
 from fungi.runtime.files import write_whole
 
 Messages = list[dict[str, str]]

@@ -8,7 +8,7 @@ from fungi.evaluators.in_context import examples_in_order, proxies
 from fungi.in_context.prompts import Prompt, compose, compose_as_published
 from fungi.in_context.settings import InContextSettings
 from fungi.profiles import choose_profile
-from fungi.report.result_file import Scores
+from fungi.results.result_file import Scores
 from fungi.runtime.device import choose_device
 from fungi.scoring.feature_files import SplitFiles, open_splits
 

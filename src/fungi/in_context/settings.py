@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from fungi.combine.names import Combination, name_of
 from fungi.errors import FungiError
-from fungi.identity import result_name
+from fungi.results.naming import result_name
 from fungi.scoring.feature_settings import FeatureSettings
 from fungi.settings import setting
 
@@ -16,6 +16,7 @@ class InContextSettings(FeatureSettings):
     """Flags of `fungi in-context`."""
 
     task: ClassVar[str] = "in-context"
+    computed_in: ClassVar[str] = "fungi.in_context.in_context"
 
     dataset: str = setting("banking-77", "text dataset")
     backbone: str = setting("bert-base-uncased", "text backbone whose features retrieve")

@@ -4,11 +4,11 @@ import json
 import re
 from pathlib import Path
 
-from fungi.identity import short_hash
-from fungi.report.ablation_table import IMAGES_PER_SECOND, mean_and_deviation
 from fungi.report.cells import ResultRecord
 from fungi.report.figures import Series, curves, dots, figure_path
 from fungi.report.tables import label
+from fungi.results.ablation_table import IMAGES_PER_SECOND, mean_and_deviation
+from fungi.results.naming import short_hash
 from fungi.store.layout import EMBEDDINGS
 
 _ACCURACY = "accuracy, %"
@@ -22,10 +22,12 @@ def draw_ablation(folder: Path, record: ResultRecord, _data_dir: Path) -> list[P
     """Curves where rows are numbers, dots where there is one column of accuracies; other ablations are tables alone."""
     content, settings = record.content, record.content["settings"]
     values = {
-        (cell["row"], cell["column"]): mean_and_deviation(cell["column"], cell["values"]) for cell in content["cells"]
+        (row, column): mean_and_deviation(column, seeds)
+        for row, cells in content["results"].items()
+        for column, seeds in cells.items()
     }
     rows, columns = (list(dict.fromkeys(key[place] for key in values)) for place in (0, 1))
-    backbone, dataset = (settings.get(name, "").partition("=")[0] for name in ("backbone", "dataset"))
+    backbone, dataset = settings["backbone"], settings["dataset"]
     title = f"{content['title']}: {label(backbone)}, {dataset}\nprofile {settings.get('profile', 'unknown')}"
     settings_hash = short_hash(json.dumps(settings, sort_keys=True))
     name = (record.path.parent.parent.name, backbone, dataset, settings_hash)

@@ -10,8 +10,8 @@ from fungi.data.base import DATASETS
 from fungi.errors import FungiError, MissingFilesError
 from fungi.report.features import entries_of, identity_of
 from fungi.report.protocol import Protocol, as_published, details_of, origin_of, setting_of
-from fungi.report.published import MEAN, Published, PublishedKey, mean_datasets, published_value
-from fungi.report.result_file import ABLATION, PUT_ASIDE, read_result
+from fungi.results.published import MEAN, Published, PublishedKey, mean_datasets, published_value
+from fungi.results.result_file import ABLATION, PUT_ASIDE, read_result
 from fungi.runtime.log import logger
 from fungi.store.layout import EMBEDDINGS
 

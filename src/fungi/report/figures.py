@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fungi.identity import short_name
 from fungi.report.words import feature_in_words
+from fungi.results.naming import short_name
 from fungi.runtime.files import written_whole
 
 BLACK = "#000000"

@@ -26,11 +26,11 @@ from fungi.report.figures import (
     sorted_differences,
 )
 from fungi.report.protocol import Protocol, details_of, origin_of, setting_of
-from fungi.report.published import MEAN
-from fungi.report.result_file import ABLATION
 from fungi.report.tables import Table, label
-from fungi.report.text import by_size_and_order
 from fungi.report.words import asked_in_words, feature_in_words, how_in_words, metric_in_words
+from fungi.results.published import MEAN
+from fungi.results.result_file import ABLATION
+from fungi.results.text import by_size_and_order
 from fungi.store.layout import EMBEDDINGS
 
 COMBINATIONS, BEST = "combinations", "best combination"
@@ -55,7 +55,7 @@ def draw_all(
     drawn += _shots(folder, cells)
     drawn += _layers(folder, cells)
     for record in records:
-        draw = None if record.put_aside else _DRAWN_FROM_RECORDS.get(record.content.get("task", ""))
+        draw = None if record.put_aside else _drawing_of(record.content.get("task", ""))
         drawn += draw(folder, record, data_dir) if draw else []
     return drawn
 
@@ -236,6 +236,11 @@ _DRAWN_FROM_RECORDS: dict[str, Callable[[Path, ResultRecord, Path], list[Path]]]
     "cka": _cka,
     ABLATION: draw_ablation,
 }
+
+
+def _drawing_of(task: str) -> Callable[[Path, ResultRecord, Path], list[Path]] | None:
+    """Return what draws a record of a task; all ablations are drawn alike."""
+    return _DRAWN_FROM_RECORDS.get(ABLATION if task.startswith(f"{ABLATION}-") else task)
 
 
 def _titled(protocol: Protocol, *of: str) -> str:

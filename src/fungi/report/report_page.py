@@ -6,13 +6,14 @@ from pathlib import Path
 
 from fungi.report import page
 from fungi.report.cells import Cell, ResultRecord, metric_of
-from fungi.report.choice_table import CHOICE_COLUMNS, EXPLAINED, choice_rows
+from fungi.report.choices import EXPLAINED
 from fungi.report.gallery import COMBINATIONS
 from fungi.report.page import Entry, data_address, document, dot_entry, sortable_table, word
-from fungi.report.published import MEAN
 from fungi.report.summary import beside_published, chosen_findings, findings, in_order_of_tasks
 from fungi.report.tables import Table, label
 from fungi.report.words import asked_in_words, feature_in_words, how_in_words, metric_in_words
+from fungi.results.choice_table import CHOICE_COLUMNS, choice_rows
+from fungi.results.published import MEAN
 from fungi.store.layout import EMBEDDINGS
 
 STYLE = (

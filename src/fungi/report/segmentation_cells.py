@@ -4,7 +4,7 @@ from typing import Any
 
 from fungi.profiles import DATA_EFFICIENT, DENSE_PROFILES, FULL
 from fungi.report.cells import Cell, Protocol, ResultRecord
-from fungi.report.published import PublishedKey, published_value
+from fungi.results.published import PublishedKey, published_value
 from fungi.store.layout import EMBEDDINGS
 
 _USUAL = {

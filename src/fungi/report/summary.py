@@ -8,8 +8,8 @@ from statistics import mean, median
 from fungi.report.cells import Cell, ResultRecord, metric_of
 from fungi.report.protocol import Protocol
 from fungi.report.tables import label
-from fungi.report.text import by_size_and_order
 from fungi.report.words import TASKS, asked_in_words, feature_in_words, metric_in_words
+from fungi.results.text import by_size_and_order
 from fungi.store.layout import EMBEDDINGS
 
 TOLD_ONE_BY_ONE = 4

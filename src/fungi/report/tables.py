@@ -9,8 +9,8 @@ from typing import Any
 
 from fungi.report.cells import Cell, mean_cells
 from fungi.report.protocol import Protocol
-from fungi.report.published import MEAN, backbone_labels, mean_datasets
-from fungi.report.text import by_size_and_order, plus_minus
+from fungi.results.published import MEAN, backbone_labels, mean_datasets
+from fungi.results.text import by_size_and_order, plus_minus
 
 MISSING = "-"
 LEGEND = (

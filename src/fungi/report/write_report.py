@@ -87,7 +87,7 @@ def _texts(
     settings: ReportSettings, everything: _Results, fixed: _Results, figures: list[Path]
 ) -> dict[str, tuple[str, Callable[[], str]]]:
     """Format -> name of its file, and what makes its text."""
-    from fungi.report.choice_table import choices
+    from fungi.report.choices import choices
     from fungi.report.report_page import report_page
     from fungi.report.tables import to_csv, to_latex, to_markdown
 

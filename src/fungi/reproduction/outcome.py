@@ -1,6 +1,5 @@
 """What the results that are there make of a published value."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,10 +7,10 @@ import numpy as np
 
 from fungi.data.base import DATASETS
 from fungi.errors import FungiError
-from fungi.report.result_file import read_result
-from fungi.report.text import markdown, plus_minus
 from fungi.reproduction.plan import Home, evaluation_step
 from fungi.reproduction.recipe import Evaluation, Value
+from fungi.results.result_file import read_result
+from fungi.results.text import markdown, plus_minus
 
 NONE = "-"
 
@@ -70,8 +69,6 @@ def _read(path: Path, value: Value, run: Evaluation, of: str | tuple[str, str]) 
 
 
 def _of_ablation(path: Path, cell: tuple[str, str]) -> tuple[float, float | None]:
-    for entry in json.loads(path.read_text())["cells"]:
-        if (entry["row"], entry["column"]) == cell:
-            seeds = entry["values"]
-            return float(np.mean(seeds)), float(np.std(seeds)) if len(seeds) > 1 else None
-    raise KeyError(cell)
+    row, column = cell
+    seeds = read_result(path)["results"][row][column]
+    return float(np.mean(seeds)), float(np.std(seeds)) if len(seeds) > 1 else None

@@ -35,7 +35,7 @@ from importlib.resources import files
 from typing import Any
 
 from fungi.errors import unknown_name
-from fungi.report.published import mean_datasets, published_tables
+from fungi.results.published import mean_datasets, published_tables
 from fungi.store.layout import EMBEDDINGS
 
 ELEVEN = "eleven"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
-from fungi.report.text import markdown
 from fungi.reproduction.recipe import recipe_names, title_of, values_of
+from fungi.results.text import markdown
 from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 from fungi.settings import setting

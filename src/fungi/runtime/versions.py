@@ -1,6 +1,5 @@
-"""Versions of packages and of the code, for the provenance of every file."""
+"""Versions of packages and the commit of the code, for the provenance of every file."""
 
-import hashlib
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,21 +19,6 @@ PACKAGES = (
     "h5py",
     "pillow",
 )
-JUDGES = (
-    "ablations",
-    "combine",
-    "demos",
-    "evaluators",
-    "grid",
-    "in_context",
-    "library",
-    "pretraining",
-    "report",
-    "scoring",
-    "segmentation",
-)
-"""Rooms of the package that no number of a feature file goes through."""
-
 COMMIT_FILE = "COMMIT"
 """Beside `src` in a copy of the code that was made for queued jobs: the commit it was copied from."""
 
@@ -42,13 +26,13 @@ COMMIT_FILE = "COMMIT"
 @cache
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that can move a number."""
-    found = {"fungi": __version__}
+    versions = {"fungi": __version__}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            versions[name] = "absent"
+    return versions
 
 
 @cache
@@ -64,24 +48,6 @@ def code_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+changes" if changed else "")
-
-
-@cache
-def code_hash(*rooms: str) -> str:
-    """Twelve hexadecimal digits for the code that features are made by, whatever it was committed or changed as.
-
-    rooms: in place of those that features are made in.
-
-    A commit that touches documentation, tests or reports alone leaves it as it is; a change that was never committed
-    does not.
-    """
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        place = path.relative_to(package)
-        if place.parts[0] in rooms if rooms else place.parts[0] not in JUDGES:
-            digest.update(f"{place.as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
 
 
 def _git(*arguments: str, cwd: Path) -> str:

@@ -14,7 +14,7 @@ from fungi.combine.names import in_order
 from fungi.errors import FungiError
 from fungi.runtime.log import logger
 from fungi.scoring import knn_concat
-from fungi.scoring.feature_settings import FeatureSettings, result_path
+from fungi.scoring.feature_settings import FeatureSettings
 from fungi.scoring.knn_concat import KnnSettings
 from fungi.search import Backend
 from fungi.settings import like, setting
@@ -49,6 +49,8 @@ class AnalyseSettings(FeatureSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.output is not None and self.analysis != ("cka",):
+            raise FungiError("--output names one file, and an analysis of kNN leaves several: give it with cka alone.")
         self.knn(shots=self.shots or (1 if "shots" in self.analysis else None))  # what it has to say against them
 
     def knn(self, **changes: Any) -> KnnSettings:
@@ -59,7 +61,7 @@ class AnalyseSettings(FeatureSettings):
 
     def outputs(self) -> list[Path]:
         """The result files; those of `layers` are known when the gradient files are opened, and not before."""
-        found = [result_path(self, "cka")] if "cka" in self.analysis else []
+        found = [self.result_path("cka")] if "cka" in self.analysis else []
         return [*found, *self._runs_by_shots()]
 
     def _runs_by_shots(self) -> dict[Path, KnnSettings]:

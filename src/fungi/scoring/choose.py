@@ -23,7 +23,7 @@ from fungi.combine.names import Combination, all_combinations, in_order, name_of
 from fungi.combine.pca import Reducer, reduced
 from fungi.evaluators.knn import neighbour_labels, other_labels, votes_by_k
 from fungi.evaluators.metrics import classification_scores
-from fungi.report.result_file import Scores
+from fungi.results.result_file import Scores
 from fungi.runtime.device import choose_device
 from fungi.scoring.evaluation_loop import Combined, Task, labels_missing_from_train
 from fungi.scoring.feature_settings import FewShotSettings

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fungi.combine.names import all_combinations, nested_chain
-from fungi.report.text import print_gain_table
+from fungi.results.text import print_gain_table
 from fungi.scoring.feature_settings import FeatureSettings
 from fungi.settings import SEEDS, setting
 

@@ -17,11 +17,11 @@ from fungi.combine.names import Combination, name_of
 from fungi.combine.pca import Reducer, Reduction, reduced, repeatable_blocks
 from fungi.combine.source import FeatureSource
 from fungi.errors import FungiError
-from fungi.report.result_file import ResultFile, Run, Scores
+from fungi.results.result_file import ResultFile, Run, Scores
 from fungi.runtime.log import logger, progress
 from fungi.runtime.tracking import track
 from fungi.scoring.feature_files import Splits, open_splits, provenance, provenances_of
-from fungi.scoring.feature_settings import FeatureSettings, result_path
+from fungi.scoring.feature_settings import FeatureSettings
 from fungi.scoring.fitted_rows import of_seen_rows
 from fungi.store.joining import check_runs
 from fungi.store.provenance import Provenance
@@ -108,7 +108,7 @@ def evaluate(
     has something missing; splits: root -> fields of the settings that name splits, the one to fit on first.
     """
     tasks = _tasks(settings, splits, draws)
-    result = open_result(settings, name or settings.task_name, [task.run for task in tasks], tasks[0].provenances)
+    result = settings.open_result([task.run for task in tasks], task=name, provenances=tasks[0].provenances)
     for task in tasks:
         wanted = combinations(list(next(iter(task.splits.values())).arrays))
         missing = [chosen for chosen in wanted if name_of(chosen) not in task.run.results]
@@ -117,15 +117,6 @@ def evaluate(
     result.finish()
     logger.info("wrote %s", result.path)
     return result.content()
-
-
-def open_result(settings: FeatureSettings, task: str, runs: list[Run], provenances: Sequence[Provenance]) -> ResultFile:
-    """The result file of an evaluation, with what an earlier run of the same settings left in it.
-
-    provenances: of the features, which decide what the settings leave open.
-    """
-    decided = settings.resolved_for(provenances)
-    return ResultFile(result_path(settings, task), task, decided.deciding(), runs, decided.unusual())
 
 
 def _tasks(
@@ -167,13 +158,12 @@ def note(run: Run, text: str) -> None:
 
 def _keep_test_targets(result: ResultFile, targets: Integer[np.ndarray, " q"], task: Task) -> None:
     """Runs are averaged, so they have to score the same rows."""
-    found = targets.tolist()
-    if result.test_targets and result.test_targets != found:
+    labels = targets.tolist()
+    if result.facts.setdefault("test_targets", labels) != labels:
         raise FungiError(
             f"the labels in {task.splits['test'].targets_path.parent} are not those of the other --root folders:"
             " a mean over different rows says nothing."
         )
-    result.test_targets = found
 
 
 def labels_missing_from_train(train: Integer[np.ndarray, " n"], test: Integer[np.ndarray, " q"]) -> list[str]:

@@ -3,22 +3,21 @@
 Files are found by dataset and backbone below `--root`, or given one by one with the flags of the original harness.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from fungi.backbones.base import BACKBONES
 from fungi.combine.protocol import DEFAULT_PCA_DIM, usual_pca_dim
 from fungi.data.base import DATASETS
 from fungi.errors import FungiError
 from fungi.extraction.stage import StageSettings
-from fungi.identity import deciding_values, result_name, unusual_values
 from fungi.profiles import choose_profile
+from fungi.results.naming import result_name
+from fungi.results.settings import ResultSettings
 from fungi.settings import SEEDS, like, setting
-from fungi.store.layout import Layout
 
 if TYPE_CHECKING:
     import torch
@@ -27,18 +26,12 @@ if TYPE_CHECKING:
 
 DEFAULT_LAYER_KEY = "attn_proj"
 
-IN_THE_PATH = ("dataset", "backbone", "shots")
-"""Settings that folders, or the task, tell apart."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureSettings:
-    """Flags of every evaluation.
+class FeatureSettings(ResultSettings):
+    """Flags of every evaluation of feature files."""
 
-    task: its name in result files.
-    """
-
-    task: ClassVar[str] = ""
+    in_the_path: ClassVar[tuple[str, ...]] = ("dataset", "backbone", "shots")
 
     dataset: str = setting("digits", "dataset whose features to evaluate")
     backbone: str = setting("digits-vit", "backbone whose features to evaluate")
@@ -88,9 +81,6 @@ class FeatureSettings:
         within=(0, 2**14),
         decides="nothing",
     )
-    output: Path | None = setting(
-        None, "result file; <root>/results/... if absent", aliases=("--logs-output-path",), decides="nothing"
-    )
     wandb: bool = like(StageSettings, "wandb")
 
     def __post_init__(self) -> None:
@@ -110,16 +100,6 @@ class FeatureSettings:
         """Whether files are given one by one."""
         given = (self.train_targets, self.test_targets, self.train_embeddings_datasets, self.train_datasets)
         return any(given) or bool(self.test_embeddings_datasets or self.test_datasets)
-
-    @property
-    def dataset_name(self) -> str:
-        """The dataset's folder name; users' own datasets are written `NAME=kind:PATH`."""
-        return self.dataset.partition("=")[0]
-
-    @property
-    def backbone_name(self) -> str:
-        """The backbone's folder name; users' own backbones are written `NAME=kind:PLACE`."""
-        return self.backbone.partition("=")[0]
 
     @property
     def reduced_dim(self) -> int:
@@ -142,37 +122,23 @@ class FeatureSettings:
         return choose_device(self.device)
 
     @property
-    def task_name(self) -> str:
-        """The task, with what makes several of it: `knn`, `knn-5shot`."""
-        return self.task
+    def results_root(self) -> Path:
+        """Return the root, or the folder that several roots have in common."""
+        return self.root[0] if len(self.root) == 1 else _common_folder(self.root)
 
-    def outputs(self) -> list[Path]:
-        """The result file."""
-        return [result_path(self, self.task_name)]
-
-    def difference(self, path: Path) -> str:
-        """In which setting a result file that is there was made otherwise; empty for none."""
-        try:
-            there = json.loads(path.read_text())["settings"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return f"{path} can't be read"
-        for name, wanted in json.loads(json.dumps(self.deciding(), default=str)).items():
-            if there.get(name, wanted) != wanted:
-                return f"{path} was made with --{name.replace('_', '-')} {there[name]}, not {wanted}"
-        return ""
-
-    def resolved_for(self, provenances: "Sequence[Provenance]") -> "FeatureSettings":
-        """The same settings, with what the features decide; provenances: of the features."""
-        return self
+    def result_path(self, task: str | None = None) -> Path:
+        """Return the result file of a task; of explicit files it lies in `results` in the working folder."""
+        if self.output is None and self.takes_files:
+            return Path("results") / f"{result_name(task or self.task_name, self, self.in_the_path)}.json"
+        return super().result_path(task)
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide what the result file holds, as JSON, with defaults filled in."""
-        named = {"dataset": self.dataset_name, "backbone": self.backbone_name, "pca_dim": self.reduced_dim}
-        return deciding_values(self, "scores", "contents") | named
+        """Return the settings that decide what the result file holds, as JSON, with the number of components."""
+        return super().deciding() | {"pca_dim": self.reduced_dim}
 
     def unusual(self) -> dict[str, Any]:
-        """The settings that decide scores and are not the usual ones, as JSON: what a table has to say of a result."""
-        return unusual_values(self, (*IN_THE_PATH, "pca_dim"))
+        """Return the unusual settings; the number of components is always shown."""
+        return {name: value for name, value in super().unusual().items() if name != "pca_dim"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +213,7 @@ class FewShotSettings(FeatureSettings):
         stratified = self.resolved_for(provenances).few_shot_sampling == "stratified"
         return (stratified_rows if stratified else few_shot_rows)(targets, size, draw)
 
-    def resolved_for(self, provenances: "Sequence[Provenance]") -> "FewShotSettings":
+    def resolved_for(self, provenances: "Sequence[Provenance]") -> Self:
         """The same, with shots drawn as the profile of the features does where no flag says how (spec text 6.1)."""
         if self.few_shot_sampling is not None:
             return self
@@ -277,17 +243,6 @@ def _modality(provenance: "Provenance") -> str:
     """Of the dataset that the features are of, or of their backbone; empty where neither is a known one."""
     known: tuple[tuple[Any, str], ...] = ((DATASETS, provenance.dataset), (BACKBONES, provenance.backbone))
     return next((registry[name].modality for registry, name in known if name in registry), "")
-
-
-def result_path(settings: FeatureSettings, task: str) -> Path:
-    """Where the result goes: `--output`, or below the root; other than default settings show in the name."""
-    if settings.output is not None:
-        return settings.output
-    name = result_name(task, settings, IN_THE_PATH)
-    if settings.takes_files:
-        return Path("results") / f"{name}.json"
-    common = settings.root[0] if len(settings.root) == 1 else _common_folder(settings.root)
-    return Layout(common).results(name, settings.dataset_name, settings.backbone_name)
 
 
 def _common_folder(roots: Sequence[Path]) -> Path:

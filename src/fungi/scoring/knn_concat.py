@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from fungi.combine.names import Combination, all_combinations, in_order, nested_chain
 from fungi.errors import FungiError
-from fungi.report.text import print_gain_table
+from fungi.results.text import print_gain_table
 from fungi.scoring.feature_settings import FewShotSettings
 from fungi.search import Backend
 from fungi.settings import SEEDS, setting
@@ -80,7 +80,7 @@ def run(settings: KnnSettings) -> dict[str, Any]:
 def show(settings: KnnSettings, content: dict[str, Any]) -> None:
     """Print the table."""
     if settings.choose:
-        from fungi.report.choice_table import choice_table
+        from fungi.results.choice_table import choice_table
 
         print(choice_table(content, settings.primary_metric))
         return

@@ -17,7 +17,7 @@ from fungi.evaluators.linear import (
 )
 from fungi.evaluators.logistic import bytes_beside_features, room_for_rows
 from fungi.evaluators.metrics import classification_scores
-from fungi.report.result_file import Scores
+from fungi.results.result_file import Scores
 from fungi.runtime.log import logger
 from fungi.scoring.evaluation_loop import Combined, Task, labels_missing_from_train
 from fungi.scoring.linear_settings import LinearSettings

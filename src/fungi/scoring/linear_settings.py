@@ -24,6 +24,7 @@ class LinearSettings(FewShotSettings):
     """Flags of `train_linear_concat_grads.py`."""
 
     task: ClassVar[str] = "linear"
+    computed_in: ClassVar[str] = "fungi.scoring.train_linear_concat_grads"
 
     all_combinations: bool = setting(False, "every combination, in place of the nested ones", decides="contents")
     valid_split: str = setting(

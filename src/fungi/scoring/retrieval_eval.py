@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from fungi.combine.names import all_combinations
 from fungi.errors import FungiError
-from fungi.report.text import print_gain_table
-from fungi.scoring.feature_settings import FeatureSettings, result_path
+from fungi.results.text import print_gain_table
+from fungi.scoring.feature_settings import FeatureSettings
 from fungi.settings import setting
 from fungi.store.layout import Layout
 
@@ -50,9 +50,9 @@ class RetrievalSettings(FeatureSettings):
         usual = self.test_split == "test" and not self.takes_files
         return replace(self, test_split=OLD_QUERY_SPLIT) if usual and there == [False, True] else self
 
-    def outputs(self) -> list[Path]:
-        """The result file."""
-        return [result_path(self.with_queries_there(), self.task_name)]
+    def result_path(self, task: str | None = None) -> Path:
+        """Return the result file, named after the queries that are there."""
+        return super(RetrievalSettings, self.with_queries_there()).result_path(task)
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide what the result file holds, of the queries that are there."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from fungi.data.base import resolve_dataset
 from fungi.errors import FungiError, RefusedJoinError
 from fungi.evaluators.retrieval import LETTERS, PROTOCOLS, Relevance, evaluate_protocol
-from fungi.report.result_file import Scores
+from fungi.results.result_file import Scores
 from fungi.scoring.evaluation_loop import Combined, Task
 from fungi.scoring.feature_files import SplitFiles
 from fungi.scoring.feature_settings import FeatureSettings

@@ -4,7 +4,7 @@ from fungi.evaluators.cka import cka_matrix
 from fungi.evaluators.clustering import cluster
 from fungi.evaluators.knn import majority_vote, neighbour_labels
 from fungi.evaluators.metrics import classification_scores
-from fungi.report.result_file import Scores
+from fungi.results.result_file import Scores
 from fungi.scoring.evaluation_loop import Combined, Task, labels_missing_from_train
 from fungi.scoring.feature_settings import FeatureSettings, FewShotSettings
 from fungi.search import Backend

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fungi.combine.names import all_combinations, nested_chain
-from fungi.report.text import print_gain_table
+from fungi.results.text import print_gain_table
 from fungi.scoring.linear_settings import LinearSettings
 
 DESCRIPTION = """Logistic regression over nested combinations of features, from files that are already extracted.

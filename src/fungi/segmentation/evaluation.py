@@ -20,7 +20,7 @@ from fungi.extraction.gradient_settings import GradientSettings
 from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import ProjectionMatrix, product_dtype
 from fungi.gradients.targets import Target
-from fungi.report.result_file import Scores
+from fungi.results.result_file import Scores
 from fungi.runtime.log import progress
 from fungi.search import Backend
 from fungi.search.backends import Search
@@ -238,7 +238,7 @@ def prepare(settings: SegmentSettings) -> Segmentation:
         **{name: getattr(settings, name) for name in _PASSED_ON},
     )
     context = resolve_context(stage, masks=True)
-    size = settings.input_size or (dataset.masks.input_size if dataset.masks else 0)
+    size = settings.side
     model, deviations = context.backbone.model, settings.deviations
     at_input_size(model.cpu(), size)  # where a wrapper's model may be resized, too: equal to the last digit
     model.to(context.device)

@@ -19,17 +19,16 @@ a bank at once, whatever its size."""
 
 def run(settings: SegmentSettings) -> dict[str, Any]:
     """Score all features that are missing in the result file; its content."""
-    from fungi.report.result_file import ResultFile, Run
+    from fungi.results.result_file import Run
     from fungi.segmentation.evaluation import prepare
 
     segmentation = prepare(settings)
-    (path,) = settings.outputs()
     provenances = {
-        split: {"embeddings": {"file": str(path), "provenance": segmentation.context.base_provenance(split, samples)}}
+        split: {"embeddings": {"provenance": segmentation.context.base_provenance(split, samples)}}
         for split, samples in (("train", segmentation.train), ("test", segmentation.test))
     }
     run = Run(label={"root": str(settings.root)}, features=provenances)
-    result = ResultFile(path, "segmentation", settings.deciding() | {"input_size": segmentation.size}, [run])
+    result = settings.open_result([run])
     missing = [feature for feature in settings.features if feature not in run.results]
     if missing:
         segmentation.require()
@@ -38,7 +37,7 @@ def run(settings: SegmentSettings) -> dict[str, Any]:
         result.add(run, feature, scores)
         track({f"{feature}/mIoU": scores["mIoU"]})
     result.finish()
-    logger.info("wrote %s", path)
+    logger.info("wrote %s", result.path)
     return result.content()
 
 

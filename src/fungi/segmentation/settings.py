@@ -1,30 +1,35 @@
 """Flags of `fungi segment`, and what they come to: the published settings unless told otherwise (spec dense 5)."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from fungi.data.base import DATASETS, MaskRules
 from fungi.errors import FungiError
 from fungi.extraction.stage import StageSettings
-from fungi.identity import deciding_values, short_hash
 from fungi.profiles import DATA_EFFICIENT, DENSE_PROFILES, FULL, DenseProfile, Numbers
+from fungi.results.settings import ResultSettings
 from fungi.settings import SEEDS, like, setting
-from fungi.store.layout import Layout
 
 MOST_NEIGHBOURS = 4096
 FEATURES = ("embeddings", "simclr", "embeddings+simclr")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentSettings:
+class SegmentSettings(ResultSettings):
     """What to segment, with which features, against which bank."""
+
+    task: ClassVar[str] = "segmentation"
+    computed_in: ClassVar[str] = "fungi.segmentation.segment"
 
     dataset: str = setting("digit-scenes", "dataset with masks: a name of `fungi list datasets`, or NAME=masks:PATH")
     backbone: str = setting("digits-vit", "vision transformer with a class token", aliases=("--model-type",))
     features: tuple[str, ...] = setting(
-        ("embeddings", "embeddings+simclr"), f"features of patches, some of {', '.join(FEATURES)}", decides="contents"
+        ("embeddings", "embeddings+simclr"),
+        f"features of patches, some of {', '.join(FEATURES)}",
+        decides="contents",
+        mark="",
     )
     input_size: int = setting(
         0, "side in pixels that images are brought to; 0 is 512, and for digit-scenes that of a scene", within=(0, 4096)
@@ -33,6 +38,7 @@ class SegmentSettings:
         None,
         f"patches in the bank; 0 keeps every patch; {FULL.memory_size} if absent, 0 with --images",
         within=(0, 10**9),
+        mark="m",
     )
     augmentation_epochs: int | None = setting(
         None,
@@ -54,7 +60,7 @@ class SegmentSettings:
         "exact", "what searches the bank; all but exact say their recall, and hold the bank in memory"
     )
     images: int | None = setting(
-        None, "the data-efficient setting: so many training images, drawn from the seed", within=(1, 10**7)
+        None, "the data-efficient setting: so many training images, drawn from the seed", within=(1, 10**7), mark="n"
     )
     projection_kind: Literal["binary", "gaussian", "sparse", "khatri-rao"] | None = setting(
         None, "kind of the projection of gradients; the profile's if absent (khatri-rao; published: binary)"
@@ -73,7 +79,6 @@ class SegmentSettings:
     seed: int = setting(42, "seed of crops, selection, head, negatives, projection and subset", within=SEEDS)
     root: Path = setting(Path("features"), "folder of banks and results", aliases=("--output-path",), decides="nothing")
     data_dir: Path = setting(Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing")
-    output: Path | None = setting(None, "result file; <root>/results/... if absent", decides="nothing")
     checkpoint: Path | None = like(StageSettings, "checkpoint")
     random_init: bool = like(StageSettings, "random_init")
     storage: Literal["float32", "float16"] = setting("float32", "dtype of the bank on the disk")
@@ -96,9 +101,10 @@ class SegmentSettings:
             raise FungiError("--features has to name one or more different features.")
 
     @property
-    def dataset_name(self) -> str:
-        """The dataset's folder name; users' own datasets are written `NAME=masks:PATH`."""
-        return self.dataset.partition("=")[0]
+    def side(self) -> int:
+        """Return the side in pixels that images are brought to."""
+        masks = DATASETS[self.dataset].masks if self.dataset in DATASETS else None
+        return self.input_size or (masks or MaskRules()).input_size
 
     @property
     def numbers(self) -> Numbers:
@@ -120,21 +126,5 @@ class SegmentSettings:
         return int(self.memory_gb * 2**30)
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide the numbers, as JSON, with all defaults filled in."""
-        return (
-            deciding_values(self, "scores")
-            | vars(self.numbers)
-            | vars(self.deviations)
-            | {"dataset": self.dataset_name}
-        )
-
-    def outputs(self) -> list[Path]:
-        """The result file."""
-        if self.output is not None:
-            return [self.output]
-        parts = ["segmentation"]
-        parts += [f"m{self.numbers.memory_size}"] if self.images is None else [f"n{self.images}"]
-        usual = SegmentSettings(dataset=self.dataset, backbone=self.backbone)
-        if self.deciding() != usual.deciding():
-            parts.append(short_hash(json.dumps(self.deciding(), sort_keys=True)))
-        return [Layout(self.root).results("-".join(parts), self.dataset_name, self.backbone)]
+        """Return the settings that decide the scores, as JSON, with all defaults filled in."""
+        return super().deciding() | vars(self.numbers) | vars(self.deviations) | {"input_size": self.side}

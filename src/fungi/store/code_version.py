@@ -8,10 +8,14 @@ from functools import cache
 from typing import Any
 
 from fungi.errors import FungiError
-from fungi.runtime.versions import code_commit, code_hash, package_versions
+from fungi.runtime.code_hash import code_hash
+from fungi.runtime.versions import code_commit, package_versions
 
 WITHOUT_EFFECT = ("fungi", "h5py")
 """Packages whose version changes no number: our own is told by the hash of its code; h5py stores what it is given."""
+
+EXTRACTION = "fungi.extraction.extract_gradients"
+"""The module that computes features of every kind."""
 
 ACCEPT = "--accept-other-versions"
 
@@ -58,17 +62,14 @@ class CodeVersion:
 
 
 @cache
+def version_of(module: str) -> CodeVersion:
+    """Return the version of the running program, as far as a module and everything that it imports are concerned."""
+    return CodeVersion(code_hash(module), code_commit(), {**package_versions(), "python": platform.python_version()})
+
+
 def current_version() -> CodeVersion:
-    """The running program."""
-    return CodeVersion(code_hash(), code_commit(), {**package_versions(), "python": platform.python_version()})
-
-
-@cache
-def evaluation_version() -> CodeVersion:
-    """The running program, as far as it makes scores of features."""
-    return CodeVersion(
-        code_hash("combine", "evaluators", "scoring", "search", "store"), code_commit(), current_version().versions
-    )
+    """Return the version of the running program, as far as features are concerned."""
+    return version_of(EXTRACTION)
 
 
 def difference(one: CodeVersion, other: CodeVersion) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fungi.report.published import published_tables
-from fungi.report.text import markdown, plus_minus
+from fungi.results.published import published_tables
+from fungi.results.text import markdown, plus_minus
 
 NONE = "-"
 IMAGES_PER_SECOND, QUERIES_PER_SECOND, MILLISECONDS = "images/s", "kNN queries/s", "ms"
@@ -41,10 +41,30 @@ class AblationTable:
         parts = [f"{self.title}\n", markdown(["", *self.columns], cells), *(f"note: {note}" for note in self.notes)]
         return "\n".join([*parts, *(f"\n{published_text(name)}" for name in self.published)])
 
-    def content(self) -> dict[str, Any]:
-        """The same as plain data."""
-        cells = [{"row": row, "column": column, "values": values} for (row, column), values in self.values.items()]
-        return {"title": self.title, "cells": cells, "notes": self.notes, "published": list(self.published)}
+    def results(self) -> dict[str, dict[str, list[float]]]:
+        """Return the cells as plain data: row -> column -> one value per seed."""
+        results: dict[str, dict[str, list[float]]] = {row: {} for row in self.rows}
+        for (row, column), values in self.values.items():
+            results[row][column] = values
+        return results
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything but the cells as plain data."""
+        facts = {"columns": self.columns, "notes": self.notes, "published": self.published}
+        return {"title": self.title, **{name: list(texts) for name, texts in facts.items()}}
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> "AblationTable":
+        """Return the table that a result file holds."""
+        results = content["results"]
+        return cls(
+            content["title"],
+            content["columns"],
+            list(results),
+            {(row, column): values for row, cells in results.items() for column, values in cells.items()},
+            tuple(content["published"]),
+            content["notes"],
+        )
 
     def _cell(self, row: str, column: str) -> str:
         found = self.values.get((row, column))

@@ -40,6 +40,7 @@ def from_original(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     return {
         "task": "retrieval" if retrieval else "linear" if "linear" in folders else "knn",
         "settings": settings,
+        "unusual": {},
         "provenance": {"features": []},
         "test_targets": content.get("test_targets", []),
         "results": results,

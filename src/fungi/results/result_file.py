@@ -1,4 +1,4 @@
-"""The result file of an evaluation: what was run, on which files, and the scores, saved after each combination.
+"""The result file of a command: what was run, on which files, and the scores, saved after each combination.
 
     {"task": "knn", "settings": {...}, "provenance": {...}, "warnings": [...], "test_targets": [...],
      "complete": true,
@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 
 from fungi.errors import FungiError
-from fungi.report.original_results import from_original, is_original
+from fungi.results.original import from_original, is_original
 from fungi.runtime.files import locked, write_whole
 from fungi.runtime.log import logger
 from fungi.runtime.owner import remove_orphans
-from fungi.store.code_version import CodeVersion, difference, evaluation_version
+from fungi.store.code_version import CodeVersion, difference
 
 Scores = dict[str, Any]
 SCHEMA_VERSION = 1
 PUT_ASIDE = ".previous-"
 ABLATION = "ablation"
-"""Task of the tables of `fungi ablate`: cells in place of results."""
+"""Beginning of the tasks of `fungi ablate`, whose results are cells: row -> column -> one value per seed."""
 _PLACES = ("file", "settings", "weights_source", "modified_ns", "commit", "fungi")
 """Entries of a provenance that say where something was, or which commit it came from: not what is in it."""
 
@@ -45,14 +45,15 @@ class Run:
 
 
 class ResultFile:
-    """A result file in the making.
+    """A result file that is being written.
 
-    Opening one whose settings and input files are the same goes on from what is there. A file of other settings at the
-    same path is put aside as `<name>.previous-1.json`, `-2`, ..., so that nothing computed is lost;
-    reports read it as long as its features are others.
+    Opening a file of the same settings, input files and code goes on from what is there. A file of other settings at
+    the same path is put aside as `<name>.previous-1.json`, `-2`, ..., so that nothing computed is lost; reports read it
+    as long as its features are others.
 
     task: `knn`, `linear`, ...; settings: all that decides what it holds; runs: what to evaluate, in order; unusual:
-    the settings that decide scores and are not the usual ones, for the headings of tables.
+    the settings that decide scores and are not the usual ones, for the headings of tables; code_version: of the code
+    that computes the scores. facts: further entries, which belong to all combinations (`test_targets`).
     """
 
     def __init__(
@@ -61,20 +62,22 @@ class ResultFile:
         task: str,
         settings: Mapping[str, Any],
         runs: list[Run],
-        unusual: Mapping[str, Any] | None = None,
+        unusual: Mapping[str, Any],
+        code_version: CodeVersion,
     ) -> None:
         self.path = path
         self.task = task
-        self.settings = _plain(settings)
+        self.settings = plain(settings)
         self.runs = runs
-        self.unusual = None if unusual is None else _plain(unusual)
-        self.test_targets: list[int] = []
+        self.unusual = plain(unusual)
+        self.code_version = code_version
+        self.facts: dict[str, Any] = {}
         self.complete = False
         self._resume()
 
     def add(self, run: Run, combination: str, scores: Scores) -> None:
         """Record the scores of a combination, and save."""
-        run.results[combination] = _plain(scores)
+        run.results[combination] = plain(scores)
         self.complete = False
         self.save()
 
@@ -85,15 +88,16 @@ class ResultFile:
             self.save()
 
     def content(self) -> dict[str, Any]:
-        """All of it, as it is written."""
+        """Return everything, as it is written."""
         content: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "task": self.task,
             "settings": self.settings,
-            **({} if self.unusual is None else {"unusual": self.unusual}),
-            "provenance": {"features": [run.features for run in self.runs], **asdict(evaluation_version())},
+            "unusual": self.unusual,
+            "provenance": {"features": [run.features for run in self.runs], **asdict(self.code_version)},
             "warnings": list(dict.fromkeys(text for run in self.runs for text in run.warnings)),
-            "test_targets": self.test_targets,
+            "test_targets": [],
+            **self.facts,
             "complete": self.complete,
         }
         if len(self.runs) == 1:
@@ -102,9 +106,9 @@ class ResultFile:
         return content | {"results": summary_of_runs([run.results for run in self.runs]), "runs": runs}
 
     def save(self) -> None:
-        """Write as a whole, with what another evaluation of the same settings and files wrote meanwhile."""
+        """Write the file anew, with what another evaluation of the same settings and files wrote in the meantime."""
         with locked(self.path):
-            self._take_in_what_is_there()
+            self._merge_file()
             write_whole(self.path, json.dumps(self.content()) + "\n")
 
     def _resume(self) -> None:
@@ -115,62 +119,71 @@ class ResultFile:
             what = "a folder" if self.path.is_dir() else "no JSON file"
             raise FungiError(f"{self.path} is there, and {what}. Choose another --output, ending in .json.")
         with locked(self.path):
-            kept = self._take_in_what_is_there()
+            kept = self._merge_file()
         if kept:
             done = sum(len(run.results) for run in self.runs)
             logger.info("%s holds %d finished results of these settings and files: they are kept", self.path, done)
 
-    def _take_in_what_is_there(self) -> bool:
-        """Add what the file holds of the same settings and files; put another file aside. Whether there was any.
+    def _merge_file(self) -> bool:
+        """Take over what the file holds of the same settings; put another file aside. Return whether anything was kept.
 
         Where features change back to what they were, the file that was put aside for others has its place again.
         """
         if not self.path.exists():
             return False
-        found = self._same(self.path)
-        if found is None:
+        content = self._content_if_same(self.path)
+        if content is None:
             aside = sorted(self.path.parent.glob(f"{glob.escape(self.path.stem)}{PUT_ASIDE}*.json"))
-            earlier = [(path, self._same(path)) for path in aside]
+            earlier = [(path, same) for path in aside if (same := self._content_if_same(path)) is not None]
             names = (self.path.with_suffix(f"{PUT_ASIDE}{number}.json") for number in count(1))
             self.path.replace(next(name for name in names if not name.exists()))
             logger.info("%s held results of other settings, input files or versions: put aside", self.path)
-            back, found = next((entry for entry in earlier if entry[1] is not None), (self.path, None))
-            if found is None:
+            if not earlier:
                 return False
-            back.replace(self.path)
-        results = found.get("runs") or [{"results": found["results"], "warnings": found.get("warnings", [])}]
+            path, content = earlier[0]
+            path.replace(self.path)
+        results = content.get("runs") or [{"results": content["results"], "warnings": content.get("warnings", [])}]
         for run, entry in zip(self.runs, results, strict=True):
             run.results = {**entry["results"], **run.results}
             run.warnings = list(dict.fromkeys([*entry["warnings"], *run.warnings]))
-        self.test_targets = self.test_targets or found.get("test_targets", [])
-        self.complete = self.complete or bool(found.get("complete"))
+        self.facts = {name: content[name] for name in content.keys() - _OWN_ENTRIES} | self.facts
+        self.complete = self.complete or bool(content.get("complete"))
         return True
 
-    def _same(self, path: Path) -> dict[str, Any] | None:
-        """The content of a file, if it is of the same settings, input files and version of the program.
-
-        Settings that a file of an earlier version does not know had what is the usual value now.
-        """
+    def _content_if_same(self, path: Path) -> dict[str, Any] | None:
+        """Return the content of a file, if it is of the same settings, input files and version of the code."""
         try:
-            found = read_result(path)
-            settings, unusual = found["settings"], self.settings if self.unusual is None else self.unusual
+            content = read_result(path)
             same = (
-                all(
-                    settings[name] == value if name in settings else name not in unusual
-                    for name, value in self.settings.items()
-                )
-                and origins(found["provenance"]["features"]) == origins([_plain(run.features) for run in self.runs])
-                and not difference(CodeVersion.from_record(found["provenance"]), evaluation_version())
-                and len(found.get("runs") or [found["results"]]) == len(self.runs)
+                content["settings"] == self.settings
+                and origins(content["provenance"]["features"]) == origins([plain(run.features) for run in self.runs])
+                and not difference(CodeVersion.from_record(content["provenance"]), self.code_version)
+                and len(content.get("runs") or [content["results"]]) == len(self.runs)
             )
         except (FungiError, KeyError, TypeError, AttributeError):
             return None
-        return found if same else None
+        return content if same else None
+
+
+_OWN_ENTRIES = {
+    "schema_version",
+    "task",
+    "settings",
+    "unusual",
+    "provenance",
+    "warnings",
+    "complete",
+    "results",
+    "runs",
+}
+"""Entries of a file that `ResultFile` makes itself; all others are facts."""
 
 
 def origins(features: Any) -> Any:
-    """What decides the content of feature files, from the provenance of a result: their places are left out, and how
-    the settings that made them were spelled."""
+    """Return what decides the content of feature files, from the provenance of a result.
+
+    Where files lie, and how the settings that made them were spelled, is left out.
+    """
     if isinstance(features, list):
         return [origins(entry) for entry in features]
     if not isinstance(features, dict):
@@ -179,33 +192,21 @@ def origins(features: Any) -> Any:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result file as plain data, the original harness's in our form; FungiError where it is none."""
+    """Return a result file as plain data, the original harness's in our form; FungiError for any other file."""
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FungiError(
-            f"{path} is no readable result file ({error}). Delete it and run the evaluation again."
-        ) from None
-    if is_original(found):
-        return from_original(path, found)
-    if _is_ablation(found):
-        found = {"task": ABLATION, "provenance": {"features": []}, "results": {}, **found}
-    parts = {"results": dict, "settings": dict, "provenance": dict}
-    for name, kind in parts.items():
-        if not isinstance(found, dict) or not isinstance(found.get(name), kind):
+        raise FungiError(f"{path} can't be read as a result file ({error}). Run its evaluation again.") from None
+    if is_original(content):
+        return from_original(path, content)
+    for name in ("results", "settings", "provenance"):
+        if not isinstance(content, dict) or not isinstance(content.get(name), dict):
             raise FungiError(f"{path} is no result file: it has no entry {name!r}, or it is of another form.")
-    return found
-
-
-def _is_ablation(found: Any) -> bool:
-    """Whether this is a table of `fungi ablate`."""
-    cells = found.get("cells") if isinstance(found, dict) and "title" in found else None
-    whole = {"row", "column", "values"}
-    return isinstance(cells, list) and all(isinstance(cell, dict) and cell.keys() >= whole for cell in cells)
+    return content
 
 
 def summary_of_runs(runs: list[dict[str, Scores]]) -> dict[str, Scores]:
-    """Mean and population standard deviation of every number, for the combinations that all runs have."""
+    """Return mean and population standard deviation of every number, for the combinations that all runs have."""
     summary: dict[str, Scores] = {}
     for combination, first in runs[0].items():
         if all(combination in run for run in runs):
@@ -216,6 +217,6 @@ def summary_of_runs(runs: list[dict[str, Scores]]) -> dict[str, Scores]:
     return summary
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON gives it back, so that it compares equal with what was read."""
+def plain(value: Any) -> Any:
+    """Return the value as JSON gives it back, so that it compares equal with what is read."""
     return json.loads(json.dumps(value, default=str))

@@ -1,27 +1,11 @@
 """What `--choose` chose: the candidates of every run, at what they were judged, and what they scored."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from fungi.report.cells import ResultRecord, metric_of
-from fungi.report.text import aligned, plus_minus
+from fungi.results.text import aligned, plus_minus
 
-EXPLAINED = (
-    "Features, components and neighbours were chosen on the train rows, by leaving one out; `hindsight` is the best "
-    "that any candidate scored, which nobody can choose without the test labels."
-)
 CHOICE_COLUMNS = ("Features", "Judged on train", "Scored on test", "Chosen: features, components, neighbours")
-
-
-def choices(records: Iterable[ResultRecord]) -> str:
-    """A section of the report with a table for every result of `--choose`; empty where there is none."""
-    parts = [
-        f"## {record.content['settings']['dataset']}, {record.content['settings']['backbone']}, "
-        f"{record.content['task']}\n\n```\n{choice_table(record.content, metric_of(record.content))}\n```\n"
-        for record in records
-        if record.choice
-    ]
-    return "\n".join(["# What was chosen", "", EXPLAINED, "", *parts, ""]) if parts else ""
 
 
 def choice_table(content: dict[str, Any], metric: str) -> str:

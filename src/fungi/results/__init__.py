@@ -1,0 +1,1 @@
+"""Results: what decides a number, where it is kept, whether it is there already, and the published ones beside it."""

@@ -1,0 +1,101 @@
+"""Settings of a command that leaves result files: which files these are, what decides them, what differs in one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from fungi.errors import FungiError
+from fungi.results.naming import deciding_values, result_name, unusual_values
+from fungi.results.result_file import ResultFile, Run, plain, read_result
+from fungi.settings import flag_of, setting
+from fungi.store.code_version import version_of
+from fungi.store.layout import Layout
+from fungi.store.provenance import Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultSettings:
+    """Base of the settings of every command that leaves results.
+
+    Each subclass has fields `dataset` and `backbone`, and `root` unless it overrides `results_root`.
+
+    task: name of the results in files; computed_in: module whose code, with all that it imports, decides the scores;
+    the module of the settings if empty. in_the_path: settings that folders, or the task, tell apart.
+    """
+
+    task: ClassVar[str] = ""
+    computed_in: ClassVar[str] = ""
+    in_the_path: ClassVar[tuple[str, ...]] = ("dataset", "backbone")
+
+    output: Path | None = setting(
+        None, "result file; <root>/results/... if absent", aliases=("--logs-output-path",), decides="nothing"
+    )
+
+    @property
+    def dataset_name(self) -> str:
+        """Return the dataset's folder name; users' own datasets are written `NAME=kind:PATH`."""
+        return str(vars(self)["dataset"]).partition("=")[0]
+
+    @property
+    def backbone_name(self) -> str:
+        """Return the backbone's folder name; users' own backbones are written `NAME=kind:PLACE`."""
+        return str(vars(self)["backbone"]).partition("=")[0]
+
+    @property
+    def results_root(self) -> Path:
+        """Return the folder that `results` lies in."""
+        return Path(vars(self)["root"])
+
+    @property
+    def task_name(self) -> str:
+        """Return the task, with what makes several of it: `knn`, `knn-5shot`."""
+        return self.task
+
+    def result_path(self, task: str | None = None) -> Path:
+        """Return the result file of a task: `--output`, or a file below the root that unusual settings are named in."""
+        if self.output is not None:
+            return self.output
+        name = result_name(task or self.task_name, self, self.in_the_path)
+        return Layout(self.results_root).results(name, self.dataset_name, self.backbone_name)
+
+    def outputs(self) -> list[Path]:
+        """Return the result files that show the command to be done."""
+        return [self.result_path()]
+
+    def resolved_for(self, provenances: Sequence[Provenance]) -> Self:
+        """Return the same settings with what the features decide; provenances: of the features."""
+        return self
+
+    def deciding(self) -> dict[str, Any]:
+        """Return the settings that decide what the result file holds, as JSON, with defaults filled in."""
+        named = {"dataset": self.dataset_name, "backbone": self.backbone_name}
+        return deciding_values(self, "scores", "contents") | named
+
+    def unusual(self) -> dict[str, Any]:
+        """Return the settings that decide scores and are not the usual ones, as JSON, for the headings of tables."""
+        return unusual_values(self, self.in_the_path)
+
+    def difference(self, path: Path) -> str:
+        """Say in which setting the result file at `path` differs from these; empty if it does not."""
+        try:
+            there = read_result(path)["settings"]
+        except FungiError as error:
+            return str(error)
+        flags = {field.name: flag_of(field) for field in fields(self)}
+        for name, here in plain(self.deciding()).items():
+            if there.get(name, here) != here:
+                return f"{path} was computed with {flags.get(name, name)} {there[name]}, not {here}"
+        return ""
+
+    def open_result(
+        self, runs: list[Run], *, task: str | None = None, provenances: Sequence[Provenance] = ()
+    ) -> ResultFile:
+        """Return the result file, with what an earlier run of the same settings, features and code left in it.
+
+        provenances: of the features, which decide what the settings leave open.
+        """
+        decided = self.resolved_for(provenances)
+        code_version = version_of(self.computed_in or type(self).__module__)
+        settings, unusual = decided.deciding(), decided.unusual()
+        return ResultFile(self.result_path(task), task or self.task_name, settings, runs, unusual, code_version)
