@@ -8,13 +8,13 @@ import pytest
 import fungi
 
 SOURCES = Path(fungi.__file__).parent
-GROUND = ("errors", "values", "registry", "settings", "identity", "runtime", "axes", "profiles")
+GROUND = ("errors", "values", "registry", "settings", "runtime", "axes", "profiles")
 METHOD = (
     *("data", "views", "search", "backbones", "objectives", "gradients"),
-    *("store", "combine", "evaluators", "report"),
+    *("store", "combine", "evaluators", "results"),
 )
 TOWERS = ("extraction", "pretraining", "scoring", "segmentation", "ablations", "in_context")
-DOORS = ("commands", "grid", "demos", "reproduction", "cli", "library", "similar", "__main__")
+DOORS = ("report", "commands", "grid", "demos", "reproduction", "cli", "library", "similar", "__main__")
 ROOMS = (*GROUND, *METHOD, *TOWERS, *DOORS)
 LIBRARY = ("config", "wrapper")
 """Files at the top that belong to the library."""

@@ -10,10 +10,9 @@ import pytest
 
 from fungi.ablations.ablate import AblateSettings
 from fungi.report.cells import ResultRecord, cells_of, distinct, read_results
-from fungi.report.tables import make_tables, to_markdown
 from fungi.scoring import knn_concat
 from fungi.scoring.cluster import ClusterSettings
-from fungi.scoring.feature_settings import FeatureSettings, result_path
+from fungi.scoring.feature_settings import FeatureSettings
 from fungi.scoring.knn_concat import KnnSettings
 from fungi.scoring.linear_settings import LinearSettings
 from fungi.scoring.retrieval_eval import RetrievalSettings
@@ -123,13 +122,13 @@ def test_a_result_of_any_other_setting_has_a_place_of_its_own_and_says_so(kind, 
 def test_long_values_and_paths_become_one_hash_and_names_stay_short():
     many = KnnSettings(shots=1, few_shot_seed=tuple(range(1000)))
     longer = replace(many, few_shot_seed=tuple(range(1001)))
-    names = [result_path(one, "knn").parts[-3] for one in (many, longer)]
+    names = [one.result_path().parts[-3] for one in (many, longer)]
     assert len(set(names)) == 2
     assert all(len(name) < 30 for name in names)
     long = LinearSettings(features=("embeddings", "kl", "dino"), layer_key="x" * 30, valid_split="y" * 30, seed=1)
-    assert len(result_path(replace(long, train_split="z" * 30, test_split="w" * 30), "linear").parts[-3]) <= 120
+    assert len(replace(long, train_split="z" * 30, test_split="w" * 30).result_path().parts[-3]) <= 120
     files = [KnnSettings(train_embeddings_datasets=(Path(name),)) for name in ("a/train.h5", "b/train.h5")]
-    assert len({result_path(one, "knn") for one in files}) == 2
+    assert len({one.result_path() for one in files}) == 2
 
 
 def test_names_that_results_always_had_are_kept():
@@ -141,9 +140,7 @@ def test_names_that_results_always_had_are_kept():
         "linear-tol0.01-lbfgs": LinearSettings(tolerance=0.01, solver="lbfgs"),
         "retrieval-on-test-cropped": RetrievalSettings(test_split="test-cropped"),
     }
-    assert {name: result_path(one, one.task_name).parts[-3] for name, one in shown.items()} == {
-        name: name for name in shown
-    }
+    assert {name: one.result_path().parts[-3] for name, one in shown.items()} == {name: name for name in shown}
 
 
 @pytest.mark.slow
@@ -262,29 +259,12 @@ def test_features_that_no_word_tells_apart_are_told_apart_by_their_hash(tmp_path
     assert all("features " in str(cell.protocol) for cell in cells)
 
 
-@pytest.mark.slow
-def test_result_files_of_earlier_versions_go_on_and_load(tmp_path):
-    make_folder(tmp_path)
-    settings = KnnSettings(root=(tmp_path,), pca_dim=4, k=5, normalize=False)
-    knn_concat.run(settings)
-    (path,) = tmp_path.rglob("results/**/*.json")
-    found = json.loads(path.read_text())
-    del found["unusual"], found["settings"]["score_fitted_rows"]
-    found["settings"]["seed"] = 42
-    found["results"]["kl"]["accuracy"] = 0.123
-    path.write_text(json.dumps(found))
-    assert knn_concat.run(settings)["results"]["kl"]["accuracy"] == 0.123
-    path.write_text(json.dumps(found))
-    (record,) = read_results([tmp_path])
-    assert "no L2 norm of gradients" in to_markdown(make_tables(cells_of(record)))
-
-
 def test_queries_of_the_original_harness_are_found_by_status_and_never_replace_cropped_ones(tmp_path):
     make_folder(tmp_path, rows={"train": 20, "query": 8}, dataset="oxford-landmarks")
     settings = RetrievalSettings(root=(tmp_path,), backbone="digits-vit")
     (path,) = settings.outputs()
     assert path.parts[-3] == "retrieval-on-query"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"settings": {"test_split": "query"}}))
+    path.write_text(json.dumps({"settings": {"test_split": "query"}, "provenance": {}, "results": {}}))
     assert settings.difference(path) == ""
     assert replace(settings, test_split="test-cropped").with_queries_there().test_split == "test-cropped"

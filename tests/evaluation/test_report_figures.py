@@ -81,7 +81,17 @@ def ablation(folder, table, rows, columns, **settings):
             made.add(row, column, 0.1 * number)
             made.add(row, column, 0.1 * number + 0.2)
     named = {"dataset": "pydocs", "backbone": "vit-b16", "profile": "clean", **settings}
-    path.write_text(json.dumps({"settings": named, **made.content()}))
+    path.write_text(
+        json.dumps(
+            {
+                "task": "ablation-layers",
+                "settings": named,
+                "provenance": {"features": []},
+                "results": made.results(),
+                **made.facts(),
+            }
+        )
+    )
     return path
 
 
@@ -93,7 +103,7 @@ def test_figures_of_ablations_are_drawn(tmp_path, monkeypatch):
     ablation(results, "views", ["9 views", "49 views"], ["accuracy", "images/s"])
     ablation(results, "bias", ["with", "without"], ["kl", "dino"])
     ablation(tmp_path / "other" / "results", "layers", ["block 10", "block 9"], ["kl qkv"], profile="published")
-    (results / "torn.json").write_text('{"title": "x", "cells": [{"row": "a"}], "settings": {}}')
+    (results / "torn.json").write_text('{"title": "x", "results": [], "settings": {}}')
     records = read_results([tmp_path])
     assert [cell for record in records for cell in cells_of(record)] == []
     paths = draw_all(tmp_path / "figures", records, [], [])

@@ -16,10 +16,9 @@ from fungi.report.cells import read_results
 from fungi.results.result_file import ResultFile, Run
 from fungi.results.text import gain_table
 from fungi.scoring import knn_concat
-from fungi.scoring.feature_settings import result_path
 from fungi.scoring.knn_concat import KnnSettings
 from fungi.scoring.scorers import KnnScorer
-from fungi.store.code_version import evaluation_version
+from fungi.store.code_version import CodeVersion
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation import feature_folder
 from tests.evaluation.feature_folder import make_folder
@@ -207,12 +206,15 @@ def test_results_of_relative_and_absolute_roots_go_to_their_common_folder(tmp_pa
     knn_concat.run(settings_for(Path("a"), tmp_path / "b"))
     assert result_of(tmp_path).exists()
     with pytest.raises(FungiError, match=r"no folder in common"):
-        result_path(settings_for(Path("/scratch/a"), Path("/home/b")), "knn")
+        settings_for(Path("/scratch/a"), Path("/home/b")).result_path()
 
 
-def _opened(path, **options) -> ResultFile:
+VERSION = CodeVersion("aaaaaaaaaaaa", "first", {"torch": "2.12"})
+
+
+def _opened(path, version=VERSION, **options) -> ResultFile:
     run = Run(label={}, features={"train": {"kl": {"file": str(path), "provenance": {"seed": 1}}}})
-    return ResultFile(path, "knn", {"k": 5, **options}, [run])
+    return ResultFile(path, "knn", {"k": 5, **options}, [run], {}, version)
 
 
 def test_two_evaluations_of_one_file_at_once_lose_nothing(tmp_path):
@@ -225,17 +227,14 @@ def test_two_evaluations_of_one_file_at_once_lose_nothing(tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_results_of_two_versions_never_come_into_one_file(tmp_path, monkeypatch):
+def test_results_of_two_versions_never_come_into_one_file(tmp_path):
     path = tmp_path / "result.json"
     first = _opened(path)
     first.add(first.runs[0], "kl", {"accuracy": 0.5})
-    for same in (replace(evaluation_version(), commit="other"), replace(evaluation_version())):
-        monkeypatch.setattr("fungi.results.result_file.evaluation_version", lambda made=same: made)
-        assert list(_opened(path).runs[0].results) == ["kl"]
-    newer = replace(evaluation_version(), versions={**evaluation_version().versions, "torch": "9.9"})
-    for other in (newer, replace(evaluation_version(), code="other")):
-        monkeypatch.setattr("fungi.results.result_file.evaluation_version", lambda made=other: made)
-        second = _opened(path)
+    for same in (replace(VERSION, commit="other"), replace(VERSION)):
+        assert list(_opened(path, same).runs[0].results) == ["kl"]
+    for other in (replace(VERSION, versions={"torch": "9.9"}), replace(VERSION, code="other")):
+        second = _opened(path, other)
         assert second.runs[0].results == {}
         second.add(second.runs[0], "kl", {"accuracy": 0.75})
     assert len(list(tmp_path.glob("result.previous-*.json"))) == 2

@@ -236,7 +236,8 @@ def test_a_result_of_another_k_is_not_the_one_that_is_missing(grid: Grid, capsys
     path.parent.mkdir(parents=True)
     words = ["--root", str(grid.root), "--splits", "test", "--jobs", "concat"]
     for k, shown in ((20, "done 1/1"), (5, "missing 1")):
-        path.write_text(json.dumps({"settings": {**settings.deciding(), "k": k}, "complete": True}))
+        content = {"settings": {**settings.deciding(), "k": k}, "provenance": {}, "results": {}, "complete": True}
+        path.write_text(json.dumps(content))
         assert shown in status(capsys, *words)
 
 

@@ -58,7 +58,8 @@ def test_the_command_scores_an_encoder_in_the_published_words(
     for scores in content["results"].values():
         assert {name: list(values) for name, values in scores.items()} == scored
         assert all(values["accuracy"] == 1.0 for values in scores.values())
-    assert content["provenance"]["weights"] == f"checkpoint {checkpoint}"
+    (features,) = content["provenance"]["features"]
+    assert features["test"]["cls"]["provenance"]["weights_source"] == f"checkpoint {checkpoint}"
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split() == ["cls", next(iter(scored)), "accuracy", "100.00", *printed[0].split()[4:]]
     assert printed[-1] == f"wrote {output}"

@@ -65,12 +65,15 @@ def test_a_gain_is_a_difference_within_one_file(relative: bool, expected: float,
     assert outcome(value, home) is None
     (path,) = evaluation_step(value.evaluations[0], home).outputs
     path.parent.mkdir(parents=True)
-    cells = {"embeddings": [0.4, 0.6], "embeddings+kl": [0.4]}
-    entries = [{"row": row, "column": "images/s", "values": found} for row, found in cells.items()]
-    path.write_text(json.dumps({"cells": entries}))
+    path.write_text(ablation_result({"embeddings": [0.4, 0.6], "embeddings+kl": [0.4]}))
     assert outcome(value, home) == (pytest.approx(expected), None)
-    path.write_text(json.dumps({"cells": entries[:1]}))
+    path.write_text(ablation_result({"embeddings": [0.4, 0.6]}))
     assert outcome(value, home) is None
+
+
+def ablation_result(rows: dict[str, list[float]]) -> str:
+    results = {row: {"images/s": seeds} for row, seeds in rows.items()}
+    return json.dumps({"settings": {}, "provenance": {}, "results": results})
 
 
 def test_every_figure_has_a_recipe() -> None:

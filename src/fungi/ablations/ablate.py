@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 from fungi.ablations.settings import BenchSettings
 from fungi.errors import FungiError
@@ -43,8 +43,6 @@ NAMES: tuple[str, ...] = get_args(Name)
 class AblateSettings(ResultSettings, BenchSettings):
     """Flags of `fungi ablate`."""
 
-    task: ClassVar[str] = ABLATION
-
     ablation: tuple[Name, ...] = setting(("projections",), "what to vary", decides="nothing")
 
     def __post_init__(self) -> None:
@@ -55,14 +53,14 @@ class AblateSettings(ResultSettings, BenchSettings):
             raise FungiError("--output names one file, and each ablation leaves one: name one ablation.")
 
     @property
-    def single(self) -> list[Self]:
+    def single(self) -> "list[AblateSettings]":
         """Return the settings of each ablation by itself."""
         return [replace(self, ablation=(name,)) for name in self.ablation]
 
     @property
     def task_name(self) -> str:
         """Return the task of the first ablation."""
-        return f"{self.task}-{self.ablation[0]}"
+        return f"{ABLATION}-{self.ablation[0]}"
 
     def outputs(self) -> list[Path]:
         """Return the file of each table."""

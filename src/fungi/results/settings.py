@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from fungi.errors import FungiError
 from fungi.results.naming import deciding_values, result_name, unusual_values
@@ -20,11 +20,10 @@ class ResultSettings:
 
     Each subclass has fields `dataset` and `backbone`, and `root` unless it overrides `results_root`.
 
-    task: name of the results in files; computed_in: module whose code, with all that it imports, decides the scores;
-    the module of the settings if empty. in_the_path: settings that folders, or the task, tell apart.
+    computed_in: module whose code, with all that it imports, decides the scores; the module of the settings if empty.
+    in_the_path: settings that folders, or the task, tell apart.
     """
 
-    task: ClassVar[str] = ""
     computed_in: ClassVar[str] = ""
     in_the_path: ClassVar[tuple[str, ...]] = ("dataset", "backbone")
 
@@ -49,8 +48,8 @@ class ResultSettings:
 
     @property
     def task_name(self) -> str:
-        """Return the task, with what makes several of it: `knn`, `knn-5shot`."""
-        return self.task
+        """Return the name of the results in files, with what makes several of a task: `knn`, `knn-5shot`."""
+        raise NotImplementedError
 
     def result_path(self, task: str | None = None) -> Path:
         """Return the result file of a task: `--output`, or a file below the root that unusual settings are named in."""
@@ -63,7 +62,7 @@ class ResultSettings:
         """Return the result files that show the command to be done."""
         return [self.result_path()]
 
-    def resolved_for(self, provenances: Sequence[Provenance]) -> Self:
+    def resolved_for(self, provenances: Sequence[Provenance]) -> "ResultSettings":
         """Return the same settings with what the features decide; provenances: of the features."""
         return self
 

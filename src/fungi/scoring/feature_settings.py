@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fungi.backbones.base import BACKBONES
 from fungi.combine.protocol import DEFAULT_PCA_DIM, usual_pca_dim
@@ -29,8 +29,12 @@ DEFAULT_LAYER_KEY = "attn_proj"
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings(ResultSettings):
-    """Flags of every evaluation of feature files."""
+    """Flags of every evaluation of feature files.
 
+    task: name of the results in files.
+    """
+
+    task: ClassVar[str] = ""
     in_the_path: ClassVar[tuple[str, ...]] = ("dataset", "backbone", "shots")
 
     dataset: str = setting("digits", "dataset whose features to evaluate")
@@ -120,6 +124,11 @@ class FeatureSettings(ResultSettings):
         from fungi.runtime.device import choose_device
 
         return choose_device(self.device)
+
+    @property
+    def task_name(self) -> str:
+        """Return the task."""
+        return self.task
 
     @property
     def results_root(self) -> Path:
@@ -213,7 +222,7 @@ class FewShotSettings(FeatureSettings):
         stratified = self.resolved_for(provenances).few_shot_sampling == "stratified"
         return (stratified_rows if stratified else few_shot_rows)(targets, size, draw)
 
-    def resolved_for(self, provenances: "Sequence[Provenance]") -> Self:
+    def resolved_for(self, provenances: "Sequence[Provenance]") -> "FewShotSettings":
         """The same, with shots drawn as the profile of the features does where no flag says how (spec text 6.1)."""
         if self.few_shot_sampling is not None:
             return self

@@ -20,7 +20,6 @@ FEATURES = ("embeddings", "simclr", "embeddings+simclr")
 class SegmentSettings(ResultSettings):
     """What to segment, with which features, against which bank."""
 
-    task: ClassVar[str] = "segmentation"
     computed_in: ClassVar[str] = "fungi.segmentation.segment"
 
     dataset: str = setting("digit-scenes", "dataset with masks: a name of `fungi list datasets`, or NAME=masks:PATH")
@@ -99,6 +98,11 @@ class SegmentSettings(ResultSettings):
             raise FungiError(f"--features {unknown[0]!r} is not known. Use some of {', '.join(FEATURES)}.")
         if not self.features or len(set(self.features)) < len(self.features):
             raise FungiError("--features has to name one or more different features.")
+
+    @property
+    def task_name(self) -> str:
+        """Return the task."""
+        return "segmentation"
 
     @property
     def side(self) -> int:

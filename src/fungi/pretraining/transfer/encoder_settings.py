@@ -22,7 +22,7 @@ class EncoderSettings:
     data_path: Path | None = setting(
         None, "in place of --dataset, a folder of train/ and val/ of class folders", aliases=("--data_path",)
     )
-    data_dir: Path = setting(Path("data"), "folder of the datasets")
+    data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing")
     backbone: str = setting("", "backbone: a vision transformer of `fungi list backbones`")
     arch: str = setting("", "in place of --backbone: vit_small, vit_tiny, vit_base, vit_micro", aliases=("--model",))
     checkpoint: Path | None = setting(
@@ -35,9 +35,13 @@ class EncoderSettings:
     train_list: Path | None = setting(None, "file of the names of the train images to use, one a line (SimCLR's lists)")
     seed: int = setting(0, "of whatever is drawn", within=SEEDS)
     num_workers: int = setting(
-        -1, "processes that decode; -1 picks 0 on a CPU, 10 on a GPU", within=(-1, 1024), aliases=("--num_workers",)
+        -1,
+        "processes that decode; -1 picks 0 on a CPU, 10 on a GPU",
+        within=(-1, 1024),
+        aliases=("--num_workers",),
+        decides="nothing",
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
 
     def __post_init__(self) -> None:
         if self.arch and self.arch not in BACKBONE_OF:

@@ -1,18 +1,21 @@
 """`fungi evaluate-encoder`: weighted kNN, linear probe and low-shot regression on a vision transformer's tokens."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fungi.errors import FungiError, unknown_name
 from fungi.pretraining.transfer.encoder_settings import EncoderSettings
-from fungi.runtime.files import write_whole
+from fungi.results.result_file import Run
+from fungi.results.settings import ResultSettings
 from fungi.runtime.log import logger
-from fungi.settings import as_json, setting
+from fungi.settings import setting
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fungi.backbones.loading import Backbone
+    from fungi.data.base import Samples
 
 DESCRIPTION = """Score a vision transformer's tokens as UDI does: weighted kNN over several k, a linear probe, or
 logistic regression on few images (--task logistic --train-share 0.01, or --train-list 1percent.txt).
@@ -22,13 +25,13 @@ valid) split is scored. A published or own checkpoint: --backbone udi-vits16 --c
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(EncoderSettings):
+class EvaluateSettings(ResultSettings, EncoderSettings):
     """What to score, and how."""
 
     task: Literal["knn", "linear", "logistic"] = setting(
         "knn", "knn: weighted neighbours; linear: a probe by SGD; logistic: regression, for low shot"
     )
-    features: tuple[str, ...] = setting(("cls",), "cls, cls+, concat, patch_mean, cls_patch_mean")
+    features: tuple[str, ...] = setting(("cls",), "cls, cls+, concat, patch_mean, cls_patch_mean", decides="contents")
     k: tuple[int, ...] = setting((10, 15, 20, 30, 40, 50, 100, 200), "numbers of neighbours", within=(1, 10**6))
     temperature: float = setting(0.07, "of the votes", within=(1e-4, 100))
     n_last_blocks: int = setting(4, "blocks whose tokens the probe sees", within=(1, 100))
@@ -38,7 +41,7 @@ class EvaluateSettings(EncoderSettings):
         (0.01, 0.1, 1.0), "of the logistic regression, over the number of train rows", within=(1e-9, 1e9)
     )
     batch_size: int = setting(256, "images at once", within=(1, 65536), aliases=("--batch_size_per_gpu",))
-    output: Path | None = setting(None, "JSON file of the results")
+    output: Path | None = setting(None, "JSON file of the results; none is written if absent", decides="nothing")
 
     def __post_init__(self) -> None:
         from fungi.pretraining.transfer.features import FEATURES
@@ -51,47 +54,96 @@ class EvaluateSettings(EncoderSettings):
             if feature not in FEATURES:
                 raise unknown_name("feature", feature, FEATURES)
 
+    @property
+    def task_name(self) -> str:
+        """Return the task: `encoder-knn`."""
+        return f"encoder-{self.task}"
+
+    @property
+    def dataset_name(self) -> str:
+        """Return the dataset's name, or the folder that is given in its place."""
+        return str(self.data_path) if self.data_path else super().dataset_name
+
+    @property
+    def backbone_name(self) -> str:
+        """Return the backbone's name."""
+        return self.network
+
+    def outputs(self) -> list[Path]:
+        """Return the result file, if one is asked for."""
+        return [self.output] if self.output else []
+
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
-    """Scores by feature (and by k), as written to --output."""
+    """Return scores by feature (and by k), as written to --output; only what the file lacks is computed."""
+    splits, backbone = settings.open_rows(), settings.load_network()
+    provenances = {
+        name: {feature: {"provenance": _provenance(settings, name, samples, backbone)} for feature in settings.features}
+        for name, samples in zip(("train", "test"), splits, strict=True)
+    }
+    entry = Run(label={}, features=provenances)
+    result = settings.open_result([entry]) if settings.output else None
+    missing = [feature for feature in settings.features if feature not in entry.results]
+    if missing:
+        rows = _encoded(settings, backbone, splits, missing)
+        entry.results |= {feature: _score(settings, rows[feature]) for feature in missing}
+    if result is None:
+        return {"settings": settings.deciding(), "results": entry.results}
+    result.finish()
+    return result.content()
+
+
+def show(settings: EvaluateSettings, content: dict[str, Any]) -> None:
+    """Print a line per feature and k."""
+    for feature, scores in content["results"].items():
+        for name, values in scores.items():
+            print(f"{feature:<12}{name:<10}" + "  ".join(f"{key} {100 * value:.2f}" for key, value in values.items()))
+    if settings.output:
+        print(f"wrote {settings.output}")
+
+
+def _provenance(settings: EvaluateSettings, split: str, samples: "Samples", backbone: "Backbone") -> dict[str, Any]:
+    """Return what decides the features; without a result file nobody asks for the dataset's fingerprint."""
+    return {
+        "dataset": settings.dataset_name,
+        "split": split,
+        "rows": len(samples),
+        "dataset_fingerprint": samples.fingerprint() if settings.output else "",
+        "backbone": settings.network,
+        "weights_hash": backbone.weights_hash,
+        "weights_source": backbone.weights_source,
+        "profile": "published",
+    }
+
+
+def _encoded(
+    settings: EvaluateSettings, backbone: "Backbone", splits: "tuple[Samples, Samples]", names: list[str]
+) -> dict[str, tuple[Any, Any, Any, Any]]:
+    """Return, for each feature, train rows and their targets, test rows and their targets."""
     from fungi.pretraining.processes import decoding_workers
     from fungi.pretraining.transfer.features import encode
     from fungi.runtime.device import choose_device
 
-    splits, device = settings.open_rows(), choose_device(settings.device)
-    backbone = settings.load_network()
+    device = choose_device(settings.device)
     model: Any = backbone.model  # a VisionTransformer, or it would have been refused
     depth = len(model.blocks)
     if settings.task == "linear" and settings.n_last_blocks > depth:
         logger.warning(f"--n-last-blocks {settings.n_last_blocks}: the network has {depth} blocks, all are seen.")
     last = settings.n_last_blocks if settings.task == "linear" else 1
-    features: Any = settings.features
-    workers = decoding_workers(settings.num_workers, device)
+    workers, features = decoding_workers(settings.num_workers, device), tuple(names)
     (train, train_targets), (test, test_targets) = (
-        encode(backbone, split, features, device, batch_size=min(settings.batch_size, 64), last=last, workers=workers)
+        encode(
+            backbone,
+            split,
+            features,  # type: ignore[arg-type]  # checked by the settings
+            device,
+            batch_size=min(settings.batch_size, 64),
+            last=last,
+            workers=workers,
+        )
         for split in splits
     )
-    results = {
-        feature: _score(settings, (train[feature], train_targets, test[feature], test_targets))
-        for feature in settings.features
-    }
-    content = {
-        "settings": as_json(settings),
-        "provenance": {"weights": backbone.weights_source, "weights_hash": backbone.weights_hash},
-        "results": results,
-    }
-    if settings.output:
-        write_whole(settings.output, json.dumps(content, indent=1))
-    return content
-
-
-def show(settings: EvaluateSettings, made: dict[str, Any]) -> None:
-    """A line per feature and k."""
-    for feature, scores in made["results"].items():
-        for name, values in scores.items():
-            print(f"{feature:<12}{name:<10}" + "  ".join(f"{key} {100 * value:.2f}" for key, value in values.items()))
-    if settings.output:
-        print(f"wrote {settings.output}")
+    return {name: (train[name], train_targets, test[name], test_targets) for name in names}
 
 
 def _score(settings: EvaluateSettings, rows: tuple[Any, Any, Any, Any]) -> dict[str, dict[str, float]]:

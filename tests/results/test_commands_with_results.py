@@ -1,0 +1,115 @@
+"""Every command that leaves a result answers the same questions: which files, done or not, and what differs."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from fungi.commands import COMMANDS
+from fungi.grid.calls import call_of, progress_of_jobs
+from fungi.grid.declaration import Grid
+from fungi.grid.job_files import JobFile
+from fungi.grid.progress import Queue
+from fungi.results.result_file import Run, read_result
+from fungi.results.settings import ResultSettings
+from fungi.runtime.code_hash import imported_files
+
+FLAGS = {
+    "segment": (["--dataset", "digit-scenes"], ["--neighbours", "7"]),
+    "retrieval": (["--dataset", "oxford-landmarks"], ["--renormalise-after-pca"]),
+    "analyse": (["--analysis", "cka"], ["--pca-dim", "7"]),
+    "in-context": (["--dataset", "banking-77", "--backbone", "bert-base-uncased"], ["--k", "7"]),
+    "evaluate-encoder": (["--dataset", "patterns", "--backbone", "udi-micro"], ["--temperature", "0.5"]),
+    "linear": (["--dataset", "digits"], ["--tolerance", "0.5"]),
+    "cluster": (["--dataset", "digits"], ["--restarts", "7"]),
+}
+USUAL = (["--dataset", "digits"], ["--k", "7"])
+"""Command -> flags of a call, and flags that change a score."""
+WITH_RESULTS = [
+    name
+    for name, command in COMMANDS.items()
+    if hasattr(command._load(), "run") and issubclass(command.settings_type, ResultSettings)
+]
+OF_THE_GRID = [name for name, command in COMMANDS.items() if command.stage == "evaluation"]
+
+
+def settings_of(name: str, output: Path, *more: str) -> ResultSettings:
+    return COMMANDS[name].parse([*FLAGS.get(name, USUAL)[0], "--output", str(output), *more])
+
+
+def leave_result(settings: ResultSettings) -> Path:
+    """A finished result, as the command itself opens and closes it."""
+    task = "cka" if type(settings).__name__ == "AnalyseSettings" else None
+    result = settings.open_result([Run(label={}, features={})], task=task)
+    result.add(result.runs[0], "embeddings", {"accuracy": 0.5})
+    result.finish()
+    return result.path
+
+
+def test_every_evaluation_of_the_grid_leaves_a_result() -> None:
+    assert set(OF_THE_GRID) <= set(WITH_RESULTS)
+    assert "evaluate-encoder" in WITH_RESULTS
+
+
+@pytest.mark.parametrize("name", WITH_RESULTS)
+def test_a_result_is_that_of_its_settings_and_differs_from_others_in_the_named_flag(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    settings = settings_of(name, path)
+    assert settings.outputs() == [path]
+    assert leave_result(settings) == path
+    assert settings.difference(path) == ""
+    more = FLAGS.get(name, USUAL)[1]
+    assert more[0] in settings_of(name, path, *more).difference(path)
+    path.write_text("{}")
+    assert str(path) in settings.difference(path)
+
+
+@pytest.mark.parametrize("name", WITH_RESULTS)
+def test_a_result_is_found_again_and_that_of_other_settings_is_put_aside(name: str, tmp_path: Path) -> None:
+    settings = settings_of(name, tmp_path / "result.json")
+    first = read_result(leave_result(settings))
+    assert read_result(leave_result(settings)) == first
+    leave_result(settings_of(name, tmp_path / "result.json", *FLAGS.get(name, USUAL)[1]))
+    (aside,) = tmp_path.glob("result.previous-1.json")
+    assert json.loads(aside.read_text()) == first
+
+
+@pytest.mark.parametrize("name", OF_THE_GRID)
+def test_the_grid_sees_it_done_missing_and_other(name: str, tmp_path: Path) -> None:
+    flags, more = FLAGS.get(name, USUAL)
+    values = dict(zip(flags[::2], flags[1::2], strict=True))
+    grid = Grid(
+        root=tmp_path,
+        datasets=(values.get("--dataset", "digits"),),
+        backbones=(values.get("--backbone", "digits-vit"),),
+    )
+    path = tmp_path / "result.json"
+    words = [name, "--output", str(path), *(["--analysis", "cka"] if name == "analyse" else [])]
+
+    def state(*further: str) -> tuple[str, str]:
+        call = call_of([*words, *further], grid)
+        ((_, (progress,)),) = progress_of_jobs(grid, [(JobFile(name, path, {}, tuple(words), False), call)], Queue())
+        return progress.state, progress.detail
+
+    assert state() == ("missing", "")
+    leave_result(settings_of(name, path))
+    assert state()[0] == "done"
+    assert state(*more)[0] == "missing"
+    assert more[0] in state(*more)[1]
+    path.unlink()
+    assert state()[0] == "missing"
+
+
+@pytest.mark.parametrize("name", WITH_RESULTS)
+def test_the_code_of_a_result_holds_the_module_that_does_the_work(name: str) -> None:
+    kind = COMMANDS[name].settings_type
+    assert COMMANDS[name].module in imported_files(kind.computed_in or kind.__module__)
+
+
+@pytest.mark.parametrize("name", WITH_RESULTS)
+def test_where_and_how_to_compute_decide_no_result(name: str) -> None:
+    """Folders, devices and workers may change between two runs of one evaluation."""
+    decides = {field.name: field.metadata["decides"] for field in fields(COMMANDS[name].settings_type)}
+    for field in ("root", "data_dir", "output", "device", "num_workers", "wandb", "memory_gb"):
+        assert decides.get(field, "nothing") == "nothing", field

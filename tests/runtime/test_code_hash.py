@@ -1,0 +1,112 @@
+"""The hash of a module's code follows what it imports, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from fungi.commands import COMMANDS
+from fungi.runtime import code_hash as module
+from fungi.runtime.code_hash import code_hash, imported_files
+from fungi.store.code_version import EXTRACTION
+
+FILES = {
+    "__init__.py": "",
+    "scoring/__init__.py": "from fungi.scoring.package_level import X",
+    "scoring/package_level.py": "X = 1",
+    "scoring/work.py": '"""Docstring."""\nfrom fungi import top\nfrom fungi.scoring.deep import f\nK = 20\n',
+    "scoring/deep.py": (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from fungi.types_alone import T\n\n"
+        "def f():\n    '''Docstring.'''\n    import fungi.late  # as late as can be\n"
+        "    return import_module('fungi.by_name')\n"
+    ),
+    "top.py": "THINGS = Registry('thing', 'fungi.things', own='fungi.own_thing:make')",
+    "late.py": "A = 1",
+    "by_name.py": "A = 1",
+    "own_thing.py": "A = 1",
+    "things/__init__.py": "",
+    "things/one.py": "A = 1",
+    "types_alone.py": "T = int",
+    "report.py": "A = 1",
+}
+BELOW = [name for name in FILES if name not in ("__init__.py", "types_alone.py", "report.py")]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "fungi"
+    for name, text in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    monkeypatch.setattr(module, "PACKAGE", root)
+    yield root
+    forget()
+
+
+def forget() -> None:
+    code_hash.cache_clear()
+    module._parsed.cache_clear()
+
+
+def now() -> str:
+    forget()
+    return code_hash("fungi.scoring.work")
+
+
+@pytest.mark.parametrize("name", BELOW)
+def test_a_changed_constant_anywhere_below_changes_it(name: str, package: Path) -> None:
+    before = now()
+    (package / name).write_text(FILES[name] + "\nADDED = 2\n")
+    assert now() != before
+
+
+@pytest.mark.parametrize("name", ["types_alone.py", "report.py", "__init__.py"])
+def test_a_file_that_is_not_imported_does_not(name: str, package: Path) -> None:
+    before = now()
+    (package / name).write_text(FILES[name] + "\nADDED = 2\n")
+    (package / "new.py").write_text("A = 1")
+    assert now() == before
+
+
+def test_comments_docstrings_and_layout_do_not(package: Path) -> None:
+    before = now()
+    work, deep = package / "scoring" / "work.py", package / "scoring" / "deep.py"
+    work.write_text(
+        FILES["scoring/work.py"].replace("Docstring", "Other words").replace("K = 20", "K = (\n    20  # k\n)")
+    )
+    deep.write_text(FILES["scoring/deep.py"].replace("Docstring", "Words").replace("# as late as can be", "# why"))
+    assert now() == before
+    work.write_text(FILES["scoring/work.py"].replace("K = 20", "K = 21"))
+    assert now() != before
+
+
+def test_a_new_entry_of_a_registry_changes_it(package: Path) -> None:
+    before = now()
+    (package / "things" / "two.py").write_text("A = 1")
+    assert now() != before
+
+
+def test_features_depend_on_what_extracts_them_and_not_on_doors_and_reports() -> None:
+    rooms = {name.split(".")[1] for name in imported_files(EXTRACTION)}
+    assert {"gradients", "objectives", "views", "backbones", "data", "extraction", "store"} <= rooms
+    doors = {"commands", "cli", "reproduction", "similar", "wrapper", "library", "grid", "demos", "report"}
+    assert not rooms & (doors | {"results", "scoring", "segmentation", "ablations", "in_context", "pretraining"})
+    assert COMMANDS["extract"].module in imported_files("fungi.extraction.extract")
+    assert set(imported_files("fungi.extraction.extract")) - {"fungi.extraction.extract"} <= set(
+        imported_files(EXTRACTION)
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        ("segment", ["fungi.segmentation.scoring", "fungi.evaluators.segmentation", "fungi.gradients.engine"]),
+        ("in-context", ["fungi.in_context.prompts", "fungi.evaluators.in_context"]),
+        ("ablate", ["fungi.ablations.catalogue", "fungi.gradients.engine", "fungi.evaluators.knn"]),
+        ("linear", ["fungi.evaluators.logistic", "fungi.scoring.linear_scorer", "fungi.combine.pca"]),
+    ],
+)
+def test_scores_depend_on_what_computes_them(command: str, files: list[str]) -> None:
+    kind = COMMANDS[command].settings_type
+    imported = imported_files(kind.computed_in or kind.__module__)
+    assert set(files) <= set(imported)
+    assert not any(name.startswith(("fungi.report", "fungi.grid", "fungi.cli")) for name in imported)
