@@ -10,6 +10,7 @@ import pytest
 
 from fungi.ablations.ablate import AblateSettings
 from fungi.report.cells import ResultRecord, cells_of, distinct, read_results
+from fungi.results.settings import ResultSettings
 from fungi.scoring import knn_concat
 from fungi.scoring.cluster import ClusterSettings
 from fungi.scoring.feature_settings import FeatureSettings
@@ -26,7 +27,8 @@ from tests.runtime.test_settings import CLASSES
 
 # A new field of an evaluation belongs here only if it can't change any score, however large or small its effect.
 DECIDE_NOTHING = {
-    "FeatureSettings": {"root", "device", "block_rows", "memory_gb", "output", "wandb"},
+    "ResultSettings": {"output"},
+    "FeatureSettings": {"root", "device", "block_rows", "memory_gb", "wandb"},
     "KnnSettings": {"backend", "seed"},
     "RetrievalSettings": {"data_dir"},
     "AnalyseSettings": {"analysis", "shot_counts", "backend"},  # each analysis writes result files of its own
@@ -36,11 +38,13 @@ DECIDE_NOTHING = {
         *("overwrite", "accept_other_versions", "wandb", "compile"),
     },
     "GradientSettings": {"short_cut"},
+    "AblateSettings": {"ablation"},  # each writes a result file of its own
+    "EncoderSettings": {"data_dir", "num_workers", "device"},
     "SegmentSettings": {
-        *("root", "data_dir", "output", "device", "batch_size", "num_workers", "block_size", "memory_gb", "wandb"),
+        *("root", "data_dir", "device", "batch_size", "num_workers", "block_size", "memory_gb", "wandb"),
     },
 }
-EVALUATIONS = [kind for kind in CLASSES if issubclass(kind, (FeatureSettings, AblateSettings, SegmentSettings))]
+EVALUATIONS = [kind for kind in CLASSES if issubclass(kind, ResultSettings)]
 OTHER_VALUES = {
     "few_shot_sampling": {"shots": 5, "few_shot_sampling": "stratified"},
     "few_shot_seed": {"shots": 5, "few_shot_seed": (1, 2, 3)},
@@ -97,7 +101,7 @@ def other_value(field, default):
     return {field.name: 7 if "int" in str(field.type) else Path("x.json") if "Path" in str(field.type) else "other"}
 
 
-# Ablations refuse a split; segmentation keeps features side by side in one file.
+# Ablations refuse a split; segmentation knows three features alone.
 KEPT_TOGETHER = {("AblateSettings", "split"), ("SegmentSettings", "features")}
 FIELDS = [
     pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")

@@ -143,7 +143,7 @@ def test_the_published_prompt_is_that_of_the_response(settings):
     assert message["role"] == "user"
     assert lines[:2] == [
         "You have to annotate banking-related queries with an appropriate intent.",
-        "You must choose a single class in the resolved_for comma-separated list:",
+        "You must choose a single class in the following comma-separated list:",
     ]
     assert lines[3] == "World, Sports, Business, Sci/Tech"
     assert lines[5] == "You must reply only with the class name, nothing more. Here's some examples:"

@@ -19,7 +19,7 @@ _USUAL = {
     "random_init": False,
     "dtype": "auto",
 }
-_IN_THE_TABLE = {"dataset", "backbone", "profile", "images", "memory_size"}
+_IN_THE_TABLE = {"dataset", "backbone", "profile", "images", "memory_size", "features"}
 
 
 def segmentation_cells(record: ResultRecord) -> list[Cell]:
