@@ -77,6 +77,7 @@ class Stub:
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.failures: list[int] = []
+        self.body: str | None = None
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -91,7 +92,7 @@ class Stub:
                 body = json.dumps({"choices": [{"message": {"role": "assistant", "content": f" {label}\n"}}]}).encode()
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(body if stub.body is None else stub.body.encode())
 
             def log_message(self, *given: Any) -> None:
                 pass
@@ -240,6 +241,30 @@ def test_an_endpoint_that_refuses_is_quoted_and_answers_are_kept(settings, stub,
     with pytest.raises(FungiError, match=r"gave no answer \(401 .*What was answered is kept"):
         run(replace(settings, endpoint=stub.url))
     assert len(lines(settings.file(("embeddings",), "answers"))) == 2
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_an_answer_without_text_is_empty_and_counts_as_no_label(content, settings, stub):
+    stub.body = json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]})
+    scores = run(replace(settings, endpoint=stub.url, queries=2))["results"]["embeddings"]
+    assert (scores["answered"], scores["no-label"], scores["answer-accuracy"]) == (2, 2, 0.0)
+    assert [line["answer"] for line in lines(settings.file(("embeddings",), "answers"))] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("<!DOCTYPE html><html><body>Sign in</body></html>", r"answered with a web page instead of .*--endpoint"),
+        ('{"error": "no such model"}', r"answered with something instead of .*no such model"),
+        ('{"choices": [{"message": {"content": 7}}]}', r"answered with something instead of"),
+    ],
+)
+def test_an_answer_in_another_form_is_reported_at_once(body, message, stub):
+    stub.body = body
+    waits: list[float] = []
+    with pytest.raises(FungiError, match=message):
+        ChatEndpoint(stub.url, "m", wait=waits.append).ask(compose("q", [("a", "World")], ["World"], "t"))
+    assert len(stub.requests) == 1 and not waits
 
 
 def test_an_endpoint_that_is_not_there_is_named():

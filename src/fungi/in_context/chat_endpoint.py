@@ -6,19 +6,21 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 
 from fungi.errors import FungiError
 
-AGAIN = {408, 409, 429, 500, 502, 503, 504}
-"""HTTP status codes after which a request may go well the next time."""
+TRANSIENT_STATUS = {408, 409, 429, 500, 502, 503, 504}
+"""HTTP status codes after which a later request may succeed."""
 
 
 @dataclass(frozen=True)
 class ChatEndpoint:
     """`<url>/chat/completions`, asked for one answer at temperature 0.
 
-    key: sent as a bearer token where there is one; it is written nowhere. tries: before giving up, with growing waits.
+    key: sent as a bearer token if it is not empty; it is written nowhere. tries: number of requests before giving up,
+    with growing waits between them.
     """
 
     url: str
@@ -32,25 +34,50 @@ class ChatEndpoint:
         if not self.url.startswith(("http://", "https://")):
             raise FungiError(f"--endpoint {self.url!r} is no address. Write it as http://localhost:8000/v1.")
 
+    @property
+    def address(self) -> str:
+        """The address that requests are sent to."""
+        return f"{self.url.rstrip('/')}/chat/completions"
+
     def ask(self, messages: list[dict[str, str]]) -> str:
-        """The answer; FungiError where the endpoint refuses, or keeps failing."""
+        """Return the model's answer; empty where the model answered with no text.
+
+        Raises FungiError where the endpoint refuses, keeps failing, or answers in another form than OpenAI's. An
+        answer of another form is reported at once, since a repeated request would get the same one.
+        """
         content = {"model": self.model, "messages": messages, "temperature": 0}
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        address = f"{self.url.rstrip('/')}/chat/completions"
-        request = urllib.request.Request(address, json.dumps(content).encode(), headers)
+        request = urllib.request.Request(self.address, json.dumps(content).encode(), headers)
         cause = ""
         for attempt in range(self.tries):
             if attempt:
                 self.wait(min(2.0**attempt, 60.0))
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                    return str(json.load(answer)["choices"][0]["message"]["content"])
+                with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                    body = response.read()
             except urllib.error.HTTPError as error:
                 cause = f"{error.code} {error.reason}: {error.read(300).decode(errors='replace')}".partition("\n")[0]
-                if error.code not in AGAIN:
+                if error.code not in TRANSIENT_STATUS:
                     break
-            except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            except (OSError, ValueError, HTTPException) as error:
                 cause = f"{type(error).__name__}: {error}".partition("\n")[0]
+            else:
+                return self._text_of(body)
         raise FungiError(
-            f"the endpoint {address} gave no answer ({cause}). What was answered is kept: try again later."
+            f"the endpoint {self.address} gave no answer ({cause}). What was answered is kept: try again later."
         )
+
+    def _text_of(self, body: bytes) -> str:
+        """Return the text of the first choice; FungiError where the body has another form."""
+        try:
+            text = json.loads(body)["choices"][0]["message"]["content"]
+            if text is not None and not isinstance(text, str):
+                raise TypeError
+        except (ValueError, KeyError, IndexError, TypeError):
+            shown = " ".join(body[:200].decode(errors="replace").split())
+            kind = "a web page" if shown.lower().startswith(("<!doctype", "<html")) else "something"
+            raise FungiError(
+                f"the endpoint {self.address} answered with {kind} instead of a chat completion: {shown!r}. Check"
+                " --endpoint: it usually ends in /v1. What was answered before is kept."
+            ) from None
+        return text or ""
