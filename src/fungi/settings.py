@@ -91,7 +91,7 @@ TOPICS = {
     "files": ("root", "output", "output_dir", "overwrite", "accept_other_versions", "wandb", "expect"),
     "machine": (
         *("device", "dtype", "storage", "batch_size", "views_per_forward", "num_workers", "block_size", "block_rows"),
-        *("memory_gb", "shard", "backend", "compile"),
+        *("memory_gb", "shard", "backend", "search", "compile"),
     ),
     "feature files by name, in place of --dataset and --backbone": (
         *("train_targets", "test_targets", "train_embeddings_datasets", "test_embeddings_datasets", "train_datasets"),

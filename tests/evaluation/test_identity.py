@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fungi.ablations.ablate import AblateSettings
+from fungi.evaluators import TEMPERATURE
 from fungi.report.cells import ResultRecord, cells_of, distinct, read_results
 from fungi.results.settings import ResultSettings
 from fungi.scoring import knn_concat
@@ -29,9 +30,9 @@ from tests.runtime.test_settings import CLASSES
 DECIDE_NOTHING = {
     "ResultSettings": {"output"},
     "FeatureSettings": {"root", "device", "block_rows", "memory_gb", "wandb"},
-    "KnnSettings": {"backend", "seed"},
+    "KnnSettings": {"search", "seed"},
     "RetrievalSettings": {"data_dir"},
-    "AnalyseSettings": {"analysis", "shot_counts", "backend"},  # each analysis writes result files of its own
+    "AnalyseSettings": {"analysis", "shot_counts", "search"},  # each analysis writes result files of its own
     "InContextSettings": {"data_dir", "endpoint", "key_variable"},
     "StageSettings": {
         *("root", "data_dir", "device", "batch_size", "views_per_forward", "num_workers", "shard", "block_size"),
@@ -85,6 +86,8 @@ def test_what_decides_nothing_is_listed(kind):
 
 def other_value(field, default):
     """Any value that is not the default."""
+    if field.name == "temperature" and default == TEMPERATURE:
+        return {"temperature": 0.5, "vote": "weighted"}
     if field.name in OTHER_VALUES:
         return OTHER_VALUES[field.name]
     if default is None and "Path" not in str(field.type) and "int" not in str(field.type):
@@ -140,7 +143,7 @@ def test_names_that_results_always_had_are_kept():
         "knn": KnnSettings(),
         "knn-pca4-k5": KnnSettings(k=5, pca_dim=4),
         "knn-5shot-k5-mlp-stratified": KnnSettings(shots=5, k=5, layer_key="mlp", few_shot_sampling="stratified"),
-        "knn-single": KnnSettings(combinations="single", backend="faiss", seed=1, device="cpu"),
+        "knn-single": KnnSettings(combinations="single", search="faiss", seed=1, device="cpu"),
         "linear-tol0.01-lbfgs": LinearSettings(tolerance=0.01, solver="lbfgs"),
         "retrieval-on-test-cropped": RetrievalSettings(test_split="test-cropped"),
     }

@@ -1,6 +1,7 @@
 """kNN against scikit-learn and against the published results."""
 
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -14,13 +15,14 @@ from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.evaluators.knn import knn_predictions, majority_vote
 from fungi.evaluators.metrics import accuracy, mean_per_class_accuracy
+from fungi.evaluators.weighted_knn import weighted_predictions
 from fungi.search.exact import nearest
 from fungi.search.neighbours import in_memory
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation.feature_folder import clustered, make_folder
 from tests.evaluation.golden import expected, files_flags
 
-BACKENDS = ("torch", "faiss", "scann", "sklearn")
+BACKENDS = ("exact", "faiss", "scann", "sklearn")
 
 
 def in_blocks(rows: torch.Tensor, size: int):
@@ -111,3 +113,80 @@ def test_two_classes_have_an_area_under_the_roc_curve(classes, tmp_path):
             rows[split], targets[split] = normalize(file["embeddings"][:]), file["targets"][:]
     oracle = KNeighborsClassifier(20).fit(rows["train"], targets["train"]).predict_proba(rows["test"])[:, 1]
     assert found["auc"] == pytest.approx(roc_auc_score(targets["test"], oracle), abs=1e-12)
+
+
+def results_of(root: Path, task: str = "knn") -> dict:
+    return json.loads((root / "results" / task / "digits" / "digits-vit.json").read_text())
+
+
+@pytest.mark.parametrize(("k", "rows"), [(20, 20), (30, 20)])
+def test_neighbours_that_are_all_train_rows_are_refused_with_a_sensible_number(k, rows, tmp_path, capsys):
+    make_folder(tmp_path, rows={"train": rows, "test": 8})
+    assert COMMANDS["knn"].main(["--root", str(tmp_path), "--k", str(k)]) == 2
+    said = capsys.readouterr().err
+    assert f"k = {k} neighbours were asked for, but there are only {rows} train rows: all of them would vote" in said
+    assert "Use --k 5, or --choose" in said
+    assert COMMANDS["knn"].main(["--root", str(tmp_path), "--k", "5"]) == 0
+
+
+def test_shots_fewer_than_neighbours_are_said_and_recorded(tmp_path, capsys):
+    make_folder(tmp_path, features=("embeddings",))
+    text = "k = 20 neighbours vote, but class 0 has only 6 train rows: at least 14 of the votes are for other classes."
+    assert COMMANDS["knn"].main(["--root", str(tmp_path), "--shots", "6"]) == 0
+    assert text in capsys.readouterr().err
+    assert any(text in warning for warning in results_of(tmp_path, "knn-6shot")["warnings"])
+    assert COMMANDS["knn"].main(["--root", str(tmp_path), "--shots", "6", "--k", "6"]) == 0
+    assert "votes are for other classes" not in capsys.readouterr().err
+
+
+def test_several_numbers_of_neighbours_give_the_results_of_single_runs(tmp_path, capsys):
+    make_folder(tmp_path / "several", features=("embeddings", "kl"))
+    make_folder(tmp_path / "single", features=("embeddings", "kl"))
+    assert COMMANDS["knn"].main(["--root", str(tmp_path / "several"), "--k", "1", "5", "20"]) == 0
+    assert "all train rows, k 5" in capsys.readouterr().out
+    for k, task in ((1, "knn-k1"), (5, "knn-k5"), (20, "knn")):
+        assert COMMANDS["knn"].main(["--root", str(tmp_path / "single"), "--k", str(k)]) == 0
+        several, single = (results_of(tmp_path / name, task) for name in ("several", "single"))
+        assert several["results"] == single["results"]
+        assert several["settings"]["k"] == k
+    assert len(list((tmp_path / "several" / "results").rglob("*.json"))) == 3
+    output = tmp_path / "mine.json"
+    assert COMMANDS["knn"].main(["--root", str(tmp_path / "single"), "--k", "1", "5", "--output", str(output)]) == 0
+    assert {path.name for path in tmp_path.glob("mine*")} == {"mine-k1.json", "mine-k5.json"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS[:3])
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_the_weighted_vote_is_the_sum_of_exponentials_of_cosines(backend, temperature):
+    x, targets = clustered(300, 8, 5, seed=0, noise=3.0)
+    y, _ = clustered(90, 8, 5, seed=1, noise=3.0)
+    cosines = normalize(y) @ normalize(x).T
+    oracle = []
+    for row in cosines:
+        near = np.argsort(-row)[:20]
+        votes = [np.exp(row[near][targets[near] == label] / temperature).sum() for label in range(5)]
+        oracle.append(int(np.argmax(votes)))
+    train, queries = torch.from_numpy(x).float(), torch.from_numpy(y).float()
+    predictions, shares = weighted_predictions(
+        in_blocks(train, 37), targets, queries, 20, temperature=temperature, backend=backend
+    )
+    np.testing.assert_array_equal(predictions, oracle)
+    assert ((shares >= 0) & (shares <= 1)).all()
+
+
+def test_the_vote_is_part_of_what_decides_a_result(tmp_path, capsys):
+    make_folder(tmp_path, features=("embeddings",))
+    assert COMMANDS["knn"].main(["--root", str(tmp_path)]) == 0
+    assert COMMANDS["knn"].main(["--root", str(tmp_path), "--vote", "weighted", "--temperature", "0.1"]) == 0
+    plain, weighted = results_of(tmp_path), results_of(tmp_path, "knn-weighted-T0.1")
+    assert weighted["unusual"] == {"vote": "weighted", "temperature": 0.1}
+    assert plain["unusual"] == {}
+    assert COMMANDS["knn"].main(["--root", str(tmp_path), "--temperature", "0.1"]) == 2
+    assert "--temperature belongs to the weighted vote: add --vote weighted." in capsys.readouterr().err
+
+
+def test_torch_and_backend_are_earlier_names_of_exact_search(tmp_path):
+    for flags in (["--backend", "torch"], ["--search", "exact"], ["--search", "torch"]):
+        settings = COMMANDS["knn"].parse([*flags, "--neighbours", "7"])
+        assert (settings.search, settings.k) == ("exact", (7,))
+        assert COMMANDS["segment"].parse([*flags, "--k", "7"]).search == "exact"

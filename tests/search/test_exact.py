@@ -25,7 +25,7 @@ def in_blocks(keys: Tensor, size: int):
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
-@pytest.mark.parametrize("backend", ["torch", "faiss", "scann"])
+@pytest.mark.parametrize("backend", ["exact", "faiss", "scann"])
 def test_rows_and_scores_are_those_of_all_scores_sorted(backend, metric):
     keys, queries = rows(400, 0), rows(60, 1)
     found = nearest(in_blocks(keys, 37), queries, 7, metric, backend)
@@ -38,7 +38,7 @@ def test_rows_and_scores_are_those_of_all_scores_sorted(backend, metric):
     torch.testing.assert_close(found.scores.double(), scores[:, :7], rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["torch", "faiss", "scann"])
+@pytest.mark.parametrize("backend", ["exact", "faiss", "scann"])
 @pytest.mark.parametrize("block", [13, 500])
 def test_equal_products_go_to_the_earlier_key_in_every_backend(backend, block):
     generator = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from fungi.search import backends
 from fungi.search.libraries import TreeSettings
 from fungi.search.neighbours import recall
 from fungi.search.stored import BankSearch
-from fungi.store.banks import Bank
+from fungi.store.banks import Bank, PatchRows
 from tests.segmentation.tiny import CPU, filled_bank
 
 
@@ -67,9 +67,33 @@ def test_what_lies_in_leaves_that_were_not_searched_is_no_other_patch(backend: s
 
 def test_fewer_patches_than_neighbours_are_named(tmp_path: Path) -> None:
     bank = filled_bank(tmp_path, vectors(3).numpy())
-    for backend in ("torch", "faiss", "scann"):
+    for backend in ("exact", "faiss", "scann"):
         with pytest.raises(FungiError, match="4 neighbours were asked for, but the bank has 3 patches"):
             BankSearch(bank, CPU, backend, k=2, tree=TreeSettings())(vectors(1), 4)
+
+
+class CountedReads(PatchRows):
+    """Patches that count the bytes that are read of them."""
+
+    read = 0
+
+    def windows(self, size: int):
+        for start, window in super().windows(size):
+            self.read += window.nbytes
+            yield start, window
+
+
+def test_a_bank_that_fits_is_read_once_and_gives_the_same_neighbours() -> None:
+    rows, limit = vectors(20_000, 8), 100 << 20
+    held, streamed = CountedReads(rows.numpy()), CountedReads(rows.numpy())
+    searches = BankSearch(held, CPU, tile_bytes=limit), BankSearch(streamed, CPU, tile_bytes=1 << 20)
+    assert [search.held for search in searches] == [True, False]
+    for seed in range(3):
+        (scores, indices), (truth, expected) = (search(vectors(64, 8, seed=seed), 9) for search in searches)
+        assert torch.equal(indices, expected)
+        torch.testing.assert_close(scores, truth)
+    size = rows.numpy().nbytes
+    assert (held.read, streamed.read) == (size, 3 * size)
 
 
 MEASURE = """

@@ -264,7 +264,8 @@ def test_an_answer_in_another_form_is_reported_at_once(body, message, stub):
     waits: list[float] = []
     with pytest.raises(FungiError, match=message):
         ChatEndpoint(stub.url, "m", wait=waits.append).ask(compose("q", [("a", "World")], ["World"], "t"))
-    assert len(stub.requests) == 1 and not waits
+    assert len(stub.requests) == 1
+    assert not waits
 
 
 def test_an_endpoint_that_is_not_there_is_named():

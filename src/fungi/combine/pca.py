@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fungi.combine.eigen import checked_eigh, checked_share
 from fungi.combine.source import Blocks, FeatureSource
+from fungi.runtime.precision import full_precision
 
 
 def why_no_pca(pca_dim: int, rows: int, features: int) -> str | None:
@@ -45,6 +46,7 @@ class Reduction:
     explained_variance: float
     asked: int
 
+    @full_precision()
     def __call__(self, block: Blocks, device: torch.device) -> Float32[Tensor, "b r"]:
         """Blocks `[b d]` of the combination -> `[b r]` on a device."""
         if not self.weights:

@@ -1,6 +1,37 @@
 """Arrays in, numbers out: an evaluator never sees a model, a dataset name or a path."""
 
+import importlib.util
+from dataclasses import dataclass
 from typing import Literal
 
+from fungi.search import Backend
+
+TEMPERATURE = 0.07
+"""Of the weighted vote of neighbours, as DINO sets it (spec udi 7.1)."""
 Solver = Literal["cyanure", "lbfgs"]
 """What fits a logistic regression: cyanure (CPU; as published) or torch's L-BFGS (CPU or GPU)."""
+
+
+@dataclass(frozen=True)
+class VoteOptions:
+    """How neighbours vote: their number, by majority or weighted by exp(cosine / temperature), found by a back-end."""
+
+    k: int
+    vote: Literal["majority", "weighted"] = "majority"
+    temperature: float = TEMPERATURE
+    backend: Backend = "exact"
+
+
+NO_CYANURE = (
+    "cyanure is not installed: lbfgs fits the logistic regression, which has the same optimum (accuracies within 0.3"
+    " points on the reference features). pip install cyanure for the published solver."
+)
+
+
+def usual_solver() -> Solver:
+    """Return the solver that is taken by default: cyanure, or lbfgs where cyanure is not installed."""
+    try:
+        installed = importlib.util.find_spec("cyanure") is not None
+    except ImportError:
+        installed = False
+    return "cyanure" if installed else "lbfgs"

@@ -21,7 +21,7 @@ def knn_predictions(
     train_targets: Integer[np.ndarray, " n"],
     queries: Float[Tensor, "q r"],
     k: int,
-    backend: Backend = "torch",
+    backend: Backend = "exact",
 ) -> Integer[np.ndarray, " q"]:
     """Predicted label of each query. FungiError where there are fewer train rows than k."""
     return majority_vote(neighbour_labels(train, train_targets, queries, k, backend))
@@ -32,7 +32,7 @@ def neighbour_labels(
     train_targets: Integer[np.ndarray, " n"],
     queries: Float[Tensor, "q r"],
     k: int,
-    backend: Backend = "torch",
+    backend: Backend = "exact",
 ) -> Integer[np.ndarray, "q k"]:
     """Labels of the k nearest train rows of each query. FungiError where there are fewer train rows than k."""
     if len(train_targets) < k:

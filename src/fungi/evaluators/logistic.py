@@ -9,14 +9,14 @@ With p = softmax(z) and G = (1/n) x^T (p - y) `[r c]`, the gradient of the first
 so that P - D bounds how far W is from the optimum, whatever solver found it, at the cost of one pass.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from fungi.evaluators import Solver
+from fungi.evaluators import Solver, usual_solver
 from fungi.evaluators.cyanure_process import PROCESS, CyanureFit
 from fungi.runtime.shared_rows import shared, shared_rows
 
@@ -27,13 +27,14 @@ _HISTORY = 20
 
 @dataclass(frozen=True, kw_only=True)
 class LogisticOptions:
-    """How to solve.
+    """Options of a solver.
 
-    solver: `cyanure` (CPU; what the published code uses) or `lbfgs` (torch; CPU or GPU).
-    tolerance: stop at this relative duality gap (P - D) / P; max_epochs: at most so many passes over the data.
+    solver: `cyanure` (CPU; what the published code uses) or `lbfgs` (torch; CPU or GPU; the default where cyanure is
+    not installed). tolerance: relative duality gap (P - D) / P at which to stop; max_epochs: largest number of passes
+    over the data.
     """
 
-    solver: Solver = "cyanure"
+    solver: Solver = field(default_factory=usual_solver)
     tolerance: float = 1e-3
     max_epochs: int = 300
     seed: int = 42

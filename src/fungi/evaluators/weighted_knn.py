@@ -3,17 +3,21 @@
 A neighbour of similarity s votes with exp(s / T); all numbers of neighbours come from one search (spec udi 7.1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from fungi.errors import FungiError
-from fungi.search.exact import most_similar
+from fungi.evaluators import TEMPERATURE
+from fungi.search import Backend
+from fungi.search.exact import most_similar, nearest
+from fungi.search.neighbours import Keys
 
-TILE = 1024
+QUERIES_AT_ONCE = 1024
 
 
 def weighted_knn(
@@ -22,9 +26,9 @@ def weighted_knn(
     queries: Float[Tensor, "q d"],
     query_targets: Int64[Tensor, " q"],
     neighbours: Sequence[int],
-    temperature: float = 0.07,
+    temperature: float = TEMPERATURE,
 ) -> dict[int, dict[str, float]]:
-    """k -> `accuracy` and `top5` (of min(5, k) classes), as shares. Features are normalised here.
+    """Return, for each k, `accuracy` and `top5` (of min(5, k) classes) as shares. Features are normalised here.
 
     Raises FungiError where there are fewer train rows than the largest k.
     """
@@ -35,13 +39,53 @@ def weighted_knn(
         )
     classes = int(torch.cat([train_targets, query_targets]).max()) + 1
     bank, right = normalize(train, dim=1), {k: [0, 0] for k in neighbours}
-    for rows, targets in zip(queries.split(TILE), query_targets.split(TILE), strict=True):
-        similarity, nearest = most_similar(normalize(rows, dim=1), bank, largest)
-        # Over the nearest one's vote, so that none is infinite.
-        labels, weights = train_targets[nearest], ((similarity - similarity[:, :1]) / temperature).exp()
+    for rows, targets in zip(queries.split(QUERIES_AT_ONCE), query_targets.split(QUERIES_AT_ONCE), strict=True):
+        similarity, indices = most_similar(normalize(rows, dim=1), bank, largest)
+        labels, weights = train_targets[indices], vote_weights(similarity, temperature)
         for k in neighbours:
             votes = weights.new_zeros(len(rows), classes).scatter_add_(1, labels[:, :k], weights[:, :k])
             best = votes.topk(min(5, k, classes), dim=1).indices == targets[:, None]
             right[k][0] += int(best[:, 0].sum())
             right[k][1] += int(best.sum())
     return {k: {"accuracy": top1 / len(queries), "top5": top5 / len(queries)} for k, (top1, top5) in right.items()}
+
+
+def weighted_predictions(
+    train: Keys,
+    train_targets: Integer[np.ndarray, " n"],
+    queries: Float[Tensor, "q r"],
+    k: int,
+    *,
+    temperature: float = TEMPERATURE,
+    backend: Backend = "exact",
+) -> tuple[Integer[np.ndarray, " q"], Float64[np.ndarray, " q"]]:
+    """Return the label with the largest weight for each query (of ties the smallest), and the share of label 1.
+
+    The k neighbours are those of the largest cosine. Raises FungiError where there are fewer train rows than k.
+    """
+    if len(train_targets) < k:
+        raise FungiError(
+            f"k = {k} neighbours were asked for, but there are only {len(train_targets)} train rows. Use --k."
+        )
+
+    def normalised() -> Iterator[tuple[slice, Float[Tensor, "b r"]]]:
+        for place, block in train():
+            yield place, normalize(block, dim=1)
+
+    matches = nearest(normalised, normalize(queries, dim=1), k, "inner-product", backend)
+    labels = train_targets[matches.rows.cpu().numpy()]  # [q k]
+    weights = vote_weights(matches.scores.cpu().double(), temperature)
+    known, codes = np.unique(labels, return_inverse=True)
+    winners, shares = np.empty(len(labels), dtype=known.dtype), np.empty(len(labels))
+    parts = torch.from_numpy(codes.reshape(labels.shape)).split(QUERIES_AT_ONCE), weights.split(QUERIES_AT_ONCE)
+    for number, (columns, of_rows) in enumerate(zip(*parts, strict=True)):
+        place = slice(number * QUERIES_AT_ONCE, number * QUERIES_AT_ONCE + len(columns))
+        votes = of_rows.new_zeros(len(columns), len(known)).scatter_add_(1, columns, of_rows).numpy()
+        winners[place] = known[votes.argmax(axis=1)]  # the first of equal votes, hence the smallest label
+        shares[place] = votes[:, known == 1].sum(axis=1) / votes.sum(axis=1)
+    return winners, shares
+
+
+def vote_weights(similarity: Float[Tensor, "q k"], temperature: float) -> Float[Tensor, "q k"]:
+    """Return exp(similarity / temperature) over the largest vote of each row, so that no weight is infinite."""
+    return ((similarity - similarity.amax(dim=1, keepdim=True)) / temperature).exp()

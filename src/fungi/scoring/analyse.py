@@ -16,7 +16,7 @@ from fungi.runtime.log import logger
 from fungi.scoring import knn_concat
 from fungi.scoring.feature_settings import FeatureSettings
 from fungi.scoring.knn_concat import KnnSettings
-from fungi.search import Backend
+from fungi.search import BackendFlag
 from fungi.settings import like, setting
 from fungi.store.layout import EMBEDDINGS, Layout
 
@@ -25,7 +25,7 @@ DESCRIPTION = """Analyses over features that are already extracted; draw them wi
   fungi analyse --analysis cka shots --dataset imagenet-100 --backbone vit-b16
   fungi analyse --analysis layers --dataset imagenet-100 --backbone vit-b16     (every array of the gradient files)
 """
-_OF_KNN = ("k", "shots", "few_shot_seed", "few_shot_sampling")
+_OF_KNN = ("k", "vote", "temperature", "shots", "few_shot_seed", "few_shot_sampling")
 Analysis = Literal["cka", "shots", "layers"]
 
 
@@ -44,8 +44,10 @@ class AnalyseSettings(FeatureSettings):
     shots: int | None = like(KnnSettings, "shots")
     few_shot_seed: tuple[int, ...] = like(KnnSettings, "few_shot_seed")
     few_shot_sampling: Literal["balanced", "stratified"] | None = like(KnnSettings, "few_shot_sampling")
-    k: int = like(KnnSettings, "k")
-    backend: Backend = like(KnnSettings, "backend")
+    k: tuple[int, ...] = like(KnnSettings, "k")
+    vote: Literal["majority", "weighted"] = like(KnnSettings, "vote")
+    temperature: float = like(KnnSettings, "temperature")
+    search: BackendFlag = like(KnnSettings, "search")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +71,7 @@ class AnalyseSettings(FeatureSettings):
         counts = self.shot_counts if "shots" in self.analysis else ()
         with suppress(FungiError, OSError):  # nothing is extracted yet
             smallest, classes = _class_sizes(self)
-            counts = tuple(count for count in counts if count <= smallest and count * classes >= self.k)
+            counts = tuple(count for count in counts if count <= smallest and count * classes > max(self.k))
         runs = [self.knn(shots=count, combinations="nested") for count in counts]
         return {path: run for run in runs for path in run.outputs()}
 
@@ -81,6 +83,10 @@ class AnalyseSettings(FeatureSettings):
     def deciding(self) -> dict[str, Any]:
         """What decides CKA; neighbours and shots are settings of the kNN runs."""
         return {name: value for name, value in super().deciding().items() if name not in _OF_KNN}
+
+    def unusual(self) -> dict[str, Any]:
+        """The settings that decide CKA and are not the usual ones."""
+        return {name: value for name, value in super().unusual().items() if name not in _OF_KNN}
 
 
 def cka(settings: AnalyseSettings) -> dict[str, Any]:
@@ -102,9 +108,9 @@ def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:
     smallest, classes = _class_sizes(settings)
     contents = []
     for count in settings.shot_counts:
-        if count > smallest or count * classes < settings.k:
+        if count > smallest or count * classes <= max(settings.k):
             logger.warning(
-                "left out %d shots: %d classes of at least %d rows, k = %d", count, classes, smallest, settings.k
+                "left out %d shots: %d classes of at least %d rows, k = %d", count, classes, smallest, max(settings.k)
             )
         else:
             contents.append(knn_concat.run(settings.knn(shots=count, combinations="nested")))

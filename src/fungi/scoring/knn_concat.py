@@ -1,20 +1,24 @@
 """kNN classification over every combination of features (spec vision 9.2)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
 
 from fungi.combine.names import Combination, all_combinations, in_order, nested_chain
 from fungi.errors import FungiError
+from fungi.evaluators import TEMPERATURE, VoteOptions
 from fungi.results.text import print_gain_table
 from fungi.scoring.feature_settings import FewShotSettings
-from fungi.search import Backend
+from fungi.search import Backend, BackendFlag, backend_of
 from fungi.settings import SEEDS, setting
 
 DESCRIPTION = """kNN classification over every combination of features, from files that are already extracted.
 
   python knn_concat.py --dataset flowers102 --backbone vit-b16
   python knn_concat.py --dataset flowers102 --backbone vit-b16 --shots 5
+  python knn_concat.py --dataset flowers102 --backbone vit-b16 --k 1 5 20       (one result for each k)
+  python knn_concat.py --dataset flowers102 --backbone vit-b16 --vote weighted  (votes by similarity, as DINO's kNN)
   python knn_concat.py --root run/seed-42 run/seed-43 run/seed-44     (mean and deviation over extractions)
   python knn_concat.py --choose                (features, components and neighbours, by leave-one-out on train rows)
 """
@@ -32,16 +36,34 @@ class KnnSettings(FewShotSettings):
         decides="contents",
         mark="",
     )
-    k: int = setting(20, "neighbours that vote", within=(1, 10**6), mark="k")
+    k: tuple[int, ...] = setting(
+        (20,),
+        "number of neighbours that vote; several numbers give one result each",
+        within=(1, 10**6),
+        mark="k",
+        aliases=("--neighbours",),
+    )
+    vote: Literal["majority", "weighted"] = setting(
+        "majority",
+        "majority: the most frequent label of the nearest rows (as published); weighted: the rows of largest cosine"
+        " vote with exp(cosine / temperature), as in DINO",
+        mark="",
+    )
+    temperature: float = setting(TEMPERATURE, "temperature of the weighted vote", within=(1e-4, 100), mark="T")
     choose: bool = setting(
         False,
         "choose features, components (at most --pca-dim) and neighbours (at most --k) by leave-one-out on train rows",
         mark="chosen",
     )
-    backend: Backend = setting("torch", "what searches the neighbours; all are exact and agree", decides="nothing")
+    search: BackendFlag = setting(
+        "exact",
+        "library that searches the neighbours; all give the same rows (torch is another name of exact)",
+        aliases=("--backend",),
+        decides="nothing",
+    )
     seed: int = setting(
         42,
-        "taken for the sake of the original harness's commands: kNN involves no randomness",
+        "accepted for commands of the original harness; kNN involves no randomness",
         within=SEEDS,
         decides="nothing",
     )
@@ -50,6 +72,49 @@ class KnnSettings(FewShotSettings):
         super().__post_init__()
         if self.choose and self.combinations != "all":
             raise FungiError("--choose chooses among all combinations: leave out --combinations.")
+        if isinstance(self.k, int):  # from Python
+            object.__setattr__(self, "k", (self.k,))
+        object.__setattr__(self, "search", backend_of(self.search))
+        if not self.k or len(set(self.k)) < len(self.k):
+            raise FungiError("--k takes one or more different numbers.")
+        if self.choose and (len(self.k) > 1 or self.vote != "majority"):
+            raise FungiError("--choose tries every number of neighbours up to --k, by majority: give one --k.")
+        if self.temperature != TEMPERATURE and self.vote != "weighted":
+            raise FungiError("--temperature belongs to the weighted vote: add --vote weighted.")
+
+    @property
+    def each_k(self) -> "tuple[KnnSettings, ...]":
+        """The settings of each result: one number of neighbours in each."""
+        if len(self.k) == 1:
+            return (self,)
+        outputs = [self.output and self.output.with_stem(f"{self.output.stem}-k{k}") for k in self.k]
+        return tuple(replace(self, k=(k,), output=output) for k, output in zip(self.k, outputs, strict=True))
+
+    @property
+    def vote_options(self) -> VoteOptions:
+        """How the first number of neighbours votes."""
+        return VoteOptions(self.k[0], self.vote, self.temperature, cast(Backend, self.search))
+
+    def outputs(self) -> list[Path]:
+        """The result files, one for each number of neighbours."""
+        if len(self.k) == 1:
+            return super().outputs()
+        return [path for settings in self.each_k for path in settings.outputs()]
+
+    def difference(self, path: Path) -> str:
+        """In which setting a result file was made otherwise; empty for none."""
+        if len(self.k) == 1:
+            return super().difference(path)
+        return next((settings.difference(path) for settings in self.each_k if path in settings.outputs()), "")
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide what the result file of the first number of neighbours holds."""
+        return super().deciding() | {"k": self.k[0]}
+
+    def unusual(self) -> dict[str, Any]:
+        """The settings that decide scores and are not the usual ones, of the first number of neighbours."""
+        values = super().unusual()
+        return values | ({"k": self.k[0]} if "k" in values else {})
 
 
 _COMBINATIONS: dict[str, Callable[[Sequence[str]], list[Combination]]] = {
@@ -60,7 +125,17 @@ _COMBINATIONS: dict[str, Callable[[Sequence[str]], list[Combination]]] = {
 
 
 def run(settings: KnnSettings) -> dict[str, Any]:
-    """Evaluate what is missing; the content of the result file."""
+    """Evaluate what is missing, and return the content of the result file.
+
+    With several numbers of neighbours each has a result file of its own; the content of the first is returned, with
+    those of all under `by_k`.
+    """
+    contents = {each.k[0]: _run_one(each) for each in settings.each_k}
+    first = contents[settings.k[0]]
+    return first if len(contents) == 1 else first | {"by_k": contents}
+
+
+def _run_one(settings: KnnSettings) -> dict[str, Any]:
     from fungi.scoring.choose import ChoiceScorer, rows_of_the_table
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.scorers import KnnScorer
@@ -69,9 +144,9 @@ def run(settings: KnnSettings) -> dict[str, Any]:
         settings,
         combinations=rows_of_the_table if settings.choose else _COMBINATIONS[settings.combinations],
         prepare=lambda task: (
-            ChoiceScorer(settings, task, most_neighbours=settings.k, metric=settings.primary_metric)
+            ChoiceScorer(settings, task, most_neighbours=settings.k[0], metric=settings.primary_metric)
             if settings.choose
-            else KnnScorer(settings, task, k=settings.k, backend=settings.backend)
+            else KnnScorer(settings, task, settings.vote_options)
         ),
         draws=settings.draws(),
     )
@@ -84,4 +159,5 @@ def show(settings: KnnSettings, content: dict[str, Any]) -> None:
 
         print(choice_table(content, settings.primary_metric))
         return
-    print_gain_table({settings.fitted_in_words: content}, settings.primary_metric)
+    columns = {f"{settings.fitted_in_words}, k {k}": of_k for k, of_k in content.get("by_k", {}).items()}
+    print_gain_table(columns or {settings.fitted_in_words: content}, settings.primary_metric)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fungi.data.base import DATASETS
 from fungi.errors import FungiError
-from fungi.evaluators import Solver
+from fungi.evaluators import NO_CYANURE, Solver, usual_solver
+from fungi.runtime.log import logger
 from fungi.scoring.feature_settings import FewShotSettings
 from fungi.settings import SEEDS, setting
 from fungi.store.layout import Layout
@@ -39,7 +40,9 @@ class LinearSettings(FewShotSettings):
     valid_datasets: tuple[str, ...] = setting(
         (), "explicit files: gradients of the validation split, FILE:KEY each", decides="contents"
     )
-    solver: Solver = setting("cyanure", "cyanure: CPU, as published; lbfgs: torch, CPU or GPU", mark="")
+    solver: Solver = setting(
+        "cyanure", "cyanure: CPU, as published (lbfgs where it is not installed); lbfgs: torch, CPU or GPU", mark=""
+    )
     tolerance: float = setting(1e-3, "relative duality gap to stop at", aliases=("--tol",), within=(0, 1), mark="tol")
     compare_tolerances: tuple[float, ...] = setting(
         (),
@@ -72,6 +75,9 @@ class LinearSettings(FewShotSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.solver == "cyanure" and usual_solver() != "cyanure":
+            logger.info(NO_CYANURE)
+            object.__setattr__(self, "solver", "lbfgs")
         if self.tolerance <= 0 or any(value <= 0 for value in self.compare_tolerances):
             raise FungiError("--tolerance has to be larger than 0.")
 
@@ -88,7 +94,7 @@ class LinearSettings(FewShotSettings):
         return self.max_epochs or (EPOCHS_OF_IMAGENET if self.dataset_name == "imagenet-1k" else EPOCHS)
 
     def options(self, epochs: int) -> "LogisticOptions":
-        """What the solver is told."""
+        """Return the options of the solver for so many passes."""
         from fungi.evaluators.logistic import LogisticOptions
 
         return LogisticOptions(solver=self.solver, tolerance=self.tolerance, max_epochs=epochs, seed=self.seed)

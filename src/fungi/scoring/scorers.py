@@ -1,37 +1,67 @@
 """kNN, clustering and CKA of one combination of reduced features."""
 
+import numpy as np
+
+from fungi.errors import FungiError
+from fungi.evaluators import VoteOptions
 from fungi.evaluators.cka import cka_matrix
 from fungi.evaluators.clustering import cluster
 from fungi.evaluators.knn import majority_vote, neighbour_labels
 from fungi.evaluators.metrics import classification_scores
+from fungi.evaluators.weighted_knn import weighted_predictions
 from fungi.results.result_file import Scores
 from fungi.scoring.evaluation_loop import Combined, Task, labels_missing_from_train
 from fungi.scoring.feature_settings import FeatureSettings, FewShotSettings
-from fungi.search import Backend
 
 
 class KnnScorer:
     """One run: train and test features of one extraction, and the train rows of one few-shot draw."""
 
-    def __init__(self, settings: FewShotSettings, task: Task, *, k: int, backend: Backend) -> None:
+    def __init__(self, settings: FewShotSettings, task: Task, options: VoteOptions) -> None:
         train, test = task.splits["train"], task.splits["test"]
         targets, self.test_targets = train.targets(), test.targets()
         rows = settings.rows(targets, task.draw, task.provenances)
         self._targets = targets if rows is None else targets[rows]
-        self._k, self._backend = k, backend
+        self._options = options
+        self._classes, counts = np.unique(self._targets, return_counts=True)
+        self._smallest = int(counts.min())
+        self._rarest = int(self._classes[counts.argmin()])
+        self._refuse_all_rows()
         self.sources = train.source(settings, rows), test.source(settings)
 
     def score(self, features: Combined) -> Scores:
         """Accuracies and predictions of one combination. PCA sees the chosen train rows alone."""
-        train, test = self.sources
-        labels = neighbour_labels(features.blocks(train), self._targets, features.rows(test), self._k, self._backend)
-        predictions = majority_vote(labels)
-        scores = classification_scores(predictions, self.test_targets, decision_score=(labels == 1).mean(axis=1))
+        (train, test), options = self.sources, self._options
+        neighbours = features.blocks(train), self._targets, features.rows(test), options.k
+        if options.vote == "weighted":
+            predictions, shares = weighted_predictions(
+                *neighbours, temperature=options.temperature, backend=options.backend
+            )
+        else:
+            labels = neighbour_labels(*neighbours, options.backend)
+            predictions, shares = majority_vote(labels), (labels == 1).mean(axis=1)
+        scores = classification_scores(predictions, self.test_targets, decision_score=shares)
         return {**scores, "predictions": predictions.tolist()}
 
     def warnings(self) -> list[str]:
-        """What was odd in the labels."""
-        return labels_missing_from_train(self._targets, self.test_targets)
+        """Warnings of labels without train rows, and of votes that a class can't win."""
+        texts = labels_missing_from_train(self._targets, self.test_targets)
+        k, smallest = self._options.k, self._smallest
+        if self._options.vote == "majority" and k > smallest and len(self._classes) > 1:
+            texts.append(
+                f"k = {k} neighbours vote, but class {self._rarest} has only {smallest} train rows: at least"
+                f" {k - smallest} of the votes are for other classes. Try --k {smallest}, --vote weighted or --choose."
+            )
+        return texts
+
+    def _refuse_all_rows(self) -> None:
+        """FungiError where the neighbours would be all train rows, so that every row gets the same label."""
+        k, rows = self._options.k, len(self._targets)
+        if self._options.vote == "majority" and k >= rows > 1:
+            raise FungiError(
+                f"k = {k} neighbours were asked for, but there are only {rows} train rows: all of them would vote,"
+                f" and every row would get the same label. Use --k {self._smallest}, or --choose to try them all."
+            )
 
 
 class _OneSplitScorer:

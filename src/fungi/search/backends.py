@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from fungi.runtime.precision import full_precision
 from fungi.runtime.products import linear
 from fungi.search import Backend, Metric
 from fungi.search.libraries import Answer, TreeSettings, faiss_search, scann_search, sklearn_search
@@ -26,9 +27,10 @@ Search = Callable[[Float[Tensor, "q d"], int], Ranked]
 
 
 def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None = None) -> Search:
-    """Every key against every query, tile by tile in float32, on the device of both."""
+    """Return a search of every key against every query, tile by tile in full float32, on the device of both."""
     largest = metric == "inner-product"
 
+    @full_precision()
     def search(queries: Float[Tensor, "q d"], k: int) -> Ranked:
         # The best so far, kept up to date tile by tile: results of tiles that wait for each other would be held again
         # for every tile, and lie between the large blocks that are freed.
@@ -104,7 +106,7 @@ def _of_library(make: Callable[..., Answer]) -> Callable[..., Search]:
 
 
 SEARCHES: dict[Backend, Callable[..., Search]] = {
-    "torch": torch_search,
+    "exact": torch_search,
     "faiss": _of_library(faiss_search),
     "scann": _of_library(scann_search),
     "sklearn": _of_library(sklearn_search),

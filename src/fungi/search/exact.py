@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from fungi.runtime.precision import full_precision
 from fungi.search import Backend, Metric
 from fungi.search.backends import SEARCHES, squared_lengths
 from fungi.search.neighbours import Found, Keys
@@ -24,7 +25,7 @@ _TIE = 2.0**-40  # rankings that agree in so many digits are equal: float64 sums
 
 
 def nearest(
-    keys: Keys, queries: Float[Tensor, "q d"], k: int, metric: Metric = "euclidean", backend: Backend = "torch"
+    keys: Keys, queries: Float[Tensor, "q d"], k: int, metric: Metric = "euclidean", backend: Backend = "exact"
 ) -> Found:
     """The k nearest keys of each query, or all where there are fewer.
 
@@ -49,6 +50,7 @@ def nearest(
     return Found((values + squared_lengths(queries)).clamp_min(0).float(), best)
 
 
+@full_precision()
 def most_similar(
     queries: Float[Tensor, "*q d"], keys: Float[Tensor, "n d"], k: int, left_out: Bool[Tensor, "*#q n"] | None = None
 ) -> tuple[Float[Tensor, "*q k"], Int64[Tensor, "*q k"]]:

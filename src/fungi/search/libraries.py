@@ -39,7 +39,9 @@ def library(name: Literal["faiss", "scann"]) -> Any:
         return import_module(name)
     except ImportError as error:
         package = {"faiss": "faiss-cpu"}.get(name, name)
-        raise FungiError(f"{name} can't be used ({error}). Run: pip install {package}, or search without it.") from None
+        raise FungiError(
+            f"{name} can't be used ({error}). Run: pip install {package}, or use --search exact."
+        ) from None
 
 
 def faiss_index(keys: Float[Tensor, "n d"], metric: Metric) -> Any:
@@ -105,7 +107,7 @@ def sklearn_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: Tre
     from sklearn.neighbors import NearestNeighbors
 
     if metric == "inner-product":
-        raise FungiError("scikit-learn does not search by inner product. Use torch, faiss or scann.")
+        raise FungiError("scikit-learn does not search by inner product. Use --search exact, faiss or scann.")
     search = NearestNeighbors(algorithm="brute").fit(keys.numpy())
 
     def answer(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import ProjectionMatrix, product_dtype
 from fungi.gradients.targets import Target
 from fungi.results.result_file import Scores
-from fungi.runtime.log import progress
+from fungi.runtime.log import logger, progress
 from fungi.search import Backend
 from fungi.search.backends import Search
 from fungi.search.libraries import TreeSettings
@@ -45,6 +45,7 @@ from fungi.views.scenes import AugmentedSceneView, SceneView, as_scenes
 
 STATISTICS_TYPO: tuple[Triple, Triple] = (IMAGENET[0], (*IMAGENET[1][:2], 0.255))
 RECALL_IMAGES = 2
+_BLOCKS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,17 @@ class Segmentation:
     def search(self, bank: Patches, k: int, tree: TreeSettings, *, exact: bool = False) -> BankSearch:
         """The back-end over a bank for k neighbours, or the exact one."""
         settings = self.settings
-        backend: Backend = "torch" if exact or settings.search == "exact" else settings.search
-        return BankSearch(bank, self.context.device, backend, k=k, tree=tree, tile_bytes=settings.tile_bytes)
+        backend = "exact" if exact else cast(Backend, settings.search)
+        device = self.context.device
+        search = BankSearch(bank, device, backend, k=k, tree=tree, tile_bytes=settings.search_bytes(device))
+        if not search.held:
+            size = bank.rows * bank.dim * 4 / 2**30
+            logger.info(
+                "a bank of %.2f GB does not fit into --memory-gb and is read for every search; larger --batch-size and"
+                " --block-size search for more images at once",
+                size,
+            )
+        return search
 
     @cached_property
     def support(self) -> Support:
@@ -165,8 +175,10 @@ class Segmentation:
         """The scores of the test images."""
         settings = self.settings
         features, predictor = self.predictor(feature)
-        blocks = image_blocks(len(self.test), [self.extractor.views], settings.block_size)
-        folder = predictor.bank.folder / f"scores-{self._key(predictor.excluded)}"
+        held = getattr(predictor.search, "held", True)
+        size = settings.block_size * (1 if held else _BLOCKS_AT_ONCE)  # fewer passes over a bank that is not held
+        blocks = image_blocks(len(self.test), [self.extractor.views], size)
+        folder = predictor.bank.folder / f"scores-{self._key(predictor.excluded, size)}"
         reader = self.reader(self.test)
         matrix = confusion_matrix(folder, reader, blocks, features, predictor, self.rules)
         scores = segmentation_scores(matrix, self.rules.unscored)
@@ -218,11 +230,11 @@ class Segmentation:
             }
         return provenance
 
-    def _key(self, excluded: tuple[int, ...]) -> str:
+    def _key(self, excluded: tuple[int, ...], size: int) -> str:
         """A name for what decides the scores, besides the bank."""
         settings = self.settings
         facts = [self.test.fingerprint(), settings.numbers.neighbours, settings.numbers.temperature, excluded]
-        facts += [settings.search, settings.block_size, repr(self.extractor.views)]
+        facts += [settings.search, size, repr(self.extractor.views)]
         return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
 
 

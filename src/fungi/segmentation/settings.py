@@ -3,16 +3,21 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fungi.data.base import DATASETS, MaskRules
 from fungi.errors import FungiError
 from fungi.extraction.stage import StageSettings
 from fungi.profiles import DATA_EFFICIENT, DENSE_PROFILES, FULL, DenseProfile, Numbers
 from fungi.results.settings import ResultSettings
+from fungi.search import backend_of
 from fungi.settings import SEEDS, like, setting
 
+if TYPE_CHECKING:
+    import torch
+
 MOST_NEIGHBOURS = 4096
+MEMORY_GB = 4.0
 FEATURES = ("embeddings", "simclr", "embeddings+simclr")
 
 
@@ -47,16 +52,20 @@ class SegmentSettings(ResultSettings):
     )
     neighbours: int | None = setting(
         None,
-        f"neighbours that vote; {FULL.neighbours} if absent, {DATA_EFFICIENT.neighbours} with --images",
+        f"number of neighbours that vote; {FULL.neighbours} if absent, {DATA_EFFICIENT.neighbours} with --images",
         within=(1, MOST_NEIGHBOURS),
+        aliases=("--k",),
     )
     temperature: float | None = setting(
         None,
         f"of the attention over neighbours; {FULL.temperature} if absent, {DATA_EFFICIENT.temperature} with --images",
         within=(1e-4, 100.0),
     )
-    search: Literal["exact", "faiss", "scann"] = setting(
-        "exact", "what searches the bank; all but exact say their recall, and hold the bank in memory"
+    search: Literal["exact", "torch", "faiss", "scann"] = setting(
+        "exact",
+        "library that searches the bank; all but exact (also called torch) are approximate, report their recall, and"
+        " hold the bank in memory",
+        aliases=("--backend",),
     )
     images: int | None = setting(
         None, "the data-efficient setting: so many training images, drawn from the seed", within=(1, 10**7), mark="n"
@@ -88,12 +97,17 @@ class SegmentSettings(ResultSettings):
     block_size: int = setting(
         16, "images per block, the unit that is resumed and searched for together", within=(1, 4096), decides="nothing"
     )
-    memory_gb: float = setting(
-        0.5, "bound on the part of the bank that exact search holds at once", within=(0.01, 1024), decides="nothing"
+    memory_gb: float | None = setting(
+        None,
+        f"memory of exact search in GB; if absent half of what a GPU has free, {MEMORY_GB:g} on a CPU. A bank that fits"
+        " is read once, a larger one for every block of images",
+        within=(0.01, 1024),
+        decides="nothing",
     )
     wandb: bool = like(StageSettings, "wandb")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "search", backend_of(self.search))
         if unknown := [name for name in self.features if name not in FEATURES]:
             raise FungiError(f"--features {unknown[0]!r} is not known. Use some of {', '.join(FEATURES)}.")
         if not self.features or len(set(self.features)) < len(self.features):
@@ -124,10 +138,13 @@ class SegmentSettings(ResultSettings):
         given = {name: getattr(self, name) for name in vars(profile)}
         return dataclasses.replace(profile, **{name: value for name, value in given.items() if value is not None})
 
-    @property
-    def tile_bytes(self) -> int:
-        """The bound of exact search, in bytes."""
-        return int(self.memory_gb * 2**30)
+    def search_bytes(self, device: "torch.device") -> int:
+        """Return the memory of exact search on a device, in bytes."""
+        if self.memory_gb is None and device.type == "cuda":
+            import torch
+
+            return int(torch.cuda.mem_get_info(device)[0] // 2)
+        return int((self.memory_gb or MEMORY_GB) * 2**30)
 
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide the scores, as JSON, with all defaults filled in."""

@@ -170,6 +170,7 @@ def _logistic_regression(
     """Accuracy for each weight of the penalty, which is divided by the number of train rows (spec udi 7.4)."""
     from torch.nn.functional import normalize
 
+    from fungi.evaluators import NO_CYANURE
     from fungi.evaluators.linear import LabelledRows, fit_classifier
     from fungi.evaluators.logistic import LogisticOptions
 
@@ -178,6 +179,8 @@ def _logistic_regression(
         for rows, targets in ((train, train_targets), (test, test_targets))
     )
     options = LogisticOptions(tolerance=1e-3, max_epochs=settings.epochs, seed=settings.seed)
+    if options.solver != "cyanure":
+        logger.info(NO_CYANURE)
     return {
         f"l2={penalty:g}": {"accuracy": fit_classifier(fitted, penalty / len(train), options).accuracy(scored)}
         for penalty in settings.regularization
