@@ -62,6 +62,7 @@ OTHER_VALUES = {
     "profile": {"profile": "published"},
     "search": {"search": "faiss"},
     "storage": {"storage": "float16"},
+    "vote": {"vote": "weighted"},
     "denominator_temperature": {"denominator_temperature": False},
     "neighbour_layout": {"neighbour_layout": "published"},
 }

@@ -188,5 +188,5 @@ def test_the_vote_is_part_of_what_decides_a_result(tmp_path, capsys):
 def test_torch_and_backend_are_earlier_names_of_exact_search(tmp_path):
     for flags in (["--backend", "torch"], ["--search", "exact"], ["--search", "torch"]):
         settings = COMMANDS["knn"].parse([*flags, "--neighbours", "7"])
-        assert (settings.search, settings.k) == ("exact", (7,))
+        assert (settings.search, settings.k) == ("exact", 7)
         assert COMMANDS["segment"].parse([*flags, "--k", "7"]).search == "exact"

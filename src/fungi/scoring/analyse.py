@@ -44,7 +44,7 @@ class AnalyseSettings(FeatureSettings):
     shots: int | None = like(KnnSettings, "shots")
     few_shot_seed: tuple[int, ...] = like(KnnSettings, "few_shot_seed")
     few_shot_sampling: Literal["balanced", "stratified"] | None = like(KnnSettings, "few_shot_sampling")
-    k: tuple[int, ...] = like(KnnSettings, "k")
+    k: tuple[int, ...] | int = like(KnnSettings, "k")
     vote: Literal["majority", "weighted"] = like(KnnSettings, "vote")
     temperature: float = like(KnnSettings, "temperature")
     search: BackendFlag = like(KnnSettings, "search")
@@ -71,7 +71,7 @@ class AnalyseSettings(FeatureSettings):
         counts = self.shot_counts if "shots" in self.analysis else ()
         with suppress(FungiError, OSError):  # nothing is extracted yet
             smallest, classes = _class_sizes(self)
-            counts = tuple(count for count in counts if count <= smallest and count * classes > max(self.k))
+            counts = tuple(count for count in counts if count <= smallest and count * classes > max(self.knn().all_k))
         runs = [self.knn(shots=count, combinations="nested") for count in counts]
         return {path: run for run in runs for path in run.outputs()}
 
@@ -108,9 +108,13 @@ def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:
     smallest, classes = _class_sizes(settings)
     contents = []
     for count in settings.shot_counts:
-        if count > smallest or count * classes <= max(settings.k):
+        if count > smallest or count * classes <= max(settings.knn().all_k):
             logger.warning(
-                "left out %d shots: %d classes of at least %d rows, k = %d", count, classes, smallest, max(settings.k)
+                "left out %d shots: %d classes of at least %d rows, k = %d",
+                count,
+                classes,
+                smallest,
+                max(settings.knn().all_k),
             )
         else:
             contents.append(knn_concat.run(settings.knn(shots=count, combinations="nested")))

@@ -36,8 +36,8 @@ class KnnSettings(FewShotSettings):
         decides="contents",
         mark="",
     )
-    k: tuple[int, ...] = setting(
-        (20,),
+    k: tuple[int, ...] | int = setting(
+        20,
         "number of neighbours that vote; several numbers give one result each",
         within=(1, 10**6),
         mark="k",
@@ -72,49 +72,46 @@ class KnnSettings(FewShotSettings):
         super().__post_init__()
         if self.choose and self.combinations != "all":
             raise FungiError("--choose chooses among all combinations: leave out --combinations.")
-        if isinstance(self.k, int):  # from Python
-            object.__setattr__(self, "k", (self.k,))
         object.__setattr__(self, "search", backend_of(self.search))
-        if not self.k or len(set(self.k)) < len(self.k):
+        if not self.all_k or len(set(self.all_k)) < len(self.all_k):
             raise FungiError("--k takes one or more different numbers.")
-        if self.choose and (len(self.k) > 1 or self.vote != "majority"):
+        if len(self.all_k) == 1:
+            object.__setattr__(self, "k", self.all_k[0])
+        if self.choose and (len(self.all_k) > 1 or self.vote != "majority"):
             raise FungiError("--choose tries every number of neighbours up to --k, by majority: give one --k.")
         if self.temperature != TEMPERATURE and self.vote != "weighted":
             raise FungiError("--temperature belongs to the weighted vote: add --vote weighted.")
 
     @property
+    def all_k(self) -> tuple[int, ...]:
+        """The numbers of neighbours, one result for each."""
+        return (self.k,) if isinstance(self.k, int) else self.k
+
+    @property
     def each_k(self) -> "tuple[KnnSettings, ...]":
         """The settings of each result: one number of neighbours in each."""
-        if len(self.k) == 1:
+        if isinstance(self.k, int):
             return (self,)
         outputs = [self.output and self.output.with_stem(f"{self.output.stem}-k{k}") for k in self.k]
-        return tuple(replace(self, k=(k,), output=output) for k, output in zip(self.k, outputs, strict=True))
+        return tuple(replace(self, k=k, output=output) for k, output in zip(self.k, outputs, strict=True))
 
     @property
     def vote_options(self) -> VoteOptions:
-        """How the first number of neighbours votes."""
-        return VoteOptions(self.k[0], self.vote, self.temperature, cast(Backend, self.search))
+        """How neighbours vote, of settings with one number of them."""
+        assert isinstance(self.k, int)
+        return VoteOptions(self.k, self.vote, self.temperature, cast(Backend, self.search))
 
     def outputs(self) -> list[Path]:
         """The result files, one for each number of neighbours."""
-        if len(self.k) == 1:
+        if isinstance(self.k, int):
             return super().outputs()
         return [path for settings in self.each_k for path in settings.outputs()]
 
     def difference(self, path: Path) -> str:
         """In which setting a result file was made otherwise; empty for none."""
-        if len(self.k) == 1:
+        if isinstance(self.k, int):
             return super().difference(path)
         return next((settings.difference(path) for settings in self.each_k if path in settings.outputs()), "")
-
-    def deciding(self) -> dict[str, Any]:
-        """The settings that decide what the result file of the first number of neighbours holds."""
-        return super().deciding() | {"k": self.k[0]}
-
-    def unusual(self) -> dict[str, Any]:
-        """The settings that decide scores and are not the usual ones, of the first number of neighbours."""
-        values = super().unusual()
-        return values | ({"k": self.k[0]} if "k" in values else {})
 
 
 _COMBINATIONS: dict[str, Callable[[Sequence[str]], list[Combination]]] = {
@@ -130,8 +127,8 @@ def run(settings: KnnSettings) -> dict[str, Any]:
     With several numbers of neighbours each has a result file of its own; the content of the first is returned, with
     those of all under `by_k`.
     """
-    contents = {each.k[0]: _run_one(each) for each in settings.each_k}
-    first = contents[settings.k[0]]
+    contents = {each.all_k[0]: _run_one(each) for each in settings.each_k}
+    first = contents[settings.all_k[0]]
     return first if len(contents) == 1 else first | {"by_k": contents}
 
 
@@ -144,7 +141,7 @@ def _run_one(settings: KnnSettings) -> dict[str, Any]:
         settings,
         combinations=rows_of_the_table if settings.choose else _COMBINATIONS[settings.combinations],
         prepare=lambda task: (
-            ChoiceScorer(settings, task, most_neighbours=settings.k[0], metric=settings.primary_metric)
+            ChoiceScorer(settings, task, most_neighbours=settings.all_k[0], metric=settings.primary_metric)
             if settings.choose
             else KnnScorer(settings, task, settings.vote_options)
         ),
