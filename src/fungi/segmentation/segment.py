@@ -13,8 +13,8 @@ DESCRIPTION = """Segment images with the labels of their patches' nearest neighb
   fungi segment --dataset pascal-voc --backbone dino_vits16 --images 83          the data-efficient setting
   fungi segment --dataset mine=masks:PATH --backbone dino_vits16
 
-Banks go to <root>/banks, and are used again; an interrupted run goes on where it was. Exact search holds --memory-gb of
-a bank at once, whatever its size."""
+Banks go to <root>/banks, and are used again; an interrupted run goes on where it was. A bank that fits into --memory-gb
+is read once; of a larger one each search reads all rows again, in parts that fit."""
 
 
 def run(settings: SegmentSettings) -> dict[str, Any]:
