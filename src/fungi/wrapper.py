@@ -168,6 +168,7 @@ class FUNGIWrapper:
 
     __call__ = forward
 
+    @shielded()
     def extract(self, dataset: Any, *, batch_size: Any = 64, num_workers: Any = 0) -> Float[Tensor, "n f"]:
         """Features of a whole collection in its order, on the CPU: what `forward` gives, with decoding in workers.
 
@@ -197,6 +198,7 @@ class FUNGIWrapper:
                 say_cost(len(samples), features, perf_counter() - started)
             yield features
 
+    @shielded()
     def fit_pca(self, data: Any, dim: Any, *, batch_size: Any = 64, num_workers: Any = 0) -> None:
         """Fit a PCA (centred, not whitened); from then on features are reduced to `dim`.
 
@@ -212,6 +214,7 @@ class FUNGIWrapper:
         features = self.extract(data, batch_size=batch_size, num_workers=num_workers) if given is None else given
         self.reduction = fit_reduction(features, dim, self.device)
 
+    @shielded()
     def setup_dense(self, dataset: Any = None, *, bank: str | Path | None = None, batch_size: int = 8) -> None:
         """Prepare `dense`: where the negatives of each patch are looked up.
 
@@ -227,6 +230,7 @@ class FUNGIWrapper:
             support = support_from_images(extractor, as_samples(dataset), batch_size)
         self._dense = DenseFeatures(extractor, support)
 
+    @shielded()
     def dense(self, images: Sequence[Any]) -> Float[Tensor, "b t f"]:
         """Features of the patches of some PIL images, `[b t 2d]` float32 on the device, row by row over an image.
 
@@ -243,6 +247,7 @@ class FUNGIWrapper:
         save_wrapper(self, Path(path))
 
     @classmethod
+    @shielded()
     def load(
         cls, path: str | Path, model: nn.Module, device: torch.device | str, *, config_types: Sequence[type] = ()
     ) -> "FUNGIWrapper":
@@ -275,6 +280,7 @@ class FUNGIWrapper:
     def _generators(self) -> list[ViewGenerator]:
         return list({one.views.identity: one.views for one in self._wanted}.values())
 
+    @shielded()
     def _features(self, prepared: Batch) -> Float[Tensor, "b f"]:
         """From prepared views to features."""
         computed, check = compute(prepared, self._wanted), FiniteCheck()

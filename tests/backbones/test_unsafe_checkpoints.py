@@ -70,3 +70,50 @@ def test_a_container_that_holds_itself_is_refused():
     endless["model"] = endless
     with pytest.raises(FungiError, match=r"weights\.pth holds no state dict"):
         unwrap(endless, Path("weights.pth"))
+
+
+OTHER_FILES = {
+    "pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
+        "pointer of git-LFS.*git lfs pull",
+    ),
+    "page": (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page or XML, not weights"),
+    "gzip": (b"\x1f\x8b\x08rest", "compressed with gzip. Unpack it"),
+    "gguf": (b"GGUF\x03rest", "GGUF file"),
+    "hdf5": (b"\x89HDF\r\n\x1a\n", "HDF5 file"),
+    "empty": (b"", "is empty"),
+    "text": (b"weights go here", "no (whole|checkpoint)"),
+}
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_a_file_that_is_no_checkpoint_is_named_as_what_it_is(kind, ending, small, tmp_path):
+    content, said = OTHER_FILES[kind]
+    (tmp_path / f"w.{ending}").write_bytes(content)
+    with pytest.raises(FungiError, match=rf"w\.{ending} .*{said}") as error:
+        load_backbone(SMALL, checkpoint=tmp_path / f"w.{ending}")
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(("written", "called"), [("w.safetensors", "w.pth"), ("w.pth", "w.safetensors")])
+def test_a_file_is_read_by_what_it_holds_whatever_its_name(written, called, small, tmp_path):
+    state = random_state(vit_shapes())
+    save(tmp_path, state, written).rename(tmp_path / called)
+    weights = load_backbone(SMALL, checkpoint=tmp_path / called).model.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
+def test_whole_numbers_are_not_taken_for_weights(dtype, small, tmp_path):
+    state = random_state(vit_shapes())
+    state["blocks.0.attn.proj.weight"] = state["blocks.0.attn.proj.weight"].to(dtype)
+    with pytest.raises(FungiError, match=r"of another kind \(blocks\.0\.attn\.proj\.weight is \w+ instead of floating"):
+        load_backbone(SMALL, checkpoint=save(tmp_path, state))
+
+
+def test_half_precision_is_taken_for_weights(small, tmp_path):
+    state = random_state(vit_shapes())
+    half = {name: tensor.bfloat16() for name, tensor in state.items()}
+    weights = load_backbone(SMALL, checkpoint=save(tmp_path, half)).model.state_dict()
+    assert all(torch.equal(weights[name], tensor.float()) for name, tensor in half.items())

@@ -1,5 +1,6 @@
 """Checkpoints as training programs leave them: wrappers are taken off, and nothing that does not fit is taken."""
 
+import logging
 from argparse import Namespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from fungi.backbones.loading import load_backbone
 from fungi.errors import FungiError
+from fungi.runtime.log import logger
 from tests.backbones.small import WIDTH, random_state, shrink, vit_shapes
 
 HEAD = {"head.mlp.0.weight": (8, WIDTH), "head.last_layer.weight_g": (4, 1)}
@@ -53,6 +55,51 @@ def test_wrapped_encoders_are_read(kind, tmp_path, monkeypatch) -> None:
     (expected,) = [v for n, v in inner.items() if n.endswith("blocks.1.attn.proj.weight") and "student" not in n]
     assert torch.equal(loaded.model.blocks[1].attn.proj.weight, expected)
     assert "entries below" in loaded.weights_source
+
+
+RAW, AVERAGED = tensors(VIT), tensors(VIT, 9)
+WITH_AVERAGES = {
+    "timm": {"state_dict": RAW, "state_dict_ema": AVERAGED},
+    "deit": {"model": RAW, "model_ema": AVERAGED},
+    "averages alone": {"epoch": 3, "model_ema": {f"module.{name}": tensor for name, tensor in AVERAGED.items()}},
+    "averages of another form": {"model": AVERAGED, "ema": {"decay": 0.9, "shadow": [1.0]}, "model_ema": None},
+    "nested": {"state": {"net": AVERAGED}, "model": RAW},
+}
+
+
+@pytest.mark.parametrize("kind", WITH_AVERAGES)
+def test_which_weights_are_taken_is_said_and_can_be_chosen(kind, tmp_path, monkeypatch, caplog) -> None:
+    shrink(monkeypatch, "dino_vits16")
+    content = WITH_AVERAGES[kind]
+    torch.save(content, tmp_path / "checkpoint.pth")
+
+    def weight(key: str = "") -> torch.Tensor:
+        with caplog.at_level(logging.WARNING, logger=logger.name):
+            loaded = load_backbone("dino_vits16", checkpoint=tmp_path / "checkpoint.pth", checkpoint_key=key)
+        assert f", entry {key}" in loaded.weights_source or not key
+        return loaded.model.blocks[1].attn.proj.weight
+
+    name = "blocks.1.attn.proj.weight"
+    if kind == "nested":
+        assert torch.equal(weight("state.net"), AVERAGED[name])
+        return
+    assert torch.equal(weight(), AVERAGED[name])
+    if kind in ("timm", "deit"):
+        raw, averaged = content
+        assert f"holds weights under {averaged}, {raw}: {averaged} is taken" in caplog.text
+        assert f"--checkpoint-key {raw}" in caplog.text
+        assert torch.equal(weight(raw), RAW[name])
+    else:
+        assert "is taken" not in caplog.text
+
+
+def test_an_entry_that_is_not_there_is_answered_with_those_that_are(tmp_path, monkeypatch) -> None:
+    shrink(monkeypatch, "dino_vits16")
+    torch.save({"model": RAW, "epoch": 3}, tmp_path / "checkpoint.pth")
+    with pytest.raises(FungiError, match=r"has no entry 'model_ema' \(--checkpoint-key\)\. It has: model, epoch\."):
+        load_backbone("dino_vits16", checkpoint=tmp_path / "checkpoint.pth", checkpoint_key="model_ema")
+    with pytest.raises(FungiError, match="give --checkpoint FILE"):
+        load_backbone("dino_vits16", checkpoint_key="model_ema")
 
 
 def test_what_lacks_a_tensor_below_its_wrapper_is_refused_as_it_stands(tmp_path, monkeypatch) -> None:

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from fungi.config import KLConfig
 from fungi.errors import FungiError
-from tests.library.models import LAYERS, build, pictures, ready, wrap
+from fungi.wrapper import FUNGIWrapper
+from tests.library.models import LAYERS, build, dataset, pictures, ready, wrap
 
 
 @contextmanager
@@ -53,6 +57,29 @@ def test_features_do_not_depend_on_what_the_caller_set_around_everything(
     with SURROUNDINGS[surroundings]():
         features = ready(model=model, include_embeddings=True)(pictures(3))
     assert torch.equal(features, expected)
+
+
+def life(model: nn.Module, folder: Path) -> dict[str, torch.Tensor]:
+    """What a wrapper computes, from its first call to a copy that was saved and loaded."""
+    wrapper = wrap(model=model, configs=[KLConfig(latent_dim=24)], include_embeddings=True)
+    wrapper.setup(dataset(4), check_independence=True)
+    results = {"extract": wrapper.extract(pictures(3), batch_size=2)}
+    wrapper.fit_pca(wrapper.extract(pictures(5)), 3)
+    results["reduced"] = wrapper(pictures(3))
+    wrapper.save(folder)
+    results["loaded"] = FUNGIWrapper.load(folder, model, "cpu")(pictures(3))
+    return results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("surroundings", SURROUNDINGS)
+def test_neither_do_collections_reductions_and_loaded_copies(surroundings: str, tmp_path: Path) -> None:
+    model = build("timm")
+    expected = life(model, tmp_path / "outside")
+    with SURROUNDINGS[surroundings]():
+        features = life(model, tmp_path / "inside")
+    for name, rows in expected.items():
+        assert torch.equal(features[name].clone(), rows), name
 
 
 def test_what_the_caller_set_holds_again_afterwards() -> None:

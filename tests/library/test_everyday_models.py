@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fungi.config import DINOConfig, KLConfig
+from fungi.config import KLConfig
 from fungi.errors import FungiError
 from fungi.gradients import projection_memory
 from fungi.runtime import memory
 from fungi.runtime.log import logger
 from fungi.wrapper import FUNGIWrapper
-from tests.library.models import LAYERS, SIZE, build, dataset, pictures, wrap
+from tests.library.models import LAYERS, SIZE, build, pictures, wrap
 
 STATISTICS = {"mean": (0.1, 0.2, 0.3), "std": (0.6, 0.5, 0.4), "interpolation": "bilinear", "crop_pct": 0.8}
 
@@ -162,52 +162,3 @@ def test_a_model_of_transformers_is_refused_with_lines_that_wrap_it() -> None:
 def test_a_size_that_the_model_does_not_take_is_named() -> None:
     with pytest.raises(FungiError, match=r"fails for images of \[3, 64, 64\] \(Input height.*input_dim"):
         FUNGIWrapper(build("timm"), LAYERS["timm"], "cpu", input_dim=64, extractor_configs=[KLConfig()])
-
-
-CALLERS: dict[str, Any] = {
-    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-    "no gradient": torch.no_grad,
-    "inference mode": torch.inference_mode,
-    "float64 by default": lambda: default_dtype(torch.float64),
-    "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
-    "meta by default": lambda: torch.device("meta"),
-}
-
-
-class default_dtype:
-    """A default dtype of torch, within a block."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-
-    def __enter__(self) -> None:
-        self.before = torch.get_default_dtype()
-        torch.set_default_dtype(self.dtype)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_default_dtype(self.before)
-
-
-def life(model: nn.Module, folder: Any) -> dict[str, Tensor]:
-    """All that a wrapper computes, from the first call to a loaded copy."""
-    configs = [KLConfig(latent_dim=24), DINOConfig(latent_dim=24)]
-    wrapper = wrap(model=model, configs=configs, include_embeddings=True)
-    wrapper.setup(dataset(4), check_independence=True)
-    results = {"forward": wrapper(pictures(3)), "extract": wrapper.extract(pictures(3), batch_size=2)}
-    wrapper.fit_pca(wrapper.extract(pictures(5)), 3)
-    results["reduced"] = wrapper(pictures(3))
-    wrapper.save(folder)
-    results["loaded"] = FUNGIWrapper.load(folder, model, "cpu")(pictures(3))
-    return results
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("caller", CALLERS)
-def test_what_a_caller_set_for_torch_does_not_change_a_bit(caller: str, tmp_path: Any) -> None:
-    model = build("timm")
-    expected = life(model, tmp_path / "outside")
-    with CALLERS[caller]():
-        inside = life(model, tmp_path / "inside")
-    for name, features in expected.items():
-        assert inside[name].dtype == torch.float32, name
-        assert torch.equal(inside[name].clone(), features), name

@@ -1,4 +1,4 @@
-"""Weights as files and as fingerprints: reading a state dict safely, fitting it strictly, hashing it."""
+"""State dicts: taken out of what training programs put around them, fitted strictly to a model, and hashed."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -6,13 +6,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fungi.backbones.base import StateDict
-from fungi.errors import FungiError, MissingFilesError
+from fungi.backbones.checkpoint_files import read_content
+from fungi.errors import FungiError, listed
+from fungi.runtime.log import logger
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-CONTAINERS = ("state_dict", "model", "model_ema", "teacher", "target_encoder", "student", "encoder", "backbone")
-"""Keys under which training programs keep the state dict, the first one found counts: a teacher before its student."""
+CONTAINERS = (
+    "state_dict_ema",
+    "model_ema",
+    "model_ema_state_dict",
+    "ema_state_dict",
+    "ema",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "teacher",
+    "target_encoder",
+    "student",
+    "encoder",
+    "backbone",
+    "module",
+)
+"""Keys under which training programs keep a state dict. The first that is there counts: averaged weights (EMA) before
+those that they average, as timm's own loader has it, and a teacher before its student."""
 
 WRAPPERS = (
     "_orig_mod.",
@@ -34,33 +52,32 @@ DEEPEST = 8
 """Dictionaries that are looked into; one that contains itself would have no end."""
 
 
-def read_checkpoint(file: Path) -> StateDict:
-    """The state dict in a `.safetensors` file, or in anything that `torch.save` wrote, on the CPU.
+def read_checkpoint(file: Path, key: str = "") -> StateDict:
+    """Return the state dict in a `.safetensors` file, or in anything that `torch.save` wrote, on the CPU.
 
-    Only tensors are read: a pickle that wants to run code is refused. MissingFilesError where there is no file,
-    FungiError where it is no state dict.
+    key: the entry that holds it, with dots between nested ones; the usual one if empty. Only tensors are read: a pickle
+    that wants to run code is refused. MissingFilesError where there is no file, FungiError where it is no state dict.
     """
-    return unwrap(read_content(file), file)
+    return unwrap(read_content(file), file, key)
 
 
-def read_content(file: Path) -> Any:
-    """What is in a checkpoint file, as it is; errors as for `read_checkpoint`."""
-    if not file.is_file():
-        raise MissingFilesError(f"there is no checkpoint {file}. Check the path given to --checkpoint.")
-    return _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+def unwrap(content: Any, file: Path, key: str = "") -> StateDict:
+    """Return the state dict inside the dictionaries that training programs put around it; see `read_checkpoint`.
 
-
-def unwrap(content: Any, file: Path) -> StateDict:
-    """The state dict inside the dictionaries that training programs put around it."""
+    The log says which entry is taken where several hold weights.
+    """
     import torch
 
+    if key:
+        content = _entry(content, file, key)
     for _ in range(DEEPEST):
-        if not isinstance(content, Mapping):
+        keys = containers_of(content)
+        if not keys:
             break
-        inner = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+        if len(keys) > 1 and not key:
+            others = " or ".join(f"--checkpoint-key {other}" for other in keys[1:])
+            logger.warning(f"{file} holds weights under {', '.join(keys)}: {keys[0]} is taken. For others: {others}.")
+        content = content[keys[0]]
     if isinstance(content, Mapping) and content and all(isinstance(v, torch.Tensor) for v in content.values()):
         odd = [name for name, tensor in content.items() if not (isinstance(name, str) and _plain(tensor))]
         if odd:
@@ -72,6 +89,34 @@ def unwrap(content: Any, file: Path) -> StateDict:
     raise FungiError(
         f"{file} holds no state dict (names -> tensors). Save one with torch.save(model.state_dict(), FILE)."
     )
+
+
+def containers_of(content: Any) -> list[str]:
+    """Return the keys of a checkpoint that hold weights, in the order in which they are taken."""
+    if not isinstance(content, Mapping):
+        return []
+    keys = [key for key in CONTAINERS if isinstance(content.get(key), Mapping) and content[key]]
+    return [key for key in keys if _holds_weights(content[key], DEEPEST)] or keys
+
+
+def _holds_weights(content: Mapping[Any, Any], depth: int) -> bool:
+    """Return whether these are tensors, or one of the usual entries holds them."""
+    import torch
+
+    if all(isinstance(value, torch.Tensor) for value in content.values()):
+        return True
+    inner = [content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping) and content[key]]
+    return depth > 0 and any(_holds_weights(value, depth - 1) for value in inner)
+
+
+def _entry(content: Any, file: Path, key: str) -> Any:
+    """Return the entry that a user names, `key` or `outer.inner`; FungiError where it is not there."""
+    for name in [key] if isinstance(content, Mapping) and key in content else key.split("."):
+        if not isinstance(content, Mapping) or name not in content:
+            there = [str(other) for other in content] if isinstance(content, Mapping) else []
+            raise FungiError(f"{file} has no entry {key!r} (--checkpoint-key). It has: {listed(there)}.")
+        content = content[name]
+    return content
 
 
 def without_wrappers(state: StateDict) -> Iterator[tuple[str, StateDict]]:
@@ -107,18 +152,24 @@ def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: st
         for name in expected
         if name in state and state[name].shape != expected[name].shape
     ]
+    kinds = [
+        f"{name} is {str(state[name].dtype).removeprefix('torch.')} instead of floating numbers"
+        for name in expected
+        if name in state and expected[name].is_floating_point() and not state[name].is_floating_point()
+    ]
     complaints = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
         "of another shape": reshaped,
+        "of another kind": kinds,
     }
-    found = "; ".join(
+    text = "; ".join(
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for what, names in complaints.items()
         if names
     )
-    if found:
-        raise FungiError(f"{origin} does not fit backbone {backbone!r}: {found}. Use a checkpoint of that model.")
+    if text:
+        raise FungiError(f"{origin} does not fit backbone {backbone!r}: {text}. Use a checkpoint of that model.")
 
 
 def hash_weights(model: "nn.Module") -> str:
@@ -131,33 +182,3 @@ def hash_weights(model: "nn.Module") -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _read_safetensors(file: Path) -> StateDict:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise FungiError(f"{file} is no whole .safetensors file ({error}). Fetch it again.") from None
-
-
-def _read_pickle(file: Path) -> Any:
-    import pickle
-    from argparse import Namespace
-
-    import torch
-
-    try:
-        with torch.serialization.safe_globals([Namespace]):  # plain attributes: how many programs keep their flags
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise FungiError(
-            f"{file} holds more than tensors, or is no checkpoint at all, and is not read: loading it could run code. "
-            "Save its plain state dict with torch.save(model.state_dict(), FILE) where you trust it."
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        told = str(error).partition("\n")[0] if not isinstance(error, LookupError) else ""  # a KeyError tells a number
-        reason = told or "it is none that torch.save wrote"
-        raise FungiError(f"{file} can't be read as a checkpoint ({reason}). Fetch it again.") from None

@@ -38,6 +38,7 @@ def load_backbone(
     name: str,
     *,
     checkpoint: Path | None = None,
+    checkpoint_key: str = "",
     random_init: bool = False,
     seed: int = 42,
     profile: Profile = PROFILES["clean"],
@@ -45,19 +46,22 @@ def load_backbone(
     """Build a named backbone and give it weights; the global random state is left alone.
 
     checkpoint: a file, in the key names of the weights' publisher or in those of the model that is built. Without it
-        the published weights are used, from their cache or else from the network. random_init: neither, but the
-        library's initialisation, seeded by `seed`.
+        the published weights are used, from their cache or else from the network. checkpoint_key: the entry of the file
+        that holds the weights (`read_checkpoint`). random_init: neither, but the library's initialisation, seeded by
+        `seed`.
     Raises FungiError for an unknown name and for weights that do not fit exactly, MissingFilesError for weights that
     are not there and can't be fetched.
     """
     spec = resolve_backbone(name)
     if checkpoint is not None and random_init:
         raise FungiError("--checkpoint and --random-init exclude each other: give one of them.")
+    if checkpoint_key and checkpoint is None:
+        raise FungiError("--checkpoint-key names an entry of a checkpoint: give --checkpoint FILE, too.")
     with seeded(seed, "backbone", name):
         if random_init:
             model, source = spec.build(), f"random initialisation, seed {seed}"
         else:
-            state, source = _weights(spec, checkpoint)
+            state, source = _weights(spec, checkpoint, checkpoint_key)
             model = _built_with(state, spec, source)
     model.eval().requires_grad_(False)
     return Backbone(spec, model, choose_input(spec, profile), hash_weights(model), source)
@@ -73,10 +77,11 @@ def choose_input(spec: BackboneSpec, profile: Profile) -> Any:
     return given
 
 
-def _weights(spec: BackboneSpec, checkpoint: Path | None) -> tuple[StateDict, str]:
+def _weights(spec: BackboneSpec, checkpoint: Path | None, key: str) -> tuple[StateDict, str]:
     """Weights in the names of `spec.build`'s model, and where they come from."""
     if checkpoint is not None:
-        return _peeled(spec, read_checkpoint(checkpoint), f"checkpoint {checkpoint}")
+        entry = f", entry {key}" if key else ""
+        return _peeled(spec, read_checkpoint(checkpoint, key), f"checkpoint {checkpoint}{entry}")
     if spec.pretrained is None:
         raise FungiError(f"there are no published weights of {spec.name!r}: pass --checkpoint FILE or --random-init.")
     return spec.convert(spec.pretrained()), f"published weights: {spec.source}"

@@ -110,6 +110,7 @@ def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, m
     backbone = load_backbone(
         settings.backbone,
         checkpoint=settings.checkpoint,
+        checkpoint_key=settings.checkpoint_key,
         random_init=settings.random_init,
         seed=settings.seed,
         profile=profile,

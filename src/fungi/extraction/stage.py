@@ -37,6 +37,9 @@ class StageSettings:
     root: Path = setting(Path("features"), "folder of all feature files", aliases=("--output-path",), decides="nothing")
     data_dir: Path = setting(Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing")
     checkpoint: Path | None = setting(None, "weights from this file in place of the published ones")
+    checkpoint_key: str = setting(
+        "", "entry of the checkpoint that holds the weights, as in model_ema; the usual one if empty"
+    )
     random_init: bool = setting(False, "random weights, drawn from the seed")
     profile: Literal["clean", "published"] = setting(
         "clean", "clean: what the method says; published: what its code did"
@@ -121,7 +124,7 @@ class StageSettings:
 
     def _deciding(self, feature: str) -> dict[str, Any]:
         """The settings that decide a feature, as far as they are known before anything is loaded."""
-        names = ("seed", "profile", "random_init", "checkpoint")
+        names = ("seed", "profile", "random_init", "checkpoint", "checkpoint_key")
         return {name: getattr(self, name) for name in names}
 
     @property

@@ -16,6 +16,7 @@ _USUAL = {
     "normalise_tokens_before_head": False,
     "predict_unscored": True,
     "checkpoint": None,
+    "checkpoint_key": "",
     "random_init": False,
     "dtype": "auto",
 }

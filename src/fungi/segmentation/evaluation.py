@@ -282,7 +282,10 @@ def prepare(settings: SegmentSettings) -> Segmentation:
     return Segmentation(settings, context, extractor, target, matrix, train, test, size)
 
 
-_PASSED_ON = ["root", "data_dir", "checkpoint", "random_init", "profile", "device", "dtype", "num_workers", "seed"]
+_PASSED_ON = [
+    *("root", "data_dir", "checkpoint", "checkpoint_key", "random_init", "profile"),
+    *("device", "dtype", "num_workers", "seed"),
+]
 
 
 def _with_masks(settings: SegmentSettings) -> DatasetSpec:

@@ -88,6 +88,7 @@ class SegmentSettings(ResultSettings):
     root: Path = setting(Path("features"), "folder of banks and results", aliases=("--output-path",), decides="nothing")
     data_dir: Path = setting(Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing")
     checkpoint: Path | None = like(StageSettings, "checkpoint")
+    checkpoint_key: str = like(StageSettings, "checkpoint_key")
     random_init: bool = like(StageSettings, "random_init")
     storage: Literal["float32", "float16"] = setting("float32", "dtype of the bank on the disk")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")

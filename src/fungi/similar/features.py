@@ -47,7 +47,7 @@ def _wrapper(settings: SimilarSettings, pictures: Sequence[Path]) -> FUNGIWrappe
     spec, device = resolve_backbone(settings.backbone), choose_device(settings.device)
     if spec.modality != "vision":
         raise FungiError(f"backbone {spec.name!r} takes {spec.modality}, not pictures.")
-    backbone = load_backbone(settings.backbone, checkpoint=settings.checkpoint)
+    backbone = load_backbone(settings.backbone, checkpoint=settings.checkpoint, checkpoint_key=settings.checkpoint_key)
     if spec.notes:
         logger.info(f"{spec.name}: {spec.notes}")
     folder = settings.index_folder / WRAPPER

@@ -19,6 +19,9 @@ class SimilarSettings:
     neighbours: int = setting(10, "number of neighbours to show", within=(1, 1000))
     backbone: str = setting("efficientnet-lite0", "vision backbone: a name of `fungi list backbones`, or NAME=timm:ID")
     checkpoint: Path | None = setting(None, "file with weights, in place of the published ones")
+    checkpoint_key: str = setting(
+        "", "entry of the checkpoint that holds the weights, as in model_ema; the usual one if empty"
+    )
     objective: tuple[str, ...] = setting(("kl", "dino"), "objectives whose gradients are used: kl, dino, simclr")
     output: Path = setting(Path("similar.html"), "page to write")
     root: Path = setting(Path("features"), "folder that keeps the index, in similar/ below it")
@@ -43,5 +46,6 @@ class SimilarSettings:
     @property
     def index_folder(self) -> Path:
         """Folder of the index: one per folder of pictures and per setting that decides the features."""
-        decides = (self.images.resolve(), self.backbone, self.checkpoint, sorted(self.objective), self.seed)
+        weights = (self.backbone, self.checkpoint, self.checkpoint_key)
+        decides = (self.images.resolve(), *weights, sorted(self.objective), self.seed)
         return self.root / "similar" / hashlib.sha256(repr(decides).encode()).hexdigest()[:16]

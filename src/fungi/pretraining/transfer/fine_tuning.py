@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from fungi.backbones.checkpoints import read_content
+from fungi.backbones.checkpoint_files import read_content
 from fungi.backbones.loading import Backbone
 from fungi.data.base import Samples
 from fungi.errors import FungiError

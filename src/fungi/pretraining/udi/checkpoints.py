@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fungi.backbones.base import StateDict
-from fungi.backbones.checkpoints import read_content
+from fungi.backbones.checkpoint_files import read_content
 from fungi.errors import FungiError
 from fungi.pretraining.udi.learner import Learner
 from fungi.runtime.files import save_with_torch

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fungi.backbones.checkpoints import read_content, unwrap
+from fungi.backbones.checkpoint_files import read_content
+from fungi.backbones.checkpoints import unwrap
 from fungi.backbones.families.udi import encoder_state, timm_tokens
 from fungi.errors import FungiError
 from fungi.settings import required, setting
