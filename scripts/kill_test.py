@@ -132,9 +132,10 @@ def finished(root: Path) -> dict[str, str]:
             continue  # a bank's, filled block by block
         elif path.suffix == ".h5":
             with h5py.File(path) as file:
-                found |= {
-                    f"{name}:{key}": hashlib.sha256(array[()].tobytes()).hexdigest() for key, array in file.items()
-                }
+                for key, array in file.items():
+                    values = array[()]
+                    content = repr(values.tolist()).encode() if values.dtype.hasobject else values.tobytes()
+                    found[f"{name}:{key}"] = hashlib.sha256(content).hexdigest()
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found

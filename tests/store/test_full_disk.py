@@ -130,6 +130,7 @@ def test_extraction_on_a_full_disk_goes_on_when_there_is_room(pictures, gradient
 def test_a_file_that_hdf5_only_lays_out_is_one_that_it_would_write(tmp_path):
     kinds = {"a": ((ROWS, 3), "<f4"), "targets": ((ROWS,), "<u4"), "empty": ((0, 4), "<f4"), "cube": ((4, 3, 2), "<f4")}
     arrays = {name: np.arange(np.prod(shape), dtype=kind).reshape(shape) for name, (shape, kind) in kinds.items()}
+    names = ["a", "b\N{LATIN SMALL LETTER O WITH DIAERESIS}", "", "z" * 5000]
     with laid_out() as skeleton, h5py.File(tmp_path / "theirs.h5", "w") as theirs:
         for file in (skeleton.file, theirs):
             file.attrs["long"] = "x" * 9000
@@ -138,12 +139,13 @@ def test_a_file_that_hdf5_only_lays_out_is_one_that_it_would_write(tmp_path):
             written = theirs.create_dataset(name, data=values, track_times=False)
             for array in (made, written):
                 array.attrs["of"] = name
-    skeleton.write_to(tmp_path / "ours.h5")
-    with (tmp_path / "ours.h5").open("r+b") as file:
-        for name, values in arrays.items():
-            half = len(values) // 2
-            skeleton.write_rows(file, name, half, values[half:])
-            skeleton.write_rows(file, name, 0, values[:half])
+        with (tmp_path / "ours.h5").open("wb") as file:
+            for half in (slice(0, 3), slice(3, None)):
+                for name, values in arrays.items():
+                    skeleton.append_rows(file, name, values[half])
+        skeleton.add_texts("names", names)
+        theirs.create_dataset("names", data=names, dtype=h5py.string_dtype(), track_times=False)
+    skeleton.write_headers(tmp_path / "ours.h5")
     with h5py.File(tmp_path / "ours.h5") as ours, h5py.File(tmp_path / "theirs.h5") as theirs:
         assert dict(ours.attrs) == dict(theirs.attrs)
         assert set(ours) == set(theirs)

@@ -39,7 +39,7 @@ def run(settings: CleanSettings) -> None:
 
 def _left_over(root: Path) -> Iterator[tuple[Path, str]]:
     """What is nobody's, and why."""
-    from fungi.store.assembly import block_folders, is_made
+    from fungi.store.assembly import block_folders, is_finished
 
     for place, folders, files in os.walk(root):
         gone = list(abandoned(Path(place)))
@@ -48,16 +48,18 @@ def _left_over(root: Path) -> Iterator[tuple[Path, str]]:
             (lock, "a lock that nobody holds") for lock in map(Path(place).joinpath, files) if is_free_lock(lock)
         )
         folders[:] = [name for name in folders if Path(place, name) not in gone]
-    for blocks in block_folders(root):
-        if is_made(root / blocks.manifest.file, blocks.manifest):
+    for blocks in block_folders(root)[0]:
+        if is_finished(root / blocks.manifest.file, blocks.manifest):
             yield blocks.folder, f"blocks of {blocks.manifest.file}, which is finished"
 
 
 def _unfinished_work(root: Path) -> Iterator[str]:
-    from fungi.store.assembly import block_folders, is_made
+    from fungi.store.assembly import block_folders, is_finished
 
-    for blocks in block_folders(root):
-        if not is_made(root / blocks.manifest.file, blocks.manifest):
+    folders, errors = block_folders(root)
+    yield from (f"left alone: {error}" for error in errors)
+    for blocks in folders:
+        if not is_finished(root / blocks.manifest.file, blocks.manifest):
             total = len(blocks.manifest.spans())
             there = total - len(blocks.missing())
             yield (

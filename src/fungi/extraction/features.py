@@ -112,7 +112,16 @@ def find_matrix(settings: GradientSettings, context: StageContext, target: Targe
         matrix = draw_projection(size, target.gradient_dim, kind=kind, seed=settings.seed, outputs=outputs)
         save_projection(matrix, path)
         print(f"wrote {path}")
-    return load_projection(path)
+    matrix = load_projection(path)
+    expected = (settings.projection_kind, settings.seed, size, target.gradient_dim)
+    stored = (matrix.kind, matrix.seed, matrix.projection_dim, matrix.gradient_dim)
+    if stored != expected:
+        held, named = (f"{kind} with seed {seed}, {p} x {g}" for kind, seed, p, g in (stored, expected))
+        raise FungiError(
+            f"{path} holds another matrix than its name says: {held}, not {named}. Remove it, so that the right one is"
+            " drawn, or name a matrix with --projection-matrix."
+        )
+    return matrix
 
 
 def build_engine(

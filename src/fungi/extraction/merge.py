@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from fungi.errors import FungiError
 from fungi.runtime.log import logger
+from fungi.runtime.owner import remove_orphans_below
 from fungi.settings import setting
 
 if TYPE_CHECKING:
     from fungi.store.blocks import BlockFolder
-    from fungi.store.provenance import Provenance
 
 DESCRIPTION = """Assemble every feature file whose blocks lie under <root>/blocks.
 
@@ -31,11 +31,6 @@ class MergeSettings:
     backbone: str = setting("", "assemble the files of this backbone alone; of all if absent")
     expect: tuple[str, ...] = setting((), "feature files below the root that have to be there in the end")
 
-    def takes(self, provenance: "Provenance") -> bool:
-        """Whether a file of this provenance is to be assembled."""
-        asked = {"dataset": self.dataset, "backbone": self.backbone}
-        return all(getattr(provenance, axis) == text.partition("=")[0] for axis, text in asked.items() if text)
-
     def outputs(self) -> list[Path]:
         """The expected files."""
         return [self.root / file for file in self.expect]
@@ -44,13 +39,16 @@ class MergeSettings:
 def run(settings: MergeSettings) -> None:
     """Assemble what is complete; then fail if anything was not."""
     from fungi.store.assembly import assemble, block_folders
+    from fungi.store.layout import Layout
 
     if not settings.root.is_dir():
         raise FungiError(f"there is no folder {settings.root}. Name the one of the features with --root.")
-    problems = []
-    for blocks in block_folders(settings.root):
-        if not settings.takes(blocks.manifest.provenance):
-            continue
+    dataset, backbone = (text.partition("=")[0] for text in (settings.dataset, settings.backbone))
+    for folder in Layout(settings.root).written_folders(dataset, backbone):
+        remove_orphans_below(folder)
+    unfinished, errors = block_folders(settings.root, dataset, backbone)
+    problems = [str(error) for error in errors]
+    for blocks in unfinished:
         path = settings.root / blocks.manifest.file
         try:
             if _belongs_to_another_run(blocks, path):
@@ -73,10 +71,10 @@ def _belongs_to_another_run(blocks: "BlockFolder", path: Path) -> bool:
 
     FungiError where all blocks are there: which of the two is wanted can't be known.
     """
-    from fungi.store.assembly import is_there
+    from fungi.store.assembly import check_finished
 
     try:
-        is_there(path, blocks.manifest)
+        check_finished(path, blocks.manifest)
     except FungiError as error:
         way_out = f"Delete the file or the folder {blocks.folder}, whichever is not wanted."
         what = str(error).partition(" Choose another --root")[0]

@@ -21,10 +21,11 @@ from fungi.runtime.background import in_background
 from fungi.runtime.log import logger, progress
 from fungi.runtime.tracking import RowRate
 from fungi.settings import as_json
-from fungi.store.assembly import assemble, is_made, is_there, versions_of
+from fungi.store.assembly import assemble, check_finished, is_finished, versions_of
 from fungi.store.blocks import BlockFolder, Manifest, Span
 from fungi.store.code_version import CodeVersion, current_version, difference, distinct, require_one
 from fungi.store.provenance import LayerProvenance, Provenance
+from fungi.store.reading import TARGETS
 from fungi.store.shard import Shard
 from fungi.views.base import HasRemarks
 from fungi.views.loading import Batch, batches, row_batches
@@ -86,7 +87,10 @@ def _plan(context: StageContext, split: str, samples: Samples, feature: Feature)
         versions=code_version.versions,
         commit=code_version.commit,
     )
-    manifest = Manifest(str(path.relative_to(settings.root)), provenance, feature.layers, settings.block_size)
+    class_names = () if feature.objective else tuple(samples.class_names)
+    manifest = Manifest(
+        str(path.relative_to(settings.root)), provenance, feature.layers, settings.block_size, class_names
+    )
     blocks = BlockFolder(settings.layout.blocks(path, manifest.key), manifest)
     if _is_done(path, manifest, overwrite=settings.overwrite):
         blocks.remove()  # a kill may have come between the file and their removal
@@ -199,14 +203,16 @@ def _write_block(
     for work in wanted:
         arrays = {key: rows.float().cpu().numpy() for key, rows in made[work.feature.name].items()}
         if work.feature.objective is None:
-            arrays["targets"] = samples.targets[span.start : span.stop]
-        work.blocks.write(span, arrays)
+            arrays[TARGETS] = samples.targets[span.start : span.stop]
+            work.blocks.write(span, arrays, samples.ids[span.start : span.stop])
+        else:
+            work.blocks.write(span, arrays)
 
 
 def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:
     """Whether the file is there. One that was made in another way, or is damaged, is an error unless it may go."""
     try:
-        if not is_there(path, manifest):
+        if not check_finished(path, manifest):
             return False
     except FungiError:
         if overwrite:
@@ -217,7 +223,7 @@ def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:
 
 def _finish(work: Work, shard: Shard, settings: StageSettings) -> None:
     left = work.blocks.missing()
-    if left and is_made(work.path, work.blocks.manifest):
+    if left and is_finished(work.path, work.blocks.manifest):
         work.blocks.remove()
         print(f"kept {work.path}: finished by another process in the meantime")
         return

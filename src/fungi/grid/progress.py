@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fungi.errors import FungiError
 from fungi.grid.declaration import Grid
 from fungi.grid.elements import Element, GridCall, elements
 from fungi.grid.records import ENDED, INTERRUPTED, RUNNING, Attempt, Records, same_folder
@@ -174,7 +175,7 @@ def _blocks_of(grid: Grid, path: Path, shard: Shard, settings: Any) -> tuple[int
     for manifest in sorted(parent.glob(f"*/{MANIFEST}"), key=lambda found: found.stat().st_mtime, reverse=True):
         try:
             blocks = BlockFolder.open(manifest.parent)
-        except FileNotFoundError:  # assembled in this moment
+        except (FileNotFoundError, FungiError):  # assembled in this moment, or damaged: the stage writes it anew
             continue
         if settings is not None and settings.differs_from(blocks.manifest.provenance):
             continue

@@ -49,6 +49,12 @@ def remove_orphans(folder: Path) -> None:
         discard(entry)
 
 
+def remove_orphans_below(folder: Path) -> None:
+    """Remove the orphans of a folder and of all folders below it."""
+    for place, _, _ in os.walk(folder):
+        remove_orphans(Path(place))
+
+
 def discard(path: Path) -> None:
     """Remove a file or a folder that may be gone already, or not be ours to remove."""
     if path.is_dir():

@@ -1,7 +1,8 @@
-"""Blocks -> the feature file: written whole under a temporary name, renamed last."""
+"""Blocks -> the feature file, which is written under a temporary name and renamed last."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import asdict, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +20,44 @@ from fungi.store.provenance import (
     write_layer_provenance,
     write_provenance,
 )
-from fungi.store.reading import open_hdf5
-from fungi.store.skeleton import laid_out
+from fungi.store.reading import CLASS_NAMES, SAMPLE_IDS, opened
+from fungi.store.skeleton import Skeleton, laid_out
 
 
-def is_there(path: Path, manifest: Manifest) -> bool:
-    """Whether the file that the manifest describes is there already.
+def check_finished(path: Path, manifest: Manifest) -> bool:
+    """Return whether the file that the manifest describes is finished.
 
-    FungiError where another one is: what differs, and how to go on.
+    FungiError where another file has its place, or a damaged one: what differs, and the way out.
     """
     if not path.exists():
         return False
     provenance, layers = _provenances(path)
     if provenance is None:
         raise FungiError(f"{path} was not written by this program; move it away, or choose another --root.")
-    if provenance.schema_version < SCHEMA_VERSION:
+    if provenance.schema_version != SCHEMA_VERSION:
         raise FungiError(
-            f"{path} was made by an older version of this program (files of version {provenance.schema_version}, which"
-            " did not look at the content of the samples): it can't be told whether it is of the same data. Choose"
-            " another --root, or give --overwrite."
+            f"{path} was written by another version of this program (files of version {provenance.schema_version}, this"
+            f" one writes version {SCHEMA_VERSION}). Choose another --root, or give --overwrite."
         )
-    wanted = {name: asdict(layer) for name, layer in manifest.layers.items()}
-    there, here = provenance.identity() | {"layers": layers}, manifest.provenance.identity() | {"layers": wanted}
-    if there == here:
+    planned_layers = {name: asdict(layer) for name, layer in manifest.layers.items()}
+    existing = provenance.identity() | {"layers": layers}
+    planned = manifest.provenance.identity() | {"layers": planned_layers}
+    if existing == planned:
         return True
-    differs = difference_in_words(there, here)
+    differs = difference_in_words(existing, planned)
     raise FungiError(f"{differs}. {path} was made in another way. Choose another --root, or give --overwrite.")
 
 
-def is_made(path: Path, manifest: Manifest) -> bool:
-    """Whether the file that the manifest describes is there; another file at its place, or a damaged one, is not it."""
+def is_finished(path: Path, manifest: Manifest) -> bool:
+    """Return whether the file that the manifest describes is there: not another, and not a damaged one."""
     try:
-        return is_there(path, manifest)
+        return check_finished(path, manifest)
     except FungiError:
         return False
 
 
 def versions_of(path: Path) -> list[CodeVersion]:
-    """What computed the rows of a feature file of this program."""
+    """Return the versions of this program that computed the rows of a feature file."""
     provenance, _ = _provenances(path)
     return [CodeVersion(**{**record}) for record in provenance.code_versions] if provenance else []
 
@@ -64,60 +65,86 @@ def versions_of(path: Path) -> list[CodeVersion]:
 def assemble(blocks: BlockFolder, path: Path, *, accept: bool = False) -> None:
     """Write the feature file from all its blocks, then remove them.
 
-    accept: whether blocks that different versions of this program made may come into one file.
-    FungiError where a block is missing, or blocks of two versions are there and that is not accepted. Several processes
-    may do this at once: they write equal files, and one that finds the blocks gone because another was faster is
-    content with the other's file.
+    accept: whether blocks of different versions of this program may come into one file.
+    FungiError where a block is missing or damaged, or blocks of two versions are there and that is not accepted.
+    Several processes may do this at once: they write equal files, and a process that misses blocks because another was
+    faster accepts the other's file.
     """
     try:
         _write(blocks, path, accept=accept)
     except (FungiError, FileNotFoundError):
-        if is_made(path, blocks.manifest):
+        if is_finished(path, blocks.manifest):
             return
         raise
     blocks.remove()
     remove_orphans(path.parent)
 
 
-def block_folders(root: Path) -> list[BlockFolder]:
-    """All work in progress below a root folder."""
-    manifests = sorted((root / "blocks").rglob(MANIFEST))
-    return [BlockFolder.open(path.parent) for path in manifests if not path.parent.name.startswith(".")]
+def block_folders(root: Path, dataset: str = "", backbone: str = "") -> tuple[list[BlockFolder], list[FungiError]]:
+    """Return the unfinished work below a root folder, and an error for each manifest that is damaged.
+
+    dataset, backbone: those alone; all where a name is empty. Other processes may be finishing files of their own: a
+    folder that disappears meanwhile is left out.
+    """
+    folders, errors = [], []
+    for folder in sorted(_folders_with_manifest(root / "blocks")):
+        _, *names = folder.relative_to(root / "blocks").parts  # embeddings or gradients, dataset, backbone, ...
+        if any(name not in ("", own) for name, own in zip((dataset, backbone), names, strict=False)):
+            continue
+        try:
+            folders.append(BlockFolder.open(folder))
+        except FileNotFoundError:  # another process has just finished the file
+            continue
+        except FungiError as error:
+            errors.append(error)
+    return folders, errors
+
+
+def _folders_with_manifest(top: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(top):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if MANIFEST in files:
+            yield Path(place)
 
 
 def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
+    """FileNotFoundError where another process removes the blocks meanwhile."""
     blocks.require_complete()
-    code_versions = distinct(blocks.code_versions().values())
+    code_versions = distinct(blocks.code_version(span) for span in blocks.manifest.spans())
     require_one(code_versions, str(path), accept=accept)
-    born = blocks.manifest.provenance
     provenance = replace(
-        born,
+        blocks.manifest.provenance,
         commit=code_versions[0].commit,
         versions=code_versions[0].versions,
         code_versions=[asdict(code_version) for code_version in code_versions],
     )
-    content = blocks.read()
-    first = next(content)
-    with laid_out() as skeleton:
-        write_provenance(skeleton.file, provenance)
-        for name, sample in first[1].items():
-            array = skeleton.add(name, (provenance.rows, *sample.shape[1:]), sample.dtype)
-            if name in blocks.manifest.layers:
-                write_layer_provenance(array, blocks.manifest.layers[name])
     with written_whole(path) as temporary:
-        skeleton.write_to(temporary)
-        with temporary.open("r+b") as file:
-            for span, arrays in chain([first], content):
-                for name, values in arrays.items():
-                    skeleton.write_rows(file, name, span.start, values)
+        with laid_out() as skeleton:
+            write_provenance(skeleton.file, provenance)
+            sample_ids = _write_rows(blocks, skeleton, temporary)
+            for name, texts in ((SAMPLE_IDS, sample_ids), (CLASS_NAMES, blocks.manifest.class_names)):
+                if texts and sample_ids:
+                    skeleton.add_texts(name, texts)
+        skeleton.write_headers(temporary)
+
+
+def _write_rows(blocks: BlockFolder, skeleton: Skeleton, path: Path) -> list[str]:
+    """Write the arrays of all blocks to their places; return the sample ids, none where the blocks hold none."""
+    sample_ids: list[str] = []
+    with path.open("wb") as file:
+        for block in blocks.read():
+            for name, values in block.arrays.items():
+                if name not in skeleton.arrays:
+                    shape = (blocks.manifest.provenance.rows, *values.shape[1:])
+                    array = skeleton.add(name, shape, values.dtype)
+                    if name in blocks.manifest.layers:
+                        write_layer_provenance(array, blocks.manifest.layers[name])
+                skeleton.append_rows(file, name, values)
+            sample_ids += block.sample_ids
+    return sample_ids
 
 
 def _provenances(path: Path) -> tuple[Provenance | None, dict[str, Any]]:
-    try:
-        with open_hdf5(path, "r") as file:
-            layers = {name: read_layer_provenance(array) for name, array in file.items()}
-            return read_provenance(file), {name: asdict(layer) for name, layer in layers.items() if layer is not None}
-    except FungiError:
-        raise
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
-        raise FungiError(f"{path} is damaged ({error}). Delete it and run the stage again.") from error
+    with opened(path) as file:
+        layers = {name: read_layer_provenance(array) for name, array in file.items()}
+        return read_provenance(file), {name: asdict(layer) for name, layer in layers.items() if layer is not None}

@@ -1,17 +1,30 @@
-"""A block of rows is the unit of work: computed on its own, written under a temporary name, renamed, never rewritten.
+"""Blocks: the unit of work, from the first row to the finished file.
 
-Resume, shards of a SLURM array, requeue after preemption and a plain re-run are all the same thing: do the blocks that
-are missing. A folder of blocks belongs to one feature file and one way of making it (its key); `manifest.json` in it
-says all that is needed to assemble the file, so that a merge needs neither model nor data.
+The life of a block, here and in the other stores of blocks (`store.banks`, the scores of a segmentation):
+
+1. *missing*: no file has its name. Resuming, shards of a job array, requeueing and a plain re-run are all the same
+   thing: compute the missing blocks.
+2. *computed*: in memory, independently of every other block.
+3. *written*: under a temporary name that says which process writes it, flushed to the disk, then renamed. It is never
+   rewritten. A process that is killed leaves at most a temporary file, which nobody reads and which `remove_orphans`
+   removes: stages in the folders that they write to, `fungi merge` and `fungi clean` below the root.
+4. *assembled*: once no block is missing, any process may write the feature file, again under a temporary name. Several
+   may do so at once; they write the same bytes.
+5. *removed*: the folder is renamed to a name that means "removed", then deleted.
+
+A folder of blocks belongs to one feature file and one way of computing it (its key); `manifest.json` in it holds all
+that is needed to assemble the file, so that a merge needs neither model nor data. A block says to which key and place
+it belongs, and has a checksum, so that a damaged, foreign or misplaced block is refused.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from jaxtyping import Shaped
@@ -22,11 +35,14 @@ from fungi.errors import FungiError
 from fungi.runtime.files import written_whole
 from fungi.runtime.owner import remove_orphans, removed_name
 from fungi.store.code_version import CodeVersion, current_version
-from fungi.store.provenance import LayerProvenance, Provenance
+from fungi.store.provenance import SCHEMA_VERSION, LayerProvenance, Provenance
+from fungi.store.seal import bytes_of, checksum_of_record
 
 MANIFEST = "manifest.json"
 ATTEMPTS = 20
-"""How often a file is written anew while others remove its folder."""
+"""How often a file is written again while other processes remove its folder."""
+_SAMPLE_IDS = "sample_ids"
+"""Name, within a block, of the ids of its rows as JSON in utf-8."""
 
 
 @dataclass(frozen=True)
@@ -43,38 +59,62 @@ class Span:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a feature file will be: its path below the root, its provenance, its layers, and how rows are blocked."""
+    """What a feature file will be: its path below the root, its provenance, its layers, and how its rows are blocked.
+
+    class_names: names of the labels, for the file; empty where they are not known.
+    """
 
     file: str
     provenance: Provenance
     layers: dict[str, LayerProvenance]
     block_size: int
+    class_names: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """A name for this way of making the file: a hash of everything that decides the numbers."""
+        """Return a name for this way of computing the file: a hash of everything that decides the numbers."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
-        """What two writers must agree on."""
+        """Return what two writers must agree on."""
         layers = {name: asdict(layer) for name, layer in self.layers.items()}
         return {"provenance": self.provenance.identity(), "layers": layers, "block_size": self.block_size}
 
     def spans(self) -> list[Span]:
-        """All blocks, in row order."""
+        """Return the rows of all blocks, in order."""
         starts = range(0, self.provenance.rows, self.block_size)
         return [Span(i, start, min(start + self.block_size, self.provenance.rows)) for i, start in enumerate(starts)]
 
     def to_json(self) -> str:
-        """As text."""
-        return json.dumps(asdict(self), sort_keys=True, indent=1)
+        """Return the manifest as text, with a checksum."""
+        values = json.loads(json.dumps(asdict(self)))
+        return json.dumps(values | {"checksum": checksum_of_record(values)}, sort_keys=True, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
-        """From text."""
+        """Return the manifest of a text. ValueError, KeyError or TypeError where the text is damaged."""
         raw = json.loads(text)
+        if raw["checksum"] != checksum_of_record(raw):
+            raise ValueError("its checksum differs")
+        if raw["provenance"]["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(
+                f"it has version {raw['provenance']['schema_version']}, this program reads {SCHEMA_VERSION}"
+            )
         layers = {name: LayerProvenance(**layer) for name, layer in raw["layers"].items()}
-        return cls(raw["file"], Provenance(**raw["provenance"]), layers, raw["block_size"])
+        class_names = tuple(raw["class_names"])
+        return cls(raw["file"], Provenance(**raw["provenance"]), layers, raw["block_size"], class_names)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The content of one block.
+
+    arrays: one entry per row of the span, `[b d]` or `[b k d]`; sample_ids: of the rows, where the file will hold them.
+    """
+
+    span: Span
+    arrays: dict[str, Shaped[np.ndarray, " b *d"]]
+    sample_ids: list[str]
 
 
 class BlockFolder:
@@ -85,20 +125,130 @@ class BlockFolder:
 
     @classmethod
     def create(cls, folder: Path, manifest: Manifest) -> "BlockFolder":
-        """The folder for a manifest; whoever comes first writes it down. What killed processes left there goes."""
+        """Return the folder for a manifest, which the first process writes; a damaged manifest is replaced.
+
+        What killed processes left in the folder is removed.
+        """
         blocks = cls(folder, manifest)
         remove_orphans(folder)
         remove_orphans(folder.parent)
-        blocks._begin()
+        blocks._put_manifest()
+        with suppress(FileNotFoundError):  # removed by a process that finished the file
+            try:
+                cls.open(folder)
+            except FungiError:
+                blocks._put(folder / MANIFEST, manifest.to_json().encode())
         return blocks
 
-    def _begin(self) -> None:
+    @classmethod
+    def open(cls, folder: Path) -> "BlockFolder":
+        """Return the blocks of an existing folder.
+
+        FungiError where the manifest is damaged or of another folder; FileNotFoundError where there is none (any more).
+        """
+        path = folder / MANIFEST
+        try:
+            manifest = Manifest.from_json(path.read_text(encoding="utf-8"))
+            if manifest.key != folder.name:
+                raise ValueError(f"it describes blocks with the key {manifest.key}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise FungiError(
+                f"{path} is damaged ({error}). Run the stage of that file again: it writes it anew."
+            ) from None
+        return cls(folder, manifest)
+
+    def missing(self) -> list[Span]:
+        """Return the blocks that are not there yet."""
+        return [span for span in self.manifest.spans() if not self._path(span).exists()]
+
+    def write(
+        self, span: Span, arrays: dict[str, Shaped[np.ndarray, " b *d"]], sample_ids: Sequence[str] | None = None
+    ) -> None:
+        """Store a block for good, with the version of the program that computed it.
+
+        arrays: every array has one entry per row of the span, `[b d]` or `[b k d]`; sample_ids: of these rows, for a
+        file that holds them. If another process assembles the file in the meantime, this recreates the folder; the
+        stage, which looks for the file at its end, then removes it.
+        """
+        assert all(len(values) == len(span) for values in arrays.values())
+        if self._path(span).exists():
+            return
+        tensors = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+        if sample_ids is not None:
+            assert len(sample_ids) == len(span)
+            tensors[_SAMPLE_IDS] = np.frombuffer(json.dumps(list(sample_ids)).encode(), dtype=np.uint8)
+        labels = {
+            "code_version": current_version().to_json(),
+            "key": self.manifest.key,
+            "rows": f"{span.index}: {span.start}-{span.stop}",
+        }
+        content = save(tensors, labels | {"checksum": _checksum_of_block(tensors, labels)})
+        self._put_manifest()
+        self._put(self._path(span), content)
+
+    def code_version(self, span: Span) -> CodeVersion:
+        """Return which version of the program computed a block.
+
+        FungiError where the block can't be read, FileNotFoundError where it is missing.
+        """
+        return CodeVersion.from_json(self._load(span)[1].get("code_version"))
+
+    def code_versions(self) -> dict[Span, CodeVersion]:
+        """Return which version computed each block that is there. FungiError for a block that can't be read."""
+        versions = {}
+        for span in self.manifest.spans():
+            with suppress(FileNotFoundError):  # not there yet, or another process finished the file
+                versions[span] = self.code_version(span)
+        return versions
+
+    def drop(self, spans: Iterable[Span]) -> None:
+        """Remove blocks, which are to be computed again."""
+        for span in spans:
+            self._path(span).unlink(missing_ok=True)
+
+    def read(self) -> Iterator[Block]:
+        """Yield all blocks in row order.
+
+        FungiError that names the blocks that are missing, or one that is damaged or belongs elsewhere.
+        """
+        self.require_complete()
+        for span in self.manifest.spans():
+            tensors, labels = self._load(span, arrays=True)
+            if labels.get("checksum") != _checksum_of_block(tensors, labels):
+                raise self._unreadable(span, "its checksum differs")
+            texts = tensors.pop(_SAMPLE_IDS, None)
+            sample_ids = [] if texts is None else json.loads(texts.tobytes())
+            if any(len(values) != len(span) for values in tensors.values()):
+                raise self._unreadable(span, f"it does not hold {len(span)} rows")
+            yield Block(span, tensors, sample_ids)
+
+    def remove(self) -> None:
+        """Remove the folder; other processes may be doing the same.
+
+        It is renamed first, so that a kill in between leaves no half of it under a name that means something.
+        """
+        with suppress(OSError):  # removed already
+            self.folder.rename(removed_name(self.folder))
+        remove_orphans(self.folder.parent)
+
+    def require_complete(self) -> None:
+        """FungiError with the missing blocks and their rows, if any is missing."""
+        missing = self.missing()
+        if missing:
+            shown = ", ".join(f"{span.index} (rows {span.start}-{span.stop - 1})" for span in missing[:8])
+            more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+            raise FungiError(
+                f"{self.manifest.file} can't be assembled: {len(missing)} of {len(self.manifest.spans())} blocks are "
+                f"missing: {shown}{more}. Run the stage again with the shards that compute them."
+            )
+
+    def _put_manifest(self) -> None:
         path = self.folder / MANIFEST
         if not path.exists():
             self._put(path, self.manifest.to_json().encode())
 
     def _put(self, path: Path, content: bytes) -> None:
-        """Write a file of the folder, which another process may remove in any moment, with all the work done."""
+        """Write a file of the folder, which another process may remove at any moment once all work is done."""
         for attempt in range(ATTEMPTS):
             try:
                 with written_whole(path) as temporary:
@@ -108,91 +258,34 @@ class BlockFolder:
                 if attempt == ATTEMPTS - 1:
                     raise
 
-    @classmethod
-    def open(cls, folder: Path) -> "BlockFolder":
-        """A folder that exists. FungiError where its manifest is damaged."""
-        try:
-            return cls(folder, Manifest.from_json((folder / MANIFEST).read_text()))
-        except (ValueError, KeyError, TypeError) as error:
-            raise FungiError(
-                f"{folder / MANIFEST} is damaged ({error}). Delete the folder and run the stage again."
-            ) from None
-
-    def missing(self) -> list[Span]:
-        """Blocks that are not there yet."""
-        return [span for span in self.manifest.spans() if not self._path(span).exists()]
-
-    def write(self, span: Span, arrays: dict[str, Shaped[np.ndarray, " b *d"]]) -> None:
-        """Store a block for good, with what made it. Every array has one entry per row of the span, `[d]` or `[k d]`.
-
-        Another process that does the same work may finish the file and remove the folder meanwhile: the block then
-        begins the folder anew, and the stage, which looks for the file in the end, removes it again.
-        """
-        assert all(len(values) == len(span) for values in arrays.values())
-        if self._path(span).exists():
-            return
-        content = save(
-            {name: np.ascontiguousarray(values) for name, values in arrays.items()},
-            {"code_version": current_version().to_json()},
-        )
-        self._begin()
-        self._put(self._path(span), content)
-
-    def code_versions(self) -> dict[Span, CodeVersion]:
-        """What made each block that is there; FungiError for one that can't be read."""
-        found = {}
-        for span in self.manifest.spans():
-            with suppress(FileNotFoundError):  # not there yet, or another process finished the file
-                found[span] = self._load(span)[1]
-        return found
-
-    def drop(self, spans: Iterable[Span]) -> None:
-        """Remove blocks, which are to be done again."""
-        for span in spans:
-            self._path(span).unlink(missing_ok=True)
-
-    def read(self) -> Iterator[tuple[Span, dict[str, Shaped[np.ndarray, " b *d"]]]]:
-        """All blocks in row order. FungiError that says which are missing, or which can't be read."""
-        self.require_complete()
-        for span in self.manifest.spans():
-            arrays, _ = self._load(span, arrays=True)
-            if any(len(values) != len(span) for values in arrays.values()):
-                raise FungiError(
-                    f"block {self._path(span)} does not hold {len(span)} rows. Delete it and run the stage again."
-                )
-            yield span, arrays
-
-    def _load(self, span: Span, *, arrays: bool = False) -> tuple[dict[str, np.ndarray], CodeVersion]:
-        """A block's arrays, if they are asked for, and what made it."""
+    def _load(self, span: Span, *, arrays: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Return the tensors of a block, if asked for, and its labels. FungiError for a block of other rows."""
         path = self._path(span)
         try:
             with safe_open(path, "np") as file:
-                code_version = CodeVersion.from_json((file.metadata() or {}).get("code_version"))
-                return {name: file.get_tensor(name) for name in file.keys() if arrays}, code_version  # noqa: SIM118
+                labels = dict(file.metadata() or {})
+                tensors = {name: file.get_tensor(name) for name in file.keys() if arrays}  # noqa: SIM118
         except FileNotFoundError:
             raise
-        except (SafetensorError, OSError) as error:
-            raise FungiError(f"block {path} can't be read ({error}). Delete it and run the stage again.") from error
+        except (SafetensorError, OSError, ValueError, TypeError) as error:
+            raise self._unreadable(span, str(error)) from error
+        here = (self.manifest.key, f"{span.index}: {span.start}-{span.stop}")
+        if (labels.get("key"), labels.get("rows")) != here:
+            raise self._unreadable(span, "it was computed for another file or other rows, or its labels are damaged")
+        return tensors, labels
 
-    def remove(self) -> None:
-        """Remove the folder; others may be doing the same.
-
-        It is renamed first, so that a kill in between leaves no half of it under a name that means something.
-        """
-        with suppress(OSError):  # gone already
-            self.folder.rename(removed_name(self.folder))
-        remove_orphans(self.folder.parent)
-
-    def require_complete(self) -> None:
-        """FungiError with the missing blocks and their rows."""
-        missing = self.missing()
-        if missing:
-            shown = ", ".join(f"{span.index} (rows {span.start}-{span.stop - 1})" for span in missing[:8])
-            more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-            raise FungiError(
-                f"{self.manifest.file} can't be assembled: {len(missing)} of {len(self.manifest.spans())} blocks are "
-                f"missing: {shown}{more}. Run the stage again with the shards that make them."
-            )
+    def _unreadable(self, span: Span, reason: str) -> FungiError:
+        return FungiError(f"block {self._path(span)} can't be used: {reason}. Delete it and run the stage again.")
 
     def _path(self, span: Span) -> Path:
         return self.folder / f"{span.index:06d}.safetensors"
+
+
+def _checksum_of_block(tensors: dict[str, np.ndarray], labels: dict[str, str]) -> str:
+    """Return the CRC-32 of names, types, shapes and values of all tensors, and of the labels, as hexadecimal digits."""
+    shapes = {name: [values.dtype.str, list(values.shape)] for name, values in tensors.items()}
+    kept = {name: value for name, value in labels.items() if name != "checksum"}
+    checksum = crc32(json.dumps([shapes, kept], sort_keys=True).encode())
+    for _, values in sorted(tensors.items()):
+        checksum = crc32(bytes_of(values), checksum)
+    return f"{checksum:08x}"

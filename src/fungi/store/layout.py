@@ -64,6 +64,13 @@ class Layout:
         """Folder of the blocks of one feature file, for one way of making it."""
         return self.root / "blocks" / feature_file.relative_to(self.root).with_suffix("") / key
 
+    def written_folders(self, dataset: str = "", backbone: str = "") -> list[Path]:
+        """Return the folders of blocks and feature files, of one dataset and backbone where they are named."""
+        below = Path(dataset, backbone) if dataset else Path()
+        return [
+            self.root / kind / below for kind in ("blocks/embeddings", "blocks/gradients", "embeddings", "gradients")
+        ]
+
     def bank(self, dataset: str, backbone: str, name: str) -> Path:
         """Folder of a bank of patches, for one way of making it."""
         return self.root / "banks" / dataset / backbone / name

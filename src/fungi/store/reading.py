@@ -1,4 +1,4 @@
-"""Opening feature files for evaluation: one array at a time, read in row blocks, never as a whole.
+"""Open feature files for evaluation: one array at a time, read in row blocks, never all at once.
 
 Files written here carry a provenance; files of the original harness carry none and are read with one warning.
 """
@@ -6,7 +6,7 @@ Files written here carry a provenance; files of the original harness carry none 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +16,11 @@ from jaxtyping import Float32, Integer
 
 from fungi.errors import FungiError, MissingFilesError
 from fungi.store.provenance import SCHEMA_VERSION, LayerProvenance, Provenance, read_layer_provenance, read_provenance
+from fungi.store.seal import ArrayChecksums, Seal, bytes_of, read_seal
 
-TARGETS = "targets"
+TARGETS, SAMPLE_IDS, CLASS_NAMES = "targets", "sample_ids", "class_names"
+NO_FEATURES = (TARGETS, SAMPLE_IDS, CLASS_NAMES)
+"""Arrays of a feature file that describe its rows and are no features of them."""
 LARGEST_SWELLING = 1100
 """Bytes of an array per byte in its file; deflate reaches 1,032."""
 
@@ -31,6 +34,7 @@ class FeatureArray:
     """One array `[n d]` of one feature file, and what the file says of its origin.
 
     provenance, layer: None for files of the original harness.
+    checksums: of the rows, where the file has any; they are checked whenever rows are read.
     """
 
     path: Path
@@ -39,11 +43,14 @@ class FeatureArray:
     dim: int
     provenance: Provenance | None
     layer: LayerProvenance | None
+    checksums: ArrayChecksums | None = field(default=None, compare=False, repr=False)
 
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
-        """Rows `start` to `stop`; FungiError where the file can't be read to the end."""
-        with _opened(self.path) as file:
-            return np.asarray(file[self.key][start:stop], dtype=np.float32)
+        """Return the rows `start` to `stop`. FungiError where they can't be read, or are not as they were written."""
+        with opened(self.path, check=False) as file:
+            return _rows(self.path, file[self.key], self.checksums, start, min(stop, self.rows)).astype(
+                np.float32, copy=False
+            )
 
     def __str__(self) -> str:
         return f"{self.path}:{self.key}"
@@ -55,7 +62,8 @@ def open_array(path: Path, key: str) -> FeatureArray:
     Raises MissingFilesError where there is no such file, and FungiError where it is truncated, unfinished, or does not
     hold such an array.
     """
-    with _opened(path) as file:
+    seal = _seal(path)
+    with opened(path, check=False) as file:
         array = _dataset(file, path, key)
         if array.ndim != 2:
             raise FungiError(f"{path}: array {key!r} has shape {tuple(array.shape)}, expected [rows features].")
@@ -63,30 +71,65 @@ def open_array(path: Path, key: str) -> FeatureArray:
         if provenance is not None:
             _check_provenance(provenance, path, key, array.shape[0])
         layer, (rows, dim) = read_layer_provenance(array), map(int, array.shape)
-    return FeatureArray(path=path, key=key, rows=rows, dim=dim, provenance=provenance, layer=layer)
+    checksums = seal.arrays.get(key) if seal else None
+    return FeatureArray(path=path, key=key, rows=rows, dim=dim, provenance=provenance, layer=layer, checksums=checksums)
 
 
 def provenance_of(path: Path) -> Provenance | None:
-    """The provenance of a file; None for files of the original harness, which carry none."""
-    with _opened(path) as file:
+    """Return the provenance of a file; None for files of the original harness, which carry none."""
+    with opened(path) as file:
         return read_provenance(file)
 
 
 def array_keys(path: Path) -> list[str]:
-    """Names of the feature arrays in a file, targets left out."""
-    with _opened(path) as file:
-        return sorted(name for name in file if name != TARGETS)
+    """Return the names of the feature arrays in a file, without the arrays that describe its rows."""
+    with opened(path) as file:
+        return sorted(name for name in file if name not in NO_FEATURES)
 
 
 def read_targets(path: Path) -> Integer[np.ndarray, " n"]:
-    """Labels of a split, int64; FungiError where the file has none."""
-    with _opened(path) as file:
+    """Return the labels of a split, int64. FungiError where the file has none."""
+    seal = _seal(path)
+    with opened(path, check=False) as file:
         array = _dataset(file, path, TARGETS)
         if array.dtype.kind not in "iu":
             raise FungiError(f"{path}: the labels are of type {array.dtype}, expected whole numbers.")
         if array.ndim not in (1, 2) or array.size != array.shape[0]:
             raise FungiError(f"{path}: the labels have shape {tuple(array.shape)}, expected [rows].")
-        return np.asarray(array[:]).reshape(-1).astype(np.int64)
+        rows = _rows(path, array, seal.arrays.get(TARGETS) if seal else None, 0, array.shape[0])
+        return rows.reshape(-1).astype(np.int64)
+
+
+def read_sample_ids(path: Path) -> list[str] | None:
+    """Return one id per row of an embeddings file; None where the file holds none."""
+    return _texts(path, SAMPLE_IDS)
+
+
+def read_class_names(path: Path) -> list[str] | None:
+    """Return the names of the labels 0, 1, ... of an embeddings file; None where the file holds none."""
+    return _texts(path, CLASS_NAMES)
+
+
+def _texts(path: Path, key: str) -> list[str] | None:
+    with opened(path) as file:
+        if key not in file:
+            return None
+        array = _dataset(file, path, key)
+        if array.ndim != 1 or h5py.check_string_dtype(array.dtype) is None:
+            raise FungiError(
+                f"{path}: {key!r} has type {array.dtype} and shape {tuple(array.shape)}, expected texts [n]."
+            )
+        return [str(text) for text in array.asstr()[:]]
+
+
+def _rows(path: Path, array: h5py.Dataset, checksums: ArrayChecksums | None, start: int, stop: int) -> np.ndarray:
+    """Return rows of an array, after comparing them with their checksums where there are any."""
+    if checksums is None:
+        return np.asarray(array[start:stop])
+    first, last = checksums.segments(start, stop)
+    values = np.asarray(array[first:last])
+    checksums.check(path, array.name.lstrip("/"), first, bytes_of(values))
+    return values[start - first : stop - first]
 
 
 def warn_of_unknown_origin(arrays: list[FeatureArray]) -> None:
@@ -103,25 +146,44 @@ def warn_of_unknown_origin(arrays: list[FeatureArray]) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """The file for reading. FungiError for whatever HDF5 and the records in it raise where they are damaged."""
-    if not path.is_file():
-        raise MissingFilesError(
-            f"{path} is not there. Extract it first (fungi extract for embeddings, extract-gradients for gradients),"
-            " or name another --root, --dataset, --backbone or split."
-        )
+def opened(path: Path, *, check: bool = True) -> Iterator[h5py.File]:
+    """Yield the file for reading, with the checksum of its attributes compared before HDF5 sees them.
+
+    check: False where the caller has compared it. FungiError for whatever HDF5 and the records in it raise where they
+    are damaged.
+    """
+    if check:
+        _seal(path)
     try:
         with open_hdf5(path, "r") as file:
             yield file
     except FungiError:
         raise
     except PermissionError:
-        raise FungiError(f"{path} can't be read: no permission. Ask its owner, or name another --root.") from None
+        raise _no_permission(path) from None
     except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise FungiError(
-            f"{path} can't be read as HDF5 ({reason}): truncated or damaged. Delete it and extract it again."
+            f"{path} can't be read as HDF5 ({reason}): truncated, damaged or of another format. If a stage wrote it,"
+            " run that stage again with --overwrite; else copy it anew from its source."
         ) from None
+
+
+def _seal(path: Path) -> Seal | None:
+    """Return the checksums of a file, after comparing that of its attributes; None for files without any."""
+    if not path.is_file():
+        raise MissingFilesError(
+            f"{path} is not there. Extract it first (fungi extract for embeddings, extract-gradients for gradients),"
+            " or name another --root, --dataset, --backbone or split."
+        )
+    try:
+        return read_seal(path)
+    except PermissionError:
+        raise _no_permission(path) from None
+
+
+def _no_permission(path: Path) -> FungiError:
+    return FungiError(f"{path} can't be read: no permission. Ask its owner, or name another --root.")
 
 
 def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
@@ -137,7 +199,8 @@ def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     if found.nbytes > 1 << 20 and found.nbytes > LARGEST_SWELLING * found.id.get_storage_size():
         raise FungiError(
             f"{path}: {key!r} claims to have shape {tuple(found.shape)}, but the file holds only "
-            f"{found.id.get_storage_size()} bytes of it. Delete it and extract it again."
+            f"{found.id.get_storage_size()} bytes of it. Copy it anew from its"
+            " source, or run the stage that wrote it again with --overwrite."
         )
     return found
 
@@ -153,17 +216,17 @@ def _refuse_links(file: h5py.File, path: Path, key: str) -> None:
 
 def _check_provenance(provenance: Provenance, path: Path, key: str, rows: int) -> None:
     """FungiError for a record of another version, of an unfinished file, or of other rows than the array has."""
-    if provenance.schema_version not in range(1, SCHEMA_VERSION + 1):  # older ones join with their like
+    if provenance.schema_version != SCHEMA_VERSION:
         raise FungiError(
             f"{path} was written with version {provenance.schema_version} of the provenance, this program reads "
-            f"versions up to {SCHEMA_VERSION}. Use the program that wrote it, or extract it again."
+            f"version {SCHEMA_VERSION}. Use the program that wrote it, or extract it again."
         )
     if not provenance.complete:
         raise FungiError(f"{path} is not finished. Run the extraction again: it goes on where it stopped.")
     if provenance.rows != rows:
         raise FungiError(
             f"{path}: array {key!r} has {rows} rows, but its provenance says {provenance.rows}: damaged, or put"
-            " together by hand. Delete it and extract it again."
+            " together by hand. Run the stage that wrote it again with --overwrite."
         )
 
 

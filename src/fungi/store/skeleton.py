@@ -1,12 +1,12 @@
-"""HDF5 files that HDF5 only lays out: its part is written in memory, the arrays are written by ourselves.
+"""HDF5 files whose layout HDF5 determines in memory, while rows and headers are written with plain writes.
 
 Where a disk is full, HDF5 can't close its file and takes the process down with it. Here the library never touches the
-disk: it writes its headers into memory and says where each array lies; headers and rows then go to the file as plain
-writes, which fail as an OSError that can be told to a person.
+disk: it writes its headers into memory and reports the place of each array; rows and headers then go to the file as
+plain writes, which fail with an OSError that a message can name.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 from jaxtyping import Shaped
+
+from fungi.store.seal import ArrayChecksums, between, bytes_of, write_seal
 
 PAGE = 4096
 
@@ -64,6 +66,14 @@ class _Headers(io.RawIOBase):
         self._place += size
         return size
 
+    def written(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        """Yield what was written within `start:stop`, with its place, page by page."""
+        first = start // PAGE
+        for number in range(first, -(-stop // PAGE)):
+            if number in self.pages:
+                begin, end = max(start, number * PAGE), min(stop, (number + 1) * PAGE)
+                yield begin, bytes(self.pages[number][begin - number * PAGE : end - number * PAGE])
+
     def _parts(self, size: int) -> Iterator[tuple[int, int, int, int]]:
         """The next `size` bytes, page by page: number of the page, offset in the data, start and stop in the page."""
         first = 0
@@ -76,14 +86,19 @@ class _Headers(io.RawIOBase):
 
 @dataclass
 class Skeleton:
-    """A file in the making: `add` arrays and attributes to `file` inside `laid_out`, then write it and its rows."""
+    """A file that is being laid out.
+
+    Inside `laid_out`: `add` arrays to it, fill each with `append_rows`, and give `file` its attributes and texts.
+    Afterwards `write_headers` completes the file on disk.
+    """
 
     file: h5py.File
     headers: _Headers
-    places: dict[str, int] = field(default_factory=dict)
+    arrays: dict[str, ArrayChecksums] = field(default_factory=dict)
+    _next_rows: dict[str, int] = field(default_factory=dict)
 
     def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> h5py.Dataset:
-        """An array whose room is set aside at once and filled by `write_rows`."""
+        """Add an array whose place in the file is set aside at once and filled by `append_rows`."""
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         layout.set_layout(h5py.h5d.CONTIGUOUS)
         layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -91,27 +106,39 @@ class Skeleton:
         layout.set_obj_track_times(False)
         kind, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape)
         array = h5py.Dataset(h5py.h5d.create(self.file.id, name.encode(), kind, space, layout))
-        self.places[name] = array.id.get_offset() or 0
+        row_bytes = dtype.itemsize * int(np.prod(shape[1:]))
+        self.arrays[name] = ArrayChecksums(array.id.get_offset() or 0, row_bytes, shape[0])
         return array
 
-    def write_to(self, path: Path) -> None:
-        """Write headers and gaps."""
-        with path.open("wb") as file:
-            for number, page in sorted(self.headers.pages.items()):
-                file.seek(number * PAGE)
-                file.write(page)
-            file.truncate(self.headers.size)
+    def add_texts(self, name: str, texts: Sequence[str]) -> None:
+        """Add an array of texts, utf-8 of variable length. HDF5 keeps them among its headers."""
+        kind = h5py.string_dtype("utf-8")
+        self.file.create_dataset(name, data=np.array(texts, dtype=object), dtype=kind, track_times=False)
 
-    def write_rows(self, file: BinaryIO, name: str, start: int, values: Shaped[np.ndarray, " b *d"]) -> None:
-        """Fill an array from row `start` on. OSError where there is no room."""
-        row_bytes = values.dtype.itemsize * int(np.prod(values.shape[1:]))
-        file.seek(self.places[name] + start * row_bytes)
-        file.write(np.ascontiguousarray(values).tobytes())
+    def append_rows(self, file: BinaryIO, name: str, values: Shaped[np.ndarray, " b *d"]) -> None:
+        """Write the next rows of an array. OSError where there is no room."""
+        array, row = self.arrays[name], self._next_rows.get(name, 0)
+        content = bytes_of(values)
+        assert row + len(values) <= array.rows, (name, row, len(values), array.rows)
+        file.seek(array.offset + row * array.row_bytes)
+        file.write(content)
+        array.add(content)
+        self._next_rows[name] = row + len(values)
+
+    def write_headers(self, path: Path) -> None:
+        """Write everything but the arrays, and then the checksums of everything."""
+        with path.open("r+b") as file:
+            for start, stop in between(self.headers.size, self.arrays.values()):
+                for place, content in self.headers.written(start, stop):
+                    file.seek(place)
+                    file.write(content)
+            file.truncate(self.headers.size)
+        write_seal(path, self.arrays)
 
 
 @contextmanager
 def laid_out() -> Iterator[Skeleton]:
-    """An empty file to lay out; when the block ends its headers are complete."""
+    """Yield an empty file to lay out; when the block ends its headers are complete."""
     headers = _Headers()
     with h5py.File(headers, "w") as file:
         yield Skeleton(file, headers)

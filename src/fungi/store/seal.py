@@ -1,0 +1,184 @@
+"""Checksums of a finished feature file, kept behind its HDF5 part, where HDF5 itself does not look.
+
+HDF5 offers a checksum per chunk (fletcher32), but none for its own headers, and a damaged header can crash the library.
+This seal covers every byte and is checked with plain reads before HDF5 sees the file:
+
+    [HDF5 part] [JSON: checksums] [CRC-32 of the JSON, its length, MAGIC]
+
+Each array has one CRC-32 per mebibyte of rows, so that a reader of some rows checks these rows alone; all other bytes
+(attributes, sample ids, class names) have one together. CRC-32 detects every flipped bit and every run of up to 32
+damaged bits; it guards against damage, not against intent. Other programs read the file as if there were no seal. A
+file without a seal (of the original harness, or edited with another program) is read unchecked.
+"""
+
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+from zlib import crc32
+
+import numpy as np
+from jaxtyping import Shaped
+
+from fungi.errors import FungiError
+
+MAGIC = b"FUNGIsum"
+SEGMENT_BYTES = 1 << 20
+_END = struct.Struct("<IQ8s")
+
+
+class DamagedFileError(FungiError):
+    """A file of this program does not have the content that it was written with."""
+
+
+@dataclass
+class ArrayChecksums:
+    """Where the rows of an array are in the file, and a CRC-32 for every `segment_rows` of them.
+
+    `add` rows in their order; a segment that the last rows do not fill has a checksum, too.
+    """
+
+    offset: int
+    row_bytes: int
+    rows: int
+    segment_rows: int = 0
+    values: list[int] = field(default_factory=list)
+    _filled: int = 0
+
+    def __post_init__(self) -> None:
+        self.segment_rows = self.segment_rows or max(1, SEGMENT_BYTES // max(1, self.row_bytes))
+
+    @property
+    def stop(self) -> int:
+        """The first byte after the array."""
+        return self.offset + self.rows * self.row_bytes
+
+    def add(self, content: memoryview) -> None:
+        """Take in the bytes of the next rows."""
+        segment_bytes = self.segment_rows * self.row_bytes
+        while content:
+            if self._filled % segment_bytes == 0:
+                self.values.append(0)
+            part = content[: segment_bytes - self._filled % segment_bytes]
+            self.values[-1] = crc32(part, self.values[-1])
+            self._filled += len(part)
+            content = content[len(part) :]
+
+    def segments(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the first row, and the row after the last, of the segments that hold the rows `start:stop`."""
+        return (
+            start // self.segment_rows * self.segment_rows,
+            min(-(-stop // self.segment_rows) * self.segment_rows, self.rows),
+        )
+
+    def check(self, path: Path, key: str, start: int, content: memoryview) -> None:
+        """Check the bytes of whole segments from row `start` on. DamagedFileError where they are not as written."""
+        segment_bytes = self.segment_rows * self.row_bytes
+        for number, first in enumerate(range(0, len(content), segment_bytes), start // self.segment_rows):
+            if crc32(content[first : first + segment_bytes]) != self.values[number]:
+                row = number * self.segment_rows
+                last = min(row + self.segment_rows, self.rows) - 1
+                raise damaged(
+                    path, f"rows {row} to {last} of {key!r} do not have the checksum that they were written with"
+                )
+
+
+@dataclass(frozen=True)
+class Seal:
+    """The checksums of a file.
+
+    size: bytes of its HDF5 part; rest: CRC-32 of all of that part but the arrays.
+    """
+
+    size: int
+    rest: int
+    arrays: dict[str, ArrayChecksums]
+
+
+def bytes_of(values: Shaped[np.ndarray, "..."]) -> memoryview:
+    """Return the bytes of an array in row order, without a copy where they lie so already."""
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+
+
+def damaged(path: Path, what: str) -> DamagedFileError:
+    """Return the error for a feature file that is not as it was written."""
+    return DamagedFileError(f"{path} is damaged: {what}. Run the stage that wrote it again with --overwrite.")
+
+
+def write_seal(path: Path, arrays: dict[str, ArrayChecksums]) -> None:
+    """Append the seal to an HDF5 file that is complete, whose arrays went through `ArrayChecksums.add`."""
+    with path.open("r+b") as file:
+        size = file.seek(0, 2)
+        rest = _checksum_of_rest(file, size, arrays.values())
+        listed = {name: {k: v for k, v in asdict(array).items() if k != "_filled"} for name, array in arrays.items()}
+        text = json.dumps({"size": size, "rest": rest, "arrays": listed}).encode()
+        file.seek(size)
+        file.write(text + _END.pack(crc32(text), len(text), MAGIC))
+
+
+def read_seal(path: Path) -> Seal | None:
+    """Return the seal of a file after checking all of the file but its arrays; None for a file without a seal.
+
+    DamagedFileError where the seal or what it covers is not as written.
+    """
+    with path.open("rb") as file:
+        total = file.seek(0, 2)
+        file.seek(max(0, total - _END.size))
+        end = file.read()
+        if len(end) < _END.size or not end.endswith(MAGIC):
+            return None
+        checksum, length, _ = _END.unpack(end)
+        size = total - _END.size - length
+        if size < 0:
+            raise damaged(path, "its checksums are incomplete")
+        file.seek(size)
+        text = file.read(length)
+        if crc32(text) != checksum:
+            raise damaged(path, "its checksums can't be read")
+        values = json.loads(text)
+        arrays = {name: ArrayChecksums(**array) for name, array in values["arrays"].items()}
+        if values["size"] != size or values["rest"] != _checksum_of_rest(file, size, arrays.values()):
+            raise damaged(path, "its attributes do not have the checksum that they were written with")
+    return Seal(size, values["rest"], arrays)
+
+
+def check_arrays(path: Path) -> None:
+    """Check every byte of a file. DamagedFileError where one is not as written; nothing for a file without a seal."""
+    seal = read_seal(path)
+    if seal is None:
+        return
+    with path.open("rb") as file:
+        for key, array in seal.arrays.items():
+            file.seek(array.offset)
+            for start in range(0, array.rows, array.segment_rows):
+                rows = min(array.segment_rows, array.rows - start)
+                array.check(path, key, start, memoryview(file.read(rows * array.row_bytes)))
+
+
+def _checksum_of_rest(file: BinaryIO, size: int, arrays: Iterable[ArrayChecksums]) -> int:
+    checksum = 0
+    for start, stop in between(size, arrays):
+        file.seek(start)
+        while start < stop:
+            part = file.read(min(SEGMENT_BYTES, stop - start))
+            if not part:
+                break
+            checksum, start = crc32(part, checksum), start + len(part)
+    return checksum
+
+
+def between(size: int, arrays: Iterable[ArrayChecksums]) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of bytes, of `size` in all, that belong to no array."""
+    start = 0
+    for array in sorted(arrays, key=lambda array: array.offset):
+        yield start, array.offset
+        start = array.stop
+    yield start, size
+
+
+def checksum_of_record(values: dict[str, Any]) -> str:
+    """Return eight hexadecimal digits for a record of JSON values, its entry `checksum` left out."""
+    kept = {name: value for name, value in values.items() if name != "checksum"}
+    return f"{crc32(json.dumps(kept, sort_keys=True).encode()):08x}"

@@ -1,0 +1,164 @@
+"""No damage goes unnoticed: every bit of a feature file and of a block is covered by a checksum."""
+
+import h5py
+import numpy as np
+import pytest
+
+from fungi.errors import FungiError
+from fungi.store import seal
+from fungi.store.assembly import assemble, is_finished
+from fungi.store.blocks import BlockFolder, Manifest
+from fungi.store.reading import array_keys, open_array, provenance_of, read_class_names, read_sample_ids, read_targets
+from fungi.store.seal import DamagedFileError, check_arrays
+from tests.store.blocks import BLOCK, ROWS, VALUES, fill, planned
+
+IDS = [f"class{row % 2}/b\u00fccher {row}.png" for row in range(ROWS)]
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """An embeddings file of several segments."""
+    monkeypatch.setattr(seal, "SEGMENT_BYTES", 10 * VALUES.shape[1] * 4)
+    begun, path = planned(tmp_path)
+    manifest = Manifest(begun.manifest.file, begun.manifest.provenance, {}, BLOCK, ("cat", "M\u00f6we"))
+    blocks = BlockFolder(begun.folder, manifest)
+    targets = np.arange(ROWS, dtype=np.uint32) % 2
+    for span in blocks.missing():
+        rows = slice(span.start, span.stop)
+        blocks.write(span, {"embeddings": VALUES[rows], "targets": targets[rows]}, IDS[rows])
+    assemble(blocks, path)
+    return path
+
+
+def content(path) -> list:
+    """Everything that a program reads of a file. FungiError where damage is noticed."""
+    array = open_array(path, "embeddings")
+    values = [array.read(start, start + 7).tobytes() for start in range(0, ROWS, 7)]
+    labels = read_targets(path).tolist()
+    return [provenance_of(path), array_keys(path), values, labels, read_sample_ids(path), read_class_names(path)]
+
+
+def test_an_embeddings_file_says_what_its_rows_are(file):
+    assert read_sample_ids(file) == IDS
+    assert read_class_names(file) == ["cat", "M\u00f6we"]
+    assert array_keys(file) == ["embeddings"]
+    with h5py.File(file) as plain:
+        assert plain["sample_ids"].asstr()[:].tolist() == IDS
+        assert set(plain) == {"embeddings", "targets", "sample_ids", "class_names"}
+
+
+def test_a_gradient_file_holds_layers_alone(tmp_path):
+    blocks, path = planned(tmp_path)
+    fill(blocks)
+    assemble(blocks, path)
+    with h5py.File(path) as plain:
+        assert set(plain) == {"attn"}
+    assert read_sample_ids(path) is None
+
+
+def test_rows_are_read_as_they_were_written(file):
+    array = open_array(file, "embeddings")
+    for start, stop in ((0, ROWS), (3, 4), (9, 21), (30, 40), (38, 99), (5, 5)):
+        np.testing.assert_array_equal(array.read(start, stop), VALUES[start:stop])
+
+
+def test_no_flipped_bit_changes_what_is_read(file):
+    """A flip is refused, or lies where nobody reads; never is anything else read than was written."""
+    expected, whole = content(file), file.read_bytes()
+    noticed = 0
+    draws = np.random.default_rng(0)
+    for place in [*draws.integers(0, len(whole), 60), *draws.integers(len(whole) - 400, len(whole), 20)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(draws.integers(8))
+        file.write_bytes(damaged)
+        try:
+            assert content(file) == expected, place
+        except FungiError:
+            noticed += 1
+        else:
+            assert place >= len(whole) - 8, place  # the mark of a file with checksums
+    assert noticed >= 60
+
+
+@pytest.mark.parametrize("key", ["embeddings", "targets"])
+def test_damaged_rows_are_named_and_others_are_still_read(key, file):
+    array = seal.read_seal(file).arrays[key]
+    row = array.rows - 1
+    with file.open("r+b") as raw:
+        raw.seek(array.offset + row * array.row_bytes)
+        raw.write(b"\xff\xff")
+    with pytest.raises(DamagedFileError, match=f"damaged: rows .* to {row} of '{key}'"):
+        check_arrays(file)
+    with pytest.raises(DamagedFileError, match=str(row)):
+        open_array(file, key).read(row, row + 1) if key == "embeddings" else read_targets(file)
+    np.testing.assert_array_equal(open_array(file, "embeddings").read(0, 5), VALUES[:5])
+
+
+def test_a_file_with_damaged_headers_is_refused_before_hdf5_opens_it(file, monkeypatch):
+    with file.open("r+b") as raw:
+        raw.seek(100)
+        raw.write(b"\xff" * 40)
+    monkeypatch.setattr(h5py, "File", lambda *_, **__: pytest.fail("HDF5 saw a damaged file"))
+    with pytest.raises(DamagedFileError, match="attributes"):
+        provenance_of(file)
+    assert not is_finished(file, planned(file.parent / "other")[0].manifest)
+
+
+def test_a_file_that_another_program_edited_is_read_unchecked(file):
+    with h5py.File(file, "r+") as edited:
+        edited["embeddings"][0, 0] = 7
+        edited.create_dataset("notes", data=np.arange(3000.0))
+    assert open_array(file, "embeddings").read(0, 1)[0, 0] == 7
+
+
+def test_a_block_of_another_seed_or_of_other_rows_is_refused(tmp_path):
+    blocks, path = planned(tmp_path)
+    fill(blocks)
+    first, second = (blocks.folder / f"{index:06d}.safetensors" for index in (0, 1))
+    content_of_first, content_of_second = first.read_bytes(), second.read_bytes()
+    first.write_bytes(content_of_second), second.write_bytes(content_of_first)
+    with pytest.raises(
+        FungiError, match=r"000000\.safetensors can't be used: it was computed for another file or other"
+    ):
+        assemble(blocks, path)
+    second.write_bytes(content_of_second)
+    seed = Manifest(
+        blocks.manifest.file,
+        type(blocks.manifest.provenance)(**{**vars(blocks.manifest.provenance), "seed": 2}),
+        blocks.manifest.layers,
+        BLOCK,
+    )
+    other = BlockFolder.create(blocks.folder.with_name(seed.key), seed)
+    fill(other)
+    first.write_bytes((other.folder / first.name).read_bytes())
+    with pytest.raises(FungiError, match="can't be used: it was computed for another file"):
+        assemble(blocks, path)
+    assert not path.exists()
+
+
+def test_no_flipped_bit_of_a_block_reaches_the_file(tmp_path):
+    blocks, path = planned(tmp_path)
+    fill(blocks)
+    block = blocks.folder / "000002.safetensors"
+    whole = block.read_bytes()
+    draws = np.random.default_rng(1)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for place in [*draws.integers(0, len(whole), 20), *draws.integers(0, header, 30)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(draws.integers(8))
+        block.write_bytes(damaged)
+        with pytest.raises(FungiError):
+            assemble(blocks, path)
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("damage", [("train", "tramp"), ('"seed": 1', '"seed": 2'), ("{", "[")])
+def test_a_damaged_manifest_concerns_its_own_file_and_its_stage_writes_it_anew(damage, tmp_path):
+    blocks, path = planned(tmp_path)
+    fill(blocks)
+    manifest = blocks.folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(*damage))
+    with pytest.raises(FungiError, match=r"manifest\.json is damaged"):
+        BlockFolder.open(blocks.folder)
+    assemble(planned(tmp_path)[0], path)
+    np.testing.assert_array_equal(open_array(path, "attn").read(0, ROWS), VALUES)
