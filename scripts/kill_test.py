@@ -1,11 +1,15 @@
 """Kill the stages at random moments, and report what was lost (must be nothing) and what was left behind.
 
     python scripts/kill_test.py --kills 1000
+    python scripts/kill_test.py --kills 40 --stages merge --moments spaced
 
 Every stage and objective in turn works on a few pictures, in a process forked from this one, so that a kill costs no
 start-up. It is killed (SIGKILL, SIGTERM or SIGUSR1) at a random moment of its run and started again, as often as asked.
 After each kill everything that was finished before has to be there still, bit for bit; whenever a run gets through, its
 files have to be those of a run that was never killed. 1,000 kills take about ten minutes on two cores.
+
+`--moments spaced` kills before file operations that are evenly spaced over the run (creating, renaming, removing), the
+same ones every time: what the test suite does.
 """
 
 import hashlib
@@ -23,6 +27,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -41,6 +46,8 @@ from kill_stages import BUILDS_ON, ROOT, commands, make_data
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
 SHOWN = 20
+CHANGES = ("open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir")
+"""Audit events of operations that change files; of opening, only for writing."""
 HEEDED = tuple(128 + number for number in SIGNALS)
 NEWEST = " after step "
 """Between the name of a checkpoint and how far it is."""
@@ -53,6 +60,9 @@ class KillSettings:
     kills: int = setting(1000, "kills, shared evenly among the stages", within=(1, 10**6))
     stages: tuple[str, ...] = setting((), "stages, e.g. extract, gradients-kl, segment; or all")
     seed: int = setting(0, "seed of the moments", within=SEEDS)
+    moments: Literal["random", "spaced"] = setting(
+        "random", "kill at random moments, or at evenly spaced file operations"
+    )
     rows: int = setting(8, "pictures of the training split", within=(4, 10_000))
 
 
@@ -70,12 +80,17 @@ def _at(root: Path, command: list[str]) -> list[str]:
     return [word.replace(ROOT, str(root)) for word in command[1:]]
 
 
-def begin(command: list[str], root: Path, *, assembled: bool = True) -> int:
-    """Run a command in a forked process that leads a group of its own; its pid."""
+def begin(command: list[str], root: Path, *, assembled: bool = True, die_at: int = 0) -> int:
+    """Run a command in a forked process that leads a group of its own; its pid.
+
+    die_at: the file operation below the root, counted from 1, before which the process kills itself; 0 for none. How
+    many there were is written beside the root.
+    """
     pid = os.fork()
     if pid:
         return pid
     status = 70
+    operations = _count_operations(root, die_at)
     try:
         os.setsid()
         tqdm.set_lock(RLock())  # that of this process is shared with all forked ones: a killed one would keep it
@@ -88,7 +103,25 @@ def begin(command: list[str], root: Path, *, assembled: bool = True) -> int:
     except SystemExit as ended:  # a stage that heeds the signal saves, and ends with its status
         status = int(ended.code or 0)
     finally:
+        root.with_name(f"{root.name}.operations").write_text(str(operations[0]))
         os._exit(status)
+
+
+def _count_operations(root: Path, die_at: int) -> list[int]:
+    """Count, from now on, the operations of this process that change files below the root, in the only entry."""
+    count, top = [0], str(root)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event not in CHANGES or not str(arguments[0]).startswith(top + os.sep):
+            return
+        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            return
+        count[0] += 1
+        if count[0] == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    return count
 
 
 def run_whole(command: list[str], root: Path, *, assembled: bool = True) -> float:
@@ -190,22 +223,29 @@ def end_group(pid: int) -> bool:
     return False
 
 
-def try_stage(command: list[str], start: Path, plain: Path, work: Path, kills: int, moments: random.Random) -> Tally:
+def try_stage(
+    command: list[str], start: Path, plain: Path, work: Path, kills: int, moments: random.Random | None
+) -> Tally:
     """Kill a stage that begins from the files in `start` and should end with those of `plain`.
 
-    work: a folder for its files, which is made anew whenever the stage gets through.
+    work: a folder for its files, which is made anew whenever the stage gets through; moments: None for moments that
+    are evenly spaced.
     """
     tally, expected = Tally(), finished(plain)
     shutil.copytree(start, work)
     whole = run_whole(command, work)
+    operations = int(work.with_name(f"{work.name}.operations").read_text())
     for path in (work, work.with_name(f"{work.name}.log")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.copytree(start, work)
     while tally.kills < kills:
         before = finished(work)
-        pid = begin(command, work)
-        time.sleep(moments.uniform(0, 1.1) * whole)
-        os.kill(pid, moments.choice(SIGNALS))
+        if moments is None:
+            pid = begin(command, work, die_at=1 + tally.kills * operations // kills)
+        else:
+            pid = begin(command, work)
+            time.sleep(moments.uniform(0, 1.1) * whole)
+            os.kill(pid, moments.choice(SIGNALS))
         _, status = os.waitpid(pid, 0)
         if not end_group(pid):
             tally.litter["processes that outlive their parent"] += 1
@@ -252,7 +292,8 @@ def run(settings: KillSettings) -> None:
         for number, name in enumerate(chosen):
             start, plain = _prepared(name, stages, home)
             share = settings.kills // len(chosen) + (number < settings.kills % len(chosen))
-            tallies[name] = try_stage(stages[name], start, plain, home / "work" / name, share, moments)
+            chosen_moments = moments if settings.moments == "random" else None
+            tallies[name] = try_stage(stages[name], start, plain, home / "work" / name, share, chosen_moments)
             _print(name, tallies[name])
     total = sum(tally.kills for tally in tallies.values())
     lost = [text for tally in tallies.values() for text in tally.lost]

@@ -85,7 +85,7 @@ def test_labels_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: P
         ({"rows": 10**12}, "array 'kl' has 8 rows, but its provenance says 1000000000000"),
         (
             {"schema_version": SCHEMA_VERSION + 1},
-            f"version {SCHEMA_VERSION + 1} of the provenance, this program reads versions up to {SCHEMA_VERSION}",
+            f"version {SCHEMA_VERSION + 1} of the provenance, this program reads version {SCHEMA_VERSION}",
         ),
         ({"complete": False}, "is not finished"),
     ],

@@ -4,12 +4,10 @@ import re
 import shutil
 from pathlib import Path
 
-import h5py
 import pytest
 from PIL import Image
 
 from fungi.commands import COMMANDS
-from fungi.store.provenance import SCHEMA_VERSION
 from tests.stages.conftest import assert_same_files
 
 EXTRACT, GRADIENTS, KNN = (COMMANDS[name].main for name in ("extract", "extract-gradients", "knn"))
@@ -64,17 +62,3 @@ def test_moved_and_copied_data_is_the_same_data(flags, tmp_path, capsys):
     assert capsys.readouterr().out.count("kept") == 2
     assert EXTRACT([*flags[:3], str(moved), "--root", str(tmp_path / "anew"), "--device", "cpu"]) == 0
     assert_same_files(tmp_path / "features", tmp_path / "anew")
-
-
-@pytest.mark.slow
-def test_files_of_the_version_that_did_not_look_at_content_are_told(flags, tmp_path, capsys):
-    assert EXTRACT([*flags, "--device", "cpu"]) == 0
-    assert GRADIENTS([*flags, "--device", "cpu", "--objective", "kl"]) == 0
-    for path in (tmp_path / "features" / "embeddings").rglob("*.h5"):
-        with h5py.File(path, "r+") as file:
-            assert file.attrs["schema_version"] == SCHEMA_VERSION
-            file.attrs["schema_version"] = 1
-    assert EXTRACT([*flags, "--device", "cpu"]) == 2
-    assert "older version of this program" in capsys.readouterr().err
-    assert KNN([*flags[:2], *flags[4:], "--backbone", "digits-vit", "--k", "3"]) == 2
-    assert "file version differs: 1 in" in capsys.readouterr().err

@@ -185,7 +185,7 @@ def test_a_damaged_block_is_named(gradients: Stage, tmp_path: Path, capsys: pyte
     block = min((tmp_path / "blocks").rglob("*.safetensors"))
     block.write_bytes(block.read_bytes()[:-100])
     assert gradients(tmp_path, *flags, "--shard", "2/2") == 2
-    assert f"block {block} can't be read" in capsys.readouterr().err
+    assert f"block {block} can't be used" in capsys.readouterr().err
 
 
 def _only(objective: str) -> tuple[str, ...]:

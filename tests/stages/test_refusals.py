@@ -123,7 +123,7 @@ def test_a_truncated_feature_file_is_named(
     assert gradients(tmp_path, *KL, "--split", "test") == 0
     file = next((tmp_path / "gradients").rglob("*.h5"))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    refused(capsys, gradients(tmp_path, *KL, "--split", "test"), f"{file} is damaged")
+    refused(capsys, gradients(tmp_path, *KL, "--split", "test"), f"{file} can't be read as HDF5", "--overwrite")
 
 
 def test_a_file_of_the_original_harness_is_not_overwritten(
@@ -220,7 +220,7 @@ def test_damaged_work_in_progress_is_named(
     refused(capsys, gradients(tmp_path, *shard), support.name, "Delete it and run the stage again")
     (manifest,) = (tmp_path / "blocks").rglob("manifest.json")
     manifest.write_text("{")
-    refused(capsys, merge(["--root", str(tmp_path)]), "manifest.json is damaged", "run the stage again")
+    refused(capsys, merge(["--root", str(tmp_path)]), "manifest.json is damaged", "Run the stage of that file again")
 
 
 @pytest.mark.slow

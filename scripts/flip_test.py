@@ -1,0 +1,159 @@
+"""Flip single bits in blocks and feature files, and count the flips that nothing notices.
+
+    python scripts/flip_test.py --flips 500
+
+Half of the flips hit a block that is then assembled, half a finished file that is then read: every array, the labels,
+the provenance, the names of samples and classes. A flip is *noticed* when the program refuses the file or block,
+*harmless* when everything is read as it was written, *silent* when something else is read (must never happen), and a
+*crash* when the process dies. Each flip is tried in a process of its own. 500 flips take about a minute on two cores.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fungi.errors import FungiError
+from fungi.runtime.command import run_command
+from fungi.settings import SEEDS, setting
+from fungi.store.assembly import assemble
+from fungi.store.blocks import BlockFolder, Manifest
+from fungi.store.layout import Layout
+from fungi.store.provenance import LayerProvenance, Provenance
+from fungi.store.reading import open_array, provenance_of, read_class_names, read_sample_ids, read_targets
+
+LAYER = LayerProvenance(layer="l", bias=True, projection_hash="p", projection_kind="binary", projection_seed=1)
+FACTS = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x" * 64)
+PLAIN = Provenance(feature="kl", dataset="d", split="train", rows=64, backbone="b", seed=1, device="cpu", **FACTS)
+WIDTH, BLOCK = 24, 16
+VALUES = np.random.default_rng(0).standard_normal((PLAIN.rows, WIDTH)).astype(np.float32)
+NOTICED, HARMLESS, SILENT, CRASH = "noticed", "harmless", "silent", "crash"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlipSettings:
+    """How many flips, and where they hit."""
+
+    flips: int = setting(500, "flips in all", within=(1, 10**6))
+    seed: int = setting(0, "seed of their places", within=SEEDS)
+
+
+def write_blocks(root: Path, feature: str) -> tuple[BlockFolder, Path]:
+    """Write all blocks of a feature file; return them and the path of the file."""
+    path = Layout(root).features(feature, "d", "b", "train")
+    layers = {} if feature == "embeddings" else {"attn": LAYER}
+    names = ("cat", "dog") if feature == "embeddings" else ()
+    manifest = Manifest(str(path.relative_to(root)), replace(PLAIN, feature=feature), layers, BLOCK, names)
+    blocks = BlockFolder.create(Layout(root).blocks(path, manifest.key), manifest)
+    for span in manifest.spans():
+        rows = slice(span.start, span.stop)
+        if layers:
+            blocks.write(span, {"attn": VALUES[rows]})
+        else:
+            labels = np.arange(span.start, span.stop, dtype=np.uint32) % 2
+            ids = [f"images/{row:05d}.png" for row in range(span.start, span.stop)]
+            blocks.write(span, {"embeddings": VALUES[rows], "targets": labels}, ids)
+    return blocks, path
+
+
+def content(path: Path) -> list[Any]:
+    """Return everything that is read of a feature file."""
+    feature = path.name.removesuffix(".h5").removesuffix("-train")
+    array = open_array(path, "attn" if feature == "kl" else "embeddings")
+    parts: list[Any] = [array.read(start, start + 10).tobytes() for start in range(0, array.rows, 10)]
+    if feature != "kl":
+        parts += [read_targets(path).tolist(), read_sample_ids(path), read_class_names(path)]
+    return [*parts, array.layer, provenance_of(path)]
+
+
+def outcome(attempt: Callable[[], bool]) -> str:
+    """Run an attempt in a forked process; return what became of it. The attempt returns whether all is as written."""
+    pid = os.fork()
+    if not pid:
+        status = 3
+        try:
+            status = 0 if attempt() else 1
+        except FungiError:
+            status = 2
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    ends = {0: HARMLESS, 1: SILENT, 2: NOTICED}
+    return CRASH if os.WIFSIGNALED(status) else ends.get(os.WEXITSTATUS(status), "another error")
+
+
+def flipped(path: Path, draws: np.random.Generator) -> bytes:
+    """Flip one bit of a file; return what was there before."""
+    before = path.read_bytes()
+    damaged = bytearray(before)
+    damaged[draws.integers(len(damaged))] ^= 1 << int(draws.integers(8))
+    path.write_bytes(damaged)
+    return before
+
+
+def run(settings: FlipSettings) -> None:
+    """Flip bits. FungiError where a flip was silent or crashed the process."""
+    draws = np.random.default_rng(settings.seed)
+    tallies = {"block": Counter[str](), "finished file": Counter[str]()}
+    with tempfile.TemporaryDirectory(prefix="fungi-flips-") as folder:
+        features = ("embeddings", "kl")
+        finished = {name: write_blocks(Path(folder) / "finished", name) for name in features}
+        for blocks, path in finished.values():
+            assemble(blocks, path)
+        pending = {name: write_blocks(Path(folder) / "pending", name) for name in features}
+        expected = {name: content(path) for name, (_, path) in finished.items()}
+        for number in range(settings.flips):
+            name = features[number // 2 % 2]
+            if number % 2:
+                path, kind = finished[name][1], "finished file"
+                before = flipped(path, draws)
+                result = outcome(partial(_reads_as, path, expected[name]))
+            else:
+                folder_of_blocks = pending[name][0].folder
+                path, kind = (
+                    sorted(folder_of_blocks.glob("*.safetensors"))[draws.integers(PLAIN.rows // BLOCK)],
+                    "block",
+                )
+                before = flipped(path, draws)
+                result = outcome(partial(_assembles_to, pending[name], Path(folder) / "try", expected[name]))
+                shutil.rmtree(Path(folder) / "try", ignore_errors=True)
+            path.write_bytes(before)
+            tallies[kind][result] += 1
+    for kind, tally in tallies.items():
+        print(f"{kind}: " + ", ".join(f"{count} {what}" for what, count in tally.most_common()))
+    total = sum(tallies.values(), Counter[str]())
+    unnoticed = total[HARMLESS] + total[SILENT]
+    print(f"{settings.flips} flips, {unnoticed} unnoticed, of which {total[SILENT]} changed what is read")
+    if bad := total[SILENT] + total[CRASH] + total["another error"]:
+        raise FungiError(f"{bad} flips were silent, crashed the process, or ended in another error than a message.")
+
+
+def _reads_as(path: Path, expected: list[Any]) -> bool:
+    return content(path) == expected
+
+
+def _assembles_to(pending: tuple[BlockFolder, Path], root: Path, expected: list[Any]) -> bool:
+    """Assemble a copy of the blocks; return whether the file reads as expected."""
+    blocks, path = pending
+    top = next(parent for parent in path.parents if parent.name == "pending")
+    shutil.copytree(top, root)
+    moved = root / path.relative_to(top)
+    assemble(BlockFolder.open(root / blocks.folder.relative_to(top)), moved)
+    return content(moved) == expected
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    return run_command(FlipSettings, run, program="flip_test.py", description=__doc__ or "", arguments=arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Merges side by side: each ends well, and a damaged manifest concerns its own file alone."""
+
+from pathlib import Path
+
+import pytest
+
+from fungi.commands import COMMANDS
+from fungi.store.assembly import assemble, block_folders
+from fungi.store.blocks import MANIFEST, BlockFolder
+from fungi.store.reading import open_array
+from tests.store.blocks import ROWS, VALUES, files_below, fill, planned
+
+FILE = "gradients/pictures/digits-vit/kl-train.h5"
+
+
+def merge(root: Path, *flags: str) -> int:
+    return COMMANDS["merge"].main(["--root", str(root), *flags])
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act) -> None:
+    """Let another process act right after a method of ours was called for the first time."""
+    original, done = getattr(owner, name), []
+
+    def wrapped(*arguments, **options):
+        result = original(*arguments, **options)
+        if not done:
+            done.append(True)
+            act()
+        return result
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+@pytest.mark.parametrize("after", ["require_complete", "code_version", "_load", "missing"])
+def test_a_file_that_another_process_finishes_meanwhile_is_accepted(after, tmp_path, monkeypatch):
+    blocks, path = planned(tmp_path)
+    fill(blocks)
+    rival, _ = planned(tmp_path)
+    meanwhile(monkeypatch, BlockFolder, after, lambda: assemble(rival, path))
+    assert merge(tmp_path) == 0
+    assert files_below(tmp_path) == {FILE}
+    assert (open_array(path, "attn").read(0, ROWS) == VALUES).all()
+
+
+def test_a_manifest_that_goes_while_others_are_listed_is_left_out(tmp_path, monkeypatch):
+    blocks, path = planned(tmp_path)
+    fill(blocks)
+    real = BlockFolder.open
+
+    def opened(folder):
+        assemble(blocks, path)
+        return real(folder)
+
+    monkeypatch.setattr(BlockFolder, "open", opened)
+    assert block_folders(tmp_path) == ([], [])
+
+
+@pytest.fixture
+def two_files(tmp_path):
+    """Blocks of two datasets; the manifest of the second, `other`, is damaged."""
+    fill(planned(tmp_path)[0])
+    (tmp_path / "blocks/gradients/pictures").rename(tmp_path / "pictures")
+    fill(planned(tmp_path)[0])
+    (tmp_path / "pictures").rename(tmp_path / "blocks/gradients/other")
+    (manifest,) = (tmp_path / "blocks/gradients/other").rglob(MANIFEST)
+    manifest.write_text("{")
+    return tmp_path
+
+
+def test_a_damaged_manifest_is_named_and_other_files_are_assembled(two_files, capsys):
+    assert merge(two_files) == 2
+    said = capsys.readouterr().err
+    assert "other/digits-vit/kl-train" in said
+    assert "manifest.json is damaged" in said
+    assert (two_files / FILE).is_file()
+
+
+def test_a_damaged_manifest_of_another_dataset_is_not_looked_at(two_files, capsys):
+    assert merge(two_files, "--dataset", "pictures", "--backbone", "digits-vit") == 0
+    assert merge(two_files, "--dataset", "other=folder:somewhere") == 2
+    assert "manifest.json is damaged" in capsys.readouterr().err
+
+
+def test_clean_names_a_damaged_manifest_and_goes_on(two_files, capsys):
+    assert COMMANDS["clean"].main(["--root", str(two_files)]) == 0
+    said = capsys.readouterr().out
+    assert "manifest.json is damaged" in said
+    assert "5 of 5 blocks of gradients/pictures" in said
+
+
+def test_a_merge_removes_what_killed_merges_left(tmp_path):
+    blocks, path = planned(tmp_path)
+    fill(blocks)
+    assemble(blocks, path)
+    removed = tmp_path / "blocks/gradients/pictures/digits-vit/kl-train/.key.removed-0123456789ab"
+    (removed / "000000.safetensors").mkdir(parents=True)
+    assert merge(tmp_path) == 0
+    assert not removed.exists()
