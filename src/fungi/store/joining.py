@@ -59,11 +59,6 @@ SIDE_BY_SIDE = (
     *_SAME_MODEL,
     Fact("split", _from_provenance("split")),
     Fact(
-        "file version",
-        _from_provenance("schema_version"),
-        "Version 1 did not look at the content of the samples. Extract the older one again with --overwrite.",
-    ),
-    Fact(
         "dataset fingerprint",
         _from_provenance("dataset_fingerprint"),
         "The rows are not the same samples in one order, or their content was changed in between.",

@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     import h5py
 
 SCHEMA_VERSION = 2
-"""1: the dataset's fingerprint told the names and labels of the samples, not their content."""
 
 WITNESSES = ("weights_source", "settings", "versions", "commit", "code_versions", "complete")
 """Fields that tell how a file came about without deciding what is in it."""
