@@ -24,6 +24,10 @@ _OF_THE_MODEL = {"patch_size": 0}
 """Options of views that the model itself says where nobody else does."""
 
 
+_LEFT_TO_THE_PLAN = ("global_size", "local_size", "view_size", "patch_side", "per_side")
+"""Sizes and numbers of views that are 0 where the wrapper's `views` decides."""
+
+
 class ExtractorConfig:
     """What the configurations of this module share: the name of their extractor in `fungi.gradients`."""
 
@@ -33,6 +37,7 @@ class ExtractorConfig:
         """The extractor, from what all extractors of a wrapper have in common and the settings given here."""
         gradients = import_module("fungi.gradients")
         settings = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
+        settings = {name: value for name, value in settings.items() if value or name not in _LEFT_TO_THE_PLAN}
         return getattr(gradients, self.extractor)(**(base_params | settings))
 
 
@@ -60,7 +65,8 @@ class DINOConfig(ExtractorConfig):
 
     teacher_temperature, student_temperature: of the softmaxes; latent_dim: output size of both heads; shared_head: one
     head for both, augmentation: `crops` alone or the full `dino` recipe (table 15); global_crops, local_crops: numbers
-    of views; skip_same_view: leave out the pairs of a crop with itself; normalize, project: as for KL.
+    of views; global_size, local_size: side in pixels at which they are encoded, 0 leaves it to the wrapper's `views`;
+    skip_same_view: leave out the pairs of a crop with itself; normalize, project: as for KL.
     """
 
     extractor = "DINOGradientsExtractor"
@@ -72,6 +78,8 @@ class DINOConfig(ExtractorConfig):
     augmentation: Literal["crops", "dino"] = "crops"
     global_crops: int = 2
     local_crops: int = 10
+    global_size: int = 0
+    local_size: int = 0
     skip_same_view: bool = False
     normalize: bool = True
     project: bool = True
@@ -82,7 +90,9 @@ class SimCLRConfig(ExtractorConfig):
     """SimCLR (paper, table 17).
 
     num_patches: patches where they do not overlap, a square number: 4 is a grid of 2 x 2; stride_scale: steps per
-    patch side, 6 makes 49 overlapping patches of those 4; comparison_batch_size: images in the negative batch;
+    patch side, 6 makes 49 overlapping patches of those 4; patch_side: side of a patch in pixels, per_side: number of
+    patches along a side, view_size: side in pixels at which they are encoded, 0 leaves each to the wrapper's `views`;
+    comparison_batch_size: images in the negative batch;
     comparison_batch_encoding_batch_size: how many of them are encoded together; self_similarity_constant: taken for the
     sake of published code and not used, a view's similarity to itself is masked out exactly.
     hard_negatives: images that take the first places of the negative batch; negatives_mixing, mixing_k: mix every view
@@ -99,6 +109,9 @@ class SimCLRConfig(ExtractorConfig):
     latent_dim: int = 96
     num_patches: int = 4
     stride_scale: int = 6
+    patch_side: int = 0
+    per_side: int = 0
+    view_size: int = 0
     hard_negatives: Sequence["Image.Image"] = field(default=(), metadata={"saved": False})  # negatives are saved
     negatives_mixing: bool = False
     mixing_k: int = 20

@@ -84,7 +84,7 @@ TOPICS = {
     "model": ("backbone", "backbones", "checkpoint", "checkpoint_key", "random_init", "arch"),
     "features": (
         *("objective", "with_embeddings", "features", "combinations", "all_combinations", "layer", "layer_key", "bias"),
-        *("set", "profile", "projection_matrix", "projection_dim", "projection_kind", "pca_dim", "normalize"),
+        *("views", "set", "profile", "projection_matrix", "projection_dim", "projection_kind", "pca_dim", "normalize"),
         *("normalize_embeddings", "short_cut"),
     ),
     OWN_TOPIC: (),

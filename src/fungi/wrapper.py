@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fungi.combine.pca import Reduction
 from fungi.combine.source import l2_normalized
 from fungi.data.base import Samples
-from fungi.errors import FungiError
+from fungi.errors import FungiError, unknown_name
 from fungi.gradients.assembly import EngineSettings, assemble_engine, embedding_dim_of
 from fungi.gradients.base_extractor import BaseGradientExtractor
 from fungi.gradients.core import Feature, FiniteCheck, compute, embedding_feature
@@ -51,6 +51,7 @@ from fungi.views.base import ViewGenerator
 from fungi.views.image import ImageInput
 from fungi.views.image_sets import as_samples, rgb
 from fungi.views.loading import Batch, batch_of, batches, row_batches
+from fungi.views.plans import PLANS, PUBLISHED, PlanName
 
 
 class FUNGIWrapper:
@@ -70,7 +71,8 @@ class FUNGIWrapper:
     By keyword, beyond the published library: include_embeddings (the L2-normalised embedding comes first; it shares
     the forward with KL), seed (of heads, projection, negatives and views), image_input (resizing and statistics; the
     model's own where timm knows them, else ImageNet's), views_per_forward (views encoded at once), bias (append the
-    gradient of the layer's bias).
+    gradient of the layer's bias), views (`published` enlarges crops to `input_dim`, `native` encodes them at their own
+    size for a quarter of the forwards, `budget` takes fewer of them for an eighth).
 
     Raises FungiError, which is a ValueError, for what a caller can cause.
     """
@@ -92,6 +94,7 @@ class FUNGIWrapper:
         image_input: ImageInput | None = None,
         views_per_forward: int = 0,
         bias: bool = True,
+        views: PlanName = PUBLISHED,
     ) -> None:
         self.extractor_configs = checked_configs(extractor_configs)
         if not self.extractor_configs and not include_embeddings:
@@ -107,6 +110,9 @@ class FUNGIWrapper:
             raise FungiError(f"image_input is for {self.image_input.size} pixels, input_dim is {input_dim}.")
         self.include_embeddings, self.bias = include_embeddings, bias
         self.views_per_forward = whole_number("views_per_forward", views_per_forward, 0)
+        self.views = views
+        if views not in PLANS:
+            raise unknown_name("choice of views", str(views), PLANS)
         self.reduction: Reduction | None = None
         trial = torch.zeros(1, 3, input_dim, input_dim, device=self.device)
         self.embeddings_dim = embedding_dim_of(self.model, self.layers, trial)
@@ -127,6 +133,8 @@ class FUNGIWrapper:
             "seed": seed,
             "image_input": self.image_input,
         }
+        if views != PUBLISHED:  # extractors of users' own need not know it
+            self.base_params["view_plan"] = views
         self.extractors: list[BaseGradientExtractor] = []
         for config in self.extractor_configs:
             extractor = config.get_extractor(base_params=dict(self.base_params))

@@ -149,8 +149,9 @@ def test_padding_has_no_gradient_at_all(name: str) -> None:
     padding = inputs["attention_mask"] == 0
     assert padding.any()
     for target in targets:
-        assert (signals[target.path][padding] == 0).all()
-        assert (signals[target.path][~padding] != 0).any()
+        (signal,) = signals[target.path]
+        assert (signal[padding] == 0).all()
+        assert (signal[~padding] != 0).any()
 
 
 def test_the_first_token_switch_keeps_the_first_tokens_part_alone() -> None:

@@ -6,6 +6,7 @@ An encoder is a model with a way through it: the whole model, the short cut for 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
+from fungi.backbones.position_embedding import at_size
 from fungi.errors import FungiError
 from fungi.runtime.seeds import torch_generator
 from fungi.views.base import Inputs
@@ -57,6 +59,22 @@ class Encoded:
         wide = self.map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
         return wide.map(lambda tensor: tensor.unflatten(0, (samples, -1)))
 
+    @staticmethod
+    def side_by_side(parts: Sequence["Encoded"]) -> "Encoded":
+        """Views of several sizes of the same samples `[b v ...]`, one size after the other.
+
+        Patches and masks are those of the views with the most patches: no loss compares patches of different grids.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        fields = {"pooled": torch.cat([part.pooled for part in parts], dim=1)}
+        for name in ("patches", "mask", "target"):
+            tensors = [tensor for part in parts if (tensor := getattr(part, name)) is not None]
+            most = max((tensor.shape[2] for tensor in tensors), default=0)
+            if tensors:
+                fields[name] = torch.cat([tensor for tensor in tensors if tensor.shape[2] == most], dim=1)
+        return Encoded(**fields)
+
     def detach(self) -> "Encoded":
         """The same without a graph."""
         return self.map(Tensor.detach)
@@ -81,6 +99,9 @@ class Encoder(Protocol):
     def activation_module(self, path: str) -> nn.Module:
         """The attention module that owns a target, whose input may stand in for the target's."""
 
+    def at_size(self, size: int) -> "Encoder":
+        """The same way through the model for images of another size; FungiError where the model takes one alone."""
+
     def compile(self, targets: Sequence[str]) -> None:
         """Have what comes before the first of the gradient sources (paths) compiled when it is first used."""
 
@@ -101,10 +122,17 @@ class WholeModel:
         """The parent of a target, which is its attention module."""
         return self.model.get_submodule(path.rpartition(".")[0])
 
+    def at_size(self, size: int) -> "WholeModel":
+        """The same way through the model for images of another size; FungiError where the model takes one alone."""
+        resized = copy(self)
+        resized.model = at_size(self.model, size)
+        return resized
+
     def compile(self, targets: Sequence[str]) -> None:
         """Block by block: they are alike, so that one program serves all."""
         for block in blocks_before(self.model, targets):
-            block.compile()
+            if block._compiled_call_impl is None:  # models of several sizes share their blocks
+                block.compile()
 
 
 class TokenEncoder(WholeModel):

@@ -12,6 +12,7 @@ The result is the embedding of the whole model up to rounding, for about 0.92 of
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fungi.backbones.encoders import Encoded
+from fungi.backbones.position_embedding import at_size
 
 
 class PooledTokenEncoder:
@@ -51,6 +53,13 @@ class PooledTokenEncoder:
     def activation_module(self, path: str) -> nn.Module:
         """The module whose input is the input of the attention module that owns `path`."""
         return self.attention_input
+
+    def at_size(self, size: int) -> "PooledTokenEncoder":
+        """The same way through the model for images of another size; FungiError where the model takes one alone."""
+        resized = copy(self)
+        resized.model = at_size(self.model, size)
+        resized._attend = resized._attended
+        return resized
 
     def compile(self, targets: Sequence[str]) -> None:
         """Everything up to the attention of the last block, where eleven twelfths of the work are, as one program."""

@@ -1,33 +1,199 @@
-"""Learned position embeddings at another resolution than they were trained for."""
+"""Learned position embeddings at another resolution than they were trained for, as the publisher of the weights does.
 
+DINO and DINOv2 are scaled as in their torch hub code, everything else as timm does; torchvision's own models as
+torchvision does. Models without learned positions (rotary embeddings, convolutions) need no scaling.
+"""
+
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from fungi.errors import FungiError
 
 OFFSET = 0.1
-"""DINOv2's hub code adds it to the new grid before scaling, so that rounding never loses a row."""
+"""DINO's and DINOv2's hub code adds it to the new grid before scaling, so that rounding never loses a row."""
+HUB_WEIGHTS = ("fbaipublicfiles.com/dino/", "fbaipublicfiles.com/dinov2/")
+"""Where timm says that the weights of DINO and DINOv2 come from."""
+OTHER_SIZES = "Use --views published (views='published' in the library)."
 
 
 def hub_positions(
     positions: Float[Tensor, "1 old d"], *, grid: int | tuple[int, int], antialias: bool = False, prefix: int = 1
 ) -> Float[Tensor, "1 new d"]:
-    """Position embedding for a grid of patches (its side, or rows and columns): bicubic, as DINOv2's hub code.
+    """Scale a position embedding to a grid of patches (its side, or rows and columns) as DINOv2's hub code does.
 
-    prefix: class tokens, which come first and keep theirs.
-
-    antialias: how it does that for models with registers; the others' grid is scaled without, and with an offset. A
-    grid that fits already stays untouched.
+    prefix: class tokens, which come first and keep their positions.
+    antialias: as the hub does for models with registers. The grid of all others is scaled without it, and with an
+    offset. A grid that fits already stays untouched.
     """
-    wanted = (grid, grid) if isinstance(grid, int) else grid
+    shape = (grid, grid) if isinstance(grid, int) else grid
     side = round((positions.shape[1] - prefix) ** 0.5)
-    if wanted == (side, side):
+    if shape == (side, side):
         return positions
     token, patches = positions[:, :prefix], positions[:, prefix:]
     patches = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [1 side*side d] -> [1 d side side]
-    scale = tuple((length + OFFSET) / side for length in wanted)
-    to: dict[str, Any] = {"size": wanted} if antialias else {"scale_factor": scale}
-    patches = torch.nn.functional.interpolate(patches.float(), mode="bicubic", antialias=antialias, **to)
-    assert patches.shape[-2:] == wanted
+    scale = tuple((length + OFFSET) / side for length in shape)
+    target: dict[str, Any] = {"size": shape} if antialias else {"scale_factor": scale}
+    patches = torch.nn.functional.interpolate(patches.float(), mode="bicubic", antialias=antialias, **target)
+    assert patches.shape[-2:] == shape
     return torch.cat([token, patches.flatten(2).transpose(1, 2).to(token.dtype)], dim=1)  # -> [1 prefix+new d]
+
+
+def scaling_of(model: nn.Module) -> str:
+    """Return how the positions of a model are scaled: `hub`, `hub, antialiased`, `timm`, `torchvision`, or `none`.
+
+    A model that was built without timm's record of its weights says it by an attribute `position_scaling`.
+    """
+    vit = _sized_module(model)[1]
+    if vit is None:
+        return "none"
+    if _is_torchvision(vit):
+        return "torchvision"
+    if vit.pos_embed is None:
+        return "none"
+    url = (getattr(vit, "pretrained_cfg", None) or {}).get("url") or ""
+    scaling = getattr(vit, "position_scaling", "hub" if any(place in url for place in HUB_WEIGHTS) else "timm")
+    # DINOv2's models with registers: their positions are those of patches alone.
+    registers = vit.no_embed_class and getattr(vit, "reg_token", None) is not None
+    return "hub, antialiased" if scaling == "hub" and registers else scaling
+
+
+def patch_size_of(model: nn.Module) -> int:
+    """Return the side in pixels of which views have to be a multiple; 1 where there is no such side."""
+    vit = _sized_module(model)[1]
+    return 1 if vit is None else _patch_size(vit)
+
+
+def set_size(vit: Any, size: int) -> None:
+    """Make a vision transformer of timm take images of `size` x `size`, in place.
+
+    Class tokens and registers keep their positions, where they have any; rotary positions follow the grid.
+    """
+    learned, grid, scaling = vit.pos_embed, vit.patch_embed.grid_size[0], scaling_of(vit)
+    vit.set_input_size(img_size=(size, size))
+    if scaling.startswith("hub"):
+        new_grid, prefix = vit.patch_embed.grid_size[0], learned.shape[1] - grid**2
+        antialias = scaling == "hub, antialiased"
+        positions = hub_positions(learned.detach(), grid=new_grid, antialias=antialias, prefix=prefix)
+        vit.pos_embed = nn.Parameter(positions, requires_grad=False)
+
+
+@torch.no_grad()
+def at_size(model: nn.Module, size: int) -> nn.Module:
+    """Return the model for images of `size` x `size`: the same layers and weights, position embeddings of its own.
+
+    The model is left as it is; hooks on its layers fire for the copy, too. FungiError for a size that is no multiple of
+    the patch size, and for a model that takes images of a single size.
+    """
+    path, vit = _sized_module(model)
+    if vit is None:
+        _try_out(model, size)
+        return model
+    patch, native = _patch_size(vit), _native_size(vit)
+    if size % patch:
+        raise FungiError(
+            f"views of {size} pixels are no multiple of the model's patches of {patch} pixels. Choose "
+            f"{size // patch * patch or patch} or {(size // patch + 1) * patch} pixels."
+        )
+    if size == native:
+        return model
+    resized = _torchvision_at_size(vit, size) if _is_torchvision(vit) else _timm_at_size(vit, size)
+    return _with_module(model, path.split(".") if path else [], resized)
+
+
+def positions_version(model: nn.Module) -> tuple[int, int]:
+    """A pair that changes when the model's learned positions are replaced or written to, so that copies are renewed."""
+    vit = _sized_module(model)[1]
+    if vit is None:
+        return 0, 0
+    positions = vit.encoder.pos_embedding if _is_torchvision(vit) else vit.pos_embed
+    return (0, 0) if positions is None else (id(positions), positions._version)
+
+
+def _sized_module(model: nn.Module) -> tuple[str, Any]:
+    """The vision transformer inside a model that has to be told the size of its images, and its path."""
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+    from torchvision.models import VisionTransformer as TorchvisionTransformer
+
+    for path, module in model.named_modules():
+        if isinstance(module, VisionTransformer | Eva | TorchvisionTransformer):
+            return path, module
+    return "", None
+
+
+def _is_torchvision(vit: Any) -> bool:
+    return not hasattr(vit, "patch_embed")
+
+
+def _patch_size(vit: Any) -> int:
+    return int(vit.patch_size if _is_torchvision(vit) else vit.patch_embed.patch_size[0])
+
+
+def _native_size(vit: Any) -> int | None:
+    """Side of the images that a transformer takes; None for one that takes any."""
+    if _is_torchvision(vit):
+        return int(vit.image_size)
+    size = vit.patch_embed.img_size
+    return None if size is None else int(size[0])
+
+
+def _timm_at_size(vit: Any, size: int) -> nn.Module:
+    resized = _shallow(vit)
+    resized._modules["patch_embed"] = _shallow(vit.patch_embed)
+    if getattr(vit, "rope", None) is not None:
+        resized._modules["rope"] = deepcopy(vit.rope)
+    set_size(resized, size)
+    return resized
+
+
+def _torchvision_at_size(vit: Any, size: int) -> nn.Module:
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    resized, encoder, key = _shallow(vit), _shallow(vit.encoder), "encoder.pos_embedding"
+    state: Any = {key: vit.encoder.pos_embedding.detach()}
+    positions = interpolate_embeddings(size, vit.patch_size, state)[key]
+    encoder.pos_embedding = nn.Parameter(positions, requires_grad=False)
+    resized._modules["encoder"] = encoder
+    resized.image_size, resized.seq_length = size, positions.shape[1]
+    return resized
+
+
+def _with_module(model: nn.Module, path: list[str], module: nn.Module) -> nn.Module:
+    """The model with another module at a path; nothing else is copied than what leads there."""
+    if not path:
+        return module
+    outer = _shallow(model)
+    outer._modules[path[0]] = _with_module(model.get_submodule(path[0]), path[1:], module)
+    return outer
+
+
+def _shallow(module: nn.Module) -> Any:
+    """A module of the same children, parameters and hooks, which can be replaced without changing the first."""
+    twin = copy(module)
+    twin._modules, twin._parameters = dict(module._modules), dict(module._parameters)
+    return twin
+
+
+def _try_out(model: nn.Module, size: int) -> None:
+    """FungiError where a model without a known size does not take images of `size` x `size`."""
+    parameter = next(model.parameters())
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        model(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FungiError(
+            f"a {type(model).__name__} takes images of its own size alone, not of {size} pixels ({reason}). "
+            + OTHER_SIZES
+        ) from None
+    finally:
+        for module in training:
+            module.training = True

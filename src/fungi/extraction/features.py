@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from fungi.backbones.base import BACKBONES, BackboneSpec
+from fungi.backbones.position_embedding import patch_size_of, scaling_of
 from fungi.errors import FungiError
 from fungi.extraction.context import StageContext
 from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings, parse_options
@@ -19,7 +21,8 @@ from fungi.profiles import choose_profile
 from fungi.runtime.device import Stopwatch, choose_dtype
 from fungi.runtime.log import logger
 from fungi.store.provenance import LayerProvenance
-from fungi.views.base import NoViewsError
+from fungi.views.base import NoViewsError, OwnSizes
+from fungi.views.plans import ViewPlan
 
 
 def embedding_feature(context: StageContext, dtype: str = "float32", shared: GradientEngine | None = None) -> Feature:
@@ -149,7 +152,8 @@ def build_engine(
 
 def bound_objectives(settings: GradientSettings, context: StageContext, engine: GradientEngine) -> list[BoundObjective]:
     """The objectives with heads and supporting data, on the device."""
-    options = parse_options(settings.set)
+    options, model = parse_options(settings.set), context.backbone.model
+    plan = ViewPlan(settings.views, patch_size_of(model))
     bound = []
     for name in settings.objective:
         objective = bind(
@@ -158,7 +162,10 @@ def bound_objectives(settings: GradientSettings, context: StageContext, engine: 
             input_spec=context.backbone.input,
             seed=settings.seed,
             options=options.get(name),
+            plan=plan,
         )
+        if isinstance(objective.views, OwnSizes) and set(objective.views.sizes) != {objective.views.input_size}:
+            objective = replace(objective, scaling=scaling_of(model))
         bound.append(with_support(objective.to(context.device), context, engine))
     return bound
 
@@ -185,5 +192,6 @@ def cost_of(spec: BackboneSpec, rows: int, features: Sequence[Feature]) -> str:
         else spec.embedding_dim
         for feature in features
     ]
+    counted = f"{forwards:,.0f} forwards" + ("" if float(forwards).is_integer() else " of the full input size")
     work = f" of {spec.flops / 1e9:.3g} GFLOP = {forwards * spec.flops / 1e12:.3g} TFLOP" if spec.flops else ""
-    return f"{rows:,} rows, {forwards:,} forwards{work}; {rows * sum(widths) * 4 / 1e6:.1f} MB of features"
+    return f"{rows:,} rows, {counted}{work}; {rows * sum(widths) * 4 / 1e6:.1f} MB of features"

@@ -13,6 +13,8 @@ from fungi.extraction.stage import StageSettings
 from fungi.objectives import OBJECTIVES
 from fungi.settings import setting
 from fungi.store.layout import EMBEDDINGS
+from fungi.views.plans import OPTIONS as PLAN_OPTIONS
+from fungi.views.plans import PUBLISHED, PlanName
 
 NO_PROJECTION = "none"
 
@@ -36,6 +38,11 @@ class GradientSettings(StageSettings):
         "kind of a matrix that has to be drawn: binary, gaussian, sparse or khatri-rao; none keeps gradients whole",
     )
     bias: bool = setting(True, "append the gradient of the layer's bias")
+    views: PlanName = setting(
+        PUBLISHED,
+        "size of crops and patches: the backbone's input size (published), their own (native: a quarter of the"
+        " forwards), or their own and fewer (budget: an eighth)",
+    )
     set: tuple[str, ...] = setting((), "settings of objectives and views, as in simclr.temperature=0.1")
     short_cut: bool = setting(True, "use the pooled-token path where the model allows it", decides="nothing")
 
@@ -67,8 +74,13 @@ class GradientSettings(StageSettings):
     def _deciding(self, feature: str) -> dict[str, Any]:
         if feature == EMBEDDINGS:
             return super()._deciding(feature)
-        names = ("layer", "bias", "projection_kind", "projection_dim")
+        names = ("layer", "bias", "projection_kind", "projection_dim", *self._view_settings(feature))
         return {**super()._deciding(feature), **{name: getattr(self, name) for name in names}}
+
+    def _view_settings(self, objective: str) -> tuple[str, ...]:
+        """The view plan, for objectives whose views it changes: those of KL are the same under every plan."""
+        kind = OBJECTIVES[objective].views
+        return ("views",) if any(kind in by_kind for by_kind in PLAN_OPTIONS.values()) else ()
 
     def differs_from(self, provenance: "Provenance") -> str:
         """In which setting the file of this provenance was made otherwise; options of other objectives don't count."""

@@ -29,6 +29,7 @@ from fungi.store.reading import TARGETS
 from fungi.store.shard import Shard
 from fungi.views.base import HasRemarks
 from fungi.views.loading import Batch, batches, row_batches
+from fungi.views.plans import PUBLISHED
 
 COMPILED_FROM = 500_000
 """Forwards from which on compiled code saves a GPU more time than compiling takes (8,000 images of all objectives)."""
@@ -82,6 +83,7 @@ def _plan(context: StageContext, split: str, samples: Samples, feature: Feature)
         feature=feature.name,
         dtype=str(feature.engine.dtype).removeprefix("torch."),
         objective_settings=feature.objective.settings if feature.objective else {},
+        views=feature.objective.plan if feature.objective else PUBLISHED,
         support_hash=feature.objective.support_hash if feature.objective else "",
         settings=as_json(settings),
         versions=code_version.versions,

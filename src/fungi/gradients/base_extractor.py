@@ -25,6 +25,7 @@ from fungi.runtime.device import shielded
 from fungi.views.base import ViewGenerator
 from fungi.views.image import ImageInput
 from fungi.views.loading import batch_of
+from fungi.views.plans import PUBLISHED, PlanName
 from fungi.views.transforms import Transform, TransformedViews, views_of
 
 
@@ -41,8 +42,9 @@ class BaseGradientExtractor(ABC):
     input_dim: side of the model's input in pixels;
     use_fp16, fp16_dtype: whether to compute in half precision, and in which.
 
-    By keyword: seed (of heads, projection and views), image_input (resizing and statistics; ImageNet's if None), and
-    anything else, which becomes an attribute: settings of a custom objective need no `__init__` of their own.
+    By keyword: seed (of heads, projection and views), image_input (resizing and statistics; ImageNet's if None),
+    view_plan (`native` or `budget`: at what size the views of the method's own objectives are encoded), and anything
+    else, which becomes an attribute: settings of a custom objective need no `__init__` of their own.
     """
 
     default_latent_dim = 768
@@ -64,10 +66,11 @@ class BaseGradientExtractor(ABC):
         *,
         seed: int = 42,
         image_input: ImageInput | None = None,
+        view_plan: PlanName = PUBLISHED,
         **settings: Any,
     ) -> None:
         self.model, self.device, self.seed = model, torch.device(device), seed
-        self.target_layer = target_layer
+        self.target_layer, self.view_plan = target_layer, view_plan
         self.input_dim, self.use_fp16, self.fp16_dtype = input_dim, use_fp16, fp16_dtype
         self.image_input = image_input or ImageInput.square(input_dim)
         self._given_projection = projection

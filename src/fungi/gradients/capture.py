@@ -19,7 +19,9 @@ from fungi.gradients.targets import Target, candidates
 
 
 class Capture:
-    """Records one forward pass at each target.
+    """Records what goes into and comes out of each target, in one forward pass or in several.
+
+    Views of several sizes need a pass for each size, which `begin` announces; without it there is one pass.
 
     activation_modules: for targets (by path) whose activations are taken from another module's input instead of
         their own, that module (see `Profile.attention_input`).
@@ -34,8 +36,9 @@ class Capture:
         parents = [model.get_submodule(path.rpartition(".")[0]) for path in self._modules]
         self._attentions = [parent for parent in parents if isinstance(parent, nn.MultiheadAttention)]
         self._stack = ExitStack()
-        self.activations: dict[str, Tensor] = {}
-        self.outputs: dict[str, Tensor] = {}
+        self.activations: dict[str, list[Tensor]] = {path: [] for path in self._modules}
+        self.outputs: dict[str, list[Tensor]] = {path: [] for path in self._modules}
+        self._passes = 0
         self._without_graph = False
 
     def __enter__(self) -> "Capture":
@@ -51,43 +54,44 @@ class Capture:
     ) -> None:
         self._stack.close()
 
-    def clear(self) -> None:
-        """Forget the last forward pass."""
-        self.activations.clear()
-        self.outputs.clear()
+    def begin(self) -> None:
+        """Announce the next forward pass."""
+        self._passes += 1
 
     def signals(
         self, roots: Sequence[Float[Tensor, "..."]], weights: Sequence[Float[Tensor, "..."]], *, keep_graph: bool
-    ) -> dict[str, Float[Tensor, "..."]]:
-        """Derivative of the sum of `root * weight`, over all roots, with respect to every target's output.
+    ) -> dict[str, list[Float[Tensor, "..."] | None]]:
+        """Return the derivative of the sum of `root * weight`, over all roots, by each target's output in each pass.
 
-        FungiError for a target that the forward pass did not reach, or that the roots do not depend on.
+        It is None for a pass that the roots do not depend on. FungiError for a target that a forward pass did not
+        reach, or whose outputs no root depends on.
         """
-        for path in self._modules:
-            if path not in self.outputs:
+        for path, outputs in self.outputs.items():
+            if len(outputs) < max(self._passes, 1):
                 raise FungiError(
                     f"layer {path!r} was not used in the forward pass, or not as a module; its gradient can't be seen. "
                     f"{candidates(self._model, path)}"
                 )
-        outputs = [self.outputs[path] for path in self._modules]
-        found: tuple[Tensor | None, ...] = (None,) * len(outputs)
+        flat = [output for outputs in self.outputs.values() for output in outputs]
+        derivatives: tuple[Tensor | None, ...] = (None,) * len(flat)
         learning = [(root, weight) for root, weight in zip(roots, weights, strict=True) if root.requires_grad]
         if learning:
-            found = torch.autograd.grad(
+            derivatives = torch.autograd.grad(
                 [root for root, _ in learning],
-                outputs,
+                flat,
                 grad_outputs=[weight for _, weight in learning],
                 retain_graph=keep_graph,
                 allow_unused=True,
             )
-        signals = {path: signal for path, signal in zip(self._modules, found, strict=True) if signal is not None}
-        for path in self._modules:
-            if path not in signals and self._without_graph:
+        remaining = iter(derivatives)
+        signals = {path: [next(remaining) for _ in outputs] for path, outputs in self.outputs.items()}
+        for path, of_passes in signals.items():
+            if all(signal is None for signal in of_passes) and self._without_graph:
                 raise FungiError(
                     f"the model computes layer {path!r} under torch.no_grad or torch.inference_mode, so that no "
                     "gradient reaches it. Take that out of the model's forward."
                 )
-            if path not in signals:
+            if all(signal is None for signal in of_passes):
                 raise FungiError(
                     f"layer {path!r} gets no gradient: the embedding does not depend on its output. "
                     f"{candidates(self._model, path)}"
@@ -99,24 +103,24 @@ class Capture:
 
     def _record_output(self, path: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if path in self.outputs:
+            if len(self.outputs[path]) >= max(self._passes, 1):
                 raise FungiError(
                     f"layer {path!r} is used several times in one forward pass (shared weights); choose another. "
                     f"{candidates(self._model, path)}"
                 )
             if path not in self._activation_modules:
-                self.activations[path] = inputs[0].detach().clone()
+                self.activations[path].append(inputs[0].detach().clone())
             self._without_graph |= not torch.is_grad_enabled()
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
-            self.outputs[path] = output
+            self.outputs[path].append(output)
             return output.clone()  # what follows may work in place
 
         return hook
 
     def _record_input(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self.activations[path] = inputs[0].detach().clone()
+            self.activations[path].append(inputs[0].detach().clone())
 
         return hook
 

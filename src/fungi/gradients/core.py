@@ -17,7 +17,7 @@ from fungi.gradients.engine import GradientEngine, Loss
 from fungi.objectives import EMBEDDINGS
 from fungi.runtime.device import shielded
 from fungi.runtime.log import progress
-from fungi.views.base import ViewGenerator
+from fungi.views.base import ViewGenerator, forwards_of
 from fungi.views.loading import Batch, batches, row_batches
 from fungi.views.transforms import of_batch
 
@@ -57,9 +57,12 @@ def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
     return {feature.name: made[feature.name] for feature in features}
 
 
-def forwards_per_sample(features: Sequence[Feature]) -> int:
-    """Views that are encoded for each sample; features that see the same views share them."""
-    return sum({feature.views.identity: feature.views.n_views for feature in features}.values())
+def forwards_per_sample(features: Sequence[Feature]) -> float:
+    """Forwards of the full input size for each sample; features that see the same views share them.
+
+    Smaller views count by their area (`forwards_of`).
+    """
+    return sum({feature.views.identity: forwards_of(feature.views) for feature in features}.values())
 
 
 def embedding_feature(embedding: GradientEngine, shared: GradientEngine | None, views: ViewGenerator) -> Feature:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fungi.backbones.encoders import Encoded, Encoder, WholeModel
 from fungi.backbones.pooled_token import pooled_token_encoder
+from fungi.backbones.position_embedding import positions_version
 from fungi.errors import FungiError
 from fungi.gradients.capture import Capture, frozen
 from fungi.gradients.projection import Projector, RawGradients
@@ -25,7 +26,7 @@ from fungi.gradients.rules import rule_for
 from fungi.gradients.targets import Target
 from fungi.gradients.terms import Positions, SumOfPositions, Terms
 from fungi.runtime.device import Stopwatch, autocast, shielded
-from fungi.views.base import Grouping, ViewGenerator
+from fungi.views.base import Grouping, OwnSizes, ViewGenerator, forwards_of
 
 Loss = Callable[[Encoded], Float[Tensor, " b"]]
 """Latents of the views of b samples, `[b v ...]` -> one loss per sample."""
@@ -86,6 +87,8 @@ class GradientEngine:
         paths = [target.path for target in targets]
         pooled = pooled_token_encoder(model, paths) if short_cut else None
         self.encoder: Encoder = pooled or WholeModel(model)
+        self._sized: dict[int, tuple[tuple[int, int], Encoder]] = {}
+        self._compiled = False
         for target in targets:
             _check_width(target, self.projectors.get(target.name))
 
@@ -95,11 +98,12 @@ class GradientEngine:
         if encoder is None:
             return self
         other = copy(self)
-        other.encoder = encoder(self.model)
+        other.encoder, other._sized = encoder(self.model), {}
         return other
 
     def compile(self) -> None:
         """Have what comes before the gradient sources compiled when it is first used: tens of seconds, once."""
+        self._compiled = True
         self.encoder.compile([target.path for target in self.targets])
 
     def embed(self, batch: Any, views: ViewGenerator) -> Float[Tensor, "b v d"]:
@@ -144,17 +148,42 @@ class GradientEngine:
 
     def _groups(self, batch: Any, views: ViewGenerator) -> Iterator[tuple[Tensor, Any]]:
         """Parts of a batch whose views fill one forward pass, on the device, with their rows in the batch."""
-        size = max(1, self.views_per_forward // views.n_views)
+        self._take_sizes(views)
+        size = max(1, int(self.views_per_forward // forwards_of(views)))
         groups = views.groups(batch, size) if isinstance(views, Grouping) else _in_turn(batch, size)
         for rows, part in groups:
             yield rows, _each(part, lambda values: values.to(self.device, non_blocking=True))
 
-    def _encode(self, part: Any, views: ViewGenerator) -> Encoded:
+    def _encode(self, part: Any, views: ViewGenerator, capture: Capture | None = None) -> Encoded:
+        """Latents `[b v ...]` of a group: one forward pass for each size of its views."""
         with self.stopwatch("views"):
             rendered = views.render(part)
-        with self.stopwatch("forward"), autocast(self.device, self.dtype):
-            encoded = self.encoder(rendered)
-        return encoded.by_sample(_length(part))
+        passes = []
+        for inputs in rendered if isinstance(rendered, list) else [rendered]:
+            encoder = self._sized[_side(inputs)][1] if isinstance(rendered, list) else self.encoder
+            if capture is not None:
+                capture.begin()
+            with self.stopwatch("forward"), autocast(self.device, self.dtype):
+                encoded = encoder(inputs)
+            passes.append(encoded.by_sample(_length(part)))
+        return Encoded.side_by_side(passes)
+
+    @torch.no_grad()
+    def _take_sizes(self, views: ViewGenerator) -> None:
+        """Make an encoder for each size of the views, where they have sizes of their own.
+
+        Encoders are kept as long as the model's positions are the same. FungiError where the model takes one size.
+        """
+        if not isinstance(views, OwnSizes) or set(views.sizes) == {views.input_size}:
+            return
+        version = positions_version(self.model)
+        with frozen(self.model):
+            for size in set(views.sizes):
+                if self._sized.get(size, (None, None))[0] != version:
+                    encoder = self.encoder.at_size(size)
+                    if self._compiled:
+                        encoder.compile([target.path for target in self.targets])
+                    self._sized[size] = (version, encoder)
 
     def _extract_group(
         self, part: Any, views: ViewGenerator, losses: Mapping[str, Loss]
@@ -162,7 +191,7 @@ class GradientEngine:
         surrogates = [target.path for target in self.targets if self._attention_input and _projects_attention(target)]
         modules = {path: self.encoder.activation_module(path) for path in surrogates}
         with torch.enable_grad(), frozen(self.model), Capture(self.model, self.targets, modules) as capture:
-            encoded = self._encode(part, views)
+            encoded = self._encode(part, views, capture)
             terms = {}
             for index, (name, loss) in enumerate(losses.items()):
                 terms[name] = self._terms(capture, loss, encoded, keep_graph=index + 1 < len(losses))
@@ -180,8 +209,10 @@ class GradientEngine:
             signals = capture.signals(roots, weights, keep_graph=keep_graph)
         terms = {}
         for target in self.targets:
-            found = self._at(target, capture.activations[target.path], signals[target.path], len(encoded.pooled))
-            terms[target.name] = found if scale is None else replace(found, signals=found.signals.float() / scale)
+            passes = zip(capture.activations[target.path], signals[target.path], strict=True)
+            samples = len(encoded.pooled)
+            joined = Terms.joined([self._at(target, a, s, samples) for a, s in passes if s is not None])
+            terms[target.name] = joined if scale is None else replace(joined, signals=joined.signals.float() / scale)
         return terms
 
     def _at(self, target: Target, activations: Tensor, signals: Tensor, samples: int) -> Terms:
@@ -253,6 +284,11 @@ def _check_width(target: Target, projector: Projector | None) -> None:
 
 def _length(batch: Any) -> int:
     return len(next(iter(batch.values()))) if isinstance(batch, dict) else len(batch)
+
+
+def _side(inputs: Any) -> int:
+    """Side of square images in pixels."""
+    return int((inputs["images"] if isinstance(inputs, dict) else inputs).shape[-1])
 
 
 def _in_turn(batch: Any, size: int) -> Iterator[tuple[Tensor, Any]]:

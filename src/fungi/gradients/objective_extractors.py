@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fungi.backbones.encoders import Encoded
+from fungi.backbones.position_embedding import patch_size_of as multiple_of
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.gradients.base_extractor import BaseGradientExtractor
@@ -25,6 +26,7 @@ from fungi.objectives.dino import DINO
 from fungi.objectives.simclr import SimCLR
 from fungi.runtime.device import shielded
 from fungi.views.image_sets import as_samples, joined, rgb
+from fungi.views.plans import ViewPlan
 from fungi.views.transforms import Transform, ViewTransform
 
 _BASE = frozenset(inspect.signature(BaseGradientExtractor).parameters) - {"settings"}
@@ -65,6 +67,7 @@ class ObjectiveExtractor(BaseGradientExtractor):
             input_spec=self.image_input,
             seed=self.seed,
             options={"latent_dim": self.latent_dim, **options},
+            plan=ViewPlan(self.view_plan, multiple_of(self.model)),
         )
         self.bound = bound.to(self.device)
         self.objective: Any = bound.objective
@@ -182,6 +185,9 @@ class SimCLRGradientsExtractor(ObjectiveExtractor):
         self_similarity_constant: float | None = None,
         num_patches: int = 4,
         stride_scale: int = 6,
+        patch_side: int = 0,
+        per_side: int = 0,
+        view_size: int = 0,
         views: str = "patches",
         n_views: int = 0,
         hard_negatives: Sequence[Image.Image] = (),
@@ -192,6 +198,8 @@ class SimCLRGradientsExtractor(ObjectiveExtractor):
             raise FungiError(f"num_patches {num_patches} is not a square number. Use 4, 9, 16, ...")
         patches = {"grid": isqrt(num_patches), "stride_scale": stride_scale}
         options = patches if views == "patches" else {"n_views": n_views}
+        sizes = {"patch_side": patch_side, "per_side": per_side, "view_size": view_size}
+        options |= {name: size for name, size in sizes.items() if size}  # what is 0 is left to the view plan
         super().__init__(
             *args,
             negative_samples=comparison_batch_size,

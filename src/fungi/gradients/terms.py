@@ -9,7 +9,7 @@ positions of a sample, `EachPosition` one of each (dense features, spec hummingb
 terms and gives one row for each gradient: it may form the sums, or never do so where its own rows are outer products.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -49,6 +49,14 @@ class Terms:
         activations = self.activations.float()
         return torch.nn.functional.pad(activations, (0, 1), value=1.0) if self.bias else activations
 
+    @staticmethod
+    def joined(parts: Sequence["Terms"]) -> "Terms":
+        """The terms of the same rows from several forward passes, whose gradients add up: their positions in turn."""
+        if len(parts) == 1:
+            return parts[0]
+        signals, activations = ([getattr(part, name) for part in parts] for name in ("signals", "activations"))
+        return Terms(torch.cat(signals, dim=2), torch.cat(activations, dim=2), parts[0].bias)
+
     def split(self, rows: int) -> Iterator["Terms"]:
         """Parts of at most `rows` rows."""
         for signals, activations in zip(self.signals.split(rows), self.activations.split(rows), strict=True):
@@ -71,11 +79,11 @@ class SumOfPositions:
     """One gradient per sample, that of its loss: `[b p]`."""
 
     def rows(self, terms: Terms) -> Terms:
-        """As they are."""
+        """Return the terms unchanged: a row is a sample already."""
         return terms
 
     def by_sample(self, projected: Float[Tensor, "b p"], samples: int) -> Float[Tensor, "b p"]:
-        """As they are."""
+        """Return the projections unchanged: one for each sample."""
         return projected
 
 

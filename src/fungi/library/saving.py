@@ -66,6 +66,7 @@ def _settings(wrapper: Any) -> dict[str, Any]:
         "include_embeddings": wrapper.include_embeddings,
         "image_input": dataclasses.asdict(wrapper.image_input),
         "views_per_forward": wrapper.views_per_forward,
+        "views": wrapper.views,
         "configs": [_described(config) for config in wrapper.extractor_configs],
         "projections": {name: _facts(p.matrix, MATRIX) for name, p in wrapper.engine.projectors.items()},
         "reduction": None if wrapper.reduction is None else _facts(wrapper.reduction, REDUCTION),
@@ -110,6 +111,7 @@ def load_wrapper(
         image_input=image_input,
         bias=content["bias"],
         views_per_forward=content["views_per_forward"],
+        views=content["views"],
     )
     for number, extractor in enumerate(wrapper.extractors):
         extractor.restore(_below(tensors, f"extractor.{number}."))

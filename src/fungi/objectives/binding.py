@@ -16,16 +16,23 @@ from fungi.objectives.base import Objective, Support, support_on
 from fungi.runtime.device import shielded
 from fungi.values import converted
 from fungi.views.base import Drawn, InputSpec, ModalityDefaults, NoViewsError, UnknownOptionError, ViewGenerator
+from fungi.views.plans import AS_PUBLISHED, PUBLISHED, ViewPlan
 
 
 @dataclass(frozen=True)
 class BoundObjective:
-    """`loss` takes latents alone; everything else is fixed."""
+    """`loss` takes latents alone; everything else is fixed.
+
+    plan: name of the view plan that gives just these views (`published` where they follow none). scaling: how position
+    embeddings are scaled (`scaling_of`) where views are smaller than the input.
+    """
 
     objective: Objective
     views: ViewGenerator
     heads: nn.ModuleDict
     support: Support = field(default_factory=dict)
+    plan: str = PUBLISHED
+    scaling: str = ""
 
     @property
     def name(self) -> str:
@@ -52,7 +59,8 @@ class BoundObjective:
     @property
     def settings(self) -> dict[str, Any]:
         """Settings of objective and views, for provenance."""
-        return {**vars(self.objective), "views": self.views.identity}
+        scaling = {"position_embeddings": self.scaling} if self.scaling else {}
+        return {**vars(self.objective), "views": self.views.identity, **scaling}
 
     @property
     def support_hash(self) -> str:
@@ -67,9 +75,15 @@ class BoundObjective:
 
 @shielded()
 def bind(
-    name: str, *, embedding_dim: int, input_spec: InputSpec, seed: int, options: dict[str, Any] | None = None
+    name: str,
+    *,
+    embedding_dim: int,
+    input_spec: InputSpec,
+    seed: int,
+    options: dict[str, Any] | None = None,
+    plan: ViewPlan = AS_PUBLISHED,
 ) -> BoundObjective:
-    """An objective with its views and heads; `options` may name fields of either.
+    """An objective with its views and heads; `options` may name fields of either, and come before the view plan.
 
     FungiError for an unknown objective or option.
     """
@@ -81,8 +95,11 @@ def bind(
     own = {key: value for key, value in given.items() if key in fields}
     try:
         objective = kind(**converted(kind, own))
-        view_options = {**objective.view_defaults, **{key: value for key, value in given.items() if key not in own}}
-        views = input_spec.views(objective.view_kind, **view_options)
+        planned = objective.view_defaults | plan.options(objective.view_kind, input_spec)
+        views = input_spec.views(
+            objective.view_kind, **planned | {key: value for key, value in given.items() if key not in own}
+        )
+        follows = planned and views == input_spec.views(objective.view_kind, **planned)
     except NoViewsError:
         raise NoViewsError(f"objective {name} has no views for {input_spec.modality}.") from None
     except UnknownOptionError as error:
@@ -94,4 +111,9 @@ def bind(
     if isinstance(views, Drawn):
         drawn: Any = views
         views = replace(drawn, stream=name)
-    return BoundObjective(objective=objective, views=views, heads=objective.heads(embedding_dim, seed))
+    return BoundObjective(
+        objective=objective,
+        views=views,
+        heads=objective.heads(embedding_dim, seed),
+        plan=plan.name if follows else PUBLISHED,
+    )

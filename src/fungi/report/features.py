@@ -16,6 +16,7 @@ from fungi.profiles import PROFILES
 from fungi.store.differences import arguments_of
 from fungi.store.layout import EMBEDDINGS
 from fungi.store.provenance import WITNESSES
+from fungi.views.plans import PUBLISHED
 
 USUAL_SEED = 42
 Entry = dict[str, Any]
@@ -78,7 +79,12 @@ def _unusual(feature: str, entry: Entry) -> list[str]:
         found.append("no gradient of the bias" if spec.bias else "gradient of a bias")
     name = feature.split(":")[0]
     usual = _usual_settings(name, provenance["backbone"], provenance["dataset"], provenance.get("profile", "clean"))
-    return found + _differences(name, provenance.get("objective_settings") or {}, usual)
+    settings = provenance.get("objective_settings") or {}
+    plan = provenance.get("views", PUBLISHED)
+    if plan != PUBLISHED:  # its name says it all of the views
+        found.append(f"{plan} views")
+        settings = {name: value for name, value in settings.items() if name != "views"}
+    return found + _differences(name, settings, usual)
 
 
 @cache

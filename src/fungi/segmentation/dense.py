@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from fungi.backbones.checkpoints import hash_weights
 from fungi.backbones.encoders import Encoded, TokenEncoder, require_patch_tokens
-from fungi.backbones.position_embedding import hub_positions
+from fungi.backbones.position_embedding import set_size
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine, Loss
 from fungi.gradients.projection import Projector
@@ -188,27 +188,19 @@ def grid_of(model: nn.Module) -> int:
 
 
 def at_input_size(model: nn.Module, size: int) -> None:
-    """Make a vision transformer take images of `size` x `size`: position embeddings the hub's way (spec dense 1).
+    """Make a vision transformer take images of `size` x `size`, in place; `set_size` says how positions are scaled.
 
-    Prefix tokens keep theirs, where they have any; positions that are computed (rotary) follow the grid. FungiError for
-    a size that is no multiple of the patch size, a model without patch tokens, and one that knows a single size.
+    FungiError for a size that is no multiple of the patch size, a model without patch tokens, and one that takes
+    images of a single size.
     """
     require_patch_tokens(model)
     vit: Any = model
     patch = int(vit.patch_embed.patch_size[0])
     if size % patch:
         raise FungiError(f"--input-size {size} is no multiple of the model's patches of {patch} pixels.")
-    native, grid = vit.patch_embed.img_size, grid_of(model)
+    native = vit.patch_embed.img_size
     if native == (size, size):
         return
     if not hasattr(vit, "set_input_size"):
         raise FungiError(f"a {type(model).__name__} takes no other size than its own: use --input-size {native[0]}.")
-    learned = vit.pos_embed
-    vit.set_input_size(img_size=(size, size))
-    if learned is None:
-        return
-    prefix = learned.shape[1] - grid**2
-    # DINOv2's hub code: antialiased for its models with registers, whose positions are those of patches alone.
-    antialias = prefix == 0 and getattr(vit, "reg_token", None) is not None
-    positions = hub_positions(learned.detach(), grid=size // patch, antialias=antialias, prefix=prefix)
-    vit.pos_embed = nn.Parameter(positions, requires_grad=False)
+    set_size(vit, size)

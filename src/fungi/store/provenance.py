@@ -30,6 +30,7 @@ class Provenance:
 
     feature: `embeddings` or the objective; objective_settings: temperatures, views, heads.
     code_versions: the versions of this program that computed its rows; several where a mix was accepted.
+    views: `published`, or the name of the view plan whose options alone the views follow (`fungi.views.plans`).
     support_hash: of the negatives or prototypes that the objective was given; empty where it needs none.
     """
 
@@ -47,6 +48,7 @@ class Provenance:
     dtype: str
     device: str
     objective_settings: dict[str, Any] = field(default_factory=dict)
+    views: str = "published"
     support_hash: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

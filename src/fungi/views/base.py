@@ -65,6 +65,22 @@ class Grouping(Protocol):
 
 
 @runtime_checkable
+class OwnSizes(Protocol):
+    """A view generator whose views may be smaller than the backbone's input.
+
+    `render` then returns a list: the backbone's input for each size in turn, view-fastest within each.
+    """
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Side of each view in pixels."""
+
+    @property
+    def input_size(self) -> int:
+        """Side of the backbone's input in pixels."""
+
+
+@runtime_checkable
 class HasRemarks(Protocol):
     """A view generator that has something to say about the items it saw."""
 
@@ -78,6 +94,16 @@ class ModalityDefaults(Protocol):
 
     def objective_defaults(self, objective: str) -> dict[str, Any]:
         """Settings of an objective and its views that differ; what a user sets comes before them."""
+
+
+def forwards_of(views: ViewGenerator) -> float:
+    """Cost of encoding the views of a sample, in forwards of the full input size: smaller views count by their area.
+
+    Attention makes small views cheaper still: 0.23 at half the side was measured for ViT-S/16, where this says 0.25.
+    """
+    if not isinstance(views, OwnSizes):
+        return views.n_views
+    return sum((size / views.input_size) ** 2 for size in views.sizes)
 
 
 @runtime_checkable

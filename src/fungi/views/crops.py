@@ -1,18 +1,17 @@
 """Multi-crop views of DINO: 2 global and 10 local random resized crops (spec vision 4.2)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 
 from fungi.errors import FungiError
 from fungi.views.image import ImageInput
-from fungi.views.pixels import PixelViews, as_pixels
+from fungi.views.pixels import PixelViews, as_pixels, check_size
 
 BLUR_PROBABILITY = (1.0, 0.1, 0.5)
 """Of the first global, the second global and every local crop, with the full augmentation."""
@@ -22,6 +21,8 @@ BLUR_PROBABILITY = (1.0, 0.1, 0.5)
 class Crops(PixelViews):
     """Random resized crops, global ones first, all resized to the backbone's input size (local ones too).
 
+    global_size, local_size: side in pixels to which crops are resized in its place; 0 is the input size. The boxes
+        that are cropped stay the same.
     augmentation: `crops` - nothing but cropping, as in the paper; `dino` - flips, colour, blur and solarisation of the
         original DINO recipe (paper, table 15).
     """
@@ -31,6 +32,8 @@ class Crops(PixelViews):
     local_crops: int = 10
     global_area: tuple[float, float] = (0.25, 1.0)
     local_area: tuple[float, float] = (0.05, 0.25)
+    global_size: int = 0
+    local_size: int = 0
     augmentation: str = "crops"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     stream: str = ""
@@ -42,20 +45,46 @@ class Crops(PixelViews):
             raise FungiError(f"augmentation {self.augmentation!r} is not known. Use crops or dino.")
         if self.global_crops < 1 or self.local_crops < 0:
             raise FungiError(f"{self.global_crops} global and {self.local_crops} local crops: at least 1 and 0 needed.")
+        check_size("global_size", self.global_size, self.input.size)
+        check_size("local_size", self.local_size, self.input.size)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Side of each crop in pixels."""
+        sides = (self.global_size or self.input.size, self.local_size or self.input.size)
+        return (sides[0],) * self.global_crops + (sides[1],) * self.local_crops
 
     @property
     def n_views(self) -> int:
         """Global and local crops together."""
         return self.global_crops + self.local_crops
 
-    def prepare(self, item: Image.Image) -> UInt8[Tensor, "v c h w"]:
-        """All crops of an image, drawn from torch's global stream (seeded by the caller for this sample)."""
-        return torch.stack([as_pixels(self._transform(view)(item)) for view in range(self.n_views)])
+    def prepare(self, item: Image.Image) -> Any:
+        """All crops of an image, drawn from torch's global stream (seeded by the caller for this sample).
+
+        `[v c h w]`; crops of sizes of their own come as `{"global": [g c h w], "local": [l c s s]}`.
+        """
+        crops = [as_pixels(self._transform(view)(item)) for view in range(self.n_views)]
+        if not self.own_sizes:
+            return torch.stack(crops)
+        parts = {"global": crops[: self.global_crops], "local": crops[self.global_crops :]}
+        return {name: torch.stack(part) for name, part in parts.items() if part}
+
+    def collate(self, prepared: Sequence[Any]) -> Any:
+        """Stack a batch, by size where there are several."""
+        if not self.own_sizes:
+            return super().collate(prepared)
+        return {name: torch.stack([sample[name] for sample in prepared]) for name in prepared[0]}
+
+    def render(self, batch: Any) -> Any:
+        """Normalise: `[b v c h w] -> [b*v c h w]`, or a list of that for each size."""
+        render = super().render
+        return [render(part) for part in batch.values()] if isinstance(batch, dict) else render(batch)
 
     def _transform(self, view: int) -> v2.Transform:
-        area = self.global_area if view < self.global_crops else self.local_area
+        area, side = self.global_area if view < self.global_crops else self.local_area, self.sizes[view]
         mode = InterpolationMode(self.interpolation)
-        crop = v2.RandomResizedCrop(self.input.size, scale=area, interpolation=mode, antialias=True)
+        crop = v2.RandomResizedCrop(side, scale=area, interpolation=mode, antialias=True)
         if self.augmentation == "crops":
             return crop
         return v2.Compose([crop, *_colours(view, self.global_crops)])

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from fungi.errors import FungiError
 from fungi.views.crops import Crops
 from fungi.views.image import ImageInput
+from fungi.views.pixels import check_size
 
 ATTEMPTS = 10
 """Tries to place one block."""
@@ -29,6 +30,7 @@ ManySamples = dict[str, UInt8[Tensor, "b v c h w"] | Bool[Tensor, "b g t"]]
 class MaskedCrops:
     """In this order: masked global crops, local crops, and the global ones again, unmasked, for the teacher.
 
+    local_size: side in pixels to which local crops are resized; 0 is the input size.
     patch_size: of the backbone, in pixels; mask_ratio: share of the patches that are masked; random_ratio: instead, no
     mask for half of the images and a uniform share of 0.1 to 0.5 for the others. mask_seed: of the vector that stands
     for masked patches, from N(0, 0.02); -1 takes zeros.
@@ -36,6 +38,7 @@ class MaskedCrops:
 
     input: ImageInput
     local_crops: int = 10
+    local_size: int = 0
     patch_size: int = 16
     mask_ratio: float = 0.3
     random_ratio: bool = False
@@ -50,6 +53,7 @@ class MaskedCrops:
             raise FungiError(f"mask_ratio {self.mask_ratio} has to be at least 0 and below 1.")
         if self.local_crops < 1:
             raise FungiError("local_crops has to be at least 1.")
+        check_size("local_size", self.local_size, self.input.size)
 
     @property
     def identity(self) -> str:
@@ -59,7 +63,18 @@ class MaskedCrops:
     @property
     def crops(self) -> Crops:
         """The crops without masks."""
-        return Crops(input=self.input, global_crops=GLOBAL_CROPS, local_crops=self.local_crops)
+        options: dict[str, Any] = {"local_crops": self.local_crops, "local_size": self.local_size}
+        return Crops(input=self.input, global_crops=GLOBAL_CROPS, **options)
+
+    @property
+    def input_size(self) -> int:
+        """Side of the backbone's input in pixels."""
+        return self.input.size
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Side of each view in pixels."""
+        return self.crops.sizes + (self.input.size,) * GLOBAL_CROPS
 
     @property
     def n_views(self) -> int:
@@ -71,19 +86,29 @@ class MaskedCrops:
         side = self.input.patches_per_side(self.patch_size)
         crops, ratio = self.crops.prepare(item), self._ratio()
         masks = [block_mask(side, side, ratio).flatten() for _ in range(GLOBAL_CROPS)]
-        return {"pixels": crops, "mask": torch.stack(masks)}
+        pixels = crops if isinstance(crops, dict) else {"pixels": crops}
+        return {**pixels, "mask": torch.stack(masks)}
 
     def collate(self, prepared: Sequence[OneSample]) -> ManySamples:
         """Stack a batch."""
         return {name: torch.stack([one[name] for one in prepared]) for name in prepared[0]}
 
-    def render(self, batch: ManySamples) -> dict[str, Any]:
-        """Images `[b*v c h w]` and masks `[b*v t]` of all views, and the seed of what stands for masked patches."""
-        pixels, masks = batch["pixels"], batch["mask"]
-        views = torch.cat([pixels, pixels[:, :GLOBAL_CROPS]], dim=1)
-        unmasked = masks.new_zeros(len(masks), self.n_views - GLOBAL_CROPS, masks.shape[2])
-        mask = torch.cat([masks, unmasked], dim=1).flatten(0, 1)
-        return {"images": self.crops.render(views), "mask": mask, "mask_seed": self.mask_seed}
+    def render(self, batch: ManySamples) -> Any:
+        """Images `[b*v c h w]` and masks `[b*v t]` of all views, and the seed of what stands for masked patches.
+
+        Local crops of a size of their own are a part between two: the masked global crops, and the unmasked ones.
+        """
+        masks = batch["mask"]
+        if "pixels" in batch:
+            pixels = batch["pixels"]
+            views = torch.cat([pixels, pixels[:, :GLOBAL_CROPS]], dim=1)
+            unmasked = masks.new_zeros(len(masks), self.n_views - GLOBAL_CROPS, masks.shape[2])
+            return self._masked(self.crops.render(views), torch.cat([masks, unmasked], dim=1))
+        whole, local = self.crops.render({"global": batch["global"], "local": batch["local"]})
+        return [self._masked(whole, masks), {"images": local}, self._masked(whole, torch.zeros_like(masks))]
+
+    def _masked(self, images: Float[Tensor, "m c h w"], masks: Bool[Tensor, "b v t"]) -> dict[str, Any]:
+        return {"images": images, "mask": masks.flatten(0, 1), "mask_seed": self.mask_seed}
 
     def _ratio(self) -> float:
         """The share of an image's patches to mask, the same for its global crops."""

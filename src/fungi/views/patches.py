@@ -6,75 +6,124 @@ instead of one resize per patch.
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
+from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
 from fungi.errors import FungiError
 from fungi.views.image import ImageInput
-from fungi.views.pixels import PixelViews, as_pixels, normalize
+from fungi.views.pixels import PixelViews, as_pixels, check_size, normalize
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatchGrid(PixelViews):
-    """Patches of side `size / grid`, `stride_scale` steps per side, row-major, each resized back to `size`.
+    """Square patches of an image, row by row, each resized to the size at which it is encoded.
 
-    No other augmentation: the views of an image are deterministic. 224 pixels, grid 2, stride scale 6 make 7 x 7 = 49.
+    As published, patches have the side `size / grid`, move in `stride_scale` steps per side, and are resized to the
+    backbone's input size: 224 pixels, grid 2 and stride scale 6 make 7 x 7 = 49. No other augmentation: the views of an
+    image are deterministic.
+
+    patch_side: side of a patch in pixels, in place of `size / grid`; per_side: number of patches along a side, evenly
+    spaced from edge to edge, in place of what `stride_scale` gives; view_size: side in pixels at which patches are
+    encoded, in place of the input size. 0 leaves each as published.
     """
 
     input: ImageInput
     grid: int = 2
     stride_scale: int = 6
+    patch_side: int = 0
+    per_side: int = 0
+    view_size: int = 0
 
     kind = "patches"
     deterministic = True
 
     def __post_init__(self) -> None:
-        if self.grid < 1 or self.stride_scale < 1 or self.stride < 1:
+        check_size("patch_side", self.patch_side, self.input.size)
+        check_size("view_size", self.view_size, self.input.size)
+        if self.grid < 1 or self.stride_scale < 1 or (not self.per_side and self.stride < 1):
             raise FungiError(
                 f"patches of {self.side} pixels can't be moved in {self.stride_scale} steps: "
                 f"grid {self.grid} and stride_scale {self.stride_scale} don't fit {self.input.size} pixels."
+            )
+        places = self.input.size - self.side + 1
+        if self.per_side and not 2 <= self.per_side <= places:
+            raise FungiError(
+                f"per_side is {self.per_side}, but has to be from 2 to {places}: patches of {self.side} pixels have no "
+                f"more places along {self.input.size} pixels. 0 stands for as many as stride_scale gives."
             )
 
     @property
     def side(self) -> int:
         """Side of a patch in pixels."""
-        return self.input.size // self.grid
+        return self.patch_side or self.input.size // self.grid
 
     @property
     def stride(self) -> int:
-        """Distance of neighbouring patches in pixels."""
+        """Distance of neighbouring patches in pixels, as published."""
         return self.side // self.stride_scale
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First pixel of each patch along a side."""
+        room = self.input.size - self.side
+        if not self.per_side:
+            return tuple(range(0, room + 1, self.stride))
+        return tuple(round(place * room / (self.per_side - 1)) for place in range(self.per_side))
 
     @property
     def n_views(self) -> int:
         """Patches per image."""
-        return ((self.input.size - self.side) // self.stride + 1) ** 2
+        return len(self.starts) ** 2
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Side in pixels at which each patch is encoded."""
+        return (self.view_size or self.input.size,) * self.n_views
 
     def prepare(self, item: Image.Image) -> UInt8[Tensor, "1 c h w"]:
-        """Image of any size -> square of the input size, aspect not kept."""
+        """Resize an image of any size to a square of the input size; its aspect is not kept."""
         square = item.resize((self.input.size, self.input.size), Image.Resampling.BICUBIC)
         return as_pixels(square).unsqueeze(0)
 
-    def render(self, batch: UInt8[Tensor, "b 1 c s s"]) -> Float[Tensor, "m c s s"]:
-        """All patches of all images, resized and normalised: `[b 1 c s s] -> [b*v c s s]`."""
+    def render(self, batch: UInt8[Tensor, "b 1 c s s"]) -> Any:
+        """Cut, resize and normalise all patches: `[b 1 c s s] -> [b*v c e e]`; in a list where e is their own size."""
         images = batch.squeeze(1).float() / 255
-        patches = resized_patches(images, self.side, self.stride)
-        return normalize(patches.flatten(0, 1), self.input.view_statistics or self.input.statistics)
+        patches = resized_patches(images, self.side, self.starts, self.sizes[0])
+        views = normalize(patches.flatten(0, 1), self.input.view_statistics or self.input.statistics)
+        return [views] if self.own_sizes else views
 
 
-def resized_patches(images: Float[Tensor, "b c s s"], side: int, stride: int) -> Float[Tensor, "b v c s s"]:
-    """All `side x side` patches at multiples of `stride`, bicubically resized back to `s x s`."""
-    size = images.shape[-1]
-    resize = resize_matrix(side, size, images.device)
-    rows = images.unfold(2, side, stride)  # [b c y w side]
-    rows = rows @ resize.T  # [b c y w s]: height resized, width still whole
-    both = rows.unfold(3, side, stride)  # [b c y x s side]
-    both = both @ resize.T  # [b c y x s(height) s(width)]
+def resized_patches(
+    images: Float[Tensor, "b c s s"], side: int, starts: tuple[int, ...], size: int
+) -> Float[Tensor, "b v c e e"]:
+    """All `side x side` patches that begin at `starts`, along both sides, bicubically resized to `size x size`."""
+    rows = _windows(images, 2, side, starts)  # [b c y w side]
+    if side != size:
+        rows = rows @ resize_matrix(side, size, images.device).T  # [b c y w e]: the height is resized, not the width
+    both = _windows(rows, 3, side, starts)  # [b c y x e side]
+    if side != size:
+        both = both @ resize_matrix(side, size, images.device).T  # [b c y x e(height) e(width)]
     batch, channels = images.shape[:2]
-    return both.permute(0, 2, 3, 1, 4, 5).reshape(batch, -1, channels, size, size)  # [b y x c s s] -> [b v c s s]
+    return both.permute(0, 2, 3, 1, 4, 5).reshape(batch, -1, channels, size, size)  # [b y x c e e] -> [b v c e e]
+
+
+def _windows(images: Float[Tensor, "..."], axis: int, side: int, starts: tuple[int, ...]) -> Float[Tensor, "..."]:
+    """Windows of `side` pixels along an axis; equally spaced ones are a view of the images."""
+    steps = {after - before for before, after in pairwise(starts)}
+    if len(steps) <= 1 and starts[0] == 0:
+        windows = images.unfold(axis, side, steps.pop() if steps else side)
+        return windows.narrow(axis, 0, len(starts))
+    return images.unfold(axis, side, 1).index_select(axis, _places(starts, images.device))
+
+
+@cache
+def _places(starts: tuple[int, ...], device: torch.device) -> Int64[Tensor, " n"]:
+    return torch.tensor(starts, device=device)
 
 
 @cache

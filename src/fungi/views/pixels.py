@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from fungi.errors import FungiError
 from fungi.views.image import ImageInput, Triple
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -18,6 +19,15 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 def as_pixels(image: Image.Image) -> UInt8[Tensor, "c h w"]:
     """The pixels of an RGB image."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def check_size(option: str, size: int, largest: int) -> None:
+    """FungiError for a size of views in pixels that is negative, or larger than the image; 0 stands for the usual."""
+    if not 0 <= size <= largest:
+        raise FungiError(
+            f"{option} is {size} pixels, but the image has {largest} there: choose at most {largest}, or 0 for the "
+            "usual size."
+        )
 
 
 def resize_shorter_side(image: Image.Image, size: int, interpolation: Literal["bicubic", "bilinear"]) -> Image.Image:
@@ -52,9 +62,29 @@ class PixelViews:
     input: ImageInput
 
     @property
+    def n_views(self) -> int:
+        """V."""
+        raise NotImplementedError
+
+    @property
     def identity(self) -> str:
         """Equal for generators of the same views."""
         return repr(self)
+
+    @property
+    def input_size(self) -> int:
+        """Side of the backbone's input in pixels."""
+        return self.input.size
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Side of each view in pixels: that of the input, unless overridden."""
+        return (self.input.size,) * self.n_views
+
+    @property
+    def own_sizes(self) -> bool:
+        """Whether some views are encoded at another size than that of the backbone's input."""
+        return any(size != self.input.size for size in self.sizes)
 
     def collate(self, prepared: Sequence[UInt8[Tensor, "v c h w"]]) -> UInt8[Tensor, "b v c h w"]:
         """Stack a batch."""

@@ -2,10 +2,10 @@
 (spec vision 4.3)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from fungi.errors import FungiError
 from fungi.views.image import ImageInput
-from fungi.views.pixels import PixelViews, as_pixels
+from fungi.views.pixels import PixelViews, as_pixels, check_size
 
 AUGMENTED_SIZE = 96
 """Side of the crops of the contrastive augmentation, which are then enlarged to the input size."""
@@ -23,13 +23,14 @@ AUGMENTED_SIZE = 96
 class RandomViews(PixelViews):
     """What both kinds share: `n_views` views, drawn one after the other, so that fewer views are the first ones.
 
-    skipped: draws before them that are not given.
+    skipped: draws before them that are not given. view_size: side of the views in pixels; 0 is the input size.
     """
 
     input: ImageInput
     n_views: int = 0
     stream: str = ""
     skipped: int = 0
+    view_size: int = 0
 
     kind: ClassVar[str]
 
@@ -38,6 +39,12 @@ class RandomViews(PixelViews):
             raise FungiError(
                 f"n_views is {self.n_views}: set it to at least 2, so that views of an image can attract each other."
             )
+        check_size("view_size", self.view_size, self.input.size)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Side of each view in pixels."""
+        return (self.view_size or self.input.size,) * self.n_views
 
     def prepare(self, item: Image.Image) -> UInt8[Tensor, "v c h w"]:
         """All views of an image, drawn from torch's global stream (seeded by the caller for this sample)."""
@@ -45,11 +52,13 @@ class RandomViews(PixelViews):
         drawn = [transform(item) for _ in range(self.skipped + self.n_views)]
         return torch.stack([as_pixels(view) for view in drawn[self.skipped :]])
 
-    def render(self, batch: UInt8[Tensor, "b v c h w"]) -> Float[Tensor, "m c s s"]:
-        """Normalise and bring to the input size: `[b v c h w] -> [b*v c s s]`."""
+    def render(self, batch: UInt8[Tensor, "b v c h w"]) -> Any:
+        """Normalise and bring to the size of the views: `[b v c h w] -> [b*v c s s]`; in a list if it is their own."""
         views = super().render(batch)
-        size = (self.input.size, self.input.size)
-        return views if views.shape[2:] == size else interpolate(views, size, mode="bilinear", antialias=True)
+        size = self.sizes[:1] * 2
+        if views.shape[2:] != size:
+            views = interpolate(views, size, mode="bilinear", antialias=True)
+        return [views] if self.own_sizes else views
 
     def transform(self) -> v2.Transform:
         """Image -> one view, in 8 bits."""
@@ -64,7 +73,7 @@ class RandomCrops(RandomViews):
 
     def transform(self) -> v2.Transform:
         """A crop."""
-        return v2.RandomResizedCrop(self.input.size, antialias=True)
+        return v2.RandomResizedCrop(self.sizes[0], antialias=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from PIL import Image
 from torch import Tensor
 
@@ -25,11 +25,12 @@ class ViewTransform:
 
     generator: ViewGenerator
 
-    def __call__(self, image: Image.Image) -> Float[Tensor, "v c h w"]:
-        """All views of an image. What is random in them comes from the global streams."""
-        views = self.generator.render(self.generator.collate([self.generator.prepare(image)]))
-        assert isinstance(views, Tensor)
-        return views
+    def __call__(self, image: Image.Image) -> Any:
+        """All views of an image `[v c h w]`, or a list of that by size where they have sizes of their own.
+
+        What is random in them comes from the global streams.
+        """
+        return self.generator.render(self.generator.collate([self.generator.prepare(image)]))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ pooled-token path holds. Published files lie on Google Drive: there is nothing t
 """
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fungi.backbones.base import StateDict, register_backbone
 from fungi.errors import FungiError
@@ -78,10 +78,10 @@ def converted(state: StateDict, *, name: str, class_tokens: int) -> StateDict:
 def build(
     width: int, depth: int, heads: int, mlp_ratio: float, size: int, patch: int, class_tokens: int
 ) -> "nn.Module":
-    """timm's own vision transformer."""
+    """timm's own vision transformer; its code derives from DINO's, and so does the scaling of its positions."""
     from timm.models.vision_transformer import VisionTransformer
 
-    return VisionTransformer(
+    model: Any = VisionTransformer(
         img_size=size,
         patch_size=patch,
         embed_dim=width,
@@ -91,6 +91,8 @@ def build(
         num_classes=0,
         reg_tokens=class_tokens - 1,
     )
+    model.position_scaling = "hub"
+    return model
 
 
 for _name, _label, _width, _depth, _heads, _ratio, _size, _patch, _pca in (
