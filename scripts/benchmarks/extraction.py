@@ -4,13 +4,16 @@ The figure of merit is the time for everything (views, forwards, heads, backward
 of as many bare forwards of the same model, same dtype and same number of views at once, as the views count. Rounds of
 both alternate within one run, so that a machine whose speed drifts does not bend the ratio; the median over rounds is
 printed, with the spread. Weights are random and images are noise: neither changes the time.
+
+`--views published native budget` measures the plans of views beside each other in one run: what an image costs with
+each, in bare forwards at the full input size.
 """
 
 import argparse
 import resource
 import statistics
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +21,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks._rounds import alternate, ratio
+from benchmarks._rounds import alternate, in_turns, ratio
 from fungi.backbones.base import BACKBONES
 from fungi.backbones.encoders import WholeModel
 from fungi.backbones.loading import load_backbone
+from fungi.backbones.position_embedding import patch_size_of
 from fungi.gradients.assembly import build_engine
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.projection import draw_projection
@@ -29,6 +33,11 @@ from fungi.gradients.targets import find_target
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.runtime.device import Stopwatch, autocast, choose_device, choose_dtype, keep_freed_memory
 from fungi.runtime.seeds import seeded
+from fungi.views.base import forwards_of
+from fungi.views.plans import PLANS, PUBLISHED, PlanName, ViewPlan
+
+BARE_FORWARDS = 64
+"""Forwards that are timed beside each plan of views."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +57,20 @@ class Setup:
         counts = {o.views.identity: o.views.n_views for o in self.objectives}
         return sum(counts.values()) + len(set(self.batches) - set(counts))
 
+    @property
+    def counted_forwards(self) -> float:
+        """Forwards of the full size per image, where smaller views count by their area."""
+        counts = {o.views.identity: forwards_of(o.views) for o in self.objectives}
+        return sum(counts.values()) + len(set(self.batches) - set(counts))
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
     options = _parser().parse_args(arguments)
     keep_freed_memory()
+    if options.views != [PUBLISHED]:
+        _compare_views(options)
+        return 0
     setup, peak_before = _setup(options), _peak_memory(options.device)
     print(f"{options.backbone}, {setup.engine.device}, {options.dtype}, {torch.get_num_threads()} threads, ", end="")
     print(f"{'+'.join(options.objective)}, {setup.images} images x {setup.forwards_per_image} views")
@@ -71,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", default="vit-s16", choices=BACKBONES.names(), metavar="NAME")
     parser.add_argument("--objective", nargs="+", default=["kl", "dino", "simclr"])
     parser.add_argument("--with-embeddings", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--views", nargs="+", default=[PUBLISHED], choices=PLANS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--images", type=int, default=4)
@@ -81,9 +100,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _setup(options: argparse.Namespace) -> Setup:
+def _compare_views(options: argparse.Namespace) -> None:
+    """Seconds per image of each plan over seconds per bare forward of the full size, in turns in one run."""
+    setups = {plan: _setup(options, plan) for plan in options.views}
+    first = setups[options.views[0]]
+    device, images = first.engine.device, first.images
+    print(f"{options.backbone}, {device}, {options.dtype}, {torch.get_num_threads()} threads, ", end="")
+    print(f"{'+'.join(options.objective)}, {images} images, path: {first.engine.encoder.path}")
+    views = max(BARE_FORWARDS // first.engine.views_per_forward, 1) * first.engine.views_per_forward
+    jobs = {plan: partial(_extract, setup) for plan, setup in setups.items()}
+    seconds = in_turns({"bare": partial(_bare, first, views), **jobs}, options.rounds, device)
+    per_forward = [second / views for second in seconds["bare"]]
+    print(f"{'views':12} {'views/image':>12} {'counted by area':>16}   measured, in bare forwards per image")
+    for plan, setup in setups.items():
+        per_image = [second / images for second in seconds[plan]]
+        counted = setup.counted_forwards
+        print(f"{plan:12} {setup.forwards_per_image:12} {counted:16.1f}   {ratio(per_image, per_forward)}")
+
+
+def _setup(options: argparse.Namespace, views: PlanName = PUBLISHED) -> Setup:
     device = choose_device(options.device)
-    options.device = device
     backbone = load_backbone(options.backbone, random_init=True)
     model, spec = backbone.model.to(device), backbone.spec
     target = find_target(model, f"{spec.layer}:layer")
@@ -99,7 +135,8 @@ def _setup(options: argparse.Namespace) -> Setup:
         short_cut=options.short_cut,
         stopwatch=Stopwatch(device, precise=True),
     )
-    objectives = [_bound(name, spec.embedding_dim, backbone.input, device) for name in options.objective]
+    plan = ViewPlan(views, patch_size_of(model))
+    objectives = [_bound(name, spec.embedding_dim, backbone.input, device, plan) for name in options.objective]
     batches = {o.views.identity: _collated(o.views, options.images) for o in objectives}
     plain = backbone.input.views("plain")
     if options.with_embeddings:
@@ -107,9 +144,9 @@ def _setup(options: argparse.Namespace) -> Setup:
     return Setup(engine, objectives, batches, model, options.images, plain)
 
 
-def _bound(name: str, embedding_dim: int, image_input: Any, device: torch.device) -> BoundObjective:
+def _bound(name: str, embedding_dim: int, image_input: Any, device: torch.device, plan: ViewPlan) -> BoundObjective:
     """An objective on the device; negatives of the real number, of random content."""
-    bound = bind(name, embedding_dim=embedding_dim, input_spec=image_input, seed=42)
+    bound = bind(name, embedding_dim=embedding_dim, input_spec=image_input, seed=42, plan=plan)
     if name == "simclr":
         negatives = torch.randn(bound.objective.negative_samples * bound.views.n_views, bound.objective.latent_dim)
         bound = bound.with_support({"negatives": negatives})
@@ -137,11 +174,11 @@ def _extract(setup: Setup) -> None:
 
 
 @torch.inference_mode()
-def _bare(setup: Setup) -> None:
-    """As many forwards of the whole model, on images that are there already."""
+def _bare(setup: Setup, views: int = 0) -> None:
+    """As many forwards of the whole model (or `views` of them), on images that are there already."""
     size = setup.engine.views_per_forward
     images = _bare_images(setup, size)
-    left = setup.images * setup.forwards_per_image
+    left = views or setup.images * setup.forwards_per_image
     with autocast(setup.engine.device, setup.engine.dtype):
         while left > 0:
             setup.model(images[: min(left, size)])

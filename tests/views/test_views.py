@@ -136,7 +136,11 @@ def test_published_view_statistics_are_imagenets_for_crops_and_patches_only() ->
     ("kind", "options", "complaint"),
     [
         ("patch", {}, "unknown kind of vision views 'patch'"),
-        ("patches", {"girth": 2}, "views 'patches' have no option 'girth'. They have: grid, patch_side, per_side, stride_scale, view_size"),
+        (
+            "patches",
+            {"girth": 2},
+            "views 'patches' have no option 'girth'. They have: grid, patch_side, per_side, stride_scale",
+        ),
         ("patches", {"stride_scale": 500}, "can't be moved in 500 steps"),
         ("crops", {"augmentation": "moco"}, "augmentation 'moco' is not known"),
     ],

@@ -13,6 +13,7 @@ from fungi.grid.job_files import JobFile, grid_job_files, read_job_file
 from fungi.grid.progress import LEFT, Expected, Progress, Queue, progress_of
 from fungi.grid.records import Records
 from fungi.grid.submission import Submittable, submittable
+from fungi.views.plans import PUBLISHED
 
 Jobs = Sequence[tuple[JobFile, GridCall]]
 
@@ -22,7 +23,8 @@ def call_of(words: Sequence[str], grid: Grid, *, landmarks: bool = False) -> Gri
     command = grid_command(words[0] if words else "")
     call = GridCall(command.name, tuple(words[1:]), tuple(grid.flags_of(command.name)), landmarks)
     if call.stage == "extraction":
-        call = replace(call, features=command.parse(call.flags).features)
+        settings = command.parse(call.flags)
+        call = replace(call, features=settings.features, views=getattr(settings, "views", PUBLISHED))
     return call
 
 

@@ -11,13 +11,15 @@ from fungi.grid.declaration import Grid
 from fungi.grid.throughput import shards_for
 from fungi.settings import flag_of
 from fungi.store.shard import Shard
+from fungi.views.plans import PlanName
 
 
 @dataclass(frozen=True)
 class GridCall:
     """What a job asks for: a command with its flags (those of the job, then those of the grid).
 
-    landmarks: over the retrieval datasets of the grid alone. features: what an extraction writes.
+    landmarks: over the retrieval datasets of the grid alone. features: what an extraction writes, with
+    which plan of views.
     """
 
     command: str
@@ -25,6 +27,7 @@ class GridCall:
     grid_flags: tuple[str, ...] = ()
     landmarks: bool = False
     features: tuple[str, ...] = ()
+    views: PlanName = "published"
 
     @property
     def stage(self) -> Stage:
@@ -89,7 +92,8 @@ def elements(grid: Grid, call: GridCall) -> list[Element]:
         for pair in pairs
         for split in _splits(grid, pair.dataset_spec)
         for count in [
-            grid.shards or shards_for(pair.dataset_spec.sizes[split], pair.backbone_spec, call.features, grid.gpu)
+            grid.shards
+            or shards_for(pair.dataset_spec.sizes[split], pair.backbone_spec, call.features, grid.gpu, call.views)
         ]
         for index in range(count)
     ]

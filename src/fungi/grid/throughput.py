@@ -8,9 +8,11 @@ too long or too short change no result. Backbones whose depth can't be read from
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from math import ceil
 
 from fungi.backbones.base import BackboneSpec
+from fungi.views.plans import PUBLISHED, PlanName, ViewPlan
 
 VIT_B16_ON_A100 = {"embeddings": 479.0, "kl": 344.0, "dino": 32.0, "simclr": 12.0}
 """Images per second. Objectives that are not here count as the slowest."""
@@ -21,15 +23,36 @@ SECONDS_PER_ELEMENT = 3600.0
 _VIT_B16_WORK = 12 * 12 * 768**2 * 197
 
 
-def seconds_per_row(backbone: BackboneSpec, features: Sequence[str], gpu: str) -> float:
-    """Expected seconds for all `features` of one row."""
+def seconds_per_row(backbone: BackboneSpec, features: Sequence[str], gpu: str, views: PlanName = PUBLISHED) -> float:
+    """Expected seconds for all `features` of one row. views: the plan of `--views`, which the forwards follow."""
     slowest = min(VIT_B16_ON_A100.values())
-    on_reference = sum(1 / VIT_B16_ON_A100.get(feature, slowest) for feature in features)
+    on_reference = sum(
+        relative_forwards(backbone, feature, views) / VIT_B16_ON_A100.get(feature, slowest) for feature in features
+    )
     return max(on_reference * relative_work(backbone) / GPU_SPEED[gpu], 1 / DECODED_PER_SECOND)
 
 
+def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> float:
+    """Forwards of a feature under a plan of views over those of the published views: 1 for embeddings."""
+    from fungi.objectives import OBJECTIVES
+    from fungi.objectives.binding import bind
+    from fungi.views.base import NoViewsError, forwards_of
+
+    if views == PUBLISHED or feature not in OBJECTIVES:
+        return 1.0
+    patch = re.search(r"/(\d+)", backbone.label)
+    plans = (ViewPlan(), ViewPlan(views, int(patch[1]) if patch else 1))
+    with suppress(NoViewsError):
+        own, published = (
+            forwards_of(bind(feature, embedding_dim=1, input_spec=backbone.input, seed=0, plan=plan).views)
+            for plan in reversed(plans)
+        )
+        return own / published
+    return 1.0
+
+
 def relative_work(backbone: BackboneSpec) -> float:
-    """GridCall of one forward in units of ViT-B/16."""
+    """Compute of one forward pass, in forwards of ViT-B/16."""
     block = re.fullmatch(r"\D*(\d+)\D*", backbone.layer)
     patch = re.search(r"/(\d+)", backbone.label)
     size = getattr(backbone.input, "size", None)
@@ -40,8 +63,10 @@ def relative_work(backbone: BackboneSpec) -> float:
     return 12 * depth * width**2 * tokens / _VIT_B16_WORK
 
 
-def shards_for(rows: int | None, backbone: BackboneSpec, features: Sequence[str], gpu: str) -> int:
+def shards_for(
+    rows: int | None, backbone: BackboneSpec, features: Sequence[str], gpu: str, views: PlanName = PUBLISHED
+) -> int:
     """Parts of a split that take about an hour each; 1 where the number of rows is not known."""
     if rows is None:
         return 1
-    return max(1, ceil(rows * seconds_per_row(backbone, features, gpu) / SECONDS_PER_ELEMENT))
+    return max(1, ceil(rows * seconds_per_row(backbone, features, gpu, views) / SECONDS_PER_ELEMENT))

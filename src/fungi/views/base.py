@@ -102,7 +102,7 @@ def forwards_of(views: ViewGenerator) -> float:
     Attention makes small views cheaper still: 0.23 at half the side was measured for ViT-S/16, where this says 0.25.
     """
     if not isinstance(views, OwnSizes):
-        return views.n_views
+        return float(views.n_views)
     return sum((size / views.input_size) ** 2 for size in views.sizes)
 
 

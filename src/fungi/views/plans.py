@@ -8,10 +8,12 @@ as much as the whole image: 62 forwards for an image. `native` keeps the crops a
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from fungi.views.base import InputSpec
 from fungi.views.image import ImageInput
+
+if TYPE_CHECKING:
+    from fungi.views.base import InputSpec
 
 PlanName = Literal["published", "native", "budget"]
 PUBLISHED: PlanName = "published"
@@ -51,7 +53,7 @@ class ViewPlan:
     name: PlanName = PUBLISHED
     patch_size: int = 1
 
-    def options(self, kind: str, input_spec: InputSpec) -> dict[str, Any]:
+    def options(self, kind: str, input_spec: "InputSpec") -> dict[str, Any]:
         """Options of the views of a kind; none for texts and sounds, which are encoded at their own length anyway."""
         of_kind = OPTIONS.get(self.name, {}).get(kind)
         if of_kind is None or not isinstance(input_spec, ImageInput):

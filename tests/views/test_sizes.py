@@ -1,0 +1,153 @@
+"""Views at their own size: what is cut stays what it was, plans fit every backbone, bad sizes are named."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from fungi.backbones.base import BACKBONES
+from fungi.errors import FungiError
+from fungi.objectives.binding import bind
+from fungi.runtime.seeds import seeded
+from fungi.views.base import forwards_of
+from fungi.views.image import ImageInput
+from fungi.views.plans import PLANS, ViewPlan
+
+INPUT = ImageInput(size=32, resize=32)
+FULL = ImageInput()
+
+
+def picture(seed: int = 0) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((70, 50), Image.Resampling.BICUBIC)
+
+
+def prepared(kind: str, input_spec: ImageInput = INPUT, **options: object) -> object:
+    views = input_spec.views(kind, **options)
+    with seeded(42, "views"):
+        return views.prepare(picture())
+
+
+def rendered(kind: str, input_spec: ImageInput = INPUT, **options: object) -> Tensor | list[Tensor]:
+    views = input_spec.views(kind, **options)
+    return views.render(views.collate([prepared(kind, input_spec, **options)]))
+
+
+def test_native_patches_are_the_pixels_that_the_published_ones_enlarge() -> None:
+    (own,) = rendered("patches", view_size=16)
+    published = rendered("patches")
+    assert own.shape == (81, 3, 16, 16)
+    enlarged = interpolate(own, (32, 32), mode="bicubic", antialias=True)
+    torch.testing.assert_close(enlarged, published, rtol=1e-4, atol=1e-4)
+
+
+def test_local_crops_have_the_boxes_of_the_published_ones() -> None:
+    published, own = prepared("crops"), prepared("crops", local_size=16)
+    assert torch.equal(own["global"], published[:2])
+    assert own["local"].shape == (10, 3, 16, 16)
+    halved = interpolate(published[2:].float(), (16, 16), mode="bilinear", antialias=True)
+    assert (halved - own["local"]).abs().mean() < 8  # of 255 grey levels: the same content
+
+
+@pytest.mark.parametrize(("per_side", "side", "starts"), [(3, 20, (0, 6, 12)), (4, 20, (0, 4, 8, 12)), (2, 30, (0, 2))])
+def test_patches_are_spread_evenly_from_edge_to_edge(per_side: int, side: int, starts: tuple[int, ...]) -> None:
+    views = INPUT.views("patches", per_side=per_side, patch_side=side, view_size=side)
+    assert views.starts == starts
+    image = torch.arange(3 * 32 * 32, dtype=torch.uint8).reshape(1, 1, 3, 32, 32)
+    (patches,) = views.render(image)
+    plain = INPUT.views("plain").render(image)
+    expected = torch.cat([plain[..., y : y + side, x : x + side] for y in starts for x in starts])
+    torch.testing.assert_close(patches, expected)
+
+
+def test_unevenly_spaced_patches_are_cut_where_they_are_said_to_begin() -> None:
+    views = INPUT.views("patches", per_side=4, patch_side=16, view_size=16)
+    assert views.starts == (0, 5, 11, 16)
+    image = torch.arange(3 * 32 * 32, dtype=torch.uint8).reshape(1, 1, 3, 32, 32)
+    plain = INPUT.views("plain").render(image)
+    expected = torch.cat([plain[..., y : y + 16, x : x + 16] for y in views.starts for x in views.starts])
+    torch.testing.assert_close(views.render(image)[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["random-crops", "default"])
+def test_drawn_views_take_a_size_of_their_own(kind: str) -> None:
+    (views,) = rendered(kind, n_views=3, view_size=16)
+    assert views.shape == (3, 3, 16, 16)
+
+
+def test_masked_crops_keep_masks_on_the_global_ones_alone() -> None:
+    masked, local, unmasked = rendered("masked-crops", local_size=16, patch_size=4)
+    whole = rendered("masked-crops", patch_size=4)
+    assert (masked["images"].shape[0], local["images"].shape, unmasked["images"].shape[0]) == (2, (10, 3, 16, 16), 2)
+    assert masked["mask"].any()
+    assert "mask" not in local
+    assert not unmasked["mask"].any()
+    assert torch.equal(masked["images"], whole["images"][:2])
+    assert torch.equal(masked["mask"], whole["mask"][:2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "complaint"),
+    [
+        ("patches", {"view_size": 48}, "view_size is 48 pixels.*has 32.*at most 32"),
+        ("patches", {"patch_side": 40}, "patch_side is 40 pixels"),
+        ("patches", {"per_side": 1}, "per_side is 1, but has to be from 2 to 17"),
+        ("patches", {"per_side": 30}, "per_side is 30, but has to be from 2 to 17"),
+        ("crops", {"local_size": 33}, "local_size is 33 pixels"),
+        ("crops", {"global_size": -1}, "global_size is -1 pixels"),
+        ("masked-crops", {"local_size": 64}, "local_size is 64 pixels"),
+        ("default", {"n_views": 2, "view_size": 64}, "view_size is 64 pixels"),
+    ],
+)
+def test_sizes_that_can_not_be_are_named(kind: str, options: dict[str, object], complaint: str) -> None:
+    with pytest.raises(FungiError, match=complaint):
+        INPUT.views(kind, **options)
+
+
+def bound(name: str, plan: ViewPlan, **options: object) -> object:
+    given = {"embedding_dim": 4, "seed": 0, "plan": plan, "options": options}
+    return bind(name, input_spec=FULL, **given)
+
+
+@pytest.mark.parametrize(("plan", "most"), [("native", 17.2), ("budget", 9.1)])
+def test_a_plan_costs_the_share_of_the_forwards_that_it_promises(plan: str, most: float) -> None:
+    objectives = [bound(name, ViewPlan(plan, 16)) for name in ("kl", "dino", "simclr")]
+    published = [bound(name, ViewPlan()) for name in ("kl", "dino", "simclr")]
+    assert sum(forwards_of(one.views) for one in published) == 62
+    assert sum(forwards_of(one.views) for one in objectives) <= most
+    assert [one.plan for one in published] == ["published"] * 3
+
+
+@pytest.mark.parametrize("plan", PLANS[1:])
+@pytest.mark.parametrize(("size", "patch"), [(224, 14), (224, 16), (224, 32), (384, 14), (32, 4), (518, 14), (240, 1)])
+def test_sizes_of_a_plan_are_multiples_of_the_patch_size(plan: str, size: int, patch: int) -> None:
+    given = {"embedding_dim": 4, "seed": 0, "plan": ViewPlan(plan, patch)}
+    for name in ("dino", "simclr", "deepcluster"):
+        objective = bind(name, input_spec=ImageInput.square(size), **given)
+        assert objective.plan == plan
+        assert all(view % patch == 0 and view <= size for view in objective.views.sizes if view != size)
+
+
+def test_what_a_user_sets_comes_before_the_plan_and_is_no_longer_called_by_its_name() -> None:
+    changed = bound("simclr", ViewPlan("native", 16), view_size=96)
+    assert set(changed.views.sizes) == {96}
+    assert changed.plan == "published"  # its provenance lists the options instead
+    assert bound("dino", ViewPlan("native", 16), augmentation="dino").plan == "published"
+    assert bound("simclr", ViewPlan("native", 16), temperature=0.1).plan == "native"
+
+
+@pytest.mark.parametrize("plan", PLANS[1:])
+def test_objectives_of_one_full_view_are_the_same_under_every_plan(plan: str) -> None:
+    objective = bound("kl", ViewPlan(plan, 16))
+    assert objective.plan == "published"
+    assert objective.settings == bound("kl", ViewPlan()).settings
+
+
+def test_texts_and_sounds_have_one_plan() -> None:
+    for backbone in ("tiny-bert", "tiny-ssast"):
+        given = {"embedding_dim": 4, "seed": 0, "input_spec": BACKBONES[backbone].input}
+        native, published = (bind("simclr", plan=ViewPlan(name), **given) for name in ("native", "published"))
+        assert native.settings == published.settings
+        assert native.plan == "published"
