@@ -1,5 +1,6 @@
 """Weights where no network answers: asked for by name, found where the message says, drawn once."""
 
+import time
 from urllib.error import URLError
 
 import pytest
@@ -10,6 +11,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.checkpoints import hash_weights
 from fungi.backbones.loading import load_backbone
 from fungi.errors import MissingFilesError
+from fungi.runtime import network
 from fungi.runtime.seeds import seeded
 from tests.backbones.small import SMALL, random_state, save, shrink, timm_vit, vit_shapes, with_one_fast_of_each
 
@@ -48,6 +50,47 @@ def test_without_a_network_the_error_names_the_weights_and_the_ways_out(name, no
     else:
         assert "huggingface.co/" in text
         assert "hf download" in text
+
+
+@pytest.fixture
+def no_answer(monkeypatch, tmp_path):
+    """Empty caches, and a hub that does not answer; nothing but the probe may ask for it."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(network, "_replies", lambda url: False)
+    network.answers.cache_clear()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(huggingface_hub.file_download, "get_hf_file_metadata", fail)
+    monkeypatch.setattr(torch.hub, "urlopen", fail)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    yield
+    network.answers.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "name", ["mine=timm:test_vit.r160_in1k", "vit-s16", "dino_vits16", "mae-vit-b16-decoder", "mine=hf:nobody/nothing"]
+)
+def test_a_network_that_does_not_answer_is_said_at_once(name, no_answer):
+    with pytest.raises(MissingFilesError) as error:
+        load_backbone(name)
+    message = str(error.value)
+    assert len(message) < 450
+    if name != "dino_vits16":
+        assert "fungi prefetch" in message
+
+
+def test_a_host_that_never_replies_is_waited_for_a_few_seconds_alone(monkeypatch):
+    monkeypatch.setattr(network, "SECONDS", 0.01)
+    monkeypatch.setattr(network, "_replies", lambda url: bool(time.sleep(1)) or True)
+    network.answers.cache_clear()
+    started = time.perf_counter()
+    assert not network.answers("https://nowhere.invalid")
+    assert time.perf_counter() - started < 0.9
+    network.answers.cache_clear()
 
 
 @pytest.mark.parametrize("how", ["checkpoint", "random_init"])

@@ -172,6 +172,58 @@ def test_tokens_are_cut_at_the_limit_of_the_model_and_end_as_they_should(own_fol
     assert empty.ids == [2, 3]
 
 
+def saved(folder: Path, architecture: str, **options: object) -> str:
+    """A tiny model of `transformers` beside a tokenizer of ten words."""
+    import transformers
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
+    config = getattr(transformers, f"{architecture}Config")(**{"vocab_size": len(WORDS), **sizes, **options})
+    folder.mkdir()
+    getattr(transformers, f"{architecture}Model")(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    tokenizer = transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    tokenizer.save_pretrained(folder)
+    return f"mine=hf:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "longest"),
+    [
+        ("Bert", {"max_position_embeddings": 64}, 64),
+        ("Roberta", {"max_position_embeddings": 20, "pad_token_id": 1}, 18),  # positions begin behind the padding row
+        ("Bert", {"max_position_embeddings": 2048}, 512),
+    ],
+)
+def test_texts_are_cut_to_the_positions_of_the_model_and_the_remark_says_so(architecture, options, longest, tmp_path):
+    loaded = load_backbone(saved(tmp_path / "model", architecture, **options))
+    assert f"texts are cut to {longest} tokens" in loaded.spec.notes
+    views = loaded.input.views("plain")
+    batch = views.collate([views.prepare("a " * 600)])
+    ((_, part),) = views.groups(batch, 8)
+    assert part["input_ids"].shape[-1] == longest
+    with torch.no_grad():
+        assert loaded.model(**views.render(part)).isfinite().all()
+    assert views.remarks() == [f"1 texts were longer than {longest} tokens and were cut"]
+
+
+def test_the_limit_of_the_tokenizer_is_said_where_it_is_the_smaller_one(own_folder):
+    views = load_backbone(f"mine=hf:{own_folder}").input.views("plain")
+    list(views.groups(views.collate([views.prepare("a " * 30)]), 8))
+    assert views.remarks() == ["1 texts were longer than 8 tokens and were cut"]
+
+
+def test_a_tokenizer_with_more_words_than_the_models_table_is_refused_before_any_work(tmp_path, capfd):
+    from fungi.commands import COMMANDS
+
+    text = saved(tmp_path / "model", "Bert", vocab_size=len(WORDS) - 2)
+    arguments = f"--dataset pydocs --backbone {text} --root {tmp_path / 'features'}"
+    assert COMMANDS["extract"].main(arguments.split()) == 2
+    said = capfd.readouterr().err
+    assert "has word numbers up to 9, the model's table 8 rows: they do not belong together" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "features").exists()
+
+
 def test_own_weights_that_lack_a_tensor_are_refused(own_folder):
     from safetensors.torch import load_file, save_file
 
@@ -187,7 +239,7 @@ def test_own_weights_that_lack_a_tensor_are_refused(own_folder):
     [
         (
             "bert-base-uncasd",
-            r"unknown backbone 'bert-base-uncasd'\. Did you mean .*write NAME=timm:ID or NAME=hf:PLACE",
+            r"unknown backbone 'bert-base-uncasd'\. Did you mean 'bert-base-uncased' or .*\?$",
         ),
         ("mine=folder:x", r"--backbone 'mine=folder:x' is not understood. Write NAME=timm:ID or NAME=hf:PLACE"),
         ("../up=hf:x", r"is not understood"),

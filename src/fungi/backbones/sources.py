@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fungi.backbones.base import StateDict
 from fungi.backbones.checkpoints import read_checkpoint
 from fungi.errors import MissingFilesError
+from fungi.runtime.network import answers, hub_answers
 from fungi.runtime.seeds import seeded
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def fetch_url(url: str, *, hash_prefix: str | None = None) -> StateDict:
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]  # where torch hub keeps it
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with reachable(url, f"put the file at {file}"):
+        with reachable(url, f"put the file at {file}", answers(url)):
             torch.hub.download_url_to_file(url, str(file), hash_prefix)
     return read_checkpoint(file)
 
@@ -44,9 +45,9 @@ def fetch_timm(name: str, **options: Any) -> StateDict:
     assert config.hf_hub_id
     repository = config.hf_hub_id
     files = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
+    overlay = _cached_overlay(repository, files)
     where = f"{files[0]} of huggingface.co/{repository} (timm {name})"
-    with reachable(where, f"run `hf download {repository}` where there is a network and copy HF_HOME here"):
-        overlay = _cached_overlay(repository, files)
+    with reachable(where, fetch_elsewhere(repository), overlay is not None or hub_answers()):
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     return model.state_dict()
 
@@ -56,12 +57,19 @@ def fetch_hub(repository: str) -> StateDict:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     file = "model.safetensors"
-    found = try_to_load_from_cache(repository, file)
-    if not isinstance(found, str):
-        way_out = f"run `hf download {repository}` where there is a network and copy HF_HOME here"
-        with reachable(f"{file} of huggingface.co/{repository}", way_out):
-            found = hf_hub_download(repository, file)
-    return read_checkpoint(Path(found))
+    path = try_to_load_from_cache(repository, file)
+    if not isinstance(path, str):
+        with reachable(f"{file} of huggingface.co/{repository}", fetch_elsewhere(repository), hub_answers()):
+            path = hf_hub_download(repository, file)
+    return read_checkpoint(Path(path))
+
+
+def fetch_elsewhere(repository: str) -> str:
+    """Return the way out for weights of the hub on a machine without a network."""
+    return (
+        f"run `fungi prefetch` for the grid, or `hf download {repository}`, where there is a network, and copy HF_HOME "
+        "here"
+    )
 
 
 def drawn(build: Callable[[], "nn.Module"], seed: int, name: str) -> StateDict:
@@ -86,11 +94,17 @@ def in_package(package: str, *, backbone: str, instead: str) -> Path:
 
 
 @contextmanager
-def reachable(what: str, way_out: str) -> Iterator[None]:
-    """Turn what the network can do to us into one line; RuntimeError is how torch hub tells of a damaged download."""
+def reachable(what: str, way_out: str, answered: bool) -> Iterator[None]:
+    """Turn failures of the network into a MissingFilesError of one line.
+
+    answered: whether the host could be reached; nothing is tried where it could not, since libraries retry for a
+    minute. RuntimeError is how torch hub reports a damaged download.
+    """
     from httpx import HTTPError
 
     try:
+        if not answered:
+            raise ConnectionError("no answer from the network")
         yield
     except (OSError, HTTPError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__

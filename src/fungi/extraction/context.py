@@ -16,6 +16,7 @@ from fungi.extraction.stage import StageSettings
 from fungi.profiles import choose_profile
 from fungi.runtime.device import choose_device, choose_dtype, keep_freed_memory
 from fungi.runtime.log import logger
+from fungi.views.text import TextInput
 
 
 class OpenedSplits:
@@ -115,6 +116,8 @@ def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, m
         seed=settings.seed,
         profile=profile,
     )
+    if isinstance(backbone.input, TextInput):
+        backbone.input.tokenizer.get()  # before any work: it may be missing, or may not fit the model
     if dataset.input_options:
         backbone = replace(backbone, input=replace(backbone.input, **dataset.input_options))
     backbone.model.to(device)

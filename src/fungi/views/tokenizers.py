@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from fungi.errors import FungiError, MissingFilesError
+from fungi.runtime.network import only_on_disk
 
 
 class Tokens(NamedTuple):
@@ -55,36 +56,47 @@ def _loaded(source: TokenizerSource) -> Tokenizer:
 class HubTokenizer:
     """A fast tokenizer of `transformers`."""
 
-    def __init__(self, tokenizer: Any, name: str) -> None:
+    def __init__(self, tokenizer: Any, name: str, table: int = 0) -> None:
         if not getattr(tokenizer, "is_fast", False) or tokenizer.pad_token_id is None:
             raise FungiError(
                 f"the tokenizer of {name} is not supported: it needs a tokenizer.json and a padding token."
             )
+        largest = max(tokenizer.get_vocab().values(), default=0)
+        if table and largest >= table:
+            raise FungiError(
+                f"the tokenizer of {name} has word numbers up to {largest}, the model's table {table} rows: they do "
+                "not belong together. Put the tokenizer that the model was trained with beside its weights."
+            )
         self._tokenizer = tokenizer
         self.pad: int = tokenizer.pad_token_id
+        self.longest: int = tokenizer.model_max_length
 
     def encode(self, texts: Sequence[str], longest: int) -> list[Tokens]:
         """Tokens of each text; never more than the model has positions for."""
-        limit = min(longest, self._tokenizer.model_max_length)
-        found = self._tokenizer(list(texts), truncation=True, max_length=limit, padding=False)
-        return [Tokens(one.ids, bool(one.overflowing)) for one in found.encodings]
+        limit = min(longest, self.longest)
+        batch = self._tokenizer(list(texts), truncation=True, max_length=limit, padding=False)
+        return [Tokens(encoding.ids, bool(encoding.overflowing)) for encoding in batch.encodings]
 
 
-def hub_tokenizer(name: str, place: str = "", *, folder: Callable[[], Path] | None = None) -> TokenizerSource:
-    """The tokenizer of a repository of the Hugging Face hub (its cache first), or in a local folder.
+def hub_tokenizer(
+    name: str, place: str = "", *, folder: Callable[[], Path] | None = None, table: int = 0
+) -> TokenizerSource:
+    """Return the tokenizer of a repository of the Hugging Face hub (its cache first), or in a local folder.
 
-    place: repository or folder, where that is not the name; folder: finds it, where it comes inside a package.
+    place: repository or folder, where that is not the name; folder: finds it, where it comes inside a package; table:
+    rows of the model's table of word embeddings, where they are known.
     """
-    return TokenizerSource(name, partial(_load_hub, place or name, folder), place)
+    return TokenizerSource(name, partial(_load_hub, place or name, folder, table), place)
 
 
-def _load_hub(name: str, folder: Callable[[], Path] | None) -> HubTokenizer:
+def _load_hub(name: str, folder: Callable[[], Path] | None, table: int) -> HubTokenizer:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # rows are tokenised by worker processes, one by one
     from transformers import AutoTokenizer
 
     place = str(folder()) if folder else name
     try:
-        return HubTokenizer(AutoTokenizer.from_pretrained(place, use_fast=True, trust_remote_code=False), name)
+        options = {"use_fast": True, "trust_remote_code": False, "local_files_only": only_on_disk(place)}
+        return HubTokenizer(AutoTokenizer.from_pretrained(place, **options), name, table)
     except FungiError:
         raise
     except Exception as error:  # the hub client raises nearly anything

@@ -61,7 +61,8 @@ class _Tokenised:
         cut = sum(self._cut)
         self._cut.clear()
         views = "texts" if self.n_views == 1 else "views of texts"
-        return [f"{cut} {views} were longer than {self.input.longest} tokens and were cut"] if cut else []
+        limit = min(self.input.longest, getattr(self.input.tokenizer.get(), "longest", self.input.longest))
+        return [f"{cut} {views} were longer than {limit} tokens and were cut"] if cut else []
 
     def render(self, batch: TokenBatch) -> dict[str, Any]:
         """`[b v t] -> [b*v t]`."""

@@ -9,8 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fungi.backbones.base import StateDict, register_backbone
-from fungi.backbones.sources import reachable
+from fungi.backbones.sources import fetch_elsewhere, reachable
 from fungi.backbones.timm_models import register_vit, timm_fields
+from fungi.runtime.network import hub_answers
 from fungi.views.image import IMAGENET, ImageInput
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ def _build() -> "nn.Module":
 def _fetch(repository: str) -> StateDict:
     from transformers import ViTMAEForPreTraining
 
-    way_out = f"run `hf download {repository}` where there is a network and copy HF_HOME here"
-    with reachable(f"of huggingface.co/{repository}", way_out):
-        return ViTMAEForPreTraining.from_pretrained(repository).state_dict()
+    on_disk = not hub_answers()
+    with reachable(f"of huggingface.co/{repository}", fetch_elsewhere(repository), answered=True):
+        return ViTMAEForPreTraining.from_pretrained(repository, local_files_only=on_disk).state_dict()
 
 
 def model_names(state: StateDict) -> StateDict:

@@ -3,7 +3,9 @@
 from typing import Any
 
 from fungi.backbones.base import StateDict
+from fungi.backbones.sources import fetch_elsewhere
 from fungi.errors import FungiError, MissingFilesError
+from fungi.runtime.network import only_on_disk
 
 
 def read_config(place: str) -> Any:
@@ -11,7 +13,7 @@ def read_config(place: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(place, trust_remote_code=False)
+        return AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=only_on_disk(place))
     except (OSError, ValueError) as error:
         raise missing(place, error) from None
 
@@ -26,7 +28,8 @@ def model_options(model: Any) -> dict[str, bool]:
 def fetch(model: Any, config: Any, place: str) -> StateDict:
     """Weights in the library's names; FungiError where some are not in the files."""
     try:
-        loaded, report = model.from_pretrained(place, config=config, output_loading_info=True, **model_options(model))
+        options = model_options(model) | {"local_files_only": only_on_disk(place)}
+        loaded, report = model.from_pretrained(place, config=config, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise missing(place, error) from None
     if report["missing_keys"]:
@@ -41,5 +44,5 @@ def missing(place: str, error: Exception) -> MissingFilesError:
 
     cause = str(error).partition("\n")[0] or type(error).__name__
     where = "the folder has to hold config.json, weights and a tokenizer or processor, as save_pretrained writes them"
-    way_out = where if Path(place).exists() else "run `hf download` where there is a network and copy HF_HOME here"
+    way_out = where if Path(place).exists() else fetch_elsewhere(place)
     return MissingFilesError(f"no encoder could be read from {place} ({cause}): {way_out}.")

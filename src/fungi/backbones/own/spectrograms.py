@@ -11,6 +11,7 @@ from typing import Any
 from fungi.backbones.base import BackboneSpec
 from fungi.backbones.own.anatomy import examine
 from fungi.backbones.own.hub import fetch, model_options
+from fungi.runtime.network import only_on_disk
 from fungi.views.sound import SoundInput
 
 SPECTROGRAM_MODELS = ("audio-spectrogram-transformer",)
@@ -42,7 +43,9 @@ def _sound_input(place: str, config: Any) -> SoundInput:
     try:
         with warnings.catch_warnings():  # of its filter bank, which is not used
             warnings.simplefilter("ignore", UserWarning)
-            extractor = AutoFeatureExtractor.from_pretrained(place, trust_remote_code=False)
+            extractor = AutoFeatureExtractor.from_pretrained(
+                place, trust_remote_code=False, local_files_only=only_on_disk(place)
+            )
     except (OSError, ValueError):
         return SoundInput(frames=config.max_length)
     return SoundInput(frames=config.max_length, mean=extractor.mean, deviation=extractor.std)

@@ -11,6 +11,9 @@ from fungi.errors import FungiError
 from fungi.runtime.log import logger
 from fungi.views.tokenizers import hub_tokenizer
 
+FEWEST_TOKENS, MOST_TOKENS = 3, 512
+"""A word between the two special tokens; as many as the text backbones of the paper take."""
+
 
 def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
     """The encoder with this configuration; FungiError where `transformers` has none."""
@@ -21,12 +24,15 @@ def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbone
     with torch.device("meta"):
         model = build(pooling)
     layer, module = _output_projection(model)
-    width = int(config.hidden_size)
+    width, longest = int(config.hidden_size), positions(model)
+    if longest < FEWEST_TOKENS:
+        raise FungiError(f"{place}: the model has {longest} positions; {FEWEST_TOKENS} are needed.")
     return text_spec(
         name,
         label=name,
         source=place,
-        tokenizer=hub_tokenizer(name, place),
+        tokenizer=hub_tokenizer(name, place, table=model.get_input_embeddings().num_embeddings),
+        longest=longest,
         pooling=pooling,
         embedding_dim=width,
         projection_dim=width,
@@ -36,8 +42,24 @@ def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbone
         pca_dim=512,
         build=build,
         pretrained=lambda: fetch(_model_class(config), config, place),
-        notes=f"embedding: {'mean of the tokens' if mean else 'first token'}; gradient source {layer}",
+        notes=f"embedding: {'mean of the tokens' if mean else 'first token'}; gradient source {layer}; "
+        f"texts are cut to {longest} tokens",
     )
+
+
+def positions(model: Any) -> int:
+    """Return how many tokens a text may have: rows of the model's tables of positions, at most 512.
+
+    A table with a padding row (RoBERTa and its kin) begins to count behind it. A model without a table (T5, rotary
+    positions) may have as many as its configuration says.
+    """
+    from torch import nn
+
+    named = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding))
+    tables = [module for name, module in named if name.endswith("position_embeddings")]
+    rows = [table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables]
+    stated = getattr(model.config, "max_position_embeddings", None)
+    return min([MOST_TOKENS, *(rows or ([stated] if isinstance(stated, int) and stated > 0 else []))])
 
 
 def _model_class(config: Any) -> Any:

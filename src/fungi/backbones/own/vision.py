@@ -12,6 +12,7 @@ from fungi.backbones.masked_autoencoder import MASKED_AUTOENCODER, masked_autoen
 from fungi.backbones.own.anatomy import examine
 from fungi.backbones.own.hub import fetch, model_options
 from fungi.errors import FungiError
+from fungi.runtime.network import only_on_disk
 from fungi.views.image import UNIT, ImageInput, SquashedInput
 
 BILINEAR = 2
@@ -40,7 +41,9 @@ def image_input(place: str, config: Any) -> ImageInput:
     from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(place, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(
+            place, trust_remote_code=False, local_files_only=only_on_disk(place)
+        )
     except (OSError, ValueError):
         return ImageInput.square(int(getattr(config, "image_size", 224)))
     fields: dict[str, Any] = {
