@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.runtime.device import shielded
 from fungi.runtime.seeds import seeded
 from fungi.views.base import Drawn, ViewGenerator
+from fungi.views.workers import worker_batches
 
 Batch = dict[str, Any]
 """Collated prepared views of one batch, by the generator's identity."""
@@ -108,19 +108,13 @@ def batches(
     Raises FungiError for a row that can't be read, once the batches before it have been handed out.
     """
     unique = list({generator.identity: generator for generator in generators}.values())
-    loader = DataLoader(
+    yield from worker_batches(
         PreparedViews(samples, unique, seed, by_content, epoch),
-        batch_sampler=[list(rows) for rows in row_batches],
-        collate_fn=_Collate(unique),
+        [list(rows) for rows in row_batches],
+        _Collate(unique),
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
-        prefetch_factor=2 if num_workers else None,
     )
-    for batch in loader:
-        if isinstance(batch, FungiError):
-            raise batch
-        yield batch
 
 
 @dataclass(frozen=True)
@@ -137,8 +131,3 @@ class _Collate:
         return {
             made.identity: made.collate(list(column)) for made, column in zip(self.generators, columns, strict=True)
         }
-
-
-def _one_thread(worker: int) -> None:
-    """Workers decode; the processor's other cores belong to the other workers."""
-    torch.set_num_threads(1)

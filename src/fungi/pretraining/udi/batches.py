@@ -13,6 +13,7 @@ from fungi.errors import FungiError
 from fungi.pretraining.batch_plan import BatchPlan, EpochRow
 from fungi.pretraining.udi.views import ViewOptions, Views, collate, make_views
 from fungi.runtime.seeds import numpy_generator
+from fungi.views.workers import worker_batches
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,9 @@ def batches(
     images: ViewedImages, plan: BatchPlan, *, rank: int, first_step: int, workers: int
 ) -> Iterator[list[Views]]:
     """The parts of each step, decoded by workers ahead of need. FungiError for an image that can't be read."""
-    from torch.utils.data import DataLoader
-
-    rows: Any = plan.parts(rank, first_step)
-    source: Any = images
-    parts = iter(DataLoader(source, batch_sampler=rows, num_workers=workers, collate_fn=_collate))
+    parts = worker_batches(images, plan.parts(rank, first_step), _collate, num_workers=workers)
     while True:
-        step = []
-        for _ in range(plan.accumulate):
-            views = next(parts)
-            if isinstance(views, FungiError):
-                raise views
-            step.append(views)
-        yield step
+        yield [next(parts) for _ in range(plan.accumulate)]
 
 
 def _collate(made: Sequence[dict[str, Any] | FungiError]) -> Views | FungiError:
