@@ -14,6 +14,8 @@ def test_demo_extracts_every_seed_and_split_with_25_patches_per_image() -> None:
     jobs = demo._extractions(demo.DemoSettings(seeds=(1, 2)))
     assert [(job.split, job.seed) for job in jobs] == [(("train",), 1), (("train",), 2), (("test",), 1), (("test",), 2)]
     assert {job.set for job in jobs} == {("simclr.stride_scale=4",)}
+    smaller = demo._extractions_of_smaller_views(demo.DemoSettings(seeds=(1, 2)))
+    assert {(job.views, job.seed) for job in smaller} == {("native", 1), ("budget", 1)}
 
 
 @pytest.mark.slow
@@ -29,7 +31,7 @@ def test_demo_shows_a_gain_and_a_second_run_keeps_the_features(
     second = capfd.readouterr().out
 
     assert "made before in the same way" not in first
-    assert second.count("made before in the same way") == 8  # feature files
+    assert second.count("made before in the same way") == 24  # feature files, of three plans of views
     (result,) = (tmp_path / "seed-7").glob("results/knn/digits/*.json")
     scores = {name: found["accuracy"] for name, found in json.loads(result.read_text())["results"].items()}
     assert scores["embeddings+kl+dino+simclr"] > scores["embeddings"] + 0.03  # three seeds gave +6.7 on average

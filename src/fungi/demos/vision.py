@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from fungi.demos.runner import SHOTS, DemoSettings, print_places
 from fungi.extraction import extract_gradients
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.report import write_report
-from fungi.results.text import print_gain_table
+from fungi.results.text import aligned, print_gain_table
 from fungi.runtime.log import logger
 from fungi.store.layout import EMBEDDINGS, Layout
+from fungi.views.plans import PLANS, ViewPlan
 
 DESCRIPTION = """Embeddings and the gradients of KL, DINO and SimCLR for 1,797 handwritten digits, from a small network
 that was trained on the digits 0 to 4 alone; then kNN over every combination, with all train rows and five per class.
@@ -26,6 +27,8 @@ FEATURES = ("embeddings", "kl", "dino", "simclr")
 FEWER_PATCHES = ("simclr.stride_scale=4",)
 """25 patches per image; the paper's stride makes 49 of a 224-pixel image, but 81 of a 32-pixel one."""
 SPLITS = ("train", "test")
+SMALLER_VIEWS = PLANS[1:]
+"""Plans of views that are shown beside the published one, from the first seed alone."""
 MOST_WORKERS = 8  # each needs about a GB
 
 
@@ -43,6 +46,7 @@ def run(settings: DemoSettings) -> None:
     picture = _draw(settings, results["all train rows"])
     print("\nkNN accuracy (k = 20) on the 540 test images; the network was trained on the digits 0 to 4 alone.\n")
     print_gain_table(results)
+    _print_views(settings, results["all train rows"])
     places = {
         "features": f"{settings.root}/seed-*/embeddings, {settings.root}/seed-*/gradients",
         "results": settings.root / "results",
@@ -59,18 +63,31 @@ def _extract(settings: DemoSettings) -> None:
     """
     from fungi.runtime.device import choose_device
 
-    jobs = _extractions(settings)
+    jobs = [*_extractions(settings), *_extractions_of_smaller_views(settings)]
     workers = min(len(jobs), len(os.sched_getaffinity(0)), MOST_WORKERS)
     if workers == 1 or choose_device(settings.device).type != "cpu":
         for job in jobs:
-            extract_gradients.run(job)
+            _timed(job)
         return
     print(f"{len(jobs)} runs, {workers} at a time", flush=True)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_work_quietly) as pool:
-        running = {pool.submit(extract_gradients.run, job): job for job in jobs}
+        running = {pool.submit(_timed, job): job for job in jobs}
         for done in as_completed(running):
             done.result()
-            print(f"seed {running[done].seed}: {running[done].split[0]} is done", flush=True)
+            job = running[done]
+            print(f"seed {job.seed}, {job.views} views: {job.split[0]} is done", flush=True)
+
+
+def _timed(job: GradientSettings) -> None:
+    """Extract, and note the seconds that it took beside the features, the first time."""
+    path, started = _seconds_file(job.root, job.split[0]), process_time()
+    extract_gradients.run(job)
+    if not path.exists():
+        path.write_text(f"{process_time() - started:.1f}")
+
+
+def _seconds_file(root: Path, split: str) -> Path:
+    return root / f"seconds-{split}.txt"
 
 
 def _work_quietly() -> None:
@@ -89,6 +106,40 @@ def _extractions(settings: DemoSettings) -> list[GradientSettings]:
         for split in SPLITS
         for seed, root in zip(settings.seeds, settings.roots, strict=True)
     ]
+
+
+def _extractions_of_smaller_views(settings: DemoSettings) -> list[GradientSettings]:
+    """The same for the first seed with views at their own size, each plan in a folder of its own."""
+    first = [job for job in _extractions(settings) if job.seed == settings.seeds[0]]
+    return [replace(job, root=settings.root / f"{plan}-views", views=plan) for plan in SMALLER_VIEWS for job in first]
+
+
+def _print_views(settings: DemoSettings, published: dict[str, Any]) -> None:
+    """A row for each plan of views: forwards, seconds of the processor, accuracy; all of the first seed."""
+    from fungi.backbones.base import BACKBONES
+    from fungi.backbones.position_embedding import patch_size_of
+    from fungi.extraction.gradient_settings import parse_options
+    from fungi.objectives.binding import bind
+    from fungi.scoring.knn_concat import KnnSettings
+    from fungi.scoring.knn_concat import run as evaluate
+    from fungi.views.base import forwards_of
+
+    spec, options, name = BACKBONES["digits-vit"], parse_options(FEWER_PATCHES), "+".join(FEATURES)
+    patch = patch_size_of(spec.build())
+    rows = [["views", "forwards per image", "seconds of the processor", f"accuracy of {name}, %"]]
+    for plan in PLANS:
+        root = settings.roots[0] if plan == PLANS[0] else settings.root / f"{plan}-views"
+        if plan == PLANS[0]:
+            result = published.get("runs", [published])[0]["results"][name]
+        else:
+            result = evaluate(KnnSettings(root=(root,), device=settings.device))["results"][name]
+        given: dict[str, Any] = {"embedding_dim": 1, "input_spec": spec.input, "seed": 0}
+        bound = [bind(one, **given, options=options.get(one), plan=ViewPlan(plan, patch)) for one in FEATURES[1:]]
+        seconds = sum(float(_seconds_file(root, split).read_text()) for split in SPLITS)
+        forwards = sum(forwards_of(one.views) for one in bound)
+        rows.append([plan, f"{forwards:.1f}", f"{seconds:.0f}", f"{100 * result['accuracy']:.1f}"])
+    print(f"\nViews at their own size (--views), seed {settings.seeds[0]}; docs/views.md has the study.\n")
+    print(aligned(rows))
 
 
 def _knn(settings: DemoSettings, shots: int | None) -> dict[str, Any]:
