@@ -2,9 +2,9 @@
 
 import torch
 
-from fungi.gradients import engine as engines
 from fungi.gradients.core import EMBEDDINGS, Feature, FiniteCheck, compute, embedding_feature
 from fungi.gradients.engine import GradientEngine
+from fungi.gradients.group_size import ON_CPU
 from fungi.gradients.targets import find_targets
 from tests.engine.golden import Given
 from tests.engine.models import build, contrast
@@ -65,5 +65,5 @@ def test_rows_that_are_not_finite_are_counted_from_the_first_batch() -> None:
 
 def test_views_per_forward_are_chosen_by_device_where_nobody_does() -> None:
     model, _ = build("attention projection, last block")
-    assert GradientEngine(model, device=CPU).views_per_forward == engines.VIEWS_PER_FORWARD["cpu"]
+    assert GradientEngine(model, device=CPU).views_per_forward == ON_CPU
     assert GradientEngine(model, device=CPU, views_per_forward=3).views_per_forward == 3

@@ -53,7 +53,7 @@ class StageSettings:
     )
     views_per_forward: int = setting(
         0,
-        "views that are encoded at once; 0 picks 64 on a CPU and 1024 on a GPU",
+        "views encoded at once; 0 picks 64 on a CPU, and on a GPU what its free memory holds, at most 1024",
         within=(0, 65_536),
         decides="nothing",
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -21,20 +21,22 @@ from fungi.backbones.pooled_token import pooled_token_encoder
 from fungi.backbones.position_embedding import positions_version
 from fungi.errors import FungiError
 from fungi.gradients.capture import Capture, frozen
+from fungi.gradients.group_size import views_at_once
+from fungi.gradients.parts import each, in_turn, length, places, side
 from fungi.gradients.projection import Projector, RawGradients
 from fungi.gradients.rules import rule_for
 from fungi.gradients.targets import Target
 from fungi.gradients.terms import Positions, SumOfPositions, Terms
 from fungi.runtime.device import Stopwatch, autocast, shielded
+from fungi.runtime.log import logger
 from fungi.views.base import Grouping, OwnSizes, ViewGenerator, forwards_of
 
+T = TypeVar("T")
 Loss = Callable[[Encoded], Float[Tensor, " b"]]
 """Latents of the views of b samples, `[b v ...]` -> one loss per sample."""
 FLOAT16_SIGNAL = 2.0**6
 """In float16 the largest derivative that enters the backward pass is brought to about this, sample by sample, and the
 gradient is divided again: KL derivatives are below the smallest float16 number, others above the largest."""
-VIEWS_PER_FORWARD = {"cpu": 64, "cuda": 1024}
-"""Views that are encoded at once where nobody says otherwise."""
 ROWS_AT_ONCE = 128
 """Gradients that are formed and projected together, at least: a batch of samples is never divided, but samples with a
 gradient for each of their positions are."""
@@ -56,11 +58,12 @@ class Extracted:
 class GradientEngine:
     """Embeddings and projected per-sample gradients of one model.
 
-    model: on `device`; it is left as it was found (hooks, mode, `requires_grad`); targets: its gradient sources;
-    projectors: by target name (targets without one keep the raw gradient, flattened); views_per_forward: how many views
-    are encoded at once, 0 picks `VIEWS_PER_FORWARD`; attention_input, first_token_gradient: see `Profile`; short_cut:
-    use the pooled-token path where the model allows it; positions: whether a sample has one gradient, or one for each
-    position of the layer.
+    model: on `device`; it is left as it was (hooks, mode, `requires_grad`).
+    targets: its gradient sources; projectors: by target name (targets without one keep the raw gradient, flattened).
+    views_per_forward: how many views are encoded at once; 0 picks what fits the memory (`views_at_once`).
+    attention_input, first_token_gradient: see `Profile`.
+    short_cut: use the pooled-token path where the model allows it.
+    positions: whether a sample has one gradient, or one for each position of the layer.
     """
 
     def __init__(
@@ -80,13 +83,16 @@ class GradientEngine:
     ) -> None:
         self.model, self.targets, self.projectors = model, tuple(targets), dict(projectors or {})
         self.device, self.dtype = device, dtype
-        self.views_per_forward = views_per_forward or VIEWS_PER_FORWARD.get(device.type, 64)
         self.positions = positions or SumOfPositions()
         self.stopwatch = stopwatch or Stopwatch(device)
         self._attention_input, self._first_token_gradient = attention_input, first_token_gradient
         paths = [target.path for target in targets]
         pooled = pooled_token_encoder(model, paths) if short_cut else None
         self.encoder: Encoder = pooled or WholeModel(model)
+        self.views_per_forward = views_per_forward or views_at_once(
+            model, paths, device, dtype, pooled=pooled is not None
+        )
+        self._short_of_memory = False
         self._sized: dict[int, tuple[tuple[int, int], Encoder]] = {}
         self._compiled = False
         for target in targets:
@@ -115,44 +121,91 @@ class GradientEngine:
     def encode(self, batch: Any, views: ViewGenerator) -> Encoded:
         """Latents `[b v ...]` of all views of a collated batch, without gradients."""
         with frozen(self.model):
-            parts = [(rows, self._encode(part, views)) for rows, part in self._groups(batch, views)]
-        places = _places([rows for rows, _ in parts]).to(self.device, non_blocking=True)
-        return Encoded.joined([encoded for _, encoded in parts], places)
+            parts = list(self._by_group(batch, views, lambda part: self._encode(part, views)))
+        rows_at = places([rows for rows, _ in parts]).to(self.device, non_blocking=True)
+        return Encoded.joined([encoded for _, encoded in parts], rows_at)
 
     @shielded()
     def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> Extracted:
         """Latents of a collated batch, and the gradients of the given losses, all from one forward pass."""
         encoded: list[Encoded] = []
         order: list[Tensor] = []
-        at_once = max(_length(batch), ROWS_AT_ONCE)
+        at_once = max(length(batch), ROWS_AT_ONCE)
         gathered = {
             name: {target.name: _Gathered(self._projector(target), at_once, self.stopwatch) for target in self.targets}
             for name in losses
         }
-        for rows, part in self._groups(batch, views):
-            latents, terms = self._extract_group(part, views, losses)
+        extracted = self._by_group(batch, views, lambda part: self._extract_group(part, views, losses))
+        for rows, (latents, terms) in extracted:
             encoded.append(latents)
             order.append(rows)
             for name, by_target in terms.items():
-                for target, found in by_target.items():
-                    gathered[name][target].add(self.positions.rows(found))
-        places = _places(order).to(self.device, non_blocking=True)
+                for target, of_samples in by_target.items():
+                    gathered[name][target].add(self.positions.rows(of_samples))
+        rows_at = places(order).to(self.device, non_blocking=True)
         gradients = {
             name: {
-                target: self.positions.by_sample(rows.projected(), len(places))[places]
+                target: self.positions.by_sample(rows.projected(), len(rows_at))[rows_at]
                 for target, rows in by_target.items()
             }
             for name, by_target in gathered.items()
         }
-        return Extracted(Encoded.joined(encoded, places), gradients)
+        return Extracted(Encoded.joined(encoded, rows_at), gradients)
 
     def _groups(self, batch: Any, views: ViewGenerator) -> Iterator[tuple[Tensor, Any]]:
         """Parts of a batch whose views fill one forward pass, on the device, with their rows in the batch."""
         self._take_sizes(views)
         size = max(1, int(self.views_per_forward // forwards_of(views)))
-        groups = views.groups(batch, size) if isinstance(views, Grouping) else _in_turn(batch, size)
+        groups = views.groups(batch, size) if isinstance(views, Grouping) else in_turn(batch, size)
         for rows, part in groups:
-            yield rows, _each(part, lambda values: values.to(self.device, non_blocking=True))
+            yield rows, each(part, lambda values: values.to(self.device, non_blocking=True))
+
+    def _by_group(self, batch: Any, views: ViewGenerator, work: Callable[[Any], T]) -> Iterator[tuple[Tensor, T]]:
+        """Rows of each group of a batch, and what the work gives for it.
+
+        Where the memory is short, groups are halved, once; FungiError where that does not help.
+        """
+        halving = False
+        for rows, part in self._groups(batch, views):
+            result = None if halving else self._attempt(part, work)
+            if result is not None:
+                yield rows, result
+                continue
+            if not halving:
+                self._halve(len(rows), views)
+                halving = True
+            middle = (len(rows) + 1) // 2
+            for half in (slice(0, middle), slice(middle, None)):
+                if len(rows[half]):
+                    result = self._attempt(each(part, itemgetter(half)), work)
+                    if result is None:
+                        raise self._too_large(views)
+                    yield rows[half], result
+
+    def _attempt(self, part: Any, work: Callable[[Any], T]) -> T | None:
+        """What the work gives for a group; None where the memory does not suffice."""
+        try:
+            return work(part)
+        except torch.OutOfMemoryError:
+            return None  # what the failed pass holds is freed with the error, on leaving this function
+
+    def _halve(self, samples: int, views: ViewGenerator) -> None:
+        """Encode half as many views at once from now on; FungiError where that was done before, or can't be."""
+        if self._short_of_memory or samples < 2:
+            raise self._too_large(views)
+        self._short_of_memory = True
+        self.views_per_forward = max(1, self.views_per_forward // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        logger.warning(f"out of memory: encoding {self.views_per_forward} views at once from now on")
+
+    def _too_large(self, views: ViewGenerator) -> FungiError:
+        half = max(1, self.views_per_forward // 2)
+        return FungiError(
+            f"the memory of {self.device} does not hold {self.views_per_forward} views at once, nor the"
+            f" {views.n_views} of a sample if those are more. Use --views-per-forward {half} (views_per_forward in the"
+            " library), a smaller model, or --views native."
+        )
 
     def _encode(self, part: Any, views: ViewGenerator, capture: Capture | None = None) -> Encoded:
         """Latents `[b v ...]` of a group: one forward pass for each size of its views."""
@@ -160,12 +213,12 @@ class GradientEngine:
             rendered = views.render(part)
         passes = []
         for inputs in rendered if isinstance(rendered, list) else [rendered]:
-            encoder = self._sized[_side(inputs)][1] if isinstance(rendered, list) else self.encoder
+            encoder = self._sized[side(inputs)][1] if isinstance(rendered, list) else self.encoder
             if capture is not None:
                 capture.begin()
             with self.stopwatch("forward"), autocast(self.device, self.dtype):
                 encoded = encoder(inputs)
-            passes.append(encoded.by_sample(_length(part)))
+            passes.append(encoded.by_sample(length(part)))
         return Encoded.side_by_side(passes)
 
     @torch.no_grad()
@@ -280,30 +333,3 @@ def _check_width(target: Target, projector: Projector | None) -> None:
             f"{target.gradient_dim} ({target.shape[0]} x {target.shape[1]}). Make one with "
             f"fungi projection --gradients-dim {target.gradient_dim}."
         )
-
-
-def _length(batch: Any) -> int:
-    return len(next(iter(batch.values()))) if isinstance(batch, dict) else len(batch)
-
-
-def _side(inputs: Any) -> int:
-    """Side of square images in pixels."""
-    return int((inputs["images"] if isinstance(inputs, dict) else inputs).shape[-1])
-
-
-def _in_turn(batch: Any, size: int) -> Iterator[tuple[Tensor, Any]]:
-    """As few groups as their size allows, as even as can be: a small rest would leave the device idle."""
-    size = -(-_length(batch) // -(-_length(batch) // size))
-    for start in range(0, _length(batch), size):
-        part = _each(batch, itemgetter(slice(start, start + size)))
-        yield torch.arange(start, start + _length(part)), part
-
-
-def _places(order: Sequence[Tensor]) -> Tensor:
-    """Where each row of a batch is among the rows of its groups."""
-    return torch.argsort(torch.cat(list(order)))
-
-
-def _each(batch: Any, function: Callable[[Any], Any]) -> Any:
-    """A function of a batch that is one tensor, or of each of its named tensors."""
-    return {name: function(v) for name, v in batch.items()} if isinstance(batch, dict) else function(batch)
