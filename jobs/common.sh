@@ -2,7 +2,8 @@
 #
 #   over_grid COMMAND FLAGS...        run a command for this array task's element of the grid
 #   over_landmarks COMMAND FLAGS...   the same, over the retrieval datasets of the grid alone
-#   in_project SCRIPT FLAGS...        run a script of the project, with no grid
+#   without_grid COMMAND FLAGS...     run a command with its own flags alone
+#   in_project SCRIPT FLAGS...        run a script of the project
 #   per_process COMMAND FLAGS...      run a command in every task of the job, which find each other as under torchrun
 #
 # From the environment, all optional:
@@ -32,26 +33,32 @@ fi
 
 over_grid() { run_until_warned "$FUNGI_PYTHON" -m fungi run-elements "$@"; }
 over_landmarks() { run_until_warned "$FUNGI_PYTHON" -m fungi run-elements --landmarks "$@"; }
+without_grid() { run_until_warned "$FUNGI_PYTHON" -m fungi "$@"; }
 in_project() {
   script=$FUNGI_PROJECT/$1
   shift
   run_until_warned "$FUNGI_PYTHON" "$script" "$@"
 }
-# srun takes SIGTERM as an order to kill its tasks, and passes SIGUSR1 on to them.
+# srun takes SIGTERM as an order to kill its tasks, and passes SIGUSR1 on to them. From SLURM 22.05 on it does not
+# inherit --cpus-per-task of the job: each process would get one core.
 per_process() {
   child_signal=USR1
+  if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
+    export SRUN_CPUS_PER_TASK="${SRUN_CPUS_PER_TASK:-$SLURM_CPUS_PER_TASK}"
+  fi
   export FUNGI_JOB_REQUEUES=1
   run_until_warned srun --kill-on-bad-exit=1 sh -c \
     'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec "$@"' sh "$FUNGI_PYTHON" -m fungi "$@"
 }
 
 # Runs a command in the background, because a shell handles signals only while it waits. Finished blocks are safe whatever
-# happens; the warning before the time limit (USR1) is used to stop between two, and to queue the job again.
+# happens; the warning before the time limit (USR1) is used to stop between two blocks, and to queue the job again.
+# Shells start background commands deaf to Ctrl-C, so INT (and HUP, when the terminal closes) is passed on as TERM.
 run_until_warned() {
   echo "== $(date '+%F %T') job ${SLURM_JOB_ID:-none} on ${SLURMD_NODENAME:-$(uname -n)}, restart ${SLURM_RESTART_COUNT:-0}"
   child='' warned='' signalled=''
   trap 'warned=1 signalled=1; kill -"${child_signal:-TERM}" "$child" 2> /dev/null' USR1
-  trap 'signalled=1; kill -"${child_signal:-TERM}" "$child" 2> /dev/null' TERM
+  trap 'signalled=1; kill -"${child_signal:-TERM}" "$child" 2> /dev/null' TERM INT HUP
   "$@" &
   child=$!
   wait "$child"
@@ -62,19 +69,21 @@ run_until_warned() {
     status=$?
   done
   if [ "$status" -gt 128 ] && [ "$status" -ne 130 ]; then
-    echo "killed by signal $((status - 128)); if that is 9 and nobody did it: out of memory" >&2
+    echo "killed by signal $((status - 128)). Signal 9 that nobody sent means out of memory" >&2
   fi
-  if [ -n "$warned" ] && [ "$status" -ne 0 ]; then
+  if [ -n "$warned" ] && [ "$status" -ne 0 ] && [ -n "${SLURM_JOB_ID:-}" ]; then
     put_back_into_queue
   fi
   exit "$status"
 }
 
 put_back_into_queue() {
-  if [ "${SLURM_RESTART_COUNT:-0}" -lt "${FUNGI_MAX_RESTARTS:-20}" ]; then
+  restarts=${SLURM_RESTART_COUNT:-0} most=${FUNGI_MAX_RESTARTS:-20}
+  if [ "$restarts" -lt "$most" ]; then
     echo "out of time: back into the queue, to go on from the last finished block" >&2
     scontrol requeue "$SLURM_JOB_ID" || true
   else
-    echo "out of time for the ${SLURM_RESTART_COUNT}th time: not queued again. Use more shards, or more --time" >&2
+    echo "out of time, and not queued again: $restarts restarts, of at most $most (FUNGI_MAX_RESTARTS)." \
+      "Use more shards, or more --time" >&2
   fi
 }

@@ -109,18 +109,29 @@ def test_backbones_meet_datasets_of_their_own_modality_alone() -> None:
 
 
 def test_an_element_takes_about_an_hour() -> None:
-    rows, backbone = 1_281_167, BACKBONES["vit-b16"]
+    rows, backbone = 20 * 1_281_167, BACKBONES["vit-b16"]
     features = ("embeddings", "kl", "dino", "simclr")
     shards = shards_for(rows, backbone, features, "a100")
     hours = rows / shards * seconds_per_row(backbone, features, "a100") / 3600
     assert 0.9 < hours <= 1.0
-    assert shards_for(rows, backbone, features, "h100") == pytest.approx(shards / 2, abs=1)
+    assert shards_for(rows, backbone, features, "h100") == pytest.approx(shards / 2.2, abs=1)
     assert shards_for(540, backbone, features, "a100") == 1
 
 
-def test_the_published_speed_is_that_of_vit_b16() -> None:
+@pytest.mark.parametrize(("gpu", "images_per_second"), [("a100", 66), ("h100", 145), ("h200", 167)])
+def test_all_features_of_vit_b16_take_what_is_expected_of_this_code(gpu: str, images_per_second: int) -> None:
+    """By arithmetic: eight times the published rate, whose code encoded every view for itself in float32."""
+    features = ("embeddings", "kl", "dino", "simclr")
+    assert 1 / seconds_per_row(BACKBONES["vit-b16"], features, gpu) == pytest.approx(images_per_second, rel=0.05)
+
+
+def test_a_fast_gpu_waits_for_the_processor() -> None:
+    """A small backbone on an H200: the crops of DINO take longer than their forwards."""
+    assert 1 / seconds_per_row(BACKBONES["digits-vit"], ("dino",), "h200") == pytest.approx(15 * 22, rel=0.05)
+
+
+def test_work_is_relative_to_vit_b16() -> None:
     assert relative_work(BACKBONES["vit-b16"]) == pytest.approx(1.0)
-    assert seconds_per_row(BACKBONES["vit-b16"], ("simclr",), "a100") == pytest.approx(1 / 12)
     assert relative_work(BACKBONES["vit-l16"]) == pytest.approx(3.55, rel=0.01)  # 2 x the blocks, (4/3)^2 the width
     assert relative_work(BACKBONES["vit-s16"]) == pytest.approx(0.25)
 

@@ -1,25 +1,77 @@
-"""Elements that share a task of an array run side by side, each with a GPU and a log of its own."""
+"""Elements that share a task of an array run side by side, each with a GPU, cores and a log of its own."""
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fungi.grid.run_elements import side_by_side
+from fungi.grid.run_elements import cores_of_place, side_by_side, visible_gpus
+from fungi.runtime.cores import usable_cores
+
+TASK = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_NAME": "kl", "PATH": "/bin:/usr/bin"}
 
 
-def test_each_element_of_a_pack_has_its_gpu_its_cores_and_its_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With an interpreter that notes its environment in place of Python; the second element fails."""
+@pytest.fixture
+def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """The environment that two elements note, with an interpreter that notes it in place of Python; the second fails."""
     python = tmp_path / "python"
-    shown = "$FUNGI_ELEMENT $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS $*"
+    shown = "$FUNGI_ELEMENT $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS $SLURM_CPUS_PER_TASK $*"
     python.write_text(f'#!/bin/sh\necho "{shown}"\n[ "$FUNGI_ELEMENT" != 5 ] || exit 3\n')
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    environ = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_NAME": "kl", "PATH": "/bin:/usr/bin"}
-    environ |= {"CUDA_VISIBLE_DEVICES": "2,6", "SLURM_CPUS_PER_TASK": "32"}
-    assert side_by_side(["extract", "--seed", "7"], [4, 5], tmp_path, environ) == 3
-    for element, gpu in ((4, 2), (5, 6)):
-        log = tmp_path / "logs" / f"kl-7_1-element{element}.out"
-        assert log.read_text() == f"{element} {gpu} 16 -m fungi run-elements extract --seed 7\n"
+
+    def run(**variables: str) -> list[str]:
+        allowed = os.sched_getaffinity(0)
+        assert side_by_side(["extract", "--seed", "7"], [4, 5], tmp_path, TASK | variables) == 3
+        assert os.sched_getaffinity(0) == allowed
+        return [(tmp_path / "logs" / f"kl-7_1-element{element}.out").read_text() for element in (4, 5)]
+
+    return run
+
+
+def test_each_element_of_a_pack_has_its_gpu_its_cores_and_its_log(pack) -> None:
+    assert pack(CUDA_VISIBLE_DEVICES="2,6", SLURM_CPUS_PER_TASK="32") == [
+        f"{element} {gpu} 16 16 -m fungi run-elements extract --seed 7\n" for element, gpu in ((4, 2), (5, 6))
+    ]
+
+
+def test_a_pack_without_visible_devices_does_not_share_the_first_gpu(pack) -> None:
+    logs = pack(SLURM_GPUS_ON_NODE="2", SLURM_CPUS_PER_TASK="32")
+    assert [log.split()[:2] for log in logs] == [["4", "0"], ["5", "1"]]
+
+
+def test_gpus_are_counted_where_nothing_names_them(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert visible_gpus({}, tmp_path) == ["0", "1", "2"]
+    assert visible_gpus({"SLURM_GPUS_ON_NODE": "4"}, tmp_path) == ["0", "1", "2", "3"]
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == []
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "MIG-a,MIG-b"}, tmp_path) == ["MIG-a", "MIG-b"]
+
+
+@pytest.mark.parametrize(("cores", "count"), [(64, 4), (10, 3), (2, 2)])
+def test_shards_of_a_pack_are_pinned_to_cores_of_their_own(cores: int, count: int) -> None:
+    allowed = set(range(100, 100 + cores))
+    parts = [cores_of_place(allowed, place, count, {"SLURM_CPUS_PER_TASK": str(cores)}) for place in range(count)]
+    assert {len(part) for part in parts} == {cores // count}
+    assert sum(map(len, parts)) == len(set().union(*parts))
+    assert set().union(*parts) <= allowed
+
+
+def test_shards_are_not_pinned_where_the_cluster_binds_no_cores() -> None:
+    """Else the jobs of a node would share the first cores, and leave the others idle."""
+    whole_node = set(range(128))
+    assert cores_of_place(whole_node, 1, 4, {"SLURM_CPUS_PER_TASK": "64"}) == whole_node
+    assert cores_of_place({3}, 1, 4, {"SLURM_CPUS_PER_TASK": "1"}) == {3}
+
+
+@pytest.mark.parametrize(
+    ("affinity", "asked", "usable"), [(128, "16", 16), (64, "64", 64), (4, "16", 4), (8, "", 8), (2, "0", 1)]
+)
+def test_workers_follow_the_cores_that_the_job_has(
+    affinity: int, asked: str, usable: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(affinity)))
+    assert usable_cores({"SLURM_CPUS_PER_TASK": asked} if asked else {}) == usable

@@ -1,7 +1,6 @@
 """`fungi demo`: the main job on data and a backbone that come with the project, from images to the kNN table."""
 
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -14,6 +13,7 @@ from fungi.extraction import extract_gradients
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.report import write_report
 from fungi.results.text import aligned, print_gain_table
+from fungi.runtime.cores import usable_cores
 from fungi.runtime.log import logger
 from fungi.store.layout import EMBEDDINGS, Layout
 from fungi.views.plans import PLANS, ViewPlan
@@ -64,7 +64,7 @@ def _extract(settings: DemoSettings) -> None:
     from fungi.runtime.device import choose_device
 
     jobs = [*_extractions(settings), *_extractions_of_smaller_views(settings)]
-    workers = min(len(jobs), len(os.sched_getaffinity(0)), MOST_WORKERS)
+    workers = min(len(jobs), usable_cores(), MOST_WORKERS)
     if workers == 1 or choose_device(settings.device).type != "cpu":
         for job in jobs:
             _timed(job)

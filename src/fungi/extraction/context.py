@@ -1,6 +1,5 @@
 """What a stage has at hand once its settings are resolved: dataset, backbone, device."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from fungi.data.base import DatasetSpec, Samples, resolve_dataset
 from fungi.errors import FungiError
 from fungi.extraction.stage import StageSettings
 from fungi.profiles import choose_profile
+from fungi.runtime.cores import usable_cores
 from fungi.runtime.device import choose_device, choose_dtype, keep_freed_memory
 from fungi.runtime.log import logger
 from fungi.views.text import TextInput
@@ -58,7 +58,7 @@ class StageContext:
         """Processes that decode."""
         if self.settings.num_workers >= 0:
             return self.settings.num_workers
-        return 0 if self.device.type == "cpu" else max(1, len(os.sched_getaffinity(0)) - 1)
+        return 0 if self.device.type == "cpu" else max(1, usable_cores() - 1)
 
     def open_split(self, split: str) -> Samples:
         """The samples of a split, opened once; FungiError where the dataset does not have it."""

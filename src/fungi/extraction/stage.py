@@ -1,12 +1,12 @@
 """Settings that the extraction stages share: what to read, with which backbone, where to write."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fungi.errors import FungiError
+from fungi.runtime.cores import usable_cores
 from fungi.settings import SEEDS, setting
 from fungi.store.layout import EMBEDDINGS, Layout
 from fungi.store.shard import Shard
@@ -85,7 +85,7 @@ class StageSettings:
 
     def __post_init__(self) -> None:
         Shard.parse(self.shard)
-        most = WORKERS_PER_CORE * len(os.sched_getaffinity(0))
+        most = WORKERS_PER_CORE * usable_cores()
         if self.num_workers > most:
             raise FungiError(
                 f"--num-workers {self.num_workers} is more than this machine can bear: at most {most}"

@@ -130,15 +130,46 @@ def _start(
     given: Sequence[str], place: int, index: int, count: int, root: Path, environ: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
     own = {**environ, ELEMENT: str(index)}
-    if gpus := [text for text in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if text]:
+    if gpus := visible_gpus(environ):
         own["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
     if cores := environ.get("SLURM_CPUS_PER_TASK", ""):
-        own["OMP_NUM_THREADS"] = str(max(1, int(cores) // count))
+        own["SLURM_CPUS_PER_TASK"] = own["OMP_NUM_THREADS"] = str(max(1, int(cores) // count))
     name = f"{environ.get('SLURM_JOB_NAME', 'job')}-{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
     log = root / "logs" / f"{name}-element{index}.out"
     log.parent.mkdir(parents=True, exist_ok=True)
+    allowed = os.sched_getaffinity(0)
     with log.open("ab") as output:
         command = [sys.executable, "-m", "fungi", "run-elements", *given]
-        process = subprocess.Popen(command, env=own, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            os.sched_setaffinity(0, cores_of_place(allowed, place, count, environ))  # the new process inherits them
+            process = subprocess.Popen(command, env=own, stdout=output, stderr=subprocess.STDOUT)
+        finally:
+            os.sched_setaffinity(0, allowed)
     logger.info(f"element {index} on GPU {own.get('CUDA_VISIBLE_DEVICES', 'none')}: {log}")
     return process
+
+
+def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
+    """Return the GPUs of this job as CUDA_VISIBLE_DEVICES names them; none where there are none.
+
+    Where a cluster sets no CUDA_VISIBLE_DEVICES, the GPUs are counted: SLURM_GPUS_ON_NODE, else the device files.
+    CUDA then numbers from 0 what the job may see.
+    """
+    if (named := environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [text for text in named.split(",") if text]
+    counted = environ.get("SLURM_GPUS_ON_NODE", "")
+    count = int(counted) if counted.isdecimal() else len(list(devices.glob("nvidia[0-9]*")))
+    return [str(index) for index in range(count)]
+
+
+def cores_of_place(allowed: set[int], place: int, count: int, environ: Mapping[str, str]) -> set[int]:
+    """Return the cores that a shard of a pack is pinned to: its share of the job's, in one piece.
+
+    All that are allowed where they are more than the job asked for (the cluster does not bind jobs, and pinning would
+    pile the jobs of a node up on the same cores), and where there are fewer cores than shards.
+    """
+    asked = environ.get("SLURM_CPUS_PER_TASK", "")
+    if (asked.isdecimal() and len(allowed) > int(asked)) or len(allowed) < count:
+        return allowed
+    share = len(allowed) // count
+    return set(sorted(allowed)[place * share : (place + 1) * share])

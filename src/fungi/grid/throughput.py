@@ -1,9 +1,15 @@
-"""How long extraction takes, so that one element of an array takes about an hour.
+"""Expected time of extraction, by which shards are sized so that one element of an array takes about an hour.
 
-The model: images per second published for ViT-B/16 on an A100 (spec vision 9.9), divided by the work of the backbone
-relative to ViT-B/16 (12 * depth * width^2 parameters in its blocks, times tokens), times the speed of the GPU relative
-to the A100, and never below the time that decoding takes. It sizes shards, nothing more: elements that are a few times
-too long or too short change no result. Backbones whose depth can't be read from their description count as ViT-B/16.
+The GPU's part: milliseconds per image of ViT-B/16 on an A100, times the work of the backbone relative to ViT-B/16
+(12 * depth * width^2 parameters in its blocks, times tokens), divided by the speed of the GPU relative to an A100. The
+figures are expected by arithmetic, not measured: operations per forward over the share of the chip's peak rate that
+products of these sizes reach (bfloat16; embeddings in full float32). `scripts/benchmark.py gpu` measures them.
+
+The processor's part: seconds per image and core for decoding and views, measured with Pillow (docs/log.md), over the
+workers of a job. Workers and GPU work at the same time, so the slower of the two counts.
+
+It sizes shards, nothing more: elements that are a few times too long or too short change no result. Backbones whose
+depth can't be read from their description count as ViT-B/16.
 """
 
 import re
@@ -14,26 +20,40 @@ from math import ceil
 from fungi.backbones.base import BackboneSpec
 from fungi.views.plans import PUBLISHED, PlanName, ViewPlan
 
-VIT_B16_ON_A100 = {"embeddings": 479.0, "kl": 344.0, "dino": 32.0, "simclr": 12.0}
-"""Images per second. Objectives that are not here count as the slowest."""
-GPU_SPEED = {"a100": 1.0, "h100": 2.0, "h200": 2.0, "a40": 0.5, "l40s": 0.7, "v100": 0.4, "t4": 0.15, "cpu": 0.01}
+VIEW_FORWARDS = {"kl": 1, "dino": 12, "simclr": 49}
+"""Encoded views per image. Objectives that are not here count as many as the largest."""
+FORWARD_SECONDS = 0.21e-3
+"""A view through ViT-B/16 in bfloat16 on an A100, with its share of backward, gradient and projection: 35 GFLOP at
+about half of 312 TFLOP/s."""
+EMBEDDING_SECONDS = 1.9e-3
+"""An image through ViT-B/16 in float32 on an A100: 35 GFLOP at 19.5 TFLOP/s."""
+GPU_SPEED = {"a100": 1.0, "h100": 2.2, "h200": 2.5, "a40": 0.5, "l40s": 0.7, "v100": 0.4, "t4": 0.15, "cpu": 0.01}
 """Relative to an A100: rough, from peak rates of half-precision matrix products, discounted for memory."""
-DECODED_PER_SECOND = 2000.0
+DECODE_SECONDS = 1 / 450
+"""Per image and core (docs/log.md: 432 to 465 images/s)."""
+VIEW_SECONDS = {"embeddings": 1 / 158, "kl": 1 / 158, "dino": 1 / 23, "simclr": 1 / 148}
+"""Per image and core, without decoding (docs/log.md)."""
+WORKERS = 15
+"""Decoding processes of a job that asks for 16 cores, as the job files do."""
 SECONDS_PER_ELEMENT = 3600.0
 _VIT_B16_WORK = 12 * 12 * 768**2 * 197
 
 
 def seconds_per_row(backbone: BackboneSpec, features: Sequence[str], gpu: str, views: PlanName = PUBLISHED) -> float:
-    """Expected seconds for all `features` of one row. views: the plan of `--views`, which the forwards follow."""
-    slowest = min(VIT_B16_ON_A100.values())
-    on_reference = sum(
-        relative_forwards(backbone, feature, views) / VIT_B16_ON_A100.get(feature, slowest) for feature in features
+    """Return the expected seconds for all `features` of one row. views: the plan of `--views`, which decides their cost."""
+    most, slowest = max(VIEW_FORWARDS.values()), max(VIEW_SECONDS.values())
+    forwards = sum(
+        relative_forwards(backbone, feature, views) * VIEW_FORWARDS.get(feature, most)
+        for feature in features
+        if feature != "embeddings"
     )
-    return max(on_reference * relative_work(backbone) / GPU_SPEED[gpu], 1 / DECODED_PER_SECOND)
+    on_a100 = FORWARD_SECONDS * forwards + (EMBEDDING_SECONDS if "embeddings" in features else 0.0)
+    of_core = DECODE_SECONDS + sum(VIEW_SECONDS.get(feature, slowest) for feature in features)
+    return max(on_a100 * relative_work(backbone) / GPU_SPEED[gpu], of_core / WORKERS)
 
 
 def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> float:
-    """Forwards of a feature under a plan of views over those of the published views: 1 for embeddings."""
+    """Return the forwards of a feature under a plan of views over those of the published views: 1 for embeddings."""
     from fungi.objectives import OBJECTIVES
     from fungi.objectives.binding import bind
     from fungi.views.base import NoViewsError, forwards_of
@@ -52,7 +72,7 @@ def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> 
 
 
 def relative_work(backbone: BackboneSpec) -> float:
-    """Compute of one forward pass, in forwards of ViT-B/16."""
+    """Return the compute of one forward pass, in forward passes of ViT-B/16."""
     block = re.fullmatch(r"\D*(\d+)\D*", backbone.layer)
     patch = re.search(r"/(\d+)", backbone.label)
     size = getattr(backbone.input, "size", None)
@@ -66,7 +86,7 @@ def relative_work(backbone: BackboneSpec) -> float:
 def shards_for(
     rows: int | None, backbone: BackboneSpec, features: Sequence[str], gpu: str, views: PlanName = PUBLISHED
 ) -> int:
-    """Parts of a split that take about an hour each; 1 where the number of rows is not known."""
+    """Return into how many parts of about an hour a split is divided; 1 where its number of rows is not known."""
     if rows is None:
         return 1
     return max(1, ceil(rows * seconds_per_row(backbone, features, gpu, views) / SECONDS_PER_ELEMENT))

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungi.errors import FungiError
+from fungi.runtime.cores import usable_cores
 from fungi.runtime.device import choose_device
 from fungi.runtime.log import logger
 
@@ -87,7 +88,7 @@ def decoding_workers(asked: int, device: torch.device) -> int:
     """Worker processes for `--num-workers`; -1 picks none beside a CPU, and up to 10 beside a GPU."""
     if asked >= 0:
         return asked
-    return 0 if device.type == "cpu" else max(1, min(10, len(os.sched_getaffinity(0)) - 1))
+    return 0 if device.type == "cpu" else max(1, min(10, usable_cores() - 1))
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

@@ -1,0 +1,103 @@
+"""What job files share as shell: signals reach the command, and the words about restarts are true."""
+
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.conftest import until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@dataclass
+class Job:
+    """A job file that runs without SLURM, with a script in place of Python."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def wait(self) -> int:
+        return self.process.wait(timeout=20)
+
+    def output(self) -> str:
+        self.wait()
+        return self.log.read_text()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    jobs: list[Job] = []
+
+    def start(name: str, python: str, **variables: str) -> Job:
+        kept = {name: text for name, text in os.environ.items() if not name.startswith(("SLURM", "FUNGI"))}
+        kept |= {"FUNGI_PYTHON": str(executable(tmp_path / "python", python)), "FUNGI_PROJECT": str(ROOT)}
+        kept["PATH"] = f"{tmp_path / 'bin'}:{kept['PATH']}"
+        command, log = ["sh", str(ROOT / "jobs" / f"{name}.job")], tmp_path / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, env=kept | variables, start_new_session=True, stdout=output, stderr=subprocess.STDOUT
+            )
+        jobs.append(Job(process, log))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        with suppress(ProcessLookupError):
+            os.killpg(job.process.pid, signal.SIGKILL)
+        job.wait()
+
+
+def test_ctrl_c_ends_the_python_of_a_job_that_runs_without_slurm(start, tmp_path: Path) -> None:
+    """Ctrl-C goes to the whole group of processes, of which background commands do not hear it."""
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    python = f"trap 'echo > {ended}; exit 130' TERM\necho > {begun}\nwhile :; do sleep 0.02; done"
+    job = start("extract", python)
+    until(begun.exists, "the start of the command", timeout=20)
+    os.killpg(job.process.pid, signal.SIGINT)
+    assert job.wait() == 130
+    assert ended.exists()
+
+
+@pytest.mark.parametrize("job", ["reproduce/extraction", "reproduce/evaluation"])
+def test_jobs_of_the_paper_call_the_interpreter(job: str, start) -> None:
+    started = start(job, 'echo "called with $*"', FUNGI_STEPS="steps.json")
+    assert "called with -m fungi reproduce --steps steps.json" in started.output()
+    assert started.wait() == 0
+
+
+def test_a_job_that_may_not_restart_says_how_often_it_did(start, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    python = f"trap 'exit 130' TERM\necho > {begun}\nwhile :; do sleep 0.02; done"
+    job = start("extract", python, SLURM_JOB_ID="7", FUNGI_MAX_RESTARTS="0")
+    until(begun.exists, "the start of the command", timeout=20)
+    job.process.send_signal(signal.SIGUSR1)
+    assert "not queued again: 0 restarts, of at most 0 (FUNGI_MAX_RESTARTS)" in job.output()
+
+
+def test_processes_of_a_job_get_the_cores_that_it_asked_for(start, tmp_path: Path) -> None:
+    """srun of SLURM 22.05 and later does not inherit --cpus-per-task."""
+    executable(tmp_path / "bin" / "scontrol", "echo n1")
+    executable(tmp_path / "bin" / "srun", 'echo "cores $SRUN_CPUS_PER_TASK"')
+    job = start("pretrain_udi", "true", SLURM_CPUS_PER_TASK="8", SLURM_JOB_ID="7", SLURM_JOB_NODELIST="n1")
+    assert "cores 8" in job.output()
+
+
+def test_the_image_can_compile() -> None:
+    """Triton compiles C when an encoder is compiled on a GPU."""
+    text = (ROOT / "jobs" / "container" / "fungi.def").read_text()
+    installed = [line for line in text.splitlines() if "apt-get install" in line]
+    assert {"gcc", "libc6-dev"} <= set(installed[0].split())

@@ -1,0 +1,129 @@
+"""Every job file runs to its end on a real SLURM, on data of a few rows: what is submitted is what users submit."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.conftest import ROOT, Cluster
+from tests.slurm.toys import write_toys
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+ALL = sorted(str(path.relative_to(ROOT / "jobs").with_suffix("")) for path in (ROOT / "jobs").rglob("*.job"))
+TWO_FEATURES = "--features embeddings kl"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a job is tried: the data, further flags of its command, the jobs whose files it needs.
+
+    splits: those extracted; each is a task of the array. refusal: the last words of a job that can't do its work here.
+    """
+
+    data: str = "pictures"
+    backbone: str = "digits-vit"
+    flags: Mapping[str, str] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    refusal: str = ""
+
+
+def extraction(*splits: str, data: str = "pictures", backbone: str = "digits-vit") -> Trial:
+    return Trial(data, backbone, splits=splits)
+
+
+def evaluation(command: str, flags: str = TWO_FEATURES) -> Trial:
+    return Trial(flags={command: flags}, after=("grads_all_multi",))
+
+
+def text_evaluation(command: str) -> Trial:
+    return Trial("texts", "tiny-bert", {command: TWO_FEATURES}, after=("text/grads_all_multi",))
+
+
+TRIALS = {
+    "projection": Trial(),
+    "extract": extraction("train"),
+    "grads_all_multi": extraction("train", "test"),
+    "grads_deepcluster_multi": extraction("train"),
+    "grads_dino_multi": extraction("train"),
+    "grads_kl_multi": extraction("train"),
+    "grads_simclr_multi": extraction("test"),
+    "merge": Trial(after=("grads_all_multi",)),
+    "concat": evaluation("knn"),
+    "concat_few_shot": evaluation("knn"),
+    "concat_linear": evaluation("linear"),
+    "concat_linear_few_shot": evaluation("linear", f"{TWO_FEATURES} --shots 3"),
+    "cluster": evaluation("cluster"),
+    "analyse": evaluation("analyse"),
+    "ablate_projections": Trial(flags={"ablate": "--objective kl --rows 8 --k 3"}),
+    "segment": Trial("scenes", flags={"segment": "--input-size 32"}),
+    "segment_data_efficient": Trial("scenes", flags={"segment": "--input-size 32 --images 4"}),
+    "audio/grads_all_multi": extraction("test", data="sounds", backbone="tiny-ssast"),
+    "text/grads_all_multi": extraction("train", "test", data="texts", backbone="tiny-bert"),
+    "text/in_context": text_evaluation("in-context"),
+    "text/concat_ten_shot": text_evaluation("knn"),
+    "text/concat_few_shot_stratified": text_evaluation("knn"),
+    "retrieval/extract": extraction("train", "test", data="landmarks"),
+    "retrieval/grads_dino_multi": extraction("test", data="landmarks"),
+    "retrieval/grads_kl_multi": extraction("test", data="landmarks"),
+    "retrieval/grads_simclr_multi": extraction("test", data="landmarks"),
+    "retrieval/concat": Trial("landmarks", after=("retrieval/extract",)),
+    "reproduce/extraction": Trial(),
+    "reproduce/evaluation": Trial(after=("reproduce/extraction",)),
+    "report": Trial(flags={"report": "--formats markdown"}, after=("concat",)),
+    # What their archives hold has to have the published numbers of rows: only a download has.
+    **{name: Trial(refusal="Download it") for name in ALL if name.startswith("datasets/")},
+}
+ELSEWHERE = {"pretrain_udi": "tests/slurm/test_pretraining.py runs it on two nodes"}
+
+
+def test_every_job_is_tried() -> None:
+    assert sorted([*TRIALS, *ELSEWHERE]) == ALL
+
+
+def submit(cluster: Cluster, name: str, root: Path, toys: Mapping[str, str], before: Mapping[str, str]) -> str:
+    """Submit a job as a user does, with its grid in variables; its id."""
+    trial = TRIALS[name]
+    grid = {"FUNGI_ROOT": str(root), "FUNGI_DATA_DIR": str(root.parent), "FUNGI_ARCHIVES": str(root.parent)}
+    if name in ALL and not name.startswith(("datasets/", "reproduce/")):
+        grid |= {"FUNGI_DATASETS": toys[trial.data], "FUNGI_BACKBONES": trial.backbone}
+        grid |= {"FUNGI_SPLITS": " ".join(trial.splits)} if trial.splits else {}
+        grid |= {f"FUNGI_FLAGS_{command.upper().replace('-', '_')}": text for command, text in trial.flags.items()}
+    if name.startswith("reproduce/"):
+        grid["FUNGI_STEPS"] = str(steps_file(name, root, toys["pictures"]))
+    words = [f"--array=0-{max(len(trial.splits), 1) - 1}"] if not name.startswith("datasets/") else []
+    words += [f"--dependency=afterok:{':'.join(before[job] for job in trial.after)}"] if trial.after else []
+    # --exclusive: a node per task, so that this machine is not asked for more than two at once.
+    output = f"--output={root}/logs/{name.replace('/', '-')}-%j.out"
+    return cluster.sbatch("--exclusive", output, *words, f"jobs/{name}.job", **grid)
+
+
+def steps_file(name: str, root: Path, dataset: str) -> Path:
+    """What `fungi reproduce --submit` writes for its jobs, with toys in place of the paper's data."""
+    common = ["--dataset", dataset, "--backbone", "digits-vit", "--root", str(root / "reproduction")]
+    step = ["extract", [*common, "--split", "train", "test"], "digits-vit"]
+    if name.endswith("evaluation"):
+        step = ["knn", common, "digits-vit"]
+    path = root / f"steps-{Path(name).stem}.json"
+    path.write_text(json.dumps([step]))
+    return path
+
+
+def test_every_job_runs_to_its_end(cluster: Cluster, tmp_path: Path) -> None:
+    toys, root = write_toys(tmp_path), tmp_path / "features"
+    (root / "logs").mkdir(parents=True)
+    submitted: dict[str, str] = {}
+    for name in TRIALS:
+        submitted[name] = submit(cluster, name, root, toys, submitted)
+    states = {name: set(cluster.wait(job)) for name, job in submitted.items()}
+    wrong = {}
+    for name, trial in TRIALS.items():
+        (*_, log) = ("\n", *(path.read_text() for path in sorted((root / "logs").glob(f"{name.replace('/', '-')}-*"))))
+        as_expected = states[name] == {"FAILED" if trial.refusal else "COMPLETED"} and trial.refusal in log
+        if not as_expected or "Traceback" in log or "command not found" in log:
+            wrong[name] = (states[name], log[-1500:])
+    assert not wrong, "\n".join(f"{name}: {state}\n{log}" for name, (state, log) in wrong.items())
+    assert (root / "report" / "report.md").is_file()
+    assert list((root / "reproduction" / "results").rglob("*.json"))
