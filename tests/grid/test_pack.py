@@ -15,7 +15,7 @@ TASK = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_NAME":
 
 @pytest.fixture
 def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """The environment that two elements note, with an interpreter that notes it in place of Python; the second fails."""
+    """What two elements note of their environment: the interpreter is a script; the second element fails."""
     python = tmp_path / "python"
     shown = "$FUNGI_ELEMENT $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS $SLURM_CPUS_PER_TASK $*"
     python.write_text(f'#!/bin/sh\necho "{shown}"\n[ "$FUNGI_ELEMENT" != 5 ] || exit 3\n')

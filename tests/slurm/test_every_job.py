@@ -50,7 +50,7 @@ TRIALS = {
     "grads_dino_multi": extraction("train"),
     "grads_kl_multi": extraction("train"),
     "grads_simclr_multi": extraction("test"),
-    "merge": Trial(after=("grads_all_multi",)),
+    "merge": Trial(splits=("train",), after=("grads_all_multi", "grads_deepcluster_multi")),
     "concat": evaluation("knn"),
     "concat_few_shot": evaluation("knn"),
     "concat_linear": evaluation("linear"),
@@ -86,8 +86,9 @@ def test_every_job_is_tried() -> None:
 def submit(cluster: Cluster, name: str, root: Path, toys: Mapping[str, str], before: Mapping[str, str]) -> str:
     """Submit a job as a user does, with its grid in variables; its id."""
     trial = TRIALS[name]
-    grid = {"FUNGI_ROOT": str(root), "FUNGI_DATA_DIR": str(root.parent), "FUNGI_ARCHIVES": str(root.parent)}
-    if name in ALL and not name.startswith(("datasets/", "reproduce/")):
+    grid = {"FUNGI_ROOT": str(root), "FUNGI_DATA_DIR": str(root / "data"), "FUNGI_ARCHIVES": str(root / "downloads")}
+    if not name.startswith(("datasets/", "reproduce/")):
+        grid |= {"FUNGI_DATA_DIR": str(root.parent)}
         grid |= {"FUNGI_DATASETS": toys[trial.data], "FUNGI_BACKBONES": trial.backbone}
         grid |= {"FUNGI_SPLITS": " ".join(trial.splits)} if trial.splits else {}
         grid |= {f"FUNGI_FLAGS_{command.upper().replace('-', '_')}": text for command, text in trial.flags.items()}

@@ -1,4 +1,4 @@
-"""Data of a few rows for the job files, in the forms that users have: class folders, a saved dataset, masks, published ones."""
+"""Data of a few rows for the job files: class folders, a saved dataset, masks, and miniatures of published ones."""
 
 from pathlib import Path
 
