@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 
 from fungi.commands import COMMANDS
+from fungi.grid.calls import call_of_job, progress_of_jobs
 from fungi.grid.declaration import LAST_GRID, Grid, declared_grid, store_grid
 from fungi.grid.elements import Element, GridCall, elements
-from fungi.grid.progress import Expected, Progress, Queue, comment_of, counts, progress_of
+from fungi.grid.freezing import freeze
+from fungi.grid.job_files import read_job_file
+from fungi.grid.progress import Expected, Progress, progress_of, shape_of
+from fungi.grid.progress_text import counts
+from fungi.grid.queue import Queue, comment_of
 from fungi.grid.records import INTERRUPTED, Attempt, Records
-from fungi.grid.submit import freeze
 from fungi.settings import as_json
 from fungi.store.blocks import BlockFolder, Manifest
 from fungi.store.layout import Layout
@@ -279,7 +283,12 @@ def test_a_queue_that_can_not_be_asked_is_no_empty_queue(
 
 def test_a_pack_in_the_queue_holds_all_of_its_elements(grid: Grid) -> None:
     packed = replace(grid, shards=5, pack=2)
-    queue = Queue([f"9_1 PENDING {comment_of(packed, CALL)}", f"10_0 PENDING {comment_of(packed, CALL, 2)}"])
+    queue = Queue(
+        [
+            f"9_1 PENDING {comment_of(packed, CALL, shape_of(packed, CALL))}",
+            f"10_0 PENDING {comment_of(packed, CALL, shape_of(packed, CALL, first=2))}",
+        ]
+    )
     expected = {element: Expected([file_of(packed)]) for element in elements(packed, CALL)}
     found = progress_of(packed, CALL, expected, queue)
     assert [(p.state, p.job) for p in found] == [
@@ -287,3 +296,103 @@ def test_a_pack_in_the_queue_holds_all_of_its_elements(grid: Grid) -> None:
         *(("queued", "9_1"),) * 2,
         ("queued", "10_0"),
     ]
+
+
+def test_an_array_over_pairs_holds_the_elements_of_its_slot(grid: Grid) -> None:
+    """Two backbones, two shards: task 1 of the array of slot 1 is the second shard of the second backbone."""
+    two = replace(grid, backbones=("digits-vit", "vit-b16"))
+    queue = Queue([f"9_1 PENDING {comment_of(two, CALL, shape_of(two, CALL, slot=1))}"])
+    expected = {element: Expected([file_of(two)]) for element in elements(two, CALL)}
+    assert [p.job for p in progress_of(two, CALL, expected, queue)] == ["", "", "", "9_1"]
+
+
+@pytest.mark.parametrize(("message", "said"), [("echo ' ' >&2", "exit status 1"), ("printf '\\377\\n' >&2", "\ufffd")])
+def test_a_squeue_that_fails_without_words_or_in_another_encoding_is_said(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, said: str
+) -> None:
+    program = tmp_path / "squeue"
+    program.write_text(f"#!/bin/sh\n{message}\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert said in Queue.ask().failure
+
+
+def test_who_may_only_read_can_ask(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+    begin_blocks(grid, [0, 2, 4])
+    before = sorted(grid.root.rglob("*"))
+    said = status(capsys, "--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi")
+    assert sorted(grid.root.rglob("*")) == before
+    (line,) = [line for line in said.splitlines() if " sbatch " in line]
+    variables = dict(word.split("=", 1) for word in line.split(" sbatch ")[0].split())
+    declared = declared_grid({name: text for name, text in variables.items() if name != "FUNGI_PYTHON"})
+    assert (declared.root, declared.shards, declared.splits) == (grid.root, 2, ("test",))
+    assert f"mkdir -p {grid.root}/logs" in said
+
+
+def test_elements_with_the_same_trouble_share_a_line(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+    many = replace(grid, shards=40)
+    for index, element in enumerate(elements(many, CALL)):
+        words = "no GPU" if index % 2 else f"{index} images are damaged"
+        (grid.root / f"{index}.out").write_text(words)
+        attempt = Attempt(state="ended", status=2, job=f"7_{index}", log=str(grid.root / f"{index}.out"))
+        Records(many.root, CALL).write(element, attempt)
+    words = ["--root", str(grid.root), "--splits", "test", "--shards", "40", "--jobs", "grads_kl_multi"]
+    shown = [line for line in status(capsys, *words).splitlines() if "  failed" in line]
+    assert len(shown) == 2
+    assert "test 1/40 and 19 more: 0 images are damaged; status 2" in shown[0]
+    assert "test 2/40 and 19 more: no GPU" in shown[1]
+    assert len([line for line in status(capsys, *words, "--verbose").splitlines() if "  failed" in line]) == 40
+
+
+@pytest.fixture
+def reported(grid: Grid, tmp_path: Path) -> tuple[Grid, Path]:
+    """A root with a result and a report that ended well after it."""
+    settings = COMMANDS["knn"].parse(["--root", str(tmp_path)])
+    (result,) = settings.outputs()
+    result.parent.mkdir(parents=True)
+    content = {"settings": settings.deciding(), "provenance": {}, "results": {}, "complete": True}
+    result.write_text(json.dumps(content, default=str))
+    os.utime(result, (1000, 1000))
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.md").write_text("# Results\n")
+    Records(grid.root, GridCall("report")).write(Element(), Attempt(state="ended", status=0, started=2000.0))
+    return replace(grid, splits=()), result
+
+
+def report_state(grid: Grid, capsys: pytest.CaptureFixture[str]) -> str:
+    said = status(capsys, "--root", str(grid.root), "--jobs", "concat", "report")
+    return said[said.index("report ") :]
+
+
+def test_a_report_that_is_newer_than_all_results_is_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "done 1/1" in report_state(reported[0], capsys)
+
+
+def test_a_report_that_is_older_than_a_result_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
+    os.utime(reported[1], (3000, 3000))
+    assert "1 results are newer than the report" in report_state(reported[0], capsys)
+
+
+def test_a_report_that_misses_what_is_there_by_now_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
+    """A result that was copied here keeps its old time."""
+    grid, result = reported
+    (grid.root / "report" / "report.md").write_text(f"# Missing\n\n- {result}\n")
+    assert "lists 1 results as missing that are there" in report_state(grid, capsys)
+
+
+def test_a_report_without_files_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
+    (reported[0].root / "report" / "report.md").unlink()
+    assert "missing 1" in report_state(reported[0], capsys)
+
+
+def test_what_waits_for_a_failed_shard_is_not_queued(grid: Grid) -> None:
+    """One shard failed, its sibling runs: SLURM keeps the merge in the queue until the sibling has ended."""
+    note(grid, 0, state="ended", status=1, job="7_0")
+    note(grid, 1, job="7_1")
+    files = [read_job_file(ROOT, name) for name in ("grads_kl_multi", "merge")]
+    jobs = [(job, call_of_job(job, grid)) for job in files]
+    lines = ["7_1 RUNNING x", f"8_0 PENDING {comment_of(grid, jobs[1][1])}"]
+    shown = {submitted.job.name: progress for submitted, progress in progress_of_jobs(grid, jobs, Queue(lines))}
+    assert [p.state for p in shown["grads_kl_multi"]] == ["failed", "running"]
+    (merge,) = shown["merge"]
+    assert (merge.state, merge.job, merge.doomed) == ("missing", "", "8_0")

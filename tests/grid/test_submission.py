@@ -1,8 +1,10 @@
 """What is submitted: arrays in the order of the stages, each after the one before it, with the code of that moment."""
 
+import errno
 import shlex
 import stat
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +12,17 @@ import pytest
 
 from fungi.backbones.base import BACKBONES
 from fungi.commands import COMMANDS
+from fungi.grid.array import chosen_indices
 from fungi.grid.calls import call_of_job, command_line
-from fungi.grid.declaration import Grid, declared_grid
-from fungi.grid.elements import elements
+from fungi.grid.chain import Planned, submit_all
+from fungi.grid.declaration import LAST_GRID, Grid, declared_grid
+from fungi.grid.elements import Element, elements
+from fungi.grid.freezing import freeze
 from fungi.grid.job_files import read_job_file
-from fungi.grid.submission import JobEnvironment, arrays, submittable
-from fungi.grid.submit import freeze
+from fungi.grid.queue import comment_of
+from fungi.grid.records import Attempt, Records
+from fungi.grid.submission import Array, Dependency, JobEnvironment, Submittable, arrays, submittable
+from fungi.grid.submit import DEFAULT_JOBS
 
 main = COMMANDS["submit"].main
 
@@ -45,7 +52,7 @@ def test_jobs_come_in_the_order_of_the_stages_and_without_those_that_have_nothin
 def test_a_stage_waits_for_the_one_before_it_and_falls_with_it() -> None:
     grid = Grid(root=Path("/r"), shards=4)
     (submitted,) = jobs_of(grid, "extract")
-    (array,) = arrays(grid, submitted, JOBS, range(8), after=("11", "12"))
+    (array,) = arrays(grid, submitted, JOBS, range(8), Dependency(("11", "12")))
     assert "--dependency=afterok:11:12" in array.command
     assert "--kill-on-invalid-dep=yes" in array.command
     assert "--array=0-7" in array.command
@@ -189,22 +196,176 @@ def dependencies_of(calls: Path) -> dict[str, tuple[str, str, list[str]]]:
     return found
 
 
-def test_each_backbone_and_dataset_waits_for_its_own_features_alone(tmp_path: Path, fake_sbatch: Path) -> None:
-    """Elements of the extraction: backbone, dataset, shard; 0 and 1 are the shards of the first pair."""
+def test_pairs_with_the_same_work_share_arrays_whose_tasks_wait_for_their_own_pair(
+    tmp_path: Path, fake_sbatch: Path
+) -> None:
+    """Four pairs of backbone and dataset, two shards: an array per shard, then one per job, all with equal indices."""
     assert main([*CHAIN, *TWO, "--root", str(tmp_path / "features")]) == 0
-    found = dependencies_of(fake_sbatch)
-    assert found["1"] == ("projection", "0-1", [""])
-    assert found["2"] == ("extract", "0-7", ["afterany", "1"])
-    merges = {key: value for key, value in found.items() if value[0] == "merge"}
-    assert [(array, after) for _, array, after in merges.values()] == [
-        (str(pair), ["afterok", f"2_{2 * pair}", f"2_{2 * pair + 1}"]) for pair in range(4)
+    assert list(dependencies_of(fake_sbatch).values()) == [
+        ("projection", "0-1", [""]),
+        ("extract", "0-3", ["afterany", "1"]),
+        ("extract", "0-3", ["afterany", "1"]),
+        ("merge", "0-3", ["aftercorr", "2", "3"]),
+        ("concat", "0-3", ["aftercorr", "4"]),
+        ("concat_linear", "0-3", ["aftercorr", "4"]),
+        ("report", "0", ["afterany", "5", "6"]),
     ]
-    for name in ("concat", "concat_linear"):
-        evaluations = [(array, after) for job, array, after in found.values() if job == name]
-        assert evaluations == [(str(pair), ["afterok", merge]) for pair, merge in enumerate(merges)]
-    (report,) = [value for value in found.values() if value[0] == "report"]
-    ids = [key for key, value in found.items() if value[0].startswith("concat")]
-    assert (report[2][0], sorted(report[2][1:], key=int)) == ("afterany", ids)
+
+
+def test_a_single_pair_has_one_array_per_job(tmp_path: Path, fake_sbatch: Path) -> None:
+    one = ("--backbones", "digits-vit", "--datasets", "digits", "--splits", "test")
+    assert main([*CHAIN, *one, "--root", str(tmp_path / "features")]) == 0
+    assert list(dependencies_of(fake_sbatch).values()) == [
+        ("projection", "0", [""]),
+        ("extract", "0-1", ["afterany", "1"]),
+        ("merge", "0", ["afterok", "2"]),
+        ("concat", "0", ["afterok", "3"]),
+        ("concat_linear", "0", ["afterok", "3"]),
+        ("report", "0", ["afterany", "4", "5"]),
+    ]
+
+
+VARIED = Grid(
+    backbones=("digits-vit", "vit-b16", "vit-l16", "dinov2_vitg14"),
+    datasets=("digits", "pets", "textures", "oxford-landmarks", "food101", "imagenet-1k", "flowers102"),
+    root=Path("/r"),
+)
+"""Two or three splits, one to many shards, a dataset that no kNN is for."""
+CHAIN_JOBS = ("grads_all_multi", "merge", "concat", "retrieval/concat", "report")
+
+
+@pytest.mark.parametrize("grid", [VARIED, replace(VARIED, shards=4, pack=2), replace(VARIED, shards=5, pack=3)])
+@pytest.mark.parametrize("most", [7, 1000])
+def test_every_element_is_submitted_once_and_waits_for_its_own_pair(grid: Grid, most: int) -> None:
+    """By brute force: what each task would do, and the tasks that it waits for, as SLURM reads them."""
+    planned = [Planned(submitted, range(submitted.count), {}) for submitted in jobs_of(grid, *CHAIN_JOBS)]
+    tasks: dict[str, tuple[str, list[Element]]] = {}  # array_task -> job, elements
+    arrays_of: dict[str, list[str]] = {}
+    waits: dict[str, list[str]] = {}
+
+    def submit(array: Array, submitted: Submittable) -> str:
+        job = str(len(arrays_of) + 1)
+        words = dict(word.split("=", 1) for word in array.command if word.startswith("--") and "=" in word)
+        kind, _, needed = words.get("--dependency", "").partition(":")
+        arrays_of[job] = []
+        numbers = numbers_of(words["--array"])
+        for number in numbers:
+            spread = {"JOB_ID": 7, "TASK_ID": number, "TASK_COUNT": len(numbers), "TASK_MIN": min(numbers)}
+            environ = {f"SLURM_ARRAY_{name}": str(value) for name, value in spread.items()}
+            environ |= {"SLURM_ARRAY_TASK_MAX": str(max(numbers)), **array.variables}
+            pack = grid.pack if submitted.stage == "extraction" else 1
+            indices = chosen_indices(environ, submitted.count, pack, submitted.places)
+            tasks[f"{job}_{number}"] = (submitted.job.name, [submitted.points[index] for index in indices])
+            arrays_of[job].append(f"{job}_{number}")
+            waits[f"{job}_{number}"] = [
+                task
+                for name in needed.split(":")
+                for task in ([f"{name}_{number}"] if kind == "aftercorr" else arrays_of.get(name, [name]))
+                if name
+            ]
+        return job
+
+    submit_all(grid, planned, replace(JOBS, max_array=most), submit)
+    done = Counter((name, element) for name, elements in tasks.values() for element in elements)
+    assert done == Counter((job.submitted.job.name, element) for job in planned for element in job.submitted.points)
+    for stage, before in (("merge", "grads_all_multi"), ("concat", "merge"), ("retrieval/concat", "merge")):
+        for task, (name, (element, *_)) in tasks.items():
+            if name == stage:
+                needed = {
+                    one
+                    for one, (job, elements) in tasks.items()
+                    if job == before
+                    for other in elements
+                    if other.pair == element.pair
+                }
+                assert needed <= set(waits[task])
+                # A pack may hold shards of two pairs; nothing else is waited for.
+                strangers = [one for one in waits[task] if one not in needed]
+                assert not strangers
+    (report,) = [task for task, (name, _) in tasks.items() if name == "report"]
+    assert set(waits[report]) == {task for task, (name, _) in tasks.items() if name.endswith("concat")}
+
+
+def numbers_of(array: str) -> list[int]:
+    spans = [span.partition("-") for span in array.partition("%")[0].split(",")]
+    return [number for low, _, high in spans for number in range(int(low), int(high or low) + 1)]
+
+
+def test_a_large_grid_takes_some_dozens_of_calls() -> None:
+    """The number of pairs does not count: with arrays for each pair these 30 would take 152 calls."""
+    backbones = tuple(name for name in BACKBONES if BACKBONES[name].modality == "vision")[:10]
+    grid = Grid(backbones=backbones, datasets=("pets", "cars", "food101"), root=Path("/r"), shards=16)
+    planned = [Planned(submitted, range(submitted.count), {}) for submitted in jobs_of(grid, *DEFAULT_JOBS)]
+    calls: list[Array] = []
+    submit_all(grid, planned, JOBS, lambda array, submitted: calls.append(array) or str(len(calls)))
+    assert len(calls) == 1 + 2 * 16 + 1 + 4 + 1
+
+
+def test_a_submission_that_the_cluster_can_not_hold_is_refused_before_anything_is_written(
+    tmp_path: Path, fake_sbatch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """sbatch itself would retry for two minutes, and then leave a part of the grid submitted."""
+    program = tmp_path / "bin" / "scontrol"
+    program.write_text("#!/bin/sh\necho 'MaxJobCount             = 10'\n")
+    program.chmod(0o755)
+    root = tmp_path / "features"
+    assert main(["--jobs", "extract", "--shards", "5", "--root", str(root)]) == 2
+    assert (
+        "this would be 10 jobs, tasks of arrays included, and the cluster holds 10 (MaxJobCount)"
+        in capsys.readouterr().err
+    )
+    assert not root.exists()
+    assert main(["--jobs", "extract", "--shards", "4", "--root", str(root)]) == 0
+
+
+def test_logs_of_a_root_with_a_percent_sign_are_written_where_they_belong(
+    tmp_path: Path, fake_sbatch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "50% of %x"
+    assert main(["--jobs", "extract", "--splits", "test", "--root", str(root)]) == 0
+    words = (fake_sbatch / "1").read_text().splitlines()
+    assert f"--output={tmp_path}/50%% of %%x/logs/%x-%A_%a.out" in words
+    assert main(["--jobs", "extract", "--root", str(tmp_path / "back\\slash")]) == 2
+    assert "has a backslash in its name" in capsys.readouterr().err
+    assert not (tmp_path / "back\\slash").exists()
+
+
+def test_a_copy_of_the_code_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[Path] = []
+
+    def copy(source: Path, target: Path) -> None:
+        if len(copied) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        copied.append(target)
+        target.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr("fungi.grid.freezing.shutil.copy2", copy)
+    with pytest.raises(OSError, match="No space left"):
+        freeze(ROOT, tmp_path)
+    assert copied
+    assert list((tmp_path / "code").iterdir()) == []
+
+
+def test_what_waits_for_a_failed_shard_is_cancelled_and_submitted_anew(tmp_path: Path, fake_sbatch: Path) -> None:
+    """One shard failed, the other runs, and the merge of the first submission is still in the queue."""
+    root = tmp_path / "features"
+    assert main(["--jobs", "extract", "merge", "--splits", "test", "--shards", "2", "--root", str(root)]) == 0
+    grid = declared_grid({"FUNGI_GRID": str(root / LAST_GRID)})
+    extract, merge = jobs_of(grid, "extract", "merge")
+    for index, state in enumerate((Attempt(state="ended", status=1, job="1_0"), Attempt(job="1_1", host="n1"))):
+        Records(root, extract.call).write(extract.points[index], state)
+    lines = (f"1_1 RUNNING {comment_of(grid, extract.call)}", f"2_0 PENDING {comment_of(grid, merge.call)}")
+    (tmp_path / "bin" / "squeue").write_text("".join(["#!/bin/sh\n", *(f"echo {line}\n" for line in lines)]))
+    cancelled = tmp_path / "cancelled"
+    program = tmp_path / "bin" / "scancel"
+    program.write_text(f'#!/bin/sh\necho "$@" > {cancelled}\n')
+    program.chmod(0o755)
+    assert main(["--missing", "--root", str(root)]) == 0
+    assert cancelled.read_text() == "2_0\n"
+    assert list(dependencies_of(fake_sbatch).values())[2:] == [
+        ("extract", "0", [""]),
+        ("merge", "0", ["afterok", "1_1", "3"]),
+    ]
 
 
 def test_options_of_a_stage_go_to_its_jobs_and_are_remembered(tmp_path: Path, fake_sbatch: Path) -> None:

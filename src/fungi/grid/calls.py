@@ -1,8 +1,9 @@
 """What a job's call means on the grid: its flags read by the command's own parser, the files it writes."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from fungi.backbones.base import resolve_backbone
 from fungi.commands import COMMANDS, STAGES, grid_command
@@ -10,9 +11,10 @@ from fungi.errors import FungiError
 from fungi.grid.declaration import Grid
 from fungi.grid.elements import Element, GridCall, arguments, elements
 from fungi.grid.job_files import JobFile, grid_job_files, read_job_file
-from fungi.grid.progress import LEFT, Expected, Progress, Queue, progress_of
+from fungi.grid.progress import LEFT, MISSING, QUEUED, Expected, Progress, progress_of
+from fungi.grid.queue import Queue
 from fungi.grid.records import Records
-from fungi.grid.submission import Submittable, submittable
+from fungi.grid.submission import CHAINED, Submittable, submittable
 from fungi.views.plans import PUBLISHED
 
 Jobs = Sequence[tuple[JobFile, GridCall]]
@@ -29,25 +31,55 @@ def call_of(words: Sequence[str], grid: Grid, *, landmarks: bool = False) -> Gri
 
 
 def call_of_job(job: JobFile, grid: Grid) -> GridCall:
-    """The call of a job file, checked: the command's parser takes the command lines of its elements.
+    """Return the call of a job file, checked: its settings accept the elements of the grid.
 
-    Shards of one backbone and dataset differ in nothing that a parser could object to: one of them is tried.
+    Shards of one backbone and dataset differ in nothing that could be refused: one of them is tried.
     """
     call = call_of(job.words, grid, landmarks=job.landmarks)
+    settings_of = ElementSettings(call, grid)
     for element in {element.pair: element for element in elements(grid, call)}.values():
         try:
-            command_line(element, call, grid)
+            settings_of(element)
         except FungiError as error:
             raise FungiError(f"{error} In {job.path}, for {element}.") from None
     return call
 
 
+class ElementSettings:
+    """The settings of a call for each of its elements.
+
+    A command line is parsed once: for the other elements the fields that make the element are exchanged, which takes a
+    hundredth of the time, and is checked as a command line is.
+    """
+
+    def __init__(self, call: GridCall, grid: Grid) -> None:
+        self._call, self._grid = call, grid
+        self._template: Any = None
+        self._kept: dict[tuple[str, ...], Any] = {}
+
+    def __call__(self, element: Element) -> Any:
+        """Return the settings of an element; None for a report, whose results come later."""
+        if self._call.stage == "report":
+            return None
+        if self._template is None or self._call.command == "projection":
+            self._template = COMMANDS[self._call.command].parse(command_line(element, self._call, self._grid))
+            return self._template
+        axes = {"dataset": element.dataset, "backbone": element.backbone, "split": element.split}
+        key = tuple(axes.values())
+        if key not in self._kept:
+            values = {field.name: getattr(self._template, field.name) for field in fields(self._template)}
+            changed = {
+                name: (text,) if isinstance(values[name], tuple) else text
+                for name, text in axes.items()
+                if text and name in values
+            }
+            self._kept[key] = replace(self._template, **changed)
+        return self._kept[key]
+
+
 def command_line(element: Element, call: GridCall, grid: Grid) -> list[str]:
-    """The arguments of the command for an element, as its own parser takes them."""
-    line = [*call.flags, *(_matrix(element, grid) if call.command == "projection" else arguments(element, call, grid))]
-    if call.stage != "report":  # its parser looks for the results, which come later
-        COMMANDS[call.command].parse(line)
-    return line
+    """Return the arguments of the command for an element."""
+    return [*call.flags, *(_matrix(element, grid) if call.command == "projection" else arguments(element, call, grid))]
 
 
 def chosen_jobs(
@@ -63,50 +95,88 @@ def chosen_jobs(
     return [(job, call_of_job(job, grid)) for job in files]
 
 
-def expected_files(grid: Grid, jobs: Jobs, stage: str, pair: tuple[str, str] = ("", "")) -> list[Path]:
-    """The files that the jobs of a stage have to give, of one pair of backbone and dataset or of all."""
-    files: list[Path] = []
+def expected_files(grid: Grid, jobs: Jobs, stage: str) -> dict[tuple[str, str], list[Path]]:
+    """Return the files that the jobs of a stage have to give, by pair of backbone and dataset."""
+    files: dict[tuple[str, str], dict[Path, None]] = {}
     for _, call in jobs:
         if call.stage == stage:
+            settings_of = ElementSettings(call, grid)
             # Shards of a split give the same files.
-            chosen = {(*element.pair, element.split): element for element in elements(grid, call)}.values()
-            for element in chosen:
-                if pair in (("", ""), element.pair):
-                    files += _expected(element, call, grid).paths
-    return list(dict.fromkeys(files))
+            for element in {(*element.pair, element.split): element for element in elements(grid, call)}.values():
+                files.setdefault(element.pair, {}).update(dict.fromkeys(settings_of(element).outputs()))
+    return {pair: list(paths) for pair, paths in files.items()}
+
+
+def files_of(files: Mapping[tuple[str, str], list[Path]], pair: tuple[str, str]) -> list[Path]:
+    """Return the files of a pair, or those of all pairs for an element that stands for everything."""
+    chosen = files.values() if pair == ("", "") else [files.get(pair, [])]
+    return [path for paths in chosen for path in paths]
 
 
 def progress_of_jobs(grid: Grid, jobs: Jobs, queue: Queue) -> list[tuple[Submittable, list[Progress]]]:
-    """State of every element of every job that has some, in the order of the stages."""
-    found = []
+    """Return the state of every element of every job that has some, in the order of the stages."""
+    extracted, scored = (expected_files(grid, jobs, stage) for stage in ("extraction", "evaluation"))
+    shown = []
     for submitted in submittable(grid, jobs):
-        call = submitted.call
-        expected = {}
-        for element in elements(grid, call):
-            if call.stage == "merge":
-                expected[element] = Expected(expected_files(grid, jobs, "extraction", element.pair))
-            else:
-                expected[element] = _expected(element, call, grid)
-        found.append((submitted, progress_of(grid, call, expected, queue)))
-    return found
+        call, points = submitted.call, submitted.points
+        if call.stage in ("merge", "report"):
+            files = extracted if call.stage == "merge" else scored
+            expected = {element: Expected(files_of(files, element.pair)) for element in points}
+        else:
+            expected = _expected(call, grid, points)
+        shown.append((submitted, progress_of(grid, call, expected, queue, points)))
+    return _without_doomed(shown)
+
+
+def _expected(call: GridCall, grid: Grid, points: Sequence[Element]) -> dict[Element, Expected]:
+    """Return the files that show each element to be done, and their settings; shards of a split share theirs."""
+    settings_of = ElementSettings(call, grid)
+    kept: dict[tuple[str, ...], Expected] = {}
+    expected = {}
+    for element in points:
+        key = (*element.pair, element.split)
+        if key not in kept:
+            settings = settings_of(element)
+            kept[key] = Expected(settings.outputs(), settings)
+        expected[element] = kept[key]
+    return expected
+
+
+def _without_doomed(shown: list[tuple[Submittable, list[Progress]]]) -> list[tuple[Submittable, list[Progress]]]:
+    """Count as missing what waits for an element that failed: SLURM will cancel it as soon as all siblings have ended.
+
+    That is a queued merge or evaluation of a pair with something left in an earlier stage.
+    """
+    left: set[tuple[str, str]] = set()
+    for stage in CHAINED:
+        for place, (submitted, progress) in enumerate(shown):
+            if submitted.stage == stage and left:
+                shown[place] = (submitted, [_doomed(one) if one.element.pair in left else one for one in progress])
+        left |= {
+            one.element.pair
+            for submitted, progress in shown
+            if submitted.stage == stage
+            for one in progress
+            if one.state in LEFT
+        }
+    return shown
+
+
+def _doomed(progress: Progress) -> Progress:
+    if progress.state != QUEUED or not progress.waits:
+        return progress
+    detail = f"job {progress.job} waits for what failed, and will be cancelled"
+    return replace(progress, state=MISSING, detail=detail, job="", doomed=progress.job)
 
 
 def first_unfinished_stage(
-    found: Sequence[tuple[Submittable, list[Progress]]],
+    shown: Sequence[tuple[Submittable, list[Progress]]],
 ) -> list[tuple[Submittable, list[int]]]:
-    """Jobs of the first stage that has something left, with the indices that are left."""
-    left = [(submitted, [p.index for p in progress if p.state in LEFT]) for submitted, progress in found]
+    """Return the jobs of the first stage that has something left, with the indices that are left."""
+    left = [(submitted, [p.index for p in progress if p.state in LEFT]) for submitted, progress in shown]
     left = [(submitted, indices) for submitted, indices in left if indices]
     stage = min((STAGES.index(submitted.stage) for submitted, _ in left), default=None)
     return [(submitted, indices) for submitted, indices in left if STAGES.index(submitted.stage) == stage]
-
-
-def _expected(element: Element, call: GridCall, grid: Grid) -> Expected:
-    """The files that show an element to be done, and the settings that make them."""
-    if call.stage == "report":
-        return Expected([])
-    settings = COMMANDS[call.command].parse(command_line(element, call, grid))
-    return Expected(settings.outputs(), settings)
 
 
 def _matrix(element: Element, grid: Grid) -> list[str]:

@@ -1,72 +1,171 @@
 """What waits for what: each backbone and dataset goes from extraction to evaluation on its own.
 
-So one that fails, a dataset with a damaged image say, stops nothing but its own chain. The report waits for the end of
-everything, whatever came of it. (Extraction draws matrices that are missing, so it waits for the projection stage
-without asking what came of it either.)
+One that fails, a dataset with a damaged image say, stops nothing but its own chain. The report waits for the end of
+everything, whatever came of it. (Extraction draws matrices that are missing, so it waits for the end of the projection
+stage, too.)
+
+Pairs of backbone and dataset that have the same work left are submitted together: an array per job and slot (the shards
+of a pair have a slot each), in which the index is the number of the pair, and each task waits for that of its pair. A
+grid of 800 pairs then takes some dozens of calls of sbatch in place of thousands. Where that is no gain, each pair has
+arrays of its own, which wait for the tasks of its shards.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fungi.commands import STAGES, Stage
+from fungi.grid.array import Place, chunks
 from fungi.grid.declaration import Grid
-from fungi.grid.elements import elements
-from fungi.grid.submission import Array, JobEnvironment, Submittable, arrays
+from fungi.grid.progress import pack_of
+from fungi.grid.submission import CHAINED, Array, Dependency, JobEnvironment, Submittable, arrays, pair_arrays
 
-CHAINED: tuple[Stage, ...] = ("extraction", "merge", "evaluation")
-"""Stages of a chain; each needs the one before it."""
-_EVERYTHING = ("", "")
+Submit = Callable[[Array, Submittable], str]
+"""Submits an array, and returns its job id."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A job, its elements to submit, and the jobs that have others of its elements in hand already."""
+    """A job, its elements to submit, and the jobs in the queue that have others of its elements in hand."""
 
     submitted: Submittable
-    indices: list[int]
+    indices: Sequence[int]
     in_hand: dict[int, str]
 
 
+@dataclass(frozen=True)
+class Group:
+    """Pairs with the same work left: their numbers, and the slots of each planned job (by its place in the plan)."""
+
+    pairs: tuple[int, ...]
+    slots: dict[int, tuple[int, ...]]
+
+
+def groups(grid: Grid, planned: Sequence[Planned], most: int) -> list[Group]:
+    """Return the pairs that are worth submitting together, at most one array's indices in each group.
+
+    None where packs of shards are shared by neighbouring pairs: such a pack has no pair that its index could name.
+    """
+    if any(_packs_cross_pairs(job.submitted, pack_of(grid, job.submitted.call)) for job in planned):
+        return []
+    slots: dict[int, dict[int, set[int]]] = {}  # pair -> job -> slots
+    alone: set[int] = set()
+    for number, job in enumerate(planned):
+        if job.submitted.stage in CHAINED:
+            pack, places = pack_of(grid, job.submitted.call), job.submitted.places
+            alone |= {places[index].pair for index in job.in_hand}
+            for index in job.indices:
+                of_pair = slots.setdefault(places[index].pair, {})
+                of_pair.setdefault(number, set()).add(places[index].position // pack)
+    alike: dict[tuple[tuple[int, tuple[int, ...]], ...], list[int]] = {}
+    for pair, jobs in slots.items():
+        if pair not in alone:
+            alike.setdefault(tuple((number, tuple(sorted(jobs[number]))) for number in sorted(jobs)), []).append(pair)
+    found = []
+    for work, pairs in alike.items():
+        for first, part in chunks(pairs, most):
+            group = Group(tuple(first + index for index in part), dict(work))
+            later = sum(planned[number].submitted.stage != "extraction" for number in group.slots)
+            if len(group.pairs) * later > sum(map(len, group.slots.values())):
+                found.append(group)
+    return found
+
+
+def _packs_cross_pairs(submitted: Submittable, pack: int) -> bool:
+    counts = Counter(place.pair for place in submitted.places)
+    return pack > 1 and any(count % pack for count in counts.values())
+
+
 class Chains:
-    """Ids of the jobs in hand, by stage and by pair of backbone and dataset."""
+    """Ids of the jobs in hand, by stage and by pair (its number), for pairs that are submitted on their own."""
 
     def __init__(self) -> None:
-        self._ids: dict[tuple[str, tuple[str, str]], list[str]] = {}
+        self._ids: dict[Stage, dict[int, list[str]]] = {}
 
-    def add(self, stage: Stage, pair: tuple[str, str], job: str) -> None:
-        """A job, or task of an array, works for a pair (or for everything)."""
-        self._ids.setdefault((stage, pair), []).append(job)
+    def add(self, stage: Stage, pair: int, job: str) -> None:
+        """Note that a job, or a task of an array, works for a pair."""
+        self._ids.setdefault(stage, {}).setdefault(pair, []).append(job)
 
-    def before(self, stage: Stage, pair: tuple[str, str]) -> list[str]:
-        """Ids of what has to come before the elements of a pair (of all pairs, for what is of everything)."""
-        earlier = STAGES[: STAGES.index(stage)]
-        needed = [name for name in earlier if name in CHAINED or stage == "extraction"]
-        for name in reversed(needed):
-            fits = [of for at, of in self._ids if at == name and (pair == _EVERYTHING or of in (_EVERYTHING, pair))]
-            if fits:
-                return list(dict.fromkeys(job for of in fits for job in self._ids[name, of]))
+    def before(self, stage: Stage, pair: int) -> list[str]:
+        """Return the jobs of the last earlier stage of a chain that has some for the pair."""
+        for earlier in reversed(CHAINED[: CHAINED.index(stage)]):
+            if jobs := self._ids.get(earlier, {}).get(pair):
+                return list(dict.fromkeys(jobs))
         return []
 
 
-def submit_all(
-    grid: Grid, planned: Sequence[Planned], jobs: JobEnvironment, submit: Callable[[Array, Submittable], str]
-) -> None:
-    """Submit the jobs in the order of their stages. `submit` takes an array and gives its job id."""
-    chains = Chains()
-    for stage in STAGES:
-        for job in (job for job in planned if job.submitted.stage == stage):
-            points = elements(grid, job.submitted.call)
-            pairs = [element.pair if stage in CHAINED else _EVERYTHING for element in points]
-            for index, running in job.in_hand.items():
-                chains.add(stage, pairs[index], running)
-            groups: dict[tuple[str, str], list[int]] = {}  # elements that wait for the same jobs
-            for index in job.indices:
-                groups.setdefault(pairs[index] if stage in CHAINED[1:] else _EVERYTHING, []).append(index)
-            for pair, indices in groups.items():
-                after = chains.before(stage, pair)
-                even_if_failed = stage in ("extraction", "report")
-                for array in arrays(grid, job.submitted, jobs, indices, after, even_if_failed=even_if_failed):
-                    made = submit(array, job.submitted)
-                    alone = len({pairs[index] for index in array.tasks}) == 1
-                    for index, task in array.tasks.items():
-                        chains.add(stage, pairs[index], made if alone else f"{made}_{task}")
+class _Submission:
+    """A submission under way: what was submitted, by stage, by pair and by group."""
+
+    def __init__(self, grid: Grid, planned: Sequence[Planned], jobs: JobEnvironment, submit: Submit) -> None:
+        self._grid, self._planned, self._jobs, self._submit = grid, planned, jobs, submit
+        self._groups = groups(grid, planned, jobs.max_array)
+        self._grouped = {pair for group in self._groups for pair in group.pairs}
+        self._chains = Chains()
+        self._of_group: dict[tuple[int, Stage], list[str]] = {}
+        self._of_stage: dict[Stage, list[str]] = {}
+
+    def run(self) -> None:
+        """Submit the jobs in the order of their stages."""
+        for stage in STAGES:
+            for number, job in enumerate(self._planned):
+                if job.submitted.stage == stage:
+                    self._submit_job(number, job, stage)
+
+    def _submit_job(self, number: int, job: Planned, stage: Stage) -> None:
+        places = job.submitted.places
+        for index, running in job.in_hand.items():
+            self._note(stage, [places[index]], [running])
+        if stage not in CHAINED:
+            needed = [] if stage == "projection" else self._latest(before=stage)
+            self._submit_alone(job, stage, job.indices, Dependency(needed, "afterany"))
+            return
+        for place, group in enumerate(self._groups):
+            if slots := group.slots.get(number):
+                after = self._before_group(place, stage)
+                for array in pair_arrays(self._grid, job.submitted, self._jobs, group.pairs, slots, after):
+                    submitted = self._submit(array, job.submitted)
+                    self._of_group.setdefault((place, stage), []).append(submitted)
+                    self._of_stage.setdefault(stage, []).append(submitted)
+        waiting: dict[tuple[str, ...], list[int]] = {}  # elements that wait for the same jobs
+        for index in job.indices:
+            if places[index].pair not in self._grouped:
+                waiting.setdefault(tuple(self._chains.before(stage, places[index].pair)), []).append(index)
+        for jobs_before, indices in waiting.items():
+            after = self._projections() if stage == "extraction" else Dependency(jobs_before)
+            self._submit_alone(job, stage, indices, after)
+
+    def _submit_alone(self, job: Planned, stage: Stage, indices: Sequence[int], after: Dependency) -> None:
+        places = job.submitted.places
+        for array in arrays(self._grid, job.submitted, self._jobs, indices, after):
+            submitted = self._submit(array, job.submitted)
+            of_array = [places[index] for index in array.tasks]
+            alone = len({place.pair for place in of_array}) == 1
+            tasks = [submitted if alone else f"{submitted}_{task}" for task in array.tasks.values()]
+            self._note(stage, of_array, tasks, [submitted])
+
+    def _note(self, stage: Stage, places: Iterable[Place], tasks: Iterable[str], jobs: Sequence[str] = ()) -> None:
+        """Keep which job or task works for which pair, and the ids that stand for all of it."""
+        tasks = list(tasks)
+        for place, task in zip(places, tasks, strict=True):
+            self._chains.add(stage, place.pair, task)
+        self._of_stage.setdefault(stage, []).extend(jobs or tasks)
+
+    def _before_group(self, place: int, stage: Stage) -> Dependency:
+        if stage == "extraction":
+            return self._projections()
+        earlier = (self._of_group.get((place, name)) for name in reversed(CHAINED[: CHAINED.index(stage)]))
+        return Dependency(next(filter(None, earlier), []), "aftercorr")
+
+    def _projections(self) -> Dependency:
+        return Dependency(self._of_stage.get("projection", []), "afterany")
+
+    def _latest(self, before: Stage) -> list[str]:
+        """Return the jobs of the last earlier stage that has some."""
+        earlier = (self._of_stage.get(name) for name in reversed(STAGES[: STAGES.index(before)]))
+        return list(dict.fromkeys(next(filter(None, earlier), [])))
+
+
+def submit_all(grid: Grid, planned: Sequence[Planned], jobs: JobEnvironment, submit: Submit) -> None:
+    """Submit the jobs in the order of their stages, with what each waits for."""
+    _Submission(grid, planned, jobs, submit).run()

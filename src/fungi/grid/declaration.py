@@ -35,7 +35,7 @@ LAST_GRID = Path("progress") / "grid.toml"
 _FLAGS_PREFIX = "FUNGI_FLAGS_"
 _TABLES = ("flags", "sbatch")
 _IN_FILES_ALONE = (*_TABLES, "jobs", "code", "submitted_below")
-_OTHER_VARIABLES = ("ARCHIVES", "GRID", "MAX_RESTARTS", "PARTIAL", "FIRST", "ELEMENT", "PROJECT", "PYTHON")
+_OTHER_VARIABLES = ("ARCHIVES", "GRID", "MAX_RESTARTS", "PARTIAL", "FIRST", "ELEMENT", "SLOT", "PROJECT", "PYTHON")
 """What else the job files and the submitter understand (docs/cluster.md)."""
 
 
@@ -133,6 +133,17 @@ class Grid:
         """The same grid; the digits where no dataset is named."""
         return self if self.datasets else replace(self, datasets=("digits",))
 
+    def variables(self) -> dict[str, str] | None:
+        """Return the variables that declare the grid for a process; None for names with blanks, which do not fit."""
+        axes = [axis for axis in fields(self) if axis.name not in _IN_FILES_ALONE]
+        values = {axis.name: getattr(self, axis.name) for axis in axes}
+        if any(len(name.split()) != 1 for value in values.values() if isinstance(value, tuple) for name in value):
+            return None
+        changed = {axis.name: values[axis.name] for axis in axes if values[axis.name] != axis.default}
+        texts = {name: " ".join(value) if isinstance(value, tuple) else str(value) for name, value in changed.items()}
+        flags = {_FLAGS_PREFIX + name.upper().replace("-", "_"): text for name, text in self.flags.items()}
+        return {f"FUNGI_{name.upper()}": text for name, text in texts.items()} | flags
+
     def to_toml(self) -> str:
         """All of it as a grid file; what has no value is left out."""
         values = {known.name: getattr(self, known.name) for known in fields(self) if known.name not in _TABLES}
@@ -143,16 +154,33 @@ class Grid:
         return "\n".join([*lines, ""])
 
 
-def store_grid(grid: Grid) -> Path:
-    """Write the grid down for jobs to read; named by its content, so that another submission does not change it.
+def grid_file(grid: Grid) -> tuple[Path, str]:
+    """Return the file that declares a submitted grid, and its text; it is named by its content.
 
-    Places below the root are told from where the file lies, so that a root that is moved or copied is its own.
+    Places below the root are written relative to the file, so that a root that is moved or copied is its own.
     """
     code = str(Path(grid.code).relative_to(grid.root)) if grid.code else ""
     text = replace(grid, code=code, submitted_below=str(grid.root)).to_toml()
-    path = grid.root / "progress" / f"grid-{sha256(text.encode()).hexdigest()[:12]}.toml"
+    return grid.root / "progress" / f"grid-{sha256(text.encode()).hexdigest()[:12]}.toml", text
+
+
+def store_grid(grid: Grid) -> Path:
+    """Write the grid down for jobs to read: another submission does not change it."""
+    path, text = grid_file(grid)
     write_whole(path, text)
     return path
+
+
+def stored_grid_file(grid: Grid) -> Path | None:
+    """Return the file below the root that declares this grid; None if it was never submitted.
+
+    Below a copied root the files have the names that they had in the original.
+    """
+    path, _ = grid_file(grid)
+    if path.exists():
+        return path
+    files = sorted(path.parent.glob("grid-*.toml")) if grid.submitted_below else []
+    return next((file for file in files if declared_grid({GRID_FILE: str(file)}).absolute() == grid), None)
 
 
 def existing_root(grid: Grid) -> Grid:

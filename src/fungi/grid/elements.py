@@ -1,12 +1,14 @@
 """The elements of the grid, in the order of the array's indices: the one place where an index gets its meaning."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from fungi.commands import COMMANDS, SEGMENTATION, Stage
-from fungi.data.base import DatasetSpec
+from fungi.data.base import DATASETS, DatasetSpec
 from fungi.errors import FungiError
+from fungi.grid.array import Place
 from fungi.grid.declaration import Grid
 from fungi.grid.throughput import shards_for
 from fungi.settings import flag_of
@@ -97,6 +99,20 @@ def elements(grid: Grid, call: GridCall) -> list[Element]:
         ]
         for index in range(count)
     ]
+
+
+def places(grid: Grid, points: Sequence[Element]) -> list[Place]:
+    """Return where each element stands. Numbers of pairs are those of the grid: the same in all of its jobs."""
+    datasets = grid.datasets or tuple(DATASETS)
+    rows = {name: row for row, name in enumerate(grid.backbones)}
+    columns = {name: column for column, name in enumerate(datasets)}
+    positions: Counter[int] = Counter()
+    numbered = []
+    for element in points:
+        pair = rows.get(element.backbone, 0) * len(datasets) + columns.get(element.dataset, 0)
+        numbered.append(Place(pair, positions[pair]))
+        positions[pair] += 1
+    return numbered
 
 
 def arguments(element: Element, call: GridCall, grid: Grid) -> list[str]:

@@ -1,21 +1,19 @@
-"""How far the elements of a job are, read from files alone; the queue of SLURM is asked only what still runs."""
+"""How far the elements of a job are, read from files alone; SLURM's queue only says what still waits or runs."""
 
-import hashlib
 import json
 import os
 import socket
-import subprocess
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fungi.errors import FungiError
+from fungi.grid.array import ArrayShape
 from fungi.grid.declaration import Grid
-from fungi.grid.elements import Element, GridCall, elements
+from fungi.grid.elements import Element, GridCall, elements, places
+from fungi.grid.queue import ACTIVE, PENDING, Queue, call_mark
 from fungi.grid.records import ENDED, INTERRUPTED, RUNNING, Attempt, Records, same_folder
-from fungi.runtime.log import logger
 from fungi.store.blocks import MANIFEST, BlockFolder
 from fungi.store.layout import Layout
 from fungi.store.shard import Shard
@@ -29,127 +27,90 @@ _HERE = socket.gethostname()
 
 @dataclass(frozen=True)
 class Progress:
-    """State of one element, a word about it (blocks done so far, why it failed), and the job that has it in hand."""
+    """State of one element, and a word about it: blocks done so far, or why it failed.
+
+    job: the job that waits or runs for it. waits: whether that job has not begun. log: where a failed attempt wrote.
+    doomed: a job in the queue that waits for what failed, and will never run.
+    """
 
     index: int
     element: Element
     state: str
     detail: str = ""
     job: str = ""
+    waits: bool = False
+    log: str = ""
+    doomed: str = ""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The files that show an element to be done (of an extraction: the whole split's), and the settings that make them.
+    """The files that show an element to be done, and the settings that produce them.
 
-    `settings.difference(path)` says in which setting a file that is there was made otherwise; empty for none.
+    paths: those of the whole split for a shard; for a report the results that it shows.
+    settings: `settings.difference(path)` names the setting in which an existing file differs; empty for none.
     """
 
     paths: list[Path]
     settings: Any = None
 
 
-class Queue:
-    """What SLURM's queue holds of this user's jobs. `known` is False where there is no SLURM to ask.
-
-    states: `<array job>_<index>` or job id -> state. in_hand: a call (`_call_mark`) and an element's index -> job.
-    Arrays are told apart by the comment that the submitter gives them (`comment_of`): a job's name says nothing of its
-    root. failure: why squeue did not answer, though it is there.
-    """
-
-    def __init__(self, lines: Iterable[str] | None = None, failure: str = "") -> None:
-        self.known = lines is not None
-        self.failure = failure
-        self.states: dict[str, str] = {}
-        self.in_hand: dict[tuple[str, int], str] = {}
-        for job, state, comment in (line.split()[:3] for line in lines or () if len(line.split()) > 2):
-            self.states[job] = state
-            mark, *numbers = comment.rsplit(":", 2)
-            words = [job.partition("_")[2], *numbers]
-            if len(words) == 3 and all(word.isdecimal() for word in words):
-                index, first, pack = map(int, words)
-                for element in range((first + index) * pack, (first + index + 1) * pack):
-                    self.in_hand[mark, element] = job
-
-    @classmethod
-    def ask(cls) -> "Queue":
-        """The queue as squeue tells it; a squeue that fails is warned of, since an empty queue looks the same."""
-        command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T %k"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        except FileNotFoundError:
-            return cls()
-        except (OSError, subprocess.SubprocessError) as error:
-            said = str(getattr(error, "stderr", "") or error).strip().splitlines()[-1]
-            failure = f"squeue failed ({said}): what waits or runs can't be told."
-            logger.warning(failure)
-            return cls(failure=failure)
-        return cls(done.stdout.splitlines())
-
-
 def pack_of(grid: Grid, call: GridCall) -> int:
-    """Elements that share a task of an array."""
+    """Return how many elements share a task of an array."""
     return grid.pack if call.stage == "extraction" else 1
 
 
-def comment_of(grid: Grid, call: GridCall, first: int = 0) -> str:
-    """What the arrays of a job below one root have as their comment. first: pack of index 0."""
-    return f"{_call_mark(grid, call)}:{first}:{pack_of(grid, call)}"
+def shape_of(grid: Grid, call: GridCall, *, first: int = 0, slot: int | None = None) -> ArrayShape:
+    """Return the shape of an array of this call."""
+    return ArrayShape(first, pack_of(grid, call), slot)
 
 
-def _call_mark(grid: Grid, call: GridCall) -> str:
-    return f"fungi:{call.key}:{hashlib.sha256(str(grid.root.absolute()).encode()).hexdigest()[:8]}"
-
-
-def progress_of(grid: Grid, call: GridCall, expected: Mapping[Element, Expected], queue: Queue) -> list[Progress]:
-    """The state of every element."""
-    records = Records(grid.root, call)
-    differences: dict[Path, str] = {}  # shards share their files
-    found = []
-    for index, element in enumerate(elements(grid, call)):
-        attempt = records.read(element)
-        if attempt and attempt.root and not same_folder(Path(attempt.root), grid.root.absolute()):
+def progress_of(
+    grid: Grid,
+    call: GridCall,
+    expected: Mapping[Element, Expected],
+    queue: Queue,
+    points: Sequence[Element] | None = None,
+) -> list[Progress]:
+    """Return the state of every element. points: the elements of the call, if they are known already."""
+    points = elements(grid, call) if points is None else points
+    attempts, mark, splits = Records(grid.root, call).read_all(points), call_mark(grid, call), _Splits(grid)
+    root, shown = grid.root.absolute(), []
+    for index, (element, place) in enumerate(zip(points, places(grid, points), strict=True)):
+        attempt = attempts.get(element)
+        if attempt and attempt.root and attempt.root != str(root) and not same_folder(Path(attempt.root), root):
             attempt = None  # it came with a copy of the folder it worked in, and says nothing of this one
-        wanted = expected[element]
-        for path in wanted.paths:
-            if wanted.settings is not None and path not in differences and path.exists():
-                differences[path] = wanted.settings.difference(path)
-        state, detail = _state(grid, element, wanted, attempt, queue)
-        if state == DONE and (other := next(filter(None, map(differences.get, wanted.paths)), "")):
+        state, detail = _state(grid, call, element, expected[element], attempt, queue, splits)
+        if state == DONE and call.stage != "report" and (other := splits.difference(expected[element])):
             state, detail = MISSING, other
         job = attempt.job if attempt and state in (RUNNING, QUEUED) else ""
-        in_queue = queue.in_hand.get((_call_mark(grid, call), index))
-        if state in LEFT and in_queue:
+        if state in LEFT and (in_queue := queue.job_of(mark, index, place)):
             state, detail, job = QUEUED, f"job {in_queue}", in_queue
-        found.append(Progress(index, element, state, detail, job))
-    return found
+        log = attempt.log if attempt and state == FAILED else ""
+        shown.append(Progress(index, element, state, detail, job, queue.states.get(job) == PENDING, log))
+    return shown
 
 
-def counts(found: list[Progress]) -> str:
-    """`done 3/8, failed 1, missing 4`."""
-    tally = Counter(progress.state for progress in found)
-    others = [f"{state} {tally[state]}" for state in STATES[1:] if tally[state]]
-    return ", ".join([f"done {tally[DONE]}/{len(found)}", *others])
-
-
-def told(found: Iterable[Progress], *, verbose: bool) -> Iterator[str]:
-    """A line for every element, or for those that need a look."""
-    for progress in found:
-        if verbose or progress.state == FAILED or (progress.state != DONE and progress.detail):
-            detail = f": {progress.detail}" if progress.detail else ""
-            yield f"  {progress.index:>5}  {progress.state:<8} {progress.element}{detail}"
-
-
-def _state(grid: Grid, element: Element, expected: Expected, attempt: Attempt | None, queue: Queue) -> tuple[str, str]:
+def _state(
+    grid: Grid,
+    call: GridCall,
+    element: Element,
+    expected: Expected,
+    attempt: Attempt | None,
+    queue: Queue,
+    splits: "_Splits",
+) -> tuple[str, str]:
     ended_well = attempt is not None and attempt.state == ENDED and attempt.status == 0
-    outputs, so_far = expected.paths, ""
-    if element.shard:
-        blocks = [_blocks_of(grid, path, element.shard, expected.settings) for path in outputs if not path.exists()]
-        if all(left == 0 for left, _ in blocks):
-            return DONE, "merge is left" if blocks else ""
-        done = sum(done for _, done in blocks)
+    so_far = ""
+    if call.stage == "report":
+        if ended_well and attempt is not None:
+            return _report_state(grid.root / "report", expected.paths, attempt.started)
+    elif element.shard:
+        left, done = splits.blocks(expected, element.shard)
+        if left == 0:
+            return DONE, "" if splits.is_assembled(expected) else "merge is left"
         so_far = f"{done} blocks done" if done else ""
-    elif all(path.exists() for path in outputs) and (ended_well or (attempt is None and _are_whole(outputs))):
+    elif all(map(os.path.exists, expected.paths)) and (ended_well or (attempt is None and _are_whole(expected.paths))):
         return DONE, ""
     if attempt is None or ended_well:
         return MISSING, so_far
@@ -158,6 +119,93 @@ def _state(grid: Grid, element: Element, expected: Expected, attempt: Attempt | 
     if attempt.state == INTERRUPTED and attempt.job in queue.states:
         return QUEUED, f"job {attempt.job}, to go on"
     return FAILED, _why(attempt)
+
+
+@dataclass
+class _Splits:
+    """What is there of each split of features, looked at once for all shards of the split.
+
+    differences: file -> the setting in which it differs from what is asked for.
+    """
+
+    grid: Grid
+    differences: dict[Path, str] = field(default_factory=dict)
+    _unfinished: dict[tuple[Path, ...], list[tuple[int, set[int]] | None]] = field(default_factory=dict)
+
+    def difference(self, expected: Expected) -> str:
+        """Return how an existing file of these differs from what is asked for; empty for none."""
+        for path in expected.paths if expected.settings is not None else ():
+            if path not in self.differences:
+                self.differences[path] = expected.settings.difference(path) if path.exists() else ""
+        return next(filter(None, map(self.differences.get, expected.paths)), "")
+
+    def is_assembled(self, expected: Expected) -> bool:
+        """Whether all files of the split are there."""
+        return not self._of(expected)
+
+    def blocks(self, expected: Expected, shard: Shard) -> tuple[int | None, int]:
+        """Return how many blocks of a shard are left (None where a file was never begun), and how many are done."""
+        left, done, begun = 0, 0, True
+        for unfinished in self._of(expected):
+            if unfinished is None:
+                begun = False
+                continue
+            count, missing = unfinished
+            mine = range(shard.index - 1, count, shard.count)
+            left_here = sum(index in missing for index in mine)
+            left, done = left + left_here, done + len(mine) - left_here
+        return left if begun else None, done
+
+    def _of(self, expected: Expected) -> list[tuple[int, set[int]] | None]:
+        """Return the number of blocks and those missing, of each file that is not there; None if it was not begun."""
+        key = tuple(expected.paths)
+        if key not in self._unfinished:
+            absent = [path for path in expected.paths if not path.exists()]
+            self._unfinished[key] = [_blocks_of(self.grid, path, expected.settings) for path in absent]
+        return self._unfinished[key]
+
+
+def _blocks_of(grid: Grid, path: Path, settings: Any) -> tuple[int, set[int]] | None:
+    """Return the number of blocks of a file and the missing ones; None if nothing was begun with these settings."""
+    parent = Layout(grid.root).blocks(path, "any").parent
+    if not parent.is_dir():
+        return None
+    for manifest in sorted(parent.glob(f"*/{MANIFEST}"), key=_modified, reverse=True):
+        try:
+            blocks = BlockFolder.open(manifest.parent)
+        except (FileNotFoundError, FungiError):  # assembled in this moment, or damaged: its own file alone is concerned
+            continue
+        if settings is not None and settings.differs_from(blocks.manifest.provenance):
+            continue
+        return len(blocks.manifest.spans()), {span.index for span in blocks.missing()}
+    return None
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _report_state(folder: Path, results: Sequence[Path], started: float) -> tuple[str, str]:
+    """Whether a report that was written well still shows all results.
+
+    It is stale when a result is newer, or when it lists as missing what is there by now (a result that was copied
+    here keeps its old time).
+    """
+    if not any((folder / f"report.{ending}").exists() for ending in ("html", "md", "csv", "tex")):
+        return MISSING, ""
+    present = [path for path in results if path.exists()]
+    newer = sum(_modified(path) > started for path in present)
+    if newer:
+        return MISSING, f"{newer} results are newer than the report"
+    try:
+        listed = set((folder / "report.md").read_text(errors="replace").splitlines())
+    except OSError:
+        listed = set()
+    late = sum(f"- {path}" in listed for path in present)
+    return (MISSING, f"the report lists {late} results as missing that are there") if late else (DONE, "")
 
 
 def _are_whole(outputs: list[Path]) -> bool:
@@ -169,27 +217,10 @@ def _are_whole(outputs: list[Path]) -> bool:
         return False
 
 
-def _blocks_of(grid: Grid, path: Path, shard: Shard, settings: Any) -> tuple[int | None, int]:
-    """Blocks of a shard that are left (None if nothing was begun with these settings), and that are there."""
-    parent = Layout(grid.root).blocks(path, "any").parent
-    for manifest in sorted(parent.glob(f"*/{MANIFEST}"), key=lambda found: found.stat().st_mtime, reverse=True):
-        try:
-            blocks = BlockFolder.open(manifest.parent)
-        except (FileNotFoundError, FungiError):  # assembled in this moment, or damaged: the stage writes it anew
-            continue
-        if settings is not None and settings.differs_from(blocks.manifest.provenance):
-            continue
-        missing = {span.index for span in blocks.missing()}
-        mine = [span.index for span in blocks.manifest.spans() if shard.takes(span.index)]
-        left = sum(index in missing for index in mine)
-        return left, len(mine) - left
-    return None, 0
-
-
 def _still_runs(attempt: Attempt, queue: Queue) -> bool:
-    """Asked from the queue, or from this machine; where neither knows, an attempt without an end counts as running."""
+    """Ask the queue, or this machine; where neither knows, an attempt without an end counts as running."""
     if attempt.job:
-        return not queue.known or queue.states.get(attempt.job) in ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
+        return not queue.known or queue.states.get(attempt.job) in ACTIVE
     if attempt.host != _HERE:
         return True
     try:
@@ -202,12 +233,19 @@ def _still_runs(attempt: Attempt, queue: Queue) -> bool:
 
 
 def _why(attempt: Attempt) -> str:
-    """The last line of the log, and how the attempt ended."""
+    """Return the last line of the log, and how the attempt ended."""
     end = {RUNNING: "ended without a word: killed, or its node failed", INTERRUPTED: "interrupted"}
     how = end.get(attempt.state, f"status {attempt.status}")
-    try:
-        lines = Path(attempt.log).read_text(errors="replace").split("\n") if attempt.log else []
-    except OSError:
-        lines = []
+    lines = _last_lines(Path(attempt.log)) if attempt.log else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return "; ".join(filter(None, (last, f"{how} ({attempt.log or 'no log file'})")))
+
+
+def _last_lines(path: Path, length: int = 4096) -> list[str]:
+    """Return the lines within the last bytes of a log; none where it can't be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - length))
+            return file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return []

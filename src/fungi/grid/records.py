@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -73,6 +73,15 @@ class Records:
             return Attempt(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):  # none, or damaged: nothing is decided by it
             return None
+
+    def read_all(self, elements: Iterable[Element]) -> dict[Element, Attempt]:
+        """Return the last attempts at those elements that have one: the folder is listed once."""
+        try:
+            names = {path.name for path in self._folder.iterdir()}
+        except OSError:
+            return {}
+        pairs = ((element, self.read(element)) for element in elements if f"{element.key}.json" in names)
+        return {element: attempt for element, attempt in pairs if attempt is not None}
 
     def any(self) -> bool:
         """Whether anything of this job was ever started."""

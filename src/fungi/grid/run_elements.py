@@ -12,9 +12,9 @@ from types import FrameType
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.grid.array import ELEMENT, chosen_indices
-from fungi.grid.calls import call_of, chosen_jobs, command_line, expected_files
+from fungi.grid.calls import call_of, chosen_jobs, command_line, expected_files, files_of
 from fungi.grid.declaration import Grid, declared_grid
-from fungi.grid.elements import Element, GridCall, elements
+from fungi.grid.elements import Element, GridCall, elements, places
 from fungi.grid.job_files import project_folder
 from fungi.grid.progress import pack_of
 from fungi.grid.records import Attempt, Records
@@ -50,7 +50,7 @@ def _run(given: list[str], environ: Mapping[str, str]) -> int:
     points = elements(grid, call)
     if not points:
         raise FungiError(f"the grid has nothing for {call.command} to do: no backbone and dataset of it go together.")
-    indices = chosen_indices(environ, len(points), pack_of(grid, call))
+    indices = chosen_indices(environ, len(points), pack_of(grid, call), places(grid, points))
     lines = {index: command_line(points[index], call, grid) + _expect(points[index], call, grid) for index in indices}
     _raise_on_termination()
     if len(indices) > 1 and "SLURM_ARRAY_JOB_ID" in environ:
@@ -71,7 +71,7 @@ def _expect(element: Element, call: GridCall, grid: Grid) -> list[str]:
     needed = {"merge": "extraction", "report": "evaluation"}.get(call.stage)
     if needed is None:
         return []
-    files = expected_files(grid, chosen_jobs(grid, project_folder(), stages=(needed,)), needed, element.pair)
+    files = files_of(expected_files(grid, chosen_jobs(grid, project_folder(), stages=(needed,)), needed), element.pair)
     return ["--expect", *(str(path.relative_to(grid.root) if call.stage == "merge" else path) for path in files)]
 
 

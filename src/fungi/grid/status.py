@@ -1,15 +1,23 @@
 """`fungi status`: how far the grid is, and the command lines that submit what is missing."""
 
 import os
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fungi.grid.job_files import project_folder
 from fungi.grid.settings import GridSettings
 from fungi.settings import setting
 
+if TYPE_CHECKING:
+    from fungi.grid.declaration import Grid
+    from fungi.grid.submission import Submittable
+
 DESCRIPTION = """Show the grid: done, running, queued, failed (and why), missing; and the sbatch command lines that
-submit what failed or is missing. Reads the files below the root; needs no model, no data, no SLURM."""
+submit what failed or is missing. Reads the files below the root and writes nothing; needs no model, no data, no SLURM.
+Of many elements with the same trouble one is shown; --verbose shows all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,25 +31,39 @@ class StatusSettings(GridSettings):
 
 
 def run(settings: StatusSettings) -> None:
-    """Print the state of every job, then what to submit again."""
+    """Print the state of every job, then what to submit again. Writes nothing: who may only read can ask, too."""
     from fungi.grid.calls import chosen_jobs, first_unfinished_stage, progress_of_jobs
-    from fungi.grid.declaration import existing_root, store_grid
-    from fungi.grid.progress import Queue, counts, told
-    from fungi.grid.submission import JobEnvironment, arrays, default_python, max_array
+    from fungi.grid.declaration import existing_root
+    from fungi.grid.progress_text import counts, details
+    from fungi.grid.queue import Queue
     from fungi.grid.submit import DEFAULT_JOBS
 
     grid = existing_root(settings.declared_or_last())
     project = Path(grid.code) if grid.code else project_folder()
     jobs = chosen_jobs(grid, project, settings.jobs) or chosen_jobs(grid, project, DEFAULT_JOBS)
-    found = progress_of_jobs(grid, jobs, Queue.ask())
-    for submitted, progress in found:
+    shown = progress_of_jobs(grid, jobs, Queue.ask())
+    for submitted, progress in shown:
         print(f"{submitted.job.name:<28} {counts(progress)}")
-        for line in told(progress, verbose=settings.verbose):
+        for line in details(progress, verbose=settings.verbose):
             print(line)
-    left = first_unfinished_stage(found)
-    if left:
-        (grid.root / "logs").mkdir(parents=True, exist_ok=True)
-        environment = JobEnvironment(project, store_grid(grid), default_python(os.environ), max_array())
+    if left := first_unfinished_stage(shown):
         print(f"\nleft of the {left[0][0].stage} stage (to submit later stages too: fungi submit --missing):")
-        for submitted, indices in left:
-            print("\n".join(array.as_shell(environment) for array in arrays(grid, submitted, environment, indices)))
+        print("\n".join(command_lines(grid, project, left)))
+
+
+def command_lines(grid: "Grid", project: Path, left: "Sequence[tuple[Submittable, list[int]]]") -> "Iterator[str]":
+    """Yield what submits elements of jobs, for the shell. A grid that was never submitted is declared by variables,
+    which names with blanks do not fit into."""
+    from fungi.grid.declaration import stored_grid_file
+    from fungi.grid.submission import ClusterLimits, JobEnvironment, arrays, default_python
+
+    declared = stored_grid_file(grid) or grid.variables()
+    if declared is None:
+        yield f"fungi submit --missing --root {shlex.quote(str(grid.root))}"
+        return
+    if not (grid.root / "logs").is_dir():
+        yield f"mkdir -p {shlex.quote(str(grid.root / 'logs'))}"
+    environment = JobEnvironment(project, declared, default_python(os.environ), ClusterLimits.ask().array)
+    for submitted, indices in left:
+        for array in arrays(grid, submitted, environment, indices):
+            yield array.as_shell(environment)

@@ -1,42 +1,47 @@
-"""The sbatch command lines of a grid: one array per job, each stage after the one before it."""
+"""The sbatch command lines of a grid: arrays of jobs, and what each of them waits for."""
 
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fungi.commands import STAGES
+from fungi.commands import STAGES, Stage
 from fungi.errors import FungiError
-from fungi.grid.array import ELEMENT, FIRST, MAX_ARRAY, PARTIAL, array_text, chunks
+from fungi.grid.array import ELEMENT, FIRST, MAX_ARRAY, PARTIAL, SLOT, ArrayShape, Place, array_text, chunks
 from fungi.grid.declaration import GRID_FILE, Grid
-from fungi.grid.elements import GridCall, elements
+from fungi.grid.elements import Element, GridCall, elements, places
 from fungi.grid.job_files import JobFile
-from fungi.grid.progress import comment_of, pack_of
+from fungi.grid.progress import pack_of, shape_of
+from fungi.grid.queue import comment_of
+
+CHAINED: tuple[Stage, ...] = ("extraction", "merge", "evaluation")
+"""Stages of a chain of one backbone and dataset; each needs the one before it."""
 
 
 @dataclass(frozen=True)
 class JobEnvironment:
-    """What jobs run with: the folder of the (frozen) code, the grid file, the Python.
+    """What jobs run with: the folder of the (frozen) code, the grid, the Python.
 
-    max_array: indices that an array may have.
+    grid: the grid file; else the variables that declare the grid. max_array: indices that an array may have.
     """
 
     project: Path
-    grid_file: Path
+    grid: Path | Mapping[str, str]
     python: str
     max_array: int = MAX_ARRAY
 
     def variables(self) -> dict[str, str]:
-        """Environment of the jobs."""
-        return {"FUNGI_PROJECT": str(self.project), GRID_FILE: str(self.grid_file), "FUNGI_PYTHON": self.python}
+        """Return the environment of the jobs."""
+        grid = {GRID_FILE: str(self.grid)} if isinstance(self.grid, Path) else dict(self.grid)
+        return {"FUNGI_PROJECT": str(self.project), **grid, "FUNGI_PYTHON": self.python}
 
     def for_sbatch(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Environment for sbatch: the grid comes from the file alone, and nothing of an outer job gets through."""
+        """Return the environment of sbatch: the grid comes from its file alone, and nothing of an outer job passes."""
         axes = ("BACKBONES", "DATASETS", "SPLITS", "ROOT", "DATA_DIR", "SHARDS", "PACK", "LIMIT", "GPU")
-        names = {*(f"FUNGI_{axis}" for axis in axes), PARTIAL, FIRST, ELEMENT}
+        names = {*(f"FUNGI_{axis}" for axis in axes), PARTIAL, FIRST, ELEMENT, SLOT}
         prefixes = ("FUNGI_FLAGS_", "SLURM_ARRAY_", "SLURM_JOB", "SLURM_RESTART_COUNT")
         kept = {name: text for name, text in environ.items() if name not in names and not name.startswith(prefixes)}
         return kept | self.variables()
@@ -44,16 +49,40 @@ class JobEnvironment:
 
 @dataclass(frozen=True)
 class Submittable:
-    """A job that has elements in the grid."""
+    """A job that has elements in the grid, in the order of their indices, and where each of them stands."""
 
     job: JobFile
     call: GridCall
-    count: int
+    points: Sequence[Element]
+    places: Sequence[Place]
 
     @property
-    def stage(self) -> str:
-        """Which of STAGES it belongs to."""
+    def count(self) -> int:
+        """Return the number of elements."""
+        return len(self.points)
+
+    @property
+    def stage(self) -> Stage:
+        """Return which of STAGES the job belongs to."""
         return self.call.stage
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """The jobs (or tasks of arrays) that have to come first, and how SLURM has to take them.
+
+    kind: `afterok` they have to succeed; `afterany` they have to end; `aftercorr` each task waits for the success of
+    the task of the same index in every one of these arrays.
+    """
+
+    jobs: Sequence[str] = ()
+    kind: str = "afterok"
+
+    def words(self) -> list[str]:
+        """Return the options of sbatch."""
+        if not self.jobs:
+            return []
+        return [f"--dependency={self.kind}:{':'.join(self.jobs)}", "--kill-on-invalid-dep=yes"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +94,7 @@ class Array:
     tasks: dict[int, int] = field(default_factory=dict)
 
     def as_shell(self, jobs: JobEnvironment) -> str:
-        """A line for the shell that does the same from any folder."""
+        """Return a line for the shell that does the same from any folder."""
         variables = {**jobs.variables(), **self.variables}
         return " ".join(
             [*(f"{name}={shlex.quote(text)}" for name, text in variables.items()), shlex.join(self.command)]
@@ -73,9 +102,10 @@ class Array:
 
 
 def submittable(grid: Grid, jobs: Sequence[tuple[JobFile, GridCall]]) -> list[Submittable]:
-    """The jobs in the order of their stages, without those that have no element in this grid."""
-    counted = [Submittable(job, call, len(elements(grid, call))) for job, call in jobs]
-    return sorted((job for job in counted if job.count), key=lambda job: STAGES.index(job.stage))
+    """Return the jobs in the order of their stages, without those that have no element in this grid."""
+    listed = [(job, call, elements(grid, call)) for job, call in jobs]
+    counted = [Submittable(job, call, points, places(grid, points)) for job, call, points in listed if points]
+    return sorted(counted, key=lambda job: STAGES.index(job.stage))
 
 
 def arrays(
@@ -83,56 +113,109 @@ def arrays(
     submitted: Submittable,
     jobs: JobEnvironment,
     indices: Sequence[int],
-    after: Sequence[str] = (),
-    *,
-    even_if_failed: bool = False,
+    after: Dependency = Dependency(),
 ) -> list[Array]:
-    """The calls of sbatch for some elements of a job; several where the grid is larger than an array may be.
-
-    after: ids of jobs, or of tasks of arrays, that have to succeed first; to end, if `even_if_failed` of them.
-    """
-    found, pack = [], pack_of(grid, submitted.call)
+    """Return the calls of sbatch for some elements of a job; several where there are more than an array may have."""
+    pack = pack_of(grid, submitted.call)
     packs = {index: index // pack for index in indices}
+    listed = []
     for first, part in chunks(packs.values(), jobs.max_array):
-        variables = {PARTIAL: "1"} if len(part) < -(-submitted.count // pack) else {}
-        if first:
-            variables[FIRST] = str(first)
-        limit = f"%{grid.limit}" if grid.limit else ""
-        command = ["sbatch", f"--array={array_text(part)}{limit}", f"--output={grid.root}/logs/%x-%A_%a.out"]
-        # The grid reaches a job by its environment, which $SBATCH_EXPORT of a cluster may have switched off.
-        command += [f"--comment={comment_of(grid, submitted.call, first)}", "--export=ALL"]
-        if after:
-            kind = "afterany" if even_if_failed else "afterok"
-            command += [f"--dependency={kind}:{':'.join(after)}", "--kill-on-invalid-dep=yes"]
-        command += [*_resources_of_pack(submitted.job, pack), *grid.sbatch_options(submitted.stage)]
-        job_file = jobs.project / "jobs" / f"{submitted.job.name}.job"
+        shape = shape_of(grid, submitted.call, first=first)
+        variables = shape.variables() | ({PARTIAL: "1"} if len(part) < -(-submitted.count // pack) else {})
+        command = _command(grid, submitted, jobs, shape, part, after, grid.limit)
         tasks = {index: task - first for index, task in packs.items() if task - first in part}
-        found.append(Array([*command, str(job_file)], variables, tasks))
-    return found
+        listed.append(Array(command, variables, tasks))
+    return listed
 
 
-def max_array() -> int:
-    """Indices that an array may have on this cluster: its MaxArraySize, if that is small; FungiError for no arrays."""
-    try:
-        done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return MAX_ARRAY
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, flags=re.MULTILINE)
-    size = int(found[1]) if found else MAX_ARRAY
-    if size < 1:
-        raise FungiError("this cluster has no job arrays (MaxArraySize=0). Run jobs without: sbatch jobs/NAME.job.")
-    return min(MAX_ARRAY, size)
+def pair_arrays(
+    grid: Grid,
+    submitted: Submittable,
+    jobs: JobEnvironment,
+    pairs: Sequence[int],
+    slots: Sequence[int],
+    after: Dependency = Dependency(),
+) -> Iterator[Array]:
+    """Yield one call of sbatch per slot; the index of a task is the number of its pair, less that of the first chunk.
+
+    pairs: numbers of pairs, which fit into one array (`chunks`).
+    """
+    ((first, part),) = chunks(pairs, jobs.max_array)
+    indices = {place: index for index, place in enumerate(submitted.places)}
+    limit = max(1, grid.limit // len(slots)) if grid.limit else 0
+    for slot in slots:
+        shape = shape_of(grid, submitted.call, first=first, slot=slot)
+        command = _command(grid, submitted, jobs, shape, part, after, limit)
+        tasks = {
+            indices[Place(first + task, position)]: task
+            for task in part
+            for position in shape.elements(task)
+            if Place(first + task, position) in indices
+        }
+        yield Array(command, shape.variables(), tasks)
+
+
+def _command(
+    grid: Grid,
+    submitted: Submittable,
+    jobs: JobEnvironment,
+    shape: ArrayShape,
+    part: Sequence[int],
+    after: Dependency,
+    limit: int,
+) -> list[str]:
+    at_once = f"%{limit}" if limit else ""
+    command = ["sbatch", f"--array={array_text(part)}{at_once}", f"--output={log_pattern(grid.root)}"]
+    # The grid reaches a job by its environment, which $SBATCH_EXPORT of a cluster may have switched off.
+    command += [f"--comment={comment_of(grid, submitted.call, shape)}", "--export=ALL", *after.words()]
+    command += [*_resources_of_pack(submitted.job, shape.pack), *grid.sbatch_options(submitted.stage)]
+    return [*command, str(jobs.project / "jobs" / f"{submitted.job.name}.job")]
+
+
+def log_pattern(root: Path) -> str:
+    """Return the log files of an array, as sbatch writes them; FungiError for a root that it can't write.
+
+    SLURM replaces `%x` and the like in the whole path, and takes a backslash anywhere as an order to replace nothing.
+    """
+    if "\\" in str(root):
+        raise FungiError(
+            f"the folder {root} has a backslash in its name, with which SLURM writes no logs: jobs would end without a "
+            "word. Choose another --root."
+        )
+    return f"{root}/logs".replace("%", "%%") + "/%x-%A_%a.out"
+
+
+@dataclass(frozen=True)
+class ClusterLimits:
+    """How many indices an array may have, and how many jobs (tasks of arrays included) the cluster keeps at once."""
+
+    array: int = MAX_ARRAY
+    jobs: int | None = None
+
+    @classmethod
+    def ask(cls) -> "ClusterLimits":
+        """Return what scontrol says, the defaults where it says nothing; FungiError for a cluster without arrays."""
+        command = ["scontrol", "show", "config"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return cls()
+        sizes = dict(re.findall(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", done.stdout, flags=re.MULTILINE))
+        array = int(sizes.get("MaxArraySize", MAX_ARRAY))
+        if array < 1:
+            raise FungiError("this cluster has no job arrays (MaxArraySize=0). Run jobs without: sbatch jobs/NAME.job.")
+        return cls(min(MAX_ARRAY, array), int(sizes["MaxJobCount"]) if "MaxJobCount" in sizes else None)
 
 
 def _resources_of_pack(job: JobFile, pack: int) -> list[str]:
-    """What a job file asks for one element, as many times."""
+    """Return what a job file asks for one element, as many times."""
     if pack == 1:
         return []
     words = " ".join(f"--{name}={job.directives.get(name, '')}" for name in ("gpus", "cpus-per-task", "mem"))
-    found = re.findall(r"--([\w-]+)=(\d+)(\w*)", words)
-    return [f"--{name}={int(number) * pack}{unit}" for name, number, unit in found]
+    asked = re.findall(r"--([\w-]+)=(\d+)(\w*)", words)
+    return [f"--{name}={int(number) * pack}{unit}" for name, number, unit in asked]
 
 
 def default_python(environ: Mapping[str, str]) -> str:
-    """The Python of this process, unless another is asked for."""
+    """Return the Python of this process, unless $FUNGI_PYTHON names another."""
     return environ.get("FUNGI_PYTHON", sys.executable)

@@ -1,12 +1,10 @@
 """`fungi submit`: the whole grid to SLURM, stage after stage, with a copy of the code that later edits leave alone."""
 
-import hashlib
 import os
 import shutil
 import subprocess
-import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +14,21 @@ from fungi.errors import FungiError, unknown_name
 from fungi.grid.calls import chosen_jobs, progress_of_jobs
 from fungi.grid.chain import Planned, submit_all
 from fungi.grid.declaration import LAST_GRID, Grid, existing_root, store_grid
+from fungi.grid.freezing import freeze
 from fungi.grid.job_files import project_folder
-from fungi.grid.progress import LEFT, Queue
+from fungi.grid.progress import LEFT, pack_of
+from fungi.grid.queue import Queue
 from fungi.grid.settings import GridSettings
-from fungi.grid.submission import Array, JobEnvironment, Submittable, default_python, max_array, submittable
+from fungi.grid.submission import (
+    Array,
+    ClusterLimits,
+    JobEnvironment,
+    Submittable,
+    default_python,
+    log_pattern,
+    submittable,
+)
 from fungi.runtime.log import logger
-from fungi.runtime.versions import COMMIT_FILE, code_commit
 from fungi.settings import setting
 
 DESCRIPTION = """Submit the grid to SLURM: an array per job, one element per backbone, dataset, split and shard. Each
@@ -72,14 +79,14 @@ class SubmitSettings(GridSettings):
                 raise unknown_name("stage", stage, STAGES)
 
     def sbatch_options(self) -> dict[str, str]:
-        """The given options of sbatch, by stage."""
-        given: dict[str, str] = {"all": self.sbatch}
-        given |= {stage: getattr(self, f"sbatch_{stage}") for stage in STAGES}
-        return {stage: text for stage, text in given.items() if text}
+        """Return the options of sbatch, by stage."""
+        options: dict[str, str] = {"all": self.sbatch}
+        options |= {stage: getattr(self, f"sbatch_{stage}") for stage in STAGES}
+        return {stage: text for stage, text in options.items() if text}
 
 
 def run(settings: SubmitSettings) -> None:
-    """Plan, then submit or print. What is not said again is as it was submitted, if --missing is."""
+    """Plan, then submit or print. With --missing, what is not named again is as it was submitted."""
     if settings.missing:
         grid = existing_root(settings.declared_or_last())
         project = Path(grid.code) if grid.code else project_folder()
@@ -89,43 +96,65 @@ def run(settings: SubmitSettings) -> None:
     limit = grid.limit if settings.limit is None else settings.limit
     sbatch = {**grid.sbatch, **settings.sbatch_options()}
     grid = replace(grid, jobs=last_jobs or settings.jobs or DEFAULT_JOBS, sbatch=sbatch, limit=limit)
-    planned = plan(settings, grid, project)
+    log_pattern(grid.root)  # refused before anything is written
+    planned, doomed = plan(settings, grid, project)
+    limits = ClusterLimits.ask()
     if settings.dry_run:
-        environment = JobEnvironment(project, Path("GRID_FILE"), default_python(os.environ), max_array())
+        environment = JobEnvironment(project, Path("GRID_FILE"), default_python(os.environ), limits.array)
         submit_all(grid, planned, environment, partial(_show, environment, Counter[str]()))
         return
+    require_room(grid, planned, limits)
     (grid.root / "logs").mkdir(parents=True, exist_ok=True)
     code = Path(grid.code) if grid.code else freeze(project, grid.root)
     grid_file = store_grid(replace(grid, code=str(code)))
     shutil.copyfile(grid_file, grid.root / LAST_GRID)
     logger.info(f"code: {code}")
-    environment = JobEnvironment(code, grid_file, default_python(os.environ), max_array())
+    if doomed:
+        subprocess.run(["scancel", *doomed], check=False)
+        logger.info(f"cancelled, since they wait for what failed: {' '.join(doomed)}")
+    environment = JobEnvironment(code, grid_file, default_python(os.environ), limits.array)
     submit_all(grid, planned, environment, partial(_submit, environment))
     logger.info(f"logs: {grid.root / 'logs'}. How it goes: fungi status --root {grid.root}")
 
 
-def plan(settings: SubmitSettings, grid: Grid, project: Path) -> list[Planned]:
-    """The chosen jobs and their elements to submit, in the order of their stages."""
+def plan(settings: SubmitSettings, grid: Grid, project: Path) -> tuple[list[Planned], list[str]]:
+    """Return the chosen jobs and their elements to submit, in the order of their stages; and jobs in the queue that
+    wait for what failed."""
     jobs = chosen_jobs(grid, project, stages=settings.stages or STAGES)
+    doomed: list[str] = []
     if settings.missing:
         queue = Queue.ask()
         if queue.failure and not settings.dry_run:
             raise FungiError(f"{queue.failure} What is queued already would be submitted twice. Try again.")
-        planned = [
-            Planned(submitted, [p.index for p in found if p.state in LEFT], {p.index: p.job for p in found if p.job})
-            for submitted, found in progress_of_jobs(grid, jobs, queue)
-        ]
+        planned = []
+        for submitted, shown in progress_of_jobs(grid, jobs, queue):
+            left = [progress.index for progress in shown if progress.state in LEFT]
+            planned.append(
+                Planned(submitted, left, {progress.index: progress.job for progress in shown if progress.job})
+            )
+            doomed += [progress.doomed for progress in shown if progress.doomed]
     else:
-        planned = [Planned(submitted, list(range(submitted.count)), {}) for submitted in submittable(grid, jobs)]
+        planned = [Planned(submitted, range(submitted.count), {}) for submitted in submittable(grid, jobs)]
     for name in sorted({job.name for job, _ in jobs} - {job.submitted.job.name for job in planned if job.indices}):
         logger.info(f"left out: {name} has {'nothing left' if settings.missing else 'no element in this grid'}")
     if not any(job.indices for job in planned):
         raise FungiError("there is nothing to submit: no element of these jobs is left in this grid.")
-    return planned
+    return planned, doomed
+
+
+def require_room(grid: Grid, planned: Sequence[Planned], limits: ClusterLimits) -> None:
+    """Raise FungiError for a submission that the cluster's MaxJobCount can't hold: sbatch would retry for minutes, and
+    then leave a part of the grid submitted."""
+    tasks = sum(len({index // pack_of(grid, job.submitted.call) for index in job.indices}) for job in planned)
+    if limits.jobs is not None and tasks >= limits.jobs:
+        raise FungiError(
+            f"this would be {tasks} jobs, tasks of arrays included, and the cluster holds {limits.jobs} (MaxJobCount). "
+            "Submit parts with --backbones, --datasets or --stages, use fewer --shards, or several per job (--pack)."
+        )
 
 
 def _show(jobs: JobEnvironment, shown: Counter[str], array: Array, submitted: Submittable) -> str:
-    """Print an array; a name in place of its job id."""
+    """Print an array, and return a name in place of its job id."""
     name = submitted.job.name
     shown[name] += 1
     print(array.as_shell(jobs), flush=True)
@@ -139,7 +168,7 @@ def _submit(jobs: JobEnvironment, array: Array, submitted: Submittable) -> str:
 
 
 def sbatch(array: Array, jobs: JobEnvironment) -> str:
-    """Submit an array; its job id."""
+    """Submit an array, and return its job id."""
     environment = jobs.for_sbatch(os.environ) | array.variables
     command = [array.command[0], "--parsable", *array.command[1:]]
     try:
@@ -150,43 +179,3 @@ def sbatch(array: Array, jobs: JobEnvironment) -> str:
         reason = " ".join(error.stderr.split())
         raise FungiError(f"sbatch refused {command[-1]}: {reason}. Give other options with --sbatch.") from None
     return done.stdout.strip().split(";")[0]
-
-
-_FOLDERS = ("src", "jobs", "scripts")
-_LEFT_OUT = ("__pycache__", ".egg-info")
-
-
-def freeze(project: Path, root: Path) -> Path:
-    """Copy the code to `<root>/code/<commit>-<hash of the files>` and give that folder; equal code is copied once."""
-    commit = code_commit()
-    folder = root / "code" / f"{commit[:12]}-{_digest(project, commit)[:12]}"
-    if folder.is_dir():
-        return folder
-    temporary = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:12]}")
-    for source in _files(project):
-        target = temporary / source.relative_to(project)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, target)
-    (temporary / COMMIT_FILE).write_text(commit + "\n")
-    try:
-        temporary.rename(folder)
-    except OSError:  # another submission was faster
-        shutil.rmtree(temporary)
-    return folder
-
-
-def _digest(project: Path, commit: str) -> str:
-    digest = hashlib.sha256(commit.encode())
-    for path in _files(project):
-        digest.update(f"\0{path.relative_to(project)}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _files(project: Path) -> Iterator[Path]:
-    yield from sorted(project.glob("*.py"))
-    yield from sorted(project.glob("pyproject.toml"))
-    for name in _FOLDERS:
-        for path in sorted((project / name).rglob("*")):
-            if path.is_file() and not any(part.endswith(_LEFT_OUT) for part in path.parts):
-                yield path

@@ -40,7 +40,7 @@ _VIT_B16_WORK = 12 * 12 * 768**2 * 197
 
 
 def seconds_per_row(backbone: BackboneSpec, features: Sequence[str], gpu: str, views: PlanName = PUBLISHED) -> float:
-    """Return the expected seconds for all `features` of one row. views: the plan of `--views`, which decides their cost."""
+    """Return the expected seconds for all `features` of one row. views: the plan of `--views`."""
     most, slowest = max(VIEW_FORWARDS.values()), max(VIEW_SECONDS.values())
     forwards = sum(
         relative_forwards(backbone, feature, views) * VIEW_FORWARDS.get(feature, most)

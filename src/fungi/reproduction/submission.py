@@ -7,9 +7,10 @@ from pathlib import Path
 
 from fungi.errors import FungiError
 from fungi.grid.array import FIRST, array_text, chosen_indices, chunks
+from fungi.grid.freezing import freeze
 from fungi.grid.job_files import project_folder
-from fungi.grid.submission import Array, JobEnvironment, default_python, max_array
-from fungi.grid.submit import freeze, sbatch
+from fungi.grid.submission import Array, ClusterLimits, JobEnvironment, default_python, log_pattern
+from fungi.grid.submit import sbatch
 from fungi.grid.throughput import SECONDS_PER_ELEMENT
 from fungi.reproduction.plan import Home, Plan, Step
 from fungi.runtime.files import write_whole
@@ -22,9 +23,10 @@ STEPS = "FUNGI_STEPS"
 def submit(planned: Plan, home: Home, options: Sequence[str], gpu: str, environ: Mapping[str, str]) -> None:
     """Submit what is missing. The code is copied first: later edits change nothing that is queued."""
     project = project_folder()
+    log_pattern(home.root.absolute())  # refused before anything is written
     extractions, evaluations = planned.missing
     code = freeze(project, home.root.absolute())
-    jobs = JobEnvironment(code, Path(), default_python(environ), max_array())
+    jobs = JobEnvironment(code, {}, default_python(environ), ClusterLimits.ask().array)
     (home.root / "logs").mkdir(parents=True, exist_ok=True)
     after: list[str] = []
     for name, steps in (("extraction", sharded(extractions, gpu)), ("evaluation", evaluations)):
@@ -50,7 +52,7 @@ def arrays(
         return []
     file, found = _write(steps, home.root.absolute()), []
     for first, part in chunks(range(len(steps)), jobs.max_array):
-        command = ["sbatch", f"--array={array_text(part)}", f"--output={home.root.absolute()}/logs/%x-%A_%a.out"]
+        command = ["sbatch", f"--array={array_text(part)}", f"--output={log_pattern(home.root.absolute())}"]
         command += ["--export=ALL", *([f"--dependency=afterany:{':'.join(after)}"] if after else [])]
         job_file = str(jobs.project / "jobs" / "reproduce" / f"{name}.job")
         found.append(Array([*command, *options, job_file], {STEPS: str(file), FIRST: str(first)}))

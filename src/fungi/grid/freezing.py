@@ -1,0 +1,68 @@
+"""A copy of the code for queued jobs, which later edits and upgrades leave alone."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from fungi.runtime.owner import discard, remove_orphans, unfinished_name
+from fungi.runtime.versions import COMMIT_FILE, code_commit
+
+_FOLDERS = ("src", "jobs", "scripts")
+_LEFT_OUT = ("__pycache__", ".egg-info")
+
+
+def freeze(project: Path, root: Path) -> Path:
+    """Copy the code to `<root>/code/<commit>-<hash of the files>` and return that folder; equal code is copied once.
+
+    A copy that fails (a full disk) leaves nothing; what a killed one left goes with the next.
+    """
+    commit = code_commit()
+    folder = root / "code" / f"{commit[:12]}-{_digest(project, commit)[:12]}"
+    if folder.is_dir():
+        return folder
+    remove_orphans(folder.parent)
+    temporary = unfinished_name(folder)
+    try:
+        for source, place in _files(project):
+            target = temporary / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+        (temporary / COMMIT_FILE).write_text(commit + "\n")
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another submission was faster
+                raise
+    finally:
+        discard(temporary)
+    return folder
+
+
+def _digest(project: Path, commit: str) -> str:
+    digest = hashlib.sha256(commit.encode())
+    for path, place in _files(project):
+        digest.update(f"\0{place}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _files(project: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield every file of the code and its place in the copy. An installed package becomes a checkout: its modules
+    below src, its job files (package data) in jobs."""
+    if not (project / "src").is_dir():
+        for path in _below(project):
+            place = path.relative_to(project)
+            yield path, place if place.parts[0] == "jobs" else Path("src") / project.name / place
+        return
+    for path in (*sorted(project.glob("*.py")), *project.glob("pyproject.toml")):
+        yield path, path.relative_to(project)
+    for name in _FOLDERS:
+        for path in _below(project / name):
+            yield path, path.relative_to(project)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.endswith(_LEFT_OUT) for part in path.parts):
+            yield path
