@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from fungi.data.base import DATASETS, DatasetSpec, Samples, resolve_dataset
-from fungi.data.formats.mask_files import check_mask
+from fungi.data.damage import damage_error, damaged_items
 from fungi.errors import FungiError
 from fungi.runtime.command import run_command
-from fungi.runtime.log import progress
 from fungi.settings import required, setting
 
 
@@ -92,13 +91,12 @@ def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = Fals
                 "Files are missing or too many: unpack it again into an empty folder."
             )
         classes = _count_classes(spec, samples, split)
-        for row in progress(range(len(samples)), label=split, unit="row") if every_item else (0, len(samples) - 1):
-            item = samples.load(row)
-            if samples.mask is not None:
-                check_mask(samples.mask(row), item, len(samples.class_names), samples.ids[row])
+        rows = range(len(samples)) if every_item else dict.fromkeys((0, len(samples) - 1))
+        if damaged := damaged_items(samples, rows, label=split):
+            raise damage_error(damaged, len(samples))
         read = "every item" if every_item else "first and last item"
-        rows = f"{len(samples)} rows{classes}, {read} readable, fingerprint {samples.fingerprint()[:12]}"
-        yield f"{spec.name} {split}: {rows}"
+        facts = f"{len(samples)} rows{classes}, {read} readable, fingerprint {samples.fingerprint()[:12]}"
+        yield f"{spec.name} {split}: {facts}"
 
 
 def _count_classes(spec: DatasetSpec, samples: Samples, split: str) -> str:

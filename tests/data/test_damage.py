@@ -1,0 +1,40 @@
+"""Damaged items are listed at once."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fungi.data.damage import SHOWN, damage_error, damaged_items, without
+from fungi.data.formats.image_files import image_samples
+
+
+@pytest.fixture
+def samples(tmp_path):
+    names = [f"{row}.png" for row in range(6)]
+    for row, name in enumerate(names):
+        Image.new("RGB", (6, 5), (row, 0, 0)).save(tmp_path / name)
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    (tmp_path / "4.png").write_bytes((tmp_path / "4.png").read_bytes()[:40])
+    return image_samples(tmp_path, names, range(6), [f"c{row}" for row in range(6)])
+
+
+def test_all_damaged_items_are_listed_in_order(samples) -> None:
+    assert [(item.row, item.sample_id) for item in damaged_items(samples)] == [(1, "1.png"), (4, "4.png")]
+    assert [item.row for item in damaged_items(samples, [5, 4, 3])] == [4]
+    text = str(damage_error(damaged_items(samples), len(samples)))
+    assert text.startswith("2 of 6 items can't be read.")
+    assert "1.png" in text
+    assert "4.png" in text
+
+
+def test_the_rows_that_are_left_keep_their_names_and_have_another_fingerprint(samples) -> None:
+    left = without(samples, damaged_items(samples))
+    assert list(left.ids) == ["0.png", "2.png", "3.png", "5.png"]
+    np.testing.assert_array_equal(left.targets, [0, 2, 3, 5])
+    assert left.fingerprint() != samples.fingerprint()
+    assert not damaged_items(left)
+
+
+def test_an_error_names_some_and_counts_the_others(samples) -> None:
+    many = damaged_items(samples)[:1] * (SHOWN + 3)
+    assert str(damage_error(many, 100)).splitlines()[-1].strip() == "and 3 more"
