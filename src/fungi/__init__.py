@@ -22,3 +22,8 @@ def __getattr__(name: str) -> Any:
 
         return FUNGIWrapper
     raise AttributeError(f"module 'fungi' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name what the package offers, `FUNGIWrapper` included, without importing torch."""
+    return sorted([*globals(), "FUNGIWrapper"])

@@ -81,7 +81,7 @@ TOPICS = {
         *("valid_split", "shots", "train_size", "few_shot_seed", "few_shot_sampling", "few_shot_validation"),
         "ground_truth",
     ),
-    "model": ("backbone", "backbones", "checkpoint", "checkpoint_key", "random_init", "arch"),
+    "model": ("backbone", "backbones", "checkpoint", "checkpoint_key", "input_size", "random_init", "arch"),
     "features": (
         *("objective", "with_embeddings", "features", "combinations", "all_combinations", "layer", "layer_key", "bias"),
         *("views", "set", "profile", "projection_matrix", "projection_dim", "projection_kind", "pca_dim", "normalize"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ def load_backbone(
     random_init: bool = False,
     seed: int = 42,
     profile: Profile = PROFILES["clean"],
+    input_size: int = 0,
 ) -> Backbone:
     """Build a named backbone and give it weights; the global random state is left alone.
 
@@ -49,6 +50,8 @@ def load_backbone(
         the published weights are used, from their cache or else from the network. checkpoint_key: the entry of the file
         that holds the weights (`read_checkpoint`). random_init: neither, but the library's initialisation, seeded by
         `seed`.
+    input_size: side of the model's input in pixels where it is not the usual one; position embeddings are scaled as
+        the publisher of the weights does.
     Raises FungiError for an unknown name and for weights that do not fit exactly, MissingFilesError for weights that
     are not there and can't be fetched.
     """
@@ -64,7 +67,27 @@ def load_backbone(
             state, source = _weights(spec, checkpoint, checkpoint_key)
             model = _built_with(state, spec, source)
     model.eval().requires_grad_(False)
-    return Backbone(spec, model, choose_input(spec, profile), hash_weights(model), source)
+    backbone = Backbone(spec, model, choose_input(spec, profile), hash_weights(model), source)
+    return resized(backbone, input_size) if input_size else backbone
+
+
+def resized(backbone: Backbone, size: int) -> Backbone:
+    """Return the backbone for images of `size` x `size` pixels; FungiError where it does not take them."""
+    from fungi.backbones.position_embedding import OTHER_SIZES, at_size
+
+    if not isinstance(backbone.input, ImageInput):
+        raise FungiError(f"--input-size is of images; backbone {backbone.spec.name!r} takes {backbone.spec.modality}.")
+    native = backbone.input.size
+    if size == native:
+        return backbone
+    try:
+        model = at_size(backbone.model, size)
+    except FungiError as error:
+        raise FungiError(f"--input-size {size}: {str(error).removesuffix(OTHER_SIZES).strip()}") from None
+    flops = round(backbone.spec.flops * (size / native) ** 2)
+    spec = replace(backbone.spec, flops=flops, notes=f"{backbone.spec.notes}; here at {size} pixels".removeprefix("; "))
+    input_spec = backbone.input.resized(size)
+    return replace(backbone, spec=spec, model=model, input=input_spec, weights_hash=hash_weights(model))
 
 
 def choose_input(spec: BackboneSpec, profile: Profile) -> Any:

@@ -115,6 +115,7 @@ def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, m
         random_init=settings.random_init,
         seed=settings.seed,
         profile=profile,
+        input_size=settings.input_size,
     )
     if isinstance(backbone.input, TextInput):
         backbone.input.tokenizer.get()  # before any work: it may be missing, or may not fit the model

@@ -41,6 +41,9 @@ class StageSettings:
         "", "entry of the checkpoint that holds the weights, as in model_ema; the usual one if empty"
     )
     random_init: bool = setting(False, "random weights, drawn from the seed")
+    input_size: int = setting(
+        0, "side in pixels of the backbone's input; 0 is its own; positions are scaled for another", within=(0, 4096)
+    )
     profile: Literal["clean", "published"] = setting(
         "clean", "clean: what the method says; published: what its code did"
     )
@@ -124,7 +127,7 @@ class StageSettings:
 
     def _deciding(self, feature: str) -> dict[str, Any]:
         """The settings that decide a feature, as far as they are known before anything is loaded."""
-        names = ("seed", "profile", "random_init", "checkpoint", "checkpoint_key")
+        names = ("seed", "profile", "random_init", "checkpoint", "checkpoint_key", "input_size")
         return {name: getattr(self, name) for name in names}
 
     @property

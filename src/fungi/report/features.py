@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
@@ -71,6 +72,9 @@ def _unusual(feature: str, entry: Entry) -> list[str]:
     source = provenance.get("weights_source", "")
     found = ["random weights"] if source.startswith("random") else []
     found += [f"checkpoint {provenance['weights_hash'][:8]}"] if source.startswith("checkpoint") else []
+    size = re.search(r"\bsize=(\d+)", provenance.get("input", ""))
+    if size and spec and int(size[1]) != getattr(spec.input, "size", int(size[1])):
+        found.append(f"images of {size[1]} pixels")
     kind = layer.get("projection_kind", "binary")
     found += [f"{kind} projection"] if kind != "binary" else []
     if spec and feature != EMBEDDINGS and entry.get("size", spec.projection_dim) != spec.projection_dim:

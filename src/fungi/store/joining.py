@@ -57,6 +57,7 @@ _SAME_GRADIENT = (
 )
 SIDE_BY_SIDE = (
     *_SAME_MODEL,
+    Fact("input", _from_provenance("input")),
     Fact("split", _from_provenance("split")),
     Fact(
         "dataset fingerprint",

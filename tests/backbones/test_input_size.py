@@ -1,0 +1,68 @@
+"""A backbone at another input size than its own: positions scaled, part of the identity, refused where it can't be."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fungi.backbones.loading import load_backbone
+from fungi.commands import COMMANDS
+from fungi.errors import FungiError, RefusedJoinError
+from fungi.store.joining import check_splits
+from fungi.store.reading import open_array
+
+
+@pytest.mark.parametrize(
+    ("name", "native", "size"),
+    [("digits-vit", 32, 48), ("mine=timm:test_vit.r160_in1k", 160, 96), ("mine=timm:test_resnet.r160_in1k", 160, 96)],
+)
+def test_a_backbone_takes_images_of_another_size(name: str, native: int, size: int) -> None:
+    usual = load_backbone(name, random_init=True)
+    other = load_backbone(name, random_init=True, input_size=size)
+    assert (usual.input.size, other.input.size) == (native, size)
+    assert other.input.resize == round(usual.input.resize * size / native)
+    assert other.model(torch.zeros(2, 3, size, size)).shape == (2, usual.spec.embedding_dim)
+    assert (other.weights_hash == usual.weights_hash) == ("resnet" in name), "positions are weights"
+    same = load_backbone(name, random_init=True, input_size=native)
+    assert (same.weights_hash, same.input) == (usual.weights_hash, usual.input)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "complaint"),
+    [
+        (
+            "digits-vit",
+            33,
+            r"--input-size 33: .*no multiple of the model's patches of 4 pixels\. Choose 32 or 36 pixels",
+        ),
+        ("tiny-bert", 64, "--input-size is of images; backbone 'tiny-bert' takes text"),
+    ],
+)
+def test_a_size_that_can_not_be_is_refused(name: str, size: int, complaint: str) -> None:
+    with pytest.raises(FungiError, match=complaint):
+        load_backbone(name, random_init=True, input_size=size)
+
+
+@pytest.mark.slow
+def test_features_of_two_sizes_are_never_mixed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            pixels = np.random.default_rng(len(split)).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / split / label / "one.png")
+    data = f"--dataset two=folder:{tmp_path / 'data'} --backbone mine=timm:test_resnet.r160_in1k --random-init"
+    common = f"{data} --root {tmp_path / 'features'} --split test".split()
+    assert COMMANDS["extract"].main([*common, "--input-size", "96"]) == 0
+    assert COMMANDS["extract"].main(common) == 2
+    assert "input" in capfd.readouterr().err
+    gradients = [*common, "--objective", "kl", "--projection-dim", "8"]
+    assert COMMANDS["extract-gradients"].main(gradients) == 0
+    folder = tmp_path / "features"
+    arrays = {
+        "embeddings": open_array(folder / "embeddings/two/mine/test.h5", "embeddings"),
+        "kl": open_array(folder / "gradients/two/mine/kl-test.h5", "attn_proj"),
+    }
+    with pytest.raises(RefusedJoinError, match="input"):
+        check_splits({"test": arrays})
