@@ -69,7 +69,7 @@ CALLS = {
     "no-images": (lambda: make()(None), "the images are a NoneType"),
     "batch-size": (lambda: make().extract(pictures(2), batch_size=0), "batch_size is 0; a whole number from 1 on"),
     "batch-text": (lambda: make().extract(pictures(2), batch_size="8"), "batch_size is '8'; a whole number"),
-    "workers": (lambda: make().extract(pictures(2), num_workers=-1), "num_workers is -1; a whole number from 0 on"),
+    "workers": (lambda: make().extract(pictures(2), num_workers=-2), "num_workers is -2; a whole number from -1 on"),
     "pca-batch": (lambda: make().fit_pca(pictures(2), 2, batch_size=0), "batch_size is 0"),
     "pca-dim": (lambda: make().fit_pca(pictures(2), 0), "dim is 0; a whole number from 1 on"),
     "pca-share": (lambda: make().fit_pca(pictures(2), 0.9), "dim is 0.9; a whole number from 1 on"),

@@ -55,7 +55,7 @@ def test_names_of_features_follow_the_parts() -> None:
     names = transformer().fit(pictures(2)).get_feature_names_out()
     assert len(names) == 48
     assert names[0] == "embeddings_0"
-    assert names[24] == "0.KLGradientsExtractor.attn_proj_0"
+    assert names[24] == "kl_0"
 
 
 def test_cloning_keeps_parameters() -> None:

@@ -7,8 +7,12 @@ import sys
 import pytest
 import torch
 
-from fungi.config import IBOTConfig, KLConfig
+from fungi.backbones.base import BACKBONES
+from fungi.backbones.encoders import is_convolutional
+from fungi.config import DINOConfig, IBOTConfig, KLConfig
 from fungi.errors import FungiError
+from fungi.gradients.engine import GradientEngine
+from fungi.library import collection
 from fungi.library.collection import say_cost
 from tests.library.models import build, pictures, ready, wrap
 
@@ -25,10 +29,7 @@ def test_the_wrapper_is_at_the_top_and_costs_nothing_before_it_is_asked_for() ->
 
 def test_a_wrapper_says_what_it_is_in_a_line() -> None:
     said = repr(wrap(configs=[KLConfig(latent_dim=24)], include_embeddings=True))
-    assert said == (
-        "FUNGIWrapper(VisionTransformer at blocks.1.attn.proj on cpu: "
-        "embeddings 24, 0.KLGradientsExtractor.attn_proj 24)"
-    )
+    assert said == ("FUNGIWrapper(VisionTransformer at blocks.1.attn.proj on cpu: embeddings 24, kl 24)")
 
 
 def test_two_layers_that_the_convention_calls_alike_work_side_by_side() -> None:
@@ -71,3 +72,52 @@ def test_a_collection_says_its_cost_with_the_first_batch(caplog: pytest.LogCaptu
     with caplog.at_level(logging.INFO, "fungi"):
         wrap(configs=[KLConfig(latent_dim=24)]).extract(pictures(5), batch_size=2)
     assert sum("5 images at" in record.message for record in caplog.records) == 1
+
+
+def test_parts_are_called_by_objective_and_by_layer_where_there_are_several() -> None:
+    configs = [KLConfig(latent_dim=24), DINOConfig(latent_dim=24), KLConfig(latent_dim=12)]
+    assert list(wrap(configs=configs, include_embeddings=True).parts) == ["embeddings", "kl", "dino", "kl-2"]
+    layers = ["blocks.0.attn.proj", "blocks.1.attn.proj"]
+    names = ["kl.blocks_0_attn_proj", "kl.blocks_1_attn_proj"]
+    assert list(wrap(configs=configs[:1], layer=layers).parts) == names
+
+
+def test_the_package_names_the_wrapper_without_importing_torch() -> None:
+    program = "import sys, fungi; print('FUNGIWrapper' in dir(fungi), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "batches", "expected"),
+    [(-1, "cpu", 100, 0), (-1, "cuda", 100, 7), (-1, "cuda", 2, 2), (3, "cuda", 1, 3), (0, "cuda", 100, 0)],
+)
+def test_workers_decode_where_a_gpu_computes(
+    asked: int, device: str, batches: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collection, "usable_cores", lambda: 8)
+    assert collection.decoding_workers(asked, torch.device(device), batches) == expected
+
+
+def test_every_engine_of_a_wrapper_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+    monkeypatch.setattr(GradientEngine, "compile", lambda self: compiled.append(id(self)))
+    wrap(configs=[KLConfig(latent_dim=24), DINOConfig(latent_dim=24)], include_embeddings=True)
+    assert compiled == []
+    configs = [KLConfig(), IBOTConfig(patch_size=8)]
+    wrapper = wrap(configs=configs, include_embeddings=True, compile=True, use_fp16=True)
+    assert len(compiled) == len(set(compiled)) == 3  # gradients, iBOT's way through all tokens, embeddings in float32
+    assert set(compiled) == {id(feature.engine) for feature in wrapper._computed_features}
+
+
+@pytest.mark.parametrize(("name", "expected"), [("clip-resnet50", True), ("dino_vits16", False), ("udi-micro", False)])
+def test_convolutional_backbones_are_told_from_transformers(name: str, expected: bool) -> None:
+    with torch.device("meta"):
+        assert is_convolutional(BACKBONES[name].build()) == expected
+
+
+def test_the_order_of_channels_in_memory_does_not_change_features() -> None:
+    images, configs = pictures(2), [KLConfig(latent_dim=24)]
+    expected = wrap("convolutions", configs)(images)
+    model = build("convolutions").to(memory_format=torch.channels_last)
+    torch.testing.assert_close(wrap("convolutions", configs, model=model)(images), expected, rtol=1e-4, atol=1e-6)

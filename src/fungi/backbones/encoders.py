@@ -170,6 +170,15 @@ def require_patch_tokens(model: nn.Module) -> None:
         )
 
 
+def is_convolutional(model: nn.Module) -> bool:
+    """Return whether most weights of a model are those of convolutions; one with a patch embedding alone is not."""
+    sizes = {True: 0, False: 0}
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            sizes[isinstance(module, nn.Conv2d)] += module.weight.numel()
+    return sizes[True] > sizes[False]
+
+
 def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:
     """The blocks of a model's longest row of them (`blocks`, `encoder.layer`) that come before all gradient sources.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fungi.backbones.base import resolve_backbone
+from fungi.backbones.encoders import is_convolutional
 from fungi.backbones.loading import Backbone, load_backbone
 from fungi.data.base import DatasetSpec, Samples, resolve_dataset
 from fungi.errors import FungiError
@@ -121,7 +122,9 @@ def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, m
         backbone.input.tokenizer.get()  # before any work: it may be missing, or may not fit the model
     if dataset.input_options:
         backbone = replace(backbone, input=replace(backbone.input, **dataset.input_options))
-    backbone.model.to(device)
+    model: Any = backbone.model.to(device)
+    if device.type == "cuda" and is_convolutional(model):
+        model.to(memory_format=torch.channels_last)  # what cuDNN's half-precision kernels are made for
     logger.info(f"{spec.label} on {device}, {str(dtype).removeprefix('torch.')}; {backbone.weights_source}")
     if spec.flops:  # a user's own: what was found out about it
         logger.info(f"{spec.name}: {spec.notes}")

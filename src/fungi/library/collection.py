@@ -1,4 +1,4 @@
-"""What is done with the features of a collection: their cost is said, and a PCA fitted on them."""
+"""Features of a collection: the workers that decode it, its cost, names of the parts, and a PCA fitted on them."""
 
 import logging
 
@@ -8,10 +8,27 @@ from torch import Tensor
 
 from fungi.combine.pca import Reducer, Reduction
 from fungi.combine.source import ArrayInMemory, FeatureSource
+from fungi.runtime.cores import usable_cores
 from fungi.runtime.log import logger
 
 LONG_SECONDS, LARGE_BYTES = 120.0, 2**30
 """Beyond these it is a warning, which Python shows by default."""
+
+
+def decoding_workers(asked: int, device: torch.device, batches: int) -> int:
+    """Return how many processes decode: as asked, or for -1 none beside a CPU, and one per core but one beside a GPU.
+
+    A CPU decodes in the main process, whose cores are busy with the model; there are never more workers than batches.
+    """
+    if asked >= 0:
+        return asked
+    return 0 if device.type == "cpu" else min(batches, max(1, usable_cores() - 1))
+
+
+def objective_name(extractor: object) -> str:
+    """Return what an extractor's part of a feature is called: `kl` for a KLGradientsExtractor."""
+    name = type(extractor).__name__
+    return (name.removesuffix("GradientsExtractor").removesuffix("Extractor") or name).lower()
 
 
 def say_cost(rows: int, first_batch: Float[Tensor, "b f"], seconds: float) -> None:

@@ -40,7 +40,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         image_input: Any = None,
         pca_dim: int | None = None,
         batch_size: int = 64,
-        num_workers: int = 0,
+        num_workers: int = -1,
         seed: int = 42,
     ) -> None:
         self.model = model

@@ -35,7 +35,7 @@ def compute(
     logger.info(f"{len(new):,} pictures are new to the index: {wrapper!r}")
     waiting: list[np.ndarray] = []
     done = 0
-    for features in wrapper.batches(as_samples(_Pictures(new)), settings.batch_size, 0):
+    for features in wrapper.batches(as_samples(_Pictures(new)), settings.batch_size):
         waiting.append(features.numpy())
         count = sum(map(len, waiting))
         if count >= KEPT_AT_ONCE or done + count == len(new):
