@@ -146,6 +146,12 @@ _TABLE = (
         "assemble the blocks of all shards into feature files",
         stage="merge",
     ),
+    Command(
+        "import",
+        "fungi.importing.import_features",
+        "Features",
+        "turn features that another program computed into feature files",
+    ),
     Command("clean", "fungi.extraction.clean", "Features", "remove the leftovers of killed processes"),
     Command(
         "knn",

@@ -13,7 +13,7 @@ METHOD = (
     *("data", "views", "search", "backbones", "objectives", "gradients"),
     *("store", "combine", "evaluators", "results"),
 )
-TOWERS = ("extraction", "pretraining", "scoring", "segmentation", "ablations", "in_context")
+TOWERS = ("extraction", "pretraining", "scoring", "segmentation", "ablations", "in_context", "importing")
 DOORS = ("report", "commands", "grid", "demos", "reproduction", "cli", "library", "similar", "__main__")
 ROOMS = (*GROUND, *METHOD, *TOWERS, *DOORS)
 LIBRARY = ("config", "wrapper")

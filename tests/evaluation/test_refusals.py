@@ -184,7 +184,7 @@ def test_the_command_prints_one_line_and_exits_with_status_2(tmp_path, capsys):
         (["--few-shot-seed", "1"], "give their number with --shots"),
         (["--root"], "--root needs at least one folder"),
         (["--root", "a", "a"], "names the same folder twice"),
-        (["--train-datasets", "kl.h5"], "'kl.h5' does not name an array. Write FILE:KEY"),
+        (["--train-datasets", "kl.h5"], "kl.h5 is not there. Check the path; of an array in a file write FILE:KEY"),
     ],
 )
 def test_wrong_flags_are_explained(flags, message, capsys):

@@ -49,7 +49,7 @@ class FeatureHealth:
         if self.seen > 1 and self._all_the_same:
             raise FungiError(
                 f"{self.place}: all {self.seen} rows hold the same values, so there is nothing to tell them apart by."
-                " Leave this feature out with --features, or delete the file and extract it again."
+                " Leave this feature out with --features, or extract it again with --overwrite."
             )
         found = [("all zero", self.zero_rows), ("constant (one value everywhere)", self.constant_rows)]
         return [f"{self.place}: {_listed(rows)} {what}" for what, rows in found if rows]
@@ -62,7 +62,7 @@ class FeatureHealth:
         if bool(bad.any()):
             raise FungiError(
                 f"{self.place}: {_listed(rows[bad].tolist())} NaN or infinite."
-                " Delete the file and extract it again, in float32 if it was in a shorter type."
+                " Compute it again, in float32 if it was in a shorter type (extraction: --overwrite --dtype float32)."
             )
 
 

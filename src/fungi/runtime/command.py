@@ -58,7 +58,12 @@ def run_command(
 
 
 def _about(settings: Any) -> str:
-    """What the work is about, `dataset digits, backbone digits-vit`; empty where the settings do not say."""
+    """Return what the work is about, `dataset digits, backbone digits-vit`; empty where the settings do not say it.
+
+    Settings may say it themselves, as a property `about`.
+    """
+    if (stated := getattr(settings, "about", None)) is not None:
+        return str(stated)
     named = {name: getattr(settings, name, None) for name in ("dataset", "backbone", "images", "results")}
     shown = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in named.items()}
     return ", ".join(f"{name} {value}" for name, value in shown.items() if value)

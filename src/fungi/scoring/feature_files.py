@@ -15,10 +15,11 @@ from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.files import sha256_of
 from fungi.scoring.feature_settings import DEFAULT_LAYER_KEY, FeatureSettings
 from fungi.scoring.fitted_rows import refuse_seen_rows
+from fungi.store.foreign import FEATURE_KEYS, choose_key, open_any, split_key, targets_of
 from fungi.store.joining import check_splits, check_targets
 from fungi.store.layout import EMBEDDINGS, Layout
 from fungi.store.provenance import Provenance
-from fungi.store.reading import FeatureArray, array_keys, open_array, read_targets, warn_of_unknown_origin
+from fungi.store.reading import FeatureArray, array_keys, open_array, warn_of_unknown_origin
 
 Arrays = dict[str, FeatureArray]
 
@@ -32,10 +33,10 @@ class SplitFiles:
 
     def targets(self) -> Integer[np.ndarray, " n"]:
         """Labels of the split; refused where their number is not that of the features' rows."""
-        found = read_targets(self.targets_path)
+        labels = targets_of(self.targets_path)
         for array in self.arrays.values():
-            check_targets(len(found), self.targets_path, array)
-        return found
+            check_targets(len(labels), self.targets_path, array)
+        return labels
 
     def source(self, settings: FeatureSettings, rows: Integer[np.ndarray, " s"] | None = None) -> FeatureSource:
         """Normalised row blocks of the split."""
@@ -103,7 +104,10 @@ def _found(settings: FeatureSettings, layout: Layout, split: str, features: Sequ
     arrays = {}
     for feature in in_order(features):
         path = layout.existing(feature, *where, name)
-        arrays[feature] = open_array(path, EMBEDDINGS if feature == EMBEDDINGS else _layer_key(settings, path))
+        if feature == EMBEDDINGS and path.is_file():
+            arrays[feature] = open_any(path, None, _embedding_keys(settings))
+        else:
+            arrays[feature] = open_array(path, EMBEDDINGS if feature == EMBEDDINGS else _layer_key(settings, path))
     return SplitFiles(arrays, layout.embeddings(*where, name))
 
 
@@ -142,13 +146,13 @@ def _layer_key(settings: FeatureSettings, path: Path) -> str:
 
 
 def _given(settings: FeatureSettings, split: str) -> SplitFiles:
-    """Files named one by one, as the original harness takes them."""
-    embeddings = [(path, EMBEDDINGS) for path in getattr(settings, f"{split}_embeddings_datasets")]
-    gradients = [_file_and_key(text) for text in getattr(settings, f"{split}_datasets")]
+    """Return the files that are named one by one, as the original harness takes them, of any format."""
+    embeddings = [_embeddings_at(settings, path) for path in getattr(settings, f"{split}_embeddings_datasets")]
+    gradients = [_gradients_at(settings, text) for text in getattr(settings, f"{split}_datasets")]
     leading = "train" if settings.train_embeddings_datasets or settings.train_datasets else split
-    leading_embeddings = getattr(settings, f"{leading}_embeddings_datasets")
-    leading_gradients = [_file_and_key(text) for text in getattr(settings, f"{leading}_datasets")]
-    opened = [open_array(path, key) for path, key in [*embeddings, *gradients]]
+    leading_embeddings = [split_key(path)[0] for path in getattr(settings, f"{leading}_embeddings_datasets")]
+    leading_gradients = [_gradients_at(settings, text) for text in getattr(settings, f"{leading}_datasets")]
+    opened = [open_any(path, key) for path, key in [*embeddings, *gradients]]
     expected = len(leading_embeddings) + len(leading_gradients)
     if not opened or len(opened) != expected:
         raise FungiError(
@@ -163,11 +167,21 @@ def _given(settings: FeatureSettings, split: str) -> SplitFiles:
     return SplitFiles({name: arrays[name] for name in in_order(arrays)}, Path(targets))
 
 
-def _file_and_key(text: str) -> tuple[Path, str]:
-    path, colon, key = text.rpartition(":")
-    if not colon or not path or not key:
-        raise FungiError(f"{text!r} does not name an array. Write FILE:KEY, e.g. kl-train.h5:{DEFAULT_LAYER_KEY}.")
-    return Path(path), key
+def _embedding_keys(settings: FeatureSettings) -> tuple[str, ...]:
+    """Return the names that an array of embeddings may have, the first choice first."""
+    return (*([settings.layer_key] if settings.layer_key else []), *FEATURE_KEYS)
+
+
+def _embeddings_at(settings: FeatureSettings, text: Path) -> tuple[Path, str]:
+    path, key = split_key(text)
+    return path, choose_key(path, _embedding_keys(settings), 2) if key is None else key
+
+
+def _gradients_at(settings: FeatureSettings, text: str) -> tuple[Path, str]:
+    path, key = split_key(text)
+    if key is None and settings.layer_key is not None:
+        key = settings.layer_key
+    return path, choose_key(path, (DEFAULT_LAYER_KEY, *FEATURE_KEYS), 2) if key is None else key
 
 
 def _names(gradients: list[tuple[Path, str]], embeddings: Sequence[Path]) -> list[str]:

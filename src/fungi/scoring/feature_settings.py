@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from fungi.store.provenance import Provenance
 
 DEFAULT_LAYER_KEY = "attn_proj"
+UNNAMED = "unnamed"
+"""Dataset and backbone of explicit files, where no flag names them."""
+_DATASET, _BACKBONE, _ROOT = "digits", "digits-vit", (Path("features"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +40,11 @@ class FeatureSettings(ResultSettings):
     task: ClassVar[str] = ""
     in_the_path: ClassVar[tuple[str, ...]] = ("dataset", "backbone", "shots")
 
-    dataset: str = setting("digits", "dataset whose features to evaluate")
-    backbone: str = setting("digits-vit", "backbone whose features to evaluate")
+    dataset: str = setting(_DATASET, "dataset whose features to evaluate")
+    backbone: str = setting(_BACKBONE, "backbone whose features to evaluate")
     root: tuple[Path, ...] = setting(
-        (Path("features"),),
-        "folder of the feature files; several (one per extraction seed) give mean and deviation",
+        _ROOT,
+        "folder of the feature files and results; several (one per extraction seed) give mean and deviation",
         decides="nothing",
     )
     features: tuple[str, ...] = setting(
@@ -50,7 +53,9 @@ class FeatureSettings(ResultSettings):
     train_split: str = setting("train", "split to fit on", mark="fit-on-")
     test_split: str = setting("test", "split to score", mark="on-")
     layer_key: str | None = setting(
-        None, f"array of the gradient files; {DEFAULT_LAYER_KEY} if absent, or the only one there is", mark=""
+        None,
+        f"array of the feature files; of gradients {DEFAULT_LAYER_KEY} if absent, or the only one there is",
+        mark="",
     )
     pca_dim: int | None = setting(
         None,
@@ -60,19 +65,21 @@ class FeatureSettings(ResultSettings):
     )
     normalize: bool = setting(True, "L2-normalise each gradient block")
     normalize_embeddings: bool = setting(True, "L2-normalise each embedding block")
-    train_targets: Path | None = setting(None, "explicit files: HDF5 file with the train labels", decides="contents")
-    test_targets: Path | None = setting(None, "explicit files: HDF5 file with the test labels", decides="contents")
+    train_targets: Path | None = setting(None, "explicit files: train labels, FILE or FILE:KEY", decides="contents")
+    test_targets: Path | None = setting(None, "explicit files: test labels, FILE or FILE:KEY", decides="contents")
     train_embeddings_datasets: tuple[Path, ...] = setting(
-        (), "explicit files: embeddings of the train split", decides="contents"
+        (),
+        "explicit files: embeddings of the train split (HDF5, .npy, .npz or .pt), FILE or FILE:KEY each",
+        decides="contents",
     )
     test_embeddings_datasets: tuple[Path, ...] = setting(
-        (), "explicit files: embeddings of the test split", decides="contents"
+        (), "explicit files: embeddings of the test split, FILE or FILE:KEY each", decides="contents"
     )
     train_datasets: tuple[str, ...] = setting(
-        (), "explicit files: gradients of the train split, FILE:KEY each", decides="contents"
+        (), "explicit files: gradients of the train split, FILE or FILE:KEY each", decides="contents"
     )
     test_datasets: tuple[str, ...] = setting(
-        (), "explicit files: gradients of the test split, FILE:KEY each", decides="contents"
+        (), "explicit files: gradients of the test split, FILE or FILE:KEY each", decides="contents"
     )
     score_fitted_rows: bool = setting(
         False, "score rows even where they are the ones that were fitted; tables say so", mark="fitted-rows"
@@ -98,6 +105,25 @@ class FeatureSettings(ResultSettings):
             )
         if self.takes_files and len(self.root) > 1:
             raise FungiError("explicit files describe one run. Give them without several --root.")
+
+    @property
+    def dataset_name(self) -> str:
+        """Return the dataset's folder name; of explicit files the name that a flag gives, if any."""
+        return UNNAMED if self.takes_files and self.dataset == _DATASET else super().dataset_name
+
+    @property
+    def backbone_name(self) -> str:
+        """Return the backbone's folder name; of explicit files the name that a flag gives, if any."""
+        return UNNAMED if self.takes_files and self.backbone == _BACKBONE else super().backbone_name
+
+    @property
+    def about(self) -> str:
+        """What the first line of the log says the command is about."""
+        if not self.takes_files:
+            return f"dataset {self.dataset}, backbone {self.backbone}"
+        paths = [*self.train_embeddings_datasets, *self.train_datasets]
+        paths += [*self.test_embeddings_datasets, *self.test_datasets]
+        return f"files {', '.join(map(str, paths[:4]))}" + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
 
     @property
     def takes_files(self) -> bool:
@@ -136,9 +162,10 @@ class FeatureSettings(ResultSettings):
         return self.root[0] if len(self.root) == 1 else _common_folder(self.root)
 
     def result_path(self, task: str | None = None) -> Path:
-        """Return the result file of a task; of explicit files it lies in `results` in the working folder."""
+        """Return the result file of a task; of explicit files it lies in `<root>/results`, or in `results`."""
         if self.output is None and self.takes_files:
-            return Path("results") / f"{result_name(task or self.task_name, self, self.in_the_path)}.json"
+            folder = Path("results") if self.root == _ROOT else self.root[0] / "results"
+            return folder / f"{result_name(task or self.task_name, self, self.in_the_path)}.json"
         return super().result_path(task)
 
     def deciding(self) -> dict[str, Any]:

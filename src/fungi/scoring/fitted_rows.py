@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from fungi.errors import FungiError
-from fungi.store.reading import FeatureArray, open_array
+from fungi.store.foreign import open_any
+from fungi.store.reading import FeatureArray
 
 Splits = Mapping[str, Mapping[str, FeatureArray]]
 """Split -> feature -> array; `test` is scored, all others are fitted on (or used to choose lambda)."""
@@ -77,7 +78,7 @@ def _of(array: FeatureArray) -> Integer[np.ndarray, " u"]:
 def _signatures(path: Path, key: str, modified_ns: int) -> Integer[np.ndarray, " u"]:
     """A number for each row that no other row of the array has. Rows of the same sample have the same, but for the
     few whose last digits, which change with the batch, take an entry over a step."""
-    array = open_array(path, key)
+    array = open_any(path, key)
     parts = [_signature(array.read(start, min(start + _BLOCK, array.rows))) for start in range(0, array.rows, _BLOCK)]
     values, counts = np.unique(np.concatenate(parts), return_counts=True)
     return values[counts == 1]

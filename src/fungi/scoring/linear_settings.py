@@ -32,13 +32,13 @@ class LinearSettings(FewShotSettings):
         "valid", "split to choose lambda on; a fifth of the train split where it is not there", mark="choose-on-"
     )
     valid_targets: Path | None = setting(
-        None, "explicit files: HDF5 file with the validation labels", decides="contents"
+        None, "explicit files: validation labels, FILE or FILE:KEY", decides="contents"
     )
     valid_embeddings_datasets: tuple[Path, ...] = setting(
-        (), "explicit files: embeddings of the validation split", decides="contents"
+        (), "explicit files: embeddings of the validation split, FILE or FILE:KEY each", decides="contents"
     )
     valid_datasets: tuple[str, ...] = setting(
-        (), "explicit files: gradients of the validation split, FILE:KEY each", decides="contents"
+        (), "explicit files: gradients of the validation split, FILE or FILE:KEY each", decides="contents"
     )
     solver: Solver = setting(
         "cyanure", "cyanure: CPU, as published (lbfgs where it is not installed); lbfgs: torch, CPU or GPU", mark=""

@@ -1,0 +1,1 @@
+"""Features that other programs computed: from their files to feature files of our layout."""

@@ -1,0 +1,202 @@
+"""`fungi import`: features that other programs computed become feature files, so that every evaluation takes them."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from fungi.errors import FungiError, RefusedJoinError
+from fungi.importing.settings import ImportSettings
+from fungi.runtime.files import sha256_of, written_whole
+from fungi.store.layout import EMBEDDINGS, Layout
+
+DESCRIPTION = """Turn features that another program computed into feature files, which every evaluation finds by name.
+
+  fungi import features.npz --dataset birds --backbone mine              x_train, y_train, x_test, y_test in one file
+  fungi import train.npy test.npy --targets train_y.npy test_y.npy --dataset birds --backbone mine
+  fungi import run.h5:model/pooled --split train --dataset birds --backbone mine         any array of an HDF5 file
+  fungi import CLIP_FEATURES_FOLDER --dataset birds --backbone ViT-B-32    features_train.pt, targets_train.pt, ...
+  fungi knn --dataset birds --backbone mine
+
+Read are .npy, .npz, .pt / .pth (tensors alone: nothing in them is executed) and HDF5. The files that are read stay as
+they are. Which program computed the features, and from which pictures, is not known: their record says so."""
+
+
+def run(settings: ImportSettings) -> list[Path]:
+    """Import all splits, and return the files that were written or were there already."""
+    from fungi.importing.roles import by_split
+
+    splits = by_split(_arrays(settings))
+    labels = _labels(splits, settings)
+    layout, paths = Layout(settings.root), []
+    for split, roles in splits.items():
+        path = layout.features(settings.feature, settings.dataset, settings.backbone, split)
+        _write(path, settings, split, roles, *labels.get(split, (None, [])))
+        paths.append(path)
+    return paths
+
+
+def show(settings: ImportSettings, paths: list[Path]) -> None:
+    """Print the command that evaluates the features."""
+    print(f"fungi knn --dataset {settings.dataset} --backbone {settings.backbone} --root {settings.root}")
+
+
+def _arrays(settings: ImportSettings) -> list[Any]:
+    """Return the arrays of all files that are named."""
+    from fungi.importing.roles import NamedArray, files_in, named_arrays
+    from fungi.store.foreign import TARGET_KEYS, choose_key, split_key
+
+    arrays = []
+    for place, text in enumerate(settings.files):
+        path, key = split_key(text)
+        of_file = [array for file in files_in(path) for array in named_arrays(file, key, settings.split)]
+        if key is not None and not any(array.key == key for array in of_file):
+            from fungi.store.foreign import load_array
+
+            load_array(path, key)  # says which arrays there are
+        if settings.targets:
+            features = next((array for array in of_file if array.role == "features"), None)
+            labels, its_key = split_key(settings.targets[place])
+            its_key = choose_key(labels, TARGET_KEYS, 1) if its_key is None else its_key
+            of_file = [array for array in of_file if array.role != "labels"]
+            of_file.append(NamedArray(labels, its_key, (), "labels", features.split if features else ""))
+        arrays += of_file
+    return arrays
+
+
+def _labels(splits: dict[str, Any], settings: ImportSettings) -> dict[str, tuple[Int64[np.ndarray, " n"], list[str]]]:
+    """Return split -> labels and class names. Labels that are texts are numbered by their sorted names."""
+    from fungi.importing.roles import texts_of
+    from fungi.store.foreign import load_array, targets_of
+
+    found: dict[str, Any] = {}
+    for split, roles in splits.items():
+        if "labels" in roles:
+            array = roles["labels"]
+            values = load_array(array.path, array.key)
+            is_text = values.dtype.kind in "USO"
+            found[split] = (
+                texts_of(array) if is_text else targets_of(f"{array.path}:{array.key}" if array.key else array.path)
+            )
+        elif settings.feature == EMBEDDINGS:
+            raise FungiError(
+                f"no labels of split {split} beside {roles['features']}. Name them with --targets FILE:KEY."
+            )
+    texts = sorted({text for labels in found.values() if isinstance(labels, list) for text in labels})
+    if texts and any(not isinstance(labels, list) for labels in found.values()):
+        raise FungiError("the labels of some splits are texts and of others numbers: they can't be matched.")
+    named = {split: texts_of(roles["classes"]) if "classes" in roles else texts for split, roles in splits.items()}
+    if texts:
+        _refuse_other_names(texts, splits, settings)
+        number = {text: place for place, text in enumerate(texts)}
+        found = {split: np.array([number[text] for text in labels]) for split, labels in found.items()}
+        named = dict.fromkeys(splits, texts)
+    return {split: (_checked(labels, splits[split]["labels"]), named[split]) for split, labels in found.items()}
+
+
+def _refuse_other_names(names: list[str], splits: dict[str, Any], settings: ImportSettings) -> None:
+    """FungiError where a split that is there already numbers its class names in another way."""
+    import h5py
+
+    folder = Layout(settings.root).embeddings(settings.dataset, settings.backbone, "any").parent
+    for path in sorted(folder.glob("*.h5")):
+        if path.stem not in splits:
+            with h5py.File(path, "r") as file:
+                there = [] if "class_names" not in file else [str(name) for name in file["class_names"].asstr()[:]]
+            if there != names:
+                raise FungiError(
+                    f"{path} has other class names ({', '.join(there[:5]) or 'none'}) than these labels"
+                    f" ({', '.join(names[:5])}): import all splits in one call."
+                )
+
+
+def _checked(labels: Int64[np.ndarray, " n"], array: Any) -> Int64[np.ndarray, " n"]:
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < 2**32:
+        raise FungiError(f"{array}: labels go from {labels.min()} to {labels.max()}; they have to be 0 or larger.")
+    return labels
+
+
+def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels: Any, names: list[str]) -> None:
+    """Write the feature file of a split, unless it is there."""
+    import h5py
+
+    from fungi.importing.roles import texts_of
+    from fungi.store.foreign import load_array
+    from fungi.store.provenance import write_provenance
+
+    array = roles["features"]
+    values = np.asarray(load_array(array.path, array.key))
+    if values.ndim != 2 or values.dtype.kind not in "fiu":
+        raise FungiError(f"{array} holds {values.dtype} of shape {values.shape}, expected numbers [rows features].")
+    ids = texts_of(roles["ids"]) if "ids" in roles else []
+    for what, count in (("labels", None if labels is None else len(labels)), ("sample ids", len(ids) or None)):
+        if count not in (None, len(values)):
+            raise RefusedJoinError(f"row count differs: {count} {what}, {len(values)} rows in {array}.")
+    provenance = _provenance(settings, split, array, values, labels, ids)
+    if path.exists() and not settings.overwrite:
+        _refuse_another(path, provenance)
+        print(f"{path} is there already")
+        return
+    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+        key = EMBEDDINGS if settings.feature == EMBEDDINGS else "imported"
+        file.create_dataset(key, data=values.astype(np.float32))
+        if settings.feature == EMBEDDINGS:
+            file.create_dataset("targets", data=labels.astype(np.uint32))
+            for name, texts in (("sample_ids", ids), ("class_names", names)):
+                if texts:
+                    file.create_dataset(name, data=texts, dtype=h5py.string_dtype())
+        write_provenance(file, provenance)
+    print(f"wrote {path}: {len(values)} rows x {values.shape[1]}, from {array}")
+
+
+def _refuse_another(path: Path, provenance: Any) -> None:
+    """FungiError where a feature file of other numbers is there."""
+    from fungi.store.reading import provenance_of
+
+    there = provenance_of(path)
+    source = "another program" if there is None else there.settings.get("imported", {}).get("sha256", "an extraction")
+    if source != provenance.settings["imported"]["sha256"]:
+        raise FungiError(
+            f"{path} is there, with other features. Choose another --backbone or --root, or replace it with"
+            " --overwrite."
+        )
+
+
+def _provenance(
+    settings: ImportSettings,
+    split: str,
+    array: Any,
+    values: Float[np.ndarray, "n d"],
+    labels: Int64[np.ndarray, " n"] | None,
+    ids: list[str],
+) -> Any:
+    """Return what is known of the origin: files and their hashes. Everything else is said to be unknown."""
+    from fungi.store.provenance import Provenance
+    from fungi.store.reading import provenance_of
+
+    embeddings = Layout(settings.root).embeddings(settings.dataset, settings.backbone, split)
+    rows = hashlib.sha256(json.dumps([split, ids, len(values)]).encode())
+    rows.update(b"" if labels is None else np.ascontiguousarray(labels, dtype=np.int64).tobytes())
+    fingerprint = f"imported-{rows.hexdigest()}"
+    if settings.feature != EMBEDDINGS and embeddings.is_file() and (beside := provenance_of(embeddings)):
+        fingerprint = beside.dataset_fingerprint  # the same rows, as the user says by naming the same split
+    source = {"file": str(array.path.resolve()), "array": array.key, "sha256": sha256_of(array.path)}
+    return Provenance(
+        feature=settings.feature,
+        dataset=settings.dataset,
+        split=split,
+        rows=len(values),
+        dataset_fingerprint=fingerprint,
+        backbone=settings.backbone,
+        weights_hash="unknown",
+        weights_source="unknown: features imported from another program",
+        input="unknown",
+        profile="clean",
+        seed=0,
+        dtype=str(values.dtype),
+        device="unknown",
+        settings={"imported": source},
+    )

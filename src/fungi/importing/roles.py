@@ -1,0 +1,113 @@
+"""Which array of a file holds what: features, labels, sample ids or class names, and of which split.
+
+Names decide, those of the files and of the arrays in them: CLIP_benchmark's `features_train.pt` and `targets_train.pt`,
+the `trainfeat.pth` and `trainlabels.pth` of DINO's kNN evaluation, `x_train` and `y_train` in one .npz.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fungi.errors import FungiError
+from fungi.store.foreign import load_array, shapes_of
+
+Role = Literal["features", "labels", "ids", "classes"]
+SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "val": "valid", "test": "test"}
+ENDINGS = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5")
+_SPLIT = re.compile("|".join(SPLITS))
+_ROLES: tuple[tuple[Role, re.Pattern[str]], ...] = (
+    ("classes", re.compile(r"class_?names|classes$|categories")),
+    ("ids", re.compile(r"(^|_|\b)(ids?|paths?|file_?names?|sample_ids|keys)$")),
+    ("labels", re.compile(r"label|target|(^|_)y(_|$)|gt$")),
+    ("features", re.compile(r"feat|embed|(^|_)x(_|$)|latent|activation")),
+)
+
+
+@dataclass(frozen=True)
+class NamedArray:
+    """An array of a file, with what its name says of it; split: empty where no name says it."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    role: Role
+    split: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.key}" if self.key else str(self.path)
+
+
+def named_arrays(path: Path, key: str | None, split: str) -> list[NamedArray]:
+    """Return the arrays of a file that may be features or describe them. key: the one that holds the features.
+
+    split: of all of them; empty where names say it.
+    """
+    arrays = []
+    for name, shape in shapes_of(path).items():
+        words = (name or path.stem).lower()
+        role: Role | None = "features" if name == key else _role(words, path.stem.lower(), shape)
+        if role is not None and not (key is not None and role == "features" and name != key):
+            arrays.append(
+                NamedArray(path, name, shape, role, split or _split(name.lower()) or _split(path.stem.lower()))
+            )
+    return arrays
+
+
+def files_in(path: Path) -> list[Path]:
+    """Return the files of arrays of a folder, or the file itself. FungiError where there is none."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in ENDINGS)
+    if not files:
+        raise FungiError(f"{path} holds no files of features ({', '.join(ENDINGS)}).")
+    return files
+
+
+def by_split(arrays: Sequence[NamedArray]) -> dict[str, dict[Role, NamedArray]]:
+    """Return split -> role -> array. FungiError where two arrays have one role, or where the split is not known."""
+    splits: dict[str, dict[Role, NamedArray]] = {}
+    for array in arrays:
+        if array.role == "features" and not array.split:
+            raise FungiError(
+                f"{array}: its name does not say of which split the features are. Add --split train or test."
+            )
+        splits.setdefault(array.split, {})
+        other = splits[array.split].get(array.role)
+        if other is not None:
+            raise FungiError(
+                f"{other} and {array} both look like the {array.role} of split {array.split or 'unknown'}. Name the"
+                " features as FILE:KEY and the labels with --targets FILE:KEY."
+            )
+        splits[array.split][array.role] = array
+    shared = splits.pop("", {})
+    with_features = {split: shared | roles for split, roles in splits.items() if "features" in roles}
+    if not with_features:
+        raise FungiError(f"no features [rows size] in {_listed(arrays)}. Name the array as FILE:KEY.")
+    if set(with_features) == {"train", "valid"}:
+        with_features["test"] = with_features.pop("valid")
+    return with_features
+
+
+def texts_of(array: NamedArray) -> list[str]:
+    """Return ids or class names."""
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in load_array(array.path, array.key)]
+
+
+def _role(words: str, stem: str, shape: tuple[int, ...]) -> Role | None:
+    """Return the role that the name of an array says, or of its file where it says none; None for other arrays."""
+    for text in (words.replace("/", "_"), stem):
+        for role, pattern in _ROLES:
+            if pattern.search(text):
+                return role if (len(shape) == 2) == (role == "features") else None
+    return "features" if len(shape) == 2 else None
+
+
+def _split(words: str) -> str:
+    match = _SPLIT.search(words)
+    return SPLITS[match.group()] if match else ""
+
+
+def _listed(arrays: Iterable[NamedArray]) -> str:
+    return ", ".join(f"{array} {list(array.shape)}" for array in arrays) or "these files"

@@ -1,0 +1,38 @@
+"""Settings of `fungi import`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fungi.errors import FungiError
+from fungi.settings import required, setting
+from fungi.store.layout import EMBEDDINGS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSettings:
+    """Flags of `fungi import`."""
+
+    dataset: str = required("name of the dataset, under which other commands find the features")
+    backbone: str = required("name of the model that computed the features")
+    files: tuple[str, ...] = setting((), "files with features, FILE or FILE:KEY, or one folder", first_word=True)
+    targets: tuple[str, ...] = setting(
+        (), "files with labels, FILE or FILE:KEY, one for each file of features; if absent they are looked for beside"
+    )
+    split: str = setting("", "split of the rows; if absent the names of files and arrays say it")
+    feature: str = setting(EMBEDDINGS, "name of the feature; other names than embeddings join them in evaluations")
+    root: Path = setting(Path("features"), "folder of the feature files", aliases=("--output-path",))
+    overwrite: bool = setting(False, "replace feature files that are there")
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise FungiError("name the files to import: fungi import FILE --dataset NAME --backbone NAME.")
+        for flag in ("dataset", "backbone", "feature", "split"):
+            value = getattr(self, flag)
+            if not re.fullmatch(r"[\w.+-]*", value) or (not value and flag != "split"):
+                raise FungiError(f"--{flag} {value!r} is no plain name. Use letters, digits, dots, - and _.")
+        if self.targets and len(self.targets) != len(self.files):
+            raise FungiError(
+                f"{len(self.targets)} files of labels for {len(self.files)} files of features. Give one --targets for"
+                " each, in the same order."
+            )

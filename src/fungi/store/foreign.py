@@ -1,0 +1,214 @@
+"""Arrays in files of other programs: .npy, .npz, PyTorch files (tensors alone, nothing is executed) and HDF5.
+
+The format is read from the first bytes of a file, not from its name. A file that can't be read is reported and never
+called something to delete: it may be the only copy.
+"""
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from jaxtyping import Float32, Integer, Shaped
+
+from fungi.errors import FungiError, MissingFilesError
+from fungi.store.reading import TARGETS, FeatureArray, open_array, open_hdf5, read_targets
+
+Format = Literal["HDF5", "npy", "npz", "PyTorch"]
+FEATURE_KEYS = ("embeddings", "features", "feats", "image_features", "x", "X")
+"""Names that other programs give to the one array of features, in the order in which they are looked for."""
+TARGET_KEYS = (TARGETS, "labels", "label", "target", "y", "Y")
+"""The same for labels."""
+WHOLE_FILE = ""
+"""Key of the only array of a file that has no keys (.npy, a saved tensor)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignArray(FeatureArray):
+    """One array `[n d]` of a file that is not HDF5; it is held in memory while it is used."""
+
+    def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
+        """Return the rows `start` to `stop`."""
+        return np.asarray(load_array(self.path, self.key)[start:stop], dtype=np.float32)
+
+
+def format_of(path: Path) -> Format:
+    """Return the format of a file, by its first bytes. FungiError where it is none of those that are read."""
+    if not path.is_file():
+        raise MissingFilesError(f"{path} is not there. Check the path; of an array in a file write FILE:KEY.")
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head == b"\x89HDF\r\n\x1a\n":
+        return "HDF5"
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
+    if head.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return "PyTorch" if any(name.endswith("data.pkl") for name in archive.namelist()) else "npz"
+        except zipfile.BadZipFile as error:
+            raise _unreadable(path, "a zip file (.npz, .pt)", error) from None
+    if head.startswith(b"\x80") and path.suffix in (".pt", ".pth", ".bin"):
+        return "PyTorch"
+    raise FungiError(
+        f"{path} is no file of arrays: it is none of HDF5, .npy, .npz and PyTorch's .pt, or its beginning is damaged."
+        " It is left as it is; check that it was copied in full."
+    )
+
+
+def split_key(text: str | Path) -> tuple[Path, str | None]:
+    """Return file and key of `FILE:KEY`; None for the key of a plain `FILE`."""
+    path, colon, key = str(text).rpartition(":")
+    if not colon or not path or Path(text).exists():
+        return Path(text), None
+    return Path(path), key
+
+
+def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each array in a file by its key, in the order of the file."""
+    if format_of(path) != "HDF5":
+        return {key: np.shape(values) for key, values in _arrays(path).items()}
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset) and node.shape:
+            shapes[name] = tuple(map(int, node.shape))
+
+    with _hdf5(path) as file:
+        file.visititems(visit)
+    return shapes
+
+
+def load_array(path: Path, key: str) -> Shaped[np.ndarray, "..."]:
+    """Return a whole array; texts as a numpy array of str. FungiError where the file holds no such array."""
+    if format_of(path) == "HDF5":
+        with _hdf5(path) as file:
+            if not isinstance(file.get(key), h5py.Dataset):
+                raise _no_such_array(path, key)
+            array = file[key]
+            return np.asarray(array.asstr()[:] if h5py.check_string_dtype(array.dtype) else array[()])
+    arrays = _arrays(path)
+    if key not in arrays:
+        raise _no_such_array(path, key)
+    return arrays[key]
+
+
+def choose_key(path: Path, usual: tuple[str, ...], dimensions: int) -> str:
+    """Return the key of the array that is meant where none is named: a usual name, or the only array there is.
+
+    dimensions: number of axes of the array. FungiError, with the arrays that there are, where several could be meant.
+    """
+    shapes = shapes_of(path)
+    fitting = [key for key, shape in shapes.items() if len(shape) == dimensions]
+    for key in (*usual, *([] if len(fitting) != 1 else fitting)):
+        if key in shapes:
+            return key
+    raise FungiError(f"{path} holds {_listed(shapes)}: say which array is meant, as in {path}:KEY.")
+
+
+def open_any(path: Path, key: str | None = None, usual: tuple[str, ...] = FEATURE_KEYS) -> FeatureArray:
+    """Open the array `[n d]` of a file of any format; without a key the one with a usual name, or the only one."""
+    kind = format_of(path)
+    key = choose_key(path, usual, 2) if key is None else key
+    if kind == "HDF5":
+        return open_array(path, key)
+    shape = np.shape(load_array(path, key))
+    if len(shape) != 2:
+        raise FungiError(f"{path}: array {key!r} has shape {shape}, expected [rows features].")
+    return ForeignArray(path=path, key=key, rows=shape[0], dim=shape[1], provenance=None, layer=None)
+
+
+def targets_of(text: str | Path) -> Integer[np.ndarray, " n"]:
+    """Return the labels of `FILE` or `FILE:KEY`, int64, of a file of any format."""
+    path, key = split_key(text)
+    if format_of(path) == "HDF5" and key in (None, TARGETS) and TARGETS in shapes_of(path):
+        return read_targets(path)
+    key = choose_key(path, TARGET_KEYS, 1) if key is None else key
+    labels = load_array(path, key)
+    if labels.dtype.kind == "f" and np.equal(labels, np.round(labels)).all():
+        labels = labels.astype(np.int64)
+    if labels.dtype.kind not in "iu" or labels.size != labels.shape[0]:
+        raise FungiError(
+            f"{path}:{key} holds {labels.dtype} of shape {labels.shape}, expected one whole number per row as labels."
+        )
+    return labels.reshape(-1).astype(np.int64)
+
+
+@contextmanager
+def _hdf5(path: Path) -> Iterator[h5py.File]:
+    """Yield the file for reading. FungiError for whatever HDF5 raises where it is damaged."""
+    try:
+        with open_hdf5(path, "r") as file:
+            yield file
+    except FungiError:
+        raise
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:
+        raise _unreadable(path, "HDF5", error) from None
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: Path, modified_ns: int) -> Mapping[str, np.ndarray]:
+    kind = format_of(path)
+    try:
+        if kind == "npy":
+            return {WHOLE_FILE: np.load(path, mmap_mode="r", allow_pickle=False)}
+        if kind == "npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}
+        return dict(_tensors(_torch_content(path), ""))
+    except FungiError:
+        raise
+    except Exception as error:
+        raise _unreadable(path, kind, error) from None
+
+
+def _arrays(path: Path) -> Mapping[str, np.ndarray]:
+    return _loaded(path, path.stat().st_mtime_ns)
+
+
+def _torch_content(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if "weights_only" not in str(error) and "Unsupported" not in str(error):
+            raise
+        raise FungiError(
+            f"{path} holds more than tensors, and reading it could execute code. Save the tensors alone:"
+            " torch.save({'features': features, 'labels': labels}, 'features.pt')."
+        ) from None
+
+
+def _tensors(content: Any, key: str) -> list[tuple[str, np.ndarray]]:
+    """Return the tensors in what torch.load gave, however deep, by their path."""
+    import torch
+
+    if isinstance(content, torch.Tensor):
+        values = content.detach()
+        return [(key, (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy())]
+    if isinstance(content, list | tuple) and content and all(isinstance(part, str | int) for part in content):
+        return [(key, np.asarray(content))]
+    parts = content.items() if isinstance(content, Mapping) else enumerate(content) if isinstance(content, list) else ()
+    return [found for name, part in parts for found in _tensors(part, f"{key}/{name}" if key else str(name))]
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> FungiError:
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return FungiError(
+        f"{path} can't be read as {kind} ({reason}). It is left as it is; check that it was copied in full."
+    )
+
+
+def _no_such_array(path: Path, key: str) -> FungiError:
+    return FungiError(f"{path} holds no array {key!r}. It holds {_listed(shapes_of(path))}. Write FILE:KEY.")
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    shown = [f"{key or 'one array'} {list(shape)}" for key, shape in list(shapes.items())[:12]]
+    return ", ".join(shown) + (", ..." if len(shapes) > 12 else "") if shown else "no array"
