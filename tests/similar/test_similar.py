@@ -64,7 +64,7 @@ def test_an_index_knows_what_changed(folder: Path, tmp_path: Path) -> None:
 
 def test_a_damaged_index_is_named(tmp_path: Path) -> None:
     (tmp_path / "index.safetensors").write_bytes(b"nothing")
-    with pytest.raises(FungiError, match=r"index.safetensors is damaged .*Delete it"):
+    with pytest.raises(FungiError, match=r"index.safetensors is damaged .*Move it away"):
         Index.read(tmp_path)
 
 

@@ -151,7 +151,7 @@ def test_a_merge_never_replaces_a_file_that_was_made_in_another_way(
     said = capsys.readouterr().err
     assert "temperature: 3.0 -> 15.0. " in said
     assert "kl-train.h5 was made in another way. " in said
-    assert ("left its blocks in" if len(shards) == 1 else "Delete the file or the folder") in said
+    assert ("left its blocks in" if len(shards) == 1 else "Move away the file or the folder") in said
     assert all(np.array_equal(values, before[name]) for name, values in arrays(tmp_path).items())
 
 

@@ -217,7 +217,7 @@ def test_damaged_work_in_progress_is_named(
     assert gradients(tmp_path, *shard) == 0
     (support,) = (tmp_path / "support").rglob("*.safetensors")
     support.write_bytes(support.read_bytes()[:20])
-    refused(capsys, gradients(tmp_path, *shard), support.name, "Delete it and run the stage again")
+    refused(capsys, gradients(tmp_path, *shard), support.name, "Move it away and run the stage again")
     (manifest,) = (tmp_path / "blocks").rglob("manifest.json")
     manifest.write_text("{")
     refused(capsys, merge(["--root", str(tmp_path)]), "manifest.json is damaged", "Run the stage of that file again")

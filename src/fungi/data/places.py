@@ -63,7 +63,7 @@ def reading(place: Place, root: Path) -> Iterator[None]:
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise FungiError(
             f"dataset {place.dataset!r}: the files in {root} are damaged or incomplete ({type(error).__name__}: "
-            f"{cause}). Remove that folder, and unpack or download it again."
+            f"{cause}). Move that folder away, and unpack or download it again."
         ) from error
 
 

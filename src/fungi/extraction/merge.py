@@ -76,7 +76,7 @@ def _belongs_to_another_run(blocks: "BlockFolder", path: Path) -> bool:
     try:
         check_finished(path, blocks.manifest)
     except FungiError as error:
-        way_out = f"Delete the file or the folder {blocks.folder}, whichever is not wanted."
+        way_out = f"Move away the file or the folder {blocks.folder}, whichever is not wanted."
         what = str(error).partition(" Choose another --root")[0]
         if not blocks.missing():
             raise FungiError(f"{what} {way_out}") from None

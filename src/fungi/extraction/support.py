@@ -42,7 +42,7 @@ def with_support(bound: BoundObjective, context: StageContext, engine: GradientE
     try:
         return bound.with_support(load_file(path)).to(context.device)
     except SafetensorError as error:
-        raise FungiError(f"{path} is damaged ({error}). Delete it and run the stage again.") from None
+        raise FungiError(f"{path} is damaged ({error}). Move it away and run the stage again.") from None
 
 
 def _key(bound: BoundObjective, context: StageContext, train: Samples) -> str:

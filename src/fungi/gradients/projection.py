@@ -213,8 +213,8 @@ def load_projection(path: Path) -> ProjectionMatrix:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make torch.load raise nearly anything
         raise FungiError(
-            f"{path} can't be read as a projection matrix ({error.__class__.__name__}). Delete it, and write one"
-            " with fungi projection."
+            f"{path} can't be read as a projection matrix ({error.__class__.__name__}). It is left as it is: name"
+            " another --projection-matrix, or write one under another name with fungi projection."
         ) from error
     if isinstance(content, dict) and "projection" in content:
         entries = content["projection"]

@@ -54,7 +54,9 @@ class Index:
             with safe_open(path, framework="np") as file:
                 state, features = json.loads(file.metadata()[STATE]), file.get_tensor(FEATURES)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise FungiError(f"{path} is damaged ({error}). Delete it, and run the same command again.") from None
+            raise FungiError(
+                f"{path} is damaged ({error}). Move it away, and run the same command again, which computes it anew."
+            ) from None
         return cls(features, state["parts"], {name: tuple(values) for name, values in state["files"].items()})
 
     def write(self, folder: Path) -> None:

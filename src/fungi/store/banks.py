@@ -100,7 +100,7 @@ class Bank:
             with written_once(folder / MANIFEST) as temporary:
                 temporary.write_text(json.dumps(asdict(manifest), sort_keys=True, indent=1))
         if read_manifest(folder) != manifest:
-            raise FungiError(f"{folder} holds another bank than the one asked for. Remove that folder.")
+            raise FungiError(f"{folder} holds another bank than the one asked for. Move it away and run again.")
         for place in (folder, folder / MARKS):
             remove_orphans(place)
         return bank
@@ -151,7 +151,7 @@ class Bank:
             file.seek(start * width * dtype.itemsize)
             values = np.fromfile(file, dtype=dtype, count=(stop - start) * width)
         if values.size != (stop - start) * width:
-            raise FungiError(f"{self.folder / name} is shorter than its bank. Remove that folder and run again.")
+            raise FungiError(f"{self.folder / name} is shorter than its bank. Move it away and run again.")
         return values.reshape(-1, width)
 
     def _gathered(self, name: str, rows: Integer[np.ndarray, "*n"]) -> np.ndarray:
@@ -185,4 +185,4 @@ def read_manifest(folder: Path) -> BankManifest:
         raw = json.loads((folder / MANIFEST).read_text())
         return BankManifest(**{**raw, "ends": tuple(raw["ends"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FungiError(f"{folder / MANIFEST} is damaged ({error}). Remove that folder and run again.") from None
+        raise FungiError(f"{folder / MANIFEST} is damaged ({error}). Move it away and run again.") from None

@@ -275,7 +275,7 @@ class BlockFolder:
         return tensors, labels
 
     def _unreadable(self, span: Span, reason: str) -> FungiError:
-        return FungiError(f"block {self._path(span)} can't be used: {reason}. Delete it and run the stage again.")
+        return FungiError(f"block {self._path(span)} can't be used: {reason}. Move it away and run the stage again.")
 
     def _path(self, span: Span) -> Path:
         return self.folder / f"{span.index:06d}.safetensors"

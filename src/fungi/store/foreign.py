@@ -34,7 +34,7 @@ class ForeignArray(FeatureArray):
 
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
         """Return the rows `start` to `stop`."""
-        return np.asarray(load_array(self.path, self.key)[start:stop], dtype=np.float32)
+        return np.array(load_array(self.path, self.key)[start:stop], dtype=np.float32)  # a copy: files are read-only
 
 
 def format_of(path: Path) -> Format:
