@@ -109,3 +109,22 @@ def test_tones_are_the_same_every_time_differ_and_are_called_synthetic():
     assert len(KINDS) == 8
     assert "ynthetic" in DATASETS["tones"].title
     assert "synthetic" in DATASETS["tones"].notes
+
+
+def test_a_truncated_file_is_refused_and_not_read_by_half(tmp_path):
+    wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, np.zeros(16_000, dtype=np.int16))
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(content[: len(content) // 2])
+    with pytest.raises(FungiError, match=r"sample 'a': can't read .*a.wav as WAV \(Reached EOF prematurely"):
+        read_wav(tmp_path / "a.wav", "a")
+
+
+@pytest.mark.parametrize("rate", [0, 1, 999, 2**31 - 1])
+def test_a_sampling_rate_that_no_sound_has_is_refused_before_anything_is_resampled(tmp_path, rate):
+    wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, np.zeros(16_000, dtype=np.int16))
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[24:28] = rate.to_bytes(4, "little")  # the rate in the format chunk, then bytes per second
+    content[28:32] = (2 * rate % 2**32).to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(bytes(content))
+    with pytest.raises(FungiError, match=rf"sample 'a': .*a.wav has a sampling rate of {rate} Hz"):
+        read_wav(tmp_path / "a.wav", "a")

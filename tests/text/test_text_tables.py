@@ -152,3 +152,22 @@ def test_the_library_of_this_python_fills_all_classes_alike():
     texts = [split.load(row) for split in samples.values() for row in range(len(split))]
     assert len(set(texts)) == len(texts)
     assert all(len(text.split()) >= 3 and "\n" not in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("text,label\na,0.5\nb,3.5\n", r"row 0 has the label 0.5"),
+        ("text,label\n", r"train.csv has a header and no rows"),
+        ("text,label,label\na,0,1\n", r"train.csv has the column 'label' more than once"),
+    ],
+)
+def test_tables_that_would_be_misread_are_refused(tmp_path, content, complaint):
+    put(tmp_path / "ag-news", "train.csv", content)
+    with pytest.raises(FungiError, match=complaint):
+        open_split("ag-news", "train", tmp_path)
+
+
+def test_whole_numbers_may_be_written_as_floats(tmp_path):
+    put(tmp_path / "ag-news", "train.csv", "text,label\na,2.0\nb,3.0\n")
+    assert open_split("ag-news", "train", tmp_path).targets.tolist() == [2, 3]

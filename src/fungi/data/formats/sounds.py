@@ -1,4 +1,4 @@
-"""Sound files on disk -> mono waveforms at 16 kHz. What can't be read says which file and which sample."""
+"""Read sound files as mono waveforms at 16 kHz. Errors name the file and the sample."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,10 @@ from fungi.errors import FungiError
 
 SAMPLE_RATE = 16_000
 SHORTEST = 400  # values: one frame of 25 ms, below which a clip has no spectrum
+RATES = (1_000, 768_000)
+"""Plausible sampling rates in Hz. Others come from damaged headers, and resampling them would take gigabytes."""
+TRUNCATED = "Reached EOF prematurely"
+"""Beginning of SciPy's warning of a file that is shorter than its header says."""
 
 Waveform = Float32[np.ndarray, " samples"]
 """Mono, 16 kHz, in -1..1."""
@@ -22,31 +26,32 @@ Waveform = Float32[np.ndarray, " samples"]
 
 @dataclass(frozen=True)
 class SoundFiles:
-    """Row -> waveform of a sound file below a folder; ids are paths relative to it."""
+    """Waveforms of sound files by row; ids are paths relative to the folder `root`."""
 
     root: str
     ids: Sequence[str]
 
     def __call__(self, row: int) -> Waveform:
-        """The waveform of a row."""
+        """Return the waveform of a row."""
         return read_wav(Path(self.root) / self.ids[row], self.ids[row])
 
     def content(self, row: int) -> bytes:
-        """What is in the file, undecoded."""
+        """Return a digest of the undecoded file."""
         return digest_of_file(Path(self.root) / self.ids[row], self.ids[row])
 
 
 def sound_samples(root: Path, files: Sequence[str], labels: Sequence[int], class_names: Sequence[str]) -> Samples:
-    """A split of sound files, given by their paths relative to `root`."""
+    """Return a split of sound files, whose paths are relative to `root`."""
     ids = PackedNames(files)
     targets = np.asarray(labels, dtype=np.uint32)
     return Samples(targets=targets, ids=ids, load=SoundFiles(str(root), ids), class_names=tuple(class_names))
 
 
 def read_wav(path: Path, sample_id: str) -> Waveform:
-    """The waveform in a WAV file: integers of any width or floats; channels are averaged, other rates resampled.
+    """Return the waveform in a WAV file: integers of any width or floats; channels are averaged, other rates resampled.
 
-    MissingFilesError for a file that isn't there; FungiError for one that can't be read or is shorter than one frame.
+    Raises MissingFilesError for a file that is not there, and FungiError for a file that cannot be read, is truncated,
+    has an implausible sampling rate, or is shorter than one frame.
     """
     import warnings
 
@@ -54,13 +59,19 @@ def read_wav(path: Path, sample_id: str) -> Waveform:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks of remarks, which are no sound
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks without sound
+            warnings.filterwarnings("error", TRUNCATED, wavfile.WavFileWarning)
             rate, values = wavfile.read(path)
     except FileNotFoundError:
         raise no_such_file(path, sample_id) from None
     except Exception as error:  # damaged files make the reader raise nearly anything
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise FungiError(f"sample {sample_id!r}: can't read {path} as WAV ({cause}). Replace the file.") from error
+    if not RATES[0] <= rate <= RATES[1]:
+        raise FungiError(
+            f"sample {sample_id!r}: {path} has a sampling rate of {rate} Hz; {RATES[0]} to {RATES[1]} are accepted."
+            " Replace the file."
+        )
     waveform = resample(to_unit_range(values), rate)
     if not np.isfinite(waveform).all():
         raise FungiError(f"sample {sample_id!r}: {path} holds values that are no numbers. Replace the file.")
@@ -73,7 +84,7 @@ def read_wav(path: Path, sample_id: str) -> Waveform:
 
 
 def to_unit_range(values: Shaped[np.ndarray, " n *channels"]) -> Float64[np.ndarray, " n"]:
-    """Integers of a WAV file -> float64 in -1..1; floats stay. Channels are averaged."""
+    """Convert the integers of a WAV file to float64 in -1..1; floats stay. Average the channels."""
     if values.dtype == np.uint8:  # the only unsigned kind
         unit = (values.astype(np.float64) - 128) / 128
     elif np.issubdtype(values.dtype, np.integer):
@@ -84,7 +95,7 @@ def to_unit_range(values: Shaped[np.ndarray, " n *channels"]) -> Float64[np.ndar
 
 
 def resample(values: Float[np.ndarray, " n"], rate: int) -> Waveform:
-    """A waveform at 16 kHz, low-pass filtered before samples are dropped."""
+    """Return a waveform at 16 kHz, low-pass filtered before samples are dropped."""
     from scipy.signal import resample_poly
 
     if rate != SAMPLE_RATE and len(values):

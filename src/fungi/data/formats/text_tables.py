@@ -1,8 +1,8 @@
-"""Text datasets of the Hugging Face hub, kept as one local table per split.
+"""Read text datasets of the Hugging Face hub, stored as one local table per split.
 
-`<data_dir>/<dataset>/<split>.parquet`, or `.jsonl`, `.csv` of one's own making with the same columns. Downloading goes
-through `datasets` (and its cache) and writes the Parquet files; opening reads them and nothing else. The published
-loading scripts of some of these datasets no longer run: their Parquet conversion on the hub is read instead.
+The table is `<data_dir>/<dataset>/<split>.parquet`, or a `.jsonl` or `.csv` file with the same columns. Downloading
+uses `datasets` with its cache and writes the Parquet files; opening reads only these files. The published loading
+scripts of some of these datasets no longer run: their Parquet conversion on the hub is read instead.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from fungi.runtime.log import logger
 
 ENDINGS = (".parquet", ".jsonl", ".json", ".csv")
 CONVERTED = "refs/convert/parquet"
-"""The revision of a hub dataset in which the hub keeps its Parquet conversion."""
+"""Revision of a hub dataset that holds its Parquet conversion."""
 
 LabelRule = Callable[[Any], int]
 Check = Callable[[Sequence[str], Sequence[int]], str | None]
@@ -28,11 +28,11 @@ Check = Callable[[Sequence[str], Sequence[int]], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class TextTable:
-    """Where the splits of a dataset come from, and how its rows are read.
+    """Origin of the splits of a text dataset, and the way its rows are read.
 
-    repository, configuration, revision: on the hub. text, label: names of the columns.
-    class_names: in the order of the labels; a label may be given by its name or its number.
-    rule: replaces that reading of labels, where they are something else. check: what is wrong with texts and labels.
+    repository, configuration, revision: place on the hub. text, label: names of the columns.
+    class_names: in the order of the labels; a cell holds the name of a class or its number.
+    rule: function that reads a cell in another way. check: function that returns an error for texts and labels.
     """
 
     dataset: str
@@ -46,21 +46,23 @@ class TextTable:
     check: Check | None = None
 
     def open(self, data_dir: Path, split: str) -> Samples:
-        """The rows of a split in the order of its file."""
+        """Return the rows of a split in the order of its file. Raises FungiError for a row that cannot be used."""
         path = self.find(data_dir, split)
         columns = read_table(path)
-        texts, found = _column(columns, self.text, path), _column(columns, self.label, path)
+        texts, cells = _column(columns, self.text, path), _column(columns, self.label, path)
+        if not texts:
+            raise FungiError(f"{path} has a header and no rows. Download or write it again.")
         for row, text in enumerate(texts):
             if not isinstance(text, str):
                 raise FungiError(f"{path}: row {row} has no text in column {self.text!r}, but {text!r}. Mend that row.")
-        labels = [self._label(value, row, path) for row, value in enumerate(found)]
+        labels = [self._label(value, row, path) for row, value in enumerate(cells)]
         wrong = self.check(texts, labels) if self.check else None
         if wrong:
             raise FungiError(f"{path}: {wrong}")
         return text_samples(texts, labels, (f"{split}/{row}" for row in range(len(texts))), self.class_names)
 
     def find(self, data_dir: Path, split: str) -> Path:
-        """The file of a split; MissingFilesError saying what to place where."""
+        """Return the file of a split. Raises MissingFilesError that says which file to place where."""
         folder = data_dir.expanduser().absolute() / self.dataset
         for ending in ENDINGS:
             if (folder / f"{split}{ending}").is_file():
@@ -72,13 +74,13 @@ class TextTable:
         )
 
     def download(self, data_dir: Path, splits: Mapping[str, str]) -> None:
-        """Fetch the splits (ours -> the hub's name) through the cache of `datasets`, and write them as Parquet."""
+        """Download the splits (our name -> the name on the hub) with `datasets`, and write them as Parquet."""
         folder = data_dir.expanduser() / self.dataset
         folder.mkdir(parents=True, exist_ok=True)
         for ours, theirs in splits.items():
             target = folder / f"{ours}.parquet"
             if target.exists():
-                logger.info("%s is there already (remove it to have it made again)", target)
+                logger.info("%s exists and is kept; remove it to download it again", target)
                 continue
             table = self._fetch(theirs)
             table.to_parquet(str(target.with_suffix(".partial")))
@@ -108,6 +110,8 @@ class TextTable:
 
     def _class(self, value: Any) -> int:
         label = self.class_names.index(value) if value in self.class_names else int(value)
+        if isinstance(value, float) and value != label:
+            raise ValueError
         if not 0 <= label < len(self.class_names):
             raise ValueError
         return label
@@ -115,13 +119,13 @@ class TextTable:
 
 @dataclass(frozen=True)
 class HubDownload:
-    """Data directory -> None: fetches all splits of a table."""
+    """Function of the data directory that downloads all splits of a table."""
 
     table: TextTable
     splits: Mapping[str, str] = field(hash=False)
 
     def __call__(self, data_dir: Path) -> None:
-        """Download what is not there yet."""
+        """Download the splits that are missing."""
         self.table.download(data_dir, self.splits)
 
 
@@ -142,27 +146,30 @@ def register_table(table: TextTable, *, title: str, sizes: Mapping[str, int], **
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:
-    """Columns of a Parquet, JSON-lines or CSV file; FungiError where it is damaged."""
+    """Return the columns of a Parquet, JSON-lines or CSV file. Raises FungiError if it is damaged."""
     import pyarrow
     from pyarrow import csv, json, parquet
 
-    # Quoted texts may hold line breaks; the blocks that a file is parsed in then have to hold whole rows.
-    whole = max(1, path.stat().st_size + 1)
+    # Quoted texts may hold line breaks, so that a block of the parser has to hold all rows.
+    file_size = max(1, path.stat().st_size + 1)
     try:
         if path.suffix == ".parquet":
             table = parquet.read_table(path)
         elif path.suffix == ".csv":
             table = csv.read_csv(
                 path,
-                read_options=csv.ReadOptions(block_size=whole),
+                read_options=csv.ReadOptions(block_size=file_size),
                 parse_options=csv.ParseOptions(newlines_in_values=True),
                 convert_options=csv.ConvertOptions(strings_can_be_null=False),
             )
         else:
-            table = json.read_json(path, read_options=json.ReadOptions(block_size=whole))
+            table = json.read_json(path, read_options=json.ReadOptions(block_size=file_size))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         cause = str(error).partition("\n")[0]
         raise FungiError(f"{path} can't be read as a table ({cause}). Make or download it again.") from None
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise FungiError(f"{path} has the column {twice[0]!r} more than once. Rename or remove one of them.")
     return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
@@ -176,22 +183,22 @@ def _column(columns: dict[str, list[Any]], name: str, path: Path) -> list[Any]:
 
 @dataclass(frozen=True)
 class Texts:
-    """Row -> text."""
+    """Texts by row."""
 
     texts: Sequence[str]
 
     def __call__(self, row: int) -> str:
-        """The text of a row; it may be empty."""
+        """Return the text of a row; it may be empty."""
         return self.texts[row]
 
 
 def text_samples(
     texts: Sequence[str], labels: Iterable[int], places: Iterable[str], class_names: Sequence[str] = ()
 ) -> Samples:
-    """A split of texts, in order.
+    """Return a split of texts, in order.
 
-    places: one name per row, unique in the split. Ids are these with a hash of the text behind, so that a dataset's
-    fingerprint tells edited texts.
+    places: one name per row, unique in the split. A sample id is this name followed by a hash of the text, so that the
+    fingerprint of the dataset changes with an edited text.
     """
     hashes = [hashlib.sha256(text.encode()).hexdigest()[:8] for text in texts]
     ids = [f"{place}#{digits}" for place, digits in zip(places, hashes, strict=True)]
