@@ -73,7 +73,7 @@ def main(rooms: list[str]) -> None:
     table: dict[str, Counter[str]] = {}
     for path in sorted(SOURCES.rglob("*.py")):
         parts = path.relative_to(SOURCES).parts
-        room, text = parts[0] if len(parts) > 1 else ".", path.read_text()
+        room, text = parts[0] if len(parts) > 1 else ".", path.read_text(encoding="utf-8")
         if rooms and room not in rooms:
             continue
         tree, lines = ast.parse(text), text.count("\n")

@@ -129,7 +129,7 @@ def run_whole(command: list[str], root: Path, *, assembled: bool = True) -> floa
     start = time.monotonic()
     _, status = os.waitpid(begin(command, root, assembled=assembled), 0)
     if status != 0:
-        log = root.with_name(f"{root.name}.log").read_text(errors="replace")
+        log = root.with_name(f"{root.name}.log").read_text(encoding="utf-8", errors="replace")
         raise FungiError(f"{' '.join(command)} ended with status {status} without being killed:\n{log[-2000:]}")
     return time.monotonic() - start
 
@@ -139,7 +139,7 @@ def run_here(command: list[str], root: Path) -> None:
     with root.with_name(f"{root.name}.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         status = COMMANDS[command[0]].main(_at(root, command))
     if status != 0:
-        said = root.with_name(f"{root.name}.log").read_text(errors="replace").splitlines()
+        said = root.with_name(f"{root.name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
         raise FungiError(f"{' '.join(command)} ended with status {status} without being killed: {said[-3:]}")
 
 
@@ -151,10 +151,12 @@ def finished(root: Path) -> dict[str, str]:
         if not path.is_file() or any(part.startswith(".") for part in Path(name).parts):
             continue
         if path.suffix == ".json" and name.startswith("result"):
-            results = json.loads(path.read_text())["results"]
+            results = json.loads(path.read_text(encoding="utf-8"))["results"]
             found |= {f"{name}:{key}": json.dumps(scores, sort_keys=True) for key, scores in results.items()}
         elif path.name == "log.txt":
-            epochs = [json.loads(line) | {"images_per_second": 0} for line in path.read_text().splitlines()]
+            epochs = [
+                json.loads(line) | {"images_per_second": 0} for line in path.read_text(encoding="utf-8").splitlines()
+            ]
             found |= {f"{name}:{number:06d}": json.dumps(line) for number, line in enumerate(epochs)}
         elif path.name.startswith("checkpoint"):
             step, digest = _state_of_run(path)
@@ -234,7 +236,7 @@ def try_stage(
     tally, expected = Tally(), finished(plain)
     shutil.copytree(start, work)
     whole = run_whole(command, work)
-    operations = int(work.with_name(f"{work.name}.operations").read_text())
+    operations = int(work.with_name(f"{work.name}.operations").read_text(encoding="utf-8"))
     for path in (work, work.with_name(f"{work.name}.log")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.copytree(start, work)
@@ -254,7 +256,7 @@ def try_stage(
             tally.lost += missing_from(finished(work), before)
             continue
         if os.WEXITSTATUS(status):
-            log = work.with_name(f"{work.name}.log").read_text(errors="replace")
+            log = work.with_name(f"{work.name}.log").read_text(encoding="utf-8", errors="replace")
             tally.lost.append(f"a run ended with status {os.WEXITSTATUS(status)}: {log[-500:]}")
         tally.survived += 1
         _compare(work, expected, tally)

@@ -209,7 +209,10 @@ def _score(folder: Path, seed: int, name: str, settings: Sequence[Setting]) -> N
     places = [_place(folder, seed, setting) for setting in settings]
     if path.exists() or not all((place / "done.json").exists() for place in places):
         return
-    base, facts = _place(folder, seed, SETTINGS[0]), [json.loads((place / "done.json").read_text()) for place in places]
+    base, facts = (
+        _place(folder, seed, SETTINGS[0]),
+        [json.loads((place / "done.json").read_text(encoding="utf-8")) for place in places],
+    )
     splits, labels = {}, {}
     for split in ("train", "test"):
         embeddings, labels[split] = _arrays(base, "embeddings", split)
@@ -284,7 +287,7 @@ def show(root: Path, output: Path) -> None:
     """Print a table for each dataset and backbone, and draw accuracy over forwards."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(root.glob("*/scores/*.json")):
-        groups.setdefault(path.parents[1].name, []).append(json.loads(path.read_text()))
+        groups.setdefault(path.parents[1].name, []).append(json.loads(path.read_text(encoding="utf-8")))
     panels = {name: _summary(contents) for name, contents in groups.items()}
     for name, rows in panels.items():
         seeds, tested = len({c["seed"] for c in groups[name]}), groups[name][0]["test_rows"]

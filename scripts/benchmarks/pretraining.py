@@ -46,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     work = {kind: (lambda kind=kind: WORK[kind](learner, views)) for kind in KINDS}
     if options.only:
         work[options.only]()
-        (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())  # getrusage adds the parent's
+        (peak,) = re.findall(
+            r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8")
+        )  # getrusage adds the parent's
         print(f"peak {int(peak) / 1024:.0f} MiB")
         return 0
     seconds = in_turns({kind: work[kind] for kind in kinds}, options.rounds, device)

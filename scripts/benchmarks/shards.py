@@ -46,7 +46,7 @@ def _seconds(cluster: Cluster, options: argparse.Namespace, shards: int, root: P
     root.mkdir()  # SLURM makes no folders for its logs
     states = cluster.wait(cluster.sbatch(*words, **grid, **flags))
     if set(states) != {"COMPLETED"}:
-        logs = "".join(path.read_text() for path in root.glob("*.out"))
+        logs = "".join(path.read_text(encoding="utf-8") for path in root.glob("*.out"))
         raise SystemExit(f"{states}\n{logs}")
-    records = [json.loads(path.read_text()) for path in (root / "progress").glob("*/*.json")]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (root / "progress").glob("*/*.json")]
     return max(record["ended"] for record in records) - min(record["started"] for record in records)

@@ -95,7 +95,16 @@ def _fit(value: Any, hint: Any, text: bool) -> Any:
         fits = hint not in _NAMES or isinstance(value, hint)
     if not fits:
         raise TypeError
-    return hint(value) if hint in (float, Path) else value
+    converters: dict[Any, Callable[[Any], Any]] = {float: float, Path: _expanded}
+    return converters[hint](value) if hint in converters else value
+
+
+def _expanded(value: str | Path) -> Path:
+    """Return the path with `~` replaced by the home folder, where that is known."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        return Path(value)
 
 
 def _in_words(hint: Any, text: bool) -> str:

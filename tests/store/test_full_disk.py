@@ -18,7 +18,7 @@ import torch
 
 from fungi.commands import COMMANDS
 from fungi.gradients.projection import draw_projection, save_projection
-from fungi.runtime.command import ROOM
+from fungi.runtime.streams import ROOM
 from fungi.store.assembly import assemble
 from fungi.store.skeleton import laid_out
 from tests.evaluation.feature_folder import make_folder

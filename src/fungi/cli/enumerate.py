@@ -56,7 +56,7 @@ def _objectives() -> Iterator[tuple[str, ...]]:
     yield ("objective", "what it does")
     for name in OBJECTIVES:
         module = __import__(OBJECTIVES[name].__module__, fromlist=["__doc__"])
-        yield name, re.sub(r" \(spec .*?\)", "", (module.__doc__ or "").splitlines()[0])  # their source is for readers
+        yield name, re.sub(r" \(spec .*?\)", "", (module.__doc__ or " ").splitlines()[0])  # their source is for readers
 
 
 def _commands() -> Iterator[tuple[str, ...]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fungi import __version__
 from fungi.commands import COMMANDS, GROUPS, Command
 from fungi.errors import unknown_name
+from fungi.runtime.streams import flush_output, output_failed, prepare_streams, write_error
 
 USAGE = """usage: fungi COMMAND [--flag ...]
        fungi COMMAND --help       flags of a command
@@ -16,7 +17,15 @@ SECOND_WORDS = {"demo": ("vision",)}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the first words name and return its exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_streams()
+    try:
+        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+    except OSError as error:
+        return output_failed("fungi", 0, error)
+    return flush_output("fungi", status)
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE + "".join(_help_of_groups(COMMANDS.values())))
         return 0
@@ -32,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     names = [" ".join(command.words) for command in COMMANDS.values()]
     unknown = " ".join(words[:2]) if subcommands else words[0]
-    print(f"fungi: {unknown_name('command', unknown, names)}", file=sys.stderr)
+    write_error(f"fungi: {unknown_name('command', unknown, names)}")
     return 2
 
 

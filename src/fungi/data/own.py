@@ -148,7 +148,7 @@ def _masked_spec(name: str, root: Path) -> DatasetSpec:
         raise MissingFilesError(f"dataset {name!r}: {root} has no folder train/. Put images/ and masks/ there.")
     listed = root / "classes.txt"
     if listed.is_file():
-        classes = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+        classes = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
     else:
         classes = [f"class {number}" for number in range(_class_count(root, tuple(splits.values())))]
     return DatasetSpec(

@@ -162,7 +162,7 @@ def draw(settings: DemoUdiSettings, made: PretrainSettings) -> list[Path]:
     from fungi.report.figures import COLOURS, canvas
     from fungi.views.pixels import as_pixels, normalize
 
-    lines = [json.loads(line) for line in (made.output_dir / "log.txt").read_text().splitlines()]
+    lines = [json.loads(line) for line in (made.output_dir / "log.txt").read_text(encoding="utf-8").splitlines()]
     curve, attention = settings.root / "loss.png", settings.root / "attention.png"
     with canvas(curve, 5.0, 3.2) as axes:
         names = {"loss": "-", "g_cl": "--", "g_mcl": ":", "g_pch": "-.", "entropy": (0, (5, 1, 1, 1, 1, 1))}

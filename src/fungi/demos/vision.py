@@ -135,7 +135,7 @@ def _print_views(settings: DemoSettings, published: dict[str, Any]) -> None:
             result = evaluate(KnnSettings(root=(root,), device=settings.device))["results"][name]
         given: dict[str, Any] = {"embedding_dim": 1, "input_spec": spec.input, "seed": 0}
         bound = [bind(one, **given, options=options.get(one), plan=ViewPlan(plan, patch)) for one in FEATURES[1:]]
-        seconds = sum(float(_seconds_file(root, split).read_text()) for split in SPLITS)
+        seconds = sum(float(_seconds_file(root, split).read_text(encoding="utf-8")) for split in SPLITS)
         forwards = sum(forwards_of(one.views) for one in bound)
         rows.append([plan, f"{forwards:.1f}", f"{seconds:.0f}", f"{100 * result['accuracy']:.1f}"])
     print(f"\nViews at their own size (--views), seed {settings.seeds[0]}; docs/views.md has the study.\n")

@@ -218,7 +218,7 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any], path: str | None) ->
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        raw = tomllib.loads(path.read_text())
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FungiError(f"the grid file {path} ({GRID_FILE}) does not exist.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -28,7 +28,7 @@ def freeze(project: Path, root: Path) -> Path:
             target = temporary / place
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
-        (temporary / COMMIT_FILE).write_text(commit + "\n")
+        (temporary / COMMIT_FILE).write_text(commit + "\n", encoding="utf-8")
         try:
             temporary.rename(folder)
         except OSError:

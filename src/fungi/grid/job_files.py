@@ -46,7 +46,7 @@ def read_job_file(project: Path, name: str) -> JobFile:
     path = project / "jobs" / f"{name.removesuffix('.job')}.job"
     if not path.is_file():
         raise unknown_name("job", name, _names(project))
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     calls = _CALL.findall(text)
     if len(calls) != 1:
         raise FungiError(f"{path} does not run one command over the grid (a line `over_grid COMMAND ...`).")
@@ -57,7 +57,7 @@ def read_job_file(project: Path, name: str) -> JobFile:
 
 def grid_job_files(project: Path) -> list[JobFile]:
     """All jobs that run over the grid."""
-    texts = {name: (project / "jobs" / f"{name}.job").read_text() for name in _names(project)}
+    texts = {name: (project / "jobs" / f"{name}.job").read_text(encoding="utf-8") for name in _names(project)}
     return [read_job_file(project, name) for name, text in texts.items() if _CALL.search(text)]
 
 

@@ -211,7 +211,7 @@ def _report_state(folder: Path, results: Sequence[Path], started: float) -> tupl
 def _are_whole(outputs: list[Path]) -> bool:
     """Whether files that are there are finished: result files are saved after every combination, others at the end."""
     try:
-        results = [json.loads(path.read_text()) for path in outputs if path.suffix == ".json"]
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in outputs if path.suffix == ".json"]
         return bool(outputs) and all(result.get("complete") for result in results)
     except (OSError, ValueError, AttributeError):
         return False

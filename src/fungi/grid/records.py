@@ -70,7 +70,7 @@ class Records:
         """The last attempt at an element, if there was one."""
         path = self._path(element)
         try:
-            return Attempt(**json.loads(path.read_text()))
+            return Attempt(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):  # none, or damaged: nothing is decided by it
             return None
 

@@ -70,7 +70,7 @@ def read_answers(path: Path, prompts: Sequence[Prompt]) -> dict[str, str]:
 
 
 def _answers(path: Path) -> Iterator[dict[str, str]]:
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
             found = json.loads(line)

@@ -127,7 +127,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not (folder / name).is_file():
             raise MissingFilesError(f"there is no {folder / name}: {folder} holds no saved extractor.")
     try:
-        content, tensors = json.loads((folder / SETTINGS).read_text()), load_file(folder / TENSORS)
+        content, tensors = json.loads((folder / SETTINGS).read_text(encoding="utf-8")), load_file(folder / TENSORS)
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise FungiError(f"{folder} is damaged ({error}). Save the extractor anew.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

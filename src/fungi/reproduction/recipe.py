@@ -90,12 +90,12 @@ def recipe(name: str) -> dict[str, Any]:
     """The recipe of a table or figure as plain data; FungiError for a name that is none."""
     if name not in recipe_names():
         raise unknown_name("table or figure", name, recipe_names())
-    return tomllib.loads((_folder() / f"{name}.toml").read_text())
+    return tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def title_of(name: str) -> str:
     """The comment at the head of the recipe."""
-    return (_folder() / f"{name}.toml").read_text().splitlines()[0].removeprefix("# ")
+    return (_folder() / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
 
 def values_of(name: str) -> list[Value]:

@@ -62,7 +62,7 @@ def arrays(
 def step_of_task(file: Path, environ: Mapping[str, str]) -> Step:
     """The step of this array task; FungiError outside of an array, and for a file that can't be read."""
     try:
-        lines = json.loads(file.read_text())
+        lines = json.loads(file.read_text(encoding="utf-8"))
         steps = [Step(command, tuple(flags), backbone) for command, flags, backbone in lines]
     except (OSError, ValueError, TypeError) as error:
         raise FungiError(f"{file} is no list of steps ({error}). `fungi reproduce --submit` writes it.") from None

@@ -60,7 +60,7 @@ def published_tables() -> dict[str, dict[str, Any]]:
 
 @cache
 def _tables() -> dict[str, Any]:
-    return json.loads((Path(__file__).parent / "paper_tables.json").read_text())
+    return json.loads((Path(__file__).parent / "paper_tables.json").read_text(encoding="utf-8"))
 
 
 @cache

@@ -194,7 +194,7 @@ def origins(features: Any) -> Any:
 def read_result(path: Path) -> dict[str, Any]:
     """Return a result file as plain data, the original harness's in our form; FungiError for any other file."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FungiError(f"{path} can't be read as a result file ({error}). Run its evaluation again.") from None
     if is_original(content):

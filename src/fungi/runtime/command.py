@@ -1,19 +1,20 @@
-"""How every command runs: parse, log, do the work; a user's mistake is one line and exit status 2."""
+"""Run a command: parse, log, do the work. A mistake of the user is one line and exit status 2."""
 
+import getpass
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from fungi.errors import FungiError
 from fungi.runtime import log
 from fungi.runtime.files import FULL
+from fungi.runtime.streams import ROOM, flush_output, prepare_streams, write_error
 from fungi.runtime.tracking import tracked
 from fungi.settings import parse
 
-ROOM = "Make room, or raise the quota, and run the same command again: what was finished is kept."
-
 Settings = TypeVar("Settings")
+_OUT_OF_MEMORY = ("failed to map segment", "cannot allocate memory", "can't allocate memory", "can't start new thread")
+"""Parts of the messages, in small letters, of libraries that get no memory from the system."""
 
 
 def run_command(
@@ -24,10 +25,8 @@ def run_command(
     description: str,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Parse `arguments` (the process's own by default) into settings and run; the exit status."""
-    # Threads that wait for each other asleep, not spinning: on a processor that others use too, spinning costs several
-    # times the work. Has to be said before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    """Parse `arguments` (by default those of the process) into settings, run, and return the exit status."""
+    _prepare_process()
     log.configure()
     try:
         settings = parse(settings_type, arguments, program=program, description=description)
@@ -36,25 +35,53 @@ def run_command(
         with tracked(settings, program):
             run(settings)
     except FungiError as error:
-        log.close_bars()
-        print(f"{program}: {error}", file=sys.stderr)
-        return 2
+        return _failed(program, str(error))
     except BrokenPipeError:  # the reader of our output (`| head`) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # a full disk, a missing permission, a folder that can't be made
-        log.close_bars()
+        return flush_output(program, 0)
+    except OSError as error:  # a full disk, a missing permission, a folder that can't be created
         place = f"{error.filename}: " if error.filename else ""
         way_out = f" {ROOM}" if error.errno in FULL else ""
-        print(f"{program}: {place}{error.strerror or error}.{way_out}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        log.close_bars()
-        print(
-            f"{program}: interrupted; what was finished is kept, the same command goes on from there.", file=sys.stderr
+        return _failed(program, f"{place}{error.strerror or error}.{way_out}")
+    except (MemoryError, ImportError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = next(iter(str(error).splitlines()), "MemoryError")
+        return _failed(
+            program,
+            f"there is not enough memory ({reason}). Raise the limit (ulimit -v, --mem of a job), or choose a smaller"
+            " --batch-size or fewer --num-workers, where the command has them.",
         )
+    except SystemExit:  # of --help
+        flush_output(program, 0)
+        raise
+    except KeyboardInterrupt:
+        _failed(program, "interrupted; what was finished is kept, the same command goes on from there.")
         return 130
-    return 0
+    return flush_output(program, 0)
+
+
+def _prepare_process() -> None:
+    """Set what libraries expect of a process, before they are imported."""
+    prepare_streams()
+    # Threads that wait for each other asleep, not spinning: on a processor that others use too, spinning costs several
+    # times the work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name, which torch and wandb ask for
+        os.environ["USER"] = f"user{os.getuid()}"
+
+
+def _failed(program: str, text: str) -> int:
+    """Write the line that says why a command ends, below the bars of what it was doing; return the exit status."""
+    log.close_bars()
+    flush_output(program, 2)
+    write_error(f"{program}: {text}")
+    return 2
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or any(part in str(error).lower() for part in _OUT_OF_MEMORY)
 
 
 def _about(settings: Any) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 from fungi.runtime.owner import remove_orphans, unfinished_name
 
 LOCK = ".lock"
+UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
+"""Errors of file systems that can't flush a folder."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room: on the disk, in the quota, for a file of this size."""
@@ -33,7 +35,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 def write_whole(path: Path, text: str) -> None:
     """A text file that is either whole or not there."""
     with written_whole(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -139,9 +141,15 @@ def _take_free_name(temporary: Path, path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Make sure that the content (of a folder: its entries) is on the disk and not only in its cache."""
+    """Make sure that the content (of a folder: its entries) is on the disk and not only in its cache.
+
+    Some file systems (CIFS, sshfs, VirtualBox) can't do so for folders; they are left to do it in their own time.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED or not path.is_dir():
+            raise
     finally:
         os.close(handle)

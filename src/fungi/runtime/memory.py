@@ -23,7 +23,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 def _free_of_machine() -> int | None:
     try:
-        lines = MEMORY_FILE.read_text().splitlines()
+        lines = MEMORY_FILE.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
@@ -32,7 +32,11 @@ def _free_of_machine() -> int | None:
 def _free_of_group() -> int | None:
     """Return what the tightest limit of the process's control groups (version 2) leaves; None without a limit."""
     try:
-        path = next(line.split("::", 1)[1] for line in GROUPS_FILE.read_text().splitlines() if line.startswith("0::"))
+        path = next(
+            line.split("::", 1)[1]
+            for line in GROUPS_FILE.read_text(encoding="utf-8").splitlines()
+            if line.startswith("0::")
+        )
     except (OSError, StopIteration):
         return None
     own = GROUPS_ROOT / path.strip().lstrip("/")
@@ -43,11 +47,11 @@ def _free_of_group() -> int | None:
 def _free_below(folder: Path) -> int | None:
     """Return limit - use of one control group; cached file pages do not count as use, since the kernel drops them."""
     try:
-        limit = (folder / "memory.max").read_text().strip()
+        limit = (folder / "memory.max").read_text(encoding="utf-8").strip()
         if limit == "max":
             return None
-        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        used = int((folder / "memory.current").read_text()) - int(statistics.get("inactive_file", 0))
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
+        used = int((folder / "memory.current").read_text(encoding="utf-8")) - int(statistics.get("inactive_file", 0))
     except (OSError, ValueError):
         return None
     return max(0, int(limit) - used)

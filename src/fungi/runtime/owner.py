@@ -85,7 +85,7 @@ def _machine() -> str:
     """Eight digits for this machine since its last start, and for the processes that can be seen from here."""
     parts = [os.uname().nodename]
     try:
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"))
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
     except OSError:  # no Linux: judged by age, as `_start_of` gives 0
         pass
@@ -96,7 +96,7 @@ def _start_of(pid: int) -> int:
     """When a process began, in ticks since the machine did; 0 where there is none. With the pid it names a process for
     good, as pids are used again."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return 0
     return int(state[19])

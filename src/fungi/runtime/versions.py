@@ -41,7 +41,7 @@ def code_commit() -> str:
     here = Path(__file__).resolve().parent
     copied_from = here.parents[2] / COMMIT_FILE
     if copied_from.is_file():
-        return copied_from.read_text().strip()
+        return copied_from.read_text(encoding="utf-8").strip()
     try:
         commit = _git("rev-parse", "HEAD", cwd=here)
         changed = _git("status", "--porcelain", "--untracked-files=no", cwd=here)

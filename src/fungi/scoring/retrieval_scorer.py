@@ -89,7 +89,7 @@ def read_ground_truth(dataset: str, data_dir: Path, file: Path | None) -> list[R
 
 def _from_json(path: Path) -> list[Relevance]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FungiError(f"--ground-truth {path} can't be read as JSON: {error}") from None
     queries = content.get("ground_truth") if isinstance(content, dict) else content

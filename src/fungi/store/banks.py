@@ -98,7 +98,7 @@ class Bank:
                 with (folder / name).open("ab") as file:  # several processes may be doing this
                     file.truncate(manifest.rows * width * dtype.itemsize)
             with written_once(folder / MANIFEST) as temporary:
-                temporary.write_text(json.dumps(asdict(manifest), sort_keys=True, indent=1))
+                temporary.write_text(json.dumps(asdict(manifest), sort_keys=True, indent=1), encoding="utf-8")
         if read_manifest(folder) != manifest:
             raise FungiError(f"{folder} holds another bank than the one asked for. Move it away and run again.")
         for place in (folder, folder / MARKS):
@@ -182,7 +182,7 @@ def open_bank(folder: Path) -> Bank:
 def read_manifest(folder: Path) -> BankManifest:
     """What a folder's bank will be. FungiError where that is missing or damaged."""
     try:
-        raw = json.loads((folder / MANIFEST).read_text())
+        raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return BankManifest(**{**raw, "ends": tuple(raw["ends"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FungiError(f"{folder / MANIFEST} is damaged ({error}). Move it away and run again.") from None

@@ -65,7 +65,7 @@ def saved_splits(path: Path) -> list[str]:
     """Names of the splits of a saved `DatasetDict`; FungiError where the folder is something else."""
     listing = path / "dataset_dict.json"
     try:
-        return list(json.loads(listing.read_text())["splits"])
+        return list(json.loads(listing.read_text(encoding="utf-8"))["splits"])
     except FileNotFoundError:
         raise MissingFilesError(
             f"{path} is no saved dataset with splits: it has no dataset_dict.json. "

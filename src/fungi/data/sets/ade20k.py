@@ -36,7 +36,7 @@ def _class_names(root: Path) -> list[str]:
     if not path.is_file():
         return ["other", *(f"class {number}" for number in range(1, 151))]
     with reading(PLACE, root):
-        lines = path.read_text().splitlines()[1:151]
+        lines = path.read_text(encoding="utf-8").splitlines()[1:151]
         return ["other", *(line.split("\t")[-1].split(",")[0].strip() for line in lines)]
 
 

@@ -27,7 +27,7 @@ _SHARDS = {"train": ("train.X1", "train.X2", "train.X3", "train.X4"), "test": ("
 def _open(data_dir: Path, split: str) -> Samples:
     root = PLACE.find(data_dir, *_SHARDS[split])
     with reading(PLACE, root):
-        names = json.loads((root / "Labels.json").read_text())
+        names = json.loads((root / "Labels.json").read_text(encoding="utf-8"))
     label_of = {wordnet_id: label for label, wordnet_id in enumerate(names)}
     paths: list[str] = []
     labels: list[int] = []

@@ -32,7 +32,7 @@ def _open(data_dir: Path, split: str) -> Samples:
     root = PLACE.find(data_dir.expanduser())
     with reading(PLACE, root):
         # One image per line: its name, or its path with that of its mask behind it.
-        lines = (root / "sets" / f"{LISTS[split]}.txt").read_text().splitlines()
+        lines = (root / "sets" / f"{LISTS[split]}.txt").read_text(encoding="utf-8").splitlines()
         names = [Path(line.split()[0]).stem for line in lines if line.strip()]
     masks = [f"{MASKS[split]}/{name}.png" for name in names]
     return masked_samples(root, [f"images/{name}.jpg" for name in names], masks, CLASSES)

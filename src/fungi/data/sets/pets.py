@@ -28,7 +28,9 @@ def _open(data_dir: Path, split: str) -> Samples:
         return open_saved(data_dir / _SAVED, split, name_rows=lambda files, *_: [f"images/{name}" for name in files])
     root = PLACE.find(data_dir)
     with reading(PLACE, root):
-        listing = (root / "annotations" / _LISTS[split]).read_text()  # lines of `name class-id species breed-id`
+        listing = (root / "annotations" / _LISTS[split]).read_text(
+            encoding="utf-8"
+        )  # lines of `name class-id species breed-id`
         rows = [line.split() for line in listing.splitlines() if line.strip() and not line.startswith("#")]
         images, labels = [row[0] for row in rows], [int(row[1]) - 1 for row in rows]
     return image_samples(root, [f"images/{name}.jpg" for name in images], labels, breeds(images, labels))

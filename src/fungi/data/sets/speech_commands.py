@@ -26,7 +26,7 @@ def _open(data_dir: Path, split: str) -> Samples:
     root = PLACE.find(data_dir)
     with reading(PLACE, root):
         words = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != NOISE)
-        listed = {name: (root / file).read_text().split() for name, file in LISTS.items()}
+        listed = {name: (root / file).read_text(encoding="utf-8").split() for name, file in LISTS.items()}
         files = listed.get(split, [])
         if split not in LISTS:
             elsewhere = {file for files in listed.values() for file in files}

@@ -51,7 +51,7 @@ def run(settings: PropagateSettings) -> list[Path]:
     require_known_tokens(backbone.model, settings.backbone)
     backbone.model.to(choose_device(settings.device))
     written: list[Path] = []
-    for name in progress(listing.read_text().split(), label="videos", unit="video"):
+    for name in progress(listing.read_text(encoding="utf-8").split(), label="videos", unit="video"):
         written += _segment(settings, backbone, name)
     return written
 

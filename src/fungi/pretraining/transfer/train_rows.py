@@ -29,7 +29,7 @@ def listed_rows(ids: Sequence[str], listing: Path) -> Integer[np.ndarray, " s"]:
     """
     if not listing.is_file():
         raise MissingFilesError(f"--train-list: there is no file {listing}. SimCLR's lists are named 1percent.txt.")
-    names = listing.read_text().split()
+    names = listing.read_text(encoding="utf-8").split()
     rows = {PurePath(name).name: row for row, name in enumerate(ids)} | {name: row for row, name in enumerate(ids)}
     unknown = [name for name in names if name not in rows]
     if unknown or not names:
