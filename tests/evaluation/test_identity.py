@@ -139,13 +139,13 @@ def test_long_values_and_paths_become_one_hash_and_names_stay_short():
     assert len({one.result_path() for one in files}) == 2
 
 
-def test_names_that_results_always_had_are_kept():
+def test_names_of_result_files_tell_what_is_unusual():
     shown = {
         "knn": KnnSettings(),
         "knn-pca4-k5": KnnSettings(k=5, pca_dim=4),
-        "knn-5shot-k5-mlp-stratified": KnnSettings(shots=5, k=5, layer_key="mlp", few_shot_sampling="stratified"),
+        "knn-5shot-mlp-stratified-k5": KnnSettings(shots=5, k=5, layer_key="mlp", few_shot_sampling="stratified"),
         "knn-single": KnnSettings(combinations="single", search="faiss", seed=1, device="cpu"),
-        "linear-tol0.01-lbfgs": LinearSettings(tolerance=0.01, solver="lbfgs"),
+        "linear-lbfgs-tol0.01": LinearSettings(tolerance=0.01, solver="lbfgs"),
         "retrieval-on-test-cropped": RetrievalSettings(test_split="test-cropped"),
     }
     assert {name: one.result_path().parts[-3] for name, one in shown.items()} == {name: name for name in shown}

@@ -13,6 +13,7 @@ from fungi.combine.protocol import usual_pca_dim
 from fungi.errors import FungiError, MissingFilesError
 from fungi.report import write_report as report
 from fungi.report.cells import ResultRecord, cells_of, distinct, mean_cells, read_results
+from fungi.report.facts import Setting
 from fungi.report.gallery import per_class_differences
 from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
 from fungi.report.write_report import ReportSettings
@@ -28,9 +29,11 @@ def content(
     provenance = {"backbone": backbone, "dataset": dataset, "profile": profile}
     origin = {"file": "x.h5", "provenance": provenance} | ({"layer": {"layer": layer}} if layer else {})
     defaults = {"k": 20, "pca_dim": 512, "shots": None, "dataset": dataset, "backbone": backbone}
+    usual = {"k", "pca_dim", "shots"} | {name for name, value in settings.items() if value == "balanced"}
     return {
         "task": "knn" if settings.get("shots") is None else f"knn-{settings['shots']}shot",
         "settings": defaults | settings,
+        "unusual": {name: value for name, value in settings.items() if name not in usual},
         "provenance": {"features": [{"train": {"embeddings": origin}}]},
         "results": {name: {"accuracy": value, "mean-per-class-accuracy": value} for name, value in accuracy.items()},
     }
@@ -224,6 +227,6 @@ def test_results_of_the_original_harness_stand_in_the_report(tmp_path):
         50.0,
     )
     assert knn.gain == 25.0
-    assert (linear.protocol.task, linear.protocol.setting) == ("linear", "5-shot")
+    assert (linear.protocol.task, linear.protocol.setting) == ("linear", Setting("shots", 5))
     (embeddings,) = [c for c in cells_of(read_results([tmp_path])[1]) if c.combination == "embeddings"]
     assert embeddings.published.value == 21.3

@@ -7,7 +7,7 @@ import pytest
 
 from fungi.report import write_report as report
 from fungi.report.cells import cells_of, read_results
-from fungi.report.gallery import draw_all
+from fungi.report.gallery import draw_all, figures_of
 from fungi.report.tables import make_tables
 from fungi.report.write_report import ReportSettings
 from fungi.results.ablation_table import AblationTable
@@ -18,6 +18,11 @@ from tests.evaluation.feature_folder import make_folder
 from tests.evaluation.test_report import cells, content
 
 PIXELS = b"\x89PNG"
+
+
+def drawn_of(folder, records, cells, tables):
+    """Everything drawn that the results fill."""
+    return draw_all(figures_of(folder, records, cells, tables), 1000)
 
 
 @pytest.mark.slow
@@ -55,19 +60,20 @@ def test_backbones_are_compared_by_the_best_combination_of_each(task, title, tmp
     }
     results = [content(found, backbone=name, dataset="pydocs") | {"task": task} for name, found in scores.items()]
     tables = make_tables(cells(*results))
-    (path,) = [path for path in draw_all(tmp_path, [], [], tables) if path.name.startswith("backbones")]
+    (path,) = [path for path in drawn_of(tmp_path, [], [], tables) if path.name.startswith("backbones")]
     assert path.read_bytes().startswith(PIXELS)
     drawn = []
-    monkeypatch.setattr("fungi.report.gallery.compared_dots", lambda *given: drawn.append(given))
-    draw_all(tmp_path, [], [], tables)
-    ((_, heading, groups, (alone, best), _),) = drawn
-    assert heading.startswith(title)
-    assert dict(zip(groups, zip(alone.y, best.y, best.told, strict=True), strict=True)) == {
+    monkeypatch.setattr("fungi.report.gallery.compared_dots", lambda _, **given: drawn.append(given))
+    drawn_of(tmp_path, [], [], tables)
+    (given,) = drawn
+    alone, best = given["series"]
+    assert given["title"].startswith(title)
+    assert dict(zip(given["groups"], zip(alone.y, best.y, best.told, strict=True), strict=True)) == {
         "DeiT ViT-B/16": (60, 70, "+ KL"),
         "DINO ViT-B/16": (50, 45, "+ KL + DINO"),
         "MAE ViT-B/16": (20, 30, "+ KL"),
     }
-    draw_all(tmp_path, [], [], make_tables(cells(results[0], *results[3:])))
+    drawn_of(tmp_path, [], [], make_tables(cells(results[0], *results[3:])))
     assert len(drawn) == 1, "one backbone alone is compared to none"
 
 
@@ -84,7 +90,7 @@ def ablation(folder, table, rows, columns, **settings):
     path.write_text(
         json.dumps(
             {
-                "task": "ablation-layers",
+                "task": f"ablation-{table}",
                 "settings": named,
                 "provenance": {"features": []},
                 "results": made.results(),
@@ -106,16 +112,16 @@ def test_figures_of_ablations_are_drawn(tmp_path, monkeypatch):
     (results / "torn.json").write_text('{"title": "x", "results": [], "settings": {}}')
     records = read_results([tmp_path])
     assert [cell for record in records for cell in cells_of(record)] == []
-    paths = draw_all(tmp_path / "figures", records, [], [])
+    paths = drawn_of(tmp_path / "figures", records, [], [])
     assert len(set(paths)) == len(paths) == 5
     assert all(path.read_bytes().startswith(PIXELS) for path in paths)
 
-    def keep(_path, title, given, *_more, **named):
-        drawn.append((title, given, named))
+    def keep(_path, title, **named):
+        drawn.append((title, named.get("series", named.get("values")), named))
 
     for kind in ("curves", "dots"):
         monkeypatch.setattr(f"fungi.report.ablation_figures.{kind}", keep)
-    draw_all(tmp_path, records, [], [])
+    drawn_of(tmp_path, records, [], [])
     by_title = {(title, named.get("y_axis")): (given, named) for title, given, named in drawn}
     assert len(by_title) == 5
     (kl, _), named = by_title["layers: DeiT ViT-B/16, pydocs\nprofile clean", "accuracy, %"]
@@ -155,12 +161,14 @@ def test_figures_of_unlike_results_never_displace_each_other(tmp_path):
     for normalize in (True, False):
         analyse.cka(AnalyseSettings(root=(tmp_path,), normalize=normalize))
     records = read_results([tmp_path])
-    drawn = draw_all(tmp_path / "figures", records, [], [])
+    drawn = drawn_of(tmp_path / "figures", records, [], [])
     assert len(drawn) == len(set(drawn)) == 4
     assert sorted(path.name.split("_")[0] for path in drawn) == ["cka", "cka", "per-class", "per-class"]
     cells = [
         replace(
-            cell, layer=f"blocks.{block}.attn.proj", protocol=replace(cell.protocol, details=f"k {k}, layer {block}")
+            cell,
+            layer=f"blocks.{block}.attn.proj",
+            protocol=replace(cell.protocol, details=(("k", k), ("layer", block))),
         )
         for record in records
         for cell in cells_of(record)
@@ -168,7 +176,7 @@ def test_figures_of_unlike_results_never_displace_each_other(tmp_path):
         for block in (1, 2)
         for k in (3, 5)
     ]
-    of_layers = draw_all(tmp_path / "figures", [], cells, [])
+    of_layers = drawn_of(tmp_path / "figures", [], cells, [])
     assert len(of_layers) == 2
     assert all(len(path.name) <= 204 for path in of_layers)
 

@@ -11,6 +11,7 @@ import pytest
 
 from fungi.report import write_report
 from fungi.report.cells import ResultRecord
+from fungi.report.facts import Setting, as_facts
 from fungi.report.figures import Series, dots, sorted_differences
 from fungi.report.page import Entry, sortable_table, word
 from fungi.report.summary import TOLD_ONE_BY_ONE, beside_published, findings
@@ -55,7 +56,7 @@ def test_the_best_and_the_largest_are_told_beside_the_embeddings() -> None:
 
 
 def test_losses_and_gains_within_the_spread_are_called_so() -> None:
-    assert "None of the other 1 features beats the embeddings alone, 33.0 %" in text_of(
+    assert "The other feature does not beat the embeddings alone, 33.0 %" in text_of(
         content({"embeddings": 0.33, "embeddings+kl": 0.30})
     )
     assert "1.0 points, no more than its runs differ, above" in text_of(
@@ -69,7 +70,7 @@ def test_many_cases_are_told_together_with_the_worst_and_the_best() -> None:
     told = text_of(
         *(content({"embeddings": 0.5, "embeddings+kl": 0.5 + gain}, dataset=name) for name, gain in gains.items())
     )
-    assert "beat the embeddings alone in 4 of 5 cases (1 backbones, 5 datasets), by +2.0 points on average" in told
+    assert "beat the embeddings alone in 4 of 5 cases (1 backbone, 5 datasets), by +2.0 points on average" in told
     assert "from -2.0 (DeiT ViT-B/16, cars) to +4.0 (DeiT ViT-B/16, cub)" in told
 
 
@@ -86,14 +87,16 @@ def test_published_values_are_told_with_their_distance() -> None:
     [
         (feature_in_words("embeddings+kl:values+simclr"), "embeddings + KL:values + SimCLR"),
         (feature_in_words("embeddings+mae+own"), "embeddings + MAE + own"),
-        (asked_in_words("linear", "5-shot drawn"), "Linear probe, 5 train rows per class drawn"),
-        (asked_in_words("segmentation", "1024000 patches"), "Segmentation, bank of 1024000 patches"),
+        (asked_in_words("linear", Setting("shots", 5, drawn=True)), "Linear probe, 5 train rows per class drawn"),
+        (asked_in_words("segmentation", Setting("patches", 1_024_000)), "Segmentation, bank of 1024000 patches"),
         (
-            how_in_words("clean", "k 20, PCA 96, simclr stride scale 4, layer blocks.3.mlp"),
-            "20 neighbours, 96 components of a PCA, SimCLR stride scale 4, layer blocks.3.mlp, gradients as the method "
-            "says (profile clean)",
+            how_in_words(
+                "clean", as_facts([("layer", "blocks.3.mlp"), ("simclr.stride_scale", 4), ("pca_dim", 96), ("k", 20)])
+            ),
+            "20 neighbours, PCA to at most 96 components, layer blocks.3.mlp, SimCLR stride scale 4, gradients as the "
+            "method says (profile clean)",
         ),
-        (how_in_words("unknown", ""), "files of unknown origin"),
+        (how_in_words("unknown", ()), "files of unknown origin"),
     ],
 )
 def test_names_of_settings_become_words(made: str, words: str) -> None:

@@ -1,4 +1,4 @@
-"""What sets features apart from the published ones, in words, as their provenances tell it."""
+"""What sets features apart from the published ones, as their provenances tell it."""
 
 import hashlib
 import json
@@ -14,6 +14,7 @@ from fungi.data.base import DATASETS
 from fungi.errors import FungiError
 from fungi.objectives.binding import bind
 from fungi.profiles import PROFILES
+from fungi.report.facts import Fact
 from fungi.store.differences import arguments_of
 from fungi.store.layout import EMBEDDINGS
 from fungi.store.provenance import WITNESSES
@@ -25,7 +26,7 @@ Entry = dict[str, Any]
 
 
 def entries_of(content: dict[str, Any], combination: str | None = None) -> list[tuple[str, Entry]]:
-    """(feature, entry) of every file that a result rests on, or of those of a combination."""
+    """Return (feature, entry) of every file that a result rests on, or of those of a combination."""
     wanted = None if combination is None else combination.split("+")
     return [
         (feature, entry)
@@ -36,64 +37,61 @@ def entries_of(content: dict[str, Any], combination: str | None = None) -> list[
     ]
 
 
-def unusual_features(entries: Iterable[tuple[str, Entry]]) -> list[str]:
-    """What differs from features as published, each thing once: weights, objectives, projection, bias."""
-    found = [text for feature, entry in entries if entry.get("provenance") for text in _unusual(feature, entry)]
-    return list(dict.fromkeys(found))
+def unusual_features(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
+    """Return what differs from features as published: weights, objectives, projection, bias."""
+    return [fact for feature, entry in entries if entry.get("provenance") for fact in _unusual(feature, entry)]
 
 
-def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[str]:
-    """Seeds and compute dtypes of the extractions where they are not the usual ones: they move numbers a little."""
+def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
+    """Return seeds and compute dtypes of the extractions where they are unusual: they move numbers a little."""
     provenances = [entry["provenance"] for _, entry in entries if entry.get("provenance")]
     seeds = sorted({provenance.get("seed", USUAL_SEED) for provenance in provenances})
     types = sorted({provenance.get("dtype", "float32") for provenance in provenances} - {"float32"})
-    shown = [] if seeds in ([], [USUAL_SEED]) else [f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, seeds))}"]
-    return shown + [f"extracted in {name}" for name in types]
+    facts: list[Fact] = []
+    if seeds not in ([], [USUAL_SEED]):
+        facts.append(("extraction_seed", seeds[0]) if len(seeds) == 1 else ("extraction_seeds", tuple(seeds)))
+    return facts + [("extraction_dtype", name) for name in types]
 
 
 def identity_of(entries: Iterable[tuple[str, Entry]]) -> str:
-    """A hash of all that decides the features: equal for features made in the same way of the same data."""
+    """Return a hash of all that decides the features: equal for the same computation on the same data."""
     facts = []
     for feature, entry in entries:
         provenance = entry.get("provenance")
-        made = (
-            {name: value for name, value in provenance.items() if name not in WITNESSES}
-            if provenance
-            else entry.get("file")
-        )
-        facts.append([feature, made, entry.get("layer"), entry.get("array")])
+        decides = {name: value for name, value in (provenance or {}).items() if name not in WITNESSES}
+        facts.append([feature, decides or entry.get("file"), entry.get("layer"), entry.get("array")])
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
 
 
-def _unusual(feature: str, entry: Entry) -> list[str]:
+def _unusual(feature: str, entry: Entry) -> list[Fact]:
     provenance, layer = entry["provenance"], entry.get("layer") or {}
     known = provenance["backbone"] in BACKBONES
     spec = BACKBONES[provenance["backbone"]] if known else None
     source = provenance.get("weights_source", "")
-    found = ["random weights"] if source.startswith("random") else []
-    found += [f"checkpoint {provenance['weights_hash'][:8]}"] if source.startswith("checkpoint") else []
+    facts: list[Fact] = [("weights", "random")] if source.startswith("random") else []
+    facts += [("checkpoint", provenance["weights_hash"][:8])] if source.startswith("checkpoint") else []
     size = re.search(r"\bsize=(\d+)", provenance.get("input", ""))
     if size and spec and int(size[1]) != getattr(spec.input, "size", int(size[1])):
-        found.append(f"images of {size[1]} pixels")
+        facts.append(("input_side", int(size[1])))
     kind = layer.get("projection_kind", "binary")
-    found += [f"{kind} projection"] if kind != "binary" else []
+    facts += [("projection_kind", kind)] if kind != "binary" else []
     if spec and feature != EMBEDDINGS and entry.get("size", spec.projection_dim) != spec.projection_dim:
-        found.append(f"projected to {entry['size']}")
+        facts.append(("projection_dim", entry["size"]))
     if spec and layer.get("bias", spec.bias) != spec.bias:
-        found.append("no gradient of the bias" if spec.bias else "gradient of a bias")
+        facts.append(("bias", "no gradient of the bias" if spec.bias else "gradient of a bias"))
     name = feature.split(":")[0]
     usual = _usual_settings(name, provenance["backbone"], provenance["dataset"], provenance.get("profile", "clean"))
     settings = provenance.get("objective_settings") or {}
     plan = provenance.get("views", PUBLISHED)
     if plan != PUBLISHED:  # its name says it all of the views
-        found.append(f"{plan} views")
+        facts.append(("view_plan", plan))
         settings = {name: value for name, value in settings.items() if name != "views"}
-    return found + _differences(name, settings, usual)
+    return facts + _differences(name, settings, usual)
 
 
 @cache
 def _usual_settings(objective: str, backbone: str, dataset: str, profile: str) -> dict[str, Any]:
-    """Settings of an objective where none are given; empty where that can't be known."""
+    """Return the settings of an objective where none are given; empty where they can't be known."""
     if objective == EMBEDDINGS or backbone not in BACKBONES or profile not in PROFILES:
         return {}
     spec = BACKBONES[backbone]
@@ -108,14 +106,15 @@ def _usual_settings(objective: str, backbone: str, dataset: str, profile: str) -
     return json.loads(json.dumps(bound.settings, default=str))
 
 
-def _differences(objective: str, made: dict[str, Any], usual: dict[str, Any]) -> list[str]:
-    """`simclr temperature 5`, for settings that both know. Of views, which are texts, the arguments that differ."""
-    found = []
-    for name in made.keys() & usual.keys():
-        if name == "views" and made[name] != usual[name]:
-            mine, theirs = arguments_of(made[name]), arguments_of(usual[name])
-            changed = [f"{key} {value}" for key, value in mine.items() if theirs.get(key) != value]
-            found += changed or ["other views"]
-        elif made[name] != usual[name]:
-            found.append(f"{name} {made[name]}")
-    return [f"{objective} {text.replace('_', ' ')}" for text in sorted(found)]
+def _differences(objective: str, settings: dict[str, Any], usual: dict[str, Any]) -> list[Fact]:
+    """Return settings that both know and that differ: `("simclr.temperature", 5)`; of views their arguments."""
+    facts: list[Fact] = []
+    for name in sorted(settings.keys() & usual.keys()):
+        if name == "views" and settings[name] != usual[name]:
+            mine, theirs = arguments_of(settings[name]), arguments_of(usual[name])
+            changed = [(f"{objective}.{key}", value) for key, value in mine.items() if theirs.get(key) != value]
+            facts += changed or [(f"{objective}.views", "of another kind")]
+        elif settings[name] != usual[name]:
+            value = settings[name]
+            facts.append((f"{objective}.{name}", json.dumps(value) if isinstance(value, dict | list) else value))
+    return facts

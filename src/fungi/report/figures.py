@@ -20,13 +20,17 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Blue, vermillion, green, purple, orange, sky blue."""
 MOST_NAMED = 40
 """Classes whose names are written; more can't be read."""
+LINE = 72
+"""Letters of a title that fit above a figure."""
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
 _STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "figure.dpi": 150,
+    "figure.dpi": 200,
+    "savefig.bbox": "tight",  # whatever sticks out of a figure belongs to it
+    "savefig.pad_inches": 0.08,
 }
 
 

@@ -1,8 +1,11 @@
-"""Which figures a set of results can fill, and their drawing."""
+"""Which figures a set of results can fill, and their drawing, which is put off until a figure is asked for."""
 
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -13,9 +16,11 @@ from fungi.combine.names import in_order
 from fungi.data.base import open_split
 from fungi.errors import FungiError
 from fungi.evaluators.metrics import per_class_accuracy
-from fungi.report.ablation_figures import draw_ablation
+from fungi.report.ablation_figures import ablation_figures
 from fungi.report.cells import Cell, ResultRecord
+from fungi.report.facts import Setting
 from fungi.report.figures import (
+    LINE,
     MOST_NAMED,
     Series,
     compared_dots,
@@ -25,61 +30,82 @@ from fungi.report.figures import (
     heatmap,
     sorted_differences,
 )
-from fungi.report.protocol import Protocol, details_of, origin_of, setting_of
+from fungi.report.protocol import Protocol, origin_of, protocol_of, task_of
 from fungi.report.tables import Table, label
 from fungi.report.words import asked_in_words, feature_in_words, how_in_words, metric_in_words
 from fungi.results.published import MEAN
 from fungi.results.result_file import ABLATION
 from fungi.results.text import by_size_and_order
+from fungi.runtime.log import logger, progress
 from fungi.store.layout import EMBEDDINGS
 
 COMBINATIONS, BEST = "combinations", "best combination"
 _MOST_PER_TABLE = 6  # bar charts of single datasets: beyond that a table reads better
-_SHOTS = re.compile(r"(\d+)-shot( drawn)?")
-_SAYS_LAYER = re.compile(r"(layer|array) ")
 _BLOCK = re.compile(r"(?:blocks\.|encoder_layer_|layers?\.)(\d+)\.(.+)")
 
 
-def draw_all(
+@dataclass(frozen=True)
+class Figure:
+    """A figure that the results fill: the file it goes to, and what draws it there."""
+
+    path: Path
+    draw: Callable[[Path], None]
+
+
+def figures_of(
     folder: Path,
     records: Sequence[ResultRecord],
     cells: Sequence[Cell],
     tables: Sequence[Table],
     data_dir: Path = Path(),
-) -> list[Path]:
-    """Every figure that the results fill, into a folder; their paths. data_dir: where datasets lie, for class names."""
-    drawn: list[Path] = []
-    for table in tables:
-        drawn += _bars_of(folder, table)
-        drawn += _backbones_of(folder, table)
-    drawn += _shots(folder, cells)
-    drawn += _layers(folder, cells)
+) -> list[Figure]:
+    """Return every figure that the results fill; those that sum up many results come first.
+
+    folder: of the files; data_dir: where datasets lie, for the names of classes that results do not hold.
+    """
+    figures = [figure for table in tables for figure in _backbones_of(folder, table)]
+    figures += [*_shots(folder, cells), *_layers(folder, cells)]
+    kinds: dict[str, list[Figure]] = defaultdict(list)
     for record in records:
-        draw = None if record.put_aside else _drawing_of(record.content.get("task", ""))
-        drawn += draw(folder, record, data_dir) if draw else []
-    return drawn
+        task = task_of(record.content)
+        if not record.put_aside and task in _DRAWN_FROM_RECORDS:
+            kinds[task] += _DRAWN_FROM_RECORDS[task](folder, record, data_dir)
+    figures += [figure for task, drawn in kinds.items() if task != PER_CLASS for figure in drawn]
+    figures += [figure for table in tables for figure in _bars_of(folder, table)]
+    figures += kinds[PER_CLASS]
+    return list({figure.path: figure for figure in figures}.values())
 
 
-def _bars_of(folder: Path, table: Table) -> list[Path]:
+def draw_all(figures: Sequence[Figure], most: int) -> list[Path]:
+    """Draw the first `most` figures, and say how many are left out; the paths of those drawn."""
+    drawn = figures[:most]
+    for figure in progress(drawn, label="figures", unit="figure"):
+        figure.draw(figure.path)
+    if len(drawn) < len(figures):
+        logger.info("drew %d of %d figures; --figures %d draws all", len(drawn), len(figures), len(figures))
+    return [figure.path for figure in drawn]
+
+
+def _bars_of(folder: Path, table: Table) -> list[Figure]:
     """Figure 2, right: every combination, for each backbone and dataset."""
-    found: dict[tuple[str, str], dict[str, Cell]] = defaultdict(dict)
+    of: dict[tuple[str, str], dict[str, Cell]] = defaultdict(dict)
     for (backbone, combination, dataset), cell in table.cells.items():
-        found[backbone, dataset][combination] = cell
-    if len(found) > _MOST_PER_TABLE:
-        found = {key: cells for key, cells in found.items() if key[1] == MEAN}
-    drawn = []
-    for (backbone, dataset), cells in found.items():
+        of[backbone, dataset][combination] = cell
+    if len(of) > _MOST_PER_TABLE:
+        of = {key: cells for key, cells in of.items() if key[1] == MEAN}
+    figures = []
+    for (backbone, dataset), cells in of.items():
         if any("+" in combination for combination in cells):
-            path = figure_path(folder, COMBINATIONS, table.protocol, backbone, dataset)
             ordered = sorted(cells, key=by_size_and_order)
-            title = _titled(table.protocol, label(backbone), dataset)
+            values = {name: (cells[name].value, cells[name].std) for name in ordered}
+            title = _titled(table.how, label(backbone), dataset)
             axis = f"{metric_in_words(next(iter(cells.values())).metric)}, %"
-            dots(path, title, {name: (cells[name].value, cells[name].std) for name in ordered}, EMBEDDINGS, axis)
-            drawn.append(path)
-    return drawn
+            draw = partial(dots, title=title, values=values, baseline=EMBEDDINGS, axis=axis)
+            figures.append(Figure(figure_path(folder, COMBINATIONS, table.protocol, backbone, dataset), draw))
+    return figures
 
 
-def _backbones_of(folder: Path, table: Table) -> list[Path]:
+def _backbones_of(folder: Path, table: Table) -> list[Figure]:
     """Figures 5 (kNN) and 9 (linear probes): embeddings against each backbone's best combination."""
     filled = {column for _, _, column in table.cells}
     column = MEAN if MEAN in filled else filled.pop() if len(filled) == 1 else None
@@ -87,73 +113,70 @@ def _backbones_of(folder: Path, table: Table) -> list[Path]:
     if column is None or len(best) < 2:
         return []
     places, gained = range(len(best)), [feature_in_words(name).partition(" ")[2] for name in best.values()]
-    series = [
-        Series(EMBEDDINGS, places, [table.cells[backbone, EMBEDDINGS, column].value for backbone in best]),
-        Series(
-            BEST, places, [table.cells[backbone, name, column].value for backbone, name in best.items()], told=gained
-        ),
-    ]
-    path = figure_path(folder, "backbones", table.protocol, column)
-    axis = "accuracy, %  (best on the scored rows themselves)"
-    compared_dots(path, _titled(table.protocol, column), [label(backbone) for backbone in best], series, axis)
-    return [path]
+    values = {
+        EMBEDDINGS: [table.cells[backbone, EMBEDDINGS, column].value for backbone in best],
+        BEST: [table.cells[backbone, name, column].value for backbone, name in best.items()],
+    }
+    series = [Series(EMBEDDINGS, places, values[EMBEDDINGS]), Series(BEST, places, values[BEST], told=gained)]
+    draw = partial(
+        compared_dots,
+        title=_titled(table.how, column),
+        groups=[label(backbone) for backbone in best],
+        series=series,
+        axis="accuracy, %  (best on the scored rows themselves)",
+    )
+    return [Figure(figure_path(folder, "backbones", table.protocol, column), draw)]
 
 
 def _best_combinations(table: Table, column: str) -> dict[str, str]:
-    """Backbone -> the combination with embeddings that scores highest; of equal ones the smallest."""
+    """Return backbone -> the combination with embeddings that scores highest; of equal ones the smallest."""
     scored: dict[str, dict[str, float]] = defaultdict(dict)
     for backbone, name in sorted(table.rows, key=lambda row: by_size_and_order(row[1])):
         if (backbone, name, column) in table.cells:
             scored[backbone][name] = table.cells[backbone, name, column].value
-    found = {}
+    best = {}
     for backbone in dict.fromkeys(backbone for backbone, _ in table.rows):
         of = {name: value for name, value in scored[backbone].items() if name.startswith(f"{EMBEDDINGS}+")}
         if of and EMBEDDINGS in scored[backbone]:
-            found[backbone] = max(of, key=lambda name: of[name])
-    return found
+            best[backbone] = max(of, key=lambda name: of[name])
+    return best
 
 
-def _shots(folder: Path, cells: Sequence[Cell]) -> list[Path]:
+def _shots(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
     """Figure 6: accuracy against the number of shots, embeddings and the largest combination."""
-    found: dict[tuple[str, ...], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
+    of: dict[tuple[Protocol, str, str], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
     for cell in cells:
-        match = _SHOTS.fullmatch(cell.protocol.setting)
-        if match and cell.dataset != MEAN:
-            protocol = (cell.protocol.task, cell.protocol.profile, cell.protocol.details, match[2] or "")
-            found[*protocol, cell.backbone, cell.dataset][cell.combination][int(match[1])] = cell
-    drawn = []
-    for (task, profile, details, way, backbone, dataset), by_name in found.items():
+        setting = cell.protocol.setting
+        if setting.kind == "shots" and cell.dataset != MEAN:
+            few = replace(cell.protocol, setting=Setting("few", drawn=setting.drawn))
+            of[few, cell.backbone, cell.dataset][cell.combination][int(setting.amount)] = cell
+    figures = []
+    for (few, backbone, dataset), by_name in of.items():
         largest = max(by_name, key=by_size_and_order)
         series = [_by_number(name, by_name[name]) for name in dict.fromkeys((EMBEDDINGS, largest)) if name in by_name]
-        if max(len(one.x) for one in series) > 1:
-            path = figure_path(folder, "shots", task, profile, details, way, backbone, dataset)
-            few = Protocol(task, f"few train rows per class{way}", profile, details)
+        if max(len(line.x) for line in series) > 1:
             title = _titled(few, label(backbone), dataset)
-            curves(path, title, series, x_axis="train examples per class")
-            drawn.append(path)
-    return drawn
+            draw = partial(curves, title=title, series=series, x_axis="train examples per class")
+            figures.append(Figure(figure_path(folder, "shots", few, backbone, dataset), draw))
+    return figures
 
 
-def _layers(folder: Path, cells: Sequence[Cell]) -> list[Path]:
+def _layers(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
     """Figure 8: single gradients by block; a line for each objective and kind of layer."""
-    found: dict[tuple[str, ...], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
+    of: dict[tuple[Protocol, str, str], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
     for cell in cells:
         match = _BLOCK.search(cell.layer)
         if match and "+" not in cell.combination and cell.combination != EMBEDDINGS:
-            details = ", ".join(part for part in cell.protocol.details.split(", ") if not _SAYS_LAYER.match(part))
-            protocol = (cell.protocol.task, cell.protocol.setting, cell.protocol.profile, details)
-            found[*protocol, cell.backbone, cell.dataset][f"{cell.combination}, {match[2]}"][int(match[1])] = cell
-    drawn = []
-    for key, by_name in found.items():
-        blocks = {block for cells_of_name in by_name.values() for block in cells_of_name}
-        if len(blocks) > 1:
+            protocol = cell.protocol.without("layer", "layer_key")
+            of[protocol, cell.backbone, cell.dataset][f"{cell.combination}, {match[2]}"][int(match[1])] = cell
+    figures = []
+    for (protocol, backbone, dataset), by_name in of.items():
+        if len({block for cells_of_name in by_name.values() for block in cells_of_name}) > 1:
             series = [_by_number(name, by_name[name]) for name in sorted(by_name)]
-            path = figure_path(folder, "layers", *key)
-            task, setting, profile, details, backbone, dataset = key
-            title = _titled(Protocol(task, setting, profile, details), label(backbone), dataset, "single gradients")
-            curves(path, title, series, x_axis="block")
-            drawn.append(path)
-    return drawn
+            title = _titled(protocol, label(backbone), dataset, "single gradients")
+            draw = partial(curves, title=title, series=series, x_axis="block")
+            figures.append(Figure(figure_path(folder, "layers", protocol, backbone, dataset), draw))
+    return figures
 
 
 def _by_number(name: str, cells: dict[int, Cell]) -> Series:
@@ -162,59 +185,64 @@ def _by_number(name: str, cells: dict[int, Cell]) -> Series:
     return Series(name, numbers, [cells[number].value for number in numbers], stds if any(stds) else None)
 
 
-def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Path]:
+def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Figure]:
     """Figure 3: per-class accuracy of each gradient alone minus that of the embeddings."""
     content = record.content
-    deltas = per_class_differences(content)
-    if not deltas:
+    if not _single_gradients(content):
         return []
-    origin = origin_of(content)
-    profile, details = origin["profile"], details_of(content, origin)
-    path = figure_path(folder, "per-class", content["task"], profile, details, origin["backbone"], origin["dataset"])
-    series = [Series(name, [], [100 * value for value in values]) for name, values in deltas.items()]
-    title = (
-        f"{label(origin['backbone'])}, {origin['dataset']}: each gradient alone against the embeddings, by class\n"
-        f"{asked_in_words(content['task'].split('-')[0], setting_of(content))}"
-    )
-    title = "\n".join([title, *wrap(how_in_words(profile, details), 80)])
-    classes = class_names(content["settings"].get("dataset", ""), data_dir, len(series[0].y))
-    sorted_differences(path, title, series, "difference of accuracy, points", classes)
-    return [path]
+    protocol, origin = protocol_of(content), origin_of(content)
+    path = figure_path(folder, "per-class", protocol, origin["backbone"], origin["dataset"])
+    title = _titled(protocol, label(origin["backbone"]), origin["dataset"], "each gradient alone, by class")
+
+    def draw(path: Path) -> None:
+        deltas = per_class_differences(content)
+        series = [Series(name, [], [100 * value for value in values]) for name, values in deltas.items()]
+        classes = class_names(content, data_dir)
+        sorted_differences(path, title, series, "accuracy minus that of the embeddings, points", classes)
+
+    return [Figure(path, draw)]
 
 
-def class_names(dataset: str, data_dir: Path, count: int) -> Sequence[str]:
-    """Names of a dataset's classes where they are few enough to be shown; their numbers where it is not at hand."""
-    if count > MOST_NAMED:
+def class_names(content: dict[str, Any], data_dir: Path) -> Sequence[str]:
+    """Return names of the classes of the scored rows, in label order, where they are few enough to be shown.
+
+    Names come from the result, else from the dataset; where neither has any, classes are called by their numbers.
+    """
+    labels = np.unique(content["test_targets"]).tolist()
+    if len(labels) > MOST_NAMED:
         return ()
-    try:
-        names = open_split(dataset, "test", data_dir).class_names
-    except FungiError:
-        names = ()
-    return names if len(names) == count else [f"class {number}" for number in range(count)]
+    names: Sequence[str] = content.get("class_names", ())
+    if not names:
+        with suppress(FungiError):
+            names = open_split(content["settings"].get("dataset", ""), "test", data_dir).class_names
+    return [names[number] if number < len(names) else f"class {number}" for number in labels]
+
+
+def _single_gradients(content: dict[str, Any]) -> list[str]:
+    """Return gradients alone whose predictions can be compared with those of the embeddings."""
+    runs = content.get("runs") or [content]
+    first = runs[0]["results"]
+    if "predictions" not in first.get(EMBEDDINGS, ()) or content["settings"].get("choose"):
+        return []
+    names = [name for name, scores in first.items() if "+" not in name and "predictions" in scores]
+    return [name for name in in_order(names) if name != EMBEDDINGS and all(name in run["results"] for run in runs)]
 
 
 def per_class_differences(content: dict[str, Any]) -> dict[str, list[float]]:
-    """Gradient -> per-class accuracy minus that of the embeddings, classes in label order; the mean over runs."""
-    runs = [run["results"] for run in content.get("runs", [])] or [content["results"]]
-    targets = np.array(content.get("test_targets", []))
-    single = [
-        name for name, scores in runs[0].items() if "+" not in name and name != EMBEDDINGS and "predictions" in scores
-    ]
-    if not single or EMBEDDINGS not in runs[0] or content["settings"].get("choose"):
-        return {}
+    """Return gradient -> per-class accuracy minus that of the embeddings, in label order; the mean over runs."""
+    runs = [run["results"] for run in content.get("runs") or [content]]
+    targets = np.array(content["test_targets"])
 
     def recall(run: dict[str, Any], name: str) -> np.ndarray:
         return per_class_accuracy(np.array(run[name]["predictions"]), targets)[1]
 
-    complete = [run for run in runs if all(name in run for name in (EMBEDDINGS, *single))]
     return {
-        name: np.mean([recall(run, name) - recall(run, EMBEDDINGS) for run in complete], axis=0).tolist()
-        for name in in_order(single)
-        if complete
+        name: np.mean([recall(run, name) - recall(run, EMBEDDINGS) for run in runs], axis=0).tolist()
+        for name in _single_gradients(content)
     }
 
 
-def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Path]:
+def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figure]:
     """Figure 2, left: how alike the features are."""
     pairs = {tuple(name.split("+")): scores["cka"] for name, scores in record.content["results"].items()}
     names = in_order({name for pair in pairs for name in pair})
@@ -223,27 +251,28 @@ def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Path]:
         row, column = names.index(first), names.index(second)
         values[row, column] = values[column, row] = value
     origin = origin_of(record.content)
-    settings = {name: value for name, value in record.content["settings"].items() if name not in ("k", "pca_dim")}
-    details = details_of(record.content | {"settings": settings}, origin)  # neighbours and PCA play no part
-    path = figure_path(folder, "cka", origin["profile"], details, origin["backbone"], origin["dataset"])
+    protocol = protocol_of(record.content).without("k", "pca_dim")  # neighbours and PCA play no part
+    path = figure_path(folder, "cka", protocol, origin["backbone"], origin["dataset"])
     title = f"How alike the features are (CKA): {label(origin['backbone'])}, {origin['dataset']}"
-    heatmap(path, "\n".join([title, *wrap(how_in_words(origin["profile"], details), 80)]), names, values)
-    return [path]
+    how = wrap(how_in_words(protocol.profile, protocol.details), LINE)
+    draw = partial(heatmap, title="\n".join([*wrap(title, LINE), *how]), names=names, values=values)
+    return [Figure(path, draw)]
 
 
-_DRAWN_FROM_RECORDS: dict[str, Callable[[Path, ResultRecord, Path], list[Path]]] = {
-    "knn": _per_class,
+def _ablation(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figure]:
+    return [Figure(path, draw) for path, draw in ablation_figures(folder, record)]
+
+
+PER_CLASS = "knn"
+"""Task whose results have a figure by class each."""
+_DRAWN_FROM_RECORDS: dict[str, Callable[[Path, ResultRecord, Path], list[Figure]]] = {
+    PER_CLASS: _per_class,
     "cka": _cka,
-    ABLATION: draw_ablation,
+    ABLATION: _ablation,
 }
 
 
-def _drawing_of(task: str) -> Callable[[Path, ResultRecord, Path], list[Path]] | None:
-    """Return what draws a record of a task; all ablations are drawn alike."""
-    return _DRAWN_FROM_RECORDS.get(ABLATION if task.startswith(f"{ABLATION}-") else task)
-
-
 def _titled(protocol: Protocol, *of: str) -> str:
-    """Two or three lines: what was measured and on what, and how."""
-    how = wrap(how_in_words(protocol.profile, protocol.details), 80)
-    return "\n".join([", ".join([asked_in_words(protocol.task, protocol.setting), *of]), *how])
+    """Return a title of a few lines: what was measured and on what, and how."""
+    asked = ", ".join([asked_in_words(protocol.task, protocol.setting), *of])
+    return "\n".join([*wrap(asked, LINE), *wrap(how_in_words(protocol.profile, protocol.details), LINE)])

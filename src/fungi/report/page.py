@@ -28,7 +28,7 @@ th button::after { content: " ↕"; opacity: .4; }
 th[aria-sort=ascending] button::after { content: " ↑"; opacity: 1; }
 th[aria-sort=descending] button::after { content: " ↓"; opacity: 1; }
 th button:focus-visible { outline: 2px solid var(--more); }
-.more { color: var(--more); } .less { color: var(--less); } .best { font-weight: 700; }
+.more { color: var(--more); } .less { color: var(--less); } .noise { opacity: .7; } .best { font-weight: 700; }
 td.plot { min-width: 9rem; width: 40%; padding-right: 0; }
 .track { position: relative; display: block; height: 1.1rem; margin: 0 .4rem; background: var(--quiet); }
 .track i { position: absolute; top: 0; height: 100%; }

@@ -9,22 +9,26 @@ from fungi.report.cells import Cell, ResultRecord, metric_of
 from fungi.report.choices import EXPLAINED
 from fungi.report.gallery import COMBINATIONS
 from fungi.report.page import Entry, data_address, document, dot_entry, sortable_table, word
-from fungi.report.summary import beside_published, chosen_findings, findings, in_order_of_tasks
+from fungi.report.protocol import protocol_of
+from fungi.report.summary import beside_published, chosen_findings, findings, headings, in_order_of_tasks
 from fungi.report.tables import Table, label
 from fungi.report.words import asked_in_words, feature_in_words, how_in_words, metric_in_words
 from fungi.results.choice_table import CHOICE_COLUMNS, choice_rows
 from fungi.results.published import MEAN
+from fungi.results.text import by_size_and_order
 from fungi.store.layout import EMBEDDINGS
 
 STYLE = (
     page.STYLE
     + """
 dt { font-weight: 600; margin-top: .75rem; } dd { margin: 0; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 1.5rem; }
-.figures img { width: 100%; background: white; border-radius: 4px; display: block; }
+.figures { display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-start; }
+.figures img { max-width: 100%; height: auto; background: white; border-radius: 4px; display: block; }
 h3 { font-size: 1rem; margin: 1.5rem 0 0; } p.how { margin: 0; opacity: .75; font-size: .9rem; }
 """
 )
+PIXELS_PER_POINT = 2
+"""Pixels of a figure for each point of the page, so that it is sharp on fine screens."""
 ABSENT = Entry("–", kind="number")
 _CAUTION = (
     "Which features are best was seen on the test rows themselves, which flatters them a little; what is chosen on the "
@@ -32,10 +36,12 @@ _CAUTION = (
     "<code>fungi knn --choose</code>) is not."
 )
 _READING = (
-    "Scores in percent. Behind a score stand its deviation over the runs, where there are several, and what it gains "
-    "(+) or loses (−) against the embeddings alone; below it, where the settings are the published ones, the published "
-    "value. A dot shows the score, a line one deviation to either side, the dashed line the embeddings. "
-    "A click on a column's name sorts by it."
+    "Scores in percent. Behind a score stands its deviation over the runs, or, of a single run, its standard error "
+    "over the scored rows; then what it gains (+) or loses (−) against the embeddings alone, in grey where that is "
+    "within noise (McNemar's test on the scored rows, p ≥ 0.05). Below it, where the settings are the published ones, "
+    "stands the published value. A dot shows the score, a line one deviation to either side, the dashed line the "
+    "embeddings. "
+    "Of equal scores the one of the fewest features is printed bold. A click on a column's name sorts by it."
 )
 
 
@@ -54,7 +60,7 @@ def report_page(
     sections = [
         _summary(cells, records, missing),
         _choices(records),
-        _section("Tables", f"<p>{_READING}</p>" + "".join(map(_table, ordered)) if tables else ""),
+        _section("Tables", f"<p>{_READING}</p>" + _tables(ordered) if tables else ""),
         _section("Figures", _figures(figures, tables)),
     ]
     return document("Results", "\n".join(filter(None, sections)), style=STYLE, script=page.SCRIPT)
@@ -65,8 +71,8 @@ def _section(title: str, body: str) -> str:
 
 
 def _summary(cells: Sequence[Cell], records: Sequence[ResultRecord], missing: Sequence[Path]) -> str:
-    found = [*findings(cells), *chosen_findings(records)]
-    told = "".join(f"<dt>{escape(one.title)}</dt><dd>{escape(one.text)}</dd>" for one in found)
+    sentences = [*findings(cells), *chosen_findings(records)]
+    told = "".join(f"<dt>{escape(finding.title)}</dt><dd>{escape(finding.text)}</dd>" for finding in sentences)
     warned = dict.fromkeys(text for record in records for text in record.content.get("warnings", []))
     notes = [escape(beside_published(cells)), _CAUTION if told else ""]
     notes += [f"<b>Warning</b>: {escape(text)}" for text in warned]
@@ -83,17 +89,30 @@ def _choices(records: Iterable[ResultRecord]) -> str:
             chosen = choice_rows(record.content, metric_of(record.content), feature_in_words)
             rows = [list(map(word, row)) for row in chosen]
             of = f"{settings['dataset']}, {label(settings['backbone'])}"
-            parts.append(f"<h3>{escape(of)}</h3>" + sortable_table(CHOICE_COLUMNS, rows))
+            protocol = protocol_of(record.content).without("choose")
+            how = (
+                f"{asked_in_words(protocol.task, protocol.setting)}, {how_in_words(protocol.profile, protocol.details)}"
+            )
+            parts.append(
+                f"<h3>{escape(of)}</h3><p class='how'>{escape(how)}</p>" + sortable_table(CHOICE_COLUMNS, rows)
+            )
     return _section("What was chosen", f"<p>{escape(EXPLAINED.replace('`', ''))}</p>" + "".join(parts)) if parts else ""
 
 
-def _table(table: Table) -> str:
-    protocol = table.protocol
-    title = ", ".join([asked_in_words(protocol.task, protocol.setting), *_of_all(table)])
-    how = how_in_words(protocol.profile, protocol.details)
-    body = _narrow(table) if len(_filled(table)) == 1 else _broad(table)
+def _tables(tables: Sequence[Table]) -> str:
+    titles = headings(table.protocol for table in tables)
+    return "".join(_table(table, titles[table.protocol]) for table in tables)
+
+
+def _table(table: Table, heading: str) -> str:
+    how, of = table.how, _of_all(table)
+    words = how_in_words(how.profile, how.details)
+    filled = _filled(table)
+    if len(filled) == 1 and (rows := table.rows_of(filled[0])) is not None:
+        words = f"{rows} scored rows, {words}"
+    body = _narrow(table) if len(filled) == 1 else _broad(table)
     gaps = "".join(f"<p class='how'>Missing for {escape(gap)}.</p>" for gap in table.gaps)
-    return f"<h3>{escape(title)}</h3><p class='how'>{escape(how)}</p>{body}{gaps}"
+    return f"<h3>{escape(', '.join([heading, *of]))}</h3><p class='how'>{escape(words)}</p>{body}{gaps}"
 
 
 def _of_all(table: Table) -> list[str]:
@@ -110,7 +129,7 @@ def _narrow(table: Table) -> str:
     (column,) = _filled(table)
     found = [(backbone, name, table.cells[backbone, name, column]) for backbone, name in table.rows]
     cells = [cell for _, _, cell in found]
-    edges = [cell.value + sign * (cell.std or 0.0) for cell in cells for sign in (-1, 1)]
+    edges = [cell.value + sign * _spread(cell) for cell in cells for sign in (-1, 1)]
     margin = 0.08 * (max(edges) - min(edges)) + 0.5
     span = (min(edges) - margin, max(edges) + margin)
     several, published = len({backbone for backbone, _ in table.rows}) > 1, any(cell.published for cell in cells)
@@ -122,9 +141,9 @@ def _narrow(table: Table) -> str:
         row = [*([word(label(backbone))] if several else []), word(feature_in_words(name)), _score(cell, cells)]
         row.append(_gain(cell))
         if published:
-            told = cell.published
-            row.append(Entry(f"{told.value:.1f}", told.value, "number") if told else ABSENT)
-        rows.append([*row, dot_entry(cell.value, cell.std or 0.0, baseline.value if baseline else None, span)])
+            beside = cell.published
+            row.append(Entry(f"{beside.value:.1f}", beside.value, "number") if beside else ABSENT)
+        rows.append([*row, dot_entry(cell.value, _spread(cell), baseline.value if baseline else None, span)])
     return sortable_table(columns, rows)
 
 
@@ -141,9 +160,7 @@ def _broad(table: Table) -> str:
             found = table.cells.get((backbone, name, column))
             row.append(_full(found, beside) if found else ABSENT)
         rows.append(row)
-    return sortable_table(
-        ["Backbone", "Features", *("Mean" if column == MEAN else column for column in of_columns)], rows
-    )
+    return sortable_table(["Backbone", "Features", *(_column_title(table, column) for column in of_columns)], rows)
 
 
 def _filled(table: Table) -> list[str]:
@@ -152,18 +169,40 @@ def _filled(table: Table) -> list[str]:
     return [column for column in table.columns if column in there]
 
 
+def _column_title(table: Table, column: str) -> str:
+    """Return the dataset with its number of scored rows."""
+    rows = table.rows_of(column)
+    title = "Mean" if column == MEAN else column
+    return title if rows is None else f"{title} ({rows} rows)"
+
+
+def _spread(cell: Cell) -> float:
+    """Return the deviation over the runs, or the standard error of a single run; 0 where neither is known."""
+    return cell.std if cell.std is not None else cell.error or 0.0
+
+
+def _is_best(cell: Cell, beside: Sequence[Cell]) -> bool:
+    """Return whether a cell is the best of several that differ; of equal ones, that of the fewest features is."""
+    values = [other.value for other in beside]
+    if max(values) == min(values):
+        return False
+    best = [other for other in beside if other.value == max(values)]
+    return cell is min(best, key=lambda other: by_size_and_order(other.combination))
+
+
 def _score(cell: Cell, beside: Sequence[Cell]) -> Entry:
-    """The score and its deviation; the best of those beside it stands out."""
-    best = " best" if len(beside) > 1 and cell.value == max(one.value for one in beside) else ""
-    spread = "" if cell.std is None else f"<small>± {cell.std:.1f}</small>"
-    return Entry(f"<span class='{best.strip()}'>{cell.value:.1f}</span>{spread}", cell.value, "number")
+    """Return the score and its spread; the best of those beside it is printed bold."""
+    kind = "best" if _is_best(cell, beside) else ""
+    known = cell.std is not None or cell.error is not None
+    spread = f"<small>± {_spread(cell):.1f}</small>" if known else ""
+    return Entry(f"<span class='{kind}'>{cell.value:.1f}</span>{spread}", cell.value, "number")
 
 
 def _gain(cell: Cell) -> Entry:
     if cell.gain is None:
         return Entry("", kind="number")
-    sign = "more" if cell.gain >= 0 else "less"
-    return Entry(f"<span class='{sign}'>{f'{cell.gain:+.1f}'.replace('-', '−')}</span>", cell.gain, "number")
+    kind = "noise" if cell.within_noise else "more" if cell.gain >= 0 else "less"
+    return Entry(f"<span class='{kind}'>{f'{cell.gain:+.1f}'.replace('-', '−')}</span>", cell.gain, "number")
 
 
 def _full(cell: Cell, beside: Sequence[Cell]) -> Entry:
@@ -175,13 +214,13 @@ def _full(cell: Cell, beside: Sequence[Cell]) -> Entry:
 def _figures(figures: Sequence[Path], tables: Sequence[Table]) -> str:
     """Figures but for combinations where all tables are of one dataset: those show every combination as a dot."""
     shown = all(len(_filled(table)) == 1 for table in tables)
-    addresses = {
-        path.stem: data_address(path.read_bytes(), "image/png")
-        for path in figures
-        if not (shown and path.name.startswith(COMBINATIONS))
-    }
-    html = "".join(
-        f"<figure><img alt='{escape(name, quote=True)}' src='{address}'></figure>"
-        for name, address in addresses.items()
-    )
-    return f"<div class='figures'>{html}</div>" if html else ""
+    parts = []
+    for path in figures:
+        if not (shown and path.name.startswith(COMBINATIONS)):
+            content = path.read_bytes()
+            width = int.from_bytes(content[16:20], "big") // PIXELS_PER_POINT  # of a PNG's header
+            address = data_address(content, "image/png")
+            parts.append(
+                f"<figure><img alt='{escape(path.stem, quote=True)}' width='{width}' src='{address}'></figure>"
+            )
+    return f"<div class='figures'>{''.join(dict.fromkeys(parts))}</div>" if parts else ""

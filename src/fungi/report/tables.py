@@ -3,11 +3,12 @@
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
 from fungi.report.cells import Cell, mean_cells
+from fungi.report.facts import as_facts, short_words
 from fungi.report.protocol import Protocol
 from fungi.results.published import MEAN, backbone_labels, mean_datasets
 from fungi.results.text import by_size_and_order, plus_minus
@@ -16,6 +17,8 @@ MISSING = "-"
 LEGEND = (
     "Percent. `76.5 ± 0.4 (+8.5) [76.0, +0.5]`: value, population standard deviation over runs where there are several,"
     " gain over the embeddings alone, and in brackets the published value and how far ours is from it."
+    " `(+0.5 ~)`: a gain or loss within noise: chance alone gives it in one of twenty cases or more often (McNemar's"
+    " test on the scored rows). Behind a dataset stands the number of rows that were scored."
     f" `{MISSING}`: missing. Published values stand only beside results with the published settings; what else"
     " was set stands in the heading, and the profile tells whether features were made as the published code made them."
 )
@@ -31,8 +34,22 @@ class Table:
     cells: dict[tuple[str, str, str], Cell]
 
     @property
+    def how(self) -> Protocol:
+        """Return the protocol, which claims no PCA where none of the features was reduced."""
+        sizes = [value for name, value in self.protocol.details if name == "pca_dim"]
+        if not sizes or any(cell.reduced is not False for cell in self.cells.values() if cell.dataset != MEAN):
+            return self.protocol
+        bare = self.protocol.without("pca_dim")
+        return replace(bare, details=as_facts([*bare.details, ("no_pca", sizes[0])]))
+
+    def rows_of(self, column: str) -> int | None:
+        """Return how many rows of a dataset were scored; None where results differ in it, or do not tell."""
+        counts = {cell.rows for (_, _, dataset), cell in self.cells.items() if dataset == column}
+        return counts.pop() if len(counts) == 1 else None
+
+    @property
     def gaps(self) -> list[str]:
-        """What is missing, by backbone: datasets without any cell."""
+        """Return what is missing, by backbone: datasets without any cell."""
         found = {(backbone, column) for backbone, _, column in self.cells}
         backbones = dict.fromkeys(backbone for backbone, _ in self.rows)
         lacking = {
@@ -43,23 +60,23 @@ class Table:
 
 
 def make_tables(cells: Sequence[Cell]) -> list[Table]:
-    """One table per protocol; means over the paper's datasets where all of them are there."""
+    """Return one table per protocol; means over the paper's datasets where all of them are there."""
     everything = [*cells, *mean_cells(cells)]
     protocols = sorted({cell.protocol for cell in everything}, key=lambda protocol: protocol.place)
     return [_table(protocol, everything) for protocol in protocols]
 
 
 def label(backbone: str) -> str:
-    """The paper's name of a backbone, else its own."""
+    """Return the paper's name of a backbone, else its own."""
     return backbone_labels().get(backbone, backbone)
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
-    """All tables under headings that name their protocols."""
+    """Return all tables under headings that name their protocols."""
     parts = ["# Results", "", LEGEND, ""]
     for table in tables:
-        parts += [f"## {table.protocol}", ""]
-        parts += ["| " + " | ".join(["backbone", "features", *table.columns]) + " |"]
+        parts += [f"## {table.how}", ""]
+        parts += ["| " + " | ".join(["backbone", "features", *_column_titles(table)]) + " |"]
         parts += ["|" + "---|" * (len(table.columns) + 2)]
         parts += ["| " + " | ".join(line) + " |" for line in _lines(table)]
         parts += ["", *[f"Missing for {gap}." for gap in table.gaps], ""]
@@ -67,11 +84,11 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 
 def to_latex(tables: Sequence[Table]) -> str:
-    """All tables as `tabular`, each under a comment that names its protocol; needs the package booktabs."""
+    """Return all tables as `tabular`, each under a comment that names its protocol; needs the package booktabs."""
     parts = [f"% {LEGEND}"]
     for table in tables:
-        head = " & ".join(["backbone", "features", *table.columns])
-        parts += ["", f"% {table.protocol}", rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}", r"\toprule"]
+        head = " & ".join(["backbone", "features", *_column_titles(table)])
+        parts += ["", f"% {table.how}", rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}", r"\toprule"]
         parts += [_escaped(head, keep="&") + r" \\", r"\midrule"]
         parts += [" & ".join(_escaped(text) for text in line) + r" \\" for line in _lines(table)]
         parts += [r"\bottomrule", r"\end{tabular}"]
@@ -80,9 +97,9 @@ def to_latex(tables: Sequence[Table]) -> str:
 
 _CSV_COLUMNS: dict[str, Callable[[Cell], Any]] = {
     "task": attrgetter("protocol.task"),
-    "setting": attrgetter("protocol.setting"),
+    "setting": lambda cell: str(cell.protocol.setting),
     "profile": attrgetter("protocol.profile"),
-    "protocol": attrgetter("protocol.details"),
+    "protocol": lambda cell: short_words(cell.protocol.details),
     "backbone": attrgetter("backbone"),
     "dataset": attrgetter("dataset"),
     "combination": attrgetter("combination"),
@@ -90,7 +107,10 @@ _CSV_COLUMNS: dict[str, Callable[[Cell], Any]] = {
     "value": lambda cell: _number(cell.value),
     "std": lambda cell: _number(cell.std),
     "runs": attrgetter("runs"),
+    "rows": lambda cell: "" if cell.rows is None else cell.rows,
+    "standard_error": lambda cell: _number(cell.error),
     "gain": lambda cell: _number(cell.gain),
+    "p_value": lambda cell: "" if cell.p_value is None else f"{cell.p_value:.3g}",
     "published": lambda cell: cell.published and cell.published.value,
     "difference": lambda cell: cell.published and _number(_difference(cell)),
     "published_table": lambda cell: cell.published and cell.published.table,
@@ -99,7 +119,7 @@ _CSV_COLUMNS: dict[str, Callable[[Cell], Any]] = {
 
 
 def to_csv(cells: Sequence[Cell]) -> str:
-    """One line per cell, means included."""
+    """Return one line per cell, means included."""
     buffer = io.StringIO()
     lines = [[value(cell) for value in _CSV_COLUMNS.values()] for cell in [*cells, *mean_cells(cells)]]
     csv.writer(buffer, lineterminator="\n").writerows([list(_CSV_COLUMNS), *lines])
@@ -116,6 +136,12 @@ def _table(protocol: Protocol, everything: Sequence[Cell]) -> Table:
     return Table(protocol, columns, tuple(rows), cells)
 
 
+def _column_titles(table: Table) -> list[str]:
+    """Return the datasets with their numbers of scored rows: `pets (3669)`."""
+    counts = {column: table.rows_of(column) for column in table.columns}
+    return [column if count is None else f"{column} ({count})" for column, count in counts.items()]
+
+
 def _lines(table: Table) -> list[list[str]]:
     return [
         [label(backbone), combination, *(_text(table.cells.get((backbone, combination, c))) for c in table.columns)]
@@ -128,7 +154,7 @@ def _text(cell: Cell | None) -> str:
     if cell is None:
         return MISSING
     text = plus_minus(cell.value, cell.std)
-    text += "" if cell.gain is None else f" ({cell.gain:+.1f})"
+    text += "" if cell.gain is None else f" ({cell.gain:+.1f}{' ~' if cell.within_noise else ''})"
     return text + ("" if cell.published is None else f" [{cell.published.value:.1f}, {_difference(cell):+.1f}]")
 
 

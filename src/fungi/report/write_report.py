@@ -33,7 +33,10 @@ class ReportSettings:
     formats: tuple[Literal["html", "markdown", "csv", "latex", "png"], ...] = setting(
         ("html", "markdown", "csv", "latex", "png"), "what to write"
     )
-    data_dir: Path = setting(Path("data"), "folder of the datasets, which know the names of their classes")
+    figures: int = setting(
+        40, "number of figures to draw at most; those that sum up many results come first", within=(0, 100_000)
+    )
+    data_dir: Path = setting(Path("data"), "folder of the datasets, for names of classes that results do not hold")
     expect: tuple[Path, ...] = setting((), "result files that the report is to hold; it says which are missing")
 
     def __post_init__(self) -> None:
@@ -54,16 +57,15 @@ class _Results:
     def of(cls, records: "Sequence[ResultRecord]") -> "_Results":
         """Everything that result files hold."""
         from fungi.report.cells import cells_of, distinct
-        from fungi.report.segmentation_cells import segmentation_cells
         from fungi.report.tables import make_tables
 
-        cells = distinct([cell for record in records for cell in (*cells_of(record), *segmentation_cells(record))])
+        cells = distinct([cell for record in records for cell in cells_of(record)])
         return cls(records, cells, make_tables(cells))
 
 
 def run(settings: ReportSettings) -> list[Path]:
     """Write the report; the files written."""
-    from fungi.report.gallery import draw_all
+    from fungi.report.gallery import draw_all, figures_of
 
     everything = _Results.of(_read(settings))
     fixed = _Results.of([record for record in everything.records if not record.chosen])
@@ -71,8 +73,10 @@ def run(settings: ReportSettings) -> list[Path]:
     with _folder_of_figures(settings) as folder:
         for place in (settings.output, folder):
             remove_orphans(place)  # of what killed reports left
-        wanted = {"png", "html"} & set(settings.formats)
-        figures = draw_all(folder, fixed.records, fixed.cells, fixed.tables, settings.data_dir) if wanted else []
+        figures: list[Path] = []
+        if {"png", "html"} & set(settings.formats):
+            fillable = figures_of(folder, fixed.records, fixed.cells, fixed.tables, settings.data_dir)
+            figures = draw_all(fillable, settings.figures)
         texts = _texts(settings, everything, fixed, figures)
         written = []
         for name in settings.formats:

@@ -13,19 +13,17 @@ from typing import Any
 
 from fungi.settings import Decides, as_json
 
-_FIRST = ("pca_dim", "k", "layer_key", "test_split", "tolerance", "solver", "combinations", "few_shot_sampling")
-"""Order of marks in file names; other settings follow in the order of their fields."""
 _LONGEST_VALUE, _LONGEST_NAME = 32, 120
 
 
 def deciding_values(settings: Any, *kinds: Decides) -> dict[str, Any]:
-    """The settings that decide one of `kinds`, as JSON."""
+    """Return the settings that decide one of `kinds`, as JSON."""
     chosen = {field.name for field in fields(settings) if field.metadata["decides"] in kinds}
     return {name: value for name, value in as_json(settings).items() if name in chosen}
 
 
 def unusual_values(settings: Any, leave_out: Collection[str]) -> dict[str, Any]:
-    """The settings that decide scores and are not the usual ones, as JSON: what a table has to say of a result."""
+    """Return the settings that decide scores and are not the usual ones, as JSON, for the headings of tables."""
     usual = {field.name: json.loads(json.dumps(field.default, default=str)) for field in fields(settings)}
     return {
         name: value
@@ -35,15 +33,14 @@ def unusual_values(settings: Any, leave_out: Collection[str]) -> dict[str, Any]:
 
 
 def result_name(task: str, settings: Any, leave_out: Collection[str]) -> str:
-    """The name of a result: the task and a mark for all that is not usual and decides something, save `leave_out`.
+    """Return the name of a result: the task, and a mark for each setting that decides something and is not usual.
 
     Values that are long or paths are told apart by one hash of all of them, and so are names that no file system takes.
+    leave_out: settings without a mark.
     """
-    known = {field.name: field for field in fields(settings)}
-    names = [*(name for name in _FIRST if name in known), *(name for name in known if name not in _FIRST)]
     shown, hashed = [], []
-    for name in names:
-        field, value = known[name], getattr(settings, name)
+    for field in fields(settings):
+        name, value = field.name, getattr(settings, field.name)
         if field.metadata["decides"] == "nothing" or name in leave_out or value == field.default:
             continue
         text = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -54,15 +51,15 @@ def result_name(task: str, settings: Any, leave_out: Collection[str]) -> str:
             hashed.append(f"{name}={text}")
         else:
             shown.append(f"{mark}{text}")
-    marks = [re.sub(r"[^\w.+=@-]+", "-", one) for one in shown] + ([short_hash(" ".join(hashed))] if hashed else [])
+    marks = [re.sub(r"[^\w.+=@-]+", "-", text) for text in shown] + ([short_hash(" ".join(hashed))] if hashed else [])
     return short_name("-".join([task, *marks]), _LONGEST_NAME)
 
 
 def short_name(name: str, longest: int) -> str:
-    """A name of at most so many letters; what is longer ends in a hash of all of it."""
+    """Return a name of at most so many letters; a longer one ends in a hash of all of it."""
     return name if len(name) <= longest else f"{name[: longest - 9]}-{short_hash(name)}"
 
 
 def short_hash(text: str) -> str:
-    """Eight digits that tell texts apart."""
+    """Return eight digits that tell texts apart."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]

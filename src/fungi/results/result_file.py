@@ -202,6 +202,8 @@ def read_result(path: Path) -> dict[str, Any]:
     for name in ("results", "settings", "provenance"):
         if not isinstance(content, dict) or not isinstance(content.get(name), dict):
             raise FungiError(f"{path} is no result file: it has no entry {name!r}, or it is of another form.")
+    if not all(isinstance(scores, dict) for scores in content["results"].values()):
+        raise FungiError(f"{path} is no result file: an entry of 'results' is of another form.")
     return content
 
 

@@ -150,3 +150,14 @@ class SegmentSettings(ResultSettings):
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide the scores, as JSON, with all defaults filled in."""
         return super().deciding() | vars(self.numbers) | vars(self.deviations) | {"input_size": self.side}
+
+    def unusual(self) -> dict[str, Any]:
+        """Return the settings that are not the published ones of this profile and number of images (spec dense 5).
+
+        The size of the bank is a column of the published tables, except where the images are limited.
+        """
+        usual = SegmentSettings(
+            dataset=self.dataset, backbone=self.backbone, profile=self.profile, images=self.images
+        ).deciding()
+        columns = ("features",) if self.images else ("features", "memory_size")
+        return {name: value for name, value in self.deciding().items() if value != usual[name] and name not in columns}

@@ -1,0 +1,125 @@
+"""What sets one protocol apart from another: facts as data, and the one place that puts them into words.
+
+A fact is a name and a value: `("k", 20)`, `("normalize", False)`, `("kl.temperature", 5.0)`. Facts are compared, sorted
+and left out as data; they become text only where they are shown.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fungi.objectives import OBJECTIVES
+
+Fact = tuple[str, Any]
+Facts = tuple[Fact, ...]
+ALWAYS_SHOWN = ("k", "pca_dim", "solver", "tolerance")
+"""Settings that are named in every heading, usual or not."""
+WORDS: dict[str, tuple[str, str]] = {
+    "k": ("k {}", "{} neighbours"),
+    "pca_dim": ("PCA {}", "PCA to at most {} components"),
+    "no_pca": ("no PCA", "no PCA (no feature has more than {} components)"),
+    "solver": ("solver {}", "solver {}"),
+    "tolerance": ("tolerance {}", "tolerance {}"),
+    "layer": ("layer {}", "layer {}"),
+    "layer_key": ("array {}", "array {}"),
+    "train_split": ("fitted on {}", "fitted on the rows of {}"),
+    "test_split": ("rows of {}", "scored on the rows of {}"),
+    "valid_split": ("lambda chosen on {}", "lambda chosen on the rows of {}"),
+    "normalize": ("no L2 norm of gradients", "gradients not normalised"),
+    "normalize_embeddings": ("no L2 norm of embeddings", "embeddings not normalised"),
+    "few_shot_seed": ("draws {}", "train rows drawn with seeds {}"),
+    "few_shot_sampling": ("{} draw", "{} draw of the train rows"),
+    "few_shot_validation": ("lambda by {}", "lambda chosen by {}"),
+    "renormalise_after_pca": ("cosine after PCA", "cosine after PCA"),
+    "choose": (
+        "features, PCA and k up to these chosen on train rows",
+        "features, components and neighbours up to these chosen on the train rows",
+    ),
+    "score_fitted_rows": ("FITTED ROWS ARE SCORED", "FITTED ROWS ARE SCORED"),
+    "weights": ("{} weights", "{} weights"),
+    "input_side": ("images of {} pixels", "images of {} pixels"),
+    "view_plan": ("{} views", "{} views"),
+    "projection_kind": ("{} projection", "{} projection"),
+    "projection_dim": ("projected to {}", "projected to {} entries"),
+    "bias": ("{}", "{}"),
+    "extraction_seed": ("seed {}", "extracted with seed {}"),
+    "extraction_seeds": ("seeds {}", "extracted with seeds {}"),
+    "extraction_dtype": ("extracted in {}", "extracted in {}"),
+    "settings": ("{}", "settings {}"),
+}
+"""Fact -> how it reads in headings of files, and on pages and figures; facts are told in this order, others after them
+under their own names."""
+_ORDER = {name: place for place, name in enumerate(WORDS)}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Which rows were fitted on, or which part of a task a number is of.
+
+    kind: `full`: all train rows; `shots`: so many of each class; `share`: a share of each class; `few`: any number of
+    shots; `unlabelled`: no row, labels are only compared; `difficulty`: `M` or `H` of retrieval; `patches`: size of the
+    bank of segmentation; `images`: training images of segmentation. drawn: whether rows were drawn at random.
+    """
+
+    kind: Literal["full", "shots", "share", "few", "unlabelled", "difficulty", "patches", "images"] = "full"
+    amount: int | float | str = ""
+    drawn: bool = False
+
+    def __str__(self) -> str:
+        """Return the setting as the published tables are indexed by it: `full`, `5-shot`, `10-percent drawn`, `M`."""
+        texts = {"shots": f"{self.amount}-shot", "difficulty": self.amount, "share": f"{_percent(self.amount)}-percent"}
+        texts |= {kind: f"{self.amount} {kind}" for kind in ("patches", "images")}
+        return f"{texts.get(self.kind, self.kind)}{' drawn' if self.drawn else ''}"
+
+    def in_words(self) -> str:
+        """Return the setting for pages and figures: `5 train rows per class`."""
+        texts = {
+            "full": "all train rows",
+            "shots": f"{self.amount} train rows per class",
+            "share": f"{_percent(self.amount)} % of the train rows",
+            "few": "few train rows per class",
+            "unlabelled": "all scored rows, fitted without labels",
+            "difficulty": {"M": "medium", "H": "hard"}.get(str(self.amount), str(self.amount)),
+            "patches": f"bank of {self.amount} patches",
+            "images": f"{self.amount} training images",
+        }
+        return f"{texts[self.kind]}{' drawn' if self.drawn else ''}"
+
+
+def as_facts(values: Iterable[Fact]) -> Facts:
+    """Return facts in the order in which they are told, each once; lists as tuples."""
+    facts = ((name, tuple(value) if isinstance(value, list) else value) for name, value in values)
+    return tuple(sorted(dict.fromkeys(facts), key=lambda fact: _ORDER.get(fact[0], len(_ORDER))))
+
+
+def short_words(facts: Iterable[Fact]) -> str:
+    """Return facts for the heading of a table in a file: `k 20, PCA 512, kl temperature 5.0`."""
+    return ", ".join(_worded(name, value, 0) for name, value in facts)
+
+
+def long_words(facts: Iterable[Fact]) -> list[str]:
+    """Return facts for pages and figures: `20 neighbours`, `KL temperature 5.0`."""
+    return [_worded(name, value, 1) for name, value in facts]
+
+
+def objective_in_words(name: str) -> str:
+    """Return `KL` for `kl`, `SimCLR` for `simclr`; what is no objective keeps its name."""
+    spelled = {"simclr": "SimCLR", "deepcluster": "DeepCluster", "ibot": "iBOT"}
+    abbreviated = name in OBJECTIVES and len(name) <= _LONGEST_ABBREVIATION
+    return spelled.get(name, name.upper() if abbreviated else name)
+
+
+_LONGEST_ABBREVIATION = 4
+
+
+def _worded(name: str, value: Any, place: int) -> str:
+    shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if name in WORDS:
+        return WORDS[name][place].format(shown)
+    objective, dot, rest = name.partition(".")
+    spoken = f"{objective_in_words(objective) if place else objective} {rest}" if dot else name
+    return f"{spoken.replace('_', ' ')} {shown}".replace("  ", " ")
+
+
+def _percent(share: int | float | str) -> str:
+    return f"{100 * float(share):g}" if share != "" else ""

@@ -1,0 +1,84 @@
+"""How far chance alone moves a score: its standard error over the scored rows, and whether it differs from another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from fungi.store.layout import EMBEDDINGS
+
+LEVEL = 0.05
+"""A difference that chance gives at least this often is within noise."""
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """rows: how many were scored; error: standard error of the score, as a share; p_value: how often chance alone gives
+    a difference from the embeddings that is at least as large; None for the embeddings, and where they are absent.
+    """
+
+    rows: int
+    error: float
+    p_value: float | None = None
+
+
+def uncertainties(content: Mapping[str, Any], metric: str) -> dict[str, Uncertainty]:
+    """Return the uncertainty of every combination of a result whose predictions are kept.
+
+    metric: `accuracy` or `mean-per-class-accuracy`; of other metrics nothing is known.
+    """
+    targets = np.asarray(content.get("test_targets", []))
+    if not len(targets) or metric not in ("accuracy", "mean-per-class-accuracy"):
+        return {}
+    right = _right_by_combination(content, targets)
+    classes = targets if metric == "mean-per-class-accuracy" else np.zeros_like(targets)
+    p_values = _p_values(right)
+    return {
+        name: Uncertainty(len(targets), _standard_error(rows.mean(axis=0), classes), p_values.get(name))
+        for name, rows in right.items()
+    }
+
+
+def _right_by_combination(
+    content: Mapping[str, Any], targets: Integer[np.ndarray, " q"]
+) -> dict[str, Float[np.ndarray, "r q"]]:
+    """Return, for each combination, which rows each run predicts rightly (1) or not (0)."""
+    runs = [run["results"] for run in content.get("runs") or [content]]
+    names = [name for name, scores in runs[0].items() if "predictions" in scores]
+    return {
+        name: np.stack([np.asarray(run[name]["predictions"]) == targets for run in runs]).astype(np.float64)
+        for name in names
+        if all("predictions" in run.get(name, ()) for run in runs)
+    }
+
+
+def _standard_error(scores: Float[np.ndarray, " q"], classes: Integer[np.ndarray, " q"]) -> float:
+    """Return the standard error of the mean over classes of the mean score of their rows."""
+    _, numbers, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    means = np.bincount(numbers, scores) / counts
+    variances = np.bincount(numbers, (scores - means[numbers]) ** 2) / counts
+    return float(np.sqrt((variances / counts).sum()) / len(counts))
+
+
+def _p_values(right: Mapping[str, Float[np.ndarray, "r q"]]) -> dict[str, float]:
+    """Return the p-value of each combination against the embeddings, on the same rows.
+
+    Of one run by McNemar's exact test; of several by a t-test over the rows, each with the mean over runs.
+    """
+    from scipy.stats import binom, ttest_1samp
+
+    names = [name for name in right if name != EMBEDDINGS]
+    if EMBEDDINGS not in right or not names:
+        return {}
+    differences = np.stack([right[name] - right[EMBEDDINGS] for name in names])  # [m r q]
+    if differences.shape[1] == 1:
+        gained, lost = (differences > 0).sum(axis=(1, 2)), (differences < 0).sum(axis=(1, 2))
+        values = np.minimum(1.0, 2 * binom.cdf(np.minimum(gained, lost), gained + lost, 0.5))
+        return dict(zip(names, map(float, values), strict=True))
+    by_row = differences.mean(axis=1)
+    return {
+        name: float(ttest_1samp(row, 0.0).pvalue) if np.ptp(row) else float(row[0] == 0)
+        for name, row in zip(names, by_row, strict=True)
+    }
