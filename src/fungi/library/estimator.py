@@ -1,4 +1,4 @@
-"""FUNGI features as a scikit-learn transformer.
+"""FUNGI features as a transformer of scikit-learn.
 
 make_pipeline(FungiTransformer(model, "blocks.11.attn.proj"), KNeighborsClassifier(20))
 """
@@ -18,7 +18,7 @@ from fungi.wrapper import FUNGIWrapper
 
 
 class FungiTransformer(TransformerMixin, BaseEstimator):
-    """Images -> features `[n, f]`, float32.
+    """Turn images into features `[n, f]`, float32.
 
     model, target_layer, input_dim, extractor_configs, include_embeddings, image_input, seed: as for `FUNGIWrapper`;
         the objectives are KL alone if None. device: `cpu`, `cuda`, ...; pca_dim: size of the features after a PCA, or
@@ -31,17 +31,17 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
     def __init__(
         self,
         model: Any = None,
-        target_layer: str | Sequence[str] = "",
+        target_layer: Any = "",
         *,
-        device: str = "cpu",
-        input_dim: int = 224,
-        extractor_configs: Sequence[Any] | None = None,
-        include_embeddings: bool = True,
+        device: Any = "cpu",
+        input_dim: Any = 224,
+        extractor_configs: Any = None,
+        include_embeddings: Any = True,
         image_input: Any = None,
-        pca_dim: int | None = None,
-        batch_size: int = 64,
-        num_workers: int = -1,
-        seed: int = 42,
+        pca_dim: Any = None,
+        batch_size: Any = 64,
+        num_workers: Any = -1,
+        seed: Any = 42,
     ) -> None:
         self.model = model
         self.target_layer = target_layer
@@ -56,7 +56,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         self.seed = seed
 
     def fit(self, X: Any, y: Any = None) -> "FungiTransformer":
-        """Draw supporting data and fit the PCA on training images; labels are not used."""
+        """Draw the supporting data of the objectives, and fit the PCA, on training images; labels are not used."""
         images = as_images(X)
         self.wrapper_ = FUNGIWrapper(
             self.model,
@@ -74,29 +74,30 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> Float32[np.ndarray, "n f"]:
-        """Features of images."""
+        """Return the features of images."""
         check_is_fitted(self)
         features = self.wrapper_.extract(as_images(X), batch_size=self.batch_size, num_workers=self.num_workers)
         return features.numpy()
 
     def get_feature_names_out(self, input_features: Any = None) -> Shaped[np.ndarray, " f"]:
-        """`embeddings_0`, ..., or `pca_0`, ..."""
+        """Return the names `embeddings_0`, ..., `kl_0`, ..., or `pca_0`, ... after a PCA."""
         check_is_fitted(self)
         reduction = self.wrapper_.reduction
         sizes = self.wrapper_.parts if reduction is None else {"pca": reduction.dim}
         return np.array([f"{part}_{place}" for part, size in sizes.items() for place in range(size)], dtype=object)
 
     def __sklearn_tags__(self) -> Any:
-        """Images, not tables."""
+        """Say that images come in, not tables, and that features are float32 whatever comes in."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = []
         tags.no_validation = True
         return tags
 
 
 def as_images(X: Any) -> Sequence[Any]:
-    """Images of an array; sequences of images are left alone."""
+    """Return the pictures of an array as PIL images; a sequence of images is returned as it is."""
     from PIL import Image
 
     if not isinstance(X, np.ndarray) or X.dtype == object:
