@@ -225,6 +225,12 @@ _TABLE = (
         file="report.py",
         stage="report",
     ),
+    Command(
+        "explain",
+        "fungi.explain.explain_result",
+        "Paper and reports",
+        "show the samples that one feature classifies correctly and another does not",
+    ),
     Command("submit", "fungi.grid.submit", "Cluster", "submit the grid to SLURM"),
     Command("status", "fungi.grid.status", "Cluster", "show how far the grid is"),
     Command("prefetch", "fungi.grid.prefetch", "Cluster", "download and verify weights and datasets of the grid"),

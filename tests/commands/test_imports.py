@@ -14,7 +14,7 @@ METHOD = (
     *("store", "combine", "evaluators", "results"),
 )
 TOWERS = ("extraction", "pretraining", "scoring", "segmentation", "ablations", "in_context", "importing")
-DOORS = ("report", "commands", "grid", "demos", "reproduction", "cli", "library", "similar", "__main__")
+DOORS = ("report", "commands", "grid", "demos", "reproduction", "cli", "library", "similar", "explain", "__main__")
 ROOMS = (*GROUND, *METHOD, *TOWERS, *DOORS)
 LIBRARY = ("config", "wrapper")
 """Files at the top that belong to the library."""

@@ -4,9 +4,14 @@ Their tables sort by any column at a click, and show scores as dots with interva
 """
 
 import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _BASE = """
 :root { color-scheme: light dark; --line: #8886; --more: #0072b2; --less: #d55e00; --quiet: #8882; }
@@ -73,6 +78,14 @@ def document(title: str, body: str, *, style: str = "", script: str = "") -> str
 def data_address(content: bytes, kind: str) -> str:
     """Bytes inside an address, for `src`. kind: `image/png`."""
     return f"data:{kind};base64," + base64.b64encode(content).decode()
+
+
+def picture_address(picture: "Image", size: int) -> str:
+    """Return a picture as a JPEG inside an address, its longer side at most `size` pixels."""
+    small, written = picture.convert("RGB"), io.BytesIO()
+    small.thumbnail((size, size))
+    small.save(written, "JPEG", quality=82)
+    return data_address(written.getvalue(), "image/jpeg")
 
 
 @dataclass(frozen=True)

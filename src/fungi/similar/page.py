@@ -1,13 +1,12 @@
 """Write the neighbours as one HTML page that contains its pictures and needs no script and no network."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from fungi.data.formats.image_files import decode
-from fungi.report.page import data_address, document
+from fungi.report.page import document, picture_address
 from fungi.report.words import objective_in_words
 
 THUMBNAIL = 220
@@ -71,8 +70,4 @@ def _figure(path: Path, score: float, folder: Path, *, only: bool) -> str:
 
 def _thumbnail(path: Path) -> str:
     """Return a small JPEG as a data address."""
-    image = decode(path, path.name)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    written = io.BytesIO()
-    image.save(written, "JPEG", quality=82)
-    return data_address(written.getvalue(), "image/jpeg")
+    return picture_address(decode(path, path.name), THUMBNAIL)

@@ -1,0 +1,1 @@
+"""Which samples one feature classifies correctly and another does not, as a page."""

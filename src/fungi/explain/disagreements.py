@@ -1,0 +1,124 @@
+"""Rows of a result that exactly one of two features classifies correctly, with what identifies them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fungi.data.base import Samples, resolve_dataset
+from fungi.errors import FungiError, unknown_name
+from fungi.profiles import choose_profile
+from fungi.runtime.log import logger
+from fungi.store.reading import read_class_names, read_sample_ids
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """One row: its number and id, its class, and the class that each of the two features predicts."""
+
+    row: int
+    id: str
+    truth: str
+    predicted: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two features of a result. only_first, only_second: rows that only this feature classifies correctly."""
+
+    features: tuple[str, str]
+    rows: int
+    only_first: Sequence[Disagreement]
+    only_second: Sequence[Disagreement]
+
+
+def compare(content: Mapping[str, Any], path: Path, features: Sequence[str]) -> Comparison:
+    """Compare the predictions of two features of a result, of its first run. FungiError where it has no predictions.
+
+    features: their names in the result; empty for the first one and the one that joins the most.
+    """
+    results = (content.get("runs") or [content])[0]["results"]
+    named = {name: scores for name, scores in results.items() if "predictions" in scores}
+    targets = np.array(content.get("test_targets", []))
+    if len(named) < 2 or not len(targets):
+        raise FungiError(
+            f"{path} does not hold predictions of two features for each row; results of knn, linear and cluster do."
+        )
+    first, second = features or (next(iter(named)), max(named, key=lambda name: name.count("+")))
+    for name in (first, second):
+        if name not in named:
+            raise unknown_name(f"feature of {path}", name, named)
+    if first == second:
+        raise FungiError("--features takes two different features of the result.")
+    first_of, second_of = (np.array(named[name]["predictions"]) for name in (first, second))
+    ids, names = _ids(content, len(targets)), _class_names(content)
+    correct = [first_of == targets, second_of == targets]
+
+    def listed(rows: np.ndarray) -> list[Disagreement]:
+        return [
+            Disagreement(
+                row, ids[row], _name(names, targets[row]), (_name(names, first_of[row]), _name(names, second_of[row]))
+            )
+            for row in np.flatnonzero(rows).tolist()
+        ]
+
+    return Comparison((first, second), len(targets), listed(correct[0] & ~correct[1]), listed(correct[1] & ~correct[0]))
+
+
+def samples_of(content: Mapping[str, Any], data_dir: Path | None) -> Samples | None:
+    """Return the scored samples, opened through the dataset that the result's provenance names.
+
+    None, with the reason in the log, where the data is not there, or is not what the features were computed from.
+    """
+    record = next((origin["provenance"] for origin in _scored(content).values() if origin.get("provenance")), None)
+    if record is None or "imported" in record.get("settings", {}):
+        logger.info("the features come from another program: samples are listed by id.")
+        return None
+    settings = record.get("settings", {})
+    folder = data_dir or Path(settings.get("data_dir", "data"))
+    try:
+        dataset = resolve_dataset(settings.get("dataset") or record["dataset"], folder)
+        if choose_profile(record["profile"]).published_labels:
+            dataset = dataset.as_published()
+        samples = dataset.open_split(record["split"], folder)
+    except (FungiError, OSError) as error:
+        logger.warning(f"samples are listed by id, since the data can't be opened: {error} Name it with --data-dir.")
+        return None
+    if samples.fingerprint() != record["dataset_fingerprint"]:
+        logger.warning(
+            f"samples are listed by id, since {record['dataset']} in {folder} is not the data that the features were"
+            " computed from. Name it with --data-dir."
+        )
+        return None
+    return samples
+
+
+def _scored(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return feature -> origin of the scored split, of the first run."""
+    features = content["provenance"].get("features") or [{}]
+    return (features[0] if isinstance(features, list) else features).get("test", {})
+
+
+def _ids(content: Mapping[str, Any], rows: int) -> Sequence[str]:
+    ids = content.get("sample_ids") or _from_file(content, read_sample_ids)
+    return ids if ids and len(ids) == rows else [f"row {row}" for row in range(rows)]
+
+
+def _class_names(content: Mapping[str, Any]) -> Sequence[str]:
+    return content.get("class_names") or _from_file(content, read_class_names) or []
+
+
+def _from_file(content: Mapping[str, Any], read: Any) -> Sequence[str] | None:
+    """Return texts of the file of embeddings, where it still is at the place that the result names."""
+    path = Path(_scored(content).get("embeddings", {}).get("file", ""))
+    try:
+        texts: Sequence[str] | None = read(path) if path.is_file() else None
+    except FungiError:
+        return None
+    return texts
+
+
+def _name(names: Sequence[str], label: np.integer) -> str:
+    return names[int(label)] if 0 <= label < len(names) else f"class {label}"

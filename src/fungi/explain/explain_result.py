@@ -1,0 +1,57 @@
+"""`fungi explain`: the samples that one feature classifies correctly and another does not."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fungi.errors import FungiError
+from fungi.runtime.files import write_whole
+from fungi.runtime.log import logger
+from fungi.settings import setting
+
+DESCRIPTION = """Write a page of the samples that only one of two features classifies correctly, from a result file.
+
+  fungi explain features/results/knn/digits/digits-vit.json
+  fungi explain features/results/knn/digits/digits-vit.json --features embeddings embeddings+kl
+
+Pictures and texts are read from the dataset that the features were computed from. Where it is not there, the samples
+are listed by their ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainSettings:
+    """Flags of `fungi explain`."""
+
+    result: Path = setting(Path(), "result file of knn, linear or cluster", first_word=True)
+    features: tuple[str, ...] = setting(
+        (), "two features of the result; if absent the first one and the one that joins the most"
+    )
+    count: int = setting(60, "most samples of each kind on the page", within=(1, 10_000))
+    data_dir: Path | None = setting(None, "folder of the datasets; if absent the one of the extraction")
+    output: Path | None = setting(None, "page to write; if absent <result>.html beside the result")
+
+    def __post_init__(self) -> None:
+        if self.result == Path():
+            raise FungiError("name the result file: fungi explain features/results/knn/digits/digits-vit.json.")
+        if len(self.features) not in (0, 2):
+            raise FungiError("--features takes two features of the result, e.g. embeddings embeddings+kl.")
+
+
+def run(settings: ExplainSettings) -> Path:
+    """Write the page, and return its path."""
+    from fungi.explain.disagreements import compare, samples_of
+    from fungi.explain.page import page
+    from fungi.results.result_file import read_result
+
+    content = read_result(settings.result)
+    comparison = compare(content, settings.result, settings.features)
+    samples = samples_of(content, settings.data_dir)
+    if runs := len(content.get("runs", [])):
+        logger.info(f"the result holds {runs} runs: the first one is shown.")
+    named = content["settings"]
+    title = f"{content.get('task', 'result')} of {named.get('dataset')}, {named.get('backbone')}"
+    path = settings.output or settings.result.with_suffix(".html")
+    write_whole(path, page(comparison, samples.load if samples else None, settings.count, title))
+    first, second = comparison.features
+    print(f"correct by {second} alone: {len(comparison.only_second)}; by {first} alone: {len(comparison.only_first)}")
+    print(f"wrote {path}")
+    return path

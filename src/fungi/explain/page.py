@@ -1,0 +1,59 @@
+"""The page of a comparison: samples that only one of two features classifies correctly, in one HTML file."""
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+from fungi.explain.disagreements import Comparison, Disagreement
+from fungi.report.page import document, picture_address
+from fungi.report.words import feature_in_words
+
+SIZE = 160
+LONGEST_TEXT = 400
+STYLE = """
+ol { list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem;
+     grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
+figure img { width: 100%; border-radius: 4px; display: block; image-rendering: auto; }
+figure blockquote { margin: 0 0 .25rem; font-size: .9rem; overflow-wrap: anywhere; }
+figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; margin-top: .25rem; }
+.right { color: var(--more); } .wrong { color: var(--less); }
+"""
+
+
+def page(comparison: Comparison, load: Callable[[int], Any] | None, count: int, title: str) -> str:
+    """Return the page as HTML. load: row -> item; None lists ids alone. count: most samples of each kind."""
+    first, second = map(feature_in_words, comparison.features)
+    gained, lost = comparison.only_second, comparison.only_first
+    summary = (
+        f"<p>{escape(title)}. Of {comparison.rows} scored samples, {len(gained)} are classified correctly by"
+        f" <b>{escape(second)}</b> alone and {len(lost)} by <b>{escape(first)}</b> alone.</p>"
+    )
+    sections = _section(gained, 1, comparison, load, count) + _section(lost, 0, comparison, load, count)
+    return document("What changes from one feature to another", summary + sections, style=STYLE)
+
+
+def _section(
+    samples: Sequence[Disagreement], better: int, comparison: Comparison, load: Callable[[int], Any] | None, count: int
+) -> str:
+    name, other = (feature_in_words(comparison.features[place]) for place in (better, 1 - better))
+    few = f", the first {count} of {len(samples)}" if len(samples) > count else f" ({len(samples)})"
+    shown = "".join(_figure(sample, other, sample.predicted[1 - better], load) for sample in samples[:count])
+    return f"<section><h2>Correct by {escape(name)} alone{few}</h2><ol>{shown or '<li>none</li>'}</ol></section>\n"
+
+
+def _figure(sample: Disagreement, other: str, wrong: str, load: Callable[[int], Any] | None) -> str:
+    return (
+        f"<li><figure>{_item(load, sample.row)}<figcaption><code>{escape(sample.id)}</code><br>"
+        f"<span class='right'>{escape(sample.truth)}</span><br>"
+        f"{escape(other)}: <span class='wrong'>{escape(wrong)}</span></figcaption></figure></li>"
+    )
+
+
+def _item(load: Callable[[int], Any] | None, row: int) -> str:
+    """Return a picture or a text as HTML; empty for sounds, which a page does not show."""
+    item = None if load is None else load(row)
+    if isinstance(item, tuple) and all(isinstance(part, str) for part in item):
+        item = " / ".join(item)
+    if isinstance(item, str):
+        return f"<blockquote>{escape(item[:LONGEST_TEXT])}{'…' if len(item) > LONGEST_TEXT else ''}</blockquote>"
+    return "" if item is None or not hasattr(item, "thumbnail") else f"<img alt='' src='{picture_address(item, SIZE)}'>"
