@@ -1,4 +1,4 @@
-"""A new evaluator that the grid can run, and a new command, are one file and their row."""
+"""A new evaluator that the grid can run, and a new command, are one file and their row; a new backbone is one file."""
 
 import json
 from pathlib import Path
@@ -122,3 +122,56 @@ def test_a_new_evaluator_is_one_file_and_its_row_for_the_grid_too(
     assert fungi(["run-elements", "majority"]) == 0
     assert json.loads(result.read_text())["results"]["embeddings"]["accuracy"] == 1.25
     assert "majority: 1.25" in capsys.readouterr().out
+
+
+BACKBONE = """
+from functools import partial
+
+from fungi.backbones.base import register_backbone
+from fungi.backbones.timm_models import build_timm
+from fungi.views.image import HALF, ImageInput
+
+register_backbone(
+    name="toy-vit",
+    label="toy",
+    source="nowhere",
+    embedding_dim=64,
+    projection_dim=64,
+    layer="blocks.5.attn.proj",
+    weight_shape=(64, 64),
+    pca_dim=64,
+    depth=6,
+    patch_size=16,
+    input=ImageInput(size=160, resize=160, statistics=HALF),
+    build=partial(build_timm, "test_vit", num_classes=0),
+)
+"""
+
+
+def test_a_new_backbone_is_one_file_for_the_stages_the_library_and_the_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    from fungi.backbones import families
+    from fungi.backbones.base import BACKBONES
+    from fungi.backbones.loading import load_backbone
+    from fungi.config import KLConfig
+    from fungi.grid.throughput import relative_work
+    from fungi.wrapper import FUNGIWrapper
+
+    (tmp_path / "toy.py").write_text(BACKBONE)
+    BACKBONES.names()
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    monkeypatch.setattr(BACKBONES, "_entries", dict(BACKBONES._entries))
+    monkeypatch.setattr(BACKBONES, "_discovered", False)
+
+    assert fungi(["list", "backbones"]) == 0
+    assert "toy-vit" in capsys.readouterr().out
+    backbone = load_backbone("toy-vit", random_init=True)
+    assert 0 < relative_work(backbone.spec) < 0.01
+    options = {"input_dim": 160, "image_input": backbone.input, "extractor_configs": [KLConfig(latent_dim=8)]}
+    wrapper = FUNGIWrapper(backbone.model, backbone.spec.layer, "cpu", **options)
+    assert wrapper([Image.new("RGB", (200, 160))]).shape == (1, 64)
+    stage = ["--backbone", "toy-vit", "--random-init", "--root", str(tmp_path / "features"), "--split", "test"]
+    assert COMMANDS["extract"].parse([*stage, "--dataset", "digits"]).backbone == "toy-vit"

@@ -38,7 +38,8 @@ class BackboneSpec:
         its output projection (deviation V1; what `Profile.attention_input` reproduces).
     first_token_gradient: whether the published code kept the first token's part of the gradient alone (deviation U2;
         what `Profile.first_token_gradient` reproduces).
-    flops: floating-point operations of one forward of one view, where they are known; 0 where not.
+    depth: blocks of a transformer, and patch_size: side of its patches in pixels; 0 where there are none.
+    flops: floating-point operations of one forward pass of one view, where they were counted; 0 where not.
     """
 
     name: str
@@ -60,6 +61,8 @@ class BackboneSpec:
     first_token_gradient: bool = False
     modality: Literal["vision", "text", "audio"] = "vision"
     enumerated: bool = False
+    depth: int = 0
+    patch_size: int = 0
     flops: int = 0
     notes: str = ""
 

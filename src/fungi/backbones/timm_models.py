@@ -25,10 +25,13 @@ SIZES = {
 """Width, number of blocks and PCA size of the Vision Transformers (spec vision 2.1)."""
 
 
-def register_vit(name: str, *, size: str, embedding_dim: int | None = None, **fields: Any) -> BackboneSpec:
+def register_vit(
+    name: str, *, size: str, patch_size: int = 16, embedding_dim: int | None = None, **fields: Any
+) -> BackboneSpec:
     """Register a ViT in timm's layout. The gradient source is the attention output projection of the last block.
 
-    embedding_dim: where it is not the width (joint image-text space). Gradients are projected to the width always.
+    size: a key of `SIZES`; embedding_dim: where it is not the width (joint image-text space). Gradients are projected
+    to the width always.
     """
     width, depth, pca_dim = SIZES[size]
     spec = BackboneSpec(
@@ -38,6 +41,8 @@ def register_vit(name: str, *, size: str, embedding_dim: int | None = None, **fi
         layer=f"blocks.{depth - 1}.attn.proj",
         weight_shape=(width, width),
         pca_dim=pca_dim,
+        depth=depth,
+        patch_size=patch_size,
         **fields,
     )
     return BACKBONES.register(name, spec)

@@ -8,11 +8,10 @@ products of these sizes reach (bfloat16; embeddings in full float32). `scripts/b
 The processor's part: seconds per image and core for decoding and views, measured with Pillow (docs/log.md), over the
 workers of a job. Workers and GPU work at the same time, so the slower of the two counts.
 
-It sizes shards, nothing more: elements that are a few times too long or too short change no result. Backbones whose
-depth can't be read from their description count as ViT-B/16.
+It sizes shards, nothing more: elements that are a few times too long or too short change no result. The work
+of a backbone of which neither the operations nor the number of blocks are known counts as that of ViT-B/16.
 """
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from math import ceil
@@ -36,7 +35,9 @@ VIEW_SECONDS = {"embeddings": 1 / 158, "kl": 1 / 158, "dino": 1 / 23, "simclr": 
 WORKERS = 15
 """Decoding processes of a job that asks for 16 cores, as the job files do."""
 SECONDS_PER_ELEMENT = 3600.0
-_VIT_B16_WORK = 12 * 12 * 768**2 * 197
+VIT_B16_TOKENS, VIT_B16_FLOPS = 197, 35.1e9
+"""Tokens of an image of 224 pixels, and operations of its forward pass as torch's counter counts them."""
+_VIT_B16_WORK = 12 * 12 * 768**2 * VIT_B16_TOKENS
 
 
 def seconds_per_row(backbone: BackboneSpec, features: Sequence[str], gpu: str, views: PlanName = PUBLISHED) -> float:
@@ -60,8 +61,7 @@ def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> 
 
     if views == PUBLISHED or feature not in OBJECTIVES:
         return 1.0
-    patch = re.search(r"/(\d+)", backbone.label)
-    plans = (ViewPlan(), ViewPlan(views, int(patch[1]) if patch else 1))
+    plans = (ViewPlan(), ViewPlan(views, backbone.patch_size or 1))
     with suppress(NoViewsError):
         own, published = (
             forwards_of(bind(feature, embedding_dim=1, input_spec=backbone.input, seed=0, plan=plan).views)
@@ -73,14 +73,13 @@ def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> 
 
 def relative_work(backbone: BackboneSpec) -> float:
     """Return the compute of one forward pass, in forward passes of ViT-B/16."""
-    block = re.fullmatch(r"\D*(\d+)\D*", backbone.layer)
-    patch = re.search(r"/(\d+)", backbone.label)
-    size = getattr(backbone.input, "size", None)
-    if block is None or len(backbone.weight_shape) != 2:
+    if backbone.flops:
+        return backbone.flops / VIT_B16_FLOPS
+    if not backbone.depth:
         return 1.0
-    depth, width = int(block[1]) + 1, backbone.weight_shape[0]
-    tokens = 1 + (size // int(patch[1])) ** 2 if patch and size else 197
-    return 12 * depth * width**2 * tokens / _VIT_B16_WORK
+    size = getattr(backbone.input, "size", None)
+    tokens = 1 + (size // backbone.patch_size) ** 2 if backbone.patch_size and size else VIT_B16_TOKENS
+    return 12 * backbone.depth * backbone.weight_shape[0] ** 2 * tokens / _VIT_B16_WORK
 
 
 def shards_for(

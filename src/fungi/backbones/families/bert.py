@@ -33,6 +33,7 @@ for _name, _pooling in POOLINGS:
         layer="encoder.layer.11.attention.output.dense",
         weight_shape=(768, 768),
         pca_dim=512,
+        depth=12,
         build=partial(build_encoder, "Bert", {}, add_pooling_layer=False),
         pretrained=partial(fetch_hub, REPOSITORY),
         convert=bert_names,

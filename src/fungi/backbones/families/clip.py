@@ -24,6 +24,7 @@ for _suffix, _infix in (("", ""), ("-quickgelu", "_quickgelu")):
         f"clip-vit-l14{_suffix}",
         label=f"CLIP ViT-L/14{' (QuickGELU)' if _suffix else ''}",
         size="L",
+        patch_size=14,
         embedding_dim=768,
         input=LARGE_INPUT,
         **timm_fields(f"vit_large_patch14_clip{_infix}_224.openai", classifier=True),

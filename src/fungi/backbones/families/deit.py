@@ -5,10 +5,24 @@ from fungi.views.image import IMAGENET, ImageInput
 
 INPUT = ImageInput(size=224, resize=248, interpolation="bicubic", statistics=IMAGENET)
 
-for _name, _label, _size, _model, _notes in (
-    ("deit-s16", "DeiT ViT-S/16", "S", "deit_small_patch16_224.fb_in1k", "one ablation; may be AugReg's in the paper"),
-    ("deit-b16", "official DeiT ViT-B/16", "B", "deit_base_patch16_224.fb_in1k", "not in the paper; a control"),
-    ("deit3-vit-b16", "DeiT III ViT-B/16", "B", "deit3_base_patch16_224.fb_in1k", ""),
-    ("deit3-vit-h14", "DeiT ViT-H/14", "H", "deit3_huge_patch14_224.fb_in1k", "our reading: DeiT I has no huge model"),
+for _name, _label, _size, _patch, _model, _notes in (
+    (
+        "deit-s16",
+        "DeiT ViT-S/16",
+        "S",
+        16,
+        "deit_small_patch16_224.fb_in1k",
+        "one ablation; may be AugReg's in the paper",
+    ),
+    ("deit-b16", "official DeiT ViT-B/16", "B", 16, "deit_base_patch16_224.fb_in1k", "not in the paper; a control"),
+    ("deit3-vit-b16", "DeiT III ViT-B/16", "B", 16, "deit3_base_patch16_224.fb_in1k", ""),
+    (
+        "deit3-vit-h14",
+        "DeiT ViT-H/14",
+        "H",
+        14,
+        "deit3_huge_patch14_224.fb_in1k",
+        "our reading: DeiT I has no huge model",
+    ),
 ):
-    register_vit(_name, label=_label, size=_size, input=INPUT, notes=_notes, **timm_fields(_model))
+    register_vit(_name, label=_label, size=_size, patch_size=_patch, input=INPUT, notes=_notes, **timm_fields(_model))

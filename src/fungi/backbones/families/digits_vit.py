@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "digits_vit.safetensors"
-WIDTH, DEPTH, HEADS = 96, 4, 3
+WIDTH, DEPTH, HEADS, PATCH = 96, 4, 3, 4
 INPUT = ImageInput(size=32, resize=32, interpolation="bicubic", statistics=HALF)
 
 
@@ -23,7 +23,9 @@ def build() -> "nn.Module":
     """Architecture: 64 tokens of 4 x 4 pixels and a class token, pooled from the class token."""
     from timm.models.vision_transformer import VisionTransformer
 
-    return VisionTransformer(img_size=32, patch_size=4, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, num_classes=0)
+    return VisionTransformer(
+        img_size=32, patch_size=PATCH, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, num_classes=0
+    )
 
 
 register_backbone(
@@ -35,6 +37,8 @@ register_backbone(
     layer=f"blocks.{DEPTH - 1}.attn.proj",
     weight_shape=(WIDTH, WIDTH),
     pca_dim=WIDTH,
+    depth=DEPTH,
+    patch_size=PATCH,
     input=INPUT,
     build=build,
     pretrained=lambda: {name: tensor.float() for name, tensor in read_checkpoint(WEIGHTS).items()},

@@ -76,6 +76,7 @@ for _letter, _size, _model in (
             _name + _suffix,
             label=f"DINOv2 ViT-{_size}/14{' with registers' if _suffix else ''}",
             size=_size,
+            patch_size=14,
             source=f"torch hub facebookresearch/dinov2, {_name}{_file}_pretrain.pth",
             input=INPUT,
             build=partial(build_timm, _model.format(_infix), num_classes=0, img_size=224),

@@ -74,6 +74,8 @@ register_backbone(
     layer="vit.layers.11.attention.o_proj",
     weight_shape=(768, 768),
     pca_dim=512,
+    depth=12,
+    patch_size=16,
     input=INPUT,
     build=_build,
     pretrained=partial(_fetch, REPOSITORY),

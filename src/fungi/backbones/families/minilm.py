@@ -34,6 +34,7 @@ register_text(
     layer="encoder.layer.5.attention.output.dense",
     weight_shape=(384, 384),
     pca_dim=384,
+    depth=6,
     build=partial(build_encoder, "Bert", SIZES, add_pooling_layer=False),
     pretrained=lambda: read_checkpoint(carried_folder() / "model.safetensors"),
     convert=bert_names,

@@ -43,16 +43,24 @@ def siglip_names(state: StateDict, *, build: Any) -> StateDict:
     return named
 
 
-for _name, _label, _size, _pixels, _model in (
-    ("siglip2-base-patch16-224", "SigLIP 2 ViT-B/16", "B", 224, "vit_base_patch16_siglip_224.v2_webli"),
-    ("siglip2-large-patch16-256", "SigLIP 2 ViT-L/16", "L", 256, "vit_large_patch16_siglip_256.v2_webli"),
-    ("siglip2-so400m-patch14-224", "SigLIP 2 ViT-So400m/14", "So400m", 224, "vit_so400m_patch14_siglip_224.v2_webli"),
+for _name, _label, _size, _patch, _pixels, _model in (
+    ("siglip2-base-patch16-224", "SigLIP 2 ViT-B/16", "B", 16, 224, "vit_base_patch16_siglip_224.v2_webli"),
+    ("siglip2-large-patch16-256", "SigLIP 2 ViT-L/16", "L", 16, 256, "vit_large_patch16_siglip_256.v2_webli"),
+    (
+        "siglip2-so400m-patch14-224",
+        "SigLIP 2 ViT-So400m/14",
+        "So400m",
+        14,
+        224,
+        "vit_so400m_patch14_siglip_224.v2_webli",
+    ),
 ):
     _build = partial(build_timm, _model, num_classes=0)
     register_vit(
         _name,
         label=_label,
         size=_size,
+        patch_size=_patch,
         source=f"timm {_model}",
         input=SquashedInput(size=_pixels, resize=_pixels, interpolation="bilinear", statistics=HALF),
         build=_build,

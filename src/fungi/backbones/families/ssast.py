@@ -58,6 +58,7 @@ def _register(name: str, pooling: str, *, sizes: dict[str, int], **fields: Any) 
         layer=f"blocks.{sizes['depth'] - 1}.attn.proj",
         weight_shape=(width, width),
         pca_dim=min(width, 512),
+        depth=sizes["depth"],
         build=partial(build, pooling, sizes),
         convert=ssast_names,
         first_token_gradient=pooling == "cls_dist",

@@ -32,6 +32,7 @@ for _name, _pooling in POOLINGS:
         weight_shape=(512, 512),
         bias=False,
         pca_dim=512,
+        depth=6,
         build=partial(build_encoder, "T5Encoder", {}),
         pretrained=partial(fetch_hub, REPOSITORY),
         convert=t5_encoder_names,

@@ -34,6 +34,7 @@ register_text(
     layer=f"encoder.layer.{DEPTH - 1}.attention.output.dense",
     weight_shape=(WIDTH, WIDTH),
     pca_dim=WIDTH,
+    depth=DEPTH,
     build=build,
     pretrained=partial(drawn, partial(build, "mean"), SEED, NAME),
     notes="never trained: a control that needs no download",

@@ -39,15 +39,16 @@ def timm_layout(state: StateDict) -> StateDict:
     return {timm_path(name): tensor for name, tensor in without_prefix(state, "heads.").items()}
 
 
-for _name, _label, _size, _model, _file, _resize in (
-    ("vit-b16", "DeiT ViT-B/16", "B", "vit_base_patch16_224", "vit_b_16-c867db91.pth", 256),
-    ("vit-b32", "DeiT ViT-B/32", "B", "vit_base_patch32_224", "vit_b_32-d86f8d99.pth", 256),
-    ("vit-l16", "DeiT ViT-L/16", "L", "vit_large_patch16_224", "vit_l_16-852ce7e3.pth", 242),
+for _name, _label, _size, _patch, _model, _file, _resize in (
+    ("vit-b16", "DeiT ViT-B/16", "B", 16, "vit_base_patch16_224", "vit_b_16-c867db91.pth", 256),
+    ("vit-b32", "DeiT ViT-B/32", "B", 32, "vit_base_patch32_224", "vit_b_32-d86f8d99.pth", 256),
+    ("vit-l16", "DeiT ViT-L/16", "L", 16, "vit_large_patch16_224", "vit_l_16-852ce7e3.pth", 242),
 ):
     register_vit(
         _name,
         label=_label,
         size=_size,
+        patch_size=_patch,
         source=f"torchvision {_file}",
         input=ImageInput(size=224, resize=_resize, interpolation="bilinear", statistics=IMAGENET),
         build=partial(build_timm, _model, num_classes=0),

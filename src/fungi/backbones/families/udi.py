@@ -111,6 +111,8 @@ for _name, _label, _width, _depth, _heads, _ratio, _size, _patch, _pca in (
             layer=f"blocks.{_depth - 1}.attn.proj",
             weight_shape=(_width, _width),
             pca_dim=_pca,
+            depth=_depth,
+            patch_size=_patch,
             input=ImageInput(size=_size, resize=round(_size * 256 / 224) if _size > 32 else _size, statistics=IMAGENET),
             build=partial(build, _width, _depth, _heads, _ratio, _size, _patch, _tokens),
             convert=partial(converted, name=_name + _ending, class_tokens=_tokens),
