@@ -1,7 +1,7 @@
 """Compiled encoders: the same features, and compiled code that is really run."""
 
 from dataclasses import replace
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 
 import jaxtyping
@@ -56,6 +56,24 @@ def test_compiled_features_equal_the_others(short_cut: bool, backend: str, monke
     compiled = gradients(engine)
     assert counters["stats"]["unique_graphs"] >= 1
     torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize(("short_cut", "most"), [(True, 1), (False, 2)])
+def test_groups_of_any_size_run_few_programs(short_cut: bool, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every program costs a minute of compiling; blocks are alike, and so are groups of other sizes."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=counter))
+    torch._dynamo.reset()
+    engine = engine_of(short_cut)
+    engine.compile()
+    plain = IMAGES.views("plain")
+    for count in (4, 7, 2, 5):
+        engine.embed(batch_of(pictures(count), [plain], seed=0)[plain.identity], plain)
+    assert 1 <= counter.frame_count <= most
 
 
 def test_whether_to_compile_follows_settings_and_dataset_never_the_shard(

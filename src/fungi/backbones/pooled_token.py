@@ -63,7 +63,13 @@ class PooledTokenEncoder:
 
     def compile(self, targets: Sequence[str]) -> None:
         """Everything up to the attention of the last block, where eleven twelfths of the work are, as one program."""
-        self._attend = torch.compile(self._attended)
+        attend = torch.compile(self._attended)
+
+        def attend_any_number(images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
+            torch._dynamo.maybe_mark_dynamic(images, 0)  # groups of any size run the same program
+            return attend(images)
+
+        self._attend = attend_any_number
 
     def _attended(self, images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
         """The pooled token behind the attention of the last block `[n 1 i]`, before it, and past it `[n 1 d]`."""

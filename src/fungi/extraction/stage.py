@@ -62,7 +62,7 @@ class StageSettings:
     )
     compile: Literal["auto", "on", "off"] = setting(
         "auto",
-        "torch.compile: auto (on a GPU, from 500,000 forwards on, where it pays), on, off",
+        "torch.compile: auto (on a GPU, from 9 million forwards on, where it pays), on, off",
         decides="nothing",
     )
     num_workers: int = setting(
