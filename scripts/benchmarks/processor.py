@@ -1,0 +1,87 @@
+"""Speed of the forward pass on a CPU: `python scripts/benchmark.py processor --backbone vit-s16`.
+
+Ways to compute the same forward, in turns in one run, as ratios of processor time to plain float32; with the smallest
+cosine of the embeddings to those of plain float32.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks._rounds import in_turns, ratio
+from fungi.backbones.loading import load_backbone
+from fungi.runtime.device import keep_freed_memory
+
+CPU = torch.device("cpu")
+Forward = Callable[[Tensor], Tensor]
+
+
+class OneDnnLinear(nn.Module):
+    """A linear layer computed by oneDNN, with its weights laid out once."""
+
+    def __init__(self, layer: nn.Linear, rows: int) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows)
+        self.bias = layer.bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return `inputs W^T + b`."""
+        return torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, "none", [], "")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="benchmark.py processor", description=__doc__)
+    parser.add_argument("--backbone", default="vit-s16")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args(arguments)
+    keep_freed_memory()
+    backbone = load_backbone(options.backbone, random_init=True)
+    size = backbone.input.size
+    images = torch.randn(options.images, 3, size, size)
+    ways = _ways(options.backbone, backbone.model, images)
+    with torch.no_grad():
+        embeddings = {name: forward(images) for name, forward in ways.items()}
+        jobs = {name: (lambda forward=forward: forward(images)) for name, forward in ways.items()}
+        seconds = in_turns(jobs, options.rounds, CPU)
+    print(f"{options.backbone}, {options.images} images, {torch.get_num_threads()} threads, {_features()}")
+    for name, times in seconds.items():
+        cosine = torch.cosine_similarity(embeddings[name].float(), embeddings["float32"], dim=1).min()
+        print(f"{name:28} {ratio(times, seconds['float32'])}   cosine {float(cosine):.6f}")
+    return 0
+
+
+def _ways(name: str, model: nn.Module, images: Tensor) -> dict[str, Forward]:
+    def bfloat16(inputs: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(inputs)
+
+    ways: dict[str, Forward] = {"float32": model, "bfloat16 (autocast)": bfloat16}
+    ways["oneDNN linear layers"] = _with_onednn(load_backbone(name, random_init=True).model, images)
+    for label, frozen in (("compiled", False), ("compiled, frozen weights", True)):
+        twin = load_backbone(name, random_init=True).model
+        compiled = torch.compile(twin, options={"freezing": frozen})
+        with torch.no_grad():
+            compiled(images)
+        ways[label] = compiled
+    return ways
+
+
+def _with_onednn(model: nn.Module, images: Tensor) -> nn.Module:
+    tokens = len(images) * (model.patch_embed.num_patches + model.num_prefix_tokens)  # type: ignore[union-attr, operator]
+    for path, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Linear):
+            parent, _, child = path.rpartition(".")
+            setattr(model.get_submodule(parent), child, OneDnnLinear(layer, int(tokens)))
+    return model
+
+
+def _features() -> str:
+    return torch.backends.cpu.get_cpu_capability()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
