@@ -51,7 +51,7 @@ from fungi.views.base import ViewGenerator
 from fungi.views.image import ImageInput
 from fungi.views.image_sets import as_samples, rgb
 from fungi.views.loading import Batch, batch_of, batches, row_batches
-from fungi.views.plans import PLANS, PUBLISHED, PlanName
+from fungi.views.plans import PLANS, PUBLISHED
 
 
 class FUNGIWrapper:
@@ -96,7 +96,7 @@ class FUNGIWrapper:
         image_input: ImageInput | None = None,
         views_per_forward: int = 0,
         bias: bool = True,
-        views: PlanName = PUBLISHED,
+        views: Any = PUBLISHED,
         compile: bool = False,
     ) -> None:
         self.extractor_configs = checked_configs(extractor_configs)

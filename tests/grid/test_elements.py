@@ -11,7 +11,7 @@ from fungi.errors import FungiError
 from fungi.grid.array import MAX_ARRAY, array_text, chosen_indices, chunks
 from fungi.grid.declaration import Grid
 from fungi.grid.elements import GridCall, elements
-from fungi.grid.throughput import relative_work, seconds_per_row, shards_for
+from fungi.grid.throughput import relative_forwards, relative_work, seconds_per_row, shards_for
 from fungi.store.shard import Shard
 
 EXTRACTION = GridCall("extract-gradients", features=("kl", "dino", "simclr"))
@@ -123,6 +123,13 @@ def test_all_features_of_vit_b16_take_what_is_expected_of_this_code(gpu: str, im
     """By arithmetic: eight times the published rate, whose code encoded every view for itself in float32."""
     features = ("embeddings", "kl", "dino", "simclr")
     assert 1 / seconds_per_row(BACKBONES["vit-b16"], features, gpu) == pytest.approx(images_per_second, rel=0.05)
+
+
+@pytest.mark.parametrize(("plan", "dino", "simclr"), [("native", 3.84 / 12, 1 / 4), ("budget", 3.84 / 12, 3.72 / 49)])
+def test_smaller_views_cost_the_share_of_their_area(plan: str, dino: float, simclr: float) -> None:
+    """Local crops of 96 pixels; 49 patches of 112 pixels, or 9 of 144."""
+    for feature, share in (("embeddings", 1), ("kl", 1), ("dino", dino), ("simclr", simclr)):
+        assert relative_forwards(BACKBONES["vit-b16"], feature, plan) == pytest.approx(share, rel=0.01)
 
 
 def test_a_fast_gpu_waits_for_the_processor() -> None:

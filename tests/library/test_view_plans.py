@@ -1,0 +1,83 @@
+"""`views="native"` of the library: the same laws, the same values as options set by hand, kept when saved."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fungi.config import DINOConfig, KLConfig, SimCLRConfig
+from fungi.errors import FungiError
+from fungi.gradients.base_extractor import BaseGradientExtractor
+from fungi.wrapper import FUNGIWrapper
+from tests.library.models import SMALL_CONFIGS, build, pictures, ready, wrap
+
+
+@pytest.mark.parametrize("kind", ["timm", "torchvision", "convolutions"])
+def test_an_image_alone_has_the_feature_it_has_in_a_batch(kind: str) -> None:
+    wrapper = ready(kind, views="native", include_embeddings=True)
+    together = wrapper(pictures(3))
+    for row, image in enumerate(pictures(3)):
+        torch.testing.assert_close(wrapper([image])[0], together[row], rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(together, ready(kind, include_embeddings=True)(pictures(3)), atol=1e-3)
+
+
+def test_a_plan_gives_what_the_options_that_it_stands_for_give() -> None:
+    patches = SimCLRConfig(latent_dim=12, stride_scale=2, view_size=16)
+    by_hand = (KLConfig(latent_dim=24), DINOConfig(latent_dim=24, local_size=16), patches)
+    assert torch.equal(ready(views="native")(pictures(2)), ready(configs=by_hand)(pictures(2)))
+
+
+def test_budget_takes_nine_patches() -> None:
+    wrapper = ready(views="budget")
+    assert [extractor.views.n_views for extractor in wrapper.extractors] == [1, 12, 9]
+    assert set(wrapper.extractors[2].views.sizes) == {24}  # 5/8 of 32 pixels, in patches of 8
+    assert wrapper(pictures(2)).shape == (2, 3 * 24)
+
+
+def test_a_transform_gives_a_list_of_views_by_size() -> None:
+    dino = wrap(views="native").extractors[1]
+    assert [tuple(part.shape) for part in dino.transform(pictures(1)[0])] == [(2, 3, 32, 32), (10, 3, 16, 16)]
+
+
+def test_a_saved_wrapper_keeps_its_plan(tmp_path: Path) -> None:
+    model = build("timm")
+    wrapper = ready(model=model, views="native")
+    wrapper.save(tmp_path / "saved")
+    loaded = FUNGIWrapper.load(tmp_path / "saved", model, "cpu")
+    assert loaded.views == "native"
+    assert torch.equal(loaded(pictures(2)), wrapper(pictures(2)))
+
+
+def test_a_plan_that_is_not_known_is_named_with_the_nearest() -> None:
+    with pytest.raises(FungiError, match=r"'nativ'.*native"):
+        wrap(views="nativ")
+
+
+class OwnExtractor(BaseGradientExtractor):
+    """An extractor of somebody's own, with a constructor that knows no plans."""
+
+    def __init__(self, model, target_layer, device, embeddings_dim, input_dim, seed, image_input, **others) -> None:
+        assert "view_plan" not in others
+        super().__init__(model, target_layer, device, embeddings_dim=embeddings_dim, input_dim=input_dim, seed=seed)
+
+    def input_transform(self, input_dim: int):
+        return lambda image: torch.ones(3, input_dim, input_dim)
+
+    def compute_loss(self, latents, views_per_sample, **kwargs):
+        return latents.square().mean()
+
+
+class OwnConfig:
+    """Its configuration."""
+
+    def get_extractor(self, base_params: dict) -> OwnExtractor:
+        return OwnExtractor(**base_params)
+
+
+def test_published_views_ask_nothing_of_extractors_of_users_own() -> None:
+    assert wrap(configs=(OwnConfig(),))(pictures(1)).shape == (1, 24)
+
+
+def test_published_views_are_the_default() -> None:
+    assert wrap().views == "published"
+    assert torch.equal(ready()(pictures(2)), ready(views="published", configs=SMALL_CONFIGS)(pictures(2)))
