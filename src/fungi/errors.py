@@ -12,6 +12,10 @@ class MissingFilesError(FungiError):
     """Something that has to be on disk is not there."""
 
 
+class UnreadableItemError(FungiError):
+    """An item of a dataset can't be read."""
+
+
 class RefusedJoinError(FungiError):
     """Features of different provenance (projection, weights, layer, rows) were about to be joined."""
 

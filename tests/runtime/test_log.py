@@ -130,7 +130,32 @@ def test_log_files_get_lines_and_no_bars(capsys: pytest.CaptureFixture[str], mon
     log.configure()
     list(log.progress(range(4), [100] * 4, label="train"))
     log.configure()
-    assert capsys.readouterr().err == "train: 300 of 400 images, 10 images/s\n"
+    lines = ["train: 100 of 400 images, 10 images/s, 30 s to go", "train: 400 of 400 images, 10 images/s, 0 s to go"]
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_progress_moves_within_an_item(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """48 images in one batch take minutes on a processor: each group of views that is encoded counts."""
+    now = iter(range(0, 4000, 10))
+    monkeypatch.setattr(log, "monotonic", lambda: float(next(now)))
+    log.configure()
+    for _ in log.progress([1], [48], label="train"):
+        log.expect_parts(96)
+        for _ in range(96):
+            log.parts_done(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("train: 1 of 48 images")
+    assert lines[0].endswith("to go")
+    assert len(lines) > 10
+    assert lines[-1].startswith("train: 4")
+    log.parts_done(5)  # no bar is open
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5400, "90 min"), (12_000, "3 h 20 min")]
+)
+def test_times_are_said_in_words(seconds: float, words: str) -> None:
+    assert log.in_words(seconds) == words
 
 
 @pytest.mark.parametrize("sizes", [[1], [1, 1, 1]])

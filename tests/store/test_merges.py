@@ -31,7 +31,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act) -> N
     monkeypatch.setattr(owner, name, wrapped)
 
 
-@pytest.mark.parametrize("after", ["require_complete", "code_version", "_load", "missing"])
+@pytest.mark.parametrize("after", ["require_complete", "origin", "_load", "missing"])
 def test_a_file_that_another_process_finishes_meanwhile_is_accepted(after, tmp_path, monkeypatch):
     blocks, path = planned(tmp_path)
     fill(blocks)

@@ -25,7 +25,8 @@ from fungi.evaluators.metrics import classification_scores
 from fungi.extraction.context import StageContext, resolve_context
 from fungi.extraction.features import embedding_feature, gradient_features
 from fungi.extraction.gradient_settings import GradientSettings
-from fungi.extraction.pipeline import Feature, extract_split
+from fungi.extraction.pipeline import extract_split
+from fungi.extraction.work import Feature
 from fungi.gradients.core import compute
 from fungi.gradients.projection import draw_projection
 from fungi.gradients.terms import Terms

@@ -12,6 +12,7 @@ from fungi.backbones.encoders import is_convolutional
 from fungi.backbones.loading import Backbone, load_backbone
 from fungi.data.base import DatasetSpec, Samples, resolve_dataset
 from fungi.errors import FungiError
+from fungi.extraction.chosen_rows import ChosenRows, with_chosen_rows
 from fungi.extraction.stage import StageSettings
 from fungi.profiles import choose_profile
 from fungi.runtime.cores import usable_cores
@@ -65,6 +66,10 @@ class StageContext:
         """The samples of a split, opened once; FungiError where the dataset does not have it."""
         return self.opened(self.dataset, self.settings.data_dir, split)
 
+    def skipped_samples(self, split: str) -> list[str]:
+        """Return the ids of the items of a split that were left out as damaged."""
+        return self.dataset.open.skipped.get(split, []) if isinstance(self.dataset.open, ChosenRows) else []
+
     def base_provenance(self, split: str, samples: Samples) -> dict[str, Any]:
         """The fields of a provenance that do not depend on the feature."""
         return {
@@ -72,6 +77,7 @@ class StageContext:
             "split": split,
             "rows": len(samples),
             "dataset_fingerprint": samples.fingerprint(),
+            "skipped_samples": self.skipped_samples(split),
             "backbone": self.backbone.spec.name,
             "weights_hash": self.backbone.weights_hash,
             "weights_source": self.backbone.weights_source,
@@ -100,6 +106,7 @@ def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, m
         )
     if profile.published_labels:
         dataset = dataset.as_published()
+    dataset = with_chosen_rows(dataset, settings.limit, skip_damaged=settings.skip_damaged)
     spec = resolve_backbone(settings.backbone)
     if spec.modality != dataset.modality:
         raise FungiError(

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from fungi.backbones.base import BACKBONES, BackboneSpec
+from fungi.backbones.encoders import Encoded
 from fungi.backbones.position_embedding import patch_size_of, scaling_of
 from fungi.errors import FungiError
 from fungi.extraction.context import StageContext
 from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings, parse_options
-from fungi.extraction.pipeline import Feature
 from fungi.extraction.support import with_support
+from fungi.extraction.work import Feature
 from fungi.gradients import assembly, core
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.projection import ProjectionMatrix, draw_projection, load_projection, save_projection
@@ -20,21 +22,38 @@ from fungi.objectives.binding import BoundObjective, bind
 from fungi.profiles import choose_profile
 from fungi.runtime.device import Stopwatch, choose_dtype
 from fungi.runtime.log import logger
+from fungi.runtime.precision import short_products
 from fungi.store.provenance import LayerProvenance
-from fungi.views.base import NoViewsError, OwnSizes
+from fungi.views.base import NoViewsError, OwnSizes, ViewGenerator
 from fungi.views.plans import ViewPlan
 
 
+class _ShortProductsEngine(GradientEngine):
+    """An engine that encodes with shortened float32 products (TF32)."""
+
+    def encode(self, batch: Any, views: ViewGenerator) -> Encoded:
+        """Return the latents `[b v ...]` of all views of a collated batch."""
+        with short_products(self.device):
+            return super().encode(batch, views)
+
+
 def embedding_feature(context: StageContext, dtype: str = "float32", shared: GradientEngine | None = None) -> Feature:
-    """The embeddings as a feature to extract; shared: the engine of the gradients beside which they are wanted."""
-    engine = GradientEngine(
+    """Return the embeddings as a feature to extract.
+
+    shared: the engine of the gradients that are extracted with them. FungiError where tf32 is asked for and the device
+    or the dtype has none.
+    """
+    short = context.settings.embedding_precision == "tf32"
+    if short and (context.device.type != "cuda" or dtype != "float32"):
+        raise FungiError("--embedding-precision tf32 is for float32 embeddings on a GPU. Leave it out.")
+    engine = (_ShortProductsEngine if short else GradientEngine)(
         context.backbone.model,
         device=context.device,
         dtype=choose_dtype(dtype, context.device),
         views_per_forward=context.settings.views_per_forward,
     )
-    made = core.embedding_feature(engine, shared, context.backbone.input.views("plain"))
-    return Feature(made.name, made.views, made.engine)
+    feature = core.embedding_feature(engine, None if short else shared, context.backbone.input.views("plain"))
+    return Feature(feature.name, feature.views, feature.engine, precision="tf32" if short else "")
 
 
 def gradient_features(settings: GradientSettings, context: StageContext) -> list[Feature]:

@@ -7,27 +7,28 @@ perhaps the embeddings with them.
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from fungi.data.base import Samples
-from fungi.errors import FungiError
+from fungi.data.damage import damage_error, damaged_items
+from fungi.errors import FungiError, UnreadableItemError
 from fungi.extraction.context import StageContext
 from fungi.extraction.stage import StageSettings
+from fungi.extraction.work import Feature, Work
+from fungi.extraction.writing import WAITING_BLOCKS, HostBlock, start_copy, write_block
 from fungi.gradients import core
-from fungi.objectives.binding import BoundObjective
 from fungi.runtime.background import in_background
+from fungi.runtime.device import device_name
 from fungi.runtime.log import logger, progress
 from fungi.runtime.tracking import RowRate
 from fungi.settings import as_json
 from fungi.store.assembly import assemble, check_finished, is_finished, versions_of
 from fungi.store.blocks import BlockFolder, Manifest, Span
 from fungi.store.code_version import CodeVersion, current_version, difference, distinct, require_one
-from fungi.store.provenance import LayerProvenance, Provenance
-from fungi.store.reading import TARGETS
+from fungi.store.provenance import Provenance
 from fungi.store.shard import Shard
 from fungi.views.base import HasRemarks
 from fungi.views.loading import Batch, batches, row_batches
@@ -36,24 +37,6 @@ from fungi.views.plans import PUBLISHED
 COMPILED_FROM = 9_000_000
 """Forwards from which on compiled code saves a GPU more time than compiling takes: each process pays 60 to 120 seconds,
 and a forward of ViT-B/16 becomes about 10 microseconds shorter on an H200 (expected by arithmetic, not measured)."""
-
-
-@dataclass(frozen=True)
-class Feature(core.Feature):
-    """One file to make: the embeddings (`objective` is None) or the gradients of one objective."""
-
-    objective: BoundObjective | None = None
-    layers: dict[str, LayerProvenance] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Work:
-    """A feature of a split, its blocks and its file."""
-
-    feature: Feature
-    blocks: BlockFolder
-    path: Path
-    missing: frozenset[int]
 
 
 def extract_split(context: StageContext, split: str, features: Sequence[Feature]) -> None:
@@ -68,12 +51,24 @@ def extract_split(context: StageContext, split: str, features: Sequence[Feature]
     spans = [span for span in spans if any(span.index in work.missing for work in works)]
     if compiles(context, features):
         _compile(context, features)
-    _compute(context, split, samples, works, spans)
+    try:
+        _compute(context, split, samples, works, spans)
+    except UnreadableItemError as error:
+        raise _all_damaged(samples, spans, error) from None
     remarking = [work.feature.views for work in works if isinstance(work.feature.views, HasRemarks)]
     for remark in dict.fromkeys(text for views in remarking for text in views.remarks()):
         logger.warning(f"{split}: {remark}")
     for work in works:
         _finish(work, shard, context.settings)
+
+
+def _all_damaged(samples: Samples, spans: Sequence[Span], first: FungiError) -> FungiError:
+    """Return the error that names all items of these spans that can't be read, not only the first one."""
+    logger.warning(f"{first} The other items are being checked, too, so that all that are damaged can be named.")
+    rows = [row for span in spans for row in range(span.start, span.stop)]
+    damaged = damaged_items(samples, rows, label="looking for damaged items")
+    way_out = "Replace them, or give --skip-damaged to leave them out."
+    return damage_error(damaged, len(samples), way_out=way_out) if damaged else first
 
 
 def _plan(context: StageContext, split: str, samples: Samples, feature: Feature) -> Work | None:
@@ -84,7 +79,7 @@ def _plan(context: StageContext, split: str, samples: Samples, feature: Feature)
     provenance = Provenance(
         **context.base_provenance(split, samples),
         feature=feature.name,
-        dtype=str(feature.engine.dtype).removeprefix("torch."),
+        dtype=feature.dtype_name,
         objective_settings=feature.objective.settings if feature.objective else {},
         views=feature.objective.plan if feature.objective else PUBLISHED,
         support_hash=feature.objective.support_hash if feature.objective else "",
@@ -149,11 +144,13 @@ def _compute(
     unit = {"vision": "image", "audio": "sound"}.get(context.backbone.spec.modality, "text")
     bar = progress(loaded, [len(batch) for batch in rows], label=split, unit=unit)
     rate = RowRate(split)
-    with in_background() as do:
+    computed_on = device_name(context.device)
+    with in_background(WAITING_BLOCKS) as do:
         for span in spans:
-            wanted = [work for work in works if span.index in work.missing]
-            made, check = _compute_block(bar, [work.feature for work in wanted], span, context.settings.batch_size)
-            do(partial(_write_block, made, check, wanted, samples, span))
+            incomplete = [work for work in works if span.index in work.missing]
+            features = [work.feature for work in incomplete]
+            block = _compute_block(bar, features, span, context.settings.batch_size, context.device)
+            do(partial(write_block, block, incomplete, samples, span, computed_on))
             rate.add(len(span))
     next(bar, None)  # the last batch is done, too
 
@@ -188,40 +185,11 @@ def _c_compiler() -> str:
 
 
 def _compute_block(
-    loaded: Iterator[Batch], wanted: Sequence[Feature], span: Span, batch_size: int
-) -> tuple[core.Computed, core.FiniteCheck]:
-    """All wanted features of a block, and which rows are finite: asked of the device without waiting for it."""
-    check, parts = core.FiniteCheck(), []
-    for _ in row_batches(span.start, span.stop, batch_size):
-        parts.append(core.compute(next(loaded), wanted))
-        check.look(parts[-1])
-    made = {
-        name: {key: torch.cat([part[name][key] for part in parts]) for key in arrays}
-        for name, arrays in parts[0].items()
-    }
-    return made, check
-
-
-def _write_block(
-    made: core.Computed,
-    check: core.FiniteCheck,
-    wanted: Sequence[Work],
-    samples: Samples,
-    span: Span,
-) -> None:
-    """Check a block, copy it from the device, and write it; here alone the device is waited for."""
-    for name, rows in check.bad_rows().items():
-        bad = [samples.ids[span.start + row] for row in rows]
-        half = next(work.feature.engine.dtype for work in wanted if work.feature.name == name) == torch.float16
-        way_out = " Half precision may have overflowed: try --dtype float32." if half else ""
-        raise FungiError(f"{name} is not finite for {', '.join(bad[:4])} ({len(bad)} in this block).{way_out}")
-    for work in wanted:
-        arrays = {key: rows.float().cpu().numpy() for key, rows in made[work.feature.name].items()}
-        if work.feature.objective is None:
-            arrays[TARGETS] = samples.targets[span.start : span.stop]
-            work.blocks.write(span, arrays, samples.ids[span.start : span.stop])
-        else:
-            work.blocks.write(span, arrays)
+    loaded: Iterator[Batch], features: Sequence[Feature], span: Span, batch_size: int, device: torch.device
+) -> HostBlock:
+    """Compute all features of a block and queue their copy to the host."""
+    batch_rows = row_batches(span.start, span.stop, batch_size)
+    return start_copy([core.compute(next(loaded), features) for _ in batch_rows], device)
 
 
 def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:

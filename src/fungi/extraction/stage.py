@@ -34,6 +34,13 @@ class StageSettings:
     split: tuple[str, ...] = setting(
         (), "splits to extract; all that the dataset has if none is named", decides="contents"
     )
+    limit: int = setting(
+        0,
+        "at most so many rows of each split, evenly spaced, for a first try; the files belong to dataset NAME-limitN",
+        within=(0, 10**9),
+        topic="data",
+    )
+    skip_damaged: bool = setting(False, "leave out items that can't be read; the files record which", topic="data")
     root: Path = setting(Path("features"), "folder of all feature files", aliases=("--output-path",), decides="nothing")
     data_dir: Path = setting(Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing")
     checkpoint: Path | None = setting(None, "weights from this file in place of the published ones")
@@ -50,6 +57,11 @@ class StageSettings:
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
     dtype: str = setting(
         "auto", "compute dtype: auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16, float16"
+    )
+    embedding_precision: Literal["float32", "tf32"] = setting(
+        "float32",
+        "float32 products of embeddings on a GPU: float32 (all digits) or tf32 (ten bits of each factor, faster)",
+        topic="machine",
     )
     batch_size: int = setting(
         64, "images that are decoded and projected together", within=(1, 65_536), decides="nothing"
@@ -103,6 +115,7 @@ class StageSettings:
     def outputs(self) -> list[Path]:
         """The feature files of the splits that are named."""
         dataset, backbone = (text.partition("=")[0] for text in (self.dataset, self.backbone))
+        dataset = limited_name(dataset, self.limit)
         return [
             self.layout.features(feature, dataset, backbone, split) for split in self.split for feature in self.features
         ]
@@ -127,10 +140,17 @@ class StageSettings:
 
     def _deciding(self, feature: str) -> dict[str, Any]:
         """The settings that decide a feature, as far as they are known before anything is loaded."""
-        names = ("seed", "profile", "random_init", "checkpoint", "checkpoint_key", "input_size")
+        names: tuple[str, ...] = ("seed", "profile", "random_init", "checkpoint", "checkpoint_key", "input_size")
+        if feature == EMBEDDINGS:
+            names = (*names, "embedding_precision")
         return {name: getattr(self, name) for name in names}
 
     @property
     def layout(self) -> Layout:
         """Paths below the root."""
         return Layout(self.root)
+
+
+def limited_name(name: str, limit: int) -> str:
+    """Return what a dataset is called where at most `limit` rows of each split are taken, 0 for all of them."""
+    return f"{name}-limit{limit}" if limit else name

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from fungi.data.base import Samples
 from fungi.gradients.engine import GradientEngine, Loss
+from fungi.gradients.parts import length
 from fungi.objectives import EMBEDDINGS
 from fungi.runtime.device import shielded
-from fungi.runtime.log import progress
+from fungi.runtime.log import expect_parts, progress
 from fungi.views.base import ViewGenerator, forwards_of
 from fungi.views.loading import Batch, batches, row_batches
 from fungi.views.transforms import of_batch
@@ -43,6 +44,8 @@ def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
     groups: dict[Any, list[Feature]] = {}
     for feature in features:
         groups.setdefault((feature.views.identity, id(feature.engine)), []).append(feature)
+    views_in_all = sum(sharing[0].views.n_views for sharing in groups.values())
+    expect_parts(views_in_all * length(batch[features[0].views.identity]))
     for sharing in groups.values():
         engine, prepared = sharing[0].engine, batch[sharing[0].views.identity]
         views = of_batch(sharing[0].views, prepared)

@@ -28,7 +28,7 @@ from fungi.gradients.rules import rule_for
 from fungi.gradients.targets import Target
 from fungi.gradients.terms import Positions, SumOfPositions, Terms
 from fungi.runtime.device import Stopwatch, autocast, shielded
-from fungi.runtime.log import logger
+from fungi.runtime.log import logger, parts_done
 from fungi.views.base import Grouping, OwnSizes, ViewGenerator, forwards_of
 
 T = TypeVar("T")
@@ -159,6 +159,7 @@ class GradientEngine:
         groups = views.groups(batch, size) if isinstance(views, Grouping) else in_turn(batch, size)
         for rows, part in groups:
             yield rows, each(part, lambda values: values.to(self.device, non_blocking=True))
+            parts_done(len(rows) * views.n_views)  # asked for the next group: this one was worked on
 
     def _by_group(self, batch: Any, views: ViewGenerator, work: Callable[[Any], T]) -> Iterator[tuple[Tensor, T]]:
         """Rows of each group of a batch, and what the work gives for it.

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 
 Work = Callable[[], None]
 WAITING = 1
-"""Pieces of work that may wait for the thread; a further one makes the caller wait."""
 
 
 @contextmanager
-def in_background() -> Iterator[Callable[[Work], None]]:
+def in_background(waiting: int = WAITING) -> Iterator[Callable[[Work], None]]:
     """`with in_background() as do: do(work)`: one thread does all work, in order.
+
+    waiting: pieces of work that may wait for the thread; a further one makes the caller wait.
 
     The first error of a piece of work is raised in the caller, at a later `do` or at the end; an error of the caller
     goes first. At the end everything has been done.
@@ -20,7 +21,7 @@ def in_background() -> Iterator[Callable[[Work], None]]:
     under_way: deque[Future[None]] = deque()
 
     def do(work: Work) -> None:
-        while under_way and (under_way[0].done() or len(under_way) > WAITING):
+        while under_way and (under_way[0].done() or len(under_way) > waiting):
             under_way.popleft().result()
         under_way.append(thread.submit(work))
 

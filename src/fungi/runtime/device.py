@@ -1,20 +1,34 @@
 """Where and in what precision a run computes, where its time goes, and what it does with freed memory."""
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from time import perf_counter
 
 import torch
 
 from fungi.errors import FungiError
+from fungi.runtime.precision import set_full_precision
 
+HIDDEN = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES that hide all GPUs; the last is SLURM's."""
+GPU_FILE, DRIVER_FILE = Path("/dev/nvidia0"), Path("/proc/driver/nvidia/version")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """The device for `auto`, `cpu`, `cuda` or `cuda:N`; FungiError where it is not there."""
+    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`, and set torch up for it.
+
+    float32 then means float32 (`set_full_precision`), and a GPU that is named by its number is the current one.
+    FungiError for a device that is not there, and for `auto` where the process was given a GPU that torch can't use:
+    hours of computation on the processors must be a choice.
+    """
+    set_full_precision()
     if name == "auto":
+        if not torch.cuda.is_available() and (sign := _sign_of_gpu()):
+            raise FungiError(f"this process has a GPU ({sign}), but {_why_unusable()} Or choose --device cpu.")
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -23,10 +37,43 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise FungiError(f"--device {name} is not supported. Use auto, cpu, cuda or cuda:N.")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise FungiError(f"--device {name} was asked for, but torch {torch.__version__} sees no GPU. Use --device cpu.")
+        why = _why_unusable() if _sign_of_gpu() else f"torch {torch.__version__} sees no GPU."
+        raise FungiError(f"--device {name} was asked for, but {why} Or choose --device cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise FungiError(f"--device {name} was asked for, but there are {torch.cuda.device_count()} GPUs, from cuda:0.")
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """Return the model of a GPU, such as `NVIDIA H200`, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _sign_of_gpu() -> str:
+    """Return what shows that this process was given a GPU; an empty text where nothing does, or GPUs are hidden."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in HIDDEN:
+        return ""
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE"):
+        value = os.environ.get(name, "").strip()
+        if value and not (name == "SLURM_GPUS_ON_NODE" and value == "0"):
+            return f"{name}={value}"
+    return str(GPU_FILE) if GPU_FILE.exists() else ""
+
+
+def _why_unusable() -> str:
+    """Return why torch can't use the GPU, as far as that can be read, and the way out."""
+    try:
+        driver = DRIVER_FILE.read_text(encoding="utf-8").splitlines()[0].partition("Module")[2].split()[0]
+    except (OSError, IndexError):
+        driver = "unknown"
+    build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    return (
+        f"torch {torch.__version__} ({build}) can't use it with driver {driver}. Install a torch that is built for an"
+        " older CUDA (see docs/cluster.md), or a newer driver."
+    )
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -88,18 +135,6 @@ def keep_freed_memory() -> None:
     mallopt(M_MMAP_THRESHOLD, 1 << 30)
     mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
     mallopt(M_TOP_PAD, 1 << 26)
-
-
-@contextmanager
-def short_products(device: torch.device, *, wanted: bool) -> Iterator[None]:
-    """Products of float32 numbers by ten bits of each (TF32) on a GPU, where they are wanted; as before afterwards."""
-    before = torch.get_float32_matmul_precision()
-    if wanted and device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class Stopwatch:

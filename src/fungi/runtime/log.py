@@ -12,6 +12,8 @@ from time import monotonic
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
+FIRST_LINE = 5.0
+"""Seconds until the first line that stands for a bar."""
 logger = logging.getLogger("fungi")
 LINE_EVERY = 30.0
 """Seconds between the lines that stand for a bar where nobody watches a terminal."""
@@ -86,12 +88,58 @@ def progress(
     _open_bars.append(bar)
     try:
         for item, size in zip(items, sizes, strict=True):
+            _item.begin(bar, size)
             yield item
-            bar.update(size)
+            _item.finish()
     finally:
         bar.close()
         if bar in _open_bars:
             _open_bars.remove(bar)
+
+
+class _Item:
+    """The item of the latest bar that is being worked on, of which parts may be done already."""
+
+    def __init__(self) -> None:
+        self._bar: _Bar | None = None
+        self._size = self._shown = self._expected = self._done = 0
+
+    def begin(self, bar: _Bar, size: int) -> None:
+        """Begin an item of so many units."""
+        self._bar, self._size, self._shown, self._expected, self._done = bar, size, 0, 0, 0
+
+    def expect(self, parts: int) -> None:
+        """Learn of how many parts the work on the item consists."""
+        self._expected, self._done = parts, 0
+
+    def advance(self, parts: int) -> None:
+        """Show the units that are done once so many more parts are."""
+        self._done += parts
+        if self._expected:
+            self._show(min(self._size, self._size * self._done // self._expected))
+
+    def finish(self) -> None:
+        """Show all units of the item."""
+        self._show(self._size)
+        self._bar = None
+
+    def _show(self, units: int) -> None:
+        if self._bar in _open_bars and self._bar is not None and units > self._shown:
+            self._bar.update(units - self._shown)
+            self._shown = units
+
+
+_item = _Item()
+
+
+def expect_parts(count: int) -> None:
+    """Say of how many parts (views to encode) the current item consists, so that a bar moves within it."""
+    _item.expect(count)
+
+
+def parts_done(count: int) -> None:
+    """Say that so many more parts of the item are done; nothing happens where no bar is open."""
+    _item.advance(count)
 
 
 def close_bars() -> None:
@@ -113,22 +161,32 @@ def _new_bar(total: int, label: str, unit: str) -> _Bar:
     return tqdm(total=total, desc=label, unit=f" {unit}s", mininterval=0.2, file=sys.stderr, **size)
 
 
+def in_words(seconds: float) -> str:
+    """Return a time as `40 s`, `12 min` or `3 h 20 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 class _Lines:
     """What stands for a bar in log files."""
 
     def __init__(self, total: int, label: str, unit: str) -> None:
         self._total, self._label, self._unit = total, label, unit
         self._started = self._said = monotonic()
-        self._done = 0
+        self._done = self._lines = 0
 
     def update(self, count: int) -> None:
-        """Some more are done."""
+        """Count some more units; say where the work is, first after a few seconds, then every half minute."""
         self._done += count
         now = monotonic()
-        if now - self._said >= LINE_EVERY:
-            self._said = now
+        if now - self._said >= (LINE_EVERY if self._lines else FIRST_LINE):
+            self._said, self._lines = now, self._lines + 1
             rate = self._done / (now - self._started)
-            logger.info(f"{self._label}: {self._done:,} of {self._total:,} {self._unit}s, {rate:.3g} {self._unit}s/s")
+            left = in_words((self._total - self._done) / rate)
+            speed = f"{rate:.3g} {self._unit}s/s, {left} to go"
+            logger.info(f"{self._label}: {self._done:,} of {self._total:,} {self._unit}s, {speed}")
 
     def close(self) -> None:
         """Nothing is left open."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from fungi.errors import FungiError
 from fungi.runtime.files import written_whole
+from fungi.runtime.log import logger
 from fungi.runtime.owner import remove_orphans
 from fungi.store.blocks import MANIFEST, BlockFolder, Manifest
 from fungi.store.code_version import CodeVersion, distinct, require_one
@@ -110,12 +111,17 @@ def _folders_with_manifest(top: Path) -> Iterator[Path]:
 def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
     """FileNotFoundError where another process removes the blocks meanwhile."""
     blocks.require_complete()
-    code_versions = distinct(blocks.code_version(span) for span in blocks.manifest.spans())
+    origins = [blocks.origin(span) for span in blocks.manifest.spans()]
+    code_versions = distinct(code_version for code_version, _ in origins)
     require_one(code_versions, str(path), accept=accept)
+    devices = sorted({device for _, device in origins if device})
+    if len(devices) > 1:
+        logger.warning(f"{path}: its blocks were computed on {'; '.join(devices)}, whose roundings differ.")
     provenance = replace(
         blocks.manifest.provenance,
         commit=code_versions[0].commit,
         versions=code_versions[0].versions,
+        computed_on=devices,
         code_versions=[asdict(code_version) for code_version in code_versions],
     )
     with written_whole(path) as temporary:

@@ -162,13 +162,18 @@ class BlockFolder:
         return [span for span in self.manifest.spans() if not self._path(span).exists()]
 
     def write(
-        self, span: Span, arrays: dict[str, Shaped[np.ndarray, " b *d"]], sample_ids: Sequence[str] | None = None
+        self,
+        span: Span,
+        arrays: dict[str, Shaped[np.ndarray, " b *d"]],
+        sample_ids: Sequence[str] | None = None,
+        *,
+        computed_on: str = "",
     ) -> None:
         """Store a block for good, with the version of the program that computed it.
 
         arrays: every array has one entry per row of the span, `[b d]` or `[b k d]`; sample_ids: of these rows, for a
-        file that holds them. If another process assembles the file in the meantime, this recreates the folder; the
-        stage, which looks for the file at its end, then removes it.
+        file that holds them; computed_on: the kind of device, for people. If another process assembles the file in the
+        meantime, this recreates the folder; the stage, which looks for the file at its end, then removes it.
         """
         assert all(len(values) == len(span) for values in arrays.values())
         if self._path(span).exists():
@@ -181,24 +186,26 @@ class BlockFolder:
             "code_version": current_version().to_json(),
             "key": self.manifest.key,
             "rows": f"{span.index}: {span.start}-{span.stop}",
+            "computed_on": computed_on,
         }
         content = save(tensors, labels | {"checksum": _checksum_of_block(tensors, labels)})
         self._put_manifest()
         self._put(self._path(span), content)
 
-    def code_version(self, span: Span) -> CodeVersion:
-        """Return which version of the program computed a block.
+    def origin(self, span: Span) -> tuple[CodeVersion, str]:
+        """Return which version of the program computed a block, and on what kind of device.
 
         FungiError where the block can't be read, FileNotFoundError where it is missing.
         """
-        return CodeVersion.from_json(self._load(span)[1].get("code_version"))
+        _, labels = self._load(span)
+        return CodeVersion.from_json(labels.get("code_version")), labels.get("computed_on", "")
 
     def code_versions(self) -> dict[Span, CodeVersion]:
         """Return which version computed each block that is there. FungiError for a block that can't be read."""
         versions = {}
         for span in self.manifest.spans():
             with suppress(FileNotFoundError):  # not there yet, or another process finished the file
-                versions[span] = self.code_version(span)
+                versions[span], _ = self.origin(span)
         return versions
 
     def drop(self, spans: Iterable[Span]) -> None:

@@ -9,7 +9,16 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 2
 
-WITNESSES = ("weights_source", "settings", "versions", "commit", "code_versions", "complete")
+WITNESSES = (
+    "weights_source",
+    "settings",
+    "versions",
+    "commit",
+    "code_versions",
+    "computed_on",
+    "skipped_samples",
+    "complete",
+)
 """Fields that tell how a file came about without deciding what is in it."""
 
 
@@ -31,6 +40,8 @@ class Provenance:
     feature: `embeddings` or the objective; objective_settings: temperatures, views, heads.
     code_versions: the versions of this program that computed its rows; several where a mix was accepted.
     views: `published`, or the name of the view plan whose options alone the views follow (`fungi.views.plans`).
+    computed_on: kinds of devices that computed its rows, and whether code was compiled there.
+    skipped_samples: ids of items that were left out because they can't be read; the fingerprint is that of the others.
     support_hash: of the negatives or prototypes that the objective was given; empty where it needs none.
     """
 
@@ -54,6 +65,8 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     commit: str = "unknown"
     code_versions: list[dict[str, Any]] = field(default_factory=list)
+    computed_on: list[str] = field(default_factory=list)
+    skipped_samples: list[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
     complete: bool = True
 
@@ -63,7 +76,7 @@ class Provenance:
         return json.loads(json.dumps(kept, default=str))  # as it reads back from a file: lists, no tuples
 
 
-_AS_JSON = ("objective_settings", "settings", "versions", "code_versions")
+_AS_JSON = ("objective_settings", "settings", "versions", "code_versions", "computed_on", "skipped_samples")
 
 
 def write_provenance(file: "h5py.File", provenance: Provenance) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from fungi.data.base import Samples
-from fungi.errors import FungiError
+from fungi.errors import FungiError, UnreadableItemError
 from fungi.runtime.device import shielded
 from fungi.runtime.seeds import seeded
 from fungi.views.base import Drawn, ViewGenerator
@@ -41,6 +41,9 @@ class PreparedViews(Dataset):
         """Prepared views of a row, one entry per generator; an error travels back as a value, its text unharmed."""
         try:
             item = self.samples.load(row)
+        except FungiError as error:
+            return UnreadableItemError(str(error))
+        try:
             sample_id = content_id(item, self.generators) if self.by_content else self.samples.ids[row]
             return [prepare(generator, item, self.seed, sample_id, self.epoch) for generator in self.generators]
         except FungiError as error:

@@ -21,7 +21,8 @@ def run(settings: PretrainSettings) -> None:
     from fungi.pretraining.processes import joined, queue_again, stop_on_signals
     from fungi.pretraining.udi.images import open_images
     from fungi.pretraining.udi.training import Training
-    from fungi.runtime.device import keep_freed_memory, short_products
+    from fungi.runtime.device import keep_freed_memory
+    from fungi.runtime.precision import short_products
 
     keep_freed_memory()
     samples = open_images(settings.data_path, settings.dataset, settings.data_dir)

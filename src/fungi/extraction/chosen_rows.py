@@ -1,0 +1,53 @@
+"""Splits of which some rows are left out: a first try on a few, or all that can be read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from fungi.data.base import DatasetSpec, Samples
+from fungi.data.damage import SHOWN, damaged_items, without
+from fungi.extraction.stage import limited_name
+from fungi.runtime.log import logger
+
+
+@dataclass(frozen=True)
+class ChosenRows:
+    """Open a split of a dataset without some of its rows.
+
+    limit: at most so many rows, evenly spaced over the split, so that sorted classes are all there; 0 for all.
+    skip_damaged: whether items that can't be read are left out; every item is decoded once to find them.
+    skipped: split -> ids of the items that were left out as damaged, once it was opened.
+    """
+
+    open: Callable[[Path, str], Samples]
+    limit: int = 0
+    skip_damaged: bool = False
+    skipped: dict[str, list[str]] = field(default_factory=dict, compare=False)
+
+    def __call__(self, data_dir: Path, split: str) -> Samples:
+        """Return the rows of a split that are chosen, in their order."""
+        samples = self.open(data_dir, split)
+        if 0 < self.limit < len(samples):
+            samples = samples.take(np.arange(self.limit) * len(samples) // self.limit)
+        if not self.skip_damaged:
+            return samples
+        damaged = damaged_items(samples, label=f"{split}: looking for damaged items")
+        self.skipped[split] = [item.sample_id for item in damaged]
+        if damaged:
+            causes = "; ".join(item.cause for item in damaged[:SHOWN])
+            more = f"; and {len(damaged) - SHOWN:,} more" if len(damaged) > SHOWN else ""
+            logger.warning(f"{split}: {len(damaged):,} of {len(samples):,} items are left out: {causes}{more}")
+        return without(samples, damaged)
+
+
+def with_chosen_rows(dataset: DatasetSpec, limit: int, *, skip_damaged: bool) -> DatasetSpec:
+    """Return a dataset without the rows that are not chosen; under a name of its own where it is a part."""
+    if not limit and not skip_damaged:
+        return dataset
+    chosen = replace(dataset, open=ChosenRows(dataset.open, limit, skip_damaged))
+    if not limit:
+        return chosen
+    unknown = dict.fromkeys(dataset.sizes)
+    return replace(chosen, name=limited_name(dataset.name, limit), sizes=unknown, published=False)

@@ -1,0 +1,89 @@
+"""A job that was given a GPU never computes on the processors without a word; float32 means float32."""
+
+import pytest
+import torch
+
+from fungi.errors import FungiError
+from fungi.runtime import device as devices
+from fungi.runtime.device import choose_device
+from fungi.runtime.precision import full_precision, set_full_precision, short_products
+
+SIGNS = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch, tmp_path):
+    """A machine without a GPU, and torch's precision as it was."""
+    for name in SIGNS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "GPU_FILE", tmp_path / "nvidia0")
+    monkeypatch.setattr(devices, "DRIVER_FILE", tmp_path / "version")
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19\nGCC\n")
+    with full_precision():
+        yield tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [*zip(SIGNS, ("0,1", "0", "2"), strict=True), ("CUDA_VISIBLE_DEVICES", "GPU-8932f937")]
+)
+def test_a_gpu_that_torch_can_not_use_is_refused_unless_the_cpu_is_chosen(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    for asked in ("auto", "cuda"):
+        with pytest.raises(FungiError, match=r"driver 535\.104\.05.* older CUDA .*--device cpu") as refused:
+            choose_device(asked)
+    assert torch.__version__ in str(refused.value)
+    assert choose_device("cpu").type == "cpu"
+
+
+def test_a_gpu_of_the_machine_counts_unless_it_is_hidden(machine, monkeypatch):
+    devices.GPU_FILE.touch()
+    with pytest.raises(FungiError, match="nvidia0"):
+        choose_device("auto")
+    for hidden in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert choose_device("auto").type == "cpu"
+
+
+def test_without_a_sign_of_a_gpu_the_cpu_is_taken(monkeypatch):
+    assert choose_device("auto").type == "cpu"
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "0")
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(FungiError, match="sees no GPU"):
+        choose_device("cuda:1")
+
+
+@pytest.mark.parametrize(("asked", "current"), [("cuda:1", [1]), ("cuda", []), ("auto", [])])
+def test_a_gpu_that_is_named_by_number_becomes_the_current_one(asked, current, monkeypatch):
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(device.index))
+    assert choose_device(asked).type == "cuda"
+    assert chosen == current
+
+
+def precision() -> tuple[str, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+def test_a_command_computes_float32_with_all_digits_whatever_was_set(monkeypatch, caplog):
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    choose_device("cpu")
+    assert precision() == ("highest", False)
+    monkeypatch.setenv("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("fungi.runtime.log.logger.propagate", True)
+    set_full_precision()
+    assert "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set and has no effect" in caplog.text
+
+
+def test_short_products_are_for_gpus_and_end_with_their_block():
+    with short_products(torch.device("cuda")):
+        assert precision() == ("high", True)
+        with full_precision():
+            assert precision() == ("highest", False)
+    with short_products(torch.device("cpu")):
+        assert precision() == ("highest", False)
+    assert precision() == ("highest", False)
