@@ -152,7 +152,7 @@ def test_progress_moves_within_an_item(capsys: pytest.CaptureFixture[str], monke
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5400, "90 min"), (12_000, "3 h 20 min")]
+    ("seconds", "words"), [(0.4, "0 s"), (99.0, "99 s"), (100.0, "2 min"), (5400.0, "90 min"), (12e3, "3 h 20 min")]
 )
 def test_times_are_said_in_words(seconds: float, words: str) -> None:
     assert log.in_words(seconds) == words
