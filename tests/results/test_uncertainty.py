@@ -138,3 +138,8 @@ def test_a_mean_over_datasets_claims_no_rows() -> None:
     (cell,) = cells(made)
     assert isinstance(cell, Cell)
     assert (cell.rows, cell.within_noise) == (ROWS, False)
+
+
+def test_the_task_of_an_evaluator_of_ones_own_keeps_its_name() -> None:
+    (cell,) = cells(content({"embeddings": 0.5}) | {"task": "nearest-mean-5shot"})
+    assert cell.protocol.task == "nearest-mean"

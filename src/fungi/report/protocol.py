@@ -4,6 +4,7 @@ Result files say which of their deciding settings are not the usual ones (`unusu
 of a table, keeps its numbers out of the cells of other runs, and away from the published values.
 """
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fungi.combine.protocol import usual_pca_dim
 from fungi.data.base import DATASETS
 from fungi.report.facts import ALWAYS_SHOWN, Facts, Setting, as_facts, short_words
 from fungi.report.features import entries_of, seeds_and_precision, unusual_features
+from fungi.results.result_file import ABLATION
 
 SEGMENTATION = "segmentation"
 _UNKNOWN = "unknown"
@@ -55,9 +57,9 @@ def protocol_of(content: dict[str, Any], setting: Setting | None = None) -> Prot
 
 
 def task_of(content: dict[str, Any]) -> str:
-    """Return the task without the shots: `knn` of `knn-5shot`."""
-    task = str(content.get("task", "knn"))
-    return task if task == "in-context" else task.partition("-")[0]
+    """Return the task without the shots, and of all ablations the same: `knn` of `knn-5shot`."""
+    task = re.sub(r"-\d+shot$", "", str(content.get("task", "knn")))
+    return ABLATION if task.startswith(f"{ABLATION}-") else task
 
 
 def setting_of(content: dict[str, Any]) -> Setting:

@@ -25,7 +25,7 @@ from fungi.evaluators.knn import neighbour_labels, other_labels, votes_by_k
 from fungi.evaluators.metrics import classification_scores
 from fungi.results.result_file import Scores
 from fungi.runtime.device import choose_device
-from fungi.scoring.evaluation_loop import Combined, Task, labels_missing_from_train
+from fungi.scoring.evaluation_loop import Combined, Task, warnings_of_labels
 from fungi.scoring.feature_settings import FewShotSettings
 from fungi.search.neighbours import in_memory
 from fungi.store.layout import EMBEDDINGS
@@ -98,7 +98,7 @@ class ChoiceScorer:
 
     def warnings(self) -> list[str]:
         """What was odd in the labels."""
-        return labels_missing_from_train(self._targets, self.test_targets)
+        return warnings_of_labels(self._targets, self.test_targets)
 
     def _tested(self) -> Iterator[tuple[float, Scores, Candidate]]:
         """Every candidate on the test rows."""

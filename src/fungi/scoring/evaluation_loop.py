@@ -25,11 +25,12 @@ from fungi.scoring.feature_settings import FeatureSettings
 from fungi.scoring.fitted_rows import of_seen_rows
 from fungi.store.joining import check_runs
 from fungi.store.provenance import Provenance
+from fungi.store.reading import read_class_names, read_sample_ids
 
 
 @runtime_checkable
 class Scorer(Protocol):
-    """One run, made ready: scores any combination.
+    """One run, ready to score any combination.
 
     test_targets: labels of the scored rows, kept beside the predictions. sources: all features that it reads, those
     that PCA is fitted on first. warnings: what is odd in the labels; the loop looks at the features.
@@ -39,19 +40,19 @@ class Scorer(Protocol):
 
     @property
     def sources(self) -> Sequence[FeatureSource]:
-        """The features."""
+        """Return the features."""
 
     def score(self, features: "Combined") -> Scores:
-        """Scores of one combination."""
+        """Return scores of one combination."""
 
     def warnings(self) -> list[str]:
-        """What was odd, besides the features."""
+        """Return what was odd, besides the features."""
 
 
 class Combined:
     """The features of one combination, concatenated and reduced when they are asked for.
 
-    names: of the features; reduction: fitted on the scorer's first source, and said aloud where it is not as asked.
+    names: of the features; reduction: fitted on the scorer's first source; logged if PCA was skipped.
     """
 
     def __init__(self, names: Combination, reducer: Reducer, announce: Callable[[Reduction], None]) -> None:
@@ -61,21 +62,21 @@ class Combined:
 
     @cached_property
     def reduction(self) -> Reduction:
-        """How they are reduced."""
-        found = self._reducer.fit(self.names)
-        self._announce(found)
-        return found
+        """Return how they are reduced."""
+        reduction = self._reducer.fit(self.names)
+        self._announce(reduction)
+        return reduction
 
     def rows(self, source: FeatureSource) -> Float[Tensor, "n r"]:
-        """All rows of a source."""
+        """Return all rows of a source."""
         return reduced(source, self.reduction, self._reducer.device)
 
     def blocks(self, source: FeatureSource) -> Callable[[], Iterable[tuple[slice, Float32[Tensor, "b r"]]]]:
-        """The same row block by row block, as often as they are wanted."""
+        """Return the same rows block by block; they can be read again and again."""
         return repeatable_blocks(source, self.reduction, self._reducer.device)
 
     def moments(self) -> tuple[Float64[Tensor, " f"], Float64[Tensor, "f f"]]:
-        """Mean and centred Gram matrix of all features of the run, before any reduction."""
+        """Return mean and centred Gram matrix of all features of the run, before any reduction."""
         return self._reducer.moments
 
 
@@ -89,7 +90,7 @@ class Task:
 
     @property
     def provenances(self) -> list[Provenance]:
-        """The records of the features, of those that have one."""
+        """Return the provenances of the features, of those that have one."""
         return provenances_of(self.splits)
 
 
@@ -102,16 +103,16 @@ def evaluate(
     draws: Sequence[int | None] = (None,),
     name: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate what is missing in the result file of `name`, the settings' own if absent; its content.
+    """Evaluate what is missing in the result file of `name`, the settings' own if absent; return its content.
 
-    combinations: those wanted of the features there are; prepare: reads labels and opens sources, once per run that
+    combinations: features -> the combinations to score; prepare: reads labels and opens sources, once per run that
     has something missing; splits: root -> fields of the settings that name splits, the one to fit on first.
     """
     tasks = _tasks(settings, splits, draws)
     result = settings.open_result([task.run for task in tasks], task=name, provenances=tasks[0].provenances)
     for task in tasks:
-        wanted = combinations(list(next(iter(task.splits.values())).arrays))
-        missing = [chosen for chosen in wanted if name_of(chosen) not in task.run.results]
+        chosen = combinations(list(next(iter(task.splits.values())).arrays))
+        missing = [combination for combination in chosen if name_of(combination) not in task.run.results]
         if missing:
             _evaluate_run(settings, task, missing, prepare(task), result)
     result.finish()
@@ -134,7 +135,7 @@ def _tasks(
 def _evaluate_run(
     settings: FeatureSettings, task: Task, missing: list[Combination], scorer: Scorer, result: ResultFile
 ) -> None:
-    _keep_test_targets(result, scorer.test_targets, task)
+    _keep_rows(result, scorer.test_targets, task)
     for text in of_seen_rows({split: files.arrays for split, files in task.splits.items()}):
         note(task.run, text)
     reducer, announce = Reducer(scorer.sources[0], settings.reduced_dim, settings.compute_device), Announcer()
@@ -156,38 +157,51 @@ def note(run: Run, text: str) -> None:
         logger.warning("warning: %s", text)
 
 
-def _keep_test_targets(result: ResultFile, targets: Integer[np.ndarray, " q"], task: Task) -> None:
-    """Runs are averaged, so they have to score the same rows."""
-    labels = targets.tolist()
+def _keep_rows(result: ResultFile, targets: Integer[np.ndarray, " q"], task: Task) -> None:
+    """Keep labels, sample ids and class names of the scored rows, the latter two where the feature files hold them.
+
+    Runs are averaged, so they have to score the same rows.
+    """
+    labels, path = targets.tolist(), task.splits["test"].targets_path
     if result.facts.setdefault("test_targets", labels) != labels:
         raise FungiError(
-            f"the labels in {task.splits['test'].targets_path.parent} are not those of the other --root folders:"
-            " a mean over different rows says nothing."
+            f"the labels in {path.parent} are not those of the other --root folders: a mean over different rows says"
+            " nothing."
         )
+    for name, read in (("sample_ids", read_sample_ids), ("class_names", read_class_names)):
+        if texts := read(path):
+            result.facts[name] = texts
 
 
-def labels_missing_from_train(train: Integer[np.ndarray, " n"], test: Integer[np.ndarray, " q"]) -> list[str]:
-    """A warning for test labels that no train row has: such rows can't be predicted."""
+def warnings_of_labels(train: Integer[np.ndarray, " n"], test: Integer[np.ndarray, " q"]) -> list[str]:
+    """Return warnings for test labels that no train row has, and for rows of a single class, which are always right."""
+    texts = []
+    if len(np.unique(train)) == 1:
+        texts.append(f"all train rows have the same label ({train[0]}): nothing else can be predicted.")
+    elif len(test) and len(np.unique(test)) == 1:
+        texts.append(f"all scored rows have the same label ({test[0]}): the score says nothing of the other classes.")
     absent = np.setdiff1d(test, train)
-    if not len(absent):
-        return []
-    rows = int(np.isin(test, absent).sum())
-    shown = ", ".join(map(str, absent[:10])) + (", ..." if len(absent) > 10 else "")
-    return [f"{len(absent)} labels of the scored rows have no train row ({shown}): {rows} rows can't be right."]
+    if len(absent):
+        rows = int(np.isin(test, absent).sum())
+        shown = ", ".join(map(str, absent[:10])) + (", ..." if len(absent) > 10 else "")
+        texts.append(
+            f"{len(absent)} labels of the scored rows have no train row ({shown}): {rows} rows can't be right."
+        )
+    return texts
 
 
 class Announcer:
-    """Says aloud where PCA does not do what was asked; each reason once, as it is the same for many combinations."""
+    """Logs where PCA does not do what was asked; each reason once, as it is the same for many combinations."""
 
     def __init__(self) -> None:
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     def __call__(self, reduction: Reduction) -> None:
         """Log the reason, if there is one and it is new."""
         reason = reduction.skipped
         if reason is None and reduction.dim < reduction.asked:
             reason = f"only {reduction.dim} of {reduction.asked} components have any variance"
-        if reason is not None and reason not in self._said:
-            self._said.add(reason)
+        if reason is not None and reason not in self._logged:
+            self._logged.add(reason)
             what = "no PCA" if reduction.skipped else "fewer components"
             logger.info("%s for %s: %s", what, name_of(reduction.names), reason)

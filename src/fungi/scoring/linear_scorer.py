@@ -19,7 +19,7 @@ from fungi.evaluators.logistic import bytes_beside_features, room_for_rows
 from fungi.evaluators.metrics import classification_scores
 from fungi.results.result_file import Scores
 from fungi.runtime.log import logger
-from fungi.scoring.evaluation_loop import Combined, Task, labels_missing_from_train
+from fungi.scoring.evaluation_loop import Combined, Task, warnings_of_labels
 from fungi.scoring.linear_settings import LinearSettings
 
 CROSS_VALIDATION_FOLDS = 5
@@ -85,7 +85,7 @@ class LinearScorer:
 
     def warnings(self) -> list[str]:
         """What was odd in the labels, and a validation split that is not there."""
-        found = labels_missing_from_train(self._targets, self.test_targets)
+        found = warnings_of_labels(self._targets, self.test_targets)
         if self._settings.has_official_validation and not self._official:
             found.append(NO_OFFICIAL_VALIDATION.format(dataset=self._settings.dataset_name))
         return found

@@ -10,7 +10,7 @@ from fungi.evaluators.knn import majority_vote, neighbour_labels
 from fungi.evaluators.metrics import classification_scores
 from fungi.evaluators.weighted_knn import weighted_predictions
 from fungi.results.result_file import Scores
-from fungi.scoring.evaluation_loop import Combined, Task, labels_missing_from_train
+from fungi.scoring.evaluation_loop import Combined, Task, warnings_of_labels
 from fungi.scoring.feature_settings import FeatureSettings, FewShotSettings
 
 
@@ -45,7 +45,7 @@ class KnnScorer:
 
     def warnings(self) -> list[str]:
         """Warnings of labels without train rows, and of votes that a class can't win."""
-        texts = labels_missing_from_train(self._targets, self.test_targets)
+        texts = warnings_of_labels(self._targets, self.test_targets)
         k, smallest = self._options.k, self._smallest
         if self._options.vote == "majority" and k > smallest and len(self._classes) > 1:
             texts.append(
