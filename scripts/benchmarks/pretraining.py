@@ -29,11 +29,12 @@ from fungi.pretraining.udi.optimisation import move_teacher
 from fungi.pretraining.udi.sampling import masked_mean
 from fungi.pretraining.udi.views import ViewOptions, Views, collate, make_views
 from fungi.runtime.device import choose_device, keep_freed_memory
+from fungi.runtime.transfers import upload
 from fungi.views.image import IMAGENET
 from fungi.views.pixels import normalize
 
 KINDS = ("step", "bare", "reference")
-MOMENT = StepSchedule(step=0, rate=1e-4, weight_decay=0.04, teacher_momentum=0.996, temperature=0.04)
+SCHEDULE = StepSchedule(step=0, rate=1e-4, weight_decay=0.04, teacher_momentum=0.996, temperature=0.04)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,20 +69,21 @@ def _prepared(options: argparse.Namespace, device: torch.device) -> tuple[Learne
     images = [
         Image.fromarray(random.integers(0, 256, (256, 256, 3), dtype=np.uint8)) for _ in range(options.batch_size)
     ]
-    return learner, collate([make_views(image, view_options, random) for image in images]).to(device)
+    return learner, collate([make_views(image, view_options, random) for image in images])
 
 
 def _step(learner: Learner, views: Views) -> None:
-    learner.step([views], MOMENT)
+    learner.step([views], SCHEDULE)
 
 
-def _pixels(views: Views) -> tuple[Tensor, Tensor]:
-    """Normalised global and local crops, `[v*b 3 s s]`."""
-    return normalize(views.globals.flatten(0, 1), IMAGENET), normalize(views.locals.flatten(0, 1), IMAGENET)
+def _pixels(learner: Learner, views: Views) -> tuple[Tensor, Tensor]:
+    """Return normalised global and local crops, `[v*b 3 s s]`, on the device."""
+    images, crops = (upload(pixels.flatten(0, 1), learner.device) for pixels in (views.globals, views.locals))
+    return normalize(images, IMAGENET), normalize(crops, IMAGENET)
 
 
 def _bare(learner: Learner, views: Views) -> None:
-    images, crops = _pixels(views)
+    images, crops = _pixels(learner, views)
     student, teacher = (network.backbone.backbone for network in (learner.student, learner.teacher))
     with torch.no_grad():
         run_blocks(teacher, embed(teacher, images))
@@ -92,8 +94,8 @@ def _bare(learner: Learner, views: Views) -> None:
 def _reference(learner: Learner, views: Views) -> None:
     """The same products and losses in the reference's order, without centres, validity and weights of the parts."""
     options = learner.options
-    alignment = align(views, options.views.global_side, options.views.local_side)
-    images, crops = (one.unflatten(0, (-1, len(views))) for one in _pixels(views))
+    alignment = align(views, options.views.global_side, options.views.local_side, device=learner.device)
+    images, crops = (one.unflatten(0, (-1, len(views))) for one in _pixels(learner, views))
     samples = alignment.source.shape[2]
     with torch.no_grad():  # once for each group of maps
         first = learner.teacher(images, crops[:0], alignment.target[:, :, :samples])

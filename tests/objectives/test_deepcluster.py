@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fungi.backbones.encoders import Encoded
 from fungi.data.base import Samples, open_split
@@ -68,6 +69,24 @@ def test_k_means_is_the_slow_one() -> None:
             mine = [row for row, member in zip(rows, members, strict=True) if member == cluster]
             prototypes[cluster] = torch.stack(mine).mean(dim=0)
     torch.testing.assert_close(made, prototypes, rtol=1e-4, atol=1e-5)
+
+
+def test_k_means_adds_nothing_in_an_order_that_a_gpu_would_choose() -> None:
+    """Sums by atomic additions of floats differ from run to run on a GPU."""
+
+    class Watched(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            name = function.name()
+            added = name.startswith(("aten::index_add", "aten::scatter_add", "aten::scatter_reduce"))
+            added |= name.startswith("aten::index_put") and bool((*args, False, False)[3])
+            assert not added or not args[0].is_floating_point(), name
+            return function(*args, **(kwargs or {}))
+
+    rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    with Watched():
+        k_means(rows, 6, 3, torch.Generator().manual_seed(2))
+    with pytest.raises(AssertionError, match="index_add_"), Watched():
+        torch.zeros(2).index_add_(0, torch.zeros(3, dtype=torch.int64), torch.ones(3))
 
 
 def test_train_images_belong_to_the_clusters_that_k_means_gave_them() -> None:

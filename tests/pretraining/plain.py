@@ -47,6 +47,20 @@ def plain_parts(student: Predictions, teacher: Teacher, options: LossOptions) ->
     return {name: torch.stack(values).mean() if values else torch.tensor(0.0).double() for name, values in sums.items()}
 
 
+def alignment_of(valid: Tensor, samples: int) -> Alignment:
+    """An alignment whose maps are left out."""
+    _, images, requests = valid.shape
+    counted = [
+        (view * images + image) * samples + sample
+        for view in (0, 1)
+        for image in range(images)
+        for sample in range(samples)
+        if valid[1 - view, image, sample]
+    ]
+    empty = torch.zeros(2, images, samples, 9), torch.zeros(2, images, requests, 9)
+    return Alignment(*empty, valid, torch.tensor(counted, dtype=torch.int64))
+
+
 def drawn(
     *,
     images: int = 3,
@@ -74,6 +88,6 @@ def drawn(
     )
     seen = Predictions(unit(2, 2, images), unit(2, 0, images), unit(2, images, requests), unit(prototypes))
     valid = torch.rand(2, images, requests, generator=generator) < share_valid
-    alignment = Alignment(torch.zeros(2, images, samples, 9), torch.zeros(2, images, requests, 9), valid)
+    alignment = alignment_of(valid, samples)
     centres = torch.randn(3, prototypes, generator=generator, dtype=torch.float64) * 0.2
     return student, Teacher(seen, alignment, centres, 0.05, local_crops)

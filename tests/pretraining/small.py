@@ -52,7 +52,7 @@ def first_batches(made: PretrainSettings, steps: int) -> list[list[Views]]:
     return [next(found) for _ in range(steps)]
 
 
-def moment(step: int = 0, **changed: Any) -> StepSchedule:
+def schedule(step: int = 0, **changed: Any) -> StepSchedule:
     usual = {"rate": 1e-3, "weight_decay": 0.04, "teacher_momentum": 0.9, "temperature": 0.04}
     return StepSchedule(step=step, **(usual | changed))
 

@@ -12,7 +12,7 @@ from fungi.backbones.loading import load_backbone
 from fungi.backbones.pooled_token import pooled_token_encoder
 from fungi.errors import FungiError
 from fungi.pretraining.udi.checkpoints import load_checkpoint, save_checkpoint
-from tests.pretraining.small import first_batches, learner_of, moment, settings
+from tests.pretraining.small import first_batches, learner_of, schedule, settings
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
@@ -66,14 +66,14 @@ def test_our_checkpoint_is_read_by_every_stage_and_by_a_run_that_goes_on(tmp_pat
     made = settings(patch_size=4, drop_path_rate=0.0)
     learner = learner_of(made)
     (first, second) = first_batches(made, 2)
-    learner.step(first, moment())
+    learner.step(first, schedule())
     save_checkpoint(tmp_path / "checkpoint.pth", learner, epoch=0, arguments={"arch": "vit_micro"}, run={"step": 1})
     backbone = load_backbone("udi-micro", checkpoint=tmp_path / "checkpoint.pth").model
     with torch.no_grad():
         assert torch.equal(backbone(IMAGES), learner.teacher.backbone.backbone(IMAGES))
     other = learner_of(settings(patch_size=4, drop_path_rate=0.0, seed=5))
     assert load_checkpoint(tmp_path / "checkpoint.pth", other)["step"] == 1
-    expected, found = (one.step(second, moment(1)) for one in (learner, other))
+    expected, found = (one.step(second, schedule(1)) for one in (learner, other))
     assert expected == found
 
 

@@ -19,7 +19,7 @@ from fungi.pretraining.udi.learner import Learner, NonFiniteError
 from fungi.pretraining.udi.network import Network, align
 from fungi.pretraining.udi.views import Views
 from tests.daily import first_fast
-from tests.pretraining.small import first_batches, learner_of, moment, settings
+from tests.pretraining.small import first_batches, learner_of, schedule, settings
 
 AXES = {"globals": 1, "locals": 1, "boxes": 1, "global_tokens": 0, "local_tokens": 0}
 """Fields of a batch's views -> the axis of images."""
@@ -36,7 +36,7 @@ def test_a_step_moves_student_teacher_and_centres() -> None:
     for name, value in parameters(learner.teacher).items():
         assert torch.equal(value, before[name]), name
     (batch,) = first_batches(made, 1)
-    measured = learner.step(batch, moment())
+    measured = learner.step(batch, schedule())
     after, teacher = parameters(learner.student), parameters(learner.teacher)
     still = {name for name in before if torch.equal(before[name], after[name])}
     assert still <= {"head.0.last_layer.weight_g"}
@@ -57,7 +57,7 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(options) -> None:
     learners = [learner_of(made) for made in (whole, parts)]
     for step in range(2):
         measured = [
-            learner.step(first_batches(made, 2)[step], moment(step))
+            learner.step(first_batches(made, 2)[step], schedule(step))
             for learner, made in zip(learners, (whole, parts), strict=True)
         ]
         assert measured[0] == pytest.approx(measured[1], rel=1e-5, abs=1e-5)
@@ -90,7 +90,7 @@ def _two_processes(made, halves, monkeypatch) -> list[tuple[dict[str, float], Le
         for rank in range(2)
     ]
     with ThreadPoolExecutor(2) as pool:
-        measured = list(pool.map(lambda pair: pair[0].step([pair[1]], moment()), zip(learners, halves, strict=True)))
+        measured = list(pool.map(lambda pair: pair[0].step([pair[1]], schedule()), zip(learners, halves, strict=True)))
     return list(zip(measured, learners, strict=True))
 
 
@@ -126,7 +126,7 @@ def test_processes_count_valid_samples_together_or_in_the_published_way_each_for
     found = {name: values.grad for name, values in together[0][1].student.named_parameters()}
     if profile == "published":
         alone = [learner_of(made) for _ in halves]
-        parts = [learner.step([half], moment()) for learner, half in zip(alone, halves, strict=True)]
+        parts = [learner.step([half], schedule()) for learner, half in zip(alone, halves, strict=True)]
         assert parts[0]["g_pch"] != pytest.approx(parts[1]["g_pch"], rel=1e-3)
         loss = sum(part["g_pch"] for part in parts) / 2
         centres = sum(learner.centres for learner in alone) / 2
@@ -137,7 +137,7 @@ def test_processes_count_valid_samples_together_or_in_the_published_way_each_for
     else:
         whole = learner_of(made)
         joined = [torch.cat([getattr(half, name) for half in halves], axis) for name, axis in AXES.items()]
-        loss = whole.step([Views(*joined)], moment())["g_pch"]
+        loss = whole.step([Views(*joined)], schedule())["g_pch"]
         centres = whole.centres
     for measured, learner in together:
         assert measured["g_pch"] == pytest.approx(loss, rel=1e-5)
@@ -147,7 +147,7 @@ def test_processes_count_valid_samples_together_or_in_the_published_way_each_for
 def test_stochastic_depth_changes_the_student_alone() -> None:
     (batch,) = first_batches(settings(), 1)
     plain, dropped = learner_of(settings(drop_path_rate=0.0)), learner_of(settings(drop_path_rate=0.9))
-    one, other = plain.step(batch, moment()), dropped.step(batch, moment())
+    one, other = plain.step(batch, schedule()), dropped.step(batch, schedule())
     assert one["entropy"] == other["entropy"]
     assert one["loss"] != other["loss"]
 
@@ -221,10 +221,10 @@ def test_the_last_layer_stays_while_it_is_frozen() -> None:
     learner = learner_of(made)
     before = parameters(learner.student)
     (batch,) = first_batches(made, 1)
-    learner.step(batch, moment(last_layer_frozen=True))
+    learner.step(batch, schedule(last_layer_frozen=True))
     frozen = {name for name, value in parameters(learner.student).items() if torch.equal(value, before[name])}
     assert frozen == {"head.0.last_layer.weight_g", "head.0.last_layer.weight_v"}
-    learner.step(batch, moment(1))
+    learner.step(batch, schedule(1))
     assert not torch.equal(
         parameters(learner.student)["head.0.last_layer.weight_g"], before["head.0.last_layer.weight_g"]
     )
@@ -295,7 +295,7 @@ def test_samples_without_a_place_in_the_other_view_change_nothing() -> None:
             break
     else:
         pytest.fail("no other token is outside of the other view")
-    assert one.step(batch, moment()) == pytest.approx(other.step([changed], moment()), rel=1e-6)
+    assert one.step(batch, schedule()) == pytest.approx(other.step([changed], schedule()), rel=1e-6)
 
 
 def test_a_batch_without_any_valid_sample_has_a_finite_loss() -> None:
@@ -303,7 +303,7 @@ def test_a_batch_without_any_valid_sample_has_a_finite_loss() -> None:
     (batch,) = first_batches(made, 1)
     nowhere = type(batch[0])(**(vars(batch[0]) | {"boxes": torch.zeros_like(batch[0].boxes)}))
     learner = learner_of(made)
-    measured = learner.step([nowhere], moment())
+    measured = learner.step([nowhere], schedule())
     assert measured["g_pch"] == 0
     assert all(math.isfinite(value) for value in measured.values())
     assert learner.centres.isfinite().all()
@@ -317,7 +317,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_moves_nothing() -> None:
     learner.student.backbone.norm1.weight.data[0] = float("nan")
     before, teacher = parameters(learner.student), parameters(learner.teacher)
     with pytest.raises(NonFiniteError, match="step 17: the loss is nan"):
-        learner.step(batch, moment(17))
+        learner.step(batch, schedule(17))
     for network, old in ((learner.student, before), (learner.teacher, teacher)):
         for name, value in parameters(network).items():
             torch.testing.assert_close(value, old[name], rtol=0, atol=0, equal_nan=True)
@@ -334,7 +334,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_moves_nothing() -> None:
 def test_levels_that_are_switched_off_are_left_out_of_the_mean(options, levels) -> None:
     made = settings(**options)
     (batch,) = first_batches(made, 1)
-    measured = learner_of(made).step(batch, moment())
+    measured = learner_of(made).step(batch, schedule())
     kinds = {kind: [measured[name] for name in levels if name.endswith(f"_{kind}")] for kind in ("cl", "mcl", "pch")}
     crops = made.local_crops_number
     expected = []
@@ -365,7 +365,7 @@ def test_a_student_learns_what_a_teacher_that_stays_as_it_is_predicts() -> None:
     batch = first_batches(settings(), 1)[0]
     excess = []
     for step in range(40):
-        measured = learner.step(batch, moment(step, rate=3e-3, teacher_momentum=1.0, weight_decay=0.0))
+        measured = learner.step(batch, schedule(step, rate=3e-3, teacher_momentum=1.0, weight_decay=0.0))
         excess.append(measured["loss"] - measured["entropy"])
     assert min(excess) >= 0
     assert excess[-1] < 0.5 * excess[0]

@@ -10,12 +10,12 @@ from fungi.pretraining.udi import cross_entropy as chunks
 from fungi.pretraining.udi.centres import collapse_warning, diversity, teacher_statistics, updated_centres, vector_sums
 from fungi.pretraining.udi.losses import BatchCounts, LossOptions, Teacher, loss_parts, part_shares
 from fungi.pretraining.udi.network import Predictions
-from tests.pretraining.plain import drawn, plain_parts
+from tests.pretraining.plain import alignment_of, drawn, plain_parts
 
 
 def counts_of(teacher: Teacher) -> BatchCounts:
     images = teacher.predictions.classes.shape[2]
-    return BatchCounts(images, float(teacher.alignment.valid[:, :, : teacher.samples].sum()))
+    return BatchCounts(images, teacher.alignment.valid[:, :, : teacher.samples].sum().double())
 
 
 def leaves(student: Predictions) -> list[torch.Tensor]:
@@ -63,7 +63,7 @@ def test_losses_add_up_over_parts_of_a_batch() -> None:
         def cut(p: Predictions) -> Predictions:
             return Predictions(p.classes[:, :, rows], p.local_classes[:, :, rows], p.patches[:, rows], p.prototypes)
 
-        alignment = type(teacher.alignment)(*(one[:, rows] for one in vars(teacher.alignment).values()))
+        alignment = alignment_of(teacher.alignment.valid[:, rows], teacher.samples)
         seen = dataclasses.replace(teacher, predictions=cut(teacher.predictions), alignment=alignment)
         return loss_parts(cut(student), seen, counts, options)[0]
 
@@ -146,7 +146,7 @@ def test_a_collapsed_teacher_is_told_from_a_sound_and_from_a_blind_one() -> None
 
     def complaint(of: Teacher) -> str:
         entropy, predictions = (one / 400 for one in teacher_statistics(of))
-        return collapse_warning(float(entropy), diversity(float(entropy), predictions), 40)
+        return collapse_warning(float(entropy), float(diversity(entropy, predictions)), 40)
 
     same = dataclasses.replace(
         teacher.predictions, classes=teacher.predictions.classes[:, :1, :1].expand(2, 2, 200, -1)

@@ -33,14 +33,14 @@ def small_run(output: Path, images: Path, **changed) -> list[str]:
 
 def interrupted_at(monkeypatch: pytest.MonkeyPatch, step: int, action) -> None:
     """`action` happens while a step is computed."""
-    whole = learners.Learner.step
+    whole = learners.Learner.launch
 
-    def stepped(self, batch, moment, *, stop=False):
-        if moment.step == step:
+    def stepped(self, batch, schedule, *, stop=False):
+        if schedule.step == step:
             action()
-        return whole(self, batch, moment, stop=stop)
+        return whole(self, batch, schedule, stop=stop)
 
-    monkeypatch.setattr(learners.Learner, "step", stepped)
+    monkeypatch.setattr(learners.Learner, "launch", stepped)
 
 
 @pytest.fixture(scope="module")
@@ -144,14 +144,14 @@ def test_a_run_is_not_continued_with_other_numbers(whole_run, images, capsys) ->
 def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(
     images, tmp_path, monkeypatch, capsys
 ) -> None:
-    whole = learners.Learner.step
+    whole = learners.Learner.launch
 
-    def poisoned(self, batch, moment, *, stop=False):
-        if moment.step == 4:
+    def poisoned(self, batch, schedule, *, stop=False):
+        if schedule.step == 4:
             self.student.backbone.norm1.weight.data[0] = float("inf")
-        return whole(self, batch, moment, stop=stop)
+        return whole(self, batch, schedule, stop=stop)
 
-    monkeypatch.setattr(learners.Learner, "step", poisoned)
+    monkeypatch.setattr(learners.Learner, "launch", poisoned)
     assert main(small_run(tmp_path, images)) == 2
     assert "step 4: the loss is nan" in capsys.readouterr().err
     content = read_content(tmp_path / "checkpoint.pth")

@@ -116,9 +116,11 @@ def k_means(
     prototypes = rows[chosen].clone()
     for _ in range(iterations):
         members = assign(rows, prototypes)
-        sums = torch.zeros_like(prototypes).index_add_(0, members, rows)
-        sizes = torch.bincount(members, minlength=count).unsqueeze(1)
-        prototypes = torch.where(sizes > 0, sums / sizes.clamp_min(1), prototypes)  # an empty one stays
+        sizes = torch.bincount(members, minlength=count)
+        sums = torch.segment_reduce(rows[members.argsort(stable=True)], "sum", lengths=sizes, initial=0.0)
+        prototypes = torch.where(
+            sizes[:, None] > 0, sums / sizes.clamp_min(1)[:, None], prototypes
+        )  # an empty one stays
     return prototypes
 
 

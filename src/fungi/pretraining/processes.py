@@ -69,7 +69,7 @@ def joined(device_name: str) -> Iterator[tuple[World, torch.device]]:
         yield World(), device
         return
     if device.type == "cuda":
-        device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        device = choose_device(f"cuda:{own_gpu()}")
         torch.cuda.set_device(device)
     try:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -84,11 +84,28 @@ def joined(device_name: str) -> Iterator[tuple[World, torch.device]]:
         torch.distributed.destroy_process_group()
 
 
+def own_gpu() -> int:
+    """Return the GPU of this process among those it sees: `srun` may show each process all GPUs of the node, or one."""
+    return int(os.environ.get("LOCAL_RANK", "0")) % max(torch.cuda.device_count(), 1)
+
+
 def decoding_workers(asked: int, device: torch.device) -> int:
-    """Worker processes for `--num-workers`; -1 picks none beside a CPU, and up to 10 beside a GPU."""
+    """Return the number of worker processes for `--num-workers`.
+
+    -1 picks none beside a CPU; beside a GPU one for each core that the process may use but one. Processes that torchrun
+    started on a node (LOCAL_WORLD_SIZE) share its cores.
+    """
     if asked >= 0:
         return asked
-    return 0 if device.type == "cpu" else max(1, min(10, usable_cores() - 1))
+    if device.type == "cpu":
+        return 0
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes of this node
+    return max(1, usable_cores() // sharing - 1)
+
+
+def steps_ahead(device: torch.device) -> int:
+    """Return how many steps are launched before the numbers of a step are read: a GPU must not wait for the host."""
+    return 1 if device.type == "cuda" else 0
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

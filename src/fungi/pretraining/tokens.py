@@ -6,11 +6,12 @@ Token order: class tokens (cls, then cls+), then patches in row-major order.
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from fungi.backbones.position_embedding import hub_positions
 from fungi.errors import FungiError
+from fungi.runtime.transfers import upload
 
 
 def require_known_tokens(model: Any, name: str) -> None:
@@ -68,11 +69,16 @@ def _add_branch(
 
     Where all are dropped they are computed and count nothing: not every attention takes an empty batch.
     """
-    rows, factor = factors.nonzero().flatten(), float(factors.max())
+    rows, factor = kept_rows(factors)
     if len(rows) in (0, len(factors)):
         return torch.add(tokens, branch(tokens), alpha=factor)
-    rows = rows.to(tokens.device, non_blocking=True)
+    rows = upload(rows, tokens.device)
     return tokens.index_add(0, rows, branch(tokens.index_select(0, rows)).to(tokens.dtype), alpha=factor)
+
+
+def kept_rows(factors: Float[Tensor, " n"]) -> tuple[Int64[Tensor, " kept"], float]:
+    """Return the samples whose branch is kept, and its factor; all kept branches have the same."""
+    return factors.nonzero().flatten(), float(factors.max())
 
 
 def last_blocks(model: Any, images: Float[Tensor, "n 3 s s2"], count: int = 1) -> list[Float[Tensor, "n t d"]]:

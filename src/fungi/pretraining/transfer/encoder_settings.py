@@ -36,7 +36,7 @@ class EncoderSettings:
     seed: int = setting(0, "of whatever is drawn", within=SEEDS)
     num_workers: int = setting(
         -1,
-        "processes that decode; -1 picks 0 on a CPU, 10 on a GPU",
+        "processes that decode; -1 picks 0 on a CPU, all cores but one on a GPU",
         within=(-1, 1024),
         aliases=("--num_workers",),
         decides="nothing",

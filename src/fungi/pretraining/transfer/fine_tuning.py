@@ -1,6 +1,7 @@
 """A run of `fungi fine-tune`: epochs of training and scoring, resumed from the last one."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from fungi.backbones.loading import Backbone
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.pretraining.batch_plan import BatchPlan
-from fungi.pretraining.processes import World, decoding_workers
+from fungi.pretraining.processes import World, decoding_workers, steps_ahead
 from fungi.pretraining.run_files import refuse_other_run, write_log
 from fungi.pretraining.schedules import cosine
 from fungi.pretraining.transfer.augmented_view import AugmentedViews
@@ -26,6 +27,7 @@ from fungi.runtime.device import autocast, choose_dtype
 from fungi.runtime.files import save_with_torch
 from fungi.runtime.log import logger, progress
 from fungi.runtime.seeds import seeded
+from fungi.runtime.transfers import download, upload
 from fungi.views.loading import batches
 
 SCORED_AT_ONCE = 64
@@ -83,25 +85,23 @@ class FineTuning:
         return found
 
     def _learn(self, epoch: int, rates: Float[np.ndarray, " steps"]) -> float:
-        """One pass over the images; the mean loss of this process."""
+        """Pass over the images once, and return the mean loss of this process."""
         self.parallel.train()
-        losses = []
+        losses: list[float] = []
+        pending: deque[tuple[int, Callable[[], list[float]]]] = deque()
         for step, (images, targets) in enumerate(self._batches(epoch), start=epoch * self.steps):
             for group in self.optimizer.param_groups:
                 group["lr"] = float(rates[step]) * group["lr_scale"]
             with seeded(self.settings.seed, "fine-tune", step, self.world.rank):  # mixtures and stochastic depth
-                loss = self._loss(images.to(self.device), targets.to(self.device))
-            losses.append(float(loss.detach()))
-            if not np.isfinite(losses[-1]):
-                raise FungiError(
-                    f"step {step}: the loss is {losses[-1]}. The last checkpoint is good. Try a lower --lr."
-                )
+                loss = self._loss(upload(images, self.device), upload(targets, self.device))
+            pending.append((step, download(loss.detach()[None])))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
             if self.averaged:
                 self.averaged.update(self.model)
-        return float(np.mean(losses))
+            losses += _read(pending, steps_ahead(self.device))
+        return float(np.mean(losses + _read(pending, 0)))
 
     def _batches(self, epoch: int) -> Iterator[tuple[Float[Tensor, "n 3 s s"], Int64[Tensor, " n"]]]:
         """The augmented images of this process in one epoch, and their labels."""
@@ -109,8 +109,16 @@ class FineTuning:
         views = AugmentedViews(input=self.backbone.input, erasing=self.recipe.erasing, repeats=repeats)
         parts = islice(self.plan.parts(self.world.rank, epoch * self.steps), self.steps)
         rows = [[row for _, row in part] for part in parts]
-        made = batches(self.train, [views], rows, seed=self.settings.seed, num_workers=self.workers, epoch=epoch)
-        bar = progress(made, list(map(len, rows)), label=f"epoch {epoch}")
+        loaded = batches(
+            self.train,
+            [views],
+            rows,
+            seed=self.settings.seed,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            epoch=epoch,
+        )
+        bar = progress(loaded, list(map(len, rows)), label=f"epoch {epoch}")
         for chosen, batch in zip(rows, bar, strict=True):
             targets = torch.from_numpy(self.train.targets[chosen].astype(np.int64))
             yield batch[views.identity], targets.repeat_interleave(repeats)
@@ -137,9 +145,9 @@ class FineTuning:
         right, start = torch.zeros((), device=self.device, dtype=torch.float64), 0
         for images in evaluation_images(self.backbone, own, SCORED_AT_ONCE, self.workers):
             with autocast(self.device, self.dtype):
-                answers = model(images.to(self.device)).argmax(1).cpu()
+                answers = model(upload(images, self.device)).argmax(1)
             targets = torch.from_numpy(own.targets[start : start + len(answers)].astype(np.int64))
-            right += (answers == targets).sum()
+            right += (answers == upload(targets, self.device)).sum()
             start += len(answers)
         return float(self.world.summed(right)) / len(scored)
 
@@ -170,3 +178,15 @@ class FineTuning:
         }
         write_log(self.settings.output_dir, self.history)  # before the state that says it is there
         save_with_torch(content, self.settings.output_dir / "checkpoint.pth")
+
+
+def _read(pending: deque[tuple[int, Callable[[], list[float]]]], most: int) -> list[float]:
+    """Return losses until at most so many are pending; FungiError, with its step, for one that is no number."""
+    losses = []
+    while len(pending) > most:
+        step, numbers = pending.popleft()
+        (loss,) = numbers()
+        if not np.isfinite(loss):
+            raise FungiError(f"step {step}: the loss is {loss}. The last checkpoint is good. Try a lower --lr.")
+        losses.append(loss)
+    return losses

@@ -37,10 +37,10 @@ class ViewedImages:
 
 
 def batches(
-    images: ViewedImages, plan: BatchPlan, *, rank: int, first_step: int, workers: int
+    images: ViewedImages, plan: BatchPlan, *, rank: int, first_step: int, workers: int, pin_memory: bool = False
 ) -> Iterator[list[Views]]:
-    """The parts of each step, decoded by workers ahead of need. FungiError for an image that can't be read."""
-    parts = worker_batches(images, plan.parts(rank, first_step), _collate, num_workers=workers)
+    """Yield the parts of each step, decoded by workers ahead of need. FungiError for an image that can't be read."""
+    parts = worker_batches(images, plan.parts(rank, first_step), _collate, num_workers=workers, pin_memory=pin_memory)
     while True:
         yield [next(parts) for _ in range(plan.accumulate)]
 

@@ -23,16 +23,16 @@ def vector_sums(teacher: Teacher, options: LossOptions) -> tuple[Float[Tensor, "
     """
     predictions = teacher.predictions
     own = predictions.classes[0].flatten(0, 1)  # [2*b w]
-    sums, counts = [own.sum(0)], [float(len(own))]
+    sums, counts = [own.sum(0)], [own.new_full((), len(own))]
     if len(predictions.classes) > 1:
         origins: list[int | None] = [None, *range(teacher.local_crops)]
         sums.append(torch.stack([teacher.blended(local, options.alpha).sum((0, 1)) for local in origins]).sum(0))
-        counts.append(float(len(own) * len(origins)))
+        counts.append(own.new_full((), len(own) * len(origins)))
     if predictions.patches.shape[2]:
         valid = teacher.alignment.valid.to(own.dtype)
         sums.append(torch.einsum("vbrw,vbr->w", predictions.patches, valid))
-        counts.append(float(valid.sum()))
-    return torch.stack(sums), torch.tensor(counts, device=own.device, dtype=own.dtype)
+        counts.append(valid.sum())
+    return torch.stack(sums), torch.stack(counts)
 
 
 def updated_centres(
@@ -56,9 +56,9 @@ def teacher_statistics(teacher: Teacher) -> tuple[Float[Tensor, ""], Float[Tenso
     return -(logs.exp() * logs).sum(), logs.exp().sum(0)
 
 
-def diversity(entropy: float, mean: Float[Tensor, " k"]) -> float:
-    """H(mean prediction) - mean H(prediction), in nats: 0 where all images get the same."""
-    return float(torch.special.entr(mean).sum()) - entropy
+def diversity(entropy: Float[Tensor, ""], mean: Float[Tensor, " k"]) -> Float[Tensor, ""]:
+    """Return H(mean prediction) - mean H(prediction) in nats: 0 where all images get the same."""
+    return torch.special.entr(mean).sum() - entropy
 
 
 def collapse_warning(entropy: float, spread: float, prototypes: int) -> str:

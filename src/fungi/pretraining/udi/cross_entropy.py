@@ -51,11 +51,13 @@ class Targets:
 
 @dataclass(frozen=True)
 class Term:
-    """A sum of cross-entropies, over l and r: the rows of all l share their targets. scale: its factor in the total."""
+    """A sum of cross-entropies, over l and r: the rows of all l share their targets. scale: its factor in the total,
+    which may be a number on the device.
+    """
 
     student: Float[Tensor, "l r w"]
     targets: Targets
-    scale: float
+    scale: float | Float[Tensor, ""]
 
 
 def cross_entropies(
@@ -79,7 +81,8 @@ class _CrossEntropies(torch.autograd.Function):
         losses = torch.stack([loss for loss, _ in found])
         ctx.save_for_backward(by_prototypes, *(by_student for _, by_student in found))
         ctx.mark_non_differentiable(losses)
-        return losses @ losses.new_tensor([term.scale for term in terms]), losses
+        total = torch.stack([loss * term.scale for loss, term in zip(losses, terms, strict=True)]).sum()
+        return total, losses
 
     @staticmethod
     def backward(
@@ -108,5 +111,5 @@ def _one_term(
             loss += (weight * total).sum() - torch.einsum("lrk,rk->", logits, mixture)
             error = logits.sub_((total - weight.log())[..., None]).exp_().sub_(mixture).flatten(0, 1)  # [l*r k]
             by_student[tile] = (error @ prototypes).view_as(vectors) * (term.scale / temperature)
-            by_prototypes.addmm_(error.T, vectors.flatten(0, 1), alpha=term.scale)
+            by_prototypes.addmm_(error.T, vectors.flatten(0, 1) * term.scale)
     return loss, by_student

@@ -1,6 +1,7 @@
-"""One step of training: both networks, the loss, the centres, the move (spec udi 4, 5)."""
+"""One step of training: both networks, the loss, the centres, the optimiser, the teacher (spec udi 4, 5)."""
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -18,17 +19,18 @@ from fungi.pretraining.udi.network import Alignment, Network, NetworkOptions, al
 from fungi.pretraining.udi.views import ViewOptions, Views
 from fungi.runtime.device import autocast
 from fungi.runtime.seeds import seeded, torch_generator
+from fungi.runtime.transfers import download, upload
 from fungi.views.image import IMAGENET
 from fungi.views.pixels import normalize
 
 
 class NonFiniteError(FungiError):
-    """A step whose loss or gradient is no number; the weights are still those of the step before."""
+    """A step has a loss or a gradient that is no number; the weights are still those of the step before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepSchedule:
-    """What schedules say for one step."""
+    """Values of the schedules for one step."""
 
     step: int
     rate: float
@@ -40,7 +42,7 @@ class StepSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerOptions:
-    """Everything that decides a step, besides the views and the moment."""
+    """Everything that decides a step, besides its views and its schedule."""
 
     network: NetworkOptions
     views: ViewOptions
@@ -55,7 +57,7 @@ class LearnerOptions:
 
 @dataclass
 class _Sums:
-    """What parts of a batch add up, on the device: one message between processes."""
+    """What the parts of a batch add up, on the device: one message between processes."""
 
     vectors: Tensor
     counts: Tensor
@@ -68,8 +70,34 @@ class _Sums:
         return list(vars(self).values())
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """Numbers of a step that may still be on their way from the device."""
+
+    schedule: StepSchedule
+    shares: dict[str, float]
+    numbers: Callable[[], list[float]]
+
+    def read(self) -> dict[str, float]:
+        """Wait for the numbers, and return means over the whole batch: `loss`, its parts, the teacher's `entropy` and
+        `diversity`, the largest `gradient` norm, and `stop`, how many processes were asked to stop.
+
+        Raises NonFiniteError where the loss or a gradient is no number: neither this step nor a later one has then
+        moved anything.
+        """
+        names = (*self.shares, "entropy", "diversity", "gradient", "stop", "halted")
+        measured = dict(zip(names, self.numbers(), strict=True))
+        loss = sum(share * measured[name] for name, share in self.shares.items())
+        if measured.pop("halted"):
+            raise NonFiniteError(
+                f"step {self.schedule.step}: the loss is {loss} and the largest gradient {measured['gradient']}. "
+                "Weights are left as they were; the last checkpoint is good. Try a lower --lr or --dtype float32."
+            )
+        return measured | {"loss": loss}
+
+
 class Learner:
-    """Student, teacher, centres and optimiser; `step` moves them all."""
+    """Student, teacher, centres and optimiser; `launch` moves them all."""
 
     def __init__(self, options: LearnerOptions, world: World, device: torch.device, dtype: torch.dtype) -> None:
         self.options, self.world, self.device, self.dtype = options, world, device, dtype
@@ -88,45 +116,53 @@ class Learner:
         self.tensors = optimisation.published_tensors(self.student)
         self.parallel = world.shared(self.student)
         self.active = active_parts(options.network, options.views.local_crops)
+        self.halted = torch.zeros((), device=device)
+        """1 from the first step on whose loss or gradient is no number: nothing moves any more."""
 
-    def step(self, batch: list[Views], moment: StepSchedule, *, stop: bool = False) -> dict[str, float]:
-        """Learn from one batch, given in parts of this process. Returns means over the whole batch: `loss`, its parts,
-        the teacher's `entropy` and `diversity`, the largest `gradient` norm, and `stop`, whether any process asks to.
+    def step(self, batch: list[Views], schedule: StepSchedule, *, stop: bool = False) -> dict[str, float]:
+        """Learn from one batch, and return its numbers: `launch` and `Measurement.read` in one."""
+        return self.launch(batch, schedule, stop=stop).read()
 
-        Raises NonFiniteError, before anything moves, where the loss or a gradient is no number.
+    def launch(self, batch: list[Views], schedule: StepSchedule, *, stop: bool = False) -> Measurement:
+        """Learn from one batch, given in parts of this process, on the host. A GPU is not waited for: what the step
+        measured is read from the result, at best while the next step is computed.
         """
-        options, batch = self.options.views, [views.to(self.device) for views in batch]
-        aligned = [align(views, options.global_side, options.local_side, self.options.coordinates) for views in batch]
+        options = self.options.views
+        aligned = [
+            align(views, options.global_side, options.local_side, self.options.coordinates, self.device)
+            for views in batch
+        ]
         counts = self._counts(batch, aligned)
         sums = self._empty_sums(stop)
         self.optimizer.zero_grad(set_to_none=True)
         for place, (views, alignment) in enumerate(zip(batch, aligned, strict=True)):
             alone = self.world.size == 1 or place == len(batch) - 1  # processes wait for each other in the last part
             with nullcontext() if alone else self.parallel.no_sync():
-                kept = self._kept(moment.step, len(views), place, len(batch))
-                self._learn_part(views, alignment, moment, counts, sums, kept)
-        measured = self._finished(sums, moment, counts)
-        optimisation.set_rates(self.optimizer, moment.rate, moment.weight_decay)
-        if moment.last_layer_frozen:
+                kept = self._kept(schedule.step, len(views), place, len(batch))
+                self._learn_part(views, alignment, schedule, counts, sums, kept)
+        measurement = self._finished(sums, schedule, counts)
+        optimisation.set_rates(self.optimizer, schedule.rate, schedule.weight_decay)
+        if schedule.last_layer_frozen:
             optimisation.drop_last_layer_gradients(self.student)
+        self.optimizer.found_inf = self.halted  # type: ignore[attr-defined]  # fused optimisers look at it on the device
         self.optimizer.step()
-        optimisation.move_teacher(self.teacher, self.student, moment.teacher_momentum)
-        return measured
+        optimisation.move_teacher(self.teacher, self.student, schedule.teacher_momentum, self.halted)
+        return measurement
 
     def _learn_part(
         self,
         views: Views,
         alignment: Alignment,
-        moment: StepSchedule,
+        schedule: StepSchedule,
         counts: BatchCounts,
         sums: _Sums,
         kept: Float[Tensor, "blocks2 v b"] | None,
     ) -> None:
-        images, crops = _normalized(views.globals), _normalized(views.locals)
+        images, crops = (_normalized(upload(pixels, self.device)) for pixels in (views.globals, views.locals))
         patches = self.options.network.patches
         with torch.no_grad(), autocast(self.device, self.dtype):
             seen = self.teacher(images, crops[:0], alignment.target if patches else None)
-        teacher = Teacher(seen, alignment, self.centres, moment.temperature, len(crops))
+        teacher = Teacher(seen, alignment, self.centres, schedule.temperature, len(crops))
         with autocast(self.device, self.dtype):
             student = self.parallel(images, crops, alignment.source if patches else None, kept)
         loss, parts = loss_parts(student, teacher, counts, self.options.loss)
@@ -141,46 +177,37 @@ class Learner:
         sums.parts += torch.stack([parts[name] for name in self.active])
 
     @torch.no_grad()
-    def _finished(self, sums: _Sums, moment: StepSchedule, counts: BatchCounts) -> dict[str, float]:
-        """Numbers of the whole batch, after centres have moved and gradients are clipped."""
+    def _finished(self, sums: _Sums, schedule: StepSchedule, counts: BatchCounts) -> Measurement:
+        """Clip gradients, move centres, and begin to read the numbers of the whole batch."""
         if self.options.views.deviations.process_means:  # every process's mean counts alike
             sums.vectors /= sums.counts.clamp_min(1)[:, None] * self.world.size
-        flat = self.world.summed(torch.cat([one.reshape(-1) for one in sums.tensors()]))
-        sizes = [one.numel() for one in sums.tensors()]
-        whole = _Sums(*(part.view_as(one) for part, one in zip(flat.split(sizes), sums.tensors(), strict=True)))
+        flat = self.world.summed(torch.cat([values.reshape(-1) for values in sums.tensors()]))
+        sizes = [values.numel() for values in sums.tensors()]
+        whole = _Sums(*(part.view_as(own) for part, own in zip(flat.split(sizes), sums.tensors(), strict=True)))
         largest = optimisation.clip_each(self.tensors, self.options.clip)
-        parts = dict(zip(self.active, whole.parts.tolist(), strict=True))
-        shares = part_shares(self.active, self.options.views.local_crops)
-        loss = sum(shares[name] * value for name, value in parts.items())
-        if not (torch.isfinite(largest) and loss - loss == 0):
-            raise NonFiniteError(
-                f"step {moment.step}: the loss is {loss} and the largest gradient {float(largest)}. Weights are left "
-                "as they were; the last checkpoint is good. Try a lower --lr or --dtype float32."
-            )
+        finite = torch.isfinite(largest) & torch.isfinite(whole.parts).all()
+        self.halted = torch.maximum(self.halted, (~finite).float())
         means = whole.vectors
         if not self.options.views.deviations.process_means:
             means = means / whole.counts.clamp_min(1)[:, None]
-        self.centres = updated_centres(
+        moved = updated_centres(
             self.centres, means, whole.counts, self.teacher.prototypes, momentum=self.options.center_momentum
         )
+        self.centres = torch.where(self.halted > 0, self.centres, moved)
         rows = 2 * counts.images
-        entropy = float(whole.entropy) / rows
-        return parts | {
-            "loss": loss,
-            "entropy": entropy,
-            "diversity": diversity(entropy, whole.predictions / rows),
-            "gradient": float(largest),
-            "stop": float(whole.stop),
-        }
+        entropy = whole.entropy / rows
+        spread = diversity(entropy, whole.predictions / rows)
+        numbers = torch.cat([whole.parts, torch.stack([entropy, spread, largest, whole.stop, self.halted])])
+        return Measurement(schedule, part_shares(self.active, self.options.views.local_crops), download(numbers))
 
     def _counts(self, batch: list[Views], aligned: list[Alignment]) -> BatchCounts:
         samples = aligned[0].source.shape[2]
-        valid = torch.stack([one.valid[:, :, :samples].sum() for one in aligned]).sum().double()
+        patches = torch.stack([alignment.valid[:, :, :samples].sum() for alignment in aligned]).sum().double()
         if self.options.views.deviations.process_means:
-            patches = max(float(valid), 1.0) * self.world.size
+            patches = patches.clamp_min(1) * self.world.size
         else:
-            patches = float(self.world.summed(valid))
-        return BatchCounts(sum(map(len, batch)) * self.world.size, patches)
+            patches = self.world.summed(patches)
+        return BatchCounts(sum(map(len, batch)) * self.world.size, patches.float())
 
     def _kept(self, step: int, images: int, place: int, parts: int) -> Float[Tensor, "blocks2 v b"] | None:
         """Stochastic depth for one part of this process: its share of the draws for the whole batch."""

@@ -28,10 +28,10 @@ class LossOptions:
 
 @dataclass(frozen=True)
 class BatchCounts:
-    """Of the whole batch: images, and valid samples of global views."""
+    """Images of the whole batch, and its valid samples of global views; the latter are a number on the device."""
 
     images: int
-    patches: float
+    patches: Float[Tensor, ""]
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,13 @@ def loss_parts(
     """
     asked = {**_image_level(student, teacher), **_multimodal_level(student, teacher, options)}
     if student.patches.shape[2]:
-        vectors, valid = teacher.requested(None)  # [2 b m w]
-        counted = valid.flip(0).flatten() > 0  # samples that lie in the other view
-        targets = teacher.targets(-1, vectors.flip(0).flatten(0, 2)[counted][None])
-        asked["g_pch"] = (student.patches.flatten(0, 2)[counted][None], targets)
+        counted = teacher.alignment.counted
+        vectors, _ = teacher.requested(None)  # [2 b m w]
+        targets = teacher.targets(-1, vectors.flip(0).flatten(0, 2).index_select(0, counted)[None])
+        asked["g_pch"] = (student.patches.flatten(0, 2).index_select(0, counted)[None], targets)
     crops = student.local_classes.shape[1]
     pairs = {"g": 2.0 * counts.images, "l": 2.0 * crops * counts.images}
-    divisors = {name: pairs[name[0]] if name != "g_pch" else max(counts.patches, 1.0) for name in asked}
+    divisors = {name: pairs[name[0]] if name != "g_pch" else counts.patches.clamp_min(1) for name in asked}
     shares = part_shares(list(asked), crops)
     terms = [Term(*of, shares[name] / divisors[name]) for name, of in asked.items()]
     total, sums = cross_entropies(terms, student.prototypes, options.student_temperature)

@@ -7,7 +7,7 @@ Modules have the names of the published checkpoints: `backbone.backbone`, `backb
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from fungi.pretraining.tokens import embed, run_blocks
@@ -21,8 +21,10 @@ from fungi.pretraining.udi.sampling import (
     units_per_pixel,
 )
 from fungi.pretraining.udi.views import Views
+from fungi.runtime.transfers import upload
 
 CLASS_TOKEN_STD = 0.02
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +54,14 @@ class Alignment:
     """Maps of a batch: where samples are, and where they lie in the other views (spec udi 2.4).
 
     source: one-hot maps of the global views' samples. target: per global view, where the samples of the other global
-    view (the first m) and of all local crops (the others) lie in it. valid: which of them lie in it at all.
+    view (the first m) and of all local crops (the others) lie in it. valid: which of them lie in it at all. counted:
+    which of the 2*b*m samples of the global views lie in the other view.
     """
 
     source: Float[Tensor, "2 b m n"]
     target: Float[Tensor, "2 b requests n"]
     valid: Bool[Tensor, "2 b requests"]
+    counted: Int64[Tensor, " rows"]
 
 
 @dataclass(frozen=True)
@@ -157,19 +161,48 @@ class Network(nn.Module):
         return run_blocks(model, tokens, kept.flatten(1) if kept is not None else None)
 
 
-def align(views: Views, global_side: int, local_side: int, coordinates: Coordinates = "corner") -> Alignment:
-    """Return the maps of a batch: samples of each global view in the other one, those of local crops in both."""
+@dataclass(frozen=True)
+class Requests:
+    """Where samples lie in the global views, on the host; the fields of `Alignment` of the same names.
+
+    places: of the samples of the other global view and of all local crops, in units of 1/`units` of a pixel.
+    """
+
+    places: Int64[Tensor, "2 b requests 2"]
+    units: int
+    valid: Bool[Tensor, "2 b requests"]
+    counted: Int64[Tensor, " rows"]
+
+
+def requests_between(views: Views, global_side: int, local_side: int, coordinates: Coordinates) -> Requests:
+    """Place samples of each global view in the other one, and those of local crops in both.
+
+    The host does so: samples are counted and chosen, which a GPU would have to be waited for.
+    """
     boxes = views.boxes
     units = units_per_pixel([global_side, local_side] if len(boxes) > 2 else [global_side], coordinates)
     sampled = [token_positions(views.global_tokens, global_side, boxes[view], units, coordinates) for view in (0, 1)]
     local = [token_positions(views.local_tokens, local_side, box, units, coordinates) for box in boxes[2:]]
-    requests = [torch.cat([sampled[1 - view], *local], dim=1) for view in (0, 1)]  # each [b requests 2]
-    source = one_hot_map(views.global_tokens, global_side**2).expand(2, -1, -1, -1)
-    return Alignment(
-        source,
-        torch.stack([target_map(requests[view], boxes[view], global_side, units, coordinates) for view in (0, 1)]),
-        torch.stack([strictly_inside(requests[view], boxes[view], units) for view in (0, 1)]),
-    )
+    places = torch.stack([torch.cat([sampled[1 - view], *local], dim=1) for view in (0, 1)])
+    valid = torch.stack([strictly_inside(places[view], boxes[view], units) for view in (0, 1)])
+    counted = valid[:, :, : sampled[0].shape[1]].flip(0).flatten().nonzero().flatten()
+    return Requests(places, units, valid, counted)
+
+
+def align(
+    views: Views,
+    global_side: int,
+    local_side: int,
+    coordinates: Coordinates = "corner",
+    device: torch.device = CPU,
+) -> Alignment:
+    """Return the maps of a batch on a device, for views on the host."""
+    requests = requests_between(views, global_side, local_side, coordinates)
+    tokens, boxes = upload(views.global_tokens, device), upload(views.boxes, device)
+    places = upload(requests.places, device)
+    target = [target_map(places[view], boxes[view], global_side, requests.units, coordinates) for view in (0, 1)]
+    source = one_hot_map(tokens, global_side**2).expand(2, -1, -1, -1)
+    return Alignment(source, torch.stack(target), upload(requests.valid, device), upload(requests.counted, device))
 
 
 def initialise(network: nn.Module, *, xavier: bool) -> None:

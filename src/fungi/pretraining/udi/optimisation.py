@@ -28,7 +28,10 @@ def build_optimizer(kind: Optimizer, network: nn.Module) -> torch.optim.Optimize
     """Return the optimiser; `set_rates` sets its rate and weight decay before every step."""
     groups = parameter_groups(network)
     if kind == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+        sgd = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
+        for parameter in (one for group in groups for one in group["params"]):  # not all have a gradient at first
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     if kind == "lars":
         return Lars(groups, published_tensors(network), momentum=0.9)
     return torch.optim.AdamW(groups, lr=0.0, fused=True)  # one pass over all states; some twenty otherwise
@@ -72,6 +75,17 @@ def drop_last_layer_gradients(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def move_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Set all parameters to `m teacher + (1 - m) student`; buffers are not averaged."""
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+def move_teacher(
+    teacher: nn.Module, student: nn.Module, momentum: float, halted: Float[Tensor, ""] | None = None
+) -> None:
+    """Set all parameters to `m teacher + (1 - m) student`; buffers are not averaged.
+
+    halted: a number on the device; where it is 1, the teacher stays as it is.
+    """
+    teachers: list[Tensor] = list(teacher.parameters())
+    students: list[Tensor] = list(student.parameters())
+    if halted is None:
+        torch._foreach_lerp_(teachers, students, 1 - momentum)
+    else:
+        weights: Any = [(1 - momentum) * (1 - halted)] * len(teachers)
+        torch._foreach_lerp_(teachers, students, weights)

@@ -31,7 +31,7 @@ def run(settings: PretrainSettings) -> None:
             logger.setLevel("ERROR")
         training = Training(settings, samples, world, device)
         logger.info(
-            f"{len(samples)} images, batches of {training.plan.batch}, {len(training.moments)} steps on {device}"
+            f"{len(samples)} images, batches of {training.plan.batch}, {len(training.schedules)} steps on {device}"
         )
         with short_products(device, wanted=training.learner.dtype != torch.float32):  # logits of prototypes
             finished = training.run(stop)

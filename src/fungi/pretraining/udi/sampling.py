@@ -66,7 +66,7 @@ def target_map(
 ) -> Float[Tensor, "b m n"]:
     """Return the target map T: bilinear weights of positions on a crop's grid; zero for positions not inside it."""
     start, end = units * box[:, None, :2], units * box[:, None, 2:]
-    extent = torch.where(end == start, 1, end - start)  # no position is inside a box without extent
+    extent = end - start + (end == start).long()  # no position is inside a box without extent
     share = (positions - start) / extent.double()
     place = share * (side - 1) if coordinates == "corner" else (share * side - 0.5).clamp(0, side - 1)
     grid = torch.arange(side, device=box.device, dtype=place.dtype)

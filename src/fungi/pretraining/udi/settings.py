@@ -82,7 +82,10 @@ class PretrainSettings:
     )
     seed: int = setting(0, "of weights, order and views", within=SEEDS)
     num_workers: int = setting(
-        -1, "processes that decode; -1 picks 0 on a CPU, 10 on a GPU", within=(-1, 1024), decides="nothing"
+        -1,
+        "processes that decode; -1 picks 0 on a CPU, all cores but one on a GPU",
+        within=(-1, 1024),
+        decides="nothing",
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
     dist_url: str = setting(

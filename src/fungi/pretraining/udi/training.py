@@ -1,5 +1,6 @@
 """A run of `fungi pretrain`: resume, learn, save, report (spec udi 5)."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,13 @@ import torch
 
 from fungi.data.base import Samples
 from fungi.pretraining.batch_plan import BatchPlan
-from fungi.pretraining.processes import StopRequest, World, decoding_workers
+from fungi.pretraining.processes import StopRequest, World, decoding_workers, steps_ahead
 from fungi.pretraining.run_files import refuse_other_run, write_log
 from fungi.pretraining.udi.batches import ViewedImages, batches
 from fungi.pretraining.udi.centres import collapse_warning
 from fungi.pretraining.udi.checkpoints import load_checkpoint, save_checkpoint
 from fungi.pretraining.udi.configuration import learner_options, timetable
-from fungi.pretraining.udi.learner import Learner, StepSchedule
+from fungi.pretraining.udi.learner import Learner, Measurement, StepSchedule
 from fungi.pretraining.udi.settings import PretrainSettings
 from fungi.runtime.device import choose_dtype
 from fungi.runtime.log import logger
@@ -44,16 +45,16 @@ class Progress:
         for name, value in measured.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def close_epoch(self, moment: StepSchedule, plan: BatchPlan) -> Line:
+    def close_epoch(self, schedule: StepSchedule, plan: BatchPlan) -> Line:
         """The line of the epoch that just ended: means over its steps."""
         steps = plan.steps_per_epoch
         means = {f"train_{name}": value / steps for name, value in self.sums.items() if name != "stop"}
         line: Line = {
             "epoch": len(self.history),
             **means,
-            "train_lr": moment.rate,
-            "train_wd": moment.weight_decay,
-            "teacher_temp": moment.temperature,
+            "train_lr": schedule.rate,
+            "train_wd": schedule.weight_decay,
+            "teacher_temp": schedule.temperature,
             "images_per_second": round(steps * plan.batch / max(self.seconds, 1e-9), 1),
         }
         self.history.append(line)
@@ -73,12 +74,14 @@ class Training:
             processes=world.size,
             seed=settings.seed,
         )
-        self.moments = timetable(settings, self.plan)
+        self.schedules = timetable(settings, self.plan)
         wanted = settings.dtype if settings.use_fp16 or settings.dtype != "auto" else "float32"
         self.options = learner_options(settings)
         self.learner = Learner(self.options, world, device, choose_dtype(wanted, device))
         self.progress = Progress()
-        self._saved, self._logged = monotonic(), monotonic()
+        self.late = steps_ahead(device)
+        self._pending: deque[Measurement] = deque()
+        self._saved = self._logged = self._measured = monotonic()
 
     @property
     def checkpoint(self) -> Path:
@@ -86,7 +89,11 @@ class Training:
         return self.settings.output_dir / "checkpoint.pth"
 
     def run(self, stop: StopRequest) -> bool:
-        """Train to the end, or to a signal; whether the end was reached. The state is saved either way."""
+        """Train to the end, or to a signal, and save the state. Returns whether the end was reached.
+
+        Steps are launched ahead of what they measured: `self.late` steps on a GPU, so that it never waits for the host.
+        All processes end after the same step, `late` steps after the one in which a process was asked to stop.
+        """
         self._resume()
         steps = batches(
             ViewedImages(self.samples, self.options.views, self.settings.seed),
@@ -94,21 +101,38 @@ class Training:
             rank=self.world.rank,
             first_step=self.progress.step,
             workers=decoding_workers(self.settings.num_workers, self.learner.device),
+            pin_memory=self.learner.device.type == "cuda",
         )
-        while self.progress.step < len(self.moments):
-            started = monotonic()
-            moment = self.moments[self.progress.step]
-            measured = self.learner.step(next(steps), moment, stop=bool(stop))
-            self.progress.add(measured, monotonic() - started)
-            self._report(measured, moment)
-            if self.progress.step % self.plan.steps_per_epoch == 0:
-                self._end_epoch(moment)
+        launched, last = self.progress.step, len(self.schedules)
+        self._measured = monotonic()
+        while launched < last:
+            self._pending.append(self.learner.launch(next(steps), self.schedules[launched], stop=bool(stop)))
+            launched += 1
+            late = monotonic() - self._saved > 60 * self.settings.save_minutes
+            epoch_ends = launched % self.plan.steps_per_epoch == 0
+            last = min(last, self._read(0 if late or epoch_ends else self.late))
+            if epoch_ends:
+                self._end_epoch(self.schedules[launched - 1])
+            elif late:
+                self._save()
+        self._read(0)
+        if launched < len(self.schedules):
+            self._save()
+        return launched == len(self.schedules)
+
+    def _read(self, most: int) -> int:
+        """Read measurements until at most so many are pending. Returns the step that the run ends before."""
+        last = len(self.schedules)
+        while len(self._pending) > most:
+            measurement = self._pending.popleft()
+            measured = measurement.read()
+            now = monotonic()
+            self.progress.add(measured, now - self._measured)
+            self._measured = now
+            self._report(measured, measurement.schedule)
             if measured["stop"]:
-                self._save()
-                return self.progress.step == len(self.moments)
-            if monotonic() - self._saved > 60 * self.settings.save_minutes:
-                self._save()
-        return True
+                last = min(last, self.progress.step + self.late)
+        return last
 
     def _resume(self) -> None:
         if self.checkpoint.exists():
@@ -120,7 +144,7 @@ class Training:
         refuse_other_run(run, self._identity(), self.checkpoint)
         self.progress = Progress(run["step"], run["history"], run["sums"], run["seconds"])
         if self.world.leads:
-            logger.info(f"goes on from {self.checkpoint}: step {self.progress.step} of {len(self.moments)}")
+            logger.info(f"goes on from {self.checkpoint}: step {self.progress.step} of {len(self.schedules)}")
 
     def _identity(self) -> dict[str, Any]:
         """What a run's numbers depend on. A batch may be made of other parts, but where each part has its own means."""
@@ -129,8 +153,8 @@ class Training:
             identity |= {"processes": self.world.size, "accumulate_steps": self.settings.accumulate_steps}
         return identity
 
-    def _end_epoch(self, moment: StepSchedule) -> None:
-        line = self.progress.close_epoch(moment, self.plan)
+    def _end_epoch(self, schedule: StepSchedule) -> None:
+        line = self.progress.close_epoch(schedule, self.plan)
         track(line)
         complaint = collapse_warning(line["train_entropy"], line["train_diversity"], self.settings.out_dim)
         late = line["epoch"] + 1 >= max(2, self.settings.epochs // 10)  # a new teacher predicts the same for all
@@ -146,7 +170,7 @@ class Training:
         if self.world.leads:
             write_log(self.settings.output_dir, self.progress.history)
         self._write(self.checkpoint)
-        self._saved = monotonic()
+        self._saved = self._measured = monotonic()
 
     def _write(self, path: Path) -> None:
         if not self.world.leads:
@@ -161,9 +185,9 @@ class Training:
             run=run | {"identity": self._identity()},
         )
 
-    def _report(self, measured: dict[str, float], moment: StepSchedule) -> None:
+    def _report(self, measured: dict[str, float], schedule: StepSchedule) -> None:
         """A line now and then: where the run is, how fast, and the parts of the loss."""
-        track({name: value for name, value in measured.items() if name != "stop"} | {"lr": moment.rate})
+        track({name: value for name, value in measured.items() if name != "stop"} | {"lr": schedule.rate})
         if not self.world.leads or monotonic() - self._logged < LOG_SECONDS:
             return
         self._logged = monotonic()
@@ -173,5 +197,5 @@ class Training:
         parts = "  ".join(f"{name} {measured[name]:.3f}" for name in ("loss", *self.learner.active, "entropy"))
         logger.info(
             f"epoch {epoch}/{self.settings.epochs} step {step}/{self.plan.steps_per_epoch}  {parts}  "
-            f"lr {moment.rate:.2e}  {rate:.0f} images/s"
+            f"lr {schedule.rate:.2e}  {rate:.0f} images/s"
         )

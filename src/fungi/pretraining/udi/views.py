@@ -63,10 +63,9 @@ class Views:
     def __len__(self) -> int:
         return self.globals.shape[1]
 
-    def to(self, device: torch.device) -> "Views":
-        """The same on a device."""
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
-        return Views(**moved)
+    def pin_memory(self) -> "Views":
+        """Return the same in pinned memory; torch's loaders call this."""
+        return Views(**{name: values.pin_memory() for name, values in vars(self).items()})
 
 
 def make_views(image: Image.Image, options: ViewOptions, random: np.random.Generator) -> dict[str, Any]:

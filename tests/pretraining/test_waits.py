@@ -1,0 +1,155 @@
+"""A step of pretraining on fake tensors of a GPU: the host waits for nothing; and numbers that are read late."""
+
+import copy
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode, unset_fake_temporarily
+
+from fungi.pretraining import processes, tokens
+from fungi.pretraining.processes import decoding_workers
+from fungi.pretraining.udi import learner as learners
+from fungi.pretraining.udi import network, optimisation, training
+from fungi.pretraining.udi.learner import Learner, NonFiniteError
+from fungi.pretraining.udi.pretrain import main
+from fungi.views import pixels
+from tests.engine.test_devices import CPU, CUDA, Waits
+from tests.pretraining.small import first_batches, image_folder, learner_of, schedule, settings
+from tests.pretraining.test_runs import interrupted_at, lines, same_weights, small_run
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
+    """A device that computes nothing. What the host computes is computed, pinned memory is any memory."""
+    place = network.requests_between
+
+    def placed(*arguments: Any) -> Any:
+        with unset_fake_temporarily():
+            return place(*arguments)
+
+    monkeypatch.setattr(network, "requests_between", placed)
+    monkeypatch.setattr(tokens, "kept_rows", lambda factors: (torch.arange(len(factors) // 2), 1.25))
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(Tensor, "is_pinned", lambda self: False)
+    pixels.moments.cache_clear()
+    yield FakeTensorMode(allow_non_fake_inputs=True)
+    pixels.moments.cache_clear()
+
+
+def on_gpu(module: nn.Module) -> nn.Module:
+    """`module.to(CUDA)`, which fake parameters do not know."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = nn.Parameter(parameter.data.to(CUDA), requires_grad=parameter.requires_grad)
+    return module
+
+
+def learner_on_gpu(mode: FakeTensorMode, made: Any, monkeypatch: pytest.MonkeyPatch) -> Learner:
+    """A learner of fake tensors; the backward, which needs a driver, gives gradients without numbers."""
+    learner = learner_of(made)
+    with FakeCopyMode(mode):
+        networks = copy.deepcopy((learner.student, learner.teacher))
+    with mode:
+        learner.student, learner.teacher = (on_gpu(one) for one in networks)
+        learner.device, learner.parallel = CUDA, learner.student
+        learner.centres, learner.halted = learner.centres.to(CUDA), torch.zeros((), device=CUDA)
+        learner.optimizer = optimisation.build_optimizer(made.optimizer, learner.student)
+        learner.tensors = optimisation.published_tensors(learner.student)
+
+    def no_numbers(loss: Tensor) -> None:
+        assert loss.device == CUDA
+        for parameter in learner.student.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+
+    monkeypatch.setattr(Tensor, "backward", no_numbers)
+    return learner
+
+
+@pytest.mark.parametrize("changed", [{}, {"accumulate_steps": 2, "target_mix": "probs", "norm_last_layer": False}])
+def test_a_step_never_waits_for_the_device(changed, gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = settings(drop_path_rate=0.3, **changed)
+    steps, read = first_batches(made, 2), []
+    learner = learner_on_gpu(gpu, made, monkeypatch)
+    monkeypatch.setattr(learners, "download", lambda values: read.append(values) or list)
+    with gpu:
+        learner.launch(steps[0], schedule(0, last_layer_frozen=True))  # fills caches
+        with Waits() as waits:
+            learner.launch(steps[1], schedule(1))
+    assert waits.seen == []
+    assert [values.device for values in read] == [CUDA, CUDA]  # one message per step, read when somebody asks
+
+
+def test_nothing_moves_from_a_bad_step_on_though_later_steps_were_launched() -> None:
+    for optimizer in ("adamw", "sgd", "lars"):
+        made = settings(optimizer=optimizer)
+        learner, steps = learner_of(made), first_batches(made, 3)
+        learner.step(steps[0], schedule(0))
+        before = copy.deepcopy((learner.student.state_dict(), learner.teacher.state_dict(), learner.centres))
+        state = copy.deepcopy(learner.optimizer.state_dict()["state"])
+        launched = [learner.launch(steps[1], schedule(1, temperature=float("nan")))]
+        launched.append(learner.launch(steps[2], schedule(2)))
+        for step, measurement in enumerate(launched, 1):
+            with pytest.raises(NonFiniteError, match=f"step {step}: the loss is"):
+                measurement.read()
+        for network_state, old in zip(
+            (learner.student.state_dict(), learner.teacher.state_dict()), before, strict=False
+        ):
+            for name, value in network_state.items():
+                assert torch.equal(value, old[name]), (optimizer, name)
+        assert torch.equal(learner.centres, before[2])
+        for place, values in learner.optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                assert torch.equal(value, state[place][name]), (optimizer, name)
+
+
+@pytest.mark.slow
+def test_numbers_that_are_read_late_are_the_same_numbers(tmp_path, monkeypatch) -> None:
+    """As on a GPU: steps are launched ahead; whole, stopped by a signal, and saved at every step."""
+    images = image_folder(tmp_path / "images", 13)
+    assert main(small_run(tmp_path / "whole", images)) == 0
+    monkeypatch.setattr(training, "steps_ahead", lambda device: 1)
+    assert main(small_run(tmp_path / "late", images, save_minutes=0.001)) == 0
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, 0, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(SystemExit):
+            main(small_run(tmp_path / "stopped", images))
+    assert torch.load(tmp_path / "stopped" / "checkpoint.pth", weights_only=False)["fungi"]["step"] == 3
+    assert main(small_run(tmp_path / "stopped", images)) == 0
+    for name in ("late", "stopped"):
+        assert lines(tmp_path / name) == lines(tmp_path / "whole")
+        same_weights(tmp_path / name, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("environment", "cores", "workers"),
+    [
+        ({}, 24, 23),
+        ({"SLURM_CPUS_PER_TASK": "16"}, 128, 15),
+        ({"LOCAL_WORLD_SIZE": "8"}, 64, 7),
+        ({"SLURM_CPUS_PER_TASK": "8"}, 1, 1),
+    ],
+)
+def test_workers_follow_the_cores_that_the_process_has(environment, cores, workers, monkeypatch) -> None:
+    for name in ("SLURM_CPUS_PER_TASK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    assert decoding_workers(-1, CUDA) == workers
+    assert (decoding_workers(-1, CPU), decoding_workers(3, CUDA)) == (0, 3)
+
+
+@pytest.mark.parametrize(("rank", "count", "own"), [("3", 8, 3), ("3", 1, 0), ("5", 4, 1)])
+def test_a_process_takes_its_gpu_among_those_it_sees(rank, count, own, monkeypatch) -> None:
+    """`srun --gpus-per-task=1` shows each process one GPU, number 0."""
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert processes.own_gpu() == own
