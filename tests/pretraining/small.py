@@ -15,6 +15,11 @@ from fungi.pretraining.udi.learner import Learner, StepSchedule
 from fungi.pretraining.udi.settings import PretrainSettings
 from fungi.pretraining.udi.views import Views
 
+
+class Killed(BaseException):
+    """The end of a process that nothing in it handles."""
+
+
 FLAGS: dict[str, Any] = {
     "dataset": "digits",
     "arch": "vit_micro",

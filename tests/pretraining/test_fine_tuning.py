@@ -29,7 +29,7 @@ from fungi.pretraining.transfer.train_rows import listed_rows, share_of_rows
 from fungi.pretraining.udi.checkpoints import save_checkpoint
 from fungi.settings import parse
 from fungi.views.image import ImageInput
-from tests.pretraining.small import learner_of, settings
+from tests.pretraining.small import Killed, learner_of, settings
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +94,12 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(folder, checkpoint, tmp_p
 
     def killed(self, epoch, rates):
         if epoch == 2:
-            raise MemoryError
+            raise Killed
         return learn(self, epoch, rates)
 
     with monkeypatch.context() as patch:
         patch.setattr(fine_tuning.FineTuning, "_learn", killed)
-        with pytest.raises(MemoryError):
+        with pytest.raises(Killed):
             COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "parts", **changed))
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "parts", **changed)) == 0
     assert history(tmp_path / "parts") == history(tmp_path / "whole")

@@ -17,7 +17,7 @@ from fungi.pretraining.udi import training
 from fungi.pretraining.udi.pretrain import main
 from fungi.pretraining.udi.settings import PretrainSettings, client_spelling
 from fungi.settings import parse
-from tests.pretraining.small import image_folder, words
+from tests.pretraining.small import Killed, image_folder, words
 
 
 def lines(folder: Path) -> list[dict[str, float]]:
@@ -83,15 +83,15 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(whole_run, image
     """Killed while a step is computed, and then while a checkpoint is written."""
 
     def die() -> None:
-        raise MemoryError
+        raise Killed
 
     with monkeypatch.context() as patch:
         interrupted_at(patch, 4, die)
-        with pytest.raises(MemoryError):
+        with pytest.raises(Killed):
             main(small_run(tmp_path, images, save_minutes=0.001))
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", lambda _content, file: (file.write(b"half"), die()))
-        with pytest.raises(MemoryError):
+        with pytest.raises(Killed):
             main(small_run(tmp_path, images))
     assert main(small_run(tmp_path, images)) == 0
     assert lines(tmp_path) == lines(whole_run)
@@ -109,11 +109,11 @@ def test_a_run_that_was_killed_between_two_files_writes_them_all(written, whole_
         save(*arguments, **named)
         left.pop()
         if not left:
-            raise MemoryError
+            raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "save_checkpoint", killed)
-        with pytest.raises(MemoryError):
+        with pytest.raises(Killed):
             main(small_run(tmp_path, images))
     assert main(small_run(tmp_path, images)) == 0
     assert lines(tmp_path) == lines(whole_run)

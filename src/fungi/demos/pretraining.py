@@ -33,29 +33,30 @@ FEWER_PATCHES = ("simclr.stride_scale=2",)
 
 @dataclass(frozen=True, kw_only=True)
 class DemoUdiSettings:
-    """Where to write, and how long to train."""
+    """Folder, and length of the training."""
 
     root: Path = setting(Path("demo-udi"), "folder of everything that the demo writes")
     epochs: int = setting(12, "passes over the images; 20 take 5 minutes and score higher", within=(1, 1000))
-    seed: int = setting(0, "of weights, order and views", within=SEEDS)
+    seed: int = setting(0, "seed of weights, order and views", within=SEEDS)
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
 
 def run(settings: DemoUdiSettings) -> dict[str, Any]:
     """Pretrain, score, extract, report."""
     started = perf_counter()
-    made = pretraining(settings)
+    training = pretraining(settings)
     print(f"== pretraining: {settings.epochs} epochs on {DATASET}", flush=True)
-    pretrain.run(made)
+    pretrain.run(training)
     trained = perf_counter() - started
     print("\n== weighted kNN of what it learned", flush=True)
-    scores = neighbours(made)
+    scores = neighbours(training)
     print("\n== FUNGI on top of it", flush=True)
-    gains = gradients(settings, made)
-    pictures = draw(settings, made)
+    gains = gradients(settings, training)
+    pictures = draw(settings, training)
     _print(scores, gains)
+    checkpoint = training.output_dir / "checkpoint.pth"
     places = {
-        "checkpoint": f"{made.output_dir / 'checkpoint.pth'} (--backbone {BACKBONE} --checkpoint FILE in every stage)",
+        "checkpoint": f"{checkpoint} (--backbone {BACKBONE} --checkpoint FILE in every stage)",
         "pictures": ", ".join(map(str, pictures)),
         "training": f"{trained:.0f} s",
     }
@@ -64,7 +65,7 @@ def run(settings: DemoUdiSettings) -> dict[str, Any]:
 
 
 def pretraining(settings: DemoUdiSettings) -> PretrainSettings:
-    """The downsized configuration (spec udi 9.2)."""
+    """Return the downsized configuration (spec udi 9.2)."""
     return PretrainSettings(
         dataset=DATASET,
         output_dir=settings.root / "pretraining",
@@ -95,8 +96,8 @@ def pretraining(settings: DemoUdiSettings) -> PretrainSettings:
     )
 
 
-def neighbours(made: PretrainSettings) -> dict[str, float]:
-    """Accuracy of weighted kNN on the test images: pixels, random weights, and what was trained."""
+def neighbours(training: PretrainSettings) -> dict[str, float]:
+    """Return the accuracy of weighted kNN on the test images: pixels, random weights, and what was trained."""
     import torch
 
     from fungi.backbones.loading import Backbone, load_backbone
@@ -109,30 +110,32 @@ def neighbours(made: PretrainSettings) -> dict[str, float]:
     from fungi.runtime.device import choose_device
     from fungi.views.pixels import as_pixels
 
-    device = choose_device(made.device)
-    splits = [open_split(DATASET, split, made.data_dir).take(range(BANK)) for split in ("train", "test")]
+    device = choose_device(training.device)
+    splits = [open_split(DATASET, split, training.data_dir).take(range(BANK)) for split in ("train", "test")]
 
     def score(bank: "Tensor", queries: "Tensor") -> float:
         targets = [torch.from_numpy(split.targets.astype("int64")) for split in splits]
         return weighted_knn(bank, targets[0], queries, targets[1], [NEIGHBOURS])[NEIGHBOURS]["accuracy"]
 
     pixels = [torch.stack([as_pixels(s.load(row)).flatten().float() for row in range(len(s))]) for s in splits]
-    found = {"pixels": score(*(rows - rows.mean(1, keepdim=True) for rows in pixels))}
-    untrained = Learner(learner_options(made), World(), torch.device("cpu"), torch.float32).teacher.backbone.backbone
+    scores = {"pixels": score(*(rows - rows.mean(1, keepdim=True) for rows in pixels))}
+    untrained = Learner(
+        learner_options(training), World(), torch.device("cpu"), torch.float32
+    ).teacher.backbone.backbone
     spec = BACKBONES[BACKBONE]
     networks = {
         "random init": Backbone(spec, untrained.eval(), spec.input, "", "the run's first step"),
-        "teacher": load_backbone(BACKBONE, checkpoint=made.output_dir / "checkpoint.pth"),
+        "teacher": load_backbone(BACKBONE, checkpoint=training.output_dir / "checkpoint.pth"),
     }
     for name, backbone in networks.items():
         features: Any = ("cls", "cls+", "concat", "patch_mean")
         (bank, _), (queries, _) = (encode(backbone, split, features, device) for split in splits)
-        found |= {f"{name} {feature}": score(bank[feature], queries[feature]) for feature in features}
-    return found
+        scores |= {f"{name} {feature}": score(bank[feature], queries[feature]) for feature in features}
+    return scores
 
 
-def gradients(settings: DemoUdiSettings, made: PretrainSettings) -> Mapping[str, Any]:
-    """Features of the new backbone through the usual stages, and kNN over their combinations."""
+def gradients(settings: DemoUdiSettings, training: PretrainSettings) -> Mapping[str, Any]:
+    """Extract features of the new backbone through the usual stages, and score kNN over their combinations."""
     from fungi.scoring.knn_concat import KnnSettings
     from fungi.scoring.knn_concat import run as evaluate
 
@@ -141,7 +144,7 @@ def gradients(settings: DemoUdiSettings, made: PretrainSettings) -> Mapping[str,
         GradientSettings(
             **shared,
             root=settings.root,
-            checkpoint=made.output_dir / "checkpoint.pth",
+            checkpoint=training.output_dir / "checkpoint.pth",
             objective=OBJECTIVES,
             with_embeddings=True,
             set=FEWER_PATCHES,
@@ -150,8 +153,8 @@ def gradients(settings: DemoUdiSettings, made: PretrainSettings) -> Mapping[str,
     return evaluate(KnnSettings(**shared, root=(settings.root,)))
 
 
-def draw(settings: DemoUdiSettings, made: PretrainSettings) -> list[Path]:
-    """The loss over epochs, and what the class tokens look at on one image of each kind."""
+def draw(settings: DemoUdiSettings, training: PretrainSettings) -> list[Path]:
+    """Draw the loss over epochs, and what the class tokens look at on one image of each kind."""
     import math
 
     import torch
@@ -162,19 +165,19 @@ def draw(settings: DemoUdiSettings, made: PretrainSettings) -> list[Path]:
     from fungi.report.figures import COLOURS, canvas
     from fungi.views.pixels import as_pixels, normalize
 
-    lines = [json.loads(line) for line in (made.output_dir / "log.txt").read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in (training.output_dir / "log.txt").read_text(encoding="utf-8").splitlines()]
     curve, attention = settings.root / "loss.png", settings.root / "attention.png"
     with canvas(curve, 5.0, 3.2) as axes:
         names = {"loss": "-", "g_cl": "--", "g_mcl": ":", "g_pch": "-.", "entropy": (0, (5, 1, 1, 1, 1, 1))}
         for (name, style), color in zip(names.items(), COLOURS, strict=False):
             axes.plot([line[f"train_{name}"] for line in lines], linestyle=style, color=color, label=name)
-        axes.axhline(math.log(made.out_dim), color="0.6", linewidth=0.8)
+        axes.axhline(math.log(training.out_dim), color="0.6", linewidth=0.8)
         axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("epoch")
         axes.set_ylabel("nats (grey: ln K, a blind student)")
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    backbone = load_backbone(BACKBONE, checkpoint=made.output_dir / "checkpoint.pth")
-    samples = open_split(DATASET, "test", made.data_dir)
+    backbone = load_backbone(BACKBONE, checkpoint=training.output_dir / "checkpoint.pth")
+    samples = open_split(DATASET, "test", training.data_dir)
     shown = [samples.load(row) for row in range(8)]
     with torch.no_grad():
         normalized = [normalize(as_pixels(image)[None], backbone.input.statistics) for image in shown]

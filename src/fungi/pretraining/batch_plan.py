@@ -40,11 +40,11 @@ class BatchPlan:
         return steps
 
     def order(self, epoch: int) -> Int64[np.ndarray, " rows"]:
-        """The rows in the order of an epoch."""
+        """Return the rows in the order of an epoch."""
         return numpy_generator(self.seed, "order", epoch).permutation(self.rows)
 
     def parts(self, rank: int, first_step: int) -> Iterator[list[EpochRow]]:
-        """The parts of one process from a step on, without end."""
+        """Yield the parts of one process from a step on, without end."""
         epoch, skipped = divmod(first_step, self.steps_per_epoch)
         while True:
             order = self.order(epoch)

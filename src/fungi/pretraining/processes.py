@@ -36,30 +36,32 @@ class World:
         return self.rank == 0
 
     def summed(self, values: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-        """The sum over processes, in place."""
+        """Return the sum over processes; the values are overwritten."""
         if self.size > 1:
             torch.distributed.all_reduce(values)
         return values
 
     def shared(self, model: nn.Module) -> Any:
-        """The model, its gradients averaged over processes; what it is given stays on the device where it lies."""
+        """Return the model with gradients that are averaged over processes; its inputs stay on their device."""
         return model if self.size == 1 else nn.parallel.DistributedDataParallel(model)
 
     def agree(self, step: int, device: torch.device, folder: Path) -> None:
-        """FungiError, in all processes, where they begin at unlike steps: not all see what is in a folder."""
+        """Raise FungiError in all processes where they begin at unlike steps: not all see what is in a folder."""
         steps = torch.zeros(self.size, dtype=torch.float64, device=device)
         steps[self.rank] = step
-        found = self.summed(steps).long().tolist()
-        if len(set(found)) > 1:
+        starts = self.summed(steps).long().tolist()
+        if len(set(starts)) > 1:
             raise FungiError(
                 f"the processes find unlike states in --output-dir {folder} (after steps "
-                f"{', '.join(map(str, found))}). Put it where all of them see it."
+                f"{', '.join(map(str, starts))}). Put it where all of them see it."
             )
 
 
 @contextmanager
 def joined(device_name: str) -> Iterator[tuple[World, torch.device]]:
-    """This process's place and device, as RANK, WORLD_SIZE and LOCAL_RANK say; alone where they are not set.
+    """Join the other processes of RANK, WORLD_SIZE and LOCAL_RANK, and yield this one's place and device.
+
+    A process without these variables is alone.
 
     NCCL between GPUs, gloo between CPUs. FungiError where processes can't find each other.
     """
@@ -89,14 +91,14 @@ def own_gpu() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) % max(torch.cuda.device_count(), 1)
 
 
-def decoding_workers(asked: int, device: torch.device) -> int:
+def decoding_workers(workers: int, device: torch.device) -> int:
     """Return the number of worker processes for `--num-workers`.
 
     -1 picks none beside a CPU; beside a GPU one for each core that the process may use but one. Processes that torchrun
     started on a node (LOCAL_WORLD_SIZE) share its cores.
     """
-    if asked >= 0:
-        return asked
+    if workers >= 0:
+        return workers
     if device.type == "cpu":
         return 0
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes of this node
@@ -128,7 +130,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Signals are noted instead of ending the process; as before afterwards."""
+    """Note signals instead of ending the process, and restore their handlers afterwards."""
     request = StopRequest()
 
     def note(number: int, _frame: object) -> None:

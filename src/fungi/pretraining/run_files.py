@@ -10,18 +10,16 @@ from fungi.runtime.files import write_whole
 
 
 def write_log(folder: Path, history: Sequence[Mapping[str, int | float]]) -> None:
-    """`log.txt`: one JSON line per epoch."""
+    """Write `log.txt`: one JSON line per epoch."""
     write_whole(folder / "log.txt", "".join(json.dumps(line) + "\n" for line in history))
 
 
 def refuse_other_run(run: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:
-    """FungiError, with both values, where a checkpoint belongs to a run with other numbers. What a checkpoint of an
-    earlier version does not say is taken to be the same.
-    """
+    """Raise FungiError, with both values, where a checkpoint belongs to a run with other numbers."""
     for name, value in identity.items():
-        found = run["identity"].get(name, value)
-        if found != value:
+        saved = run["identity"].get(name, value)
+        if saved != value:
             raise FungiError(
-                f"{path} is of a run with {name} = {found}, this one has {value}. Use the same, or another "
+                f"{path} is of a run with {name} = {saved}, this one has {value}. Use the same, or another "
                 "--output-dir."
             )

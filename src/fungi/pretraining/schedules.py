@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 
 def cosine(first: float, last: float, steps: int, *, warmup: int = 0) -> Float[np.ndarray, " steps"]:
-    """A linear rise from 0 to `first` in `warmup` steps, then a cosine from `first` to `last`."""
+    """Return a linear rise from 0 to `first` in `warmup` steps, then a cosine from `first` to `last`."""
     warmup = min(warmup, steps)
     rise = np.linspace(0.0, first, warmup) if warmup > 1 else np.zeros(warmup)
     turn = np.arange(steps - warmup)
@@ -17,6 +17,6 @@ def cosine(first: float, last: float, steps: int, *, warmup: int = 0) -> Float[n
 
 
 def linear_then_constant(first: float, last: float, epochs: int, *, warmup: int) -> Float[np.ndarray, " epochs"]:
-    """A line from `first` to `last` over the first `warmup` epochs, then `last`."""
+    """Return a line from `first` to `last` over the first `warmup` epochs, then `last`."""
     rise = np.linspace(first, last, warmup)[:epochs]
     return np.concatenate([rise, np.full(epochs - len(rise), last)])

@@ -15,7 +15,7 @@ from fungi.runtime.transfers import upload
 
 
 def require_known_tokens(model: Any, name: str) -> None:
-    """FungiError for a network whose tokens can't be run block by block here.
+    """Raise FungiError for a network whose tokens can't be run block by block here.
 
     What is not a `VisionTransformer` of timm may turn queries and keys (EVA, PE, DINOv3) or have no class token.
     """
@@ -34,7 +34,7 @@ def embed(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n t d
     rows, columns = patches.shape[-2:]
     patches = patches.flatten(2).transpose(1, 2)
     first = [model.cls_token] if model.reg_token is None else [model.cls_token, model.reg_token]
-    tokens = torch.cat([*(one.expand(len(images), -1, -1) for one in first), patches], dim=1)
+    tokens = torch.cat([*(token.expand(len(images), -1, -1) for token in first), patches], dim=1)
     return model.norm_pre(tokens + resized_positions(model, rows, columns))
 
 
@@ -82,17 +82,17 @@ def kept_rows(factors: Float[Tensor, " n"]) -> tuple[Int64[Tensor, " kept"], flo
 
 
 def last_blocks(model: Any, images: Float[Tensor, "n 3 s s2"], count: int = 1) -> list[Float[Tensor, "n t d"]]:
-    """All tokens behind each of the last blocks, from shallow to deep, each through the final norm."""
-    tokens, found = embed(model, images), []
+    """Return all tokens behind each of the last blocks, from shallow to deep, each through the final norm."""
+    tokens, outputs = embed(model, images), []
     for place, block in enumerate(model.blocks):
         tokens = block(tokens)
         if place >= len(model.blocks) - count:
-            found.append(model.norm(tokens))
-    return found
+            outputs.append(model.norm(tokens))
+    return outputs
 
 
 def last_attention(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n h t t"]:
-    """Attention of the last block: row i says what token i looks at."""
+    """Return attention of the last block: row i says what token i looks at."""
     tokens = embed(model, images)
     for block in model.blocks[:-1]:
         tokens = block(tokens)

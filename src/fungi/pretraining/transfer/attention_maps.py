@@ -15,14 +15,14 @@ NAMES = ("cls", "cls+")
 
 
 def class_attention(model: Any, image: Float[Tensor, "1 3 s s2"], token: int) -> Float[Tensor, "h rows columns"]:
-    """Attention of a class token (0: cls, 1: cls+) over the patches of an image, per head; other tokens left out."""
+    """Return the attention of a class token (0: cls, 1: cls+) over the patches of an image, per head."""
     patch = model.patch_embed.patch_size[0]
     attention = last_attention(model, image)[0, :, token, model.num_prefix_tokens :]  # [h n]
     return attention.unflatten(1, (image.shape[-2] // patch, image.shape[-1] // patch))
 
 
 def kept_mass(attention: Float[Tensor, "h rows columns"], share: float) -> Bool[Tensor, "h rows columns"]:
-    """The smallest set of patches that holds a share of each head's attention."""
+    """Return the smallest set of patches that holds a share of each head's attention."""
     values, order = attention.flatten(1).sort(dim=1)
     cumulative = (values / values.sum(1, keepdim=True)).cumsum(1)
     kept = torch.zeros_like(cumulative, dtype=torch.bool).scatter_(1, order, cumulative > 1 - share)
@@ -32,8 +32,9 @@ def kept_mass(attention: Float[Tensor, "h rows columns"], share: float) -> Bool[
 def write_maps(
     folder: Path, model: Any, pixels: Image.Image, image: Float[Tensor, "1 3 s s2"], *, threshold: float | None = None
 ) -> list[Path]:
-    """`img.png`, `attn-head{j}.png` for cls and `attn-plus-head{j}.png` for cls+; with a threshold also `mask-...`, the
-    patches that hold that share of the attention, laid over the image.
+    """Write `img.png`, `attn-head{j}.png` for cls and `attn-plus-head{j}.png` for cls+, and return their paths.
+
+    With a threshold also `mask-...`: the patches that hold that share of the attention, laid over the image.
     """
     folder.mkdir(parents=True, exist_ok=True)
     size = (image.shape[-1], image.shape[-2])
@@ -42,8 +43,8 @@ def write_maps(
     for token in range(model.num_prefix_tokens):
         maps = class_attention(model, image, token)
         middle = "" if token == 0 else "plus-"
-        for head, one in enumerate(maps):
-            enlarged = Image.fromarray(_grey(one, size))
+        for head, attention in enumerate(maps):
+            enlarged = Image.fromarray(_grey(attention, size))
             written.append(_saved(enlarged, folder / f"attn-{middle}head{head}.png"))
             if threshold is not None:
                 mask = kept_mass(maps, threshold)[head].numpy()
@@ -54,13 +55,13 @@ def write_maps(
 def overview(
     path: Path, model: Any, images: list[tuple[Image.Image, Float[Tensor, "1 3 s s2"]]], side: int = 96
 ) -> None:
-    """One picture: a row per image, the image first, then the heads of cls, then those of cls+."""
+    """Write one picture: a row per image, the image first, then the heads of cls, then those of cls+."""
     rows = []
     for pixels, image in images:
         tiles = [np.asarray(pixels.convert("RGB").resize((side, side), Image.Resampling.NEAREST))]
         for token in range(model.num_prefix_tokens):
-            for one in class_attention(model, image, token):
-                enlarged = Image.fromarray(_grey(one, (side, side)))
+            for attention in class_attention(model, image, token):
+                enlarged = Image.fromarray(_grey(attention, (side, side)))
                 tiles.append(np.asarray(enlarged.convert("RGB")))
             tiles[-1] = np.pad(tiles[-1], ((0, 0), (0, 6), (0, 0)), constant_values=255)
         rows.append(np.concatenate([np.pad(tile, ((1, 1), (1, 1), (0, 0)), constant_values=255) for tile in tiles], 1))

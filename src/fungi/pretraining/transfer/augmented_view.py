@@ -42,7 +42,7 @@ class AugmentedViews:
         return repr(self)
 
     def prepare(self, item: Image.Image) -> Float[Tensor, "r 3 s s"]:
-        """The views of one image."""
+        """Return the views of one image."""
         transform = _transform(self.input, self.erasing)
         return torch.stack([transform(item) for _ in range(self.repeats)])
 
@@ -56,13 +56,13 @@ class AugmentedViews:
 
 
 @cache
-def _transform(given: ImageInput, erasing: float) -> Callable[[Image.Image], Any]:
+def _transform(images: ImageInput, erasing: float) -> Callable[[Image.Image], Any]:
     from timm.data import create_transform
     from timm.data.auto_augment import RandAugment
 
-    mean, deviation = given.statistics
+    mean, deviation = images.statistics
     transform: Any = create_transform(
-        given.size,
+        images.size,
         is_training=True,
         auto_augment=POLICY,
         interpolation="bicubic",

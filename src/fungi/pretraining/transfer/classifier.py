@@ -19,7 +19,7 @@ EMBEDDING = ("cls_token", "reg_token", "pos_embed", "patch_embed.")
 def add_classifier(
     model: Any, classes: int, *, drop_path: float, scale: float = 1.0, hidden: nn.Linear | None = None, seed: int = 0
 ) -> Any:
-    """The same model, all of whose parameters now learn, with `classes` outputs.
+    """Return the same model, all of whose parameters now learn, with `classes` outputs.
 
     drop_path: stochastic depth, from 0 at the first block to this at the last. scale: of the classifier's first
     weights. hidden: a layer below the classifier, with a GELU behind it; it learns, too.
@@ -41,7 +41,7 @@ def add_classifier(
 
 
 def first_head_layer(checkpoint: Path | None) -> nn.Linear:
-    """The first layer of the pretraining head of a full checkpoint; FungiError where there is none."""
+    """Return the first layer of the pretraining head of a full checkpoint; FungiError where there is none."""
     state: StateDict = {} if checkpoint is None else read_checkpoint(checkpoint)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     weight, bias = state.get("head.0.mlp.0.weight"), state.get("head.0.mlp.0.bias")

@@ -1,4 +1,4 @@
-"""What evaluations of an encoder have in common: which network, which images, how many of them."""
+"""Settings that all evaluations of an encoder share: its network, its images, and how many of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +28,12 @@ class EncoderSettings:
     checkpoint: Path | None = setting(
         None, "weights", aliases=("--pretrained-weights", "--pretrained_weights", "--finetune")
     )
-    random_init: bool = setting(False, "random weights, drawn from the seed")
+    random_init: bool = setting(False, "use random weights, drawn from the seed")
     train_share: float = setting(
         1.0, "share of the train rows, drawn evenly over classes; 0.01 and 0.1 for low shot", within=(1e-6, 1)
     )
     train_list: Path | None = setting(None, "file of the names of the train images to use, one a line (SimCLR's lists)")
-    seed: int = setting(0, "of whatever is drawn", within=SEEDS)
+    seed: int = setting(0, "seed of weights, rows and order", within=SEEDS)
     num_workers: int = setting(
         -1,
         "processes that decode; -1 picks 0 on a CPU, all cores but one on a GPU",
@@ -57,7 +57,7 @@ class EncoderSettings:
         return self.backbone or BACKBONE_OF[self.arch]
 
     def load_network(self) -> "Backbone":
-        """The network with its weights; FungiError where its tokens are not known."""
+        """Return the network with its weights; FungiError where its tokens are not known."""
         from fungi.backbones.loading import load_backbone
         from fungi.pretraining.tokens import require_known_tokens
 
@@ -66,7 +66,7 @@ class EncoderSettings:
         return backbone
 
     def open_rows(self) -> "tuple[Samples, Samples]":
-        """The train rows that are asked for, and the rows to score: those of test, else of valid."""
+        """Return the train rows that are asked for, and the rows to score: those of test, else of valid."""
         from fungi.data.base import resolve_dataset
         from fungi.pretraining.transfer.train_rows import listed_rows, share_of_rows
 

@@ -1,4 +1,4 @@
-"""`fungi evaluate-encoder`: weighted kNN, linear probe and low-shot regression on a vision transformer's tokens."""
+"""`fungi udi evaluate`: weighted kNN, linear probe and low-shot regression on a vision transformer's tokens."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,21 +26,25 @@ valid) split is scored. A published or own checkpoint: --backbone udi-vits16 --c
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(ResultSettings, EncoderSettings):
-    """What to score, and how."""
+    """Features, task, and its settings."""
 
     task: Literal["knn", "linear", "logistic"] = setting(
         "knn", "knn: weighted neighbours; linear: a probe by SGD; logistic: regression, for low shot"
     )
     features: tuple[str, ...] = setting(("cls",), "cls, cls+, concat, patch_mean, cls_patch_mean", decides="contents")
     k: tuple[int, ...] = setting((10, 15, 20, 30, 40, 50, 100, 200), "numbers of neighbours", within=(1, 10**6))
-    temperature: float = setting(0.07, "of the votes", within=(1e-4, 100))
-    n_last_blocks: int = setting(4, "blocks whose tokens the probe sees", within=(1, 100))
-    lr: float = setting(0.02, "rate of the probe per 256 images", within=(0, 1000))
+    temperature: float = setting(0.07, "temperature of the votes", within=(1e-4, 100))
+    n_last_blocks: int = setting(4, "number of last blocks whose tokens the probe sees", within=(1, 100))
+    lr: float = setting(0.02, "learning rate of the probe for a batch of 256 images", within=(0, 1000))
     epochs: int = setting(100, "epochs of the probe, or of the logistic regression", within=(1, 10**5))
     regularization: tuple[float, ...] = setting(
-        (0.01, 0.1, 1.0), "of the logistic regression, over the number of train rows", within=(1e-9, 1e9)
+        (0.01, 0.1, 1.0),
+        "penalties of the logistic regression, divided by the number of train rows",
+        within=(1e-9, 1e9),
     )
-    batch_size: int = setting(256, "images at once", within=(1, 65536), aliases=("--batch_size_per_gpu",))
+    batch_size: int = setting(
+        256, "images that are computed at once", within=(1, 65536), aliases=("--batch_size_per_gpu",)
+    )
     output: Path | None = setting(None, "JSON file of the results; none is written if absent", decides="nothing")
 
     def __post_init__(self) -> None:
@@ -160,14 +164,14 @@ def _score(settings: EvaluateSettings, rows: tuple[Any, Any, Any, Any]) -> dict[
     if len(fitting) < len(settings.k):
         left_out = ", ".join(str(k) for k in settings.k if k not in fitting)
         logger.warning(f"k = {left_out}: left out, there are only {len(rows[0])} train rows.")
-    found = weighted_knn(*rows, neighbours=fitting, temperature=settings.temperature)
-    return {f"k={k}": scores for k, scores in found.items()}
+    by_k = weighted_knn(*rows, neighbours=fitting, temperature=settings.temperature)
+    return {f"k={k}": scores for k, scores in by_k.items()}
 
 
 def _logistic_regression(
     settings: EvaluateSettings, train: "Tensor", train_targets: "Tensor", test: "Tensor", test_targets: "Tensor"
 ) -> dict[str, dict[str, float]]:
-    """Accuracy for each weight of the penalty, which is divided by the number of train rows (spec udi 7.4)."""
+    """Return the accuracy for each penalty; penalties are divided by the number of train rows (spec udi 7.4)."""
     from torch.nn.functional import normalize
 
     from fungi.evaluators import NO_CYANURE

@@ -19,9 +19,11 @@ FEATURES: tuple[Feature, ...] = get_args(Feature)
 
 
 def pooled(model: Any, blocks: list[Float[Tensor, "n t d"]], feature: Feature) -> Float[Tensor, "n f"]:
-    """One vector per image from the tokens of some blocks, from shallow to deep: concatenated, or of the last block for
-    the mean of patches. `concat` is cls and cls+ beside each other, `cls_patch_mean` cls of the last block and the mean
-    of its patches. FungiError for a class token that is not there.
+    """Return one vector per image from the tokens of some blocks, given from shallow to deep.
+
+    The blocks' vectors are concatenated; means of patches are of the last block alone. `concat` is cls and cls+ beside
+    each other, `cls_patch_mean` is cls of the last block beside the mean of its patches.
+    Raises FungiError for a class token that is not there.
     """
     prefix = model.num_prefix_tokens
     if feature in ("cls+", "concat") and prefix < 2:
@@ -48,21 +50,21 @@ def encode(
     last: int = 1,
     workers: int = 0,
 ) -> tuple[dict[str, Float[Tensor, "n f"]], Int64[Tensor, " n"]]:
-    """The features of all images under the backbone's evaluation transform, and the labels; on the CPU, float32."""
+    """Return the features of all images under the evaluation transform, and their labels; on the CPU, float32."""
     model = backbone.model.to(device)
-    found: dict[str, list[Tensor]] = {feature: [] for feature in features}
+    rows: dict[str, list[Tensor]] = {feature: [] for feature in features}
     for images in evaluation_images(backbone, samples, batch_size, workers):
         blocks = last_blocks(model, images.to(device), last)
         for feature in features:
-            found[feature].append(pooled(model, blocks, feature).cpu())
+            rows[feature].append(pooled(model, blocks, feature).cpu())
     targets = torch.from_numpy(samples.targets.astype("int64"))
-    return {feature: torch.cat(rows) for feature, rows in found.items()}, targets
+    return {feature: torch.cat(parts) for feature, parts in rows.items()}, targets
 
 
 def evaluation_images(
     backbone: Backbone, samples: Samples, batch_size: int, workers: int = 0
 ) -> Iterator[Float[Tensor, "b 3 s s"]]:
-    """All images under the backbone's evaluation transform, in order."""
+    """Yield all images under the backbone's evaluation transform, in order."""
     views = backbone.input.views("plain")
     rows = row_batches(0, len(samples), batch_size)
     loaded = batches(samples, [views], rows, seed=0, num_workers=workers)

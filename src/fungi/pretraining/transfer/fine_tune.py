@@ -1,4 +1,4 @@
-"""`fungi fine-tune`: a classifier on a pretrained transformer, trained as a whole (spec udi 7.3 to 7.5)."""
+"""`fungi udi fine-tune`: a classifier on a pretrained transformer, trained as a whole (spec udi 7.3 to 7.5)."""
 
 import dataclasses
 import json
@@ -14,17 +14,17 @@ from fungi.runtime.log import logger
 
 DESCRIPTION = """Train a vision transformer with a classifier on its class token, as a whole, scored after every epoch.
 
---recipe sets whatever is not given: imagenet (BEiT's, with layer decay), transfer (DeiT's, to another dataset),
+--recipe sets what is not set by a flag: imagenet (BEiT's, with layer decay), transfer (DeiT's, to another dataset),
 low-shot (few images, above the first layer of the pretraining head; needs a full checkpoint and --train-share or
 --train-list). An interrupted run goes on from its last epoch. On several GPUs: torchrun --nproc_per_node 4 -m fungi
-fine-tune ..."""
+udi fine-tune ..."""
 
 UNUSED = ("--disable_rel_pos_bias", "--abs_pos_emb", "--use_cls", "--imagenet_default_mean_and_std")
 """Switches of the published command for what is so anyway: absolute positions, the class token, ImageNet's moments."""
 
 
 def run(settings: FineTuneSettings) -> dict[str, Any]:
-    """Scores and what they are of, as written to `result.json`; only the first of several processes writes."""
+    """Return settings, provenance and scores; the first of several processes writes them to `result.json`."""
     from fungi.pretraining.processes import joined
     from fungi.pretraining.transfer.classifier import add_classifier, first_head_layer
     from fungi.pretraining.transfer.fine_tuning import FineTuning
@@ -44,10 +44,10 @@ def run(settings: FineTuneSettings) -> dict[str, Any]:
     with joined(settings.device) as (world, device):
         if not world.leads:
             logger.setLevel("ERROR")
-        whole = dataclasses.replace(backbone, model=model)
-        results = FineTuning(settings, whole, train, world, device).run(scored)
+        classifier = dataclasses.replace(backbone, model=model)
+        results = FineTuning(settings, classifier, train, world, device).run(scored)
     content = {
-        "settings": settings.whole(),
+        "settings": settings.complete(),
         "provenance": {"weights": backbone.weights_source, "weights_hash": backbone.weights_hash},
         "results": {"fine-tuned": results},
     }
@@ -59,24 +59,27 @@ def run(settings: FineTuneSettings) -> dict[str, Any]:
 
 
 def client_spelling(arguments: list[str]) -> list[str]:
-    """The published command's flags in ours: `_` for `-`; what is so anyway goes. FungiError for LayerScale."""
-    given = [text.replace("_", "-") if text.startswith("--") else text for text in arguments if text not in UNUSED]
+    """Return the published command's flags in our spelling, without those for what is always so.
+
+    Raises FungiError for LayerScale.
+    """
+    words = [text.replace("_", "-") if text.startswith("--") else text for text in arguments if text not in UNUSED]
     flag = "--layer-scale-init-value"
-    if flag not in given:
-        return given
-    place = given.index(flag)
-    if [float(text) for text in given[place + 1 : place + 2]] != [0.0]:
+    if flag not in words:
+        return words
+    place = words.index(flag)
+    if [float(text) for text in words[place + 1 : place + 2]] != [0.0]:
         raise FungiError("--layer_scale_init_value has to be 0: these networks have no LayerScale.")
-    return given[:place] + given[place + 2 :]
+    return words[:place] + words[place + 2 :]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    program = "fungi fine-tune"
+    """Run the command."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    program = "fungi udi fine-tune"
     try:
-        given = client_spelling(given)
+        words = client_spelling(words)
     except (FungiError, ValueError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
-    return run_command(FineTuneSettings, run, program=program, description=DESCRIPTION, arguments=given)
+    return run_command(FineTuneSettings, run, program=program, description=DESCRIPTION, arguments=words)

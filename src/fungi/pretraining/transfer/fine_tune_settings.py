@@ -1,4 +1,4 @@
-"""Settings of `fungi fine-tune`, and published recipes to start from (spec udi 7.3 to 7.5)."""
+"""Settings of `fungi udi fine-tune`, and published recipes to start from (spec udi 7.3 to 7.5)."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from fungi.settings import as_json, setting
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What recipes differ in; `fungi fine-tune --help` says what each value is."""
+    """What recipes differ in; `fungi udi fine-tune --help` says what each value is."""
 
     epochs: int
     batch_size: int
@@ -77,28 +77,40 @@ RECIPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneSettings(EncoderSettings):
-    """Which network, which images, which recipe. What is None is the recipe's."""
+    """Network, images and recipe; a setting that is None is the recipe's."""
 
     output_dir: Path = setting(Path("fine-tuning"), "folder of checkpoint, log and result; a run that is there goes on")
-    recipe: Literal["imagenet", "transfer", "low-shot"] = setting("imagenet", "where unset values come from")
+    recipe: Literal["imagenet", "transfer", "low-shot"] = setting(
+        "imagenet", "published recipe that unset values come from"
+    )
     epochs: int | None = setting(None, "passes over the images", within=(1, 10**6))
     batch_size: int | None = setting(
-        None, "images of a process and step", within=(1, 65536), aliases=("--batch-size-per-gpu",)
+        None, "images of one process in one step", within=(1, 65536), aliases=("--batch-size-per-gpu",)
     )
-    lr: float | None = setting(None, "peak rate of the last layer", within=(0, 100))
-    lr_images: int | None = setting(None, "images of a batch that --lr is meant for; 0 for any", within=(0, 10**6))
-    min_lr: float | None = setting(None, "last rate; at most the peak rate is used", within=(0, 100))
-    warmup_epochs: int | None = setting(None, "epochs of the rise to the peak rate", within=(0, 10**6))
-    layer_decay: float | None = setting(None, "rate of a layer over that of the next", within=(0, 1))
-    weight_decay: float = setting(0.05, "of matrices and the patch embedding", within=(0, 10))
-    drop_path: float = setting(0.1, "stochastic depth", within=(0, 0.99))
-    mixup: float = setting(0.8, "alpha of mixup; 0 for none", within=(0, 100))
-    cutmix: float = setting(1.0, "alpha of cutmix; 0 for none", within=(0, 100))
+    lr: float | None = setting(None, "peak learning rate, of the last layer", within=(0, 100))
+    lr_images: int | None = setting(
+        None, "batch size that --lr is meant for (the rate grows with the batch); 0 for any", within=(0, 10**6)
+    )
+    min_lr: float | None = setting(None, "last learning rate; never above the peak", within=(0, 100))
+    warmup_epochs: int | None = setting(None, "epochs of linear warm-up to the peak rate", within=(0, 10**6))
+    layer_decay: float | None = setting(
+        None, "learning rate of a layer divided by that of the next layer", within=(0, 1)
+    )
+    weight_decay: float = setting(0.05, "weight decay of matrices and of the patch embedding", within=(0, 10))
+    drop_path: float = setting(
+        0.1, "stochastic depth: share of branches that are dropped in the last block", within=(0, 0.99)
+    )
+    mixup: float = setting(0.8, "alpha of mixup; 0 turns it off", within=(0, 100))
+    cutmix: float = setting(1.0, "alpha of cutmix; 0 turns it off", within=(0, 100))
     smoothing: float = setting(0.1, "label smoothing", within=(0, 0.99))
     erasing: float | None = setting(None, "probability of random erasing", within=(0, 1))
-    repeats: int | None = setting(None, "views of an image in a batch (repeated augmentation)", within=(1, 100))
-    averaging: float | None = setting(None, "momentum of averaged weights, scored too; 0 for none", within=(0, 1))
-    classifier_scale: float | None = setting(None, "of the classifier's first weights", within=(0, 100))
+    repeats: int | None = setting(
+        None, "augmented views of each image in a batch (repeated augmentation)", within=(1, 100)
+    )
+    averaging: float | None = setting(
+        None, "EMA momentum of averaged weights, which are scored, too; 0 turns it off", within=(0, 1)
+    )
+    classifier_scale: float | None = setting(None, "factor of the classifier's initial weights", within=(0, 100))
     head_layer: bool | None = setting(None, "put the classifier above the first layer of the pretraining head")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16"
@@ -116,14 +128,14 @@ class FineTuneSettings(EncoderSettings):
     def chosen(self) -> Recipe:
         """The recipe, with what was given in its place."""
         recipe = RECIPES[self.recipe]
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(recipe)}
-        return dataclasses.replace(recipe, **{name: value for name, value in given.items() if value is not None})
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(recipe)}
+        return dataclasses.replace(recipe, **{name: value for name, value in own.items() if value is not None})
 
-    def whole(self) -> dict[str, Any]:
-        """All settings, the recipe's filled in, as plain JSON values."""
+    def complete(self) -> dict[str, Any]:
+        """Return all settings, the recipe's filled in, as plain JSON values."""
         return as_json(self) | dataclasses.asdict(self.chosen)
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that a run's numbers depend on."""
+        """Return the settings that a run's numbers depend on."""
         where = {"output_dir", "data_dir", "num_workers", "device"}
-        return {name: value for name, value in self.whole().items() if name not in where}
+        return {name: value for name, value in self.complete().items() if name not in where}

@@ -1,4 +1,4 @@
-"""A run of `fungi fine-tune`: epochs of training and scoring, resumed from the last one."""
+"""A run of `fungi udi fine-tune`: epochs of training and scoring, resumed from the last one."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -58,8 +58,9 @@ class FineTuning:
         self.parallel = world.shared(self.model)
 
     def run(self, scored: Samples) -> dict[str, float]:
-        """Train to the end. `accuracy`: the best over epochs, `last-accuracy`: after the last one; both again, with
-        `averaged-` before them, for averaged weights.
+        """Train to the end, and return `accuracy`, the best of all epochs, and `last-accuracy`, after the last epoch.
+
+        Averaged weights have both, too, with `averaged-` before their names.
         """
         settings, recipe, steps = self.settings, self.recipe, self.steps
         batch = self.plan.batch * recipe.repeats
@@ -78,11 +79,11 @@ class FineTuning:
             if self.world.leads:
                 self._save(identity)
                 logger.info("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
-        found: dict[str, float] = {}
+        best: dict[str, float] = {}
         for name in ("accuracy", "averaged-accuracy")[: 1 + bool(self.averaged)]:
             values = [line[name] for line in self.history]
-            found |= {name: max(values), name.replace("accuracy", "last-accuracy"): values[-1]}
-        return found
+            best |= {name: max(values), name.replace("accuracy", "last-accuracy"): values[-1]}
+        return best
 
     def _learn(self, epoch: int, rates: Float[np.ndarray, " steps"]) -> float:
         """Pass over the images once, and return the mean loss of this process."""
@@ -104,7 +105,7 @@ class FineTuning:
         return float(np.mean(losses + _read(pending, 0)))
 
     def _batches(self, epoch: int) -> Iterator[tuple[Float[Tensor, "n 3 s s"], Int64[Tensor, " n"]]]:
-        """The augmented images of this process in one epoch, and their labels."""
+        """Yield the augmented images of this process in one epoch, and their labels."""
         repeats = self.recipe.repeats
         views = AugmentedViews(input=self.backbone.input, erasing=self.recipe.erasing, repeats=repeats)
         parts = islice(self.plan.parts(self.world.rank, epoch * self.steps), self.steps)
@@ -124,22 +125,22 @@ class FineTuning:
             yield batch[views.identity], targets.repeat_interleave(repeats)
 
     def _loss(self, images: Float[Tensor, "n 3 s s"], targets: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
-        """Cross-entropy with mixed images and soft labels, or with smoothed labels where nothing is mixed."""
+        """Return the cross-entropy of mixed images with soft labels, or of plain images with smoothed labels."""
         from timm.data import Mixup
 
         settings = self.settings
-        smoothing, wanted = settings.smoothing, targets
+        smoothing, labels = settings.smoothing, targets
         if settings.mixup or settings.cutmix:
             mix = Mixup(settings.mixup, settings.cutmix, label_smoothing=smoothing, num_classes=self.model.num_classes)
-            images, wanted = mix(images, targets)
+            images, labels = mix(images, targets)
             smoothing = 0.0
         with autocast(self.device, self.dtype):
             logits = self.parallel(images)
-        return nn.functional.cross_entropy(logits.float(), wanted, label_smoothing=smoothing)
+        return nn.functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
     @torch.no_grad()
     def _accuracy(self, model: nn.Module, scored: Samples) -> float:
-        """Share of right answers; processes score a part of the rows each."""
+        """Return the share of right answers; each process scores a part of the rows."""
         model.eval()
         own = scored.take(range(self.world.rank, len(scored), self.world.size))
         right, start = torch.zeros((), device=self.device, dtype=torch.float64), 0
@@ -160,7 +161,7 @@ class FineTuning:
     def _load(self, path: Path, identity: dict[str, Any]) -> None:
         content = read_content(path)
         if not isinstance(content, dict) or "history" not in content:
-            raise FungiError(f"{path} is no checkpoint of `fungi fine-tune`. Use another --output-dir.")
+            raise FungiError(f"{path} is no checkpoint of `fungi udi fine-tune`. Use another --output-dir.")
         refuse_other_run(content, identity, path)
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])

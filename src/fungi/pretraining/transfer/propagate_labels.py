@@ -1,4 +1,4 @@
-"""`fungi propagate-labels`: video object segmentation on DAVIS-2017 by label propagation (spec udi 7.6)."""
+"""`fungi udi propagate-labels`: video object segmentation on DAVIS-2017 by label propagation (spec udi 7.6)."""
 
 from collections import deque
 from collections.abc import Iterator

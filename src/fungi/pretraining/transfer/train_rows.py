@@ -11,7 +11,10 @@ from fungi.errors import FungiError, MissingFilesError
 
 
 def share_of_rows(targets: Integer[np.ndarray, " n"], share: float, seed: int) -> Integer[np.ndarray, " s"]:
-    """A share of the rows, as many of each class, at least one; ascending. FungiError where a class has fewer."""
+    """Return a share of the rows in ascending order: as many of each class, at least one.
+
+    Raises FungiError where a class has fewer.
+    """
     counts = np.unique(targets, return_counts=True)[1]
     shots = max(1, round(share * len(targets) / len(counts)))
     if counts.min() < shots:
@@ -23,9 +26,9 @@ def share_of_rows(targets: Integer[np.ndarray, " n"], share: float, seed: int) -
 
 
 def listed_rows(ids: Sequence[str], listing: Path) -> Integer[np.ndarray, " s"]:
-    """The rows whose file names (with or without folders) a list has, one a line; ascending.
+    """Return the rows whose file names are in a list, one a line, with or without folders; in ascending order.
 
-    MissingFilesError where there is no list, FungiError for a name that no row has.
+    Raises MissingFilesError where there is no list, FungiError for a name that no row has.
     """
     if not listing.is_file():
         raise MissingFilesError(f"--train-list: there is no file {listing}. SimCLR's lists are named 1percent.txt.")

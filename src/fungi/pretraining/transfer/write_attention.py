@@ -1,4 +1,4 @@
-"""`fungi attention-maps`: what class tokens look at, as pictures (spec udi 7.7)."""
+"""`fungi udi attention-maps`: what class tokens look at, as pictures (spec udi 7.7)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +15,23 @@ hold that share of a head's attention."""
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSettings:
-    """Which image, which network, where to."""
+    """Image, network, and folder of the pictures."""
 
     backbone: str = setting("udi-vits16", "backbone: a vision transformer of `fungi list backbones`")
     checkpoint: Path | None = setting(None, "weights", aliases=("--pretrained-weights", "--pretrained_weights"))
     image: Path | None = setting(None, "image file", aliases=("--image-path", "--image_path"))
-    dataset: str = setting("patterns", "where the image comes from if none is given")
-    row: int = setting(0, "row of the dataset", within=(0, 2**31))
+    dataset: str = setting("patterns", "dataset that the image is taken from, without --image")
+    row: int = setting(0, "row of the image in the dataset", within=(0, 2**31))
     data_dir: Path = setting(Path("data"), "folder of the datasets")
     image_size: int = setting(480, "side that the image is resized to, in pixels", within=(1, 8192))
-    threshold: float | None = setting(None, "share of the attention that is shown over the image", within=(0, 1))
+    threshold: float | None = setting(
+        None, "share of the attention whose patches are also laid over the image", within=(0, 1)
+    )
     output_dir: Path = setting(Path("attention"), "folder of the pictures")
 
 
 def run(settings: AttentionSettings) -> list[Path]:
-    """The pictures that were written."""
+    """Write the pictures, and return their paths."""
     import torch
 
     from fungi.backbones.loading import load_backbone
@@ -58,6 +60,6 @@ def run(settings: AttentionSettings) -> list[Path]:
         return write_maps(settings.output_dir, backbone.model, picture, image, threshold=settings.threshold)
 
 
-def show(settings: AttentionSettings, made: list[Path]) -> None:
-    """Where they are."""
-    print(f"wrote {len(made)} pictures to {settings.output_dir}")
+def show(settings: AttentionSettings, paths: list[Path]) -> None:
+    """Print where the pictures are."""
+    print(f"wrote {len(paths)} pictures to {settings.output_dir}")

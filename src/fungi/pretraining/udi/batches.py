@@ -45,6 +45,10 @@ def batches(
         yield [next(parts) for _ in range(plan.accumulate)]
 
 
-def _collate(made: Sequence[dict[str, Any] | FungiError]) -> Views | FungiError:
-    found = [one for one in made if not isinstance(one, FungiError)]
-    return collate(found) if len(found) == len(made) else next(one for one in made if isinstance(one, FungiError))
+def _collate(images: Sequence[dict[str, Any] | FungiError]) -> Views | FungiError:
+    views: list[dict[str, Any]] = []
+    for image in images:
+        if isinstance(image, FungiError):
+            return image
+        views.append(image)
+    return collate(views)

@@ -48,7 +48,7 @@ class Crop:
 
 
 def random_crop(random: np.random.Generator, height: int, width: int, scale: tuple[float, float]) -> Crop:
-    """A crop of a random share of the area and a random aspect, anywhere; else the largest one in the centre."""
+    """Draw a crop of a random share of the area and a random aspect, anywhere; else the largest crop in the centre."""
     for _ in range(TRIES):
         area = height * width * random.uniform(*scale)
         aspect = math.exp(random.uniform(*LOG_ASPECT))
@@ -80,7 +80,7 @@ def _shifted(new: Span, reference: Span, limit: int, deviations: Deviations, *, 
 
 
 def reference_crop(first: Crop, second: Crop, deviations: Deviations) -> Crop:
-    """What local crops are moved towards: the smallest rectangle around both global crops."""
+    """Return the rectangle that local crops are moved towards: the smallest around both global crops."""
     top, bottom = min(first.top, second.top), max(first.rows[1], second.rows[1])
     columns = [crop.columns for crop in (first, second)]
     if deviations.signed_reference:
@@ -98,7 +98,7 @@ def multi_crops(
     local_scale: tuple[float, float],
     deviations: Deviations,
 ) -> list[Crop]:
-    """Two global crops and some local ones of an image of that size (height, width), each flipped in half the cases."""
+    """Draw two global crops and some local crops of an image of size (height, width); half of them are flipped."""
 
     def flipped(crop: Crop) -> Crop:
         return replace(crop, flipped=bool(random.random() < 0.5))

@@ -17,7 +17,7 @@ LEAST_DIVERSITY, LEAST_ENTROPY, UNIFORM = 0.05, 0.5, 0.05  # nats
 
 
 def vector_sums(teacher: Teacher, options: LossOptions) -> tuple[Float[Tensor, "levels w"], Float[Tensor, " levels"]]:
-    """Sums of the unit vectors behind each level's raw logits, and how many there are.
+    """Return sums of the unit vectors behind each level's raw logits, and how many there are.
 
     cls: both global views. cls+: the blended vectors of all pairs. Patches: all valid requests, also those of locals.
     """
@@ -43,13 +43,13 @@ def updated_centres(
     *,
     momentum: float,
 ) -> Float[Tensor, "levels k"]:
-    """`c <- m c + (1 - m) W mean`; a level without a single valid vector keeps its centre."""
+    """Return `m c + (1 - m) W mean`; a level without a single valid vector keeps its centre."""
     moved = momentum * centres + (1 - momentum) * means @ prototypes.T
     return torch.where(counts[:, None] > 0, moved, centres)
 
 
 def teacher_statistics(teacher: Teacher) -> tuple[Float[Tensor, ""], Float[Tensor, " k"]]:
-    """Sum over this process's global views of the entropy of cls predictions, and the sum of the predictions."""
+    """Return the sum of the entropies of cls over this process's global views, and the sum of its predictions."""
     vectors = teacher.predictions.classes[0].flatten(0, 1)
     logits = (vectors @ teacher.predictions.prototypes.T - teacher.centres[0]) / teacher.temperature
     logs = logits.log_softmax(1)
@@ -62,7 +62,7 @@ def diversity(entropy: Float[Tensor, ""], mean: Float[Tensor, " k"]) -> Float[Te
 
 
 def collapse_warning(entropy: float, spread: float, prototypes: int) -> str:
-    """What is wrong with the teacher's predictions; empty where nothing is."""
+    """Return what is wrong with the teacher's predictions; empty where nothing is."""
     if entropy > math.log(prototypes) - UNIFORM:
         return (
             f"the teacher's predictions are uniform (entropy {entropy:.2f} of {math.log(prototypes):.2f} nats): "

@@ -20,32 +20,32 @@ VERSION = 1
 
 
 def published_names(state: StateDict) -> StateDict:
-    """A network's state in the layout's names."""
-    found = dict(state)
-    register = found.pop(f"{INNER}reg_token", None)
+    """Return a network's state in the layout's names."""
+    renamed = dict(state)
+    register = renamed.pop(f"{INNER}reg_token", None)
     if register is not None:
-        found[f"{INNER}cls_token"] = torch.cat([found[f"{INNER}cls_token"], register], dim=1)
-    return found
+        renamed[f"{INNER}cls_token"] = torch.cat([renamed[f"{INNER}cls_token"], register], dim=1)
+    return renamed
 
 
 def own_names(state: StateDict) -> StateDict:
-    """The reverse of `published_names`; a leading `module.` goes."""
-    found = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    token = found.get(f"{INNER}cls_token")
+    """Return the reverse of `published_names`; a leading `module.` goes."""
+    renamed = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    token = renamed.get(f"{INNER}cls_token")
     if token is not None and token.shape[1] == 2:
-        found[f"{INNER}cls_token"], found[f"{INNER}reg_token"] = token[:, :1], token[:, 1:]
-    return found
+        renamed[f"{INNER}cls_token"], renamed[f"{INNER}reg_token"] = token[:, :1], token[:, 1:]
+    return renamed
 
 
 def save_checkpoint(
     path: Path, learner: Learner, *, epoch: int, arguments: dict[str, Any], run: dict[str, Any]
 ) -> None:
-    """Everything that a run needs to go on. epoch: the next one, or the one that is under way.
+    """Write everything that a run needs to go on. epoch: the next epoch, or the one that is under way.
 
     run: of plain values, beside the published entries.
     """
     content = {
-        "student": {f"module.{name}": one for name, one in published_names(learner.student.state_dict()).items()},
+        "student": {f"module.{name}": tensor for name, tensor in published_names(learner.student.state_dict()).items()},
         "teacher": published_names(learner.teacher.state_dict()),
         "optimizer": learner.optimizer.state_dict(),
         "epoch": epoch,
@@ -57,7 +57,10 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
-    """Put a run's state back; its own plain values. FungiError for a file that is no checkpoint of such a run."""
+    """Restore the state of a run, and return its own plain values.
+
+    Raises FungiError for a file that is no checkpoint of such a run.
+    """
     content = read_content(path)
     if not isinstance(content, dict) or "fungi" not in content:
         raise FungiError(

@@ -55,7 +55,7 @@ class Architecture:
     mlp_ratio: float = 4.0
 
     def build(self, *, image_size: int, patch_size: int, class_tokens: int) -> "VisionTransformer":
-        """The transformer; class tokens beyond the first are timm's registers, `cls+` being the only one there is."""
+        """Return the transformer; `cls+`, the second class token, is a register of timm."""
         model = build(self.width, self.depth, self.heads, self.mlp_ratio, image_size, patch_size, class_tokens)
         return cast("VisionTransformer", model)
 
@@ -70,14 +70,14 @@ ARCHITECTURES = {
 
 
 def choose_architecture(name: str) -> Architecture:
-    """The architecture of that name; FungiError for an unknown one."""
+    """Return the architecture of that name; FungiError for an unknown one."""
     if name not in ARCHITECTURES:
         raise unknown_name("architecture", name, ARCHITECTURES)
     return ARCHITECTURES[name]
 
 
 def check_sizes(patch_size: int, **sizes: int) -> None:
-    """FungiError for a crop that patches do not tile."""
+    """Raise FungiError for a crop that patches do not tile."""
     for name, size in sizes.items():
         if size < patch_size or size % patch_size:
             flag = "--" + name.replace("_", "-")

@@ -11,7 +11,7 @@ from fungi.pretraining.udi.views import ViewOptions
 
 
 def learner_options(settings: PretrainSettings) -> LearnerOptions:
-    """What decides a step."""
+    """Return what decides a step."""
     return LearnerOptions(
         network=NetworkOptions(
             architecture=choose_architecture(settings.arch),
@@ -52,7 +52,7 @@ def learner_options(settings: PretrainSettings) -> LearnerOptions:
 
 
 def timetable(settings: PretrainSettings, plan: BatchPlan) -> list[StepSchedule]:
-    """What every step of a run does."""
+    """Return the schedule of every step of a run."""
     per_epoch = plan.steps_per_epoch
     steps = settings.epochs * per_epoch
     peak = settings.lr * plan.batch / 256

@@ -36,12 +36,12 @@ class Targets:
     temperature: float
 
     def mixture(self, rows: slice) -> tuple[Float[Tensor, "r k"], Float[Tensor, " r"]]:
-        """P and w of some rows."""
+        """Return P and w of some rows."""
         vectors, shift = self.vectors[:, rows] / self.temperature, self.centre / -self.temperature
         weights = torch.ones_like(vectors[..., 0]) if self.weights is None else self.weights[:, rows]
         mixed: Tensor | None = None
-        for one, weight in zip(vectors, weights, strict=True):
-            probabilities = linear(one, self.prototypes, shift).softmax(dim=1)
+        for target, weight in zip(vectors, weights, strict=True):
+            probabilities = linear(target, self.prototypes, shift).softmax(dim=1)
             if self.weights is not None:
                 probabilities.mul_(weight[:, None])
             mixed = probabilities if mixed is None else mixed.add_(probabilities)
@@ -63,10 +63,10 @@ class Term:
 def cross_entropies(
     terms: Sequence[Term], prototypes: Float[Tensor, "k w"], temperature: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
-    """The total, `sum of scale * term`, which has derivatives; and the terms, which have none."""
-    found = _CrossEntropies.apply(prototypes, temperature, terms, *(term.student for term in terms))
-    assert isinstance(found, tuple)
-    return found
+    """Return the total, `sum of scale * term`, which has derivatives; and the terms, which have none."""
+    outputs = _CrossEntropies.apply(prototypes, temperature, terms, *(term.student for term in terms))
+    assert isinstance(outputs, tuple)
+    return outputs
 
 
 class _CrossEntropies(torch.autograd.Function):
@@ -77,9 +77,9 @@ class _CrossEntropies(torch.autograd.Function):
         ctx: Any, prototypes: Float[Tensor, "k w"], temperature: float, terms: Sequence[Term], *students: Tensor
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
         by_prototypes = torch.zeros_like(prototypes)
-        found = [_one_term(term, prototypes, temperature, by_prototypes) for term in terms]
-        losses = torch.stack([loss for loss, _ in found])
-        ctx.save_for_backward(by_prototypes, *(by_student for _, by_student in found))
+        computed = [_one_term(term, prototypes, temperature, by_prototypes) for term in terms]
+        losses = torch.stack([loss for loss, _ in computed])
+        ctx.save_for_backward(by_prototypes, *(by_student for _, by_student in computed))
         ctx.mark_non_differentiable(losses)
         total = torch.stack([loss * term.scale for loss, term in zip(losses, terms, strict=True)]).sum()
         return total, losses
@@ -88,14 +88,14 @@ class _CrossEntropies(torch.autograd.Function):
     def backward(
         ctx: Any, by_total: Float[Tensor, ""], _by_losses: Float[Tensor, " terms"]
     ) -> tuple[Float[Tensor, "..."] | None, ...]:
-        by_prototypes, *by_students = (one * by_total for one in ctx.saved_tensors)
+        by_prototypes, *by_students = (derivative * by_total for derivative in ctx.saved_tensors)
         return by_prototypes, None, None, *by_students
 
 
 def _one_term(
     term: Term, prototypes: Float[Tensor, "k w"], temperature: float, by_prototypes: Float[Tensor, "k w"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "l r w"]]:
-    """The term, and the derivative of `scale * term` by the student; that by the prototypes is added."""
+    """Return the term, and the derivative of `scale * term` by the student; that by the prototypes is added."""
     loss, by_student = term.student.new_zeros(()), torch.zeros_like(term.student)
     step = max(1, TILE // len(prototypes))
     for start in range(0, term.student.shape[1], step):

@@ -1,4 +1,4 @@
-"""`fungi export-backbone`: the vision transformer of a checkpoint, for other programs (spec udi 6.2, 6.3)."""
+"""`fungi udi export-backbone`: the vision transformer of a checkpoint, for other programs (spec udi 6.2, 6.3)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,18 @@ transformers   a folder: AutoModel.from_pretrained(FOLDER); with two class token
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """Which weights, in which layout, where to."""
+    """Weights, layout, and where to write."""
 
-    checkpoint: Path = required("file of `fungi pretrain`, or a published one")
+    checkpoint: Path = required("file of `fungi udi pretrain`, or a published one")
     output: Path = required("file to write (published), or folder (timm, transformers)")
-    layout: Literal["published", "timm", "transformers"] = setting("published", "for whom: see above")
-    checkpoint_key: Literal["teacher", "student"] = setting("teacher", "whose weights", aliases=("--checkpoint_key",))
+    layout: Literal["published", "timm", "transformers"] = setting("published", "layout of the names: see above")
+    checkpoint_key: Literal["teacher", "student"] = setting(
+        "teacher", "network whose weights are written", aliases=("--checkpoint_key",)
+    )
     class_tokens: int | None = setting(
-        None, "class tokens to keep, 0 to 2; fewer than there are make another function", within=(0, 2)
+        None,
+        "number of class tokens to keep, 0 to 2; with fewer than there are the network computes another function",
+        within=(0, 2),
     )
 
     def __post_init__(self) -> None:
@@ -40,31 +44,31 @@ class ExportSettings:
 
 
 def run(settings: ExportSettings) -> Path:
-    """What was written."""
+    """Write the backbone, and return its file or folder."""
     from fungi.pretraining.udi.layouts import save_published, save_timm, save_transformers, shape_of
 
     state = chosen_weights(settings.checkpoint, settings.checkpoint_key)
     shape = shape_of(state, str(settings.checkpoint))
-    wanted = shape.class_tokens if settings.class_tokens is None else settings.class_tokens
-    if wanted > shape.class_tokens:
+    class_tokens = shape.class_tokens if settings.class_tokens is None else settings.class_tokens
+    if class_tokens > shape.class_tokens:
         raise FungiError(f"{settings.checkpoint} has one class token, and no second one to keep.")
     save = {"published": save_published, "timm": save_timm, "transformers": save_transformers}[settings.layout]
-    save(state, shape, wanted, settings.output)
+    save(state, shape, class_tokens, settings.output)
     return settings.output
 
 
-def show(settings: ExportSettings, made: Path) -> None:
-    """Where it is, and how to read it."""
+def show(settings: ExportSettings, path: Path) -> None:
+    """Print where the backbone is, and how to read it."""
     ways = {
-        "published": f"--checkpoint {made}",
-        "timm": f'timm.create_model("local-dir:{made}", pretrained=True)',
-        "transformers": f'transformers.AutoModel.from_pretrained("{made}")',
+        "published": f"--checkpoint {path}",
+        "timm": f'timm.create_model("local-dir:{path}", pretrained=True)',
+        "transformers": f'transformers.AutoModel.from_pretrained("{path}")',
     }
-    print(f"wrote {made}\nread it with {ways[settings.layout]}")
+    print(f"wrote {path}\nread it with {ways[settings.layout]}")
 
 
 def chosen_weights(checkpoint: Path, key: str) -> "StateDict":
-    """The transformer of the teacher or the student of a checkpoint of any layout, in timm's names.
+    """Return the transformer of the teacher or the student of a checkpoint of any layout, in timm's names.
 
     A file that keeps neither holds one network alone, which counts as the teacher. FungiError where the key is not
     there.

@@ -10,7 +10,10 @@ from fungi.errors import FungiError, MissingFilesError
 
 
 def open_images(folder: Path | None, dataset: str, data_dir: Path) -> Samples:
-    """All images below a folder, without labels; or the train rows of a dataset. FungiError where there are none."""
+    """Return all images below a folder, without labels, or the train rows of a dataset.
+
+    Raises FungiError where there are none.
+    """
     if folder is None:
         return open_split(dataset, "train", data_dir)
     if not folder.is_dir():

@@ -36,7 +36,7 @@ class Lars(torch.optim.Optimizer):
         """Move all parameters that have a gradient."""
         assert closure is None
         groups = {parameter: group for group in self.param_groups for parameter in group["params"]}
-        moved = [parts for tensor in self._tensors if (parts := [one for one in tensor if one.grad is not None])]
+        moved = [parts for tensor in self._tensors if (parts := [part for part in tensor if part.grad is not None])]
         updates = [[_decayed(part, groups[part]["weight_decay"]) for part in parts] for parts in moved]
         for parts, steps, weight, norm in zip(moved, updates, norms_of(moved), norms_of(updates), strict=True):
             ratio = torch.where((weight > 0) & (norm > 0), TRUST * weight / norm, 1.0)

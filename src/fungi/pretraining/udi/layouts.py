@@ -49,7 +49,7 @@ class Shape:
 
 
 def shape_of(state: StateDict, origin: str) -> Shape:
-    """The shape that the weights have; FungiError where they are not those of such a network, whole."""
+    """Return the shape that the weights have; FungiError where they are not those of such a network, whole."""
     needed = {"pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"}
     if not needed <= set(state):
         raise FungiError(f"{origin} holds no vision transformer of this method ({', '.join(needed - set(state))}).")
@@ -72,7 +72,7 @@ def shape_of(state: StateDict, origin: str) -> Shape:
 
 
 def save_published(state: StateDict, shape: Shape, class_tokens: int, file: Path) -> None:
-    """One file of flat names; both class tokens in `cls_token [1 2 d]`."""
+    """Write one file of flat names; both class tokens in `cls_token [1 2 d]`."""
     kept = patches_only(state) if class_tokens == 0 else _with_tokens(state, shape, class_tokens)
     if "reg_token" in kept:
         kept["cls_token"] = torch.cat([kept["cls_token"], kept.pop("reg_token")], dim=1)
@@ -80,7 +80,7 @@ def save_published(state: StateDict, shape: Shape, class_tokens: int, file: Path
 
 
 def save_timm(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -> None:
-    """A folder of timm's: `config.json` with the arguments that the network is made of, `model.safetensors`."""
+    """Write a folder for timm: `config.json` with the arguments that the network is made of, `model.safetensors`."""
     arguments = {
         "img_size": shape.image_size,
         "patch_size": shape.patch_size,
@@ -114,7 +114,7 @@ def save_timm(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -
 
 
 def save_transformers(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -> None:
-    """A folder of `save_pretrained`: weights, configuration, and the transform of images."""
+    """Write a folder as `save_pretrained` does: weights, configuration, and the transform of images."""
     kept = _with_tokens(state, shape, class_tokens)
     model = _register_model(kept, shape) if class_tokens == 2 else _plain_model(kept, shape)
     model.save_pretrained(folder)
@@ -135,21 +135,21 @@ def save_transformers(state: StateDict, shape: Shape, class_tokens: int, folder:
 
 
 def _plain_model(state: StateDict, shape: Shape) -> Any:
-    """One class token: the ViT of transformers."""
+    """Return the ViT of transformers, for one class token."""
     from transformers import ViTConfig, ViTModel
 
     model = ViTModel(ViTConfig(**_sizes(shape), intermediate_size=shape.hidden), add_pooling_layer=False)
     names = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
-    found = _blocks(state, "layers", names) | {
+    renamed = _blocks(state, "layers", names) | {
         "embeddings.cls_token": state["cls_token"],
         "embeddings.position_embeddings": state["pos_embed"],
     }
-    model.load_state_dict(found)
+    model.load_state_dict(renamed)
     return model
 
 
 def _register_model(state: StateDict, shape: Shape) -> Any:
-    """Two class tokens: DINOv2's ViT with one register, whose layer scale is 1.
+    """Return DINOv2's ViT with one register and layer scales of 1, for two class tokens.
 
     Its registers have no positions: the register is cls+ with its position added.
     """
@@ -162,19 +162,19 @@ def _register_model(state: StateDict, shape: Shape) -> Any:
         Dinov2WithRegistersConfig(**_sizes(shape), mlp_ratio=ratio, num_register_tokens=1, layerscale_value=1.0)
     )
     positions = state["pos_embed"]
-    found = _blocks(state, "encoder.layer", {}) | {
+    renamed = _blocks(state, "encoder.layer", {}) | {
         "embeddings.cls_token": state["cls_token"],
         "embeddings.register_tokens": state["reg_token"] + positions[:, 1:2],
         "embeddings.position_embeddings": torch.cat([positions[:, :1], positions[:, 2:]], dim=1),
         "embeddings.mask_token": torch.zeros(1, shape.width),
     }
-    scales = {name: one for name, one in model.state_dict().items() if name.endswith("lambda1")}
-    model.load_state_dict(found | scales)
+    scales = {name: scale for name, scale in model.state_dict().items() if name.endswith("lambda1")}
+    model.load_state_dict(renamed | scales)
     return model
 
 
 def _sizes(shape: Shape) -> dict[str, Any]:
-    """What both configurations of transformers call the same."""
+    """Return the sizes that both configurations of transformers call the same."""
     return {
         "hidden_size": shape.width,
         "num_hidden_layers": shape.depth,
@@ -187,22 +187,22 @@ def _sizes(shape: Shape) -> dict[str, Any]:
 
 def _blocks(state: StateDict, prefix: str, names: dict[str, str]) -> StateDict:
     """Patch embedding, blocks and final norm in the names of transformers, where q, k and v lie apart."""
-    found = {}
+    renamed = {}
     for name, tensor in state.items():
         head, _, rest = name.partition(".")
         if head == "patch_embed":
-            found[f"embeddings.patch_embeddings.projection.{rest.removeprefix('proj.')}"] = tensor
+            renamed[f"embeddings.patch_embeddings.projection.{rest.removeprefix('proj.')}"] = tensor
         elif head == "norm":
-            found[f"layernorm.{rest}"] = tensor
+            renamed[f"layernorm.{rest}"] = tensor
         elif head == "blocks":
             place, module, *inner = rest.split(".")
             path = f"{prefix}.{place}.{names.get(module, module)}".replace(".attn", ".attention")
             if inner[0] == "qkv":
                 parts = zip("qkv", tensor.chunk(3), strict=True)
-                found |= {f"{path}.{letter}_proj.{inner[1]}": part.contiguous() for letter, part in parts}
+                renamed |= {f"{path}.{letter}_proj.{inner[1]}": part.contiguous() for letter, part in parts}
             else:
-                found[".".join([path, *inner]).replace("attention.proj", "attention.o_proj")] = tensor
-    return found
+                renamed[".".join([path, *inner]).replace("attention.proj", "attention.o_proj")] = tensor
+    return renamed
 
 
 def _with_tokens(state: StateDict, shape: Shape, class_tokens: int) -> StateDict:

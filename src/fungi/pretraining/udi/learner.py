@@ -183,21 +183,21 @@ class Learner:
             sums.vectors /= sums.counts.clamp_min(1)[:, None] * self.world.size
         flat = self.world.summed(torch.cat([values.reshape(-1) for values in sums.tensors()]))
         sizes = [values.numel() for values in sums.tensors()]
-        whole = _Sums(*(part.view_as(own) for part, own in zip(flat.split(sizes), sums.tensors(), strict=True)))
+        total = _Sums(*(part.view_as(own) for part, own in zip(flat.split(sizes), sums.tensors(), strict=True)))
         largest = optimisation.clip_each(self.tensors, self.options.clip)
-        finite = torch.isfinite(largest) & torch.isfinite(whole.parts).all()
+        finite = torch.isfinite(largest) & torch.isfinite(total.parts).all()
         self.halted = torch.maximum(self.halted, (~finite).float())
-        means = whole.vectors
+        means = total.vectors
         if not self.options.views.deviations.process_means:
-            means = means / whole.counts.clamp_min(1)[:, None]
+            means = means / total.counts.clamp_min(1)[:, None]
         moved = updated_centres(
-            self.centres, means, whole.counts, self.teacher.prototypes, momentum=self.options.center_momentum
+            self.centres, means, total.counts, self.teacher.prototypes, momentum=self.options.center_momentum
         )
         self.centres = torch.where(self.halted > 0, self.centres, moved)
         rows = 2 * counts.images
-        entropy = whole.entropy / rows
-        spread = diversity(entropy, whole.predictions / rows)
-        numbers = torch.cat([whole.parts, torch.stack([entropy, spread, largest, whole.stop, self.halted])])
+        entropy = total.entropy / rows
+        spread = diversity(entropy, total.predictions / rows)
+        numbers = torch.cat([total.parts, torch.stack([entropy, spread, largest, total.stop, self.halted])])
         return Measurement(schedule, part_shares(self.active, self.options.views.local_crops), download(numbers))
 
     def _counts(self, batch: list[Views], aligned: list[Alignment]) -> BatchCounts:
@@ -210,8 +210,8 @@ class Learner:
         return BatchCounts(sum(map(len, batch)) * self.world.size, patches.float())
 
     def _kept(self, step: int, images: int, place: int, parts: int) -> Float[Tensor, "blocks2 v b"] | None:
-        """Stochastic depth for one part of this process: its share of the draws for the whole batch."""
-        whole = stochastic_depth(
+        """Draw stochastic depth for the whole batch, and return the share of one part of this process."""
+        factors = stochastic_depth(
             self.options.drop_path,
             self.options.network.architecture.depth,
             self.options.views.local_crops + 2,
@@ -219,7 +219,7 @@ class Learner:
             torch_generator(self.options.seed, "drop path", step),
         )
         start = (self.world.rank * parts + place) * images
-        return whole if whole is None else whole[:, :, start : start + images]
+        return factors if factors is None else factors[:, :, start : start + images]
 
     def _empty_sums(self, stop: bool) -> _Sums:
         network = self.options.network
@@ -239,7 +239,7 @@ class Learner:
 
 
 def active_parts(network: NetworkOptions, local_crops: int) -> list[str]:
-    """The parts of the loss that a network and its crops have; the reference's names."""
+    """Return the names of the parts of the loss that a network and its crops have, as the reference calls them."""
     kinds = ["cl", "mcl"][: network.class_tokens]
     origins = ["g", "l"] if local_crops else ["g"]
     return [f"{origin}_{kind}" for kind in kinds for origin in origins] + ["g_pch"] * network.patches

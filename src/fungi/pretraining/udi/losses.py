@@ -58,7 +58,9 @@ class Teacher:
         return Targets(vectors, weights, self.predictions.prototypes, self.centres[level], self.temperature)
 
     def requested(self, local: int | None) -> tuple[Float[Tensor, "2 b m w"], Float[Tensor, "2 b m"]]:
-        """Patches that the other global view, or a local crop, asked each view for; and which are valid."""
+        """Return the patches that the other global view, or a local crop, samples in
+        each view; and which of them are valid.
+        """
         start, stop = 0, self.samples
         if local is not None:
             size = (self.predictions.patches.shape[2] - self.samples) // self.local_crops
@@ -89,46 +91,47 @@ class Teacher:
 def loss_parts(
     student: Predictions, teacher: Teacher, counts: BatchCounts, options: LossOptions
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """This process's share of the loss, and of each of its parts; summed over processes, the means over pairs, images
-    and valid samples. The parts are numbers alone, without derivatives.
+    """Return this process's share of the loss and of each of its parts.
+
+    Summed over processes, parts are means over pairs, images and valid samples. They have no derivatives.
 
     Names are the reference's: global (g), local (l) pairs of the image level (cl) and of cls+ (mcl), patches (g_pch).
     """
-    asked = {**_image_level(student, teacher), **_multimodal_level(student, teacher, options)}
+    parts = {**_image_level(student, teacher), **_multimodal_level(student, teacher, options)}
     if student.patches.shape[2]:
         counted = teacher.alignment.counted
         vectors, _ = teacher.requested(None)  # [2 b m w]
         targets = teacher.targets(-1, vectors.flip(0).flatten(0, 2).index_select(0, counted)[None])
-        asked["g_pch"] = (student.patches.flatten(0, 2).index_select(0, counted)[None], targets)
+        parts["g_pch"] = (student.patches.flatten(0, 2).index_select(0, counted)[None], targets)
     crops = student.local_classes.shape[1]
     pairs = {"g": 2.0 * counts.images, "l": 2.0 * crops * counts.images}
-    divisors = {name: pairs[name[0]] if name != "g_pch" else counts.patches.clamp_min(1) for name in asked}
-    shares = part_shares(list(asked), crops)
-    terms = [Term(*of, shares[name] / divisors[name]) for name, of in asked.items()]
+    divisors = {name: pairs[name[0]] if name != "g_pch" else counts.patches.clamp_min(1) for name in parts}
+    shares = part_shares(list(parts), crops)
+    terms = [Term(*of, shares[name] / divisors[name]) for name, of in parts.items()]
     total, sums = cross_entropies(terms, student.prototypes, options.student_temperature)
-    return total, {name: one / divisors[name] for name, one in zip(asked, sums, strict=True)}
+    return total, {name: total / divisors[name] for name, total in zip(parts, sums, strict=True)}
 
 
 def part_shares(names: list[str], local_crops: int) -> dict[str, float]:
-    """What each part counts in the loss: the mean over levels, each of them over its 2 + 2L pairs (spec udi 4)."""
+    """Return the weight of each part in the loss: a mean over levels, each over its 2 + 2L pairs (spec udi 4)."""
     levels = len({name.partition("_")[2] for name in names})
     shares = {"g": 1 / (1 + local_crops), "l": local_crops / (1 + local_crops)}
     return {name: (1.0 if name == "g_pch" else shares[name[0]]) / levels for name in names}
 
 
-_Asked = tuple[Float[Tensor, "l r w"], Targets]
-"""Vectors of the student, and what they are asked for."""
+_Part = tuple[Float[Tensor, "l r w"], Targets]
+"""Vectors of the student, and their targets."""
 
 
-def _image_level(student: Predictions, teacher: Teacher) -> dict[str, _Asked]:
+def _image_level(student: Predictions, teacher: Teacher) -> dict[str, _Part]:
     own = teacher.predictions.classes[0]  # [2 b w]
-    asked = {"g_cl": (_rows(student.classes[0]), teacher.targets(0, _rows(own.flip(0))))}
+    parts = {"g_cl": (_rows(student.classes[0]), teacher.targets(0, _rows(own.flip(0))))}
     if student.local_classes.shape[1]:
-        asked["l_cl"] = (student.local_classes[0], teacher.targets(0, own))
-    return asked
+        parts["l_cl"] = (student.local_classes[0], teacher.targets(0, own))
+    return parts
 
 
-def _multimodal_level(student: Predictions, teacher: Teacher, options: LossOptions) -> dict[str, _Asked]:
+def _multimodal_level(student: Predictions, teacher: Teacher, options: LossOptions) -> dict[str, _Part]:
     if len(student.classes) < 2:
         return {}
 
@@ -137,14 +140,14 @@ def _multimodal_level(student: Predictions, teacher: Teacher, options: LossOptio
 
     vectors, weights = teacher.multimodal(None, options)
     other = targets(vectors.flip(1), None if weights is None else weights.flip(1))
-    asked = {"g_mcl": (_rows(student.classes[1]), other)}
-    found = [teacher.multimodal(local, options) for local in range(student.local_classes.shape[1])]
-    if found:  # both views of each crop: [t*2 L b ...]
-        vectors = torch.stack([one for one, _ in found], dim=2).flatten(0, 1)
-        weighed = [one for _, one in found if one is not None]
+    parts = {"g_mcl": (_rows(student.classes[1]), other)}
+    local_targets = [teacher.multimodal(local, options) for local in range(student.local_classes.shape[1])]
+    if local_targets:  # both views of each crop: [t*2 L b ...]
+        vectors = torch.stack([vectors for vectors, _ in local_targets], dim=2).flatten(0, 1)
+        weighed = [weights for _, weights in local_targets if weights is not None]
         weights = torch.stack(weighed, dim=2).flatten(0, 1) if weighed else None
-        asked["l_mcl"] = (_rows(student.local_classes[1]), targets(vectors, weights))
-    return asked
+        parts["l_mcl"] = (_rows(student.local_classes[1]), targets(vectors, weights))
+    return parts
 
 
 def _rows(vectors: Float[Tensor, "v b w"]) -> Float[Tensor, "1 r w"]:

@@ -29,7 +29,9 @@ def build_optimizer(kind: Optimizer, network: nn.Module) -> torch.optim.Optimize
     groups = parameter_groups(network)
     if kind == "sgd":
         sgd = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
-        for parameter in (one for group in groups for one in group["params"]):  # not all have a gradient at first
+        for parameter in (
+            parameter for group in groups for parameter in group["params"]
+        ):  # not all have a gradient at first
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
     if kind == "lars":
@@ -58,7 +60,7 @@ def clip_each(tensors: Iterable[Sequence[nn.Parameter]], limit: float) -> Float[
 
     Returns the largest norm before.
     """
-    gradients = [parts for tensor in tensors if (parts := [one.grad for one in tensor if one.grad is not None])]
+    gradients = [parts for tensor in tensors if (parts := [part.grad for part in tensor if part.grad is not None])]
     norms = torch.stack(norms_of(gradients))
     if limit:
         factors = (limit / (norms + 1e-6)).clamp(max=1.0).unbind()
@@ -84,8 +86,6 @@ def move_teacher(
     """
     teachers: list[Tensor] = list(teacher.parameters())
     students: list[Tensor] = list(student.parameters())
-    if halted is None:
-        torch._foreach_lerp_(teachers, students, 1 - momentum)
-    else:
-        weights: Any = [(1 - momentum) * (1 - halted)] * len(teachers)
-        torch._foreach_lerp_(teachers, students, weights)
+    if halted is not None:
+        students = [torch.where(halted > 0, own, new) for own, new in zip(teachers, students, strict=True)]
+    torch._foreach_lerp_(teachers, students, 1 - momentum)

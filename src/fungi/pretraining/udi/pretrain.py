@@ -1,4 +1,4 @@
-"""`fungi pretrain`: UDI from images to a checkpoint, alone or under torchrun."""
+"""`fungi udi pretrain`: UDI from images to a checkpoint, alone or under torchrun."""
 
 import sys
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from fungi.runtime.log import logger
 DESCRIPTION = """Pretrain a vision transformer with UDI: two class tokens, three losses, a teacher by moving average.
 
 Writes checkpoint.pth (the published layout) and log.txt (one JSON line per epoch) into --output-dir; a run that was
-interrupted goes on from there with the same numbers. On several GPUs: torchrun --nproc_per_node 8 -m fungi pretrain ...
+interrupted goes on from there with the same numbers. On several GPUs: torchrun --nproc_per_node 8 -m fungi udi pretrain ...
 Then: fungi extract --backbone udi-vits16 --checkpoint checkpoint.pth"""
 
 
@@ -45,6 +45,6 @@ def run(settings: PretrainSettings) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    given = client_spelling(list(sys.argv[1:] if arguments is None else arguments))
-    return run_command(PretrainSettings, run, program="fungi pretrain", description=DESCRIPTION, arguments=given)
+    """Run the command."""
+    words = client_spelling(list(sys.argv[1:] if arguments is None else arguments))
+    return run_command(PretrainSettings, run, program="fungi udi pretrain", description=DESCRIPTION, arguments=words)

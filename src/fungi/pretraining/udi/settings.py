@@ -1,4 +1,4 @@
-"""Settings of `fungi pretrain`: the reference's flags with its defaults (spec udi 5), and what it kept fixed."""
+"""Settings of `fungi udi pretrain`: the reference's flags with its defaults (spec udi 5), and what it kept fixed."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Pair = tuple[float, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """Everything about a run. Flags may be written with `_` or `-`; switches also take `true` or `false`."""
+    """Settings of a run. Flags may be written with `_` or `-`; switches also take `true` or `false`."""
 
     data_path: Path | None = setting(
         None, "folder of images, in class folders or not: labels are ignored", decides="nothing"
@@ -32,55 +32,75 @@ class PretrainSettings:
     out_dim: int = setting(65536, "number of prototypes K", within=(2, 2**22))
     head_hidden_dim: int = setting(2048, "width of the head's hidden layers", within=(1, 65536))
     head_bottleneck_dim: int = setting(256, "width of the head's unit vectors", within=(1, 65536))
-    include_patch: bool = setting(True, "the patch level: SRS layer and patch loss")
+    include_patch: bool = setting(True, "use the patch level: the SRS layer and the patch loss")
     number_cls_token: int = setting(2, "class tokens: 2 (cls and cls+), or 1", within=(1, 2))
     norm_last_layer: bool = setting(True, "keep the lengths of the prototypes at 1")
-    use_bn_in_head: bool = setting(False, "batch norm in the head")
-    init: Literal["trunc_normal", "xavier"] = setting("trunc_normal", "of linear layers; xavier for narrow networks")
-    momentum_teacher: float = setting(0.996, "of the teacher, growing to 1; 0.9995 for batches of 256", within=(0, 1))
-    center_momentum: float = setting(0.9, "of the centres", within=(0, 1))
-    alpha: float = setting(0.5, "share of patches in the target of cls+", within=(0, 1))
-    target_mix: TargetMix = setting("logits", "what the target of cls+ is the mean of: logits or probs")
+    use_bn_in_head: bool = setting(False, "use batch norm in the head")
+    init: Literal["trunc_normal", "xavier"] = setting(
+        "trunc_normal", "initialisation of linear layers; xavier suits narrow networks"
+    )
+    momentum_teacher: float = setting(
+        0.996, "EMA momentum of the teacher; cosine schedule to 1; 0.9995 for batches of 256", within=(0, 1)
+    )
+    center_momentum: float = setting(0.9, "EMA momentum of the centres", within=(0, 1))
+    alpha: float = setting(0.5, "weight of patches in the target of cls+", within=(0, 1))
+    target_mix: TargetMix = setting("logits", "what the target of cls+ averages: logits, or probs (probabilities)")
     student_temp: float = setting(0.1, "temperature of the student", within=(1e-4, 100))
     warmup_teacher_temp: float = setting(0.04, "first temperature of the teacher", within=(1e-4, 100))
     teacher_temp: float = setting(0.07, "last temperature of the teacher", within=(1e-4, 100))
-    warmup_teacher_temp_epochs: int = setting(30, "epochs between the two", within=(0, 10**6))
-    use_fp16: bool = setting(True, "half precision on a GPU; bfloat16, which needs no loss scaler")
-    weight_decay: float = setting(0.04, "first weight decay", within=(0, 10))
-    weight_decay_end: float = setting(0.1, "last weight decay", within=(0, 10))
-    clip_grad: float = setting(3.0, "largest norm of each tensor's gradient; 0 for any", within=(0, 1e6))
+    warmup_teacher_temp_epochs: int = setting(
+        30, "epochs of the linear rise from --warmup-teacher-temp to --teacher-temp", within=(0, 10**6)
+    )
+    use_fp16: bool = setting(True, "use half precision on a GPU: bfloat16, which needs no loss scaler")
+    weight_decay: float = setting(
+        0.04, "weight decay of the first step; cosine schedule to --weight-decay-end", within=(0, 10)
+    )
+    weight_decay_end: float = setting(0.1, "weight decay of the last step", within=(0, 10))
+    clip_grad: float = setting(3.0, "largest norm of each tensor's gradient; 0 turns clipping off", within=(0, 1e6))
     batch_size_per_gpu: int = setting(
-        128, "images that a process computes at once", within=(1, 65536), decides="nothing"
+        128, "images that one process computes at once", within=(1, 65536), decides="nothing"
     )
     accumulate_steps: int = setting(
-        1, "parts of that size that make one batch of a process", within=(1, 65536), decides="nothing"
+        1, "parts of that size that make the batch of one process", within=(1, 65536), decides="nothing"
     )
     epochs: int = setting(300, "passes over the images", within=(1, 10**6))
-    freeze_last_layer: int = setting(1, "epochs that leave the last layer as it is", within=(0, 10**6))
-    lr: float = setting(0.0005, "peak rate per 256 images of a batch", within=(0, 100))
-    warmup_epochs: int = setting(10, "epochs of the rise to the peak rate", within=(0, 10**6))
-    min_lr: float = setting(1e-5, "last rate", within=(0, 100))
+    freeze_last_layer: int = setting(1, "first epochs, in which the last layer stays as it is", within=(0, 10**6))
+    lr: float = setting(0.0005, "peak learning rate for a batch of 256 images; grows with the batch", within=(0, 100))
+    warmup_epochs: int = setting(10, "epochs of linear warm-up to the peak rate", within=(0, 10**6))
+    min_lr: float = setting(1e-5, "last learning rate", within=(0, 100))
     optimizer: Optimizer = setting("adamw", "adamw, sgd or lars")
-    drop_path_rate: float = setting(0.1, "stochastic depth of the student", within=(0, 0.99))
-    global_crops_scale: Pair = setting((0.25, 1.0), "share of the area of global crops", within=(1e-6, 1))
+    drop_path_rate: float = setting(
+        0.1, "stochastic depth of the student: share of branches dropped in the last block", within=(0, 0.99)
+    )
+    global_crops_scale: Pair = setting(
+        (0.25, 1.0), "smallest and largest share of the image that a global crop covers", within=(1e-6, 1)
+    )
     local_crops_number: int = setting(6, "local crops per image; 10 in the 300-epoch recipe", within=(0, 100))
-    local_crops_scale: Pair = setting((0.05, 0.25), "share of the area of local crops", within=(1e-6, 1))
-    global_sampling_window_size: int = setting(3, "tokens along a window of global samples", within=(1, 1024))
-    local_sampling_window_size: int = setting(2, "tokens along a window of local samples", within=(1, 1024))
+    local_crops_scale: Pair = setting(
+        (0.05, 0.25), "smallest and largest share of the image that a local crop covers", within=(1e-6, 1)
+    )
+    global_sampling_window_size: int = setting(
+        3, "side of the windows that global samples are drawn from, in tokens", within=(1, 1024)
+    )
+    local_sampling_window_size: int = setting(
+        2, "side of the windows that local samples are drawn from, in tokens", within=(1, 1024)
+    )
     coords: Coordinates = setting("corner", "where a token lies: corner (the reference) or center of its cell")
-    color_jitter: Pair = setting((0.4, 0.4, 0.2, 0.1), "brightness, contrast, saturation, hue", within=(0, 1))
+    color_jitter: Pair = setting(
+        (0.4, 0.4, 0.2, 0.1), "strength of jitter of brightness, contrast, saturation and hue", within=(0, 1)
+    )
     blur_radius: Pair = setting((0.1, 2.0), "smallest and largest radius of the blur, in pixels", within=(0, 100))
     profile: Literal["clean", "published"] = like(StageSettings, "profile")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "auto (bfloat16 on a GPU with --use-fp16, else float32), float32, bfloat16"
     )
     saveckp_freq: int = setting(
-        20, "epochs between checkpoints that are kept; 0 keeps the last alone", within=(0, 10**6), decides="nothing"
+        20, "epochs between checkpoints that are kept; 0 keeps only the last", within=(0, 10**6), decides="nothing"
     )
     save_minutes: float = setting(
         10.0, "minutes between checkpoints inside an epoch", within=(0.001, 10**6), decides="nothing"
     )
-    seed: int = setting(0, "of weights, order and views", within=SEEDS)
+    seed: int = setting(0, "seed of weights, order and views", within=SEEDS)
     num_workers: int = setting(
         -1,
         "processes that decode; -1 picks 0 on a CPU, all cores but one on a GPU",
@@ -89,11 +109,11 @@ class PretrainSettings:
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
     dist_url: str = setting(
-        "env://", "taken for the sake of published commands; torchrun's environment counts", decides="nothing"
+        "env://", "accepted for published commands and not used: torchrun sets the environment", decides="nothing"
     )
-    local_rank: int = setting(0, "as --dist-url", within=(0, 1024), decides="nothing")
+    local_rank: int = setting(0, "accepted for published commands and not used", within=(0, 1024), decides="nothing")
     wandb: bool = setting(
-        False, "progress to Weights & Biases, offline unless $WANDB_MODE says otherwise", decides="nothing"
+        False, "log progress to Weights & Biases, offline unless $WANDB_MODE says otherwise", decides="nothing"
     )
 
     def __post_init__(self) -> None:
@@ -141,24 +161,24 @@ class PretrainSettings:
         return self.arch
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that a run's numbers depend on, as plain JSON values."""
-        whole, fields = as_json(self), dataclasses.fields(self)
-        return {field.name: whole[field.name] for field in fields if field.metadata["decides"] != "nothing"}
+        """Return the settings that a run's numbers depend on, as plain JSON values."""
+        values, fields = as_json(self), dataclasses.fields(self)
+        return {field.name: values[field.name] for field in fields if field.metadata["decides"] != "nothing"}
 
 
 def client_spelling(arguments: list[str]) -> list[str]:
-    """The reference's way of writing flags in ours: `--warmup_epochs 10` and `--norm_last_layer false`."""
+    """Return the reference's way of writing flags in ours: `--warmup_epochs 10` and `--norm_last_layer false`."""
     switches = {field.name for field in dataclasses.fields(PretrainSettings) if field.type in (bool, "bool")}
     words = [part for text in arguments for part in (text.split("=", 1) if text.startswith("--") else [text])]
-    found: list[str] = []
+    spelled: list[str] = []
     for text in words:
-        previous = found[-1].removeprefix("--").replace("-", "_") if found else ""
+        previous = spelled[-1].removeprefix("--").replace("-", "_") if spelled else ""
         if text.startswith("--"):
-            found.append(text.replace("_", "-"))
+            spelled.append(text.replace("_", "-"))
         elif previous in switches and text.lower() in ("true", "1"):
             continue
         elif previous in switches and text.lower() in ("false", "0"):
-            found[-1] = f"--no-{found[-1].removeprefix('--')}"
+            spelled[-1] = f"--no-{spelled[-1].removeprefix('--')}"
         else:
-            found.append(text)
-    return found
+            spelled.append(text)
+    return spelled

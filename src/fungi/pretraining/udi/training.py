@@ -1,4 +1,4 @@
-"""A run of `fungi pretrain`: resume, learn, save, report (spec udi 5)."""
+"""A run of `fungi udi pretrain`: resume, learn, save, report (spec udi 5)."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -39,14 +39,14 @@ class Progress:
     seconds: float = 0.0
 
     def add(self, measured: Mapping[str, float], seconds: float) -> None:
-        """One more step."""
+        """Count a step, and add its numbers."""
         self.step += 1
         self.seconds += seconds
         for name, value in measured.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def close_epoch(self, schedule: StepSchedule, plan: BatchPlan) -> Line:
-        """The line of the epoch that just ended: means over its steps."""
+        """Return the line of the epoch that just ended: means over its steps."""
         steps = plan.steps_per_epoch
         means = {f"train_{name}": value / steps for name, value in self.sums.items() if name != "stop"}
         line: Line = {
@@ -75,9 +75,9 @@ class Training:
             seed=settings.seed,
         )
         self.schedules = timetable(settings, self.plan)
-        wanted = settings.dtype if settings.use_fp16 or settings.dtype != "auto" else "float32"
+        dtype = settings.dtype if settings.use_fp16 or settings.dtype != "auto" else "float32"
         self.options = learner_options(settings)
-        self.learner = Learner(self.options, world, device, choose_dtype(wanted, device))
+        self.learner = Learner(self.options, world, device, choose_dtype(dtype, device))
         self.progress = Progress()
         self.late = steps_ahead(device)
         self._pending: deque[Measurement] = deque()
@@ -147,7 +147,7 @@ class Training:
             logger.info(f"goes on from {self.checkpoint}: step {self.progress.step} of {len(self.schedules)}")
 
     def _identity(self) -> dict[str, Any]:
-        """What a run's numbers depend on. A batch may be made of other parts, but where each part has its own means."""
+        """Return what a run's numbers depend on; how a batch is split only where each part has its own means."""
         identity = self.settings.deciding() | {"batch": self.plan.batch, "images": self.samples.fingerprint()}
         if self.options.network.batch_norm or self.options.views.deviations.process_means:
             identity |= {"processes": self.world.size, "accumulate_steps": self.settings.accumulate_steps}
@@ -166,7 +166,7 @@ class Training:
         self._save()
 
     def _save(self) -> None:
-        """The newest state comes last: what it says is done has its other files, whenever the run is killed."""
+        """Write the log, then the newest state, so that a killed run has all files of the steps in its state."""
         if self.world.leads:
             write_log(self.settings.output_dir, self.progress.history)
         self._write(self.checkpoint)
@@ -186,7 +186,7 @@ class Training:
         )
 
     def _report(self, measured: dict[str, float], schedule: StepSchedule) -> None:
-        """A line now and then: where the run is, how fast, and the parts of the loss."""
+        """Log a line now and then: where the run is, how fast, and the parts of the loss."""
         track({name: value for name, value in measured.items() if name != "stop"} | {"lr": schedule.rate})
         if not self.world.leads or monotonic() - self._logged < LOG_SECONDS:
             return

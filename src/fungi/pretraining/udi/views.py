@@ -69,7 +69,7 @@ class Views:
 
 
 def make_views(image: Image.Image, options: ViewOptions, random: np.random.Generator) -> dict[str, Any]:
-    """The views of one image, as the fields of `Views` without the batch's axis."""
+    """Return the views of one image, as the fields of `Views` without the batch's axis."""
     crops = multi_crops(
         random,
         (image.height, image.width),
@@ -90,9 +90,9 @@ def make_views(image: Image.Image, options: ViewOptions, random: np.random.Gener
     }
 
 
-def collate(made: Sequence[dict[str, Shaped[Tensor, "..."]]]) -> Views:
-    """The views of several images as a batch: crops come first, then images."""
-    together = {name: torch.stack([one[name] for one in made]) for name in made[0]}
+def collate(images: Sequence[dict[str, Shaped[Tensor, "..."]]]) -> Views:
+    """Return the views of several images as a batch: crops come first, then images."""
+    together = {name: torch.stack([views[name] for views in images]) for name in images[0]}
     for name in ("globals", "locals", "boxes"):
         together[name] = together[name].transpose(0, 1).contiguous()
     return Views(**together)
@@ -101,7 +101,7 @@ def collate(made: Sequence[dict[str, Shaped[Tensor, "..."]]]) -> Views:
 def _pixels(
     image: Image.Image, crop: Crop, size: int, options: ViewOptions, random: np.random.Generator
 ) -> UInt8[Tensor, "3 s s"]:
-    """One crop, resized and changed in colour; the same distribution for every crop (spec udi 3.2)."""
+    """Return one crop, resized and changed in colour; the same distribution for every crop (spec udi 3.2)."""
     view = image.crop((crop.left, crop.top, crop.columns[1], crop.rows[1]))
     view = view.resize((size, size), Image.Resampling.BICUBIC)
     if crop.flipped:
