@@ -10,7 +10,8 @@ from fungi.runtime.log import logger
 DESCRIPTION = """Pretrain a vision transformer with UDI: two class tokens, three losses, a teacher by moving average.
 
 Writes checkpoint.pth (the published layout) and log.txt (one JSON line per epoch) into --output-dir; a run that was
-interrupted goes on from there with the same numbers. On several GPUs: torchrun --nproc_per_node 8 -m fungi udi pretrain ...
+interrupted goes on from there with the same numbers. On several GPUs: torchrun --nproc_per_node 8 -m fungi udi
+pretrain ...
 Then: fungi extract --backbone udi-vits16 --checkpoint checkpoint.pth"""
 
 
