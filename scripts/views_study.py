@@ -291,11 +291,12 @@ def show(root: Path, output: Path) -> None:
     panels = {name: _summary(contents) for name, contents in groups.items()}
     for name, rows in panels.items():
         seeds, tested = len({c["seed"] for c in groups[name]}), groups[name][0]["test_rows"]
-        print(f"\n{name}, {seeds} seeds, {tested} test rows; mean and deviation over seeds, percent\n")
+        print(f"\n{name.replace('-', ', ', 1)}, {seeds} seeds, {tested} test rows; percent, mean and deviation\n")
         print(f"| features | forwards | {' | '.join(SCORES)} |\n|---|---:|{'---:|' * len(SCORES)}")
         for row in rows:
             cells = [f"{100 * mean:.1f} ± {100 * deviation:.1f}" for mean, deviation in row["scores"].values()]
-            print(f"| {row['name']} | {row['forwards']:.1f} | {' | '.join(cells)} |")
+            fewer = f" ({row['seeds']} of {seeds} seeds)" if row.get("seeds", seeds) < seeds else ""
+            print(f"| {row['name']}{fewer} | {row['forwards']:.1f} | {' | '.join(cells)} |")
     if panels:
         _draw(panels, output)
         print(f"\nwrote {output}")
@@ -351,15 +352,15 @@ def _draw(panels: Mapping[str, Sequence[dict[str, Any]]], output: Path) -> None:
         axis.set_xscale("log", base=2)
         axis.set_xticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])
         axis.set_xlabel("forwards per image")
-        axis.set_title(name, fontsize=9)
+        axis.set_title(name.replace("-", ", ", 1), fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("kNN accuracy, %")
-    handles = dict(zip(*reversed(axes[0][0].get_legend_handles_labels()), strict=True))
-    axes[0][0].legend(handles.values(), handles.keys(), fontsize=7, frameon=False)
-    figure.suptitle(
-        "Filled: all views enlarged to the input size, as published. Open: views at their own size.", fontsize=9
-    )
-    figure.tight_layout()
+    handles = {}
+    for axis in axes[0]:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncol=len(kinds), fontsize=8, frameon=False)
+    figure.suptitle("Filled: all views enlarged to the input size, as published. Open: at their own size.", fontsize=9)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=150)
 
