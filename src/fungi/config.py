@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _OF_THE_MODEL = {"patch_size": 0}
-"""Options of views that the model itself says where nobody else does."""
+"""Options of views that are read from the model unless the user sets them."""
 
 
 _LEFT_TO_THE_PLAN = ("global_size", "local_size", "view_size", "patch_side", "per_side")
@@ -29,14 +29,14 @@ _LEFT_TO_THE_PLAN = ("global_size", "local_size", "view_size", "patch_side", "pe
 
 
 class ExtractorConfig:
-    """What the configurations of this module share: the name of their extractor in `fungi.gradients`."""
+    """Base of the configurations of this module, which name their extractor in `fungi.gradients`."""
 
     extractor: ClassVar[str]
 
     def get_extractor(self, base_params: dict[str, Any]) -> "BaseGradientExtractor":
-        """The extractor, from what all extractors of a wrapper have in common and the settings given here."""
+        """Return the extractor, from what all extractors of a wrapper share and the settings of this configuration."""
         gradients = import_module("fungi.gradients")
-        settings = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
+        settings = {setting.name: getattr(self, setting.name) for setting in fields(self)}  # type: ignore[arg-type]
         settings = {name: value for name, value in settings.items() if value or name not in _LEFT_TO_THE_PLAN}
         return getattr(gradients, self.extractor)(**(base_params | settings))
 
@@ -123,7 +123,7 @@ class SimCLRConfig(ExtractorConfig):
 
 
 def __getattr__(name: str) -> Any:
-    """`<Objective>Config` of an objective that has none above."""
+    """Return `<Objective>Config` for an objective that has no class above."""
     if name.endswith("Config"):
         objective = import_module("fungi.objectives.base").called(name.removesuffix("Config"))
         if objective is not None:
@@ -133,11 +133,11 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def _derived(objective: Any) -> type[ExtractorConfig]:
-    """The configuration of an objective: its settings, and the options of its views, with the same defaults."""
-    settings = {one.name: (one.type, one.default) for one in fields(objective)}
+    """Return the configuration of an objective: its settings and the options of its views, with the same defaults."""
+    settings = {setting.name: (setting.type, setting.default) for setting in fields(objective)}
     options = options_of(KINDS, objective.views) if objective.views in KINDS else {}
     own = objective.view_defaults | _OF_THE_MODEL
-    described = {name: (one.type, own.get(name, one.default)) for name, one in options.items()} | settings
+    described = {name: (option.type, own.get(name, option.default)) for name, option in options.items()} | settings
     named = {"__doc__": objective.__doc__, "__module__": __name__}
     return make_dataclass(
         f"{objective.__name__}Config",

@@ -1,4 +1,4 @@
-"""What a user can cause, said in one line: what was expected, what was found, where, and the way out."""
+"""Errors that a user can cause, in a line: what was expected, what is there instead, where, and the way out."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -1,8 +1,8 @@
-"""The one registry type: a name leads to an entry, and adding an entry is adding a file to its package.
+"""The registry type of all enumerations: a name leads to an entry, and a new entry is a new file in its package.
 
-Two ways of finding entries:
+There are two ways of discovering entries:
 
-* eager - every module of the package is imported at the first look-up, and registers what it likes. For packages
+* eager - every module of the package is imported at the first look-up, and registers its entries. For packages
   whose modules are light to import (datasets, backbones);
 * lazy - the module's file name *is* the entry's name, so that names are known without importing anything. For
   packages that need torch (objectives).
@@ -38,13 +38,13 @@ class Registry(Generic[Entry]):
         self._discovered = False
 
     def register(self, name: str, entry: Entry) -> Entry:
-        """Add an entry; a name given twice is a mistake in the program."""
+        """Add an entry; it is a mistake in the program to register a name twice."""
         assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
         self._entries[name] = entry
         return entry
 
     def registering(self, make: Callable[Arguments, Entry]) -> Callable[Arguments, Entry]:
-        """A maker of entries that adds what it makes, under its `name`."""
+        """Return `make` so that every entry it makes is registered under its `name`."""
 
         def registered(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Entry:
             entry: Any = make(*args, **kwargs)
@@ -53,14 +53,14 @@ class Registry(Generic[Entry]):
         return registered
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         if self._lazy:
             return sorted({_name_of(module) for module in self._modules()} | set(self._entries))
         self._discover()
         return sorted(self._entries)
 
     def __getitem__(self, name: str) -> Entry:
-        """The entry; FungiError with the nearest names where there is none."""
+        """Return the entry; FungiError with the nearest names where there is none."""
         if name not in self._entries:
             self._discover(only=name)
         if name not in self._entries:
@@ -68,10 +68,10 @@ class Registry(Generic[Entry]):
         return self._entries[name]
 
     def own(self, described: str, *details: Any) -> Entry:
-        """The entry that a user describes; FungiError for what is no description of one."""
+        """Return the entry that a user describes; FungiError for a text that describes none."""
         module, _, function = self._own.partition(":")
-        made: Entry = getattr(importlib.import_module(module), function)(described, *details)
-        return made
+        entry: Entry = getattr(importlib.import_module(module), function)(described, *details)
+        return entry
 
     def __contains__(self, name: str) -> bool:
         return name in self.names()
@@ -81,8 +81,8 @@ class Registry(Generic[Entry]):
 
     def _modules(self) -> list[str]:
         package = importlib.import_module(self._package)
-        found = [module.name for module in pkgutil.iter_modules(package.__path__)]
-        return [name for name in found if not name.startswith("_") and name not in self._common]
+        modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
+        return [name for name in modules if not name.startswith("_") and name not in self._common]
 
     def _discover(self, only: str | None = None) -> None:
         if self._discovered:

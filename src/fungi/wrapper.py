@@ -55,10 +55,10 @@ from fungi.views.plans import PLANS, PUBLISHED
 
 
 class FUNGIWrapper:
-    """Images -> FUNGI features of one model.
+    """Extract the FUNGI features of images with one model.
 
     model: any module that maps images `[b, 3, input_dim, input_dim]` to embeddings `[b, d]`. It is moved to `device`
-        and otherwise left as it is found; several wrappers may share it.
+        and otherwise left as it was; several wrappers may share it.
     target_layer: path to a linear or convolution layer, `blocks.11.attn.proj`; `blocks.11.attn.qkv[v]` for a part of a
         fused qkv layer; several paths for the gradients of several layers side by side.
     device: of the model and of the features.
@@ -172,13 +172,13 @@ class FUNGIWrapper:
 
     @shielded()
     def forward(self, images: Any) -> Float[Tensor, "b f"]:
-        """Features of a list of PIL images, float32 on the device.
+        """Return the features of a list of PIL images, float32 on the device.
 
         [embedding,] then one part per objective (and layer), each L2-normalised: f = p * objectives (+ d); or f = r
         after `fit_pca`. A feature depends on its image alone: not on the batch, and not on the order.
         """
-        given = [rgb(image, f"image {index}") for index, image in enumerate(checked_images(images))]
-        return self._features(batch_of(given, self._generators(), seed=self.seed))
+        pictures = [rgb(image, f"image {index}") for index, image in enumerate(checked_images(images))]
+        return self._features(batch_of(pictures, self._generators(), seed=self.seed))
 
     __call__ = forward
 
@@ -220,12 +220,15 @@ class FUNGIWrapper:
         where `dim` is not smaller than both n and f (spec vision 9.1).
         """
         whole_number("dim", dim, 1)
-        given = checked_features(data) if isinstance(data, Tensor | np.ndarray) else None
+        features = checked_features(data) if isinstance(data, Tensor | np.ndarray) else None
         width = sum(self.parts.values())
-        if given is not None and given.shape[1] != width:
-            raise FungiError(f"features of this wrapper are {width} wide before a PCA, those given {given.shape[1]}.")
+        if features is not None and features.shape[1] != width:
+            raise FungiError(
+                f"features of this wrapper are {width} wide before a PCA, those given {features.shape[1]}."
+            )
         self.reduction = None
-        features = self.extract(data, batch_size=batch_size, num_workers=num_workers) if given is None else given
+        if features is None:
+            features = self.extract(data, batch_size=batch_size, num_workers=num_workers)
         self.reduction = fit_reduction(features, dim, self.device)
 
     @shielded()
@@ -246,7 +249,7 @@ class FUNGIWrapper:
 
     @shielded()
     def dense(self, images: Sequence[Any]) -> Float[Tensor, "b t f"]:
-        """Features of the patches of some PIL images, `[b t 2d]` float32 on the device, row by row over an image.
+        """Return the features of the patches of PIL images, `[b t 2d]` float32 on the device, row by row over an image.
 
         `normalise(cat[token, gradient])`, both L2-normalised: each patch's own term of SimCLR's gradient at the first
         target layer (spec dense 4). Images are brought to `input_dim` x `input_dim`, their aspect not kept. The same
@@ -265,7 +268,7 @@ class FUNGIWrapper:
     def load(
         cls, path: str | Path, model: nn.Module, device: torch.device | str, *, config_types: Sequence[type] = ()
     ) -> "FUNGIWrapper":
-        """A saved wrapper around the same model; it gives the same features.
+        """Return a saved wrapper around the same model; it gives the same features.
 
         config_types: the classes of configurations of your own. FungiError where the model's weights are others.
         """
@@ -273,7 +276,7 @@ class FUNGIWrapper:
 
     @property
     def parts(self) -> dict[str, int]:
-        """Name -> size of the parts of a feature, in order, before any PCA.
+        """Return the parts of a feature in order, before any PCA: name -> size.
 
         A part has the name of its objective (`kl`, `dino`; `kl-2` for the second of one kind), followed by its layer
         where there are several (`kl.blocks_0_attn_proj`).
@@ -290,7 +293,7 @@ class FUNGIWrapper:
 
     @cached_property
     def _computed_features(self) -> list[Feature]:
-        """What is computed of every image; the gradients' features are called by number."""
+        """Return what is computed of every image; the features of gradients have numbers as names."""
         gradients = [
             Feature(str(number), extractor.views, extractor.engine, extractor.loss)
             for number, extractor in enumerate(self.extractors)
@@ -305,7 +308,7 @@ class FUNGIWrapper:
 
     @shielded()
     def _features(self, prepared: Batch) -> Float[Tensor, "b f"]:
-        """From prepared views to features."""
+        """Return the features of prepared views."""
         computed, check = compute(prepared, self._computed_features), FiniteCheck()
         check.look(computed)
         for name, rows in check.bad_rows().items():

@@ -142,3 +142,82 @@ def test_settings_taken_by_an_init_give_the_same_features(extractor_type: type) 
         for kind in (CustomGradientsExtractor, extractor_type)
     ]
     torch.testing.assert_close(made[0](images), made[1](images), rtol=0, atol=0)
+
+
+PUBLISHED_USAGE = """
+import torch
+import torch.nn as nn
+
+from tqdm import tqdm
+from fungi.wrapper import FUNGIWrapper
+from fungi.config import KLConfig, DINOConfig, SimCLRConfig
+
+device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+
+fungi = FUNGIWrapper(
+    model=model,
+    target_layer="blocks.11.attn.proj",
+    device=device,
+    use_fp16=True,
+    extractor_configs=[
+        KLConfig(),
+        DINOConfig(),
+        SimCLRConfig(num_patches=4, stride_scale=6)
+    ]
+)
+
+fungi.setup(dataset=train_dataset)
+wrapper = fungi
+
+batch_size = 32
+num_workers = 2
+features = []
+
+data_loader = DataLoader(
+    dataset,
+    batch_size=batch_size,
+    shuffle=False,
+    num_workers=num_workers,
+    collate_fn=lambda batch: zip(*batch)
+)
+
+for images, _ in tqdm(data_loader):
+    features.append(wrapper(images).cpu().float())
+
+features = torch.cat(features)
+embeddings = nn.functional.normalize(embeddings, dim=-1, p=2)
+
+features = torch.cat([
+    embeddings,
+    features
+], dim=-1)
+"""
+"""The published usage at its own size: 224 pixels, twelve blocks, all objectives with their published settings."""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_published_usage_runs_word_for_word_and_agrees_with_our_own_shorter_way() -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = VisionTransformer(patch_size=16, embed_dim=24, depth=12, num_heads=2, num_classes=0).eval()
+    items = dataset(3)
+    short = FUNGIWrapper(
+        model,
+        "blocks.11.attn.proj",
+        "cpu",
+        use_fp16=True,
+        extractor_configs=[KLConfig(), DINOConfig(), SimCLRConfig()],
+        include_embeddings=True,
+    )
+    short.setup(items)
+    expected = short.extract([image for image, _ in items])
+    scope = {"model": model, "train_dataset": items, "dataset": items, "DataLoader": DataLoader}
+    exec(PUBLISHED_USAGE, scope | {"embeddings": expected[:, :24]}, scope)
+    features = scope["features"]
+    assert features.shape == expected.shape == (3, 4 * 24)
+    # bfloat16 rounds in other places where batches have other sizes
+    for ours, theirs in zip(expected.split(24, dim=1), features.split(24, dim=1), strict=True):
+        assert float(torch.cosine_similarity(ours, theirs).min()) > 0.999

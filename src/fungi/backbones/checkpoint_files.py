@@ -44,7 +44,7 @@ def read_content(file: Path) -> Any:
     if head[HEADER_LENGTH_BYTES:].lstrip().startswith(b"{"):
         return _read_safetensors(file)
     if file.suffix == ".safetensors" and not head.startswith((b"PK", b"\x80")):  # neither of torch.save's beginnings
-        raise FungiError(f"{file} is no whole .safetensors file (it has no header). Fetch it again.")
+        raise FungiError(f"{file} is no complete .safetensors file (it has no header). Fetch it again.")
     return _read_pickle(file)
 
 
@@ -55,7 +55,7 @@ def _read_safetensors(file: Path) -> StateDict:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise FungiError(f"{file} is no whole .safetensors file ({error}). Fetch it again.") from None
+        raise FungiError(f"{file} is no complete .safetensors file ({error}). Fetch it again.") from None
 
 
 def _read_pickle(file: Path) -> Any:

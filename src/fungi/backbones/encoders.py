@@ -51,8 +51,8 @@ class Encoded:
 
     def map(self, function: Callable[[Shaped[Tensor, "..."]], Shaped[Tensor, "..."]]) -> "Encoded":
         """The same function for every tensor that is there."""
-        made: Any = {name: None if tensor is None else function(tensor) for name, tensor in vars(self).items()}
-        return Encoded(**made)
+        tensors: Any = {name: None if tensor is None else function(tensor) for name, tensor in vars(self).items()}
+        return Encoded(**tensors)
 
     def by_sample(self, samples: int) -> "Encoded":
         """Of the views of `samples` samples, view-fastest: `[b*v ...] -> [b v ...]`, in float32."""
@@ -152,9 +152,9 @@ class TokenEncoder(WholeModel):
         """Encode images `[m c h w]`, or `images` with a `mask` `[m t]`: the embedding of a masked patch is replaced,
         before the position is added, by zeros, or by a random vector where a `mask_seed` is given."""
         model: Any = self.model
-        given: dict[str, Any] = inputs if isinstance(inputs, dict) else {"images": inputs}
-        images, mask = given["images"], given.get("mask")
-        with _masked(model.patch_embed, mask, given.get("mask_seed", -1)):
+        parts: dict[str, Any] = inputs if isinstance(inputs, dict) else {"images": inputs}
+        images, mask = parts["images"], parts.get("mask")
+        with _masked(model.patch_embed, mask, parts.get("mask_seed", -1)):
             tokens = model.head(model.fc_norm(model.forward_features(images)))  # [m 1+t d]
         return Encoded(tokens[:, 0], tokens[:, model.num_prefix_tokens :], mask)
 
@@ -189,7 +189,7 @@ def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList | nn.Sequential) and len({type(block) for block in module}) == 1
     ]
-    path, row = max(rows, key=lambda found: len(found[1]), default=("", nn.ModuleList()))
+    path, row = max(rows, key=lambda named: len(named[1]), default=("", nn.ModuleList()))
     places = [
         int(target.removeprefix(f"{path}.").partition(".")[0]) for target in targets if target.startswith(f"{path}.")
     ]

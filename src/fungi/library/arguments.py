@@ -1,4 +1,4 @@
-"""What a caller gives at the library's door: what can be wrong with it is answered before anything is computed."""
+"""Arguments of the library, checked before anything is computed: mistakes are named with the way out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,14 +19,14 @@ LABELS = ("fc", "head", "heads", "classifier", "logits")
 
 
 def checked_model(model: Any) -> nn.Module:
-    """The model; FungiError for something else, and for weights in half or double precision."""
+    """Return the model; FungiError for something else, and for weights in half or double precision."""
     if not isinstance(model, nn.Module):
         raise FungiError(f"the model is a {type(model).__name__}, not a torch.nn.Module.")
     odd = {p.dtype for p in model.parameters() if p.dtype.is_floating_point and p.dtype != torch.float32}
     if odd:
-        found = str(odd.pop()).removeprefix("torch.")
+        dtype = str(odd.pop()).removeprefix("torch.")
         raise FungiError(
-            f"the model's weights are {found}. Give it in float32, model.float(), and compute in half precision with "
+            f"the model's weights are {dtype}. Give it in float32, model.float(), and compute in half precision with "
             "use_fp16=True: losses and gradients then stay float32."
         )
     return model
@@ -48,33 +48,36 @@ def without_parallel(model: nn.Module) -> tuple[nn.Module, str]:
 
 
 def checked_device(device: Any) -> torch.device:
-    """The device; FungiError for one that does not exist, or is not there."""
+    """Return the device; FungiError for a name that torch does not know, and for a GPU that is not there."""
     try:
-        found = torch.device(device)
+        resolved = torch.device(device)
     except (RuntimeError, TypeError):
         raise FungiError(f"device {device!r} is no device of torch. Use 'cpu', 'cuda' or 'cuda:N'.") from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise FungiError(f"device {str(found)!r}: torch sees {torch.cuda.device_count()} GPUs here. Use 'cpu'.")
-    return found
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise FungiError(f"device {str(resolved)!r}: torch sees {torch.cuda.device_count()} GPUs here. Use 'cpu'.")
+    return resolved
 
 
-def checked_projection(given: Any) -> Any:
-    """A projection, one per layer, or None; FungiError for what is no matrix. Its entries are judged with its layer."""
-    for projection in given.values() if isinstance(given, Mapping) else [given]:
-        if isinstance(projection, str):
-            if projection not in PROJECTION_KINDS:
-                raise unknown_name("kind of projection", projection, PROJECTION_KINDS)
+def checked_projection(projection: Any) -> Any:
+    """Return a projection, a dict of them by layer, or None; FungiError for anything else.
+
+    Entries are checked later, together with the layer.
+    """
+    for matrix in projection.values() if isinstance(projection, Mapping) else [projection]:
+        if isinstance(matrix, str):
+            if matrix not in PROJECTION_KINDS:
+                raise unknown_name("kind of projection", matrix, PROJECTION_KINDS)
             continue
-        if projection is None or isinstance(projection, ProjectionMatrix):
+        if matrix is None or isinstance(matrix, ProjectionMatrix):
             continue
-        if not isinstance(projection, Tensor) or projection.dim() != 2:
-            shape = f"tensor {list(projection.shape)}" if isinstance(projection, Tensor) else type(projection).__name__
+        if not isinstance(matrix, Tensor) or matrix.dim() != 2:
+            shape = f"tensor {list(matrix.shape)}" if isinstance(matrix, Tensor) else type(matrix).__name__
             raise FungiError(f"the projection is a {shape}; a tensor [p, G] with entries +1 and -1 is needed.")
-    return given
+    return projection
 
 
 def checked_layers(target_layer: Any) -> tuple[str, ...]:
-    """Paths of the target layers; FungiError for something else."""
+    """Return the paths of the target layers; FungiError for something else."""
     layers = (target_layer,) if isinstance(target_layer, str) else target_layer
     if not isinstance(layers, Sequence) or not all(isinstance(layer, str) for layer in layers):
         raise FungiError(f"target_layer is {target_layer!r}; give a path, as in 'blocks.11.attn.proj', or several.")
@@ -82,7 +85,7 @@ def checked_layers(target_layer: Any) -> tuple[str, ...]:
 
 
 def checked_configs(configs: Any) -> tuple[Any, ...]:
-    """The configurations; FungiError for one in place of a list, and for what is no configuration."""
+    """Return the configurations; FungiError for a single configuration, and for what is none."""
     if hasattr(configs, "get_extractor"):
         raise FungiError(f"extractor_configs is one configuration; give a list of them: [{_name_of(configs)}(...)].")
     if not isinstance(configs, Sequence):
@@ -97,34 +100,34 @@ def checked_configs(configs: Any) -> tuple[Any, ...]:
 
 
 def checked_images(images: Any) -> list[Any]:
-    """The images as a list; FungiError for one in place of a list, and for an empty one."""
+    """Return the images as a list; FungiError for a single image, and for an empty list."""
     if isinstance(images, Tensor) or not hasattr(images, "__iter__"):
         raise FungiError(
             f"the images are a {type(images).__name__}; give a list of PIL images, as in wrapper([image]), without a "
             "transform: each objective makes its own views."
         )
-    found = list(images)
-    if not found:
+    as_list = list(images)
+    if not as_list:
         raise FungiError("the list of images is empty.")
-    return found
+    return as_list
 
 
 def whole_number(name: str, value: Any, smallest: int) -> int:
-    """An argument that counts something; FungiError for what is no whole number, or too small."""
+    """Return an argument that counts something; FungiError for what is no whole number, or too small."""
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
         raise FungiError(f"{name} is {value!r}; a whole number from {smallest} on is needed.")
     return value
 
 
 def half_dtype(dtype: Any) -> torch.dtype:
-    """The type of half precision; FungiError for another."""
+    """Return the type of half precision; FungiError for another type."""
     if dtype not in (torch.bfloat16, torch.float16):
         raise FungiError(f"fp16_dtype is {dtype}; use torch.bfloat16 or torch.float16.")
     return dtype
 
 
 def checked_features(features: Any) -> Float[Tensor, "n f"]:
-    """Features as they were given; FungiError for what is no matrix of floating numbers."""
+    """Return features unchanged; FungiError for what is no matrix of floating numbers."""
     if not isinstance(features, Tensor):
         raise FungiError(f"features are a {type(features).__name__}; give a tensor, as in torch.from_numpy(features).")
     if features.dim() != 2 or not features.dtype.is_floating_point:
@@ -134,7 +137,7 @@ def checked_features(features: Any) -> Float[Tensor, "n f"]:
 
 
 def say_classifier(model: nn.Module, embeddings_dim: int) -> None:
-    """A warning where embeddings look like class scores: the outputs of a layer that is named as classifiers are.
+    """Warn where embeddings look like class scores: the outputs of a layer that is named as classifiers are.
 
     CLIP's projection to the joint space is named so in timm, and is none.
     """
@@ -151,8 +154,8 @@ def say_classifier(model: nn.Module, embeddings_dim: int) -> None:
         )
 
 
-def _name_of(given: Any) -> str:
-    return given.__name__ if isinstance(given, type) else type(given).__name__
+def _name_of(config: Any) -> str:
+    return config.__name__ if isinstance(config, type) else type(config).__name__
 
 
 def image_input_of(model: nn.Module, input_dim: int) -> ImageInput:

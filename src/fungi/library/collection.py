@@ -12,7 +12,7 @@ from fungi.runtime.cores import usable_cores
 from fungi.runtime.log import logger
 
 LONG_SECONDS, LARGE_BYTES = 120.0, 2**30
-"""Beyond these it is a warning, which Python shows by default."""
+"""Beyond these the cost is a warning, which Python shows by default; below them, it is information."""
 
 
 def decoding_workers(asked: int, device: torch.device, batches: int) -> int:
@@ -32,11 +32,11 @@ def objective_name(extractor: object) -> str:
 
 
 def say_cost(rows: int, first_batch: Float[Tensor, "b f"], seconds: float) -> None:
-    """Time and memory of `rows` images, said once the first batch is measured. seconds: it took, decoding included."""
+    """Log the time and memory of `rows` images. seconds: what the first batch took, decoding included."""
     done, width = first_batch.shape
-    whole, size = seconds * rows / done, 4 * rows * width
-    level = logging.WARNING if whole > LONG_SECONDS or size > LARGE_BYTES else logging.INFO
-    time = f"{whole / 60:.0f} minutes" if whole > LONG_SECONDS else f"{whole:.0f} seconds"
+    expected, size = seconds * rows / done, 4 * rows * width
+    level = logging.WARNING if expected > LONG_SECONDS or size > LARGE_BYTES else logging.INFO
+    time = f"{expected / 60:.0f} minutes" if expected > LONG_SECONDS else f"{expected:.0f} seconds"
     logger.log(
         level,
         f"{rows:,} images at {done / seconds:.1f} a second: about {time}; features [{rows}, {width}]: "
@@ -45,7 +45,7 @@ def say_cost(rows: int, first_batch: Float[Tensor, "b f"], seconds: float) -> No
 
 
 def fit_reduction(features: Float[Tensor, "n f"], dim: int, device: torch.device) -> Reduction:
-    """The PCA of the evaluations, fitted on features as they are (their parts are normalised already)."""
+    """Return the PCA of the evaluations, fitted on features whose parts are normalised already."""
     array = ArrayInMemory(features.float().cpu().numpy())
     source = FeatureSource({"features": array}, unnormalized=frozenset({"features"}))
     reduction = Reducer(source, dim, device).fit(("features",))

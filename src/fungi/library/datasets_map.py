@@ -11,10 +11,10 @@ from fungi.wrapper import FUNGIWrapper
 def add_features(
     dataset: Any, wrapper: FUNGIWrapper, *, image_column: str = "image", column: str = "fungi", batch_size: int = 32
 ) -> Any:
-    """The dataset with features of its images as a column of float32 vectors.
+    """Return the dataset with features of its images as a column of float32 vectors.
 
     dataset: of `datasets`, with a column of images. The result is cached under what decides the features, so that the
-    same wrapper on the same data is not asked twice. FungiError where the image column is not there.
+    same wrapper computes the features of the same data once. FungiError where the image column is not there.
     """
     if image_column not in dataset.column_names:
         raise FungiError(

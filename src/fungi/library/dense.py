@@ -23,7 +23,7 @@ from fungi.views.scenes import Scene, SceneView
 
 
 def dense_extractor(engine: GradientEngine, image_input: ImageInput, seed: int) -> DenseExtractor:
-    """The extractor for a model and its first gradient source; FungiError for a model without patch tokens."""
+    """Return the extractor for a model and its first gradient source; FungiError for a model without patch tokens."""
     target = engine.targets[0]
     views = SceneView(size=image_input.size, statistics=image_input.statistics, seed=seed)
     projector = engine.projectors[target.name]
@@ -32,7 +32,7 @@ def dense_extractor(engine: GradientEngine, image_input: ImageInput, seed: int) 
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """Images -> features of their patches.
+    """Extract the features of the patches of images.
 
     support: where the negatives of the loss are looked up.
     """
@@ -41,7 +41,7 @@ class DenseFeatures:
     support: Support
 
     def __call__(self, images: Sequence[Image.Image]) -> Float[Tensor, "b t f"]:
-        """`[token, gradient]` of each patch, row by row over the image."""
+        """Return `[token, gradient]` of each patch, row by row over the image."""
         batch = _collated(self.extractor.views, images)
         device = self.extractor.engine.device
         return self.extractor.features(
@@ -50,7 +50,7 @@ class DenseFeatures:
 
 
 def support_from_images(extractor: DenseExtractor, train: Samples, batch_size: int) -> Support:
-    """All patches of the training images as they are, held in memory."""
+    """Return all patches of the training images, held in memory."""
     parts = []
     batches = row_batches(0, len(train), batch_size)
     for rows_of_batch in progress(batches, list(map(len, batches)), label="patches"):
@@ -62,12 +62,14 @@ def support_from_images(extractor: DenseExtractor, train: Samples, batch_size: i
 
 
 def support_from_bank(extractor: DenseExtractor, folder: Path) -> Support:
-    """A bank of embeddings that `fungi segment` made. FungiError for one of another feature, and one whose provenance
-    says another profile, input size, statistics or weights than the wrapper's.
+    """Return a bank of embeddings that `fungi segment` wrote.
+
+    FungiError for a bank of another feature, and for a provenance with another profile, input size, statistics or
+    weights than the wrapper's.
     """
     bank = open_bank(folder)
-    wanted = {"feature": "embeddings", **record_of(extractor, "clean")}
-    for name, mine in wanted.items():
+    expected = {"feature": "embeddings", **record_of(extractor, "clean")}
+    for name, mine in expected.items():
         if (theirs := bank.manifest.provenance.get(name)) != mine:
             raise RefusedJoinError(
                 f"the bank {folder} does not fit: its {name.replace('_', ' ')} is {theirs}, here it is {mine}. Give a "

@@ -1,6 +1,6 @@
-"""A guard: does a loss mix the samples of a batch?
+"""A check that a loss does not mix the samples of a batch.
 
-Then a feature would depend on the company that its image is in, and accuracies on the batch size.
+If it did, features would depend on the other images of the batch, and accuracies on the batch size.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ ALIKE = 1 - 1e-4
 
 
 def check_independence(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) -> None:
-    """FungiError where images give other gradients in a batch than alone; at least two images that differ."""
+    """Raise FungiError if images have other gradients in a batch than alone. images: at least two that differ."""
     if len(images) < 2:
         raise FungiError("at least two images are needed to find out whether a loss mixes samples.")
     together = _gradients(extractor, images)
@@ -38,7 +38,7 @@ def check_independence(extractor: BaseGradientExtractor, images: Sequence[Image.
 
 
 def _gradients(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) -> Float[Tensor, "b g"]:
-    """Raw gradients in float32, whatever the extractor computes in."""
+    """Return raw gradients in float32, whatever the precision of the extractor."""
     engine = copy(extractor.engine)
     engine.projectors, engine.dtype, engine.views_per_forward = {}, torch.float32, 2**20
     batch = batch_of(images, [extractor.views], seed=extractor.seed)

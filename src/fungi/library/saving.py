@@ -27,15 +27,15 @@ from fungi.views.image import ImageInput
 
 FORMAT = 3
 WITNESSES = ("versions", "hash")
-"""Entries of the settings that don't decide the features."""
+"""Entries of the settings that do not decide the features."""
 SETTINGS, TENSORS = "extractor.json", "tensors.safetensors"
 MATRIX = ("kind", "seed", "projection_dim", "gradient_dim", "outputs", "hash")
-"""What is known of a matrix; its bits are kept once, under its hash."""
+"""Fields of a matrix; its bits are kept once, under its hash."""
 REDUCTION = ("names", "dim", "skipped", "explained_variance", "asked")
 
 
 def save_wrapper(wrapper: Any, folder: Path) -> None:
-    """Write a wrapper. FungiError for a configuration whose settings are no plain values."""
+    """Write a wrapper to a folder. FungiError for a configuration whose settings are not plain values."""
     settings, tensors = _settings(wrapper), _tensors(wrapper)
     text = json.dumps({**settings, "versions": package_versions(), "hash": _digest(settings, tensors)}, indent=1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def save_wrapper(wrapper: Any, folder: Path) -> None:
 
 
 def fingerprint(wrapper: Any) -> str:
-    """SHA-256 of all that decides a wrapper's features: equal for a saved wrapper and what is loaded of it."""
+    """Return the SHA-256 of all that decides a wrapper's features; it is the same for a saved wrapper and its copy."""
     return _digest(_settings(wrapper), _tensors(wrapper))
 
 
@@ -87,7 +87,7 @@ def _tensors(wrapper: Any) -> dict[str, Tensor]:
 def load_wrapper(
     make: Callable[..., Any], folder: Path, model: nn.Module, device: torch.device | str, config_types: Sequence[type]
 ) -> Any:
-    """Read a wrapper and make it; see `FUNGIWrapper.load`. make: the class."""
+    """Build a wrapper from a folder; see `FUNGIWrapper.load`. make: its class."""
     content, tensors = _read(folder)
     weights_hash = hash_weights(without_parallel(checked_model(model))[0])
     if weights_hash != content["weights_hash"]:
@@ -131,8 +131,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise FungiError(f"{folder} is damaged ({error}). Save the extractor anew.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise FungiError(f"{folder} has format {found}, this version reads {FORMAT}.")
+        version = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise FungiError(f"{folder} has format {version}, this version reads {FORMAT}.")
     settings = {name: value for name, value in content.items() if name not in WITNESSES}
     if _digest(settings, tensors) != content.get("hash"):
         raise FungiError(
@@ -143,7 +143,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _described(config: Any) -> dict[str, Any]:
-    """A configuration by its class's name and its settings."""
+    """Return a configuration as the name of its class and its settings."""
     if not dataclasses.is_dataclass(config):
         raise FungiError(f"{type(config).__name__} can't be saved: make it a dataclass.")
     names = [field.name for field in dataclasses.fields(config) if field.metadata.get("saved", True)]
@@ -156,16 +156,15 @@ def _described(config: Any) -> dict[str, Any]:
 
 
 def _config(described: Mapping[str, Any], config_types: Sequence[type], folder: Path) -> Any:
-    """The configuration again. Classes are only taken from this package and from the caller: a file names no code."""
-    given = {one.__name__: one for one in config_types}
-    found = given.get(described["type"]) or getattr(configurations, described["type"], None)
-    if not dataclasses.is_dataclass(found):
+    """Return the configuration. Its class comes from this package or from the caller: a file can't name code to run."""
+    own = {kind.__name__: kind for kind in config_types}
+    config_type: Any = own.get(described["type"]) or getattr(configurations, described["type"], None)
+    if not (isinstance(config_type, type) and dataclasses.is_dataclass(config_type)):
         raise FungiError(
             f"{folder} has an objective of your own, {described['type']}. "
             f"Pass its class: load(..., config_types=[{described['type']}])."
         )
-    made: Any = found
-    return made(**described["settings"])
+    return config_type(**described["settings"])
 
 
 def _facts(of: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -173,11 +172,11 @@ def _facts(of: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _projections(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, ProjectionMatrix]:
-    """The matrix of each layer; one object where layers share it."""
+    """Return the matrix of each layer; layers that share a matrix get the same object."""
     matrices = {}
     for facts in content.values():
-        given = {name: value for name, value in facts.items() if name != "hash"}
-        matrices[facts["hash"]] = ProjectionMatrix(**given, packed=tensors[f"projection.{facts['hash']}"])
+        fields = {name: value for name, value in facts.items() if name != "hash"}
+        matrices[facts["hash"]] = ProjectionMatrix(**fields, packed=tensors[f"projection.{facts['hash']}"])
     return {name: matrices[facts["hash"]] for name, facts in content.items()}
 
 

@@ -1,4 +1,4 @@
-"""Indexes in faiss, and finding the nearest images."""
+"""Indexes in faiss, and the search for the nearest images."""
 
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,7 @@ Metric = Literal["cosine", "euclidean"]
 
 
 def faiss_index(features: Any, metric: Metric = "cosine") -> Any:
-    """An exact faiss index of features `[n, f]`; search it with `index.search(queries_for(features, metric), k)`.
+    """Return an exact faiss index of features `[n, f]`: `index.search(queries_for(features, metric), k)` searches it.
 
     metric: `cosine` - inner product of rows of length one; `euclidean` - as the kNN evaluation measures.
     FungiError where faiss is not installed.
@@ -29,14 +29,13 @@ def faiss_index(features: Any, metric: Metric = "cosine") -> Any:
 
 
 def queries_for(features: Float[Tensor, "q f"], metric: Metric = "cosine") -> Float[np.ndarray, "q f"]:
-    """Features as an index of this metric wants them."""
+    """Return features in the form that an index of this metric takes."""
     rows = features.detach().float().cpu()
     return (l2_normalized(rows) if metric == "cosine" else rows).numpy()
 
 
 def nearest_images(index: Any, features: Any, k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
-    """(scores, rows) of the entries of an index of `faiss_index` that are nearest to features `[q, f]`, best
-    first."""
+    """Return (scores, rows) of the entries of a `faiss_index` that are nearest to features `[q, f]`, best first."""
     import faiss
 
     whole_number("k", k, 1)

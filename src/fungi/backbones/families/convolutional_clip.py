@@ -11,10 +11,10 @@ CONVOLUTIONS = {"1": "conv1_1x1", "2": "conv2_kxk", "3": "conv3_1x1"}
 
 def timm_resnet_path(path: str) -> str:
     """`layer4.2.conv3` of the original CLIP code -> `stages.3.2.conv3_1x1.conv`; other paths stay."""
-    found = re.fullmatch(r"(?:visual\.)?layer([1-4])\.(\d+)\.conv([123])", path)
-    if not found:
+    match = re.fullmatch(r"(?:visual\.)?layer([1-4])\.(\d+)\.conv([123])", path)
+    if not match:
         return path
-    stage, block, convolution = found.groups()
+    stage, block, convolution = match.groups()
     return f"stages.{int(stage) - 1}.{block}.{CONVOLUTIONS[convolution]}.conv"
 
 

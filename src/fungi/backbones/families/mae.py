@@ -57,12 +57,12 @@ def _fetch(repository: str) -> StateDict:
 
 def model_names(state: StateDict) -> StateDict:
     """A published state dict in the names of the model; one that has them already stays as it is."""
-    found = {}
+    renamed = {}
     for name, tensor in state.items():
         for pattern, replacement in _RENAMES:
             name = re.sub(pattern, replacement, name)
-        found[name] = tensor
-    return found
+        renamed[name] = tensor
+    return renamed
 
 
 register_backbone(

@@ -47,12 +47,12 @@ def build(pooling: str, sizes: dict[str, int]) -> "nn.Module":
 
 
 def _register(name: str, pooling: str, *, sizes: dict[str, int], **fields: Any) -> None:
-    given, width = SoundInput(), sizes["width"]
+    sound_input, width = SoundInput(), sizes["width"]
     spec = BackboneSpec(
         name=name,
         modality="audio",
-        input=given,
-        published_input=replace(given, denominator_temperature=False),
+        input=sound_input,
+        published_input=replace(sound_input, denominator_temperature=False),
         embedding_dim=width,
         projection_dim=width,
         layer=f"blocks.{sizes['depth'] - 1}.attn.proj",

@@ -26,7 +26,7 @@ def encoder_state(state: StateDict) -> StateDict:
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     for prefix in ("backbone.backbone.", "backbone."):
         if f"{prefix}cls_token" in state:
-            return {name.removeprefix(prefix): one for name, one in state.items() if name.startswith(prefix)}
+            return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     return state
 
 
@@ -48,7 +48,7 @@ def one_token(state: StateDict) -> StateDict:
     """
     import torch
 
-    kept = {name: one for name, one in state.items() if name != "reg_token"}
+    kept = {name: tensor for name, tensor in state.items() if name != "reg_token"}
     tokens = state["cls_token"].shape[1] + int("reg_token" in state)
     positions = state["pos_embed"]
     kept["cls_token"] = state["cls_token"][:, :1]
@@ -59,18 +59,18 @@ def one_token(state: StateDict) -> StateDict:
 def patches_only(state: StateDict) -> StateDict:
     """Flat names without class tokens and their positions, for dense backbones."""
     tokens = state["cls_token"].shape[1] + int("reg_token" in state)
-    kept = {name: one for name, one in state.items() if name not in ("cls_token", "reg_token")}
+    kept = {name: tensor for name, tensor in state.items() if name not in ("cls_token", "reg_token")}
     return kept | {"pos_embed": state["pos_embed"][:, tokens:]}
 
 
 def converted(state: StateDict, *, name: str, class_tokens: int) -> StateDict:
     """A checkpoint of any layout in timm's names; FungiError for another number of class tokens."""
     flat = timm_tokens(encoder_state(state))
-    found = 2 if "reg_token" in flat else 1
-    if found != class_tokens:
+    tokens = 2 if "reg_token" in flat else 1
+    if tokens != class_tokens:
         raise FungiError(
-            f"the checkpoint has {found} class token{'s' * (found > 1)}, {name} has {class_tokens}. "
-            f"Use --backbone {name.removesuffix('-one-token')}{CLASS_TOKENS[found]}."
+            f"the checkpoint has {tokens} class token{'s' * (tokens > 1)}, {name} has {class_tokens}. "
+            f"Use --backbone {name.removesuffix('-one-token')}{CLASS_TOKENS[tokens]}."
         )
     return flat
 

@@ -2,7 +2,7 @@
 
 Gradient source, in this order: the last attention output projection that is called (the layer of the paper), else the
 last linear or convolution layer that is called. Layers that are called twice for one image, convolutions that pad in
-other ways than with zeros, short cuts and the gates of squeeze-and-excitation can't be one.
+other ways than with zeros, short cuts and the gates of squeeze-and-excitation can't be a source.
 """
 
 from collections.abc import Callable, Iterator
@@ -84,8 +84,8 @@ def examine(build: Callable[[], "nn.Module"], example: "tuple[int, ...]") -> Ana
     with called_layers(model) as called, FlopCounterMode(display=False) as counter, torch.no_grad():
         embedding = model(torch.zeros(example, device=device))
     if not isinstance(embedding, torch.Tensor) or embedding.dim() != 2:
-        found = list(embedding.shape) if isinstance(embedding, torch.Tensor) else type(embedding).__name__
-        raise FungiError(f"a {type(model).__name__} gives {found} for one input; an embedding [1, d] is needed.")
+        output = list(embedding.shape) if isinstance(embedding, torch.Tensor) else type(embedding).__name__
+        raise FungiError(f"a {type(model).__name__} gives {output} for one input; an embedding [1, d] is needed.")
     path, reason = gradient_source(model, called)
     layer: Any = model.get_submodule(path)
     return Anatomy(
@@ -137,5 +137,5 @@ def _can_be_source(module: Any) -> bool:
 
 def _pooling(model: Any) -> str:
     """How a model of timm pools: `token`, `avg`, `map`; empty where it does not say."""
-    found = getattr(model, "global_pool", None) or getattr(getattr(model, "head", None), "global_pool", None)
-    return found if isinstance(found, str) else str(getattr(found, "pool_type", ""))
+    pooling = getattr(model, "global_pool", None) or getattr(getattr(model, "head", None), "global_pool", None)
+    return pooling if isinstance(pooling, str) else str(getattr(pooling, "pool_type", ""))

@@ -21,8 +21,8 @@ def spectrogram_backbone(name: str, place: str, config: Any, *, mean: bool) -> B
     """The encoder with this configuration."""
     from transformers import ASTModel
 
-    given = _sound_input(place, config)
-    build = partial(_build, config, mean, padding=-given.mean / (2 * given.deviation))
+    sound_input = _sound_input(place, config)
+    build = partial(_build, config, mean, padding=-sound_input.mean / (2 * sound_input.deviation))
     anatomy = examine(build, (1, config.max_length, config.num_mel_bins))
     return BackboneSpec(
         name=name,
@@ -30,7 +30,7 @@ def spectrogram_backbone(name: str, place: str, config: Any, *, mean: bool) -> B
         label=name,
         source=place,
         **anatomy.of_spec,
-        input=given,
+        input=sound_input,
         build=build,
         pretrained=partial(fetch, ASTModel, config, place),
         notes=f"embedding: {'mean of all tokens' if mean else 'mean of the two leading tokens'}; {anatomy}",
@@ -65,7 +65,7 @@ def _pooled(encoder: Any, mean: bool, padding: float) -> Any:
     def forward(self: Any, spectrograms: Tensor) -> Tensor:
         length = self.config.max_length
         fitted = pad(spectrograms[:, :length], (0, 0, 0, max(0, length - spectrograms.shape[1])), value=padding)
-        found = encoder.forward(self, input_values=fitted)
-        return found.last_hidden_state.mean(dim=1) if mean else found.pooler_output
+        output = encoder.forward(self, input_values=fitted)
+        return output.last_hidden_state.mean(dim=1) if mean else output.pooler_output
 
     return type(encoder.__name__, (encoder,), {"forward": forward})

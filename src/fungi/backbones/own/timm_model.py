@@ -16,7 +16,7 @@ def timm_backbone(name: str, model: str) -> BackboneSpec:
     channels, height, width = config.test_input_size or config.input_size
     if channels != 3 or height != width:
         raise FungiError(f"timm {model} takes [{channels}, {height}, {width}]; a square image in colour is needed.")
-    given = timm_input(config.to_dict(), height)
+    input_spec = timm_input(config.to_dict(), height)
     build = partial(build_timm, model, num_classes=0)
     anatomy = examine(build, (1, channels, height, width))
     heads = (config.classifier,) if isinstance(config.classifier, str) else tuple(config.classifier or ())
@@ -25,11 +25,11 @@ def timm_backbone(name: str, model: str) -> BackboneSpec:
         label=name,
         source=f"timm {model}",
         **anatomy.of_spec,
-        input=given,
+        input=input_spec,
         build=build,
         pretrained=partial(fetch_timm, model) if config.hf_hub_id else None,
         convert=partial(timm_names, build=build, heads=tuple(f"{head}." for head in heads)),
-        notes=f"pooling: {anatomy.pooling or 'its own'}, no classifier; {anatomy}; {given}",
+        notes=f"pooling: {anatomy.pooling or 'its own'}, no classifier; {anatomy}; {input_spec}",
     )
 
 

@@ -21,18 +21,18 @@ BILINEAR = 2
 
 def vision_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
     """The encoder with this configuration; FungiError where `transformers` has none."""
-    given = image_input(place, config)
+    input_spec = image_input(place, config)
     build = partial(_build, config, mean)
-    anatomy = examine(build, (1, 3, given.size, given.size))
+    anatomy = examine(build, (1, 3, input_spec.size, input_spec.size))
     return BackboneSpec(
         name=name,
         label=name,
         source=place,
         **anatomy.of_spec,
-        input=given,
+        input=input_spec,
         build=build,
         pretrained=lambda: fetch(_model_class(config), config, place),
-        notes=f"embedding: {'mean of all positions' if mean else _pooling(config)}; {anatomy}; {given}",
+        notes=f"embedding: {'mean of all positions' if mean else _pooling(config)}; {anatomy}; {input_spec}",
     )
 
 
@@ -82,10 +82,10 @@ def pooled_images(encoder: Any, mean: bool) -> Any:
     from torch import Tensor
 
     def forward(self: Any, images: Tensor) -> Tensor:
-        found = encoder.forward(self, pixel_values=images)
-        hidden = found.last_hidden_state  # [n t d], or [n d y x] of a convolutional network
+        output = encoder.forward(self, pixel_values=images)
+        hidden = output.last_hidden_state  # [n t d], or [n d y x] of a convolutional network
         positions = hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden
-        pooled = found.get("pooler_output")
+        pooled = output.get("pooler_output")
         if mean or (pooled is None and not any(name.endswith(_CLASS_TOKENS) for name, _ in self.named_parameters())):
             return positions.mean(dim=1)
         return positions[:, 0] if pooled is None else pooled.flatten(1)
