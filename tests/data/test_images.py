@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 from torchvision.datasets import ImageFolder
 
-from fungi.data.formats.image_files import (
-    class_folder_samples,
-    class_folders,
-    decode,
-    image_names,
-    image_samples,
-    to_rgb,
-)
+from fungi.data.formats.image_files import decode, image_samples, to_rgb
+from fungi.data.formats.image_folders import class_folder_samples, class_folders, image_names
 from fungi.data.names import PackedNames
 from fungi.errors import FungiError
 

@@ -86,19 +86,19 @@ def test_damaged_image_of_a_saved_dataset_is_named(tmp_path):
 
 def test_texts_with_names_as_labels_are_read_as_text(tmp_path):
     train = Dataset.from_dict({"id": ["x", "y"], "text": ["good film", "bad film"], "label": ["pos", "neg"]})
-    test = Dataset.from_dict({"id": ["z"], "text": ["so so"], "label": ["neutral"]})
+    test = Dataset.from_dict({"id": ["z"], "text": ["so so"], "label": ["pos"]})
     DatasetDict(train=train, test=test).save_to_disk(tmp_path / "films")
     spec = resolve_dataset("films", tmp_path)
     assert spec.modality == "text"
     samples = spec.open(tmp_path, "train")
-    assert [samples[row] for row in range(2)] == [("good film", 2), ("bad film", 0)]
-    assert list(samples.class_names) == ["neg", "neutral", "pos"]
+    assert [samples[row] for row in range(2)] == [("good film", 1), ("bad film", 0)]
+    assert list(samples.class_names) == ["neg", "pos"]
 
 
 @pytest.mark.parametrize("label", [-1, None])
 def test_unlabelled_row_is_refused(label, tmp_path):
     DatasetDict(train=Dataset.from_dict({"text": ["a", "b"], "label": [0, label]})).save_to_disk(tmp_path / "own")
-    with pytest.raises(FungiError, match=rf"row 1 has the label {label}; labels count from 0"):
+    with pytest.raises(FungiError, match=rf"row 1 has the label {label} in column 'label'; labels count from 0"):
         open_split("own", "train", tmp_path)
 
 
@@ -167,8 +167,8 @@ def test_damaged_saved_dataset_is_named(damage, saved, tmp_path):
 
 
 def test_saved_dataset_with_other_splits_is_explained(tmp_path):
-    DatasetDict(dev=Dataset.from_dict({"text": ["a"], "label": [0]})).save_to_disk(tmp_path / "own")
-    with pytest.raises(MissingFilesError, match="has the splits dev; expected train, valid or test"):
+    DatasetDict(queries=Dataset.from_dict({"text": ["a"], "label": [0]})).save_to_disk(tmp_path / "own")
+    with pytest.raises(MissingFilesError, match="has the splits queries; expected train, valid or test"):
         resolve_dataset("own", tmp_path)
 
 
@@ -216,7 +216,7 @@ def test_pictures_of_formats_that_are_not_read_are_named(flat, tmp_path, caplog,
     (flat / "cat" / "notes.txt").write_text("")
     train = open_split(f"mine=split:{flat}", "train", tmp_path)
     assert len(train) == 10
-    assert "formats are not read: 1 .heic, 1 .svg. Convert" in caplog.text
+    assert "files left out: 1 .heic, 1 .svg, 1 .txt. Pictures of other formats have to be converted" in caplog.text
 
 
 @pytest.mark.parametrize("ending", ["gif", "jfif"])

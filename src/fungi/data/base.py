@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fungi.data.content import digest_of_item, digests
-from fungi.errors import FungiError
+from fungi.errors import FungiError, did_you_mean
 from fungi.registry import Registry
 from fungi.runtime.log import logger
 
@@ -59,6 +59,7 @@ class Samples:
         random views and the dataset's fingerprint derive from it.
     load: row -> raw item. FungiError naming the file and the id where it can't be read.
     mask: row -> class of each pixel `[h w]` uint8, of the image's size, for datasets that are segmented (`MaskRules`).
+    treatment: what is done to items as they are read, in words; part of the fingerprint. Empty for published datasets.
     """
 
     targets: np.ndarray
@@ -66,6 +67,7 @@ class Samples:
     load: Loader
     class_names: Sequence[str] = ()
     mask: Loader | None = None
+    treatment: str = ""
 
     def __post_init__(self) -> None:
         assert len(self.targets) == len(self.ids)
@@ -94,6 +96,7 @@ class Samples:
         for load in filter(None, (self.load, self.mask)):
             for content in digests(load, len(self)):
                 digest.update(content)
+        digest.update(self.treatment.encode())
         return digest.hexdigest()
 
     def take(self, rows: "Sequence[int] | Integer[np.ndarray, ' s']") -> "Samples":
@@ -105,6 +108,7 @@ class Samples:
             load=Rows(self.load, chosen),
             class_names=self.class_names,
             mask=None if self.mask is None else Rows(self.mask, chosen),
+            treatment=self.treatment,
         )
 
 
@@ -168,7 +172,7 @@ class DatasetSpec:
     def open_split(self, split: str, data_dir: Path) -> Samples:
         """One split; FungiError for one that the dataset does not have, a warning for other rows than published."""
         if split not in self.sizes:
-            raise FungiError(f"dataset {self.name!r} has no split {split!r}. It has: {', '.join(self.splits)}.")
+            raise no_such_split(self, split)
         samples, published = self.open(data_dir, split), self.sizes[split]
         if published not in (None, len(samples)):
             logger.warning(
@@ -176,6 +180,12 @@ class DatasetSpec:
                 *(self.name, split, len(samples), published),
             )
         return samples
+
+
+def no_such_split(dataset: DatasetSpec, split: str) -> FungiError:
+    """Return the error for a split that a dataset does not have, with the nearest names."""
+    near = did_you_mean(split, dataset.splits)
+    return FungiError(f"dataset {dataset.name!r} has no split {split!r}.{near} It has: {', '.join(dataset.splits)}.")
 
 
 DATASETS: Registry[DatasetSpec] = Registry("dataset", "fungi.data.sets", own="fungi.data.own:own_dataset")

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from fungi.data.base import Samples
-from fungi.data.formats.image_files import class_folders, image_names, image_samples, name_unread
+from fungi.data.formats.image_files import image_samples
+from fungi.data.formats.image_folders import class_folders, image_names, report_left_out
 from fungi.errors import MissingFilesError
 from fungi.runtime.log import logger
 
@@ -21,7 +22,7 @@ SPLITS = ("train", "test")
 
 
 def drawn(names: Sequence[str]) -> dict[str, list[str]]:
-    """The names of each split, in the order given. Of two or more, at least one is for testing; a single one is not."""
+    """Return the names of each split, in their order. Of two or more names, at least one is for testing."""
     by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     count = max(1, round(TEST_SHARE * len(names))) if len(names) > 1 else 0
     test = set(by_hash[:count])
@@ -35,10 +36,10 @@ class DrawnSplit:
     root: Path
 
     def __call__(self, data_dir: Path, split: str) -> Samples:
-        """One split; MissingFilesError where there is no picture."""
+        """Return one split; MissingFilesError where there is no picture."""
         classes = class_folders(self.root)
         files = [[f"{name}/{file}" for file in image_names(self.root / name)] for name in classes]
-        name_unread(self.root)
+        report_left_out(self.root)
         chosen = [drawn(names)[split] for names in files]
         paths = [path for paths in chosen for path in paths]
         if not paths:
@@ -49,4 +50,5 @@ class DrawnSplit:
             f"{self.root}: {len(paths):,} of {sum(map(len, files)):,} pictures are for {split}; a fifth of each "
             "class is for testing, chosen by a hash of the names, so that it is the same every time."
         )
-        return image_samples(self.root, paths, np.repeat(np.arange(len(classes)), list(map(len, chosen))), classes)
+        labels = np.repeat(np.arange(len(classes)), list(map(len, chosen)))
+        return image_samples(self.root, paths, labels, classes, as_displayed=True)

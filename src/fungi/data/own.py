@@ -6,18 +6,24 @@ for as `<data_dir>/NAME`. The name becomes a folder below `--root`, so it has to
 
 import re
 from collections.abc import Iterable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
-from fungi.data.base import VOID, DatasetSpec, MaskRules, Samples
+from fungi.data.base import DatasetSpec, MaskRules, Samples
 from fungi.data.drawn import SPLITS, DrawnSplit
-from fungi.data.formats.hf_disk import modality_of, open_saved, saved_splits, string_classes
-from fungi.data.formats.image_files import class_folder_samples, class_folders, image_names, name_unread
-from fungi.data.formats.mask_files import mask_names, masked_samples, read_mask
+from fungi.data.formats.hf_disk import modality_of, open_saved, saved_classes, saved_splits
+from fungi.data.formats.image_files import AS_DISPLAYED
+from fungi.data.formats.image_folders import (
+    class_folder_samples,
+    class_folders,
+    image_names,
+    is_skipped,
+    report_left_out,
+)
+from fungi.data.formats.mask_files import class_numbers, mask_names, masked_samples
+from fungi.data.split_names import recognised_splits, split_places
 from fungi.errors import FungiError, MissingFilesError, did_you_mean
-
-SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
-"""Split -> the folders (or splits of a saved dataset) that may hold it."""
+from fungi.runtime.log import logger
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FORMS = (
@@ -31,7 +37,7 @@ def own_dataset(text: str, data_dir: Path | None, known: Iterable[str]) -> Datas
     """The dataset that `text` describes (see `fungi.data.base.resolve_dataset`); FungiError where there is none."""
     name, equals, place = text.partition("=")
     if not equals:
-        return _found_by_name(name, data_dir, known)
+        return _spec_by_name(name, data_dir, known)
     kind, _, path = place.partition(":")
     if kind not in _SPECS or not path:
         raise FungiError(f"--dataset {text!r} is not understood. Write {_FORMS}.")
@@ -48,11 +54,11 @@ def own_dataset(text: str, data_dir: Path | None, known: Iterable[str]) -> Datas
     return _SPECS[kind](name, root)
 
 
-def _found_by_name(name: str, data_dir: Path | None, known: Iterable[str]) -> DatasetSpec:
+def _spec_by_name(name: str, data_dir: Path | None, known: Iterable[str]) -> DatasetSpec:
     root = data_dir / name if data_dir and _PLAIN_NAME.fullmatch(name) else None
     if root and (root / "dataset_dict.json").is_file():
         return _saved_spec(name, root)
-    if root and root.is_dir() and _present(entry.name for entry in root.iterdir() if entry.is_dir()):
+    if root and root.is_dir() and recognised_splits(_folders(root)):
         return _folder_spec(name, root)
     looked = f" ({root} is neither.)" if root else ""
     near = did_you_mean(name, known)
@@ -60,35 +66,41 @@ def _found_by_name(name: str, data_dir: Path | None, known: Iterable[str]) -> Da
     raise FungiError(f"unknown dataset {name!r}.{near}{own}{looked}")
 
 
-def _present(names: Iterable[str]) -> dict[str, str]:
-    """Split -> the name under which it is there."""
-    there = set(names)
-    found = {split: next((name for name in known if name in there), "") for split, known in SPLIT_NAMES.items()}
-    return {split: name for split, name in found.items() if name}
+def _folders(root: Path) -> list[str]:
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not is_skipped(entry.name))
 
 
-def _open_folders(root: Path, splits: dict[str, str], data_dir: Path, split: str) -> Samples:
-    """A split of a folder of class folders. Classes are those of train, so that a label means one class."""
-    classes = class_folders(root / next(iter(splits.values())))
-    name_unread(root / splits[split])
-    return class_folder_samples(root, splits[split], classes)
+def _say_treatment(name: str) -> None:
+    logger.info(f"{name}: pictures are read as a viewer shows them ({AS_DISPLAYED}).")
 
 
-def _open_saved(root: Path, splits: dict[str, str], data_dir: Path, split: str) -> Samples:
-    return open_saved(root, splits[split], class_names=string_classes(root, list(splits.values())))
+def _open_folders(name: str, root: Path, places: dict[str, str], data_dir: Path, split: str) -> Samples:
+    """Return a split of a folder of class folders. Classes are those of train, so that a label means one class."""
+    classes = class_folders(root / next(iter(places.values())))
+    report_left_out(root / places[split])
+    _say_treatment(name)
+    return class_folder_samples(root, places[split], classes, as_displayed=True)
+
+
+def _open_saved(name: str, root: Path, places: dict[str, str], data_dir: Path, split: str) -> Samples:
+    classes = saved_classes(root, list(places.values()))
+    samples = open_saved(root, places[split], class_names=classes, as_displayed=True)
+    if samples.treatment:
+        _say_treatment(name)
+    return samples
 
 
 def _folder_spec(name: str, root: Path) -> DatasetSpec:
-    splits = _present(entry.name for entry in root.iterdir() if entry.is_dir())
-    if not splits:
+    places = split_places(name, _folders(root))
+    if not places:
         raise MissingFilesError(f"dataset {name!r}: {root} has no folder train/, valid/ or test/. {_offer(name, root)}")
-    classes = len(class_folders(root / next(iter(splits.values()))))
+    classes = len(class_folders(root / next(iter(places.values()))))
     return DatasetSpec(
         name=name,
         title=f"images below {root}",
         classes=classes,
-        sizes=dict.fromkeys(splits),
-        open=partial(_open_folders, root, splits),
+        sizes=dict.fromkeys(places),
+        open=partial(_open_folders, name, root, places),
         published=False,
     )
 
@@ -106,11 +118,12 @@ def _offer(name: str, root: Path) -> str:
 
 
 def _drawn_spec(name: str, root: Path) -> DatasetSpec:
-    if there := _present(entry.name for entry in root.iterdir() if entry.is_dir()):
+    if there := recognised_splits(_folders(root)):
         raise FungiError(
             f"dataset {name!r}: {root} has a split already ({', '.join(there.values())}). Write --dataset "
             f"{name}=folder:{root}."
         )
+    _say_treatment(name)
     return DatasetSpec(
         name=name,
         title=f"images below {root}, a fifth of each class for testing",
@@ -121,51 +134,46 @@ def _drawn_spec(name: str, root: Path) -> DatasetSpec:
     )
 
 
-def _open_masked(root: Path, splits: dict[str, str], classes: list[str], data_dir: Path, split: str) -> Samples:
-    folder = splits[split]
+def _open_masked(name: str, root: Path, places: dict[str, str], data_dir: Path, split: str) -> Samples:
+    folder, named = places[split], _listed_classes(root)
     images = image_names(root / folder / "images")
     if not images:
         raise MissingFilesError(f"no image in {root / folder / 'images'}. Put the images of {split} there.")
-    masks = mask_names(root / folder, images)
-    paths = [f"{folder}/images/{name}" for name in images]
-    return masked_samples(root, paths, [f"{folder}/{name}" for name in masks], classes)
+    masks = [f"{folder}/{mask}" for mask in mask_names(root / folder, images)]
+    numbers = class_numbers(root, tuple(places.values()), len(named) or None)
+    classes = named or [f"class {value}" for value in numbers]
+    _say_treatment(name)
+    paths = [f"{folder}/images/{image}" for image in images]
+    return masked_samples(root, paths, masks, classes, numbers=numbers, as_displayed=True)
 
 
-@cache
-def _class_count(root: Path, folders: tuple[str, ...]) -> int:
-    """One more than the largest class number of any mask: all of them are read, once per process."""
-    largest = 0
-    for folder in folders:
-        for name in image_names(root / folder / "masks"):
-            mask = read_mask(root / folder / "masks" / name, name)
-            largest = max(largest, int(mask[mask != VOID].max(initial=0)))
-    return largest + 1
+def _listed_classes(root: Path) -> list[str]:
+    """Return the names in `classes.txt`, one per line; none where there is no such file."""
+    listed = root / "classes.txt"
+    if not listed.is_file():
+        return []
+    return [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _masked_spec(name: str, root: Path) -> DatasetSpec:
-    splits = _present(entry.name for entry in root.iterdir() if entry.is_dir())
-    if "train" not in splits:
+    places = split_places(name, _folders(root))
+    if "train" not in places:
         raise MissingFilesError(f"dataset {name!r}: {root} has no folder train/. Put images/ and masks/ there.")
-    listed = root / "classes.txt"
-    if listed.is_file():
-        classes = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
-    else:
-        classes = [f"class {number}" for number in range(_class_count(root, tuple(splits.values())))]
     return DatasetSpec(
         name=name,
         title=f"images and masks below {root}",
-        classes=len(classes),
-        sizes=dict.fromkeys(splits),
+        classes=len(_listed_classes(root) or class_numbers(root, tuple(places.values()), None)),
+        sizes=dict.fromkeys(places),
         metric="mIoU",
-        open=partial(_open_masked, root, splits, classes),
+        open=partial(_open_masked, name, root, places),
         masks=MaskRules(),
         published=False,
     )
 
 
 def _saved_spec(name: str, root: Path) -> DatasetSpec:
-    splits = _present(saved_splits(root))
-    if not splits:
+    places = split_places(name, saved_splits(root), all_are_splits=True)
+    if not places:
         raise MissingFilesError(
             f"dataset {name!r}: {root} has the splits {', '.join(saved_splits(root))}; expected train, valid or test."
         )
@@ -173,9 +181,9 @@ def _saved_spec(name: str, root: Path) -> DatasetSpec:
         name=name,
         title=f"dataset saved in {root}",
         classes=None,
-        sizes=dict.fromkeys(splits),
-        modality=modality_of(root, next(iter(splits.values()))),
-        open=partial(_open_saved, root, splits),
+        sizes=dict.fromkeys(places),
+        modality=modality_of(root, next(iter(places.values()))),
+        open=partial(_open_saved, name, root, places),
         published=False,
     )
 

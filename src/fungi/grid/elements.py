@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from fungi.commands import COMMANDS, SEGMENTATION, Stage
-from fungi.data.base import DATASETS, DatasetSpec
-from fungi.errors import FungiError
+from fungi.data.base import DATASETS, DatasetSpec, no_such_split
 from fungi.grid.array import Place
 from fungi.grid.declaration import Grid
 from fungi.grid.throughput import shards_for
@@ -136,5 +135,5 @@ def arguments(element: Element, call: GridCall, grid: Grid) -> list[str]:
 def _splits(grid: Grid, dataset: DatasetSpec) -> Sequence[str]:
     for split in grid.splits:
         if split not in dataset.sizes:
-            raise FungiError(f"dataset {dataset.name!r} has no split {split!r}. It has: {', '.join(dataset.splits)}.")
+            raise no_such_split(dataset, split)
     return grid.splits or dataset.splits

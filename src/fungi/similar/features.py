@@ -77,7 +77,7 @@ class _Pictures:
     """A collection of image files; each is decoded when it is indexed."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._load = ImageFiles(Path("/"), [str(path) for path in paths])
+        self._load = ImageFiles(Path("/"), [str(path) for path in paths], as_displayed=True)
 
     def __len__(self) -> int:
         return len(self._load.paths)

@@ -23,7 +23,7 @@ def run(settings: SimilarSettings) -> None:
     from fungi.similar.page import Answer, page
 
     for path in settings.query:
-        decode(path, path.name)  # an unreadable query is refused before any long work
+        decode(path, path.name, as_displayed=True)  # an unreadable query is refused before any long work
     pictures, index = pictures_below(settings.images), Index.read(settings.index_folder)
     new = index.missing([*pictures, *(path.resolve() for path in settings.query)])
     damaged = {path for path in new if not _is_readable(path)}
@@ -55,7 +55,7 @@ def _is_readable(path: Path) -> bool:
     from fungi.data.formats.image_files import decode
 
     try:
-        decode(path, path.name)
+        decode(path, path.name, as_displayed=True)
     except FungiError as error:
         logger.warning(f"left out: {error}")
         return False

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from fungi.data.formats.image_files import IMAGE_ENDINGS, name_unread
+from fungi.data.formats.image_folders import IMAGE_ENDINGS, image_names, report_left_out
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.files import written_whole
 
@@ -20,13 +20,11 @@ FILE, FEATURES, STATE = "index.safetensors", "features", "state"
 
 def pictures_below(folder: Path) -> list[Path]:
     """Return all pictures of a folder and its subfolders, sorted. Raises MissingFilesError if there is none."""
-    pictures = sorted(
-        path.resolve() for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
-    )
-    name_unread(folder)
+    pictures = [(folder / name).resolve() for name in image_names(folder)]
+    report_left_out(folder, classes=False)
     if not pictures:
         raise MissingFilesError(f"--images {folder} holds no picture ({', '.join(IMAGE_ENDINGS)}).")
-    return pictures
+    return sorted(pictures)
 
 
 @dataclass(frozen=True)

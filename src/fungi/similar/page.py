@@ -70,4 +70,4 @@ def _figure(path: Path, score: float, folder: Path, *, only: bool) -> str:
 
 def _thumbnail(path: Path) -> str:
     """Return a small JPEG as a data address."""
-    return picture_address(decode(path, path.name), THUMBNAIL)
+    return picture_address(decode(path, path.name, as_displayed=True), THUMBNAIL)

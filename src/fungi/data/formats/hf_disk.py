@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import UInt32
 
 from fungi.data.base import Samples
 from fungi.data.content import digest_of_bytes, digest_of_file, digest_of_item
-from fungi.data.formats.image_files import decode
+from fungi.data.formats.image_files import AS_DISPLAYED, decode
+from fungi.data.formats.image_folders import composed
 from fungi.data.names import PackedNames
 from fungi.errors import FungiError, MissingFilesError
 
@@ -24,6 +26,8 @@ Kind = Literal["vision", "text"]
 NameRows = Callable[[list[str], np.ndarray, Sequence[str]], list[str]]
 """(file names stored with the images, labels `[n]`, names of the classes) -> sample ids."""
 
+LARGEST_LABEL = 1_000_000
+"""Evaluators hold something for each class up to the largest label."""
 _LABEL_NAMES = ("label", "labels")
 _TEXT_NAMES = ("text", "sentence")
 
@@ -44,21 +48,32 @@ class SavedItems:
     folder: str
     columns: Columns
     ids: Sequence[str]
+    as_displayed: bool = False
 
     def __call__(self, row: int) -> Any:
-        """The item; FungiError naming row, folder and id for a damaged image."""
+        """Return the item; FungiError naming row, folder and id for an absent item or a damaged image."""
         value = _items(self.folder, self.columns, os.getpid())[row][self.columns.item]
+        if value is None or (self.columns.kind == "vision" and not value["bytes"] and not value["path"]):
+            raise FungiError(
+                f"sample {self.ids[row]!r}: row {row} of {self.folder} has nothing in column {self.columns.item!r}. "
+                "Take that row out."
+            )
         if self.columns.kind == "text":
             return value
         source = value["bytes"] if value["bytes"] is not None else Path(value["path"])
-        return decode(source, self.ids[row], place=f"row {row} of {self.folder}")
+        place = f"row {row} of {self.folder}"
+        return decode(source, self.ids[row], place=place, as_displayed=self.as_displayed)
 
     def content(self, row: int) -> bytes:
-        """What is in a row, undecoded."""
+        """Return a digest of what is in a row, undecoded; of an absent item, that of nothing."""
         value = _items(self.folder, self.columns, os.getpid())[row][self.columns.item]
+        if value is None:
+            return digest_of_bytes(b"")
         if self.columns.kind == "text":
             return digest_of_item(value)
-        return digest_of_bytes(value["bytes"]) if value["bytes"] else digest_of_file(Path(value["path"]), self.ids[row])
+        if value["bytes"] or not value["path"]:
+            return digest_of_bytes(value["bytes"] or b"")
+        return digest_of_file(Path(value["path"]), self.ids[row])
 
 
 def saved_splits(path: Path) -> list[str]:
@@ -76,36 +91,51 @@ def saved_splits(path: Path) -> list[str]:
 
 
 def open_saved(
-    path: Path, split: str, *, class_names: Sequence[str] = (), name_rows: NameRows | None = None
+    path: Path,
+    split: str,
+    *,
+    class_names: Sequence[str] = (),
+    name_rows: NameRows | None = None,
+    as_displayed: bool = False,
 ) -> Samples:
-    """One split of a saved dataset.
+    """Return one split of a saved dataset.
 
-    class_names: where the saved dataset doesn't name its classes, or has names as labels.
+    class_names: names of the classes, in the order of the labels; labels of the split are matched with them by name.
+        Without them, the split's own names count, if it has any.
     name_rows: sample ids from file names stored with the images; without it, or without file names, the rows count.
+    as_displayed: as for `decode`.
     """
     folder = path / split
     table = _open_table(folder)
     columns = choose_columns(table, folder)
-    labels = _labels(table, columns, class_names, folder)
+    names = class_names or getattr(table.features[columns.label], "names", None) or ()
+    labels = _labels(table, columns, names, folder)
     files = _file_names(table, columns.item) if name_rows and columns.kind == "vision" else None
-    names = getattr(table.features[columns.label], "names", None) or class_names
     counted = [f"{split}/{row}" for row in range(len(labels))]
     ids = PackedNames(name_rows(files, labels, names) if name_rows and files else counted)
-    return Samples(targets=labels, ids=ids, load=SavedItems(str(folder), columns, ids), class_names=tuple(names))
+    return Samples(
+        targets=labels,
+        ids=ids,
+        load=SavedItems(str(folder), columns, ids, as_displayed),
+        class_names=tuple(names),
+        treatment=AS_DISPLAYED if as_displayed and columns.kind == "vision" else "",
+    )
 
 
 def choose_columns(table: Any, folder: Path) -> Columns:
     """The columns of items and labels, by type and name; FungiError where that leaves a doubt."""
-    from datasets import Audio, ClassLabel, Image, Value
+    from datasets import Audio, ClassLabel, Image
 
     features = table.features
     label = next((name for name in _LABEL_NAMES if name in features), None)
     label = label or _only([name for name, kind in features.items() if isinstance(kind, ClassLabel)])
     images = [name for name, kind in features.items() if isinstance(kind, Image)]
-    strings = [n for n, kind in features.items() if isinstance(kind, Value) and kind.dtype == "string" and n != label]
+    strings = [name for name, kind in features.items() if _is_string(kind) and name != label]
     if any(isinstance(kind, Audio) for kind in features.values()):
         raise FungiError(f"{folder} holds sounds, which are not read from saved datasets. Use images or texts.")
-    item = _only(images) or (None if images else next((n for n in _TEXT_NAMES if n in strings), _only(strings)))
+    item = _only(images) or (
+        None if images else next((name for name in _TEXT_NAMES if name in strings), _only(strings))
+    )
     if item is None or label is None:
         wanted = "an image or text column" if item is None else "a column 'label'"
         raise FungiError(
@@ -114,15 +144,34 @@ def choose_columns(table: Any, folder: Path) -> Columns:
     return Columns(item, label, "vision" if images else "text")
 
 
-def string_classes(path: Path, splits: Sequence[str]) -> list[str]:
-    """Class names, sorted, of a saved dataset whose labels are strings: those of all its splits; else none."""
-    found: set[str] = set()
-    for split in splits:
-        table = _open_table(path / split)
-        label = choose_columns(table, path / split).label
-        if getattr(table.features[label], "dtype", None) == "string":
-            found.update(table.unique(label))
-    return sorted(found)
+def saved_classes(path: Path, splits: Sequence[str]) -> list[str]:
+    """Return the names of the classes of a saved dataset: those of its first split, which is train where it has one.
+
+    Labels that are strings name their classes themselves, in alphabetical order. None where no split names its classes.
+    Raises FungiError where some splits name them and others have bare numbers.
+    """
+    names = {split: _names_of_split(path / split) for split in splits}
+    bare = [split for split in splits if names[split] is None]
+    if bare and len(bare) < len(splits):
+        raise FungiError(
+            f"{path}: the splits {', '.join(split for split in splits if split not in bare)} name their classes, "
+            f"{', '.join(bare)} has numbers alone, which can't be matched with them. Save it again with the names."
+        )
+    return names[splits[0]] or []
+
+
+def _names_of_split(folder: Path) -> list[str] | None:
+    """Return the names of a split's classes; None where its labels are bare numbers."""
+    table = _open_table(folder)
+    label = choose_columns(table, folder).label
+    kind = table.features[label]
+    if _is_string(kind):
+        return sorted(name for name in table.unique(label) if name)
+    return getattr(kind, "names", None)
+
+
+def _is_string(kind: Any) -> bool:
+    return getattr(kind, "dtype", None) in ("string", "large_string", "string_view")
 
 
 def modality_of(path: Path, split: str) -> Kind:
@@ -138,7 +187,7 @@ def _open_table(folder: Path) -> Any:
     from datasets import load_from_disk
 
     try:
-        return load_from_disk(str(folder))
+        return load_from_disk(str(folder)).with_format(None)
     except FileNotFoundError:
         raise MissingFilesError(f"{folder} is no split of a dataset saved to disk. Save the dataset again.") from None
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -155,16 +204,36 @@ def _items(folder: str, columns: Columns, process: int) -> Any:
     return table.cast_column(columns.item, Image(decode=False)) if columns.kind == "vision" else table
 
 
-def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Path) -> np.ndarray:
-    """Labels `[n]` uint32; strings are looked up in `class_names`."""
-    values = table.data.column(columns.label).to_pylist()
-    if values and isinstance(values[0], str):
-        number = {name: label for label, name in enumerate(class_names)}
-        values = [number[value] for value in values]
-    for row, value in enumerate(values):
-        if not isinstance(value, int) or value < 0:
-            raise FungiError(f"{folder}: row {row} has the label {value!r}; labels count from 0. Leave that row out.")
-    return np.asarray(values, dtype=np.uint32)
+def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Path) -> UInt32[np.ndarray, " n"]:
+    """Return the labels; names, and numbers that stand for the split's own names, are looked up in `class_names`."""
+    own_names = getattr(table.features[columns.label], "names", None)
+    number = {composed(name): label for label, name in enumerate(class_names)}
+
+    def label_of(value: Any) -> int:
+        name = value
+        if not isinstance(value, str):
+            if not isinstance(value, int | float) or value < 0 or value % 1 != 0:
+                raise ValueError("labels count from 0. Leave that row out")
+            if own_names is None and value > LARGEST_LABEL:
+                raise ValueError(f"labels are numbers of classes, at most {LARGEST_LABEL:,}. Number the classes anew")
+            if own_names is None:
+                return int(value)
+            if value >= len(own_names):
+                raise ValueError(f"there are {len(own_names)} names of classes. Mend that row")
+            name = own_names[int(value)]
+        if composed(name) not in number:
+            known = f"{', '.join(class_names[:8])}{', ...' if len(class_names) > 8 else ''}"
+            raise ValueError(f"train has no class {name!r}, and classes are matched by name. It has: {known}")
+        return number[composed(name)]
+
+    labels = []
+    for row, value in enumerate(table.data.column(columns.label).to_pylist()):
+        try:
+            labels.append(label_of(value))
+        except ValueError as error:
+            column = columns.label
+            raise FungiError(f"{folder}: row {row} has the label {value!r} in column {column!r}; {error}.") from None
+    return np.asarray(labels, dtype=np.uint32)
 
 
 def _file_names(table: Any, column: str) -> list[str] | None:

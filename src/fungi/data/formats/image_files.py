@@ -1,9 +1,7 @@
 """Images on disk -> RGB images, and splits made of them. What can't be read says which file and which sample."""
 
 import io
-import os
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,25 +14,27 @@ from jaxtyping import Integer, UInt8
 from fungi.data.base import Samples
 from fungi.data.content import digest_of_file, digest_of_item, no_such_file
 from fungi.data.names import PackedNames
-from fungi.errors import FungiError, MissingFilesError
-from fungi.runtime.log import logger
+from fungi.errors import FungiError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
-"""Files that are read; of a moving picture, its first one."""
-UNREAD_ENDINGS = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd", ".cr2", ".nef", ".dng", ".arw")
-"""Pictures of formats that are not read; they are named where they are met."""
+AS_DISPLAYED = "EXIF orientation applied, transparency on white"
+"""How users' own pictures are read: as a viewer shows them. Part of the fingerprint of their samples."""
+LARGEST_RATIO = 100
+"""Of the sides of an image: resized by its shorter side, a line of 1 x 20,000 pixels would take gigabytes."""
 
 _FLAG = threading.Lock()
 
 
-def decode(source: Path | bytes, sample_id: str, *, place: str = "", truncated: bool = False) -> "Image":
-    """The RGB image in a file or in memory.
+def decode(
+    source: Path | bytes, sample_id: str, *, place: str = "", truncated: bool = False, as_displayed: bool = False
+) -> "Image":
+    """Return the RGB image in a file or in memory.
 
-    place: where the image is, for the error's text; the path where it is a file.
+    place: where the image is, for the error's text; by default the path of the file.
     truncated: fill what is missing at the end of the file with grey instead of refusing it.
+    as_displayed: turn the image as its EXIF orientation says, and put transparent parts on white, as viewers do.
     Raises MissingFilesError for a file that isn't there, FungiError for one that can't be read; both name it.
     """
     from PIL import Image, UnidentifiedImageError
@@ -47,7 +47,9 @@ def decode(source: Path | bytes, sample_id: str, *, place: str = "", truncated: 
             _truncated_files(truncated),
             Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image,
         ):
-            return to_rgb(image)
+            if max(image.size) > LARGEST_RATIO * min(image.size):
+                raise FungiError(f"it has {image.width:,} x {image.height:,} pixels, a line and no picture")
+            return _upright(to_rgb(_on_white(image)), _orientation(image)) if as_displayed else to_rgb(image)
     except FileNotFoundError:
         raise no_such_file(place, sample_id) from None
     except UnidentifiedImageError as error:
@@ -59,8 +61,46 @@ def decode(source: Path | bytes, sample_id: str, *, place: str = "", truncated: 
         raise FungiError(f"sample {sample_id!r}: can't read {place} ({cause}). Replace the file.") from error
 
 
+def _orientation(image: "Image") -> int:
+    """Return the EXIF orientation of an image; 1, upright, where its EXIF data say nothing or can't be read."""
+    from PIL import ExifTags
+
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF data make the parser raise nearly anything, and say nothing of the pixels
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _upright(image: "Image", orientation: int) -> "Image":
+    """Return an image turned, or mirrored, as an EXIF orientation of 1 to 8 says."""
+    from PIL import Image
+
+    turn = Image.Transpose
+    turns = {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_270,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _on_white(image: "Image") -> "Image":
+    """Return an image without transparency: its transparent parts on white."""
+    from PIL import Image
+
+    if not image.has_transparency_data or image.mode.startswith("I"):
+        return image
+    colours = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
+
+
 def to_rgb(image: "Image") -> "Image":
-    """An image of any mode as RGB. Transparency is dropped; 16-bit grey keeps its upper 8 bits.
+    """Return an image of any mode as RGB. Transparency is dropped; 16-bit grey keeps its upper 8 bits.
 
     FungiError for grey values of which nothing says what is white: fractions, and whole numbers beyond 16 bits.
     """
@@ -111,11 +151,12 @@ class ImageFiles:
     root: Path
     paths: Sequence[str]
     truncated: bool = False
+    as_displayed: bool = False
 
     def __call__(self, row: int) -> "Image":
         """The image; FungiError as for `decode`."""
         name = self.paths[row]
-        return decode(self.root / name, name, truncated=self.truncated)
+        return decode(self.root / name, name, truncated=self.truncated, as_displayed=self.as_displayed)
 
     def content(self, row: int) -> bytes:
         """What is in the file, undecoded."""
@@ -147,82 +188,14 @@ def image_samples(
     class_names: Sequence[str] = (),
     *,
     truncated: bool = False,
+    as_displayed: bool = False,
 ) -> Samples:
-    """A split of image files; `paths` are relative to `root`, with forward slashes, and are the samples' ids."""
+    """Return a split of image files; `paths` are relative to `root`, with forward slashes, and are the samples' ids."""
     packed = PackedNames(paths)
     return Samples(
         targets=np.asarray(labels, dtype=np.uint32),
         ids=packed,
-        load=ImageFiles(root, packed, truncated),
+        load=ImageFiles(root, packed, truncated, as_displayed),
         class_names=tuple(class_names),
+        treatment=AS_DISPLAYED if as_displayed else "",
     )
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Names of the class folders in a folder, sorted; hidden ones (`.name`, `__name`) are none."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
-
-
-def class_folder_samples(root: Path, split_folder: str, classes: Sequence[str]) -> Samples:
-    """The images in `root/<split_folder>/<class>/`, in the order of `classes` and then sorted by path.
-
-    classes: those of train, so that a label means the same class in every split. FungiError for a split that has
-        another class, MissingFilesError for one without images.
-    """
-    folder = root / split_folder
-    if foreign := sorted(set(class_folders(folder)) - set(classes)):
-        raise FungiError(
-            f"{folder} has class folders that train has not: {', '.join(foreign[:5])}. Move them, or add them to train."
-        )
-    files = [image_names(folder / name) for name in classes]
-    if not any(files):
-        raise MissingFilesError(f"no image in the class folders of {folder}. Expected {folder}/CLASS/IMAGE.")
-    paths = [f"{split_folder}/{name}/{file}" for name, names in zip(classes, files, strict=True) for file in names]
-    return image_samples(root, paths, np.repeat(np.arange(len(classes)), [len(names) for names in files]), classes)
-
-
-def image_names(folder: Path) -> list[str]:
-    """Image files below a folder, relative to it, by folder and then by name, as torchvision's `ImageFolder` orders
-    them. Hidden files (such as the `._name.jpg` that some archives carry) are left out; links are followed.
-
-    FungiError for a link that leads back to a folder that it is in, and for an image that is no file (a pipe, on which
-    a reader would wait for ever, or a link to nothing).
-    """
-    names: list[str] = []
-    try:
-        found = sorted(_folders_with_images(folder, ())) if folder.is_dir() else []
-    except PermissionError as error:
-        raise FungiError(f"{error.filename} can't be read: no permission. Ask its owner.") from None
-    for place, files in found:
-        inner = Path(place).relative_to(folder).as_posix()
-        prefix = "" if inner == "." else f"{inner}/"
-        names += [prefix + name for name in sorted(files)]
-    return names
-
-
-def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
-    """Each folder and the images in it. above: the folders that this one is in, by device and number."""
-    facts = folder.stat()
-    own = (facts.st_dev, facts.st_ino)
-    if own in above:
-        raise FungiError(f"{folder} is a link that leads back to a folder that it is in. Remove it.")
-    images = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _folders_with_images(Path(entry.path), (*above, own))
-            elif entry.name.lower().endswith(IMAGE_ENDINGS) and not entry.name.startswith("."):
-                if not entry.is_file():
-                    raise FungiError(f"{entry.path} is no file but a pipe, a device or a link to nothing. Remove it.")
-                images.append(entry.name)
-    yield str(folder), images
-
-
-def name_unread(folder: Path) -> None:
-    """Say which pictures below a folder are left out, as their formats are not read."""
-    endings = Counter(path.suffix.lower() for path in folder.rglob("*") if path.suffix.lower() in UNREAD_ENDINGS)
-    if endings:
-        shown = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
-        logger.warning(
-            f"{folder}: pictures left out, whose formats are not read: {shown}. Convert them to JPEG or PNG."
-        )

@@ -1,7 +1,13 @@
-"""Masks on disk: one image per sample whose pixels hold class numbers. Palettes are read as numbers, not colours."""
+"""Masks on disk: one image per sample whose pixels hold class numbers. Palettes are read as numbers, not colours.
+
+Masks of users' own may hold other numbers than 0, 1, 2, ...: `class_numbers` reads all of them once, and says how their
+values are taken.
+"""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,56 +15,117 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fungi.data.base import VOID, Samples
-from fungi.data.content import digest_of_file
-from fungi.data.formats.image_files import image_names, image_samples
+from fungi.data.content import READERS, digest_of_file
+from fungi.data.formats.image_files import image_samples
+from fungi.data.formats.image_folders import image_names
 from fungi.data.names import PackedNames
 from fungi.errors import FungiError, MissingFilesError
+from fungi.runtime.log import logger
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def read_mask(path: Path, sample_id: str) -> UInt8[np.ndarray, "h w"]:
-    """The class numbers of a mask file.
+MOST_UNNAMED = 64
+"""Classes that masks may have without names; smoothed masks and photographs have more values."""
 
-    MissingFilesError for one that is not there; FungiError for one that can't be read, holds colours, or numbers above
-    255. Each names the file and the sample.
+
+def read_mask(path: Path, sample_id: str) -> UInt8[np.ndarray, "h w"]:
+    """Return the class numbers of a mask file; -1 is void, as 255 is.
+
+    MissingFilesError for one that is not there; FungiError for one that can't be read, is a JPEG file, or holds
+    colours, fractions, or numbers above 255 or below -1. Each names the file and the sample.
     """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            values = np.asarray(image)
+            kind, mode, values = image.format, image.mode, np.asarray(image)
     except FileNotFoundError:
         raise MissingFilesError(f"sample {sample_id!r} has no mask: there is no file {path}. Put it there.") from None
     except Exception as error:  # damaged files make decoders raise nearly anything
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise FungiError(f"sample {sample_id!r}: can't read the mask {path} ({cause}). Replace the file.") from error
+    mask = f"sample {sample_id!r}: the mask {path}"
+    if kind in ("JPEG", "MPO"):
+        raise FungiError(f"{mask} is a JPEG file, which does not keep its values. Save masks as PNG.")
     if values.ndim != 2:
         raise FungiError(
-            f"sample {sample_id!r}: the mask {path} holds colours ({image.mode}); class numbers of one channel are "
-            "needed, as in a grey or a palette PNG."
+            f"{mask} holds colours ({mode}); class numbers of one channel are needed, as in a grey or a palette PNG."
         )
-    if values.size and int(values.max()) > VOID:
-        raise FungiError(f"sample {sample_id!r}: the mask {path} holds {values.max()}; {VOID} is the largest value.")
-    return values.astype(np.uint8)
+    if values.dtype.kind == "f" and values.size and not (np.isfinite(values) & (values == np.rint(values))).all():
+        first = values[~(np.isfinite(values) & (values == np.rint(values)))][0]
+        raise FungiError(f"{mask} holds {first:.6g}; class numbers are whole. Save it again with whole numbers.")
+    lowest, largest = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    if lowest < -1 or largest > VOID:
+        wrong = lowest if lowest < -1 else largest
+        raise FungiError(f"{mask} holds {wrong}; 0 is the smallest value, and {VOID} the largest. -1 is void.")
+    return np.where(values < 0, VOID, values).astype(np.uint8) if lowest < 0 else values.astype(np.uint8)
+
+
+@cache
+def class_numbers(root: Path, folders: tuple[str, ...], named: int | None) -> tuple[int, ...]:
+    """Return the value that stands for each class in the masks of `root/<folder>/masks`, class 0 first.
+
+    named: the number of classes that have a name; values are then the numbers 0 to `named` - 1. Otherwise each value
+        that occurs is a class, and 255 is void. Masks of 0 and 255 alone have two classes: 255 is no void there.
+    All masks are read, once per process. Logs values that are not the numbers of their classes, with all values.
+    Raises FungiError for more than 64 values without names: colours or shades are no classes.
+    """
+    files = [
+        (root / folder / "masks" / name, name) for folder in folders for name in image_names(root / folder / "masks")
+    ]
+    with ThreadPoolExecutor(READERS) as pool:
+        counts = pool.map(lambda file: np.bincount(read_mask(*file).reshape(-1), minlength=VOID + 1) > 0, files)
+        present = np.flatnonzero(np.logical_or.reduce([np.zeros(VOID + 1, bool), *counts])).tolist()
+    if present == [0, VOID] and named in (None, 2):
+        logger.warning(f"{root}: the masks hold 0 and {VOID} alone: {VOID} is taken as class 1, and nothing is void.")
+        return (0, VOID)
+    values = [value for value in present if value != VOID]
+    if named is not None:
+        return tuple(range(named))
+    if len(values) > MOST_UNNAMED:
+        raise FungiError(
+            f"the masks in {root} hold {len(values)} values ({shown(values)}), too many to be classes without names. "
+            f"Save masks without smoothing, as PNG; or name the classes, one per line, in {root / 'classes.txt'}."
+        )
+    if values != list(range(len(values))):
+        logger.warning(
+            f"{root}: the masks hold {shown(values)}: these are {len(values)} classes, called by their values."
+        )
+    return tuple(values)
+
+
+def shown(values: Sequence[int]) -> str:
+    """Return some values for a message: all of up to 12, else the first and the last."""
+    return ", ".join(map(str, values if len(values) <= 12 else [*values[:6], "...", *values[-3:]]))
 
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Row -> the mask in the file `root / paths[row]`; `ids` name the samples in errors."""
+    """Row -> the mask in the file `root / paths[row]`; `ids` name the samples in errors.
+
+    numbers: the value that stands for each class; without any, values are the numbers of classes.
+    """
 
     root: Path
     paths: Sequence[str]
     ids: Sequence[str]
+    numbers: tuple[int, ...] = ()
 
     def __call__(self, row: int) -> UInt8[np.ndarray, "h w"]:
-        """The mask; errors as for `read_mask`."""
-        return read_mask(self.root / self.paths[row], self.ids[row])
+        """Return the mask; errors as for `read_mask`."""
+        mask = read_mask(self.root / self.paths[row], self.ids[row])
+        if self.numbers == tuple(range(len(self.numbers))):
+            return mask
+        classes = np.full(VOID + 1, VOID, dtype=np.uint8)
+        classes[list(self.numbers)] = range(len(self.numbers))
+        return classes[mask]
 
     def content(self, row: int) -> bytes:
-        """What is in the file of a row."""
-        return digest_of_file(self.root / self.paths[row], self.ids[row])
+        """Return a digest of the file of a row, and of what its values stand for."""
+        digest = digest_of_file(self.root / self.paths[row], self.ids[row])
+        return digest if self.numbers == tuple(range(len(self.numbers))) else digest + bytes(self.numbers)
 
 
 def mask_names(folder: Path, images: Sequence[str]) -> list[str]:
@@ -74,10 +141,22 @@ def mask_names(folder: Path, images: Sequence[str]) -> list[str]:
     return [f"masks/{there[str(Path(name).with_suffix(''))]}" for name in images]
 
 
-def masked_samples(root: Path, images: Sequence[str], masks: Sequence[str], class_names: Sequence[str]) -> Samples:
-    """A split of images and masks; paths are relative to `root`. Samples have no label: their targets are 0."""
-    samples = image_samples(root, images, np.zeros(len(images), dtype=np.uint32), class_names)
-    return replace(samples, mask=MaskFiles(root, PackedNames(masks), samples.ids))
+def masked_samples(
+    root: Path,
+    images: Sequence[str],
+    masks: Sequence[str],
+    class_names: Sequence[str],
+    *,
+    numbers: tuple[int, ...] = (),
+    as_displayed: bool = False,
+) -> Samples:
+    """Return a split of images and masks; paths are relative to `root`. Samples have no label: their targets are 0.
+
+    numbers: as for `MaskFiles`. as_displayed: as for `decode`, of the images; masks are read as they are.
+    """
+    labels = np.zeros(len(images), dtype=np.uint32)
+    samples = image_samples(root, images, labels, class_names, as_displayed=as_displayed)
+    return replace(samples, mask=MaskFiles(root, PackedNames(masks), samples.ids, numbers))
 
 
 def check_mask(
@@ -87,7 +166,7 @@ def check_mask(
     if mask.shape != (image.height, image.width):
         raise FungiError(
             f"sample {sample_id!r}: its mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {image.width} x "
-            f"{image.height}. Replace the mask."
+            f"{image.height}. Replace the mask; it has to fit the image as viewers show it."
         )
     present = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=VOID + 1)).tolist()
     if foreign := [value for value in present if value >= classes and value != VOID]:

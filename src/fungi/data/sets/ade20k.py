@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fungi.data.base import MaskRules, Samples, register_dataset
 from fungi.data.formats.archives import find_archive, unpack_file, unpack_folder
-from fungi.data.formats.image_files import image_names
+from fungi.data.formats.image_folders import image_names
 from fungi.data.formats.mask_files import masked_samples
 from fungi.data.places import Place, reading
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import find_archive, unpack_file, unpack_folder
-from fungi.data.formats.image_files import class_folders, image_names, image_samples
+from fungi.data.formats.image_files import image_samples
+from fungi.data.formats.image_folders import class_folders, image_names
 from fungi.data.places import Place, reading
 from fungi.errors import FungiError, MissingFilesError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.archives import find_archive, is_there, made_whole
-from fungi.data.formats.image_files import class_folder_samples, class_folders
+from fungi.data.formats.image_folders import class_folder_samples, class_folders
 from fungi.data.places import Place, reading
 from fungi.errors import FungiError
 from fungi.runtime.log import logger

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from fungi.data.base import Samples, open_split
-from fungi.data.formats.image_files import image_names, image_samples
+from fungi.data.formats.image_files import image_samples
+from fungi.data.formats.image_folders import image_names
 from fungi.errors import FungiError, MissingFilesError
 
 

@@ -1,0 +1,45 @@
+"""Names of splits: which folder, or split of a saved dataset, holds the training rows and which the test rows."""
+
+from collections.abc import Sequence
+
+from fungi.runtime.log import logger
+
+SPLIT_NAMES = {
+    "train": ("train", "training", "train_set", "training_set", "trainset"),
+    "valid": ("valid", "val", "validation", "dev", "valid_set", "validation_set"),
+    "test": ("test", "testing", "test_set", "testset", "eval", "evaluation", "holdout"),
+}
+"""Split -> the names under which it may be there, in lower case."""
+
+
+def recognised_splits(names: Sequence[str]) -> dict[str, str]:
+    """Return split -> its name among `names`, for the names that say what they hold."""
+    by_lower = {name.lower().replace("-", "_"): name for name in reversed(names)}
+    places = {
+        split: next((by_lower[name] for name in known if name in by_lower), None)
+        for split, known in SPLIT_NAMES.items()
+    }
+    return {split: name for split, name in places.items() if name is not None}
+
+
+def split_places(dataset: str, names: Sequence[str], *, all_are_splits: bool = False) -> dict[str, str]:
+    """Return split -> its name among `names`, with `train` first. Two splits are train and test, whatever their names.
+
+    all_are_splits: whether names that say nothing are splits, too; two of those are train and test in their order.
+    Empty where no split is recognised. Logs a name that was not taken literally, and names that are left out.
+    """
+    places = recognised_splits(names)
+    others = [name for name in names if name not in places.values()]
+    if len(names) == 2 and len(others) == 1 and ("train" in places) != ("test" in places):
+        missing = "test" if "train" in places else "train"
+        places, others = {**places, missing: others[0]}, []
+    elif len(names) == 2 and len(others) == 2 and all_are_splits:
+        places, others = dict(zip(("train", "test"), names, strict=True)), []
+    elif set(places) == {"train", "valid"}:
+        places = {"train": places["train"], "test": places["valid"]}
+    for split, name in places.items():
+        if split not in SPLIT_NAMES or name.lower() not in SPLIT_NAMES[split]:
+            logger.info(f"{dataset}: {name} is its split {split}.")
+    if places and others:
+        logger.warning(f"{dataset}: left out, neither train, valid nor test: {', '.join(sorted(others))}.")
+    return {split: places[split] for split in SPLIT_NAMES if split in places}
