@@ -158,6 +158,7 @@ def test_the_library_of_this_python_fills_all_classes_alike():
     ("content", "complaint"),
     [
         ("text,label\na,0.5\nb,3.5\n", r"row 0 has the label 0.5"),
+        ("text,label\na,1e400\n", "row 0 has the label inf"),
         ("text,label\n", r"train.csv has a header and no rows"),
         ("text,label,label\na,0,1\n", r"train.csv has the column 'label' more than once"),
     ],

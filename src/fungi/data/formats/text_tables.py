@@ -102,7 +102,7 @@ class TextTable:
     def _label(self, value: Any, row: int, path: Path) -> int:
         try:
             return self.rule(value) if self.rule else self._class(value)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):  # infinity
             raise FungiError(
                 f"{path}: row {row} has the label {value!r}; expected a number below {len(self.class_names)} or one of "
                 f"{', '.join(self.class_names[:4])}, ... Mend that row."
