@@ -11,6 +11,7 @@ There are two ways of discovering entries:
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from fungi.errors import unknown_name
@@ -80,9 +81,7 @@ class Registry(Generic[Entry]):
         return iter(self.names())
 
     def _modules(self) -> list[str]:
-        package = importlib.import_module(self._package)
-        modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
-        return [name for name in modules if not name.startswith("_") and name not in self._common]
+        return [name for name in _modules_of(self._package) if name not in self._common]
 
     def _discover(self, only: str | None = None) -> None:
         if self._discovered:
@@ -91,6 +90,13 @@ class Registry(Generic[Entry]):
             if not self._lazy or only is None or _name_of(module) == only:
                 importlib.import_module(f"{self._package}.{module}")
         self._discovered = not self._lazy
+
+
+@cache
+def _modules_of(package: str) -> tuple[str, ...]:
+    """Return the names of the public modules of a package; kept, since a grid asks for them thousands of times."""
+    path = importlib.import_module(package).__path__
+    return tuple(module.name for module in pkgutil.iter_modules(path) if not module.name.startswith("_"))
 
 
 def _name_of(module: str) -> str:

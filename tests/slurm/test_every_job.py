@@ -38,8 +38,8 @@ def evaluation(command: str, flags: str = TWO_FEATURES) -> Trial:
     return Trial(flags={command: flags}, after=("grads_all_multi",))
 
 
-def text_evaluation(command: str) -> Trial:
-    return Trial("texts", "tiny-bert", {command: TWO_FEATURES}, after=("text/grads_all_multi",))
+def text_evaluation(command: str, more: str = "") -> Trial:
+    return Trial("texts", "tiny-bert", {command: f"{TWO_FEATURES} {more}"}, after=("text/grads_all_multi",))
 
 
 TRIALS = {
@@ -51,8 +51,8 @@ TRIALS = {
     "grads_kl_multi": extraction("train"),
     "grads_simclr_multi": extraction("test"),
     "merge": Trial(splits=("train",), after=("grads_all_multi", "grads_deepcluster_multi")),
-    "concat": evaluation("knn"),
-    "concat_few_shot": evaluation("knn"),
+    "concat": evaluation("knn", f"{TWO_FEATURES} --k 5"),
+    "concat_few_shot": evaluation("knn", f"{TWO_FEATURES} --k 5"),
     "concat_linear": evaluation("linear"),
     "concat_linear_few_shot": evaluation("linear", f"{TWO_FEATURES} --shots 3"),
     "cluster": evaluation("cluster"),
@@ -63,8 +63,8 @@ TRIALS = {
     "audio/grads_all_multi": extraction("test", data="sounds", backbone="tiny-ssast"),
     "text/grads_all_multi": extraction("train", "test", data="texts", backbone="tiny-bert"),
     "text/in_context": text_evaluation("in-context"),
-    "text/concat_ten_shot": text_evaluation("knn"),
-    "text/concat_few_shot_stratified": text_evaluation("knn"),
+    "text/concat_ten_shot": text_evaluation("knn", "--k 5"),
+    "text/concat_few_shot_stratified": text_evaluation("knn", "--k 5"),
     "retrieval/extract": extraction("train", "test", data="landmarks"),
     "retrieval/grads_dino_multi": extraction("test", data="landmarks"),
     "retrieval/grads_kl_multi": extraction("test", data="landmarks"),

@@ -97,13 +97,17 @@ def chosen_jobs(
 
 def expected_files(grid: Grid, jobs: Jobs, stage: str) -> dict[tuple[str, str], list[Path]]:
     """Return the files that the jobs of a stage have to give, by pair of backbone and dataset."""
+    calls = [call for _, call in jobs if call.stage == stage]
+    return _by_pair([_expected(call, grid, elements(grid, call)) for call in calls])
+
+
+def _by_pair(expected: Sequence[Mapping[Element, Expected]]) -> dict[tuple[str, str], list[Path]]:
+    """Return the files of all elements of each pair, each once."""
     files: dict[tuple[str, str], dict[Path, None]] = {}
-    for _, call in jobs:
-        if call.stage == stage:
-            settings_of = ElementSettings(call, grid)
-            # Shards of a split give the same files.
-            for element in {(*element.pair, element.split): element for element in elements(grid, call)}.values():
-                files.setdefault(element.pair, {}).update(dict.fromkeys(settings_of(element).outputs()))
+    for of_call in expected:
+        splits = {(*element.pair, element.split): part for element, part in of_call.items()}  # shards share theirs
+        for (backbone, dataset, _), part in splits.items():
+            files.setdefault((backbone, dataset), {}).update(dict.fromkeys(part.paths))
     return {pair: list(paths) for pair, paths in files.items()}
 
 
@@ -115,16 +119,17 @@ def files_of(files: Mapping[tuple[str, str], list[Path]], pair: tuple[str, str])
 
 def progress_of_jobs(grid: Grid, jobs: Jobs, queue: Queue) -> list[tuple[Submittable, list[Progress]]]:
     """Return the state of every element of every job that has some, in the order of the stages."""
-    extracted, scored = (expected_files(grid, jobs, stage) for stage in ("extraction", "evaluation"))
     shown = []
+    expected: dict[str, list[Mapping[Element, Expected]]] = {}  # by stage
     for submitted in submittable(grid, jobs):
         call, points = submitted.call, submitted.points
-        if call.stage in ("merge", "report"):
-            files = extracted if call.stage == "merge" else scored
-            expected = {element: Expected(files_of(files, element.pair)) for element in points}
+        if before := {"merge": "extraction", "report": "evaluation"}.get(call.stage):
+            files = _by_pair(expected.get(before, []))
+            own = {element: Expected(files_of(files, element.pair)) for element in points}
         else:
-            expected = _expected(call, grid, points)
-        shown.append((submitted, progress_of(grid, call, expected, queue, points)))
+            own = _expected(call, grid, points)
+        expected.setdefault(call.stage, []).append(own)
+        shown.append((submitted, progress_of(grid, call, own, queue, points)))
     return _without_doomed(shown)
 
 

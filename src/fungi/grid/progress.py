@@ -22,6 +22,8 @@ DONE, QUEUED, FAILED, MISSING = "done", "queued", "failed", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, MISSING)
 LEFT = (FAILED, MISSING)
 """States of elements that have to be submitted again."""
+LOGS_READ = 500
+"""Logs of failed attempts that are read for each job (thousands fail for few reasons)."""
 _HERE = socket.gethostname()
 
 
@@ -118,7 +120,7 @@ def _state(
         return RUNNING, ", ".join(filter(None, (so_far, f"job {attempt.job} on {attempt.host}" if attempt.job else "")))
     if attempt.state == INTERRUPTED and attempt.job in queue.states:
         return QUEUED, f"job {attempt.job}, to go on"
-    return FAILED, _why(attempt)
+    return FAILED, _why(attempt, splits.may_read_a_log())
 
 
 @dataclass
@@ -130,7 +132,13 @@ class _Splits:
 
     grid: Grid
     differences: dict[Path, str] = field(default_factory=dict)
+    logs: int = 0
     _unfinished: dict[tuple[Path, ...], list[tuple[int, set[int]] | None]] = field(default_factory=dict)
+
+    def may_read_a_log(self) -> bool:
+        """Return whether the log of another failed attempt is read: those of the first LOGS_READ."""
+        self.logs += 1
+        return self.logs <= LOGS_READ
 
     def difference(self, expected: Expected) -> str:
         """Return how an existing file of these differs from what is asked for; empty for none."""
@@ -232,11 +240,11 @@ def _still_runs(attempt: Attempt, queue: Queue) -> bool:
     return True
 
 
-def _why(attempt: Attempt) -> str:
+def _why(attempt: Attempt, read_log: bool) -> str:
     """Return the last line of the log, and how the attempt ended."""
     end = {RUNNING: "ended without a word: killed, or its node failed", INTERRUPTED: "interrupted"}
     how = end.get(attempt.state, f"status {attempt.status}")
-    lines = _last_lines(Path(attempt.log)) if attempt.log else []
+    lines = _last_lines(Path(attempt.log)) if attempt.log and read_log else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return "; ".join(filter(None, (last, f"{how} ({attempt.log or 'no log file'})")))
 

@@ -39,7 +39,7 @@ class Attempt:
 
     @classmethod
     def begin(cls, environ: Mapping[str, str], root: Path) -> "Attempt":
-        """The attempt that this process makes now below a root."""
+        """Return the attempt that this process begins now below a root."""
         array, index = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
         return cls(
             job=f"{array}_{index}" if array else environ.get("SLURM_JOB_ID", ""),
@@ -52,7 +52,7 @@ class Attempt:
         )
 
     def finished(self, status: int, *, interrupted: bool = False) -> "Attempt":
-        """The same attempt after its end."""
+        """Return the same attempt after its end."""
         return replace(self, state=INTERRUPTED if interrupted else ENDED, status=status, ended=time.time())
 
 
@@ -63,36 +63,40 @@ class Records:
         self._folder = root / "progress" / call.key
 
     def write(self, element: Element, attempt: Attempt) -> None:
-        """Note an attempt; the last one counts."""
+        """Write an attempt down; the last one counts."""
         write_whole(self._path(element), json.dumps(asdict(attempt), indent=1))
 
     def read(self, element: Element) -> Attempt | None:
-        """The last attempt at an element, if there was one."""
-        path = self._path(element)
-        try:
-            return Attempt(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # none, or damaged: nothing is decided by it
-            return None
+        """Return the last attempt at an element, if there was one."""
+        return _attempt_of(self._path(element))
 
     def read_all(self, elements: Iterable[Element]) -> dict[Element, Attempt]:
         """Return the last attempts at those elements that have one: the folder is listed once."""
         try:
-            names = {path.name for path in self._folder.iterdir()}
+            paths = {path.name: path for path in self._folder.iterdir()}
         except OSError:
             return {}
-        pairs = ((element, self.read(element)) for element in elements if f"{element.key}.json" in names)
-        return {element: attempt for element, attempt in pairs if attempt is not None}
+        named = ((element, paths.get(f"{element.key}.json")) for element in elements) if paths else ()
+        attempts = ((element, _attempt_of(path)) for element, path in named if path is not None)
+        return {element: attempt for element, attempt in attempts if attempt is not None}
 
     def any(self) -> bool:
-        """Whether anything of this job was ever started."""
+        """Return whether anything of this job was ever started."""
         return self._folder.is_dir()
 
     def _path(self, element: Element) -> Path:
         return self._folder / f"{element.key}.json"
 
 
+def _attempt_of(path: Path) -> Attempt | None:
+    try:
+        return Attempt(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):  # none, or damaged: nothing is decided by it
+        return None
+
+
 def same_folder(one: Path, other: Path) -> bool:
-    """Whether two names lead to one folder; a folder that is gone is no other's."""
+    """Return whether two names lead to one folder; a folder that is gone is the same by its name alone."""
     return one == other or (one.exists() and other.exists() and one.samefile(other))
 
 

@@ -20,6 +20,10 @@ submit what failed or is missing. Reads the files below the root and writes noth
 Of many elements with the same trouble one is shown; --verbose shows all."""
 
 
+SHOWN_CALLS = 8
+"""Calls of sbatch that are printed: nobody types more."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StatusSettings(GridSettings):
     """Which jobs to look at."""
@@ -64,6 +68,8 @@ def command_lines(grid: "Grid", project: Path, left: "Sequence[tuple[Submittable
     if not (grid.root / "logs").is_dir():
         yield f"mkdir -p {shlex.quote(str(grid.root / 'logs'))}"
     environment = JobEnvironment(project, declared, default_python(os.environ), ClusterLimits.ask().array)
-    for submitted, indices in left:
-        for array in arrays(grid, submitted, environment, indices):
-            yield array.as_shell(environment)
+    calls = [array for submitted, indices in left for array in arrays(grid, submitted, environment, indices)]
+    for array in calls[:SHOWN_CALLS]:
+        yield array.as_shell(environment)
+    if len(calls) > SHOWN_CALLS:
+        yield f"and {len(calls) - SHOWN_CALLS} more arrays, which fungi submit --missing submits"

@@ -117,13 +117,15 @@ def arrays(
 ) -> list[Array]:
     """Return the calls of sbatch for some elements of a job; several where there are more than an array may have."""
     pack = pack_of(grid, submitted.call)
-    packs = {index: index // pack for index in indices}
+    packs: dict[int, list[int]] = {}
+    for index in indices:
+        packs.setdefault(index // pack, []).append(index)
     listed = []
-    for first, part in chunks(packs.values(), jobs.max_array):
+    for first, part in chunks(packs, jobs.max_array):
         shape = shape_of(grid, submitted.call, first=first)
         variables = shape.variables() | ({PARTIAL: "1"} if len(part) < -(-submitted.count // pack) else {})
         command = _command(grid, submitted, jobs, shape, part, after, grid.limit)
-        tasks = {index: task - first for index, task in packs.items() if task - first in part}
+        tasks = {index: task for task in part for index in packs[first + task]}
         listed.append(Array(command, variables, tasks))
     return listed
 
