@@ -203,7 +203,7 @@ def test_the_published_usage_runs_word_for_word_and_agrees_with_our_own_shorter_
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = VisionTransformer(patch_size=16, embed_dim=24, depth=12, num_heads=2, num_classes=0).eval()
-    items = dataset(3)
+    items = dataset(2)
     short = FUNGIWrapper(
         model,
         "blocks.11.attn.proj",
@@ -217,7 +217,7 @@ def test_the_published_usage_runs_word_for_word_and_agrees_with_our_own_shorter_
     scope = {"model": model, "train_dataset": items, "dataset": items, "DataLoader": DataLoader}
     exec(PUBLISHED_USAGE, scope | {"embeddings": expected[:, :24]}, scope)
     features = scope["features"]
-    assert features.shape == expected.shape == (3, 4 * 24)
+    assert features.shape == expected.shape == (2, 4 * 24)
     # bfloat16 rounds in other places where batches have other sizes
     for ours, theirs in zip(expected.split(24, dim=1), features.split(24, dim=1), strict=True):
         assert float(torch.cosine_similarity(ours, theirs).min()) > 0.999

@@ -1,0 +1,59 @@
+"""Projections that do not fit into the free memory are refused before they are drawn."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fungi.commands import COMMANDS
+from fungi.errors import FungiError
+from fungi.gradients import projection_memory
+from fungi.gradients.projection_memory import require_memory
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+HGNET = (2048, 1025)  # outputs, inputs with the bias: the last layer of hgnetv2_b0
+
+
+def test_a_stage_names_size_and_ways_out_and_draws_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(projection_memory, "free_bytes", lambda device: 10**6)
+    arguments = f"--dataset digits --split test --objective kl --root {tmp_path / 'features'}"
+    assert COMMANDS["extract-gradients"].main(arguments.split()) == 2
+    said = capfd.readouterr().err
+    assert "a binary projection of 96 x 9,312 entries takes 0.0 GB of cpu memory, 0.0 GB are free." in said
+    assert "Use --projection-kind khatri-rao" in said
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "dtype", "free", "fits"),
+    [
+        (
+            "binary",
+            CPU,
+            torch.float32,
+            17.0e9,
+            False,
+        ),  # 2,048 x 2,099,200 entries of 4 bytes: 17.2 GB, bits beside them
+        ("binary", CPU, torch.float32, 17.8e9, True),
+        ("binary", CUDA, torch.bfloat16, 8.7e9, True),
+        ("binary", CUDA, torch.bfloat16, 8.5e9, False),
+        ("gaussian", CUDA, torch.bfloat16, 17.0e9, False),  # float32 in the main memory, until it is on the device
+        ("khatri-rao", CPU, torch.float32, 0, True),
+    ],
+)
+def test_entries_are_counted_as_drawn_and_as_multiplied(
+    kind: str, device: torch.device, dtype: torch.dtype, free: float, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection_memory, "free_bytes", lambda device: int(free))
+    if fits:
+        require_memory(kind, 2048, HGNET, device, dtype, "")
+        return
+    with pytest.raises(FungiError, match=r"projection of 2,048 x 2,099,200 entries takes .* GB .*\. Do this\."):
+        require_memory(kind, 2048, HGNET, device, dtype, "Do this.")
+
+
+def test_where_free_memory_is_not_known_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection_memory, "free_bytes", lambda device: None)
+    require_memory("binary", 2048, HGNET, CPU, torch.float32, "")
