@@ -60,6 +60,8 @@ OTHER_VALUES = {
     "split": {"split": "train"},
     "ablation": {"ablation": ("pca",)},
     "profile": {"profile": "published"},
+    "embedding_precision": {"embedding_precision": "tf32"},
+    "views": {"views": "native"},
     "search": {"search": "faiss"},
     "storage": {"storage": "float16"},
     "vote": {"vote": "weighted"},

@@ -24,6 +24,7 @@ from fungi.runtime.files import locked, write_whole
 from fungi.runtime.log import logger
 from fungi.runtime.owner import remove_orphans
 from fungi.store.code_version import CodeVersion, difference
+from fungi.store.seal import checksum_of_record
 
 Scores = dict[str, Any]
 SCHEMA_VERSION = 1
@@ -109,7 +110,8 @@ class ResultFile:
         """Write the file anew, with what another evaluation of the same settings and files wrote in the meantime."""
         with locked(self.path):
             self._merge_file()
-            write_whole(self.path, json.dumps(self.content()) + "\n")
+            content = plain(self.content())
+            write_whole(self.path, json.dumps(content | {"checksum": checksum_of_record(content)}) + "\n")
 
     def _resume(self) -> None:
         remove_orphans(self.path.parent)
@@ -175,6 +177,7 @@ _OWN_ENTRIES = {
     "complete",
     "results",
     "runs",
+    "checksum",
 }
 """Entries of a file that `ResultFile` makes itself; all others are facts."""
 
@@ -204,6 +207,11 @@ def read_result(path: Path) -> dict[str, Any]:
             raise FungiError(f"{path} is no result file: it has no entry {name!r}, or it is of another form.")
     if not all(isinstance(scores, dict) for scores in content["results"].values()):
         raise FungiError(f"{path} is no result file: an entry of 'results' is of another form.")
+    if "checksum" in content and content["checksum"] != checksum_of_record(content):
+        raise FungiError(
+            f"{path} is damaged, or was edited: it does not have the checksum that it was written with. Run its"
+            " evaluation again, or remove its entry 'checksum' if the change was on purpose."
+        )
     return content
 
 

@@ -1,0 +1,80 @@
+"""Blocks on their way to the disk: the copy follows its block at once, and the file records what computed it."""
+
+import json
+
+import h5py
+import pytest
+import torch
+
+from fungi.extraction import pipeline, writing
+from fungi.store.blocks import BlockFolder
+from tests.store.blocks import VALUES, fill, planned
+
+
+def test_the_copy_of_a_block_is_queued_before_the_next_block_is_computed(embeddings, tmp_path, monkeypatch):
+    """A device works through its queue in order: a copy that is queued later waits for all blocks that came before."""
+    queue: list[str] = []
+    compute, start_copy = pipeline.core.compute, pipeline.start_copy
+
+    def computing(*arguments):
+        queue.append("compute")
+        return compute(*arguments)
+
+    def copying(*arguments):
+        queue.append("copy")
+        return start_copy(*arguments)
+
+    monkeypatch.setattr(pipeline.core, "compute", computing)
+    monkeypatch.setattr(pipeline, "start_copy", copying)
+    assert embeddings(tmp_path, "--split", "train", "--batch-size", "2") == 0
+    assert queue == [*["compute"] * 2, "copy"] * 3 + ["compute", "copy"]  # 14 rows: blocks of 4, batches of 2
+
+
+def test_a_copy_to_the_host_waits_for_its_own_event_alone(monkeypatch):
+    waits: list[str] = []
+
+    class Event:
+        def synchronize(self) -> None:
+            waits.append("event")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: waits.append("device"))
+    rows = {"kl": {"attn": torch.ones(2, 3)}}
+    assert writing.HostBlock(rows, Event()).wait() is rows
+    assert writing.start_copy([rows, rows], torch.device("cpu")).wait()["kl"]["attn"].shape == (4, 3)
+    assert waits == ["event"]
+
+
+def test_devices_that_differ_are_recorded_and_said(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("fungi.runtime.log.logger.propagate", True)
+    blocks, path = planned(tmp_path)
+    for span, device in zip(blocks.missing(), ("NVIDIA A100", "NVIDIA H100, compiled"), strict=False):
+        blocks.write(span, {"attn": VALUES[span.start : span.stop]}, computed_on=device)
+    fill(blocks)
+    pipeline.assemble(blocks, path)
+    with h5py.File(path) as file:
+        assert json.loads(file.attrs["computed_on"]) == ["NVIDIA A100", "NVIDIA H100, compiled"]
+    assert "were computed on NVIDIA A100; NVIDIA H100, compiled, whose roundings differ" in caplog.text
+
+
+def test_a_plain_run_records_the_processor(embeddings, tmp_path):
+    assert embeddings(tmp_path, "--split", "test") == 0
+    with h5py.File(next((tmp_path / "embeddings").rglob("test.h5"))) as file:
+        assert json.loads(file.attrs["computed_on"]) == ["cpu"]
+
+
+@pytest.mark.parametrize("kind", ["binary", "sparse"])
+def test_a_projection_under_the_name_of_another_seed_is_refused(kind, gradients, tmp_path, capsys):
+    flags = ("--objective", "kl", "--set", "--split", "test", "--projection-kind", kind)
+    assert gradients(tmp_path, *flags) == 0
+    (matrix,) = (tmp_path / "projections").glob("*.pth")
+    matrix.rename(matrix.with_name(matrix.name.replace("seed42", "seed7")))
+    assert gradients(tmp_path / "other", *flags, "--seed", "7") == 0  # a matrix of its own
+    assert gradients(tmp_path, *flags, "--seed", "7") == 2
+    assert f"holds another matrix than its name says: {kind} with seed 42" in capsys.readouterr().err
+
+
+def test_work_of_another_version_of_the_program_is_still_told_apart(tmp_path):
+    blocks, _ = planned(tmp_path)
+    fill(blocks)
+    version, device = BlockFolder.open(blocks.folder).origin(blocks.manifest.spans()[0])
+    assert (version.code != "unknown", device) == (True, "")
