@@ -7,6 +7,7 @@ waits for that block alone and never for what was queued since.
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,12 +24,20 @@ WAITING_BLOCKS = 4
 """Blocks that may wait for the disk before the computation waits, too; each holds a few megabytes."""
 
 
+@runtime_checkable
+class Event(Protocol):
+    """A point in the queue of a device, such as `torch.cuda.Event`."""
+
+    def synchronize(self) -> None:
+        """Wait until the device is there."""
+
+
 @dataclass(frozen=True)
 class HostBlock:
     """Rows of a block in the memory of the host; complete once `arrived` has happened."""
 
     arrays: core.Computed
-    arrived: torch.cuda.Event | None
+    arrived: Event | None
 
     def wait(self) -> core.Computed:
         """Wait for the copy, and return the arrays."""
