@@ -296,6 +296,35 @@ def test_an_absent_item_is_named_by_row_and_column(column, feature, values, tmp_
         samples.load(1)
 
 
+def test_a_dataset_of_the_hub_is_fetched_once_and_then_read_from_disk(tmp_path, monkeypatch):
+    import datasets
+
+    fetched = []
+
+    def load(repository):
+        fetched.append(repository)
+        return DatasetDict(train=texts([0, 1]), test=texts([1]))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for _ in range(2):
+        assert len(open_split("films=hf:someone/films", "train", tmp_path)) == 2
+    assert fetched == ["someone/films"]
+
+
+def test_a_dataset_of_the_hub_that_cannot_be_fetched_says_both_ways_out(tmp_path, monkeypatch):
+    import datasets
+
+    def load(repository):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(
+        MissingFilesError, match=r"no folder someone/films, .*\(no network\).*copy .*someone--films here"
+    ):
+        resolve_dataset("films=hf:someone/films", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 # Masks of every make.
 
 

@@ -235,3 +235,10 @@ def test_cross_validation_repeats_with_its_seed():
         cross_validation_accuracies(rows, 5, LogisticOptions(solver="lbfgs", seed=seed)).tolist() for seed in (1, 1, 2)
     ]
     assert scores[0] == scores[1] != scores[2]
+
+
+def test_a_validation_split_without_features_is_refused_with_the_nearest(tmp_path):
+    make_folder(tmp_path)
+    settings = LinearSettings(root=(tmp_path,), valid_split="tests")
+    with pytest.raises(FungiError, match=r"--valid-split tests: .*Did you mean 'test'\? It has: test, train"):
+        settings.splits(tmp_path)

@@ -197,8 +197,8 @@ def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:
     """The dataset that `--dataset` names: one of the enumeration, or a user's own.
 
     text: a name of the enumeration; `NAME=folder:PATH` (folders `train`, `test`, perhaps `valid`, of class folders);
-        `NAME=hf:PATH` (a `datasets` dataset saved to disk); `NAME=masks:PATH` (folders `train` and `test` of
-        `images` and `masks`); or a NAME for which `<data_dir>/NAME` is either.
+        `NAME=hf:PATH` (a `datasets` dataset saved to disk, or `owner/name` on the hub); `NAME=masks:PATH` (folders
+        `train` and `test` of `images` and `masks`); or a NAME for which `<data_dir>/NAME` is either.
     Raises FungiError for a name that leads nowhere.
     """
     if text in DATASETS:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fungi.data.base import DatasetSpec, MaskRules, Samples
 from fungi.data.drawn import SPLITS, DrawnSplit
-from fungi.data.formats.hf_disk import modality_of, open_saved, saved_classes, saved_splits
+from fungi.data.formats.hf_disk import hub_copy, modality_of, open_saved, saved_classes, saved_splits
 from fungi.data.formats.image_files import AS_DISPLAYED
 from fungi.data.formats.image_folders import (
     class_folder_samples,
@@ -26,9 +26,11 @@ from fungi.errors import FungiError, MissingFilesError, did_you_mean
 from fungi.runtime.log import logger
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""`owner/name`, as the Hugging Face hub calls its datasets."""
 _FORMS = (
     "NAME=folder:PATH (train/ and test/ of class folders), NAME=split:PATH (class folders alone, of which a fifth is "
-    "set aside for testing), NAME=hf:PATH (a DatasetDict saved to disk) or "
+    "set aside for testing), NAME=hf:PATH (a DatasetDict saved to disk, or owner/name on the Hugging Face hub) or "
     "NAME=masks:PATH (train/ and test/ of images/ and masks/)"
 )
 
@@ -49,6 +51,8 @@ def own_dataset(text: str, data_dir: Path | None, known: Iterable[str]) -> Datas
             "beginning with a letter or a digit."
         )
     root = Path(path).expanduser().absolute()
+    if kind == "hf" and not root.is_dir() and _HUB_ID.fullmatch(path):
+        root = hub_copy(path, (data_dir or Path("data")).expanduser().absolute() / "hub" / path.replace("/", "--"))
     if not root.is_dir():
         raise MissingFilesError(f"--dataset {text!r}: there is no folder {root}. Correct the path.")
     return _SPECS[kind](name, root)

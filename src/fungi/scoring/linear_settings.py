@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fungi.data.base import DATASETS
-from fungi.errors import FungiError
+from fungi.errors import FungiError, did_you_mean
 from fungi.evaluators import NO_CYANURE, Solver, usual_solver
 from fungi.runtime.log import logger
 from fungi.scoring.feature_settings import FewShotSettings
@@ -105,7 +105,18 @@ class LinearSettings(FewShotSettings):
             there = self._names_valid_files
         else:
             there = Layout(root).embeddings(self.dataset_name, self.backbone_name, self.valid_split).is_file()
+            if not there and self.valid_split != "valid":
+                raise self._no_valid_split(root)
         return ("train", "valid", "test") if there else ("train", "test")
+
+    def _no_valid_split(self, root: Path) -> FungiError:
+        folder = Layout(root).embeddings(self.dataset_name, self.backbone_name, self.valid_split).parent
+        there = sorted(path.stem for path in folder.glob("*.h5"))
+        return FungiError(
+            f"--valid-split {self.valid_split}: there are no features of that split in {folder}."
+            f"{did_you_mean(self.valid_split, there)} It has: {', '.join(there) or 'none'}. Without the flag, "
+            "lambda is chosen on a fifth of the train rows."
+        )
 
     @property
     def takes_files(self) -> bool:

@@ -17,10 +17,12 @@ from jaxtyping import UInt32
 
 from fungi.data.base import Samples
 from fungi.data.content import digest_of_bytes, digest_of_file, digest_of_item
+from fungi.data.formats.archives import made_whole
 from fungi.data.formats.image_files import AS_DISPLAYED, decode
 from fungi.data.formats.image_folders import composed
 from fungi.data.names import PackedNames
 from fungi.errors import FungiError, MissingFilesError
+from fungi.runtime.log import logger
 
 Kind = Literal["vision", "text"]
 NameRows = Callable[[list[str], np.ndarray, Sequence[str]], list[str]]
@@ -88,6 +90,29 @@ def saved_splits(path: Path) -> list[str]:
         ) from None
     except (KeyError, ValueError) as error:
         raise FungiError(f"{listing} can't be read ({error}). Save the dataset again.") from None
+
+
+def hub_copy(repository: str, target: Path) -> Path:
+    """Return the folder of a saved copy of a dataset of the Hugging Face hub; download it where it is not there yet.
+
+    MissingFilesError where the hub can't be reached or has no such dataset.
+    """
+    if (target / "dataset_dict.json").is_file():
+        return target
+    from datasets import load_dataset
+
+    logger.info(f"downloading huggingface.co/datasets/{repository} to {target}")
+    try:
+        splits = load_dataset(repository)
+    except Exception as error:  # the hub client, its cache and the network raise nearly anything
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise MissingFilesError(
+            f"there is no folder {repository}, and huggingface.co/datasets/{repository} can't be fetched ({cause}). "
+            f"Correct the name, or run the same command on a machine with a network and copy {target} here."
+        ) from None
+    with made_whole(target) as work:
+        splits.save_to_disk(str(work))
+    return target
 
 
 def open_saved(
