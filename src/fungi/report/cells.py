@@ -11,7 +11,7 @@ import numpy as np
 from fungi.data.base import DATASETS
 from fungi.errors import FungiError, MissingFilesError
 from fungi.report.facts import Setting
-from fungi.report.features import entries_of, identity_of
+from fungi.report.features import identities
 from fungi.report.protocol import SEGMENTATION, Protocol, as_published, origin_of, protocol_of, task_of
 from fungi.report.uncertainty import LEVEL, Uncertainty, uncertainties
 from fungi.results.published import MEAN, Published, PublishedKey, mean_datasets, published_value
@@ -126,7 +126,7 @@ def cells_of(record: ResultRecord) -> list[Cell]:
     metrics: dict[str, Setting | None] = {metric_of(content): None}
     if task == "retrieval":
         metrics = {f"mAP-{letter}": Setting("difficulty", letter) for letter in ("M", "H")}
-    origin, cells = origin_of(content), []
+    origin, identity, cells = origin_of(content), identities(content), []
     shared: dict[str, Any] = {
         "backbone": origin["backbone"],
         "dataset": origin["dataset"],
@@ -145,7 +145,9 @@ def cells_of(record: ResultRecord) -> list[Cell]:
                 )
                 number = _number(content, metric, combination, uncertain.get(combination))
                 published = published_value(key) if shared["as_published"] else None
-                cells.append(Cell(protocol=protocol, published=published, **shared, **number))
+                cells.append(
+                    Cell(protocol=protocol, published=published, identity=identity[combination], **shared, **number)
+                )
     return cells
 
 
@@ -198,7 +200,6 @@ def _number(content: dict[str, Any], metric: str, combination: str, uncertainty:
         "value": 100 * scores[metric],
         "std": None if std is None else 100 * std,
         "gain": None if baseline is None or combination == EMBEDDINGS else 100 * (scores[metric] - baseline),
-        "identity": identity_of(entries_of(content, combination)),
         "rows": uncertainty and uncertainty.rows,
         "error": uncertainty and 100 * uncertainty.error,
         "p_value": uncertainty and uncertainty.p_value,

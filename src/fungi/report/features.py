@@ -25,15 +25,13 @@ Entry = dict[str, Any]
 """What a result's provenance says of one feature of one split: file, array, provenance, layer, size."""
 
 
-def entries_of(content: dict[str, Any], combination: str | None = None) -> list[tuple[str, Entry]]:
-    """Return (feature, entry) of every file that a result rests on, or of those of a combination."""
-    wanted = None if combination is None else combination.split("+")
+def entries_of(content: dict[str, Any]) -> list[tuple[str, Entry]]:
+    """Return (feature, entry) of every file that a result rests on."""
     return [
         (feature, entry)
         for run in content["provenance"]["features"]
         for split in run.values()
         for feature, entry in split.items()
-        if wanted is None or feature in wanted
     ]
 
 
@@ -53,14 +51,22 @@ def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
     return facts + [("extraction_dtype", name) for name in types]
 
 
-def identity_of(entries: Iterable[tuple[str, Entry]]) -> str:
-    """Return a hash of all that decides the features: equal for the same computation on the same data."""
-    facts = []
-    for feature, entry in entries:
-        provenance = entry.get("provenance")
-        decides = {name: value for name, value in (provenance or {}).items() if name not in WITNESSES}
-        facts.append([feature, decides or entry.get("file"), entry.get("layer"), entry.get("array")])
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
+def identities(content: dict[str, Any]) -> dict[str, str]:
+    """Return, for each combination of a result, a hash of all that decides its features.
+
+    The hash is equal for the same computation on the same data.
+    """
+    facts: list[tuple[str, str]] = []
+    for feature, entry in entries_of(content):
+        decides = {name: value for name, value in (entry.get("provenance") or {}).items() if name not in WITNESSES}
+        text = json.dumps([decides or entry.get("file"), entry.get("layer"), entry.get("array")], sort_keys=True)
+        facts.append((feature, text))
+    hashes = {}
+    for combination in content["results"]:
+        parts = combination.split("+")
+        texts = [f"{feature} {text}" for feature, text in facts if feature in parts]
+        hashes[combination] = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:6]
+    return hashes
 
 
 def _unusual(feature: str, entry: Entry) -> list[Fact]:

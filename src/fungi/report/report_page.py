@@ -135,10 +135,10 @@ def _narrow(table: Table) -> str:
     several, published = len({backbone for backbone, _ in table.rows}) > 1, any(cell.published for cell in cells)
     columns = [*(["Backbone"] if several else []), "Features", metric_in_words(cells[0].metric).capitalize()]
     columns += ["Gain", *(["Published"] if published else []), f"{span[0]:.0f} to {span[1]:.0f} %"]
-    rows = []
+    rows, best = [], _best_of(cells)
     for backbone, name, cell in found:
         baseline = table.cells.get((backbone, EMBEDDINGS, column))
-        row = [*([word(label(backbone))] if several else []), word(feature_in_words(name)), _score(cell, cells)]
+        row = [*([word(label(backbone))] if several else []), word(feature_in_words(name)), _score(cell, best)]
         row.append(_gain(cell))
         if published:
             beside = cell.published
@@ -150,15 +150,15 @@ def _narrow(table: Table) -> str:
 def _broad(table: Table) -> str:
     """Several datasets: a column for each, gain and published value within the cell."""
     of_columns = {
-        column: [cell for (_, _, dataset), cell in table.cells.items() if dataset == column]
+        column: _best_of([cell for (_, _, dataset), cell in table.cells.items() if dataset == column])
         for column in _filled(table)
     }
     rows = []
     for backbone, name in table.rows:
         row = [word(label(backbone)), word(feature_in_words(name))]
-        for column, beside in of_columns.items():
-            found = table.cells.get((backbone, name, column))
-            row.append(_full(found, beside) if found else ABSENT)
+        for column, best in of_columns.items():
+            cell = table.cells.get((backbone, name, column))
+            row.append(_full(cell, best) if cell else ABSENT)
         rows.append(row)
     return sortable_table(["Backbone", "Features", *(_column_title(table, column) for column in of_columns)], rows)
 
@@ -181,18 +181,17 @@ def _spread(cell: Cell) -> float:
     return cell.std if cell.std is not None else cell.error or 0.0
 
 
-def _is_best(cell: Cell, beside: Sequence[Cell]) -> bool:
-    """Return whether a cell is the best of several that differ; of equal ones, that of the fewest features is."""
-    values = [other.value for other in beside]
-    if max(values) == min(values):
-        return False
-    best = [other for other in beside if other.value == max(values)]
-    return cell is min(best, key=lambda other: by_size_and_order(other.combination))
+def _best_of(cells: Sequence[Cell]) -> Cell | None:
+    """Return the best of several cells that differ; of equal ones, that of the fewest features."""
+    highest = max(cell.value for cell in cells)
+    if highest == min(cell.value for cell in cells):
+        return None
+    return min((cell for cell in cells if cell.value == highest), key=lambda cell: by_size_and_order(cell.combination))
 
 
-def _score(cell: Cell, beside: Sequence[Cell]) -> Entry:
-    """Return the score and its spread; the best of those beside it is printed bold."""
-    kind = "best" if _is_best(cell, beside) else ""
+def _score(cell: Cell, best: Cell | None) -> Entry:
+    """Return the score and its spread; the best one is printed bold."""
+    kind = "best" if cell is best else ""
     known = cell.std is not None or cell.error is not None
     spread = f"<small>± {_spread(cell):.1f}</small>" if known else ""
     return Entry(f"<span class='{kind}'>{cell.value:.1f}</span>{spread}", cell.value, "number")
@@ -205,8 +204,8 @@ def _gain(cell: Cell) -> Entry:
     return Entry(f"<span class='{kind}'>{f'{cell.gain:+.1f}'.replace('-', '−')}</span>", cell.gain, "number")
 
 
-def _full(cell: Cell, beside: Sequence[Cell]) -> Entry:
-    score, gain = _score(cell, beside), _gain(cell)
+def _full(cell: Cell, best: Cell | None) -> Entry:
+    score, gain = _score(cell, best), _gain(cell)
     below = f"<br><small>published {cell.published.value:.1f}</small>" if cell.published else ""
     return Entry(f"{score.html} {gain.html}{below}", cell.value, "number")
 
