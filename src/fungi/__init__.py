@@ -2,7 +2,7 @@
 
 One package per step of the method; imports only point rightwards:
 
-    data -> views -> backbones -> objectives -> gradients -> store -> combine -> evaluators -> report -> cli
+    data -> views -> backbones -> objectives -> gradients -> store -> combine -> evaluators -> results -> report
 
 Common ground for all of them: `axes` (the legend of axis letters), `errors`, `registry`, `settings`, `runtime`.
 """

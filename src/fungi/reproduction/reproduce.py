@@ -2,15 +2,16 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Literal
 
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.reproduction.recipe import recipe_names, title_of, values_of
-from fungi.results.text import markdown
+from fungi.results.text import aligned
 from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 from fungi.settings import setting
@@ -90,33 +91,56 @@ def run(settings: ReproduceSettings) -> None:
                 )
 
 
+_LONGEST = 34
+"""Letters of what a table or figure shows, so that the list fits into 100 columns."""
+
+
 def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
-    """A line for every table and figure: what it is, needs (by name for tables that are named), costs, and how much of
-    it is filled."""
-    header = ["", "what", "values", "filled", "datasets", "backbones", "steps left", "GPU hours left", "GB left"]
-    rows = [[name, title_of(name), *_state(settings, name)] for name in names]
-    return markdown(header, rows) + (
-        f"\n\nsteps left: extractions + evaluations. GPU hours: extractions on one {settings.gpu.upper()}; ablations"
-        " and segmentation extract by themselves, and are not counted."
+    """Return a line for every table and figure: what it shows, how much of it is filled, what is left and its cost.
+
+    Datasets and backbones stand below in full for tables that are named, else as counts.
+    """
+    header = ["", "shows", "filled", "data", "models", "steps", "GPU h", "GB"]
+    states = {name: _state(settings, name) for name in names}
+    rows = [[name, shorten(title_of(name), _LONGEST, placeholder=" ..."), *states[name].row] for name in names]
+    lines = [aligned([header, *rows])]
+    if settings.tables:
+        lines += [f"{name}: {title_of(name)}\n{state.needs}" for name, state in states.items()]
+    lines.append(
+        "filled: values that are there, of those that are published.\n"
+        "data, models: numbers of datasets and backbones.\n"
+        "Left to do: steps (extractions + evaluations), hours of the extractions on one GPU of this kind:\n"
+        f"{settings.gpu.upper()}, GB on disk. Ablations and segmentation extract by themselves and are not counted."
     )
+    return "\n\n".join(lines)
 
 
-def _state(settings: ReproduceSettings, name: str) -> Iterator[str]:
+@dataclass(frozen=True)
+class _State:
+    """How far a table is. row: cells of the overview; needs: names of its datasets and backbones."""
+
+    row: list[str]
+    needs: str
+
+
+def _state(settings: ReproduceSettings, name: str) -> _State:
     from fungi.reproduction.outcome import outcome
     from fungi.reproduction.plan import plan
 
     values, home = values_of(name), settings.homes()[0]
-    planned = plan(values, home)
-    extractions, evaluations = planned.missing
+    extractions, evaluations = plan(values, home).missing
     ours = [value for value in values if not value.quoted and value.published is not None]
     runs = [run for value in values for run in value.evaluations]
-    yield str(len(values)) if ours else "-"
-    yield f"{sum(outcome(value, home) is not None for value in ours)} of {len(ours)}" if ours else "-"
-    for needed in ({run.dataset for run in runs}, {run.backbone for run in runs}):
-        yield ", ".join(sorted(needed)) if settings.tables else str(len(needed))
-    yield f"{len(extractions)} + {len(evaluations)}"
-    yield f"{sum(step.hours(settings.gpu) for step in extractions):.1f}"
-    yield f"{sum(step.gigabytes for step in extractions):.1f}"
+    datasets, backbones = sorted({run.dataset for run in runs}), sorted({run.backbone for run in runs})
+    row = [
+        f"{sum(outcome(value, home) is not None for value in ours)}/{len(ours)}" if ours else "-",
+        str(len(datasets)),
+        str(len(backbones)),
+        f"{len(extractions)} + {len(evaluations)}",
+        f"{sum(step.hours(settings.gpu) for step in extractions):.1f}",
+        f"{sum(step.gigabytes for step in extractions):.1f}",
+    ]
+    return _State(row, f"  datasets: {', '.join(datasets) or '-'}\n  backbones: {', '.join(backbones) or '-'}")
 
 
 def command_line(step: "Step") -> str:
