@@ -157,6 +157,21 @@ def test_layers_learn_at_rates_that_decay_towards_the_input() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.slow
+def test_losses_that_are_read_late_are_the_same_losses(folder, checkpoint, tmp_path, monkeypatch, capsys) -> None:
+    """As on a GPU; a loss that is no number is named by its own step."""
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "read")) == 0
+    monkeypatch.setattr(fine_tuning, "steps_ahead", lambda device: 1)
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "late")) == 0
+    assert history(tmp_path / "late") == history(tmp_path / "read")
+    losses = iter([0.5, float("nan"), 0.5, 0.5])
+    monkeypatch.setattr(
+        fine_tuning.FineTuning, "_loss", lambda self, *_: self.model.head.last.bias.sum() * 0 + next(losses)
+    )
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "bad")) == 2
+    assert "step 1: the loss is nan" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_rates_follow_the_batch_and_the_schedule(repeats, folder, checkpoint, tmp_path, monkeypatch) -> None:
     """lr per 512 images, a warm-up from 0, layer by layer; repeated views make no epoch longer."""

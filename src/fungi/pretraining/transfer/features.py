@@ -12,6 +12,7 @@ from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.pretraining.tokens import last_blocks
 from fungi.runtime.log import progress
+from fungi.runtime.transfers import upload
 from fungi.views.loading import batches, row_batches
 
 Feature = Literal["cls", "cls+", "concat", "patch_mean", "cls_patch_mean"]
@@ -53,8 +54,8 @@ def encode(
     """Return the features of all images under the evaluation transform, and their labels; on the CPU, float32."""
     model = backbone.model.to(device)
     rows: dict[str, list[Tensor]] = {feature: [] for feature in features}
-    for images in evaluation_images(backbone, samples, batch_size, workers):
-        blocks = last_blocks(model, images.to(device), last)
+    for images in evaluation_images(backbone, samples, batch_size, device, workers):
+        blocks = last_blocks(model, images, last)
         for feature in features:
             rows[feature].append(pooled(model, blocks, feature).cpu())
     targets = torch.from_numpy(samples.targets.astype("int64"))
@@ -62,11 +63,11 @@ def encode(
 
 
 def evaluation_images(
-    backbone: Backbone, samples: Samples, batch_size: int, workers: int = 0
+    backbone: Backbone, samples: Samples, batch_size: int, device: torch.device, workers: int = 0
 ) -> Iterator[Float[Tensor, "b 3 s s"]]:
-    """Yield all images under the backbone's evaluation transform, in order."""
+    """Yield all images under the backbone's evaluation transform, in order, on the device."""
     views = backbone.input.views("plain")
     rows = row_batches(0, len(samples), batch_size)
-    loaded = batches(samples, [views], rows, seed=0, num_workers=workers)
+    loaded = batches(samples, [views], rows, seed=0, num_workers=workers, pin_memory=device.type == "cuda")
     for batch in progress(loaded, list(map(len, rows)), label="encode"):
-        yield views.render(batch[views.identity])
+        yield views.render(upload(batch[views.identity], device))

@@ -144,9 +144,9 @@ class FineTuning:
         model.eval()
         own = scored.take(range(self.world.rank, len(scored), self.world.size))
         right, start = torch.zeros((), device=self.device, dtype=torch.float64), 0
-        for images in evaluation_images(self.backbone, own, SCORED_AT_ONCE, self.workers):
+        for images in evaluation_images(self.backbone, own, SCORED_AT_ONCE, self.device, self.workers):
             with autocast(self.device, self.dtype):
-                answers = model(upload(images, self.device)).argmax(1)
+                answers = model(images).argmax(1)
             targets = torch.from_numpy(own.targets[start : start + len(answers)].astype(np.int64))
             right += (answers == upload(targets, self.device)).sum()
             start += len(answers)
