@@ -40,11 +40,11 @@ class Rows:
     rows: np.ndarray
 
     def __call__(self, row: int) -> Any:
-        """The item of a chosen row."""
+        """Return the item of a chosen row."""
         return self.load(int(self.rows[row]))
 
     def content(self, row: int) -> bytes:
-        """What is in a chosen row."""
+        """Return a digest of what is in a chosen row."""
         content: Callable[[int], bytes] | None = getattr(self.load, "content", None)
         chosen = int(self.rows[row])
         return content(chosen) if content else digest_of_item(self.load(chosen))
@@ -77,13 +77,13 @@ class Samples:
         return len(self.ids)
 
     def __getitem__(self, row: int) -> tuple[Any, int]:
-        """(item, label) of a row, as map-style datasets of torch give it."""
+        """Return (item, label) of a row, as map-style datasets of torch do."""
         return self.load(row), int(self.targets[row])
 
     def fingerprint(self) -> str:
-        """SHA-256 over the ordered sample ids, labels, content and masks: equal if and only if the rows are the same.
+        """Return a SHA-256 over the ordered sample ids, labels, content and masks: equal if the rows are the same.
 
-        Content is read as `fungi.data.content` says: not all of every large file. Found once, then kept.
+        Content is read as `fungi.data.content` says: not all of every large file. It is computed once.
         """
         return self._fingerprint
 
@@ -100,7 +100,7 @@ class Samples:
         return digest.hexdigest()
 
     def take(self, rows: "Sequence[int] | Integer[np.ndarray, ' s']") -> "Samples":
-        """The given rows, in the given order, under their own ids."""
+        """Return the rows `rows`, in that order, under their own ids."""
         chosen = np.asarray(rows, dtype=np.int64)
         return Samples(
             targets=self.targets[chosen],
@@ -162,15 +162,15 @@ class DatasetSpec:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits that there are."""
+        """Return the names of the splits."""
         return tuple(self.sizes)
 
     def as_published(self) -> "DatasetSpec":
-        """With the labels that the published code read; itself where those are no others."""
+        """Return the dataset with the labels that the published code read; itself where these are the same."""
         return self if self.published_open is None else replace(self, open=self.published_open)
 
     def open_split(self, split: str, data_dir: Path) -> Samples:
-        """One split; FungiError for one that the dataset does not have, a warning for other rows than published."""
+        """Return one split; FungiError for one that the dataset lacks. Warn where it has other rows than published."""
         if split not in self.sizes:
             raise no_such_split(self, split)
         samples, published = self.open(data_dir, split), self.sizes[split]
@@ -190,11 +190,11 @@ def no_such_split(dataset: DatasetSpec, split: str) -> FungiError:
 
 DATASETS: Registry[DatasetSpec] = Registry("dataset", "fungi.data.sets", own="fungi.data.own:own_dataset")
 register_dataset = DATASETS.registering(DatasetSpec)
-"""Makes a dataset, and adds it to the enumeration."""
+"""Make a dataset, and add it to the enumeration."""
 
 
 def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:
-    """The dataset that `--dataset` names: one of the enumeration, or a user's own.
+    """Return the dataset that `--dataset` names: one of the enumeration, or a user's own.
 
     text: a name of the enumeration; `NAME=folder:PATH` (folders `train`, `test`, perhaps `valid`, of class folders);
         `NAME=hf:PATH` (a `datasets` dataset saved to disk, or `owner/name` on the hub); `NAME=masks:PATH` (folders
@@ -207,5 +207,5 @@ def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:
 
 
 def open_split(name: str, split: str, data_dir: Path) -> Samples:
-    """One split of a dataset (`name` as for `resolve_dataset`); FungiError for a split that it does not have."""
+    """Return one split of a dataset (`name` as for `resolve_dataset`); FungiError for a split that it does not have."""
     return resolve_dataset(name, data_dir).open_split(split, data_dir)

@@ -1,4 +1,4 @@
-"""What is in the samples of a split, told without reading all of it: 100,000 files in seconds, a million in a minute.
+"""Digests of the samples of a split, without reading all of it: 100,000 files in seconds, a million in a minute.
 
 Of a file its size and a few pieces are hashed: all of it up to 16 KiB, else 4 KiB at the start, at two places between
 and at the end. In compressed files (JPEG, PNG, WebP) a changed pixel moves everything behind it, checksums at the end
@@ -33,12 +33,12 @@ Reader = Callable[[int, int], bytes]
 
 
 def digest_of_bytes(data: bytes) -> bytes:
-    """What is in a file's content that is held in memory; the same as `digest_of_file` of that file."""
+    """Return the digest of a file's content that is held in memory; the same as `digest_of_file` of that file."""
     return _digest(lambda offset, size: data[offset : offset + size], len(data))
 
 
 def digest_of_file(path: Path, sample_id: str) -> bytes:
-    """What is in a file. MissingFilesError where it isn't there, FungiError where it can't be read; both name it."""
+    """Return the digest of a file. MissingFilesError where it isn't there, FungiError where it can't be read."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would keep us waiting for ever
         try:
@@ -55,12 +55,12 @@ def digest_of_file(path: Path, sample_id: str) -> bytes:
 
 
 def no_such_file(path: Path | str, sample_id: str) -> MissingFilesError:
-    """The error for a sample whose file is gone."""
+    """Return the error for a sample whose file is gone."""
     return MissingFilesError(f"sample {sample_id!r}: there is no file {path}. Unpack the dataset again.")
 
 
 def digest_of_item(item: Any) -> bytes:
-    """What is in an item as it was loaded: a text (or several), an image, an array."""
+    """Return the digest of an item as it was loaded: a text (or several), an image, an array."""
     if isinstance(item, tuple | list):
         return hashlib.sha256(b"".join(digest_of_item(part) for part in item)).digest()
     if isinstance(item, str):
@@ -72,7 +72,7 @@ def digest_of_item(item: Any) -> bytes:
 
 
 def digests(load: Callable[[int], Any], rows: int) -> Iterator[bytes]:
-    """32 bytes per row, in order, that tell its item from others.
+    """Yield 32 bytes per row, in order, that tell its item from others.
 
     A loader that knows a cheap way has a method `content(row) -> bytes`; of others each item is loaded.
     """

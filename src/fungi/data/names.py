@@ -1,4 +1,4 @@
-"""Many strings in one buffer.
+"""Sequences of strings that are kept in one buffer.
 
 A list of a million Python strings is copied into every worker of a loader (reference counts touch its pages); one
 array of bytes is shared by all of them, and pickles in one piece.

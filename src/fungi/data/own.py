@@ -1,4 +1,4 @@
-"""A user's own data under a name of the user's choice: class folders, or a `datasets` dataset saved to disk.
+"""Datasets of the user's own, under a name of the user's choice: class folders, saved datasets, images with masks.
 
 `--dataset NAME=folder:PATH`, `NAME=split:PATH` and `NAME=hf:PATH` say where it is; a bare `--dataset NAME` is looked
 for as `<data_dir>/NAME`. The name becomes a folder below `--root`, so it has to be a plain file name.
@@ -36,7 +36,7 @@ _FORMS = (
 
 
 def own_dataset(text: str, data_dir: Path | None, known: Iterable[str]) -> DatasetSpec:
-    """The dataset that `text` describes (see `fungi.data.base.resolve_dataset`); FungiError where there is none."""
+    """Return the dataset that `text` describes, as for `resolve_dataset`; FungiError where there is none."""
     name, equals, place = text.partition("=")
     if not equals:
         return _spec_by_name(name, data_dir, known)
@@ -110,7 +110,7 @@ def _folder_spec(name: str, root: Path) -> DatasetSpec:
 
 
 def _offer(name: str, root: Path) -> str:
-    """What can be done with a folder as it is."""
+    """Return a sentence on what can be done with a folder as it is."""
     if any(image_names(root / inner) for inner in class_folders(root)):
         return (
             f"Are its folders the classes? Then write --dataset {name}=split:{root}, and a fifth of each is set aside "

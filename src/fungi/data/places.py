@@ -1,4 +1,4 @@
-"""Where a dataset's files are, and what to say where they are not."""
+"""Folders of datasets, and the error for a dataset that is not there."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,11 +25,11 @@ class Place:
     script: str = ""
 
     def home(self, data_dir: Path) -> Path:
-        """Where downloads and preparation put the dataset."""
+        """Return the folder where downloads and preparation put the dataset."""
         return data_dir / self.folders[0]
 
     def find(self, data_dir: Path, *also: str) -> Path:
-        """The folder that has everything in `needs` and `also`; MissingFilesError saying what isn't there."""
+        """Return the folder that has everything in `needs` and `also`; MissingFilesError naming what is missing."""
         data_dir = data_dir.expanduser().absolute()
         needs = (*self.needs, *also)
         for folder in self.folders:
@@ -50,7 +50,7 @@ class Place:
 
 @contextmanager
 def reading(place: Place, root: Path) -> Iterator[None]:
-    """While annotations are read: whatever a damaged file makes a parser raise becomes one line that names it."""
+    """Turn whatever a damaged file of annotations makes a parser raise into one line that names it."""
     try:
         yield
     except FungiError:
@@ -68,5 +68,5 @@ def reading(place: Place, root: Path) -> Iterator[None]:
 
 
 def relative(root: Path, paths: list[Any]) -> list[str]:
-    """Paths of files below `root`, as sample ids: relative, with forward slashes."""
+    """Return the paths of files below `root` as sample ids: relative, with forward slashes."""
     return [Path(path).relative_to(root).as_posix() for path in paths]

@@ -1,4 +1,4 @@
-"""Getting datasets onto the disk, before any extraction, and whether they are those that were published.
+"""Download, unpack and verify datasets, before any extraction.
 
 The scripts call these functions.
 """
@@ -18,7 +18,7 @@ from fungi.settings import required, setting
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSettings:
-    """What the `prepare_*.py` scripts take."""
+    """Flags of the `prepare_*.py` scripts."""
 
     data_dir: Path = setting(Path("data"), "where datasets live; the dataset gets a folder there")
     archives: Path = setting(Path(), "folder of the downloaded archives")
@@ -26,7 +26,7 @@ class PrepareSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadSettings:
-    """What `download_dataset.py` takes."""
+    """Flags of `download_dataset.py`."""
 
     dataset: str = required("dataset to download; `fungi list datasets` names them")
     data_dir: Path = setting(Path("data"), "where datasets live; the dataset gets a folder there")
@@ -34,7 +34,7 @@ class DownloadSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings:
-    """What `verify_dataset.py` takes."""
+    """Flags of `verify_dataset.py`."""
 
     dataset: str = required("dataset to verify, or NAME=folder:PATH, NAME=hf:PATH")
     data_dir: Path = setting(Path("data"), "where datasets live")
@@ -42,7 +42,7 @@ class VerifySettings:
 
 
 def run_script(*names: str, description: str | None) -> int:
-    """What a `prepare_*.py` does for the datasets of these names; the exit status."""
+    """Prepare the datasets of these names, as a `prepare_*.py` does; return the exit status."""
     program = Path(sys.argv[0]).name
     return run_command(PrepareSettings, partial(prepare, names=names), program=program, description=description or "")
 
@@ -78,7 +78,7 @@ def verify(settings: VerifySettings) -> None:
 
 
 def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = False) -> Iterator[str]:
-    """Check each split and give one line about it.
+    """Check each split, and yield one line about it.
 
     every_item: read all items instead of the first and the last.
     Raises FungiError for a split whose rows or classes are not as published, or with an item that can't be read.
@@ -104,10 +104,10 @@ def _count_classes(spec: DatasetSpec, samples: Samples, split: str) -> str:
         return f" with masks of {len(samples.class_names)} classes"
     if spec.classes is None:
         return ""
-    found = len(set(samples.targets.tolist()))
-    if found != spec.classes or int(samples.targets.max()) != spec.classes - 1:
+    classes = len(set(samples.targets.tolist()))
+    if classes != spec.classes or int(samples.targets.max()) != spec.classes - 1:
         raise FungiError(
-            f"dataset {spec.name!r}: split {split} has rows of {found} classes, published are {spec.classes}. "
+            f"dataset {spec.name!r}: split {split} has rows of {classes} classes, published are {spec.classes}. "
             "Unpack it again into an empty folder."
         )
-    return f" of {found} classes"
+    return f" of {classes} classes"

@@ -1,4 +1,4 @@
-"""Rows of a dataset -> prepared views in batches, by worker processes that decode and crop.
+"""Prepare the views of a dataset's rows in batches, in worker processes that decode and crop.
 
 What a row becomes depends on (seed, objective, sample id[, epoch]) alone: not on the batch, the worker or the order.
 """
@@ -38,7 +38,7 @@ class PreparedViews(Dataset):
     epoch: int = 0
 
     def __getitem__(self, row: int) -> list[Any] | FungiError:
-        """Prepared views of a row, one entry per generator; an error travels back as a value, its text unharmed."""
+        """Return the prepared views of a row, one entry per generator, or the error that says why it can't be read."""
         try:
             item = self.samples.load(row)
         except FungiError as error:
@@ -54,7 +54,7 @@ class PreparedViews(Dataset):
 
 
 def content_id(image: Image.Image, generators: Sequence[ViewGenerator]) -> str:
-    """A name for the pixels of an image: equal for equal images. Empty where no generator draws anything."""
+    """Return a name for the pixels of an image: equal for equal images; empty where no generator draws anything."""
     if all(is_deterministic(generator) for generator in generators):
         return ""
     size = f"{image.mode} {image.size}"
@@ -62,15 +62,15 @@ def content_id(image: Image.Image, generators: Sequence[ViewGenerator]) -> str:
 
 
 def is_deterministic(generator: ViewGenerator) -> bool:
-    """Whether a generator says of itself that it draws nothing; such views need no seed, which takes time."""
+    """Return whether a generator draws nothing at random; its views then need no seed, which takes time."""
     return getattr(generator, "deterministic", False)
 
 
 @shielded()
 def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str, epoch: int = 0) -> Any:
-    """The prepared views of an item; what is random in them depends on the seed, the sample's id and the epoch alone.
+    """Return the prepared views of an item; randomness depends on the seed, the sample's id and the epoch alone.
 
-    The first epoch has the streams of what knows no epochs.
+    Epoch 0 uses the random streams of callers that know no epochs.
     """
     if is_deterministic(generator):
         return generator.prepare(item)
@@ -81,7 +81,7 @@ def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str, epoc
 
 @shielded()
 def batch_of(images: Sequence[Image.Image], generators: Sequence[ViewGenerator], *, seed: int) -> Batch:
-    """Images that are at hand as one batch; what is random in their views is seeded by content."""
+    """Return images in memory as one batch; what is random in their views is seeded by their content."""
     names = [content_id(image, generators) for image in images]
     named = list(zip(images, names, strict=True))
     return {
@@ -91,7 +91,7 @@ def batch_of(images: Sequence[Image.Image], generators: Sequence[ViewGenerator],
 
 
 def row_batches(start: int, stop: int, size: int) -> list[range]:
-    """Rows `start` to `stop` in batches of at most `size`."""
+    """Return the rows `start` to `stop` in batches of at most `size`."""
     return [range(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 
@@ -106,7 +106,7 @@ def batches(
     by_content: bool = False,
     epoch: int = 0,
 ) -> Iterator[Batch]:
-    """One batch of prepared views per entry of `row_batches`, in that order.
+    """Yield one batch of prepared views per entry of `row_batches`, in that order.
 
     Raises FungiError for a row that can't be read, once the batches before it have been handed out.
     """
@@ -132,5 +132,6 @@ class _Collate:
             prepared.append(row)
         columns = zip(*prepared, strict=True)
         return {
-            made.identity: made.collate(list(column)) for made, column in zip(self.generators, columns, strict=True)
+            generator.identity: generator.collate(list(column))
+            for generator, column in zip(self.generators, columns, strict=True)
         }

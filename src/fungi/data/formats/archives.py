@@ -1,4 +1,4 @@
-"""Archives -> folders, each whole or not there at all; and fetching what a program can fetch.
+"""Unpack archives into folders, each complete or not there at all; and download what a program can download.
 
 An archive is a stranger's file: a member that would land outside the target, a link, a device or a name that no file
 can have is refused before that member is written, and so is an archive that swells beyond all reason.
@@ -33,7 +33,7 @@ BYTES_OF_A_MEMBER = 512
 
 @contextmanager
 def made_whole(target: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `target` when the work in it is done, and vanishes when it is not."""
+    """Yield a temporary folder that is renamed to `target` when the work in it is done, and removed where it fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     try:
@@ -45,18 +45,18 @@ def made_whole(target: Path) -> Iterator[Path]:
 
 
 def is_there(target: Path) -> bool:
-    """Whether a folder or file has been made before, which is then said; an empty folder counts as not made."""
-    made = any(target.iterdir()) if target.is_dir() else target.exists()
-    if made:
+    """Return whether a folder or file exists, and log it if so; an empty folder counts as missing."""
+    exists = any(target.iterdir()) if target.is_dir() else target.exists()
+    if exists:
         logger.info("%s is there already (remove it to have it made again)", target)
-    return made
+    return exists
 
 
 def find_archive(folder: Path, *patterns: str) -> Path:
-    """The first file in `folder` that matches one of the patterns; MissingFilesError naming them."""
+    """Return the first file in `folder` that matches one of the patterns; MissingFilesError naming them."""
     for pattern in patterns:
-        for found in sorted(folder.expanduser().glob(pattern)):
-            return found
+        for archive in sorted(folder.expanduser().glob(pattern)):
+            return archive
     raise MissingFilesError(f"there is no {' or '.join(patterns)} in {folder}. Download it; --help has the commands.")
 
 
@@ -137,7 +137,7 @@ def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[tuple[str, Ca
 
 
 def _write_members(archive: Path, members: Iterator[tuple[str, Callable[[], Any]]], into: Path, below: str) -> int:
-    """Write the files of an archive; how many."""
+    """Write the files of an archive; return how many."""
     written, room = 0, max(ALWAYS_ALLOWED, LARGEST_SWELLING * archive.stat().st_size)
     for name, open_member in members:
         path = PurePosixPath(name)
@@ -162,7 +162,7 @@ def _write_members(archive: Path, members: Iterator[tuple[str, Callable[[], Any]
 
 
 def _copied(content: Any, file: Any, room: int) -> int:
-    """Copy a member; how many bytes it has, which is `room + 1` where it has more than that."""
+    """Copy a member; return how many bytes it has, `room + 1` where it has more than `room`."""
     copied = 0
     while copied <= room and (part := content.read(min(1 << 20, room + 1 - copied))):
         file.write(part)

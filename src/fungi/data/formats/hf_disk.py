@@ -79,7 +79,7 @@ class SavedItems:
 
 
 def saved_splits(path: Path) -> list[str]:
-    """Names of the splits of a saved `DatasetDict`; FungiError where the folder is something else."""
+    """Return the names of the splits of a saved `DatasetDict`; FungiError where the folder is something else."""
     listing = path / "dataset_dict.json"
     try:
         return list(json.loads(listing.read_text(encoding="utf-8"))["splits"])
@@ -148,7 +148,7 @@ def open_saved(
 
 
 def choose_columns(table: Any, folder: Path) -> Columns:
-    """The columns of items and labels, by type and name; FungiError where that leaves a doubt."""
+    """Return the columns of items and labels, by type and name; FungiError where that leaves a doubt."""
     from datasets import Audio, ClassLabel, Image
 
     features = table.features
@@ -162,9 +162,9 @@ def choose_columns(table: Any, folder: Path) -> Columns:
         None if images else next((name for name in _TEXT_NAMES if name in strings), _only(strings))
     )
     if item is None or label is None:
-        wanted = "an image or text column" if item is None else "a column 'label'"
+        missing = "an image or text column" if item is None else "a column 'label'"
         raise FungiError(
-            f"{folder} has the columns {', '.join(features)}; which is {wanted}? Keep one, and save again."
+            f"{folder} has the columns {', '.join(features)}; which is {missing}? Keep one, and save again."
         )
     return Columns(item, label, "vision" if images else "text")
 
@@ -200,7 +200,7 @@ def _is_string(kind: Any) -> bool:
 
 
 def modality_of(path: Path, split: str) -> Kind:
-    """What the items of a saved split are."""
+    """Return what the items of a saved split are."""
     return choose_columns(_open_table(path / split), path / split).kind
 
 
@@ -222,7 +222,7 @@ def _open_table(folder: Path) -> Any:
 
 @lru_cache(maxsize=8)
 def _items(folder: str, columns: Columns, process: int) -> Any:
-    """The column of items, images undecoded. `process` makes a forked worker open its own."""
+    """Return the column of items, images undecoded. `process` makes a forked worker open its own."""
     from datasets import Image
 
     table = _open_table(Path(folder)).select_columns([columns.item])
@@ -262,7 +262,7 @@ def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Pa
 
 
 def _file_names(table: Any, column: str) -> list[str] | None:
-    """Base names of the files that the images came from, without reading the images; None where any is unknown."""
+    """Return the base names of the files that the images came from; None where any is unknown. Images are not read."""
     import pyarrow.compute
 
     names = pyarrow.compute.struct_field(table.data.column(column), "path").to_pylist()

@@ -1,4 +1,4 @@
-"""Images on disk -> RGB images, and splits made of them. What can't be read says which file and which sample."""
+"""Read images on disk as RGB images, and make splits of them. Errors name the file and the sample."""
 
 import io
 import threading
@@ -116,8 +116,11 @@ def to_rgb(image: "Image") -> "Image":
 
 
 def _eight_bits(image: "Image") -> np.ndarray:
-    """Grey values of 16 bits in 8. Pillow gives 16 bits as 32 (mode `I`) for PGM files, and whatever was put there for
-    arrays of whole numbers: those have to show by their size that they are 16 bits."""
+    """Return 16-bit grey values in 8 bits.
+
+    Pillow gives 16 bits as 32 (mode `I`) for PGM files, and arrays of whole numbers as they are: those have to show by
+    their largest value that they are 16 bits.
+    """
     values = np.asarray(image)
     if image.mode == "I" and image.format != "PPM" and not (values.min() >= 0 and 255 < values.max() < 1 << 16):
         raise FungiError(
@@ -129,7 +132,7 @@ def _eight_bits(image: "Image") -> np.ndarray:
 
 @contextmanager
 def _truncated_files(allowed: bool) -> Iterator[None]:
-    """Pillow's tolerance is a global flag: set for one image, put back at once, never seen by another thread here."""
+    """Set Pillow's global flag of tolerance for one image, and put it back; no other thread here sees it."""
     from PIL import ImageFile
 
     if not allowed:
@@ -154,12 +157,12 @@ class ImageFiles:
     as_displayed: bool = False
 
     def __call__(self, row: int) -> "Image":
-        """The image; FungiError as for `decode`."""
+        """Return the image; FungiError as for `decode`."""
         name = self.paths[row]
         return decode(self.root / name, name, truncated=self.truncated, as_displayed=self.as_displayed)
 
     def content(self, row: int) -> bytes:
-        """What is in the file, undecoded."""
+        """Return a digest of the file, undecoded."""
         name = self.paths[row]
         return digest_of_file(self.root / name, name)
 
@@ -171,13 +174,13 @@ class ImageArray:
     images: UInt8[np.ndarray, "n h w *c"]
 
     def __call__(self, row: int) -> "Image":
-        """The image of a row."""
+        """Return the image of a row."""
         from PIL import Image
 
         return Image.fromarray(self.images[row]).convert("RGB")
 
     def content(self, row: int) -> bytes:
-        """All of the image."""
+        """Return a digest of all of the image."""
         return digest_of_item(self.images[row])
 
 

@@ -1,4 +1,4 @@
-"""What the revisited Oxford and Paris landmarks share (spec vision 3.2, 9.6).
+"""The revisited Oxford and Paris landmarks (spec vision 3.2, 9.6).
 
 The split called train is the database, test are the queries; `test-cropped` are the queries cut to their boxes, as
 the benchmark's own protocol has it. Labels are row numbers. Some images are truncated, and read as far as they go.
@@ -43,7 +43,7 @@ class Landmarks:
 
     @property
     def place(self) -> Place:
-        """Where it is on disk."""
+        """Return the folder of the dataset."""
         return Place(
             dataset=self.name,
             folders=("retrieval-landmarks", ""),
@@ -52,7 +52,7 @@ class Landmarks:
         )
 
     def open(self, data_dir: Path, split: str) -> Samples:
-        """One split."""
+        """Return one split."""
         root, listing = self._listing(data_dir)
         names = listing["imlist" if split == "train" else "qimlist"]
         paths = [f"jpg/{name}.jpg" for name in names]
@@ -66,7 +66,7 @@ class Landmarks:
         )
 
     def ground_truth(self, data_dir: Path) -> list[LandmarkQuery]:
-        """One record per query, in the order of the rows of test; indices are rows of train."""
+        """Return one record per query, in the order of the rows of test; indices are rows of train."""
         root, listing = self._listing(data_dir)
         with reading(self.place, root):
             return [
@@ -101,7 +101,7 @@ class Landmarks:
             shutil.copyfile(truth, work / truth.name)
 
     def _listing(self, data_dir: Path) -> tuple[Path, dict[str, Any]]:
-        """The set's folder, and its ground-truth file: `imlist`, `qimlist`, `gnd`."""
+        """Return the folder of the set, and its ground-truth file: `imlist`, `qimlist`, `gnd`."""
         root = self.place.find(data_dir) / self.folder
         path = root / f"gnd_{self.folder}.pkl"
         with reading(self.place, path), path.open("rb") as file:
@@ -114,11 +114,13 @@ class Landmarks:
 
 
 def _fault(listing: dict[str, Any]) -> str:
-    """What is wrong with the fields of a ground-truth file; empty where they are what they should be."""
+    """Return what is wrong with the fields of a ground-truth file; empty where nothing is."""
     images, queries, truths = (listing[name] for name in ("imlist", "qimlist", "gnd"))
-    for name, names in (("imlist", images), ("qimlist", queries)):
-        if not _sequence(names) or not all(isinstance(one, str) and one and Path(one).name == one for one in names):
-            return f"has an {name} that is no list of plain file names"
+    for listing_name, names in (("imlist", images), ("qimlist", queries)):
+        if not _sequence(names) or not all(
+            isinstance(name, str) and name and Path(name).name == name for name in names
+        ):
+            return f"has an {listing_name} that is no list of plain file names"
     if not _sequence(truths) or len(truths) != len(queries):
         return f"has not one entry in gnd for each of its {len(queries)} queries"
     for place, truth in enumerate(truths):
@@ -145,11 +147,11 @@ class CroppedImages:
     boxes: np.ndarray
 
     def __call__(self, row: int) -> "Image":
-        """The cut image."""
+        """Return the image, cut to its box."""
         return self.load(row).crop(tuple(self.boxes[row]))
 
     def content(self, row: int) -> bytes:
-        """What is in the image file, and the box."""
+        """Return a digest of the image file and the box."""
         return self.load.content(row) + digest_of_item(self.boxes[row])
 
 
@@ -172,7 +174,7 @@ class PlainUnpickler(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
-        """The allowed classes; FungiError for any other."""
+        """Return an allowed class; FungiError for any other."""
         if (module, name) not in self._ALLOWED:
             raise FungiError(
                 f"the ground-truth file was refused: it asks for {module}.{name}, which plain data has no use for. "
@@ -182,7 +184,7 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def landmarks_spec(landmarks: Landmarks, *, title: str, database: int, queries: int) -> DatasetSpec:
-    """The entry of one set."""
+    """Return the entry of one set."""
     return DatasetSpec(
         name=landmarks.name,
         title=title,

@@ -129,7 +129,7 @@ class MaskFiles:
 
 
 def mask_names(folder: Path, images: Sequence[str]) -> list[str]:
-    """`masks/<name>` for each image of `folder/images`: the file in `folder/masks` of the same name but for its ending.
+    """Return `masks/<name>` for each image of `folder/images`: the file of the same name but for its ending.
 
     MissingFilesError that names the first image without one.
     """
