@@ -12,7 +12,7 @@ _PROBES = 2
 
 
 def checked_eigh(matrix: Float64[Tensor, "m m"]) -> tuple[Float64[Tensor, " m"], Float64[Tensor, "m m"]]:
-    """Eigenvalues (ascending) and orthonormal eigenvectors of a symmetric matrix; FungiError where they are wrong.
+    """Return ascending eigenvalues and orthonormal eigenvectors of a symmetric matrix. FungiError where they are wrong.
 
     Checked on a few random vectors z: v diag(w) v^T z = matrix z and |v^T z| = |z|, which costs m^2, not m^3.
     """
@@ -25,15 +25,15 @@ def checked_eigh(matrix: Float64[Tensor, "m m"]) -> tuple[Float64[Tensor, " m"],
     turned = vectors.T @ probes  # [m probes]
     scale = spectrum.abs().max().clamp_min(torch.finfo(matrix.dtype).tiny)
     rebuilt = (vectors @ (spectrum[:, None] * turned) - matrix @ probes).norm() / (scale * probes.norm())
-    found = float(rebuilt), abs(float(turned.norm() / probes.norm()) - 1)
-    if not all(value <= _TOLERANCE for value in found):  # not a number is wrong, too
-        raise _broken(matrix, "relative errors {:.1e} and {:.1e}".format(*found))
+    deviations = float(rebuilt), abs(float(turned.norm() / probes.norm()) - 1)
+    if not all(value <= _TOLERANCE for value in deviations):  # NaN is wrong, too
+        raise _broken(matrix, "relative errors {:.1e} and {:.1e}".format(*deviations))
     return spectrum, vectors
 
 
-def checked_share(part: Float64[Tensor, " r"], whole: Float64[Tensor, " m"]) -> float:
-    """Share of variance that some eigenvalues hold; FungiError where it lies outside 0 to 1, beyond rounding."""
-    share = float(part.sum() / whole.sum())
+def checked_share(part: Float64[Tensor, " r"], total: Float64[Tensor, " m"]) -> float:
+    """Return the share of variance in some eigenvalues. FungiError where it lies outside 0 to 1, beyond rounding."""
+    share = float(part.sum() / total.sum())
     if not -_TOLERANCE <= share <= 1 + _TOLERANCE:
         raise FungiError(f"PCA kept {share:.3g} of the variance, which can't be: {_CAUSE}")
     return share

@@ -10,7 +10,7 @@ from fungi.runtime.seeds import numpy_generator
 def few_shot_rows(
     targets: Integer[np.ndarray, " n"], size: int | float, seed: int | None = None
 ) -> Integer[np.ndarray, " s"]:
-    """Rows of `size` examples per class, or of that share of each class, at least one; ascending.
+    """Return the rows of `size` examples per class, or of that share of each class, at least one; ascending.
 
     Without a seed the first ones of each class in stored order (the published rule); with one, a random balanced draw.
     FungiError where a class has fewer.
@@ -22,7 +22,7 @@ def few_shot_rows(
         shots = max(1, round(size * len(rows))) if isinstance(size, float) else size
         if len(rows) < shots:
             raise FungiError(
-                f"class {label} has {len(rows)} train rows, fewer than the {shots} shots asked for. Use fewer --shots."
+                f"class {label} has {len(rows)} train rows, fewer than the {shots} of --shots. Use fewer --shots."
             )
         chosen.append(rows[:shots] if generator is None else generator.choice(rows, shots, replace=False))
     return np.sort(np.concatenate(chosen))
@@ -31,7 +31,7 @@ def few_shot_rows(
 def stratified_rows(
     targets: Integer[np.ndarray, " n"], size: int | float, seed: int | None = None
 ) -> Integer[np.ndarray, " s"]:
-    """As many rows as `size` per class would be, or that share of all, so that classes keep their shares; ascending.
+    """Return as many rows as `size` per class would be, or that share of all, classes keeping their shares; ascending.
 
     The published rule for texts (deviation T4): a rare class may get no row at all. Without a seed, the published one.
     FungiError where scikit-learn can't draw so few, or so many.

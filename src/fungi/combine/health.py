@@ -51,8 +51,8 @@ class FeatureHealth:
                 f"{self.place}: all {self.seen} rows hold the same values, so there is nothing to tell them apart by."
                 " Leave this feature out with --features, or extract it again with --overwrite."
             )
-        found = [("all zero", self.zero_rows), ("constant (one value everywhere)", self.constant_rows)]
-        return [f"{self.place}: {_listed(rows)} {what}" for what, rows in found if rows]
+        kinds = [("all zero", self.zero_rows), ("constant (one value everywhere)", self.constant_rows)]
+        return [f"{self.place}: {_listed(rows)} {what}" for what, rows in kinds if rows]
 
     def _refuse_not_finite(self, block: Float[Tensor, "b d"], rows: Int[Tensor, " b"]) -> None:
         # The sum is not finite if any entry is not; entries are looked at only then.

@@ -11,7 +11,7 @@ Combination = tuple[str, ...]
 
 
 def in_order(features: Iterable[str]) -> Combination:
-    """Features in canonical order, unknown ones last and alphabetical; FungiError for one named twice."""
+    """Return features in canonical order, others after them by name. FungiError for a feature that is named twice."""
     listed = list(features)
     twice = sorted({name for name in listed if listed.count(name) > 1})
     if twice:
@@ -21,17 +21,17 @@ def in_order(features: Iterable[str]) -> Combination:
 
 
 def name_of(combination: Sequence[str]) -> str:
-    """The name of a combination in result files, e.g. `embeddings+kl`."""
+    """Return the name of a combination in result files, e.g. `embeddings+kl`."""
     return "+".join(in_order(combination))
 
 
 def all_combinations(features: Iterable[str]) -> list[Combination]:
-    """Every non-empty subset, smaller ones first (kNN and retrieval)."""
+    """Return every non-empty subset, smaller ones first (kNN and retrieval)."""
     ordered = in_order(features)
     return [chosen for size in range(1, len(ordered) + 1) for chosen in combinations(ordered, size)]
 
 
 def nested_chain(features: Iterable[str]) -> list[Combination]:
-    """The first feature, the first two, and so on (linear probing)."""
+    """Return the first feature, the first two, and so on (linear probing)."""
     ordered = in_order(features)
     return [ordered[:size] for size in range(1, len(ordered) + 1)]

@@ -21,7 +21,7 @@ from fungi.runtime.precision import full_precision
 
 
 def why_no_pca(pca_dim: int, rows: int, features: int) -> str | None:
-    """The reason why features stay as they are; None where PCA reduces (strictly, spec vision 9.1)."""
+    """Return the reason why features stay as they are; None where PCA reduces (strictly, spec vision 9.1)."""
     if pca_dim >= features:
         return f"pca_dim {pca_dim} is not smaller than the feature size {features}"
     if pca_dim >= rows:
@@ -35,7 +35,7 @@ class Reduction:
 
     weights: feature -> `[d r]`, empty where PCA does not apply; offset: `[r]`, the projected mean.
     skipped: why PCA does not apply. explained_variance: share kept, 1 without PCA.
-    asked: components asked for; directions without any variance are left out, so that `dim` may be smaller.
+    pca_dim: number of components in the settings; `dim` is smaller where some directions have no variance.
     """
 
     names: tuple[str, ...]
@@ -44,7 +44,7 @@ class Reduction:
     offset: Float32[Tensor, " r"]
     skipped: str | None
     explained_variance: float
-    asked: int
+    pca_dim: int
 
     @full_precision()
     def __call__(self, block: Blocks, device: torch.device) -> Float32[Tensor, "b r"]:
@@ -57,7 +57,7 @@ class Reduction:
         return reduced
 
     def describe(self) -> dict[str, object]:
-        """What was done, for the result."""
+        """Return a description of the reduction for the result."""
         if self.skipped:
             return {"applied": False, "reason": self.skipped, "dim": self.dim}
         return {"applied": True, "dim": self.dim, "explained_variance": self.explained_variance}
@@ -72,7 +72,7 @@ class Reducer:
         self.device = device or torch.device("cpu")
 
     def fit(self, names: Sequence[str]) -> Reduction:
-        """The reduction of a combination. Only train rows take part."""
+        """Return the reduction of a combination. Only train rows take part."""
         features = self.train.dim_of(names)
         skipped = why_no_pca(self.pca_dim, len(self.train), features)
         if skipped:
@@ -136,7 +136,7 @@ def _from_rows(rows: Float64[Tensor, "n f"], pca_dim: int) -> _Fit:
 
 
 def _with_variance(spectrum: Float64[Tensor, " m"], pca_dim: int) -> Tensor:
-    """Places of the leading eigenvalues, largest first; those that are zero up to rounding left out."""
+    """Return the places of the leading eigenvalues, largest first, without those that are zero up to rounding."""
     smallest = spectrum[-1] * spectrum.numel() * torch.finfo(spectrum.dtype).eps
     leading = torch.arange(spectrum.numel() - 1, spectrum.numel() - 1 - pca_dim, -1, device=spectrum.device)
     return leading[spectrum[leading] > smallest]
@@ -145,7 +145,7 @@ def _with_variance(spectrum: Float64[Tensor, " m"], pca_dim: int) -> Tensor:
 def reduced_blocks(
     source: FeatureSource, reduction: Reduction, device: torch.device
 ) -> Iterator[tuple[slice, Float32[Tensor, "b r"]]]:
-    """Combined, reduced row blocks of a split, in order."""
+    """Yield the combined, reduced row blocks of a split, in order."""
     for place, block in source.blocks(reduction.names):
         yield place, reduction(block, device)
 
@@ -153,7 +153,7 @@ def reduced_blocks(
 def repeatable_blocks(
     source: FeatureSource, reduction: Reduction, device: torch.device
 ) -> Callable[[], Iterable[tuple[slice, Float32[Tensor, "b r"]]]]:
-    """`reduced_blocks` for more than one pass: kept if the source is kept, made again if it is streamed."""
+    """Return `reduced_blocks` for several passes: kept if the source is kept, computed again if it is streamed."""
     if not source.stays_in_memory:
         return lambda: reduced_blocks(source, reduction, device)
     kept = list(reduced_blocks(source, reduction, device))
@@ -161,7 +161,7 @@ def repeatable_blocks(
 
 
 def reduced(source: FeatureSource, reduction: Reduction, device: torch.device) -> Float[Tensor, "n r"]:
-    """All rows of a split, combined and reduced."""
+    """Return all rows of a split, combined and reduced."""
     rows = torch.empty(len(source), reduction.dim, device=device)
     for place, block in reduced_blocks(source, reduction, device):
         rows[place] = block

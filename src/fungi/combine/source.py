@@ -30,7 +30,7 @@ class ReadableArray(Protocol):
         """d."""
 
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
-        """Rows `start` to `stop`."""
+        """Return rows `start` to `stop`."""
 
 
 class ArrayInMemory:
@@ -42,7 +42,7 @@ class ArrayInMemory:
         self.path = Path(name)
 
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
-        """Rows `start` to `stop`."""
+        """Return rows `start` to `stop`."""
         return np.asarray(self.values[start:stop], dtype=np.float32)
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ class FeatureSource:
         return sum(self.dims[name] for name in names)
 
     def warnings(self) -> list[str]:
-        """What was odd in the rows that were read."""
+        """Return warnings about the rows that were read."""
         return [text for name in self._arrays for text in self._warnings.get(name, [])]
 
     def blocks(self, names: Sequence[str]) -> Iterator[tuple[slice, Blocks]]:
@@ -138,21 +138,21 @@ class FeatureSource:
     def _read(
         self, name: str, start: int, stop: int, rows: Integer[np.ndarray, " b"], health: FeatureHealth
     ) -> Float[Tensor, "b d"]:
-        found = torch.from_numpy(self._arrays[name].read(start, stop))
+        rows_read = torch.from_numpy(self._arrays[name].read(start, stop))
         if len(rows) < stop - start:
-            found = found[torch.from_numpy(rows - start)]
-        health.look(found, torch.from_numpy(rows))
-        return found if name in self._unnormalized else l2_normalized(found)
+            rows_read = rows_read[torch.from_numpy(rows - start)]
+        health.look(rows_read, torch.from_numpy(rows))
+        return rows_read if name in self._unnormalized else l2_normalized(rows_read)
 
 
 def l2_normalized(features: Float32[Tensor, "b d"]) -> Float32[Tensor, "b d"]:
-    """Rows of length one; all-zero rows stay zero. Gradients may be as small as float32 goes, hence float64 inside."""
+    """Return the rows at length one; rows of zeros stay. Gradients can be tiny, hence float64 inside."""
     wide = features.double()
     norms = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
     return (wide / torch.where(norms > 0, norms, torch.ones_like(norms))).float()
 
 
 def require_rows(source: FeatureSource, at_least: int, what: str, way_out: str) -> None:
-    """FungiError where there are too few rows for what is to be done with them."""
+    """Raise FungiError where a source has fewer rows than a computation (`what`) needs."""
     if len(source) < at_least:
         raise FungiError(f"{what} needs at least {at_least} rows, but there are only {len(source)}. {way_out}")

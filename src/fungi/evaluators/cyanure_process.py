@@ -114,7 +114,7 @@ class CyanureProcess:
         self._connection, self._owner = Connection(ours.detach()), os.getpid()
 
     def _reason_of_death(self, request: CyanureFit) -> str:
-        """Why the process is no more, as far as it shows."""
+        """Return the message about a process that ended by itself, with the cause as far as it is known."""
         assert self._process is not None
         try:
             status = self._process.wait(timeout=5)
@@ -142,7 +142,7 @@ def _has_descriptor(stream: Any) -> bool:
 
 
 def serve(connection: Connection) -> None:
-    """The child's side: answer until the parent hangs up."""
+    """Answer requests in the child process until the parent closes the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
@@ -192,7 +192,7 @@ def _answer(request: CyanureFit, descriptor: int, codes: Int64[np.ndarray, " n"]
     return {
         "coefficients": np.asarray(classifier.coef_, dtype=np.float64),
         "epochs": int(np.max(classifier.n_iter_)),
-        "warnings": list(dict.fromkeys(str(one.message) for one in caught)),
+        "warnings": list(dict.fromkeys(str(entry.message) for entry in caught)),
     }
 
 

@@ -23,7 +23,7 @@ def examples_in_order(train: Float[Tensor, "n r"], queries: Float[Tensor, "q r"]
 def proxies(
     examples: Int64[Tensor, "q k"], train_labels: Integer[np.ndarray, " n"], labels: Integer[np.ndarray, " q"]
 ) -> dict[str, float]:
-    """What examples promise before any model reads them.
+    """Return scores of the examples that need no language model.
 
     contains-label: share of queries that have an example of the right label; majority-accuracy: share of queries whose
     examples have the right label most often.

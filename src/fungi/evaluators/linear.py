@@ -24,7 +24,7 @@ class LabelledRows:
     targets: Integer[np.ndarray, " n"]
 
     def take(self, rows: Integer[np.ndarray, " s"]) -> "LabelledRows":
-        """Some of the rows."""
+        """Return the given rows."""
         chosen = torch.from_numpy(rows).to(self.features.device)
         return LabelledRows(self.features[chosen], self.targets[rows])
 
@@ -37,11 +37,11 @@ class LinearClassifier:
     logistic: LogisticFit
 
     def predict(self, features: Float[Tensor, "q r"]) -> Integer[np.ndarray, " q"]:
-        """A label for each row."""
+        """Return a label for each row."""
         return self.classes[self.logistic.codes(features).cpu().numpy()]
 
     def decision_score(self, features: Float[Tensor, "q r"]) -> Float[np.ndarray, " q"] | None:
-        """How much each row looks like class 1: the difference of its logits; None unless the classes are 0 and 1."""
+        """Return the difference of the two logits of each row; None unless the classes are 0 and 1."""
         if self.classes.tolist() != [0, 1]:
             return None
         direction = self.logistic.weights[:, 1] - self.logistic.weights[:, 0]  # [r]
@@ -53,7 +53,7 @@ class LinearClassifier:
 
 
 def fit_classifier(rows: LabelledRows, regularization: float, options: LogisticOptions) -> LinearClassifier:
-    """The classifier for one lambda."""
+    """Return the classifier for one lambda."""
     classes, codes = _coded(rows)
     problem = LogisticProblem(rows.features, codes, len(classes), regularization)
     return LinearClassifier(classes, fit(problem, options))
@@ -65,11 +65,11 @@ def validation_accuracies(
     """Accuracy on validation rows for each lambda, fitted on train rows."""
     classes, codes = _coded(train)
     path = fit_path(train.features, codes, len(classes), LAMBDAS, options)
-    return np.array([LinearClassifier(classes, found).accuracy(validation) for found in path])
+    return np.array([LinearClassifier(classes, solution).accuracy(validation) for solution in path])
 
 
 def cross_validation_accuracies(train: LabelledRows, folds: int, options: LogisticOptions) -> Float[np.ndarray, " m"]:
-    """Mean accuracy for each lambda over stratified folds of the train rows. FungiError for classes of one row."""
+    """Return the mean accuracy of each lambda over stratified folds. FungiError for a class with a single row."""
     from sklearn.model_selection import StratifiedKFold
 
     smallest = int(np.unique(train.targets, return_counts=True)[1].min())
@@ -90,11 +90,11 @@ def effect_of_tolerance(
     options: LogisticOptions,
     tolerances: tuple[float, ...],
 ) -> list[dict[str, float]]:
-    """What stopping earlier or later would have given: accuracy, gap and passes for each tolerance."""
-    found = []
+    """Return accuracy, duality gap and number of passes of the fit at each tolerance."""
+    effects = []
     for tolerance in tolerances:
         classifier = fit_classifier(rows, regularization, replace(options, tolerance=tolerance))
-        found.append(
+        effects.append(
             {
                 "tolerance": tolerance,
                 "accuracy": classifier.accuracy(test),
@@ -102,7 +102,7 @@ def effect_of_tolerance(
                 "epochs": classifier.logistic.epochs,
             }
         )
-    return found
+    return effects
 
 
 def _coded(rows: LabelledRows) -> tuple[Integer[np.ndarray, " c"], Tensor]:

@@ -41,7 +41,7 @@ class LogisticOptions:
 
 
 def bytes_beside_features(solver: Solver, rows: int, classes: int) -> int:
-    """What a solver holds besides its features `[n r]`, in float64 per class; factors as measured (docs/log.md)."""
+    """Return the bytes that a solver needs besides its features `[n r]`; factors as measured (docs/log.md)."""
     held = 2.15 * rows if solver == "cyanure" else 6 * min(rows, _ROWS)
     return int(held * classes * 8)
 
@@ -63,7 +63,7 @@ class LogisticFit:
     epochs: int
 
     def codes(self, features: Float[Tensor, "q r"]) -> Int64[Tensor, " q"]:
-        """The most probable class of each row, as a column of the weights."""
+        """Return the most probable class of each row, as a column of the weights."""
         return torch.cat([(rows.double() @ self.weights).argmax(dim=1) for rows in features.split(_ROWS)])
 
 
@@ -79,7 +79,7 @@ class LogisticProblem:
     def data_term(
         self, weights: Float64[Tensor, "r c"]
     ) -> tuple[Float64[Tensor, ""], Float64[Tensor, "r c"], Float64[Tensor, ""]]:
-        """Mean cross-entropy, its gradient, and the mean entropy of the probabilities, in one pass."""
+        """Return the mean cross-entropy, its gradient and the mean entropy of the probabilities, in one pass."""
         loss, entropy = weights.new_zeros(()), weights.new_zeros(())
         gradient = torch.zeros_like(weights)
         for rows, codes in zip(self.features.split(_ROWS), self.codes.split(_ROWS), strict=True):
@@ -114,7 +114,7 @@ def fit_path(
     lambdas: Float[np.ndarray, " m"],
     options: LogisticOptions,
 ) -> list[LogisticFit]:
-    """A fit for each lambda, in the order given. L-BFGS goes from strong to weak, each starting from the last."""
+    """Return a fit for each lambda, in the order given. L-BFGS starts each from the fit of the next larger lambda."""
     fits: dict[float, LogisticFit] = {}
     last = None
     for value in sorted(lambdas.tolist(), reverse=True):
@@ -169,7 +169,7 @@ def _fit_cyanure(problem: LogisticProblem, options: LogisticOptions) -> Logistic
             threads=torch.get_num_threads(),
         )
         answer = PROCESS.fit(request, handle.descriptor, problem.codes.cpu().numpy())
-    found = torch.from_numpy(answer.coefficients).to(problem.features.device)
+    weights = torch.from_numpy(answer.coefficients).to(problem.features.device)
     if problem.classes == 2:
-        found = torch.stack([-found.flatten() / 2, found.flatten() / 2], dim=1)  # [r] -> [r 2]
-    return LogisticFit(found, problem.regularization, problem.relative_gap(found), answer.epochs)
+        weights = torch.stack([-weights.flatten() / 2, weights.flatten() / 2], dim=1)  # [r] -> [r 2]
+    return LogisticFit(weights, problem.regularization, problem.relative_gap(weights), answer.epochs)

@@ -19,7 +19,7 @@ def per_class_accuracy(
 
 
 def mean_per_class_accuracy(predictions: Integer[np.ndarray, " q"], targets: Integer[np.ndarray, " q"]) -> float:
-    """Mean recall over the classes present in the targets (spec vision 9.3)."""
+    """Return the mean recall over the classes present in the targets (spec vision 9.3)."""
     return float(per_class_accuracy(predictions, targets)[1].mean())
 
 
@@ -28,7 +28,7 @@ def classification_scores(
     targets: Integer[np.ndarray, " q"],
     decision_score: Float[np.ndarray, " q"] | None = None,
 ) -> dict[str, float]:
-    """Both accuracies, under the names that result files use; `auc` joins them where the labels are 0 and 1.
+    """Return both accuracies, under the names that result files use; `auc` joins them where the labels are 0 and 1.
 
     decision_score: how much each row looks like class 1 (any increasing scale), for the area under the ROC curve.
     """

@@ -48,18 +48,18 @@ def evaluate_protocol(
     ranking: Int64[np.ndarray, "q n"], truth: Sequence[Relevance], protocol: str, cutoffs: Sequence[int] = (1, 5, 10)
 ) -> ProtocolScores:
     """Score a ranking of the database; FungiError where no query has a positive."""
-    wanted, unwanted = PROTOCOLS[protocol]
-    found: list[Int64[np.ndarray, " m"] | None] = []
+    relevant, irrelevant = PROTOCOLS[protocol]
+    places: list[Int64[np.ndarray, " m"] | None] = []
     for order, relations in zip(ranking, truth, strict=True):
-        positives, ignored = _rows(relations, wanted), _rows(relations, unwanted)
-        found.append(positions_of(order, positives, ignored) if len(positives) else None)
-    scored = [positions for positions in found if positions is not None]
+        positives, ignored = _rows(relations, relevant), _rows(relations, irrelevant)
+        places.append(positions_of(order, positives, ignored) if len(positives) else None)
+    scored = [positions for positions in places if positions is not None]
     if not scored:
         raise FungiError(f"no query has a positive under the {protocol} protocol: the ground truth is of another set.")
     precision = {
         cutoff: float(np.mean([precision_at(positions, cutoff) for positions in scored])) for cutoff in cutoffs
     }
-    average = [None if positions is None else average_precision(positions) for positions in found]
+    average = [None if positions is None else average_precision(positions) for positions in places]
     return ProtocolScores(average, precision)
 
 

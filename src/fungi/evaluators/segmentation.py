@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 def attention_vote(
     scores: Float[Tensor, "q k"], labels: Float[Tensor, "q k c"], temperature: float
 ) -> Float[Tensor, "q c"]:
-    """Mean of the neighbours' labels, weighted by the softmax over neighbours of cosine / temperature."""
+    """Return the mean of the neighbours' labels, weighted by the softmax of cosine / temperature."""
     weights = torch.softmax(scores / temperature, dim=1)
     return torch.einsum("qk,qkc->qc", weights, labels)
 

@@ -72,33 +72,33 @@ def _labels(splits: dict[str, Any], settings: ImportSettings) -> dict[str, tuple
     from fungi.importing.roles import texts_of
     from fungi.store.foreign import load_array, targets_of
 
-    found: dict[str, Any] = {}
+    labels_of: dict[str, Any] = {}
     for split, roles in splits.items():
         if "labels" in roles:
             array = roles["labels"]
             values = load_array(array.path, array.key)
             is_text = values.dtype.kind in "USO"
-            found[split] = (
+            labels_of[split] = (
                 texts_of(array) if is_text else targets_of(f"{array.path}:{array.key}" if array.key else array.path)
             )
         elif settings.feature == EMBEDDINGS:
             raise FungiError(
                 f"no labels of split {split} beside {roles['features']}. Name them with --targets FILE:KEY."
             )
-    texts = sorted({text for labels in found.values() if isinstance(labels, list) for text in labels})
-    if texts and any(not isinstance(labels, list) for labels in found.values()):
+    texts = sorted({text for labels in labels_of.values() if isinstance(labels, list) for text in labels})
+    if texts and any(not isinstance(labels, list) for labels in labels_of.values()):
         raise FungiError("the labels of some splits are texts and of others numbers: they can't be matched.")
     named = {split: texts_of(roles["classes"]) if "classes" in roles else texts for split, roles in splits.items()}
     if texts:
         _refuse_other_names(texts, splits, settings)
         number = {text: place for place, text in enumerate(texts)}
-        found = {split: np.array([number[text] for text in labels]) for split, labels in found.items()}
+        labels_of = {split: np.array([number[text] for text in labels]) for split, labels in labels_of.items()}
         named = dict.fromkeys(splits, texts)
-    return {split: (_checked(labels, splits[split]["labels"]), named[split]) for split, labels in found.items()}
+    return {split: (_checked(labels, splits[split]["labels"]), named[split]) for split, labels in labels_of.items()}
 
 
 def _refuse_other_names(names: list[str], splits: dict[str, Any], settings: ImportSettings) -> None:
-    """FungiError where a split that is there already numbers its class names in another way."""
+    """Raise FungiError where a split that is there already has other class names."""
     import h5py
 
     folder = Layout(settings.root).embeddings(settings.dataset, settings.backbone, "any").parent
@@ -153,7 +153,7 @@ def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels:
 
 
 def _refuse_another(path: Path, provenance: Any) -> None:
-    """FungiError where a feature file of other numbers is there."""
+    """Raise FungiError where a feature file at the same place has other features."""
     from fungi.store.reading import provenance_of
 
     there = provenance_of(path)

@@ -42,9 +42,9 @@ def run(settings: InContextSettings) -> dict[str, Any]:
         print(f"wrote {written}: {len(prompts)} prompts")
         if endpoint is not None:
             ask_all(endpoint, prompts, answers)
-        if found := read_answers(answers, prompts):
+        if known := read_answers(answers, prompts):
             expected = {prompt.id: prompt.label for prompt in prompts}
-            scores |= score_answers(found, expected, retrieval.train.class_names)
+            scores |= score_answers(known, expected, retrieval.train.class_names)
         result.add(entry, name_of(combination), scores)
     result.finish()
     print(f"wrote {result.path}")

@@ -27,7 +27,7 @@ class Prompt:
 
 
 def compose(query: str, examples: Sequence[tuple[str, str]], names: Sequence[str], task: str) -> Messages:
-    """The messages of one query (spec text 5.1): task, label names, form of the answer, examples, query."""
+    """Return the messages of one query (spec text 5.1): task, label names, form of the answer, examples, query."""
     instruction = (
         f"Classify a text. Task: {task}. The labels are:\n{', '.join(names)}\n"
         "Answer with exactly one of these labels and nothing else: no explanation, no punctuation, no quotes."
@@ -40,7 +40,7 @@ def compose(query: str, examples: Sequence[tuple[str, str]], names: Sequence[str
 
 
 def compose_as_published(query: str, examples: Sequence[tuple[str, str]], names: Sequence[str]) -> Messages:
-    """The one message that the author response prints, of banking-77; how it writes down examples is not said."""
+    """Return the message of the author response for banking-77; it does not say how examples are written down."""
     shown = "\n".join(f"({text}, {label})" for text, label in examples)
     return [
         {
@@ -65,16 +65,16 @@ def read_answers(path: Path, prompts: Sequence[Prompt]) -> dict[str, str]:
     are answers that name another prompt than that of their query: features or examples were others then.
     """
     keys = {prompt.id: prompt.key for prompt in prompts}
-    found = _answers(path) if path.exists() else ()
-    return {line["id"]: line["answer"] for line in found if line.get("prompt") in (None, keys.get(line["id"]))}
+    lines = _answers(path) if path.exists() else ()
+    return {line["id"]: line["answer"] for line in lines if line.get("prompt") in (None, keys.get(line["id"]))}
 
 
 def _answers(path: Path) -> Iterator[dict[str, str]]:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
-            found = json.loads(line)
-            yield {"id": found["id"], "answer": found["answer"], **found}
+            entry = json.loads(line)
+            yield {"id": entry["id"], "answer": entry["answer"], **entry}
         except (ValueError, KeyError, TypeError):
             if number == len(lines) and not line.endswith("\n"):
                 return

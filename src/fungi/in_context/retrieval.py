@@ -55,8 +55,8 @@ class Retrieval:
         queries = reduced(self._test_source, reduction, self.device)[: len(self.query_rows)]
         examples = examples_in_order(train, queries, self.settings.k)
         labels = self.test.targets[: len(self.query_rows)]
-        made = [self._prompt(row, near) for row, near in zip(self.query_rows, examples.tolist(), strict=True)]
-        return made, {**proxies(examples, self.train.targets, labels)}
+        composed = [self._prompt(row, near) for row, near in zip(self.query_rows, examples.tolist(), strict=True)]
+        return composed, {**proxies(examples, self.train.targets, labels)}
 
     def _prompt(self, row: int, near: list[int]) -> Prompt:
         names = self.train.class_names
@@ -68,7 +68,7 @@ class Retrieval:
 
 
 def _opened(dataset: DatasetSpec, split: str, settings: InContextSettings, files: SplitFiles) -> Samples:
-    """The texts of a split; RefusedJoinError where they are not those that the features were made of."""
+    """Return the texts of a split. RefusedJoinError where the features were computed from other texts."""
     provenances = [array.provenance for array in files.arrays.values() if array.provenance]
     if any(choose_profile(provenance.profile).published_labels for provenance in provenances):
         dataset = dataset.as_published()

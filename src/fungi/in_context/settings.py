@@ -42,8 +42,10 @@ class InContextSettings(FeatureSettings):
             raise FungiError("in-context retrieval reads one --root; explicit files have no texts to go with them.")
 
     def file(self, combination: Combination, kind: Literal["prompts", "answers"]) -> Path:
-        """The file of prompts or answers of a combination. What decides them and is not usual is part of the name; a
-        query has the same prompt however many there are."""
+        """Return the file of prompts or answers of a combination.
+
+        Unusual settings that decide them are part of the name, but for the number of queries.
+        """
         folder = self.root[0] / "in-context" / self.dataset_name / self.backbone_name
         decide_none = ("dataset", "backbone", "features", "queries", *(("model",) if kind == "prompts" else ()))
         return folder / f"{result_name(name_of(combination), self, decide_none)}.{kind}.jsonl"

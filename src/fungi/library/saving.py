@@ -31,7 +31,7 @@ WITNESSES = ("versions", "hash")
 SETTINGS, TENSORS = "extractor.json", "tensors.safetensors"
 MATRIX = ("kind", "seed", "projection_dim", "gradient_dim", "outputs", "hash")
 """Fields of a matrix; its bits are kept once, under its hash."""
-REDUCTION = ("names", "dim", "skipped", "explained_variance", "asked")
+REDUCTION = ("names", "dim", "skipped", "explained_variance", "pca_dim")
 
 
 def save_wrapper(wrapper: Any, folder: Path) -> None:

@@ -56,15 +56,15 @@ class AnalyseSettings(FeatureSettings):
         self.knn(shots=self.shots or (1 if "shots" in self.analysis else None))  # what it has to say against them
 
     def knn(self, **changes: Any) -> KnnSettings:
-        """The settings of one kNN run: the flags that it shares, and those of this run."""
+        """Return the settings of one kNN run: the shared flags, and those of this run."""
         known = {field.name for field in fields(KnnSettings)}
         shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name in known}
         return KnnSettings(**shared | changes)
 
     def outputs(self) -> list[Path]:
-        """The result files; those of `layers` are known when the gradient files are opened, and not before."""
-        found = [self.result_path("cka")] if "cka" in self.analysis else []
-        return [*found, *self._runs_by_shots()]
+        """Return the result files; those of `layers` are known when the gradient files are opened, and not before."""
+        paths = [self.result_path("cka")] if "cka" in self.analysis else []
+        return [*paths, *self._runs_by_shots()]
 
     def _runs_by_shots(self) -> dict[Path, KnnSettings]:
         """Result file -> the kNN run that leaves it; once there are labels, of the counts for which there are rows."""
@@ -76,16 +76,16 @@ class AnalyseSettings(FeatureSettings):
         return {path: run for run in runs for path in run.outputs()}
 
     def difference(self, path: Path) -> str:
-        """As of all evaluations, by the settings of the run that the file belongs to."""
+        """Return the difference to the settings of the run that the file belongs to; empty if there is none."""
         run = self._runs_by_shots().get(path)
         return super().difference(path) if run is None else run.difference(path)
 
     def deciding(self) -> dict[str, Any]:
-        """What decides CKA; neighbours and shots are settings of the kNN runs."""
+        """Return the settings that decide CKA; neighbours and shots belong to the kNN runs."""
         return {name: value for name, value in super().deciding().items() if name not in _OF_KNN}
 
     def unusual(self) -> dict[str, Any]:
-        """The settings that decide CKA and are not the usual ones."""
+        """Return the settings that decide CKA and are not the usual ones."""
         return {name: value for name, value in super().unusual().items() if name not in _OF_KNN}
 
 
@@ -126,8 +126,8 @@ def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
     from fungi.store.reading import array_keys
 
     layout, where = Layout(settings.root[0]), (settings.dataset_name, settings.backbone_name)
-    wanted = settings.features or layout.objectives(*where, settings.train_split)
-    names = [name for name in wanted if name != EMBEDDINGS]
+    chosen = settings.features or layout.objectives(*where, settings.train_split)
+    names = [name for name in chosen if name != EMBEDDINGS]
     if not names:
         folder = layout.gradients(*where, "any", settings.train_split).parent
         raise FungiError(f"no gradient files of split {settings.train_split!r} in {folder}.")
@@ -137,7 +137,7 @@ def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
 
 
 def _class_sizes(settings: FeatureSettings) -> tuple[int, int]:
-    """Rows of the smallest class of the train split, and the number of classes."""
+    """Return the number of rows of the smallest class of the train split, and the number of classes."""
     import numpy as np
 
     from fungi.store.reading import read_targets
@@ -150,7 +150,7 @@ def _class_sizes(settings: FeatureSettings) -> tuple[int, int]:
 
 
 def run(settings: AnalyseSettings) -> None:
-    """All analyses asked for."""
+    """Run the analyses that are named."""
     if "cka" in settings.analysis:
         for name, scores in cka(settings)["results"].items():
             print(f"CKA {name.replace('+', ' - ')}: {scores['cka']:.3f}")

@@ -69,14 +69,16 @@ class ChoiceScorer:
         self._judged: dict[Combination, list[Candidate]] = {}
 
     def score(self, features: Combined) -> Scores:
-        """The test scores of a row of the table, with what was chosen for it and at what that was judged."""
+        """Return the test scores of a row of the table, with the chosen candidate and its score on the train rows."""
         combination = features.names
         if combination == (HINDSIGHT,):
-            _, scores, best = max(self._tested(), key=lambda one: one[0])
+            _, scores, best = max(self._tested(), key=lambda tested: tested[0])
             return {**scores, "chosen": best.describe()}
-        asked = all_combinations(self._train.names) if combination == (CHOSEN,) else [combination]
+        candidates_of = all_combinations(self._train.names) if combination == (CHOSEN,) else [combination]
         # Of candidates that are judged alike, the first: the one with the fewest features, components and neighbours.
-        best = max((one for names in asked for one in self.judged(names)), key=lambda one: one.judged)
+        best = max(
+            (tested for names in candidates_of for tested in self.judged(names)), key=lambda tested: tested.judged
+        )
         _, train, test = self._rows(best.combination)
         labels = neighbour_labels(in_memory(train[:, : best.dim]), self._targets, test[:, : best.dim], best.k)
         predictions = votes_by_k(labels)[-1]
@@ -84,7 +86,7 @@ class ChoiceScorer:
         return {**scores, "judged": best.judged, "chosen": best.describe(), "predictions": predictions.tolist()}
 
     def judged(self, combination: Combination) -> list[Candidate]:
-        """All candidates of a combination, by leaving one out; test rows take no part."""
+        """Return all candidates of a combination with their leave-one-out scores; test rows take no part."""
         if combination not in self._judged:
             sizes, train, _ = self._rows(combination, test=False)
             self._judged[combination] = [
@@ -101,7 +103,7 @@ class ChoiceScorer:
         return warnings_of_labels(self._targets, self.test_targets)
 
     def _tested(self) -> Iterator[tuple[float, Scores, Candidate]]:
-        """Every candidate on the test rows."""
+        """Yield, for every candidate: its metric on the test rows, all its scores there, and the candidate."""
         for combination in all_combinations(self._train.names):
             sizes, train, test = self._rows(combination)
             judged = iter(self.judged(combination))

@@ -23,6 +23,7 @@ from fungi.runtime.tracking import track
 from fungi.scoring.feature_files import Splits, open_splits, provenance, provenances_of
 from fungi.scoring.feature_settings import FeatureSettings
 from fungi.scoring.fitted_rows import of_seen_rows
+from fungi.store.foreign import format_of, split_key
 from fungi.store.joining import check_runs
 from fungi.store.provenance import Provenance
 from fungi.store.reading import read_class_names, read_sample_ids
@@ -50,7 +51,7 @@ class Scorer(Protocol):
 
 
 class Combined:
-    """The features of one combination, concatenated and reduced when they are asked for.
+    """The features of one combination, concatenated and reduced when a scorer asks for them.
 
     names: of the features; reduction: fitted on the scorer's first source; logged if PCA was skipped.
     """
@@ -124,10 +125,12 @@ def _tasks(
     settings: FeatureSettings, splits: Callable[[Path], Sequence[str]], draws: Sequence[int | None]
 ) -> list[Task]:
     opened = {root: open_splits(settings, root, splits(root)) for root in settings.root}
-    check_runs({str(root): {name: files.arrays for name, files in found.items()} for root, found in opened.items()})
+    check_runs(
+        {str(root): {name: files.arrays for name, files in splits_of.items()} for root, splits_of in opened.items()}
+    )
     return [
-        Task(found, draw, Run(label={"root": str(root), "few_shot_seed": draw}, features=provenance(found)))
-        for root, found in opened.items()
+        Task(splits_of, draw, Run(label={"root": str(root), "few_shot_seed": draw}, features=provenance(splits_of)))
+        for root, splits_of in opened.items()
         for draw in draws
     ]
 
@@ -151,7 +154,7 @@ def _evaluate_run(
 
 
 def note(run: Run, text: str) -> None:
-    """Say something once, and record it in the result."""
+    """Log a warning once, and record it in the result."""
     if text not in run.warnings:
         run.warnings.append(text)
         logger.warning("warning: %s", text)
@@ -168,8 +171,11 @@ def _keep_rows(result: ResultFile, targets: Integer[np.ndarray, " q"], task: Tas
             f"the labels in {path.parent} are not those of the other --root folders: a mean over different rows says"
             " nothing."
         )
+    file = split_key(path)[0]  # labels of explicit files may be named as FILE:KEY, and lie in files of other formats
+    if format_of(file) != "HDF5":
+        return
     for name, read in (("sample_ids", read_sample_ids), ("class_names", read_class_names)):
-        if texts := read(path):
+        if texts := read(file):
             result.facts[name] = texts
 
 
@@ -199,8 +205,8 @@ class Announcer:
     def __call__(self, reduction: Reduction) -> None:
         """Log the reason, if there is one and it is new."""
         reason = reduction.skipped
-        if reason is None and reduction.dim < reduction.asked:
-            reason = f"only {reduction.dim} of {reduction.asked} components have any variance"
+        if reason is None and reduction.dim < reduction.pca_dim:
+            reason = f"only {reduction.dim} of {reduction.pca_dim} components have any variance"
         if reason is not None and reason not in self._logged:
             self._logged.add(reason)
             what = "no PCA" if reduction.skipped else "fewer components"

@@ -58,7 +58,7 @@ Splits = dict[str, SplitFiles]
 
 
 def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) -> Splits:
-    """The features of several splits, checked to belong together (DESIGN 3.2: refusals).
+    """Return the features of several splits, checked to belong together (DESIGN 3.2: refusals).
 
     splits: names of fields without their `_split`, e.g. `train`, `test`; the first one is fitted on.
     """
@@ -76,12 +76,12 @@ def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) ->
 
 
 def provenance(splits: Splits) -> dict[str, Any]:
-    """Where the features of a run came from: split -> feature -> file, array, provenance."""
+    """Return the origin of the features of a run: split -> feature -> file, array, provenance."""
     return {split: {name: _origin(array) for name, array in files.arrays.items()} for split, files in splits.items()}
 
 
 def provenances_of(splits: Splits) -> list[Provenance]:
-    """The provenances of all features, of those that have one."""
+    """Return the provenances of the features that have one."""
     arrays = (array for files in splits.values() for array in files.arrays.values())
     return [array.provenance for array in arrays if array.provenance is not None]
 
@@ -114,27 +114,27 @@ def _found(settings: FeatureSettings, layout: Layout, split: str, features: Sequ
 def _features_on_disk(settings: FeatureSettings, layout: Layout, split: str) -> list[str]:
     """Names of the features that have a file for a split; FungiError where there are none."""
     where, name = (settings.dataset_name, settings.backbone_name), getattr(settings, f"{split}_split")
-    found = layout.objectives(*where, name)
+    names = layout.objectives(*where, name)
     embeddings = layout.embeddings(*where, name)
     if embeddings.exists():
-        found.append(EMBEDDINGS)
-    if not found:
+        names.append(EMBEDDINGS)
+    if not names:
         raise MissingFilesError(
             f"no features of dataset {where[0]!r}, backbone {where[1]!r}, split {name!r} below {layout.root}"
             f" (looked for {embeddings}).{_nearest_names(layout, *where)} Run fungi extract and extract-gradients"
             " first, or name another --root."
         )
-    return found
+    return names
 
 
 def _nearest_names(layout: Layout, dataset: str, backbone: str) -> str:
-    """A hint at the folders that are there and look like what was asked for."""
+    """Return a question that names folders with similar names; empty where there is none."""
     datasets = layout.embeddings("any", "any", "any").parent.parent.parent
     there = {
-        asked: sorted(path.name for path in folder.glob("*"))
-        for asked, folder in ((dataset, datasets), (backbone, datasets / dataset))
+        name: sorted(path.name for path in folder.glob("*"))
+        for name, folder in ((dataset, datasets), (backbone, datasets / dataset))
     }
-    close = [name for asked, names in there.items() for name in get_close_matches(asked, names, 2) if name != asked]
+    close = [near for name, names in there.items() for near in get_close_matches(name, names, 2) if near != name]
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 

@@ -51,7 +51,7 @@ class FeatureSettings(ResultSettings):
         (), "features to combine, e.g. embeddings kl dino; all that are found if absent", decides="contents", mark=""
     )
     train_split: str = setting("train", "split to fit on", mark="fit-on-")
-    test_split: str = setting("test", "split to score", mark="on-")
+    test_split: str = setting("test", "split to score", aliases=("--split",), mark="on-")
     layer_key: str | None = setting(
         None,
         f"array of the feature files; of gradients {DEFAULT_LAYER_KEY} if absent, or the only one there is",
@@ -128,8 +128,8 @@ class FeatureSettings(ResultSettings):
     @property
     def takes_files(self) -> bool:
         """Whether files are given one by one."""
-        given = (self.train_targets, self.test_targets, self.train_embeddings_datasets, self.train_datasets)
-        return any(given) or bool(self.test_embeddings_datasets or self.test_datasets)
+        named = (self.train_targets, self.test_targets, self.train_embeddings_datasets, self.train_datasets)
+        return any(named) or bool(self.test_embeddings_datasets or self.test_datasets)
 
     @property
     def reduced_dim(self) -> int:
@@ -207,12 +207,12 @@ class FewShotSettings(FeatureSettings):
             self._take_train_size(self.train_size)
         if len(set(self.few_shot_seed)) < len(self.few_shot_seed):
             raise FungiError("--few-shot-seed names a seed twice: one run per draw is counted.")
-        for flag, given in (("sampling", self.few_shot_sampling == "stratified"), ("seed", self.few_shot_seed)):
-            if given and not self.uses_shots:
+        for flag, is_set in (("sampling", self.few_shot_sampling == "stratified"), ("seed", self.few_shot_seed)):
+            if is_set and not self.uses_shots:
                 raise FungiError(f"--few-shot-{flag} draws shots: give their number with --shots.")
 
     def _take_train_size(self, size: float) -> None:
-        """A whole number of rows per class is a number of shots, whichever flag says it."""
+        """Turn a whole number of rows per class into a number of shots, whichever flag gives it."""
         if self.shots is not None:
             raise FungiError("--train-size and --shots both say how many train rows to take: give one of them.")
         if size >= 1 and size.is_integer():
@@ -240,7 +240,7 @@ class FewShotSettings(FeatureSettings):
         return self.few_shot_seed or (None,)
 
     def rows(self, targets: Any, draw: int | None, provenances: "Sequence[Provenance]") -> Any:
-        """The train rows to fit on, ascending; None for all. provenances: of the features."""
+        """Return the train rows to fit on, ascending; None for all. provenances: of the features."""
         from fungi.combine.few_shot import few_shot_rows, stratified_rows
 
         size = self.train_size if self.shots is None else self.shots
@@ -250,7 +250,7 @@ class FewShotSettings(FeatureSettings):
         return (stratified_rows if stratified else few_shot_rows)(targets, size, draw)
 
     def resolved_for(self, provenances: "Sequence[Provenance]") -> "FewShotSettings":
-        """The same, with shots drawn as the profile of the features does where no flag says how (spec text 6.1)."""
+        """Return the settings with the few-shot sampling of the profile, where no flag sets it (spec text 6.1)."""
         if self.few_shot_sampling is not None:
             return self
         stratified = self.uses_shots and any(
@@ -260,14 +260,14 @@ class FewShotSettings(FeatureSettings):
         return replace(self, few_shot_sampling="stratified" if stratified else "balanced")
 
     def deciding(self) -> dict[str, Any]:
-        """How shots are drawn is not known before the features are: see `resolved_for`."""
-        found = super().deciding()
-        return {name: value for name, value in found.items() if (name, value) != ("few_shot_sampling", None)}
+        """Return the deciding settings; few-shot sampling is left out until `resolved_for` knows it."""
+        values = super().deciding()
+        return {name: value for name, value in values.items() if (name, value) != ("few_shot_sampling", None)}
 
     def unusual(self) -> dict[str, Any]:
         """Balanced shots are the usual ones."""
-        found = super().unusual()
-        return {name: value for name, value in found.items() if (name, value) != ("few_shot_sampling", "balanced")}
+        values = super().unusual()
+        return {name: value for name, value in values.items() if (name, value) != ("few_shot_sampling", "balanced")}
 
     @property
     def task_name(self) -> str:
@@ -276,7 +276,7 @@ class FewShotSettings(FeatureSettings):
 
 
 def _modality(provenance: "Provenance") -> str:
-    """Of the dataset that the features are of, or of their backbone; empty where neither is a known one."""
+    """Return the modality of the features' dataset, or of their backbone; empty where neither is known."""
     known: tuple[tuple[Any, str], ...] = ((DATASETS, provenance.dataset), (BACKBONES, provenance.backbone))
     return next((registry[name].modality for registry, name in known if name in registry), "")
 

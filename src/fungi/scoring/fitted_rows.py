@@ -1,4 +1,4 @@
-"""Rows that are scored although the evaluation was fitted on them (DESIGN 3.4): found, and refused unless asked for."""
+"""Rows that are scored although the evaluation was fitted on them (DESIGN 3.4): refused unless a flag allows it."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -26,12 +26,12 @@ def seen_rows(splits: Splits) -> dict[str, int]:
     All are where the file is the same, or the fingerprint of the data; else rows are compared by their features.
     """
     scored = splits.get("test", {})
-    found = {split: _shared(arrays, scored) for split, arrays in splits.items() if split != "test"}
-    return {split: count for split, count in found.items() if count}
+    counts = {split: _shared(arrays, scored) for split, arrays in splits.items() if split != "test"}
+    return {split: count for split, count in counts.items() if count}
 
 
 def refuse_seen_rows(splits: Splits, scored: Path) -> None:
-    """FungiError where more rows would be scored than chance explains that were fitted with their labels.
+    """Raise FungiError where more of the scored rows are among the fitted ones than chance explains.
 
     scored: the file that messages name.
     """
@@ -47,7 +47,7 @@ def refuse_seen_rows(splits: Splits, scored: Path) -> None:
 
 
 def of_seen_rows(splits: Splits) -> list[str]:
-    """What a result has to say of them."""
+    """Return warnings about scored rows that were fitted."""
     scored, texts = splits.get("test", {}), []
     for split, count in seen_rows(splits).items():
         rows = next(iter(scored.values())).rows
@@ -63,10 +63,10 @@ def _shared(fitted: Mapping[str, FeatureArray], scored: Mapping[str, FeatureArra
     return int(np.isin(_of(array), _of(fitted[name])).sum())
 
 
-def _same_rows(one: FeatureArray, other: FeatureArray) -> bool:
-    if one.path.resolve() == other.path.resolve() and one.key == other.key:
+def _same_rows(array: FeatureArray, other: FeatureArray) -> bool:
+    if array.path.resolve() == other.path.resolve() and array.key == other.key:
         return True
-    provenances = (one.provenance, other.provenance)
+    provenances = (array.provenance, other.provenance)
     return all(provenances) and len({provenance.dataset_fingerprint for provenance in provenances if provenance}) == 1
 
 
@@ -76,8 +76,11 @@ def _of(array: FeatureArray) -> Integer[np.ndarray, " u"]:
 
 @lru_cache(maxsize=8)
 def _signatures(path: Path, key: str, modified_ns: int) -> Integer[np.ndarray, " u"]:
-    """A number for each row that no other row of the array has. Rows of the same sample have the same, but for the
-    few whose last digits, which change with the batch, take an entry over a step."""
+    """Return one number for each row that no other row of the array has.
+
+    Rows of the same sample have the same number, but for the few whose last digits, which change with the batch, move
+    an entry over a step.
+    """
     array = open_any(path, key)
     parts = [_signature(array.read(start, min(start + _BLOCK, array.rows))) for start in range(0, array.rows, _BLOCK)]
     values, counts = np.unique(np.concatenate(parts), return_counts=True)
@@ -85,7 +88,7 @@ def _signatures(path: Path, key: str, modified_ns: int) -> Integer[np.ndarray, "
 
 
 def _signature(rows: Float[np.ndarray, "b d"]) -> Integer[np.ndarray, " b"]:
-    """The first entries, in thousandths of the largest entry of the row, as one number."""
+    """Return the first entries, in thousandths of the largest entry of the row, as one number."""
     largest = np.abs(rows).max(axis=1, keepdims=True)
     steps = np.nan_to_num(rows[:, :_ENTRIES] / np.where(largest > 0, largest, 1)) * _STEPS
     factors = np.random.default_rng(0).integers(1, 2**62, steps.shape[1]) | 1

@@ -102,13 +102,13 @@ class KnnSettings(FewShotSettings):
         return VoteOptions(self.k, self.vote, self.temperature, cast(Backend, self.search))
 
     def outputs(self) -> list[Path]:
-        """The result files, one for each number of neighbours."""
+        """Return the result files, one for each number of neighbours."""
         if isinstance(self.k, int):
             return super().outputs()
         return [path for settings in self.each_k for path in settings.outputs()]
 
     def difference(self, path: Path) -> str:
-        """In which setting a result file was made otherwise; empty for none."""
+        """Return the setting in which the result file at `path` differs from these; empty if it does not."""
         if isinstance(self.k, int):
             return super().difference(path)
         return next((settings.difference(path) for settings in self.each_k if path in settings.outputs()), "")

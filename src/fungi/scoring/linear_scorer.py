@@ -87,8 +87,8 @@ class LinearScorer:
         """What was odd in the labels, and a validation split that is not there."""
         found = warnings_of_labels(self._targets, self.test_targets)
         if self._settings.has_official_validation and not self._official:
-            found.append(NO_OFFICIAL_VALIDATION.format(dataset=self._settings.dataset_name))
-        return found
+            texts.append(NO_OFFICIAL_VALIDATION.format(dataset=self._settings.dataset_name))
+        return texts
 
     def _say_memory(self) -> None:
         rows, classes = sum(map(len, self.sources[:2])), len(np.unique(self._targets))
@@ -110,16 +110,16 @@ class LinearScorer:
         return validation_accuracies(train, valid, options)
 
     def _describe(self, classifier: LinearClassifier, rows: int) -> dict[str, Any]:
-        found = classifier.logistic
-        stopped = found.relative_gap <= self._settings.tolerance
+        fitted = classifier.logistic
+        stopped = fitted.relative_gap <= self._settings.tolerance
         if not stopped:
-            logger.info("stopped after %d passes at a relative duality gap of %.1e", found.epochs, found.relative_gap)
+            logger.info("stopped after %d passes at a relative duality gap of %.1e", fitted.epochs, fitted.relative_gap)
         return {
             "solver": self._settings.solver,
-            "lambda": found.regularization,
-            "relative_duality_gap": found.relative_gap,
+            "lambda": fitted.regularization,
+            "relative_duality_gap": fitted.relative_gap,
             "reached_tolerance": stopped,
-            "epochs": found.epochs,
+            "epochs": fitted.epochs,
             "rows": rows,
             "validation": "official split" if self._official else "a fifth of the train split",
         }
@@ -128,7 +128,7 @@ class LinearScorer:
 def held_out_fifth(
     targets: Integer[np.ndarray, " n"], seed: int
 ) -> tuple[Integer[np.ndarray, " s"], Integer[np.ndarray, " m"]]:
-    """A stratified 80/20 split of the rows, each part ascending; FungiError where a class is too small for it."""
+    """Return a stratified 80/20 split of the rows, each part ascending. FungiError where a class is too small."""
     from sklearn.model_selection import StratifiedShuffleSplit
 
     splitter = StratifiedShuffleSplit(n_splits=1, train_size=0.8, random_state=seed)

@@ -27,7 +27,10 @@ class RetrievalSettings(FeatureSettings):
 
     dataset: str = setting("oxford-landmarks", "landmarks to search in", aliases=("--dataset-name",))
     test_split: str = setting(
-        "test", "queries: test (whole images, as published) or test-cropped", aliases=("--query-split",), mark="on-"
+        "test",
+        "queries: test (whole images, as published) or test-cropped",
+        aliases=("--query-split", "--split"),
+        mark="on-",
     )
     data_dir: Path = setting(
         Path("data"), "folder of the datasets, for the ground truth", aliases=("--cache-dir",), decides="nothing"
@@ -44,7 +47,7 @@ class RetrievalSettings(FeatureSettings):
             raise FungiError("--cutoffs needs ranks from 1 on.")
 
     def with_queries_there(self) -> "RetrievalSettings":
-        """The original harness calls the split of the queries `query`: that, where it alone is there."""
+        """Return the settings with the original harness's name of the query split, where only that split is there."""
         layout, where = Layout(self.root[0]), (self.dataset_name, self.backbone_name)
         there = [layout.embeddings(*where, split).exists() for split in ("test", OLD_QUERY_SPLIT)]
         usual = self.test_split == "test" and not self.takes_files
@@ -55,7 +58,7 @@ class RetrievalSettings(FeatureSettings):
         return super(RetrievalSettings, self.with_queries_there()).result_path(task)
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that decide what the result file holds, of the queries that are there."""
+        """Return the settings that decide what the result file holds, of the queries that are there."""
         return super(RetrievalSettings, self.with_queries_there()).deciding()
 
 

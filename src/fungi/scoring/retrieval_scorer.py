@@ -42,11 +42,11 @@ class RetrievalScorer:
         scores: Scores = {}
         per_query = {}
         for protocol in PROTOCOLS:
-            found = evaluate_protocol(ranking, self._truth, protocol, self._cutoffs)
-            scores[f"mAP-{LETTERS[protocol]}"] = found.mean_average_precision
-            for cutoff, value in found.precision_at.items():
+            scored = evaluate_protocol(ranking, self._truth, protocol, self._cutoffs)
+            scores[f"mAP-{LETTERS[protocol]}"] = scored.mean_average_precision
+            for cutoff, value in scored.precision_at.items():
                 scores[f"mP@{cutoff}-{LETTERS[protocol]}"] = value
-            per_query[protocol] = found.average_precision
+            per_query[protocol] = scored.average_precision
         fitted_on = {"pca_fitted_on": None if features.reduction.skipped else "database"}
         return {**scores, "AP": per_query, "protocol": self._facts | fitted_on}
 
@@ -99,7 +99,7 @@ def _from_json(path: Path) -> list[Relevance]:
 
 
 def _facts(queries: SplitFiles) -> dict[str, Any]:
-    """What the images looked like when they were encoded, as far as the files say it."""
+    """Return how the query images were encoded, as far as the files say it."""
     provenance = next(iter(queries.arrays.values())).provenance
     if provenance is None:
         return {"queries": "unknown", "input": "unknown", "scales": [1.0]}

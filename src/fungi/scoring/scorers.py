@@ -55,7 +55,7 @@ class KnnScorer:
         return texts
 
     def _refuse_all_rows(self) -> None:
-        """FungiError where the neighbours would be all train rows, so that every row gets the same label."""
+        """Raise FungiError where the neighbours would be all train rows, so that every row gets the same label."""
         k, rows = self._options.k, len(self._targets)
         if self._options.vote == "majority" and k >= rows > 1:
             raise FungiError(
@@ -87,13 +87,13 @@ class ClusterScorer(_OneSplitScorer):
     def score(self, features: Combined) -> Scores:
         """Matched accuracy, overlaps and NMI of one combination."""
         rows = features.rows(self.sources[0]).cpu().numpy()
-        found = cluster(rows, self.test_targets, seed=self._seed, restarts=self._restarts)
+        clusters = cluster(rows, self.test_targets, seed=self._seed, restarts=self._restarts)
         return {
-            "accuracy": found.accuracy,
-            "overlap": found.overlap,
-            "intersection-over-union": found.intersection_over_union,
-            "nmi": found.nmi,
-            "predictions": found.predictions.tolist(),
+            "accuracy": clusters.accuracy,
+            "overlap": clusters.overlap,
+            "intersection-over-union": clusters.intersection_over_union,
+            "nmi": clusters.nmi,
+            "predictions": clusters.predictions.tolist(),
         }
 
 

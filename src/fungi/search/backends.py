@@ -55,13 +55,13 @@ def _merge(
     values: Float[Tensor, "q k"],
     rows: Int64[Tensor, "q k"],
     near: Float[Tensor, "q n"],
-    found: Int64[Tensor, "q n"],
+    columns: Int64[Tensor, "q n"],
     largest: bool,
 ) -> None:
-    """Bring the best so far, in place, up to date with what a block has."""
+    """Update the best matches so far, in place, with those of another block."""
     best = torch.cat([values, near], dim=1).topk(values.shape[1], dim=1, largest=largest)
     values.copy_(best.values)
-    rows.copy_(torch.cat([rows, found], dim=1).gather(1, best.indices))
+    rows.copy_(torch.cat([rows, columns], dim=1).gather(1, best.indices))
 
 
 def squared_lengths(rows: Float[Tensor, "q d"]) -> Float[Tensor, "q 1"]:
@@ -70,25 +70,25 @@ def squared_lengths(rows: Float[Tensor, "q d"]) -> Float[Tensor, "q 1"]:
 
 
 def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
-    """The k best of each row, exactly: they lie in the k groups of columns with the best first entries."""
+    """Return the k best entries of each row: they lie in the k groups of columns whose best entries are best."""
     width = ranking.shape[1]
-    whole = width // GROUP * GROUP
-    if whole < 4 * k * GROUP:
-        found = ranking.topk(min(k, width), dim=1, largest=largest)
-        return found.values, found.indices
-    groups = ranking[:, :whole].unflatten(1, (-1, GROUP))  # [q g 32]
+    grouped = width // GROUP * GROUP
+    if grouped < 4 * k * GROUP:
+        top = ranking.topk(min(k, width), dim=1, largest=largest)
+        return top.values, top.indices
+    groups = ranking[:, :grouped].unflatten(1, (-1, GROUP))  # [q g 32]
     firsts = groups.amax(dim=2) if largest else groups.amin(dim=2)
     chosen = firsts.topk(k, dim=1, largest=largest).indices  # [q k]
     candidates = groups.gather(1, chosen.unsqueeze(2).expand(-1, -1, GROUP)).flatten(1)  # [q k 32] -> [q k*32]
-    found = torch.cat([candidates, ranking[:, whole:]], dim=1).topk(k, dim=1, largest=largest)
-    inside = found.indices < k * GROUP
-    group = chosen.gather(1, (found.indices // GROUP).clamp_max(k - 1))
-    columns = torch.where(inside, group * GROUP + found.indices % GROUP, found.indices + (whole - k * GROUP))
-    return found.values, columns
+    top = torch.cat([candidates, ranking[:, grouped:]], dim=1).topk(k, dim=1, largest=largest)
+    inside = top.indices < k * GROUP
+    group = chosen.gather(1, (top.indices // GROUP).clamp_max(k - 1))
+    columns = torch.where(inside, group * GROUP + top.indices % GROUP, top.indices + (grouped - k * GROUP))
+    return top.values, columns
 
 
 def _of_library(make: Callable[..., Answer]) -> Callable[..., Search]:
-    """A search of another library, which holds all keys at once, in the memory of the host."""
+    """Return a search of another library, which holds all keys at once, in the memory of the host."""
 
     def prepare(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None = None) -> Search:
         blocks = [block.cpu() for _, block in keys()]
@@ -97,8 +97,10 @@ def _of_library(make: Callable[..., Answer]) -> Callable[..., Search]:
         answer = make(rows, metric, min(k, count), tree)
 
         def search(queries: Float[Tensor, "q d"], k: int) -> Ranked:
-            scores, found = answer(queries.float().cpu(), min(k, count))
-            return (scores if metric == "inner-product" else scores.double() - squared_lengths(queries).cpu()), found
+            scores, rows_of_queries = answer(queries.float().cpu(), min(k, count))
+            return (
+                scores if metric == "inner-product" else scores.double() - squared_lengths(queries).cpu()
+            ), rows_of_queries
 
         return search
 

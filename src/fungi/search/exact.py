@@ -27,7 +27,7 @@ _TIE = 2.0**-40  # rankings that agree in so many digits are equal: float64 sums
 def nearest(
     keys: Keys, queries: Float[Tensor, "q d"], k: int, metric: Metric = "euclidean", backend: Backend = "exact"
 ) -> Found:
-    """The k nearest keys of each query, or all where there are fewer.
+    """Return the k nearest keys of each query, or all where there are fewer.
 
     The rows are exact as a set; their order follows float32 scores where no rounding could change the set.
     """
@@ -60,19 +60,19 @@ def most_similar(
     products = queries @ keys.T  # [*q d] [d n] -> [*q n]
     if left_out is not None:
         products = products.masked_fill(left_out, -torch.inf)
-    found = products.topk(min(k, len(keys)), dim=-1)
-    return found.values, found.indices
+    best = products.topk(min(k, len(keys)), dim=-1)
+    return best.values, best.indices
 
 
 def all_ranked(keys: Keys, queries: Float[Tensor, "q d"]) -> Int64[np.ndarray, "q n"]:
-    """All keys by falling product in float64, for each query; equal ones in the order of the keys."""
+    """Return all keys of each query by descending product in float64; equal ones in the order of the keys."""
     wide = queries.double()
     products = torch.cat([(wide @ block.double().T).cpu() for _, block in keys()], dim=1)  # [q d] [d b] -> [q b]
     return np.argsort(-products.numpy(), axis=1, kind="stable")
 
 
 def _rounding(queries: Float[Tensor, "q d"], reach: float, metric: Metric) -> Float[Tensor, " q"]:
-    """How far float32 sums may move the difference of two rankings; reach: the longest key's length."""
+    """Return how far float32 sums may move the difference of two rankings; reach: the longest key's length."""
     terms = queries.shape[1] ** 0.5 + 4  # errors of a sum grow with the root of its length
     lengths = torch.linalg.vector_norm(queries, dim=1)
     size = (reach + lengths).square() if metric == "euclidean" else reach * lengths

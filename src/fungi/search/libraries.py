@@ -34,7 +34,7 @@ class TreeSettings:
 
 
 def library(name: Literal["faiss", "scann"]) -> Any:
-    """A library that searches; FungiError where it is not installed."""
+    """Return the module of a search library. FungiError where it is not installed."""
     try:
         return import_module(name)
     except ImportError as error:
@@ -53,7 +53,7 @@ def faiss_index(keys: Float[Tensor, "n d"], metric: Metric) -> Any:
 
 
 def faiss_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> Answer:
-    """By FAISS."""
+    """Return a search by FAISS."""
     if tree is None or len(keys) < 39 * tree.leaves:
         index, tree = faiss_index(keys, metric), None
     else:
@@ -72,14 +72,14 @@ def faiss_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeS
             index.nprobe = tree.leaves
             scores[short], rows[short] = index.search(queries.numpy()[short], k)
         if (rows < 0).any():
-            raise FungiError("faiss found no neighbours of some queries: these are not finite.")
+            raise FungiError("faiss returned no neighbours of some queries: these are not finite.")
         return torch.from_numpy(scores), torch.from_numpy(rows)
 
     return answer
 
 
 def scann_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> Answer:
-    """By ScaNN, for at most `k` neighbours."""
+    """Return a search by ScaNN for at most `k` neighbours."""
     measure = "dot_product" if metric == "inner-product" else "squared_l2"
     builder = library("scann").scann_ops_pybind.builder(keys.numpy(), k, measure)
     leaves = 0 if tree is None or len(keys) < _SMALLEST_HASHED else max(1, min(tree.leaves, len(keys) // 16))
@@ -91,19 +91,19 @@ def scann_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeS
     searcher = builder.build()
 
     def answer(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
-        found, scores = map(np.array, searcher.search_batched(queries.numpy(), final_num_neighbors=k))
-        short = np.isnan(scores).any(axis=1)  # as above; what is not found has row 0 here
+        indices, scores = map(np.array, searcher.search_batched(queries.numpy(), final_num_neighbors=k))
+        short = np.isnan(scores).any(axis=1)  # as above; a missing neighbour has row 0 here
         if leaves and short.any():
-            found[short], scores[short] = searcher.search_batched(
+            indices[short], scores[short] = searcher.search_batched(
                 queries.numpy()[short], final_num_neighbors=k, leaves_to_search=leaves
             )
-        return torch.from_numpy(scores), torch.from_numpy(found.astype(np.int64))
+        return torch.from_numpy(scores), torch.from_numpy(indices.astype(np.int64))
 
     return answer
 
 
 def sklearn_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> Answer:
-    """By scikit-learn, which knows no inner product and no such tree: FungiError for the former."""
+    """Return a search by scikit-learn, without a tree. FungiError for the inner product, which it does not offer."""
     from sklearn.neighbors import NearestNeighbors
 
     if metric == "inner-product":

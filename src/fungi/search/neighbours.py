@@ -31,23 +31,23 @@ class StoredKeys(Protocol):
     dim: int
 
     def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
-        """All rows, `size` at a time, each window with its first row."""
+        """Return all rows, `size` at a time, each window with its first row."""
 
 
 def in_memory(keys: Float[Tensor, "n d"]) -> Keys:
-    """Keys that are one tensor."""
+    """Return keys that are one tensor."""
     return lambda: [(slice(0, keys.shape[0]), keys)]
 
 
 def in_windows(stored: StoredKeys, size: int, device: torch.device) -> Keys:
-    """Stored keys, `size` at a time, in float32 on a device."""
+    """Return stored keys, `size` at a time, in float32 on a device."""
     return lambda: (
         (slice(start, start + len(window)), torch.from_numpy(window).to(device).float())
         for start, window in stored.windows(size)
     )
 
 
-def recall(found: Int64[Tensor, "q k"], truth: Int64[Tensor, "q k"]) -> float:
-    """Share of the true neighbours that an approximate search found."""
-    hits = [len(set(mine) & set(right)) for mine, right in zip(found.tolist(), truth.tolist(), strict=True)]
+def recall(indices: Int64[Tensor, "q k"], truth: Int64[Tensor, "q k"]) -> float:
+    """Return the share of the true neighbours that an approximate search returns."""
+    hits = [len(set(mine) & set(right)) for mine, right in zip(indices.tolist(), truth.tolist(), strict=True)]
     return sum(hits) / truth.numel()

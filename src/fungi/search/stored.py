@@ -41,13 +41,13 @@ class BankSearch:
         tile_bytes: int = 1 << 28,
     ) -> None:
         self._rows, self._device = bank.rows, device
-        products, whole = QUERIES_AT_ONCE * 4 * 3, bank.rows * bank.dim * 4
-        self.held = backend != "exact" or whole + products * min(bank.rows, _HELD_TILE) <= tile_bytes
+        products, bank_bytes = QUERIES_AT_ONCE * 4 * 3, bank.rows * bank.dim * 4
+        self.held = backend != "exact" or bank_bytes + products * min(bank.rows, _HELD_TILE) <= tile_bytes
         """Whether the bank is in memory after the first search."""
         if backend != "exact":
             keys = in_windows(bank, bank.rows, torch.device("cpu"))
         elif self.held:
-            keys = _kept(bank, max(GROUP, min(bank.rows, (tile_bytes - whole) // products)), device)
+            keys = _kept(bank, max(GROUP, min(bank.rows, (tile_bytes - bank_bytes) // products)), device)
         else:
             keys = in_windows(bank, max(GROUP, min(bank.rows, tile_bytes // (bank.dim * 8 + products))), device)
         self._search = SEARCHES[backend](keys, "inner-product", k, tree)
@@ -77,7 +77,7 @@ def _kept(bank: StoredKeys, size: int, device: torch.device) -> Keys:
 
 
 def require_rows(rows: int, k: int) -> None:
-    """FungiError where a bank is too small for k neighbours."""
+    """Raise FungiError where a bank is too small for k neighbours."""
     if rows < k:
         raise FungiError(
             f"{k} neighbours were asked for, but the bank has {rows} patches. Use --neighbours, or a larger "

@@ -56,14 +56,14 @@ class DenseLoss:
         return NEIGHBOURS if self.neighbour_layout == "real" else SCRAMBLED_NEIGHBOURS
 
     def candidates(self, neighbours: Float[Tensor, "n k d"]) -> Float[Tensor, "n 2 d"]:
-        """The two that each token proposes as negatives."""
+        """Return the two neighbours that each token proposes as negatives."""
         if self.neighbour_layout == "published":
             # [K E] read as [E K] and transposed: each row takes every K-th entry of all neighbours in turn.
             neighbours = neighbours.reshape(len(neighbours), *reversed(neighbours.shape[1:])).transpose(1, 2)
         return neighbours[:, :NEIGHBOURS]
 
     def drawn(self, tokens: int, draws: Sequence[int]) -> Bool[Tensor, "b t 2"]:
-        """Which candidates of each image become negatives: a share, drawn per image (deviation H12)."""
+        """Return which candidates of each image become negatives: a share, drawn per image (deviation H12)."""
         streams = [torch.Generator().manual_seed(draw) for draw in draws]
         uniform = torch.stack([torch.rand(tokens, NEIGHBOURS, generator=stream) for stream in streams])
         chosen = uniform < self.kept
@@ -73,7 +73,7 @@ class DenseLoss:
     def __call__(
         self, tokens: Float[Tensor, "b t d"], negatives: Sequence[Float[Tensor, "_ d"]], head: nn.Module
     ) -> Float[Tensor, " b"]:
-        """One loss per image, each with its own negatives, through which no gradient flows."""
+        """Return one loss per image, each with its own negatives, through which no gradient flows."""
         latents = head(normalize(tokens, dim=-1) if self.normalise_tokens_before_head else tokens)
         with torch.no_grad():
             against = [head(features) for features in negatives]
@@ -89,7 +89,7 @@ class Support:
     search: Search
 
     def nearest(self, tokens: Float[Tensor, "n d"], k: int) -> Float[Tensor, "n k d"]:
-        """The k nearest patches of each token: features of length one."""
+        """Return the k nearest patches of each token: features of length one."""
         _, rows = self.search(normalize(tokens, dim=-1), k)
         return torch.from_numpy(self.bank.features_of(rows.cpu().numpy())).to(tokens)
 
@@ -138,7 +138,7 @@ class DenseExtractor:
         support: Support | None = None,
         ids: Sequence[str] = (),
     ) -> Float[Tensor, "b t f"]:
-        """Features of all patches, of length one: `cat[token, gradient]`, each of length one before (spec dense 4.4).
+        """Return the features of all patches at length one: `cat[token, gradient]`, each at length 1 (spec dense 4.4).
 
         draws: seed of each image's choice of negatives. support: where those are looked up; embeddings need none. ids:
         of the images, for the FungiError that names one with a gradient that is not finite; else it counts them.
@@ -171,7 +171,7 @@ class DenseExtractor:
 
 
 def record_of(extractor: DenseExtractor, profile: str) -> dict[str, Any]:
-    """What decides the tokens of an image, as a bank of embeddings records it and a wrapper's own has to match."""
+    """Return what decides the tokens of an image; a bank of embeddings records it, and a wrapper has to match it."""
     views = extractor.views
     return {
         "profile": profile,

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fungi.data.base import DatasetSpec, MaskRules, Samples, resolve_dataset
+from fungi.data.base import VOID, DatasetSpec, MaskRules, Samples, resolve_dataset
 from fungi.errors import FungiError
 from fungi.evaluators.segmentation import matched_miou, segmentation_scores
 from fungi.extraction.context import StageContext, resolve_context
@@ -79,16 +80,16 @@ class Segmentation:
         return Reader(scenes, settings.seed, settings.batch_size, self.context.num_workers, pin_memory=cuda)
 
     def training_blocks(self) -> list[ImageBlock]:
-        """The training images in their views: as they are, or one augmented view for each epoch."""
-        whole, epochs = self.extractor.views, range(self.settings.numbers.augmentation_epochs)
+        """Return the training images in their views: as they are, or one augmented view for each epoch."""
+        plain, epochs = self.extractor.views, range(self.settings.numbers.augmentation_epochs)
         views = [
-            AugmentedSceneView(size=whole.size, statistics=whole.statistics, seed=whole.seed, epoch=epoch)
+            AugmentedSceneView(size=plain.size, statistics=plain.statistics, seed=plain.seed, epoch=epoch)
             for epoch in epochs
         ]
-        return image_blocks(len(self.train), views or [whole], self.settings.block_size)
+        return image_blocks(len(self.train), views or [plain], self.settings.block_size)
 
     def features(self, feature: Feature, support: Support | None) -> PatchFeatures:
-        """Features of the images of a batch."""
+        """Return a function from a batch to the features of its images."""
 
         def of_batch(batch: dict[str, Any]) -> Float[Tensor, "b t f"]:
             return self.extractor.features(feature, batch["image"], batch["draw"], support, batch["id"])
@@ -96,7 +97,7 @@ class Segmentation:
         return of_batch
 
     def bank(self, feature: Feature, support: Support | None) -> Bank:
-        """The bank of a feature, filled. Its provenance names the support bank: another support makes another bank."""
+        """Return the filled bank of a feature. Its provenance names the support bank, which is part of its identity."""
         blocks, width = self.training_blocks(), self.context.backbone.spec.embedding_dim
         manifest = BankManifest(
             dim={"embeddings": width, "simclr": self.matrix.projection_dim}.get(
@@ -123,22 +124,30 @@ class Segmentation:
         return patches_per_image(self.settings.numbers.memory_size, views, self.patches)
 
     def ends(self) -> tuple[int, ...]:
-        """Rows of a bank of any feature after each of its blocks."""
+        """Return the number of rows of a bank after each of its blocks, which is the same for all features."""
         settings = self.settings
         nominal = settings.numbers.memory_size or (0 if settings.images is None else NOMINAL_DATA_EFFICIENT)
         return bank_ends(self.training_blocks(), self.kept(), nominal, zero_rows=settings.deviations.zero_rows)
 
     def require(self) -> None:
-        """What would stop the run at its end is said before it starts: FungiError for a bank that will have too few
-        patches, and for a mask of the scored split that does not fit.
+        """Raise FungiError before the run starts for what would stop it at its end.
+
+        That is a bank with too few patches, a mask of the scored split that does not fit, and masks of a single class.
         """
         require_rows(self.ends()[-1], max(self.settings.numbers.neighbours, self.extractor.loss.retrieved))
         scenes = as_scenes(self.test, self.rules)
-        for _ in progress(map(scenes.load, range(len(scenes))), [1] * len(scenes), label="masks"):
-            pass
+        pixels = np.zeros(VOID + 1, dtype=np.int64)
+        for scene in progress(map(scenes.load, range(len(scenes))), [1] * len(scenes), label="masks"):
+            pixels += np.bincount(scene.mask.reshape(-1), minlength=VOID + 1)
+        present = [value for value in np.flatnonzero(pixels).tolist() if value not in (VOID, self.rules.ignored)]
+        if len(present) < 2:
+            raise FungiError(
+                f"the masks of split {self.settings.split} hold class {', '.join(map(str, present)) or 'none'} alone"
+                f" (and {VOID}, which is void): every score would be perfect. Write one class number per pixel, from 0."
+            )
 
     def search(self, bank: Patches, k: int, tree: TreeSettings, *, exact: bool = False) -> BankSearch:
-        """The back-end over a bank for k neighbours, or the exact one."""
+        """Return the search that the settings name over a bank, or the exact one."""
         settings = self.settings
         backend = "exact" if exact else cast(Backend, settings.search)
         device = self.context.device
@@ -160,7 +169,7 @@ class Segmentation:
         return Support(bank, self.search(bank, k, TreeSettings()))
 
     def predictor(self, feature: Feature) -> tuple[PatchFeatures, Predictor]:
-        """How a feature is computed, and how classes follow from it; banks are filled on the way."""
+        """Return the functions from a batch to features, and from features to classes; banks are filled first."""
         numbers = self.settings.numbers
         support = None if feature == "embeddings" else self.support
         bank = self.bank(feature, support)
@@ -172,7 +181,7 @@ class Segmentation:
         return self.features(feature, support), predictor
 
     def score(self, feature: Feature) -> Scores:
-        """The scores of the test images."""
+        """Return the scores of the test images."""
         settings = self.settings
         features, predictor = self.predictor(feature)
         held = getattr(predictor.search, "held", True)
@@ -196,21 +205,23 @@ class Segmentation:
         (_, loaded), *_ = reader.read([few])
         batches, extractor = list(loaded), self.extractor
         queries = torch.cat([features(batch).flatten(0, 1) for batch in batches])
-        found = {"recall": self._recall(predictor.bank, predictor.search, queries, predictor.neighbours)}
+        recalls = {"recall": self._recall(predictor.bank, predictor.search, queries, predictor.neighbours)}
         if feature != "embeddings":
             encoded = [extractor.engine.encode(batch["image"], extractor.views).tokens for batch in batches]
-            tokens = normalize(torch.cat([one.flatten(0, 2) for one in encoded]), dim=1)  # [b 1 1+t d] -> [n d]
-            found["recall-of-negatives"] = self._recall(
+            tokens = normalize(
+                torch.cat([of_batch.flatten(0, 2) for of_batch in encoded]), dim=1
+            )  # [b 1 1+t d] -> [n d]
+            recalls["recall-of-negatives"] = self._recall(
                 self.support.bank, self.support.search, tokens, extractor.loss.retrieved
             )
-        return found
+        return recalls
 
     def _recall(self, bank: Patches, search: Search, queries: Float[Tensor, "q d"], k: int) -> float:
         exact = self.search(bank, k, TreeSettings(), exact=True)
         return recall(search(queries, k)[1], exact(queries, k)[1])
 
     def _provenance(self, feature: str, support: Support | None) -> dict[str, Any]:
-        """What decides a bank's numbers."""
+        """Return everything that decides the numbers in a bank."""
         settings = self.settings
         provenance = self.context.base_provenance("train", self.train) | {
             "images": list(self.train.ids),
@@ -231,7 +242,7 @@ class Segmentation:
         return provenance
 
     def _key(self, excluded: tuple[int, ...], size: int) -> str:
-        """A name for what decides the scores, besides the bank."""
+        """Return a name for what decides the scores, besides the bank."""
         settings = self.settings
         facts = [self.test.fingerprint(), settings.numbers.neighbours, settings.numbers.temperature, excluded]
         facts += [settings.search, size, repr(self.extractor.views)]

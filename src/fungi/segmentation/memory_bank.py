@@ -39,7 +39,7 @@ def patches_per_image(memory_size: int, views: int, patches: int) -> int:
 
 
 def bank_ends(blocks: list[ImageBlock], kept: int, memory_size: int, *, zero_rows: bool) -> tuple[int, ...]:
-    """Rows of the bank after each block, and behind them rows of zeros up to `memory_size` where those are wanted.
+    """Return the rows of the bank after each block; `zero_rows` adds rows of zeros up to `memory_size`.
 
     They are all alike, and no search asks for more than `MOST_NEIGHBOURS`: more of them would change nothing that exact
     search finds, and none are kept.
@@ -54,9 +54,11 @@ def fill_bank(
 ) -> None:
     """Write the blocks that are missing."""
     missing = set(bank.missing())
-    wanted = [block for block in blocks if block.index in missing]
+    missing_blocks = [block for block in blocks if block.index in missing]
     label = bank.folder.name.rpartition("-")[0]
-    for block, loaded in progress(reader.read(wanted), [len(block.rows) for block in wanted], label=label):
+    for block, loaded in progress(
+        reader.read(missing_blocks), [len(block.rows) for block in missing_blocks], label=label
+    ):
         parts = [_kept(batch, features(batch), kept, bank.classes, rules) for batch in loaded]
         rows, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
         bank.write(block.index, rows, labels)
@@ -69,7 +71,7 @@ def fill_bank(
 def _kept(
     batch: dict[str, Any], features: Float[Tensor, "b t f"], kept: int, classes: int, rules: MaskRules
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features and labels of the patches of a batch that the bank keeps, image by image."""
+    """Return the features and labels of the patches of a batch that the bank keeps, image by image."""
     counts = patch_labels(batch["mask"], round(features.shape[1] ** 0.5), classes, rules.void_class)
     rows, labels = [], []
     for image, draw in enumerate(batch["draw"]):

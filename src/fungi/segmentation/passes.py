@@ -24,7 +24,7 @@ class ImageBlock:
 
 
 def image_blocks(images: int, views: Sequence[SceneView], size: int) -> list[ImageBlock]:
-    """All images in the first view, then all in the second, ..., `size` images to a block."""
+    """Return blocks of `size` images: all images in the first view, then all in the second, and so on."""
     spans = [(range(start, min(start + size, images)), view) for view in views for start in range(0, images, size)]
     return [ImageBlock(index, rows, view) for index, (rows, view) in enumerate(spans)]
 
@@ -40,7 +40,7 @@ class Reader:
     pin_memory: bool = False
 
     def read(self, blocks: Sequence[ImageBlock]) -> Iterator[tuple[ImageBlock, Iterator[dict[str, Any]]]]:
-        """Each block with its batches, which have to be taken before the next block is."""
+        """Yield each block with its batches, which have to be taken before the next block."""
         for view in dict.fromkeys(block.view for block in blocks):
             chosen = [block for block in blocks if block.view == view]
             size = self.batch_size
@@ -61,7 +61,7 @@ class Reader:
 
 
 def subset_rows(dataset: str, available: int, count: int | None, seed: int) -> Int64[np.ndarray, " n"]:
-    """Rows of the training images that are used: all, or `count` drawn without replacement, ascending.
+    """Return the rows of the training images that are used, ascending: all, or `count` drawn without replacement.
 
     The same for everything that is made of training images, so that the support bank and the memory bank see the same
     (deviation H7). FungiError where there are fewer.

@@ -64,7 +64,7 @@ def confusion_matrix(
     label = f"mIoU of {folder.parent.name.rpartition('-')[0]}"
     for block, loaded in progress(reader.read(missing), sizes, label=label):
         taken = [(features(batch), batch["mask"]) for batch in loaded]
-        predicted = predictor(torch.cat([found for found, _ in taken]))
+        predicted = predictor(torch.cat([of_batch for of_batch, _ in taken]))
         truth = torch.cat([mask for _, mask in taken]).numpy()
         matrix = sum(
             confusion(of_image, guess, classes, rules.ignored) for of_image, guess in zip(truth, predicted, strict=True)

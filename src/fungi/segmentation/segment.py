@@ -42,12 +42,12 @@ def run(settings: SegmentSettings) -> dict[str, Any]:
 
 
 def show(settings: SegmentSettings, content: dict[str, Any]) -> None:
-    """A line per feature."""
+    """Print a line per feature."""
     for feature, scores in content["results"].items():
         extra = "".join(
             f", {name} {100 * scores[name]:.2f} %"
             for name in ("matched-mIoU", "recall", "recall-of-negatives")
             if name in scores
         )
-        found = f"mIoU {100 * scores['mIoU']:.2f} %, pixel accuracy {100 * scores['pixel-accuracy']:.2f} %"
-        print(f"{feature}: {found}{extra}")
+        scored = f"mIoU {100 * scores['mIoU']:.2f} %, pixel accuracy {100 * scores['pixel-accuracy']:.2f} %"
+        print(f"{feature}: {scored}{extra}")

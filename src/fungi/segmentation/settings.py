@@ -83,7 +83,7 @@ class SegmentSettings(ResultSettings):
     class_matching: bool | None = setting(None, "report mIoU after matching of classes, too; the profile's if absent")
     normalise_tokens_before_head: bool = setting(False, "bring tokens to length one before the head, as neighbours are")
     predict_unscored: bool = setting(True, "let classes win that are not scored (ade20k's other)")
-    split: str = setting("test", "split to score")
+    split: str = setting("test", "split to score", aliases=("--test-split",))
     seed: int = setting(42, "seed of crops, selection, head, negatives, projection and subset", within=SEEDS)
     root: Path = setting(Path("features"), "folder of banks and results", aliases=("--output-path",), decides="nothing")
     data_dir: Path = setting(Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing")
@@ -129,15 +129,15 @@ class SegmentSettings(ResultSettings):
     def numbers(self) -> Numbers:
         """Those given, and the published ones of the full or the data-efficient setting for the others."""
         usual = FULL if self.images is None else DATA_EFFICIENT
-        given = {name: getattr(self, name) for name in vars(usual)}
-        return dataclasses.replace(usual, **{name: value for name, value in given.items() if value is not None})
+        values = {name: getattr(self, name) for name in vars(usual)}
+        return dataclasses.replace(usual, **{name: value for name, value in values.items() if value is not None})
 
     @property
     def deviations(self) -> DenseProfile:
         """The profile's switches, with those that are given in their place."""
         profile = DENSE_PROFILES[self.profile]
-        given = {name: getattr(self, name) for name in vars(profile)}
-        return dataclasses.replace(profile, **{name: value for name, value in given.items() if value is not None})
+        values = {name: getattr(self, name) for name in vars(profile)}
+        return dataclasses.replace(profile, **{name: value for name, value in values.items() if value is not None})
 
     def search_bytes(self, device: "torch.device") -> int:
         """Return the memory of exact search on a device, in bytes."""
