@@ -99,7 +99,7 @@ class ChoiceScorer:
         return self._judged[combination]
 
     def warnings(self) -> list[str]:
-        """What was odd in the labels."""
+        """Return warnings about the labels."""
         return warnings_of_labels(self._targets, self.test_targets)
 
     def _tested(self) -> Iterator[tuple[float, Scores, Candidate]]:

@@ -84,8 +84,8 @@ class LinearScorer:
         }
 
     def warnings(self) -> list[str]:
-        """What was odd in the labels, and a validation split that is not there."""
-        found = warnings_of_labels(self._targets, self.test_targets)
+        """Return warnings about the labels, and about a validation split that is missing."""
+        texts = warnings_of_labels(self._targets, self.test_targets)
         if self._settings.has_official_validation and not self._official:
             texts.append(NO_OFFICIAL_VALIDATION.format(dataset=self._settings.dataset_name))
         return texts
