@@ -79,7 +79,7 @@ def test_the_command_gives_the_reference_and_names_its_protocol(folder, capsys):
     with pytest.warns(UnknownOriginWarning):
         assert COMMANDS["retrieval"].main([*flags, "--ground-truth", str(RETRIEVAL / "landmarks.json")]) == 0
     assert "mAP-M" in capsys.readouterr().out
-    (path,) = folder.glob("results/retrieval-pca9999-on-query-*/oxford-landmarks/dino_vitb16.json")
+    (path,) = folder.glob("results/retrieval-on-query-pca9999-*/oxford-landmarks/dino_vitb16.json")
     found = json.loads(path.read_text())["results"]["embeddings"]
     for protocol, letter in (("easy", "E"), ("medium", "M"), ("hard", "H")):
         assert found[f"mAP-{letter}"] == pytest.approx(REFERENCE["expected"][protocol]["mAP"], abs=1e-6)

@@ -22,7 +22,7 @@ def few_shot_rows(
         shots = max(1, round(size * len(rows))) if isinstance(size, float) else size
         if len(rows) < shots:
             raise FungiError(
-                f"class {label} has {len(rows)} train rows, fewer than the {shots} of --shots. Use fewer --shots."
+                f"class {label} has {len(rows)} train rows, fewer than the {shots} shots of --shots. Use fewer."
             )
         chosen.append(rows[:shots] if generator is None else generator.choice(rows, shots, replace=False))
     return np.sort(np.concatenate(chosen))
