@@ -1,6 +1,8 @@
 """Slow tests start first; commands configure the program's logger, and each test finds it as it was."""
 
 import os
+import random
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -22,6 +24,15 @@ def _logger_as_found() -> Iterator[None]:
     yield
     logger.handlers[:], logger.propagate = handlers, propagate
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws_in_every_run() -> None:
+    """Seed the global generators, so that no test depends on what ran before it, or on luck."""
+    random.seed(0)
+    for name, seed in (("numpy.random", "seed"), ("torch", "manual_seed")):
+        if name in sys.modules:  # importing takes seconds
+            getattr(sys.modules[name], seed)(0)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`fungi clean`: remove what killed processes left below a root, and is provably nobody's."""
+"""`fungi clean`: remove what killed processes left below a root, and nobody needs."""
 
 import os
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def run(settings: CleanSettings) -> None:
 
 
 def _left_over(root: Path) -> Iterator[tuple[Path, str]]:
-    """What is nobody's, and why."""
+    """Yield what is nobody's, and why."""
     from fungi.store.assembly import block_folders, is_finished
 
     for place, folders, files in os.walk(root):

@@ -57,7 +57,7 @@ def embedding_feature(context: StageContext, dtype: str = "float32", shared: Gra
 
 
 def gradient_features(settings: GradientSettings, context: StageContext) -> list[Feature]:
-    """One feature per objective, and the embeddings first where they are asked for."""
+    """Return one feature per objective, and the embeddings first where they are asked for."""
     _require_views(settings, context)
     targets = find_layers(context, settings.layer, bias=settings.bias)
     projected = () if settings.projection_kind == NO_PROJECTION else targets
@@ -73,7 +73,7 @@ def gradient_features(settings: GradientSettings, context: StageContext) -> list
 
 
 def require_options(settings: GradientSettings) -> None:
-    """FungiError, before anything is loaded, for options that an objective of a known backbone does not have."""
+    """Raise FungiError before anything is loaded, for options that an objective of a known backbone does not have."""
     if settings.backbone not in BACKBONES:
         return
     input_spec = BACKBONES[settings.backbone].input
@@ -83,7 +83,7 @@ def require_options(settings: GradientSettings) -> None:
 
 
 def _require_views(settings: GradientSettings, context: StageContext) -> None:
-    """FungiError, before anything is drawn, for objectives that the modality has no views for."""
+    """Raise FungiError before anything is drawn, for objectives that the modality has no views for."""
     fitting = []
     for name in settings.objective:
         with suppress(NoViewsError):
@@ -98,7 +98,7 @@ def _require_views(settings: GradientSettings, context: StageContext) -> None:
 
 
 def find_layers(context: StageContext, texts: tuple[str, ...], *, bias: bool) -> tuple[Target, ...]:
-    """The gradient sources in the backbone; its usual one where none is named."""
+    """Return the gradient sources in the backbone; its usual one where none is named."""
     spec = context.backbone.spec
     targets = []
     for text in texts or (f"{spec.layer}:attn_proj",):
@@ -109,7 +109,7 @@ def find_layers(context: StageContext, texts: tuple[str, ...], *, bias: bool) ->
 
 
 def find_matrix(settings: GradientSettings, context: StageContext, target: Target) -> ProjectionMatrix:
-    """The projection for a target: a given file of its width, else the usual one, drawn where it is not there yet."""
+    """Return the projection for a target: a named file of its width, or else the usual one, drawn if it is missing."""
     if settings.projection_matrix:
         given = [load_projection(path) for path in settings.projection_matrix]
         shapes = (0, target.shape[0])  # 0: a matrix for layers of any shape
@@ -153,7 +153,7 @@ def build_engine(
     matrices: dict[str, ProjectionMatrix],
     stopwatch: Stopwatch | None = None,
 ) -> GradientEngine:
-    """The engine for these targets, with the deviations of the profile."""
+    """Return the engine for these targets, with the deviations of the profile."""
     profile, spec = choose_profile(settings.profile), context.backbone.spec
     return assembly.build_engine(
         context.backbone.model,
@@ -170,7 +170,7 @@ def build_engine(
 
 
 def bound_objectives(settings: GradientSettings, context: StageContext, engine: GradientEngine) -> list[BoundObjective]:
-    """The objectives with heads and supporting data, on the device."""
+    """Return the objectives with heads and supporting data, on the device."""
     options, model = parse_options(settings.set), context.backbone.model
     plan = ViewPlan(settings.views, patch_size_of(model))
     bound = []

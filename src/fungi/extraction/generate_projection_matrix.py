@@ -38,7 +38,7 @@ class ProjectionSettings:
             )
 
     def outputs(self) -> list[Path]:
-        """The matrix file."""
+        """Return the matrix file."""
         return [self.output_path]
 
     def difference(self, path: Path) -> str:

@@ -78,12 +78,12 @@ class GradientSettings(StageSettings):
         return {**super()._deciding(feature), **{name: getattr(self, name) for name in names}}
 
     def _view_settings(self, objective: str) -> tuple[str, ...]:
-        """The view plan, for objectives whose views it changes: those of KL are the same under every plan."""
+        """Return the view plan, for objectives whose views it changes: those of KL are the same under every plan."""
         kind = OBJECTIVES[objective].views
         return ("views",) if any(kind in by_kind for by_kind in PLAN_OPTIONS.values()) else ()
 
     def differs_from(self, provenance: "Provenance") -> str:
-        """In which setting the file of this provenance was made otherwise; options of other objectives don't count."""
+        """Return the setting that differs in the file of this provenance; options of other objectives don't count."""
         wanted, there = (
             [text for text in options if text.partition(".")[0] == provenance.feature]
             for options in (self.set, provenance.settings.get("set", ()))

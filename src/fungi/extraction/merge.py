@@ -32,7 +32,7 @@ class MergeSettings:
     expect: tuple[str, ...] = setting((), "feature files below the root that have to be there in the end")
 
     def outputs(self) -> list[Path]:
-        """The expected files."""
+        """Return the expected files."""
         return [self.root / file for file in self.expect]
 
 
@@ -67,7 +67,7 @@ def run(settings: MergeSettings) -> None:
 
 
 def _belongs_to_another_run(blocks: "BlockFolder", path: Path) -> bool:
-    """Whether the file is there, made in another way, and these blocks are what an unfinished run left behind.
+    """Return whether the file is there, made in another way, and these blocks are what an unfinished run left behind.
 
     FungiError where all blocks are there: which of the two is wanted can't be known.
     """

@@ -72,7 +72,7 @@ def _all_damaged(samples: Samples, spans: Sequence[Span], first: FungiError) -> 
 
 
 def _plan(context: StageContext, split: str, samples: Samples, feature: Feature) -> Work | None:
-    """What is left to do for a feature; None where its file is there already."""
+    """Return what is left to do for a feature; None where its file is there already."""
     settings = context.settings
     path = settings.layout.features(feature.name, context.dataset.name, context.backbone.spec.name, split)
     code_version = current_version()
@@ -102,7 +102,7 @@ def _plan(context: StageContext, split: str, samples: Samples, feature: Feature)
 
 
 def _by_whom(path: Path, code_version: CodeVersion) -> str:
-    """What differs from this version of the program in the one that made a file; empty where nothing does."""
+    """Return what differs from this version of the program in the one that made a file; empty where nothing does."""
     differences = [text for other in versions_of(path) if (text := difference(other, code_version))]
     return f", by another version of the program ({differences[0]}); --overwrite makes it anew" if differences else ""
 
@@ -156,7 +156,7 @@ def _compute(
 
 
 def compiles(context: StageContext, features: Sequence[core.Feature]) -> bool:
-    """Whether the encoder is compiled: a matter of the command and the dataset, never of what is left to do.
+    """Return whether the encoder is compiled: a matter of the command and the dataset, never of what is left to do.
 
     Compiled code rounds in other places: shards and resumed runs of a command agree on it.
     """
@@ -193,7 +193,7 @@ def _compute_block(
 
 
 def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:
-    """Whether the file is there. One that was made in another way, or is damaged, is an error unless it may go."""
+    """Return whether the file is there. FungiError for another or a damaged file, unless it may be replaced."""
     try:
         if not check_finished(path, manifest):
             return False

@@ -113,7 +113,7 @@ class StageSettings:
         return (EMBEDDINGS,)
 
     def outputs(self) -> list[Path]:
-        """The feature files of the splits that are named."""
+        """Return the feature files of the splits that are named."""
         dataset, backbone = (text.partition("=")[0] for text in (self.dataset, self.backbone))
         dataset = limited_name(dataset, self.limit)
         return [
@@ -121,7 +121,7 @@ class StageSettings:
         ]
 
     def difference(self, path: Path) -> str:
-        """In which setting a feature file was made otherwise; empty for none, or where it does not say."""
+        """Return in which setting a feature file was made otherwise; empty for none, or where it does not say."""
         from fungi.store.reading import provenance_of
 
         try:
@@ -131,7 +131,7 @@ class StageSettings:
         return self.differs_from(provenance) if provenance is not None else ""
 
     def differs_from(self, provenance: "Provenance") -> str:
-        """In which setting the file of this provenance was made otherwise; empty for none."""
+        """Return in which setting the file of this provenance was made otherwise; empty for none."""
         for name, wanted in json.loads(json.dumps(self._deciding(provenance.feature), default=str)).items():
             if provenance.settings.get(name, wanted) != wanted:
                 flag = f"--{name.replace('_', '-')}"
@@ -139,7 +139,7 @@ class StageSettings:
         return ""
 
     def _deciding(self, feature: str) -> dict[str, Any]:
-        """The settings that decide a feature, as far as they are known before anything is loaded."""
+        """Return the settings that decide a feature, as far as they are known before anything is loaded."""
         names: tuple[str, ...] = ("seed", "profile", "random_init", "checkpoint", "checkpoint_key", "input_size")
         if feature == EMBEDDINGS:
             names = (*names, "embedding_precision")

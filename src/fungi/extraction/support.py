@@ -18,7 +18,7 @@ from fungi.runtime.log import logger
 
 
 def with_support(bound: BoundObjective, context: StageContext, engine: GradientEngine) -> BoundObjective:
-    """The objective with its supporting data, from the training split whatever split is extracted."""
+    """Return the objective with its supporting data, from the training split whatever split is extracted."""
     if not bound.objective.needs_support:
         return bound
     train = context.open_split("train")
@@ -46,7 +46,7 @@ def with_support(bound: BoundObjective, context: StageContext, engine: GradientE
 
 
 def _key(bound: BoundObjective, context: StageContext, train: Samples) -> str:
-    """A hash of all that decides the supporting data."""
+    """Return a hash of all that decides the supporting data."""
     facts = [
         bound.settings,
         context.settings.seed,

@@ -77,7 +77,7 @@ def _why_unusable() -> str:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The compute dtype: `auto` is bfloat16 on a GPU (spec vision 7.1) and float32 elsewhere."""
+    """Return the compute dtype: `auto` is bfloat16 on a GPU (spec vision 7.1) and float32 elsewhere."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:

@@ -33,14 +33,14 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """A text file that is either whole or not there."""
+    """Write a text file, utf-8, under a temporary name that becomes `path` once all of it is on the disk."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def written_once(path: Path) -> Iterator[Path]:
-    """As `written_whole`, but the first of several writers wins: who comes later finds its own version dropped.
+    """Write as `written_whole` does, but the first of several writers wins: versions that come later are dropped.
 
     For what has to be the same for all who read it, and may not come out bit for bit the same twice. What killed
     processes left beside it goes.
@@ -92,7 +92,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def is_free_lock(path: Path) -> bool:
-    """Whether a file is a lock of `locked` that nobody holds: left by a process that was killed."""
+    """Return whether a file is a lock of `locked` that nobody holds: left by a process that was killed."""
     if not (path.name.startswith(".") and path.name.endswith(LOCK)):
         return False
     try:

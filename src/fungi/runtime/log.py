@@ -64,7 +64,7 @@ def configure() -> None:
 
 
 def format_warning(message: Warning | str, *_where: Any, **_options: Any) -> str:
-    """A warning of a library in a line, where an open bar was: that is drawn again below it.
+    """Return a warning of a library as a line, which takes the place of an open bar: that is drawn again below it.
 
     Who records warnings gets them all the same, which would not be so if they were made messages of the logger.
     """
@@ -76,7 +76,7 @@ def format_warning(message: Warning | str, *_where: Any, **_options: Any) -> str
 def progress(
     items: Iterable[T], sizes: Sequence[int] | None = None, *, label: str = "", unit: str = "image"
 ) -> Iterator[T]:
-    """The items, and on a terminal a bar that counts what is in them; elsewhere a line every half minute.
+    """Yield the items, and show on a terminal a bar that counts what is in them; elsewhere a line every half minute.
 
     sizes: units in each item, in order (of batches, their images); one in each if absent, where `items` have a length.
     An item is done once the next is asked for. The bar goes when the items end, or with `close_bars`.
@@ -189,7 +189,7 @@ class _Lines:
             logger.info(f"{self._label}: {self._done:,} of {self._total:,} {self._unit}s, {speed}")
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing: no line is left open."""
 
     def clear(self) -> None:
-        """Nothing is in the way."""
+        """Do nothing: no line is in the way."""

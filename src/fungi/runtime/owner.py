@@ -1,7 +1,7 @@
-"""Whose an unfinished file is: its name says which process, on which machine, is writing it.
+"""Names of temporary files encode machine and process, so that orphans can be recognised.
 
-A file whose process is gone is nobody's and may be removed. On another machine (or in another container) that can't be
-seen; there a file is nobody's when it was not touched for a day, which no write takes.
+An orphan is a file whose process is gone; it may be removed. On another machine (or in another container) that can't be
+seen; there a file counts as an orphan when it was not touched for a day, which no write takes.
 """
 
 import hashlib
@@ -22,18 +22,18 @@ _REMOVED = re.compile(r"\..+\.removed-[^-]+")
 
 
 def unfinished_name(path: Path) -> Path:
-    """A name beside `path`, never used before, that says who writes there."""
+    """Return a name beside `path`, never used before, that says who writes there."""
     pid = os.getpid()
     return path.with_name(f".{path.name}.partial-{_machine()}-{pid}-{_start_of(pid)}-{uuid.uuid4().hex[:8]}")
 
 
 def removed_name(path: Path) -> Path:
-    """A name beside `path` for what is about to be removed: whatever has such a name is nobody's."""
+    """Return a name beside `path` for what is about to be removed: whatever has such a name is nobody's."""
     return path.with_name(f".{path.name}.removed-{uuid.uuid4().hex[:12]}")
 
 
 def abandoned(folder: Path) -> Iterator[Path]:
-    """What lies directly in a folder and is provably nobody's: unfinished or half-removed files and folders."""
+    """Yield what lies directly in a folder and is provably an orphan: unfinished or half-removed files and folders."""
     try:
         entries = sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -44,7 +44,7 @@ def abandoned(folder: Path) -> Iterator[Path]:
 
 
 def remove_orphans(folder: Path) -> None:
-    """Remove what is nobody's; others may be doing the same."""
+    """Remove the orphans directly in a folder; other processes may be doing the same."""
     for entry in abandoned(folder):
         discard(entry)
 
@@ -69,11 +69,11 @@ def discard(path: Path) -> None:
 def _is_abandoned(entry: Path) -> bool:
     if _REMOVED.fullmatch(entry.name):
         return True
-    found = _UNFINISHED.fullmatch(entry.name)
-    if found is None:
+    name = _UNFINISHED.fullmatch(entry.name)
+    if name is None:
         return False
-    if found["machine"] == _machine() and _start_of(os.getpid()):
-        return _start_of(int(found["pid"])) != int(found["start"])
+    if name["machine"] == _machine() and _start_of(os.getpid()):
+        return _start_of(int(name["pid"])) != int(name["start"])
     try:
         return time.time() - entry.stat().st_mtime > UNTOUCHED
     except FileNotFoundError:

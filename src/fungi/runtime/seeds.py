@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 def derive(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed for one purpose, e.g. `derive(42, "views", "dino", sample_id)`."""
+    """Return a 63-bit seed for one purpose, e.g. `derive(42, "views", "dino", sample_id)`."""
     text = "\x1f".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
 def torch_generator(seed: int, *purpose: str | int) -> "torch.Generator":
-    """A CPU generator of torch for one purpose."""
+    """Return a CPU generator of torch for one purpose."""
     import torch
 
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
 
 def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """A generator of numpy for one purpose."""
+    """Return a generator of numpy for one purpose."""
     return np.random.default_rng(derive(seed, *purpose))
 
 

@@ -63,7 +63,7 @@ def shared_rows(rows: int, dim: int) -> Float64[Tensor, "n r"]:
 
 @contextmanager
 def shared(rows: Float64[Tensor, "n r"]) -> Iterator[RowsHandle]:
-    """A handle for rows on the CPU, good inside the block: of where they lie if that is shared, else of a copy."""
+    """Yield a handle for rows on the CPU, valid inside the block: of the rows if they are shared, else of a copy."""
     if rows.untyped_storage().data_ptr() not in _REGIONS or not rows.is_contiguous():
         copy = shared_rows(*rows.shape)
         copy.copy_(rows)

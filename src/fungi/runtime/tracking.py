@@ -25,7 +25,7 @@ def track(values: Mapping[str, Any]) -> None:
 
 @contextmanager
 def tracked(settings: Any, program: str) -> Iterator[None]:
-    """A run around a command whose settings ask for one; of processes that train together the first has it.
+    """Open a run around a command whose settings ask for one; of processes that train together the first has it.
 
     Raises FungiError where wandb is not installed.
     """
@@ -48,7 +48,7 @@ class RowRate:
         self._label, self._rows, self._start = label, 0, perf_counter()
 
     def add(self, rows: int) -> None:
-        """Some more rows are done."""
+        """Count some more rows."""
         self._rows += rows
         rate = self._rows / (perf_counter() - self._start)
         track({f"{self._label}/rows": self._rows, f"{self._label}/rows_per_second": rate})

@@ -37,7 +37,7 @@ def package_versions() -> dict[str, str]:
 
 @cache
 def code_commit() -> str:
-    """The git commit of the code, with `+changes` where the work tree differs; 'unknown' outside a checkout."""
+    """Return the git commit of the code, with `+changes` where the work tree differs; 'unknown' outside a checkout."""
     here = Path(__file__).resolve().parent
     copied_from = here.parents[2] / COMMIT_FILE
     if copied_from.is_file():

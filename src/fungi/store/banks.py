@@ -1,9 +1,8 @@
 """Banks of patches on disk: features `[n d]` and, for each, how many of its pixels have each class `[n c]`.
 
-A bank's size is known before its first row is. Blocks of rows are written to their places in two plain files, and a
-mark is left behind each once it is on the disk; so resume, shards and a plain re-run are the same thing here, too: do
-the blocks that are missing, with the same bytes as a result. Nothing maps or reads a bank as a whole: readers ask for
-windows of rows, and memory stays bounded whatever the bank's size.
+The size of a bank is known before its first row is computed. Blocks of rows live as `store.blocks` describes, but are
+written to their places in two plain files, and an empty file marks each block that is on the disk. Nothing reads a bank
+at once: readers ask for windows of rows, and memory stays bounded whatever the bank's size.
 """
 
 import hashlib
@@ -57,10 +56,10 @@ class Patches(Protocol):
     dim: int
 
     def features_of(self, rows: Integer[np.ndarray, "*n"]) -> Float[np.ndarray, "*n d"]:
-        """Features of single rows, float32."""
+        """Return features of single rows, float32."""
 
     def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
-        """All rows, `size` at a time, each window with its first row."""
+        """Yield all rows, `size` at a time, each window with its first row."""
 
 
 class PatchRows:
@@ -71,11 +70,11 @@ class PatchRows:
         self.rows, self.dim = features.shape
 
     def features_of(self, rows: Integer[np.ndarray, "*n"]) -> Float[np.ndarray, "*n d"]:
-        """Features of single rows."""
+        """Return features of single rows."""
         return self._features[rows]
 
     def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
-        """All rows, `size` at a time, each window with its first row."""
+        """Yield all rows, `size` at a time, each window with its first row."""
         for start in range(0, self.rows, size):
             yield start, self._features[start : start + size]
 
@@ -90,7 +89,7 @@ class Bank:
 
     @classmethod
     def create(cls, folder: Path, manifest: BankManifest) -> "Bank":
-        """The bank in a folder, made where it is not there yet. FungiError where the folder holds another."""
+        """Return the bank in a folder, made where it is not there yet. FungiError where the folder holds another."""
         bank = cls(folder, manifest)
         if not (folder / MANIFEST).exists():
             folder.joinpath(MARKS).mkdir(parents=True, exist_ok=True)
@@ -129,11 +128,11 @@ class Bank:
             temporary.touch()
 
     def features(self, start: int, stop: int) -> Float[np.ndarray, "n d"]:
-        """Features of the rows `start:stop`, in memory, in the dtype they are stored in."""
+        """Return features of the rows `start:stop`, in memory, in the dtype they are stored in."""
         return self._window(FEATURES, start, stop)
 
     def features_of(self, rows: Integer[np.ndarray, "*n"]) -> Float[np.ndarray, "*n d"]:
-        """Features of single rows, float32."""
+        """Return features of single rows, float32."""
         return self._gathered(FEATURES, rows).astype(np.float32)
 
     def labels_of(self, rows: Integer[np.ndarray, "*n"]) -> UInt16[np.ndarray, "*n c"]:
@@ -141,7 +140,7 @@ class Bank:
         return self._gathered(LABELS, rows)
 
     def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
-        """All rows, `size` at a time, each window with its first row."""
+        """Yield all rows, `size` at a time, each window with its first row."""
         for start in range(0, self.rows, size):
             yield start, self.features(start, min(start + size, self.rows))
 
@@ -172,7 +171,7 @@ class Bank:
 
 
 def open_bank(folder: Path) -> Bank:
-    """A bank that is there, whole. FungiError for a folder without one, and one that is not finished."""
+    """Return a bank that is there, whole. FungiError for a folder without one, and one that is not finished."""
     bank = Bank(folder, read_manifest(folder))
     if missing := len(bank.missing()):
         raise FungiError(f"the bank {folder} is not finished: {missing} blocks are missing. Run fungi segment again.")
@@ -180,7 +179,7 @@ def open_bank(folder: Path) -> Bank:
 
 
 def read_manifest(folder: Path) -> BankManifest:
-    """What a folder's bank will be. FungiError where that is missing or damaged."""
+    """Return what a folder's bank will be. FungiError where that is missing or damaged."""
     try:
         raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return BankManifest(**{**raw, "ends": tuple(raw["ends"])})

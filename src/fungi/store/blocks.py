@@ -239,7 +239,7 @@ class BlockFolder:
         remove_orphans(self.folder.parent)
 
     def require_complete(self) -> None:
-        """FungiError with the missing blocks and their rows, if any is missing."""
+        """Raise FungiError with the missing blocks and their rows, if any is missing."""
         missing = self.missing()
         if missing:
             shown = ", ".join(f"{span.index} (rows {span.start}-{span.stop - 1})" for span in missing[:8])

@@ -37,16 +37,16 @@ class CodeVersion:
     versions: dict[str, str] = field(default_factory=dict)
 
     def deciding(self) -> dict[str, str]:
-        """What can change a number. The machine takes no part: any node may go on with the work of another."""
+        """Return what can change a number. The machine takes no part: any node may go on with the work of another."""
         return {"code": self.code} | {n: v for n, v in self.versions.items() if n not in WITHOUT_EFFECT}
 
     def to_json(self) -> str:
-        """As text."""
+        """Return the version as text."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | None) -> "CodeVersion":
-        """From text; of an unknown version where there is none, or nothing that can be read."""
+        """Return the version that a text holds; an unknown one where the text holds none."""
         try:
             return cls.from_record(json.loads(text or ""))
         except ValueError:
@@ -54,7 +54,7 @@ class CodeVersion:
 
     @classmethod
     def from_record(cls, values: Any) -> "CodeVersion":
-        """From the entries of a record that may have others; of an unknown version where they are not there."""
+        """Return the version from a record that may have other entries; an unknown one where it holds none."""
         try:
             return cls(str(values["code"]), str(values["commit"]), {**values["versions"]})
         except (LookupError, TypeError):
@@ -73,7 +73,7 @@ def current_version() -> CodeVersion:
 
 
 def difference(one: CodeVersion, other: CodeVersion) -> str:
-    """What differs, for people; empty where nothing does that can change a number."""
+    """Return what differs, for people; empty where nothing does that can change a number."""
     here, there = one.deciding(), other.deciding()
     parts = []
     for name in sorted({*here, *there}):

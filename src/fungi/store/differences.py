@@ -17,7 +17,7 @@ def arguments_of(text: str) -> dict[str, str]:
 
 
 def differing_parts(one: Any, other: Any) -> tuple[Any, Any]:
-    """Both values; of two dictionaries the entries that differ, of two texts like calls their arguments that do."""
+    """Return both values; of dictionaries the entries that differ, of texts like calls the arguments that do."""
     if isinstance(one, str) and isinstance(other, str) and arguments_of(one) and arguments_of(other):
         old, new = differing_parts(arguments_of(one), arguments_of(other))
         return _as_arguments(old), _as_arguments(new)
@@ -44,7 +44,7 @@ def difference_in_words(there: Mapping[str, Any], here: Mapping[str, Any]) -> st
 
 
 def shortened(value: Any) -> Any:
-    """The beginning of a hash; anything else as it is."""
+    """Return the beginning of a hash; anything else as it is."""
     return value[:12] if isinstance(value, str) and _HASH.fullmatch(value) else value
 
 

@@ -40,7 +40,7 @@ def _seed_of_gradients(array: FeatureArray) -> int | None:
 
 
 def _drawn_weights(array: FeatureArray) -> bool:
-    """Whether the weights were drawn from the run's seed, so that they differ as seeds do."""
+    """Return whether the weights were drawn from the run's seed, so that they differ as seeds do."""
     return array.provenance is not None and array.provenance.weights_source.startswith("random")
 
 

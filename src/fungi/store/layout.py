@@ -30,7 +30,7 @@ class Layout:
         return self.root / "gradients" / dataset / backbone / f"{objective}-{split}.h5"
 
     def features(self, feature: str, dataset: str, backbone: str, split: str) -> Path:
-        """The file of a feature by its name: `embeddings`, or an objective."""
+        """Return the file of a feature by its name: `embeddings`, or an objective."""
         if feature == EMBEDDINGS:
             return self.embeddings(dataset, backbone, split)
         return self.gradients(dataset, backbone, feature, split)
@@ -43,17 +43,17 @@ class Layout:
         return list(dict.fromkeys(path.name.removesuffix(ending) for path in files))
 
     def _original(self, dataset: str, backbone: str) -> Path:
-        """Where the original harness has its gradients: it knows no level `gradients`."""
+        """Return where the original harness has its gradients: it knows no level `gradients`."""
         return self.root / dataset / backbone
 
     def existing(self, feature: str, dataset: str, backbone: str, split: str) -> Path:
-        """The file of a feature for reading: ours, or the original harness's where that alone is there."""
+        """Return the file of a feature for reading: ours, or the original harness's where that alone is there."""
         ours = self.features(feature, dataset, backbone, split)
         theirs = self._original(dataset, backbone) / ours.name
         return theirs if feature != EMBEDDINGS and theirs.is_file() and not ours.exists() else ours
 
     def projection(self, name: str) -> Path:
-        """A projection matrix made by default (none was given)."""
+        """Return a projection matrix made by default (none was given)."""
         return self.root / "projections" / f"{name}.pth"
 
     def support(self, dataset: str, backbone: str, objective: str, key: str) -> Path:

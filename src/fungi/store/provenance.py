@@ -71,7 +71,7 @@ class Provenance:
     complete: bool = True
 
     def identity(self) -> dict[str, Any]:
-        """The fields that decide the numbers: equal identities mean the same file."""
+        """Return the fields that decide the numbers: equal identities mean the same file."""
         kept = {name: value for name, value in asdict(self).items() if name not in WITNESSES}
         return json.loads(json.dumps(kept, default=str))  # as it reads back from a file: lists, no tuples
 
@@ -86,7 +86,7 @@ def write_provenance(file: "h5py.File", provenance: Provenance) -> None:
 
 
 def read_provenance(file: "h5py.File") -> Provenance | None:
-    """The record of a file; None for files of the original harness, which carry none."""
+    """Return the record of a file; None for files of the original harness, which carry none."""
     if "schema_version" not in file.attrs:
         return None
     values = {}
@@ -105,7 +105,7 @@ def write_layer_provenance(array: "h5py.Dataset", provenance: LayerProvenance) -
 
 
 def read_layer_provenance(array: "h5py.Dataset") -> LayerProvenance | None:
-    """What an array of a gradient file says of itself; None for files of the original harness."""
+    """Return what an array of a gradient file says of itself; None for files of the original harness."""
     if "projection_hash" not in array.attrs:
         return None
     values = {known.name: array.attrs[known.name] for known in fields(LayerProvenance)}

@@ -57,7 +57,7 @@ class FeatureArray:
 
 
 def open_array(path: Path, key: str) -> FeatureArray:
-    """An array by file and name.
+    """Return an array by file and name.
 
     Raises MissingFilesError where there is no such file, and FungiError where it is truncated, unfinished, or does not
     hold such an array.
@@ -133,7 +133,7 @@ def _rows(path: Path, array: h5py.Dataset, checksums: ArrayChecksums | None, sta
 
 
 def warn_of_unknown_origin(arrays: list[FeatureArray]) -> None:
-    """One warning for all files that carry no provenance, however many there are."""
+    """Warn once for all files that carry no provenance, however many there are."""
     unknown = sorted({str(array.path) for array in arrays if array.provenance is None})
     if unknown:
         others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
@@ -206,7 +206,7 @@ def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
 
 
 def _refuse_links(file: h5py.File, path: Path, key: str) -> None:
-    """FungiError where the way to an array leads through a link, which may point into any file."""
+    """Raise FungiError where the way to an array leads through a link, which may point into any file."""
     place = file
     for name in filter(None, key.split("/")):
         if not isinstance(place.get(name, getlink=True), h5py.HardLink):
@@ -215,7 +215,7 @@ def _refuse_links(file: h5py.File, path: Path, key: str) -> None:
 
 
 def _check_provenance(provenance: Provenance, path: Path, key: str, rows: int) -> None:
-    """FungiError for a record of another version, of an unfinished file, or of other rows than the array has."""
+    """Raise FungiError for a record of another version, of an unfinished file, or of other rows than the array has."""
     if provenance.schema_version != SCHEMA_VERSION:
         raise FungiError(
             f"{path} was written with version {provenance.schema_version} of the provenance, this program reads "
@@ -231,7 +231,7 @@ def _check_provenance(provenance: Provenance, path: Path, key: str, rows: int) -
 
 
 def open_hdf5(path: Path, mode: Literal["r", "w"]) -> h5py.File:
-    """The opened file. FungiError where it can't be locked (NFS, Lustre), OSError where it can't be read."""
+    """Return the opened file. FungiError where it can't be locked (NFS, Lustre), OSError where it can't be read."""
     try:
         return h5py.File(path, mode)
     except OSError as error:

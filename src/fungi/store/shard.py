@@ -25,5 +25,5 @@ class Shard:
         return cls(int(index), int(count))
 
     def takes(self, block: int) -> bool:
-        """Whether a block (counted from 0) belongs to this shard."""
+        """Return whether a block (counted from 0) belongs to this shard."""
         return block % self.count == self.index - 1

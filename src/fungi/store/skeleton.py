@@ -75,7 +75,7 @@ class _Headers(io.RawIOBase):
                 yield begin, bytes(self.pages[number][begin - number * PAGE : end - number * PAGE])
 
     def _parts(self, size: int) -> Iterator[tuple[int, int, int, int]]:
-        """The next `size` bytes, page by page: number of the page, offset in the data, start and stop in the page."""
+        """Yield the next `size` bytes by page: number of the page, offset in the data, start and stop in the page."""
         first = 0
         while first < size:
             number, start = divmod(self._place + first, PAGE)
