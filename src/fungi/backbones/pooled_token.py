@@ -51,18 +51,18 @@ class PooledTokenEncoder:
         return Encoded(self.model.head(self.model.head_drop(pooled)))
 
     def activation_module(self, path: str) -> nn.Module:
-        """The module whose input is the input of the attention module that owns `path`."""
+        """Return the module whose input is the input of the attention module that owns `path`."""
         return self.attention_input
 
     def at_size(self, size: int) -> "PooledTokenEncoder":
-        """The same way through the model for images of another size; FungiError where the model takes one alone."""
+        """Return this way through the model for images of another size; FungiError where it takes one size alone."""
         resized = copy(self)
         resized.model = at_size(self.model, size)
         resized._attend = resized._attended
         return resized
 
     def compile(self, targets: Sequence[str]) -> None:
-        """Everything up to the attention of the last block, where eleven twelfths of the work are, as one program."""
+        """Compile everything up to the attention of the last block, eleven twelfths of the work, as one program."""
         attend = torch.compile(self._attended)
 
         def attend_any_number(images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +72,7 @@ class PooledTokenEncoder:
         self._attend = attend_any_number
 
     def _attended(self, images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
-        """The pooled token behind the attention of the last block `[n 1 i]`, before it, and past it `[n 1 d]`."""
+        """Return the pooled token behind the last block's attention `[n 1 i]`, before it, and past it `[n 1 d]`."""
         model, last = self.model, self.model.blocks[-1]
         tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
         tokens = model.blocks[:-1](tokens)  # [n t d]
@@ -99,7 +99,7 @@ def attend_pooled_token(
 
 
 def pooled_token_encoder(model: Any, layer_paths: list[str]) -> PooledTokenEncoder | None:
-    """The short cut for a model and its gradient sources, where the structure allows it; else None.
+    """Return the short cut for a model and its gradient sources, where the structure allows it; else None.
 
     It does for timm's plain `VisionTransformer` with class-token pooling, when every gradient source lies behind the
     attention of the last block. An empty list of sources asks for embeddings only.

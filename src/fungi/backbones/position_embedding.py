@@ -105,7 +105,7 @@ def at_size(model: nn.Module, size: int) -> nn.Module:
 
 
 def positions_version(model: nn.Module) -> tuple[int, int]:
-    """A pair that changes when the model's learned positions are replaced or written to, so that copies are renewed."""
+    """Return a pair that changes when the learned positions are replaced or written to, so that copies are renewed."""
     vit = _sized_module(model)[1]
     if vit is None:
         return 0, 0
@@ -114,7 +114,7 @@ def positions_version(model: nn.Module) -> tuple[int, int]:
 
 
 def _sized_module(model: nn.Module) -> tuple[str, Any]:
-    """The vision transformer inside a model that has to be told the size of its images, and its path."""
+    """Return path and module of the vision transformer in a model, which is built for one size; None without one."""
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
     from torchvision.models import VisionTransformer as TorchvisionTransformer
@@ -163,7 +163,7 @@ def _torchvision_at_size(vit: Any, size: int) -> nn.Module:
 
 
 def _with_module(model: nn.Module, path: list[str], module: nn.Module) -> nn.Module:
-    """The model with another module at a path; nothing else is copied than what leads there."""
+    """Replace the module at a path in a copy of the model, which shares everything else."""
     if not path:
         return module
     outer = _shallow(model)
@@ -172,14 +172,14 @@ def _with_module(model: nn.Module, path: list[str], module: nn.Module) -> nn.Mod
 
 
 def _shallow(module: nn.Module) -> Any:
-    """A module of the same children, parameters and hooks, which can be replaced without changing the first."""
+    """Copy a module but not its children, parameters and hooks; replacing them does not change the original."""
     twin = copy(module)
     twin._modules, twin._parameters = dict(module._modules), dict(module._parameters)
     return twin
 
 
 def _try_out(model: nn.Module, size: int) -> None:
-    """FungiError where a model without a known size does not take images of `size` x `size`."""
+    """Raise FungiError where a model without a known size does not take images of `size` x `size`."""
     parameter = next(model.parameters())
     training = [module for module in model.modules() if module.training]
     try:

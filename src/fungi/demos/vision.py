@@ -57,7 +57,7 @@ def run(settings: DemoSettings) -> None:
 
 
 def _extract(settings: DemoSettings) -> None:
-    """All seeds and splits: side by side on a CPU, one after the other on a GPU.
+    """Extract all seeds and splits: side by side on a CPU, one after the other on a GPU.
 
     A network this small does not gain from a second thread, but from a second process.
     """
@@ -91,7 +91,7 @@ def _seconds_file(root: Path, split: str) -> Path:
 
 
 def _work_quietly() -> None:
-    """One thread, and no progress bars: several would write over each other."""
+    """Use one thread and no progress bars: several would write over each other."""
     import torch
 
     torch.set_num_threads(1)
@@ -99,7 +99,7 @@ def _work_quietly() -> None:
 
 
 def _extractions(settings: DemoSettings) -> list[GradientSettings]:
-    """A run of the gradient stage for each seed and split, the long ones first."""
+    """Return a run of the gradient stage for each seed and split, the long ones first."""
     shared = GradientSettings(objective=FEATURES[1:], with_embeddings=True, set=FEWER_PATCHES, device=settings.device)
     return [
         replace(shared, root=root, seed=seed, split=(split,))
@@ -109,13 +109,13 @@ def _extractions(settings: DemoSettings) -> list[GradientSettings]:
 
 
 def _extractions_of_smaller_views(settings: DemoSettings) -> list[GradientSettings]:
-    """The same for the first seed with views at their own size, each plan in a folder of its own."""
+    """Return the runs of the first seed with views at their own size, each plan in a folder of its own."""
     first = [job for job in _extractions(settings) if job.seed == settings.seeds[0]]
     return [replace(job, root=settings.root / f"{plan}-views", views=plan) for plan in SMALLER_VIEWS for job in first]
 
 
 def _print_views(settings: DemoSettings, published: dict[str, Any]) -> None:
-    """A row for each plan of views: forwards, seconds of the processor, accuracy; all of the first seed."""
+    """Print a row for each plan of views: forwards, seconds of the processor, accuracy; all of the first seed."""
     from fungi.backbones.base import BACKBONES
     from fungi.backbones.position_embedding import patch_size_of
     from fungi.extraction.gradient_settings import parse_options
@@ -133,10 +133,10 @@ def _print_views(settings: DemoSettings, published: dict[str, Any]) -> None:
             result = published.get("runs", [published])[0]["results"][name]
         else:
             result = evaluate(KnnSettings(root=(root,), device=settings.device))["results"][name]
-        given: dict[str, Any] = {"embedding_dim": 1, "input_spec": spec.input, "seed": 0}
-        bound = [bind(one, **given, options=options.get(one), plan=ViewPlan(plan, patch)) for one in FEATURES[1:]]
+        fixed: dict[str, Any] = {"embedding_dim": 1, "input_spec": spec.input, "seed": 0}
+        bound = [bind(kind, **fixed, options=options.get(kind), plan=ViewPlan(plan, patch)) for kind in FEATURES[1:]]
         seconds = sum(float(_seconds_file(root, split).read_text(encoding="utf-8")) for split in SPLITS)
-        forwards = sum(forwards_of(one.views) for one in bound)
+        forwards = sum(forwards_of(objective.views) for objective in bound)
         rows.append([plan, f"{forwards:.1f}", f"{seconds:.0f}", f"{100 * result['accuracy']:.1f}"])
     print(f"\nViews at their own size (--views), seed {settings.seeds[0]}; docs/views.md has the study.\n")
     print(aligned(rows))

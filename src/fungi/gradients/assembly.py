@@ -42,7 +42,7 @@ class EngineSettings:
 def assemble_engine(
     model: nn.Module, layers: Sequence[str], embedding_dim: int, settings: EngineSettings
 ) -> GradientEngine:
-    """The engine of a model; FungiError for a layer that can't be a source, or a projection that does not fit."""
+    """Return the engine of a model; FungiError for a layer or a projection that does not fit."""
     targets = find_targets(model, tuple(layers), bias=settings.bias)
     if not targets:
         raise FungiError("no target layer is given. Name one, as in blocks.11.attn.proj.")
@@ -63,8 +63,10 @@ def build_engine(
     dtype: torch.dtype,
     **options: Any,
 ) -> GradientEngine:
-    """The engine for these targets, with their projections on the device, in the dtype of the products; targets that
-    have one matrix share it. options: further arguments of `GradientEngine`."""
+    """Return the engine for these targets, with their projections on the device in the dtype of the products.
+
+    Targets that have one matrix share it. options: further arguments of `GradientEngine`.
+    """
     ready = {id(matrix): matrix for matrix in matrices.values()}
     projectors = {key: make_projector(matrix, device, product_dtype(dtype)) for key, matrix in ready.items()}
     by_name = {name: projectors[id(matrix)] for name, matrix in matrices.items()}
@@ -77,30 +79,32 @@ def _matrix(
     settings: EngineSettings,
     drawn: dict[tuple[int, tuple[int, int]], ProjectionMatrix],
 ) -> ProjectionMatrix:
-    """The given projection of a target, or the usual one; layers of one size share a matrix, as in the stages."""
-    given = settings.projection
-    if isinstance(given, Mapping):
-        if target.name not in given:
-            raise FungiError(f"there is no projection for layer {target.name!r}. Given: {', '.join(given)}.")
-        given = given[target.name]
-    key = (id(given), target.shape)
+    """Return a target's own projection, or the usual one; layers of one size share a matrix, as in the stages."""
+    projection = settings.projection
+    if isinstance(projection, Mapping):
+        if target.name not in projection:
+            raise FungiError(f"there is no projection for layer {target.name!r}. Given: {', '.join(projection)}.")
+        projection = projection[target.name]
+    key = (id(projection), target.shape)
     if key not in drawn:
-        if given is None or isinstance(given, str):
-            kind, outputs = given or "binary", target.shape[0]
+        if projection is None or isinstance(projection, str):
+            kind, outputs = projection or "binary", target.shape[0]
             require_memory(kind, projection_dim, target.shape, settings.device, settings.dtype, _WAY_OUT)
-            given = draw_projection(projection_dim, target.gradient_dim, kind=kind, seed=settings.seed, outputs=outputs)
-        drawn[key] = given if isinstance(given, ProjectionMatrix) else _signs(given)
+            projection = draw_projection(
+                projection_dim, target.gradient_dim, kind=kind, seed=settings.seed, outputs=outputs
+            )
+        drawn[key] = projection if isinstance(projection, ProjectionMatrix) else _signs(projection)
     return drawn[key]
 
 
-def _signs(given: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
-    """A matrix that a caller gives as it is; FungiError for entries other than +1 and -1."""
-    if given.dtype != torch.bool and not bool((given.abs() == 1).all()):
+def _signs(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
+    """Return the matrix of a caller's own entries; FungiError for entries other than +1 and -1."""
+    if entries.dtype != torch.bool and not bool((entries.abs() == 1).all()):
         raise FungiError(
             "the projection has entries other than +1 and -1. Give its signs, or another kind as a ProjectionMatrix "
             "(fungi.gradients.projection.draw_projection)."
         )
-    return from_entries(given)
+    return from_entries(entries)
 
 
 def width_of(model: nn.Module, embedding_dim: int) -> int:

@@ -20,7 +20,7 @@ from fungi.errors import FungiError
 
 @contextmanager
 def visible_output_projection(attentions: list[nn.MultiheadAttention]) -> Iterator[None]:
-    """While inside, the given modules call `out_proj` as a module, and torch's fused encoder kernels are off."""
+    """Let the modules call `out_proj` as a module, with torch's fused encoder kernels off."""
     for attention in attentions:
         if attention.bias_k is not None or attention.add_zero_attn:
             raise FungiError("attention with bias_k, bias_v or add_zero_attn is not supported as a gradient source.")
@@ -47,7 +47,7 @@ def _attend(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """The forward of `nn.MultiheadAttention`; attention weights are not returned."""
+    """Compute the forward of `nn.MultiheadAttention`, without returning attention weights."""
     if query.dim() != 3:
         raise FungiError("attention without a batch axis is not supported as a gradient source.")
     batched = (query, key, value) if attention.batch_first else [x.transpose(0, 1) for x in (query, key, value)]
@@ -74,7 +74,7 @@ def _project(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> list[
 def _joint_mask(
     attention: Any, q: Tensor, k: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
 ) -> Tensor | None:
-    """Both masks as one additive mask `[b h t s]`; True means "do not look" in torch's boolean masks."""
+    """Join both masks as one additive mask `[b h t s]`; True means "do not look" in torch's boolean masks."""
 
     def additive(mask: Tensor) -> Tensor:
         return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask

@@ -88,7 +88,7 @@ class BaseGradientExtractor(ABC):
 
     @abstractmethod
     def input_transform(self, input_dim: int) -> Transform:
-        """A function from a PIL image to its views: `[c, h, w]` or `[v, c, h, w]`, normalised, of side `input_dim`.
+        """Return a function from a PIL image to its normalised views `[c, h, w]` or `[v, c, h, w]` of side `input_dim`.
 
         What is random in it takes torch's, numpy's or Python's global stream, which is seeded for each image by its
         content: a feature depends neither on the batch nor on the order.
@@ -98,7 +98,7 @@ class BaseGradientExtractor(ABC):
     def compute_loss(
         self, latents: Float[Tensor, "m l"], views_per_sample: int, **kwargs: Any
     ) -> Float[Tensor, ""] | Float[Tensor, " b"]:
-        """The loss of a batch from the latents `[b * v, l]`, view-fastest: one per sample, or their mean.
+        """Return the loss of a batch from the latents `[b * v, l]`, view-fastest: one per sample, or their mean.
 
         Samples must not interact, except in that mean (`FUNGIWrapper.setup(..., check_independence=True)` tests it).
         """
@@ -111,7 +111,7 @@ class BaseGradientExtractor(ABC):
         return self.projection_head(normalize(embeddings, dim=-1))
 
     def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
-        """What `compute_loss` gets besides latents, from what the encoder gave, `[b v ...]`; nothing unless
+        """Return what `compute_loss` gets besides latents, from the encoder's output `[b v ...]`; nothing unless
         overridden."""
         return {}
 
@@ -151,7 +151,7 @@ class BaseGradientExtractor(ABC):
         return next(iter(entries.values())) if len(entries) == 1 else entries
 
     def loss(self, encoded: Encoded) -> Float[Tensor, " b"]:
-        """One loss per sample from the embeddings of its views: what the engine differentiates."""
+        """Return one loss per sample from the embeddings of its views: what the engine differentiates."""
         samples, views, _ = encoded.pooled.shape
         latents = self.latents(encoded.pooled.flatten(0, 1))
         value = self.compute_loss(latents=latents, views_per_sample=views, **self.loss_inputs(encoded))
@@ -173,14 +173,14 @@ class BaseGradientExtractor(ABC):
         return self.latents(embeddings.flatten(0, 1)).detach()
 
     def state(self) -> dict[str, Shaped[Tensor, "..."]]:
-        """Everything random or fitted, by name: the tensors and the weights of the modules among the attributes."""
-        found: dict[str, Tensor] = {}
+        """Return everything random or fitted, by name: tensors, and weights of modules, among the attributes."""
+        tensors: dict[str, Tensor] = {}
         for name, value in vars(self).items():
             if isinstance(value, nn.Module) and value is not self.model:
-                found |= {f"{name}.{key}": tensor for key, tensor in value.state_dict().items()}
+                tensors |= {f"{name}.{key}": tensor for key, tensor in value.state_dict().items()}
             elif isinstance(value, Tensor) and name != "_given_projection":
-                found[name] = value
-        return found
+                tensors[name] = value
+        return tensors
 
     def restore(self, state: dict[str, Shaped[Tensor, "..."]]) -> None:
         """Take over what `state` of an equal extractor gave."""
@@ -198,7 +198,7 @@ class BaseGradientExtractor(ABC):
         return embedding_dim_of(self.model, self.layers, images)
 
     def _per_sample(self, value: Any, samples: int, wants_gradient: bool) -> Float[Tensor, " b"]:
-        """A mean over the batch counts for each sample: its gradient times b is the sum of the samples' gradients."""
+        """Expand a mean over the batch to one loss per sample: its gradient times b is the sum of the samples'."""
         if not isinstance(value, Tensor):
             raise FungiError(
                 f"compute_loss of {type(self).__name__} gave {type(value).__name__}; a tensor is needed, a scalar or "

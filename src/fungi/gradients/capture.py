@@ -127,7 +127,7 @@ class Capture:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """While inside: evaluation mode (BatchNorm on running statistics, no dropout); no parameter asks for a gradient.
+    """Put the model in evaluation mode (no dropout, BatchNorm on running statistics), without gradients of parameters.
 
     Flags are set one by one, without `eval()`: some models do more than setting a flag there (merge adapters, say).
     """

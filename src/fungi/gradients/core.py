@@ -39,8 +39,8 @@ Computed = dict[str, dict[str, Float[Tensor, "b p"]]]
 
 @shielded()
 def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
-    """All features of one batch, in their order; features of one call have different names."""
-    made: Computed = {}
+    """Compute all features of one batch, in their order; features of one call have different names."""
+    computed: Computed = {}
     groups: dict[Any, list[Feature]] = {}
     for feature in features:
         groups.setdefault((feature.views.identity, id(feature.engine)), []).append(feature)
@@ -56,8 +56,8 @@ def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
         else:
             embeddings, gradients = engine.embed(prepared, views), {}
         for feature in sharing:
-            made[feature.name] = gradients.get(feature.name) or {EMBEDDINGS: embeddings[:, 0]}
-    return {feature.name: made[feature.name] for feature in features}
+            computed[feature.name] = gradients.get(feature.name) or {EMBEDDINGS: embeddings[:, 0]}
+    return {feature.name: computed[feature.name] for feature in features}
 
 
 def forwards_per_sample(features: Sequence[Feature]) -> float:
@@ -69,7 +69,7 @@ def forwards_per_sample(features: Sequence[Feature]) -> float:
 
 
 def embedding_feature(embedding: GradientEngine, shared: GradientEngine | None, views: ViewGenerator) -> Feature:
-    """The embedding, in float32 for evaluation (spec vision 7.1).
+    """Return the embedding, in float32 for evaluation (spec vision 7.1).
 
     It comes from the engine of the gradients where that computes in float32, and so from their forward where one of
     them sees the same views; else from `embedding`, an engine of its own.
@@ -95,8 +95,8 @@ class FiniteCheck:
         if not self._finite:
             return {}
         noted = torch.stack([torch.cat(rows) for rows in self._finite.values()]).cpu()  # [features n]
-        found = {name: torch.nonzero(~rows).flatten().tolist() for name, rows in zip(self._finite, noted, strict=True)}
-        return {name: rows for name, rows in found.items() if rows}
+        bad = {name: torch.nonzero(~rows).flatten().tolist() for name, rows in zip(self._finite, noted, strict=True)}
+        return {name: rows for name, rows in bad.items() if rows}
 
 
 @shielded()

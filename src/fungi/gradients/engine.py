@@ -99,7 +99,7 @@ class GradientEngine:
             _check_width(target, self.projectors.get(target.name))
 
     def through(self, encoder: Callable[[nn.Module], Encoder] | None) -> "GradientEngine":
-        """The same engine with another way through the model (`Objective.encoder`), or itself for None; FungiError
+        """Return the same engine with another way through the model (`Objective.encoder`), itself for None; FungiError
         where the model has no such way."""
         if encoder is None:
             return self
@@ -153,7 +153,7 @@ class GradientEngine:
         return Extracted(Encoded.joined(encoded, rows_at), gradients)
 
     def _groups(self, batch: Any, views: ViewGenerator) -> Iterator[tuple[Tensor, Any]]:
-        """Parts of a batch whose views fill one forward pass, on the device, with their rows in the batch."""
+        """Yield (rows, part) of a batch, parts on the device whose views fill one forward pass."""
         self._take_sizes(views)
         size = max(1, int(self.views_per_forward // forwards_of(views)))
         groups = views.groups(batch, size) if isinstance(views, Grouping) else in_turn(batch, size)
@@ -162,7 +162,7 @@ class GradientEngine:
             parts_done(len(rows) * views.n_views)  # asked for the next group: this one was worked on
 
     def _by_group(self, batch: Any, views: ViewGenerator, work: Callable[[Any], T]) -> Iterator[tuple[Tensor, T]]:
-        """Rows of each group of a batch, and what the work gives for it.
+        """Yield the rows of each group of a batch, and the result of the work for it.
 
         Where the memory is short, groups are halved, once; FungiError where that does not help.
         """
@@ -184,7 +184,7 @@ class GradientEngine:
                     yield rows[half], result
 
     def _attempt(self, part: Any, work: Callable[[Any], T]) -> T | None:
-        """What the work gives for a group; None where the memory does not suffice."""
+        """Return the result of the work for a group; None where the memory does not suffice."""
         try:
             return work(part)
         except torch.OutOfMemoryError:
@@ -252,7 +252,7 @@ class GradientEngine:
         return encoded.detach(), terms
 
     def _terms(self, capture: Capture, loss: Loss, encoded: Encoded, *, keep_graph: bool) -> dict[str, Terms]:
-        """What the gradient of each sample's loss is made of, at each target."""
+        """Return the terms of the gradient of each sample's loss, at each target."""
         scale = None
         with self.stopwatch("heads and backward"):
             if self.dtype == torch.float16:
@@ -301,7 +301,7 @@ class _Gathered:
 
     @torch.no_grad()
     def projected(self) -> Float[Tensor, "rows p"]:
-        """All of them."""
+        """Return the gradients of all rows, projected."""
         self._project()
         return torch.cat(self._done)
 
@@ -312,10 +312,10 @@ class _Gathered:
 
 
 def _scaled_derivative(loss: Loss, encoded: Encoded) -> tuple[list[Tensor], list[Tensor], Float[Tensor, "b 1 1 1"]]:
-    """The latents, the derivative of the losses by each times a power of two per sample, and those powers."""
+    """Return the latents, the derivative of the losses by each times a power of two per sample, and those powers."""
     leaves = encoded.map(lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
-    found = torch.autograd.grad(loss(leaves).sum(), leaves.differentiable, allow_unused=True)
-    used = [(root, by) for root, by in zip(encoded.differentiable, found, strict=True) if by is not None]
+    derivatives = torch.autograd.grad(loss(leaves).sum(), leaves.differentiable, allow_unused=True)
+    used = [(root, by) for root, by in zip(encoded.differentiable, derivatives, strict=True) if by is not None]
     largest = torch.stack([by.abs().flatten(1).amax(dim=1) for _, by in used]).amax(dim=0)  # [b]
     scale = torch.exp2(torch.log2(FLOAT16_SIGNAL / largest.clamp_min(torch.finfo(torch.float32).tiny)).floor())
     weights = [by * scale.view(-1, *[1] * (by.dim() - 1)) for _, by in used]
@@ -323,7 +323,7 @@ def _scaled_derivative(loss: Loss, encoded: Encoded) -> tuple[list[Tensor], list
 
 
 def _projects_attention(target: Target) -> bool:
-    """Whether a target is the output projection of an attention module, the only layer that deviation V1 concerns."""
+    """Return whether a target is an attention module's output projection, the only layer that deviation V1 concerns."""
     return target.path.endswith(("attn.proj", "out_proj"))
 
 

@@ -63,7 +63,7 @@ class KhatriRaoProjector:
         return (back * self._product(terms.extended(), self._inputs)).sum(dim=(1, 2))  # [b g s p] -> [b p]
 
     def project(self, kept: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
-        """The factor 1/sqrt(p), which is all that is missing."""
+        """Multiply by the factor 1/sqrt(p), which is all that is missing."""
         return kept * self._scaling
 
     def _product(self, values: Float[Tensor, "*n i"], factor: Float[Tensor, "p i"]) -> Float[Tensor, "*n p"]:
@@ -75,6 +75,6 @@ class KhatriRaoProjector:
 
 
 def make_projector(matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> Projector:
-    """The projector of a matrix's kind."""
+    """Return the projector of a matrix's kind."""
     kind = KhatriRaoProjector if matrix.kind == "khatri-rao" else DenseProjector
     return kind(matrix, device, dtype)

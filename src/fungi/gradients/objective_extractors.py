@@ -76,11 +76,11 @@ class ObjectiveExtractor(BaseGradientExtractor):
             setattr(self, _attribute(name), head)
 
     def heads(self) -> nn.ModuleDict:
-        """The heads as they are now, for the objective."""
+        """Return the present heads, for the objective."""
         return nn.ModuleDict({name: getattr(self, _attribute(name)) for name in self.bound.heads})
 
     def input_transform(self, input_dim: int) -> Transform:
-        """The views of the objective."""
+        """Return the views of the objective."""
         if input_dim == self.image_input.size:
             return ViewTransform(self.bound.views)
         views: Any = self.bound.views
@@ -91,13 +91,13 @@ class ObjectiveExtractor(BaseGradientExtractor):
         return self.objective.latents(embeddings, self.projection_head)
 
     def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
-        """What the encoder gave, for objectives whose loss is not one of the head's outputs alone."""
+        """Return the encoder's output, for objectives whose loss is not one of the head's outputs alone."""
         return {} if type(self.objective).loss is Objective.loss else {"encoded": encoded}
 
     def compute_loss(
         self, latents: Float[Tensor, "m l"], views_per_sample: int, *, encoded: Encoded | None = None, **kwargs: Any
     ) -> Float[Tensor, " b"]:
-        """The objective's loss per sample."""
+        """Return the objective's loss per sample."""
         if encoded is not None:
             return self.objective.loss(encoded, self.heads(), self._supported())
         return self.objective.latent_loss(latents.unflatten(0, (-1, views_per_sample)), self._supported())
@@ -110,8 +110,8 @@ class ObjectiveExtractor(BaseGradientExtractor):
     @shielded()
     def prepare_support(self, samples: Samples) -> None:
         """Make the supporting data from training samples."""
-        made = self.objective.support(samples, self._embed, self.heads(), self.seed)
-        self.support = support_on(self.device, made)
+        support = self.objective.support(samples, self._embed, self.heads(), self.seed)
+        self.support = support_on(self.device, support)
 
     def state(self) -> dict[str, Shaped[Tensor, "..."]]:
         """Heads and supporting data."""
@@ -120,8 +120,8 @@ class ObjectiveExtractor(BaseGradientExtractor):
     def restore(self, state: dict[str, Shaped[Tensor, "..."]]) -> None:
         """Take over heads and supporting data."""
         super().restore(state)
-        given = {name.removeprefix("support."): t for name, t in state.items() if name.startswith("support.")}
-        self.support = support_on(self.device, given)
+        support = {name.removeprefix("support."): t for name, t in state.items() if name.startswith("support.")}
+        self.support = support_on(self.device, support)
 
     def _embed(self, samples: Samples) -> Float[Tensor, "n v d"]:
         views = self.views if self.views is not self.bound.views else self.bound.support_views
@@ -135,14 +135,16 @@ class ObjectiveExtractor(BaseGradientExtractor):
 
 
 def _attribute(head: str) -> str:
-    """Under which name an extractor has a head: the published ones for the student's and the teacher's."""
+    """Return the attribute that holds a head: the published names for the student's and the teacher's."""
     return "projection_head" if head in ("head", "student") else f"{head}_projection"
 
 
 @cache
 def extractor_of(objective: type[Objective]) -> type[ObjectiveExtractor]:
-    """The extractor of an objective: a published one, else one that is derived from the objective."""
-    published = {one.objective_type: one for one in (DINOGradientsExtractor, SimCLRGradientsExtractor)}
+    """Return the extractor of an objective: a published one, else one that is derived from the objective."""
+    published = {
+        extractor.objective_type: extractor for extractor in (DINOGradientsExtractor, SimCLRGradientsExtractor)
+    }
     if objective in published:
         return published[objective]
     content = {"objective_type": objective, "__doc__": objective.__doc__, "__module__": "fungi.gradients"}
@@ -156,7 +158,7 @@ class DINOGradientsExtractor(ObjectiveExtractor):
     teacher_projection: nn.Module
 
     def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
-        """The teacher's latents of the global crops."""
+        """Return the teacher's latents of the global crops."""
         return {
             "teacher_latents": self.objective.teacher_latents(encoded.pooled, self.teacher_projection).flatten(0, 1)
         }

@@ -60,7 +60,7 @@ class ProjectionMatrix:
         return digest.hexdigest()
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "rows g"]:
-        """Some rows with their entries, float32."""
+        """Return some rows with their entries, float32."""
         packed = self.packed[start:stop]
         if self.kind == "gaussian":
             return packed
@@ -81,7 +81,7 @@ class ProjectionMatrix:
         return signs[:, : self.outputs], signs[:, self.outputs :]
 
     def dense(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Float[Tensor, "p g"]:
-        """All entries, without the factor 1/sqrt(p), ready for a product."""
+        """Return all entries, without the factor 1/sqrt(p), ready for a product."""
         full = torch.empty(self.projection_dim, self.gradient_dim, device=device, dtype=dtype)
         for start in range(0, self.projection_dim, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, self.projection_dim)
@@ -105,10 +105,10 @@ class Projector(Protocol):
         """All entries on the device, without the factor 1/sqrt(p)."""
 
     def contract(self, terms: Terms) -> Float[Tensor, "b kept"]:
-        """What is kept of the gradients of one forward pass."""
+        """Return what is kept of the gradients of one forward pass."""
 
     def project(self, kept: Float[Tensor, "b kept"]) -> Float[Tensor, "b p"]:
-        """The projected gradients of what was kept, float32."""
+        """Return the projected gradients of what was kept, float32."""
 
 
 class RawGradients:
@@ -119,7 +119,7 @@ class RawGradients:
         return terms.formed().flatten(1)
 
     def project(self, kept: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
-        """As they are."""
+        """Return the gradients unchanged."""
         return kept
 
 
@@ -137,7 +137,7 @@ class DenseProjector:
         return self._dense
 
     def contract(self, terms: Terms) -> Float[Tensor, "b g"]:
-        """The flattened gradients: `[b o i] -> [b g]`."""
+        """Return the flattened gradients: `[b o i] -> [b g]`."""
         return terms.formed().flatten(1)
 
     def project(self, kept: Float[Tensor, "b g"]) -> Float[Tensor, "b p"]:
@@ -153,7 +153,7 @@ class DenseProjector:
 def draw_projection(
     projection_dim: int, gradient_dim: int, *, kind: str = "binary", seed: int = 42, outputs: int = 0
 ) -> ProjectionMatrix:
-    """A fresh matrix from torch's CPU generator; row blocks continue one stream, so memory stays small.
+    """Draw a matrix from torch's CPU generator; row blocks continue one stream, so memory stays small.
 
     outputs: o of the layer, for khatri-rao; 0 stands for that of a square layer with a bias, or without one.
     """
@@ -242,7 +242,7 @@ def _from_ours(content: dict[str, Any], path: Path) -> ProjectionMatrix:
 
 
 def _is_whole(content: dict[str, Any]) -> bool:
-    """Whether the fields of a matrix file have the types and sizes that they have to have."""
+    """Return whether the fields of a matrix file have the types and sizes that they have to have."""
     kind, packed, outputs = content["kind"], content["packed"], content.get("outputs", 0)
     sizes = (content["seed"], content["projection_dim"], content["gradient_dim"], outputs)
     if kind not in KINDS or not isinstance(packed, Tensor) or not all(type(size) is int for size in sizes):
@@ -257,14 +257,14 @@ def _is_whole(content: dict[str, Any]) -> bool:
 
 
 def from_entries(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
-    """A matrix from given entries of any dtype: signs (True is +1) are kept as bits, others as they are."""
+    """Return the matrix of entries of any dtype: signs (True is +1) are kept as bits, others unchanged."""
     if entries.dtype != torch.bool and not bool((entries.abs() == 1).all()):
         return ProjectionMatrix("gaussian", -1, entries.shape[0], entries.shape[1], entries.float().cpu())
     return ProjectionMatrix("binary", -1, entries.shape[0], entries.shape[1], _pack((entries > 0).cpu()))
 
 
 def product_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In what dtype to project where the model computes in `dtype`: sums over G entries would overflow float16."""
+    """Return the dtype of the projection for a model in `dtype`: sums over G entries would overflow float16."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 

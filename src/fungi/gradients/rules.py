@@ -14,7 +14,7 @@ from fungi.gradients.terms import Terms
 def linear_terms(
     layer: Any, activations: Float[Tensor, "m *t i"], signals: Float[Tensor, "m *t o"], samples: int, bias: bool
 ) -> Terms:
-    """A linear layer: all tokens of all views of a sample are its positions, `[b*v t i] -> [b 1 v*t i]`."""
+    """Return the terms of a linear layer: the tokens of all views are positions, `[b*v t i] -> [b 1 v*t i]`."""
     return Terms(
         signals.reshape(samples, 1, -1, signals.shape[-1]),
         activations.reshape(samples, 1, -1, activations.shape[-1]),
@@ -25,7 +25,7 @@ def linear_terms(
 def convolution_terms(
     layer: Any, activations: Float[Tensor, "m c h w"], signals: Float[Tensor, "m o y x"], samples: int, bias: bool
 ) -> Terms:
-    """A convolution: the inputs under the kernel are the activations of a position; groups are blocks."""
+    """Return the terms of a convolution: inputs under the kernel are a position's activations, groups are blocks."""
     columns = unfold(
         activations, layer.kernel_size, dilation=layer.dilation, padding=_padding(layer), stride=layer.stride
     )  # [m c*kh*kw y*x]
@@ -58,5 +58,5 @@ RULES: dict[type[nn.Module], Rule] = {nn.Linear: linear_terms, nn.Conv2d: convol
 
 
 def rule_for(module: nn.Module) -> Rule | None:
-    """The rule of a layer's type; None where the type is not supported."""
+    """Return the rule of a layer's type; None where the type is not supported."""
     return next((rule for kind, rule in RULES.items() if isinstance(module, kind)), None)

@@ -60,20 +60,20 @@ def split_spec(text: str) -> tuple[str, str | None, str]:
 
     A leading `backbone.` is dropped, as the published command lines have it.
     """
-    found = _SPEC.fullmatch(text.removeprefix("backbone."))
-    if not found:
+    match = _SPEC.fullmatch(text.removeprefix("backbone."))
+    if not match:
         raise FungiError(f"layer {text!r} is not path.to.layer:name, as in blocks.11.attn.proj:attn_proj.")
-    path, part = found["path"], found["part"]
+    path, part = match["path"], match["part"]
     if part is not None and part not in PARTS:
         raise FungiError(f"layer {text!r}: part {part!r} is not one of {', '.join(PARTS)}.")
     usual = re.sub(r"\W", "_", path) + (f"_{part}" if part else "")
     if path.endswith(("attn.proj", "self_attention.out_proj")):
         usual = "attn_proj"
-    return path, part, found["name"] or usual
+    return path, part, match["name"] or usual
 
 
 def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
-    """The gradient source that `text` names; FungiError that lists candidates where it can't be one."""
+    """Return the gradient source that `text` names; FungiError that lists candidates where it can't be one."""
     path, part, name = split_spec(text)
     module = dict(model.named_modules()).get(path)
     if module is None:
@@ -90,9 +90,9 @@ def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
 
 
 def _check_unshared(model: nn.Module, path: str, module: Any) -> None:
-    """A weight that several layers share has a gradient from each of them; one layer's hooks see but their own."""
-    for other, found in model.named_modules(remove_duplicate=False):
-        if other != path and getattr(found, "weight", None) is module.weight:
+    """Raise FungiError for a weight that layers share: one layer's hooks see its own part of the gradient alone."""
+    for other, layer in model.named_modules(remove_duplicate=False):
+        if other != path and getattr(layer, "weight", None) is module.weight:
             raise FungiError(
                 f"layer {path!r} shares its weight with {other!r}: the gradient of neither is that of the weight. "
                 f"{candidates(model, path)}"
@@ -100,24 +100,24 @@ def _check_unshared(model: nn.Module, path: str, module: Any) -> None:
 
 
 def find_targets(model: nn.Module, texts: tuple[str, ...], *, bias: bool = True) -> tuple[Target, ...]:
-    """All gradient sources of a run; FungiError where two were given one name.
+    """Return all gradient sources of a run; FungiError where two were given one name.
 
     Layers that nobody named and that the convention would call alike (`attn_proj` of two blocks) are called by their
     paths.
     """
-    found = [find_target(model, text, bias=bias) for text in texts]
-    names = [target.name for target in found]
+    targets = [find_target(model, text, bias=bias) for text in texts]
+    names = [target.name for target in targets]
     told_apart = [
         replace(target, name=re.sub(r"\W+", "_", target.spec).strip("_"))
         if names.count(target.name) > 1 and ":" not in text
         else target
-        for target, text in zip(found, texts, strict=True)
+        for target, text in zip(targets, texts, strict=True)
     ]
     return unique_names(told_apart)
 
 
 def unique_names(targets: list[Target]) -> tuple[Target, ...]:
-    """The targets; FungiError where two would have one name in the file."""
+    """Return the targets; FungiError where two would have one name in the file."""
     names = [target.name for target in targets]
     for name in names:
         if names.count(name) > 1:
@@ -126,7 +126,7 @@ def unique_names(targets: list[Target]) -> tuple[Target, ...]:
 
 
 def candidates(model: nn.Module, path: str) -> str:
-    """A hint for an error: the layers nearest to the path, else the last ones of the model."""
+    """Return a hint for an error: the layers nearest to the path, else the last ones of the model."""
     possible = [name for name, module in model.named_modules() if name != path and rule_for(module) is not None]
     near = get_close_matches(path, possible, n=4, cutoff=0.6) or possible[-6:]
     return f"Candidates: {', '.join(near)}." if near else "The model has no layer of a supported type."

@@ -34,7 +34,7 @@ class Terms:
         return len(self.signals)
 
     def formed(self) -> Float[Tensor, "b o i_and_bias"]:
-        """The gradients: `[b g o s] x [b g s i] -> [b g*o i]`, in float32, and the bias as a last column.
+        """Return the gradients: `[b g o s] x [b g s i] -> [b g*o i]`, in float32, and the bias as a last column.
 
         One matrix product per row: neither per-view nor per-token gradients are formed on the way.
         """
@@ -45,13 +45,13 @@ class Terms:
         return gradient.unflatten(0, (len(self), -1)).flatten(1, 2)
 
     def extended(self) -> Float[Tensor, "b g s i_and_bias"]:
-        """The activations in float32, with a one at the end for the bias: signals times these are the whole terms."""
+        """Return the activations in float32, with a one at the end for the bias: signals times these are the terms."""
         activations = self.activations.float()
         return torch.nn.functional.pad(activations, (0, 1), value=1.0) if self.bias else activations
 
     @staticmethod
     def joined(parts: Sequence["Terms"]) -> "Terms":
-        """The terms of the same rows from several forward passes, whose gradients add up: their positions in turn."""
+        """Join the terms of the same rows from several forward passes, whose gradients add up: positions in turn."""
         if len(parts) == 1:
             return parts[0]
         signals, activations = ([getattr(part, name) for part in parts] for name in ("signals", "activations"))
@@ -97,7 +97,7 @@ class EachPosition:
     prefix: int = 0
 
     def rows(self, terms: Terms) -> Terms:
-        """Every position a row of its own: `[b g s o] -> [b*s g 1 o]`."""
+        """Make every position a row of its own: `[b g s o] -> [b*s g 1 o]`."""
 
         def alone(values: Float[Tensor, "b g s f"]) -> Float[Tensor, "rows g 1 f"]:
             return values[:, :, self.prefix :].transpose(1, 2).flatten(0, 1).unsqueeze(2)

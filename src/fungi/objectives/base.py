@@ -34,7 +34,7 @@ def support_on(device: torch.device, support: Support) -> Support:
 
 
 def random_linear(inputs: int, outputs: int, seed: int, *purpose: str) -> nn.Linear:
-    """A frozen linear layer with PyTorch's default initialisation `U(-1/sqrt(E), 1/sqrt(E))`, from its own stream."""
+    """Draw a frozen linear layer as PyTorch does by default, `U(-1/sqrt(E), 1/sqrt(E))`, from its own stream."""
     generator = torch_generator(seed, "head", *purpose)
     bound = inputs**-0.5
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
@@ -72,18 +72,18 @@ class Objective:
                 raise FungiError(f"{self.name}.{name} has to be larger than 0, not {value}.")
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """The fixed random heads by name, equal for all splits of all datasets; one, E -> `latent_dim`, by default."""
+        """Return the fixed random heads by name, equal for all splits and datasets; by default E -> `latent_dim`."""
         return nn.ModuleDict({"head": random_linear(embedding_dim, self.latent_dim, seed, self.name)})
 
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """One loss per sample from the latents of its views: `pooled` `[b v d]`, and `patches` with an `encoder`.
+        """Return one loss per sample from the latents of its views: `pooled` `[b v d]`, `patches` with an `encoder`.
 
         To be overridden where `latent_loss` is not enough: for several heads, or for tokens.
         """
         return self.latent_loss(self.latents(encoded.pooled, heads["head"]), support)
 
     def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
-        """One loss per sample from the head's outputs of its views: all that most objectives have to write."""
+        """Return one loss per sample from the head's outputs of its views: all that most objectives have to write."""
         raise NotImplementedError
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
@@ -96,7 +96,7 @@ class Objective:
         return self.views
 
     def support_views(self, views: ViewGenerator) -> ViewGenerator:
-        """The views that `support` wants embedded, given those of the loss; the same unless it needs fewer."""
+        """Return the views that `support` embeds, from those of the loss: the same unless it needs fewer."""
         return views
 
     @property
@@ -111,7 +111,7 @@ class Objective:
 
 
 def called(class_name: str) -> type[Objective] | None:
-    """The objective whose class has this name, if there is one."""
+    """Return the objective whose class has this name, if there is one."""
     return next((OBJECTIVES[name] for name in OBJECTIVES if OBJECTIVES[name].__name__ == class_name), None)
 
 

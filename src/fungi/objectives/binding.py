@@ -40,15 +40,15 @@ class BoundObjective:
         return self.objective.name
 
     def loss(self, encoded: Encoded) -> Float[Tensor, " b"]:
-        """One loss per sample."""
+        """Return one loss per sample."""
         return self.objective.loss(encoded, self.heads, self.support)
 
     def with_support(self, support: Support) -> "BoundObjective":
-        """The same objective with its supporting data."""
+        """Return the same objective with its supporting data."""
         return replace(self, support=support)
 
     def to(self, device: torch.device) -> "BoundObjective":
-        """The same objective on a device."""
+        """Return the same objective on a device."""
         return replace(self, heads=self.heads.to(device), support=support_on(device, self.support))
 
     @property
@@ -83,21 +83,21 @@ def bind(
     options: dict[str, Any] | None = None,
     plan: ViewPlan = AS_PUBLISHED,
 ) -> BoundObjective:
-    """An objective with its views and heads; `options` may name fields of either, and come before the view plan.
+    """Make an objective with its views and heads. `options` name fields of either, and come before the view plan.
 
     FungiError for an unknown objective or option.
     """
     kind = OBJECTIVES[name]
-    fields = {one.name for one in dataclasses.fields(kind)}
+    fields = {field.name for field in dataclasses.fields(kind)}
     defaults = input_spec.objective_defaults(name) if isinstance(input_spec, ModalityDefaults) else {}
-    given = {**defaults, **(options or {})}
-    given = {setting: given[option] for setting, option in kind.follows.items() if option in given} | given
-    own = {key: value for key, value in given.items() if key in fields}
+    chosen = {**defaults, **(options or {})}
+    chosen = {setting: chosen[option] for setting, option in kind.follows.items() if option in chosen} | chosen
+    own = {key: value for key, value in chosen.items() if key in fields}
     try:
         objective = kind(**converted(kind, own))
         planned = objective.view_defaults | plan.options(objective.view_kind, input_spec)
         views = input_spec.views(
-            objective.view_kind, **planned | {key: value for key, value in given.items() if key not in own}
+            objective.view_kind, **planned | {key: value for key, value in chosen.items() if key not in own}
         )
         follows = planned and views == input_spec.views(objective.view_kind, **planned)
     except NoViewsError:

@@ -57,14 +57,14 @@ class DeepCluster(Objective):
             raise FungiError("deepcluster.prototypes has to be at least 0, deepcluster.prototype_heads at least 1.")
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """One bias-free head, E -> 128, its rows of length one (weight normalisation with gain 1)."""
+        """Return one bias-free head, E -> 128, its rows of length one (weight normalisation with gain 1)."""
         drawn = random_linear(embedding_dim, self.latent_dim, seed, self.name)
         head = nn.utils.skip_init(nn.Linear, embedding_dim, self.latent_dim, bias=False).requires_grad_(False)
         head.weight.copy_(normalize(drawn.weight, dim=1))
         return nn.ModuleDict({"head": head})
 
     def support_views(self, views: ViewGenerator) -> ViewGenerator:
-        """The bank crops alone: crops are drawn one after the other, so these are the first two of the loss."""
+        """Keep the bank crops alone: crops are drawn one after the other, so these are the first two of the loss."""
         return replace(views, global_crops=BANK_CROPS, local_crops=0) if isinstance(views, Crops) else views
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
@@ -125,5 +125,5 @@ def k_means(
 
 
 def assign(rows: Float[Tensor, "n l"], prototypes: Float[Tensor, "k l"]) -> Int64[Tensor, " n"]:
-    """The prototype with the largest dot product, for each row."""
+    """Return the prototype with the largest dot product, for each row."""
     return torch.cat([(part @ prototypes.T).argmax(dim=1) for part in rows.split(_ROWS_AT_ONCE)])

@@ -55,7 +55,7 @@ class DINO(Objective):
         return nn.ModuleDict({"student": student, "teacher": teacher})
 
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """All crops as student, the detached embeddings of the global ones as teacher."""
+        """Take all crops as student, the detached embeddings of the global ones as teacher."""
         student = self.latents(encoded.pooled, heads["student"])
         return self.distillation(student, self.teacher_latents(encoded.pooled, heads["teacher"]))
 
@@ -64,7 +64,7 @@ class DINO(Objective):
         return self.latents(embeddings[:, : self.teacher_views].detach(), head)
 
     def distillation(self, student: Float[Tensor, "b v l"], teacher: Float[Tensor, "b a l"]) -> Float[Tensor, " b"]:
-        """The loss of latents."""
+        """Return the loss of latents."""
         return self_distillation(
             student, teacher, self.student_temperature, self.teacher_temperature, self.skip_same_view
         )

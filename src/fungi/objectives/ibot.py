@@ -67,7 +67,7 @@ class IBOT(Objective):
         return patches + self._class_loss(encoded.pooled, heads) if self.class_loss else patches
 
     def _class_loss(self, pooled: Float[Tensor, "b v d"], heads: nn.ModuleDict) -> Float[Tensor, " b"]:
-        """Mean over the pairs of a teacher's crop and another crop of the student's."""
+        """Return mean over the pairs of a teacher's crop and another crop of the student's."""
         student, teacher = pooled[:, :-GLOBAL_CROPS], pooled[:, -GLOBAL_CROPS:].detach()
         summed = self_distillation(
             self.latents(student, heads["student"]),

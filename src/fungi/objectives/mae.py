@@ -40,11 +40,11 @@ class MAE(Objective):
             )
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """None."""
+        """Return no head: the decoder takes its place."""
         return nn.ModuleDict()
 
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """Mean squared error of the guessed pixels."""
+        """Return mean squared error of the guessed pixels."""
         assert encoded.patches is not None
         assert encoded.target is not None
         assert encoded.mask is not None

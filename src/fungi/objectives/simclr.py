@@ -80,7 +80,7 @@ def mix_negatives(
 def own_negatives(
     positives: Float[Tensor, "b v l"], negatives: Float[Tensor, "m l"], own_views: Float[Tensor, "s v l"]
 ) -> Bool[Tensor, "b m"]:
-    """Which negatives are views of the very sample: those of an image whose `own_views` are the sample's.
+    """Mark the negatives that are views of the sample itself: those of an image whose `own_views` are the sample's.
 
     own_views: of the s images that the negatives come from, the same number of negatives each.
     """
@@ -130,7 +130,7 @@ class SimCLR(Objective):
         return self.view_generator
 
     def support_views(self, views: ViewGenerator) -> ViewGenerator:
-        """All patches; of views that are drawn at random the two draws after a sample's own.
+        """Take all patches; of views that are drawn at random the two draws after a sample's own.
 
         A train sample that is a negative then meets other draws than its own. Its own come along where it has to be
         recognised by them.
@@ -154,15 +154,15 @@ class SimCLR(Objective):
         own, negatives = latents, latents
         if self.exclude_self_from_negatives and self.view_generator != type(self).views:
             own, negatives = latents[:, :-NEGATIVE_VIEWS], latents[:, -NEGATIVE_VIEWS:]
-        made = {"negatives": negatives.flatten(0, 1)}
+        support = {"negatives": negatives.flatten(0, 1)}
         if self.negatives_mixing:
-            made["mixing_seed"] = torch.tensor(derive(seed, self.name, "mixing"))
+            support["mixing_seed"] = torch.tensor(derive(seed, self.name, "mixing"))
         if self.exclude_self_from_negatives:
-            made["own_views"] = own.contiguous()
-        return made
+            support["own_views"] = own.contiguous()
+        return support
 
     def negative_rows(self, available: int, seed: int) -> Int64[np.ndarray, " m"]:
-        """Rows of the training split that serve as negatives; all of them where there are fewer than asked for."""
+        """Return the rows of the training split that serve as negatives; all of them where there are too few."""
         hard = np.array(self.hard_negatives, dtype=np.int64)
         if len(hard) and (hard.min() < 0 or hard.max() >= available):
             raise FungiError(f"simclr.hard_negatives names rows beyond the {available} of the training split.")
@@ -183,7 +183,7 @@ class SimCLR(Objective):
         return info_nce(latents, negatives, self.temperature, self.denominator_temperature, own=own, mixed=mixed)
 
     def _shares(self, views: int, support: Support) -> Float[Tensor, "v k"]:
-        """The same for every sample, so that a feature depends on its own image alone."""
+        """Draw the same shares for every sample, so that a feature depends on its own image alone."""
         generator = torch.Generator().manual_seed(int(support["mixing_seed"]))
         count = min(self.mixed_negatives, len(support["negatives"]))
         return torch.rand((views, count), generator=generator) / 2

@@ -32,13 +32,13 @@ class ViewGenerator(Protocol):
         """V."""
 
     def prepare(self, item: Any) -> Any:
-        """The half that runs in a worker. Global random streams are seeded by the caller for this sample."""
+        """Decode and crop in a worker. The caller seeds the global random streams for this sample."""
 
     def collate(self, prepared: Sequence[Any]) -> Any:
-        """Prepared samples, stacked: what travels to the device."""
+        """Stack prepared samples: what travels to the device."""
 
     def render(self, batch: Any) -> Inputs:
-        """The half that runs on the device: `[b ...]` -> the backbone's input for `b * v` views, view-fastest."""
+        """Finish on the device: `[b ...]` -> the backbone's input for `b * v` views, view-fastest."""
 
 
 @runtime_checkable
@@ -85,7 +85,7 @@ class HasRemarks(Protocol):
     """A view generator that has something to say about the items it saw."""
 
     def remarks(self) -> list[str]:
-        """What was odd since the last call (texts that were cut)."""
+        """Return what was odd since the last call (texts that were cut)."""
 
 
 @runtime_checkable
@@ -113,7 +113,7 @@ class InputSpec(Protocol):
     modality: str
 
     def views(self, kind: str, **options: Any) -> ViewGenerator:
-        """The generator for an objective's kind of views; FungiError where the modality has none."""
+        """Return the generator for an objective's kind of views; FungiError where the modality has none."""
 
 
 Kinds = Mapping[str, tuple[str, str]]
@@ -134,20 +134,20 @@ class UnknownOptionError(FungiError):
 
 
 def options_of(kinds: Kinds, kind: str) -> dict[str, dataclasses.Field[Any]]:
-    """The options that a user may set of a kind of views, by name."""
+    """Return the options that a user may set of a kind of views, by name."""
     module, name = kinds[kind]
     fields = dataclasses.fields(getattr(importlib.import_module(module), name))
     return {field.name: field for field in fields if field.name not in ("input", "stream", "skipped")}
 
 
-def choose_views(kinds: Kinds, given: Any, kind: str, **options: Any) -> ViewGenerator:
-    """The generator of a kind for an input description; NoViewsError, and FungiError for an unknown option."""
+def choose_views(kinds: Kinds, input_spec: Any, kind: str, **options: Any) -> ViewGenerator:
+    """Return the generator of a kind for an input description; NoViewsError, and FungiError for an unknown option."""
     if kind not in kinds:
-        raise NoViewsError(str(unknown_name(f"kind of {given.modality} views", kind, kinds)))
+        raise NoViewsError(str(unknown_name(f"kind of {input_spec.modality} views", kind, kinds)))
     known = options_of(kinds, kind)
     for option in options:
         if option not in known:
             raise UnknownOptionError(kind, option, known)
     module, name = kinds[kind]
     generator = getattr(importlib.import_module(module), name)
-    return generator(input=given, **converted(generator, options))
+    return generator(input=input_spec, **converted(generator, options))

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 
 from fungi.errors import FungiError
+from fungi.views.box_resize import resized_boxes
 from fungi.views.image import ImageInput
 from fungi.views.pixels import PixelViews, as_pixels, check_size
 
@@ -23,6 +26,8 @@ class Crops(PixelViews):
 
     global_size, local_size: side in pixels to which crops are resized in its place; 0 is the input size. The boxes
         that are cropped stay the same.
+    resize_on: `worker` crops and resizes with Pillow; `device` uploads the image once and does it there, in products
+        (`fungi.views.box_resize`): the same boxes, values within half a grey level of 255 on average.
     augmentation: `crops` - nothing but cropping, as in the paper; `dino` - flips, colour, blur and solarisation of the
         original DINO recipe (paper, table 15).
     """
@@ -36,6 +41,7 @@ class Crops(PixelViews):
     local_size: int = 0
     augmentation: str = "crops"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize_on: Literal["worker", "device"] = "worker"
     stream: str = ""
 
     kind = "crops"
@@ -45,6 +51,8 @@ class Crops(PixelViews):
             raise FungiError(f"augmentation {self.augmentation!r} is not known. Use crops or dino.")
         if self.global_crops < 1 or self.local_crops < 0:
             raise FungiError(f"{self.global_crops} global and {self.local_crops} local crops: at least 1 and 0 needed.")
+        if self.resize_on == "device" and self.augmentation != "crops":
+            raise FungiError("resize_on=device knows crops alone: use resize_on=worker with augmentation=dino.")
         check_size("global_size", self.global_size, self.input.size)
         check_size("local_size", self.local_size, self.input.size)
 
@@ -60,10 +68,13 @@ class Crops(PixelViews):
         return self.global_crops + self.local_crops
 
     def prepare(self, item: Image.Image) -> Any:
-        """All crops of an image, drawn from torch's global stream (seeded by the caller for this sample).
+        """Draw all crops of an image from torch's global stream (seeded by the caller for this sample).
 
-        `[v c h w]`; crops of sizes of their own come as `{"global": [g c h w], "local": [l c s s]}`.
+        `[v c h w]`; crops of sizes of their own come as `{"global": [g c h w], "local": [l c s s]}`. With `resize_on`
+        the device: `{"image": [c h w], "boxes": [v 4]}`.
         """
+        if self.resize_on == "device":
+            return {"image": as_pixels(item), "boxes": torch.tensor([self._box(item, v) for v in range(self.n_views)])}
         crops = [as_pixels(self._transform(view)(item)) for view in range(self.n_views)]
         if not self.own_sizes:
             return torch.stack(crops)
@@ -72,6 +83,8 @@ class Crops(PixelViews):
 
     def collate(self, prepared: Sequence[Any]) -> Any:
         """Stack a batch, by size where there are several."""
+        if self.resize_on == "device":
+            return _padded(prepared)
         if not self.own_sizes:
             return super().collate(prepared)
         return {name: torch.stack([sample[name] for sample in prepared]) for name in prepared[0]}
@@ -79,7 +92,26 @@ class Crops(PixelViews):
     def render(self, batch: Any) -> Any:
         """Normalise: `[b v c h w] -> [b*v c h w]`, or a list of that for each size."""
         render = super().render
+        if self.resize_on == "device":
+            parts = [render(part) for part in self._cut(batch["image"], batch["boxes"])]
+            return parts if self.own_sizes else parts[0]
         return [render(part) for part in batch.values()] if isinstance(batch, dict) else render(batch)
+
+    def _cut(self, images: UInt8[Tensor, "b c h w"], boxes: Int64[Tensor, "b v 4"]) -> list[Float[Tensor, "b _ c _ _"]]:
+        """Return the crops of images on the device, values in 0..1: all of them, or the global and the local ones."""
+        split = self.global_crops if self.own_sizes else self.n_views
+        ranges = (slice(0, split), slice(split, self.n_views))
+        return [
+            resized_boxes(images, boxes[:, views], self.sizes[views.start], self.interpolation) / 255
+            for views in ranges
+            if views.start < self.n_views
+        ]
+
+    def _box(self, image: Image.Image, view: int) -> list[int]:
+        """Draw the box of a crop as `_transform` does: top, left, height, width."""
+        crop: Any = self._transform(view)
+        box = crop.make_params([image])
+        return [box[side] for side in ("top", "left", "height", "width")]
 
     def _transform(self, view: int) -> v2.Transform:
         area, side = self.global_area if view < self.global_crops else self.local_area, self.sizes[view]
@@ -91,7 +123,7 @@ class Crops(PixelViews):
 
 
 def _colours(view: int, global_crops: int) -> list[v2.Transform]:
-    """What the original DINO recipe does after cropping."""
+    """Return what the original DINO recipe does after cropping."""
     blur = BLUR_PROBABILITY[min(view, 2)] if view < global_crops else BLUR_PROBABILITY[2]
     solarize = [v2.RandomSolarize(threshold=128, p=0.2)] if view == 1 and global_crops > 1 else []
     return [
@@ -108,3 +140,13 @@ def _gaussian_blur(image: Image.Image) -> Image.Image:
 
     radius = float(torch.empty(()).uniform_(0.1, 2.0))
     return image.filter(ImageFilter.GaussianBlur(radius))
+
+
+def _padded(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stack images of several sizes, zeros to the right and below, and their boxes."""
+    height, width = (max(sample["image"].shape[axis] for sample in samples) for axis in (1, 2))
+    images = [
+        torch.nn.functional.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]))
+        for image in (sample["image"] for sample in samples)
+    ]
+    return {"image": torch.stack(images), "boxes": torch.stack([sample["boxes"] for sample in samples])}

@@ -51,25 +51,25 @@ class ImageInput:
 
     @classmethod
     def square(cls, size: int) -> "ImageInput":
-        """The usual transform for a model of this input size: resize to 8/7 of it (256 for 224), crop the centre."""
+        """Return the usual transform for an input size: resize to 8/7 of it (256 for 224), crop the centre."""
         return cls(size=size, resize=round(size * 256 / 224))
 
     def resized(self, size: int) -> "ImageInput":
-        """The same transform for another input size, in proportion."""
+        """Return the same transform for another input size, in proportion."""
         return replace(self, size=size, resize=round(self.resize * size / self.size))
 
     def patches_per_side(self, patch_size: int) -> int:
-        """Of patches of so many pixels; FungiError where they don't fill the input."""
+        """Return the number of patches along a side; FungiError where patches of this size don't fill the input."""
         if patch_size < 1 or self.size % patch_size:
             raise FungiError(f"patch_size {patch_size} does not divide the input size {self.size}.")
         return self.size // patch_size
 
     def with_imagenet_views(self) -> "ImageInput":
-        """The same input with the views normalised the published way (deviation V3)."""
+        """Return the same input with the views normalised the published way (deviation V3)."""
         return replace(self, view_statistics=IMAGENET)
 
     def views(self, kind: str, **options: Any) -> Any:
-        """The view generator of a kind (`plain`, `crops`, `patches`, ...); KINDS has them all.
+        """Return the view generator of a kind (`plain`, `crops`, `patches`, ...); KINDS has them all.
 
         FungiError for an unknown kind or option.
         """

@@ -27,7 +27,7 @@ class _Item:
 
 
 def as_samples(collection: Any) -> Samples:
-    """The images of a collection in its order; labels are not read.
+    """Return the images of a collection in its order; labels are not read.
 
     collection: has a length; its items are images, pairs (image, label), or dicts with an `image` (or `img`).
     FungiError for an item without an image, once it is asked for.
@@ -54,7 +54,7 @@ class _Joined:
 
 
 def joined(first: Samples, second: Samples) -> Samples:
-    """The samples of one set, then those of the other."""
+    """Return the samples of one set, then those of the other."""
     count = len(first) + len(second)
     return Samples(targets=np.zeros(count, dtype=np.uint32), ids=range_names(count), load=_Joined(first, second))
 
@@ -65,7 +65,7 @@ def range_names(count: int) -> list[str]:
 
 
 def rgb(item: Any, where: str) -> Image.Image:
-    """The image in three channels; one that has them is not copied. FungiError for what is no PIL image."""
+    """Return the image in three channels, without a copy where it has them. FungiError for what is no PIL image."""
     if not isinstance(item, Image.Image):
         raise FungiError(
             f"{where} is a {type(item).__name__}, not a PIL image. Give images as they are, without a transform: each "

@@ -91,7 +91,7 @@ class MaskedCrops:
 
     def collate(self, prepared: Sequence[OneSample]) -> ManySamples:
         """Stack a batch."""
-        return {name: torch.stack([one[name] for one in prepared]) for name in prepared[0]}
+        return {name: torch.stack([sample[name] for sample in prepared]) for name in prepared[0]}
 
     def render(self, batch: ManySamples) -> Any:
         """Images `[b*v c h w]` and masks `[b*v t]` of all views, and the seed of what stands for masked patches.
@@ -104,14 +104,14 @@ class MaskedCrops:
             views = torch.cat([pixels, pixels[:, :GLOBAL_CROPS]], dim=1)
             unmasked = masks.new_zeros(len(masks), self.n_views - GLOBAL_CROPS, masks.shape[2])
             return self._masked(self.crops.render(views), torch.cat([masks, unmasked], dim=1))
-        whole, local = self.crops.render({"global": batch["global"], "local": batch["local"]})
-        return [self._masked(whole, masks), {"images": local}, self._masked(whole, torch.zeros_like(masks))]
+        full, local = self.crops.render({"global": batch["global"], "local": batch["local"]})
+        return [self._masked(full, masks), {"images": local}, self._masked(full, torch.zeros_like(masks))]
 
     def _masked(self, images: Float[Tensor, "m c h w"], masks: Bool[Tensor, "b v t"]) -> dict[str, Any]:
         return {"images": images, "mask": masks.flatten(0, 1), "mask_seed": self.mask_seed}
 
     def _ratio(self) -> float:
-        """The share of an image's patches to mask, the same for its global crops."""
+        """Return the share of an image's patches to mask, the same for its global crops."""
         if not self.random_ratio:
             return self.mask_ratio
         low, high = RANDOM_RATIOS

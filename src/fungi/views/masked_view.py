@@ -40,7 +40,7 @@ class MaskedView:
         self, prepared: Sequence[dict[str, UInt8[Tensor, "1 c h w"] | Float[Tensor, " t"]]]
     ) -> dict[str, UInt8[Tensor, "b 1 c h w"] | Float[Tensor, "b t"]]:
         """Stack a batch."""
-        return {name: torch.stack([one[name] for one in prepared]) for name in prepared[0]}
+        return {name: torch.stack([sample[name] for sample in prepared]) for name in prepared[0]}
 
     def render(
         self, batch: dict[str, UInt8[Tensor, "b 1 c h w"] | Float[Tensor, "b t"]]

@@ -101,7 +101,7 @@ class PatchGrid(PixelViews):
 def resized_patches(
     images: Float[Tensor, "b c s s"], side: int, starts: tuple[int, ...], size: int
 ) -> Float[Tensor, "b v c e e"]:
-    """All `side x side` patches that begin at `starts`, along both sides, bicubically resized to `size x size`."""
+    """Cut all `side x side` patches that begin at `starts` along both sides, and resize them bicubically."""
     rows = _windows(images, 2, side, starts)  # [b c y w side]
     if side != size:
         rows = rows @ resize_matrix(side, size, images.device).T  # [b c y w e]: the height is resized, not the width
@@ -128,7 +128,7 @@ def _places(starts: tuple[int, ...], device: torch.device) -> Int64[Tensor, " n"
 
 @cache
 def resize_matrix(side: int, size: int, device: torch.device) -> Float[Tensor, "size side"]:
-    """The bicubic, antialiased resize of a line of `side` values to `size`, as a matrix: the resize of the identity.
+    """Return the bicubic, antialiased resize of `side` values to `size` as a matrix: the resize of the identity.
 
     It is sent to a device once: sending it waits for the device.
     """

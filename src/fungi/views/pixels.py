@@ -17,12 +17,12 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 
 
 def as_pixels(image: Image.Image) -> UInt8[Tensor, "c h w"]:
-    """The pixels of an RGB image."""
+    """Return the pixels of an RGB image."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def check_size(option: str, size: int, largest: int) -> None:
-    """FungiError for a size of views in pixels that is negative, or larger than the image; 0 stands for the usual."""
+    """Raise FungiError for a size in pixels that is negative or larger than the image; 0 stands for the usual size."""
     if not 0 <= size <= largest:
         raise FungiError(
             f"{option} is {size} pixels, but the image has {largest} there: choose at most {largest}, or 0 for the "
@@ -51,7 +51,7 @@ def normalize(
 def moments(
     statistics: tuple[Triple, Triple], device: torch.device
 ) -> tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]:
-    """Mean and deviation on a device, sent there once: sending them waits for the device."""
+    """Return mean and deviation on a device, sent there once: sending them waits for the device."""
     mean, deviation = (torch.tensor(numbers, device=device).view(3, 1, 1) for numbers in statistics)
     return mean, deviation
 
@@ -90,6 +90,6 @@ class PixelViews:
         """Stack a batch."""
         return torch.stack(list(prepared))
 
-    def render(self, batch: UInt8[Tensor, "b v c h w"]) -> Float[Tensor, "m c h2 w2"]:
+    def render(self, batch: UInt8[Tensor, "b v c h w"] | Float[Tensor, "b v c h w"]) -> Float[Tensor, "m c h2 w2"]:
         """Normalise: `[b v c h w] -> [b*v c h w]`."""
         return normalize(batch.flatten(0, 1), self.input.view_statistics or self.input.statistics)

@@ -47,7 +47,7 @@ class RandomViews(PixelViews):
         return (self.view_size or self.input.size,) * self.n_views
 
     def prepare(self, item: Image.Image) -> UInt8[Tensor, "v c h w"]:
-        """All views of an image, drawn from torch's global stream (seeded by the caller for this sample)."""
+        """Draw all views of an image from torch's global stream (seeded by the caller for this sample)."""
         transform = self.transform()
         drawn = [transform(item) for _ in range(self.skipped + self.n_views)]
         return torch.stack([as_pixels(view) for view in drawn[self.skipped :]])
@@ -72,7 +72,7 @@ class RandomCrops(RandomViews):
     kind = "random-crops"
 
     def transform(self) -> v2.Transform:
-        """A crop."""
+        """Return the transform that crops."""
         return v2.RandomResizedCrop(self.sizes[0], antialias=True)
 
 
@@ -83,7 +83,7 @@ class ContrastiveViews(RandomViews):
     kind = "default"
 
     def transform(self) -> v2.Transform:
-        """One augmented view."""
+        """Return the transform that makes an augmented view."""
         return v2.Compose(
             [
                 v2.RandomHorizontalFlip(),

@@ -54,7 +54,7 @@ class _Scenes:
 
 
 def as_scenes(samples: Samples, rules: MaskRules) -> Samples:
-    """The same rows with scenes as their items; FungiError for masks that don't fit, when they are read."""
+    """Return the same rows with scenes as their items; FungiError for masks that don't fit, when they are read."""
     assert samples.mask is not None
     load = _Scenes(samples.load, samples.mask, samples.ids, len(samples.class_names), rules.ignored)
     return replace(samples, load=load, mask=None)
@@ -97,8 +97,8 @@ class SceneView:
 
     def collate(self, prepared: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Stack a batch; draws stay a list of whole numbers, ids one of words."""
-        tensors = {name: torch.stack([one[name] for one in prepared]) for name in ("image", "mask")}
-        return tensors | {name: [one[name] for one in prepared] for name in ("draw", "id")}
+        tensors = {name: torch.stack([scene[name] for scene in prepared]) for name in ("image", "mask")}
+        return tensors | {name: [scene[name] for scene in prepared] for name in ("draw", "id")}
 
     def render(self, batch: Shaped[Tensor, "b c s s"]) -> Float[Tensor, "b c s s"]:
         """Normalise the images of a batch."""
@@ -115,7 +115,7 @@ class AugmentedSceneView(SceneView):
     deterministic = False
 
     def prepare(self, item: Scene) -> dict[str, Any]:
-        """As for the whole image; the crop's pixels are not rounded, in 0..1."""
+        """Crop as the masks are cropped; the pixels are not rounded, in 0..1."""
         image = as_pixels(_jittered(item.image)).float() / 255
         top, left, height, width = RandomResizedCrop.get_params(image, list(AREA), list(ASPECT))
         crop = (slice(top, top + height), slice(left, left + width))

@@ -28,7 +28,7 @@ class SoundInput:
     modality = "audio"
 
     def views(self, kind: str, **options: Any) -> Any:
-        """The view generator of a kind: `plain` (embeddings, KL) or `noisy-shifts` (SimCLR)."""
+        """Return the view generator of a kind: `plain` (embeddings, KL) or `noisy-shifts` (SimCLR)."""
         from fungi.views.base import choose_views
 
         return choose_views(KINDS, self, kind, **options)

@@ -25,7 +25,7 @@ class TextInput:
     modality = "text"
 
     def views(self, kind: str, **options: Any) -> Any:
-        """The view generator of a kind: `plain` (embeddings, KL) or `words` (SimCLR: copies with words deleted)."""
+        """Return the view generator of a kind: `plain` (embeddings, KL) or `words` (SimCLR: words deleted)."""
         from fungi.views.base import choose_views
 
         return choose_views(KINDS, self, kind, **options)

@@ -29,7 +29,7 @@ class Tokenizer(Protocol):
         """The number of the padding token."""
 
     def encode(self, texts: Sequence[str], longest: int) -> list[Tokens]:
-        """At most `longest` tokens of each text; special tokens at the end survive the cut."""
+        """Return at most `longest` tokens of each text; special tokens at the end survive the cut."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TokenizerSource:
     place: str = field(default="", repr=False)
 
     def get(self) -> Tokenizer:
-        """The tokenizer."""
+        """Return the tokenizer."""
         return _loaded(self)
 
 
@@ -120,5 +120,5 @@ class HashedWords:
     def encode(self, texts: Sequence[str], longest: int) -> list[Tokens]:
         """Tokens of each text."""
         words = [re.findall(r"\w+|[^\w\s]", text.lower()) for text in texts]
-        numbers = [[3 + zlib.crc32(word.encode()) % (self.size - 3) for word in found] for found in words]
-        return [Tokens([1, *found[: longest - 2], 2], len(found) > longest - 2) for found in numbers]
+        numbers = [[3 + zlib.crc32(word.encode()) % (self.size - 3) for word in text] for text in words]
+        return [Tokens([1, *text[: longest - 2], 2], len(text) > longest - 2) for text in numbers]

@@ -33,7 +33,7 @@ def pad_together(samples: Sequence[Sequence[Tokens]], pad: int) -> TokenBatch:
 
 
 def groups_of_like_length(batch: TokenBatch, size: int) -> Iterator[tuple[Int64[Tensor, " g"], TokenBatch]]:
-    """Rows of a batch in groups of up to `size`, shortest first, each cut to its longest text: (rows, their part)."""
+    """Yield (rows, part) of a batch in groups of up to `size`, shortest first, each cut to its longest text."""
     lengths = batch["attention_mask"].sum(dim=2).amax(dim=1)  # [b v t] -> [b]
     order = torch.argsort(lengths, stable=True)
     for place in _cuts(lengths[order].tolist(), size):
@@ -57,6 +57,6 @@ def _cuts(lengths: list[int], size: int) -> Iterator[slice]:
 def mean_of_tokens(
     hidden: Float[Tensor, "n t d"], mask: Int64[Tensor, "n t"] | Bool[Tensor, "n t"]
 ) -> Float[Tensor, "n d"]:
-    """Mean over the tokens that are no padding."""
+    """Return the mean over the tokens that are no padding."""
     weights = mask.unsqueeze(2).to(hidden.dtype)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)

@@ -26,7 +26,7 @@ class ViewTransform:
     generator: ViewGenerator
 
     def __call__(self, image: Image.Image) -> Any:
-        """All views of an image `[v c h w]`, or a list of that by size where they have sizes of their own.
+        """Return all views of an image `[v c h w]`, or a list of that by size where they have sizes of their own.
 
         What is random in them comes from the global streams.
         """
@@ -55,14 +55,14 @@ class TransformedViews:
         return f"{self.owner} {id(self.transform)}"
 
     def prepare(self, item: Image.Image) -> Shaped[Tensor, "v c h w"]:
-        """The views of an image; FungiError where the function gives something else."""
+        """Return the views of an image; FungiError where the function gives something else."""
         views = self.transform(item)
         if not isinstance(views, Tensor) or views.dim() not in (3, 4) or not views.is_floating_point():
-            found = f"shape {list(views.shape)}" if isinstance(views, Tensor) else type(views).__name__
+            result = f"shape {list(views.shape)}" if isinstance(views, Tensor) else type(views).__name__
             if isinstance(views, Tensor) and not views.is_floating_point():
-                found = str(views.dtype).removeprefix("torch.")
+                result = str(views.dtype).removeprefix("torch.")
             raise FungiError(
-                f"the input_transform of {self.owner} gave {found}; a floating tensor [c, h, w] or [v, c, h, w], "
+                f"the input_transform of {self.owner} gave {result}; a floating tensor [c, h, w] or [v, c, h, w], "
                 "normalised, is needed."
             )
         return views.unsqueeze(0) if views.dim() == 3 else views
@@ -83,10 +83,10 @@ class TransformedViews:
 
 
 def views_of(transform: Transform, owner: str) -> ViewGenerator:
-    """The generator behind a function, or the function made into one."""
+    """Return the generator behind a function, or the function as a generator."""
     return transform.generator if isinstance(transform, ViewTransform) else TransformedViews(transform, owner)
 
 
 def of_batch(views: ViewGenerator, batch: Any) -> ViewGenerator:
-    """The generator, with the number of views that a prepared batch shows."""
+    """Return the generator, with the number of views that a prepared batch shows."""
     return replace(views, n_views=batch.shape[1]) if isinstance(views, TransformedViews) else views

@@ -38,7 +38,7 @@ class _Tokenised:
         return repr(self)
 
     def texts(self, item: str) -> list[str]:
-        """The views as texts."""
+        """Return the views as texts."""
         raise NotImplementedError
 
     def prepare(self, item: Any) -> Prepared:
@@ -57,7 +57,7 @@ class _Tokenised:
         return groups_of_like_length({name: batch[name] for name in ("input_ids", "attention_mask")}, size)
 
     def remarks(self) -> list[str]:
-        """How many views were cut since the last call."""
+        """Return how many views were cut since the last call."""
         cut = sum(self._cut)
         self._cut.clear()
         views = "texts" if self.n_views == 1 else "views of texts"
@@ -80,7 +80,7 @@ class WholeText(_Tokenised):
     n_views = 1
 
     def texts(self, item: str) -> list[str]:
-        """The text."""
+        """Return the text."""
         return [item]
 
 
@@ -117,13 +117,13 @@ class DeletedWords(_Tokenised):
         return self.deletion or self.input.deletion
 
     def texts(self, item: str) -> list[str]:
-        """The copies, drawn from Python's global stream (seeded by the caller for this sample)."""
+        """Draw the copies from Python's global stream (seeded by the caller for this sample)."""
         drawn = [RULES[self.rule](item, self.probability) for _ in range(self.skipped + self.n_views)]
         return drawn[self.skipped :]
 
 
 def delete_independently(text: str, probability: float) -> str:
-    """Each word (between white space) goes with the given probability; one stays at least. The rest is unchanged."""
+    """Delete each word (between white space) with some probability, but keep one at least; the rest is unchanged."""
     words = re.findall(r"\s*\S+", text)
     kept = [word for word in words if random.random() >= probability]
     if not words:
@@ -146,7 +146,7 @@ def delete_count(text: str, share: float) -> str:
 
 
 def without(words: Sequence[str], places: Sequence[int]) -> str:
-    """The text of words and marks without those at some places.
+    """Return the text of words and marks without those at some places.
 
     Where the first one goes, the second one stays, and takes over its capital (as the published code's library does).
     """
@@ -170,10 +170,10 @@ def spaced(words: list[str]) -> str:
     for kind, behind in ((MARKS, 0), (LEFT_BRACKETS, 1), (RIGHT_BRACKETS, 0)):
         place = 0
         while place < len(words):
-            found = words[place] in kind and space[place] and space[place + 1]
-            if found:
+            loses_space = words[place] in kind and space[place] and space[place + 1]
+            if loses_space:
                 space[place + behind] = False
-            place += 2 if found else 1
+            place += 2 if loses_space else 1
         if kind is MARKS and words[-1] in MARKS:
             space[-2] = False
     return "".join(" " * before + word for before, word in zip(space, words, strict=False))
