@@ -68,7 +68,8 @@ def run(settings: ReportSettings) -> list[Path]:
     from fungi.report.gallery import draw_all, figures_of
 
     everything = _Results.of(_read(settings))
-    fixed = _Results.of([record for record in everything.records if not record.chosen])
+    unchosen = [record for record in everything.records if not record.chosen]
+    fixed = everything if len(unchosen) == len(everything.records) else _Results.of(unchosen)
     settings.output.mkdir(parents=True, exist_ok=True)
     with _folder_of_figures(settings) as folder:
         for place in (settings.output, folder):
