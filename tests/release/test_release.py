@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of sdist and wheel, the wheel made from the unpacked sdist."""
     project = tmp_path_factory.mktemp("release") / "project"
     project.mkdir()
+    shutil.copytree(ROOT / "jobs", project / "jobs")
     for name in (*SHIPPED, "CONTRIBUTING.md", "requirements.txt", "requirements-dev.txt"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy = partial(shutil.copytree, symlinks=True) if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, project / name)
     run(sys.executable, "-m", "build", "--no-isolation", project, "--outdir", project / "dist", cwd=project)
     return project / "dist"
@@ -71,6 +73,30 @@ def test_the_wheel_runs_and_finds_its_data_in_an_empty_environment(built: Path, 
     assert labels == backbone_labels()
     assert (packages / f"fungi-{fungi.__version__}.dist-info/licenses/LICENSE").is_file()
     assert (packages / "fungi/py.typed").is_file()
+    shipped = sorted(str(path.relative_to(packages / "fungi")) for path in (packages / "fungi/jobs").rglob("*.*"))
+    assert shipped == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "jobs").rglob("*.*"))
+    assert_submits(binaries / "fungi", packages, tmp_path)
+
+
+def assert_submits(fungi: Path, packages: Path, folder: Path) -> None:
+    """Without a checkout: job files come from the package, and a submission copies package and jobs."""
+    grid = ("--jobs", "extract", "concat", "--root", folder / "features")
+    said = run(fungi, "submit", "--dry-run", *grid, cwd=folder)
+    assert f"{packages}/fungi/jobs/extract.job" in said
+    run(fungi, "submit", "--dry-run", "--grid", "jobs/audio/grid.toml", "--jobs", "extract", cwd=folder)
+    sbatch = folder / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text("#!/bin/sh\necho 7\n")
+    sbatch.chmod(0o755)
+    run(fungi, "submit", *grid, cwd=folder, PATH=f"{sbatch.parent}:{os.environ['PATH']}")
+    (code,) = (folder / "features" / "code").iterdir()
+    for file in ("jobs/common.sh", "jobs/extract.job", "src/fungi/extraction/extract.py", "src/fungi/py.typed"):
+        assert (code / file).is_file()
+    # The copy runs by itself, as a job does: its shell, its modules.
+    environ = {"FUNGI_PROJECT": str(code), "FUNGI_PYTHON": str(fungi.with_name("python")), "FUNGI_ROOT": "features"}
+    environ |= {"FUNGI_SPLITS": "test", "FUNGI_FLAGS_EXTRACT": "--block-size 512"}
+    run("sh", code / "jobs" / "extract.job", cwd=folder, **environ)
+    assert (folder / "features" / "embeddings" / "digits" / "digits-vit" / "test.h5").is_file()
 
 
 @pytest.mark.slow

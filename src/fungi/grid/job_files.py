@@ -33,16 +33,17 @@ class JobFile:
 
 
 def project_folder() -> Path:
-    """The project: $FUNGI_PROJECT, the current folder, or the checkout that this code is part of."""
-    named = os.environ.get("FUNGI_PROJECT")
-    for folder in (*([Path(named)] if named else []), Path.cwd(), Path(__file__).resolve().parents[3]):
+    """Return the folder with the job files: $FUNGI_PROJECT, the current folder, the checkout of this code, or else
+    the installed package."""
+    named, here = os.environ.get("FUNGI_PROJECT"), Path(__file__).resolve()
+    for folder in (*([Path(named)] if named else []), Path.cwd(), here.parents[3], here.parents[1]):
         if (folder / COMMON).is_file():
             return folder
     raise MissingFilesError(f"{COMMON} is not below {Path.cwd()}. Run this in the folder of the project.")
 
 
 def read_job_file(project: Path, name: str) -> JobFile:
-    """A job by its name; FungiError for one that is not there, or that does not run over the grid."""
+    """Return a job by its name; FungiError for one that is not there, or that does not run over the grid."""
     path = project / "jobs" / f"{name.removesuffix('.job')}.job"
     if not path.is_file():
         raise unknown_name("job", name, _names(project))
@@ -56,7 +57,7 @@ def read_job_file(project: Path, name: str) -> JobFile:
 
 
 def grid_job_files(project: Path) -> list[JobFile]:
-    """All jobs that run over the grid."""
+    """Return all jobs that run over the grid."""
     texts = {name: (project / "jobs" / f"{name}.job").read_text(encoding="utf-8") for name in _names(project)}
     return [read_job_file(project, name) for name, text in texts.items() if _CALL.search(text)]
 

@@ -35,11 +35,14 @@ class GridSettings:
     def declared(self, environ: Mapping[str, str] = os.environ) -> "Grid":
         """The grid, with absolute folders; the digits where no dataset is named."""
         from fungi.grid.declaration import GRID_FILE, declared_grid
+        from fungi.grid.job_files import project_folder
 
         names = [known.name for known in fields(GridSettings) if known.name != "grid"]
         given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, ())}
         if self.grid is not None:
-            environ = {**environ, GRID_FILE: str(self.grid)}
+            shipped = project_folder() / self.grid  # as jobs/text/grid.toml, from any folder
+            file = shipped if not self.grid.exists() and shipped.is_file() else self.grid
+            environ = {**environ, GRID_FILE: str(file)}
         return declared_grid(environ, given).absolute().with_datasets()
 
     def declared_or_last(self, environ: Mapping[str, str] = os.environ) -> "Grid":
