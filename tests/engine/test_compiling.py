@@ -95,6 +95,22 @@ def test_whether_to_compile_follows_settings_and_dataset_never_the_shard(
                 assert pipeline.compiles(replace(device, settings=chosen), features) is (choice == "on")
 
 
+def test_without_a_c_compiler_nothing_is_compiled_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = GradientSettings(dataset="digits", backbone="digits-vit", objective=("kl",), root=tmp_path)
+    context = resolve_context(settings)
+    features = gradient_features(settings, context)
+    said: list[str] = []
+    monkeypatch.setattr(pipeline.logger, "warning", said.append)
+    monkeypatch.setattr(GradientEngine, "compile", lambda engine: pytest.fail("there is nothing to compile with"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    pipeline._compile(context, features)
+    (line,) = said
+    assert line.startswith("not compiled: there is no C compiler here")
+
+
 def test_groups_of_a_batch_are_as_even_as_can_be() -> None:
     engine = engine_of(True)
     engine.views_per_forward = 48  # four samples of twelve crops
