@@ -1,15 +1,15 @@
-"""Errors that a user can cause, in a line: what was expected, what is there instead, where, and the way out."""
+"""Errors that a user can cause: one line with the cause, the place and the way out."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class FungiError(ValueError):
-    """A cause that the user can mend. The command line prints its text and exits with status 2, no trace."""
+    """An error that the user can mend. The command line prints its text without a stack trace and exits with 2."""
 
 
 class MissingFilesError(FungiError):
-    """Something that has to be on disk is not there."""
+    """A file or folder that has to exist does not."""
 
 
 class UnreadableItemError(FungiError):
@@ -17,22 +17,22 @@ class UnreadableItemError(FungiError):
 
 
 class RefusedJoinError(FungiError):
-    """Features of different provenance (projection, weights, layer, rows) were about to be joined."""
+    """Features of different provenance (projection, weights, layer, rows) would be joined."""
 
 
 LISTED_CHARACTERS = 160
 """Length of a list of names in a message; the rest of the names is counted."""
 
 
-def unknown_name(kind: str, asked: str, known: Iterable[str]) -> FungiError:
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> FungiError:
     """Return the error for a name that is not in an enumeration: with the nearest names, or else the known ones."""
     names = sorted(known)
-    return FungiError(f"unknown {kind} {asked!r}.{did_you_mean(asked, names) or f' Known: {listed(names)}.'}")
+    return FungiError(f"unknown {kind} {name!r}.{did_you_mean(name, names) or f' Known: {listed(names)}.'}")
 
 
-def did_you_mean(asked: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the nearest names as a question, with a blank before it; empty if no name is near."""
-    near = get_close_matches(asked, sorted(known), n=3, cutoff=0.5)
+    near = get_close_matches(name, sorted(known), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 

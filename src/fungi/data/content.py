@@ -87,7 +87,7 @@ def _digest(read: Reader, size: int) -> bytes:
     head = read(0, WHOLE if size <= WHOLE else PIECE)
     digest.update(head)
     if size > WHOLE:
-        whole = head.startswith(UNCOMPRESSED)
-        for offset in range(PIECE, size, PIECE) if whole else (size // 3, 2 * size // 3, size - PIECE):
+        every_piece = head.startswith(UNCOMPRESSED)
+        for offset in range(PIECE, size, PIECE) if every_piece else (size // 3, 2 * size // 3, size - PIECE):
             digest.update(read(offset, PIECE))
     return digest.digest()

@@ -66,8 +66,8 @@ def gradient_features(settings: GradientSettings, context: StageContext) -> list
     logger.info(f"gradients of {', '.join(target.spec for target in targets)}; path: {engine.encoder.path}")
     provenances = _layer_provenances(targets, matrices)
     features = [
-        Feature(one.name, one.views, engine.through(one.objective.encoder), one.loss, one, provenances)
-        for one in bound_objectives(settings, context, engine)
+        Feature(bound.name, bound.views, engine.through(bound.objective.encoder), bound.loss, bound, provenances)
+        for bound in bound_objectives(settings, context, engine)
     ]
     return [embedding_feature(context, shared=engine), *features] if settings.with_embeddings else features
 
@@ -111,17 +111,19 @@ def find_layers(context: StageContext, texts: tuple[str, ...], *, bias: bool) ->
 def find_matrix(settings: GradientSettings, context: StageContext, target: Target) -> ProjectionMatrix:
     """Return the projection for a target: a named file of its width, or else the usual one, drawn if it is missing."""
     if settings.projection_matrix:
-        given = [load_projection(path) for path in settings.projection_matrix]
+        matrices = [load_projection(path) for path in settings.projection_matrix]
         shapes = (0, target.shape[0])  # 0: a matrix for layers of any shape
-        fitting = [one for one in given if one.gradient_dim == target.gradient_dim and one.outputs in shapes]
+        fitting = [
+            matrix for matrix in matrices if matrix.gradient_dim == target.gradient_dim and matrix.outputs in shapes
+        ]
         if not fitting:
             widths = ", ".join(
-                f"{matrix.gradient_dim} ({p})" for p, matrix in zip(settings.projection_matrix, given, strict=True)
+                f"{matrix.gradient_dim} ({p})" for p, matrix in zip(settings.projection_matrix, matrices, strict=True)
             )
             raise FungiError(
                 f"no projection matrix fits the gradient of {target.spec} ({target.gradient_dim} wide); "
-                f"given: {widths}. "
-                f"Make one with fungi projection --gradients-dim {target.gradient_dim}."
+                f"widths of --projection-matrix: {widths}. "
+                f"Draw one with fungi projection --gradients-dim {target.gradient_dim}."
             )
         return fitting[0]
     size, path = settings.usual_matrix(context.backbone.spec.projection_dim, target.shape)

@@ -84,12 +84,12 @@ class GradientSettings(StageSettings):
 
     def differs_from(self, provenance: "Provenance") -> str:
         """Return the setting that differs in the file of this provenance; options of other objectives don't count."""
-        wanted, there = (
+        here, there = (
             [text for text in options if text.partition(".")[0] == provenance.feature]
             for options in (self.set, provenance.settings.get("set", ()))
         )
-        if wanted != there:
-            words = [" ".join(texts) or "nothing" for texts in (there, wanted)]
+        if here != there:
+            words = [" ".join(texts) or "nothing" for texts in (there, here)]
             return f"{provenance.feature} was made with --set {words[0]}, not {words[1]}"
         return super().differs_from(provenance)
 

@@ -131,11 +131,11 @@ class StageSettings:
         return self.differs_from(provenance) if provenance is not None else ""
 
     def differs_from(self, provenance: "Provenance") -> str:
-        """Return in which setting the file of this provenance was made otherwise; empty for none."""
-        for name, wanted in json.loads(json.dumps(self._deciding(provenance.feature), default=str)).items():
-            if provenance.settings.get(name, wanted) != wanted:
+        """Return the setting in which the file of this provenance differs; empty if none does."""
+        for name, value in json.loads(json.dumps(self._deciding(provenance.feature), default=str)).items():
+            if provenance.settings.get(name, value) != value:
                 flag = f"--{name.replace('_', '-')}"
-                return f"{provenance.feature} was made with {flag} {provenance.settings[name]}, not {wanted}"
+                return f"{provenance.feature} was made with {flag} {provenance.settings[name]}, not {value}"
         return ""
 
     def _deciding(self, feature: str) -> dict[str, Any]:

@@ -36,9 +36,9 @@ def with_support(bound: BoundObjective, context: StageContext, engine: GradientE
             num_workers=context.num_workers,
             label=bound.name,
         )
-        made = bound.objective.support(train, embed, bound.heads, context.settings.seed)
+        tensors = bound.objective.support(train, embed, bound.heads, context.settings.seed)
         with written_once(path) as temporary:
-            temporary.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in made.items()}))
+            temporary.write_bytes(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
     try:
         return bound.with_support(load_file(path)).to(context.device)
     except SafetensorError as error:

@@ -15,13 +15,13 @@ LONG_SECONDS, LARGE_BYTES = 120.0, 2**30
 """Beyond these the cost is a warning, which Python shows by default; below them, it is information."""
 
 
-def decoding_workers(asked: int, device: torch.device, batches: int) -> int:
-    """Return how many processes decode: as asked, or for -1 none beside a CPU, and one per core but one beside a GPU.
+def decoding_workers(num_workers: int, device: torch.device, batches: int) -> int:
+    """Return the number of decoding processes: `num_workers`; for -1 none on a CPU, and one per core but one on a GPU.
 
     A CPU decodes in the main process, whose cores are busy with the model; there are never more workers than batches.
     """
-    if asked >= 0:
-        return asked
+    if num_workers >= 0:
+        return num_workers
     return 0 if device.type == "cpu" else min(batches, max(1, usable_cores() - 1))
 
 

@@ -67,8 +67,8 @@ def _without_garbage_collection() -> Iterator[None]:
 def _file_of(module: str) -> Path | None:
     """Return the file of a module of this package, or of a module outside of it that a command begins with."""
     if module.partition(".")[0] != _NAME:
-        found = importlib.util.find_spec(module) if module else None
-        return Path(found.origin) if found and found.origin else None
+        spec = importlib.util.find_spec(module) if module else None
+        return Path(spec.origin) if spec and spec.origin else None
     place = PACKAGE.joinpath(*module.split(".")[1:])
     return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
 

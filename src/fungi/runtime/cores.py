@@ -8,8 +8,8 @@ def usable_cores(environ: Mapping[str, str] = os.environ) -> int:
     """Return the number of cores, at least 1: those of the affinity mask, but no more than SLURM_CPUS_PER_TASK.
 
     A cluster that does not bind jobs to cores shows all cores of the node, most of which belong to other jobs. The
-    shards of a pack (`fungi submit --pack`) are told their share of SLURM_CPUS_PER_TASK.
+    shards of a pack (`fungi submit --pack`) see their share of it in SLURM_CPUS_PER_TASK.
     """
     cores = len(os.sched_getaffinity(0))
-    asked = environ.get("SLURM_CPUS_PER_TASK", "")
-    return max(1, min(cores, int(asked))) if asked.isdecimal() else cores
+    requested = environ.get("SLURM_CPUS_PER_TASK", "")
+    return max(1, min(cores, int(requested))) if requested.isdecimal() else cores

@@ -94,9 +94,9 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """While inside, what a caller set for torch does not count: autocast, inference mode, default dtype and device.
+    """Ignore the caller's settings of torch inside the block: autocast, inference mode, default dtype and device.
 
-    Gradients taken under somebody's `torch.autocast` would be another precision's, without a word. Also a decorator.
+    Gradients under a caller's `torch.autocast` would silently have another precision. Also usable as a decorator.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():

@@ -76,10 +76,10 @@ def save_with_torch(content: Any, path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """While the block runs, no other process is in such a block for the same path, on any machine that shares it.
+    """Lock a path: no other process, on any machine that shares the folder, runs such a block for it meanwhile.
 
-    The lock is one of the kernel (on NFS, of the server), so that a process that dies gives it up. A file system
-    without locks is not waited for.
+    The kernel (on NFS, the server) holds the lock, so that a process that dies gives it up. On a file system without
+    locks the block runs unlocked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}{LOCK}")

@@ -23,10 +23,10 @@ def set_full_precision() -> None:
 
 
 @contextmanager
-def short_products(device: torch.device, *, wanted: bool = True) -> Iterator[None]:
+def short_products(device: torch.device, *, enabled: bool = True) -> Iterator[None]:
     """Compute float32 products and convolutions on a GPU with ten bits of each factor (TF32) inside the block."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    if wanted and device.type == "cuda":
+    if enabled and device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
     try:

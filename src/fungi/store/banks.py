@@ -154,17 +154,17 @@ class Bank:
         return values.reshape(-1, width)
 
     def _gathered(self, name: str, rows: Integer[np.ndarray, "*n"]) -> np.ndarray:
-        """Single rows, through a map of the file one window of rows at a time."""
+        """Return single rows; the file is mapped one window of rows at a time."""
         width, dtype = self._sizes[name]
-        flat, found = rows.reshape(-1), np.empty((rows.size, width), dtype=dtype)
+        flat, values = rows.reshape(-1), np.empty((rows.size, width), dtype=dtype)
         windows = flat // _LABEL_WINDOW
         for window in np.unique(windows):
             start = int(window) * _LABEL_WINDOW
             shape = (min(_LABEL_WINDOW, self.rows - start), width)
             mapped = np.memmap(self.folder / name, dtype, "r", start * width * dtype.itemsize, shape)
             inside = windows == window
-            found[inside] = mapped[flat[inside] - start]
-        return found.reshape(*rows.shape, width)
+            values[inside] = mapped[flat[inside] - start]
+        return values.reshape(*rows.shape, width)
 
     def _mark(self, block: int) -> Path:
         return self.folder / MARKS / f"{block:06d}"

@@ -72,29 +72,29 @@ def current_version() -> CodeVersion:
     return version_of(EXTRACTION)
 
 
-def difference(one: CodeVersion, other: CodeVersion) -> str:
-    """Return what differs, for people; empty where nothing does that can change a number."""
-    here, there = one.deciding(), other.deciding()
+def difference(first: CodeVersion, second: CodeVersion) -> str:
+    """Return the differences that can change a number, for people; empty if there are none."""
+    here, there = first.deciding(), second.deciding()
     parts = []
     for name in sorted({*here, *there}):
-        first, second = here.get(name, "absent"), there.get(name, "absent")
-        if first != second and name == "code":
-            first, second = f"{first} (commit {one.commit[:12]})", f"{second} (commit {other.commit[:12]})"
-        if first != second:
-            parts.append(f"{name} {first} against {second}")
+        ours, theirs = here.get(name, "absent"), there.get(name, "absent")
+        if ours != theirs and name == "code":
+            ours, theirs = f"{ours} (commit {first.commit[:12]})", f"{theirs} (commit {second.commit[:12]})"
+        if ours != theirs:
+            parts.append(f"{name} {ours} against {theirs}")
     return "; ".join(parts)
 
 
 def distinct(code_versions: Iterable[CodeVersion]) -> list[CodeVersion]:
-    """Those that differ in what can change a number, in the order in which they come."""
-    found: dict[str, CodeVersion] = {}
+    """Return the versions that differ in what can change a number, in their order."""
+    versions: dict[str, CodeVersion] = {}
     for code_version in code_versions:
-        found.setdefault(json.dumps(code_version.deciding(), sort_keys=True), code_version)
-    return list(found.values())
+        versions.setdefault(json.dumps(code_version.deciding(), sort_keys=True), code_version)
+    return list(versions.values())
 
 
 def require_one(code_versions: list[CodeVersion], what: str, *, accept: bool) -> None:
-    """MixedVersionsError where several versions made parts of one file, unless that is accepted."""
+    """Raise MixedVersionsError if several versions computed parts of one file, unless that is accepted."""
     if len(code_versions) > 1 and not accept:
         raise MixedVersionsError(
             f"{what} would mix the work of two versions: {difference(*code_versions[:2])}. Go back to the first"

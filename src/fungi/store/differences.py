@@ -12,19 +12,19 @@ ABSENT = "absent"
 
 
 def arguments_of(text: str) -> dict[str, str]:
-    """`Views(size=224, crops=(1, 2))` -> its arguments."""
+    """Return the arguments in a text like `Views(size=224, crops=(1, 2))`, by name."""
     return dict(_ARGUMENT.findall(text))
 
 
-def differing_parts(one: Any, other: Any) -> tuple[Any, Any]:
-    """Return both values; of dictionaries the entries that differ, of texts like calls the arguments that do."""
-    if isinstance(one, str) and isinstance(other, str) and arguments_of(one) and arguments_of(other):
-        old, new = differing_parts(arguments_of(one), arguments_of(other))
-        return _as_arguments(old), _as_arguments(new)
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return one, other
-    names = [name for name in {**one, **other} if one.get(name) != other.get(name) or (name in one) != (name in other)]
-    return {name: one[name] for name in names if name in one}, {name: other[name] for name in names if name in other}
+def differing_parts(old: Any, new: Any) -> tuple[Any, Any]:
+    """Return both values; of dictionaries only entries that differ, of texts like calls only arguments that differ."""
+    if isinstance(old, str) and isinstance(new, str) and arguments_of(old) and arguments_of(new):
+        before, after = differing_parts(arguments_of(old), arguments_of(new))
+        return _as_arguments(before), _as_arguments(after)
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return old, new
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name) or (name in old) != (name in new)]
+    return {name: old[name] for name in names if name in old}, {name: new[name] for name in names if name in new}
 
 
 def _as_arguments(values: Mapping[str, Any]) -> str:
@@ -32,14 +32,14 @@ def _as_arguments(values: Mapping[str, Any]) -> str:
 
 
 def difference_in_words(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """`profile: clean -> published; temperature: 3 -> 15` of two nested records that are not equal."""
+    """Return the differences of two nested records, as in `profile: clean -> published; temperature: 3 -> 15`."""
     old, new = _flat(there), _flat(here)
     differing = [name for name in {**old, **new} if old.get(name, ABSENT) != new.get(name, ABSENT)]
     causes = [name for name in differing if name.rpartition(".")[2] not in _FOLLOWS] or differing
     changes = []
     for name in causes:
-        one, other = map(shortened, differing_parts(old.get(name, ABSENT), new.get(name, ABSENT)))
-        changes.append(f"{name.removeprefix('objective_settings.').replace('_', ' ')}: {one} -> {other}")
+        before, after = map(shortened, differing_parts(old.get(name, ABSENT), new.get(name, ABSENT)))
+        changes.append(f"{name.removeprefix('objective_settings.').replace('_', ' ')}: {before} -> {after}")
     return "; ".join(changes)
 
 
@@ -49,7 +49,7 @@ def shortened(value: Any) -> Any:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dotted names."""
+    """Return nested dictionaries as a flat one, with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}

@@ -195,7 +195,7 @@ def _tensors(content: Any, key: str) -> list[tuple[str, np.ndarray]]:
     if isinstance(content, list | tuple) and content and all(isinstance(part, str | int) for part in content):
         return [(key, np.asarray(content))]
     parts = content.items() if isinstance(content, Mapping) else enumerate(content) if isinstance(content, list) else ()
-    return [found for name, part in parts for found in _tensors(part, f"{key}/{name}" if key else str(name))]
+    return [pair for name, part in parts for pair in _tensors(part, f"{key}/{name}" if key else str(name))]
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> FungiError:

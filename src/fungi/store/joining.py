@@ -124,25 +124,25 @@ def check_runs(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]]) -> 
 
 
 def _refuse_copies(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]]) -> None:
-    """Two folders whose gradients all come from one seed and one projection hold the same numbers."""
+    """Raise RefusedJoinError for two folders with the same numbers: all gradients of one seed and one projection."""
     seen: dict[Any, str] = {}
     for root, splits in runs.items():
         features = next(iter(splits.values()))
-        made = tuple(
+        origin = tuple(
             (name, array.provenance.seed, array.layer.projection_hash)
             for name, array in features.items()
             if array.provenance and array.layer
         )
-        if made and made in seen:
+        if origin and origin in seen:
             raise RefusedJoinError(
-                f"{seen[made]} and {root} hold the same extraction, of one seed and projection: a deviation over copies"
-                " says nothing. Name folders of different seeds."
+                f"{seen[origin]} and {root} hold the same extraction, of one seed and projection: a deviation over"
+                " copies says nothing. Name folders of different seeds."
             )
-        seen[made] = root
+        seen[origin] = root
 
 
 def check_targets(rows: int, targets_path: object, array: FeatureArray) -> None:
-    """RefusedJoinError where there are more or fewer labels than feature rows."""
+    """Raise RefusedJoinError if there are more or fewer labels than feature rows."""
     if rows != array.rows:
         raise RefusedJoinError(
             f"row count differs: {rows} in {targets_path}:targets, {array.rows} in {array}."
@@ -158,7 +158,7 @@ def _check_equal(arrays: Iterable[FeatureArray], facts: Iterable[Fact]) -> None:
         for array, value in known[1:]:
             reference, expected = known[0]
             if value != expected:
-                one, other = (shortened(part) for part in differing_parts(expected, value))
+                first, second = (shortened(part) for part in differing_parts(expected, value))
                 raise RefusedJoinError(
-                    f"{fact.name} differs: {one!r} in {reference}, {other!r} in {array}. {fact.way_out}"
+                    f"{fact.name} differs: {first!r} in {reference}, {second!r} in {array}. {fact.way_out}"
                 )

@@ -191,18 +191,18 @@ def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
         there = ", ".join(sorted(file)) or "nothing"
         raise FungiError(f"{path} holds no array {key!r}. It holds: {there}. Choose one with --layer-key or FILE:KEY.")
     _refuse_links(file, path, key)
-    found = file[key]
-    if not isinstance(found, h5py.Dataset):
+    array = file[key]
+    if not isinstance(array, h5py.Dataset):
         raise FungiError(f"{path}: {key!r} is no array but a group. Choose an array with --layer-key or FILE:KEY.")
-    if found.external or found.is_virtual:
+    if array.external or array.is_virtual:
         raise FungiError(f"{path}: the numbers of {key!r} are in other files, which are not read. Copy them into one.")
-    if found.nbytes > 1 << 20 and found.nbytes > LARGEST_SWELLING * found.id.get_storage_size():
+    if array.nbytes > 1 << 20 and array.nbytes > LARGEST_SWELLING * array.id.get_storage_size():
         raise FungiError(
-            f"{path}: {key!r} claims to have shape {tuple(found.shape)}, but the file holds only "
-            f"{found.id.get_storage_size()} bytes of it. Copy it anew from its"
+            f"{path}: {key!r} claims to have shape {tuple(array.shape)}, but the file holds only "
+            f"{array.id.get_storage_size()} bytes of it. Copy it anew from its"
             " source, or run the stage that wrote it again with --overwrite."
         )
-    return found
+    return array
 
 
 def _refuse_links(file: h5py.File, path: Path, key: str) -> None:

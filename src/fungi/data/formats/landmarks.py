@@ -80,7 +80,7 @@ class Landmarks:
             ]
 
     def prepare(self, data_dir: Path, archives: Path) -> None:
-        """From `roxfordparis.zip`, or else from the official image archives and ground-truth file."""
+        """Unpack `roxfordparis.zip`, or else the official image archives and the ground-truth file."""
         home = self.place.home(data_dir)
         if list(archives.glob("roxfordparis.zip")):
             unpack_folder(partial(find_archive, archives, "roxfordparis.zip"), self.folder, home / self.folder)

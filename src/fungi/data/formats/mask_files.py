@@ -131,13 +131,13 @@ class MaskFiles:
 def mask_names(folder: Path, images: Sequence[str]) -> list[str]:
     """Return `masks/<name>` for each image of `folder/images`: the file of the same name but for its ending.
 
-    MissingFilesError that names the first image without one.
+    Raises MissingFilesError that names the first image without a mask.
     """
     there = {str(Path(name).with_suffix("")): name for name in image_names(folder / "masks")}
     for name in images:
         if str(Path(name).with_suffix("")) not in there:
-            wanted = (folder / "masks" / name).with_suffix(".png")
-            raise MissingFilesError(f"image {folder / 'images' / name} has no mask. Put one at {wanted}.")
+            expected = (folder / "masks" / name).with_suffix(".png")
+            raise MissingFilesError(f"image {folder / 'images' / name} has no mask. Put one at {expected}.")
     return [f"masks/{there[str(Path(name).with_suffix(''))]}" for name in images]
 
 
@@ -162,7 +162,7 @@ def masked_samples(
 def check_mask(
     mask: UInt8[np.ndarray, "h w"], image: "Image", classes: int, sample_id: str, *, ignored: int = VOID
 ) -> None:
-    """FungiError for a mask that does not belong to its image, names no such class, or has nothing but `ignored`."""
+    """Raise FungiError for a mask of another size than its image, with unknown classes, or with `ignored` alone."""
     if mask.shape != (image.height, image.width):
         raise FungiError(
             f"sample {sample_id!r}: its mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {image.width} x "

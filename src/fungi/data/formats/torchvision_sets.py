@@ -15,14 +15,14 @@ from fungi.runtime.log import logger
 
 @dataclass(frozen=True)
 class TorchvisionImages:
-    """Opens the splits of a dataset of image files; rows in torchvision's order. options: further ones of its class."""
+    """Opener of a dataset of image files, with rows in torchvision's order. options: further arguments of its class."""
 
     class_name: str
     place: Place
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __call__(self, data_dir: Path, split: str) -> Samples:
-        """One split; `valid` is torchvision's `val`."""
+        """Return a split; `valid` is torchvision's `val`."""
         import torchvision.datasets
 
         root = self.place.find(data_dir)

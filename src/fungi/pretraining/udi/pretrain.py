@@ -34,7 +34,7 @@ def run(settings: PretrainSettings) -> None:
         logger.info(
             f"{len(samples)} images, batches of {training.plan.batch}, {len(training.schedules)} steps on {device}"
         )
-        with short_products(device, wanted=training.learner.dtype != torch.float32):  # logits of prototypes
+        with short_products(device, enabled=training.learner.dtype != torch.float32):  # logits of prototypes
             finished = training.run(stop)
         if world.leads:
             print(f"wrote {training.checkpoint}")
