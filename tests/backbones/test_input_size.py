@@ -37,7 +37,7 @@ def test_a_backbone_takes_images_of_another_size(name: str, native: int, size: i
             33,
             r"--input-size 33: .*no multiple of the model's patches of 4 pixels\. Choose 32 or 36 pixels",
         ),
-        ("tiny-bert", 64, "--input-size is of images; backbone 'tiny-bert' takes text"),
+        ("tiny-bert", 64, "--input-size is for images; backbone 'tiny-bert' takes text"),
     ],
 )
 def test_a_size_that_can_not_be_is_refused(name: str, size: int, complaint: str) -> None:

@@ -82,7 +82,7 @@ OTHER_FILES = {
     "gguf": (b"GGUF\x03rest", "GGUF file"),
     "hdf5": (b"\x89HDF\r\n\x1a\n", "HDF5 file"),
     "empty": (b"", "is empty"),
-    "text": (b"weights go here", "no (whole|checkpoint)"),
+    "text": (b"weights go here", "no (complete|checkpoint)"),
 }
 
 

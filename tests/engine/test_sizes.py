@@ -158,9 +158,9 @@ def swin() -> nn.Module:
         (
             lambda: OneSize().requires_grad_(False),
             "layer",
-            "a OneSize takes images of its own size alone",
+            "a OneSize takes images of its own size only",
         ),
-        (swin, "layers.1.blocks.0.attn.proj", "a SwinTransformer takes images of its own size alone"),
+        (swin, "layers.1.blocks.0.attn.proj", "a SwinTransformer takes images of its own size only"),
     ],
 )
 def test_models_of_one_size_say_so_and_name_the_flag(

@@ -149,7 +149,7 @@ def test_masks_are_drawn_for_each_image_and_seed() -> None:
 
 
 def test_what_can_not_be_reconstructed_is_refused(wrapper: FUNGIWrapper, tmp_path: Path) -> None:
-    with pytest.raises(FungiError, match=r"VisionTransformer has no decoder of pixels.*mae-vit-b16-decoder"):
+    with pytest.raises(FungiError, match=r"VisionTransformer has no pixel decoder.*mae-vit-b16-decoder"):
         wrap(configs=[MAEConfig(patch_size=PATCH)])
     with pytest.raises(FungiError, match=r"4 patches, the model 16\. Set the objective's patch_size"):
         wrap(configs=[MAEConfig(patch_size=16)], model=wrapper.model, layer=PROJECTION)(pictures(1))
@@ -201,4 +201,4 @@ def test_stages_extract_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
             found.append(torch.from_numpy(file["attn_proj"][:]))
     assert_same(*found)
     assert COMMANDS["extract-gradients"].main([*flags, "--backbone", "digits-vit", "--root", str(tmp_path)]) == 2
-    assert "no decoder of pixels" in capsys.readouterr().err
+    assert "no pixel decoder" in capsys.readouterr().err

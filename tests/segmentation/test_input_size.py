@@ -40,7 +40,7 @@ def test_every_family_takes_another_size_or_is_refused_in_words(name: str) -> No
     with torch.device("meta"):
         model = spec.build().eval()
     if name.startswith(REFUSED):
-        with pytest.raises(FungiError, match="has no patch tokens like its embedding"):
+        with pytest.raises(FungiError, match="has no patch tokens in the space of its embedding"):
             at_input_size(model, 448)
         return
     patch = model.patch_embed.patch_size[0]

@@ -1,1 +1,1 @@
-"""Frozen encoders: views -> embeddings, one file per family, and the enumeration of named backbones."""
+"""Frozen encoders that turn views into embeddings: one file per family, and the registry of named backbones."""

@@ -1,7 +1,7 @@
-"""What a backbone is to the rest of the program, and the enumeration of backbones.
+"""The description of a backbone (`BackboneSpec`), and the registry of all backbones.
 
-A file in this package describes one family: a few `BackboneSpec`s that share their loading code. Modules import
-torch, timm and the like inside their functions, so that listing names stays instant.
+Each file in `families` describes one family: a few `BackboneSpec`s that share their loading code. These modules import
+torch, timm and other large libraries inside functions, so that listing the names stays instant.
 """
 
 from collections.abc import Callable
@@ -24,22 +24,25 @@ def _unchanged(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """One entry of the enumeration (spec vision 2.1).
+    """One entry of the registry (spec vision 2.1).
 
-    embedding_dim: E, size of the embedding that is concatenated; projection_dim: d, size of a projected gradient.
-    layer: path of the gradient source in the model that `build` makes; weight_shape and bias: its parameters.
-    pca_dim: what the evaluation reduces to by default.
-    build: the architecture, with whatever random weights its library gives; also runs on torch's meta device.
-    pretrained: fetches the published weights (state dict in the source's own key names), through the library's
-        download cache. None where there are none to fetch.
-    convert: state dict in the source's key names -> the names of `build`'s model.
-    layer_alias: other spellings of layer paths that users of the original code write -> path in `build`'s model.
-    attention_input: whether the published code's hooks saw the input of the attention module in place of the input of
-        its output projection (deviation V1; what `Profile.attention_input` reproduces).
-    first_token_gradient: whether the published code kept the first token's part of the gradient alone (deviation U2;
-        what `Profile.first_token_gradient` reproduces).
-    depth: blocks of a transformer, and patch_size: side of its patches in pixels; 0 where there are none.
-    flops: floating-point operations of one forward pass of one view, where they were counted; 0 where not.
+    embedding_dim: E, size of the embedding; projection_dim: d, size of a projected gradient.
+    layer: path of the gradient source in the model that `build` returns.
+    weight_shape, bias: shape of that layer's weight, and whether the layer has a bias.
+    pca_dim: default PCA size of the evaluation.
+    input: preprocessing of a sample; published_input: the same under the published profile, None if it does not differ.
+    build: returns the architecture with its library's random initialisation; also works on torch's meta device.
+    pretrained: returns the published weights as a state dict in the publisher's key names, through the download cache
+        of the library. None if the weights cannot be downloaded.
+    convert: turns a state dict in the publisher's key names into the key names of the model.
+    layer_alias: turns a layer path as written for the original code into the path in the model.
+    attention_input: whether the hooks of the published code saw the input of the attention module instead of the input
+        of its output projection (deviation V1, reproduced by `Profile.attention_input`).
+    first_token_gradient: whether the published code kept only the first token's part of the gradient (deviation U2,
+        reproduced by `Profile.first_token_gradient`).
+    enumerated: whether the backbone is one of the thirteen in the public code of the authors.
+    depth: number of transformer blocks; patch_size: side of a patch in pixels; 0 for models without blocks or patches.
+    flops: floating-point operations of one forward pass of one view; 0 if they were not counted.
     """
 
     name: str
@@ -74,28 +77,28 @@ class BackboneSpec:
 
     @property
     def gradient_dim(self) -> int:
-        """G: entries of the flattened gradient."""
+        """G, the number of entries of the flattened gradient."""
         return prod(self.gradient_shape)
 
-    def layer_path(self, asked: str) -> str:
-        """A layer path as users write it -> path in `build`'s model.
+    def layer_path(self, path: str) -> str:
+        """Translate a layer path that a user wrote into the path in the model.
 
-        A leading `backbone.` is dropped: the published command lines have it (spec vision 8).
+        A leading `backbone.` is dropped, because the published command lines have it (spec vision 8).
         """
-        return self.layer_alias(asked.removeprefix("backbone."))
+        return self.layer_alias(path.removeprefix("backbone."))
 
 
 BACKBONES: Registry[BackboneSpec] = Registry(
     "backbone", "fungi.backbones.families", own="fungi.backbones.own.forms:own_backbone"
 )
 register_backbone = BACKBONES.registering(BackboneSpec)
-"""Makes a backbone, and adds it to the enumeration."""
+"""Create a `BackboneSpec` from its fields, and add it to the registry."""
 
 
 def resolve_backbone(text: str) -> BackboneSpec:
-    """The backbone that `--backbone` names: of the enumeration, or a user's own (`NAME=timm:ID`, `NAME=hf:PLACE`).
+    """Return the backbone that `--backbone` names: a registered one or the user's (`NAME=timm:ID`, `NAME=hf:PLACE`).
 
-    Raises FungiError for a name that leads nowhere.
+    Raises FungiError for an unknown name.
     """
     if text in BACKBONES:
         return BACKBONES[text]

@@ -1,4 +1,4 @@
-"""State dicts: taken out of what training programs put around them, fitted strictly to a model, and hashed."""
+"""State dicts: extract them from checkpoints of training programs, check that they fit a model, and hash weights."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -29,8 +29,8 @@ CONTAINERS = (
     "backbone",
     "module",
 )
-"""Keys under which training programs keep a state dict. The first that is there counts: averaged weights (EMA) before
-those that they average, as timm's own loader has it, and a teacher before its student."""
+"""Keys under which training programs keep a state dict, in order of preference: averaged weights (EMA) before the
+weights that are averaged, as in timm's loader, and a teacher before its student."""
 
 WRAPPERS = (
     "_orig_mod.",
@@ -47,30 +47,31 @@ WRAPPERS = (
     "vit.",
 )
 """Prefixes that compilers, data-parallel wrappers and training programs put before the names of an encoder."""
-MOST_WRAPPERS = 4
-DEEPEST = 8
-"""Dictionaries that are looked into; one that contains itself would have no end."""
+MAX_WRAPPERS = 4
+MAX_DEPTH = 8
+"""Largest number of nested dictionaries; without a limit, a dictionary that contains itself would never end."""
 
 
 def read_checkpoint(file: Path, key: str = "") -> StateDict:
-    """Return the state dict in a `.safetensors` file, or in anything that `torch.save` wrote, on the CPU.
+    """Return the state dict in a `.safetensors` file or in a file that `torch.save` wrote, on the CPU.
 
-    key: the entry that holds it, with dots between nested ones; the usual one if empty. Only tensors are read: a pickle
-    that wants to run code is refused. MissingFilesError where there is no file, FungiError where it is no state dict.
+    key: the entry that holds the state dict, with dots between the keys of nested entries; if empty, the first of
+    `CONTAINERS` that the file has. Only tensors are read: a pickle that would run code is refused. Raises
+    MissingFilesError if the file does not exist, FungiError if it holds no state dict.
     """
     return unwrap(read_content(file), file, key)
 
 
 def unwrap(content: Any, file: Path, key: str = "") -> StateDict:
-    """Return the state dict inside the dictionaries that training programs put around it; see `read_checkpoint`.
+    """Return the state dict inside the nested dictionaries of a training program; see `read_checkpoint`.
 
-    The log says which entry is taken where several hold weights.
+    If several entries hold weights, a warning says which of them is used.
     """
     import torch
 
     if key:
         content = _entry(content, file, key)
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         keys = containers_of(content)
         if not keys:
             break
@@ -92,15 +93,15 @@ def unwrap(content: Any, file: Path, key: str = "") -> StateDict:
 
 
 def containers_of(content: Any) -> list[str]:
-    """Return the keys of a checkpoint that hold weights, in the order in which they are taken."""
+    """Return the keys of a checkpoint that hold weights, in order of preference."""
     if not isinstance(content, Mapping):
         return []
     keys = [key for key in CONTAINERS if isinstance(content.get(key), Mapping) and content[key]]
-    return [key for key in keys if _holds_weights(content[key], DEEPEST)] or keys
+    return [key for key in keys if _holds_weights(content[key], MAX_DEPTH)] or keys
 
 
 def _holds_weights(content: Mapping[Any, Any], depth: int) -> bool:
-    """Return whether these are tensors, or one of the usual entries holds them."""
+    """Return whether all values are tensors, or one of the entries in `CONTAINERS` holds weights."""
     import torch
 
     if all(isinstance(value, torch.Tensor) for value in content.values()):
@@ -110,22 +111,23 @@ def _holds_weights(content: Mapping[Any, Any], depth: int) -> bool:
 
 
 def _entry(content: Any, file: Path, key: str) -> Any:
-    """Return the entry that a user names, `key` or `outer.inner`; FungiError where it is not there."""
+    """Return the entry that a user names, `key` or `outer.inner`. Raises FungiError if there is no such entry."""
     for name in [key] if isinstance(content, Mapping) and key in content else key.split("."):
         if not isinstance(content, Mapping) or name not in content:
-            there = [str(other) for other in content] if isinstance(content, Mapping) else []
-            raise FungiError(f"{file} has no entry {key!r} (--checkpoint-key). It has: {listed(there)}.")
+            keys = [str(other) for other in content] if isinstance(content, Mapping) else []
+            raise FungiError(f"{file} has no entry {key!r} (--checkpoint-key). It has: {listed(keys)}.")
         content = content[name]
     return content
 
 
 def without_wrappers(state: StateDict) -> Iterator[tuple[str, StateDict]]:
-    """A state dict and what lies below its wrappers' prefixes: (prefix, state), the least peeled first.
+    """Yield (prefix, state): the state dict itself, then the entries under each wrapper prefix, shortest first.
 
-    What a prefix is not before (heads, queues, the student beside a teacher) does not lie below it.
+    The prefix is removed from the names. Entries without the prefix (heads, queues, the student beside a teacher) are
+    left out.
     """
     layers = [("", state)]
-    for _ in range(MOST_WRAPPERS):
+    for _ in range(MAX_WRAPPERS):
         yield from layers
         layers = [
             (prefix + wrapper, {name.removeprefix(wrapper): inner[name] for name in inner if name.startswith(wrapper)})
@@ -137,7 +139,7 @@ def without_wrappers(state: StateDict) -> Iterator[tuple[str, StateDict]]:
 
 
 def _plain(tensor: "Tensor") -> bool:
-    """Whether a tensor holds ordinary numbers."""
+    """Return whether a tensor is dense, real, not quantised, and has values."""
     import torch
 
     dense = tensor.layout == torch.strided and tensor.device.type != "meta"
@@ -145,7 +147,10 @@ def _plain(tensor: "Tensor") -> bool:
 
 
 def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: str) -> None:
-    """FungiError, with counts and the first few names, unless the state dict has just the model's tensors."""
+    """Check that a state dict has exactly the tensors of the model.
+
+    Raises FungiError with the number of wrong tensors and the first few names. origin: where the weights come from.
+    """
     expected = model.state_dict()
     reshaped = [
         f"{name} is {list(state[name].shape)} instead of {list(expected[name].shape)}"
@@ -164,8 +169,8 @@ def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: st
         "of another kind": kinds,
     }
     text = "; ".join(
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for what, names in complaints.items()
+        f"{len(names)} {complaint} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for complaint, names in complaints.items()
         if names
     )
     if text:
@@ -173,7 +178,7 @@ def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: st
 
 
 def hash_weights(model: "nn.Module") -> str:
-    """SHA-256 over the sorted state dict: names, dtypes, shapes, bytes. Equal if and only if the weights are."""
+    """Return the SHA-256 of the sorted state dict (names, dtypes, shapes, bytes): equal hashes mean equal weights."""
     import torch
 
     digest = hashlib.sha256()

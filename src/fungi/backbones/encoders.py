@@ -1,7 +1,7 @@
-"""Views -> latents of a backbone: the pooled embedding and, where a loss or a task wants them, the patch tokens.
+"""Encoders: they turn views into the pooled embedding and, for some losses and tasks, the patch tokens.
 
-An encoder is a model with a way through it: the whole model, the short cut for the pooled token
-(`fungi.backbones.pooled_token`), or all tokens, with patches masked on the way in.
+There are three: the unchanged model (`WholeModel`), all tokens with optional masking of patches (`TokenEncoder`), and
+the shortcut that computes only the pooled token (`fungi.backbones.pooled_token`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,16 +21,18 @@ from fungi.runtime.seeds import torch_generator
 from fungi.views.base import Inputs
 
 MASK_DEVIATION = 0.02
-"""Standard deviation of the vector that stands for masked patches, as of iBOT's own (spec vision 4.5)."""
+"""Standard deviation of the vector that replaces masked patches, as in iBOT (spec vision 4.5)."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder gives for m views; with `by_sample`, the same for v views of b samples: `*m` is then `b v`.
+    """Output of an encoder for m views. After `by_sample`, the first axis `*m` is two axes: `b` samples of `v` views.
 
-    pooled: the embeddings; patches: what the encoder gives of single patches, if anything: their tokens behind the
-    final norm, or a decoder's guess of their pixels; mask: which of them were masked, where any could be; target: what
-    a guess is of.
+    pooled: the embeddings.
+    patches: one vector per patch, if the encoder has them: the tokens after the final norm, or the pixels that a
+        decoder predicts.
+    mask: which patches were masked, if the encoder masks patches.
+    target: the true pixels, if the encoder predicts pixels.
     """
 
     pooled: Float[Tensor, "*m d"]
@@ -40,8 +42,8 @@ class Encoded:
 
     @property
     def tokens(self) -> Float[Tensor, "*m t_and_1 d"]:
-        """The pooled token, and then the patches."""
-        assert self.patches is not None, "the engine of this loss encodes all tokens"
+        """The pooled token, followed by the patches."""
+        assert self.patches is not None, "an encoder without patch tokens was used for a loss that needs them"
         return torch.cat([self.pooled.unsqueeze(-2), self.patches], dim=-2)
 
     @property
@@ -50,20 +52,21 @@ class Encoded:
         return [tensor for tensor in (self.pooled, self.patches) if tensor is not None]
 
     def map(self, function: Callable[[Shaped[Tensor, "..."]], Shaped[Tensor, "..."]]) -> "Encoded":
-        """The same function for every tensor that is there."""
+        """Return a copy with a function applied to every tensor that is not None."""
         tensors: Any = {name: None if tensor is None else function(tensor) for name, tensor in vars(self).items()}
         return Encoded(**tensors)
 
     def by_sample(self, samples: int) -> "Encoded":
-        """Of the views of `samples` samples, view-fastest: `[b*v ...] -> [b v ...]`, in float32."""
-        wide = self.map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
-        return wide.map(lambda tensor: tensor.unflatten(0, (samples, -1)))
+        """Split the first axis into samples and views, `[b*v ...] -> [b v ...]`, and convert to float32."""
+        single = self.map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+        return single.map(lambda tensor: tensor.unflatten(0, (samples, -1)))
 
     @staticmethod
     def side_by_side(parts: Sequence["Encoded"]) -> "Encoded":
-        """Views of several sizes of the same samples `[b v ...]`, one size after the other.
+        """Concatenate views of several sizes of the same samples `[b v ...]` along the axis of views.
 
-        Patches and masks are those of the views with the most patches: no loss compares patches of different grids.
+        Patches, masks and targets are kept only for the views with the most patches, because no loss compares patches
+        of different grids.
         """
         if len(parts) == 1:
             return parts[0]
@@ -76,20 +79,19 @@ class Encoded:
         return Encoded(**fields)
 
     def detach(self) -> "Encoded":
-        """The same without a graph."""
+        """Return a copy without gradient history."""
         return self.map(Tensor.detach)
 
     @staticmethod
     def joined(parts: Sequence["Encoded"], places: Int64[Tensor, " b"]) -> "Encoded":
-        """The samples of all parts, in the order that `places` gives."""
-
-        there = [name for name, tensor in vars(parts[0]).items() if tensor is not None]
-        return Encoded(**{name: torch.cat([getattr(part, name) for part in parts])[places] for name in there})
+        """Concatenate the samples of all parts, and reorder them by the indices `places`."""
+        names = [name for name, tensor in vars(parts[0]).items() if tensor is not None]
+        return Encoded(**{name: torch.cat([getattr(part, name) for part in parts])[places] for name in names})
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Views -> latents; `path` says in words which way they take."""
+    """Turns views into latents. path: name of the way through the model, for messages."""
 
     path: str
 
@@ -97,17 +99,17 @@ class Encoder(Protocol):
         """Encode views."""
 
     def activation_module(self, path: str) -> nn.Module:
-        """The attention module that owns a target, whose input may stand in for the target's."""
+        """Return the module whose input is the input of the attention module around a layer (deviation V1)."""
 
     def at_size(self, size: int) -> "Encoder":
-        """The same way through the model for images of another size; FungiError where the model takes one alone."""
+        """Return the encoder for images of another size. Raises FungiError if the model takes only one size."""
 
     def compile(self, targets: Sequence[str]) -> None:
-        """Have what comes before the first of the gradient sources (paths) compiled when it is first used."""
+        """Compile the layers before the first gradient source, at their first use. targets: paths of the sources."""
 
 
 class WholeModel:
-    """The model as it is: for any architecture and any target."""
+    """The unchanged model; works for every architecture and every gradient source."""
 
     path = "whole model"
 
@@ -115,21 +117,21 @@ class WholeModel:
         self.model = model
 
     def __call__(self, inputs: Inputs, /) -> Encoded:
-        """Encode views: their embeddings `[m d]`."""
+        """Return the embeddings `[m d]` of views."""
         return Encoded(self.model(**inputs) if isinstance(inputs, dict) else self.model(inputs))
 
     def activation_module(self, path: str) -> nn.Module:
-        """The parent of a target, which is its attention module."""
+        """Return the parent module of a layer; for an output projection, that is the attention module."""
         return self.model.get_submodule(path.rpartition(".")[0])
 
     def at_size(self, size: int) -> "WholeModel":
-        """The same way through the model for images of another size; FungiError where the model takes one alone."""
+        """Return the encoder for images of another size. Raises FungiError if the model takes only one size."""
         resized = copy(self)
         resized.model = at_size(self.model, size)
         return resized
 
     def compile(self, targets: Sequence[str]) -> None:
-        """Block by block: they are alike, so that one program serves all."""
+        """Compile the blocks one by one: they have the same structure, so that one compiled program serves all."""
         for block in blocks_before(self.model, targets):
             if block._compiled_call_impl is None:  # models of several sizes share their blocks
                 block.compile()
@@ -138,8 +140,8 @@ class WholeModel:
 class TokenEncoder(WholeModel):
     """Class token and patch tokens after the final norm, for timm's vision transformers with a class token.
 
-    FungiError for other models. Registers and other prefix tokens are left out. Every token goes through what the class
-    token goes through (CLIP: the projection to the joint space).
+    Registers and other prefix tokens are left out. All tokens pass through the same layers as the class token (CLIP:
+    the projection to the joint space). Raises FungiError for other models.
     """
 
     path = "all tokens"
@@ -149,8 +151,11 @@ class TokenEncoder(WholeModel):
         super().__init__(model)
 
     def __call__(self, inputs: Inputs, /) -> Encoded:
-        """Encode images `[m c h w]`, or `images` with a `mask` `[m t]`: the embedding of a masked patch is replaced,
-        before the position is added, by zeros, or by a random vector where a `mask_seed` is given."""
+        """Encode images `[m c h w]`, or a dictionary with `images` and a `mask` `[m t]`.
+
+        The embedding of a masked patch is replaced before the position is added: by zeros, or by a random vector if
+        the dictionary has a `mask_seed`.
+        """
         model: Any = self.model
         parts: dict[str, Any] = inputs if isinstance(inputs, dict) else {"images": inputs}
         images, mask = parts["images"], parts.get("mask")
@@ -160,18 +165,19 @@ class TokenEncoder(WholeModel):
 
 
 def require_patch_tokens(model: nn.Module) -> None:
-    """FungiError for a model that is no vision transformer of timm, or pools by something else than its tokens."""
+    """Raise FungiError unless a model is a vision transformer of timm with a class token, without attention pooling."""
     needed = ("patch_embed", "forward_features", "fc_norm", "head", "num_prefix_tokens", "embed_dim")
-    timms = all(hasattr(model, name) for name in needed) and getattr(model, "cls_token", None) is not None
-    if not timms or getattr(model, "attn_pool", None) is not None:  # whose head takes what attention pools
+    has_tokens = all(hasattr(model, name) for name in needed) and getattr(model, "cls_token", None) is not None
+    if not has_tokens or getattr(model, "attn_pool", None) is not None:  # then the head needs the pooled tokens
         raise FungiError(
-            f"a {type(model).__name__} has no patch tokens like its embedding: iBOT and segmentation need a vision "
-            "transformer of timm with a class token, and no pooling by attention, such as dino_vits16 or digits-vit."
+            f"a {type(model).__name__} has no patch tokens in the space of its embedding. iBOT and segmentation need "
+            "a vision transformer of timm with a class token and without attention pooling, such as dino_vits16 or "
+            "digits-vit."
         )
 
 
 def is_convolutional(model: nn.Module) -> bool:
-    """Return whether most weights of a model are those of convolutions; one with a patch embedding alone is not."""
+    """Return whether most weights of a model belong to convolutions (a ViT's patch embedding is too small)."""
     sizes = {True: 0, False: 0}
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -180,9 +186,10 @@ def is_convolutional(model: nn.Module) -> bool:
 
 
 def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:
-    """The blocks of a model's longest row of them (`blocks`, `encoder.layer`) that come before all gradient sources.
+    """Return the blocks of a model that are computed before all gradient sources.
 
-    targets: their paths. A row is a list of modules of one class; none of its blocks where no source lies in it.
+    The blocks are those of the longest list of modules of one class (`blocks`, `encoder.layer`). targets: paths of the
+    gradient sources; if one of them is outside that list, no block is returned.
     """
     rows = [
         (path, module)
@@ -225,5 +232,5 @@ def _masked(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None, seed: int)
 
 @cache
 def mask_vector(width: int, seed: int, device: torch.device) -> Float[Tensor, " d"]:
-    """What stands for masked patches: `N(0, 0.02)`, drawn and sent to a device once."""
+    """Return the vector that replaces masked patches: entries from `N(0, 0.02^2)`, the same for the same seed."""
     return (torch.randn(width, generator=torch_generator(seed, "mask vector")) * MASK_DEVIATION).to(device)

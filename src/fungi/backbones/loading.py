@@ -1,4 +1,4 @@
-"""A backbone by its name, with weights: published, from a file, or random. The one door for every modality."""
+"""Load a backbone by its name, for every modality, with published weights, weights from a file, or random weights."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class Backbone:
     """A frozen encoder, ready to run: `model(inputs)` gives embeddings `[n d]`.
 
-    model: in evaluation mode (BatchNorm on running statistics, no dropout), no parameter asks for a gradient.
-    input: how it wants its input, after the profile.
-    weights_hash: of the weights as loaded; part of every file's provenance.
-    weights_source: where they come from, for people.
+    model: in evaluation mode (BatchNorm uses running statistics, no dropout); no parameter requires a gradient.
+    input: preprocessing of samples under the chosen profile.
+    weights_hash: hash of the loaded weights; part of every file's provenance.
+    weights_source: where the weights come from, in words.
     """
 
     spec: BackboneSpec
@@ -44,16 +44,16 @@ def load_backbone(
     profile: Profile = PROFILES["clean"],
     input_size: int = 0,
 ) -> Backbone:
-    """Build a named backbone and give it weights; the global random state is left alone.
+    """Build a backbone by its name and load its weights; the global random state does not change.
 
-    checkpoint: a file, in the key names of the weights' publisher or in those of the model that is built. Without it
-        the published weights are used, from their cache or else from the network. checkpoint_key: the entry of the file
-        that holds the weights (`read_checkpoint`). random_init: neither, but the library's initialisation, seeded by
-        `seed`.
-    input_size: side of the model's input in pixels where it is not the usual one; position embeddings are scaled as
-        the publisher of the weights does.
+    checkpoint: a file with weights, in the publisher's key names or in those of the model. Without it, the published
+        weights are used, from the cache or the network.
+    checkpoint_key: the entry of the file that holds the weights (see `read_checkpoint`).
+    random_init: use the library's random initialisation, seeded by `seed`, instead of trained weights.
+    input_size: side of the input images in pixels, 0 for the backbone's own; position embeddings are scaled as the
+        publisher of the weights does.
     Raises FungiError for an unknown name and for weights that do not fit exactly, MissingFilesError for weights that
-    are not there and can't be fetched.
+    are not on disk and cannot be downloaded.
     """
     spec = resolve_backbone(name)
     if checkpoint is not None and random_init:
@@ -65,18 +65,18 @@ def load_backbone(
             model, source = spec.build(), f"random initialisation, seed {seed}"
         else:
             state, source = _weights(spec, checkpoint, checkpoint_key)
-            model = _built_with(state, spec, source)
+            model = _build_with_weights(state, spec, source)
     model.eval().requires_grad_(False)
     backbone = Backbone(spec, model, choose_input(spec, profile), hash_weights(model), source)
     return resized(backbone, input_size) if input_size else backbone
 
 
 def resized(backbone: Backbone, size: int) -> Backbone:
-    """Return the backbone for images of `size` x `size` pixels; FungiError where it does not take them."""
+    """Return the backbone for images of `size` x `size` pixels. Raises FungiError if it cannot process that size."""
     from fungi.backbones.position_embedding import OTHER_SIZES, at_size
 
     if not isinstance(backbone.input, ImageInput):
-        raise FungiError(f"--input-size is of images; backbone {backbone.spec.name!r} takes {backbone.spec.modality}.")
+        raise FungiError(f"--input-size is for images; backbone {backbone.spec.name!r} takes {backbone.spec.modality}.")
     native = backbone.input.size
     if size == native:
         return backbone
@@ -91,7 +91,7 @@ def resized(backbone: Backbone, size: int) -> Backbone:
 
 
 def choose_input(spec: BackboneSpec, profile: Profile) -> Any:
-    """How the backbone wants its input under a profile (deviations V2 and V3, T1 and T2, U1)."""
+    """Return the preprocessing of samples under a profile (deviations V2 and V3, T1 and T2, U1)."""
     input_spec = spec.input
     if profile.published_transform and spec.published_input is not None:
         input_spec = spec.published_input
@@ -101,20 +101,20 @@ def choose_input(spec: BackboneSpec, profile: Profile) -> Any:
 
 
 def _weights(spec: BackboneSpec, checkpoint: Path | None, key: str) -> tuple[StateDict, str]:
-    """Weights in the names of `spec.build`'s model, and where they come from."""
+    """Return (weights in the key names of the model, where they come from)."""
     if checkpoint is not None:
         entry = f", entry {key}" if key else ""
-        return _peeled(spec, read_checkpoint(checkpoint, key), f"checkpoint {checkpoint}{entry}")
+        return _without_fitting_wrapper(spec, read_checkpoint(checkpoint, key), f"checkpoint {checkpoint}{entry}")
     if spec.pretrained is None:
         raise FungiError(f"there are no published weights of {spec.name!r}: pass --checkpoint FILE or --random-init.")
     return spec.convert(spec.pretrained()), f"published weights: {spec.source}"
 
 
-def _peeled(spec: BackboneSpec, state: StateDict, source: str) -> tuple[StateDict, str]:
-    """A checkpoint in the model's names, and where it comes from.
+def _without_fitting_wrapper(spec: BackboneSpec, state: StateDict, source: str) -> tuple[StateDict, str]:
+    """Return (weights of a checkpoint in the key names of the model, where they come from).
 
-    Where it does not fit as it is, prefixes of wrappers are taken off: what lies below one counts if it has just the
-    names of the model, and the rest of the file is left out, which is said.
+    If the checkpoint does not fit, prefixes of wrappers are removed: the entries under a prefix are used if they have
+    exactly the names of the model. All other entries are ignored, and the second result then names the prefix.
     """
     import torch
 
@@ -126,13 +126,14 @@ def _peeled(spec: BackboneSpec, state: StateDict, source: str) -> tuple[StateDic
             converted = _converted(spec.convert, dict(inner), complaint)
             if set(converted) == expected:
                 return converted, f"{source}, entries below {prefix}" if prefix else source
-    return _converted(spec.convert, state, complaint), source  # as it is, for the complaint
+    return _converted(spec.convert, state, complaint), source  # does not fit: `check_fit` says why
 
 
-def _built_with(state: StateDict, spec: BackboneSpec, source: str) -> "nn.Module":
-    """The architecture with these weights, strictly.
+def _build_with_weights(state: StateDict, spec: BackboneSpec, source: str) -> "nn.Module":
+    """Return the model with these weights. Raises FungiError if they do not fit exactly.
 
-    It is built without memory first: drawing random weights to overwrite them would take most of the loading time.
+    The model is built on the meta device, because drawing random weights only to overwrite them would take most of the
+    loading time.
     """
     import torch
 
@@ -150,7 +151,7 @@ def _built_with(state: StateDict, spec: BackboneSpec, source: str) -> "nn.Module
 
 
 def _computes_tensors(model: "nn.Module") -> bool:
-    """Whether the model holds tensors that building computes and no state dict has (rotary embeddings)."""
+    """Return whether building the model computes tensors that are not in its state dict (rotary embeddings)."""
     import torch
 
     saved = set(model.state_dict())
@@ -161,7 +162,7 @@ def _computes_tensors(model: "nn.Module") -> bool:
 
 
 def _converted(convert: Callable[[StateDict], StateDict], state: StateDict, complaint: str) -> StateDict:
-    """The file in the model's names. What a converter stumbles over in a user's file is the file's fault."""
+    """Return a state dict in the key names of the model. Raises FungiError if the conversion fails on a user's file."""
     try:
         return convert(state)
     except FungiError:

@@ -1,14 +1,13 @@
-"""The pooled-token path: an exact short cut through the last block of a class-token vision transformer.
+"""The pooled-token path: an exact shortcut through the last block of a vision transformer with a class token.
 
-Where the embedding is the class token, nothing that the last block computes for the other tokens reaches it. So the
-blocks before run as ever, without a graph, and the last one computes its query, its output projection and its MLP for
-the pooled token alone. Keys and values need not be formed either. For a head with query `q`, token inputs `y_t` and
-attention weights `a_t`:
+If the embedding is the class token, the last block's outputs for all other tokens are not needed. So the earlier blocks
+run unchanged, without a graph, and the last block computes its query, output projection and MLP only for the class
+token. Keys and values are not needed either. For a head with query `q`, token inputs `y_t` and attention weights `a_t`:
 
     scores   q . (Wk y_t + bk) = (Wk^T q) . y_t + const,  and softmax ignores the constant;
     values   sum_t a_t (Wv y_t + bv) = Wv (sum_t a_t y_t) + bv.
 
-The result is the embedding of the whole model up to rounding, for about 0.92 of its work (twelve blocks).
+The result equals the embedding of the unchanged model up to rounding, at about 0.92 of its cost (twelve blocks).
 """
 
 from collections.abc import Sequence
@@ -25,10 +24,10 @@ from fungi.backbones.position_embedding import at_size
 
 
 class PooledTokenEncoder:
-    """Images -> embeddings of a timm `VisionTransformer`, with the last block for the class token only.
+    """Computes embeddings with a timm `VisionTransformer` whose last block runs only for the class token.
 
-    Hooks on the last block's `attn.proj`, `mlp.fc1` and `mlp.fc2` fire with one token per view; those layers and what
-    follows are in the autograd graph, nothing before is.
+    Hooks on the last block's `attn.proj`, `mlp.fc1` and `mlp.fc2` fire with one token per view. The autograd graph
+    starts at `attn.proj`.
     """
 
     path = "pooled token"
@@ -36,10 +35,10 @@ class PooledTokenEncoder:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.attention_input = nn.Identity()
-        self._attend = self._attended
+        self._attend = self._attend_class_token
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Encoded:
-        """Embeddings `[n d]`, equal to `model(images)` up to rounding."""
+        """Return embeddings `[n d]`, equal to `model(images)` up to rounding."""
         block = self.model.blocks[-1]
         with torch.no_grad():
             attended, attention_input, residual = self._attend(images)
@@ -55,24 +54,24 @@ class PooledTokenEncoder:
         return self.attention_input
 
     def at_size(self, size: int) -> "PooledTokenEncoder":
-        """Return this way through the model for images of another size; FungiError where it takes one size alone."""
+        """Return the encoder for images of another size. Raises FungiError if the model takes only one size."""
         resized = copy(self)
         resized.model = at_size(self.model, size)
-        resized._attend = resized._attended
+        resized._attend = resized._attend_class_token
         return resized
 
     def compile(self, targets: Sequence[str]) -> None:
-        """Compile everything up to the attention of the last block, eleven twelfths of the work, as one program."""
-        attend = torch.compile(self._attended)
+        """Compile all layers up to the attention of the last block, about 11/12 of the work, into one program."""
+        attend = torch.compile(self._attend_class_token)
 
         def attend_any_number(images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
-            torch._dynamo.maybe_mark_dynamic(images, 0)  # groups of any size run the same program
+            torch._dynamo.maybe_mark_dynamic(images, 0)  # one compiled program for all batch sizes
             return attend(images)
 
         self._attend = attend_any_number
 
-    def _attended(self, images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the pooled token behind the last block's attention `[n 1 i]`, before it, and past it `[n 1 d]`."""
+    def _attend_class_token(self, images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the class token after the last block's attention `[n 1 i]`, its input, and the residual `[n 1 d]`."""
         model, last = self.model, self.model.blocks[-1]
         tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
         tokens = model.blocks[:-1](tokens)  # [n t d]
@@ -82,7 +81,7 @@ class PooledTokenEncoder:
 def attend_pooled_token(
     attention: Any, tokens: Float[Tensor, "n t d"]
 ) -> tuple[Float[Tensor, "n 1 i"], Float[Tensor, "n 1 d"]]:
-    """Attention output of the first token before the output projection, and that token's own input."""
+    """Return the first token's attention output before the output projection, and its input to the attention."""
     heads, size = attention.num_heads, attention.head_dim
     weight_q, weight_k, weight_v = attention.qkv.weight.to(tokens.dtype).reshape(3, heads, size, -1)  # each [h e d]
     bias = attention.qkv.bias
@@ -99,10 +98,10 @@ def attend_pooled_token(
 
 
 def pooled_token_encoder(model: Any, layer_paths: list[str]) -> PooledTokenEncoder | None:
-    """Return the short cut for a model and its gradient sources, where the structure allows it; else None.
+    """Return the shortcut encoder for a model and its gradient sources, or None if the structure does not allow it.
 
-    It does for timm's plain `VisionTransformer` with class-token pooling, when every gradient source lies behind the
-    attention of the last block. An empty list of sources asks for embeddings only.
+    It is possible for timm's unmodified `VisionTransformer` with class-token pooling if every gradient source comes
+    after the attention of the last block. An empty list of sources means that only embeddings are computed.
     """
     from timm.layers import Attention
     from timm.models.vision_transformer import Block, VisionTransformer

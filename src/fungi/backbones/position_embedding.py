@@ -1,7 +1,7 @@
-"""Learned position embeddings at another resolution than they were trained for, as the publisher of the weights does.
+"""Scale learned position embeddings to another resolution, as the publisher of the weights does.
 
-DINO and DINOv2 are scaled as in their torch hub code, everything else as timm does; torchvision's own models as
-torchvision does. Models without learned positions (rotary embeddings, convolutions) need no scaling.
+DINO and DINOv2 are scaled as in their torch hub code, torchvision's models as in torchvision, all others as in timm.
+Models without learned positions (rotary embeddings, convolutions) need no scaling.
 """
 
 from copy import copy, deepcopy
@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from fungi.errors import FungiError
 
 OFFSET = 0.1
-"""DINO's and DINOv2's hub code adds it to the new grid before scaling, so that rounding never loses a row."""
+"""The hub code of DINO and DINOv2 adds this to the size of the new grid, so that rounding never loses a row."""
 HUB_WEIGHTS = ("fbaipublicfiles.com/dino/", "fbaipublicfiles.com/dinov2/")
-"""Where timm says that the weights of DINO and DINOv2 come from."""
+"""Parts of the URLs that timm records for the weights of DINO and DINOv2."""
 OTHER_SIZES = "Use --views published (views='published' in the library)."
 
 
 def hub_positions(
     positions: Float[Tensor, "1 old d"], *, grid: int | tuple[int, int], antialias: bool = False, prefix: int = 1
 ) -> Float[Tensor, "1 new d"]:
-    """Scale a position embedding to a grid of patches (its side, or rows and columns) as DINOv2's hub code does.
+    """Scale a position embedding to another grid of patches as the hub code of DINOv2 does.
 
-    prefix: class tokens, which come first and keep their positions.
-    antialias: as the hub does for models with registers. The grid of all others is scaled without it, and with an
-    offset. A grid that fits already stays untouched.
+    grid: its side, or (rows, columns). prefix: number of class tokens, which come first and keep their positions.
+    antialias: scale with antialiasing, as the hub does for models with registers; other models are scaled without it,
+    and with an offset. An embedding that already has this grid is returned unchanged.
     """
     shape = (grid, grid) if isinstance(grid, int) else grid
     side = round((positions.shape[1] - prefix) ** 0.5)
@@ -45,7 +45,7 @@ def hub_positions(
 def scaling_of(model: nn.Module) -> str:
     """Return how the positions of a model are scaled: `hub`, `hub, antialiased`, `timm`, `torchvision`, or `none`.
 
-    A model that was built without timm's record of its weights says it by an attribute `position_scaling`.
+    For a model without timm's record of its weights, the attribute `position_scaling` decides.
     """
     vit = _sized_module(model)[1]
     if vit is None:
@@ -56,21 +56,21 @@ def scaling_of(model: nn.Module) -> str:
         return "none"
     url = (getattr(vit, "pretrained_cfg", None) or {}).get("url") or ""
     scaling = getattr(vit, "position_scaling", "hub" if any(place in url for place in HUB_WEIGHTS) else "timm")
-    # DINOv2's models with registers: their positions are those of patches alone.
+    # In DINOv2's models with registers, only patches have positions.
     registers = vit.no_embed_class and getattr(vit, "reg_token", None) is not None
     return "hub, antialiased" if scaling == "hub" and registers else scaling
 
 
 def patch_size_of(model: nn.Module) -> int:
-    """Return the side in pixels of which views have to be a multiple; 1 where there is no such side."""
+    """Return the patch size in pixels; the size of views has to be a multiple of it. 1 for models without patches."""
     vit = _sized_module(model)[1]
     return 1 if vit is None else _patch_size(vit)
 
 
 def set_size(vit: Any, size: int) -> None:
-    """Make a vision transformer of timm take images of `size` x `size`, in place.
+    """Change a vision transformer of timm in place, so that it takes images of `size` x `size`.
 
-    Class tokens and registers keep their positions, where they have any; rotary positions follow the grid.
+    Class tokens and registers keep their positions, if they have any; rotary positions are computed for the new grid.
     """
     learned, grid, scaling = vit.pos_embed, vit.patch_embed.grid_size[0], scaling_of(vit)
     vit.set_input_size(img_size=(size, size))
@@ -83,14 +83,14 @@ def set_size(vit: Any, size: int) -> None:
 
 @torch.no_grad()
 def at_size(model: nn.Module, size: int) -> nn.Module:
-    """Return the model for images of `size` x `size`: the same layers and weights, position embeddings of its own.
+    """Return a copy of the model for images of `size` x `size`, with shared layers and its own position embeddings.
 
-    The model is left as it is; hooks on its layers fire for the copy, too. FungiError for a size that is no multiple of
-    the patch size, and for a model that takes images of a single size.
+    The original model does not change; hooks on its layers also fire for the copy. Raises FungiError for a size that
+    is not a multiple of the patch size, and for a model that takes images of only one size.
     """
     path, vit = _sized_module(model)
     if vit is None:
-        _try_out(model, size)
+        _check_size(model, size)
         return model
     patch, native = _patch_size(vit), _native_size(vit)
     if size % patch:
@@ -105,7 +105,10 @@ def at_size(model: nn.Module, size: int) -> nn.Module:
 
 
 def positions_version(model: nn.Module) -> tuple[int, int]:
-    """Return a pair that changes when the learned positions are replaced or written to, so that copies are renewed."""
+    """Return a pair that changes whenever the learned positions of the model change.
+
+    Copies for other sizes are then made again.
+    """
     vit = _sized_module(model)[1]
     if vit is None:
         return 0, 0
@@ -114,7 +117,7 @@ def positions_version(model: nn.Module) -> tuple[int, int]:
 
 
 def _sized_module(model: nn.Module) -> tuple[str, Any]:
-    """Return path and module of the vision transformer in a model, which is built for one size; None without one."""
+    """Return (path, module) of the vision transformer inside a model; (empty, None) if there is none."""
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer
     from torchvision.models import VisionTransformer as TorchvisionTransformer
@@ -134,7 +137,7 @@ def _patch_size(vit: Any) -> int:
 
 
 def _native_size(vit: Any) -> int | None:
-    """Side of the images that a transformer takes; None for one that takes any."""
+    """Side in pixels of the images that a transformer takes; None if it takes every size."""
     if _is_torchvision(vit):
         return int(vit.image_size)
     size = vit.patch_embed.img_size
@@ -163,7 +166,7 @@ def _torchvision_at_size(vit: Any, size: int) -> nn.Module:
 
 
 def _with_module(model: nn.Module, path: list[str], module: nn.Module) -> nn.Module:
-    """Replace the module at a path in a copy of the model, which shares everything else."""
+    """Return the model with another module at a path; only the modules on that path are copied."""
     if not path:
         return module
     outer = _shallow(model)
@@ -172,14 +175,14 @@ def _with_module(model: nn.Module, path: list[str], module: nn.Module) -> nn.Mod
 
 
 def _shallow(module: nn.Module) -> Any:
-    """Copy a module but not its children, parameters and hooks; replacing them does not change the original."""
-    twin = copy(module)
-    twin._modules, twin._parameters = dict(module._modules), dict(module._parameters)
-    return twin
+    """Return a copy that shares children, parameters and hooks; replacing them does not change the original."""
+    duplicate = copy(module)
+    duplicate._modules, duplicate._parameters = dict(module._modules), dict(module._parameters)
+    return duplicate
 
 
-def _try_out(model: nn.Module, size: int) -> None:
-    """Raise FungiError where a model without a known size does not take images of `size` x `size`."""
+def _check_size(model: nn.Module, size: int) -> None:
+    """Run the model on an empty image of `size` x `size`. Raises FungiError if the model cannot process it."""
     parameter = next(model.parameters())
     training = [module for module in model.modules() if module.training]
     try:
@@ -191,7 +194,7 @@ def _try_out(model: nn.Module, size: int) -> None:
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise FungiError(
-            f"a {type(model).__name__} takes images of its own size alone, not of {size} pixels ({reason}). "
+            f"a {type(model).__name__} takes images of its own size only, not of {size} pixels ({reason}). "
             + OTHER_SIZES
         ) from None
     finally:

@@ -1,7 +1,6 @@
-"""Where published weights come from: one route per kind of source, each through its library's own cache.
+"""Download published weights: one function per kind of source, each through the cache of its library.
 
-Nothing here runs unless published weights were asked for. Every route says, where it can't go on, what was sought and
-where to put it.
+If a download fails, the message names the file and the place to put it by hand.
 """
 
 import importlib.util
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def fetch_url(url: str, *, hash_prefix: str | None = None) -> StateDict:
-    """The checkpoint at a URL, through torch hub's cache."""
+    """Return the checkpoint at a URL, from torch hub's cache or the network."""
     import torch
 
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]  # where torch hub keeps it
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]  # torch hub's cache
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with reachable(url, f"put the file at {file}", answers(url)):
@@ -33,9 +32,10 @@ def fetch_url(url: str, *, hash_prefix: str | None = None) -> StateDict:
 
 
 def fetch_timm(name: str, **options: Any) -> StateDict:
-    """The weights of a timm model, by its name with the tag, through the cache of the Hugging Face hub.
+    """Return the weights of a timm model, from the cache of the Hugging Face hub or the network.
 
-    The model is made with the number of outputs that it was published with: timm then loads strictly.
+    name: with the tag of the weights. The model is built with the number of outputs that it was published with, because
+    timm then checks that all weights fit.
     """
     import timm
     from timm.models import get_pretrained_cfg
@@ -53,7 +53,7 @@ def fetch_timm(name: str, **options: Any) -> StateDict:
 
 
 def fetch_hub(repository: str) -> StateDict:
-    """The `model.safetensors` of a repository of the Hugging Face hub, through the hub's cache."""
+    """Return the `model.safetensors` of a repository of the Hugging Face hub, from the hub's cache or the network."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     file = "model.safetensors"
@@ -65,23 +65,23 @@ def fetch_hub(repository: str) -> StateDict:
 
 
 def fetch_elsewhere(repository: str) -> str:
-    """Return the way out for weights of the hub on a machine without a network."""
+    """Return the advice for a machine without a network: how to get weights of the hub there."""
     return (
-        f"run `fungi prefetch` for the grid, or `hf download {repository}`, where there is a network, and copy HF_HOME "
-        "here"
+        f"run `fungi prefetch` for the grid, or `hf download {repository}`, on a machine with a network, and copy its "
+        "HF_HOME here"
     )
 
 
-def drawn(build: Callable[[], "nn.Module"], seed: int, name: str) -> StateDict:
-    """Random weights of a backbone that was never trained, always the same."""
+def random_weights(build: Callable[[], "nn.Module"], seed: int, name: str) -> StateDict:
+    """Return the weights of a backbone that was never trained; the same seed and name give the same weights."""
     with seeded(seed, "backbone", name):
         return build().state_dict()
 
 
 def in_package(package: str, *, backbone: str, instead: str) -> Path:
-    """The folder of a Python package that carries weights; MissingFilesError where it is not installed.
+    """Return the folder of a Python package that contains weights. Raises MissingFilesError if it is not installed.
 
-    instead: another backbone, and what it is, for the message.
+    instead: name and description of another backbone, for the message.
     """
     module = importlib.util.find_spec(package)
     if module is None or module.origin is None:
@@ -97,8 +97,9 @@ def in_package(package: str, *, backbone: str, instead: str) -> Path:
 def reachable(what: str, way_out: str, answered: bool) -> Iterator[None]:
     """Turn failures of the network into a MissingFilesError of one line.
 
-    answered: whether the host could be reached; nothing is tried where it could not, since libraries retry for a
-    minute. RuntimeError is how torch hub reports a damaged download.
+    what: the weights, way_out: what the user can do; both for the message.
+    answered: whether the host could be reached; if not, the error is raised at once, because libraries retry for a
+    minute. torch hub reports a damaged download as a RuntimeError.
     """
     from httpx import HTTPError
 
@@ -115,7 +116,7 @@ def reachable(what: str, way_out: str, answered: bool) -> Iterator[None]:
 
 
 def _cached_overlay(repository: str, files: tuple[str, ...]) -> dict[str, str] | None:
-    """Points timm to the file in the cache. By itself it asks the network first, and without one waits a minute."""
+    """Return settings that point timm to the cached file; otherwise it waits for the network for a minute."""
     from huggingface_hub import try_to_load_from_cache
 
     for file in files:

@@ -1,8 +1,8 @@
-"""The audio spectrogram transformer (SSAST, patch variant): our own module with the names of the published checkpoint.
+"""The audio spectrogram transformer (SSAST, patch variant), with the parameter names of the published checkpoint.
 
-A spectrogram `[n frames 128]` is an image of one channel, frequency down and time across. Overlapping 16 x 16 patches
-at stride 10 become tokens, row by row with frequency as the slow axis, behind a class and a distillation token (spec
-audio 1). The learned positions belong to the 8 x 64 grid of pre-training and are adapted to the grid at hand.
+A spectrogram `[n frames 128]` is an image with one channel: rows are frequencies, columns are times. Overlapping
+16 x 16 patches at stride 10 become tokens, row by row, after a class token and a distillation token (spec audio 1). The
+learned positions belong to the 8 x 64 grid of pre-training and are adapted to the grid of the input.
 """
 
 from functools import partial
@@ -19,9 +19,10 @@ LEADING = 2
 
 
 class SpectrogramTransformer(nn.Module):
-    """Spectrograms -> embeddings.
+    """Turns spectrograms into embeddings.
 
-    pooling: the mean of the two leading tokens after the final norm, or of the patch tokens. stride: of the patches.
+    pooling: `cls_dist`, the mean of the two leading tokens after the final norm, or `mean_patches`, the mean of the
+    patch tokens. stride: distance between neighbouring patches.
     """
 
     def __init__(
@@ -41,12 +42,12 @@ class SpectrogramTransformer(nn.Module):
         self.norm = norm(width)
 
     def forward(self, spectrograms: Float[Tensor, "n frames mels"]) -> Float[Tensor, "n d"]:
-        """Embeddings."""
+        """Return the embeddings of spectrograms."""
         tokens = self.norm(self.blocks(self.tokens(spectrograms)))
         return (tokens[:, :LEADING] if self.pooling == "cls_dist" else tokens[:, LEADING:]).mean(dim=1)
 
     def tokens(self, spectrograms: Float[Tensor, "n frames mels"]) -> Float[Tensor, "n t d"]:
-        """What enters the first block."""
+        """Return the input of the first block."""
         images = spectrograms.transpose(1, 2).unsqueeze(1)  # [n frames mels] -> [n 1 mels frames]
         patches = self.patch_embed["proj"](images)  # [n d f t]
         leading = [token.expand(len(images), -1, -1) for token in (self.cls_token, self.dist_token)]
@@ -55,10 +56,10 @@ class SpectrogramTransformer(nn.Module):
 
 
 def adapted_positions(positions: Float[Tensor, "1 old d"], grid: tuple[int, int]) -> Float[Tensor, "1 new d"]:
-    """Positions learned on the trained grid (frequency, time), for another one; the leading tokens' stay as they are.
+    """Adapt learned positions to another grid (frequency, time); the positions of the leading tokens do not change.
 
-    Along an axis that is shorter than it was, the centre of the old one is taken; along a longer one it is resized
-    bilinearly.
+    If the new grid is shorter along an axis, the centre of the trained grid is cut out; if it is longer, the positions
+    are resized bilinearly.
     """
     leading, patches = positions[:, :LEADING], positions[:, LEADING:]
     table = patches.unflatten(1, TRAINED_GRID).permute(0, 3, 1, 2)  # [1 f*t d] -> [1 d f t]

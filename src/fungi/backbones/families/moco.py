@@ -1,4 +1,4 @@
-"""MoCo v3 (ViT-B/16) and MoCo v2 (ResNet-50), from the projects' own training checkpoints."""
+"""MoCo v3 (ViT-B/16) and MoCo v2 (ResNet-50), from the training checkpoints that the authors published."""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,16 +16,17 @@ INPUT = ImageInput(size=224, resize=256, interpolation="bilinear", statistics=IM
 
 
 def encoder_of(state: StateDict, *, prefix: str, head: str) -> StateDict:
-    """The encoder in a training checkpoint: entries below `prefix`, without its projection head.
+    """Return the encoder in a training checkpoint: the entries under `prefix`, without the projection head.
 
-    The momentum encoder, predictor and queue go. A state dict that has no such prefix is the encoder's already.
+    The momentum encoder, the predictor and the queue are dropped. A state dict without the prefix is taken as that of
+    the encoder.
     """
     inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     return without_prefix(inner or state, head)
 
 
 def build_resnet50() -> "nn.Module":
-    """torchvision's ResNet-50 without classifier: the embedding is the global average pool."""
+    """Return torchvision's ResNet-50 without its classifier; the embedding is the average over all positions."""
     from torch import nn
     from torchvision.models import resnet50
 

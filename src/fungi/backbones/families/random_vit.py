@@ -1,11 +1,11 @@
-"""A ViT-B/16 that was never trained: what gradients add without any learned feature (a control)."""
+"""A ViT-B/16 that was never trained: a control that shows how much gradients add without learned features."""
 
 from functools import partial
 from pathlib import Path
 
 from fungi.backbones.base import StateDict
 from fungi.backbones.checkpoints import read_checkpoint
-from fungi.backbones.sources import drawn
+from fungi.backbones.sources import random_weights
 from fungi.backbones.timm_models import build_timm, register_vit
 from fungi.runtime.files import written_once
 from fungi.views.image import HALF, ImageInput
@@ -16,23 +16,23 @@ _build = partial(build_timm, "vit_base_patch16_224", num_classes=0)
 
 
 def weights_file() -> Path:
-    """Where the weights are kept, in torch hub's cache."""
+    """Return the file of the weights in torch hub's cache."""
     import torch
 
     return Path(torch.hub.get_dir()) / "checkpoints" / f"fungi-{NAME}-seed{SEED}.safetensors"
 
 
 def drawn_once() -> StateDict:
-    """The weights, drawn from the fixed seed at the first call and read from the file ever after.
+    """Return the weights: the first call draws them from the fixed seed and saves them, later calls read the file.
 
-    Random numbers differ in the last bits between kinds of CPU; one file makes a study rest on one network.
+    Random numbers differ in the last bits between types of CPU; with one file, all parts of a study use one network.
     """
     file = weights_file()
     if not file.exists():
         from safetensors.torch import save
 
         with written_once(file) as unfinished:
-            unfinished.write_bytes(save(drawn(_build, SEED, NAME)))
+            unfinished.write_bytes(save(random_weights(_build, SEED, NAME)))
     return read_checkpoint(file)
 
 

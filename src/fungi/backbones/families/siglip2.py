@@ -1,6 +1,6 @@
-"""SigLIP 2 image encoders: the embedding is the output of the attention pooling, which texts are compared with.
+"""SigLIP 2 image encoders. The embedding is the output of the attention pooling, which training compares with texts.
 
-Weights in timm's names, and in those of the publisher's repositories (`vision_model.encoder.layers...`), are read.
+Weights can have timm's names or those of the publisher's repositories (`vision_model.encoder.layers...`).
 """
 
 from functools import partial
@@ -26,7 +26,7 @@ RENAMES = (
 
 
 def siglip_names(state: StateDict, *, build: Any) -> StateDict:
-    """The publisher's names -> timm's; the text tower is left out. Files with timm's names go timm's way."""
+    """Convert the publisher's names to timm's without the text encoder; for other files see `timm_names`."""
     import torch
 
     if not any(name.startswith("vision_model.") for name in state):

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fungi.backbones.base import BACKBONES, BackboneSpec, StateDict
-from fungi.backbones.sources import drawn, fetch_url
+from fungi.backbones.sources import fetch_url, random_weights
 from fungi.errors import FungiError
 from fungi.views.sound import SoundInput
 
@@ -21,9 +21,9 @@ TINY_SEED = 42
 
 
 def ssast_names(state: StateDict) -> StateDict:
-    """Names of the published file, written by a data-parallel wrapper -> those of `SpectrogramTransformer`.
+    """Convert the names of the published file, with a data-parallel prefix, to those of `SpectrogramTransformer`.
 
-    FungiError for a model that was pre-trained on another size of input: its positions would mean something else.
+    Raises FungiError for a model that was pre-trained on another input size, because its positions have another grid.
     """
     if "cls_token" in state:
         return state
@@ -39,7 +39,7 @@ def ssast_names(state: StateDict) -> StateDict:
 
 
 def build(pooling: str, sizes: dict[str, int]) -> "nn.Module":
-    """The architecture."""
+    """Return the architecture with random initialisation. sizes: width, depth and heads."""
     from fungi.backbones.spectrogram_transformer import SpectrogramTransformer
 
     arguments: dict[str, Any] = {**sizes, "pooling": pooling}
@@ -80,6 +80,6 @@ _register(
     label="tiny SSAST, random weights",
     source=f"random initialisation, seed {TINY_SEED}",
     sizes=TINY,
-    pretrained=partial(drawn, partial(build, "cls_dist", TINY), TINY_SEED, "tiny-ssast"),
+    pretrained=partial(random_weights, partial(build, "cls_dist", TINY), TINY_SEED, "tiny-ssast"),
     notes="never trained: a control that needs no download",
 )

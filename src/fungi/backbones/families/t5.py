@@ -1,4 +1,4 @@
-"""T5 small, encoder only: embedding from the first word piece (T5 has no class token), or the mean (spec text 1)."""
+"""T5 small, encoder only. The embedding is the first word piece (T5 has no class token) or the mean (spec text 1)."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ REPOSITORY = "google-t5/t5-small"
 
 
 def t5_encoder_names(state: StateDict) -> StateDict:
-    """The encoder of a whole T5; its word embeddings are stored under one or two names."""
+    """Return the encoder of a complete T5, whose word embeddings are stored under one or two names."""
     kept = without(state, ("decoder.", "lm_head."))
     if "shared.weight" in kept:
         kept.setdefault("encoder.embed_tokens.weight", kept["shared.weight"])

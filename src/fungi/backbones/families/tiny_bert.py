@@ -1,8 +1,8 @@
-"""`tiny-bert`: a small BERT with random weights that needs no file at all; for trying things, and for tests."""
+"""`tiny-bert`: a small BERT with random weights that needs no files, for first experiments and tests."""
 
 from functools import partial
 
-from fungi.backbones.sources import drawn
+from fungi.backbones.sources import random_weights
 from fungi.backbones.text_encoders import build_encoder, register_text
 from fungi.views.tokenizers import HashedWords, TokenizerSource
 
@@ -19,7 +19,7 @@ build = partial(build_encoder, "Bert", SIZES, add_pooling_layer=False)
 
 
 def hashed_words() -> HashedWords:
-    """The tokenizer."""
+    """Return the tokenizer, which numbers words by their hash."""
     return WORDS
 
 
@@ -36,6 +36,6 @@ register_text(
     pca_dim=WIDTH,
     depth=DEPTH,
     build=build,
-    pretrained=partial(drawn, partial(build, "mean"), SEED, NAME),
+    pretrained=partial(random_weights, partial(build, "mean"), SEED, NAME),
     notes="never trained: a control that needs no download",
 )

@@ -1,8 +1,8 @@
-"""torchvision's supervised ViTs, "DeiT" in the paper, converted to timm's layout.
+"""torchvision's supervised ViTs ("DeiT" in the paper), converted to timm's layout.
 
-torchvision's attention applies its output projection functionally, so that hooks on it never fire (deviation V1). The
-same weights in timm's layout compute the same function with layers that can be observed; paths in torchvision's
-spelling are accepted.
+torchvision's attention computes its output projection by a function, so that hooks on that layer never fire (deviation
+V1). The same weights in timm's layout compute the same function with layers that have hooks. Layer paths in
+torchvision's spelling are also accepted.
 """
 
 from functools import partial
@@ -23,19 +23,19 @@ RENAMES = (
     (r"^(blocks\.\d+\.attn)\.in_proj_(weight|bias)$", r"\1.qkv.\2"),
     (r"^(blocks\.\d+\.attn)\.in_proj$", r"\1.qkv"),
     (r"^(blocks\.\d+\.attn)\.out_proj(?=\.|$)", r"\1.proj"),
-    # The published files still have the names of torchvision's first release, linear_1 and linear_2.
+    # The published files have the names of torchvision's first release, linear_1 and linear_2.
     (r"^(blocks\.\d+\.mlp)\.(?:0|linear_1)(?=\.|$)", r"\1.fc1"),
     (r"^(blocks\.\d+\.mlp)\.(?:3|linear_2)(?=\.|$)", r"\1.fc2"),
 )
 
 
 def timm_path(path: str) -> str:
-    """A layer path or key of torchvision's VisionTransformer -> timm's; what has timm's spelling stays."""
+    """Convert a layer path or key of torchvision's VisionTransformer to timm's; keep one that has timm's spelling."""
     return renamed(path, RENAMES)
 
 
 def timm_layout(state: StateDict) -> StateDict:
-    """Weights of any torchvision VisionTransformer for timm's of the same sizes; the classification head is dropped."""
+    """Convert the weights of a torchvision VisionTransformer for timm's of the same size, without the classifier."""
     return {timm_path(name): tensor for name, tensor in without_prefix(state, "heads.").items()}
 
 

@@ -1,7 +1,8 @@
-"""UDI: vision transformers with two class tokens, from its checkpoints or those of `fungi pretrain` (spec udi 6).
+"""UDI: vision transformers with two class tokens, from published checkpoints or from `fungi pretrain` (spec udi 6).
 
-The embedding is the first class token. The second, `cls+`, takes part in attention and is timm's register, so that the
-pooled-token path holds. Published files lie on Google Drive: there is nothing to fetch, `--checkpoint` names a file.
+The embedding is the first class token. The second, `cls+`, takes part in attention; it is a register in timm's model,
+so that the pooled-token path works. The published files are on Google Drive and cannot be downloaded by this program:
+pass a file with `--checkpoint`.
 """
 
 from functools import partial
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 CLASS_TOKENS = {2: "", 1: "-one-token"}
-"""Class tokens of a file -> ending of the backbone's name."""
+"""Number of class tokens in a file, and the ending of the backbone's name."""
 
 
 def encoder_state(state: StateDict) -> StateDict:
-    """The transformer in a checkpoint of any of the layouts, in flat names (spec udi 6.3).
+    """Return the transformer in a checkpoint of any layout, without prefixes (spec udi 6.3).
 
-    Full checkpoints nest it twice, `backbone.backbone.`; beside it are the SRS layer and the heads, which go.
+    Full checkpoints have the prefix `backbone.backbone.`; their SRS layer and heads are dropped.
     """
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     for prefix in ("backbone.backbone.", "backbone."):
@@ -31,7 +32,10 @@ def encoder_state(state: StateDict) -> StateDict:
 
 
 def timm_tokens(state: StateDict) -> StateDict:
-    """Flat names -> timm's: the second class token becomes the register."""
+    """Convert a state dict without prefixes to timm's names: the second class token becomes the register.
+
+    Raises FungiError if there is no class token, or if there are more than two.
+    """
     token = state.get("cls_token")
     if token is None:
         raise FungiError("the checkpoint has no cls_token: it holds no vision transformer of this method.")
@@ -43,8 +47,9 @@ def timm_tokens(state: StateDict) -> StateDict:
 
 
 def one_token(state: StateDict) -> StateDict:
-    """Flat names with two class tokens -> with one, for fine-tuning: it is another function, as cls+ took part in
-    attention (spec udi 6.3).
+    """Return the state dict without the second class token and its position, for fine-tuning.
+
+    The model then computes another function, because `cls+` took part in attention (spec udi 6.3).
     """
     import torch
 
@@ -57,28 +62,28 @@ def one_token(state: StateDict) -> StateDict:
 
 
 def patches_only(state: StateDict) -> StateDict:
-    """Flat names without class tokens and their positions, for dense backbones."""
+    """Return the state dict without class tokens and their positions, for dense backbones."""
     tokens = state["cls_token"].shape[1] + int("reg_token" in state)
     kept = {name: tensor for name, tensor in state.items() if name not in ("cls_token", "reg_token")}
     return kept | {"pos_embed": state["pos_embed"][:, tokens:]}
 
 
 def converted(state: StateDict, *, name: str, class_tokens: int) -> StateDict:
-    """A checkpoint of any layout in timm's names; FungiError for another number of class tokens."""
-    flat = timm_tokens(encoder_state(state))
-    tokens = 2 if "reg_token" in flat else 1
+    """Convert a checkpoint of any layout to timm's names. Raises FungiError for another number of class tokens."""
+    weights = timm_tokens(encoder_state(state))
+    tokens = 2 if "reg_token" in weights else 1
     if tokens != class_tokens:
         raise FungiError(
             f"the checkpoint has {tokens} class token{'s' * (tokens > 1)}, {name} has {class_tokens}. "
             f"Use --backbone {name.removesuffix('-one-token')}{CLASS_TOKENS[tokens]}."
         )
-    return flat
+    return weights
 
 
 def build(
     width: int, depth: int, heads: int, mlp_ratio: float, size: int, patch: int, class_tokens: int
 ) -> "nn.Module":
-    """timm's own vision transformer; its code derives from DINO's, and so does the scaling of its positions."""
+    """Return timm's vision transformer; its positions are scaled as in DINO, from whose code UDI's derives."""
     from timm.models.vision_transformer import VisionTransformer
 
     model: Any = VisionTransformer(

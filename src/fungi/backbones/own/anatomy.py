@@ -1,8 +1,8 @@
-"""What one forward on torch's meta device, which computes nothing, tells of an unknown model.
+"""Find out the structure of an unknown model by one forward pass on torch's meta device, which computes no numbers.
 
-Gradient source, in this order: the last attention output projection that is called (the layer of the paper), else the
-last linear or convolution layer that is called. Layers that are called twice for one image, convolutions that pad in
-other ways than with zeros, short cuts and the gates of squeeze-and-excitation can't be a source.
+The gradient source is the last attention output projection that is called (the layer of the paper) or, if there is
+none, the last linear or convolution layer that is called. Not used as a source: layers that are called twice for one
+image, convolutions that do not pad with zeros, shortcuts, and the gates of squeeze-and-excitation.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,14 +29,18 @@ OUTPUT_PROJECTIONS = (
     "SelfAttention.o",
     "token_mixer.proj",
 )
-"""How architectures of timm and `transformers` call the output projection of their self-attention."""
+"""Names of the output projection of self-attention in the architectures of timm and `transformers`."""
 
 SIDE_PATHS = (".se.", ".downsample.", ".shortcut.")
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Facts of a model: pooling, gradient source and why it is that, embedding size, parameters, work of one view."""
+    """Structure of a model.
+
+    pooling: how the model pools its tokens, if it is known. layer, reason: the gradient source, and why it was chosen.
+    weight_shape, bias: of the gradient source. flops: floating-point operations of one view.
+    """
 
     pooling: str
     layer: str
@@ -48,8 +52,8 @@ class Anatomy:
     flops: int
 
     @property
-    def of_spec(self) -> dict[str, Any]:
-        """The fields of a `BackboneSpec` that it decides."""
+    def spec_fields(self) -> dict[str, Any]:
+        """The fields of a `BackboneSpec` that follow from the structure."""
         return {
             "embedding_dim": self.embedding_dim,
             "projection_dim": self.embedding_dim,
@@ -68,9 +72,9 @@ class Anatomy:
 
 
 def examine(build: Callable[[], "nn.Module"], example: "tuple[int, ...]") -> Anatomy:
-    """The anatomy of the model that `build` makes; example: shape of one input.
+    """Return the structure of the model that `build` returns. example: shape of one input.
 
-    Raises FungiError for a model that gives no `[1, d]`, and for one without a layer to take gradients at.
+    Raises FungiError if the output is not `[1, d]`, or if the model has no layer to take gradients at.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -78,7 +82,7 @@ def examine(build: Callable[[], "nn.Module"], example: "tuple[int, ...]") -> Ana
     try:
         with torch.device("meta"):
             model = build().eval().requires_grad_(False)
-    except (NotImplementedError, RuntimeError):  # it reads values of tensors while it is built
+    except (NotImplementedError, RuntimeError):  # the model reads values of tensors while it is built
         model = build().eval().requires_grad_(False)
     device = next(model.parameters()).device
     with called_layers(model) as called, FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -101,9 +105,9 @@ def examine(build: Callable[[], "nn.Module"], example: "tuple[int, ...]") -> Ana
 
 
 def gradient_source(model: "nn.Module", called: list[str]) -> tuple[str, str]:
-    """Path of the layer to take gradients at, and why that; FungiError where there is none.
+    """Return (path of the layer to take gradients at, reason for the choice). Raises FungiError if there is none.
 
-    called: paths of the layers in the order in which a forward called them.
+    called: paths of the layers in the order of their calls in a forward pass.
     """
     once = [path for path in called if called.count(path) == 1]
     if not once:
@@ -114,7 +118,7 @@ def gradient_source(model: "nn.Module", called: list[str]) -> tuple[str, str]:
 
 @contextmanager
 def called_layers(model: "nn.Module") -> "Iterator[list[str]]":
-    """Within: the list of the paths of the layers that can be gradient sources, as they are called."""
+    """Collect the paths of the layers that can be gradient sources, in the order in which forward passes call them."""
     called: list[str] = []
     hooks = []
     for path, module in model.named_modules():
@@ -136,6 +140,6 @@ def _can_be_source(module: Any) -> bool:
 
 
 def _pooling(model: Any) -> str:
-    """How a model of timm pools: `token`, `avg`, `map`; empty where it does not say."""
+    """Return how a model of timm pools: `token`, `avg` or `map`; empty if the model does not say."""
     pooling = getattr(model, "global_pool", None) or getattr(getattr(model, "head", None), "global_pool", None)
     return pooling if isinstance(pooling, str) else str(getattr(pooling, "pool_type", ""))

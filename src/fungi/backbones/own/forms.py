@@ -1,9 +1,9 @@
-"""What `--backbone NAME=KIND:PLACE` may look like; NAME becomes a folder below `--root`.
+"""The forms of `--backbone NAME=KIND:PLACE`; results are written to the folder NAME below `--root`.
 
-NAME=timm:ID        any model of timm by its id, with the tag of its weights: sharp=timm:convnext_tiny.fb_in22k
-NAME=hf:PLACE       any encoder of `transformers`: of images, of texts, of spectrograms. PLACE is a folder that
-                    `save_pretrained` wrote (with processor or tokenizer), or the id of a repository of the hub
-NAME=hf-mean:PLACE  the same, its embedding being the mean of all tokens
+NAME=timm:ID        a model of timm by its id with the tag of the weights: sharp=timm:convnext_tiny.fb_in22k
+NAME=hf:PLACE       an encoder of `transformers` for images, texts or spectrograms. PLACE is a folder that
+                    `save_pretrained` wrote (with a processor or tokenizer), or the id of a repository of the hub
+NAME=hf-mean:PLACE  the same encoder, with the mean of all tokens as its embedding
 """
 
 import re
@@ -24,7 +24,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @cache
 def own_backbone(text: str) -> BackboneSpec:
-    """The encoder that `text` describes (see `resolve_backbone`); FungiError where there is none."""
+    """Return the user's backbone that `text` describes (see the top of this file). Raises FungiError otherwise."""
     name, equals, described = text.partition("=")
     if not equals:
         raise _unknown(text)
@@ -39,7 +39,7 @@ def own_backbone(text: str) -> BackboneSpec:
 
 
 def _unknown(text: str) -> FungiError:
-    """Return the error for a name that is not known, with the form that it was probably meant to have."""
+    """Return the error for an unknown name, with the form that the user probably meant."""
     kind, colon, place = text.partition(":")
     if colon and kind in KINDS and place:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", place.rstrip("/").rpartition("/")[2]).strip("._-") or "mine"
@@ -51,9 +51,9 @@ def _unknown(text: str) -> FungiError:
 
 
 def _hub_backbone(name: str, place: str, *, mean: bool) -> BackboneSpec:
-    """A model of `transformers`: its configuration says whether it takes images, spectrograms or texts."""
+    """Return a model of `transformers`; its configuration decides whether it takes images, spectrograms or texts."""
     config = read_config(place)
-    config = getattr(config, "vision_config", config)  # the image tower of a model of images and texts
+    config = getattr(config, "vision_config", config)  # the image encoder of a model for images and texts
     if any(hasattr(config, name) for name in ("image_size", "num_channels")):
         return vision_backbone(name, place, config, mean=mean)
     if config.model_type in SPECTROGRAM_MODELS:

@@ -1,4 +1,4 @@
-"""Reading a model of `transformers`, from a folder or the hub: its configuration and its weights."""
+"""Read the configuration and the weights of a model of `transformers`, from a folder or the hub."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from fungi.runtime.network import only_on_disk
 
 
 def read_config(place: str) -> Any:
-    """The configuration of a model; MissingFilesError where there is none."""
+    """Return the configuration of a model. Raises MissingFilesError if it cannot be read."""
     from transformers import AutoConfig
 
     try:
@@ -19,30 +19,30 @@ def read_config(place: str) -> Any:
 
 
 def model_options(model: Any) -> dict[str, bool]:
-    """BERT, ViT and their kin have a pooler that not all weights have, and that nothing uses here."""
+    """Return options that leave out the pooler of BERT and ViT: it is not used, and not all weights have it."""
     import inspect
 
     return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model.__init__).parameters else {}
 
 
 def fetch(model: Any, config: Any, place: str) -> StateDict:
-    """Weights in the library's names; FungiError where some are not in the files."""
+    """Return the weights of a model. Raises FungiError if some are missing, MissingFilesError if none can be read."""
     try:
         options = model_options(model) | {"local_files_only": only_on_disk(place)}
         loaded, report = model.from_pretrained(place, config=config, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise missing(place, error) from None
     if report["missing_keys"]:
-        lacking = ", ".join(sorted(report["missing_keys"])[:3])
-        raise FungiError(f"the weights at {place} don't fit {model.__name__}: {lacking} is missing.")
+        names = ", ".join(sorted(report["missing_keys"])[:3])
+        raise FungiError(f"the weights at {place} don't fit {model.__name__}: {names} is missing.")
     return loaded.state_dict()
 
 
 def missing(place: str, error: Exception) -> MissingFilesError:
-    """The error for a place that holds no model that can be read."""
+    """Return the error for a folder or repository from which no model can be read."""
     from pathlib import Path
 
     cause = str(error).partition("\n")[0] or type(error).__name__
-    where = "the folder has to hold config.json, weights and a tokenizer or processor, as save_pretrained writes them"
-    way_out = where if Path(place).exists() else fetch_elsewhere(place)
+    content = "the folder has to hold config.json, weights and a tokenizer or processor, as save_pretrained writes them"
+    way_out = content if Path(place).exists() else fetch_elsewhere(place)
     return MissingFilesError(f"no encoder could be read from {place} ({cause}): {way_out}.")

@@ -1,7 +1,7 @@
 """A user's own audio encoder of `transformers` that takes log-mel spectrograms (AST, 128 bands at 10 ms).
 
-The dataset says how long clips are and how spectrograms are normalised; a clip that is shorter than what the model's
-positions are made for is padded as its feature extractor would, a longer one is cut.
+The dataset decides how long clips are and how spectrograms are normalised. A clip that is shorter than the positions of
+the model is padded as its feature extractor does; a longer clip is cut.
 """
 
 import warnings
@@ -18,7 +18,7 @@ SPECTROGRAM_MODELS = ("audio-spectrogram-transformer",)
 
 
 def spectrogram_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
-    """The encoder with this configuration."""
+    """Return the backbone for a configuration. mean: use the mean of all tokens as the embedding."""
     from transformers import ASTModel
 
     sound_input = _sound_input(place, config)
@@ -29,7 +29,7 @@ def spectrogram_backbone(name: str, place: str, config: Any, *, mean: bool) -> B
         modality="audio",
         label=name,
         source=place,
-        **anatomy.of_spec,
+        **anatomy.spec_fields,
         input=sound_input,
         build=build,
         pretrained=partial(fetch, ASTModel, config, place),
@@ -41,7 +41,7 @@ def _sound_input(place: str, config: Any) -> SoundInput:
     from transformers import AutoFeatureExtractor
 
     try:
-        with warnings.catch_warnings():  # of its filter bank, which is not used
+        with warnings.catch_warnings():  # warnings about a filter bank that is not used here
             warnings.simplefilter("ignore", UserWarning)
             extractor = AutoFeatureExtractor.from_pretrained(
                 place, trust_remote_code=False, local_files_only=only_on_disk(place)
@@ -58,7 +58,7 @@ def _build(config: Any, mean: bool, padding: float) -> Any:
 
 
 def _pooled(encoder: Any, mean: bool, padding: float) -> Any:
-    """A model class whose forward takes spectrograms `[n frames mels]` of any length and gives embeddings `[n d]`."""
+    """Return a subclass whose forward maps spectrograms `[n frames mels]` of any length to embeddings `[n d]`."""
     from torch import Tensor
     from torch.nn.functional import pad
 

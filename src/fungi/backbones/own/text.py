@@ -1,4 +1,4 @@
-"""A user's own text encoder: any encoder of `transformers`. The embedding is the first token's, or the tokens' mean."""
+"""A user's own text encoder of `transformers`. The embedding is the first token or the mean of all tokens."""
 
 from functools import partial
 from typing import Any
@@ -12,11 +12,14 @@ from fungi.runtime.log import logger
 from fungi.views.tokenizers import hub_tokenizer
 
 FEWEST_TOKENS, MOST_TOKENS = 3, 512
-"""A word between the two special tokens; as many as the text backbones of the paper take."""
+"""One word between two special tokens; the limit of the text backbones in the paper."""
 
 
 def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
-    """The encoder with this configuration; FungiError where `transformers` has none."""
+    """Return the backbone for a configuration. Raises FungiError if `transformers` has no encoder for it.
+
+    mean: use the mean of all tokens as the embedding.
+    """
     import torch
 
     pooling: Pooling = "mean" if mean else "first"
@@ -48,10 +51,10 @@ def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbone
 
 
 def positions(model: Any) -> int:
-    """Return how many tokens a text may have: rows of the model's tables of positions, at most 512.
+    """Return the largest number of tokens of a text: the number of learned positions of the model, at most 512.
 
-    A table with a padding row (RoBERTa and its kin) begins to count behind it. A model without a table (T5, rotary
-    positions) may have as many as its configuration says.
+    In a table with a padding row (RoBERTa and the like), positions start after that row. For a model without a table
+    (T5, rotary positions), the configuration decides.
     """
     from torch import nn
 
@@ -77,7 +80,10 @@ def _build(config: Any, pooling: Pooling) -> Any:
 
 
 def _output_projection(model: Any) -> tuple[str, Any]:
-    """The last attention output projection; where none is known by name, the last linear layer, said aloud."""
+    """Return (path, module) of the last attention output projection.
+
+    If no known name occurs, it is the last linear layer, with a warning.
+    """
     from torch import nn
 
     linear = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}

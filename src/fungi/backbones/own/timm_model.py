@@ -1,4 +1,4 @@
-"""A user's own vision backbone from timm: any of its architectures, with its weights, transform and pooling."""
+"""A user's own vision backbone: any architecture of timm, with its weights, transform and pooling."""
 
 from functools import partial
 from typing import Any
@@ -11,7 +11,10 @@ from fungi.errors import FungiError, did_you_mean, unknown_name
 
 
 def timm_backbone(name: str, model: str) -> BackboneSpec:
-    """The model of timm with this id, without its classifier; FungiError where timm has none, or it takes no images."""
+    """Return the backbone for a model id of timm, without the classifier.
+
+    Raises FungiError if timm does not have the model, or if its input is not a square colour image.
+    """
     config = _published(model)
     channels, height, width = config.test_input_size or config.input_size
     if channels != 3 or height != width:
@@ -24,7 +27,7 @@ def timm_backbone(name: str, model: str) -> BackboneSpec:
         name=name,
         label=name,
         source=f"timm {model}",
-        **anatomy.of_spec,
+        **anatomy.spec_fields,
         input=input_spec,
         build=build,
         pretrained=partial(fetch_timm, model) if config.hf_hub_id else None,
@@ -34,7 +37,7 @@ def timm_backbone(name: str, model: str) -> BackboneSpec:
 
 
 def _published(model: str) -> Any:
-    """timm's record of the weights; FungiError with the nearest names for an id that it does not have."""
+    """Return timm's record of the weights. Raises FungiError with the nearest names for an unknown id."""
     import timm
     from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model
 
@@ -47,5 +50,5 @@ def _published(model: str) -> Any:
         raise unknown_name("weights of timm", model, known)
     config = get_pretrained_cfg(model)
     if config is None:
-        raise FungiError(f"timm says nothing of {model}: neither its transform nor the size of its input.")
+        raise FungiError(f"timm does not know the transform and the input size of {model}.")
     return config

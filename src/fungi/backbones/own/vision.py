@@ -1,7 +1,7 @@
 """A user's own vision encoder of `transformers`, with the transform of its image processor.
 
-The embedding is the pooled output where the model has one that its weights include; else the class token; else the
-mean of all positions. `hf-mean` takes that mean in any case.
+The embedding is the pooled output if the model has one and its weights include it; otherwise the class token; if there
+is no class token, the mean of all positions. With `hf-mean` it is always that mean.
 """
 
 from functools import partial
@@ -16,11 +16,14 @@ from fungi.runtime.network import only_on_disk
 from fungi.views.image import UNIT, ImageInput, SquashedInput
 
 BILINEAR = 2
-"""Pillow's number for it, as processors write it."""
+"""Pillow's number of bilinear interpolation, which processors save."""
 
 
 def vision_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
-    """The encoder with this configuration; FungiError where `transformers` has none."""
+    """Return the backbone for a configuration. Raises FungiError if `transformers` has no encoder for it.
+
+    mean: use the mean of all positions as the embedding.
+    """
     input_spec = image_input(place, config)
     build = partial(_build, config, mean)
     anatomy = examine(build, (1, 3, input_spec.size, input_spec.size))
@@ -28,7 +31,7 @@ def vision_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbo
         name=name,
         label=name,
         source=place,
-        **anatomy.of_spec,
+        **anatomy.spec_fields,
         input=input_spec,
         build=build,
         pretrained=lambda: fetch(_model_class(config), config, place),
@@ -37,7 +40,7 @@ def vision_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbo
 
 
 def image_input(place: str, config: Any) -> ImageInput:
-    """The transform that the image processor beside the weights describes; the usual one where there is none."""
+    """Return the transform of the image processor beside the weights; ImageNet's transform if there is no processor."""
     from transformers import AutoImageProcessor
 
     try:
@@ -54,7 +57,7 @@ def image_input(place: str, config: Any) -> ImageInput:
     if getattr(processor, "do_center_crop", False):
         side = dict(processor.crop_size)["height"]
         return ImageInput(size=side, resize=size.get("shortest_edge") or size["height"], **fields)
-    if "shortest_edge" in size:  # ConvNeXt's way: up to 384 pixels a share of the resized image is kept
+    if "shortest_edge" in size:  # as ConvNeXt: below 384 pixels, the image is resized and its centre cropped
         side = size["shortest_edge"]
         return ImageInput(size=side, resize=round(side / (getattr(processor, "crop_pct", None) or 1)), **fields)
     return SquashedInput(size=size["height"], resize=size["height"], **fields)
@@ -64,7 +67,7 @@ def _model_class(config: Any) -> Any:
     from transformers import AutoModel, ViTMAEForPreTraining
 
     if config.model_type == MASKED_AUTOENCODER:
-        return ViTMAEForPreTraining  # whose encoder alone leaves out most of an image
+        return ViTMAEForPreTraining  # the class of the encoder alone would mask most of the image
     if type(config) not in AutoModel._model_mapping:
         raise FungiError(f"transformers has no encoder for a model of type {config.model_type!r}.")
     return AutoModel._model_mapping[type(config)]
@@ -78,7 +81,7 @@ def _build(config: Any, mean: bool) -> Any:
 
 
 def pooled_images(encoder: Any, mean: bool) -> Any:
-    """A model class whose forward takes images `[n c h w]` and gives embeddings `[n d]` in place of hidden states."""
+    """Return a subclass of an encoder class whose forward maps images `[n c h w]` to embeddings `[n d]`."""
     from torch import Tensor
 
     def forward(self: Any, images: Tensor) -> Tensor:

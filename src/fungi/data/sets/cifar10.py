@@ -15,7 +15,7 @@ PLACE = Place(dataset="cifar10", folders=("cifar10", ""), needs=("cifar-10-batch
 
 
 def cifar_samples(source: Any, split: str) -> Samples:
-    """Samples of a CIFAR object of torchvision; ids count the rows of the split."""
+    """Return samples of a CIFAR object of torchvision; ids count the rows of the split."""
     return Samples(
         targets=np.asarray(source.targets, dtype=np.uint32),
         ids=PackedNames(f"{split}/{row}" for row in range(len(source.targets))),

@@ -41,7 +41,7 @@ def _open(data_dir: Path, split: str) -> Samples:
 
 
 def _table(path: Path) -> dict[str, str]:
-    """A file of lines `id value`, in its order."""
+    """Return a file of lines `id value`, in its order."""
     lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return {key: value.strip() for key, value in lines}
 

@@ -72,7 +72,7 @@ class _Scene:
         return Image.fromarray(compose(self.split, row)[0]).convert("RGB")
 
     def content(self, row: int) -> bytes:
-        """What is in a scene."""
+        """Return what is in a scene."""
         return digest_of_item(compose(self.split, row)[0])
 
 

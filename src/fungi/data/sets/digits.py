@@ -15,7 +15,7 @@ from fungi.data.formats.image_files import ImageArray
 
 @cache
 def digit_images() -> tuple[UInt8[np.ndarray, "1797 8 8"], UInt32[np.ndarray, " 1797"]]:
-    """Images in 0..255, and labels."""
+    """Return images in 0..255, and labels."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -25,7 +25,7 @@ def digit_images() -> tuple[UInt8[np.ndarray, "1797 8 8"], UInt32[np.ndarray, " 
 
 @cache
 def split_rows(split: str) -> Int64[np.ndarray, " n"]:
-    """Source rows of a split, ascending."""
+    """Return the source rows of a split, ascending."""
     from sklearn.model_selection import train_test_split
 
     _, labels = digit_images()

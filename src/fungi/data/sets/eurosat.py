@@ -24,7 +24,8 @@ _ROWS_SHA256 = "f7db722b57a9ac12c63b5f18dd182d3278bfec725d6c3a45a44f81aec1c20525
 
 
 def split_rows(labels: Integer[np.ndarray, " n"]) -> dict[str, Int64[np.ndarray, " s"]]:
-    """Source rows of each split. FungiError where scikit-learn would draw another split than the published one."""
+    """Return the source rows of each split. FungiError where scikit-learn would draw another split than the published
+    one."""
     from sklearn.model_selection import StratifiedShuffleSplit
 
     splitter = StratifiedShuffleSplit(n_splits=1, train_size=0.8, random_state=42)

@@ -19,7 +19,7 @@ CLASSES = ("rows", "columns", "checks", "diamonds", "rings", "dots", "blobs", "r
 
 
 def pattern(kind: int, random: np.random.Generator) -> Float[np.ndarray, "32 32"]:
-    """A texture of a kind, in -1..1, at a random angle, frequency and place."""
+    """Return a texture of a kind, in -1..1, at a random angle, frequency and place."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, SIDE),) * 2, indexing="ij")
     angle, f = random.uniform(-0.2, 0.2), random.uniform(5, 14)
     p1, p2 = random.uniform(0, 2 * np.pi, 2)
@@ -43,7 +43,7 @@ def pattern(kind: int, random: np.random.Generator) -> Float[np.ndarray, "32 32"
 
 
 def picture(kind: int, random: np.random.Generator) -> UInt8[np.ndarray, "32 32 3"]:
-    """A texture of a kind with random contrast, slope of brightness, and noise."""
+    """Return a texture of a kind with random contrast, slope of brightness, and noise."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, SIDE),) * 2, indexing="ij")
     contrast = random.uniform(0.2, 0.35) * random.choice([-1, 1])
     slope = random.uniform(-0.1, 0.1, 2)
@@ -53,7 +53,7 @@ def picture(kind: int, random: np.random.Generator) -> UInt8[np.ndarray, "32 32 
 
 
 def _smooth_field(random: np.random.Generator) -> Float[np.ndarray, "32 32"]:
-    """A 6 x 6 Gaussian field, enlarged bicubically."""
+    """Return a 6 x 6 Gaussian field, enlarged bicubically."""
     from PIL import Image
 
     field = Image.fromarray(random.normal(size=(6, 6)).astype(np.float32))

@@ -37,7 +37,7 @@ def _open(data_dir: Path, split: str) -> Samples:
 
 
 def breeds(images: list[str], labels: list[int]) -> list[str]:
-    """Names of the classes, in the order of their labels: an image is called `<breed>_<number>`."""
+    """Return names of the classes, in the order of their labels: an image is called `<breed>_<number>`."""
     names = {label: image.rpartition("_")[0] for image, label in zip(images, labels, strict=True)}
     return [names[label] for label in sorted(names)]
 

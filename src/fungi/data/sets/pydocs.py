@@ -96,7 +96,7 @@ def _docstrings_of(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _share(name: str) -> float:
-    """A number in 0..1 that follows from a name."""
+    """Return a number in 0..1 that follows from a name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 

@@ -59,7 +59,7 @@ class _Generated:
 
 
 def generate(split: str, row: int) -> Waveform:
-    """One clip: a sound of the row's kind somewhere in a second of noise."""
+    """Return one clip: a sound of the row's kind somewhere in a second of noise."""
     draw = numpy_generator(SEED, "tones", split, row)
     kind = KINDS[list(KINDS)[row % len(KINDS)]]
     duration = draw.uniform(0.4, 0.8)

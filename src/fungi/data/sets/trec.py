@@ -9,7 +9,7 @@ KNOWN_QUESTION = "How far is it from Denver to Aspen ?"
 
 
 def _old_labels(texts: Sequence[str], labels: Sequence[int]) -> str | None:
-    """An older revision on the hub had its labels mixed up."""
+    """Return an older revision on the hub had its labels mixed up."""
     if KNOWN_QUESTION in texts and labels[texts.index(KNOWN_QUESTION)] != CLASSES.index("NUM"):
         return f"{KNOWN_QUESTION!r} is not labelled NUM: these are labels of an old, wrong revision. Download it again."
     return None
