@@ -194,7 +194,7 @@ def test_no_results_and_damaged_ones_are_named(tmp_path, caplog):
     (tmp_path / "results" / "bad.json").write_text("[]")
     report.run(ReportSettings(results=(tmp_path,), output=tmp_path / "report", formats=("csv",)))
     assert "left out: " in caplog.text
-    assert "bad.json is no result file" in caplog.text
+    assert "bad.json is not a result file" in caplog.text
 
 
 def test_result_files_are_strict_json(tmp_path):

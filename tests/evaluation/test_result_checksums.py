@@ -19,7 +19,7 @@ def test_a_changed_digit_of_a_result_is_refused_and_scored_again(tmp_path):
     accuracy = f'"accuracy": {next(iter(expected["results"].values()))["accuracy"]}'
     assert accuracy in text
     file.write_text(text.replace(accuracy, '"accuracy": 0.125', 1), encoding="utf-8")
-    with pytest.raises(FungiError, match="damaged, or was edited"):
+    with pytest.raises(FungiError, match="damaged or was edited"):
         read_result(file)
     assert COMMANDS["knn"].main(command) == 0
     assert read_result(file)["results"] == expected["results"]

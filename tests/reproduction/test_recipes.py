@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fungi.errors import FungiError
-from fungi.reproduction.outcome import outcome
+from fungi.reproduction.outcome import our_value
 from fungi.reproduction.plan import Home, evaluation_step
 from fungi.reproduction.recipe import Value, recipe, recipe_names, values_of
 from fungi.results.published import mean_datasets, published_tables
@@ -62,13 +62,13 @@ def test_every_result_that_the_response_tells_in_prose_has_a_recipe_or_a_reason_
 def test_a_gain_is_a_difference_within_one_file(relative: bool, expected: float, tmp_path: Path) -> None:
     value = replace(values_of("prose-times")[-1], relative=relative)
     home = Home(tmp_path, tmp_path, "clean", "cpu")
-    assert outcome(value, home) is None
+    assert our_value(value, home) is None
     (path,) = evaluation_step(value.evaluations[0], home).outputs
     path.parent.mkdir(parents=True)
     path.write_text(ablation_result({"embeddings": [0.4, 0.6], "embeddings+kl": [0.4]}))
-    assert outcome(value, home) == (pytest.approx(expected), None)
+    assert our_value(value, home) == (pytest.approx(expected), None)
     path.write_text(ablation_result({"embeddings": [0.4, 0.6]}))
-    assert outcome(value, home) is None
+    assert our_value(value, home) is None
 
 
 def ablation_result(rows: dict[str, list[float]]) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fungi.commands import COMMANDS
 from fungi.data.base import open_split
-from fungi.reproduction.outcome import outcome, table_text
+from fungi.reproduction.outcome import our_value, table_text
 from fungi.reproduction.plan import Home, Plan, plan
 from fungi.reproduction.recipe import Evaluation, Value, recipe_names, values_of
 from fungi.reproduction.reproduce import run_step
@@ -112,7 +112,7 @@ def test_every_value_of_a_recipe_is_filled_by_its_commands(name: str, home: Home
     planned = plan(values, home)
     do(planned)
     assert not any(planned.missing)
-    ours = {value: outcome(value, home) for value in values if value.published is not None and not value.quoted}
+    ours = {value: our_value(value, home) for value in values if value.published is not None and not value.quoted}
     three = {value for value in ours if value.table in ("rebuttal-30", "rebuttal-31", "rebuttal-32")}
     lacking = [
         value for value, found in ours.items() if found is None and "simclr" not in value.row + value.combination

@@ -1,1 +1,1 @@
-"""The paper's ablations: extraction, kNN and table."""
+"""The ablations of the paper: extract the variations, score them by kNN, print the table."""

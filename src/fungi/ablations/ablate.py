@@ -14,13 +14,13 @@ DESCRIPTION = """Extract the variations of an ablation, score them by kNN, and p
 
   fungi ablate --ablation projections --seeds 42 43 44
   fungi ablate --ablation layers --dataset imagenet-100 --backbone vit-b16
-  fungi ablate --ablation pca heads --objective kl --rows 200          (a toy size of two ablations)
+  fungi ablate --ablation pca heads --objective kl --rows 200          (two ablations of toy size)
 
 projections: table 29 of the author response; pca: table 23; layers: figure 8; bias, qkv, multi-layer: tables 30 to 32;
 views: figure 12; heads: tables 6 and 15; objectives: figure 10; raw: table 28; throughput: table 22 of the paper;
-times: of projection and PCA, as the response says them.
-Tables are also kept as <root>/results/ablation-NAME/<dataset>/<backbone>.json; settings that decide a number and are
-not the usual ones are part of the name (ablation-NAME-rows200)."""
+times: milliseconds of the projection and of PCA, as in the author response.
+Tables are also saved as <root>/results/ablation-NAME/<dataset>/<backbone>.json. Settings that decide a number and
+differ from the defaults are part of the name (ablation-NAME-rows200)."""
 
 Name = Literal[
     "projections",
@@ -43,18 +43,18 @@ NAMES: tuple[str, ...] = get_args(Name)
 class AblateSettings(ResultSettings, BenchSettings):
     """Flags of `fungi ablate`."""
 
-    ablation: tuple[Name, ...] = setting(("projections",), "what to vary", decides="nothing")
+    ablation: tuple[Name, ...] = setting(("projections",), "ablations to run", decides="nothing")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.ablation:
             raise FungiError(f"no ablation is named. Use --ablation with {', '.join(NAMES)}.")
         if self.output is not None and len(self.ablation) > 1:
-            raise FungiError("--output names one file, and each ablation leaves one: name one ablation.")
+            raise FungiError("--output names one file, but each ablation writes its own: name only one ablation.")
 
     @property
     def single(self) -> "list[AblateSettings]":
-        """Return the settings of each ablation by itself."""
+        """Return the settings of each ablation separately."""
         return [replace(self, ablation=(name,)) for name in self.ablation]
 
     @property
@@ -63,12 +63,12 @@ class AblateSettings(ResultSettings, BenchSettings):
         return f"{ABLATION}-{self.ablation[0]}"
 
     def outputs(self) -> list[Path]:
-        """Return the file of each table."""
+        """Return the result file of each ablation."""
         return [settings.result_path() for settings in self.single]
 
 
 def run(settings: AblateSettings) -> list[dict[str, Any]]:
-    """Run the ablations that are not finished, one after the other; the contents of all result files."""
+    """Run the ablations that are not finished; return the contents of all result files."""
     from fungi.ablations.bench import Bench
     from fungi.ablations.catalogue import ABLATIONS
     from fungi.results.ablation_table import AblationTable
@@ -83,6 +83,6 @@ def run(settings: AblateSettings) -> list[dict[str, Any]]:
             entry.results, result.facts = table.results(), table.facts()
             result.finish()
         contents.append(result.content())
-        where = f"{bench.context.backbone.spec.label} on {bench.context.dataset.name}, {bench.metric}, %"
-        print(f"\n{where}: {AblationTable.of(contents[-1]).text()}\nwrote {result.path}")
+        heading = f"{bench.context.backbone.spec.label} on {bench.context.dataset.name}, {bench.metric}, %"
+        print(f"\n{heading}: {AblationTable.from_content(contents[-1]).text()}\nwrote {result.path}")
     return contents

@@ -1,7 +1,7 @@
-"""What an ablation works with: features of a variation of the extraction, and the kNN score of a combination of them.
+"""The tools of an ablation: extract the features of a variation, and score combinations of them by kNN.
 
-Every variation has a folder of its own below `<root>/ablations`, made by the stages' extraction: blocks that are there
-are kept, so that an ablation that was interrupted goes on where it stopped.
+Each variation has its own folder below `<root>/ablations`, written by the same extraction as all feature files.
+Finished blocks are kept, so an interrupted ablation continues where it stopped.
 """
 
 import time
@@ -41,37 +41,43 @@ ReductionKind = Literal["pca", "none", "binary", "gaussian", "sparse"]
 
 @dataclass(frozen=True)
 class FewerRows:
-    """Opens a split of a dataset with fewer rows, evenly spread."""
+    """Opens a split of a dataset and keeps only some of its rows, evenly spread."""
 
     open: Callable[[Path, str], Samples]
     rows: int
 
     def __call__(self, data_dir: Path, split: str) -> Samples:
-        """The split."""
+        """Return the chosen rows of the split."""
         samples = self.open(data_dir, split)
-        chosen = np.linspace(0, len(samples) - 1, min(self.rows, len(samples))).round().astype(np.int64)
-        return samples.take(chosen)
+        rows = np.linspace(0, len(samples) - 1, min(self.rows, len(samples))).round().astype(np.int64)
+        return samples.take(rows)
 
 
 @dataclass(frozen=True)
 class Variation:
-    """Features of one variation: split -> name -> array. Names are objectives, `objective@array` with more layers."""
+    """Features of one variation: split -> name -> array.
+
+    A name is an objective, or `objective@array` if the gradient is taken at several layers.
+    """
 
     arrays: dict[str, dict[str, FeatureArray]]
 
     def __or__(self, other: "Variation") -> "Variation":
-        """The features of both."""
+        """Return the features of both variations together."""
         return Variation({split: self.arrays[split] | other.arrays[split] for split in SPLITS})
 
 
 class Bench:
-    """Extracts variations and scores them, for one dataset and backbone."""
+    """Extracts and scores the variations of one dataset and backbone."""
 
     def __init__(self, settings: BenchSettings) -> None:
         self.settings = settings
         context = resolve_context(settings)
         if context.dataset.metric == "map":
-            raise FungiError(f"dataset {context.dataset.name!r} has no classes; ablations are scored by kNN accuracy.")
+            raise FungiError(
+                f"dataset {context.dataset.name!r} has no classes, but ablations are scored by kNN accuracy."
+                " Choose a dataset for classification."
+            )
         if settings.rows:
             limited = FewerRows(context.dataset.open, settings.rows)
             context = replace(context, dataset=replace(context.dataset, open=limited, sizes=dict.fromkeys(SPLITS)))
@@ -79,20 +85,23 @@ class Bench:
         self.metric = context.dataset.metric
 
     def provenances(self) -> dict[str, Any]:
-        """Return what decides all features, for the result: data and weights of each split."""
+        """Return the provenance of data and weights per split, for the result file."""
         return {
             split: {EMBEDDINGS: {"provenance": self.context.base_provenance(split, self.context.open_split(split))}}
             for split in SPLITS
         }
 
     def embeddings(self) -> Variation:
-        """The embeddings."""
+        """Return the embeddings of both splits; extract them if they are missing."""
         context = self._varied("embeddings", self.settings.seed, {})
         self._extract(context, [embedding_feature(context)])
         return self._open(context, {EMBEDDINGS: [EMBEDDINGS]})
 
     def gradients(self, label: str, seed: int, **changes: Any) -> Variation:
-        """The gradients of a variation of the extraction's settings."""
+        """Return the gradients of a variation; extract them if they are missing.
+
+        label: names the folder; changes: settings of the extraction and their values in this variation.
+        """
         context = self._varied(label, seed, changes)
         assert isinstance(context.settings, GradientSettings)
         features = gradient_features(context.settings, context)
@@ -102,7 +111,7 @@ class Bench:
     def score(
         self, features: Variation, names: Sequence[str], reduction: ReductionKind = "pca", seed: int = 42
     ) -> float:
-        """kNN accuracy (the dataset's metric) of a combination of features."""
+        """Return the kNN score of a combination of features, in the metric of the dataset."""
         chosen = {split: {name: features.arrays[split][name] for name in names} for split in SPLITS}
         train, test = (self._reduced(chosen, split, reduction, seed) for split in SPLITS)
         labels = {split: self._labels(split) for split in SPLITS}
@@ -110,8 +119,9 @@ class Bench:
         return classification_scores(predictions, labels["test"])[self.metric]
 
     def images_per_second(self, label: str, **changes: Any) -> float:
-        """Speed of an extraction of test images, warmed up, without decoding: of one objective's, named in `changes`,
-        else of the embeddings.
+        """Return the speed of the extraction on test images, after a warm-up and without decoding.
+
+        It is measured for the objective named in `changes`; without changes, for the embeddings.
         """
         context = self._varied(label, self.settings.seed, changes)
         assert isinstance(context.settings, GradientSettings)
@@ -120,12 +130,12 @@ class Bench:
         batch = next(batches(samples, [feature.views], [range(len(samples))], seed=self.settings.seed, num_workers=0))
         for _ in range(2):
             start = time.perf_counter()
-            made = compute(batch, [feature])[feature.name]
-            float(next(iter(made.values())).sum())  # waits for the device
+            arrays = compute(batch, [feature])[feature.name]
+            float(next(iter(arrays.values())).sum())  # waits for the device
         return len(samples) / (time.perf_counter() - start)
 
     def queries_per_second(self, features: Variation, names: Sequence[str]) -> float:
-        """Speed of kNN over the test rows, features reduced and in memory, warmed up."""
+        """Return the speed of kNN on the test rows, after a warm-up; features are already reduced and in memory."""
         chosen = {split: {name: features.arrays[split][name] for name in names} for split in SPLITS}
         train, test = (self._reduced(chosen, split, "pca", self.settings.seed) for split in SPLITS)
         labels = self._labels("train")
@@ -135,7 +145,7 @@ class Bench:
         return len(test) / (time.perf_counter() - start)
 
     def milliseconds_to_project(self, samples: int) -> float:
-        """Time of a random projection of so many gradients at the first target, warmed up."""
+        """Return the time to project the gradients of so many samples at the first target layer, after a warm-up."""
         context = self._varied("default", self.settings.seed, {})
         assert isinstance(context.settings, GradientSettings)
         engine = gradient_features(context.settings, context)[0].engine
@@ -151,7 +161,7 @@ class Bench:
         return _milliseconds(lambda: projector.project(kept), repeats=20)
 
     def milliseconds_of_pca(self, features: Variation, names: Sequence[str]) -> tuple[float, float]:
-        """Times of fitting a PCA on the train rows, and of reducing them, once they are in memory."""
+        """Return the time to fit a PCA on the train rows, and the time to reduce them, without reading them."""
         source = FeatureSource({name: features.arrays["train"][name] for name in names})
         dim = self.settings.pca_dim or self.context.backbone.spec.pca_dim
         device = self.context.device
@@ -180,11 +190,11 @@ class Bench:
             extract_split(context, split, features)
 
     def _open(self, context: StageContext, names: dict[str, list[str]]) -> Variation:
-        where = (context.dataset.name, context.backbone.spec.name)
+        dataset, backbone = context.dataset.name, context.backbone.spec.name
         arrays: dict[str, dict[str, FeatureArray]] = {split: {} for split in SPLITS}
         for split in SPLITS:
             for feature, keys in names.items():
-                path = context.settings.layout.features(feature, *where, split)
+                path = context.settings.layout.features(feature, dataset, backbone, split)
                 for key in keys:
                     name = feature if len(keys) == 1 else f"{feature}@{key}"
                     arrays[split][name] = open_array(path, key)
@@ -196,7 +206,7 @@ class Bench:
     def _reduced(
         self, chosen: dict[str, dict[str, FeatureArray]], split: str, reduction: ReductionKind, seed: int
     ) -> Float[Tensor, "n r"]:
-        """Rows of a split as the classifier sees them; whatever is fitted is fitted on train."""
+        """Return the rows of a split, reduced as for the classifier. The reduction is fitted on the train rows."""
         device = self.context.device
         dim = self.settings.pca_dim or self.context.backbone.spec.pca_dim
         train = FeatureSource(chosen["train"])
@@ -210,10 +220,10 @@ class Bench:
 
 
 def _milliseconds(work: Callable[[], Tensor], *, repeats: int) -> float:
-    """Mean time of what gives a tensor, warmed up; reading a number of it waits for the device."""
+    """Return the mean time of `work` after a warm-up. Reading a number of its tensor waits for the device."""
     float(work().sum())
     start = time.perf_counter()
     for _ in range(repeats):
-        made = work()
-    float(made.sum())
+        output = work()
+    float(output.sum())
     return 1000 * (time.perf_counter() - start) / repeats

@@ -1,6 +1,6 @@
-"""The ablations of the paper and its author response. Each takes a bench and gives its table.
+"""The ablations of the paper and its author response. Each is a function from a `Bench` to an `AblationTable`.
 
-Adding one is adding a function with the decorator.
+To add an ablation, write a function with the decorator `@ablation`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from fungi.store.layout import EMBEDDINGS
 
 Ablation = Callable[[Bench], AblationTable]
 Changes = dict[str, Any]
-"""Settings of the extraction in which a variation differs."""
+"""Settings of the extraction and their values in a variation."""
 
 ABLATIONS: dict[str, Ablation] = {}
 BLOCK_LAYERS = {"qkv": "attn.qkv", "attn_proj": "attn.proj", "mlp_1": "mlp.fc1", "mlp_2": "mlp.fc2"}
-"""Linear layers of a block, under the names that columns have."""
+"""Name of a column -> path of the linear layer within a block."""
 
 
 def ablation(name: str) -> Callable[[Ablation], Ablation]:
@@ -33,13 +33,13 @@ def ablation(name: str) -> Callable[[Ablation], Ablation]:
 
 
 def nested(names: Sequence[str]) -> list[list[str]]:
-    """Embeddings, embeddings and the first objective, and so on, as the paper's tables add them."""
+    """Return the embeddings, the embeddings with the first objective, and so on, as in the paper's tables."""
     return [[EMBEDDINGS, *names[:count]] for count in range(len(names) + 1)]
 
 
 @ablation("projections")
 def projections(bench: Bench) -> AblationTable:
-    """Kinds of the random projection (author response, table 29)."""
+    """Compare kinds of the random projection (author response, table 29)."""
     kinds, combinations = ("binary", "gaussian", "sparse"), nested(bench.settings.objective)
     table = AblationTable(
         "kind of the projection matrix", kinds, ["+".join(names) for names in combinations], published=("rebuttal-29",)
@@ -55,7 +55,7 @@ def projections(bench: Bench) -> AblationTable:
 
 @ablation("pca")
 def reductions(bench: Bench) -> AblationTable:
-    """Reducing the concatenated feature: not at all, by PCA, by random projections (author response, table 23)."""
+    """Compare no reduction, PCA and random projections of the concatenated feature (author response, table 23)."""
     columns: dict[str, ReductionKind] = {"no-reduction": "none", "pca": "pca"}
     columns |= {"random-binary": "binary", "random-gaussian": "gaussian", "random-sparse": "sparse"}
     combinations = nested(bench.settings.objective)
@@ -71,7 +71,7 @@ def reductions(bench: Bench) -> AblationTable:
 
 @ablation("layers")
 def layers(bench: Bench) -> AblationTable:
-    """Single gradients of every linear layer of every block (figure 8)."""
+    """Compare the gradients of all linear layers of all blocks, each alone (figure 8)."""
     objectives, blocks = bench.settings.objective, _blocks(bench)
     columns = [f"{objective} {layer}" for objective in objectives for layer in BLOCK_LAYERS]
     table = AblationTable("gradient alone, by block and layer", columns, [f"block {block}" for block in blocks])
@@ -89,14 +89,14 @@ def layers(bench: Bench) -> AblationTable:
 
 @ablation("bias")
 def bias(bench: Bench) -> AblationTable:
-    """With and without the gradient of the bias (author response, table 30)."""
+    """Compare gradients with and without the bias (author response, table 30)."""
     rows: dict[str, Changes] = {"attn.proj weight only": {"bias": False}, "attn.proj weight and bias": {"bias": True}}
     return _by_gradient(bench, "gradient of the bias", rows, "rebuttal-30")
 
 
 @ablation("qkv")
 def qkv(bench: Bench) -> AblationTable:
-    """Parts of the fused query, key and value layer (author response, table 31)."""
+    """Compare parts of the fused query, key and value layer (author response, table 31)."""
     path = f"blocks.{_blocks(bench)[-1]}.attn.qkv"
     rows: dict[str, Changes] = {
         f"attn.qkv ({part} rows)": {"layer": (f"{path}[{part}]:{part}",)} for part in ("q", "k", "v")
@@ -108,7 +108,7 @@ def qkv(bench: Bench) -> AblationTable:
 
 @ablation("multi-layer")
 def multi_layer(bench: Bench) -> AblationTable:
-    """The gradients of two layers together (author response, table 32)."""
+    """Compare the gradient of one layer with the gradients of two layers together (author response, table 32)."""
     block = _blocks(bench)[-1]
     both: tuple[str, ...] = (f"blocks.{block}.attn.proj:attn_proj", f"blocks.{block}.attn.qkv[v]:v")
     rows: dict[str, Changes] = {"attn.proj": {"layer": both[:1]}, "attn.proj + attn.qkv (v rows)": {"layer": both}}
@@ -117,7 +117,7 @@ def multi_layer(bench: Bench) -> AblationTable:
 
 @ablation("views")
 def views(bench: Bench) -> AblationTable:
-    """Number of SimCLR's patches (figure 12), with the speed."""
+    """Compare numbers of SimCLR's patches (figure 12), with the speed."""
     grids = [(2, 1), (2, 2), (2, 3), (2, 4), (2, 6)]
     steps = {f"{_patches(bench, *grid)} views": grid for grid in grids}
     table = AblationTable("SimCLR gradient alone, by number of patches", ["accuracy", IMAGES_PER_SECOND], list(steps))
@@ -134,7 +134,7 @@ def views(bench: Bench) -> AblationTable:
 
 @ablation("heads")
 def heads(bench: Bench) -> AblationTable:
-    """Normalising and projecting before the loss (table 6), DINO's heads and augmentation (table 15)."""
+    """Compare normalisation and projection before the loss (table 6), and DINO's heads and augmentation (table 15)."""
     variants: dict[str, tuple[str, tuple[str, ...]]] = {}
     for objective in bench.settings.objective:
         for normalize in (False, True):
@@ -156,7 +156,7 @@ def heads(bench: Bench) -> AblationTable:
 
 @ablation("raw")
 def raw(bench: Bench) -> AblationTable:
-    """Single gradients as they are and projected, weight without bias, no PCA (author response, table 28)."""
+    """Compare raw and projected gradients, of the weight alone and without PCA (author response, table 28)."""
     size = bench.settings.projection_dim or 768
     rows: dict[str, Changes] = {
         "raw gradient": {"projection_kind": NO_PROJECTION, "projection_dim": 0},
@@ -174,7 +174,7 @@ def raw(bench: Bench) -> AblationTable:
 
 @ablation("throughput")
 def throughput(bench: Bench) -> AblationTable:
-    """Images and kNN queries per second, of embeddings and with each gradient (table 22)."""
+    """Measure images and kNN queries per second, of the embeddings and with each gradient (table 22)."""
     columns, names = (IMAGES_PER_SECOND, QUERIES_PER_SECOND), bench.settings.objective
     rows = [EMBEDDINGS, *(f"{EMBEDDINGS}+{name}" for name in names)]
     table = AblationTable("speed", columns, rows, published=("paper-22",))
@@ -192,9 +192,9 @@ def throughput(bench: Bench) -> AblationTable:
 
 @ablation("times")
 def times(bench: Bench) -> AblationTable:
-    """Milliseconds of a projection, of fitting PCA and of applying it to the train rows (author response)."""
+    """Measure the time of a projection, of fitting PCA and of applying it to the train rows (author response)."""
     if bench.settings.projection_kind == NO_PROJECTION:
-        raise FungiError(f"--ablation times is of a projection: leave out --projection-kind {NO_PROJECTION}.")
+        raise FungiError(f"--ablation times measures a projection: leave out --projection-kind {NO_PROJECTION}.")
     names = (EMBEDDINGS, *bench.settings.objective)
     rows = [projecting, fitting, applying] = ["projection of 8 gradients", "fitting PCA", "PCA of the train rows"]
     table = AblationTable("time", [MILLISECONDS], rows)
@@ -202,14 +202,14 @@ def times(bench: Bench) -> AblationTable:
     count = features.arrays["train"][EMBEDDINGS].rows
     table.notes.append(f"on {bench.context.device}; PCA of {name_of(names)}, {count} train rows in memory.")
     table.add(projecting, MILLISECONDS, bench.milliseconds_to_project(8))
-    for row, found in zip((fitting, applying), bench.milliseconds_of_pca(features, names), strict=True):
-        table.add(row, MILLISECONDS, found)
+    for row, duration in zip((fitting, applying), bench.milliseconds_of_pca(features, names), strict=True):
+        table.add(row, MILLISECONDS, duration)
     return table
 
 
 @ablation("objectives")
 def objectives(bench: Bench) -> AblationTable:
-    """Single gradients of the objectives against the embedding (figure 10)."""
+    """Compare the gradient of each objective alone with the embeddings (figure 10)."""
     names = bench.settings.objective
     table = AblationTable("single features", ["accuracy"], [EMBEDDINGS, *names])
     table.notes.append("the paper shows these values in figure 10 alone.")
@@ -221,7 +221,10 @@ def objectives(bench: Bench) -> AblationTable:
 
 
 def _by_gradient(bench: Bench, title: str, rows: dict[str, Changes], published: str) -> AblationTable:
-    """Rows are variations of the gradient source; columns are the full feature, and the gradients alone."""
+    """Return a table whose rows are variations of the gradient source.
+
+    Columns: all features together, then the gradients of each objective alone.
+    """
     names = bench.settings.objective
     full = "+".join([EMBEDDINGS, *names])
     table = AblationTable(title, [full, *names], list(rows), published=(published,))
@@ -233,8 +236,8 @@ def _by_gradient(bench: Bench, title: str, rows: dict[str, Changes], published: 
             gradients = list(features.arrays["train"])
             table.add(row, full, bench.score(embeddings | features, [EMBEDDINGS, *gradients]))
             for name in names:
-                own = [gradient for gradient in gradients if gradient.partition("@")[0] == name]
-                table.add(row, name, bench.score(features, own))
+                of_objective = [gradient for gradient in gradients if gradient.partition("@")[0] == name]
+                table.add(row, name, bench.score(features, of_objective))
     return table
 
 
@@ -244,10 +247,10 @@ def _alone(bench: Bench, label: str, seed: int, objective: str, options: tuple[s
 
 
 def _blocks(bench: Bench) -> list[int]:
-    """Numbers of the model's blocks; FungiError where it has none under timm's name."""
+    """Return the numbers of the model's blocks. Raises FungiError if the model has no `blocks`, as timm names them."""
     model: Any = bench.context.backbone.model
     if not hasattr(model, "blocks"):
-        raise FungiError(f"{bench.context.backbone.spec.name} has no transformer blocks to go through.")
+        raise FungiError(f"{bench.context.backbone.spec.name} has no transformer blocks, which this ablation varies.")
     return list(range(len(model.blocks)))
 
 

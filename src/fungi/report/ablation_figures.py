@@ -26,7 +26,7 @@ def ablation_figures(folder: Path, record: ResultRecord) -> list[tuple[Path, Cal
     Curves where rows are numbers, dots where there is one column of accuracies; other ablations are tables alone.
     """
     content, settings = record.content, record.content["settings"]
-    table = AblationTable.of(content)
+    table = AblationTable.from_content(content)
     values = {key: mean_and_deviation(key[1], seeds) for key, seeds in table.values.items()}
     rows, columns = table.rows, list(table.columns)
     backbone, dataset = settings["backbone"], settings["dataset"]

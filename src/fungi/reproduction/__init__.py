@@ -1,1 +1,1 @@
-"""The paper's tables and figures: what has to be run for each value, what is there, what it came to."""
+"""The tables and figures of the paper: the commands behind each value, which are still to run, and our values."""

@@ -1,4 +1,4 @@
-"""What the results that are there make of a published value."""
+"""Our values beside the published ones, read from the result files that exist."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,30 +10,32 @@ from fungi.errors import FungiError
 from fungi.reproduction.plan import Home, evaluation_step
 from fungi.reproduction.recipe import Evaluation, Value
 from fungi.results.result_file import read_result
-from fungi.results.text import markdown, plus_minus
-
-NONE = "-"
+from fungi.results.text import MISSING, markdown, plus_minus
 
 
-def outcome(value: Value, home: Home) -> tuple[float, float | None] | None:
-    """Ours for a value, in its unit, with the deviation over seeds where there are several; None where a part lacks."""
-    found = [_measured(value, run, home) for run in value.evaluations]
-    if not found or any(one is None for one in found):
+def our_value(value: Value, home: Home) -> tuple[float, float | None] | None:
+    """Return our mean for a published value, in its unit, and the deviation over seeds if there are several.
+
+    Returns None if a result is missing.
+    """
+    measurements = [_measured(value, run, home) for run in value.evaluations]
+    complete = [measurement for measurement in measurements if measurement is not None]
+    if not complete or len(complete) < len(measurements):
         return None
-    means, deviations = zip(*(one for one in found if one is not None), strict=True)
-    # The deviation of a mean over datasets would need the seeds one by one: it is given for single datasets.
-    deviation = deviations[0] if len(found) == 1 else None
+    means, deviations = zip(*complete, strict=True)
+    # The deviation of a mean over datasets would need the score of every seed, so only single datasets have one.
+    deviation = deviations[0] if len(complete) == 1 else None
     scaled = None if deviation is None else value.scale * deviation
     return value.scale * float(np.mean(means)), scaled
 
 
 def table_text(values: Sequence[Value], home: Home) -> str:
-    """A table: ours, and the published value in brackets."""
+    """Return a markdown table of our values, with the published values in brackets."""
     columns = list(dict.fromkeys(value.column for value in values))
     rows: dict[str, dict[str, str]] = {}
     for value in values:
-        rows.setdefault(value.row, {})[value.column] = _cell(value, outcome(value, home))
-    cells = [[row, *(found.get(column, NONE) for column in columns)] for row, found in rows.items()]
+        rows.setdefault(value.row, {})[value.column] = _cell(value, our_value(value, home))
+    cells = [[row, *(texts.get(column, MISSING) for column in columns)] for row, texts in rows.items()]
     return markdown(["ours (published)", *columns], cells)
 
 
@@ -41,34 +43,34 @@ def _cell(value: Value, ours: tuple[float, float | None] | None) -> str:
     published = "" if value.published is None else f" ({plus_minus(value.published, value.std)})"
     if value.quoted:
         return f"quoted{published}"
-    return (NONE if ours is None else plus_minus(*ours)) + published
+    return (MISSING if ours is None else plus_minus(*ours)) + published
 
 
 def _measured(value: Value, run: Evaluation, home: Home) -> tuple[float, float | None] | None:
-    """Mean and deviation of one evaluation; None where its file, or the cell in it, is not there."""
+    """Return mean and deviation of one evaluation; None if its file, or the entry in the file, is missing."""
     outputs = evaluation_step(run, home).outputs
     if not outputs or not outputs[0].exists():
         return None
     try:
-        found = _read(outputs[0], value, run, value.cell or value.combination)
+        measurement = _read(outputs[0], value, run, value.cell or value.combination)
         if value.over is None:
-            return found
+            return measurement
         base = _read(outputs[0], value, run, value.over)[0]
-        return (found[0] - base) / (base if value.relative else 1.0), None
+        return (measurement[0] - base) / (base if value.relative else 1.0), None
     except (FungiError, KeyError):
         return None
 
 
-def _read(path: Path, value: Value, run: Evaluation, of: str | tuple[str, str]) -> tuple[float, float | None]:
-    """A combination's metric, or a cell of an ablation; KeyError where it is not there."""
-    if isinstance(of, tuple):
-        return _of_ablation(path, of)
+def _read(path: Path, value: Value, run: Evaluation, entry: str | tuple[str, str]) -> tuple[float, float | None]:
+    """Return mean and deviation of an entry: a combination, or (row, column) of an ablation. Raises KeyError."""
+    if isinstance(entry, tuple):
+        return _ablation_cell(path, entry)
     metric = value.metric or (DATASETS[run.dataset].metric if run.dataset in DATASETS else "accuracy")
-    scores = read_result(path)["results"][of]
+    scores = read_result(path)["results"][entry]
     return float(scores[metric]), scores.get(f"{metric}-std")
 
 
-def _of_ablation(path: Path, cell: tuple[str, str]) -> tuple[float, float | None]:
+def _ablation_cell(path: Path, cell: tuple[str, str]) -> tuple[float, float | None]:
     row, column = cell
     seeds = read_result(path)["results"][row][column]
     return float(np.mean(seeds)), float(np.std(seeds)) if len(seeds) > 1 else None

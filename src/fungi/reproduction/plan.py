@@ -1,6 +1,6 @@
-"""From values to command lines: what has to be run, in which folders, what it costs, and what is there already.
+"""From published values to command lines: the steps behind them, their folders and costs, and which are done.
 
-Features of one profile and seed lie below one root, whichever table wants them, so tables share them:
+All features of one profile and seed are stored below one root, so that tables share them:
 
     <root>/<profile>/seed-<seed>/embeddings, gradients, ...      extraction
     <root>/<profile>/results/...                                 evaluations of several seeds, ablations
@@ -21,7 +21,7 @@ from fungi.store.layout import EMBEDDINGS
 
 @dataclass(frozen=True)
 class Home:
-    """Where everything goes, and how it is run. common: flags that every command of the plan takes."""
+    """The folders, profile and device that all commands of a plan share."""
 
     root: Path
     data_dir: Path
@@ -29,13 +29,13 @@ class Home:
     device: str = "auto"
 
     def features(self, seed: int) -> Path:
-        """The root of one extraction."""
+        """Return the root folder of the extractions of one seed."""
         return self.root / self.profile / f"seed-{seed}"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command line. rows, features: what an extraction goes through; none for evaluations."""
+    """One command line. rows, features: number of rows and names of features to extract; empty for evaluations."""
 
     command: str
     flags: tuple[str, ...]
@@ -45,21 +45,21 @@ class Step:
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """The files that show it to be done."""
+        """The output files of the step."""
         return _outputs(self.command, self.flags)
 
     @property
     def is_done(self) -> bool:
-        """Whether all its files are there. Whether they were made in this way, the commands themselves check."""
+        """Whether all output files exist. The commands themselves check the settings that wrote them."""
         return all(path.exists() for path in self.outputs)
 
     def hours(self, gpu: str) -> float:
-        """Expected hours on a GPU, by the model that sizes the shards of the grid; 0 for evaluations."""
+        """Return the expected hours on a GPU, by the cost model of `fungi.grid.throughput`; 0 for evaluations."""
         return self.rows * seconds_per_row(BACKBONES[self.backbone], self.features, gpu) / 3600 if self.rows else 0.0
 
     @property
     def gigabytes(self) -> float:
-        """Disk for the feature files."""
+        """Size of the feature files on disk."""
         spec = BACKBONES[self.backbone]
         sizes = [spec.embedding_dim if name == EMBEDDINGS else spec.projection_dim for name in self.features]
         return self.rows * 4 * sum(sizes) / 1e9
@@ -67,33 +67,33 @@ class Step:
 
 @cache
 def _outputs(command: str, flags: tuple[str, ...]) -> tuple[Path, ...]:
-    """What a command line gives; kept, as many values are read from one file."""
+    """Return the output files of a command line. They are cached, as many values are read from the same file."""
     return tuple(COMMANDS[command].parse(flags).outputs())
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps behind some values: extractions first, then evaluations."""
+    """The steps behind some published values: extractions first, then evaluations."""
 
     extractions: tuple[Step, ...]
     evaluations: tuple[Step, ...]
 
     @property
     def missing(self) -> tuple[list[Step], list[Step]]:
-        """The steps of either kind that are not done."""
+        """The extractions and the evaluations that are not done."""
         return [step for step in self.extractions if not step.is_done], [
             step for step in self.evaluations if not step.is_done
         ]
 
 
 def plan(values: Iterable[Value], home: Home) -> Plan:
-    """Every command line that the values need, once."""
-    wanted = list(dict.fromkeys(run for value in values for run in value.evaluations))
-    return Plan(tuple(_extractions(wanted, home)), tuple(dict.fromkeys(evaluation_step(run, home) for run in wanted)))
+    """Return the command lines that the values need, each once."""
+    runs = list(dict.fromkeys(run for value in values for run in value.evaluations))
+    return Plan(tuple(_extractions(runs, home)), tuple(dict.fromkeys(evaluation_step(run, home) for run in runs)))
 
 
 def evaluation_step(run: Evaluation, home: Home) -> Step:
-    """The command line of an evaluation."""
+    """Return the step that runs an evaluation."""
     flags = ["--dataset", run.dataset, "--backbone", run.backbone, "--device", home.device]
     if run.command in SCORED:
         flags += ["--root", *(str(home.features(seed)) for seed in run.seeds), "--features", *run.features]
@@ -104,14 +104,14 @@ def evaluation_step(run: Evaluation, home: Home) -> Step:
     return Step(run.command, (*flags, *run.flags), run.backbone)
 
 
-def _extractions(wanted: Sequence[Evaluation], home: Home) -> list[Step]:
-    """One extraction for each dataset, backbone and seed, of all features that any evaluation wants of it."""
+def _extractions(runs: Sequence[Evaluation], home: Home) -> list[Step]:
+    """Return one extraction per dataset, backbone and seed, of all features that the evaluations read."""
     features: dict[tuple[str, str, int], dict[str, None]] = {}
-    for run in wanted:
+    for run in runs:
         for seed in run.seeds:
             if run.command in SCORED:
                 features.setdefault((run.dataset, run.backbone, seed), {}).update(dict.fromkeys(run.features))
-    return [_extraction(*where, tuple(names), home) for where, names in features.items()]
+    return [_extraction(*key, tuple(names), home) for key, names in features.items()]
 
 
 def _extraction(dataset: str, backbone: str, seed: int, features: tuple[str, ...], home: Home) -> Step:

@@ -1,27 +1,27 @@
-"""Recipes: which commands give a published value. One TOML file a table or figure, in `recipes/`.
+"""Recipes: the commands that reproduce a published value. There is one TOML file per table or figure, in `recipes/`.
 
-    evaluation = "knn"                    # the command that scores; extraction follows from the features it needs
-    flags = "--pca-dim 512"               # for all values of the table
-    seeds = [42, 43, 44]                  # extractions to average over; [42] if absent
-    [[values]]                            # the first entry that fits a value is its recipe
-    rows = { setting = "5-shot" }         # fields of the published row; any if absent
-    columns = "*/5-shot"                  # pattern of the column's name; any if absent
-    datasets = "eleven"                   # or a list; the column's own (`trec/full`: trec), or the table's, if absent
+    evaluation = "knn"                    # command that scores; the extraction is derived from its features
+    flags = "--pca-dim 512"               # flags for all values of the table
+    seeds = [42, 43, 44]                  # seeds of the extractions to average over; default [42]
+    [[values]]                            # the first entry that matches a value is its recipe
+    rows = { setting = "5-shot" }         # fields that the published row must have; default: any row
+    columns = "*/5-shot"                  # pattern of the column's name; default: any column
+    datasets = "eleven"                   # or a list; default: the column's (`trec/full`: trec) or the table's dataset
     flags = "--shots 5"                   # `{column}` and fields of the row are filled in
-    metric = "mAP-M"                      # of the result file; the dataset's own if absent
+    metric = "mAP-M"                      # entry of the result file; default: the metric of the dataset
     cell = ["{gradient}", "accuracy"]     # row and column of an ablation's table, in place of combination and metric
-    quoted = "by whom"                    # not ours to measure: taken from other work
+    quoted = "source"                     # the paper quotes this value from other work, so it is not reproduced
 
-Figures have no published values: they name `backbones`, `datasets` and `features`, or the tables they are `like`.
-What the author response says in prose alone has its values in the recipe:
+Figures have no published values: their recipes name `backbones`, `datasets` and `features`, or the tables that they
+are `like`. Values that the author response gives only in its text are listed in the recipe:
 
-    [[results]]                           # beside the fields of a figure and of a table's entry
+    [[results]]                           # has the fields of a figure and of an entry of a table, and these:
     row = "gain, all gradients"
     column = "5-shot"
     published = 4.4
     combination = "embeddings+kl"         # or `cell`
-    over = "embeddings"                   # of the same kind: the value is the difference to it,
-    relative = true                       # as a share of it
+    over = "embeddings"                   # combination (or cell) to subtract: the value is a difference
+    relative = true                       # the difference is divided by that combination's value
 """
 
 import re
@@ -44,7 +44,7 @@ PAPER_SEED = 42
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A command of one dataset and backbone. features: what it needs extracted; none for commands that extract."""
+    """A command for one dataset and backbone. features: those it reads; empty if the command extracts them."""
 
     command: str
     dataset: str
@@ -56,11 +56,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Value:
-    """A published value, or a number of a figure, and where ours comes from: the mean over the evaluations.
+    """A published value, or a number of a figure. Our value is the mean over the evaluations.
 
-    published, std: in the table's unit; None for figures. scale: from our results' unit to the table's.
-    cell: row and column of an ablation's table; else `metric` of `combination` is read.
-    over: what the value is a difference to, of the same kind; None for the value itself. relative: as a share of it.
+    published, std: in the unit of the table; None for figures. scale: factor from our unit to that of the table.
+    cell: row and column of an ablation's table; if None, `metric` of `combination` is read.
+    over: combination or cell that is subtracted; None if the value is not a difference. relative: the difference is
+    divided by it. quoted: source of a value that is not reproduced; empty for all others.
     """
 
     table: str
@@ -79,7 +80,7 @@ class Value:
 
 
 def recipe_names() -> list[str]:
-    """Names of all recipes, tables of the paper first."""
+    """Return the names of all recipes, tables of the paper first."""
     names = [entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml")]
     order = ("paper", "rebuttal", "prose", "figure")
     return sorted(names, key=lambda name: (order.index(name.split("-")[0]), int(re.sub(r"\D", "", name) or 0), name))
@@ -87,36 +88,35 @@ def recipe_names() -> list[str]:
 
 @cache
 def recipe(name: str) -> dict[str, Any]:
-    """The recipe of a table or figure as plain data; FungiError for a name that is none."""
+    """Return the recipe of a table or figure as plain data. Raises FungiError for an unknown name."""
     if name not in recipe_names():
         raise unknown_name("table or figure", name, recipe_names())
     return tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def title_of(name: str) -> str:
-    """The comment at the head of the recipe."""
+    """Return the title of a table or figure: the comment in the first line of its recipe."""
     return (_folder() / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
 
 def values_of(name: str) -> list[Value]:
-    """All values of a table or figure, with their recipes."""
-    found, tables = recipe(name), published_tables()
+    """Return all values of a table or figure, with their evaluations."""
+    content, tables = recipe(name), published_tables()
     if name in tables:
-        return list(_table_values(name, found, tables[name]))
-    if "like" in found:
-        return [value for other in found["like"] for value in values_of(other)]
-    return [_prose_value(name, found | entry) for entry in found.get("results", ())] or list(
-        _figure_values(name, found)
-    )
+        return list(_table_values(name, content, tables[name]))
+    if "like" in content:
+        return [value for other in content["like"] for value in values_of(other)]
+    in_text = [_prose_value(name, content | entry) for entry in content.get("results", ())]
+    return in_text or list(_figure_values(name, content))
 
 
-def _table_values(name: str, found: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[Value]:
+def _table_values(name: str, content: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[Value]:
     features = _features_of(table["rows"])
     for row in table["rows"]:
         for column, published in row["values"].items():
             if published is not None:
-                entry = _entry_for(name, found["values"], row, column)
-                merged = {**found, **entry, "flags": f"{found.get('flags', '')} {entry.get('flags', '')}"}
+                entry = _entry_for(name, content["values"], row, column)
+                merged = {**content, **entry, "flags": f"{content.get('flags', '')} {entry.get('flags', '')}"}
                 yield _value(name, merged, table, row, column, features[row["backbone"]])
 
 
@@ -124,7 +124,7 @@ def _entry_for(
     name: str, entries: Sequence[Mapping[str, Any]], row: Mapping[str, Any], column: str
 ) -> Mapping[str, Any]:
     for entry in entries:
-        fits = all(row.get(field) == wanted for field, wanted in entry.get("rows", {}).items())
+        fits = all(row.get(field) == value for field, value in entry.get("rows", {}).items())
         if fits and fnmatchcase(column, entry.get("columns", "*")):
             return entry
     raise AssertionError(f"{name} has no recipe for column {column!r} of row {row}")
@@ -164,7 +164,7 @@ def _value(
 
 
 SCORED = ("knn", "linear", "retrieval", "cluster", "analyse", "in-context")
-"""Commands that score extracted features; the others of the recipes extract what they need."""
+"""Commands that score extracted features. The other commands of the recipes extract their features themselves."""
 
 
 def _datasets(entry: Mapping[str, Any], table: Mapping[str, Any], column: str) -> Sequence[str]:
@@ -181,7 +181,7 @@ def _prose_value(name: str, entry: Mapping[str, Any]) -> Value:
         Evaluation(command, dataset, entry["backbone"], features, flags, (PAPER_SEED,))
         for dataset in _datasets(entry, {}, entry["column"])
     )
-    cell, over = (tuple(found) if isinstance(found := entry.get(key), list) else found for key in ("cell", "over"))
+    cell, over = (tuple(part) if isinstance(part := entry.get(key), list) else part for key in ("cell", "over"))
     return Value(
         table=name,
         row=entry["row"],
@@ -199,28 +199,28 @@ def _prose_value(name: str, entry: Mapping[str, Any]) -> Value:
     )
 
 
-def _figure_values(name: str, found: Mapping[str, Any]) -> Iterator[Value]:
-    features = tuple(found.get("features", (EMBEDDINGS, "kl", "dino", "simclr")))
-    flags = tuple(shlex.split(found.get("flags", "")))
-    datasets = mean_datasets() if found["datasets"] == ELEVEN else found["datasets"]
-    for backbone in found["backbones"]:
+def _figure_values(name: str, content: Mapping[str, Any]) -> Iterator[Value]:
+    features = tuple(content.get("features", (EMBEDDINGS, "kl", "dino", "simclr")))
+    flags = tuple(shlex.split(content.get("flags", "")))
+    datasets = mean_datasets() if content["datasets"] == ELEVEN else content["datasets"]
+    for backbone in content["backbones"]:
         evaluations = tuple(
             Evaluation(
                 command, dataset, backbone, features if command in SCORED else (), flags * (not extra), (PAPER_SEED,)
             )
             for dataset in datasets
-            for extra, command in enumerate((found["evaluation"], *found.get("also", ())))
+            for extra, command in enumerate((content["evaluation"], *content.get("also", ())))
         )
         yield Value(name, backbone, "", None, None, evaluations, "", None, None, 100.0, "")
 
 
 def _features_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """Backbone -> all features that its rows combine, in their order."""
-    found: dict[str, dict[str, None]] = {}
+    """Return backbone -> all features that its rows combine, in canonical order."""
+    features: dict[str, dict[str, None]] = {}
     for row in rows:
-        found.setdefault(row["backbone"], {}).update(dict.fromkeys((row.get("combination") or "").split("+")))
+        features.setdefault(row["backbone"], {}).update(dict.fromkeys((row.get("combination") or "").split("+")))
     order = (EMBEDDINGS, "kl", "dino", "simclr")
-    return {backbone: tuple(name for name in order if name in names) for backbone, names in found.items()}
+    return {backbone: tuple(name for name in order if name in names) for backbone, names in features.items()}
 
 
 def _folder() -> Any:

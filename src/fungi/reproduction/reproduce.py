@@ -19,51 +19,51 @@ from fungi.settings import setting
 if TYPE_CHECKING:
     from fungi.reproduction.plan import Home, Plan, Step
 
-DESCRIPTION = """Run what a table or figure of the paper lacks; then ours beside what was published.
+DESCRIPTION = """Run the missing steps of tables and figures of the paper; print our values beside the published ones.
 
-  fungi reproduce --list                               every table and figure: needs, costs, what is filled
-  fungi reproduce paper-9 --list                       one of them, with its datasets and backbones by name
-  fungi reproduce paper-9 rebuttal-30 --dry-run        the command lines that are missing
+  fungi reproduce --list                               all tables and figures: what they need, cost and have
+  fungi reproduce paper-9 --list                       one table, with the names of its datasets and backbones
+  fungi reproduce paper-9 rebuttal-30 --dry-run        print the missing command lines
   fungi reproduce paper-9 --root /scratch/me/paper --data-dir /data
   fungi reproduce paper-2 figure-5 --submit --sbatch="--partition=gpu"      as SLURM arrays
 
-Features are shared between tables. A step that fails is named, and the others go on."""
+Tables share their features. If a step fails, the others still run, and the failed step is named at the end."""
 Profile = Literal["clean", "published"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceSettings:
-    """Which tables and figures, and where everything goes."""
+    """Flags of `fungi reproduce`."""
 
-    tables: tuple[str, ...] = setting((), "tables and figures, as `--list` names them", first_word=True)
-    overview: bool = setting(False, "name every table and figure, with its needs and its state", flag="--list")
-    dry_run: bool = setting(False, "print the command lines that are missing, and do nothing")
-    submit: bool = setting(False, "submit what is missing to SLURM, in place of running it here")
-    root: Path = setting(Path("reproduction"), "folder of everything that this writes")
+    tables: tuple[str, ...] = setting((), "names of tables and figures, as --list prints them", first_word=True)
+    overview: bool = setting(False, "list tables and figures with their needs and their state", flag="--list")
+    dry_run: bool = setting(False, "print the missing command lines, and run nothing")
+    submit: bool = setting(False, "submit the missing steps to SLURM instead of running them here")
+    root: Path = setting(Path("reproduction"), "folder for features, results and tables")
     data_dir: Path = setting(Path("data"), "folder of the datasets")
     profile: tuple[Profile, ...] = setting(
-        ("clean",), "clean: what the method says; published: what its code did; both: one table each"
+        ("clean",), "clean: the method; published: the code of the authors; with both, each gets its own table"
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-    gpu: str = setting("a100", "GPU that hours are estimated for")
-    steps: Path | None = setting(None, "what the jobs of --submit are told: do this array task's line of a file")
-    sbatch: str = setting("", 'further options for sbatch, as in --sbatch="--partition=gpu --account=mine"')
+    gpu: str = setting("a100", "GPU for which --list estimates hours")
+    steps: Path | None = setting(None, "used by the jobs of --submit: file with one step per array task")
+    sbatch: str = setting("", 'further options for sbatch, for example --sbatch="--partition=gpu --account=mine"')
 
     def __post_init__(self) -> None:
         if not (self.tables or self.overview or self.steps):
             raise FungiError("no table or figure is named. Name some, as in `paper-9 figure-5`, or use --list.")
         if self.submit and self.dry_run:
-            raise FungiError("--dry-run shows what --submit would do: give one of them.")
+            raise FungiError("--dry-run and --submit exclude each other: give one of them.")
 
     def homes(self) -> "list[Home]":
-        """Where each profile goes."""
+        """Return the folders and settings of each profile."""
         from fungi.reproduction.plan import Home
 
         return [Home(self.root, self.data_dir, profile, self.device) for profile in self.profile]
 
 
 def run(settings: ReproduceSettings) -> None:
-    """List, show, submit or run."""
+    """List, print, submit or run the steps."""
     if settings.overview:
         print(overview(settings, settings.tables or recipe_names()))
         return
@@ -71,7 +71,7 @@ def run(settings: ReproduceSettings) -> None:
         from fungi.reproduction.submission import step_of_task
 
         if run_step(step_of_task(settings.steps, os.environ)) != 0:
-            raise FungiError("this step failed; the lines above say why.")
+            raise FungiError("this step failed. The lines above name the cause.")
         return
     for home in settings.homes():
         planned = _plan_of(settings.tables, home)
@@ -87,18 +87,18 @@ def run(settings: ReproduceSettings) -> None:
             print(_tables(settings.tables, home))
             if failed:
                 raise FungiError(
-                    f"{len(failed)} steps failed: {'; '.join(failed[:3])}. The same command tries them again."
+                    f"{len(failed)} steps failed: {'; '.join(failed[:3])}. Run the same command to try them again."
                 )
 
 
 _LONGEST = 34
-"""Letters of what a table or figure shows, so that the list fits into 100 columns."""
+"""Number of letters of a title, so that the list fits into 100 columns."""
 
 
 def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
-    """Return a line for every table and figure: what it shows, how much of it is filled, what is left and its cost.
+    """Return one line per table or figure: its title, number of filled values, missing steps and their cost.
 
-    Datasets and backbones stand below in full for tables that are named, else as counts.
+    If the user names tables, their datasets and backbones are listed by name below.
     """
     header = ["", "shows", "filled", "data", "models", "steps", "GPU h", "GB"]
     states = {name: _state(settings, name) for name in names}
@@ -107,33 +107,36 @@ def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
     if settings.tables:
         lines += [f"{name}: {title_of(name)}\n{state.needs}" for name, state in states.items()]
     lines.append(
-        "filled: values that are there, of those that are published.\n"
+        "filled: number of our values / number of published values.\n"
         "data, models: numbers of datasets and backbones.\n"
-        "Left to do: steps (extractions + evaluations), hours of the extractions on one GPU of this kind:\n"
-        f"{settings.gpu.upper()}, GB on disk. Ablations and segmentation extract by themselves and are not counted."
+        "Still to do: steps (extractions + evaluations), hours of the extractions on one "
+        f"{settings.gpu.upper()},\n"
+        "GB on disk. The extractions of ablations and segmentation are not counted."
     )
     return "\n\n".join(lines)
 
 
 @dataclass(frozen=True)
 class _State:
-    """How far a table is. row: cells of the overview; needs: names of its datasets and backbones."""
+    """State of a table or figure. row: cells of the overview; needs: names of its datasets and backbones."""
 
     row: list[str]
     needs: str
 
 
 def _state(settings: ReproduceSettings, name: str) -> _State:
-    from fungi.reproduction.outcome import outcome
+    from fungi.reproduction.outcome import our_value
     from fungi.reproduction.plan import plan
 
     values, home = values_of(name), settings.homes()[0]
     extractions, evaluations = plan(values, home).missing
-    ours = [value for value in values if not value.quoted and value.published is not None]
+    reproducible = [value for value in values if not value.quoted and value.published is not None]
     runs = [run for value in values for run in value.evaluations]
     datasets, backbones = sorted({run.dataset for run in runs}), sorted({run.backbone for run in runs})
     row = [
-        f"{sum(outcome(value, home) is not None for value in ours)}/{len(ours)}" if ours else "-",
+        f"{sum(our_value(value, home) is not None for value in reproducible)}/{len(reproducible)}"
+        if reproducible
+        else "-",
         str(len(datasets)),
         str(len(backbones)),
         f"{len(extractions)} + {len(evaluations)}",
@@ -144,7 +147,7 @@ def _state(settings: ReproduceSettings, name: str) -> _State:
 
 
 def command_line(step: "Step") -> str:
-    """The step as one would type it."""
+    """Return the command line of a step, quoted for a shell."""
     return shlex.join(["fungi", step.command, *step.flags])
 
 
@@ -155,7 +158,7 @@ def _plan_of(names: Sequence[str], home: "Home") -> "Plan":
 
 
 def _work(planned: "Plan") -> "list[str]":
-    """Run the missing steps one after the other; the command lines of those that failed."""
+    """Run the missing steps one after the other; return the command lines of those that failed."""
     failed = []
     for steps in planned.missing:
         for number, step in enumerate(steps, start=1):
@@ -166,7 +169,7 @@ def _work(planned: "Plan") -> "list[str]":
 
 
 def run_step(step: "Step") -> int:
-    """Run a step in this process; its exit status."""
+    """Run a step in this process; return its exit status."""
     status = COMMANDS[step.command].main(step.flags)
     if status == 130:
         raise KeyboardInterrupt
@@ -174,7 +177,7 @@ def run_step(step: "Step") -> int:
 
 
 def _tables(names: Sequence[str], home: "Home") -> str:
-    """The tables, each also kept as a markdown file; figures by `fungi report`."""
+    """Return the tables and write each to a markdown file. For figures, name the `fungi report` that draws them."""
     from fungi.reproduction.outcome import table_text
 
     texts = []
@@ -183,5 +186,5 @@ def _tables(names: Sequence[str], home: "Home") -> str:
             texts.append(f"{name}, profile {home.profile}: {title_of(name)}\n\n{table_text(values_of(name), home)}\n")
             write_whole(home.root / home.profile / "tables" / f"{name}.md", texts[-1])
         else:
-            texts.append(f"{name}: fungi report --results {home.root / home.profile} draws it\n")
+            texts.append(f"{name}: draw it with fungi report --results {home.root / home.profile}\n")
     return "\n".join(texts)

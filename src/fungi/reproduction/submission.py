@@ -1,4 +1,4 @@
-"""The missing steps of a plan as two SLURM arrays: extractions, then evaluations, whatever became of the former."""
+"""The missing steps of a plan as SLURM arrays: extractions, then evaluations, even if some extractions failed."""
 
 import hashlib
 import json
@@ -17,25 +17,26 @@ from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 
 STEPS = "FUNGI_STEPS"
-"""The file of steps, in the environment of the jobs (jobs/reproduce/)."""
+"""Environment variable of the jobs (jobs/reproduce/) with the path of the file of steps."""
 
 
 def submit(planned: Plan, home: Home, options: Sequence[str], gpu: str, environ: Mapping[str, str]) -> None:
-    """Submit what is missing. The code is copied first: later edits change nothing that is queued."""
+    """Submit the missing steps. The code is copied first, so that later edits do not change queued jobs."""
     project = project_folder()
-    log_pattern(home.root.absolute())  # refused before anything is written
+    log_pattern(home.root.absolute())  # raises before anything is written
     extractions, evaluations = planned.missing
     code = freeze(project, home.root.absolute())
     jobs = JobEnvironment(code, {}, default_python(environ), ClusterLimits.ask().array)
     (home.root / "logs").mkdir(parents=True, exist_ok=True)
-    after: list[str] = []
+    dependencies: list[str] = []
     for name, steps in (("extraction", sharded(extractions, gpu)), ("evaluation", evaluations)):
-        after = [sbatch(array, jobs) for array in arrays(name, steps, home, jobs, options, after)] or after
-        logger.info(f"{name}: {len(steps)} elements" + (f", jobs {', '.join(after)}" if steps else ""))
+        job_ids = [sbatch(array, jobs) for array in arrays(name, steps, home, jobs, options, dependencies)]
+        dependencies = job_ids or dependencies
+        logger.info(f"{name}: {len(steps)} elements" + (f", jobs {', '.join(dependencies)}" if steps else ""))
 
 
 def sharded(steps: Sequence[Step], gpu: str) -> list[Step]:
-    """Extractions in parts that take about an hour each."""
+    """Return the extractions split into shards that take about an hour each."""
     counts = [max(1, round(step.hours(gpu) * 3600 / SECONDS_PER_ELEMENT)) for step in steps]
     return [
         Step(step.command, (*step.flags, "--shard", f"{index + 1}/{count}"), step.backbone)
@@ -47,33 +48,38 @@ def sharded(steps: Sequence[Step], gpu: str) -> list[Step]:
 def arrays(
     name: str, steps: Sequence[Step], home: Home, jobs: JobEnvironment, options: Sequence[str], after: Sequence[str]
 ) -> list[Array]:
-    """The calls of sbatch for some steps; several where there are more than an array may have."""
+    """Return the calls of sbatch for some steps: one per `jobs.max_array` steps.
+
+    after: ids of jobs that must end before these start.
+    """
     if not steps:
         return []
-    file, found = _write(steps, home.root.absolute()), []
+    file, calls = _write(steps, home.root.absolute()), []
     for first, part in chunks(range(len(steps)), jobs.max_array):
         command = ["sbatch", f"--array={array_text(part)}", f"--output={log_pattern(home.root.absolute())}"]
         command += ["--export=ALL", *([f"--dependency=afterany:{':'.join(after)}"] if after else [])]
         job_file = str(jobs.project / "jobs" / "reproduce" / f"{name}.job")
-        found.append(Array([*command, *options, job_file], {STEPS: str(file), FIRST: str(first)}))
-    return found
+        calls.append(Array([*command, *options, job_file], {STEPS: str(file), FIRST: str(first)}))
+    return calls
 
 
 def step_of_task(file: Path, environ: Mapping[str, str]) -> Step:
-    """The step of this array task; FungiError outside of an array, and for a file that can't be read."""
+    """Return the step of this array task. Raises FungiError outside of an array, and if the file can't be read."""
     try:
         lines = json.loads(file.read_text(encoding="utf-8"))
         steps = [Step(command, tuple(flags), backbone) for command, flags, backbone in lines]
     except (OSError, ValueError, TypeError) as error:
-        raise FungiError(f"{file} is no list of steps ({error}). `fungi reproduce --submit` writes it.") from None
+        raise FungiError(
+            f"{file} can't be read as a list of steps ({error}). `fungi reproduce --submit` writes such files."
+        ) from None
     indices = chosen_indices({**environ, "FUNGI_PARTIAL": "1"}, len(steps))
     if len(indices) != 1 < len(steps):
-        raise FungiError("--steps is for the tasks of a SLURM array. Name tables to run them here.")
+        raise FungiError("--steps works only in the tasks of a SLURM array. To run tables here, name them.")
     return steps[indices[0]]
 
 
 def _write(steps: Sequence[Step], root: Path) -> Path:
-    """The steps as JSON; the file is named by its content."""
+    """Write the steps to a JSON file named by the hash of its content; return its path."""
     text = json.dumps([[step.command, list(_absolute(step.flags)), step.backbone] for step in steps])
     path = root / "progress" / f"steps-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     write_whole(path, text)
@@ -81,9 +87,9 @@ def _write(steps: Sequence[Step], root: Path) -> Path:
 
 
 def _absolute(flags: Sequence[str]) -> list[str]:
-    """The flags for a process that starts in another folder."""
-    folders, found = False, []
+    """Return the flags with absolute paths, for a process that starts in another folder."""
+    takes_folders, words = False, []
     for flag in flags:
-        folders = flag in ("--root", "--data-dir") if flag.startswith("--") else folders
-        found.append(flag if flag.startswith("--") or not folders else str(Path(flag).absolute()))
-    return found
+        takes_folders = flag in ("--root", "--data-dir") if flag.startswith("--") else takes_folders
+        words.append(flag if flag.startswith("--") or not takes_folders else str(Path(flag).absolute()))
+    return words

@@ -1,1 +1,1 @@
-"""Results: what decides a number, where it is kept, whether it is there already, and the published ones beside it."""
+"""Results: the settings that decide a number, its result file, and the published number beside it."""

@@ -1,4 +1,4 @@
-"""Tables of the ablations in the paper's form: ours, and below it the published one, never mixed."""
+"""Tables of the ablations in the paper's form: ours, and the published one in a table of its own below it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,21 +7,20 @@ from typing import Any
 import numpy as np
 
 from fungi.results.published import published_tables
-from fungi.results.text import markdown, plus_minus
+from fungi.results.text import MISSING, markdown, plus_minus
 
-NONE = "-"
 IMAGES_PER_SECOND, QUERIES_PER_SECOND, MILLISECONDS = "images/s", "kNN queries/s", "ms"
-AS_THEY_ARE = (IMAGES_PER_SECOND, QUERIES_PER_SECOND, MILLISECONDS)
-"""Columns that are no shares."""
-_NOT_OF_A_ROW = ("backbone", "default", "values", "std")
+NOT_IN_PERCENT = (IMAGES_PER_SECOND, QUERIES_PER_SECOND, MILLISECONDS)
+"""Columns that are not shares; their values are not turned into percent."""
+_NOT_IN_LABEL = ("backbone", "default", "values", "std")
 
 
 @dataclass
 class AblationTable:
-    """Rows by columns, in percent but for `AS_THEY_ARE`.
+    """Rows by columns, in percent except for the columns `NOT_IN_PERCENT`.
 
-    values: (row, column) -> one value per seed, as shares. published: ids of the published tables that it is to stand
-    beside. notes: what the reader has to know.
+    values: (row, column) -> one value per seed, as a share. published: ids of the published tables to print below it.
+    notes: remarks for the reader.
     """
 
     title: str
@@ -32,11 +31,11 @@ class AblationTable:
     notes: list[str] = field(default_factory=list)
 
     def add(self, row: str, column: str, value: float) -> None:
-        """One more seed's value of a cell."""
+        """Add the value of one more seed to a cell."""
         self.values.setdefault((row, column), []).append(value)
 
     def text(self) -> str:
-        """The table, its notes, and the published ones."""
+        """Return the table with its notes and the published tables, as markdown."""
         cells = [[row, *(self._cell(row, column) for column in self.columns)] for row in self.rows]
         parts = [f"{self.title}\n", markdown(["", *self.columns], cells), *(f"note: {note}" for note in self.notes)]
         return "\n".join([*parts, *(f"\n{published_text(name)}" for name in self.published)])
@@ -49,13 +48,13 @@ class AblationTable:
         return results
 
     def facts(self) -> dict[str, Any]:
-        """Return everything but the cells as plain data."""
+        """Return title, columns, notes and published tables as plain data."""
         facts = {"columns": self.columns, "notes": self.notes, "published": self.published}
         return {"title": self.title, **{name: list(texts) for name, texts in facts.items()}}
 
     @classmethod
-    def of(cls, content: dict[str, Any]) -> "AblationTable":
-        """Return the table that a result file holds."""
+    def from_content(cls, content: dict[str, Any]) -> "AblationTable":
+        """Return the table that the content of a result file holds."""
         results = content["results"]
         return cls(
             content["title"],
@@ -67,34 +66,33 @@ class AblationTable:
         )
 
     def _cell(self, row: str, column: str) -> str:
-        found = self.values.get((row, column))
-        if not found:
-            return NONE
-        return plus_minus(*mean_and_deviation(column, found))
+        values = self.values.get((row, column))
+        return plus_minus(*mean_and_deviation(column, values)) if values else MISSING
 
 
 def mean_and_deviation(column: str, values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean over seeds as it is shown, and the deviation where there are several."""
-    shown = (1.0 if column in AS_THEY_ARE else 100.0) * np.array(values)
-    return float(shown.mean()), float(shown.std()) if len(values) > 1 else None
+    """Return mean and population standard deviation over seeds, in the unit of the table; no deviation of one seed."""
+    scaled = (1.0 if column in NOT_IN_PERCENT else 100.0) * np.array(values)
+    return float(scaled.mean()), float(scaled.std()) if len(values) > 1 else None
 
 
 def published_text(name: str) -> str:
-    """A published table with its source."""
+    """Return a published table with its caption and source, as markdown."""
     table = published_tables()[name]
     cells = []
     for row in table["rows"]:
-        spread = row.get("std", {})
+        deviations = row.get("std", {})
         values = {column: value for column, value in row["values"].items() if value is not None}
-        shown = [
-            plus_minus(values[column], spread.get(column)) if column in values else NONE for column in table["columns"]
+        texts = [
+            plus_minus(values[column], deviations.get(column)) if column in values else MISSING
+            for column in table["columns"]
         ]
-        of = [
+        label = [
             f"{key} {'yes' if value else 'no'}" if isinstance(value, bool) else str(value)
             for key, value in row.items()
-            if key not in _NOT_OF_A_ROW and value is not None
+            if key not in _NOT_IN_LABEL and value is not None
         ]
-        cells.append([", ".join(of), *shown])
-    where = table["rows"][0]["backbone"] + (f" on {table['dataset']}" if "dataset" in table else "")
+        cells.append([", ".join(label), *texts])
+    measured_on = table["rows"][0]["backbone"] + (f" on {table['dataset']}" if "dataset" in table else "")
     source = f"{table['source']}, table {table['table']}"
-    return f"published: {table['caption']} ({source}; {where})\n\n" + markdown(["", *table["columns"]], cells)
+    return f"published: {table['caption']} ({source}; {measured_on})\n\n" + markdown(["", *table["columns"]], cells)

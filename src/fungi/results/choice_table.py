@@ -1,28 +1,33 @@
-"""What `--choose` chose: the candidates of every run, at what they were judged, and what they scored."""
+"""Table of a result of `--choose`: the chosen candidate of each run and its scores on the train and test rows."""
 
 from collections.abc import Callable
 from typing import Any
 
 from fungi.results.text import aligned, plus_minus
 
-CHOICE_COLUMNS = ("Features", "Judged on train", "Scored on test", "Chosen: features, components, neighbours")
+CHOICE_COLUMNS = ("Features", "Score on train", "Score on test", "Chosen: features, components, neighbours")
 
 
 def choice_table(content: dict[str, Any], metric: str) -> str:
-    """The result as a table in percent: what was chosen in each run, at what it was judged, what it scored."""
+    """Return the result as a table in percent, with the columns `CHOICE_COLUMNS`."""
     lines = [tuple(column.lower() for column in CHOICE_COLUMNS), *choice_rows(content, metric)]
     return aligned(lines)
 
 
-def choice_rows(content: dict[str, Any], metric: str, named: Callable[[str], str] = str) -> list[tuple[str, ...]]:
-    """What stands below `CHOICE_COLUMNS`: a row for each way to choose. named: what to call features."""
+def choice_rows(
+    content: dict[str, Any], metric: str, display_name: Callable[[str], str] = str
+) -> list[tuple[str, ...]]:
+    """Return the rows below `CHOICE_COLUMNS`, one per entry of the results.
+
+    display_name: turns the name of a combination into the words of the table.
+    """
     runs = content.get("runs") or [content]
     rows: list[tuple[str, ...]] = []
     for name, entry in content["results"].items():
-        picked = [run["results"][name]["chosen"] for run in runs]
-        words = [f"{named(one['combination'])}, {one['dim']}, {one['k']}" for one in picked]
-        judged = _percent(entry, "judged") if "judged" in entry else "-"
-        rows.append((named(name), judged, _percent(entry, metric), "; ".join(dict.fromkeys(words))))
+        candidates = [run["results"][name]["chosen"] for run in runs]
+        words = [f"{display_name(each['combination'])}, {each['dim']}, {each['k']}" for each in candidates]
+        train_score = _percent(entry, "judged") if "judged" in entry else "-"
+        rows.append((display_name(name), train_score, _percent(entry, metric), "; ".join(dict.fromkeys(words))))
     return rows
 
 

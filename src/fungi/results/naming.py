@@ -1,7 +1,7 @@
-"""What decides a number is part of its name (DESIGN 3.4): from the marks on settings to the names of result files.
+"""Names of result files. Every unusual setting that decides a number is part of the name (DESIGN 3.4).
 
-Fields say what they decide (`fungi.settings.setting`). Results that differ in a setting that decides anything have
-names of their own, so that none displaces another.
+Each field of a settings class states what it decides (`fungi.settings.setting`). Results that differ in a deciding
+setting get different names, so that no result overwrites another.
 """
 
 import hashlib
@@ -18,25 +18,28 @@ _LONGEST_VALUE, _LONGEST_NAME = 32, 120
 
 def deciding_values(settings: Any, *kinds: Decides) -> dict[str, Any]:
     """Return the settings that decide one of `kinds`, as JSON."""
-    chosen = {field.name for field in fields(settings) if field.metadata["decides"] in kinds}
-    return {name: value for name, value in as_json(settings).items() if name in chosen}
+    deciding = {field.name for field in fields(settings) if field.metadata["decides"] in kinds}
+    return {name: value for name, value in as_json(settings).items() if name in deciding}
 
 
 def unusual_values(settings: Any, leave_out: Collection[str]) -> dict[str, Any]:
-    """Return the settings that decide scores and are not the usual ones, as JSON, for the headings of tables."""
-    usual = {field.name: json.loads(json.dumps(field.default, default=str)) for field in fields(settings)}
+    """Return the settings that decide scores and differ from the defaults, as JSON, for the headings of tables.
+
+    leave_out: names of settings to omit.
+    """
+    defaults = {field.name: json.loads(json.dumps(field.default, default=str)) for field in fields(settings)}
     return {
         name: value
         for name, value in deciding_values(settings, "scores").items()
-        if name not in leave_out and value != usual[name]
+        if name not in leave_out and value != defaults[name]
     }
 
 
 def result_name(task: str, settings: Any, leave_out: Collection[str]) -> str:
-    """Return the name of a result: the task, and a mark for each setting that decides something and is not usual.
+    """Return the name of a result: the task, and a mark for each deciding setting that differs from its default.
 
-    Values that are long or paths are told apart by one hash of all of them, and so are names that no file system takes.
-    leave_out: settings without a mark.
+    Long values and paths are replaced by one hash of all of them. A name that is too long for a file system is cut and
+    ends in a hash. leave_out: names of settings that get no mark.
     """
     shown, hashed = [], []
     for field in fields(settings):
@@ -56,10 +59,10 @@ def result_name(task: str, settings: Any, leave_out: Collection[str]) -> str:
 
 
 def short_name(name: str, longest: int) -> str:
-    """Return a name of at most so many letters; a longer one ends in a hash of all of it."""
+    """Return a name of at most `longest` letters; a longer name is cut and ends in a hash of the full name."""
     return name if len(name) <= longest else f"{name[: longest - 9]}-{short_hash(name)}"
 
 
 def short_hash(text: str) -> str:
-    """Return eight digits that tell texts apart."""
+    """Return a hash of eight hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]

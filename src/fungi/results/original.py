@@ -1,4 +1,4 @@
-"""Result files of the original harness (spec vision 8), read as if they were ours.
+"""Result files of the original harness (spec vision 8), converted to our form when they are read.
 
 logs/<backbone>/<dataset>.json, logs/<backbone>/<n>-shots/<dataset>.json, logs/linear/<backbone>/...
 {"args": {...}, "metrics": {"train.h5;kl-train.h5": {"accuracy": [0.5], ...}}, "test_targets": [...]}
@@ -15,17 +15,17 @@ _SPLITS = ("train", "valid", "test", "query")
 
 
 def is_original(content: Any) -> bool:
-    """Whether a JSON file is of the original harness."""
+    """Return whether the content of a JSON file has the form of the original harness."""
     return isinstance(content, dict) and isinstance(content.get("args"), dict) and "metrics" in content
 
 
 def from_original(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """The content in our form. Features carry no provenances there, so that nothing is known of their profile."""
+    """Return the content in our form. It has no provenances, so the profile of its features is unknown."""
     folders = path.parts[path.parts.index("logs") + 1 : -1] if "logs" in path.parts else path.parts[-2:-1]
-    shots = next((int(found[1]) for name in folders if (found := re.fullmatch(r"(\d+)-shots", name))), None)
+    shots = next((int(match[1]) for name in folders if (match := re.fullmatch(r"(\d+)-shots", name))), None)
     names = [name for name in folders if name != "linear" and not name.endswith("-shots")]
     results = {
-        # Numbers are kept in lists of one entry there.
+        # The original harness keeps each number in a list of one entry.
         _combination(files): {name: v[0] if isinstance(v, list) and v else v for name, v in scores.items()}
         for files, scores in content["metrics"].items()
     }
@@ -48,6 +48,6 @@ def from_original(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _combination(files: str) -> str:
-    """Of the features in files: `train` and `embeddings-train` are embeddings, `kl-train` is KL."""
+    """Return the combination of some feature files: `train.h5;kl-train.h5` is `embeddings+kl`."""
     stems = [Path(file.partition(":")[0]).stem for file in files.split(";")]
     return name_of(in_order([re.sub(rf"-?({'|'.join(_SPLITS)})$", "", stem) or EMBEDDINGS for stem in stems]))

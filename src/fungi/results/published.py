@@ -1,4 +1,4 @@
-"""The published numbers, as data: what the paper and its author response print under the default protocol."""
+"""The published numbers as data: all tables of the paper and its author response."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 MEAN = "mean"
-"""Stands for the mean over the datasets of the paper's averaged results, where a dataset's name is asked for."""
+"""Name of the column, in place of a dataset, with the mean over the datasets of the paper's averaged results."""
 
 _TASKS = {"knn-classification": "knn", "linear-classification": "linear", "image-retrieval": "retrieval"}
 _MASKED = {"voc2012": "pascal-voc", "voc": "pascal-voc", "ade20k": "ade20k"}
@@ -17,7 +17,7 @@ _LANDMARKS = {"roxford5k": "oxford-landmarks", "rparis6k": "paris-landmarks"}
 
 @dataclass(frozen=True)
 class Published:
-    """A published value in percent, its standard deviation where one is given, and the table it stands in."""
+    """A published value in percent, its standard deviation if it is published, and the id of its table."""
 
     value: float
     std: float | None
@@ -26,7 +26,7 @@ class Published:
 
 @dataclass(frozen=True)
 class PublishedKey:
-    """What a published value is of. setting: `full`, `5-shot`; for retrieval `M`, `H`."""
+    """The measurement that a published value belongs to. setting: `full` or `5-shot`; for retrieval `M` or `H`."""
 
     task: str
     setting: str
@@ -36,25 +36,25 @@ class PublishedKey:
 
 
 def published_value(key: PublishedKey) -> Published | None:
-    """The published value, if there is one."""
+    """Return the published value; None if there is none."""
     return _index().get(key)
 
 
 @cache
 def mean_datasets() -> tuple[str, ...]:
-    """The eleven datasets of the averaged results."""
+    """Return the eleven datasets of the averaged results."""
     return tuple(_tables()["datasets_of_means"])
 
 
 @cache
 def backbone_labels() -> dict[str, str]:
-    """Backbone -> its name in the paper."""
+    """Return backbone -> its name in the paper."""
     return dict(_tables()["backbones"])
 
 
 @cache
 def published_tables() -> dict[str, dict[str, Any]]:
-    """All published tables by their ids (`paper-2`, `rebuttal-29`), in the paper's order."""
+    """Return all published tables by their ids (`paper-2`, `rebuttal-29`), in the paper's order."""
     return {table["id"]: table for table in _tables()["tables"]}
 
 
@@ -72,13 +72,13 @@ def _index() -> dict[PublishedKey, Published]:
                 if value is not None:
                     dataset, setting = _dataset_and_setting(table["task"], column, row.get("setting", "full"))
                     key = PublishedKey(_TASKS[table["task"]], setting, row["backbone"], dataset, row["combination"])
-                    # Where a value is printed twice, the first table in the paper's order counts.
+                    # Some values are printed in two tables. The first table in the paper's order counts.
                     index.setdefault(key, Published(value, row.get("std", {}).get(column), table["id"]))
     return index | _segmentation_index()
 
 
 def _segmentation_index() -> dict[PublishedKey, Published]:
-    """Tables 3 and 7 have a column for each size of the bank, table 4 one for each number of training images."""
+    """Return the values of tables 3 and 7 (columns: sizes of the bank) and table 4 (columns: numbers of images)."""
     index = {}
     for name in ("paper-3", "paper-4", "paper-7"):
         table = published_tables()[name]
@@ -94,7 +94,7 @@ def _segmentation_index() -> dict[PublishedKey, Published]:
 
 
 def _dataset_and_setting(task: str, column: str, row_setting: str) -> tuple[str, str]:
-    """Columns are named `full`, `trec/5-shot`, `roxford5k-M` or after the dataset."""
+    """Return dataset and setting of a column, whose name is `full`, `trec/5-shot`, `roxford5k-M` or a dataset."""
     if task == "image-retrieval":
         name, _, letter = column.rpartition("-")
         return _LANDMARKS[name], letter

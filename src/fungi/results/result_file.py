@@ -1,11 +1,11 @@
-"""The result file of a command: what was run, on which files, and the scores, saved after each combination.
+"""The result file of a command: its settings, the files that it read, and the scores, saved after each combination.
 
     {"task": "knn", "settings": {...}, "provenance": {...}, "warnings": [...], "test_targets": [...],
      "complete": true,
      "results": {"embeddings+kl": {"accuracy": ..., "mean-per-class-accuracy": ..., "predictions": [...]}, ...}}
 
-`complete` is true once everything that was asked for is there. With several runs (extraction seeds, few-shot draws),
-`results` holds means and population standard deviations (`accuracy`, `accuracy-std`), and `runs` what each run gave.
+`complete` is true once all combinations are scored. With several runs (extraction seeds, few-shot draws), `results`
+holds means and population standard deviations (`accuracy`, `accuracy-std`), and `runs` the scores of each run.
 """
 
 import glob
@@ -32,7 +32,7 @@ PUT_ASIDE = ".previous-"
 ABLATION = "ablation"
 """Beginning of the tasks of `fungi ablate`, whose results are cells: row -> column -> one value per seed."""
 _PLACES = ("file", "settings", "weights_source", "modified_ns", "commit", "fungi")
-"""Entries of a provenance that say where something was, or which commit it came from: not what is in it."""
+"""Entries of a provenance that state a place, a time or a commit. They do not decide the content of the features."""
 
 
 @dataclass
@@ -48,13 +48,13 @@ class Run:
 class ResultFile:
     """A result file that is being written.
 
-    Opening a file of the same settings, input files and code goes on from what is there. A file of other settings at
-    the same path is put aside as `<name>.previous-1.json`, `-2`, ..., so that nothing computed is lost; reports read it
-    as long as its features are others.
+    If a file of the same settings, input files and code version exists, its scores are kept. A different file at the
+    same path is renamed to `<name>.previous-1.json`, `-2`, ..., so that no score is lost; reports still read it if its
+    features differ from those of the new file.
 
-    task: `knn`, `linear`, ...; settings: all that decides what it holds; runs: what to evaluate, in order; unusual:
-    the settings that decide scores and are not the usual ones, for the headings of tables; code_version: of the code
-    that computes the scores. facts: further entries, which belong to all combinations (`test_targets`).
+    task: `knn`, `linear`, ...; settings: all that decide the content; runs: the runs to evaluate, in order; unusual:
+    the settings that decide scores and differ from the defaults, for the headings of tables; code_version: version of
+    the code that computes the scores. facts: further entries that belong to all combinations (`test_targets`).
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ResultFile:
         return content | {"results": summary_of_runs([run.results for run in self.runs]), "runs": runs}
 
     def save(self) -> None:
-        """Write the file anew, with what another evaluation of the same settings and files wrote in the meantime."""
+        """Write the file, with the scores that another process of the same settings saved in the meantime."""
         with locked(self.path):
             self._merge_file()
             content = plain(self.content())
@@ -117,19 +117,19 @@ class ResultFile:
         remove_orphans(self.path.parent)
         if not self.path.exists():
             return
-        if self.path.is_dir() or self.path.suffix != ".json":  # not ours to put aside
-            what = "a folder" if self.path.is_dir() else "no JSON file"
-            raise FungiError(f"{self.path} is there, and {what}. Choose another --output, ending in .json.")
+        if self.path.is_dir() or self.path.suffix != ".json":  # such a path was named by mistake
+            what = "a folder" if self.path.is_dir() else "not a JSON file"
+            raise FungiError(f"{self.path} exists and is {what}. Choose another --output that ends in .json.")
         with locked(self.path):
             kept = self._merge_file()
         if kept:
             done = sum(len(run.results) for run in self.runs)
-            logger.info("%s holds %d finished results of these settings and files: they are kept", self.path, done)
+            logger.info("%s already holds %d results of these settings and files: they are kept", self.path, done)
 
     def _merge_file(self) -> bool:
-        """Take over what the file holds of the same settings; put another file aside. Return whether anything was kept.
+        """Read the scores of a file with the same settings; put any other file aside. Return whether scores were read.
 
-        Where features change back to what they were, the file that was put aside for others has its place again.
+        If a file that was put aside earlier fits the features again, it is moved back to its place.
         """
         if not self.path.exists():
             return False
@@ -138,8 +138,10 @@ class ResultFile:
             aside = sorted(self.path.parent.glob(f"{glob.escape(self.path.stem)}{PUT_ASIDE}*.json"))
             earlier = [(path, same) for path in aside if (same := self._content_if_same(path)) is not None]
             names = (self.path.with_suffix(f"{PUT_ASIDE}{number}.json") for number in count(1))
-            self.path.replace(next(name for name in names if not name.exists()))
-            logger.info("%s held results of other settings, input files or versions: put aside", self.path)
+            free = next(name for name in names if not name.exists())
+            self.path.replace(free)
+            message = "%s held results of other settings, input files or code versions. It was renamed to %s"
+            logger.info(message, self.path, free.name)
             if not earlier:
                 return False
             path, content = earlier[0]
@@ -153,7 +155,7 @@ class ResultFile:
         return True
 
     def _content_if_same(self, path: Path) -> dict[str, Any] | None:
-        """Return the content of a file, if it is of the same settings, input files and version of the code."""
+        """Return the content of a file of the same settings, input files and code version; None for any other."""
         try:
             content = read_result(path)
             same = (
@@ -179,13 +181,13 @@ _OWN_ENTRIES = {
     "runs",
     "checksum",
 }
-"""Entries of a file that `ResultFile` makes itself; all others are facts."""
+"""Entries of a file that `ResultFile` writes itself; all others are facts."""
 
 
 def origins(features: Any) -> Any:
-    """Return what decides the content of feature files, from the provenance of a result.
+    """Return the part of a result's provenance that decides the content of its feature files.
 
-    Where files lie, and how the settings that made them were spelled, is left out.
+    Paths, times and the spelling of settings are left out (`_PLACES`).
     """
     if isinstance(features, list):
         return [origins(entry) for entry in features]
@@ -195,7 +197,10 @@ def origins(features: Any) -> Any:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Return a result file as plain data, the original harness's in our form; FungiError for any other file."""
+    """Return a result file as plain data; files of the original harness are converted to our form.
+
+    Raises FungiError for a file that is not a result file or is damaged.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -204,19 +209,19 @@ def read_result(path: Path) -> dict[str, Any]:
         return from_original(path, content)
     for name in ("results", "settings", "provenance"):
         if not isinstance(content, dict) or not isinstance(content.get(name), dict):
-            raise FungiError(f"{path} is no result file: it has no entry {name!r}, or it is of another form.")
+            raise FungiError(f"{path} is not a result file: its entry {name!r} is missing or has another form.")
     if not all(isinstance(scores, dict) for scores in content["results"].values()):
-        raise FungiError(f"{path} is no result file: an entry of 'results' is of another form.")
+        raise FungiError(f"{path} is not a result file: an entry of 'results' has another form.")
     if "checksum" in content and content["checksum"] != checksum_of_record(content):
         raise FungiError(
-            f"{path} is damaged, or was edited: it does not have the checksum that it was written with. Run its"
-            " evaluation again, or remove its entry 'checksum' if the change was on purpose."
+            f"{path} is damaged or was edited: its checksum is wrong. Run its evaluation again, or remove its entry"
+            " 'checksum' if the change was on purpose."
         )
     return content
 
 
 def summary_of_runs(runs: list[dict[str, Scores]]) -> dict[str, Scores]:
-    """Return mean and population standard deviation of every number, for the combinations that all runs have."""
+    """Return mean and population standard deviation of every score, for the combinations that all runs have."""
     summary: dict[str, Scores] = {}
     for combination, first in runs[0].items():
         if all(combination in run for run in runs):
@@ -228,5 +233,5 @@ def summary_of_runs(runs: list[dict[str, Scores]]) -> dict[str, Scores]:
 
 
 def plain(value: Any) -> Any:
-    """Return the value as JSON gives it back, so that it compares equal with what is read."""
+    """Return the value after a round trip through JSON, so that it compares equal with a value read from a file."""
     return json.loads(json.dumps(value, default=str))

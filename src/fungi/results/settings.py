@@ -1,4 +1,4 @@
-"""Settings of a command that leaves result files: which files these are, what decides them, what differs in one."""
+"""Base of the settings of every command that writes result files: their paths, and the settings that decide them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -16,19 +16,19 @@ from fungi.store.provenance import Provenance
 
 @dataclass(frozen=True, kw_only=True)
 class ResultSettings:
-    """Base of the settings of every command that leaves results.
+    """Base of the settings of every command that writes result files.
 
     Each subclass has fields `dataset` and `backbone`, and `root` unless it overrides `results_root`.
 
     computed_in: module whose code, with all that it imports, decides the scores; the module of the settings if empty.
-    in_the_path: settings that folders, or the task, tell apart.
+    in_the_path: settings that are part of the folder or of the task's name, and so need no mark in the file name.
     """
 
     computed_in: ClassVar[str] = ""
     in_the_path: ClassVar[tuple[str, ...]] = ("dataset", "backbone")
 
     output: Path | None = setting(
-        None, "result file; <root>/results/... if absent", aliases=("--logs-output-path",), decides="nothing"
+        None, "result file; by default a file below <root>/results", aliases=("--logs-output-path",), decides="nothing"
     )
 
     @property
@@ -43,58 +43,58 @@ class ResultSettings:
 
     @property
     def results_root(self) -> Path:
-        """Return the folder that `results` lies in."""
+        """Return the folder that contains `results`."""
         return Path(vars(self)["root"])
 
     @property
     def task_name(self) -> str:
-        """Return the name of the results in files, with what makes several of a task: `knn`, `knn-5shot`."""
+        """Return the name of the task in result files, with the number of shots: `knn`, `knn-5shot`."""
         raise NotImplementedError
 
     def result_path(self, task: str | None = None) -> Path:
-        """Return the result file of a task: `--output`, or a file below the root that unusual settings are named in."""
+        """Return the result file of a task: `--output`, or a file below the root that names the unusual settings."""
         if self.output is not None:
             return self.output
         name = result_name(task or self.task_name, self, self.in_the_path)
         return Layout(self.results_root).results(name, self.dataset_name, self.backbone_name)
 
     def outputs(self) -> list[Path]:
-        """Return the result files that show the command to be done."""
+        """Return the result files of the command; if all exist, the command is done."""
         return [self.result_path()]
 
     def resolved_for(self, provenances: Sequence[Provenance]) -> "ResultSettings":
-        """Return the same settings with what the features decide; provenances: of the features."""
+        """Return the settings, completed by the values that depend on the features (their provenances)."""
         return self
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide what the result file holds, as JSON, with defaults filled in."""
+        """Return the settings that decide the content of the result file, as JSON, with defaults filled in."""
         named = {"dataset": self.dataset_name, "backbone": self.backbone_name}
         return deciding_values(self, "scores", "contents") | named
 
     def unusual(self) -> dict[str, Any]:
-        """Return the settings that decide scores and are not the usual ones, as JSON, for the headings of tables."""
+        """Return the settings that decide scores and differ from the defaults, as JSON, for the headings of tables."""
         return unusual_values(self, self.in_the_path)
 
     def difference(self, path: Path) -> str:
-        """Say in which setting the result file at `path` differs from these; empty if it does not."""
+        """Return a sentence about a setting in which the result file at `path` differs; empty if none does."""
         try:
-            there = read_result(path)["settings"]
+            recorded = read_result(path)["settings"]
         except FungiError as error:
             return str(error)
         flags = {field.name: flag_of(field) for field in fields(self)}
-        for name, here in plain(self.deciding()).items():
-            if there.get(name, here) != here:
-                return f"{path} was computed with {flags.get(name, name)} {there[name]}, not {here}"
+        for name, value in plain(self.deciding()).items():
+            if recorded.get(name, value) != value:
+                return f"{path} was computed with {flags.get(name, name)} {recorded[name]}, not {value}"
         return ""
 
     def open_result(
         self, runs: list[Run], *, task: str | None = None, provenances: Sequence[Provenance] = ()
     ) -> ResultFile:
-        """Return the result file, with what an earlier run of the same settings, features and code left in it.
+        """Return the result file, with the scores that an earlier run of the same settings, features and code saved.
 
-        provenances: of the features, which decide what the settings leave open.
+        provenances: those of the features, which decide the settings that no flag sets.
         """
-        decided = self.resolved_for(provenances)
+        resolved = self.resolved_for(provenances)
         code_version = version_of(self.computed_in or type(self).__module__)
-        settings, unusual = decided.deciding(), decided.unusual()
+        settings, unusual = resolved.deciding(), resolved.unusual()
         return ResultFile(self.result_path(task), task or self.task_name, settings, runs, unusual, code_version)

@@ -1,4 +1,4 @@
-"""Tables as text: columns of one width, numbers with their deviation; and the table that a kNN run ends with.
+"""Tables as text: aligned columns, numbers with their deviation, and the table that an evaluation prints at its end.
 
 print(gain_table({"full": knn_result, "5-shot": few_shot_result}))
 """
@@ -9,19 +9,22 @@ from typing import Any
 from fungi.combine.names import CANONICAL_ORDER
 from fungi.store.layout import EMBEDDINGS
 
+MISSING = "-"
+"""Text of a cell without a value."""
+
 
 def plus_minus(value: float | int, deviation: float | None = None, width: int = 0) -> str:
-    """`76.5 ± 0.4`, or `76.5` where there is no deviation. width: of the value, blanks before it."""
+    """Return `76.5 ± 0.4`, or `76.5` without a deviation. width: least number of letters of the value."""
     return f"{value:{width}.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Columns of one width, with two blanks between them."""
+    """Return lines of cells as aligned columns, with two blanks between them."""
     return "\n".join("  ".join(line).rstrip() for line in _padded(lines))
 
 
 def markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """A markdown table with aligned columns."""
+    """Return a markdown table with aligned columns."""
     head, *body = _padded([header, *cells])
     lines = [head, ["-" * len(text) for text in head], *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -32,24 +35,21 @@ def _padded(lines: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines]
 
 
-MISSING = "-"
-
-
 def gain_table(columns: Mapping[str, Mapping[str, Any]], metric: str = "accuracy") -> str:
-    """Combinations by columns, in percent, with the gain over the embeddings: `76.5 ± 0.4 (+8.5)`.
+    """Return combinations by columns, in percent, with the gain over the embeddings: `76.5 ± 0.4 (+8.5)`.
 
-    columns: title -> content of a result file; the deviation shows where it is of several runs. A combination that a
-    column lacks is shown as missing.
+    columns: title -> content of a result file. Results of several runs are shown with their deviation. A combination
+    that a result file does not have is shown as missing.
     """
     rows = sorted({name for column in columns.values() for name in column["results"]}, key=by_size_and_order)
     titles = [f"{metric}, %", *columns]
     cells = [[row, *(_cell(column["results"], row, metric) for column in columns.values())] for row in rows]
-    rules = ["-" * max(map(len, column)) for column in zip(titles, *cells, strict=True)]
-    return aligned([titles, rules, *cells])
+    lines = ["-" * max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    return aligned([titles, lines, *cells])
 
 
 def print_gain_table(columns: Mapping[str, Mapping[str, Any]], metric: str = "accuracy") -> None:
-    """Print `gain_table`, and what to know about it."""
+    """Print `gain_table`, a legend if there are several runs, and the warnings."""
     print(gain_table(columns, metric))
     runs = {len(column.get("runs", [None])) for column in columns.values()}
     if runs != {1}:
@@ -68,7 +68,7 @@ def _cell(results: Mapping[str, Any], row: str, metric: str) -> str:
 
 
 def by_size_and_order(name: str) -> tuple[int, list[tuple[int, str]]]:
-    """Sorting key of combination names: smaller ones first, then in canonical order."""
-    parts = name.split("+")
-    place = {feature: number for number, feature in enumerate(CANONICAL_ORDER)}
-    return len(parts), [(place.get(part, len(place)), part) for part in parts]
+    """Return the sorting key of a combination's name: combinations of fewer features first, then canonical order."""
+    features = name.split("+")
+    rank = {feature: number for number, feature in enumerate(CANONICAL_ORDER)}
+    return len(features), [(rank.get(feature, len(rank)), feature) for feature in features]
