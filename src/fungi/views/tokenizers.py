@@ -95,8 +95,10 @@ def _load_hub(name: str, folder: Callable[[], Path] | None, table: int) -> HubTo
 
     place = str(folder()) if folder else name
     try:
-        options = {"use_fast": True, "trust_remote_code": False, "local_files_only": only_on_disk(place)}
-        return HubTokenizer(AutoTokenizer.from_pretrained(place, **options), name, table)
+        tokenizer = AutoTokenizer.from_pretrained(
+            place, use_fast=True, trust_remote_code=False, local_files_only=only_on_disk(place)
+        )
+        return HubTokenizer(tokenizer, name, table)
     except FungiError:
         raise
     except Exception as error:  # the hub client raises nearly anything
