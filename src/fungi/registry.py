@@ -1,11 +1,11 @@
-"""The registry type of all enumerations: a name leads to an entry, and a new entry is a new file in its package.
+"""Registries map names to entries (datasets, backbones, objectives). A new entry is a new file in the package.
 
-There are two ways of discovering entries:
+There are two ways to discover entries:
 
-* eager - every module of the package is imported at the first look-up, and registers its entries. For packages
-  whose modules are light to import (datasets, backbones);
-* lazy - the module's file name *is* the entry's name, so that names are known without importing anything. For
-  packages that need torch (objectives).
+* eager - the first look-up imports every module of the package, and each module registers its entries. For packages
+  whose modules import quickly (datasets, backbones);
+* lazy - the name of an entry is the file name of its module, so that names are known without any import. For packages
+  that need torch (objectives).
 """
 
 import importlib
@@ -23,8 +23,9 @@ Arguments = ParamSpec("Arguments")
 class Registry(Generic[Entry]):
     """Named entries of one kind, discovered in `package`.
 
-    Modules whose name starts with an underscore, and those in `common`, hold no entries. own: `module:function` that
-    makes an entry of what a user describes (`NAME=kind:PLACE`); found like the entries, when it is asked for.
+    kind: word for an entry, for messages. common: modules without entries, besides those that start with an underscore.
+    own: `module:function`, which creates an entry from a user's description (`NAME=kind:PLACE`); it is imported at its
+    first use.
     """
 
     def __init__(
@@ -39,13 +40,13 @@ class Registry(Generic[Entry]):
         self._discovered = False
 
     def register(self, name: str, entry: Entry) -> Entry:
-        """Add an entry; it is a mistake in the program to register a name twice."""
+        """Add an entry and return it. No name may be registered twice."""
         assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
         self._entries[name] = entry
         return entry
 
     def registering(self, make: Callable[Arguments, Entry]) -> Callable[Arguments, Entry]:
-        """Return `make` so that every entry it makes is registered under its `name`."""
+        """Return a function that creates an entry by `make` and registers it under the entry's `name`."""
 
         def registered(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Entry:
             entry: Any = make(*args, **kwargs)
@@ -61,17 +62,17 @@ class Registry(Generic[Entry]):
         return sorted(self._entries)
 
     def __getitem__(self, name: str) -> Entry:
-        """Return the entry; FungiError with the nearest names where there is none."""
+        """Return the entry. Raises FungiError with the nearest names for an unknown name."""
         if name not in self._entries:
             self._discover(only=name)
         if name not in self._entries:
             raise unknown_name(self.kind, name, self.names())
         return self._entries[name]
 
-    def own(self, described: str, *details: Any) -> Entry:
-        """Return the entry that a user describes; FungiError for a text that describes none."""
+    def own(self, description: str, *details: Any) -> Entry:
+        """Return the entry that a user describes. Raises FungiError if the description cannot be understood."""
         module, _, function = self._own.partition(":")
-        entry: Entry = getattr(importlib.import_module(module), function)(described, *details)
+        entry: Entry = getattr(importlib.import_module(module), function)(description, *details)
         return entry
 
     def __contains__(self, name: str) -> bool:
@@ -95,7 +96,7 @@ class Registry(Generic[Entry]):
 
 @cache
 def _modules_in(folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the public modules in folders; kept, since a grid asks for them thousands of times."""
+    """Return the names of the public modules in folders; cached, because a grid needs them thousands of times."""
     return tuple(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))
 
 

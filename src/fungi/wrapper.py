@@ -36,11 +36,11 @@ from fungi.library.arguments import (
     checked_projection,
     half_dtype,
     image_input_of,
-    say_classifier,
+    warn_of_class_scores,
     whole_number,
     without_parallel,
 )
-from fungi.library.collection import decoding_workers, fit_reduction, objective_name, say_cost
+from fungi.library.collection import decoding_workers, fit_reduction, log_cost, objective_name
 from fungi.library.dense import DenseFeatures, dense_extractor, support_from_bank, support_from_images
 from fungi.library.independence import check_independence as check_extractor
 from fungi.library.saving import load_wrapper, save_wrapper
@@ -119,7 +119,7 @@ class FUNGIWrapper:
         self.reduction: Reduction | None = None
         trial = torch.zeros(1, 3, input_dim, input_dim, device=self.device)
         self.embeddings_dim = embedding_dim_of(self.model, self.layers, trial)
-        say_classifier(self.model, self.embeddings_dim)
+        warn_of_class_scores(self.model, self.embeddings_dim)
         projection = checked_projection(projection)
         settings = EngineSettings(self.device, self.dtype, projection, seed, views_per_forward, bias)
         self.engine = assemble_engine(self.model, self.layers, self.embeddings_dim, settings)
@@ -209,7 +209,7 @@ class FUNGIWrapper:
         for number, prepared in enumerate(progress(loaded, list(map(len, rows)), label="features")):
             features = self._features(prepared).cpu()
             if number == 0:
-                say_cost(len(samples), features, perf_counter() - started)
+                log_cost(len(samples), features, perf_counter() - started)
             yield features
 
     @shielded()

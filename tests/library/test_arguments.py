@@ -84,7 +84,7 @@ CALLS = {
     "index-uint8": (lambda: faiss_index(torch.zeros(9, 4, dtype=torch.uint8)), "features are uint8"),
     "query-width": (
         lambda: nearest_images(faiss_index(torch.ones(9, 4)), torch.ones(2, 3), 1),
-        "are 3 wide, the index's 4",
+        "have 3 entries, those of the index 4",
     ),
     "query-k": (lambda: nearest_images(faiss_index(torch.ones(9, 4)), torch.ones(2, 4), 0), "k is 0; a whole number"),
 }

@@ -13,7 +13,7 @@ from fungi.config import DINOConfig, IBOTConfig, KLConfig
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.library import collection
-from fungi.library.collection import say_cost
+from fungi.library.collection import log_cost
 from tests.library.models import build, pictures, ready, wrap
 
 
@@ -62,7 +62,7 @@ def test_a_model_that_does_not_tell_its_patches_is_asked_about() -> None:
 @pytest.mark.parametrize(("seconds", "level", "said"), [(2.0, "INFO", "20 seconds"), (60.0, "WARNING", "10 minutes")])
 def test_long_work_is_announced(seconds: float, level: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "fungi"):
-        say_cost(100, torch.zeros(10, 1_000), seconds)
+        log_cost(100, torch.zeros(10, 1_000), seconds)
     (record,) = caplog.records
     assert record.levelname == level
     assert f"about {said}; features [100, 1000]: 0.4 MB" in record.message

@@ -1,1 +1,1 @@
-"""What surrounds `FUNGIWrapper`: saving, PCA, guards, and the doors to scikit-learn, `datasets` and faiss."""
+"""Parts of the library around `FUNGIWrapper`: saving, PCA, checks, use with scikit-learn, `datasets` and faiss."""

@@ -1,4 +1,4 @@
-"""Arguments of the library, checked before anything is computed: mistakes are named with the way out."""
+"""Check the arguments of the library before anything is computed; each error says how to correct the argument."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,17 +14,17 @@ from fungi.gradients.projection import ProjectionMatrix
 from fungi.runtime.log import logger
 from fungi.views.image import ImageInput
 
-LABELS = ("fc", "head", "heads", "classifier", "logits")
-"""Names under which models keep the layer that turns features into class scores."""
+CLASSIFIER_NAMES = ("fc", "head", "heads", "classifier", "logits")
+"""Usual names of the layer that turns features into class scores."""
 
 
 def checked_model(model: Any) -> nn.Module:
-    """Return the model; FungiError for something else, and for weights in half or double precision."""
+    """Return the model. Raises FungiError if it is not a module, or if its weights are not float32."""
     if not isinstance(model, nn.Module):
         raise FungiError(f"the model is a {type(model).__name__}, not a torch.nn.Module.")
-    odd = {p.dtype for p in model.parameters() if p.dtype.is_floating_point and p.dtype != torch.float32}
-    if odd:
-        dtype = str(odd.pop()).removeprefix("torch.")
+    other_dtypes = {p.dtype for p in model.parameters() if p.dtype.is_floating_point and p.dtype != torch.float32}
+    if other_dtypes:
+        dtype = str(other_dtypes.pop()).removeprefix("torch.")
         raise FungiError(
             f"the model's weights are {dtype}. Give it in float32, model.float(), and compute in half precision with "
             "use_fp16=True: losses and gradients then stay float32."
@@ -33,9 +33,9 @@ def checked_model(model: Any) -> nn.Module:
 
 
 def without_parallel(model: nn.Module) -> tuple[nn.Module, str]:
-    """Return the model inside DataParallel, DistributedDataParallel and torch.compile, and what its paths begin with.
+    """Return (model inside DataParallel, DistributedDataParallel and torch.compile, prefix of its layer paths).
 
-    The model inside has its own transform, width and short cut; the wrapper around it spreads batches over devices.
+    Only the inner model has the transform, the width and the shortcut; the outer ones distribute batches over devices.
     """
     prefix = ""
     while True:
@@ -48,7 +48,7 @@ def without_parallel(model: nn.Module) -> tuple[nn.Module, str]:
 
 
 def checked_device(device: Any) -> torch.device:
-    """Return the device; FungiError for a name that torch does not know, and for a GPU that is not there."""
+    """Return the device. Raises FungiError for a name that torch does not know, and for a GPU that does not exist."""
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError):
@@ -59,9 +59,9 @@ def checked_device(device: Any) -> torch.device:
 
 
 def checked_projection(projection: Any) -> Any:
-    """Return a projection, a dict of them by layer, or None; FungiError for anything else.
+    """Return a projection, a dictionary of projections by layer, or None. Raises FungiError for anything else.
 
-    Entries are checked later, together with the layer.
+    The entries of a matrix are checked later, together with the layer.
     """
     for matrix in projection.values() if isinstance(projection, Mapping) else [projection]:
         if isinstance(matrix, str):
@@ -77,7 +77,7 @@ def checked_projection(projection: Any) -> Any:
 
 
 def checked_layers(target_layer: Any) -> tuple[str, ...]:
-    """Return the paths of the target layers; FungiError for something else."""
+    """Return the paths of the target layers. Raises FungiError if they are not strings."""
     layers = (target_layer,) if isinstance(target_layer, str) else target_layer
     if not isinstance(layers, Sequence) or not all(isinstance(layer, str) for layer in layers):
         raise FungiError(f"target_layer is {target_layer!r}; give a path, as in 'blocks.11.attn.proj', or several.")
@@ -85,7 +85,7 @@ def checked_layers(target_layer: Any) -> tuple[str, ...]:
 
 
 def checked_configs(configs: Any) -> tuple[Any, ...]:
-    """Return the configurations; FungiError for a single configuration, and for what is none."""
+    """Return the configurations. Raises FungiError for a single configuration and for other objects."""
     if hasattr(configs, "get_extractor"):
         raise FungiError(f"extractor_configs is one configuration; give a list of them: [{_name_of(configs)}(...)].")
     if not isinstance(configs, Sequence):
@@ -100,7 +100,7 @@ def checked_configs(configs: Any) -> tuple[Any, ...]:
 
 
 def checked_images(images: Any) -> list[Any]:
-    """Return the images as a list; FungiError for a single image, and for an empty list."""
+    """Return the images as a list. Raises FungiError for a single image and for an empty list."""
     if isinstance(images, Tensor) or not hasattr(images, "__iter__"):
         raise FungiError(
             f"the images are a {type(images).__name__}; give a list of PIL images, as in wrapper([image]), without a "
@@ -113,21 +113,21 @@ def checked_images(images: Any) -> list[Any]:
 
 
 def whole_number(name: str, value: Any, smallest: int) -> int:
-    """Return an argument that counts something; FungiError for what is no whole number, or too small."""
+    """Return an argument that is a number of things. Raises FungiError if it is not a whole number or too small."""
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
         raise FungiError(f"{name} is {value!r}; a whole number from {smallest} on is needed.")
     return value
 
 
 def half_dtype(dtype: Any) -> torch.dtype:
-    """Return the type of half precision; FungiError for another type."""
+    """Return the dtype of half precision. Raises FungiError for another dtype."""
     if dtype not in (torch.bfloat16, torch.float16):
         raise FungiError(f"fp16_dtype is {dtype}; use torch.bfloat16 or torch.float16.")
     return dtype
 
 
 def checked_features(features: Any) -> Float[Tensor, "n f"]:
-    """Return features unchanged; FungiError for what is no matrix of floating numbers."""
+    """Return features unchanged. Raises FungiError if they are not a matrix of floating numbers."""
     if not isinstance(features, Tensor):
         raise FungiError(f"features are a {type(features).__name__}; give a tensor, as in torch.from_numpy(features).")
     if features.dim() != 2 or not features.dtype.is_floating_point:
@@ -136,17 +136,17 @@ def checked_features(features: Any) -> Float[Tensor, "n f"]:
     return features
 
 
-def say_classifier(model: nn.Module, embeddings_dim: int) -> None:
-    """Warn where embeddings look like class scores: the outputs of a layer that is named as classifiers are.
+def warn_of_class_scores(model: nn.Module, embeddings_dim: int) -> None:
+    """Log a warning if the embeddings are the outputs of a layer with the usual name of a classifier.
 
-    CLIP's projection to the joint space is named so in timm, and is none.
+    CLIP models of timm are left out: their projection to the joint space has such a name, but is no classifier.
     """
     architecture = str((getattr(model, "pretrained_cfg", None) or {}).get("architecture", ""))
     linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     if not linear or "clip" in architecture:
         return
     name, last = linear[-1]
-    if last.out_features == embeddings_dim != last.in_features and set(name.split(".")) & set(LABELS):
+    if last.out_features == embeddings_dim != last.in_features and set(name.split(".")) & set(CLASSIFIER_NAMES):
         logger.warning(
             f"the model's embedding has {embeddings_dim} entries, the outputs of its layer {name!r}: those look like "
             f"class scores. FUNGI wants the {last.in_features} features before them: replace the layer, "
@@ -159,19 +159,19 @@ def _name_of(config: Any) -> str:
 
 
 def image_input_of(model: nn.Module, input_dim: int) -> ImageInput:
-    """Return the model's own evaluation transform (statistics, crop, interpolation) if timm knows it, else ImageNet's.
+    """Return the evaluation transform (statistics, crop, interpolation) of the model if timm knows it, else ImageNet's.
 
-    A model of timm inside another module decides the transform where it is the only one and comes first; a warning
-    says so, and says where the transform is not known.
+    If the model contains a single model of timm that sees the images first, the transform of that model is used, with a
+    warning. A warning also tells the user if ImageNet's transform is used for such a model.
     """
-    inside = {path: module for path, module in model.named_modules() if _has_transform(module)}
-    if not inside:
+    timm_models = {path: module for path, module in model.named_modules() if _has_transform(module)}
+    if not timm_models:
         return ImageInput.square(input_dim)
-    path, first = next(iter(inside.items()))
-    if path and (len(inside) > 1 or _something_before(model, path)):
+    path, first = next(iter(timm_models.items()))
+    if path and (len(timm_models) > 1 or _something_before(model, path)):
         logger.warning(
-            f"the transform of this {type(model).__name__} is not known, since its model of timm {path!r} is not all "
-            "that sees the images: ImageNet's is taken. Pass image_input for another one."
+            f"the transform of this {type(model).__name__} is not known, because other modules than its model of timm "
+            f"{path!r} also process the images. ImageNet's transform is used. Pass image_input for another one."
         )
         return ImageInput.square(input_dim)
     image_input = timm_input(first.pretrained_cfg, input_dim)
@@ -188,7 +188,7 @@ def _has_transform(module: Any) -> bool:
 
 
 def _something_before(model: nn.Module, path: str) -> bool:
-    """Return whether a row of modules on the way to `path` calls another module before it."""
+    """Return whether an `nn.Sequential` around the module at `path` calls another module before it."""
     names = path.split(".")
     parents = [model.get_submodule(".".join(names[:depth])) for depth in range(len(names))]
     for parent, name in zip(parents, names, strict=True):

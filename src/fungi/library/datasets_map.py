@@ -11,26 +11,27 @@ from fungi.wrapper import FUNGIWrapper
 def add_features(
     dataset: Any, wrapper: FUNGIWrapper, *, image_column: str = "image", column: str = "fungi", batch_size: int = 32
 ) -> Any:
-    """Return the dataset with features of its images as a column of float32 vectors.
+    """Return a dataset with an additional column: the features of its images, float32 vectors.
 
-    dataset: of `datasets`, with a column of images. The result is cached under what decides the features, so that the
-    same wrapper computes the features of the same data once. FungiError where the image column is not there.
+    dataset: of the library `datasets`, with a column of images. The result is cached under a hash of the data and the
+    wrapper, so that the same features are computed only once. Raises FungiError if the image column does not exist, or
+    if the new column already exists.
     """
     if image_column not in dataset.column_names:
         raise FungiError(
             f"the dataset has no column {image_column!r}. It has: {', '.join(dataset.column_names)}. "
-            "Name the images' with image_column."
+            "Name the column of images with image_column."
         )
     if column in dataset.column_names:
         raise FungiError(f"the dataset has a column {column!r} already. Choose another name with column.")
     from datasets import Features, List, Value
 
     size = sum(wrapper.parts.values()) if wrapper.reduction is None else wrapper.reduction.dim
-    facts = f"{dataset._fingerprint} {fingerprint(wrapper)} {image_column} {column}"
+    identity = f"{dataset._fingerprint} {fingerprint(wrapper)} {image_column} {column}"
     return dataset.map(
         lambda batch: {column: wrapper(batch[image_column]).cpu().numpy()},
         batched=True,
         batch_size=batch_size,
         features=Features({**dataset.features, column: List(Value("float32"), length=size)}),
-        new_fingerprint=hashlib.sha256(facts.encode()).hexdigest()[:16],
+        new_fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
     )

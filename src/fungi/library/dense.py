@@ -1,4 +1,4 @@
-"""Features of patches for the library: the extractor of `fungi segment` around a wrapper's model."""
+"""Features of patches for the library, computed by the extractor of `fungi segment` with a wrapper's model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from fungi.views.scenes import Scene, SceneView
 
 
 def dense_extractor(engine: GradientEngine, image_input: ImageInput, seed: int) -> DenseExtractor:
-    """Return the extractor for a model and its first gradient source; FungiError for a model without patch tokens."""
+    """Return the extractor for a model and its first gradient source. Raises FungiError if it has no patch tokens."""
     target = engine.targets[0]
     views = SceneView(size=image_input.size, statistics=image_input.statistics, seed=seed)
     projector = engine.projectors[target.name]
@@ -34,14 +34,14 @@ def dense_extractor(engine: GradientEngine, image_input: ImageInput, seed: int) 
 class DenseFeatures:
     """Extract the features of the patches of images.
 
-    support: where the negatives of the loss are looked up.
+    support: the bank of patches from which the loss takes its negatives.
     """
 
     extractor: DenseExtractor
     support: Support
 
     def __call__(self, images: Sequence[Image.Image]) -> Float[Tensor, "b t f"]:
-        """Return `[token, gradient]` of each patch, row by row over the image."""
+        """Return token and gradient of each patch, side by side; patches are in row-major order."""
         batch = _collated(self.extractor.views, images)
         device = self.extractor.engine.device
         return self.extractor.features(
@@ -50,7 +50,7 @@ class DenseFeatures:
 
 
 def support_from_images(extractor: DenseExtractor, train: Samples, batch_size: int) -> Support:
-    """Return all patches of the training images, held in memory."""
+    """Return a support with all patches of the training images, held in memory."""
     parts = []
     batches = row_batches(0, len(train), batch_size)
     for rows_of_batch in progress(batches, list(map(len, batches)), label="patches"):
@@ -62,25 +62,24 @@ def support_from_images(extractor: DenseExtractor, train: Samples, batch_size: i
 
 
 def support_from_bank(extractor: DenseExtractor, folder: Path) -> Support:
-    """Return a bank of embeddings that `fungi segment` wrote.
+    """Return a support with the bank of embeddings that `fungi segment` wrote to a folder.
 
-    FungiError for a bank of another feature, and for a provenance with another profile, input size, statistics or
-    weights than the wrapper's.
+    Raises RefusedJoinError if feature, profile, input size, statistics or weights differ from the wrapper's.
     """
     bank = open_bank(folder)
     expected = {"feature": "embeddings", **record_of(extractor, "clean")}
-    for name, mine in expected.items():
-        if (theirs := bank.manifest.provenance.get(name)) != mine:
+    for name, value in expected.items():
+        if (bank_value := bank.manifest.provenance.get(name)) != value:
             raise RefusedJoinError(
-                f"the bank {folder} does not fit: its {name.replace('_', ' ')} is {theirs}, here it is {mine}. Give a "
-                "bank of embeddings that fungi segment made with this model and input size, or training images."
+                f"the bank {folder} does not fit: its {name.replace('_', ' ')} is {bank_value}, here it is {value}. "
+                "Give a bank of embeddings that fungi segment wrote for this model and input size, or training images."
             )
     return Support(bank, BankSearch(bank, extractor.engine.device))
 
 
 def _collated(views: SceneView, images: Sequence[Image.Image]) -> dict[str, Any]:
     def scene(place: int, image: Image.Image) -> Scene:
-        nowhere: Integer[np.ndarray, "h w"] = np.zeros((image.height, image.width), dtype=np.uint8)
-        return Scene(image, nowhere, f"image {place}")
+        empty_mask: Integer[np.ndarray, "h w"] = np.zeros((image.height, image.width), dtype=np.uint8)
+        return Scene(image, empty_mask, f"image {place}")
 
-    return views.collate([views.prepare(scene(*placed)) for placed in enumerate(images)])
+    return views.collate([views.prepare(scene(place, image)) for place, image in enumerate(images)])

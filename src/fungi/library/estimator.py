@@ -1,6 +1,6 @@
-"""FUNGI features as a transformer of scikit-learn.
+"""A transformer of scikit-learn that computes FUNGI features.
 
-make_pipeline(FungiTransformer(model, "blocks.11.attn.proj"), KNeighborsClassifier(20))
+Example: make_pipeline(FungiTransformer(model, "blocks.11.attn.proj"), KNeighborsClassifier(20))
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,13 @@ from fungi.wrapper import FUNGIWrapper
 class FungiTransformer(TransformerMixin, BaseEstimator):
     """Turn images into features `[n, f]`, float32.
 
-    model, target_layer, input_dim, extractor_configs, include_embeddings, image_input, seed: as for `FUNGIWrapper`;
-        the objectives are KL alone if None. device: `cpu`, `cuda`, ...; pca_dim: size of the features after a PCA, or
-        None; batch_size, num_workers: as for `FUNGIWrapper.extract`.
+    model, target_layer, input_dim, extractor_configs, include_embeddings, image_input, seed: as for `FUNGIWrapper`; if
+        extractor_configs is None, KL is the only objective.
+    device: `cpu`, `cuda`, ... pca_dim: size of the features after a PCA, or None for no PCA.
+    batch_size, num_workers: as for `FUNGIWrapper.extract`.
 
-    Images come as a sequence of PIL images, or as an array `[n, h, w, 3]` or `[n, h, w]` of 8-bit values. `fit` draws
-    the negatives of SimCLR and fits the PCA on its images. After it, `wrapper_` is the wrapper.
+    Images are a sequence of PIL images, or a uint8 array `[n, h, w, 3]` or `[n, h, w]`. `fit` draws the negatives of
+    SimCLR and fits the PCA on its images. After `fit`, the attribute `wrapper_` holds the `FUNGIWrapper`.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         self.seed = seed
 
     def fit(self, X: Any, y: Any = None) -> "FungiTransformer":
-        """Draw the supporting data of the objectives, and fit the PCA, on training images; labels are not used."""
+        """Draw the negatives of the objectives and fit the PCA, both from training images; labels are not used."""
         images = as_images(X)
         self.wrapper_ = FUNGIWrapper(
             self.model,
@@ -74,20 +75,20 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> Float32[np.ndarray, "n f"]:
-        """Return the features of images."""
+        """Return the features of images. Raises NotFittedError before `fit`."""
         check_is_fitted(self)
         features = self.wrapper_.extract(as_images(X), batch_size=self.batch_size, num_workers=self.num_workers)
         return features.numpy()
 
     def get_feature_names_out(self, input_features: Any = None) -> Shaped[np.ndarray, " f"]:
-        """Return the names `embeddings_0`, ..., `kl_0`, ..., or `pca_0`, ... after a PCA."""
+        """Return the names of the entries: `embeddings_0`, ..., `kl_0`, ..., or `pca_0`, ... after a PCA."""
         check_is_fitted(self)
         reduction = self.wrapper_.reduction
         sizes = self.wrapper_.parts if reduction is None else {"pca": reduction.dim}
         return np.array([f"{part}_{place}" for part, size in sizes.items() for place in range(size)], dtype=object)
 
     def __sklearn_tags__(self) -> Any:
-        """Say that images come in, not tables, and that features are float32 whatever comes in."""
+        """Return tags which say that the input is images, not tables, and that features are always float32."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
@@ -97,7 +98,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
 
 
 def as_images(X: Any) -> Sequence[Any]:
-    """Return the pictures of an array as PIL images; a sequence of images is returned as it is."""
+    """Return the images of an array as PIL images; a sequence of images is returned unchanged."""
     from PIL import Image
 
     if not isinstance(X, np.ndarray) or X.dtype == object:
@@ -107,4 +108,4 @@ def as_images(X: Any) -> Sequence[Any]:
             f"an array of {X.dtype} with {X.ndim} axes holds no images; give uint8 [n, h, w, 3] or [n, h, w], "
             "or a list of PIL images."
         )
-    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in X]
+    return [Image.fromarray(np.ascontiguousarray(image)) for image in X]

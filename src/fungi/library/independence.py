@@ -1,6 +1,6 @@
-"""A check that a loss does not mix the samples of a batch.
+"""Check that a loss does not mix the samples of a batch.
 
-If it did, features would depend on the other images of the batch, and accuracies on the batch size.
+With such a loss, features would depend on the other images of the batch, and accuracies on the batch size.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,15 @@ from fungi.gradients.base_extractor import BaseGradientExtractor
 from fungi.gradients.core import Feature, compute
 from fungi.views.loading import batch_of
 
-ALIKE = 1 - 1e-4
-"""Cosine of two gradients that are equal up to rounding in float32 (about 1e-7; 1e-6 with TF32 products)."""
+LEAST_COSINE = 1 - 1e-4
+"""Smallest cosine of gradients that count as equal: float32 rounds to about 1e-7, products in TF32 to 1e-6."""
 
 
 def check_independence(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) -> None:
-    """Raise FungiError if images have other gradients in a batch than alone. images: at least two that differ."""
+    """Raise FungiError if the gradients of images in a batch differ from those of single images.
+
+    images: at least two different images.
+    """
     if len(images) < 2:
         raise FungiError("at least two images are needed to find out whether a loss mixes samples.")
     together = _gradients(extractor, images)
@@ -30,7 +33,7 @@ def check_independence(extractor: BaseGradientExtractor, images: Sequence[Image.
     if not bool(together.any(dim=1).all()):
         raise FungiError(f"the loss of {type(extractor).__name__} has no gradient at all for some of the images.")
     cosine = float(cosine_similarity(together.double(), alone.double()).min())
-    if cosine < ALIKE:
+    if cosine < LEAST_COSINE:
         raise FungiError(
             f"the loss of {type(extractor).__name__} mixes the samples of a batch: an image's gradient in a batch of "
             f"{len(images)} and alone have cosine {cosine:.4f}. Compute one loss per sample, and only then the mean."
@@ -38,7 +41,7 @@ def check_independence(extractor: BaseGradientExtractor, images: Sequence[Image.
 
 
 def _gradients(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) -> Float[Tensor, "b g"]:
-    """Return raw gradients in float32, whatever the precision of the extractor."""
+    """Return gradients without projection, computed in float32 even if the extractor uses half precision."""
     engine = copy(extractor.engine)
     engine.projectors, engine.dtype, engine.views_per_forward = {}, torch.float32, 2**20
     batch = batch_of(images, [extractor.views], seed=extractor.seed)

@@ -1,5 +1,6 @@
-"""A whole extractor in a folder: `extractor.json` (configuration) and `tensors.safetensors` (all that is random or
-fitted). No pickle. The model's weights stay where they are; their hash is kept, and another model is refused.
+"""Save an extractor to a folder: `extractor.json` (settings) and `tensors.safetensors` (all random or fitted tensors).
+
+No pickle is used. The weights of the model are not saved, only their hash; loading with another model is refused.
 """
 
 import dataclasses
@@ -26,16 +27,16 @@ from fungi.runtime.versions import package_versions
 from fungi.views.image import ImageInput
 
 FORMAT = 3
-WITNESSES = ("versions", "hash")
-"""Entries of the settings that do not decide the features."""
+UNHASHED = ("versions", "hash")
+"""Entries of `extractor.json` that are not part of the hash, because they do not decide the features."""
 SETTINGS, TENSORS = "extractor.json", "tensors.safetensors"
 MATRIX = ("kind", "seed", "projection_dim", "gradient_dim", "outputs", "hash")
-"""Fields of a matrix; its bits are kept once, under its hash."""
+"""Saved fields of a projection matrix; its bits are saved once, under its hash."""
 REDUCTION = ("names", "dim", "skipped", "explained_variance", "pca_dim")
 
 
 def save_wrapper(wrapper: Any, folder: Path) -> None:
-    """Write a wrapper to a folder. FungiError for a configuration whose settings are not plain values."""
+    """Write a wrapper to a folder. Raises FungiError for configurations that JSON cannot hold."""
     settings, tensors = _settings(wrapper), _tensors(wrapper)
     text = json.dumps({**settings, "versions": package_versions(), "hash": _digest(settings, tensors)}, indent=1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ def save_wrapper(wrapper: Any, folder: Path) -> None:
 
 
 def fingerprint(wrapper: Any) -> str:
-    """Return the SHA-256 of all that decides a wrapper's features; it is the same for a saved wrapper and its copy."""
+    """Return the SHA-256 of everything that decides the features; it is equal for a wrapper and its loaded copy."""
     return _digest(_settings(wrapper), _tensors(wrapper))
 
 
@@ -68,8 +69,8 @@ def _settings(wrapper: Any) -> dict[str, Any]:
         "views_per_forward": wrapper.views_per_forward,
         "views": wrapper.views,
         "configs": [_described(config) for config in wrapper.extractor_configs],
-        "projections": {name: _facts(p.matrix, MATRIX) for name, p in wrapper.engine.projectors.items()},
-        "reduction": None if wrapper.reduction is None else _facts(wrapper.reduction, REDUCTION),
+        "projections": {name: _attributes(p.matrix, MATRIX) for name, p in wrapper.engine.projectors.items()},
+        "reduction": None if wrapper.reduction is None else _attributes(wrapper.reduction, REDUCTION),
         "weights_hash": hash_weights(wrapper.model),
     }
 
@@ -87,13 +88,13 @@ def _tensors(wrapper: Any) -> dict[str, Tensor]:
 def load_wrapper(
     make: Callable[..., Any], folder: Path, model: nn.Module, device: torch.device | str, config_types: Sequence[type]
 ) -> Any:
-    """Build a wrapper from a folder; see `FUNGIWrapper.load`. make: its class."""
+    """Build a wrapper from a folder; see `FUNGIWrapper.load`. make: the class of the wrapper."""
     content, tensors = _read(folder)
     weights_hash = hash_weights(without_parallel(checked_model(model))[0])
     if weights_hash != content["weights_hash"]:
         raise FungiError(
             f"{folder} was saved with a model of weights {content['weights_hash'][:12]}, the given model has "
-            f"{weights_hash[:12]}: its features would be others. Load the same model."
+            f"{weights_hash[:12]}: its features would differ. Load the same model."
         )
     dtype = DTYPES[content["dtype"]]
     image_input = _image_input(content["image_input"])
@@ -133,7 +134,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         version = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise FungiError(f"{folder} has format {version}, this version reads {FORMAT}.")
-    settings = {name: value for name, value in content.items() if name not in WITNESSES}
+    settings = {name: value for name, value in content.items() if name not in UNHASHED}
     if _digest(settings, tensors) != content.get("hash"):
         raise FungiError(
             f"{folder} is not as it was saved: its settings and tensors don't have the hash it carries. "
@@ -143,11 +144,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _described(config: Any) -> dict[str, Any]:
-    """Return a configuration as the name of its class and its settings."""
+    """Return the class name and the settings of a configuration. Raises FungiError if they cannot be saved."""
     if not dataclasses.is_dataclass(config):
         raise FungiError(f"{type(config).__name__} can't be saved: make it a dataclass.")
     names = [field.name for field in dataclasses.fields(config) if field.metadata.get("saved", True)]
-    values = _facts(config, names)
+    values = _attributes(config, names)
     try:
         json.dumps(values)
     except TypeError as error:
@@ -156,9 +157,9 @@ def _described(config: Any) -> dict[str, Any]:
 
 
 def _config(described: Mapping[str, Any], config_types: Sequence[type], folder: Path) -> Any:
-    """Return the configuration. Its class comes from this package or from the caller: a file can't name code to run."""
-    own = {kind.__name__: kind for kind in config_types}
-    config_type: Any = own.get(described["type"]) or getattr(configurations, described["type"], None)
+    """Return the configuration. Its class is from this package or the caller, so that a file can't run other code."""
+    user_types = {kind.__name__: kind for kind in config_types}
+    config_type: Any = user_types.get(described["type"]) or getattr(configurations, described["type"], None)
     if not (isinstance(config_type, type) and dataclasses.is_dataclass(config_type)):
         raise FungiError(
             f"{folder} has an objective of your own, {described['type']}. "
@@ -167,12 +168,12 @@ def _config(described: Mapping[str, Any], config_types: Sequence[type], folder: 
     return config_type(**described["settings"])
 
 
-def _facts(of: Any, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(of, name) for name in names}
+def _attributes(source: Any, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
 
 
 def _projections(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, ProjectionMatrix]:
-    """Return the matrix of each layer; layers that share a matrix get the same object."""
+    """Return the projection matrix of each layer; layers with the same matrix share one object."""
     matrices = {}
     for facts in content.values():
         fields = {name: value for name, value in facts.items() if name != "hash"}

@@ -1,4 +1,4 @@
-"""Indexes in faiss, and the search for the nearest images."""
+"""Build faiss indexes of features, and search for the nearest images."""
 
 from typing import Any, Literal, get_args
 
@@ -18,8 +18,8 @@ Metric = Literal["cosine", "euclidean"]
 def faiss_index(features: Any, metric: Metric = "cosine") -> Any:
     """Return an exact faiss index of features `[n, f]`: `index.search(queries_for(features, metric), k)` searches it.
 
-    metric: `cosine` - inner product of rows of length one; `euclidean` - as the kNN evaluation measures.
-    FungiError where faiss is not installed.
+    metric: `cosine`, the inner product of rows of length 1, or `euclidean`, the distance of the kNN evaluation.
+    Raises FungiError if faiss is not installed.
     """
     if metric not in get_args(Metric):
         raise unknown_name("metric", metric, get_args(Metric))
@@ -29,18 +29,18 @@ def faiss_index(features: Any, metric: Metric = "cosine") -> Any:
 
 
 def queries_for(features: Float[Tensor, "q f"], metric: Metric = "cosine") -> Float[np.ndarray, "q f"]:
-    """Return features in the form that an index of this metric takes."""
+    """Return features as an index of this metric needs them: float32, with rows of length 1 for `cosine`."""
     rows = features.detach().float().cpu()
     return (l2_normalized(rows) if metric == "cosine" else rows).numpy()
 
 
 def nearest_images(index: Any, features: Any, k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
-    """Return (scores, rows) of the entries of a `faiss_index` that are nearest to features `[q, f]`, best first."""
+    """Return (scores, rows) of the k entries of a `faiss_index` that are nearest to features `[q, f]`, best first."""
     import faiss
 
     whole_number("k", k, 1)
     if checked_features(features).shape[1] != index.d:
-        raise FungiError(f"the features are {features.shape[1]} wide, the index's {index.d}.")
+        raise FungiError(f"the features have {features.shape[1]} entries, those of the index {index.d}.")
     metric: Metric = "cosine" if index.metric_type == faiss.METRIC_INNER_PRODUCT else "euclidean"
     scores, rows = index.search(queries_for(features, metric), min(k, index.ntotal))
     return torch.from_numpy(scores), torch.from_numpy(rows)

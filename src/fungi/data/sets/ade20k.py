@@ -1,6 +1,7 @@
 """`ade20k`: ADE20K scene parsing, 150 classes; test is the validation split.
 
-Masks hold 1 to 150, and 0 for everything else: a channel of the memory bank, ignored by the metric (spec dense 2.2).
+Masks contain the classes 1 to 150, and 0 for everything else. 0 is a class of the memory bank, but the metric ignores
+it (spec dense 2.2).
 """
 
 from functools import partial
@@ -31,7 +32,7 @@ def _open(data_dir: Path, split: str) -> Samples:
 
 
 def _class_names(root: Path) -> list[str]:
-    """`other`, then the 150 names of `objectInfo150.txt` where it is there (split by tabs, names last)."""
+    """Return `other` and 150 class names: from `objectInfo150.txt` (names in the last column), or numbered."""
     path = root / "objectInfo150.txt"
     if not path.is_file():
         return ["other", *(f"class {number}" for number in range(1, 151))]

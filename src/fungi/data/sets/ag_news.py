@@ -1,4 +1,4 @@
-"""`ag-news`: topics of news (spec text 2)."""
+"""`ag-news`: news articles by topic (spec text 2)."""
 
 from fungi.data.formats.text_tables import TextTable, register_table
 

@@ -1,4 +1,4 @@
-"""`aircraft`: FGVC Aircraft, 100 variants, in torchvision's layout. Train is `train` alone, not `trainval`."""
+"""`aircraft`: FGVC Aircraft, 100 variants, in torchvision's layout. Train is `train`, not `trainval`."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ PLACE = Place(dataset="aircraft", folders=("aircraft", ""), needs=("fgvc-aircraf
 
 
 def _download(data_dir: Path) -> None:
-    """torchvision knows no checksum for this archive, so it is fetched over HTTPS alone and its members are checked."""
+    """Download the archive over HTTPS, because torchvision has no checksum for it, and unpack it with checks."""
     from torchvision.datasets import FGVCAircraft
 
     home = PLACE.home(data_dir.expanduser())

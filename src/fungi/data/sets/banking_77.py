@@ -1,4 +1,4 @@
-"""`banking-77`: what a customer of a bank wants (spec text 2)."""
+"""`banking-77`: questions of bank customers by intent, 77 classes (spec text 2)."""
 
 from fungi.data.formats.text_tables import CONVERTED, TextTable, register_table
 

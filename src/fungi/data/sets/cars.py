@@ -1,4 +1,7 @@
-"""`cars`: Stanford Cars, 196 models, in torchvision's layout. The original download is dead: see `prepare_cars.py`."""
+"""`cars`: Stanford Cars, 196 models, in torchvision's layout.
+
+The original download no longer exists: see `prepare_cars.py`.
+"""
 
 import shutil
 from functools import partial
@@ -34,7 +37,7 @@ def _open(data_dir: Path, split: str) -> Samples:
 
 
 def _prepare(data_dir: Path, archives: Path) -> None:
-    """Images from the Kaggle archive, annotations from the devkit, test labels from a file of their own."""
+    """Unpack the images (Kaggle archive) and the annotations (devkit), and copy the file of test labels."""
     home = PLACE.home(data_dir) / "stanford_cars"
     for folder in ("cars_train", "cars_test"):
         unpack_folder(
@@ -42,8 +45,8 @@ def _prepare(data_dir: Path, archives: Path) -> None:
         )
     unpack_folder(partial(find_archive, archives, "car_devkit.tgz"), "devkit", home / "devkit")
     if not (home / _TEST_LABELS).exists():
-        found = find_archive(archives, "cars_test_annos_withlabels*.mat")
-        shutil.copyfile(found, home / f".{_TEST_LABELS}")
+        labels_file = find_archive(archives, "cars_test_annos_withlabels*.mat")
+        shutil.copyfile(labels_file, home / f".{_TEST_LABELS}")
         (home / f".{_TEST_LABELS}").rename(home / _TEST_LABELS)
         logger.info("wrote %s", home / _TEST_LABELS)
 

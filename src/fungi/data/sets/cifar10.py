@@ -15,7 +15,7 @@ PLACE = Place(dataset="cifar10", folders=("cifar10", ""), needs=("cifar-10-batch
 
 
 def cifar_samples(source: Any, split: str) -> Samples:
-    """Return samples of a CIFAR object of torchvision; ids count the rows of the split."""
+    """Return the samples of a CIFAR object of torchvision; ids are the split and the row."""
     return Samples(
         targets=np.asarray(source.targets, dtype=np.uint32),
         ids=PackedNames(f"{split}/{row}" for row in range(len(source.targets))),

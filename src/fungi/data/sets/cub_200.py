@@ -1,6 +1,6 @@
 """`cub-200`: Caltech-UCSD Birds 200 (2011), official split, in the order of `images.txt`.
 
-Read from `CUB_200_2011/`, or from the saved dataset `cub-hf` of the original harness (same rows).
+It is read from `CUB_200_2011/`, or from the saved dataset `cub-hf` of the published code (same rows).
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def _open(data_dir: Path, split: str) -> Samples:
 
 
 def _table(path: Path) -> dict[str, str]:
-    """Return a file of lines `id value`, in its order."""
+    """Read a file of lines `id value`; return value by id, in the order of the file."""
     lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return {key: value.strip() for key, value in lines}
 

@@ -1,11 +1,11 @@
 """`digit-scenes`: composed scenes of real handwritten digits on photographs, with the class of every pixel.
 
-Each scene is a crop of one of scikit-learn's two photographs, darkened and in grey, with a handwritten digit of
-`digits` on it: enlarged to about the size at which `digits-vit` saw digits, somewhere in the scene. The mask says 0 for
-background and 1 + digit where the digit's ink is. Everything follows from the split and the scene's number, so scenes
-are composed when they are read. Train scenes have train digits and the photograph of a temple, test scenes test digits
-and the one of a flower: nothing is in both. (With several digits to a scene, the patches of this network, which has
-only ever seen one at a time, hardly tell classes apart: docs/log.md.)
+Each scene is a dark grey crop of one of scikit-learn's two photographs, with a handwritten digit of `digits` at a
+random place. The digit is enlarged to about the size that `digits-vit` was trained on. The mask is 0 for background and
+1 + digit for the ink of the digit. The split and the number of a scene decide everything, so scenes are composed when
+they are read. Train scenes have digits of the train split and a photograph of a temple, test scenes have digits of the
+test split and a photograph of a flower, so that nothing is in both. Each scene has only one digit, because `digits-vit`
+was trained on single digits: with several, its patches hardly distinguish the classes (docs/log.md).
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 SIZE = 48  # side of a scene in pixels
 SIDES = (28, 44)  # smallest and largest side of a digit, in pixels; digits-vit was trained with 32
-INK = 96  # grey level from which on a pixel is the digit's
-DARKNESS = 0.2  # brightest background, of white
+INK = 96  # lowest grey level of a pixel that belongs to the digit
+DARKNESS = 0.2  # brightness of a white pixel in the background, as a share of white
 PHOTOGRAPHS = {"train": "china.jpg", "test": "flower.jpg"}
 SCENES = {"train": 240, "test": 120}
 CLASS_NAMES = ["background", *map(str, range(10))]
@@ -43,7 +43,7 @@ def _photograph(split: str) -> UInt8[np.ndarray, "h w"]:
 
 @cache
 def compose(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
-    """Grey levels and mask of a scene, the same whenever it is composed."""
+    """Return (grey levels, mask) of a scene; the same split and number always give the same scene."""
     from PIL import Image
 
     draw = numpy_generator(0, "digit-scenes", split, number)
@@ -62,7 +62,7 @@ def compose(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np
 
 @dataclass(frozen=True)
 class _Scene:
-    """Row -> RGB image of a scene."""
+    """Returns the RGB image of a scene by its row."""
 
     split: str
 
@@ -72,13 +72,13 @@ class _Scene:
         return Image.fromarray(compose(self.split, row)[0]).convert("RGB")
 
     def content(self, row: int) -> bytes:
-        """Return what is in a scene."""
+        """Return the digest of the grey levels of a scene."""
         return digest_of_item(compose(self.split, row)[0])
 
 
 @dataclass(frozen=True)
 class _Mask:
-    """Row -> class of each pixel of a scene."""
+    """Returns the mask of a scene by its row."""
 
     split: str
 

@@ -1,6 +1,6 @@
-"""`digits`: scikit-learn's 1,797 real handwritten digits (8 x 8 grey levels), carried inside the package.
+"""`digits`: scikit-learn's 1,797 real handwritten digits (8 x 8 grey levels), which come with that package.
 
-Split 70/30, stratified, seed 42; row order is that of the source inside each split.
+The split is 70/30, stratified, with seed 42; rows of a split keep the order of scikit-learn.
 """
 
 from functools import cache
@@ -15,7 +15,7 @@ from fungi.data.formats.image_files import ImageArray
 
 @cache
 def digit_images() -> tuple[UInt8[np.ndarray, "1797 8 8"], UInt32[np.ndarray, " 1797"]]:
-    """Return images in 0..255, and labels."""
+    """Return (images with grey levels 0 to 255, labels)."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -25,7 +25,7 @@ def digit_images() -> tuple[UInt8[np.ndarray, "1797 8 8"], UInt32[np.ndarray, " 
 
 @cache
 def split_rows(split: str) -> Int64[np.ndarray, " n"]:
-    """Return the source rows of a split, ascending."""
+    """Return the rows of a split among the 1,797 digits, ascending."""
     from sklearn.model_selection import train_test_split
 
     _, labels = digit_images()
@@ -35,13 +35,13 @@ def split_rows(split: str) -> Int64[np.ndarray, " n"]:
 
 def _open(data_dir: Path, split: str) -> Samples:
     images, labels = digit_images()
-    everything = Samples(
+    samples = Samples(
         targets=labels,
         ids=[f"digits/{row}" for row in range(len(labels))],
         load=ImageArray(images),
         class_names=[str(digit) for digit in range(10)],
     )
-    return everything.take(split_rows(split))
+    return samples.take(split_rows(split))
 
 
 register_dataset(

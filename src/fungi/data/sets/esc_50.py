@@ -1,7 +1,7 @@
 """`esc-50`: environmental sounds, five-second clips at 44.1 kHz, in the layout of its archive (spec audio 3).
 
-The published numbers test on fold 1 and train on the others: that is `esc-50`. The other choices are `esc-50-fold2` to
-`esc-50-fold5`; the benchmark's own number is the mean over all five (`scripts/average_folds.py`).
+`esc-50` tests on fold 1 and trains on the other folds, as for the published numbers. `esc-50-fold2` to `esc-50-fold5`
+test on the other folds. The benchmark defines its score as the mean over all five (`scripts/average_folds.py`).
 """
 
 import csv
@@ -21,7 +21,7 @@ INPUT = {"frames": 512, "mean": -6.6268077, "deviation": 5.358466}
 
 @dataclass(frozen=True)
 class _Fold:
-    """Opens the splits that test on one fold."""
+    """Opens the train and test splits for one test fold."""
 
     fold: int
     dataset: str

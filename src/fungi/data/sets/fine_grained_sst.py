@@ -1,6 +1,7 @@
-"""`fine-grained-sst`: Stanford Sentiment Treebank, five classes made of a sentiment between 0 and 1 (spec text 2).
+"""`fine-grained-sst`: Stanford Sentiment Treebank; a sentiment from 0 to 1 is binned into five classes (spec text 2).
 
-The published code counted a sentiment on an edge to the class above, and 1.0 to a sixth class (deviation T3).
+The published code puts a sentiment on the edge of two bins into the upper class, and 1.0 into a sixth class (deviation
+T3).
 """
 
 from dataclasses import replace
@@ -12,21 +13,21 @@ CLASSES = ("very negative", "negative", "neutral", "positive", "very positive")
 
 
 def standard_bin(sentiment: Any) -> int:
-    """[0, 0.2] (0.2, 0.4] (0.4, 0.6] (0.6, 0.8] (0.8, 1] -> 0 .. 4; labels are float32, hence the rounding."""
+    """Return the class: 0 for [0, 0.2], 1 for (0.2, 0.4], ..., 4 for (0.8, 1]."""
     value = _checked(sentiment)
     return sum(value > edge for edge in (0.2, 0.4, 0.6, 0.8))
 
 
 def published_bin(sentiment: Any) -> int:
-    """[0, 0.2) [0.2, 0.4) ... [0.8, 1) {1} -> 0 .. 5."""
+    """Return the class in the published code: 0 for [0, 0.2), 1 for [0.2, 0.4), ..., 4 for [0.8, 1), 5 for 1."""
     value = _checked(sentiment)
     return sum(value >= edge for edge in (0.2, 0.4, 0.6, 0.8, 1.0))
 
 
 def _checked(sentiment: Any) -> float:
-    value = round(float(sentiment), 5)
+    value = round(float(sentiment), 5)  # sentiments are float32
     if not 0 <= value <= 1:
-        raise ValueError(f"a sentiment of {sentiment}")
+        raise ValueError(f"the sentiment {sentiment} is not between 0 and 1")
     return value
 
 

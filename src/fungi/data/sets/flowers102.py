@@ -1,4 +1,4 @@
-"""`flowers102`: Oxford 102 Flowers, in torchvision's layout; the published split with 1,020 training images."""
+"""`flowers102`: Oxford 102 Flowers, in torchvision's layout, with the official split of 1,020 training images."""
 
 from fungi.data.base import register_dataset
 from fungi.data.formats.torchvision_sets import TorchvisionDownload, TorchvisionImages

@@ -1,4 +1,4 @@
-"""`food101`: photographs of 101 dishes, in torchvision's layout; row order is that of `meta/<split>.json`."""
+"""`food101`: photographs of 101 dishes, in torchvision's layout; rows are in the order of `meta/<split>.json`."""
 
 from fungi.data.base import register_dataset
 from fungi.data.formats.torchvision_sets import TorchvisionDownload, TorchvisionImages

@@ -1,8 +1,8 @@
 """`imagenet-100`: the 100-class subset packaged on Kaggle as `ambityga/imagenet100`; its validation set is test.
 
-Folders `train.X1` .. `train.X4` and `val.X` of class folders; a label is the position of the WordNet id in
-`Labels.json`. Row order: shard folders, class folders and files, each sorted. The saved dataset of the original
-harness is not read under this name, because its rows are in the arbitrary order of a directory listing.
+The folders `train.X1` to `train.X4` and `val.X` contain class folders; a label is the position of the WordNet id in
+`Labels.json`. Rows are sorted by folder, class folder and file. The saved dataset of the published code cannot be read
+under this name, because its rows are in the arbitrary order of a directory listing.
 """
 
 import json
@@ -36,9 +36,9 @@ def _open(data_dir: Path, split: str) -> Samples:
         for wordnet_id in class_folders(root / shard):
             if wordnet_id not in label_of:
                 raise FungiError(f"dataset 'imagenet-100': {root / shard / wordnet_id} is not named in Labels.json.")
-            found = image_names(root / shard / wordnet_id)
-            paths += [f"{shard}/{wordnet_id}/{name}" for name in found]
-            labels += [label_of[wordnet_id]] * len(found)
+            files = image_names(root / shard / wordnet_id)
+            paths += [f"{shard}/{wordnet_id}/{name}" for name in files]
+            labels += [label_of[wordnet_id]] * len(files)
     if not paths:
         raise MissingFilesError(f"dataset 'imagenet-100': no images in {', '.join(_SHARDS[split])} of {root}.")
     return image_samples(root, paths, labels, list(names.values()))

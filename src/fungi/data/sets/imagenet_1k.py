@@ -1,7 +1,7 @@
 """`imagenet-1k`: ILSVRC 2012; the official validation set is the test split.
 
-Folders `train/` and `val/` of class folders named by WordNet id, as torchvision's `ImageNet` makes them of the
-official archives. Its `meta.bin` gives the classes their names; without it they are called by their WordNet ids.
+The folders `train/` and `val/` contain class folders named by WordNet id, as torchvision's `ImageNet` unpacks them from
+the official archives. Class names come from `meta.bin`; without that file, WordNet ids are the class names.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from fungi.errors import FungiError
 from fungi.runtime.log import logger
 
 PLACE = Place(dataset="imagenet-1k", folders=("imagenet-1k", "imagenet"), needs=(), script="prepare_imagenet.py")
-_THEIR_SPLIT = {"train": "train", "test": "val"}
+_FOLDERS = {"train": "train", "test": "val"}
 
 
 def _open(data_dir: Path, split: str) -> Samples:
-    folder = _THEIR_SPLIT[split]
+    folder = _FOLDERS[split]
     root = PLACE.find(data_dir, folder)
     reference = "train" if (root / "train").is_dir() else folder
     samples = class_folder_samples(root, folder, class_folders(root / reference))
@@ -52,7 +52,7 @@ def _prepare(data_dir: Path, archives: Path) -> None:
 
 @contextmanager
 def _unpacking(archives: Path, part: str) -> Iterator[str]:
-    """The archive of a part; what torchvision says of a damaged one becomes one line."""
+    """Yield the archive of a part; errors of torchvision inside the block become a FungiError of one line."""
     from torchvision.datasets.imagenet import ARCHIVE_META
 
     file = str(find_archive(archives, ARCHIVE_META[part][0]).absolute())

@@ -1,4 +1,4 @@
-"""`oxford-landmarks`: revisited Oxford (roxford5k), 4993 database images, 70 queries (`formats.landmarks`)."""
+"""`oxford-landmarks`: revisited Oxford (roxford5k), 4993 database images, 70 queries (see `formats.landmarks`)."""
 
 from fungi.data.base import DATASETS
 from fungi.data.formats.landmarks import Landmarks, landmarks_spec

@@ -1,4 +1,4 @@
-"""`paris-landmarks`: revisited Paris (rparis6k), 6322 database images, 70 queries (`formats.landmarks`)."""
+"""`paris-landmarks`: revisited Paris (rparis6k), 6322 database images, 70 queries (see `formats.landmarks`)."""
 
 from fungi.data.base import DATASETS
 from fungi.data.formats.landmarks import Landmarks, landmarks_spec

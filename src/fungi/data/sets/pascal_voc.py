@@ -1,6 +1,6 @@
 """`pascal-voc`: Pascal VOC 2012 segmentation, 20 classes and background; train is `trainaug`, test is `val`.
 
-Masks are palette PNGs whose numbers are the classes, 255 is void (spec dense 2.1). Training masks are those of the
+Masks are palette PNGs with class numbers as pixel values; 255 is void (spec dense 2.1). Training masks are from the
 augmented set (Hariharan et al.), in `SegmentationClassAug/`.
 """
 
@@ -31,7 +31,7 @@ _INSIDE = "VOCdevkit/VOC2012"
 def _open(data_dir: Path, split: str) -> Samples:
     root = PLACE.find(data_dir.expanduser())
     with reading(PLACE, root):
-        # One image per line: its name, or its path with that of its mask behind it.
+        # Each line has the name of an image, or the paths of an image and its mask.
         lines = (root / "sets" / f"{LISTS[split]}.txt").read_text(encoding="utf-8").splitlines()
         names = [Path(line.split()[0]).stem for line in lines if line.strip()]
     masks = [f"{MASKS[split]}/{name}.png" for name in names]

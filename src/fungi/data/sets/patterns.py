@@ -1,6 +1,6 @@
 """`patterns`: eight kinds of generated textures, 32 x 32 pixels, for pretraining on one processor (spec udi 9.1).
 
-The class is what all crops of an image have in common; colour, contrast and brightness say nothing about it.
+All crops of an image show its class; colour, contrast and brightness are independent of the class.
 """
 
 from functools import cache
@@ -19,7 +19,7 @@ CLASSES = ("rows", "columns", "checks", "diamonds", "rings", "dots", "blobs", "r
 
 
 def pattern(kind: int, random: np.random.Generator) -> Float[np.ndarray, "32 32"]:
-    """Return a texture of a kind, in -1..1, at a random angle, frequency and place."""
+    """Return a texture of a class with a random angle, frequency and position; values are from -1 to 1."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, SIDE),) * 2, indexing="ij")
     angle, f = random.uniform(-0.2, 0.2), random.uniform(5, 14)
     p1, p2 = random.uniform(0, 2 * np.pi, 2)
@@ -36,14 +36,14 @@ def pattern(kind: int, random: np.random.Generator) -> Float[np.ndarray, "32 32"
         np.sin(w * (u + v) + p1) * np.sin(w * (u - v) + p2),
         np.sin(1.1 * f * r + p1),
         np.where((s1 > 0.2) & (s2 > 0.2), 1.0, -1.0),
-        s1,  # the place of the smooth field
+        s1,  # never used: kind 6 is the smooth field above
         np.sin(round(f / 2) * phi + p1),
     )
     return np.sign(values[kind])
 
 
 def picture(kind: int, random: np.random.Generator) -> UInt8[np.ndarray, "32 32 3"]:
-    """Return a texture of a kind with random contrast, slope of brightness, and noise."""
+    """Return an image of a class: a texture with random contrast, gradient of brightness, and noise."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, SIDE),) * 2, indexing="ij")
     contrast = random.uniform(0.2, 0.35) * random.choice([-1, 1])
     slope = random.uniform(-0.1, 0.1, 2)
@@ -53,7 +53,7 @@ def picture(kind: int, random: np.random.Generator) -> UInt8[np.ndarray, "32 32 
 
 
 def _smooth_field(random: np.random.Generator) -> Float[np.ndarray, "32 32"]:
-    """Return a 6 x 6 Gaussian field, enlarged bicubically."""
+    """Return Gaussian noise on a 6 x 6 grid, resized bicubically to the size of an image."""
     from PIL import Image
 
     field = Image.fromarray(random.normal(size=(6, 6)).astype(np.float32))

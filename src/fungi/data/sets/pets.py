@@ -1,6 +1,6 @@
 """`pets`: Oxford-IIIT Pet, 37 breeds; `trainval.txt` is train, `test.txt` is test, labels are class ids minus one.
 
-Read from `images/` and `annotations/`, or from the saved dataset `pets-hf` of the original harness (same rows).
+It is read from `images/` and `annotations/`, or from the saved dataset `pets-hf` of the published code (same rows).
 """
 
 from functools import partial
@@ -28,16 +28,15 @@ def _open(data_dir: Path, split: str) -> Samples:
         return open_saved(data_dir / _SAVED, split, name_rows=lambda files, *_: [f"images/{name}" for name in files])
     root = PLACE.find(data_dir)
     with reading(PLACE, root):
-        listing = (root / "annotations" / _LISTS[split]).read_text(
-            encoding="utf-8"
-        )  # lines of `name class-id species breed-id`
+        # Each line is `name class-id species breed-id`.
+        listing = (root / "annotations" / _LISTS[split]).read_text(encoding="utf-8")
         rows = [line.split() for line in listing.splitlines() if line.strip() and not line.startswith("#")]
         images, labels = [row[0] for row in rows], [int(row[1]) - 1 for row in rows]
     return image_samples(root, [f"images/{name}.jpg" for name in images], labels, breeds(images, labels))
 
 
 def breeds(images: list[str], labels: list[int]) -> list[str]:
-    """Return names of the classes, in the order of their labels: an image is called `<breed>_<number>`."""
+    """Return the class names in the order of their labels, from file names `<breed>_<number>`."""
     names = {label: image.rpartition("_")[0] for image, label in zip(images, labels, strict=True)}
     return [names[label] for label in sorted(names)]
 

@@ -1,7 +1,7 @@
 """`pydocs`: first paragraphs of the docstrings in Python's standard library, labelled by the module they come from.
 
-Real English text that every Python brings along. It is read from the source files, nothing is imported. A docstring's
-split follows from its name alone, so that what a patch release adds or edits moves no other row; the fingerprint tells
+This is real English text that comes with every Python. It is read from the source files; nothing is imported. The name
+of a docstring alone decides its split, so that a new release of Python does not move other rows. The fingerprint shows
 whether two machines have the same texts.
 """
 
@@ -29,18 +29,18 @@ SOURCES = {
     "unittest": "unittest",
     "xml": "xml",
 }
-"""Class -> its file or folder in the standard library: modules written in Python, in every distribution of it."""
+"""Classes, and the file or folder of each in the standard library; all are written in Python and always installed."""
 
 TEST_SHARE = 0.3
-PER_MODULE = 130  # fewer than the smallest module has, so that all classes have as many rows
-SHORTEST = 3  # words; shorter ones ("See above.") say nothing
+PER_MODULE = 130  # fewer than in the smallest module, so that all classes have the same number of rows
+SHORTEST = 3  # smallest number of words; shorter texts such as "See above." have no content
 
 Docstring = tuple[str, str, str]
 """Module, qualified name, text."""
 
 
 def _open(data_dir: Path, split: str) -> Samples:
-    rows = [found for found in docstrings() if (_share(found[1]) < TEST_SHARE) == (split == "test")]
+    rows = [docstring for docstring in docstrings() if (_share(docstring[1]) < TEST_SHARE) == (split == "test")]
     names = list(SOURCES)
     return text_samples(
         [text for _, _, text in rows],
@@ -52,10 +52,10 @@ def _open(data_dir: Path, split: str) -> Samples:
 
 @cache
 def docstrings() -> list[Docstring]:
-    """Docstrings without repetitions, in an order that mixes the modules and never changes for two that stay.
+    """Return the docstrings of all modules without repetitions, `PER_MODULE` of each, sorted by a hash of their names.
 
-    Of each module the first ones in that order, as many of all. A text that occurs in several modules belongs to none
-    and is left out.
+    This order mixes the modules, and two docstrings never change places between versions of Python. A text that occurs
+    in several modules is left out.
     """
     first: dict[str, Docstring] = {}
     modules: dict[str, set[str]] = {}
@@ -63,20 +63,20 @@ def docstrings() -> list[Docstring]:
         for name, text in _read(place):
             modules.setdefault(text, set()).add(module)
             first.setdefault(text, (module, name, text))
-    kept = [found for text, found in first.items() if len(modules[text]) == 1]
-    kept.sort(key=lambda found: _share("order " + found[1]))
-    places = {module: [name for of, name, _ in kept if of == module][:PER_MODULE] for module in SOURCES}
-    return [found for found in kept if found[1] in places[found[0]]]
+    unique = [docstring for text, docstring in first.items() if len(modules[text]) == 1]
+    unique.sort(key=lambda docstring: _share("order " + docstring[1]))
+    names = {module: [name for source, name, _ in unique if source == module][:PER_MODULE] for module in SOURCES}
+    return [docstring for docstring in unique if docstring[1] in names[docstring[0]]]
 
 
 def _read(place: str) -> Iterator[tuple[str, str]]:
-    """Qualified names and texts below a file or folder of the standard library."""
+    """Yield (qualified name, text) of the docstrings in a file or folder of the standard library."""
     library = Path(sysconfig.get_path("stdlib"))
     root = library / place
     files = [root] if root.is_file() else sorted(root.rglob("*.py"))
     if not files:
         raise MissingFilesError(
-            f"dataset 'pydocs': this Python has no source files at {root}. Use a Python that brings its sources."
+            f"dataset 'pydocs': this Python has no source files at {root}. Use a Python with its source files."
         )
     for file in files:
         inner = file.relative_to(library)
@@ -96,7 +96,7 @@ def _docstrings_of(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _share(name: str) -> float:
-    """Return a number in 0..1 that follows from a name."""
+    """Return a number from 0 to 1 that depends only on a name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 

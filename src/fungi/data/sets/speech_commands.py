@@ -1,7 +1,7 @@
 """`speech-commands`: thirty-five spoken words, Speech Commands v0.02, in the layout of its archive (spec audio 3).
 
-`validation_list.txt` and `testing_list.txt` name the files of two splits, in that order; all other words are `train`,
-in the order of their paths. Labels are the words' places in the alphabet.
+`validation_list.txt` and `testing_list.txt` list the files of two splits, in row order; all other files are `train`,
+sorted by path. Labels number the words in alphabetical order.
 """
 
 from pathlib import Path
@@ -29,12 +29,12 @@ def _open(data_dir: Path, split: str) -> Samples:
         listed = {name: (root / file).read_text(encoding="utf-8").split() for name, file in LISTS.items()}
         files = listed.get(split, [])
         if split not in LISTS:
-            elsewhere = {file for files in listed.values() for file in files}
-            found = (f"{word}/{path.name}" for word in words for path in (root / word).glob("*.wav"))
-            files = sorted(file for file in found if file not in elsewhere)
+            other_splits = {file for files in listed.values() for file in files}
+            all_files = (f"{word}/{path.name}" for word in words for path in (root / word).glob("*.wav"))
+            files = sorted(file for file in all_files if file not in other_splits)
         for file in files:
             if file.partition("/")[0] not in words:
-                raise FungiError(f"{root / LISTS[split]} names {file}, but there is no folder of that word.")
+                raise FungiError(f"{root / LISTS[split]} lists {file}, but there is no folder for that word.")
     return sound_samples(root, files, [words.index(file.partition("/")[0]) for file in files], words)
 
 

@@ -1,7 +1,7 @@
-"""`tones`: synthetic one-second clips of eight kinds of sound, generated as they are read; not recordings.
+"""`tones`: synthetic one-second clips of eight kinds of sound, generated when they are read; they are not recordings.
 
-For trying and testing the audio path without a download. Pitch, loudness, duration and background noise vary from clip
-to clip, so that a kind is told by its shape in time and frequency; accuracies on it say nothing about real sounds.
+They serve to try and test audio backbones without a download. Pitch, loudness, duration and background noise vary
+between clips, so that only the shape in time and frequency shows the kind. Accuracies say nothing about real sounds.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ KINDS: dict[str, Callable[[Signal, float, np.random.Generator], Signal]] = {
 
 @dataclass(frozen=True)
 class _Generated:
-    """Row -> clip; a clip follows from its id alone."""
+    """Returns a clip by its row; split and row alone decide the clip."""
 
     split: str
 
@@ -54,12 +54,12 @@ class _Generated:
         return generate(self.split, row)
 
     def content(self, row: int) -> bytes:
-        """Nothing that the id does not say; the last bits of a sine differ between processors."""
+        """Return no bytes: the id already identifies a clip, and the last bits of a sine differ between processors."""
         return b""
 
 
 def generate(split: str, row: int) -> Waveform:
-    """Return one clip: a sound of the row's kind somewhere in a second of noise."""
+    """Return one clip: a sound of the row's kind at a random time within a second of noise."""
     draw = numpy_generator(SEED, "tones", split, row)
     kind = KINDS[list(KINDS)[row % len(KINDS)]]
     duration = draw.uniform(0.4, 0.8)

@@ -1,4 +1,4 @@
-"""`trec`: what a question asks for, coarse classes (spec text 2)."""
+"""`trec`: questions by the type of their answer, six coarse classes (spec text 2)."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ KNOWN_QUESTION = "How far is it from Denver to Aspen ?"
 
 
 def _old_labels(texts: Sequence[str], labels: Sequence[int]) -> str | None:
-    """Return an older revision on the hub had its labels mixed up."""
+    """Return a complaint if the labels are from an older revision of the hub, which mixed them up; otherwise None."""
     if KNOWN_QUESTION in texts and labels[texts.index(KNOWN_QUESTION)] != CLASSES.index("NUM"):
         return f"{KNOWN_QUESTION!r} is not labelled NUM: these are labels of an old, wrong revision. Download it again."
     return None

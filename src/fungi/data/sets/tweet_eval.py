@@ -1,4 +1,4 @@
-"""`tweet-eval`: which emoji a tweet had (spec text 2)."""
+"""`tweet-eval`: tweets by the emoji that they contained, 20 classes (spec text 2)."""
 
 from fungi.data.formats.text_tables import TextTable, register_table
 
