@@ -28,7 +28,7 @@ def sample_views(given: object) -> torch.Tensor:
 @pytest.mark.slow
 @needs_package
 def test_it_sees_a_palace_in_china_and_a_daisy_in_the_flower() -> None:
-    state = efficientnet.timm_order(efficientnet.read_checkpoint(efficientnet.carried_file()))
+    state = efficientnet.timm_order(efficientnet.read_checkpoint(efficientnet.weights_file()))
     backbone = load_backbone("efficientnet-lite0")
     with torch.no_grad():
         embeddings = backbone.model(sample_views(backbone.input))
@@ -41,7 +41,7 @@ def test_it_sees_a_palace_in_china_and_a_daisy_in_the_flower() -> None:
 
 @needs_package
 def test_tensors_in_another_order_are_refused() -> None:
-    state = efficientnet.read_checkpoint(efficientnet.carried_file())
+    state = efficientnet.read_checkpoint(efficientnet.weights_file())
     moved = dict(reversed(state.items()))
     with pytest.raises(FungiError, match="don't stand in the order of EfficientNet-Lite0's"):
         efficientnet.timm_order(moved)

@@ -110,7 +110,7 @@ def test_minilm_without_its_package_says_what_to_install(monkeypatch):
 def test_minilm_equals_its_own_library_read_plainly():
     from transformers import AutoModel, AutoTokenizer
 
-    folder = str(minilm.carried_folder())
+    folder = str(minilm.model_folder())
     texts = ["A short text.", "Quite another one, and a good deal longer than the first!"]
     tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
     with torch.no_grad():

@@ -46,7 +46,7 @@ WRAPPERS = (
     "encoder.",
     "vit.",
 )
-"""Prefixes that compilers, data-parallel wrappers and training programs put before the names of an encoder."""
+"""Prefixes that compilers, data-parallel wrappers and training programs add to the parameter names of an encoder."""
 MAX_WRAPPERS = 4
 MAX_DEPTH = 8
 """Largest number of nested dictionaries; without a limit, a dictionary that contains itself would never end."""
@@ -80,11 +80,11 @@ def unwrap(content: Any, file: Path, key: str = "") -> StateDict:
             logger.warning(f"{file} holds weights under {', '.join(keys)}: {keys[0]} is taken. For others: {others}.")
         content = content[keys[0]]
     if isinstance(content, Mapping) and content and all(isinstance(v, torch.Tensor) for v in content.values()):
-        odd = [name for name, tensor in content.items() if not (isinstance(name, str) and _plain(tensor))]
-        if odd:
+        refused = [name for name, tensor in content.items() if not (isinstance(name, str) and _plain(tensor))]
+        if refused:
             raise FungiError(
-                f"{file}: its entry {odd[0]!r} is no plain tensor under a name (it is sparse, quantised, complex, or "
-                "without numbers). Save the weights as ordinary tensors."
+                f"{file}: its entry {refused[0]!r} is no plain tensor under a name (it is sparse, quantised, complex, "
+                "or without numbers). Save the weights as ordinary tensors."
             )
         return dict(content)
     raise FungiError(

@@ -104,13 +104,13 @@ def _weights(spec: BackboneSpec, checkpoint: Path | None, key: str) -> tuple[Sta
     """Return (weights in the key names of the model, where they come from)."""
     if checkpoint is not None:
         entry = f", entry {key}" if key else ""
-        return _without_fitting_wrapper(spec, read_checkpoint(checkpoint, key), f"checkpoint {checkpoint}{entry}")
+        return _checkpoint_weights(spec, read_checkpoint(checkpoint, key), f"checkpoint {checkpoint}{entry}")
     if spec.pretrained is None:
         raise FungiError(f"there are no published weights of {spec.name!r}: pass --checkpoint FILE or --random-init.")
     return spec.convert(spec.pretrained()), f"published weights: {spec.source}"
 
 
-def _without_fitting_wrapper(spec: BackboneSpec, state: StateDict, source: str) -> tuple[StateDict, str]:
+def _checkpoint_weights(spec: BackboneSpec, state: StateDict, source: str) -> tuple[StateDict, str]:
     """Return (weights of a checkpoint in the key names of the model, where they come from).
 
     If the checkpoint does not fit, prefixes of wrappers are removed: the entries under a prefix are used if they have

@@ -78,7 +78,7 @@ def random_weights(build: Callable[[], "nn.Module"], seed: int, name: str) -> St
         return build().state_dict()
 
 
-def in_package(package: str, *, backbone: str, instead: str) -> Path:
+def package_folder(package: str, *, backbone: str, instead: str) -> Path:
     """Return the folder of a Python package that contains weights. Raises MissingFilesError if it is not installed.
 
     instead: name and description of another backbone, for the message.
@@ -94,10 +94,10 @@ def in_package(package: str, *, backbone: str, instead: str) -> Path:
 
 
 @contextmanager
-def reachable(what: str, way_out: str, answered: bool) -> Iterator[None]:
+def reachable(weights: str, way_out: str, answered: bool) -> Iterator[None]:
     """Turn failures of the network into a MissingFilesError of one line.
 
-    what: the weights, way_out: what the user can do; both for the message.
+    weights, way_out: name of the weights, and advice to the user; both for the message.
     answered: whether the host could be reached; if not, the error is raised at once, because libraries retry for a
     minute. torch hub reports a damaged download as a RuntimeError.
     """
@@ -110,7 +110,7 @@ def reachable(what: str, way_out: str, answered: bool) -> Iterator[None]:
     except (OSError, HTTPError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise MissingFilesError(
-            f"the weights {what} are not on disk and can't be fetched ({reason}). "
+            f"the weights {weights} are not on disk and can't be fetched ({reason}). "
             f"Either {way_out}, or pass --checkpoint FILE (or --random-init for a dry run)."
         ) from None
 

@@ -149,7 +149,7 @@ def warn_of_class_scores(model: nn.Module, embeddings_dim: int) -> None:
     if last.out_features == embeddings_dim != last.in_features and set(name.split(".")) & set(CLASSIFIER_NAMES):
         logger.warning(
             f"the model's embedding has {embeddings_dim} entries, the outputs of its layer {name!r}: those look like "
-            f"class scores. FUNGI wants the {last.in_features} features before them: replace the layer, "
+            f"class scores. FUNGI needs the {last.in_features} features before that layer: replace the layer, "
             f"model.{name} = torch.nn.Identity(), or make the model without it (timm: num_classes=0)."
         )
 

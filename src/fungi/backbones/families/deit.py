@@ -12,7 +12,7 @@ for _name, _label, _size, _patch, _model, _notes in (
         "S",
         16,
         "deit_small_patch16_224.fb_in1k",
-        "one ablation; may be AugReg's in the paper",
+        "for one ablation; the paper may have used AugReg's weights",
     ),
     ("deit-b16", "official DeiT ViT-B/16", "B", 16, "deit_base_patch16_224.fb_in1k", "not in the paper; a control"),
     ("deit3-vit-b16", "DeiT III ViT-B/16", "B", 16, "deit3_base_patch16_224.fb_in1k", ""),
@@ -22,7 +22,7 @@ for _name, _label, _size, _patch, _model, _notes in (
         "H",
         14,
         "deit3_huge_patch14_224.fb_in1k",
-        "our reading: DeiT I has no huge model",
+        "taken as the paper's DeiT ViT-H/14, because the first DeiT has no huge model",
     ),
 ):
     register_vit(_name, label=_label, size=_size, patch_size=_patch, input=INPUT, notes=_notes, **timm_fields(_model))

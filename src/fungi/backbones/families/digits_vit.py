@@ -42,5 +42,5 @@ register_backbone(
     input=INPUT,
     build=build,
     pretrained=lambda: {name: tensor.float() for name, tensor in read_checkpoint(WEIGHTS).items()},
-    notes="trained on the train rows of digits 0 to 4 alone (scripts/train_digits_vit.py)",
+    notes="trained only on the train rows of digits 0 to 4 (scripts/train_digits_vit.py)",
 )

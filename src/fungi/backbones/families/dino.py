@@ -86,5 +86,5 @@ for _letter, _size, _model in (
             pretrained=partial(fetch_url, f"{HUB}/dinov2/{_name}/{_name}{_file}_pretrain.pth"),
             convert=dinov2_names,
             enumerated=_name + _suffix == "dinov2_vitb14",
-            notes="position embedding interpolated as the hub does",
+            notes="position embedding interpolated as in the code of the hub",
         )

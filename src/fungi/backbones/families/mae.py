@@ -80,5 +80,5 @@ register_backbone(
     build=_build,
     pretrained=partial(_fetch, REPOSITORY),
     convert=model_names,
-    notes="with the decoder that --objective mae needs; other weights than those of mae-vit-b16",
+    notes="with the decoder that --objective mae needs; its weights differ from those of mae-vit-b16",
 )

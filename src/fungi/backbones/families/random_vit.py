@@ -22,7 +22,7 @@ def weights_file() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / f"fungi-{NAME}-seed{SEED}.safetensors"
 
 
-def drawn_once() -> StateDict:
+def saved_weights() -> StateDict:
     """Return the weights: the first call draws them from the fixed seed and saves them, later calls read the file.
 
     Random numbers differ in the last bits between types of CPU; with one file, all parts of a study use one network.
@@ -43,5 +43,5 @@ register_vit(
     source=f"random initialisation of timm vit_base_patch16_224, seed {SEED}, saved in torch hub's cache",
     input=ImageInput(size=224, resize=248, interpolation="bicubic", statistics=HALF),
     build=_build,
-    pretrained=drawn_once,
+    pretrained=saved_weights,
 )

@@ -121,5 +121,5 @@ for _name, _label, _width, _depth, _heads, _ratio, _size, _patch, _pca in (
             input=ImageInput(size=_size, resize=round(_size * 256 / 224) if _size > 32 else _size, statistics=IMAGENET),
             build=partial(build, _width, _depth, _heads, _ratio, _size, _patch, _tokens),
             convert=partial(converted, name=_name + _ending, class_tokens=_tokens),
-            notes="takes --checkpoint FILE",
+            notes="needs --checkpoint FILE",
         )

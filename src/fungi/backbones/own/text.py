@@ -61,16 +61,16 @@ def positions(model: Any) -> int:
     named = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding))
     tables = [module for name, module in named if name.endswith("position_embeddings")]
     rows = [table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables]
-    stated = getattr(model.config, "max_position_embeddings", None)
-    return min([MOST_TOKENS, *(rows or ([stated] if isinstance(stated, int) and stated > 0 else []))])
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return min([MOST_TOKENS, *(rows or ([limit] if isinstance(limit, int) and limit > 0 else []))])
 
 
 def _model_class(config: Any) -> Any:
     from transformers import AutoModel, AutoModelForTextEncoding
 
-    for known in (AutoModelForTextEncoding, AutoModel):
-        if type(config) in known._model_mapping:
-            return known._model_mapping[type(config)]
+    for auto_class in (AutoModelForTextEncoding, AutoModel):
+        if type(config) in auto_class._model_mapping:
+            return auto_class._model_mapping[type(config)]
     raise FungiError(f"transformers has no encoder for a model of type {config.model_type!r}.")
 
 

@@ -14,17 +14,17 @@ CLASSES = ("very negative", "negative", "neutral", "positive", "very positive")
 
 def standard_bin(sentiment: Any) -> int:
     """Return the class: 0 for [0, 0.2], 1 for (0.2, 0.4], ..., 4 for (0.8, 1]."""
-    value = _checked(sentiment)
+    value = _sentiment_value(sentiment)
     return sum(value > edge for edge in (0.2, 0.4, 0.6, 0.8))
 
 
 def published_bin(sentiment: Any) -> int:
     """Return the class in the published code: 0 for [0, 0.2), 1 for [0.2, 0.4), ..., 4 for [0.8, 1), 5 for 1."""
-    value = _checked(sentiment)
+    value = _sentiment_value(sentiment)
     return sum(value >= edge for edge in (0.2, 0.4, 0.6, 0.8, 1.0))
 
 
-def _checked(sentiment: Any) -> float:
+def _sentiment_value(sentiment: Any) -> float:
     value = round(float(sentiment), 5)  # sentiments are float32
     if not 0 <= value <= 1:
         raise ValueError(f"the sentiment {sentiment} is not between 0 and 1")
