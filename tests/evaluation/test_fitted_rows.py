@@ -23,11 +23,11 @@ def test_fitted_rows_are_scored_only_where_that_is_asked_for_and_the_table_says_
     for command, split in (("knn", "--train-split"), ("linear", "--train-split"), ("linear", "--valid-split")):
         assert COMMANDS[command].main([*flags[: 4 if command == "linear" else 6], split, "test"]) == 2
         error = capsys.readouterr().err
-        assert "are those of the " in error
+        assert "are also in the " in error
         assert "--score-fitted-rows" in error
     assert COMMANDS["knn"].main([*flags, "--train-split", "test", "--score-fitted-rows"]) == 0
     printed = capsys.readouterr().out
-    assert "warning: the scored rows are those of the train split, which was fitted on." in printed
+    assert "warning: all scored rows are equal to rows of the train split, which was fitted on." in printed
     (record,) = read_results([tmp_path])
     assert record.path.parts[-3].endswith("fit-on-test-fitted-rows")
     assert "FITTED ROWS ARE SCORED" in to_markdown(make_tables(cells_of(record)))
@@ -46,7 +46,7 @@ def test_fitted_rows_are_known_by_file_and_by_fingerprint(tmp_path):
         files = KnnSettings(
             train_embeddings_datasets=(train,), test_embeddings_datasets=(other,), output=tmp_path / "r.json"
         )
-        with pytest.raises(FungiError, match=r"are those of the train split, which is fitted on"):
+        with pytest.raises(FungiError, match=r"are also in the train split, which is fitted on"):
             knn_concat.run(files)
 
 
@@ -66,15 +66,15 @@ def test_fitted_rows_are_known_under_another_name_of_their_split(tmp_path, capsy
     with_rows_of_test(tmp_path, 30)
     flags = ["--root", str(tmp_path), "--pca-dim", "4", "--k", "1", "--train-split", "trainval"]
     assert COMMANDS["knn"].main(flags) == 2
-    assert re.search(r"(29|30) of the 60 rows to score .* are those of the train split", capsys.readouterr().err)
+    assert re.search(r"(29|30) of the 60 rows to score .* are also in the train split", capsys.readouterr().err)
     assert COMMANDS["knn"].main([*flags, "--score-fitted-rows"]) == 0
-    assert re.search(r"warning: (29|30) of the 60 scored rows are equal to those of the train", capsys.readouterr().out)
+    assert re.search(r"warning: (29|30) of the 60 scored rows are equal to rows of the train", capsys.readouterr().out)
 
 
 def test_a_few_rows_that_are_twice_are_said_and_scored(tmp_path):
     with_rows_of_test(tmp_path, 3)
     found = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5, train_split="trainval"))
-    assert found["warnings"] == ["3 of the 60 scored rows are equal to those of the train split, which was fitted on."]
+    assert found["warnings"] == ["3 of the 60 scored rows are equal to rows of the train split, which was fitted on."]
     assert not knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))["warnings"]
 
 

@@ -277,4 +277,4 @@ def test_queries_of_the_original_harness_are_found_by_status_and_never_replace_c
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"settings": {"test_split": "query"}, "provenance": {}, "results": {}}))
     assert settings.difference(path) == ""
-    assert replace(settings, test_split="test-cropped").with_queries_there().test_split == "test-cropped"
+    assert replace(settings, test_split="test-cropped").with_existing_queries().test_split == "test-cropped"

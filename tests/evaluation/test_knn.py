@@ -124,7 +124,7 @@ def test_neighbours_that_are_all_train_rows_are_refused_with_a_sensible_number(k
     make_folder(tmp_path, rows={"train": rows, "test": 8})
     assert COMMANDS["knn"].main(["--root", str(tmp_path), "--k", str(k)]) == 2
     said = capsys.readouterr().err
-    assert f"k = {k} neighbours were asked for, but there are only {rows} train rows: all of them would vote" in said
+    assert f"k = {k} neighbours were asked for, but there are only {rows} train rows. All of them would vote" in said
     assert "Use --k 5, or --choose" in said
     assert COMMANDS["knn"].main(["--root", str(tmp_path), "--k", "5"]) == 0
 
@@ -182,7 +182,7 @@ def test_the_vote_is_part_of_what_decides_a_result(tmp_path, capsys):
     assert weighted["unusual"] == {"vote": "weighted", "temperature": 0.1}
     assert plain["unusual"] == {}
     assert COMMANDS["knn"].main(["--root", str(tmp_path), "--temperature", "0.1"]) == 2
-    assert "--temperature belongs to the weighted vote: add --vote weighted." in capsys.readouterr().err
+    assert "--temperature applies only to the weighted vote: add --vote weighted." in capsys.readouterr().err
 
 
 def test_torch_and_backend_are_earlier_names_of_exact_search(tmp_path):

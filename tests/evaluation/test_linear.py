@@ -223,7 +223,7 @@ def test_a_missing_official_validation_split_is_said_and_a_named_file_has_to_be_
     make_folder(tmp_path, dataset="textures")
     flags = ["--root", str(tmp_path), "--dataset", "textures", "--features", "embeddings"]
     assert COMMANDS["linear"].main(flags) == 0
-    assert "textures has a validation split, but there are no features of it" in capsys.readouterr().err
+    assert "textures has a validation split, but its features are not extracted" in capsys.readouterr().err
     assert COMMANDS["linear"].main([*flags, "--valid-targets", "nowhere.h5"]) == 2
 
 

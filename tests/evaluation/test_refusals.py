@@ -174,7 +174,7 @@ def test_the_command_prints_one_line_and_exits_with_status_2(tmp_path, capsys):
     assert COMMANDS["knn"].main(["--root", str(tmp_path)]) == 2
     opening, message, *others = capsys.readouterr().err.splitlines()
     assert opening == "knn_concat.py: dataset digits, backbone digits-vit"
-    assert message.startswith("knn_concat.py: no features of dataset")
+    assert message.startswith("knn_concat.py: there are no features of dataset")
     assert not others
 
 
@@ -183,7 +183,7 @@ def test_the_command_prints_one_line_and_exits_with_status_2(tmp_path, capsys):
     [
         (["--k", "0"], "--k has to be at least 1"),
         (["--pca-dim", "0"], "--pca-dim has to be at least 1"),
-        (["--few-shot-seed", "1"], "give their number with --shots"),
+        (["--few-shot-seed", "1"], "needs a number of shots: add --shots"),
         (["--root"], "--root needs at least one folder"),
         (["--root", "a", "a"], "names the same folder twice"),
         (["--train-datasets", "kl.h5"], "kl.h5 is not there. Check the path; of an array in a file write FILE:KEY"),
@@ -197,7 +197,7 @@ def test_wrong_flags_are_explained(flags, message, capsys):
 def test_unpaired_explicit_files_are_refused(tmp_path):
     layout = make_folder(tmp_path)
     train = layout.embeddings("digits", "digits-vit", "train")
-    with pytest.raises(FungiError, match=r"0 feature files of the test split for 1 of the train split"):
+    with pytest.raises(FungiError, match=r"the test split has 0 feature files, but the train split has 1"):
         knn_concat.run(KnnSettings(train_embeddings_datasets=(train,), test_targets=train))
 
 

@@ -68,7 +68,7 @@ def test_backbones_are_compared_by_the_best_combination_of_each(task, title, tmp
     (given,) = drawn
     alone, best = given["series"]
     assert given["title"].startswith(title)
-    assert dict(zip(given["groups"], zip(alone.y, best.y, best.told, strict=True), strict=True)) == {
+    assert dict(zip(given["groups"], zip(alone.y, best.y, best.captions, strict=True), strict=True)) == {
         "DeiT ViT-B/16": (60, 70, "+ KL"),
         "DINO ViT-B/16": (50, 45, "+ KL + DINO"),
         "MAE ViT-B/16": (20, 30, "+ KL"),

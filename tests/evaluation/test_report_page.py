@@ -14,8 +14,8 @@ from fungi.report.cells import ResultRecord
 from fungi.report.facts import Setting, as_facts
 from fungi.report.figures import Series, dots, sorted_differences
 from fungi.report.page import Entry, sortable_table, word
-from fungi.report.summary import TOLD_ONE_BY_ONE, beside_published, findings
-from fungi.report.words import asked_in_words, feature_in_words, how_in_words
+from fungi.report.summary import MOST_SINGLE_CASES, comparison_with_published, findings
+from fungi.report.words import feature_in_words, how_in_words, task_in_words
 from fungi.report.write_report import ReportSettings
 from tests.evaluation.test_report import cells, content
 
@@ -50,8 +50,8 @@ def test_the_best_and_the_largest_are_told_beside_the_embeddings() -> None:
     told = text_of(spread(SCORES, 0.006))
     assert told == (
         "Nearest neighbours, all train rows: cars, DeiT ViT-B/16: Best of 4: embeddings + KL, 40.3 % (± 0.6 over 3 "
-        "runs); 7.3 points above the embeddings alone, 33.0 % (± 0.6 over 3 runs). All together: 35.0 % (± 0.6 over 3 "
-        "runs), 2.0 points above the embeddings."
+        "runs); 7.3 points above the embeddings alone, 33.0 % (± 0.6 over 3 runs). All features together: 35.0 % (± "
+        "0.6 over 3 runs), 2.0 points above the embeddings."
     )
 
 
@@ -59,13 +59,13 @@ def test_losses_and_gains_within_the_spread_are_called_so() -> None:
     assert "The other feature does not beat the embeddings alone, 33.0 %" in text_of(
         content({"embeddings": 0.33, "embeddings+kl": 0.30})
     )
-    assert "1.0 points, no more than its runs differ, above" in text_of(
+    assert "1.0 points, at most the deviation over its runs, above" in text_of(
         spread({"embeddings": 0.33, "embeddings+kl": 0.34}, 0.02)
     )
 
 
 def test_many_cases_are_told_together_with_the_worst_and_the_best() -> None:
-    names = ("cars", "cub", "pets", "food101", "dtd")[: TOLD_ONE_BY_ONE + 1]
+    names = ("cars", "cub", "pets", "food101", "dtd")[: MOST_SINGLE_CASES + 1]
     gains = dict(zip(names, (-0.02, 0.04, 0.01, 0.03, 0.04), strict=True))
     told = text_of(
         *(content({"embeddings": 0.5, "embeddings+kl": 0.5 + gain}, dataset=name) for name, gain in gains.items())
@@ -76,10 +76,11 @@ def test_many_cases_are_told_together_with_the_worst_and_the_best() -> None:
 
 def test_published_values_are_told_with_their_distance() -> None:
     one = content({"embeddings": 0.330, "embeddings+kl+dino+simclr": 0.403})
-    assert beside_published(cells(one)) == (
-        "2 published values stand beside ours, which differ from +0.7 to +1.0 points, half of them by 0.9 or less."
+    assert comparison_with_published(cells(one)) == (
+        "2 values can be compared with the paper: ours minus published is between +0.7 and +1.0 points, and the median "
+        "size of the difference is 0.9."
     )
-    assert beside_published(cells(content({"embeddings": 0.33}, k=5))) == ""
+    assert comparison_with_published(cells(content({"embeddings": 0.33}, k=5))) == ""
 
 
 @pytest.mark.parametrize(
@@ -87,8 +88,8 @@ def test_published_values_are_told_with_their_distance() -> None:
     [
         (feature_in_words("embeddings+kl:values+simclr"), "embeddings + KL:values + SimCLR"),
         (feature_in_words("embeddings+mae+own"), "embeddings + MAE + own"),
-        (asked_in_words("linear", Setting("shots", 5, drawn=True)), "Linear probe, 5 train rows per class drawn"),
-        (asked_in_words("segmentation", Setting("patches", 1_024_000)), "Segmentation, bank of 1024000 patches"),
+        (task_in_words("linear", Setting("shots", 5, drawn=True)), "Linear probe, 5 train rows per class drawn"),
+        (task_in_words("segmentation", Setting("patches", 1_024_000)), "Segmentation, bank of 1024000 patches"),
         (
             how_in_words(
                 "clean", as_facts([("layer", "blocks.3.mlp"), ("simclr.stride_scale", 4), ("pca_dim", 96), ("k", 20)])
@@ -122,7 +123,7 @@ def test_a_choice_stands_apart_from_the_fixed_rule(tmp_path: Path) -> None:
         entry |= {"chosen": picked} | ({} if name == "hindsight" else {"judged": 0.55})
     chosen |= {"test_targets": [0, 1]}  # and no predictions, which figures by class would want
     text = written(tmp_path, content(SCORES), chosen)
-    assert "What was chosen scored 60.0 %; the embeddings alone, with the components" in text
+    assert "The chosen candidate scores 60.0 %; the embeddings alone, with components" in text
     assert "embeddings + KL, 64, 3" in text
     tables = text[text.index("<h2>Tables") :]
     assert "hindsight" not in tables

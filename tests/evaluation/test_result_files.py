@@ -115,7 +115,7 @@ def test_few_shot_draws_are_runs_too(tmp_path):
 def test_means_over_different_rows_are_refused(tmp_path):
     make_folder(tmp_path / "a", classes=4)
     make_folder(tmp_path / "b", classes=3, seed=1)
-    with pytest.raises(FungiError, match=r"are not those of the other --root folders"):
+    with pytest.raises(FungiError, match=r"differ from those of the other --root folders"):
         knn_concat.run(settings_for(tmp_path / "a", tmp_path / "b"))
 
 
@@ -129,7 +129,9 @@ def test_labels_without_train_rows_are_recorded(tmp_path):
             output=tmp_path / "result.json",
         )
     )
-    assert found["warnings"] == ["1 labels of the scored rows have no train row (3): 15 rows can't be right."]
+    assert found["warnings"] == [
+        "1 labels of the scored rows have no train row (3): 15 rows can't be predicted correctly."
+    ]
 
 
 def test_a_damaged_result_file_is_put_aside(tmp_path):
@@ -205,7 +207,7 @@ def test_results_of_relative_and_absolute_roots_go_to_their_common_folder(tmp_pa
     make_folder(tmp_path / "b", seed=1)
     knn_concat.run(settings_for(Path("a"), tmp_path / "b"))
     assert result_of(tmp_path).exists()
-    with pytest.raises(FungiError, match=r"no folder in common"):
+    with pytest.raises(FungiError, match=r"no common folder"):
         settings_for(Path("/scratch/a"), Path("/home/b")).result_path()
 
 

@@ -101,8 +101,11 @@ def test_pca_is_fitted_on_the_database_and_said_so(folder):
 @pytest.mark.filterwarnings("ignore::fungi.store.reading.UnknownOriginWarning")
 def test_ground_truth_of_another_set_is_refused(folder):
     for truth, message in (
-        (REFERENCE["ground_truth"][:5], r"row count differs: 20 queries in .*, 5 in the ground truth"),
-        ([{"easy": [400], "hard": [], "junk": []}] * 20, r"names database row 400, but there are 400 rows"),
+        (REFERENCE["ground_truth"][:5], r"row count differs: .* has 20 queries, the ground truth 5"),
+        (
+            [{"easy": [400], "hard": [], "junk": []}] * 20,
+            r"names row 400 of the database, but the database has only 400 rows",
+        ),
     ):
         path = folder / "truth.json"
         path.write_text(json.dumps(truth))
@@ -111,7 +114,7 @@ def test_ground_truth_of_another_set_is_refused(folder):
 
 
 @pytest.mark.filterwarnings("ignore::fungi.store.reading.UnknownOriginWarning")
-@pytest.mark.parametrize(("content", "message"), [("{", "can't be read as JSON"), ("[1]", "is no list of queries")])
+@pytest.mark.parametrize(("content", "message"), [("{", "can't be read as JSON"), ("[1]", "is not a list of queries")])
 def test_a_bad_ground_truth_file_is_named(folder, content, message):
     path = folder / "truth.json"
     path.write_text(content)

@@ -13,7 +13,7 @@ from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.report.facts import Setting, short_words
 from fungi.report.protocol import as_published, details_of, origin_of, setting_of
-from fungi.report.words import asked_in_words
+from fungi.report.words import task_in_words
 from fungi.scoring import knn_concat
 from fungi.scoring.knn_concat import KnnSettings
 from tests.evaluation.feature_folder import BIRTH, make_folder
@@ -47,7 +47,7 @@ def test_the_flag_chooses_the_rule():
     for provenances in ([], [replace(BIRTH, profile="published", **TEXTS)]):
         assert balanced.rows(TARGETS, None, provenances).tolist() == BALANCED
         assert stratified.rows(TARGETS, None, provenances).tolist() == STRATIFIED
-    with pytest.raises(FungiError, match=r"--few-shot-sampling draws shots: give their number"):
+    with pytest.raises(FungiError, match=r"--few-shot-sampling needs a number of shots"):
         KnnSettings(few_shot_sampling="stratified")
 
 
@@ -127,7 +127,7 @@ def test_a_share_is_recorded_named_and_taken_up_again(tmp_path, capsys):
     found = json.loads(path.read_text())
     assert (path.parts[-3], found["settings"]["train_size"]) == ("knn-pca4-share0.25-k3", 0.25)
     assert str(setting_of(found)) == "25-percent"
-    assert asked_in_words("knn", Setting("share", 0.25, drawn=True)).endswith("25 % of the train rows drawn")
+    assert task_in_words("knn", Setting("share", 0.25, drawn=True)).endswith("25 % of the train rows drawn")
     assert not as_published(found, origin_of(found))
     changed = path.stat().st_mtime_ns
     assert COMMANDS["knn"].main(flags) == 0

@@ -1,4 +1,4 @@
-"""Figures of ablations: by block and layer (figure 8), by number of views (12), one feature beside the other (10)."""
+"""Figures of ablations: by block and layer (figure 8), by number of views (12), by single feature (10)."""
 
 import json
 import re
@@ -15,15 +15,15 @@ from fungi.store.layout import EMBEDDINGS
 
 _ACCURACY = "accuracy, %"
 _NUMBERED = re.compile(r"(block )?(\d+)( views)?")
-"""Rows that are points of a curve."""
+"""Labels of rows that are points of a curve."""
 _Values = dict[tuple[str, str], tuple[float, float | None]]
-"""Row and column -> mean and deviation, as they are shown."""
+"""(row, column) -> mean and deviation, in the unit of the table."""
 
 
 def ablation_figures(folder: Path, record: ResultRecord) -> list[tuple[Path, Callable[[Path], None]]]:
-    """Return path and drawing of each figure of an ablation.
+    """Return path and drawing function of each figure of an ablation.
 
-    Curves where rows are numbers, dots where there is one column of accuracies; other ablations are tables alone.
+    Ablations with numbered rows become curves, those with a single column of accuracies dots. Others have no figure.
     """
     content, settings = record.content, record.content["settings"]
     table = AblationTable.from_content(content)
@@ -49,14 +49,14 @@ def ablation_figures(folder: Path, record: ResultRecord) -> list[tuple[Path, Cal
 
 
 def _by_unit(columns: list[str]) -> dict[str, list[str]]:
-    """Return label of an axis -> the columns that belong to it."""
-    of_shares = {_ACCURACY: [name for name in columns if name != IMAGES_PER_SECOND]}
-    return of_shares | ({IMAGES_PER_SECOND: [IMAGES_PER_SECOND]} if IMAGES_PER_SECOND in columns else {})
+    """Return label of the y axis -> the columns to draw against it."""
+    by_unit = {_ACCURACY: [name for name in columns if name != IMAGES_PER_SECOND]}
+    return by_unit | ({IMAGES_PER_SECOND: [IMAGES_PER_SECOND]} if IMAGES_PER_SECOND in columns else {})
 
 
 def _series(column: str, numbers: dict[str, re.Match[str]], values: _Values) -> Series:
-    """Return a column by the numbers of its rows; a row that lacks it is left out."""
-    there = {int(match[2]): values[row, column] for row, match in numbers.items() if (row, column) in values}
-    x = sorted(there)
-    stds = [std for number in x if (std := there[number][1]) is not None]
-    return Series(column, x, [there[number][0] for number in x], stds if len(stds) == len(x) else None)
+    """Return the values of a column by the numbers of its rows; rows without a value are left out."""
+    by_number = {int(match[2]): values[row, column] for row, match in numbers.items() if (row, column) in values}
+    x = sorted(by_number)
+    stds = [std for number in x if (std := by_number[number][1]) is not None]
+    return Series(column, x, [by_number[number][0] for number in x], stds if len(stds) == len(x) else None)

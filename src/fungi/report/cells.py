@@ -1,4 +1,4 @@
-"""Result files -> cells: one number each, with all that has to be known before it may stand beside another."""
+"""Read result files into cells: a number each, with all facts that decide which numbers it may be compared with."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,13 +22,14 @@ from fungi.store.layout import EMBEDDINGS
 
 @dataclass(frozen=True)
 class Cell:
-    """One number, in percent.
+    """A score in percent.
 
-    std: population standard deviation over the runs; gain: over the embeddings alone, of the same file; as_published:
-    whether settings and features are the paper's; published: its value for the same thing, where they are.
-    identity: of the features it rests on, however they are told; put_aside: whether the file made room for a later one.
-    rows: number of scored rows; error: standard error over these rows, in points; p_value: of no difference from the
-    embeddings; reduced: whether PCA was applied. Each is None where the result does not tell.
+    std: population standard deviation over the runs; gain: difference to the embeddings alone, in the same file;
+    as_published: whether settings and features are those of the paper; published: the value of the paper, if they are;
+    identity: hash of all that decides the features; put_aside: whether the file was renamed to make room for a later
+    one; rows: number of scored rows; error: standard error over these rows, in points; p_value: of the test that the
+    score equals that of the embeddings; reduced: whether PCA was applied. A field is None if the result does not
+    record it.
     """
 
     protocol: Protocol
@@ -53,20 +54,20 @@ class Cell:
 
     @property
     def within_noise(self) -> bool:
-        """Return whether chance alone explains the gain over the embeddings."""
+        """Return whether the gain over the embeddings is within noise (p-value of at least `LEVEL`)."""
         return self.p_value is not None and self.p_value >= LEVEL
 
 
 @dataclass(frozen=True)
 class ResultRecord:
-    """A result file that was read: where it lies, and its content."""
+    """Path and content of a result file."""
 
     path: Path
     content: dict[str, Any]
 
     @property
     def put_aside(self) -> bool:
-        """Return whether it made room for results of other features."""
+        """Return whether the file was renamed to make room for results of other features."""
         return PUT_ASIDE in self.path.name
 
     @property
@@ -81,10 +82,10 @@ class ResultRecord:
 
 
 def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[ResultRecord]:
-    """Return every result file in the folders (`results`, and the original harness's `logs`), or named itself.
+    """Return the result files in some folders (below `results`, or `logs` of the original harness), and named files.
 
-    put_aside: with those that made room for results of other features.
-    MissingFilesError where there is none. A file that is none of ours is named and left out.
+    put_aside: include files that were renamed to make room for results of other features. Files that are not result
+    files are logged and left out. Raises MissingFilesError if no result file is left.
     """
     paths: list[Path] = []
     for place in places:
@@ -108,7 +109,7 @@ def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[Res
 
 
 def _compact(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a result with predictions as arrays and without sample ids: thousands of results have to fit in memory."""
+    """Return a result with predictions as arrays and without sample ids, so that thousands fit into memory."""
     for run in content.get("runs") or [content]:
         for scores in run["results"].values():
             predictions = np.array(scores.get("predictions", []))
@@ -118,7 +119,7 @@ def _compact(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def cells_of(record: ResultRecord) -> list[Cell]:
-    """Return the cells of a result file; none for analyses and ablations, which have figures of their own."""
+    """Return the cells of a result file. CKA and ablations have none: they have their own figures."""
     content = record.content
     task = task_of(content)
     if task in ("cka", ABLATION):
@@ -152,10 +153,10 @@ def cells_of(record: ResultRecord) -> list[Cell]:
 
 
 def distinct(cells: Sequence[Cell]) -> list[Cell]:
-    """Return one cell for each thing measured: where several files give it, the one of the most runs.
+    """Return one cell per measurement. If several files contain it, the cell of the most runs is kept.
 
-    Files that were put aside count where no other has the same features. Cells that the same words describe, though
-    their features differ, get the features' hash into their headings.
+    Files that were put aside count only if no other file has the same features. If cells differ only in their
+    features, the hash of the features is added to their headings.
     """
     best: dict[tuple[object, ...], Cell] = {}
     for cell in cells:
@@ -163,11 +164,11 @@ def distinct(cells: Sequence[Cell]) -> list[Cell]:
         if key not in best or (not cell.put_aside, cell.runs) > (not best[key].put_aside, best[key].runs):
             best[key] = cell
     if len(best) < len(cells):
-        logger.info("%d values are given by several files: those of the most runs are shown", len(cells) - len(best))
-    alike = Counter(described for described, _ in best)
+        logger.info("%d values are in several files: those of the most runs are shown", len(cells) - len(best))
+    counts = Counter(described for described, _ in best)
     return [
         replace(cell, protocol=replace(cell.protocol, details=(*cell.protocol.details, ("features", cell.identity))))
-        if alike[_described(cell)] > 1
+        if counts[_described(cell)] > 1
         else cell
         for cell in best.values()
     ]
@@ -178,18 +179,17 @@ def _described(cell: Cell) -> tuple[object, ...]:
 
 
 def mean_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """Return the mean over the paper's datasets, for each protocol, backbone and combination that has all of them."""
+    """Return the means over the paper's datasets, for each protocol, backbone and combination with all datasets."""
     grouped: dict[tuple[Protocol, str, str, str], dict[str, Cell]] = {}
     for cell in cells:
         grouped.setdefault((cell.protocol, cell.backbone, cell.combination, cell.layer), {})[cell.dataset] = cell
-    wanted = mean_datasets()
-    return [
-        _mean([found[name] for name in wanted]) for found in grouped.values() if all(name in found for name in wanted)
-    ]
+    names = mean_datasets()
+    complete = [by_dataset for by_dataset in grouped.values() if all(name in by_dataset for name in names)]
+    return [_mean([by_dataset[name] for name in names]) for by_dataset in complete]
 
 
 def _number(content: dict[str, Any], metric: str, combination: str, uncertainty: Uncertainty | None) -> dict[str, Any]:
-    """Return the fields of a cell that its combination and metric decide."""
+    """Return the fields of a cell that depend on its combination and metric."""
     results = content["results"]
     scores, baseline = results[combination], results.get(EMBEDDINGS, {}).get(metric)
     std = scores.get(f"{metric}-std")
@@ -208,7 +208,7 @@ def _number(content: dict[str, Any], metric: str, combination: str, uncertainty:
 
 
 def metric_of(content: dict[str, Any]) -> str:
-    """Return the metric that the paper reports for the dataset; accuracy for others, and for clustering."""
+    """Return the metric that the paper reports for the dataset; accuracy for other datasets and for clustering."""
     dataset, task = origin_of(content)["dataset"], task_of(content)
     if task == SEGMENTATION:
         return "mIoU"

@@ -1,4 +1,4 @@
-"""The section of the report with what `--choose` chose."""
+"""The section of the markdown report on results of `--choose`."""
 
 from collections.abc import Iterable
 
@@ -6,13 +6,13 @@ from fungi.report.cells import ResultRecord, metric_of
 from fungi.results.choice_table import choice_table
 
 EXPLAINED = (
-    "Features, components and neighbours were chosen on the train rows, by leaving one out; `hindsight` is the best "
-    "that any candidate scored, which nobody can choose without the test labels."
+    "Features, components and neighbours were chosen by their leave-one-out score on the train rows. `hindsight` is "
+    "the best test score of any candidate; it can only be chosen with the test labels."
 )
 
 
 def choices(records: Iterable[ResultRecord]) -> str:
-    """A section of the report with a table for every result of `--choose`; empty where there is none."""
+    """Return a section with a table for each result of `--choose`; empty if there is none."""
     parts = [
         f"## {record.content['settings']['dataset']}, {record.content['settings']['backbone']}, "
         f"{record.content['task']}\n\n```\n{choice_table(record.content, metric_of(record.content))}\n```\n"

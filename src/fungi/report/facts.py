@@ -1,7 +1,7 @@
-"""What sets one protocol apart from another: facts as data, and the one place that puts them into words.
+"""Facts that distinguish protocols, and their wording.
 
 A fact is a name and a value: `("k", 20)`, `("normalize", False)`, `("kl.temperature", 5.0)`. Facts are compared, sorted
-and left out as data; they become text only where they are shown.
+and filtered as data, and become text only for display.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from fungi.objectives import OBJECTIVES
 Fact = tuple[str, Any]
 Facts = tuple[Fact, ...]
 ALWAYS_SHOWN = ("k", "pca_dim", "solver", "tolerance")
-"""Settings that are named in every heading, usual or not."""
+"""Settings that every heading names, even if they have their default values."""
 WORDS: dict[str, tuple[str, str]] = {
     "k": ("k {}", "{} neighbours"),
     "pca_dim": ("PCA {}", "PCA to at most {} components"),
@@ -47,18 +47,18 @@ WORDS: dict[str, tuple[str, str]] = {
     "extraction_dtype": ("extracted in {}", "extracted in {}"),
     "settings": ("{}", "settings {}"),
 }
-"""Fact -> how it reads in headings of files, and on pages and figures; facts are told in this order, others after them
-under their own names."""
+"""Name of a fact -> its text in headings of files, and on pages and figures. Facts are shown in this order. Facts with
+other names follow, and their text is the name itself."""
 _ORDER = {name: place for place, name in enumerate(WORDS)}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Which rows were fitted on, or which part of a task a number is of.
+    """The rows that were fitted on, or the part of a task that a number belongs to.
 
-    kind: `full`: all train rows; `shots`: so many of each class; `share`: a share of each class; `few`: any number of
-    shots; `unlabelled`: no row, labels are only compared; `difficulty`: `M` or `H` of retrieval; `patches`: size of the
-    bank of segmentation; `images`: training images of segmentation. drawn: whether rows were drawn at random.
+    kind: `full`: all train rows; `shots`: a number of rows per class; `share`: a share of each class; `few`: any number
+    of shots; `unlabelled`: fitted without labels; `difficulty`: `M` or `H` of retrieval; `patches`: size of the bank of
+    segmentation; `images`: number of training images of segmentation. drawn: whether rows were drawn at random.
     """
 
     kind: Literal["full", "shots", "share", "few", "unlabelled", "difficulty", "patches", "images"] = "full"
@@ -66,7 +66,7 @@ class Setting:
     drawn: bool = False
 
     def __str__(self) -> str:
-        """Return the setting as the published tables are indexed by it: `full`, `5-shot`, `10-percent drawn`, `M`."""
+        """Return the setting as in the index of the published tables: `full`, `5-shot`, `10-percent drawn`, `M`."""
         texts = {"shots": f"{self.amount}-shot", "difficulty": self.amount, "share": f"{_percent(self.amount)}-percent"}
         texts |= {kind: f"{self.amount} {kind}" for kind in ("patches", "images")}
         return f"{texts.get(self.kind, self.kind)}{' drawn' if self.drawn else ''}"
@@ -87,7 +87,7 @@ class Setting:
 
 
 def as_facts(values: Iterable[Fact]) -> Facts:
-    """Return facts in the order in which they are told, each once; lists as tuples."""
+    """Return facts in the order in which they are shown, each once, with lists as tuples."""
     facts = ((name, tuple(value) if isinstance(value, list) else value) for name, value in values)
     return tuple(sorted(dict.fromkeys(facts), key=lambda fact: _ORDER.get(fact[0], len(_ORDER))))
 
@@ -103,7 +103,7 @@ def long_words(facts: Iterable[Fact]) -> list[str]:
 
 
 def objective_in_words(name: str) -> str:
-    """Return `KL` for `kl`, `SimCLR` for `simclr`; what is no objective keeps its name."""
+    """Return `KL` for `kl`, `SimCLR` for `simclr`; a name that is not an objective stays as it is."""
     spelled = {"simclr": "SimCLR", "deepcluster": "DeepCluster", "ibot": "iBOT"}
     abbreviated = name in OBJECTIVES and len(name) <= _LONGEST_ABBREVIATION
     return spelled.get(name, name.upper() if abbreviated else name)

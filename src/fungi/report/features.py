@@ -1,4 +1,4 @@
-"""What sets features apart from the published ones, as their provenances tell it."""
+"""Differences between features and the published ones, read from their provenances."""
 
 import hashlib
 import json
@@ -22,11 +22,11 @@ from fungi.views.plans import PUBLISHED
 
 USUAL_SEED = 42
 Entry = dict[str, Any]
-"""What a result's provenance says of one feature of one split: file, array, provenance, layer, size."""
+"""Entry of a result's provenance for a feature and split: file, array, provenance, layer, size."""
 
 
 def entries_of(content: dict[str, Any]) -> list[tuple[str, Entry]]:
-    """Return (feature, entry) of every file that a result rests on."""
+    """Return (feature, entry) of every feature file that a result was computed from."""
     return [
         (feature, entry)
         for run in content["provenance"]["features"]
@@ -36,12 +36,12 @@ def entries_of(content: dict[str, Any]) -> list[tuple[str, Entry]]:
 
 
 def unusual_features(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
-    """Return what differs from features as published: weights, objectives, projection, bias."""
+    """Return the differences from the published features: weights, objectives, projection, bias."""
     return [fact for feature, entry in entries if entry.get("provenance") for fact in _unusual(feature, entry)]
 
 
 def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
-    """Return seeds and compute dtypes of the extractions where they are unusual: they move numbers a little."""
+    """Return the unusual seeds and compute dtypes of the extractions, which change scores slightly."""
     provenances = [entry["provenance"] for _, entry in entries if entry.get("provenance")]
     seeds = sorted({provenance.get("seed", USUAL_SEED) for provenance in provenances})
     types = sorted({provenance.get("dtype", "float32") for provenance in provenances} - {"float32"})
@@ -52,7 +52,7 @@ def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
 
 
 def identities(content: dict[str, Any]) -> dict[str, str]:
-    """Return, for each combination of a result, a hash of all that decides its features.
+    """Return combination -> hash of all that decides its features.
 
     The hash is equal for the same computation on the same data.
     """
@@ -89,7 +89,7 @@ def _unusual(feature: str, entry: Entry) -> list[Fact]:
     usual = _usual_settings(name, provenance["backbone"], provenance["dataset"], provenance.get("profile", "clean"))
     settings = provenance.get("objective_settings") or {}
     plan = provenance.get("views", PUBLISHED)
-    if plan != PUBLISHED:  # its name says it all of the views
+    if plan != PUBLISHED:  # the name of the plan describes the views completely
         facts.append(("view_plan", plan))
         settings = {name: value for name, value in settings.items() if name != "views"}
     return facts + _differences(name, settings, usual)
@@ -97,23 +97,23 @@ def _unusual(feature: str, entry: Entry) -> list[Fact]:
 
 @cache
 def _usual_settings(objective: str, backbone: str, dataset: str, profile: str) -> dict[str, Any]:
-    """Return the settings of an objective where none are given; empty where they can't be known."""
+    """Return the default settings of an objective; empty if they are not known here."""
     if objective == EMBEDDINGS or backbone not in BACKBONES or profile not in PROFILES:
         return {}
     spec = BACKBONES[backbone]
-    given = choose_input(spec, PROFILES[profile])
+    input_spec = choose_input(spec, PROFILES[profile])
     options = DATASETS[dataset].input_options if dataset in DATASETS else None
     if options:
-        given = replace(given, **options)
+        input_spec = replace(input_spec, **options)
     try:
-        bound = bind(objective, embedding_dim=spec.embedding_dim, input_spec=given, seed=USUAL_SEED)
-    except FungiError:  # an objective of somebody's own, which is not registered here
+        bound = bind(objective, embedding_dim=spec.embedding_dim, input_spec=input_spec, seed=USUAL_SEED)
+    except FungiError:  # an objective of the user that is not registered here
         return {}
     return json.loads(json.dumps(bound.settings, default=str))
 
 
 def _differences(objective: str, settings: dict[str, Any], usual: dict[str, Any]) -> list[Fact]:
-    """Return settings that both know and that differ: `("simclr.temperature", 5)`; of views their arguments."""
+    """Return the settings in both that differ, as `("simclr.temperature", 5)`; for views, their differing arguments."""
     facts: list[Fact] = []
     for name in sorted(settings.keys() & usual.keys()):
         if name == "views" and settings[name] != usual[name]:

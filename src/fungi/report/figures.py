@@ -1,5 +1,7 @@
-"""Plots in colours that colour-blind people can tell apart (Okabe and Ito 2008), with markers, line styles and words
-beside them: never colour alone. Bars begin at zero; where an axis does not, there are dots with intervals."""
+"""Plots in colours that colour-blind people can distinguish (Okabe and Ito 2008).
+
+Markers, line styles or words repeat the meaning of each colour. Axes of bars begin at zero; axes of dots need not.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +21,9 @@ BLACK = "#000000"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Blue, vermillion, green, purple, orange, sky blue."""
 MOST_NAMED = 40
-"""Classes whose names are written; more can't be read."""
+"""Largest number of classes whose names are written beside the bars; more names would not be legible."""
 LINE = 72
-"""Letters of a title that fit above a figure."""
+"""Number of letters per line of a title."""
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
 _STYLE: Any = {
@@ -29,31 +31,31 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.dpi": 200,
-    "savefig.bbox": "tight",  # whatever sticks out of a figure belongs to it
+    "savefig.bbox": "tight",  # include labels that reach beyond the axes
     "savefig.pad_inches": 0.08,
 }
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a plot: its name, x and y, the deviation of y where there is one; told: words above each dot."""
+    """A line of a plot: its name, x and y. std: deviation of y; captions: words above each dot."""
 
     name: str
     x: Sequence[int]
     y: Sequence[float]
     std: Sequence[float] | None = None
-    told: Sequence[str] = ()
+    captions: Sequence[str] = ()
 
 
 def figure_path(folder: Path, *parts: object) -> Path:
-    """A file name that says what the figure shows; equal for equal parts."""
+    """Return the path of a figure, whose file name is composed of the parts."""
     text = "_".join(str(part) for part in parts if str(part))
     return folder / (short_name(re.sub(r"[^A-Za-z0-9.+_-]+", "-", text).strip("-"), 200) + ".png")
 
 
 @contextmanager
 def canvas(path: Path, width: float, height: float, title: str = "") -> Iterator[Any]:
-    """Axes of a figure in inches that is written to `path` on leaving; the title begins at its left edge."""
+    """Provide the axes of a figure, and write it to `path` at the end. width, height: in inches, without the title."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -72,9 +74,9 @@ def canvas(path: Path, width: float, height: float, title: str = "") -> Iterator
 def dots(
     path: Path, title: str, values: Mapping[str, tuple[float, float | None]], baseline: str, axis: str = "accuracy, %"
 ) -> None:
-    """One line per name: a dot at its value with one deviation to either side; a dashed line at the baseline's value.
+    """Draw a line per name: a dot at its value, with one deviation to either side. A dashed line marks the baseline.
 
-    The baseline is a square, single features are open circles, combinations full ones.
+    The baseline is a square, single features are open circles, combinations filled circles.
     """
     names = list(values)[::-1]
     with canvas(path, 5.2, 0.9 + 0.25 * len(names), title) as axes:
@@ -97,9 +99,16 @@ def dots(
                 capsize=2,
             )
             axes.annotate(
-                f"{value:.1f}", (value + (std or 0), place), (6, 0), textcoords="offset points", va="center", fontsize=8
+                f"{value:.1f}",
+                (value + (std or 0), place),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # hides the dashed line behind the number
             )
         axes.set_yticks(range(len(names)), [feature_in_words(name) for name in names])
+        axes.set_ylim(-0.6, len(names) - 0.4)
         axes.margins(x=0.12)
         axes.set_xlabel(axis + (f"  (dashed: {feature_in_words(baseline)})" if baseline in values else ""))
 
@@ -107,24 +116,24 @@ def dots(
 def compared_dots(
     path: Path, title: str, groups: Sequence[str], series: Sequence[Series], axis: str = "accuracy, %"
 ) -> None:
-    """For each group (backbone) one line with a dot per series, joined; x of a series is the place of the group."""
+    """Draw a line per group (backbone), with a joined dot per series. x of a series: indices of the groups."""
     with canvas(path, 5.2, 1.3 + 0.3 * len(groups), title) as axes:
         axes.grid(axis="x", color="0.92", linewidth=0.6)
         for group in range(len(groups)):
-            values = [one.y[list(one.x).index(group)] for one in series if group in one.x]
+            values = [each.y[list(each.x).index(group)] for each in series if group in each.x]
             axes.hlines(group, min(values), max(values), color="0.6", linewidth=1.2, zorder=1)
-        for number, one in enumerate(series):
+        for number, line in enumerate(series):
             axes.errorbar(
-                one.y,
-                one.x,
-                xerr=one.std,
+                line.y,
+                line.x,
+                xerr=line.std,
                 linestyle="none",
                 marker=MARKERS[number % 8],
                 color=COLOURS[number % len(COLOURS)],
-                label=feature_in_words(one.name),
+                label=feature_in_words(line.name),
                 markersize=6,
             )
-            for text, dot in zip(one.told, zip(one.y, one.x, strict=True), strict=bool(one.told)):
+            for text, dot in zip(line.captions, zip(line.y, line.x, strict=True), strict=bool(line.captions)):
                 axes.annotate(text, dot, (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=7)
         axes.set_yticks(range(len(groups)), groups)
         axes.set_ylim(len(groups) - 0.5, -0.5)
@@ -135,26 +144,26 @@ def compared_dots(
 def curves(
     path: Path, title: str, series: Sequence[Series], *, x_axis: str, y_axis: str = "accuracy, %", ticks: bool = True
 ) -> None:
-    """Lines told apart by style and marker, with bands of one deviation where there are any."""
+    """Draw each series as a line with its own style and marker, and a band of one deviation if there is one."""
     with canvas(path, 5.2, 3.4, title) as axes:
-        for number, one in enumerate(series):
+        for number, line in enumerate(series):
             color = COLOURS[number % len(COLOURS)]
             axes.plot(
-                one.x,
-                one.y,
+                line.x,
+                line.y,
                 linestyle=LINES[number % 4],
                 marker=MARKERS[number % 8],
                 color=color,
-                label=feature_in_words(one.name),
+                label=feature_in_words(line.name),
                 linewidth=1.3,
                 markersize=5,
                 markerfacecolor="white",
             )
-            if one.std is not None:
-                low, high = np.array(one.y) - one.std, np.array(one.y) + one.std
-                axes.fill_between(one.x, low, high, color=color, alpha=0.15, linewidth=0)
+            if line.std is not None:
+                low, high = np.array(line.y) - line.std, np.array(line.y) + line.std
+                axes.fill_between(line.x, low, high, color=color, alpha=0.15, linewidth=0)
         if ticks:
-            axes.set_xticks(sorted({value for one in series for value in one.x}))
+            axes.set_xticks(sorted({value for line in series for value in line.x}))
         axes.set_xlabel(x_axis)
         axes.set_ylabel(y_axis)
         axes.grid(axis="y", color="0.9", linewidth=0.6)
@@ -162,7 +171,7 @@ def curves(
 
 
 def heatmap(path: Path, title: str, names: Sequence[str], values: Float[np.ndarray, "m m"]) -> None:
-    """A square of shades from 0 (white) to 1 (black), with the numbers in it."""
+    """Draw a matrix in shades from 0 (white) to 1 (black), with the numbers in its cells."""
     size = 1.8 + 0.62 * len(names)
     with canvas(path, size + 0.6, size, title) as axes:
         image = axes.imshow(values, cmap="Greys", vmin=0, vmax=1)
@@ -178,9 +187,9 @@ def heatmap(path: Path, title: str, names: Sequence[str], values: Float[np.ndarr
 def sorted_differences(
     path: Path, title: str, series: Sequence[Series], axis: str, classes: Sequence[str] = ()
 ) -> None:
-    """For each series one panel of bars from zero, sorted: which classes gain, which lose. x of a series is not used.
+    """Draw a panel per series with sorted bars from zero: which classes gain, which lose. x of a series is not used.
 
-    classes: their names, in the order of the series' y; beside the bars where there are few enough to be read.
+    classes: names of the classes, in the order of the series' y. At most `MOST_NAMED` names are written.
     """
     import matplotlib
 
@@ -193,8 +202,8 @@ def sorted_differences(
         figure, panels = pyplot.subplots(
             1, len(series), figsize=(1.2 + 1.9 * len(series), height), sharex=True, squeeze=False, layout="constrained"
         )
-        for panel, one in zip(panels[0], series, strict=True):
-            values = np.array(one.y)
+        for panel, line in zip(panels[0], series, strict=True):
+            values = np.array(line.y)
             order = np.argsort(values, kind="stable")
             panel.barh(
                 range(len(order)),
@@ -203,8 +212,9 @@ def sorted_differences(
                 color=np.where(values[order] >= 0, COLOURS[0], COLOURS[1]),
             )
             panel.axvline(0, color=BLACK, linewidth=0.8)
+            panel.use_sticky_edges = False  # keeps a margin beside the line at zero
             gaining, losing = int((values > 0).sum()), int((values < 0).sum())
-            panel.set_title(f"{feature_in_words(one.name)}: {gaining} up, {losing} down", fontsize=8)
+            panel.set_title(f"{feature_in_words(line.name)}: {gaining} up, {losing} down", fontsize=8)
             panel.set_yticks(range(len(order)) if named else [], [classes[row] for row in order] if named else [])
             panel.tick_params(labelsize=8)
         figure.supxlabel(axis, fontsize=9)
@@ -217,5 +227,5 @@ def sorted_differences(
 
 
 def _legend_below(axes: Any, entries: int) -> None:
-    """Where it hides nothing."""
+    """Put the legend below the axes, where it covers no data."""
     axes.figure.legend(loc="outside lower center", ncols=min(3, entries), frameon=False, fontsize=8)

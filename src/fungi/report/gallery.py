@@ -1,4 +1,4 @@
-"""Which figures a set of results can fill, and their drawing, which is put off until a figure is asked for."""
+"""The figures that a set of results can fill, and the functions that draw them."""
 
 import re
 from collections import defaultdict
@@ -32,7 +32,7 @@ from fungi.report.figures import (
 )
 from fungi.report.protocol import Protocol, origin_of, protocol_of, task_of
 from fungi.report.tables import Table, label
-from fungi.report.words import asked_in_words, feature_in_words, how_in_words, metric_in_words
+from fungi.report.words import feature_in_words, how_in_words, metric_in_words, task_in_words
 from fungi.results.published import MEAN
 from fungi.results.result_file import ABLATION
 from fungi.results.text import by_size_and_order
@@ -40,13 +40,13 @@ from fungi.runtime.log import logger, progress
 from fungi.store.layout import EMBEDDINGS
 
 COMBINATIONS, BEST = "combinations", "best combination"
-_MOST_PER_TABLE = 6  # bar charts of single datasets: beyond that a table reads better
+_MOST_PER_TABLE = 6  # figures of single datasets; a table is better for more
 _BLOCK = re.compile(r"(?:blocks\.|encoder_layer_|layers?\.)(\d+)\.(.+)")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that the results fill: the file it goes to, and what draws it there."""
+    """A figure that the results can fill: its file, and the function that draws it."""
 
     path: Path
     draw: Callable[[Path], None]
@@ -59,9 +59,9 @@ def figures_of(
     tables: Sequence[Table],
     data_dir: Path = Path(),
 ) -> list[Figure]:
-    """Return every figure that the results fill; those that sum up many results come first.
+    """Return all figures that the results can fill; those that summarise many results come first.
 
-    folder: of the files; data_dir: where datasets lie, for the names of classes that results do not hold.
+    folder: folder of the figures; data_dir: folder of the datasets, for names of classes that the results do not have.
     """
     figures = [figure for table in tables for figure in _backbones_of(folder, table)]
     figures += [*_shots(folder, cells), *_layers(folder, cells)]
@@ -77,7 +77,7 @@ def figures_of(
 
 
 def draw_all(figures: Sequence[Figure], most: int) -> list[Path]:
-    """Draw the first `most` figures, and say how many are left out; the paths of those drawn."""
+    """Draw the first `most` figures, and log how many are left out. Return the paths of the drawn figures."""
     drawn = figures[:most]
     for figure in progress(drawn, label="figures", unit="figure"):
         figure.draw(figure.path)
@@ -87,7 +87,7 @@ def draw_all(figures: Sequence[Figure], most: int) -> list[Path]:
 
 
 def _bars_of(folder: Path, table: Table) -> list[Figure]:
-    """Figure 2, right: every combination, for each backbone and dataset."""
+    """Return a figure of all combinations for each backbone and dataset, as figure 2 (right) of the paper."""
     of: dict[tuple[str, str], dict[str, Cell]] = defaultdict(dict)
     for (backbone, combination, dataset), cell in table.cells.items():
         of[backbone, dataset][combination] = cell
@@ -98,7 +98,7 @@ def _bars_of(folder: Path, table: Table) -> list[Figure]:
         if any("+" in combination for combination in cells):
             ordered = sorted(cells, key=by_size_and_order)
             values = {name: (cells[name].value, cells[name].std) for name in ordered}
-            title = _titled(table.how, label(backbone), dataset)
+            title = _titled(table.shown_protocol, label(backbone), dataset)
             axis = f"{metric_in_words(next(iter(cells.values())).metric)}, %"
             draw = partial(dots, title=title, values=values, baseline=EMBEDDINGS, axis=axis)
             figures.append(Figure(figure_path(folder, COMBINATIONS, table.protocol, backbone, dataset), draw))
@@ -106,21 +106,21 @@ def _bars_of(folder: Path, table: Table) -> list[Figure]:
 
 
 def _backbones_of(folder: Path, table: Table) -> list[Figure]:
-    """Figures 5 (kNN) and 9 (linear probes): embeddings against each backbone's best combination."""
+    """Return a figure of embeddings and the best combination of each backbone, as figures 5 (kNN) and 9 (linear)."""
     filled = {column for _, _, column in table.cells}
     column = MEAN if MEAN in filled else filled.pop() if len(filled) == 1 else None
     best = {} if column is None else _best_combinations(table, column)
     if column is None or len(best) < 2:
         return []
-    places, gained = range(len(best)), [feature_in_words(name).partition(" ")[2] for name in best.values()]
+    places, captions = range(len(best)), [feature_in_words(name).partition(" ")[2] for name in best.values()]
     values = {
         EMBEDDINGS: [table.cells[backbone, EMBEDDINGS, column].value for backbone in best],
         BEST: [table.cells[backbone, name, column].value for backbone, name in best.items()],
     }
-    series = [Series(EMBEDDINGS, places, values[EMBEDDINGS]), Series(BEST, places, values[BEST], told=gained)]
+    series = [Series(EMBEDDINGS, places, values[EMBEDDINGS]), Series(BEST, places, values[BEST], captions=captions)]
     draw = partial(
         compared_dots,
-        title=_titled(table.how, column),
+        title=_titled(table.shown_protocol, column),
         groups=[label(backbone) for backbone in best],
         series=series,
         axis="accuracy, %  (best on the scored rows themselves)",
@@ -129,7 +129,7 @@ def _backbones_of(folder: Path, table: Table) -> list[Figure]:
 
 
 def _best_combinations(table: Table, column: str) -> dict[str, str]:
-    """Return backbone -> the combination with embeddings that scores highest; of equal ones the smallest."""
+    """Return backbone -> the combination with embeddings of the highest score; of equal ones, the smallest."""
     scored: dict[str, dict[str, float]] = defaultdict(dict)
     for backbone, name in sorted(table.rows, key=lambda row: by_size_and_order(row[1])):
         if (backbone, name, column) in table.cells:
@@ -143,7 +143,7 @@ def _best_combinations(table: Table, column: str) -> dict[str, str]:
 
 
 def _shots(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
-    """Figure 6: accuracy against the number of shots, embeddings and the largest combination."""
+    """Return figures of accuracy by number of shots, of embeddings and the largest combination, as figure 6."""
     of: dict[tuple[Protocol, str, str], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
     for cell in cells:
         setting = cell.protocol.setting
@@ -162,7 +162,7 @@ def _shots(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
 
 
 def _layers(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
-    """Figure 8: single gradients by block; a line for each objective and kind of layer."""
+    """Return figures of each gradient alone by block, with a line per objective and kind of layer, as figure 8."""
     of: dict[tuple[Protocol, str, str], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
     for cell in cells:
         match = _BLOCK.search(cell.layer)
@@ -186,7 +186,7 @@ def _by_number(name: str, cells: dict[int, Cell]) -> Series:
 
 
 def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Figure]:
-    """Figure 3: per-class accuracy of each gradient alone minus that of the embeddings."""
+    """Return a figure of the accuracy per class of each gradient alone minus that of the embeddings, as figure 3."""
     content = record.content
     if not _single_gradients(content):
         return []
@@ -204,9 +204,9 @@ def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Figur
 
 
 def class_names(content: dict[str, Any], data_dir: Path) -> Sequence[str]:
-    """Return names of the classes of the scored rows, in label order, where they are few enough to be shown.
+    """Return the names of the classes of the scored rows, in label order; empty if there are more than `MOST_NAMED`.
 
-    Names come from the result, else from the dataset; where neither has any, classes are called by their numbers.
+    Names come from the result, or from the dataset if the result has none. Classes without a name get their number.
     """
     labels = np.unique(content["test_targets"]).tolist()
     if len(labels) > MOST_NAMED:
@@ -219,7 +219,7 @@ def class_names(content: dict[str, Any], data_dir: Path) -> Sequence[str]:
 
 
 def _single_gradients(content: dict[str, Any]) -> list[str]:
-    """Return gradients alone whose predictions can be compared with those of the embeddings."""
+    """Return the single gradients whose predictions can be compared with those of the embeddings."""
     runs = content.get("runs") or [content]
     first = runs[0]["results"]
     if "predictions" not in first.get(EMBEDDINGS, ()) or content["settings"].get("choose"):
@@ -229,7 +229,7 @@ def _single_gradients(content: dict[str, Any]) -> list[str]:
 
 
 def per_class_differences(content: dict[str, Any]) -> dict[str, list[float]]:
-    """Return gradient -> per-class accuracy minus that of the embeddings, in label order; the mean over runs."""
+    """Return gradient -> accuracy per class minus that of the embeddings, in label order, as the mean over runs."""
     runs = [run["results"] for run in content.get("runs") or [content]]
     targets = np.array(content["test_targets"])
 
@@ -243,7 +243,7 @@ def per_class_differences(content: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figure]:
-    """Figure 2, left: how alike the features are."""
+    """Return a figure of the similarity of the features, as figure 2 (left) of the paper."""
     pairs = {tuple(name.split("+")): scores["cka"] for name, scores in record.content["results"].items()}
     names = in_order({name for pair in pairs for name in pair})
     values = np.eye(len(names))
@@ -251,9 +251,9 @@ def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figure]:
         row, column = names.index(first), names.index(second)
         values[row, column] = values[column, row] = value
     origin = origin_of(record.content)
-    protocol = protocol_of(record.content).without("k", "pca_dim")  # neighbours and PCA play no part
+    protocol = protocol_of(record.content).without("k", "pca_dim")  # CKA needs neither neighbours nor PCA
     path = figure_path(folder, "cka", protocol, origin["backbone"], origin["dataset"])
-    title = f"How alike the features are (CKA): {label(origin['backbone'])}, {origin['dataset']}"
+    title = f"Similarity of the features (CKA): {label(origin['backbone'])}, {origin['dataset']}"
     how = wrap(how_in_words(protocol.profile, protocol.details), LINE)
     draw = partial(heatmap, title="\n".join([*wrap(title, LINE), *how]), names=names, values=values)
     return [Figure(path, draw)]
@@ -264,7 +264,7 @@ def _ablation(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figur
 
 
 PER_CLASS = "knn"
-"""Task whose results have a figure by class each."""
+"""Task whose results have a figure of differences per class."""
 _DRAWN_FROM_RECORDS: dict[str, Callable[[Path, ResultRecord, Path], list[Figure]]] = {
     PER_CLASS: _per_class,
     "cka": _cka,
@@ -273,6 +273,6 @@ _DRAWN_FROM_RECORDS: dict[str, Callable[[Path, ResultRecord, Path], list[Figure]
 
 
 def _titled(protocol: Protocol, *of: str) -> str:
-    """Return a title of a few lines: what was measured and on what, and how."""
-    asked = ", ".join([asked_in_words(protocol.task, protocol.setting), *of])
-    return "\n".join([*wrap(asked, LINE), *wrap(how_in_words(protocol.profile, protocol.details), LINE)])
+    """Return a title of a few lines: task and setting, then `of` (backbone, dataset), then the details."""
+    measured = ", ".join([task_in_words(protocol.task, protocol.setting), *of])
+    return "\n".join([*wrap(measured, LINE), *wrap(how_in_words(protocol.profile, protocol.details), LINE)])

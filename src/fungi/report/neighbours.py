@@ -1,4 +1,4 @@
-"""A picture of what changes: test images and their nearest train images, by embeddings and by the combined feature."""
+"""A picture of test images and their nearest train images, by embeddings and by the combined feature."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,10 +27,10 @@ def draw_neighbours(
     names: Sequence[str],
     title: str,
 ) -> None:
-    """Write a PNG: one line per query, its neighbours by each feature beside it.
+    """Write a PNG with a line per query: the query, then its neighbours by each feature.
 
-    query, candidate: row -> image. A neighbour of another class has a vermillion frame, a cross and its class below;
-    one of the query's own class a thin grey frame. names: of the classes.
+    query, candidate: functions from a row to its image. names: names of the classes. A neighbour of another class has
+    a vermillion frame, with a cross and its class below; a neighbour of the same class has a thin grey frame.
     """
     from matplotlib.figure import Figure
 
@@ -41,12 +41,12 @@ def draw_neighbours(
         axis.set_axis_off()
     for line, row in zip(axes, rows, strict=True):
         _show(line[0], query(row), names[query_labels[row]])
-        for block, found in enumerate(neighbours.values()):
-            for place, chosen in enumerate(found[row][:SHOWN]):
-                same = candidate_labels[chosen] == query_labels[row]
+        for block, indices in enumerate(neighbours.values()):
+            for place, index in enumerate(indices[row][:SHOWN]):
+                same = candidate_labels[index] == query_labels[row]
                 axis = line[2 + block * (SHOWN + 1) + place]
-                text = "" if same else f"× {names[candidate_labels[chosen]]}"
-                _show(axis, candidate(int(chosen)), text, framed=not same)
+                text = "" if same else f"× {names[candidate_labels[index]]}"
+                _show(axis, candidate(int(index)), text, framed=not same)
     axes[0][0].set_title("query", fontsize=9)
     for block, name in enumerate(neighbours):
         axes[0][2 + block * (SHOWN + 1)].set_title(f"nearest by {feature_in_words(name)}", fontsize=9, loc="left")

@@ -1,6 +1,6 @@
-"""Pages that are one file: pictures, styles and script are inside, nothing is fetched.
+"""HTML pages in a single file: pictures, styles and script are inside, and nothing is loaded from elsewhere.
 
-Their tables sort by any column at a click, and show scores as dots with intervals.
+A click on the heading of a column sorts the table. Scores are also drawn as dots with intervals.
 """
 
 import base64
@@ -26,7 +26,7 @@ STYLE = """
 .wide { overflow-x: auto; margin: .75rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { text-align: left; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); }
-td.number, th.number { text-align: right; white-space: nowrap; }
+td.number, th.number { text-align: right; white-space: nowrap; } td.name { white-space: nowrap; }
 td small { margin-left: .4rem; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 th button::after { content: " ↕"; opacity: .4; }
@@ -61,11 +61,11 @@ for (const table of document.querySelectorAll("table")) table.tHead?.addEventLis
   table.tBodies[0].append(...rows);
 });
 """
-"""What is missing stays at the end; numbers begin with the largest, words with A."""
+"""Sorts a table at a click: missing values stay last; the first click sorts numbers from the largest, words from A."""
 
 
 def document(title: str, body: str, *, style: str = "", script: str = "") -> str:
-    """A whole page. body: HTML; style, script: added to it."""
+    """Return a complete page. body: HTML; style, script: CSS and JavaScript to add."""
     ending = f"<script>{script}</script>\n" if script else ""
     return (
         "<!doctype html>\n<html lang='en'>\n<meta charset='utf-8'>\n"
@@ -76,21 +76,21 @@ def document(title: str, body: str, *, style: str = "", script: str = "") -> str
 
 
 def data_address(content: bytes, kind: str) -> str:
-    """Bytes inside an address, for `src`. kind: `image/png`."""
+    """Return the content of a file as a data address, for `src`. kind: media type, such as `image/png`."""
     return f"data:{kind};base64," + base64.b64encode(content).decode()
 
 
 def picture_address(picture: "Image", size: int) -> str:
-    """Return a picture as a JPEG inside an address, its longer side at most `size` pixels."""
-    small, written = picture.convert("RGB"), io.BytesIO()
+    """Return a picture as the data address of a JPEG whose longer side has at most `size` pixels."""
+    small, buffer = picture.convert("RGB"), io.BytesIO()
     small.thumbnail((size, size))
-    small.save(written, "JPEG", quality=82)
-    return data_address(written.getvalue(), "image/jpeg")
+    small.save(buffer, "JPEG", quality=82)
+    return data_address(buffer.getvalue(), "image/jpeg")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell. html: what it shows; value: what it is sorted by (nothing: missing); kind: classes of its style."""
+    """A cell. html: its content; value: its sorting key (empty: missing); kind: CSS classes."""
 
     html: str
     value: str | float = ""
@@ -98,12 +98,12 @@ class Entry:
 
 
 def word(text: str) -> Entry:
-    """A cell of plain text."""
+    """Return a cell of plain text."""
     return Entry(escape(text), text)
 
 
 def sortable_table(columns: Sequence[str], rows: Sequence[Sequence[Entry]]) -> str:
-    """HTML of a table; columns hold numbers, at the right, where the first row's entry does. Needs STYLE and SCRIPT."""
+    """Return the HTML of a table. Its page needs STYLE and SCRIPT. The first row decides which columns hold numbers."""
     kinds = [entry.kind if entry.kind in ("number", "plot") else "" for entry in rows[0]]
     head = "".join(
         f"<th class='{kind}' scope='col'><button>{escape(column)}</button></th>"
@@ -114,9 +114,9 @@ def sortable_table(columns: Sequence[str], rows: Sequence[Sequence[Entry]]) -> s
 
 
 def dot_entry(value: float, spread: float, baseline: float | None, span: tuple[float, float]) -> Entry:
-    """A dot at the value, a line of one deviation to either side, and a dashed line where the baseline is.
+    """Return a cell with a dot at the value, a line of `spread` to either side, and a dashed line at the baseline.
 
-    span: what the left and right end of the track stand for.
+    span: values at the left and right end of the cell.
     """
     low, high = span
 

@@ -1,7 +1,7 @@
-"""How a number came about, and whether that is how the published ones did (DESIGN: what decides a number).
+"""The protocol of a number, and whether it is that of the published numbers (DESIGN: what decides a number).
 
-Result files say which of their deciding settings are not the usual ones (`unusual`). Each of them shows in the heading
-of a table, keeps its numbers out of the cells of other runs, and away from the published values.
+Result files list the deciding settings that differ from the defaults (`unusual`). Each of them is shown in the heading
+of the table, and its numbers are neither mixed with other ones nor set beside the published values.
 """
 
 import re
@@ -21,14 +21,14 @@ _UNKNOWN = "unknown"
 _USUAL_ARRAY = "attn_proj"
 _PUBLISHED_K = 20
 _NO_OTHER_PROTOCOL = {"pca_dim", "few_shot_sampling", "few_shot_seed", "seed", "test_split", "layer_key"}
-"""Unusual settings that are looked at one by one below, or, as seeds, belong to the published protocol."""
+"""Unusual settings that `as_published` checks separately, and seeds, which do not leave the published protocol."""
 _IN_THE_SETTING = {"train_size"}
-"""Unusual settings that the `Setting` of a protocol tells."""
+"""Unusual settings that the `Setting` of a protocol already states."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a number came about. Numbers of different protocols are never put into one table."""
+    """Task, setting, profile and further facts of a number. Numbers of different protocols are in different tables."""
 
     task: str
     setting: Setting
@@ -41,7 +41,7 @@ class Protocol:
 
     @property
     def place(self) -> tuple[object, ...]:
-        """Return the sorting key: all train rows before few shots, few shots by their number."""
+        """Return the sorting key: all train rows come before few shots, which are sorted by their number."""
         number = self.setting.amount if self.setting.kind == "shots" else 0
         return self.task, number, str(self.setting), self.profile, str(self.details)
 
@@ -51,19 +51,19 @@ class Protocol:
 
 
 def protocol_of(content: dict[str, Any], setting: Setting | None = None) -> Protocol:
-    """Return the protocol of a result; setting: in place of the one that its settings tell."""
+    """Return the protocol of a result. setting: replaces the setting that its file states."""
     origin = origin_of(content)
     return Protocol(task_of(content), setting or setting_of(content), origin["profile"], details_of(content, origin))
 
 
 def task_of(content: dict[str, Any]) -> str:
-    """Return the task without the shots, and of all ablations the same: `knn` of `knn-5shot`."""
+    """Return the task without its shots: `knn` for `knn-5shot`; `ablation` for all ablations."""
     task = re.sub(r"-\d+shot$", "", str(content.get("task", "knn")))
     return ABLATION if task.startswith(f"{ABLATION}-") else task
 
 
 def setting_of(content: dict[str, Any]) -> Setting:
-    """Return what a result was fitted on."""
+    """Return the setting of a result: the rows that it was fitted on."""
     settings, task = content["settings"], task_of(content)
     if task == SEGMENTATION:
         images = settings.get("images")
@@ -78,13 +78,13 @@ def setting_of(content: dict[str, Any]) -> Setting:
 
 
 def origin_of(content: dict[str, Any]) -> dict[str, str]:
-    """Return dataset, backbone, profile and layer, as the provenance of the features says it; else the settings."""
+    """Return dataset, backbone, profile and layer from the provenance of the features, or else from the settings."""
     entries = [entry for _, entry in entries_of(content)]
     provenances = [entry["provenance"] for entry in entries if entry.get("provenance")]
     layers = {entry["layer"]["layer"] for entry in entries if entry.get("layer")}
     settings = content["settings"]
     if not provenances and entries:
-        # The folders of the original harness: <dataset>/<backbone>/<file>.
+        # Folders of the original harness are named <dataset>/<backbone>/<file>.
         folder = Path(entries[0]["file"]).parent
         return {"dataset": folder.parent.name, "backbone": folder.name, "profile": _UNKNOWN, "layer": ""}
     profiles = {provenance["profile"] for provenance in provenances} or {settings.get("profile", _UNKNOWN)}
@@ -97,7 +97,7 @@ def origin_of(content: dict[str, Any]) -> dict[str, str]:
 
 
 def unusual_settings(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that can change a score and are not the usual ones."""
+    """Return the settings that can change a score and differ from the defaults."""
     settings = content["settings"]
     few_shot = bool(settings.get("shots") or settings.get("train_size"))
     return {
@@ -106,7 +106,7 @@ def unusual_settings(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def details_of(content: dict[str, Any], origin: dict[str, str]) -> Facts:
-    """Return all that sets a protocol apart from another."""
+    """Return the facts that distinguish the protocol of a result from others."""
     settings, unusual = content["settings"], unusual_settings(content)
     if task_of(content) == SEGMENTATION:
         return as_facts(unusual.items()) or (("settings", "as published"),)
@@ -121,7 +121,7 @@ def details_of(content: dict[str, Any], origin: dict[str, str]) -> Facts:
 def as_published(content: dict[str, Any], origin: dict[str, str]) -> bool:
     """Return whether settings, rows, draws and features are those of the published tables.
 
-    Published values of segmentation stand beside either profile (spec dense 5).
+    For segmentation, both profiles are compared with the published values (spec dense 5).
     """
     settings, unusual = content["settings"], unusual_settings(content)
     if task_of(content) == SEGMENTATION:
@@ -143,14 +143,14 @@ def as_published(content: dict[str, Any], origin: dict[str, str]) -> bool:
 
 
 def _is_usual_layer(origin: dict[str, str]) -> bool:
-    """Return whether gradients are those of the backbone's own layer, as far as the files tell."""
+    """Return whether gradients were taken at the backbone's default layer; true if the files do not record it."""
     known = origin["layer"] and origin["backbone"] in BACKBONES
     spec = BACKBONES[origin["backbone"]] if known else None
     return spec is None or origin["layer"] == spec.layer_path(spec.layer)
 
 
 def _validated_as_published(content: dict[str, Any], dataset: str) -> bool:
-    """Return whether a linear probe chose lambda on the official validation split where the dataset has one."""
+    """Return whether a linear probe chose lambda on the official validation split, if the dataset has one."""
     official = dataset in DATASETS and "valid" in DATASETS[dataset].splits
     linear = task_of(content) == "linear"
     return not (official and linear) or all("valid" in run for run in content["provenance"]["features"])

@@ -1,4 +1,4 @@
-"""The report as one page: what came out in words, what was chosen, tables that sort, figures."""
+"""The report as an HTML page: a summary in words, results of `--choose`, sortable tables, figures."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -10,9 +10,9 @@ from fungi.report.choices import EXPLAINED
 from fungi.report.gallery import COMBINATIONS
 from fungi.report.page import Entry, data_address, document, dot_entry, sortable_table, word
 from fungi.report.protocol import protocol_of
-from fungi.report.summary import beside_published, chosen_findings, findings, headings, in_order_of_tasks
+from fungi.report.summary import chosen_findings, comparison_with_published, findings, headings, in_order_of_tasks
 from fungi.report.tables import Table, label
-from fungi.report.words import asked_in_words, feature_in_words, how_in_words, metric_in_words
+from fungi.report.words import feature_in_words, how_in_words, metric_in_words, task_in_words
 from fungi.results.choice_table import CHOICE_COLUMNS, choice_rows
 from fungi.results.published import MEAN
 from fungi.results.text import by_size_and_order
@@ -31,17 +31,15 @@ PIXELS_PER_POINT = 2
 """Pixels of a figure for each point of the page, so that it is sharp on fine screens."""
 ABSENT = Entry("–", kind="number")
 _CAUTION = (
-    "Which features are best was seen on the test rows themselves, which flatters them a little; what is chosen on the "
-    "train rows alone ("
-    "<code>fungi knn --choose</code>) is not."
+    "The best features were picked by their test scores, which makes these scores slightly too high. To pick features "
+    "on the train rows alone, use <code>fungi knn --choose</code>."
 )
 _READING = (
-    "Scores in percent. Behind a score stands its deviation over the runs, or, of a single run, its standard error "
-    "over the scored rows; then what it gains (+) or loses (−) against the embeddings alone, in grey where that is "
-    "within noise (McNemar's test on the scored rows, p ≥ 0.05). Below it, where the settings are the published ones, "
-    "stands the published value. A dot shows the score, a line one deviation to either side, the dashed line the "
-    "embeddings. "
-    "Of equal scores the one of the fewest features is printed bold. A click on a column's name sorts by it."
+    "Scores are in percent. After a score comes its deviation over the runs; for a single run, its standard error over "
+    "the scored rows. Then comes the gain (+) or loss (−) against the embeddings alone, in grey if it is within noise "
+    "(McNemar's test on the scored rows, p ≥ 0.05). Results with the published settings also show the published value. "
+    "A dot shows the score, a line one deviation to either side, and a dashed line the embeddings. The best score is "
+    "bold; of equal scores, the one of the fewest features. Click on the name of a column to sort by it."
 )
 
 
@@ -52,9 +50,9 @@ def report_page(
     figures: Sequence[Path],
     missing: Sequence[Path],
 ) -> str:
-    """The whole page, figures inside. missing: results that should be there and are not.
+    """Return the complete page, figures included.
 
-    records: all results; cells, tables: of those with features, components and neighbours that nobody chose.
+    records: all results; cells, tables: those without results of `--choose`; missing: expected results without a file.
     """
     ordered = sorted(tables, key=lambda table: in_order_of_tasks(table.protocol))
     sections = [
@@ -71,30 +69,30 @@ def _section(title: str, body: str) -> str:
 
 
 def _summary(cells: Sequence[Cell], records: Sequence[ResultRecord], missing: Sequence[Path]) -> str:
-    sentences = [*findings(cells), *chosen_findings(records)]
-    told = "".join(f"<dt>{escape(finding.title)}</dt><dd>{escape(finding.text)}</dd>" for finding in sentences)
-    warned = dict.fromkeys(text for record in records for text in record.content.get("warnings", []))
-    notes = [escape(beside_published(cells)), _CAUTION if told else ""]
-    notes += [f"<b>Warning</b>: {escape(text)}" for text in warned]
+    statements = [*findings(cells), *chosen_findings(records)]
+    items = "".join(f"<dt>{escape(finding.title)}</dt><dd>{escape(finding.text)}</dd>" for finding in statements)
+    warnings = dict.fromkeys(text for record in records for text in record.content.get("warnings", []))
+    notes = [escape(comparison_with_published(cells)), _CAUTION if items else ""]
+    notes += [f"<b>Warning</b>: {escape(text)}" for text in warnings]
     notes += [f"<b>Missing</b>: {escape(str(path))}" for path in missing]
-    return f"<dl>{told}</dl>" + "".join(f"<p>{note}</p>" for note in notes if note)
+    return f"<dl>{items}</dl>" + "".join(f"<p>{note}</p>" for note in notes if note)
 
 
 def _choices(records: Iterable[ResultRecord]) -> str:
-    """A table for every result of `--choose`."""
+    """Return the section with a table for each result of `--choose`; empty if there is none."""
     parts = []
     for record in records:
         if record.choice:
             settings = record.content["settings"]
             chosen = choice_rows(record.content, metric_of(record.content), feature_in_words)
             rows = [list(map(word, row)) for row in chosen]
-            of = f"{settings['dataset']}, {label(settings['backbone'])}"
+            title = f"{settings['dataset']}, {label(settings['backbone'])}"
             protocol = protocol_of(record.content).without("choose")
             how = (
-                f"{asked_in_words(protocol.task, protocol.setting)}, {how_in_words(protocol.profile, protocol.details)}"
+                f"{task_in_words(protocol.task, protocol.setting)}, {how_in_words(protocol.profile, protocol.details)}"
             )
             parts.append(
-                f"<h3>{escape(of)}</h3><p class='how'>{escape(how)}</p>" + sortable_table(CHOICE_COLUMNS, rows)
+                f"<h3>{escape(title)}</h3><p class='how'>{escape(how)}</p>" + sortable_table(CHOICE_COLUMNS, rows)
             )
     return _section("What was chosen", f"<p>{escape(EXPLAINED.replace('`', ''))}</p>" + "".join(parts)) if parts else ""
 
@@ -105,18 +103,19 @@ def _tables(tables: Sequence[Table]) -> str:
 
 
 def _table(table: Table, heading: str) -> str:
-    how, of = table.how, _of_all(table)
-    words = how_in_words(how.profile, how.details)
+    protocol = table.shown_protocol
+    details = how_in_words(protocol.profile, protocol.details)
     filled = _filled(table)
     if len(filled) == 1 and (rows := table.rows_of(filled[0])) is not None:
-        words = f"{rows} scored rows, {words}"
+        details = f"{rows} scored rows, {details}"
     body = _narrow(table) if len(filled) == 1 else _broad(table)
     gaps = "".join(f"<p class='how'>Missing for {escape(gap)}.</p>" for gap in table.gaps)
-    return f"<h3>{escape(', '.join([heading, *of]))}</h3><p class='how'>{escape(words)}</p>{body}{gaps}"
+    title = ", ".join([heading, *_shared_by_all(table)])
+    return f"<h3>{escape(title)}</h3><p class='how'>{escape(details)}</p>{body}{gaps}"
 
 
-def _of_all(table: Table) -> list[str]:
-    """Backbone and dataset where all of the table is of the same."""
+def _shared_by_all(table: Table) -> list[str]:
+    """Return the dataset and the backbone of the table, each only if all cells share it."""
     backbones = {backbone for backbone, _ in table.rows}
     return [
         *(_filled(table) if len(_filled(table)) == 1 else ()),
@@ -125,48 +124,49 @@ def _of_all(table: Table) -> list[str]:
 
 
 def _narrow(table: Table) -> str:
-    """One dataset: columns for score, gain and published value, and the score as a dot."""
+    """Return the HTML table of a single dataset: columns for score, gain, published value and a dot at the score."""
     (column,) = _filled(table)
-    found = [(backbone, name, table.cells[backbone, name, column]) for backbone, name in table.rows]
-    cells = [cell for _, _, cell in found]
+    lines = [(backbone, name, table.cells[backbone, name, column]) for backbone, name in table.rows]
+    cells = [cell for _, _, cell in lines]
     edges = [cell.value + sign * _spread(cell) for cell in cells for sign in (-1, 1)]
     margin = 0.08 * (max(edges) - min(edges)) + 0.5
-    span = (min(edges) - margin, max(edges) + margin)
+    span = (min(edges) - margin, min(max(edges) + margin, max(max(edges), 100.0)))
     several, published = len({backbone for backbone, _ in table.rows}) > 1, any(cell.published for cell in cells)
     columns = [*(["Backbone"] if several else []), "Features", metric_in_words(cells[0].metric).capitalize()]
     columns += ["Gain", *(["Published"] if published else []), f"{span[0]:.0f} to {span[1]:.0f} %"]
     rows, best = [], _best_of(cells)
-    for backbone, name, cell in found:
+    for backbone, name, cell in lines:
         baseline = table.cells.get((backbone, EMBEDDINGS, column))
         row = [*([word(label(backbone))] if several else []), word(feature_in_words(name)), _score(cell, best)]
         row.append(_gain(cell))
         if published:
-            beside = cell.published
-            row.append(Entry(f"{beside.value:.1f}", beside.value, "number") if beside else ABSENT)
+            paper = cell.published
+            row.append(Entry(f"{paper.value:.1f}", paper.value, "number") if paper else ABSENT)
         rows.append([*row, dot_entry(cell.value, _spread(cell), baseline.value if baseline else None, span)])
     return sortable_table(columns, rows)
 
 
 def _broad(table: Table) -> str:
-    """Several datasets: a column for each, gain and published value within the cell."""
-    of_columns = {
+    """Return the HTML table of several datasets: a column each, with gain and published value in the cell."""
+    best_cells = {
         column: _best_of([cell for (_, _, dataset), cell in table.cells.items() if dataset == column])
-        for column in _filled(table)
+        # The mean comes first, since the other columns may need scrolling.
+        for column in sorted(_filled(table), key=lambda column: column != MEAN)
     }
     rows = []
     for backbone, name in table.rows:
-        row = [word(label(backbone)), word(feature_in_words(name))]
-        for column, best in of_columns.items():
+        row = [Entry(escape(text), text, "name") for text in (label(backbone), feature_in_words(name))]
+        for column, best in best_cells.items():
             cell = table.cells.get((backbone, name, column))
             row.append(_full(cell, best) if cell else ABSENT)
         rows.append(row)
-    return sortable_table(["Backbone", "Features", *(_column_title(table, column) for column in of_columns)], rows)
+    return sortable_table(["Backbone", "Features", *(_column_title(table, column) for column in best_cells)], rows)
 
 
 def _filled(table: Table) -> list[str]:
-    """Columns that hold anything; what is missing is listed below the table."""
-    there = {column for _, _, column in table.cells}
-    return [column for column in table.columns if column in there]
+    """Return the columns with at least one cell. Missing datasets are listed below the table."""
+    with_cells = {column for _, _, column in table.cells}
+    return [column for column in table.columns if column in with_cells]
 
 
 def _column_title(table: Table, column: str) -> str:
@@ -177,12 +177,12 @@ def _column_title(table: Table, column: str) -> str:
 
 
 def _spread(cell: Cell) -> float:
-    """Return the deviation over the runs, or the standard error of a single run; 0 where neither is known."""
+    """Return the deviation over the runs, or the standard error of a single run; 0 if neither is known."""
     return cell.std if cell.std is not None else cell.error or 0.0
 
 
 def _best_of(cells: Sequence[Cell]) -> Cell | None:
-    """Return the best of several cells that differ; of equal ones, that of the fewest features."""
+    """Return the best cell, of equal ones that of the fewest features; None if all cells are equal."""
     highest = max(cell.value for cell in cells)
     if highest == min(cell.value for cell in cells):
         return None
@@ -211,11 +211,14 @@ def _full(cell: Cell, best: Cell | None) -> Entry:
 
 
 def _figures(figures: Sequence[Path], tables: Sequence[Table]) -> str:
-    """Figures but for combinations where all tables are of one dataset: those show every combination as a dot."""
-    shown = all(len(_filled(table)) == 1 for table in tables)
+    """Return the HTML of the figures.
+
+    If every table has a single dataset, its dots already show all combinations, and those figures are left out.
+    """
+    dots_in_tables = all(len(_filled(table)) == 1 for table in tables)
     parts = []
     for path in figures:
-        if not (shown and path.name.startswith(COMBINATIONS)):
+        if not (dots_in_tables and path.name.startswith(COMBINATIONS)):
             content = path.read_bytes()
             width = int.from_bytes(content[16:20], "big") // PIXELS_PER_POINT  # of a PNG's header
             address = data_address(content, "image/png")

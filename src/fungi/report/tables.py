@@ -1,4 +1,4 @@
-"""Cells -> tables of one protocol each, as markdown, LaTeX and CSV."""
+"""Tables of cells, one per protocol, as markdown, LaTeX and CSV."""
 
 import csv
 import io
@@ -11,22 +11,21 @@ from fungi.report.cells import Cell, mean_cells
 from fungi.report.facts import as_facts, short_words
 from fungi.report.protocol import Protocol
 from fungi.results.published import MEAN, backbone_labels, mean_datasets
-from fungi.results.text import by_size_and_order, plus_minus
+from fungi.results.text import MISSING, by_size_and_order, plus_minus
 
-MISSING = "-"
 LEGEND = (
-    "Percent. `76.5 ± 0.4 (+8.5) [76.0, +0.5]`: value, population standard deviation over runs where there are several,"
-    " gain over the embeddings alone, and in brackets the published value and how far ours is from it."
-    " `(+0.5 ~)`: a gain or loss within noise: chance alone gives it in one of twenty cases or more often (McNemar's"
-    " test on the scored rows). Behind a dataset stands the number of rows that were scored."
-    f" `{MISSING}`: missing. Published values stand only beside results with the published settings; what else"
-    " was set stands in the heading, and the profile tells whether features were made as the published code made them."
+    "Values are in percent. `76.5 ± 0.4 (+8.5) [76.0, +0.5]`: value, population standard deviation if there are several"
+    " runs, gain over the embeddings alone, and in brackets the published value and the difference of ours to it."
+    " `(+0.5 ~)`: a gain or loss within noise (McNemar's test on the scored rows, p ≥ 0.05)."
+    f" `pets (3669)`: a dataset and its number of scored rows. `{MISSING}`: missing. Published values are shown only"
+    " for results with the published settings. Headings name all other settings, and the profile: `clean` for the"
+    " method, `published` for the code of the authors."
 )
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows: backbone and combination; columns: datasets, then their mean."""
+    """A table of one protocol. Rows: backbone and combination; columns: datasets, then their mean."""
 
     protocol: Protocol
     columns: tuple[str, ...]
@@ -34,40 +33,40 @@ class Table:
     cells: dict[tuple[str, str, str], Cell]
 
     @property
-    def how(self) -> Protocol:
-        """Return the protocol, which claims no PCA where none of the features was reduced."""
+    def shown_protocol(self) -> Protocol:
+        """Return the protocol; it says `no PCA` if no feature was reduced."""
         sizes = [value for name, value in self.protocol.details if name == "pca_dim"]
         if not sizes or any(cell.reduced is not False for cell in self.cells.values() if cell.dataset != MEAN):
             return self.protocol
-        bare = self.protocol.without("pca_dim")
-        return replace(bare, details=as_facts([*bare.details, ("no_pca", sizes[0])]))
+        others = self.protocol.without("pca_dim")
+        return replace(others, details=as_facts([*others.details, ("no_pca", sizes[0])]))
 
     def rows_of(self, column: str) -> int | None:
-        """Return how many rows of a dataset were scored; None where results differ in it, or do not tell."""
+        """Return the number of scored rows of a dataset; None if results differ in it or do not record it."""
         counts = {cell.rows for (_, _, dataset), cell in self.cells.items() if dataset == column}
         return counts.pop() if len(counts) == 1 else None
 
     @property
     def gaps(self) -> list[str]:
-        """Return what is missing, by backbone: datasets without any cell."""
-        found = {(backbone, column) for backbone, _, column in self.cells}
+        """Return, for each backbone, the datasets without any cell: `ViT-B/16: cars, cub`."""
+        filled = {(backbone, column) for backbone, _, column in self.cells}
         backbones = dict.fromkeys(backbone for backbone, _ in self.rows)
-        lacking = {
-            name: [column for column in self.columns if column != MEAN and (name, column) not in found]
+        missing = {
+            name: [column for column in self.columns if column != MEAN and (name, column) not in filled]
             for name in backbones
         }
-        return [f"{label(name)}: {', '.join(columns)}" for name, columns in lacking.items() if columns]
+        return [f"{label(name)}: {', '.join(columns)}" for name, columns in missing.items() if columns]
 
 
 def make_tables(cells: Sequence[Cell]) -> list[Table]:
-    """Return one table per protocol; means over the paper's datasets where all of them are there."""
+    """Return a table per protocol, with means over the paper's datasets if none of them is missing."""
     everything = [*cells, *mean_cells(cells)]
     protocols = sorted({cell.protocol for cell in everything}, key=lambda protocol: protocol.place)
     return [_table(protocol, everything) for protocol in protocols]
 
 
 def label(backbone: str) -> str:
-    """Return the paper's name of a backbone, else its own."""
+    """Return the paper's name of a backbone, or the name itself if the paper does not use the backbone."""
     return backbone_labels().get(backbone, backbone)
 
 
@@ -75,7 +74,7 @@ def to_markdown(tables: Sequence[Table]) -> str:
     """Return all tables under headings that name their protocols."""
     parts = ["# Results", "", LEGEND, ""]
     for table in tables:
-        parts += [f"## {table.how}", ""]
+        parts += [f"## {table.shown_protocol}", ""]
         parts += ["| " + " | ".join(["backbone", "features", *_column_titles(table)]) + " |"]
         parts += ["|" + "---|" * (len(table.columns) + 2)]
         parts += ["| " + " | ".join(line) + " |" for line in _lines(table)]
@@ -84,11 +83,11 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 
 def to_latex(tables: Sequence[Table]) -> str:
-    """Return all tables as `tabular`, each under a comment that names its protocol; needs the package booktabs."""
+    """Return all tables as LaTeX `tabular`s, each below a comment with its protocol. They need the package booktabs."""
     parts = [f"% {LEGEND}"]
     for table in tables:
         head = " & ".join(["backbone", "features", *_column_titles(table)])
-        parts += ["", f"% {table.how}", rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}", r"\toprule"]
+        parts += ["", f"% {table.shown_protocol}", rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}", r"\toprule"]
         parts += [_escaped(head, keep="&") + r" \\", r"\midrule"]
         parts += [" & ".join(_escaped(text) for text in line) + r" \\" for line in _lines(table)]
         parts += [r"\bottomrule", r"\end{tabular}"]
@@ -119,7 +118,7 @@ _CSV_COLUMNS: dict[str, Callable[[Cell], Any]] = {
 
 
 def to_csv(cells: Sequence[Cell]) -> str:
-    """Return one line per cell, means included."""
+    """Return a line per cell, means included."""
     buffer = io.StringIO()
     lines = [[value(cell) for value in _CSV_COLUMNS.values()] for cell in [*cells, *mean_cells(cells)]]
     csv.writer(buffer, lineterminator="\n").writerows([list(_CSV_COLUMNS), *lines])
@@ -130,7 +129,7 @@ def _table(protocol: Protocol, everything: Sequence[Cell]) -> Table:
     cells = {(cell.backbone, cell.combination, cell.dataset): cell for cell in everything if cell.protocol == protocol}
     rows = sorted({key[:2] for key in cells}, key=lambda row: (row[0], by_size_and_order(row[1])))
     datasets = {dataset for _, _, dataset in cells}
-    # The paper's datasets all together as soon as one of them is there, in its order; others after them.
+    # If any dataset of the paper is there, all its datasets become columns, in its order. Other datasets follow.
     of_the_mean = mean_datasets() if datasets & set(mean_datasets()) else ()
     columns = (*of_the_mean, *sorted(datasets - set(of_the_mean) - {MEAN}), *((MEAN,) if of_the_mean else ()))
     return Table(protocol, columns, tuple(rows), cells)
@@ -150,7 +149,7 @@ def _lines(table: Table) -> list[list[str]]:
 
 
 def _text(cell: Cell | None) -> str:
-    """`76.5 ± 0.4 (+8.5) [76.0, +0.5]`."""
+    """Return a cell as in the legend: `76.5 ± 0.4 (+8.5) [76.0, +0.5]`."""
     if cell is None:
         return MISSING
     text = plus_minus(cell.value, cell.std)

@@ -1,4 +1,4 @@
-"""How far chance alone moves a score: its standard error over the scored rows, and whether it differs from another."""
+"""Uncertainty of scores: standard errors over the scored rows, and tests against the score of the embeddings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from jaxtyping import Float, Integer
 from fungi.store.layout import EMBEDDINGS
 
 LEVEL = 0.05
-"""A difference that chance gives at least this often is within noise."""
+"""A difference with a p-value of at least this is within noise."""
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """rows: how many were scored; error: standard error of the score, as a share; p_value: how often chance alone gives
-    a difference from the embeddings that is at least as large; None for the embeddings, and where they are absent.
+    """Uncertainty of a score. rows: number of scored rows; error: standard error, as a share; p_value: of the test that
+    the score equals that of the embeddings; None for the embeddings, and if the result has none.
     """
 
     rows: int
@@ -25,9 +25,9 @@ class Uncertainty:
 
 
 def uncertainties(content: Mapping[str, Any], metric: str) -> dict[str, Uncertainty]:
-    """Return the uncertainty of every combination of a result whose predictions are kept.
+    """Return the uncertainty of every combination whose predictions are in the result.
 
-    metric: `accuracy` or `mean-per-class-accuracy`; of other metrics nothing is known.
+    metric: `accuracy` or `mean-per-class-accuracy`; for other metrics the answer is empty.
     """
     targets = np.asarray(content.get("test_targets", []))
     if not len(targets) or metric not in ("accuracy", "mean-per-class-accuracy"):
@@ -44,7 +44,7 @@ def uncertainties(content: Mapping[str, Any], metric: str) -> dict[str, Uncertai
 def _right_by_combination(
     content: Mapping[str, Any], targets: Integer[np.ndarray, " q"]
 ) -> dict[str, Float[np.ndarray, "r q"]]:
-    """Return, for each combination, which rows each run predicts rightly (1) or not (0)."""
+    """Return combination -> matrix of runs by rows: 1 for a correct prediction, else 0."""
     runs = [run["results"] for run in content.get("runs") or [content]]
     names = [name for name, scores in runs[0].items() if "predictions" in scores]
     return {
@@ -55,7 +55,7 @@ def _right_by_combination(
 
 
 def _standard_error(scores: Float[np.ndarray, " q"], classes: Integer[np.ndarray, " q"]) -> float:
-    """Return the standard error of the mean over classes of the mean score of their rows."""
+    """Return the standard error of the mean score over classes, each of which counts equally."""
     _, numbers, counts = np.unique(classes, return_inverse=True, return_counts=True)
     means = np.bincount(numbers, scores) / counts
     variances = np.bincount(numbers, (scores - means[numbers]) ** 2) / counts
@@ -65,7 +65,7 @@ def _standard_error(scores: Float[np.ndarray, " q"], classes: Integer[np.ndarray
 def _p_values(right: Mapping[str, Float[np.ndarray, "r q"]]) -> dict[str, float]:
     """Return the p-value of each combination against the embeddings, on the same rows.
 
-    Of one run by McNemar's exact test; of several by a t-test over the rows, each with the mean over runs.
+    A single run is tested by McNemar's exact test, several runs by a paired t-test on the means of each row over runs.
     """
     from scipy.special import bdtr, stdtr  # the distributions of scipy.stats, which takes a second to import
 

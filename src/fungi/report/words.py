@@ -1,4 +1,4 @@
-"""What pages and figures call things: in words that need no manual."""
+"""Names of features, tasks, metrics and protocols for pages and figures."""
 
 from fungi.report.facts import Fact, Setting, long_words, objective_in_words
 
@@ -10,7 +10,7 @@ TASKS = {
     "clustering": "Clustering",
     "in-context": "Answers of a language model",
 }
-"""Task -> its name, in the order in which pages tell of them."""
+"""Task -> its name, in the order in which pages show them."""
 METRICS = {
     "accuracy": "accuracy",
     "mean-per-class-accuracy": "mean accuracy per class",
@@ -20,7 +20,7 @@ METRICS = {
 }
 _PROFILES = {
     "clean": "gradients as the method says (profile clean)",
-    "published": "gradients as the published code made them (profile published)",
+    "published": "gradients as the code of the authors computes them (profile published)",
     "unknown": "files of unknown origin",
 }
 
@@ -31,13 +31,13 @@ def feature_in_words(name: str) -> str:
     return " + ".join(objective_in_words(feature) + colon + array for feature, colon, array in parts)
 
 
-def asked_in_words(task: str, setting: Setting) -> str:
-    """Return task and setting of a protocol: `Nearest neighbours, all train rows`."""
+def task_in_words(task: str, setting: Setting) -> str:
+    """Return task and setting in words: `Nearest neighbours, all train rows`."""
     return f"{TASKS.get(task, task)}, {setting.in_words()}"
 
 
 def profile_in_words(profile: str) -> str:
-    """Return what a profile means: `gradients as the method says (profile clean)`."""
+    """Return the meaning of a profile: `gradients as the method says (profile clean)`."""
     return _PROFILES.get(profile, f"profile {profile}")
 
 
@@ -47,5 +47,5 @@ def how_in_words(profile: str, details: tuple[Fact, ...]) -> str:
 
 
 def metric_in_words(metric: str) -> str:
-    """Return a metric's name, written out."""
+    """Return the full name of a metric."""
     return METRICS.get(metric, metric)

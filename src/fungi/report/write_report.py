@@ -1,4 +1,4 @@
-"""Result files -> tables beside the published numbers, and plots: as a page, and in the forms of papers."""
+"""`fungi report`: tables of results beside the published values, and figures, as a page and for papers."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fungi.report.cells import Cell, ResultRecord
     from fungi.report.tables import Table
 
-DESCRIPTION = """Tables and plots of result files, with the published values beside them: report.html is one page
-that says what came out, with tables that sort at a click; the others are for papers and other programs.
+DESCRIPTION = """Write tables and figures of results, with the published values beside them. report.html is a page with
+a summary, sortable tables and figures; the other formats are for papers and other programs.
 
   fungi report --results features
   fungi report --results features other/results/knn/pets/vit-b16.json --formats markdown csv
@@ -28,16 +28,16 @@ that says what came out, with tables that sort at a click; the others are for pa
 class ReportSettings:
     """Flags of `fungi report`."""
 
-    results: tuple[Path, ...] = setting((Path("features"),), "folders that hold result files, or the files themselves")
+    results: tuple[Path, ...] = setting((Path("features"),), "result files, or folders that contain them")
     output: Path = setting(Path("report"), "folder of the report")
     formats: tuple[Literal["html", "markdown", "csv", "latex", "png"], ...] = setting(
-        ("html", "markdown", "csv", "latex", "png"), "what to write"
+        ("html", "markdown", "csv", "latex", "png"), "formats to write"
     )
     figures: int = setting(
-        40, "number of figures to draw at most; those that sum up many results come first", within=(0, 100_000)
+        40, "largest number of figures; those that summarise many results are drawn first", within=(0, 100_000)
     )
-    data_dir: Path = setting(Path("data"), "folder of the datasets, for names of classes that results do not hold")
-    expect: tuple[Path, ...] = setting((), "result files that the report is to hold; it says which are missing")
+    data_dir: Path = setting(Path("data"), "folder of the datasets, for names of classes that are not in the results")
+    expect: tuple[Path, ...] = setting((), "result files that have to exist; the report lists the missing ones")
 
     def __post_init__(self) -> None:
         for place in self.results:
@@ -47,15 +47,15 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class _Results:
-    """Result files, their numbers, and the tables of those."""
+    """Result files, their cells, and the tables of the cells."""
 
     records: "Sequence[ResultRecord]"
     cells: "Sequence[Cell]"
     tables: "Sequence[Table]"
 
     @classmethod
-    def of(cls, records: "Sequence[ResultRecord]") -> "_Results":
-        """Everything that result files hold."""
+    def from_records(cls, records: "Sequence[ResultRecord]") -> "_Results":
+        """Return the cells and tables of some result files."""
         from fungi.report.cells import cells_of, distinct
         from fungi.report.tables import make_tables
 
@@ -64,16 +64,17 @@ class _Results:
 
 
 def run(settings: ReportSettings) -> list[Path]:
-    """Write the report; the files written."""
+    """Write the report; return the paths of its files."""
     from fungi.report.gallery import draw_all, figures_of
 
-    everything = _Results.of(_read(settings))
-    unchosen = [record for record in everything.records if not record.chosen]
-    fixed = everything if len(unchosen) == len(everything.records) else _Results.of(unchosen)
+    everything = _Results.from_records(_read(settings))
+    with_fixed_settings = [record for record in everything.records if not record.chosen]
+    all_fixed = len(with_fixed_settings) == len(everything.records)
+    fixed = everything if all_fixed else _Results.from_records(with_fixed_settings)
     settings.output.mkdir(parents=True, exist_ok=True)
     with _folder_of_figures(settings) as folder:
         for place in (settings.output, folder):
-            remove_orphans(place)  # of what killed reports left
+            remove_orphans(place)  # files of reports that were killed
         figures: list[Path] = []
         if {"png", "html"} & set(settings.formats):
             fillable = figures_of(folder, fixed.records, fixed.cells, fixed.tables, settings.data_dir)
@@ -91,7 +92,10 @@ def run(settings: ReportSettings) -> list[Path]:
 def _texts(
     settings: ReportSettings, everything: _Results, fixed: _Results, figures: list[Path]
 ) -> dict[str, tuple[str, Callable[[], str]]]:
-    """Format -> name of its file, and what makes its text."""
+    """Return format -> (name of its file, function that returns its text).
+
+    everything: all results; fixed: those without results of `--choose`.
+    """
     from fungi.report.choices import choices
     from fungi.report.report_page import report_page
     from fungi.report.tables import to_csv, to_latex, to_markdown
@@ -124,7 +128,7 @@ def _read(settings: ReportSettings) -> "list[ResultRecord]":
 
 @contextmanager
 def _folder_of_figures(settings: ReportSettings) -> Iterator[Path]:
-    """Where figures are kept; one that goes again where only the page holds them."""
+    """Provide the folder of the figures; a temporary one if only the page contains them."""
     if "png" in settings.formats:
         yield settings.output / "figures"
         return
@@ -138,12 +142,12 @@ def _missing(settings: ReportSettings) -> str:
 
 
 def _absent(settings: ReportSettings) -> list[Path]:
-    """Results that should be there and are not: their evaluations failed, or did not run."""
+    """Return the expected result files that do not exist."""
     return [path for path in settings.expect if not path.exists()]
 
 
 def show(settings: ReportSettings, written: list[Path]) -> None:
-    """Say what was written."""
+    """Print the paths of the written files and the list of missing results."""
     for path in written:
         print(f"wrote {path}")
     if absent := _missing(settings):

@@ -1,7 +1,7 @@
 """Analyses of the paper's figures: CKA between features, accuracy by shots, accuracy by layer.
 
-Each leaves result files, which `scripts/report.py` draws. Per-class differences need no run of their own: the report
-takes them from the predictions of kNN.
+Each writes result files, which `fungi report` draws. Differences per class need no analysis: the report computes them
+from the predictions in the results of kNN.
 """
 
 from contextlib import suppress
@@ -20,10 +20,10 @@ from fungi.search import BackendFlag
 from fungi.settings import like, setting
 from fungi.store.layout import EMBEDDINGS, Layout
 
-DESCRIPTION = """Analyses over features that are already extracted; draw them with fungi report.
+DESCRIPTION = """Analyses of features that are already extracted. `fungi report` draws their results.
 
   fungi analyse --analysis cka shots --dataset imagenet-100 --backbone vit-b16
-  fungi analyse --analysis layers --dataset imagenet-100 --backbone vit-b16     (every array of the gradient files)
+  fungi analyse --analysis layers --dataset imagenet-100 --backbone vit-b16     (each array of the gradient files)
 """
 _OF_KNN = ("k", "vote", "temperature", "shots", "few_shot_seed", "few_shot_sampling")
 Analysis = Literal["cka", "shots", "layers"]
@@ -31,15 +31,19 @@ Analysis = Literal["cka", "shots", "layers"]
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyseSettings(FeatureSettings):
-    """Flags of `fungi analyse`: features, which analyses, and what the kNN runs among them are told."""
+    """Flags of `fungi analyse`: features, analyses to run, and settings of the kNN runs."""
 
     analysis: tuple[Analysis, ...] = setting(
         ("cka", "shots"),
-        "cka: similarity of features; shots: kNN by shots; layers: kNN of single gradients by layer",
+        "analyses to run: cka (similarity of features), shots (kNN by number of shots), layers (kNN of each gradient"
+        " alone, by layer)",
         decides="nothing",
     )
     shot_counts: tuple[int, ...] = setting(
-        (1, 2, 4, 8, 16), "train examples per class of the shots analysis", within=(1, 10**6), decides="nothing"
+        (1, 2, 4, 8, 16),
+        "numbers of train examples per class for the analysis `shots`",
+        within=(1, 10**6),
+        decides="nothing",
     )
     shots: int | None = like(KnnSettings, "shots")
     few_shot_seed: tuple[int, ...] = like(KnnSettings, "few_shot_seed")
@@ -52,22 +56,29 @@ class AnalyseSettings(FeatureSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.output is not None and self.analysis != ("cka",):
-            raise FungiError("--output names one file, and an analysis of kNN leaves several: give it with cka alone.")
-        self.knn(shots=self.shots or (1 if "shots" in self.analysis else None))  # what it has to say against them
+            raise FungiError(
+                "--output names one file, but an analysis by kNN writes several: use it only with --analysis cka."
+            )
+        self.knn(
+            shots=self.shots or (1 if "shots" in self.analysis else None)
+        )  # raises FungiError if these settings contradict
 
     def knn(self, **changes: Any) -> KnnSettings:
-        """Return the settings of one kNN run: the shared flags, and those of this run."""
+        """Return the settings of one kNN run: the shared flags, with some changed for this run."""
         known = {field.name for field in fields(KnnSettings)}
         shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name in known}
         return KnnSettings(**shared | changes)
 
     def outputs(self) -> list[Path]:
-        """Return the result files; those of `layers` are known when the gradient files are opened, and not before."""
+        """Return the result files, except those of `layers`, which depend on the arrays in the gradient files."""
         paths = [self.result_path("cka")] if "cka" in self.analysis else []
         return [*paths, *self._runs_by_shots()]
 
     def _runs_by_shots(self) -> dict[Path, KnnSettings]:
-        """Result file -> the kNN run that leaves it; once there are labels, of the counts for which there are rows."""
+        """Return result file -> settings of the kNN run that writes it.
+
+        If the labels are already extracted, only the numbers of shots for which there are enough rows count.
+        """
         counts = self.shot_counts if "shots" in self.analysis else ()
         with suppress(FungiError, OSError):  # nothing is extracted yet
             smallest, classes = _class_sizes(self)
@@ -81,16 +92,16 @@ class AnalyseSettings(FeatureSettings):
         return super().difference(path) if run is None else run.difference(path)
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide CKA; neighbours and shots belong to the kNN runs."""
+        """Return the settings that decide CKA; those of neighbours and shots only decide the kNN runs."""
         return {name: value for name, value in super().deciding().items() if name not in _OF_KNN}
 
     def unusual(self) -> dict[str, Any]:
-        """Return the settings that decide CKA and are not the usual ones."""
+        """Return the settings that decide CKA and differ from the defaults."""
         return {name: value for name, value in super().unusual().items() if name not in _OF_KNN}
 
 
 def cka(settings: AnalyseSettings) -> dict[str, Any]:
-    """CKA of every pair of features on the scored split; the content of the result file."""
+    """Compute CKA of every pair of features on the scored split; return the content of the result file."""
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.scorers import CkaScorer
 
@@ -104,13 +115,13 @@ def cka(settings: AnalyseSettings) -> dict[str, Any]:
 
 
 def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:
-    """kNN for each number of shots for which there are rows enough; the result files' contents."""
+    """Run kNN for each number of shots for which there are enough rows; return the contents of the result files."""
     smallest, classes = _class_sizes(settings)
     contents = []
     for count in settings.shot_counts:
         if count > smallest or count * classes <= max(settings.knn().all_k):
             logger.warning(
-                "left out %d shots: %d classes of at least %d rows, k = %d",
+                "left out %d shots: there are %d classes, the smallest of %d rows, and k = %d",
                 count,
                 classes,
                 smallest,
@@ -122,16 +133,20 @@ def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:
 
 
 def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
-    """kNN of single gradients for every array of the gradient files; the result files' contents."""
+    """Run kNN of each gradient alone, for every array of the gradient files; return the results' contents."""
     from fungi.store.reading import array_keys
 
-    layout, where = Layout(settings.root[0]), (settings.dataset_name, settings.backbone_name)
-    chosen = settings.features or layout.objectives(*where, settings.train_split)
-    names = [name for name in chosen if name != EMBEDDINGS]
+    layout, (dataset, backbone) = Layout(settings.root[0]), (settings.dataset_name, settings.backbone_name)
+    features = settings.features or layout.objectives(dataset, backbone, settings.train_split)
+    names = [name for name in features if name != EMBEDDINGS]
     if not names:
-        folder = layout.gradients(*where, "any", settings.train_split).parent
-        raise FungiError(f"no gradient files of split {settings.train_split!r} in {folder}.")
-    shared = set.intersection(*(set(array_keys(layout.existing(name, *where, settings.train_split))) for name in names))
+        folder = layout.gradients(dataset, backbone, "any", settings.train_split).parent
+        raise FungiError(
+            f"there are no gradient files of split {settings.train_split!r} in {folder}."
+            " Run fungi extract-gradients first."
+        )
+    paths = [layout.existing(name, dataset, backbone, settings.train_split) for name in names]
+    shared = set.intersection(*(set(array_keys(path)) for path in paths))
     single = {"features": tuple(names), "combinations": "single", "few_shot_seed": (), "few_shot_sampling": None}
     return [knn_concat.run(settings.knn(layer_key=key, **single)) for key in sorted(shared)]
 
@@ -150,7 +165,7 @@ def _class_sizes(settings: FeatureSettings) -> tuple[int, int]:
 
 
 def run(settings: AnalyseSettings) -> None:
-    """Run the analyses that are named."""
+    """Run the analyses that `--analysis` names."""
     if "cka" in settings.analysis:
         for name, scores in cka(settings)["results"].items():
             print(f"CKA {name.replace('+', ' - ')}: {scores['cka']:.3f}")

@@ -1,15 +1,14 @@
-"""Which combination, how many components, how many neighbours? Chosen on the train rows alone, by leaving one out.
+"""`--choose`: choose combination, number of components and number of neighbours on the train rows alone.
 
-Every combination is reduced once, by the PCA that its train rows (without their labels) give. Its leading components
-are those of any smaller PCA, so that all sizes come from one decomposition, and all k from one search. A candidate is
-judged by how often the other train rows are right about each train row. Test labels take no part, but for one row of
-the table that shows what the best candidate would have been.
+Each combination is reduced once, by a PCA fitted on its train rows without their labels. The leading components are
+those of any smaller PCA, so that one decomposition gives all sizes, and one search all k. A candidate is judged by its
+leave-one-out score on the train rows. Test labels are used only to score, and for the row `hindsight`.
 
 The rows of the result, each over all runs:
 
-    embeddings, embeddings+kl+...   what that combination scores with its own choice of components and neighbours
-    chosen                          what the best judged candidate of all combinations scores
-    hindsight                       the best test score of any candidate: nobody can choose it, it needs the test labels
+    embeddings, embeddings+kl+...   test score of that combination, with components and neighbours chosen for it
+    chosen                          test score of the best judged candidate of all combinations
+    hindsight                       best test score of any candidate; it can only be chosen with the test labels
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +35,7 @@ POWERS = tuple(2**power for power in range(4, 13))
 
 @dataclass(frozen=True)
 class Candidate:
-    """A combination, the components kept and the neighbours that vote; judged: its score on the train rows."""
+    """A combination, its number of components and of neighbours. judged: leave-one-out score on the train rows."""
 
     combination: Combination
     dim: int
@@ -44,18 +43,22 @@ class Candidate:
     judged: float
 
     def describe(self) -> dict[str, Any]:
-        """For the result."""
+        """Return the candidate as plain data for the result file."""
         return {"combination": name_of(self.combination), "dim": self.dim, "k": self.k, "judged": self.judged}
 
 
 def rows_of_the_table(features: Sequence[str]) -> list[Combination]:
-    """Embeddings alone and all features with a choice of their own, what was chosen of all, and the best there was."""
-    own = [(EMBEDDINGS,)] if EMBEDDINGS in features else []
-    return [*own, in_order(features), (CHOSEN,), (HINDSIGHT,)]
+    """Return the rows of the result: embeddings alone, all features together, `chosen` and `hindsight`."""
+    embeddings = [(EMBEDDINGS,)] if EMBEDDINGS in features else []
+    return [*embeddings, in_order(features), (CHOSEN,), (HINDSIGHT,)]
 
 
 class ChoiceScorer:
-    """One run of `--choose`. settings.k and the PCA size are the largest that are tried."""
+    """Scores one run of `--choose`.
+
+    most_neighbours, settings.reduced_dim: the largest numbers of neighbours and components to try. metric: decides
+    which candidate is best.
+    """
 
     def __init__(self, settings: FewShotSettings, task: Task, *, most_neighbours: int, metric: str) -> None:
         train, test = task.splits["train"], task.splits["test"]
@@ -69,13 +72,13 @@ class ChoiceScorer:
         self._judged: dict[Combination, list[Candidate]] = {}
 
     def score(self, features: Combined) -> Scores:
-        """Return the test scores of a row of the table, with the chosen candidate and its score on the train rows."""
+        """Return the test scores of a row of the result, with its candidate and the leave-one-out score."""
         combination = features.names
         if combination == (HINDSIGHT,):
             _, scores, best = max(self._tested(), key=lambda tested: tested[0])
             return {**scores, "chosen": best.describe()}
         candidates_of = all_combinations(self._train.names) if combination == (CHOSEN,) else [combination]
-        # Of candidates that are judged alike, the first: the one with the fewest features, components and neighbours.
+        # Of equal candidates `max` returns the first: the one with the fewest features, components and neighbours.
         best = max(
             (tested for names in candidates_of for tested in self.judged(names)), key=lambda tested: tested.judged
         )
@@ -86,7 +89,7 @@ class ChoiceScorer:
         return {**scores, "judged": best.judged, "chosen": best.describe(), "predictions": predictions.tolist()}
 
     def judged(self, combination: Combination) -> list[Candidate]:
-        """Return all candidates of a combination with their leave-one-out scores; test rows take no part."""
+        """Return all candidates of a combination with their leave-one-out scores; test rows are not used."""
         if combination not in self._judged:
             sizes, train, _ = self._rows(combination, test=False)
             self._judged[combination] = [
@@ -103,7 +106,7 @@ class ChoiceScorer:
         return warnings_of_labels(self._targets, self.test_targets)
 
     def _tested(self) -> Iterator[tuple[float, Scores, Candidate]]:
-        """Yield, for every candidate: its metric on the test rows, all its scores there, and the candidate."""
+        """Yield, for every candidate, its metric on the test rows, all its test scores, and the candidate."""
         for combination in all_combinations(self._train.names):
             sizes, train, test = self._rows(combination)
             judged = iter(self.judged(combination))
@@ -116,12 +119,12 @@ class ChoiceScorer:
     def _rows(
         self, combination: Combination, *, test: bool = True
     ) -> tuple[list[int], Float[Tensor, "n r"], Float[Tensor, "q r"]]:
-        """Numbers of components to try, train and test rows with the most of them.
+        """Return the numbers of components to try, and train and test rows reduced to the largest of them.
 
-        Powers of two from 16, and all that the largest PCA keeps; without a PCA the features as they are.
+        The numbers are the powers of two from 16 on and the size of the largest PCA; without a PCA, the full size.
         """
         reduction = self._reducer.fit(combination)
         train = reduced(self._train, reduction, self._device)
         powers = [] if reduction.skipped else [size for size in POWERS if size < reduction.dim]
-        others = reduced(self._test, reduction, self._device) if test else train[:0]
-        return [*powers, reduction.dim], train, others
+        test_rows = reduced(self._test, reduction, self._device) if test else train[:0]
+        return [*powers, reduction.dim], train, test_rows

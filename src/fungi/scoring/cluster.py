@@ -20,15 +20,17 @@ class ClusterSettings(FeatureSettings):
 
     task: ClassVar[str] = "clustering"
 
-    all_combinations: bool = setting(False, "every combination, in place of the nested ones", decides="contents")
-    restarts: int = setting(
-        10, "random starts of k-means, of which the best is kept", within=(1, 10_000), mark="restarts"
+    all_combinations: bool = setting(
+        False, "score every combination instead of only the nested ones", decides="contents"
     )
-    seed: int = setting(42, "seed of the starts", within=SEEDS, mark="seed")
+    restarts: int = setting(
+        10, "number of random starts of k-means; the best result is kept", within=(1, 10_000), mark="restarts"
+    )
+    seed: int = setting(42, "seed of the random starts", within=SEEDS, mark="seed")
 
 
 def run(settings: ClusterSettings) -> dict[str, Any]:
-    """Evaluate what is missing; the content of the result file."""
+    """Score the missing combinations; return the content of the result file."""
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.scorers import ClusterScorer
 
@@ -41,5 +43,5 @@ def run(settings: ClusterSettings) -> dict[str, Any]:
 
 
 def show(settings: ClusterSettings, content: dict[str, Any]) -> None:
-    """Print the table."""
+    """Print the table of scores."""
     print_gain_table({"matched clusters": content})

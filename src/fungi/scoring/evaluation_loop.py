@@ -1,6 +1,6 @@
-"""The loop that all evaluations share: runs x combinations, saved one by one, what is done already left out.
+"""The loop of all evaluations: score every missing combination of every run, and save after each one.
 
-The loop opens features, reduces them, says what was odd and saves; a scorer turns reduced features into scores.
+The loop opens the features, reduces them, logs warnings and saves. A scorer turns reduced features into scores.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ from fungi.runtime.log import logger, progress
 from fungi.runtime.tracking import track
 from fungi.scoring.feature_files import Splits, open_splits, provenance, provenances_of
 from fungi.scoring.feature_settings import FeatureSettings
-from fungi.scoring.fitted_rows import of_seen_rows
+from fungi.scoring.fitted_rows import warnings_of_seen_rows
 from fungi.store.foreign import format_of, split_key
 from fungi.store.joining import check_runs
 from fungi.store.provenance import Provenance
@@ -31,29 +31,29 @@ from fungi.store.reading import read_class_names, read_sample_ids
 
 @runtime_checkable
 class Scorer(Protocol):
-    """One run, ready to score any combination.
+    """Scores any combination of the features of one run.
 
-    test_targets: labels of the scored rows, kept beside the predictions. sources: all features that it reads, those
-    that PCA is fitted on first. warnings: what is odd in the labels; the loop looks at the features.
+    test_targets: labels of the scored rows, saved beside the predictions. sources: all features that the scorer reads;
+    PCA is fitted on the first source.
     """
 
     test_targets: Integer[np.ndarray, " q"]
 
     @property
     def sources(self) -> Sequence[FeatureSource]:
-        """Return the features."""
+        """Return the features that the scorer reads."""
 
     def score(self, features: "Combined") -> Scores:
-        """Return scores of one combination."""
+        """Return the scores of one combination."""
 
     def warnings(self) -> list[str]:
-        """Return what was odd, besides the features."""
+        """Return warnings about the labels; those about features come from the sources."""
 
 
 class Combined:
-    """The features of one combination, concatenated and reduced when a scorer asks for them.
+    """The features of one combination. They are concatenated and reduced when a scorer reads them.
 
-    names: of the features; reduction: fitted on the scorer's first source; logged if PCA was skipped.
+    names: the features of the combination; reducer: fits PCA on the scorer's first source; announce: logs a reduction.
     """
 
     def __init__(self, names: Combination, reducer: Reducer, announce: Callable[[Reduction], None]) -> None:
@@ -63,27 +63,27 @@ class Combined:
 
     @cached_property
     def reduction(self) -> Reduction:
-        """Return how they are reduced."""
+        """Return the reduction, which is fitted at the first use."""
         reduction = self._reducer.fit(self.names)
         self._announce(reduction)
         return reduction
 
     def rows(self, source: FeatureSource) -> Float[Tensor, "n r"]:
-        """Return all rows of a source."""
+        """Return all rows of a source, reduced."""
         return reduced(source, self.reduction, self._reducer.device)
 
     def blocks(self, source: FeatureSource) -> Callable[[], Iterable[tuple[slice, Float32[Tensor, "b r"]]]]:
-        """Return the same rows block by block; they can be read again and again."""
+        """Return a function that yields the same rows block by block, each time it is called."""
         return repeatable_blocks(source, self.reduction, self._reducer.device)
 
     def moments(self) -> tuple[Float64[Tensor, " f"], Float64[Tensor, "f f"]]:
-        """Return mean and centred Gram matrix of all features of the run, before any reduction."""
+        """Return mean and centred Gram matrix of all features of the run, without reduction."""
         return self._reducer.moments
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run of an evaluation: an extraction, and a few-shot draw where shots are drawn."""
+    """One run of an evaluation: the features of one extraction, and the seed of a few-shot draw or None."""
 
     splits: Splits
     draw: int | None
@@ -91,7 +91,7 @@ class Task:
 
     @property
     def provenances(self) -> list[Provenance]:
-        """Return the provenances of the features, of those that have one."""
+        """Return the provenances of the features that have one."""
         return provenances_of(self.splits)
 
 
@@ -104,16 +104,17 @@ def evaluate(
     draws: Sequence[int | None] = (None,),
     name: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate what is missing in the result file of `name`, the settings' own if absent; return its content.
+    """Score the combinations that are missing in a result file; return the content of the file.
 
-    combinations: features -> the combinations to score; prepare: reads labels and opens sources, once per run that
-    has something missing; splits: root -> fields of the settings that name splits, the one to fit on first.
+    combinations: function from features to the combinations to score; prepare: function that reads labels and opens
+    sources, called once for each run that is not finished; splits: function from a root to the splits to open, the one
+    to fit on first; draws: seeds of the few-shot draws; name: task of the result file, by default that of the settings.
     """
     tasks = _tasks(settings, splits, draws)
     result = settings.open_result([task.run for task in tasks], task=name, provenances=tasks[0].provenances)
     for task in tasks:
-        chosen = combinations(list(next(iter(task.splits.values())).arrays))
-        missing = [combination for combination in chosen if name_of(combination) not in task.run.results]
+        combinations_of_run = combinations(list(next(iter(task.splits.values())).arrays))
+        missing = [combination for combination in combinations_of_run if name_of(combination) not in task.run.results]
         if missing:
             _evaluate_run(settings, task, missing, prepare(task), result)
     result.finish()
@@ -139,13 +140,13 @@ def _evaluate_run(
     settings: FeatureSettings, task: Task, missing: list[Combination], scorer: Scorer, result: ResultFile
 ) -> None:
     _keep_rows(result, scorer.test_targets, task)
-    for text in of_seen_rows({split: files.arrays for split, files in task.splits.items()}):
+    for text in warnings_of_seen_rows({split: files.arrays for split, files in task.splits.items()}):
         note(task.run, text)
     reducer, announce = Reducer(scorer.sources[0], settings.reduced_dim, settings.compute_device), Announcer()
     for combination in progress(missing, label=result.task, unit="combination"):
         features = Combined(combination, reducer, announce)
         scores = scorer.score(features)
-        if "reduction" in vars(features):  # looked at by the scorer
+        if "reduction" in vars(features):  # the scorer has used it
             scores = scores | {"pca": features.reduction.describe()}
         for text in [*scorer.warnings(), *(text for source in scorer.sources for text in source.warnings())]:
             note(task.run, text)
@@ -161,17 +162,17 @@ def note(run: Run, text: str) -> None:
 
 
 def _keep_rows(result: ResultFile, targets: Integer[np.ndarray, " q"], task: Task) -> None:
-    """Keep labels, sample ids and class names of the scored rows, the latter two where the feature files hold them.
+    """Save labels, sample ids and class names of the scored rows; ids and names only if the feature files have them.
 
-    Runs are averaged, so they have to score the same rows.
+    Raises FungiError if the runs score different rows, as their scores are averaged.
     """
     labels, path = targets.tolist(), task.splits["test"].targets_path
     if result.facts.setdefault("test_targets", labels) != labels:
         raise FungiError(
-            f"the labels in {path.parent} are not those of the other --root folders: a mean over different rows says"
-            " nothing."
+            f"the labels in {path.parent} differ from those of the other --root folders, so scores can't be averaged."
+            " Name folders with features of the same rows."
         )
-    file = split_key(path)[0]  # labels of explicit files may be named as FILE:KEY, and lie in files of other formats
+    file = split_key(path)[0]  # explicit labels may be FILE:KEY, and of other formats
     if format_of(file) != "HDF5":
         return
     for name, read in (("sample_ids", read_sample_ids), ("class_names", read_class_names)):
@@ -180,30 +181,31 @@ def _keep_rows(result: ResultFile, targets: Integer[np.ndarray, " q"], task: Tas
 
 
 def warnings_of_labels(train: Integer[np.ndarray, " n"], test: Integer[np.ndarray, " q"]) -> list[str]:
-    """Return warnings for test labels that no train row has, and for rows of a single class, which are always right."""
+    """Return warnings if test labels have no train row, or if all rows are of one class."""
     texts = []
     if len(np.unique(train)) == 1:
-        texts.append(f"all train rows have the same label ({train[0]}): nothing else can be predicted.")
+        texts.append(f"all train rows have the same label ({train[0]}): no other label can be predicted.")
     elif len(test) and len(np.unique(test)) == 1:
-        texts.append(f"all scored rows have the same label ({test[0]}): the score says nothing of the other classes.")
+        texts.append(f"all scored rows have the same label ({test[0]}): the score does not measure the other classes.")
     absent = np.setdiff1d(test, train)
     if len(absent):
         rows = int(np.isin(test, absent).sum())
         shown = ", ".join(map(str, absent[:10])) + (", ..." if len(absent) > 10 else "")
         texts.append(
-            f"{len(absent)} labels of the scored rows have no train row ({shown}): {rows} rows can't be right."
+            f"{len(absent)} labels of the scored rows have no train row ({shown}):"
+            f" {rows} rows can't be predicted correctly."
         )
     return texts
 
 
 class Announcer:
-    """Logs where PCA does not do what was asked; each reason once, as it is the same for many combinations."""
+    """Logs why PCA was skipped or keeps fewer components; each reason once, as many combinations share it."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
 
     def __call__(self, reduction: Reduction) -> None:
-        """Log the reason, if there is one and it is new."""
+        """Log the reason, unless it was logged before."""
         reason = reduction.skipped
         if reason is None and reduction.dim < reduction.pca_dim:
             reason = f"only {reduction.dim} of {reduction.pca_dim} components have any variance"

@@ -1,4 +1,4 @@
-"""From settings to the opened, checked feature files of an evaluation."""
+"""Open and check the feature files that the settings of an evaluation name."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -32,14 +32,14 @@ class SplitFiles:
     targets_path: Path
 
     def targets(self) -> Integer[np.ndarray, " n"]:
-        """Labels of the split; refused where their number is not that of the features' rows."""
+        """Return the labels of the split. Raises an error if their number differs from the number of rows."""
         labels = targets_of(self.targets_path)
         for array in self.arrays.values():
             check_targets(len(labels), self.targets_path, array)
         return labels
 
     def source(self, settings: FeatureSettings, rows: Integer[np.ndarray, " s"] | None = None) -> FeatureSource:
-        """Normalised row blocks of the split."""
+        """Return the rows of the split, normalised as the settings say. rows: indices to keep; None for all."""
         unnormalized = frozenset(
             name
             for name in self.arrays
@@ -58,15 +58,15 @@ Splits = dict[str, SplitFiles]
 
 
 def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) -> Splits:
-    """Return the features of several splits, checked to belong together (DESIGN 3.2: refusals).
+    """Return the features of several splits, after checking that they belong together (DESIGN 3.2: refusals).
 
-    splits: names of fields without their `_split`, e.g. `train`, `test`; the first one is fitted on.
+    splits: `train`, `test`, ...: names of fields of the settings without `_split`; the first split is fitted on.
     """
     if settings.takes_files:
-        opened = {split: _given(settings, split) for split in splits}
+        opened = {split: _explicit_files(settings, split) for split in splits}
     else:
         features = settings.features or _features_on_disk(settings, Layout(root), splits[0])
-        opened = {split: _found(settings, Layout(root), split, features) for split in splits}
+        opened = {split: _files_below_root(settings, Layout(root), split, features) for split in splits}
     arrays = {split: files.arrays for split, files in opened.items()}
     check_splits(arrays)
     if "test" in opened and not settings.score_fitted_rows:
@@ -89,7 +89,7 @@ def provenances_of(splits: Splits) -> list[Provenance]:
 def _origin(array: FeatureArray) -> dict[str, Any]:
     origin: dict[str, Any] = {"file": str(array.path), "array": array.key, "rows": array.rows, "size": array.dim}
     if array.provenance is None:
-        # No record to tell a changed file by.
+        # Without a provenance, only the hash shows whether the file was changed.
         return origin | {"provenance": None, "sha256": sha256_of(array.path)}
     return origin | {
         "provenance": asdict(array.provenance),
@@ -97,44 +97,46 @@ def _origin(array: FeatureArray) -> dict[str, Any]:
     }
 
 
-def _found(settings: FeatureSettings, layout: Layout, split: str, features: Sequence[str]) -> SplitFiles:
-    """Files below the root."""
-    where = (settings.dataset_name, settings.backbone_name)
+def _files_below_root(settings: FeatureSettings, layout: Layout, split: str, features: Sequence[str]) -> SplitFiles:
+    """Return the features that the layout of the root has for a split."""
+    dataset, backbone = settings.dataset_name, settings.backbone_name
     name = getattr(settings, f"{split}_split")
     arrays = {}
     for feature in in_order(features):
-        path = layout.existing(feature, *where, name)
+        path = layout.existing(feature, dataset, backbone, name)
         if feature == EMBEDDINGS and path.is_file():
             arrays[feature] = open_any(path, None, _embedding_keys(settings))
         else:
             arrays[feature] = open_array(path, EMBEDDINGS if feature == EMBEDDINGS else _layer_key(settings, path))
-    return SplitFiles(arrays, layout.embeddings(*where, name))
+    return SplitFiles(arrays, layout.embeddings(dataset, backbone, name))
 
 
 def _features_on_disk(settings: FeatureSettings, layout: Layout, split: str) -> list[str]:
-    """Names of the features that have a file for a split; FungiError where there are none."""
-    where, name = (settings.dataset_name, settings.backbone_name), getattr(settings, f"{split}_split")
-    names = layout.objectives(*where, name)
-    embeddings = layout.embeddings(*where, name)
+    """Return the names of the features that have a file for a split. Raises MissingFilesError if there are none."""
+    dataset, backbone, name = settings.dataset_name, settings.backbone_name, getattr(settings, f"{split}_split")
+    names = layout.objectives(dataset, backbone, name)
+    embeddings = layout.embeddings(dataset, backbone, name)
     if embeddings.exists():
         names.append(EMBEDDINGS)
     if not names:
         raise MissingFilesError(
-            f"no features of dataset {where[0]!r}, backbone {where[1]!r}, split {name!r} below {layout.root}"
-            f" (looked for {embeddings}).{_nearest_names(layout, *where)} Run fungi extract and extract-gradients"
-            " first, or name another --root."
+            f"there are no features of dataset {dataset!r}, backbone {backbone!r}, split {name!r} below {layout.root}"
+            f" (looked for {embeddings}).{_nearest_names(layout, dataset, backbone)} Run fungi extract and"
+            " extract-gradients first, or name another --root."
         )
     return names
 
 
 def _nearest_names(layout: Layout, dataset: str, backbone: str) -> str:
-    """Return a question that names folders with similar names; empty where there is none."""
+    """Return "Did you mean ...?" with similar names of folders; empty if there are none."""
     datasets = layout.embeddings("any", "any", "any").parent.parent.parent
-    there = {
+    names_on_disk = {
         name: sorted(path.name for path in folder.glob("*"))
         for name, folder in ((dataset, datasets), (backbone, datasets / dataset))
     }
-    close = [near for name, names in there.items() for near in get_close_matches(name, names, 2) if near != name]
+    close = [
+        near for name, names in names_on_disk.items() for near in get_close_matches(name, names, 2) if near != name
+    ]
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
@@ -145,8 +147,8 @@ def _layer_key(settings: FeatureSettings, path: Path) -> str:
     return keys[0] if len(keys) == 1 else DEFAULT_LAYER_KEY
 
 
-def _given(settings: FeatureSettings, split: str) -> SplitFiles:
-    """Return the files that are named one by one, as the original harness takes them, of any format."""
+def _explicit_files(settings: FeatureSettings, split: str) -> SplitFiles:
+    """Return the features of the files that flags name one by one, as in the original harness; any format."""
     embeddings = [_embeddings_at(settings, path) for path in getattr(settings, f"{split}_embeddings_datasets")]
     gradients = [_gradients_at(settings, text) for text in getattr(settings, f"{split}_datasets")]
     leading = "train" if settings.train_embeddings_datasets or settings.train_datasets else split
@@ -156,19 +158,19 @@ def _given(settings: FeatureSettings, split: str) -> SplitFiles:
     expected = len(leading_embeddings) + len(leading_gradients)
     if not opened or len(opened) != expected:
         raise FungiError(
-            f"{len(opened)} feature files of the {split} split for {expected} of the {leading} split."
-            f" Pair them one by one: --{split}-embeddings-datasets, --{split}-datasets."
+            f"the {split} split has {len(opened)} feature files, but the {leading} split has {expected}. Name one"
+            f" file of each split for every feature, with --{split}-embeddings-datasets and --{split}-datasets."
         )
     targets = getattr(settings, f"{split}_targets") or next((path for path, _ in embeddings), None)
     if targets is None:
-        raise FungiError(f"no labels of the {split} split. Name the file with --{split}-targets.")
-    # Features are paired by their place on the command line, and named by the train files.
+        raise FungiError(f"the {split} split has no labels. Name the file with --{split}-targets.")
+    # Files are paired by their position on the command line, and features are named after the train files.
     arrays = dict(zip(_names(leading_gradients, leading_embeddings), opened, strict=True))
     return SplitFiles({name: arrays[name] for name in in_order(arrays)}, Path(targets))
 
 
 def _embedding_keys(settings: FeatureSettings) -> tuple[str, ...]:
-    """Return the names that an array of embeddings may have, the first choice first."""
+    """Return the names that an array of embeddings may have, most likely first."""
     return (*([settings.layer_key] if settings.layer_key else []), *FEATURE_KEYS)
 
 
@@ -185,7 +187,7 @@ def _gradients_at(settings: FeatureSettings, text: str) -> tuple[Path, str]:
 
 
 def _names(gradients: list[tuple[Path, str]], embeddings: Sequence[Path]) -> list[str]:
-    """Feature names of explicit train files: `embeddings`, the objective in `<objective>-<split>.h5`, made unique."""
+    """Return unique feature names for explicit files: `embeddings`, or the objective in `<objective>-<split>.h5`."""
     plain = [EMBEDDINGS] * len(embeddings) + [path.stem.rpartition("-")[0] or path.stem for path, _ in gradients]
     details = [path.parent.name for path in embeddings] + [key for _, key in gradients]
     if len(set(plain)) == len(plain):

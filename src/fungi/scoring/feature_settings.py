@@ -1,6 +1,7 @@
-"""What all evaluations share: which feature files, how they are combined, where the result goes.
+"""Settings shared by all evaluations: feature files, how they are combined, and the result file.
 
-Files are found by dataset and backbone below `--root`, or given one by one with the flags of the original harness.
+Feature files are selected by dataset and backbone below `--root`, or named one by one with the flags of the original
+harness (explicit files).
 """
 
 import os
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LAYER_KEY = "attn_proj"
 UNNAMED = "unnamed"
-"""Dataset and backbone of explicit files, where no flag names them."""
+"""Name of dataset and backbone for explicit files, if no flag names them."""
 _DATASET, _BACKBONE, _ROOT = "digits", "digits-vit", (Path("features"),)
 
 
@@ -34,7 +35,7 @@ _DATASET, _BACKBONE, _ROOT = "digits", "digits-vit", (Path("features"),)
 class FeatureSettings(ResultSettings):
     """Flags of every evaluation of feature files.
 
-    task: name of the results in files.
+    task: name of the task in result files.
     """
 
     task: ClassVar[str] = ""
@@ -44,22 +45,22 @@ class FeatureSettings(ResultSettings):
     backbone: str = setting(_BACKBONE, "backbone whose features to evaluate")
     root: tuple[Path, ...] = setting(
         _ROOT,
-        "folder of the feature files and results; several (one per extraction seed) give mean and deviation",
+        "folder of feature files and results; several folders (one per extraction seed) give mean and deviation",
         decides="nothing",
     )
     features: tuple[str, ...] = setting(
-        (), "features to combine, e.g. embeddings kl dino; all that are found if absent", decides="contents", mark=""
+        (), "features to combine, e.g. embeddings kl dino; default: all that have files", decides="contents", mark=""
     )
     train_split: str = setting("train", "split to fit on", mark="fit-on-")
     test_split: str = setting("test", "split to score", aliases=("--split",), mark="on-")
     layer_key: str | None = setting(
         None,
-        f"array of the feature files; of gradients {DEFAULT_LAYER_KEY} if absent, or the only one there is",
+        f"array of the feature files; default for gradients: {DEFAULT_LAYER_KEY}, or the only array",
         mark="",
     )
     pca_dim: int | None = setting(
         None,
-        f"components to reduce to; the backbone's own default if absent ({DEFAULT_PCA_DIM} if it is not known)",
+        f"number of PCA components; default: that of the backbone ({DEFAULT_PCA_DIM} for an unknown backbone)",
         within=(1, 10**6),
         mark="pca",
     )
@@ -82,13 +83,15 @@ class FeatureSettings(ResultSettings):
         (), "explicit files: gradients of the test split, FILE or FILE:KEY each", decides="contents"
     )
     score_fitted_rows: bool = setting(
-        False, "score rows even where they are the ones that were fitted; tables say so", mark="fitted-rows"
+        False, "score rows even if they were fitted on; headings of tables say so", mark="fitted-rows"
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
-    block_rows: int = setting(8192, "rows of the feature files held at once", within=(1, 2**24), decides="nothing")
+    block_rows: int = setting(
+        8192, "number of rows of the feature files to read at once", within=(1, 2**24), decides="nothing"
+    )
     memory_gb: float = setting(
         4.0,
-        "features stay in memory if they need no more than this; else they are streamed",
+        "largest size in GiB of features to keep in memory; larger ones are read block by block",
         within=(0, 2**14),
         decides="nothing",
     )
@@ -98,27 +101,27 @@ class FeatureSettings(ResultSettings):
         if not self.root:
             raise FungiError("--root needs at least one folder.")
         if len(set(self.root)) < len(self.root):
-            raise FungiError("--root names the same folder twice: one run per extraction is counted.")
+            raise FungiError("--root names the same folder twice. Name each extraction once.")
         if self.takes_files and self.features:
             raise FungiError(
-                "--features chooses among the files below --root. Leave out the explicit files not wanted."
+                "--features selects files below --root, not explicit files. Name only the explicit files to combine."
             )
         if self.takes_files and len(self.root) > 1:
-            raise FungiError("explicit files describe one run. Give them without several --root.")
+            raise FungiError("explicit files belong to one run. Give only one --root.")
 
     @property
     def dataset_name(self) -> str:
-        """Return the dataset's folder name; of explicit files the name that a flag gives, if any."""
+        """Return the folder name of the dataset; for explicit files the value of the flag, or `unnamed`."""
         return UNNAMED if self.takes_files and self.dataset == _DATASET else super().dataset_name
 
     @property
     def backbone_name(self) -> str:
-        """Return the backbone's folder name; of explicit files the name that a flag gives, if any."""
+        """Return the folder name of the backbone; for explicit files the value of the flag, or `unnamed`."""
         return UNNAMED if self.takes_files and self.backbone == _BACKBONE else super().backbone_name
 
     @property
     def about(self) -> str:
-        """What the first line of the log says the command is about."""
+        """The input of the command, for the first line of the log."""
         if not self.takes_files:
             return f"dataset {self.dataset}, backbone {self.backbone}"
         paths = [*self.train_embeddings_datasets, *self.train_datasets]
@@ -127,77 +130,77 @@ class FeatureSettings(ResultSettings):
 
     @property
     def takes_files(self) -> bool:
-        """Whether files are given one by one."""
-        named = (self.train_targets, self.test_targets, self.train_embeddings_datasets, self.train_datasets)
-        return any(named) or bool(self.test_embeddings_datasets or self.test_datasets)
+        """Whether flags name explicit files."""
+        flags = (self.train_targets, self.test_targets, self.train_embeddings_datasets, self.train_datasets)
+        return any(flags) or bool(self.test_embeddings_datasets or self.test_datasets)
 
     @property
     def reduced_dim(self) -> int:
-        """Components to reduce to."""
+        """Number of PCA components."""
         if self.pca_dim is not None:
             return self.pca_dim
         return DEFAULT_PCA_DIM if self.takes_files else usual_pca_dim(self.dataset_name, self.backbone_name)
 
     @property
     def primary_metric(self) -> str:
-        """The metric that the paper reports for the dataset; accuracy for datasets that are not in it."""
+        """The metric that the paper reports for the dataset; accuracy for all other datasets."""
         known = not self.takes_files and self.dataset_name in DATASETS
         return DATASETS[self.dataset_name].metric if known else "accuracy"
 
     @property
     def compute_device(self) -> "torch.device":
-        """Where features are reduced and scored."""
+        """Device on which features are reduced and scored."""
         from fungi.runtime.device import choose_device
 
         return choose_device(self.device)
 
     @property
     def task_name(self) -> str:
-        """Return the task."""
+        """Return the name of the task in result files."""
         return self.task
 
     @property
     def results_root(self) -> Path:
-        """Return the root, or the folder that several roots have in common."""
+        """Return the root, or the common folder of several roots."""
         return self.root[0] if len(self.root) == 1 else _common_folder(self.root)
 
     def result_path(self, task: str | None = None) -> Path:
-        """Return the result file of a task; of explicit files it lies in `<root>/results`, or in `results`."""
+        """Return the result file of a task; for explicit files it is in `<root>/results`, or in `results`."""
         if self.output is None and self.takes_files:
             folder = Path("results") if self.root == _ROOT else self.root[0] / "results"
             return folder / f"{result_name(task or self.task_name, self, self.in_the_path)}.json"
         return super().result_path(task)
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide what the result file holds, as JSON, with the number of components."""
+        """Return the settings that decide the content of the result file, as JSON, with the number of components."""
         return super().deciding() | {"pca_dim": self.reduced_dim}
 
     def unusual(self) -> dict[str, Any]:
-        """Return the unusual settings; the number of components is always shown."""
+        """Return the unusual settings without the number of components, which headings always show."""
         return {name: value for name, value in super().unusual().items() if name != "pca_dim"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotSettings(FeatureSettings):
-    """Flags of the evaluations that are fitted on labels."""
+    """Flags of the evaluations that fit on labels."""
 
-    shots: int | None = setting(None, "train examples per class; all if absent", within=(1, 10**6))
+    shots: int | None = setting(None, "number of train examples per class; default: all", within=(1, 10**6))
     train_size: float | None = setting(
         None,
-        "train examples: a share of each class (0.1), or so many of each class (5), as --shots",
+        "share of the train examples of each class (0.1), or number per class (5), as with --shots",
         within=(0, 10**6),
         mark="share",
     )
     few_shot_seed: tuple[int, ...] = setting(
         (),
-        "draw the shots at random, once per seed given; the first ones in file order if absent",
+        "seeds to draw the shots with, one run per seed; default: the first shots in file order",
         within=SEEDS,
         mark="draws",
     )
     few_shot_sampling: Literal["balanced", "stratified"] | None = setting(
         None,
-        "as many shots of each class, or shares as in the train split; if absent as the features' profile does it:"
-        " stratified for texts of the published one, else balanced",
+        "balanced: equal shots of each class; stratified: class shares as in the train split; default: stratified for"
+        " texts of profile published, else balanced",
         mark="",
     )
 
@@ -206,15 +209,15 @@ class FewShotSettings(FeatureSettings):
         if self.train_size is not None:
             self._take_train_size(self.train_size)
         if len(set(self.few_shot_seed)) < len(self.few_shot_seed):
-            raise FungiError("--few-shot-seed names a seed twice: one run per draw is counted.")
+            raise FungiError("--few-shot-seed names a seed twice. Name each seed once.")
         for flag, is_set in (("sampling", self.few_shot_sampling == "stratified"), ("seed", self.few_shot_seed)):
             if is_set and not self.uses_shots:
-                raise FungiError(f"--few-shot-{flag} draws shots: give their number with --shots.")
+                raise FungiError(f"--few-shot-{flag} needs a number of shots: add --shots.")
 
     def _take_train_size(self, size: float) -> None:
-        """Turn a whole number of rows per class into a number of shots, whichever flag gives it."""
+        """Turn an integer --train-size into a number of shots, as if --shots had set it."""
         if self.shots is not None:
-            raise FungiError("--train-size and --shots both say how many train rows to take: give one of them.")
+            raise FungiError("--train-size and --shots both set the number of train rows: give one of them.")
         if size >= 1 and size.is_integer():
             object.__setattr__(self, "shots", int(size))
             object.__setattr__(self, "train_size", None)
@@ -225,22 +228,22 @@ class FewShotSettings(FeatureSettings):
 
     @property
     def uses_shots(self) -> bool:
-        """Whether there is anything to draw."""
+        """Whether only some train rows are fitted on."""
         return self.shots is not None or self.train_size is not None
 
     @property
     def fitted_in_words(self) -> str:
-        """What is fitted on: `5-shot`."""
+        """The train rows to fit on, in words: `all train rows`, `5-shot`."""
         if self.train_size is not None:
             return f"{100 * self.train_size:g} % of the train rows"
         return "all train rows" if self.shots is None else f"{self.shots}-shot"
 
     def draws(self) -> tuple[int | None, ...]:
-        """Seeds of the few-shot draws; one None where nothing is drawn."""
+        """Return the seeds of the few-shot draws; a single None if nothing is drawn at random."""
         return self.few_shot_seed or (None,)
 
     def rows(self, targets: Any, draw: int | None, provenances: "Sequence[Provenance]") -> Any:
-        """Return the train rows to fit on, ascending; None for all. provenances: of the features."""
+        """Return the train rows to fit on, in ascending order; None for all. provenances: those of the features."""
         from fungi.combine.few_shot import few_shot_rows, stratified_rows
 
         size = self.train_size if self.shots is None else self.shots
@@ -250,7 +253,7 @@ class FewShotSettings(FeatureSettings):
         return (stratified_rows if stratified else few_shot_rows)(targets, size, draw)
 
     def resolved_for(self, provenances: "Sequence[Provenance]") -> "FewShotSettings":
-        """Return the settings with the few-shot sampling of the profile, where no flag sets it (spec text 6.1)."""
+        """Return the settings with the few-shot sampling of the profile, if no flag sets it (spec text 6.1)."""
         if self.few_shot_sampling is not None:
             return self
         stratified = self.uses_shots and any(
@@ -265,25 +268,25 @@ class FewShotSettings(FeatureSettings):
         return {name: value for name, value in values.items() if (name, value) != ("few_shot_sampling", None)}
 
     def unusual(self) -> dict[str, Any]:
-        """Balanced shots are the usual ones."""
+        """Return the unusual settings; balanced sampling counts as usual."""
         values = super().unusual()
         return {name: value for name, value in values.items() if (name, value) != ("few_shot_sampling", "balanced")}
 
     @property
     def task_name(self) -> str:
-        """The task with its shots: `knn`, `knn-5shot`."""
+        """The task with its number of shots: `knn`, `knn-5shot`."""
         return self.task if self.shots is None else f"{self.task}-{self.shots}shot"
 
 
 def _modality(provenance: "Provenance") -> str:
-    """Return the modality of the features' dataset, or of their backbone; empty where neither is known."""
+    """Return the modality of the features' dataset or backbone; empty if both are unknown."""
     known: tuple[tuple[Any, str], ...] = ((DATASETS, provenance.dataset), (BACKBONES, provenance.backbone))
     return next((registry[name].modality for registry, name in known if name in registry), "")
 
 
 def _common_folder(roots: Sequence[Path]) -> Path:
-    together = all(root.is_absolute() == roots[0].is_absolute() for root in roots)
-    common = Path(os.path.commonpath(roots if together else [root.absolute() for root in roots]))
+    same_kind = all(root.is_absolute() == roots[0].is_absolute() for root in roots)
+    common = Path(os.path.commonpath(roots if same_kind else [root.absolute() for root in roots]))
     if common == Path(common.anchor) and common.is_absolute():
-        raise FungiError("the --root folders have no folder in common to write the result to. Name one with --output.")
+        raise FungiError("the --root folders have no common folder for the result. Name a file with --output.")
     return common

@@ -17,10 +17,10 @@ DESCRIPTION = """kNN classification over every combination of features, from fil
 
   python knn_concat.py --dataset flowers102 --backbone vit-b16
   python knn_concat.py --dataset flowers102 --backbone vit-b16 --shots 5
-  python knn_concat.py --dataset flowers102 --backbone vit-b16 --k 1 5 20       (one result for each k)
-  python knn_concat.py --dataset flowers102 --backbone vit-b16 --vote weighted  (votes by similarity, as DINO's kNN)
+  python knn_concat.py --dataset flowers102 --backbone vit-b16 --k 1 5 20       (a result for each k)
+  python knn_concat.py --dataset flowers102 --backbone vit-b16 --vote weighted  (votes by similarity, as in DINO)
   python knn_concat.py --root run/seed-42 run/seed-43 run/seed-44     (mean and deviation over extractions)
-  python knn_concat.py --choose                (features, components and neighbours, by leave-one-out on train rows)
+  python knn_concat.py --choose                (choose features, components and neighbours on the train rows)
 """
 
 
@@ -32,21 +32,21 @@ class KnnSettings(FewShotSettings):
 
     combinations: Literal["all", "nested", "single"] = setting(
         "all",
-        "all subsets of the features; the first, the first two, ...; or each feature alone",
+        "combinations to score: all subsets; nested: the first feature, the first two, ...; single: each feature alone",
         decides="contents",
         mark="",
     )
     k: tuple[int, ...] | int = setting(
         20,
-        "number of neighbours that vote; several numbers give one result each",
+        "number of neighbours that vote; several numbers give a result each",
         within=(1, 10**6),
         mark="k",
         aliases=("--neighbours",),
     )
     vote: Literal["majority", "weighted"] = setting(
         "majority",
-        "majority: the most frequent label of the nearest rows (as published); weighted: the rows of largest cosine"
-        " vote with exp(cosine / temperature), as in DINO",
+        "majority: most frequent label of the nearest rows (as published); weighted: the rows of largest cosine vote"
+        " with weight exp(cosine / temperature), as in DINO",
         mark="",
     )
     temperature: float = setting(TEMPERATURE, "temperature of the weighted vote", within=(1e-4, 100), mark="T")
@@ -57,13 +57,13 @@ class KnnSettings(FewShotSettings):
     )
     search: BackendFlag = setting(
         "exact",
-        "library that searches the neighbours; all give the same rows (torch is another name of exact)",
+        "library that searches the neighbours; all find the same rows (torch is another name for exact)",
         aliases=("--backend",),
         decides="nothing",
     )
     seed: int = setting(
         42,
-        "accepted for commands of the original harness; kNN involves no randomness",
+        "no effect; accepted for command lines of the original harness",
         within=SEEDS,
         decides="nothing",
     )
@@ -71,25 +71,27 @@ class KnnSettings(FewShotSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.choose and self.combinations != "all":
-            raise FungiError("--choose chooses among all combinations: leave out --combinations.")
+            raise FungiError("--choose tries all combinations: leave out --combinations.")
         object.__setattr__(self, "search", backend_of(self.search))
         if not self.all_k or len(set(self.all_k)) < len(self.all_k):
-            raise FungiError("--k takes one or more different numbers.")
+            raise FungiError("--k needs one number, or several different ones.")
         if len(self.all_k) == 1:
             object.__setattr__(self, "k", self.all_k[0])
         if self.choose and (len(self.all_k) > 1 or self.vote != "majority"):
-            raise FungiError("--choose tries every number of neighbours up to --k, by majority: give one --k.")
+            raise FungiError(
+                "--choose tries all numbers of neighbours up to --k, by majority vote: give one --k and no --vote."
+            )
         if self.temperature != TEMPERATURE and self.vote != "weighted":
-            raise FungiError("--temperature belongs to the weighted vote: add --vote weighted.")
+            raise FungiError("--temperature applies only to the weighted vote: add --vote weighted.")
 
     @property
     def all_k(self) -> tuple[int, ...]:
-        """The numbers of neighbours, one result for each."""
+        """The numbers of neighbours. Each has its own result."""
         return (self.k,) if isinstance(self.k, int) else self.k
 
     @property
     def each_k(self) -> "tuple[KnnSettings, ...]":
-        """The settings of each result: one number of neighbours in each."""
+        """The settings of each result, each with a single number of neighbours."""
         if isinstance(self.k, int):
             return (self,)
         outputs = [self.output and self.output.with_stem(f"{self.output.stem}-k{k}") for k in self.k]
@@ -97,7 +99,7 @@ class KnnSettings(FewShotSettings):
 
     @property
     def vote_options(self) -> VoteOptions:
-        """How neighbours vote, of settings with one number of them."""
+        """How neighbours vote. The settings must have a single number of neighbours."""
         assert isinstance(self.k, int)
         return VoteOptions(self.k, self.vote, self.temperature, cast(Backend, self.search))
 
@@ -108,7 +110,7 @@ class KnnSettings(FewShotSettings):
         return [path for settings in self.each_k for path in settings.outputs()]
 
     def difference(self, path: Path) -> str:
-        """Return the setting in which the result file at `path` differs from these; empty if it does not."""
+        """Return a sentence about a setting in which the result file at `path` differs; empty if none does."""
         if isinstance(self.k, int):
             return super().difference(path)
         return next((settings.difference(path) for settings in self.each_k if path in settings.outputs()), "")
@@ -122,17 +124,17 @@ _COMBINATIONS: dict[str, Callable[[Sequence[str]], list[Combination]]] = {
 
 
 def run(settings: KnnSettings) -> dict[str, Any]:
-    """Evaluate what is missing, and return the content of the result file.
+    """Score the missing combinations; return the content of the result file.
 
-    With several numbers of neighbours each has a result file of its own; the content of the first is returned, with
-    those of all under `by_k`.
+    Each number of neighbours has its own result file. If there are several, the content of the first is returned, and
+    its entry `by_k` holds the contents of all.
     """
-    contents = {each.all_k[0]: _run_one(each) for each in settings.each_k}
+    contents = {each.all_k[0]: _run_single(each) for each in settings.each_k}
     first = contents[settings.all_k[0]]
     return first if len(contents) == 1 else first | {"by_k": contents}
 
 
-def _run_one(settings: KnnSettings) -> dict[str, Any]:
+def _run_single(settings: KnnSettings) -> dict[str, Any]:
     from fungi.scoring.choose import ChoiceScorer, rows_of_the_table
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.scorers import KnnScorer
@@ -150,7 +152,7 @@ def _run_one(settings: KnnSettings) -> dict[str, Any]:
 
 
 def show(settings: KnnSettings, content: dict[str, Any]) -> None:
-    """Print the table."""
+    """Print the table of scores, or of choices."""
     if settings.choose:
         from fungi.results.choice_table import choice_table
 

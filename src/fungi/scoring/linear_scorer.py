@@ -1,4 +1,4 @@
-"""Linear probing of one combination: lambda is chosen on validation rows, and the model fitted again."""
+"""Linear probing of one combination: choose lambda on validation rows, then fit the final model."""
 
 from typing import Any
 
@@ -24,16 +24,17 @@ from fungi.scoring.linear_settings import LinearSettings
 
 CROSS_VALIDATION_FOLDS = 5
 NO_OFFICIAL_VALIDATION = (
-    "{dataset} has a validation split, but there are no features of it here: lambda is chosen on a fifth of the train"
-    " rows, which is not the published protocol. Extract it with --split valid."
+    "{dataset} has a validation split, but its features are not extracted. Lambda is chosen on a fifth of the train"
+    " rows, which is not the published protocol. Extract the split with --split valid."
 )
 MUCH_MEMORY = 8 << 30
 
 
 class LinearScorer:
-    """One run. Rows of the train split: those to fit on, and, without a validation split, those to choose lambda on.
+    """Scores the combinations of one run.
 
-    PCA is fitted on the rows to fit on, before validation rows are added for the final fit (published; deviation V15).
+    Without a validation split, lambda is chosen on a fifth of the train rows. PCA is fitted on the other train rows,
+    before the validation rows are added for the final fit (published; deviation V15).
     """
 
     def __init__(self, settings: LinearSettings, task: Task) -> None:
@@ -54,12 +55,12 @@ class LinearScorer:
         rows = rows if shots is None else rows[shots]
         self._targets, self._valid_targets = targets[rows], valid_targets
         self.sources = train.source(settings, rows), valid.source(settings, valid_rows), test.source(settings)
-        self._say_memory()
+        self._log_memory()
 
     def score(self, features: Combined) -> Scores:
-        """Accuracies and predictions of one combination, and how the fit went."""
+        """Return accuracies and predictions of one combination, with facts about the fit."""
         of_train, of_valid, of_test = self.sources
-        # One matrix for both, so that the final fit copies nothing: train rows first, validation rows after them.
+        # Train and validation rows share one matrix, so that the final fit copies nothing.
         cut, settings = len(of_train), self._settings
         both = room_for_rows(settings.solver, cut + len(of_valid), features.reduction.dim, settings.compute_device)
         both[:cut] = features.rows(of_train)
@@ -84,13 +85,13 @@ class LinearScorer:
         }
 
     def warnings(self) -> list[str]:
-        """Return warnings about the labels, and about a validation split that is missing."""
+        """Return warnings about the labels, and about a missing validation split."""
         texts = warnings_of_labels(self._targets, self.test_targets)
         if self._settings.has_official_validation and not self._official:
             texts.append(NO_OFFICIAL_VALIDATION.format(dataset=self._settings.dataset_name))
         return texts
 
-    def _say_memory(self) -> None:
+    def _log_memory(self) -> None:
         rows, classes = sum(map(len, self.sources[:2])), len(np.unique(self._targets))
         held = bytes_beside_features(self._settings.solver, rows, classes)
         if held > MUCH_MEMORY:
@@ -102,23 +103,25 @@ class LinearScorer:
     def _accuracies(self, train: LabelledRows, valid: LabelledRows) -> Any:
         settings = self._settings
         options = settings.options(settings.sweep_epochs or settings.epochs)
-        way = settings.few_shot_validation if settings.uses_shots else "published"
-        if way == "none":
+        validation = settings.few_shot_validation if settings.uses_shots else "published"
+        if validation == "none":
             return None
-        if way == "cv":
+        if validation == "cv":
             return cross_validation_accuracies(train, CROSS_VALIDATION_FOLDS, options)
         return validation_accuracies(train, valid, options)
 
     def _describe(self, classifier: LinearClassifier, rows: int) -> dict[str, Any]:
         fitted = classifier.logistic
-        stopped = fitted.relative_gap <= self._settings.tolerance
-        if not stopped:
-            logger.info("stopped after %d passes at a relative duality gap of %.1e", fitted.epochs, fitted.relative_gap)
+        reached_tolerance = fitted.relative_gap <= self._settings.tolerance
+        if not reached_tolerance:
+            logger.info(
+                "the fit stopped after %d passes at a relative duality gap of %.1e", fitted.epochs, fitted.relative_gap
+            )
         return {
             "solver": self._settings.solver,
             "lambda": fitted.regularization,
             "relative_duality_gap": fitted.relative_gap,
-            "reached_tolerance": stopped,
+            "reached_tolerance": reached_tolerance,
             "epochs": fitted.epochs,
             "rows": rows,
             "validation": "official split" if self._official else "a fifth of the train split",
@@ -128,7 +131,7 @@ class LinearScorer:
 def held_out_fifth(
     targets: Integer[np.ndarray, " n"], seed: int
 ) -> tuple[Integer[np.ndarray, " s"], Integer[np.ndarray, " m"]]:
-    """Return a stratified 80/20 split of the rows, each part ascending. FungiError where a class is too small."""
+    """Return a stratified 80/20 split of the rows, each part ascending. Raises FungiError if a class is too small."""
     from sklearn.model_selection import StratifiedShuffleSplit
 
     splitter = StratifiedShuffleSplit(n_splits=1, train_size=0.8, random_state=seed)

@@ -1,4 +1,4 @@
-"""Flags of linear probing: how it is fitted, and on what lambda is chosen."""
+"""Flags of linear probing: the solver, and the rows on which lambda is chosen."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +27,11 @@ class LinearSettings(FewShotSettings):
     task: ClassVar[str] = "linear"
     computed_in: ClassVar[str] = "fungi.scoring.train_linear_concat_grads"
 
-    all_combinations: bool = setting(False, "every combination, in place of the nested ones", decides="contents")
+    all_combinations: bool = setting(
+        False, "score every combination instead of only the nested ones", decides="contents"
+    )
     valid_split: str = setting(
-        "valid", "split to choose lambda on; a fifth of the train split where it is not there", mark="choose-on-"
+        "valid", "split on which lambda is chosen; a fifth of the train split if it has no features", mark="choose-on-"
     )
     valid_targets: Path | None = setting(
         None, "explicit files: validation labels, FILE or FILE:KEY", decides="contents"
@@ -41,34 +43,38 @@ class LinearSettings(FewShotSettings):
         (), "explicit files: gradients of the validation split, FILE or FILE:KEY each", decides="contents"
     )
     solver: Solver = setting(
-        "cyanure", "cyanure: CPU, as published (lbfgs where it is not installed); lbfgs: torch, CPU or GPU", mark=""
+        "cyanure",
+        "cyanure: on the CPU, as published (lbfgs if it is not installed); lbfgs: by torch, on CPU or GPU",
+        mark="",
     )
-    tolerance: float = setting(1e-3, "relative duality gap to stop at", aliases=("--tol",), within=(0, 1), mark="tol")
+    tolerance: float = setting(
+        1e-3, "relative duality gap at which the fit stops", aliases=("--tol",), within=(0, 1), mark="tol"
+    )
     compare_tolerances: tuple[float, ...] = setting(
         (),
-        "report what the final fit gives at these tolerances, too",
+        "further tolerances at which the final fit is reported",
         within=(0, 1),
         decides="contents",
         mark="tolerances",
     )
     max_epochs: int | None = setting(
         None,
-        f"passes over the data of the final fit; {EPOCHS} if absent ({EPOCHS_OF_IMAGENET} for imagenet-1k)",
+        f"largest number of passes of the final fit; default: {EPOCHS} ({EPOCHS_OF_IMAGENET} for imagenet-1k)",
         aliases=("--max-iter",),
         within=(1, 10**7),
         mark="epochs",
     )
     sweep_epochs: int | None = setting(
         None,
-        "passes over the data of each fit of the lambda sweep; as for the final fit if absent",
+        "largest number of passes of each fit of the lambda sweep; default: as for the final fit",
         aliases=("--max-opt-iter",),
         within=(1, 10**7),
         mark="sweep-epochs",
     )
     few_shot_validation: Literal["published", "cv", "none"] = setting(
         "published",
-        "few-shot: choose lambda on the whole validation part, far larger than the shots (published), by"
-        " cross-validation within the shots (cv), or take the middle of the grid (none)",
+        "how lambda is chosen with --shots: on the full validation rows, far more than the shots (published), by"
+        " cross-validation within the shots (cv), or not at all: the middle of the grid (none)",
         mark="lambda-",
     )
     seed: int = setting(42, "seed of the validation split and of the solver", within=SEEDS, mark="seed")
@@ -83,44 +89,44 @@ class LinearSettings(FewShotSettings):
 
     @property
     def compute_device(self) -> "torch.device":
-        """cyanure knows processors alone."""
+        """Device of the fit; cyanure runs only on the CPU."""
         import torch
 
         return super().compute_device if self.solver == "lbfgs" else torch.device("cpu")
 
     @property
     def epochs(self) -> int:
-        """Passes of the final fit."""
+        """Largest number of passes of the final fit."""
         return self.max_epochs or (EPOCHS_OF_IMAGENET if self.dataset_name == "imagenet-1k" else EPOCHS)
 
     def options(self, epochs: int) -> "LogisticOptions":
-        """Return the options of the solver for so many passes."""
+        """Return the options of the solver. epochs: largest number of passes."""
         from fungi.evaluators.logistic import LogisticOptions
 
         return LogisticOptions(solver=self.solver, tolerance=self.tolerance, max_epochs=epochs, seed=self.seed)
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """Splits that there are files of."""
+        """Return the splits to open, with `valid` if it has files."""
         if self.takes_files:
-            there = self._names_valid_files
+            has_valid = self._names_valid_files
         else:
-            there = Layout(root).embeddings(self.dataset_name, self.backbone_name, self.valid_split).is_file()
-            if not there and self.valid_split != "valid":
+            has_valid = Layout(root).embeddings(self.dataset_name, self.backbone_name, self.valid_split).is_file()
+            if not has_valid and self.valid_split != "valid":
                 raise self._no_valid_split(root)
-        return ("train", "valid", "test") if there else ("train", "test")
+        return ("train", "valid", "test") if has_valid else ("train", "test")
 
     def _no_valid_split(self, root: Path) -> FungiError:
         folder = Layout(root).embeddings(self.dataset_name, self.backbone_name, self.valid_split).parent
-        there = sorted(path.stem for path in folder.glob("*.h5"))
+        splits = sorted(path.stem for path in folder.glob("*.h5"))
         return FungiError(
             f"--valid-split {self.valid_split}: there are no features of that split in {folder}."
-            f"{did_you_mean(self.valid_split, there)} It has: {', '.join(there) or 'none'}. Without the flag, "
+            f"{did_you_mean(self.valid_split, splits)} It has: {', '.join(splits) or 'none'}. Without the flag, "
             "lambda is chosen on a fifth of the train rows."
         )
 
     @property
     def takes_files(self) -> bool:
-        """Whether files are given one by one."""
+        """Whether flags name explicit files."""
         return super().takes_files or self._names_valid_files
 
     @property
@@ -129,6 +135,6 @@ class LinearSettings(FewShotSettings):
 
     @property
     def has_official_validation(self) -> bool:
-        """Whether the dataset comes with a validation split."""
+        """Whether the dataset has an official validation split."""
         known = not self.takes_files and self.dataset_name in DATASETS
         return known and "valid" in DATASETS[self.dataset_name].splits

@@ -25,49 +25,52 @@ class RetrievalSettings(FeatureSettings):
 
     task: ClassVar[str] = "retrieval"
 
-    dataset: str = setting("oxford-landmarks", "landmarks to search in", aliases=("--dataset-name",))
+    dataset: str = setting("oxford-landmarks", "dataset of landmarks", aliases=("--dataset-name",))
     test_split: str = setting(
         "test",
-        "queries: test (whole images, as published) or test-cropped",
+        "split of the queries: test (full images, as published) or test-cropped",
         aliases=("--query-split", "--split"),
         mark="on-",
     )
     data_dir: Path = setting(
-        Path("data"), "folder of the datasets, for the ground truth", aliases=("--cache-dir",), decides="nothing"
+        Path("data"), "folder of the datasets with their ground truth", aliases=("--cache-dir",), decides="nothing"
     )
-    ground_truth: Path | None = setting(None, "ground truth as JSON, in place of the dataset's own file")
-    renormalise_after_pca: bool = setting(False, "cosine in place of the inner product of PCA's output (as published)")
+    ground_truth: Path | None = setting(None, "JSON file with another ground truth")
+    renormalise_after_pca: bool = setting(False, "rank by cosine after PCA instead of by inner product (as published)")
     cutoffs: tuple[int, ...] = setting(
-        (1, 5, 10), "ranks for the mean precision", within=(1, 10**6), decides="contents", mark="cutoffs"
+        (1, 5, 10), "ranks k of the mean precision at k", within=(1, 10**6), decides="contents", mark="cutoffs"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.cutoffs:
-            raise FungiError("--cutoffs needs ranks from 1 on.")
+            raise FungiError("--cutoffs needs at least one rank.")
 
-    def with_queries_there(self) -> "RetrievalSettings":
-        """Return the settings with the original harness's name of the query split, where only that split is there."""
-        layout, where = Layout(self.root[0]), (self.dataset_name, self.backbone_name)
-        there = [layout.embeddings(*where, split).exists() for split in ("test", OLD_QUERY_SPLIT)]
-        usual = self.test_split == "test" and not self.takes_files
-        return replace(self, test_split=OLD_QUERY_SPLIT) if usual and there == [False, True] else self
+    def with_existing_queries(self) -> "RetrievalSettings":
+        """Return the settings with the original harness's name of the query split, if only files of that name exist."""
+        layout = Layout(self.root[0])
+        exists = [
+            layout.embeddings(self.dataset_name, self.backbone_name, split).exists()
+            for split in ("test", OLD_QUERY_SPLIT)
+        ]
+        by_default = self.test_split == "test" and not self.takes_files
+        return replace(self, test_split=OLD_QUERY_SPLIT) if by_default and exists == [False, True] else self
 
     def result_path(self, task: str | None = None) -> Path:
-        """Return the result file, named after the queries that are there."""
-        return super(RetrievalSettings, self.with_queries_there()).result_path(task)
+        """Return the result file, named after the query split that exists."""
+        return super(RetrievalSettings, self.with_existing_queries()).result_path(task)
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide what the result file holds, of the queries that are there."""
-        return super(RetrievalSettings, self.with_queries_there()).deciding()
+        """Return the settings that decide the content of the result file, with the query split that exists."""
+        return super(RetrievalSettings, self.with_existing_queries()).deciding()
 
 
 def run(settings: RetrievalSettings) -> dict[str, Any]:
-    """Evaluate what is missing; the content of the result file."""
+    """Score the missing combinations; return the content of the result file."""
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.retrieval_scorer import RetrievalScorer, read_ground_truth
 
-    settings = settings.with_queries_there()
+    settings = settings.with_existing_queries()
     return evaluate(
         settings,
         combinations=all_combinations,
@@ -82,6 +85,6 @@ def run(settings: RetrievalSettings) -> dict[str, Any]:
 
 
 def show(settings: RetrievalSettings, content: dict[str, Any]) -> None:
-    """Print a table for each protocol of the paper."""
+    """Print a table for each difficulty that the paper reports: medium and hard."""
     for metric in ("mAP-M", "mAP-H"):
         print_gain_table({settings.dataset_name: content}, metric)

@@ -1,4 +1,4 @@
-"""Landmark retrieval by one combination: the whole database is ranked for each query."""
+"""Landmark retrieval by one combination: the full database is ranked for each query."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ KINDS = {"easy", "hard", "junk"}
 
 
 class RetrievalScorer:
-    """One run: database and queries of one extraction. PCA is fitted on the database."""
+    """Scores the combinations of one run, with its database and queries. PCA is fitted on the database."""
 
     def __init__(
         self, settings: FeatureSettings, task: Task, truth: Sequence[Relevance], *, cutoffs: Sequence[int], cosine: bool
@@ -35,7 +35,7 @@ class RetrievalScorer:
         self._facts = _facts(queries)
 
     def score(self, features: Combined) -> Scores:
-        """mAP and mean precision under the three protocols, with the average precision of each query."""
+        """Return mAP and mean precision under the three protocols, with the average precision of each query."""
         database, queries = self.sources
         blocks, of_queries = features.blocks(database), self._scaled(features.rows(queries))
         ranking = all_ranked(lambda: ((place, self._scaled(block)) for place, block in blocks()), of_queries)
@@ -51,31 +51,31 @@ class RetrievalScorer:
         return {**scores, "AP": per_query, "protocol": self._facts | fitted_on}
 
     def warnings(self) -> list[str]:
-        """Retrieval asks the ground truth, not the labels."""
+        """Return no warnings: retrieval is scored with the ground truth, not with labels."""
         return []
 
     def _scaled(self, rows: Float[torch.Tensor, "b r"]) -> Float[torch.Tensor, "b r"]:
         return torch.nn.functional.normalize(rows, dim=1) if self._cosine else rows
 
     def _check(self, queries: SplitFiles) -> None:
-        """RefusedJoinError where the ground truth is of other queries or of a smaller database."""
+        """Raise RefusedJoinError if the ground truth belongs to other queries or to a larger database."""
         database, of_queries = self.sources
         rows = len(of_queries)
         last = max((row for query in self._truth for kind in KINDS for row in query[kind]), default=-1)
         if len(self._truth) != rows:
             raise RefusedJoinError(
-                f"row count differs: {rows} queries in {queries.targets_path}, {len(self._truth)} in the ground truth."
-                " They have to be of the same set."
+                f"row count differs: {queries.targets_path} has {rows} queries, the ground truth {len(self._truth)}."
+                " Use features and ground truth of the same dataset."
             )
         if last >= len(database):
             raise RefusedJoinError(
-                f"the ground truth names database row {last}, but there are {len(database)} rows."
-                " Features and ground truth have to be of the same set."
+                f"the ground truth names row {last} of the database, but the database has only {len(database)} rows."
+                " Use features and ground truth of the same dataset."
             )
 
 
 def read_ground_truth(dataset: str, data_dir: Path, file: Path | None) -> list[Relevance]:
-    """Easy, hard and junk rows per query: from a JSON file, or else from the dataset's own."""
+    """Return the easy, hard and junk rows of each query, from a JSON file, or by default from the dataset's own."""
     if file is not None:
         return _from_json(file)
     spec = resolve_dataset(dataset, data_dir)
@@ -94,14 +94,14 @@ def _from_json(path: Path) -> list[Relevance]:
         raise FungiError(f"--ground-truth {path} can't be read as JSON: {error}") from None
     queries = content.get("ground_truth") if isinstance(content, dict) else content
     if not isinstance(queries, list) or not all(isinstance(query, dict) and set(query) >= KINDS for query in queries):
-        raise FungiError(f"--ground-truth {path} is no list of queries with the entries easy, hard and junk.")
+        raise FungiError(f"--ground-truth {path} is not a list of queries with the entries easy, hard and junk.")
     return queries
 
 
 def _facts(queries: SplitFiles) -> dict[str, Any]:
-    """Return how the query images were encoded, as far as the files say it."""
+    """Return how the query images were encoded, as far as their provenance records it."""
     provenance = next(iter(queries.arrays.values())).provenance
     if provenance is None:
         return {"queries": "unknown", "input": "unknown", "scales": [1.0]}
-    what = "cropped to their boxes" if provenance.split == CROPPED else "whole images"
-    return {"queries": what, "input": provenance.input, "scales": [1.0]}
+    images = "cropped to their boxes" if provenance.split == CROPPED else "whole images"
+    return {"queries": images, "input": provenance.input, "scales": [1.0]}

@@ -15,7 +15,7 @@ from fungi.scoring.feature_settings import FeatureSettings, FewShotSettings
 
 
 class KnnScorer:
-    """One run: train and test features of one extraction, and the train rows of one few-shot draw."""
+    """Scores the combinations of one run by kNN, with the train rows of one few-shot draw."""
 
     def __init__(self, settings: FewShotSettings, task: Task, options: VoteOptions) -> None:
         train, test = task.splits["train"], task.splits["test"]
@@ -30,7 +30,7 @@ class KnnScorer:
         self.sources = train.source(settings, rows), test.source(settings)
 
     def score(self, features: Combined) -> Scores:
-        """Accuracies and predictions of one combination. PCA sees the chosen train rows alone."""
+        """Return accuracies and predictions of one combination. PCA is fitted on the chosen train rows only."""
         (train, test), options = self.sources, self._options
         neighbours = features.blocks(train), self._targets, features.rows(test), options.k
         if options.vote == "weighted":
@@ -44,7 +44,7 @@ class KnnScorer:
         return {**scores, "predictions": predictions.tolist()}
 
     def warnings(self) -> list[str]:
-        """Warnings of labels without train rows, and of votes that a class can't win."""
+        """Return warnings about labels without train rows, and about classes too small to win a vote."""
         texts = warnings_of_labels(self._targets, self.test_targets)
         k, smallest = self._options.k, self._smallest
         if self._options.vote == "majority" and k > smallest and len(self._classes) > 1:
@@ -55,17 +55,18 @@ class KnnScorer:
         return texts
 
     def _refuse_all_rows(self) -> None:
-        """Raise FungiError where the neighbours would be all train rows, so that every row gets the same label."""
+        """Raise FungiError if all train rows would vote, so that every row would get the same label."""
         k, rows = self._options.k, len(self._targets)
         if self._options.vote == "majority" and k >= rows > 1:
             raise FungiError(
-                f"k = {k} neighbours were asked for, but there are only {rows} train rows: all of them would vote,"
-                f" and every row would get the same label. Use --k {self._smallest}, or --choose to try them all."
+                f"k = {k} neighbours were asked for, but there are only {rows} train rows. All of them would vote, and"
+                f" every scored row would get the same label. Use --k {self._smallest}, or --choose to"
+                " try all numbers of neighbours."
             )
 
 
-class _OneSplitScorer:
-    """One run: the rows of the scored split, whose labels play no part but in what is compared at the end."""
+class _SingleSplitScorer:
+    """Base of scorers that read only the scored split. Nothing is fitted on its labels."""
 
     def __init__(self, settings: FeatureSettings, task: Task) -> None:
         files = task.splits["test"]
@@ -73,19 +74,19 @@ class _OneSplitScorer:
         self.sources = (files.source(settings),)
 
     def warnings(self) -> list[str]:
-        """Labels are not fitted on."""
+        """Return no warnings, as nothing is fitted on labels."""
         return []
 
 
-class ClusterScorer(_OneSplitScorer):
-    """k-means; labels are matched with the clusters."""
+class ClusterScorer(_SingleSplitScorer):
+    """Scores combinations by k-means; clusters are matched with the classes."""
 
     def __init__(self, settings: FeatureSettings, task: Task, *, restarts: int, seed: int) -> None:
         super().__init__(settings, task)
         self._restarts, self._seed = restarts, seed
 
     def score(self, features: Combined) -> Scores:
-        """Matched accuracy, overlaps and NMI of one combination."""
+        """Return matched accuracy, overlap, intersection over union and NMI of one combination."""
         rows = features.rows(self.sources[0]).cpu().numpy()
         clusters = cluster(rows, self.test_targets, seed=self._seed, restarts=self._restarts)
         return {
@@ -97,11 +98,11 @@ class ClusterScorer(_OneSplitScorer):
         }
 
 
-class CkaScorer(_OneSplitScorer):
-    """A pair of features is scored from the one Gram matrix of all."""
+class CkaScorer(_SingleSplitScorer):
+    """Scores pairs of features by CKA, from one Gram matrix of all features."""
 
     def score(self, features: Combined) -> Scores:
-        """CKA of a pair, before any reduction."""
+        """Return the CKA of a pair of features without reduction."""
         (rows,) = self.sources
         first, second = (rows.names.index(name) for name in features.names)
         return {"cka": float(cka_matrix(features.moments()[1].cpu(), rows.dims)[first, second])}

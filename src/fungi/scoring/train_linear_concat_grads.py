@@ -15,7 +15,7 @@ DESCRIPTION = """Logistic regression over nested combinations of features, from 
 
 
 def run(settings: LinearSettings) -> dict[str, Any]:
-    """Evaluate what is missing; the content of the result file."""
+    """Score the missing combinations; return the content of the result file."""
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.linear_scorer import LinearScorer
 
@@ -29,5 +29,5 @@ def run(settings: LinearSettings) -> dict[str, Any]:
 
 
 def show(settings: LinearSettings, content: dict[str, Any]) -> None:
-    """Print the table."""
+    """Print the table of scores."""
     print_gain_table({settings.fitted_in_words: content}, settings.primary_metric)
