@@ -75,7 +75,7 @@ def layers(bench: Bench) -> AblationTable:
     objectives, blocks = bench.settings.objective, _blocks(bench)
     columns = [f"{objective} {layer}" for objective in objectives for layer in BLOCK_LAYERS]
     table = AblationTable("gradient alone, by block and layer", columns, [f"block {block}" for block in blocks])
-    table.notes.append("the paper shows these values in figure 8 alone.")
+    table.notes.append("the paper shows these values only in figure 8.")
     for seed in bench.settings.all_seeds:
         for block in blocks:
             paths = tuple(f"blocks.{block}.{path}:{name}" for name, path in BLOCK_LAYERS.items())
@@ -91,7 +91,7 @@ def layers(bench: Bench) -> AblationTable:
 def bias(bench: Bench) -> AblationTable:
     """Compare gradients with and without the bias (author response, table 30)."""
     rows: dict[str, Changes] = {"attn.proj weight only": {"bias": False}, "attn.proj weight and bias": {"bias": True}}
-    return _by_gradient(bench, "gradient of the bias", rows, "rebuttal-30")
+    return _table_of_gradients(bench, "gradient of the bias", rows, "rebuttal-30")
 
 
 @ablation("qkv")
@@ -101,7 +101,7 @@ def qkv(bench: Bench) -> AblationTable:
     rows: dict[str, Changes] = {
         f"attn.qkv ({part} rows)": {"layer": (f"{path}[{part}]:{part}",)} for part in ("q", "k", "v")
     }
-    return _by_gradient(
+    return _table_of_gradients(
         bench, "part of the qkv gradient", {**rows, "attn.qkv (all rows)": {"layer": (f"{path}:qkv",)}}, "rebuttal-31"
     )
 
@@ -112,7 +112,7 @@ def multi_layer(bench: Bench) -> AblationTable:
     block = _blocks(bench)[-1]
     both: tuple[str, ...] = (f"blocks.{block}.attn.proj:attn_proj", f"blocks.{block}.attn.qkv[v]:v")
     rows: dict[str, Changes] = {"attn.proj": {"layer": both[:1]}, "attn.proj + attn.qkv (v rows)": {"layer": both}}
-    return _by_gradient(bench, "gradients of two layers", rows, "rebuttal-32")
+    return _table_of_gradients(bench, "gradients of two layers", rows, "rebuttal-32")
 
 
 @ablation("views")
@@ -121,8 +121,8 @@ def views(bench: Bench) -> AblationTable:
     grids = [(2, 1), (2, 2), (2, 3), (2, 4), (2, 6)]
     steps = {f"{_patches(bench, *grid)} views": grid for grid in grids}
     table = AblationTable("SimCLR gradient alone, by number of patches", ["accuracy", IMAGES_PER_SECOND], list(steps))
-    table.notes.append("the paper shows these values in figure 12 alone.")
-    table.notes.append(f"speed on {bench.context.device}, decoding left out.")
+    table.notes.append("the paper shows these values only in figure 12.")
+    table.notes.append(f"speed on {bench.context.device}, without decoding.")
     for row, (grid, scale) in steps.items():
         changes: Changes = {"objective": ("simclr",), "set": (f"simclr.grid={grid}", f"simclr.stride_scale={scale}")}
         for seed in bench.settings.all_seeds:
@@ -150,7 +150,7 @@ def heads(bench: Bench) -> AblationTable:
     for seed in bench.settings.all_seeds:
         for row, (objective, options) in variants.items():
             label = row.replace(", ", "-").replace(" ", "-")
-            table.add(row, "accuracy", _alone(bench, label, seed, objective, options))
+            table.add(row, "accuracy", _score_of_gradient(bench, label, seed, objective, options))
     return table
 
 
@@ -178,7 +178,9 @@ def throughput(bench: Bench) -> AblationTable:
     columns, names = (IMAGES_PER_SECOND, QUERIES_PER_SECOND), bench.settings.objective
     rows = [EMBEDDINGS, *(f"{EMBEDDINGS}+{name}" for name in names)]
     table = AblationTable("speed", columns, rows, published=("paper-22",))
-    table.notes.append(f"on {bench.context.device}; decoding left out; embeddings and gradient each by themselves.")
+    table.notes.append(
+        f"on {bench.context.device}, without decoding; embeddings and gradients are measured separately."
+    )
     embeddings = bench.embeddings()
     for row, name in zip(rows, (EMBEDDINGS, *names), strict=True):
         changes: Changes = {} if name == EMBEDDINGS else {"objective": (name,)}
@@ -212,15 +214,15 @@ def objectives(bench: Bench) -> AblationTable:
     """Compare the gradient of each objective alone with the embeddings (figure 10)."""
     names = bench.settings.objective
     table = AblationTable("single features", ["accuracy"], [EMBEDDINGS, *names])
-    table.notes.append("the paper shows these values in figure 10 alone.")
+    table.notes.append("the paper shows these values only in figure 10.")
     table.add(EMBEDDINGS, "accuracy", bench.score(bench.embeddings(), [EMBEDDINGS]))
     for seed in bench.settings.all_seeds:
         for name in names:
-            table.add(name, "accuracy", _alone(bench, f"objective-{name}", seed, name, ()))
+            table.add(name, "accuracy", _score_of_gradient(bench, f"objective-{name}", seed, name, ()))
     return table
 
 
-def _by_gradient(bench: Bench, title: str, rows: dict[str, Changes], published: str) -> AblationTable:
+def _table_of_gradients(bench: Bench, title: str, rows: dict[str, Changes], published: str) -> AblationTable:
     """Return a table whose rows are variations of the gradient source.
 
     Columns: all features together, then the gradients of each objective alone.
@@ -228,7 +230,7 @@ def _by_gradient(bench: Bench, title: str, rows: dict[str, Changes], published: 
     names = bench.settings.objective
     full = "+".join([EMBEDDINGS, *names])
     table = AblationTable(title, [full, *names], list(rows), published=(published,))
-    table.notes.append("the response does not say which objectives its feature holds.")
+    table.notes.append("the response does not name the objectives of its feature.")
     embeddings = bench.embeddings()
     for seed in bench.settings.all_seeds:
         for row, changes in rows.items():
@@ -241,7 +243,7 @@ def _by_gradient(bench: Bench, title: str, rows: dict[str, Changes], published: 
     return table
 
 
-def _alone(bench: Bench, label: str, seed: int, objective: str, options: tuple[str, ...]) -> float:
+def _score_of_gradient(bench: Bench, label: str, seed: int, objective: str, options: tuple[str, ...]) -> float:
     features = bench.gradients(label, seed, objective=(objective,), set=options)
     return bench.score(features, [objective])
 

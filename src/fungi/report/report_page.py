@@ -37,9 +37,10 @@ _CAUTION = (
 _READING = (
     "Scores are in percent. After a score comes its deviation over the runs; for a single run, its standard error over "
     "the scored rows. Then comes the gain (+) or loss (−) against the embeddings alone, in grey if it is within noise "
-    "(McNemar's test on the scored rows, p ≥ 0.05). Results with the published settings also show the published value. "
-    "A dot shows the score, a line one deviation to either side, and a dashed line the embeddings. The best score is "
-    "bold; of equal scores, the one of the fewest features. Click on the name of a column to sort by it."
+    "(p ≥ 0.05 on the scored rows: McNemar's test, or a t-test for several runs). Results with the published settings "
+    "also show the published value. A dot shows the score, a line one deviation to either side, and a dashed line the "
+    "embeddings. The best score is bold; of equal scores, the one of the fewest features. Click on the name of a "
+    "column to sort by it."
 )
 
 

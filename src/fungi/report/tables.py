@@ -16,7 +16,8 @@ from fungi.results.text import MISSING, by_size_and_order, plus_minus
 LEGEND = (
     "Values are in percent. `76.5 ± 0.4 (+8.5) [76.0, +0.5]`: value, population standard deviation if there are several"
     " runs, gain over the embeddings alone, and in brackets the published value and the difference of ours to it."
-    " `(+0.5 ~)`: a gain or loss within noise (McNemar's test on the scored rows, p ≥ 0.05)."
+    " `(+0.5 ~)`: a gain or loss within noise (p ≥ 0.05 on the scored rows: McNemar's test, or a t-test for several"
+    " runs)."
     f" `pets (3669)`: a dataset and its number of scored rows. `{MISSING}`: missing. Published values are shown only"
     " for results with the published settings. Headings name all other settings, and the profile: `clean` for the"
     " method, `published` for the code of the authors."

@@ -89,7 +89,7 @@ class ResultFile:
             self.save()
 
     def content(self) -> dict[str, Any]:
-        """Return everything, as it is written."""
+        """Return the content of the file."""
         content: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "task": self.task,
@@ -118,8 +118,8 @@ class ResultFile:
         if not self.path.exists():
             return
         if self.path.is_dir() or self.path.suffix != ".json":  # such a path was named by mistake
-            what = "a folder" if self.path.is_dir() else "not a JSON file"
-            raise FungiError(f"{self.path} exists and is {what}. Choose another --output that ends in .json.")
+            kind = "a folder" if self.path.is_dir() else "not a JSON file"
+            raise FungiError(f"{self.path} exists and is {kind}. Choose another --output that ends in .json.")
         with locked(self.path):
             kept = self._merge_file()
         if kept:

@@ -211,5 +211,5 @@ class Announcer:
             reason = f"only {reduction.dim} of {reduction.pca_dim} components have any variance"
         if reason is not None and reason not in self._logged:
             self._logged.add(reason)
-            what = "no PCA" if reduction.skipped else "fewer components"
-            logger.info("%s for %s: %s", what, name_of(reduction.names), reason)
+            outcome = "no PCA" if reduction.skipped else "fewer components"
+            logger.info("%s for %s: %s", outcome, name_of(reduction.names), reason)
