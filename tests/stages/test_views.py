@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+from fungi.report.facts import long_words
 from fungi.report.features import unusual_features
 from fungi.store.reading import provenance_of
 from tests.stages.conftest import Stage, arrays, assert_close_files, assert_same_files
@@ -69,10 +70,10 @@ def test_report_rows_name_the_plan(native: Path) -> None:
     for objective in ("kl", "dino", "simclr"):
         provenance = provenance_of(native / PLACE / f"{objective}-train.h5")
         entries.append((objective, {"provenance": json.loads(json.dumps(vars(provenance), default=str))}))
-    named = unusual_features(entries)
+    named = long_words(unusual_features(entries))
     assert "native views" in named
-    assert "simclr view size 16" in named
-    assert not any("local" in text or text.startswith("kl") for text in named)
+    assert "SimCLR view size 16" in named
+    assert not any("local" in text or text.startswith("KL") for text in named)
 
 
 def test_files_of_another_plan_are_refused_and_those_it_does_not_touch_are_kept(
