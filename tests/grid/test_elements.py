@@ -48,16 +48,16 @@ def test_outside_of_an_array_all_elements_are_done_in_sequence() -> None:
 @pytest.mark.parametrize("absent", sorted(set(task(0, 4)) - {"SLURM_ARRAY_TASK_STEP"}))
 def test_half_set_variables_are_an_error(absent: str) -> None:
     variables = {name: text for name, text in task(0, 4).items() if name != absent}
-    with pytest.raises(FungiError, match=f"half set: {absent} missing"):
+    with pytest.raises(FungiError, match=f"are set, but not {absent}"):
         chosen_indices(variables, 4)
 
 
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        (task(0, 5), "goes up to element 4 of a grid of 4. Use sbatch --array=0-3"),
-        (task(3, 1, 3, 7), "goes up to element 7"),
-        (task(0, 2), "has 2 of the grid's 4 elements. Use sbatch --array=0-3"),
+        (task(0, 5), "goes up to index 4, but the grid has 4 elements. Use sbatch --array=0-3"),
+        (task(3, 1, 3, 7), "goes up to index 7"),
+        (task(0, 2), "has 2 tasks, but the grid has 4 elements. Use sbatch --array=0-3"),
         (task(3, 4, 0, 2), "contradict"),
         ({**task(0, 4), "SLURM_ARRAY_TASK_ID": "x"}, "SLURM_ARRAY_TASK_ID is 'x', not a number"),
     ],

@@ -58,7 +58,7 @@ def test_what_is_not_ready_is_said_together_and_the_rest_is_fetched(
     printed = capsys.readouterr()
     assert "digits-vit: published weights" in printed.out
     assert "digits test: 540 rows" in printed.out
-    assert "2 of the grid's weights and datasets are not ready" in printed.err
+    assert "2 weights or datasets of the grid are not ready" in printed.err
     assert "the weights of X are not on disk" in printed.err
     assert "dataset 'far' can't be downloaded ([Errno -2] Name or service not known)" in printed.err
 

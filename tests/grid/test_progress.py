@@ -87,7 +87,10 @@ def test_an_element_runs_as_long_as_the_queue_has_it(grid: Grid) -> None:
     note(grid, 1, job="7_1")
     assert look(grid, Queue(["7_1 RUNNING (null)"]))[1].state == "running"
     failed = look(grid, Queue([]))[1]
-    assert (failed.state, failed.detail) == ("failed", "ended without a word: killed, or its node failed (no log file)")
+    assert (failed.state, failed.detail) == (
+        "failed",
+        "ended without a message: killed, or its node failed (no log file)",
+    )
 
 
 def test_without_a_queue_to_ask_an_attempt_without_an_end_counts_as_running(grid: Grid) -> None:
@@ -377,7 +380,7 @@ def test_a_report_that_misses_what_is_there_by_now_is_not_done(reported, capsys:
     """A result that was copied here keeps its old time."""
     grid, result = reported
     (grid.root / "report" / "report.md").write_text(f"# Missing\n\n- {result}\n")
-    assert "lists 1 results as missing that are there" in report_state(grid, capsys)
+    assert "lists 1 results as missing that exist now" in report_state(grid, capsys)
 
 
 def test_a_report_without_files_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:

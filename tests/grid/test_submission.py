@@ -170,7 +170,7 @@ def test_a_copy_of_the_code_knows_the_commit_that_it_was_copied_from(tmp_path: P
         (["--jobs", "grads_all"], "unknown job 'grads_all'"),
         (["--jobs", "retrieval/concat"], "nothing to submit"),
         (["--backbones", "vit-b61"], "unknown backbone"),
-        (["--jobs", "extract"], "there is no sbatch here"),
+        (["--jobs", "extract"], "sbatch is not installed here"),
     ],
 )
 def test_mistakes_are_said_in_one_line(
@@ -311,7 +311,7 @@ def test_a_submission_that_the_cluster_can_not_hold_is_refused_before_anything_i
     root = tmp_path / "features"
     assert main(["--jobs", "extract", "--shards", "5", "--root", str(root)]) == 2
     assert (
-        "this would be 10 jobs, tasks of arrays included, and the cluster holds 10 (MaxJobCount)"
+        "these are 10 jobs, tasks of arrays included, but the cluster holds 10 (MaxJobCount)"
         in capsys.readouterr().err
     )
     assert not root.exists()

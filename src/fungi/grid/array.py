@@ -1,4 +1,4 @@
-"""Array indices: what SLURM tells a job about its element, and how a set of indices is written."""
+"""Indices of SLURM arrays: which elements of the grid a task has to do, and how sbatch expects a set of indices."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from fungi.errors import FungiError
 
 PARTIAL, FIRST, ELEMENT, SLOT = "FUNGI_PARTIAL", "FUNGI_FIRST", "FUNGI_ELEMENT", "FUNGI_SLOT"
 MAX_ARRAY = 1000
-"""Indices of one array, unless SLURM's MaxArraySize (1001, if no administrator changed it) is smaller."""
+"""Largest number of tasks in an array, unless SLURM's MaxArraySize is smaller (its default is 1001)."""
 _NAMES = ("JOB_ID", "TASK_ID", "TASK_COUNT", "TASK_MIN", "TASK_MAX")
 
 
 class Place(NamedTuple):
-    """Where an element stands: the number of its backbone and dataset in the grid, and its position among theirs."""
+    """Number of the pair (backbone and dataset) of an element, and position of the element among those of the pair."""
 
     pair: int
     position: int
@@ -21,11 +21,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class ArrayShape:
-    """What the tasks of an array stand for.
+    """Relation between the tasks of an array and the elements of the grid.
 
-    Without a slot, task `t` does the elements of pack `first + t`, counted over the whole job. With a slot, task `t`
-    works for pair number `first + t`, and does pack `slot` of this pair: arrays of several jobs then have the same
-    index for the same pair, so that each task of one can wait for the same task of another (SLURM's aftercorr).
+    Without a slot, task `t` does the elements of pack `first + t`, where packs are counted over all elements of the
+    job. With a slot, task `t` does pack number `slot` of pair number `first + t`. Arrays of several jobs then have the
+    same index for the same pair, so that a task can wait for the task of the same index in another array (SLURM's
+    aftercorr).
     """
 
     first: int = 0
@@ -37,17 +38,17 @@ class ArrayShape:
 
     @classmethod
     def parse(cls, text: str) -> "ArrayShape | None":
-        """Return the shape that `str` wrote; None for any other text."""
+        """Return the shape that `str(shape)` was written from; None for any other text."""
         words = text.split(".")
         return cls(*map(int, words)) if len(words) in (2, 3) and all(word.isdecimal() for word in words) else None
 
     def elements(self, task: int) -> range:
-        """Return the indices that a task does: in the job, or with a slot in the pair."""
+        """Return the indices of the elements of a task: indices in the job, or, with a slot, positions in the pair."""
         unit = self.first + task if self.slot is None else self.slot
         return range(unit * self.pack, (unit + 1) * self.pack)
 
     def variables(self) -> dict[str, str]:
-        """Return what the jobs of the array need in their environment."""
+        """Return the environment variables that tell the jobs of the array this shape."""
         first = {FIRST: str(self.first)} if self.first else {}
         return first if self.slot is None else first | {SLOT: str(self.slot)}
 
@@ -56,13 +57,14 @@ WHOLE_ARRAY = ArrayShape()
 
 
 def chosen_indices(environ: Mapping[str, str], count: int, pack: int = 1, places: Sequence[Place] = ()) -> list[int]:
-    """Return the indices that this process has to do, of a grid of `count` elements.
+    """Return the indices of the elements that this process has to do, in a grid of `count` elements.
 
-    In an array those of its task, `pack` of them; outside of an array all; the one of FUNGI_ELEMENT, if that is set.
-    Raises FungiError for variables that are half set, and for an array that is not the grid's: either would leave work
-    undone, or do it again, in silence. An array that is a part of the grid on purpose says so with FUNGI_PARTIAL=1,
-    with FUNGI_FIRST=N that its index 0 is element N (for grids that are larger than SLURM lets an array be), and with
-    FUNGI_SLOT=S that its indices are numbers of pairs (`ArrayShape`; `places` of all elements have to be known).
+    Inside an array these are the elements of its task, `pack` of them; outside of an array they are all elements. If
+    FUNGI_ELEMENT is set, it is the only one.
+    Raises FungiError if only some of SLURM's variables are set, or if the array does not fit the grid: work would be
+    left undone, or done twice, and nobody would notice. FUNGI_PARTIAL=1 declares that the array is a part of the grid
+    on purpose. FUNGI_FIRST=N declares that index 0 is pack N, for grids larger than an array may be. FUNGI_SLOT=S
+    declares that the indices are numbers of pairs (`ArrayShape`); this needs the `places` of all elements.
     """
     if ELEMENT in environ:
         return [_number(ELEMENT, environ[ELEMENT])]
@@ -72,46 +74,46 @@ def chosen_indices(environ: Mapping[str, str], count: int, pack: int = 1, places
         return list(range(count))
     if absent:
         raise FungiError(
-            f"the variables of a SLURM array are half set: {', '.join(absent)} missing. Submit with sbatch --array, "
-            "or unset all SLURM_ARRAY_* to run the whole grid in sequence."
+            f"some variables of a SLURM array are set, but not {', '.join(absent)}. Submit with sbatch --array, "
+            "or unset all SLURM_ARRAY_* to run all elements of the grid in sequence."
         )
     index, size, low, high = (_number(f"SLURM_ARRAY_{name}", variables[name]) for name in _NAMES[1:])
     first = _number(FIRST, environ.get(FIRST, "0"))
     if SLOT in environ:
         return _indices_of_pair(ArrayShape(first, pack, _number(SLOT, environ[SLOT])), index, places)
     tasks = -(-count // pack)
-    whole = f"sbatch --array={array_text(range(tasks))}"
-    what = "elements" if pack == 1 else f"packs of {pack} elements"
+    command = f"sbatch --array={array_text(range(tasks))}"
+    units = "elements" if pack == 1 else f"packs of {pack} elements"
     if first + high >= tasks:
-        raise FungiError(f"the array goes up to element {first + high} of a grid of {tasks}. Use {whole}.")
+        raise FungiError(f"the array goes up to index {first + high}, but the grid has {tasks} {units}. Use {command}.")
     if not (low <= index <= high and 1 <= size <= high - low + 1):
         raise FungiError(
             f"the variables of the SLURM array contradict each other: task {index} of {size}, from {low} to {high}."
         )
     if size < tasks and environ.get(PARTIAL) != "1":
         raise FungiError(
-            f"the array has {size} of the grid's {tasks} {what}. Use {whole}, or `fungi submit`; "
-            f"with {PARTIAL}=1 a part is done on purpose."
+            f"the array has {size} tasks, but the grid has {tasks} {units}. Use {command}, or `fungi submit`. "
+            f"Set {PARTIAL}=1 to run only a part of the grid."
         )
     return [index for index in ArrayShape(first, pack).elements(index) if index < count]
 
 
 def _indices_of_pair(shape: ArrayShape, task: int, places: Sequence[Place]) -> list[int]:
-    """Return the indices of a task that works for a pair; FungiError where the grid has none of them."""
+    """Return the indices of the elements of a task that works for a pair. Raises FungiError if the pair has none."""
     positions = shape.elements(task)
     indices = [
         index for index, place in enumerate(places) if place.pair == shape.first + task and place.position in positions
     ]
     if not indices:
         raise FungiError(
-            f"the grid has no element {positions.start} for pair {shape.first + task} of backbone and dataset: it is "
-            "not the grid that this array was submitted for. Submit again with `fungi submit --missing`."
+            f"pair {shape.first + task} of backbone and dataset has no element {positions.start} in this grid: the "
+            "array was submitted for another grid. Submit again with `fungi submit --missing`."
         )
     return indices
 
 
 def array_text(indices: Iterable[int]) -> str:
-    """`[0, 1, 2, 5]` -> `"0-2,5"`, as sbatch --array takes it."""
+    """Return indices in the form that sbatch --array accepts: `"0-2,5"` for `[0, 1, 2, 5]`."""
     spans: list[list[int]] = []
     for index in sorted(set(indices)):
         if spans and index == spans[-1][1] + 1:
@@ -122,7 +124,7 @@ def array_text(indices: Iterable[int]) -> str:
 
 
 def chunks(indices: Iterable[int], most: int = MAX_ARRAY) -> list[tuple[int, list[int]]]:
-    """Return indices in parts that an array may have: (first index, indices counted from it, all below `most`)."""
+    """Return indices in parts of at most `most` that fit into an array, as (first index, indices counted from it)."""
     parts: dict[int, list[int]] = {}
     for index in sorted(set(indices)):
         parts.setdefault(index // most * most, []).append(index % most)

@@ -1,4 +1,4 @@
-"""What a job's call means on the grid: its flags read by the command's own parser, the files it writes."""
+"""The command that a job file runs over the grid: its settings for each element, and the files that it writes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -21,7 +21,10 @@ Jobs = Sequence[tuple[JobFile, GridCall]]
 
 
 def call_of(words: Sequence[str], grid: Grid, *, landmarks: bool = False) -> GridCall:
-    """A call `COMMAND FLAGS...`; FungiError for a command that does not run over the grid."""
+    """Return the call that the words `COMMAND FLAGS...` describe, with the flags of the grid.
+
+    Raises FungiError for a command that does not run over the grid.
+    """
     command = grid_command(words[0] if words else "")
     call = GridCall(command.name, tuple(words[1:]), tuple(grid.flags_of(command.name)), landmarks)
     if call.stage == "extraction":
@@ -31,9 +34,9 @@ def call_of(words: Sequence[str], grid: Grid, *, landmarks: bool = False) -> Gri
 
 
 def call_of_job(job: JobFile, grid: Grid) -> GridCall:
-    """Return the call of a job file, checked: its settings accept the elements of the grid.
+    """Return the call of a job file. Raises FungiError if the command does not accept an element of the grid.
 
-    Shards of one backbone and dataset differ in nothing that could be refused: one of them is tried.
+    One element is checked for each pair of backbone and dataset: the others of a pair are accepted if it is.
     """
     call = call_of(job.words, grid, landmarks=job.landmarks)
     settings_of = ElementSettings(call, grid)
@@ -46,10 +49,10 @@ def call_of_job(job: JobFile, grid: Grid) -> GridCall:
 
 
 class ElementSettings:
-    """The settings of a call for each of its elements.
+    """Settings of a call for each of its elements.
 
-    A command line is parsed once: for the other elements the fields that make the element are exchanged, which takes a
-    hundredth of the time, and is checked as a command line is.
+    A command line is parsed for the first element. For the others only the fields of the axes are replaced, which takes
+    a hundredth of the time; the settings check these values as they check a command line.
     """
 
     def __init__(self, call: GridCall, grid: Grid) -> None:
@@ -58,7 +61,7 @@ class ElementSettings:
         self._kept: dict[tuple[str, ...], Any] = {}
 
     def __call__(self, element: Element) -> Any:
-        """Return the settings of an element; None for a report, whose results come later."""
+        """Return the settings of an element; None for a report, whose input files do not exist yet."""
         if self._call.stage == "report":
             return None
         if self._template is None or self._call.command == "projection":
@@ -85,40 +88,41 @@ def command_line(element: Element, call: GridCall, grid: Grid) -> list[str]:
 def chosen_jobs(
     grid: Grid, project: Path, names: Sequence[str] = (), stages: Sequence[str] = STAGES
 ) -> list[tuple[JobFile, GridCall]]:
-    """The jobs of these names; else those submitted with the grid; else those that have run below its root."""
-    wanted = names or grid.jobs
-    files = [read_job_file(project, name) for name in wanted] if wanted else grid_job_files(project)
+    """Return the jobs with these names; by default those submitted with the grid, or else those that ran below its
+    root."""
+    chosen = names or grid.jobs
+    files = [read_job_file(project, name) for name in chosen] if chosen else grid_job_files(project)
     files = [job for job in files if grid_command(job.words[0]).stage in stages]
-    if not wanted:
+    if not chosen:
         calls = [(job, call_of(job.words, grid, landmarks=job.landmarks)) for job in files]
         files = [job for job, call in calls if Records(grid.root, call).any()]
     return [(job, call_of_job(job, grid)) for job in files]
 
 
 def expected_files(grid: Grid, jobs: Jobs, stage: str) -> dict[tuple[str, str], list[Path]]:
-    """Return the files that the jobs of a stage have to give, by pair of backbone and dataset."""
+    """Return the files that the jobs of a stage have to write, by pair of backbone and dataset."""
     calls = [call for _, call in jobs if call.stage == stage]
     return _by_pair([_expected(call, grid, elements(grid, call)) for call in calls])
 
 
 def _by_pair(expected: Sequence[Mapping[Element, Expected]]) -> dict[tuple[str, str], list[Path]]:
-    """Return the files of all elements of each pair, each once."""
+    """Return the files of all elements of each pair, without duplicates."""
     files: dict[tuple[str, str], dict[Path, None]] = {}
-    for of_call in expected:
-        splits = {(*element.pair, element.split): part for element, part in of_call.items()}  # shards share theirs
+    for by_element in expected:
+        splits = {(*element.pair, element.split): part for element, part in by_element.items()}  # equal for all shards
         for (backbone, dataset, _), part in splits.items():
             files.setdefault((backbone, dataset), {}).update(dict.fromkeys(part.paths))
     return {pair: list(paths) for pair, paths in files.items()}
 
 
 def files_of(files: Mapping[tuple[str, str], list[Path]], pair: tuple[str, str]) -> list[Path]:
-    """Return the files of a pair, or those of all pairs for an element that stands for everything."""
+    """Return the files of a pair; for the empty pair, which stands for all pairs, the files of all."""
     chosen = files.values() if pair == ("", "") else [files.get(pair, [])]
     return [path for paths in chosen for path in paths]
 
 
 def progress_of_jobs(grid: Grid, jobs: Jobs, queue: Queue) -> list[tuple[Submittable, list[Progress]]]:
-    """Return the state of every element of every job that has some, in the order of the stages."""
+    """Return the state of every element of every job that has elements in this grid, in the order of the stages."""
     shown = []
     expected: dict[str, list[Mapping[Element, Expected]]] = {}  # by stage
     for submitted in submittable(grid, jobs):
@@ -134,7 +138,7 @@ def progress_of_jobs(grid: Grid, jobs: Jobs, queue: Queue) -> list[tuple[Submitt
 
 
 def _expected(call: GridCall, grid: Grid, points: Sequence[Element]) -> dict[Element, Expected]:
-    """Return the files that show each element to be done, and their settings; shards of a split share theirs."""
+    """Return the files that each element has to write, and their settings. All shards of a split have the same."""
     settings_of = ElementSettings(call, grid)
     kept: dict[tuple[str, ...], Expected] = {}
     expected = {}
@@ -148,21 +152,22 @@ def _expected(call: GridCall, grid: Grid, points: Sequence[Element]) -> dict[Ele
 
 
 def _without_doomed(shown: list[tuple[Submittable, list[Progress]]]) -> list[tuple[Submittable, list[Progress]]]:
-    """Count as missing what waits for an element that failed: SLURM will cancel it as soon as all siblings have ended.
+    """Count elements as missing that wait for an element that failed.
 
-    That is a queued merge or evaluation of a pair with something left in an earlier stage.
+    These are queued merges and evaluations of a pair that has elements left in an earlier stage. SLURM cancels them as
+    soon as all elements that they wait for have ended.
     """
     left: set[tuple[str, str]] = set()
     for stage in CHAINED:
         for place, (submitted, progress) in enumerate(shown):
             if submitted.stage == stage and left:
-                shown[place] = (submitted, [_doomed(one) if one.element.pair in left else one for one in progress])
+                shown[place] = (submitted, [_doomed(item) if item.element.pair in left else item for item in progress])
         left |= {
-            one.element.pair
+            item.element.pair
             for submitted, progress in shown
             if submitted.stage == stage
-            for one in progress
-            if one.state in LEFT
+            for item in progress
+            if item.state in LEFT
         }
     return shown
 
@@ -185,7 +190,7 @@ def first_unfinished_stage(
 
 
 def _matrix(element: Element, grid: Grid) -> list[str]:
-    """The matrix that the extraction of this grid looks for: its size, kind and seed are those of the extraction."""
+    """Return the flags that draw the projection matrix which the extraction of this grid will read."""
     settings = COMMANDS["extract-gradients"].parse([*grid.flags_of("extract-gradients"), "--root", str(grid.root)])
     spec = resolve_backbone(element.backbone)
     size, path = settings.usual_matrix(spec.projection_dim, spec.gradient_shape)

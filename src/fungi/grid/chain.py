@@ -1,13 +1,13 @@
-"""What waits for what: each backbone and dataset goes from extraction to evaluation on its own.
+"""Dependencies between jobs: each pair of backbone and dataset has its own chain from extraction to evaluation.
 
-One that fails, a dataset with a damaged image say, stops nothing but its own chain. The report waits for the end of
-everything, whatever came of it. (Extraction draws matrices that are missing, so it waits for the end of the projection
-stage, too.)
+If a pair fails, for example because of a damaged image, only its own chain stops. The report waits until all other jobs
+have ended, with or without success. Extraction likewise waits for the end of the projection stage, since it draws
+missing matrices itself.
 
-Pairs of backbone and dataset that have the same work left are submitted together: an array per job and slot (the shards
-of a pair have a slot each), in which the index is the number of the pair, and each task waits for that of its pair. A
-grid of 800 pairs then takes some dozens of calls of sbatch in place of thousands. Where that is no gain, each pair has
-arrays of its own, which wait for the tasks of its shards.
+Pairs that have the same work left are submitted together: one array per job and slot (each shard of a pair has a slot).
+The index in the array is the number of the pair, and each task waits for the task of its pair. A grid of 800 pairs then
+takes some dozens of calls of sbatch instead of thousands. Where this saves no calls, each pair gets its own arrays,
+which wait for the tasks of its shards.
 """
 
 from collections import Counter
@@ -26,7 +26,10 @@ Submit = Callable[[Array, Submittable], str]
 
 @dataclass(frozen=True)
 class Planned:
-    """A job, its elements to submit, and the jobs in the queue that have others of its elements in hand."""
+    """A job with the elements to submit, and the elements that are queued or running already.
+
+    in_hand: element index -> id of the job that waits or runs for it.
+    """
 
     submitted: Submittable
     indices: Sequence[int]
@@ -42,9 +45,9 @@ class Group:
 
 
 def groups(grid: Grid, planned: Sequence[Planned], most: int) -> list[Group]:
-    """Return the pairs that are worth submitting together, at most one array's indices in each group.
+    """Return groups of pairs for which a common submission saves calls of sbatch; `most` pairs at most in each group.
 
-    None where packs of shards are shared by neighbouring pairs: such a pack has no pair that its index could name.
+    There are no groups if some pack holds shards of two pairs: its index could not name a single pair.
     """
     if any(_packs_cross_pairs(job.submitted, pack_of(grid, job.submitted.call)) for job in planned):
         return []
@@ -61,14 +64,14 @@ def groups(grid: Grid, planned: Sequence[Planned], most: int) -> list[Group]:
     for pair, jobs in slots.items():
         if pair not in alone:
             alike.setdefault(tuple((number, tuple(sorted(jobs[number]))) for number in sorted(jobs)), []).append(pair)
-    found = []
+    worthwhile = []
     for work, pairs in alike.items():
         for first, part in chunks(pairs, most):
             group = Group(tuple(first + index for index in part), dict(work))
             later = sum(planned[number].submitted.stage != "extraction" for number in group.slots)
             if len(group.pairs) * later > sum(map(len, group.slots.values())):
-                found.append(group)
-    return found
+                worthwhile.append(group)
+    return worthwhile
 
 
 def _packs_cross_pairs(submitted: Submittable, pack: int) -> bool:
@@ -77,7 +80,7 @@ def _packs_cross_pairs(submitted: Submittable, pack: int) -> bool:
 
 
 class Chains:
-    """Ids of the jobs in hand, by stage and by pair (its number), for pairs that are submitted on their own."""
+    """Ids of queued and running jobs by stage and number of the pair, for pairs that are submitted separately."""
 
     def __init__(self) -> None:
         self._ids: dict[Stage, dict[int, list[str]]] = {}
@@ -87,7 +90,7 @@ class Chains:
         self._ids.setdefault(stage, {}).setdefault(pair, []).append(job)
 
     def before(self, stage: Stage, pair: int) -> list[str]:
-        """Return the jobs of the last earlier stage of a chain that has some for the pair."""
+        """Return the jobs of a pair in the last earlier stage of the chain that has any."""
         for earlier in reversed(CHAINED[: CHAINED.index(stage)]):
             if jobs := self._ids.get(earlier, {}).get(pair):
                 return list(dict.fromkeys(jobs))
@@ -95,7 +98,7 @@ class Chains:
 
 
 class _Submission:
-    """A submission under way: what was submitted, by stage, by pair and by group."""
+    """State of a submission: ids of the submitted jobs by stage, pair and group."""
 
     def __init__(self, grid: Grid, planned: Sequence[Planned], jobs: JobEnvironment, submit: Submit) -> None:
         self._grid, self._planned, self._jobs, self._submit = grid, planned, jobs, submit
@@ -145,7 +148,7 @@ class _Submission:
             self._note(stage, of_array, tasks, [submitted])
 
     def _note(self, stage: Stage, places: Iterable[Place], tasks: Iterable[str], jobs: Sequence[str] = ()) -> None:
-        """Keep which job or task works for which pair, and the ids that stand for all of it."""
+        """Record the job or task of each pair. jobs: ids to wait for instead of single tasks, by later stages."""
         tasks = list(tasks)
         for place, task in zip(places, tasks, strict=True):
             self._chains.add(stage, place.pair, task)
@@ -161,11 +164,11 @@ class _Submission:
         return Dependency(self._of_stage.get("projection", []), "afterany")
 
     def _latest(self, before: Stage) -> list[str]:
-        """Return the jobs of the last earlier stage that has some."""
+        """Return the jobs of the last earlier stage that has any."""
         earlier = (self._of_stage.get(name) for name in reversed(STAGES[: STAGES.index(before)]))
         return list(dict.fromkeys(next(filter(None, earlier), [])))
 
 
 def submit_all(grid: Grid, planned: Sequence[Planned], jobs: JobEnvironment, submit: Submit) -> None:
-    """Submit the jobs in the order of their stages, with what each waits for."""
+    """Submit the jobs in the order of their stages, each with its dependencies."""
     _Submission(grid, planned, jobs, submit).run()

@@ -1,4 +1,4 @@
-"""What the grid is: declared in one TOML file (`FUNGI_GRID`), in environment variables, or in both without overlap.
+"""Declaration of the grid, in a TOML file (`FUNGI_GRID`), in environment variables, or in both without contradiction.
 
     backbones = ["vit-b16", "dino_vitb16"]
     datasets = ["flowers102", "pets"]
@@ -8,8 +8,8 @@
     [sbatch]
     extraction = "--partition=gpu"
 
-Every value has one source. A variable that contradicts the file is an error, because a queued job and the person who
-looks after it would otherwise see different grids.
+A variable that contradicts the file is an error, because a queued job and the person who checks on it would otherwise
+see different grids.
 """
 
 import json
@@ -31,17 +31,17 @@ from fungi.values import converted, type_hints
 
 GRID_FILE = "FUNGI_GRID"
 LAST_GRID = Path("progress") / "grid.toml"
-"""Below the root: the grid that was submitted last."""
+"""Path below the root of the grid that was submitted last."""
 _FLAGS_PREFIX = "FUNGI_FLAGS_"
 _TABLES = ("flags", "sbatch")
 _IN_FILES_ALONE = (*_TABLES, "jobs", "code", "submitted_below")
 _OTHER_VARIABLES = ("ARCHIVES", "GRID", "MAX_RESTARTS", "PARTIAL", "FIRST", "ELEMENT", "SLOT", "PROJECT", "PYTHON")
-"""What else the job files and the submitter understand (docs/cluster.md)."""
+"""Further variables of the job files and of `fungi submit` (docs/cluster.md)."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A backbone and a dataset that go together, as they were written and as they are."""
+    """A backbone and a dataset of the same modality: the texts of the declaration, and what they resolve to."""
 
     backbone: str
     backbone_spec: BackboneSpec
@@ -51,17 +51,18 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The axes of the grid, its folders, and what else every command is told.
+    """The grid: its axes, its folders, and further flags of the commands and of sbatch.
 
-    datasets: none means the embedded digits, and for landmark jobs all landmark datasets.
-    splits: none means all that a dataset has.
-    shards: parts that each split is extracted in; 0 makes as many as give an element about an hour on `gpu`.
-    pack: elements of the extraction that share an array task, side by side, each with a GPU of its own.
-    limit: tasks of an array that may run at once; 0 for any number.
-    flags: command -> further flags of it, as one would type them.
-    sbatch: stage, or `all` -> further options of sbatch for its jobs.
-    jobs, code: job files that were submitted together, and the copy of the code that they run (`fungi submit`).
-    submitted_below: what the root was called then; empty for a grid that was not submitted.
+    datasets: empty for the embedded digits, and in landmark jobs for all landmark datasets.
+    splits: empty for all splits of each dataset.
+    shards: number of parts in which each split is extracted; 0 for parts of about an hour on `gpu`.
+    pack: number of extraction elements that run side by side in one array task, each on its own GPU.
+    limit: number of tasks of an array that may run at the same time; 0 for any number.
+    flags: command -> further flags, written as on a command line.
+    sbatch: stage, or `all` -> further options of sbatch for the jobs of that stage.
+    jobs: job files that were submitted together (`fungi submit`).
+    code: folder with the copy of the code that the submitted jobs run.
+    submitted_below: path of the root at the time of submission; empty for a grid that was not submitted.
     """
 
     backbones: tuple[str, ...] = ("digits-vit",)
@@ -99,9 +100,9 @@ class Grid:
             resolve_dataset(text, self.data_dir)
 
     def pairs(self, *, landmarks: bool, masks: bool = False) -> list[Pair]:
-        """All backbones and datasets that go together.
+        """Return all pairs of a backbone and a dataset that have the same modality.
 
-        landmarks: the retrieval datasets alone; masks: those that are segmented alone, which are in no other grid.
+        landmarks: only the retrieval datasets. masks: only the datasets with masks, which no other call includes.
         """
         usual: tuple[str, ...] = ("digit-scenes",) if masks else ("digits",)
         if landmarks:
@@ -118,23 +119,23 @@ class Grid:
         ]
 
     def flags_of(self, command: str) -> list[str]:
-        """Further flags of a command; FungiError for quotes that are not closed."""
+        """Return the further flags of a command. Raises FungiError for quotes that are not closed."""
         return _words(self.flags.get(command, ""), f"flags of {command}")
 
     def sbatch_options(self, stage: str) -> list[str]:
-        """Further options of sbatch for the jobs of a stage; of an option given twice, the later one counts."""
+        """Return the further options of sbatch for a stage: those of `all`, then its own, which replace equal ones."""
         return [word for name in ("all", stage) for word in _words(self.sbatch.get(name, ""), f"sbatch of {name}")]
 
     def absolute(self) -> "Grid":
-        """The same grid, for processes that start in another folder."""
+        """Return the same grid with absolute folders, for processes that start in another folder."""
         return replace(self, root=self.root.absolute(), data_dir=self.data_dir.absolute())
 
     def with_datasets(self) -> "Grid":
-        """The same grid; the digits where no dataset is named."""
+        """Return the same grid, with the embedded digits if it names no dataset."""
         return self if self.datasets else replace(self, datasets=("digits",))
 
     def variables(self) -> dict[str, str] | None:
-        """Return the variables that declare the grid for a process; None for names with blanks, which do not fit."""
+        """Return the environment variables that declare the grid; None if a name has blanks, which separate names."""
         axes = [axis for axis in fields(self) if axis.name not in _IN_FILES_ALONE]
         values = {axis.name: getattr(self, axis.name) for axis in axes}
         if any(len(name.split()) != 1 for value in values.values() if isinstance(value, tuple) for name in value):
@@ -145,7 +146,7 @@ class Grid:
         return {f"FUNGI_{name.upper()}": text for name, text in texts.items()} | flags
 
     def to_toml(self) -> str:
-        """All of it as a grid file; what has no value is left out."""
+        """Return the text of a grid file that declares this grid; empty values are left out."""
         values = {known.name: getattr(self, known.name) for known in fields(self) if known.name not in _TABLES}
         lines = [f"{name} = {_toml(value)}" for name, value in values.items() if value not in ((), "")]
         for table in _TABLES:
@@ -155,9 +156,9 @@ class Grid:
 
 
 def grid_file(grid: Grid) -> tuple[Path, str]:
-    """Return the file that declares a submitted grid, and its text; it is named by its content.
+    """Return the path and the text of the file that declares a submitted grid; the name has a hash of the text.
 
-    Places below the root are written relative to the file, so that a root that is moved or copied is its own.
+    Paths below the root are written relative to it, so that they stay valid if the root is moved or copied.
     """
     code = str(Path(grid.code).relative_to(grid.root)) if grid.code else ""
     text = replace(grid, code=code, submitted_below=str(grid.root)).to_toml()
@@ -165,7 +166,7 @@ def grid_file(grid: Grid) -> tuple[Path, str]:
 
 
 def store_grid(grid: Grid) -> Path:
-    """Write the grid down for jobs to read: another submission does not change it."""
+    """Write the grid to a file for its jobs, which later submissions do not change, and return the path."""
     path, text = grid_file(grid)
     write_whole(path, text)
     return path
@@ -174,7 +175,7 @@ def store_grid(grid: Grid) -> Path:
 def stored_grid_file(grid: Grid) -> Path | None:
     """Return the file below the root that declares this grid; None if it was never submitted.
 
-    Below a copied root the files have the names that they had in the original.
+    Below a copied root, files are named by the hash of the original text, so that their content has to be compared.
     """
     path, _ = grid_file(grid)
     if path.exists():
@@ -184,21 +185,21 @@ def stored_grid_file(grid: Grid) -> Path | None:
 
 
 def existing_root(grid: Grid) -> Grid:
-    """The grid; FungiError where its root is not there: nothing was ever done below it."""
+    """Return the grid. Raises FungiError if its root does not exist: nothing was ever submitted or run below it."""
     if not grid.root.is_dir():
         raise FungiError(f"there is no folder {grid.root}: nothing was submitted or run below it. Check --root.")
     return grid
 
 
-def declared_grid(environ: Mapping[str, str], given: Mapping[str, Any] | None = None) -> Grid:
-    """The grid of a process: `given` values (flags of a command), variables, the grid file, defaults.
+def declared_grid(environ: Mapping[str, str], flags: Mapping[str, Any] | None = None) -> Grid:
+    """Return the grid that the grid file, the environment variables and the `flags` of a command declare together.
 
-    Raises FungiError for a file that can't be read, an unknown key or variable, and two sources that contradict
-    each other.
+    Flags replace variables. Raises FungiError for a file that can't be read, for an unknown key or variable, and for a
+    flag or variable that contradicts the file.
     """
     path = environ.get(GRID_FILE)
     values = _from_file(Path(path)) if path else {}
-    for name, value in {**_from_environment(environ), **(given or {})}.items():
+    for name, value in {**_from_environment(environ), **(flags or {})}.items():
         if name == "flags":
             _merge(values.setdefault("flags", {}), value, path)
         else:
@@ -210,8 +211,8 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any], path: str | None) ->
     for name, value in more.items():
         if path and values.get(name, value) != value:
             raise FungiError(
-                f"{name} is {_shown(values[name])} in the grid file {path}, and {_shown(value)} in the environment or "
-                "on the command line. Take one of them away."
+                f"{name} is {_shown(values[name])} in the grid file {path}, but {_shown(value)} in the environment or "
+                "on the command line. Remove one of them."
             )
         values[name] = value
 
@@ -233,7 +234,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         values = converted(Grid, {name: [value] if name in single else value for name, value in raw.items()})
     except FungiError as error:
         raise FungiError(f"{error} In the grid file {path}.") from None
-    if values.get("submitted_below"):  # a root may be moved: its grid and its code lie below it
+    if values.get("submitted_below"):  # the root may have been moved, and this file and the code with it
         values["root"] = path.absolute().parent.parent
         values["code"] = str(values["root"] / values["code"]) if values.get("code") else ""
     return values
@@ -241,7 +242,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     axes = {axis.name.upper(): axis.name for axis in fields(Grid) if axis.name not in _IN_FILES_ALONE}
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     flags: dict[str, str] = {}
     for variable, text in environ.items():
         name = variable.removeprefix("FUNGI_")
@@ -250,28 +251,28 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         elif name in axes and name != variable:
             if text:
                 try:
-                    found |= converted(Grid, {axes[name]: text}, text=True)
+                    values |= converted(Grid, {axes[name]: text}, text=True)
                 except FungiError as error:
                     raise FungiError(f"{error} In the variable {variable}.") from None
         elif name not in (variable, *_OTHER_VARIABLES):
             raise unknown_name("variable", variable, [f"FUNGI_{word}" for word in (*axes, *_OTHER_VARIABLES)])
-    return {**found, "flags": flags} if flags else found
+    return {**values, "flags": flags} if flags else values
 
 
 def _words(text: str, what: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise FungiError(f"the {what} in the grid, {text!r}, can't be split: {error}.") from None
+        raise FungiError(f"the {what} in the grid can't be split into words: {text!r} ({error}).") from None
 
 
 def _is_landmarks(dataset: DatasetSpec) -> bool:
-    """Whether a dataset is searched in, rather than classified."""
+    """Return whether a dataset is one of retrieval."""
     return dataset.metric == "map"
 
 
 def _toml(value: Any) -> str:
-    """Texts, numbers and lists look the same in JSON and in TOML."""
+    """Return a value in TOML, where texts, numbers and lists are written as in JSON."""
     return json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
 
 

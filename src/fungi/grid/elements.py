@@ -1,4 +1,4 @@
-"""The elements of the grid, in the order of the array's indices: the one place where an index gets its meaning."""
+"""Elements of the grid in the order of array indices. This module alone defines which element an index means."""
 
 import re
 from collections import Counter
@@ -17,10 +17,10 @@ from fungi.views.plans import PlanName
 
 @dataclass(frozen=True)
 class GridCall:
-    """What a job asks for: a command with its flags (those of the job, then those of the grid).
+    """A command that a job runs over the grid, with the flags of the job file and those of the grid.
 
-    landmarks: over the retrieval datasets of the grid alone. features: what an extraction writes, with
-    which plan of views.
+    landmarks: run over the retrieval datasets of the grid alone.
+    features, views: features that an extraction writes, and the plan of their views.
     """
 
     command: str
@@ -32,28 +32,28 @@ class GridCall:
 
     @property
     def stage(self) -> Stage:
-        """When it runs."""
+        """Stage of the command."""
         stage = COMMANDS[self.command].stage
         assert stage is not None
         return stage
 
     @property
     def flags(self) -> list[str]:
-        """All flags; of a flag given twice, the later one counts."""
+        """All flags. Those of the grid come last, so that they replace equal flags of the job file."""
         return [*self.job_flags, *self.grid_flags]
 
     @property
     def key(self) -> str:
-        """A folder name for it, the same whatever the job is called."""
+        """Folder name of the call, which does not depend on the name of the job file."""
         words = [self.command, *(["landmarks"] if self.landmarks else []), *self.job_flags]
         return re.sub(r"[^\w.=]+", "-", " ".join(words)).strip("-")
 
 
 @dataclass(frozen=True)
 class Element:
-    """One point of the grid; axes that a command does not have are empty.
+    """One element of the grid: a run of a command. Axes that the command does not have are empty.
 
-    backbone, dataset: as they were written; users' own are `NAME=kind:PLACE`.
+    backbone, dataset: texts of the declaration, such as `NAME=kind:PATH` for data of the user.
     """
 
     backbone: str = ""
@@ -67,19 +67,19 @@ class Element:
 
     @property
     def key(self) -> str:
-        """A file name for it."""
+        """File name of the element."""
         return re.sub(r"[^\w.=]+", "-", str(self))
 
     @property
     def pair(self) -> tuple[str, str]:
-        """Backbone and dataset: what a chain of jobs, from extraction to evaluation, is about."""
+        """Backbone and dataset, which have a chain of jobs from extraction to evaluation."""
         return self.backbone, self.dataset
 
 
 def elements(grid: Grid, call: GridCall) -> list[Element]:
-    """All elements of a job; the i-th is that of array index i."""
+    """Return all elements of a job, in the order of array indices."""
     if call.stage == "report" or (call.stage == "merge" and not grid.datasets):
-        return [Element()]  # a merge of a grid that names no datasets is of all that is there
+        return [Element()]  # in a grid that names no datasets, a merge assembles everything below the root
     pairs = grid.pairs(landmarks=call.landmarks, masks=COMMANDS[call.command].metrics == SEGMENTATION)
     if call.stage == "projection":
         return [Element(backbone=name) for name in dict.fromkeys(pair.backbone for pair in pairs)]
@@ -101,7 +101,7 @@ def elements(grid: Grid, call: GridCall) -> list[Element]:
 
 
 def places(grid: Grid, points: Sequence[Element]) -> list[Place]:
-    """Return where each element stands. Numbers of pairs are those of the grid: the same in all of its jobs."""
+    """Return the place of each element. The number of a pair is the same in all jobs of the grid."""
     datasets = grid.datasets or tuple(DATASETS)
     rows = {name: row for row, name in enumerate(grid.backbones)}
     columns = {name: column for column, name in enumerate(datasets)}
@@ -115,7 +115,7 @@ def places(grid: Grid, points: Sequence[Element]) -> list[Place]:
 
 
 def arguments(element: Element, call: GridCall, grid: Grid) -> list[str]:
-    """The flags that tell a command its element, as far as it has them; `projection` has others."""
+    """Return the flags that select an element, as far as the command has them; `projection` has other flags."""
     if call.stage == "report":
         results = grid.root / "results" if (grid.root / "results").is_dir() else grid.root
         return ["--results", str(results), "--output", str(grid.root / "report")]

@@ -1,4 +1,4 @@
-"""A copy of the code for queued jobs, which later edits and upgrades leave alone."""
+"""Copy the code for queued jobs, so that later edits and upgrades do not change what they run."""
 
 import hashlib
 import shutil
@@ -15,7 +15,7 @@ _LEFT_OUT = ("__pycache__", ".egg-info")
 def freeze(project: Path, root: Path) -> Path:
     """Copy the code to `<root>/code/<commit>-<hash of the files>` and return that folder; equal code is copied once.
 
-    A copy that fails (a full disk) leaves nothing; what a killed one left goes with the next.
+    A copy that fails, for example on a full disk, is removed. Orphans of killed processes are removed by the next call.
     """
     commit = code_commit()
     folder = root / "code" / f"{commit[:12]}-{_digest(project, commit)[:12]}"
@@ -32,7 +32,7 @@ def freeze(project: Path, root: Path) -> Path:
         try:
             temporary.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another submission was faster
+            if not folder.is_dir():  # otherwise another submission has copied the same code in the meantime
                 raise
     finally:
         discard(temporary)
@@ -48,8 +48,10 @@ def _digest(project: Path, commit: str) -> str:
 
 
 def _files(project: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield every file of the code and its place in the copy. An installed package becomes a checkout: its modules
-    below src, its job files (package data) in jobs."""
+    """Yield every file of the code and its path in the copy.
+
+    The copy of an installed package has the layout of a checkout: modules in src, job files (package data) in jobs.
+    """
     if not (project / "src").is_dir():
         for path in _below(project):
             place = path.relative_to(project)

@@ -1,6 +1,6 @@
-"""Job files as data: their #SBATCH directives and the command that they run over the grid.
+"""Read job files: their #SBATCH directives and the command that they run over the grid.
 
-A job file is shell, and runs by itself. What the submitter has to know of it stands in two kinds of lines:
+A job file is a shell script that also runs by itself. `fungi submit` reads two kinds of lines:
 
     #SBATCH --time=04:00:00
     over_grid extract-gradients --objective simclr        (or over_landmarks ...)
@@ -22,7 +22,8 @@ _CALL = re.compile(r"^over_(grid|landmarks) (.+)$", flags=re.MULTILINE)
 class JobFile:
     """A job file that runs a command over the grid.
 
-    name: its path below jobs/, without the suffix. words: those after `over_grid` or `over_landmarks`.
+    name: path below jobs/, without the suffix. words: command and flags after `over_grid` or `over_landmarks`.
+    landmarks: whether the job runs over the retrieval datasets alone (`over_landmarks`).
     """
 
     name: str
@@ -33,31 +34,36 @@ class JobFile:
 
 
 def project_folder() -> Path:
-    """Return the folder with the job files: $FUNGI_PROJECT, the current folder, the checkout of this code, or else
-    the installed package."""
+    """Return the first folder with job files among $FUNGI_PROJECT, the current folder, the checkout and the installed
+    package.
+
+    Raises MissingFilesError if none of them has job files.
+    """
     named, here = os.environ.get("FUNGI_PROJECT"), Path(__file__).resolve()
     for folder in (*([Path(named)] if named else []), Path.cwd(), here.parents[3], here.parents[1]):
         if (folder / COMMON).is_file():
             return folder
-    raise MissingFilesError(f"{COMMON} is not below {Path.cwd()}. Run this in the folder of the project.")
+    raise MissingFilesError(f"there is no {COMMON} in {Path.cwd()}. Run this in the folder of the project.")
 
 
 def read_job_file(project: Path, name: str) -> JobFile:
-    """Return a job by its name; FungiError for one that is not there, or that does not run over the grid."""
+    """Return a job by its name. Raises FungiError if it does not exist, or does not run a command over the grid."""
     path = project / "jobs" / f"{name.removesuffix('.job')}.job"
     if not path.is_file():
         raise unknown_name("job", name, _names(project))
     text = path.read_text(encoding="utf-8")
     calls = _CALL.findall(text)
     if len(calls) != 1:
-        raise FungiError(f"{path} does not run one command over the grid (a line `over_grid COMMAND ...`).")
+        raise FungiError(
+            f"{path} does not run a command over the grid: it needs exactly one line `over_grid COMMAND FLAGS...`."
+        )
     directives = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?", text, flags=re.MULTILINE))
     kind, words = calls[0]
     return JobFile(name.removesuffix(".job"), path, directives, tuple(shlex.split(words)), kind == "landmarks")
 
 
 def grid_job_files(project: Path) -> list[JobFile]:
-    """Return all jobs that run over the grid."""
+    """Return all job files that run a command over the grid."""
     texts = {name: (project / "jobs" / f"{name}.job").read_text(encoding="utf-8") for name in _names(project)}
     return [read_job_file(project, name) for name, text in texts.items() if _CALL.search(text)]
 

@@ -1,4 +1,4 @@
-"""`fungi prefetch`: on a node with a network, fetch what the jobs of the grid need, and verify it."""
+"""`fungi prefetch`: download the weights and datasets of the grid on a node with a network, and verify them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
     from fungi.data.base import DatasetSpec
     from fungi.grid.declaration import Grid
 
-DESCRIPTION = """Fetch the weights and datasets of the grid into their caches and the data folder, and verify them:
-weights load strictly, splits have the published rows and classes. Run it on a login node; jobs then need no network.
+DESCRIPTION = """Download the weights and datasets of the grid into their caches and the data folder, and verify them:
+weights must match the model exactly, splits must have the published numbers of rows and classes. Run this on a login
+node; jobs then need no network.
 
-Caches: $HF_HOME and $TORCH_HOME, which the jobs must see too."""
+The caches are $HF_HOME and $TORCH_HOME. Jobs must have access to them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefetchSettings(GridSettings):
-    """What to fetch."""
+    """What to download."""
 
-    weights: bool = setting(True, "fetch the weights of the backbones")
-    data: bool = setting(True, "fetch the datasets")
+    weights: bool = setting(True, "download the weights of the backbones")
+    data: bool = setting(True, "download the datasets")
 
 
 def run(settings: PrefetchSettings) -> None:
-    """Fetch all that can be fetched; then fail if anything could not."""
+    """Download and verify everything that is possible. Raises FungiError at the end if anything failed."""
     grid = settings.declared_or_last()
     problems = []
     for name, fetch in _fetches(settings, grid):
@@ -42,7 +43,7 @@ def run(settings: PrefetchSettings) -> None:
             problems.append(str(error))
             print(f"{name}: FAILED", flush=True)
     if problems:
-        raise FungiError(f"{len(problems)} of the grid's weights and datasets are not ready. " + " ".join(problems))
+        raise FungiError(f"{len(problems)} weights or datasets of the grid are not ready. " + " ".join(problems))
 
 
 def _fetches(settings: PrefetchSettings, grid: "Grid") -> Iterator[tuple[str, Callable[[], Iterator[str]]]]:
@@ -57,23 +58,23 @@ def _fetches(settings: PrefetchSettings, grid: "Grid") -> Iterator[tuple[str, Ca
 
 
 def fetch_weights(text: str, spec: "BackboneSpec") -> Iterator[str]:
-    """Load a backbone's published weights, which brings them into their cache; a line about them."""
+    """Load the published weights of a backbone, which stores them in the cache, and yield lines that describe them."""
     from fungi.backbones.loading import load_backbone
 
     if spec.pretrained is None:
-        yield f"{spec.name}: has no published weights; give its jobs --checkpoint or --random-init"
+        yield f"{spec.name}: there are no published weights; use --checkpoint or --random-init in its jobs"
         return
     backbone = load_backbone(text)
     yield f"{spec.name}: {backbone.weights_source}, hash {backbone.weights_hash[:12]}"
     if isinstance(backbone.input, TextInput):
-        backbone.input.tokenizer.get()  # through its cache, too
+        backbone.input.tokenizer.get()  # stores the tokenizer in its cache
         yield f"{spec.name}: tokenizer of {backbone.input.tokenizer.name}"
 
 
 def fetch_dataset(spec: "DatasetSpec", data_dir: Path) -> Iterator[str]:
-    """Download a dataset that a program can fetch, and verify it; one line per split.
+    """Download a dataset where that is possible, verify it, and yield a line per split.
 
-    Raises FungiError for one that can't be fetched and is not there.
+    Raises FungiError for a dataset that neither exists in `data_dir` nor can be downloaded.
     """
     from fungi.data.preparation import verify_dataset
 
@@ -85,7 +86,7 @@ def fetch_dataset(spec: "DatasetSpec", data_dir: Path) -> Iterator[str]:
         except (OSError, RuntimeError) as error:  # what torchvision's and urllib's downloads raise
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise FungiError(
-                f"dataset {spec.name!r} can't be downloaded ({reason}). Run this where there is a network, or copy "
+                f"dataset {spec.name!r} can't be downloaded ({reason}). Run this on a machine with a network, or copy "
                 f"the data to {data_dir}."
             ) from None
     yield from verify_dataset(spec, data_dir)

@@ -1,4 +1,4 @@
-"""How far the elements of a job are, read from files alone; SLURM's queue only says what still waits or runs."""
+"""Progress of the elements of a job. Files decide what is done; SLURM's queue adds which elements wait or run."""
 
 import json
 import os
@@ -23,16 +23,18 @@ STATES = (DONE, RUNNING, QUEUED, FAILED, MISSING)
 LEFT = (FAILED, MISSING)
 """States of elements that have to be submitted again."""
 LOGS_READ = 500
-"""Logs of failed attempts that are read for each job (thousands fail for few reasons)."""
+"""Number of logs of failed attempts that are read for each job: thousands of elements fail for a few reasons."""
 _HERE = socket.gethostname()
 
 
 @dataclass(frozen=True)
 class Progress:
-    """State of one element, and a word about it: blocks done so far, or why it failed.
+    """State of an element.
 
-    job: the job that waits or runs for it. waits: whether that job has not begun. log: where a failed attempt wrote.
-    doomed: a job in the queue that waits for what failed, and will never run.
+    detail: number of finished blocks, or the reason of a failure.
+    job: id of the job that waits or runs for the element. waits: whether that job has not begun.
+    log: log file of a failed attempt.
+    doomed: id of a queued job that will never run, because it waits for an element that failed.
     """
 
     index: int
@@ -45,11 +47,11 @@ class Progress:
     doomed: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Expected:
-    """The files that show an element to be done, and the settings that produce them.
+    """The files that an element has to write, and the settings that produce them. Compared by identity.
 
-    paths: those of the whole split for a shard; for a report the results that it shows.
+    paths: for a shard, the files of the whole split; for a report, the results that it shows.
     settings: `settings.difference(path)` names the setting in which an existing file differs; empty for none.
     """
 
@@ -74,14 +76,17 @@ def progress_of(
     queue: Queue,
     points: Sequence[Element] | None = None,
 ) -> list[Progress]:
-    """Return the state of every element. points: the elements of the call, if they are known already."""
+    """Return the state of every element.
+
+    expected: files of each element. points: the elements of the call, if the caller has them already.
+    """
     points = elements(grid, call) if points is None else points
     attempts, mark, splits = Records(grid.root, call).read_all(points), call_mark(grid, call), _Splits(grid)
     root, shown = grid.root.absolute(), []
     for index, (element, place) in enumerate(zip(points, places(grid, points), strict=True)):
         attempt = attempts.get(element)
         if attempt and attempt.root and attempt.root != str(root) and not same_folder(Path(attempt.root), root):
-            attempt = None  # it came with a copy of the folder it worked in, and says nothing of this one
+            attempt = None  # the record was copied with another root
         state, detail = _state(grid, call, element, expected[element], attempt, queue, splits)
         if state == DONE and call.stage != "report" and (other := splits.difference(expected[element])):
             state, detail = MISSING, other
@@ -112,7 +117,9 @@ def _state(
         if left == 0:
             return DONE, "" if splits.is_assembled(expected) else "merge is left"
         so_far = f"{done} blocks done" if done else ""
-    elif all(map(os.path.exists, expected.paths)) and (ended_well or (attempt is None and _are_whole(expected.paths))):
+    elif all(map(os.path.exists, expected.paths)) and (
+        ended_well or (attempt is None and _are_complete(expected.paths))
+    ):
         return DONE, ""
     if attempt is None or ended_well:
         return MISSING, so_far
@@ -125,52 +132,52 @@ def _state(
 
 @dataclass
 class _Splits:
-    """What is there of each split of features, looked at once for all shards of the split.
+    """Existing files and blocks of each split of features, read once for all shards of the split.
 
-    differences: file -> the setting in which it differs from what is asked for.
+    differences: file -> the setting in which it differs from the settings of the grid; empty for none.
+    logs: number of logs read so far.
     """
 
     grid: Grid
     differences: dict[Path, str] = field(default_factory=dict)
     logs: int = 0
-    _unfinished: dict[tuple[Path, ...], list[tuple[int, set[int]] | None]] = field(default_factory=dict)
+    _unfinished: dict[Expected, list[tuple[int, set[int]] | None]] = field(default_factory=dict)
 
     def may_read_a_log(self) -> bool:
-        """Return whether the log of another failed attempt is read: those of the first LOGS_READ."""
+        """Return whether another log may be read, and count it: only the first LOGS_READ are read."""
         self.logs += 1
         return self.logs <= LOGS_READ
 
     def difference(self, expected: Expected) -> str:
-        """Return how an existing file of these differs from what is asked for; empty for none."""
+        """Return how one of the existing files differs from the settings of the grid; empty for no difference."""
         for path in expected.paths if expected.settings is not None else ():
             if path not in self.differences:
                 self.differences[path] = expected.settings.difference(path) if path.exists() else ""
         return next(filter(None, map(self.differences.get, expected.paths)), "")
 
     def is_assembled(self, expected: Expected) -> bool:
-        """Whether all files of the split are there."""
+        """Return whether all files of the split exist."""
         return not self._of(expected)
 
     def blocks(self, expected: Expected, shard: Shard) -> tuple[int | None, int]:
-        """Return how many blocks of a shard are left (None where a file was never begun), and how many are done."""
+        """Return the numbers of missing blocks (None if some file was never begun) and finished blocks of a shard."""
         left, done, begun = 0, 0, True
         for unfinished in self._of(expected):
             if unfinished is None:
                 begun = False
                 continue
             count, missing = unfinished
-            mine = range(shard.index - 1, count, shard.count)
-            left_here = sum(index in missing for index in mine)
-            left, done = left + left_here, done + len(mine) - left_here
+            of_shard = range(shard.index - 1, count, shard.count)
+            left_here = sum(index in missing for index in of_shard)
+            left, done = left + left_here, done + len(of_shard) - left_here
         return left if begun else None, done
 
     def _of(self, expected: Expected) -> list[tuple[int, set[int]] | None]:
-        """Return the number of blocks and those missing, of each file that is not there; None if it was not begun."""
-        key = tuple(expected.paths)
-        if key not in self._unfinished:
+        """Return the number of blocks and the missing ones of each file that does not exist; None if not begun."""
+        if expected not in self._unfinished:
             absent = [path for path in expected.paths if not path.exists()]
-            self._unfinished[key] = [_blocks_of(self.grid, path, expected.settings) for path in absent]
-        return self._unfinished[key]
+            self._unfinished[expected] = [_blocks_of(self.grid, path, expected.settings) for path in absent]
+        return self._unfinished[expected]
 
 
 def _blocks_of(grid: Grid, path: Path, settings: Any) -> tuple[int, set[int]] | None:
@@ -181,7 +188,7 @@ def _blocks_of(grid: Grid, path: Path, settings: Any) -> tuple[int, set[int]] | 
     for manifest in sorted(parent.glob(f"*/{MANIFEST}"), key=_modified, reverse=True):
         try:
             blocks = BlockFolder.open(manifest.parent)
-        except (FileNotFoundError, FungiError):  # assembled in this moment, or damaged: its own file alone is concerned
+        except (FileNotFoundError, FungiError):  # just assembled, or damaged: other files are not affected
             continue
         if settings is not None and settings.differs_from(blocks.manifest.provenance):
             continue
@@ -197,10 +204,10 @@ def _modified(path: Path) -> float:
 
 
 def _report_state(folder: Path, results: Sequence[Path], started: float) -> tuple[str, str]:
-    """Whether a report that was written well still shows all results.
+    """Return the state and detail of a report that was written without errors: done, or missing if it is outdated.
 
-    It is stale when a result is newer, or when it lists as missing what is there by now (a result that was copied
-    here keeps its old time).
+    It is outdated if a result is newer, or if it lists a result as missing that exists now (a copied result keeps its
+    old time).
     """
     if not any((folder / f"report.{ending}").exists() for ending in ("html", "md", "csv", "tex")):
         return MISSING, ""
@@ -213,11 +220,11 @@ def _report_state(folder: Path, results: Sequence[Path], started: float) -> tupl
     except OSError:
         listed = set()
     late = sum(f"- {path}" in listed for path in present)
-    return (MISSING, f"the report lists {late} results as missing that are there") if late else (DONE, "")
+    return (MISSING, f"the report lists {late} results as missing that exist now") if late else (DONE, "")
 
 
-def _are_whole(outputs: list[Path]) -> bool:
-    """Whether files that are there are finished: result files are saved after every combination, others at the end."""
+def _are_complete(outputs: list[Path]) -> bool:
+    """Return whether existing result files are complete: they are saved after every combination."""
     try:
         results = [json.loads(path.read_text(encoding="utf-8")) for path in outputs if path.suffix == ".json"]
         return bool(outputs) and all(result.get("complete") for result in results)
@@ -226,7 +233,10 @@ def _are_whole(outputs: list[Path]) -> bool:
 
 
 def _still_runs(attempt: Attempt, queue: Queue) -> bool:
-    """Ask the queue, or this machine; where neither knows, an attempt without an end counts as running."""
+    """Return whether an attempt still runs, by the queue or by the processes of this machine.
+
+    If neither knows the attempt, it counts as running.
+    """
     if attempt.job:
         return not queue.known or queue.states.get(attempt.job) in ACTIVE
     if attempt.host != _HERE:
@@ -235,14 +245,14 @@ def _still_runs(attempt: Attempt, queue: Queue) -> bool:
         os.kill(attempt.pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is there, and somebody else's
+    except PermissionError:  # the process exists and belongs to another user
         pass
     return True
 
 
 def _why(attempt: Attempt, read_log: bool) -> str:
-    """Return the last line of the log, and how the attempt ended."""
-    end = {RUNNING: "ended without a word: killed, or its node failed", INTERRUPTED: "interrupted"}
+    """Return the last line of the log and the way in which the attempt ended."""
+    end = {RUNNING: "ended without a message: killed, or its node failed", INTERRUPTED: "interrupted"}
     how = end.get(attempt.state, f"status {attempt.status}")
     lines = _last_lines(Path(attempt.log)) if attempt.log and read_log else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -250,7 +260,7 @@ def _why(attempt: Attempt, read_log: bool) -> str:
 
 
 def _last_lines(path: Path, length: int = 4096) -> list[str]:
-    """Return the lines within the last bytes of a log; none where it can't be read."""
+    """Return the lines in the last `length` bytes of a log; none if it can't be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - length))

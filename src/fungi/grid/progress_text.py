@@ -1,4 +1,4 @@
-"""Progress as lines: counts, and what needs a look, elements with the same trouble together."""
+"""Lines that show progress: counts, and details of elements that need attention, grouped by problem."""
 
 import re
 from collections import Counter
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fungi.grid.progress import DONE, FAILED, STATES, Progress
 
 SINGLE_LINES = 8
-"""Elements of a job that have a line each; of more, those with the same trouble share one."""
+"""Largest number of elements that get a line each; of more elements, those with the same problem share a line."""
 
 
 def counts(shown: Sequence[Progress]) -> str:
@@ -18,7 +18,7 @@ def counts(shown: Sequence[Progress]) -> str:
 
 
 def details(shown: Iterable[Progress], *, verbose: bool) -> Iterator[str]:
-    """Yield a line for every element (verbose), or for those that need a look: one per trouble if they are many."""
+    """Yield a line for every element (verbose), or for those that need attention, one per problem if they are many."""
     picked = [
         progress
         for progress in shown
@@ -26,9 +26,9 @@ def details(shown: Iterable[Progress], *, verbose: bool) -> Iterator[str]:
     ]
     groups: dict[tuple[str, str], list[Progress]] = {}
     for progress in picked:
-        trouble = progress.detail.replace(progress.log, "") if progress.log else progress.detail
-        alike = str(progress.index) if verbose or len(picked) <= SINGLE_LINES else re.sub(r"\d+", "", trouble)
-        groups.setdefault((progress.state, alike), []).append(progress)
+        problem = progress.detail.replace(progress.log, "") if progress.log else progress.detail
+        key = str(progress.index) if verbose or len(picked) <= SINGLE_LINES else re.sub(r"\d+", "", problem)
+        groups.setdefault((progress.state, key), []).append(progress)
     for (state, _), members in groups.items():
         first = members[0]
         detail = f": {first.detail}" if first.detail else ""

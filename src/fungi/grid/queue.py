@@ -1,4 +1,4 @@
-"""SLURM's queue: which elements of the grid wait or run, told from the comments of their arrays."""
+"""SLURM's queue: which elements of the grid wait or run, recognised by the comments of their arrays."""
 
 import hashlib
 import subprocess
@@ -15,10 +15,12 @@ ACTIVE = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
 
 
 class Queue:
-    """The jobs of this user that SLURM's queue holds. `known` is False where there is no SLURM to ask.
+    """The jobs of this user in SLURM's queue.
 
-    states: `<array job>_<index>` or job id -> state. Arrays are recognised by the comment that the submitter gives them
-    (`comment_of`): the name of a job does not tell its root. failure: why squeue did not answer, though it is there.
+    known: False if squeue is not installed or failed. failure: reason why squeue failed; empty if it did not.
+    states: `<array job>_<index>` or job id -> state.
+    Arrays are recognised by the comment that `fungi submit` gives them (`comment_of`), since the name of a job does not
+    show its root.
     """
 
     def __init__(self, lines: Iterable[str] | None = None, failure: str = "") -> None:
@@ -41,12 +43,12 @@ class Queue:
             self._by_place |= {(mark, Place(shape.first + task, position)): job for position in shape.elements(task)}
 
     def job_of(self, mark: str, index: int, place: Place) -> str:
-        """Return the job that waits or runs for an element of a call (`call_mark`); an empty text for none."""
+        """Return the id of the job that waits or runs for an element; empty for none. mark: `call_mark` of its call."""
         return self._by_index.get((mark, index)) or self._by_place.get((mark, place), "")
 
     @classmethod
     def ask(cls) -> "Queue":
-        """Return the queue as squeue shows it; warn if squeue fails, since an empty queue looks the same."""
+        """Return the queue that squeue shows. Warn if squeue fails, since that looks like an empty queue."""
         command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T %k"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=True)
@@ -55,17 +57,17 @@ class Queue:
         except (OSError, subprocess.SubprocessError) as error:
             words = getattr(error, "stderr", "")
             message = words.strip() if isinstance(words, str) and words.strip() else str(error)
-            failure = f"squeue failed ({message.splitlines()[-1]}): which jobs wait or run is not known."
+            failure = f"squeue failed ({message.splitlines()[-1]}), so that waiting and running jobs are not known."
             logger.warning(failure)
             return cls(failure=failure)
         return cls(done.stdout.splitlines())
 
 
 def comment_of(grid: Grid, call: GridCall, shape: ArrayShape = WHOLE_ARRAY) -> str:
-    """Return the comment of an array: the call, the root and the shape of the array."""
+    """Return the comment of an array, which identifies its call, its root and its shape."""
     return f"{call_mark(grid, call)}:{shape}"
 
 
 def call_mark(grid: Grid, call: GridCall) -> str:
-    """Return what the comments of all arrays of a call below one root begin with."""
+    """Return the beginning of the comments of all arrays of a call below a root."""
     return f"fungi:{call.key}:{hashlib.sha256(str(grid.root.absolute()).encode()).hexdigest()[:8]}"

@@ -1,6 +1,6 @@
-"""What happened to each element: one small file per element, written when it starts and when it ends.
+"""Records of the last attempt at each element: one small file per element, written at its start and at its end.
 
-They tell people what is going on. Nothing is decided by them: what is done is seen from the feature and result files.
+They explain the progress to people. Whether an element is done is decided by its feature and result files alone.
 """
 
 import json
@@ -22,8 +22,8 @@ RUNNING, ENDED, INTERRUPTED = "running", "ended", "interrupted"
 class Attempt:
     """The last attempt at an element.
 
-    job: `<array job>_<index>` or a plain job id; empty outside of SLURM. pid: on `host`. log: file of the output.
-    root: what the folder of the grid was called then.
+    job: `<array job>_<index>` or a plain job id; empty outside of SLURM.
+    pid: process id on `host`. log: file of the output. root: path of the root at the time of the attempt.
     """
 
     state: str = RUNNING
@@ -39,7 +39,7 @@ class Attempt:
 
     @classmethod
     def begin(cls, environ: Mapping[str, str], root: Path) -> "Attempt":
-        """Return the attempt that this process begins now below a root."""
+        """Return the record of an attempt that this process begins now."""
         array, index = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
         return cls(
             job=f"{array}_{index}" if array else environ.get("SLURM_JOB_ID", ""),
@@ -52,56 +52,63 @@ class Attempt:
         )
 
     def finished(self, status: int, *, interrupted: bool = False) -> "Attempt":
-        """Return the same attempt after its end."""
+        """Return the record of the same attempt after its end."""
         return replace(self, state=INTERRUPTED if interrupted else ENDED, status=status, ended=time.time())
 
 
 class Records:
-    """The records of one job below a root folder."""
+    """The records of one call below a root."""
 
     def __init__(self, root: Path, call: GridCall) -> None:
         self._folder = root / "progress" / call.key
 
     def write(self, element: Element, attempt: Attempt) -> None:
-        """Write an attempt down; the last one counts."""
+        """Write the record of an attempt; it replaces that of the attempt before."""
         write_whole(self._path(element), json.dumps(asdict(attempt), indent=1))
 
     def read(self, element: Element) -> Attempt | None:
         """Return the last attempt at an element, if there was one."""
-        return _attempt_of(self._path(element))
+        return _attempt_of(str(self._path(element)))
 
     def read_all(self, elements: Iterable[Element]) -> dict[Element, Attempt]:
-        """Return the last attempts at those elements that have one: the folder is listed once."""
+        """Return the last attempts at the elements; elements without an attempt are left out.
+
+        The folder is listed once, and paths are strings: `Path` would be slow for tens of thousands of records.
+        """
+        folder = str(self._folder)
         try:
-            paths = {path.name: path for path in self._folder.iterdir()}
+            with os.scandir(folder) as entries:
+                names = {entry.name for entry in entries}
         except OSError:
             return {}
-        named = ((element, paths.get(f"{element.key}.json")) for element in elements) if paths else ()
-        attempts = ((element, _attempt_of(path)) for element, path in named if path is not None)
+        named = ((element, f"{element.key}.json") for element in elements) if names else ()
+        attempts = ((element, _attempt_of(f"{folder}/{name}")) for element, name in named if name in names)
         return {element: attempt for element, attempt in attempts if attempt is not None}
 
     def any(self) -> bool:
-        """Return whether anything of this job was ever started."""
+        """Return whether any element of the call was ever started."""
         return self._folder.is_dir()
 
     def _path(self, element: Element) -> Path:
         return self._folder / f"{element.key}.json"
 
 
-def _attempt_of(path: Path) -> Attempt | None:
+def _attempt_of(path: str) -> Attempt | None:
+    """Return the attempt in a file; None if there is no file or a damaged one, since records decide nothing."""
     try:
-        return Attempt(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):  # none, or damaged: nothing is decided by it
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # `Path.open` would be slow
+            return Attempt(**json.loads(file.read()))
+    except (OSError, ValueError, TypeError):
         return None
 
 
-def same_folder(one: Path, other: Path) -> bool:
-    """Return whether two names lead to one folder; a folder that is gone is the same by its name alone."""
-    return one == other or (one.exists() and other.exists() and one.samefile(other))
+def same_folder(first: Path, second: Path) -> bool:
+    """Return whether two paths lead to the same folder. Folders that do not exist are compared by path."""
+    return first == second or (first.exists() and second.exists() and first.samefile(second))
 
 
 def _output_file() -> str:
-    """The file that standard error goes to; empty for a terminal or a pipe."""
+    """Return the path of the file that standard error is written to; empty for a terminal or a pipe."""
     try:
         target = Path(f"/proc/self/fd/{sys.__stderr__.fileno() if sys.__stderr__ else 2}").readlink()
     except OSError:

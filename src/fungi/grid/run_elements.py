@@ -1,4 +1,4 @@
-"""`fungi run-elements COMMAND FLAGS...`: what a job script calls. Runs a command for its part of the grid."""
+"""`fungi run-elements COMMAND FLAGS...`: run a command for elements of the grid. Job files call it."""
 
 import os
 import signal
@@ -23,38 +23,39 @@ from fungi.runtime.log import logger
 
 USAGE = """usage: fungi run-elements [--landmarks] COMMAND FLAGS...
 
-Run COMMAND for the elements of the grid: in a SLURM array for the element of this task, elsewhere for all of them in
-sequence. The grid is declared by $FUNGI_GRID, $FUNGI_BACKBONES, $FUNGI_DATASETS, ...; docs/cluster.md says how."""
+Run COMMAND for elements of the grid: in a SLURM array for the elements of this task, elsewhere for all elements in
+sequence. The grid is declared by $FUNGI_GRID, $FUNGI_BACKBONES, $FUNGI_DATASETS, ... (see docs/cluster.md)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given in ([], ["-h"], ["--help"]):
+    """Run the command line and return its exit status: 2 for an error that the user can correct."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words in ([], ["-h"], ["--help"]):
         print(USAGE)
         return 0
     log.configure()
     try:
-        return _run(given, os.environ)
+        return _run(words, os.environ)
     except (FungiError, OSError) as error:
         print(f"fungi run-elements: {error}", file=sys.stderr)
         return 2
 
 
-def _run(given: list[str], environ: Mapping[str, str]) -> int:
-    """Do the elements one after the other, or side by side; the first status that is not 0, if there is one."""
+def _run(words: list[str], environ: Mapping[str, str]) -> int:
+    """Run the elements in sequence or side by side, and return the first exit status that is not 0, or else 0."""
     grid = declared_grid(environ)
-    landmarks = given[:1] == ["--landmarks"]
-    words = given[1:] if landmarks else given
-    call = call_of(words, grid, landmarks=landmarks)
+    landmarks = words[:1] == ["--landmarks"]
+    call = call_of(words[1:] if landmarks else words, grid, landmarks=landmarks)
     points = elements(grid, call)
     if not points:
-        raise FungiError(f"the grid has nothing for {call.command} to do: no backbone and dataset of it go together.")
+        raise FungiError(
+            f"the grid has no element for {call.command}: none of its backbones can be used with any of its datasets."
+        )
     indices = chosen_indices(environ, len(points), pack_of(grid, call), places(grid, points))
     lines = {index: command_line(points[index], call, grid) + _expect(points[index], call, grid) for index in indices}
     _raise_on_termination()
     if len(indices) > 1 and "SLURM_ARRAY_JOB_ID" in environ:
-        return side_by_side(given, indices, grid.root, environ)
+        return side_by_side(words, indices, grid.root, environ)
     first_failure = 0
     for index, line in lines.items():
         log.logger.info(f"element {index} of 0-{len(points) - 1}: {points[index]}")
@@ -67,7 +68,7 @@ def _run(given: list[str], environ: Mapping[str, str]) -> int:
 
 
 def _expect(element: Element, call: GridCall, grid: Grid) -> list[str]:
-    """What a merge or a report is told of the files that have to be there, since it comes after their jobs."""
+    """Return the flag `--expect` of a merge or a report, with the files that the jobs before it have to write."""
     needed = {"merge": "extraction", "report": "evaluation"}.get(call.stage)
     if needed is None:
         return []
@@ -76,7 +77,7 @@ def _expect(element: Element, call: GridCall, grid: Grid) -> list[str]:
 
 
 def _attempt(element: Element, call: GridCall, line: Sequence[str], records: Records, attempt: Attempt) -> int:
-    """One element, with a record of how it went."""
+    """Run an element, write the record of the attempt, and return the exit status."""
     records.write(element, attempt)
     status = 1
     try:
@@ -89,9 +90,9 @@ def _attempt(element: Element, call: GridCall, line: Sequence[str], records: Rec
 
 
 def _raise_on_termination() -> None:
-    """SIGTERM ends the work as Ctrl-C does, once: what comes after it must not disturb the last words.
+    """Make SIGTERM end the work as Ctrl-C does. Further SIGTERMs are ignored, so that the record can be written.
 
-    Only in this process: workers that it forks later end at once, as they would by default.
+    This holds for this process alone: workers that it forks end at once.
     """
     main_process = os.getpid()
 
@@ -107,12 +108,12 @@ def _raise_on_termination() -> None:
 INTERRUPTED_STATUS = 130
 
 
-def side_by_side(given: Sequence[str], indices: Sequence[int], root: Path, environ: Mapping[str, str]) -> int:
-    """Run the elements of a pack; the first status that is not 0. An interruption is passed on to all of them.
+def side_by_side(words: Sequence[str], indices: Sequence[int], root: Path, environ: Mapping[str, str]) -> int:
+    """Run the elements of a pack at the same time, and return the first exit status that is not 0, or else 0.
 
-    Each writes to a log of its own, `<root>/logs/<job>-<array>_<task>-element<index>.out`.
+    An interruption ends all of them. Each writes its own log, `<root>/logs/<job>-<array>_<task>-element<index>.out`.
     """
-    running = {index: _start(given, place, index, len(indices), root, environ) for place, index in enumerate(indices)}
+    running = {index: _start(words, place, index, len(indices), root, environ) for place, index in enumerate(indices)}
     try:
         statuses = {index: process.wait() for index, process in running.items()}
     except KeyboardInterrupt:
@@ -127,33 +128,34 @@ def side_by_side(given: Sequence[str], indices: Sequence[int], root: Path, envir
 
 
 def _start(
-    given: Sequence[str], place: int, index: int, count: int, root: Path, environ: Mapping[str, str]
+    words: Sequence[str], place: int, index: int, count: int, root: Path, environ: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
-    own = {**environ, ELEMENT: str(index)}
+    """Start the element `index`, the one at `place` among `count` of a pack, with its share of GPUs and cores."""
+    variables = {**environ, ELEMENT: str(index)}
     if gpus := visible_gpus(environ):
-        own["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
+        variables["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
     if cores := environ.get("SLURM_CPUS_PER_TASK", ""):
-        own["SLURM_CPUS_PER_TASK"] = own["OMP_NUM_THREADS"] = str(max(1, int(cores) // count))
+        variables["SLURM_CPUS_PER_TASK"] = variables["OMP_NUM_THREADS"] = str(max(1, int(cores) // count))
     name = f"{environ.get('SLURM_JOB_NAME', 'job')}-{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
     log = root / "logs" / f"{name}-element{index}.out"
     log.parent.mkdir(parents=True, exist_ok=True)
     allowed = os.sched_getaffinity(0)
     with log.open("ab") as output:
-        command = [sys.executable, "-m", "fungi", "run-elements", *given]
+        command = [sys.executable, "-m", "fungi", "run-elements", *words]
         try:
             os.sched_setaffinity(0, cores_of_place(allowed, place, count, environ))  # the new process inherits them
-            process = subprocess.Popen(command, env=own, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT)
         finally:
             os.sched_setaffinity(0, allowed)
-    logger.info(f"element {index} on GPU {own.get('CUDA_VISIBLE_DEVICES', 'none')}: {log}")
+    logger.info(f"element {index} on GPU {variables.get('CUDA_VISIBLE_DEVICES', 'none')}: {log}")
     return process
 
 
 def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
-    """Return the GPUs of this job as CUDA_VISIBLE_DEVICES names them; none where there are none.
+    """Return the GPUs of this job in the notation of CUDA_VISIBLE_DEVICES; empty for a job without GPUs.
 
-    Where a cluster sets no CUDA_VISIBLE_DEVICES, the GPUs are counted: SLURM_GPUS_ON_NODE, else the device files.
-    CUDA then numbers from 0 what the job may see.
+    If the cluster does not set CUDA_VISIBLE_DEVICES, the number of GPUs is SLURM_GPUS_ON_NODE, or else the number of
+    device files. CUDA counts the GPUs that a job may use from 0.
     """
     if (named := environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [text for text in named.split(",") if text]
@@ -163,13 +165,14 @@ def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> li
 
 
 def cores_of_place(allowed: set[int], place: int, count: int, environ: Mapping[str, str]) -> set[int]:
-    """Return the cores that a shard of a pack is pinned to: its share of the job's, in one piece.
+    """Return the cores that an element of a pack is pinned to: neighbouring cores, an equal share of the job's cores.
 
-    All that are allowed where they are more than the job asked for (the cluster does not bind jobs, and pinning would
-    pile the jobs of a node up on the same cores), and where there are fewer cores than shards.
+    Elements are not pinned, and all `allowed` cores are returned, in two cases: if more cores are allowed than the job
+    requested (the cluster does not bind jobs to cores, and all jobs of a node would be pinned to the same ones), and if
+    there are fewer cores than elements.
     """
-    asked = environ.get("SLURM_CPUS_PER_TASK", "")
-    if (asked.isdecimal() and len(allowed) > int(asked)) or len(allowed) < count:
+    requested = environ.get("SLURM_CPUS_PER_TASK", "")
+    if (requested.isdecimal() and len(allowed) > int(requested)) or len(allowed) < count:
         return allowed
     share = len(allowed) // count
     return set(sorted(allowed)[place * share : (place + 1) * share])

@@ -1,4 +1,4 @@
-"""What the commands that look after the grid share: where the grid is declared."""
+"""Settings that `fungi submit`, `fungi status` and `fungi prefetch` share: the declaration of the grid."""
 
 import os
 from collections.abc import Mapping
@@ -16,37 +16,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GridSettings:
-    """The grid: a file, the variables FUNGI_BACKBONES, FUNGI_DATASETS, ..., or these flags."""
+    """Declaration of the grid by a file, by variables such as FUNGI_BACKBONES and FUNGI_DATASETS, or by these flags."""
 
     grid: Path | None = setting(
-        None, "grid file (TOML); $FUNGI_GRID if absent, and else the grid that was last submitted below --root"
+        None, "grid file in TOML; by default $FUNGI_GRID, or else the grid that was submitted last below --root"
     )
-    backbones: tuple[str, ...] = setting((), "backbones of the grid ($FUNGI_BACKBONES; digits-vit)")
-    datasets: tuple[str, ...] = setting((), "datasets of the grid ($FUNGI_DATASETS; digits)")
-    splits: tuple[str, ...] = setting((), "splits ($FUNGI_SPLITS; all that a dataset has)")
-    root: Path | None = setting(None, "folder of all feature files ($FUNGI_ROOT; features)")
-    data_dir: Path | None = setting(None, "folder of the datasets ($FUNGI_DATA_DIR; data)")
-    shards: int | None = setting(None, "parts per split ($FUNGI_SHARDS; about an hour each)", within=(1, MOST_SHARDS))
+    backbones: tuple[str, ...] = setting((), "backbones of the grid (by default $FUNGI_BACKBONES, or else digits-vit)")
+    datasets: tuple[str, ...] = setting((), "datasets of the grid (by default $FUNGI_DATASETS, or else digits)")
+    splits: tuple[str, ...] = setting((), "splits of the datasets (by default $FUNGI_SPLITS, or else all splits)")
+    root: Path | None = setting(None, "folder of features and results (by default $FUNGI_ROOT, or else features)")
+    data_dir: Path | None = setting(None, "folder of the datasets (by default $FUNGI_DATA_DIR, or else data)")
+    shards: int | None = setting(
+        None, "shards per split (by default $FUNGI_SHARDS, or else shards of about an hour)", within=(1, MOST_SHARDS)
+    )
     pack: int | None = setting(
-        None, "shards side by side in one job, each with a GPU of its own ($FUNGI_PACK; 1)", within=(1, 64)
+        None,
+        "shards that run at the same time in one job, one GPU each (by default $FUNGI_PACK, or else 1)",
+        within=(1, 64),
     )
-    gpu: str | None = setting(None, "GPU that shards are sized for ($FUNGI_GPU; a100)")
+    gpu: str | None = setting(None, "GPU type by which shards are sized (by default $FUNGI_GPU, or else a100)")
 
     def declared(self, environ: Mapping[str, str] = os.environ) -> "Grid":
-        """The grid, with absolute folders; the digits where no dataset is named."""
+        """Return the declared grid, with absolute folders, and with the embedded digits if it names no dataset."""
         from fungi.grid.declaration import GRID_FILE, declared_grid
         from fungi.grid.job_files import project_folder
 
         names = [known.name for known in fields(GridSettings) if known.name != "grid"]
-        given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, ())}
+        flags = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, ())}
         if self.grid is not None:
-            shipped = project_folder() / self.grid  # as jobs/text/grid.toml, from any folder
+            shipped = project_folder() / self.grid  # such as jobs/text/grid.toml, named from any folder
             file = shipped if not self.grid.exists() and shipped.is_file() else self.grid
             environ = {**environ, GRID_FILE: str(file)}
-        return declared_grid(environ, given).absolute().with_datasets()
+        return declared_grid(environ, flags).absolute().with_datasets()
 
     def declared_or_last(self, environ: Mapping[str, str] = os.environ) -> "Grid":
-        """The grid; where nothing but its root is told, the one that was submitted last."""
+        """Return the declared grid, or the grid that was submitted last if only the root is declared."""
         from fungi.grid.declaration import GRID_FILE, LAST_GRID, Grid, declared_grid
         from fungi.grid.records import same_folder
 
@@ -58,6 +62,6 @@ class GridSettings:
         if stored.submitted_below and not same_folder(Path(stored.submitted_below), stored.root):
             logger.warning(
                 f"{stored.root} was copied or moved from {stored.submitted_below}: jobs that were submitted there "
-                "don't count here."
+                "are not counted here."
             )
         return stored

@@ -1,4 +1,4 @@
-"""`fungi status`: how far the grid is, and the command lines that submit what is missing."""
+"""`fungi status`: show the progress of the grid, and the command lines that submit what is missing."""
 
 import os
 import shlex
@@ -15,27 +15,25 @@ if TYPE_CHECKING:
     from fungi.grid.declaration import Grid
     from fungi.grid.submission import Submittable
 
-DESCRIPTION = """Show the grid: done, running, queued, failed (and why), missing; and the sbatch command lines that
-submit what failed or is missing. Reads the files below the root and writes nothing; needs no model, no data, no SLURM.
-Of many elements with the same trouble one is shown; --verbose shows all."""
+DESCRIPTION = """Show which elements of the grid are done, running, queued, failed (with the reason) or missing, and the
+sbatch command lines that submit failed and missing elements. The command reads files below the root and writes nothing;
+it needs no model, no data and no SLURM. Of many elements with the same problem one is shown; --verbose shows all."""
 
 
 SHOWN_CALLS = 8
-"""Calls of sbatch that are printed: nobody types more."""
+"""Largest number of sbatch calls that are printed: more are not copied by hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusSettings(GridSettings):
     """Which jobs to look at."""
 
-    jobs: tuple[str, ...] = setting(
-        (), "job files below jobs/; those that were submitted or have run, if none is named"
-    )
-    verbose: bool = setting(False, "a line for every element, not only for those that need a look")
+    jobs: tuple[str, ...] = setting((), "job files below jobs/ (by default all that were submitted or have run)")
+    verbose: bool = setting(False, "print a line for every element, not only for those that need attention")
 
 
 def run(settings: StatusSettings) -> None:
-    """Print the state of every job, then what to submit again. Writes nothing: who may only read can ask, too."""
+    """Print the state of every job and what to submit again. Nothing is written, so that read access suffices."""
     from fungi.grid.calls import chosen_jobs, first_unfinished_stage, progress_of_jobs
     from fungi.grid.declaration import existing_root
     from fungi.grid.progress_text import counts, details
@@ -51,13 +49,16 @@ def run(settings: StatusSettings) -> None:
         for line in details(progress, verbose=settings.verbose):
             print(line)
     if left := first_unfinished_stage(shown):
-        print(f"\nleft of the {left[0][0].stage} stage (to submit later stages too: fungi submit --missing):")
+        print(f"\nleft of the {left[0][0].stage} stage (fungi submit --missing also submits the later stages):")
         print("\n".join(command_lines(grid, project, left)))
 
 
 def command_lines(grid: "Grid", project: Path, left: "Sequence[tuple[Submittable, list[int]]]") -> "Iterator[str]":
-    """Yield what submits elements of jobs, for the shell. A grid that was never submitted is declared by variables,
-    which names with blanks do not fit into."""
+    """Yield shell lines that submit the elements that are left.
+
+    A grid that was never submitted is declared by variables in these lines. If its names contain blanks, which
+    variables can't hold, the line calls `fungi submit` instead.
+    """
     from fungi.grid.declaration import stored_grid_file
     from fungi.grid.submission import ClusterLimits, JobEnvironment, arrays, default_python
 
@@ -72,4 +73,4 @@ def command_lines(grid: "Grid", project: Path, left: "Sequence[tuple[Submittable
     for array in calls[:SHOWN_CALLS]:
         yield array.as_shell(environment)
     if len(calls) > SHOWN_CALLS:
-        yield f"and {len(calls) - SHOWN_CALLS} more arrays, which fungi submit --missing submits"
+        yield f"and {len(calls) - SHOWN_CALLS} more arrays; fungi submit --missing submits all of them"

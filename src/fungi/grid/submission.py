@@ -1,4 +1,4 @@
-"""The sbatch command lines of a grid: arrays of jobs, and what each of them waits for."""
+"""The sbatch command lines of a grid: arrays of jobs and their dependencies."""
 
 import re
 import shlex
@@ -18,14 +18,15 @@ from fungi.grid.progress import pack_of, shape_of
 from fungi.grid.queue import comment_of
 
 CHAINED: tuple[Stage, ...] = ("extraction", "merge", "evaluation")
-"""Stages of a chain of one backbone and dataset; each needs the one before it."""
+"""Stages of the chain of a backbone and dataset; each needs the stage before it."""
 
 
 @dataclass(frozen=True)
 class JobEnvironment:
-    """What jobs run with: the folder of the (frozen) code, the grid, the Python.
+    """The environment of the jobs.
 
-    grid: the grid file; else the variables that declare the grid. max_array: indices that an array may have.
+    project: folder of the (frozen) code. grid: grid file, or the variables that declare the grid.
+    python: path of the interpreter. max_array: largest number of tasks in an array.
     """
 
     project: Path
@@ -34,12 +35,12 @@ class JobEnvironment:
     max_array: int = MAX_ARRAY
 
     def variables(self) -> dict[str, str]:
-        """Return the environment of the jobs."""
+        """Return the variables that the jobs need."""
         grid = {GRID_FILE: str(self.grid)} if isinstance(self.grid, Path) else dict(self.grid)
         return {"FUNGI_PROJECT": str(self.project), **grid, "FUNGI_PYTHON": self.python}
 
     def for_sbatch(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment of sbatch: the grid comes from its file alone, and nothing of an outer job passes."""
+        """Return `variables()` with those of `environ` that belong neither to a grid nor to an outer job."""
         axes = ("BACKBONES", "DATASETS", "SPLITS", "ROOT", "DATA_DIR", "SHARDS", "PACK", "LIMIT", "GPU")
         names = {*(f"FUNGI_{axis}" for axis in axes), PARTIAL, FIRST, ELEMENT, SLOT}
         prefixes = ("FUNGI_FLAGS_", "SLURM_ARRAY_", "SLURM_JOB", "SLURM_RESTART_COUNT")
@@ -49,7 +50,7 @@ class JobEnvironment:
 
 @dataclass(frozen=True)
 class Submittable:
-    """A job that has elements in the grid, in the order of their indices, and where each of them stands."""
+    """A job that has elements in the grid: its elements in the order of their indices, and their places."""
 
     job: JobFile
     call: GridCall
@@ -58,21 +59,21 @@ class Submittable:
 
     @property
     def count(self) -> int:
-        """Return the number of elements."""
+        """Number of elements."""
         return len(self.points)
 
     @property
     def stage(self) -> Stage:
-        """Return which of STAGES the job belongs to."""
+        """Stage of the job."""
         return self.call.stage
 
 
 @dataclass(frozen=True)
 class Dependency:
-    """The jobs (or tasks of arrays) that have to come first, and how SLURM has to take them.
+    """The jobs (or tasks of arrays) that a job waits for, and SLURM's type of the dependency.
 
-    kind: `afterok` they have to succeed; `afterany` they have to end; `aftercorr` each task waits for the success of
-    the task of the same index in every one of these arrays.
+    kind: `afterok` waits for their success; `afterany` waits for their end; with `aftercorr` each task waits for the
+    success of the task of the same index in every one of these arrays.
     """
 
     jobs: Sequence[str] = ()
@@ -87,14 +88,14 @@ class Dependency:
 
 @dataclass(frozen=True)
 class Array:
-    """One call of sbatch: the command, variables of its own, and the tasks by the elements that they do."""
+    """A call of sbatch. variables: those of this array alone. tasks: index of the element -> index in the array."""
 
     command: list[str]
     variables: dict[str, str]
     tasks: dict[int, int] = field(default_factory=dict)
 
     def as_shell(self, jobs: JobEnvironment) -> str:
-        """Return a line for the shell that does the same from any folder."""
+        """Return a shell line that submits the array from any folder."""
         variables = {**jobs.variables(), **self.variables}
         return " ".join(
             [*(f"{name}={shlex.quote(text)}" for name, text in variables.items()), shlex.join(self.command)]
@@ -102,7 +103,7 @@ class Array:
 
 
 def submittable(grid: Grid, jobs: Sequence[tuple[JobFile, GridCall]]) -> list[Submittable]:
-    """Return the jobs in the order of their stages, without those that have no element in this grid."""
+    """Return the jobs that have elements in this grid, in the order of their stages."""
     listed = [(job, call, elements(grid, call)) for job, call in jobs]
     counted = [Submittable(job, call, points, places(grid, points)) for job, call, points in listed if points]
     return sorted(counted, key=lambda job: STAGES.index(job.stage))
@@ -115,7 +116,7 @@ def arrays(
     indices: Sequence[int],
     after: Dependency = Dependency(),
 ) -> list[Array]:
-    """Return the calls of sbatch for some elements of a job; several where there are more than an array may have."""
+    """Return the calls of sbatch for some elements of a job; several if they do not fit into one array."""
     pack = pack_of(grid, submitted.call)
     packs: dict[int, list[int]] = {}
     for index in indices:
@@ -138,9 +139,9 @@ def pair_arrays(
     slots: Sequence[int],
     after: Dependency = Dependency(),
 ) -> Iterator[Array]:
-    """Yield one call of sbatch per slot; the index of a task is the number of its pair, less that of the first chunk.
+    """Yield one call of sbatch per slot. Task `t` of each array works for pair `first + t` (`ArrayShape`).
 
-    pairs: numbers of pairs, which fit into one array (`chunks`).
+    pairs: numbers of pairs that fit into one array (`chunks`).
     """
     ((first, part),) = chunks(pairs, jobs.max_array)
     indices = {place: index for index, place in enumerate(submitted.places)}
@@ -168,35 +169,39 @@ def _command(
 ) -> list[str]:
     at_once = f"%{limit}" if limit else ""
     command = ["sbatch", f"--array={array_text(part)}{at_once}", f"--output={log_pattern(grid.root)}"]
-    # The grid reaches a job by its environment, which $SBATCH_EXPORT of a cluster may have switched off.
+    # Jobs read the grid from their environment; --export=ALL passes it on even if $SBATCH_EXPORT says otherwise.
     command += [f"--comment={comment_of(grid, submitted.call, shape)}", "--export=ALL", *after.words()]
     command += [*_resources_of_pack(submitted.job, shape.pack), *grid.sbatch_options(submitted.stage)]
     return [*command, str(jobs.project / "jobs" / f"{submitted.job.name}.job")]
 
 
 def log_pattern(root: Path) -> str:
-    """Return the log files of an array, as sbatch writes them; FungiError for a root that it can't write.
+    """Return the pattern of an array's log files, for sbatch --output. Raises FungiError for a backslash in the root.
 
-    SLURM replaces `%x` and the like in the whole path, and takes a backslash anywhere as an order to replace nothing.
+    SLURM replaces patterns such as `%x` in the whole path, but none at all if the path contains a backslash.
     """
     if "\\" in str(root):
         raise FungiError(
-            f"the folder {root} has a backslash in its name, with which SLURM writes no logs: jobs would end without a "
-            "word. Choose another --root."
+            f"the folder {root} has a backslash in its name: SLURM can't write log files there, and jobs would fail "
+            "without a message. Choose another --root."
         )
     return f"{root}/logs".replace("%", "%%") + "/%x-%A_%a.out"
 
 
 @dataclass(frozen=True)
 class ClusterLimits:
-    """How many indices an array may have, and how many jobs (tasks of arrays included) the cluster keeps at once."""
+    """Limits of the cluster.
+
+    array: largest number of tasks in an array. jobs: largest number of jobs, array tasks included, that SLURM holds at
+    the same time; None if unknown.
+    """
 
     array: int = MAX_ARRAY
     jobs: int | None = None
 
     @classmethod
     def ask(cls) -> "ClusterLimits":
-        """Return what scontrol says, the defaults where it says nothing; FungiError for a cluster without arrays."""
+        """Return the limits that scontrol shows, or else defaults. Raises FungiError for a cluster without arrays."""
         command = ["scontrol", "show", "config"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=True)
@@ -205,19 +210,21 @@ class ClusterLimits:
         sizes = dict(re.findall(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", done.stdout, flags=re.MULTILINE))
         array = int(sizes.get("MaxArraySize", MAX_ARRAY))
         if array < 1:
-            raise FungiError("this cluster has no job arrays (MaxArraySize=0). Run jobs without: sbatch jobs/NAME.job.")
+            raise FungiError(
+                "this cluster allows no job arrays (MaxArraySize=0). Submit jobs without them: sbatch jobs/NAME.job."
+            )
         return cls(min(MAX_ARRAY, array), int(sizes["MaxJobCount"]) if "MaxJobCount" in sizes else None)
 
 
 def _resources_of_pack(job: JobFile, pack: int) -> list[str]:
-    """Return what a job file asks for one element, as many times."""
+    """Return the options of sbatch that request `pack` times the GPUs, cores and memory of the job file."""
     if pack == 1:
         return []
     words = " ".join(f"--{name}={job.directives.get(name, '')}" for name in ("gpus", "cpus-per-task", "mem"))
-    asked = re.findall(r"--([\w-]+)=(\d+)(\w*)", words)
-    return [f"--{name}={int(number) * pack}{unit}" for name, number, unit in asked]
+    resources = re.findall(r"--([\w-]+)=(\d+)(\w*)", words)
+    return [f"--{name}={int(number) * pack}{unit}" for name, number, unit in resources]
 
 
 def default_python(environ: Mapping[str, str]) -> str:
-    """Return the Python of this process, unless $FUNGI_PYTHON names another."""
+    """Return the interpreter of the jobs: $FUNGI_PYTHON, by default that of this process."""
     return environ.get("FUNGI_PYTHON", sys.executable)

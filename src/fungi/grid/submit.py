@@ -1,4 +1,4 @@
-"""`fungi submit`: the whole grid to SLURM, stage after stage, with a copy of the code that later edits leave alone."""
+"""`fungi submit`: submit the grid to SLURM, stage by stage, with a copy of the code that later edits do not change."""
 
 import os
 import shutil
@@ -32,8 +32,8 @@ from fungi.runtime.log import logger
 from fungi.settings import setting
 
 DESCRIPTION = """Submit the grid to SLURM: an array per job, one element per backbone, dataset, split and shard. Each
-backbone and dataset goes from extraction to evaluation on its own, so that one that fails stops no other; the report
-waits for all. The code is copied first: later edits change nothing that is queued.
+pair of backbone and dataset has its own chain from extraction to evaluation, so that a failure stops no other pair; the
+report waits for all pairs. The code is copied first, so that later edits do not change queued jobs.
 
   fungi submit --dry-run
   fungi submit --backbones vit-b16 dino_vitb16 --datasets flowers102 pets --root /scratch/me/features
@@ -55,23 +55,29 @@ DEFAULT_JOBS = (
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitSettings(GridSettings):
-    """What to submit, and how."""
+    """Settings of `fungi submit`: the jobs to submit, and options of sbatch."""
 
-    jobs: tuple[str, ...] = setting((), f"job files below jobs/; the grid's if absent, else {' '.join(DEFAULT_JOBS)}")
-    stages: tuple[str, ...] = setting((), f"only these stages: {', '.join(STAGES)}; all if none is named")
+    jobs: tuple[str, ...] = setting(
+        (), f"job files below jobs/ (by default those of the grid, or else {' '.join(DEFAULT_JOBS)})"
+    )
+    stages: tuple[str, ...] = setting((), f"stages to submit, of {', '.join(STAGES)} (by default all)")
     missing: bool = setting(
-        False, "only what `fungi status` shows as failed or missing, with the code of the first time"
+        False, "submit only what `fungi status` shows as failed or missing, with the code of the first submission"
     )
-    dry_run: bool = setting(False, "print what would be submitted, and do nothing")
+    dry_run: bool = setting(False, "print the calls of sbatch, and submit nothing")
     limit: int | None = setting(
-        None, "tasks of an array that may run at once; 0 for any number ($FUNGI_LIMIT; 0)", within=(0, 10**6)
+        None,
+        "number of tasks of an array that may run at the same time, 0 for any (by default $FUNGI_LIMIT, or else 0)",
+        within=(0, 10**6),
     )
-    sbatch: str = setting("", 'further options of sbatch for all jobs, as in --sbatch="--account=mine --partition=cpu"')
-    sbatch_projection: str = setting("", "further options of sbatch for jobs of the projection stage alone")
-    sbatch_extraction: str = setting("", 'for the extraction stage alone, as in --sbatch-extraction="--partition=gpu"')
-    sbatch_merge: str = setting("", "for the merge stage alone")
-    sbatch_evaluation: str = setting("", "for the evaluation stage alone")
-    sbatch_report: str = setting("", "for the report stage alone")
+    sbatch: str = setting("", 'options of sbatch for all jobs, as in --sbatch="--account=mine --partition=cpu"')
+    sbatch_projection: str = setting("", "options of sbatch for the jobs of the projection stage")
+    sbatch_extraction: str = setting(
+        "", 'options of sbatch for the jobs of the extraction stage, as in --sbatch-extraction="--partition=gpu"'
+    )
+    sbatch_merge: str = setting("", "options of sbatch for the jobs of the merge stage")
+    sbatch_evaluation: str = setting("", "options of sbatch for the jobs of the evaluation stage")
+    sbatch_report: str = setting("", "options of sbatch for the jobs of the report stage")
 
     def __post_init__(self) -> None:
         for stage in self.stages:
@@ -86,7 +92,7 @@ class SubmitSettings(GridSettings):
 
 
 def run(settings: SubmitSettings) -> None:
-    """Plan, then submit or print. With --missing, what is not named again is as it was submitted."""
+    """Plan, then submit or print. With --missing, settings that are not repeated keep their submitted values."""
     if settings.missing:
         grid = existing_root(settings.declared_or_last())
         project = Path(grid.code) if grid.code else project_folder()
@@ -96,7 +102,7 @@ def run(settings: SubmitSettings) -> None:
     limit = grid.limit if settings.limit is None else settings.limit
     sbatch = {**grid.sbatch, **settings.sbatch_options()}
     grid = replace(grid, jobs=last_jobs or settings.jobs or DEFAULT_JOBS, sbatch=sbatch, limit=limit)
-    log_pattern(grid.root)  # refused before anything is written
+    log_pattern(grid.root)  # raises FungiError before anything is written
     planned, doomed = plan(settings, grid, project)
     limits = ClusterLimits.ask()
     if settings.dry_run:
@@ -111,21 +117,24 @@ def run(settings: SubmitSettings) -> None:
     logger.info(f"code: {code}")
     if doomed:
         subprocess.run(["scancel", *doomed], check=False)
-        logger.info(f"cancelled, since they wait for what failed: {' '.join(doomed)}")
+        logger.info(f"cancelled, because they wait for jobs that failed: {' '.join(doomed)}")
     environment = JobEnvironment(code, grid_file, default_python(os.environ), limits.array)
     submit_all(grid, planned, environment, partial(_submit, environment))
-    logger.info(f"logs: {grid.root / 'logs'}. How it goes: fungi status --root {grid.root}")
+    logger.info(f"logs: {grid.root / 'logs'}. Show the progress: fungi status --root {grid.root}")
 
 
 def plan(settings: SubmitSettings, grid: Grid, project: Path) -> tuple[list[Planned], list[str]]:
-    """Return the chosen jobs and their elements to submit, in the order of their stages; and jobs in the queue that
-    wait for what failed."""
+    """Return the chosen jobs with their elements to submit, in the order of the stages, and the ids of queued jobs that
+    wait for jobs that failed.
+
+    Raises FungiError if there is nothing to submit.
+    """
     jobs = chosen_jobs(grid, project, stages=settings.stages or STAGES)
     doomed: list[str] = []
     if settings.missing:
         queue = Queue.ask()
         if queue.failure and not settings.dry_run:
-            raise FungiError(f"{queue.failure} What is queued already would be submitted twice. Try again.")
+            raise FungiError(f"{queue.failure} Elements that are queued would be submitted twice. Try again.")
         planned = []
         for submitted, shown in progress_of_jobs(grid, jobs, queue):
             left = [progress.index for progress in shown if progress.state in LEFT]
@@ -143,18 +152,20 @@ def plan(settings: SubmitSettings, grid: Grid, project: Path) -> tuple[list[Plan
 
 
 def require_room(grid: Grid, planned: Sequence[Planned], limits: ClusterLimits) -> None:
-    """Raise FungiError for a submission that the cluster's MaxJobCount can't hold: sbatch would retry for minutes, and
-    then leave a part of the grid submitted."""
+    """Raise FungiError for a submission with more jobs than the cluster's MaxJobCount.
+
+    sbatch would retry for minutes and then fail, with a part of the grid submitted.
+    """
     tasks = sum(len({index // pack_of(grid, job.submitted.call) for index in job.indices}) for job in planned)
     if limits.jobs is not None and tasks >= limits.jobs:
         raise FungiError(
-            f"this would be {tasks} jobs, tasks of arrays included, and the cluster holds {limits.jobs} (MaxJobCount). "
-            "Submit parts with --backbones, --datasets or --stages, use fewer --shards, or several per job (--pack)."
+            f"these are {tasks} jobs, tasks of arrays included, but the cluster holds {limits.jobs} (MaxJobCount). "
+            "Submit parts with --backbones, --datasets or --stages, or use fewer --shards, or several per job (--pack)."
         )
 
 
 def _show(jobs: JobEnvironment, shown: Counter[str], array: Array, submitted: Submittable) -> str:
-    """Print an array, and return a name in place of its job id."""
+    """Print the shell line of an array, and return a shell variable in place of its job id."""
     name = submitted.job.name
     shown[name] += 1
     print(array.as_shell(jobs), flush=True)
@@ -162,6 +173,7 @@ def _show(jobs: JobEnvironment, shown: Counter[str], array: Array, submitted: Su
 
 
 def _submit(jobs: JobEnvironment, array: Array, submitted: Submittable) -> str:
+    """Submit an array, print its job id and number of elements, and return the job id."""
     job = sbatch(array, jobs)
     print(f"{job}  {submitted.job.name}: {len(array.tasks)} of {submitted.count} elements", flush=True)
     return job
@@ -174,8 +186,10 @@ def sbatch(array: Array, jobs: JobEnvironment) -> str:
     try:
         done = subprocess.run(command, env=environment, cwd=jobs.project, capture_output=True, text=True, check=True)
     except FileNotFoundError:
-        raise FungiError("there is no sbatch here. Submit on a login node of the cluster, or use --dry-run.") from None
+        raise FungiError(
+            "sbatch is not installed here. Submit on a login node of the cluster, or use --dry-run."
+        ) from None
     except subprocess.CalledProcessError as error:
         reason = " ".join(error.stderr.split())
-        raise FungiError(f"sbatch refused {command[-1]}: {reason}. Give other options with --sbatch.") from None
+        raise FungiError(f"sbatch refused {command[-1]}: {reason}. Change its options with --sbatch.") from None
     return done.stdout.strip().split(";")[0]

@@ -1,15 +1,16 @@
 """Expected time of extraction, by which shards are sized so that one element of an array takes about an hour.
 
-The GPU's part: milliseconds per image of ViT-B/16 on an A100, times the work of the backbone relative to ViT-B/16
-(12 * depth * width^2 parameters in its blocks, times tokens), divided by the speed of the GPU relative to an A100. The
-figures are expected by arithmetic, not measured: operations per forward over the share of the chip's peak rate that
-products of these sizes reach (bfloat16; embeddings in full float32). `scripts/benchmark.py gpu` measures them.
+Time on the GPU: seconds per image of ViT-B/16 on an A100, times the work of the backbone relative to ViT-B/16
+(12 * depth * width^2 parameters in its blocks, times tokens), divided by the speed of the GPU relative to an A100.
+These figures are calculated, not measured: operations per forward pass, divided by the share of the GPU's peak rate
+that matrix products of these sizes reach (bfloat16; embeddings in full float32). `scripts/benchmark.py gpu` measures
+them.
 
-The processor's part: seconds per image and core for decoding and views, measured with Pillow (docs/log.md), over the
-workers of a job. Workers and GPU work at the same time, so the slower of the two counts.
+Time on the CPU: seconds per image and core for decoding and views, measured with Pillow (docs/log.md), divided by the
+workers of a job. Workers and GPU work at the same time, so the longer of the two times counts.
 
-It sizes shards, nothing more: elements that are a few times too long or too short change no result. The work
-of a backbone of which neither the operations nor the number of blocks are known counts as that of ViT-B/16.
+The estimate only sizes shards: elements that take longer or shorter change no result. A backbone whose operations and
+number of blocks are unknown counts as ViT-B/16.
 """
 
 from collections.abc import Sequence
@@ -20,20 +21,20 @@ from fungi.backbones.base import BackboneSpec
 from fungi.views.plans import PUBLISHED, PlanName, ViewPlan
 
 VIEW_FORWARDS = {"kl": 1, "dino": 12, "simclr": 49}
-"""Encoded views per image. Objectives that are not here count as many as the largest."""
+"""Encoded views per image. Objectives that are not listed count as the largest."""
 FORWARD_SECONDS = 0.21e-3
 """A view through ViT-B/16 in bfloat16 on an A100, with its share of backward, gradient and projection: 35 GFLOP at
 about half of 312 TFLOP/s."""
 EMBEDDING_SECONDS = 1.9e-3
 """An image through ViT-B/16 in float32 on an A100: 35 GFLOP at 19.5 TFLOP/s."""
 GPU_SPEED = {"a100": 1.0, "h100": 2.2, "h200": 2.5, "a40": 0.5, "l40s": 0.7, "v100": 0.4, "t4": 0.15, "cpu": 0.01}
-"""Relative to an A100: rough, from peak rates of half-precision matrix products, discounted for memory."""
+"""Speed relative to an A100: rough estimates from peak rates of half-precision products and memory bandwidth."""
 DECODE_SECONDS = 1 / 450
-"""Per image and core (docs/log.md: 432 to 465 images/s)."""
+"""Seconds to decode an image on one core (docs/log.md: 432 to 465 images/s)."""
 VIEW_SECONDS = {"embeddings": 1 / 158, "kl": 1 / 158, "dino": 1 / 23, "simclr": 1 / 148}
-"""Per image and core, without decoding (docs/log.md)."""
+"""Seconds to make the views of an image on one core, without decoding (docs/log.md)."""
 WORKERS = 15
-"""Decoding processes of a job that asks for 16 cores, as the job files do."""
+"""Number of decoding processes of a job that requests 16 cores, as the job files do."""
 SECONDS_PER_ELEMENT = 3600.0
 VIT_B16_TOKENS, VIT_B16_FLOPS = 197, 35.1e9
 """Tokens of an image of 224 pixels, and operations of its forward pass as torch's counter counts them."""
@@ -41,7 +42,7 @@ _VIT_B16_WORK = 12 * 12 * 768**2 * VIT_B16_TOKENS
 
 
 def seconds_per_row(backbone: BackboneSpec, features: Sequence[str], gpu: str, views: PlanName = PUBLISHED) -> float:
-    """Return the expected seconds for all `features` of one row. views: the plan of `--views`."""
+    """Return the expected seconds for all `features` of a row. views: the plan of views (`--views`)."""
     most, slowest = max(VIEW_FORWARDS.values()), max(VIEW_SECONDS.values())
     forwards = sum(
         relative_forwards(backbone, feature, views) * VIEW_FORWARDS.get(feature, most)
@@ -49,12 +50,15 @@ def seconds_per_row(backbone: BackboneSpec, features: Sequence[str], gpu: str, v
         if feature != "embeddings"
     )
     on_a100 = FORWARD_SECONDS * forwards + (EMBEDDING_SECONDS if "embeddings" in features else 0.0)
-    of_core = DECODE_SECONDS + sum(VIEW_SECONDS.get(feature, slowest) for feature in features)
-    return max(on_a100 * relative_work(backbone) / GPU_SPEED[gpu], of_core / WORKERS)
+    on_core = DECODE_SECONDS + sum(VIEW_SECONDS.get(feature, slowest) for feature in features)
+    return max(on_a100 * relative_work(backbone) / GPU_SPEED[gpu], on_core / WORKERS)
 
 
 def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> float:
-    """Return the forwards of a feature under a plan of views over those of the published views: 1 for embeddings."""
+    """Return the number of forward passes of a feature under a plan of views, divided by that of the published plan.
+
+    The ratio is 1 for embeddings, and for views that the plan does not define.
+    """
     from fungi.objectives import OBJECTIVES
     from fungi.objectives.binding import bind
     from fungi.views.base import NoViewsError, forwards_of
@@ -85,7 +89,7 @@ def relative_work(backbone: BackboneSpec) -> float:
 def shards_for(
     rows: int | None, backbone: BackboneSpec, features: Sequence[str], gpu: str, views: PlanName = PUBLISHED
 ) -> int:
-    """Return into how many parts of about an hour a split is divided; 1 where its number of rows is not known."""
+    """Return the number of shards of about an hour of a split; 1 if its number of rows is not known."""
     if rows is None:
         return 1
     return max(1, ceil(rows * seconds_per_row(backbone, features, gpu, views) / SECONDS_PER_ELEMENT))
