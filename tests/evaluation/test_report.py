@@ -230,3 +230,17 @@ def test_results_of_the_original_harness_stand_in_the_report(tmp_path):
     assert (linear.protocol.task, linear.protocol.setting) == ("linear", Setting("shots", 5))
     (embeddings,) = [c for c in cells_of(read_results([tmp_path])[1]) if c.combination == "embeddings"]
     assert embeddings.published.value == 21.3
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "words"),
+    [
+        (Setting("difficulty", "M"), "M", "medium"),
+        (Setting("share", 0.1, drawn=True), "10-percent drawn", "10 % of the train rows drawn"),
+        (Setting("shots", 5), "5-shot", "5 train rows per class"),
+        (Setting("patches", 1024), "1024 patches", "bank of 1024 patches"),
+    ],
+)
+def test_settings_of_every_kind_of_task_have_a_text(setting: Setting, text: str, words: str) -> None:
+    """The amount of a retrieval setting is a letter, which is no share."""
+    assert (str(setting), setting.in_words()) == (text, words)

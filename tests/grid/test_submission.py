@@ -311,8 +311,7 @@ def test_a_submission_that_the_cluster_can_not_hold_is_refused_before_anything_i
     root = tmp_path / "features"
     assert main(["--jobs", "extract", "--shards", "5", "--root", str(root)]) == 2
     assert (
-        "these are 10 jobs, tasks of arrays included, but the cluster holds 10 (MaxJobCount)"
-        in capsys.readouterr().err
+        "these are 10 jobs, tasks of arrays included, but the cluster holds 10 (MaxJobCount)" in capsys.readouterr().err
     )
     assert not root.exists()
     assert main(["--jobs", "extract", "--shards", "4", "--root", str(root)]) == 0

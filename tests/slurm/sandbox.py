@@ -24,6 +24,7 @@ SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/
 CPUS, MEMORY_MB, GPUS = 64, 512 * 1024, 8
 
 # AuthInfo: cred_expire is the delay before a requeued job starts again (120 s by default, 5 at least).
+# TaskProlog: pretended GPUs are hidden from jobs, which otherwise refuse to run, since torch can't use these GPUs.
 # cons_tres, config_overrides: pretended CPUs and memory are handed out as if they were there.
 # SchedulerParameters: look at the queue at every change, and every second.
 # MinJobAge: finished jobs stay visible to scontrol.
@@ -44,6 +45,7 @@ SlurmdLogFile={folder}/log/slurmd-%n.log
 MailProg=/bin/true
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+TaskProlog={folder}/hide_gpus
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
@@ -148,6 +150,8 @@ class Sandbox:
                 f"SocketsPerBoard=1 CoresPerSocket={CPUS} ThreadsPerCore=1 RealMemory={MEMORY_MB} Gres=gpu:{GPUS}"
             )
         (self.folder / "slurm.conf").write_text("\n".join([*lines, ""]))
+        (self.folder / "hide_gpus").write_text("#!/bin/sh\necho export CUDA_VISIBLE_DEVICES=-1\n")
+        (self.folder / "hide_gpus").chmod(0o755)
         for index in range(GPUS):
             (self.folder / "dev" / f"nvidia{index}").symlink_to("/dev/null")
         files = f"{self.folder}/dev/nvidia[0-{GPUS - 1}]"

@@ -95,7 +95,8 @@ def submit(cluster: Cluster, name: str, root: Path, toys: Mapping[str, str], bef
     if name.startswith("reproduce/"):
         grid["FUNGI_STEPS"] = str(steps_file(name, root, toys["pictures"]))
     words = [f"--array=0-{max(len(trial.splits), 1) - 1}"] if not name.startswith("datasets/") else []
-    words += [f"--dependency=afterok:{':'.join(before[job] for job in trial.after)}"] if trial.after else []
+    if trial.after:
+        words += [f"--dependency=afterok:{':'.join(before[job] for job in trial.after)}", "--kill-on-invalid-dep=yes"]
     # --exclusive: a node per task, so that this machine is not asked for more than two at once.
     output = f"--output={root}/logs/{name.replace('/', '-')}-%j.out"
     return cluster.sbatch("--exclusive", output, *words, f"jobs/{name}.job", **grid)

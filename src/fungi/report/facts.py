@@ -67,7 +67,7 @@ class Setting:
 
     def __str__(self) -> str:
         """Return the setting as in the index of the published tables: `full`, `5-shot`, `10-percent drawn`, `M`."""
-        texts = {"shots": f"{self.amount}-shot", "difficulty": self.amount, "share": f"{_percent(self.amount)}-percent"}
+        texts = {"shots": f"{self.amount}-shot", "difficulty": self.amount, "share": f"{self._percent()}-percent"}
         texts |= {kind: f"{self.amount} {kind}" for kind in ("patches", "images")}
         return f"{texts.get(self.kind, self.kind)}{' drawn' if self.drawn else ''}"
 
@@ -76,7 +76,7 @@ class Setting:
         texts = {
             "full": "all train rows",
             "shots": f"{self.amount} train rows per class",
-            "share": f"{_percent(self.amount)} % of the train rows",
+            "share": f"{self._percent()} % of the train rows",
             "few": "few train rows per class",
             "unlabelled": "all scored rows, fitted without labels",
             "difficulty": {"M": "medium", "H": "hard"}.get(str(self.amount), str(self.amount)),
@@ -84,6 +84,10 @@ class Setting:
             "images": f"{self.amount} training images",
         }
         return f"{texts[self.kind]}{' drawn' if self.drawn else ''}"
+
+    def _percent(self) -> str:
+        """Return a share in percent; empty for other settings, whose amounts may be letters."""
+        return f"{100 * float(self.amount):g}" if self.kind == "share" else ""
 
 
 def as_facts(values: Iterable[Fact]) -> Facts:
@@ -119,7 +123,3 @@ def _worded(name: str, value: Any, place: int) -> str:
     objective, dot, rest = name.partition(".")
     spoken = f"{objective_in_words(objective) if place else objective} {rest}" if dot else name
     return f"{spoken.replace('_', ' ')} {shown}".replace("  ", " ")
-
-
-def _percent(share: int | float | str) -> str:
-    return f"{100 * float(share):g}" if share != "" else ""
