@@ -215,6 +215,12 @@ def test_what_is_left_out_is_said_by_kind_and_number(tmp_path, said):
     assert "files left out: 2 .avif, 1 .txt, 1 beside the class folders, 1 without an ending." in said.text
 
 
+def test_pictures_without_class_folders_are_sent_to_similar(tmp_path):
+    write_image(tmp_path / "flat" / "1.jpg", "1")
+    with pytest.raises(MissingFilesError, match=r"flat has no class folders\. .* fungi similar --images .*flat"):
+        open_split(f"mine=split:{tmp_path / 'flat'}", "train", tmp_path)
+
+
 @pytest.mark.parametrize("ending", ["jpe", "pnm", "JPE"])
 def test_rarer_endings_are_read(ending, tmp_path):
     Pillow.new("RGB", (6, 5), (200, 10, 10)).save(tmp_path / f"1.{ending}", "PPM" if ending == "pnm" else "JPEG")

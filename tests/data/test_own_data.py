@@ -132,7 +132,7 @@ def test_name_that_is_no_plain_folder_name_is_refused(name, folders):
         ("digits=folder:/x", "'digits' is the name of a known dataset"),
         ("mine=folder:/there/is/none", "there is no folder /there/is/none"),
         ("diggits", r"Did you mean 'digits'.*\?$"),
-        ("quux", r"`fungi list datasets` names all\. For your own data write NAME=folder:PATH"),
+        ("quux", r"need their place each time they are read: NAME=folder:PATH .*`fungi list datasets`\.$"),
     ],
 )
 def test_mistakes_are_explained(text, message):
@@ -142,7 +142,7 @@ def test_mistakes_are_explained(text, message):
 
 def test_unknown_name_says_where_it_looked(tmp_path):
     (tmp_path / "mine").mkdir()
-    with pytest.raises(FungiError, match=rf"unknown dataset 'mine'.*\({tmp_path}/mine is neither\.\)"):
+    with pytest.raises(FungiError, match=rf"unknown dataset 'mine', and {tmp_path}/mine holds no train/ and test/\."):
         resolve_dataset("mine", tmp_path)
 
 

@@ -77,6 +77,8 @@ def test_drawn_shots_are_balanced_and_belong_to_their_seed():
 def test_a_class_with_fewer_rows_than_shots_is_named():
     with pytest.raises(FungiError, match=r"class 1 has 2 train rows, fewer than the 3 shots"):
         few_shot_rows(np.array([0, 0, 0, 1, 1]), 3)
+    with pytest.raises(FungiError, match=r"class 'dog' has 1 train row, fewer than the 3 shots"):
+        few_shot_rows(np.array([0, 0, 0, 1]), 3, class_names=["cat", "dog"])
 
 
 def test_tiny_gradients_are_normalised_and_zero_rows_stay_zero():

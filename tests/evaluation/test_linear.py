@@ -138,6 +138,8 @@ def test_the_validation_part_is_a_stratified_fifth():
     np.testing.assert_array_equal(np.bincount(targets[held_out]), [10, 6, 4])
     with pytest.raises(FungiError, match=r"can't be divided 80/20 by class"):
         held_out_fifth(np.array([0, 0, 0, 0, 1]), 42)
+    with pytest.raises(FungiError, match=r"these classes have a single train row: class 'dog'\..*--valid-split"):
+        held_out_fifth(np.array([0, 0, 0, 0, 1]), 42, ["cat", "dog"])
 
 
 @pytest.mark.slow

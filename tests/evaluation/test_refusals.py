@@ -155,6 +155,22 @@ def test_an_empty_root_says_where_it_looked(tmp_path):
         run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ({"backbone": "mine"}, "There are features of the backbones digits-vit."),
+        ({"train_split": "trian"}, "There are features of the splits test, train."),
+        ({"features": ("embedding",)}, "unknown feature 'embedding'. Did you mean 'embeddings'?"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_what_is_there(setting, text, tmp_path):
+    make_folder(tmp_path)
+    with pytest.raises(FungiError) as refused:
+        run(tmp_path, **setting)
+    assert text in str(refused.value)
+    assert len(str(refused.value).replace(str(tmp_path), "features")) < 300
+
+
 def test_an_unknown_layer_key_lists_those_there_are(tmp_path):
     make_folder(tmp_path)
     with pytest.raises(FungiError, match=r"holds no array 'mlp'. It holds: attn_proj"):
@@ -232,5 +248,5 @@ def test_labels_that_are_no_whole_numbers_are_refused(tmp_path):
 
 def test_a_misspelt_name_is_answered_with_what_is_there(tmp_path):
     make_folder(tmp_path)
-    with pytest.raises(MissingFilesError, match=r"Did you mean digits\?"):
+    with pytest.raises(MissingFilesError, match=r"Did you mean 'digits'\?"):
         knn_concat.run(KnnSettings(root=(tmp_path,), dataset="digit"))

@@ -118,3 +118,15 @@ def test_a_result_without_predictions_is_refused(result: Path, capsys) -> None:
     result.write_text(json.dumps(content))
     assert COMMANDS["explain"].main([str(result)]) == 2
     assert "does not hold predictions of two features" in capsys.readouterr().err
+
+
+def test_a_result_of_one_feature_is_told_from_a_result_without_predictions(result, tmp_path, capsys):
+    content = json.loads(result.read_text())
+    content["results"] = {"embeddings": content["results"]["embeddings"]}
+    (tmp_path / "single.json").write_text(
+        json.dumps({name: value for name, value in content.items() if name not in ("runs", "checksum")})
+    )
+    assert COMMANDS["explain"].main([str(tmp_path / "single.json")]) == 2
+    assert "holds one feature (embeddings), and two are compared" in capsys.readouterr().err
+    assert COMMANDS["explain"].main([str(tmp_path / "absent.json")]) == 2
+    assert "absent.json is not there" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_long_work_is_announced(seconds: float, level: str, said: str, caplog: p
         log_cost(100, torch.zeros(10, 1_000), seconds)
     (record,) = caplog.records
     assert record.levelname == level
-    assert f"about {said}; features [100, 1000]: 0.4 MB" in record.message
+    assert f"about {said}; features [100, 1000]: 400 kB" in record.message
 
 
 def test_a_collection_says_its_cost_with_the_first_batch(caplog: pytest.LogCaptureFixture) -> None:

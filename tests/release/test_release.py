@@ -1,14 +1,18 @@
 """The release: what is built installs into an empty environment and finds its data there, and its facts agree."""
 
+import ast
+import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 import venv
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -115,6 +119,21 @@ def test_version_and_licence_are_the_same_everywhere() -> None:
     assert citation["version"] == fungi.__version__
     assert project["license"] == citation["license"] == "Apache-2.0"
     assert "Apache License\n                           Version 2.0" in (ROOT / "LICENSE").read_text()
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """A package that only happens to be there, as a dependency of another, is missing in somebody's installation."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = project["dependencies"] + list(chain(*project["optional-dependencies"].values()))
+    declared = {re.split(r"[<>=! ]", text)[0].lower() for text in requirements}
+    distributions = importlib.metadata.packages_distributions()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for package in {module.partition(".")[0] for module in modules} - {*sys.stdlib_module_names, "fungi"}:
+                names = {name.lower().replace("_", "-") for name in distributions.get(package, [package])}
+                assert names & declared, f"{path} imports {package}, which pyproject.toml does not name"
 
 
 def test_the_installation_comes_first_in_the_readme() -> None:

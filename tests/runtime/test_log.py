@@ -162,3 +162,21 @@ def test_times_are_said_in_words(seconds: float, words: str) -> None:
 def test_sizes_belong_to_the_items(sizes: list[int]) -> None:
     with pytest.raises(ValueError, match="zip"):
         list(log.progress([1, 2], sizes))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 bytes"),
+        (931, "931 bytes"),
+        (2688, "2.69 kB"),
+        (9_700, "9.7 kB"),
+        (400_000, "400 kB"),
+        (999_999, "1 MB"),
+        (56_700_000, "56.7 MB"),
+        (3_145_728_000, "3.15 GB"),
+        (5 * 10**12, "5,000 GB"),
+    ],
+)
+def test_sizes_are_never_said_to_be_nothing(number, text):
+    assert log.size_in_words(number) == text

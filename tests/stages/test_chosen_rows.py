@@ -30,7 +30,11 @@ def test_damaged_pictures_are_all_named_at_once(flags, capsys):
 
 def test_damaged_pictures_are_left_out_on_request_and_recorded(flags, tmp_path, capsys):
     assert EXTRACT([*flags, "--split", "train", "--skip-damaged"]) == 0
-    assert "3 of 14 items are left out" in capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()
+    start = said.index("train: 3 of 14 items are left out:")
+    assert [sum(name in line for line in said[start + 1 : start + 4]) for name in ("06.png", "01.png", "09.png")] == [
+        1
+    ] * 3
     file = tmp_path / "features/embeddings/pictures/digits-vit/train.h5"
     provenance, ids = provenance_of(file), read_sample_ids(file)
     assert (provenance.rows, len(provenance.skipped_samples), len(ids)) == (11, 3, 11)

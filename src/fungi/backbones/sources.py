@@ -101,18 +101,22 @@ def reachable(weights: str, way_out: str, answered: bool) -> Iterator[None]:
     answered: whether the host could be reached; if not, the error is raised at once, because libraries retry for a
     minute. torch hub reports a damaged download as a RuntimeError.
     """
-    from httpx import HTTPError
-
     try:
         if not answered:
             raise ConnectionError("no answer from the network")
         yield
-    except (OSError, HTTPError, RuntimeError) as error:
+    except _errors_of_downloads() as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise MissingFilesError(
             f"the weights {weights} are not on disk and can't be fetched ({reason}). "
             f"Either {way_out}, or pass --checkpoint FILE (or --random-init for a dry run)."
         ) from None
+
+
+def _errors_of_downloads() -> tuple[type[Exception], ...]:
+    """Return what failing downloads raise; huggingface_hub asks through one library or another, by its version."""
+    names = [name for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
+    return (OSError, RuntimeError, *(importlib.import_module(name).HTTPError for name in names))
 
 
 def _cached_overlay(repository: str, files: tuple[str, ...]) -> dict[str, str] | None:

@@ -1,19 +1,22 @@
 """Which train rows a few-shot evaluation sees (spec vision 9.4, text 5)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Integer
 
+from fungi.combine.names import counted_rows, named_class
 from fungi.errors import FungiError
 from fungi.runtime.seeds import numpy_generator
 
 
 def few_shot_rows(
-    targets: Integer[np.ndarray, " n"], size: int | float, seed: int | None = None
+    targets: Integer[np.ndarray, " n"], size: int | float, seed: int | None = None, class_names: Sequence[str] = ()
 ) -> Integer[np.ndarray, " s"]:
     """Return the rows of `size` examples per class, or of that share of each class, at least one; ascending.
 
     Without a seed the first ones of each class in stored order (the published rule); with one, a random balanced draw.
-    FungiError where a class has fewer.
+    FungiError where a class has fewer; class_names: of the labels 0, 1, ..., for its text.
     """
     chosen = []
     generator = None if seed is None else numpy_generator(seed, "few-shot")
@@ -22,7 +25,8 @@ def few_shot_rows(
         shots = max(1, round(size * len(rows))) if isinstance(size, float) else size
         if len(rows) < shots:
             raise FungiError(
-                f"class {label} has {len(rows)} train rows, fewer than the {shots} shots of --shots. Use fewer."
+                f"{named_class(int(label), class_names)} has {counted_rows(len(rows))}, fewer than the {shots} shots of"
+                " --shots. Use fewer."
             )
         chosen.append(rows[:shots] if generator is None else generator.choice(rows, shots, replace=False))
     return np.sort(np.concatenate(chosen))

@@ -35,3 +35,13 @@ def nested_chain(features: Iterable[str]) -> list[Combination]:
     """Return the first feature, the first two, and so on (linear probing)."""
     ordered = in_order(features)
     return [ordered[:size] for size in range(1, len(ordered) + 1)]
+
+
+def named_class(label: int, class_names: Sequence[str] = ()) -> str:
+    """Return a label for a message: `class 'cat'`, or `class 3` where its name is not known."""
+    return f"class {class_names[label]!r}" if 0 <= label < len(class_names) else f"class {label}"
+
+
+def counted_rows(count: int) -> str:
+    """Return a number of train rows for a message: `1 train row`, `6 train rows`."""
+    return f"{count:,} train row{'' if count == 1 else 's'}"

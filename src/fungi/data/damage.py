@@ -51,6 +51,10 @@ def damage_error(
     damaged: list[DamagedItem], rows: int, *, way_out: str = "Replace them, or take them out."
 ) -> FungiError:
     """Return the error that names damaged items, one per line."""
-    lines = [item.cause for item in damaged[:SHOWN]]
+    return FungiError("\n  ".join([f"{len(damaged):,} of {rows:,} items can't be read. {way_out}", *causes(damaged)]))
+
+
+def causes(damaged: list[DamagedItem]) -> list[str]:
+    """Return one line per damaged item, with the cause: the first ones, and the number of the others."""
     more = [f"and {len(damaged) - SHOWN:,} more"] if len(damaged) > SHOWN else []
-    return FungiError("\n  ".join([f"{len(damaged):,} of {rows:,} items can't be read. {way_out}", *lines, *more]))
+    return [*(item.cause.removesuffix(" Replace the file.") for item in damaged[:SHOWN]), *more]

@@ -29,9 +29,8 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """`owner/name`, as the Hugging Face hub calls its datasets."""
 _FORMS = (
-    "NAME=folder:PATH (train/ and test/ of class folders), NAME=split:PATH (class folders alone, of which a fifth is "
-    "set aside for testing), NAME=hf:PATH (a DatasetDict saved to disk, or owner/name on the Hugging Face hub) or "
-    "NAME=masks:PATH (train/ and test/ of images/ and masks/)"
+    "NAME=folder:PATH (train/ and test/ of class folders), NAME=split:PATH (class folders), NAME=hf:PATH (library "
+    "`datasets`) or NAME=masks:PATH (images and masks)"
 )
 
 
@@ -64,10 +63,10 @@ def _spec_by_name(name: str, data_dir: Path | None, known: Iterable[str]) -> Dat
         return _saved_spec(name, root)
     if root and root.is_dir() and recognised_splits(_folders(root)):
         return _folder_spec(name, root)
-    looked = f" ({root} is neither.)" if root else ""
+    looked = f", and {root} holds no train/ and test/" if root and root.is_dir() else ""
     near = did_you_mean(name, known)
-    own = "" if near else f" `fungi list datasets` names all. For your own data write {_FORMS}."
-    raise FungiError(f"unknown dataset {name!r}.{near}{own}{looked}")
+    own = f" Your own pictures need their place each time they are read: {_FORMS}. Others: `fungi list datasets`."
+    raise FungiError(f"unknown dataset {name!r}{looked}.{near or own}")
 
 
 def _folders(root: Path) -> list[str]:
@@ -127,6 +126,8 @@ def _drawn_spec(name: str, root: Path) -> DatasetSpec:
             f"dataset {name!r}: {root} has a split already ({', '.join(there.values())}). Write --dataset "
             f"{name}=folder:{root}."
         )
+    if not class_folders(root):
+        raise MissingFilesError(f"dataset {name!r}: {root} has no class folders. {_offer(name, root)}")
     _say_treatment(name)
     return DatasetSpec(
         name=name,

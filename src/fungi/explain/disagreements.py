@@ -42,7 +42,12 @@ def compare(content: Mapping[str, Any], path: Path, features: Sequence[str]) -> 
     results = (content.get("runs") or [content])[0]["results"]
     named = {name: scores for name, scores in results.items() if "predictions" in scores}
     targets = np.array(content.get("test_targets", []))
-    if len(named) < 2 or not len(targets):
+    if len(named) == 1 and len(targets):
+        raise FungiError(
+            f"{path} holds one feature ({next(iter(named))}), and two are compared. Extract gradients, too, and run its"
+            " evaluation again."
+        )
+    if not named or not len(targets):
         raise FungiError(
             f"{path} does not hold predictions of two features for each row; results of knn, linear and cluster do."
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fungi.data.base import DatasetSpec, Samples
-from fungi.data.damage import SHOWN, damaged_items, without
+from fungi.data.damage import causes, damaged_items, without
 from fungi.extraction.stage import limited_name
 from fungi.runtime.log import logger
 
@@ -36,9 +36,8 @@ class ChosenRows:
         damaged = damaged_items(samples, label=f"{split}: looking for damaged items")
         self.skipped[split] = [item.sample_id for item in damaged]
         if damaged:
-            causes = "; ".join(item.cause for item in damaged[:SHOWN])
-            more = f"; and {len(damaged) - SHOWN:,} more" if len(damaged) > SHOWN else ""
-            logger.warning(f"{split}: {len(damaged):,} of {len(samples):,} items are left out: {causes}{more}")
+            heading = f"{split}: {len(damaged):,} of {len(samples):,} items are left out:"
+            logger.warning("\n  ".join([heading, *causes(damaged)]))
         return without(samples, damaged)
 
 

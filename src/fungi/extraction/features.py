@@ -21,7 +21,7 @@ from fungi.gradients.targets import Target, find_target, split_spec, unique_name
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.profiles import choose_profile
 from fungi.runtime.device import Stopwatch, choose_dtype
-from fungi.runtime.log import logger
+from fungi.runtime.log import logger, size_in_words
 from fungi.runtime.precision import short_products
 from fungi.store.provenance import LayerProvenance
 from fungi.views.base import NoViewsError, OwnSizes, ViewGenerator
@@ -215,4 +215,4 @@ def cost_of(spec: BackboneSpec, rows: int, features: Sequence[Feature]) -> str:
     ]
     counted = f"{forwards:,.0f} forwards" + ("" if float(forwards).is_integer() else " of the full input size")
     work = f" of {spec.flops / 1e9:.3g} GFLOP = {forwards * spec.flops / 1e12:.3g} TFLOP" if spec.flops else ""
-    return f"{rows:,} rows, {counted}{work}; {rows * sum(widths) * 4 / 1e6:.1f} MB of features"
+    return f"{rows:,} rows, {counted}{work}; {size_in_words(rows * sum(widths) * 4)} of features"

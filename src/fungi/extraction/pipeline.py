@@ -64,7 +64,7 @@ def extract_split(context: StageContext, split: str, features: Sequence[Feature]
 
 def _all_damaged(samples: Samples, spans: Sequence[Span], first: FungiError) -> FungiError:
     """Return the error that names all items of these spans that can't be read, not only the first one."""
-    logger.warning(f"{first} The other items are being checked, too, so that all that are damaged can be named.")
+    logger.warning("an item can't be read; the others are being checked, too, so that all damaged ones can be named")
     rows = [row for span in spans for row in range(span.start, span.stop)]
     damaged = damaged_items(samples, rows, label="looking for damaged items")
     way_out = "Replace them, or give --skip-damaged to leave them out."

@@ -9,7 +9,7 @@ from torch import Tensor
 from fungi.combine.pca import Reducer, Reduction
 from fungi.combine.source import ArrayInMemory, FeatureSource
 from fungi.runtime.cores import usable_cores
-from fungi.runtime.log import logger
+from fungi.runtime.log import logger, size_in_words
 
 LONG_SECONDS, LARGE_BYTES = 120.0, 2**30
 """Above these limits the cost is logged as a warning, which Python shows by default; below, as information."""
@@ -41,7 +41,7 @@ def log_cost(rows: int, first_batch: Float[Tensor, "b f"], seconds: float) -> No
     logger.log(
         level,
         f"{rows:,} images at {batch_rows / seconds:.1f} a second: about {time}; features [{rows}, {width}]: "
-        f"{size / 1e6:,.1f} MB",
+        f"{size_in_words(size)}",
     )
 
 

@@ -28,7 +28,9 @@ a summary, sortable tables and figures; the other formats are for papers and oth
 class ReportSettings:
     """Flags of `fungi report`."""
 
-    results: tuple[Path, ...] = setting((Path("features"),), "result files, or folders that contain them")
+    results: tuple[Path, ...] = setting(
+        (Path("features"),), "result files, or folders that contain them", aliases=("--root",)
+    )
     output: Path = setting(Path("report"), "folder of the report")
     formats: tuple[Literal["html", "markdown", "csv", "latex", "png"], ...] = setting(
         ("html", "markdown", "csv", "latex", "png"), "formats to write"

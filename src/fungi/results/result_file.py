@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, MissingFilesError
 from fungi.results.original import from_original, is_original
 from fungi.runtime.files import locked, write_whole
 from fungi.runtime.log import logger
@@ -124,7 +124,8 @@ class ResultFile:
             kept = self._merge_file()
         if kept:
             done = sum(len(run.results) for run in self.runs)
-            logger.info("%s already holds %d results of these settings and files: they are kept", self.path, done)
+            results = f"{done} result{'' if done == 1 else 's'}"
+            logger.info("%s already holds %s of these settings and files, which are kept", self.path, results)
 
     def _merge_file(self) -> bool:
         """Read the scores of a file with the same settings; put any other file aside. Return whether scores were read.
@@ -203,7 +204,11 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except FileNotFoundError:
+        raise MissingFilesError(f"{path} is not there. Check the path, or run its evaluation first.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise FungiError(f"{path} is no result file: those are JSON, as evaluations write them.") from None
+    except OSError as error:
         raise FungiError(f"{path} can't be read as a result file ({error}). Run its evaluation again.") from None
     if is_original(content):
         return from_original(path, content)

@@ -161,6 +161,14 @@ def _new_bar(total: int, label: str, unit: str) -> _Bar:
     return tqdm(total=total, desc=label, unit=f" {unit}s", mininterval=0.2, file=sys.stderr, **size)
 
 
+def size_in_words(number: int) -> str:
+    """Return a number of bytes as `931 bytes`, `9.7 kB`, `57 MB` or `3.1 GB`: three digits, in units of a thousand."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= 0.9995 * size:
+            return f"{number / size:,.0f} {unit}" if number >= 99.95 * size else f"{number / size:.3g} {unit}"
+    return f"{number:.0f} bytes"
+
+
 def in_words(seconds: float) -> str:
     """Return a time as `40 s`, `12 min` or `3 h 20 min`."""
     if seconds < 100:

@@ -1,8 +1,12 @@
 """Whether a host answers, asked once and quickly: download libraries retry for a minute where there is no network."""
 
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
+from ssl import SSLError
 from threading import Thread
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 SECONDS = 4.0
 
@@ -33,10 +37,13 @@ def answers(url: str) -> bool:
 
 
 def _replies(url: str) -> bool:
-    import httpx
-
+    """Return whether a host replies, be it with an error: certificates are left to the library that downloads."""
     try:
-        httpx.head(url, timeout=SECONDS)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
+        urlopen(Request(url, method="HEAD"), timeout=SECONDS).close()
+    except HTTPError:
+        return True
+    except URLError as error:
+        return isinstance(error.reason, SSLError)
+    except (OSError, ValueError, HTTPException):
         return False
     return True

@@ -63,7 +63,7 @@ class ChoiceScorer:
     def __init__(self, settings: FewShotSettings, task: Task, *, most_neighbours: int, metric: str) -> None:
         train, test = task.splits["train"], task.splits["test"]
         targets, self.test_targets = train.targets(), test.targets()
-        rows = settings.rows(targets, task.draw, task.provenances)
+        rows = settings.rows(targets, task.draw, task.provenances, train.class_names())
         self._targets = targets if rows is None else targets[rows]
         self._train, self._test = self.sources = train.source(settings, rows), test.source(settings)
         self._device, self._metric = choose_device(settings.device), metric

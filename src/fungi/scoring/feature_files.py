@@ -2,24 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
-from fungi.combine.names import in_order
+from fungi.combine.names import CANONICAL_ORDER, in_order
 from fungi.combine.source import FeatureSource
-from fungi.errors import FungiError, MissingFilesError
+from fungi.errors import FungiError, MissingFilesError, did_you_mean, listed, unknown_name
 from fungi.runtime.files import sha256_of
 from fungi.scoring.feature_settings import DEFAULT_LAYER_KEY, FeatureSettings
 from fungi.scoring.fitted_rows import refuse_seen_rows
-from fungi.store.foreign import FEATURE_KEYS, choose_key, open_any, split_key, targets_of
+from fungi.store.foreign import FEATURE_KEYS, choose_key, format_of, open_any, split_key, targets_of
 from fungi.store.joining import check_splits, check_targets
 from fungi.store.layout import EMBEDDINGS, Layout
 from fungi.store.provenance import Provenance
-from fungi.store.reading import FeatureArray, array_keys, open_array, warn_of_unknown_origin
+from fungi.store.reading import FeatureArray, array_keys, open_array, read_class_names, warn_of_unknown_origin
 
 Arrays = dict[str, FeatureArray]
 
@@ -37,6 +36,11 @@ class SplitFiles:
         for array in self.arrays.values():
             check_targets(len(labels), self.targets_path, array)
         return labels
+
+    def class_names(self) -> list[str]:
+        """Return the names of the labels 0, 1, ...; none where the file of the labels holds none."""
+        file = split_key(self.targets_path)[0]  # labels of explicit files may be named as FILE:KEY
+        return (read_class_names(file) or []) if format_of(file) == "HDF5" else []
 
     def source(self, settings: FeatureSettings, rows: Integer[np.ndarray, " s"] | None = None) -> FeatureSource:
         """Return the rows of the split, normalised as the settings say. rows: indices to keep; None for all."""
@@ -65,7 +69,11 @@ def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) ->
     if settings.takes_files:
         opened = {split: _explicit_files(settings, split) for split in splits}
     else:
-        features = settings.features or _features_on_disk(settings, Layout(root), splits[0])
+        on_disk = _features_on_disk(settings, Layout(root), splits[0])
+        features = settings.features or on_disk
+        for feature in features:
+            if feature not in (*on_disk, *CANONICAL_ORDER):
+                raise unknown_name("feature", feature, on_disk)
         opened = {split: _files_below_root(settings, Layout(root), split, features) for split in splits}
     arrays = {split: files.arrays for split, files in opened.items()}
     check_splits(arrays)
@@ -121,23 +129,20 @@ def _features_on_disk(settings: FeatureSettings, layout: Layout, split: str) -> 
     if not names:
         raise MissingFilesError(
             f"there are no features of dataset {dataset!r}, backbone {backbone!r}, split {name!r} below {layout.root}"
-            f" (looked for {embeddings}).{_nearest_names(layout, dataset, backbone)} Run fungi extract and"
-            " extract-gradients first, or name another --root."
+            f" (looked for {embeddings}).{_names_on_disk(embeddings)} Run fungi extract and extract-gradients first,"
+            " or name another --root."
         )
     return names
 
 
-def _nearest_names(layout: Layout, dataset: str, backbone: str) -> str:
-    """Return "Did you mean ...?" with similar names of folders; empty if there are none."""
-    datasets = layout.embeddings("any", "any", "any").parent.parent.parent
-    names_on_disk = {
-        name: sorted(path.name for path in folder.glob("*"))
-        for name, folder in ((dataset, datasets), (backbone, datasets / dataset))
-    }
-    close = [
-        near for name, names in names_on_disk.items() for near in get_close_matches(name, names, 2) if near != name
-    ]
-    return f" Did you mean {' or '.join(close)}?" if close else ""
+def _names_on_disk(embeddings: Path) -> str:
+    """Return a sentence on what exists instead of a file: splits, else backbones, else datasets of similar names."""
+    backbone, dataset = embeddings.parent, embeddings.parent.parent
+    if splits := sorted(path.stem for path in backbone.glob("*.h5")):
+        return f" There are features of the splits {listed(splits)}."
+    if backbones := sorted({path.parent.name for path in dataset.glob("*/*.h5")}):
+        return f" There are features of the backbones {listed(backbones)}."
+    return did_you_mean(dataset.name, [path.name for path in dataset.parent.glob("*") if path.is_dir()])
 
 
 def _layer_key(settings: FeatureSettings, path: Path) -> str:

@@ -242,15 +242,21 @@ class FewShotSettings(FeatureSettings):
         """Return the seeds of the few-shot draws; a single None if nothing is drawn at random."""
         return self.few_shot_seed or (None,)
 
-    def rows(self, targets: Any, draw: int | None, provenances: "Sequence[Provenance]") -> Any:
-        """Return the train rows to fit on, in ascending order; None for all. provenances: those of the features."""
+    def rows(
+        self, targets: Any, draw: int | None, provenances: "Sequence[Provenance]", class_names: Sequence[str] = ()
+    ) -> Any:
+        """Return the train rows to fit on, in ascending order; None for all.
+
+        provenances: those of the features. class_names: names of the labels, for the error if a class is too small.
+        """
         from fungi.combine.few_shot import few_shot_rows, stratified_rows
 
         size = self.train_size if self.shots is None else self.shots
         if size is None:
             return None
-        stratified = self.resolved_for(provenances).few_shot_sampling == "stratified"
-        return (stratified_rows if stratified else few_shot_rows)(targets, size, draw)
+        if self.resolved_for(provenances).few_shot_sampling == "stratified":
+            return stratified_rows(targets, size, draw)
+        return few_shot_rows(targets, size, draw, class_names)
 
     def resolved_for(self, provenances: "Sequence[Provenance]") -> "FewShotSettings":
         """Return the settings with the few-shot sampling of the profile, if no flag sets it (spec text 6.1)."""

@@ -1,11 +1,13 @@
 """Linear probing of one combination: choose lambda on validation rows, then fit the final model."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
-from fungi.errors import FungiError
+from fungi.combine.names import named_class
+from fungi.errors import FungiError, listed
 from fungi.evaluators.linear import (
     LAMBDAS,
     LabelledRows,
@@ -46,12 +48,12 @@ class LinearScorer:
             rows, valid_rows, valid = np.arange(len(targets)), None, task.splits["valid"]
             valid_targets = valid.targets()
         else:
-            rows, valid_rows = held_out_fifth(targets, settings.seed)
+            rows, valid_rows = held_out_fifth(targets, settings.seed, train.class_names())
             valid, valid_targets = train, targets[valid_rows]
             logger.info(
                 "no validation split: lambda is chosen on %d of the %d train rows", len(valid_rows), len(targets)
             )
-        shots = settings.rows(targets[rows], task.draw, task.provenances)
+        shots = settings.rows(targets[rows], task.draw, task.provenances, train.class_names())
         rows = rows if shots is None else rows[shots]
         self._targets, self._valid_targets = targets[rows], valid_targets
         self.sources = train.source(settings, rows), valid.source(settings, valid_rows), test.source(settings)
@@ -129,11 +131,21 @@ class LinearScorer:
 
 
 def held_out_fifth(
-    targets: Integer[np.ndarray, " n"], seed: int
+    targets: Integer[np.ndarray, " n"], seed: int, class_names: Sequence[str] = ()
 ) -> tuple[Integer[np.ndarray, " s"], Integer[np.ndarray, " m"]]:
-    """Return a stratified 80/20 split of the rows, each part ascending. Raises FungiError if a class is too small."""
+    """Return a stratified 80/20 split of the rows, each part ascending. Raises FungiError if a class is too small.
+
+    class_names: names of the labels 0, 1, ..., for the error.
+    """
     from sklearn.model_selection import StratifiedShuffleSplit
 
+    labels, counts = np.unique(targets, return_counts=True)
+    if counts.min() < 2:
+        single = listed(named_class(int(label), class_names) for label in labels[counts < 2])
+        raise FungiError(
+            "the train split can't be divided 80/20 by class for validation: these classes have a single train row:"
+            f" {single}. Add rows or leave them out, or extract a split of its own and name it with --valid-split."
+        )
     splitter = StratifiedShuffleSplit(n_splits=1, train_size=0.8, random_state=seed)
     try:
         kept, held_out = next(splitter.split(targets, targets))

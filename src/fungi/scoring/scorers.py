@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fungi.combine.names import counted_rows, named_class
 from fungi.errors import FungiError
 from fungi.evaluators import VoteOptions
 from fungi.evaluators.cka import cka_matrix
@@ -20,12 +21,12 @@ class KnnScorer:
     def __init__(self, settings: FewShotSettings, task: Task, options: VoteOptions) -> None:
         train, test = task.splits["train"], task.splits["test"]
         targets, self.test_targets = train.targets(), test.targets()
-        rows = settings.rows(targets, task.draw, task.provenances)
+        rows = settings.rows(targets, task.draw, task.provenances, train.class_names())
         self._targets = targets if rows is None else targets[rows]
         self._options = options
         self._classes, counts = np.unique(self._targets, return_counts=True)
         self._smallest = int(counts.min())
-        self._rarest = int(self._classes[counts.argmin()])
+        self._rarest = named_class(int(self._classes[counts.argmin()]), train.class_names())
         self._refuse_all_rows()
         self.sources = train.source(settings, rows), test.source(settings)
 
@@ -49,7 +50,7 @@ class KnnScorer:
         k, smallest = self._options.k, self._smallest
         if self._options.vote == "majority" and k > smallest and len(self._classes) > 1:
             texts.append(
-                f"k = {k} neighbours vote, but class {self._rarest} has only {smallest} train rows: at least"
+                f"k = {k} neighbours vote, but {self._rarest} has only {counted_rows(smallest)}: at least"
                 f" {k - smallest} of the votes are for other classes. Try --k {smallest}, --vote weighted or --choose."
             )
         return texts

@@ -18,6 +18,8 @@ IMAGE_ENDINGS = (
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 """Endings of files that are read; of a moving picture, its first one."""
+PICTURE_ENDINGS = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw", ".tga"}
+"""Endings of pictures in formats that are not read."""
 FOLDERS_OF_PROGRAMS = ("__macosx", "__pycache__", "@eadir")
 """Folders that programs leave among pictures: archives of macOS, Python, thumbnails of Synology. Lower case."""
 FILES_OF_PROGRAMS = ("thumbs.db", "desktop.ini")
@@ -131,9 +133,8 @@ def report_left_out(folder: Path, *, classes: bool = True) -> None:
                 kinds["beside the class folders"] += 1
     if kinds:
         shown = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
-        logger.warning(
-            f"{folder}: files left out: {shown}. Pictures of other formats have to be converted to JPEG or PNG."
-        )
+        convert = " Pictures of other formats have to be converted to JPEG or PNG."
+        logger.warning(f"{folder}: files left out: {shown}.{convert if PICTURE_ENDINGS & set(kinds) else ''}")
 
 
 def _counted_as_skipped(folder: Path, kinds: "Counter[str]") -> bool:

@@ -1,0 +1,41 @@
+"""Whether a host answers, asked with nothing but the standard library."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from fungi.runtime import network
+
+
+@pytest.fixture
+def server(request, monkeypatch) -> Iterator[str]:
+    """The address of a host that replies with a status; proxies of the environment are not asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(request.param)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test's output quiet."""
+
+    monkeypatch.setenv("no_proxy", "*")
+    with HTTPServer(("127.0.0.1", 0), Handler) as host:
+        thread = threading.Thread(target=host.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{host.server_port}/"
+        host.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("server", [200, 404, 503], indirect=True)
+def test_a_host_that_replies_answers_be_it_with_an_error(server):
+    assert network.answers(server)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "http://", "no address", "http://127.0.0.1:port/"])
+def test_nobody_answers_at_a_closed_port_or_a_broken_address(url, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    assert not network.answers(url)
