@@ -1,17 +1,17 @@
-# What all job files share; they read it with `.`. Plain sh.
+# Functions and variables of all job files, which read this file with `.`. Plain sh.
 #
 #   over_grid COMMAND FLAGS...        run a command for this array task's element of the grid
 #   over_landmarks COMMAND FLAGS...   the same, over the retrieval datasets of the grid alone
 #   without_grid COMMAND FLAGS...     run a command with its own flags alone
 #   in_project SCRIPT FLAGS...        run a script of the project
-#   per_process COMMAND FLAGS...      run a command in every task of the job, which find each other as under torchrun
+#   per_process COMMAND FLAGS...      run a command in every task of the job, with the variables that torchrun sets
 #
 # From the environment, all optional:
 #   FUNGI_GRID or FUNGI_BACKBONES, FUNGI_DATASETS, FUNGI_SPLITS, FUNGI_SHARDS, FUNGI_ROOT, FUNGI_DATA_DIR, FUNGI_GPU,
 #   FUNGI_FLAGS_<COMMAND>    the grid (docs/cluster.md)
-#   FUNGI_PROJECT            folder of the code; where the job was submitted from if absent
-#   FUNGI_PYTHON             interpreter; .venv of the project if absent, else the active environment's
-#   FUNGI_MAX_RESTARTS       how often a job that runs out of time puts itself back into the queue (20)
+#   FUNGI_PROJECT            folder of the code; by default the folder from which the job was submitted
+#   FUNGI_PYTHON             interpreter; by default .venv of the project, or else python3
+#   FUNGI_MAX_RESTARTS       number of times that a job which runs out of time is queued again (by default 20)
 
 FUNGI_PROJECT=${FUNGI_PROJECT:-${SLURM_SUBMIT_DIR:-$PWD}}
 if [ -z "${FUNGI_PYTHON:-}" ]; then
@@ -21,11 +21,11 @@ fi
 export PYTHONPATH="$FUNGI_PROJECT/src${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1
 
-# Compute nodes are taken to have no network: `fungi prefetch` has fetched what is needed.
+# Compute nodes often have no network: `fungi prefetch` downloads weights and datasets beforehand.
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" HF_DATASETS_OFFLINE="${HF_DATASETS_OFFLINE:-1}"
 export TRANSFORMERS_OFFLINE="${TRANSFORMERS_OFFLINE:-1}"
-# Feature files are written under a name of their own and renamed when whole: locks, which many shared file systems
-# do not have, would protect nothing.
+# Feature files are written under a temporary name and renamed when they are complete, so that no locks are needed; many
+# shared file systems do not support them.
 export HDF5_USE_FILE_LOCKING="${HDF5_USE_FILE_LOCKING:-FALSE}"
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"
@@ -39,8 +39,8 @@ in_project() {
   shift
   run_until_warned "$FUNGI_PYTHON" "$script" "$@"
 }
-# srun takes SIGTERM as an order to kill its tasks, and passes SIGUSR1 on to them. From SLURM 22.05 on it does not
-# inherit --cpus-per-task of the job: each process would get one core.
+# On SIGTERM srun kills its tasks; SIGUSR1 is passed on to them. From SLURM 22.05 on, srun does not inherit
+# --cpus-per-task of the job: each process would get one core.
 per_process() {
   child_signal=USR1
   if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
@@ -51,9 +51,9 @@ per_process() {
     'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec "$@"' sh "$FUNGI_PYTHON" -m fungi "$@"
 }
 
-# Runs a command in the background, because a shell handles signals only while it waits. Finished blocks are safe whatever
-# happens; the warning before the time limit (USR1) is used to stop between two blocks, and to queue the job again.
-# Shells start background commands deaf to Ctrl-C, so INT (and HUP, when the terminal closes) is passed on as TERM.
+# Run a command in the background, because a shell handles signals only while it waits. Finished blocks are kept in any
+# case. At the warning before the time limit (USR1) the command is stopped and the job is queued again. Background
+# commands of a shell ignore Ctrl-C, so INT (and HUP, when the terminal closes) is passed on as TERM.
 run_until_warned() {
   echo "== $(date '+%F %T') job ${SLURM_JOB_ID:-none} on ${SLURMD_NODENAME:-$(uname -n)}, restart ${SLURM_RESTART_COUNT:-0}"
   child='' warned='' signalled=''

@@ -41,7 +41,7 @@ def test_member_outside_the_folder_is_refused(name, kind, tmp_path):
     into = tmp_path / "inner" / "target"
     into.mkdir(parents=True)
     made = _tar(tmp_path / "a.tgz", [tarfile.TarInfo(name)]) if kind == "tar" else _zip(tmp_path / "a.zip", name)
-    with pytest.raises(FungiError, match="would land outside the folder"):
+    with pytest.raises(FungiError, match="would be written outside of the folder"):
         unpack(made, into)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [made]
 
@@ -117,7 +117,7 @@ def test_full_disk_is_explained_and_leaves_no_folder(tmp_path, monkeypatch):
 
     made = _tar(tmp_path / "a.tgz", [tarfile.TarInfo("images/1.jpg")])
     monkeypatch.setattr(archives, "_copied", full)
-    with pytest.raises(FungiError, match=r"can't unpack .*a\.tgz .*No space left on device.*Make room"):
+    with pytest.raises(FungiError, match=r"can't unpack .*a\.tgz .*No space left on device.*Free disk space"):
         unpack_folder(lambda: made, "images", tmp_path / "data" / "images")
     assert list((tmp_path / "data").iterdir()) == []
 
@@ -169,18 +169,18 @@ def test_unreachable_server_is_explained(tmp_path, monkeypatch):
 def test_a_name_that_no_file_can_have_is_refused(name, tmp_path, monkeypatch):
     made = _tar(tmp_path / "a.tgz", [tarfile.TarInfo("images/1.jpg")])
     monkeypatch.setattr(archives, "_tar_members", lambda *_: iter([(name, lambda: io.BytesIO(b"evil"))]))
-    with pytest.raises(FungiError, match=r"a\.tgz was refused: no file can be called"):
+    with pytest.raises(FungiError, match=r"a\.tgz was refused: its member '.*' has an invalid name"):
         unpack(made, tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
 
 def test_a_nameless_member_of_a_real_archive_is_refused(tmp_path):
-    with pytest.raises(FungiError, match="no file can be called ''"):
+    with pytest.raises(FungiError, match="its member '' has an invalid name"):
         unpack(_tar(tmp_path / "a.tgz", [tarfile.TarInfo("")]), tmp_path / "target")
     made = tarfile.TarInfo("a")
     made.pax_headers = {"path": "a\0b"}
     archive = _tar(tmp_path / "b.tgz", [made])
-    with pytest.raises(FungiError, match=r"no file can be called 'a\\x00b'"):
+    with pytest.raises(FungiError, match=r"its member 'a\\x00b' has an invalid name"):
         unpack(archive, tmp_path / "target")
 
 
@@ -198,7 +198,7 @@ def test_a_bomb_is_stopped_on_its_way_and_leaves_nothing(kind, tmp_path, monkeyp
             file.addfile(member, io.BytesIO(zeros))
     swelling = len(zeros) / path.stat().st_size
     assert swelling > archives.LARGEST_SWELLING
-    with pytest.raises(FungiError, match=r"is a bomb, which swells to more than 200 times.*'images/1\.jpg'"):
+    with pytest.raises(FungiError, match=r"expands to more than 200 times.*'images/1\.jpg'"):
         unpack_folder(lambda: path, "images", tmp_path / "data" / "images")
     assert list((tmp_path / "data").iterdir()) == []
     monkeypatch.setattr(archives, "LARGEST_SWELLING", 2 * int(swelling))
@@ -210,5 +210,5 @@ def test_a_crowd_of_empty_files_is_a_bomb_too(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "ALWAYS_ALLOWED", 1 << 10)
     monkeypatch.setattr(archives, "LARGEST_SWELLING", 0)
     members = [tarfile.TarInfo(f"images/{place}") for place in range(3)]
-    with pytest.raises(FungiError, match="is a bomb"):
+    with pytest.raises(FungiError, match="archive bomb"):
         unpack(_tar(tmp_path / "a.tgz", members), tmp_path / "target")

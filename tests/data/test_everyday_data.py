@@ -353,7 +353,7 @@ def test_masks_of_black_and_white_have_two_classes_and_it_is_said(names, tmp_pat
     samples = open_split(text, "train", tmp_path)
     assert resolve_dataset(text).classes == len(samples.class_names) == 2
     assert samples.mask(0)[0].tolist() == [0, 1, 1]
-    assert "hold 0 and 255 alone: 255 is taken as class 1" in said.text
+    assert "hold only 0 and 255: 255 is class 1" in said.text
 
 
 def test_numbers_with_gaps_are_classes_called_by_their_values(tmp_path, said):
@@ -381,8 +381,8 @@ def test_test_masks_take_part_in_what_values_stand_for(tmp_path):
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        ([0, 1, 2], {"ending": "jpg"}, "is a JPEG file, which does not keep its values"),
-        ([0, 1.5, 2], {"mode": "F", "ending": "tif"}, "holds 1.5; class numbers are whole"),
+        ([0, 1, 2], {"ending": "jpg"}, "is a JPEG file, which does not keep class numbers exactly"),
+        ([0, 1.5, 2], {"mode": "F", "ending": "tif"}, "holds 1.5, which is not a whole number"),
         ([0, -2, 2], {"mode": "I", "ending": "tif"}, "holds -2; 0 is the smallest value"),
         ([0, 300, 2], {"mode": "I", "ending": "tif"}, "holds 300; .*255 the largest"),
         (list(range(100)), {}, r"hold 100 values \(0, 1, .*\), too many to be classes without names"),

@@ -49,13 +49,13 @@ def test_a_label_means_the_class_of_train_in_every_split(folders, tmp_path):
 
 def test_class_that_train_has_not_is_refused(folders, tmp_path):
     write_image(folders / "test" / "wolf" / "1.png", "wolf")
-    with pytest.raises(FungiError, match="has class folders that train has not: wolf"):
+    with pytest.raises(FungiError, match="has class folders that train does not have: wolf"):
         open_split(f"mine=folder:{folders}", "test", tmp_path)
 
 
 def test_split_without_images_is_refused(folders, tmp_path):
     (folders / "test" / "dog" / "4.png").unlink()
-    with pytest.raises(MissingFilesError, match=r"no image in the class folders of .*test\. Expected .*CLASS/IMAGE"):
+    with pytest.raises(MissingFilesError, match=r"the class folders of .*test have no image\. Expected .*CLASS/IMAGE"):
         open_split(f"mine=folder:{folders}", "test", tmp_path)
 
 
@@ -98,7 +98,9 @@ def test_texts_with_names_as_labels_are_read_as_text(tmp_path):
 @pytest.mark.parametrize("label", [-1, None])
 def test_unlabelled_row_is_refused(label, tmp_path):
     DatasetDict(train=Dataset.from_dict({"text": ["a", "b"], "label": [0, label]})).save_to_disk(tmp_path / "own")
-    with pytest.raises(FungiError, match=rf"row 1 has the label {label} in column 'label'; labels count from 0"):
+    with pytest.raises(
+        FungiError, match=rf"row 1 has the label {label} in column 'label'; labels are whole numbers from 0"
+    ):
         open_split("own", "train", tmp_path)
 
 
@@ -216,7 +218,7 @@ def test_pictures_of_formats_that_are_not_read_are_named(flat, tmp_path, caplog,
     (flat / "cat" / "notes.txt").write_text("")
     train = open_split(f"mine=split:{flat}", "train", tmp_path)
     assert len(train) == 10
-    assert "files left out: 1 .heic, 1 .svg, 1 .txt. Pictures of other formats have to be converted" in caplog.text
+    assert "files left out: 1 .heic, 1 .svg, 1 .txt. Images of other formats have to be converted" in caplog.text
 
 
 @pytest.mark.parametrize("ending", ["gif", "jfif"])

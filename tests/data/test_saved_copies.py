@@ -44,5 +44,5 @@ def test_split_missing_from_a_saved_copy_is_named(miniature, tmp_path):
     made = miniature("pets")
     _save(made, tmp_path / "saved" / "pets-hf", ClassLabel(3))
     shutil.rmtree(tmp_path / "saved" / "pets-hf" / "test")
-    with pytest.raises(FungiError, match="pets-hf/test is no split of a dataset saved to disk"):
+    with pytest.raises(FungiError, match="pets-hf/test is not a split of a dataset saved to disk"):
         open_split("pets", "test", tmp_path / "saved")

@@ -1,7 +1,7 @@
-"""Unpack archives into folders, each complete or not there at all; and download what a program can download.
+"""Unpack archives into folders that are either complete or do not exist, and download single files.
 
-An archive is a stranger's file: a member that would land outside the target, a link, a device or a name that no file
-can have is refused before that member is written, and so is an archive that swells beyond all reason.
+Archives are not trusted: a link, a device, an invalid name or a path outside of the target is refused before that
+member is written. An archive that expands to an implausible size is refused, too.
 """
 
 import gzip
@@ -25,15 +25,16 @@ _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, l
 
 
 LARGEST_SWELLING = 200
-"""Bytes unpacked per byte of an archive; images, sounds and tables swell by less than 20."""
+"""Largest number of bytes unpacked per byte of an archive; images, sounds and tables need less than 20."""
 ALWAYS_ALLOWED = 1 << 30
+"""Number of bytes that every archive may expand to."""
 BYTES_OF_A_MEMBER = 512
-"""What each file counts at least, so that a million empty ones are no way around."""
+"""Smallest size that each file counts as, so that millions of empty files are refused, too."""
 
 
 @contextmanager
 def made_whole(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to `target` when the work in it is done, and removed where it fails."""
+    """Yield a temporary folder that is renamed to `target` at the end of the block, or removed if the block fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     try:
@@ -45,15 +46,15 @@ def made_whole(target: Path) -> Iterator[Path]:
 
 
 def is_there(target: Path) -> bool:
-    """Return whether a folder or file exists, and log it if so; an empty folder counts as missing."""
+    """Return whether a folder or file exists, and log it if it does. An empty folder counts as missing."""
     exists = any(target.iterdir()) if target.is_dir() else target.exists()
     if exists:
-        logger.info("%s is there already (remove it to have it made again)", target)
+        logger.info("%s exists already; remove it to write it again", target)
     return exists
 
 
 def find_archive(folder: Path, *patterns: str) -> Path:
-    """Return the first file in `folder` that matches one of the patterns; MissingFilesError naming them."""
+    """Return the first file in `folder` that matches a pattern. Raises MissingFilesError if there is none."""
     for pattern in patterns:
         for archive in sorted(folder.expanduser().glob(pattern)):
             return archive
@@ -61,9 +62,10 @@ def find_archive(folder: Path, *patterns: str) -> Path:
 
 
 def unpack(archive: Path, into: Path, *, below: str = "") -> None:
-    """Unpack a .zip or .tar(.gz, ...) into a folder; with `below`, only that folder of it, without the prefix.
+    """Unpack a .zip or .tar(.gz, ...) file into a folder.
 
-    Raises FungiError for a damaged archive, one with a dangerous member, or one that holds nothing below `below`.
+    below: unpack only this folder of the archive, without its name in the paths.
+    Raises FungiError for an archive that is damaged, has a dangerous member, or has no file below `below`.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -72,22 +74,22 @@ def unpack(archive: Path, into: Path, *, below: str = "") -> None:
         else:
             with tarfile.open(archive) as file:
                 written = _write_members(archive, _tar_members(archive, file), into, below)
-                while file.fileobj and file.fileobj.read(1 << 20):  # to the end, where the checksum is
+                while file.fileobj and file.fileobj.read(1 << 20):  # the checksum is verified at the end of the file
                     pass
     except _DAMAGE as error:
         raise FungiError(f"the archive {archive} is damaged ({error}). Download it again.") from error
     except OSError as error:
         raise FungiError(
-            f"can't unpack {archive} into {into} ({error}). Make room, or choose another place."
+            f"can't unpack {archive} into {into} ({error}). Free disk space, or choose another folder."
         ) from error
     if not written:
         raise FungiError(f"the archive {archive} holds no {below or 'files'}. Is it the right one?")
 
 
 def unpack_folder(archive: Callable[[], Path], below: str, target: Path) -> None:
-    """Make the folder `target` from a folder of an archive; nothing to do where it is there already.
+    """Unpack a folder of an archive to the folder `target`, unless that exists.
 
-    An archive that holds the folder twice nested (`cars_train/cars_train/*.jpg`) is flattened.
+    If the folder contains only a folder of the same name (`cars_train/cars_train/*.jpg`), the inner one is used.
     """
     if is_there(target):
         return
@@ -100,7 +102,7 @@ def unpack_folder(archive: Callable[[], Path], below: str, target: Path) -> None
 
 
 def unpack_file(archive: Callable[[], Path], name: str, target: Path) -> None:
-    """Make the file `target` from one file of an archive; nothing to do where it is there already."""
+    """Unpack a file of an archive to the file `target`, unless that exists."""
     if is_there(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -111,14 +113,14 @@ def unpack_file(archive: Callable[[], Path], name: str, target: Path) -> None:
 
 
 def fetch(url: str, into: Path) -> Path:
-    """Download one file over HTTPS; FungiError where the network or the server refuses."""
+    """Download a file over HTTPS and return its path. Raises FungiError if the network or the server fails."""
     assert url.startswith("https://")
     target = into / url.rpartition("/")[2]
     try:
         with urllib.request.urlopen(url) as answer, target.open("wb") as file:
             shutil.copyfileobj(answer, file)
     except OSError as error:
-        raise FungiError(f"can't download {url} ({error}). Fetch it by hand on a machine with a network.") from error
+        raise FungiError(f"can't download {url} ({error}). Download it by hand on a machine with a network.") from error
     return target
 
 
@@ -137,14 +139,16 @@ def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[tuple[str, Ca
 
 
 def _write_members(archive: Path, members: Iterator[tuple[str, Callable[[], Any]]], into: Path, below: str) -> int:
-    """Write the files of an archive; return how many."""
+    """Write the files of an archive, and return their number. Raises FungiError for a dangerous member."""
     written, room = 0, max(ALWAYS_ALLOWED, LARGEST_SWELLING * archive.stat().st_size)
     for name, open_member in members:
         path = PurePosixPath(name)
         if not path.parts or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-            raise FungiError(f"the archive {archive} was refused: no file can be called {name!r}.")
+            raise FungiError(f"the archive {archive} was refused: its member {name!r} has an invalid name.")
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
-            raise FungiError(f"the archive {archive} was refused: its member {name!r} would land outside the folder.")
+            raise FungiError(
+                f"the archive {archive} was refused: its member {name!r} would be written outside of the folder."
+            )
         if below and not path.is_relative_to(below):
             continue
         inner = path.relative_to(below) if below else path
@@ -154,15 +158,15 @@ def _write_members(archive: Path, members: Iterator[tuple[str, Callable[[], Any]
             room -= max(BYTES_OF_A_MEMBER, _copied(content, file, room))
         if room < 0:
             raise FungiError(
-                f"the archive {archive} was refused: it is a bomb, which swells to more than {LARGEST_SWELLING} times "
-                f"its size ({name!r} is where it was stopped). Download it again from its official source."
+                f"the archive {archive} was refused: it expands to more than {LARGEST_SWELLING} times its size, as an "
+                f"archive bomb does (stopped at {name!r}). Download it again from its official source."
             )
         written += 1
     return written
 
 
 def _copied(content: Any, file: Any, room: int) -> int:
-    """Copy a member; return how many bytes it has, `room + 1` where it has more than `room`."""
+    """Copy a member, and return its number of bytes, at most `room + 1`: no more bytes are copied."""
     copied = 0
     while copied <= room and (part := content.read(min(1 << 20, room + 1 - copied))):
         file.write(part)
@@ -171,6 +175,7 @@ def _copied(content: Any, file: Any, room: int) -> int:
 
 
 def _flatten(folder: Path, name: str) -> None:
+    """Move the content of `folder/name` to `folder`, if the folder contains nothing else."""
     inner = folder / name
     if name and inner.is_dir() and [entry.name for entry in folder.iterdir()] == [name]:
         inner.rename(folder / f".{name}")

@@ -1,7 +1,7 @@
-"""Splits of a `datasets` dataset that was saved to disk (`DatasetDict.save_to_disk`), images or texts.
+"""Read images or texts from a `datasets` dataset that was saved to disk (`DatasetDict.save_to_disk`).
 
-The table is opened anew in each process that reads it, so that no Arrow handle crosses a fork; images are decoded
-here and not by `datasets`, so that a damaged one is named.
+Each process that reads the table opens it itself, so that no Arrow handle crosses a fork. Images are decoded here and
+not by `datasets`, so that errors name the damaged image.
 """
 
 import json
@@ -26,17 +26,17 @@ from fungi.runtime.log import logger
 
 Kind = Literal["vision", "text"]
 NameRows = Callable[[list[str], np.ndarray, Sequence[str]], list[str]]
-"""(file names stored with the images, labels `[n]`, names of the classes) -> sample ids."""
+"""Function of the file names stored with the images, labels `[n]` and names of the classes that returns sample ids."""
 
 LARGEST_LABEL = 1_000_000
-"""Evaluators hold something for each class up to the largest label."""
+"""Largest label that is accepted: evaluators allocate memory for each class up to the largest label."""
 _LABEL_NAMES = ("label", "labels")
 _TEXT_NAMES = ("text", "sentence")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a saved dataset hold items and labels."""
+    """Names of the columns of items and labels of a saved dataset, and the kind of the items."""
 
     item: str
     label: str
@@ -45,7 +45,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class SavedItems:
-    """Row -> item of a saved split: RGB image or text."""
+    """Function that returns the item of a row of a saved split: an RGB image or a text."""
 
     folder: str
     columns: Columns
@@ -53,12 +53,15 @@ class SavedItems:
     as_displayed: bool = False
 
     def __call__(self, row: int) -> Any:
-        """Return the item; FungiError naming row, folder and id for an absent item or a damaged image."""
+        """Return the item of a row.
+
+        Raises FungiError that names row, folder and sample for an absent item or a damaged image.
+        """
         value = _items(self.folder, self.columns, os.getpid())[row][self.columns.item]
         if value is None or (self.columns.kind == "vision" and not value["bytes"] and not value["path"]):
             raise FungiError(
                 f"sample {self.ids[row]!r}: row {row} of {self.folder} has nothing in column {self.columns.item!r}. "
-                "Take that row out."
+                "Remove that row."
             )
         if self.columns.kind == "text":
             return value
@@ -67,7 +70,7 @@ class SavedItems:
         return decode(source, self.ids[row], place=place, as_displayed=self.as_displayed)
 
     def content(self, row: int) -> bytes:
-        """Return a digest of what is in a row, undecoded; of an absent item, that of nothing."""
+        """Return a digest of the undecoded item of a row; for an absent item, the digest of no bytes."""
         value = _items(self.folder, self.columns, os.getpid())[row][self.columns.item]
         if value is None:
             return digest_of_bytes(b"")
@@ -79,13 +82,13 @@ class SavedItems:
 
 
 def saved_splits(path: Path) -> list[str]:
-    """Return the names of the splits of a saved `DatasetDict`; FungiError where the folder is something else."""
+    """Return the names of the splits of a saved `DatasetDict`. Raises FungiError for a folder without one."""
     listing = path / "dataset_dict.json"
     try:
         return list(json.loads(listing.read_text(encoding="utf-8"))["splits"])
     except FileNotFoundError:
         raise MissingFilesError(
-            f"{path} is no saved dataset with splits: it has no dataset_dict.json. "
+            f"{path} is not a saved dataset with splits: it has no dataset_dict.json. "
             "Save a DatasetDict with save_to_disk, or use NAME=folder:PATH for class folders."
         ) from None
     except (KeyError, ValueError) as error:
@@ -93,9 +96,9 @@ def saved_splits(path: Path) -> list[str]:
 
 
 def hub_copy(repository: str, target: Path) -> Path:
-    """Return the folder of a saved copy of a dataset of the Hugging Face hub; download it where it is not there yet.
+    """Return the folder of a saved copy of a dataset of the Hugging Face hub; download it if it does not exist.
 
-    MissingFilesError where the hub can't be reached or has no such dataset.
+    Raises MissingFilesError if the hub can't be reached or has no such dataset.
     """
     if (target / "dataset_dict.json").is_file():
         return target
@@ -107,7 +110,7 @@ def hub_copy(repository: str, target: Path) -> Path:
     except Exception as error:  # the hub client, its cache and the network raise nearly anything
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise MissingFilesError(
-            f"there is no folder {repository}, and huggingface.co/datasets/{repository} can't be fetched ({cause}). "
+            f"there is no folder {repository}, and huggingface.co/datasets/{repository} can't be downloaded ({cause}). "
             f"Correct the name, or run the same command on a machine with a network and copy {target} here."
         ) from None
     with made_whole(target) as work:
@@ -126,8 +129,9 @@ def open_saved(
     """Return one split of a saved dataset.
 
     class_names: names of the classes, in the order of the labels; labels of the split are matched with them by name.
-        Without them, the split's own names count, if it has any.
-    name_rows: sample ids from file names stored with the images; without it, or without file names, the rows count.
+        By default the names stored in the split are used, if there are any.
+    name_rows: function that returns sample ids from the file names stored with the images. Without it, or without file
+        names, ids are row numbers.
     as_displayed: as for `decode`.
     """
     folder = path / split
@@ -148,7 +152,7 @@ def open_saved(
 
 
 def choose_columns(table: Any, folder: Path) -> Columns:
-    """Return the columns of items and labels, by type and name; FungiError where that leaves a doubt."""
+    """Return the columns of items and labels, chosen by type and name. Raises FungiError if the choice is ambiguous."""
     from datasets import Audio, ClassLabel, Image
 
     features = table.features
@@ -157,7 +161,7 @@ def choose_columns(table: Any, folder: Path) -> Columns:
     images = [name for name, kind in features.items() if isinstance(kind, Image)]
     strings = [name for name, kind in features.items() if _is_string(kind) and name != label]
     if any(isinstance(kind, Audio) for kind in features.values()):
-        raise FungiError(f"{folder} holds sounds, which are not read from saved datasets. Use images or texts.")
+        raise FungiError(f"{folder} holds sounds, which can't be read from saved datasets. Use images or texts.")
     item = _only(images) or (
         None if images else next((name for name in _TEXT_NAMES if name in strings), _only(strings))
     )
@@ -186,7 +190,7 @@ def saved_classes(path: Path, splits: Sequence[str]) -> list[str]:
 
 
 def _names_of_split(folder: Path) -> list[str] | None:
-    """Return the names of a split's classes; None where its labels are bare numbers."""
+    """Return the names of the classes of a split; None if its labels are numbers without names."""
     table = _open_table(folder)
     label = choose_columns(table, folder).label
     kind = table.features[label]
@@ -200,7 +204,7 @@ def _is_string(kind: Any) -> bool:
 
 
 def modality_of(path: Path, split: str) -> Kind:
-    """Return what the items of a saved split are."""
+    """Return the kind of the items of a saved split."""
     return choose_columns(_open_table(path / split), path / split).kind
 
 
@@ -214,7 +218,9 @@ def _open_table(folder: Path) -> Any:
     try:
         return load_from_disk(str(folder)).with_format(None)
     except FileNotFoundError:
-        raise MissingFilesError(f"{folder} is no split of a dataset saved to disk. Save the dataset again.") from None
+        raise MissingFilesError(
+            f"{folder} is not a split of a dataset saved to disk. Save the dataset again."
+        ) from None
     except (OSError, ValueError, LookupError, TypeError) as error:
         cause = str(error).partition("\n")[0]
         raise FungiError(f"the saved dataset {folder} can't be opened ({cause}). Save it again.") from error
@@ -222,7 +228,7 @@ def _open_table(folder: Path) -> Any:
 
 @lru_cache(maxsize=8)
 def _items(folder: str, columns: Columns, process: int) -> Any:
-    """Return the column of items, images undecoded. `process` makes a forked worker open its own."""
+    """Return the column of items, with images undecoded. process: process id, so that a forked worker opens its own."""
     from datasets import Image
 
     table = _open_table(Path(folder)).select_columns([columns.item])
@@ -230,7 +236,7 @@ def _items(folder: str, columns: Columns, process: int) -> Any:
 
 
 def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Path) -> UInt32[np.ndarray, " n"]:
-    """Return the labels; names, and numbers that stand for the split's own names, are looked up in `class_names`."""
+    """Return the labels. Names, and numbers that have names in the split, are looked up in `class_names`."""
     own_names = getattr(table.features[columns.label], "names", None)
     number = {composed(name): label for label, name in enumerate(class_names)}
 
@@ -238,17 +244,17 @@ def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Pa
         name = value
         if not isinstance(value, str):
             if not isinstance(value, int | float) or value < 0 or value % 1 != 0:
-                raise ValueError("labels count from 0. Leave that row out")
+                raise ValueError("labels are whole numbers from 0. Remove that row")
             if own_names is None and value > LARGEST_LABEL:
-                raise ValueError(f"labels are numbers of classes, at most {LARGEST_LABEL:,}. Number the classes anew")
+                raise ValueError(f"labels are at most {LARGEST_LABEL:,}. Number the classes again")
             if own_names is None:
                 return int(value)
             if value >= len(own_names):
-                raise ValueError(f"there are {len(own_names)} names of classes. Mend that row")
+                raise ValueError(f"there are {len(own_names)} names of classes. Correct that row")
             name = own_names[int(value)]
         if composed(name) not in number:
             known = f"{', '.join(class_names[:8])}{', ...' if len(class_names) > 8 else ''}"
-            raise ValueError(f"train has no class {name!r}, and classes are matched by name. It has: {known}")
+            raise ValueError(f"train has no class {name!r}, and classes are matched by name. Its classes are: {known}")
         return number[composed(name)]
 
     labels = []
@@ -262,7 +268,7 @@ def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Pa
 
 
 def _file_names(table: Any, column: str) -> list[str] | None:
-    """Return the base names of the files that the images came from; None where any is unknown. Images are not read."""
+    """Return the names of the files that the images came from; None if one is unknown. Images are not read."""
     import pyarrow.compute
 
     names = pyarrow.compute.struct_field(table.data.column(column), "path").to_pylist()

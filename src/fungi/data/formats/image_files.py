@@ -1,4 +1,4 @@
-"""Read images on disk as RGB images, and make splits of them. Errors name the file and the sample."""
+"""Read image files as RGB images, and make splits of them. Errors name the file and the sample."""
 
 import io
 import threading
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 AS_DISPLAYED = "EXIF orientation applied, transparency on white"
-"""How users' own pictures are read: as a viewer shows them. Part of the fingerprint of their samples."""
+"""Treatment of images of the user, which are read as viewers show them. Part of the fingerprint of their samples."""
 LARGEST_RATIO = 100
-"""Of the sides of an image: resized by its shorter side, a line of 1 x 20,000 pixels would take gigabytes."""
+"""Largest ratio of the sides of an image: resized by its shorter side, 1 x 20,000 pixels would take gigabytes."""
 
 _FLAG = threading.Lock()
 
@@ -32,23 +32,23 @@ def decode(
 ) -> "Image":
     """Return the RGB image in a file or in memory.
 
-    place: where the image is, for the error's text; by default the path of the file.
-    truncated: fill what is missing at the end of the file with grey instead of refusing it.
-    as_displayed: turn the image as its EXIF orientation says, and put transparent parts on white, as viewers do.
-    Raises MissingFilesError for a file that isn't there, FungiError for one that can't be read; both name it.
+    place: description of the source for errors; by default the path of the file.
+    truncated: accept a truncated file, and fill the missing pixels with grey.
+    as_displayed: apply the EXIF orientation, and put transparent parts on white, as viewers do.
+    Raises MissingFilesError for a file that does not exist, FungiError for one that can't be read; both name it.
     """
     from PIL import Image, UnidentifiedImageError
 
     place = place or str(source)
     if isinstance(source, Path) and source.exists() and not source.is_file():
-        raise FungiError(f"sample {sample_id!r}: {place} is no file but a folder, a pipe or a device. Remove it.")
+        raise FungiError(f"sample {sample_id!r}: {place} is not a file but a folder, a pipe or a device. Remove it.")
     try:
         with (
             _truncated_files(truncated),
             Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image,
         ):
             if max(image.size) > LARGEST_RATIO * min(image.size):
-                raise FungiError(f"it has {image.width:,} x {image.height:,} pixels, a line and no picture")
+                raise FungiError(f"it has {image.width:,} x {image.height:,} pixels, which is too narrow for an image")
             return _upright(to_rgb(_on_white(image)), _orientation(image)) if as_displayed else to_rgb(image)
     except FileNotFoundError:
         raise no_such_file(place, sample_id) from None
@@ -62,18 +62,18 @@ def decode(
 
 
 def _orientation(image: "Image") -> int:
-    """Return the EXIF orientation of an image; 1, upright, where its EXIF data say nothing or can't be read."""
+    """Return the EXIF orientation of an image; 1 (upright) if it has none, or if its EXIF data can't be read."""
     from PIL import ExifTags
 
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF data make the parser raise nearly anything, and say nothing of the pixels
+    except Exception:  # damaged EXIF data make the parser raise nearly anything, but the pixels may be intact
         return 1
     return orientation if isinstance(orientation, int) else 1
 
 
 def _upright(image: "Image", orientation: int) -> "Image":
-    """Return an image turned, or mirrored, as an EXIF orientation of 1 to 8 says."""
+    """Return an image rotated or mirrored by an EXIF orientation of 1 to 8."""
     from PIL import Image
 
     turn = Image.Transpose
@@ -90,7 +90,7 @@ def _upright(image: "Image", orientation: int) -> "Image":
 
 
 def _on_white(image: "Image") -> "Image":
-    """Return an image without transparency: its transparent parts on white."""
+    """Return an image whose transparent parts are put on white."""
     from PIL import Image
 
     if not image.has_transparency_data or image.mode.startswith("I"):
@@ -102,14 +102,14 @@ def _on_white(image: "Image") -> "Image":
 def to_rgb(image: "Image") -> "Image":
     """Return an image of any mode as RGB. Transparency is dropped; 16-bit grey keeps its upper 8 bits.
 
-    FungiError for grey values of which nothing says what is white: fractions, and whole numbers beyond 16 bits.
+    Raises FungiError for grey values whose white level is unknown: fractions, and whole numbers beyond 16 bits.
     """
     from PIL import Image
 
     if image.mode.startswith("I"):
         return Image.fromarray(_eight_bits(image)).convert("RGB")
     if image.mode == "F":
-        raise FungiError("its grey values are fractions, of which nothing says what is white; give 8 or 16 bits")
+        raise FungiError("its grey values are fractions, so that the value of white is unknown; save 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
@@ -118,21 +118,21 @@ def to_rgb(image: "Image") -> "Image":
 def _eight_bits(image: "Image") -> np.ndarray:
     """Return 16-bit grey values in 8 bits.
 
-    Pillow gives 16 bits as 32 (mode `I`) for PGM files, and arrays of whole numbers as they are: those have to show by
-    their largest value that they are 16 bits.
+    Pillow returns 16-bit PGM files as 32 bits (mode `I`). Other images of mode `I` are accepted only if their largest
+    value shows that they have 16 bits.
     """
     values = np.asarray(image)
     if image.mode == "I" and image.format != "PPM" and not (values.min() >= 0 and 255 < values.max() < 1 << 16):
         raise FungiError(
             f"its grey values are whole numbers of {values.min()} to {values.max()}, which may be 8, 16 or 32 bits; "
-            "give them as uint8 or uint16"
+            "save them as uint8 or uint16"
         )
     return (values >> 8).astype(np.uint8)
 
 
 @contextmanager
 def _truncated_files(allowed: bool) -> Iterator[None]:
-    """Set Pillow's global flag of tolerance for one image, and put it back; no other thread here sees it."""
+    """Make Pillow accept truncated files within the block, for one thread at a time: the flag is global."""
     from PIL import ImageFile
 
     if not allowed:
@@ -149,7 +149,7 @@ def _truncated_files(allowed: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Row -> RGB image of the file `root / paths[row]`; the path is the sample's id."""
+    """Function that returns the RGB image of the file `root / paths[row]`. The path is the id of the sample."""
 
     root: Path
     paths: Sequence[str]
@@ -157,19 +157,19 @@ class ImageFiles:
     as_displayed: bool = False
 
     def __call__(self, row: int) -> "Image":
-        """Return the image; FungiError as for `decode`."""
+        """Return the image of a row. Raises the errors of `decode`."""
         name = self.paths[row]
         return decode(self.root / name, name, truncated=self.truncated, as_displayed=self.as_displayed)
 
     def content(self, row: int) -> bytes:
-        """Return a digest of the file, undecoded."""
+        """Return a digest of the undecoded file."""
         name = self.paths[row]
         return digest_of_file(self.root / name, name)
 
 
 @dataclass(frozen=True)
 class ImageArray:
-    """Row -> RGB image of one array, grey or in colours."""
+    """Function that returns the RGB image of a row of an array of grey or colour images."""
 
     images: UInt8[np.ndarray, "n h w *c"]
 
@@ -180,7 +180,7 @@ class ImageArray:
         return Image.fromarray(self.images[row]).convert("RGB")
 
     def content(self, row: int) -> bytes:
-        """Return a digest of all of the image."""
+        """Return a digest of the image."""
         return digest_of_item(self.images[row])
 
 
@@ -193,7 +193,7 @@ def image_samples(
     truncated: bool = False,
     as_displayed: bool = False,
 ) -> Samples:
-    """Return a split of image files; `paths` are relative to `root`, with forward slashes, and are the samples' ids."""
+    """Return a split of image files. paths: relative to `root`, with forward slashes; they are the sample ids."""
     packed = PackedNames(paths)
     return Samples(
         targets=np.asarray(labels, dtype=np.uint32),

@@ -1,4 +1,4 @@
-"""Folders of images: which files are read, in which order, which are left out; and classes that are folders."""
+"""Read folders of images: the files that are read, their order, and classes that are subfolders."""
 
 import os
 import unicodedata
@@ -17,24 +17,24 @@ IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Endings of files that are read; of a moving picture, its first one."""
+"""Endings of files that are read. Of an animation, the first frame is read."""
 PICTURE_ENDINGS = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw", ".tga"}
-"""Endings of pictures in formats that are not read."""
+"""Endings of images in formats that are not read."""
 FOLDERS_OF_PROGRAMS = ("__macosx", "__pycache__", "@eadir")
-"""Folders that programs leave among pictures: archives of macOS, Python, thumbnails of Synology. Lower case."""
+"""Names, in lower case, of folders that programs write among images: macOS archives, Python, Synology thumbnails."""
 FILES_OF_PROGRAMS = ("thumbs.db", "desktop.ini")
-"""Files that programs leave among pictures, not worth a word. Lower case."""
+"""Names, in lower case, of files that programs write among images; they are skipped without a warning."""
 
 
 def is_skipped(name: str) -> bool:
-    """Return whether a folder is hidden, or one that programs leave: its pictures are copies, thumbnails or drafts."""
+    """Return whether a folder is hidden or written by a program: its images are copies, thumbnails or drafts."""
     return name.startswith(".") or name.lower() in FOLDERS_OF_PROGRAMS
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in a folder, sorted.
+    """Return the sorted names of the class folders in a folder.
 
-    FungiError for two names that look the same: Unicode writes an accented letter in two ways.
+    Raises FungiError for two names that look the same: Unicode has two encodings of an accented letter.
     """
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_skipped(entry.name))
     first: dict[str, str] = {}
@@ -46,7 +46,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def composed(name: str) -> str:
-    """Return a name with each accented letter as one character: equal for names that look the same."""
+    """Return a name with each accented letter as a single character, so that names that look the same are equal."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -55,33 +55,32 @@ def class_folder_samples(
 ) -> Samples:
     """Return the images in `root/<split_folder>/<class>/`, in the order of `classes` and then sorted by path.
 
-    classes: those of train, so that a label means the same class in every split. FungiError for a split that has
-        another class, MissingFilesError for one without images.
+    classes: the classes of train, so that a label means the same class in every split.
+    Raises FungiError for a split with another class, and MissingFilesError for a split without images.
     """
     folder = root / split_folder
     own_names = {composed(name): name for name in class_folders(folder)}
     places = [own_names.pop(composed(name), None) for name in classes]
     if own_names:
         raise FungiError(
-            f"{folder} has class folders that train has not: {', '.join(sorted(own_names.values())[:5])}. Move them, "
-            "or add them to train."
+            f"{folder} has class folders that train does not have: {', '.join(sorted(own_names.values())[:5])}. Move "
+            "them, or add them to train."
         )
     files = [image_names(folder / name) if name else [] for name in places]
     if not any(files):
-        raise MissingFilesError(f"no image in the class folders of {folder}. Expected {folder}/CLASS/IMAGE.")
+        raise MissingFilesError(f"the class folders of {folder} have no image. Expected {folder}/CLASS/IMAGE.")
     paths = [f"{split_folder}/{name}/{file}" for name, names in zip(places, files, strict=True) for file in names]
     labels = np.repeat(np.arange(len(classes)), [len(names) for names in files])
     return image_samples(root, paths, labels, classes, as_displayed=as_displayed)
 
 
 def image_names(folder: Path) -> list[str]:
-    """Return the image files below a folder, relative to it, by folder and then by name, as torchvision orders them.
+    """Return the paths of the image files below a folder, relative to it, sorted by folder and name as in torchvision.
 
-    Hidden files (such as the `._name.jpg` that some archives carry) and skipped folders are left out; links are
-    followed.
+    Hidden files (such as `._name.jpg` in some archives) and skipped folders are left out. Links are followed.
 
-    FungiError for a link that leads back to a folder that it is in, and for an image that is no file (a pipe, on which
-    a reader would wait for ever, or a link to nothing).
+    Raises FungiError for a link to a folder that contains it, and for an image that is not a regular file (a pipe, on
+    which a reader would wait for ever, or a link without a target).
     """
     names: list[str] = []
     try:
@@ -96,11 +95,11 @@ def image_names(folder: Path) -> list[str]:
 
 
 def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder and the images in it. above: the folders that this one is in, by device and number."""
-    facts = folder.stat()
-    own = (facts.st_dev, facts.st_ino)
+    """Yield each folder and its images. above: device and inode numbers of the folders that contain this one."""
+    status = folder.stat()
+    own = (status.st_dev, status.st_ino)
     if own in above:
-        raise FungiError(f"{folder} is a link that leads back to a folder that it is in. Remove it.")
+        raise FungiError(f"{folder} is a link to a folder that contains it. Remove it.")
     images = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -110,15 +109,17 @@ def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> It
                 yield from _folders_with_images(Path(entry.path), (*above, own))
             elif entry.name.lower().endswith(IMAGE_ENDINGS) and not entry.name.startswith("."):
                 if not entry.is_file():
-                    raise FungiError(f"{entry.path} is no file but a pipe, a device or a link to nothing. Remove it.")
+                    raise FungiError(
+                        f"{entry.path} is not a file but a pipe, a device or a link without a target. Remove it."
+                    )
                 images.append(entry.name)
     yield str(folder), images
 
 
 def report_left_out(folder: Path, *, classes: bool = True) -> None:
-    """Log which files below a folder are left out, by kind and number; nothing where all are read.
+    """Log the kinds and numbers of files below a folder that are left out, if there are any.
 
-    classes: whether pictures have to be in class folders, so that those beside the class folders are left out.
+    classes: whether images have to be in class folders, so that images beside the class folders are left out.
     """
     kinds: Counter[str] = Counter()
     for place, inner, files in os.walk(folder, followlinks=True):
@@ -133,12 +134,12 @@ def report_left_out(folder: Path, *, classes: bool = True) -> None:
                 kinds["beside the class folders"] += 1
     if kinds:
         shown = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
-        convert = " Pictures of other formats have to be converted to JPEG or PNG."
+        convert = " Images of other formats have to be converted to JPEG or PNG."
         logger.warning(f"{folder}: files left out: {shown}.{convert if PICTURE_ENDINGS & set(kinds) else ''}")
 
 
 def _counted_as_skipped(folder: Path, kinds: "Counter[str]") -> bool:
-    """Return whether a folder is skipped, and count the pictures in it."""
+    """Return whether a folder is skipped, and if so count its images in `kinds`."""
     if not is_skipped(folder.name):
         return False
     if pictures := sum(path.suffix.lower() in IMAGE_ENDINGS for path in folder.rglob("*")):

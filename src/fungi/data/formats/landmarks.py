@@ -1,7 +1,7 @@
 """The revisited Oxford and Paris landmarks (spec vision 3.2, 9.6).
 
-The split called train is the database, test are the queries; `test-cropped` are the queries cut to their boxes, as
-the benchmark's own protocol has it. Labels are row numbers. Some images are truncated, and read as far as they go.
+The split train is the database, and test holds the queries; `test-cropped` holds the queries cropped to their boxes, as
+in the protocol of the benchmark. Labels are row numbers. Some image files are truncated; the missing pixels are grey.
 """
 
 import pickle
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LandmarkQuery(TypedDict):
-    """What is known of one query: rows of the database by relation, and its box (left, top, right, bottom; pixels)."""
+    """Ground truth of a query: rows of the database by relation, and its box (left, top, right, bottom; in pixels)."""
 
     easy: list[int]
     hard: list[int]
@@ -36,14 +36,14 @@ class LandmarkQuery(TypedDict):
 
 @dataclass(frozen=True)
 class Landmarks:
-    """One of the two sets. `folder` is its name in the benchmark, `roxford5k` or `rparis6k`."""
+    """One of the two datasets. folder: its name in the benchmark, `roxford5k` or `rparis6k`."""
 
     name: str
     folder: str
 
     @property
     def place(self) -> Place:
-        """Return the folder of the dataset."""
+        """Place of the dataset in the data folder."""
         return Place(
             dataset=self.name,
             folders=("retrieval-landmarks", ""),
@@ -52,7 +52,7 @@ class Landmarks:
         )
 
     def open(self, data_dir: Path, split: str) -> Samples:
-        """Return one split."""
+        """Return a split."""
         root, listing = self._listing(data_dir)
         names = listing["imlist" if split == "train" else "qimlist"]
         paths = [f"jpg/{name}.jpg" for name in names]
@@ -66,7 +66,7 @@ class Landmarks:
         )
 
     def ground_truth(self, data_dir: Path) -> list[LandmarkQuery]:
-        """Return one record per query, in the order of the rows of test; indices are rows of train."""
+        """Return the ground truth of each query, in the order of the rows of test. Indices are rows of train."""
         root, listing = self._listing(data_dir)
         with reading(self.place, root):
             return [
@@ -95,41 +95,41 @@ class Landmarks:
             (work / "jpg").mkdir()
             for source in sources:
                 unpack(source, work / "unpacked")
-            for image in (work / "unpacked").rglob("*.jpg"):  # Paris comes in one folder per landmark
+            for image in (work / "unpacked").rglob("*.jpg"):  # the archives of Paris have a folder per landmark
                 image.rename(work / "jpg" / image.name)
             shutil.rmtree(work / "unpacked")
             shutil.copyfile(truth, work / truth.name)
 
     def _listing(self, data_dir: Path) -> tuple[Path, dict[str, Any]]:
-        """Return the folder of the set, and its ground-truth file: `imlist`, `qimlist`, `gnd`."""
+        """Return the folder of the dataset, and the content of its ground-truth file: `imlist`, `qimlist`, `gnd`."""
         root = self.place.find(data_dir) / self.folder
         path = root / f"gnd_{self.folder}.pkl"
         with reading(self.place, path), path.open("rb") as file:
             listing = PlainUnpickler(file, encoding="latin1").load()
         if not isinstance(listing, dict) or not {"imlist", "qimlist", "gnd"} <= set(listing):
             raise FungiError(f"dataset {self.name!r}: {path} has no imlist, qimlist and gnd. Download it again.")
-        if wrong := _fault(listing):
-            raise FungiError(f"dataset {self.name!r}: {path} {wrong}. Download it again.")
+        if fault := _fault(listing):
+            raise FungiError(f"dataset {self.name!r}: {path} {fault}. Download it again.")
         return root, listing
 
 
 def _fault(listing: dict[str, Any]) -> str:
-    """Return what is wrong with the fields of a ground-truth file; empty where nothing is."""
+    """Return the fault in the fields of a ground-truth file; empty if there is none."""
     images, queries, truths = (listing[name] for name in ("imlist", "qimlist", "gnd"))
     for listing_name, names in (("imlist", images), ("qimlist", queries)):
         if not _sequence(names) or not all(
             isinstance(name, str) and name and Path(name).name == name for name in names
         ):
-            return f"has an {listing_name} that is no list of plain file names"
+            return f"has an {listing_name} that is not a list of file names"
     if not _sequence(truths) or len(truths) != len(queries):
-        return f"has not one entry in gnd for each of its {len(queries)} queries"
+        return f"does not have an entry in gnd for each of its {len(queries)} queries"
     for place, truth in enumerate(truths):
         if not isinstance(truth, dict) or not {"easy", "hard", "junk", "bbx"} <= set(truth):
             return f"has no easy, hard, junk and bbx for query {place}"
         rows = [row for kind in ("easy", "hard", "junk") if _sequence(truth[kind]) for row in truth[kind]]
         lists = all(_sequence(truth[kind]) for kind in ("easy", "hard", "junk"))
         if not lists or not all(isinstance(row, int | np.integer) and 0 <= row < len(images) for row in rows):
-            return f"names rows that are not among its {len(images)} images, for query {place}"
+            return f"has rows beyond its {len(images)} images for query {place}"
         if np.shape(truth["bbx"]) != (4,) or not np.isfinite(np.asarray(truth["bbx"], dtype=np.float64)).all():
             return f"has no box of four numbers for query {place}"
     return ""
@@ -141,13 +141,13 @@ def _sequence(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class CroppedImages:
-    """Row -> image cut to its box."""
+    """Function that returns the image of a row, cropped to its box."""
 
     load: ImageFiles
     boxes: np.ndarray
 
     def __call__(self, row: int) -> "Image":
-        """Return the image, cut to its box."""
+        """Return the image of a row, cropped to its box."""
         return self.load(row).crop(tuple(self.boxes[row]))
 
     def content(self, row: int) -> bytes:
@@ -156,8 +156,7 @@ class CroppedImages:
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Reads containers, numbers, strings and arrays; a file that asks for anything else, as one that runs code would,
-    is refused before that happens."""
+    """Unpickler of containers, numbers, strings and arrays. All else is refused, so that a file can't run code."""
 
     _ALLOWED = frozenset(
         {
@@ -174,17 +173,17 @@ class PlainUnpickler(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return an allowed class; FungiError for any other."""
+        """Return an allowed class or function. Raises FungiError for any other."""
         if (module, name) not in self._ALLOWED:
             raise FungiError(
-                f"the ground-truth file was refused: it asks for {module}.{name}, which plain data has no use for. "
-                "Get it from its official source."
+                f"the ground-truth file was refused: it needs {module}.{name}, which plain data do not need. "
+                "Download it from its official source."
             )
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
 def landmarks_spec(landmarks: Landmarks, *, title: str, database: int, queries: int) -> DatasetSpec:
-    """Return the entry of one set."""
+    """Return the entry of a dataset in the registry."""
     return DatasetSpec(
         name=landmarks.name,
         title=title,
@@ -195,5 +194,5 @@ def landmarks_spec(landmarks: Landmarks, *, title: str, database: int, queries: 
         prepare=landmarks.prepare,
         ground_truth=landmarks.ground_truth,
         pca_dim=512,
-        notes="train is the database, test the queries, test-cropped the queries cut to their boxes",
+        notes="train is the database, test the queries, test-cropped the queries cropped to their boxes",
     )

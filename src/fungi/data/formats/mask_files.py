@@ -1,7 +1,7 @@
-"""Masks on disk: one image per sample whose pixels hold class numbers. Palettes are read as numbers, not colours.
+"""Read mask files: one image per sample, whose pixels hold class numbers. Palettes are read as numbers, not colours.
 
-Masks of users' own may hold other numbers than 0, 1, 2, ...: `class_numbers` reads all of them once, and says how their
-values are taken.
+Masks of the user may hold other numbers than 0, 1, 2, ...: `class_numbers` reads all of them once, and returns the
+value of each class.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 MOST_UNNAMED = 64
-"""Classes that masks may have without names; smoothed masks and photographs have more values."""
+"""Largest number of classes of masks without class names; smoothed masks and photographs have more values."""
 
 
 def read_mask(path: Path, sample_id: str) -> UInt8[np.ndarray, "h w"]:
-    """Return the class numbers of a mask file; -1 is void, as 255 is.
+    """Return the class numbers of a mask file; 255 is void, and -1 is read as 255.
 
-    MissingFilesError for one that is not there; FungiError for one that can't be read, is a JPEG file, or holds
-    colours, fractions, or numbers above 255 or below -1. Each names the file and the sample.
+    Raises MissingFilesError for a file that does not exist, and FungiError for one that can't be read, is a JPEG file,
+    or holds colours, fractions, or numbers above 255 or below -1. Errors name the file and the sample.
     """
     from PIL import Image
 
@@ -48,29 +48,29 @@ def read_mask(path: Path, sample_id: str) -> UInt8[np.ndarray, "h w"]:
         raise FungiError(f"sample {sample_id!r}: can't read the mask {path} ({cause}). Replace the file.") from error
     mask = f"sample {sample_id!r}: the mask {path}"
     if kind in ("JPEG", "MPO"):
-        raise FungiError(f"{mask} is a JPEG file, which does not keep its values. Save masks as PNG.")
+        raise FungiError(f"{mask} is a JPEG file, which does not keep class numbers exactly. Save masks as PNG.")
     if values.ndim != 2:
         raise FungiError(
-            f"{mask} holds colours ({mode}); class numbers of one channel are needed, as in a grey or a palette PNG."
+            f"{mask} holds colours ({mode}), not class numbers. Save it with one channel, as a grey or palette PNG."
         )
     if values.dtype.kind == "f" and values.size and not (np.isfinite(values) & (values == np.rint(values))).all():
         first = values[~(np.isfinite(values) & (values == np.rint(values)))][0]
-        raise FungiError(f"{mask} holds {first:.6g}; class numbers are whole. Save it again with whole numbers.")
+        raise FungiError(f"{mask} holds {first:.6g}, which is not a whole number. Save it again with whole numbers.")
     lowest, largest = (int(values.min()), int(values.max())) if values.size else (0, 0)
     if lowest < -1 or largest > VOID:
-        wrong = lowest if lowest < -1 else largest
-        raise FungiError(f"{mask} holds {wrong}; 0 is the smallest value, and {VOID} the largest. -1 is void.")
+        value = lowest if lowest < -1 else largest
+        raise FungiError(f"{mask} holds {value}; 0 is the smallest value, and {VOID} the largest. -1 is void.")
     return np.where(values < 0, VOID, values).astype(np.uint8) if lowest < 0 else values.astype(np.uint8)
 
 
 @cache
 def class_numbers(root: Path, folders: tuple[str, ...], named: int | None) -> tuple[int, ...]:
-    """Return the value that stands for each class in the masks of `root/<folder>/masks`, class 0 first.
+    """Return the value of each class in the masks of `root/<folder>/masks`, in the order of the classes.
 
-    named: the number of classes that have a name; values are then the numbers 0 to `named` - 1. Otherwise each value
-        that occurs is a class, and 255 is void. Masks of 0 and 255 alone have two classes: 255 is no void there.
-    All masks are read, once per process. Logs values that are not the numbers of their classes, with all values.
-    Raises FungiError for more than 64 values without names: colours or shades are no classes.
+    named: number of classes that have a name; the values are then 0 to `named` - 1. Otherwise each value that occurs is
+        a class, and 255 is void. Masks with the values 0 and 255 alone have two classes, and no void.
+    All masks are read, once per process. A warning lists the values if they are not 0, 1, 2, ...
+    Raises FungiError for more than 64 values without names: these are colours or shades, not classes.
     """
     files = [
         (root / folder / "masks" / name, name) for folder in folders for name in image_names(root / folder / "masks")
@@ -79,7 +79,7 @@ def class_numbers(root: Path, folders: tuple[str, ...], named: int | None) -> tu
         counts = pool.map(lambda file: np.bincount(read_mask(*file).reshape(-1), minlength=VOID + 1) > 0, files)
         present = np.flatnonzero(np.logical_or.reduce([np.zeros(VOID + 1, bool), *counts])).tolist()
     if present == [0, VOID] and named in (None, 2):
-        logger.warning(f"{root}: the masks hold 0 and {VOID} alone: {VOID} is taken as class 1, and nothing is void.")
+        logger.warning(f"{root}: the masks hold only 0 and {VOID}: {VOID} is class 1, and nothing is void.")
         return (0, VOID)
     values = [value for value in present if value != VOID]
     if named is not None:
@@ -91,21 +91,21 @@ def class_numbers(root: Path, folders: tuple[str, ...], named: int | None) -> tu
         )
     if values != list(range(len(values))):
         logger.warning(
-            f"{root}: the masks hold {shown(values)}: these are {len(values)} classes, called by their values."
+            f"{root}: the masks hold {shown(values)}: these are {len(values)} classes, named by their values."
         )
     return tuple(values)
 
 
 def shown(values: Sequence[int]) -> str:
-    """Return some values for a message: all of up to 12, else the first and the last."""
+    """Return values as a text for a message: up to 12 of them, or else the first and the last ones."""
     return ", ".join(map(str, values if len(values) <= 12 else [*values[:6], "...", *values[-3:]]))
 
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Row -> the mask in the file `root / paths[row]`; `ids` name the samples in errors.
+    """Function that returns the mask in the file `root / paths[row]`. ids: sample ids for errors.
 
-    numbers: the value that stands for each class; without any, values are the numbers of classes.
+    numbers: value of each class in the file; if empty, the values are class numbers.
     """
 
     root: Path
@@ -114,7 +114,7 @@ class MaskFiles:
     numbers: tuple[int, ...] = ()
 
     def __call__(self, row: int) -> UInt8[np.ndarray, "h w"]:
-        """Return the mask; errors as for `read_mask`."""
+        """Return the mask of a row. Raises the errors of `read_mask`."""
         mask = read_mask(self.root / self.paths[row], self.ids[row])
         if self.numbers == tuple(range(len(self.numbers))):
             return mask
@@ -123,22 +123,22 @@ class MaskFiles:
         return classes[mask]
 
     def content(self, row: int) -> bytes:
-        """Return a digest of the file of a row, and of what its values stand for."""
+        """Return a digest of the mask file of a row and of the values of the classes."""
         digest = digest_of_file(self.root / self.paths[row], self.ids[row])
         return digest if self.numbers == tuple(range(len(self.numbers))) else digest + bytes(self.numbers)
 
 
 def mask_names(folder: Path, images: Sequence[str]) -> list[str]:
-    """Return `masks/<name>` for each image of `folder/images`: the file of the same name but for its ending.
+    """Return `masks/<name>` for each image of `folder/images`: the mask file with the same name except for its ending.
 
     Raises MissingFilesError that names the first image without a mask.
     """
-    there = {str(Path(name).with_suffix("")): name for name in image_names(folder / "masks")}
+    masks = {str(Path(name).with_suffix("")): name for name in image_names(folder / "masks")}
     for name in images:
-        if str(Path(name).with_suffix("")) not in there:
+        if str(Path(name).with_suffix("")) not in masks:
             expected = (folder / "masks" / name).with_suffix(".png")
             raise MissingFilesError(f"image {folder / 'images' / name} has no mask. Put one at {expected}.")
-    return [f"masks/{there[str(Path(name).with_suffix(''))]}" for name in images]
+    return [f"masks/{masks[str(Path(name).with_suffix(''))]}" for name in images]
 
 
 def masked_samples(
@@ -150,9 +150,9 @@ def masked_samples(
     numbers: tuple[int, ...] = (),
     as_displayed: bool = False,
 ) -> Samples:
-    """Return a split of images and masks; paths are relative to `root`. Samples have no label: their targets are 0.
+    """Return a split of images and masks, whose paths are relative to `root`. Samples have no labels: targets are 0.
 
-    numbers: as for `MaskFiles`. as_displayed: as for `decode`, of the images; masks are read as they are.
+    numbers: as for `MaskFiles`. as_displayed: as for `decode`, for the images only.
     """
     labels = np.zeros(len(images), dtype=np.uint32)
     samples = image_samples(root, images, labels, class_names, as_displayed=as_displayed)
@@ -166,7 +166,7 @@ def check_mask(
     if mask.shape != (image.height, image.width):
         raise FungiError(
             f"sample {sample_id!r}: its mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {image.width} x "
-            f"{image.height}. Replace the mask; it has to fit the image as viewers show it."
+            f"{image.height}. Replace the mask; it must have the size of the image as viewers show it."
         )
     present = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=VOID + 1)).tolist()
     if foreign := [value for value in present if value >= classes and value != VOID]:
@@ -175,4 +175,4 @@ def check_mask(
             f"{classes - 1}; {VOID} is void."
         )
     if present == [VOID] or (present == [ignored] and ignored == VOID):
-        raise FungiError(f"sample {sample_id!r}: its mask is void ({VOID}) everywhere. Take it out of the split.")
+        raise FungiError(f"sample {sample_id!r}: its mask is void ({VOID}) everywhere. Remove it from the split.")

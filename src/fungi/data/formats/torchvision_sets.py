@@ -1,4 +1,4 @@
-"""Datasets in the layout of torchvision's own classes: opened by them, and downloaded by them."""
+"""Datasets that torchvision's classes open and download."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,13 +34,13 @@ class TorchvisionImages:
 
 @dataclass(frozen=True)
 class TorchvisionDownload:
-    """Data directory -> None: lets torchvision download (checksums verified) and unpack into `<data_dir>/<folder>`."""
+    """Function that makes torchvision download, verify and unpack a dataset to `<data_dir>/<folder>`."""
 
     class_name: str
     folder: str
 
     def __call__(self, data_dir: Path) -> None:
-        """Download; FungiError where the network, or the checksum, refuses."""
+        """Download the dataset. Raises FungiError if the network fails or a checksum differs."""
         import torchvision.datasets
 
         target = data_dir.expanduser() / self.folder
