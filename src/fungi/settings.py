@@ -33,6 +33,19 @@ Decides = Literal["scores", "contents", "nothing"]
 Bounds = tuple[int | float, int | float]
 """Smallest and largest allowed value."""
 
+Topic = Literal["data", "model", "features", "own", "files", "machine", "explicit", "scheduler"]
+HEADINGS: dict[Topic, str] = {
+    "data": "data",
+    "model": "model",
+    "features": "features",
+    "own": "this command",
+    "files": "files",
+    "machine": "machine",
+    "explicit": "feature files by name, in place of --dataset and --backbone",
+    "scheduler": "job scheduler",
+}
+"""Topic of a setting -> its heading in help, in this order."""
+
 SEEDS: Bounds = (0, 2**32 - 1)
 """Bounds of seeds that every random generator in use accepts (scikit-learn's takes 32 bits)."""
 
@@ -47,7 +60,7 @@ def setting(
     first_word: bool = False,
     decides: Decides = "scores",
     mark: str | None = None,
-    topic: str | None = None,
+    topic: Topic = "own",
 ) -> Any:
     """Return a field of a settings class with its default, its help text and, where the name differs, flag and aliases.
 
@@ -55,7 +68,7 @@ def setting(
     first_word: a command line may begin with the value, without the flag.
     decides: the part of a result's identity that the setting takes part in; by default the scores.
     mark: the word before an unusual value in the name of a result file; by default the name of the field.
-    topic: heading of the setting in help; by default that of `TOPICS`, else the command's own.
+    topic: heading of the setting in help; by default the command's own.
     """
     metadata = {"help": help, "flag": flag, "aliases": aliases, "within": within, "first_word": first_word}
     metadata |= {"decides": decides, "mark": mark, "topic": topic}
@@ -68,40 +81,13 @@ def like(kind: type, name: str) -> Any:
     return dataclasses.field(default=field.default, metadata=field.metadata)
 
 
-def required(help: str, *, flag: str | None = None, within: Bounds | None = None) -> Any:
+def required(help: str, *, flag: str | None = None, within: Bounds | None = None, topic: Topic = "own") -> Any:
     """Return a field without a default: the command line has to set it."""
     metadata = {"help": help, "flag": flag, "aliases": (), "within": within, "decides": "scores", "mark": None}
+    metadata |= {"topic": topic}
     return dataclasses.field(metadata=metadata)
 
 
-OWN_TOPIC = "this command"
-TOPICS = {
-    "data": (
-        *("dataset", "datasets", "split", "splits", "data_dir", "images", "query", "train_split", "test_split"),
-        *("valid_split", "shots", "train_size", "few_shot_seed", "few_shot_sampling", "few_shot_validation"),
-        "ground_truth",
-    ),
-    "model": ("backbone", "backbones", "checkpoint", "checkpoint_key", "input_size", "random_init", "arch"),
-    "features": (
-        *("objective", "with_embeddings", "features", "combinations", "all_combinations", "layer", "layer_key", "bias"),
-        *("views", "set", "profile", "projection_matrix", "projection_dim", "projection_kind", "pca_dim", "normalize"),
-        *("normalize_embeddings", "short_cut"),
-    ),
-    OWN_TOPIC: (),
-    "files": ("root", "output", "output_dir", "overwrite", "accept_other_versions", "wandb", "expect"),
-    "machine": (
-        *("device", "dtype", "storage", "batch_size", "views_per_forward", "num_workers", "block_size", "block_rows"),
-        *("memory_gb", "shard", "backend", "search", "compile"),
-    ),
-    "feature files by name, in place of --dataset and --backbone": (
-        *("train_targets", "test_targets", "train_embeddings_datasets", "test_embeddings_datasets", "train_datasets"),
-        *("test_datasets", "valid_targets", "valid_embeddings_datasets", "valid_datasets"),
-    ),
-    "job scheduler": tuple(
-        f"sbatch{stage}" for stage in ("", "_projection", "_extraction", "_merge", "_evaluation", "_report")
-    ),
-}
-"""Heading in help -> fields that stand below it, for every command; in this order."""
 FEW = 8
 """Largest number of settings that help shows without headings."""
 
@@ -127,8 +113,8 @@ def build_parser(settings_type: type, *, program: str, description: str) -> argp
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     hints = type_hints(settings_type)
-    topics = [topic for topic in TOPICS if len(fields) > FEW and topic in map(topic_of, fields)]
-    groups = {topic: parser.add_argument_group(topic) for topic in topics}
+    topics = [topic for topic in HEADINGS if len(fields) > FEW and topic in map(topic_of, fields)]
+    groups = {topic: parser.add_argument_group(HEADINGS[topic]) for topic in topics}
     for field in fields:
         flags = [flag_of(field), *field.metadata.get("aliases", ())]
         groups.get(topic_of(field), parser).add_argument(
@@ -160,10 +146,9 @@ def parse(
     return settings_type(**converted(settings_type, vars(values), text=True, called=lambda name: flag_of(fields[name])))
 
 
-def topic_of(field: "dataclasses.Field[Any]") -> str:
-    """Return the heading of a field in help."""
-    stated = field.metadata.get("topic")
-    return stated or next((topic for topic, names in TOPICS.items() if field.name in names), OWN_TOPIC)
+def topic_of(field: "dataclasses.Field[Any]") -> Topic:
+    """Return the topic of a field, the key of its heading in help."""
+    return field.metadata.get("topic", "own")
 
 
 def flag_of(field: "dataclasses.Field[Any]") -> str:
@@ -180,7 +165,7 @@ def help_of(field: "dataclasses.Field[Any]") -> str:
     """Return the help text of a field with its default, as argparse wants it (`%%` for `%`)."""
     default = None if field.default is dataclasses.MISSING else field.default
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    suffix = "" if default is None or default == () else f" (default: {shown})"
+    suffix = "" if default in (None, (), "") else f" (default: {shown})"
     return (field.metadata.get("help", "") + suffix).replace("%", "%%")
 
 

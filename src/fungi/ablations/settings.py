@@ -12,7 +12,9 @@ class BenchSettings(GradientSettings):
     """Flags shared by all ablations, in addition to those of the extraction."""
 
     k: int = setting(20, "number of neighbours that vote", within=(1, 10**6))
-    pca_dim: int = setting(0, "number of PCA components before kNN; 0: the default of the backbone", within=(0, 65_536))
+    pca_dim: int = setting(
+        0, "number of PCA components before kNN; 0: the default of the backbone", within=(0, 65_536), topic="features"
+    )
     rows: int = setting(0, "number of rows of each split, evenly spread; 0: all rows", within=(0, 10**9))
     seeds: tuple[int, ...] = setting(
         (), "seeds to repeat the ablation with, for mean and deviation; only --seed by default", within=SEEDS

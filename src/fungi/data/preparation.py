@@ -20,7 +20,7 @@ from fungi.settings import required, setting
 class PrepareSettings:
     """Flags of the `prepare_*.py` scripts."""
 
-    data_dir: Path = setting(Path("data"), "where datasets live; the dataset gets a folder there")
+    data_dir: Path = setting(Path("data"), "where datasets live; the dataset gets a folder there", topic="data")
     archives: Path = setting(Path(), "folder of the downloaded archives")
 
 
@@ -28,16 +28,16 @@ class PrepareSettings:
 class DownloadSettings:
     """Flags of `download_dataset.py`."""
 
-    dataset: str = required("dataset to download; `fungi list datasets` names them")
-    data_dir: Path = setting(Path("data"), "where datasets live; the dataset gets a folder there")
+    dataset: str = required("dataset to download; `fungi list datasets` names them", topic="data")
+    data_dir: Path = setting(Path("data"), "where datasets live; the dataset gets a folder there", topic="data")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings:
     """Flags of `verify_dataset.py`."""
 
-    dataset: str = required("dataset to verify, or NAME=folder:PATH, NAME=hf:PATH")
-    data_dir: Path = setting(Path("data"), "where datasets live")
+    dataset: str = required("dataset to verify, or NAME=folder:PATH, NAME=hf:PATH", topic="data")
+    data_dir: Path = setting(Path("data"), "where datasets live", topic="data")
     every_item: bool = setting(False, "read every item, not only the first and the last of each split")
 
 

@@ -16,7 +16,7 @@ Both the clips and the network are synthetic: this shows that the audio path wor
 class DemoAudioSettings(ProfileDemoSettings):
     """Settings of this demo."""
 
-    root: Path = setting(Path("demo-audio"), "folder for everything that the demo writes")
+    root: Path = setting(Path("demo-audio"), "folder for everything that the demo writes", topic="files")
 
 
 def run(settings: DemoAudioSettings) -> None:

@@ -35,10 +35,10 @@ FEWER_PATCHES = ("simclr.stride_scale=2",)
 class DemoUdiSettings:
     """Folder, and length of the training."""
 
-    root: Path = setting(Path("demo-udi"), "folder of everything that the demo writes")
+    root: Path = setting(Path("demo-udi"), "folder of everything that the demo writes", topic="files")
     epochs: int = setting(12, "passes over the images; 20 take 5 minutes and score higher", within=(1, 1000))
     seed: int = setting(0, "seed of weights, order and views", within=SEEDS)
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", topic="machine")
 
 
 def run(settings: DemoUdiSettings) -> dict[str, Any]:

@@ -24,11 +24,11 @@ SHOTS = 5
 class DemoSettings:
     """Folder, seeds and device of a demo."""
 
-    root: Path = setting(Path("demo"), "folder for everything that the demo writes")
+    root: Path = setting(Path("demo"), "folder for everything that the demo writes", topic="files")
     seeds: tuple[int, ...] = setting(
         (42, 43, 44), "seeds of heads, projection, negatives and views; each is a full run", within=SEEDS
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", topic="machine")
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -44,10 +44,10 @@ class DemoSettings:
 class ProfileDemoSettings:
     """Network, profiles, device and folder of a demo."""
 
-    backbone: str = setting("", "backbone (default: the demo's own)")
+    backbone: str = setting("", "backbone (default: the demo's own)", topic="model")
     profiles: tuple[str, ...] = setting(tuple(PROFILES), "profiles to run: clean, published")
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-    root: Path = setting(Path("demo"), "folder for everything that the demo writes")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", topic="machine")
+    root: Path = setting(Path("demo"), "folder for everything that the demo writes", topic="files")
 
     def __post_init__(self) -> None:
         if not self.profiles or any(name not in PROFILES for name in self.profiles):

@@ -33,7 +33,7 @@ PALETTE = (
 class DemoSegmentationSettings(DemoSettings):
     """Settings of this demo."""
 
-    root: Path = setting(Path("demo-segmentation"), "folder for everything that the demo writes")
+    root: Path = setting(Path("demo-segmentation"), "folder for everything that the demo writes", topic="files")
 
 
 def run(settings: DemoSegmentationSettings) -> None:

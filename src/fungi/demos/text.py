@@ -23,7 +23,7 @@ ABOUT = {
 class DemoTextSettings(ProfileDemoSettings):
     """Settings of this demo."""
 
-    root: Path = setting(Path("demo-text"), "folder for everything that the demo writes")
+    root: Path = setting(Path("demo-text"), "folder for everything that the demo writes", topic="files")
 
 
 def run(settings: DemoTextSettings) -> None:

@@ -23,11 +23,11 @@ class ExplainSettings:
 
     result: Path = setting(Path(), "result file of knn, linear or cluster", first_word=True)
     features: tuple[str, ...] = setting(
-        (), "two features of the result; if absent the first one and the one that joins the most"
+        (), "two features of the result; if absent the first one and the one that joins the most", topic="features"
     )
     count: int = setting(60, "most samples of each kind on the page", within=(1, 10_000))
-    data_dir: Path | None = setting(None, "folder of the datasets; if absent the one of the extraction")
-    output: Path | None = setting(None, "page to write; if absent <result>.html beside the result")
+    data_dir: Path | None = setting(None, "folder of the datasets; if absent the one of the extraction", topic="data")
+    output: Path | None = setting(None, "page to write; if absent <result>.html beside the result", topic="files")
 
     def __post_init__(self) -> None:
         if self.result == Path():

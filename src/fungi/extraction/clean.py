@@ -21,7 +21,7 @@ work, and are named, not removed. The stages clean the folders they write to by 
 class CleanSettings:
     """Where to look, and whether to touch anything."""
 
-    root: Path = setting(Path("features"), "folder of all feature files")
+    root: Path = setting(Path("features"), "folder of all feature files", topic="files")
     dry_run: bool = setting(False, "say what would be removed, and remove nothing")
 
 

@@ -22,13 +22,13 @@ LARGEST_MATRIX = 2**36
 class ProjectionSettings:
     """Size, kind and seed of a matrix, and where to write it."""
 
-    projection_dim: int = required("p: size of a projected gradient", within=(1, LARGEST_PROJECTION))
+    projection_dim: int = required("p: size of a projected gradient", within=(1, LARGEST_PROJECTION), topic="features")
     gradients_dim: int = required("G: entries of the flattened gradient, o * (i + 1) with the bias", within=(1, 2**28))
     output_path: Path = required("file to write")
     kind: Literal["binary", "gaussian", "sparse", "khatri-rao"] = setting("binary", "distribution of the entries")
     layer_outputs: int = setting(0, "o of the layer, for khatri-rao; 0 takes the layer to be square", within=(0, 2**28))
     seed: int = setting(42, "seed of the entries", within=SEEDS)
-    overwrite: bool = setting(False, "replace a file that holds another matrix")
+    overwrite: bool = setting(False, "replace a file that holds another matrix", topic="files")
 
     def __post_init__(self) -> None:
         if self.projection_dim * self.gradients_dim > LARGEST_MATRIX:

@@ -26,25 +26,42 @@ if TYPE_CHECKING:
 class GradientSettings(StageSettings):
     """Objectives, layers and projection, besides what every stage has."""
 
-    objective: tuple[str, ...] = setting(("kl", "dino", "simclr"), "objectives: names of `fungi list objectives`")
-    with_embeddings: bool = setting(False, "write the embeddings too, from the same decode", decides="contents")
-    layer: tuple[str, ...] = setting((), "gradient sources, path.to.layer:name; the backbone's own if none is given")
-    projection_matrix: tuple[Path, ...] = setting((), "matrix files of `fungi projection`, one per layer size")
+    objective: tuple[str, ...] = setting(
+        ("kl", "dino", "simclr"), "objectives: names of `fungi list objectives`", topic="features"
+    )
+    with_embeddings: bool = setting(
+        False, "write the embeddings too, from the same decode", decides="contents", topic="features"
+    )
+    layer: tuple[str, ...] = setting(
+        (), "gradient sources, path.to.layer:name; the backbone's own if none is given", topic="features"
+    )
+    projection_matrix: tuple[Path, ...] = setting(
+        (), "matrix files of `fungi projection`, one per layer size", topic="features"
+    )
     projection_dim: int = setting(
-        0, "size p of a matrix that has to be drawn; 0 picks the backbone's", within=(0, LARGEST_PROJECTION)
+        0,
+        "size p of a matrix that has to be drawn; 0 picks the backbone's",
+        within=(0, LARGEST_PROJECTION),
+        topic="features",
     )
     projection_kind: str = setting(
         "binary",
         "kind of a matrix that has to be drawn: binary, gaussian, sparse or khatri-rao; none keeps gradients whole",
+        topic="features",
     )
-    bias: bool = setting(True, "append the gradient of the layer's bias")
+    bias: bool = setting(True, "append the gradient of the layer's bias", topic="features")
     views: PlanName = setting(
         PUBLISHED,
         "size of crops and patches: the backbone's input size (published), their own (native: a quarter of the"
         " forwards), or their own and fewer (budget: an eighth)",
+        topic="features",
     )
-    set: tuple[str, ...] = setting((), "settings of objectives and views, as in simclr.temperature=0.1")
-    short_cut: bool = setting(True, "use the pooled-token path where the model allows it", decides="nothing")
+    set: tuple[str, ...] = setting(
+        (), "settings of objectives and views, as in simclr.temperature=0.1", topic="features"
+    )
+    short_cut: bool = setting(
+        True, "use the pooled-token path where the model allows it", decides="nothing", topic="features"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

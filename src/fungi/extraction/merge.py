@@ -23,13 +23,17 @@ made in another way is never replaced."""
 class MergeSettings:
     """Where the blocks are."""
 
-    root: Path = setting(Path("features"), "folder of all feature files")
+    root: Path = setting(Path("features"), "folder of all feature files", topic="files")
     accept_other_versions: bool = setting(
-        False, "assemble blocks that different versions of the code or of packages made; the file will name them"
+        False,
+        "assemble blocks that different versions of the code or of packages made; the file will name them",
+        topic="files",
     )
-    dataset: str = setting("", "assemble the files of this dataset alone; of all if absent")
-    backbone: str = setting("", "assemble the files of this backbone alone; of all if absent")
-    expect: tuple[str, ...] = setting((), "feature files below the root that have to be there in the end")
+    dataset: str = setting("", "assemble the files of this dataset alone; of all if absent", topic="data")
+    backbone: str = setting("", "assemble the files of this backbone alone; of all if absent", topic="model")
+    expect: tuple[str, ...] = setting(
+        (), "feature files below the root that have to be there in the end", topic="files"
+    )
 
     def outputs(self) -> list[Path]:
         """Return the expected files."""

@@ -25,14 +25,16 @@ class StageSettings:
     dataset: str = setting(
         "digits",
         "dataset: a name of `fungi list datasets`, or your own: NAME=folder:PATH, NAME=split:PATH, NAME=hf:PATH",
+        topic="data",
     )
     backbone: str = setting(
         "digits-vit",
         "backbone: a name of `fungi list backbones`, or your own: NAME=timm:ID, NAME=hf:PATH",
         aliases=("--model-type",),
+        topic="model",
     )
     split: tuple[str, ...] = setting(
-        (), "splits to extract; all that the dataset has if none is named", decides="contents"
+        (), "splits to extract; all that the dataset has if none is named", decides="contents", topic="data"
     )
     limit: int = setting(
         0,
@@ -41,22 +43,31 @@ class StageSettings:
         topic="data",
     )
     skip_damaged: bool = setting(False, "leave out items that can't be read; the files record which", topic="data")
-    root: Path = setting(Path("features"), "folder of all feature files", aliases=("--output-path",), decides="nothing")
-    data_dir: Path = setting(Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing")
-    checkpoint: Path | None = setting(None, "weights from this file in place of the published ones")
-    checkpoint_key: str = setting(
-        "", "entry of the checkpoint that holds the weights, as in model_ema; the usual one if empty"
+    root: Path = setting(
+        Path("features"), "folder of all feature files", aliases=("--output-path",), decides="nothing", topic="files"
     )
-    random_init: bool = setting(False, "random weights, drawn from the seed")
+    data_dir: Path = setting(
+        Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing", topic="data"
+    )
+    checkpoint: Path | None = setting(None, "weights from this file in place of the published ones", topic="model")
+    checkpoint_key: str = setting(
+        "", "entry of the checkpoint that holds the weights, as in model_ema; the usual one if empty", topic="model"
+    )
+    random_init: bool = setting(False, "random weights, drawn from the seed", topic="model")
     input_size: int = setting(
-        0, "side in pixels of the backbone's input; 0 is its own; positions are scaled for another", within=(0, 4096)
+        0,
+        "side in pixels of the backbone's input; 0 is its own; positions are scaled for another",
+        within=(0, 4096),
+        topic="model",
     )
     profile: Literal["clean", "published"] = setting(
-        "clean", "clean: what the method says; published: what its code did"
+        "clean", "clean: what the method says; published: what its code did", topic="features"
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
     dtype: str = setting(
-        "auto", "compute dtype: auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16, float16"
+        "auto",
+        "compute dtype: auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16, float16",
+        topic="machine",
     )
     embedding_precision: Literal["float32", "tf32"] = setting(
         "float32",
@@ -64,38 +75,51 @@ class StageSettings:
         topic="machine",
     )
     batch_size: int = setting(
-        64, "images that are decoded and projected together", within=(1, 65_536), decides="nothing"
+        64, "images that are decoded and projected together", within=(1, 65_536), decides="nothing", topic="machine"
     )
     views_per_forward: int = setting(
         0,
         "views encoded at once; 0 picks 64 on a CPU, and on a GPU what its free memory holds, at most 1024",
         within=(0, 65_536),
         decides="nothing",
+        topic="machine",
     )
     compile: Literal["auto", "on", "off"] = setting(
         "auto",
         "torch.compile: auto (on a GPU, from 9 million forwards on, where it pays), on, off",
         decides="nothing",
+        topic="machine",
     )
     num_workers: int = setting(
         -1,
         "processes that decode; -1 picks 0 on a CPU, and one per core but one on a GPU",
         within=(-1, 1024),
         decides="nothing",
+        topic="machine",
     )
     seed: int = setting(42, "seed of heads, projection, negatives and views", within=SEEDS)
-    shard: str = setting("1/1", "do the I-th of N parts of the work: I/N", decides="nothing")
+    shard: str = setting("1/1", "do the I-th of N parts of the work: I/N", decides="nothing", topic="machine")
     block_size: int = setting(
-        256, "rows per block, the unit that is resumed; the same for all shards", within=(1, 2**20), decides="nothing"
+        256,
+        "rows per block, the unit that is resumed; the same for all shards",
+        within=(1, 2**20),
+        decides="nothing",
+        topic="machine",
     )
-    overwrite: bool = setting(False, "replace feature files that were made in another way", decides="nothing")
+    overwrite: bool = setting(
+        False, "replace feature files that were made in another way", decides="nothing", topic="files"
+    )
     accept_other_versions: bool = setting(
         False,
         "go on with blocks that another version of the code or of packages made; the file will name both",
         decides="nothing",
+        topic="files",
     )
     wandb: bool = setting(
-        False, "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise", decides="nothing"
+        False,
+        "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise",
+        decides="nothing",
+        topic="files",
     )
 
     def __post_init__(self) -> None:

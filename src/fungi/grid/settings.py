@@ -21,11 +21,21 @@ class GridSettings:
     grid: Path | None = setting(
         None, "grid file in TOML; by default $FUNGI_GRID, or else the grid that was submitted last below --root"
     )
-    backbones: tuple[str, ...] = setting((), "backbones of the grid (by default $FUNGI_BACKBONES, or else digits-vit)")
-    datasets: tuple[str, ...] = setting((), "datasets of the grid (by default $FUNGI_DATASETS, or else digits)")
-    splits: tuple[str, ...] = setting((), "splits of the datasets (by default $FUNGI_SPLITS, or else all splits)")
-    root: Path | None = setting(None, "folder of features and results (by default $FUNGI_ROOT, or else features)")
-    data_dir: Path | None = setting(None, "folder of the datasets (by default $FUNGI_DATA_DIR, or else data)")
+    backbones: tuple[str, ...] = setting(
+        (), "backbones of the grid (by default $FUNGI_BACKBONES, or else digits-vit)", topic="model"
+    )
+    datasets: tuple[str, ...] = setting(
+        (), "datasets of the grid (by default $FUNGI_DATASETS, or else digits)", topic="data"
+    )
+    splits: tuple[str, ...] = setting(
+        (), "splits of the datasets (by default $FUNGI_SPLITS, or else all splits)", topic="data"
+    )
+    root: Path | None = setting(
+        None, "folder of features and results (by default $FUNGI_ROOT, or else features)", topic="files"
+    )
+    data_dir: Path | None = setting(
+        None, "folder of the datasets (by default $FUNGI_DATA_DIR, or else data)", topic="data"
+    )
     shards: int | None = setting(
         None, "shards per split (by default $FUNGI_SHARDS, or else shards of about an hour)", within=(1, MOST_SHARDS)
     )

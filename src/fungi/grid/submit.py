@@ -70,14 +70,18 @@ class SubmitSettings(GridSettings):
         "number of tasks of an array that may run at the same time, 0 for any (by default $FUNGI_LIMIT, or else 0)",
         within=(0, 10**6),
     )
-    sbatch: str = setting("", 'options of sbatch for all jobs, as in --sbatch="--account=mine --partition=cpu"')
-    sbatch_projection: str = setting("", "options of sbatch for the jobs of the projection stage")
-    sbatch_extraction: str = setting(
-        "", 'options of sbatch for the jobs of the extraction stage, as in --sbatch-extraction="--partition=gpu"'
+    sbatch: str = setting(
+        "", 'options of sbatch for all jobs, as in --sbatch="--account=mine --partition=cpu"', topic="scheduler"
     )
-    sbatch_merge: str = setting("", "options of sbatch for the jobs of the merge stage")
-    sbatch_evaluation: str = setting("", "options of sbatch for the jobs of the evaluation stage")
-    sbatch_report: str = setting("", "options of sbatch for the jobs of the report stage")
+    sbatch_projection: str = setting("", "options of sbatch for the jobs of the projection stage", topic="scheduler")
+    sbatch_extraction: str = setting(
+        "",
+        'options of sbatch for the jobs of the extraction stage, as in --sbatch-extraction="--partition=gpu"',
+        topic="scheduler",
+    )
+    sbatch_merge: str = setting("", "options of sbatch for the jobs of the merge stage", topic="scheduler")
+    sbatch_evaluation: str = setting("", "options of sbatch for the jobs of the evaluation stage", topic="scheduler")
+    sbatch_report: str = setting("", "options of sbatch for the jobs of the report stage", topic="scheduler")
 
     def __post_init__(self) -> None:
         for stage in self.stages:

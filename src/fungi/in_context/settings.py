@@ -18,9 +18,9 @@ class InContextSettings(FeatureSettings):
     task: ClassVar[str] = "in-context"
     computed_in: ClassVar[str] = "fungi.in_context.in_context"
 
-    dataset: str = setting("banking-77", "text dataset")
-    backbone: str = setting("bert-base-uncased", "text backbone whose features retrieve")
-    data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing")
+    dataset: str = setting("banking-77", "text dataset", topic="data")
+    backbone: str = setting("bert-base-uncased", "text backbone whose features retrieve", topic="model")
+    data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing", topic="data")
     k: int = setting(20, "examples per prompt", within=(1, 10_000), mark="k")
     queries: int | None = setting(
         None, "take the first so many test texts; all if absent", within=(1, 10**9), mark="first"

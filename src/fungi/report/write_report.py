@@ -31,15 +31,19 @@ class ReportSettings:
     results: tuple[Path, ...] = setting(
         (Path("features"),), "result files, or folders that contain them", aliases=("--root",)
     )
-    output: Path = setting(Path("report"), "folder of the report")
+    output: Path = setting(Path("report"), "folder of the report", topic="files")
     formats: tuple[Literal["html", "markdown", "csv", "latex", "png"], ...] = setting(
         ("html", "markdown", "csv", "latex", "png"), "formats to write"
     )
     figures: int = setting(
         40, "largest number of figures; those that summarise many results are drawn first", within=(0, 100_000)
     )
-    data_dir: Path = setting(Path("data"), "folder of the datasets, for names of classes that are not in the results")
-    expect: tuple[Path, ...] = setting((), "result files that have to exist; the report lists the missing ones")
+    data_dir: Path = setting(
+        Path("data"), "folder of the datasets, for names of classes that are not in the results", topic="data"
+    )
+    expect: tuple[Path, ...] = setting(
+        (), "result files that have to exist; the report lists the missing ones", topic="files"
+    )
 
     def __post_init__(self) -> None:
         for place in self.results:

@@ -39,15 +39,19 @@ class ReproduceSettings:
     overview: bool = setting(False, "list tables and figures with their needs and their state", flag="--list")
     dry_run: bool = setting(False, "print the missing command lines, and run nothing")
     submit: bool = setting(False, "submit the missing steps to SLURM instead of running them here")
-    root: Path = setting(Path("reproduction"), "folder for features, results and tables")
-    data_dir: Path = setting(Path("data"), "folder of the datasets")
+    root: Path = setting(Path("reproduction"), "folder for features, results and tables", topic="files")
+    data_dir: Path = setting(Path("data"), "folder of the datasets", topic="data")
     profile: tuple[Profile, ...] = setting(
-        ("clean",), "clean: the method; published: the code of the authors; with both, each gets its own table"
+        ("clean",),
+        "clean: the method; published: the code of the authors; with both, each gets its own table",
+        topic="features",
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", topic="machine")
     gpu: str = setting("a100", "GPU for which --list estimates hours")
     steps: Path | None = setting(None, "used by the jobs of --submit: file with one step per array task")
-    sbatch: str = setting("", 'further options for sbatch, for example --sbatch="--partition=gpu --account=mine"')
+    sbatch: str = setting(
+        "", 'further options for sbatch, for example --sbatch="--partition=gpu --account=mine"', topic="scheduler"
+    )
 
     def __post_init__(self) -> None:
         if not (self.tables or self.overview or self.steps):

@@ -28,7 +28,11 @@ class ResultSettings:
     in_the_path: ClassVar[tuple[str, ...]] = ("dataset", "backbone")
 
     output: Path | None = setting(
-        None, "result file; by default a file below <root>/results", aliases=("--logs-output-path",), decides="nothing"
+        None,
+        "result file; by default a file below <root>/results",
+        aliases=("--logs-output-path",),
+        decides="nothing",
+        topic="files",
     )
 
     @property

@@ -41,59 +41,76 @@ class FeatureSettings(ResultSettings):
     task: ClassVar[str] = ""
     in_the_path: ClassVar[tuple[str, ...]] = ("dataset", "backbone", "shots")
 
-    dataset: str = setting(_DATASET, "dataset whose features to evaluate")
-    backbone: str = setting(_BACKBONE, "backbone whose features to evaluate")
+    dataset: str = setting(_DATASET, "dataset whose features to evaluate", topic="data")
+    backbone: str = setting(_BACKBONE, "backbone whose features to evaluate", topic="model")
     root: tuple[Path, ...] = setting(
         _ROOT,
         "folder of feature files and results; several folders (one per extraction seed) give mean and deviation",
         decides="nothing",
+        topic="files",
     )
     features: tuple[str, ...] = setting(
-        (), "features to combine, e.g. embeddings kl dino; default: all that have files", decides="contents", mark=""
+        (),
+        "features to combine, e.g. embeddings kl dino; default: all that have files",
+        decides="contents",
+        mark="",
+        topic="features",
     )
-    train_split: str = setting("train", "split to fit on", mark="fit-on-")
-    test_split: str = setting("test", "split to score", aliases=("--split",), mark="on-")
+    train_split: str = setting("train", "split to fit on", mark="fit-on-", topic="data")
+    test_split: str = setting("test", "split to score", aliases=("--split",), mark="on-", topic="data")
     layer_key: str | None = setting(
         None,
         f"array of the feature files; default for gradients: {DEFAULT_LAYER_KEY}, or the only array",
         mark="",
+        topic="features",
     )
     pca_dim: int | None = setting(
         None,
         f"number of PCA components; default: that of the backbone ({DEFAULT_PCA_DIM} for an unknown backbone)",
         within=(1, 10**6),
         mark="pca",
+        topic="features",
     )
-    normalize: bool = setting(True, "L2-normalise each gradient block")
-    normalize_embeddings: bool = setting(True, "L2-normalise each embedding block")
-    train_targets: Path | None = setting(None, "explicit files: train labels, FILE or FILE:KEY", decides="contents")
-    test_targets: Path | None = setting(None, "explicit files: test labels, FILE or FILE:KEY", decides="contents")
+    normalize: bool = setting(True, "L2-normalise each gradient block", topic="features")
+    normalize_embeddings: bool = setting(True, "L2-normalise each embedding block", topic="features")
+    train_targets: Path | None = setting(
+        None, "explicit files: train labels, FILE or FILE:KEY", decides="contents", topic="explicit"
+    )
+    test_targets: Path | None = setting(
+        None, "explicit files: test labels, FILE or FILE:KEY", decides="contents", topic="explicit"
+    )
     train_embeddings_datasets: tuple[Path, ...] = setting(
         (),
         "explicit files: embeddings of the train split (HDF5, .npy, .npz or .pt), FILE or FILE:KEY each",
         decides="contents",
+        topic="explicit",
     )
     test_embeddings_datasets: tuple[Path, ...] = setting(
-        (), "explicit files: embeddings of the test split, FILE or FILE:KEY each", decides="contents"
+        (), "explicit files: embeddings of the test split, FILE or FILE:KEY each", decides="contents", topic="explicit"
     )
     train_datasets: tuple[str, ...] = setting(
-        (), "explicit files: gradients of the train split, FILE or FILE:KEY each", decides="contents"
+        (), "explicit files: gradients of the train split, FILE or FILE:KEY each", decides="contents", topic="explicit"
     )
     test_datasets: tuple[str, ...] = setting(
-        (), "explicit files: gradients of the test split, FILE or FILE:KEY each", decides="contents"
+        (), "explicit files: gradients of the test split, FILE or FILE:KEY each", decides="contents", topic="explicit"
     )
     score_fitted_rows: bool = setting(
         False, "score rows even if they were fitted on; headings of tables say so", mark="fitted-rows"
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
     block_rows: int = setting(
-        8192, "number of rows of the feature files to read at once", within=(1, 2**24), decides="nothing"
+        8192,
+        "number of rows of the feature files to read at once",
+        within=(1, 2**24),
+        decides="nothing",
+        topic="machine",
     )
     memory_gb: float = setting(
         4.0,
         "largest size in GiB of features to keep in memory; larger ones are read block by block",
         within=(0, 2**14),
         decides="nothing",
+        topic="machine",
     )
     wandb: bool = like(StageSettings, "wandb")
 
@@ -184,24 +201,29 @@ class FeatureSettings(ResultSettings):
 class FewShotSettings(FeatureSettings):
     """Flags of the evaluations that fit on labels."""
 
-    shots: int | None = setting(None, "number of train examples per class; default: all", within=(1, 10**6))
+    shots: int | None = setting(
+        None, "number of train examples per class; default: all", within=(1, 10**6), topic="data"
+    )
     train_size: float | None = setting(
         None,
         "share of the train examples of each class (0.1), or number per class (5), as with --shots",
         within=(0, 10**6),
         mark="share",
+        topic="data",
     )
     few_shot_seed: tuple[int, ...] = setting(
         (),
         "seeds to draw the shots with, one run per seed; default: the first shots in file order",
         within=SEEDS,
         mark="draws",
+        topic="data",
     )
     few_shot_sampling: Literal["balanced", "stratified"] | None = setting(
         None,
         "balanced: equal shots of each class; stratified: class shares as in the train split; default: stratified for"
         " texts of profile published, else balanced",
         mark="",
+        topic="data",
     )
 
     def __post_init__(self) -> None:

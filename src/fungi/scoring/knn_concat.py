@@ -35,6 +35,7 @@ class KnnSettings(FewShotSettings):
         "combinations to score: all subsets; nested: the first feature, the first two, ...; single: each feature alone",
         decides="contents",
         mark="",
+        topic="features",
     )
     k: tuple[int, ...] | int = setting(
         20,
@@ -60,6 +61,7 @@ class KnnSettings(FewShotSettings):
         "library that searches the neighbours; all find the same rows (torch is another name for exact)",
         aliases=("--backend",),
         decides="nothing",
+        topic="machine",
     )
     seed: int = setting(
         42,

@@ -28,19 +28,28 @@ class LinearSettings(FewShotSettings):
     computed_in: ClassVar[str] = "fungi.scoring.train_linear_concat_grads"
 
     all_combinations: bool = setting(
-        False, "score every combination instead of only the nested ones", decides="contents"
+        False, "score every combination instead of only the nested ones", decides="contents", topic="features"
     )
     valid_split: str = setting(
-        "valid", "split on which lambda is chosen; a fifth of the train split if it has no features", mark="choose-on-"
+        "valid",
+        "split on which lambda is chosen; a fifth of the train split if it has no features",
+        mark="choose-on-",
+        topic="data",
     )
     valid_targets: Path | None = setting(
-        None, "explicit files: validation labels, FILE or FILE:KEY", decides="contents"
+        None, "explicit files: validation labels, FILE or FILE:KEY", decides="contents", topic="explicit"
     )
     valid_embeddings_datasets: tuple[Path, ...] = setting(
-        (), "explicit files: embeddings of the validation split, FILE or FILE:KEY each", decides="contents"
+        (),
+        "explicit files: embeddings of the validation split, FILE or FILE:KEY each",
+        decides="contents",
+        topic="explicit",
     )
     valid_datasets: tuple[str, ...] = setting(
-        (), "explicit files: gradients of the validation split, FILE or FILE:KEY each", decides="contents"
+        (),
+        "explicit files: gradients of the validation split, FILE or FILE:KEY each",
+        decides="contents",
+        topic="explicit",
     )
     solver: Solver = setting(
         "cyanure",
@@ -76,6 +85,7 @@ class LinearSettings(FewShotSettings):
         "how lambda is chosen with --shots: on the full validation rows, far more than the shots (published), by"
         " cross-validation within the shots (cv), or not at all: the middle of the grid (none)",
         mark="lambda-",
+        topic="data",
     )
     seed: int = setting(42, "seed of the validation split and of the solver", within=SEEDS, mark="seed")
 

@@ -25,17 +25,22 @@ class RetrievalSettings(FeatureSettings):
 
     task: ClassVar[str] = "retrieval"
 
-    dataset: str = setting("oxford-landmarks", "dataset of landmarks", aliases=("--dataset-name",))
+    dataset: str = setting("oxford-landmarks", "dataset of landmarks", aliases=("--dataset-name",), topic="data")
     test_split: str = setting(
         "test",
         "split of the queries: test (full images, as published) or test-cropped",
         aliases=("--query-split", "--split"),
         mark="on-",
+        topic="data",
     )
     data_dir: Path = setting(
-        Path("data"), "folder of the datasets with their ground truth", aliases=("--cache-dir",), decides="nothing"
+        Path("data"),
+        "folder of the datasets with their ground truth",
+        aliases=("--cache-dir",),
+        decides="nothing",
+        topic="data",
     )
-    ground_truth: Path | None = setting(None, "JSON file with another ground truth")
+    ground_truth: Path | None = setting(None, "JSON file with another ground truth", topic="data")
     renormalise_after_pca: bool = setting(False, "rank by cosine after PCA instead of by inner product (as published)")
     cutoffs: tuple[int, ...] = setting(
         (1, 5, 10), "ranks k of the mean precision at k", within=(1, 10**6), decides="contents", mark="cutoffs"

@@ -27,16 +27,24 @@ class SegmentSettings(ResultSettings):
 
     computed_in: ClassVar[str] = "fungi.segmentation.segment"
 
-    dataset: str = setting("digit-scenes", "dataset with masks: a name of `fungi list datasets`, or NAME=masks:PATH")
-    backbone: str = setting("digits-vit", "vision transformer with a class token", aliases=("--model-type",))
+    dataset: str = setting(
+        "digit-scenes", "dataset with masks: a name of `fungi list datasets`, or NAME=masks:PATH", topic="data"
+    )
+    backbone: str = setting(
+        "digits-vit", "vision transformer with a class token", aliases=("--model-type",), topic="model"
+    )
     features: tuple[str, ...] = setting(
         ("embeddings", "embeddings+simclr"),
         f"features of patches, some of {', '.join(FEATURES)}",
         decides="contents",
         mark="",
+        topic="features",
     )
     input_size: int = setting(
-        0, "side in pixels that images are brought to; 0 is 512, and for digit-scenes that of a scene", within=(0, 4096)
+        0,
+        "side in pixels that images are brought to; 0 is 512, and for digit-scenes that of a scene",
+        within=(0, 4096),
+        topic="model",
     )
     memory_size: int | None = setting(
         None,
@@ -66,12 +74,19 @@ class SegmentSettings(ResultSettings):
         "library that searches the bank; all but exact (also called torch) are approximate, report their recall, and"
         " hold the bank in memory",
         aliases=("--backend",),
+        topic="machine",
     )
     images: int | None = setting(
-        None, "the data-efficient setting: so many training images, drawn from the seed", within=(1, 10**7), mark="n"
+        None,
+        "the data-efficient setting: so many training images, drawn from the seed",
+        within=(1, 10**7),
+        mark="n",
+        topic="data",
     )
     projection_kind: Literal["binary", "gaussian", "sparse", "khatri-rao"] | None = setting(
-        None, "kind of the projection of gradients; the profile's if absent (khatri-rao; published: binary)"
+        None,
+        "kind of the projection of gradients; the profile's if absent (khatri-rao; published: binary)",
+        topic="features",
     )
     profile: Literal["clean", "published"] = like(StageSettings, "profile")
     denominator_temperature: bool | None = setting(None, "divide inside the log-sum-exp, too; the profile's if absent")
@@ -83,20 +98,30 @@ class SegmentSettings(ResultSettings):
     class_matching: bool | None = setting(None, "report mIoU after matching of classes, too; the profile's if absent")
     normalise_tokens_before_head: bool = setting(False, "bring tokens to length one before the head, as neighbours are")
     predict_unscored: bool = setting(True, "let classes win that are not scored (ade20k's other)")
-    split: str = setting("test", "split to score", aliases=("--test-split",))
+    split: str = setting("test", "split to score", aliases=("--test-split",), topic="data")
     seed: int = setting(42, "seed of crops, selection, head, negatives, projection and subset", within=SEEDS)
-    root: Path = setting(Path("features"), "folder of banks and results", aliases=("--output-path",), decides="nothing")
-    data_dir: Path = setting(Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing")
+    root: Path = setting(
+        Path("features"), "folder of banks and results", aliases=("--output-path",), decides="nothing", topic="files"
+    )
+    data_dir: Path = setting(
+        Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing", topic="data"
+    )
     checkpoint: Path | None = like(StageSettings, "checkpoint")
     checkpoint_key: str = like(StageSettings, "checkpoint_key")
     random_init: bool = like(StageSettings, "random_init")
-    storage: Literal["float32", "float16"] = setting("float32", "dtype of the bank on the disk")
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
-    dtype: str = setting("auto", "compute dtype: auto (bfloat16 on a GPU), float32, bfloat16, float16")
-    batch_size: int = setting(4, "images that are encoded together", within=(1, 4096), decides="nothing")
+    storage: Literal["float32", "float16"] = setting("float32", "dtype of the bank on the disk", topic="machine")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
+    dtype: str = setting("auto", "compute dtype: auto (bfloat16 on a GPU), float32, bfloat16, float16", topic="machine")
+    batch_size: int = setting(
+        4, "images that are encoded together", within=(1, 4096), decides="nothing", topic="machine"
+    )
     num_workers: int = like(StageSettings, "num_workers")
     block_size: int = setting(
-        16, "images per block, the unit that is resumed and searched for together", within=(1, 4096), decides="nothing"
+        16,
+        "images per block, the unit that is resumed and searched for together",
+        within=(1, 4096),
+        decides="nothing",
+        topic="machine",
     )
     memory_gb: float | None = setting(
         None,
@@ -104,6 +129,7 @@ class SegmentSettings(ResultSettings):
         " is read once, a larger one for every block of images",
         within=(0.01, 1024),
         decides="nothing",
+        topic="machine",
     )
     wandb: bool = like(StageSettings, "wandb")
 

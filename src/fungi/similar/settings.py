@@ -14,19 +14,25 @@ OBJECTIVES = ("kl", "dino", "simclr")
 class SimilarSettings:
     """Flags of `fungi similar`."""
 
-    images: Path = required("folder of pictures, with its subfolders")
-    query: tuple[Path, ...] = setting((), "one or more pictures whose neighbours are shown, in the folder or elsewhere")
-    neighbours: int = setting(10, "number of neighbours to show", within=(1, 1000))
-    backbone: str = setting("efficientnet-lite0", "vision backbone: a name of `fungi list backbones`, or NAME=timm:ID")
-    checkpoint: Path | None = setting(None, "file with weights, in place of the published ones")
-    checkpoint_key: str = setting(
-        "", "entry of the checkpoint that holds the weights, as in model_ema; the usual one if empty"
+    images: Path = required("folder of pictures, with its subfolders", topic="data")
+    query: tuple[Path, ...] = setting(
+        (), "one or more pictures whose neighbours are shown, in the folder or elsewhere", topic="data"
     )
-    objective: tuple[str, ...] = setting(("kl", "dino"), "objectives whose gradients are used: kl, dino, simclr")
-    output: Path = setting(Path("similar.html"), "page to write")
-    root: Path = setting(Path("features"), "folder that keeps the index, in similar/ below it")
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
-    batch_size: int = setting(16, "number of pictures that are computed together", within=(1, 65_536))
+    neighbours: int = setting(10, "number of neighbours to show", within=(1, 1000))
+    backbone: str = setting(
+        "efficientnet-lite0", "vision backbone: a name of `fungi list backbones`, or NAME=timm:ID", topic="model"
+    )
+    checkpoint: Path | None = setting(None, "file with weights, in place of the published ones", topic="model")
+    checkpoint_key: str = setting(
+        "", "entry of the checkpoint that holds the weights, as in model_ema; the usual one if empty", topic="model"
+    )
+    objective: tuple[str, ...] = setting(
+        ("kl", "dino"), "objectives whose gradients are used: kl, dino, simclr", topic="features"
+    )
+    output: Path = setting(Path("similar.html"), "page to write", topic="files")
+    root: Path = setting(Path("features"), "folder that keeps the index, in similar/ below it", topic="files")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", topic="machine")
+    batch_size: int = setting(16, "number of pictures that are computed together", within=(1, 65_536), topic="machine")
     seed: int = setting(42, "seed of heads, projection and views", within=SEEDS)
 
     def __post_init__(self) -> None:

@@ -18,17 +18,19 @@ BACKBONE_OF = {"vit_small": "udi-vits16", "vit_tiny": "udi-vitt16", "vit_base": 
 class EncoderSettings:
     """A vision transformer of timm's kind, and a dataset with train rows and rows to score."""
 
-    dataset: str = setting("patterns", "dataset: a name of `fungi list datasets`, or NAME=folder:PATH")
+    dataset: str = setting("patterns", "dataset: a name of `fungi list datasets`, or NAME=folder:PATH", topic="data")
     data_path: Path | None = setting(
         None, "in place of --dataset, a folder of train/ and val/ of class folders", aliases=("--data_path",)
     )
-    data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing")
-    backbone: str = setting("", "backbone: a vision transformer of `fungi list backbones`")
-    arch: str = setting("", "in place of --backbone: vit_small, vit_tiny, vit_base, vit_micro", aliases=("--model",))
-    checkpoint: Path | None = setting(
-        None, "weights", aliases=("--pretrained-weights", "--pretrained_weights", "--finetune")
+    data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing", topic="data")
+    backbone: str = setting("", "backbone: a vision transformer of `fungi list backbones`", topic="model")
+    arch: str = setting(
+        "", "in place of --backbone: vit_small, vit_tiny, vit_base, vit_micro", aliases=("--model",), topic="model"
     )
-    random_init: bool = setting(False, "use random weights, drawn from the seed")
+    checkpoint: Path | None = setting(
+        None, "weights", aliases=("--pretrained-weights", "--pretrained_weights", "--finetune"), topic="model"
+    )
+    random_init: bool = setting(False, "use random weights, drawn from the seed", topic="model")
     train_share: float = setting(
         1.0, "share of the train rows, drawn evenly over classes; 0.01 and 0.1 for low shot", within=(1e-6, 1)
     )
@@ -40,8 +42,9 @@ class EncoderSettings:
         within=(-1, 1024),
         aliases=("--num_workers",),
         decides="nothing",
+        topic="machine",
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
 
     def __post_init__(self) -> None:
         if self.arch and self.arch not in BACKBONE_OF:

@@ -31,7 +31,9 @@ class EvaluateSettings(ResultSettings, EncoderSettings):
     task: Literal["knn", "linear", "logistic"] = setting(
         "knn", "knn: weighted neighbours; linear: a probe by SGD; logistic: regression, for low shot"
     )
-    features: tuple[str, ...] = setting(("cls",), "cls, cls+, concat, patch_mean, cls_patch_mean", decides="contents")
+    features: tuple[str, ...] = setting(
+        ("cls",), "cls, cls+, concat, patch_mean, cls_patch_mean", decides="contents", topic="features"
+    )
     k: tuple[int, ...] = setting((10, 15, 20, 30, 40, 50, 100, 200), "numbers of neighbours", within=(1, 10**6))
     temperature: float = setting(0.07, "temperature of the votes", within=(1e-4, 100))
     n_last_blocks: int = setting(4, "number of last blocks whose tokens the probe sees", within=(1, 100))
@@ -43,9 +45,11 @@ class EvaluateSettings(ResultSettings, EncoderSettings):
         within=(1e-9, 1e9),
     )
     batch_size: int = setting(
-        256, "images that are computed at once", within=(1, 65536), aliases=("--batch_size_per_gpu",)
+        256, "images that are computed at once", within=(1, 65536), aliases=("--batch_size_per_gpu",), topic="machine"
     )
-    output: Path | None = setting(None, "JSON file of the results; none is written if absent", decides="nothing")
+    output: Path | None = setting(
+        None, "JSON file of the results; none is written if absent", decides="nothing", topic="files"
+    )
 
     def __post_init__(self) -> None:
         from fungi.pretraining.transfer.features import FEATURES

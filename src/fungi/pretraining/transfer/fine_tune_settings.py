@@ -79,13 +79,15 @@ RECIPES = {
 class FineTuneSettings(EncoderSettings):
     """Network, images and recipe; a setting that is None is the recipe's."""
 
-    output_dir: Path = setting(Path("fine-tuning"), "folder of checkpoint, log and result; a run that is there goes on")
+    output_dir: Path = setting(
+        Path("fine-tuning"), "folder of checkpoint, log and result; a run that is there goes on", topic="files"
+    )
     recipe: Literal["imagenet", "transfer", "low-shot"] = setting(
         "imagenet", "published recipe that unset values come from"
     )
     epochs: int | None = setting(None, "passes over the images", within=(1, 10**6))
     batch_size: int | None = setting(
-        None, "images of one process in one step", within=(1, 65536), aliases=("--batch-size-per-gpu",)
+        None, "images of one process in one step", within=(1, 65536), aliases=("--batch-size-per-gpu",), topic="machine"
     )
     lr: float | None = setting(None, "peak learning rate, of the last layer", within=(0, 100))
     lr_images: int | None = setting(
@@ -113,7 +115,7 @@ class FineTuneSettings(EncoderSettings):
     classifier_scale: float | None = setting(None, "factor of the classifier's initial weights", within=(0, 100))
     head_layer: bool | None = setting(None, "put the classifier above the first layer of the pretraining head")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16"
+        "auto", "auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16", topic="machine"
     )
 
     def __post_init__(self) -> None:

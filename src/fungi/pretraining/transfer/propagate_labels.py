@@ -27,15 +27,17 @@ class PropagateSettings:
     """Videos, network, and the settings of DINO's protocol."""
 
     davis: Path = setting(Path("data/DAVIS"), "folder of DAVIS-2017", aliases=("--data-path", "--data_path"))
-    backbone: str = setting("udi-vits16", "backbone: a vision transformer of `fungi list backbones`")
-    checkpoint: Path | None = setting(None, "weights", aliases=("--pretrained-weights", "--pretrained_weights"))
-    output_dir: Path = setting(Path("davis"), "folder of the masks")
+    backbone: str = setting("udi-vits16", "backbone: a vision transformer of `fungi list backbones`", topic="model")
+    checkpoint: Path | None = setting(
+        None, "weights", aliases=("--pretrained-weights", "--pretrained_weights"), topic="model"
+    )
+    output_dir: Path = setting(Path("davis"), "folder of the masks", topic="files")
     shorter_side: int = setting(480, "shorter side of the scaled frames, in pixels", within=(1, 4096))
     previous: int = setting(7, "previous frames that labels come from, besides the first frame", within=(0, 1000))
     radius: int = setting(12, "largest distance in patches that a label moves; 0 for any distance", within=(0, 1000))
     neighbours: int = setting(5, "number of most similar patches that a label comes from", within=(1, 10**4))
     temperature: float = setting(0.1, "temperature of the similarities", within=(1e-4, 100))
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", topic="machine")
 
 
 def run(settings: PropagateSettings) -> list[Path]:

@@ -17,17 +17,19 @@ hold that share of a head's attention."""
 class AttentionSettings:
     """Image, network, and folder of the pictures."""
 
-    backbone: str = setting("udi-vits16", "backbone: a vision transformer of `fungi list backbones`")
-    checkpoint: Path | None = setting(None, "weights", aliases=("--pretrained-weights", "--pretrained_weights"))
+    backbone: str = setting("udi-vits16", "backbone: a vision transformer of `fungi list backbones`", topic="model")
+    checkpoint: Path | None = setting(
+        None, "weights", aliases=("--pretrained-weights", "--pretrained_weights"), topic="model"
+    )
     image: Path | None = setting(None, "image file", aliases=("--image-path", "--image_path"))
-    dataset: str = setting("patterns", "dataset that the image is taken from, without --image")
+    dataset: str = setting("patterns", "dataset that the image is taken from, without --image", topic="data")
     row: int = setting(0, "row of the image in the dataset", within=(0, 2**31))
-    data_dir: Path = setting(Path("data"), "folder of the datasets")
+    data_dir: Path = setting(Path("data"), "folder of the datasets", topic="data")
     image_size: int = setting(480, "side that the image is resized to, in pixels", within=(1, 8192))
     threshold: float | None = setting(
         None, "share of the attention whose patches are also laid over the image", within=(0, 1)
     )
-    output_dir: Path = setting(Path("attention"), "folder of the pictures")
+    output_dir: Path = setting(Path("attention"), "folder of the pictures", topic="files")
 
 
 def run(settings: AttentionSettings) -> list[Path]:

@@ -26,11 +26,11 @@ transformers   a folder: AutoModel.from_pretrained(FOLDER); with two class token
 class ExportSettings:
     """Weights, layout, and where to write."""
 
-    checkpoint: Path = required("file of `fungi udi pretrain`, or a published one")
-    output: Path = required("file to write (published), or folder (timm, transformers)")
+    checkpoint: Path = required("file of `fungi udi pretrain`, or a published one", topic="model")
+    output: Path = required("file to write (published), or folder (timm, transformers)", topic="files")
     layout: Literal["published", "timm", "transformers"] = setting("published", "layout of the names: see above")
     checkpoint_key: Literal["teacher", "student"] = setting(
-        "teacher", "network whose weights are written", aliases=("--checkpoint_key",)
+        "teacher", "network whose weights are written", aliases=("--checkpoint_key",), topic="model"
     )
     class_tokens: int | None = setting(
         None,

@@ -20,12 +20,19 @@ class PretrainSettings:
     data_path: Path | None = setting(
         None, "folder of images, in class folders or not: labels are ignored", decides="nothing"
     )
-    dataset: str = setting("", "in place of --data-path, the train rows of a dataset of `fungi list datasets`")
-    data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing")
-    output_dir: Path = setting(
-        Path("pretraining"), "folder of checkpoints and log; a run that is there goes on", decides="nothing"
+    dataset: str = setting(
+        "", "in place of --data-path, the train rows of a dataset of `fungi list datasets`", topic="data"
     )
-    arch: str = setting("vit_small", "vit_tiny, vit_small, vit_base, or vit_micro for images of 32 pixels")
+    data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing", topic="data")
+    output_dir: Path = setting(
+        Path("pretraining"),
+        "folder of checkpoints and log; a run that is there goes on",
+        decides="nothing",
+        topic="files",
+    )
+    arch: str = setting(
+        "vit_small", "vit_tiny, vit_small, vit_base, or vit_micro for images of 32 pixels", topic="model"
+    )
     patch_size: int = setting(16, "side of a patch, in pixels", within=(1, 1024))
     global_crops_size: int = setting(224, "side of the global crops, in pixels", within=(1, 4096))
     local_crops_size: int = setting(96, "side of the local crops, in pixels", within=(1, 4096))
@@ -92,7 +99,7 @@ class PretrainSettings:
     blur_radius: Pair = setting((0.1, 2.0), "smallest and largest radius of the blur, in pixels", within=(0, 100))
     profile: Literal["clean", "published"] = like(StageSettings, "profile")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "auto (bfloat16 on a GPU with --use-fp16, else float32), float32, bfloat16"
+        "auto", "auto (bfloat16 on a GPU with --use-fp16, else float32), float32, bfloat16", topic="machine"
     )
     saveckp_freq: int = setting(
         20, "epochs between checkpoints that are kept; 0 keeps only the last", within=(0, 10**6), decides="nothing"
@@ -106,14 +113,18 @@ class PretrainSettings:
         "processes that decode; -1 picks 0 on a CPU, all cores but one on a GPU",
         within=(-1, 1024),
         decides="nothing",
+        topic="machine",
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
     dist_url: str = setting(
         "env://", "accepted for published commands and not used: torchrun sets the environment", decides="nothing"
     )
     local_rank: int = setting(0, "accepted for published commands and not used", within=(0, 1024), decides="nothing")
     wandb: bool = setting(
-        False, "log progress to Weights & Biases, offline unless $WANDB_MODE says otherwise", decides="nothing"
+        False,
+        "log progress to Weights & Biases, offline unless $WANDB_MODE says otherwise",
+        decides="nothing",
+        topic="files",
     )
 
     def __post_init__(self) -> None:
