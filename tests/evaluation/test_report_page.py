@@ -217,3 +217,8 @@ def test_a_browser_shows_it_wide_and_narrow_and_sorts_it(tmp_path: Path) -> None
 def test_a_record_knows_whether_something_was_chosen() -> None:
     assert ResultRecord(Path("x.json"), content(SCORES, choose=True)).chosen
     assert not ResultRecord(Path("x.json"), content(SCORES)).chosen
+
+
+@pytest.mark.parametrize(("amount", "text"), [(1, "1 train row per class"), (5, "5 train rows per class")])
+def test_a_single_shot_is_one_row(amount, text):
+    assert Setting("shots", amount).in_words() == text

@@ -38,7 +38,7 @@ class StageSettings:
     )
     limit: int = setting(
         0,
-        "at most so many rows of each split, evenly spaced, for a first try; the files belong to dataset NAME-limitN",
+        "at most so many rows of each split, evenly spaced, for a first try; 0: all; the files belong to NAME-limitN",
         within=(0, 10**9),
         topic="data",
     )

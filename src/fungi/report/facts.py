@@ -75,7 +75,7 @@ class Setting:
         """Return the setting for pages and figures: `5 train rows per class`."""
         texts = {
             "full": "all train rows",
-            "shots": f"{self.amount} train rows per class",
+            "shots": f"{self.amount} train row{'' if self.amount == 1 else 's'} per class",
             "share": f"{self._percent()} % of the train rows",
             "few": "few train rows per class",
             "unlabelled": "all scored rows, fitted without labels",
