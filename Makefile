@@ -58,6 +58,7 @@ format: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/python scripts/check_words.py
 
 types: setup
 	$(BIN)/mypy

@@ -52,7 +52,7 @@ def _require_one_protocol(records: Sequence[ResultRecord]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Run the command and return its exit status."""
     return run_command(
         FoldSettings, average, program="average_folds.py", description=__doc__ or "", arguments=arguments
     )

@@ -16,12 +16,12 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def functions(tree: ast.AST) -> list[Function]:
-    """All functions of a file, methods among them."""
+    """Return all functions of a file, methods among them."""
     return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def body_lines(function: Function) -> int:
-    """Lines of the body without its docstring."""
+    """Return lines of the body without its docstring."""
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     return (body[-1].end_lineno or body[-1].lineno) - body[0].lineno + 1 if body else 0
 
@@ -54,7 +54,7 @@ def on_arrays(tree: ast.Module) -> tuple[int, list[Function]]:
 
 
 def _without_axes(hint: str) -> bool:
-    """Whether an array stands in a hint on its own, not as the first part of `Float[Tensor, "n d"]`."""
+    """Return whether an array stands in a hint on its own, not as the first part of `Float[Tensor, "n d"]`."""
     tree = ast.parse(hint)
     parts = [
         node.slice.elts

@@ -151,7 +151,7 @@ def _assembles_to(pending: tuple[BlockFolder, Path], root: Path, expected: list[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Run the command and return its exit status."""
     return run_command(FlipSettings, run, program="flip_test.py", description=__doc__ or "", arguments=arguments)
 
 

@@ -66,7 +66,7 @@ BUILDS_ON = {
 
 
 def make_data(folder: Path, rows: int) -> None:
-    """A dataset of two classes of noise, the same as scenes of two kinds of pixels, and a ground truth of retrieval."""
+    """Write a dataset of two classes of noise, scenes of two kinds of pixels, and a ground truth of retrieval."""
     noise = np.random.default_rng(0)
     for split, count in (("train", rows), ("test", rows // 2)):
         for row in range(count):

@@ -144,7 +144,8 @@ def run_here(command: list[str], root: Path) -> None:
 
 
 def finished(root: Path) -> dict[str, str]:
-    """Everything below a root that is finished -> a hash of it; of results each combination, of a run each epoch."""
+    """Return everything below a root that is finished -> a hash of it; of results each combination, of a run each
+    epoch."""
     found = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
@@ -177,7 +178,7 @@ def finished(root: Path) -> dict[str, str]:
 
 
 def _state_of_run(path: Path) -> tuple[int, str]:
-    """How far a run of pretraining or fine-tuning is, and a hash of its networks; the time it took is left out."""
+    """Return how far a run of pretraining or fine-tuning is, and a hash of its networks, without the time."""
     content = read_content(path)
     weights = {part: content[part] for part in ("model", "student", "teacher") if part in content}
     digest = hashlib.sha256()
@@ -188,7 +189,7 @@ def _state_of_run(path: Path) -> tuple[int, str]:
 
 
 def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
-    """The blocks of a bank that are said to be there, and a hash of each."""
+    """Yield the blocks of a bank that are said to be there, and a hash of each."""
     bank = Bank(folder, read_manifest(folder))
     for block in set(range(len(bank.manifest.ends))) - set(bank.missing()):
         rows = np.arange(*bank.span(block))
@@ -196,7 +197,7 @@ def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
 
 
 def missing_from(after: dict[str, str], before: dict[str, str]) -> list[str]:
-    """What was finished and is not there any more, or is another.
+    """Return what was finished and is not there any more, or is another.
 
     Blocks may have become their file, the newest state of a run a newer one.
     """
@@ -212,7 +213,7 @@ def missing_from(after: dict[str, str], before: dict[str, str]) -> list[str]:
 
 
 def end_group(pid: int) -> bool:
-    """Whether all processes of a killed group go by themselves; what does not is killed."""
+    """Return whether all processes of a killed group go by themselves; what does not is killed."""
     patience = time.monotonic() + 30
     while time.monotonic() < patience:
         try:
@@ -268,7 +269,7 @@ def try_stage(
 
 
 def _compare(work: Path, expected: dict[str, str], tally: Tally) -> None:
-    """A stage that got through has written what one does that was never killed, and left nothing beside it."""
+    """Check that a stage has written what an undisturbed one writes, and left nothing else."""
     after = finished(work)
     tally.lost += [f"{name} is not as expected" for name in expected if after.get(name) != expected[name]]
     tally.litter["files that the stage itself did not clean"] += sum(
@@ -307,7 +308,7 @@ def run(settings: KillSettings) -> None:
 
 
 def _prepared(name: str, stages: dict[str, list[str]], home: Path) -> tuple[Path, Path]:
-    """Two folders: what a stage begins from, and what is there when it was never killed."""
+    """Return two folders: what a stage begins from, and what is there when it was never killed."""
     start, plain = home / "start" / name, home / "plain" / name
     start.mkdir(parents=True)
     for earlier in BUILDS_ON.get(name, ()):
@@ -326,7 +327,7 @@ def _print(name: str, tally: Tally) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Run the command and return its exit status."""
     return run_command(KillSettings, run, program="kill_test.py", description=__doc__ or "", arguments=arguments)
 
 

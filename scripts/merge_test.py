@@ -102,7 +102,7 @@ def run(settings: MergeTestSettings) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Run the command and return its exit status."""
     return run_command(MergeTestSettings, run, program="merge_test.py", description=__doc__ or "", arguments=arguments)
 
 

@@ -61,7 +61,7 @@ def train_rows() -> tuple[Tensor, Tensor]:
 
 
 def train(images: Tensor, labels: Tensor, *, seed: int) -> nn.Module:
-    """The backbone, trained below a linear classifier that is thrown away."""
+    """Return the backbone, trained below a linear classifier that is thrown away."""
     backbone = digits_vit.build()
     model = nn.Sequential(backbone, nn.Linear(digits_vit.WIDTH, LEARNED))
     steps = EPOCHS * math.ceil(len(images) / BATCH)
@@ -106,7 +106,7 @@ def report(model: nn.Module, images: Tensor, labels: Tensor) -> None:
 
 
 def leave_one_out(embeddings: Tensor, labels: Tensor, k: int = 20) -> float:
-    """Accuracy of a vote among the k most similar other rows."""
+    """Return the accuracy of a vote among the k most similar other rows."""
     similarity = (embeddings @ embeddings.T).fill_diagonal_(-math.inf)  # [n n]
     votes = functional.one_hot(labels[similarity.topk(k).indices], 10).sum(1)  # [n k 10] -> [n 10]
     return (votes.argmax(1) == labels).float().mean().item()

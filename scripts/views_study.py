@@ -135,7 +135,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _first_rows(dataset: str, rows: Sequence[int], folder: Path) -> str:
-    """The dataset, or a folder of the first rows of its splits; labels are in random order in these data sets."""
+    """Return the dataset, or a folder of the first rows of its splits; these data sets have labels in random order."""
     if not any(rows):
         return dataset
     from fungi.data.base import open_split
@@ -193,7 +193,7 @@ def _forwards(backbone: str, setting: Setting, flags: Sequence[str]) -> float:
 
 
 def _arrays(place: Path, feature: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Features of a split and, of embeddings, their labels."""
+    """Return features of a split and, of embeddings, their labels."""
     pattern = f"embeddings/*/*/{split}.h5" if feature == "embeddings" else f"gradients/*/*/{feature}-{split}.h5"
     (path,) = place.glob(pattern)
     with h5py.File(path) as file:
@@ -303,7 +303,7 @@ def show(root: Path, output: Path) -> None:
 
 
 def _summary(contents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for embeddings alone and one for each setting, by kind and cost."""
+    """Return a row for embeddings alone and one for each setting, by kind and cost."""
     rows = [{"name": "embeddings", "kind": "embeddings", "forwards": 1.0, "scores": _spread(contents, "embeddings")}]
     for name in dict.fromkeys(content["name"] for content in contents):
         same = [content for content in contents if content["name"] == name]

@@ -84,7 +84,7 @@ def describe_machine(settings: EvaluationBenchmark) -> str:
 
 
 def knn_settings(root: Path, settings: EvaluationBenchmark) -> KnnSettings:
-    """The settings of `knn_concat.py` for this benchmark."""
+    """Return the settings of `knn_concat.py` for this benchmark."""
     return KnnSettings(
         dataset=DATASET,
         backbone=BACKBONE,
@@ -98,7 +98,7 @@ def knn_settings(root: Path, settings: EvaluationBenchmark) -> KnnSettings:
 
 
 def print_accounting(settings: EvaluationBenchmark) -> None:
-    """What the run holds at once, by size."""
+    """Print what the run holds at once, by size."""
     print("memory by design:")
     parts = accounting(
         settings.train_rows,
@@ -124,7 +124,7 @@ def accounting(
     memory_bytes: int,
     k: int = 20,
 ) -> dict[str, int]:
-    """Bytes held at once by a kNN evaluation of all combinations, by purpose.
+    """Return bytes held at once by a kNN evaluation of all combinations, by purpose.
 
     Nothing grows with the train rows but their labels, once the features no longer fit into `memory_bytes`.
     """
@@ -217,7 +217,7 @@ class Spent:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, Spent]:
-    """Result of some work, and what it took."""
+    """Return the result of some work, and what it took."""
     start, processor = time.perf_counter(), time.process_time()
     return work(), Spent(time.perf_counter() - start, time.process_time() - processor)
 

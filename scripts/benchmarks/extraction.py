@@ -145,7 +145,7 @@ def _setup(options: argparse.Namespace, views: PlanName = PUBLISHED) -> Setup:
 
 
 def _bound(name: str, embedding_dim: int, image_input: Any, device: torch.device, plan: ViewPlan) -> BoundObjective:
-    """An objective on the device; negatives of the real number, of random content."""
+    """Return an objective on the device; negatives of the real number, of random content."""
     bound = bind(name, embedding_dim=embedding_dim, input_spec=image_input, seed=42, plan=plan)
     if name == "simclr":
         negatives = torch.randn(bound.objective.negative_samples * bound.views.n_views, bound.objective.latent_dim)
@@ -154,7 +154,7 @@ def _bound(name: str, embedding_dim: int, image_input: Any, device: torch.device
 
 
 def _collated(views: Any, images: int) -> Any:
-    """What the loader's workers would hand over; their time is not part of the figure."""
+    """Return what the loader's workers would hand over; their time is not part of the figure."""
     noise = np.random.default_rng(0)
     prepared = []
     for index in range(images):
@@ -224,7 +224,7 @@ def _print_agreement(setup: Setup) -> None:
 
 
 def _print_matrix_rate(setup: Setup, bare: list[float]) -> None:
-    """The bare forwards as a fraction of what a large matrix product reaches in the same dtype."""
+    """Print the bare forwards as a fraction of what a large matrix product reaches in the same dtype."""
     device, dtype = setup.engine.device, setup.engine.dtype
     a, b = (torch.randn(8192, 8192, device=device, dtype=dtype) for _ in range(2))
     times, _ = alternate(lambda: (a @ b, None)[1], lambda: None, 10, device)

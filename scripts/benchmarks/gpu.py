@@ -179,7 +179,7 @@ def _print_decoding(setup: Setup) -> None:
 
 
 def _jpeg(seed: int) -> bytes:
-    """A picture with the frequencies of photographs, roughly: noise of several scales."""
+    """Return a picture with the frequencies of photographs, roughly: noise of several scales."""
     generator = np.random.default_rng(seed)
     picture = np.zeros((SIZE[1], SIZE[0], 3))
     for scale in (4, 16, 64):

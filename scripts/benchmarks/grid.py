@@ -58,7 +58,7 @@ def _declare(folder: Path, root: Path, options: argparse.Namespace) -> Path:
 
 
 def _fail(root: Path, options: argparse.Namespace) -> int:
-    """Records of failed attempts at the extraction, as `run-elements` writes them; how many."""
+    """Write records of failed extractions, as `run-elements` writes them; return their number."""
     from fungi.grid.calls import call_of_job
     from fungi.grid.declaration import declared_grid
     from fungi.grid.elements import elements

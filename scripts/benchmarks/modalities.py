@@ -146,7 +146,7 @@ def _bare(engine: GradientEngine, bound: BoundObjective, batch: Any) -> Callable
 
 
 def _padding(engine: GradientEngine, bound: BoundObjective, batch: Any) -> str:
-    """Share of encoded tokens that are padding, grouped and not."""
+    """Return the share of encoded tokens that are padding, grouped and not."""
     if not isinstance(batch, dict):
         return ""
     real = int(batch["attention_mask"].sum())
@@ -156,7 +156,7 @@ def _padding(engine: GradientEngine, bound: BoundObjective, batch: Any) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The benchmark."""
+    """Return the benchmark."""
     return run_command(
         ModalityBenchmark, measure, program="benchmark.py modalities", description=__doc__ or "", arguments=arguments
     )

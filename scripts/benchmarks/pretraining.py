@@ -92,7 +92,7 @@ def _bare(learner: Learner, views: Views) -> None:
 
 
 def _reference(learner: Learner, views: Views) -> None:
-    """The same products and losses in the reference's order, without centres, validity and weights of the parts."""
+    """Compute the same products and losses in the reference's order, without centres, validity and weights."""
     options = learner.options
     alignment = align(views, options.views.global_side, options.views.local_side, device=learner.device)
     images, crops = (one.unflatten(0, (-1, len(views))) for one in _pixels(learner, views))

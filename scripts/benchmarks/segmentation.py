@@ -139,7 +139,8 @@ def _measure_evaluation(options: argparse.Namespace, device: torch.device, folde
 def _open_order(
     features: Tensor, bank: Tensor, labels: Tensor, truth: Tensor, size: int, k: int = 30, temperature: float = 0.02
 ) -> list[float]:
-    """All distances of an image; its neighbours' features fetched and compared again; all pixels kept to the end."""
+    """Return all distances of an image; its neighbours' features fetched and compared again; all pixels kept to the
+    end."""
     kept = []
     for image in features:  # [t d]
         rows = (image @ bank.T).topk(k, dim=1).indices  # [t n] -> [t k]

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _bound(name: str, wrapper: FUNGIWrapper, place: int) -> BoundObjective:
-    """The objective as the stage has it, with the wrapper's supporting data."""
+    """Return the objective as the stage has it, with the wrapper's supporting data."""
     extractor: Any = wrapper.extractors[place]
     made = bind(name, embedding_dim=wrapper.embeddings_dim, input_spec=wrapper.image_input, seed=wrapper.seed)
     return made.to(wrapper.device).with_support(extractor.support)

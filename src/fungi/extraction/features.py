@@ -205,7 +205,7 @@ def _layer_provenances(targets: Sequence[Target], matrices: dict[str, Projection
 
 
 def cost_of(spec: BackboneSpec, rows: int, features: Sequence[Feature]) -> str:
-    """Forwards, operations where they are known, and size of the files, of `rows` rows."""
+    """Return forwards, operations where they are known, and size of the files, of `rows` rows."""
     forwards = rows * core.forwards_per_sample(features)
     widths = [
         sum(projector.matrix.projection_dim for projector in feature.engine.projectors.values())

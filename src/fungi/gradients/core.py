@@ -61,7 +61,7 @@ def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
 
 
 def forwards_per_sample(features: Sequence[Feature]) -> float:
-    """Forwards of the full input size for each sample; features that see the same views share them.
+    """Return the forwards of full input size per sample; features that see the same views share them.
 
     Smaller views count by their area (`forwards_of`).
     """

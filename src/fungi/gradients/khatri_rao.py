@@ -57,7 +57,7 @@ class KhatriRaoProjector:
         return torch.einsum("po,pi->poi", self._outputs, self._inputs).flatten(1)
 
     def contract(self, terms: Terms) -> Float[Tensor, "b p"]:
-        """`sum_s (S delta_s) * (T a_s)`; each block of signals has its own columns of S."""
+        """Compute `sum_s (S delta_s) * (T a_s)`; each block of signals has its own columns of S."""
         blocks = self._outputs.chunk(terms.signals.shape[1], dim=1)
         back = torch.stack([self._product(terms.signals[:, g], block) for g, block in enumerate(blocks)], dim=1)
         return (back * self._product(terms.extended(), self._inputs)).sum(dim=(1, 2))  # [b g s p] -> [b p]

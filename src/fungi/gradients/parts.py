@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def length(batch: Any) -> int:
-    """Number of samples."""
+    """Return the number of samples."""
     return len(next(iter(batch.values()))) if isinstance(batch, dict) else len(batch)
 
 

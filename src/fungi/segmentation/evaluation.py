@@ -74,7 +74,7 @@ class Segmentation:
         return grid_of(self.context.backbone.model) ** 2
 
     def reader(self, samples: Samples) -> Reader:
-        """Reads scenes of a split."""
+        """Return a reader of the scenes of a split."""
         settings, cuda = self.settings, self.context.device.type == "cuda"
         scenes = as_scenes(samples, self.rules)
         return Reader(scenes, settings.seed, settings.batch_size, self.context.num_workers, pin_memory=cuda)

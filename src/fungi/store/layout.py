@@ -76,5 +76,5 @@ class Layout:
         return self.root / "banks" / dataset / backbone / name
 
     def results(self, task: str, dataset: str, backbone: str) -> Path:
-        """Result file of an evaluation: task is `knn`, `knn-5shot`, `linear`, `retrieval`, ..."""
+        """Return the result file of an evaluation: task is `knn`, `knn-5shot`, `linear`, `retrieval`, ..."""
         return self.root / "results" / task / dataset / f"{backbone}.json"

@@ -93,7 +93,7 @@ class ModalityDefaults(Protocol):
     """An input whose modality asks for other settings of the objectives than images do."""
 
     def objective_defaults(self, objective: str) -> dict[str, Any]:
-        """Settings of an objective and its views that differ; what a user sets comes before them."""
+        """Return settings of an objective and its views that differ; what a user sets comes before them."""
 
 
 def forwards_of(views: ViewGenerator) -> float:

@@ -34,7 +34,7 @@ class SoundInput:
         return choose_views(KINDS, self, kind, **options)
 
     def objective_defaults(self, objective: str) -> dict[str, Any]:
-        """Settings in which an objective differs from its defaults for images (spec audio 4.2)."""
+        """Return the settings in which an objective differs from its defaults for images (spec audio 4.2)."""
         if objective == "simclr":
             temperature = {"denominator_temperature": self.denominator_temperature}
             return {"view_generator": "noisy-shifts", "latent_dim": 768, "negative_samples": 64, **temperature}

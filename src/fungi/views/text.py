@@ -31,7 +31,7 @@ class TextInput:
         return choose_views(KINDS, self, kind, **options)
 
     def objective_defaults(self, objective: str) -> dict[str, Any]:
-        """Settings in which an objective differs from its defaults for images (spec text 3.2)."""
+        """Return the settings in which an objective differs from its defaults for images (spec text 3.2)."""
         if objective == "simclr":
             temperature = {"denominator_temperature": self.denominator_temperature}
             return {"view_generator": "words", "latent_dim": 256, **temperature}

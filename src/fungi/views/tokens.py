@@ -20,7 +20,7 @@ the token and dear by the piece; where few do, the other way round."""
 
 
 def pad_together(samples: Sequence[Sequence[Tokens]], pad: int) -> TokenBatch:
-    """Views of samples `[b][v]` -> one padded batch."""
+    """Pad the views of samples `[b][v]` to one batch."""
     longest = max(len(view.ids) for sample in samples for view in sample)
     ids = torch.full((len(samples), len(samples[0]), longest), pad, dtype=torch.int64)
     mask = torch.zeros_like(ids)

@@ -51,7 +51,7 @@ class AugmentedViews:
         return torch.stack(list(prepared)).flatten(0, 1)
 
     def render(self, batch: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:
-        """Views are normalised already: erased pixels are noise of that scale."""
+        """Erase parts of a view. Views are normalised already: erased pixels are noise of that scale."""
         return batch
 
 

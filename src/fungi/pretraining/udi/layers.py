@@ -23,7 +23,7 @@ class SampledAttention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=EPSILON)
 
     def forward(self, tokens: Float[Tensor, "b n d"], sampling: Float[Tensor, "b m n"]) -> Float[Tensor, "b m d"]:
-        """Samples in the context of their view; rows of invalid samples mean nothing."""
+        """Return samples in the context of their view; rows of invalid samples mean nothing."""
         width = tokens.shape[-1]
         sampled = torch.bmm(sampling.to(tokens.dtype), tokens)  # [b m n] [b n d] -> [b m d]
         weight, bias = self.qkv.weight, self.qkv.bias
@@ -80,5 +80,5 @@ class Head(nn.Module):
         self.last_layer = Prototypes(bottleneck, prototypes, trained_length=trained_length)
 
     def forward(self, tokens: Float[Tensor, "r d"]) -> Float[Tensor, "r w"]:
-        """Unit vectors of token representations, in float32."""
+        """Return unit vectors of token representations, in float32."""
         return nn.functional.normalize(self.mlp(tokens).float(), dim=-1)

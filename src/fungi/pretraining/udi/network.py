@@ -93,7 +93,7 @@ class Encoder(nn.Module):
         return model.norm(tokens[:, : model.num_prefix_tokens]).transpose(0, 1)
 
     def samples(self, tokens: Float[Tensor, "n t d"], sampling: Float[Tensor, "n m p"]) -> Float[Tensor, "n m d"]:
-        """Sampled patches in the context of their view."""
+        """Return sampled patches in the context of their view."""
         return self.attn(self.norm1(tokens[:, self.backbone.num_prefix_tokens :]), sampling)
 
 
