@@ -35,7 +35,7 @@ def test_a_backbone_takes_images_of_another_size(name: str, native: int, size: i
         (
             "digits-vit",
             33,
-            r"--input-size 33: .*no multiple of the model's patches of 4 pixels\. Choose 32 or 36 pixels",
+            r"--input-size 33: .*not a multiple of the model's patch size, 4 pixels\. Choose 32 or 36 pixels",
         ),
         ("tiny-bert", 64, "--input-size is for images; backbone 'tiny-bert' takes text"),
     ],

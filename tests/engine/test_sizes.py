@@ -175,5 +175,5 @@ def test_a_size_that_is_no_multiple_of_the_patches_names_both_and_the_nearest() 
     views = OfSizes()
     views.sizes = (16, 20)
     engine = GradientEngine(model, find_targets(model, layers), device=CPU)
-    with pytest.raises(FungiError, match=r"views of 20 pixels are no multiple of the model's patches of 8.*16 or 24"):
+    with pytest.raises(FungiError, match=r"size of 20 pixels is not a multiple of the model's patch size, 8.*16 or 24"):
         engine.embed(views_of(1), views)

@@ -127,6 +127,6 @@ def test_a_result_of_one_feature_is_told_from_a_result_without_predictions(resul
         json.dumps({name: value for name, value in content.items() if name not in ("runs", "checksum")})
     )
     assert COMMANDS["explain"].main([str(tmp_path / "single.json")]) == 2
-    assert "holds one feature (embeddings), and two are compared" in capsys.readouterr().err
+    assert "holds only one feature (embeddings), but explain compares two" in capsys.readouterr().err
     assert COMMANDS["explain"].main([str(tmp_path / "absent.json")]) == 2
     assert "absent.json is not there" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from fungi.errors import FungiError
 from fungi.evaluators.linear_sgd import linear_probe
 from fungi.evaluators.weighted_knn import weighted_knn
 from fungi.pretraining.tokens import embed, last_attention, last_blocks
-from fungi.pretraining.transfer.attention_maps import class_attention, kept_mass, overview, write_maps
+from fungi.pretraining.transfer.attention_maps import class_attention, overview, smallest_masks, write_maps
 from fungi.pretraining.transfer.evaluate import EvaluateSettings
 from fungi.pretraining.transfer.evaluate import _score as score
 from fungi.pretraining.transfer.features import pooled
@@ -148,8 +148,8 @@ def test_attention_is_what_the_last_block_computes_with(model) -> None:
 
 def test_the_patches_that_are_kept_hold_the_mass_and_no_fewer_do() -> None:
     attention = torch.tensor([[[0.5, 0.05], [0.3, 0.15]]])
-    assert kept_mass(attention, 0.6).flatten().tolist() == [True, False, True, False]
-    assert kept_mass(attention, 0.9).flatten().tolist() == [True, False, True, True]
+    assert smallest_masks(attention, 0.6).flatten().tolist() == [True, False, True, False]
+    assert smallest_masks(attention, 0.9).flatten().tolist() == [True, False, True, True]
 
 
 def test_pictures_are_written_for_every_head_of_both_tokens(model, tmp_path: Path) -> None:

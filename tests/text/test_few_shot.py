@@ -12,7 +12,7 @@ from fungi.combine.few_shot import few_shot_rows, stratified_rows
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.report.facts import Setting, short_words
-from fungi.report.protocol import as_published, details_of, origin_of, setting_of
+from fungi.report.protocol import details_of, has_published_protocol, origin_of, setting_of
 from fungi.report.words import task_in_words
 from fungi.scoring import knn_concat
 from fungi.scoring.knn_concat import KnnSettings
@@ -128,7 +128,7 @@ def test_a_share_is_recorded_named_and_taken_up_again(tmp_path, capsys):
     assert (path.parts[-3], found["settings"]["train_size"]) == ("knn-pca4-share0.25-k3", 0.25)
     assert str(setting_of(found)) == "25-percent"
     assert task_in_words("knn", Setting("share", 0.25, drawn=True)).endswith("25 % of the train rows drawn")
-    assert not as_published(found, origin_of(found))
+    assert not has_published_protocol(found, origin_of(found))
     changed = path.stat().st_mtime_ns
     assert COMMANDS["knn"].main(flags) == 0
     assert COMMANDS["knn"].main([*flags[:-1], "0.5"]) == 0

@@ -145,7 +145,7 @@ class Bench:
         return len(test) / (time.perf_counter() - start)
 
     def milliseconds_to_project(self, samples: int) -> float:
-        """Return the time to project the gradients of so many samples at the first target layer, after a warm-up."""
+        """Return the milliseconds to project the gradients of `samples` samples at the first target layer."""
         context = self._varied("default", self.settings.seed, {})
         assert isinstance(context.settings, GradientSettings)
         engine = gradient_features(context.settings, context)[0].engine
@@ -157,11 +157,11 @@ class Bench:
             target.bias,
         )
         projector = engine.projectors[target.name]
-        kept = projector.contract(terms)
-        return _milliseconds(lambda: projector.project(kept), repeats=20)
+        contracted = projector.contract(terms)
+        return _milliseconds(lambda: projector.project(contracted), repeats=20)
 
     def milliseconds_of_pca(self, features: Variation, names: Sequence[str]) -> tuple[float, float]:
-        """Return the time to fit a PCA on the train rows, and the time to reduce them, without reading them."""
+        """Return the milliseconds to fit a PCA on the train rows, and to reduce them, without the time to read them."""
         source = FeatureSource({name: features.arrays["train"][name] for name in names})
         dim = self.settings.pca_dim or self.context.backbone.spec.pca_dim
         device = self.context.device

@@ -73,7 +73,7 @@ def load_backbone(
 
 def resized(backbone: Backbone, size: int) -> Backbone:
     """Return the backbone for images of `size` x `size` pixels. Raises FungiError if it cannot process that size."""
-    from fungi.backbones.position_embedding import OTHER_SIZES, at_size
+    from fungi.backbones.position_embedding import VIEWS_ADVICE, at_size
 
     if not isinstance(backbone.input, ImageInput):
         raise FungiError(f"--input-size is for images; backbone {backbone.spec.name!r} takes {backbone.spec.modality}.")
@@ -83,7 +83,7 @@ def resized(backbone: Backbone, size: int) -> Backbone:
     try:
         model = at_size(backbone.model, size)
     except FungiError as error:
-        raise FungiError(f"--input-size {size}: {str(error).removesuffix(OTHER_SIZES).strip()}") from None
+        raise FungiError(f"--input-size {size}: {str(error).removesuffix(VIEWS_ADVICE).strip()}") from None
     flops = round(backbone.spec.flops * (size / native) ** 2)
     spec = replace(backbone.spec, flops=flops, notes=f"{backbone.spec.notes}; here at {size} pixels".removeprefix("; "))
     input_spec = backbone.input.resized(size)

@@ -17,7 +17,7 @@ OFFSET = 0.1
 """The hub code of DINO and DINOv2 adds this to the size of the new grid, so that rounding never loses a row."""
 HUB_WEIGHTS = ("fbaipublicfiles.com/dino/", "fbaipublicfiles.com/dinov2/")
 """Parts of the URLs that timm records for the weights of DINO and DINOv2."""
-OTHER_SIZES = "Use --views published (views='published' in the library)."
+VIEWS_ADVICE = "Use --views published (views='published' in the library)."
 
 
 def hub_positions(
@@ -95,7 +95,7 @@ def at_size(model: nn.Module, size: int) -> nn.Module:
     patch, native = _patch_size(vit), _native_size(vit)
     if size % patch:
         raise FungiError(
-            f"views of {size} pixels are no multiple of the model's patches of {patch} pixels. Choose "
+            f"a size of {size} pixels is not a multiple of the model's patch size, {patch} pixels. Choose "
             f"{size // patch * patch or patch} or {(size // patch + 1) * patch} pixels."
         )
     if size == native:
@@ -107,7 +107,7 @@ def at_size(model: nn.Module, size: int) -> nn.Module:
 def positions_version(model: nn.Module) -> tuple[int, int]:
     """Return a pair that changes whenever the learned positions of the model change.
 
-    Copies for other sizes are then made again.
+    Copies of the model for other sizes are then out of date.
     """
     vit = _sized_module(model)[1]
     if vit is None:
@@ -137,7 +137,7 @@ def _patch_size(vit: Any) -> int:
 
 
 def _native_size(vit: Any) -> int | None:
-    """Side in pixels of the images that a transformer takes; None if it takes every size."""
+    """Return the side in pixels of the images that a transformer takes; None if it takes every size."""
     if _is_torchvision(vit):
         return int(vit.image_size)
     size = vit.patch_embed.img_size
@@ -195,7 +195,7 @@ def _check_size(model: nn.Module, size: int) -> None:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise FungiError(
             f"a {type(model).__name__} takes images of its own size only, not of {size} pixels ({reason}). "
-            + OTHER_SIZES
+            + VIEWS_ADVICE
         ) from None
     finally:
         for module in training:

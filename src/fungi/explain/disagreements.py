@@ -1,4 +1,4 @@
-"""Rows of a result that exactly one of two features classifies correctly, with what identifies them."""
+"""Rows of a result that exactly one of two features classifies correctly, with their ids and classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,49 +35,55 @@ class Comparison:
 
 
 def compare(content: Mapping[str, Any], path: Path, features: Sequence[str]) -> Comparison:
-    """Compare the predictions of two features of a result, of its first run. FungiError where it has no predictions.
+    """Compare the predictions of two features in the first run of a result.
 
-    features: their names in the result; empty for the first one and the one that joins the most.
+    features: their names in the result; empty for the first feature and the combination of the most features. Raises
+    FungiError if the result has no predictions.
     """
     results = (content.get("runs") or [content])[0]["results"]
-    named = {name: scores for name, scores in results.items() if "predictions" in scores}
+    predicted = {name: scores for name, scores in results.items() if "predictions" in scores}
     targets = np.array(content.get("test_targets", []))
-    if len(named) == 1 and len(targets):
+    if len(predicted) == 1 and len(targets):
         raise FungiError(
-            f"{path} holds one feature ({next(iter(named))}), and two are compared. Extract gradients, too, and run its"
-            " evaluation again."
+            f"{path} holds only one feature ({next(iter(predicted))}), but explain compares two."
+            " Extract gradients, and run the evaluation again."
         )
-    if not named or not len(targets):
+    if not predicted or not len(targets):
         raise FungiError(
             f"{path} does not hold predictions of two features for each row; results of knn, linear and cluster do."
         )
-    first, second = features or (next(iter(named)), max(named, key=lambda name: name.count("+")))
+    first, second = features or (next(iter(predicted)), max(predicted, key=lambda name: name.count("+")))
     for name in (first, second):
-        if name not in named:
-            raise unknown_name(f"feature of {path}", name, named)
+        if name not in predicted:
+            raise unknown_name(f"feature of {path}", name, predicted)
     if first == second:
         raise FungiError("--features takes two different features of the result.")
-    first_of, second_of = (np.array(named[name]["predictions"]) for name in (first, second))
+    first_labels, second_labels = (np.array(predicted[name]["predictions"]) for name in (first, second))
     ids, names = _ids(content, len(targets)), _class_names(content)
-    correct = [first_of == targets, second_of == targets]
+    correct = [first_labels == targets, second_labels == targets]
 
-    def listed(rows: np.ndarray) -> list[Disagreement]:
+    def disagreements(rows: np.ndarray) -> list[Disagreement]:
         return [
             Disagreement(
-                row, ids[row], _name(names, targets[row]), (_name(names, first_of[row]), _name(names, second_of[row]))
+                row,
+                ids[row],
+                _name(names, targets[row]),
+                (_name(names, first_labels[row]), _name(names, second_labels[row])),
             )
             for row in np.flatnonzero(rows).tolist()
         ]
 
-    return Comparison((first, second), len(targets), listed(correct[0] & ~correct[1]), listed(correct[1] & ~correct[0]))
+    return Comparison(
+        (first, second), len(targets), disagreements(correct[0] & ~correct[1]), disagreements(correct[1] & ~correct[0])
+    )
 
 
 def samples_of(content: Mapping[str, Any], data_dir: Path | None) -> Samples | None:
     """Return the scored samples, opened through the dataset that the result's provenance names.
 
-    None, with the reason in the log, where the data is not there, or is not what the features were computed from.
+    Return None and log the reason if the data is missing, or is not the data of the features.
     """
-    record = next((origin["provenance"] for origin in _scored(content).values() if origin.get("provenance")), None)
+    record = next((origin["provenance"] for origin in _origins(content).values() if origin.get("provenance")), None)
     if record is None or "imported" in record.get("settings", {}):
         logger.info("the features come from another program: samples are listed by id.")
         return None
@@ -89,19 +95,21 @@ def samples_of(content: Mapping[str, Any], data_dir: Path | None) -> Samples | N
             dataset = dataset.as_published()
         samples = dataset.open_split(record["split"], folder)
     except (FungiError, OSError) as error:
-        logger.warning(f"samples are listed by id, since the data can't be opened: {error} Name it with --data-dir.")
+        logger.warning(
+            f"samples are listed by id, since the data can't be opened: {error} Name its folder with --data-dir."
+        )
         return None
     if samples.fingerprint() != record["dataset_fingerprint"]:
         logger.warning(
             f"samples are listed by id, since {record['dataset']} in {folder} is not the data that the features were"
-            " computed from. Name it with --data-dir."
+            " computed from. Name its folder with --data-dir."
         )
         return None
     return samples
 
 
-def _scored(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return feature -> origin of the scored split, of the first run."""
+def _origins(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the origin of each feature in the scored split, for the first run."""
     features = content["provenance"].get("features") or [{}]
     return (features[0] if isinstance(features, list) else features).get("test", {})
 
@@ -116,8 +124,8 @@ def _class_names(content: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _from_file(content: Mapping[str, Any], read: Any) -> Sequence[str] | None:
-    """Return texts of the file of embeddings, where it still is at the place that the result names."""
-    path = Path(_scored(content).get("embeddings", {}).get("file", ""))
+    """Return texts of the embeddings file that the result names; None if it is missing or damaged."""
+    path = Path(_origins(content).get("embeddings", {}).get("file", ""))
     try:
         texts: Sequence[str] | None = read(path) if path.is_file() else None
     except FungiError:

@@ -13,7 +13,7 @@ DESCRIPTION = """Write a page of the samples that only one of two features class
   fungi explain features/results/knn/digits/digits-vit.json
   fungi explain features/results/knn/digits/digits-vit.json --features embeddings embeddings+kl
 
-Pictures and texts are read from the dataset that the features were computed from. Where it is not there, the samples
+Pictures and texts are read from the dataset that the features were computed from. If it is missing, the samples
 are listed by their ids."""
 
 
@@ -23,10 +23,14 @@ class ExplainSettings:
 
     result: Path = setting(Path(), "result file of knn, linear or cluster", first_word=True)
     features: tuple[str, ...] = setting(
-        (), "two features of the result; if absent the first one and the one that joins the most", topic="features"
+        (),
+        "two features of the result; if absent, the first and the combination of the most features",
+        topic="features",
     )
-    count: int = setting(60, "most samples of each kind on the page", within=(1, 10_000))
-    data_dir: Path | None = setting(None, "folder of the datasets; if absent the one of the extraction", topic="data")
+    count: int = setting(60, "maximum number of samples of each kind on the page", within=(1, 10_000))
+    data_dir: Path | None = setting(
+        None, "folder of the datasets; if absent, the folder that the extraction used", topic="data"
+    )
     output: Path | None = setting(None, "page to write; if absent <result>.html beside the result", topic="files")
 
     def __post_init__(self) -> None:
@@ -47,8 +51,10 @@ def run(settings: ExplainSettings) -> Path:
     samples = samples_of(content, settings.data_dir)
     if runs := len(content.get("runs", [])):
         logger.info(f"the result holds {runs} runs: the first one is shown.")
-    named = content["settings"]
-    title = f"{content.get('task', 'result')} of {named.get('dataset')}, {named.get('backbone')}"
+    settings_of_result = content["settings"]
+    title = (
+        f"{content.get('task', 'result')} of {settings_of_result.get('dataset')}, {settings_of_result.get('backbone')}"
+    )
     path = settings.output or settings.result.with_suffix(".html")
     write_whole(path, page(comparison, samples.load if samples else None, settings.count, title))
     first, second = comparison.features

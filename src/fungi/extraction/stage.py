@@ -51,7 +51,7 @@ class StageSettings:
     )
     checkpoint: Path | None = setting(None, "weights from this file in place of the published ones", topic="model")
     checkpoint_key: str = setting(
-        "", "entry of the checkpoint that holds the weights, as in model_ema; the usual one if empty", topic="model"
+        "", "entry of the checkpoint that holds the weights, e.g. model_ema; the usual entry if empty", topic="model"
     )
     random_init: bool = setting(False, "random weights, drawn from the seed", topic="model")
     input_size: int = setting(

@@ -1,4 +1,4 @@
-"""How a layer's inputs and the signals at its outputs become the terms of its gradient, by type of layer."""
+"""Gradient terms by type of layer, from its inputs and the derivatives at its outputs (signals)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from fungi.gradients.terms import Terms
 def linear_terms(
     layer: Any, activations: Float[Tensor, "m *t i"], signals: Float[Tensor, "m *t o"], samples: int, bias: bool
 ) -> Terms:
-    """Return the terms of a linear layer: the tokens of all views are positions, `[b*v t i] -> [b 1 v*t i]`."""
+    """Return the terms of a linear layer, with the tokens of all views of a sample as its positions: `[b 1 v*t i]`."""
     return Terms(
         signals.reshape(samples, 1, -1, signals.shape[-1]),
         activations.reshape(samples, 1, -1, activations.shape[-1]),
@@ -25,13 +25,15 @@ def linear_terms(
 def convolution_terms(
     layer: Any, activations: Float[Tensor, "m c h w"], signals: Float[Tensor, "m o y x"], samples: int, bias: bool
 ) -> Terms:
-    """Return the terms of a convolution: inputs under the kernel are a position's activations, groups are blocks."""
+    """Return the terms of a convolution. A position has the inputs under the kernel; each group is a block."""
     columns = unfold(
         activations, layer.kernel_size, dilation=layer.dilation, padding=_padding(layer), stride=layer.stride
     )  # [m c*kh*kw y*x]
     out, groups = signals.shape[1], layer.groups
     if columns.shape[2] != signals.shape[2] * signals.shape[3]:
-        raise FungiError(f"a {type(layer).__name__} pads its input by itself: its gradient is not supported.")
+        raise FungiError(
+            f"a {type(layer).__name__} pads its input itself, which is not supported. Choose another layer."
+        )
     return Terms(
         _per_sample(signals.flatten(2).unflatten(1, (groups, out // groups)), samples),  # [b g s o]
         _per_sample(columns.unflatten(1, (groups, columns.shape[1] // groups)), samples),  # [b g s i]
@@ -40,14 +42,14 @@ def convolution_terms(
 
 
 def _per_sample(values: Float[Tensor, "m g f s"], samples: int) -> Float[Tensor, "b g vs f"]:
-    """`[b*v g f s] -> [b g v*s f]`."""
+    """Return `[b*v g f s]` as `[b g v*s f]`: the positions of all views of a sample side by side."""
     by_sample = values.unflatten(0, (samples, -1))  # [b v g f s]
     return by_sample.permute(0, 2, 1, 4, 3).flatten(2, 3)
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
     if isinstance(layer.padding, str):
-        raise FungiError(f"a convolution with padding={layer.padding!r} is not supported; use one with numbers.")
+        raise FungiError(f"a convolution with padding={layer.padding!r} is not supported; use numbers.")
     if layer.padding_mode != "zeros":
         raise FungiError(f"a convolution with padding_mode={layer.padding_mode!r} is not supported; use zeros.")
     return layer.padding

@@ -28,12 +28,12 @@ Submit = Callable[[Array, Submittable], str]
 class Planned:
     """A job with the elements to submit, and the elements that are queued or running already.
 
-    in_hand: element index -> id of the job that waits or runs for it.
+    queued: element index -> id of the job that waits or runs for it.
     """
 
     submitted: Submittable
     indices: Sequence[int]
-    in_hand: dict[int, str]
+    queued: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -45,31 +45,33 @@ class Group:
 
 
 def groups(grid: Grid, planned: Sequence[Planned], most: int) -> list[Group]:
-    """Return groups of pairs for which a common submission saves calls of sbatch; `most` pairs at most in each group.
+    """Return groups of pairs for which a common submission saves calls of sbatch, each of at most `most` pairs.
 
-    There are no groups if some pack holds shards of two pairs: its index could not name a single pair.
+    There are no groups if a pack holds shards of two pairs, since one index of an array would then stand for both.
     """
     if any(_packs_cross_pairs(job.submitted, pack_of(grid, job.submitted.call)) for job in planned):
         return []
     slots: dict[int, dict[int, set[int]]] = {}  # pair -> job -> slots
-    alone: set[int] = set()
+    separate: set[int] = set()
     for number, job in enumerate(planned):
         if job.submitted.stage in CHAINED:
             pack, places = pack_of(grid, job.submitted.call), job.submitted.places
-            alone |= {places[index].pair for index in job.in_hand}
+            separate |= {places[index].pair for index in job.queued}
             for index in job.indices:
-                of_pair = slots.setdefault(places[index].pair, {})
-                of_pair.setdefault(number, set()).add(places[index].position // pack)
-    alike: dict[tuple[tuple[int, tuple[int, ...]], ...], list[int]] = {}
+                slots_of_pair = slots.setdefault(places[index].pair, {})
+                slots_of_pair.setdefault(number, set()).add(places[index].position // pack)
+    pairs_by_work: dict[tuple[tuple[int, tuple[int, ...]], ...], list[int]] = {}
     for pair, jobs in slots.items():
-        if pair not in alone:
-            alike.setdefault(tuple((number, tuple(sorted(jobs[number]))) for number in sorted(jobs)), []).append(pair)
+        if pair not in separate:
+            pairs_by_work.setdefault(
+                tuple((number, tuple(sorted(jobs[number]))) for number in sorted(jobs)), []
+            ).append(pair)
     worthwhile = []
-    for work, pairs in alike.items():
+    for work, pairs in pairs_by_work.items():
         for first, part in chunks(pairs, most):
             group = Group(tuple(first + index for index in part), dict(work))
-            later = sum(planned[number].submitted.stage != "extraction" for number in group.slots)
-            if len(group.pairs) * later > sum(map(len, group.slots.values())):
+            later_jobs = sum(planned[number].submitted.stage != "extraction" for number in group.slots)
+            if len(group.pairs) * later_jobs > sum(map(len, group.slots.values())):
                 worthwhile.append(group)
     return worthwhile
 
@@ -90,7 +92,7 @@ class Chains:
         self._ids.setdefault(stage, {}).setdefault(pair, []).append(job)
 
     def before(self, stage: Stage, pair: int) -> list[str]:
-        """Return the jobs of a pair in the last earlier stage of the chain that has any."""
+        """Return the jobs that a stage of a pair waits for: those of the latest earlier stage that has jobs."""
         for earlier in reversed(CHAINED[: CHAINED.index(stage)]):
             if jobs := self._ids.get(earlier, {}).get(pair):
                 return list(dict.fromkeys(jobs))
@@ -105,8 +107,8 @@ class _Submission:
         self._groups = groups(grid, planned, jobs.max_array)
         self._grouped = {pair for group in self._groups for pair in group.pairs}
         self._chains = Chains()
-        self._of_group: dict[tuple[int, Stage], list[str]] = {}
-        self._of_stage: dict[Stage, list[str]] = {}
+        self._jobs_of_group: dict[tuple[int, Stage], list[str]] = {}
+        self._jobs_of_stage: dict[Stage, list[str]] = {}
 
     def run(self) -> None:
         """Submit the jobs in the order of their stages."""
@@ -117,7 +119,7 @@ class _Submission:
 
     def _submit_job(self, number: int, job: Planned, stage: Stage) -> None:
         places = job.submitted.places
-        for index, running in job.in_hand.items():
+        for index, running in job.queued.items():
             self._note(stage, [places[index]], [running])
         if stage not in CHAINED:
             needed = [] if stage == "projection" else self._latest(before=stage)
@@ -128,8 +130,8 @@ class _Submission:
                 after = self._before_group(place, stage)
                 for array in pair_arrays(self._grid, job.submitted, self._jobs, group.pairs, slots, after):
                     submitted = self._submit(array, job.submitted)
-                    self._of_group.setdefault((place, stage), []).append(submitted)
-                    self._of_stage.setdefault(stage, []).append(submitted)
+                    self._jobs_of_group.setdefault((place, stage), []).append(submitted)
+                    self._jobs_of_stage.setdefault(stage, []).append(submitted)
         waiting: dict[tuple[str, ...], list[int]] = {}  # elements that wait for the same jobs
         for index in job.indices:
             if places[index].pair not in self._grouped:
@@ -142,30 +144,30 @@ class _Submission:
         places = job.submitted.places
         for array in arrays(self._grid, job.submitted, self._jobs, indices, after):
             submitted = self._submit(array, job.submitted)
-            of_array = [places[index] for index in array.tasks]
-            alone = len({place.pair for place in of_array}) == 1
-            tasks = [submitted if alone else f"{submitted}_{task}" for task in array.tasks.values()]
-            self._note(stage, of_array, tasks, [submitted])
+            places_of_array = [places[index] for index in array.tasks]
+            single_pair = len({place.pair for place in places_of_array}) == 1
+            tasks = [submitted if single_pair else f"{submitted}_{task}" for task in array.tasks.values()]
+            self._note(stage, places_of_array, tasks, [submitted])
 
     def _note(self, stage: Stage, places: Iterable[Place], tasks: Iterable[str], jobs: Sequence[str] = ()) -> None:
-        """Record the job or task of each pair. jobs: ids to wait for instead of single tasks, by later stages."""
+        """Record the job or task of each pair. jobs: ids that later stages wait for, instead of single tasks."""
         tasks = list(tasks)
         for place, task in zip(places, tasks, strict=True):
             self._chains.add(stage, place.pair, task)
-        self._of_stage.setdefault(stage, []).extend(jobs or tasks)
+        self._jobs_of_stage.setdefault(stage, []).extend(jobs or tasks)
 
     def _before_group(self, place: int, stage: Stage) -> Dependency:
         if stage == "extraction":
             return self._projections()
-        earlier = (self._of_group.get((place, name)) for name in reversed(CHAINED[: CHAINED.index(stage)]))
+        earlier = (self._jobs_of_group.get((place, name)) for name in reversed(CHAINED[: CHAINED.index(stage)]))
         return Dependency(next(filter(None, earlier), []), "aftercorr")
 
     def _projections(self) -> Dependency:
-        return Dependency(self._of_stage.get("projection", []), "afterany")
+        return Dependency(self._jobs_of_stage.get("projection", []), "afterany")
 
     def _latest(self, before: Stage) -> list[str]:
-        """Return the jobs of the last earlier stage that has any."""
-        earlier = (self._of_stage.get(name) for name in reversed(STAGES[: STAGES.index(before)]))
+        """Return the jobs of the latest earlier stage that has jobs."""
+        earlier = (self._jobs_of_stage.get(name) for name in reversed(STAGES[: STAGES.index(before)]))
         return list(dict.fromkeys(next(filter(None, earlier), [])))
 
 

@@ -15,10 +15,10 @@ from fungi.objectives.base import Objective, Support, register
 def kl_to_uniform(
     latents: Float[Tensor, "b l"], temperature: float, direction: str = "uniform_to_pred"
 ) -> Float[Tensor, " b"]:
-    """Divergence between the softmax of `latents / temperature` and the uniform distribution, summed over entries.
+    """Return the divergence between the softmax of `latents / temperature` and the uniform distribution.
 
     `uniform_to_pred` is KL(u || p), what the published code computes; `pred_to_uniform` is KL(p || u), what the paper
-    prints. At temperature 15 their gradients are all but equal.
+    prints. At temperature 15 their gradients are almost equal.
     """
     log_p = torch.log_softmax(latents / temperature, dim=-1)
     log_u = -log(latents.shape[-1])
@@ -30,7 +30,7 @@ def kl_to_uniform(
 @register
 @dataclass(frozen=True, kw_only=True)
 class KL(Objective):
-    """One view, one head."""
+    """The KL objective, with one view and one head."""
 
     name = "kl"
     views = "plain"
@@ -44,7 +44,7 @@ class KL(Objective):
             raise FungiError(f"kl.direction {self.direction!r} is not known. Use uniform_to_pred or pred_to_uniform.")
 
     def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
-        """Divergence, mean over views (there is one)."""
+        """Return the divergence, as a mean over views (KL has only one view)."""
         samples, views, _ = latents.shape
-        each = kl_to_uniform(latents.flatten(0, 1), self.temperature, self.direction)
-        return each.reshape(samples, views).mean(dim=1)
+        divergences = kl_to_uniform(latents.flatten(0, 1), self.temperature, self.direction)
+        return divergences.reshape(samples, views).mean(dim=1)

@@ -12,7 +12,7 @@ from fungi.data.base import DATASETS
 from fungi.errors import FungiError, MissingFilesError
 from fungi.report.facts import Setting
 from fungi.report.features import identities
-from fungi.report.protocol import SEGMENTATION, Protocol, as_published, origin_of, protocol_of, task_of
+from fungi.report.protocol import SEGMENTATION, Protocol, has_published_protocol, origin_of, protocol_of, task_of
 from fungi.report.uncertainty import LEVEL, Uncertainty, uncertainties
 from fungi.results.published import MEAN, Published, PublishedKey, mean_datasets, published_value
 from fungi.results.result_file import ABLATION, PUT_ASIDE, read_result
@@ -132,7 +132,7 @@ def cells_of(record: ResultRecord) -> list[Cell]:
         "backbone": origin["backbone"],
         "dataset": origin["dataset"],
         "runs": len(content.get("runs", [None])),
-        "as_published": as_published(content, origin),
+        "as_published": has_published_protocol(content, origin),
         "layer": origin["layer"],
         "warnings": len(content.get("warnings", [])),
         "put_aside": record.put_aside,

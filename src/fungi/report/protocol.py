@@ -1,4 +1,4 @@
-"""The protocol of a number, and whether it is that of the published numbers (DESIGN: what decides a number).
+"""The protocol of a number, and a comparison with the published protocol (DESIGN: what decides a number).
 
 Result files list the deciding settings that differ from the defaults (`unusual`). Each of them is shown in the heading
 of the table, and its numbers are neither mixed with other ones nor set beside the published values.
@@ -20,9 +20,10 @@ SEGMENTATION = "segmentation"
 _UNKNOWN = "unknown"
 _USUAL_ARRAY = "attn_proj"
 _PUBLISHED_K = 20
-_NO_OTHER_PROTOCOL = {"pca_dim", "few_shot_sampling", "few_shot_seed", "seed", "test_split", "layer_key"}
-"""Unusual settings that `as_published` checks separately, and seeds, which do not leave the published protocol."""
-_IN_THE_SETTING = {"train_size"}
+_STILL_COMPARABLE = {"pca_dim", "few_shot_sampling", "few_shot_seed", "seed", "test_split", "layer_key"}
+"""Unusual settings with which a result may still be compared with the published values: seeds, and settings that
+`has_published_protocol` checks separately."""
+_STATED_BY_SETTING = {"train_size"}
 """Unusual settings that the `Setting` of a protocol already states."""
 
 
@@ -40,8 +41,8 @@ class Protocol:
         return ", ".join(filter(None, parts))
 
     @property
-    def place(self) -> tuple[object, ...]:
-        """Return the sorting key: all train rows come before few shots, which are sorted by their number."""
+    def sort_key(self) -> tuple[object, ...]:
+        """Return the sorting key: results on all train rows first, then few-shot results by their number of shots."""
         number = self.setting.amount if self.setting.kind == "shots" else 0
         return self.task, number, str(self.setting), self.profile, str(self.details)
 
@@ -113,12 +114,12 @@ def details_of(content: dict[str, Any], origin: dict[str, str]) -> Facts:
     entries = entries_of(content)
     facts = [(name, settings[name]) for name in ALWAYS_SHOWN if settings.get(name) is not None]
     facts += [] if _is_usual_layer(origin) else [("layer", origin["layer"])]
-    facts += [(name, value) for name, value in unusual.items() if name not in (*ALWAYS_SHOWN, *_IN_THE_SETTING)]
+    facts += [(name, value) for name, value in unusual.items() if name not in (*ALWAYS_SHOWN, *_STATED_BY_SETTING)]
     facts = [fact for fact in facts if fact != ("layer_key", _USUAL_ARRAY)]
     return as_facts([*facts, *unusual_features(entries), *seeds_and_precision(entries)])
 
 
-def as_published(content: dict[str, Any], origin: dict[str, str]) -> bool:
+def has_published_protocol(content: dict[str, Any], origin: dict[str, str]) -> bool:
     """Return whether settings, rows, draws and features are those of the published tables.
 
     For segmentation, both profiles are compared with the published values (spec dense 5).
@@ -129,7 +130,7 @@ def as_published(content: dict[str, Any], origin: dict[str, str]) -> bool:
     backbone, dataset = origin["backbone"], origin["dataset"]
     sampling = settings.get("few_shot_sampling", "balanced") if settings.get("shots") else None
     return (
-        not unusual.keys() - _NO_OTHER_PROTOCOL
+        not unusual.keys() - _STILL_COMPARABLE
         and settings.get("k", _PUBLISHED_K) == _PUBLISHED_K
         and backbone in BACKBONES
         and sampling in (None, "stratified" if BACKBONES[backbone].modality == "text" else "balanced")

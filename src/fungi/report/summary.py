@@ -22,7 +22,7 @@ Case = dict[str, Cell]
 def in_order_of_tasks(protocol: Protocol) -> tuple[object, ...]:
     """Return the sorting key of a protocol: by task, kNN first, then as in the tables."""
     tasks = list(TASKS)
-    return tasks.index(protocol.task) if protocol.task in tasks else len(tasks), *protocol.place
+    return tasks.index(protocol.task) if protocol.task in tasks else len(tasks), *protocol.sort_key
 
 
 @dataclass(frozen=True)

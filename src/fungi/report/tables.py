@@ -62,7 +62,7 @@ class Table:
 def make_tables(cells: Sequence[Cell]) -> list[Table]:
     """Return a table per protocol, with means over the paper's datasets if none of them is missing."""
     everything = [*cells, *mean_cells(cells)]
-    protocols = sorted({cell.protocol for cell in everything}, key=lambda protocol: protocol.place)
+    protocols = sorted({cell.protocol for cell in everything}, key=lambda protocol: protocol.sort_key)
     return [_table(protocol, everything) for protocol in protocols]
 
 

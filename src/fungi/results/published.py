@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 MEAN = "mean"
-"""Name of the column, in place of a dataset, with the mean over the datasets of the paper's averaged results."""
+"""Stands in place of a dataset for the mean over the datasets of the paper's averaged results."""
 
 _TASKS = {"knn-classification": "knn", "linear-classification": "linear", "image-retrieval": "retrieval"}
-_MASKED = {"voc2012": "pascal-voc", "voc": "pascal-voc", "ade20k": "ade20k"}
+_SEGMENTATION_DATASETS = {"voc2012": "pascal-voc", "voc": "pascal-voc", "ade20k": "ade20k"}
 _TRAINING_IMAGES = {"voc-1/128": 83, "voc-1/64": 165, "ade20k-1/128": 158, "ade20k-1/64": 316}
 _LANDMARKS = {"roxford5k": "oxford-landmarks", "rparis6k": "paris-landmarks"}
 
@@ -85,7 +85,7 @@ def _segmentation_index() -> dict[PublishedKey, Published]:
         for row in table["rows"]:
             for column, value in row["values"].items():
                 count = _TRAINING_IMAGES.get(column)
-                dataset = _MASKED[table.get("dataset") or column.partition("-")[0]]
+                dataset = _SEGMENTATION_DATASETS[table.get("dataset") or column.partition("-")[0]]
                 setting = f"{count} images" if count else f"{column} patches"
                 if value is not None and not row.get("quoted"):
                     key = PublishedKey("segmentation", setting, row["backbone"], dataset, row["combination"])

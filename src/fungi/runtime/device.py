@@ -1,4 +1,4 @@
-"""Where and in what precision a run computes, where its time goes, and what it does with freed memory."""
+"""Device and precision of a run, measurement of its time, and settings of the memory allocator."""
 
 import ctypes
 import os
@@ -21,26 +21,28 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def choose_device(name: str) -> torch.device:
     """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`, and set torch up for it.
 
-    float32 then means float32 (`set_full_precision`), and a GPU that is named by its number is the current one.
-    FungiError for a device that is not there, and for `auto` where the process was given a GPU that torch can't use:
-    hours of computation on the processors must be a choice.
+    float32 is then computed in full precision (`set_full_precision`), and `cuda:N` becomes torch's current device.
+    Raises FungiError for a missing device, and for `auto` if torch can't use the GPU of this process: the user has to
+    choose a long computation on the CPU explicitly.
     """
     set_full_precision()
     if name == "auto":
-        if not torch.cuda.is_available() and (sign := _sign_of_gpu()):
-            raise FungiError(f"this process has a GPU ({sign}), but {_why_unusable()} Or choose --device cpu.")
+        if not torch.cuda.is_available() and (evidence := _evidence_of_gpu()):
+            raise FungiError(f"this process has a GPU ({evidence}), but {_why_unusable()} Or choose --device cpu.")
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise FungiError(f"--device {name!r} is no device. Use auto, cpu, cuda or cuda:N.") from None
+        raise FungiError(f"--device {name!r} is not a device. Use auto, cpu, cuda or cuda:N.") from None
     if device.type not in ("cpu", "cuda"):
         raise FungiError(f"--device {name} is not supported. Use auto, cpu, cuda or cuda:N.")
     if device.type == "cuda" and not torch.cuda.is_available():
-        why = _why_unusable() if _sign_of_gpu() else f"torch {torch.__version__} sees no GPU."
+        why = _why_unusable() if _evidence_of_gpu() else f"torch {torch.__version__} sees no GPU."
         raise FungiError(f"--device {name} was asked for, but {why} Or choose --device cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise FungiError(f"--device {name} was asked for, but there are {torch.cuda.device_count()} GPUs, from cuda:0.")
+        raise FungiError(
+            f"--device {name} does not exist: there are {torch.cuda.device_count()} GPUs, and the first is cuda:0."
+        )
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
     return device
@@ -51,8 +53,8 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _sign_of_gpu() -> str:
-    """Return what shows that this process was given a GPU; an empty text where nothing does, or GPUs are hidden."""
+def _evidence_of_gpu() -> str:
+    """Return the setting or file that shows that this process has a GPU; empty without a GPU, or if it is hidden."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in HIDDEN:
         return ""
@@ -64,7 +66,7 @@ def _sign_of_gpu() -> str:
 
 
 def _why_unusable() -> str:
-    """Return why torch can't use the GPU, as far as that can be read, and the way out."""
+    """Return why torch can't use the GPU, as far as it is known, and what to do about it."""
     try:
         driver = DRIVER_FILE.read_text(encoding="utf-8").splitlines()[0].partition("Module")[2].split()[0]
     except (OSError, IndexError):
@@ -86,7 +88,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Matrix products in `dtype`; nothing to do for float32."""
+    """Return a context that computes matrix products in `dtype`; it changes nothing for float32."""
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=dtype)
@@ -101,7 +103,7 @@ def shielded() -> Iterator[None]:
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.no_grad())  # as it was in there
+            stack.enter_context(torch.no_grad())  # inference mode computes no gradients either
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
@@ -114,7 +116,7 @@ def shielded() -> Iterator[None]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what was asked, so that a clock read means something."""
+    """Wait until the device has finished all work, so that times can be measured."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -123,10 +125,10 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of <malloc.h>
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc's allocator to keep what is freed; nothing happens where another allocator serves.
+    """Ask glibc's allocator to keep freed memory; do nothing if the process uses another allocator.
 
-    By itself it hands large blocks back to the system at every free, and every batch then pays for fetching and
-    zeroing the same pages again: about a third of the time for a small network on a CPU.
+    By default it returns large blocks to the system when they are freed, and the system has to provide and zero the
+    same pages for every batch: this takes about a third of the time for a small network on a CPU.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -138,7 +140,7 @@ def keep_freed_memory() -> None:
 
 
 class Stopwatch:
-    """Seconds by step. On a GPU, steps are only told apart when `precise`: that waits for the device at each."""
+    """Measures seconds per step. On a GPU, they are right only if `precise`, which waits after each step."""
 
     def __init__(self, device: torch.device | str = "cpu", *, precise: bool = False) -> None:
         self._device = torch.device(device)

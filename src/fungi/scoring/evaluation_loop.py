@@ -107,8 +107,8 @@ def evaluate(
     """Score the combinations that are missing in a result file; return the content of the file.
 
     combinations: function from features to the combinations to score; prepare: function that reads labels and opens
-    sources, called once for each run that is not finished; splits: function from a root to the splits to open, the one
-    to fit on first; draws: seeds of the few-shot draws; name: task of the result file, by default that of the settings.
+    sources, called once for each run that is not finished; splits: function from a root to the splits to open (first
+    the split to fit on); draws: seeds of few-shot draws; name: task of the result file, if not that of the settings.
     """
     tasks = _tasks(settings, splits, draws)
     result = settings.open_result([task.run for task in tasks], task=name, provenances=tasks[0].provenances)
@@ -127,11 +127,18 @@ def _tasks(
 ) -> list[Task]:
     opened = {root: open_splits(settings, root, splits(root)) for root in settings.root}
     check_runs(
-        {str(root): {name: files.arrays for name, files in splits_of.items()} for root, splits_of in opened.items()}
+        {
+            str(root): {name: files.arrays for name, files in splits_of_root.items()}
+            for root, splits_of_root in opened.items()
+        }
     )
     return [
-        Task(splits_of, draw, Run(label={"root": str(root), "few_shot_seed": draw}, features=provenance(splits_of)))
-        for root, splits_of in opened.items()
+        Task(
+            splits_of_root,
+            draw,
+            Run(label={"root": str(root), "few_shot_seed": draw}, features=provenance(splits_of_root)),
+        )
+        for root, splits_of_root in opened.items()
         for draw in draws
     ]
 

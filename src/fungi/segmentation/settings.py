@@ -1,4 +1,4 @@
-"""Flags of `fungi segment`, and what they come to: the published settings unless told otherwise (spec dense 5)."""
+"""Flags of `fungi segment`, with the published settings as defaults (spec dense 5)."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ FEATURES = ("embeddings", "simclr", "embeddings+simclr")
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentSettings(ResultSettings):
-    """What to segment, with which features, against which bank."""
+    """Flags of `fungi segment`: data, features, bank and search."""
 
     computed_in: ClassVar[str] = "fungi.segmentation.segment"
 
@@ -42,7 +42,7 @@ class SegmentSettings(ResultSettings):
     )
     input_size: int = setting(
         0,
-        "side in pixels that images are brought to; 0 is 512, and for digit-scenes that of a scene",
+        "side in pixels to which images are resized; 0 for the default of the dataset (512; digit-scenes: 48)",
         within=(0, 4096),
         topic="model",
     )
@@ -54,7 +54,7 @@ class SegmentSettings(ResultSettings):
     )
     augmentation_epochs: int | None = setting(
         None,
-        "passes over the training images, each with other crops; 0 takes the images as they are; "
+        "number of passes over the training images with random crops; 0 uses the images without crops; "
         f"{FULL.augmentation_epochs} if absent, {DATA_EFFICIENT.augmentation_epochs} with --images",
         within=(0, 1000),
     )
@@ -66,7 +66,8 @@ class SegmentSettings(ResultSettings):
     )
     temperature: float | None = setting(
         None,
-        f"of the attention over neighbours; {FULL.temperature} if absent, {DATA_EFFICIENT.temperature} with --images",
+        "temperature of the attention over neighbours; "
+        f"{FULL.temperature} if absent, {DATA_EFFICIENT.temperature} with --images",
         within=(1e-4, 100.0),
     )
     search: Literal["exact", "torch", "faiss", "scann"] = setting(
@@ -78,7 +79,7 @@ class SegmentSettings(ResultSettings):
     )
     images: int | None = setting(
         None,
-        "the data-efficient setting: so many training images, drawn from the seed",
+        "number of training images to draw (the data-efficient setting); if absent, all",
         within=(1, 10**7),
         mark="n",
         topic="data",
@@ -89,15 +90,15 @@ class SegmentSettings(ResultSettings):
         topic="features",
     )
     profile: Literal["clean", "published"] = like(StageSettings, "profile")
-    denominator_temperature: bool | None = setting(None, "divide inside the log-sum-exp, too; the profile's if absent")
-    std_typo: bool | None = setting(None, "the published 0.255 as third deviation; the profile's if absent")
+    denominator_temperature: bool | None = setting(None, "divide by the temperature inside the log-sum-exp, too")
+    std_typo: bool | None = setting(None, "use the published 0.255 as third standard deviation")
     neighbour_layout: Literal["real", "published"] | None = setting(
-        None, "negatives: real neighbours, or the published scramble of five; the profile's if absent"
+        None, "negatives: real neighbours, or the mixed rows of the published code; the profile's if absent"
     )
     zero_rows: bool | None = setting(None, "fill the bank up with rows of zeros; the profile's if absent")
-    class_matching: bool | None = setting(None, "report mIoU after matching of classes, too; the profile's if absent")
-    normalise_tokens_before_head: bool = setting(False, "bring tokens to length one before the head, as neighbours are")
-    predict_unscored: bool = setting(True, "let classes win that are not scored (ade20k's other)")
+    class_matching: bool | None = setting(None, "also report mIoU after the best matching of classes")
+    normalise_tokens_before_head: bool = setting(False, "scale tokens to length 1 before the head, like neighbours")
+    predict_unscored: bool = setting(True, "allow predictions of classes that are not scored (other of ade20k)")
     split: str = setting("test", "split to score", aliases=("--test-split",), topic="data")
     seed: int = setting(42, "seed of crops, selection, head, negatives, projection and subset", within=SEEDS)
     root: Path = setting(
@@ -118,15 +119,15 @@ class SegmentSettings(ResultSettings):
     num_workers: int = like(StageSettings, "num_workers")
     block_size: int = setting(
         16,
-        "images per block, the unit that is resumed and searched for together",
+        "number of images per block; a block is searched and saved together",
         within=(1, 4096),
         decides="nothing",
         topic="machine",
     )
     memory_gb: float | None = setting(
         None,
-        f"memory of exact search in GB; if absent half of what a GPU has free, {MEMORY_GB:g} on a CPU. A bank that fits"
-        " is read once, a larger one for every block of images",
+        f"memory of exact search in GB; if absent, half of a GPU's free memory, or {MEMORY_GB:g} on a CPU. A bank"
+        " that fits is read once, a larger one for every block of images",
         within=(0.01, 1024),
         decides="nothing",
         topic="machine",
@@ -147,20 +148,20 @@ class SegmentSettings(ResultSettings):
 
     @property
     def side(self) -> int:
-        """Return the side in pixels that images are brought to."""
+        """Return the side in pixels to which images are resized."""
         masks = DATASETS[self.dataset].masks if self.dataset in DATASETS else None
         return self.input_size or (masks or MaskRules()).input_size
 
     @property
     def numbers(self) -> Numbers:
-        """Those given, and the published ones of the full or the data-efficient setting for the others."""
+        """Return the numbers of the flags; absent flags have the published values of the setting."""
         usual = FULL if self.images is None else DATA_EFFICIENT
         values = {name: getattr(self, name) for name in vars(usual)}
         return dataclasses.replace(usual, **{name: value for name, value in values.items() if value is not None})
 
     @property
     def deviations(self) -> DenseProfile:
-        """The profile's switches, with those that are given in their place."""
+        """Return the switches of the flags, with those of the profile for absent flags."""
         profile = DENSE_PROFILES[self.profile]
         values = {name: getattr(self, name) for name in vars(profile)}
         return dataclasses.replace(profile, **{name: value for name, value in values.items() if value is not None})

@@ -11,9 +11,9 @@ DESCRIPTION = """Index a folder of pictures once, with its subfolders, and show 
 
   fungi similar --images holidays --query holidays/beach.jpg
 
-Neighbours by embeddings stand beside neighbours by embeddings and gradients. No labels are needed. Indexed pictures are
-not computed again: the same command then takes a second. KL and DINO cost 13 forwards per picture; SimCLR costs 49 more
-and often gains the most."""
+The page shows neighbours by embeddings beside those by embeddings and gradients. No labels are needed. Indexed pictures
+are not computed again: the same command then takes a second. KL and DINO cost 13 forwards per picture; SimCLR costs 49
+more and often gains the most."""
 
 
 def run(settings: SimilarSettings) -> None:
@@ -31,8 +31,8 @@ def run(settings: SimilarSettings) -> None:
     if new:
         from fungi.similar.features import compute
 
-        for done, features, parts in compute(settings, pictures, new):
-            index = index.joined(done, features, parts)
+        for indexed, features, parts in compute(settings, pictures, new):
+            index = index.joined(indexed, features, parts)
             index.write(settings.index_folder)
     answers = []
     for path in settings.query:

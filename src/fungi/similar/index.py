@@ -53,7 +53,7 @@ class Index:
                 state, features = json.loads(file.metadata()[STATE]), file.get_tensor(FEATURES)
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise FungiError(
-                f"{path} is damaged ({error}). Move it away, and run the same command again, which computes it anew."
+                f"{path} is damaged ({error}). Move it away, and run the same command again to rebuild it."
             ) from None
         return cls(features, state["parts"], {name: tuple(values) for name, values in state["files"].items()})
 
@@ -67,19 +67,21 @@ class Index:
             save_file({FEATURES: self.features}, unfinished, metadata={STATE: state})
 
     def missing(self, paths: Sequence[Path]) -> list[Path]:
-        """Return the files, each once, that the index lacks or that have changed since they were indexed."""
-        return [path for path in dict.fromkeys(paths) if tuple(self.states.get(str(path), ()))[1:] != _stamp(path)]
+        """Return the files, without duplicates, that the index lacks or that have changed since they were indexed."""
+        return [
+            path for path in dict.fromkeys(paths) if tuple(self.states.get(str(path), ()))[1:] != _size_and_time(path)
+        ]
 
     def joined(self, paths: Sequence[Path], features: Float32[np.ndarray, "m f"], parts: Mapping[str, int]) -> "Index":
         """Return an index that also holds the features of `paths`; they replace earlier features of the same files."""
         kept = self.features if self.parts == parts else np.zeros((0, features.shape[1]), np.float32)
         states = dict(self.states) if self.parts == parts else {}
-        states |= {str(path): (len(kept) + row, *_stamp(path)) for row, path in enumerate(paths)}
+        states |= {str(path): (len(kept) + row, *_size_and_time(path)) for row, path in enumerate(paths)}
         return Index(np.concatenate([kept, features]), parts, states)
 
     @property
     def columns(self) -> dict[str, slice]:
-        """Columns of the two features that are compared: embeddings alone, and all parts."""
+        """Return the columns of the two features that are compared: embeddings alone, and all parts."""
         return {"embeddings": slice(0, next(iter(self.parts.values()))), "FUNGI": slice(None)}
 
     def rows(self, paths: Sequence[Path], columns: slice) -> Float32[np.ndarray, "m f"]:
@@ -87,7 +89,7 @@ class Index:
         return self.features[[self.states[str(path)][0] for path in paths], columns]
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _size_and_time(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 

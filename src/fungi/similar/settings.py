@@ -24,7 +24,7 @@ class SimilarSettings:
     )
     checkpoint: Path | None = setting(None, "file with weights, in place of the published ones", topic="model")
     checkpoint_key: str = setting(
-        "", "entry of the checkpoint that holds the weights, as in model_ema; the usual one if empty", topic="model"
+        "", "entry of the checkpoint that holds the weights, e.g. model_ema; the usual entry if empty", topic="model"
     )
     objective: tuple[str, ...] = setting(
         ("kl", "dino"), "objectives whose gradients are used: kl, dino, simclr", topic="features"
@@ -37,7 +37,7 @@ class SimilarSettings:
 
     def __post_init__(self) -> None:
         if not self.images.is_dir():
-            raise MissingFilesError(f"--images {self.images} is no folder.")
+            raise MissingFilesError(f"--images {self.images} is not a folder.")
         if not self.query:
             raise FungiError("no picture is named. Name one with --query.")
         for path in self.query:
@@ -51,7 +51,7 @@ class SimilarSettings:
 
     @property
     def index_folder(self) -> Path:
-        """Folder of the index: one per folder of pictures and per setting that decides the features."""
+        """Return the folder of the index. Each folder of pictures and each set of deciding settings has its own."""
         weights = (self.backbone, self.checkpoint, self.checkpoint_key)
-        decides = (self.images.resolve(), *weights, sorted(self.objective), self.seed)
-        return self.root / "similar" / hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
+        deciding = (self.images.resolve(), *weights, sorted(self.objective), self.seed)
+        return self.root / "similar" / hashlib.sha256(repr(deciding).encode()).hexdigest()[:16]

@@ -2,8 +2,8 @@
 
 The life of a block, here and in the other stores of blocks (`store.banks`, the scores of a segmentation):
 
-1. *missing*: no file has its name. Resuming, shards of a job array, requeueing and a plain re-run are all the same
-   thing: compute the missing blocks.
+1. *missing*: there is no file with its name. A resumed run, a shard of a job array, a requeued job and a repeated
+   command all do the same: they compute the missing blocks.
 2. *computed*: in memory, independently of every other block.
 3. *written*: under a temporary name that says which process writes it, flushed to the disk, then renamed. It is never
    rewritten. A process that is killed leaves at most a temporary file, which nobody reads and which `remove_orphans`
@@ -40,9 +40,9 @@ from fungi.store.seal import bytes_of, checksum_of_record
 
 MANIFEST = "manifest.json"
 ATTEMPTS = 20
-"""How often a file is written again while other processes remove its folder."""
+"""Maximum number of attempts to write a file, while other processes remove its folder."""
 _SAMPLE_IDS = "sample_ids"
-"""Name, within a block, of the ids of its rows as JSON in utf-8."""
+"""Key in a block of the sample ids of its rows, stored as JSON in UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a feature file will be: its path below the root, its provenance, its layers, and how its rows are blocked.
+    """Description of a feature file, written before it: path below the root, provenance, layers, rows per block.
 
     class_names: names of the labels, for the file; empty where they are not known.
     """
@@ -76,7 +76,7 @@ class Manifest:
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
-        """Return what two writers must agree on."""
+        """Return the facts that must be equal for all processes that write blocks of the file."""
         layers = {name: asdict(layer) for name, layer in self.layers.items()}
         return {"provenance": self.provenance.identity(), "layers": layers, "block_size": self.block_size}
 
@@ -92,7 +92,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
-        """Return the manifest of a text. ValueError, KeyError or TypeError where the text is damaged."""
+        """Read a manifest from text. Raises ValueError, KeyError or TypeError if the text is damaged."""
         raw = json.loads(text)
         if raw["checksum"] != checksum_of_record(raw):
             raise ValueError("its checksum differs")
@@ -109,7 +109,7 @@ class Manifest:
 class Block:
     """The content of one block.
 
-    arrays: one entry per row of the span, `[b d]` or `[b k d]`; sample_ids: of the rows, where the file will hold them.
+    arrays: one entry per row of the span, `[b d]` or `[b k d]`; sample_ids: ids of the rows, if the file holds ids.
     """
 
     span: Span
@@ -125,10 +125,7 @@ class BlockFolder:
 
     @classmethod
     def create(cls, folder: Path, manifest: Manifest) -> "BlockFolder":
-        """Return the folder for a manifest, which the first process writes; a damaged manifest is replaced.
-
-        What killed processes left in the folder is removed.
-        """
+        """Return the folder for a manifest; write the manifest if it is missing or damaged, and remove orphans."""
         blocks = cls(folder, manifest)
         remove_orphans(folder)
         remove_orphans(folder.parent)
@@ -144,7 +141,7 @@ class BlockFolder:
     def open(cls, folder: Path) -> "BlockFolder":
         """Return the blocks of an existing folder.
 
-        FungiError where the manifest is damaged or of another folder; FileNotFoundError where there is none (any more).
+        Raises FungiError if the manifest is damaged or belongs to another folder, FileNotFoundError if it is missing.
         """
         path = folder / MANIFEST
         try:
@@ -153,7 +150,7 @@ class BlockFolder:
                 raise ValueError(f"it describes blocks with the key {manifest.key}")
         except (ValueError, KeyError, TypeError) as error:
             raise FungiError(
-                f"{path} is damaged ({error}). Run the stage of that file again: it writes it anew."
+                f"{path} is damaged ({error}). Run the stage of that file again: it rewrites the manifest."
             ) from None
         return cls(folder, manifest)
 
@@ -169,11 +166,11 @@ class BlockFolder:
         *,
         computed_on: str = "",
     ) -> None:
-        """Store a block for good, with the version of the program that computed it.
+        """Store a finished block, with the version of the program that computed it.
 
-        arrays: every array has one entry per row of the span, `[b d]` or `[b k d]`; sample_ids: of these rows, for a
-        file that holds them; computed_on: the kind of device, for people. If another process assembles the file in the
-        meantime, this recreates the folder; the stage, which looks for the file at its end, then removes it.
+        arrays: every array has one entry per row of the span, `[b d]` or `[b k d]`; sample_ids: ids of these
+        rows, if the file holds ids; computed_on: kind of device, for information only. If another process assembles the
+        file in the meantime, this recreates the folder; the stage removes it at its end.
         """
         assert all(len(values) == len(span) for values in arrays.values())
         if self._path(span).exists():
@@ -193,15 +190,15 @@ class BlockFolder:
         self._put(self._path(span), content)
 
     def origin(self, span: Span) -> tuple[CodeVersion, str]:
-        """Return which version of the program computed a block, and on what kind of device.
+        """Return the code version that computed a block, and the kind of device.
 
-        FungiError where the block can't be read, FileNotFoundError where it is missing.
+        Raises FungiError if the block can't be read, FileNotFoundError if it is missing.
         """
         _, labels = self._load(span)
         return CodeVersion.from_json(labels.get("code_version")), labels.get("computed_on", "")
 
     def code_versions(self) -> dict[Span, CodeVersion]:
-        """Return which version computed each block that is there. FungiError for a block that can't be read."""
+        """Return the code version of each existing block. Raises FungiError for a block that can't be read."""
         versions = {}
         for span in self.manifest.spans():
             with suppress(FileNotFoundError):  # not there yet, or another process finished the file
@@ -209,14 +206,14 @@ class BlockFolder:
         return versions
 
     def drop(self, spans: Iterable[Span]) -> None:
-        """Remove blocks, which are to be computed again."""
+        """Remove blocks, so that they are computed again."""
         for span in spans:
             self._path(span).unlink(missing_ok=True)
 
     def read(self) -> Iterator[Block]:
         """Yield all blocks in row order.
 
-        FungiError that names the blocks that are missing, or one that is damaged or belongs elsewhere.
+        Raises FungiError with the missing blocks, or for a block that is damaged or belongs to another file.
         """
         self.require_complete()
         for span in self.manifest.spans():
@@ -232,7 +229,7 @@ class BlockFolder:
     def remove(self) -> None:
         """Remove the folder; other processes may be doing the same.
 
-        It is renamed first, so that a kill in between leaves no half of it under a name that means something.
+        It is renamed first, so that a killed process never leaves an incomplete folder under the proper name.
         """
         with suppress(OSError):  # removed already
             self.folder.rename(removed_name(self.folder))
@@ -266,7 +263,7 @@ class BlockFolder:
                     raise
 
     def _load(self, span: Span, *, arrays: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """Return the tensors of a block, if asked for, and its labels. FungiError for a block of other rows."""
+        """Return the tensors (none without `arrays`) and labels of a block. Raises FungiError if it has other rows."""
         path = self._path(span)
         try:
             with safe_open(path, "np") as file:
@@ -276,8 +273,8 @@ class BlockFolder:
             raise
         except (SafetensorError, OSError, ValueError, TypeError) as error:
             raise self._unreadable(span, str(error)) from error
-        here = (self.manifest.key, f"{span.index}: {span.start}-{span.stop}")
-        if (labels.get("key"), labels.get("rows")) != here:
+        expected = (self.manifest.key, f"{span.index}: {span.start}-{span.stop}")
+        if (labels.get("key"), labels.get("rows")) != expected:
             raise self._unreadable(span, "it was computed for another file or other rows, or its labels are damaged")
         return tensors, labels
 

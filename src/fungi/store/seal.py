@@ -1,14 +1,14 @@
-"""Checksums of a finished feature file, kept behind its HDF5 part, where HDF5 itself does not look.
+"""Checksums of a finished feature file, appended after its HDF5 part, where HDF5 ignores them.
 
 HDF5 offers a checksum per chunk (fletcher32), but none for its own headers, and a damaged header can crash the library.
 This seal covers every byte and is checked with plain reads before HDF5 sees the file:
 
     [HDF5 part] [JSON: checksums] [CRC-32 of the JSON, its length, MAGIC]
 
-Each array has one CRC-32 per mebibyte of rows, so that a reader of some rows checks these rows alone; all other bytes
-(attributes, sample ids, class names) have one together. CRC-32 detects every flipped bit and every run of up to 32
-damaged bits; it guards against damage, not against intent. Other programs read the file as if there were no seal. A
-file without a seal (of the original harness, or edited with another program) is read unchecked.
+Each array has one CRC-32 per mebibyte of rows, so that a reader of a few rows checks only these rows; all other
+bytes (attributes, sample ids, class names) share one CRC-32. It detects every flipped bit and every run of up to 32
+damaged bits, but does not protect against deliberate changes. Other programs read the file as if there were no seal. A
+file without a seal (of the original harness, or edited with another program) is read without a check.
 """
 
 import json
@@ -35,9 +35,9 @@ class DamagedFileError(FungiError):
 
 @dataclass
 class ArrayChecksums:
-    """Where the rows of an array are in the file, and a CRC-32 for every `segment_rows` of them.
+    """Position of the rows of an array in the file, and one CRC-32 for every `segment_rows` rows.
 
-    `add` rows in their order; a segment that the last rows do not fill has a checksum, too.
+    Rows have to be passed to `add` in order. The last segment may be shorter.
     """
 
     offset: int
@@ -56,7 +56,7 @@ class ArrayChecksums:
         return self.offset + self.rows * self.row_bytes
 
     def add(self, content: memoryview) -> None:
-        """Take in the bytes of the next rows."""
+        """Add the bytes of the next rows to the checksums."""
         segment_bytes = self.segment_rows * self.row_bytes
         while content:
             if self._filled % segment_bytes == 0:
@@ -74,7 +74,7 @@ class ArrayChecksums:
         )
 
     def check(self, path: Path, key: str, start: int, content: memoryview) -> None:
-        """Check the bytes of whole segments from row `start` on. DamagedFileError where they are not as written."""
+        """Check the bytes of whole segments from row `start` on. Raises DamagedFileError if they have changed."""
         segment_bytes = self.segment_rows * self.row_bytes
         for number, first in enumerate(range(0, len(content), segment_bytes), start // self.segment_rows):
             if crc32(content[first : first + segment_bytes]) != self.values[number]:
@@ -89,7 +89,7 @@ class ArrayChecksums:
 class Seal:
     """The checksums of a file.
 
-    size: bytes of its HDF5 part; rest: CRC-32 of all of that part but the arrays.
+    size: bytes of its HDF5 part; rest: CRC-32 of all bytes of that part outside the arrays.
     """
 
     size: int
@@ -98,7 +98,7 @@ class Seal:
 
 
 def bytes_of(values: Shaped[np.ndarray, "..."]) -> memoryview:
-    """Return the bytes of an array in row order, without a copy where they lie so already."""
+    """Return the bytes of an array in row order, without a copy if the array is contiguous."""
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 
@@ -108,20 +108,20 @@ def damaged(path: Path, what: str) -> DamagedFileError:
 
 
 def write_seal(path: Path, arrays: dict[str, ArrayChecksums]) -> None:
-    """Append the seal to an HDF5 file that is complete, whose arrays went through `ArrayChecksums.add`."""
+    """Append the seal to a complete HDF5 file, after all rows were passed to `ArrayChecksums.add`."""
     with path.open("r+b") as file:
         size = file.seek(0, 2)
         rest = _checksum_of_rest(file, size, arrays.values())
-        listed = {name: {k: v for k, v in asdict(array).items() if k != "_filled"} for name, array in arrays.items()}
-        text = json.dumps({"size": size, "rest": rest, "arrays": listed}).encode()
+        records = {name: {k: v for k, v in asdict(array).items() if k != "_filled"} for name, array in arrays.items()}
+        text = json.dumps({"size": size, "rest": rest, "arrays": records}).encode()
         file.seek(size)
         file.write(text + _END.pack(crc32(text), len(text), MAGIC))
 
 
 def read_seal(path: Path) -> Seal | None:
-    """Return the seal of a file after checking all of the file but its arrays; None for a file without a seal.
+    """Check all bytes outside the arrays, and return the seal of the file; None for a file without a seal.
 
-    DamagedFileError where the seal or what it covers is not as written.
+    Raises DamagedFileError if these bytes or the seal have changed.
     """
     with path.open("rb") as file:
         total = file.seek(0, 2)
@@ -145,7 +145,7 @@ def read_seal(path: Path) -> Seal | None:
 
 
 def check_arrays(path: Path) -> None:
-    """Check every byte of a file. DamagedFileError where one is not as written; nothing for a file without a seal."""
+    """Check every byte of a file with a seal. Raises DamagedFileError if one has changed."""
     seal = read_seal(path)
     if seal is None:
         return
@@ -159,7 +159,7 @@ def check_arrays(path: Path) -> None:
 
 def _checksum_of_rest(file: BinaryIO, size: int, arrays: Iterable[ArrayChecksums]) -> int:
     checksum = 0
-    for start, stop in between(size, arrays):
+    for start, stop in ranges_outside(size, arrays):
         file.seek(start)
         while start < stop:
             part = file.read(min(SEGMENT_BYTES, stop - start))
@@ -169,8 +169,8 @@ def _checksum_of_rest(file: BinaryIO, size: int, arrays: Iterable[ArrayChecksums
     return checksum
 
 
-def between(size: int, arrays: Iterable[ArrayChecksums]) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of bytes, of `size` in all, that belong to no array."""
+def ranges_outside(size: int, arrays: Iterable[ArrayChecksums]) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of the byte ranges below `size` that lie outside all arrays."""
     start = 0
     for array in sorted(arrays, key=lambda array: array.offset):
         yield start, array.offset

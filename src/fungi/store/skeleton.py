@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from jaxtyping import Shaped
 
-from fungi.store.seal import ArrayChecksums, between, bytes_of, write_seal
+from fungi.store.seal import ArrayChecksums, bytes_of, ranges_outside, write_seal
 
 PAGE = 4096
 
@@ -128,7 +128,7 @@ class Skeleton:
     def write_headers(self, path: Path) -> None:
         """Write everything but the arrays, and then the checksums of everything."""
         with path.open("r+b") as file:
-            for start, stop in between(self.headers.size, self.arrays.values()):
+            for start, stop in ranges_outside(self.headers.size, self.arrays.values()):
                 for place, content in self.headers.written(start, stop):
                     file.seek(place)
                     file.write(content)

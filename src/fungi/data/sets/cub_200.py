@@ -35,8 +35,8 @@ def _open(data_dir: Path, split: str) -> Samples:
         classes = list(_table(root / "classes.txt").values())
         flags = _table(root / "train_test_split.txt")
         paths = [path for image, path in _table(root / "images.txt").items() if flags[image] == _FLAG[split]]
-        number = {name: label for label, name in enumerate(classes)}
-        labels = [number[path.partition("/")[0]] for path in paths]
+        label_of = {name: label for label, name in enumerate(classes)}
+        labels = [label_of[path.partition("/")[0]] for path in paths]
     return image_samples(root, [f"images/{path}" for path in paths], labels, classes)
 
 

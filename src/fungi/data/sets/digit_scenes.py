@@ -2,9 +2,9 @@
 
 Each scene is a dark grey crop of one of scikit-learn's two photographs, with a handwritten digit of `digits` at a
 random place. The digit is enlarged to about the size that `digits-vit` was trained on. The mask is 0 for background and
-1 + digit for the ink of the digit. The split and the number of a scene decide everything, so scenes are composed when
-they are read. Train scenes have digits of the train split and a photograph of a temple, test scenes have digits of the
-test split and a photograph of a flower, so that nothing is in both. Each scene has only one digit, because `digits-vit`
+1 + digit for the ink of the digit. A scene depends only on its split and number, so it is composed when it is read.
+Train scenes have digits of the train split and a photograph of a temple, test scenes have digits of the test split and
+a photograph of a flower, so that the splits have nothing in common. Each scene has only one digit, because `digits-vit`
 was trained on single digits: with several, its patches hardly distinguish the classes (docs/log.md).
 """
 
@@ -46,15 +46,17 @@ def compose(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np
     """Return (grey levels, mask) of a scene; the same split and number always give the same scene."""
     from PIL import Image
 
-    draw = numpy_generator(0, "digit-scenes", split, number)
+    generator = numpy_generator(0, "digit-scenes", split, number)
     photograph = _photograph(split)
-    top, left = (int(draw.integers(0, extent - SIZE)) for extent in photograph.shape)
+    top, left = (int(generator.integers(0, extent - SIZE)) for extent in photograph.shape)
     grey = (photograph[top : top + SIZE, left : left + SIZE] * DARKNESS).astype(np.uint8)
     mask = np.zeros((SIZE, SIZE), dtype=np.uint8)
-    row, side = int(draw.choice(split_rows(split))), int(draw.integers(*SIDES, endpoint=True))
+    row, side = int(generator.choice(split_rows(split))), int(generator.integers(*SIDES, endpoint=True))
     images, labels = digit_images()
     ink = np.asarray(Image.fromarray(images[row]).resize((side, side), Image.Resampling.BICUBIC))
-    place = tuple(slice(start, start + side) for start in draw.integers(0, SIZE - side, size=2, endpoint=True).tolist())
+    place = tuple(
+        slice(start, start + side) for start in generator.integers(0, SIZE - side, size=2, endpoint=True).tolist()
+    )
     grey[place] = np.maximum(grey[place], ink)
     mask[place][ink >= INK] = labels[row] + 1
     return grey, mask
@@ -98,7 +100,7 @@ def _open(data_dir: Path, split: str) -> Samples:
 
 register_dataset(
     name="digit-scenes",
-    title="Composed scenes of handwritten digits on photographs, both of scikit-learn",
+    title="Composed scenes of scikit-learn's handwritten digits on its photographs",
     classes=len(CLASS_NAMES),
     sizes=SCENES,
     metric="mIoU",

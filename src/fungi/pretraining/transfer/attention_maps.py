@@ -1,4 +1,4 @@
-"""What class tokens look at: attention of the last block as pictures, one per head (spec udi 7.7)."""
+"""Pictures of the attention from class tokens to patches in the last block, one per head (spec udi 7.7)."""
 
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ def class_attention(model: Any, image: Float[Tensor, "1 3 s s2"], token: int) ->
     return attention.unflatten(1, (image.shape[-2] // patch, image.shape[-1] // patch))
 
 
-def kept_mass(attention: Float[Tensor, "h rows columns"], share: float) -> Bool[Tensor, "h rows columns"]:
-    """Return the smallest set of patches that holds a share of each head's attention."""
+def smallest_masks(attention: Float[Tensor, "h rows columns"], share: float) -> Bool[Tensor, "h rows columns"]:
+    """Return for each head the smallest set of patches that together hold a share of its attention."""
     values, order = attention.flatten(1).sort(dim=1)
     cumulative = (values / values.sum(1, keepdim=True)).cumsum(1)
     kept = torch.zeros_like(cumulative, dtype=torch.bool).scatter_(1, order, cumulative > 1 - share)
@@ -30,16 +30,16 @@ def kept_mass(attention: Float[Tensor, "h rows columns"], share: float) -> Bool[
 
 
 def write_maps(
-    folder: Path, model: Any, pixels: Image.Image, image: Float[Tensor, "1 3 s s2"], *, threshold: float | None = None
+    folder: Path, model: Any, picture: Image.Image, image: Float[Tensor, "1 3 s s2"], *, threshold: float | None = None
 ) -> list[Path]:
     """Write `img.png`, `attn-head{j}.png` for cls and `attn-plus-head{j}.png` for cls+, and return their paths.
 
-    With a threshold also `mask-...`: the patches that hold that share of the attention, laid over the image.
+    With a threshold, also write `mask-...`: the picture, darkened where the patches do not belong to this share.
     """
     folder.mkdir(parents=True, exist_ok=True)
     size = (image.shape[-1], image.shape[-2])
-    seen = pixels.resize(size)
-    written = [_saved(seen, folder / "img.png")]
+    resized = picture.resize(size)
+    written = [_saved(resized, folder / "img.png")]
     for token in range(model.num_prefix_tokens):
         maps = class_attention(model, image, token)
         middle = "" if token == 0 else "plus-"
@@ -47,8 +47,8 @@ def write_maps(
             enlarged = Image.fromarray(_grey(attention, size))
             written.append(_saved(enlarged, folder / f"attn-{middle}head{head}.png"))
             if threshold is not None:
-                mask = kept_mass(maps, threshold)[head].numpy()
-                written.append(_saved(_overlay(seen, mask), folder / f"mask-{middle}head{head}.png"))
+                mask = smallest_masks(maps, threshold)[head].numpy()
+                written.append(_saved(_overlay(resized, mask), folder / f"mask-{middle}head{head}.png"))
     return written
 
 
@@ -57,8 +57,8 @@ def overview(
 ) -> None:
     """Write one picture: a row per image, the image first, then the heads of cls, then those of cls+."""
     rows = []
-    for pixels, image in images:
-        tiles = [np.asarray(pixels.convert("RGB").resize((side, side), Image.Resampling.NEAREST))]
+    for picture, image in images:
+        tiles = [np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST))]
         for token in range(model.num_prefix_tokens):
             for attention in class_attention(model, image, token):
                 enlarged = Image.fromarray(_grey(attention, (side, side)))

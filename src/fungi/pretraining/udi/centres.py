@@ -1,8 +1,8 @@
-"""Running centres of the teacher's logits (spec udi 4), and whether it still tells images apart (9.3).
+"""Running centres of the teacher's logits (spec udi 4), and signs that it has collapsed (9.3).
 
-There is a centre per level: cls, cls+, patches. Its update is a mean of logits, hence W times a mean of unit vectors:
-sums of those are all that is collected, over the parts of a batch and over processes. A teacher can fail in two ways:
-every image gets the same prediction (diversity 0), or every prediction is uniform (entropy ln K).
+There is one centre per level: cls, cls+, patches. It moves towards the mean of its logits, which is W times the mean
+of the unit vectors. So only sums of unit vectors are collected, over the parts of a batch and over processes. A teacher
+can fail in two ways: every image gets the same prediction (diversity 0), or every prediction is uniform (entropy ln K).
 """
 
 import math
@@ -13,13 +13,15 @@ from torch import Tensor
 
 from fungi.pretraining.udi.losses import LossOptions, Teacher
 
-LEAST_DIVERSITY, LEAST_ENTROPY, UNIFORM = 0.05, 0.5, 0.05  # nats
+MIN_DIVERSITY, MIN_ENTROPY, MIN_DISTANCE_TO_UNIFORM = 0.05, 0.5, 0.05
+"""Limits in nats below which a teacher counts as collapsed; the last is the distance of its entropy to ln K."""
 
 
 def vector_sums(teacher: Teacher, options: LossOptions) -> tuple[Float[Tensor, "levels w"], Float[Tensor, " levels"]]:
-    """Return sums of the unit vectors behind each level's raw logits, and how many there are.
+    """Return the sum of the unit vectors of each level, and their number. Raw logits are W times these vectors.
 
-    cls: both global views. cls+: the blended vectors of all pairs. Patches: all valid requests, also those of locals.
+    They are, for cls: the vectors of both global views; for cls+: the blended vectors of all pairs of views; for
+    patches: the vectors of all valid requests, including those of local crops.
     """
     predictions = teacher.predictions
     own = predictions.classes[0].flatten(0, 1)  # [2*b w]
@@ -49,7 +51,7 @@ def updated_centres(
 
 
 def teacher_statistics(teacher: Teacher) -> tuple[Float[Tensor, ""], Float[Tensor, " k"]]:
-    """Return the sum of the entropies of cls over this process's global views, and the sum of its predictions."""
+    """Return two sums over the global views of this process: of the entropies of cls, and of its predictions."""
     vectors = teacher.predictions.classes[0].flatten(0, 1)
     logits = (vectors @ teacher.predictions.prototypes.T - teacher.centres[0]) / teacher.temperature
     logs = logits.log_softmax(1)
@@ -57,23 +59,23 @@ def teacher_statistics(teacher: Teacher) -> tuple[Float[Tensor, ""], Float[Tenso
 
 
 def diversity(entropy: Float[Tensor, ""], mean: Float[Tensor, " k"]) -> Float[Tensor, ""]:
-    """Return H(mean prediction) - mean H(prediction) in nats: 0 where all images get the same."""
+    """Return H(mean prediction) - mean H(prediction) in nats. It is 0 if all images get the same prediction."""
     return torch.special.entr(mean).sum() - entropy
 
 
-def collapse_warning(entropy: float, spread: float, prototypes: int) -> str:
-    """Return what is wrong with the teacher's predictions; empty where nothing is."""
-    if entropy > math.log(prototypes) - UNIFORM:
+def collapse_warning(entropy: float, mean_diversity: float, prototypes: int) -> str:
+    """Return a warning if the teacher's predictions show a collapse, otherwise an empty text. Values in nats."""
+    if entropy > math.log(prototypes) - MIN_DISTANCE_TO_UNIFORM:
         return (
             f"the teacher's predictions are uniform (entropy {entropy:.2f} of {math.log(prototypes):.2f} nats): "
             "nothing is learned from them. A higher --lr, a lower --teacher-temp or --init xavier may help."
         )
-    if spread < LEAST_DIVERSITY:
+    if mean_diversity < MIN_DIVERSITY:
         return (
-            f"the teacher predicts the same for every image (diversity {spread:.3f} nats): it has collapsed. "
+            f"the teacher predicts the same for every image (diversity {mean_diversity:.3f} nats): it has collapsed. "
             "A higher --warmup-teacher-temp, --momentum-teacher or batch size may help."
         )
-    if entropy < LEAST_ENTROPY:
+    if entropy < MIN_ENTROPY:
         return (
             f"the teacher is certain of a single prototype (entropy {entropy:.2f} nats), which leads to collapse. "
             "A higher --warmup-teacher-temp may help."

@@ -1,4 +1,4 @@
-"""Layers beside the transformer: stratified random sampling (spec udi 2.3), and the prediction head (1.3)."""
+"""Layers outside the transformer blocks: stratified random sampling (spec udi 2.3), and the prediction head (1.3)."""
 
 import torch
 from jaxtyping import Float
@@ -9,10 +9,10 @@ EPSILON = 1e-6  # of all layer norms
 
 
 class SampledAttention(nn.Module):
-    """Attention of samples of a view to the whole view: queries are samples of the tokens, keys and values all of them.
+    """Attention from sampled tokens of a view to all its tokens: only the queries are sampled.
 
-    `LN(proj(softmax(A q k^T / sqrt d) v) + A Z)`. A row of the map A sums to 1 where its sample is valid, and then
-    `A (Z W + b) = (A Z) W + b`: tokens are sampled first, and queries are formed for the samples alone.
+    `LN(proj(softmax(A q k^T / sqrt d) v) + A Z)`. Each row of the map A that belongs to a valid sample sums
+    to 1, so `A (Z W + b) = (A Z) W + b`. Tokens are therefore sampled first, and only samples become queries.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -23,7 +23,7 @@ class SampledAttention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=EPSILON)
 
     def forward(self, tokens: Float[Tensor, "b n d"], sampling: Float[Tensor, "b m n"]) -> Float[Tensor, "b m d"]:
-        """Return samples in the context of their view; rows of invalid samples mean nothing."""
+        """Return samples in the context of their view; rows of invalid samples have no meaning."""
         width = tokens.shape[-1]
         sampled = torch.bmm(sampling.to(tokens.dtype), tokens)  # [b m n] [b n d] -> [b m d]
         weight, bias = self.qkv.weight, self.qkv.bias
@@ -39,7 +39,7 @@ class SampledAttention(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """The last layer: a linear map without bias whose rows have the length `weight_g`, 1 at first."""
+    """The last layer: a linear map without bias whose rows have the length `weight_g`, which starts at 1."""
 
     def __init__(self, width: int, count: int, *, trained_length: bool) -> None:
         super().__init__()
@@ -48,18 +48,18 @@ class Prototypes(nn.Module):
 
     @property
     def weight(self) -> Float[Tensor, "k w"]:
-        """The effective weight, in float32 whatever the compute dtype: logits are W f.
+        """Return the effective weight W of the logits W f, in float32 for every compute dtype.
 
-        A row without length gives no number, as in the reference, and the step's loss then says so.
+        A row of length 0 gives NaN, as in the reference; the training then stops at the loss that is not finite.
         """
         with torch.autocast(self.weight_v.device.type, enabled=False):
             return torch._weight_norm(self.weight_v, self.weight_g, 0)  # one pass
 
 
 class Head(nn.Module):
-    """Class tokens or patches -> unit vectors f, by one head for all.
+    """Maps class tokens and patches to unit vectors f; all share one head.
 
-    The logits of K prototypes are W f, and are formed only where a loss needs them.
+    The logits of K prototypes are W f. Only the losses that need them compute them.
     """
 
     def __init__(
