@@ -86,7 +86,7 @@ def test_the_page_holds_its_pictures_and_marks_the_differences(folder: Path) -> 
     ("change", "complaint"),
     [
         (["--query", "nowhere.png"], "--query nowhere.png is not there"),
-        (["--images", "nowhere"], "--images nowhere is no folder"),
+        (["--images", "nowhere"], "--images nowhere is not a folder"),
         (["--query", "notes.txt"], "can't read notes.txt (no known image format)"),
         (["--objective", "simclir"], "unknown objective 'simclir'. Did you mean 'simclr'"),
         (["--backbone", "tiny-bert"], "backbone 'tiny-bert' takes text, not pictures"),
