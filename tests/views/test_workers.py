@@ -10,6 +10,7 @@ from time import monotonic
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from fungi.errors import FungiError
 from fungi.views.workers import LONGEST_FOLDER, worker_batches
@@ -131,3 +132,14 @@ def test_the_death_of_a_worker_is_raised_only_where_a_batch_is_waited_for() -> N
     next(loaded)
     assert signal.getsignal(signal.SIGCHLD) is before
     loaded.close()
+
+
+def test_a_handler_that_another_loader_left_does_not_take_over() -> None:
+    """torch's own handler of dead children raises wherever the command is; it comes with any plain loader."""
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        list(DataLoader([1.0, 2.0], num_workers=1))
+        read(lambda: None)
+        assert not getattr(signal.getsignal(signal.SIGCHLD), "__module__", "").startswith("torch.")
+    finally:
+        signal.signal(signal.SIGCHLD, before)

@@ -5,7 +5,7 @@ waits for that block alone and never for what was queued since.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -46,8 +46,11 @@ class HostBlock:
         return self.arrays
 
 
-def start_copy(parts: Sequence[core.Computed], device: torch.device) -> HostBlock:
-    """Join the batches of a block and queue the copy to the host, float32, without waiting for it."""
+def start_copy(parts: Sequence[Mapping[str, Mapping[str, Tensor]]], device: torch.device) -> HostBlock:
+    """Join the batches of a block, each `{feature: {array: [b p]}}`, and queue the copy to the host, in float32.
+
+    Batches differ in b. Returns without waiting for the copy.
+    """
     joined = {
         name: {key: torch.cat([part[name][key] for part in parts]).float() for key in arrays}
         for name, arrays in parts[0].items()

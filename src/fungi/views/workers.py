@@ -126,9 +126,9 @@ def _start(loader: "DataLoader[Any]") -> Iterator[Any]:
 
     torch's handler of SIGCHLD would raise its error wherever the command is, in the middle of writing a file, say.
     """
-    handler = None
-    with suppress(ValueError):  # only the main thread has handlers
-        handler = signal.getsignal(signal.SIGCHLD)
+    handler = signal.getsignal(signal.SIGCHLD)
+    if getattr(handler, "__module__", "").startswith("torch."):  # left by a loader that was started elsewhere
+        handler = signal.SIG_DFL
     try:
         return iter(loader)
     except OSError as error:
@@ -137,7 +137,7 @@ def _start(loader: "DataLoader[Any]") -> Iterator[Any]:
         ) from error
     finally:
         if handler is not None:
-            with suppress(ValueError):
+            with suppress(ValueError):  # only the main thread may set handlers
                 signal.signal(signal.SIGCHLD, handler)
 
 
