@@ -99,6 +99,26 @@ def test_a_missing_package_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         pass
 
 
+@pytest.mark.parametrize("fails", ["init", "log", "finish"])
+def test_logging_that_fails_never_stops_the_work(
+    wandb: FakeWandb, fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("api_key not configured (no-tty).\nMore lines.")
+
+    monkeypatch.setattr("fungi.runtime.log.logger.propagate", True)
+    monkeypatch.setattr(wandb, fails, fail)
+    steps = []
+    with tracked(Settings(tmp_path), "knn_concat.py"):
+        for step in range(3):
+            track({"step": step})
+            steps.append(step)
+    assert steps == [0, 1, 2]
+    warnings = [record.message for record in caplog.records if "Weights & Biases failed" in record.message]
+    assert len(warnings) == 1
+    assert "(api_key not configured (no-tty).): the command goes on without it" in warnings[0]
+
+
 @pytest.mark.slow
 def test_the_real_package_keeps_the_results_of_a_command_offline(tmp_path: Path) -> None:
     """Without an account and without a network: the numbers of the result file are in the run's file."""

@@ -1,7 +1,10 @@
-"""`--wandb`: progress, throughput and results of a command to Weights & Biases.
+"""`--wandb`: log progress, throughput and results of a command to Weights & Biases.
 
-Offline unless WANDB_MODE says otherwise: a run is a folder below `<root>/wandb`, no account is needed, and `wandb sync`
-uploads it later if that is wanted. Commands call `track` wherever there is a number; without --wandb it does nothing.
+Runs are offline unless WANDB_MODE says otherwise: a run is a folder below `<root>/wandb`, no account is needed, and
+`wandb sync` can upload it later. Commands call `track` wherever there is a number; without --wandb it does nothing.
+
+Logging never stops the work: where wandb fails (no key, no network, a full disk), one warning says so and the command
+goes on without it.
 """
 
 import os
@@ -12,20 +15,25 @@ from time import perf_counter
 from typing import Any
 
 from fungi.errors import FungiError
+from fungi.runtime.log import logger
 from fungi.settings import as_json
 
 _runs: list[Any] = []
 
 
 def track(values: Mapping[str, Any]) -> None:
-    """Log numbers of this moment to the run, if there is one. Texts and lists are left out."""
-    for run in _runs:
-        run.log({name: value for name, value in values.items() if isinstance(value, int | float)})
+    """Log the current numbers to the run, if there is a run. Texts and lists are left out."""
+    for run in list(_runs):
+        try:
+            run.log({name: value for name, value in values.items() if isinstance(value, int | float)})
+        except Exception as error:  # wandb raises nearly anything
+            _runs.remove(run)
+            _warn(error)
 
 
 @contextmanager
 def tracked(settings: Any, program: str) -> Iterator[None]:
-    """Open a run around a command whose settings ask for one; of processes that train together the first has it.
+    """Open a run around a command whose settings ask for it; of processes that train together the first opens it.
 
     Raises FungiError where wandb is not installed.
     """
@@ -33,22 +41,27 @@ def tracked(settings: Any, program: str) -> Iterator[None]:
         yield
         return
     run = _start(settings, program)
-    _runs.append(run)
+    if run is not None:
+        _runs.append(run)
     try:
         yield
     finally:
-        _runs.remove(run)
-        run.finish()
+        if run in _runs:
+            _runs.remove(run)
+            try:
+                run.finish()
+            except Exception as error:  # wandb raises nearly anything
+                _warn(error)
 
 
 class RowRate:
-    """Rows done and rows per second since it was made, for `track`."""
+    """Number of rows done and rows per second since the start, for `track`."""
 
     def __init__(self, label: str) -> None:
         self._label, self._rows, self._start = label, 0, perf_counter()
 
     def add(self, rows: int) -> None:
-        """Count some more rows."""
+        """Count `rows` more rows."""
         self._rows += rows
         rate = self._rows / (perf_counter() - self._start)
         track({f"{self._label}/rows": self._rows, f"{self._label}/rows_per_second": rate})
@@ -61,10 +74,21 @@ def _start(settings: Any, program: str) -> Any:
         raise FungiError("--wandb needs the package wandb: pip install wandb, or leave the flag out.") from None
     root = settings.root[0] if isinstance(settings.root, tuple) else settings.root
     Path(root).mkdir(parents=True, exist_ok=True)
-    return wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "fungi"),
-        name=f"{Path(program).stem} {settings.backbone} {settings.dataset}",
-        config=as_json(settings),
-        dir=str(root),
-        mode=None if "WANDB_MODE" in os.environ else "offline",
+    try:
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "fungi"),
+            name=f"{Path(program).stem} {settings.backbone} {settings.dataset}",
+            config=as_json(settings),
+            dir=str(root),
+            mode=None if "WANDB_MODE" in os.environ else "offline",
+        )
+    except Exception as error:  # no key, no network, no account: wandb raises nearly anything
+        _warn(error)
+        return None
+
+
+def _warn(error: Exception) -> None:
+    cause = str(error).partition("\n")[0] or type(error).__name__
+    logger.warning(
+        f"Weights & Biases failed ({cause}): the command goes on without it. WANDB_MODE=offline needs no account."
     )
