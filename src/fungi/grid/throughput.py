@@ -60,11 +60,12 @@ def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> 
     The ratio is 1 for embeddings, and for views that the plan does not define.
     """
     from fungi.objectives import OBJECTIVES
-    from fungi.objectives.binding import bind
-    from fungi.views.base import NoViewsError, forwards_of
 
     if views == PUBLISHED or feature not in OBJECTIVES:
         return 1.0
+    from fungi.objectives.binding import bind  # imports torch, which takes seconds: only for other plans
+    from fungi.views.base import NoViewsError, forwards_of
+
     plans = (ViewPlan(), ViewPlan(views, backbone.patch_size or 1))
     with suppress(NoViewsError):
         own, published = (
