@@ -1,5 +1,6 @@
 """Slow tests start first; commands configure the program's logger, and each test finds it as it was."""
 
+import logging
 import os
 import random
 import sys
@@ -19,11 +20,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _logger_as_found() -> Iterator[None]:
-    handlers, propagate, level = logger.handlers[:], logger.propagate, logger.level
+def _logger_not_configured() -> Iterator[None]:
+    """Give each test the logger as at import, whatever a command of an earlier test or of a module's fixture set.
+
+    pytest attaches its handler to a logger that does not propagate as well: a record would be captured twice.
+    """
+
+    def reset() -> None:
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+
+    reset()
     yield
-    logger.handlers[:], logger.propagate = handlers, propagate
-    logger.setLevel(level)
+    reset()
 
 
 @pytest.fixture(autouse=True)

@@ -106,7 +106,6 @@ def test_logging_that_fails_never_stops_the_work(
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("api_key not configured (no-tty).\nMore lines.")
 
-    monkeypatch.setattr("fungi.runtime.log.logger.propagate", True)
     monkeypatch.setattr(wandb, fails, fail)
     steps = []
     with tracked(Settings(tmp_path), "knn_concat.py"):

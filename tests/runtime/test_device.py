@@ -74,7 +74,6 @@ def test_a_command_computes_float32_with_all_digits_whatever_was_set(monkeypatch
     assert precision() == ("highest", False)
     monkeypatch.setenv("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("fungi.runtime.log.logger.propagate", True)
     set_full_precision()
     assert "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set and has no effect" in caplog.text
 

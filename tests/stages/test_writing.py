@@ -47,7 +47,6 @@ def test_a_copy_to_the_host_waits_for_its_own_event_alone(monkeypatch):
 
 
 def test_devices_that_differ_are_recorded_and_said(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("fungi.runtime.log.logger.propagate", True)
     blocks, path = planned(tmp_path)
     for span, device in zip(blocks.missing(), ("NVIDIA A100", "NVIDIA H100, compiled"), strict=False):
         blocks.write(span, {"attn": VALUES[span.start : span.stop]}, computed_on=device)
