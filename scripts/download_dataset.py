@@ -2,8 +2,8 @@
 
     python scripts/download_dataset.py --dataset cifar10 --data-dir data
 
-Extraction never downloads: run this on a machine with a network first. The other datasets have a script of their own,
-prepare_*.py, because they need an account or a file from somewhere else.
+Extraction never downloads: run this on a machine with a network first. The archives of other datasets need
+an account, or a file from somewhere else: see prepare.py.
 """
 
 import sys

@@ -112,11 +112,11 @@ def test_download_of_torchvision_is_whole_and_not_repeated(tmp_path, monkeypatch
 
 
 def test_full_disk_is_explained_and_leaves_no_folder(tmp_path, monkeypatch):
-    def full(source, target, room):
+    def full(source, target):
         raise OSError(28, "No space left on device")
 
     made = _tar(tmp_path / "a.tgz", [tarfile.TarInfo("images/1.jpg")])
-    monkeypatch.setattr(archives, "_copied", full)
+    monkeypatch.setattr(archives.shutil, "copyfileobj", full)
     with pytest.raises(FungiError, match=r"can't unpack .*a\.tgz .*No space left on device.*Free disk space"):
         unpack_folder(lambda: made, "images", tmp_path / "data" / "images")
     assert list((tmp_path / "data").iterdir()) == []
@@ -168,7 +168,7 @@ def test_unreachable_server_is_explained(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["", ".", "images/a\0b.jpg", "images/a\nb.jpg", "\x7f"])
 def test_a_name_that_no_file_can_have_is_refused(name, tmp_path, monkeypatch):
     made = _tar(tmp_path / "a.tgz", [tarfile.TarInfo("images/1.jpg")])
-    monkeypatch.setattr(archives, "_tar_members", lambda *_: iter([(name, lambda: io.BytesIO(b"evil"))]))
+    monkeypatch.setattr(archives, "_tar_members", lambda *_: iter([(name, 4, lambda: io.BytesIO(b"evil"))]))
     with pytest.raises(FungiError, match=r"a\.tgz was refused: its member '.*' has an invalid name"):
         unpack(made, tmp_path / "target")
     assert not (tmp_path / "target").exists()
@@ -204,6 +204,19 @@ def test_a_bomb_is_stopped_on_its_way_and_leaves_nothing(kind, tmp_path, monkeyp
     monkeypatch.setattr(archives, "LARGEST_SWELLING", 2 * int(swelling))
     unpack_folder(lambda: path, "images", tmp_path / "data" / "images")
     assert (tmp_path / "data" / "images" / "1.jpg").stat().st_size == len(zeros)
+
+
+def test_no_more_is_read_of_a_member_than_it_states(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("images/1.jpg", bytes(8 << 20))
+    content = bytearray(path.read_bytes())
+    place = content.rfind(b"PK\x01\x02") + 24  # of the size, in the table at the end
+    content[place : place + 4] = (100).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(FungiError, match=r"a\.zip is damaged .*CRC"):
+        unpack_folder(lambda: path, "images", tmp_path / "data" / "images")
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_a_crowd_of_empty_files_is_a_bomb_too(tmp_path, monkeypatch):

@@ -10,13 +10,25 @@ import numpy as np
 import pytest
 
 from fungi.data.base import DATASETS, open_split
-from fungi.data.preparation import DownloadSettings, VerifySettings, download, verify, verify_dataset
+from fungi.data.preparation import (
+    DownloadSettings,
+    PrepareSettings,
+    VerifySettings,
+    download,
+    prepare,
+    sources,
+    verify,
+    verify_dataset,
+)
 from fungi.data.sets.eurosat import split_rows
 from fungi.errors import FungiError, MissingFilesError
+from fungi.settings import parse
+from tests.data.makers import makers
 
-SCRIPTS = sorted((Path(__file__).parents[2] / "scripts").glob("*_dataset.py")) + sorted(
-    (Path(__file__).parents[2] / "scripts").glob("prepare_*.py")
-)
+SCRIPTS = [
+    Path(__file__).parents[2] / "scripts" / f"{name}.py" for name in ("download_dataset", "prepare", "verify_dataset")
+]
+UNPACKED = [name for name in DATASETS if DATASETS[name].prepare]
 ANNOTATIONS = {
     "cifar10": "cifar10/cifar-10-batches-py/data_batch_3",
     "cifar100": "cifar100/cifar-100-python/meta",
@@ -119,7 +131,7 @@ def test_verify_prints_a_line_per_split(capsys, tmp_path):
     assert capsys.readouterr().out.startswith("digits train: 1257 rows of 10 classes")
 
 
-@pytest.mark.parametrize(("name", "text"), [("cars", "prepare script"), ("digits", "needs none")])
+@pytest.mark.parametrize(("name", "text"), [("cars", "Use scripts/prepare.py"), ("digits", "needs none")])
 def test_what_no_program_can_download_is_explained(name, text, tmp_path):
     with pytest.raises(FungiError, match=rf"'{name}' can't be downloaded.*{text}.*that can: .*aircraft, .*cifar10"):
         download(DownloadSettings(dataset=name, data_dir=tmp_path))
@@ -129,15 +141,53 @@ def test_what_no_program_can_download_is_explained(name, text, tmp_path):
 def test_docstring_of_a_script_names_its_own_command(script):
     text = script.read_text()
     assert f"python scripts/{script.name} " in text.split('"""')[1]
-    assert f'program="{script.name}"' in text or "run_script(" in text  # which takes the name of the file
+    assert f'program="{script.name}"' in text
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ((), "names no dataset. Choose from: ade20k, cars"),
+        (("pets", "eurosat"), "'eurosat' has no archives to unpack. Use scripts/download_dataset.py"),
+        (("digits",), "'digits' has no archives to unpack. It comes with a package"),
+        (("pest",), "unknown dataset 'pest'. Did you mean 'pets'"),
+    ],
+)
+def test_what_prepare_does_not_unpack_is_refused(names, text):
+    with pytest.raises(FungiError, match=text):
+        PrepareSettings(dataset=names)
+
+
+def test_every_dataset_that_is_unpacked_says_where_its_archives_come_from():
+    paragraphs = dict(paragraph.split(":\n", 1) for paragraph in sources().split("\n\n"))
+    assert sorted(name for names in paragraphs for name in names.split(", ")) == UNPACKED
+    for text in paragraphs.values():
+        assert "downloads" in text
+
+
+def test_prepare_unpacks_each_dataset_it_names_and_verifies_it(miniature, tmp_path, monkeypatch, capsys):
+    made, fetched = miniature("pets"), tmp_path / "downloads"
+    fetched.mkdir()
+    makers()["pets"].pack(made.data_dir, fetched, monkeypatch)
+    sizes = {split: len(rows) for split, rows in made.expected.splits.items()}
+    monkeypatch.setitem(DATASETS._entries, "pets", replace(DATASETS["pets"], sizes=sizes, classes=3))
+    prepare(PrepareSettings(dataset=("pets",), data_dir=tmp_path / "unpacked", archives=fetched))
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "pets train: 4 rows of 3 classes",
+        "pets test: 3 rows of 3 classes",
+    ]
+    assert open_split("pets", "train", tmp_path / "unpacked").fingerprint() == made.open("train").fingerprint()
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if DATASETS[name].prepare or DATASETS[name].download])
-def test_script_that_a_missing_dataset_points_to_exists(name, tmp_path):
+def test_command_that_a_missing_dataset_points_to_takes_it(name, tmp_path):
     with pytest.raises(MissingFilesError) as caught:
         open_split(name, "train", tmp_path)
-    script = str(caught.value).split("run: python ")[1].split()[0]
+    script, *flags = str(caught.value).split("run: python ")[1].split(" (its")[0].split()
     assert Path(__file__).parents[2].joinpath(script).is_file()
+    kind = PrepareSettings if name in UNPACKED else DownloadSettings
+    assert script == ("scripts/prepare.py" if name in UNPACKED else "scripts/download_dataset.py")
+    assert name in parse(kind, flags, program="", description="").dataset
 
 
 @pytest.mark.slow

@@ -20,7 +20,13 @@ from fungi.grid.submit import DEFAULT_JOBS
 from fungi.settings import parse
 
 ROOT = Path(__file__).resolve().parents[2]
-ALL = sorted((ROOT / "jobs").rglob("*.job"))
+PUBLISHED_NAMES = {
+    "generate_pets": "images.tar.gz",
+    "generate_imagenet100": "imagenet100.zip",
+    "generate_cub": "CUB_200_2011.tgz",
+}
+"""Jobs that the published code names, other names of `prepare.job`, and an archive that each asks for."""
+ALL = sorted(path for path in (ROOT / "jobs").rglob("*.job") if path.stem not in PUBLISHED_NAMES)
 OVER_GRID = grid_job_files(ROOT)
 names = pytest.mark.parametrize("job", OVER_GRID, ids=lambda job: job.name)
 
@@ -57,12 +63,13 @@ def test_all_jobs_that_are_submitted_together_are_there() -> None:
     assert set(DEFAULT_JOBS) <= {job.name for job in OVER_GRID}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "datasets").glob("*.job")), ids=lambda path: path.stem)
-def test_a_dataset_job_runs_a_script_that_is_there_with_flags_that_it_takes(path: Path) -> None:
-    ((script, flags),) = re.findall(r"^in_project (\S+) (.+)$", path.read_text(), flags=re.MULTILINE)
+def test_the_job_of_datasets_runs_a_script_that_is_there_with_flags_that_it_takes() -> None:
+    text = (ROOT / "jobs" / "datasets" / "prepare.job").read_text()
+    ((script, flags),) = re.findall(r"^in_project (\S+) (.+)$", text, flags=re.MULTILINE)
     assert (ROOT / script).is_file()
-    plain = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", flags)
-    assert parse(PrepareSettings, shlex.split(plain), program="", description="").data_dir == Path("data")
+    plain = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", flags.replace("${FUNGI_DATASETS:-}", "pets cars"))
+    settings = parse(PrepareSettings, shlex.split(plain), program="", description="")
+    assert settings == PrepareSettings(dataset=("pets", "cars"), archives=Path("downloads"), data_dir=Path("data"))
 
 
 def test_the_folder_of_the_logs_comes_with_the_project() -> None:
@@ -74,7 +81,7 @@ def test_unknown_jobs_commands_and_flags_are_named() -> None:
     with pytest.raises(FungiError, match=r"unknown job 'concatt'\. Did you mean 'concat'"):
         read_job_file(ROOT, "concatt")
     with pytest.raises(FungiError, match="does not run a command over the grid"):
-        read_job_file(ROOT, "datasets/generate_pets")
+        read_job_file(ROOT, "datasets/prepare")
     with pytest.raises(FungiError, match=r"unknown command of the grid 'extrac'\. Did you mean 'extract'"):
         call_of(["extrac"], Grid())
     with pytest.raises(FungiError, match="unknown objective 'kll'"):
@@ -125,9 +132,9 @@ def test_the_status_of_a_job_is_that_of_its_command(tmp_path: Path) -> None:
     assert "Run fungi extract and extract-gradients first" in done.stderr
 
 
-def test_a_dataset_job_runs_without_slurm_and_says_what_it_needs(tmp_path: Path) -> None:
-    done = run_job(
-        "jobs/datasets/generate_pets.job", tmp_path, FUNGI_ARCHIVES=str(tmp_path), FUNGI_DATA_DIR=str(tmp_path)
-    )
+@pytest.mark.parametrize("name", PUBLISHED_NAMES)
+def test_a_job_of_one_dataset_runs_without_slurm_and_says_what_it_needs(name: str, tmp_path: Path) -> None:
+    folders = {"FUNGI_ARCHIVES": str(tmp_path), "FUNGI_DATA_DIR": str(tmp_path), "FUNGI_DATASETS": "cars"}
+    done = run_job(f"jobs/datasets/{name}.job", tmp_path, **folders)
     assert done.returncode == 2
-    assert "images.tar.gz" in done.stderr
+    assert f"there is no {PUBLISHED_NAMES[name]}" in done.stderr

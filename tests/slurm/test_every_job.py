@@ -92,6 +92,8 @@ def submit(cluster: Cluster, name: str, root: Path, toys: Mapping[str, str], bef
         grid |= {"FUNGI_DATASETS": toys[trial.data], "FUNGI_BACKBONES": trial.backbone}
         grid |= {"FUNGI_SPLITS": " ".join(trial.splits)} if trial.splits else {}
         grid |= {f"FUNGI_FLAGS_{command.upper().replace('-', '_')}": text for command, text in trial.flags.items()}
+    if name == "datasets/prepare":
+        grid["FUNGI_DATASETS"] = "speech-commands"
     if name.startswith("reproduce/"):
         grid["FUNGI_STEPS"] = str(steps_file(name, root, toys["pictures"]))
     words = [f"--array=0-{max(len(trial.splits), 1) - 1}"] if not name.startswith("datasets/") else []

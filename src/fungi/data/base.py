@@ -135,6 +135,7 @@ class DatasetSpec:
     download: data directory -> None, where the source can be fetched by a program.
     prepare: (data directory, folder of the archives) -> None, where archives are fetched by hand; unpacks and arranges
         them. Both are used by `fungi prefetch` and the scripts alone, and do nothing where their work is done.
+    archives: commands that fetch these archives into `downloads`, and comments for what a person has to do.
     masks: what the masks mean, for datasets that are segmented; `classes` then counts the classes of pixels.
     ground_truth: data directory -> one record per query, for retrieval datasets (`fungi.data.formats.landmarks`).
     sizes: rows per split, as published; its keys are the names of the splits. None: not known before opening.
@@ -154,6 +155,7 @@ class DatasetSpec:
     input_options: Mapping[str, Any] = field(default_factory=dict)
     download: Callable[[Path], None] | None = None
     prepare: Callable[[Path, Path], None] | None = None
+    archives: tuple[str, ...] = ()
     ground_truth: Callable[[Path], list[Any]] | None = None
     masks: MaskRules | None = None
     published: bool = True

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fungi.data.base import DATASETS
 from fungi.errors import FungiError, MissingFilesError
 
 
@@ -16,13 +17,11 @@ class Place:
     folders: below the data directory, in the order in which they are tried; "" is the data directory itself. The
         first one is where downloads and preparation put it.
     needs: paths inside the folder that have to be there.
-    script: the script that makes it, `prepare_cars.py`; by default, the one that downloads.
     """
 
     dataset: str
     folders: tuple[str, ...]
     needs: tuple[str, ...]
-    script: str = ""
 
     def home(self, data_dir: Path) -> Path:
         """Return the folder where downloads and preparation put the dataset."""
@@ -41,10 +40,11 @@ class Place:
         roots = [data_dir / folder for folder in self.folders]
         absent = min(([need for need in needs if not (root / need).exists()] for root in roots), key=len)
         looked = ", ".join(str(root) for root in roots)
-        script = self.script or f"download_dataset.py --dataset {self.dataset}"
+        script = "prepare.py" if DATASETS[self.dataset].prepare else "download_dataset.py"
         return (
             f"dataset {self.dataset!r}: no {', '.join(absent)} (looked in {looked}). Name the folder with --data-dir, "
-            f"or run: python scripts/{script} --data-dir {data_dir} (its --help says what it needs)."
+            f"or run: python scripts/{script} --dataset {self.dataset} --data-dir {data_dir} "
+            "(its --help says what it needs)."
         )
 
 

@@ -3,25 +3,34 @@
 The scripts call these functions.
 """
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from fungi.data.base import DATASETS, DatasetSpec, Samples, resolve_dataset
 from fungi.data.damage import damage_error, damaged_items
 from fungi.errors import FungiError
-from fungi.runtime.command import run_command
 from fungi.settings import required, setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSettings:
-    """Flags of the `prepare_*.py` scripts."""
+    """Flags of `prepare.py`."""
 
-    data_dir: Path = setting(Path("data"), "where datasets live; the dataset gets a folder there", topic="data")
-    archives: Path = setting(Path(), "folder of the downloaded archives")
+    dataset: tuple[str, ...] = required("datasets to unpack", topic="data")
+    data_dir: Path = setting(Path("data"), "where datasets live; each dataset gets a folder there", topic="data")
+    archives: Path = setting(Path("downloads"), "folder of the downloaded archives")
+
+    def __post_init__(self) -> None:
+        for name in self.dataset:
+            if DATASETS[name].prepare is None:
+                raise FungiError(
+                    f"dataset {name!r} has no archives to unpack. "
+                    + ("Use scripts/download_dataset.py. " if DATASETS[name].download else "It comes with a package. ")
+                    + f"Those that have: {', '.join(_unpacked())}."
+                )
+        if not self.dataset:
+            raise FungiError(f"--dataset names no dataset. Choose from: {', '.join(_unpacked())}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,19 +50,25 @@ class VerifySettings:
     every_item: bool = setting(False, "read every item, not only the first and the last of each split")
 
 
-def run_script(*names: str, description: str | None) -> int:
-    """Prepare the datasets of these names, as a `prepare_*.py` does; return the exit status."""
-    program = Path(sys.argv[0]).name
-    return run_command(PrepareSettings, partial(prepare, names=names), program=program, description=description or "")
-
-
-def prepare(settings: PrepareSettings, names: Sequence[str]) -> None:
+def prepare(settings: PrepareSettings) -> None:
     """Unpack and arrange datasets from archives that a person downloaded, and verify them; safe to repeat."""
-    for name in names:
-        make = DATASETS[name].prepare
-        assert make is not None
-        make(settings.data_dir.expanduser(), settings.archives.expanduser())
+    for name in settings.dataset:
+        unpack = DATASETS[name].prepare
+        assert unpack is not None
+        unpack(settings.data_dir.expanduser(), settings.archives.expanduser())
         verify(VerifySettings(dataset=name, data_dir=settings.data_dir))
+
+
+def sources() -> str:
+    """Return, for each dataset that `prepare` unpacks, the commands that fetch its archives."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for name in _unpacked():
+        names.setdefault(DATASETS[name].archives, []).append(name)
+    return "\n\n".join("\n    ".join([f"{', '.join(same)}:", *archives]) for archives, same in names.items())
+
+
+def _unpacked() -> list[str]:
+    return [name for name in DATASETS if DATASETS[name].prepare]
 
 
 def download(settings: DownloadSettings) -> None:
@@ -63,7 +78,7 @@ def download(settings: DownloadSettings) -> None:
         fetchable = [name for name in DATASETS if DATASETS[name].download]
         raise FungiError(
             f"dataset {spec.name!r} can't be downloaded by a program. "
-            + ("See the prepare script for it in scripts/. " if spec.prepare else f"It needs none: {spec.notes}. ")
+            + ("Use scripts/prepare.py. " if spec.prepare else f"It needs none: {spec.notes}. ")
             + f"Those that can: {', '.join(fetchable)}."
         )
     spec.download(settings.data_dir.expanduser())

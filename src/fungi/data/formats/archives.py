@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, NamedTuple
 
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.log import logger
@@ -58,7 +58,9 @@ def find_archive(folder: Path, *patterns: str) -> Path:
     for pattern in patterns:
         for archive in sorted(folder.expanduser().glob(pattern)):
             return archive
-    raise MissingFilesError(f"there is no {' or '.join(patterns)} in {folder}. Download it; --help has the commands.")
+    raise MissingFilesError(
+        f"there is no {' or '.join(patterns)} in {folder}. Download it; scripts/prepare.py --help says from where."
+    )
 
 
 def unpack(archive: Path, into: Path, *, below: str = "") -> None:
@@ -124,24 +126,32 @@ def fetch(url: str, into: Path) -> Path:
     return target
 
 
-def _zip_members(file: zipfile.ZipFile) -> Iterator[tuple[str, Callable[[], Any]]]:
+class _Member(NamedTuple):
+    """A file in an archive. size: number of bytes that it states; no more are read of it."""
+
+    name: str
+    size: int
+    open: Callable[[], IO[bytes] | None]
+
+
+def _zip_members(file: zipfile.ZipFile) -> Iterator[_Member]:
     for member in file.infolist():
         if not member.is_dir():
-            yield member.filename, partial(file.open, member)
+            yield _Member(member.filename, member.file_size, partial(file.open, member))
 
 
-def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
     for member in file:
         if not (member.isreg() or member.isdir()):
             raise FungiError(f"the archive {archive} was refused: {member.name!r} is a link or a device.")
         if member.isreg():
-            yield member.name, partial(file.extractfile, member)
+            yield _Member(member.name, member.size, partial(file.extractfile, member))
 
 
-def _write_members(archive: Path, members: Iterator[tuple[str, Callable[[], Any]]], into: Path, below: str) -> int:
+def _write_members(archive: Path, members: Iterator[_Member], into: Path, below: str) -> int:
     """Write the files of an archive, and return their number. Raises FungiError for a dangerous member."""
     written, room = 0, max(ALWAYS_ALLOWED, LARGEST_SWELLING * archive.stat().st_size)
-    for name, open_member in members:
+    for name, size, open_member in members:
         path = PurePosixPath(name)
         if not path.parts or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
             raise FungiError(f"the archive {archive} was refused: its member {name!r} has an invalid name.")
@@ -153,25 +163,19 @@ def _write_members(archive: Path, members: Iterator[tuple[str, Callable[[], Any]
             continue
         inner = path.relative_to(below) if below else path
         target = into / (inner if inner.parts else path.name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open_member() as content, target.open("wb") as file:
-            room -= max(BYTES_OF_A_MEMBER, _copied(content, file, room))
+        room -= max(BYTES_OF_A_MEMBER, size)
         if room < 0:
             raise FungiError(
                 f"the archive {archive} was refused: it expands to more than {LARGEST_SWELLING} times its size, as an "
                 f"archive bomb does (stopped at {name!r}). Download it again from its official source."
             )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        content = open_member()
+        assert content is not None  # a directory, which members are not
+        with content, target.open("wb") as file:
+            shutil.copyfileobj(content, file)
         written += 1
     return written
-
-
-def _copied(content: Any, file: Any, room: int) -> int:
-    """Copy a member, and return its number of bytes, at most `room + 1`: no more bytes are copied."""
-    copied = 0
-    while copied <= room and (part := content.read(min(1 << 20, room + 1 - copied))):
-        file.write(part)
-        copied += len(part)
-    return copied
 
 
 def _flatten(folder: Path, name: str) -> None:

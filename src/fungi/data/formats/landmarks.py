@@ -48,7 +48,6 @@ class Landmarks:
             dataset=self.name,
             folders=("retrieval-landmarks", ""),
             needs=(f"{self.folder}/jpg", f"{self.folder}/gnd_{self.folder}.pkl"),
-            script="prepare_landmarks.py",
         )
 
     def open(self, data_dir: Path, split: str) -> Samples:
@@ -192,6 +191,11 @@ def landmarks_spec(landmarks: Landmarks, *, title: str, database: int, queries: 
         metric="map",
         open=landmarks.open,
         prepare=landmarks.prepare,
+        archives=(
+            "kaggle datasets download -p downloads qiubit/roxfordparis",
+            "# or, in place of roxfordparis.zip, the official oxbuild_images*.tgz, paris_1*.tgz and paris_2*.tgz,",
+            "# with gnd_roxford5k.pkl and gnd_rparis6k.pkl",
+        ),
         ground_truth=landmarks.ground_truth,
         pca_dim=512,
         notes="train is the database, test the queries, test-cropped the queries cropped to their boxes",

@@ -18,7 +18,6 @@ PLACE = Place(
     dataset="ade20k",
     folders=("ade20k", "ADEChallengeData2016"),
     needs=tuple(f"{kind}/{folder}" for kind in ("images", "annotations") for folder in FOLDERS.values()),
-    script="prepare_ade20k.py",
 )
 _ARCHIVE = "ADEChallengeData2016"
 
@@ -56,6 +55,10 @@ register_dataset(
     metric="mIoU",
     open=_open,
     prepare=_prepare,
+    archives=(
+        "# 1 GB",
+        "wget -P downloads http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+    ),
     masks=MaskRules(ignored=0, unscored=(0,)),
     notes="150 classes and other (0), which is not scored; for fungi segment",
 )

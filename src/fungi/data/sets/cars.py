@@ -1,6 +1,6 @@
 """`cars`: Stanford Cars, 196 models, in torchvision's layout.
 
-The original download no longer exists: see `prepare_cars.py`.
+The original download no longer exists: see `archives`.
 """
 
 import shutil
@@ -17,7 +17,6 @@ PLACE = Place(
     dataset="cars",
     folders=("cars", ""),
     needs=("stanford_cars/devkit/cars_meta.mat",),
-    script="prepare_cars.py",
 )
 _TEST_LABELS = "cars_test_annos_withlabels.mat"
 _SPLIT_NEEDS = {
@@ -58,4 +57,11 @@ register_dataset(
     sizes={"train": 8144, "test": 8041},
     open=_open,
     prepare=_prepare,
+    archives=(
+        "# 2 GB; the original site is gone",
+        "kaggle datasets download -p downloads jessicali9530/stanford-cars-dataset",
+        "wget -P downloads https://github.com/pytorch/vision/files/11644847/car_devkit.tgz",
+        "# and into downloads, by hand: cars_test_annos_withlabels.mat, from",
+        "# https://www.kaggle.com/code/subhangaupadhaya/pytorch-stanfordcars-classification/input",
+    ),
 )

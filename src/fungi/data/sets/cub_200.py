@@ -20,7 +20,6 @@ PLACE = Place(
     dataset="cub-200",
     folders=("cub", "cub-200", ""),
     needs=tuple(f"{FOLDER}/{name}" for name in ("images", "images.txt", "classes.txt", "train_test_split.txt")),
-    script="prepare_cub.py",
 )
 _SAVED = "cub-hf"
 _FLAG = {"train": "1", "test": "0"}
@@ -61,4 +60,8 @@ register_dataset(
     sizes={"train": 5994, "test": 5794},
     open=_open,
     prepare=_prepare,
+    archives=(
+        "# 1.2 GB",
+        "wget -P downloads https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+    ),
 )

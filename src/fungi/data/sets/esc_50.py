@@ -32,7 +32,6 @@ class _Fold:
             dataset=self.dataset,
             folders=("esc-50", "ESC-50-master", ""),
             needs=("meta/esc50.csv", "audio"),
-            script="prepare_esc50.py",
         )
 
     def __call__(self, data_dir: Path, split: str) -> Samples:
@@ -63,6 +62,10 @@ for _number in range(1, FOLDS + 1):
         modality="audio",
         open=_Fold(_number, _name),
         prepare=_prepare,
+        archives=(
+            "# 0.9 GB",
+            "wget -O downloads/ESC-50-master.zip https://github.com/karolpiczak/ESC-50/archive/master.zip",
+        ),
         input_options=INPUT,
         published=_number == 1,
     )

@@ -20,7 +20,6 @@ PLACE = Place(
     dataset="imagenet-100",
     folders=("imagenet100", "imagenet-100"),
     needs=("Labels.json",),
-    script="prepare_imagenet100.py",
 )
 _SHARDS = {"train": ("train.X1", "train.X2", "train.X3", "train.X4"), "test": ("val.X",)}
 
@@ -59,5 +58,9 @@ register_dataset(
     sizes={"train": 130000, "test": 5000},
     open=_open,
     prepare=_prepare,
+    archives=(
+        "# 17 GB",
+        "kaggle datasets download -p downloads ambityga/imagenet100",
+    ),
     notes="ablations only; test is the validation set",
 )

@@ -16,7 +16,7 @@ from fungi.data.places import Place, reading
 from fungi.errors import FungiError
 from fungi.runtime.log import logger
 
-PLACE = Place(dataset="imagenet-1k", folders=("imagenet-1k", "imagenet"), needs=(), script="prepare_imagenet.py")
+PLACE = Place(dataset="imagenet-1k", folders=("imagenet-1k", "imagenet"), needs=())
 _FOLDERS = {"train": "train", "test": "val"}
 
 
@@ -70,5 +70,10 @@ register_dataset(
     sizes={"train": 1281167, "test": 50000},
     open=_open,
     prepare=_prepare,
+    archives=(
+        "# 150 GB; into downloads, with an account of image-net.org: ILSVRC2012_devkit_t12.tar.gz,",
+        "# ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar. An ImageNet that is unpacked already needs only a link:",
+        "# ln -s /path/to/imagenet data/imagenet-1k",
+    ),
     notes="test is the official validation set",
 )

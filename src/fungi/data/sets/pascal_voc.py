@@ -23,7 +23,6 @@ PLACE = Place(
     dataset="pascal-voc",
     folders=("pascal-voc", "VOCSegmentation"),
     needs=("images", *MASKS.values(), *(f"sets/{name}.txt" for name in LISTS.values())),
-    script="prepare_pascal_voc.py",
 )
 _INSIDE = "VOCdevkit/VOC2012"
 
@@ -59,6 +58,11 @@ register_dataset(
     metric="mIoU",
     open=_open,
     prepare=_prepare,
+    archives=(
+        "# 2.2 GB",
+        "wget -P downloads http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+        "# and into downloads, from any copy of the augmented training set: SegmentationClassAug.zip, trainaug.txt",
+    ),
     masks=MaskRules(void_class=0),
     notes="train is trainaug, test is val; for fungi segment",
 )

@@ -16,7 +16,6 @@ PLACE = Place(
     dataset="pets",
     folders=("pets", "pets/oxford-iiit-pet", "oxford-iiit-pet"),
     needs=("images", "annotations/trainval.txt", "annotations/test.txt"),
-    script="prepare_pets.py",
 )
 _SAVED = "pets-hf"
 _LISTS = {"train": "trainval.txt", "test": "test.txt"}
@@ -55,4 +54,9 @@ register_dataset(
     metric="mean-per-class-accuracy",
     open=_open,
     prepare=_prepare,
+    archives=(
+        "# 0.8 GB",
+        "wget -P downloads https://thor.robots.ox.ac.uk/~vgg/data/pets/images.tar.gz",
+        "wget -P downloads https://thor.robots.ox.ac.uk/~vgg/data/pets/annotations.tar.gz",
+    ),
 )

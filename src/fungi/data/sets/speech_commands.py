@@ -18,7 +18,6 @@ PLACE = Place(
     dataset="speech-commands",
     folders=("speech-commands", "speech_commands_v0.02", "SpeechCommands/speech_commands_v0.02", ""),
     needs=tuple(LISTS.values()),
-    script="prepare_speech_commands.py",
 )
 
 
@@ -56,5 +55,9 @@ register_dataset(
     modality="audio",
     open=_open,
     prepare=_prepare,
+    archives=(
+        "# 2.3 GB packed, 3.8 GB unpacked",
+        "wget -P downloads http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
+    ),
     input_options={"frames": 128, "mean": -6.845978, "deviation": 5.5654526},
 )
