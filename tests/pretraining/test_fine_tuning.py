@@ -19,6 +19,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.checkpoints import read_content
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
+from fungi.pretraining import epochs
 from fungi.pretraining.processes import World
 from fungi.pretraining.transfer import fine_tuning
 from fungi.pretraining.transfer.augmented_view import AugmentedViews
@@ -92,10 +93,10 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(folder, checkpoint, tmp_p
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "whole", **changed)) == 0
     learn = fine_tuning.FineTuning._learn
 
-    def killed(self, epoch, rates):
+    def killed(self, epoch):
         if epoch == 2:
             raise Killed
-        return learn(self, epoch, rates)
+        return learn(self, epoch)
 
     with monkeypatch.context() as patch:
         patch.setattr(fine_tuning.FineTuning, "_learn", killed)
@@ -161,7 +162,7 @@ def test_layers_learn_at_rates_that_decay_towards_the_input() -> None:
 def test_losses_that_are_read_late_are_the_same_losses(folder, checkpoint, tmp_path, monkeypatch, capsys) -> None:
     """As on a GPU; a loss that is no number is named by its own step."""
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "read")) == 0
-    monkeypatch.setattr(fine_tuning, "steps_ahead", lambda device: 1)
+    monkeypatch.setattr(epochs, "steps_ahead", lambda device: 1)
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "late")) == 0
     assert history(tmp_path / "late") == history(tmp_path / "read")
     losses = iter([0.5, float("nan"), 0.5, 0.5])
@@ -197,7 +198,7 @@ def test_rates_follow_the_batch_and_the_schedule(repeats, folder, checkpoint, tm
 def test_rates_end_where_the_published_ones_do(recipe, last, peak, folder, checkpoint, tmp_path, monkeypatch) -> None:
     """Below the peak the cosine ends at the recipe's last rate, and never above the peak (spec udi 7.6)."""
     seen = []
-    monkeypatch.setattr(fine_tuning.FineTuning, "_learn", lambda self, epoch, rates: seen.append(rates.tolist()) or 1.0)
+    monkeypatch.setattr(fine_tuning.FineTuning, "_learn", lambda self, epoch: seen.append(self.rates.tolist()) or 1.0)
     monkeypatch.setattr(fine_tuning.FineTuning, "_accuracy", lambda *_: 0.5)
     changed = {"recipe": recipe, "repeats": 1, "lr": peak, "lr_images": 0, "epochs": 4, "warmup_epochs": 0}
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, **changed)) == 0
@@ -211,7 +212,7 @@ def test_every_epoch_has_other_views_of_the_same_images(folder, checkpoint, tmp_
     train, _ = made.open_rows()
     backbone = made.load_network()
     add_classifier(backbone.model, 2, drop_path=0.0)
-    run = fine_tuning.FineTuning(made, backbone, train, World(), torch.device("cpu"))
+    run = fine_tuning.FineTuning(made, backbone, train, train, World(), torch.device("cpu"))
     first, again, second = (list(run._batches(epoch)) for epoch in (0, 0, 1))
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one[0], other[0])
@@ -228,7 +229,7 @@ def test_labels_are_smoothed_once_mixed_or_not(mixed) -> None:
     mixing = {"mixup": 0.8, "cutmix": 1.0} if mixed else {"mixup": 0.0, "cutmix": 0.0}
     asked = SimpleNamespace(
         settings=FineTuneSettings(arch="vit_micro", smoothing=0.3, **mixing),
-        model=SimpleNamespace(num_classes=3),
+        backbone=SimpleNamespace(model=SimpleNamespace(num_classes=3)),
         parallel=lambda _: logits,
         device=torch.device("cpu"),
         dtype=torch.float32,

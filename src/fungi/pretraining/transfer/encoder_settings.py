@@ -1,4 +1,4 @@
-"""Settings that all evaluations of an encoder share: its network, its images, and how many of them."""
+"""Settings that the evaluations of an encoder share: the network, and its images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,9 @@ BACKBONE_OF = {"vit_small": "udi-vits16", "vit_tiny": "udi-vitt16", "vit_base": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderSettings:
-    """A vision transformer of timm's kind, and a dataset with train rows and rows to score."""
+class NetworkSettings:
+    """A vision transformer of timm's kind, its weights, and where it computes."""
 
-    dataset: str = setting("patterns", "dataset: a name of `fungi list datasets`, or NAME=folder:PATH", topic="data")
-    data_path: Path | None = setting(
-        None, "in place of --dataset, a folder of train/ and val/ of class folders", aliases=("--data_path",)
-    )
     data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing", topic="data")
     backbone: str = setting("", "backbone: a vision transformer of `fungi list backbones`", topic="model")
     arch: str = setting(
@@ -31,10 +27,6 @@ class EncoderSettings:
         None, "weights", aliases=("--pretrained-weights", "--pretrained_weights", "--finetune"), topic="model"
     )
     random_init: bool = setting(False, "use random weights, drawn from the seed", topic="model")
-    train_share: float = setting(
-        1.0, "share of the train rows, drawn evenly over classes; 0.01 and 0.1 for low shot", within=(1e-6, 1)
-    )
-    train_list: Path | None = setting(None, "file of the names of the train images to use, one a line (SimCLR's lists)")
     seed: int = setting(0, "seed of weights, rows and order", within=SEEDS)
     num_workers: int = setting(
         -1,
@@ -51,8 +43,6 @@ class EncoderSettings:
             raise unknown_name("architecture", self.arch, BACKBONE_OF)
         if bool(self.arch) == bool(self.backbone):
             raise FungiError("say which network: --backbone udi-vits16, or --arch vit_small.")
-        if self.train_list and self.train_share < 1:
-            raise FungiError("--train-list and --train-share exclude each other: give one of them.")
 
     @property
     def network(self) -> str:
@@ -60,13 +50,32 @@ class EncoderSettings:
         return self.backbone or BACKBONE_OF[self.arch]
 
     def load_network(self) -> "Backbone":
-        """Return the network with its weights; FungiError where its tokens are not known."""
+        """Return the network with its weights. Raises FungiError where its tokens are not known."""
         from fungi.backbones.loading import load_backbone
         from fungi.pretraining.tokens import require_known_tokens
 
         backbone = load_backbone(self.network, checkpoint=self.checkpoint, random_init=self.random_init, seed=self.seed)
         require_known_tokens(backbone.model, self.network)
         return backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings(NetworkSettings):
+    """A network, and a dataset with train rows and rows to score."""
+
+    dataset: str = setting("patterns", "dataset: a name of `fungi list datasets`, or NAME=folder:PATH", topic="data")
+    data_path: Path | None = setting(
+        None, "in place of --dataset, a folder of train/ and val/ of class folders", aliases=("--data_path",)
+    )
+    train_share: float = setting(
+        1.0, "share of the train rows, drawn evenly over classes; 0.01 and 0.1 for low shot", within=(1e-6, 1)
+    )
+    train_list: Path | None = setting(None, "file of the names of the train images to use, one a line (SimCLR's lists)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_list and self.train_share < 1:
+            raise FungiError("--train-list and --train-share exclude each other: give one of them.")
 
     def open_rows(self) -> "tuple[Samples, Samples]":
         """Return the train rows that are asked for, and the rows to score: those of test, else of valid."""

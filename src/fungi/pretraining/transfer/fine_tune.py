@@ -45,7 +45,7 @@ def run(settings: FineTuneSettings) -> dict[str, Any]:
         if not world.leads:
             logger.setLevel("ERROR")
         classifier = dataclasses.replace(backbone, model=model)
-        results = FineTuning(settings, classifier, train, world, device).run(scored)
+        results = FineTuning(settings, classifier, train, scored, world, device).run()
     content = {
         "settings": settings.complete(),
         "provenance": {"weights": backbone.weights_source, "weights_hash": backbone.weights_hash},

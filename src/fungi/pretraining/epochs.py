@@ -1,0 +1,129 @@
+"""Training in epochs: each is trained, scored, logged and saved; a run that was stopped resumes after its last one."""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fungi.backbones.checkpoint_files import read_content
+from fungi.errors import FungiError
+from fungi.pretraining.processes import World, steps_ahead
+from fungi.pretraining.run_files import refuse_other_run, write_log
+from fungi.runtime.files import save_with_torch
+from fungi.runtime.log import logger
+from fungi.runtime.transfers import download
+
+
+class EpochTraining(ABC):
+    """One process's part in a run. A subclass computes the loss of every step and scores the model.
+
+    optimizer: groups with `lr_scale`, the factor of the group's learning rate. rates: learning rate of each step of the
+    run. averaged: timm's moving average of the model's weights, or None.
+    """
+
+    command: ClassVar[str]
+    """The command as it is typed, for messages."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        rates: Float[np.ndarray, " steps"],
+        *,
+        epochs: int,
+        output_dir: Path,
+        world: World,
+        device: torch.device,
+        averaged: Any = None,
+    ) -> None:
+        self.model, self.optimizer, self.rates, self.averaged = model, optimizer, rates, averaged
+        self.epochs, self.output_dir, self.world, self.device = epochs, output_dir, world, device
+        self.history: list[dict[str, int | float]] = []
+        self.parallel = world.shared(model)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of an epoch."""
+        return len(self.rates) // self.epochs
+
+    @abstractmethod
+    def losses(self, epoch: int) -> Iterator[Float[Tensor, ""]]:
+        """Yield the loss of each step of an epoch; weights change between two of them."""
+
+    @abstractmethod
+    def scores(self) -> dict[str, float]:
+        """Return the scores of the current weights, by name."""
+
+    def train(self, identity: dict[str, Any]) -> list[dict[str, int | float]]:
+        """Train to the last epoch, and return number, mean loss and scores of each.
+
+        identity: what the numbers of a run depend on. Raises FungiError where the folder holds another run.
+        """
+        path = self.output_dir / "checkpoint.pth"
+        if path.exists():
+            self._load(path, identity)
+        self.world.agree(len(self.history) * self.steps, self.device, path.parent)
+        for epoch in range(len(self.history), self.epochs):
+            line: dict[str, int | float] = {"epoch": epoch, "loss": self._learn(epoch), **self.scores()}
+            self.history.append(line)
+            if self.world.leads:
+                self._save(identity)
+                logger.info("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
+        return self.history
+
+    def _learn(self, epoch: int) -> float:
+        """Pass over the images once, and return the mean loss of this process."""
+        self.parallel.train()
+        losses: list[float] = []
+        pending: deque[tuple[int, Callable[[], list[float]]]] = deque()
+        for step, loss in enumerate(self.losses(epoch), start=epoch * self.steps):
+            for group in self.optimizer.param_groups:
+                group["lr"] = float(self.rates[step]) * group["lr_scale"]
+            pending.append((step, download(loss.detach()[None])))
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            if self.averaged:
+                self.averaged.update(self.model)
+            losses += _read(pending, steps_ahead(self.device))
+        return float(np.mean(losses + _read(pending, 0)))
+
+    def _load(self, path: Path, identity: dict[str, Any]) -> None:
+        content = read_content(path)
+        if not isinstance(content, dict) or "history" not in content:
+            raise FungiError(f"{path} is not a checkpoint of `{self.command}`. Use another --output-dir.")
+        refuse_other_run(content, identity, path)
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        if self.averaged:
+            self.averaged.module.load_state_dict(content["averaged"])
+        self.history = content["history"]
+
+    def _save(self, identity: dict[str, Any]) -> None:
+        content = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": self.averaged.module.state_dict() if self.averaged else {},
+            "history": self.history,
+            "identity": identity,
+        }
+        write_log(self.output_dir, self.history)  # before the state that says the epoch is done
+        save_with_torch(content, self.output_dir / "checkpoint.pth")
+
+
+def _read(pending: deque[tuple[int, Callable[[], list[float]]]], most: int) -> list[float]:
+    """Return losses until `most` are pending. Raises FungiError, with its step, for a loss that is not finite."""
+    losses = []
+    while len(pending) > most:
+        step, numbers = pending.popleft()
+        (loss,) = numbers()
+        if not np.isfinite(loss):
+            raise FungiError(f"step {step}: the loss is {loss}. The last checkpoint is good. Try a lower --lr.")
+        losses.append(loss)
+    return losses
