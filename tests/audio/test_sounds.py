@@ -64,9 +64,9 @@ def test_a_silent_clip_is_a_clip(tmp_path):
     [
         (
             np.zeros(399, dtype=np.int16),
-            r"sample 'yes/a.wav': .*a.wav is too short: 399 values .* at least 400 \(25 ms\)",
+            r"sample 'yes/a.wav': .*a.wav is too short. It has 399 values .* at least 400 \(25 ms\)",
         ),
-        (np.full(500, np.nan, dtype=np.float32), r"holds values that are no numbers"),
+        (np.full(500, np.nan, dtype=np.float32), r"contains values that are not finite"),
     ],
 )
 def test_clips_that_can_not_be_used_are_named(tmp_path, values, complaint):

@@ -76,7 +76,7 @@ def test_damaged_archive_is_named_and_leaves_no_folder(cut, tmp_path):
 
 def test_wrong_archive_is_named(tmp_path):
     made = _tar(tmp_path / "a.tgz", [tarfile.TarInfo("other/1.jpg")])
-    with pytest.raises(FungiError, match=r"holds no images\. Is it the right one"):
+    with pytest.raises(FungiError, match=r"does not contain images\. Download the correct archive"):
         unpack_folder(lambda: made, "images", tmp_path / "data" / "images")
 
 
@@ -197,11 +197,11 @@ def test_a_bomb_is_stopped_on_its_way_and_leaves_nothing(kind, tmp_path, monkeyp
             member.size = len(zeros)
             file.addfile(member, io.BytesIO(zeros))
     swelling = len(zeros) / path.stat().st_size
-    assert swelling > archives.LARGEST_SWELLING
+    assert swelling > archives.LARGEST_EXPANSION
     with pytest.raises(FungiError, match=r"expands to more than 200 times.*'images/1\.jpg'"):
         unpack_folder(lambda: path, "images", tmp_path / "data" / "images")
     assert list((tmp_path / "data").iterdir()) == []
-    monkeypatch.setattr(archives, "LARGEST_SWELLING", 2 * int(swelling))
+    monkeypatch.setattr(archives, "LARGEST_EXPANSION", 2 * int(swelling))
     unpack_folder(lambda: path, "images", tmp_path / "data" / "images")
     assert (tmp_path / "data" / "images" / "1.jpg").stat().st_size == len(zeros)
 
@@ -221,7 +221,7 @@ def test_no_more_is_read_of_a_member_than_it_states(tmp_path):
 
 def test_a_crowd_of_empty_files_is_a_bomb_too(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "ALWAYS_ALLOWED", 1 << 10)
-    monkeypatch.setattr(archives, "LARGEST_SWELLING", 0)
+    monkeypatch.setattr(archives, "LARGEST_EXPANSION", 0)
     members = [tarfile.TarInfo(f"images/{place}") for place in range(3)]
     with pytest.raises(FungiError, match="archive bomb"):
         unpack(_tar(tmp_path / "a.tgz", members), tmp_path / "target")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fungi.data import content
 from fungi.data.base import DATASETS, Samples
-from fungi.data.content import PIECE, WHOLE, digest_of_bytes, digest_of_file
+from fungi.data.content import FULLY_HASHED, PIECE, digest_of_bytes, digest_of_file
 from fungi.data.formats.image_files import ImageArray, image_samples
 from fungi.errors import FungiError, MissingFilesError
 from tests.data.test_every_dataset import NAMES, OF_FILES
@@ -78,7 +78,9 @@ def test_a_loader_that_says_nothing_of_its_content_is_asked_for_its_items():
     assert chosen.take([1, 0]).fingerprint() != chosen.take([1, 1]).fingerprint()
 
 
-@pytest.mark.parametrize("size", [0, 1, WHOLE - 1, WHOLE, WHOLE + 1, WHOLE + 3 * PIECE, 100_000])
+@pytest.mark.parametrize(
+    "size", [0, 1, FULLY_HASHED - 1, FULLY_HASHED, FULLY_HASHED + 1, FULLY_HASHED + 3 * PIECE, 100_000]
+)
 @pytest.mark.parametrize("start", [b"\xff\xd8", b"RIFF"])
 def test_a_file_and_its_bytes_in_memory_agree(size, start, tmp_path):
     data = (start + np.random.default_rng(size).bytes(size))[:size]
@@ -100,7 +102,7 @@ def test_files_without_compression_alone_are_read_whole(start, pieces, tmp_path,
 
 
 def test_the_start_the_middle_and_the_end_of_a_large_file_are_seen():
-    data = bytearray(10 * WHOLE)
+    data = bytearray(10 * FULLY_HASHED)
     seen = {digest_of_bytes(bytes(data))}
     for place in (0, len(data) // 3, 2 * len(data) // 3, len(data) - 1):
         changed = data.copy()
@@ -122,7 +124,7 @@ def test_files_that_are_gone_or_no_files_are_named(tmp_path):
     with pytest.raises(MissingFilesError, match=r"sample 'a.png': there is no file .*/a.png"):
         image_samples(tmp_path, ["a.png"], [0]).fingerprint()
     os.mkfifo(tmp_path / "b.png")
-    with pytest.raises(FungiError, match=r"sample 'b.png': .* is no regular file"):
+    with pytest.raises(FungiError, match=r"sample 'b.png': .* is not a regular file"):
         image_samples(tmp_path, ["b.png"], [0]).fingerprint()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fungi.data.damage import SHOWN, damage_error, damaged_items, without
+from fungi.data.damage import SHOWN, damage_error, damaged_items, without_damaged
 from fungi.data.formats.image_files import image_samples
 
 
@@ -28,7 +28,7 @@ def test_all_damaged_items_are_listed_in_order(samples) -> None:
 
 
 def test_the_rows_that_are_left_keep_their_names_and_have_another_fingerprint(samples) -> None:
-    left = without(samples, damaged_items(samples))
+    left = without_damaged(samples, damaged_items(samples))
     assert list(left.ids) == ["0.png", "2.png", "3.png", "5.png"]
     np.testing.assert_array_equal(left.targets, [0, 2, 3, 5])
     assert left.fingerprint() != samples.fingerprint()

@@ -64,7 +64,11 @@ def test_a_split_may_say_its_classes_as_names_where_another_numbers_them(tmp_pat
             ClassLabel(names=["cat", "Dog"]),
             "row 1 .*train has no class 'Dog'.*by name",
         ),
-        (ClassLabel(names=["cat", "dog"]), Value("int64"), "train name their classes, test has numbers alone"),
+        (
+            ClassLabel(names=["cat", "dog"]),
+            Value("int64"),
+            "the labels of train have class names, but those of test are only numbers",
+        ),
     ],
 )
 def test_classes_that_cannot_be_matched_by_name_are_refused(train, test, message, tmp_path):
@@ -110,7 +114,7 @@ def test_three_splits_keep_their_meaning_and_others_are_left_out_aloud(tmp_path,
     for folder in ("train", "val", "test", "scraps"):
         write_image(tmp_path / "own" / folder / "cat" / "1.png", folder)
     assert resolve_dataset(f"mine=folder:{tmp_path / 'own'}").splits == ("train", "valid", "test")
-    assert "left out, neither train, valid nor test: scraps" in said.text
+    assert "ignored, because not train, valid or test: scraps" in said.text
 
 
 def test_an_unknown_split_is_refused_with_the_nearest(tmp_path):
@@ -212,7 +216,7 @@ def test_what_is_left_out_is_said_by_kind_and_number(tmp_path, said):
     for name in ("cat/a.avif", "cat/b.avif", "cat/noending", "cat/note.txt", "cat/Thumbs.db", "cat/.hidden.jpg"):
         (train / name).write_bytes(b"?")
     assert list(open_split(f"mine=folder:{tmp_path / 'own'}", "train", tmp_path).ids) == ["train/cat/1.jpg"]
-    assert "files left out: 2 .avif, 1 .txt, 1 beside the class folders, 1 without an ending." in said.text
+    assert "ignored files: 2 .avif, 1 .txt, 1 next to the class folders, 1 without an ending." in said.text
 
 
 def test_pictures_without_class_folders_are_sent_to_similar(tmp_path):
@@ -298,7 +302,7 @@ def test_an_absent_item_is_named_by_row_and_column(column, feature, values, tmp_
     rows = Dataset.from_dict({column: values, "label": [0, 1]}, features=features)
     samples = open_split(save(tmp_path / "own", train=rows), "train", tmp_path)
     assert len(samples.fingerprint()) == 64
-    with pytest.raises(FungiError, match=rf"'train/1': row 1 of .*/train has nothing in column '{column}'"):
+    with pytest.raises(FungiError, match=rf"'train/1': row 1 of .*/train has no value in column '{column}'"):
         samples.load(1)
 
 
@@ -353,7 +357,7 @@ def test_masks_of_black_and_white_have_two_classes_and_it_is_said(names, tmp_pat
     samples = open_split(text, "train", tmp_path)
     assert resolve_dataset(text).classes == len(samples.class_names) == 2
     assert samples.mask(0)[0].tolist() == [0, 1, 1]
-    assert "hold only 0 and 255: 255 is class 1" in said.text
+    assert "contain only 0 and 255. 255 is class 1" in said.text
 
 
 def test_numbers_with_gaps_are_classes_called_by_their_values(tmp_path, said):
@@ -361,7 +365,7 @@ def test_numbers_with_gaps_are_classes_called_by_their_values(tmp_path, said):
     samples = open_split(text, "train", tmp_path)
     assert list(samples.class_names) == ["class 0", "class 7", "class 11", "class 26"]
     assert [samples.mask(row)[0].tolist() for row in range(2)] == [[1, 2, 255], [0, 1, 3]]
-    assert "the masks hold 0, 7, 11, 26: these are 4 classes" in said.text
+    assert "the masks contain 0, 7, 11, 26. These are 4 classes" in said.text
 
 
 def test_numbers_of_classes_with_names_stay_as_they_are(tmp_path):
@@ -382,10 +386,10 @@ def test_test_masks_take_part_in_what_values_stand_for(tmp_path):
     ("values", "options", "message"),
     [
         ([0, 1, 2], {"ending": "jpg"}, "is a JPEG file, which does not keep class numbers exactly"),
-        ([0, 1.5, 2], {"mode": "F", "ending": "tif"}, "holds 1.5, which is not a whole number"),
-        ([0, -2, 2], {"mode": "I", "ending": "tif"}, "holds -2; 0 is the smallest value"),
-        ([0, 300, 2], {"mode": "I", "ending": "tif"}, "holds 300; .*255 the largest"),
-        (list(range(100)), {}, r"hold 100 values \(0, 1, .*\), too many to be classes without names"),
+        ([0, 1.5, 2], {"mode": "F", "ending": "tif"}, "contains 1.5, which is not a whole number"),
+        ([0, -2, 2], {"mode": "I", "ending": "tif"}, "contains -2. Masks contain values from 0"),
+        ([0, 300, 2], {"mode": "I", "ending": "tif"}, "contains 300. .*from 0 to 255"),
+        (list(range(100)), {}, r"contain 100 values \(0, 1, .*\), too many for classes without names"),
     ],
 )
 def test_masks_without_class_numbers_are_refused_with_their_values(values, options, message, tmp_path):

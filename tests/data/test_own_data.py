@@ -107,9 +107,12 @@ def test_unlabelled_row_is_refused(label, tmp_path):
 @pytest.mark.parametrize(
     ("features", "text"),
     [
-        ({"a": Value("string"), "b": Value("string"), "label": Value("int64")}, "which is an image or text column"),
-        ({"image": Image(), "colour": Value("int64")}, "which is a column 'label'"),
-        ({"sound": Audio(), "label": Value("int64")}, "holds sounds"),
+        (
+            {"a": Value("string"), "b": Value("string"), "label": Value("int64")},
+            "needs exactly one that can be an image or text column",
+        ),
+        ({"image": Image(), "colour": Value("int64")}, "needs exactly one that can be a column 'label'"),
+        ({"sound": Audio(), "label": Value("int64")}, "contains sounds"),
     ],
 )
 def test_columns_that_leave_a_doubt_are_refused(features, text, tmp_path):
@@ -134,7 +137,7 @@ def test_name_that_is_no_plain_folder_name_is_refused(name, folders):
         ("digits=folder:/x", "'digits' is the name of a known dataset"),
         ("mine=folder:/there/is/none", "there is no folder /there/is/none"),
         ("diggits", r"Did you mean 'digits'.*\?$"),
-        ("quux", r"need their place each time they are read: NAME=folder:PATH .*`fungi list datasets`\.$"),
+        ("quux", r"need their path in every command: NAME=folder:PATH .*`fungi list datasets`\.$"),
     ],
 )
 def test_mistakes_are_explained(text, message):
@@ -144,7 +147,7 @@ def test_mistakes_are_explained(text, message):
 
 def test_unknown_name_says_where_it_looked(tmp_path):
     (tmp_path / "mine").mkdir()
-    with pytest.raises(FungiError, match=rf"unknown dataset 'mine', and {tmp_path}/mine holds no train/ and test/\."):
+    with pytest.raises(FungiError, match=rf"unknown dataset 'mine', and {tmp_path}/mine has no train/ and test/\."):
         resolve_dataset("mine", tmp_path)
 
 
@@ -198,11 +201,11 @@ def test_class_folders_without_a_split_get_one_that_stays(flat, tmp_path):
 
 
 def test_a_folder_without_a_split_is_offered_one(flat, folders, tmp_path):
-    with pytest.raises(MissingFilesError, match=rf"no folder train/.*Then write --dataset mine=split:{flat}"):
+    with pytest.raises(MissingFilesError, match=rf"no folder train/.*write --dataset mine=split:{flat}"):
         resolve_dataset(f"mine=folder:{flat}")
-    with pytest.raises(FungiError, match=rf"has a split already \(train, val, test\).*mine=folder:{folders}"):
+    with pytest.raises(FungiError, match=rf"already has splits \(train, val, test\).*mine=folder:{folders}"):
         resolve_dataset(f"mine=split:{folders}")
-    with pytest.raises(MissingFilesError, match=rf"have no classes: fungi similar --images {flat}/cat"):
+    with pytest.raises(MissingFilesError, match=rf"have no classes; fungi similar --images {flat}/cat"):
         resolve_dataset(f"mine=folder:{flat}/cat")
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingFilesError, match="Put class folders there"):
@@ -218,7 +221,7 @@ def test_pictures_of_formats_that_are_not_read_are_named(flat, tmp_path, caplog,
     (flat / "cat" / "notes.txt").write_text("")
     train = open_split(f"mine=split:{flat}", "train", tmp_path)
     assert len(train) == 10
-    assert "files left out: 1 .heic, 1 .svg, 1 .txt. Images of other formats have to be converted" in caplog.text
+    assert "ignored files: 1 .heic, 1 .svg, 1 .txt. Convert images of other formats" in caplog.text
 
 
 @pytest.mark.parametrize("ending", ["gif", "jfif"])

@@ -91,7 +91,7 @@ def test_eurosat_split_is_pinned_for_the_real_label_list():
 def test_other_sizes_than_published_are_said_aloud(miniature, caplog):
     with caplog.at_level(logging.WARNING, logger="fungi"):
         miniature("cars").open("train")
-    assert "dataset 'cars': split train has 3 rows here, published are 8144" in caplog.text
+    assert "dataset 'cars': split train has 3 rows, but the published split has 8144" in caplog.text
 
 
 def test_verification_passes_where_sizes_and_classes_agree(miniature):
@@ -107,8 +107,8 @@ def test_verification_passes_where_sizes_and_classes_agree(miniature):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"sizes": {"train": 5}}, "split train has 4 rows, published are 5"),
-        ({"sizes": {"train": 4}, "classes": 4}, "has rows of 3 classes, published are 4"),
+        ({"sizes": {"train": 5}}, "split train has 4 rows, but the published split has 5"),
+        ({"sizes": {"train": 4}, "classes": 4}, "has rows of 3 classes, but the published split has 4"),
     ],
 )
 def test_verification_refuses_other_rows_or_classes(change, text, miniature):
@@ -131,9 +131,9 @@ def test_verify_prints_a_line_per_split(capsys, tmp_path):
     assert capsys.readouterr().out.startswith("digits train: 1257 rows of 10 classes")
 
 
-@pytest.mark.parametrize(("name", "text"), [("cars", "Use scripts/prepare.py"), ("digits", "needs none")])
+@pytest.mark.parametrize(("name", "text"), [("cars", "Use scripts/prepare.py"), ("digits", "needs no download")])
 def test_what_no_program_can_download_is_explained(name, text, tmp_path):
-    with pytest.raises(FungiError, match=rf"'{name}' can't be downloaded.*{text}.*that can: .*aircraft, .*cifar10"):
+    with pytest.raises(FungiError, match=rf"'{name}' can't be downloaded.*{text}.*downloaded: .*aircraft, .*cifar10"):
         download(DownloadSettings(dataset=name, data_dir=tmp_path))
 
 

@@ -69,7 +69,7 @@ def test_a_dataset_with_missing_rows_is_not_ready(
     digits = DATASETS["digits"]
     register(monkeypatch, DATASETS, "short", replace(digits, name="short", sizes={"train": 1257, "test": 541}))
     assert COMMANDS["prefetch"].main(["--no-weights", "--datasets", "short", "--root", str(tmp_path)]) == 2
-    assert "split test has 540 rows, published are 541" in capsys.readouterr().err
+    assert "split test has 540 rows, but the published split has 541" in capsys.readouterr().err
 
 
 def test_a_fresh_checkout_has_no_root_and_needs_none(

@@ -33,9 +33,9 @@ def replaced(path: Path, values: np.ndarray) -> None:
     ("values", "message"),
     [
         (np.zeros((32, 31)), r"'train/images/01\.png': its mask has 31 x 32 pixels, its image 32 x 32"),
-        (np.full((32, 32), 3), r"'train/images/01\.png': its mask holds 3, but there are 3 classes, from 0 to 2"),
+        (np.full((32, 32), 3), r"'train/images/01\.png': its mask contains 3, but there are 3 classes, from 0 to 2"),
         (np.full((32, 32), 255), r"'train/images/01\.png': its mask is void \(255\) everywhere"),
-        (np.zeros((32, 32, 3)), r"the mask .*01\.png holds colours \(RGB\)"),
+        (np.zeros((32, 32, 3)), r"the mask .*01\.png contains colours \(RGB\)"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_named(values: np.ndarray, message: str, squares: Path, tmp_path: Path) -> None:

@@ -57,11 +57,11 @@ def test_missing_files_say_columns_folder_and_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ('{"text": "a"}\n', r"train.jsonl has no column 'label'. It has: text"),
-        ('{"sentence": "a", "label": 0}\n', r"has no column 'text'. It has: sentence, label"),
+        ('{"text": "a"}\n', r"train.jsonl has no column 'label'. Its columns are: text"),
+        ('{"sentence": "a", "label": 0}\n', r"has no column 'text'. Its columns are: sentence, label"),
         ('{"text": "a", "label": 4}\n', r"row 0 has the label 4; expected a number below 4 or one of World"),
         ('{"text": "a", "label": "Arts"}\n', r"row 0 has the label 'Arts'"),
-        ('{"text": "a", "label": 1}\n{"text": null, "label": 1}\n', r"row 1 has no text in column 'text', but None"),
+        ('{"text": "a", "label": 1}\n{"text": null, "label": 1}\n', r"row 1 has None in column 'text', not a text"),
         ('{"text": "a", "label": 1\n', r"train.jsonl can't be read as a table"),
         ("", r"train.jsonl can't be read as a table"),
     ],
@@ -74,7 +74,7 @@ def test_what_is_wrong_with_a_table_is_said(tmp_path, content, complaint):
 
 def test_a_damaged_parquet_file_is_named(tmp_path):
     put(tmp_path / "ag-news", "train.parquet", b"PAR1 this is none")
-    with pytest.raises(FungiError, match=r"train.parquet can't be read as a table .*Make or download it again"):
+    with pytest.raises(FungiError, match=r"train.parquet can't be read as a table .*Create or download it again"):
         open_split("ag-news", "train", tmp_path)
 
 
@@ -111,7 +111,7 @@ def test_downloads_that_fail_say_where_to_fetch(tmp_path, monkeypatch):
         raise ConnectionError("no network here\nand more")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(MissingFilesError, match=r"can't fetch split train of .*CogComp/trec \(no network here\)"):
+    with pytest.raises(MissingFilesError, match=r"can't download split train of .*CogComp/trec \(no network here\)"):
         DATASETS["trec"].download(tmp_path)
     assert not list((tmp_path / "trec").iterdir())
 
@@ -159,7 +159,7 @@ def test_the_library_of_this_python_fills_all_classes_alike():
     [
         ("text,label\na,0.5\nb,3.5\n", r"row 0 has the label 0.5"),
         ("text,label\na,1e400\n", "row 0 has the label inf"),
-        ("text,label\n", r"train.csv has a header and no rows"),
+        ("text,label\n", r"train.csv has a header but no rows"),
         ("text,label,label\na,0,1\n", r"train.csv has the column 'label' more than once"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Raw samples: index -> (item, label), one file per dataset. Nothing here resizes, crops or normalises."""
+"""Datasets of raw samples, one file per dataset. This package does not resize, crop or normalise items."""

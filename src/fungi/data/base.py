@@ -1,8 +1,8 @@
-"""What a dataset is to the rest of the program, and the enumeration of datasets.
+"""The interface of a dataset, and the registry of datasets.
 
-A file in this package describes one dataset with a `DatasetSpec` and registers it. Modules import torchvision,
-`datasets` and the like inside their functions, so that listing names stays instant. Items of any modality are
-served the same way: an image is an RGB `PIL.Image`, a text a `str` (or a tuple of them), a sound a waveform.
+Each file in `fungi.data.sets` describes a dataset with a `DatasetSpec` and registers it. Modules import torchvision,
+`datasets` and similar libraries inside their functions, so that listing names stays fast. An item is an RGB
+`PIL.Image`, a text (`str` or a tuple of `str`) or a waveform.
 """
 
 import hashlib
@@ -25,41 +25,42 @@ if TYPE_CHECKING:
 Metric = Literal["accuracy", "mean-per-class-accuracy", "map", "mIoU"]
 Modality = Literal["vision", "text", "audio"]
 VOID = 255
-"""Value of a mask's pixels that belong to no class."""
+"""Mask value of pixels that belong to no class."""
 Loader = Callable[[int], Any]
-"""Row -> raw item. An object that pickles (a small dataclass with `__call__`), so that any kind of worker can hold it;
-it opens files when called, so that no handle is shared between processes. Where it can tell the content of a row
-without loading it, it has a method `content(row) -> bytes` (`fungi.data.content`)."""
+"""Function that returns the raw item of a row. It can be pickled (a small dataclass with `__call__`), so that every
+kind of worker can use it. It opens files when it is called, so that processes share no file handles. It may have a
+method `content(row) -> bytes` that identifies the content of a row without loading it (`fungi.data.content`)."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The loader of chosen rows of another loader."""
+    """Loader of selected rows of another loader."""
 
     load: Loader
     rows: np.ndarray
 
     def __call__(self, row: int) -> Any:
-        """Return the item of a chosen row."""
+        """Return the item of a selected row."""
         return self.load(int(self.rows[row]))
 
     def content(self, row: int) -> bytes:
-        """Return a digest of what is in a chosen row."""
+        """Return a digest of the content of a selected row."""
         content: Callable[[int], bytes] | None = getattr(self.load, "content", None)
-        chosen = int(self.rows[row])
-        return content(chosen) if content else digest_of_item(self.load(chosen))
+        source_row = int(self.rows[row])
+        return content(source_row) if content else digest_of_item(self.load(source_row))
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One split of a dataset, in its fixed order. No shuffling, ever: row i of every file is sample i.
+    """One split of a dataset. It is never shuffled: row i of every file is sample i.
 
     targets: labels, uint32 `[n]`; for landmarks, the row number.
-    ids: one name per row that stays the same on every machine (relative path, index in the source file). The seeds of
-        random views and the dataset's fingerprint derive from it.
-    load: row -> raw item. FungiError naming the file and the id where it can't be read.
-    mask: row -> class of each pixel `[h w]` uint8, of the image's size, for datasets that are segmented (`MaskRules`).
-    treatment: what is done to items as they are read, in words; part of the fingerprint. Empty for published datasets.
+    ids: one name per row that is the same on every machine (relative path, or index in the source file). The name seeds
+        the random views of the sample and is part of the fingerprint of the dataset.
+    load: returns the raw item of a row. Raises FungiError that names the file and the id if it can't be read.
+    mask: returns the class of each pixel of a row, `[h w]` uint8, in the size of the image; for segmentation.
+    treatment: description of the changes to items when they are read; part of the fingerprint. Empty for published
+        datasets.
     """
 
     targets: np.ndarray
@@ -77,13 +78,13 @@ class Samples:
         return len(self.ids)
 
     def __getitem__(self, row: int) -> tuple[Any, int]:
-        """Return (item, label) of a row, as map-style datasets of torch do."""
+        """Return (item, label) of a row, as in map-style datasets of torch."""
         return self.load(row), int(self.targets[row])
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over the ordered sample ids, labels, content and masks: equal if the rows are the same.
+        """Return a SHA-256 over the ordered sample ids, labels, content and masks. It is computed once.
 
-        Content is read as `fungi.data.content` says: not all of every large file. It is computed once.
+        Large files are not read completely (`fungi.data.content`).
         """
         return self._fingerprint
 
@@ -100,25 +101,26 @@ class Samples:
         return digest.hexdigest()
 
     def take(self, rows: "Sequence[int] | Integer[np.ndarray, ' s']") -> "Samples":
-        """Return the rows `rows`, in that order, under their own ids."""
-        chosen = np.asarray(rows, dtype=np.int64)
+        """Return the samples of `rows`, in this order; they keep their ids."""
+        selected = np.asarray(rows, dtype=np.int64)
         return Samples(
-            targets=self.targets[chosen],
-            ids=[self.ids[row] for row in chosen.tolist()],
-            load=Rows(self.load, chosen),
+            targets=self.targets[selected],
+            ids=[self.ids[row] for row in selected.tolist()],
+            load=Rows(self.load, selected),
             class_names=self.class_names,
-            mask=None if self.mask is None else Rows(self.mask, chosen),
+            mask=None if self.mask is None else Rows(self.mask, selected),
             treatment=self.treatment,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRules:
-    """What the values of a dataset's masks mean (spec dense 2.1, 2.2).
+    """Meaning of the mask values of a dataset (spec dense 2.1, 2.2).
 
-    ignored: the value that takes no part in the metric; void_class: the class that void (255) counts as among the
-    labels of training patches, None for no class at all; unscored: classes that the metric leaves out of its mean.
-    input_size: side in pixels that images are brought to where nobody says otherwise.
+    ignored: mask value of pixels that the metric ignores.
+    void_class: class of void pixels (255) in the labels of training patches; None: they have no class.
+    unscored: classes that are not part of the mean of the metric.
+    input_size: default side of the resized images, in pixels.
     """
 
     ignored: int = VOID
@@ -129,19 +131,20 @@ class MaskRules:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """One entry of the enumeration.
+    """Description of a dataset in the registry.
 
-    open: (data directory, split) -> Samples. It never downloads. MissingFilesError says what to place where.
-    download: data directory -> None, where the source can be fetched by a program.
-    prepare: (data directory, folder of the archives) -> None, where archives are fetched by hand; unpacks and arranges
-        them. Both are used by `fungi prefetch` and the scripts alone, and do nothing where their work is done.
-    archives: commands that fetch these archives into `downloads`, and comments for what a person has to do.
-    masks: what the masks mean, for datasets that are segmented; `classes` then counts the classes of pixels.
-    ground_truth: data directory -> one record per query, for retrieval datasets (`fungi.data.formats.landmarks`).
-    sizes: rows per split, as published; its keys are the names of the splits. None: not known before opening.
-    published_open: `open` as the published code read it, where that gives other labels (used by `--profile published`).
-    input_options: what items of this dataset ask of a backbone's input: fields of the modality's input description.
-    published: whether the dataset belongs to the paper (spec vision 3.1), so that reports know where to look.
+    open: (data directory, split) -> Samples. It never downloads. MissingFilesError names the missing files and their
+        folder.
+    download: (data directory) -> None; downloads the dataset, if a program can do that.
+    prepare: (data directory, folder of archives) -> None; unpacks and arranges archives that a person downloads. Only
+        `fungi prefetch` and the scripts call `download` and `prepare`. Both do nothing if their result exists.
+    archives: commands that download the archives into `downloads`, and comments on manual steps.
+    masks: meaning of the mask values, for segmentation; `classes` is then the number of classes of pixels.
+    ground_truth: (data directory) -> one record per query, for retrieval datasets (`fungi.data.formats.landmarks`).
+    sizes: published number of rows per split; the keys are the names of the splits. None: known only after opening.
+    published_open: `open` of the published code, if its labels differ (used by `--profile published`).
+    input_options: settings of the backbone input for this dataset: fields of the input description of the modality.
+    published: whether the dataset is part of the paper (spec vision 3.1).
     """
 
     name: str
@@ -168,40 +171,44 @@ class DatasetSpec:
         return tuple(self.sizes)
 
     def as_published(self) -> "DatasetSpec":
-        """Return the dataset with the labels that the published code read; itself where these are the same."""
+        """Return the dataset with the labels of the published code."""
         return self if self.published_open is None else replace(self, open=self.published_open)
 
     def open_split(self, split: str, data_dir: Path) -> Samples:
-        """Return one split; FungiError for one that the dataset lacks. Warn where it has other rows than published."""
+        """Return one split. Warn if its number of rows is not the published number.
+
+        Raises FungiError for an unknown split.
+        """
         if split not in self.sizes:
             raise no_such_split(self, split)
         samples, published = self.open(data_dir, split), self.sizes[split]
         if published not in (None, len(samples)):
             logger.warning(
-                "dataset %r: split %s has %d rows here, published are %d; see scripts/verify_dataset.py.",
+                "dataset %r: split %s has %d rows, but the published split has %d; see scripts/verify_dataset.py.",
                 *(self.name, split, len(samples), published),
             )
         return samples
 
 
 def no_such_split(dataset: DatasetSpec, split: str) -> FungiError:
-    """Return the error for a split that a dataset does not have, with the nearest names."""
+    """Return the error for an unknown split, with similar names."""
     near = did_you_mean(split, dataset.splits)
     return FungiError(f"dataset {dataset.name!r} has no split {split!r}.{near} It has: {', '.join(dataset.splits)}.")
 
 
 DATASETS: Registry[DatasetSpec] = Registry("dataset", "fungi.data.sets", own="fungi.data.own:own_dataset")
 register_dataset = DATASETS.registering(DatasetSpec)
-"""Make a dataset, and add it to the enumeration."""
+"""Create a `DatasetSpec` from its fields and register it."""
 
 
 def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:
-    """Return the dataset that `--dataset` names: one of the enumeration, or a user's own.
+    """Return the dataset that `--dataset` names: a registered dataset or a dataset of the user.
 
-    text: a name of the enumeration; `NAME=folder:PATH` (folders `train`, `test`, perhaps `valid`, of class folders);
-        `NAME=hf:PATH` (a `datasets` dataset saved to disk, or `owner/name` on the hub); `NAME=masks:PATH` (folders
-        `train` and `test` of `images` and `masks`); or a NAME for which `<data_dir>/NAME` is either.
-    Raises FungiError for a name that leads nowhere.
+    text: a registered name; `NAME=folder:PATH` (folders `train`, `test` and optionally `valid`, with class folders);
+        `NAME=split:PATH` (class folders); `NAME=hf:PATH` (a `datasets` dataset saved to disk, or `owner/name` on the
+        hub); `NAME=masks:PATH` (folders `train` and `test` with `images` and `masks`); or the NAME of a class-folder
+        or saved dataset in `<data_dir>/NAME`.
+    Raises FungiError for an unknown dataset.
     """
     if text in DATASETS:
         return DATASETS[text]
@@ -209,5 +216,5 @@ def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:
 
 
 def open_split(name: str, split: str, data_dir: Path) -> Samples:
-    """Return one split of a dataset (`name` as for `resolve_dataset`); FungiError for a split that it does not have."""
+    """Return one split of a dataset; `name` as in `resolve_dataset`. Raises FungiError for an unknown split."""
     return resolve_dataset(name, data_dir).open_split(split, data_dir)

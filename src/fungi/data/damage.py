@@ -1,4 +1,4 @@
-"""All items of a split that can't be read, listed at once, so that one pass over the data names them all."""
+"""Find all damaged items of a split in one pass over the data."""
 
 import os
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ from fungi.errors import FungiError
 from fungi.runtime.log import progress
 
 SHOWN = 10
-"""Damaged items that an error names one by one."""
+"""Largest number of damaged items that an error lists."""
 
 
 @dataclass(frozen=True)
 class DamagedItem:
-    """A row whose item, or mask, can't be read, and the error that says why."""
+    """A row with an item or mask that can't be read, and the message of the error."""
 
     row: int
     sample_id: str
@@ -24,8 +24,8 @@ class DamagedItem:
 
 
 def damaged_items(samples: Samples, rows: Iterable[int] | None = None, *, label: str = "reading") -> list[DamagedItem]:
-    """Return the items that can't be read, in the order of `rows` (all rows by default). Every item is decoded."""
-    chosen = list(range(len(samples)) if rows is None else rows)
+    """Decode the items of `rows` (default: all rows) and return those that can't be read, in the same order."""
+    selected = list(range(len(samples)) if rows is None else rows)
 
     def check(row: int) -> DamagedItem | None:
         try:
@@ -37,24 +37,23 @@ def damaged_items(samples: Samples, rows: Iterable[int] | None = None, *, label:
         return None
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        checked = progress(pool.map(check, chosen), [1] * len(chosen), label=label, unit="item")
+        checked = progress(pool.map(check, selected), [1] * len(selected), label=label, unit="item")
         return [damaged for damaged in checked if damaged is not None]
 
 
-def without(samples: Samples, damaged: Iterable[DamagedItem]) -> Samples:
-    """Return the other rows, in their order, under their own ids; the fingerprint is another one."""
-    left_out = {item.row for item in damaged}
-    return samples.take([row for row in range(len(samples)) if row not in left_out])
+def without_damaged(samples: Samples, damaged: Iterable[DamagedItem]) -> Samples:
+    """Return the samples without the damaged items. The other items keep their order and ids."""
+    damaged_rows = {item.row for item in damaged}
+    return samples.take([row for row in range(len(samples)) if row not in damaged_rows])
 
 
-def damage_error(
-    damaged: list[DamagedItem], rows: int, *, way_out: str = "Replace them, or take them out."
-) -> FungiError:
-    """Return the error that names damaged items, one per line."""
-    return FungiError("\n  ".join([f"{len(damaged):,} of {rows:,} items can't be read. {way_out}", *causes(damaged)]))
+def damage_error(damaged: list[DamagedItem], rows: int, *, advice: str = "Replace or remove them.") -> FungiError:
+    """Return the error that lists damaged items, one per line."""
+    lines = [f"{len(damaged):,} of {rows:,} items can't be read. {advice}", *damage_lines(damaged)]
+    return FungiError("\n  ".join(lines))
 
 
-def causes(damaged: list[DamagedItem]) -> list[str]:
-    """Return one line per damaged item, with the cause: the first ones, and the number of the others."""
+def damage_lines(damaged: list[DamagedItem]) -> list[str]:
+    """Return one line with the cause for each of the first damaged items, and the number of the other items."""
     more = [f"and {len(damaged) - SHOWN:,} more"] if len(damaged) > SHOWN else []
     return [*(item.cause.removesuffix(" Replace the file.") for item in damaged[:SHOWN]), *more]

@@ -1,7 +1,7 @@
-"""A split for class folders that come without one: a fifth of each class is set aside for testing.
+"""Split class folders into train and test: a fifth of each class is for testing.
 
-Which rows those are is decided by a hash of their names: the same on every machine and in every run, and a picture that
-is added later moves few of the others.
+A hash of the file names selects the test images. The split is the same on every machine, and adding an image moves few
+other images to the other split.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ TEST_SHARE = 0.2
 SPLITS = ("train", "test")
 
 
-def drawn(names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the names of each split, in their order. Of two or more names, at least one is for testing."""
+def split_by_hash(names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the names of each split, in the given order. If there are two or more names, at least one is for test."""
     by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     count = max(1, round(TEST_SHARE * len(names))) if len(names) > 1 else 0
     test = set(by_hash[:count])
@@ -31,24 +31,24 @@ def drawn(names: Sequence[str]) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class DrawnSplit:
-    """Opens the splits of a folder of class folders."""
+    """Opener of the splits of a folder that contains class folders."""
 
     root: Path
 
     def __call__(self, data_dir: Path, split: str) -> Samples:
-        """Return one split; MissingFilesError where there is no picture."""
+        """Return one split. Raises MissingFilesError for a split without images."""
         classes = class_folders(self.root)
         files = [[f"{name}/{file}" for file in image_names(self.root / name)] for name in classes]
         report_left_out(self.root)
-        chosen = [drawn(names)[split] for names in files]
-        paths = [path for paths in chosen for path in paths]
+        files_of_split = [split_by_hash(names)[split] for names in files]
+        paths = [path for class_paths in files_of_split for path in class_paths]
         if not paths:
             raise MissingFilesError(
-                f"no image for {split} in the class folders of {self.root}: CLASS/IMAGE is expected."
+                f"no image for {split} in the class folders of {self.root}. Expected {self.root}/CLASS/IMAGE."
             )
         logger.info(
-            f"{self.root}: {len(paths):,} of {sum(map(len, files)):,} pictures are for {split}; a fifth of each "
-            "class is for testing, chosen by a hash of the names, so that it is the same every time."
+            f"{self.root}: split {split} has {len(paths):,} of {sum(map(len, files)):,} images. A hash of the file "
+            "names selects a fifth of each class for testing, so that the split is always the same."
         )
-        labels = np.repeat(np.arange(len(classes)), list(map(len, chosen)))
+        labels = np.repeat(np.arange(len(classes)), list(map(len, files_of_split)))
         return image_samples(self.root, paths, labels, classes, as_displayed=True)

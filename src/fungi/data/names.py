@@ -1,7 +1,7 @@
-"""Sequences of strings that are kept in one buffer.
+"""Sequences of strings that are stored in one buffer.
 
-A list of a million Python strings is copied into every worker of a loader (reference counts touch its pages); one
-array of bytes is shared by all of them, and pickles in one piece.
+Each worker of a loader would copy a list of a million Python strings, because reference counts write to its pages. All
+workers share one array of bytes, and it is pickled in one piece.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from fungi.errors import FungiError
 
 
 class PackedNames(Sequence[str]):
-    """An immutable sequence of strings. FungiError for one that isn't Unicode (a file name in another encoding)."""
+    """An immutable sequence of strings. Raises FungiError for a file name that is not valid Unicode."""
 
     def __init__(self, names: Iterable[str]) -> None:
         encoded = [_encode(name) for name in names]

@@ -1,7 +1,7 @@
-"""Datasets of the user's own, under a name of the user's choice: class folders, saved datasets, images with masks.
+"""Datasets of the user: class folders, saved datasets, images with masks.
 
-`--dataset NAME=folder:PATH`, `NAME=split:PATH` and `NAME=hf:PATH` say where it is; a bare `--dataset NAME` is looked
-for as `<data_dir>/NAME`. The name becomes a folder below `--root`, so it has to be a plain file name.
+The user gives the name and the path (`--dataset NAME=folder:PATH`). For `--dataset NAME` alone, the path is
+`<data_dir>/NAME`. The name becomes a folder below `--root`, so it has to be a valid file name.
 """
 
 import re
@@ -27,7 +27,7 @@ from fungi.runtime.log import logger
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-"""`owner/name`, as the Hugging Face hub calls its datasets."""
+"""Pattern of the name of a dataset on the Hugging Face hub, `owner/name`."""
 _FORMS = (
     "NAME=folder:PATH (train/ and test/ of class folders), NAME=split:PATH (class folders), NAME=hf:PATH (library "
     "`datasets`) or NAME=masks:PATH (images and masks)"
@@ -35,7 +35,7 @@ _FORMS = (
 
 
 def own_dataset(text: str, data_dir: Path | None, known: Iterable[str]) -> DatasetSpec:
-    """Return the dataset that `text` describes, as for `resolve_dataset`; FungiError where there is none."""
+    """Return the dataset that `text` describes, as in `resolve_dataset`. Raises FungiError if there is none."""
     name, equals, place = text.partition("=")
     if not equals:
         return _spec_by_name(name, data_dir, known)
@@ -46,8 +46,8 @@ def own_dataset(text: str, data_dir: Path | None, known: Iterable[str]) -> Datas
         raise FungiError(f"--dataset {text!r}: {name!r} is the name of a known dataset. Choose another name.")
     if not _PLAIN_NAME.fullmatch(name):
         raise FungiError(
-            f"--dataset {text!r}: {name!r} can't be the name of a folder. Use letters, digits, '.', '_' and '-', "
-            "beginning with a letter or a digit."
+            f"--dataset {text!r}: {name!r} can't be the name of a folder. Use letters, digits, '.', '_' and '-', and "
+            "start with a letter or a digit."
         )
     root = Path(path).expanduser().absolute()
     if kind == "hf" and not root.is_dir() and _HUB_ID.fullmatch(path):
@@ -63,25 +63,25 @@ def _spec_by_name(name: str, data_dir: Path | None, known: Iterable[str]) -> Dat
         return _saved_spec(name, root)
     if root and root.is_dir() and recognised_splits(_folders(root)):
         return _folder_spec(name, root)
-    looked = f", and {root} holds no train/ and test/" if root and root.is_dir() else ""
+    no_splits = f", and {root} has no train/ and test/" if root and root.is_dir() else ""
     near = did_you_mean(name, known)
-    own = f" Your own pictures need their place each time they are read: {_FORMS}. Others: `fungi list datasets`."
-    raise FungiError(f"unknown dataset {name!r}{looked}.{near or own}")
+    own = f" Your own pictures need their path in every command: {_FORMS}. Known datasets: `fungi list datasets`."
+    raise FungiError(f"unknown dataset {name!r}{no_splits}.{near or own}")
 
 
 def _folders(root: Path) -> list[str]:
     return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not is_skipped(entry.name))
 
 
-def _say_treatment(name: str) -> None:
-    logger.info(f"{name}: pictures are read as a viewer shows them ({AS_DISPLAYED}).")
+def _log_treatment(name: str) -> None:
+    logger.info(f"{name}: images are read as an image viewer shows them ({AS_DISPLAYED}).")
 
 
 def _open_folders(name: str, root: Path, places: dict[str, str], data_dir: Path, split: str) -> Samples:
-    """Return a split of a folder of class folders. Classes are those of train, so that a label means one class."""
+    """Return a split of class folders. The classes are those of train, so that labels mean the same in all splits."""
     classes = class_folders(root / next(iter(places.values())))
     report_left_out(root / places[split])
-    _say_treatment(name)
+    _log_treatment(name)
     return class_folder_samples(root, places[split], classes, as_displayed=True)
 
 
@@ -89,14 +89,16 @@ def _open_saved(name: str, root: Path, places: dict[str, str], data_dir: Path, s
     classes = saved_classes(root, list(places.values()))
     samples = open_saved(root, places[split], class_names=classes, as_displayed=True)
     if samples.treatment:
-        _say_treatment(name)
+        _log_treatment(name)
     return samples
 
 
 def _folder_spec(name: str, root: Path) -> DatasetSpec:
     places = split_places(name, _folders(root))
     if not places:
-        raise MissingFilesError(f"dataset {name!r}: {root} has no folder train/, valid/ or test/. {_offer(name, root)}")
+        raise MissingFilesError(
+            f"dataset {name!r}: {root} has no folder train/, valid/ or test/. {_advice(name, root)}"
+        )
     classes = len(class_folders(root / next(iter(places.values()))))
     return DatasetSpec(
         name=name,
@@ -108,27 +110,24 @@ def _folder_spec(name: str, root: Path) -> DatasetSpec:
     )
 
 
-def _offer(name: str, root: Path) -> str:
-    """Return a sentence on what can be done with a folder as it is."""
+def _advice(name: str, root: Path) -> str:
+    """Return a sentence that says how a folder without splits can be used."""
     if any(image_names(root / inner) for inner in class_folders(root)):
-        return (
-            f"Are its folders the classes? Then write --dataset {name}=split:{root}, and a fifth of each is set aside "
-            "for testing."
-        )
+        return f"If its folders are classes, write --dataset {name}=split:{root}; a fifth of each is then for testing."
     if image_names(root):
-        return f"Its pictures have no classes: fungi similar --images {root} finds those that are alike."
+        return f"Its pictures have no classes; fungi similar --images {root} shows similar pictures."
     return "Put class folders there."
 
 
 def _drawn_spec(name: str, root: Path) -> DatasetSpec:
-    if there := recognised_splits(_folders(root)):
+    if splits := recognised_splits(_folders(root)):
         raise FungiError(
-            f"dataset {name!r}: {root} has a split already ({', '.join(there.values())}). Write --dataset "
+            f"dataset {name!r}: {root} already has splits ({', '.join(splits.values())}). Write --dataset "
             f"{name}=folder:{root}."
         )
     if not class_folders(root):
-        raise MissingFilesError(f"dataset {name!r}: {root} has no class folders. {_offer(name, root)}")
-    _say_treatment(name)
+        raise MissingFilesError(f"dataset {name!r}: {root} has no class folders. {_advice(name, root)}")
+    _log_treatment(name)
     return DatasetSpec(
         name=name,
         title=f"images below {root}, a fifth of each class for testing",
@@ -140,20 +139,20 @@ def _drawn_spec(name: str, root: Path) -> DatasetSpec:
 
 
 def _open_masked(name: str, root: Path, places: dict[str, str], data_dir: Path, split: str) -> Samples:
-    folder, named = places[split], _listed_classes(root)
+    folder, class_names = places[split], _listed_classes(root)
     images = image_names(root / folder / "images")
     if not images:
         raise MissingFilesError(f"no image in {root / folder / 'images'}. Put the images of {split} there.")
     masks = [f"{folder}/{mask}" for mask in mask_names(root / folder, images)]
-    numbers = class_numbers(root, tuple(places.values()), len(named) or None)
-    classes = named or [f"class {value}" for value in numbers]
-    _say_treatment(name)
+    numbers = class_numbers(root, tuple(places.values()), len(class_names) or None)
+    classes = class_names or [f"class {value}" for value in numbers]
+    _log_treatment(name)
     paths = [f"{folder}/images/{image}" for image in images]
     return masked_samples(root, paths, masks, classes, numbers=numbers, as_displayed=True)
 
 
 def _listed_classes(root: Path) -> list[str]:
-    """Return the names in `classes.txt`, one per line; none where there is no such file."""
+    """Return the names in `classes.txt`, one per line; an empty list if there is no such file."""
     listed = root / "classes.txt"
     if not listed.is_file():
         return []

@@ -1,4 +1,4 @@
-"""Folders of datasets, and the error for a dataset that is not there."""
+"""Folders of datasets, and the error for a missing dataset."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +12,11 @@ from fungi.errors import FungiError, MissingFilesError
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """The folder of one dataset.
+    """The possible folders of a dataset.
 
-    folders: below the data directory, in the order in which they are tried; "" is the data directory itself. The
-        first one is where downloads and preparation put it.
-    needs: paths inside the folder that have to be there.
+    folders: paths relative to the data directory, in the order of the search; "" is the data directory itself.
+        Downloads and preparation write to the first.
+    needs: required paths inside the folder.
     """
 
     dataset: str
@@ -24,11 +24,14 @@ class Place:
     needs: tuple[str, ...]
 
     def home(self, data_dir: Path) -> Path:
-        """Return the folder where downloads and preparation put the dataset."""
+        """Return the folder to which downloads and preparation write."""
         return data_dir / self.folders[0]
 
     def find(self, data_dir: Path, *also: str) -> Path:
-        """Return the folder that has everything in `needs` and `also`; MissingFilesError naming what is missing."""
+        """Return the folder that contains all paths of `needs` and `also`.
+
+        Raises MissingFilesError that names the missing paths.
+        """
         data_dir = data_dir.expanduser().absolute()
         needs = (*self.needs, *also)
         for folder in self.folders:
@@ -38,19 +41,19 @@ class Place:
 
     def _report(self, data_dir: Path, needs: tuple[str, ...]) -> str:
         roots = [data_dir / folder for folder in self.folders]
-        absent = min(([need for need in needs if not (root / need).exists()] for root in roots), key=len)
-        looked = ", ".join(str(root) for root in roots)
+        missing = min(([need for need in needs if not (root / need).exists()] for root in roots), key=len)
+        searched = ", ".join(str(root) for root in roots)
         script = "prepare.py" if DATASETS[self.dataset].prepare else "download_dataset.py"
         return (
-            f"dataset {self.dataset!r}: no {', '.join(absent)} (looked in {looked}). Name the folder with --data-dir, "
-            f"or run: python scripts/{script} --dataset {self.dataset} --data-dir {data_dir} "
+            f"dataset {self.dataset!r}: no {', '.join(missing)} (looked in {searched}). Name the folder with "
+            f"--data-dir, or run: python scripts/{script} --dataset {self.dataset} --data-dir {data_dir} "
             "(its --help says what it needs)."
         )
 
 
 @contextmanager
 def reading(place: Place, root: Path) -> Iterator[None]:
-    """Turn whatever a damaged file of annotations makes a parser raise into one line that names it."""
+    """Convert errors of parsers inside the block, which damaged files cause, into a FungiError of one line."""
     try:
         yield
     except FungiError:
@@ -63,7 +66,7 @@ def reading(place: Place, root: Path) -> Iterator[None]:
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise FungiError(
             f"dataset {place.dataset!r}: the files in {root} are damaged or incomplete ({type(error).__name__}: "
-            f"{cause}). Move that folder away, and unpack or download it again."
+            f"{cause}). Move this folder away, and unpack or download the dataset again."
         ) from error
 
 

@@ -18,7 +18,7 @@ class PrepareSettings:
     """Flags of `prepare.py`."""
 
     dataset: tuple[str, ...] = required("datasets to unpack", topic="data")
-    data_dir: Path = setting(Path("data"), "where datasets live; each dataset gets a folder there", topic="data")
+    data_dir: Path = setting(Path("data"), "folder of datasets; each dataset has a subfolder", topic="data")
     archives: Path = setting(Path("downloads"), "folder of the downloaded archives")
 
     def __post_init__(self) -> None:
@@ -27,7 +27,7 @@ class PrepareSettings:
                 raise FungiError(
                     f"dataset {name!r} has no archives to unpack. "
                     + ("Use scripts/download_dataset.py. " if DATASETS[name].download else "It comes with a package. ")
-                    + f"Those that have: {', '.join(_unpacked())}."
+                    + f"Datasets with archives: {', '.join(_unpacked())}."
                 )
         if not self.dataset:
             raise FungiError(f"--dataset names no dataset. Choose from: {', '.join(_unpacked())}.")
@@ -37,8 +37,8 @@ class PrepareSettings:
 class DownloadSettings:
     """Flags of `download_dataset.py`."""
 
-    dataset: str = required("dataset to download; `fungi list datasets` names them", topic="data")
-    data_dir: Path = setting(Path("data"), "where datasets live; the dataset gets a folder there", topic="data")
+    dataset: str = required("dataset to download; `fungi list datasets` lists the names", topic="data")
+    data_dir: Path = setting(Path("data"), "folder of datasets; the dataset has a subfolder", topic="data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,12 @@ class VerifySettings:
     """Flags of `verify_dataset.py`."""
 
     dataset: str = required("dataset to verify, or NAME=folder:PATH, NAME=hf:PATH", topic="data")
-    data_dir: Path = setting(Path("data"), "where datasets live", topic="data")
-    every_item: bool = setting(False, "read every item, not only the first and the last of each split")
+    data_dir: Path = setting(Path("data"), "folder of datasets", topic="data")
+    every_item: bool = setting(False, "read every item, not only the first and the last item of each split")
 
 
 def prepare(settings: PrepareSettings) -> None:
-    """Unpack and arrange datasets from archives that a person downloaded, and verify them; safe to repeat."""
+    """Unpack and arrange datasets from archives that a person downloaded, and verify them. It is safe to repeat."""
     for name in settings.dataset:
         unpack = DATASETS[name].prepare
         assert unpack is not None
@@ -60,11 +60,13 @@ def prepare(settings: PrepareSettings) -> None:
 
 
 def sources() -> str:
-    """Return, for each dataset that `prepare` unpacks, the commands that fetch its archives."""
-    names: dict[tuple[str, ...], list[str]] = {}
+    """Return the commands that download the archives of each dataset that `prepare` unpacks."""
+    names_by_archives: dict[tuple[str, ...], list[str]] = {}
     for name in _unpacked():
-        names.setdefault(DATASETS[name].archives, []).append(name)
-    return "\n\n".join("\n    ".join([f"{', '.join(same)}:", *archives]) for archives, same in names.items())
+        names_by_archives.setdefault(DATASETS[name].archives, []).append(name)
+    return "\n\n".join(
+        "\n    ".join([f"{', '.join(names)}:", *archives]) for archives, names in names_by_archives.items()
+    )
 
 
 def _unpacked() -> list[str]:
@@ -72,38 +74,41 @@ def _unpacked() -> list[str]:
 
 
 def download(settings: DownloadSettings) -> None:
-    """Download a dataset and verify it; FungiError for one that no program can fetch. Safe to repeat."""
+    """Download a dataset and verify it. It is safe to repeat.
+
+    Raises FungiError for a dataset that a program can't download.
+    """
     spec = DATASETS[settings.dataset]
     if spec.download is None:
-        fetchable = [name for name in DATASETS if DATASETS[name].download]
+        downloadable = [name for name in DATASETS if DATASETS[name].download]
         raise FungiError(
             f"dataset {spec.name!r} can't be downloaded by a program. "
-            + ("Use scripts/prepare.py. " if spec.prepare else f"It needs none: {spec.notes}. ")
-            + f"Those that can: {', '.join(fetchable)}."
+            + ("Use scripts/prepare.py. " if spec.prepare else f"It needs no download ({spec.notes}). ")
+            + f"Datasets that can be downloaded: {', '.join(downloadable)}."
         )
     spec.download(settings.data_dir.expanduser())
     verify(VerifySettings(dataset=settings.dataset, data_dir=settings.data_dir))
 
 
 def verify(settings: VerifySettings) -> None:
-    """Print one line per split that is as published; FungiError for the first that is not."""
+    """Verify a dataset and print one line per split. Raises the errors of `verify_dataset`."""
     data_dir = settings.data_dir.expanduser()
     for line in verify_dataset(resolve_dataset(settings.dataset, data_dir), data_dir, every_item=settings.every_item):
         print(line)
 
 
 def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = False) -> Iterator[str]:
-    """Check each split, and yield one line about it.
+    """Verify each split, and yield one line about it.
 
-    every_item: read all items instead of the first and the last.
-    Raises FungiError for a split whose rows or classes are not as published, or with an item that can't be read.
+    every_item: read all items, not only the first and the last.
+    Raises FungiError for a split if its rows or classes differ from the published ones or an item can't be read.
     """
     for split, expected in spec.sizes.items():
         samples = spec.open(data_dir, split)
         if expected is not None and len(samples) != expected:
             raise FungiError(
-                f"dataset {spec.name!r}: split {split} has {len(samples)} rows, published are {expected}. "
-                "Files are missing or too many: unpack it again into an empty folder."
+                f"dataset {spec.name!r}: split {split} has {len(samples)} rows, but the published split has {expected}."
+                " Files are missing, or there are too many. Unpack the dataset again into an empty folder."
             )
         classes = _count_classes(spec, samples, split)
         rows = range(len(samples)) if every_item else dict.fromkeys((0, len(samples) - 1))
@@ -122,7 +127,7 @@ def _count_classes(spec: DatasetSpec, samples: Samples, split: str) -> str:
     classes = len(set(samples.targets.tolist()))
     if classes != spec.classes or int(samples.targets.max()) != spec.classes - 1:
         raise FungiError(
-            f"dataset {spec.name!r}: split {split} has rows of {classes} classes, published are {spec.classes}. "
-            "Unpack it again into an empty folder."
+            f"dataset {spec.name!r}: split {split} has rows of {classes} classes, but the published split has "
+            f"{spec.classes}. Unpack the dataset again into an empty folder."
         )
     return f" of {classes} classes"

@@ -1,4 +1,4 @@
-"""Names of splits: which folder, or split of a saved dataset, holds the training rows and which the test rows."""
+"""Recognise the train, valid and test splits by the names of folders, or of the splits of a saved dataset."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ SPLIT_NAMES = {
     "valid": ("valid", "val", "validation", "dev", "valid_set", "validation_set"),
     "test": ("test", "testing", "test_set", "testset", "eval", "evaluation", "holdout"),
 }
-"""Split -> the names under which it may be there, in lower case."""
+"""Split -> its accepted names, in lower case."""
 
 
 def recognised_splits(names: Sequence[str]) -> dict[str, str]:
-    """Return split -> its name among `names`, for the names that say what they hold."""
+    """Return split -> its name among `names`, for the splits with an accepted name."""
     by_lower = {name.lower().replace("-", "_"): name for name in reversed(names)}
     places = {
         split: next((by_lower[name] for name in known if name in by_lower), None)
@@ -23,10 +23,13 @@ def recognised_splits(names: Sequence[str]) -> dict[str, str]:
 
 
 def split_places(dataset: str, names: Sequence[str], *, all_are_splits: bool = False) -> dict[str, str]:
-    """Return split -> its name among `names`, with `train` first. Two splits are train and test, whatever their names.
+    """Return split -> its name among `names`, with `train` first; empty if no split is recognised.
 
-    all_are_splits: whether names that say nothing are splits, too; two of those are train and test in their order.
-    Empty where no split is recognised. Logs a name that was not taken literally, and names that are left out.
+    If there are two names and one is train or test, the other name is the other split.
+
+    all_are_splits: whether names that are not accepted names are splits, too; two such names are train and test, in
+        this order.
+    Logs the splits that have another name than their own, and warns of ignored names.
     """
     places = recognised_splits(names)
     others = [name for name in names if name not in places.values()]
@@ -39,7 +42,7 @@ def split_places(dataset: str, names: Sequence[str], *, all_are_splits: bool = F
         places = {"train": places["train"], "test": places["valid"]}
     for split, name in places.items():
         if split not in SPLIT_NAMES or name.lower() not in SPLIT_NAMES[split]:
-            logger.info(f"{dataset}: {name} is its split {split}.")
+            logger.info(f"{dataset}: {name} is used as the split {split}.")
     if places and others:
-        logger.warning(f"{dataset}: left out, neither train, valid nor test: {', '.join(sorted(others))}.")
+        logger.warning(f"{dataset}: ignored, because not train, valid or test: {', '.join(sorted(others))}.")
     return {split: places[split] for split in SPLIT_NAMES if split in places}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fungi.data.base import DatasetSpec, Samples
-from fungi.data.damage import causes, damaged_items, without
+from fungi.data.damage import damage_lines, damaged_items, without_damaged
 from fungi.extraction.stage import limited_name
 from fungi.runtime.log import logger
 
@@ -37,8 +37,8 @@ class ChosenRows:
         self.skipped[split] = [item.sample_id for item in damaged]
         if damaged:
             heading = f"{split}: {len(damaged):,} of {len(samples):,} items are left out:"
-            logger.warning("\n  ".join([heading, *causes(damaged)]))
-        return without(samples, damaged)
+            logger.warning("\n  ".join([heading, *damage_lines(damaged)]))
+        return without_damaged(samples, damaged)
 
 
 def with_chosen_rows(dataset: DatasetSpec, limit: int, *, skip_damaged: bool) -> DatasetSpec:

@@ -67,8 +67,8 @@ def _all_damaged(samples: Samples, spans: Sequence[Span], first: FungiError) -> 
     logger.warning("an item can't be read; the others are being checked, too, so that all damaged ones can be named")
     rows = [row for span in spans for row in range(span.start, span.stop)]
     damaged = damaged_items(samples, rows, label="looking for damaged items")
-    way_out = "Replace them, or give --skip-damaged to leave them out."
-    return damage_error(damaged, len(samples), way_out=way_out) if damaged else first
+    advice = "Replace them, or give --skip-damaged to leave them out."
+    return damage_error(damaged, len(samples), advice=advice) if damaged else first
 
 
 def _plan(context: StageContext, split: str, samples: Samples, feature: Feature) -> Work | None:

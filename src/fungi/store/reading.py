@@ -21,7 +21,7 @@ from fungi.store.seal import ArrayChecksums, Seal, bytes_of, read_seal
 TARGETS, SAMPLE_IDS, CLASS_NAMES = "targets", "sample_ids", "class_names"
 NO_FEATURES = (TARGETS, SAMPLE_IDS, CLASS_NAMES)
 """Arrays of a feature file that describe its rows and are no features of them."""
-LARGEST_SWELLING = 1100
+LARGEST_EXPANSION = 1100
 """Bytes of an array per byte in its file; deflate reaches 1,032."""
 
 
@@ -196,7 +196,7 @@ def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
         raise FungiError(f"{path}: {key!r} is no array but a group. Choose an array with --layer-key or FILE:KEY.")
     if array.external or array.is_virtual:
         raise FungiError(f"{path}: the numbers of {key!r} are in other files, which are not read. Copy them into one.")
-    if array.nbytes > 1 << 20 and array.nbytes > LARGEST_SWELLING * array.id.get_storage_size():
+    if array.nbytes > 1 << 20 and array.nbytes > LARGEST_EXPANSION * array.id.get_storage_size():
         raise FungiError(
             f"{path}: {key!r} claims to have shape {tuple(array.shape)}, but the file holds only "
             f"{array.id.get_storage_size()} bytes of it. Copy it anew from its"

@@ -1,1 +1,1 @@
-"""What datasets are stored as: folders of images, tables of texts, sounds, archives."""
+"""Readers of the file formats of datasets: image folders, masks, text tables, sounds, saved datasets, archives."""

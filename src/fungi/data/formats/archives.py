@@ -1,7 +1,7 @@
 """Unpack archives into folders that are either complete or do not exist, and download single files.
 
-Archives are not trusted: a link, a device, an invalid name or a path outside of the target is refused before that
-member is written. An archive that expands to an implausible size is refused, too.
+Archives are not trusted: links, devices, invalid names and paths outside of the target are refused before the member is
+written. An archive that expands to an implausible size is refused, too.
 """
 
 import gzip
@@ -24,12 +24,12 @@ from fungi.runtime.log import logger
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
-LARGEST_SWELLING = 200
-"""Largest number of bytes unpacked per byte of an archive; images, sounds and tables need less than 20."""
+LARGEST_EXPANSION = 200
+"""Largest number of unpacked bytes per byte of an archive; images, sounds and tables need less than 20."""
 ALWAYS_ALLOWED = 1 << 30
-"""Number of bytes that every archive may expand to."""
-BYTES_OF_A_MEMBER = 512
-"""Smallest size that each file counts as, so that millions of empty files are refused, too."""
+"""Number of unpacked bytes that are accepted from every archive, even a small one."""
+SMALLEST_MEMBER = 512
+"""Size in bytes that a smaller file counts as, so that an archive of millions of empty files is refused, too."""
 
 
 @contextmanager
@@ -54,12 +54,12 @@ def is_there(target: Path) -> bool:
 
 
 def find_archive(folder: Path, *patterns: str) -> Path:
-    """Return the first file in `folder` that matches a pattern. Raises MissingFilesError if there is none."""
+    """Return the first file in `folder` that matches a pattern. Raises MissingFilesError if no file matches."""
     for pattern in patterns:
         for archive in sorted(folder.expanduser().glob(pattern)):
             return archive
     raise MissingFilesError(
-        f"there is no {' or '.join(patterns)} in {folder}. Download it; scripts/prepare.py --help says from where."
+        f"there is no {' or '.join(patterns)} in {folder}. Download it; scripts/prepare.py --help gives the source."
     )
 
 
@@ -67,7 +67,7 @@ def unpack(archive: Path, into: Path, *, below: str = "") -> None:
     """Unpack a .zip or .tar(.gz, ...) file into a folder.
 
     below: unpack only this folder of the archive, without its name in the paths.
-    Raises FungiError for an archive that is damaged, has a dangerous member, or has no file below `below`.
+    Raises FungiError for a damaged archive, a dangerous member, or an archive without files below `below`.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -85,11 +85,11 @@ def unpack(archive: Path, into: Path, *, below: str = "") -> None:
             f"can't unpack {archive} into {into} ({error}). Free disk space, or choose another folder."
         ) from error
     if not written:
-        raise FungiError(f"the archive {archive} holds no {below or 'files'}. Is it the right one?")
+        raise FungiError(f"the archive {archive} does not contain {below or 'files'}. Download the correct archive.")
 
 
 def unpack_folder(archive: Callable[[], Path], below: str, target: Path) -> None:
-    """Unpack a folder of an archive to the folder `target`, unless that exists.
+    """Unpack a folder of an archive to the folder `target`, unless `target` exists.
 
     If the folder contains only a folder of the same name (`cars_train/cars_train/*.jpg`), the inner one is used.
     """
@@ -104,7 +104,7 @@ def unpack_folder(archive: Callable[[], Path], below: str, target: Path) -> None
 
 
 def unpack_file(archive: Callable[[], Path], name: str, target: Path) -> None:
-    """Unpack a file of an archive to the file `target`, unless that exists."""
+    """Unpack a file of an archive to the file `target`, unless `target` exists."""
     if is_there(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def fetch(url: str, into: Path) -> Path:
 
 
 class _Member(NamedTuple):
-    """A file in an archive. size: number of bytes that it states; no more are read of it."""
+    """A file in an archive. size: number of bytes in its header; no more bytes are read."""
 
     name: str
     size: int
@@ -150,7 +150,7 @@ def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
 
 def _write_members(archive: Path, members: Iterator[_Member], into: Path, below: str) -> int:
     """Write the files of an archive, and return their number. Raises FungiError for a dangerous member."""
-    written, room = 0, max(ALWAYS_ALLOWED, LARGEST_SWELLING * archive.stat().st_size)
+    written, bytes_left = 0, max(ALWAYS_ALLOWED, LARGEST_EXPANSION * archive.stat().st_size)
     for name, size, open_member in members:
         path = PurePosixPath(name)
         if not path.parts or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
@@ -163,15 +163,15 @@ def _write_members(archive: Path, members: Iterator[_Member], into: Path, below:
             continue
         inner = path.relative_to(below) if below else path
         target = into / (inner if inner.parts else path.name)
-        room -= max(BYTES_OF_A_MEMBER, size)
-        if room < 0:
+        bytes_left -= max(SMALLEST_MEMBER, size)
+        if bytes_left < 0:
             raise FungiError(
-                f"the archive {archive} was refused: it expands to more than {LARGEST_SWELLING} times its size, as an "
-                f"archive bomb does (stopped at {name!r}). Download it again from its official source."
+                f"the archive {archive} was refused: it expands to more than {LARGEST_EXPANSION} times its size, like "
+                f"an archive bomb (stopped at {name!r}). Download it again from its official source."
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         content = open_member()
-        assert content is not None  # a directory, which members are not
+        assert content is not None  # None only for a directory
         with content, target.open("wb") as file:
             shutil.copyfileobj(content, file)
         written += 1

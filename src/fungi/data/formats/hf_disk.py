@@ -1,7 +1,7 @@
 """Read images or texts from a `datasets` dataset that was saved to disk (`DatasetDict.save_to_disk`).
 
-Each process that reads the table opens it itself, so that no Arrow handle crosses a fork. Images are decoded here and
-not by `datasets`, so that errors name the damaged image.
+Each process opens the table itself, because Arrow handles do not survive a fork. Images are decoded here and not by
+`datasets`, so that errors name the damaged image.
 """
 
 import json
@@ -26,7 +26,7 @@ from fungi.runtime.log import logger
 
 Kind = Literal["vision", "text"]
 NameRows = Callable[[list[str], np.ndarray, Sequence[str]], list[str]]
-"""Function of the file names stored with the images, labels `[n]` and names of the classes that returns sample ids."""
+"""(file names stored with the images, labels `[n]`, class names) -> sample ids."""
 
 LARGEST_LABEL = 1_000_000
 """Largest label that is accepted: evaluators allocate memory for each class up to the largest label."""
@@ -36,7 +36,7 @@ _TEXT_NAMES = ("text", "sentence")
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of items and labels of a saved dataset, and the kind of the items."""
+    """Columns of the items and the labels of a saved dataset, and the kind of the items."""
 
     item: str
     label: str
@@ -55,13 +55,13 @@ class SavedItems:
     def __call__(self, row: int) -> Any:
         """Return the item of a row.
 
-        Raises FungiError that names row, folder and sample for an absent item or a damaged image.
+        Raises FungiError that names row, folder and sample for a missing item or a damaged image.
         """
         value = _items(self.folder, self.columns, os.getpid())[row][self.columns.item]
         if value is None or (self.columns.kind == "vision" and not value["bytes"] and not value["path"]):
             raise FungiError(
-                f"sample {self.ids[row]!r}: row {row} of {self.folder} has nothing in column {self.columns.item!r}. "
-                "Remove that row."
+                f"sample {self.ids[row]!r}: row {row} of {self.folder} has no value in column {self.columns.item!r}. "
+                "Remove this row."
             )
         if self.columns.kind == "text":
             return value
@@ -70,7 +70,7 @@ class SavedItems:
         return decode(source, self.ids[row], place=place, as_displayed=self.as_displayed)
 
     def content(self, row: int) -> bytes:
-        """Return a digest of the undecoded item of a row; for an absent item, the digest of no bytes."""
+        """Return a digest of the undecoded item of a row; for a missing item, the digest of zero bytes."""
         value = _items(self.folder, self.columns, os.getpid())[row][self.columns.item]
         if value is None:
             return digest_of_bytes(b"")
@@ -128,11 +128,11 @@ def open_saved(
 ) -> Samples:
     """Return one split of a saved dataset.
 
-    class_names: names of the classes, in the order of the labels; labels of the split are matched with them by name.
-        By default the names stored in the split are used, if there are any.
-    name_rows: function that returns sample ids from the file names stored with the images. Without it, or without file
-        names, ids are row numbers.
-    as_displayed: as for `decode`.
+    class_names: class names in the order of the labels; labels of the split are matched with them by name. By default,
+        the names stored in the split, if there are any.
+    name_rows: function that computes sample ids from the stored file names. Without it, or without file names, ids are
+        row numbers.
+    as_displayed: as in `decode`.
     """
     folder = path / split
     table = _open_table(folder)
@@ -161,36 +161,37 @@ def choose_columns(table: Any, folder: Path) -> Columns:
     images = [name for name, kind in features.items() if isinstance(kind, Image)]
     strings = [name for name, kind in features.items() if _is_string(kind) and name != label]
     if any(isinstance(kind, Audio) for kind in features.values()):
-        raise FungiError(f"{folder} holds sounds, which can't be read from saved datasets. Use images or texts.")
+        raise FungiError(f"{folder} contains sounds, which can't be read from saved datasets. Use images or texts.")
     item = _only(images) or (
         None if images else next((name for name in _TEXT_NAMES if name in strings), _only(strings))
     )
     if item is None or label is None:
         missing = "an image or text column" if item is None else "a column 'label'"
         raise FungiError(
-            f"{folder} has the columns {', '.join(features)}; which is {missing}? Keep one, and save again."
+            f"{folder} has the columns {', '.join(features)}; it needs exactly one that can be {missing}. Save the "
+            "dataset again with fewer columns."
         )
     return Columns(item, label, "vision" if images else "text")
 
 
 def saved_classes(path: Path, splits: Sequence[str]) -> list[str]:
-    """Return the names of the classes of a saved dataset: those of its first split, which is train where it has one.
+    """Return the class names of the first of `splits` (train, if it exists); empty if no split has class names.
 
-    Labels that are strings name their classes themselves, in alphabetical order. None where no split names its classes.
-    Raises FungiError where some splits name them and others have bare numbers.
+    If the labels are strings, they are the class names, in alphabetical order.
+    Raises FungiError if only some splits have class names.
     """
     names = {split: _names_of_split(path / split) for split in splits}
     bare = [split for split in splits if names[split] is None]
     if bare and len(bare) < len(splits):
         raise FungiError(
-            f"{path}: the splits {', '.join(split for split in splits if split not in bare)} name their classes, "
-            f"{', '.join(bare)} has numbers alone, which can't be matched with them. Save it again with the names."
+            f"{path}: the labels of {', '.join(split for split in splits if split not in bare)} have class names, but "
+            f"those of {', '.join(bare)} are only numbers and can't be matched. Save the dataset again with the names."
         )
     return names[splits[0]] or []
 
 
 def _names_of_split(folder: Path) -> list[str] | None:
-    """Return the names of the classes of a split; None if its labels are numbers without names."""
+    """Return the class names of a split; None if its labels are numbers without names."""
     table = _open_table(folder)
     label = choose_columns(table, folder).label
     kind = table.features[label]
@@ -228,7 +229,7 @@ def _open_table(folder: Path) -> Any:
 
 @lru_cache(maxsize=8)
 def _items(folder: str, columns: Columns, process: int) -> Any:
-    """Return the column of items, with images undecoded. process: process id, so that a forked worker opens its own."""
+    """Return the column of items, without decoding images. process: process id, so that each process opens its own."""
     from datasets import Image
 
     table = _open_table(Path(folder)).select_columns([columns.item])
@@ -236,7 +237,7 @@ def _items(folder: str, columns: Columns, process: int) -> Any:
 
 
 def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Path) -> UInt32[np.ndarray, " n"]:
-    """Return the labels. Names, and numbers that have names in the split, are looked up in `class_names`."""
+    """Return the labels. A label with a name gets the position of this name in `class_names`."""
     own_names = getattr(table.features[columns.label], "names", None)
     number = {composed(name): label for label, name in enumerate(class_names)}
 
@@ -244,17 +245,17 @@ def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Pa
         name = value
         if not isinstance(value, str):
             if not isinstance(value, int | float) or value < 0 or value % 1 != 0:
-                raise ValueError("labels are whole numbers from 0. Remove that row")
+                raise ValueError("labels are whole numbers from 0. Remove this row")
             if own_names is None and value > LARGEST_LABEL:
-                raise ValueError(f"labels are at most {LARGEST_LABEL:,}. Number the classes again")
+                raise ValueError(f"labels are at most {LARGEST_LABEL:,}. Number the classes from 0")
             if own_names is None:
                 return int(value)
             if value >= len(own_names):
-                raise ValueError(f"there are {len(own_names)} names of classes. Correct that row")
+                raise ValueError(f"there are only {len(own_names)} class names. Correct this row")
             name = own_names[int(value)]
         if composed(name) not in number:
             known = f"{', '.join(class_names[:8])}{', ...' if len(class_names) > 8 else ''}"
-            raise ValueError(f"train has no class {name!r}, and classes are matched by name. Its classes are: {known}")
+            raise ValueError(f"train has no class {name!r}, and classes are matched by name. Train has: {known}")
         return number[composed(name)]
 
     labels = []
@@ -268,7 +269,7 @@ def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Pa
 
 
 def _file_names(table: Any, column: str) -> list[str] | None:
-    """Return the names of the files that the images came from; None if one is unknown. Images are not read."""
+    """Return the file names that are stored with the images; None if a name is missing. Images are not read."""
     import pyarrow.compute
 
     names = pyarrow.compute.struct_field(table.data.column(column), "path").to_pylist()

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 AS_DISPLAYED = "EXIF orientation applied, transparency on white"
-"""Treatment of images of the user, which are read as viewers show them. Part of the fingerprint of their samples."""
+"""Treatment of images of the user, which are read as image viewers show them. It is part of the fingerprint."""
 LARGEST_RATIO = 100
-"""Largest ratio of the sides of an image: resized by its shorter side, 1 x 20,000 pixels would take gigabytes."""
+"""Largest accepted ratio of the sides of an image. Resizing the shorter side of a narrower one would take gigabytes."""
 
 _FLAG = threading.Lock()
 
@@ -34,8 +34,8 @@ def decode(
 
     place: description of the source for errors; by default the path of the file.
     truncated: accept a truncated file, and fill the missing pixels with grey.
-    as_displayed: apply the EXIF orientation, and put transparent parts on white, as viewers do.
-    Raises MissingFilesError for a file that does not exist, FungiError for one that can't be read; both name it.
+    as_displayed: apply the EXIF orientation, and put transparent parts on white, like an image viewer.
+    Raises MissingFilesError for a missing file and FungiError for a damaged file; both name the file.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -109,7 +109,7 @@ def to_rgb(image: "Image") -> "Image":
     if image.mode.startswith("I"):
         return Image.fromarray(_eight_bits(image)).convert("RGB")
     if image.mode == "F":
-        raise FungiError("its grey values are fractions, so that the value of white is unknown; save 8 or 16 bits")
+        raise FungiError("its grey values are fractions, so the value of white is unknown; save 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
@@ -118,13 +118,13 @@ def to_rgb(image: "Image") -> "Image":
 def _eight_bits(image: "Image") -> np.ndarray:
     """Return 16-bit grey values in 8 bits.
 
-    Pillow returns 16-bit PGM files as 32 bits (mode `I`). Other images of mode `I` are accepted only if their largest
+    Pillow returns 16-bit PGM files with 32 bits (mode `I`). Other images of mode `I` are accepted only if their largest
     value shows that they have 16 bits.
     """
     values = np.asarray(image)
     if image.mode == "I" and image.format != "PPM" and not (values.min() >= 0 and 255 < values.max() < 1 << 16):
         raise FungiError(
-            f"its grey values are whole numbers of {values.min()} to {values.max()}, which may be 8, 16 or 32 bits; "
+            f"its grey values are whole numbers from {values.min()} to {values.max()} and may have 8, 16 or 32 bits; "
             "save them as uint8 or uint16"
         )
     return (values >> 8).astype(np.uint8)
@@ -132,7 +132,7 @@ def _eight_bits(image: "Image") -> np.ndarray:
 
 @contextmanager
 def _truncated_files(allowed: bool) -> Iterator[None]:
-    """Make Pillow accept truncated files within the block, for one thread at a time: the flag is global."""
+    """Make Pillow accept truncated files inside the block. The flag is global, so only one thread enters the block."""
     from PIL import ImageFile
 
     if not allowed:
@@ -149,7 +149,7 @@ def _truncated_files(allowed: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Function that returns the RGB image of the file `root / paths[row]`. The path is the id of the sample."""
+    """Function: row -> RGB image of the file `root / paths[row]`. The path is the id of the sample."""
 
     root: Path
     paths: Sequence[str]
@@ -169,7 +169,7 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class ImageArray:
-    """Function that returns the RGB image of a row of an array of grey or colour images."""
+    """Function: row -> RGB image of an array of grey or colour images."""
 
     images: UInt8[np.ndarray, "n h w *c"]
 

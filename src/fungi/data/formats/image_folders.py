@@ -1,4 +1,4 @@
-"""Read folders of images: the files that are read, their order, and classes that are subfolders."""
+"""Read folders of images: select and sort the files, and read class folders."""
 
 import os
 import unicodedata
@@ -17,24 +17,24 @@ IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Endings of files that are read. Of an animation, the first frame is read."""
-PICTURE_ENDINGS = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw", ".tga"}
-"""Endings of images in formats that are not read."""
+"""Endings of readable files. Only the first frame of an animation is read."""
+UNREADABLE_ENDINGS = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw", ".tga"}
+"""Endings of image formats that cannot be read."""
 FOLDERS_OF_PROGRAMS = ("__macosx", "__pycache__", "@eadir")
 """Names, in lower case, of folders that programs write among images: macOS archives, Python, Synology thumbnails."""
 FILES_OF_PROGRAMS = ("thumbs.db", "desktop.ini")
-"""Names, in lower case, of files that programs write among images; they are skipped without a warning."""
+"""Names, in lower case, of files that programs write among images. They are skipped without a warning."""
 
 
 def is_skipped(name: str) -> bool:
-    """Return whether a folder is hidden or written by a program: its images are copies, thumbnails or drafts."""
+    """Return whether a folder is hidden or written by a program. Its images are copies, thumbnails or drafts."""
     return name.startswith(".") or name.lower() in FOLDERS_OF_PROGRAMS
 
 
 def class_folders(folder: Path) -> list[str]:
     """Return the sorted names of the class folders in a folder.
 
-    Raises FungiError for two names that look the same: Unicode has two encodings of an accented letter.
+    Raises FungiError for two names that look the same, because Unicode has two encodings of an accented letter.
     """
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_skipped(entry.name))
     first: dict[str, str] = {}
@@ -55,8 +55,8 @@ def class_folder_samples(
 ) -> Samples:
     """Return the images in `root/<split_folder>/<class>/`, in the order of `classes` and then sorted by path.
 
-    classes: the classes of train, so that a label means the same class in every split.
-    Raises FungiError for a split with another class, and MissingFilesError for a split without images.
+    classes: the classes of train, so that labels mean the same in all splits.
+    Raises FungiError for a class that train does not have, and MissingFilesError for a split without images.
     """
     folder = root / split_folder
     own_names = {composed(name): name for name in class_folders(folder)}
@@ -79,8 +79,8 @@ def image_names(folder: Path) -> list[str]:
 
     Hidden files (such as `._name.jpg` in some archives) and skipped folders are left out. Links are followed.
 
-    Raises FungiError for a link to a folder that contains it, and for an image that is not a regular file (a pipe, on
-    which a reader would wait for ever, or a link without a target).
+    Raises FungiError for a link to a folder that contains the link, and for an image that is not a regular file (a link
+    without a target, or a pipe, which would block the reader forever).
     """
     names: list[str] = []
     try:
@@ -117,9 +117,9 @@ def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> It
 
 
 def report_left_out(folder: Path, *, classes: bool = True) -> None:
-    """Log the kinds and numbers of files below a folder that are left out, if there are any.
+    """Warn of ignored files below a folder, with their number per ending.
 
-    classes: whether images have to be in class folders, so that images beside the class folders are left out.
+    classes: whether images have to be in class folders; images next to the class folders are then ignored.
     """
     kinds: Counter[str] = Counter()
     for place, inner, files in os.walk(folder, followlinks=True):
@@ -131,15 +131,15 @@ def report_left_out(folder: Path, *, classes: bool = True) -> None:
             if ending not in IMAGE_ENDINGS:
                 kinds[ending or "without an ending"] += 1
             elif classes and Path(place) == folder:
-                kinds["beside the class folders"] += 1
+                kinds["next to the class folders"] += 1
     if kinds:
         shown = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
-        convert = " Images of other formats have to be converted to JPEG or PNG."
-        logger.warning(f"{folder}: files left out: {shown}.{convert if PICTURE_ENDINGS & set(kinds) else ''}")
+        convert = " Convert images of other formats to JPEG or PNG."
+        logger.warning(f"{folder}: ignored files: {shown}.{convert if UNREADABLE_ENDINGS & set(kinds) else ''}")
 
 
 def _counted_as_skipped(folder: Path, kinds: "Counter[str]") -> bool:
-    """Return whether a folder is skipped, and if so count its images in `kinds`."""
+    """Return whether a folder is skipped. Add its images to `kinds` if it is."""
     if not is_skipped(folder.name):
         return False
     if pictures := sum(path.suffix.lower() in IMAGE_ENDINGS for path in folder.rglob("*")):

@@ -1,6 +1,6 @@
 """The revisited Oxford and Paris landmarks (spec vision 3.2, 9.6).
 
-The split train is the database, and test holds the queries; `test-cropped` holds the queries cropped to their boxes, as
+The split `train` is the database, `test` has the queries, and `test-cropped` has the queries cropped to their boxes, as
 in the protocol of the benchmark. Labels are row numbers. Some image files are truncated; the missing pixels are grey.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LandmarkQuery(TypedDict):
-    """Ground truth of a query: rows of the database by relation, and its box (left, top, right, bottom; in pixels)."""
+    """Ground truth of a query: database rows by relevance, and its box (left, top, right, bottom; in pixels)."""
 
     easy: list[int]
     hard: list[int]
@@ -79,7 +79,7 @@ class Landmarks:
             ]
 
     def prepare(self, data_dir: Path, archives: Path) -> None:
-        """Unpack `roxfordparis.zip`, or else the official image archives and the ground-truth file."""
+        """Unpack `roxfordparis.zip`; if it does not exist, the official image archives and the ground-truth file."""
         home = self.place.home(data_dir)
         if list(archives.glob("roxfordparis.zip")):
             unpack_folder(partial(find_archive, archives, "roxfordparis.zip"), self.folder, home / self.folder)
@@ -113,7 +113,7 @@ class Landmarks:
 
 
 def _fault(listing: dict[str, Any]) -> str:
-    """Return the fault in the fields of a ground-truth file; empty if there is none."""
+    """Return a description of the first error in a ground-truth file; empty if there is none."""
     images, queries, truths = (listing[name] for name in ("imlist", "qimlist", "gnd"))
     for listing_name, names in (("imlist", images), ("qimlist", queries)):
         if not _sequence(names) or not all(
@@ -140,7 +140,7 @@ def _sequence(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class CroppedImages:
-    """Function that returns the image of a row, cropped to its box."""
+    """Function: row -> image, cropped to its box."""
 
     load: ImageFiles
     boxes: np.ndarray
@@ -155,7 +155,7 @@ class CroppedImages:
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Unpickler of containers, numbers, strings and arrays. All else is refused, so that a file can't run code."""
+    """Unpickler for containers, numbers, strings and arrays. It refuses other types, so that a file can't run code."""
 
     _ALLOWED = frozenset(
         {
@@ -175,7 +175,7 @@ class PlainUnpickler(pickle.Unpickler):
         """Return an allowed class or function. Raises FungiError for any other."""
         if (module, name) not in self._ALLOWED:
             raise FungiError(
-                f"the ground-truth file was refused: it needs {module}.{name}, which plain data do not need. "
+                f"the ground-truth file was refused: it contains {module}.{name}, which is not plain data. "
                 "Download it from its official source."
             )
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)

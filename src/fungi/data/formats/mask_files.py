@@ -1,7 +1,7 @@
-"""Read mask files: one image per sample, whose pixels hold class numbers. Palettes are read as numbers, not colours.
+"""Read mask files: one image per sample with the class number of each pixel. Palettes are read as numbers, not colours.
 
-Masks of the user may hold other numbers than 0, 1, 2, ...: `class_numbers` reads all of them once, and returns the
-value of each class.
+Masks of the user may contain other values than 0, 1, 2, ... `class_numbers` reads all masks once and returns the value
+of each class.
 """
 
 from collections.abc import Sequence
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-MOST_UNNAMED = 64
-"""Largest number of classes of masks without class names; smoothed masks and photographs have more values."""
+MAX_UNNAMED_CLASSES = 64
+"""Largest number of classes without class names. Smoothed masks and photographs have more values."""
 
 
 def read_mask(path: Path, sample_id: str) -> UInt8[np.ndarray, "h w"]:
     """Return the class numbers of a mask file; 255 is void, and -1 is read as 255.
 
-    Raises MissingFilesError for a file that does not exist, and FungiError for one that can't be read, is a JPEG file,
-    or holds colours, fractions, or numbers above 255 or below -1. Errors name the file and the sample.
+    Raises MissingFilesError for a missing file, and FungiError for a file that can't be read, is a JPEG file, or
+    contains colours, fractions, or numbers above 255 or below -1. Errors name the file and the sample.
     """
     from PIL import Image
 
@@ -51,26 +51,27 @@ def read_mask(path: Path, sample_id: str) -> UInt8[np.ndarray, "h w"]:
         raise FungiError(f"{mask} is a JPEG file, which does not keep class numbers exactly. Save masks as PNG.")
     if values.ndim != 2:
         raise FungiError(
-            f"{mask} holds colours ({mode}), not class numbers. Save it with one channel, as a grey or palette PNG."
+            f"{mask} contains colours ({mode}), not class numbers. Save it with one channel, as a grey or palette PNG."
         )
     if values.dtype.kind == "f" and values.size and not (np.isfinite(values) & (values == np.rint(values))).all():
         first = values[~(np.isfinite(values) & (values == np.rint(values)))][0]
-        raise FungiError(f"{mask} holds {first:.6g}, which is not a whole number. Save it again with whole numbers.")
+        raise FungiError(f"{mask} contains {first:.6g}, which is not a whole number. Save it with whole numbers.")
     lowest, largest = (int(values.min()), int(values.max())) if values.size else (0, 0)
     if lowest < -1 or largest > VOID:
         value = lowest if lowest < -1 else largest
-        raise FungiError(f"{mask} holds {value}; 0 is the smallest value, and {VOID} the largest. -1 is void.")
+        raise FungiError(f"{mask} contains {value}. Masks contain values from 0 to {VOID}, or -1 for void.")
     return np.where(values < 0, VOID, values).astype(np.uint8) if lowest < 0 else values.astype(np.uint8)
 
 
 @cache
-def class_numbers(root: Path, folders: tuple[str, ...], named: int | None) -> tuple[int, ...]:
+def class_numbers(root: Path, folders: tuple[str, ...], named_classes: int | None) -> tuple[int, ...]:
     """Return the value of each class in the masks of `root/<folder>/masks`, in the order of the classes.
 
-    named: number of classes that have a name; the values are then 0 to `named` - 1. Otherwise each value that occurs is
-        a class, and 255 is void. Masks with the values 0 and 255 alone have two classes, and no void.
-    All masks are read, once per process. A warning lists the values if they are not 0, 1, 2, ...
-    Raises FungiError for more than 64 values without names: these are colours or shades, not classes.
+    named_classes: number of class names, if the classes have names; the values are then 0 to `named_classes` - 1.
+        Otherwise, each value in the masks is a class, and 255 is void. If the masks contain only 0 and 255, both are
+        classes.
+    All masks are read once per process. A warning lists the values if they are not 0, 1, 2, ...
+    Raises FungiError for more than 64 values without names, because these are colours or shades, not classes.
     """
     files = [
         (root / folder / "masks" / name, name) for folder in folders for name in image_names(root / folder / "masks")
@@ -78,34 +79,34 @@ def class_numbers(root: Path, folders: tuple[str, ...], named: int | None) -> tu
     with ThreadPoolExecutor(READERS) as pool:
         counts = pool.map(lambda file: np.bincount(read_mask(*file).reshape(-1), minlength=VOID + 1) > 0, files)
         present = np.flatnonzero(np.logical_or.reduce([np.zeros(VOID + 1, bool), *counts])).tolist()
-    if present == [0, VOID] and named in (None, 2):
-        logger.warning(f"{root}: the masks hold only 0 and {VOID}: {VOID} is class 1, and nothing is void.")
+    if present == [0, VOID] and named_classes in (None, 2):
+        logger.warning(f"{root}: the masks contain only 0 and {VOID}. {VOID} is class 1, and no pixel is void.")
         return (0, VOID)
     values = [value for value in present if value != VOID]
-    if named is not None:
-        return tuple(range(named))
-    if len(values) > MOST_UNNAMED:
+    if named_classes is not None:
+        return tuple(range(named_classes))
+    if len(values) > MAX_UNNAMED_CLASSES:
         raise FungiError(
-            f"the masks in {root} hold {len(values)} values ({shown(values)}), too many to be classes without names. "
-            f"Save masks without smoothing, as PNG; or name the classes, one per line, in {root / 'classes.txt'}."
+            f"the masks in {root} contain {len(values)} values ({value_list(values)}), too many for classes without "
+            f"names. Save masks as PNG without smoothing, or name the classes, one per line, in {root / 'classes.txt'}."
         )
     if values != list(range(len(values))):
         logger.warning(
-            f"{root}: the masks hold {shown(values)}: these are {len(values)} classes, named by their values."
+            f"{root}: the masks contain {value_list(values)}. These are {len(values)} classes, named by their values."
         )
     return tuple(values)
 
 
-def shown(values: Sequence[int]) -> str:
-    """Return values as a text for a message: up to 12 of them, or else the first and the last ones."""
+def value_list(values: Sequence[int]) -> str:
+    """Return values as text for a message. Of more than 12 values, only the first and the last ones are listed."""
     return ", ".join(map(str, values if len(values) <= 12 else [*values[:6], "...", *values[-3:]]))
 
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Function that returns the mask in the file `root / paths[row]`. ids: sample ids for errors.
+    """Function: row -> mask in the file `root / paths[row]`. ids: sample ids, for errors.
 
-    numbers: value of each class in the file; if empty, the values are class numbers.
+    numbers: value of each class in the file; if empty, the values are the class numbers.
     """
 
     root: Path
@@ -150,9 +151,9 @@ def masked_samples(
     numbers: tuple[int, ...] = (),
     as_displayed: bool = False,
 ) -> Samples:
-    """Return a split of images and masks, whose paths are relative to `root`. Samples have no labels: targets are 0.
+    """Return a split of images and masks. Paths are relative to `root`. Samples have no labels; targets are 0.
 
-    numbers: as for `MaskFiles`. as_displayed: as for `decode`, for the images only.
+    numbers: as in `MaskFiles`. as_displayed: as in `decode`, only for the images.
     """
     labels = np.zeros(len(images), dtype=np.uint32)
     samples = image_samples(root, images, labels, class_names, as_displayed=as_displayed)
@@ -162,16 +163,16 @@ def masked_samples(
 def check_mask(
     mask: UInt8[np.ndarray, "h w"], image: "Image", classes: int, sample_id: str, *, ignored: int = VOID
 ) -> None:
-    """Raise FungiError for a mask of another size than its image, with unknown classes, or with `ignored` alone."""
+    """Raise FungiError for a mask that has another size than its image, unknown classes, or only ignored pixels."""
     if mask.shape != (image.height, image.width):
         raise FungiError(
             f"sample {sample_id!r}: its mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {image.width} x "
-            f"{image.height}. Replace the mask; it must have the size of the image as viewers show it."
+            f"{image.height}. Replace the mask; it must have the size of the image in an image viewer."
         )
     present = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=VOID + 1)).tolist()
     if foreign := [value for value in present if value >= classes and value != VOID]:
         raise FungiError(
-            f"sample {sample_id!r}: its mask holds {foreign[0]}, but there are {classes} classes, from 0 to "
+            f"sample {sample_id!r}: its mask contains {foreign[0]}, but there are {classes} classes, from 0 to "
             f"{classes - 1}; {VOID} is void."
         )
     if present == [VOID] or (present == [ignored] and ignored == VOID):

@@ -14,11 +14,11 @@ from fungi.data.names import PackedNames
 from fungi.errors import FungiError
 
 SAMPLE_RATE = 16_000
-SHORTEST = 400  # values: one frame of 25 ms, below which a clip has no spectrum
+SHORTEST = 400  # values of one frame of 25 ms; a shorter clip has no spectrum
 RATES = (1_000, 768_000)
-"""Plausible sampling rates in Hz. Others come from damaged headers, and resampling them would take gigabytes."""
+"""Accepted sampling rates in Hz. Other rates come from damaged headers, and resampling them would take gigabytes."""
 TRUNCATED = "Reached EOF prematurely"
-"""Beginning of SciPy's warning of a file that is shorter than its header says."""
+"""Start of SciPy's warning that a file is shorter than its header states."""
 
 Waveform = Float32[np.ndarray, " samples"]
 """Mono, 16 kHz, in -1..1."""
@@ -26,7 +26,7 @@ Waveform = Float32[np.ndarray, " samples"]
 
 @dataclass(frozen=True)
 class SoundFiles:
-    """Waveforms of sound files by row; ids are paths relative to the folder `root`."""
+    """Function: row -> waveform of a sound file; ids are paths relative to the folder `root`."""
 
     root: str
     ids: Sequence[str]
@@ -41,17 +41,17 @@ class SoundFiles:
 
 
 def sound_samples(root: Path, files: Sequence[str], labels: Sequence[int], class_names: Sequence[str]) -> Samples:
-    """Return a split of sound files, whose paths are relative to `root`."""
+    """Return a split of sound files. Their paths are relative to `root`."""
     ids = PackedNames(files)
     targets = np.asarray(labels, dtype=np.uint32)
     return Samples(targets=targets, ids=ids, load=SoundFiles(str(root), ids), class_names=tuple(class_names))
 
 
 def read_wav(path: Path, sample_id: str) -> Waveform:
-    """Return the waveform in a WAV file: integers of any width or floats; channels are averaged, other rates resampled.
+    """Return the waveform in a WAV file of integers or floats. Channels are averaged; other rates are resampled.
 
-    Raises MissingFilesError for a file that is not there, and FungiError for a file that cannot be read, is truncated,
-    has an implausible sampling rate, or is shorter than one frame.
+    Raises MissingFilesError for a missing file, and FungiError for a file that cannot be read, is truncated, has an
+    implausible sampling rate, or is shorter than one frame.
     """
     import warnings
 
@@ -74,18 +74,18 @@ def read_wav(path: Path, sample_id: str) -> Waveform:
         )
     waveform = resample(to_unit_range(values), rate)
     if not np.isfinite(waveform).all():
-        raise FungiError(f"sample {sample_id!r}: {path} holds values that are no numbers. Replace the file.")
+        raise FungiError(f"sample {sample_id!r}: {path} contains values that are not finite. Replace the file.")
     if len(waveform) < SHORTEST:
         raise FungiError(
-            f"sample {sample_id!r}: {path} is too short: {len(waveform)} values at 16 kHz, at least {SHORTEST} (25 ms) "
-            "are needed. Leave that clip out."
+            f"sample {sample_id!r}: {path} is too short. It has {len(waveform)} values at 16 kHz, but needs at least "
+            f"{SHORTEST} (25 ms). Remove this clip."
         )
     return waveform
 
 
 def to_unit_range(values: Shaped[np.ndarray, " n *channels"]) -> Float64[np.ndarray, " n"]:
-    """Convert the integers of a WAV file to float64 in -1..1; floats stay. Average the channels."""
-    if values.dtype == np.uint8:  # the only unsigned kind
+    """Convert the integers of a WAV file to float64 in -1..1, and average the channels. Floats are not scaled."""
+    if values.dtype == np.uint8:  # the only unsigned type in WAV files
         unit = (values.astype(np.float64) - 128) / 128
     elif np.issubdtype(values.dtype, np.integer):
         unit = values / -float(np.iinfo(values.dtype).min)

@@ -28,11 +28,11 @@ Check = Callable[[Sequence[str], Sequence[int]], str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class TextTable:
-    """Origin of the splits of a text dataset, and the way its rows are read.
+    """Source and columns of a text dataset.
 
-    repository, configuration, revision: place on the hub. text, label: names of the columns.
-    class_names: in the order of the labels; a cell holds the name of a class or its number.
-    rule: function that reads a cell in another way. check: function that returns an error for texts and labels.
+    repository, configuration, revision: location on the hub. text, label: names of the columns.
+    class_names: in the order of the labels; a cell contains a class name or a class number.
+    rule: function that converts a cell to a label instead. check: (texts, labels) -> error message, or None.
     """
 
     dataset: str
@@ -51,25 +51,25 @@ class TextTable:
         columns = read_table(path)
         texts, cells = _column(columns, self.text, path), _column(columns, self.label, path)
         if not texts:
-            raise FungiError(f"{path} has a header and no rows. Download or write it again.")
+            raise FungiError(f"{path} has a header but no rows. Download or write it again.")
         for row, text in enumerate(texts):
             if not isinstance(text, str):
-                raise FungiError(f"{path}: row {row} has no text in column {self.text!r}, but {text!r}. Mend that row.")
+                raise FungiError(f"{path}: row {row} has {text!r} in column {self.text!r}, not a text. Correct it.")
         labels = [self._label(value, row, path) for row, value in enumerate(cells)]
-        wrong = self.check(texts, labels) if self.check else None
-        if wrong:
-            raise FungiError(f"{path}: {wrong}")
+        complaint = self.check(texts, labels) if self.check else None
+        if complaint:
+            raise FungiError(f"{path}: {complaint}")
         return text_samples(texts, labels, (f"{split}/{row}" for row in range(len(texts))), self.class_names)
 
     def find(self, data_dir: Path, split: str) -> Path:
-        """Return the file of a split. Raises MissingFilesError that says which file to place where."""
+        """Return the file of a split. Raises MissingFilesError that names the expected file and folder."""
         folder = data_dir.expanduser().absolute() / self.dataset
         for ending in ENDINGS:
             if (folder / f"{split}{ending}").is_file():
                 return folder / f"{split}{ending}"
         raise MissingFilesError(
             f"dataset {self.dataset!r}: there is no {split}.parquet, .jsonl or .csv in {folder} (columns {self.text!r} "
-            f"and {self.label!r}). Name the folder with --data-dir, or, where there is a network, run: "
+            f"and {self.label!r}). Name the folder with --data-dir, or, on a machine with a network, run: "
             f"python scripts/download_dataset.py --dataset {self.dataset} --data-dir {data_dir}"
         )
 
@@ -95,17 +95,17 @@ class TextTable:
         except Exception as error:  # the hub client, its cache and the network raise nearly anything
             cause = str(error).partition("\n")[0] or type(error).__name__
             raise MissingFilesError(
-                f"dataset {self.dataset!r}: can't fetch split {split} of huggingface.co/datasets/{self.repository} "
+                f"dataset {self.dataset!r}: can't download split {split} of huggingface.co/datasets/{self.repository} "
                 f"({cause}). Run this on a machine with a network and copy the folder {self.dataset}/ here."
             ) from None
 
     def _label(self, value: Any, row: int, path: Path) -> int:
         try:
             return self.rule(value) if self.rule else self._class(value)
-        except (ValueError, TypeError, OverflowError):  # infinity
+        except (ValueError, TypeError, OverflowError):  # OverflowError: infinity
             raise FungiError(
                 f"{path}: row {row} has the label {value!r}; expected a number below {len(self.class_names)} or one of "
-                f"{', '.join(self.class_names[:4])}, ... Mend that row."
+                f"{', '.join(self.class_names[:4])}, ... Correct this row."
             ) from None
 
     def _class(self, value: Any) -> int:
@@ -119,13 +119,13 @@ class TextTable:
 
 @dataclass(frozen=True)
 class HubDownload:
-    """Function of the data directory that downloads all splits of a table."""
+    """Function: data directory -> None; downloads all splits of a table."""
 
     table: TextTable
     splits: Mapping[str, str] = field(hash=False)
 
     def __call__(self, data_dir: Path) -> None:
-        """Download the splits that are missing."""
+        """Download the missing splits."""
         self.table.download(data_dir, self.splits)
 
 
@@ -150,7 +150,7 @@ def read_table(path: Path) -> dict[str, list[Any]]:
     import pyarrow
     from pyarrow import csv, json, parquet
 
-    # Quoted texts may hold line breaks, so that a block of the parser has to hold all rows.
+    # Quoted texts may contain line breaks, so the parser has to read the file as one block.
     file_size = max(1, path.stat().st_size + 1)
     try:
         if path.suffix == ".parquet":
@@ -166,24 +166,24 @@ def read_table(path: Path) -> dict[str, list[Any]]:
             table = json.read_json(path, read_options=json.ReadOptions(block_size=file_size))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         cause = str(error).partition("\n")[0]
-        raise FungiError(f"{path} can't be read as a table ({cause}). Make or download it again.") from None
-    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if twice:
-        raise FungiError(f"{path} has the column {twice[0]!r} more than once. Rename or remove one of them.")
+        raise FungiError(f"{path} can't be read as a table ({cause}). Create or download it again.") from None
+    duplicates = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if duplicates:
+        raise FungiError(f"{path} has the column {duplicates[0]!r} more than once. Rename or remove one of them.")
     return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
 def _column(columns: dict[str, list[Any]], name: str, path: Path) -> list[Any]:
     if name not in columns:
         raise FungiError(
-            f"{path} has no column {name!r}. It has: {', '.join(columns) or 'none'}. Rename the right one."
+            f"{path} has no column {name!r}. Its columns are: {', '.join(columns) or 'none'}. Rename the correct one."
         )
     return columns[name]
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts by row."""
+    """Function: row -> text."""
 
     texts: Sequence[str]
 
@@ -197,8 +197,7 @@ def text_samples(
 ) -> Samples:
     """Return a split of texts, in order.
 
-    places: one name per row, unique in the split. A sample id is this name followed by a hash of the text, so that the
-    fingerprint of the dataset changes with an edited text.
+    places: one name per row, unique in the split. The sample id is this name followed by a hash of the text.
     """
     hashes = [hashlib.sha256(text.encode()).hexdigest()[:8] for text in texts]
     ids = [f"{place}#{digits}" for place, digits in zip(places, hashes, strict=True)]

@@ -15,14 +15,14 @@ from fungi.runtime.log import logger
 
 @dataclass(frozen=True)
 class TorchvisionImages:
-    """Opener of a dataset of image files, with rows in torchvision's order. options: further arguments of its class."""
+    """Opener of a dataset of image files, in the order of torchvision. options: arguments of the torchvision class."""
 
     class_name: str
     place: Place
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __call__(self, data_dir: Path, split: str) -> Samples:
-        """Return a split; `valid` is torchvision's `val`."""
+        """Return a split. Torchvision calls the split `valid` `val`."""
         import torchvision.datasets
 
         root = self.place.find(data_dir)
@@ -34,7 +34,7 @@ class TorchvisionImages:
 
 @dataclass(frozen=True)
 class TorchvisionDownload:
-    """Function that makes torchvision download, verify and unpack a dataset to `<data_dir>/<folder>`."""
+    """Function: data directory -> None; downloads, verifies and unpacks a dataset with torchvision."""
 
     class_name: str
     folder: str
