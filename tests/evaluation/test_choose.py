@@ -141,7 +141,7 @@ def test_the_report_shows_what_was_chosen_apart_from_the_fixed_rule(root: Path, 
     text = (tmp_path / "report" / "report.md").read_text()
     headings = [line for line in text.splitlines() if line.startswith("## knn, full")]
     assert sorted("features, PCA and k up to these chosen on train rows" in line for line in headings) == [False, True]
-    section = text[text.index("# What was chosen") :]
+    section = text[text.index("# Choices on the train rows") :]
     assert "score on train" in section
     assert "hindsight" in section
 

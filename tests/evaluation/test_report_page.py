@@ -77,8 +77,8 @@ def test_many_cases_are_told_together_with_the_worst_and_the_best() -> None:
 def test_published_values_are_told_with_their_distance() -> None:
     one = content({"embeddings": 0.330, "embeddings+kl+dino+simclr": 0.403})
     assert comparison_with_published(cells(one)) == (
-        "2 values can be compared with the paper: ours minus published is between +0.7 and +1.0 points, and the median "
-        "size of the difference is 0.9."
+        "2 values can be compared with the paper. Our values minus the published values are between +0.7 and +1.0 "
+        "points; the median absolute difference is 0.9."
     )
     assert comparison_with_published(cells(content({"embeddings": 0.33}, k=5))) == ""
 
@@ -94,8 +94,8 @@ def test_published_values_are_told_with_their_distance() -> None:
             how_in_words(
                 "clean", as_facts([("layer", "blocks.3.mlp"), ("simclr.stride_scale", 4), ("pca_dim", 96), ("k", 20)])
             ),
-            "20 neighbours, PCA to at most 96 components, layer blocks.3.mlp, SimCLR stride scale 4, gradients as the "
-            "method says (profile clean)",
+            "20 neighbours, PCA to at most 96 components, layer blocks.3.mlp, SimCLR stride scale 4, gradients as in "
+            "the method (profile clean)",
         ),
         (how_in_words("unknown", ()), "files of unknown origin"),
     ],
@@ -123,7 +123,7 @@ def test_a_choice_stands_apart_from_the_fixed_rule(tmp_path: Path) -> None:
         entry |= {"chosen": picked} | ({} if name == "hindsight" else {"judged": 0.55})
     chosen |= {"test_targets": [0, 1]}  # and no predictions, which figures by class would want
     text = written(tmp_path, content(SCORES), chosen)
-    assert "The chosen candidate scores 60.0 %; the embeddings alone, with components" in text
+    assert "The chosen candidate scores 60.0 %. The embeddings alone, with components" in text
     assert "embeddings + KL, 64, 3" in text
     tables = text[text.index("<h2>Tables") :]
     assert "hindsight" not in tables

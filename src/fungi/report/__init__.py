@@ -1,1 +1,1 @@
-"""Result files -> tables and plots, beside the published numbers."""
+"""Tables, figures and pages from result files, compared with the published values."""

@@ -15,7 +15,7 @@ from fungi.store.layout import EMBEDDINGS
 
 _ACCURACY = "accuracy, %"
 _NUMBERED = re.compile(r"(block )?(\d+)( views)?")
-"""Labels of rows that are points of a curve."""
+"""Row labels that contain the x value of a point: `block 3`, `49 views`."""
 _Values = dict[tuple[str, str], tuple[float, float | None]]
 """(row, column) -> mean and deviation, in the unit of the table."""
 
@@ -23,7 +23,8 @@ _Values = dict[tuple[str, str], tuple[float, float | None]]
 def ablation_figures(folder: Path, record: ResultRecord) -> list[tuple[Path, Callable[[Path], None]]]:
     """Return path and drawing function of each figure of an ablation.
 
-    Ablations with numbered rows become curves, those with a single column of accuracies dots. Others have no figure.
+    Ablations with numbered rows are drawn as curves. Ablations with the single column `accuracy` are drawn as dots.
+    Other ablations have no figure.
     """
     content, settings = record.content, record.content["settings"]
     table = AblationTable.from_content(content)
@@ -37,9 +38,9 @@ def ablation_figures(folder: Path, record: ResultRecord) -> list[tuple[Path, Cal
     if len(numbers) == len(rows) > 1:
         x_axis = "block" if numbers[rows[0]][1] else "views"
         figures: list[tuple[Path, Callable[[Path], None]]] = []
-        for y_axis, shown in _by_unit(columns).items():
+        for y_axis, columns_of_axis in _by_unit(columns).items():
             path = figure_path(folder, *name, "" if y_axis == _ACCURACY else "speed")
-            series = [_series(column, numbers, values) for column in shown]
+            series = [_series(column, numbers, values) for column in columns_of_axis]
             figures.append((path, partial(curves, title=title, series=series, x_axis=x_axis, y_axis=y_axis)))
         return figures
     if columns != ["accuracy"]:
@@ -49,13 +50,13 @@ def ablation_figures(folder: Path, record: ResultRecord) -> list[tuple[Path, Cal
 
 
 def _by_unit(columns: list[str]) -> dict[str, list[str]]:
-    """Return label of the y axis -> the columns to draw against it."""
+    """Return label of the y axis -> its columns."""
     by_unit = {_ACCURACY: [name for name in columns if name != IMAGES_PER_SECOND]}
     return by_unit | ({IMAGES_PER_SECOND: [IMAGES_PER_SECOND]} if IMAGES_PER_SECOND in columns else {})
 
 
 def _series(column: str, numbers: dict[str, re.Match[str]], values: _Values) -> Series:
-    """Return the values of a column by the numbers of its rows; rows without a value are left out."""
+    """Return the values of a column, with the row numbers as x. Rows without a value are left out."""
     by_number = {int(match[2]): values[row, column] for row, match in numbers.items() if (row, column) in values}
     x = sorted(by_number)
     stds = [std for number in x if (std := by_number[number][1]) is not None]

@@ -1,4 +1,4 @@
-"""Read result files into cells: a number each, with all facts that decide which numbers it may be compared with."""
+"""Read result files into cells. A cell is a score with the facts that decide which scores it can be compared with."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,12 +24,13 @@ from fungi.store.layout import EMBEDDINGS
 class Cell:
     """A score in percent.
 
-    std: population standard deviation over the runs; gain: difference to the embeddings alone, in the same file;
-    as_published: whether settings and features are those of the paper; published: the value of the paper, if they are;
-    identity: hash of all that decides the features; put_aside: whether the file was renamed to make room for a later
-    one; rows: number of scored rows; error: standard error over these rows, in points; p_value: of the test that the
-    score equals that of the embeddings; reduced: whether PCA was applied. A field is None if the result does not
-    record it.
+    std: population standard deviation over the runs. gain: difference to the embeddings in the same file.
+    as_published: whether settings and features are those of the paper; published: the value of the paper in this case.
+    identity: hash of the settings, weights and data that determine the features.
+    put_aside: whether the file was renamed, so that a later result could take its name.
+    rows: number of scored rows; error: standard error over these rows, in points.
+    p_value: p-value of the test that the score equals the score of the embeddings. reduced: whether PCA was applied.
+    A field is None if the result does not record it.
     """
 
     protocol: Protocol
@@ -67,12 +68,12 @@ class ResultRecord:
 
     @property
     def put_aside(self) -> bool:
-        """Return whether the file was renamed to make room for results of other features."""
+        """Return whether the file was renamed, so that results of other features could take its name."""
         return PUT_ASIDE in self.path.name
 
     @property
     def chosen(self) -> bool:
-        """Return whether features, components and neighbours were chosen for each run (`fungi knn --choose`)."""
+        """Return whether each run chose its features, components and neighbours (`fungi knn --choose`)."""
         return bool(self.content["settings"].get("choose"))
 
     @property
@@ -82,10 +83,11 @@ class ResultRecord:
 
 
 def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[ResultRecord]:
-    """Return the result files in some folders (below `results`, or `logs` of the original harness), and named files.
+    """Return the result files at the given places: files, or folders with a subfolder `results` or `logs`.
 
-    put_aside: include files that were renamed to make room for results of other features. Files that are not result
-    files are logged and left out. Raises MissingFilesError if no result file is left.
+    The original harness writes to `logs`. Files that are not result files are logged and left out.
+    put_aside: include files that were renamed, so that results of other features could take their names.
+    Raises MissingFilesError if there is no result file.
     """
     paths: list[Path] = []
     for place in places:
@@ -109,7 +111,7 @@ def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[Res
 
 
 def _compact(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a result with predictions as arrays and without sample ids, so that thousands fit into memory."""
+    """Return a result with predictions as arrays and without sample ids, so that thousands of results fit in memory."""
     for run in content.get("runs") or [content]:
         for scores in run["results"].values():
             predictions = np.array(scores.get("predictions", []))
@@ -119,7 +121,7 @@ def _compact(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def cells_of(record: ResultRecord) -> list[Cell]:
-    """Return the cells of a result file. CKA and ablations have none: they have their own figures."""
+    """Return the cells of a result file. CKA and ablations have no cells; they have their own figures."""
     content = record.content
     task = task_of(content)
     if task in ("cka", ABLATION):
@@ -153,10 +155,10 @@ def cells_of(record: ResultRecord) -> list[Cell]:
 
 
 def distinct(cells: Sequence[Cell]) -> list[Cell]:
-    """Return one cell per measurement. If several files contain it, the cell of the most runs is kept.
+    """Return one cell per measurement. If several files contain a measurement, keep the cell with the most runs.
 
-    Files that were put aside count only if no other file has the same features. If cells differ only in their
-    features, the hash of the features is added to their headings.
+    Cells of files that were put aside are kept only if no other file has the same features. If cells differ only in
+    their features, the hash of the features becomes part of their protocol.
     """
     best: dict[tuple[object, ...], Cell] = {}
     for cell in cells:
@@ -164,7 +166,7 @@ def distinct(cells: Sequence[Cell]) -> list[Cell]:
         if key not in best or (not cell.put_aside, cell.runs) > (not best[key].put_aside, best[key].runs):
             best[key] = cell
     if len(best) < len(cells):
-        logger.info("%d values are in several files: those of the most runs are shown", len(cells) - len(best))
+        logger.info("%d values are in several files; the values of the most runs are shown", len(cells) - len(best))
     counts = Counter(described for described, _ in best)
     return [
         replace(cell, protocol=replace(cell.protocol, details=(*cell.protocol.details, ("features", cell.identity))))
@@ -179,7 +181,7 @@ def _described(cell: Cell) -> tuple[object, ...]:
 
 
 def mean_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """Return the means over the paper's datasets, for each protocol, backbone and combination with all datasets."""
+    """Return the means over the datasets of the paper, for each protocol, backbone and combination with all of them."""
     grouped: dict[tuple[Protocol, str, str, str], dict[str, Cell]] = {}
     for cell in cells:
         grouped.setdefault((cell.protocol, cell.backbone, cell.combination, cell.layer), {})[cell.dataset] = cell
@@ -208,7 +210,7 @@ def _number(content: dict[str, Any], metric: str, combination: str, uncertainty:
 
 
 def metric_of(content: dict[str, Any]) -> str:
-    """Return the metric that the paper reports for the dataset; accuracy for other datasets and for clustering."""
+    """Return the metric of the dataset in the paper; accuracy for other datasets and for clustering."""
     dataset, task = origin_of(content)["dataset"], task_of(content)
     if task == SEGMENTATION:
         return "mIoU"

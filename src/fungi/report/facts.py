@@ -1,7 +1,7 @@
 """Facts that distinguish protocols, and their wording.
 
-A fact is a name and a value: `("k", 20)`, `("normalize", False)`, `("kl.temperature", 5.0)`. Facts are compared, sorted
-and filtered as data, and become text only for display.
+A fact is a name and a value: `("k", 20)`, `("normalize", False)`, `("kl.temperature", 5.0)`. Facts are converted to
+text only for display.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from fungi.objectives import OBJECTIVES
 Fact = tuple[str, Any]
 Facts = tuple[Fact, ...]
 ALWAYS_SHOWN = ("k", "pca_dim", "solver", "tolerance")
-"""Settings that every heading names, even if they have their default values."""
+"""Settings that every heading shows, even with their default values."""
 WORDS: dict[str, tuple[str, str]] = {
     "k": ("k {}", "{} neighbours"),
     "pca_dim": ("PCA {}", "PCA to at most {} components"),
@@ -47,18 +47,19 @@ WORDS: dict[str, tuple[str, str]] = {
     "extraction_dtype": ("extracted in {}", "extracted in {}"),
     "settings": ("{}", "settings {}"),
 }
-"""Name of a fact -> its text in headings of files, and on pages and figures. Facts are shown in this order. Facts with
-other names follow, and their text is the name itself."""
+"""Name of a fact -> (its text in headings of files, its text on pages and in figures). Facts are shown in this order.
+Other facts follow; their text is their name."""
 _ORDER = {name: place for place, name in enumerate(WORDS)}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The rows that were fitted on, or the part of a task that a number belongs to.
+    """The training rows of a result, or the part of a task.
 
     kind: `full`: all train rows; `shots`: a number of rows per class; `share`: a share of each class; `few`: any number
-    of shots; `unlabelled`: fitted without labels; `difficulty`: `M` or `H` of retrieval; `patches`: size of the bank of
-    segmentation; `images`: number of training images of segmentation. drawn: whether rows were drawn at random.
+        of shots; `unlabelled`: no labels; `difficulty`: `M` or `H`, in retrieval; `patches`: size of the bank, in
+        segmentation; `images`: number of training images, in segmentation.
+    drawn: whether the rows were drawn at random.
     """
 
     kind: Literal["full", "shots", "share", "few", "unlabelled", "difficulty", "patches", "images"] = "full"
@@ -66,7 +67,7 @@ class Setting:
     drawn: bool = False
 
     def __str__(self) -> str:
-        """Return the setting as in the index of the published tables: `full`, `5-shot`, `10-percent drawn`, `M`."""
+        """Return the setting as the published tables write it: `full`, `5-shot`, `10-percent drawn`, `M`."""
         texts = {"shots": f"{self.amount}-shot", "difficulty": self.amount, "share": f"{self._percent()}-percent"}
         texts |= {kind: f"{self.amount} {kind}" for kind in ("patches", "images")}
         return f"{texts.get(self.kind, self.kind)}{' drawn' if self.drawn else ''}"
@@ -86,12 +87,12 @@ class Setting:
         return f"{texts[self.kind]}{' drawn' if self.drawn else ''}"
 
     def _percent(self) -> str:
-        """Return a share in percent; empty for other settings, whose amounts may be letters."""
+        """Return a share in percent; empty for other settings."""
         return f"{100 * float(self.amount):g}" if self.kind == "share" else ""
 
 
 def as_facts(values: Iterable[Fact]) -> Facts:
-    """Return facts in the order in which they are shown, each once, with lists as tuples."""
+    """Return facts in the order of `WORDS`, without duplicates and with lists as tuples."""
     facts = ((name, tuple(value) if isinstance(value, list) else value) for name, value in values)
     return tuple(sorted(dict.fromkeys(facts), key=lambda fact: _ORDER.get(fact[0], len(_ORDER))))
 
@@ -107,7 +108,7 @@ def long_words(facts: Iterable[Fact]) -> list[str]:
 
 
 def objective_in_words(name: str) -> str:
-    """Return `KL` for `kl`, `SimCLR` for `simclr`; a name that is not an objective stays as it is."""
+    """Return `KL` for `kl` and `SimCLR` for `simclr`; other names than objectives are not changed."""
     spelled = {"simclr": "SimCLR", "deepcluster": "DeepCluster", "ibot": "iBOT"}
     abbreviated = name in OBJECTIVES and len(name) <= _LONGEST_ABBREVIATION
     return spelled.get(name, name.upper() if abbreviated else name)
@@ -116,10 +117,11 @@ def objective_in_words(name: str) -> str:
 _LONGEST_ABBREVIATION = 4
 
 
-def _worded(name: str, value: Any, place: int) -> str:
-    shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _worded(name: str, value: Any, style: int) -> str:
+    """Return the text of a fact. style: 0 for headings of files, 1 for pages and figures."""
+    value_text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     if name in WORDS:
-        return WORDS[name][place].format(shown)
-    objective, dot, rest = name.partition(".")
-    spoken = f"{objective_in_words(objective) if place else objective} {rest}" if dot else name
-    return f"{spoken.replace('_', ' ')} {shown}".replace("  ", " ")
+        return WORDS[name][style].format(value_text)
+    objective, dot, setting = name.partition(".")
+    name_text = f"{objective_in_words(objective) if style else objective} {setting}" if dot else name
+    return f"{name_text.replace('_', ' ')} {value_text}".replace("  ", " ")

@@ -1,4 +1,4 @@
-"""Differences between features and the published ones, read from their provenances."""
+"""Differences between features and the published features, read from their provenance."""
 
 import hashlib
 import json
@@ -22,11 +22,11 @@ from fungi.views.plans import PUBLISHED
 
 USUAL_SEED = 42
 Entry = dict[str, Any]
-"""Entry of a result's provenance for a feature and split: file, array, provenance, layer, size."""
+"""Record of a feature and split in the provenance of a result: file, array, provenance, layer, size."""
 
 
 def entries_of(content: dict[str, Any]) -> list[tuple[str, Entry]]:
-    """Return (feature, entry) of every feature file that a result was computed from."""
+    """Return (feature, entry) of every feature file of a result."""
     return [
         (feature, entry)
         for run in content["provenance"]["features"]
@@ -41,7 +41,7 @@ def unusual_features(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
 
 
 def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
-    """Return the unusual seeds and compute dtypes of the extractions, which change scores slightly."""
+    """Return the seeds and dtypes of the extractions if they are not the default. They change scores slightly."""
     provenances = [entry["provenance"] for _, entry in entries if entry.get("provenance")]
     seeds = sorted({provenance.get("seed", USUAL_SEED) for provenance in provenances})
     types = sorted({provenance.get("dtype", "float32") for provenance in provenances} - {"float32"})
@@ -52,14 +52,11 @@ def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
 
 
 def identities(content: dict[str, Any]) -> dict[str, str]:
-    """Return combination -> hash of all that decides its features.
-
-    The hash is equal for the same computation on the same data.
-    """
+    """Return combination -> hash of its features: equal hashes mean the same computation on the same data."""
     facts: list[tuple[str, str]] = []
     for feature, entry in entries_of(content):
-        decides = {name: value for name, value in (entry.get("provenance") or {}).items() if name not in WITNESSES}
-        text = json.dumps([decides or entry.get("file"), entry.get("layer"), entry.get("array")], sort_keys=True)
+        deciding = {name: value for name, value in (entry.get("provenance") or {}).items() if name not in WITNESSES}
+        text = json.dumps([deciding or entry.get("file"), entry.get("layer"), entry.get("array")], sort_keys=True)
         facts.append((feature, text))
     hashes = {}
     for combination in content["results"]:
@@ -97,7 +94,7 @@ def _unusual(feature: str, entry: Entry) -> list[Fact]:
 
 @cache
 def _usual_settings(objective: str, backbone: str, dataset: str, profile: str) -> dict[str, Any]:
-    """Return the default settings of an objective; empty if they are not known here."""
+    """Return the default settings of an objective; empty if the objective or backbone is unknown."""
     if objective == EMBEDDINGS or backbone not in BACKBONES or profile not in PROFILES:
         return {}
     spec = BACKBONES[backbone]
@@ -107,18 +104,23 @@ def _usual_settings(objective: str, backbone: str, dataset: str, profile: str) -
         input_spec = replace(input_spec, **options)
     try:
         bound = bind(objective, embedding_dim=spec.embedding_dim, input_spec=input_spec, seed=USUAL_SEED)
-    except FungiError:  # an objective of the user that is not registered here
+    except FungiError:  # an objective that is not registered on this machine
         return {}
     return json.loads(json.dumps(bound.settings, default=str))
 
 
 def _differences(objective: str, settings: dict[str, Any], usual: dict[str, Any]) -> list[Fact]:
-    """Return the settings in both that differ, as `("simclr.temperature", 5)`; for views, their differing arguments."""
+    """Return the settings that differ from the usual ones, as `("simclr.temperature", 5)`.
+
+    Of views, the arguments that differ are returned.
+    """
     facts: list[Fact] = []
     for name in sorted(settings.keys() & usual.keys()):
         if name == "views" and settings[name] != usual[name]:
-            mine, theirs = arguments_of(settings[name]), arguments_of(usual[name])
-            changed = [(f"{objective}.{key}", value) for key, value in mine.items() if theirs.get(key) != value]
+            arguments, usual_arguments = arguments_of(settings[name]), arguments_of(usual[name])
+            changed = [
+                (f"{objective}.{key}", value) for key, value in arguments.items() if usual_arguments.get(key) != value
+            ]
             facts += changed or [(f"{objective}.views", "of another kind")]
         elif settings[name] != usual[name]:
             value = settings[name]

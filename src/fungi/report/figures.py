@@ -1,6 +1,7 @@
 """Plots in colours that colour-blind people can distinguish (Okabe and Ito 2008).
 
-Markers, line styles or words repeat the meaning of each colour. Axes of bars begin at zero; axes of dots need not.
+Markers, line styles or words repeat the meaning of each colour. The axis of bars starts at zero; the axis of dots may
+start elsewhere.
 """
 
 import re
@@ -21,9 +22,9 @@ BLACK = "#000000"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Blue, vermillion, green, purple, orange, sky blue."""
 MOST_NAMED = 40
-"""Largest number of classes whose names are written beside the bars; more names would not be legible."""
+"""Largest number of class names next to the bars; more names would not be legible."""
 LINE = 72
-"""Number of letters per line of a title."""
+"""Number of characters per line of a title."""
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
 _STYLE: Any = {
@@ -38,7 +39,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a plot: its name, x and y. std: deviation of y; captions: words above each dot."""
+    """A line of a plot. std: standard deviation of y; captions: text above each dot."""
 
     name: str
     x: Sequence[int]
@@ -48,14 +49,17 @@ class Series:
 
 
 def figure_path(folder: Path, *parts: object) -> Path:
-    """Return the path of a figure, whose file name is composed of the parts."""
+    """Return the path of a figure. Its file name consists of the parts."""
     text = "_".join(str(part) for part in parts if str(part))
     return folder / (short_name(re.sub(r"[^A-Za-z0-9.+_-]+", "-", text).strip("-"), 200) + ".png")
 
 
 @contextmanager
 def canvas(path: Path, width: float, height: float, title: str = "") -> Iterator[Any]:
-    """Provide the axes of a figure, and write it to `path` at the end. width, height: in inches, without the title."""
+    """Yield the axes of a figure, and write the figure to `path` at the end of the block.
+
+    width, height: in inches, without the title.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -74,9 +78,10 @@ def canvas(path: Path, width: float, height: float, title: str = "") -> Iterator
 def dots(
     path: Path, title: str, values: Mapping[str, tuple[float, float | None]], baseline: str, axis: str = "accuracy, %"
 ) -> None:
-    """Draw a line per name: a dot at its value, with one deviation to either side. A dashed line marks the baseline.
+    """Draw one row per name: a dot at its value, with an error bar of one standard deviation.
 
-    The baseline is a square, single features are open circles, combinations filled circles.
+    A dashed line marks the baseline. The baseline is a square, single features are open circles, and combinations are
+    filled circles.
     """
     names = list(values)[::-1]
     with canvas(path, 5.2, 0.9 + 0.25 * len(names), title) as axes:
@@ -116,11 +121,14 @@ def dots(
 def compared_dots(
     path: Path, title: str, groups: Sequence[str], series: Sequence[Series], axis: str = "accuracy, %"
 ) -> None:
-    """Draw a line per group (backbone), with a joined dot per series. x of a series: indices of the groups."""
+    """Draw one row per group (backbone) with a dot per series; a line connects the dots.
+
+    The x values of a series are indices of groups.
+    """
     with canvas(path, 5.2, 1.3 + 0.3 * len(groups), title) as axes:
         axes.grid(axis="x", color="0.92", linewidth=0.6)
         for group in range(len(groups)):
-            values = [each.y[list(each.x).index(group)] for each in series if group in each.x]
+            values = [line.y[list(line.x).index(group)] for line in series if group in line.x]
             axes.hlines(group, min(values), max(values), color="0.6", linewidth=1.2, zorder=1)
         for number, line in enumerate(series):
             axes.errorbar(
@@ -144,7 +152,7 @@ def compared_dots(
 def curves(
     path: Path, title: str, series: Sequence[Series], *, x_axis: str, y_axis: str = "accuracy, %", ticks: bool = True
 ) -> None:
-    """Draw each series as a line with its own style and marker, and a band of one deviation if there is one."""
+    """Draw each series as a line with its own style and marker, and a band of one standard deviation if it is known."""
     with canvas(path, 5.2, 3.4, title) as axes:
         for number, line in enumerate(series):
             color = COLOURS[number % len(COLOURS)]
@@ -171,7 +179,7 @@ def curves(
 
 
 def heatmap(path: Path, title: str, names: Sequence[str], values: Float[np.ndarray, "m m"]) -> None:
-    """Draw a matrix in shades from 0 (white) to 1 (black), with the numbers in its cells."""
+    """Draw a matrix in grey levels from 0 (white) to 1 (black), with the values in the cells."""
     size = 1.8 + 0.62 * len(names)
     with canvas(path, size + 0.6, size, title) as axes:
         image = axes.imshow(values, cmap="Greys", vmin=0, vmax=1)
@@ -187,9 +195,9 @@ def heatmap(path: Path, title: str, names: Sequence[str], values: Float[np.ndarr
 def sorted_differences(
     path: Path, title: str, series: Sequence[Series], axis: str, classes: Sequence[str] = ()
 ) -> None:
-    """Draw a panel per series with sorted bars from zero: which classes gain, which lose. x of a series is not used.
+    """Draw a panel per series, with a bar per class for its gain or loss, sorted. The x values are not used.
 
-    classes: names of the classes, in the order of the series' y. At most `MOST_NAMED` names are written.
+    classes: class names, in the order of y. They are not written if there are more than `MOST_NAMED`.
     """
     import matplotlib
 
@@ -212,7 +220,7 @@ def sorted_differences(
                 color=np.where(values[order] >= 0, COLOURS[0], COLOURS[1]),
             )
             panel.axvline(0, color=BLACK, linewidth=0.8)
-            panel.use_sticky_edges = False  # keeps a margin beside the line at zero
+            panel.use_sticky_edges = False  # keeps a margin next to the line at zero
             gaining, losing = int((values > 0).sum()), int((values < 0).sum())
             panel.set_title(f"{feature_in_words(line.name)}: {gaining} up, {losing} down", fontsize=8)
             panel.set_yticks(range(len(order)) if named else [], [classes[row] for row in order] if named else [])
@@ -227,5 +235,5 @@ def sorted_differences(
 
 
 def _legend_below(axes: Any, entries: int) -> None:
-    """Put the legend below the axes, where it covers no data."""
+    """Put the legend below the axes, so that it covers no data."""
     axes.figure.legend(loc="outside lower center", ncols=min(3, entries), frameon=False, fontsize=8)

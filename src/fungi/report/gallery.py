@@ -1,4 +1,4 @@
-"""The figures that a set of results can fill, and the functions that draw them."""
+"""Choose the figures for a set of results, and draw them."""
 
 import re
 from collections import defaultdict
@@ -46,7 +46,7 @@ _BLOCK = re.compile(r"(?:blocks\.|encoder_layer_|layers?\.)(\d+)\.(.+)")
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that the results can fill: its file, and the function that draws it."""
+    """A figure: its file, and the function that draws it."""
 
     path: Path
     draw: Callable[[Path], None]
@@ -59,9 +59,9 @@ def figures_of(
     tables: Sequence[Table],
     data_dir: Path = Path(),
 ) -> list[Figure]:
-    """Return all figures that the results can fill; those that summarise many results come first.
+    """Return all figures that can be drawn from the results. Figures that summarise many results come first.
 
-    folder: folder of the figures; data_dir: folder of the datasets, for names of classes that the results do not have.
+    folder: folder of the figures; data_dir: folder of the datasets, used if a result does not contain class names.
     """
     figures = [figure for table in tables for figure in _backbones_of(folder, table)]
     figures += [*_shots(folder, cells), *_layers(folder, cells)]
@@ -77,7 +77,7 @@ def figures_of(
 
 
 def draw_all(figures: Sequence[Figure], most: int) -> list[Path]:
-    """Draw the first `most` figures, and log how many are left out. Return the paths of the drawn figures."""
+    """Draw the first `most` figures, log the number of the others, and return the paths of the drawn figures."""
     drawn = figures[:most]
     for figure in progress(drawn, label="figures", unit="figure"):
         figure.draw(figure.path)
@@ -87,14 +87,14 @@ def draw_all(figures: Sequence[Figure], most: int) -> list[Path]:
 
 
 def _bars_of(folder: Path, table: Table) -> list[Figure]:
-    """Return a figure of all combinations for each backbone and dataset, as figure 2 (right) of the paper."""
-    of: dict[tuple[str, str], dict[str, Cell]] = defaultdict(dict)
+    """Return a figure of all combinations for each backbone and dataset, like figure 2 (right) of the paper."""
+    groups: dict[tuple[str, str], dict[str, Cell]] = defaultdict(dict)
     for (backbone, combination, dataset), cell in table.cells.items():
-        of[backbone, dataset][combination] = cell
-    if len(of) > _MOST_PER_TABLE:
-        of = {key: cells for key, cells in of.items() if key[1] == MEAN}
+        groups[backbone, dataset][combination] = cell
+    if len(groups) > _MOST_PER_TABLE:
+        groups = {key: cells for key, cells in groups.items() if key[1] == MEAN}
     figures = []
-    for (backbone, dataset), cells in of.items():
+    for (backbone, dataset), cells in groups.items():
         if any("+" in combination for combination in cells):
             ordered = sorted(cells, key=by_size_and_order)
             values = {name: (cells[name].value, cells[name].std) for name in ordered}
@@ -106,7 +106,7 @@ def _bars_of(folder: Path, table: Table) -> list[Figure]:
 
 
 def _backbones_of(folder: Path, table: Table) -> list[Figure]:
-    """Return a figure of embeddings and the best combination of each backbone, as figures 5 (kNN) and 9 (linear)."""
+    """Return a figure of embeddings and best combination per backbone, like figures 5 (kNN) and 9 (linear)."""
     filled = {column for _, _, column in table.cells}
     column = MEAN if MEAN in filled else filled.pop() if len(filled) == 1 else None
     best = {} if column is None else _best_combinations(table, column)
@@ -123,35 +123,35 @@ def _backbones_of(folder: Path, table: Table) -> list[Figure]:
         title=_titled(table.shown_protocol, column),
         groups=[label(backbone) for backbone in best],
         series=series,
-        axis="accuracy, %  (best on the scored rows themselves)",
+        axis="accuracy, %  (the best combination is selected on the scored rows)",
     )
     return [Figure(figure_path(folder, "backbones", table.protocol, column), draw)]
 
 
 def _best_combinations(table: Table, column: str) -> dict[str, str]:
-    """Return backbone -> the combination with embeddings of the highest score; of equal ones, the smallest."""
+    """Return backbone -> the best combination that contains the embeddings; of equal scores, the smallest one."""
     scored: dict[str, dict[str, float]] = defaultdict(dict)
     for backbone, name in sorted(table.rows, key=lambda row: by_size_and_order(row[1])):
         if (backbone, name, column) in table.cells:
             scored[backbone][name] = table.cells[backbone, name, column].value
     best = {}
     for backbone in dict.fromkeys(backbone for backbone, _ in table.rows):
-        of = {name: value for name, value in scored[backbone].items() if name.startswith(f"{EMBEDDINGS}+")}
-        if of and EMBEDDINGS in scored[backbone]:
-            best[backbone] = max(of, key=lambda name: of[name])
+        scores = {name: value for name, value in scored[backbone].items() if name.startswith(f"{EMBEDDINGS}+")}
+        if scores and EMBEDDINGS in scored[backbone]:
+            best[backbone] = max(scores, key=lambda name: scores[name])
     return best
 
 
 def _shots(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
-    """Return figures of accuracy by number of shots, of embeddings and the largest combination, as figure 6."""
-    of: dict[tuple[Protocol, str, str], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
+    """Return figures of accuracy per number of shots, for embeddings and the largest combination, like figure 6."""
+    groups: dict[tuple[Protocol, str, str], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
     for cell in cells:
         setting = cell.protocol.setting
         if setting.kind == "shots" and cell.dataset != MEAN:
             few = replace(cell.protocol, setting=Setting("few", drawn=setting.drawn))
-            of[few, cell.backbone, cell.dataset][cell.combination][int(setting.amount)] = cell
+            groups[few, cell.backbone, cell.dataset][cell.combination][int(setting.amount)] = cell
     figures = []
-    for (few, backbone, dataset), by_name in of.items():
+    for (few, backbone, dataset), by_name in groups.items():
         largest = max(by_name, key=by_size_and_order)
         series = [_by_number(name, by_name[name]) for name in dict.fromkeys((EMBEDDINGS, largest)) if name in by_name]
         if max(len(line.x) for line in series) > 1:
@@ -162,15 +162,15 @@ def _shots(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
 
 
 def _layers(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
-    """Return figures of each gradient alone by block, with a line per objective and kind of layer, as figure 8."""
-    of: dict[tuple[Protocol, str, str], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
+    """Return figures of single gradients per block, with a line per objective and kind of layer, like figure 8."""
+    groups: dict[tuple[Protocol, str, str], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
     for cell in cells:
         match = _BLOCK.search(cell.layer)
         if match and "+" not in cell.combination and cell.combination != EMBEDDINGS:
             protocol = cell.protocol.without("layer", "layer_key")
-            of[protocol, cell.backbone, cell.dataset][f"{cell.combination}, {match[2]}"][int(match[1])] = cell
+            groups[protocol, cell.backbone, cell.dataset][f"{cell.combination}, {match[2]}"][int(match[1])] = cell
     figures = []
-    for (protocol, backbone, dataset), by_name in of.items():
+    for (protocol, backbone, dataset), by_name in groups.items():
         if len({block for cells_of_name in by_name.values() for block in cells_of_name}) > 1:
             series = [_by_number(name, by_name[name]) for name in sorted(by_name)]
             title = _titled(protocol, label(backbone), dataset, "single gradients")
@@ -186,7 +186,7 @@ def _by_number(name: str, cells: dict[int, Cell]) -> Series:
 
 
 def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Figure]:
-    """Return a figure of the accuracy per class of each gradient alone minus that of the embeddings, as figure 3."""
+    """Return a figure of the gain over the embeddings per class, for each single gradient, like figure 3."""
     content = record.content
     if not _single_gradients(content):
         return []
@@ -198,15 +198,15 @@ def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Figur
         deltas = per_class_differences(content)
         series = [Series(name, [], [100 * value for value in values]) for name, values in deltas.items()]
         classes = class_names(content, data_dir)
-        sorted_differences(path, title, series, "accuracy minus that of the embeddings, points", classes)
+        sorted_differences(path, title, series, "gain in accuracy over the embeddings, points", classes)
 
     return [Figure(path, draw)]
 
 
 def class_names(content: dict[str, Any], data_dir: Path) -> Sequence[str]:
-    """Return the names of the classes of the scored rows, in label order; empty if there are more than `MOST_NAMED`.
+    """Return the class names of the scored rows, in label order; empty if there are more than `MOST_NAMED`.
 
-    Names come from the result, or from the dataset if the result has none. Classes without a name get their number.
+    The names come from the result. If it has none, they come from the dataset. A class without a name gets its number.
     """
     labels = np.unique(content["test_targets"]).tolist()
     if len(labels) > MOST_NAMED:
@@ -219,7 +219,7 @@ def class_names(content: dict[str, Any], data_dir: Path) -> Sequence[str]:
 
 
 def _single_gradients(content: dict[str, Any]) -> list[str]:
-    """Return the single gradients whose predictions can be compared with those of the embeddings."""
+    """Return the single gradients with predictions, if the result also has predictions of the embeddings."""
     runs = content.get("runs") or [content]
     first = runs[0]["results"]
     if "predictions" not in first.get(EMBEDDINGS, ()) or content["settings"].get("choose"):
@@ -229,7 +229,7 @@ def _single_gradients(content: dict[str, Any]) -> list[str]:
 
 
 def per_class_differences(content: dict[str, Any]) -> dict[str, list[float]]:
-    """Return gradient -> accuracy per class minus that of the embeddings, in label order, as the mean over runs."""
+    """Return gradient -> gain in accuracy over the embeddings, per class in label order; mean over runs."""
     runs = [run["results"] for run in content.get("runs") or [content]]
     targets = np.array(content["test_targets"])
 
@@ -243,7 +243,7 @@ def per_class_differences(content: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figure]:
-    """Return a figure of the similarity of the features, as figure 2 (left) of the paper."""
+    """Return a figure of the similarity of the features, like figure 2 (left) of the paper."""
     pairs = {tuple(name.split("+")): scores["cka"] for name, scores in record.content["results"].items()}
     names = in_order({name for pair in pairs for name in pair})
     values = np.eye(len(names))
@@ -251,7 +251,7 @@ def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figure]:
         row, column = names.index(first), names.index(second)
         values[row, column] = values[column, row] = value
     origin = origin_of(record.content)
-    protocol = protocol_of(record.content).without("k", "pca_dim")  # CKA needs neither neighbours nor PCA
+    protocol = protocol_of(record.content).without("k", "pca_dim")  # CKA uses no neighbours and no PCA
     path = figure_path(folder, "cka", protocol, origin["backbone"], origin["dataset"])
     title = f"Similarity of the features (CKA): {label(origin['backbone'])}, {origin['dataset']}"
     how = wrap(how_in_words(protocol.profile, protocol.details), LINE)
@@ -264,7 +264,7 @@ def _ablation(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figur
 
 
 PER_CLASS = "knn"
-"""Task whose results have a figure of differences per class."""
+"""Task with a figure of gains per class."""
 _DRAWN_FROM_RECORDS: dict[str, Callable[[Path, ResultRecord, Path], list[Figure]]] = {
     PER_CLASS: _per_class,
     "cka": _cka,
@@ -272,7 +272,7 @@ _DRAWN_FROM_RECORDS: dict[str, Callable[[Path, ResultRecord, Path], list[Figure]
 }
 
 
-def _titled(protocol: Protocol, *of: str) -> str:
-    """Return a title of a few lines: task and setting, then `of` (backbone, dataset), then the details."""
-    measured = ", ".join([task_in_words(protocol.task, protocol.setting), *of])
+def _titled(protocol: Protocol, *subjects: str) -> str:
+    """Return a title of a few lines: task, setting, `subjects` (backbone, dataset), details of the protocol."""
+    measured = ", ".join([task_in_words(protocol.task, protocol.setting), *subjects])
     return "\n".join([*wrap(measured, LINE), *wrap(how_in_words(protocol.profile, protocol.details), LINE)])

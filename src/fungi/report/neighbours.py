@@ -1,4 +1,4 @@
-"""A picture of test images and their nearest train images, by embeddings and by the combined feature."""
+"""Draw test images and their nearest train images, by embeddings and by the combined feature."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,10 +27,10 @@ def draw_neighbours(
     names: Sequence[str],
     title: str,
 ) -> None:
-    """Write a PNG with a line per query: the query, then its neighbours by each feature.
+    """Write a PNG with one row per query: the query, then its neighbours by each feature.
 
-    query, candidate: functions from a row to its image. names: names of the classes. A neighbour of another class has
-    a vermillion frame, with a cross and its class below; a neighbour of the same class has a thin grey frame.
+    query, candidate: functions that return the image of a row. names: class names. A neighbour of another class has
+    a vermillion frame, and a cross and its class below. A neighbour of the same class has a thin grey frame.
     """
     from matplotlib.figure import Figure
 

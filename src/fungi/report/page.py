@@ -1,6 +1,6 @@
-"""HTML pages in a single file: pictures, styles and script are inside, and nothing is loaded from elsewhere.
+"""HTML pages in a single file. Images, styles and script are embedded, so the page loads no other file.
 
-A click on the heading of a column sorts the table. Scores are also drawn as dots with intervals.
+A click on a column heading sorts the table. Scores are also drawn as dots with intervals.
 """
 
 import base64
@@ -61,7 +61,8 @@ for (const table of document.querySelectorAll("table")) table.tHead?.addEventLis
   table.tBodies[0].append(...rows);
 });
 """
-"""Sorts a table at a click: missing values stay last; the first click sorts numbers from the largest, words from A."""
+"""Sorts a table after a click. The first click sorts numbers in descending order and words from A to Z. Missing values
+stay at the end."""
 
 
 def document(title: str, body: str, *, style: str = "", script: str = "") -> str:
@@ -76,12 +77,12 @@ def document(title: str, body: str, *, style: str = "", script: str = "") -> str
 
 
 def data_address(content: bytes, kind: str) -> str:
-    """Return the content of a file as a data address, for `src`. kind: media type, such as `image/png`."""
+    """Return the content of a file as a data URL. kind: media type, such as `image/png`."""
     return f"data:{kind};base64," + base64.b64encode(content).decode()
 
 
 def picture_address(picture: "Image", size: int) -> str:
-    """Return a picture as the data address of a JPEG whose longer side has at most `size` pixels."""
+    """Return a picture as the data URL of a JPEG with at most `size` pixels on the longer side."""
     small, buffer = picture.convert("RGB"), io.BytesIO()
     small.thumbnail((size, size))
     small.save(buffer, "JPEG", quality=82)
@@ -90,7 +91,7 @@ def picture_address(picture: "Image", size: int) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell. html: its content; value: its sorting key (empty: missing); kind: CSS classes."""
+    """A cell. html: content; value: sorting key (empty if missing); kind: CSS classes."""
 
     html: str
     value: str | float = ""
@@ -103,7 +104,7 @@ def word(text: str) -> Entry:
 
 
 def sortable_table(columns: Sequence[str], rows: Sequence[Sequence[Entry]]) -> str:
-    """Return the HTML of a table. Its page needs STYLE and SCRIPT. The first row decides which columns hold numbers."""
+    """Return the HTML of a table. Its page needs STYLE and SCRIPT. The first row gives the types of the columns."""
     kinds = [entry.kind if entry.kind in ("number", "plot") else "" for entry in rows[0]]
     head = "".join(
         f"<th class='{kind}' scope='col'><button>{escape(column)}</button></th>"
@@ -114,9 +115,9 @@ def sortable_table(columns: Sequence[str], rows: Sequence[Sequence[Entry]]) -> s
 
 
 def dot_entry(value: float, spread: float, baseline: float | None, span: tuple[float, float]) -> Entry:
-    """Return a cell with a dot at the value, a line of `spread` to either side, and a dashed line at the baseline.
+    """Return a cell with a dot at the value, an error bar of `spread`, and a dashed line at the baseline.
 
-    span: values at the left and right end of the cell.
+    span: values at the left and right edges of the cell.
     """
     low, high = span
 

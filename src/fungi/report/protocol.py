@@ -1,7 +1,7 @@
-"""The protocol of a number, and a comparison with the published protocol (DESIGN: what decides a number).
+"""The protocol of a number, and its comparison with the published protocol (DESIGN: what decides a number).
 
-Result files list the deciding settings that differ from the defaults (`unusual`). Each of them is shown in the heading
-of the table, and its numbers are neither mixed with other ones nor set beside the published values.
+A result file lists the settings that can change a score and are not the default (`unusual`). The heading of the table
+shows them. Numbers with unusual settings are not mixed with other numbers or compared with published values.
 """
 
 import re
@@ -21,15 +21,15 @@ _UNKNOWN = "unknown"
 _USUAL_ARRAY = "attn_proj"
 _PUBLISHED_K = 20
 _STILL_COMPARABLE = {"pca_dim", "few_shot_sampling", "few_shot_seed", "seed", "test_split", "layer_key"}
-"""Unusual settings with which a result may still be compared with the published values: seeds, and settings that
-`has_published_protocol` checks separately."""
+"""Unusual settings that do not prevent a comparison with published values: seeds, and settings that
+`has_published_protocol` checks itself."""
 _STATED_BY_SETTING = {"train_size"}
-"""Unusual settings that the `Setting` of a protocol already states."""
+"""Unusual settings that are part of the `Setting` of a protocol."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Task, setting, profile and further facts of a number. Numbers of different protocols are in different tables."""
+    """Task, setting, profile and other facts of a number. Each protocol has its own table."""
 
     task: str
     setting: Setting
@@ -42,17 +42,17 @@ class Protocol:
 
     @property
     def sort_key(self) -> tuple[object, ...]:
-        """Return the sorting key: results on all train rows first, then few-shot results by their number of shots."""
+        """Return the sorting key: first results on all train rows, then few-shot results by number of shots."""
         number = self.setting.amount if self.setting.kind == "shots" else 0
         return self.task, number, str(self.setting), self.profile, str(self.details)
 
     def without(self, *names: str) -> "Protocol":
-        """Return the protocol without the facts of these names."""
+        """Return the protocol without the facts with these names."""
         return replace(self, details=tuple(fact for fact in self.details if fact[0] not in names))
 
 
 def protocol_of(content: dict[str, Any], setting: Setting | None = None) -> Protocol:
-    """Return the protocol of a result. setting: replaces the setting that its file states."""
+    """Return the protocol of a result. setting: replaces the setting in the file."""
     origin = origin_of(content)
     return Protocol(task_of(content), setting or setting_of(content), origin["profile"], details_of(content, origin))
 
@@ -64,7 +64,7 @@ def task_of(content: dict[str, Any]) -> str:
 
 
 def setting_of(content: dict[str, Any]) -> Setting:
-    """Return the setting of a result: the rows that it was fitted on."""
+    """Return the setting of a result: its training rows."""
     settings, task = content["settings"], task_of(content)
     if task == SEGMENTATION:
         images = settings.get("images")
@@ -79,7 +79,7 @@ def setting_of(content: dict[str, Any]) -> Setting:
 
 
 def origin_of(content: dict[str, Any]) -> dict[str, str]:
-    """Return dataset, backbone, profile and layer from the provenance of the features, or else from the settings."""
+    """Return dataset, backbone, profile and layer from the provenance of the features or, without it, the settings."""
     entries = [entry for _, entry in entries_of(content)]
     provenances = [entry["provenance"] for entry in entries if entry.get("provenance")]
     layers = {entry["layer"]["layer"] for entry in entries if entry.get("layer")}
@@ -107,7 +107,7 @@ def unusual_settings(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def details_of(content: dict[str, Any], origin: dict[str, str]) -> Facts:
-    """Return the facts that distinguish the protocol of a result from others."""
+    """Return the facts that distinguish the protocol of a result from other protocols."""
     settings, unusual = content["settings"], unusual_settings(content)
     if task_of(content) == SEGMENTATION:
         return as_facts(unusual.items()) or (("settings", "as published"),)
@@ -144,14 +144,14 @@ def has_published_protocol(content: dict[str, Any], origin: dict[str, str]) -> b
 
 
 def _is_usual_layer(origin: dict[str, str]) -> bool:
-    """Return whether gradients were taken at the backbone's default layer; true if the files do not record it."""
+    """Return whether the target layer is the default of the backbone; true if the files do not record the layer."""
     known = origin["layer"] and origin["backbone"] in BACKBONES
     spec = BACKBONES[origin["backbone"]] if known else None
     return spec is None or origin["layer"] == spec.layer_path(spec.layer)
 
 
 def _validated_as_published(content: dict[str, Any], dataset: str) -> bool:
-    """Return whether a linear probe chose lambda on the official validation split, if the dataset has one."""
+    """Return whether a linear probe chose lambda on the validation split, if the dataset has an official one."""
     official = dataset in DATASETS and "valid" in DATASETS[dataset].splits
     linear = task_of(content) == "linear"
     return not (official and linear) or all("valid" in run for run in content["provenance"]["features"])

@@ -28,19 +28,19 @@ h3 { font-size: 1rem; margin: 1.5rem 0 0; } p.how { margin: 0; opacity: .75; fon
 """
 )
 PIXELS_PER_POINT = 2
-"""Pixels of a figure for each point of the page, so that it is sharp on fine screens."""
+"""Pixels of a figure per point of the page, so that figures are sharp on screens with a high resolution."""
 ABSENT = Entry("–", kind="number")
 _CAUTION = (
-    "The best features were picked by their test scores, which makes these scores slightly too high. To pick features "
-    "on the train rows alone, use <code>fungi knn --choose</code>."
+    "The best features were selected by their test scores, so these scores are slightly too high. To select features "
+    "on the train rows only, use <code>fungi knn --choose</code>."
 )
 _READING = (
-    "Scores are in percent. After a score comes its deviation over the runs; for a single run, its standard error over "
-    "the scored rows. Then comes the gain (+) or loss (−) against the embeddings alone, in grey if it is within noise "
-    "(p ≥ 0.05 on the scored rows: McNemar's test, or a t-test for several runs). Results with the published settings "
-    "also show the published value. A dot shows the score, a line one deviation to either side, and a dashed line the "
-    "embeddings. The best score is bold; of equal scores, the one of the fewest features. Click on the name of a "
-    "column to sort by it."
+    "Scores are in percent. A score is followed by its standard deviation over the runs; for a single run, by its "
+    "standard error over the scored rows. The next number is the gain (+) or loss (−) over the embeddings alone. It is "
+    "grey if it is within noise (p ≥ 0.05 on the scored rows: McNemar's test, or a t-test for several runs). Results "
+    "with the published settings also show the published value. In the plot, a dot is the score, a line is the "
+    "deviation or error, and the dashed line is the score of the embeddings. The best score is bold; of equal scores, "
+    "the score of the fewest features. Click on a column name to sort by this column."
 )
 
 
@@ -51,9 +51,9 @@ def report_page(
     figures: Sequence[Path],
     missing: Sequence[Path],
 ) -> str:
-    """Return the complete page, figures included.
+    """Return the complete page with its figures.
 
-    records: all results; cells, tables: those without results of `--choose`; missing: expected results without a file.
+    records: all results. cells, tables: without the results of `--choose`. missing: expected results without a file.
     """
     ordered = sorted(tables, key=lambda table: in_order_of_tasks(table.protocol))
     sections = [
@@ -80,7 +80,7 @@ def _summary(cells: Sequence[Cell], records: Sequence[ResultRecord], missing: Se
 
 
 def _choices(records: Iterable[ResultRecord]) -> str:
-    """Return the section with a table for each result of `--choose`; empty if there is none."""
+    """Return the section with a table for each result of `--choose`; empty if there are no such results."""
     parts = []
     for record in records:
         if record.choice:
@@ -95,7 +95,8 @@ def _choices(records: Iterable[ResultRecord]) -> str:
             parts.append(
                 f"<h3>{escape(title)}</h3><p class='how'>{escape(how)}</p>" + sortable_table(CHOICE_COLUMNS, rows)
             )
-    return _section("What was chosen", f"<p>{escape(EXPLAINED.replace('`', ''))}</p>" + "".join(parts)) if parts else ""
+    explanation = f"<p>{escape(EXPLAINED.replace('`', ''))}</p>"
+    return _section("Choices on the train rows", explanation + "".join(parts)) if parts else ""
 
 
 def _tables(tables: Sequence[Table]) -> str:
@@ -116,7 +117,7 @@ def _table(table: Table, heading: str) -> str:
 
 
 def _shared_by_all(table: Table) -> list[str]:
-    """Return the dataset and the backbone of the table, each only if all cells share it."""
+    """Return the dataset if it is the only one in the table, and the backbone if it is the only one."""
     backbones = {backbone for backbone, _ in table.rows}
     return [
         *(_filled(table) if len(_filled(table)) == 1 else ()),
@@ -125,7 +126,7 @@ def _shared_by_all(table: Table) -> list[str]:
 
 
 def _narrow(table: Table) -> str:
-    """Return the HTML table of a single dataset: columns for score, gain, published value and a dot at the score."""
+    """Return the HTML table of a single dataset, with columns for score, gain, published value and plot."""
     (column,) = _filled(table)
     lines = [(backbone, name, table.cells[backbone, name, column]) for backbone, name in table.rows]
     cells = [cell for _, _, cell in lines]
@@ -148,7 +149,7 @@ def _narrow(table: Table) -> str:
 
 
 def _broad(table: Table) -> str:
-    """Return the HTML table of several datasets: a column each, with gain and published value in the cell."""
+    """Return the HTML table of several datasets: one column per dataset, with gain and published value in the cell."""
     best_cells = {
         column: _best_of([cell for (_, _, dataset), cell in table.cells.items() if dataset == column])
         # The mean comes first, since the other columns may need scrolling.
@@ -183,7 +184,7 @@ def _spread(cell: Cell) -> float:
 
 
 def _best_of(cells: Sequence[Cell]) -> Cell | None:
-    """Return the best cell, of equal ones that of the fewest features; None if all cells are equal."""
+    """Return the best cell; None if all scores are equal. Of equal cells, return the one with the fewest features."""
     highest = max(cell.value for cell in cells)
     if highest == min(cell.value for cell in cells):
         return None
@@ -191,7 +192,7 @@ def _best_of(cells: Sequence[Cell]) -> Cell | None:
 
 
 def _score(cell: Cell, best: Cell | None) -> Entry:
-    """Return the score and its spread; the best one is printed bold."""
+    """Return the score and its spread; the best score is bold."""
     kind = "best" if cell is best else ""
     known = cell.std is not None or cell.error is not None
     spread = f"<small>± {_spread(cell):.1f}</small>" if known else ""
@@ -214,7 +215,7 @@ def _full(cell: Cell, best: Cell | None) -> Entry:
 def _figures(figures: Sequence[Path], tables: Sequence[Table]) -> str:
     """Return the HTML of the figures.
 
-    If every table has a single dataset, its dots already show all combinations, and those figures are left out.
+    If every table has a single dataset, its plot shows all combinations, so the figures of combinations are left out.
     """
     dots_in_tables = all(len(_filled(table)) == 1 for table in tables)
     parts = []

@@ -1,4 +1,4 @@
-"""The summary of the results in sentences: the gain or loss of adding gradients to the embeddings."""
+"""Summarise results in sentences: the gain or loss of adding gradients to the embeddings."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from fungi.results.text import by_size_and_order
 from fungi.store.layout import EMBEDDINGS
 
 MOST_SINGLE_CASES = 4
-"""Largest number of cases of a table that get a sentence each; more cases are summarised together."""
+"""Largest number of cases per table that are described one by one; more cases are summarised together."""
 Case = dict[str, Cell]
 """Combination -> cell, for one protocol, backbone and dataset."""
 
@@ -73,8 +73,9 @@ def chosen_findings(records: Iterable[ResultRecord]) -> Iterator[Finding]:
             settings, results, metric = record.content["settings"], record.content["results"], metric_of(record.content)
             shown = {name: f"{100 * scores[metric]:.1f} %" for name, scores in results.items()}
             text = (
-                f"The chosen candidate scores {shown['chosen']}; the embeddings alone, with components and neighbours "
-                f"chosen in the same way, {shown[EMBEDDINGS]}; the best of all candidates, {shown['hindsight']}."
+                f"The chosen candidate scores {shown['chosen']}. The embeddings alone, with components and neighbours "
+                f"chosen in the same way, score {shown[EMBEDDINGS]}. The best of all candidates scores "
+                f"{shown['hindsight']}."
             )
             title = f"{settings['dataset']}, {label(settings['backbone'])}"
             task = task_in_words(task_of(record.content), setting_of(record.content))
@@ -82,15 +83,15 @@ def chosen_findings(records: Iterable[ResultRecord]) -> Iterator[Finding]:
 
 
 def comparison_with_published(cells: Sequence[Cell]) -> str:
-    """Return a sentence on the differences between our values and the published ones; empty if there are none."""
+    """Return a sentence on the differences between our and the published values; empty if no value is comparable."""
     differences = [cell.value - cell.published.value for cell in cells if cell.published is not None]
     if not differences:
         return ""
     middle = median(map(abs, differences))
     return (
-        f"{_counted(len(differences), 'value')} can be compared with the paper: ours minus published is between "
-        f"{min(differences):+.1f} and {max(differences):+.1f} points, and the median size of the difference is"
-        f" {middle:.1f}."
+        f"{_counted(len(differences), 'value')} can be compared with the paper. Our values minus the published values "
+        f"are between {min(differences):+.1f} and {max(differences):+.1f} points; the median absolute difference is "
+        f"{middle:.1f}."
     )
 
 
@@ -137,7 +138,7 @@ def _many_cases(cases: dict[tuple[str, str], Case]) -> str:
 
 
 def _beyond_noise(cases: dict[tuple[str, str], Case], gains: dict[tuple[str, str], float]) -> str:
-    """Return the numbers of gains and losses beyond noise, in words; empty if no result was tested."""
+    """Return the numbers of significant gains and losses, in words; empty if no result was tested."""
     largest = {key: case[max(case, key=by_size_and_order)] for key, case in cases.items() if key in gains}
     tested = [cell for cell in largest.values() if cell.p_value is not None]
     clear = [cell.gain or 0.0 for cell in tested if not cell.within_noise]
@@ -154,7 +155,7 @@ def _score(cell: Cell) -> str:
 
 
 def _gain(cell: Cell) -> str:
-    """Return `9.6 points above`, and whether that is within noise or at most the deviation over the runs."""
+    """Return `9.6 points above`, with a note if the gain is within noise or at most the deviation over the runs."""
     gain = cell.gain or 0.0
     within = ", at most the deviation over its runs," if cell.std is not None and abs(gain) <= cell.std else ""
     within = f", within noise (p = {cell.p_value:.2f})," if cell.within_noise else within

@@ -15,7 +15,7 @@ from fungi.results.text import MISSING, by_size_and_order, plus_minus
 
 LEGEND = (
     "Values are in percent. `76.5 ± 0.4 (+8.5) [76.0, +0.5]`: value, population standard deviation if there are several"
-    " runs, gain over the embeddings alone, and in brackets the published value and the difference of ours to it."
+    " runs, gain over the embeddings alone, and in brackets the published value and our value minus the published one."
     " `(+0.5 ~)`: a gain or loss within noise (p ≥ 0.05 on the scored rows: McNemar's test, or a t-test for several"
     " runs)."
     f" `pets (3669)`: a dataset and its number of scored rows. `{MISSING}`: missing. Published values are shown only"
@@ -26,7 +26,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of one protocol. Rows: backbone and combination; columns: datasets, then their mean."""
+    """A table of one protocol. rows: (backbone, combination); columns: datasets, then their mean."""
 
     protocol: Protocol
     columns: tuple[str, ...]
@@ -35,7 +35,7 @@ class Table:
 
     @property
     def shown_protocol(self) -> Protocol:
-        """Return the protocol; it says `no PCA` if no feature was reduced."""
+        """Return the protocol for headings, with the fact `no PCA` if no feature was reduced."""
         sizes = [value for name, value in self.protocol.details if name == "pca_dim"]
         if not sizes or any(cell.reduced is not False for cell in self.cells.values() if cell.dataset != MEAN):
             return self.protocol
@@ -43,7 +43,7 @@ class Table:
         return replace(others, details=as_facts([*others.details, ("no_pca", sizes[0])]))
 
     def rows_of(self, column: str) -> int | None:
-        """Return the number of scored rows of a dataset; None if results differ in it or do not record it."""
+        """Return the number of scored rows of a dataset; None if it is unknown or differs between results."""
         counts = {cell.rows for (_, _, dataset), cell in self.cells.items() if dataset == column}
         return counts.pop() if len(counts) == 1 else None
 
@@ -60,14 +60,14 @@ class Table:
 
 
 def make_tables(cells: Sequence[Cell]) -> list[Table]:
-    """Return a table per protocol, with means over the paper's datasets if none of them is missing."""
+    """Return a table per protocol, with means over the datasets of the paper if all of them have results."""
     everything = [*cells, *mean_cells(cells)]
     protocols = sorted({cell.protocol for cell in everything}, key=lambda protocol: protocol.sort_key)
     return [_table(protocol, everything) for protocol in protocols]
 
 
 def label(backbone: str) -> str:
-    """Return the paper's name of a backbone, or the name itself if the paper does not use the backbone."""
+    """Return the name of a backbone in the paper; for a backbone that is not in the paper, its own name."""
     return backbone_labels().get(backbone, backbone)
 
 
@@ -84,7 +84,7 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 
 def to_latex(tables: Sequence[Table]) -> str:
-    """Return all tables as LaTeX `tabular`s, each below a comment with its protocol. They need the package booktabs."""
+    """Return all tables as LaTeX `tabular`s, each after a comment with its protocol. They need the package booktabs."""
     parts = [f"% {LEGEND}"]
     for table in tables:
         head = " & ".join(["backbone", "features", *_column_titles(table)])
@@ -130,7 +130,7 @@ def _table(protocol: Protocol, everything: Sequence[Cell]) -> Table:
     cells = {(cell.backbone, cell.combination, cell.dataset): cell for cell in everything if cell.protocol == protocol}
     rows = sorted({key[:2] for key in cells}, key=lambda row: (row[0], by_size_and_order(row[1])))
     datasets = {dataset for _, _, dataset in cells}
-    # If any dataset of the paper is there, all its datasets become columns, in its order. Other datasets follow.
+    # If there is a result of any dataset of the paper, all datasets of the paper are columns. Other datasets follow.
     of_the_mean = mean_datasets() if datasets & set(mean_datasets()) else ()
     columns = (*of_the_mean, *sorted(datasets - set(of_the_mean) - {MEAN}), *((MEAN,) if of_the_mean else ()))
     return Table(protocol, columns, tuple(rows), cells)

@@ -10,13 +10,15 @@ from jaxtyping import Float, Integer
 from fungi.store.layout import EMBEDDINGS
 
 LEVEL = 0.05
-"""A difference with a p-value of at least this is within noise."""
+"""Significance level: a difference with this or a larger p-value is within noise."""
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Uncertainty of a score. rows: number of scored rows; error: standard error, as a share; p_value: of the test that
-    the score equals that of the embeddings; None for the embeddings, and if the result has none.
+    """Uncertainty of a score.
+
+    rows: number of scored rows. error: standard error, from 0 to 1. p_value: p-value of the test that the score equals
+    the score of the embeddings; None for the embeddings, and if the result has no embeddings.
     """
 
     rows: int
@@ -25,26 +27,26 @@ class Uncertainty:
 
 
 def uncertainties(content: Mapping[str, Any], metric: str) -> dict[str, Uncertainty]:
-    """Return the uncertainty of every combination whose predictions are in the result.
+    """Return the uncertainty of every combination that has predictions in the result.
 
-    metric: `accuracy` or `mean-per-class-accuracy`; for other metrics the answer is empty.
+    metric: `accuracy` or `mean-per-class-accuracy`; for other metrics, the result is empty.
     """
     targets = np.asarray(content.get("test_targets", []))
     if not len(targets) or metric not in ("accuracy", "mean-per-class-accuracy"):
         return {}
-    right = _right_by_combination(content, targets)
+    correct = _correct_by_combination(content, targets)
     classes = targets if metric == "mean-per-class-accuracy" else np.zeros_like(targets)
-    p_values = _p_values(right)
+    p_values = _p_values(correct)
     return {
         name: Uncertainty(len(targets), _standard_error(rows.mean(axis=0), classes), p_values.get(name))
-        for name, rows in right.items()
+        for name, rows in correct.items()
     }
 
 
-def _right_by_combination(
+def _correct_by_combination(
     content: Mapping[str, Any], targets: Integer[np.ndarray, " q"]
 ) -> dict[str, Float[np.ndarray, "r q"]]:
-    """Return combination -> matrix of runs by rows: 1 for a correct prediction, else 0."""
+    """Return combination -> matrix with a 1 for each correct prediction, else 0."""
     runs = [run["results"] for run in content.get("runs") or [content]]
     names = [name for name, scores in runs[0].items() if "predictions" in scores]
     return {
@@ -55,24 +57,25 @@ def _right_by_combination(
 
 
 def _standard_error(scores: Float[np.ndarray, " q"], classes: Integer[np.ndarray, " q"]) -> float:
-    """Return the standard error of the mean score over classes, each of which counts equally."""
+    """Return the standard error of the mean over classes of the mean score per class."""
     _, numbers, counts = np.unique(classes, return_inverse=True, return_counts=True)
     means = np.bincount(numbers, scores) / counts
     variances = np.bincount(numbers, (scores - means[numbers]) ** 2) / counts
     return float(np.sqrt((variances / counts).sum()) / len(counts))
 
 
-def _p_values(right: Mapping[str, Float[np.ndarray, "r q"]]) -> dict[str, float]:
+def _p_values(correct: Mapping[str, Float[np.ndarray, "r q"]]) -> dict[str, float]:
     """Return the p-value of each combination against the embeddings, on the same rows.
 
-    A single run is tested by McNemar's exact test, several runs by a paired t-test on the means of each row over runs.
+    A single run is tested with McNemar's exact test. Several runs are tested with a paired t-test: the value of a row
+    is its mean over the runs.
     """
-    from scipy.special import bdtr, stdtr  # the distributions of scipy.stats, which takes a second to import
+    from scipy.special import bdtr, stdtr  # scipy.stats has the same distributions, but its import takes a second
 
-    names = [name for name in right if name != EMBEDDINGS]
-    if EMBEDDINGS not in right or not names:
+    names = [name for name in correct if name != EMBEDDINGS]
+    if EMBEDDINGS not in correct or not names:
         return {}
-    differences = np.stack([right[name] - right[EMBEDDINGS] for name in names])  # [m r q]
+    differences = np.stack([correct[name] - correct[EMBEDDINGS] for name in names])  # [m r q]
     if differences.shape[1] == 1:
         gained, lost = (differences > 0).sum(axis=(1, 2)), (differences < 0).sum(axis=(1, 2))
         values = np.minimum(1.0, 2 * bdtr(np.minimum(gained, lost), gained + lost, 0.5))

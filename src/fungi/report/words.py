@@ -10,7 +10,7 @@ TASKS = {
     "clustering": "Clustering",
     "in-context": "Answers of a language model",
 }
-"""Task -> its name, in the order in which pages show them."""
+"""Task -> its name, in the order of the pages."""
 METRICS = {
     "accuracy": "accuracy",
     "mean-per-class-accuracy": "mean accuracy per class",
@@ -19,14 +19,14 @@ METRICS = {
     "mIoU": "mean intersection over union",
 }
 _PROFILES = {
-    "clean": "gradients as the method says (profile clean)",
-    "published": "gradients as the code of the authors computes them (profile published)",
+    "clean": "gradients as in the method (profile clean)",
+    "published": "gradients as in the code of the authors (profile published)",
     "unknown": "files of unknown origin",
 }
 
 
 def feature_in_words(name: str) -> str:
-    """Return `embeddings + KL` for `embeddings+kl`; an array of a layer keeps its name."""
+    """Return `embeddings + KL` for `embeddings+kl`. Names of arrays are not changed."""
     parts = [part.partition(":") for part in name.split("+")]
     return " + ".join(objective_in_words(feature) + colon + array for feature, colon, array in parts)
 
@@ -37,12 +37,12 @@ def task_in_words(task: str, setting: Setting) -> str:
 
 
 def profile_in_words(profile: str) -> str:
-    """Return the meaning of a profile: `gradients as the method says (profile clean)`."""
+    """Return the meaning of a profile: `gradients as in the method (profile clean)`."""
     return _PROFILES.get(profile, f"profile {profile}")
 
 
 def how_in_words(profile: str, details: tuple[Fact, ...]) -> str:
-    """Return profile and details of a protocol: `20 neighbours, ..., gradients as the method says (profile clean)`."""
+    """Return profile and details of a protocol: `20 neighbours, ..., gradients as in the method (profile clean)`."""
     return ", ".join([*long_words(details), profile_in_words(profile)])
 
 

@@ -1,4 +1,4 @@
-"""`fungi report`: tables of results beside the published values, and figures, as a page and for papers."""
+"""`fungi report`: write tables and figures of results, with the published values, as a page and for papers."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fungi.report.cells import Cell, ResultRecord
     from fungi.report.tables import Table
 
-DESCRIPTION = """Write tables and figures of results, with the published values beside them. report.html is a page with
-a summary, sortable tables and figures; the other formats are for papers and other programs.
+DESCRIPTION = """Write tables and figures of results, with the published values. report.html is a page with a summary,
+sortable tables and figures. The other formats are for papers and other programs.
 
   fungi report --results features
   fungi report --results features other/results/knn/pets/vit-b16.json --formats markdown csv
@@ -36,10 +36,10 @@ class ReportSettings:
         ("html", "markdown", "csv", "latex", "png"), "formats to write"
     )
     figures: int = setting(
-        40, "largest number of figures; those that summarise many results are drawn first", within=(0, 100_000)
+        40, "largest number of figures; figures that summarise many results are drawn first", within=(0, 100_000)
     )
     data_dir: Path = setting(
-        Path("data"), "folder of the datasets, for names of classes that are not in the results", topic="data"
+        Path("data"), "folder of the datasets, used if a result does not contain class names", topic="data"
     )
     expect: tuple[Path, ...] = setting(
         (), "result files that have to exist; the report lists the missing ones", topic="files"
@@ -48,7 +48,7 @@ class ReportSettings:
     def __post_init__(self) -> None:
         for place in self.results:
             if not place.exists():
-                raise FungiError(f"--results {place} is not there.")
+                raise FungiError(f"--results {place} does not exist.")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _texts(
 ) -> dict[str, tuple[str, Callable[[], str]]]:
     """Return format -> (name of its file, function that returns its text).
 
-    everything: all results; fixed: those without results of `--choose`.
+    everything: all results; fixed: all results except those of `--choose`.
     """
     from fungi.report.choices import choices
     from fungi.report.report_page import report_page
@@ -111,7 +111,10 @@ def _texts(
     embedded = [f"![{path.stem}]({path.relative_to(settings.output)})" for path in kept]
     embedded = ["# Figures", "", *embedded, ""] if kept else []
     return {
-        "html": ("report.html", lambda: report_page(records, fixed.cells, fixed.tables, figures, _absent(settings))),
+        "html": (
+            "report.html",
+            lambda: report_page(records, fixed.cells, fixed.tables, figures, _missing_paths(settings)),
+        ),
         "markdown": (
             "report.md",
             lambda: to_markdown(tables) + choices(records) + _missing(settings) + "\n".join(embedded),
@@ -134,7 +137,7 @@ def _read(settings: ReportSettings) -> "list[ResultRecord]":
 
 @contextmanager
 def _folder_of_figures(settings: ReportSettings) -> Iterator[Path]:
-    """Provide the folder of the figures; a temporary one if only the page contains them."""
+    """Yield the folder of the figures; a temporary folder if the figures are only embedded in the page."""
     if "png" in settings.formats:
         yield settings.output / "figures"
         return
@@ -143,11 +146,11 @@ def _folder_of_figures(settings: ReportSettings) -> Iterator[Path]:
 
 
 def _missing(settings: ReportSettings) -> str:
-    absent = _absent(settings)
-    return "\n".join(["# Missing", "", *(f"- {path}" for path in absent), ""]) if absent else ""
+    paths = _missing_paths(settings)
+    return "\n".join(["# Missing", "", *(f"- {path}" for path in paths), ""]) if paths else ""
 
 
-def _absent(settings: ReportSettings) -> list[Path]:
+def _missing_paths(settings: ReportSettings) -> list[Path]:
     """Return the expected result files that do not exist."""
     return [path for path in settings.expect if not path.exists()]
 
@@ -156,5 +159,5 @@ def show(settings: ReportSettings, written: list[Path]) -> None:
     """Print the paths of the written files and the list of missing results."""
     for path in written:
         print(f"wrote {path}")
-    if absent := _missing(settings):
-        print(absent)
+    if missing := _missing(settings):
+        print(missing)

@@ -1,1 +1,1 @@
-"""The tables and figures of the paper: the commands behind each value, which are still to run, and our values."""
+"""Reproduce the tables and figures of the paper: the commands for each value, the missing commands, our values."""

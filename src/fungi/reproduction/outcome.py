@@ -1,4 +1,4 @@
-"""Our values beside the published ones, read from the result files that exist."""
+"""Read our values from the result files, and compare them with the published values."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,16 +14,16 @@ from fungi.results.text import MISSING, markdown, plus_minus
 
 
 def our_value(value: Value, home: Home) -> tuple[float, float | None] | None:
-    """Return our mean for a published value, in its unit, and the deviation over seeds if there are several.
+    """Return our mean for a published value, in its unit, and the deviation over seeds; None if a result is missing.
 
-    Returns None if a result is missing.
+    The deviation is None for a single seed.
     """
     measurements = [_measured(value, run, home) for run in value.evaluations]
     complete = [measurement for measurement in measurements if measurement is not None]
     if not complete or len(complete) < len(measurements):
         return None
     means, deviations = zip(*complete, strict=True)
-    # The deviation of a mean over datasets would need the score of every seed, so only single datasets have one.
+    # The deviation of a mean over datasets would need the scores of every seed, so only single datasets have one.
     deviation = deviations[0] if len(complete) == 1 else None
     scaled = None if deviation is None else value.scale * deviation
     return value.scale * float(np.mean(means)), scaled

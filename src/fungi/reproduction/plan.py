@@ -1,4 +1,4 @@
-"""From published values to command lines: the steps behind them, their folders and costs, and which are done.
+"""Plan the command lines that reproduce published values, with their folders, costs and state.
 
 All features of one profile and seed are stored below one root, so that tables share them:
 
@@ -35,7 +35,7 @@ class Home:
 
 @dataclass(frozen=True)
 class Step:
-    """One command line. rows, features: number of rows and names of features to extract; empty for evaluations."""
+    """One command line. rows, features: number of rows and names of the features to extract; empty for evaluations."""
 
     command: str
     flags: tuple[str, ...]
@@ -50,11 +50,11 @@ class Step:
 
     @property
     def is_done(self) -> bool:
-        """Whether all output files exist. The commands themselves check the settings that wrote them."""
+        """Whether all output files exist. The commands themselves check the settings of existing files."""
         return all(path.exists() for path in self.outputs)
 
     def hours(self, gpu: str) -> float:
-        """Return the expected hours on a GPU, by the cost model of `fungi.grid.throughput`; 0 for evaluations."""
+        """Return the expected hours on a GPU (cost model of `fungi.grid.throughput`); 0 for evaluations."""
         return self.rows * seconds_per_row(BACKBONES[self.backbone], self.features, gpu) / 3600 if self.rows else 0.0
 
     @property
@@ -67,13 +67,13 @@ class Step:
 
 @cache
 def _outputs(command: str, flags: tuple[str, ...]) -> tuple[Path, ...]:
-    """Return the output files of a command line. They are cached, as many values are read from the same file."""
+    """Return the output files of a command line. The result is cached, because many values are in the same file."""
     return tuple(COMMANDS[command].parse(flags).outputs())
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps behind some published values: extractions first, then evaluations."""
+    """The steps for some published values: extractions first, then evaluations."""
 
     extractions: tuple[Step, ...]
     evaluations: tuple[Step, ...]
@@ -87,7 +87,7 @@ class Plan:
 
 
 def plan(values: Iterable[Value], home: Home) -> Plan:
-    """Return the command lines that the values need, each once."""
+    """Return the command lines that the values need, without duplicates."""
     runs = list(dict.fromkeys(run for value in values for run in value.evaluations))
     return Plan(tuple(_extractions(runs, home)), tuple(dict.fromkeys(evaluation_step(run, home) for run in runs)))
 
@@ -105,7 +105,7 @@ def evaluation_step(run: Evaluation, home: Home) -> Step:
 
 
 def _extractions(runs: Sequence[Evaluation], home: Home) -> list[Step]:
-    """Return one extraction per dataset, backbone and seed, of all features that the evaluations read."""
+    """Return one extraction per dataset, backbone and seed, with all features that the evaluations read."""
     features: dict[tuple[str, str, int], dict[str, None]] = {}
     for run in runs:
         for seed in run.seeds:

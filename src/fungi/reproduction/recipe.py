@@ -1,27 +1,27 @@
 """Recipes: the commands that reproduce a published value. There is one TOML file per table or figure, in `recipes/`.
 
-    evaluation = "knn"                    # command that scores; the extraction is derived from its features
+    evaluation = "knn"                    # command of the evaluation; its features decide the extraction
     flags = "--pca-dim 512"               # flags for all values of the table
     seeds = [42, 43, 44]                  # seeds of the extractions to average over; default [42]
     [[values]]                            # the first entry that matches a value is its recipe
-    rows = { setting = "5-shot" }         # fields that the published row must have; default: any row
-    columns = "*/5-shot"                  # pattern of the column's name; default: any column
-    datasets = "eleven"                   # or a list; default: the column's (`trec/full`: trec) or the table's dataset
+    rows = { setting = "5-shot" }         # required fields of the published row; default: any row
+    columns = "*/5-shot"                  # pattern for the column name; default: any column
+    datasets = "eleven"                   # or a list; default: dataset of the column (`trec/full`: trec) or the table
     flags = "--shots 5"                   # `{column}` and fields of the row are filled in
     metric = "mAP-M"                      # entry of the result file; default: the metric of the dataset
-    cell = ["{gradient}", "accuracy"]     # row and column of an ablation's table, in place of combination and metric
+    cell = ["{gradient}", "accuracy"]     # (row, column) of the table of an ablation; replaces combination and metric
     quoted = "source"                     # the paper quotes this value from other work, so it is not reproduced
 
-Figures have no published values: their recipes name `backbones`, `datasets` and `features`, or the tables that they
-are `like`. Values that the author response gives only in its text are listed in the recipe:
+Figures have no published values. Their recipes name `backbones`, `datasets` and `features`, or the tables with the same
+values (`like`). Values that are only in the text of the author response are listed in the recipe:
 
-    [[results]]                           # has the fields of a figure and of an entry of a table, and these:
+    [[results]]                           # has the fields of a figure, the fields of an entry of a table, and:
     row = "gain, all gradients"
     column = "5-shot"
     published = 4.4
     combination = "embeddings+kl"         # or `cell`
-    over = "embeddings"                   # combination (or cell) to subtract: the value is a difference
-    relative = true                       # the difference is divided by that combination's value
+    over = "embeddings"                   # combination (or cell) to subtract; the value is a difference
+    relative = true                       # divide the difference by the subtracted value
 """
 
 import re
@@ -44,7 +44,7 @@ PAPER_SEED = 42
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A command for one dataset and backbone. features: those it reads; empty if the command extracts them."""
+    """A command for one dataset and backbone. features: the features to read; empty if the command extracts them."""
 
     command: str
     dataset: str
@@ -58,10 +58,11 @@ class Evaluation:
 class Value:
     """A published value, or a number of a figure. Our value is the mean over the evaluations.
 
-    published, std: in the unit of the table; None for figures. scale: factor from our unit to that of the table.
-    cell: row and column of an ablation's table; if None, `metric` of `combination` is read.
-    over: combination or cell that is subtracted; None if the value is not a difference. relative: the difference is
-    divided by it. quoted: source of a value that is not reproduced; empty for all others.
+    published, std: in the unit of the table; None for figures. scale: factor from our unit to the unit of the table.
+    cell: (row, column) of the table of an ablation; if None, `metric` of `combination` is read.
+    over: combination or cell to subtract; None if the value is not a difference.
+    relative: divide the difference by the subtracted value.
+    quoted: source of a value that is not reproduced; empty for other values.
     """
 
     table: str
@@ -80,7 +81,7 @@ class Value:
 
 
 def recipe_names() -> list[str]:
-    """Return the names of all recipes, tables of the paper first."""
+    """Return the names of all recipes; tables of the paper come first."""
     names = [entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml")]
     order = ("paper", "rebuttal", "prose", "figure")
     return sorted(names, key=lambda name: (order.index(name.split("-")[0]), int(re.sub(r"\D", "", name) or 0), name))
@@ -215,7 +216,7 @@ def _figure_values(name: str, content: Mapping[str, Any]) -> Iterator[Value]:
 
 
 def _features_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """Return backbone -> all features that its rows combine, in canonical order."""
+    """Return backbone -> all features in its rows, in canonical order."""
     features: dict[str, dict[str, None]] = {}
     for row in rows:
         features.setdefault(row["backbone"], {}).update(dict.fromkeys((row.get("combination") or "").split("+")))

@@ -1,4 +1,4 @@
-"""`fungi reproduce`: the tables and figures of the paper, by name."""
+"""`fungi reproduce`: reproduce tables and figures of the paper by name."""
 
 import os
 import shlex
@@ -19,9 +19,9 @@ from fungi.settings import setting
 if TYPE_CHECKING:
     from fungi.reproduction.plan import Home, Plan, Step
 
-DESCRIPTION = """Run the missing steps of tables and figures of the paper; print our values beside the published ones.
+DESCRIPTION = """Run the missing steps of tables and figures of the paper, and print our and the published values.
 
-  fungi reproduce --list                               all tables and figures: what they need, cost and have
+  fungi reproduce --list                               list tables and figures: requirements, cost, finished values
   fungi reproduce paper-9 --list                       one table, with the names of its datasets and backbones
   fungi reproduce paper-9 rebuttal-30 --dry-run        print the missing command lines
   fungi reproduce paper-9 --root /scratch/me/paper --data-dir /data
@@ -36,28 +36,28 @@ class ReproduceSettings:
     """Flags of `fungi reproduce`."""
 
     tables: tuple[str, ...] = setting((), "names of tables and figures, as --list prints them", first_word=True)
-    overview: bool = setting(False, "list tables and figures with their needs and their state", flag="--list")
-    dry_run: bool = setting(False, "print the missing command lines, and run nothing")
+    overview: bool = setting(False, "list tables and figures with their requirements and state", flag="--list")
+    dry_run: bool = setting(False, "print the missing command lines without running them")
     submit: bool = setting(False, "submit the missing steps to SLURM instead of running them here")
     root: Path = setting(Path("reproduction"), "folder for features, results and tables", topic="files")
     data_dir: Path = setting(Path("data"), "folder of the datasets", topic="data")
     profile: tuple[Profile, ...] = setting(
         ("clean",),
-        "clean: the method; published: the code of the authors; with both, each gets its own table",
+        "clean: the method; published: the code of the authors; with both, each has its own table",
         topic="features",
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", topic="machine")
     gpu: str = setting("a100", "GPU for which --list estimates hours")
-    steps: Path | None = setting(None, "used by the jobs of --submit: file with one step per array task")
+    steps: Path | None = setting(None, "file with one step per array task; used by the jobs of --submit")
     sbatch: str = setting(
         "", 'further options for sbatch, for example --sbatch="--partition=gpu --account=mine"', topic="scheduler"
     )
 
     def __post_init__(self) -> None:
         if not (self.tables or self.overview or self.steps):
-            raise FungiError("no table or figure is named. Name some, as in `paper-9 figure-5`, or use --list.")
+            raise FungiError("no table or figure is given. Give names such as `paper-9 figure-5`, or use --list.")
         if self.submit and self.dry_run:
-            raise FungiError("--dry-run and --submit exclude each other: give one of them.")
+            raise FungiError("--dry-run and --submit exclude each other. Give only one of them.")
 
     def homes(self) -> "list[Home]":
         """Return the folders and settings of each profile."""
@@ -96,13 +96,13 @@ def run(settings: ReproduceSettings) -> None:
 
 
 _LONGEST = 34
-"""Number of letters of a title, so that the list fits into 100 columns."""
+"""Largest number of characters of a title, so that the list fits in 100 columns."""
 
 
 def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
     """Return one line per table or figure: its title, number of filled values, missing steps and their cost.
 
-    If the user names tables, their datasets and backbones are listed by name below.
+    If the settings name tables, the names of their datasets and backbones follow.
     """
     header = ["", "shows", "filled", "data", "models", "steps", "GPU h", "GB"]
     states = {name: _state(settings, name) for name in names}
@@ -162,7 +162,7 @@ def _plan_of(names: Sequence[str], home: "Home") -> "Plan":
 
 
 def _work(planned: "Plan") -> "list[str]":
-    """Run the missing steps one after the other; return the command lines of those that failed."""
+    """Run the missing steps one after the other; return the command lines of the failed steps."""
     failed = []
     for steps in planned.missing:
         for number, step in enumerate(steps, start=1):
@@ -181,7 +181,7 @@ def run_step(step: "Step") -> int:
 
 
 def _tables(names: Sequence[str], home: "Home") -> str:
-    """Return the tables and write each to a markdown file. For figures, name the `fungi report` that draws them."""
+    """Return the tables and write each to a markdown file. For a figure, return the command that draws it."""
     from fungi.reproduction.outcome import table_text
 
     texts = []
@@ -190,5 +190,5 @@ def _tables(names: Sequence[str], home: "Home") -> str:
             texts.append(f"{name}, profile {home.profile}: {title_of(name)}\n\n{table_text(values_of(name), home)}\n")
             write_whole(home.root / home.profile / "tables" / f"{name}.md", texts[-1])
         else:
-            texts.append(f"{name}: draw it with fungi report --results {home.root / home.profile}\n")
+            texts.append(f"{name}: run fungi report --results {home.root / home.profile} to draw it\n")
     return "\n".join(texts)

@@ -1,4 +1,4 @@
-"""The missing steps of a plan as SLURM arrays: extractions, then evaluations, even if some extractions failed."""
+"""Submit the missing steps of a plan as SLURM arrays. Evaluations run after the extractions, even if some failed."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 
 STEPS = "FUNGI_STEPS"
-"""Environment variable of the jobs (jobs/reproduce/) with the path of the file of steps."""
+"""Environment variable of the jobs (jobs/reproduce/): path of the file of steps."""
 
 
 def submit(planned: Plan, home: Home, options: Sequence[str], gpu: str, environ: Mapping[str, str]) -> None:
-    """Submit the missing steps. The code is copied first, so that later edits do not change queued jobs."""
+    """Submit the missing steps. The code is copied first, so that later edits do not affect queued jobs."""
     project = project_folder()
     log_pattern(home.root.absolute())  # raises before anything is written
     extractions, evaluations = planned.missing
@@ -48,9 +48,9 @@ def sharded(steps: Sequence[Step], gpu: str) -> list[Step]:
 def arrays(
     name: str, steps: Sequence[Step], home: Home, jobs: JobEnvironment, options: Sequence[str], after: Sequence[str]
 ) -> list[Array]:
-    """Return the calls of sbatch for some steps: one per `jobs.max_array` steps.
+    """Return the calls of sbatch for some steps: one call per `jobs.max_array` steps.
 
-    after: ids of jobs that must end before these start.
+    after: ids of the jobs that must end before these jobs start.
     """
     if not steps:
         return []
@@ -64,7 +64,7 @@ def arrays(
 
 
 def step_of_task(file: Path, environ: Mapping[str, str]) -> Step:
-    """Return the step of this array task. Raises FungiError outside of an array, and if the file can't be read."""
+    """Return the step of this array task. Raises FungiError outside an array, or if the file can't be read."""
     try:
         lines = json.loads(file.read_text(encoding="utf-8"))
         steps = [Step(command, tuple(flags), backbone) for command, flags, backbone in lines]
@@ -74,7 +74,7 @@ def step_of_task(file: Path, environ: Mapping[str, str]) -> Step:
         ) from None
     indices = chosen_indices({**environ, "FUNGI_PARTIAL": "1"}, len(steps))
     if len(indices) != 1 < len(steps):
-        raise FungiError("--steps works only in the tasks of a SLURM array. To run tables here, name them.")
+        raise FungiError("--steps works only in the tasks of a SLURM array. To run tables here, give their names.")
     return steps[indices[0]]
 
 
