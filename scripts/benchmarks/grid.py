@@ -1,20 +1,24 @@
 """How a large grid is looked after: `python scripts/benchmark.py grid --backbones 40 --datasets 20 --shards 16`.
 
-Makes a root in which every element of the extraction failed with a log of its own, as after a night in which a file
-system was lost, on data of the user's own. Prints processor time and lines of
-`fungi status`, and how often `fungi submit` calls sbatch, with the time that planning takes. Needs no SLURM: the queue
-is empty, and nothing is submitted. `--code FOLDER` runs another checkout's code in place of this one's.
+It writes two roots for the user's own datasets: below the first nothing has run yet; below the second every element of
+the extraction failed with a log of its own, as after a night in which a file system was lost. It prints the processor
+time and the lines of `fungi status` for both, and how often `fungi submit` calls sbatch, with the time that planning
+takes. It needs no SLURM: the queue is empty, and nothing is submitted. `--code CHECKOUT` runs the code of another
+checkout; with `--base CHECKOUT` both are run in turns, and the ratio is printed.
 """
 
 import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+
+from benchmarks._rounds import ratio
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -26,17 +30,37 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--datasets", type=int, default=20)
     parser.add_argument("--shards", type=int, default=16)
     parser.add_argument("--code", type=Path, default=PROJECT, help="checkout whose code is measured")
+    parser.add_argument("--base", type=Path, help="checkout whose code it is compared with")
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
+    print(f"{options.backbones} backbones x {options.datasets} datasets x 2 splits x {options.shards} shards")
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "features"
-        grid_file = _declare(Path(folder), root, options)
-        elements = _fail(root, options)
-        print(f"{options.backbones} backbones x {options.datasets} datasets x 2 splits x {options.shards} shards")
-        seconds, lines = _run(options.code, Path(folder), ["status", "--grid", str(grid_file)])
-        print(f"status: {seconds:.1f} s of processor time, {len(lines)} lines; {elements} elements failed")
-        seconds, lines = _run(options.code, Path(folder), ["submit", "--dry-run", "--grid", str(grid_file)])
-        print(f"submit: {seconds:.1f} s of processor time, {sum(' sbatch ' in line for line in lines)} calls of sbatch")
+        idle, failed = Path(folder) / "idle", Path(folder) / "failed"
+        files = {place: _declare(place, place / "features", options) for place in (idle, failed)}
+        (idle / "features").mkdir()
+        elements = _fail(failed / "features", options)
+        for what, place in (("nothing has run yet", idle), (f"{elements} elements failed", failed)):
+            lines = _measure(f"status, {what}", ["status", "--grid", str(files[place])], place, options)
+            print(f"  {len(lines)} lines")
+        lines = _measure("submit", ["submit", "--dry-run", "--grid", str(files[failed])], failed, options)
+        print(f"  {sum(' sbatch ' in line for line in lines)} calls of sbatch")
     return 0
+
+
+def _measure(what: str, words: list[str], folder: Path, options: argparse.Namespace) -> list[str]:
+    """Print the processor time of a command, and return the lines that it prints."""
+    codes = [options.code, *([options.base] if options.base else [])]
+    seconds: dict[Path, list[float]] = {code: [] for code in codes}
+    lines = {}
+    for _ in range(options.rounds):
+        for code in codes:
+            taken, lines[code] = _run(code, folder, words)
+            seconds[code].append(taken)
+    mine, *base = seconds.values()
+    print(f"{what}: {statistics.median(mine):.2f} s of processor time")
+    for other in base:
+        print(f"  {statistics.median(other):.2f} s with {options.base}: ratio {ratio(mine, other)}")
+    return lines[options.code]
 
 
 def _declare(folder: Path, root: Path, options: argparse.Namespace) -> Path:

@@ -76,7 +76,7 @@ class Registry(Generic[Entry]):
         return entry
 
     def __contains__(self, name: str) -> bool:
-        return name in self.names()
+        return name in self._entries or name in self.names()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())

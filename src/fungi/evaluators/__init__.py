@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from fungi.search import Backend
@@ -28,8 +29,9 @@ NO_CYANURE = (
 )
 
 
+@cache
 def usual_solver() -> Solver:
-    """Return the solver that is taken by default: cyanure, or lbfgs where cyanure is not installed."""
+    """Return the default solver: cyanure, or lbfgs if it is not installed. `fungi status` asks thousands of times."""
     try:
         installed = importlib.util.find_spec("cyanure") is not None
     except ImportError:

@@ -39,31 +39,37 @@ def call_of_job(job: JobFile, grid: Grid) -> GridCall:
     One element is checked for each pair of backbone and dataset: the others of a pair are accepted if it is.
     """
     call = call_of(job.words, grid, landmarks=job.landmarks)
-    settings_of = ElementSettings(call, grid)
+    settings_of = ElementSettings(job, call, grid)
     for element in {element.pair: element for element in elements(grid, call)}.values():
-        try:
-            settings_of(element)
-        except FungiError as error:
-            raise FungiError(f"{error} In {job.path}, for {element}.") from None
+        settings_of(element)
     return call
 
 
 class ElementSettings:
-    """Settings of a call for each of its elements.
+    """Settings of the call of a job file for each of its elements.
 
     A command line is parsed for the first element. For the others only the fields of the axes are replaced, which takes
     a hundredth of the time; the settings check these values as they check a command line.
     """
 
-    def __init__(self, call: GridCall, grid: Grid) -> None:
-        self._call, self._grid = call, grid
+    def __init__(self, job: JobFile, call: GridCall, grid: Grid) -> None:
+        self._job, self._call, self._grid = job, call, grid
         self._template: Any = None
         self._kept: dict[tuple[str, ...], Any] = {}
 
     def __call__(self, element: Element) -> Any:
-        """Return the settings of an element; None for a report, whose input files do not exist yet."""
+        """Return the settings of an element; None for a report, whose input files do not exist yet.
+
+        Raises FungiError with the job file and the element if the command does not accept it.
+        """
         if self._call.stage == "report":
             return None
+        try:
+            return self._settings(element)
+        except FungiError as error:
+            raise FungiError(f"{error} In {self._job.path}, for {element}.") from None
+
+    def _settings(self, element: Element) -> Any:
         if self._template is None or self._call.command == "projection":
             self._template = COMMANDS[self._call.command].parse(command_line(element, self._call, self._grid))
             return self._template
@@ -86,23 +92,26 @@ def command_line(element: Element, call: GridCall, grid: Grid) -> list[str]:
 
 
 def chosen_jobs(
-    grid: Grid, project: Path, names: Sequence[str] = (), stages: Sequence[str] = STAGES
+    grid: Grid, project: Path, names: Sequence[str] = (), stages: Sequence[str] = STAGES, *, check: bool = True
 ) -> list[tuple[JobFile, GridCall]]:
     """Return the jobs with these names; by default those submitted with the grid, or else those that ran below its
-    root."""
+    root.
+
+    check: raise FungiError now if a command does not accept an element. `progress_of_jobs` checks this in any case.
+    """
     chosen = names or grid.jobs
     files = [read_job_file(project, name) for name in chosen] if chosen else grid_job_files(project)
     files = [job for job in files if grid_command(job.words[0]).stage in stages]
+    calls = [(job, call_of(job.words, grid, landmarks=job.landmarks)) for job in files]
     if not chosen:
-        calls = [(job, call_of(job.words, grid, landmarks=job.landmarks)) for job in files]
-        files = [job for job, call in calls if Records(grid.root, call).any()]
-    return [(job, call_of_job(job, grid)) for job in files]
+        calls = [(job, call) for job, call in calls if Records(grid.root, call).any()]
+    return [(job, call_of_job(job, grid)) for job, _ in calls] if check else calls
 
 
 def expected_files(grid: Grid, jobs: Jobs, stage: str) -> dict[tuple[str, str], list[Path]]:
     """Return the files that the jobs of a stage have to write, by pair of backbone and dataset."""
-    calls = [call for _, call in jobs if call.stage == stage]
-    return _by_pair([_expected(call, grid, elements(grid, call)) for call in calls])
+    chosen = [(job, call) for job, call in jobs if call.stage == stage]
+    return _by_pair([_expected(ElementSettings(job, call, grid), elements(grid, call)) for job, call in chosen])
 
 
 def _by_pair(expected: Sequence[Mapping[Element, Expected]]) -> dict[tuple[str, str], list[Path]]:
@@ -127,19 +136,20 @@ def progress_of_jobs(grid: Grid, jobs: Jobs, queue: Queue) -> list[tuple[Submitt
     expected: dict[str, list[Mapping[Element, Expected]]] = {}  # by stage
     for submitted in submittable(grid, jobs):
         call, points = submitted.call, submitted.points
+        settings_of = ElementSettings(submitted.job, call, grid)
         if before := {"merge": "extraction", "report": "evaluation"}.get(call.stage):
+            settings_of(points[0])  # checks the flags
             files = _by_pair(expected.get(before, []))
             own = {element: Expected(files_of(files, element.pair)) for element in points}
         else:
-            own = _expected(call, grid, points)
+            own = _expected(settings_of, points)
         expected.setdefault(call.stage, []).append(own)
-        shown.append((submitted, progress_of(grid, call, own, queue, points)))
+        shown.append((submitted, progress_of(grid, call, own, queue, points, submitted.places)))
     return _without_doomed(shown)
 
 
-def _expected(call: GridCall, grid: Grid, points: Sequence[Element]) -> dict[Element, Expected]:
+def _expected(settings_of: ElementSettings, points: Sequence[Element]) -> dict[Element, Expected]:
     """Return the files that each element has to write, and their settings. All shards of a split have the same."""
-    settings_of = ElementSettings(call, grid)
     kept: dict[tuple[str, ...], Expected] = {}
     expected = {}
     for element in points:

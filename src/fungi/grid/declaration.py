@@ -109,13 +109,16 @@ class Grid:
             usual = tuple(name for name in DATASETS if _is_landmarks(DATASETS[name]))
         texts = self.datasets or usual
         datasets = [(text, resolve_dataset(text, self.data_dir)) for text in texts]
-        return [
-            Pair(name, resolve_backbone(name), text, dataset)
-            for name in self.backbones
+        fitting = [
+            (text, dataset)
             for text, dataset in datasets
-            if resolve_backbone(name).modality == dataset.modality
-            and (not landmarks or _is_landmarks(dataset))
-            and (dataset.masks is not None) == masks
+            if (not landmarks or _is_landmarks(dataset)) and (dataset.masks is not None) == masks
+        ]
+        return [
+            Pair(name, backbone, text, dataset)
+            for name, backbone in [(name, resolve_backbone(name)) for name in self.backbones]
+            for text, dataset in fitting
+            if backbone.modality == dataset.modality
         ]
 
     def flags_of(self, command: str) -> list[str]:

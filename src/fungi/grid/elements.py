@@ -14,6 +14,8 @@ from fungi.settings import flag_of
 from fungi.store.shard import Shard
 from fungi.views.plans import PlanName
 
+_NOT_IN_NAMES = re.compile(r"[^\w.=]+")
+
 
 @dataclass(frozen=True)
 class GridCall:
@@ -46,7 +48,7 @@ class GridCall:
     def key(self) -> str:
         """Folder name of the call, which does not depend on the name of the job file."""
         words = [self.command, *(["landmarks"] if self.landmarks else []), *self.job_flags]
-        return re.sub(r"[^\w.=]+", "-", " ".join(words)).strip("-")
+        return _NOT_IN_NAMES.sub("-", " ".join(words)).strip("-")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Element:
     @property
     def key(self) -> str:
         """File name of the element."""
-        return re.sub(r"[^\w.=]+", "-", str(self))
+        return _NOT_IN_NAMES.sub("-", str(self))
 
     @property
     def pair(self) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fungi.errors import FungiError
-from fungi.grid.array import ArrayShape
+from fungi.grid.array import ArrayShape, Place
 from fungi.grid.declaration import Grid
 from fungi.grid.elements import Element, GridCall, elements, places
 from fungi.grid.queue import ACTIVE, PENDING, Queue, call_mark
@@ -75,15 +75,18 @@ def progress_of(
     expected: Mapping[Element, Expected],
     queue: Queue,
     points: Sequence[Element] | None = None,
+    numbered: Sequence[Place] | None = None,
 ) -> list[Progress]:
     """Return the state of every element.
 
-    expected: files of each element. points: the elements of the call, if the caller has them already.
+    expected: files of each element. points, numbered: the elements of the call and their places, if the caller has them
+    already.
     """
     points = elements(grid, call) if points is None else points
+    numbered = places(grid, points) if numbered is None else numbered
     attempts, mark, splits = Records(grid.root, call).read_all(points), call_mark(grid, call), _Splits(grid)
     root, shown = grid.root.absolute(), []
-    for index, (element, place) in enumerate(zip(points, places(grid, points), strict=True)):
+    for index, (element, place) in enumerate(zip(points, numbered, strict=True)):
         attempt = attempts.get(element)
         if attempt and attempt.root and attempt.root != str(root) and not same_folder(Path(attempt.root), root):
             attempt = None  # the record was copied with another root
@@ -175,7 +178,8 @@ class _Splits:
     def _of(self, expected: Expected) -> list[tuple[int, set[int]] | None]:
         """Return the number of blocks and the missing ones of each file that does not exist; None if not begun."""
         if expected not in self._unfinished:
-            absent = [path for path in expected.paths if not path.exists()]
+            # `Path.exists` would be slow for thousands of files.
+            absent = [path for path in expected.paths if not os.path.exists(path)]  # noqa: PTH110
             self._unfinished[expected] = [_blocks_of(self.grid, path, expected.settings) for path in absent]
         return self._unfinished[expected]
 

@@ -97,7 +97,7 @@ def _attempt_of(path: str) -> Attempt | None:
     """Return the attempt in a file; None if there is no file or a damaged one, since records decide nothing."""
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # `Path.open` would be slow
-            return Attempt(**json.loads(file.read()))
+            return Attempt(**json.loads(file.read().decode()))
     except (OSError, ValueError, TypeError):
         return None
 

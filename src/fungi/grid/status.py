@@ -42,7 +42,8 @@ def run(settings: StatusSettings) -> None:
 
     grid = existing_root(settings.declared_or_last())
     project = Path(grid.code) if grid.code else project_folder()
-    jobs = chosen_jobs(grid, project, settings.jobs) or chosen_jobs(grid, project, DEFAULT_JOBS)
+    jobs = chosen_jobs(grid, project, settings.jobs, check=False)
+    jobs = jobs or chosen_jobs(grid, project, DEFAULT_JOBS, check=False)
     shown = progress_of_jobs(grid, jobs, Queue.ask())
     for submitted, progress in shown:
         print(f"{submitted.job.name:<28} {counts(progress)}")

@@ -23,11 +23,11 @@ class Layout:
 
     def embeddings(self, dataset: str, backbone: str, split: str) -> Path:
         """Embeddings of a split."""
-        return self.root / "embeddings" / dataset / backbone / f"{split}.h5"
+        return self.root.joinpath("embeddings", dataset, backbone, f"{split}.h5")
 
     def gradients(self, dataset: str, backbone: str, objective: str, split: str) -> Path:
         """Projected gradients of one objective for a split, one array per layer."""
-        return self.root / "gradients" / dataset / backbone / f"{objective}-{split}.h5"
+        return self.root.joinpath("gradients", dataset, backbone, f"{objective}-{split}.h5")
 
     def features(self, feature: str, dataset: str, backbone: str, split: str) -> Path:
         """Return the file of a feature by its name: `embeddings`, or an objective."""
@@ -58,11 +58,11 @@ class Layout:
 
     def support(self, dataset: str, backbone: str, objective: str, key: str) -> Path:
         """Supporting data of an objective: negatives, prototypes."""
-        return self.root / "support" / dataset / backbone / f"{objective}-{key}.safetensors"
+        return self.root.joinpath("support", dataset, backbone, f"{objective}-{key}.safetensors")
 
     def blocks(self, feature_file: Path, key: str) -> Path:
         """Folder of the blocks of one feature file, for one way of making it."""
-        return self.root / "blocks" / feature_file.relative_to(self.root).with_suffix("") / key
+        return self.root.joinpath("blocks", feature_file.relative_to(self.root).with_suffix(""), key)
 
     def written_folders(self, dataset: str = "", backbone: str = "") -> list[Path]:
         """Return the folders of blocks and feature files, of one dataset and backbone where they are named."""
@@ -77,4 +77,4 @@ class Layout:
 
     def results(self, task: str, dataset: str, backbone: str) -> Path:
         """Return the result file of an evaluation: task is `knn`, `knn-5shot`, `linear`, `retrieval`, ..."""
-        return self.root / "results" / task / dataset / f"{backbone}.json"
+        return self.root.joinpath("results", task, dataset, f"{backbone}.json")
