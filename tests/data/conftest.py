@@ -1,4 +1,4 @@
-"""Miniature copies of datasets, made once per test in a temporary data directory."""
+"""Fixtures that write miniature datasets to a temporary data directory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tests.data.makers.miniature import Miniature
 
 @dataclass(frozen=True)
 class OnDisk:
-    """A miniature dataset and where it is."""
+    """A miniature dataset and its data directory."""
 
     name: str
     data_dir: Path
@@ -25,7 +25,7 @@ class OnDisk:
 
 @pytest.fixture
 def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], OnDisk]:
-    """Dataset name -> its miniature, made in `tmp_path / "data"`."""
+    """Return a function of the dataset name that writes its miniature to `tmp_path / "data"`."""
 
     def make(name: str) -> OnDisk:
         data_dir = tmp_path / "data"

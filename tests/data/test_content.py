@@ -1,4 +1,4 @@
-"""A split's fingerprint follows its content, wherever it lies, and costs little."""
+"""The fingerprint of a split depends on its content, not on its path, and is fast to compute."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def _folder(root: Path, ending: str, rows: int = 3) -> Samples:
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp", "tif", "ppm"])
-def test_one_changed_pixel_is_seen(ending, tmp_path):
+def test_one_changed_pixel_changes_the_fingerprint(ending, tmp_path):
     samples = _folder(tmp_path, ending)
     before = samples.fingerprint()
     path = tmp_path / f"1.{ending}"
@@ -41,7 +41,7 @@ def test_one_changed_pixel_is_seen(ending, tmp_path):
     assert image_samples(tmp_path, samples.ids, [0] * 3).fingerprint() != before
 
 
-def test_the_fingerprint_does_not_depend_on_place_time_or_mode(tmp_path):
+def test_the_fingerprint_does_not_depend_on_path_time_or_permissions(tmp_path):
     before = _folder(tmp_path / "here", "png").fingerprint()
     shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)
     for path in (tmp_path / "there").iterdir():
@@ -50,7 +50,7 @@ def test_the_fingerprint_does_not_depend_on_place_time_or_mode(tmp_path):
     assert image_samples(tmp_path / "there", ["0.png", "1.png", "2.png"], [0] * 3).fingerprint() == before
 
 
-def test_rows_swapped_under_their_names_are_seen(tmp_path):
+def test_swapped_file_contents_change_the_fingerprint(tmp_path):
     samples = _folder(tmp_path, "png")
     before = samples.fingerprint()
     (tmp_path / "0.png").rename(tmp_path / "x")
@@ -59,7 +59,7 @@ def test_rows_swapped_under_their_names_are_seen(tmp_path):
     assert image_samples(tmp_path, samples.ids, [0] * 3).fingerprint() != before
 
 
-def test_arrays_in_memory_are_seen_whole():
+def test_every_value_of_an_array_in_memory_counts():
     images = np.zeros((5, 8, 8, 3), dtype=np.uint8)
     labels, ids = np.zeros(5, dtype=np.uint32), [str(row) for row in range(5)]
     before = Samples(labels, ids, ImageArray(images.copy())).fingerprint()
@@ -67,22 +67,22 @@ def test_arrays_in_memory_are_seen_whole():
     assert Samples(labels, ids, ImageArray(images)).fingerprint() != before
 
 
-def test_a_loader_that_says_nothing_of_its_content_is_asked_for_its_items():
+def test_items_of_a_loader_without_a_content_method_are_loaded():
     labels, ids = np.zeros(2, dtype=np.uint32), ["a", "b"]
-    prints = {
+    fingerprints = {
         Samples(labels, ids, load=items.__getitem__).fingerprint()
         for items in (["x", "y"], ["x", "z"], [("x", "y"), "y"], [np.zeros(3), np.ones(3)], [_noise(1), _noise(2)])
     }
-    assert len(prints) == 5
-    chosen = Samples(labels, ids, load=["x", "y"].__getitem__)
-    assert chosen.take([1, 0]).fingerprint() != chosen.take([1, 1]).fingerprint()
+    assert len(fingerprints) == 5
+    samples = Samples(labels, ids, load=["x", "y"].__getitem__)
+    assert samples.take([1, 0]).fingerprint() != samples.take([1, 1]).fingerprint()
 
 
 @pytest.mark.parametrize(
     "size", [0, 1, FULLY_HASHED - 1, FULLY_HASHED, FULLY_HASHED + 1, FULLY_HASHED + 3 * PIECE, 100_000]
 )
 @pytest.mark.parametrize("start", [b"\xff\xd8", b"RIFF"])
-def test_a_file_and_its_bytes_in_memory_agree(size, start, tmp_path):
+def test_a_file_and_its_bytes_in_memory_have_the_same_digest(size, start, tmp_path):
     data = (start + np.random.default_rng(size).bytes(size))[:size]
     path = tmp_path / "file"
     path.write_bytes(data)
@@ -92,26 +92,26 @@ def test_a_file_and_its_bytes_in_memory_agree(size, start, tmp_path):
 
 
 @pytest.mark.parametrize(("start", "pieces"), [(b"\xff\xd8", 4), (b"RIFF", 25)])
-def test_files_without_compression_alone_are_read_whole(start, pieces, tmp_path, monkeypatch):
+def test_only_uncompressed_files_are_read_completely(start, pieces, tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes((start + bytes(25 * PIECE))[: 25 * PIECE])
-    read, pread = [], os.pread
-    monkeypatch.setattr(os, "pread", lambda handle, size, offset: read.append(size) or pread(handle, size, offset))
+    sizes, pread = [], os.pread
+    monkeypatch.setattr(os, "pread", lambda handle, size, offset: sizes.append(size) or pread(handle, size, offset))
     digest_of_file(path, "file")
-    assert read == [PIECE] * pieces
+    assert sizes == [PIECE] * pieces
 
 
-def test_the_start_the_middle_and_the_end_of_a_large_file_are_seen():
+def test_the_start_the_middle_and_the_end_of_a_large_file_count():
     data = bytearray(10 * FULLY_HASHED)
-    seen = {digest_of_bytes(bytes(data))}
-    for place in (0, len(data) // 3, 2 * len(data) // 3, len(data) - 1):
+    file_digests = {digest_of_bytes(bytes(data))}
+    for offset in (0, len(data) // 3, 2 * len(data) // 3, len(data) - 1):
         changed = data.copy()
-        changed[place] = 1
-        seen.add(digest_of_bytes(bytes(changed)))
-    assert len(seen) == 5
+        changed[offset] = 1
+        file_digests.add(digest_of_bytes(bytes(changed)))
+    assert len(file_digests) == 5
 
 
-def test_the_order_of_rows_does_not_depend_on_who_reads_first(monkeypatch):
+def test_the_order_of_digests_does_not_depend_on_the_number_of_readers(monkeypatch):
     rows = 1000
     load = [str(row) for row in range(rows)].__getitem__
     expected = b"".join(content.digest_of_item(load(row)) for row in range(rows))
@@ -120,7 +120,7 @@ def test_the_order_of_rows_does_not_depend_on_who_reads_first(monkeypatch):
         assert b"".join(content.digests(load, rows)) == expected
 
 
-def test_files_that_are_gone_or_no_files_are_named(tmp_path):
+def test_missing_files_and_pipes_are_named_in_the_error(tmp_path):
     with pytest.raises(MissingFilesError, match=r"sample 'a.png': there is no file .*/a.png"):
         image_samples(tmp_path, ["a.png"], [0]).fingerprint()
     os.mkfifo(tmp_path / "b.png")
@@ -129,16 +129,16 @@ def test_files_that_are_gone_or_no_files_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", OF_FILES)
-def test_every_dataset_of_files_sees_other_content_under_the_same_name(name, miniature):
-    made = miniature(name)
-    before = made.open("train").fingerprint()
-    path = made.expected.files[made.expected.splits["train"][0].id]
+def test_a_changed_file_changes_the_fingerprint_of_every_dataset(name, miniature):
+    dataset = miniature(name)
+    before = dataset.open("train").fingerprint()
+    path = dataset.expected.files[dataset.expected.splits["train"][0].id]
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    assert made.open("train").fingerprint() != before
+    assert dataset.open("train").fingerprint() != before
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_dataset_has_to_load_its_items_to_tell_their_content(name, miniature):
-    """Images and sounds are never decoded for it; texts lie in memory anyway."""
+def test_no_dataset_decodes_its_items_for_the_fingerprint(name, miniature):
+    """Texts need no `content` method, because they are in memory."""
     samples = miniature(name).open("test")
     assert DATASETS[name].modality == "text" or callable(samples.load.content)

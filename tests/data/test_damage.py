@@ -1,4 +1,4 @@
-"""Damaged items are listed at once."""
+"""All damaged items are listed in one error."""
 
 import numpy as np
 import pytest
@@ -27,14 +27,14 @@ def test_all_damaged_items_are_listed_in_order(samples) -> None:
     assert "4.png" in text
 
 
-def test_the_rows_that_are_left_keep_their_names_and_have_another_fingerprint(samples) -> None:
-    left = without_damaged(samples, damaged_items(samples))
-    assert list(left.ids) == ["0.png", "2.png", "3.png", "5.png"]
-    np.testing.assert_array_equal(left.targets, [0, 2, 3, 5])
-    assert left.fingerprint() != samples.fingerprint()
-    assert not damaged_items(left)
+def test_the_other_rows_keep_their_ids_and_have_another_fingerprint(samples) -> None:
+    intact = without_damaged(samples, damaged_items(samples))
+    assert list(intact.ids) == ["0.png", "2.png", "3.png", "5.png"]
+    np.testing.assert_array_equal(intact.targets, [0, 2, 3, 5])
+    assert intact.fingerprint() != samples.fingerprint()
+    assert not damaged_items(intact)
 
 
-def test_an_error_names_some_and_counts_the_others(samples) -> None:
+def test_an_error_names_the_first_items_and_counts_the_others(samples) -> None:
     many = damaged_items(samples)[:1] * (SHOWN + 3)
     assert str(damage_error(many, 100)).splitlines()[-1].strip() == "and 3 more"

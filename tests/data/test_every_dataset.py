@@ -1,6 +1,6 @@
-"""Laws that every registered dataset keeps, on a miniature copy in its true format.
+"""Laws for every registered dataset, tested on a miniature copy in the format of the dataset.
 
-A new dataset needs a maker in `tests/data/makers`; without one the first law fails.
+A new dataset needs a maker in `tests/data/makers`; without a maker, the first test fails.
 """
 
 import pickle
@@ -17,13 +17,13 @@ from tests.data.makers import makers
 from tests.data.makers.miniature import uniform
 
 NAMES = DATASETS.names()
-CARRIED = ("digit-scenes", "digits", "patterns", "pydocs", "tones")
-"""Datasets that come with Python packages, or are generated."""
-ON_DISK = [name for name in NAMES if name not in CARRIED]
-WHOLE = [name for name in NAMES if name in ("cifar10", "cifar100") or DATASETS[name].modality == "text"]
-"""Datasets that are read as a whole."""
-OF_FILES = [name for name in ON_DISK if name not in WHOLE]
-"""Datasets whose rows are files: images or sounds."""
+INCLUDED = ("digit-scenes", "digits", "patterns", "pydocs", "tones")
+"""Datasets that come with Python packages or are generated."""
+ON_DISK = [name for name in NAMES if name not in INCLUDED]
+IN_MEMORY = [name for name in NAMES if name in ("cifar10", "cifar100") or DATASETS[name].modality == "text"]
+"""Datasets that are read into memory."""
+OF_FILES = [name for name in ON_DISK if name not in IN_MEMORY]
+"""Datasets with one file (image or sound) per row."""
 
 
 def test_every_dataset_has_a_maker_of_miniatures():
@@ -31,57 +31,57 @@ def test_every_dataset_has_a_maker_of_miniatures():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_labels_and_order_are_those_of_the_source(name, miniature):
-    made = miniature(name)
-    for split, rows in made.expected.splits.items():
-        samples = made.open(split)
+def test_rows_labels_and_order_equal_the_source(name, miniature):
+    dataset = miniature(name)
+    for split, rows in dataset.expected.splits.items():
+        samples = dataset.open(split)
         assert list(samples.ids) == [row.id for row in rows]
         assert samples.targets.tolist() == [row.label for row in rows]
-        assert list(samples.class_names) == made.expected.class_names
+        assert list(samples.class_names) == dataset.expected.class_names
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if DATASETS[name].modality == "vision"])
-def test_every_row_loads_its_own_image_in_rgb(name, miniature):
-    made = miniature(name)
-    for split, rows in made.expected.splits.items():
-        samples = made.open(split)
+def test_every_row_loads_its_image_in_rgb(name, miniature):
+    dataset = miniature(name)
+    for split, rows in dataset.expected.splits.items():
+        samples = dataset.open(split)
         for row in range(min(len(samples), 20)):
             image, label = samples[row]
             assert image.mode == "RGB"
             assert label == rows[row].label
-            if rows[row].colour:  # JPEG moves a flat colour by a few levels
+            if rows[row].colour:  # JPEG changes a uniform colour by a few levels
                 np.testing.assert_allclose(uniform(image), rows[row].colour, atol=6)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_splits_of_the_entry_are_the_splits_there_are(name, miniature):
+def test_the_registered_splits_are_the_existing_splits(name, miniature):
     assert set(miniature(name).expected.splits) == set(DATASETS[name].splits)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_unknown_split_is_refused_with_the_known_ones(name, miniature):
-    made = miniature(name)
+def test_an_unknown_split_is_refused_with_the_known_splits(name, miniature):
+    dataset = miniature(name)
     with pytest.raises(FungiError, match=rf"'{name}' has no split 'dev'\. It has: train, .*test"):
-        made.open("dev")
+        dataset.open("dev")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_fingerprint_does_not_depend_on_the_place(name, miniature, tmp_path):
-    made = miniature(name)
-    before = made.open("train").fingerprint()
-    shutil.move(made.data_dir, tmp_path / "moved" / "elsewhere")
+def test_the_fingerprint_does_not_depend_on_the_path(name, miniature, tmp_path):
+    dataset = miniature(name)
+    before = dataset.open("train").fingerprint()
+    shutil.move(dataset.data_dir, tmp_path / "moved" / "elsewhere")
     assert open_split(name, "train", tmp_path / "moved" / "elsewhere").fingerprint() == before
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_splits_differ_in_fingerprint(name, miniature):
-    made = miniature(name)
-    prints = [made.open(split).fingerprint() for split in made.expected.splits]
-    assert len(set(prints)) == len(prints)
+def test_splits_have_different_fingerprints(name, miniature):
+    dataset = miniature(name)
+    fingerprints = [dataset.open(split).fingerprint() for split in dataset.expected.splits]
+    assert len(set(fingerprints)) == len(fingerprints)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_samples_survive_pickling(name, miniature):
+def test_pickled_samples_are_equal(name, miniature):
     samples = miniature(name).open("test")
     copied = pickle.loads(pickle.dumps(samples))
     assert copied.fingerprint() == samples.fingerprint()
@@ -89,7 +89,7 @@ def test_samples_survive_pickling(name, miniature):
 
 
 @pytest.mark.parametrize("name", ON_DISK)
-def test_missing_files_error_says_what_where_and_the_way_out(name, tmp_path):
+def test_the_error_for_missing_files_names_files_folder_and_command(name, tmp_path):
     with pytest.raises(MissingFilesError) as caught:
         open_split(name, "train", tmp_path)
     text = str(caught.value)
@@ -101,45 +101,45 @@ def test_missing_files_error_says_what_where_and_the_way_out(name, tmp_path):
 
 @pytest.mark.parametrize("name", OF_FILES)
 def test_corrupt_file_is_named(name, miniature):
-    made = miniature(name)
-    first = made.expected.splits["train"][0].id
-    made.expected.files[first].write_bytes(b"this is no image and no sound")
+    dataset = miniature(name)
+    first = dataset.expected.splits["train"][0].id
+    dataset.expected.files[first].write_bytes(b"neither an image nor a sound")
     with pytest.raises(FungiError) as caught:
-        made.open("train").load(0)
-    assert str(made.expected.files[first]) in str(caught.value)
+        dataset.open("train").load(0)
+    assert str(dataset.expected.files[first]) in str(caught.value)
     assert repr(first) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", OF_FILES)
-def test_absent_file_is_named(name, miniature):
-    made = miniature(name)
-    samples = made.open("test")
-    first = made.expected.splits["test"][0].id
-    made.expected.files[first].unlink()
+def test_missing_file_is_named(name, miniature):
+    dataset = miniature(name)
+    samples = dataset.open("test")
+    first = dataset.expected.splits["test"][0].id
+    dataset.expected.files[first].unlink()
     with pytest.raises(MissingFilesError, match="there is no file") as caught:
         samples.load(0)
-    assert str(made.expected.files[first]) in str(caught.value)
+    assert str(dataset.expected.files[first]) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if DATASETS[name].prepare])
-def test_preparation_makes_the_same_rows_and_is_safe_to_repeat(name, miniature, tmp_path, monkeypatch):
-    made = miniature(name)
+def test_preparation_gives_the_same_rows_and_is_safe_to_repeat(name, miniature, tmp_path, monkeypatch):
+    dataset = miniature(name)
     (tmp_path / "archives").mkdir()
-    makers()[name].pack(made.data_dir, tmp_path / "archives", monkeypatch)
+    makers()[name].pack(dataset.data_dir, tmp_path / "archives", monkeypatch)
     prepared = tmp_path / "prepared"
     DATASETS[name].prepare(prepared, tmp_path / "archives")
     shutil.rmtree(tmp_path / "archives")
-    DATASETS[name].prepare(prepared, tmp_path / "archives")  # all there already: needs no archive
-    for split in made.expected.splits:
+    DATASETS[name].prepare(prepared, tmp_path / "archives")  # the files exist, so no archive is needed
+    for split in dataset.expected.splits:
         samples = open_split(name, split, prepared)
-        assert samples.fingerprint() == made.open(split).fingerprint()
-        assert list(samples.class_names) == made.expected.class_names
+        assert samples.fingerprint() == dataset.open(split).fingerprint()
+        assert list(samples.class_names) == dataset.expected.class_names
         samples.load(0)
     assert not [path for path in prepared.rglob("*") if ".partial-" in path.name]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if DATASETS[name].prepare])
-def test_preparation_names_the_archive_it_lacks(name, tmp_path):
+def test_preparation_names_the_missing_archive(name, tmp_path):
     with pytest.raises(MissingFilesError, match=rf"there is no .* in {tmp_path}"):
         DATASETS[name].prepare(tmp_path / "data", tmp_path)
 

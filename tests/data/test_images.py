@@ -1,4 +1,4 @@
-"""Any readable image becomes RGB; any unreadable one becomes a FungiError that names it."""
+"""Every readable image is converted to RGB; an unreadable image raises a FungiError that names it."""
 
 import io
 import os
@@ -27,7 +27,7 @@ def _file(path: Path, image: Image.Image, **options) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16"])
-def test_every_mode_becomes_rgb_of_the_same_brightness(mode, tmp_path):
+def test_every_mode_is_converted_to_rgb_with_the_same_brightness(mode, tmp_path):
     if mode == "I;16":
         image = Image.fromarray(RAMP.astype(np.uint16) * 257)
     elif mode == "1":
@@ -36,14 +36,14 @@ def test_every_mode_becomes_rgb_of_the_same_brightness(mode, tmp_path):
         image = Image.fromarray(RAMP).convert("RGB").convert(mode)
     ending = ".jpg" if mode in ("CMYK", "YCbCr") else ".png"
     options = {"quality": 100} if ending == ".jpg" else {}
-    made = decode(_file(tmp_path / f"image{ending}", image, **options), "image")
-    assert made.mode == "RGB"
+    decoded = decode(_file(tmp_path / f"image{ending}", image, **options), "image")
+    assert decoded.mode == "RGB"
     expected = (RAMP > 127) * 255 if mode == "1" else RAMP.astype(int)
-    # the palette has 216 web colours and JPEG rounds: brightness within a step of either
-    np.testing.assert_allclose(np.asarray(made, dtype=int).mean(-1), expected, atol=52 if mode == "P" else 4)
+    # The tolerance is one step of the palette of 216 web colours, or the rounding of JPEG.
+    np.testing.assert_allclose(np.asarray(decoded, dtype=int).mean(-1), expected, atol=52 if mode == "P" else 4)
 
 
-def test_palette_with_transparency_keeps_its_colours_and_warns_of_nothing(tmp_path):
+def test_palette_with_transparency_keeps_its_colours_without_a_warning(tmp_path):
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 200, 100, 50])
     path = _file(tmp_path / "palette.png", image, transparency=b"\x00\x80")
@@ -52,12 +52,12 @@ def test_palette_with_transparency_keeps_its_colours_and_warns_of_nothing(tmp_pa
         assert decode(path, "palette").getpixel((2, 2)) == (200, 100, 50)
 
 
-def test_rgb_pixels_are_left_alone():
+def test_rgb_pixels_are_not_changed():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     np.testing.assert_array_equal(np.asarray(to_rgb(Image.fromarray(pixels))), pixels)
 
 
-def test_truncated_image_is_refused_by_default_and_read_where_allowed(tmp_path):
+def test_truncated_image_is_refused_by_default_and_read_if_allowed(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = _file(tmp_path / "cut.jpg", Image.fromarray(pixels))
     path.write_bytes(path.read_bytes()[:-1500])
@@ -68,7 +68,7 @@ def test_truncated_image_is_refused_by_default_and_read_where_allowed(tmp_path):
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_tolerance_flag_of_pillow_is_left_as_found_even_after_an_error(before, tmp_path, monkeypatch):
+def test_the_truncation_flag_of_pillow_is_restored_after_an_error(before, tmp_path, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", before)
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
     with pytest.raises(FungiError):
@@ -79,14 +79,14 @@ def test_tolerance_flag_of_pillow_is_left_as_found_even_after_an_error(before, t
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_damage_anywhere_gives_an_image_or_a_named_error(kind, data):
+def test_a_damaged_file_gives_an_image_or_an_error_with_its_name(kind, data):
     buffer = io.BytesIO()
     Image.fromarray(RAMP).convert("RGB").save(buffer, kind)
     content = bytearray(buffer.getvalue())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of enormous sizes
+        warnings.simplefilter("ignore")  # Pillow warns of unusual metadata and very large sizes
         outcome = _mode_or_error(bytes(content))
     assert outcome == "RGB" or (outcome.startswith("sample 'damaged': can't read row 3 (") and "\n" not in outcome)
 
@@ -98,7 +98,7 @@ def _mode_or_error(content: bytes) -> str:
         return str(error)
 
 
-def test_class_folders_are_read_as_torchvision_reads_them(tmp_path):
+def test_class_folders_are_read_like_in_torchvision(tmp_path):
     for name in ("b/2.PNG", "b/10.jpg", "a/z.jpeg", "a/deep/er/1.png", "a/deep/0.png", "a/note.txt"):
         path = tmp_path / "train" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def test_class_folders_are_read_as_torchvision_reads_them(tmp_path):
     assert list(zip(samples.ids, samples.targets.tolist(), strict=True)) == expected
 
 
-def test_hidden_files_and_folders_are_no_images(tmp_path):
+def test_hidden_files_and_folders_are_skipped(tmp_path):
     for name in ("a/1.png", "a/._1.png", ".cache/1.png", "__MACOSX/1.png"):
         path = tmp_path / "train" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def test_hidden_files_and_folders_are_no_images(tmp_path):
 
 @pytest.mark.slow
 @given(names=st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]))))
-def test_packed_names_are_the_names(names):
+def test_packed_names_equal_the_names(names):
     packed = PackedNames(names)
     assert list(packed) == names
     assert list(packed[1:]) == names[1:]
@@ -130,12 +130,12 @@ def test_packed_names_are_the_names(names):
         packed[len(names)]
 
 
-def test_file_name_that_is_not_unicode_is_refused():
+def test_a_file_name_that_is_not_unicode_is_refused():
     with pytest.raises(FungiError, match="not valid UTF-8"):
         image_samples(Path(), [b"caf\xe9.jpg".decode(errors="surrogateescape")], [0])
 
 
-def test_chosen_rows_of_chosen_rows_keep_ids_labels_and_images(tmp_path):
+def test_selecting_rows_twice_keeps_ids_labels_and_images(tmp_path):
     names = [f"{number}.png" for number in range(5)]
     for number, name in enumerate(names):
         Image.new("RGB", (2, 2), (number * 40, 0, 0)).save(tmp_path / name)
@@ -147,7 +147,7 @@ def test_chosen_rows_of_chosen_rows_keep_ids_labels_and_images(tmp_path):
 
 @pytest.fixture
 def alarm():
-    """Ends what waits for ever."""
+    """Stop a test that waits forever."""
 
     def ring(*_):
         raise TimeoutError
@@ -160,51 +160,53 @@ def alarm():
 
 
 @pytest.mark.parametrize("link", ["train/cat/loop", "train/loop"])
-def test_a_link_that_leads_back_is_named(link, tmp_path):
-    _file(_made(tmp_path / "train" / "cat") / "1.png", Image.new("RGB", (4, 4)))
+def test_a_link_to_its_own_parent_folder_is_named(link, tmp_path):
+    _file(_new_folder(tmp_path / "train" / "cat") / "1.png", Image.new("RGB", (4, 4)))
     (tmp_path / link).symlink_to(tmp_path / "train", target_is_directory=True)
     with pytest.raises(FungiError, match="is a link to a folder that contains it"):
         image_names(tmp_path / "train")
 
 
-def test_links_to_folders_and_files_elsewhere_are_followed(tmp_path):
-    _file(_made(tmp_path / "elsewhere") / "1.png", Image.new("RGB", (4, 4)))
-    _made(tmp_path / "cat")
+def test_links_to_other_folders_and_files_are_followed(tmp_path):
+    _file(_new_folder(tmp_path / "elsewhere") / "1.png", Image.new("RGB", (4, 4)))
+    _new_folder(tmp_path / "cat")
     (tmp_path / "cat" / "more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "cat" / "again").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "cat" / "0.png").symlink_to(tmp_path / "elsewhere" / "1.png")
     assert image_names(tmp_path / "cat") == ["0.png", "again/1.png", "more/1.png"]
 
 
-def test_a_pipe_in_place_of_an_image_is_named_and_not_waited_for(tmp_path, alarm):
-    os.mkfifo(_made(tmp_path / "cat") / "1.png")
+def test_a_pipe_instead_of_an_image_is_named_without_waiting(tmp_path, alarm):
+    os.mkfifo(_new_folder(tmp_path / "cat") / "1.png")
     with pytest.raises(FungiError, match=r"cat/1\.png is not a file but a pipe"):
         image_names(tmp_path / "cat")
     with pytest.raises(FungiError, match=r"sample '1': .*cat/1\.png is not a file but a folder, a pipe"):
         decode(tmp_path / "cat" / "1.png", "1")
 
 
-def test_a_link_to_nothing_is_named(tmp_path):
-    (_made(tmp_path / "cat") / "1.png").symlink_to(tmp_path / "nothing.png")
+def test_a_link_without_a_target_is_named(tmp_path):
+    (_new_folder(tmp_path / "cat") / "1.png").symlink_to(tmp_path / "nothing.png")
     with pytest.raises(FungiError, match=r"cat/1\.png is not a file but a pipe, a device or a link without a target"):
         image_names(tmp_path / "cat")
 
 
-def test_sixteen_bits_of_a_pgm_are_their_upper_eight(tmp_path):
+def test_a_sixteen_bit_pgm_is_read_with_its_upper_eight_bits(tmp_path):
     values = (RAMP.astype(">u2") << 8) + 255
     (tmp_path / "dark.pgm").write_bytes(b"P5 8 8 65535\n" + (values >> 1).astype(">u2").tobytes())
-    made = np.asarray(decode(tmp_path / "dark.pgm", "dark"))[..., 0]
-    np.testing.assert_allclose(made, RAMP.astype(int) // 2, atol=1)
+    decoded = np.asarray(decode(tmp_path / "dark.pgm", "dark"))[..., 0]
+    np.testing.assert_allclose(decoded, RAMP.astype(int) // 2, atol=1)
     (tmp_path / "night.pgm").write_bytes(b"P5 8 8 65535\n" + (values >> 12).astype(">u2").tobytes())
-    assert not np.asarray(decode(tmp_path / "night.pgm", "night")).any(), "a dark picture is dark, not stretched"
+    assert not np.asarray(decode(tmp_path / "night.pgm", "night")).any(), (
+        "a dark image must stay dark, without stretched contrast"
+    )
 
 
-def test_grey_values_without_a_known_white_name_the_sample(tmp_path):
+def test_grey_values_with_an_unknown_white_level_are_refused(tmp_path):
     _file(tmp_path / "a.tiff", Image.fromarray(np.eye(4, dtype=np.float32)))
     with pytest.raises(FungiError, match=r"sample 'a': can't read .*a\.tiff \(its grey values are fractions"):
         decode(tmp_path / "a.tiff", "a")
 
 
-def _made(folder: Path) -> Path:
+def _new_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder

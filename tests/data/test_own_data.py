@@ -1,4 +1,4 @@
-"""A user's own data: class folders and saved datasets, given or found by name."""
+"""Datasets of the user: class folders and saved datasets, by path or by name."""
 
 import numpy as np
 import pytest
@@ -41,13 +41,13 @@ def test_class_folders_are_opened_under_the_given_name(folders, tmp_path):
     np.testing.assert_allclose(uniform(train.load(0)), colour_of("train/cat/1.jpg"), atol=6)
 
 
-def test_a_label_means_the_class_of_train_in_every_split(folders, tmp_path):
+def test_labels_mean_the_classes_of_train_in_every_split(folders, tmp_path):
     test = open_split(f"mine=folder:{folders}", "test", tmp_path)
-    assert test.targets.tolist() == [1]  # `dog`, though it is the only class of the split
+    assert test.targets.tolist() == [1]  # `dog`, although it is the only class of the split
     assert list(open_split(f"mine=folder:{folders}", "valid", tmp_path).ids) == ["val/dog/3.png"]
 
 
-def test_class_that_train_has_not_is_refused(folders, tmp_path):
+def test_a_class_that_is_not_in_train_is_refused(folders, tmp_path):
     write_image(folders / "test" / "wolf" / "1.png", "wolf")
     with pytest.raises(FungiError, match="has class folders that train does not have: wolf"):
         open_split(f"mine=folder:{folders}", "test", tmp_path)
@@ -84,7 +84,7 @@ def test_damaged_image_of_a_saved_dataset_is_named(tmp_path):
         samples.load(0)
 
 
-def test_texts_with_names_as_labels_are_read_as_text(tmp_path):
+def test_texts_with_class_names_as_labels_are_read(tmp_path):
     train = Dataset.from_dict({"id": ["x", "y"], "text": ["good film", "bad film"], "label": ["pos", "neg"]})
     test = Dataset.from_dict({"id": ["z"], "text": ["so so"], "label": ["pos"]})
     DatasetDict(train=train, test=test).save_to_disk(tmp_path / "films")
@@ -115,7 +115,7 @@ def test_unlabelled_row_is_refused(label, tmp_path):
         ({"sound": Audio(), "label": Value("int64")}, "contains sounds"),
     ],
 )
-def test_columns_that_leave_a_doubt_are_refused(features, text, tmp_path):
+def test_ambiguous_columns_are_refused(features, text, tmp_path):
     one_row = Dataset.from_dict({name: [None] for name in features}, features=Features(features))
     DatasetDict(train=one_row).save_to_disk(tmp_path / "own")
     with pytest.raises(FungiError, match=text):
@@ -123,7 +123,7 @@ def test_columns_that_leave_a_doubt_are_refused(features, text, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "", "with space", "x" * 101, "tab\t"])
-def test_name_that_is_no_plain_folder_name_is_refused(name, folders):
+def test_a_name_that_is_not_a_valid_folder_name_is_refused(name, folders):
     with pytest.raises(FungiError, match="can't be the name of a folder"):
         resolve_dataset(f"{name}=folder:{folders}")
 
@@ -145,7 +145,7 @@ def test_mistakes_are_explained(text, message):
         resolve_dataset(text)
 
 
-def test_unknown_name_says_where_it_looked(tmp_path):
+def test_the_error_for_an_unknown_name_names_the_searched_folder(tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(FungiError, match=rf"unknown dataset 'mine', and {tmp_path}/mine has no train/ and test/\."):
         resolve_dataset("mine", tmp_path)
@@ -158,9 +158,9 @@ def test_unusual_names_never_leave_the_data_directory(tmp_path):
         resolve_dataset("..", tmp_path / "data")
 
 
-@pytest.mark.parametrize(("kind", "lacks"), [("folder", "no folder train/"), ("hf", r"no dataset_dict\.json")])
-def test_folder_of_another_kind_is_explained(kind, lacks, tmp_path):
-    with pytest.raises(MissingFilesError, match=lacks):
+@pytest.mark.parametrize(("kind", "missing"), [("folder", "no folder train/"), ("hf", r"no dataset_dict\.json")])
+def test_a_folder_of_another_kind_is_explained(kind, missing, tmp_path):
+    with pytest.raises(MissingFilesError, match=missing):
         resolve_dataset(f"mine={kind}:{tmp_path}").open(tmp_path, "train")
 
 
@@ -184,13 +184,17 @@ def flat(tmp_path):
     return tmp_path / "flat"
 
 
-def test_class_folders_without_a_split_get_one_that_stays(flat, tmp_path):
+def test_class_folders_without_a_split_get_a_stable_split(flat, tmp_path):
     text = f"mine=split:{flat}"
     spec = resolve_dataset(text)
     assert (spec.name, spec.splits, spec.classes, spec.published) == ("mine", ("train", "test"), 3, False)
     train, test = (open_split(text, split, tmp_path) for split in spec.splits)
     assert sorted([*train.ids, *test.ids]) == sorted(path.relative_to(flat).as_posix() for path in flat.rglob("*.*"))
-    assert [name.partition("/")[0] for name in test.ids] == ["cat", "cat", "dog"]  # a fifth, but never all of a class
+    assert [name.partition("/")[0] for name in test.ids] == [
+        "cat",
+        "cat",
+        "dog",
+    ]  # a fifth of each class, but never the whole class
     assert [list(test.class_names)[label] for label in test.targets] == ["cat", "cat", "dog"]
     write_image(flat / "dog" / "3.png", "later")
     write_image(flat / "zebra" / "1.png", "another class")
@@ -200,7 +204,7 @@ def test_class_folders_without_a_split_get_one_that_stays(flat, tmp_path):
     ]
 
 
-def test_a_folder_without_a_split_is_offered_one(flat, folders, tmp_path):
+def test_the_error_for_a_folder_without_a_split_proposes_a_split(flat, folders, tmp_path):
     with pytest.raises(MissingFilesError, match=rf"no folder train/.*write --dataset mine=split:{flat}"):
         resolve_dataset(f"mine=folder:{flat}")
     with pytest.raises(FungiError, match=rf"already has splits \(train, val, test\).*mine=folder:{folders}"):
@@ -212,7 +216,7 @@ def test_a_folder_without_a_split_is_offered_one(flat, folders, tmp_path):
         resolve_dataset(f"mine=folder:{tmp_path / 'empty'}")
 
 
-def test_pictures_of_formats_that_are_not_read_are_named(flat, tmp_path, caplog, monkeypatch):
+def test_images_of_unreadable_formats_are_counted_in_a_warning(flat, tmp_path, caplog, monkeypatch):
     from fungi.runtime.log import logger
 
     monkeypatch.setattr(logger, "propagate", True)
@@ -225,7 +229,7 @@ def test_pictures_of_formats_that_are_not_read_are_named(flat, tmp_path, caplog,
 
 
 @pytest.mark.parametrize("ending", ["gif", "jfif"])
-def test_other_endings_of_pictures_are_read(ending, tmp_path):
+def test_images_with_other_endings_are_read(ending, tmp_path):
     write_image(tmp_path / "own" / "train" / "cat" / "1.jpg", "1")
     image = PillowImage.new("RGB", (6, 5), (200, 10, 10))
     image.save(tmp_path / "own" / "train" / "cat" / f"2.{ending}", "JPEG" if ending == "jfif" else "GIF")

@@ -1,4 +1,4 @@
-"""Damage to annotations is named, sizes are checked, and the scripts say so with the right exit status."""
+"""Damaged annotations and wrong sizes are reported, and scripts end with the right exit status."""
 
 import logging
 import subprocess
@@ -46,38 +46,38 @@ ANNOTATIONS = {
 
 @pytest.mark.parametrize("name", ANNOTATIONS)
 def test_damaged_annotations_are_named_in_one_line(name, miniature):
-    made = miniature(name)
-    (made.data_dir / ANNOTATIONS[name]).write_bytes(b"\x00damaged beyond \xff repair")
-    with pytest.raises(FungiError, match=rf"dataset '{name}': the files in {made.data_dir}.* are damaged") as caught:
-        made.open("train")
+    dataset = miniature(name)
+    (dataset.data_dir / ANNOTATIONS[name]).write_bytes(b"\x00damaged beyond \xff repair")
+    with pytest.raises(FungiError, match=rf"dataset '{name}': the files in {dataset.data_dir}.* are damaged") as caught:
+        dataset.open("train")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [name for name in ANNOTATIONS if name not in ("imagenet-1k",)])
-def test_absent_annotations_are_explained(name, miniature):
-    made = miniature(name)
-    (made.data_dir / ANNOTATIONS[name]).unlink()
-    with pytest.raises(FungiError, match=rf"dataset '{name}': .*{made.data_dir}"):
-        made.open("train")
+def test_missing_annotations_are_explained(name, miniature):
+    dataset = miniature(name)
+    (dataset.data_dir / ANNOTATIONS[name]).unlink()
+    with pytest.raises(FungiError, match=rf"dataset '{name}': .*{dataset.data_dir}"):
+        dataset.open("train")
 
 
-def test_imagenet_without_meta_file_calls_classes_by_wordnet_id(miniature):
-    made = miniature("imagenet-1k")
-    before = made.open("test").fingerprint()
-    (made.data_dir / "imagenet-1k" / "meta.bin").unlink()
-    samples = made.open("test")
+def test_imagenet_without_a_meta_file_names_classes_by_wordnet_id(miniature):
+    dataset = miniature("imagenet-1k")
+    before = dataset.open("test").fingerprint()
+    (dataset.data_dir / "imagenet-1k" / "meta.bin").unlink()
+    samples = dataset.open("test")
     assert samples.fingerprint() == before
     assert list(samples.class_names) == ["n01440764", "n01443537"]
 
 
-def test_imagenet_label_does_not_depend_on_the_classes_of_the_split(miniature):
-    made = miniature("imagenet-1k")
-    (made.expected.files["val/n01440764/ILSVRC2012_val_00000002.JPEG"]).unlink()
-    (made.data_dir / "imagenet-1k" / "val" / "n01440764").rmdir()
-    assert made.open("test").targets.tolist() == [1]
+def test_imagenet_labels_do_not_depend_on_the_classes_of_the_split(miniature):
+    dataset = miniature("imagenet-1k")
+    (dataset.expected.files["val/n01440764/ILSVRC2012_val_00000002.JPEG"]).unlink()
+    (dataset.data_dir / "imagenet-1k" / "val" / "n01440764").rmdir()
+    assert dataset.open("test").targets.tolist() == [1]
 
 
-def test_eurosat_split_is_pinned_for_the_real_label_list():
+def test_the_eurosat_split_is_fixed_for_the_real_labels():
     counts = [3000, 3000, 3000, 2500, 2500, 2000, 2500, 3000, 2500, 3000]
     labels = np.repeat(np.arange(10), counts)
     rows = split_rows(labels)
@@ -88,16 +88,16 @@ def test_eurosat_split_is_pinned_for_the_real_label_list():
         split_rows(labels[::-1])
 
 
-def test_other_sizes_than_published_are_said_aloud(miniature, caplog):
+def test_other_sizes_than_the_published_sizes_give_a_warning(miniature, caplog):
     with caplog.at_level(logging.WARNING, logger="fungi"):
         miniature("cars").open("train")
     assert "dataset 'cars': split train has 3 rows, but the published split has 8144" in caplog.text
 
 
-def test_verification_passes_where_sizes_and_classes_agree(miniature):
-    made = miniature("pets")
-    sizes = {split: len(rows) for split, rows in made.expected.splits.items()}
-    lines = list(verify_dataset(replace(DATASETS["pets"], sizes=sizes, classes=3), made.data_dir, every_item=True))
+def test_verification_passes_if_sizes_and_classes_are_right(miniature):
+    dataset = miniature("pets")
+    sizes = {split: len(rows) for split, rows in dataset.expected.splits.items()}
+    lines = list(verify_dataset(replace(DATASETS["pets"], sizes=sizes, classes=3), dataset.data_dir, every_item=True))
     assert [line.split(",")[0] for line in lines] == [
         "pets train: 4 rows of 3 classes",
         "pets test: 3 rows of 3 classes",
@@ -111,19 +111,19 @@ def test_verification_passes_where_sizes_and_classes_agree(miniature):
         ({"sizes": {"train": 4}, "classes": 4}, "has rows of 3 classes, but the published split has 4"),
     ],
 )
-def test_verification_refuses_other_rows_or_classes(change, text, miniature):
-    made = miniature("pets")
+def test_verification_refuses_wrong_numbers_of_rows_or_classes(change, text, miniature):
+    dataset = miniature("pets")
     with pytest.raises(FungiError, match=text):
-        list(verify_dataset(replace(DATASETS["pets"], **change), made.data_dir))
+        list(verify_dataset(replace(DATASETS["pets"], **change), dataset.data_dir))
 
 
-def test_verification_of_every_item_finds_the_one_that_is_damaged(miniature):
-    made = miniature("pets")
+def test_verification_of_every_item_finds_a_damaged_item(miniature):
+    dataset = miniature("pets")
     spec = replace(DATASETS["pets"], sizes={"train": 4}, classes=3)
-    made.expected.files["images/american_bulldog_3.jpg"].write_bytes(b"")
-    assert list(verify_dataset(spec, made.data_dir))
+    dataset.expected.files["images/american_bulldog_3.jpg"].write_bytes(b"")
+    assert list(verify_dataset(spec, dataset.data_dir))
     with pytest.raises(FungiError, match="american_bulldog_3"):
-        list(verify_dataset(spec, made.data_dir, every_item=True))
+        list(verify_dataset(spec, dataset.data_dir, every_item=True))
 
 
 def test_verify_prints_a_line_per_split(capsys, tmp_path):
@@ -132,7 +132,7 @@ def test_verify_prints_a_line_per_split(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "text"), [("cars", "Use scripts/prepare.py"), ("digits", "needs no download")])
-def test_what_no_program_can_download_is_explained(name, text, tmp_path):
+def test_a_dataset_that_cannot_be_downloaded_is_explained(name, text, tmp_path):
     with pytest.raises(FungiError, match=rf"'{name}' can't be downloaded.*{text}.*downloaded: .*aircraft, .*cifar10"):
         download(DownloadSettings(dataset=name, data_dir=tmp_path))
 
@@ -153,34 +153,34 @@ def test_docstring_of_a_script_names_its_own_command(script):
         (("pest",), "unknown dataset 'pest'. Did you mean 'pets'"),
     ],
 )
-def test_what_prepare_does_not_unpack_is_refused(names, text):
+def test_prepare_refuses_datasets_without_archives(names, text):
     with pytest.raises(FungiError, match=text):
         PrepareSettings(dataset=names)
 
 
-def test_every_dataset_that_is_unpacked_says_where_its_archives_come_from():
+def test_every_dataset_with_archives_gives_their_source():
     paragraphs = dict(paragraph.split(":\n", 1) for paragraph in sources().split("\n\n"))
     assert sorted(name for names in paragraphs for name in names.split(", ")) == UNPACKED
     for text in paragraphs.values():
         assert "downloads" in text
 
 
-def test_prepare_unpacks_each_dataset_it_names_and_verifies_it(miniature, tmp_path, monkeypatch, capsys):
-    made, fetched = miniature("pets"), tmp_path / "downloads"
+def test_prepare_unpacks_and_verifies_each_given_dataset(miniature, tmp_path, monkeypatch, capsys):
+    dataset, fetched = miniature("pets"), tmp_path / "downloads"
     fetched.mkdir()
-    makers()["pets"].pack(made.data_dir, fetched, monkeypatch)
-    sizes = {split: len(rows) for split, rows in made.expected.splits.items()}
+    makers()["pets"].pack(dataset.data_dir, fetched, monkeypatch)
+    sizes = {split: len(rows) for split, rows in dataset.expected.splits.items()}
     monkeypatch.setitem(DATASETS._entries, "pets", replace(DATASETS["pets"], sizes=sizes, classes=3))
     prepare(PrepareSettings(dataset=("pets",), data_dir=tmp_path / "unpacked", archives=fetched))
     assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == [
         "pets train: 4 rows of 3 classes",
         "pets test: 3 rows of 3 classes",
     ]
-    assert open_split("pets", "train", tmp_path / "unpacked").fingerprint() == made.open("train").fingerprint()
+    assert open_split("pets", "train", tmp_path / "unpacked").fingerprint() == dataset.open("train").fingerprint()
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if DATASETS[name].prepare or DATASETS[name].download])
-def test_command_that_a_missing_dataset_points_to_takes_it(name, tmp_path):
+def test_the_command_in_the_error_for_a_missing_dataset_accepts_the_dataset(name, tmp_path):
     with pytest.raises(MissingFilesError) as caught:
         open_split(name, "train", tmp_path)
     script, *flags = str(caught.value).split("run: python ")[1].split(" (its")[0].split()
@@ -191,20 +191,20 @@ def test_command_that_a_missing_dataset_points_to_takes_it(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_script_ends_with_one_line_and_status_2_for_a_users_mistake(tmp_path):
+def test_a_script_ends_with_one_line_and_status_2_after_a_user_error(tmp_path):
     script = Path(__file__).parents[2] / "scripts" / "verify_dataset.py"
     command = [sys.executable, str(script), "--dataset", "cars", "--data-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    begun, _, refusal = done.stderr.strip().partition("\n")
-    assert begun == "verify_dataset.py: dataset cars"
-    assert "\n" not in refusal
-    assert "dataset 'cars': no stanford_cars/devkit/cars_meta.mat" in done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    first_line, _, error = process.stderr.strip().partition("\n")
+    assert first_line == "verify_dataset.py: dataset cars"
+    assert "\n" not in error
+    assert "dataset 'cars': no stanford_cars/devkit/cars_meta.mat" in error
 
 
 @pytest.mark.slow
-def test_listing_names_imports_no_heavy_library():
+def test_listing_dataset_names_does_not_import_a_heavy_library():
     code = "import sys; from fungi.data.base import DATASETS; DATASETS.names(); print(sorted(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for heavy in ("'torch'", "'torchvision'", "'datasets'", "'sklearn'", "'scipy'", "'PIL'"):
-        assert heavy not in done.stdout
+        assert heavy not in process.stdout

@@ -1,7 +1,7 @@
-"""One maker per dataset: a few-kilobyte copy in the dataset's true on-disk format.
+"""One maker per dataset. A maker writes a miniature copy of a few kilobytes in the format of the dataset.
 
-A module named after the dataset (`cub_200.py` for `cub-200`) has `make(data_dir, patch) -> Miniature`, and
-`pack(data_dir, archives, patch)` where the dataset is prepared from archives.
+The module of a dataset (`cub_200.py` for `cub-200`) defines `make(data_dir, patch) -> Miniature`. If the dataset is
+prepared from archives, it also defines `pack(data_dir, archives, patch)`.
 """
 
 import importlib
@@ -12,7 +12,7 @@ COMMON = ("masks", "miniature", "tables", "waves")
 
 
 def makers() -> dict[str, Any]:
-    """Dataset -> its maker."""
+    """Return dataset -> its maker."""
     names = [module.name for module in pkgutil.iter_modules(__path__) if module.name not in COMMON]
-    found = {name.replace("_", "-"): importlib.import_module(f"{__name__}.{name}") for name in names}
-    return {**found, **found["esc-50"].OTHER_FOLDS}
+    modules = {name.replace("_", "-"): importlib.import_module(f"{__name__}.{name}") for name in names}
+    return {**modules, **modules["esc-50"].OTHER_FOLDS}

@@ -1,4 +1,4 @@
-"""`images` and `annotations` of `training` and `validation`; masks hold 0 to 150 in grey."""
+"""`images` and `annotations` of `training` and `validation`; masks are grey PNGs with values from 0 to 150."""
 
 from pathlib import Path
 

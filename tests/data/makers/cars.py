@@ -1,4 +1,4 @@
-"""MATLAB structures with boxes, class (from 1) and file name; class names are a cell array."""
+"""MATLAB structures with box, class (from 1) and file name; class names are a cell array."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def make(data_dir: Path, patch: pytest.MonkeyPatch) -> Miniature:
 
 
 def pack(data_dir: Path, archives: Path, patch: pytest.MonkeyPatch) -> None:
-    """The Kaggle archive holds each folder twice nested; the test labels come as a file with a browser's suffix."""
+    """Nest each folder in a folder of the same name (as Kaggle does), and add a browser suffix to the test labels."""
     base = data_dir / "cars" / "stanford_cars"
     folders = {f"cars_{split}/cars_{split}": base / f"cars_{split}" for split in LISTS}
     zip_folders(archives / "stanford-cars-dataset.zip", folders)

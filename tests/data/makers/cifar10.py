@@ -1,4 +1,4 @@
-"""Batches of pickled dictionaries with byte keys' modern form: `data` [n 3072] uint8, planes red, green, blue."""
+"""Batches are pickled dictionaries; `data` is [n 3072] uint8 with red, green and blue planes."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""As CIFAR-10, in one file per split, with coarse labels that must not be taken."""
+"""Like CIFAR-10, but with one file per split, and with coarse labels that must not be used."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Text tables `id value`: images, classes, and 1 for train; ids are not in step with the split."""
+"""Text tables `id value` of images, classes and splits (1 is train); the ids are not sorted by split."""
 
 from pathlib import Path
 

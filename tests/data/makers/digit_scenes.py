@@ -1,4 +1,4 @@
-"""Scenes are composed from what scikit-learn carries: the real thing is small enough."""
+"""The scenes are composed from images of scikit-learn, so the real dataset is small enough."""
 
 from pathlib import Path
 

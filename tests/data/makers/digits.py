@@ -1,4 +1,4 @@
-"""Digits are carried by scikit-learn: the real thing is small enough. The rows come from an oracle of their own."""
+"""The digits come with scikit-learn, so the real dataset is small enough. The rows are computed independently here."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`2750/<class>/<class>_<number>.jpg`; the split is drawn by scikit-learn over the files in sorted order."""
+"""`2750/<class>/<class>_<number>.jpg`; scikit-learn draws the split from the sorted files."""
 
 from pathlib import Path
 

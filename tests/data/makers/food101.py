@@ -1,4 +1,4 @@
-"""`meta/<split>.json`: class -> list of `class/number`, in an order of its own; labels follow the sorted classes."""
+"""`meta/<split>.json`: class -> list of `class/number`, not sorted; labels are positions in the sorted classes."""
 
 import json
 from pathlib import Path

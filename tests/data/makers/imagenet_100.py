@@ -1,4 +1,4 @@
-"""Four shards of train and one of validation; labels are positions in `Labels.json`, which is not sorted."""
+"""Four train shards and one validation shard; labels are positions in `Labels.json`, which is not sorted."""
 
 import json
 from pathlib import Path

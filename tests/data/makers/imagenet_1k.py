@@ -1,4 +1,4 @@
-"""Folders by WordNet id, `meta.bin` as torchvision writes it; the official archives for the preparation."""
+"""Folders named by WordNet id, with the `meta.bin` of torchvision; also the official archives."""
 
 import tarfile
 from pathlib import Path
@@ -27,7 +27,7 @@ def make(data_dir: Path, patch: pytest.MonkeyPatch) -> Miniature:
 
 
 def pack(data_dir: Path, archives: Path, patch: pytest.MonkeyPatch) -> None:
-    """An archive per class inside that of train; validation images flat, their classes in the devkit."""
+    """Write the official archives: train has an archive per class; the devkit has the classes of validation images."""
     root = data_dir / "imagenet-1k"
     for wordnet_id in NAMES:
         images = {path.name: path for path in sorted((root / "train" / wordnet_id).iterdir())}

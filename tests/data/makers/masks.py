@@ -1,4 +1,4 @@
-"""Masks as the datasets have them: numbers in a palette PNG, or in a grey one."""
+"""Write masks in the formats of the datasets: palette PNG or grey PNG."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def write_palette_mask(path: Path, values: np.ndarray) -> None:
-    """A palette PNG whose colours are nothing like its numbers."""
+    """Write a palette PNG with colours that differ from the class numbers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(values.astype(np.uint8), "L").convert("P")
     image.putdata(values.astype(np.uint8).reshape(-1).tolist())

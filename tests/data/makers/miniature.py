@@ -1,4 +1,4 @@
-"""What a maker promises, and the images it writes: each of one colour that follows from its id."""
+"""The result of a maker, and functions to write its files. Each image has one colour, which depends on its id."""
 
 import hashlib
 import tarfile
@@ -21,7 +21,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Miniature:
-    """splits: the expected rows, in order. files: id -> image file, where rows are files. class_names: expected."""
+    """Expected content of a dataset. splits: rows in order. files: id -> image file, if rows are files."""
 
     splits: dict[str, list[Row]]
     class_names: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ def colour_of(name: str) -> Colour:
 
 
 def write_image(path: Path, name: str, size: tuple[int, int] = (12, 10)) -> Colour:
-    """Write an image file whose colour follows from `name`."""
+    """Write an image file with the colour of `name`, and return the colour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
     Image.new("RGB", size, colour_of(name)).save(path, kind, **({} if kind == "PNG" else {"quality": 95}))
@@ -42,7 +42,7 @@ def write_image(path: Path, name: str, size: tuple[int, int] = (12, 10)) -> Colo
 
 
 def file_rows(root: Path, rows: list[tuple[str, int]]) -> list[Row]:
-    """Write the image files of a split and give its rows; ids are paths relative to `root`."""
+    """Write the image files of a split and return its rows. Ids are paths relative to `root`."""
     return [Row(name, label, write_image(root / name, name)) for name, label in rows]
 
 
@@ -60,7 +60,7 @@ def md5(path: Path) -> str:
 
 
 def zip_folders(archive: Path, folders: dict[str, Path]) -> None:
-    """A zip archive of folders (or files) under the given names."""
+    """Write a zip archive of folders or files. folders: name in the archive -> path."""
     with zipfile.ZipFile(archive, "w") as file:
         for name, source in folders.items():
             for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
@@ -69,13 +69,13 @@ def zip_folders(archive: Path, folders: dict[str, Path]) -> None:
 
 
 def tar_folders(archive: Path, folders: dict[str, Path], mode: str = "w:gz") -> None:
-    """A tar archive of folders (or files) under the given names."""
+    """Write a tar archive of folders or files. folders: name in the archive -> path."""
     with tarfile.open(archive, mode) as file:
         for name, source in folders.items():
             file.add(source, name)
 
 
 def uniform(image: Image.Image) -> Colour:
-    """Mean colour of an image."""
+    """Return the mean colour of an image."""
     red, green, blue = np.asarray(image).reshape(-1, 3).mean(0).round().astype(int).tolist()
     return red, green, blue

@@ -1,4 +1,4 @@
-"""`gnd_roxford5k.pkl`: names without ending, and per query a box and rows of the database, some as numpy arrays."""
+"""`gnd_roxford5k.pkl`: names without ending; per query, a box and database rows, some of them as numpy arrays."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""As for Oxford; prepared from the official archives, whose images lie in one folder per landmark."""
+"""Like Oxford, but prepared from the official archives, which have one folder per landmark."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Images, palette masks (255 is void) and lists, as the segmentation projects arrange Pascal VOC 2012."""
+"""Images, palette masks (255 is void) and lists, in the layout that segmentation projects use for Pascal VOC 2012."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Patterns are generated: nothing is on disk, and the rows follow from their number."""
+"""Patterns are generated from the row number; they have no files."""
 
 from pathlib import Path
 

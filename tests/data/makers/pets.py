@@ -1,4 +1,4 @@
-"""`annotations/trainval.txt` and `test.txt` of lines `image class species breed`, classes from 1."""
+"""`annotations/trainval.txt` and `test.txt` have lines `image class species breed`; classes start at 1."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A standard library of a few lines: repeated, shared, short and nested docstrings among them."""
+"""A tiny standard library with repeated, shared, short and nested docstrings."""
 
 import hashlib
 import sysconfig
@@ -45,6 +45,6 @@ def _expected(rows: list[tuple[str, str, int]]) -> dict[str, list[Row]]:
     rows = sorted(rows, key=lambda row: share("order " + row[0]))
     splits: dict[str, list[Row]] = {"train": [], "test": []}
     for name, text, label in rows:
-        known = hashlib.sha256(text.encode()).hexdigest()[:8]
-        splits["test" if share(name) < 0.3 else "train"].append(Row(f"{name}#{known}", label))
+        text_hash = hashlib.sha256(text.encode()).hexdigest()[:8]
+        splits["test" if share(name) < 0.3 else "train"].append(Row(f"{name}#{text_hash}", label))
     return splits

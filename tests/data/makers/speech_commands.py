@@ -1,4 +1,4 @@
-"""`<word>/<speaker>_nohash_<take>.wav`, the two lists of files, and noise that belongs to no split."""
+"""`<word>/<speaker>_nohash_<take>.wav`, the lists of two splits, and noise that is in no split."""
 
 from pathlib import Path
 

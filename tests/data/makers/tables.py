@@ -1,4 +1,4 @@
-"""Text datasets as the hub's Parquet conversion has them: one table per split, with columns that nobody asked for."""
+"""Text datasets like the Parquet conversion of the hub: one table per split, with an additional column."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +10,7 @@ from pyarrow import parquet
 from tests.data.makers.miniature import Row
 
 Rows = list[tuple[str, Any]]
-"""Text and label as stored."""
+"""Stored text and label."""
 
 
 def write_table(path: Path, rows: Rows, text: str = "text", label: str = "label") -> None:
@@ -20,10 +20,10 @@ def write_table(path: Path, rows: Rows, text: str = "text", label: str = "label"
 
 
 def text_rows(split: str, rows: Rows, labels: list[int] | None = None) -> list[Row]:
-    """Expected rows: ids are the place in the file and a hash of the text."""
+    """Return the expected rows. An id is the position in the file and a hash of the text."""
     labels = labels or [label for _, label in rows]
     hashes = [hashlib.sha256(text.encode()).hexdigest()[:8] for text, _ in rows]
-    return [Row(f"{split}/{place}#{known}", labels[place]) for place, known in enumerate(hashes)]
+    return [Row(f"{split}/{index}#{text_hash}", labels[index]) for index, text_hash in enumerate(hashes)]
 
 
 def write_splits(root: Path, splits: dict[str, Rows], **columns: str) -> dict[str, list[Row]]:

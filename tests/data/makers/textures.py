@@ -1,4 +1,4 @@
-"""`labels/<split><partition>.txt` of lines `class/file`; partition 2 differs and must not be taken."""
+"""`labels/<split><partition>.txt` has lines `class/file`; partition 2 differs and must not be used."""
 
 from pathlib import Path
 

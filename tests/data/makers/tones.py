@@ -1,4 +1,4 @@
-"""Tones are generated: nothing is on disk, and the rows follow from their number."""
+"""Tones are generated from the row number; they have no files."""
 
 from pathlib import Path
 

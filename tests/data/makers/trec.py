@@ -1,4 +1,4 @@
-"""Columns `text`, `coarse_label`, `fine_label`; an empty question and one of a single word among them."""
+"""Columns `text` and `coarse_label`; one question is empty, and one has a single word."""
 
 from pathlib import Path
 

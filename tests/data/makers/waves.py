@@ -1,4 +1,4 @@
-"""Sound files: each a tone whose pitch follows from its name."""
+"""Write sound files. Each contains a tone; its pitch depends on the file name."""
 
 import hashlib
 from pathlib import Path
@@ -12,7 +12,7 @@ def pitch_of(name: str) -> float:
 
 
 def write_wave(path: Path, name: str, rate: int = 16_000, seconds: float = 0.25) -> None:
-    """A 16-bit mono WAV file."""
+    """Write a 16-bit mono WAV file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     time = np.arange(int(rate * seconds)) / rate
     wavfile.write(path, rate, (0.5 * 2**15 * np.sin(2 * np.pi * pitch_of(name) * time)).astype(np.int16))

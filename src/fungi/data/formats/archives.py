@@ -33,7 +33,7 @@ SMALLEST_MEMBER = 512
 
 
 @contextmanager
-def made_whole(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `target` at the end of the block, or removed if the block fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
@@ -97,7 +97,7 @@ def unpack_folder(archive: Callable[[], Path], below: str, target: Path) -> None
         return
     source = archive()
     logger.info("unpacking %s of %s", below or "all", source)
-    with made_whole(target) as work:
+    with atomic_folder(target) as work:
         unpack(source, work, below=below)
         _flatten(work, PurePosixPath(below).name)
     logger.info("wrote %s", target)

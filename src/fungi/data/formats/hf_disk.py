@@ -17,7 +17,7 @@ from jaxtyping import UInt32
 
 from fungi.data.base import Samples
 from fungi.data.content import digest_of_bytes, digest_of_file, digest_of_item
-from fungi.data.formats.archives import made_whole
+from fungi.data.formats.archives import atomic_folder
 from fungi.data.formats.image_files import AS_DISPLAYED, decode
 from fungi.data.formats.image_folders import composed
 from fungi.data.names import PackedNames
@@ -113,7 +113,7 @@ def hub_copy(repository: str, target: Path) -> Path:
             f"there is no folder {repository}, and huggingface.co/datasets/{repository} can't be downloaded ({cause}). "
             f"Correct the name, or run the same command on a machine with a network and copy {target} here."
         ) from None
-    with made_whole(target) as work:
+    with atomic_folder(target) as work:
         splits.save_to_disk(str(work))
     return target
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from fungi.data.base import DatasetSpec, Samples
 from fungi.data.content import digest_of_item
-from fungi.data.formats.archives import find_archive, is_there, made_whole, unpack, unpack_folder
+from fungi.data.formats.archives import atomic_folder, find_archive, is_there, unpack, unpack_folder
 from fungi.data.formats.image_files import ImageFiles, image_samples
 from fungi.data.names import PackedNames
 from fungi.data.places import Place, reading
@@ -90,7 +90,7 @@ class Landmarks:
         patterns = {"roxford5k": ["oxbuild_images*.tgz"], "rparis6k": ["paris_1*.tgz", "paris_2*.tgz"]}[self.folder]
         sources = [find_archive(archives, pattern, "roxfordparis.zip") for pattern in patterns]
         truth = find_archive(archives, f"gnd_{self.folder}.pkl")
-        with made_whole(target) as work:
+        with atomic_folder(target) as work:
             (work / "jpg").mkdir()
             for source in sources:
                 unpack(source, work / "unpacked")

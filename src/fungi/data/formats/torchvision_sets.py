@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fungi.data.base import Samples
-from fungi.data.formats.archives import is_there, made_whole
+from fungi.data.formats.archives import atomic_folder, is_there
 from fungi.data.formats.image_files import image_samples
 from fungi.data.places import Place, reading, relative
 from fungi.errors import FungiError
@@ -46,7 +46,7 @@ class TorchvisionDownload:
         target = data_dir.expanduser() / self.folder
         if is_there(target):
             return
-        with made_whole(target) as work:
+        with atomic_folder(target) as work:
             try:
                 getattr(torchvision.datasets, self.class_name)(str(work), download=True)
             except (OSError, RuntimeError) as error:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fungi.data.base import register_dataset
-from fungi.data.formats.archives import fetch, is_there, made_whole, unpack
+from fungi.data.formats.archives import atomic_folder, fetch, is_there, unpack
 from fungi.data.formats.torchvision_sets import TorchvisionImages
 from fungi.data.places import Place
 
@@ -17,7 +17,7 @@ def _download(data_dir: Path) -> None:
     home = PLACE.home(data_dir.expanduser())
     if is_there(home):
         return
-    with made_whole(home) as work:
+    with atomic_folder(home) as work:
         archive = fetch(FGVCAircraft._URL, work)
         unpack(archive, work)
         archive.unlink()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fungi.data.base import Samples, register_dataset
-from fungi.data.formats.archives import find_archive, is_there, made_whole
+from fungi.data.formats.archives import atomic_folder, find_archive, is_there
 from fungi.data.formats.image_folders import class_folder_samples, class_folders
 from fungi.data.places import Place, reading
 from fungi.errors import FungiError
@@ -46,7 +46,7 @@ def _prepare(data_dir: Path, archives: Path) -> None:
     for folder, parse in (("train", imagenet.parse_train_archive), ("val", imagenet.parse_val_archive)):
         if is_there(home / folder):
             continue
-        with _unpacking(archives, folder) as file, made_whole(home / folder) as work:
+        with _unpacking(archives, folder) as file, atomic_folder(home / folder) as work:
             parse(str(home), file=file, folder=work.name)
 
 

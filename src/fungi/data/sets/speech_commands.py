@@ -7,7 +7,7 @@ sorted by path. Labels number the words in alphabetical order.
 from pathlib import Path
 
 from fungi.data.base import Samples, register_dataset
-from fungi.data.formats.archives import find_archive, is_there, made_whole, unpack
+from fungi.data.formats.archives import atomic_folder, find_archive, is_there, unpack
 from fungi.data.formats.sounds import sound_samples
 from fungi.data.places import Place, reading
 from fungi.errors import FungiError
@@ -43,7 +43,7 @@ def _prepare(data_dir: Path, archives: Path) -> None:
     if is_there(target):
         return
     archive = find_archive(archives, "speech_commands_v0.02.tar.gz", "speech_commands*.tar.gz")
-    with made_whole(target) as work:
+    with atomic_folder(target) as work:
         unpack(archive, work)
 
 
