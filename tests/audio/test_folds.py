@@ -1,4 +1,4 @@
-"""The mean over the folds of ESC-50."""
+"""Averages over the folds of ESC-50."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ def test_the_table_shows_mean_and_deviation_of_five_folds(average, tmp_path, cap
     assert "44.0 ± 2.8" in capsys.readouterr().out
 
 
-def test_folds_that_came_about_in_different_ways_are_not_averaged(average, tmp_path, capsys):
+def test_folds_with_different_protocols_are_not_averaged(average, tmp_path, capsys):
     for fold in range(1, 6):
         write(tmp_path, "esc-50" if fold == 1 else f"esc-50-fold{fold}", 0.4, k=5 if fold == 4 else 20)
     assert average(["--root", str(tmp_path)]) == 2
@@ -44,7 +44,7 @@ def test_folds_that_came_about_in_different_ways_are_not_averaged(average, tmp_p
     assert "came about in different ways (knn, full, profile unknown, k 20, PCA 512; knn, full" in error
 
 
-def test_folds_that_were_not_evaluated_are_named(average, tmp_path, capsys):
+def test_missing_folds_are_named(average, tmp_path, capsys):
     write(tmp_path, "esc-50", 0.4)
     assert average(["--root", str(tmp_path)]) == 2
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Reading sounds: every WAV flavour, rates, channels, and what is refused."""
+"""Reading sounds: all WAV formats, rates and channels; invalid files are refused."""
 
 from pathlib import Path
 
@@ -25,12 +25,12 @@ TONE = 0.5 * np.sin(2 * np.pi * 440 * TIME)
         (np.float64, 1, 0, 2**-24),
     ],
 )
-def test_values_of_every_kind_are_read_to_their_precision(tmp_path, kind, scale, offset, step):
+def test_every_value_type_is_read_with_its_precision(tmp_path, kind, scale, offset, step):
     values = TONE * scale + offset
     wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, (values if scale == 1 else np.round(values)).astype(kind))
-    found = read_wav(tmp_path / "a.wav", "a")
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, TONE, atol=2 * step)
+    waveform = read_wav(tmp_path / "a.wav", "a")
+    assert waveform.dtype == np.float32
+    np.testing.assert_allclose(waveform, TONE, atol=2 * step)
 
 
 def test_channels_are_averaged(tmp_path):
@@ -41,20 +41,20 @@ def test_channels_are_averaged(tmp_path):
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
 def test_other_rates_are_resampled_to_the_same_sound(rate):
     time = np.arange(rate) / rate
-    found = resample(np.sin(2 * np.pi * 440 * time), rate)
-    assert len(found) == SAMPLE_RATE
-    wanted = np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
-    middle = slice(1000, -1000)  # the filter has nothing to go on beyond the edges
-    np.testing.assert_allclose(found[middle], wanted[middle], atol=0.01)
+    waveform = resample(np.sin(2 * np.pi * 440 * time), rate)
+    assert len(waveform) == SAMPLE_RATE
+    expected = np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
+    middle = slice(1000, -1000)  # without the edges, where the filter lacks values
+    np.testing.assert_allclose(waveform[middle], expected[middle], atol=0.01)
 
 
-def test_what_lies_above_half_the_rate_is_filtered_out():
+def test_frequencies_above_half_the_rate_are_filtered_out():
     time = np.arange(44_100) / 44_100
-    above = resample(np.sin(2 * np.pi * 12_000 * time), 44_100)  # would appear as a tone of 4 kHz
-    assert np.abs(above[1000:-1000]).max() < 0.01
+    filtered = resample(np.sin(2 * np.pi * 12_000 * time), 44_100)  # without the filter: a tone of 4 kHz
+    assert np.abs(filtered[1000:-1000]).max() < 0.01
 
 
-def test_a_silent_clip_is_a_clip(tmp_path):
+def test_a_silent_clip_is_accepted(tmp_path):
     wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, np.zeros(16000, dtype=np.int16))
     assert not read_wav(tmp_path / "a.wav", "a").any()
 
@@ -69,16 +69,16 @@ def test_a_silent_clip_is_a_clip(tmp_path):
         (np.full(500, np.nan, dtype=np.float32), r"contains values that are not finite"),
     ],
 )
-def test_clips_that_can_not_be_used_are_named(tmp_path, values, complaint):
+def test_unusable_clips_are_named(tmp_path, values, complaint):
     wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, values)
     with pytest.raises(FungiError, match=complaint):
         read_wav(tmp_path / "a.wav", "yes/a.wav")
 
 
-def test_a_damaged_and_an_absent_file_are_named(tmp_path):
+def test_a_damaged_file_and_a_missing_file_are_named(tmp_path):
     wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, np.zeros(500, dtype=np.int16))
-    whole = (tmp_path / "a.wav").read_bytes()
-    (tmp_path / "a.wav").write_bytes(b"RIFX" + whole[4:30])
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(b"RIFX" + content[4:30])
     with pytest.raises(FungiError, match=r"sample 'a': can't read .*a.wav as WAV"):
         read_wav(tmp_path / "a.wav", "a")
     with pytest.raises(MissingFilesError, match=r"sample 'b': there is no file .*b.wav"):
@@ -86,20 +86,20 @@ def test_a_damaged_and_an_absent_file_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["esc-50", "speech-commands"])
-def test_the_input_follows_the_dataset(name):
+def test_the_dataset_sets_the_input_options(name):
     frames = {"esc-50": 512, "speech-commands": 128}
     options = DATASETS[name].input_options
     assert options["frames"] == frames[name]
     assert set(options) == {"frames", "mean", "deviation"}
 
 
-def test_every_fold_of_esc50_is_a_dataset_of_the_same_clips():
+def test_every_fold_of_esc50_is_a_dataset_with_the_same_sizes():
     names = ["esc-50", *(f"esc-50-fold{fold}" for fold in range(2, 6))]
     assert all(dict(DATASETS[name].sizes) == {"train": 1600, "test": 400} for name in names)
     assert [DATASETS[name].published for name in names] == [True, False, False, False, False]
 
 
-def test_tones_are_the_same_every_time_differ_and_are_called_synthetic():
+def test_tones_are_reproducible_distinct_and_called_synthetic():
     train, test = (open_split("tones", split, Path()) for split in ("train", "test"))
     np.testing.assert_array_equal(train.load(3), open_split("tones", "train", Path()).load(3))
     clips = [train.load(row) for row in range(8)] + [test.load(row) for row in range(8)]
@@ -111,7 +111,7 @@ def test_tones_are_the_same_every_time_differ_and_are_called_synthetic():
     assert "synthetic" in DATASETS["tones"].notes
 
 
-def test_a_truncated_file_is_refused_and_not_read_by_half(tmp_path):
+def test_a_truncated_file_is_refused(tmp_path):
     wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, np.zeros(16_000, dtype=np.int16))
     content = (tmp_path / "a.wav").read_bytes()
     (tmp_path / "a.wav").write_bytes(content[: len(content) // 2])
@@ -120,10 +120,10 @@ def test_a_truncated_file_is_refused_and_not_read_by_half(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [0, 1, 999, 2**31 - 1])
-def test_a_sampling_rate_that_no_sound_has_is_refused_before_anything_is_resampled(tmp_path, rate):
+def test_an_implausible_sampling_rate_is_refused_before_resampling(tmp_path, rate):
     wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, np.zeros(16_000, dtype=np.int16))
     content = bytearray((tmp_path / "a.wav").read_bytes())
-    content[24:28] = rate.to_bytes(4, "little")  # the rate in the format chunk, then bytes per second
+    content[24:28] = rate.to_bytes(4, "little")  # rate in the format chunk; the next field is bytes per second
     content[28:32] = (2 * rate % 2**32).to_bytes(4, "little")
     (tmp_path / "a.wav").write_bytes(bytes(content))
     with pytest.raises(FungiError, match=rf"sample 'a': .*a.wav has a sampling rate of {rate} Hz"):

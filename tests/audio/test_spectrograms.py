@@ -1,4 +1,4 @@
-"""The filter bank against a plain reading of its formulas, and the views made of it."""
+"""The filter bank compared with a direct implementation of its formulas, and the views of spectrograms."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SILENCE = np.log(1.1920929e-7)
 
 
 def plain_filter_bank(waveform: np.ndarray) -> np.ndarray:
-    """Kaldi's documented recipe, one frame, one bin and one filter at a time, in float64."""
+    """Return Kaldi's documented filter bank, computed in float64 with loops over frames, bins and filters."""
     x = waveform.astype(np.float64) - waveform.astype(np.float64).mean()
     window = [0.5 - 0.5 * np.cos(2 * np.pi * i / 399) for i in range(400)]
     edges = np.linspace(mel(20.0), mel(8000.0), 130)
@@ -30,11 +30,11 @@ def plain_filter_bank(waveform: np.ndarray) -> np.ndarray:
 def filter_energy(power: np.ndarray, left: float, centre: float, right: float) -> float:
     total = 0.0
     for number in range(256):
-        place = mel(number * 16000 / 512)
-        if left < place <= centre:
-            total += power[number] * (place - left) / (centre - left)
-        elif centre < place < right:
-            total += power[number] * (right - place) / (right - centre)
+        frequency = mel(number * 16000 / 512)
+        if left < frequency <= centre:
+            total += power[number] * (frequency - left) / (centre - left)
+        elif centre < frequency < right:
+            total += power[number] * (right - frequency) / (right - centre)
     return total
 
 
@@ -49,14 +49,14 @@ def sound(samples: int = 2000) -> np.ndarray:
 
 
 def test_the_filter_bank_equals_the_formulas():
-    # 1e-3 is the bound that Kaldi's own float32 code keeps to; low energies have few digits.
+    # Kaldi's float32 code has this tolerance, because the logarithm of a low energy has few correct digits.
     np.testing.assert_allclose(log_mel(torch.from_numpy(sound())).numpy(), plain_filter_bank(sound()), atol=1e-3)
 
 
 def test_the_filter_bank_equals_torchaudio():
-    kaldi = pytest.importorskip("torchaudio.compliance.kaldi", reason="torchaudio is not installed: an optional check")
+    kaldi = pytest.importorskip("torchaudio.compliance.kaldi", reason="optional check: torchaudio is not installed")
     waveform = torch.from_numpy(sound(16000))
-    wanted = kaldi.fbank(
+    expected = kaldi.fbank(
         (waveform - waveform.mean()).unsqueeze(0),
         htk_compat=True,
         sample_frequency=16000,
@@ -66,21 +66,21 @@ def test_the_filter_bank_equals_torchaudio():
         dither=0.0,
         frame_shift=10,
     )
-    torch.testing.assert_close(log_mel(waveform), wanted, rtol=0, atol=1e-3)
+    torch.testing.assert_close(log_mel(waveform), expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(("samples", "frames"), [(80000, 498), (16000, 98), (400, 1), (559, 1), (560, 2)])
-def test_only_complete_frames_count(samples, frames):
+def test_the_spectrogram_has_only_complete_frames(samples, frames):
     assert log_mel(torch.zeros(samples)).shape == (frames, 128)
 
 
-def test_silence_is_the_floor_and_one_filter_never_leaves_it():
+def test_silence_has_the_smallest_value_and_one_filter_is_always_silent():
     torch.testing.assert_close(log_mel(torch.zeros(16000)), torch.full((98, 128), float(SILENCE)))
     empty = [k for k in range(128) if np.allclose(log_mel(torch.from_numpy(sound())).numpy()[:, k], SILENCE)]
-    assert empty == [3]  # counted from 0; it lies between two bins
+    assert empty == [3]  # filter 3, counted from 0, lies between two bins
 
 
-def test_padding_comes_at_the_end_and_before_normalisation():
+def test_padding_is_at_the_end_and_is_normalised():
     views = INPUT.views("plain")
     batch = views.collate([views.prepare(sound(80000)), views.prepare(sound(200000))])
     assert batch.shape == (2, 1, 512, 128)
@@ -91,19 +91,19 @@ def test_padding_comes_at_the_end_and_before_normalisation():
     torch.testing.assert_close(rendered[0, :498], (batch[0, 0, :498] + 6.6268077) / (2 * 5.358466))
 
 
-def test_a_long_clip_is_cut_at_its_end():
-    whole = log_mel(torch.from_numpy(sound(16000)))
-    assert torch.equal(fitted(whole, 20), whole[:20])
+def test_a_long_clip_is_truncated_at_the_end():
+    spectrogram = log_mel(torch.from_numpy(sound(16000)))
+    assert torch.equal(fitted(spectrogram, 20), spectrogram[:20])
 
 
 def test_views_are_noisy_shifted_copies():
-    views = INPUT.views("noisy-shifts")
+    generator = INPUT.views("noisy-shifts")
     waveform = sound(80000)
     plain = INPUT.views("plain").prepare(waveform)[0]
-    made = prepare(views, waveform, 42, "row")
-    assert made.shape == (16, 512, 128)
+    views = prepare(generator, waveform, 42, "row")
+    assert views.shape == (16, 512, 128)
     shifts = []
-    for view in made:
+    for view in views:
         candidates = [
             shift
             for shift in range(-20, 21)
@@ -118,14 +118,14 @@ def test_views_are_noisy_shifted_copies():
 @pytest.mark.slow
 def test_all_shifts_of_the_range_occur_and_no_other():
     views = INPUT.views("noisy-shifts", n_views=400, noise=0.0)
-    marked = np.zeros(90000, dtype=np.float32)  # no padding, which is louder than silence
-    marked[40000:40400] = sound(400)
-    plain = INPUT.views("plain").prepare(marked)[0].sum(dim=1).argmax()
-    found = {int(view.sum(dim=1).argmax() - plain) for view in prepare(views, marked, 1, "row")}
-    assert found == set(range(-10, 10))
+    pulse = np.zeros(90000, dtype=np.float32)  # long enough to need no padding, which is louder than silence
+    pulse[40000:40400] = sound(400)
+    plain = INPUT.views("plain").prepare(pulse)[0].sum(dim=1).argmax()
+    shifts = {int(view.sum(dim=1).argmax() - plain) for view in prepare(views, pulse, 1, "row")}
+    assert shifts == set(range(-10, 10))
 
 
-def test_views_follow_from_the_row_and_fewer_are_the_first_of_more():
+def test_views_depend_on_the_row_and_not_on_the_number_of_views():
     waveform = sound(16000)
     few, many, again, other = (
         prepare(INPUT.views("noisy-shifts", n_views=count), waveform, 42, name)
@@ -136,7 +136,7 @@ def test_views_follow_from_the_row_and_fewer_are_the_first_of_more():
     assert not torch.equal(many, other)
 
 
-def test_noise_after_normalisation_is_as_strong_as_the_values_there():
+def test_noise_after_normalisation_is_not_divided_by_the_deviation():
     from dataclasses import replace
 
     waveform = sound(16000)
@@ -157,12 +157,12 @@ def test_noise_after_normalisation_is_as_strong_as_the_values_there():
         ("noisy-shifts", {"grid": 2}, "have no option 'grid'"),
     ],
 )
-def test_kinds_and_options_that_there_are_not_are_refused(kind, options, complaint):
+def test_unknown_kinds_and_options_are_refused(kind, options, complaint):
     with pytest.raises(FungiError, match=complaint):
         INPUT.views(kind, **options)
 
 
 @pytest.mark.parametrize("item", ["a text", np.zeros((2, 500), dtype=np.float32)])
-def test_an_item_that_is_no_mono_waveform_is_refused(item):
+def test_an_item_that_is_not_a_mono_waveform_is_refused(item):
     with pytest.raises(FungiError, match="a mono waveform was expected"):
         INPUT.views("plain").prepare(item)

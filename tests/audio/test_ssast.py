@@ -1,4 +1,4 @@
-"""SSAST: its shapes, positions on other grids, and the layout of the published checkpoint."""
+"""SSAST: shapes, position embeddings on other grids, and the published checkpoint."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ SIZES = {"width": 32, "depth": 2, "heads": 2}
 
 
 def published_layout(width: int = 32, depth: int = 2) -> dict[str, Tensor]:
-    """A random checkpoint in the published names, typed from the description of the file."""
+    """Return random weights with the names and shapes of the published checkpoint."""
     shapes: dict[str, tuple[int, ...]] = {
         "v.cls_token": (1, 1, width),
         "v.dist_token": (1, 1, width),
@@ -51,14 +51,14 @@ def published_layout(width: int = 32, depth: int = 2) -> dict[str, Tensor]:
 
 @pytest.fixture
 def small(monkeypatch):
-    """`patch-ssast` with a small network."""
+    """Replace the network of `patch-ssast` with a small network."""
     spec = replace(BACKBONES["patch-ssast"], build=lambda: build("cls_dist", SIZES))
     monkeypatch.setitem(BACKBONES._entries, "patch-ssast", spec)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_sizes_are_those_of_the_paper(name):
+def test_sizes_equal_the_paper(name):
     spec = BACKBONES[name]
     assert (spec.embedding_dim, spec.layer, spec.gradient_dim) == (768, "blocks.11.attn.proj", 590592)
     assert (spec.projection_dim, spec.pca_dim) == (768, 512)
@@ -70,7 +70,7 @@ def test_sizes_are_those_of_the_paper(name):
 
 
 @pytest.mark.parametrize(("frames", "tokens"), [(512, 602), (128, 146)])
-def test_tokens_are_as_many_as_in_the_paper(frames, tokens):
+def test_the_number_of_tokens_equals_the_paper(frames, tokens):
     model = SpectrogramTransformer(**SSAST)
     assert model.tokens(torch.zeros(1, frames, 128)).shape == (1, tokens, 24)
 
@@ -78,19 +78,19 @@ def test_tokens_are_as_many_as_in_the_paper(frames, tokens):
 def test_frequency_is_the_slow_axis_of_the_tokens():
     model = SpectrogramTransformer(**SSAST)
     silent, loud = torch.zeros(1, 128, 128), torch.zeros(1, 128, 128)
-    loud[:, :16, 100:] = 1  # the first frames, high mel bins: only patches of the first columns and high rows
-    moved = (model.tokens(loud) - model.tokens(silent)).abs().sum(dim=(0, 2))[2:].reshape(12, 12) > 0
-    rows, columns = torch.nonzero(moved, as_tuple=True)
+    loud[:, :16, 100:] = 1  # only patches in the first columns (frames) and in high rows (mel bins)
+    changed = (model.tokens(loud) - model.tokens(silent)).abs().sum(dim=(0, 2))[2:].reshape(12, 12) > 0
+    rows, columns = torch.nonzero(changed, as_tuple=True)
     assert rows.min() == 9  # mel bins 90..105
     assert columns.max() == 1  # frames 10..25
 
 
 def test_positions_are_added_to_the_tokens():
     model = SpectrogramTransformer(**SSAST)
-    sounds, moved = torch.randn(1, 128, 128), torch.randn_like(model.pos_embed[:, :2])
+    sounds, change = torch.randn(1, 128, 128), torch.randn_like(model.pos_embed[:, :2])
     before = model.tokens(sounds)
-    model.pos_embed.data[:, :2] += moved
-    torch.testing.assert_close(model.tokens(sounds)[:, :2] - before[:, :2], moved)
+    model.pos_embed.data[:, :2] += change
+    torch.testing.assert_close(model.tokens(sounds)[:, :2] - before[:, :2], change)
 
 
 def test_the_embedding_is_the_mean_of_both_leading_tokens_or_of_the_patches():
@@ -104,33 +104,33 @@ def test_the_embedding_is_the_mean_of_both_leading_tokens_or_of_the_patches():
     torch.testing.assert_close(model(sounds), hidden[:, 2:].mean(dim=1))
 
 
-def test_positions_stay_on_the_grid_that_they_were_trained_for():
+def test_position_embeddings_do_not_change_on_the_grid_of_the_training():
     positions = torch.randn(1, 514, 6)
     assert torch.equal(adapted_positions(positions, (8, 64)), positions)
 
 
 @pytest.mark.parametrize(("time", "first"), [(50, 7), (12, 26), (63, 1), (1, 32)])
-def test_a_shorter_time_axis_takes_the_centre_window(time, first):
+def test_a_shorter_time_axis_uses_the_centre_of_the_position_embeddings(time, first):
     positions = torch.randn(1, 514, 6)
     table = positions[:, 2:].reshape(1, 8, 64, 6)
-    found = adapted_positions(positions, (8, time))
-    assert torch.equal(found[:, 2:].reshape(1, 8, time, 6), table[:, :, first : first + time])
-    assert torch.equal(found[:, :2], positions[:, :2])
+    adapted = adapted_positions(positions, (8, time))
+    assert torch.equal(adapted[:, 2:].reshape(1, 8, time, 6), table[:, :, first : first + time])
+    assert torch.equal(adapted[:, :2], positions[:, :2])
 
 
 def test_a_longer_frequency_axis_is_resized_bilinearly():
     positions = torch.randn(1, 514, 6)
-    found = adapted_positions(positions, (12, 50))[:, 2:].reshape(12, 50, 6)
+    adapted = adapted_positions(positions, (12, 50))[:, 2:].reshape(12, 50, 6)
     table = positions[0, 2:].reshape(8, 64, 6)[:, 7:57]
     for row in range(12):
-        place = (row + 0.5) * 8 / 12 - 0.5  # half-pixel centres, not aligned corners
-        low = min(max(int(place // 1), 0), 7)
+        source = (row + 0.5) * 8 / 12 - 0.5  # half-pixel centres, not aligned corners
+        low = min(max(int(source // 1), 0), 7)
         high = min(low + 1, 7)
-        share = min(max(place - low, 0.0), 1.0)
-        torch.testing.assert_close(found[row], (1 - share) * table[low] + share * table[high], rtol=1e-4, atol=1e-5)
+        weight = min(max(source - low, 0.0), 1.0)
+        torch.testing.assert_close(adapted[row], (1 - weight) * table[low] + weight * table[high], rtol=1e-4, atol=1e-5)
 
 
-def test_the_published_layout_loads_strictly(small, tmp_path):
+def test_the_published_checkpoint_loads_without_missing_weights(small, tmp_path):
     state = published_layout()
     torch.save(state, tmp_path / "ssast.pth")
     loaded = load_backbone("patch-ssast", checkpoint=tmp_path / "ssast.pth")
@@ -155,7 +155,7 @@ def test_kernels_of_several_channels_are_summed(small, tmp_path):
         ({"module.v.pos_embed": torch.zeros(1, 10, 32)}, r"pos_embed is \[1, 10, 32\] instead of \[1, 514, 32\]"),
     ],
 )
-def test_other_layouts_are_refused(small, tmp_path, change, complaint):
+def test_other_checkpoints_are_refused(small, tmp_path, change, complaint):
     state = {name: tensor for name, tensor in (published_layout() | change).items() if tensor is not None}
     torch.save(state, tmp_path / "ssast.pth")
     with pytest.raises(FungiError, match=complaint):
@@ -169,10 +169,10 @@ def test_the_published_profile_differs_in_temperature_and_tokens():
     assert clean.noise_stage == published.noise_stage == "before_norm"
     assert spec.first_token_gradient
     assert (PROFILES["clean"].first_token_gradient, PROFILES["published"].first_token_gradient) == (False, True)
-    wanted = {"view_generator": "noisy-shifts", "latent_dim": 768, "negative_samples": 64}
-    assert wanted.items() <= clean.objective_defaults("simclr").items()
+    expected_settings = {"view_generator": "noisy-shifts", "latent_dim": 768, "negative_samples": 64}
+    assert expected_settings.items() <= clean.objective_defaults("simclr").items()
 
 
-def test_only_the_class_token_poolings_take_the_first_tokens_part():
+def test_only_class_token_pooling_uses_the_gradient_of_the_first_token():
     flagged = {name for name in BACKBONES if BACKBONES[name].first_token_gradient}
     assert flagged == {"patch-ssast", "tiny-ssast"}

@@ -1,4 +1,4 @@
-"""Few-shot rows drawn with the classes' shares, as the published text evaluation did."""
+"""Few-shot rows: balanced draws, and stratified draws as in the published text evaluation."""
 
 import json
 from dataclasses import replace
@@ -21,19 +21,19 @@ from tests.evaluation.feature_folder import BIRTH, make_folder
 TARGETS = np.repeat([0, 1, 2], [900, 90, 10])
 
 
-def test_stratified_rows_are_as_many_and_keep_the_shares():
+def test_stratified_rows_follow_the_class_sizes():
     rows = stratified_rows(TARGETS, 10)
     assert np.bincount(TARGETS[rows], minlength=3).tolist() == [27, 3, 0]
     assert (np.diff(rows) > 0).all()
 
 
-def test_stratified_rows_are_those_of_scikit_learn_with_the_published_seed():
-    wanted, _ = train_test_split(np.arange(len(TARGETS)), train_size=30, stratify=TARGETS, random_state=42)
-    assert stratified_rows(TARGETS, 10).tolist() == sorted(wanted)
-    assert stratified_rows(TARGETS, 10, seed=1).tolist() != sorted(wanted)
+def test_stratified_rows_equal_scikit_learn_with_the_published_seed():
+    expected_rows, _ = train_test_split(np.arange(len(TARGETS)), train_size=30, stratify=TARGETS, random_state=42)
+    assert stratified_rows(TARGETS, 10).tolist() == sorted(expected_rows)
+    assert stratified_rows(TARGETS, 10, seed=1).tolist() != sorted(expected_rows)
 
 
-def test_stratified_draws_that_can_not_be_are_refused():
+def test_impossible_stratified_draws_are_refused():
     with pytest.raises(FungiError, match=r"1200 of 1000 train rows can't be drawn.*--few-shot-sampling balanced"):
         stratified_rows(TARGETS, 400)
 
@@ -42,7 +42,7 @@ BALANCED, STRATIFIED = few_shot_rows(TARGETS, 3).tolist(), stratified_rows(TARGE
 TEXTS, AUDIO = {"dataset": "trec", "backbone": "bert-base-uncased"}, {"dataset": "esc-50", "backbone": "patch-ssast"}
 
 
-def test_the_flag_chooses_the_rule():
+def test_the_flag_selects_the_sampling():
     balanced, stratified = (KnnSettings(shots=3, few_shot_sampling=name) for name in ("balanced", "stratified"))
     for provenances in ([], [replace(BIRTH, profile="published", **TEXTS)]):
         assert balanced.rows(TARGETS, None, provenances).tolist() == BALANCED
@@ -62,22 +62,22 @@ def test_the_flag_chooses_the_rule():
         ({"profile": "published"}, BALANCED),
     ],
 )
-def test_without_the_flag_the_profile_of_the_features_chooses_it(provenance, expected):
-    """Texts alone were drawn otherwise (spec text 6.1, vision 9.4, audio 5)."""
+def test_without_the_flag_the_profile_of_the_features_selects_the_sampling(provenance, expected):
+    """The published code used stratified draws only for texts (spec text 6.1, vision 9.4, audio 5)."""
     provenances = [replace(BIRTH, **provenance)]
     assert KnnSettings(shots=3).rows(TARGETS, None, provenances).tolist() == expected
-    assert KnnSettings().resolved_for(provenances).few_shot_sampling == "balanced", "nothing is drawn"
+    assert KnnSettings().resolved_for(provenances).few_shot_sampling == "balanced", "no rows are drawn"
 
 
 @pytest.mark.parametrize("profile", ["clean", "published"])
-def test_how_shots_were_drawn_is_recorded(profile, tmp_path):
+def test_the_sampling_is_recorded(profile, tmp_path):
     make_folder(tmp_path, features=("embeddings",), dataset="trec")
     for path in tmp_path.rglob("*.h5"):
         with h5py.File(path, "a") as file:
             file.attrs["profile"] = profile
-    found = knn_concat.run(KnnSettings(dataset="trec", root=(tmp_path,), shots=3, k=3))
-    assert found["settings"]["few_shot_sampling"] == ("stratified" if profile == "published" else "balanced")
-    details = details_of(found, origin_of(found))
+    content = knn_concat.run(KnnSettings(dataset="trec", root=(tmp_path,), shots=3, k=3))
+    assert content["settings"]["few_shot_sampling"] == ("stratified" if profile == "published" else "balanced")
+    details = details_of(content, origin_of(content))
     assert (("few_shot_sampling", "stratified") in details) == (profile == "published")
     assert ("draw" in short_words(details)) == (profile == "published")
     (path,) = tmp_path.rglob("*.json")
@@ -85,7 +85,7 @@ def test_how_shots_were_drawn_is_recorded(profile, tmp_path):
     assert KnnSettings(dataset="trec", root=(tmp_path,), shots=3, k=3).difference(path) == ""
 
 
-def test_a_share_is_taken_of_each_class_or_of_all():
+def test_a_share_is_drawn_from_each_class_or_from_all_rows():
     rows = few_shot_rows(TARGETS, 0.1)
     assert np.bincount(TARGETS[rows]).tolist() == [90, 9, 1]
     assert rows.tolist() == [*range(90), *range(900, 909), 990]
@@ -93,11 +93,11 @@ def test_a_share_is_taken_of_each_class_or_of_all():
     drawn = few_shot_rows(TARGETS, 0.1, seed=3)
     assert np.bincount(TARGETS[drawn]).tolist() == [90, 9, 1]
     assert drawn.tolist() != rows.tolist()
-    wanted, _ = train_test_split(np.arange(len(TARGETS)), train_size=0.0155, stratify=TARGETS, random_state=42)
-    assert stratified_rows(TARGETS, 0.0155).tolist() == sorted(wanted)
+    expected_rows, _ = train_test_split(np.arange(len(TARGETS)), train_size=0.0155, stratify=TARGETS, random_state=42)
+    assert stratified_rows(TARGETS, 0.0155).tolist() == sorted(expected_rows)
 
 
-def test_a_whole_train_size_is_a_number_of_shots():
+def test_an_integer_train_size_is_a_number_of_shots():
     assert KnnSettings(train_size=5.0) == KnnSettings(shots=5)
     share = KnnSettings(train_size=0.1)
     assert share.rows(TARGETS, None, []).tolist() == few_shot_rows(TARGETS, 0.1).tolist()
@@ -118,21 +118,21 @@ def test_other_train_sizes_are_refused(options, complaint):
         KnnSettings(**options)
 
 
-def test_a_share_is_recorded_named_and_taken_up_again(tmp_path, capsys):
+def test_a_result_for_a_share_is_recorded_and_reused(tmp_path, capsys):
     make_folder(tmp_path, features=("embeddings", "kl"))
     flags = ["--root", str(tmp_path), "--k", "3", "--pca-dim", "4", "--train-size", "0.25"]
     assert COMMANDS["knn"].main(flags) == 0
     assert "25 % of the train rows" in capsys.readouterr().out
     (path,) = tmp_path.rglob("*.json")
-    found = json.loads(path.read_text())
-    assert (path.parts[-3], found["settings"]["train_size"]) == ("knn-pca4-share0.25-k3", 0.25)
-    assert str(setting_of(found)) == "25-percent"
+    content = json.loads(path.read_text())
+    assert (path.parts[-3], content["settings"]["train_size"]) == ("knn-pca4-share0.25-k3", 0.25)
+    assert str(setting_of(content)) == "25-percent"
     assert task_in_words("knn", Setting("share", 0.25, drawn=True)).endswith("25 % of the train rows drawn")
-    assert not has_published_protocol(found, origin_of(found))
-    changed = path.stat().st_mtime_ns
+    assert not has_published_protocol(content, origin_of(content))
+    time = path.stat().st_mtime_ns
     assert COMMANDS["knn"].main(flags) == 0
     assert COMMANDS["knn"].main([*flags[:-1], "0.5"]) == 0
-    assert path.stat().st_mtime_ns == changed
+    assert path.stat().st_mtime_ns == time
     assert len(list(tmp_path.rglob("*.json"))) == 2
 
 

@@ -1,4 +1,4 @@
-"""In-context retrieval from feature files to scores, against a local server that plays the language model."""
+"""In-context retrieval from feature files to scores, with a local server in place of the language model."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def write_data(folder: Path, rows: dict[str, int], word: str = "day") -> None:
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features of a few texts; `data` and `features` in one folder."""
+    """Extract features of a few texts, and return the folder that contains `data` and `features`."""
     folder = tmp_path_factory.mktemp("in-context")
     write_data(folder / "data", {"train": 6, "test": 2})
     extract(
@@ -60,7 +60,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(extracted: Path, tmp_path: Path) -> InContextSettings:
-    """Its features under a root of the test's own."""
+    """Return settings with links to the features, and with a separate root for each test."""
     root = tmp_path / "features"
     root.mkdir()
     for name in ("embeddings", "gradients"):
@@ -71,7 +71,7 @@ def settings(extracted: Path, tmp_path: Path) -> InContextSettings:
 
 
 class Stub:
-    """A chat endpoint that answers with the label of the first example, and can fail first."""
+    """A chat endpoint that answers with the label of the first example. It can fail a number of times before."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -94,7 +94,7 @@ class Stub:
                 self.end_headers()
                 self.wfile.write(body if stub.body is None else stub.body.encode())
 
-            def log_message(self, *given: Any) -> None:
+            def log_message(self, *arguments: Any) -> None:
                 pass
 
         self.server = HTTPServer(("127.0.0.1", 0), Handler)
@@ -103,12 +103,12 @@ class Stub:
 
 @pytest.fixture
 def stub() -> Iterator[Stub]:
-    served = Stub()
-    thread = threading.Thread(target=served.server.serve_forever, daemon=True)
+    endpoint = Stub()
+    thread = threading.Thread(target=endpoint.server.serve_forever, daemon=True)
     thread.start()
-    yield served
-    served.server.shutdown()
-    served.server.server_close()
+    yield endpoint
+    endpoint.server.shutdown()
+    endpoint.server.server_close()
     thread.join()
 
 
@@ -116,7 +116,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_prompts_hold_task_labels_examples_and_query(settings):
+def test_prompts_contain_task_labels_examples_and_query(settings):
     content = run(settings)
     assert set(content["results"]) == {"embeddings", "embeddings+kl"}
     folder = settings.root[0] / "in-context" / "ag-news" / "tiny-bert"
@@ -135,7 +135,7 @@ def test_prompts_hold_task_labels_examples_and_query(settings):
         assert "answer-accuracy" not in scores
 
 
-def test_the_published_prompt_is_that_of_the_response(settings):
+def test_the_published_prompt_equals_the_author_response(settings):
     published = replace(settings, template="published")
     (prompt, *_), _ = Retrieval(published).prompts(("embeddings",))
     (own, *_), _ = Retrieval(settings).prompts(("embeddings",))
@@ -154,18 +154,18 @@ def test_the_published_prompt_is_that_of_the_response(settings):
     assert lines[-1] == "The query sample is: " + own.messages[1]["content"].split("Text: ")[-1].removesuffix(
         "\nLabel:"
     )
-    files = [one.file(("embeddings",), "prompts") for one in (settings, published)]
+    files = [variant.file(("embeddings",), "prompts") for variant in (settings, published)]
     assert files[0] != files[1]
     assert published.outputs() != settings.outputs()
 
 
-def test_examples_come_nearest_first_and_equal_ones_in_order():
+def test_examples_are_sorted_by_distance_and_then_by_row():
     train = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.9, 0.1], [1.0, 0.0]])
-    found = examples_in_order(train, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 3)
-    assert found.tolist() == [[1, 3, 2], [0, 2, 1]]
+    rows = examples_in_order(train, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 3)
+    assert rows.tolist() == [[1, 3, 2], [0, 2, 1]]
 
 
-def test_proxies_equal_counting_by_hand():
+def test_proxies_equal_counts_by_hand():
     examples, train = torch.tensor([[0, 1, 2], [2, 3, 0], [1, 1, 0]]), np.array([0, 0, 1, 1])
     assert proxies(examples, train, np.array([0, 0, 1])) == {"contains-label": 2 / 3, "majority-accuracy": 1 / 3}
 
@@ -175,23 +175,23 @@ def test_answers_are_scored_by_exact_match():
     assert scores == {"answer-accuracy": 1 / 3, "answered": 3, "no-label": 1}
 
 
-def test_an_endpoint_is_asked_once_per_query_and_scored(settings, stub, monkeypatch):
+def test_the_endpoint_gets_one_request_per_query(settings, stub, monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret")
-    asking = replace(settings, endpoint=stub.url, model="small", key_variable="MY_KEY")
-    content = run(asking)
+    with_endpoint = replace(settings, endpoint=stub.url, model="small", key_variable="MY_KEY")
+    content = run(with_endpoint)
     assert content["results"]["embeddings"]["answer-accuracy"] == 1.0
     assert content["results"]["embeddings"]["answered"] == 6
-    assert len(stub.requests) == 12  # six queries, twice
+    assert len(stub.requests) == 12  # six queries for two features
     assert {request["path"] for request in stub.requests} == {"/v1/chat/completions"}
     assert all(request["temperature"] == 0 and request["model"] == "small" for request in stub.requests)
     assert set(stub.keys) == {"Bearer secret"}
-    run(asking)
-    assert len(stub.requests) == 12  # all answered already
-    everything = "".join(path.read_text() for path in settings.root[0].rglob("*.json*") if path.is_file())
-    assert "secret" not in everything
+    run(with_endpoint)
+    assert len(stub.requests) == 12  # all answers exist
+    all_files = "".join(path.read_text() for path in settings.root[0].rglob("*.json*") if path.is_file())
+    assert "secret" not in all_files
 
 
-def test_answers_from_elsewhere_are_scored_and_a_torn_line_is_asked_again(settings, stub):
+def test_answers_of_the_user_are_scored_and_an_incomplete_line_is_requested_again(settings, stub):
     run(settings)
     file = settings.file(("embeddings",), "answers")
     prompts = lines(settings.file(("embeddings",), "prompts"))
@@ -206,7 +206,7 @@ def test_answers_from_elsewhere_are_scored_and_a_torn_line_is_asked_again(settin
 
 
 def test_answers_of_another_model_or_to_other_prompts_do_not_count(settings, stub):
-    """Until these were told apart, answers of the first model were scored under the name of the second."""
+    """In an earlier version, answers of the first model were scored under the name of the second model."""
     first = replace(settings, endpoint=stub.url, model="small", features=("embeddings",))
     assert run(first)["results"]["embeddings"]["answered"] == 6
     for other in (replace(first, endpoint=None, model="org/large"), replace(first, endpoint=None, k=2)):
@@ -218,7 +218,7 @@ def test_answers_of_another_model_or_to_other_prompts_do_not_count(settings, stu
     assert "answered" not in run(replace(first, endpoint=None))["results"]["embeddings"]
 
 
-def test_a_line_that_is_no_answer_is_named(settings):
+def test_an_invalid_line_of_the_answers_is_named(settings):
     file = settings.file(("embeddings",), "answers")
     file.parent.mkdir(parents=True)
     file.write_text('{"id": "x"}\n')
@@ -226,7 +226,7 @@ def test_a_line_that_is_no_answer_is_named(settings):
         run(settings)
 
 
-def test_requests_that_may_go_well_later_are_repeated(stub):
+def test_requests_are_repeated_after_temporary_errors(stub):
     stub.failures = [503, 429]
     waits: list[float] = []
     messages = compose("q", [("a", "World")], ["World"], "t")
@@ -234,7 +234,7 @@ def test_requests_that_may_go_well_later_are_repeated(stub):
     assert waits == [2.0, 4.0]
 
 
-def test_an_endpoint_that_refuses_is_quoted_and_answers_are_kept(settings, stub, capsys):
+def test_the_error_quotes_the_endpoint_and_answers_are_kept(settings, stub, capsys):
     stub.failures = []
     run(replace(settings, endpoint=stub.url, queries=2))
     stub.failures = [401]
@@ -259,7 +259,7 @@ def test_an_answer_without_text_is_empty_and_counts_as_no_label(content, setting
         ('{"choices": [{"message": {"content": 7}}]}', r"answered with something instead of"),
     ],
 )
-def test_an_answer_in_another_form_is_reported_at_once(body, message, stub):
+def test_an_answer_in_another_format_is_an_error_without_a_retry(body, message, stub):
     stub.body = body
     waits: list[float] = []
     with pytest.raises(FungiError, match=message):
@@ -268,7 +268,7 @@ def test_an_answer_in_another_form_is_reported_at_once(body, message, stub):
     assert not waits
 
 
-def test_an_endpoint_that_is_not_there_is_named():
+def test_an_unreachable_endpoint_is_named():
     endpoint = ChatEndpoint("http://127.0.0.1:9/v1", "m", tries=2, wait=lambda seconds: None)
     with pytest.raises(FungiError, match=r"http://127.0.0.1:9/v1/chat/completions gave no answer \(URLError"):
         endpoint.ask([])
@@ -280,7 +280,7 @@ def test_features_of_other_texts_are_refused(settings, tmp_path):
         run(replace(settings, data_dir=tmp_path / "other"))
 
 
-def test_features_of_the_published_labels_are_joined_with_the_published_labels(tmp_path, monkeypatch):
+def test_features_with_the_published_labels_use_the_published_labels(tmp_path, monkeypatch):
     spec = DATASETS["ag-news"]
 
     def relabelled(data_dir: Path, split: str) -> Samples:
@@ -293,8 +293,8 @@ def test_features_of_the_published_labels_are_joined_with_the_published_labels(t
     write_data(tmp_path / "data", {"train": 6, "test": 2})
     places = {"dataset": "ag-news", "backbone": "tiny-bert", "data_dir": tmp_path / "data", "device": "cpu"}
     extract(GradientSettings(**places, root=tmp_path, objective=("kl",), with_embeddings=True, profile="published"))
-    found = Retrieval(InContextSettings(**places, root=(tmp_path,), k=3))
-    assert found.train.targets.tolist() == relabelled(tmp_path / "data", "train").targets.tolist()
+    retrieval = Retrieval(InContextSettings(**places, root=(tmp_path,), k=3))
+    assert retrieval.train.targets.tolist() == relabelled(tmp_path / "data", "train").targets.tolist()
 
 
 @pytest.mark.parametrize(
@@ -305,9 +305,9 @@ def test_features_of_the_published_labels_are_joined_with_the_published_labels(t
         (["--dataset", "digits"], "dataset 'digits' has no texts but vision"),
     ],
 )
-def test_settings_that_can_not_be_are_refused_in_one_line(arguments, complaint, capsys):
+def test_invalid_settings_are_refused_in_one_line(arguments, complaint, capsys):
     assert COMMANDS["in-context"].main(arguments) == 2
     error = capsys.readouterr().err
-    *begun, refusal = error.strip().splitlines()
-    assert complaint in refusal
-    assert len(begun) <= 1  # what was begun
+    *first_lines, last_line = error.strip().splitlines()
+    assert complaint in last_line
+    assert len(first_lines) <= 1  # the line that names the run

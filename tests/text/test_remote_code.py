@@ -1,4 +1,4 @@
-"""A model's folder may bring Python code: it is never run, and nobody is asked whether it may be."""
+"""Python code in the folder of a model is never run, and the user is never asked to allow it."""
 
 import ast
 import json
@@ -15,19 +15,20 @@ from fungi.views.tokenizers import hub_tokenizer
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model of an unknown kind, with code of its own that leaves a trace, and a user who says yes to everything."""
-    place = tmp_path / "model"
-    place.mkdir()
+    """Return the folder of a model with its own code, which would write the file `trace`. The user answers all
+    questions with yes."""
+    folder = tmp_path / "model"
+    folder.mkdir()
     code = f"open({str(tmp_path / 'trace')!r}, 'w').close()\nclass Any: pass\n"
-    (place / "evil.py").write_text(code)
+    (folder / "evil.py").write_text(code)
     classes = {"AutoConfig": "evil.Any", "AutoModel": "evil.Any", "AutoTokenizer": ["evil.Any", "evil.Any"]}
-    (place / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": classes}))
-    (place / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Evil", "auto_map": classes}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": classes}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Evil", "auto_map": classes}))
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    return place
+    return folder
 
 
-def test_code_beside_a_model_is_not_run(folder: Path, tmp_path: Path) -> None:
+def test_code_in_the_folder_of_a_model_is_not_run(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FungiError, match=r"could be read|can.t be read"):
         resolve_backbone(f"mine=hf:{folder}")
     with pytest.raises(FungiError, match="the tokenizer of"):
@@ -35,8 +36,8 @@ def test_code_beside_a_model_is_not_run(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "trace").exists()
 
 
-def test_every_call_that_could_ask_says_no() -> None:
-    """Whatever `transformers` chooses by the files that it finds could be code that comes with them."""
+def test_every_call_that_could_run_remote_code_forbids_it() -> None:
+    """The `Auto` classes of `transformers` choose code by the files of the model, which may contain code."""
     calls = []
     for path in Path(fungi.__file__).parent.rglob("*.py"):
         if "from_pretrained" in (text := path.read_text()):

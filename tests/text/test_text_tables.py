@@ -1,4 +1,4 @@
-"""Text datasets as users may have them: other formats, damage, labels of many kinds."""
+"""Text datasets in all formats, with damaged files and labels of all kinds."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from fungi.runtime.log import logger
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """Sizes differ from the published ones, which is said and does not matter here."""
+    """Disable warnings of sizes that differ from the published sizes."""
     logger.disabled = True
     yield
     logger.disabled = False
@@ -24,7 +24,7 @@ def put(folder: Path, name: str, content: str | bytes) -> None:
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def test_json_lines_and_csv_hold_the_same_rows(tmp_path):
+def test_json_lines_and_csv_give_the_same_rows(tmp_path):
     rows = [('A, "quoted" text\nof two lines', 0), ("", 3), ("plain é", 1)]
     put(
         tmp_path / "lines" / "ag-news",
@@ -44,7 +44,7 @@ def test_labels_may_be_names(tmp_path):
     assert open_split("trec", "test", tmp_path).targets.tolist() == [3]
 
 
-def test_missing_files_say_columns_folder_and_the_command(tmp_path):
+def test_the_error_for_missing_files_names_columns_folder_and_command(tmp_path):
     with pytest.raises(MissingFilesError) as caught:
         open_split("trec", "train", tmp_path)
     text = str(caught.value)
@@ -66,14 +66,14 @@ def test_missing_files_say_columns_folder_and_the_command(tmp_path):
         ("", r"train.jsonl can't be read as a table"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_said(tmp_path, content, complaint):
+def test_the_error_in_a_table_is_named(tmp_path, content, complaint):
     put(tmp_path / "ag-news", "train.jsonl", content)
     with pytest.raises(FungiError, match=complaint):
         open_split("ag-news", "train", tmp_path)
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path):
-    put(tmp_path / "ag-news", "train.parquet", b"PAR1 this is none")
+    put(tmp_path / "ag-news", "train.parquet", b"PAR1 and no table")
     with pytest.raises(FungiError, match=r"train.parquet can't be read as a table .*Create or download it again"):
         open_split("ag-news", "train", tmp_path)
 
@@ -85,7 +85,7 @@ def test_old_labels_of_trec_are_refused(tmp_path):
         open_split("trec", "train", tmp_path)
 
 
-def test_sentiments_fall_into_the_standard_classes():
+def test_sentiments_are_binned_into_the_standard_classes():
     edges = [0, 0.2, 0.21, 0.4, 0.6, 0.8, 1.0]
     assert [standard_bin(edge) for edge in edges] == [0, 0, 1, 1, 2, 3, 4]
     import numpy as np
@@ -93,18 +93,18 @@ def test_sentiments_fall_into_the_standard_classes():
     assert [standard_bin(float(np.float32(edge))) for edge in edges] == [0, 0, 1, 1, 2, 3, 4]
 
 
-def test_the_published_classes_of_sentiments_are_left_closed_with_a_sixth_for_one():
+def test_the_published_bins_are_left_closed_with_a_sixth_class_for_one():
     assert [published_bin(value) for value in (0, 0.19, 0.2, 0.4, 0.79, 0.8, 1.0)] == [0, 0, 1, 2, 3, 4, 5]
 
 
-def test_the_published_reading_is_that_of_the_published_profile(tmp_path):
+def test_the_published_profile_uses_the_published_bins(tmp_path):
     put(tmp_path / "fine-grained-sst", "test.jsonl", '{"sentence": "Best", "label": 1.0}\n')
     spec = DATASETS["fine-grained-sst"]
     assert spec.open(tmp_path, "test").targets.tolist() == [4]
     assert spec.published_open(tmp_path, "test").targets.tolist() == [5]
 
 
-def test_downloads_that_fail_say_where_to_fetch(tmp_path, monkeypatch):
+def test_a_failed_download_names_the_source(tmp_path, monkeypatch):
     import datasets
 
     def refuse(*arguments, **options):
@@ -116,19 +116,19 @@ def test_downloads_that_fail_say_where_to_fetch(tmp_path, monkeypatch):
     assert not list((tmp_path / "trec").iterdir())
 
 
-def test_downloads_become_the_tables_that_are_read(tmp_path, monkeypatch):
+def test_downloaded_tables_can_be_read(tmp_path, monkeypatch):
     import datasets
 
-    asked = []
+    requests = []
 
-    def fetched(repository, configuration, *, split, revision):
-        asked.append((repository, configuration, split, revision))
+    def load_dataset(repository, configuration, *, split, revision):
+        requests.append((repository, configuration, split, revision))
         return datasets.Dataset.from_dict({"sentence": ["Good ."], "label": [0.7]})
 
-    monkeypatch.setattr(datasets, "load_dataset", fetched)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     DATASETS["fine-grained-sst"].download(tmp_path)
-    DATASETS["fine-grained-sst"].download(tmp_path)  # all there: asks for nothing
-    assert asked == [
+    DATASETS["fine-grained-sst"].download(tmp_path)  # the files exist, so there are no more requests
+    assert requests == [
         ("stanfordnlp/sst", "default", split, "refs/convert/parquet") for split in ("train", "validation", "test")
     ]
     assert open_split("fine-grained-sst", "valid", tmp_path)[0] == ("Good .", 3)
@@ -137,14 +137,14 @@ def test_downloads_become_the_tables_that_are_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "classes"), [("trec", 6), ("banking-77", 77), ("fine-grained-sst", 5), ("ag-news", 4), ("tweet-eval", 20)]
 )
-def test_the_datasets_of_the_paper_have_their_classes(name, classes):
+def test_the_text_datasets_of_the_paper_have_the_right_number_of_classes(name, classes):
     spec = DATASETS[name]
     assert spec.classes == classes
     assert spec.modality == "text"
 
 
 @pytest.mark.slow
-def test_the_library_of_this_python_fills_all_classes_alike():
+def test_this_python_has_enough_docstrings_for_every_class_of_pydocs():
     samples = {split: open_split("pydocs", split, Path()) for split in ("train", "test")}
     assert len(samples["train"]) + len(samples["test"]) == 1300
     for split in samples.values():
@@ -163,12 +163,12 @@ def test_the_library_of_this_python_fills_all_classes_alike():
         ("text,label,label\na,0,1\n", r"train.csv has the column 'label' more than once"),
     ],
 )
-def test_tables_that_would_be_misread_are_refused(tmp_path, content, complaint):
+def test_ambiguous_tables_are_refused(tmp_path, content, complaint):
     put(tmp_path / "ag-news", "train.csv", content)
     with pytest.raises(FungiError, match=complaint):
         open_split("ag-news", "train", tmp_path)
 
 
-def test_whole_numbers_may_be_written_as_floats(tmp_path):
+def test_integer_labels_may_be_written_as_floats(tmp_path):
     put(tmp_path / "ag-news", "train.csv", "text,label\na,2.0\nb,3.0\n")
     assert open_split("ag-news", "train", tmp_path).targets.tolist() == [2, 3]
