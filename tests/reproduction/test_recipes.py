@@ -1,4 +1,4 @@
-"""Every published value and every figure has a recipe, and the packaged values are the published ones."""
+"""Every published value and every figure has a recipe, and the packaged values equal the published values."""
 
 import json
 from dataclasses import replace
@@ -21,8 +21,8 @@ def all_values() -> list[Value]:
     return [value for name in published_tables() for value in values_of(name)]
 
 
-@pytest.mark.skipif(not PUBLISHED.exists(), reason="the client's paper_tables.json is not beside the project")
-def test_packaged_values_are_the_published_ones() -> None:
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="paper_tables.json does not exist next to the project")
+def test_packaged_values_equal_the_published_values() -> None:
     published = {table["id"]: table for table in json.loads(PUBLISHED.read_text())["tables"]}
     assert list(published_tables()) == list(published)
     for name, table in published_tables().items():
@@ -30,7 +30,7 @@ def test_packaged_values_are_the_published_ones() -> None:
         assert [row.get("std") for row in table["rows"]] == [row.get("std") for row in published[name]["rows"]]
 
 
-def test_every_published_value_has_a_recipe_or_a_reason_why_not() -> None:
+def test_every_published_value_has_a_recipe_or_is_quoted() -> None:
     values = all_values()
     assert len(values) == 661
     assert len(published_tables()) == 27
@@ -40,26 +40,26 @@ def test_every_published_value_has_a_recipe_or_a_reason_why_not() -> None:
     assert {value.table for value in quoted} == {"paper-3", "paper-4", "paper-7"}
 
 
-def test_every_result_that_the_response_tells_in_prose_has_a_recipe_or_a_reason_why_not() -> None:
-    told = {
+def test_every_result_in_the_text_of_the_author_response_has_a_recipe_or_is_quoted() -> None:
+    published_values = {
         "prose-mae": [51.43, 30],
         "prose-in-context": [88.7, 91.2],
         "prose-times": [17, 5180, 170, -28],
         "prose-gains": [4.4, 4.3, 2.1, 11, 15.8, 10.8],
     }
-    assert {name for name in recipe_names() if name.startswith("prose")} == set(told)
-    for name, published in told.items():
+    assert {name for name in recipe_names() if name.startswith("prose")} == set(published_values)
+    for name, published in published_values.items():
         values = values_of(name)
         assert [value.published for value in values] == published
         assert [bool(value.quoted) for value in values] == [value.published == 10.8 for value in values]
         assert all(bool(value.evaluations) != bool(value.quoted) for value in values)
     vit_h = next(value for value in values_of("prose-gains") if value.published == 2.1)
-    left_out = {"cifar10", "cifar100", "food101", "imagenet-1k"}
-    assert {run.dataset for run in vit_h.evaluations} == set(mean_datasets()) - left_out
+    omitted = {"cifar10", "cifar100", "food101", "imagenet-1k"}
+    assert {run.dataset for run in vit_h.evaluations} == set(mean_datasets()) - omitted
 
 
 @pytest.mark.parametrize(("relative", "expected"), [(False, -10), (True, -20)])
-def test_a_gain_is_a_difference_within_one_file(relative: bool, expected: float, tmp_path: Path) -> None:
+def test_a_gain_is_the_difference_of_two_entries_of_a_file(relative: bool, expected: float, tmp_path: Path) -> None:
     value = replace(values_of("prose-times")[-1], relative=relative)
     home = Home(tmp_path, tmp_path, "clean", "cpu")
     assert our_value(value, home) is None
@@ -81,21 +81,21 @@ def test_every_figure_has_a_recipe() -> None:
     assert all(values_of(f"figure-{number}") for number in FIGURES)
 
 
-def test_no_entry_of_a_recipe_is_idle() -> None:
-    """An entry that no value reaches would be a slip of a pattern."""
+def test_every_entry_of_a_recipe_matches_a_value() -> None:
+    """An entry that matches no value has a wrong pattern."""
     for name, table in published_tables().items():
         entries = recipe(name)["values"]
         pairs = [(row, column) for row in table["rows"] for column, value in row["values"].items() if value is not None]
-        reached = {
+        matching = {
             next(
-                place
-                for place, entry in enumerate(entries)
-                if all(row.get(field) == wanted for field, wanted in entry.get("rows", {}).items())
+                index
+                for index, entry in enumerate(entries)
+                if all(row.get(field) == value for field, value in entry.get("rows", {}).items())
                 and fnmatchcase(column, entry.get("columns", "*"))
             )
             for row, column in pairs
         }
-        assert reached == set(range(len(entries))), name
+        assert matching == set(range(len(entries))), name
 
 
 def test_means_are_over_the_eleven_datasets() -> None:
@@ -106,6 +106,6 @@ def test_means_are_over_the_eleven_datasets() -> None:
     assert len(means) == 56 + 8
 
 
-def test_an_unknown_table_is_answered_with_the_nearest_names() -> None:
+def test_the_error_for_an_unknown_table_lists_similar_names() -> None:
     with pytest.raises(FungiError, match="paper-13"):
         values_of("paper-133")

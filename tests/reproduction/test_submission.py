@@ -1,4 +1,4 @@
-"""Missing steps as SLURM arrays: every step is some task's, and what is there is not submitted."""
+"""Missing steps as SLURM arrays: every missing step is a task, and finished steps are not submitted."""
 
 import json
 from pathlib import Path
@@ -28,14 +28,14 @@ def submitted(home: Home, name: str, monkeypatch: pytest.MonkeyPatch) -> list[su
 
 
 def tasks(array: submission.Array) -> list[Step]:
-    """What each task of an array would run."""
+    """Return the step of each task of an array."""
     file = Path(array.variables[submission.STEPS])
     count = len(json.loads(file.read_text()))
-    spread = {f"SLURM_ARRAY_{name}": text for name, text in {"JOB_ID": "7", "TASK_MIN": "0"}.items()}
+    variables = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_MIN": "0"}
     return [
         submission.step_of_task(
             file,
-            {**spread, "SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_TASK_COUNT": str(count)}
+            {**variables, "SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_TASK_COUNT": str(count)}
             | {"SLURM_ARRAY_TASK_MAX": str(count - 1)},
         )
         for index in range(count)
@@ -59,19 +59,20 @@ def test_tasks_are_the_missing_steps_in_shards(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_shards_of_a_step_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_shards_of_a_step_are_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(tmp_path / "paper", tmp_path / "data", "clean")
     extraction = submitted(home, "figure-11", monkeypatch)[0]
     shards: dict[tuple[str, ...], list[str]] = {}
     for task in tasks(extraction):
-        place = task.flags.index("--shard")
-        shards.setdefault(task.flags[:place], []).append(task.flags[place + 1])
-    assert max(map(len, shards.values())) > 10  # ImageNet-1k of ViT-L takes long
-    for found in shards.values():
-        assert found == [f"{index}/{len(found)}" for index in range(1, len(found) + 1)]
+        position = task.flags.index("--shard")
+        shards.setdefault(task.flags[:position], []).append(task.flags[position + 1])
+    assert max(map(len, shards.values())) > 10  # ImageNet-1k with ViT-L needs many shards
+    for shards_of_step in shards.values():
+        count = len(shards_of_step)
+        assert shards_of_step == [f"{index}/{count}" for index in range(1, count + 1)]
 
 
-def test_what_is_there_is_not_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_steps_are_not_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(tmp_path / "paper", tmp_path / "data", "clean")
     for step in plan(values_of("paper-9"), home).extractions[1:]:
         for path in step.outputs:
@@ -81,18 +82,18 @@ def test_what_is_there_is_not_submitted(tmp_path: Path, monkeypatch: pytest.Monk
     assert {task.flags[1] for task in tasks(extraction)} == {"cars"}
 
 
-def test_relative_folders_reach_the_jobs_as_absolute_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_get_absolute_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(Path("paper"), Path("data"), "clean")
     monkeypatch.setattr(submission, "project_folder", lambda: PROJECT)
     calls: list[submission.Array] = []
     monkeypatch.setattr(submission, "sbatch", lambda array, place: calls.append(array) or "1")
     monkeypatch.chdir(tmp_path)
     submission.submit(plan(values_of("rebuttal-30"), home), home, [], "a100", {})
-    (task,) = {step.flags[step.flags.index("--root") + 1] for step in tasks(calls[0])}
-    assert task == str(tmp_path / "paper" / "clean")
+    (root,) = {step.flags[step.flags.index("--root") + 1] for step in tasks(calls[0])}
+    assert root == str(tmp_path / "paper" / "clean")
 
 
-def test_outside_of_an_array_steps_are_refused(tmp_path: Path) -> None:
+def test_steps_are_refused_outside_an_array(tmp_path: Path) -> None:
     file = tmp_path / "steps.json"
     file.write_text(json.dumps([["knn", [], ""], ["knn", [], ""]]))
     with pytest.raises(FungiError, match="tasks of a SLURM array"):

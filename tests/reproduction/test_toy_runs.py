@@ -1,4 +1,4 @@
-"""Every recipe runs, at toy size: miniature data and a tiny backbone in place of those named, fewer of everything."""
+"""Every recipe runs at toy size: with miniature datasets, a tiny backbone and smaller settings."""
 
 import json
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ CLASSES, PER_CLASS = (0, 1, 2), {"train": 11, "test": 4}
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    """Folders of pictures for classification, landmarks in their true format, scenes with masks, texts, and a
-    masked autoencoder with its decoder."""
+    """Write toy datasets (image folders, landmarks, scenes with masks, texts) and a masked autoencoder; yield their
+    `Home`."""
     data_dir = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("oxford-landmarks", "paris-landmarks"):
@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 
 def toy(run: Evaluation, data_dir: Path) -> Evaluation:
-    """The same command on what there is here; numbers of images that it names become two."""
+    """Return an evaluation with a toy dataset, a toy backbone and smaller settings."""
     dataset, backbone, flags = f"toy=folder:{data_dir / 'pictures'}", "digits-vit", run.flags
     if "mae" in run.features:
         backbone = f"autoencoder=hf:{data_dir / 'autoencoder'}"
@@ -60,10 +60,10 @@ def toy(run: Evaluation, data_dir: Path) -> Evaluation:
         flags = ("--images", "2") if "--images" in flags else ("--memory-size", "64")
         flags += ("--neighbours", "4", "--input-size", "32")
     elif run.command == "ablate":
-        named = flags[flags.index("--ablation") + 1]
-        objectives = ("simclr",) if named == "views" else ("kl", "dino")
-        flags = ("--ablation", named, *TINY_ABLATION, "--objective", *objectives)
-        flags += FEWER_NEGATIVES if named == "views" else ()
+        ablation = flags[flags.index("--ablation") + 1]
+        objectives = ("simclr",) if ablation == "views" else ("kl", "dino")
+        flags = ("--ablation", ablation, *TINY_ABLATION, "--objective", *objectives)
+        flags += FEWER_NEGATIVES if ablation == "views" else ()
     elif run.command == "in-context":
         dataset, backbone, flags = "ag-news", "tiny-bert", (*flags, "--k", "2")
     elif run.command == "cluster":
@@ -84,11 +84,11 @@ def toy_values(name: str, home: Home) -> list[Value]:
     ]
 
 
-def do(planned: Plan) -> None:
+def run_plan(planned: Plan) -> None:
     for step in planned.extractions:
-        more = ("--set", "mae.patch_size=8") if "mae" in step.features else ()
-        more = FEWER_NEGATIVES if "simclr" in step.features and step.backbone != "tiny-bert" else more
-        assert run_step(replace(step, flags=(*step.flags, *more))) == 0
+        toy_flags = ("--set", "mae.patch_size=8") if "mae" in step.features else ()
+        toy_flags = FEWER_NEGATIVES if "simclr" in step.features and step.backbone != "tiny-bert" else toy_flags
+        assert run_step(replace(step, flags=(*step.flags, *toy_flags))) == 0
     for step in planned.evaluations:
         if not step.is_done:
             assert run_step(step) == 0, step
@@ -98,7 +98,7 @@ def do(planned: Plan) -> None:
 
 
 def answer_all(root: Path) -> None:
-    """The language model that the step waits for: it knows all labels."""
+    """Write the answers of a language model that knows all labels."""
     for path in root.rglob("*.prompts.jsonl"):
         prompts = [json.loads(line) for line in path.read_text().splitlines()]
         answers = [json.dumps({"id": prompt["id"], "answer": prompt["label"]}) + "\n" for prompt in prompts]
@@ -107,22 +107,21 @@ def answer_all(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_value_of_a_recipe_is_filled_by_its_commands(name: str, home: Home) -> None:
+def test_the_commands_of_a_recipe_compute_all_its_values(name: str, home: Home) -> None:
     values = toy_values(name, home)
     planned = plan(values, home)
-    do(planned)
+    run_plan(planned)
     assert not any(planned.missing)
     ours = {value: our_value(value, home) for value in values if value.published is not None and not value.quoted}
-    three = {value for value in ours if value.table in ("rebuttal-30", "rebuttal-31", "rebuttal-32")}
-    lacking = [
-        value for value, found in ours.items() if found is None and "simclr" not in value.row + value.combination
-    ]
-    assert set(lacking) <= three, lacking[:2]  # the full feature of these has SimCLR, which the toy leaves out
-    if any(found is not None for found in ours.values()):
+    # The toy ablation omits SimCLR, which is part of the full feature in these tables.
+    may_be_missing = {value for value in ours if value.table in ("rebuttal-30", "rebuttal-31", "rebuttal-32")}
+    missing = [value for value, our in ours.items() if our is None and "simclr" not in value.row + value.combination]
+    assert set(missing) <= may_be_missing, missing[:2]
+    if any(our is not None for our in ours.values()):
         assert "(" in table_text(values, home)
 
 
-def test_recipes_name_commands_that_there_are() -> None:
+def test_recipes_use_existing_commands() -> None:
     assert {run.command for name in recipe_names() for value in values_of(name) for run in value.evaluations} <= set(
         COMMANDS
     )

@@ -1,4 +1,4 @@
-"""Text backbones: sizes, published names of weights, pooling, own encoders, tokenizers of `transformers`."""
+"""Text backbones: sizes, published weights, pooling, encoders of the user, tokenizers of `transformers`."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ from fungi.profiles import PROFILES
 from fungi.views.tokenizers import hub_tokenizer
 
 TEXT = [name for name in BACKBONES if BACKBONES[name].modality == "text"]
-# embedding, layer, weight, bias, G, d (spec text 1)
+# embedding size, layer, weight shape, bias, gradient size, projection size (spec text 1)
 BERT = (768, "encoder.layer.11.attention.output.dense", (768, 768), True, 590592, 768)
 T5 = (512, "encoder.block.5.layer.0.SelfAttention.o", (512, 512), False, 262144, 512)
 TABLE = {"bert-base-uncased": BERT, "bert-base-uncased-mean": BERT, "t5-small": T5, "t5-small-mean": T5}
@@ -27,15 +27,15 @@ needs_minilm = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_sizes_are_those_of_the_table(name):
+def test_sizes_equal_the_table(name):
     spec = BACKBONES[name]
-    found = (spec.embedding_dim, spec.layer, spec.weight_shape, spec.bias, spec.gradient_dim, spec.projection_dim)
-    assert found == TABLE[name]
+    sizes = (spec.embedding_dim, spec.layer, spec.weight_shape, spec.bias, spec.gradient_dim, spec.projection_dim)
+    assert sizes == TABLE[name]
     assert spec.pca_dim == 512
 
 
 @pytest.mark.parametrize("name", TEXT)
-def test_the_gradient_source_is_in_the_model(name):
+def test_the_gradient_source_exists_in_the_model(name):
     spec = BACKBONES[name]
     with torch.device("meta"):
         model = spec.build()
@@ -54,24 +54,24 @@ def test_the_published_profile_changes_deletion_and_temperature(name):
 
 
 def published_bert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """BERT's file on the hub: prefix, TensorFlow's names of norms, pooler and pre-training heads."""
-    named = {
+    """Return weights as in BERT's file on the hub: prefix, TensorFlow names of norms, pooler and pretraining heads."""
+    renamed = {
         "bert."
         + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
         for name, tensor in state.items()
     }
     heads = ("bert.pooler.dense.weight", "cls.predictions.bias", "cls.seq_relationship.weight")
-    return named | {name: torch.zeros(3) for name in heads}
+    return renamed | {name: torch.zeros(3) for name in heads}
 
 
 def published_t5(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """T5's file: decoder and head beside the encoder, word embeddings once."""
-    named = {name: tensor for name, tensor in state.items() if name != "encoder.embed_tokens.weight"}
-    return named | {"decoder.final_layer_norm.weight": torch.zeros(3), "lm_head.weight": torch.zeros(3)}
+    """Return weights as in T5's file: encoder, decoder and head, with a single copy of the word embeddings."""
+    kept = {name: tensor for name, tensor in state.items() if name != "encoder.embed_tokens.weight"}
+    return kept | {"decoder.final_layer_norm.weight": torch.zeros(3), "lm_head.weight": torch.zeros(3)}
 
 
 @pytest.mark.parametrize(("name", "publish"), [("bert-base-uncased", published_bert), ("t5-small", published_t5)])
-def test_names_of_the_published_files_are_understood(name, publish):
+def test_weight_names_of_the_published_files_are_converted(name, publish):
     spec = BACKBONES[name]
     with torch.device("meta"):
         own = spec.build().state_dict()
@@ -82,24 +82,24 @@ def test_names_of_the_published_files_are_understood(name, publish):
     assert set(spec.convert(published)) != set(own)
 
 
-def test_missing_weights_say_what_to_fetch(monkeypatch, tmp_path):
+def test_the_error_for_missing_weights_names_their_source(monkeypatch, tmp_path):
     import huggingface_hub
 
     def refuse(*arguments, **options):
         raise OSError("no network")
 
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *given: None)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *arguments: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
     with pytest.raises(MissingFilesError, match=r"model.safetensors of huggingface.co/google-bert/bert-base-uncased"):
         load_backbone("bert-base-uncased")
 
 
-def test_a_tokenizer_that_is_not_there_says_what_to_fetch(tmp_path):
+def test_the_error_for_a_missing_tokenizer_names_it(tmp_path):
     with pytest.raises(MissingFilesError, match=r"the tokenizer of .*is not on disk"):
         hub_tokenizer("own", str(tmp_path)).get()
 
 
-def test_minilm_without_its_package_says_what_to_install(monkeypatch):
+def test_the_error_for_minilm_without_its_package_names_the_package(monkeypatch):
     monkeypatch.setattr(minilm, "PACKAGE", "no_such_package")
     with pytest.raises(MissingFilesError, match=r"Run: pip install no-such-package; or use --backbone tiny-bert"):
         load_backbone("minilm")
@@ -107,7 +107,7 @@ def test_minilm_without_its_package_says_what_to_install(monkeypatch):
 
 @needs_minilm
 @pytest.mark.slow
-def test_minilm_equals_its_own_library_read_plainly():
+def test_minilm_equals_a_direct_use_of_transformers():
     from transformers import AutoModel, AutoTokenizer
 
     folder = str(minilm.model_folder())
@@ -115,7 +115,7 @@ def test_minilm_equals_its_own_library_read_plainly():
     tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         hidden = AutoModel.from_pretrained(folder)(**tokens).last_hidden_state
-    wanted = torch.stack(
+    expected = torch.stack(
         [row[mask == 1].mean(dim=0) for row, mask in zip(hidden, tokens["attention_mask"], strict=True)]
     )
     loaded = load_backbone("minilm")
@@ -123,13 +123,13 @@ def test_minilm_equals_its_own_library_read_plainly():
     batch = views.collate([views.prepare(text) for text in texts])
     ((rows, part),) = views.groups(batch, 8)
     with torch.no_grad():
-        found = loaded.model(**views.render(part))
-    torch.testing.assert_close(found, wanted[rows], rtol=1e-4, atol=1e-5)
+        embeddings = loaded.model(**views.render(part))
+    torch.testing.assert_close(embeddings, expected[rows], rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
 def own_folder(tmp_path: Path) -> Path:
-    """A BERT with a WordPiece tokenizer as `save_pretrained` writes them."""
+    """Save a small BERT and a WordPiece tokenizer with `save_pretrained`, and return their folder."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     folder = tmp_path / "own"
@@ -146,7 +146,7 @@ def own_folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["hf", "hf-mean"])
-def test_an_own_encoder_equals_the_library_read_plainly(kind, own_folder):
+def test_an_own_encoder_equals_a_direct_use_of_transformers(kind, own_folder):
     from transformers import AutoTokenizer, BertModel
 
     text = f"mine={kind}:{own_folder}"
@@ -158,11 +158,11 @@ def test_an_own_encoder_equals_the_library_read_plainly(kind, own_folder):
         hidden = BertModel.from_pretrained(own_folder).eval()(**tokens).last_hidden_state[0]
     views = loaded.input.views("plain")
     part = views.collate([views.prepare("a longer text.")])
-    found = loaded.model(part["input_ids"][:, 0], part["attention_mask"][:, 0])
-    torch.testing.assert_close(found[0], hidden[0] if kind == "hf" else hidden.mean(dim=0), rtol=1e-4, atol=1e-6)
+    embeddings = loaded.model(part["input_ids"][:, 0], part["attention_mask"][:, 0])
+    torch.testing.assert_close(embeddings[0], hidden[0] if kind == "hf" else hidden.mean(dim=0), rtol=1e-4, atol=1e-6)
 
 
-def test_tokens_are_cut_at_the_limit_of_the_model_and_end_as_they_should(own_folder):
+def test_truncated_texts_end_with_the_last_special_token(own_folder):
     tokenizer = hub_tokenizer("own", str(own_folder)).get()
     short, long, empty = tokenizer.encode(["a longer text.", "a " * 30, ""], 512)
     assert [WORDS[number] for number in short.ids] == ["[CLS]", "a", "long", "##er", "text", ".", "[SEP]"]
@@ -173,7 +173,7 @@ def test_tokens_are_cut_at_the_limit_of_the_model_and_end_as_they_should(own_fol
 
 
 def saved(folder: Path, architecture: str, **options: object) -> str:
-    """A tiny model of `transformers` beside a tokenizer of ten words."""
+    """Save a tiny model of `transformers` and a tokenizer with ten words; return the value of `--backbone`."""
     import transformers
 
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
@@ -190,11 +190,11 @@ def saved(folder: Path, architecture: str, **options: object) -> str:
     ("architecture", "options", "longest"),
     [
         ("Bert", {"max_position_embeddings": 64}, 64),
-        ("Roberta", {"max_position_embeddings": 20, "pad_token_id": 1}, 18),  # positions begin behind the padding row
+        ("Roberta", {"max_position_embeddings": 20, "pad_token_id": 1}, 18),  # positions start after the padding row
         ("Bert", {"max_position_embeddings": 2048}, 512),
     ],
 )
-def test_texts_are_cut_to_the_positions_of_the_model_and_the_remark_says_so(architecture, options, longest, tmp_path):
+def test_texts_are_truncated_to_the_positions_of_the_model_with_a_remark(architecture, options, longest, tmp_path):
     loaded = load_backbone(saved(tmp_path / "model", architecture, **options))
     assert f"texts are cut to {longest} tokens" in loaded.spec.notes
     views = loaded.input.views("plain")
@@ -206,25 +206,25 @@ def test_texts_are_cut_to_the_positions_of_the_model_and_the_remark_says_so(arch
     assert views.remarks() == [f"1 texts were longer than {longest} tokens and were cut"]
 
 
-def test_the_limit_of_the_tokenizer_is_said_where_it_is_the_smaller_one(own_folder):
+def test_the_remark_gives_the_limit_of_the_tokenizer_if_it_is_smaller(own_folder):
     views = load_backbone(f"mine=hf:{own_folder}").input.views("plain")
     list(views.groups(views.collate([views.prepare("a " * 30)]), 8))
     assert views.remarks() == ["1 texts were longer than 8 tokens and were cut"]
 
 
-def test_a_tokenizer_with_more_words_than_the_models_table_is_refused_before_any_work(tmp_path, capfd):
+def test_a_tokenizer_with_more_words_than_the_model_is_refused_before_extraction(tmp_path, capfd):
     from fungi.commands import COMMANDS
 
     text = saved(tmp_path / "model", "Bert", vocab_size=len(WORDS) - 2)
     arguments = f"--dataset pydocs --backbone {text} --root {tmp_path / 'features'}"
     assert COMMANDS["extract"].main(arguments.split()) == 2
-    said = capfd.readouterr().err
-    assert "has word numbers up to 9, the model's table 8 rows: they do not belong together" in said
-    assert "Traceback" not in said
+    error = capfd.readouterr().err
+    assert "has word numbers up to 9, the model's table 8 rows: they do not belong together" in error
+    assert "Traceback" not in error
     assert not (tmp_path / "features").exists()
 
 
-def test_own_weights_that_lack_a_tensor_are_refused(own_folder):
+def test_own_weights_without_a_tensor_are_refused(own_folder):
     from safetensors.torch import load_file, save_file
 
     state = load_file(own_folder / "model.safetensors")
@@ -247,20 +247,20 @@ def test_own_weights_that_lack_a_tensor_are_refused(own_folder):
         ("mine=hf:", r"is not understood"),
     ],
 )
-def test_descriptions_that_lead_nowhere_are_refused(text, complaint):
+def test_invalid_descriptions_are_refused(text, complaint):
     with pytest.raises(FungiError, match=complaint):
         resolve_backbone(text)
 
 
-def test_an_own_folder_without_a_model_says_what_it_has_to_hold(tmp_path):
+def test_the_error_for_a_folder_without_a_model_names_the_needed_files(tmp_path):
     with pytest.raises(MissingFilesError, match=r"no encoder could be read from .*config.json, weights and a tok"):
         resolve_backbone(f"mine=hf:{tmp_path}")
 
 
-def test_describing_text_backbones_imports_nothing_heavy():
+def test_listing_text_backbones_does_not_import_transformers():
     import subprocess
 
     listing = "from fungi.backbones.base import BACKBONES; BACKBONES.names()"
     program = f"import sys; {listing}; print('transformers' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "False"

@@ -20,47 +20,47 @@ def words(count: int) -> str:
     return " ".join(f"w{number}" for number in range(count))
 
 
-@pytest.mark.parametrize(("tokens", "gone"), [(2, 1), (10, 1), (11, 2), (20, 2), (30, 3), (99, 10), (200, 10)])
-def test_the_count_rule_deletes_a_tenth_rounded_up_at_most_ten(tokens, gone):
-    assert len(delete_count(words(tokens), 0.1).split()) == tokens - gone
+@pytest.mark.parametrize(("count", "deleted"), [(2, 1), (10, 1), (11, 2), (20, 2), (30, 3), (99, 10), (200, 10)])
+def test_the_count_rule_deletes_a_tenth_rounded_up_at_most_ten(count, deleted):
+    assert len(delete_count(words(count), 0.1).split()) == count - deleted
 
 
 @pytest.mark.parametrize("text", ["", " ", "word", "?"])
-def test_the_count_rule_leaves_fewer_than_two_words_alone(text):
+def test_the_count_rule_does_not_change_a_text_with_fewer_than_two_words(text):
     assert delete_count(text, 0.1) == text
 
 
-def test_the_count_rule_counts_marks_but_deletes_words_only():
+def test_the_count_rule_counts_marks_but_deletes_only_words():
     for _ in range(50):
-        found = delete_count("a, b, c, d, e, f !", 0.1)  # 12 pieces: two go
-        assert found.count(",") == 5
-        assert found.endswith("!")
-        assert sum(letter.isalpha() for letter in found) == 4
+        view = delete_count("a, b, c, d, e, f !", 0.1)  # 12 pieces, of which two are deleted
+        assert view.count(",") == 5
+        assert view.endswith("!")
+        assert sum(letter.isalpha() for letter in view) == 4
 
 
-def test_the_count_rule_keeps_texts_of_marks_alone():
+def test_the_count_rule_does_not_change_texts_of_marks():
     assert delete_count("? !", 0.1) == "? !"
 
 
-def test_the_count_rule_capitalises_the_word_that_becomes_the_first():
-    found = {delete_count("Hello there", 0.1) for _ in range(50)}
-    assert found == {"There", "Hello"}
+def test_the_count_rule_capitalises_the_new_first_word():
+    views = {delete_count("Hello there", 0.1) for _ in range(50)}
+    assert views == {"There", "Hello"}
 
 
-def test_the_count_rule_repairs_spaces_around_marks():
-    found = {delete_count("(really) nice, is it?", 0.1) for _ in range(200)}
-    assert "( really) is it?" not in found  # the comma stays
-    assert "( really ), is it?" in found
-    assert "( really) nice, it?" in found
+def test_the_count_rule_corrects_spaces_around_marks():
+    views = {delete_count("(really) nice, is it?", 0.1) for _ in range(200)}
+    assert "( really) is it?" not in views  # the comma is never deleted
+    assert "( really ), is it?" in views
+    assert "( really) nice, it?" in views
 
 
-def test_the_independent_rule_deletes_a_tenth_on_average_and_keeps_the_rest_as_it_is():
+def test_the_independent_rule_deletes_a_tenth_on_average_and_does_not_change_the_rest():
     random.seed(0)
     text = "one,  two\tthree 'four' " * 500
-    found = delete_independently(text, 0.1)
-    assert abs(1 - len(found.split()) / len(text.split()) - 0.1) < 0.02  # three deviations of 2000 draws
+    view = delete_independently(text, 0.1)
+    assert abs(1 - len(view.split()) / len(text.split()) - 0.1) < 0.02  # three deviations of 2000 draws
     remaining = iter(text.split())
-    assert all(word in remaining for word in found.split())  # in order
+    assert all(word in remaining for word in view.split())  # in order
     assert delete_independently(" a  b\tc", 0.0) == " a  b\tc"
 
 
@@ -70,11 +70,11 @@ def test_the_independent_rule_never_deletes_everything(text):
 
 
 @pytest.mark.parametrize("text", ["", "  "])
-def test_a_text_without_words_stays(text):
+def test_a_text_without_words_is_not_changed(text):
     assert delete_independently(text, 0.5) == text
 
 
-def test_views_follow_from_the_row_and_are_none_of_the_text_alone():
+def test_views_depend_on_the_row_not_only_on_the_text():
     views = INPUT.views("words", deletion="count")
     first, again, other = (prepare(views, words(30), 42, name) for name in ("row 1", "row 1", "row 2"))
     assert first == again
@@ -83,12 +83,12 @@ def test_views_follow_from_the_row_and_are_none_of_the_text_alone():
     assert all(len(view.ids) == 30 - 3 + 2 for view in first)
 
 
-def test_fewer_views_are_the_first_of_more():
+def test_views_do_not_depend_on_the_number_of_views():
     few, many = (prepare(INPUT.views("words", n_views=count), words(30), 42, "row") for count in (2, 12))
     assert few == many[:2]
 
 
-def test_the_published_input_deletes_by_count_and_the_option_comes_first():
+def test_the_published_input_deletes_by_count_unless_the_option_is_set():
     published = BACKBONES["tiny-bert"].published_input
     assert published.views("words").rule == "count"
     assert INPUT.views("words").rule == "independent"
@@ -104,22 +104,22 @@ def test_the_published_input_deletes_by_count_and_the_option_comes_first():
         ({"grid": 2}, "have no option 'grid'. They have: .*deletion"),
     ],
 )
-def test_options_that_can_not_be_are_refused(options, complaint):
+def test_invalid_options_are_refused(options, complaint):
     with pytest.raises(FungiError, match=complaint):
         INPUT.views("words", **options)
 
 
-def test_a_kind_of_images_is_refused_with_the_kinds_of_texts():
+def test_image_views_are_refused_with_the_kinds_of_text_views():
     with pytest.raises(FungiError, match=r"unknown kind of text views 'crops'.*plain, words"):
         INPUT.views("crops")
 
 
-def test_an_item_that_is_no_text_is_refused():
+def test_an_item_that_is_not_a_text_is_refused():
     with pytest.raises(FungiError, match="a text was expected, found a int"):
         INPUT.views("plain").prepare(3)
 
 
-def test_long_texts_are_cut_counted_and_keep_their_last_token():
+def test_long_texts_are_truncated_and_counted_and_keep_their_last_token():
     views = INPUT.views("plain")
     batch = views.collate([views.prepare(text) for text in (words(600), words(510), words(3))])
     assert batch["input_ids"].shape == (3, 1, 512)
@@ -130,7 +130,7 @@ def test_long_texts_are_cut_counted_and_keep_their_last_token():
     assert views.remarks() == []
 
 
-def test_groups_hold_texts_of_like_length_cut_to_the_longest_of_them():
+def test_groups_contain_texts_of_similar_length_with_little_padding():
     views = INPUT.views("plain")
     lengths = [5, 40, 1, 39, 6, 2]
     batch = views.collate([views.prepare(words(count)) for count in lengths])
@@ -142,14 +142,14 @@ def test_groups_hold_texts_of_like_length_cut_to_the_longest_of_them():
             assert torch.equal(ids[mask == 1], batch["input_ids"][row][batch["attention_mask"][row] == 1])
 
 
-def test_a_group_ends_where_padding_would_cost_more_than_another_forward():
+def test_a_group_ends_if_padding_would_cost_more_than_a_forward_pass():
     views = INPUT.views("plain")
     batch = views.collate([views.prepare(words(count)) for count in (1, 1, 1, 1, 300)])
     assert [rows.tolist() for rows, _ in views.groups(batch, 64)] == [[0, 1, 2, 3], [4]]
-    assert [rows.tolist() for rows, _ in views.groups(batch, 1024)] == [[0, 1, 2, 3, 4]]  # room for many: a GPU
+    assert [rows.tolist() for rows, _ in views.groups(batch, 1024)] == [[0, 1, 2, 3, 4]]  # a large batch, as on a GPU
 
 
-def test_padding_uses_the_backbones_own_number():
+def test_padding_uses_the_padding_token_of_the_backbone():
     tokens = INPUT.tokenizer.get().encode(["a b", ""], 512)
     batch = pad_together([[tokens[0]], [tokens[1]]], pad=7)
     assert batch["input_ids"][1, 0].tolist() == [1, 2, 7, 7]
@@ -157,7 +157,7 @@ def test_padding_uses_the_backbones_own_number():
 
 
 @pytest.mark.parametrize("size", [4, 9, 8192])
-def test_hashed_words_are_numbers_of_the_vocabulary_beside_the_special_ones(size):
+def test_hashed_words_are_token_ids_after_the_special_tokens(size):
     (tokens,) = HashedWords(size=size).encode([words(500)], 1000)
     inner = tokens.ids[1:-1]
     assert [tokens.ids[0], tokens.ids[-1]] == [1, 2]
@@ -179,21 +179,21 @@ def test_hashed_words_are_numbers_of_the_vocabulary_beside_the_special_ones(size
         ("x <y> : z !", "x <y >: z!"),
     ],
 )
-def test_spaces_around_marks_and_brackets_are_those_of_the_published_codes_library(text: str, published: str) -> None:
-    """What its version 1.1.11 makes of the pieces of these texts; 20,000 random ones were compared besides (log)."""
+def test_spaces_around_marks_and_brackets_equal_the_library_of_the_published_code(text: str, published: str) -> None:
+    """The expected texts are the output of its version 1.1.11. The log has a comparison of 20,000 random texts."""
     assert spaced([piece for piece in re.split(r"(\W)", text) if piece.strip()]) == published
 
 
 @pytest.mark.parametrize(
-    ("gone", "published"),
+    ("deleted", "published"),
     [((0,), "Bees hum, I think"), ((0, 1), "Bees hum, I think"), ((1, 4), "The hum, think"), ((2, 5), "The bees, I")],
 )
-def test_the_second_word_takes_over_the_capital_and_stays(gone: tuple[int, ...], published: str) -> None:
-    assert without(["The", "bees", "hum", ",", "I", "think"], gone) == published
+def test_if_the_first_word_is_deleted_the_second_word_is_capitalised(deleted: tuple[int, ...], published: str) -> None:
+    assert without(["The", "bees", "hum", ",", "I", "think"], deleted) == published
 
 
 @pytest.mark.parametrize(("first", "second"), [("USA", "bees"), ("3", "bees"), ("the", "bees"), ("iPhone", "bees")])
-def test_a_first_word_that_is_not_capitalised_leaves_the_second_as_it_is(first: str, second: str) -> None:
+def test_the_second_word_is_not_capitalised_if_the_first_word_is_not(first: str, second: str) -> None:
     assert without([first, second, "hum"], (0,)) == f"{second} hum"
 
 
