@@ -1,4 +1,4 @@
-"""Reports: what is compared with what, what is missing, and that every figure is drawn."""
+"""Reports: comparison with published values, protocols, missing results, and tables in all formats."""
 
 import csv
 import io
@@ -40,7 +40,7 @@ def content(
 
 
 def cells(*contents: dict) -> list:
-    return [cell for one in contents for cell in cells_of(ResultRecord(Path("x.json"), one))]
+    return [cell for result in contents for cell in cells_of(ResultRecord(Path("x.json"), result))]
 
 
 @pytest.mark.parametrize(
@@ -59,33 +59,33 @@ def cells(*contents: dict) -> list:
         (PublishedKey("retrieval", "H", "dinov2_vitb14", "paris-landmarks", "embeddings"), 77.5, "paper-10"),
     ],
 )
-def test_published_values_are_found_where_they_are_printed(key, value, table):
-    found = published_value(key)
-    assert (found.value, found.table) == (value, table)
+def test_published_values_come_from_the_right_table(key, value, table):
+    published = published_value(key)
+    assert (published.value, published.table) == (value, table)
 
 
-def test_unprinted_values_have_none():
+def test_a_value_that_was_not_published_is_none():
     assert published_value(PublishedKey("knn", "full", "vit-b16", "imagenet-1k", "embeddings")) is None
 
 
 def test_a_cell_shows_value_deviation_gain_published_value_and_difference():
-    one = content({"embeddings": 0.330, "embeddings+kl+dino+simclr": 0.403})
-    one["results"]["embeddings+kl+dino+simclr"]["accuracy-std"] = 0.0031
-    text = to_markdown(make_tables(cells(one)))
+    result = content({"embeddings": 0.330, "embeddings+kl+dino+simclr": 0.403})
+    result["results"]["embeddings+kl+dino+simclr"]["accuracy-std"] = 0.0031
+    text = to_markdown(make_tables(cells(result)))
     assert "| DeiT ViT-B/16 | embeddings+kl+dino+simclr | 40.3 ± 0.3 (+7.3) [39.3, +1.0] | - |" in text
     assert "## knn, full, profile published, k 20, PCA 512" in text
 
 
 @pytest.mark.parametrize("change", [{"k": 5}, {"pca_dim": 256}, {"normalize": False}, {"test_split": "valid"}])
-def test_published_values_never_stand_beside_another_protocol(change):
+def test_results_with_another_protocol_have_no_published_value(change):
     (cell,) = cells(content({"embeddings": 0.3}, **change))
     assert cell.published is None
     assert cells(content({"embeddings": 0.3}))[0].published is not None
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "stratified"])
-def test_published_few_shot_values_stand_beside_the_published_kind_of_draw(sampling):
-    """Texts were drawn in proportion to the classes (spec text 6.1), pictures equally from each."""
+def test_few_shot_results_have_published_values_only_with_the_published_sampling(sampling):
+    """The published code drew texts in proportion to the class sizes (spec text 6.1), and images equally per class."""
     shots = {"shots": 5, "few_shot_sampling": sampling}
     text = content({"embeddings": 0.2}, backbone="bert-base-uncased", dataset="trec", **shots)
     picture = content({"embeddings": 0.3}, backbone="vit-b16-augreg-in1k", **shots)
@@ -96,21 +96,23 @@ def test_published_few_shot_values_stand_beside_the_published_kind_of_draw(sampl
 
 def test_gradients_of_another_layer_are_another_protocol_and_have_no_published_value():
     own = BACKBONES["dino_vitb16"].layer
-    of = {layer: cells(content({"kl": 0.5}, backbone="dino_vitb16", layer=layer))[0] for layer in (own, "blocks.5.fc")}
-    assert str(of["blocks.5.fc"].protocol).endswith("layer blocks.5.fc")
-    assert "layer" not in str(of[own].protocol)
-    assert (of[own].as_published, of["blocks.5.fc"].as_published) == (True, False)
+    usual, other = (
+        cells(content({"kl": 0.5}, backbone="dino_vitb16", layer=layer))[0] for layer in (own, "blocks.5.fc")
+    )
+    assert str(other.protocol).endswith("layer blocks.5.fc")
+    assert "layer" not in str(usual.protocol)
+    assert (usual.as_published, other.as_published) == (True, False)
 
 
 @pytest.mark.parametrize("official", [True, False])
 def test_a_linear_probe_without_the_official_validation_rows_has_no_published_value(official):
-    one = content({"embeddings": 0.5}, backbone="dino_vitb16", dataset="textures") | {"task": "linear"}
+    result = content({"embeddings": 0.5}, backbone="dino_vitb16", dataset="textures") | {"task": "linear"}
     if official:
-        one["provenance"]["features"][0]["valid"] = {}
-    assert cells(one)[0].as_published == official
+        result["provenance"]["features"][0]["valid"] = {}
+    assert cells(result)[0].as_published == official
 
 
-def test_retrieval_is_reduced_as_published_whatever_the_backbone():
+def test_retrieval_uses_the_published_pca_size_for_every_backbone():
     assert (usual_pca_dim("oxford-landmarks", "dino_vits16"), usual_pca_dim("pets", "dino_vits16")) == (512, 384)
 
 
@@ -133,7 +135,7 @@ def test_different_protocols_never_share_a_table():
     ]
 
 
-def test_the_mean_needs_all_eleven_datasets_and_what_is_missing_is_said():
+def test_the_mean_needs_all_eleven_datasets_and_missing_datasets_are_named():
     all_but_one = [content({"embeddings": 0.5}, dataset=name) for name in mean_datasets()[:-1]]
     assert mean_cells(cells(*all_but_one)) == []
     assert "Missing for DeiT ViT-B/16: flowers102." in to_markdown(make_tables(cells(*all_but_one)))
@@ -143,48 +145,48 @@ def test_the_mean_needs_all_eleven_datasets_and_what_is_missing_is_said():
     assert mean.published.value == 65.3
 
 
-def test_of_several_files_the_one_of_most_runs_is_shown():
-    one, three = content({"embeddings": 0.5}), content({"embeddings": 0.4}) | {"runs": [{}, {}, {}]}
-    assert [cell.value for cell in distinct(cells(one, three, one))] == [40.0]
+def test_the_file_with_the_most_runs_is_shown():
+    single, three_runs = content({"embeddings": 0.5}), content({"embeddings": 0.4}) | {"runs": [{}, {}, {}]}
+    assert [cell.value for cell in distinct(cells(single, three_runs, single))] == [40.0]
 
 
-def test_metrics_are_those_of_the_datasets():
-    one = content({"embeddings": 0.5}, dataset="pets")
-    one["results"]["embeddings"]["mean-per-class-accuracy"] = 0.25
-    (cell,) = cells(one)
+def test_the_metric_is_that_of_the_dataset():
+    result = content({"embeddings": 0.5}, dataset="pets")
+    result["results"]["embeddings"]["mean-per-class-accuracy"] = 0.25
+    (cell,) = cells(result)
     assert (cell.metric, cell.value) == ("mean-per-class-accuracy", 25.0)
 
 
 def test_csv_has_one_line_per_cell_and_latex_escapes():
-    found = cells(content({"embeddings": 0.33, "embeddings+kl": 0.34}, backbone="dino_vitb16"))
-    lines = list(csv.DictReader(io.StringIO(to_csv(found))))
+    two_cells = cells(content({"embeddings": 0.33, "embeddings+kl": 0.34}, backbone="dino_vitb16"))
+    lines = list(csv.DictReader(io.StringIO(to_csv(two_cells))))
     assert [line["combination"] for line in lines] == ["embeddings", "embeddings+kl"]
     assert (lines[1]["value"], lines[1]["gain"]) == ("34.000", "1.000")
-    assert r"\begin{tabular}" in to_latex(make_tables(found))
+    assert r"\begin{tabular}" in to_latex(make_tables(two_cells))
     assert r"my\_net" in to_latex(make_tables(cells(content({"embeddings": 0.3}, backbone="my_net"))))
 
 
-def test_files_of_the_original_harness_are_named_after_their_folders():
-    one = content({"embeddings": 0.3})
-    one["provenance"]["features"] = [
+def test_the_folders_of_the_original_harness_give_dataset_and_backbone():
+    result = content({"embeddings": 0.3})
+    result["provenance"]["features"] = [
         {"train": {"embeddings": {"file": "/x/pets/vit-b32/train.h5", "provenance": None}}}
     ]
-    (cell,) = cells(one)
+    (cell,) = cells(result)
     assert (cell.dataset, cell.backbone, cell.protocol.profile) == ("pets", "vit-b32", "unknown")
 
 
-def test_per_class_differences_are_recalls_against_those_of_the_embeddings():
-    one = content({})
-    one["test_targets"] = [0, 0, 1, 1]
-    one["results"] = {
+def test_per_class_differences_are_recalls_minus_recalls_of_the_embeddings():
+    result = content({})
+    result["test_targets"] = [0, 0, 1, 1]
+    result["results"] = {
         "embeddings": {"predictions": [0, 0, 1, 0]},
         "kl": {"predictions": [0, 1, 1, 1]},
         "embeddings+kl": {"predictions": [0, 0, 1, 1]},
     }
-    assert per_class_differences(one) == {"kl": [-0.5, 0.5]}
+    assert per_class_differences(result) == {"kl": [-0.5, 0.5]}
 
 
-def test_no_results_and_damaged_ones_are_named(tmp_path, caplog):
+def test_missing_and_damaged_results_are_named(tmp_path, caplog):
     with pytest.raises(MissingFilesError, match=r"no result files in .*Run fungi knn"):
         report.run(ReportSettings(results=(tmp_path,)))
     with pytest.raises(FungiError, match=r"--results .* does not exist"):
@@ -201,14 +203,14 @@ def test_result_files_are_strict_json(tmp_path):
     make_folder(tmp_path)
     knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=6, k=5))
     (path,) = tmp_path.rglob("results/**/*.json")
-    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert np.isfinite(json.loads(path.read_text())["results"]["kl"]["accuracy"])
 
 
-def test_results_of_the_original_harness_stand_in_the_report(tmp_path):
-    """With the value of one entry per metric, and feature files joined by semicolons."""
+def test_results_of_the_original_harness_are_in_the_report(tmp_path):
+    """Its metrics are lists of one value, and its combinations are feature files joined by semicolons."""
     scores = {"accuracy": [0.25], "mean-per-class-accuracy": [0.2], "predictions": [[1, 2]]}
-    one = {
+    result = {
         "args": {"pca_dim": 512},
         "metrics": {"train.h5": scores, "train.h5;kl-train.h5;dino-train.h5": scores | {"accuracy": [0.5]}},
         "test_targets": [1, 1],
@@ -216,7 +218,7 @@ def test_results_of_the_original_harness_stand_in_the_report(tmp_path):
     for place in ("vit-b16-augreg-in1k/cars.json", "linear/vit-b16-augreg-in1k/5-shots/cars.json"):
         path = tmp_path / "logs" / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(one))
+        path.write_text(json.dumps(result))
     knn, linear = sorted((c for r in read_results([tmp_path]) for c in cells_of(r)), key=lambda c: c.protocol.task)[
         1::2
     ]
@@ -241,6 +243,5 @@ def test_results_of_the_original_harness_stand_in_the_report(tmp_path):
         (Setting("patches", 1024), "1024 patches", "bank of 1024 patches"),
     ],
 )
-def test_settings_of_every_kind_of_task_have_a_text(setting: Setting, text: str, words: str) -> None:
-    """The amount of a retrieval setting is a letter, which is no share."""
+def test_settings_of_every_task_have_a_text(setting: Setting, text: str, words: str) -> None:
     assert (str(setting), setting.in_words()) == (text, words)

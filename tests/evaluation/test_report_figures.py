@@ -1,4 +1,4 @@
-"""Figures of the report: of real runs, of ablations, of layers and backbones."""
+"""Figures of the report: real runs, ablations, layers and backbones."""
 
 import json
 from dataclasses import replace
@@ -21,22 +21,23 @@ PIXELS = b"\x89PNG"
 
 
 def drawn_of(folder, records, cells, tables):
-    """Everything drawn that the results fill."""
+    """Draw all figures of some results, and return their paths."""
     return draw_all(figures_of(folder, records, cells, tables), 1000)
 
 
 @pytest.mark.slow
-def test_a_report_of_real_runs_holds_every_format_and_figure(tmp_path):
+def test_a_report_of_real_runs_has_every_format_and_figure(tmp_path):
     for seed in (0, 1):
         make_folder(tmp_path / f"seed-{seed}", seed=seed, rows={"train": 160, "test": 80})
     roots = (tmp_path / "seed-0", tmp_path / "seed-1")
     knn_concat.run(KnnSettings(root=roots, pca_dim=6, k=5))
     analysis = AnalyseSettings(root=roots, pca_dim=6, k=5, shot_counts=(1, 2, 4, 100))
     analyse.run(analysis)
-    made = analysis.outputs()
-    assert len(made) == 3  # CKA, 2 and 4 shots: four classes have too few neighbours with 1, and no hundred rows
-    assert all(path.exists() and analysis.difference(path) == "" for path in made)
-    assert "--pca-dim 6, not 5" in replace(analysis, pca_dim=5).difference(made[0])
+    outputs = analysis.outputs()
+    # CKA, 2 shots and 4 shots. With 1 shot there are fewer rows than neighbours, and no class has 100 rows.
+    assert len(outputs) == 3
+    assert all(path.exists() and analysis.difference(path) == "" for path in outputs)
+    assert "--pca-dim 6, not 5" in replace(analysis, pca_dim=5).difference(outputs[0])
     written = report.run(ReportSettings(results=(tmp_path,), output=tmp_path / "report"))
     assert [path.name for path in written[:4]] == ["report.html", "report.md", "report.csv", "report.tex"]
     kinds = {path.name.split("_")[0] for path in written[4:]}
@@ -44,13 +45,13 @@ def test_a_report_of_real_runs_holds_every_format_and_figure(tmp_path):
     assert all(path.read_bytes().startswith(PIXELS) for path in written[4:])
     text = (tmp_path / "report" / "report.md").read_text()
     assert "## knn, 2-shot, profile clean, k 5, PCA 6" in text
-    assert "1-shot" not in text  # four rows for five neighbours
+    assert "1-shot" not in text  # there are four rows for five neighbours
     assert all(f"figures/{path.name}" in text for path in written[4:])
 
 
 @pytest.mark.parametrize(("task", "title"), [("knn", "Nearest neighbours"), ("linear", "Linear probe")])
-def test_backbones_are_compared_by_the_best_combination_of_each(task, title, tmp_path, monkeypatch):
-    """Figures 5 and 9."""
+def test_backbones_are_compared_by_their_best_combinations(task, title, tmp_path, monkeypatch):
+    """As in figures 5 and 9 of the paper."""
     scores = {
         "vit-b16": {"embeddings": 0.6, "kl": 0.9, "kl+dino": 0.9, "embeddings+kl": 0.7, "embeddings+kl+dino": 0.65},
         "dino_vitb16": {"embeddings": 0.5, "embeddings+kl": 0.4, "embeddings+kl+dino": 0.45},
@@ -58,43 +59,43 @@ def test_backbones_are_compared_by_the_best_combination_of_each(task, title, tmp
         "vit-b32": {"embeddings": 0.8},
         "vit-s16": {"embeddings+kl": 0.8},
     }
-    results = [content(found, backbone=name, dataset="pydocs") | {"task": task} for name, found in scores.items()]
+    results = [content(accuracy, backbone=name, dataset="pydocs") | {"task": task} for name, accuracy in scores.items()]
     tables = make_tables(cells(*results))
     (path,) = [path for path in drawn_of(tmp_path, [], [], tables) if path.name.startswith("backbones")]
     assert path.read_bytes().startswith(PIXELS)
     drawn = []
-    monkeypatch.setattr("fungi.report.gallery.compared_dots", lambda _, **given: drawn.append(given))
+    monkeypatch.setattr("fungi.report.gallery.compared_dots", lambda _, **arguments: drawn.append(arguments))
     drawn_of(tmp_path, [], [], tables)
-    (given,) = drawn
-    alone, best = given["series"]
-    assert given["title"].startswith(title)
-    assert dict(zip(given["groups"], zip(alone.y, best.y, best.captions, strict=True), strict=True)) == {
+    (arguments,) = drawn
+    embeddings, best = arguments["series"]
+    assert arguments["title"].startswith(title)
+    assert dict(zip(arguments["groups"], zip(embeddings.y, best.y, best.captions, strict=True), strict=True)) == {
         "DeiT ViT-B/16": (60, 70, "+ KL"),
         "DINO ViT-B/16": (50, 45, "+ KL + DINO"),
         "MAE ViT-B/16": (20, 30, "+ KL"),
     }
     drawn_of(tmp_path, [], [], make_tables(cells(results[0], *results[3:])))
-    assert len(drawn) == 1, "one backbone alone is compared to none"
+    assert len(drawn) == 1, "a single backbone has no comparison"
 
 
 def ablation(folder, table, rows, columns, **settings):
-    """The file of an ablation with made-up values."""
+    """Write the result file of an ablation with arbitrary values, and return its path."""
     path = folder / f"ablation-{table}" / "pydocs" / "vit-b16.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = AblationTable(table, columns, rows)
+    values = AblationTable(table, columns, rows)
     for number, row in enumerate(rows):
         for column in columns:
-            made.add(row, column, 0.1 * number)
-            made.add(row, column, 0.1 * number + 0.2)
-    named = {"dataset": "pydocs", "backbone": "vit-b16", "profile": "clean", **settings}
+            values.add(row, column, 0.1 * number)
+            values.add(row, column, 0.1 * number + 0.2)
+    all_settings = {"dataset": "pydocs", "backbone": "vit-b16", "profile": "clean", **settings}
     path.write_text(
         json.dumps(
             {
                 "task": f"ablation-{table}",
-                "settings": named,
+                "settings": all_settings,
                 "provenance": {"features": []},
-                "results": made.results(),
-                **made.facts(),
+                "results": values.results(),
+                **values.facts(),
             }
         )
     )
@@ -102,7 +103,7 @@ def ablation(folder, table, rows, columns, **settings):
 
 
 def test_figures_of_ablations_are_drawn(tmp_path, monkeypatch):
-    """Figures 8, 10 and 12; an ablation of several columns is a table alone."""
+    """As in figures 8, 10 and 12 of the paper; an ablation with several columns has only a table."""
     results, drawn = tmp_path / "results", []
     ablation(results, "layers", ["block 10", "block 9"], ["kl qkv", "kl attn_proj"])
     ablation(results, "objectives", ["embeddings", "kl"], ["accuracy"])
@@ -116,19 +117,19 @@ def test_figures_of_ablations_are_drawn(tmp_path, monkeypatch):
     assert len(set(paths)) == len(paths) == 5
     assert all(path.read_bytes().startswith(PIXELS) for path in paths)
 
-    def keep(_path, title, **named):
-        drawn.append((title, named.get("series", named.get("values")), named))
+    def record(_path, title, **arguments):
+        drawn.append((title, arguments.get("series", arguments.get("values")), arguments))
 
     for kind in ("curves", "dots"):
-        monkeypatch.setattr(f"fungi.report.ablation_figures.{kind}", keep)
+        monkeypatch.setattr(f"fungi.report.ablation_figures.{kind}", record)
     drawn_of(tmp_path, records, [], [])
-    by_title = {(title, named.get("y_axis")): (given, named) for title, given, named in drawn}
+    by_title = {(title, arguments.get("y_axis")): (data, arguments) for title, data, arguments in drawn}
     assert len(by_title) == 5
-    (kl, _), named = by_title["layers: DeiT ViT-B/16, pydocs\nprofile clean", "accuracy, %"]
-    assert (kl.name, kl.x, named["x_axis"]) == ("kl qkv", [9, 10], "block")
+    (kl, _), arguments = by_title["layers: DeiT ViT-B/16, pydocs\nprofile clean", "accuracy, %"]
+    assert (kl.name, kl.x, arguments["x_axis"]) == ("kl qkv", [9, 10], "block")
     assert (kl.y, kl.std) == (pytest.approx([20, 10]), pytest.approx([10, 10]))
-    (speed,), named = by_title["views: DeiT ViT-B/16, pydocs\nprofile clean", "images/s"]
-    assert (speed.x, speed.y, named["x_axis"]) == ([9, 49], pytest.approx([0.1, 0.2]), "views")
+    (speed,), arguments = by_title["views: DeiT ViT-B/16, pydocs\nprofile clean", "images/s"]
+    assert (speed.x, speed.y, arguments["x_axis"]) == ([9, 49], pytest.approx([0.1, 0.2]), "views")
     values, _ = by_title["objectives: DeiT ViT-B/16, pydocs\nprofile clean", None]
     assert values["kl"] == (pytest.approx(20), pytest.approx(10))
 
@@ -147,14 +148,14 @@ def test_layers_are_compared_by_block(tmp_path):
                 file.create_dataset("early", data=values), replace(LAYER, layer="blocks.1.attn.proj")
             )
     contents = analyse.layers(AnalyseSettings(root=(tmp_path,), pca_dim=6, k=5))
-    assert [one["settings"]["layer_key"] for one in contents] == ["attn_proj", "early"]
-    assert all(list(one["results"]) == ["kl"] for one in contents)
+    assert [result["settings"]["layer_key"] for result in contents] == ["attn_proj", "early"]
+    assert all(list(result["results"]) == ["kl"] for result in contents)
     written = report.run(ReportSettings(results=(tmp_path,), output=tmp_path / "report", formats=("png",)))
     assert any(path.name.startswith("layers_") for path in written)
 
 
-def test_figures_of_unlike_results_never_displace_each_other(tmp_path):
-    """Until their names and titles said all that set results apart, the last one drawn was what a figure showed."""
+def test_figures_of_different_results_never_overwrite_each_other(tmp_path):
+    """In an earlier version, file names did not contain all settings, and a figure showed the last result."""
     make_folder(tmp_path, features=("embeddings", "kl"))
     for k in (3, 5):
         knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=6, k=k))
@@ -176,14 +177,14 @@ def test_figures_of_unlike_results_never_displace_each_other(tmp_path):
         for block in (1, 2)
         for k in (3, 5)
     ]
-    of_layers = drawn_of(tmp_path / "figures", [], cells, [])
-    assert len(of_layers) == 2
-    assert all(len(path.name) <= 204 for path in of_layers)
+    layer_figures = drawn_of(tmp_path / "figures", [], cells, [])
+    assert len(layer_figures) == 2
+    assert all(len(path.name) <= 204 for path in layer_figures)
 
 
 def test_cka_of_pairs_is_averaged_over_runs(tmp_path):
     for seed in (0, 1):
         make_folder(tmp_path / str(seed), seed=seed)
-    found = analyse.cka(AnalyseSettings(root=(tmp_path / "0", tmp_path / "1")))["results"]
-    assert list(found) == ["embeddings+kl", "embeddings+dino", "kl+dino"]
-    assert all(0 < scores["cka"] < 1 and scores["cka-std"] >= 0 for scores in found.values())
+    results = analyse.cka(AnalyseSettings(root=(tmp_path / "0", tmp_path / "1")))["results"]
+    assert list(results) == ["embeddings+kl", "embeddings+dino", "kl+dino"]
+    assert all(0 < scores["cka"] < 1 and scores["cka-std"] >= 0 for scores in results.values())

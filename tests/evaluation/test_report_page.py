@@ -1,4 +1,4 @@
-"""The report as a page: what it says in words, that it needs nothing else, and what a real browser makes of it."""
+"""The report page: its summary in words, its single file, and its behaviour in a browser."""
 
 import json
 import re
@@ -24,38 +24,38 @@ SCORES = {"embeddings": 0.33, "kl": 0.30, "embeddings+kl": 0.403, "embeddings+kl
 
 
 def spread(scores: dict[str, float], std: float) -> dict:
-    """Results of three runs that differ by a deviation."""
-    made = content(scores)
-    for entry in made["results"].values():
+    """Return the result of three runs with a standard deviation."""
+    result = content(scores)
+    for entry in result["results"].values():
         entry["accuracy-std"] = std
-    return made | {"runs": [{"results": made["results"], "warnings": []}] * 3}
+    return result | {"runs": [{"results": result["results"], "warnings": []}] * 3}
 
 
 def text_of(*contents: dict) -> str:
-    return "\n".join(f"{one.title}: {one.text}" for one in findings(cells(*contents)))
+    return "\n".join(f"{finding.title}: {finding.text}" for finding in findings(cells(*contents)))
 
 
 def written(folder: Path, *contents: dict, **settings) -> str:
-    """The page of some results, written with the page as its only format."""
-    for number, one in enumerate(contents):
+    """Write a report of some results as a page, and return its HTML."""
+    for number, result in enumerate(contents):
         path = folder / "results" / "knn" / f"{number}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(one))
+        path.write_text(json.dumps(result))
     settings = {"formats": ("html",)} | settings
     (path,) = write_report.run(ReportSettings(results=(folder,), output=folder / "report", **settings))
     return path.read_text()
 
 
-def test_the_best_and_the_largest_are_told_beside_the_embeddings() -> None:
-    told = text_of(spread(SCORES, 0.006))
-    assert told == (
+def test_the_summary_compares_the_best_and_the_largest_combination_with_the_embeddings() -> None:
+    summary = text_of(spread(SCORES, 0.006))
+    assert summary == (
         "Nearest neighbours, all train rows: cars, DeiT ViT-B/16: Best of 4: embeddings + KL, 40.3 % (± 0.6 over 3 "
         "runs); 7.3 points above the embeddings alone, 33.0 % (± 0.6 over 3 runs). All features together: 35.0 % (± "
         "0.6 over 3 runs), 2.0 points above the embeddings."
     )
 
 
-def test_losses_and_gains_within_the_spread_are_called_so() -> None:
+def test_the_summary_names_losses_and_gains_within_the_spread() -> None:
     assert "The other feature does not beat the embeddings alone, 33.0 %" in text_of(
         content({"embeddings": 0.33, "embeddings+kl": 0.30})
     )
@@ -64,19 +64,19 @@ def test_losses_and_gains_within_the_spread_are_called_so() -> None:
     )
 
 
-def test_many_cases_are_told_together_with_the_worst_and_the_best() -> None:
+def test_many_cases_are_summarised_with_the_worst_and_the_best_case() -> None:
     names = ("cars", "cub", "pets", "food101", "dtd")[: MOST_SINGLE_CASES + 1]
     gains = dict(zip(names, (-0.02, 0.04, 0.01, 0.03, 0.04), strict=True))
-    told = text_of(
+    summary = text_of(
         *(content({"embeddings": 0.5, "embeddings+kl": 0.5 + gain}, dataset=name) for name, gain in gains.items())
     )
-    assert "beat the embeddings alone in 4 of 5 cases (1 backbone, 5 datasets), by +2.0 points on average" in told
-    assert "from -2.0 (DeiT ViT-B/16, cars) to +4.0 (DeiT ViT-B/16, cub)" in told
+    assert "beat the embeddings alone in 4 of 5 cases (1 backbone, 5 datasets), by +2.0 points on average" in summary
+    assert "from -2.0 (DeiT ViT-B/16, cars) to +4.0 (DeiT ViT-B/16, cub)" in summary
 
 
-def test_published_values_are_told_with_their_distance() -> None:
-    one = content({"embeddings": 0.330, "embeddings+kl+dino+simclr": 0.403})
-    assert comparison_with_published(cells(one)) == (
+def test_the_summary_gives_the_differences_to_published_values() -> None:
+    result = content({"embeddings": 0.330, "embeddings+kl+dino+simclr": 0.403})
+    assert comparison_with_published(cells(result)) == (
         "2 values can be compared with the paper. Our values minus the published values are between +0.7 and +1.0 "
         "points; the median absolute difference is 0.9."
     )
@@ -84,7 +84,7 @@ def test_published_values_are_told_with_their_distance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "words"),
+    ("text", "expected"),
     [
         (feature_in_words("embeddings+kl:values+simclr"), "embeddings + KL:values + SimCLR"),
         (feature_in_words("embeddings+mae+own"), "embeddings + MAE + own"),
@@ -100,11 +100,11 @@ def test_published_values_are_told_with_their_distance() -> None:
         (how_in_words("unknown", ()), "files of unknown origin"),
     ],
 )
-def test_names_of_settings_become_words(made: str, words: str) -> None:
-    assert made == words
+def test_names_of_features_tasks_and_settings_in_words(text: str, expected: str) -> None:
+    assert text == expected
 
 
-def test_the_page_needs_nothing_else_and_keeps_only_itself(tmp_path: Path) -> None:
+def test_the_page_is_a_single_file_without_external_content(tmp_path: Path) -> None:
     own = content(SCORES, dataset="<b>own&") | {"warnings": ["<i>odd</i>"]}
     text = written(tmp_path, content(SCORES), own, expect=(tmp_path / "absent.json",))
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.html"]
@@ -116,12 +116,12 @@ def test_the_page_needs_nothing_else_and_keeps_only_itself(tmp_path: Path) -> No
     assert text.count("data:image/png;base64,") >= 1
 
 
-def test_a_choice_stands_apart_from_the_fixed_rule(tmp_path: Path) -> None:
+def test_results_of_choose_are_not_in_the_tables(tmp_path: Path) -> None:
     picked = {"combination": "embeddings+kl", "dim": 64, "k": 3}
     chosen = content({"embeddings": 0.5, "chosen": 0.6, "hindsight": 0.7}, choose=True)
     for name, entry in chosen["results"].items():
         entry |= {"chosen": picked} | ({} if name == "hindsight" else {"judged": 0.55})
-    chosen |= {"test_targets": [0, 1]}  # and no predictions, which figures by class would want
+    chosen |= {"test_targets": [0, 1]}  # without predictions, so without figures per class
     text = written(tmp_path, content(SCORES), chosen)
     assert "The chosen candidate scores 60.0 %. The embeddings alone, with components" in text
     assert "embeddings + KL, 64, 3" in text
@@ -129,7 +129,7 @@ def test_a_choice_stands_apart_from_the_fixed_rule(tmp_path: Path) -> None:
     assert "hindsight" not in tables
 
 
-def test_dots_have_no_bars_that_begin_elsewhere_than_at_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bars_start_at_zero_and_dots_have_no_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib import pyplot
 
     drawn = []
@@ -145,12 +145,12 @@ def test_dots_have_no_bars_that_begin_elsewhere_than_at_zero(tmp_path: Path, mon
         pyplot.close(figure)
 
 
-def test_neighbouring_colours_differ_in_lightness_for_who_sees_no_hue() -> None:
-    """The two that stand for up and down, and ours beside theirs: by relative luminance, as WCAG defines it."""
+def test_the_first_two_colours_differ_in_lightness() -> None:
+    """People who cannot distinguish the hues can distinguish them by relative luminance (as WCAG defines it)."""
     from fungi.report.figures import COLOURS
 
     def luminance(colour: str) -> float:
-        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
@@ -158,7 +158,7 @@ def test_neighbouring_colours_differ_in_lightness_for_who_sees_no_hue() -> None:
     assert vermillion > 1.3 * blue
 
 
-def test_entries_are_sorted_by_numbers_not_by_what_they_show() -> None:
+def test_entries_have_numbers_as_sorting_keys() -> None:
     table = sortable_table(["Name", "Score"], [[Entry("a"), Entry("<b>9.5</b>", 9.5, "number")]])
     assert "<td class='number' data-value='9.5'><b>9.5</b></td>" in table
     assert "data-value='it&#x27;s'>it&#x27;s<" in sortable_table(["Name"], [[word("it's")]])
@@ -166,28 +166,28 @@ def test_entries_are_sorted_by_numbers_not_by_what_they_show() -> None:
 
 
 def seen_in_browser(page: Path, script: str, folder: Path, width: int) -> list[Any]:
-    """What an expression gives inside the page, in a window of a width; nothing may go wrong in the page itself."""
+    """Return the result of a script in a page, in a window of the given width. Errors on the console fail the test."""
     assert CHROMIUM
     ending = f"<script>document.body.dataset.seen = JSON.stringify((() => {{ {script} }})())</script>"
-    probed = folder / f"probed-{width}.html"
-    probed.write_text(page.read_text() + ending)
+    page_with_script = folder / f"script-{width}.html"
+    page_with_script.write_text(page.read_text() + ending)
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--window-size={width},900"]
-    done = subprocess.run(
-        [CHROMIUM, *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom", probed.as_uri()],
+    process = subprocess.run(
+        [CHROMIUM, *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom", page_with_script.as_uri()],
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
-    assert "CONSOLE" not in done.stderr, done.stderr
-    (found,) = re.findall(r'data-seen="([^"]*)"', done.stdout)
-    seen: list[Any] = json.loads(found.replace("&quot;", '"'))
-    return seen
+    assert "CONSOLE" not in process.stderr, process.stderr
+    (text,) = re.findall(r'data-seen="([^"]*)"', process.stdout)
+    values: list[Any] = json.loads(text.replace("&quot;", '"'))
+    return values
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
-def test_a_browser_shows_it_wide_and_narrow_and_sorts_it(tmp_path: Path) -> None:
+def test_a_browser_shows_the_page_at_two_widths_and_sorts_the_table(tmp_path: Path) -> None:
     written(tmp_path, spread(SCORES, 0.006), *(content(SCORES, dataset=name, k=5) for name in ("cars", "pets", "cub")))
     page = tmp_path / "report" / "report.html"
     probe = """
@@ -200,21 +200,21 @@ def test_a_browser_shows_it_wide_and_narrow_and_sorts_it(tmp_path: Path) -> None
     best_first = ["embeddings + KL", "embeddings + KL + DINO", "embeddings", "KL"]
     gains = ["embeddings + KL", "embeddings + KL + DINO", "KL"]
     for width in (1280, 500):
-        needed, there, loaded, *orders = seen_in_browser(page, probe, tmp_path, width)
-        assert there == width
-        assert needed <= there, "the page is wider than its window"
+        page_width, window_width, loaded, *orders = seen_in_browser(page, probe, tmp_path, width)
+        assert window_width == width
+        assert page_width <= window_width, "the page is wider than its window"
         assert loaded
         assert orders == [
             best_first,
             best_first[::-1],
-            [*gains, "embeddings"],  # which have no gain: last either way
+            [*gains, "embeddings"],  # embeddings have no gain, so they stay last
             [*gains[::-1], "embeddings"],
             ["embeddings", "embeddings + KL", "embeddings + KL + DINO", "KL"],
             "ascending",
         ]
 
 
-def test_a_record_knows_whether_something_was_chosen() -> None:
+def test_a_record_of_choose_is_recognised() -> None:
     assert ResultRecord(Path("x.json"), content(SCORES, choose=True)).chosen
     assert not ResultRecord(Path("x.json"), content(SCORES)).chosen
 

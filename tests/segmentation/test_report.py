@@ -1,4 +1,4 @@
-"""Results of segmentation in the report: beside the published values, where the settings are the published ones."""
+"""Results of segmentation in the report, compared with the published values if the settings are the published ones."""
 
 import json
 from pathlib import Path
@@ -27,8 +27,7 @@ def content(value: float = 0.5, **flags) -> dict:
 
 
 def cells(**flags) -> dict:
-    found = cells_of(ResultRecord(Path("x.json"), content(**flags)))
-    return {cell.combination: cell for cell in found}
+    return {cell.combination: cell for cell in cells_of(ResultRecord(Path("x.json"), content(**flags)))}
 
 
 @pytest.mark.parametrize("profile", ["clean", "published"])
@@ -42,11 +41,14 @@ def cells(**flags) -> dict:
         ({"images": 316, "dataset": "ade20k", "backbone": "dino_vits16"}, (10.0, 12.3, "paper-4")),
     ],
 )
-def test_published_values_stand_beside_runs_of_the_published_settings(profile, flags, published) -> None:
-    found = cells(profile=profile, **flags)
-    assert (found["embeddings"].published.value, found["embeddings+simclr"].published.value) == published[:2]
-    assert found["embeddings"].published.table == published[2]
-    assert found["embeddings+simclr"].gain == pytest.approx(10)
+def test_runs_with_the_published_settings_have_published_values(profile, flags, published) -> None:
+    by_combination = cells(profile=profile, **flags)
+    assert (
+        by_combination["embeddings"].published.value,
+        by_combination["embeddings+simclr"].published.value,
+    ) == published[:2]
+    assert by_combination["embeddings"].published.table == published[2]
+    assert by_combination["embeddings+simclr"].gain == pytest.approx(10)
 
 
 @pytest.mark.parametrize(
@@ -66,10 +68,10 @@ def test_published_values_stand_beside_runs_of_the_published_settings(profile, f
         {"images": 83, "memory_size": 1000},
     ],
 )
-def test_a_run_of_other_settings_is_another_protocol_without_published_values(flags) -> None:
-    found, usual = cells(**flags)["embeddings"], cells()["embeddings"]
-    assert found.published is None
-    assert found.protocol != usual.protocol
+def test_a_run_with_other_settings_has_another_protocol_and_no_published_values(flags) -> None:
+    cell, usual = cells(**flags)["embeddings"], cells()["embeddings"]
+    assert cell.published is None
+    assert cell.protocol != usual.protocol
     assert usual.published is not None
 
 
@@ -86,8 +88,8 @@ def test_the_report_has_a_table_for_each_protocol(tmp_path: Path) -> None:
     assert "60.0 (+10.0) [66.1, -6.1]" in text
 
 
-def test_results_that_differ_in_a_setting_never_share_a_file() -> None:
-    flags = [{}, {"neighbours": 5}, {"seed": 1}, {"images": 10}, {"search": "faiss"}, {"profile": "published"}]
-    paths = {SegmentSettings(dataset="pascal-voc", **one).outputs()[0] for one in flags}
-    assert len(paths) == len(flags)
+def test_results_with_different_settings_never_share_a_file() -> None:
+    changes = [{}, {"neighbours": 5}, {"seed": 1}, {"images": 10}, {"search": "faiss"}, {"profile": "published"}]
+    paths = {SegmentSettings(dataset="pascal-voc", **flags).outputs()[0] for flags in changes}
+    assert len(paths) == len(changes)
     assert SegmentSettings(batch_size=1).outputs() == SegmentSettings(device="cpu").outputs()
