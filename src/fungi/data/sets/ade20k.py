@@ -1,7 +1,7 @@
 """`ade20k`: ADE20K scene parsing, 150 classes; test is the validation split.
 
-Masks contain the classes 1 to 150, and 0 for everything else. 0 is a class of the memory bank, but the metric ignores
-it (spec dense 2.2).
+Masks contain the classes 1 to 150, and 0 for all other pixels. 0 is a class in the bank, but the metric ignores it
+(spec dense 2.2).
 """
 
 from functools import partial
@@ -31,7 +31,7 @@ def _open(data_dir: Path, split: str) -> Samples:
 
 
 def _class_names(root: Path) -> list[str]:
-    """Return `other` and 150 class names: from `objectInfo150.txt` (names in the last column), or numbered."""
+    """Return `other` and 150 class names from `objectInfo150.txt`; without this file, the names are numbers."""
     path = root / "objectInfo150.txt"
     if not path.is_file():
         return ["other", *(f"class {number}" for number in range(1, 151))]

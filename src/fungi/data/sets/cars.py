@@ -1,6 +1,6 @@
 """`cars`: Stanford Cars, 196 models, in torchvision's layout.
 
-The original download no longer exists: see `archives`.
+The original download no longer exists; `archives` below gives other sources.
 """
 
 import shutil

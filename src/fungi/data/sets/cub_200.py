@@ -40,7 +40,7 @@ def _open(data_dir: Path, split: str) -> Samples:
 
 
 def _table(path: Path) -> dict[str, str]:
-    """Read a file of lines `id value`; return value by id, in the order of the file."""
+    """Return id -> value from a file with lines `id value`, in the order of the file."""
     lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return {key: value.strip() for key, value in lines}
 

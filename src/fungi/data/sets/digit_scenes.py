@@ -1,11 +1,12 @@
-"""`digit-scenes`: composed scenes of real handwritten digits on photographs, with the class of every pixel.
+"""`digit-scenes`: scenes of real handwritten digits on photographs, with the class of every pixel.
 
-Each scene is a dark grey crop of one of scikit-learn's two photographs, with a handwritten digit of `digits` at a
-random place. The digit is enlarged to about the size that `digits-vit` was trained on. The mask is 0 for background and
-1 + digit for the ink of the digit. A scene depends only on its split and number, so it is composed when it is read.
-Train scenes have digits of the train split and a photograph of a temple, test scenes have digits of the test split and
-a photograph of a flower, so that the splits have nothing in common. Each scene has only one digit, because `digits-vit`
-was trained on single digits: with several, its patches hardly distinguish the classes (docs/log.md).
+Each scene is a dark grey crop of a photograph of scikit-learn, with a handwritten digit of `digits` at a random place.
+The digit is enlarged to about the size that `digits-vit` was trained on. The mask is 0 for the background and 1 + digit
+for the ink. Split and number determine a scene, so it is composed when it is read.
+
+Train scenes use digits of the train split and a photograph of a temple. Test scenes use digits of the test split and a
+photograph of a flower. The splits therefore have nothing in common. Each scene has only one digit, because `digits-vit`
+was trained on single digits. With several digits, its patches hardly distinguish the classes (docs/log.md).
 """
 
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def _photograph(split: str) -> UInt8[np.ndarray, "h w"]:
 
 @cache
 def compose(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
-    """Return (grey levels, mask) of a scene; the same split and number always give the same scene."""
+    """Return (grey levels, mask) of a scene. Split and number determine the scene."""
     from PIL import Image
 
     generator = numpy_generator(0, "digit-scenes", split, number)
@@ -64,7 +65,7 @@ def compose(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np
 
 @dataclass(frozen=True)
 class _Scene:
-    """Returns the RGB image of a scene by its row."""
+    """Function: row -> RGB image of a scene."""
 
     split: str
 
@@ -80,7 +81,7 @@ class _Scene:
 
 @dataclass(frozen=True)
 class _Mask:
-    """Returns the mask of a scene by its row."""
+    """Function: row -> mask of a scene."""
 
     split: str
 

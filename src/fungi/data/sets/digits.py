@@ -51,5 +51,5 @@ register_dataset(
     sizes={"train": 1257, "test": 540},
     open=_open,
     published=False,
-    notes="carried inside scikit-learn: needs no download",
+    notes="included in scikit-learn: needs no download",
 )

@@ -1,7 +1,8 @@
-"""`esc-50`: environmental sounds, five-second clips at 44.1 kHz, in the layout of its archive (spec audio 3).
+"""`esc-50`: environmental sounds, clips of five seconds at 44.1 kHz, in the layout of the archive (spec audio 3).
 
-`esc-50` tests on fold 1 and trains on the other folds, as for the published numbers. `esc-50-fold2` to `esc-50-fold5`
-test on the other folds. The benchmark defines its score as the mean over all five (`scripts/average_folds.py`).
+The test split of `esc-50` is fold 1, as in the published values; the train split is the other folds. The test split of
+`esc-50-fold2` is fold 2, and so on to fold 5. The benchmark defines its score as the mean over the five folds
+(`scripts/average_folds.py`).
 """
 
 import csv
@@ -16,12 +17,12 @@ from fungi.data.places import Place, reading
 
 FOLDS = 5
 INPUT = {"frames": 512, "mean": -6.6268077, "deviation": 5.358466}
-"""Length of the spectrogram, and the statistics of its values (spec audio 2)."""
+"""Length of the spectrogram, and mean and deviation of its values (spec audio 2)."""
 
 
 @dataclass(frozen=True)
 class _Fold:
-    """Opens the train and test splits for one test fold."""
+    """Opener of the splits for one test fold."""
 
     fold: int
     dataset: str

@@ -1,7 +1,7 @@
 """`eurosat`: 27,000 satellite images (RGB) of 10 kinds of land use, in torchvision's layout.
 
-There is no official split; it is 80/20, stratified, with seed 42 (spec vision 3.2). The rows of a split are shuffled,
-and their order matters, because few-shot evaluation uses the first rows of each class.
+There is no official split. The split is 80/20, stratified, with seed 42 (spec vision 3.2). The rows of a split are
+shuffled. Their order matters, because few-shot evaluation uses the first rows of each class.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ PLACE = Place(dataset="eurosat", folders=("eurosat", ""), needs=("eurosat/2750",
 
 _ALL = 27000
 _ROWS_SHA256 = "f7db722b57a9ac12c63b5f18dd182d3278bfec725d6c3a45a44f81aec1c20525"
-"""Hash of the rows of train and test as 32-bit little-endian integers, so that a changed scikit-learn is noticed."""
+"""Hash of the train and test rows (32-bit little-endian integers). It detects a scikit-learn with another split."""
 
 
 def split_rows(labels: Integer[np.ndarray, " n"]) -> dict[str, Int64[np.ndarray, " s"]]:
-    """Return the rows of each split. Raises FungiError if scikit-learn draws another split than the published one."""
+    """Return the rows of each split. Raises FungiError if scikit-learn does not draw the published split."""
     from sklearn.model_selection import StratifiedShuffleSplit
 
     splitter = StratifiedShuffleSplit(n_splits=1, train_size=0.8, random_state=42)

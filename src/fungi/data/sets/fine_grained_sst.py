@@ -1,6 +1,6 @@
-"""`fine-grained-sst`: Stanford Sentiment Treebank; a sentiment from 0 to 1 is binned into five classes (spec text 2).
+"""`fine-grained-sst`: Stanford Sentiment Treebank. Sentiments from 0 to 1 are binned into five classes (spec text 2).
 
-The published code puts a sentiment on the edge of two bins into the upper class, and 1.0 into a sixth class (deviation
+In the published code, a sentiment on the edge of two bins is in the upper class, and 1.0 is in a sixth class (deviation
 T3).
 """
 

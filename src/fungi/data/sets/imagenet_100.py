@@ -1,8 +1,8 @@
 """`imagenet-100`: the 100-class subset packaged on Kaggle as `ambityga/imagenet100`; its validation set is test.
 
-The folders `train.X1` to `train.X4` and `val.X` contain class folders; a label is the position of the WordNet id in
-`Labels.json`. Rows are sorted by folder, class folder and file. The saved dataset of the published code cannot be read
-under this name, because its rows are in the arbitrary order of a directory listing.
+The folders `train.X1` to `train.X4` and `val.X` contain class folders. A label is the position of the WordNet id in
+`Labels.json`. Rows are sorted by folder, class folder and file. The saved dataset of the published code cannot be used
+here, because its rows have the arbitrary order of a directory listing.
 """
 
 import json

@@ -52,7 +52,7 @@ def _prepare(data_dir: Path, archives: Path) -> None:
 
 @contextmanager
 def _unpacking(archives: Path, part: str) -> Iterator[str]:
-    """Yield the archive of a part; errors of torchvision inside the block become a FungiError of one line."""
+    """Yield the path of an archive. Convert errors of torchvision inside the block to a FungiError of one line."""
     from torchvision.datasets.imagenet import ARCHIVE_META
 
     file = str(find_archive(archives, ARCHIVE_META[part][0]).absolute())

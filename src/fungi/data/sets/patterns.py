@@ -1,6 +1,6 @@
-"""`patterns`: eight kinds of generated textures, 32 x 32 pixels, for pretraining on one processor (spec udi 9.1).
+"""`patterns`: eight classes of generated textures, 32 x 32 pixels, for pretraining on a CPU (spec udi 9.1).
 
-All crops of an image show its class; colour, contrast and brightness are independent of the class.
+Every crop of an image shows its class. Colour, contrast and brightness do not depend on the class.
 """
 
 from functools import cache
@@ -43,7 +43,7 @@ def pattern(kind: int, random: np.random.Generator) -> Float[np.ndarray, "32 32"
 
 
 def picture(kind: int, random: np.random.Generator) -> UInt8[np.ndarray, "32 32 3"]:
-    """Return an image of a class: a texture with random contrast, gradient of brightness, and noise."""
+    """Return an image of a class: a texture with random contrast, brightness gradient and noise."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, SIDE),) * 2, indexing="ij")
     contrast = random.uniform(0.2, 0.35) * random.choice([-1, 1])
     slope = random.uniform(-0.1, 0.1, 2)

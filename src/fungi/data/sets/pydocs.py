@@ -1,8 +1,8 @@
-"""`pydocs`: first paragraphs of the docstrings in Python's standard library, labelled by the module they come from.
+"""`pydocs`: first paragraphs of docstrings of Python's standard library; the label is the module.
 
-This is real English text that comes with every Python. It is read from the source files; nothing is imported. The name
-of a docstring alone decides its split, so that a new release of Python does not move other rows. The fingerprint shows
-whether two machines have the same texts.
+This is real English text that comes with every Python. It is read from the source files without an import. The split of
+a docstring depends only on its name, so a new release of Python does not move other rows. The fingerprint shows whether
+two machines have the same texts.
 """
 
 import ast
@@ -29,7 +29,7 @@ SOURCES = {
     "unittest": "unittest",
     "xml": "xml",
 }
-"""Classes, and the file or folder of each in the standard library; all are written in Python and always installed."""
+"""Class -> its file or folder in the standard library. All are written in Python and always installed."""
 
 TEST_SHARE = 0.3
 PER_MODULE = 130  # fewer than in the smallest module, so that all classes have the same number of rows
@@ -52,10 +52,10 @@ def _open(data_dir: Path, split: str) -> Samples:
 
 @cache
 def docstrings() -> list[Docstring]:
-    """Return the docstrings of all modules without repetitions, `PER_MODULE` of each, sorted by a hash of their names.
+    """Return `PER_MODULE` docstrings per module, without duplicates, sorted by a hash of their names.
 
-    This order mixes the modules, and two docstrings never change places between versions of Python. A text that occurs
-    in several modules is left out.
+    The order mixes the modules. The relative order of two docstrings is the same in all versions of Python. A text that
+    occurs in several modules is left out.
     """
     first: dict[str, Docstring] = {}
     modules: dict[str, set[str]] = {}
@@ -108,5 +108,5 @@ register_dataset(
     modality="text",
     open=_open,
     published=False,
-    notes="carried inside Python: needs no download",
+    notes="included in Python: needs no download",
 )

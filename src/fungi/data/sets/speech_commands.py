@@ -1,7 +1,7 @@
 """`speech-commands`: thirty-five spoken words, Speech Commands v0.02, in the layout of its archive (spec audio 3).
 
-`validation_list.txt` and `testing_list.txt` list the files of two splits, in row order; all other files are `train`,
-sorted by path. Labels number the words in alphabetical order.
+`validation_list.txt` and `testing_list.txt` list the files of two splits, in the order of the rows. All other files are
+`train`, sorted by path. Labels are positions in the alphabetical list of words.
 """
 
 from pathlib import Path
@@ -33,7 +33,7 @@ def _open(data_dir: Path, split: str) -> Samples:
             files = sorted(file for file in all_files if file not in other_splits)
         for file in files:
             if file.partition("/")[0] not in words:
-                raise FungiError(f"{root / LISTS[split]} lists {file}, but there is no folder for that word.")
+                raise FungiError(f"{root / LISTS[split]} lists {file}, but there is no folder for this word.")
     return sound_samples(root, files, [words.index(file.partition("/")[0]) for file in files], words)
 
 

@@ -1,7 +1,7 @@
-"""`tones`: synthetic one-second clips of eight kinds of sound, generated when they are read; they are not recordings.
+"""`tones`: synthetic one-second clips of eight classes, generated when they are read; they are not recordings.
 
-They serve to try and test audio backbones without a download. Pitch, loudness, duration and background noise vary
-between clips, so that only the shape in time and frequency shows the kind. Accuracies say nothing about real sounds.
+Use them to try and test audio backbones without a download. Pitch, loudness, duration and background noise vary between
+clips, so only the shape in time and frequency shows the class. Accuracies say nothing about real sounds.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ KINDS: dict[str, Callable[[Signal, float, np.random.Generator], Signal]] = {
 
 @dataclass(frozen=True)
 class _Generated:
-    """Returns a clip by its row; split and row alone decide the clip."""
+    """Function: row -> clip. Split and row determine the clip."""
 
     split: str
 
@@ -54,12 +54,12 @@ class _Generated:
         return generate(self.split, row)
 
     def content(self, row: int) -> bytes:
-        """Return no bytes: the id already identifies a clip, and the last bits of a sine differ between processors."""
+        """Return no bytes. The id identifies a clip, and the last bits of a sine differ between CPUs."""
         return b""
 
 
 def generate(split: str, row: int) -> Waveform:
-    """Return one clip: a sound of the row's kind at a random time within a second of noise."""
+    """Return one clip: a sound of the class of the row, at a random time in one second of noise."""
     draw = numpy_generator(SEED, "tones", split, row)
     kind = KINDS[list(KINDS)[row % len(KINDS)]]
     duration = draw.uniform(0.4, 0.8)

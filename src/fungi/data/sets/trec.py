@@ -9,9 +9,9 @@ KNOWN_QUESTION = "How far is it from Denver to Aspen ?"
 
 
 def _old_labels(texts: Sequence[str], labels: Sequence[int]) -> str | None:
-    """Return a complaint if the labels are from an older revision of the hub, which mixed them up; otherwise None."""
+    """Return an error message if the labels are from an old revision with wrong labels; else None."""
     if KNOWN_QUESTION in texts and labels[texts.index(KNOWN_QUESTION)] != CLASSES.index("NUM"):
-        return f"{KNOWN_QUESTION!r} is not labelled NUM: these are labels of an old, wrong revision. Download it again."
+        return f"{KNOWN_QUESTION!r} is not labelled NUM. These are labels of an old, wrong revision. Download it again."
     return None
 
 
