@@ -12,8 +12,9 @@ import torch
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.store.foreign import format_of, load_array, open_any, shapes_of, targets_of
-from fungi.store.reading import UnknownOriginWarning, provenance_of
+from fungi.store.reading import UnknownOriginWarning, open_array, provenance_of, read_class_names, read_targets
 from tests.evaluation.feature_folder import clustered
+from tests.store.flips import noticed_flips
 
 ROWS = {"train": 80, "test": 40}
 NAMES = np.array(["dog", "cat", "eel", "bat"])
@@ -83,6 +84,21 @@ def test_every_format_becomes_the_same_feature_files(source, tmp_path, monkeypat
         provenance = provenance_of(path)
         assert (provenance.weights_hash, provenance.input) == ("unknown", "unknown")
         assert provenance.settings["imported"]["file"].startswith(str(tmp_path / "made"))
+
+
+def test_no_flipped_bit_of_an_imported_file_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (a, b), (c, d) = rows_of("train"), rows_of("test")
+    np.savez("all.npz", train_features=a, train_labels=NAMES[b], test_features=c, test_labels=NAMES[d])
+    assert COMMANDS["import"].main(["all.npz", "--dataset", "birds", "--backbone", "mine"]) == 0
+    path = Path("features/embeddings/birds/mine/test.h5")
+
+    def content():
+        array = open_array(path, "embeddings")
+        rows = array.read(0, array.rows).tobytes()
+        return [rows, read_targets(path).tolist(), read_class_names(path), array.provenance]
+
+    assert noticed_flips(path, content, 200) >= 195  # the rest hits the mark of a file with checksums
 
 
 def test_every_evaluation_takes_imported_features_by_name(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Banks on disk: blocks in any order, interruptions, and the same bytes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ from fungi.errors import FungiError
 from fungi.segmentation.memory_bank import bank_ends, patches_per_image
 from fungi.segmentation.passes import image_blocks, subset_rows
 from fungi.segmentation.settings import MOST_NEIGHBOURS
-from fungi.store.banks import Bank, BankManifest
+from fungi.store import banks
+from fungi.store.banks import Bank, BankManifest, open_bank
+from fungi.store.seal import DamagedFileError
 from fungi.views.image import HALF
 from fungi.views.scenes import SceneView
+from tests.store.flips import noticed_flips
 
 MANIFEST = BankManifest(dim=3, classes=2, dtype="float32", ends=(4, 9, 11), provenance={"seed": 1})
 
@@ -55,6 +59,66 @@ class other_features_half_written:
         (self.bank.folder / "away").rename(self.bank.folder / "labels.bin")
         if kind is FileNotFoundError:
             raise RuntimeError from error
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """The folder of a bank with all its blocks."""
+    bank = Bank.create(tmp_path / "bank", MANIFEST)
+    for index in bank.missing():
+        bank.write(index, *block(index))
+    return bank.folder
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("features.bin", 40), ("labels.bin", 40), ("done/000001", 30), ("bank.json", 30)]
+)
+def test_no_flipped_bit_of_a_bank_is_read(name: str, least: int, filled: Path) -> None:
+    """Flips in the blanks of a record, or in the word "checksum" of a mark, are harmless."""
+
+    def by_windows() -> list[bytes]:
+        bank = open_bank(filled)
+        return [window.tobytes() for _, window in bank.windows(3)] + [bank.labels_of(np.arange(11)).tobytes()]
+
+    def by_rows() -> list[bytes]:
+        bank, rows = open_bank(filled), np.array([[10, 4], [7, 0]])
+        return [bank.features_of(rows).tobytes(), bank.labels_of(rows).tobytes()]
+
+    assert noticed_flips(filled / name, by_windows, 40) >= least
+    assert noticed_flips(filled / name, by_rows, 40, seed=1) >= least
+
+
+def test_damage_of_a_block_leaves_the_other_blocks_readable(filled: Path) -> None:
+    with (filled / "features.bin").open("r+b") as file:
+        file.seek(5 * 3 * 4)
+        file.write(b"\xff")
+    bank = open_bank(filled)
+    np.testing.assert_array_equal(bank.features_of(np.array([3, 9])), np.stack([block(0)[0][3], block(2)[0][0]]))
+    np.testing.assert_array_equal(bank.labels_of(np.array([5])), block(1)[1][1:2])
+    for read in (lambda: bank.features_of(np.array([8])), lambda: bank.features(2, 10)):
+        with pytest.raises(DamagedFileError, match=r"features\.bin is damaged .rows 4 to 8 do not have the checksum"):
+            read()
+
+
+def test_the_checksums_of_a_block_are_computed_once(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published setting reads its bank thousands of times."""
+    ranges = []
+    checksum = banks.checksum_of_range
+    monkeypatch.setattr(banks, "checksum_of_range", lambda file, *place: ranges.append(place) or checksum(file, *place))
+    bank = open_bank(filled)
+    for _ in range(3):
+        list(bank.windows(4))
+        bank.features_of(np.arange(11))
+    assert ranges == [(0, 48), (48, 108), (108, 132)]
+
+
+def test_a_bank_without_checksums_is_read(filled: Path) -> None:
+    for mark in (filled / "done").iterdir():
+        mark.write_bytes(b"")
+    manifest = json.loads((filled / "bank.json").read_text())
+    del manifest["checksum"]
+    (filled / "bank.json").write_text(json.dumps(manifest))
+    np.testing.assert_array_equal(open_bank(filled).features(4, 9), block(1)[0])
 
 
 def test_another_bank_in_the_folder_is_refused_and_damage_is_named(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from fungi.views.image import HALF
 from fungi.views.scenes import SceneView
 from tests.segmentation.own_masks import write_dataset
 from tests.segmentation.test_protocol import plain
+from tests.store.flips import noticed_flips
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,20 @@ class AlwaysOne(Predictor):
 
     def __call__(self, features: torch.Tensor) -> np.ndarray:
         return np.ones((1, 4, 4), dtype=np.int64)
+
+
+def test_no_flipped_bit_of_stored_scores_is_read(tmp_path: Path) -> None:
+    """The scores of a block outlive a killed run."""
+    blocks = image_blocks(1, [SceneView(size=4, statistics=HALF)], 1)
+    reader, predictor = (kind.__new__(kind) for kind in (OneImage, AlwaysOne))
+
+    def scores() -> list[list[int]]:
+        rules = MaskRules(input_size=4, ignored=0)
+        return confusion_matrix(tmp_path, reader, blocks, lambda batch: torch.zeros(1, 1, 1), predictor, rules).tolist()
+
+    assert scores() == [[0, 0, 0], [0, 4, 0], [0, 4, 0]]
+    (file,) = tmp_path.iterdir()
+    assert noticed_flips(file, scores, 200) >= 180
 
 
 def test_pixels_of_the_ignored_class_are_in_no_confusion_matrix(tmp_path: Path) -> None:

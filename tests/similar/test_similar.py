@@ -1,5 +1,6 @@
 """Similar pictures: indexed once, asked without a model, shown on a page that needs nothing else."""
 
+import json
 import os
 import re
 import sys
@@ -8,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.similar.index import Index, nearest, pictures_below
 from fungi.similar.page import Answer, page
+from tests.store.flips import noticed_flips
 
 
 def paint(path: Path, colour: tuple[int, int, int], seed: int = 0) -> Path:
@@ -66,6 +69,24 @@ def test_a_damaged_index_is_named(tmp_path: Path) -> None:
     (tmp_path / "index.safetensors").write_bytes(b"nothing")
     with pytest.raises(FungiError, match=r"index.safetensors is damaged .*Move it away"):
         Index.read(tmp_path)
+
+
+def test_no_flipped_bit_of_an_index_is_read(folder: Path, tmp_path: Path) -> None:
+    pictures = pictures_below(folder)
+    index = Index.read(tmp_path / "index").joined(pictures, np.arange(24, dtype=np.float32).reshape(6, 4), {"e": 4})
+    index.write(tmp_path / "index")
+
+    def content() -> list[object]:
+        read = Index.read(tmp_path / "index")
+        return [read.features.tobytes(), read.parts, read.states]
+
+    assert noticed_flips(tmp_path / "index" / "index.safetensors", content, 200) >= 180
+
+
+def test_an_index_without_a_checksum_is_read(tmp_path: Path) -> None:
+    state = json.dumps({"parts": {"e": 2}, "files": {"/a.png": [0, 1, 2]}})
+    save_file({"features": np.ones((1, 2), np.float32)}, tmp_path / "index.safetensors", metadata={"state": state})
+    assert Index.read(tmp_path).states == {"/a.png": (0, 1, 2)}
 
 
 def test_the_page_holds_its_pictures_and_marks_the_differences(folder: Path) -> None:

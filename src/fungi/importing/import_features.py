@@ -99,13 +99,12 @@ def _labels(splits: dict[str, Any], settings: ImportSettings) -> dict[str, tuple
 
 def _refuse_other_names(names: list[str], splits: dict[str, Any], settings: ImportSettings) -> None:
     """Raise FungiError where a split that is there already has other class names."""
-    import h5py
+    from fungi.store.reading import read_class_names
 
     folder = Layout(settings.root).embeddings(settings.dataset, settings.backbone, "any").parent
     for path in sorted(folder.glob("*.h5")):
         if path.stem not in splits:
-            with h5py.File(path, "r") as file:
-                there = [] if "class_names" not in file else [str(name) for name in file["class_names"].asstr()[:]]
+            there = read_class_names(path) or []
             if there != names:
                 raise FungiError(
                     f"{path} has other class names ({', '.join(there[:5]) or 'none'}) than these labels"
@@ -120,12 +119,12 @@ def _checked(labels: Int64[np.ndarray, " n"], array: Any) -> Int64[np.ndarray, "
 
 
 def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels: Any, names: list[str]) -> None:
-    """Write the feature file of a split, unless it is there."""
-    import h5py
-
+    """Write the feature file of a split, with checksums, unless it exists."""
     from fungi.importing.roles import texts_of
     from fungi.store.foreign import load_array
     from fungi.store.provenance import write_provenance
+    from fungi.store.reading import CLASS_NAMES, SAMPLE_IDS, TARGETS
+    from fungi.store.skeleton import laid_out
 
     array = roles["features"]
     values = np.asarray(load_array(array.path, array.key))
@@ -140,15 +139,21 @@ def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels:
         _refuse_another(path, provenance)
         print(f"{path} is there already")
         return
-    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
-        key = EMBEDDINGS if settings.feature == EMBEDDINGS else "imported"
-        file.create_dataset(key, data=values.astype(np.float32))
-        if settings.feature == EMBEDDINGS:
-            file.create_dataset("targets", data=labels.astype(np.uint32))
-            for name, texts in (("sample_ids", ids), ("class_names", names)):
-                if texts:
-                    file.create_dataset(name, data=texts, dtype=h5py.string_dtype())
-        write_provenance(file, provenance)
+    arrays = {"imported": values.astype(np.float32)}
+    texts: dict[str, list[str]] = {}
+    if settings.feature == EMBEDDINGS:
+        arrays = {EMBEDDINGS: arrays["imported"], TARGETS: labels.astype(np.uint32)}
+        texts = {SAMPLE_IDS: ids, CLASS_NAMES: names}
+    with written_whole(path) as temporary:
+        with laid_out() as skeleton, temporary.open("wb") as file:
+            write_provenance(skeleton.file, provenance)
+            for name, rows in arrays.items():
+                skeleton.add(name, rows.shape, rows.dtype)
+                skeleton.append_rows(file, name, rows)
+            for name, column in texts.items():
+                if column:
+                    skeleton.add_texts(name, column)
+        skeleton.write_headers(temporary)
     print(f"wrote {path}: {len(values)} rows x {values.shape[1]}, from {array}")
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fungi.data.base import MaskRules
+from fungi.errors import FungiError
 from fungi.evaluators.segmentation import attention_vote, confusion, upsampled_classes
 from fungi.runtime.files import written_whole
 from fungi.runtime.log import progress
@@ -18,6 +18,9 @@ from fungi.search.backends import Search
 from fungi.segmentation.memory_bank import PatchFeatures
 from fungi.segmentation.passes import ImageBlock, Reader
 from fungi.store.banks import Bank
+from fungi.store.tensors import load_tensors, save_tensors
+
+PIXELS = "pixels"
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,9 @@ def confusion_matrix(
     predictor: Predictor,
     rules: MaskRules,
 ) -> Int64[np.ndarray, "c c"]:
-    """Pixels by true and predicted class over all blocks; each block's own is kept in `folder`."""
+    """Return the pixels by true and predicted class over all blocks. The matrix of each block is kept in `folder`."""
     remove_orphans(folder)  # of what killed runs left
-    paths = {block.index: folder / f"{block.index:06d}.npy" for block in blocks}
+    paths = {block.index: folder / f"{block.index:06d}.safetensors" for block in blocks}
     missing = [block for block in blocks if not paths[block.index].exists()]
     classes = predictor.bank.classes
     sizes = [len(block.rows) for block in missing]
@@ -69,7 +72,14 @@ def confusion_matrix(
         matrix = sum(
             confusion(of_image, guess, classes, rules.ignored) for of_image, guess in zip(truth, predicted, strict=True)
         )
-        with written_whole(paths[block.index]) as temporary, temporary.open("wb") as file:
-            np.save(file, matrix)
-    matrices: list[Any] = [np.load(path) for path in paths.values()]
-    return np.sum(matrices, axis=0)
+        with written_whole(paths[block.index]) as temporary:
+            save_tensors(temporary, {PIXELS: np.asarray(matrix)})
+    return np.sum([_stored_matrix(path) for path in paths.values()], axis=0)
+
+
+def _stored_matrix(path: Path) -> Int64[np.ndarray, "c c"]:
+    """Return the confusion matrix of a block. Raises FungiError for a damaged file."""
+    try:
+        return load_tensors(path)[0][PIXELS]
+    except (ValueError, KeyError) as error:
+        raise FungiError(f"{path} is damaged ({error}). Remove it and run the same command again.") from None

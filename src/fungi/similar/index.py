@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from fungi.data.formats.image_folders import IMAGE_ENDINGS, image_names, report_left_out
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.files import written_whole
+from fungi.store.tensors import load_tensors, save_tensors
 
 FILE, FEATURES, STATE = "index.safetensors", "features", "state"
 
@@ -42,16 +43,17 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """Read the index of a folder; return an empty one if there is none. Raises FungiError for a damaged file."""
-        from safetensors import SafetensorError, safe_open
+        """Read the index of a folder; return an empty one if there is none. Raises FungiError for a damaged file.
 
+        An index that was written before indexes had checksums is read without a check.
+        """
         path = folder / FILE
         if not path.is_file():
             return cls(np.zeros((0, 0), np.float32), {}, {})
         try:
-            with safe_open(path, framework="np") as file:
-                state, features = json.loads(file.metadata()[STATE]), file.get_tensor(FEATURES)
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            tensors, labels = load_tensors(path)
+            state, features = json.loads(labels[STATE]), tensors[FEATURES]
+        except (ValueError, KeyError, TypeError) as error:
             raise FungiError(
                 f"{path} is damaged ({error}). Move it away, and run the same command again to rebuild it."
             ) from None
@@ -59,12 +61,10 @@ class Index:
 
     def write(self, folder: Path) -> None:
         """Write the index into a folder."""
-        from safetensors.numpy import save_file
-
         state = json.dumps({"parts": self.parts, "files": self.states})
         folder.mkdir(parents=True, exist_ok=True)
         with written_whole(folder / FILE) as unfinished:
-            save_file({FEATURES: self.features}, unfinished, metadata={STATE: state})
+            save_tensors(unfinished, {FEATURES: self.features}, {STATE: state})
 
     def missing(self, paths: Sequence[Path]) -> list[Path]:
         """Return the files, without duplicates, that the index lacks or that have changed since they were indexed."""

@@ -1,8 +1,11 @@
 """Banks of patches on disk: features `[n d]` and, for each, how many of its pixels have each class `[n c]`.
 
 The size of a bank is known before its first row is computed. Blocks of rows live as `store.blocks` describes, but are
-written to their places in two plain files, and an empty file marks each block that is on the disk. Nothing reads a bank
-at once: readers ask for windows of rows, and memory stays bounded whatever the bank's size.
+written to their places in two plain files, and a small file marks each block that is on the disk. Nobody reads a whole
+bank at once: readers ask for windows of rows, and memory stays bounded whatever the size of the bank.
+
+The mark of a block holds its checksums. A `Bank` checks them when it reads rows of the block for the first time, and not
+again: a run reads the same rows many times. Older banks have empty marks; their rows are read without a check.
 """
 
 import hashlib
@@ -12,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+from zlib import crc32
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt16
@@ -19,6 +23,7 @@ from jaxtyping import Float, Integer, UInt16
 from fungi.errors import FungiError
 from fungi.runtime.files import written_once
 from fungi.runtime.owner import remove_orphans
+from fungi.store.seal import DamagedFileError, bytes_of, checksum_of_range, checksum_of_record
 
 MANIFEST, FEATURES, LABELS, MARKS = "bank.json", "features.bin", "labels.bin", "done"
 _LABEL_WINDOW = 1 << 16
@@ -86,6 +91,7 @@ class Bank:
         self.folder, self.manifest = folder, manifest
         self.rows, self.dim, self.classes = manifest.rows, manifest.dim, manifest.classes
         self._sizes = {FEATURES: (self.dim, np.dtype(manifest.dtype)), LABELS: (self.classes, np.dtype(np.uint16))}
+        self._checked = {name: np.zeros(len(manifest.ends), dtype=bool) for name in self._sizes}  # per block
 
     @classmethod
     def create(cls, folder: Path, manifest: BankManifest) -> "Bank":
@@ -97,7 +103,7 @@ class Bank:
                 with (folder / name).open("ab") as file:  # several processes may be doing this
                     file.truncate(manifest.rows * width * dtype.itemsize)
             with written_once(folder / MANIFEST) as temporary:
-                temporary.write_text(json.dumps(asdict(manifest), sort_keys=True, indent=1), encoding="utf-8")
+                temporary.write_text(_with_checksum(asdict(manifest)), encoding="utf-8")
         if read_manifest(folder) != manifest:
             raise FungiError(f"{folder} holds another bank than the one asked for. Move it away and run again.")
         for place in (folder, folder / MARKS):
@@ -113,19 +119,22 @@ class Bank:
         return (self.manifest.ends[block - 1] if block else 0), self.manifest.ends[block]
 
     def write(self, block: int, features: Float[np.ndarray, "n d"], labels: Integer[np.ndarray, "n c"]) -> None:
-        """Put a block of rows in its place, for good."""
+        """Write a block of rows to its place, and then its mark with the checksums."""
         start, stop = self.span(block)
         assert features.shape == (stop - start, self.dim), (features.shape, start, stop, self.dim)
         assert labels.shape == (stop - start, self.classes)
+        checksums = {}
         for name, values in ((FEATURES, features), (LABELS, labels)):
             width, dtype = self._sizes[name]
+            content = bytes_of(np.ascontiguousarray(values, dtype=dtype))
+            checksums[name] = f"{crc32(content):08x}"
             with (self.folder / name).open("r+b") as file:
                 file.seek(start * width * dtype.itemsize)
-                file.write(np.ascontiguousarray(values, dtype=dtype).data)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         with written_once(self._mark(block)) as temporary:
-            temporary.touch()
+            temporary.write_text(_with_checksum(checksums), encoding="utf-8")
 
     def features(self, start: int, stop: int) -> Float[np.ndarray, "n d"]:
         """Return features of the rows `start:stop`, in memory, in the dtype they are stored in."""
@@ -151,12 +160,15 @@ class Bank:
             values = np.fromfile(file, dtype=dtype, count=(stop - start) * width)
         if values.size != (stop - start) * width:
             raise FungiError(f"{self.folder / name} is shorter than its bank. Move it away and run again.")
+        if stop > start:
+            self._check(name, np.array([start, stop - 1]), between=True)
         return values.reshape(-1, width)
 
     def _gathered(self, name: str, rows: Integer[np.ndarray, "*n"]) -> np.ndarray:
         """Return single rows; the file is mapped one window of rows at a time."""
         width, dtype = self._sizes[name]
         flat, values = rows.reshape(-1), np.empty((rows.size, width), dtype=dtype)
+        self._check(name, flat)
         windows = flat // _LABEL_WINDOW
         for window in np.unique(windows):
             start = int(window) * _LABEL_WINDOW
@@ -165,6 +177,40 @@ class Bank:
             inside = windows == window
             values[inside] = mapped[flat[inside] - start]
         return values.reshape(*rows.shape, width)
+
+    def _check(self, name: str, rows: Integer[np.ndarray, " m"], *, between: bool = False) -> None:
+        """Compare the blocks of some rows with their checksums, each block once.
+
+        between: also the blocks between that of the first row and that of the last. Raises DamagedFileError for a block
+        that is not as it was written.
+        """
+        checked = self._checked[name]
+        if checked.all():
+            return
+        blocks = np.unique(np.searchsorted(self.manifest.ends, rows, side="right"))
+        if between and blocks.size:
+            blocks = np.arange(blocks[0], blocks[-1] + 1)
+        width, dtype = self._sizes[name]
+        row_bytes = width * dtype.itemsize
+        for block in blocks[~checked[blocks]].tolist():
+            start, stop = self.span(block)
+            if (expected := self._checksums(block).get(name)) is not None:
+                with (self.folder / name).open("rb") as file:
+                    checksum = f"{checksum_of_range(file, start * row_bytes, stop * row_bytes):08x}"
+                if checksum != expected:
+                    what = f"rows {start} to {stop - 1} do not have the checksum that they were written with"
+                    raise _damaged(self.folder / name, what)
+            checked[block] = True
+
+    def _checksums(self, block: int) -> dict[str, str]:
+        """Return the checksums of a block by file; none for a block of an older bank, or one that is not there yet."""
+        mark = self._mark(block)
+        try:
+            return _read_record(mark) if mark.stat().st_size else {}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise _damaged(mark, str(error)) from None
 
     def _mark(self, block: int) -> Path:
         return self.folder / MARKS / f"{block:06d}"
@@ -181,7 +227,25 @@ def open_bank(folder: Path) -> Bank:
 def read_manifest(folder: Path) -> BankManifest:
     """Return what a folder's bank will be. FungiError where that is missing or damaged."""
     try:
-        raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        raw = _read_record(folder / MANIFEST)
         return BankManifest(**{**raw, "ends": tuple(raw["ends"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FungiError(f"{folder / MANIFEST} is damaged ({error}). Move it away and run again.") from None
+        raise _damaged(folder / MANIFEST, str(error)) from None
+
+
+def _with_checksum(values: dict[str, Any]) -> str:
+    """Return a record as JSON, with its own checksum."""
+    values = json.loads(json.dumps(values))  # tuples become lists, as they will be read
+    return json.dumps(values | {"checksum": checksum_of_record(values)}, sort_keys=True, indent=1)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Return a record without its checksum, which older records lack. Raises ValueError if it is damaged."""
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(raw, dict) or raw.get("checksum", checksum_of_record(raw)) != checksum_of_record(raw):
+        raise ValueError("its checksum differs")
+    return {name: value for name, value in raw.items() if name != "checksum"}
+
+
+def _damaged(path: Path, what: str) -> DamagedFileError:
+    return DamagedFileError(f"{path} is damaged ({what}). Move the folder of this bank away and run again.")

@@ -24,7 +24,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 from jaxtyping import Shaped
@@ -36,7 +35,8 @@ from fungi.runtime.files import written_whole
 from fungi.runtime.owner import remove_orphans, removed_name
 from fungi.store.code_version import CodeVersion, current_version
 from fungi.store.provenance import SCHEMA_VERSION, LayerProvenance, Provenance
-from fungi.store.seal import bytes_of, checksum_of_record
+from fungi.store.seal import checksum_of_record
+from fungi.store.tensors import CHECKSUM, checksum_of_tensors
 
 MANIFEST = "manifest.json"
 ATTEMPTS = 20
@@ -185,7 +185,7 @@ class BlockFolder:
             "rows": f"{span.index}: {span.start}-{span.stop}",
             "computed_on": computed_on,
         }
-        content = save(tensors, labels | {"checksum": _checksum_of_block(tensors, labels)})
+        content = save(tensors, labels | {CHECKSUM: checksum_of_tensors(tensors, labels)})
         self._put_manifest()
         self._put(self._path(span), content)
 
@@ -218,7 +218,7 @@ class BlockFolder:
         self.require_complete()
         for span in self.manifest.spans():
             tensors, labels = self._load(span, arrays=True)
-            if labels.get("checksum") != _checksum_of_block(tensors, labels):
+            if labels.get(CHECKSUM) != checksum_of_tensors(tensors, labels):
                 raise self._unreadable(span, "its checksum differs")
             texts = tensors.pop(_SAMPLE_IDS, None)
             sample_ids = [] if texts is None else json.loads(texts.tobytes())
@@ -283,13 +283,3 @@ class BlockFolder:
 
     def _path(self, span: Span) -> Path:
         return self.folder / f"{span.index:06d}.safetensors"
-
-
-def _checksum_of_block(tensors: dict[str, np.ndarray], labels: dict[str, str]) -> str:
-    """Return the CRC-32 of names, types, shapes and values of all tensors, and of the labels, as hexadecimal digits."""
-    shapes = {name: [values.dtype.str, list(values.shape)] for name, values in tensors.items()}
-    kept = {name: value for name, value in labels.items() if name != "checksum"}
-    checksum = crc32(json.dumps([shapes, kept], sort_keys=True).encode())
-    for _, values in sorted(tensors.items()):
-        checksum = crc32(bytes_of(values), checksum)
-    return f"{checksum:08x}"

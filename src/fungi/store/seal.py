@@ -160,12 +160,16 @@ def check_arrays(path: Path) -> None:
 def _checksum_of_rest(file: BinaryIO, size: int, arrays: Iterable[ArrayChecksums]) -> int:
     checksum = 0
     for start, stop in ranges_outside(size, arrays):
-        file.seek(start)
-        while start < stop:
-            part = file.read(min(SEGMENT_BYTES, stop - start))
-            if not part:
-                break
-            checksum, start = crc32(part, checksum), start + len(part)
+        checksum = checksum_of_range(file, start, stop, checksum)
+    return checksum
+
+
+def checksum_of_range(file: BinaryIO, start: int, stop: int, checksum: int = 0) -> int:
+    """Return the CRC-32 of the bytes `start:stop` of a file, continued from `checksum`; of fewer if the file is
+    shorter."""
+    file.seek(start)
+    while start < stop and (part := file.read(min(SEGMENT_BYTES, stop - start))):
+        checksum, start = crc32(part, checksum), start + len(part)
     return checksum
 
 

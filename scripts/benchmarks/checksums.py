@@ -1,0 +1,82 @@
+"""What checksums cost when rows are read: `python scripts/benchmark.py checksums --rows 100000 --width 768`.
+
+A feature file and a bank of patches are written twice, with checksums and without, and read in turns, window by window,
+from the page cache. The benchmark prints the ratio of processor time, and the seconds that checksums add per gigabyte.
+The rows of a bank are checked when a process reads them for the first time; that is what is measured here.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import h5py
+import numpy as np
+import torch
+
+from benchmarks._rounds import in_turns, ratio
+from fungi.store.banks import MARKS, Bank, BankManifest, open_bank
+from fungi.store.reading import open_array
+from fungi.store.skeleton import laid_out
+
+CPU = torch.device("cpu")
+WINDOW = 4096
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="benchmark.py checksums", description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args(arguments)
+    values = np.random.default_rng(0).standard_normal((options.rows, options.width), dtype=np.float32)
+    print(f"{options.rows} rows of {options.width} float32 ({values.nbytes / 1e9:.2f} GB), windows of {WINDOW} rows")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, write, read in (("feature file", _write_files, _read_file), ("bank", _write_banks, _read_bank)):
+            jobs: dict[str, Callable[[], None]] = {
+                kind: partial(read, path) for kind, path in write(Path(folder), values).items()
+            }
+            seconds = in_turns(jobs, options.rounds, CPU)
+            checked, plain = seconds["checked"], seconds["unchecked"]
+            more = (median(checked) - median(plain)) / (values.nbytes / 1e9)
+            print(f"{name}: {median(checked):.2f} s with checksums, {median(plain):.2f} s without")
+            print(f"  ratio {ratio(checked, plain)}, {more:.2f} s more per GB")
+    return 0
+
+
+def _write_files(folder: Path, values: np.ndarray) -> dict[str, Path]:
+    checked, unchecked = folder / "checked.h5", folder / "unchecked.h5"
+    with laid_out() as skeleton, checked.open("wb") as file:
+        skeleton.add("x", values.shape, values.dtype)
+        skeleton.append_rows(file, "x", values)
+    skeleton.write_headers(checked)
+    with h5py.File(unchecked, "w") as file:
+        file["x"] = values
+    return {"checked": checked, "unchecked": unchecked}
+
+
+def _read_file(path: Path) -> None:
+    array = open_array(path, "x")
+    for start in range(0, array.rows, WINDOW):
+        array.read(start, start + WINDOW)
+
+
+def _write_banks(folder: Path, values: np.ndarray) -> dict[str, Path]:
+    ends = (*range(WINDOW, len(values), WINDOW), len(values))
+    manifest = BankManifest(values.shape[1], 1, "float32", ends, {})
+    banks = {kind: Bank.create(folder / kind, manifest) for kind in ("checked", "unchecked")}
+    for bank in banks.values():
+        for block in bank.missing():
+            rows = values[slice(*bank.span(block))]
+            bank.write(block, rows, np.zeros((len(rows), 1), dtype=np.int64))
+    for mark in (banks["unchecked"].folder / MARKS).iterdir():
+        mark.write_bytes(b"")  # as in banks that were written before banks had checksums
+    return {kind: bank.folder for kind, bank in banks.items()}
+
+
+def _read_bank(folder: Path) -> None:
+    for _ in open_bank(folder).windows(WINDOW):
+        pass

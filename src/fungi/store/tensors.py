@@ -1,0 +1,56 @@
+"""Small files of tensors (safetensors) with a checksum among their labels: indexes, scores of blocks."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+from jaxtyping import Shaped
+
+from fungi.store.seal import bytes_of
+
+CHECKSUM = "checksum"
+"""Label that holds the checksum."""
+
+
+def checksum_of_tensors(tensors: Mapping[str, Shaped[np.ndarray, "..."]], labels: Mapping[str, str]) -> str:
+    """Return the CRC-32 of names, types, shapes and values of tensors, and of all labels but `checksum`.
+
+    It is written as eight hexadecimal digits.
+    """
+    shapes = {name: [values.dtype.str, list(values.shape)] for name, values in tensors.items()}
+    kept = {name: value for name, value in labels.items() if name != CHECKSUM}
+    checksum = crc32(json.dumps([shapes, kept], sort_keys=True).encode())
+    for _, values in sorted(tensors.items()):
+        checksum = crc32(bytes_of(values), checksum)
+    return f"{checksum:08x}"
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]], labels: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors and labels, with their checksum."""
+    from safetensors.numpy import save_file
+
+    kept = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
+    own = dict(labels or {})
+    save_file(kept, path, metadata=own | {CHECKSUM: checksum_of_tensors(kept, own)})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the tensors and labels of a file; a file of another program, without a checksum, is not checked.
+
+    Raises ValueError if the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            labels = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, TypeError) as error:
+        raise ValueError(str(error)) from error
+    if CHECKSUM in labels and labels[CHECKSUM] != checksum_of_tensors(tensors, labels):
+        raise ValueError("its checksum differs")
+    return tensors, labels
