@@ -403,6 +403,21 @@ def test_minus_one_is_void_and_whole_fractions_are_numbers(mode, tmp_path):
     assert samples.mask(0)[0].tolist() == [0, 255, 1]
 
 
+@pytest.mark.parametrize(
+    ("values", "expected", "listed"),
+    [
+        ([0, -1, 1], [0, 255, 1], "-1, 0, 1"),
+        ([0, -1], [0, 255], "-1, 0"),
+        ([-1, 0, 255], [255, 0, 255], "-1, 0, 255"),
+    ],
+)
+def test_minus_one_is_said_to_be_void_with_the_values_of_the_masks(values, expected, listed, tmp_path, said):
+    text = masks(tmp_path, values, mode="I", ending="tif")
+    assert open_split(text, "train", tmp_path).mask(0)[0].tolist() == expected
+    (line,) = [record.getMessage() for record in said.records if "the masks contain" in record.getMessage()]
+    assert line.endswith(f"the masks contain {listed}. Pixels of value -1 are void, like 255.")
+
+
 def test_other_masks_of_the_dataset_change_the_fingerprint_where_values_mean_something_else(tmp_path):
     first = open_split(masks(tmp_path / "a", [0, 5]), "train", tmp_path).fingerprint()
     masks(tmp_path / "b", [0, 5])

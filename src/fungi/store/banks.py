@@ -4,8 +4,8 @@ The size of a bank is known before its first row is computed. Blocks of rows liv
 written to their places in two plain files, and a small file marks each block that is on the disk. Nobody reads a whole
 bank at once: readers ask for windows of rows, and memory stays bounded whatever the size of the bank.
 
-The mark of a block holds its checksums. A `Bank` checks them when it reads rows of the block for the first time, and not
-again: a run reads the same rows many times. Older banks have empty marks; their rows are read without a check.
+The mark of a block holds its checksums. A `Bank` checks them when it reads rows of the block for the first time, and
+not again: a run reads the same rows many times. Older banks have empty marks; their rows are read without a check.
 """
 
 import hashlib

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int16, UInt8
 
 from fungi.data.base import VOID, Samples
 from fungi.data.content import READERS, digest_of_file
@@ -31,7 +31,13 @@ MAX_UNNAMED_CLASSES = 64
 
 
 def read_mask(path: Path, sample_id: str) -> UInt8[np.ndarray, "h w"]:
-    """Return the class numbers of a mask file; 255 is void, and -1 is read as 255.
+    """Return the class numbers of a mask file; 255 is void, and -1 is read as 255. Errors as of `mask_values`."""
+    values = mask_values(path, sample_id)
+    return np.where(values < 0, VOID, values).astype(np.uint8)
+
+
+def mask_values(path: Path, sample_id: str) -> Int16[np.ndarray, "h w"]:
+    """Return the values in a mask file, from -1 to 255.
 
     Raises MissingFilesError for a missing file, and FungiError for a file that can't be read, is a JPEG file, or
     contains colours, fractions, or numbers above 255 or below -1. Errors name the file and the sample.
@@ -60,7 +66,7 @@ def read_mask(path: Path, sample_id: str) -> UInt8[np.ndarray, "h w"]:
     if lowest < -1 or largest > VOID:
         value = lowest if lowest < -1 else largest
         raise FungiError(f"{mask} contains {value}. Masks contain values from 0 to {VOID}, or -1 for void.")
-    return np.where(values < 0, VOID, values).astype(np.uint8) if lowest < 0 else values.astype(np.uint8)
+    return values.astype(np.int16)
 
 
 @cache
@@ -68,21 +74,23 @@ def class_numbers(root: Path, folders: tuple[str, ...], named_classes: int | Non
     """Return the value of each class in the masks of `root/<folder>/masks`, in the order of the classes.
 
     named_classes: number of class names, if the classes have names; the values are then 0 to `named_classes` - 1.
-        Otherwise, each value in the masks is a class, and 255 is void. If the masks contain only 0 and 255, both are
-        classes.
-    All masks are read once per process. A warning lists the values if they are not 0, 1, 2, ...
+        Otherwise, each value in the masks is a class; 255 and -1 are void. If the masks contain only 0 and 255, both
+        are classes.
+    All masks are read once per process. A warning lists the values if they are not 0, 1, 2, ..., or include -1.
     Raises FungiError for more than 64 values without names, because these are colours or shades, not classes.
     """
     files = [
         (root / folder / "masks" / name, name) for folder in folders for name in image_names(root / folder / "masks")
     ]
     with ThreadPoolExecutor(READERS) as pool:
-        counts = pool.map(lambda file: np.bincount(read_mask(*file).reshape(-1), minlength=VOID + 1) > 0, files)
-        present = np.flatnonzero(np.logical_or.reduce([np.zeros(VOID + 1, bool), *counts])).tolist()
+        counts = pool.map(lambda file: np.bincount(mask_values(*file).reshape(-1) + 1, minlength=VOID + 2) > 0, files)
+        present = (np.flatnonzero(np.logical_or.reduce([np.zeros(VOID + 2, bool), *counts])) - 1).tolist()
+    if -1 in present:
+        logger.warning(f"{root}: the masks contain {value_list(present)}. Pixels of value -1 are void, like {VOID}.")
     if present == [0, VOID] and named_classes in (None, 2):
         logger.warning(f"{root}: the masks contain only 0 and {VOID}. {VOID} is class 1, and no pixel is void.")
         return (0, VOID)
-    values = [value for value in present if value != VOID]
+    values = [value for value in present if value not in (-1, VOID)]
     if named_classes is not None:
         return tuple(range(named_classes))
     if len(values) > MAX_UNNAMED_CLASSES:
