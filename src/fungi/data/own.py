@@ -21,7 +21,7 @@ from fungi.data.formats.image_folders import (
     report_left_out,
 )
 from fungi.data.formats.mask_files import class_numbers, mask_names, masked_samples
-from fungi.data.split_names import recognised_splits, split_places
+from fungi.data.split_names import recognised_splits, resolve_splits
 from fungi.errors import FungiError, MissingFilesError, did_you_mean
 from fungi.runtime.log import logger
 
@@ -77,35 +77,35 @@ def _log_treatment(name: str) -> None:
     logger.info(f"{name}: images are read as an image viewer shows them ({AS_DISPLAYED}).")
 
 
-def _open_folders(name: str, root: Path, places: dict[str, str], data_dir: Path, split: str) -> Samples:
+def _open_folders(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
     """Return a split of class folders. The classes are those of train, so that labels mean the same in all splits."""
-    classes = class_folders(root / next(iter(places.values())))
-    report_left_out(root / places[split])
+    classes = class_folders(root / next(iter(split_folders.values())))
+    report_left_out(root / split_folders[split])
     _log_treatment(name)
-    return class_folder_samples(root, places[split], classes, as_displayed=True)
+    return class_folder_samples(root, split_folders[split], classes, as_displayed=True)
 
 
-def _open_saved(name: str, root: Path, places: dict[str, str], data_dir: Path, split: str) -> Samples:
-    classes = saved_classes(root, list(places.values()))
-    samples = open_saved(root, places[split], class_names=classes, as_displayed=True)
+def _open_saved(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
+    classes = saved_classes(root, list(split_folders.values()))
+    samples = open_saved(root, split_folders[split], class_names=classes, as_displayed=True)
     if samples.treatment:
         _log_treatment(name)
     return samples
 
 
 def _folder_spec(name: str, root: Path) -> DatasetSpec:
-    places = split_places(name, _folders(root))
-    if not places:
+    split_folders = resolve_splits(name, _folders(root))
+    if not split_folders:
         raise MissingFilesError(
             f"dataset {name!r}: {root} has no folder train/, valid/ or test/. {_advice(name, root)}"
         )
-    classes = len(class_folders(root / next(iter(places.values()))))
+    classes = len(class_folders(root / next(iter(split_folders.values()))))
     return DatasetSpec(
         name=name,
         title=f"images below {root}",
         classes=classes,
-        sizes=dict.fromkeys(places),
-        open=partial(_open_folders, name, root, places),
+        sizes=dict.fromkeys(split_folders),
+        open=partial(_open_folders, name, root, split_folders),
         published=False,
     )
 
@@ -138,13 +138,13 @@ def _drawn_spec(name: str, root: Path) -> DatasetSpec:
     )
 
 
-def _open_masked(name: str, root: Path, places: dict[str, str], data_dir: Path, split: str) -> Samples:
-    folder, class_names = places[split], _listed_classes(root)
+def _open_masked(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
+    folder, class_names = split_folders[split], _listed_classes(root)
     images = image_names(root / folder / "images")
     if not images:
         raise MissingFilesError(f"no image in {root / folder / 'images'}. Put the images of {split} there.")
     masks = [f"{folder}/{mask}" for mask in mask_names(root / folder, images)]
-    numbers = class_numbers(root, tuple(places.values()), len(class_names) or None)
+    numbers = class_numbers(root, tuple(split_folders.values()), len(class_names) or None)
     classes = class_names or [f"class {value}" for value in numbers]
     _log_treatment(name)
     paths = [f"{folder}/images/{image}" for image in images]
@@ -160,24 +160,24 @@ def _listed_classes(root: Path) -> list[str]:
 
 
 def _masked_spec(name: str, root: Path) -> DatasetSpec:
-    places = split_places(name, _folders(root))
-    if "train" not in places:
+    split_folders = resolve_splits(name, _folders(root))
+    if "train" not in split_folders:
         raise MissingFilesError(f"dataset {name!r}: {root} has no folder train/. Put images/ and masks/ there.")
     return DatasetSpec(
         name=name,
         title=f"images and masks below {root}",
-        classes=len(_listed_classes(root) or class_numbers(root, tuple(places.values()), None)),
-        sizes=dict.fromkeys(places),
+        classes=len(_listed_classes(root) or class_numbers(root, tuple(split_folders.values()), None)),
+        sizes=dict.fromkeys(split_folders),
         metric="mIoU",
-        open=partial(_open_masked, name, root, places),
+        open=partial(_open_masked, name, root, split_folders),
         masks=MaskRules(),
         published=False,
     )
 
 
 def _saved_spec(name: str, root: Path) -> DatasetSpec:
-    places = split_places(name, saved_splits(root), all_are_splits=True)
-    if not places:
+    split_folders = resolve_splits(name, saved_splits(root), accept_any_name=True)
+    if not split_folders:
         raise MissingFilesError(
             f"dataset {name!r}: {root} has the splits {', '.join(saved_splits(root))}; expected train, valid or test."
         )
@@ -185,9 +185,9 @@ def _saved_spec(name: str, root: Path) -> DatasetSpec:
         name=name,
         title=f"dataset saved in {root}",
         classes=None,
-        sizes=dict.fromkeys(places),
-        modality=modality_of(root, next(iter(places.values()))),
-        open=partial(_open_saved, name, root, places),
+        sizes=dict.fromkeys(split_folders),
+        modality=modality_of(root, next(iter(split_folders.values()))),
+        open=partial(_open_saved, name, root, split_folders),
         published=False,
     )
 

@@ -15,34 +15,34 @@ SPLIT_NAMES = {
 def recognised_splits(names: Sequence[str]) -> dict[str, str]:
     """Return split -> its name among `names`, for the splits with an accepted name."""
     by_lower = {name.lower().replace("-", "_"): name for name in reversed(names)}
-    places = {
+    split_names = {
         split: next((by_lower[name] for name in known if name in by_lower), None)
         for split, known in SPLIT_NAMES.items()
     }
-    return {split: name for split, name in places.items() if name is not None}
+    return {split: name for split, name in split_names.items() if name is not None}
 
 
-def split_places(dataset: str, names: Sequence[str], *, all_are_splits: bool = False) -> dict[str, str]:
+def resolve_splits(dataset: str, names: Sequence[str], *, accept_any_name: bool = False) -> dict[str, str]:
     """Return split -> its name among `names`, with `train` first; empty if no split is recognised.
 
     If there are two names and one is train or test, the other name is the other split.
 
-    all_are_splits: whether names that are not accepted names are splits, too; two such names are train and test, in
+    accept_any_name: whether names that are not accepted names are splits, too; two such names are train and test, in
         this order.
     Logs the splits that have another name than their own, and warns of ignored names.
     """
-    places = recognised_splits(names)
-    others = [name for name in names if name not in places.values()]
-    if len(names) == 2 and len(others) == 1 and ("train" in places) != ("test" in places):
-        missing = "test" if "train" in places else "train"
-        places, others = {**places, missing: others[0]}, []
-    elif len(names) == 2 and len(others) == 2 and all_are_splits:
-        places, others = dict(zip(("train", "test"), names, strict=True)), []
-    elif set(places) == {"train", "valid"}:
-        places = {"train": places["train"], "test": places["valid"]}
-    for split, name in places.items():
+    split_names = recognised_splits(names)
+    others = [name for name in names if name not in split_names.values()]
+    if len(names) == 2 and len(others) == 1 and ("train" in split_names) != ("test" in split_names):
+        missing = "test" if "train" in split_names else "train"
+        split_names, others = {**split_names, missing: others[0]}, []
+    elif len(names) == 2 and len(others) == 2 and accept_any_name:
+        split_names, others = dict(zip(("train", "test"), names, strict=True)), []
+    elif set(split_names) == {"train", "valid"}:
+        split_names = {"train": split_names["train"], "test": split_names["valid"]}
+    for split, name in split_names.items():
         if split not in SPLIT_NAMES or name.lower() not in SPLIT_NAMES[split]:
             logger.info(f"{dataset}: {name} is used as the split {split}.")
-    if places and others:
+    if split_names and others:
         logger.warning(f"{dataset}: ignored, because not train, valid or test: {', '.join(sorted(others))}.")
-    return {split: places[split] for split in SPLIT_NAMES if split in places}
+    return {split: split_names[split] for split in SPLIT_NAMES if split in split_names}
