@@ -123,7 +123,7 @@ def test_results_of_choose_are_not_in_the_tables(tmp_path: Path) -> None:
         entry |= {"chosen": picked} | ({} if name == "hindsight" else {"judged": 0.55})
     chosen |= {"test_targets": [0, 1]}  # without predictions, so without figures per class
     text = written(tmp_path, content(SCORES), chosen)
-    assert "The chosen candidate scores 60.0 %. The embeddings alone, with components" in text
+    assert "The chosen candidate scores 60.0 %. The embeddings alone, with components and neighbours" in text
     assert "embeddings + KL, 64, 3" in text
     tables = text[text.index("<h2>Tables") :]
     assert "hindsight" not in tables

@@ -55,5 +55,5 @@ def damage_error(damaged: list[DamagedItem], rows: int, *, advice: str = "Replac
 
 def damage_lines(damaged: list[DamagedItem]) -> list[str]:
     """Return one line with the cause for each of the first damaged items, and the number of the other items."""
-    more = [f"and {len(damaged) - SHOWN:,} more"] if len(damaged) > SHOWN else []
-    return [*(item.cause.removesuffix(" Replace the file.") for item in damaged[:SHOWN]), *more]
+    others = [f"and {len(damaged) - SHOWN:,} more"] if len(damaged) > SHOWN else []
+    return [*(item.cause.removesuffix(" Replace the file.") for item in damaged[:SHOWN]), *others]

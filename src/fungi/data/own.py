@@ -34,15 +34,15 @@ _FORMS = (
 )
 
 
-def own_dataset(text: str, data_dir: Path | None, known: Iterable[str]) -> DatasetSpec:
+def own_dataset(text: str, data_dir: Path | None, known_names: Iterable[str]) -> DatasetSpec:
     """Return the dataset that `text` describes, as in `resolve_dataset`. Raises FungiError if there is none."""
-    name, equals, place = text.partition("=")
+    name, equals, kind_and_path = text.partition("=")
     if not equals:
-        return _spec_by_name(name, data_dir, known)
-    kind, _, path = place.partition(":")
+        return _spec_by_name(name, data_dir, known_names)
+    kind, _, path = kind_and_path.partition(":")
     if kind not in _SPECS or not path:
         raise FungiError(f"--dataset {text!r} is not understood. Write {_FORMS}.")
-    if name in known:
+    if name in known_names:
         raise FungiError(f"--dataset {text!r}: {name!r} is the name of a known dataset. Choose another name.")
     if not _PLAIN_NAME.fullmatch(name):
         raise FungiError(
@@ -57,16 +57,16 @@ def own_dataset(text: str, data_dir: Path | None, known: Iterable[str]) -> Datas
     return _SPECS[kind](name, root)
 
 
-def _spec_by_name(name: str, data_dir: Path | None, known: Iterable[str]) -> DatasetSpec:
+def _spec_by_name(name: str, data_dir: Path | None, known_names: Iterable[str]) -> DatasetSpec:
     root = data_dir / name if data_dir and _PLAIN_NAME.fullmatch(name) else None
     if root and (root / "dataset_dict.json").is_file():
         return _saved_spec(name, root)
     if root and root.is_dir() and recognised_splits(_folders(root)):
         return _folder_spec(name, root)
     no_splits = f", and {root} has no train/ and test/" if root and root.is_dir() else ""
-    near = did_you_mean(name, known)
-    own = f" Your own pictures need their path in every command: {_FORMS}. Known datasets: `fungi list datasets`."
-    raise FungiError(f"unknown dataset {name!r}{no_splits}.{near or own}")
+    near = did_you_mean(name, known_names)
+    hint = f" Your own pictures need their path in every command: {_FORMS}. Known datasets: `fungi list datasets`."
+    raise FungiError(f"unknown dataset {name!r}{no_splits}.{near or hint}")
 
 
 def _folders(root: Path) -> list[str]:

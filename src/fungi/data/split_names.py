@@ -16,8 +16,8 @@ def recognised_splits(names: Sequence[str]) -> dict[str, str]:
     """Return split -> its name among `names`, for the splits with an accepted name."""
     by_lower = {name.lower().replace("-", "_"): name for name in reversed(names)}
     split_names = {
-        split: next((by_lower[name] for name in known if name in by_lower), None)
-        for split, known in SPLIT_NAMES.items()
+        split: next((by_lower[name] for name in accepted if name in by_lower), None)
+        for split, accepted in SPLIT_NAMES.items()
     }
     return {split: name for split, name in split_names.items() if name is not None}
 
@@ -32,17 +32,17 @@ def resolve_splits(dataset: str, names: Sequence[str], *, accept_any_name: bool 
     Logs the splits that have another name than their own, and warns of ignored names.
     """
     split_names = recognised_splits(names)
-    others = [name for name in names if name not in split_names.values()]
-    if len(names) == 2 and len(others) == 1 and ("train" in split_names) != ("test" in split_names):
+    other_names = [name for name in names if name not in split_names.values()]
+    if len(names) == 2 and len(other_names) == 1 and ("train" in split_names) != ("test" in split_names):
         missing = "test" if "train" in split_names else "train"
-        split_names, others = {**split_names, missing: others[0]}, []
-    elif len(names) == 2 and len(others) == 2 and accept_any_name:
-        split_names, others = dict(zip(("train", "test"), names, strict=True)), []
+        split_names, other_names = {**split_names, missing: other_names[0]}, []
+    elif len(names) == 2 and len(other_names) == 2 and accept_any_name:
+        split_names, other_names = dict(zip(("train", "test"), names, strict=True)), []
     elif set(split_names) == {"train", "valid"}:
         split_names = {"train": split_names["train"], "test": split_names["valid"]}
     for split, name in split_names.items():
         if split not in SPLIT_NAMES or name.lower() not in SPLIT_NAMES[split]:
             logger.info(f"{dataset}: {name} is used as the split {split}.")
-    if split_names and others:
-        logger.warning(f"{dataset}: ignored, because not train, valid or test: {', '.join(sorted(others))}.")
+    if split_names and other_names:
+        logger.warning(f"{dataset}: ignored, because not train, valid or test: {', '.join(sorted(other_names))}.")
     return {split: split_names[split] for split in SPLIT_NAMES if split in split_names}

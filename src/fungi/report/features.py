@@ -68,8 +68,8 @@ def identities(content: dict[str, Any]) -> dict[str, str]:
 
 def _unusual(feature: str, entry: Entry) -> list[Fact]:
     provenance, layer = entry["provenance"], entry.get("layer") or {}
-    known = provenance["backbone"] in BACKBONES
-    spec = BACKBONES[provenance["backbone"]] if known else None
+    is_registered = provenance["backbone"] in BACKBONES
+    spec = BACKBONES[provenance["backbone"]] if is_registered else None
     source = provenance.get("weights_source", "")
     facts: list[Fact] = [("weights", "random")] if source.startswith("random") else []
     facts += [("checkpoint", provenance["weights_hash"][:8])] if source.startswith("checkpoint") else []

@@ -88,13 +88,13 @@ def dots(
         axes.grid(axis="x", color="0.92", linewidth=0.6)
         if baseline in values:
             axes.axvline(values[baseline][0], color=BLACK, linestyle="--", linewidth=0.9)
-        for place, name in enumerate(names):
+        for row, name in enumerate(names):
             value, std = values[name]
             single = "+" not in name
             marker, color = ("s", BLACK) if name == baseline else ("o", COLOURS[0])
             axes.errorbar(
                 value,
-                place,
+                row,
                 xerr=std,
                 marker=marker,
                 color=color,
@@ -105,7 +105,7 @@ def dots(
             )
             axes.annotate(
                 f"{value:.1f}",
-                (value + (std or 0), place),
+                (value + (std or 0), row),
                 (6, 0),
                 textcoords="offset points",
                 va="center",
@@ -204,8 +204,8 @@ def sorted_differences(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    named = 0 < len(classes) <= MOST_NAMED
-    height = max(2.4, 0.9 + 0.17 * len(classes)) if named else 2.8
+    has_names = 0 < len(classes) <= MOST_NAMED
+    height = max(2.4, 0.9 + 0.17 * len(classes)) if has_names else 2.8
     with pyplot.rc_context(_STYLE):
         figure, panels = pyplot.subplots(
             1, len(series), figsize=(1.2 + 1.9 * len(series), height), sharex=True, squeeze=False, layout="constrained"
@@ -216,17 +216,18 @@ def sorted_differences(
             panel.barh(
                 range(len(order)),
                 values[order],
-                height=0.8 if named else 1.0,
+                height=0.8 if has_names else 1.0,
                 color=np.where(values[order] >= 0, COLOURS[0], COLOURS[1]),
             )
             panel.axvline(0, color=BLACK, linewidth=0.8)
             panel.use_sticky_edges = False  # keeps a margin next to the line at zero
             gaining, losing = int((values > 0).sum()), int((values < 0).sum())
             panel.set_title(f"{feature_in_words(line.name)}: {gaining} up, {losing} down", fontsize=8)
-            panel.set_yticks(range(len(order)) if named else [], [classes[row] for row in order] if named else [])
+            ticks, names = (range(len(order)), [classes[row] for row in order]) if has_names else ([], [])
+            panel.set_yticks(ticks, names)
             panel.tick_params(labelsize=8)
         figure.supxlabel(axis, fontsize=9)
-        if not named:
+        if not has_names:
             figure.supylabel("classes, sorted", fontsize=9)
         figure.suptitle(title, fontsize=9, x=0.01, ha="left")
         with written_whole(path) as temporary:

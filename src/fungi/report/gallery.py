@@ -70,7 +70,7 @@ def figures_of(
         task = task_of(record.content)
         if not record.put_aside and task in _DRAWN_FROM_RECORDS:
             kinds[task] += _DRAWN_FROM_RECORDS[task](folder, record, data_dir)
-    figures += [figure for task, drawn in kinds.items() if task != PER_CLASS for figure in drawn]
+    figures += [figure for task, figures_of_task in kinds.items() if task != PER_CLASS for figure in figures_of_task]
     figures += [figure for table in tables for figure in _bars_of(folder, table)]
     figures += kinds[PER_CLASS]
     return list({figure.path: figure for figure in figures}.values())
@@ -78,12 +78,12 @@ def figures_of(
 
 def draw_all(figures: Sequence[Figure], most: int) -> list[Path]:
     """Draw the first `most` figures, log the number of the others, and return the paths of the drawn figures."""
-    drawn = figures[:most]
-    for figure in progress(drawn, label="figures", unit="figure"):
+    selected = figures[:most]
+    for figure in progress(selected, label="figures", unit="figure"):
         figure.draw(figure.path)
-    if len(drawn) < len(figures):
-        logger.info("drew %d of %d figures; --figures %d draws all", len(drawn), len(figures), len(figures))
-    return [figure.path for figure in drawn]
+    if len(selected) < len(figures):
+        logger.info("drew %d of %d figures; --figures %d draws all", len(selected), len(figures), len(figures))
+    return [figure.path for figure in selected]
 
 
 def _bars_of(folder: Path, table: Table) -> list[Figure]:

@@ -42,11 +42,11 @@ def draw_neighbours(
     for line, row in zip(axes, rows, strict=True):
         _show(line[0], query(row), names[query_labels[row]])
         for block, indices in enumerate(neighbours.values()):
-            for place, index in enumerate(indices[row][:SHOWN]):
-                same = candidate_labels[index] == query_labels[row]
-                axis = line[2 + block * (SHOWN + 1) + place]
-                text = "" if same else f"× {names[candidate_labels[index]]}"
-                _show(axis, candidate(int(index)), text, framed=not same)
+            for rank, index in enumerate(indices[row][:SHOWN]):
+                same_class = candidate_labels[index] == query_labels[row]
+                axis = line[2 + block * (SHOWN + 1) + rank]
+                text = "" if same_class else f"× {names[candidate_labels[index]]}"
+                _show(axis, candidate(int(index)), text, framed=not same_class)
     axes[0][0].set_title("query", fontsize=9)
     for block, name in enumerate(neighbours):
         axes[0][2 + block * (SHOWN + 1)].set_title(f"nearest by {feature_in_words(name)}", fontsize=9, loc="left")

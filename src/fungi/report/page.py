@@ -121,14 +121,14 @@ def dot_entry(value: float, spread: float, baseline: float | None, span: tuple[f
     """
     low, high = span
 
-    def place(at: float) -> str:
+    def position(at: float) -> str:
         return f"{100 * (at - low) / (high - low):.2f}%"
 
-    marks = "" if baseline is None else f"<i class='base' style='left:{place(baseline)}'></i>"
+    marks = "" if baseline is None else f"<i class='base' style='left:{position(baseline)}'></i>"
     if spread:
         width = f"{100 * 2 * spread / (high - low):.2f}%"
-        marks += f"<i class='spread' style='left:{place(value - spread)};width:{width}'></i>"
-    marks += f"<i class='dot' style='left:{place(value)}'></i>"
+        marks += f"<i class='spread' style='left:{position(value - spread)};width:{width}'></i>"
+    marks += f"<i class='dot' style='left:{position(value)}'></i>"
     return Entry(f"<span class='track' role='img' aria-label='{value:.1f}'>{marks}</span>", value, "plot")
 
 

@@ -145,8 +145,8 @@ def has_published_protocol(content: dict[str, Any], origin: dict[str, str]) -> b
 
 def _is_usual_layer(origin: dict[str, str]) -> bool:
     """Return whether the target layer is the default of the backbone; true if the files do not record the layer."""
-    known = origin["layer"] and origin["backbone"] in BACKBONES
-    spec = BACKBONES[origin["backbone"]] if known else None
+    is_known = origin["layer"] and origin["backbone"] in BACKBONES
+    spec = BACKBONES[origin["backbone"]] if is_known else None
     return spec is None or origin["layer"] == spec.layer_path(spec.layer)
 
 

@@ -85,8 +85,8 @@ def _choices(records: Iterable[ResultRecord]) -> str:
     for record in records:
         if record.choice:
             settings = record.content["settings"]
-            chosen = choice_rows(record.content, metric_of(record.content), feature_in_words)
-            rows = [list(map(word, row)) for row in chosen]
+            choices = choice_rows(record.content, metric_of(record.content), feature_in_words)
+            rows = [list(map(word, row)) for row in choices]
             title = f"{settings['dataset']}, {label(settings['backbone'])}"
             protocol = protocol_of(record.content).without("choose")
             how = (
@@ -194,8 +194,8 @@ def _best_of(cells: Sequence[Cell]) -> Cell | None:
 def _score(cell: Cell, best: Cell | None) -> Entry:
     """Return the score and its spread; the best score is bold."""
     kind = "best" if cell is best else ""
-    known = cell.std is not None or cell.error is not None
-    spread = f"<small>± {_spread(cell):.1f}</small>" if known else ""
+    has_spread = cell.std is not None or cell.error is not None
+    spread = f"<small>± {_spread(cell):.1f}</small>" if has_spread else ""
     return Entry(f"<span class='{kind}'>{cell.value:.1f}</span>{spread}", cell.value, "number")
 
 

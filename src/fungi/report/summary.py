@@ -71,11 +71,11 @@ def chosen_findings(records: Iterable[ResultRecord]) -> Iterator[Finding]:
     for record in records:
         if record.choice:
             settings, results, metric = record.content["settings"], record.content["results"], metric_of(record.content)
-            shown = {name: f"{100 * scores[metric]:.1f} %" for name, scores in results.items()}
+            percent = {name: f"{100 * scores[metric]:.1f} %" for name, scores in results.items()}
             text = (
-                f"The chosen candidate scores {shown['chosen']}. The embeddings alone, with components and neighbours "
-                f"chosen in the same way, score {shown[EMBEDDINGS]}. The best of all candidates scores "
-                f"{shown['hindsight']}."
+                f"The chosen candidate scores {percent['chosen']}. The embeddings alone, with components and "
+                f"neighbours chosen in the same way, score {percent[EMBEDDINGS]}. The best of all candidates scores "
+                f"{percent['hindsight']}."
             )
             title = f"{settings['dataset']}, {label(settings['backbone'])}"
             task = task_in_words(task_of(record.content), setting_of(record.content))
@@ -124,7 +124,7 @@ def _many_cases(cases: dict[tuple[str, str], Case]) -> str:
         if largest.gain is not None:
             gains[key] = largest.gain
     counts = ", ".join(
-        _counted(len({key[place] for key in cases}), noun) for place, noun in enumerate(("backbone", "dataset"))
+        _counted(len({key[index] for key in cases}), noun) for index, noun in enumerate(("backbone", "dataset"))
     )
     if not gains:
         return f"{len(cases)} cases ({counts}), none with both the embeddings and a combination."

@@ -107,9 +107,9 @@ def _texts(
     from fungi.report.tables import to_csv, to_latex, to_markdown
 
     cells, tables, records = everything.cells, everything.tables, everything.records
-    kept = figures if "png" in settings.formats else []
-    embedded = [f"![{path.stem}]({path.relative_to(settings.output)})" for path in kept]
-    embedded = ["# Figures", "", *embedded, ""] if kept else []
+    figure_files = figures if "png" in settings.formats else []
+    embedded = [f"![{path.stem}]({path.relative_to(settings.output)})" for path in figure_files]
+    embedded = ["# Figures", "", *embedded, ""] if figure_files else []
     return {
         "html": (
             "report.html",

@@ -72,10 +72,10 @@ def unpack(archive: Path, into: Path, *, below: str = "") -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
-                written = _write_members(archive, _zip_members(file), into, below)
+                count = _write_members(archive, _zip_members(file), into, below)
         else:
             with tarfile.open(archive) as file:
-                written = _write_members(archive, _tar_members(archive, file), into, below)
+                count = _write_members(archive, _tar_members(archive, file), into, below)
                 while file.fileobj and file.fileobj.read(1 << 20):  # the checksum is verified at the end of the file
                     pass
     except _DAMAGE as error:
@@ -84,7 +84,7 @@ def unpack(archive: Path, into: Path, *, below: str = "") -> None:
         raise FungiError(
             f"can't unpack {archive} into {into} ({error}). Free disk space, or choose another folder."
         ) from error
-    if not written:
+    if not count:
         raise FungiError(f"the archive {archive} does not contain {below or 'files'}. Download the correct archive.")
 
 
@@ -150,7 +150,7 @@ def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
 
 def _write_members(archive: Path, members: Iterator[_Member], into: Path, below: str) -> int:
     """Write the files of an archive, and return their number. Raises FungiError for a dangerous member."""
-    written, bytes_left = 0, max(ALWAYS_ALLOWED, LARGEST_EXPANSION * archive.stat().st_size)
+    count, bytes_left = 0, max(ALWAYS_ALLOWED, LARGEST_EXPANSION * archive.stat().st_size)
     for name, size, open_member in members:
         path = PurePosixPath(name)
         if not path.parts or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
@@ -174,8 +174,8 @@ def _write_members(archive: Path, members: Iterator[_Member], into: Path, below:
         assert content is not None  # None only for a directory
         with content, target.open("wb") as file:
             shutil.copyfileobj(content, file)
-        written += 1
-    return written
+        count += 1
+    return count
 
 
 def _flatten(folder: Path, name: str) -> None:

@@ -254,8 +254,8 @@ def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Pa
                 raise ValueError(f"there are only {len(own_names)} class names. Correct this row")
             name = own_names[int(value)]
         if composed(name) not in number:
-            known = f"{', '.join(class_names[:8])}{', ...' if len(class_names) > 8 else ''}"
-            raise ValueError(f"train has no class {name!r}, and classes are matched by name. Train has: {known}")
+            class_list = f"{', '.join(class_names[:8])}{', ...' if len(class_names) > 8 else ''}"
+            raise ValueError(f"train has no class {name!r}, and classes are matched by name. Train has: {class_list}")
         return number[composed(name)]
 
     labels = []

@@ -84,11 +84,11 @@ def image_names(folder: Path) -> list[str]:
     """
     names: list[str] = []
     try:
-        places = sorted(_folders_with_images(folder, ())) if folder.is_dir() else []
+        subfolders = sorted(_folders_with_images(folder, ())) if folder.is_dir() else []
     except PermissionError as error:
         raise FungiError(f"{error.filename} can't be read: no permission. Ask its owner.") from None
-    for place, files in places:
-        inner = Path(place).relative_to(folder).as_posix()
+    for subfolder, files in subfolders:
+        inner = Path(subfolder).relative_to(folder).as_posix()
         prefix = "" if inner == "." else f"{inner}/"
         names += [prefix + name for name in sorted(files)]
     return names
@@ -97,8 +97,8 @@ def image_names(folder: Path) -> list[str]:
 def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
     """Yield each folder and its images. above: device and inode numbers of the folders that contain this one."""
     status = folder.stat()
-    own = (status.st_dev, status.st_ino)
-    if own in above:
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
         raise FungiError(f"{folder} is a link to a folder that contains it. Remove it.")
     images = []
     with os.scandir(folder) as entries:
@@ -106,7 +106,7 @@ def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> It
             if entry.is_dir():
                 if is_skipped(entry.name):
                     continue
-                yield from _folders_with_images(Path(entry.path), (*above, own))
+                yield from _folders_with_images(Path(entry.path), (*above, identity))
             elif entry.name.lower().endswith(IMAGE_ENDINGS) and not entry.name.startswith("."):
                 if not entry.is_file():
                     raise FungiError(
@@ -122,20 +122,20 @@ def report_left_out(folder: Path, *, classes: bool = True) -> None:
     classes: whether images have to be in class folders; images next to the class folders are then ignored.
     """
     kinds: Counter[str] = Counter()
-    for place, inner, files in os.walk(folder, followlinks=True):
-        inner[:] = [name for name in inner if not _counted_as_skipped(Path(place) / name, kinds)]
+    for folder_path, inner, files in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if not _counted_as_skipped(Path(folder_path) / name, kinds)]
         for name in files:
             ending = Path(name).suffix.lower()
             if name.startswith(".") or name.lower() in FILES_OF_PROGRAMS:
                 continue
             if ending not in IMAGE_ENDINGS:
                 kinds[ending or "without an ending"] += 1
-            elif classes and Path(place) == folder:
+            elif classes and Path(folder_path) == folder:
                 kinds["next to the class folders"] += 1
     if kinds:
-        shown = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
         convert = " Convert images of other formats to JPEG or PNG."
-        logger.warning(f"{folder}: ignored files: {shown}.{convert if UNREADABLE_ENDINGS & set(kinds) else ''}")
+        logger.warning(f"{folder}: ignored files: {counts}.{convert if UNREADABLE_ENDINGS & set(kinds) else ''}")
 
 
 def _counted_as_skipped(folder: Path, kinds: "Counter[str]") -> bool:

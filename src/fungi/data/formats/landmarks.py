@@ -122,15 +122,15 @@ def _fault(listing: dict[str, Any]) -> str:
             return f"has an {listing_name} that is not a list of file names"
     if not _sequence(truths) or len(truths) != len(queries):
         return f"does not have an entry in gnd for each of its {len(queries)} queries"
-    for place, truth in enumerate(truths):
+    for number, truth in enumerate(truths):
         if not isinstance(truth, dict) or not {"easy", "hard", "junk", "bbx"} <= set(truth):
-            return f"has no easy, hard, junk and bbx for query {place}"
+            return f"has no easy, hard, junk and bbx for query {number}"
         rows = [row for kind in ("easy", "hard", "junk") if _sequence(truth[kind]) for row in truth[kind]]
         lists = all(_sequence(truth[kind]) for kind in ("easy", "hard", "junk"))
         if not lists or not all(isinstance(row, int | np.integer) and 0 <= row < len(images) for row in rows):
-            return f"has rows beyond its {len(images)} images for query {place}"
+            return f"has rows beyond its {len(images)} images for query {number}"
         if np.shape(truth["bbx"]) != (4,) or not np.isfinite(np.asarray(truth["bbx"], dtype=np.float64)).all():
-            return f"has no box of four numbers for query {place}"
+            return f"has no box of four numbers for query {number}"
     return ""
 
 

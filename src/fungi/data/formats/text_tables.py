@@ -77,12 +77,12 @@ class TextTable:
         """Download the splits (our name -> the name on the hub) with `datasets`, and write them as Parquet."""
         folder = data_dir.expanduser() / self.dataset
         folder.mkdir(parents=True, exist_ok=True)
-        for ours, theirs in splits.items():
-            target = folder / f"{ours}.parquet"
+        for split, hub_split in splits.items():
+            target = folder / f"{split}.parquet"
             if target.exists():
                 logger.info("%s exists and is kept; remove it to download it again", target)
                 continue
-            table = self._fetch(theirs)
+            table = self._fetch(hub_split)
             table.to_parquet(str(target.with_suffix(".partial")))
             target.with_suffix(".partial").rename(target)
             logger.info("wrote %s", target)
@@ -131,7 +131,7 @@ class HubDownload:
 
 def register_table(table: TextTable, *, title: str, sizes: Mapping[str, int], **fields: Any) -> DatasetSpec:
     """Register a text dataset of the paper."""
-    theirs = {split: "validation" if split == "valid" else split for split in sizes}
+    hub_splits = {split: "validation" if split == "valid" else split for split in sizes}
     spec = DatasetSpec(
         name=table.dataset,
         title=title,
@@ -139,7 +139,7 @@ def register_table(table: TextTable, *, title: str, sizes: Mapping[str, int], **
         sizes=sizes,
         modality="text",
         open=table.open,
-        download=HubDownload(table, theirs),
+        download=HubDownload(table, hub_splits),
         **fields,
     )
     return DATASETS.register(table.dataset, spec)

@@ -27,8 +27,8 @@ class TorchvisionImages:
 
         root = self.place.find(data_dir)
         with reading(self.place, root):
-            theirs = {"valid": "val"}.get(split, split)
-            source = getattr(torchvision.datasets, self.class_name)(str(root), split=theirs, **self.options)
+            torchvision_split = {"valid": "val"}.get(split, split)
+            source = getattr(torchvision.datasets, self.class_name)(str(root), split=torchvision_split, **self.options)
         return image_samples(root, relative(root, source._image_files), source._labels, source.classes)
 
 

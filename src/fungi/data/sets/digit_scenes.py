@@ -55,11 +55,11 @@ def compose(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np
     row, side = int(generator.choice(split_rows(split))), int(generator.integers(*SIDES, endpoint=True))
     images, labels = digit_images()
     ink = np.asarray(Image.fromarray(images[row]).resize((side, side), Image.Resampling.BICUBIC))
-    place = tuple(
+    area = tuple(
         slice(start, start + side) for start in generator.integers(0, SIZE - side, size=2, endpoint=True).tolist()
     )
-    grey[place] = np.maximum(grey[place], ink)
-    mask[place][ink >= INK] = labels[row] + 1
+    grey[area] = np.maximum(grey[area], ink)
+    mask[area][ink >= INK] = labels[row] + 1
     return grey, mask
 
 

@@ -59,8 +59,8 @@ def docstrings() -> list[Docstring]:
     """
     first: dict[str, Docstring] = {}
     modules: dict[str, set[str]] = {}
-    for module, place in SOURCES.items():
-        for name, text in _read(place):
+    for module, path in SOURCES.items():
+        for name, text in _read(path):
             modules.setdefault(text, set()).add(module)
             first.setdefault(text, (module, name, text))
     unique = [docstring for text, docstring in first.items() if len(modules[text]) == 1]
@@ -69,10 +69,10 @@ def docstrings() -> list[Docstring]:
     return [docstring for docstring in unique if docstring[1] in names[docstring[0]]]
 
 
-def _read(place: str) -> Iterator[tuple[str, str]]:
+def _read(source: str) -> Iterator[tuple[str, str]]:
     """Yield (qualified name, text) of the docstrings in a file or folder of the standard library."""
     library = Path(sysconfig.get_path("stdlib"))
-    root = library / place
+    root = library / source
     files = [root] if root.is_file() else sorted(root.rglob("*.py"))
     if not files:
         raise MissingFilesError(
