@@ -9,7 +9,7 @@ import numpy as np
 from fungi.store.layout import Layout
 from fungi.store.provenance import LayerProvenance, Provenance, write_layer_provenance, write_provenance
 
-BIRTH = Provenance(
+PROVENANCE = Provenance(
     feature="embeddings",
     dataset="digits",
     split="train",
@@ -74,12 +74,12 @@ def make_folder(
         for place, feature in enumerate(features):
             values, targets = clustered(count, dim, classes, seed=10 * seed + place + 100 * len(split))
             provenance = replace(
-                BIRTH,
+                PROVENANCE,
                 feature=feature,
                 dataset=dataset,
                 split=split,
                 dataset_fingerprint=f"rows-of-{split}",
-                seed=BIRTH.seed + seed,
+                seed=PROVENANCE.seed + seed,
             )
             path = layout.features(feature, dataset, "digits-vit", split)
             if feature == "embeddings":

@@ -10,7 +10,7 @@ import pytest
 from fungi.errors import FungiError
 from fungi.store.provenance import SCHEMA_VERSION
 from fungi.store.reading import open_array, read_targets
-from tests.evaluation.feature_folder import BIRTH, LAYER, write_array
+from tests.evaluation.feature_folder import LAYER, PROVENANCE, write_array
 
 VALUES = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
 
@@ -91,7 +91,7 @@ def test_labels_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: P
     ],
 )
 def test_a_record_that_does_not_fit_is_refused(attributes: dict[str, object], complaint: str, tmp_path: Path) -> None:
-    path = write_array(tmp_path / "made.h5", "kl", VALUES, provenance=replace(BIRTH, feature="kl"), layer=LAYER)
+    path = write_array(tmp_path / "made.h5", "kl", VALUES, provenance=replace(PROVENANCE, feature="kl"), layer=LAYER)
     assert open_array(path, "kl").rows == 8
     with h5py.File(path, "a") as file:
         file.attrs.update(attributes)

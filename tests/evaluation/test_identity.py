@@ -22,7 +22,7 @@ from fungi.segmentation.settings import SegmentSettings
 from fungi.settings import setting
 from tests.daily import first_fast
 from tests.evaluation import feature_folder
-from tests.evaluation.feature_folder import BIRTH, LAYER, clustered, make_folder, write_array
+from tests.evaluation.feature_folder import LAYER, PROVENANCE, clustered, make_folder, write_array
 from tests.evaluation.test_report import content
 from tests.runtime.test_settings import CLASSES
 
@@ -215,7 +215,7 @@ def features(root: Path, *, provenance=None, layer=None, dim=96, dataset="pets")
             facts = shared | {"feature": feature, "split": split, "dataset_fingerprint": split} | (provenance or {})
             given = {"targets": targets} if feature == "embeddings" else {"layer": replace(LAYER, **KL | (layer or {}))}
             path = layout.features(feature, dataset, "digits-vit", split)
-            write_array(path, KEYS[feature], values, provenance=replace(BIRTH, **facts), **given)
+            write_array(path, KEYS[feature], values, provenance=replace(PROVENANCE, **facts), **given)
 
 
 KL = {"layer": "blocks.3.attn.proj"}

@@ -13,7 +13,7 @@ from fungi.scoring import knn_concat
 from fungi.scoring.feature_files import open_splits
 from fungi.scoring.knn_concat import KnnSettings
 from fungi.store.reading import UnknownOriginWarning, open_array, read_targets
-from tests.evaluation.feature_folder import BIRTH, LAYER, make_folder, write_array
+from tests.evaluation.feature_folder import LAYER, PROVENANCE, make_folder, write_array
 
 VALUES = np.random.default_rng(0).normal(size=(120, 12))
 
@@ -22,7 +22,7 @@ def rewrite(layout, feature: str, split: str, *, layer=LAYER, values=None, **pro
     """One file of the folder again, of another provenance."""
     path = layout.features(feature, "digits", "digits-vit", split)
     values = VALUES[: 120 if split == "train" else 60] if values is None else values
-    record = replace(BIRTH, feature=feature, split=split, dataset_fingerprint=f"rows-of-{split}")
+    record = replace(PROVENANCE, feature=feature, split=split, dataset_fingerprint=f"rows-of-{split}")
     return write_array(path, "attn_proj", values, provenance=replace(record, **provenance), layer=layer)
 
 

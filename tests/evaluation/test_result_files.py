@@ -178,8 +178,8 @@ def test_a_deviation_over_copies_of_one_extraction_is_refused(tmp_path):
 
 def test_a_mean_over_extractions_of_two_kinds_is_refused(tmp_path, monkeypatch):
     for seed, (name, weights) in enumerate((("a", "weights-a"), ("b", "weights-b"))):
-        provenance = replace(feature_folder.BIRTH, weights_hash=weights, weights_source="published")
-        monkeypatch.setattr(feature_folder, "BIRTH", provenance)
+        provenance = replace(feature_folder.PROVENANCE, weights_hash=weights, weights_source="published")
+        monkeypatch.setattr(feature_folder, "PROVENANCE", provenance)
         make_folder(tmp_path / name, seed=seed)
     with pytest.raises(FungiError, match=r"backbone weights differs: 'weights-a' in .*, 'weights-b' in"):
         knn_concat.run(settings_for(tmp_path / "a", tmp_path / "b"))

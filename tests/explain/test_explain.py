@@ -15,7 +15,7 @@ from fungi.explain.disagreements import compare
 from fungi.scoring import knn_concat
 from fungi.scoring.knn_concat import KnnSettings
 from fungi.store.provenance import write_provenance
-from tests.evaluation.feature_folder import BIRTH, make_folder
+from tests.evaluation.feature_folder import PROVENANCE, make_folder
 
 SHADES = ("dark", "light")
 
@@ -46,7 +46,7 @@ def result(tmp_path: Path) -> Path:
                     file["targets"][:] = samples.targets
                     file["sample_ids"], file["class_names"] = list(samples.ids), list(samples.class_names)
                 settings = {"dataset": text, "data_dir": str(tmp_path)}
-                record = replace(BIRTH, feature=feature, split=split, settings=settings, rows=len(values))
+                record = replace(PROVENANCE, feature=feature, split=split, settings=settings, rows=len(values))
                 write_provenance(file, replace(record, dataset_fingerprint=samples.fingerprint()))
     knn_concat.run(KnnSettings(root=(root,), k=5))
     (path,) = (root / "results").rglob("*.json")

@@ -24,13 +24,13 @@ from fungi.settings import as_json
 from fungi.store.blocks import BlockFolder, Manifest
 from fungi.store.layout import Layout
 from fungi.store.provenance import Provenance
-from tests.evaluation.feature_folder import BIRTH as ANY_BIRTH
+from tests.evaluation.feature_folder import PROVENANCE as ANY_BIRTH
 from tests.evaluation.feature_folder import write_array
 
 merge = COMMANDS["merge"].main
 
 ROOT = Path(__file__).resolve().parents[2]
-BIRTH = replace(ANY_BIRTH, feature="kl")
+PROVENANCE = replace(ANY_BIRTH, feature="kl")
 CALL = GridCall("extract-gradients", ("--objective", "kl"), features=("kl",))
 
 
@@ -209,7 +209,9 @@ def test_a_file_that_was_made_with_another_seed_is_not_the_one_that_is_missing(
 ) -> None:
     """Features of --seed 43 lie there; the grid asks for those of 42, which nothing has made."""
     settings = COMMANDS["extract-gradients"].parse(["--seed", "43", "--objective", "kl"])
-    write_array(file_of(grid), "attn_proj", np.zeros((10, 3)), provenance=replace(BIRTH, settings=as_json(settings)))
+    write_array(
+        file_of(grid), "attn_proj", np.zeros((10, 3)), provenance=replace(PROVENANCE, settings=as_json(settings))
+    )
     words = ["--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi"]
     said = status(capsys, *words)
     assert "missing 2" in said
@@ -218,7 +220,7 @@ def test_a_file_that_was_made_with_another_seed_is_not_the_one_that_is_missing(
         file_of(grid),
         "attn_proj",
         np.zeros((10, 3)),
-        provenance=replace(BIRTH, settings=as_json(replace(settings, seed=42))),
+        provenance=replace(PROVENANCE, settings=as_json(replace(settings, seed=42))),
     )
     assert "done 2/2" in status(capsys, *words)
 
@@ -234,7 +236,7 @@ def test_blocks_of_another_seed_are_not_this_elements_blocks(grid: Grid, capsys:
 def test_options_of_other_objectives_make_no_other_file(option: str, other: bool) -> None:
     wanted = COMMANDS["extract-gradients"].parse(["--objective", "kl", "simclr", "--set", option])
     plain = as_json(COMMANDS["extract-gradients"].parse(["--objective", "kl"]))
-    assert bool(wanted.differs_from(replace(BIRTH, feature="kl", settings=plain))) == other
+    assert bool(wanted.differs_from(replace(PROVENANCE, feature="kl", settings=plain))) == other
 
 
 def test_a_result_of_another_k_is_not_the_one_that_is_missing(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:

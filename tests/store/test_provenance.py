@@ -7,7 +7,7 @@ import pytest
 
 from fungi.store.code_version import CodeVersion, distinct
 from fungi.store.provenance import Provenance
-from tests.evaluation.feature_folder import BIRTH
+from tests.evaluation.feature_folder import PROVENANCE
 
 WITNESSES = {
     "weights_source",
@@ -24,13 +24,13 @@ OTHER = {str: "other", int: 7, bool: False, dict: {"other": "x"}, list: [{"code"
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Provenance)])
 def test_every_fact_but_those_of_a_witness_makes_another_file(name):
-    value = ["other"] if name in ("computed_on", "skipped_samples") else OTHER[type(getattr(BIRTH, name))]
-    other = replace(BIRTH, **{name: value})
-    assert (other.identity() != BIRTH.identity()) == (name not in WITNESSES)
+    value = ["other"] if name in ("computed_on", "skipped_samples") else OTHER[type(getattr(PROVENANCE, name))]
+    other = replace(PROVENANCE, **{name: value})
+    assert (other.identity() != PROVENANCE.identity()) == (name not in WITNESSES)
 
 
 def test_an_identity_compares_equal_with_the_one_that_is_read_back():
-    assert replace(BIRTH, objective_settings={"area": (0.25, 1)}).identity()["objective_settings"] == {
+    assert replace(PROVENANCE, objective_settings={"area": (0.25, 1)}).identity()["objective_settings"] == {
         "area": [0.25, 1]
     }
 

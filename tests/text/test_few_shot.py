@@ -16,7 +16,7 @@ from fungi.report.protocol import details_of, has_published_protocol, origin_of,
 from fungi.report.words import task_in_words
 from fungi.scoring import knn_concat
 from fungi.scoring.knn_concat import KnnSettings
-from tests.evaluation.feature_folder import BIRTH, make_folder
+from tests.evaluation.feature_folder import PROVENANCE, make_folder
 
 TARGETS = np.repeat([0, 1, 2], [900, 90, 10])
 
@@ -44,7 +44,7 @@ TEXTS, AUDIO = {"dataset": "trec", "backbone": "bert-base-uncased"}, {"dataset":
 
 def test_the_flag_selects_the_sampling():
     balanced, stratified = (KnnSettings(shots=3, few_shot_sampling=name) for name in ("balanced", "stratified"))
-    for provenances in ([], [replace(BIRTH, profile="published", **TEXTS)]):
+    for provenances in ([], [replace(PROVENANCE, profile="published", **TEXTS)]):
         assert balanced.rows(TARGETS, None, provenances).tolist() == BALANCED
         assert stratified.rows(TARGETS, None, provenances).tolist() == STRATIFIED
     with pytest.raises(FungiError, match=r"--few-shot-sampling needs a number of shots"):
@@ -64,7 +64,7 @@ def test_the_flag_selects_the_sampling():
 )
 def test_without_the_flag_the_profile_of_the_features_selects_the_sampling(provenance, expected):
     """The published code used stratified draws only for texts (spec text 6.1, vision 9.4, audio 5)."""
-    provenances = [replace(BIRTH, **provenance)]
+    provenances = [replace(PROVENANCE, **provenance)]
     assert KnnSettings(shots=3).rows(TARGETS, None, provenances).tolist() == expected
     assert KnnSettings().resolved_for(provenances).few_shot_sampling == "balanced", "no rows are drawn"
 

@@ -87,11 +87,11 @@ def comparison_with_published(cells: Sequence[Cell]) -> str:
     differences = [cell.value - cell.published.value for cell in cells if cell.published is not None]
     if not differences:
         return ""
-    middle = median(map(abs, differences))
+    median_size = median(map(abs, differences))
     return (
         f"{_counted(len(differences), 'value')} can be compared with the paper. Our values minus the published values "
         f"are between {min(differences):+.1f} and {max(differences):+.1f} points; the median absolute difference is "
-        f"{middle:.1f}."
+        f"{median_size:.1f}."
     )
 
 
@@ -103,10 +103,10 @@ def _single_case(case: Case) -> str:
     if EMBEDDINGS not in case:
         return f"Best of {len(case)}: {feature_in_words(best)}, {_score(case[best])}."
     if best == EMBEDDINGS:
-        others = (
+        subject = (
             "The other feature does not beat" if len(case) == 2 else f"None of the other {len(case) - 1} features beats"
         )
-        first = f"{others} the embeddings alone, {_score(case[EMBEDDINGS])}."
+        first = f"{subject} the embeddings alone, {_score(case[EMBEDDINGS])}."
     else:
         first = (
             f"Best of {len(case)}: {feature_in_words(best)}, {_score(case[best])}; {_gain(case[best])} the embeddings "
@@ -128,12 +128,12 @@ def _many_cases(cases: dict[tuple[str, str], Case]) -> str:
     )
     if not gains:
         return f"{len(cases)} cases ({counts}), none with both the embeddings and a combination."
-    least, most = min(gains, key=lambda key: gains[key]), max(gains, key=lambda key: gains[key])
-    helped = sum(gain > 0 for gain in gains.values())
+    lowest, highest = min(gains, key=lambda key: gains[key]), max(gains, key=lambda key: gains[key])
+    gaining = sum(gain > 0 for gain in gains.values())
     return (
-        f"All features together beat the embeddings alone in {helped} of {len(gains)} cases ({counts}"
-        f"{_beyond_noise(cases, gains)}), by {mean(gains.values()):+.1f} points on average: from {gains[least]:+.1f} "
-        f"({label(least[0])}, {least[1]}) to {gains[most]:+.1f} ({label(most[0])}, {most[1]})."
+        f"All features together beat the embeddings alone in {gaining} of {len(gains)} cases ({counts}"
+        f"{_beyond_noise(cases, gains)}), by {mean(gains.values()):+.1f} points on average: from {gains[lowest]:+.1f} "
+        f"({label(lowest[0])}, {lowest[1]}) to {gains[highest]:+.1f} ({label(highest[0])}, {highest[1]})."
     )
 
 
