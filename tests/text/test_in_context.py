@@ -222,7 +222,7 @@ def test_an_invalid_line_of_the_answers_is_named(settings):
     file = settings.file(("embeddings",), "answers")
     file.parent.mkdir(parents=True)
     file.write_text('{"id": "x"}\n')
-    with pytest.raises(FungiError, match=r"answers.jsonl, line 1 is no answer"):
+    with pytest.raises(FungiError, match=r"answers.jsonl, line 1 is not an answer"):
         run(settings)
 
 
@@ -301,7 +301,7 @@ def test_features_with_the_published_labels_use_the_published_labels(tmp_path, m
     ("arguments", "complaint"),
     [
         (["--k", "0"], "--k has to be at least 1"),
-        (["--endpoint", "localhost"], "'localhost' is no address. Write it as http://localhost:8000/v1"),
+        (["--endpoint", "localhost"], "'localhost' is not an address. Write it as http://localhost:8000/v1"),
         (["--dataset", "digits"], "dataset 'digits' has no texts but vision"),
     ],
 )

@@ -32,7 +32,7 @@ class ChatEndpoint:
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
-            raise FungiError(f"--endpoint {self.url!r} is no address. Write it as http://localhost:8000/v1.")
+            raise FungiError(f"--endpoint {self.url!r} is not an address. Write it as http://localhost:8000/v1.")
 
     @property
     def address(self) -> str:

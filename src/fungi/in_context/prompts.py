@@ -79,7 +79,7 @@ def _answers(path: Path) -> Iterator[dict[str, str]]:
             if number == len(lines) and not line.endswith("\n"):
                 return
             raise FungiError(
-                f'{path}, line {number} is no answer. Each line is {{"id": ..., "answer": ...}}; mend or remove it.'
+                f'{path}, line {number} is not an answer. Each line is {{"id": ..., "answer": ...}}. Correct the line.'
             ) from None
 
 
