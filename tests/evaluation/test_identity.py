@@ -7,9 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from fungi.ablations.ablate import AblateSettings
+from fungi.backbones.base import BACKBONES
+from fungi.backbones.loading import choose_input
 from fungi.evaluators import TEMPERATURE
+from fungi.objectives.binding import bind
+from fungi.profiles import PROFILES
+from fungi.report import features as report_features
 from fungi.report.cells import ResultRecord, cells_of, distinct, read_results
 from fungi.results.settings import ResultSettings
 from fungi.scoring import knn_concat
@@ -191,6 +197,20 @@ def test_unlike_settings_have_a_heading_of_their_own_without_the_published_value
     assert [cell.published is not None for cell in found] == [True, False]
     assert words in str(found[1].protocol)
     assert words not in str(found[0].protocol)
+
+
+@pytest.mark.parametrize("objective", ["kl", "dino", "simclr"])
+def test_a_report_knows_the_settings_of_an_objective_without_drawing_its_heads(objective, monkeypatch):
+    """A report of 2,000 results asks for the settings of three objectives for each pair of backbone and dataset."""
+    spec = BACKBONES["vit-b16"]
+    bound = bind(
+        objective, embedding_dim=spec.embedding_dim, input_spec=choose_input(spec, PROFILES["published"]), seed=42
+    )
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: pytest.fail("random numbers were drawn"))
+    for cached in (report_features._usual_settings, report_features._settings_for_input):
+        cached.cache_clear()
+    expected = json.loads(json.dumps(bound.settings, default=str))
+    assert report_features._usual_settings(objective, "vit-b16", "pets", "published") == expected
 
 
 UNLIKE_FEATURES = {

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from fungi.grid.progress import Expected, Progress, progress_of, shape_of
 from fungi.grid.progress_text import counts
 from fungi.grid.queue import Queue, comment_of
 from fungi.grid.records import INTERRUPTED, Attempt, Records
+from fungi.scoring.knn_concat import KnnSettings
 from fungi.settings import as_json
 from fungi.store.blocks import BlockFolder, Manifest
 from fungi.store.layout import Layout
@@ -165,6 +167,33 @@ def test_status_shows_the_jobs_that_have_run(grid: Grid, capsys: pytest.CaptureF
     note(grid, 0, state="ended", status=0)
     shown = status(capsys, "--root", str(grid.root)).split("\n\n")[0]
     assert [line.split()[0] for line in shown.splitlines()] == ["grads_kl_multi"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [("--k 0", "--k"), ("--vote plurality", "--vote"), ("--layer-key", "--layer-key")],
+)
+def test_status_names_the_job_and_the_element_of_flags_that_are_refused(
+    flags: str, message: str, grid: Grid, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FUNGI_FLAGS_KNN", flags)
+    assert COMMANDS["status"].main(["--root", str(grid.root), "--jobs", "concat"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "concat.job, for digits-vit digits." in error
+
+
+def test_status_builds_the_settings_of_a_pair_once(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A grid of 800 pairs has thousands of them."""
+    built: Counter[str] = Counter()
+    checked = KnnSettings.__post_init__
+    monkeypatch.setattr(KnnSettings, "__post_init__", lambda self: built.update([self.dataset]) or checked(self))
+    datasets = ["pets", "cars", "digits", "flowers102"]
+    status(capsys, "--root", str(grid.root), "--jobs", "concat", "--datasets", *datasets)
+    template = "pets"  # a command line is parsed for the first pair; a parse may build the settings more than once
+    assert {name: built[name] for name in datasets if name != template} == dict.fromkeys(datasets[1:], 1)
 
 
 def test_records_name_the_job_and_the_restart(monkeypatch: pytest.MonkeyPatch) -> None:

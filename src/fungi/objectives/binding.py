@@ -60,7 +60,7 @@ class BoundObjective:
     def settings(self) -> dict[str, Any]:
         """Settings of objective and views, for provenance."""
         scaling = {"position_embeddings": self.scaling} if self.scaling else {}
-        return {**vars(self.objective), "views": self.views.identity, **scaling}
+        return settings_of(self.objective, self.views) | scaling
 
     @property
     def support_hash(self) -> str:
@@ -83,10 +83,23 @@ def bind(
     options: dict[str, Any] | None = None,
     plan: ViewPlan = AS_PUBLISHED,
 ) -> BoundObjective:
-    """Make an objective with its views and heads. `options` name fields of either, and come before the view plan.
+    """Return an objective with its views and heads. `options` name fields of both, and come before the view plan.
 
-    FungiError for an unknown objective or option.
+    Raises FungiError for an unknown objective or option.
     """
+    objective, views, plan_name = configure(name, input_spec, options, plan)
+    return BoundObjective(objective, views, objective.heads(embedding_dim, seed), plan=plan_name)
+
+
+def settings_of(objective: Objective, views: ViewGenerator) -> dict[str, Any]:
+    """Return the settings of an objective and its views, for provenance."""
+    return {**vars(objective), "views": views.identity}
+
+
+def configure(
+    name: str, input_spec: InputSpec, options: dict[str, Any] | None = None, plan: ViewPlan = AS_PUBLISHED
+) -> tuple[Objective, ViewGenerator, str]:
+    """Return an objective, its views, and the name of the view plan they follow, as for `bind` but without heads."""
     kind = OBJECTIVES[name]
     fields = {field.name for field in dataclasses.fields(kind)}
     defaults = input_spec.objective_defaults(name) if isinstance(input_spec, ModalityDefaults) else {}
@@ -111,9 +124,4 @@ def bind(
     if isinstance(views, Drawn):
         drawn: Any = views
         views = replace(drawn, stream=name)
-    return BoundObjective(
-        objective=objective,
-        views=views,
-        heads=objective.heads(embedding_dim, seed),
-        plan=plan.name if follows else PUBLISHED,
-    )
+    return objective, views, plan.name if follows else PUBLISHED

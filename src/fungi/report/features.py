@@ -12,12 +12,13 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.loading import choose_input
 from fungi.data.base import DATASETS
 from fungi.errors import FungiError
-from fungi.objectives.binding import bind
+from fungi.objectives.binding import configure, settings_of
 from fungi.profiles import PROFILES
 from fungi.report.facts import Fact
 from fungi.store.differences import arguments_of
 from fungi.store.layout import EMBEDDINGS
 from fungi.store.provenance import WITNESSES
+from fungi.views.base import InputSpec
 from fungi.views.plans import PUBLISHED
 
 USUAL_SEED = 42
@@ -102,11 +103,17 @@ def _usual_settings(objective: str, backbone: str, dataset: str, profile: str) -
     options = DATASETS[dataset].input_options if dataset in DATASETS else None
     if options:
         input_spec = replace(input_spec, **options)
+    return _settings_for_input(objective, input_spec)
+
+
+@cache
+def _settings_for_input(objective: str, input_spec: InputSpec) -> dict[str, Any]:
+    """Return the default settings of an objective for the input of a backbone."""
     try:
-        bound = bind(objective, embedding_dim=spec.embedding_dim, input_spec=input_spec, seed=USUAL_SEED)
+        configured, views, _ = configure(objective, input_spec)
     except FungiError:  # an objective that is not registered on this machine
         return {}
-    return json.loads(json.dumps(bound.settings, default=str))
+    return json.loads(json.dumps(settings_of(configured, views), default=str))
 
 
 def _differences(objective: str, settings: dict[str, Any], usual: dict[str, Any]) -> list[Fact]:

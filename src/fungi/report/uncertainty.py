@@ -36,9 +36,10 @@ def uncertainties(content: Mapping[str, Any], metric: str) -> dict[str, Uncertai
         return {}
     correct = _correct_by_combination(content, targets)
     classes = targets if metric == "mean-per-class-accuracy" else np.zeros_like(targets)
+    _, numbers, counts = np.unique(classes, return_inverse=True, return_counts=True)
     p_values = _p_values(correct)
     return {
-        name: Uncertainty(len(targets), _standard_error(rows.mean(axis=0), classes), p_values.get(name))
+        name: Uncertainty(len(targets), _standard_error(rows.mean(axis=0), numbers, counts), p_values.get(name))
         for name, rows in correct.items()
     }
 
@@ -56,9 +57,13 @@ def _correct_by_combination(
     }
 
 
-def _standard_error(scores: Float[np.ndarray, " q"], classes: Integer[np.ndarray, " q"]) -> float:
-    """Return the standard error of the mean over classes of the mean score per class."""
-    _, numbers, counts = np.unique(classes, return_inverse=True, return_counts=True)
+def _standard_error(
+    scores: Float[np.ndarray, " q"], numbers: Integer[np.ndarray, " q"], counts: Integer[np.ndarray, " c"]
+) -> float:
+    """Return the standard error of the mean over classes of the mean score per class.
+
+    numbers: class of each row, from 0; counts: rows of each class.
+    """
     means = np.bincount(numbers, scores) / counts
     variances = np.bincount(numbers, (scores - means[numbers]) ** 2) / counts
     return float(np.sqrt((variances / counts).sum()) / len(counts))

@@ -1,0 +1,145 @@
+"""What a report of many results costs: `python scripts/benchmark.py report --results 2000 --base CHECKOUT`.
+
+It writes result files for pairs of a backbone and a dataset: of kNN on all train rows, of kNN with five rows per class,
+and of a linear probe. Each has all combinations of four features and the predictions of every test row. Then it runs
+`fungi report` on them and prints the processor time and the largest memory. `--code CHECKOUT` runs the code of another
+checkout; with `--base CHECKOUT` both are run in turns, and the ratio is printed.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from itertools import combinations, islice, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks._rounds import ratio
+
+PROJECT = Path(__file__).resolve().parents[2]
+FEATURES = ("embeddings", "kl", "dino", "simclr")
+FACTS = dict.fromkeys(("weights_hash", "weights_source", "input", "dtype", "device"), "x" * 16)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="benchmark.py report", description=__doc__)
+    parser.add_argument("--results", type=int, default=2000)
+    parser.add_argument("--rows", type=int, default=1000, help="predictions of each combination")
+    parser.add_argument("--figures", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--code", type=Path, default=PROJECT, help="checkout whose code is measured")
+    parser.add_argument("--base", type=Path, help="checkout whose code it is compared with")
+    options = parser.parse_args(arguments)
+    codes = [options.code, *([options.base] if options.base else [])]
+    seconds: dict[Path, list[float]] = {code: [] for code in codes}
+    megabytes: dict[Path, list[float]] = {code: [] for code in codes}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "features"
+        size = write_results(root, options.results, options.rows)
+        print(f"{options.results} results with {options.rows} rows, {size / 1e6:.0f} MB of JSON")
+        for number in range(options.rounds):
+            for code in codes:
+                taken, memory = _run(code, root, Path(folder) / f"report-{number}", options.figures)
+                seconds[code].append(taken)
+                megabytes[code].append(memory)
+    for name, unit, values in (("processor time", "s", seconds), ("largest memory", "MB", megabytes)):
+        mine, *base = values.values()
+        print(f"{name}: {statistics.median(mine):.1f} {unit}")
+        for other in base:
+            print(f"  {statistics.median(other):.1f} {unit} with {options.base}: ratio {ratio(mine, other)}")
+    return 0
+
+
+def write_results(root: Path, count: int, rows: int) -> int:
+    """Write result files below a root; return their size in bytes."""
+    from fungi.backbones.base import BACKBONES
+    from fungi.data.base import DATASETS
+    from fungi.store.layout import Layout
+    from fungi.store.seal import checksum_of_record
+
+    backbones = [name for name in BACKBONES if BACKBONES[name].modality == "vision"]
+    datasets = [name for name in DATASETS if DATASETS[name].modality == "vision" and DATASETS[name].metric != "map"]
+    draws, size = np.random.default_rng(0), 0
+    datasets = [name for name in datasets if DATASETS[name].masks is None]
+    cases = list(islice(product(("knn", "knn-5shot", "linear"), backbones, datasets), count))
+    if len(cases) < count:
+        raise SystemExit(f"there are {len(cases)} cases of task, backbone and dataset, not {count}")
+    for task, backbone, dataset in cases:
+        content = json.loads(json.dumps(_content(task, backbone, dataset, rows, draws), default=str))
+        path = Layout(root).results(task, dataset, backbone)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content | {"checksum": checksum_of_record(content)}) + "\n", encoding="utf-8")
+        size += path.stat().st_size
+    return size
+
+
+def _content(task: str, backbone: str, dataset: str, rows: int, draws: np.random.Generator) -> dict[str, Any]:
+    """Return a result like those of `fungi knn`, with random predictions that are right in about three of four rows."""
+    targets = draws.integers(0, 37, rows)
+    names = ["+".join(part) for size in range(1, 5) for part in combinations(FEATURES, size)]
+    results = {}
+    for name in names:
+        predictions = np.where(draws.random(rows) < 0.75, targets, draws.integers(0, 37, rows))
+        accuracy = float((predictions == targets).mean())
+        results[name] = {"accuracy": accuracy, "mean-per-class-accuracy": accuracy, "predictions": predictions.tolist()}
+    shots = 5 if task.endswith("shot") else None
+    settings = {"k": 20, "pca_dim": 512, "shots": shots, "dataset": dataset, "backbone": backbone}
+    return {
+        "schema_version": 1,
+        "task": task,
+        "settings": settings,
+        "unusual": {},
+        "provenance": {"features": [_provenances(backbone, dataset, split_rows=rows)]},
+        "warnings": [],
+        "test_targets": targets.tolist(),
+        "sample_ids": [f"images/{row:06d}.jpg" for row in range(rows)],
+        "complete": True,
+        "results": results,
+    }
+
+
+def _provenances(backbone: str, dataset: str, *, split_rows: int) -> dict[str, dict[str, Any]]:
+    """Return what a result records of its feature files, by split and feature."""
+    from fungi.store.provenance import Provenance
+
+    entries: dict[str, dict[str, Any]] = {}
+    for split, feature in product(("train", "test"), FEATURES):
+        provenance = Provenance(
+            feature=feature,
+            dataset=dataset,
+            split=split,
+            rows=split_rows,
+            dataset_fingerprint=f"{dataset}-{split}",
+            backbone=backbone,
+            seed=42,
+            profile="published",
+            **FACTS,
+        )
+        entry = {"file": f"{feature}-{split}.h5", "array": feature, "provenance": asdict(provenance), "layer": None}
+        entries.setdefault(split, {})[feature] = entry
+    return entries
+
+
+def _run(code: Path, root: Path, output: Path, figures: int) -> tuple[float, float]:
+    """Return the processor time of a report in seconds, and its largest memory in MB."""
+    environment = {**os.environ, "PYTHONPATH": str(code / "src")}
+    words = ["report", "--results", str(root), "--output", str(output), "--figures", str(figures)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fungi", *words],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    message = process.stderr.read() if process.stderr else b""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = status
+    if status:
+        raise SystemExit(message.decode(errors="replace"))
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
