@@ -1,9 +1,11 @@
 """Every evaluation works in an installation without extras: their packages can't be imported here."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -25,50 +27,70 @@ class Block(MetaPathFinder):
 
 sys.meta_path.insert(0, Block())
 """
+RUN = """
+import json, sys
+from contextlib import redirect_stderr
+from io import StringIO
+
+from fungi.cli.main import main
+
+for line in sys.argv[1:]:
+    with redirect_stderr(StringIO()) as errors:
+        status = main(line.split())
+    print(json.dumps([line, status, errors.getvalue()]), file=sys.stderr)
+"""
+LIBRARIES = {"knn --search faiss": 2, "knn --search scann": 2, "knn --search exact": 0}
+"""A command -> its exit status."""
+EVALUATIONS = ("linear", "cluster", "analyse")
 
 
-@pytest.fixture
-def fungi(tmp_path: Path):
-    """Run a command in a Python that has no extras."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(BLOCK)
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join([str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
-        return subprocess.run(
-            [sys.executable, "-m", "fungi", *arguments],
-            env=os.environ | {"PYTHONPATH": path},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
+class Ended(NamedTuple):
+    status: int
+    errors: str
 
 
-def test_the_block_blocks(fungi, tmp_path: Path) -> None:
-    make_folder(tmp_path / "features", features=("embeddings",))
-    for library, status in (("faiss", 2), ("scann", 2), ("exact", 0)):
-        assert fungi("knn", "--search", library).returncode == status
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("plain")
+
+
+@pytest.fixture(scope="module")
+def ended(folder: Path) -> dict[str, Ended]:
+    """How each command ended in a Python without extras: one process for all, as importing takes most of the time."""
+    make_folder(folder / "features", features=("embeddings", "kl"))
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(BLOCK)
+    path = os.pathsep.join([str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *LIBRARIES, *EVALUATIONS],
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("[")]
+    return {command: Ended(status, errors) for command, status, errors in lines}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["linear", "cluster", "analyse"])
-def test_every_evaluation_runs_without_extras(command, fungi, tmp_path: Path) -> None:
-    make_folder(tmp_path / "features", features=("embeddings", "kl"))
-    ended = fungi(command)
-    assert ended.returncode == 0, ended.stderr
+def test_the_block_blocks(ended: dict[str, Ended]) -> None:
+    assert {command: ended[command].status for command in LIBRARIES} == LIBRARIES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", EVALUATIONS)
+def test_every_evaluation_runs_without_extras(command: str, ended: dict[str, Ended]) -> None:
+    status, errors = ended[command]
+    assert status == 0, errors
     said = "cyanure is not installed: lbfgs fits the logistic regression"
-    assert ended.stderr.count(said) == (command == "linear")
+    assert errors.count(said) == (command == "linear")
 
 
 @pytest.mark.slow
-def test_the_solver_that_was_used_is_part_of_the_result(fungi, tmp_path: Path) -> None:
-    import json
-
-    make_folder(tmp_path / "features", features=("embeddings",))
-    assert fungi("linear").returncode == 0
-    content = json.loads((tmp_path / "features/results/linear-lbfgs/digits/digits-vit.json").read_text())
+def test_the_solver_that_was_used_is_part_of_the_result(ended: dict[str, Ended], folder: Path) -> None:
+    assert ended["linear"].status == 0
+    content = json.loads((folder / "features/results/linear-lbfgs/digits/digits-vit.json").read_text())
     assert content["settings"]["solver"] == content["unusual"]["solver"] == "lbfgs"
     assert content["results"]["embeddings"]["fit"]["solver"] == "lbfgs"

@@ -14,8 +14,6 @@ from fungi.runtime import files
 from fungi.runtime.files import write_whole
 from fungi.settings import parse
 
-LIST = (sys.executable, "-m", "fungi", "list", "objectives")
-
 
 def run(command: tuple[str, ...], **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, **{"capture_output": True, "text": True, "check": False} | options)
@@ -26,9 +24,9 @@ def shell(line: str, **options) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_closed_standard_error_stops_nothing():
-    done = shell("FUNGI list objectives 2>&-")
+    done = shell("FUNGI list datasets 2>&-")
     assert done.returncode == 0
-    assert "simclr" in done.stdout
+    assert "cifar10" in done.stdout
 
 
 def test_files_do_not_take_the_number_of_a_closed_stream(tmp_path):
@@ -37,7 +35,7 @@ def test_files_do_not_take_the_number_of_a_closed_stream(tmp_path):
     assert int(done.stdout) > 2
 
 
-@pytest.mark.parametrize("command", ["list objectives", "--help"])
+@pytest.mark.parametrize("command", ["list datasets", "--help"])
 def test_a_full_standard_output_is_said_in_one_line(command):
     done = shell(f"FUNGI {command} > /dev/full")
     assert done.returncode == 2
@@ -58,7 +56,7 @@ def test_an_error_that_nobody_reads_keeps_its_status():
 
 
 def test_without_docstrings_names_are_still_listed():
-    done = run((sys.executable, "-OO", *LIST[1:]))
+    done = run((sys.executable, "-OO", "-m", "fungi", "list", "objectives"))
     assert done.returncode == 0
     assert "simclr" in done.stdout
 
