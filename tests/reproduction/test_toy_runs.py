@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fungi.ablations.bench import Bench
 from fungi.commands import COMMANDS
 from fungi.data.base import open_split
 from fungi.reproduction.outcome import our_value, table_text
@@ -45,6 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         write_dataset(data_dir / "scenes")
         write_data(data_dir, {"train": 4, "test": 2})
         save_miniature(data_dir / "autoencoder")
+        patch.setattr(Bench, "images_per_second", lambda *_, **__: 100.0)  # measured for tests/ablations
         yield Home(tmp_path_factory.mktemp("reproduction"), data_dir, "clean", "cpu")
 
 
