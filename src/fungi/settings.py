@@ -64,6 +64,7 @@ def setting(
 ) -> Any:
     """Return a field of a settings class with its default, its help text and, where the name differs, flag and aliases.
 
+    flag: the flag that help and documents name; empty for a field that no flag sets. aliases: older names of the flag.
     within: bounds of a number, or of each of several numbers. Every number needs them (a test checks it).
     first_word: a command line may begin with the value, without the flag.
     decides: the part of a result's identity that the setting takes part in; by default the scores.
@@ -116,6 +117,8 @@ def build_parser(settings_type: type, *, program: str, description: str) -> argp
     topics = [topic for topic in HEADINGS if len(fields) > FEW and topic in map(topic_of, fields)]
     groups = {topic: parser.add_argument_group(HEADINGS[topic]) for topic in topics}
     for field in fields:
+        if field.metadata.get("flag") == "":
+            continue
         flags = [flag_of(field), *field.metadata.get("aliases", ())]
         groups.get(topic_of(field), parser).add_argument(
             *flags,

@@ -22,7 +22,7 @@ from tests.segmentation.own_masks import write_dataset
 from tests.text.test_in_context import write_data
 
 FEWER_NEGATIVES = ("--set", "simclr.negative_samples=4", "simclr.latent_dim=8", "simclr.stride_scale=6")
-TINY_ABLATION = ("--rows", "24", "--k", "3", "--pca-dim", "8", "--seeds", "42")
+TINY_ABLATION = ("--rows", "24", "--k", "3", "--pca-dim", "8", "--seed", "42")
 CLASSES, PER_CLASS = (0, 1, 2), {"train": 11, "test": 4}
 
 
@@ -59,8 +59,8 @@ def toy(run: Evaluation, data_dir: Path) -> Evaluation:
         dataset = run.dataset
     elif run.command == "segment":
         dataset = f"toy=masks:{data_dir / 'scenes'}"
-        flags = ("--images", "2") if "--images" in flags else ("--memory-size", "64")
-        flags += ("--neighbours", "4", "--input-size", "32")
+        flags = ("--train-images", "2") if "--train-images" in flags else ("--memory-size", "64")
+        flags += ("--k", "4", "--input-size", "32")
     elif run.command == "ablate":
         ablation = flags[flags.index("--ablation") + 1]
         objectives = ("simclr",) if ablation == "views" else ("kl", "dino")

@@ -162,5 +162,5 @@ def test_a_subset_follows_from_dataset_size_and_seed_alone() -> None:
     assert rows.tolist() == sorted(rows.tolist())
     np.testing.assert_array_equal(rows, subset_rows("pascal-voc", 1000, 83, 42))
     assert rows.tolist() != subset_rows("pascal-voc", 1000, 83, 43).tolist() != subset_rows("x", 1000, 83, 43).tolist()
-    with pytest.raises(FungiError, match="--images 5 training images were asked for, but there are 4"):
+    with pytest.raises(FungiError, match="--train-images 5 asks for more training images than there are: 4"):
         subset_rows("x", 4, 5, 0)

@@ -39,5 +39,5 @@ def test_the_demo_prints_the_scores_and_draws_its_scenes(
 
 
 def test_seeds_have_to_differ() -> None:
-    with pytest.raises(FungiError, match="--seeds takes one or more different numbers"):
+    with pytest.raises(FungiError, match="--seed takes one or more different numbers"):
         segmentation.DemoSegmentationSettings(seeds=(1, 1))

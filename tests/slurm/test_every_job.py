@@ -59,7 +59,7 @@ TRIALS = {
     "analyse": evaluation("analyse"),
     "ablate_projections": Trial(flags={"ablate": "--objective kl --rows 8 --k 3"}),
     "segment": Trial("scenes", flags={"segment": "--input-size 32"}),
-    "segment_data_efficient": Trial("scenes", flags={"segment": "--input-size 32 --images 4"}),
+    "segment_data_efficient": Trial("scenes", flags={"segment": "--input-size 32 --train-images 4"}),
     "audio/grads_all_multi": extraction("test", data="sounds", backbone="tiny-ssast"),
     "text/grads_all_multi": extraction("train", "test", data="texts", backbone="tiny-bert"),
     "text/in_context": text_evaluation("in-context"),

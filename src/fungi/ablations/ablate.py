@@ -12,7 +12,7 @@ from fungi.settings import setting
 
 DESCRIPTION = """Extract the variations of an ablation, score them by kNN, and print the table in the paper's form.
 
-  fungi ablate --ablation projections --seeds 42 43 44
+  fungi ablate --ablation projections --seed 42 43 44
   fungi ablate --ablation layers --dataset imagenet-100 --backbone vit-b16
   fungi ablate --ablation pca heads --objective kl --rows 200          (two ablations of toy size)
 

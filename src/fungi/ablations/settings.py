@@ -11,17 +11,25 @@ from fungi.settings import SEEDS, setting
 class BenchSettings(GradientSettings):
     """Flags shared by all ablations, in addition to those of the extraction."""
 
-    k: int = setting(20, "number of neighbours that vote", within=(1, 10**6))
+    k: int = setting(20, "number of neighbours that vote", aliases=("--neighbours",), within=(1, 10**6))
     pca_dim: int = setting(
         0, "number of PCA components before kNN; 0: the default of the backbone", within=(0, 65_536), topic="features"
     )
     rows: int = setting(0, "number of rows of each split, evenly spread; 0: all rows", within=(0, 10**9))
+    seed: int = setting(42, "seed of a single run", flag="", within=SEEDS)
     seeds: tuple[int, ...] = setting(
-        (), "seeds to repeat the ablation with, for mean and deviation; only --seed by default", within=SEEDS
+        (),
+        "seeds of heads, projection, negatives and views; several give mean and deviation; 42 if absent",
+        flag="--seed",
+        aliases=("--seeds",),
+        within=SEEDS,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(self.seeds) == 1:
+            object.__setattr__(self, "seed", self.seeds[0])
+            object.__setattr__(self, "seeds", ())
         if self.split:
             raise FungiError("ablations always use the train and test splits: leave out --split.")
 

@@ -26,13 +26,17 @@ class DemoSettings:
 
     root: Path = setting(Path("demo"), "folder for everything that the demo writes", topic="files")
     seeds: tuple[int, ...] = setting(
-        (42, 43, 44), "seeds of heads, projection, negatives and views; each is a full run", within=SEEDS
+        (42, 43, 44),
+        "seeds of heads, projection, negatives and views; each is a full run",
+        flag="--seed",
+        aliases=("--seeds",),
+        within=SEEDS,
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", topic="machine")
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise FungiError("--seeds takes one or more different numbers.")
+            raise FungiError("--seed takes one or more different numbers.")
 
     @property
     def roots(self) -> tuple[Path, ...]:

@@ -31,7 +31,13 @@ class ExplainSettings:
     data_dir: Path | None = setting(
         None, "folder of the datasets; if absent, the folder that the extraction used", topic="data"
     )
-    output: Path | None = setting(None, "page to write; if absent <result>.html beside the result", topic="files")
+    output: Path | None = setting(
+        None,
+        "page to write; if absent <result>.html beside the result",
+        flag="--page",
+        aliases=("--output",),
+        topic="files",
+    )
 
     def __post_init__(self) -> None:
         if self.result == Path():

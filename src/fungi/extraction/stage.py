@@ -34,7 +34,11 @@ class StageSettings:
         topic="model",
     )
     split: tuple[str, ...] = setting(
-        (), "splits to extract; all that the dataset has if none is named", decides="contents", topic="data"
+        (),
+        "splits to extract; all that the dataset has if none is named",
+        aliases=("--splits",),
+        decides="contents",
+        topic="data",
     )
     limit: int = setting(
         0,

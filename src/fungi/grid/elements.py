@@ -120,7 +120,7 @@ def arguments(element: Element, call: GridCall, grid: Grid) -> list[str]:
     """Return the flags that select an element, as far as the command has them; `projection` has other flags."""
     if call.stage == "report":
         results = grid.root / "results" if (grid.root / "results").is_dir() else grid.root
-        return ["--results", str(results), "--output", str(grid.root / "report")]
+        return ["--results", str(results), "--output-dir", str(grid.root / "report")]
     shard = f"{element.shard.index}/{element.shard.count}" if element.shard else ""
     values = {
         "root": str(grid.root),

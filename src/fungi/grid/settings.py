@@ -28,7 +28,11 @@ class GridSettings:
         (), "datasets of the grid (by default $FUNGI_DATASETS, or else digits)", topic="data"
     )
     splits: tuple[str, ...] = setting(
-        (), "splits of the datasets (by default $FUNGI_SPLITS, or else all splits)", topic="data"
+        (),
+        "splits of the datasets (by default $FUNGI_SPLITS, or else all splits)",
+        flag="--split",
+        aliases=("--splits",),
+        topic="data",
     )
     root: Path | None = setting(
         None, "folder of features and results (by default $FUNGI_ROOT, or else features)", topic="files"

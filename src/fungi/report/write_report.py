@@ -31,7 +31,9 @@ class ReportSettings:
     results: tuple[Path, ...] = setting(
         (Path("features"),), "result files, or folders that contain them", aliases=("--root",)
     )
-    output: Path = setting(Path("report"), "folder of the report", topic="files")
+    output: Path = setting(
+        Path("report"), "folder of the report", flag="--output-dir", aliases=("--output",), topic="files"
+    )
     formats: tuple[Literal["html", "markdown", "csv", "latex", "png"], ...] = setting(
         ("html", "markdown", "csv", "latex", "png"), "formats to write"
     )

@@ -80,6 +80,5 @@ def require_rows(rows: int, k: int) -> None:
     """Raise FungiError where a bank is too small for k neighbours."""
     if rows < k:
         raise FungiError(
-            f"{k} neighbours were asked for, but the bank has {rows} patches. Use --neighbours, or a larger "
-            "--memory-size."
+            f"{k} neighbours were asked for, but the bank has {rows} patches. Use --k, or a larger --memory-size."
         )

@@ -69,5 +69,5 @@ def subset_rows(dataset: str, available: int, count: int | None, seed: int) -> I
     if count is None:
         return np.arange(available)
     if count > available:
-        raise FungiError(f"--images {count} training images were asked for, but there are {available}.")
+        raise FungiError(f"--train-images {count} asks for more training images than there are: {available}.")
     return np.sort(numpy_generator(seed, "subset", dataset, count).choice(available, count, replace=False))

@@ -10,7 +10,7 @@ DESCRIPTION = """Segment images with the labels of their patches' nearest neighb
 
   fungi segment                                                     the embedded scenes of digits
   fungi segment --dataset pascal-voc --backbone dino_vits16 --memory-size 102400
-  fungi segment --dataset pascal-voc --backbone dino_vits16 --images 83          the data-efficient setting
+  fungi segment --dataset pascal-voc --backbone dino_vits16 --train-images 83    the data-efficient setting
   fungi segment --dataset mine=masks:PATH --backbone dino_vits16
 
 Banks go to <root>/banks, and are used again; an interrupted run goes on where it was. A bank that fits into --memory-gb

@@ -48,26 +48,27 @@ class SegmentSettings(ResultSettings):
     )
     memory_size: int | None = setting(
         None,
-        f"patches in the bank; 0 keeps every patch; {FULL.memory_size} if absent, 0 with --images",
+        f"patches in the bank; 0 keeps every patch; {FULL.memory_size} if absent, 0 with --train-images",
         within=(0, 10**9),
         mark="m",
     )
     augmentation_epochs: int | None = setting(
         None,
         "number of passes over the training images with random crops; 0 uses the images without crops; "
-        f"{FULL.augmentation_epochs} if absent, {DATA_EFFICIENT.augmentation_epochs} with --images",
+        f"{FULL.augmentation_epochs} if absent, {DATA_EFFICIENT.augmentation_epochs} with --train-images",
         within=(0, 1000),
     )
     neighbours: int | None = setting(
         None,
-        f"number of neighbours that vote; {FULL.neighbours} if absent, {DATA_EFFICIENT.neighbours} with --images",
+        f"number of neighbours that vote; {FULL.neighbours} if absent, {DATA_EFFICIENT.neighbours} with --train-images",
+        flag="--k",
+        aliases=("--neighbours",),
         within=(1, MOST_NEIGHBOURS),
-        aliases=("--k",),
     )
     temperature: float | None = setting(
         None,
         "temperature of the attention over neighbours; "
-        f"{FULL.temperature} if absent, {DATA_EFFICIENT.temperature} with --images",
+        f"{FULL.temperature} if absent, {DATA_EFFICIENT.temperature} with --train-images",
         within=(1e-4, 100.0),
     )
     search: Literal["exact", "torch", "faiss", "scann"] = setting(
@@ -80,6 +81,8 @@ class SegmentSettings(ResultSettings):
     images: int | None = setting(
         None,
         "number of training images to draw (the data-efficient setting); if absent, all",
+        flag="--train-images",
+        aliases=("--images",),
         within=(1, 10**7),
         mark="n",
         topic="data",
@@ -99,7 +102,7 @@ class SegmentSettings(ResultSettings):
     class_matching: bool | None = setting(None, "also report mIoU after the best matching of classes")
     normalise_tokens_before_head: bool = setting(False, "scale tokens to length 1 before the head, like neighbours")
     predict_unscored: bool = setting(True, "allow predictions of classes that are not scored (other of ade20k)")
-    split: str = setting("test", "split to score", aliases=("--test-split",), topic="data")
+    split: str = setting("test", "split to score", flag="--test-split", aliases=("--split",), topic="data")
     seed: int = setting(42, "seed of crops, selection, head, negatives, projection and subset", within=SEEDS)
     root: Path = setting(
         Path("features"), "folder of banks and results", aliases=("--output-path",), decides="nothing", topic="files"

@@ -18,7 +18,9 @@ class SimilarSettings:
     query: tuple[Path, ...] = setting(
         (), "one or more pictures whose neighbours are shown, in the folder or elsewhere", topic="data"
     )
-    neighbours: int = setting(10, "number of neighbours to show", within=(1, 1000))
+    neighbours: int = setting(
+        10, "number of neighbours to show", flag="--k", aliases=("--neighbours",), within=(1, 1000)
+    )
     backbone: str = setting(
         "efficientnet-lite0", "vision backbone: a name of `fungi list backbones`, or NAME=timm:ID", topic="model"
     )
@@ -29,7 +31,7 @@ class SimilarSettings:
     objective: tuple[str, ...] = setting(
         ("kl", "dino"), "objectives whose gradients are used: kl, dino, simclr", topic="features"
     )
-    output: Path = setting(Path("similar.html"), "page to write", topic="files")
+    output: Path = setting(Path("similar.html"), "page to write", flag="--page", aliases=("--output",), topic="files")
     root: Path = setting(Path("features"), "folder that keeps the index, in similar/ below it", topic="files")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", topic="machine")
     batch_size: int = setting(16, "number of pictures that are computed together", within=(1, 65_536), topic="machine")

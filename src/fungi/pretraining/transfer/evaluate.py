@@ -34,7 +34,9 @@ class EvaluateSettings(ResultSettings, EncoderSettings):
     features: tuple[str, ...] = setting(
         ("cls",), "cls, cls+, concat, patch_mean, cls_patch_mean", decides="contents", topic="features"
     )
-    k: tuple[int, ...] = setting((10, 15, 20, 30, 40, 50, 100, 200), "numbers of neighbours", within=(1, 10**6))
+    k: tuple[int, ...] = setting(
+        (10, 15, 20, 30, 40, 50, 100, 200), "numbers of neighbours", aliases=("--neighbours",), within=(1, 10**6)
+    )
     temperature: float = setting(0.07, "temperature of the votes", within=(1e-4, 100))
     n_last_blocks: int = setting(4, "number of last blocks whose tokens the probe sees", within=(1, 100))
     lr: float = setting(0.02, "learning rate of the probe for a batch of 256 images", within=(0, 1000))

@@ -35,7 +35,13 @@ class PropagateSettings:
     shorter_side: int = setting(480, "shorter side of the scaled frames, in pixels", within=(1, 4096))
     previous: int = setting(7, "previous frames that labels come from, besides the first frame", within=(0, 1000))
     radius: int = setting(12, "largest distance in patches that a label moves; 0 for any distance", within=(0, 1000))
-    neighbours: int = setting(5, "number of most similar patches that a label comes from", within=(1, 10**4))
+    neighbours: int = setting(
+        5,
+        "number of most similar patches that a label comes from",
+        flag="--k",
+        aliases=("--neighbours",),
+        within=(1, 10**4),
+    )
     temperature: float = setting(0.1, "temperature of the similarities", within=(1e-4, 100))
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", topic="machine")
 

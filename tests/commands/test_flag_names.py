@@ -1,0 +1,63 @@
+"""Names of flags over all commands: one name per thing, and the earlier names still work."""
+
+import dataclasses
+
+import pytest
+
+from fungi.commands import COMMANDS
+from fungi.settings import build_parser, flag_of
+
+EARLIER = [
+    ("knn", "--neighbours 7", "--k 7"),
+    ("segment", "--neighbours 7", "--k 7"),
+    ("propagate-labels", "--data-path . --neighbours 7", "--data-path . --k 7"),
+    ("evaluate-encoder", "--backbone udi-vits16 --neighbours 7", "--backbone udi-vits16 --k 7"),
+    ("ablate", "--neighbours 7", "--k 7"),
+    ("ablate", "--seeds 1 2", "--seed 1 2"),
+    ("ablate", "--seeds 3", "--seed 3"),
+    ("demo", "--seeds 1 2", "--seed 1 2"),
+    ("segment", "--images 83", "--train-images 83"),
+    ("segment", "--split val", "--test-split val"),
+    ("knn", "--split val", "--test-split val"),
+    ("extract", "--splits train", "--split train"),
+    ("report", "--results . --output page", "--results . --output-dir page"),
+    ("explain", "result.json --output page.html", "result.json --page page.html"),
+]
+ONE_NAME = {
+    "--k": {"--neighbours"},
+    "--seed": {"--seeds"},
+    "--test-split": {"--query-split"},
+    "--page": set(),
+    "--output-dir": set(),
+    "--train-images": set(),
+}
+"""Flag of the documents -> other names of the same thing, which no command may use as its own flag."""
+
+
+def settings_types() -> dict[str, type]:
+    return {name: command.settings_type for name, command in COMMANDS.items() if hasattr(command._load(), "run")}
+
+
+@pytest.mark.parametrize(("command", "earlier", "flags"), EARLIER)
+def test_an_earlier_name_of_a_flag_means_the_same(command: str, earlier: str, flags: str) -> None:
+    assert COMMANDS[command].parse(earlier.split()) == COMMANDS[command].parse(flags.split())
+
+
+def test_a_thing_has_the_same_flag_in_every_command() -> None:
+    used = {flag_of(field) for kind in settings_types().values() for field in dataclasses.fields(kind)}
+    assert ONE_NAME.keys() <= used
+    assert not used & set().union(*ONE_NAME.values())
+
+
+@pytest.mark.parametrize("command", [name for name, kind in settings_types().items()])
+def test_a_flag_is_in_help_once(command: str) -> None:
+    parser = build_parser(settings_types()[command], program=command, description="")
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    assert len(flags) == len(set(flags))
+
+
+def test_one_seed_of_an_ablation_is_the_seed_of_its_features() -> None:
+    settings = COMMANDS["ablate"].parse(["--seed", "3"])
+    assert (settings.seed, settings.all_seeds) == (3, (3,))
+    settings = COMMANDS["ablate"].parse(["--seed", "1", "2"])
+    assert (settings.seed, settings.all_seeds) == (42, (1, 2))
