@@ -35,7 +35,7 @@ def test_changed_pixels_are_not_kept(flags, tmp_path, capsys):
     change(tmp_path, "test")
     assert EXTRACT([*flags, "--device", "cpu"]) == 2
     said = capsys.readouterr().err
-    assert re.search(r"dataset fingerprint: \w{12} -> \w{12}\. .*test.h5 was made in another way", said)
+    assert re.search(r"dataset fingerprint: \w{12} -> \w{12}\. .*test.h5 was computed in another way", said)
     assert EXTRACT([*flags, "--device", "cpu", "--overwrite"]) == 0
     written = capsys.readouterr().out
     assert written.count("kept") == written.count("wrote") == 1

@@ -150,7 +150,7 @@ def test_a_merge_never_replaces_a_file_that_was_made_in_another_way(
     assert COMMANDS["merge"].main(["--root", str(tmp_path)]) == (0 if len(shards) == 1 else 2)
     said = capsys.readouterr().err
     assert "temperature: 3.0 -> 15.0. " in said
-    assert "kl-train.h5 was made in another way. " in said
+    assert "kl-train.h5 was computed in another way. " in said
     assert ("left its blocks in" if len(shards) == 1 else "Move away the file or the folder") in said
     assert all(np.array_equal(values, before[name]) for name, values in arrays(tmp_path).items())
 
@@ -171,7 +171,7 @@ def test_a_file_made_in_another_way_is_not_replaced_unless_asked(
     assert gradients(tmp_path, *flags) == 0
     assert gradients(tmp_path, *flags, "--seed", "7") == 2
     said = capsys.readouterr().err
-    assert "was made in another way" in said
+    assert "was computed in another way" in said
     assert "extract_gradients.py: seed: 42 -> 7" in said
     assert "--overwrite" in said
     before = arrays(tmp_path)

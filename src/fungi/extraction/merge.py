@@ -16,7 +16,7 @@ DESCRIPTION = """Assemble every feature file whose blocks lie under <root>/block
 
 The last shard to finish does so by itself; this command is for a dependent job that has to be sure. It fails, and
 says which blocks are missing, where a file is incomplete. It needs neither model nor data. A file that is there and was
-made in another way is never replaced."""
+computed in another way is never replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)

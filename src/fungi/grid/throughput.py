@@ -63,15 +63,12 @@ def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> 
 
     if views == PUBLISHED or feature not in OBJECTIVES:
         return 1.0
-    from fungi.objectives.binding import bind  # imports torch, which takes seconds: only for other plans
+    from fungi.objectives.binding import configure  # imports torch, which takes seconds: only for other plans
     from fungi.views.base import NoViewsError, forwards_of
 
     plans = (ViewPlan(), ViewPlan(views, backbone.patch_size or 1))
     with suppress(NoViewsError):
-        own, published = (
-            forwards_of(bind(feature, embedding_dim=1, input_spec=backbone.input, seed=0, plan=plan).views)
-            for plan in reversed(plans)
-        )
+        own, published = (forwards_of(configure(feature, backbone.input, plan=plan)[1]) for plan in reversed(plans))
         return own / published
     return 1.0
 

@@ -1,4 +1,4 @@
-"""Blocks -> the feature file, which is written under a temporary name and renamed last."""
+"""Assemble feature files from their blocks. A file is written under a temporary name and renamed at the end."""
 
 import os
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ from fungi.store.skeleton import Skeleton, laid_out
 def check_finished(path: Path, manifest: Manifest) -> bool:
     """Return whether the file that the manifest describes is finished.
 
-    FungiError where another file has its place, or a damaged one: what differs, and the way out.
+    Raises FungiError if its place is taken by another file or a damaged one, with the difference and the way out.
     """
     if not path.exists():
         return False
@@ -46,11 +46,11 @@ def check_finished(path: Path, manifest: Manifest) -> bool:
     if existing == planned:
         return True
     differs = difference_in_words(existing, planned)
-    raise FungiError(f"{differs}. {path} was made in another way. Choose another --root, or give --overwrite.")
+    raise FungiError(f"{differs}. {path} was computed in another way. Choose another --root, or give --overwrite.")
 
 
 def is_finished(path: Path, manifest: Manifest) -> bool:
-    """Return whether the file that the manifest describes is there: not another, and not a damaged one."""
+    """Return whether the file that the manifest describes exists; False for another or a damaged file in its place."""
     try:
         return check_finished(path, manifest)
     except FungiError:
@@ -67,7 +67,7 @@ def assemble(blocks: BlockFolder, path: Path, *, accept: bool = False) -> None:
     """Write the feature file from all its blocks, then remove them.
 
     accept: whether blocks of different versions of this program may come into one file.
-    FungiError where a block is missing or damaged, or blocks of two versions are there and that is not accepted.
+    Raises FungiError if a block is missing or damaged, or if blocks are of two versions and this is not accepted.
     Several processes may do this at once: they write equal files, and a process that misses blocks because another was
     faster accepts the other's file.
     """
@@ -84,8 +84,8 @@ def assemble(blocks: BlockFolder, path: Path, *, accept: bool = False) -> None:
 def block_folders(root: Path, dataset: str = "", backbone: str = "") -> tuple[list[BlockFolder], list[FungiError]]:
     """Return the unfinished work below a root folder, and an error for each manifest that is damaged.
 
-    dataset, backbone: those alone; all where a name is empty. Other processes may be finishing files of their own: a
-    folder that disappears meanwhile is left out.
+    dataset, backbone: look only at these; an empty name means all. Other processes may be finishing files: a folder
+    that disappears meanwhile is left out.
     """
     folders, errors = [], []
     for folder in sorted(_folders_with_manifest(root / "blocks")):
@@ -109,7 +109,7 @@ def _folders_with_manifest(top: Path) -> Iterator[Path]:
 
 
 def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
-    """FileNotFoundError where another process removes the blocks meanwhile."""
+    """Write the file. Raises FileNotFoundError if another process removes the blocks meanwhile."""
     blocks.require_complete()
     origins = [blocks.origin(span) for span in blocks.manifest.spans()]
     code_versions = distinct(code_version for code_version, _ in origins)
@@ -135,7 +135,7 @@ def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
 
 
 def _write_rows(blocks: BlockFolder, skeleton: Skeleton, path: Path) -> list[str]:
-    """Write the arrays of all blocks to their places; return the sample ids, none where the blocks hold none."""
+    """Write the arrays of all blocks to their places. Return the sample ids; empty if the blocks hold none."""
     sample_ids: list[str] = []
     with path.open("wb") as file:
         for block in blocks.read():

@@ -1,8 +1,8 @@
-"""Banks of patches on disk: features `[n d]` and, for each, how many of its pixels have each class `[n c]`.
+"""Banks of patches on disk: features `[n d]`, and the number of pixels of each class in each patch `[n c]`.
 
-The size of a bank is known before its first row is computed. Blocks of rows live as `store.blocks` describes, but are
-written to their places in two plain files, and a small file marks each block that is on the disk. Nobody reads a whole
-bank at once: readers ask for windows of rows, and memory stays bounded whatever the size of the bank.
+The size of a bank is known before its first row is computed. Blocks have the states that `store.blocks` describes, but
+are written to their places in two plain files, and a small file marks each block that is on the disk. Nobody reads
+a whole bank at once: readers ask for windows of rows, and memory stays bounded whatever the size of the bank.
 
 The mark of a block holds its checksums. A `Bank` checks them when it reads rows of the block for the first time, and
 not again: a run reads the same rows many times. Older banks have empty marks; their rows are read without a check.
@@ -31,9 +31,10 @@ _LABEL_WINDOW = 1 << 16
 
 @dataclass(frozen=True)
 class BankManifest:
-    """What a bank will be.
+    """Description of a bank, written before its first row.
 
-    provenance: everything that decides its numbers, and what is kept for people; ends: rows after each block.
+    provenance: everything that decides its numbers, and facts for people; ends: number of rows up to the end of each
+    block.
     """
 
     dim: int
@@ -44,18 +45,18 @@ class BankManifest:
 
     @property
     def rows(self) -> int:
-        """n."""
+        """Return the number of rows, n."""
         return self.ends[-1]
 
     @property
     def key(self) -> str:
-        """A name for this way of making a bank: a hash of everything that decides it."""
+        """Return a name for this way of computing a bank: a hash of everything that decides it."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @runtime_checkable
 class Patches(Protocol):
-    """Features of patches that can be searched: gone through in windows, and asked for by row."""
+    """Features of patches that can be searched: they are read in windows of rows or as single rows."""
 
     rows: int
     dim: int
@@ -85,7 +86,7 @@ class PatchRows:
 
 
 class Bank:
-    """A bank in its folder, perhaps not filled yet."""
+    """A bank in its folder; some of its blocks may be missing."""
 
     def __init__(self, folder: Path, manifest: BankManifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -95,7 +96,7 @@ class Bank:
 
     @classmethod
     def create(cls, folder: Path, manifest: BankManifest) -> "Bank":
-        """Return the bank in a folder, made where it is not there yet. FungiError where the folder holds another."""
+        """Return the bank in a folder, created if it is missing. Raises FungiError if the folder holds another."""
         bank = cls(folder, manifest)
         if not (folder / MANIFEST).exists():
             folder.joinpath(MARKS).mkdir(parents=True, exist_ok=True)
@@ -105,17 +106,17 @@ class Bank:
             with written_once(folder / MANIFEST) as temporary:
                 temporary.write_text(_with_checksum(asdict(manifest)), encoding="utf-8")
         if read_manifest(folder) != manifest:
-            raise FungiError(f"{folder} holds another bank than the one asked for. Move it away and run again.")
+            raise FungiError(f"{folder} holds a bank with other settings. Move this folder away and run again.")
         for place in (folder, folder / MARKS):
             remove_orphans(place)
         return bank
 
     def missing(self) -> list[int]:
-        """Blocks that are not on the disk yet."""
+        """Return the numbers of the blocks that are not on the disk yet."""
         return [block for block in range(len(self.manifest.ends)) if not self._mark(block).exists()]
 
     def span(self, block: int) -> tuple[int, int]:
-        """First row of a block, and the one after its last."""
+        """Return the first row of a block, and the row after its last."""
         return (self.manifest.ends[block - 1] if block else 0), self.manifest.ends[block]
 
     def write(self, block: int, features: Float[np.ndarray, "n d"], labels: Integer[np.ndarray, "n c"]) -> None:
@@ -137,7 +138,7 @@ class Bank:
             temporary.write_text(_with_checksum(checksums), encoding="utf-8")
 
     def features(self, start: int, stop: int) -> Float[np.ndarray, "n d"]:
-        """Return features of the rows `start:stop`, in memory, in the dtype they are stored in."""
+        """Return features of the rows `start:stop` in the dtype in which they are stored."""
         return self._window(FEATURES, start, stop)
 
     def features_of(self, rows: Integer[np.ndarray, "*n"]) -> Float[np.ndarray, "*n d"]:
@@ -145,7 +146,7 @@ class Bank:
         return self._gathered(FEATURES, rows).astype(np.float32)
 
     def labels_of(self, rows: Integer[np.ndarray, "*n"]) -> UInt16[np.ndarray, "*n c"]:
-        """Pixel counts by class of single rows."""
+        """Return the pixel counts by class of single rows."""
         return self._gathered(LABELS, rows)
 
     def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
@@ -217,7 +218,7 @@ class Bank:
 
 
 def open_bank(folder: Path) -> Bank:
-    """Return a bank that is there, whole. FungiError for a folder without one, and one that is not finished."""
+    """Return a complete bank. Raises FungiError if the folder has no bank, or one with missing blocks."""
     bank = Bank(folder, read_manifest(folder))
     if missing := len(bank.missing()):
         raise FungiError(f"the bank {folder} is not finished: {missing} blocks are missing. Run fungi segment again.")
@@ -225,7 +226,7 @@ def open_bank(folder: Path) -> Bank:
 
 
 def read_manifest(folder: Path) -> BankManifest:
-    """Return what a folder's bank will be. FungiError where that is missing or damaged."""
+    """Return the description of the bank in a folder. Raises FungiError if it is missing or damaged."""
     try:
         raw = _read_record(folder / MANIFEST)
         return BankManifest(**{**raw, "ends": tuple(raw["ends"])})

@@ -155,7 +155,7 @@ class BlockFolder:
         return cls(folder, manifest)
 
     def missing(self) -> list[Span]:
-        """Return the blocks that are not there yet."""
+        """Return the blocks that do not exist yet."""
         return [span for span in self.manifest.spans() if not self._path(span).exists()]
 
     def write(

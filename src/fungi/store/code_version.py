@@ -12,7 +12,7 @@ from fungi.runtime.code_hash import code_hash
 from fungi.runtime.versions import code_commit, package_versions
 
 WITHOUT_EFFECT = ("fungi", "h5py")
-"""Packages whose version changes no number: our own is told by the hash of its code; h5py stores what it is given."""
+"""Packages whose version changes no number: our own code has a hash instead, and h5py only stores numbers."""
 
 EXTRACTION = "fungi.extraction.extract_gradients"
 """The module that computes features of every kind."""
@@ -21,15 +21,15 @@ ACCEPT = "--accept-other-versions"
 
 
 class MixedVersionsError(FungiError):
-    """Blocks of one file were made by different versions of the code or of packages."""
+    """Blocks of one file were computed by different versions of the code or of packages."""
 
 
 @dataclass(frozen=True)
 class CodeVersion:
-    """Which version of this program computed something.
+    """The version of this program that computed something.
 
-    code: hash of the source that decides numbers (`code_hash`); commit: where it comes from, for people; versions: of
-    the packages it ran with, and of Python.
+    code: hash of the source that decides numbers (`code_hash`); commit: commit of the source, for people; versions:
+    versions of Python and of the installed packages.
     """
 
     code: str = "unknown"
@@ -37,7 +37,7 @@ class CodeVersion:
     versions: dict[str, str] = field(default_factory=dict)
 
     def deciding(self) -> dict[str, str]:
-        """Return what can change a number. The machine takes no part: any node may go on with the work of another."""
+        """Return what can change a number. The machine is left out: any node may continue the work of another."""
         return {"code": self.code} | {n: v for n, v in self.versions.items() if n not in WITHOUT_EFFECT}
 
     def to_json(self) -> str:
@@ -46,7 +46,7 @@ class CodeVersion:
 
     @classmethod
     def from_json(cls, text: str | None) -> "CodeVersion":
-        """Return the version that a text holds; an unknown one where the text holds none."""
+        """Return the version that a text describes; an unknown version for any other text."""
         try:
             return cls.from_record(json.loads(text or ""))
         except ValueError:
@@ -54,7 +54,7 @@ class CodeVersion:
 
     @classmethod
     def from_record(cls, values: Any) -> "CodeVersion":
-        """Return the version from a record that may have other entries; an unknown one where it holds none."""
+        """Return the version in a record, which may have other entries; an unknown version if it has none."""
         try:
             return cls(str(values["code"]), str(values["commit"]), {**values["versions"]})
         except (LookupError, TypeError):
@@ -63,12 +63,12 @@ class CodeVersion:
 
 @cache
 def version_of(module: str) -> CodeVersion:
-    """Return the version of the running program, as far as a module and everything that it imports are concerned."""
+    """Return the version of the running program; its code is a module and everything that this module imports."""
     return CodeVersion(code_hash(module), code_commit(), {**package_versions(), "python": platform.python_version()})
 
 
 def current_version() -> CodeVersion:
-    """Return the version of the running program, as far as features are concerned."""
+    """Return the version of the running program; its code is everything that computes features."""
     return version_of(EXTRACTION)
 
 
@@ -86,7 +86,7 @@ def difference(first: CodeVersion, second: CodeVersion) -> str:
 
 
 def distinct(code_versions: Iterable[CodeVersion]) -> list[CodeVersion]:
-    """Return the versions that differ in what can change a number, in their order."""
+    """Return one version of each group of versions that give the same numbers, in order."""
     versions: dict[str, CodeVersion] = {}
     for code_version in code_versions:
         versions.setdefault(json.dumps(code_version.deciding(), sort_keys=True), code_version)
@@ -98,6 +98,6 @@ def require_one(code_versions: list[CodeVersion], what: str, *, accept: bool) ->
     if len(code_versions) > 1 and not accept:
         raise MixedVersionsError(
             f"{what} would mix the work of two versions: {difference(*code_versions[:2])}. Go back to the first"
-            " version, or run the stage with --overwrite to do the blocks of the other again, or give"
+            " version, or run the stage with --overwrite to compute the blocks of the other version again, or give"
             f" {ACCEPT} if you know that the difference changes no number: the file will name both."
         )

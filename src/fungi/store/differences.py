@@ -1,4 +1,4 @@
-"""What sets two records apart, for people: the cause before what follows from it, and of long texts what differs."""
+"""Describe the differences between two records for people: causes without their consequences, long texts shortened."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 _ARGUMENT = re.compile(r"(\w+)=(\([^()]*\)|[^,()]+)")
 _FOLLOWS = ("input", "weights_hash", "support_hash", "dataset_fingerprint", "projection_hash")
-"""Told where nothing that somebody sets differs."""
+"""Facts that follow from others. They are named only if no other fact differs."""
 _HASH = re.compile(r"[0-9a-f]{24,}")
 ABSENT = "absent"
 

@@ -38,7 +38,7 @@ class ForeignArray(FeatureArray):
 
 
 def format_of(path: Path) -> Format:
-    """Return the format of a file, by its first bytes. FungiError where it is none of those that are read."""
+    """Return the format of a file, by its first bytes. Raises FungiError for a format that is not supported."""
     if not path.is_file():
         raise MissingFilesError(f"{path} is not there. Check the path; of an array in a file write FILE:KEY.")
     with path.open("rb") as file:
@@ -85,7 +85,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def load_array(path: Path, key: str) -> Shaped[np.ndarray, "..."]:
-    """Return a whole array; texts as a numpy array of str. FungiError where the file holds no such array."""
+    """Return a whole array; texts as a numpy array of str. Raises FungiError if the file has no such array."""
     if format_of(path) == "HDF5":
         with _hdf5(path) as file:
             if not isinstance(file.get(key), h5py.Dataset):
@@ -99,9 +99,9 @@ def load_array(path: Path, key: str) -> Shaped[np.ndarray, "..."]:
 
 
 def choose_key(path: Path, usual: tuple[str, ...], dimensions: int) -> str:
-    """Return the key of the array that is meant where none is named: a usual name, or the only array there is.
+    """Return the key of an array that the user did not name: a usual name, or the key of the only array.
 
-    dimensions: number of axes of the array. FungiError, with the arrays that there are, where several could be meant.
+    dimensions: number of axes of the array. Raises FungiError with the arrays of the file if several could be meant.
     """
     shapes = shapes_of(path)
     fitting = [key for key, shape in shapes.items() if len(shape) == dimensions]
@@ -141,7 +141,7 @@ def targets_of(text: str | Path) -> Integer[np.ndarray, " n"]:
 
 @contextmanager
 def _hdf5(path: Path) -> Iterator[h5py.File]:
-    """Yield the file for reading. FungiError for whatever HDF5 raises where it is damaged."""
+    """Yield the file for reading. Raises FungiError for all errors of HDF5."""
     try:
         with open_hdf5(path, "r") as file:
             yield file
@@ -186,7 +186,7 @@ def _torch_content(path: Path) -> Any:
 
 
 def _tensors(content: Any, key: str) -> list[tuple[str, np.ndarray]]:
-    """Return the tensors in what torch.load gave, however deep, by their path."""
+    """Return all tensors in nested lists and dictionaries, each with its path."""
     import torch
 
     if isinstance(content, torch.Tensor):

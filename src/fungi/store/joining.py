@@ -19,7 +19,7 @@ from fungi.store.reading import FeatureArray
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that has to be equal: its name for people, where to find it, and the way out."""
+    """A fact that has to be equal. of: function that returns it; way_out: what the user can do if it differs."""
 
     name: str
     of: Callable[[FeatureArray], Any]
@@ -92,7 +92,7 @@ RUN_BESIDE_RUN = (
 
 
 def check_splits(splits: Mapping[str, Mapping[str, FeatureArray]]) -> None:
-    """RefusedJoinError unless the features of all splits may be joined.
+    """Raise RefusedJoinError unless the features of all splits may be joined.
 
     splits: split -> feature name -> array. The same feature names in every split.
     """
@@ -105,7 +105,7 @@ def check_splits(splits: Mapping[str, Mapping[str, FeatureArray]]) -> None:
 
 
 def check_runs(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]]) -> None:
-    """RefusedJoinError unless the runs are extractions of one kind with different seeds: else a mean says nothing.
+    """Raise RefusedJoinError unless the runs are equal extractions with different seeds: a mean of others says nothing.
 
     runs: root folder -> split -> feature name -> array.
     """
@@ -124,7 +124,7 @@ def check_runs(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]]) -> 
 
 
 def _refuse_copies(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]]) -> None:
-    """Raise RefusedJoinError for two folders with the same numbers: all gradients of one seed and one projection."""
+    """Raise RefusedJoinError for two folders whose gradients have the same seed and projection: they are copies."""
     seen: dict[Any, str] = {}
     for root, splits in runs.items():
         features = next(iter(splits.values()))
@@ -151,7 +151,7 @@ def check_targets(rows: int, targets_path: object, array: FeatureArray) -> None:
 
 
 def _check_equal(arrays: Iterable[FeatureArray], facts: Iterable[Fact]) -> None:
-    """Compare each array with the first that knows the fact; an array that does not know it joins with any."""
+    """Compare each array with the first array that records the fact; arrays that do not record it are not compared."""
     listed = list(arrays)
     for fact in facts:
         known = [(array, fact.of(array)) for array in listed if fact.of(array) is not None]

@@ -1,4 +1,4 @@
-"""Where every file lives below the root folder. A path is written once, here (DESIGN of the files: README)."""
+"""Paths of all files below the root folder. No other module builds such a path (docs/files.md describes the files)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,11 @@ class Layout:
     root: Path
 
     def embeddings(self, dataset: str, backbone: str, split: str) -> Path:
-        """Embeddings of a split."""
+        """Return the file of the embeddings of a split."""
         return self.root.joinpath("embeddings", dataset, backbone, f"{split}.h5")
 
     def gradients(self, dataset: str, backbone: str, objective: str, split: str) -> Path:
-        """Projected gradients of one objective for a split, one array per layer."""
+        """Return the file of the projected gradients of an objective for a split; it has one array per layer."""
         return self.root.joinpath("gradients", dataset, backbone, f"{objective}-{split}.h5")
 
     def features(self, feature: str, dataset: str, backbone: str, split: str) -> Path:
@@ -36,45 +36,45 @@ class Layout:
         return self.gradients(dataset, backbone, feature, split)
 
     def objectives(self, dataset: str, backbone: str, split: str) -> list[str]:
-        """Objectives whose gradients of a split are there, in this layout or in the original harness's."""
+        """Return the objectives that have gradients of a split, in this layout or in that of the original harness."""
         ending = f"-{split}.h5"
         folders = (self.root / "gradients" / dataset / backbone, self._original(dataset, backbone))
         files = [path for folder in folders for path in sorted(folder.glob(f"*{ending}"))]
         return list(dict.fromkeys(path.name.removesuffix(ending) for path in files))
 
     def _original(self, dataset: str, backbone: str) -> Path:
-        """Return where the original harness has its gradients: it knows no level `gradients`."""
+        """Return the folder in which the original harness keeps gradients; its paths have no level `gradients`."""
         return self.root / dataset / backbone
 
     def existing(self, feature: str, dataset: str, backbone: str, split: str) -> Path:
-        """Return the file of a feature for reading: ours, or the original harness's where that alone is there."""
+        """Return the file of a feature for reading: ours, or that of the original harness if only that exists."""
         ours = self.features(feature, dataset, backbone, split)
         theirs = self._original(dataset, backbone) / ours.name
         return theirs if feature != EMBEDDINGS and theirs.is_file() and not ours.exists() else ours
 
     def projection(self, name: str) -> Path:
-        """Return a projection matrix made by default (none was given)."""
+        """Return the file of a projection matrix that is drawn if the user gives none."""
         return self.root / "projections" / f"{name}.pth"
 
     def support(self, dataset: str, backbone: str, objective: str, key: str) -> Path:
-        """Supporting data of an objective: negatives, prototypes."""
+        """Return the file of the supporting data of an objective: negatives, prototypes."""
         return self.root.joinpath("support", dataset, backbone, f"{objective}-{key}.safetensors")
 
     def blocks(self, feature_file: Path, key: str) -> Path:
-        """Folder of the blocks of one feature file, for one way of making it."""
+        """Return the folder of the blocks of a feature file. key: name of the way to compute it (`Manifest.key`)."""
         return self.root.joinpath("blocks", feature_file.relative_to(self.root).with_suffix(""), key)
 
     def written_folders(self, dataset: str = "", backbone: str = "") -> list[Path]:
-        """Return the folders of blocks and feature files, of one dataset and backbone where they are named."""
+        """Return the folders of blocks and feature files; with a dataset and a backbone, only their folders."""
         below = Path(dataset, backbone) if dataset else Path()
         return [
             self.root / kind / below for kind in ("blocks/embeddings", "blocks/gradients", "embeddings", "gradients")
         ]
 
     def bank(self, dataset: str, backbone: str, name: str) -> Path:
-        """Folder of a bank of patches, for one way of making it."""
+        """Return the folder of a bank of patches. name: its feature and key (`BankManifest.key`)."""
         return self.root / "banks" / dataset / backbone / name
 
     def results(self, task: str, dataset: str, backbone: str) -> Path:
-        """Return the result file of an evaluation: task is `knn`, `knn-5shot`, `linear`, `retrieval`, ..."""
+        """Return the result file of an evaluation. task: `knn`, `knn-5shot`, `linear`, `retrieval`, ..."""
         return self.root.joinpath("results", task, dataset, f"{backbone}.json")

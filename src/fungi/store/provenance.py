@@ -1,4 +1,4 @@
-"""The provenance: what every array says of where it comes from, kept in the attributes of its HDF5 file."""
+"""The provenance: the origin of every array, stored in the attributes of its HDF5 file."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -19,7 +19,7 @@ WITNESSES = (
     "skipped_samples",
     "complete",
 )
-"""Fields that tell how a file came about without deciding what is in it."""
+"""Fields that describe how a file was computed but do not decide its content."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +35,14 @@ class LayerProvenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Attributes of a feature file. What decides the numbers, and what merely witnesses them (versions, commit).
+    """Attributes of a feature file: facts that decide its numbers, and others for people (`WITNESSES`).
 
     feature: `embeddings` or the objective; objective_settings: temperatures, views, heads.
     code_versions: the versions of this program that computed its rows; several where a mix was accepted.
-    views: `published`, or the name of the view plan whose options alone the views follow (`fungi.views.plans`).
+    views: `published`, or the name of the view plan that decides all options of the views (`fungi.views.plans`).
     computed_on: kinds of devices that computed its rows, and whether code was compiled there.
-    skipped_samples: ids of items that were left out because they can't be read; the fingerprint is that of the others.
-    support_hash: of the negatives or prototypes that the objective was given; empty where it needs none.
+    skipped_samples: ids of items that were left out because they can't be read; the fingerprint covers the others.
+    support_hash: hash of the negatives or prototypes of the objective; empty if it needs none.
     """
 
     feature: str
@@ -73,7 +73,7 @@ class Provenance:
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide the numbers: equal identities mean the same file."""
         kept = {name: value for name, value in asdict(self).items() if name not in WITNESSES}
-        return json.loads(json.dumps(kept, default=str))  # as it reads back from a file: lists, no tuples
+        return json.loads(json.dumps(kept, default=str))  # as it is read from a file: with lists, not tuples
 
 
 _AS_JSON = ("objective_settings", "settings", "versions", "code_versions", "computed_on", "skipped_samples")
@@ -86,7 +86,7 @@ def write_provenance(file: "h5py.File", provenance: Provenance) -> None:
 
 
 def read_provenance(file: "h5py.File") -> Provenance | None:
-    """Return the record of a file; None for files of the original harness, which carry none."""
+    """Return the record of a file; None for files of the original harness, which have none."""
     if "schema_version" not in file.attrs:
         return None
     values = {}
@@ -99,13 +99,13 @@ def read_provenance(file: "h5py.File") -> Provenance | None:
 
 
 def write_layer_provenance(array: "h5py.Dataset", provenance: LayerProvenance) -> None:
-    """Store what one array of a gradient file says of itself."""
+    """Store the record of an array of a gradient file as attributes."""
     for name, value in asdict(provenance).items():
         array.attrs[name] = value
 
 
 def read_layer_provenance(array: "h5py.Dataset") -> LayerProvenance | None:
-    """Return what an array of a gradient file says of itself; None for files of the original harness."""
+    """Return the record of an array of a gradient file; None for files of the original harness."""
     if "projection_hash" not in array.attrs:
         return None
     values = {known.name: array.attrs[known.name] for known in fields(LayerProvenance)}

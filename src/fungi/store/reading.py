@@ -1,6 +1,6 @@
-"""Open feature files for evaluation: one array at a time, read in row blocks, never all at once.
+"""Open feature files for evaluation: one array at a time, read in blocks of rows, never a whole file at once.
 
-Files written here carry a provenance; files of the original harness carry none and are read with one warning.
+Files of this program have a provenance; files of the original harness have none and are read with one warning.
 """
 
 import warnings
@@ -31,10 +31,10 @@ class UnknownOriginWarning(UserWarning):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureArray:
-    """One array `[n d]` of one feature file, and what the file says of its origin.
+    """One array `[n d]` of one feature file, and its origin as the file records it.
 
     provenance, layer: None for files of the original harness.
-    checksums: of the rows, where the file has any; they are checked whenever rows are read.
+    checksums: checksums of the rows, if the file has any; they are checked whenever rows are read.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class FeatureArray:
     checksums: ArrayChecksums | None = field(default=None, compare=False, repr=False)
 
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
-        """Return the rows `start` to `stop`. FungiError where they can't be read, or are not as they were written."""
+        """Return the rows `start:stop`. Raises FungiError if they can't be read or are not as they were written."""
         with opened(self.path, check=False) as file:
             return _rows(self.path, file[self.key], self.checksums, start, min(stop, self.rows)).astype(
                 np.float32, copy=False
@@ -88,7 +88,7 @@ def array_keys(path: Path) -> list[str]:
 
 
 def read_targets(path: Path) -> Integer[np.ndarray, " n"]:
-    """Return the labels of a split, int64. FungiError where the file has none."""
+    """Return the labels of a split, int64. Raises FungiError if the file has none."""
     seal = _seal(path)
     with opened(path, check=False) as file:
         array = _dataset(file, path, TARGETS)
@@ -101,12 +101,12 @@ def read_targets(path: Path) -> Integer[np.ndarray, " n"]:
 
 
 def read_sample_ids(path: Path) -> list[str] | None:
-    """Return one id per row of an embeddings file; None where the file holds none."""
+    """Return one id per row of an embeddings file; None if the file holds none."""
     return _texts(path, SAMPLE_IDS)
 
 
 def read_class_names(path: Path) -> list[str] | None:
-    """Return the names of the labels 0, 1, ... of an embeddings file; None where the file holds none."""
+    """Return the names of the labels 0, 1, ... of an embeddings file; None if the file holds none."""
     return _texts(path, CLASS_NAMES)
 
 
@@ -123,7 +123,7 @@ def _texts(path: Path, key: str) -> list[str] | None:
 
 
 def _rows(path: Path, array: h5py.Dataset, checksums: ArrayChecksums | None, start: int, stop: int) -> np.ndarray:
-    """Return rows of an array, after comparing them with their checksums where there are any."""
+    """Return rows of an array, after comparing them with their checksums if there are any."""
     if checksums is None:
         return np.asarray(array[start:stop])
     first, last = checksums.segments(start, stop)
@@ -149,8 +149,7 @@ def warn_of_unknown_origin(arrays: list[FeatureArray]) -> None:
 def opened(path: Path, *, check: bool = True) -> Iterator[h5py.File]:
     """Yield the file for reading, with the checksum of its attributes compared before HDF5 sees them.
 
-    check: False where the caller has compared it. FungiError for whatever HDF5 and the records in it raise where they
-    are damaged.
+    check: False if the caller has compared it. Raises FungiError for all errors of HDF5 and of damaged records.
     """
     if check:
         _seal(path)
@@ -206,7 +205,7 @@ def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
 
 
 def _refuse_links(file: h5py.File, path: Path, key: str) -> None:
-    """Raise FungiError where the way to an array leads through a link, which may point into any file."""
+    """Raise FungiError if the path to an array leads through a link, which may point into any file."""
     place = file
     for name in filter(None, key.split("/")):
         if not isinstance(place.get(name, getlink=True), h5py.HardLink):
@@ -231,7 +230,7 @@ def _check_provenance(provenance: Provenance, path: Path, key: str, rows: int) -
 
 
 def open_hdf5(path: Path, mode: Literal["r", "w"]) -> h5py.File:
-    """Return the opened file. FungiError where it can't be locked (NFS, Lustre), OSError where it can't be read."""
+    """Return the opened file. Raises FungiError if it can't be locked (NFS, Lustre), OSError if it can't be read."""
     try:
         return h5py.File(path, mode)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A part of the work: what one element of a job array does."""
+"""Shard: the part of the blocks that one element of a job array computes."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ MOST_SHARDS = 100_000
 
 @dataclass(frozen=True)
 class Shard:
-    """The I-th of N equal parts of the work (`I/N`, counted from 1): blocks I, I+N, I+2N, ..."""
+    """Part I of N equal parts of the work (`I/N`, counted from 1): blocks I, I+N, I+2N, ..., also counted from 1."""
 
     index: int = 1
     count: int = 1
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """`"2/8"`; FungiError where that is no shard."""
+        """Return the shard that a text such as `2/8` describes. Raises FungiError for any other text."""
         index, slash, count = text.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
             raise FungiError(f"--shard {text!r} is not I/N with I from 1 to N, as in 1/4, 2/4, 3/4, 4/4.")

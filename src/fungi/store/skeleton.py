@@ -1,8 +1,8 @@
 """HDF5 files whose layout HDF5 determines in memory, while rows and headers are written with plain writes.
 
-Where a disk is full, HDF5 can't close its file and takes the process down with it. Here the library never touches the
-disk: it writes its headers into memory and reports the place of each array; rows and headers then go to the file as
-plain writes, which fail with an OSError that a message can name.
+On a full disk, HDF5 can't close its file and ends the whole process. Here the library never touches the disk: it writes
+its headers into memory and reports the place of each array. Rows and headers then go to the file as plain writes, which
+fail with an OSError that a message can name.
 """
 
 import io
@@ -67,7 +67,7 @@ class _Headers(io.RawIOBase):
         return size
 
     def written(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        """Yield what was written within `start:stop`, with its place, page by page."""
+        """Yield the position and content of each written page within `start:stop`."""
         first = start // PAGE
         for number in range(first, -(-stop // PAGE)):
             if number in self.pages:
@@ -98,7 +98,7 @@ class Skeleton:
     _next_rows: dict[str, int] = field(default_factory=dict)
 
     def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> h5py.Dataset:
-        """Add an array whose place in the file is set aside at once and filled by `append_rows`."""
+        """Add an array. Its place in the file is reserved at once; `append_rows` fills it."""
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         layout.set_layout(h5py.h5d.CONTIGUOUS)
         layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -116,7 +116,7 @@ class Skeleton:
         self.file.create_dataset(name, data=np.array(texts, dtype=object), dtype=kind, track_times=False)
 
     def append_rows(self, file: BinaryIO, name: str, values: Shaped[np.ndarray, " b *d"]) -> None:
-        """Write the next rows of an array. OSError where there is no room."""
+        """Write the next rows of an array. Raises OSError if the disk is full."""
         array, row = self.arrays[name], self._next_rows.get(name, 0)
         content = bytes_of(values)
         assert row + len(values) <= array.rows, (name, row, len(values), array.rows)
@@ -126,7 +126,7 @@ class Skeleton:
         self._next_rows[name] = row + len(values)
 
     def write_headers(self, path: Path) -> None:
-        """Write everything but the arrays, and then the checksums of everything."""
+        """Write everything except the arrays, and then all checksums."""
         with path.open("r+b") as file:
             for start, stop in ranges_outside(self.headers.size, self.arrays.values()):
                 for place, content in self.headers.written(start, stop):
