@@ -14,16 +14,18 @@ from fungi.runtime.log import logger
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long goes first, so that no test worker is left alone with it at the end.
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests that share what a fixture of their module makes go to one worker, so that it is made once.
 
-    Tests that share what a fixture of their module makes go to one worker, so that it is made once.
+    Marked here, since xdist reads the marks before it asks this file for the order.
     """
-    for item in items:
-        fixtures = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
-        if any(fixture.scope == "module" and fixture.baseid for (*_, fixture) in fixtures):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    fixtures = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
+    if any(fixture.scope == "module" and fixture.baseid for (*_, fixture) in fixtures):
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long goes first, so that no test worker is left alone with it at the end."""
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item.get_closest_marker("slurm") is None))
 
 
