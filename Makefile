@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # those that share a fixture of their module go together (tests/conftest.py).
 # Byte code is kept even where the environment forbids it: else every worker, and every command that a test starts,
 # would compile (and prepare for the checks of axes) hundreds of files anew.
-TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # What decomposes, solves and multiplies runs once more with two threads: some faults of numerical libraries show with
 # several threads alone.
 THREADED := $(addprefix tests/evaluation/test_,combine.py linear.py clustering.py knn.py retrieval.py) \

@@ -5,6 +5,9 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,14 +17,25 @@ from fungi.runtime.log import logger
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests that share what a fixture of their module makes go to one worker, so that it is made once.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out tests one by one, but those of a file with a fixture of its module together: it is made once.
 
-    Marked here, since xdist reads the marks before it asks this file for the order.
+    xdist's own groups (`--dist loadgroup`) do nothing under pytest 9.2: they rename tests, which that ignores.
     """
-    fixtures = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
-    if any(fixture.scope == "module" and fixture.baseid for (*_, fixture) in fixtures):
-        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BySharedFixture(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return path if _has_fixture_of_its_module(config.rootpath / path) else nodeid
+
+    return BySharedFixture(config, log)
+
+
+@cache
+def _has_fixture_of_its_module(path: Path) -> bool:
+    return 'scope="module"' in path.read_text(encoding="utf-8")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
