@@ -1,5 +1,6 @@
 """Fixtures that write miniature datasets to a temporary data directory."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fungi.data.base import Samples, open_split
+from fungi.runtime.log import logger
 from tests.data.makers import makers
 from tests.data.makers.miniature import Miniature
 
@@ -33,3 +35,11 @@ def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
         return OnDisk(name, data_dir, makers()[name].make(data_dir, monkeypatch))
 
     return make
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the program logs."""
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.INFO, logger="fungi")
+    return caplog

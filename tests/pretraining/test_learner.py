@@ -1,6 +1,5 @@
 """A step of training: what moves, what does not, and what it may not depend on (spec udi 5; 9.3, 9.4)."""
 
-import copy
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +10,6 @@ import torch
 
 from fungi.errors import FungiError
 from fungi.pretraining.processes import World
-from fungi.pretraining.schedules import cosine, linear_then_constant
-from fungi.pretraining.udi import optimisation
 from fungi.pretraining.udi.configuration import learner_options
 from fungi.pretraining.udi.layers import Prototypes, SampledAttention
 from fungi.pretraining.udi.learner import Learner, NonFiniteError
@@ -150,112 +147,6 @@ def test_stochastic_depth_changes_the_student_alone() -> None:
     one, other = plain.step(batch, schedule()), dropped.step(batch, schedule())
     assert one["entropy"] == other["entropy"]
     assert one["loss"] != other["loss"]
-
-
-def test_momentum_one_leaves_the_teacher_and_momentum_zero_copies_the_student() -> None:
-    learner = learner_of(settings(use_bn_in_head=True))
-    student, teacher = learner.student, learner.teacher
-    for parameter in student.parameters():
-        parameter.data += 1
-    student.head[0].mlp[1].running_mean += 1
-    before, buffers = parameters(teacher), copy.deepcopy(dict(teacher.named_buffers()))
-    optimisation.move_teacher(teacher, student, 1.0)
-    assert all(torch.equal(value, before[name]) for name, value in parameters(teacher).items())
-    optimisation.move_teacher(teacher, student, 0.0)
-    assert all(torch.equal(value, parameters(student)[name]) for name, value in parameters(teacher).items())
-    assert all(torch.equal(value, buffers[name]) for name, value in teacher.named_buffers())
-
-
-def test_each_tensor_is_clipped_by_itself() -> None:
-    small, large = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3, 3))
-    small.grad, large.grad = torch.tensor([0.6, 0.8]), torch.full((3, 3), 4.0)
-    assert float(optimisation.clip_each([[small], [large]], 3.0)) == pytest.approx(12)
-    assert small.grad.norm() == pytest.approx(1.0)
-    assert large.grad.norm() == pytest.approx(3.0, rel=1e-5)
-    optimisation.clip_each([[large]], 0.0)
-    assert large.grad.norm() == pytest.approx(3.0, rel=1e-5)
-
-
-def test_both_class_tokens_are_clipped_as_the_one_tensor_of_the_published_layout() -> None:
-    network = learner_of(settings()).student
-    tensors = optimisation.published_tensors(network)
-    assert sum(map(len, tensors)) == len(list(network.parameters())) == len(tensors) + 1
-    (tokens,) = (parts for parts in tensors if len(parts) > 1)
-    model = network.backbone.backbone
-    assert tokens[0] is model.cls_token
-    assert tokens[1] is model.reg_token
-    for norm, part in zip((3.0, 4.0), tokens, strict=True):
-        part.grad = torch.full_like(part, norm / part.numel() ** 0.5)
-    assert float(optimisation.clip_each(tensors, 3.0)) == pytest.approx(5)
-    assert [float(part.grad.norm()) for part in tokens] == pytest.approx([1.8, 2.4], rel=1e-5)
-
-
-@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_lars_takes_the_steps_of_the_reference(weight_decay: float) -> None:
-    """By loops over numbers: the ratio also without decay, no ratio for vectors, one ratio for both class tokens."""
-    network = learner_of(settings()).student.backbone.backbone.double()
-    network.cls_token.data += 1  # unlike its partner
-    names = dict(network.named_parameters())
-    weights = {name: value.detach().clone() for name, value in names.items()}
-    momenta = {name: torch.zeros_like(value) for name, value in weights.items()}
-    optimizer = optimisation.build_optimizer("lars", network)
-    for step in range(3):
-        generator = torch.Generator().manual_seed(step)
-        for value in names.values():
-            value.grad = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-        optimisation.set_rates(optimizer, 0.7, weight_decay)
-        optimizer.step()
-        updates = {name: names[name].grad + (w.ndim > 1) * weight_decay * w for name, w in weights.items()}
-        for name, weight in weights.items():
-            together = ["cls_token", "reg_token"] if name in ("cls_token", "reg_token") else [name]
-            lengths = [math.sqrt(sum(float((v[o] ** 2).sum()) for o in together)) for v in (weights, updates)]
-            adapted = weight.ndim > 1 and min(lengths) > 0
-            momenta[name] = 0.9 * momenta[name] + updates[name] * (0.001 * lengths[0] / lengths[1] if adapted else 1)
-        weights = {name: weight - 0.7 * momenta[name] for name, weight in weights.items()}
-        for name, value in names.items():
-            torch.testing.assert_close(value.detach(), weights[name], rtol=1e-10, atol=1e-12, msg=name)
-
-
-def test_the_last_layer_stays_while_it_is_frozen() -> None:
-    made = settings(norm_last_layer=False)
-    learner = learner_of(made)
-    before = parameters(learner.student)
-    (batch,) = first_batches(made, 1)
-    learner.step(batch, schedule(last_layer_frozen=True))
-    frozen = {name for name, value in parameters(learner.student).items() if torch.equal(value, before[name])}
-    assert frozen == {"head.0.last_layer.weight_g", "head.0.last_layer.weight_v"}
-    learner.step(batch, schedule(1))
-    assert not torch.equal(
-        parameters(learner.student)["head.0.last_layer.weight_g"], before["head.0.last_layer.weight_g"]
-    )
-
-
-def test_tokens_and_positions_decay_and_biases_do_not() -> None:
-    network = learner_of(settings(norm_last_layer=False)).student
-    decayed, plain = ({id(p) for p in group["params"]} for group in optimisation.parameter_groups(network))
-    names = {name: id(parameter) for name, parameter in network.named_parameters()}
-    for name in ("pos_embed", "cls_token", "reg_token", "patch_embed.proj.weight"):
-        assert names[f"backbone.backbone.{name}"] in decayed
-    assert names["head.0.last_layer.weight_g"] in decayed
-    assert {names[name] for name in names if name.endswith(".bias") or "norm" in name} == plain
-
-
-def test_schedules_begin_peak_and_end_where_they_should() -> None:
-    rates = cosine(2.0, 0.1, 100, warmup=10)
-    assert rates[0] == 0
-    assert rates[9] == rates.max() == 2.0
-    assert rates[-1] == pytest.approx(0.1, abs=2e-3)
-    decay, momentum = cosine(0.04, 0.1, 500), cosine(0.996, 1.0, 500)
-    assert (decay[0], momentum[0]) == (0.04, 0.996)
-    assert (decay[-1], momentum[-1]) == pytest.approx((0.1, 1.0), abs=1e-5)
-    assert linear_then_constant(0.04, 0.07, 5, warmup=3).tolist() == pytest.approx([0.04, 0.055, 0.07, 0.07, 0.07])
-
-
-@pytest.mark.parametrize("steps", [1, 3])
-def test_a_run_shorter_than_its_warm_ups_has_all_its_values(steps: int) -> None:
-    assert cosine(2.0, 0.1, steps, warmup=10).shape == (steps,)
-    assert linear_then_constant(0.04, 0.07, steps, warmup=30)[0] == 0.04
-    assert len(linear_then_constant(0.04, 0.07, steps, warmup=30)) == steps
 
 
 def test_srs_with_the_identity_is_attention_with_a_residual_and_a_norm() -> None:

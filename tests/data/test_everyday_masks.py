@@ -1,0 +1,102 @@
+"""Masks as people have them: black and white, with gaps between the numbers, or without class numbers."""
+
+import numpy as np
+import pytest
+from datasets import disable_progress_bars
+from PIL import Image as Pillow
+
+from fungi.data.base import open_split, resolve_dataset
+from fungi.errors import FungiError, MissingFilesError
+
+disable_progress_bars()
+
+
+def masks(root, *values, names=(), mode="L", ending="png", split="train"):
+    for number, rows in enumerate(values):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True, exist_ok=True)
+        mask = np.tile(np.asarray(rows), (4, 1))
+        Pillow.new("RGB", (mask.shape[1], 4), (9, 9, 9)).save(root / split / "images" / f"{number}.png")
+        image = Pillow.fromarray(mask.astype({"L": np.uint8, "F": np.float32, "I": np.int32}[mode]))
+        image.save(root / split / "masks" / f"{number}.{ending}", **({"quality": 60} if ending == "jpg" else {}))
+    if names:
+        (root / "classes.txt").write_text("\n".join(names))
+    return f"mine=masks:{root}"
+
+
+@pytest.mark.parametrize("names", [(), ("ground", "cat")])
+def test_masks_of_black_and_white_have_two_classes_and_it_is_said(names, tmp_path, said):
+    text = masks(tmp_path, [0, 255, 255], [0, 0, 0], names=names)
+    samples = open_split(text, "train", tmp_path)
+    assert resolve_dataset(text).classes == len(samples.class_names) == 2
+    assert samples.mask(0)[0].tolist() == [0, 1, 1]
+    assert "contain only 0 and 255. 255 is class 1" in said.text
+
+
+def test_numbers_with_gaps_are_classes_called_by_their_values(tmp_path, said):
+    text = masks(tmp_path, [7, 11, 255], [0, 7, 26])
+    samples = open_split(text, "train", tmp_path)
+    assert list(samples.class_names) == ["class 0", "class 7", "class 11", "class 26"]
+    assert [samples.mask(row)[0].tolist() for row in range(2)] == [[1, 2, 255], [0, 1, 3]]
+    assert "the masks contain 0, 7, 11, 26. These are 4 classes" in said.text
+
+
+def test_numbers_of_classes_with_names_stay_as_they_are(tmp_path):
+    text = masks(tmp_path, [0, 2, 255], names=("ground", "never", "cat"))
+    samples = open_split(text, "train", tmp_path)
+    assert samples.mask(0)[0].tolist() == [0, 2, 255]
+    assert list(samples.class_names) == ["ground", "never", "cat"]
+
+
+def test_test_masks_take_part_in_what_values_stand_for(tmp_path):
+    masks(tmp_path, [0, 5])
+    text = masks(tmp_path, [0, 3], split="test")
+    assert open_split(text, "test", tmp_path).mask(0)[0].tolist() == [0, 1]
+    assert open_split(text, "train", tmp_path).mask(0)[0].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([0, 1, 2], {"ending": "jpg"}, "is a JPEG file, which does not keep class numbers exactly"),
+        ([0, 1.5, 2], {"mode": "F", "ending": "tif"}, "contains 1.5, which is not a whole number"),
+        ([0, -2, 2], {"mode": "I", "ending": "tif"}, "contains -2. Masks contain values from 0"),
+        ([0, 300, 2], {"mode": "I", "ending": "tif"}, "contains 300. .*from 0 to 255"),
+        (list(range(100)), {}, r"contain 100 values \(0, 1, .*\), too many for classes without names"),
+    ],
+)
+def test_masks_without_class_numbers_are_refused_with_their_values(values, options, message, tmp_path):
+    with pytest.raises(FungiError, match=message):
+        open_split(masks(tmp_path, values, **options), "train", tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_minus_one_is_void_and_whole_fractions_are_numbers(mode, tmp_path):
+    samples = open_split(masks(tmp_path, [0, -1, 1], mode=mode, ending="tif"), "train", tmp_path)
+    assert samples.mask(0)[0].tolist() == [0, 255, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "listed"),
+    [
+        ([0, -1, 1], [0, 255, 1], "-1, 0, 1"),
+        ([0, -1], [0, 255], "-1, 0"),
+        ([-1, 0, 255], [255, 0, 255], "-1, 0, 255"),
+    ],
+)
+def test_minus_one_is_said_to_be_void_with_the_values_of_the_masks(values, expected, listed, tmp_path, said):
+    text = masks(tmp_path, values, mode="I", ending="tif")
+    assert open_split(text, "train", tmp_path).mask(0)[0].tolist() == expected
+    (line,) = [record.getMessage() for record in said.records if "the masks contain" in record.getMessage()]
+    assert line.endswith(f"the masks contain {listed}. Pixels of value -1 are void, like 255.")
+
+
+def test_other_masks_of_the_dataset_change_the_fingerprint_where_values_mean_something_else(tmp_path):
+    first = open_split(masks(tmp_path / "a", [0, 5]), "train", tmp_path).fingerprint()
+    masks(tmp_path / "b", [0, 5])
+    assert open_split(masks(tmp_path / "b", [0, 3], split="test"), "train", tmp_path).fingerprint() != first
+
+
+def test_a_dataset_without_a_training_split_is_refused(tmp_path):
+    with pytest.raises(MissingFilesError, match="has no folder train/"):
+        resolve_dataset(masks(tmp_path, [0, 1], split="other"))
