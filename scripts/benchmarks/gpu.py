@@ -1,10 +1,12 @@
 """What a GPU makes of extraction, and where the time goes: `python scripts/benchmark.py gpu`.
 
-In one run: the rate of the chip's matrix products; bare forwards, eager and compiled; each objective and all together,
-eager and compiled, as images/s, as a ratio to the best bare forwards, and as a share of the products' rate; the
-kernels that take longest; views prepared per second and core from a JPEG file; and a run of the stage from JPEG files
-to HDF5, whose first pass pays for compiling. Weights are random and pictures are made up: neither changes the time.
-Runs on a CPU, too (`--device cpu --backbone digits-vit --images 4 --files 0`), to see that it works.
+In one run: the rate of matrix products; bare forwards, eager and compiled; each objective and all together,
+eager and compiled, as images/s, as a ratio to the best bare forwards, and as a share of the products' rate; the share
+of the time in which the device is busy, the longest kernels and the attention kernels by name; peak memory; the rate
+of uploads; images/s for each number of decoding processes; views prepared per second and core from a JPEG file; and a
+run of the stage from JPEG files to HDF5, whose first pass pays for compiling. Weights are random and pictures are
+drawn: neither changes the time. `--peer FOLDER` times the published library, of which you have a checkout, too.
+A CPU runs a small form to see that it works: `--device cpu --backbone digits-vit --images 4 --files 0 --no-compiled`.
 """
 
 import argparse
@@ -21,6 +23,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from benchmarks._device_use import JpegPictures, print_kernels, print_peak_memory, print_upload, print_workers
+from benchmarks._peer import print_peer
 from benchmarks._rounds import alternate
 from benchmarks.extraction import Setup, _collated, _extract, _parser, _setup
 from fungi.extraction import extract_gradients
@@ -32,6 +36,7 @@ from fungi.runtime.seeds import seeded
 
 SIZE = (500, 375)
 """Width and height of the JPEG pictures: the usual ones of ImageNet."""
+DIFFERENT_FILES = 32
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,31 +46,52 @@ def main(arguments: list[str] | None = None) -> int:
     parser.set_defaults(backbone="vit-b16", device="cuda", dtype="bfloat16", images=64, rounds=5)
     parser.add_argument("--files", type=int, default=8192, help="JPEG files of the run of the stage; 0 leaves it out")
     parser.add_argument("--kernels", type=int, default=25, help="kernels in the table of the profiler")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0, 1, 2, 4, 8, 15], help="numbers of decoding processes"
+    )
+    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="checkout of the published library to time as well")
+    parser.add_argument(
+        "--compiled", action=argparse.BooleanOptionalAction, default=True, help="measure compiled code, too"
+    )
     options = parser.parse_args(arguments)
     if torch.device(options.device).type == "cpu":
         options.dtype = "float32"
     setup = _setup(options)
-    setup.engine.stopwatch = Stopwatch(setup.engine.device)
+    setup.engine.stopwatch = Stopwatch(setup.engine.device)  # it must not wait after each step
     device = setup.engine.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, {options.backbone}, {options.dtype}, {options.images} images at once")
     rate, work = _matrix_rate(device, setup.engine.dtype), _operations(setup.model, setup)
     print(f"matrix products {rate / 1e12:.1f} TFLOP/s; one forward {work / 1e9:.2f} GFLOP")
-    bare = _print_bare(setup, rate, work, options.rounds)
+    bare = _print_bare(setup, rate, work, options.rounds, compiled=options.compiled)
     _print_objectives("eager", setup, bare, rate, work, options.rounds)
-    _print_kernels(setup, options.kernels)
-    start = perf_counter()
-    setup.engine.compile()
-    _extract(setup)
-    synchronize(device)
-    print(f"first batch of compiled code: {perf_counter() - start:.1f} s")
-    _print_objectives("compiled", setup, bare, rate, work, options.rounds)
-    _print_kernels(setup, options.kernels)
+    print_kernels(setup, options.kernels)
+    print_peak_memory(setup)
+    print_upload(device)
+    files = [_jpeg(seed) for seed in range(DIFFERENT_FILES)]
+    print_workers(setup, files, options.workers, 4 * options.images)
+    if options.peer:
+        pictures = JpegPictures(files)
+        print_peer(setup, options.peer, [pictures(row) for row in range(options.images)], options.rounds)
+    if options.compiled:
+        _print_compiled(setup, bare, rate, work, options)
     _print_float32(setup, options.rounds)
     _print_decoding(setup)
     if options.files:
         _print_stage(options)
     return 0
+
+
+def _print_compiled(setup: Setup, bare: float, rate: float, work: float, options: argparse.Namespace) -> None:
+    """Print what compiling costs once, and what it then gains."""
+    start = perf_counter()
+    setup.engine.compile()
+    _extract(setup)
+    synchronize(setup.engine.device)
+    print(f"first batch of compiled code: {perf_counter() - start:.1f} s")
+    _print_objectives("compiled", setup, bare, rate, work, options.rounds)
+    print_kernels(setup, options.kernels)
+    print_peak_memory(setup)
 
 
 def _seconds(work: Callable[[], object], device: torch.device, rounds: int) -> float:
@@ -93,21 +119,22 @@ def _pictures(setup: Setup, count: int) -> torch.Tensor:
     return torch.randn(count, 3, side, side, device=setup.engine.device)
 
 
-def _print_bare(setup: Setup, rate: float, work: float, rounds: int) -> float:
-    """Bare forwards per second, the best of eager and compiled."""
+def _print_bare(setup: Setup, rate: float, work: float, rounds: int, *, compiled: bool) -> float:
+    """Print bare forwards per second, eager and compiled, and return the larger rate."""
     views, device = setup.engine.views_per_forward, setup.engine.device
-    images, found = _pictures(setup, views), []
-    for label, model in (("eager", setup.model), ("compiled", torch.compile(setup.model))):
+    images, rates = _pictures(setup, views), []
+    models = {"eager": setup.model} | ({"compiled": torch.compile(setup.model)} if compiled else {})
+    for label, model in models.items():
 
         @torch.inference_mode()
         def forward(model: Callable[..., object] = model) -> None:
             with autocast(device, setup.engine.dtype):
                 model(images)
 
-        found.append(views / _seconds(forward, device, rounds))
-        print(f"bare forwards/s, {label:8} {found[-1]:10.0f}   {100 * found[-1] * work / rate:5.1f} % of the products")
+        rates.append(views / _seconds(forward, device, rounds))
+        print(f"bare forwards/s, {label:8} {rates[-1]:10.0f}   {100 * rates[-1] * work / rate:5.1f} % of the products")
     torch._dynamo.reset()
-    return max(found)
+    return max(rates)
 
 
 def _print_objectives(label: str, setup: Setup, bare: float, rate: float, work: float, rounds: int) -> None:
@@ -126,34 +153,19 @@ def _print_objectives(label: str, setup: Setup, bare: float, rate: float, work: 
         )
 
 
-def _print_kernels(setup: Setup, count: int) -> None:
-    from torch.profiler import ProfilerActivity, profile
-
-    on_gpu = setup.engine.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as found:
-        _extract(setup)
-        synchronize(setup.engine.device)
-    column = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    rows = sorted(found.key_averages(), key=lambda row: -getattr(row, column))
-    total = sum(getattr(row, column) for row in rows) or 1
-    for row in rows[:count]:
-        spent = getattr(row, column)
-        print(f"  {100 * spent / total:5.1f} %  {spent / 1e3:9.2f} ms  {row.count:6d} x  {row.key[:100]}")
-
-
 def _print_float32(setup: Setup, rounds: int) -> None:
     """Embeddings for evaluation are float32: exact products, and those that round to ten bits."""
     engine = GradientEngine(setup.model, device=setup.engine.device)
     batch = setup.batches.get(setup.plain.identity)
     batch = _collated(setup.plain, setup.images) if batch is None else batch
-    found = []
+    embeddings = []
     for label, precision in (("exact", "highest"), ("ten bits", "high")):
         torch.set_float32_matmul_precision(precision)
-        found.append(engine.embed(batch, setup.plain)[:, 0])
+        embeddings.append(engine.embed(batch, setup.plain)[:, 0])
         per_second = setup.images / _seconds(lambda: engine.embed(batch, setup.plain), engine.device, rounds)
         print(f"float32 embeddings, {label} products: {per_second:.0f} images/s")
     torch.set_float32_matmul_precision("highest")
-    print(f"least cosine of the two: {float(torch.cosine_similarity(*found).min()):.7f}")
+    print(f"least cosine of the two: {float(torch.cosine_similarity(*embeddings).min()):.7f}")
 
 
 def _print_decoding(setup: Setup) -> None:
@@ -194,7 +206,7 @@ def _print_stage(options: argparse.Namespace) -> None:
     """Two runs of the stage from JPEG files to HDF5: the first compiles, and the second finds that in the cache."""
     configure()
     with tempfile.TemporaryDirectory() as folder:
-        different = [_jpeg(seed) for seed in range(32)]
+        different = [_jpeg(seed) for seed in range(DIFFERENT_FILES)]
         for row in range(options.files):
             path = Path(folder) / "pictures" / "train" / str(row % 2) / f"{row:06d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)

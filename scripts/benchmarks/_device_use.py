@@ -1,0 +1,135 @@
+"""How extraction uses a device: busy time, kernels, memory, copies and workers. Parts of `benchmark.py gpu`.
+
+A CPU has no counterpart of some figures. They are then printed as `not measured`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.extraction import Setup, _extract
+from fungi.data.base import Samples
+from fungi.runtime.device import synchronize
+from fungi.runtime.transfers import upload
+from fungi.views.loading import batches, row_batches
+
+NOT_MEASURED = "not measured (needs CUDA)"
+ATTENTION = ("flash", "fmha", "attention", "sdpa", "softmax")
+"""Parts of the names of attention kernels: flash, memory-efficient, cuDNN's and the plain one."""
+
+
+@dataclass(frozen=True)
+class JpegPictures:
+    """Loader whose rows are pictures decoded from a few JPEG files in memory."""
+
+    files: Sequence[bytes]
+
+    def __call__(self, row: int) -> Image.Image:
+        """Return the picture of a row."""
+        return Image.open(BytesIO(self.files[row % len(self.files)])).convert("RGB")
+
+
+def busy_share(intervals: Iterable[tuple[float, float]], wall: float) -> float:
+    """Return the share of `wall` in which at least one kernel runs; intervals: start and end of each kernel."""
+    busy, covered_until = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        busy += max(0.0, end - max(start, covered_until))
+        covered_until = max(covered_until, end)
+    return busy / wall
+
+
+def print_kernels(setup: Setup, count: int) -> None:
+    """Print the busy share of the device, the longest kernels and all attention kernels of one extraction."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    device = setup.engine.device
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
+    synchronize(device)
+    with profile(activities=activities, acc_events=True) as profiled:
+        start = perf_counter()
+        _extract(setup)
+        synchronize(device)
+        wall = perf_counter() - start
+    kernels = [event for event in profiled.events() or [] if event.device_type == DeviceType.CUDA]
+    microseconds = [(event.time_range.start, event.time_range.end) for event in kernels]
+    busy = f"{100 * busy_share(microseconds, wall * 1e6):.1f} % of the time" if on_gpu else NOT_MEASURED
+    print(f"device busy: {busy}")
+    column = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    rows = sorted(profiled.key_averages(), key=lambda row: -getattr(row, column))
+    total = sum(getattr(row, column) for row in rows) or 1
+    attention = [row for row in rows if any(part in row.key.lower() for part in ATTENTION)]
+    for title, chosen in (("longest kernels", rows[:count]), ("attention kernels", attention)):
+        print(f"{title}:")
+        for row in chosen:
+            spent = getattr(row, column)
+            print(f"  {100 * spent / total:5.1f} %  {spent / 1e3:9.2f} ms  {row.count:6d} x  {row.key[:100]}")
+
+
+def print_peak_memory(setup: Setup) -> None:
+    """Print the largest memory of the device during one extraction, and what torch reserved for it."""
+    device, views = setup.engine.device, setup.engine.views_per_forward
+    if device.type != "cuda":
+        print(f"peak memory of the device at {views} views per forward: {NOT_MEASURED}")
+        return
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    _extract(setup)
+    synchronize(device)
+    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    print(
+        f"peak memory of the device at {views} views per forward: {allocated / 2**30:.2f} GiB "
+        f"({before / 2**30:.2f} before), reserved {reserved / 2**30:.2f} GiB"
+    )
+
+
+def print_upload(device: torch.device, megabytes: int = 256) -> None:
+    """Print how fast the device takes over memory of the host, pinned and not."""
+    if device.type != "cuda":
+        print(f"upload: {NOT_MEASURED}")
+        return
+    pageable = torch.ones(megabytes * 2**20, dtype=torch.uint8)
+    for label, values in (("pinned", pageable.pin_memory()), ("pageable", pageable)):
+        upload(values, device)
+        synchronize(device)
+        start = perf_counter()
+        upload(values, device)
+        synchronize(device)
+        print(f"upload of {label} memory: {megabytes / 1024 / (perf_counter() - start):.2f} GiB/s")
+
+
+def print_workers(setup: Setup, files: Sequence[bytes], counts: Sequence[int], images: int) -> None:
+    """Print images per second for each number of decoding processes: views alone, and with extraction behind them."""
+    generators = [objective.views for objective in setup.objectives]
+    generators += [setup.plain] if setup.plain.identity in setup.batches else []
+    samples = Samples(np.zeros(images, np.uint32), [str(row) for row in range(images)], JpegPictures(files))
+    for workers in counts:
+        rates = []
+        for extracts in (False, True):
+            loaded = batches(
+                samples,
+                generators,
+                row_batches(0, images, setup.images),
+                seed=42,
+                num_workers=workers,
+                pin_memory=setup.engine.device.type == "cuda",
+            )
+            rates.append(_images_per_second(setup, loaded, images, extracts=extracts))
+        print(f"{workers:3d} workers: views prepared {rates[0]:8.1f} images/s, extracted {rates[1]:8.1f} images/s")
+
+
+def _images_per_second(setup: Setup, loaded: Iterable[dict[str, Any]], images: int, *, extracts: bool) -> float:
+    start = perf_counter()
+    for batch in loaded:
+        if extracts:
+            setup.batches.update(batch)
+            _extract(setup)
+    synchronize(setup.engine.device)
+    return images / (perf_counter() - start)

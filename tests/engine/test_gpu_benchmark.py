@@ -1,0 +1,59 @@
+"""`scripts/benchmark.py gpu` works in a small form on a CPU, and says what it can't measure there."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from fungi.errors import FungiError
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
+
+
+def slow_busy_share(intervals: list[tuple[int, int]], wall: int) -> float:
+    return sum(any(start <= tick < end for start, end in intervals) for tick in range(wall)) / wall
+
+
+@pytest.mark.parametrize("intervals", [[], [(0, 3)], [(5, 7), (0, 3), (2, 4)], [(0, 9), (1, 2), (8, 10)], [(2, 2)]])
+def test_overlapping_kernels_count_once(intervals: list[tuple[int, int]]) -> None:
+    from benchmarks._device_use import busy_share
+
+    assert busy_share(intervals, 20) == pytest.approx(slow_busy_share(intervals, 20))
+
+
+def test_a_folder_without_the_published_library_is_refused(tmp_path: Path) -> None:
+    from benchmarks._peer import peer_package
+
+    with pytest.raises(FungiError, match="no package with FUNGIWrapper"):
+        peer_package(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_cpu_runs_the_benchmark_of_the_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The peer is a package with the interface of the published library, which is ours under another name."""
+    from benchmarks import gpu
+
+    package = tmp_path / "src" / "peer_of_the_test"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "config.py").write_text("from fungi.config import *\n")
+    (package / "wrapper.py").write_text(
+        "import fungi.wrapper\nclass FUNGIWrapper(fungi.wrapper.FUNGIWrapper):\n    ...\n"
+    )
+    small = (
+        "--device cpu --backbone digits-vit --objective kl --images 2 --rounds 1 --kernels 3 --files 0 --workers 0 1"
+    )
+    assert gpu.main([*small.split(), "--no-compiled", "--peer", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    for line in ("device busy", "peak memory of the device at 64 views per forward", "upload"):
+        assert f"{line}: not measured (needs CUDA)" in text
+    kernels = text.partition("attention kernels:\n")[2].splitlines()[0]
+    assert "attention" in kernels.rpartition(" x ")[2]
+    assert "  0 workers: views prepared" in text
+    assert "  1 workers: views prepared" in text
+    assert "time of peer_of_the_test / ours, 2 pictures, decoded already: " in text
