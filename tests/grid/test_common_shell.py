@@ -1,4 +1,4 @@
-"""What job files share as shell: signals reach the command, and the words about restarts are true."""
+"""The shell code that all job files share: it passes signals to the command and reports restarts correctly."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def executable(path: Path, text: str) -> Path:
 
 @dataclass
 class Job:
-    """A job file that runs without SLURM, with a script in place of Python."""
+    """A job file that runs without SLURM; a script takes the place of Python."""
 
     process: "subprocess.Popen[bytes]"
     log: Path
@@ -62,7 +62,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
 
 
 def test_ctrl_c_ends_the_python_of_a_job_that_runs_without_slurm(start, tmp_path: Path) -> None:
-    """Ctrl-C goes to the whole group of processes, of which background commands do not hear it."""
+    """Ctrl-C sends SIGINT to the whole process group, but commands in the background ignore it."""
     begun, ended = tmp_path / "begun", tmp_path / "ended"
     python = f"trap 'echo > {ended}; exit 130' TERM\necho > {begun}\nwhile :; do sleep 0.02; done"
     job = start("extract", python)
@@ -79,7 +79,7 @@ def test_jobs_of_the_paper_call_the_interpreter(job: str, start) -> None:
     assert started.wait() == 0
 
 
-def test_a_job_that_may_not_restart_says_how_often_it_did(start, tmp_path: Path) -> None:
+def test_a_job_that_may_not_restart_reports_the_number_of_its_restarts(start, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     python = f"trap 'exit 130' TERM\necho > {begun}\nwhile :; do sleep 0.02; done"
     job = start("extract", python, SLURM_JOB_ID="7", FUNGI_MAX_RESTARTS="0")
@@ -88,7 +88,7 @@ def test_a_job_that_may_not_restart_says_how_often_it_did(start, tmp_path: Path)
     assert "not queued again: 0 restarts, of at most 0 (FUNGI_MAX_RESTARTS)" in job.output()
 
 
-def test_processes_of_a_job_get_the_cores_that_it_asked_for(start, tmp_path: Path) -> None:
+def test_processes_of_a_job_get_the_cores_that_it_requested(start, tmp_path: Path) -> None:
     """srun of SLURM 22.05 and later does not inherit --cpus-per-task."""
     executable(tmp_path / "bin" / "scontrol", "echo n1")
     executable(tmp_path / "bin" / "srun", 'echo "cores $SRUN_CPUS_PER_TASK"')

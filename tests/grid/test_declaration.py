@@ -1,4 +1,4 @@
-"""The grid has one source per value, and mistakes in it are said before anything is queued."""
+"""Each value of the grid has one source, and mistakes are reported before anything is submitted."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def test_flags_that_contradict_the_file_are_an_error_too(grid_file: Path) -> Non
         declared_grid({"FUNGI_GRID": str(grid_file), "FUNGI_FLAGS_KNN": "--k 7"})
 
 
-def test_a_grid_survives_being_written_down(tmp_path: Path) -> None:
+def test_a_grid_equals_the_grid_that_is_read_from_its_file(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
     (tmp_path / "test" / "cat").mkdir(parents=True)
     grid = Grid(
@@ -105,7 +105,7 @@ def test_mistakes_in_a_grid_file_are_named_with_the_file(tmp_path: Path, text: s
         ('[flags]\nknn = "--k \'5"', "the flags of knn in the grid can't be split into words"),
     ],
 )
-def test_mistakes_in_a_grid_file_are_said(text: str, said: str, tmp_path: Path) -> None:
+def test_mistakes_in_a_grid_file_are_explained(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "grid.toml"
     path.write_text(text)
     with pytest.raises(FungiError, match=said):

@@ -1,4 +1,4 @@
-"""An array index means one backbone, dataset, split and shard; all indices together mean the grid, once."""
+"""Each array index stands for one backbone, dataset, split and shard; all indices together cover the grid once."""
 
 import itertools
 from collections import Counter
@@ -18,7 +18,7 @@ EXTRACTION = GridCall("extract-gradients", features=("kl", "dino", "simclr"))
 
 
 def task(index: int, count: int, low: int | None = None, high: int | None = None) -> dict[str, str]:
-    """The variables of an array task, as SLURM sets them."""
+    """Return the variables that SLURM sets for a task of an array."""
     low, high = (0 if low is None else low), (count - 1 if high is None else high)
     values = {"JOB_ID": 7, "TASK_ID": index, "TASK_COUNT": count, "TASK_MIN": low, "TASK_MAX": high, "TASK_STEP": 1}
     return {f"SLURM_ARRAY_{name}": str(value) for name, value in values.items()}
@@ -26,17 +26,17 @@ def task(index: int, count: int, low: int | None = None, high: int | None = None
 
 def test_the_elements_are_the_product_of_the_axes() -> None:
     grid = Grid(backbones=("digits-vit", "vit-b16"), datasets=("digits", "pets"), shards=3)
-    found = [(e.backbone, e.dataset, e.split, e.shard) for e in elements(grid, EXTRACTION)]
+    listed = [(e.backbone, e.dataset, e.split, e.shard) for e in elements(grid, EXTRACTION)]
     wanted = [
         (backbone, dataset, split, Shard(shard, 3))
         for backbone, dataset in itertools.product(grid.backbones, grid.datasets)
         for split in DATASETS[dataset].splits
         for shard in (1, 2, 3)
     ]
-    assert found == wanted
+    assert listed == wanted
 
 
-def test_every_index_of_an_array_does_one_element_and_all_do_all() -> None:
+def test_the_indices_of_an_array_cover_all_elements_once() -> None:
     done = Counter(index for i in range(12) for index in chosen_indices(task(i, 12), 12))
     assert done == Counter(range(12))
 
@@ -62,12 +62,12 @@ def test_half_set_variables_are_an_error(absent: str) -> None:
         ({**task(0, 4), "SLURM_ARRAY_TASK_ID": "x"}, "SLURM_ARRAY_TASK_ID is 'x', not a number"),
     ],
 )
-def test_an_array_that_is_not_the_grids_is_an_error(variables: dict[str, str], said: str) -> None:
+def test_an_array_that_does_not_fit_the_grid_is_an_error(variables: dict[str, str], said: str) -> None:
     with pytest.raises(FungiError, match=said):
         chosen_indices(variables, 4)
 
 
-def test_a_part_of_the_grid_has_to_be_asked_for() -> None:
+def test_an_array_of_a_part_of_the_grid_has_to_be_declared() -> None:
     assert chosen_indices({**task(3, 2, 1, 3), "FUNGI_PARTIAL": "1"}, 4) == [3]
 
 
@@ -89,7 +89,7 @@ def test_indices_are_written_as_sbatch_takes_them(indices: list[int], text: str)
     assert array_text(indices) == text
 
 
-def test_landmarks_are_searched_and_other_datasets_classified() -> None:
+def test_retrieval_runs_on_landmark_datasets_and_classification_on_the_others() -> None:
     grid = Grid(datasets=("digits", "oxford-landmarks"))
     assert [e.dataset for e in elements(grid, GridCall("knn"))] == ["digits"]
     assert [e.dataset for e in elements(grid, GridCall("retrieval", landmarks=True))] == ["oxford-landmarks"]
@@ -102,7 +102,7 @@ def test_a_split_that_a_dataset_does_not_have_is_an_error() -> None:
         elements(Grid(splits=("valid",)), EXTRACTION)
 
 
-def test_backbones_meet_datasets_of_their_own_modality_alone() -> None:
+def test_backbones_are_paired_only_with_datasets_of_their_modality() -> None:
     grid = Grid(backbones=tuple(BACKBONES), datasets=tuple(DATASETS))
     for element in elements(grid, EXTRACTION):
         assert BACKBONES[element.backbone].modality == DATASETS[element.dataset].modality
@@ -119,21 +119,21 @@ def test_an_element_takes_about_an_hour() -> None:
 
 
 @pytest.mark.parametrize(("gpu", "images_per_second"), [("a100", 66), ("h100", 145), ("h200", 167)])
-def test_all_features_of_vit_b16_take_what_is_expected_of_this_code(gpu: str, images_per_second: int) -> None:
-    """By arithmetic: eight times the published rate, whose code encoded every view for itself in float32."""
+def test_the_estimate_for_vit_b16_equals_the_expected_rate(gpu: str, images_per_second: int) -> None:
+    """Calculated: eight times the rate of the published code, which encodes every view separately in float32."""
     features = ("embeddings", "kl", "dino", "simclr")
     assert 1 / seconds_per_row(BACKBONES["vit-b16"], features, gpu) == pytest.approx(images_per_second, rel=0.05)
 
 
 @pytest.mark.parametrize(("plan", "dino", "simclr"), [("native", 3.84 / 12, 1 / 4), ("budget", 3.84 / 12, 3.72 / 49)])
 def test_smaller_views_cost_the_share_of_their_area(plan: str, dino: float, simclr: float) -> None:
-    """Local crops of 96 pixels; 49 patches of 112 pixels, or 9 of 144."""
+    """DINO has local crops of 96 pixels; SimCLR has 49 patches of 112 pixels, or 9 of 144."""
     for feature, share in (("embeddings", 1), ("kl", 1), ("dino", dino), ("simclr", simclr)):
         assert relative_forwards(BACKBONES["vit-b16"], feature, plan) == pytest.approx(share, rel=0.01)
 
 
 def test_a_fast_gpu_waits_for_the_processor() -> None:
-    """A small backbone on an H200: the crops of DINO take longer than their forwards."""
+    """For a small backbone on an H200, the crops of DINO take longer than their forward passes."""
     assert 1 / seconds_per_row(BACKBONES["digits-vit"], ("dino",), "h200") == pytest.approx(15 * 22, rel=0.05)
 
 
@@ -148,7 +148,7 @@ def test_every_backbone_has_an_estimate(name: str) -> None:
     assert 0 < relative_work(BACKBONES[name]) < 20
 
 
-def test_datasets_with_masks_are_in_the_grid_of_segmentation_alone() -> None:
+def test_datasets_with_masks_are_only_in_the_grid_of_segmentation() -> None:
     grid = Grid(backbones=("dino_vits16",), datasets=("pets", "pascal-voc", "ade20k"))
     segment = [str(element) for element in elements(grid, GridCall("segment"))]
     assert segment == ["dino_vits16 pascal-voc", "dino_vits16 ade20k"]

@@ -1,4 +1,4 @@
-"""Job files are what the real parsers take: no unknown name, no unknown flag, an array that is the default grid."""
+"""The real parsers accept all job files: names and flags are known, and the array fits the default grid."""
 
 import os
 import re
@@ -25,27 +25,27 @@ PUBLISHED_NAMES = {
     "generate_imagenet100": "imagenet100.zip",
     "generate_cub": "CUB_200_2011.tgz",
 }
-"""Jobs that the published code names, other names of `prepare.job`, and an archive that each asks for."""
+"""Jobs of the published code, which call `prepare.job`, and an archive that each needs."""
 ALL = sorted(path for path in (ROOT / "jobs").rglob("*.job") if path.stem not in PUBLISHED_NAMES)
 OVER_GRID = grid_job_files(ROOT)
 names = pytest.mark.parametrize("job", OVER_GRID, ids=lambda job: job.name)
 
 
 @names
-def test_a_job_is_taken_by_the_real_parser(job) -> None:
+def test_the_real_parser_accepts_a_job(job) -> None:
     grid = Grid(backbones=("digits-vit", "vit-b16"))
     assert elements(grid, call_of_job(job, grid))
 
 
 @names
-def test_the_array_of_a_job_is_that_of_the_grid_when_nothing_is_declared(job) -> None:
+def test_the_array_of_a_job_fits_the_default_grid(job) -> None:
     grid = declared_grid({})
     count = len(elements(grid, call_of_job(job, grid)))
     assert job.directives["array"] in (array_text(range(count)), f"0-{count - 1}")
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
-def test_a_job_can_be_preempted_and_found_again(path: Path) -> None:
+def test_a_job_can_be_preempted_and_has_a_log_of_its_own(path: Path) -> None:
     text = path.read_text()
     for directive in ("--requeue", "--open-mode=append", "--signal=B:USR1@120", "--time=", "--mem=", "--output=logs/"):
         assert f"#SBATCH {directive}" in text
@@ -53,17 +53,17 @@ def test_a_job_can_be_preempted_and_found_again(path: Path) -> None:
     assert "/home" not in text
 
 
-def test_extraction_asks_for_one_gpu() -> None:
+def test_extraction_requests_one_gpu() -> None:
     for job in OVER_GRID:
         wants_gpu = job.words[0] in ("extract", "extract-gradients", "knn", "retrieval", "segment", "ablate")
         assert (job.directives.get("gpus") == "1") == wants_gpu, job.name
 
 
-def test_all_jobs_that_are_submitted_together_are_there() -> None:
+def test_all_default_jobs_exist() -> None:
     assert set(DEFAULT_JOBS) <= {job.name for job in OVER_GRID}
 
 
-def test_the_job_of_datasets_runs_a_script_that_is_there_with_flags_that_it_takes() -> None:
+def test_the_job_of_datasets_runs_an_existing_script_with_flags_that_it_accepts() -> None:
     text = (ROOT / "jobs" / "datasets" / "prepare.job").read_text()
     ((script, flags),) = re.findall(r"^in_project (\S+) (.+)$", text, flags=re.MULTILINE)
     assert (ROOT / script).is_file()
@@ -72,8 +72,8 @@ def test_the_job_of_datasets_runs_a_script_that_is_there_with_flags_that_it_take
     assert settings == PrepareSettings(dataset=("pets", "cars"), archives=Path("downloads"), data_dir=Path("data"))
 
 
-def test_the_folder_of_the_logs_comes_with_the_project() -> None:
-    """SLURM ends a job without a word where the folder of its output is not there."""
+def test_the_project_contains_the_folder_of_the_logs() -> None:
+    """SLURM ends a job without a message if the folder of its output does not exist."""
     assert (ROOT / "logs" / ".gitkeep").exists()
 
 
@@ -96,7 +96,7 @@ def test_flags_of_the_grid_come_after_those_of_the_job() -> None:
     assert call.features == ("embeddings", "kl")
 
 
-def test_the_projection_of_a_grid_is_the_one_that_its_extraction_looks_for() -> None:
+def test_the_projection_job_draws_the_matrix_that_extraction_reads() -> None:
     grid = Grid(flags={"extract-gradients": "--seed 7 --projection-kind gaussian"})
     call = call_of(["projection"], grid)
     line = " ".join(command_line(elements(grid, call)[0], call, grid))
@@ -106,7 +106,7 @@ def test_the_projection_of_a_grid_is_the_one_that_its_extraction_looks_for() -> 
 
 
 def run_job(path: str, tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A job file in plain sh, outside of SLURM, as `sh jobs/...` does it."""
+    """Run a job file with plain sh outside of SLURM, as `sh jobs/...` does."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith(("FUNGI_", "SLURM_"))}
     environment = {**kept, "FUNGI_PYTHON": sys.executable, "FUNGI_ROOT": str(tmp_path / "features"), **variables}
     return subprocess.run(["sh", path], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -119,7 +119,7 @@ def test_half_set_variables_end_a_job_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "features").exists()
 
 
-def test_a_job_away_from_the_project_says_so(tmp_path: Path) -> None:
+def test_a_job_outside_of_the_project_names_the_cause(tmp_path: Path) -> None:
     done = run_job("jobs/extract.job", tmp_path, SLURM_SUBMIT_DIR=str(tmp_path))
     assert done.returncode == 2
     assert "jobs/common.sh" in done.stderr
@@ -133,7 +133,9 @@ def test_the_status_of_a_job_is_that_of_its_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED_NAMES)
-def test_a_job_of_one_dataset_runs_without_slurm_and_says_what_it_needs(name: str, tmp_path: Path) -> None:
+def test_a_job_of_one_dataset_runs_without_slurm_and_names_the_archives_that_it_needs(
+    name: str, tmp_path: Path
+) -> None:
     folders = {"FUNGI_ARCHIVES": str(tmp_path), "FUNGI_DATA_DIR": str(tmp_path), "FUNGI_DATASETS": "cars"}
     done = run_job(f"jobs/datasets/{name}.job", tmp_path, **folders)
     assert done.returncode == 2

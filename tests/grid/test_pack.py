@@ -15,7 +15,7 @@ TASK = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_NAME":
 
 @pytest.fixture
 def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """What two elements note of their environment: the interpreter is a script; the second element fails."""
+    """Run two elements with a script in place of the interpreter; return what each records. The second one fails."""
     python = tmp_path / "python"
     shown = "$FUNGI_ELEMENT $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS $SLURM_CPUS_PER_TASK $*"
     python.write_text(f'#!/bin/sh\necho "{shown}"\n[ "$FUNGI_ELEMENT" != 5 ] || exit 3\n')
@@ -42,7 +42,7 @@ def test_a_pack_without_visible_devices_does_not_share_the_first_gpu(pack) -> No
     assert [log.split()[:2] for log in logs] == [["4", "0"], ["5", "1"]]
 
 
-def test_gpus_are_counted_where_nothing_names_them(tmp_path: Path) -> None:
+def test_gpus_are_counted_if_no_variable_names_them(tmp_path: Path) -> None:
     for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     assert visible_gpus({}, tmp_path) == ["0", "1", "2"]
@@ -60,8 +60,8 @@ def test_shards_of_a_pack_are_pinned_to_cores_of_their_own(cores: int, count: in
     assert set().union(*parts) <= allowed
 
 
-def test_shards_are_not_pinned_where_the_cluster_binds_no_cores() -> None:
-    """Else the jobs of a node would share the first cores, and leave the others idle."""
+def test_shards_are_not_pinned_if_the_cluster_binds_no_cores() -> None:
+    """Otherwise the jobs of a node would share the first cores, and the other cores would be idle."""
     whole_node = set(range(128))
     assert cores_of_place(whole_node, 1, 4, {"SLURM_CPUS_PER_TASK": "64"}) == whole_node
     assert cores_of_place({3}, 1, 4, {"SLURM_CPUS_PER_TASK": "1"}) == {3}

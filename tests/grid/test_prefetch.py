@@ -1,4 +1,4 @@
-"""`fungi prefetch` fetches and verifies what the grid needs, and says all that is not ready."""
+"""`fungi prefetch` downloads and verifies what the grid needs, and lists everything that is not ready."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_weights_and_datasets_are_fetched_and_verified(
     assert f"fetched train: {len(split_rows('train'))} rows of 10 classes" in said
 
 
-def test_what_is_not_ready_is_said_together_and_the_rest_is_fetched(
+def test_everything_that_is_not_ready_is_listed_and_the_rest_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def unreachable() -> None:
@@ -72,7 +72,7 @@ def test_a_dataset_with_missing_rows_is_not_ready(
     assert "split test has 540 rows, but the published split has 541" in capsys.readouterr().err
 
 
-def test_a_fresh_checkout_has_no_root_and_needs_none(
+def test_prefetch_needs_no_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

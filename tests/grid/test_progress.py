@@ -1,4 +1,4 @@
-"""`fungi status` tells done from running, failed and missing by the files below the root."""
+"""`fungi status` shows which elements are done, running, failed or missing, by the files below the root."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def file_of(grid: Grid) -> Path:
 
 
 def begin_blocks(grid: Grid, done: list[int], settings: dict | None = None) -> None:
-    """Five blocks of two rows, some of them there."""
+    """Create the folder of five blocks of two rows, and write the blocks `done`."""
     facts = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x")
     provenance = Provenance(
         **facts, feature="kl", dataset="digits", split="test", rows=10, backbone="digits-vit", seed=42, device="cpu"
@@ -61,77 +61,77 @@ def begin_blocks(grid: Grid, done: list[int], settings: dict | None = None) -> N
             blocks.write(span, {"kl": np.zeros((len(span), 3), dtype=np.float32)})
 
 
-def look(grid: Grid, queue: Queue | None = None) -> list[Progress]:
+def progress_in(grid: Grid, queue: Queue | None = None) -> list[Progress]:
     expected = {element: Expected([file_of(grid)]) for element in elements(grid, CALL)}
     return progress_of(grid, CALL, expected, queue or Queue())
 
 
-def note(grid: Grid, index: int, **fields) -> None:
+def record(grid: Grid, index: int, **fields) -> None:
     attempt = replace(Attempt(host="elsewhere", pid=1), **fields)
     Records(grid.root, CALL).write(elements(grid, CALL)[index], attempt)
 
 
-def test_nothing_done_is_missing(grid: Grid) -> None:
-    assert [p.state for p in look(grid)] == ["missing", "missing"]
+def test_an_element_without_files_is_missing(grid: Grid) -> None:
+    assert [p.state for p in progress_in(grid)] == ["missing", "missing"]
 
 
-def test_a_shard_is_done_when_its_own_blocks_are_there(grid: Grid) -> None:
+def test_a_shard_is_done_if_its_own_blocks_exist(grid: Grid) -> None:
     begin_blocks(grid, [0, 2, 4, 1])
-    assert [(p.state, p.detail) for p in look(grid)] == [("done", "merge is left"), ("missing", "1 blocks done")]
+    assert [(p.state, p.detail) for p in progress_in(grid)] == [("done", "merge is left"), ("missing", "1 blocks done")]
 
 
-def test_the_feature_file_shows_all_shards_to_be_done(grid: Grid) -> None:
+def test_all_shards_are_done_if_the_feature_file_exists(grid: Grid) -> None:
     write_array(file_of(grid), "attn_proj", np.zeros((10, 3)))
-    assert counts(look(grid)) == "done 2/2"
+    assert counts(progress_in(grid)) == "done 2/2"
 
 
-def test_an_element_runs_as_long_as_the_queue_has_it(grid: Grid) -> None:
-    note(grid, 1, job="7_1")
-    assert look(grid, Queue(["7_1 RUNNING (null)"]))[1].state == "running"
-    failed = look(grid, Queue([]))[1]
+def test_an_element_is_running_while_its_job_is_in_the_queue(grid: Grid) -> None:
+    record(grid, 1, job="7_1")
+    assert progress_in(grid, Queue(["7_1 RUNNING (null)"]))[1].state == "running"
+    failed = progress_in(grid, Queue([]))[1]
     assert (failed.state, failed.detail) == (
         "failed",
         "ended without a message: killed, or its node failed (no log file)",
     )
 
 
-def test_without_a_queue_to_ask_an_attempt_without_an_end_counts_as_running(grid: Grid) -> None:
-    note(grid, 1, job="7_1")
-    assert look(grid)[1].state == "running"
+def test_without_squeue_an_attempt_without_an_end_counts_as_running(grid: Grid) -> None:
+    record(grid, 1, job="7_1")
+    assert progress_in(grid)[1].state == "running"
 
 
-def test_outside_of_slurm_the_process_is_looked_for(grid: Grid) -> None:
+def test_outside_of_slurm_an_element_is_running_while_its_process_exists(grid: Grid) -> None:
     ours = Attempt.begin({}, grid.root)
     Records(grid.root, CALL).write(elements(grid, CALL)[0], ours)
     Records(grid.root, CALL).write(elements(grid, CALL)[1], replace(ours, pid=2**22 + 1))
-    assert [p.state for p in look(grid)] == ["running", "failed"]
+    assert [p.state for p in progress_in(grid)] == ["running", "failed"]
     assert ours.pid == os.getpid()
 
 
-def test_a_failure_is_told_with_the_last_line_of_its_log(grid: Grid, tmp_path: Path) -> None:
+def test_a_failure_is_shown_with_the_last_line_of_its_log(grid: Grid, tmp_path: Path) -> None:
     log = tmp_path / "x.out"
     log.write_text("element 1\nextract.py: dataset 'pets' is not there.\n\n")
-    note(grid, 1, job="7_1", state="ended", status=2, log=str(log))
-    assert look(grid, Queue([]))[1].detail == f"extract.py: dataset 'pets' is not there.; status 2 ({log})"
+    record(grid, 1, job="7_1", state="ended", status=2, log=str(log))
+    assert progress_in(grid, Queue([]))[1].detail == f"extract.py: dataset 'pets' is not there.; status 2 ({log})"
 
 
 def test_an_interrupted_element_that_waits_in_the_queue_is_not_submitted_again(grid: Grid) -> None:
-    note(grid, 1, job="7_1", state=INTERRUPTED, status=130)
-    assert look(grid, Queue(["7_1 PENDING (null)"]))[1].state == "queued"
-    assert look(grid, Queue([]))[1].state == "failed"
+    record(grid, 1, job="7_1", state=INTERRUPTED, status=130)
+    assert progress_in(grid, Queue(["7_1 PENDING (null)"]))[1].state == "queued"
+    assert progress_in(grid, Queue([]))[1].state == "failed"
 
 
-def test_queued_elements_are_known_by_the_comment_of_their_array(grid: Grid) -> None:
+def test_queued_elements_are_recognised_by_the_comment_of_their_array(grid: Grid) -> None:
     queue = Queue([f"9_1 PENDING {comment_of(grid, CALL)}", "10_0 PENDING fungi:another:root:0"])
-    assert [p.state for p in look(grid, queue)] == ["missing", "queued"]
+    assert [p.state for p in progress_in(grid, queue)] == ["missing", "queued"]
 
 
 def test_a_restarted_element_that_ended_well_without_its_blocks_is_missing(grid: Grid) -> None:
-    note(grid, 0, state="ended", status=0)
-    assert look(grid)[0].state == "missing"
+    record(grid, 0, state="ended", status=0)
+    assert progress_in(grid)[0].state == "missing"
 
 
-def test_an_evaluation_is_done_when_its_result_is_complete_and_no_attempt_says_otherwise(grid: Grid) -> None:
+def test_an_evaluation_is_done_if_its_result_is_complete_and_its_last_attempt_did_not_fail(grid: Grid) -> None:
     call, element, result = GridCall("knn"), Element("digits-vit", "digits"), grid.root / "result.json"
     grid = replace(grid, splits=())
 
@@ -164,7 +164,7 @@ def test_status_prints_the_command_that_submits_what_is_left(grid: Grid, capsys:
 
 
 def test_status_shows_the_jobs_that_have_run(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
-    note(grid, 0, state="ended", status=0)
+    record(grid, 0, state="ended", status=0)
     shown = status(capsys, "--root", str(grid.root)).split("\n\n")[0]
     assert [line.split()[0] for line in shown.splitlines()] == ["grads_kl_multi"]
 
@@ -208,9 +208,7 @@ def test_records_name_the_job_and_the_restart(monkeypatch: pytest.MonkeyPatch) -
     assert json.loads(json.dumps(attempt.finished(0).status)) == 0
 
 
-def test_a_merge_fails_where_no_block_of_an_expected_file_is_there(
-    grid: Grid, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_merge_fails_if_an_expected_file_has_no_block(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
     begin_blocks(grid, [0, 1, 2, 3])
     kl = str(file_of(grid).relative_to(grid.root))
     assert merge(["--root", str(grid.root), "--expect", kl, "embeddings/digits/digits-vit/test.h5"]) == 2
@@ -227,16 +225,14 @@ def test_a_merge_of_all_blocks_gives_the_file_and_keeps_it(grid: Grid) -> None:
     assert file_of(grid).exists()
 
 
-def test_what_is_submitted_again_waits_for_what_still_runs(grid: Grid) -> None:
-    note(grid, 0, job="7_0")
+def test_a_merge_that_is_submitted_again_waits_for_shards_that_still_run(grid: Grid) -> None:
+    record(grid, 0, job="7_0")
     queue = Queue(["7_0 RUNNING (null)", f"9_1 PENDING {comment_of(grid, CALL)}"])
-    assert [p.job for p in look(grid, queue)] == ["7_0", "9_1"]
+    assert [p.job for p in progress_in(grid, queue)] == ["7_0", "9_1"]
 
 
-def test_a_file_that_was_made_with_another_seed_is_not_the_one_that_is_missing(
-    grid: Grid, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Features of --seed 43 lie there; the grid asks for those of 42, which nothing has made."""
+def test_a_feature_file_of_another_seed_counts_as_missing(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file has features of --seed 43, and the grid declares seed 42."""
     settings = COMMANDS["extract-gradients"].parse(["--seed", "43", "--objective", "kl"])
     write_array(
         file_of(grid), "attn_proj", np.zeros((10, 3)), provenance=replace(PROVENANCE, settings=as_json(settings))
@@ -254,7 +250,7 @@ def test_a_file_that_was_made_with_another_seed_is_not_the_one_that_is_missing(
     assert "done 2/2" in status(capsys, *words)
 
 
-def test_blocks_of_another_seed_are_not_this_elements_blocks(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+def test_blocks_of_another_seed_are_not_counted(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
     settings = as_json(COMMANDS["extract-gradients"].parse(["--seed", "43", "--objective", "kl"]))
     begin_blocks(grid, [0, 1, 2, 3, 4], settings=settings)
     said = status(capsys, "--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi")
@@ -262,13 +258,13 @@ def test_blocks_of_another_seed_are_not_this_elements_blocks(grid: Grid, capsys:
 
 
 @pytest.mark.parametrize(("option", "other"), [("simclr.temperature=5.0", False), ("kl.temperature=5.0", True)])
-def test_options_of_other_objectives_make_no_other_file(option: str, other: bool) -> None:
+def test_options_of_other_objectives_do_not_make_a_file_differ(option: str, other: bool) -> None:
     wanted = COMMANDS["extract-gradients"].parse(["--objective", "kl", "simclr", "--set", option])
     plain = as_json(COMMANDS["extract-gradients"].parse(["--objective", "kl"]))
     assert bool(wanted.differs_from(replace(PROVENANCE, feature="kl", settings=plain))) == other
 
 
-def test_a_result_of_another_k_is_not_the_one_that_is_missing(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_result_of_another_k_counts_as_missing(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
     settings = COMMANDS["knn"].parse(["--root", str(grid.root)])
     (path,) = settings.outputs()
     path.parent.mkdir(parents=True)
@@ -279,8 +275,10 @@ def test_a_result_of_another_k_is_not_the_one_that_is_missing(grid: Grid, capsys
         assert shown in status(capsys, *words)
 
 
-def test_a_copied_root_is_its_own(grid: Grid, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What was submitted below the original does not run in the copy, and nothing of the copy leads to the original."""
+def test_a_copied_root_is_independent_of_the_original(
+    grid: Grid, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Jobs of the original do not count in the copy, and no path of the copy leads to the original."""
     original, copy = tmp_path / "original", tmp_path / "copy"
     code = freeze(ROOT, original)
     stored = replace(grid, root=original, data_dir=tmp_path, jobs=("grads_kl_multi",), code=str(code))
@@ -299,7 +297,7 @@ def test_a_copied_root_is_its_own(grid: Grid, tmp_path: Path, capsys: pytest.Cap
     assert declared_grid({"FUNGI_GRID": grid_file[1]}).root == copy
 
 
-def test_a_queue_that_can_not_be_asked_is_no_empty_queue(
+def test_a_failed_squeue_does_not_count_as_an_empty_queue(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program = tmp_path / "squeue"
@@ -324,8 +322,8 @@ def test_a_pack_in_the_queue_holds_all_of_its_elements(grid: Grid) -> None:
         ]
     )
     expected = {element: Expected([file_of(packed)]) for element in elements(packed, CALL)}
-    found = progress_of(packed, CALL, expected, queue)
-    assert [(p.state, p.job) for p in found] == [
+    shown = progress_of(packed, CALL, expected, queue)
+    assert [(p.state, p.job) for p in shown] == [
         *(("missing", ""),) * 2,
         *(("queued", "9_1"),) * 2,
         ("queued", "10_0"),
@@ -341,7 +339,7 @@ def test_an_array_over_pairs_holds_the_elements_of_its_slot(grid: Grid) -> None:
 
 
 @pytest.mark.parametrize(("message", "said"), [("echo ' ' >&2", "exit status 1"), ("printf '\\377\\n' >&2", "\ufffd")])
-def test_a_squeue_that_fails_without_words_or_in_another_encoding_is_said(
+def test_a_failure_of_squeue_without_a_message_or_in_another_encoding_is_shown(
     grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, said: str
 ) -> None:
     program = tmp_path / "squeue"
@@ -351,7 +349,7 @@ def test_a_squeue_that_fails_without_words_or_in_another_encoding_is_said(
     assert said in Queue.ask().failure
 
 
-def test_who_may_only_read_can_ask(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+def test_read_access_is_enough_for_status(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
     begin_blocks(grid, [0, 2, 4])
     before = sorted(grid.root.rglob("*"))
     said = status(capsys, "--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi")
@@ -363,7 +361,7 @@ def test_who_may_only_read_can_ask(grid: Grid, capsys: pytest.CaptureFixture[str
     assert f"mkdir -p {grid.root}/logs" in said
 
 
-def test_elements_with_the_same_trouble_share_a_line(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+def test_elements_with_the_same_problem_share_a_line(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
     many = replace(grid, shards=40)
     for index, element in enumerate(elements(many, CALL)):
         words = "no GPU" if index % 2 else f"{index} images are damaged"
@@ -380,7 +378,7 @@ def test_elements_with_the_same_trouble_share_a_line(grid: Grid, capsys: pytest.
 
 @pytest.fixture
 def reported(grid: Grid, tmp_path: Path) -> tuple[Grid, Path]:
-    """A root with a result and a report that ended well after it."""
+    """Return a grid with a result and a report that was written after it, and the path of the result."""
     settings = COMMANDS["knn"].parse(["--root", str(tmp_path)])
     (result,) = settings.outputs()
     result.parent.mkdir(parents=True)
@@ -407,8 +405,10 @@ def test_a_report_that_is_older_than_a_result_is_not_done(reported, capsys: pyte
     assert "1 results are newer than the report" in report_state(reported[0], capsys)
 
 
-def test_a_report_that_misses_what_is_there_by_now_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
-    """A result that was copied here keeps its old time."""
+def test_a_report_that_lists_an_existing_result_as_missing_is_not_done(
+    reported, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copied result keeps its old modification time."""
     grid, result = reported
     (grid.root / "report" / "report.md").write_text(f"# Missing\n\n- {result}\n")
     assert "lists 1 results as missing that exist now" in report_state(grid, capsys)
@@ -419,10 +419,10 @@ def test_a_report_without_files_is_not_done(reported, capsys: pytest.CaptureFixt
     assert "missing 1" in report_state(reported[0], capsys)
 
 
-def test_what_waits_for_a_failed_shard_is_not_queued(grid: Grid) -> None:
+def test_a_merge_that_waits_for_a_failed_shard_does_not_count_as_queued(grid: Grid) -> None:
     """One shard failed, its sibling runs: SLURM keeps the merge in the queue until the sibling has ended."""
-    note(grid, 0, state="ended", status=1, job="7_0")
-    note(grid, 1, job="7_1")
+    record(grid, 0, state="ended", status=1, job="7_0")
+    record(grid, 1, job="7_1")
     files = [read_job_file(ROOT, name) for name in ("grads_kl_multi", "merge")]
     jobs = [(job, call_of_job(job, grid)) for job in files]
     lines = ["7_1 RUNNING x", f"8_0 PENDING {comment_of(grid, jobs[1][1])}"]

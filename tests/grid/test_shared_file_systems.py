@@ -1,4 +1,4 @@
-"""Trouble with locks is told apart from damage, and says what to do."""
+"""Errors of file locks are distinguished from damage and name the way out."""
 
 import fcntl
 import os
@@ -30,8 +30,8 @@ def test_a_file_that_cant_be_locked_is_not_called_damaged(locked_file: Path) -> 
             read(locked_file)
 
 
-def test_the_advice_helps(locked_file: Path) -> None:
-    """In a process of its own: HDF5 reads the variable when it is loaded."""
+def test_the_way_out_in_the_message_works(locked_file: Path) -> None:
+    """This runs in a separate process, since HDF5 reads the variable when it is loaded."""
     read = f"from pathlib import Path; from fungi.store.reading import array_keys as k; print(k(Path('{locked_file}')))"
     environment = {**os.environ, "HDF5_USE_FILE_LOCKING": "FALSE"}
     done = subprocess.run([sys.executable, "-c", read], env=environment, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What is submitted: arrays in the order of the stages, each after the one before it, with the code of that moment."""
+"""`fungi submit` submits arrays in the order of the stages, with their dependencies and a copy of the code."""
 
 import errno
 import shlex
@@ -42,14 +42,20 @@ def jobs_of(grid: Grid, *names: str):
     return submittable(grid, [(job, call_of_job(job, grid)) for job in jobs])
 
 
-def test_jobs_come_in_the_order_of_the_stages_and_without_those_that_have_nothing_to_do() -> None:
-    found = jobs_of(
+def test_jobs_are_in_the_order_of_the_stages_and_jobs_without_elements_are_left_out() -> None:
+    submitted_jobs = jobs_of(
         Grid(datasets=("digits",)), "report", "concat", "retrieval/concat", "merge", "extract", "projection"
     )
-    assert [submitted.job.name for submitted in found] == ["projection", "extract", "merge", "concat", "report"]
+    assert [submitted.job.name for submitted in submitted_jobs] == [
+        "projection",
+        "extract",
+        "merge",
+        "concat",
+        "report",
+    ]
 
 
-def test_a_stage_waits_for_the_one_before_it_and_falls_with_it() -> None:
+def test_a_stage_waits_for_the_stage_before_it_and_is_cancelled_if_that_fails() -> None:
     grid = Grid(root=Path("/r"), shards=4)
     (submitted,) = jobs_of(grid, "extract")
     (array,) = arrays(grid, submitted, JOBS, range(8), Dependency(("11", "12")))
@@ -60,7 +66,7 @@ def test_a_stage_waits_for_the_one_before_it_and_falls_with_it() -> None:
     assert array.variables == {}
 
 
-def test_a_part_says_that_it_is_one_and_can_be_typed_into_a_shell() -> None:
+def test_an_array_of_a_part_declares_this_and_its_line_is_valid_in_a_shell() -> None:
     grid = Grid(root=Path("/r"), shards=4)
     (submitted,) = jobs_of(grid, "extract")
     (array,) = arrays(grid, submitted, JobEnvironment(ROOT, Path("/with blank/g.toml"), "/usr/bin/python3"), [1, 2, 7])
@@ -70,7 +76,7 @@ def test_a_part_says_that_it_is_one_and_can_be_typed_into_a_shell() -> None:
     assert "--array=1-2,7" in words
 
 
-def test_a_grid_larger_than_an_array_becomes_several() -> None:
+def test_a_grid_larger_than_an_array_becomes_several_arrays() -> None:
     grid = Grid(root=Path("/r"), shards=700)
     (submitted,) = jobs_of(grid, "extract")
     first, second = arrays(grid, submitted, JOBS, range(submitted.count))
@@ -78,7 +84,7 @@ def test_a_grid_larger_than_an_array_becomes_several() -> None:
     assert second.variables == {"FUNGI_PARTIAL": "1", "FUNGI_FIRST": "1000"}
 
 
-def test_jobs_get_their_grid_from_the_file_alone() -> None:
+def test_jobs_read_their_grid_only_from_the_file() -> None:
     outer = {
         "FUNGI_DATASETS": "x",
         "FUNGI_FLAGS_KNN": "--k 1",
@@ -101,7 +107,7 @@ def test_a_dry_run_shows_every_array_and_writes_nothing(tmp_path: Path, capsys: 
 
 @pytest.fixture
 def fake_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An sbatch that notes its call and its grid, and counts job ids up from 1."""
+    """Install an sbatch that records its calls and their grids; job ids are 1, 2, ..."""
     calls = tmp_path / "calls"
     calls.mkdir()
     program = tmp_path / "bin" / "sbatch"
@@ -138,7 +144,7 @@ def test_a_submission_freezes_code_and_grid(tmp_path: Path, fake_sbatch: Path) -
     assert (root / "logs").is_dir(), "sbatch fails without a word if it is not there"
 
 
-def test_equal_code_is_copied_once_and_changed_code_again(tmp_path: Path) -> None:
+def test_code_is_copied_again_only_if_it_has_changed(tmp_path: Path) -> None:
     project = tmp_path / "project"
     for name in ("src/fungi", "jobs", "src/fungi/__pycache__"):
         (project / name).mkdir(parents=True)
@@ -153,7 +159,7 @@ def test_equal_code_is_copied_once_and_changed_code_again(tmp_path: Path) -> Non
     assert (first / "COMMIT").read_text().strip()
 
 
-def test_a_copy_of_the_code_knows_the_commit_that_it_was_copied_from(tmp_path: Path) -> None:
+def test_a_copy_of_the_code_records_its_commit(tmp_path: Path) -> None:
     import subprocess
 
     code = freeze(ROOT, tmp_path)
@@ -173,7 +179,7 @@ def test_a_copy_of_the_code_knows_the_commit_that_it_was_copied_from(tmp_path: P
         (["--jobs", "extract"], "sbatch is not installed here"),
     ],
 )
-def test_mistakes_are_said_in_one_line(
+def test_mistakes_of_the_user_are_one_line(
     words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -186,14 +192,14 @@ TWO = ("--backbones", "digits-vit", "vit-b16", "--datasets", "digits", "pets", "
 
 
 def dependencies_of(calls: Path) -> dict[str, tuple[str, str, list[str]]]:
-    """Of each submitted job id: job file, indices, and what it waits for."""
-    found = {}
+    """Return job id -> job file, indices, and the dependency: its kind and the jobs."""
+    dependencies = {}
     for path in sorted(calls.iterdir(), key=lambda path: int(path.name)):
         words = path.read_text().splitlines()
         given = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
         kind, _, ids = given.get("--dependency", "").partition(":")
-        found[path.name] = (Path(words[-1]).stem, given["--array"], [kind, *filter(None, ids.split(":"))])
-    return found
+        dependencies[path.name] = (Path(words[-1]).stem, given["--array"], [kind, *filter(None, ids.split(":"))])
+    return dependencies
 
 
 def test_pairs_with_the_same_work_share_arrays_whose_tasks_wait_for_their_own_pair(
@@ -230,14 +236,14 @@ VARIED = Grid(
     datasets=("digits", "pets", "textures", "oxford-landmarks", "food101", "imagenet-1k", "flowers102"),
     root=Path("/r"),
 )
-"""Two or three splits, one to many shards, a dataset that no kNN is for."""
+"""Grids with two or three splits, one to many shards, and a dataset that kNN does not evaluate."""
 CHAIN_JOBS = ("grads_all_multi", "merge", "concat", "retrieval/concat", "report")
 
 
 @pytest.mark.parametrize("grid", [VARIED, replace(VARIED, shards=4, pack=2), replace(VARIED, shards=5, pack=3)])
 @pytest.mark.parametrize("most", [7, 1000])
 def test_every_element_is_submitted_once_and_waits_for_its_own_pair(grid: Grid, most: int) -> None:
-    """By brute force: what each task would do, and the tasks that it waits for, as SLURM reads them."""
+    """By brute force: list the elements of each task, and the tasks for which SLURM makes it wait."""
     planned = [Planned(submitted, range(submitted.count), {}) for submitted in jobs_of(grid, *CHAIN_JOBS)]
     tasks: dict[str, tuple[str, list[Element]]] = {}  # array_task -> job, elements
     arrays_of: dict[str, list[str]] = {}
@@ -292,7 +298,7 @@ def numbers_of(array: str) -> list[int]:
 
 
 def test_a_large_grid_takes_some_dozens_of_calls() -> None:
-    """The number of pairs does not count: with arrays for each pair these 30 would take 152 calls."""
+    """The number of calls does not grow with the pairs: separate arrays for these 30 pairs would take 152 calls."""
     backbones = tuple(name for name in BACKBONES if BACKBONES[name].modality == "vision")[:10]
     grid = Grid(backbones=backbones, datasets=("pets", "cars", "food101"), root=Path("/r"), shards=16)
     planned = [Planned(submitted, range(submitted.count), {}) for submitted in jobs_of(grid, *DEFAULT_JOBS)]
@@ -301,10 +307,10 @@ def test_a_large_grid_takes_some_dozens_of_calls() -> None:
     assert len(calls) == 1 + 2 * 16 + 1 + 4 + 1
 
 
-def test_a_submission_that_the_cluster_can_not_hold_is_refused_before_anything_is_written(
+def test_a_submission_beyond_the_limit_of_the_cluster_is_refused_before_anything_is_written(
     tmp_path: Path, fake_sbatch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """sbatch itself would retry for two minutes, and then leave a part of the grid submitted."""
+    """sbatch would retry for two minutes and then fail, with a part of the grid submitted."""
     program = tmp_path / "bin" / "scontrol"
     program.write_text("#!/bin/sh\necho 'MaxJobCount             = 10'\n")
     program.chmod(0o755)
@@ -317,7 +323,7 @@ def test_a_submission_that_the_cluster_can_not_hold_is_refused_before_anything_i
     assert main(["--jobs", "extract", "--shards", "4", "--root", str(root)]) == 0
 
 
-def test_logs_of_a_root_with_a_percent_sign_are_written_where_they_belong(
+def test_logs_below_a_root_with_a_percent_sign_are_in_its_folder_logs(
     tmp_path: Path, fake_sbatch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "50% of %x"
@@ -329,7 +335,7 @@ def test_logs_of_a_root_with_a_percent_sign_are_written_where_they_belong(
     assert not (tmp_path / "back\\slash").exists()
 
 
-def test_a_copy_of_the_code_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_copy_of_the_code_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copied: list[Path] = []
 
     def copy(source: Path, target: Path) -> None:
@@ -345,7 +351,9 @@ def test_a_copy_of_the_code_that_fails_leaves_nothing(tmp_path: Path, monkeypatc
     assert list((tmp_path / "code").iterdir()) == []
 
 
-def test_what_waits_for_a_failed_shard_is_cancelled_and_submitted_anew(tmp_path: Path, fake_sbatch: Path) -> None:
+def test_a_merge_that_waits_for_a_failed_shard_is_cancelled_and_submitted_again(
+    tmp_path: Path, fake_sbatch: Path
+) -> None:
     """One shard failed, the other runs, and the merge of the first submission is still in the queue."""
     root = tmp_path / "features"
     assert main(["--jobs", "extract", "merge", "--splits", "test", "--shards", "2", "--root", str(root)]) == 0
@@ -367,7 +375,7 @@ def test_what_waits_for_a_failed_shard_is_cancelled_and_submitted_anew(tmp_path:
     ]
 
 
-def test_options_of_a_stage_go_to_its_jobs_and_are_remembered(tmp_path: Path, fake_sbatch: Path) -> None:
+def test_options_of_a_stage_are_passed_to_its_jobs_and_stored(tmp_path: Path, fake_sbatch: Path) -> None:
     root = str(tmp_path / "features")
     options = ("--sbatch=--account=mine --partition=cpu", "--sbatch-extraction=--partition=gpu", "--limit", "3")
     jobs = ("--jobs", "extract", "concat")
@@ -381,8 +389,8 @@ def test_options_of_a_stage_go_to_its_jobs_and_are_remembered(tmp_path: Path, fa
         assert any(word.startswith("--array=") and word.endswith("%3") for word in words[extract])
 
 
-def test_packs_share_an_array_task_and_ask_for_their_gpus(tmp_path: Path, fake_sbatch: Path) -> None:
-    """Ten shards in packs of four: three tasks, of which the last two miss something."""
+def test_a_pack_is_one_task_that_requests_a_gpu_for_each_element(tmp_path: Path, fake_sbatch: Path) -> None:
+    """Ten shards in packs of four are three tasks; elements of the last two are missing."""
     root = str(tmp_path / "features")
     words = ["--jobs", "extract", "merge", "--splits", "test", "--shards", "10", "--pack", "4", "--root", root]
     assert main(words) == 0
@@ -399,7 +407,7 @@ def test_packs_share_an_array_task_and_ask_for_their_gpus(tmp_path: Path, fake_s
 
 
 @pytest.mark.parametrize("size", [1, 7, 1001, 4_000_001])
-def test_arrays_are_as_large_as_the_cluster_lets_them_be(size: int, tmp_path: Path, fake_sbatch: Path) -> None:
+def test_arrays_are_as_large_as_the_cluster_allows(size: int, tmp_path: Path, fake_sbatch: Path) -> None:
     program = tmp_path / "bin" / "scontrol"
     program.write_text(f"#!/bin/sh\necho 'MaxArraySize            = {size}'\n")
     program.chmod(0o755)
@@ -415,7 +423,7 @@ def test_arrays_are_as_large_as_the_cluster_lets_them_be(size: int, tmp_path: Pa
     assert len(covered) == -(-20 // min(size, 1000))
 
 
-def test_a_backbone_of_ones_own_goes_through_the_grid(
+def test_a_backbone_of_the_user_runs_in_the_grid(
     tmp_path: Path, fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = replace(BACKBONES["digits-vit"], name="mine")

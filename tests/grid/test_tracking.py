@@ -1,4 +1,4 @@
-"""`--wandb` logs numbers to an offline run; without it, and without the package, nothing happens behind one's back."""
+"""`--wandb` logs numbers to an offline run; without the flag, nothing is logged."""
 
 import json
 import os
@@ -24,7 +24,7 @@ class Settings:
 
 
 class FakeWandb(types.ModuleType):
-    """Notes what it is told."""
+    """Records all calls."""
 
     def __init__(self) -> None:
         super().__init__("wandb")
@@ -65,7 +65,7 @@ def test_numbers_reach_an_offline_run(wandb: FakeWandb, tmp_path: Path) -> None:
     assert wandb.finished
 
 
-def test_the_mode_of_the_environment_counts(wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mode_in_the_environment_is_used(wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
     with tracked(Settings(tmp_path), "x"):
         pass
@@ -78,7 +78,7 @@ def test_without_the_flag_nothing_is_started(wandb: FakeWandb, tmp_path: Path) -
     assert (wandb.started, wandb.logged) == ({}, [])
 
 
-def test_of_processes_that_train_together_the_first_has_the_run(
+def test_of_several_processes_only_the_first_has_a_run(
     wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
@@ -93,7 +93,7 @@ def test_a_failed_command_ends_its_run(wandb: FakeWandb, tmp_path: Path) -> None
     assert wandb.finished
 
 
-def test_a_missing_package_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(FungiError, match="pip install wandb"), tracked(Settings(tmp_path), "x"):
         pass
@@ -120,7 +120,7 @@ def test_logging_that_fails_never_stops_the_work(
 
 @pytest.mark.slow
 def test_the_real_package_keeps_the_results_of_a_command_offline(tmp_path: Path) -> None:
-    """Without an account and without a network: the numbers of the result file are in the run's file."""
+    """It needs no account and no network: the numbers of the result file are in the file of the run."""
     make_folder(tmp_path)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     command = [sys.executable, "-m", "fungi", "knn", "--root", str(tmp_path), "--combinations", "nested", "--wandb"]

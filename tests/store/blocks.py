@@ -1,4 +1,4 @@
-"""A feature file of a few rows, in blocks, without any stage."""
+"""Write the blocks of a small feature file without running a stage."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ VALUES = np.random.default_rng(0).standard_normal((ROWS, WIDTH)).astype(np.float
 
 
 def planned(root: Path) -> tuple[BlockFolder, Path]:
-    """The block folder, begun, and the path of the file to be."""
+    """Create the folder of the blocks; return it and the path of the feature file."""
     path = Layout(root).gradients("pictures", "digits-vit", "kl", "train")
     facts = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x")
     provenance = Provenance(
@@ -27,11 +27,11 @@ def planned(root: Path) -> tuple[BlockFolder, Path]:
 
 
 def fill(blocks: BlockFolder) -> None:
-    """Write the blocks that are missing."""
+    """Write all missing blocks."""
     for span in blocks.missing():
         blocks.write(span, {"attn": VALUES[span.start : span.stop]})
 
 
 def files_below(root: Path) -> set[str]:
-    """All that is there, hidden or not, relative to the root."""
+    """Return the paths of all files below a root, also of hidden ones, relative to the root."""
     return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}

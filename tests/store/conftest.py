@@ -1,4 +1,4 @@
-"""The stages' pictures, for tests that run stages on disks in trouble."""
+"""Fixtures of the tests of stages, for tests that run stages on full disks and after changes of the code."""
 
 from tests.stages.conftest import embeddings, gradients, pictures
 

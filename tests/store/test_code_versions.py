@@ -1,4 +1,4 @@
-"""Blocks say which version of the program made them; a file of two versions is refused, or says so."""
+"""Blocks record the code version that computed them; blocks of two versions do not come into one file unnoticed."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ OTHER_TORCH = CodeVersion(NOW.code, NOW.commit, {**NOW.versions, "torch": "2.11.
 OTHER_DOCS = CodeVersion(NOW.code, "3333333333333333", {**NOW.versions, "h5py": "3.15", "fungi": "1.1"})
 
 
-def write_one(blocks, made: CodeVersion, monkeypatch) -> None:
-    monkeypatch.setattr(block_store, "current_version", lambda: made)
+def write_block(blocks, version: CodeVersion, monkeypatch) -> None:
+    monkeypatch.setattr(block_store, "current_version", lambda: version)
     span = blocks.missing()[0]
     blocks.write(span, {"attn": VALUES[span.start : span.stop]})
 
@@ -35,8 +35,8 @@ def write_one(blocks, made: CodeVersion, monkeypatch) -> None:
 )
 def test_blocks_of_two_versions_are_not_assembled_unless_that_is_accepted(other, named, tmp_path, monkeypatch):
     blocks, path = planned(tmp_path)
-    write_one(blocks, NOW, monkeypatch)
-    write_one(blocks, other, monkeypatch)
+    write_block(blocks, NOW, monkeypatch)
+    write_block(blocks, other, monkeypatch)
     monkeypatch.setattr(block_store, "current_version", lambda: NOW)
     fill(blocks)
     with pytest.raises(MixedVersionsError) as refused:
@@ -49,10 +49,10 @@ def test_blocks_of_two_versions_are_not_assembled_unless_that_is_accepted(other,
     assert versions_of(path) == [NOW, other]
 
 
-def test_a_commit_that_changes_no_number_is_no_other_version(tmp_path, monkeypatch):
+def test_a_commit_that_changes_no_number_is_not_another_version(tmp_path, monkeypatch):
     blocks, path = planned(tmp_path)
-    for made in (NOW, OTHER_DOCS):
-        write_one(blocks, made, monkeypatch)
+    for version in (NOW, OTHER_DOCS):
+        write_block(blocks, version, monkeypatch)
     monkeypatch.setattr(block_store, "current_version", lambda: NOW)
     fill(blocks)
     assemble(blocks, path)
@@ -78,7 +78,7 @@ def _fresh_version():
 
 
 @pytest.mark.slow
-def test_a_resume_by_another_version_is_refused_accepted_or_done_anew(gradients, tmp_path, monkeypatch, capsys):
+def test_a_resume_by_another_version_is_refused_accepted_or_computes_again(gradients, tmp_path, monkeypatch, capsys):
     def half(root: Path) -> None:
         as_another_version(monkeypatch, "old")
         assert gradients(root, *FLAGS, "--shard", "1/2") == 0
@@ -92,18 +92,18 @@ def test_a_resume_by_another_version_is_refused_accepted_or_done_anew(gradients,
     assert "against new (commit" in said
     assert gradients(tmp_path, *FLAGS, "--accept-other-versions") == 0
     file = next(tmp_path.rglob("kl-train.h5"))
-    assert [made.code for made in versions_of(file)] == ["old", "new"]
+    assert [version.code for version in versions_of(file)] == ["old", "new"]
 
-    half(tmp_path / "anew")
-    assert gradients(tmp_path / "anew", *FLAGS, "--overwrite") == 0
-    assert [made.code for made in versions_of(next((tmp_path / "anew").rglob("kl-train.h5")))] == ["new"]
+    half(tmp_path / "again")
+    assert gradients(tmp_path / "again", *FLAGS, "--overwrite") == 0
+    assert [version.code for version in versions_of(next((tmp_path / "again").rglob("kl-train.h5")))] == ["new"]
 
     capsys.readouterr()
     as_another_version(monkeypatch, "newest")
-    assert gradients(tmp_path / "anew", *FLAGS) == 0
+    assert gradients(tmp_path / "again", *FLAGS) == 0
     assert "made before in the same way, by another version of the program (code new" in capsys.readouterr().out
-    assert gradients(tmp_path / "anew", *FLAGS, "--overwrite") == 0
-    assert [made.code for made in versions_of(next((tmp_path / "anew").rglob("kl-train.h5")))] == ["newest"]
+    assert gradients(tmp_path / "again", *FLAGS, "--overwrite") == 0
+    assert [version.code for version in versions_of(next((tmp_path / "again").rglob("kl-train.h5")))] == ["newest"]
 
 
 @pytest.mark.slow
@@ -111,7 +111,9 @@ def test_a_merge_of_shards_of_two_versions_is_refused_or_accepted(gradients, tmp
     as_another_version(monkeypatch, "old")
     assert gradients(tmp_path, *FLAGS, "--shard", "1/2") == 0
     as_another_version(monkeypatch, "new")
-    monkeypatch.setattr("fungi.extraction.pipeline._settle_versions", lambda *_: None)  # both began at once
+    monkeypatch.setattr(
+        "fungi.extraction.pipeline._settle_versions", lambda *_: None
+    )  # as if both had started at the same time
     assert gradients(tmp_path, *FLAGS, "--shard", "2/2") == 2
     capsys.readouterr()
     merge = COMMANDS["merge"].main

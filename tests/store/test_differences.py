@@ -1,4 +1,4 @@
-"""What people are told of two records that differ: the cause, and of walls of text what is not the same."""
+"""Messages about two different records name the cause, and only the different part of long texts."""
 
 import pytest
 
@@ -8,7 +8,7 @@ ONE, OTHER = "a" * 64, "b" * 64
 
 
 @pytest.mark.parametrize(
-    ("there", "here", "told"),
+    ("there", "here", "message"),
     [
         (
             {"profile": "clean", "weights_hash": ONE},
@@ -35,8 +35,8 @@ ONE, OTHER = "a" * 64, "b" * 64
         ),
     ],
 )
-def test_the_cause_is_told_and_not_what_follows_from_it(there: dict, here: dict, told: str) -> None:
-    assert difference_in_words(there, here) == told
+def test_the_cause_is_named_and_not_its_consequences(there: dict, here: dict, message: str) -> None:
+    assert difference_in_words(there, here) == message
 
 
 def test_of_two_dictionaries_only_the_entries_that_differ_are_kept() -> None:

@@ -1,4 +1,4 @@
-"""Merges side by side: each ends well, and a damaged manifest concerns its own file alone."""
+"""Merges that run at the same time all succeed, and a damaged manifest affects only its own file."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ def merge(root: Path, *flags: str) -> int:
     return COMMANDS["merge"].main(["--root", str(root), *flags])
 
 
-def meanwhile(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act) -> None:
-    """Let another process act right after a method of ours was called for the first time."""
-    original, done = getattr(owner, name), []
+def call_after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act) -> None:
+    """Call `act`, in place of another process, right after the first call of a method."""
+    original, calls = getattr(owner, name), []
 
     def wrapped(*arguments, **options):
         result = original(*arguments, **options)
-        if not done:
-            done.append(True)
+        if not calls:
+            calls.append(True)
             act()
         return result
 
@@ -36,13 +36,13 @@ def test_a_file_that_another_process_finishes_meanwhile_is_accepted(after, tmp_p
     blocks, path = planned(tmp_path)
     fill(blocks)
     rival, _ = planned(tmp_path)
-    meanwhile(monkeypatch, BlockFolder, after, lambda: assemble(rival, path))
+    call_after(monkeypatch, BlockFolder, after, lambda: assemble(rival, path))
     assert merge(tmp_path) == 0
     assert files_below(tmp_path) == {FILE}
     assert (open_array(path, "attn").read(0, ROWS) == VALUES).all()
 
 
-def test_a_manifest_that_goes_while_others_are_listed_is_left_out(tmp_path, monkeypatch):
+def test_a_manifest_that_is_removed_while_manifests_are_listed_is_left_out(tmp_path, monkeypatch):
     blocks, path = planned(tmp_path)
     fill(blocks)
     real = BlockFolder.open
@@ -75,20 +75,20 @@ def test_a_damaged_manifest_is_named_and_other_files_are_assembled(two_files, ca
     assert (two_files / FILE).is_file()
 
 
-def test_a_damaged_manifest_of_another_dataset_is_not_looked_at(two_files, capsys):
+def test_a_damaged_manifest_of_another_dataset_is_ignored(two_files, capsys):
     assert merge(two_files, "--dataset", "pictures", "--backbone", "digits-vit") == 0
     assert merge(two_files, "--dataset", "other=folder:somewhere") == 2
     assert "manifest.json is damaged" in capsys.readouterr().err
 
 
-def test_clean_names_a_damaged_manifest_and_goes_on(two_files, capsys):
+def test_clean_names_a_damaged_manifest_and_continues(two_files, capsys):
     assert COMMANDS["clean"].main(["--root", str(two_files)]) == 0
     said = capsys.readouterr().out
     assert "manifest.json is damaged" in said
     assert "5 of 5 blocks of gradients/pictures" in said
 
 
-def test_a_merge_removes_what_killed_merges_left(tmp_path):
+def test_a_merge_removes_the_orphans_of_killed_merges(tmp_path):
     blocks, path = planned(tmp_path)
     fill(blocks)
     assemble(blocks, path)

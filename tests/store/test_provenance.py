@@ -1,4 +1,4 @@
-"""What tells one file from another: its provenance without what merely witnesses it, and the version that made it."""
+"""Two files are the same if the facts that decide their numbers are equal; facts for people do not count."""
 
 import dataclasses
 from dataclasses import replace
@@ -23,19 +23,19 @@ OTHER = {str: "other", int: 7, bool: False, dict: {"other": "x"}, list: [{"code"
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Provenance)])
-def test_every_fact_but_those_of_a_witness_makes_another_file(name):
+def test_every_fact_that_decides_numbers_makes_another_file_and_no_other_fact_does(name):
     value = ["other"] if name in ("computed_on", "skipped_samples") else OTHER[type(getattr(PROVENANCE, name))]
     other = replace(PROVENANCE, **{name: value})
     assert (other.identity() != PROVENANCE.identity()) == (name not in WITNESSES)
 
 
-def test_an_identity_compares_equal_with_the_one_that_is_read_back():
+def test_an_identity_equals_the_identity_that_is_read_from_a_file():
     assert replace(PROVENANCE, objective_settings={"area": (0.25, 1)}).identity()["objective_settings"] == {
         "area": [0.25, 1]
     }
 
 
-def test_the_order_of_packages_makes_no_other_version():
+def test_the_order_of_packages_does_not_make_another_version():
     packages = {"torch": "2.12.1", "numpy": "2.4"}
     code_versions = [CodeVersion("a", "b", versions) for versions in (packages, dict(reversed(packages.items())))]
     assert distinct(code_versions) == code_versions[:1]

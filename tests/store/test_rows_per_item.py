@@ -1,4 +1,4 @@
-"""Blocks hold one entry per item, which may be several rows."""
+"""Blocks hold one entry per item, and an entry may have several rows."""
 
 from pathlib import Path
 

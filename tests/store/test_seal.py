@@ -1,4 +1,4 @@
-"""No damage goes unnoticed: every bit of a feature file and of a block is covered by a checksum."""
+"""All damage is noticed: a checksum covers every bit of a feature file and of a block."""
 
 import h5py
 import numpy as np
@@ -31,14 +31,14 @@ def file(tmp_path, monkeypatch):
 
 
 def content(path) -> list:
-    """Everything that a program reads of a file. FungiError where damage is noticed."""
+    """Return everything that the program reads from a file. Raises FungiError if it notices damage."""
     array = open_array(path, "embeddings")
     values = [array.read(start, start + 7).tobytes() for start in range(0, ROWS, 7)]
     labels = read_targets(path).tolist()
     return [provenance_of(path), array_keys(path), values, labels, read_sample_ids(path), read_class_names(path)]
 
 
-def test_an_embeddings_file_says_what_its_rows_are(file):
+def test_an_embeddings_file_holds_the_ids_and_class_names_of_its_rows(file):
     assert read_sample_ids(file) == IDS
     assert read_class_names(file) == ["cat", "M\u00f6we"]
     assert array_keys(file) == ["embeddings"]
@@ -47,7 +47,7 @@ def test_an_embeddings_file_says_what_its_rows_are(file):
         assert set(plain) == {"embeddings", "targets", "sample_ids", "class_names"}
 
 
-def test_a_gradient_file_holds_layers_alone(tmp_path):
+def test_a_gradient_file_holds_only_layers(tmp_path):
     blocks, path = planned(tmp_path)
     fill(blocks)
     assemble(blocks, path)
@@ -63,7 +63,7 @@ def test_rows_are_read_as_they_were_written(file):
 
 
 def test_no_flipped_bit_changes_what_is_read(file):
-    """A flip is refused, or lies where nobody reads; never is anything else read than was written."""
+    """A flip is refused, or it is in a byte that is not read; values that were not written are never read."""
     expected, whole = content(file), file.read_bytes()
     noticed = 0
     draws = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def test_a_file_with_damaged_headers_is_refused_before_hdf5_opens_it(file, monke
     assert not is_finished(file, planned(file.parent / "other")[0].manifest)
 
 
-def test_a_file_that_another_program_edited_is_read_unchecked(file):
+def test_a_file_that_another_program_edited_is_read_without_a_check(file):
     with h5py.File(file, "r+") as edited:
         edited["embeddings"][0, 0] = 7
         edited.create_dataset("notes", data=np.arange(3000.0))
@@ -153,7 +153,7 @@ def test_no_flipped_bit_of_a_block_reaches_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [("train", "tramp"), ('"seed": 1', '"seed": 2'), ("{", "[")])
-def test_a_damaged_manifest_concerns_its_own_file_and_its_stage_writes_it_anew(damage, tmp_path):
+def test_a_damaged_manifest_is_refused_and_its_stage_rewrites_it(damage, tmp_path):
     blocks, path = planned(tmp_path)
     fill(blocks)
     manifest = blocks.folder / "manifest.json"

@@ -1,4 +1,4 @@
-"""What kills leave is cleaned where it is nobody's; doubled work never ends in an error; files are the group's."""
+"""Orphans of killed processes are removed; processes that do the same work all succeed; files have the user's modes."""
 
 import json
 import multiprocessing
@@ -24,8 +24,8 @@ from tests.store.blocks import VALUES, files_below, fill, planned
 FILE = "gradients/pictures/digits-vit/kl-train.h5"
 
 
-def dead_name(path: Path) -> Path:
-    """A name that a process which is gone was writing under."""
+def orphan_of(path: Path) -> Path:
+    """Create the unfinished file of a process that has ended, and return its path."""
 
     def write(queue) -> None:
         queue.put(unfinished_name(path))
@@ -34,36 +34,36 @@ def dead_name(path: Path) -> Path:
     queue = context.Queue()
     process = context.Process(target=write, args=(queue,))
     process.start()
-    found = queue.get()
+    orphan = queue.get()
     process.join()
-    found.parent.mkdir(parents=True, exist_ok=True)
-    found.touch()
-    return found
+    orphan.parent.mkdir(parents=True, exist_ok=True)
+    orphan.touch()
+    return orphan
 
 
 def clean(root: Path, *flags: str) -> None:
     assert COMMANDS["clean"].main(["--root", str(root), *flags]) == 0
 
 
-def test_stages_clean_the_folders_they_write_to(tmp_path):
+def test_stages_remove_orphans_from_the_folders_that_they_write_to(tmp_path):
     blocks, path = planned(tmp_path)
-    litter = [dead_name(blocks.folder / "000001.safetensors"), dead_name(path)]
-    half_removed = blocks.folder.with_name(".old.removed-0123456789ab")
-    half_removed.mkdir()
+    orphans = [orphan_of(blocks.folder / "000001.safetensors"), orphan_of(path)]
+    removed = blocks.folder.with_name(".old.removed-0123456789ab")
+    removed.mkdir()
     blocks, path = planned(tmp_path)
     assert [file.name for file in blocks.folder.iterdir()] == [MANIFEST]
     fill(blocks)
     assemble(blocks, path)
-    assert not any(place.exists() for place in (*litter, half_removed))
+    assert not any(place.exists() for place in (*orphans, removed))
     assert files_below(tmp_path) == {FILE}
 
 
-def test_clean_removes_what_is_nobodys_and_says_so(tmp_path, capsys):
+def test_clean_removes_orphans_and_prints_their_paths(tmp_path, capsys):
     blocks, path = planned(tmp_path)
     fill(blocks)
     planned(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "blocks").rename(tmp_path / "blocks" / "other")
-    litter = {dead_name(tmp_path / "results" / "knn" / "x.json"), dead_name(tmp_path / "support" / "y.safetensors")}
+    orphans = {orphan_of(tmp_path / "results" / "knn" / "x.json"), orphan_of(tmp_path / "support" / "y.safetensors")}
     lock = tmp_path / "results" / "knn" / ".x.json.lock"
     lock.touch()
     living = unfinished_name(path)
@@ -75,14 +75,14 @@ def test_clean_removes_what_is_nobodys_and_says_so(tmp_path, capsys):
     said = capsys.readouterr().out
     assert files_below(tmp_path) == before
     assert said.count("would remove") == 3
-    assert all(str(place) in said for place in (*litter, lock))
+    assert all(str(place) in said for place in (*orphans, lock))
     assert said.count("left alone") == 2  # blocks of files that are not finished
     clean(tmp_path)
-    assert before - files_below(tmp_path) == {str(place.relative_to(tmp_path)) for place in (*litter, lock)}
+    assert before - files_below(tmp_path) == {str(place.relative_to(tmp_path)) for place in (*orphans, lock)}
     assert capsys.readouterr().out.count("removed ") == 3
 
 
-def test_blocks_of_a_finished_file_are_nobodys(tmp_path, capsys):
+def test_clean_removes_the_blocks_of_a_finished_file(tmp_path, capsys):
     blocks, path = planned(tmp_path)
     fill(blocks)
     assemble(blocks, path)
@@ -92,12 +92,12 @@ def test_blocks_of_a_finished_file_are_nobodys(tmp_path, capsys):
     assert files_below(tmp_path) == {FILE}
 
 
-def test_a_misspelt_root_is_said(tmp_path, capsys):
+def test_a_misspelt_root_is_an_error(tmp_path, capsys):
     assert COMMANDS["clean"].main(["--root", str(tmp_path / "typo")]) == 2
     assert "there is no folder" in capsys.readouterr().err
 
 
-def test_a_kill_in_the_removal_leaves_nothing_that_looks_like_work(tmp_path, monkeypatch):
+def test_a_kill_while_blocks_are_removed_leaves_no_folder_under_a_proper_name(tmp_path, monkeypatch):
     blocks, _ = planned(tmp_path)
     fill(blocks)
     monkeypatch.setattr(
@@ -113,7 +113,7 @@ def test_a_kill_in_the_removal_leaves_nothing_that_looks_like_work(tmp_path, mon
     assert files_below(tmp_path) == {f"blocks/{FILE[:-3]}/{blocks.folder.name}/{MANIFEST}"}
 
 
-def test_a_block_written_while_another_removes_its_folder_begins_it_anew(tmp_path):
+def test_a_block_that_is_written_while_its_folder_is_removed_recreates_the_folder(tmp_path):
     slow, path = planned(tmp_path)
     fast, _ = planned(tmp_path)
     fill(fast)
@@ -127,7 +127,7 @@ def test_a_block_written_while_another_removes_its_folder_begins_it_anew(tmp_pat
 
 
 @pytest.mark.slow
-def test_many_that_do_the_same_work_at_once_all_end_well(tmp_path):
+def test_threads_that_do_the_same_work_at_once_all_succeed(tmp_path):
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -151,7 +151,7 @@ def test_many_that_do_the_same_work_at_once_all_end_well(tmp_path):
 
 
 @pytest.mark.parametrize("mask", [0o002, 0o027])
-def test_files_have_the_modes_that_the_user_asks_for(mask, tmp_path):
+def test_files_have_the_modes_of_the_umask(mask, tmp_path):
     before = os.umask(mask)
     try:
         blocks, path = planned(tmp_path)
@@ -163,7 +163,7 @@ def test_files_have_the_modes_that_the_user_asks_for(mask, tmp_path):
     assert modes | {stat.S_IMODE(path.stat().st_mode)} == {0o666 & ~mask}
 
 
-def test_a_shared_folder_hands_its_group_down(tmp_path):
+def test_files_in_a_shared_folder_belong_to_its_group(tmp_path):
     if os.geteuid() != 0:
         pytest.skip("giving a folder to another group needs root")
     os.chown(tmp_path, -1, 12345)
@@ -176,15 +176,15 @@ def test_a_shared_folder_hands_its_group_down(tmp_path):
     assert path.parent.stat().st_mode & stat.S_ISGID
 
 
-def test_banks_and_reports_clean_their_folders(tmp_path):
+def test_banks_and_reports_remove_orphans_from_their_folders(tmp_path):
     manifest = BankManifest(dim=2, classes=1, dtype="float32", ends=(2,), provenance={})
     bank, report = tmp_path / "bank", tmp_path / "report"
     Bank.create(bank, manifest)
     result = tmp_path / "results" / "knn.json"
     result.parent.mkdir()
     result.write_text(json.dumps(content({"embeddings": 0.5})))
-    litter = [dead_name(place) for place in (bank / "bank.json", bank / "done" / "000000", report / "report.csv")]
-    litter.append(dead_name(report / "figures" / "dots.png"))
+    orphans = [orphan_of(place) for place in (bank / "bank.json", bank / "done" / "000000", report / "report.csv")]
+    orphans.append(orphan_of(report / "figures" / "dots.png"))
     Bank.create(bank, manifest)
     write_report.run(ReportSettings(results=(result,), output=report, formats=("csv", "png")))
-    assert not [place for place in litter if place.exists()]
+    assert not [place for place in orphans if place.exists()]
