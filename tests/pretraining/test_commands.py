@@ -81,7 +81,7 @@ def test_rows_to_score_are_not_those_of_train(classes, tmp_path) -> None:
         (["--arch", "vit_huge"], "vit_huge"),
         ([], "say which network"),
         (["--arch", "vit_micro", "--k", "33"], "k = 33 neighbours were asked for, but there are only 32 train rows"),
-        (["--backbone", "efficientnet-lite0"], "is no vision transformer with a class token"),
+        (["--backbone", "efficientnet-lite0"], "is not a vision transformer of timm with a class token"),
         (["--arch", "vit_micro", "--checkpoint", "nowhere.pth"], "there is no checkpoint nowhere.pth"),
     ],
 )

@@ -173,7 +173,7 @@ def test_collapse_is_said_while_training(images, tmp_path, caplog, monkeypatch) 
     [
         ({"batch_size_per_gpu": 14}, "13 images are fewer than one batch of 14"),
         ({"batch_size_per_gpu": 4, "accumulate_steps": 4}, "13 images are fewer than one batch of 16"),
-        ({"local_crops_size": 20}, "--local-crops-size 20 is no multiple of --patch-size 8"),
+        ({"local_crops_size": 20}, "--local-crops-size 20 is not a multiple of --patch-size 8"),
         ({"global_sampling_window_size": 9}, "wider than the 4 x 4 tokens of a global crop"),
         ({"include_patch": False}, "needs --number-cls-token 1"),
         ({"arch": "vit_large"}, "vit_large"),

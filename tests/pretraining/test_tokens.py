@@ -44,7 +44,7 @@ def test_networks_whose_tokens_are_others_are_refused() -> None:
     rotary = Eva(**SIZES, use_rot_pos_emb=True)
     without_class = VisionTransformer(**SIZES, class_token=False, global_pool="avg")
     for model in (rotary, without_class, torch.nn.Linear(1, 1)):
-        with pytest.raises(FungiError, match="'some-network' is no vision transformer with a class token"):
+        with pytest.raises(FungiError, match="'some-network' is not a vision transformer of timm with a class token"):
             require_known_tokens(model, "some-network")
     require_known_tokens(model_of("registers"), "one")
 

@@ -1,7 +1,7 @@
-"""Training of vision transformers: what runs of every kind share, pretraining with UDI, and scores of the result.
+"""Training of vision transformers: shared parts of the training loop, pretraining with UDI, evaluation of checkpoints.
 
-processes, batch_plan, schedules, run_files    the loop that runs of every kind share
-tokens                                         a transformer run block by block
+processes, batch_plan, schedules, run_files    shared parts of the training loop
+tokens                                         forward pass of a transformer, block by block
 udi/                                           images -> a checkpoint
 transfer/                                      a checkpoint -> scores, fine-tuned networks, pictures
 """

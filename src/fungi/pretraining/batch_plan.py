@@ -1,4 +1,4 @@
-"""How the images of an epoch are split over steps, processes and parts (spec udi 5)."""
+"""Split of the images of an epoch into steps, processes and parts (spec udi 5)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ EpochRow = tuple[int, int]
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a batch is split: `accumulate` parts of `part` images in each of `processes`."""
+    """Split of a batch: each of `processes` processes accumulates `accumulate` parts of `part` images."""
 
     rows: int
     part: int
@@ -25,12 +25,12 @@ class BatchPlan:
 
     @property
     def batch(self) -> int:
-        """Images of a step, over all processes."""
+        """Number of images per step, over all processes."""
         return self.part * self.accumulate * self.processes
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches; the remaining images wait for another epoch's order. FungiError where there is none."""
+        """Number of full batches per epoch; remaining images are skipped. Raises FungiError if there is none."""
         steps = self.rows // self.batch
         if not steps:
             raise FungiError(
@@ -40,11 +40,11 @@ class BatchPlan:
         return steps
 
     def order(self, epoch: int) -> Int64[np.ndarray, " rows"]:
-        """Return the rows in the order of an epoch."""
+        """Return the shuffled rows of an epoch."""
         return numpy_generator(self.seed, "order", epoch).permutation(self.rows)
 
     def parts(self, rank: int, first_step: int) -> Iterator[list[EpochRow]]:
-        """Yield the parts of one process from a step on, without end."""
+        """Yield the parts of one process, starting at `first_step`. The iterator never ends."""
         epoch, skipped = divmod(first_step, self.steps_per_epoch)
         while True:
             order = self.order(epoch)

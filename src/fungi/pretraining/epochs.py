@@ -1,4 +1,4 @@
-"""Training in epochs: each is trained, scored, logged and saved; a run that was stopped resumes after its last one."""
+"""Training loop over epochs. Each epoch ends with scores, a log line and a checkpoint, from which runs resume."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -21,14 +21,14 @@ from fungi.runtime.transfers import download
 
 
 class EpochTraining(ABC):
-    """One process's part in a run. A subclass computes the loss of every step and scores the model.
+    """Training loop of one process. A subclass computes the loss of every step and the scores of the model.
 
-    optimizer: groups with `lr_scale`, the factor of the group's learning rate. rates: learning rate of each step of the
-    run. averaged: timm's moving average of the model's weights, or None.
+    optimizer: each parameter group has `lr_scale`, a factor of its learning rate. rates: learning rate of each step of
+    the run. averaged: timm's moving average of the model's weights, or None.
     """
 
     command: ClassVar[str]
-    """The command as it is typed, for messages."""
+    """The command that starts the training, for messages."""
 
     def __init__(
         self,
@@ -54,16 +54,16 @@ class EpochTraining(ABC):
 
     @abstractmethod
     def losses(self, epoch: int) -> Iterator[Float[Tensor, ""]]:
-        """Yield the loss of each step of an epoch; weights change between two of them."""
+        """Yield the loss of each step of an epoch. The weights are updated after each loss."""
 
     @abstractmethod
     def scores(self) -> dict[str, float]:
         """Return the scores of the current weights, by name."""
 
     def train(self, identity: dict[str, Any]) -> list[dict[str, int | float]]:
-        """Train to the last epoch, and return number, mean loss and scores of each.
+        """Train to the last epoch. Return the number, mean loss and scores of each epoch.
 
-        identity: what the numbers of a run depend on. Raises FungiError where the folder holds another run.
+        identity: all settings that decide the numbers of a run. Raises FungiError if the folder contains another run.
         """
         path = self.output_dir / "checkpoint.pth"
         if path.exists():
@@ -78,7 +78,7 @@ class EpochTraining(ABC):
         return self.history
 
     def _learn(self, epoch: int) -> float:
-        """Pass over the images once, and return the mean loss of this process."""
+        """Train for one epoch. Return the mean loss of this process."""
         self.parallel.train()
         losses: list[float] = []
         pending: deque[tuple[int, Callable[[], list[float]]]] = deque()
@@ -113,17 +113,17 @@ class EpochTraining(ABC):
             "history": self.history,
             "identity": identity,
         }
-        write_log(self.output_dir, self.history)  # before the state that says the epoch is done
+        write_log(self.output_dir, self.history)  # before the checkpoint, which marks the epoch as finished
         save_with_torch(content, self.output_dir / "checkpoint.pth")
 
 
 def _read(pending: deque[tuple[int, Callable[[], list[float]]]], most: int) -> list[float]:
-    """Return losses until `most` are pending. Raises FungiError, with its step, for a loss that is not finite."""
+    """Read losses until at most `most` are pending. Raises FungiError with the step if a loss is not finite."""
     losses = []
     while len(pending) > most:
         step, numbers = pending.popleft()
         (loss,) = numbers()
         if not np.isfinite(loss):
-            raise FungiError(f"step {step}: the loss is {loss}. The last checkpoint is good. Try a lower --lr.")
+            raise FungiError(f"step {step}: the loss is {loss}. The last checkpoint is not affected. Try a lower --lr.")
         losses.append(loss)
     return losses

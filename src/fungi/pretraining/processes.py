@@ -1,6 +1,6 @@
-"""One process or several, as torchrun or a job file says in the environment; and signals that ask them to stop.
+"""Distributed training with the environment variables of torchrun, and signals that stop a run.
 
-A run that is asked finishes its step, saves, and ends with the status of the signal.
+After a signal, a run finishes its step, saves a checkpoint and exits with the status of the signal.
 """
 
 import os
@@ -25,45 +25,44 @@ from fungi.runtime.log import logger
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together."""
+    """Rank of this process, and number of processes that train together."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes and prints."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
     def summed(self, values: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-        """Return the sum over processes; the values are overwritten."""
+        """Return the sum over processes. Overwrites `values`."""
         if self.size > 1:
             torch.distributed.all_reduce(values)
         return values
 
     def shared(self, model: nn.Module) -> Any:
-        """Return the model with gradients that are averaged over processes; its inputs stay on their device."""
+        """Return the model, wrapped so that gradients are averaged over processes. Inputs stay on their device."""
         return model if self.size == 1 else nn.parallel.DistributedDataParallel(model)
 
     def agree(self, step: int, device: torch.device, folder: Path) -> None:
-        """Raise FungiError in all processes where they begin at unlike steps: not all see what is in a folder."""
+        """Raise FungiError in all processes if they start at different steps, since some cannot see the checkpoint."""
         steps = torch.zeros(self.size, dtype=torch.float64, device=device)
         steps[self.rank] = step
         starts = self.summed(steps).long().tolist()
         if len(set(starts)) > 1:
             raise FungiError(
                 f"the processes find unlike states in --output-dir {folder} (after steps "
-                f"{', '.join(map(str, starts))}). Put it where all of them see it."
+                f"{', '.join(map(str, starts))}). Use a folder that all processes share."
             )
 
 
 @contextmanager
 def joined(device_name: str) -> Iterator[tuple[World, torch.device]]:
-    """Join the other processes of RANK, WORLD_SIZE and LOCAL_RANK, and yield this one's place and device.
+    """Join the process group of RANK, WORLD_SIZE and LOCAL_RANK. Yield the rank and device of this process.
 
-    A process without these variables is alone.
-
-    NCCL between GPUs, gloo between CPUs. FungiError where processes can't find each other.
+    Without these variables, there is one process. GPUs communicate with NCCL, CPUs with gloo. Raises FungiError if the
+    processes cannot connect.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(device_name)
@@ -77,7 +76,7 @@ def joined(device_name: str) -> Iterator[tuple[World, torch.device]]:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
         raise FungiError(
-            f"the {size} processes can't find each other ({str(error).splitlines()[0]}). Start them with torchrun, or "
+            f"the {size} processes cannot connect ({str(error).splitlines()[0]}). Start them with torchrun, or "
             "set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."
         ) from None
     try:
@@ -87,15 +86,15 @@ def joined(device_name: str) -> Iterator[tuple[World, torch.device]]:
 
 
 def own_gpu() -> int:
-    """Return the GPU of this process among those it sees: `srun` may show each process all GPUs of the node, or one."""
+    """Return the index of this process's GPU. `srun` may show each process all GPUs of the node, or only one."""
     return int(os.environ.get("LOCAL_RANK", "0")) % max(torch.cuda.device_count(), 1)
 
 
 def decoding_workers(workers: int, device: torch.device) -> int:
     """Return the number of worker processes for `--num-workers`.
 
-    -1 picks none beside a CPU; beside a GPU one for each core that the process may use but one. Processes that torchrun
-    started on a node (LOCAL_WORLD_SIZE) share its cores.
+    -1 stands for no workers on a CPU. On a GPU, it stands for one worker per usable core, minus one. Processes that
+    torchrun started on a node (LOCAL_WORLD_SIZE) share its cores.
     """
     if workers >= 0:
         return workers
@@ -106,7 +105,7 @@ def decoding_workers(workers: int, device: torch.device) -> int:
 
 
 def steps_ahead(device: torch.device) -> int:
-    """Return how many steps are launched before the numbers of a step are read: a GPU must not wait for the host."""
+    """Return the number of steps that may start before the loss of a step is read. A GPU must not wait for the host."""
     return 1 if device.type == "cuda" else 0
 
 
@@ -115,7 +114,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 @dataclass
 class StopRequest:
-    """The signal that came, if any."""
+    """The received signal, or 0."""
 
     signal: int = 0
 
@@ -124,13 +123,13 @@ class StopRequest:
 
     @property
     def status(self) -> int:
-        """What a shell reports of a process that this signal ended."""
+        """Exit status that a shell reports after this signal."""
         return 128 + (self.signal or signal.SIGTERM)
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Note signals instead of ending the process, and restore their handlers afterwards."""
+    """Record signals instead of ending the process. Restore the signal handlers at the end."""
     request = StopRequest()
 
     def note(number: int, _frame: object) -> None:
@@ -145,9 +144,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 def queue_again(request: StopRequest) -> None:
-    """Put this SLURM job back into the queue, where the warning before the time limit (SIGUSR1) came to this process.
+    """Requeue this SLURM job if this process received SIGUSR1, the warning before the time limit.
 
-    A job's script that gets the warning itself sees to the queue (FUNGI_JOB_REQUEUES).
+    A job script that handles the warning itself sets FUNGI_JOB_REQUEUES.
     """
     job = os.environ.get("SLURM_JOB_ID") if not os.environ.get("FUNGI_JOB_REQUEUES") else None
     if request.signal == signal.SIGUSR1 and job and shutil.which("scontrol"):

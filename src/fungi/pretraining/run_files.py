@@ -1,4 +1,4 @@
-"""What a training run leaves in its folder, beside the checkpoint: the log; and whether a checkpoint is of this run."""
+"""The log of a training run, and the check that a checkpoint belongs to the run."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ def write_log(folder: Path, history: Sequence[Mapping[str, int | float]]) -> Non
 
 
 def refuse_other_run(run: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:
-    """Raise FungiError, with both values, where a checkpoint belongs to a run with other numbers."""
+    """Raise FungiError with both values if the checkpoint belongs to a run with other settings."""
     for name, value in identity.items():
         saved = run["identity"].get(name, value)
         if saved != value:
             raise FungiError(
-                f"{path} is of a run with {name} = {saved}, this one has {value}. Use the same, or another "
+                f"{path} is of a run with {name} = {saved}, this one has {value}. Use the same value, or another "
                 "--output-dir."
             )

@@ -1,4 +1,4 @@
-"""Values that change from step to step or from epoch to epoch (spec udi 5).
+"""Schedules over steps or epochs (spec udi 5).
 
 A warm-up that is longer than the run is cut to the length of the run.
 """

@@ -1,4 +1,4 @@
-"""Running timm's `VisionTransformer` token by token: at any resolution, by blocks, all tokens (spec udi 1.1).
+"""Forward pass of timm's `VisionTransformer`, block by block, at any resolution, with all tokens (spec udi 1.1).
 
 Token order: class tokens (cls, then cls+), then patches in row-major order.
 """
@@ -15,21 +15,21 @@ from fungi.runtime.transfers import upload
 
 
 def require_known_tokens(model: Any, name: str) -> None:
-    """Raise FungiError for a network whose tokens can't be run block by block here.
+    """Raise FungiError unless the network is a `VisionTransformer` of timm with a class token and learnt positions.
 
-    What is not a `VisionTransformer` of timm may turn queries and keys (EVA, PE, DINOv3) or have no class token.
+    Other networks may rotate queries and keys (EVA, PE, DINOv3) or have no class token.
     """
     from timm.models.vision_transformer import VisionTransformer
 
     if not isinstance(model, VisionTransformer) or model.cls_token is None or model.pos_embed is None:
         raise FungiError(
-            f"backbone {name!r} is no vision transformer with a class token and learnt positions: its tokens are not "
-            "known here. Use one such as udi-vits16, dino_vits16, deit-s16 or clip-vit-b16."
+            f"backbone {name!r} is not a vision transformer of timm with a class token and learnt positions. "
+            "Use a backbone such as udi-vits16, dino_vits16, deit-s16 or clip-vit-b16."
         )
 
 
 def embed(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n t d"]:
-    """Tokens before the first block. Positions are resized the reference's way where the grid is another one."""
+    """Return the tokens before the first block. Positions are resized to the grid of patches as in the reference."""
     patches = model.patch_embed.proj(images)  # [n d rows columns]
     rows, columns = patches.shape[-2:]
     patches = patches.flatten(2).transpose(1, 2)
@@ -39,7 +39,7 @@ def embed(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n t d
 
 
 def resized_positions(model: Any, rows: int, columns: int) -> Float[Tensor, "1 t d"]:
-    """Position embedding for a grid of patches; class tokens keep theirs, or have none."""
+    """Return the position embedding for a grid of patches. Positions of class tokens are not changed."""
     own = 0 if model.no_embed_class else model.num_prefix_tokens
     positions = hub_positions(model.pos_embed, grid=(rows, columns), prefix=own)
     return torch.nn.functional.pad(positions, (0, 0, model.num_prefix_tokens - own, 0))
@@ -48,10 +48,11 @@ def resized_positions(model: Any, rows: int, columns: int) -> Float[Tensor, "1 t
 def run_blocks(
     model: Any, tokens: Float[Tensor, "n t d"], kept: Float[Tensor, "blocks2 n"] | None = None
 ) -> Float[Tensor, "n t d"]:
-    """Tokens behind the last block, before the final norm.
+    """Return the tokens after the last block, before the final norm.
 
-    kept: stochastic depth, the factor of every sample's branch, 0 or one over the share that is kept: attention and
-    MLP of the first block, of the second... It lies on the host, so that a GPU need not be asked which are dropped.
+    kept: factors of stochastic depth for each branch and sample, 0 or 1 / (share of kept branches). The order of the
+    branches is attention, MLP of the first block, attention, MLP of the second block, and so on. The tensor is on the
+    CPU: reading it from a GPU would block.
     """
     for place, block in enumerate(model.blocks):
         if kept is None:
@@ -65,9 +66,9 @@ def run_blocks(
 def _add_branch(
     tokens: Float[Tensor, "n t d"], factors: Float[Tensor, " n"], branch: nn.Module
 ) -> Float[Tensor, "n t d"]:
-    """`tokens + factor * branch(tokens)`; a branch that is dropped is not computed.
+    """Return `tokens + factor * branch(tokens)`. The branch is computed only for samples that keep it.
 
-    Where all are dropped they are computed and count nothing: not every attention takes an empty batch.
+    If all samples drop it, the branch is computed with factor 0, since some attention kernels refuse an empty batch.
     """
     rows, factor = kept_rows(factors)
     if len(rows) in (0, len(factors)):
@@ -77,12 +78,12 @@ def _add_branch(
 
 
 def kept_rows(factors: Float[Tensor, " n"]) -> tuple[Int64[Tensor, " kept"], float]:
-    """Return the samples whose branch is kept, and its factor; all kept branches have the same."""
+    """Return the samples that keep the branch, and their common factor."""
     return factors.nonzero().flatten(), float(factors.max())
 
 
 def last_blocks(model: Any, images: Float[Tensor, "n 3 s s2"], count: int = 1) -> list[Float[Tensor, "n t d"]]:
-    """Return all tokens behind each of the last blocks, from shallow to deep, each through the final norm."""
+    """Return all tokens after each of the last `count` blocks, from shallow to deep, with the final norm applied."""
     tokens, outputs = embed(model, images), []
     for place, block in enumerate(model.blocks):
         tokens = block(tokens)
@@ -92,7 +93,7 @@ def last_blocks(model: Any, images: Float[Tensor, "n 3 s s2"], count: int = 1) -
 
 
 def last_attention(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n h t t"]:
-    """Return attention of the last block: row i says what token i looks at."""
+    """Return the attention of the last block. Row i has the attention weights of token i."""
     tokens = embed(model, images)
     for block in model.blocks[:-1]:
         tokens = block(tokens)

@@ -1,1 +1,1 @@
-"""Retrieval-based segmentation: from images and masks to a bank of patches, and from its neighbours to mIoU."""
+"""Retrieval-based segmentation: images and masks -> a bank of patches -> nearest neighbours -> mIoU."""

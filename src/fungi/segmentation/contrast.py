@@ -1,4 +1,4 @@
-"""SimCLR's loss of many tokens with its derivative in closed form, in one pass over the similarities (spec dense 4.2).
+"""SimCLR's loss over many tokens and its closed-form derivative, in one pass over the similarities (spec dense 4.2).
 
 With latents q_i and negatives n_k of length one, temperature T, and S the temperature of the denominator,
 
@@ -8,8 +8,8 @@ With latents q_i and negatives n_k of length one, temperature T, and S the tempe
     t dL/dq_i = (1/S) [ sum_k e^(q_i.n_k / S) n_k / Z_i + sum_{j != i} e^(q_i.q_j / S) q_j (1/Z_i + 1/Z_j) ]
                 - 2 sum_{j != i} q_j / (T (t - 1))
 
-The attraction is a sum of sums, and needs no similarities. Those of the denominator are made in tiles of tokens, once;
-their exponentials serve the value and the derivative. Autograd would go over the t x (t + m) matrix a dozen times.
+The attraction term needs no similarities. The similarities of the denominator are computed once, in tiles of tokens.
+The loss and its derivative use the same exponentials. Autograd would read the t x (t + m) matrix a dozen times.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-_TOKENS_AT_ONCE = 256  # a tile of their similarities to some 2,000 others stays in a core's own cache
+_TOKENS_AT_ONCE = 256  # a tile of their similarities to 2,000 keys fits into the cache of a core
 
 
 def contrast(
@@ -28,10 +28,10 @@ def contrast(
     temperature: float,
     denominator_temperature: bool = True,
 ) -> Float[Tensor, ""]:
-    """InfoNCE of one image's tokens against each other and its negatives: `info_nce` of one sample, differentiable.
+    """Return the InfoNCE loss of the tokens of one image against its negatives, as `info_nce` does for one sample.
 
-    Needs two tokens or more. No gradient flows to the negatives. Without `denominator_temperature` the log-sum-exp is
-    left undivided (deviation H2).
+    Needs at least two tokens. No gradient flows to the negatives. Without `denominator_temperature`, similarities in
+    the log-sum-exp are not divided by the temperature (deviation H2).
     """
     scale = temperature if denominator_temperature else 1.0
     loss: Tensor = _Contrast.apply(normalize(latents, dim=-1), normalize(negatives, dim=-1), temperature, scale)
@@ -39,7 +39,7 @@ def contrast(
 
 
 class _Contrast(torch.autograd.Function):
-    """Value and derivative together; the backward pass only scales."""
+    """Compute the loss and its derivative in the forward pass. The backward pass only scales the derivative."""
 
     @staticmethod
     def forward(
@@ -65,13 +65,13 @@ def _value_and_derivative(
     for start in range(0, count, _TOKENS_AT_ONCE):
         tile = slice(start, min(start + _TOKENS_AT_ONCE, count))
         similarities = (queries[tile] / scale) @ keys.T  # [s l] x [l t+m]
-        similarities.diagonal(start).fill_(-torch.inf)  # of a token to itself
+        similarities.diagonal(start).fill_(-torch.inf)  # similarity of a token to itself
         largest = similarities.amax(dim=1, keepdim=True)
         weights = similarities.sub_(largest).exp_()
         total = weights.sum(dim=1, keepdim=True)
         logarithms += (total.log() + largest).sum()
         repulsion[tile] += (weights @ keys) / total
-        repulsion += weights[:, :count].T @ (queries[tile] / total)  # as one of the others
+        repulsion += weights[:, :count].T @ (queries[tile] / total)  # where the token is a key
     together = queries.sum(dim=0)
     attraction = ((together * together).sum() - (queries * queries).sum()) / (temperature * (count - 1))
     value = (logarithms - attraction) / count

@@ -1,8 +1,8 @@
-"""Features of patches: tokens of a vision transformer, and each patch's own gradient of SimCLR's loss (spec dense 4).
+"""Features of patches: tokens of a vision transformer, and the gradient of SimCLR's loss per patch (spec dense 4).
 
-All tokens of an image attract each other and repel the nearest patches of the training images. The loss's gradient at a
-linear layer is a sum over tokens, `sum_t delta_t a_t^T`; each patch keeps its own term, projected. Terms are of rank
-one, and no more than a few are ever formed: none at all with a khatri-rao projection.
+All tokens of an image attract each other and repel the nearest patches of the training images. The gradient of the
+loss at a linear layer is a sum over tokens, `sum_t delta_t a_t^T`. The gradient of a patch is its projected term of
+this sum. Each term has rank one. Few terms are in memory at once; a khatri-rao projection forms none.
 """
 
 from collections.abc import Sequence
@@ -31,16 +31,16 @@ from fungi.views.scenes import SceneView
 Feature = Literal["embeddings", "simclr", "embeddings+simclr"]
 NEIGHBOURS = 2
 _ALL_AT_ONCE = 1 << 20
-SCRAMBLED_NEIGHBOURS = 5  # what the published code retrieves before it scrambles them (deviation H1)
+SCRAMBLED_NEIGHBOURS = 5  # number of neighbours that the published code retrieves and scrambles (deviation H1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseLoss:
-    """SimCLR's loss between the tokens of an image (spec dense 4.2), and the switches of the published code.
+    """SimCLR's loss between the tokens of an image (spec dense 4.2), with switches for deviations.
 
-    denominator_temperature: divide within the log-sum-exp, too (off: deviation H2); neighbour_layout: `real`
-    neighbours, or the published scramble of five (H1); normalise_tokens_before_head: treat tokens as their
-    neighbours, which come with length one (H16).
+    denominator_temperature: divide by the temperature inside the log-sum-exp, too (off: deviation H2).
+    neighbour_layout: `real` neighbours, or the scrambled neighbours of the published code (H1).
+    normalise_tokens_before_head: scale tokens to length 1, like their neighbours (H16).
     """
 
     latent_dim: int = 96
@@ -52,28 +52,28 @@ class DenseLoss:
 
     @property
     def retrieved(self) -> int:
-        """Neighbours that have to be searched for each token."""
+        """Number of neighbours to search for each token."""
         return NEIGHBOURS if self.neighbour_layout == "real" else SCRAMBLED_NEIGHBOURS
 
     def candidates(self, neighbours: Float[Tensor, "n k d"]) -> Float[Tensor, "n 2 d"]:
         """Return the two neighbours that each token proposes as negatives."""
         if self.neighbour_layout == "published":
-            # [K E] read as [E K] and transposed: each row takes every K-th entry of all neighbours in turn.
+            # The published code reads [K E] as [E K] and transposes: row j has the entries j, j + K, j + 2 K, ...
             neighbours = neighbours.reshape(len(neighbours), *reversed(neighbours.shape[1:])).transpose(1, 2)
         return neighbours[:, :NEIGHBOURS]
 
     def drawn(self, tokens: int, draws: Sequence[int]) -> Bool[Tensor, "b t 2"]:
-        """Return which candidates of each image become negatives: a share, drawn per image (deviation H12)."""
+        """Draw which candidates of each image become negatives (deviation H12)."""
         streams = [torch.Generator().manual_seed(draw) for draw in draws]
         uniform = torch.stack([torch.rand(tokens, NEIGHBOURS, generator=stream) for stream in streams])
         chosen = uniform < self.kept
-        chosen[:, 0, 0] |= ~chosen.any(dim=(1, 2))  # an image of few tokens has at least one
+        chosen[:, 0, 0] |= ~chosen.any(dim=(1, 2))  # an image of few tokens has at least one negative
         return chosen
 
     def __call__(
         self, tokens: Float[Tensor, "b t d"], negatives: Sequence[Float[Tensor, "_ d"]], head: nn.Module
     ) -> Float[Tensor, " b"]:
-        """Return one loss per image, each with its own negatives, through which no gradient flows."""
+        """Return one loss per image. Each image has its own negatives; no gradient flows through them."""
         latents = head(normalize(tokens, dim=-1) if self.normalise_tokens_before_head else tokens)
         with torch.no_grad():
             against = [head(features) for features in negatives]
@@ -83,22 +83,22 @@ class DenseLoss:
 
 @dataclass(frozen=True)
 class Support:
-    """The bank of embeddings in which neighbours are looked up, and how."""
+    """A bank of embeddings and the search over it."""
 
     bank: Patches
     search: Search
 
     def nearest(self, tokens: Float[Tensor, "n d"], k: int) -> Float[Tensor, "n k d"]:
-        """Return the k nearest patches of each token: features of length one."""
+        """Return the k nearest patches of each token, as features of length one."""
         _, rows = self.search(normalize(tokens, dim=-1), k)
         return torch.from_numpy(self.bank.features_of(rows.cpu().numpy())).to(tokens)
 
 
 class DenseExtractor:
-    """Images of one size -> features of their patches, row by row over the image.
+    """Images of one size -> features of their patches, in row-major order.
 
-    model: a vision transformer of timm with a class token, at that size; target: the gradient source in it; views:
-    render the images; head: maps tokens to latents. Images of a call go through the model together.
+    model: a vision transformer of timm with a class token, set to the size of the images; target: its gradient source;
+    views: render the images. All images of a call are one batch of the model.
     """
 
     def __init__(
@@ -138,10 +138,10 @@ class DenseExtractor:
         support: Support | None = None,
         ids: Sequence[str] = (),
     ) -> Float[Tensor, "b t f"]:
-        """Return the features of all patches at length one: `cat[token, gradient]`, each at length 1 (spec dense 4.4).
+        """Return the L2-normalised features of all patches. Token and gradient are normalised too (spec dense 4.4).
 
-        draws: seed of each image's choice of negatives. support: where those are looked up; embeddings need none. ids:
-        of the images, for the FungiError that names one with a gradient that is not finite; else it counts them.
+        draws: one seed per image for the choice of negatives. support: bank of candidates for negatives, not needed for
+        embeddings. ids: names of the images in error messages. Raises FungiError if a gradient is not finite.
         """
         if feature == "embeddings":
             patches = self.engine.encode(images, self.views).patches
@@ -162,7 +162,7 @@ class DenseExtractor:
         def loss(encoded: Encoded) -> Float[Tensor, " b"]:
             tokens = encoded.tokens[:, 0]  # [b 1 1+t d] -> [b 1+t d]
             drawn = self.loss.drawn(tokens.shape[1], draws)
-            needed = drawn.any(dim=2)  # a quarter of the tokens is spared the search
+            needed = drawn.any(dim=2)  # a quarter of the tokens needs no search
             neighbours = support.nearest(tokens.detach()[needed.to(tokens.device)], self.loss.retrieved)
             chosen = self.loss.candidates(neighbours)[drawn[needed].to(tokens.device)]  # image by image
             return self.loss(tokens, chosen.split(drawn.sum(dim=(1, 2)).tolist()), self.head)
@@ -171,7 +171,7 @@ class DenseExtractor:
 
 
 def record_of(extractor: DenseExtractor, profile: str) -> dict[str, Any]:
-    """Return what decides the tokens of an image; a bank of embeddings records it, and a wrapper has to match it."""
+    """Return the settings that decide the tokens of an image. A bank and its wrapper must agree on them."""
     views = extractor.views
     return {
         "profile": profile,
@@ -182,25 +182,25 @@ def record_of(extractor: DenseExtractor, profile: str) -> dict[str, Any]:
 
 
 def grid_of(model: nn.Module) -> int:
-    """Patches along a side of the model's input."""
+    """Return the number of patches along a side of the model's input."""
     embed: Any = getattr(model, "patch_embed")  # noqa: B009
     return int(embed.grid_size[0])
 
 
 def at_input_size(model: nn.Module, size: int) -> None:
-    """Make a vision transformer take images of `size` x `size`, in place; `set_size` says how positions are scaled.
+    """Change the input size of a vision transformer to `size` x `size`, in place. `set_size` scales the positions.
 
-    FungiError for a size that is no multiple of the patch size, a model without patch tokens, and one that takes
-    images of a single size.
+    Raises FungiError if the size is not a multiple of the patch size, or if the model has no patch tokens or a fixed
+    input size.
     """
     require_patch_tokens(model)
     vit: Any = model
     patch = int(vit.patch_embed.patch_size[0])
     if size % patch:
-        raise FungiError(f"--input-size {size} is no multiple of the model's patches of {patch} pixels.")
+        raise FungiError(f"--input-size {size} is not a multiple of the model's patches of {patch} pixels.")
     native = vit.patch_embed.img_size
     if native == (size, size):
         return
     if not hasattr(vit, "set_input_size"):
-        raise FungiError(f"a {type(model).__name__} takes no other size than its own: use --input-size {native[0]}.")
+        raise FungiError(f"the input size of a {type(model).__name__} is fixed. Use --input-size {native[0]}.")
     set_size(vit, size)

@@ -51,7 +51,7 @@ _BLOCKS_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a run has at hand: images, their views, the model at its input size, banks as they are made."""
+    """One run: settings, images, extractor and projection matrix. Its methods fill banks and compute scores."""
 
     settings: SegmentSettings
     context: StageContext
@@ -64,13 +64,13 @@ class Segmentation:
 
     @property
     def rules(self) -> MaskRules:
-        """What the masks mean."""
+        """Meaning of the values of the masks."""
         assert self.context.dataset.masks is not None
         return self.context.dataset.masks
 
     @property
     def patches(self) -> int:
-        """Patches of an image."""
+        """Number of patches per image."""
         return grid_of(self.context.backbone.model) ** 2
 
     def reader(self, samples: Samples) -> Reader:
@@ -80,7 +80,7 @@ class Segmentation:
         return Reader(scenes, settings.seed, settings.batch_size, self.context.num_workers, pin_memory=cuda)
 
     def training_blocks(self) -> list[ImageBlock]:
-        """Return the training images in their views: as they are, or one augmented view for each epoch."""
+        """Return the blocks of training images: one view without augmentation, or one augmented view per epoch."""
         plain, epochs = self.extractor.views, range(self.settings.numbers.augmentation_epochs)
         views = [
             AugmentedSceneView(size=plain.size, statistics=plain.statistics, seed=plain.seed, epoch=epoch)
@@ -97,7 +97,7 @@ class Segmentation:
         return of_batch
 
     def bank(self, feature: Feature, support: Support | None) -> Bank:
-        """Return the filled bank of a feature. Its provenance names the support bank, which is part of its identity."""
+        """Return the filled bank of a feature. The key of the support bank is part of its identity."""
         blocks, width = self.training_blocks(), self.context.backbone.spec.embedding_dim
         manifest = BankManifest(
             dim={"embeddings": width, "simclr": self.matrix.projection_dim}.get(
@@ -119,20 +119,20 @@ class Segmentation:
         return bank
 
     def kept(self) -> int:
-        """Patches of a view that a bank keeps."""
+        """Return the number of patches per view that a bank keeps."""
         views = sum(len(block.rows) for block in self.training_blocks())
         return patches_per_image(self.settings.numbers.memory_size, views, self.patches)
 
     def ends(self) -> tuple[int, ...]:
-        """Return the number of rows of a bank after each of its blocks, which is the same for all features."""
+        """Return the number of rows of a bank after each block. It is the same for all features."""
         settings = self.settings
         nominal = settings.numbers.memory_size or (0 if settings.images is None else NOMINAL_DATA_EFFICIENT)
         return bank_ends(self.training_blocks(), self.kept(), nominal, zero_rows=settings.deviations.zero_rows)
 
     def require(self) -> None:
-        """Raise FungiError before the run starts for what would stop it at its end.
+        """Check the bank size and the masks of the scored split before any computation.
 
-        That is a bank with too few patches, a mask of the scored split that does not fit, and masks of a single class.
+        Raises FungiError for a bank with too few patches, an invalid mask, or masks that contain only one class.
         """
         require_rows(self.ends()[-1], max(self.settings.numbers.neighbours, self.extractor.loss.retrieved))
         scenes = as_scenes(self.test, self.rules)
@@ -143,11 +143,12 @@ class Segmentation:
         if len(present) < 2:
             raise FungiError(
                 f"the masks of split {self.settings.split} hold class {', '.join(map(str, present)) or 'none'} alone"
-                f" (and {VOID}, which is void): every score would be perfect. Write one class number per pixel, from 0."
+                f" (and {VOID}, which is void), so every score would be perfect. Write one class number per pixel,"
+                " from 0."
             )
 
     def search(self, bank: Patches, k: int, tree: TreeSettings, *, exact: bool = False) -> BankSearch:
-        """Return the search that the settings name over a bank, or the exact one."""
+        """Return the search over a bank with the back-end of the settings, or the exact search."""
         settings = self.settings
         backend = "exact" if exact else cast(Backend, settings.search)
         device = self.context.device
@@ -163,13 +164,13 @@ class Segmentation:
 
     @cached_property
     def support(self) -> Support:
-        """Where the negatives of the loss are looked up: the bank of embeddings of the very same images."""
+        """Bank of embeddings of the same images, with its search. The negatives of the loss come from it."""
         bank, k = self.bank("embeddings", None), self.extractor.loss.retrieved
-        # The support index has the tree of the full setting whatever the setting (spec dense 4.1).
+        # The support index always has the tree of the full setting (spec dense 4.1).
         return Support(bank, self.search(bank, k, TreeSettings()))
 
     def predictor(self, feature: Feature) -> tuple[PatchFeatures, Predictor]:
-        """Return the functions from a batch to features, and from features to classes; banks are filled first."""
+        """Return the function from a batch to features, and the predictor of classes. Fills the banks first."""
         numbers = self.settings.numbers
         support = None if feature == "embeddings" else self.support
         bank = self.bank(feature, support)
@@ -198,8 +199,9 @@ class Segmentation:
         return scores
 
     def _recalls(self, feature: Feature, reader: Reader, features: PatchFeatures, predictor: Predictor) -> Scores:
-        """Share of the true neighbours of a few test images that the back-end finds: of their patches in the bank, and,
-        where there are negatives, of their tokens in the bank of those.
+        """Return the recall of the back-end against exact search, measured on a few test images.
+
+        `recall` is over the bank of the feature; `recall-of-negatives` is over the support bank, for gradients only.
         """
         few = ImageBlock(0, range(min(RECALL_IMAGES, len(self.test))), self.extractor.views)
         (_, loaded), *_ = reader.read([few])
@@ -221,7 +223,7 @@ class Segmentation:
         return recall(search(queries, k)[1], exact(queries, k)[1])
 
     def _provenance(self, feature: str, support: Support | None) -> dict[str, Any]:
-        """Return everything that decides the numbers in a bank."""
+        """Return the provenance of a bank: all settings and hashes that decide its content."""
         settings = self.settings
         provenance = self.context.base_provenance("train", self.train) | {
             "images": list(self.train.ids),
@@ -242,7 +244,7 @@ class Segmentation:
         return provenance
 
     def _key(self, excluded: tuple[int, ...], size: int) -> str:
-        """Return a name for what decides the scores, besides the bank."""
+        """Return a hash of everything, except the bank, that decides the scores."""
         settings = self.settings
         facts = [self.test.fingerprint(), settings.numbers.neighbours, settings.numbers.temperature, excluded]
         facts += [settings.search, size, repr(self.extractor.views)]
@@ -250,7 +252,10 @@ class Segmentation:
 
 
 def prepare(settings: SegmentSettings) -> Segmentation:
-    """Open the data, load the model at its input size, draw head and projection; FungiError for what does not fit."""
+    """Open the data, load the model at its input size, draw head and projection matrix.
+
+    Raises FungiError if the dataset has no masks, or if the model does not support the input size.
+    """
     dataset = _with_masks(settings)
     stage = GradientSettings(
         objective=("simclr",),
@@ -263,7 +268,7 @@ def prepare(settings: SegmentSettings) -> Segmentation:
     context = resolve_context(stage, masks=True)
     size = settings.side
     model, deviations = context.backbone.model, settings.deviations
-    at_input_size(model.cpu(), size)  # where a wrapper's model may be resized, too: equal to the last digit
+    at_input_size(model.cpu(), size)  # on the CPU, so that positions equal those of a wrapper's model bit for bit
     model.to(context.device)
     (target,) = find_layers(context, (), bias=True)
     matrix = find_matrix(stage, context, target)
@@ -303,7 +308,7 @@ def _with_masks(settings: SegmentSettings) -> DatasetSpec:
     dataset = resolve_dataset(settings.dataset, settings.data_dir)
     if dataset.masks is None:
         raise FungiError(
-            f"dataset {dataset.name!r} has no masks. Use digit-scenes, pascal-voc, ade20k, or your own, written "
+            f"dataset {dataset.name!r} has no masks. Use digit-scenes, pascal-voc, ade20k, or your own dataset: "
             "NAME=masks:PATH."
         )
     return dataset

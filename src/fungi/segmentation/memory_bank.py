@@ -1,4 +1,4 @@
-"""Training images -> a bank of patches with their labels: which of them it keeps (spec dense 3.1, 3.2)."""
+"""Training images -> a bank of selected patches with their labels (spec dense 3.1, 3.2)."""
 
 from collections.abc import Callable
 from itertools import accumulate
@@ -21,13 +21,13 @@ PatchFeatures = Callable[[dict[str, Any]], Float[Tensor, "b t f"]]
 
 
 NOMINAL_DATA_EFFICIENT = 20_480_000
-"""Rows that the published code allots in the data-efficient setting, more than are ever filled (spec dense 3.2)."""
+"""Bank size of the published code in the data-efficient setting. Its last rows are never filled (spec dense 3.2)."""
 
 
 def patches_per_image(memory_size: int, views: int, patches: int) -> int:
-    """m: patches of each of `views` images that fit into the bank; all where it is unbounded (0) or large enough.
+    """Return the number of patches per view that fit into the bank. memory_size 0: no limit.
 
-    FungiError for a bank that has not one row for each image.
+    Raises FungiError if the bank is smaller than one patch per view.
     """
     if memory_size == 0:
         return patches
@@ -39,10 +39,10 @@ def patches_per_image(memory_size: int, views: int, patches: int) -> int:
 
 
 def bank_ends(blocks: list[ImageBlock], kept: int, memory_size: int, *, zero_rows: bool) -> tuple[int, ...]:
-    """Return the rows of the bank after each block; `zero_rows` adds rows of zeros up to `memory_size`.
+    """Return the number of rows of the bank after each block. `zero_rows` adds rows of zeros up to `memory_size`.
 
-    They are all alike, and no search asks for more than `MOST_NEIGHBOURS`: more of them would change nothing that exact
-    search finds, and none are kept.
+    At most `MOST_NEIGHBOURS` rows of zeros are added. They are all equal, and no search retrieves more, so further rows
+    would not change the result of exact search.
     """
     ends = tuple(accumulate(len(block.rows) * kept for block in blocks))
     beyond = min(memory_size - ends[-1], MOST_NEIGHBOURS)
@@ -52,7 +52,7 @@ def bank_ends(blocks: list[ImageBlock], kept: int, memory_size: int, *, zero_row
 def fill_bank(
     bank: Bank, reader: Reader, blocks: list[ImageBlock], kept: int, rules: MaskRules, features: PatchFeatures
 ) -> None:
-    """Write the blocks that are missing."""
+    """Compute and write the missing blocks of the bank."""
     missing = set(bank.missing())
     missing_blocks = [block for block in blocks if block.index in missing]
     label = bank.folder.name.rpartition("-")[0]
@@ -75,7 +75,7 @@ def _kept(
     counts = patch_labels(batch["mask"], round(features.shape[1] ** 0.5), classes, rules.void_class)
     rows, labels = [], []
     for image, draw in enumerate(batch["draw"]):
-        # Its own stream: the same patches stay whatever the feature.
+        # A separate random stream selects the same patches for every feature.
         chosen = chosen_patches(counts[image], kept, torch.Generator().manual_seed(draw ^ 1))
         rows.append(features[image, chosen.to(features.device)])
         labels.append(counts[image, chosen])
@@ -85,9 +85,9 @@ def _kept(
 def patch_labels(
     masks: UInt8[Tensor, "b s s"], grid: int, classes: int, void_class: int | None = None
 ) -> Int64[Tensor, "b t c"]:
-    """Pixels of each class in each cell of a `grid` x `grid` grid over the mask, cells row by row.
+    """Return the number of pixels of each class per cell of a `grid` x `grid` grid, in row-major order.
 
-    void_class: the class that void counts as; None: as no class, so that a patch's counts may add up to less.
+    void_class: class of void pixels; None leaves void pixels out of the counts.
     """
     values = masks.long()
     values = values.masked_fill(values == VOID, classes if void_class is None else void_class)
@@ -100,10 +100,10 @@ def patch_labels(
 
 
 def chosen_patches(counts: Int64[Tensor, "t c"], keep: int, generator: torch.Generator) -> Int64[Tensor, " m"]:
-    """`keep` patches of an image, those with classes rare in it favoured; ascending.
+    """Return the indices of `keep` patches of an image, ascending. Patches with rare classes are preferred.
 
-    With `n_c` patches that contain class c, a patch scores the sum of `n_c` over its classes, times a uniform draw from
-    [0, 1); the lowest scores stay. Patches of no class at all come last.
+    Let `n_c` be the number of patches that contain class c. The score of a patch is the sum of `n_c` over its classes,
+    times a uniform draw from [0, 1). The patches with the lowest scores are kept. Patches without a class come last.
     """
     present = counts > 0
     in_patches = present.sum(dim=0)  # n_c, [c]

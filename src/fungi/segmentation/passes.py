@@ -1,4 +1,4 @@
-"""Passes over images in blocks: which images, in which views, and batches of them, block by block."""
+"""Split images and their views into blocks, and read the blocks in batches."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from fungi.views.scenes import SceneView
 
 @dataclass(frozen=True)
 class ImageBlock:
-    """Images `rows` of a split in one view: the unit that is computed, and done again after an interruption."""
+    """The images `rows` of a split in one view. An interrupted block is computed again from its start."""
 
     index: int
     rows: range
@@ -40,7 +40,7 @@ class Reader:
     pin_memory: bool = False
 
     def read(self, blocks: Sequence[ImageBlock]) -> Iterator[tuple[ImageBlock, Iterator[dict[str, Any]]]]:
-        """Yield each block with its batches, which have to be taken before the next block."""
+        """Yield each block with an iterator over its batches. Read all batches of a block before the next block."""
         for view in dict.fromkeys(block.view for block in blocks):
             chosen = [block for block in blocks if block.view == view]
             size = self.batch_size
@@ -61,10 +61,10 @@ class Reader:
 
 
 def subset_rows(dataset: str, available: int, count: int | None, seed: int) -> Int64[np.ndarray, " n"]:
-    """Return the rows of the training images that are used, ascending: all, or `count` drawn without replacement.
+    """Return the rows of the training images to use, ascending: all rows, or `count` rows drawn without replacement.
 
-    The same for everything that is made of training images, so that the support bank and the memory bank see the same
-    (deviation H7). FungiError where there are fewer.
+    The support bank and the memory bank use the same rows (deviation H7). Raises FungiError if there are fewer images
+    than `count`.
     """
     if count is None:
         return np.arange(available)

@@ -25,9 +25,9 @@ PIXELS = "pixels"
 
 @dataclass(frozen=True)
 class Predictor:
-    """Features of patches -> class of each pixel, from the neighbours in a bank.
+    """Predict the class of each pixel from the neighbours of its patch in a bank.
 
-    cell: pixels of a patch; excluded: classes that are never predicted.
+    size: side of the image in pixels; cell: number of pixels per patch; excluded: classes that are never predicted.
     """
 
     bank: Bank
@@ -39,7 +39,7 @@ class Predictor:
     excluded: tuple[int, ...] = ()
 
     def __call__(self, features: Float[Tensor, "b t f"]) -> Int64[np.ndarray, "b size size"]:
-        """Classes of the pixels of some images; the bank is gone through once for all of them."""
+        """Return the class of each pixel. One pass over the bank serves all images of the call."""
         scores, rows = self.search(features.flatten(0, 1), self.neighbours)
         per_image = (values.unflatten(0, features.shape[:2]) for values in (scores, rows))
         return np.stack([self._classes(*image) for image in zip(*per_image, strict=True)])
@@ -58,8 +58,8 @@ def confusion_matrix(
     predictor: Predictor,
     rules: MaskRules,
 ) -> Int64[np.ndarray, "c c"]:
-    """Return the pixels by true and predicted class over all blocks. The matrix of each block is kept in `folder`."""
-    remove_orphans(folder)  # of what killed runs left
+    """Return the confusion matrix over the pixels of all blocks. The matrix of each block is saved in `folder`."""
+    remove_orphans(folder)
     paths = {block.index: folder / f"{block.index:06d}.safetensors" for block in blocks}
     missing = [block for block in blocks if not paths[block.index].exists()]
     classes = predictor.bank.classes

@@ -13,12 +13,12 @@ DESCRIPTION = """Segment images with the labels of their patches' nearest neighb
   fungi segment --dataset pascal-voc --backbone dino_vits16 --train-images 83    the data-efficient setting
   fungi segment --dataset mine=masks:PATH --backbone dino_vits16
 
-Banks go to <root>/banks, and are used again; an interrupted run goes on where it was. A bank that fits into --memory-gb
-is read once; of a larger one each search reads all rows again, in parts that fit."""
+Banks are saved in <root>/banks and reused. An interrupted run resumes. A bank that fits into --memory-gb is read once.
+Each search of a larger bank reads all its rows again, in parts that fit."""
 
 
 def run(settings: SegmentSettings) -> dict[str, Any]:
-    """Score all features that are missing in the result file; its content."""
+    """Score all features that are missing in the result file; return the content of the file."""
     from fungi.results.result_file import Run
     from fungi.segmentation.evaluation import prepare
 
@@ -42,7 +42,7 @@ def run(settings: SegmentSettings) -> dict[str, Any]:
 
 
 def show(settings: SegmentSettings, content: dict[str, Any]) -> None:
-    """Print a line per feature."""
+    """Print one line of scores per feature."""
     for feature, scores in content["results"].items():
         extra = "".join(
             f", {name} {100 * scores[name]:.2f} %"

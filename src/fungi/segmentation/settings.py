@@ -89,18 +89,18 @@ class SegmentSettings(ResultSettings):
     )
     projection_kind: Literal["binary", "gaussian", "sparse", "khatri-rao"] | None = setting(
         None,
-        "kind of the projection of gradients; the profile's if absent (khatri-rao; published: binary)",
+        "kind of projection matrix; default: that of the profile (clean: khatri-rao, published: binary)",
         topic="features",
     )
     profile: Literal["clean", "published"] = like(StageSettings, "profile")
-    denominator_temperature: bool | None = setting(None, "divide by the temperature inside the log-sum-exp, too")
+    denominator_temperature: bool | None = setting(None, "divide similarities in the log-sum-exp by the temperature")
     std_typo: bool | None = setting(None, "use the published 0.255 as third standard deviation")
     neighbour_layout: Literal["real", "published"] | None = setting(
-        None, "negatives: real neighbours, or the mixed rows of the published code; the profile's if absent"
+        None, "negatives: real neighbours, or the scrambled rows of the published code; default: that of the profile"
     )
-    zero_rows: bool | None = setting(None, "fill the bank up with rows of zeros; the profile's if absent")
+    zero_rows: bool | None = setting(None, "fill the bank up with rows of zeros; default: that of the profile")
     class_matching: bool | None = setting(None, "also report mIoU after the best matching of classes")
-    normalise_tokens_before_head: bool = setting(False, "scale tokens to length 1 before the head, like neighbours")
+    normalise_tokens_before_head: bool = setting(False, "scale tokens to length 1 before the head, as neighbours are")
     predict_unscored: bool = setting(True, "allow predictions of classes that are not scored (other of ade20k)")
     split: str = setting("test", "split to score", flag="--test-split", aliases=("--split",), topic="data")
     seed: int = setting(42, "seed of crops, selection, head, negatives, projection and subset", within=SEEDS)
@@ -113,11 +113,11 @@ class SegmentSettings(ResultSettings):
     checkpoint: Path | None = like(StageSettings, "checkpoint")
     checkpoint_key: str = like(StageSettings, "checkpoint_key")
     random_init: bool = like(StageSettings, "random_init")
-    storage: Literal["float32", "float16"] = setting("float32", "dtype of the bank on the disk", topic="machine")
+    storage: Literal["float32", "float16"] = setting("float32", "dtype of the bank on disk", topic="machine")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
     dtype: str = setting("auto", "compute dtype: auto (bfloat16 on a GPU), float32, bfloat16, float16", topic="machine")
     batch_size: int = setting(
-        4, "images that are encoded together", within=(1, 4096), decides="nothing", topic="machine"
+        4, "number of images per forward pass", within=(1, 4096), decides="nothing", topic="machine"
     )
     num_workers: int = like(StageSettings, "num_workers")
     block_size: int = setting(
@@ -142,35 +142,35 @@ class SegmentSettings(ResultSettings):
         if unknown := [name for name in self.features if name not in FEATURES]:
             raise FungiError(f"--features {unknown[0]!r} is not known. Use some of {', '.join(FEATURES)}.")
         if not self.features or len(set(self.features)) < len(self.features):
-            raise FungiError("--features has to name one or more different features.")
+            raise FungiError("--features needs one or more different features.")
 
     @property
     def task_name(self) -> str:
-        """Return the task."""
+        """Name of the task in result files."""
         return "segmentation"
 
     @property
     def side(self) -> int:
-        """Return the side in pixels to which images are resized."""
+        """Side in pixels to which images are resized."""
         masks = DATASETS[self.dataset].masks if self.dataset in DATASETS else None
         return self.input_size or (masks or MaskRules()).input_size
 
     @property
     def numbers(self) -> Numbers:
-        """Return the numbers of the flags; absent flags have the published values of the setting."""
+        """Values of the numeric flags. An absent flag has its published value (full or data-efficient setting)."""
         usual = FULL if self.images is None else DATA_EFFICIENT
         values = {name: getattr(self, name) for name in vars(usual)}
         return dataclasses.replace(usual, **{name: value for name, value in values.items() if value is not None})
 
     @property
     def deviations(self) -> DenseProfile:
-        """Return the switches of the flags, with those of the profile for absent flags."""
+        """Values of the deviation flags. An absent flag has the value of the profile."""
         profile = DENSE_PROFILES[self.profile]
         values = {name: getattr(self, name) for name in vars(profile)}
         return dataclasses.replace(profile, **{name: value for name, value in values.items() if value is not None})
 
     def search_bytes(self, device: "torch.device") -> int:
-        """Return the memory of exact search on a device, in bytes."""
+        """Return the memory limit of exact search on a device, in bytes."""
         if self.memory_gb is None and device.type == "cuda":
             import torch
 
@@ -182,9 +182,9 @@ class SegmentSettings(ResultSettings):
         return super().deciding() | vars(self.numbers) | vars(self.deviations) | {"input_size": self.side}
 
     def unusual(self) -> dict[str, Any]:
-        """Return the settings that are not the published ones of this profile and number of images (spec dense 5).
+        """Return the settings that differ from the published settings of this profile (spec dense 5).
 
-        The size of the bank is a column of the published tables, except where the images are limited.
+        The bank size is a column of the published tables, so it counts as unusual only with `--images`.
         """
         usual = SegmentSettings(
             dataset=self.dataset, backbone=self.backbone, profile=self.profile, images=self.images

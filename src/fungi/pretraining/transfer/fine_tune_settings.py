@@ -122,7 +122,7 @@ class FineTuneSettings(EncoderSettings):
         super().__post_init__()
         batch, repeats = self.chosen.batch_size, self.chosen.repeats
         if batch % repeats:
-            raise FungiError(f"--batch-size {batch} is no multiple of --repeats {repeats}.")
+            raise FungiError(f"--batch-size {batch} is not a multiple of --repeats {repeats}.")
         if (self.mixup or self.cutmix) and batch % 2:
             raise FungiError(f"--batch-size {batch} is odd: mixup and cutmix mix pairs of images.")
 

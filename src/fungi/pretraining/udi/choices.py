@@ -81,4 +81,4 @@ def check_sizes(patch_size: int, **sizes: int) -> None:
     for name, size in sizes.items():
         if size < patch_size or size % patch_size:
             flag = "--" + name.replace("_", "-")
-            raise FungiError(f"{flag} {size} is no multiple of --patch-size {patch_size}.")
+            raise FungiError(f"{flag} {size} is not a multiple of --patch-size {patch_size}.")
