@@ -24,7 +24,7 @@ from fungi.runtime.device import Stopwatch, choose_dtype
 from fungi.runtime.log import logger, size_in_words
 from fungi.runtime.precision import short_products
 from fungi.store.provenance import LayerProvenance
-from fungi.views.base import NoViewsError, OwnSizes, ViewGenerator
+from fungi.views.base import InputSpec, NoViewsError, OwnSizes, ViewGenerator
 from fungi.views.plans import ViewPlan
 
 
@@ -74,27 +74,33 @@ def gradient_features(settings: GradientSettings, context: StageContext) -> list
 
 def require_options(settings: GradientSettings) -> None:
     """Raise FungiError before anything is loaded, for options that an objective of a known backbone does not have."""
-    if settings.backbone not in BACKBONES:
-        return
-    input_spec = BACKBONES[settings.backbone].input
-    for name, options in parse_options(settings.set).items():
-        with suppress(NoViewsError):
-            bind(name, embedding_dim=1, input_spec=input_spec, seed=settings.seed, options=options)
+    if settings.backbone in BACKBONES:
+        _with_views(settings, BACKBONES[settings.backbone].input)
 
 
 def _require_views(settings: GradientSettings, context: StageContext) -> None:
     """Raise FungiError before anything is drawn, for objectives that the modality has no views for."""
-    fitting = []
-    for name in settings.objective:
-        with suppress(NoViewsError):
-            bind(name, embedding_dim=1, input_spec=context.backbone.input, seed=settings.seed)
-            fitting.append(name)
+    fitting = _with_views(settings, context.backbone.input)
     lacking = [name for name in settings.objective if name not in fitting]
     if lacking:
         modality = context.backbone.spec.modality
+        fitting = [name for name in settings.objective if name in fitting]
         raise FungiError(
             f"{', '.join(lacking)}: no views of {modality} there. Use --objective {' '.join(fitting or ['kl'])}."
         )
+
+
+def _with_views(settings: GradientSettings, input_spec: InputSpec) -> list[str]:
+    """Return the objectives, named by --objective or --set, that have views of this input.
+
+    Raises FungiError for an objective or an option that does not exist.
+    """
+    options, fitting = parse_options(settings.set), []
+    for name in dict.fromkeys((*settings.objective, *options)):
+        with suppress(NoViewsError):
+            bind(name, embedding_dim=1, input_spec=input_spec, seed=settings.seed, options=options.get(name))
+            fitting.append(name)
+    return fitting
 
 
 def find_layers(context: StageContext, texts: tuple[str, ...], *, bias: bool) -> tuple[Target, ...]:
