@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from fungi.data.formats.image_folders import IMAGE_ENDINGS, image_names, report_left_out
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.files import written_whole
+from fungi.runtime.owner import remove_orphans
 from fungi.store.tensors import load_tensors, save_tensors
 
 FILE, FEATURES, STATE = "index.safetensors", "features", "state"
@@ -60,9 +61,10 @@ class Index:
         return cls(features, state["parts"], {name: tuple(values) for name, values in state["files"].items()})
 
     def write(self, folder: Path) -> None:
-        """Write the index into a folder."""
+        """Write the index into a folder; what killed processes left there goes."""
         state = json.dumps({"parts": self.parts, "files": self.states})
         folder.mkdir(parents=True, exist_ok=True)
+        remove_orphans(folder)
         with written_whole(folder / FILE) as unfinished:
             save_tensors(unfinished, {FEATURES: self.features}, {STATE: state})
 

@@ -1,6 +1,6 @@
 """Blocks: the unit of work, from the first row to the finished file.
 
-The life of a block, here and in the other stores of blocks (`store.banks`, the scores of a segmentation):
+The life of a block, here and in the other stores of blocks:
 
 1. *missing*: there is no file with its name. A resumed run, a shard of a job array, a requeued job and a repeated
    command all do the same: they compute the missing blocks.
@@ -15,6 +15,16 @@ The life of a block, here and in the other stores of blocks (`store.banks`, the 
 A folder of blocks belongs to one feature file and one way of computing it (its key); `manifest.json` in it holds all
 that is needed to assemble the file, so that a merge needs neither model nor data. A block says to which key and place
 it belongs, and has a checksum, so that a damaged, foreign or misplaced block is refused.
+
+The other stores differ in three of the five:
+
+* a bank (`store.banks`): a block is written to its place in two files, and the file that marks it is written as in 3;
+  the bank is complete when no mark is missing, so that nothing is assembled;
+* the scores of a segmentation (`segmentation.scoring`): the matrices of all blocks are read and added up;
+* the index of `fungi similar` (`similar.index`): one file holds all pictures. It is written anew as a whole when
+  pictures are missing in it, or have changed.
+
+In all of them temporary names come from `runtime.files` and orphans go by `runtime.owner`, when a store is opened.
 """
 
 import hashlib
