@@ -184,7 +184,7 @@ class SegmentSettings(ResultSettings):
     def unusual(self) -> dict[str, Any]:
         """Return the settings that differ from the published settings of this profile (spec dense 5).
 
-        The bank size is a column of the published tables, so it counts as unusual only with `--images`.
+        The bank size is a column of the published tables, so it counts as unusual only with `--train-images`.
         """
         usual = SegmentSettings(
             dataset=self.dataset, backbone=self.backbone, profile=self.profile, images=self.images
