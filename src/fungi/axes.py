@@ -13,5 +13,5 @@
 | g | entries of a gradient, o x (i + 1) | | | |
 
 Public tensors carry their axes in the signature, `Float[Tensor, "b p"]`; the tests check them at run time.
-Array-axis names in jaxtyping are strings with a leading space where there is only one: `Float[Tensor, " b"]`.
+If a tensor has a single axis, its name starts with a space: `Float[Tensor, " b"]`.
 """

@@ -1,4 +1,4 @@
-"""`FUNGIWrapper`: FUNGI features for anybody's model.
+"""`FUNGIWrapper`: FUNGI features of any model.
 
     fungi = FUNGIWrapper(model, "blocks.11.attn.proj", device, extractor_configs=[KLConfig(), DINOConfig()])
     fungi.setup(train_dataset)
@@ -58,25 +58,30 @@ class FUNGIWrapper:
     """Extract the FUNGI features of images with one model.
 
     model: any module that maps images `[b, 3, input_dim, input_dim]` to embeddings `[b, d]`. It is moved to `device`
-        and otherwise left as it was; several wrappers may share it.
-    target_layer: path to a linear or convolution layer, `blocks.11.attn.proj`; `blocks.11.attn.qkv[v]` for a part of a
-        fused qkv layer; several paths for the gradients of several layers side by side.
-    device: of the model and of the features.
-    projection: `[p, G]` with entries +1/-1 in any dtype; one per layer name (a dict) for layers of different sizes.
-        None draws them from `seed` with p = d: binary, as the stages do; the name of another kind (`khatri-rao`)
-        draws that.
+        and not changed otherwise; several wrappers may share it.
+    target_layer: path to a linear or convolution layer, `blocks.11.attn.proj`, or to a part of a fused qkv layer,
+        `blocks.11.attn.qkv[v]`. Several paths concatenate the gradients of several layers.
+    device: device of the model and of the features.
+    projection: matrix `[p, G]` with entries +1/-1 in any dtype, or a dict from layer name to matrix for layers of
+        different sizes. None draws a binary matrix from `seed` with p = d, as the stages do. The name of another kind
+        (`khatri-rao`) draws a matrix of that kind.
     input_dim: side of the model's input in pixels.
-    use_fp16, fp16_dtype: compute the model in half precision, and in which.
+    use_fp16, fp16_dtype: whether the model computes in half precision, and its dtype.
     extractor_configs: the objectives, in the order of the features.
 
-    By keyword, beyond the published library: include_embeddings (the L2-normalised embedding comes first; it shares
-    the forward with KL), seed (of heads, projection, negatives and views), image_input (resizing and statistics; the
-    model's own where timm knows them, else ImageNet's), views_per_forward (views encoded at once), bias (append the
-    gradient of the layer's bias), views (`published` enlarges crops to `input_dim`, `native` encodes them at their own
-    size for a quarter of the forwards, `budget` takes fewer of them for an eighth), compile (torch.compile for what
-    comes before the target layer: tens of seconds at the first batch, faster afterwards).
+    Keyword arguments that the published library does not have:
 
-    Raises FungiError, which is a ValueError, for what a caller can cause.
+    include_embeddings: start features with the L2-normalised embedding, which shares its forward pass with KL.
+    seed: seed of heads, projection, negatives and views.
+    image_input: resizing and statistics. Default: those of the timm model, else ImageNet's.
+    views_per_forward: number of views per forward pass.
+    bias: append the gradient of the layer's bias.
+    views: `published` enlarges crops to `input_dim`; `native` encodes crops at their own size, for a quarter of the
+        forwards; `budget` uses fewer crops, for an eighth.
+    compile: compile the layers before the target layer with torch.compile. The first batch takes tens of seconds, later
+        batches are faster.
+
+    Raises FungiError, which is a ValueError, for invalid arguments.
     """
 
     @shielded()
@@ -136,12 +141,12 @@ class FUNGIWrapper:
             "seed": seed,
             "image_input": self.image_input,
         }
-        if views != PUBLISHED:  # extractors of users' own need not know it
+        if views != PUBLISHED:  # extractors of users may not have this attribute
             self.base_params["view_plan"] = views
         self.extractors: list[BaseGradientExtractor] = []
         for config in self.extractor_configs:
             extractor = config.get_extractor(base_params=dict(self.base_params))
-            # One engine, one projection matrix on the device.
+            # All extractors share one engine and one projection matrix on the device.
             extractor.engine = self.engine.through(extractor.encoder)
             self.extractors.append(extractor)
         self._dense: DenseFeatures | None = None
@@ -156,11 +161,11 @@ class FUNGIWrapper:
 
     @shielded()
     def setup(self, dataset: Any, *, check_independence: bool = False) -> None:
-        """Prepare the supporting data of the objectives (negatives, prototypes); call it before extracting.
+        """Draw the negatives and prototypes of the objectives. Call this method before the extraction.
 
-        dataset: training images, items (PIL image, label); only those that are drawn are read.
-        check_independence: make sure that the losses don't mix the samples of a batch: each image alone has to give
-            the gradient that it gives in a batch. FungiError that names the extractor where it does not.
+        dataset: training images, items (PIL image, label). Only the drawn images are read.
+        check_independence: check that the gradient of an image is the same alone and in a batch. Raises FungiError with
+            the name of the extractor if it is not.
         """
         for extractor in self.extractors:
             logger.info(f"setting up {type(extractor).__name__}")
@@ -174,8 +179,8 @@ class FUNGIWrapper:
     def forward(self, images: Any) -> Float[Tensor, "b f"]:
         """Return the features of a list of PIL images, float32 on the device.
 
-        [embedding,] then one part per objective (and layer), each L2-normalised: f = p * objectives (+ d); or f = r
-        after `fit_pca`. A feature depends on its image alone: not on the batch, and not on the order.
+        A feature concatenates the embedding (if included) and one part per objective and layer, each L2-normalised:
+        f = p * objectives (+ d). After `fit_pca`, f = r. A feature depends only on its image, not on the batch.
         """
         pictures = [rgb(image, f"image {index}") for index, image in enumerate(checked_images(images))]
         return self._features(batch_of(pictures, self._generators(), seed=self.seed))
@@ -184,15 +189,15 @@ class FUNGIWrapper:
 
     @shielded()
     def extract(self, dataset: Any, *, batch_size: Any = 64, num_workers: Any = -1) -> Float[Tensor, "n f"]:
-        """Return the features of a collection in its order, on the CPU: what `forward` gives, decoded by workers.
+        """Return the features of a collection, in order, on the CPU. They equal those of `forward`.
 
-        dataset: items are PIL images, pairs (image, label), or dicts with an `image`. num_workers: processes that
-        decode and crop; -1 picks none beside a CPU, and one per core but one beside a GPU.
+        dataset: items are PIL images, pairs (image, label), or dicts with an `image`. num_workers: number of processes
+        that decode and crop; -1 means none on a CPU, and the number of cores minus one on a GPU.
         """
         return torch.cat(list(self.batches(as_samples(dataset), batch_size, num_workers)))
 
     def batches(self, samples: Samples, batch_size: Any, num_workers: Any = -1) -> Iterator[Float[Tensor, "b f"]]:
-        """Yield features batch by batch, on the CPU; arguments as for `extract`."""
+        """Yield the features of each batch, on the CPU. Arguments are those of `extract`."""
         whole_number("batch_size", batch_size, 1)
         whole_number("num_workers", num_workers, -1)
         rows = row_batches(0, len(samples), batch_size)
@@ -214,17 +219,17 @@ class FUNGIWrapper:
 
     @shielded()
     def fit_pca(self, data: Any, dim: Any, *, batch_size: Any = 64, num_workers: Any = -1) -> None:
-        """Fit a PCA (centred, not whitened); from then on features are reduced to `dim`.
+        """Fit a PCA (centred, not whitened). Later features are reduced to `dim`.
 
-        data: features `[n, f]` of training images, or the training images. Nothing is reduced, and the log says so,
-        where `dim` is not smaller than both n and f (spec vision 9.1).
+        data: features `[n, f]` of training images, or the training images. If `dim` is not smaller than both n and f,
+        the PCA is skipped with a log message (spec vision 9.1).
         """
         whole_number("dim", dim, 1)
         features = checked_features(data) if isinstance(data, Tensor | np.ndarray) else None
         width = sum(self.parts.values())
         if features is not None and features.shape[1] != width:
             raise FungiError(
-                f"features of this wrapper are {width} wide before a PCA, those given {features.shape[1]}."
+                f"this wrapper has features of size {width} before the PCA, but `data` has size {features.shape[1]}."
             )
         self.reduction = None
         if features is None:
@@ -233,10 +238,10 @@ class FUNGIWrapper:
 
     @shielded()
     def setup_dense(self, dataset: Any = None, *, bank: str | Path | None = None, batch_size: int = 8) -> None:
-        """Prepare `dense`: where the negatives of each patch are looked up.
+        """Set the bank of negatives for `dense`. Give either `dataset` or `bank`.
 
-        dataset: training images, all of whose patches are held in memory; or bank: a folder of embeddings that
-        `fungi segment` made (below `<root>/banks`). FungiError for a model without patch tokens.
+        dataset: training images; their patches are kept in memory. bank: folder of embeddings that `fungi segment`
+        wrote (below `<root>/banks`). Raises FungiError for a model without patch tokens.
         """
         extractor = dense_extractor(self.engine, self.image_input, self.seed)
         if (dataset is None) == (bank is None):
@@ -249,18 +254,19 @@ class FUNGIWrapper:
 
     @shielded()
     def dense(self, images: Sequence[Any]) -> Float[Tensor, "b t f"]:
-        """Return the features of the patches of PIL images, `[b t 2d]` float32 on the device, row by row over an image.
+        """Return the features of the patches of PIL images, `[b t 2d]` float32 on the device, in row-major order.
 
-        `normalise(cat[token, gradient])`, both L2-normalised: each patch's own term of SimCLR's gradient at the first
-        target layer (spec dense 4). Images are brought to `input_dim` x `input_dim`, their aspect not kept. The same
-        values as in `fungi segment` with the same model, projection, seed and bank.
+        The feature of a patch is `normalise(cat[token, gradient])`, with both parts L2-normalised. The gradient is the
+        patch's term of SimCLR's gradient at the first target layer (spec dense 4). Images are resized to `input_dim` x
+        `input_dim`; their aspect ratio is not kept. `fungi segment` gives the same values with the same model,
+        projection, seed and bank.
         """
         if self._dense is None:
             raise FungiError("call setup_dense(training images) before dense(images).")
         return self._dense([rgb(image, f"image {index}") for index, image in enumerate(images)])
 
     def save(self, path: str | Path) -> None:
-        """Write everything but the model to a folder: heads, negatives, projection, PCA, configuration."""
+        """Save heads, negatives, projection, PCA and configuration to a folder. The model is not saved."""
         save_wrapper(self, Path(path))
 
     @classmethod
@@ -268,9 +274,9 @@ class FUNGIWrapper:
     def load(
         cls, path: str | Path, model: nn.Module, device: torch.device | str, *, config_types: Sequence[type] = ()
     ) -> "FUNGIWrapper":
-        """Return a saved wrapper around the same model; it gives the same features.
+        """Load a saved wrapper for the same model. It gives the same features.
 
-        config_types: the classes of configurations of your own. FungiError where the model's weights are others.
+        config_types: your own classes of configurations. Raises FungiError if the weights of the model differ.
         """
         return load_wrapper(cls, Path(path), model, device, config_types)
 
@@ -293,7 +299,7 @@ class FUNGIWrapper:
 
     @cached_property
     def _computed_features(self) -> list[Feature]:
-        """Return what is computed of every image; the features of gradients have numbers as names."""
+        """Return the features to compute. The name of a gradient feature is the index of its extractor."""
         gradients = [
             Feature(str(number), extractor.views, extractor.engine, extractor.loss)
             for number, extractor in enumerate(self.extractors)

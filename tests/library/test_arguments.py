@@ -75,7 +75,7 @@ CALLS = {
     "pca-share": (lambda: make().fit_pca(pictures(2), 0.9), "dim is 0.9; a whole number from 1 on"),
     "pca-numpy": (lambda: make().fit_pca(np.zeros((9, 24)), 2), r"features are a ndarray; give a tensor.*from_numpy"),
     "pca-uint8": (lambda: make().fit_pca(torch.zeros(9, 24, dtype=torch.uint8), 2), r"features are uint8 \[9, 24\]"),
-    "pca-width": (lambda: make().fit_pca(torch.zeros(9, 7), 2), "are 24 wide before a PCA, those given 7"),
+    "pca-width": (lambda: make().fit_pca(torch.zeros(9, 7), 2), "of size 24 before the PCA, but `data` has size 7"),
     "setup-number": (
         lambda: make().setup(3, check_independence=True),
         "has no length",

@@ -8,14 +8,14 @@ from typing import Literal
 from fungi.search import Backend
 
 TEMPERATURE = 0.07
-"""Of the weighted vote of neighbours, as DINO sets it (spec udi 7.1)."""
+"""Temperature of the weighted vote of neighbours, as in DINO (spec udi 7.1)."""
 Solver = Literal["cyanure", "lbfgs"]
-"""What fits a logistic regression: cyanure (CPU; as published) or torch's L-BFGS (CPU or GPU)."""
+"""Solver of logistic regression: cyanure (CPU; as published) or L-BFGS of torch (CPU or GPU)."""
 
 
 @dataclass(frozen=True)
 class VoteOptions:
-    """How neighbours vote: their number, by majority or weighted by exp(cosine / temperature), found by a back-end."""
+    """Number of neighbours, kind of vote (majority, or weighted by exp(cosine / temperature)) and search back-end."""
 
     k: int
     vote: Literal["majority", "weighted"] = "majority"

@@ -1,4 +1,4 @@
-"""k-means, its clusters matched one-to-one with the classes (spec vision 9.7)."""
+"""k-means with one-to-one matching of clusters and classes (spec vision 9.7)."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from fungi.errors import FungiError
 
 @dataclass(frozen=True)
 class Clustering:
-    """What a clustering says about the classes.
+    """Scores of a clustering against the classes.
 
-    accuracy: rows in the cluster matched to their class, over all rows; overlap: mean over matched pairs of
-    intersection / class size; intersection_over_union: the same over the union; nmi: normalised mutual information.
-    predictions: the class matched to each row's cluster.
+    accuracy: share of rows in the cluster that is matched to their class. overlap: mean of intersection / class size
+    over matched pairs. intersection_over_union: mean of intersection / union over matched pairs. nmi: normalised mutual
+    information. predictions: for each row, the class that is matched to its cluster.
     """
 
     accuracy: float
@@ -27,7 +27,7 @@ class Clustering:
 def cluster(
     features: Float[np.ndarray, "n r"], targets: Integer[np.ndarray, " n"], *, seed: int = 42, restarts: int = 10
 ) -> Clustering:
-    """Cluster rows into as many clusters as there are classes, and match. FungiError for fewer rows than classes."""
+    """Cluster the rows, one cluster per class, and match. Raises FungiError if there are fewer rows than classes."""
     from sklearn.cluster import KMeans
 
     classes = len(np.unique(targets))

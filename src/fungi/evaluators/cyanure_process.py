@@ -1,11 +1,11 @@
-"""cyanure in a process of its own.
+"""Run cyanure in a separate process.
 
-cyanure brings an OpenBLAS, whose LAPACK takes the place of routines that torch's MKL calls with several threads: once
-both are in one process, `torch.linalg` computes noise (docs/log.md). So nothing here imports torch, and the parent
-never imports cyanure.
+cyanure loads OpenBLAS. Its LAPACK replaces routines that torch's MKL calls with several threads. With both in one
+process, results of `torch.linalg` are wrong (docs/log.md). Therefore this module does not import torch, and the parent
+process never imports cyanure.
 
-The parent (`CyanureProcess`) hands over features as shared memory and keeps the process for the next fit; the child
-(`python -m fungi.evaluators.cyanure_process DESCRIPTOR`) answers with coefficients, warnings, or what went wrong.
+The parent (`CyanureProcess`) passes features in shared memory and keeps the process for the next fit. The child
+(`python -m fungi.evaluators.cyanure_process DESCRIPTOR`) sends back coefficients, warnings and errors.
 """
 
 import atexit
@@ -32,7 +32,7 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
 
 @dataclass(frozen=True, kw_only=True)
 class CyanureFit:
-    """One fit. rows, columns, offset: the float64 features in the shared memory; threads: how many it may use."""
+    """One fit. rows, columns, offset: the float64 features in the shared memory; threads: number of threads."""
 
     rows: int
     columns: int
@@ -47,14 +47,14 @@ class CyanureFit:
 
 @dataclass(frozen=True)
 class CyanureAnswer:
-    """Coefficients as cyanure gives them, `[r c]` (`[r 1]` or `[r]` for two classes), and the passes it took."""
+    """Coefficients of cyanure, `[r c]` (`[r 1]` or `[r]` for two classes), and the number of passes over the data."""
 
     coefficients: Float64[np.ndarray, "..."]
     epochs: int
 
 
 class CyanureProcess:
-    """The parent's side. Started with the first fit, and again where it has died since the last one."""
+    """The child process, as the parent sees it. It starts at the first fit, and again if it has ended since."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,7 +62,7 @@ class CyanureProcess:
         self._owner = 0
 
     def fit(self, request: CyanureFit, descriptor: int, codes: Int64[np.ndarray, " n"]) -> CyanureAnswer:
-        """Fit on features in the shared memory of a descriptor. FungiError for whatever goes wrong, in one line."""
+        """Fit on features in shared memory. descriptor: its file descriptor. Raises FungiError if the fit fails."""
         connection = self._connected(request.threads)
         try:
             connection.send((asdict(request), codes))
@@ -80,7 +80,7 @@ class CyanureProcess:
         return CyanureAnswer(answer["coefficients"], answer["epochs"])
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         if self._process is not None and self._owner == os.getpid():
             assert self._connection is not None
             self._connection.close()
@@ -118,7 +118,7 @@ class CyanureProcess:
         assert self._process is not None
         try:
             status = self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # it hung up, and does not end
+        except subprocess.TimeoutExpired:  # it closed the connection but still runs
             status = -signal.SIGKILL
         self.stop()
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
@@ -130,7 +130,7 @@ class CyanureProcess:
 
 
 PROCESS = CyanureProcess()
-"""The one of this process: fits follow each other, and each takes all threads."""
+"""The cyanure process shared by all fits, which run one after the other with all threads."""
 atexit.register(PROCESS.stop)
 
 
@@ -156,7 +156,7 @@ def serve(connection: Connection) -> None:
             answer = _answer(CyanureFit(**request), descriptor, codes)
         except ImportError as error:
             answer = {"error": f"can't be used ({error}). pip install cyanure.", "warnings": []}
-        except Exception as error:  # whatever cyanure raises belongs to the parent
+        except Exception as error:  # the parent reports every exception of cyanure
             text = " ".join(f"{type(error).__name__}: {error}".split())
             answer = {"error": f"failed ({text}).", "warnings": []}
         finally:
@@ -170,8 +170,8 @@ def _answer(request: CyanureFit, descriptor: int, codes: Int64[np.ndarray, " n"]
 
     memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     flat = np.frombuffer(memory, dtype=np.float64, offset=request.offset, count=request.rows * request.columns)
-    # For two classes cyanure knows the binary loss alone, and silently takes the squared loss where it is asked for the
-    # multinomial one. Its w stands for W = [-w/2, w/2], whose penalty is half as strong.
+    # For two classes, cyanure has only the binary loss: asked for the multinomial loss, it silently uses the squared
+    # loss. Its w corresponds to W = [-w/2, w/2], and the penalty of W is half that of w.
     binary = request.classes == 2
     classifier = Classifier(
         loss="logistic" if binary else "multiclass-logistic",
@@ -187,7 +187,7 @@ def _answer(request: CyanureFit, descriptor: int, codes: Int64[np.ndarray, " n"]
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the parent's duality gap says it, with the number
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the parent reports the duality gap
         classifier.fit(flat.reshape(request.rows, request.columns), codes)
     return {
         "coefficients": np.asarray(classifier.coef_, dtype=np.float64),

@@ -1,4 +1,4 @@
-"""In-context example retrieval, no language model in sight: neighbours in order, proxies, scoring (spec text 5.1)."""
+"""In-context example retrieval without a language model: ordered neighbours, proxies, scores (spec text 5.1)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from fungi.search.neighbours import in_memory
 
 
 def examples_in_order(train: Float[Tensor, "n r"], queries: Float[Tensor, "q r"], k: int) -> Int64[Tensor, "q k"]:
-    """Train rows that are nearest to each query, the nearest first; equal distances in the order of the rows."""
+    """Return the train rows nearest to each query, nearest first. Rows at equal distance are in ascending order."""
     rows = nearest(in_memory(train), queries, k).rows.cpu().sort(dim=1).values
     train, queries = train.cpu().double(), queries.cpu().double()
     distances = torch.stack([(train[near] - query).norm(dim=1) for near, query in zip(rows, queries, strict=True)])
@@ -23,10 +23,10 @@ def examples_in_order(train: Float[Tensor, "n r"], queries: Float[Tensor, "q r"]
 def proxies(
     examples: Int64[Tensor, "q k"], train_labels: Integer[np.ndarray, " n"], labels: Integer[np.ndarray, " q"]
 ) -> dict[str, float]:
-    """Return scores of the examples that need no language model.
+    """Return proxy scores of the examples, without a language model.
 
-    contains-label: share of queries that have an example of the right label; majority-accuracy: share of queries whose
-    examples have the right label most often.
+    contains-label: share of queries with at least one example of the right label. majority-accuracy: share of queries
+    for which the right label is the most frequent label of the examples.
     """
     of_examples = train_labels[examples.numpy()]  # [q k]
     return {
@@ -38,9 +38,9 @@ def proxies(
 def score_answers(
     answers: Mapping[str, str], expected: Mapping[str, str], names: Sequence[str]
 ) -> dict[str, float | int]:
-    """Exact match of answered label names, over the queries that have an answer.
+    """Return the share of answers that equal the label name, over the queries with an answer.
 
-    answers, expected: by query. Answers that are no label name count as wrong, and are counted.
+    answers, expected: query -> label name. An answer that is not a label name is wrong; `no-label` is their number.
     """
     answered = [query for query in expected if query in answers]
     right = sum(answers[query].strip() == expected[query] for query in answered)

@@ -1,6 +1,6 @@
 """k-nearest-neighbour classification: Euclidean distance, uniform majority vote, ties to the smallest label.
 
-Exact: which rows are nearest is certain, and the same for all backends (`fungi.search.exact`).
+The search is exact: all back-ends retrieve the same rows (`fungi.search.exact`).
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def knn_predictions(
     k: int,
     backend: Backend = "exact",
 ) -> Integer[np.ndarray, " q"]:
-    """Predicted label of each query. FungiError where there are fewer train rows than k."""
+    """Return the predicted label of each query. Raises FungiError if there are fewer train rows than k."""
     return majority_vote(neighbour_labels(train, train_targets, queries, k, backend))
 
 
@@ -34,7 +34,7 @@ def neighbour_labels(
     k: int,
     backend: Backend = "exact",
 ) -> Integer[np.ndarray, "q k"]:
-    """Labels of the k nearest train rows of each query. FungiError where there are fewer train rows than k."""
+    """Return the labels of the k nearest train rows of each query. Raises FungiError for fewer train rows than k."""
     if len(train_targets) < k:
         raise FungiError(
             f"k = {k} neighbours were asked for, but there are only {len(train_targets)} train rows. Use --k."
@@ -43,7 +43,7 @@ def neighbour_labels(
 
 
 def majority_vote(labels: Integer[np.ndarray, "q k"]) -> Integer[np.ndarray, " q"]:
-    """Return the most frequent label of each row; of equally frequent ones the smallest."""
+    """Return the most frequent label of each row. If several are equally frequent, return the smallest of them."""
     known, codes = np.unique(labels, return_inverse=True)
     codes = codes.reshape(labels.shape)
     winners = np.empty(len(labels), dtype=known.dtype)
@@ -57,11 +57,11 @@ def majority_vote(labels: Integer[np.ndarray, "q k"]) -> Integer[np.ndarray, " q
 
 
 def other_labels(rows: Float[Tensor, "n r"], targets: Integer[np.ndarray, " n"], k: int) -> Integer[np.ndarray, "n k"]:
-    """Labels of the k nearest other rows of each row, nearest first; k has to be smaller than n."""
+    """Return the labels of the k nearest other rows of each row, nearest first. Needs k < n."""
     assert k < len(rows), "every row needs k others"
     indices = nearest(in_memory(rows), rows, k + 1).rows.cpu()  # [n k+1], the row itself among them
     own = indices == torch.arange(len(rows)).unsqueeze(1)
-    # Where equal rows took all places, the row itself is not among them: then the last one goes.
+    # With more than k duplicates, the row itself may not be among its neighbours; then the last neighbour is dropped.
     left_out = torch.where(own.any(dim=1), own.int().argmax(dim=1), k)
     kept = torch.arange(k + 1).expand(len(rows), -1) != left_out.unsqueeze(1)
     return targets[indices[kept].reshape(len(rows), k).numpy()]

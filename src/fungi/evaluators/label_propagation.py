@@ -1,4 +1,4 @@
-"""Labels that travel through a video along the similarity of patches (spec udi 7.6).
+"""Propagation of labels through a video by the similarity of patches (spec udi 7.6).
 
 Axes: n patches of a frame (rows x columns), c frames of context, k labels, d features.
 """
@@ -12,7 +12,7 @@ from fungi.search.exact import most_similar
 
 
 def neighbourhood(rows: int, columns: int, radius: int) -> Bool[Tensor, "n n"] | None:
-    """Return which patches lie within `radius` of each other along both axes; None, no restriction, for radius 0."""
+    """Return which patches are within `radius` of each other along both axes, or None (no restriction) for radius 0."""
     if not radius:
         return None
     places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))  # [n 2]
@@ -28,8 +28,9 @@ def propagated(
     temperature: float = 0.1,
     neighbours: int = 5,
 ) -> Float[Tensor, "n k"]:
-    """Return shares of labels for each patch of a frame: the mean over its most similar patches of the context,
-    weighted by exp(cosine / T). Patches outside the neighbourhood `near` are left out; None leaves out none.
+    """Return the label shares of each patch: the mean over its most similar context patches, weights exp(cosine / T).
+
+    near: patches to compare with each patch; None for all.
     """
     keys = normalize(context, dim=-1).flatten(0, 1)  # [c*n d]
     far = None if near is None else ~near.repeat(1, len(context))

@@ -1,6 +1,6 @@
 """Linear probing: the published protocol around logistic regression (spec vision 9.5).
 
-Lambda is the first of the best on validation rows; the final fit then sees the rows that the protocol gives it.
+Lambda is the first value with the best validation accuracy. The protocol decides the rows of the final fit.
 """
 
 from dataclasses import dataclass, replace
@@ -24,14 +24,14 @@ class LabelledRows:
     targets: Integer[np.ndarray, " n"]
 
     def take(self, rows: Integer[np.ndarray, " s"]) -> "LabelledRows":
-        """Return the given rows."""
+        """Return a subset of the rows."""
         chosen = torch.from_numpy(rows).to(self.features.device)
         return LabelledRows(self.features[chosen], self.targets[rows])
 
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """A fit, and the labels that its columns stand for."""
+    """A fit, and the label of each column of its weights."""
 
     classes: Integer[np.ndarray, " c"]
     logistic: LogisticFit
@@ -48,7 +48,7 @@ class LinearClassifier:
         return (features.double() @ direction).cpu().numpy()
 
     def accuracy(self, rows: LabelledRows) -> float:
-        """Share of rows with the right label."""
+        """Return the share of correctly classified rows."""
         return float(np.mean(self.predict(rows.features) == rows.targets))
 
 
@@ -62,14 +62,14 @@ def fit_classifier(rows: LabelledRows, regularization: float, options: LogisticO
 def validation_accuracies(
     train: LabelledRows, validation: LabelledRows, options: LogisticOptions
 ) -> Float[np.ndarray, " m"]:
-    """Accuracy on validation rows for each lambda, fitted on train rows."""
+    """Fit on train rows for each lambda, and return the accuracies on validation rows."""
     classes, codes = _coded(train)
     path = fit_path(train.features, codes, len(classes), LAMBDAS, options)
     return np.array([LinearClassifier(classes, solution).accuracy(validation) for solution in path])
 
 
 def cross_validation_accuracies(train: LabelledRows, folds: int, options: LogisticOptions) -> Float[np.ndarray, " m"]:
-    """Return the mean accuracy of each lambda over stratified folds. FungiError for a class with a single row."""
+    """Return the mean accuracy of each lambda over stratified folds. Raises FungiError if a class has a single row."""
     from sklearn.model_selection import StratifiedKFold
 
     smallest = int(np.unique(train.targets, return_counts=True)[1].min())

@@ -20,9 +20,10 @@ def linear_probe(
     batch: int,
     seed: int = 0,
 ) -> dict[str, float]:
-    """`accuracy`: the best over epochs, as the protocol reports it; `last-accuracy`: after the last epoch.
+    """Return `accuracy`, the best over all epochs as in the protocol, and `last-accuracy`, after the last epoch.
 
-    One linear layer, weights N(0, 0.01^2), no weight decay, the rate along a cosine from `rate * batch / 256` to 0.
+    The probe is one linear layer with initial weights N(0, 0.01^2), without weight decay. The learning rate follows a
+    cosine from `rate * batch / 256` to 0.
     """
     classes = int(torch.cat([train_targets, test_targets]).max()) + 1
     generator = torch_generator(seed, "linear probe")

@@ -20,7 +20,7 @@ from fungi.evaluators import Solver, usual_solver
 from fungi.evaluators.cyanure_process import PROCESS, CyanureFit
 from fungi.runtime.shared_rows import shared, shared_rows
 
-_ROWS = 16384  # rows whose logits are held at once
+_ROWS = 16384  # number of rows per block of logits
 _PASSES_PER_CHECK = 10
 _HISTORY = 20
 
@@ -29,9 +29,9 @@ _HISTORY = 20
 class LogisticOptions:
     """Options of a solver.
 
-    solver: `cyanure` (CPU; what the published code uses) or `lbfgs` (torch; CPU or GPU; the default where cyanure is
-    not installed). tolerance: relative duality gap (P - D) / P at which to stop; max_epochs: largest number of passes
-    over the data.
+    solver: `cyanure` (CPU; as in the published code) or `lbfgs` (torch; CPU or GPU; the default if cyanure is not
+    installed). tolerance: relative duality gap (P - D) / P at which the solver stops. max_epochs: largest number of
+    passes over the data.
     """
 
     solver: Solver = field(default_factory=usual_solver)
@@ -41,13 +41,13 @@ class LogisticOptions:
 
 
 def bytes_beside_features(solver: Solver, rows: int, classes: int) -> int:
-    """Return the bytes that a solver needs besides its features `[n r]`; factors as measured (docs/log.md)."""
+    """Return the memory in bytes that a solver needs besides its features `[n r]`, as measured (docs/log.md)."""
     held = 2.15 * rows if solver == "cyanure" else 6 * min(rows, _ROWS)
     return int(held * classes * 8)
 
 
 def room_for_rows(solver: Solver, rows: int, dim: int, device: torch.device) -> Float64[Tensor, "n r"]:
-    """Memory for features, where the solver takes them without a copy."""
+    """Allocate memory for features in which the solver reads them without a copy."""
     if solver == "cyanure":
         return shared_rows(rows, dim)
     return torch.empty(rows, dim, dtype=torch.float64, device=device)
@@ -55,7 +55,7 @@ def room_for_rows(solver: Solver, rows: int, dim: int, device: torch.device) -> 
 
 @dataclass(frozen=True)
 class LogisticFit:
-    """Weights `[r c]` for one lambda, with their relative duality gap and the passes that they took."""
+    """Weights `[r c]` for one lambda, their relative duality gap, and the number of passes over the data."""
 
     weights: Float64[Tensor, "r c"]
     regularization: float
@@ -93,7 +93,7 @@ class LogisticProblem:
         return loss / len(self.codes), gradient / len(self.codes), entropy / len(self.codes)
 
     def relative_gap(self, weights: Float64[Tensor, "r c"]) -> float:
-        """(P - D) / P: zero at the optimum, and never below the relative distance to it."""
+        """Return (P - D) / P. It is zero at the optimum, and an upper bound of the relative distance to it."""
         loss, gradient, entropy = self.data_term(weights)
         primal = loss + self.regularization / 2 * weights.square().sum()
         dual = entropy - gradient.square().sum() / (2 * self.regularization)
@@ -101,7 +101,7 @@ class LogisticProblem:
 
 
 def fit(problem: LogisticProblem, options: LogisticOptions, start: LogisticFit | None = None) -> LogisticFit:
-    """Solve for one lambda. start: where L-BFGS begins (a fit for a neighbouring lambda)."""
+    """Fit for one lambda. start: a fit for a neighbouring lambda, from which L-BFGS starts."""
     if options.solver == "lbfgs":
         return _fit_lbfgs(problem, options, start)
     return _fit_cyanure(problem, options)
@@ -114,7 +114,7 @@ def fit_path(
     lambdas: Float[np.ndarray, " m"],
     options: LogisticOptions,
 ) -> list[LogisticFit]:
-    """Return a fit for each lambda, in the order given. L-BFGS starts each from the fit of the next larger lambda."""
+    """Return a fit for each lambda, in their order. L-BFGS starts each fit from that of the next larger lambda."""
     fits: dict[float, LogisticFit] = {}
     last = None
     for value in sorted(lambdas.tolist(), reverse=True):

@@ -5,14 +5,14 @@ from jaxtyping import Float, Integer
 
 
 def accuracy(predictions: Integer[np.ndarray, " q"], targets: Integer[np.ndarray, " q"]) -> float:
-    """Share of rows with the right label."""
+    """Return the share of correctly classified rows."""
     return float(np.mean(predictions == targets))
 
 
 def per_class_accuracy(
     predictions: Integer[np.ndarray, " q"], targets: Integer[np.ndarray, " q"]
 ) -> tuple[Integer[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """Classes present in the targets, and the recall of each."""
+    """Return the classes in the targets, and the recall of each class."""
     classes, place = np.unique(targets, return_inverse=True)
     right = np.bincount(place, weights=predictions == targets)
     return classes, right / np.bincount(place)
@@ -28,9 +28,9 @@ def classification_scores(
     targets: Integer[np.ndarray, " q"],
     decision_score: Float[np.ndarray, " q"] | None = None,
 ) -> dict[str, float]:
-    """Return both accuracies, under the names that result files use; `auc` joins them where the labels are 0 and 1.
+    """Return both accuracies under their names in result files, and `auc` if the labels are 0 and 1.
 
-    decision_score: how much each row looks like class 1 (any increasing scale), for the area under the ROC curve.
+    decision_score: score of class 1 for each row (any increasing scale), for the area under the ROC curve.
     """
     scores = {
         "accuracy": accuracy(predictions, targets),

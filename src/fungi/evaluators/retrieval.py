@@ -25,14 +25,15 @@ PROTOCOLS = {
 LETTERS = {"easy": "E", "medium": "M", "hard": "H"}
 
 Relevance = Mapping[str, Sequence[int]]
-"""Rows of the database that are `easy`, `hard`, `junk` for one query."""
+"""For one query, the `easy`, `hard` and `junk` rows of the database."""
 
 
 @dataclass(frozen=True)
 class ProtocolScores:
     """Scores under one protocol.
 
-    average_precision: per query, None where it has no positives. precision_at: cut-off -> mean over queries.
+    average_precision: one value per query, None for a query without positives. precision_at: cut-off -> mean over
+    queries.
     """
 
     average_precision: list[float | None]
@@ -47,7 +48,7 @@ class ProtocolScores:
 def evaluate_protocol(
     ranking: Int64[np.ndarray, "q n"], truth: Sequence[Relevance], protocol: str, cutoffs: Sequence[int] = (1, 5, 10)
 ) -> ProtocolScores:
-    """Score a ranking of the database; FungiError where no query has a positive."""
+    """Score a ranking of the database. Raises FungiError if no query has positives."""
     relevant, irrelevant = PROTOCOLS[protocol]
     places: list[Int64[np.ndarray, " m"] | None] = []
     for order, relations in zip(ranking, truth, strict=True):
@@ -66,15 +67,15 @@ def evaluate_protocol(
 def positions_of(
     order: Int64[np.ndarray, " n"], positives: Integer[np.ndarray, " m"], ignored: Integer[np.ndarray, " i"]
 ) -> Int64[np.ndarray, " m"]:
-    """Zero-based places of the positives in a ranking from which the ignored rows are taken out, ascending."""
+    """Return the zero-based ranks of the positives after the ignored rows are removed, ascending."""
     kept = order[~np.isin(order, ignored)]
     return np.flatnonzero(np.isin(kept, positives))
 
 
 def average_precision(positions: Integer[np.ndarray, " m"]) -> float:
-    """Area under the precision-recall curve by the trapezoidal rule.
+    """Return the area under the precision-recall curve by the trapezoidal rule.
 
-    The j-th positive (from 0) at place r raises recall by 1/m, between precisions j/r (1 at the top) and (j+1)/(r+1).
+    The j-th positive (from 0) at rank r raises recall by 1/m, between precisions j/r (1 at the top) and (j+1)/(r+1).
     """
     before = np.arange(len(positions))
     left = np.where(positions == 0, 1.0, before / np.maximum(positions, 1))
@@ -83,7 +84,7 @@ def average_precision(positions: Integer[np.ndarray, " m"]) -> float:
 
 
 def precision_at(positions: Integer[np.ndarray, " m"], cutoff: int) -> float:
-    """Share of positives among the first rows; the cut-off reaches no further than the last positive."""
+    """Return the share of positives among the first rows. The cut-off is at most the rank of the last positive."""
     reach = min(int(positions[-1]) + 1, cutoff)
     return float((positions < reach).sum() / reach)
 

@@ -21,7 +21,10 @@ def attention_vote(
 def upsampled_classes(
     votes: Float[Tensor, "t c"], size: int, excluded: Sequence[int] = ()
 ) -> Int64[Tensor, "size size"]:
-    """Class of each pixel: patch labels as maps, bilinear to the image's size, largest; never an excluded class."""
+    """Resize the vote maps bilinearly to the image size, and return the class with the largest vote per pixel.
+
+    Excluded classes are never predicted.
+    """
     side = round(len(votes) ** 0.5)
     maps = votes.T.unflatten(1, (side, side)).unsqueeze(0)  # [t c] -> [1 c y x]
     maps = interpolate(maps, (size, size), mode="bilinear", align_corners=False)[0]
@@ -33,16 +36,16 @@ def upsampled_classes(
 def confusion(
     truth: UInt8[np.ndarray, "h w"], predicted: Integer[np.ndarray, "h w"], classes: int, ignored: int
 ) -> Int64[np.ndarray, "c c"]:
-    """Pixels by true class (rows) and predicted class (columns); `ignored` and void ground truth left out."""
+    """Count pixels by true class (rows) and predicted class (columns), without void and `ignored` ground truth."""
     counted = (truth != ignored) & (truth < classes)
     pairs = truth[counted].astype(np.int64) * classes + predicted[counted]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def segmentation_scores(matrix: Int64[np.ndarray, "c c"], unscored: Sequence[int] = ()) -> dict[str, Any]:
-    """`mIoU`, `IoU` of each scored class, `pixel-accuracy`, as fractions.
+    """Return `mIoU`, `IoU` of each scored class, and `pixel-accuracy`, as fractions.
 
-    IoU is TP / (TP + FP + FN); a class without any pixel, true or predicted, counts 0.
+    IoU is TP / (TP + FP + FN). It is 0 for a class without true and predicted pixels.
     """
     hits = np.diagonal(matrix).astype(np.float64)
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
@@ -57,7 +60,7 @@ def segmentation_scores(matrix: Int64[np.ndarray, "c c"], unscored: Sequence[int
 
 
 def matched_miou(matrix: Int64[np.ndarray, "c c"], unscored: Sequence[int] = ()) -> float:
-    """mIoU after the best one-to-one matching of predicted to true classes: never lower than mIoU (deviation H4)."""
+    """Return the mIoU after the best one-to-one matching of predicted and true classes (deviation H4)."""
     from scipy.optimize import linear_sum_assignment
 
     union = matrix.sum(axis=0)[None, :] + matrix.sum(axis=1)[:, None] - matrix

@@ -1,6 +1,6 @@
 """Weighted k-nearest-neighbour classification by cosine similarity, as self-supervised methods report it.
 
-A neighbour of similarity s votes with exp(s / T); all numbers of neighbours come from one search (spec udi 7.1).
+A neighbour of similarity s votes with weight exp(s / T). One search serves all values of k (spec udi 7.1).
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,9 +28,9 @@ def weighted_knn(
     neighbours: Sequence[int],
     temperature: float = TEMPERATURE,
 ) -> dict[int, dict[str, float]]:
-    """Return, for each k, `accuracy` and `top5` (of min(5, k) classes) as shares. Features are normalised here.
+    """Return, for each k, `accuracy` and `top5` (of min(5, k) classes) as fractions. Features are L2-normalised first.
 
-    Raises FungiError where there are fewer train rows than the largest k.
+    Raises FungiError if there are fewer train rows than the largest k.
     """
     largest = max(neighbours)
     if len(train) < largest:
@@ -59,9 +59,9 @@ def weighted_predictions(
     temperature: float = TEMPERATURE,
     backend: Backend = "exact",
 ) -> tuple[Integer[np.ndarray, " q"], Float64[np.ndarray, " q"]]:
-    """Return the label with the largest weight for each query (of ties the smallest), and the share of label 1.
+    """Return the label with the largest weight for each query (for ties, the smallest), and the share of label 1.
 
-    The k neighbours are those of the largest cosine. Raises FungiError where there are fewer train rows than k.
+    The neighbours are the k rows of largest cosine. Raises FungiError if there are fewer train rows than k.
     """
     if len(train_targets) < k:
         raise FungiError(
@@ -87,5 +87,5 @@ def weighted_predictions(
 
 
 def vote_weights(similarity: Float[Tensor, "q k"], temperature: float) -> Float[Tensor, "q k"]:
-    """Return exp(similarity / temperature) over the largest vote of each row, so that no weight is infinite."""
+    """Return exp(similarity / temperature), divided by the largest value of each row to avoid overflow."""
     return ((similarity - similarity.amax(dim=1, keepdim=True)) / temperature).exp()
