@@ -1,12 +1,12 @@
-"""Kill the stages at random moments, and report what was lost (must be nothing) and what was left behind.
+"""Kill the stages at random moments, and count lost results (there must be none) and remaining orphans.
 
     python scripts/kill_test.py --kills 1000
     python scripts/kill_test.py --kills 40 --stages merge --moments spaced
 
-Every stage and objective in turn works on a few pictures, in a process forked from this one, so that a kill costs no
+Each stage and objective in turn works on a few pictures, in a process forked from this one, so that a kill costs no
 start-up. It is killed (SIGKILL, SIGTERM or SIGUSR1) at a random moment of its run and started again, as often as asked.
-After each kill everything that was finished before has to be there still, bit for bit; whenever a run gets through, its
-files have to be those of a run that was never killed. 1,000 kills take about ten minutes on two cores.
+After each kill, everything that was finished before must still exist, bit for bit. If a run ends by itself, its files
+must equal those of a run that was never killed. 1,000 kills take about ten minutes on two cores.
 
 `--moments spaced` kills before file operations that are evenly spaced over the run (creating, renaming, removing), the
 same ones every time: what the test suite does.
@@ -48,9 +48,9 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
 SHOWN = 20
 CHANGES = ("open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir")
 """Audit events of operations that change files; of opening, only for writing."""
-HEEDED = tuple(128 + number for number in SIGNALS)
+HANDLED = tuple(128 + number for number in SIGNALS)
 NEWEST = " after step "
-"""Between the name of a checkpoint and how far it is."""
+"""Text between the name of a checkpoint and its step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +68,15 @@ class KillSettings:
 
 @dataclass
 class Tally:
-    """What became of a stage."""
+    """Outcome of the kills of a stage.
+
+    survived: runs that ended by themselves. orphans: kind of remaining files or processes -> number.
+    """
 
     kills: int = 0
     survived: int = 0
     lost: list[str] = field(default_factory=list)
-    litter: Counter[str] = field(default_factory=Counter)
+    orphans: Counter[str] = field(default_factory=Counter)
 
 
 def _at(root: Path, command: list[str]) -> list[str]:
@@ -81,10 +84,10 @@ def _at(root: Path, command: list[str]) -> list[str]:
 
 
 def begin(command: list[str], root: Path, *, assembled: bool = True, die_at: int = 0) -> int:
-    """Run a command in a forked process that leads a group of its own; its pid.
+    """Run a command in a forked process that leads its own process group, and return its pid.
 
-    die_at: the file operation below the root, counted from 1, before which the process kills itself; 0 for none. How
-    many there were is written beside the root.
+    die_at: number of the file operation below the root, counted from 1, before which the process kills itself; 0 for
+    none. The number of operations is written beside the root.
     """
     pid = os.fork()
     if pid:
@@ -100,7 +103,7 @@ def begin(command: list[str], root: Path, *, assembled: bool = True, die_at: int
         if not assembled:
             pipeline.assemble = lambda *_, **__: None
         status = COMMANDS[command[0]].main(_at(root, command))
-    except SystemExit as ended:  # a stage that heeds the signal saves, and ends with its status
+    except SystemExit as ended:  # a stage that handles the signal saves its state and exits
         status = int(ended.code or 0)
     finally:
         root.with_name(f"{root.name}.operations").write_text(str(operations[0]))
@@ -125,7 +128,7 @@ def _count_operations(root: Path, die_at: int) -> list[int]:
 
 
 def run_whole(command: list[str], root: Path, *, assembled: bool = True) -> float:
-    """Run a command to its end; seconds. FungiError where it fails."""
+    """Run a command to its end and return the seconds that it took. Raises FungiError if it fails."""
     start = time.monotonic()
     _, status = os.waitpid(begin(command, root, assembled=assembled), 0)
     if status != 0:
@@ -135,7 +138,7 @@ def run_whole(command: list[str], root: Path, *, assembled: bool = True) -> floa
 
 
 def run_here(command: list[str], root: Path) -> None:
-    """Run a command in this process, which then holds all that the forked ones need. FungiError where it fails."""
+    """Run a command in this process, so that forked processes need no imports. Raises FungiError if it fails."""
     with root.with_name(f"{root.name}.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         status = COMMANDS[command[0]].main(_at(root, command))
     if status != 0:
@@ -144,26 +147,28 @@ def run_here(command: list[str], root: Path) -> None:
 
 
 def finished(root: Path) -> dict[str, str]:
-    """Return everything below a root that is finished -> a hash of it; of results each combination, of a run each
-    epoch."""
-    found = {}
+    """Return a hash of everything below a root that is finished: of each file, and separately of each combination of a
+    result, each epoch of a run and each block of a bank."""
+    contents = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
         if not path.is_file() or any(part.startswith(".") for part in Path(name).parts):
             continue
         if path.suffix == ".json" and name.startswith("result"):
             results = json.loads(path.read_text(encoding="utf-8"))["results"]
-            found |= {f"{name}:{key}": json.dumps(scores, sort_keys=True) for key, scores in results.items()}
+            contents |= {f"{name}:{key}": json.dumps(scores, sort_keys=True) for key, scores in results.items()}
         elif path.name == "log.txt":
             epochs = [
                 json.loads(line) | {"images_per_second": 0} for line in path.read_text(encoding="utf-8").splitlines()
             ]
-            found |= {f"{name}:{number:06d}": json.dumps(line) for number, line in enumerate(epochs)}
+            contents |= {f"{name}:{number:06d}": json.dumps(line) for number, line in enumerate(epochs)}
         elif path.name.startswith("checkpoint"):
             step, digest = _state_of_run(path)
-            found[f"{name}{NEWEST}{step:06d}"] = digest
+            contents[f"{name}{NEWEST}{step:06d}"] = digest
         elif path.name == MANIFEST:
-            found |= {f"{path.parent.relative_to(root)}:{key}": digest for key, digest in _blocks_of_bank(path.parent)}
+            contents |= {
+                f"{path.parent.relative_to(root)}:{key}": digest for key, digest in _blocks_of_bank(path.parent)
+            }
         elif path.suffix == ".bin":
             continue  # a bank's, filled block by block
         elif path.suffix == ".h5":
@@ -171,10 +176,10 @@ def finished(root: Path) -> dict[str, str]:
                 for key, array in file.items():
                     values = array[()]
                     content = repr(values.tolist()).encode() if values.dtype.hasobject else values.tobytes()
-                    found[f"{name}:{key}"] = hashlib.sha256(content).hexdigest()
+                    contents[f"{name}:{key}"] = hashlib.sha256(content).hexdigest()
         else:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            contents[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return contents
 
 
 def _state_of_run(path: Path) -> tuple[int, str]:
@@ -189,7 +194,7 @@ def _state_of_run(path: Path) -> tuple[int, str]:
 
 
 def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
-    """Yield the blocks of a bank that are said to be there, and a hash of each."""
+    """Yield the number and a hash of each block of a bank that is marked as written."""
     bank = Bank(folder, read_manifest(folder))
     for block in set(range(len(bank.manifest.ends))) - set(bank.missing()):
         rows = np.arange(*bank.span(block))
@@ -197,9 +202,9 @@ def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
 
 
 def missing_from(after: dict[str, str], before: dict[str, str]) -> list[str]:
-    """Return what was finished and is not there any more, or is another.
+    """Return the names in `before` that are missing or differ in `after`.
 
-    Blocks may have become their file, the newest state of a run a newer one.
+    Blocks may have become their feature file, and the newest state of a run may have become a newer one.
     """
     lost = []
     for name, content in before.items():
@@ -213,7 +218,7 @@ def missing_from(after: dict[str, str], before: dict[str, str]) -> list[str]:
 
 
 def end_group(pid: int) -> bool:
-    """Return whether all processes of a killed group go by themselves; what does not is killed."""
+    """Return whether all processes of a killed group end by themselves within 30 s; the others are killed."""
     patience = time.monotonic() + 30
     while time.monotonic() < patience:
         try:
@@ -231,8 +236,8 @@ def try_stage(
 ) -> Tally:
     """Kill a stage that begins from the files in `start` and should end with those of `plain`.
 
-    work: a folder for its files, which is made anew whenever the stage gets through; moments: None for moments that
-    are evenly spaced.
+    work: folder of its files, which is copied from `start` again after each run that ends by itself; moments: None for
+    evenly spaced moments.
     """
     tally, expected = Tally(), finished(plain)
     shutil.copytree(start, work)
@@ -251,8 +256,8 @@ def try_stage(
             os.kill(pid, moments.choice(SIGNALS))
         _, status = os.waitpid(pid, 0)
         if not end_group(pid):
-            tally.litter["processes that outlive their parent"] += 1
-        if os.WIFSIGNALED(status) or os.WEXITSTATUS(status) in HEEDED:
+            tally.orphans["processes that outlive their parent"] += 1
+        if os.WIFSIGNALED(status) or os.WEXITSTATUS(status) in HANDLED:
             tally.kills += 1
             tally.lost += missing_from(finished(work), before)
             continue
@@ -269,20 +274,20 @@ def try_stage(
 
 
 def _compare(work: Path, expected: dict[str, str], tally: Tally) -> None:
-    """Check that a stage has written what an undisturbed one writes, and left nothing else."""
+    """Check that a stage has written the files of an undisturbed run, and count the orphans that remain."""
     after = finished(work)
     tally.lost += [f"{name} is not as expected" for name in expected if after.get(name) != expected[name]]
-    tally.litter["files that the stage itself did not clean"] += sum(
+    tally.orphans["files that the stage itself did not clean"] += sum(
         len(list(abandoned(folder))) for folder in [work, *(path for path in work.rglob("*") if path.is_dir())]
     )
     run_whole(["clean", "--root", ROOT], work)
     left = [path.name for path in work.rglob(".*")]
-    tally.litter["files that fungi clean did not clean"] += len(left)
+    tally.orphans["files that fungi clean did not clean"] += len(left)
     tally.lost += [f"{name} was cleaned away" for name in missing_from(finished(work), after)]
 
 
 def run(settings: KillSettings) -> None:
-    """Kill every stage; FungiError where anything was lost."""
+    """Kill every stage. Raises FungiError if anything was lost."""
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     moments, tallies = random.Random(settings.seed), {}
     with tempfile.TemporaryDirectory(prefix="fungi-kills-") as folder:
@@ -308,7 +313,7 @@ def run(settings: KillSettings) -> None:
 
 
 def _prepared(name: str, stages: dict[str, list[str]], home: Path) -> tuple[Path, Path]:
-    """Return two folders: what a stage begins from, and what is there when it was never killed."""
+    """Return two folders: the files from which a stage begins, and the files after a run that was never killed."""
     start, plain = home / "start" / name, home / "plain" / name
     start.mkdir(parents=True)
     for earlier in BUILDS_ON.get(name, ()):
@@ -319,9 +324,9 @@ def _prepared(name: str, stages: dict[str, list[str]], home: Path) -> tuple[Path
 
 
 def _print(name: str, tally: Tally) -> None:
-    litter = ", ".join(f"{count} {what}" for what, count in tally.litter.items() if count) or "no litter"
+    remaining = ", ".join(f"{count} {what}" for what, count in tally.orphans.items() if count) or "no orphans"
     print(
-        f"{name}: {tally.kills} kills, {tally.survived} runs got through, {len(tally.lost)} losses, {litter}",
+        f"{name}: {tally.kills} kills, {tally.survived} runs got through, {len(tally.lost)} losses, {remaining}",
         flush=True,
     )
 

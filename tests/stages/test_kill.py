@@ -1,6 +1,6 @@
 """Killing a stage at any moment loses at most the block in flight: the same command again gives the same bytes of data.
 
-The law is checked by `scripts/kill_test.py`, which kills as often as it is told; here a few times, always at the same
+The law is checked by `scripts/kill_test.py`. Here it kills a few times, always at the same
 file operations. Kills at random moments are left to the script.
 """
 

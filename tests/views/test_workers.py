@@ -6,12 +6,14 @@ import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import fungi
 from fungi.errors import FungiError
 from fungi.views.workers import LONGEST_FOLDER, worker_batches
 
@@ -143,3 +145,10 @@ def test_a_handler_that_another_loader_left_does_not_take_over() -> None:
         assert not getattr(signal.getsignal(signal.SIGCHLD), "__module__", "").startswith("torch.")
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def test_one_module_alone_starts_workers() -> None:
+    """Pretraining, segmentation and the library use its loaders, so that dead workers end all of them with one line."""
+    source = Path(fungi.__file__).parent
+    users = [path for path in source.rglob("*.py") if "DataLoader(" in path.read_text(encoding="utf-8")]
+    assert [path.relative_to(source).as_posix() for path in users] == ["views/workers.py"]
