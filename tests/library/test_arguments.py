@@ -213,9 +213,9 @@ def test_sixteen_bits_of_grey_look_like_their_upper_eight() -> None:
     ("values", "complaint"),
     [
         (np.eye(8, dtype=np.float32), "image 0: its grey values are fractions"),
-        (np.eye(8, dtype=np.int32), "image 0: its grey values are whole numbers of 0 to 1, which may be 8, 16 or 32"),
-        (np.eye(8, dtype=np.int32) << 20, "whole numbers of 0 to 1048576"),
-        (np.eye(8, dtype=np.int32) * -300, "whole numbers of -300 to 0"),
+        (np.eye(8, dtype=np.int32), "image 0: its grey values are whole numbers from 0 to 1 and may have 8, 16 or 32"),
+        (np.eye(8, dtype=np.int32) << 20, "whole numbers from 0 to 1048576"),
+        (np.eye(8, dtype=np.int32) * -300, "whole numbers from -300 to 0"),
     ],
 )
 def test_grey_values_without_a_known_white_are_refused(values: np.ndarray, complaint: str) -> None:
