@@ -1,0 +1,1 @@
+"""The parts of `scripts/views_study.py`."""

@@ -1,0 +1,97 @@
+"""Extract every setting of views for every seed; what is there already is kept."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+from study import token_windows
+from study.scores import place_of, score
+from study.settings import COMBINED, SETTINGS, Setting
+
+WITH_WINDOWS = ("digits-vit", "udi-micro")
+"""Backbones whose tokens are in a grid, and whose blocks can be called one by one."""
+
+
+def run(options: argparse.Namespace) -> None:
+    """Extract and score every setting of every seed, then all objectives together."""
+    from fungi.backbones.base import resolve_backbone
+    from fungi.backbones.position_embedding import patch_size_of
+
+    spec = resolve_backbone(options.backbone)
+    patch, size = patch_size_of(spec.build()), options.input_size or spec.input.size
+    folder = options.root / f"{options.dataset}-{options.backbone}"
+    dataset = _first_rows(options.dataset, options.rows, folder)
+    chosen = [setting for setting in SETTINGS if not options.only or setting.name in options.only]
+    for setting in chosen:
+        if setting.windows and options.backbone not in WITH_WINDOWS:
+            continue
+        for seed in options.seeds:
+            _extract(options, dataset, setting, seed, folder, setting.as_flags(size, patch))
+            score(folder, seed, setting.objective, [setting])
+    by_name = {setting.name: setting for setting in SETTINGS}
+    for name, parts in COMBINED.items():
+        for seed in options.seeds:
+            score(folder, seed, name, [by_name[part] for part in parts])
+
+
+def _first_rows(dataset: str, rows: Sequence[int], folder: Path) -> str:
+    """Return the dataset, or a folder of the first rows of its splits; these data sets have labels in random order."""
+    if not any(rows):
+        return dataset
+    from fungi.data.base import open_split
+
+    place = folder / "images"
+    for split, count in zip(("train", "test"), rows, strict=True):
+        samples = open_split(dataset, split, Path("data"))
+        for row in range(count):
+            path = place / split / f"class-{samples.targets[row]}" / f"{row:05d}.png"
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                samples.load(row).save(path)
+    return f"{dataset}-part=folder:{place}"
+
+
+def _extract(
+    options: argparse.Namespace, dataset: str, setting: Setting, seed: int, folder: Path, flags: tuple[str, ...]
+) -> None:
+    from fungi.extraction import extract_gradients
+    from fungi.extraction.gradient_settings import GradientSettings
+
+    place, started = place_of(folder, seed, setting), perf_counter()
+    if (place / "done.json").exists():
+        return
+    further = tuple(text for text in options.set if text.startswith(f"{setting.objective}."))
+    weights = {"checkpoint": options.checkpoint, "input_size": options.input_size}
+    if setting.windows:
+        forwards = token_windows.extract(options.backbone, weights, dataset, setting.windows, seed, place, further)
+        facts = {"seconds": perf_counter() - started, "forwards": forwards}
+        (place / "done.json").write_text(json.dumps(facts))
+        return
+    settings = GradientSettings(
+        dataset=dataset,
+        backbone=options.backbone,
+        objective=(setting.objective,),
+        with_embeddings=setting.objective == "kl",
+        root=place,
+        seed=seed,
+        set=flags + further,
+        device="cpu",
+        **weights,
+    )
+    extract_gradients.run(settings)
+    facts = {"seconds": perf_counter() - started, "forwards": _forwards(options.backbone, setting, flags)}
+    (place / "done.json").write_text(json.dumps(facts))
+
+
+def _forwards(backbone: str, setting: Setting, flags: Sequence[str]) -> float:
+    from fungi.backbones.base import resolve_backbone
+    from fungi.extraction.gradient_settings import parse_options
+    from fungi.objectives.binding import bind
+    from fungi.views.base import forwards_of
+
+    given = {"embedding_dim": 1, "input_spec": resolve_backbone(backbone).input, "seed": 0}
+    return forwards_of(
+        bind(setting.objective, **given, options=parse_options(tuple(flags)).get(setting.objective)).views
+    )

@@ -1,0 +1,118 @@
+"""Scores of features joined with the embeddings: kNN, few rows per class, a linear classifier, retrieval."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fungi.combine.few_shot import few_shot_rows
+from fungi.combine.pca import Reducer, reduced
+from fungi.combine.protocol import usual_pca_dim
+from fungi.combine.source import ArrayInMemory, FeatureSource
+from study.settings import SETTINGS, Setting
+
+NEIGHBOURS, FEW_NEIGHBOURS, SHOTS = 20, 5, 5
+LAMBDA = 5e-5
+SCORES = ("kNN", "5-shot kNN", "linear", "retrieval mAP")
+
+
+def place_of(folder: Path, seed: int, setting: Setting) -> Path:
+    """Return the folder with the features of a setting."""
+    return folder / f"seed-{seed}" / setting.name.replace(" ", "-").replace("/", "_")
+
+
+def _arrays(place: Path, feature: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return features of a split and, of embeddings, their labels."""
+    if (place / f"{split}.npy").exists():
+        return np.load(place / f"{split}.npy"), None
+    pattern = f"embeddings/*/*/{split}.h5" if feature == "embeddings" else f"gradients/*/*/{feature}-{split}.h5"
+    (path,) = place.glob(pattern)
+    with h5py.File(path) as file:
+        if feature == "embeddings":
+            return file["embeddings"][:], file["targets"][:].astype(np.int64)
+        return file[next(iter(file))][:], None
+
+
+def score(folder: Path, seed: int, name: str, settings: Sequence[Setting]) -> None:
+    """Scores of embeddings joined with the objectives of some settings, into a JSON file; of embeddings alone too."""
+    label = name if len(settings) > 1 else settings[0].name
+    path = folder / "scores" / f"{label.replace(' ', '-').replace('/', '_')}-{seed}.json"
+    places = [place_of(folder, seed, setting) for setting in settings]
+    if path.exists() or not all((place / "done.json").exists() for place in places):
+        return
+    base, facts = (
+        place_of(folder, seed, SETTINGS[0]),
+        [json.loads((place / "done.json").read_text(encoding="utf-8")) for place in places],
+    )
+    splits, labels = {}, {}
+    for split in ("train", "test"):
+        embeddings, labels[split] = _arrays(base, "embeddings", split)
+        arrays = {"embeddings": embeddings}
+        for setting, place in zip(settings, places, strict=True):
+            arrays[setting.objective] = _arrays(place, setting.objective, split)[0]
+        splits[split] = {feature: ArrayInMemory(values) for feature, values in arrays.items()}
+    dataset, backbone = folder.name.split("-", 1)
+    pca = usual_pca_dim(dataset, backbone)
+    shares_plain = any(setting.objective == "kl" for setting in settings)
+    content = {
+        "name": label,
+        "kind": "all" if len(settings) > 1 else settings[0].objective,
+        "seed": seed,
+        "forwards": sum(fact["forwards"] for fact in facts) + (0 if shares_plain else 1),
+        "seconds": sum(fact["seconds"] for fact in facts),
+        "test_rows": len(labels["test"]),
+        "scores": _scores(splits, labels, pca),
+        "embeddings": _scores({s: {"embeddings": a["embeddings"]} for s, a in splits.items()}, labels, pca),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    print(f"seed {seed} {label}: {content['forwards']:.1f} forwards, {content['scores']}", flush=True)
+
+
+def _scores(splits: Mapping[str, Mapping[str, ArrayInMemory]], labels: Mapping[str, Any], pca: int) -> dict[str, float]:
+    import torch
+
+    from fungi.evaluators.knn import knn_predictions
+    from fungi.evaluators.linear import LabelledRows, fit_classifier
+    from fungi.evaluators.logistic import LogisticOptions
+    from fungi.search.neighbours import in_memory
+
+    cpu, names = torch.device("cpu"), tuple(splits["train"])
+
+    def features(chosen: np.ndarray | None = None) -> tuple[Any, Any]:
+        train = FeatureSource(splits["train"], chosen)
+        reduction = Reducer(train, pca).fit(names)
+        return reduced(train, reduction, cpu), reduced(FeatureSource(splits["test"]), reduction, cpu)
+
+    train, test = features()
+    few = [few_shot_rows(labels["train"], SHOTS, seed) for seed in range(5)]
+    shots = []
+    for rows in few:
+        few_train, few_test = features(rows)
+        votes = knn_predictions(in_memory(few_train), labels["train"][rows], few_test, FEW_NEIGHBOURS)
+        shots.append(float(np.mean(votes == labels["test"])))
+    votes = knn_predictions(in_memory(train), labels["train"], test, NEIGHBOURS)
+    classifier = fit_classifier(LabelledRows(train, labels["train"]), LAMBDA, LogisticOptions())
+    values = (
+        float(np.mean(votes == labels["test"])),
+        statistics.fmean(shots),
+        classifier.accuracy(LabelledRows(test, labels["test"])),
+        _mean_average_precision(train.numpy(), labels["train"], test.numpy(), labels["test"]),
+    )
+    return dict(zip(SCORES, values, strict=True))
+
+
+def _mean_average_precision(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
+) -> float:
+    """Of ranking the train rows by cosine for each test row; those of its class are relevant."""
+    from fungi.evaluators.retrieval import average_precision
+
+    units = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (train, test)]
+    order = np.argsort(-(units[1] @ units[0].T), axis=1)
+    relevant = train_labels[order] == test_labels[:, None]
+    return float(np.mean([average_precision(np.flatnonzero(row)) for row in relevant]))

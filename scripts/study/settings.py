@@ -1,0 +1,74 @@
+"""The settings of views that the study compares."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+SEEDS = (42, 43, 44)
+PIXELS = ("patch_side", "view_size", "local_size")
+"""Options that are sides in pixels."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to make the views of an objective.
+
+    options: of the objective's views; sizes in them are shares of the input size, brought to the next multiple of the
+    backbone's patches. windows: windows of tokens along a side, in place of patches (`study.token_windows`).
+    """
+
+    name: str
+    objective: str
+    options: Mapping[str, float]
+    windows: int = 0
+
+    def as_flags(self, size: int, patch: int) -> tuple[str, ...]:
+        """`("simclr.view_size=112", ...)` for a backbone."""
+        flags = []
+        for option, value in self.options.items():
+            side = min(size, ceil(round(value * size / patch, 6)) * patch) if option in PIXELS else value
+            flags.append(f"{self.objective}.{option}={side:g}")
+        return tuple(flags)
+
+
+def patches(per_side: int, side: float, encoded: float = 0.0) -> dict[str, float]:
+    """Options of SimCLR's grid: patches along a side, their side, and at what size they are encoded (0: full)."""
+    options: dict[str, float] = {"per_side": per_side, "patch_side": side}
+    return options | ({"view_size": encoded} if encoded else {})
+
+
+LOCAL = 96 / 224
+SETTINGS = (
+    Setting("KL", "kl", {}),
+    Setting("25 windows of tokens, last quarter of the network", "simclr", {}, windows=5),
+    Setting("9 patches of 1/2, own size", "simclr", patches(3, 1 / 2, 1 / 2)),
+    Setting("9 patches of 5/8, own size", "simclr", patches(3, 5 / 8, 5 / 8)),
+    Setting("9 patches of 3/4, own size", "simclr", patches(3, 3 / 4, 3 / 4)),
+    Setting("2 + 2 crops, local ones own size", "dino", {"local_crops": 2, "local_size": LOCAL}),
+    Setting("2 + 4 crops, local ones own size", "dino", {"local_crops": 4, "local_size": LOCAL}),
+    Setting("2 + 10 crops, local ones own size", "dino", {"local_size": LOCAL}),
+    Setting("16 patches of 5/8, own size", "simclr", patches(4, 5 / 8, 5 / 8)),
+    Setting("25 patches of 1/2, own size", "simclr", patches(5, 1 / 2, 1 / 2)),
+    Setting("49 patches of 1/2, own size", "simclr", patches(7, 1 / 2, 1 / 2)),
+    Setting("2 + 10 crops, full size", "dino", {}),
+    Setting("9 patches of 5/8, full size", "simclr", patches(3, 5 / 8)),
+    Setting("49 patches of 1/2, full size", "simclr", patches(7, 1 / 2)),
+)
+"""The cheapest first, so that a study that is cut short has the most."""
+COMBINED = {
+    "published": ("KL", "2 + 10 crops, full size", "49 patches of 1/2, full size"),
+    "native": ("KL", "2 + 10 crops, local ones own size", "49 patches of 1/2, own size"),
+    "25 of 1/2": ("KL", "2 + 10 crops, local ones own size", "25 patches of 1/2, own size"),
+    "16 of 5/8": ("KL", "2 + 10 crops, local ones own size", "16 patches of 5/8, own size"),
+    "9 of 3/4": ("KL", "2 + 10 crops, local ones own size", "9 patches of 3/4, own size"),
+    "9 of 5/8": ("KL", "2 + 10 crops, local ones own size", "9 patches of 5/8, own size"),
+    "9 of 5/8, 2 + 4 crops": ("KL", "2 + 4 crops, local ones own size", "9 patches of 5/8, own size"),
+    "windows of tokens, 2 + 4 crops": (
+        "KL",
+        "2 + 4 crops, local ones own size",
+        "25 windows of tokens, last quarter of the network",
+    ),
+    "9 of 1/2, 2 + 4 crops": ("KL", "2 + 4 crops, local ones own size", "9 patches of 1/2, own size"),
+}
+"""All three objectives together, beside the embeddings."""
+REFERENCES = {"simclr": "49 patches of 1/2, full size", "dino": "2 + 10 crops, full size", "all": "published"}
