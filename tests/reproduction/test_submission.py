@@ -10,6 +10,7 @@ from fungi.errors import FungiError
 from fungi.reproduction import submission
 from fungi.reproduction.plan import Home, Step, plan
 from fungi.reproduction.recipe import values_of
+from fungi.views.plans import PLANS
 
 PROJECT = Path(__file__).parents[2]
 
@@ -119,3 +120,16 @@ def test_the_list_has_every_table_and_figure_and_fits_a_terminal(capsys: pytest.
     lines = listed(capsys, "--list", "--root", str(tmp_path))
     assert lines.index("") == 1 + 27 + 4 + 9  # header, tables, prose, figures
     assert max(map(len, lines)) <= 100
+
+
+def test_another_plan_of_views_has_its_own_cost_flags_and_folders(tmp_path: Path) -> None:
+    published, native = (
+        plan(values_of("paper-9"), Home(tmp_path, tmp_path, "clean", views=name)) for name in PLANS[:2]
+    )
+    assert not {path for step in native.extractions + native.evaluations for path in step.outputs} & {
+        path for step in published.extractions + published.evaluations for path in step.outputs
+    }
+    for ours, usual in zip(native.extractions, published.extractions, strict=True):
+        assert ours.hours("a100") < usual.hours("a100")
+        assert ours.flags[-2:] == ("--views", "native")
+        assert "--views" not in usual.flags

@@ -97,7 +97,7 @@ def test_the_cost_is_said_in_forwards_of_the_full_size(
     ("flags", "complaint"),
     [
         (("--set", "simclr.view_size=13"), "size of 13 pixels is not a multiple of the model's patch size, 4 pixels"),
-        (("--set", "simclr.view_size=64"), "view_size is 64 pixels, but the image has 32"),
+        (("--set", "simclr.view_size=64"), "view_size is 64 pixels, but the backbone's input has 32"),
         (("--views", "nativ"), "native"),
     ],
 )

@@ -91,7 +91,7 @@ def test_masked_crops_keep_masks_on_the_global_ones_alone() -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "complaint"),
     [
-        ("patches", {"view_size": 48}, "view_size is 48 pixels.*has 32.*at most 32"),
+        ("patches", {"view_size": 48}, "view_size is 48 pixels.*has 32.*1 to 32"),
         ("patches", {"patch_side": 40}, "patch_side is 40 pixels"),
         ("patches", {"per_side": 1}, "per_side is 1, but has to be from 2 to 17"),
         ("patches", {"per_side": 30}, "per_side is 30, but has to be from 2 to 17"),

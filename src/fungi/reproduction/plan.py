@@ -4,6 +4,8 @@ All features of one profile and seed are stored below one root, so that tables s
 
     <root>/<profile>/seed-<seed>/embeddings, gradients, ...      extraction
     <root>/<profile>/results/...                                 evaluations of several seeds, ablations
+
+With --views native or budget, the folder of the profile is <profile>-native or <profile>-budget.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,20 +19,27 @@ from fungi.data.base import DATASETS
 from fungi.grid.throughput import seconds_per_row
 from fungi.reproduction.recipe import SCORED, Evaluation, Value
 from fungi.store.layout import EMBEDDINGS
+from fungi.views.plans import PUBLISHED, PlanName
 
 
 @dataclass(frozen=True)
 class Home:
-    """The folders, profile and device that all commands of a plan share."""
+    """The folders, profile, plan of views and device that all commands of a plan share."""
 
     root: Path
     data_dir: Path
     profile: str
     device: str = "auto"
+    views: PlanName = PUBLISHED
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the profile; another plan of views than the published one has a folder of its own."""
+        return self.root / (self.profile if self.views == PUBLISHED else f"{self.profile}-{self.views}")
 
     def features(self, seed: int) -> Path:
         """Return the root folder of the extractions of one seed."""
-        return self.root / self.profile / f"seed-{seed}"
+        return self.folder / f"seed-{seed}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Step:
     backbone: str
     rows: int = 0
     features: tuple[str, ...] = ()
+    views: PlanName = PUBLISHED
 
     @property
     def outputs(self) -> tuple[Path, ...]:
@@ -55,7 +65,9 @@ class Step:
 
     def hours(self, gpu: str) -> float:
         """Return the expected hours on a GPU (cost model of `fungi.grid.throughput`); 0 for evaluations."""
-        return self.rows * seconds_per_row(BACKBONES[self.backbone], self.features, gpu) / 3600 if self.rows else 0.0
+        if not self.rows:
+            return 0.0
+        return self.rows * seconds_per_row(BACKBONES[self.backbone], self.features, gpu, self.views) / 3600
 
     @property
     def gigabytes(self) -> float:
@@ -99,8 +111,8 @@ def evaluation_step(run: Evaluation, home: Home) -> Step:
         flags += ["--root", *(str(home.features(seed)) for seed in run.seeds), "--features", *run.features]
         flags += ["--data-dir", str(home.data_dir)] if run.command in ("retrieval", "in-context") else []
     else:
-        flags += ["--root", str(home.root / home.profile), "--data-dir", str(home.data_dir)]
-        flags += ["--profile", home.profile]
+        flags += ["--root", str(home.folder), "--data-dir", str(home.data_dir)]
+        flags += ["--profile", home.profile, *_views_flags(home, run.command)]
     return Step(run.command, (*flags, *run.flags), run.backbone)
 
 
@@ -121,5 +133,12 @@ def _extraction(dataset: str, backbone: str, seed: int, features: tuple[str, ...
     flags += ["--split", *DATASETS[dataset].splits] if dataset in DATASETS else ["--split", "train", "test"]
     command = "extract-gradients" if objectives else "extract"
     flags += ["--objective", *objectives, "--with-embeddings"] if objectives else []
+    flags += _views_flags(home, command)
     rows = sum(size or 0 for size in DATASETS[dataset].sizes.values()) if dataset in DATASETS else 0
-    return Step(command, tuple(flags), backbone, rows, features)
+    return Step(command, tuple(flags), backbone, rows, features, home.views)
+
+
+def _views_flags(home: Home, command: str) -> list[str]:
+    """Return `--views PLAN` for a command that makes views, unless the plan is the published one."""
+    makes_views = command in ("extract-gradients", "ablate")
+    return ["--views", home.views] if makes_views and home.views != PUBLISHED else []

@@ -15,6 +15,7 @@ from fungi.results.text import aligned
 from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 from fungi.settings import setting
+from fungi.views.plans import PUBLISHED, PlanName
 
 if TYPE_CHECKING:
     from fungi.reproduction.plan import Home, Plan, Step
@@ -23,6 +24,7 @@ DESCRIPTION = """Run the missing steps of tables and figures of the paper, and p
 
   fungi reproduce --list                               list tables and figures: requirements, cost, finished values
   fungi reproduce paper-9 --list                       one table, with the names of its datasets and backbones
+  fungi reproduce --list --views native                the same with views at their own size, which cost less
   fungi reproduce paper-9 rebuttal-30 --dry-run        print the missing command lines
   fungi reproduce paper-9 --root /scratch/me/paper --data-dir /data
   fungi reproduce paper-2 figure-5 --submit --sbatch="--partition=gpu"      as SLURM arrays
@@ -46,6 +48,11 @@ class ReproduceSettings:
         "clean: the method; published: the code of the authors; with both, each has its own table",
         topic="features",
     )
+    views: PlanName = setting(
+        PUBLISHED,
+        "plan of views: published, or native or budget, which cost less and have their own folders and tables",
+        topic="features",
+    )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", topic="machine")
     gpu: str = setting("a100", "GPU for which --list estimates hours")
     steps: Path | None = setting(None, "file with one step per array task; used by the jobs of --submit")
@@ -63,7 +70,7 @@ class ReproduceSettings:
         """Return the folders and settings of each profile."""
         from fungi.reproduction.plan import Home
 
-        return [Home(self.root, self.data_dir, profile, self.device) for profile in self.profile]
+        return [Home(self.root, self.data_dir, profile, self.device, self.views) for profile in self.profile]
 
 
 def run(settings: ReproduceSettings) -> None:
@@ -113,9 +120,9 @@ def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
     lines.append(
         "filled: number of our values / number of published values.\n"
         "data, models: numbers of datasets and backbones.\n"
-        "Still to do: steps (extractions + evaluations), hours of the extractions on one "
-        f"{settings.gpu.upper()},\n"
-        "GB on disk. The extractions of ablations and segmentation are not counted."
+        "Still to do: steps (extractions + evaluations), hours of the extractions\n"
+        f"on one {settings.gpu.upper()} with {settings.views} views, GB on disk. "
+        "Ablations and segmentation are not counted."
     )
     return "\n\n".join(lines)
 
@@ -180,6 +187,11 @@ def run_step(step: "Step") -> int:
     return status
 
 
+def _origin(home: "Home") -> str:
+    """Return the profile and, if it is not the published one, the plan of views."""
+    return f"profile {home.profile}" + ("" if home.views == PUBLISHED else f", {home.views} views")
+
+
 def _tables(names: Sequence[str], home: "Home") -> str:
     """Return the tables and write each to a markdown file. For a figure, return the command that draws it."""
     from fungi.reproduction.outcome import table_text
@@ -187,8 +199,8 @@ def _tables(names: Sequence[str], home: "Home") -> str:
     texts = []
     for name in names:
         if not name.startswith("figure"):
-            texts.append(f"{name}, profile {home.profile}: {title_of(name)}\n\n{table_text(values_of(name), home)}\n")
-            write_whole(home.root / home.profile / "tables" / f"{name}.md", texts[-1])
+            texts.append(f"{name}, {_origin(home)}: {title_of(name)}\n\n{table_text(values_of(name), home)}\n")
+            write_whole(home.folder / "tables" / f"{name}.md", texts[-1])
         else:
-            texts.append(f"{name}: run fungi report --results {home.root / home.profile} to draw it\n")
+            texts.append(f"{name}: run fungi report --results {home.folder} to draw it\n")
     return "\n".join(texts)

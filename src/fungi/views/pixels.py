@@ -22,10 +22,10 @@ def as_pixels(image: Image.Image) -> UInt8[Tensor, "c h w"]:
 
 
 def check_size(option: str, size: int, largest: int) -> None:
-    """Raise FungiError for a size in pixels that is negative or larger than the image; 0 stands for the usual size."""
+    """Raise FungiError for a side in pixels that is negative or larger than `largest`; 0 stands for the usual side."""
     if not 0 <= size <= largest:
         raise FungiError(
-            f"{option} is {size} pixels, but the image has {largest} there: choose at most {largest}, or 0 for the "
+            f"{option} is {size} pixels, but the backbone's input has {largest}. Use 1 to {largest}, or 0 for the "
             "usual size."
         )
 
