@@ -21,12 +21,12 @@ DESCRIPTION = """Turn features that another program computed into feature files,
   fungi import CLIP_FEATURES_FOLDER --dataset birds --backbone ViT-B-32    features_train.pt, targets_train.pt, ...
   fungi knn --dataset birds --backbone mine
 
-Read are .npy, .npz, .pt / .pth (tensors alone: nothing in them is executed) and HDF5. The files that are read stay as
-they are. Which program computed the features, and from which pictures, is not known: their record says so."""
+File formats are .npy, .npz, .pt / .pth (only tensors; no code in them is executed) and HDF5. The files are not changed.
+The origin of the features is unknown, and their provenance says so."""
 
 
 def run(settings: ImportSettings) -> list[Path]:
-    """Import all splits, and return the files that were written or were there already."""
+    """Import all splits. Return their feature files, including files that existed before."""
     from fungi.importing.roles import by_split
 
     splits = by_split(_arrays(settings))
@@ -45,7 +45,7 @@ def show(settings: ImportSettings, paths: list[Path]) -> None:
 
 
 def _arrays(settings: ImportSettings) -> list[Any]:
-    """Return the arrays of all files that are named."""
+    """Return the arrays of all files in the settings."""
     from fungi.importing.roles import NamedArray, files_in, named_arrays
     from fungi.store.foreign import TARGET_KEYS, choose_key, split_key
 
@@ -56,7 +56,7 @@ def _arrays(settings: ImportSettings) -> list[Any]:
         if key is not None and not any(array.key == key for array in of_file):
             from fungi.store.foreign import load_array
 
-            load_array(path, key)  # says which arrays there are
+            load_array(path, key)  # raises an error that lists the arrays
         if settings.targets:
             features = next((array for array in of_file if array.role == "features"), None)
             labels, its_key = split_key(settings.targets[place])
@@ -98,7 +98,7 @@ def _labels(splits: dict[str, Any], settings: ImportSettings) -> dict[str, tuple
 
 
 def _refuse_other_names(names: list[str], splits: dict[str, Any], settings: ImportSettings) -> None:
-    """Raise FungiError where a split that is there already has other class names."""
+    """Raise FungiError if an existing split has other class names."""
     from fungi.store.reading import read_class_names
 
     folder = Layout(settings.root).embeddings(settings.dataset, settings.backbone, "any").parent
@@ -158,7 +158,7 @@ def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels:
 
 
 def _refuse_another(path: Path, provenance: Any) -> None:
-    """Raise FungiError where a feature file at the same place has other features."""
+    """Raise FungiError if the existing feature file has other features."""
     from fungi.store.reading import provenance_of
 
     there = provenance_of(path)
@@ -178,7 +178,7 @@ def _provenance(
     labels: Int64[np.ndarray, " n"] | None,
     ids: list[str],
 ) -> Any:
-    """Return what is known of the origin: files and their hashes. Everything else is said to be unknown."""
+    """Return the provenance: source file and its hash. All other fields are `unknown`."""
     from fungi.store.provenance import Provenance
     from fungi.store.reading import provenance_of
 
@@ -187,7 +187,7 @@ def _provenance(
     rows.update(b"" if labels is None else np.ascontiguousarray(labels, dtype=np.int64).tobytes())
     fingerprint = f"imported-{rows.hexdigest()}"
     if settings.feature != EMBEDDINGS and embeddings.is_file() and (beside := provenance_of(embeddings)):
-        fingerprint = beside.dataset_fingerprint  # the same rows, as the user says by naming the same split
+        fingerprint = beside.dataset_fingerprint  # the user declares equal rows by giving the same split
     source = {"file": str(array.path.resolve()), "array": array.key, "sha256": sha256_of(array.path)}
     return Provenance(
         feature=settings.feature,

@@ -1,7 +1,7 @@
-"""Which array of a file holds what: features, labels, sample ids or class names, and of which split.
+"""Find the role (features, labels, sample ids or class names) and the split of each array in a file.
 
-Names decide, those of the files and of the arrays in them: CLIP_benchmark's `features_train.pt` and `targets_train.pt`,
-the `trainfeat.pth` and `trainlabels.pth` of DINO's kNN evaluation, `x_train` and `y_train` in one .npz.
+The names of files and arrays decide. Examples: `features_train.pt` and `targets_train.pt` of CLIP_benchmark,
+`trainfeat.pth` and `trainlabels.pth` of DINO's kNN evaluation, `x_train` and `y_train` in one .npz.
 """
 
 import re
@@ -27,7 +27,7 @@ _ROLES: tuple[tuple[Role, re.Pattern[str]], ...] = (
 
 @dataclass(frozen=True)
 class NamedArray:
-    """An array of a file, with what its name says of it; split: empty where no name says it."""
+    """An array of a file with the role and split from its name. split: empty if no name contains it."""
 
     path: Path
     key: str
@@ -40,9 +40,9 @@ class NamedArray:
 
 
 def named_arrays(path: Path, key: str | None, split: str) -> list[NamedArray]:
-    """Return the arrays of a file that may be features or describe them. key: the one that holds the features.
+    """Return the arrays of a file that have a role. key: the array with the features.
 
-    split: of all of them; empty where names say it.
+    split: split of all arrays; if empty, names decide.
     """
     arrays = []
     for name, shape in shapes_of(path).items():
@@ -56,7 +56,7 @@ def named_arrays(path: Path, key: str | None, split: str) -> list[NamedArray]:
 
 
 def files_in(path: Path) -> list[Path]:
-    """Return the files of arrays of a folder, or the file itself. FungiError where there is none."""
+    """Return the array files of a folder, or the file itself. Raises FungiError if the folder has none."""
     if not path.is_dir():
         return [path]
     files = sorted(file for file in path.iterdir() if file.suffix in ENDINGS)
@@ -66,7 +66,7 @@ def files_in(path: Path) -> list[Path]:
 
 
 def by_split(arrays: Sequence[NamedArray]) -> dict[str, dict[Role, NamedArray]]:
-    """Return split -> role -> array. FungiError where two arrays have one role, or where the split is not known."""
+    """Return split -> role -> array. Raises FungiError if two arrays have the same role, or if the split is unknown."""
     splits: dict[str, dict[Role, NamedArray]] = {}
     for array in arrays:
         if array.role == "features" and not array.split:
@@ -91,12 +91,12 @@ def by_split(arrays: Sequence[NamedArray]) -> dict[str, dict[Role, NamedArray]]:
 
 
 def texts_of(array: NamedArray) -> list[str]:
-    """Return ids or class names."""
+    """Return the sample ids or class names of an array as strings."""
     return [value.decode() if isinstance(value, bytes) else str(value) for value in load_array(array.path, array.key)]
 
 
 def _role(words: str, stem: str, shape: tuple[int, ...]) -> Role | None:
-    """Return the role that the name of an array says, or of its file where it says none; None for other arrays."""
+    """Return the role from the name of an array, else from the name of its file; None for other arrays."""
     for text in (words.replace("/", "_"), stem):
         for role, pattern in _ROLES:
             if pattern.search(text):

@@ -13,16 +13,17 @@ from fungi.store.layout import EMBEDDINGS
 class ImportSettings:
     """Flags of `fungi import`."""
 
-    dataset: str = required("name of the dataset, under which other commands find the features", topic="data")
+    dataset: str = required("name of the dataset; other commands find the features by this name", topic="data")
     backbone: str = required("name of the model that computed the features", topic="model")
     files: tuple[str, ...] = setting((), "files with features, FILE or FILE:KEY, or one folder", first_word=True)
     targets: tuple[str, ...] = setting(
-        (), "files with labels, FILE or FILE:KEY, one for each file of features; if absent they are looked for beside"
+        (),
+        "files with labels, FILE or FILE:KEY, one per file of features; default: labels in the same files",
     )
-    split: str = setting("", "split of the rows; if absent the names of files and arrays say it", topic="data")
+    split: str = setting("", "split of the rows; if absent, the names of files and arrays decide", topic="data")
     feature: str = setting(EMBEDDINGS, "name of the feature; other names than embeddings join them in evaluations")
     root: Path = setting(Path("features"), "folder of the feature files", aliases=("--output-path",), topic="files")
-    overwrite: bool = setting(False, "replace feature files that are there", topic="files")
+    overwrite: bool = setting(False, "replace existing feature files", topic="files")
 
     def __post_init__(self) -> None:
         if not self.files:

@@ -26,10 +26,10 @@ KEPT_AT_ONCE = 256
 def compute(
     settings: SimilarSettings, pictures: Sequence[Path], new: Sequence[Path]
 ) -> Iterator[tuple[Sequence[Path], Float32[np.ndarray, "m f"], dict[str, int]]]:
-    """Yield, some pictures at a time: the pictures, their features, and the width of each part by name.
+    """Yield groups of pictures, their features, and the width of each part by name.
 
-    pictures: all pictures of the folder; SimCLR's negatives are drawn from them and stored beside the index, so that
-    pictures added later are compared with the same negatives. new: the pictures without features.
+    pictures: all pictures of the folder. SimCLR's negatives are drawn from them and saved with the index, so that later
+    pictures are compared with the same negatives. new: the pictures without features.
     """
     wrapper = _wrapper(settings, pictures)
     logger.info(f"{len(new):,} pictures are new to the index: {wrapper!r}")

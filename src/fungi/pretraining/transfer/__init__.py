@@ -1,4 +1,4 @@
-"""What a pretrained transformer is worth elsewhere (spec udi 7).
+"""Evaluation of a pretrained transformer on other tasks (spec udi 7).
 
 features -> evaluate                         scores of frozen features
 classifier, augmented_view -> fine_tuning    the whole network trained on labels

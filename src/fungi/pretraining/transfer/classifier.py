@@ -41,7 +41,7 @@ def add_classifier(
 
 
 def first_head_layer(checkpoint: Path | None) -> nn.Linear:
-    """Return the first layer of the pretraining head of a full checkpoint; FungiError where there is none."""
+    """Return the first layer of the pretraining head of a full checkpoint. Raises FungiError if there is none."""
     state: StateDict = {} if checkpoint is None else read_checkpoint(checkpoint)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     weight, bias = state.get("head.0.mlp.0.weight"), state.get("head.0.mlp.0.bias")

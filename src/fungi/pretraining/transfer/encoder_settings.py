@@ -16,7 +16,7 @@ BACKBONE_OF = {"vit_small": "udi-vits16", "vit_tiny": "udi-vitt16", "vit_base": 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """A vision transformer of timm's kind, its weights, and where it computes."""
+    """Settings of a vision transformer of timm: architecture, weights and device."""
 
     data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing", topic="data")
     backbone: str = setting("", "backbone: a vision transformer of `fungi list backbones`", topic="model")
@@ -46,11 +46,11 @@ class NetworkSettings:
 
     @property
     def network(self) -> str:
-        """The backbone's name."""
+        """Name of the backbone."""
         return self.backbone or BACKBONE_OF[self.arch]
 
     def load_network(self) -> "Backbone":
-        """Return the network with its weights. Raises FungiError where its tokens are not known."""
+        """Return the network with its weights. Raises FungiError if `require_known_tokens` refuses it."""
         from fungi.backbones.loading import load_backbone
         from fungi.pretraining.tokens import require_known_tokens
 
@@ -61,7 +61,7 @@ class NetworkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings(NetworkSettings):
-    """A network, and a dataset with train rows and rows to score."""
+    """Settings of a network and of a dataset with train rows and rows to score."""
 
     dataset: str = setting("patterns", "dataset: a name of `fungi list datasets`, or NAME=folder:PATH", topic="data")
     data_path: Path | None = setting(
@@ -78,7 +78,7 @@ class EncoderSettings(NetworkSettings):
             raise FungiError("--train-list and --train-share exclude each other: give one of them.")
 
     def open_rows(self) -> "tuple[Samples, Samples]":
-        """Return the train rows that are asked for, and the rows to score: those of test, else of valid."""
+        """Return the train rows to use and the rows to score (test split, else valid split)."""
         from fungi.data.base import resolve_dataset
         from fungi.pretraining.transfer.train_rows import listed_rows, share_of_rows
 

@@ -71,7 +71,7 @@ class EvaluateSettings(ResultSettings, EncoderSettings):
 
     @property
     def dataset_name(self) -> str:
-        """Return the dataset's name, or the folder that is given in its place."""
+        """Name of the dataset, or the folder of --data-path."""
         return str(self.data_path) if self.data_path else super().dataset_name
 
     @property
@@ -85,7 +85,7 @@ class EvaluateSettings(ResultSettings, EncoderSettings):
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
-    """Return scores by feature (and by k), as written to --output; only what the file lacks is computed."""
+    """Return the scores per feature (and per k). Only scores that are missing in the --output file are computed."""
     splits, backbone = settings.open_rows(), settings.load_network()
     provenances = {
         name: {feature: {"provenance": _provenance(settings, name, samples, backbone)} for feature in settings.features}
@@ -113,7 +113,7 @@ def show(settings: EvaluateSettings, content: dict[str, Any]) -> None:
 
 
 def _provenance(settings: EvaluateSettings, split: str, samples: "Samples", backbone: "Backbone") -> dict[str, Any]:
-    """Return what decides the features; without a result file nobody asks for the dataset's fingerprint."""
+    """Return the provenance of the features. The dataset is fingerprinted only if there is a result file."""
     return {
         "dataset": settings.dataset_name,
         "split": split,
@@ -135,7 +135,7 @@ def _encoded(
     from fungi.runtime.device import choose_device
 
     device = choose_device(settings.device)
-    model: Any = backbone.model  # a VisionTransformer, or it would have been refused
+    model: Any = backbone.model  # a VisionTransformer; other networks were refused
     depth = len(model.blocks)
     if settings.task == "linear" and settings.n_last_blocks > depth:
         logger.warning(f"--n-last-blocks {settings.n_last_blocks}: the network has {depth} blocks, all are seen.")

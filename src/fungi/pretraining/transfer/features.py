@@ -22,9 +22,9 @@ FEATURES: tuple[Feature, ...] = get_args(Feature)
 def pooled(model: Any, blocks: list[Float[Tensor, "n t d"]], feature: Feature) -> Float[Tensor, "n f"]:
     """Return one vector per image from the tokens of some blocks, given from shallow to deep.
 
-    The blocks' vectors are concatenated; means of patches are of the last block alone. `concat` is cls and cls+ beside
-    each other, `cls_patch_mean` is cls of the last block beside the mean of its patches.
-    Raises FungiError for a class token that is not there.
+    The vectors of the blocks are concatenated; means of patches use only the last block. `concat` is cls and cls+,
+    `cls_patch_mean` is cls and the mean of the patches of the last block.
+    Raises FungiError if the network has no such class token.
     """
     prefix = model.num_prefix_tokens
     if feature in ("cls+", "concat") and prefix < 2:

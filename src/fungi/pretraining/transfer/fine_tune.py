@@ -24,7 +24,7 @@ UNUSED = ("--disable_rel_pos_bias", "--abs_pos_emb", "--use_cls", "--imagenet_de
 
 
 def run(settings: FineTuneSettings) -> dict[str, Any]:
-    """Return settings, provenance and scores; the first of several processes writes them to `result.json`."""
+    """Return settings, provenance and scores. The process with rank 0 writes them to `result.json`."""
     from fungi.pretraining.processes import joined
     from fungi.pretraining.transfer.classifier import add_classifier, first_head_layer
     from fungi.pretraining.transfer.fine_tuning import FineTuning
@@ -59,7 +59,7 @@ def run(settings: FineTuneSettings) -> dict[str, Any]:
 
 
 def client_spelling(arguments: list[str]) -> list[str]:
-    """Return the published command's flags in our spelling, without those for what is always so.
+    """Return the flags of the published command in our spelling, without flags for fixed behaviour.
 
     Raises FungiError for LayerScale.
     """

@@ -12,7 +12,7 @@ from fungi.settings import as_json, setting
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What recipes differ in; `fungi udi fine-tune --help` says what each value is."""
+    """Values that differ between recipes; `fungi udi fine-tune --help` explains them."""
 
     epochs: int
     batch_size: int
@@ -77,13 +77,13 @@ RECIPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneSettings(EncoderSettings):
-    """Network, images and recipe; a setting that is None is the recipe's."""
+    """Settings of network, images and recipe. A setting that is None takes the value of the recipe."""
 
     output_dir: Path = setting(
         Path("fine-tuning"), "folder of checkpoint, log and result; a run that is there goes on", topic="files"
     )
     recipe: Literal["imagenet", "transfer", "low-shot"] = setting(
-        "imagenet", "published recipe that unset values come from"
+        "imagenet", "published recipe with the values of absent flags"
     )
     epochs: int | None = setting(None, "passes over the images", within=(1, 10**6))
     batch_size: int | None = setting(
@@ -128,7 +128,7 @@ class FineTuneSettings(EncoderSettings):
 
     @property
     def chosen(self) -> Recipe:
-        """The recipe, with what was given in its place."""
+        """The recipe, with its values replaced by those of the flags."""
         recipe = RECIPES[self.recipe]
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(recipe)}
         return dataclasses.replace(recipe, **{name: value for name, value in own.items() if value is not None})

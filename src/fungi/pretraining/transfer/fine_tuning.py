@@ -29,7 +29,7 @@ SCORED_AT_ONCE = 64
 
 
 class FineTuning(EpochTraining):
-    """One process's part in a run; `backbone.model` is the classifier."""
+    """Training loop of one process. `backbone.model` is the classifier."""
 
     command = "fungi udi fine-tune"
 
@@ -49,7 +49,7 @@ class FineTuning(EpochTraining):
         model: Any = backbone.model.to(device)
         images = recipe.batch_size // recipe.repeats
         self.plan = BatchPlan(len(train), images, processes=world.size, seed=settings.seed)
-        # An epoch has as many views as there are images, also where each image gives several.
+        # The number of views per epoch equals the number of images, even with several views per image.
         steps = max(1, self.plan.steps_per_epoch // recipe.repeats)
         self.batch = self.plan.batch * recipe.repeats
         peak = recipe.lr * (self.batch / recipe.lr_images if recipe.lr_images else 1)

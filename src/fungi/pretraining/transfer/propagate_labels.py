@@ -115,7 +115,7 @@ def _segment(settings: PropagateSettings, backbone: Any, name: str) -> list[Path
 
 
 def _open_annotation(path: Path) -> "Image.Image":
-    """Return a mask of one channel; MissingFilesError where the file is missing, FungiError for a mask of colours."""
+    """Return a mask of one channel. Raises MissingFilesError if it is missing, FungiError if it has colours."""
     from PIL import Image
 
     if not path.is_file():
@@ -130,7 +130,7 @@ def _open_annotation(path: Path) -> "Image.Image":
 def _tokens(
     settings: PropagateSettings, backbone: Any, frames: list[Path]
 ) -> "Iterator[tuple[Float[Tensor, 'n d'], tuple[int, int]]]":
-    """Yield the patch tokens behind the final norm of each frame, and their grid (rows, columns)."""
+    """Yield the patch tokens of each frame after the final norm, and their grid (rows, columns)."""
     import torch
 
     from fungi.data.formats.image_files import decode

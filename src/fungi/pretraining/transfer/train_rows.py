@@ -11,9 +11,9 @@ from fungi.errors import FungiError, MissingFilesError
 
 
 def share_of_rows(targets: Integer[np.ndarray, " n"], share: float, seed: int) -> Integer[np.ndarray, " s"]:
-    """Return a share of the rows in ascending order: as many of each class, at least one.
+    """Return a share of the rows in ascending order, with equally many rows per class and at least one.
 
-    Raises FungiError where a class has fewer.
+    Raises FungiError if a class has fewer rows.
     """
     counts = np.unique(targets, return_counts=True)[1]
     shots = max(1, round(share * len(targets) / len(counts)))

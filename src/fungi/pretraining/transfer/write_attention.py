@@ -1,4 +1,4 @@
-"""`fungi udi attention-maps`: what class tokens look at, as pictures (spec udi 7.7)."""
+"""`fungi udi attention-maps`: pictures of the attention of class tokens (spec udi 7.7)."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -18,7 +18,7 @@ from fungi.views.workers import worker_batches
 
 @dataclass(frozen=True)
 class ViewedImages:
-    """(epoch, row) -> the views of that image in that epoch; an image that can't be read comes as its error."""
+    """(epoch, row) -> the views of the image in that epoch, or the error if the image cannot be read."""
 
     samples: Samples
     options: ViewOptions

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Coordinates = Literal["corner", "center"]
 """Where tokens of a crop lie: the outer ones on its edge (the reference), or each in the middle of its cell."""
 TargetMix = Literal["logits", "probs"]
-"""What the target of cls+ is the mean of: logits (the reference), or distributions (the paper's figure)."""
+"""What is averaged in the target of cls+: logits (the reference), or distributions (figure of the paper)."""
 Optimizer = Literal["adamw", "sgd", "lars"]
 
 
@@ -70,14 +70,14 @@ ARCHITECTURES = {
 
 
 def choose_architecture(name: str) -> Architecture:
-    """Return the architecture of that name; FungiError for an unknown one."""
+    """Return the architecture with a name. Raises FungiError for an unknown name."""
     if name not in ARCHITECTURES:
         raise unknown_name("architecture", name, ARCHITECTURES)
     return ARCHITECTURES[name]
 
 
 def check_sizes(patch_size: int, **sizes: int) -> None:
-    """Raise FungiError for a crop that patches do not tile."""
+    """Raise FungiError if the size of a crop is not a multiple of the patch size."""
     for name, size in sizes.items():
         if size < patch_size or size % patch_size:
             flag = "--" + name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""From flags to what the parts of the method take, and to the schedules of every step."""
+"""Turn flags into the options of the learner and the schedules of every step."""
 
 from fungi.pretraining.batch_plan import BatchPlan
 from fungi.pretraining.schedules import cosine, linear_then_constant
@@ -11,7 +11,7 @@ from fungi.pretraining.udi.views import ViewOptions
 
 
 def learner_options(settings: PretrainSettings) -> LearnerOptions:
-    """Return what decides a step."""
+    """Return the options of the learner from the settings."""
     return LearnerOptions(
         network=NetworkOptions(
             architecture=choose_architecture(settings.arch),

@@ -70,7 +70,7 @@ def cross_entropies(
 
 
 class _CrossEntropies(torch.autograd.Function):
-    """Derivatives are found on the way forward: logits are not needed again."""
+    """Compute the derivatives in the forward pass, so that logits need not be stored."""
 
     @staticmethod
     def forward(
@@ -95,7 +95,10 @@ class _CrossEntropies(torch.autograd.Function):
 def _one_term(
     term: Term, prototypes: Float[Tensor, "k w"], temperature: float, by_prototypes: Float[Tensor, "k w"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "l r w"]]:
-    """Return the term, and the derivative of `scale * term` by the student; that by the prototypes is added."""
+    """Return the term and the derivative of `scale * term` with respect to the student.
+
+    Adds the derivative with respect to the prototypes to `by_prototypes`.
+    """
     loss, by_student = term.student.new_zeros(()), torch.zeros_like(term.student)
     step = max(1, TILE // len(prototypes))
     for start in range(0, term.student.shape[1], step):

@@ -13,7 +13,7 @@ from fungi.errors import FungiError, MissingFilesError
 def open_images(folder: Path | None, dataset: str, data_dir: Path) -> Samples:
     """Return all images below a folder, without labels, or the train rows of a dataset.
 
-    Raises FungiError where there are none.
+    Raises FungiError if there are no images.
     """
     if folder is None:
         return open_split(dataset, "train", data_dir)

@@ -10,7 +10,7 @@ TRUST = 0.001
 
 
 def norms_of(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Return the norm of each tensor, given as its parts; they stay on the device."""
+    """Return the norm of each tensor, which is a list of its parts. The norms stay on the device."""
     norms = iter(torch._foreach_norm([part for parts in tensors for part in parts]))
     grouped = [[next(norms) for _ in parts] for parts in tensors]
     return [own[0] if len(own) == 1 else torch.linalg.vector_norm(torch.stack(own)) for own in grouped]
@@ -33,7 +33,7 @@ class Lars(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move all parameters that have a gradient."""
+        """Update all parameters that have a gradient."""
         assert closure is None
         groups = {parameter: group for group in self.param_groups for parameter in group["params"]}
         moved = [parts for tensor in self._tensors if (parts := [part for part in tensor if part.grad is not None])]

@@ -1,4 +1,4 @@
-"""How other programs name the tensors of the same vision transformer: the reference, timm, transformers (spec udi 6.3).
+"""Layouts of a vision transformer in other programs: the reference, timm, transformers (spec udi 6.3).
 
 States have timm's names: `cls_token [1 1 d]`, `reg_token [1 1 d]` for cls+, `pos_embed [1 R+n d]`.
 """
@@ -49,7 +49,7 @@ class Shape:
 
 
 def shape_of(state: StateDict, origin: str) -> Shape:
-    """Return the shape that the weights have; FungiError where they are not those of such a network, whole."""
+    """Return the shape of the network of these weights. Raises FungiError if tensors of such a network are missing."""
     needed = {"pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"}
     if not needed <= set(state):
         raise FungiError(f"{origin} holds no vision transformer of this method ({', '.join(needed - set(state))}).")
@@ -174,7 +174,7 @@ def _register_model(state: StateDict, shape: Shape) -> Any:
 
 
 def _sizes(shape: Shape) -> dict[str, Any]:
-    """Return the sizes that both configurations of transformers call the same."""
+    """Return the sizes with the same name in both configurations of transformers."""
     return {
         "hidden_size": shape.width,
         "num_hidden_layers": shape.depth,
@@ -186,7 +186,7 @@ def _sizes(shape: Shape) -> dict[str, Any]:
 
 
 def _blocks(state: StateDict, prefix: str, names: dict[str, str]) -> StateDict:
-    """Patch embedding, blocks and final norm in the names of transformers, where q, k and v lie apart."""
+    """Return patch embedding, blocks and final norm with the names of transformers, which has separate q, k and v."""
     renamed = {}
     for name, tensor in state.items():
         head, _, rest = name.partition(".")

@@ -1,4 +1,4 @@
-"""One step of training: both networks, the loss, the centres, the optimiser, the teacher (spec udi 4, 5)."""
+"""One training step: forward passes, loss, centres, optimiser and teacher (spec udi 4, 5)."""
 
 import copy
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from fungi.views.pixels import normalize
 
 
 class NonFiniteError(FungiError):
-    """A step has a loss or a gradient that is no number; the weights are still those of the step before."""
+    """The loss or a gradient of a step is not finite. The step does not change the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class StepSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerOptions:
-    """Everything that decides a step, besides its views and its schedule."""
+    """Options of a step, except its views and its schedule."""
 
     network: NetworkOptions
     views: ViewOptions
@@ -57,7 +57,7 @@ class LearnerOptions:
 
 @dataclass
 class _Sums:
-    """What the parts of a batch add up, on the device: one message between processes."""
+    """Sums over the parts of a batch, on the device. Processes exchange them in one message."""
 
     vectors: Tensor
     counts: Tensor
@@ -72,7 +72,7 @@ class _Sums:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Numbers of a step that may still be on their way from the device."""
+    """Numbers of a step. Their copy from the device may not be finished."""
 
     schedule: StepSchedule
     shares: dict[str, float]
@@ -82,8 +82,7 @@ class Measurement:
         """Wait for the numbers, and return means over the whole batch: `loss`, its parts, the teacher's `entropy` and
         `diversity`, the largest `gradient` norm, and `stop`, how many processes were asked to stop.
 
-        Raises NonFiniteError where the loss or a gradient is no number: neither this step nor a later one has then
-        moved anything.
+        Raises NonFiniteError if the loss or a gradient is not finite. This step and later steps then change no weights.
         """
         names = (*self.shares, "entropy", "diversity", "gradient", "stop", "halted")
         measured = dict(zip(names, self.numbers(), strict=True))
@@ -97,7 +96,7 @@ class Measurement:
 
 
 class Learner:
-    """Student, teacher, centres and optimiser; `launch` moves them all."""
+    """Student, teacher, centres and optimiser. `launch` updates all of them."""
 
     def __init__(self, options: LearnerOptions, world: World, device: torch.device, dtype: torch.dtype) -> None:
         self.options, self.world, self.device, self.dtype = options, world, device, dtype
@@ -120,12 +119,13 @@ class Learner:
         """1 from the first step on whose loss or gradient is no number: nothing moves any more."""
 
     def step(self, batch: list[Views], schedule: StepSchedule, *, stop: bool = False) -> dict[str, float]:
-        """Learn from one batch, and return its numbers: `launch` and `Measurement.read` in one."""
+        """Train on one batch and return its numbers: `launch`, then `Measurement.read`."""
         return self.launch(batch, schedule, stop=stop).read()
 
     def launch(self, batch: list[Views], schedule: StepSchedule, *, stop: bool = False) -> Measurement:
-        """Learn from one batch, given in parts of this process, on the host. A GPU is not waited for: what the step
-        measured is read from the result, at best while the next step is computed.
+        """Start the training step of a batch, without waiting for a GPU. batch: parts of this process, on the host.
+
+        Read the numbers of the step from the result, best during the next step.
         """
         options = self.options.views
         aligned = [
@@ -178,7 +178,7 @@ class Learner:
 
     @torch.no_grad()
     def _finished(self, sums: _Sums, schedule: StepSchedule, counts: BatchCounts) -> Measurement:
-        """Clip gradients, move centres, and begin to read the numbers of the whole batch."""
+        """Clip gradients, update centres, and start to copy the numbers of the batch to the host."""
         if self.options.views.deviations.process_means:  # every process's mean counts alike
             sums.vectors /= sums.counts.clamp_min(1)[:, None] * self.world.size
         flat = self.world.summed(torch.cat([values.reshape(-1) for values in sums.tensors()]))

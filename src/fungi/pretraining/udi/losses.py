@@ -1,8 +1,8 @@
-"""What UDI asks of the student: image level, multimodal, patch level (spec udi 4).
+"""Losses of UDI: image level, multimodal, patch level (spec udi 4).
 
-Losses are sums over this process's images, divided by counts over the *whole* batch: parts add up to the same numbers
-however the batch is split. Teacher logits are linear in unit vectors, so that means of logits are logits of means, and
-those of local crops' patches are never formed.
+A loss is a sum over the images of this process, divided by counts over the *whole* batch. The total therefore does not
+depend on the split of the batch. Teacher logits are linear in unit vectors: the mean of logits is the logit of the
+mean, and logits of patches of local crops are never formed.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Student and teacher: a vision transformer with two class tokens, SRS beside it, one head for all (spec udi 1).
+"""Student and teacher: a vision transformer with two class tokens, an SRS layer, and one shared head (spec udi 1).
 
 Modules have the names of the published checkpoints: `backbone.backbone`, `backbone.norm1`, `backbone.attn`, `head.0`,
 `head.1`, `head.2` (one head, saved three times); timm's register is the second row of their class token.
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """What the networks are made of."""
+    """Options of student and teacher."""
 
     architecture: Architecture
     image_size: int = 224
@@ -66,7 +66,7 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Unit vectors of the head; logits are `prototypes @ f`. The local ones are empty for the teacher."""
+    """Unit vectors of the head; logits are `prototypes @ f`. The teacher has no vectors of local crops."""
 
     classes: Float[Tensor, "R 2 b w"]
     local_classes: Float[Tensor, "R L b w"]
@@ -75,7 +75,7 @@ class Predictions:
 
 
 class Encoder(nn.Module):
-    """The transformer and the SRS layer beside it."""
+    """The transformer and the SRS layer."""
 
     def __init__(self, options: NetworkOptions) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Encoder(nn.Module):
             self.attn = SampledAttention(architecture.width, architecture.heads)
 
     def classes(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "R n d"]:
-        """Class tokens through the final norm."""
+        """Return the class tokens after the final norm."""
         model = self.backbone
         return model.norm(tokens[:, : model.num_prefix_tokens]).transpose(0, 1)
 
@@ -98,7 +98,7 @@ class Encoder(nn.Module):
 
 
 class Network(nn.Module):
-    """What is trained, and what its moving average is."""
+    """Encoder and head. The student is trained; the teacher is its moving average."""
 
     def __init__(self, options: NetworkOptions) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class Network(nn.Module):
 
     @property
     def prototypes(self) -> Float[Tensor, "k w"]:
-        """The effective weight of the last layer."""
+        """Effective weight of the last layer."""
         weight = self.head[0].get_submodule("last_layer").weight
         assert isinstance(weight, Tensor)
         return weight
@@ -177,7 +177,7 @@ class Requests:
 def requests_between(views: Views, global_side: int, local_side: int, coordinates: Coordinates) -> Requests:
     """Place samples of each global view in the other one, and those of local crops in both.
 
-    The host does so: samples are counted and chosen, which a GPU would have to be waited for.
+    This is computed on the host. On a GPU, counting and selecting samples would block.
     """
     boxes = views.boxes
     units = units_per_pixel([global_side, local_side] if len(boxes) > 2 else [global_side], coordinates)

@@ -1,6 +1,6 @@
-"""How parameters move: schedules, groups, clipping, the frozen last layer, the teacher's average (spec udi 5).
+"""Updates of parameters: groups, schedules, clipping, frozen last layer, average of the teacher (spec udi 5).
 
-Warm-ups that are longer than the run are cut to it.
+A warm-up that is longer than the run is cut to the length of the run.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from fungi.pretraining.udi.lars import Lars, norms_of
 
 
 def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
-    """Return groups with and without weight decay: vectors and biases have none, tokens and positions have."""
+    """Return parameter groups with weight decay (matrices, tokens, positions) and without (vectors, biases)."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
@@ -31,12 +31,12 @@ def build_optimizer(kind: Optimizer, network: nn.Module) -> torch.optim.Optimize
         sgd = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
         for parameter in (
             parameter for group in groups for parameter in group["params"]
-        ):  # not all have a gradient at first
+        ):  # some parameters have no gradient in the first steps
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
     if kind == "lars":
         return Lars(groups, published_tensors(network), momentum=0.9)
-    return torch.optim.AdamW(groups, lr=0.0, fused=True)  # one pass over all states; some twenty otherwise
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)  # one pass over all states instead of about twenty
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float, weight_decay: float) -> None:
@@ -70,7 +70,7 @@ def clip_each(tensors: Iterable[Sequence[nn.Parameter]], limit: float) -> Float[
 
 
 def drop_last_layer_gradients(network: nn.Module) -> None:
-    """Leave the last layer out of this step."""
+    """Remove the gradients of the last layer, so that this step does not change it."""
     for name, parameter in network.named_parameters():
         if "last_layer" in name:
             parameter.grad = None

@@ -16,7 +16,7 @@ Then: fungi extract --backbone udi-vits16 --checkpoint checkpoint.pth"""
 
 
 def run(settings: PretrainSettings) -> None:
-    """Train to the end; ends the process with a signal's status where one came."""
+    """Train to the end. After a signal, exit with the status of the signal."""
     import torch
 
     from fungi.pretraining.processes import joined, queue_again, stop_on_signals
@@ -39,7 +39,7 @@ def run(settings: PretrainSettings) -> None:
         if world.leads:
             print(f"wrote {training.checkpoint}")
         if not finished:
-            logger.info("interrupted and saved; the same command goes on from there")
+            logger.info("interrupted and saved; run the same command to resume")
             if world.leads:
                 queue_again(stop)
             sys.exit(stop.status)

@@ -1,4 +1,4 @@
-"""Stratified random samples of tokens, and where they lie in another crop (spec udi 2.1, 2.2).
+"""Stratified random samples of tokens, and their positions in another crop (spec udi 2.1, 2.2).
 
 Axes: b images, m samples of a view, n tokens of a grid `side` x `side`, 2 (row, column). Tokens are in row-major order.
 Positions are whole numbers: whether a sample lies inside another crop does not depend on rounding.
@@ -27,14 +27,14 @@ def stratified_tokens(random: np.random.Generator, side: int, window: int) -> In
 
 
 def units_per_pixel(sides: Iterable[int], coordinates: Coordinates = "corner") -> int:
-    """Return how many units make a pixel, so that tokens of grids with these sides lie at whole numbers of units."""
+    """Return the number of units per pixel for which all tokens of grids with these sides have integer positions."""
     return math.lcm(*(_steps(side, coordinates) for side in sides))
 
 
 def token_positions(
     tokens: Int64[Tensor, "b m"], side: int, box: Int64[Tensor, "b 4"], units: int, coordinates: Coordinates = "corner"
 ) -> Int64[Tensor, "b m 2"]:
-    """Return where tokens of a crop lie in the image, exactly, in units of 1/`units` of a pixel."""
+    """Return the exact positions of tokens of a crop in the image, in units of 1/`units` of a pixel."""
     cells = torch.stack([tokens // side, tokens % side], dim=-1)  # [b m 2]
     steps = cells if coordinates == "corner" else 2 * cells + 1
     start, end = box[:, None, :2], box[:, None, 2:]
@@ -42,7 +42,7 @@ def token_positions(
 
 
 def strictly_inside(positions: Int64[Tensor, "b m 2"], box: Int64[Tensor, "b 4"], units: int) -> Bool[Tensor, "b m"]:
-    """Return which positions lie inside a crop, not on its edge, along both axes."""
+    """Return which positions are strictly inside a crop along both axes."""
     start, end = units * box[:, None, :2], units * box[:, None, 2:]
     return ((positions > torch.minimum(start, end)) & (positions < torch.maximum(start, end))).all(-1)
 

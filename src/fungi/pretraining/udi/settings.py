@@ -26,7 +26,7 @@ class PretrainSettings:
     data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing", topic="data")
     output_dir: Path = setting(
         Path("pretraining"),
-        "folder of checkpoints and log; a run that is there goes on",
+        "folder of checkpoints and log; a run in this folder is resumed",
         decides="nothing",
         topic="files",
     )
@@ -71,7 +71,7 @@ class PretrainSettings:
         1, "parts of that size that make the batch of one process", within=(1, 65536), decides="nothing"
     )
     epochs: int = setting(300, "passes over the images", within=(1, 10**6))
-    freeze_last_layer: int = setting(1, "first epochs, in which the last layer stays as it is", within=(0, 10**6))
+    freeze_last_layer: int = setting(1, "number of first epochs in which the last layer is frozen", within=(0, 10**6))
     lr: float = setting(0.0005, "peak learning rate for a batch of 256 images; grows with the batch", within=(0, 100))
     warmup_epochs: int = setting(10, "epochs of linear warm-up to the peak rate", within=(0, 10**6))
     min_lr: float = setting(1e-5, "last learning rate", within=(0, 100))
@@ -141,7 +141,7 @@ class PretrainSettings:
 
     @property
     def _kinds(self) -> tuple[str, ...]:
-        """Kinds of crops that there are."""
+        """Kinds of crops: global, and local if there are any."""
         return ("global", "local") if self.local_crops_number else ("global",)
 
     def _check_pairs(self) -> None:
@@ -163,7 +163,7 @@ class PretrainSettings:
 
     @property
     def root(self) -> Path:
-        """Where the run's own files go."""
+        """Folder of the files of the run."""
         return self.output_dir
 
     @property

@@ -31,7 +31,7 @@ Line = dict[str, int | float]
 
 @dataclass
 class Progress:
-    """What a run has behind it: steps, one line per epoch, and the sums of the epoch under way."""
+    """Progress of a run: finished steps, one line per epoch, and the sums of the current epoch."""
 
     step: int = 0
     history: list[Line] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Progress:
 
 
 class Training:
-    """One process's part in a run."""
+    """Training loop of one process."""
 
     def __init__(self, settings: PretrainSettings, samples: Samples, world: World, device: torch.device) -> None:
         self.settings, self.world, self.samples = settings, world, samples
@@ -91,8 +91,8 @@ class Training:
     def run(self, stop: StopRequest) -> bool:
         """Train to the end, or to a signal, and save the state. Returns whether the end was reached.
 
-        Steps are launched ahead of what they measured: `self.late` steps on a GPU, so that it never waits for the host.
-        All processes end after the same step, `late` steps after the one in which a process was asked to stop.
+        On a GPU, `self.late` further steps are launched before the numbers of a step are read, so that the GPU never
+        waits for the host. After a signal, all processes end after the same step, `late` steps later.
         """
         self._resume()
         steps = batches(
@@ -186,7 +186,7 @@ class Training:
         )
 
     def _report(self, measured: dict[str, float], schedule: StepSchedule) -> None:
-        """Log a line now and then: where the run is, how fast, and the parts of the loss."""
+        """Log a line at regular intervals: progress, speed, and the parts of the loss."""
         track({name: value for name, value in measured.items() if name != "stop"} | {"lr": schedule.rate})
         if not self.world.leads or monotonic() - self._logged < LOG_SECONDS:
             return

@@ -1,6 +1,6 @@
 """An image -> two global and some local crops, their boxes, and the tokens that are sampled (spec udi 3).
 
-What is random in them comes from one generator per image and epoch: not from the batch, the worker or the process.
+Each image has one random generator per epoch. Views do not depend on the batch, the worker or the process.
 """
 
 from collections.abc import Sequence
@@ -127,7 +127,7 @@ def _coloured(view: Image.Image, options: ViewOptions, random: np.random.Generat
 def _jittered(
     view: Image.Image, strengths: tuple[float, float, float, float], random: np.random.Generator
 ) -> Image.Image:
-    """Brightness, contrast, saturation and hue, each by a random factor, in a random order."""
+    """Change brightness, contrast, saturation and hue by random factors, in a random order."""
     from torchvision.transforms import functional
 
     steps = (
