@@ -36,6 +36,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
+def counted(number: int | float, noun: str) -> str:
+    """Return a number and its noun: `1 row`, `1,437 rows`, `3 classes`."""
+    if number == 1:
+        return f"1 {noun}"
+    amount = f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
+    if noun.endswith("ry"):
+        return f"{amount} {noun.removesuffix('y')}ies"
+    return f"{amount} {noun}{'es' if noun.endswith(('s', 'x', 'ch')) else 's'}"
+
+
 def listed(names: Iterable[str]) -> str:
     """Return names joined by commas: as many as fit into a message, and the number of the others."""
     shown: list[str] = []

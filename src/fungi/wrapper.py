@@ -168,7 +168,7 @@ class FUNGIWrapper:
             the name of the extractor if it is not.
         """
         for extractor in self.extractors:
-            logger.info(f"setting up {type(extractor).__name__}")
+            logger.info(f"setting up {type(extractor).__name__.removesuffix('GradientsExtractor')}")
             extractor.setup(dataset=dataset)
         if check_independence:
             samples = as_samples(dataset)

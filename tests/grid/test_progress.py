@@ -77,7 +77,7 @@ def test_an_element_without_files_is_missing(grid: Grid) -> None:
 
 def test_a_shard_is_done_if_its_own_blocks_exist(grid: Grid) -> None:
     begin_blocks(grid, [0, 2, 4, 1])
-    assert [(p.state, p.detail) for p in progress_in(grid)] == [("done", "merge is left"), ("missing", "1 blocks done")]
+    assert [(p.state, p.detail) for p in progress_in(grid)] == [("done", "merge is left"), ("missing", "1 block done")]
 
 
 def test_all_shards_are_done_if_the_feature_file_exists(grid: Grid) -> None:
@@ -402,7 +402,7 @@ def test_a_report_that_is_newer_than_all_results_is_done(reported, capsys: pytes
 
 def test_a_report_that_is_older_than_a_result_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
     os.utime(reported[1], (3000, 3000))
-    assert "1 results are newer than the report" in report_state(reported[0], capsys)
+    assert "1 result newer than the report" in report_state(reported[0], capsys)
 
 
 def test_a_report_that_lists_an_existing_result_as_missing_is_not_done(
@@ -411,7 +411,7 @@ def test_a_report_that_lists_an_existing_result_as_missing_is_not_done(
     """A copied result keeps its old modification time."""
     grid, result = reported
     (grid.root / "report" / "report.md").write_text(f"# Missing\n\n- {result}\n")
-    assert "lists 1 results as missing that exist now" in report_state(grid, capsys)
+    assert "does not hold 1 result, written since" in report_state(grid, capsys)
 
 
 def test_a_report_without_files_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:

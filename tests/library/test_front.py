@@ -59,7 +59,7 @@ def test_a_model_that_does_not_tell_its_patches_is_asked_about() -> None:
         wrap("convolutions", configs=[IBOTConfig()], model=build("convolutions"))
 
 
-@pytest.mark.parametrize(("seconds", "level", "said"), [(2.0, "INFO", "20 seconds"), (60.0, "WARNING", "10 minutes")])
+@pytest.mark.parametrize(("seconds", "level", "said"), [(2.0, "INFO", "20 s"), (60.0, "WARNING", "10 min")])
 def test_long_work_is_announced(seconds: float, level: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "fungi"):
         log_cost(100, torch.zeros(10, 1_000), seconds)

@@ -16,7 +16,7 @@ from fungi.results.settings import ResultSettings
 from fungi.runtime.code_hash import imported_files
 
 FLAGS = {
-    "segment": (["--dataset", "digit-scenes"], ["--neighbours", "7"]),
+    "segment": (["--dataset", "digit-scenes"], ["--k", "7"]),
     "retrieval": (["--dataset", "oxford-landmarks"], ["--renormalise-after-pca"]),
     "analyse": (["--analysis", "cka"], ["--pca-dim", "7"]),
     "in-context": (["--dataset", "banking-77", "--backbone", "bert-base-uncased"], ["--k", "7"]),

@@ -143,3 +143,11 @@ def test_a_cell_records_its_number_of_rows() -> None:
 def test_the_task_of_an_own_evaluator_keeps_its_name() -> None:
     (cell,) = cells(content({"embeddings": 0.5}) | {"task": "nearest-mean-5shot"})
     assert cell.protocol.task == "nearest-mean"
+
+
+def test_the_error_of_correct_predictions_alone_is_half_of_wilsons_interval() -> None:
+    record = result({"embeddings": 1.0}, np.zeros(6, dtype=int))
+    record["results"]["embeddings"]["predictions"] = [0] * 6
+    interval = binomtest(6, 6).proportion_ci(confidence_level=0.6826894921, method="wilson")
+    error = uncertainties(record, "accuracy")["embeddings"].error
+    assert error == pytest.approx((interval.high - interval.low) / 2)

@@ -111,7 +111,7 @@ def test_a_merge_without_all_blocks_fails_and_says_which(
     gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gradients(tmp_path, "--objective", "kl", "--split", "train", "--shard", "1/2", *_only("kl")) == 0
-    assert "2 blocks of other shards are missing" in capsys.readouterr().out
+    assert "of other shards, 2 blocks missing" in capsys.readouterr().out
     assert COMMANDS["merge"].main(["--root", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "kl-train.h5 can't be assembled: 2 of 4 blocks are missing: 1 (rows 4-7), 3 (rows 12-13)" in said

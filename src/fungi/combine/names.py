@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 
 CANONICAL_ORDER = ("embeddings", "kl", "dino", "simclr", "deepcluster", "ibot")
 
@@ -44,4 +44,4 @@ def named_class(label: int, class_names: Sequence[str] = ()) -> str:
 
 def counted_rows(count: int) -> str:
     """Return a number of train rows for a message: `1 train row`, `6 train rows`."""
-    return f"{count:,} train row{'' if count == 1 else 's'}"
+    return counted(count, "train row")

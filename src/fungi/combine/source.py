@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Integer
 from torch import Tensor
 
 from fungi.combine.health import FeatureHealth
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 
 Blocks = dict[str, Float[Tensor, "b d"]]
 BLOCK_ROWS = 8192
@@ -155,4 +155,6 @@ def l2_normalized(features: Float32[Tensor, "b d"]) -> Float32[Tensor, "b d"]:
 def require_rows(source: FeatureSource, at_least: int, what: str, way_out: str) -> None:
     """Raise FungiError where a source has fewer rows than a computation (`what`) needs."""
     if len(source) < at_least:
-        raise FungiError(f"{what} needs at least {at_least} rows, but there are only {len(source)}. {way_out}")
+        raise FungiError(
+            f"{what} needs at least {counted(at_least, 'row')}, but there are only {len(source)}. {way_out}"
+        )

@@ -66,7 +66,8 @@ def _spec_by_name(name: str, data_dir: Path | None, known_names: Iterable[str]) 
     no_splits = f", and {root} has no train/ and test/" if root and root.is_dir() else ""
     near = did_you_mean(name, known_names)
     hint = f" Your own pictures need their path in every command: {_FORMS}. Known datasets: `fungi list datasets`."
-    raise FungiError(f"unknown dataset {name!r}{no_splits}.{near or hint}")
+    own = f" Your own data need their path: --dataset {name}=folder:PATH, or {name}=masks:PATH for images with masks."
+    raise FungiError(f"unknown dataset {name!r}{no_splits}.{near + own if near else hint}")
 
 
 def _folders(root: Path) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fungi.data.base import DATASETS, DatasetSpec, Samples, resolve_dataset
 from fungi.data.damage import damage_error, damaged_items
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.settings import required, setting
 
 
@@ -107,7 +107,8 @@ def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = Fals
         samples = spec.open(data_dir, split)
         if expected is not None and len(samples) != expected:
             raise FungiError(
-                f"dataset {spec.name!r}: split {split} has {len(samples)} rows, but the published split has {expected}."
+                f"dataset {spec.name!r}: split {split} has {counted(len(samples), 'row')}, but the "
+                f"published split has {expected}."
                 " Files are missing, or there are too many. Unpack the dataset again into an empty folder."
             )
         classes = _count_classes(spec, samples, split)
@@ -115,19 +116,20 @@ def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = Fals
         if damaged := damaged_items(samples, rows, label=split):
             raise damage_error(damaged, len(samples))
         read = "every item" if every_item else "first and last item"
-        facts = f"{len(samples)} rows{classes}, {read} readable, fingerprint {samples.fingerprint()[:12]}"
+        facts = f"{counted(len(samples), 'row')}{classes}, {read} readable, fingerprint {samples.fingerprint()[:12]}"
         yield f"{spec.name} {split}: {facts}"
 
 
 def _count_classes(spec: DatasetSpec, samples: Samples, split: str) -> str:
     if spec.masks is not None:
-        return f" with masks of {len(samples.class_names)} classes"
+        return f" with masks of {counted(len(samples.class_names), 'class')}"
     if spec.classes is None:
         return ""
     classes = len(set(samples.targets.tolist()))
     if classes != spec.classes or int(samples.targets.max()) != spec.classes - 1:
         raise FungiError(
-            f"dataset {spec.name!r}: split {split} has rows of {classes} classes, but the published split has "
+            f"dataset {spec.name!r}: split {split} has rows of {counted(classes, 'class')}, but the "
+            "published split has "
             f"{spec.classes}. Unpack the dataset again into an empty folder."
         )
-    return f" of {classes} classes"
+    return f" of {counted(classes, 'class')}"

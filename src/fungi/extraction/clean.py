@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.runtime.files import is_free_lock
 from fungi.runtime.owner import abandoned, discard
 from fungi.settings import setting
@@ -63,6 +63,7 @@ def _unfinished_work(root: Path) -> Iterator[str]:
             total = len(blocks.manifest.spans())
             there = total - len(blocks.missing())
             yield (
-                f"left alone {blocks.folder}: {there} of {total} blocks of {blocks.manifest.file}, which is not"
+                f"left alone {blocks.folder}: {there} of {counted(total, 'block')} of "
+                f"{blocks.manifest.file}, which is not"
                 " finished. Delete the folder if you do not want to go on with it."
             )

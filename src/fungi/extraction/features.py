@@ -8,7 +8,7 @@ from typing import Any
 from fungi.backbones.base import BACKBONES, BackboneSpec
 from fungi.backbones.encoders import Encoded
 from fungi.backbones.position_embedding import patch_size_of, scaling_of
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.extraction.context import StageContext
 from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings, parse_options
 from fungi.extraction.support import with_support
@@ -219,6 +219,6 @@ def cost_of(spec: BackboneSpec, rows: int, features: Sequence[Feature]) -> str:
         else spec.embedding_dim
         for feature in features
     ]
-    counted = f"{forwards:,.0f} forwards" + ("" if float(forwards).is_integer() else " of the full input size")
+    passes = counted(forwards, "forward") + ("" if float(forwards).is_integer() else " of the full input size")
     work = f" of {spec.flops / 1e9:.3g} GFLOP = {forwards * spec.flops / 1e12:.3g} TFLOP" if spec.flops else ""
-    return f"{rows:,} rows, {counted}{work}; {size_in_words(rows * sum(widths) * 4)} of features"
+    return f"{counted(rows, 'row')}, {passes}{work}; {size_in_words(rows * sum(widths) * 4)} of features"

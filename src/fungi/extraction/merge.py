@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.runtime.log import logger
 from fungi.runtime.owner import remove_orphans_below
 from fungi.settings import setting
@@ -58,7 +58,7 @@ def run(settings: MergeSettings) -> None:
             if _belongs_to_another_run(blocks, path):
                 continue
             assemble(blocks, path, accept=settings.accept_other_versions)
-            print(f"wrote {path}: {blocks.manifest.provenance.rows} rows")
+            print(f"wrote {path}: {counted(blocks.manifest.provenance.rows, 'row')}")
         except FungiError as error:
             problems.append(str(error))
     absent = [file for file in settings.expect if not (settings.root / file).exists()]

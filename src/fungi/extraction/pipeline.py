@@ -14,7 +14,7 @@ import torch
 
 from fungi.data.base import Samples
 from fungi.data.damage import damage_error, damaged_items
-from fungi.errors import FungiError, UnreadableItemError
+from fungi.errors import FungiError, UnreadableItemError, counted
 from fungi.extraction.context import StageContext
 from fungi.extraction.stage import StageSettings
 from fungi.extraction.work import Feature, Work
@@ -118,7 +118,7 @@ def _settle_versions(blocks: BlockFolder, path: Path, settings: StageSettings) -
         blocks.drop(others)
     elif others:
         require_one([*distinct(others.values()), current_version()], str(path), accept=settings.accept_other_versions)
-        logger.warning(f"{path}: {len(others)} blocks were made by another version of the program: accepted.")
+        logger.warning(f"{path}: accepted {counted(len(others), 'block')} of another version of the program.")
 
 
 def _compute(
@@ -131,7 +131,7 @@ def _compute(
     """Fill the missing blocks. Batches never cross a block, so that a block is the same whoever computes it."""
     done = len(works[0].blocks.manifest.spans()) - len({i for work in works for i in work.missing})
     if done:
-        logger.info(f"{split}: {done} blocks are there already")
+        logger.info(f"{split}: already there: {counted(done, 'block')}")
     rows = [rows for span in spans for rows in row_batches(span.start, span.stop, context.settings.batch_size)]
     loaded = batches(
         samples,
@@ -212,9 +212,11 @@ def _finish(work: Work, shard: Shard, settings: StageSettings) -> None:
         return
     if left:
         print(
-            f"shard {shard.index}/{shard.count} of {work.path} is done; {len(left)} blocks of other shards are missing"
+            f"shard {shard.index}/{shard.count} of {work.path} is done; of other shards, "
+            f"{counted(len(left), 'block')} missing"
         )
         return
     assemble(work.blocks, work.path, accept=settings.accept_other_versions)
-    shapes = ", ".join(work.feature.layers) or "embeddings, targets"
-    print(f"wrote {work.path}: {work.blocks.manifest.provenance.rows} rows of {shapes}")
+    layers = work.feature.layers
+    shapes = ", ".join(f"{name} ({layers[name].layer})" for name in layers) or "embeddings, targets"
+    print(f"wrote {work.path}: {counted(work.blocks.manifest.provenance.rows, 'row')} of {shapes}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.grid.array import ArrayShape, Place
 from fungi.grid.declaration import Grid
 from fungi.grid.elements import Element, GridCall, elements, places
@@ -119,7 +119,7 @@ def _state(
         left, done = splits.blocks(expected, element.shard)
         if left == 0:
             return DONE, "" if splits.is_assembled(expected) else "merge is left"
-        so_far = f"{done} blocks done" if done else ""
+        so_far = f"{counted(done, 'block')} done" if done else ""
     elif all(map(os.path.exists, expected.paths)) and (
         ended_well or (attempt is None and _are_complete(expected.paths))
     ):
@@ -218,13 +218,13 @@ def _report_state(folder: Path, results: Sequence[Path], started: float) -> tupl
     present = [path for path in results if path.exists()]
     newer = sum(_modified(path) > started for path in present)
     if newer:
-        return MISSING, f"{newer} results are newer than the report"
+        return MISSING, f"{counted(newer, 'result')} newer than the report"
     try:
         listed = set((folder / "report.md").read_text(errors="replace").splitlines())
     except OSError:
         listed = set()
     late = sum(f"- {path}" in listed for path in present)
-    return (MISSING, f"the report lists {late} results as missing that exist now") if late else (DONE, "")
+    return (MISSING, f"the report does not hold {counted(late, 'result')}, written since") if late else (DONE, "")
 
 
 def _are_complete(outputs: list[Path]) -> bool:

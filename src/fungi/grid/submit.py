@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from fungi.commands import STAGES
-from fungi.errors import FungiError, unknown_name
+from fungi.errors import FungiError, counted, unknown_name
 from fungi.grid.calls import chosen_jobs, progress_of_jobs
 from fungi.grid.chain import Planned, submit_all
 from fungi.grid.declaration import LAST_GRID, Grid, existing_root, store_grid
@@ -163,7 +163,8 @@ def require_room(grid: Grid, planned: Sequence[Planned], limits: ClusterLimits) 
     tasks = sum(len({index // pack_of(grid, job.submitted.call) for index in job.indices}) for job in planned)
     if limits.jobs is not None and tasks >= limits.jobs:
         raise FungiError(
-            f"these are {tasks} jobs, tasks of arrays included, but the cluster holds {limits.jobs} (MaxJobCount). "
+            f"with the tasks of arrays, this is {counted(tasks, 'job')}, but the cluster holds "
+            f"{limits.jobs} (MaxJobCount). "
             "Submit parts with --backbones, --datasets or --stages, or use fewer --shards, or several per job (--pack)."
         )
 
@@ -179,7 +180,7 @@ def _show(jobs: JobEnvironment, shown: Counter[str], array: Array, submitted: Su
 def _submit(jobs: JobEnvironment, array: Array, submitted: Submittable) -> str:
     """Submit an array, print its job id and number of elements, and return the job id."""
     job = sbatch(array, jobs)
-    print(f"{job}  {submitted.job.name}: {len(array.tasks)} of {submitted.count} elements", flush=True)
+    print(f"{job}  {submitted.job.name}: {len(array.tasks)} of {counted(submitted.count, 'element')}", flush=True)
     return job
 
 

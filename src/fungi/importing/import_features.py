@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
-from fungi.errors import FungiError, RefusedJoinError
+from fungi.errors import FungiError, RefusedJoinError, counted
 from fungi.importing.settings import ImportSettings
 from fungi.runtime.files import sha256_of, written_whole
 from fungi.store.layout import EMBEDDINGS, Layout
@@ -133,7 +133,7 @@ def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels:
     ids = texts_of(roles["ids"]) if "ids" in roles else []
     for what, count in (("labels", None if labels is None else len(labels)), ("sample ids", len(ids) or None)):
         if count not in (None, len(values)):
-            raise RefusedJoinError(f"row count differs: {count} {what}, {len(values)} rows in {array}.")
+            raise RefusedJoinError(f"row count differs: {count} {what}, {counted(len(values), 'row')} in {array}.")
     provenance = _provenance(settings, split, array, values, labels, ids)
     if path.exists() and not settings.overwrite:
         _refuse_another(path, provenance)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.settings import required, setting
 from fungi.store.layout import EMBEDDINGS
 
@@ -34,6 +34,7 @@ class ImportSettings:
                 raise FungiError(f"--{flag} {value!r} is no plain name. Use letters, digits, dots, - and _.")
         if self.targets and len(self.targets) != len(self.files):
             raise FungiError(
-                f"{len(self.targets)} files of labels for {len(self.files)} files of features. Give one --targets for"
+                f"{counted(len(self.targets), 'file')} of labels for "
+                f"{counted(len(self.files), 'file')} of features. Give one --targets for"
                 " each, in the same order."
             )

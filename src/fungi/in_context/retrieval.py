@@ -3,7 +3,7 @@
 from fungi.combine.names import Combination, in_order
 from fungi.combine.pca import Reducer, reduced
 from fungi.data.base import DatasetSpec, Samples, resolve_dataset
-from fungi.errors import FungiError, RefusedJoinError
+from fungi.errors import FungiError, RefusedJoinError, counted
 from fungi.evaluators.in_context import examples_in_order, proxies
 from fungi.in_context.prompts import Prompt, compose, compose_as_published
 from fungi.in_context.settings import InContextSettings
@@ -34,7 +34,7 @@ class Retrieval:
         self._reducer = Reducer(self._train_source, settings.reduced_dim, self.device)
         if len(self.train) < settings.k:
             raise FungiError(
-                f"--k {settings.k} examples were asked for, but there are only {len(self.train)} train rows."
+                f"--k {settings.k} examples were asked for, but there are only {counted(len(self.train), 'train row')}."
             )
 
     @property
@@ -79,8 +79,10 @@ def _opened(dataset: DatasetSpec, split: str, settings: InContextSettings, files
         made_of = array.provenance.dataset_fingerprint if array.provenance else samples.fingerprint()
         if made_of != samples.fingerprint() or array.rows != len(samples):
             raise RefusedJoinError(
-                f"{array.path} was made of other texts (fingerprint {made_of[:12]}, {array.rows} rows) than those of "
-                f"{dataset.name} {split} in {settings.data_dir} ({samples.fingerprint()[:12]}, {len(samples)} rows). "
+                f"{array.path} was made of other texts (fingerprint {made_of[:12]}, "
+                f"{counted(array.rows, 'row')}) than those of "
+                f"{dataset.name} {split} in {settings.data_dir} ({samples.fingerprint()[:12]}, "
+                f"{counted(len(samples), 'row')}). "
                 "Extract the features again, or name the right --data-dir."
             )
     return samples

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungi.backbones.timm_models import timm_input
-from fungi.errors import FungiError, unknown_name
+from fungi.errors import FungiError, counted, unknown_name
 from fungi.gradients.projection import KINDS as PROJECTION_KINDS
 from fungi.gradients.projection import ProjectionMatrix
 from fungi.runtime.log import logger
@@ -54,7 +54,9 @@ def checked_device(device: Any) -> torch.device:
     except (RuntimeError, TypeError):
         raise FungiError(f"device {device!r} is no device of torch. Use 'cpu', 'cuda' or 'cuda:N'.") from None
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise FungiError(f"device {str(resolved)!r}: torch sees {torch.cuda.device_count()} GPUs here. Use 'cpu'.")
+        raise FungiError(
+            f"device {str(resolved)!r}: torch sees {counted(torch.cuda.device_count(), 'GPU')} here. Use 'cpu'."
+        )
     return resolved
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fungi.data.base import DATASETS
-from fungi.errors import FungiError, MissingFilesError
+from fungi.errors import FungiError, MissingFilesError, counted
 from fungi.report.facts import Setting
 from fungi.report.features import identities
 from fungi.report.protocol import SEGMENTATION, Protocol, has_published_protocol, origin_of, protocol_of, task_of
@@ -161,12 +161,17 @@ def distinct(cells: Sequence[Cell]) -> list[Cell]:
     their features, the hash of the features becomes part of their protocol.
     """
     best: dict[tuple[object, ...], Cell] = {}
+    contradictions = 0
     for cell in cells:
         key = (_described(cell), cell.identity)
+        if key in best and cell.runs == best[key].runs and cell.value != best[key].value and not cell.put_aside:
+            contradictions += 1
         if key not in best or (not cell.put_aside, cell.runs) > (not best[key].put_aside, best[key].runs):
             best[key] = cell
-    if len(best) < len(cells):
-        logger.info("%d values are in several files; the values of the most runs are shown", len(cells) - len(best))
+    if contradictions:
+        logger.warning(
+            f"several files hold different values for the same measurement: {counted(contradictions, 'time')}"
+        )
     counts = Counter(described for described, _ in best)
     return [
         replace(cell, protocol=replace(cell.protocol, details=(*cell.protocol.details, ("features", cell.identity))))

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fungi.errors import counted
 from fungi.objectives import OBJECTIVES
 
 Fact = tuple[str, Any]
@@ -76,19 +77,23 @@ class Setting:
         """Return the setting for pages and figures: `5 train rows per class`."""
         texts = {
             "full": "all train rows",
-            "shots": f"{self.amount} train row{'' if self.amount == 1 else 's'} per class",
+            "shots": f"{_amount(self.amount, 'train row')} per class",
             "share": f"{self._percent()} % of the train rows",
             "few": "few train rows per class",
             "unlabelled": "all scored rows, fitted without labels",
             "difficulty": {"M": "medium", "H": "hard"}.get(str(self.amount), str(self.amount)),
-            "patches": f"bank of {self.amount} patches",
-            "images": f"{self.amount} training images",
+            "patches": f"bank of {_amount(self.amount, 'patch')}",
+            "images": _amount(self.amount, "training image"),
         }
         return f"{texts[self.kind]}{' drawn' if self.drawn else ''}"
 
     def _percent(self) -> str:
         """Return a share in percent; empty for other settings."""
         return f"{100 * float(self.amount):g}" if self.kind == "share" else ""
+
+
+def _amount(amount: int | float | str, noun: str) -> str:
+    return f"1 {noun}" if amount == 1 else f"{amount} {counted(2, noun).removeprefix('2 ')}"
 
 
 def as_facts(values: Iterable[Fact]) -> Facts:
@@ -120,6 +125,8 @@ _LONGEST_ABBREVIATION = 4
 def _worded(name: str, value: Any, style: int) -> str:
     """Return the text of a fact. style: 0 for headings of files, 1 for pages and figures."""
     value_text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if name == "k" and style and isinstance(value, int):
+        return counted(value, "neighbour")
     if name in WORDS:
         return WORDS[name][style].format(value_text)
     objective, dot, setting = name.partition(".")

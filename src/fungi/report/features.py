@@ -44,7 +44,8 @@ def unusual_features(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
 def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
     """Return the seeds and dtypes of the extractions if they are not the default. They change scores slightly."""
     provenances = [entry["provenance"] for _, entry in entries if entry.get("provenance")]
-    seeds = sorted({provenance.get("seed", USUAL_SEED) for provenance in provenances})
+    own = [provenance for provenance in provenances if "imported" not in (provenance.get("settings") or {})]
+    seeds = sorted({provenance.get("seed", USUAL_SEED) for provenance in own})
     types = sorted({provenance.get("dtype", "float32") for provenance in provenances} - {"float32"})
     facts: list[Fact] = []
     if seeds not in ([], [USUAL_SEED]):

@@ -1,9 +1,11 @@
 """The report as an HTML page: a summary in words, results of `--choose`, sortable tables, figures."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from fungi.errors import counted
 from fungi.report import page
 from fungi.report.cells import Cell, ResultRecord, metric_of
 from fungi.report.choices import EXPLAINED
@@ -74,7 +76,7 @@ def _summary(cells: Sequence[Cell], records: Sequence[ResultRecord], missing: Se
     items = "".join(f"<dt>{escape(finding.title)}</dt><dd>{escape(finding.text)}</dd>" for finding in statements)
     warnings = dict.fromkeys(text for record in records for text in record.content.get("warnings", []))
     notes = [escape(comparison_with_published(cells)), _CAUTION if items else ""]
-    notes += [f"<b>Warning</b>: {escape(text)}" for text in warnings]
+    notes += [f"<b>Warning</b>: {_unbroken_flags(escape(text))}" for text in warnings]
     notes += [f"<b>Missing</b>: {escape(str(path))}" for path in missing]
     return f"<dl>{items}</dl>" + "".join(f"<p>{note}</p>" for note in notes if note)
 
@@ -171,11 +173,16 @@ def _filled(table: Table) -> list[str]:
     return [column for column in table.columns if column in with_cells]
 
 
+def _unbroken_flags(text: str) -> str:
+    """Return HTML in which no line ends within a flag (`--choose`)."""
+    return re.sub(r"--[a-z-]+(?: \d+)?", r"<code style='white-space: nowrap'>\g<0></code>", text)
+
+
 def _column_title(table: Table, column: str) -> str:
     """Return the dataset with its number of scored rows."""
     rows = table.rows_of(column)
     title = "Mean" if column == MEAN else column
-    return title if rows is None else f"{title} ({rows} rows)"
+    return title if rows is None else f"{title} ({counted(rows, 'row')})"
 
 
 def _spread(cell: Cell) -> float:

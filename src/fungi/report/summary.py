@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
+from fungi.errors import counted
 from fungi.report.cells import Cell, ResultRecord, metric_of
 from fungi.report.facts import long_words
 from fungi.report.protocol import Protocol, setting_of, task_of
@@ -149,7 +150,7 @@ def _beyond_noise(cases: dict[tuple[str, str], Case], gains: dict[tuple[str, str
 def _score(cell: Cell) -> str:
     spread = "" if not cell.std or cell.std < 0.05 else f" (± {cell.std:.1f} over {cell.runs} runs)"
     if cell.std is None and cell.error is not None:
-        spread = f" (± {cell.error:.1f}, {cell.rows} rows)"
+        spread = f" (± {cell.error:.1f}, {counted(cell.rows or 0, 'row')})"
     metric = "" if cell.metric == "accuracy" else f" {metric_in_words(cell.metric)}"
     return f"{cell.value:.1f} %{metric}{spread}"
 

@@ -62,11 +62,13 @@ def _standard_error(
 ) -> float:
     """Return the standard error of the mean over classes of the mean score per class.
 
-    numbers: class of each row, from 0; counts: rows of each class.
+    numbers: class of each row, from 0; counts: rows of each class. The error of a class is half of Wilson's interval
+    (1927) at one standard deviation. It is not 0 if all predictions are correct: 6 of 6 have an error of 0.07.
     """
     means = np.bincount(numbers, scores) / counts
     variances = np.bincount(numbers, (scores - means[numbers]) ** 2) / counts
-    return float(np.sqrt((variances / counts).sum()) / len(counts))
+    errors = np.sqrt(variances * counts + 0.25) / (counts + 1)
+    return float(np.sqrt((errors**2).sum()) / len(counts))
 
 
 def _p_values(correct: Mapping[str, Float[np.ndarray, "r q"]]) -> dict[str, float]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.grid.array import FIRST, array_text, chosen_indices, chunks
 from fungi.grid.freezing import freeze
 from fungi.grid.job_files import project_folder
@@ -32,7 +32,9 @@ def submit(planned: Plan, home: Home, options: Sequence[str], gpu: str, environ:
     for name, steps in (("extraction", sharded(extractions, gpu)), ("evaluation", evaluations)):
         job_ids = [sbatch(array, jobs) for array in arrays(name, steps, home, jobs, options, dependencies)]
         dependencies = job_ids or dependencies
-        logger.info(f"{name}: {len(steps)} elements" + (f", jobs {', '.join(dependencies)}" if steps else ""))
+        logger.info(
+            f"{name}: {counted(len(steps), 'element')}" + (f", jobs {', '.join(dependencies)}" if steps else "")
+        )
 
 
 def sharded(steps: Sequence[Step], gpu: str) -> list[Step]:

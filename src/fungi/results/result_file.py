@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fungi.errors import FungiError, MissingFilesError
+from fungi.errors import FungiError, MissingFilesError, counted
 from fungi.results.original import from_original, is_original
 from fungi.runtime.files import locked, write_whole
 from fungi.runtime.log import logger
@@ -124,7 +124,7 @@ class ResultFile:
             kept = self._merge_file()
         if kept:
             done = sum(len(run.results) for run in self.runs)
-            results = f"{done} result{'' if done == 1 else 's'}"
+            results = counted(done, "result")
             logger.info("%s already holds %s of these settings and files, which are kept", self.path, results)
 
     def _merge_file(self) -> bool:

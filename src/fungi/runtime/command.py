@@ -52,7 +52,8 @@ def run_command(
             " --batch-size or fewer --num-workers, where the command has them.",
         )
     except SystemExit:  # of --help
-        flush_output(program, 0)
+        if status := flush_output(program, 0):
+            return status
         raise
     except KeyboardInterrupt:
         _failed(program, "interrupted; what was finished is kept, the same command goes on from there.")

@@ -9,7 +9,7 @@ from time import perf_counter
 
 import torch
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.runtime.precision import set_full_precision
 
 HIDDEN = ("", "-1", "NoDevFiles")
@@ -41,7 +41,8 @@ def choose_device(name: str) -> torch.device:
         raise FungiError(f"--device {name} was asked for, but {why} Or choose --device cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise FungiError(
-            f"--device {name} does not exist: there are {torch.cuda.device_count()} GPUs, and the first is cuda:0."
+            f"--device {name} does not exist: there are "
+            f"{counted(torch.cuda.device_count(), 'GPU')}, and the first is cuda:0."
         )
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from fungi.data.base import resolve_dataset
-from fungi.errors import FungiError, RefusedJoinError
+from fungi.errors import FungiError, RefusedJoinError, counted
 from fungi.evaluators.retrieval import LETTERS, PROTOCOLS, Relevance, evaluate_protocol
 from fungi.results.result_file import Scores
 from fungi.scoring.evaluation_loop import Combined, Task
@@ -64,12 +64,14 @@ class RetrievalScorer:
         last = max((row for query in self._truth for kind in KINDS for row in query[kind]), default=-1)
         if len(self._truth) != rows:
             raise RefusedJoinError(
-                f"row count differs: {queries.targets_path} has {rows} queries, the ground truth {len(self._truth)}."
+                f"row count differs: {queries.targets_path} has {counted(rows, 'query')}, the "
+                f"ground truth {len(self._truth)}."
                 " Use features and ground truth of the same dataset."
             )
         if last >= len(database):
             raise RefusedJoinError(
-                f"the ground truth names row {last} of the database, but the database has only {len(database)} rows."
+                f"the ground truth names row {last} of the database, but the database has only "
+                f"{counted(len(database), 'row')}."
                 " Use features and ground truth of the same dataset."
             )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fungi.data.base import VOID, DatasetSpec, MaskRules, Samples, resolve_dataset
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.evaluators.segmentation import matched_miou, segmentation_scores
 from fungi.extraction.context import StageContext, resolve_context
 from fungi.extraction.features import find_layers, find_matrix
@@ -115,7 +115,10 @@ class Segmentation:
         if bank.missing():
             features = self.features(feature, support)
             fill_bank(bank, self.reader(self.train), blocks, self.kept(), self.rules, features)
-            print(f"wrote {folder}: {bank.rows} patches of {sum(len(block.rows) for block in blocks)} views")
+            print(
+                f"wrote {folder}: {counted(bank.rows, 'patch')} of "
+                f"{counted(sum(len(block.rows) for block in blocks), 'view')}"
+            )
         return bank
 
     def kept(self) -> int:

@@ -11,7 +11,7 @@ from fungi.backbones.base import resolve_backbone
 from fungi.backbones.loading import load_backbone
 from fungi.config import DINOConfig, KLConfig, SimCLRConfig
 from fungi.data.formats.image_files import ImageFiles
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.runtime.device import choose_device
 from fungi.runtime.log import logger
 from fungi.similar.settings import SimilarSettings
@@ -32,7 +32,7 @@ def compute(
     pictures are compared with the same negatives. new: the pictures without features.
     """
     wrapper = _wrapper(settings, pictures)
-    logger.info(f"{len(new):,} pictures are new to the index: {wrapper!r}")
+    logger.info(f"{counted(len(new), 'picture')} not yet in the index: {wrapper!r}")
     waiting: list[np.ndarray] = []
     done = 0
     for features in wrapper.batches(as_samples(_Pictures(new)), settings.batch_size):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 from fungi.similar.settings import SimilarSettings
@@ -47,7 +47,7 @@ def run(settings: SimilarSettings) -> None:
             Answer(path, {name: [(others[row], score) for row, score in rows] for name, rows in neighbours.items()})
         )
     write_whole(settings.output, page(answers, settings.images, settings.backbone, settings.objective))
-    print(f"wrote {settings.output}: {len(pictures):,} pictures, {len(new):,} of them new")
+    print(f"wrote {settings.output}: {counted(len(pictures), 'picture')}, {len(new):,} of them new")
 
 
 def _is_readable(path: Path) -> bool:

@@ -20,7 +20,7 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Float, Integer, UInt16
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.runtime.files import written_once
 from fungi.runtime.owner import remove_orphans
 from fungi.store.seal import DamagedFileError, bytes_of, checksum_of_range, checksum_of_record
@@ -221,7 +221,9 @@ def open_bank(folder: Path) -> Bank:
     """Return a complete bank. Raises FungiError if the folder has no bank, or one with missing blocks."""
     bank = Bank(folder, read_manifest(folder))
     if missing := len(bank.missing()):
-        raise FungiError(f"the bank {folder} is not finished: {missing} blocks are missing. Run fungi segment again.")
+        raise FungiError(
+            f"the bank {folder} is not finished: it lacks {counted(missing, 'block')}. Run fungi segment again."
+        )
     return bank
 
 

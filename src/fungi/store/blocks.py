@@ -40,7 +40,7 @@ from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.runtime.files import written_whole
 from fungi.runtime.owner import remove_orphans, removed_name
 from fungi.store.code_version import CodeVersion, current_version
@@ -233,7 +233,7 @@ class BlockFolder:
             texts = tensors.pop(_SAMPLE_IDS, None)
             sample_ids = [] if texts is None else json.loads(texts.tobytes())
             if any(len(values) != len(span) for values in tensors.values()):
-                raise self._unreadable(span, f"it does not hold {len(span)} rows")
+                raise self._unreadable(span, f"it does not hold {counted(len(span), 'row')}")
             yield Block(span, tensors, sample_ids)
 
     def remove(self) -> None:
@@ -252,7 +252,8 @@ class BlockFolder:
             shown = ", ".join(f"{span.index} (rows {span.start}-{span.stop - 1})" for span in missing[:8])
             more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
             raise FungiError(
-                f"{self.manifest.file} can't be assembled: {len(missing)} of {len(self.manifest.spans())} blocks are "
+                f"{self.manifest.file} can't be assembled: {len(missing)} of "
+                f"{counted(len(self.manifest.spans()), 'block')} are "
                 f"missing: {shown}{more}. Run the stage again with the shards that compute them."
             )
 

@@ -79,10 +79,15 @@ def difference(first: CodeVersion, second: CodeVersion) -> str:
     for name in sorted({*here, *there}):
         ours, theirs = here.get(name, "absent"), there.get(name, "absent")
         if ours != theirs and name == "code":
-            ours, theirs = f"{ours} (commit {first.commit[:12]})", f"{theirs} (commit {second.commit[:12]})"
+            ours, theirs = ours + _commit_in_words(first), theirs + _commit_in_words(second)
         if ours != theirs:
             parts.append(f"{name} {ours} against {theirs}")
     return "; ".join(parts)
+
+
+def _commit_in_words(code_version: CodeVersion) -> str:
+    """Return ` (commit 0123456789ab)`; empty for an installed package, which has no commit."""
+    return "" if code_version.commit == "unknown" else f" (commit {code_version.commit[:12]})"
 
 
 def distinct(code_versions: Iterable[CodeVersion]) -> list[CodeVersion]:

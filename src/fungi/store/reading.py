@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float32, Integer
 
-from fungi.errors import FungiError, MissingFilesError
+from fungi.errors import FungiError, MissingFilesError, counted
 from fungi.store.provenance import SCHEMA_VERSION, LayerProvenance, Provenance, read_layer_provenance, read_provenance
 from fungi.store.seal import ArrayChecksums, Seal, bytes_of, read_seal
 
@@ -224,7 +224,8 @@ def _check_provenance(provenance: Provenance, path: Path, key: str, rows: int) -
         raise FungiError(f"{path} is not finished. Run the extraction again: it goes on where it stopped.")
     if provenance.rows != rows:
         raise FungiError(
-            f"{path}: array {key!r} has {rows} rows, but its provenance says {provenance.rows}: damaged, or put"
+            f"{path}: array {key!r} has {counted(rows, 'row')}, but its provenance says "
+            f"{provenance.rows}: damaged, or put"
             " together by hand. Run the stage that wrote it again with --overwrite."
         )
 

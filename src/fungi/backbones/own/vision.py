@@ -12,6 +12,7 @@ from fungi.backbones.masked_autoencoder import MASKED_AUTOENCODER, masked_autoen
 from fungi.backbones.own.anatomy import examine
 from fungi.backbones.own.hub import fetch, model_options
 from fungi.errors import FungiError
+from fungi.runtime.log import logger
 from fungi.runtime.network import only_on_disk
 from fungi.views.image import UNIT, ImageInput, SquashedInput
 
@@ -48,7 +49,9 @@ def image_input(place: str, config: Any) -> ImageInput:
             place, trust_remote_code=False, local_files_only=only_on_disk(place)
         )
     except (OSError, ValueError):
-        return ImageInput.square(int(getattr(config, "image_size", 224)))
+        usual = ImageInput.square(int(getattr(config, "image_size", 224)))
+        logger.warning(f"{place} has no image processor (preprocessor_config.json): {usual}, as usual for ImageNet.")
+        return usual
     fields: dict[str, Any] = {
         "interpolation": "bilinear" if int(processor.resample) == BILINEAR else "bicubic",
         "statistics": (tuple(processor.image_mean), tuple(processor.image_std)) if processor.do_normalize else UNIT,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fungi.errors import FungiError, unknown_name
+from fungi.errors import FungiError, counted, unknown_name
 from fungi.pretraining.transfer.encoder_settings import EncoderSettings
 from fungi.results.result_file import Run
 from fungi.results.settings import ResultSettings
@@ -138,7 +138,9 @@ def _encoded(
     model: Any = backbone.model  # a VisionTransformer; other networks were refused
     depth = len(model.blocks)
     if settings.task == "linear" and settings.n_last_blocks > depth:
-        logger.warning(f"--n-last-blocks {settings.n_last_blocks}: the network has {depth} blocks, all are seen.")
+        logger.warning(
+            f"--n-last-blocks {settings.n_last_blocks}: the network has {counted(depth, 'block')}, all are seen."
+        )
     last = settings.n_last_blocks if settings.task == "linear" else 1
     workers, features = decoding_workers(settings.num_workers, device), tuple(names)
     (train, train_targets), (test, test_targets) = (
@@ -169,7 +171,7 @@ def _score(settings: EvaluateSettings, rows: tuple[Any, Any, Any, Any]) -> dict[
     fitting = [k for k in settings.k if k <= len(rows[0])] or [max(settings.k)]
     if len(fitting) < len(settings.k):
         left_out = ", ".join(str(k) for k in settings.k if k not in fitting)
-        logger.warning(f"k = {left_out}: left out, there are only {len(rows[0])} train rows.")
+        logger.warning(f"k = {left_out}: left out, there are only {counted(len(rows[0]), 'train row')}.")
     by_k = weighted_knn(*rows, neighbours=fitting, temperature=settings.temperature)
     return {f"k={k}": scores for k, scores in by_k.items()}
 

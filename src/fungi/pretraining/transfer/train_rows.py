@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from fungi.combine.few_shot import few_shot_rows
-from fungi.errors import FungiError, MissingFilesError
+from fungi.errors import FungiError, MissingFilesError, counted
 
 
 def share_of_rows(targets: Integer[np.ndarray, " n"], share: float, seed: int) -> Integer[np.ndarray, " s"]:
@@ -19,7 +19,8 @@ def share_of_rows(targets: Integer[np.ndarray, " n"], share: float, seed: int) -
     shots = max(1, round(share * len(targets) / len(counts)))
     if counts.min() < shots:
         raise FungiError(
-            f"--train-share {share:g} takes {shots} rows of each class, and one has {counts.min()}. Take fewer, or "
+            f"--train-share {share:g} takes {counted(shots, 'row')} of each class, and one has "
+            f"{counts.min()}. Take fewer, or "
             "list the images with --train-list."
         )
     return few_shot_rows(targets, shots, seed)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.settings import setting
 
 DESCRIPTION = """Write the attention of cls and cls+ over the patches of an image, one picture per head.
@@ -51,7 +51,7 @@ def run(settings: AttentionSettings) -> list[Path]:
         dataset = resolve_dataset(settings.dataset, settings.data_dir)
         samples = dataset.open_split(dataset.splits[0], settings.data_dir)
         if settings.row >= len(samples):
-            raise FungiError(f"--row {settings.row}: {settings.dataset!r} has {len(samples)} rows, from 0.")
+            raise FungiError(f"--row {settings.row}: {settings.dataset!r} has {counted(len(samples), 'row')}, from 0.")
         picture = samples.load(settings.row)
     model: Any = backbone.model  # a VisionTransformer, or it would have been refused
     patch = int(model.patch_embed.patch_size[0])
@@ -64,4 +64,4 @@ def run(settings: AttentionSettings) -> list[Path]:
 
 def show(settings: AttentionSettings, paths: list[Path]) -> None:
     """Print where the pictures are."""
-    print(f"wrote {len(paths)} pictures to {settings.output_dir}")
+    print(f"wrote {counted(len(paths), 'picture')} to {settings.output_dir}")

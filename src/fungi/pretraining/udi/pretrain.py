@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from fungi.errors import counted
 from fungi.pretraining.udi.settings import PretrainSettings, client_spelling
 from fungi.runtime.command import run_command
 from fungi.runtime.log import logger
@@ -32,7 +33,8 @@ def run(settings: PretrainSettings) -> None:
             logger.setLevel("ERROR")
         training = Training(settings, samples, world, device)
         logger.info(
-            f"{len(samples)} images, batches of {training.plan.batch}, {len(training.schedules)} steps on {device}"
+            f"{counted(len(samples), 'image')}, batches of {training.plan.batch}, "
+            f"{counted(len(training.schedules), 'step')} on {device}"
         )
         with short_products(device, enabled=training.learner.dtype != torch.float32):  # logits of prototypes
             finished = training.run(stop)
