@@ -81,3 +81,24 @@ def test_work_of_another_version_of_the_program_is_still_told_apart(tmp_path):
     fill(blocks)
     version, device = BlockFolder.open(blocks.folder).origin(blocks.manifest.spans()[0])
     assert (version.code != "unknown", device) == (True, "")
+
+
+def test_orphans_beside_supporting_data_are_removed_although_the_data_exist(gradients, tmp_path):
+    """A kill between the link to the proper name and the removal of the temporary name leaves such a file."""
+    flags = ("--objective", "deepcluster", "--split", "train", "--set", "deepcluster.prototypes=4")
+    assert gradients(tmp_path, *flags) == 0
+    (support,) = (tmp_path / "support").rglob("*.safetensors")
+    orphan = support.with_name(f".{support.name}.removed-0123456789ab")
+    orphan.touch()
+    assert gradients(tmp_path, *flags) == 0
+    assert list(support.parent.iterdir()) == [support]
+
+
+def test_orphans_beside_a_finished_file_are_removed(embeddings, tmp_path):
+    """One run was killed while it wrote the file; the next was killed after it had written the file."""
+    assert embeddings(tmp_path, "--split", "train") == 0
+    (file,) = (tmp_path / "embeddings").rglob("*.h5")
+    orphan = file.with_name(f".{file.name}.removed-0123456789ab")
+    orphan.touch()
+    assert embeddings(tmp_path, "--split", "train") == 0
+    assert list(file.parent.iterdir()) == [file]

@@ -23,6 +23,7 @@ from fungi.gradients import core
 from fungi.runtime.background import in_background
 from fungi.runtime.device import device_name
 from fungi.runtime.log import logger, progress
+from fungi.runtime.owner import remove_orphans
 from fungi.runtime.tracking import RowRate
 from fungi.settings import as_json
 from fungi.store.assembly import assemble, check_finished, is_finished, versions_of
@@ -93,7 +94,8 @@ def _plan(context: StageContext, split: str, samples: Samples, feature: Feature)
     )
     blocks = BlockFolder(settings.layout.blocks(path, manifest.key), manifest)
     if _is_done(path, manifest, overwrite=settings.overwrite):
-        blocks.remove()  # a kill may have come between the file and their removal
+        blocks.remove()  # an earlier run may have been killed after it wrote the file
+        remove_orphans(path.parent)
         print(f"kept {path}: made before in the same way{_by_whom(path, code_version)}")
         return None
     blocks = BlockFolder.create(blocks.folder, manifest)

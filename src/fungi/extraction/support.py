@@ -15,6 +15,7 @@ from fungi.gradients.engine import GradientEngine
 from fungi.objectives.binding import BoundObjective
 from fungi.runtime.files import written_once
 from fungi.runtime.log import logger
+from fungi.runtime.owner import remove_orphans
 
 
 def with_support(bound: BoundObjective, context: StageContext, engine: GradientEngine) -> BoundObjective:
@@ -25,6 +26,7 @@ def with_support(bound: BoundObjective, context: StageContext, engine: GradientE
     path = context.settings.layout.support(
         context.dataset.name, context.backbone.spec.name, bound.name, _key(bound, context, train)
     )
+    remove_orphans(path.parent)
     if not path.exists():
         logger.info(f"{bound.name}: preparing supporting data from the training split")
         embed = partial(
