@@ -259,6 +259,20 @@ _TABLE = (
         "udi fine-tune",
     ),
     Command(
+        "detect",
+        "fungi.pretraining.dense.detect",
+        "Pretraining with UDI",
+        "train and score Mask R-CNN on COCO",
+        "udi detect",
+    ),
+    Command(
+        "segment-fpn",
+        "fungi.pretraining.dense.segment_fpn",
+        "Pretraining with UDI",
+        "train and score a semantic feature pyramid on ADE20K",
+        "udi segment-fpn",
+    ),
+    Command(
         "propagate-labels",
         "fungi.pretraining.transfer.propagate_labels",
         "Pretraining with UDI",

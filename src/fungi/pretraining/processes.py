@@ -41,6 +41,14 @@ class World:
             torch.distributed.all_reduce(values)
         return values
 
+    def gathered(self, items: list[Any]) -> list[Any]:
+        """Return the items of all processes, in the order of the processes."""
+        if self.size == 1:
+            return items
+        lists: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(lists, items)
+        return [item for of_process in lists for item in of_process]
+
     def shared(self, model: nn.Module) -> Any:
         """Return the model, wrapped so that gradients are averaged over processes. Inputs stay on their device."""
         return model if self.size == 1 else nn.parallel.DistributedDataParallel(model)

@@ -1,0 +1,197 @@
+"""COCO's instances in its own layout: `annotations/instances_*.json` and a folder of images for each split."""
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from fungi.errors import FungiError, MissingFilesError, UnreadableItemError
+from fungi.runtime.files import sha256_of
+from fungi.runtime.log import logger
+from fungi.runtime.seeds import seeded
+
+SHORT_SIDES = (400, 500, 600)
+CROP = (384, 600)
+"""Sides in pixels of the random crops that half of the train images get, after their shorter side is one of the above
+(DETR's augmentation)."""
+
+
+@dataclass(frozen=True)
+class Instances:
+    """One split: boxes and masks of objects by image."""
+
+    root: Path
+    split: str
+
+    @property
+    def annotation_file(self) -> Path:
+        """The file of boxes and masks."""
+        return self.root / "annotations" / f"instances_{self.split}.json"
+
+    @cached_property
+    def index(self) -> Any:
+        """The annotations, as `pycocotools` indexes them.
+
+        Raises FungiError without the package, and for a file that is missing, damaged, or names unknown images.
+        """
+        try:
+            from pycocotools.coco import COCO
+        except ImportError:
+            raise FungiError("detection needs the package pycocotools: pip install pycocotools") from None
+        path = self.annotation_file
+        if not path.is_file():
+            raise MissingFilesError(f"--coco: there is no file {path}. Unpack annotations_trainval2017.zip there.")
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+                index = COCO(str(path))
+            unknown = {entry["image_id"] for entry in index.dataset["annotations"]} - set(index.imgs)
+        except (ValueError, KeyError, AssertionError, TypeError) as error:
+            raise FungiError(f"{path} is not a file of COCO's instances ({error!r}). Unpack it again.") from None
+        if unknown:
+            raise FungiError(f"{path}: {len(unknown)} annotations name images that it does not list: {min(unknown)}.")
+        return index
+
+    @property
+    def class_ids(self) -> list[int]:
+        """COCO's number of each class, in ascending order; the detector's class i + 1 is the i-th."""
+        return sorted(self.index.getCatIds())
+
+    def image_ids(self, *, with_objects: bool) -> list[int]:
+        """Return the images in ascending order; with_objects: those with a box that training can use."""
+        ids = sorted(self.index.imgs)
+        return [number for number in ids if self.objects(number)] if with_objects else ids
+
+    def objects(self, image_id: int) -> list[dict[str, Any]]:
+        """Return the usable objects of an image: no crowds, and boxes of at least one pixel in each direction."""
+        entries = self.index.imgToAnns[image_id]
+        return [entry for entry in entries if not entry.get("iscrowd", 0) and min(entry["bbox"][2:]) >= 1]
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over the file of annotations."""
+        return sha256_of(self.annotation_file)
+
+    def log_left_out(self) -> None:
+        """Say how many images and objects training leaves out."""
+        counts = Counter(
+            "crowds" if entry.get("iscrowd", 0) else "boxes below one pixel"
+            for entry in self.index.dataset["annotations"]
+            if entry.get("iscrowd", 0) or min(entry["bbox"][2:]) < 1
+        )
+        counts["images without objects"] = len(self.index.imgs) - len(self.image_ids(with_objects=True))
+        left_out = [f"{count:,} {name}" for name, count in counts.items() if count]
+        if left_out:
+            logger.info(f"{self.split}: training leaves out {', '.join(left_out)}.")
+
+    def image(self, image_id: int) -> Any:
+        """Return an image in RGB. Raises UnreadableItemError where it is missing or damaged."""
+        from PIL import Image
+
+        path = self.root / self.split / self.index.imgs[image_id]["file_name"]
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError) as error:
+            raise UnreadableItemError(f"{path}, image {image_id} of COCO, can't be read: {error}") from None
+
+    def target(self, image_id: int) -> dict[str, Any]:
+        """Return boxes `[n 4]` (x1, y1, x2, y2 in pixels), classes `[n]` from 1 and masks `[n h w]` of an image."""
+        from torchvision.tv_tensors import BoundingBoxes, Mask
+
+        entry = self.index.imgs[image_id]
+        shape, objects = (entry["height"], entry["width"]), self.objects(image_id)
+        corners = [[x, y, x + width, y + height] for x, y, width, height in (item["bbox"] for item in objects)]
+        masks = [self.index.annToMask(item) for item in objects]
+        numbers = {number: place for place, number in enumerate(self.class_ids, start=1)}
+        return {
+            "boxes": BoundingBoxes(torch.tensor(corners).reshape(-1, 4), format="XYXY", canvas_size=shape),
+            "labels": torch.tensor([numbers[item["category_id"]] for item in objects]),
+            "masks": Mask(torch.from_numpy(np.stack(masks))),
+        }
+
+
+@dataclass(frozen=True)
+class TrainImages(Dataset):
+    """Augmented train images with their objects; random choices depend on the seed, the epoch and the image alone."""
+
+    instances: Instances
+    ids: Sequence[int]
+    seed: int
+    short_sides: tuple[int, ...] = SHORT_SIDES
+    crop: tuple[int, int] = CROP
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        """Return (image uint8 `[3 h w]`, target) of (epoch, row), or the error that says why it can't be read."""
+        from torchvision.transforms.v2 import functional
+
+        epoch, row = key
+        image_id = self.ids[row]
+        try:
+            image = functional.pil_to_tensor(self.instances.image(image_id))
+        except FungiError as error:
+            return error
+        target = self.instances.target(image_id)
+        if image.shape[1:] != target["masks"].shape[1:]:
+            shapes = (tuple(image.shape[1:]), tuple(target["masks"].shape[1:]))
+            return FungiError(f"image {image_id} of COCO has size {shapes[0]}, its annotations say {shapes[1]}.")
+        with seeded(self.seed, "detection views", epoch, image_id):
+            return self._augmented(image, target)
+
+    def _augmented(self, image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        from torchvision.transforms import v2
+        from torchvision.tv_tensors import Image
+
+        steps: list[Any] = [v2.RandomHorizontalFlip()]
+        if torch.rand(()) < 0.5:
+            steps += [v2.RandomShortestSize(list(self.short_sides)), _RandomCrop(self.crop)]
+        steps.append(v2.SanitizeBoundingBoxes(min_size=1))
+        augmented, objects = v2.Compose(steps)(Image(image), target)
+        if not len(objects["boxes"]):  # the crop contains no object
+            augmented, objects = v2.RandomHorizontalFlip()(Image(image), target)
+        return augmented.as_subclass(torch.Tensor), {
+            name: item.as_subclass(torch.Tensor) for name, item in objects.items()
+        }
+
+
+@dataclass(frozen=True)
+class TestImages(Dataset):
+    """Images as they are read, uint8 `[3 h w]`."""
+
+    instances: Instances
+    ids: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> Any:
+        """Return an image, or the error that says why it can't be read."""
+        from torchvision.transforms.v2 import functional
+
+        try:
+            return functional.pil_to_tensor(self.instances.image(self.ids[row]))
+        except FungiError as error:
+            return error
+
+
+class _RandomCrop:
+    """A crop whose sides are drawn from a range, and are at most those of the image."""
+
+    def __init__(self, sides: tuple[int, int]) -> None:
+        self.sides = sides
+
+    def __call__(self, image: Any, target: dict[str, Any]) -> Any:
+        from torchvision.transforms import v2
+
+        limits = [(min(self.sides[0], side), min(self.sides[1], side)) for side in image.shape[-2:]]
+        height, width = (int(torch.randint(low, high + 1, ())) for low, high in limits)
+        return v2.RandomCrop((height, width))(image, target)

@@ -1,0 +1,108 @@
+"""torchvision's Mask R-CNN over a vision transformer, its predictions as COCO's records, and COCO's scores."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from math import lcm
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fungi.backbones.loading import Backbone
+from fungi.pretraining.dense.coco import Instances
+from fungi.pretraining.dense.pyramid import TransformerPyramid
+from fungi.runtime.seeds import seeded
+
+ANCHOR = 8
+"""Side of an anchor in cells of its map."""
+
+
+def mask_rcnn(
+    backbone: Backbone,
+    classes: int,
+    *,
+    blocks: Sequence[int],
+    short_sides: Sequence[int],
+    longest_side: int,
+    channels: int = 256,
+    proposals: int = 512,
+    drop_path: float = 0.0,
+    seed: int = 0,
+) -> Any:
+    """Return a detector of `classes` classes, background not counted; heads are drawn from the seed.
+
+    short_sides: of images in training, drawn at random; the last is used in evaluation. It takes lists of RGB images
+    `[3 h w]` with values in [0, 1], and resizes and normalises them itself. proposals: sampled per image in training.
+    """
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    with seeded(seed, "detector"):
+        pyramid = TransformerPyramid(backbone, blocks, channels=channels, drop_path=drop_path, extra=True)
+        anchors = AnchorGenerator(tuple((ANCHOR * stride,) for stride in pyramid.strides), ((0.5, 1.0, 2.0),) * 5)
+        mean, deviation = backbone.input.statistics
+        return MaskRCNN(
+            pyramid,
+            classes + 1,
+            min_size=tuple(short_sides),
+            max_size=longest_side,
+            image_mean=list(mean),
+            image_std=list(deviation),
+            rpn_anchor_generator=anchors,
+            box_batch_size_per_image=proposals,
+            size_divisible=lcm(32, 2 * pyramid.patch_size),
+        )
+
+
+@torch.no_grad()
+def records(
+    model: nn.Module, images: Sequence[Tensor], image_ids: Sequence[int], class_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return the objects that the detector predicts, as records of COCO's result files: boxes, scores and masks."""
+    from pycocotools.mask import encode
+
+    lines: list[dict[str, Any]] = []
+    for image_id, output in zip(image_ids, model(list(images)), strict=True):
+        boxes = output["boxes"].clone()
+        boxes[:, 2:] -= boxes[:, :2]  # corners -> width and height
+        masks = (output["masks"][:, 0] > 0.5).to(torch.uint8).cpu().numpy()  # [n 1 h w] -> [n h w]
+        columns = (boxes.tolist(), output["scores"].tolist(), output["labels"].tolist(), masks)
+        for box, score, label, mask in zip(*columns, strict=True):
+            code = encode(np.asfortranarray(mask))
+            lines.append(
+                {
+                    "image_id": image_id,
+                    "category_id": class_ids[label - 1],
+                    "bbox": box,
+                    "score": score,
+                    "segmentation": {"size": code["size"], "counts": code["counts"].decode()},
+                }
+            )
+    return lines
+
+
+def coco_scores(instances: Instances, lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Return COCO's average precision of boxes and of masks: over all thresholds, at 0.5, and at 0.75; by pycocotools.
+
+    A detector that predicts no object at all scores 0.
+    """
+    from pycocotools.cocoeval import COCOeval
+
+    names = ("AP", "AP50", "AP75")
+    scores = {f"{kind} {name}": 0.0 for kind in ("box", "mask") for name in names}
+    if not lines:
+        return scores
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables
+        predicted = instances.index.loadRes(lines)
+        for kind, iou_type in (("box", "bbox"), ("mask", "segm")):
+            evaluation = COCOeval(instances.index, predicted, iou_type)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            # pycocotools gives -1 where no image has an object
+            scores |= {
+                f"{kind} {name}": max(0.0, float(value)) for name, value in zip(names, evaluation.stats, strict=False)
+            }
+    return scores

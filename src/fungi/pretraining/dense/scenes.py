@@ -1,0 +1,102 @@
+"""Images with masks for training and scoring a segmentation head (spec udi 7.6)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from fungi.data.base import VOID, Samples
+from fungi.errors import FungiError, UnreadableItemError
+from fungi.runtime.seeds import seeded
+
+SCALES = (0.5, 2.0)
+"""Smallest and largest factor of an image in training."""
+LONGEST = 4
+"""Upper limit of the longer side, in multiples of the shorter side that is asked for."""
+CROPS_TRIED = 10
+LARGEST_SHARE = 0.75
+"""A crop is drawn again where one class has more of its labelled pixels than this share."""
+
+
+@dataclass(frozen=True)
+class TrainScenes(Dataset):
+    """Random crops `[3 size size]` of scaled, mirrored and recoloured images, with their masks."""
+
+    samples: Samples
+    size: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        """Return (image uint8, mask uint8) of (epoch, row), or the error that says why it can't be read."""
+        from torchvision.transforms import v2
+
+        epoch, row = key
+        try:
+            image, mask = image_and_mask(self.samples, row)
+        except FungiError as error:
+            return error
+        with seeded(self.seed, "segmentation views", epoch, self.samples.ids[row]):
+            short = round(self.size * float(torch.empty(()).uniform_(*SCALES)))
+            scaled = _scaled(image, mask, short)
+            steps = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomPhotometricDistort()])
+            image, mask = steps(*self._crop(*scaled))
+        return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
+
+    def _crop(self, image: Any, mask: Any) -> tuple[Any, Any]:
+        """Return a crop that no class fills almost alone; small images are padded with grey and void."""
+        from torchvision.transforms import v2
+        from torchvision.tv_tensors import Image, Mask
+
+        crop = v2.RandomCrop(self.size, pad_if_needed=True, fill={Image: 124, Mask: VOID})
+        for _ in range(CROPS_TRIED):
+            cropped = crop(image, mask)
+            counts = torch.bincount(cropped[1].flatten().long(), minlength=VOID + 1)[:VOID]
+            if int((counts > 0).sum()) > 1 and int(counts.max()) < LARGEST_SHARE * int(counts.sum()):
+                break
+        return cropped
+
+
+@dataclass(frozen=True)
+class TestScenes(Dataset):
+    """Whole images at the scale of the test, with masks of the original size."""
+
+    samples: Samples
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, row: int) -> Any:
+        """Return (image uint8 `[3 h w]`, mask uint8 `[H W]`), or the error that says why it can't be read."""
+        try:
+            image, mask = image_and_mask(self.samples, row)
+        except FungiError as error:
+            return error
+        return _scaled(image, mask, self.size)[0].as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)[0]
+
+
+def image_and_mask(samples: Samples, row: int) -> tuple[Any, Any]:
+    """Return an image `[3 h w]` and its mask `[1 h w]`. Raises UnreadableItemError where their sizes differ."""
+    from torchvision.transforms.v2 import functional
+    from torchvision.tv_tensors import Image, Mask
+
+    assert samples.mask is not None
+    image, mask = functional.pil_to_tensor(samples.load(row)), torch.from_numpy(samples.mask(row))[None]
+    if image.shape[1:] != mask.shape[1:]:
+        shapes = f"{tuple(image.shape[1:])} and {tuple(mask.shape[1:])}"
+        raise UnreadableItemError(f"image {samples.ids[row]} and its mask have different sizes: {shapes}.")
+    return Image(image), Mask(mask)
+
+
+def _scaled(image: Any, mask: Any, short: int) -> tuple[Any, Any]:
+    """Return both with this shorter side, or a smaller one where the longer side would be above its limit."""
+    from torchvision.transforms import v2
+
+    height, width = image.shape[-2:]
+    factor = min(short / min(height, width), LONGEST * short / max(height, width))
+    shape = [max(1, round(side * factor)) for side in (height, width)]
+    return v2.Resize(shape, antialias=True)(image, mask)
