@@ -39,6 +39,7 @@ in_project() {
   shift
   run_until_warned "$FUNGI_PYTHON" "$script" "$@"
 }
+# The processes connect to each other through the first node, at a port that depends on the job.
 # On SIGTERM srun kills its tasks; SIGUSR1 is passed on to them. From SLURM 22.05 on, srun does not inherit
 # --cpus-per-task of the job: each process would get one core.
 per_process() {
@@ -46,6 +47,8 @@ per_process() {
   if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
     export SRUN_CPUS_PER_TASK="${SRUN_CPUS_PER_TASK:-$SLURM_CPUS_PER_TASK}"
   fi
+  export MASTER_ADDR="${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}"
+  export MASTER_PORT="${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))}"
   export FUNGI_JOB_REQUEUES=1
   run_until_warned srun --kill-on-bad-exit=1 sh -c \
     'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec "$@"' sh "$FUNGI_PYTHON" -m fungi "$@"

@@ -14,6 +14,29 @@ SIDE = 64
 CATEGORY_IDS = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89]
 """COCO's numbers have gaps, so these have gaps too; number i stands for digit i."""
 
+DETECTOR_FLAGS = [
+    "--epochs",
+    "1",
+    "--lr",
+    "1e-3",
+    "--warmup-steps",
+    "2",
+    "--batch-size",
+    "2",
+    "--proposals",
+    "16",
+    "--short-sides",
+    "64",
+    "--longest-side",
+    "64",
+    "--crop",
+    "48",
+    "64",
+    "--crop-short-sides",
+    "64",
+]
+"""A detector for these canvases that a processor trains."""
+
 
 def write_canvases(root: Path, counts: dict[str, int]) -> Path:
     """Write `annotations/instances_SPLIT.json` and the images of each split, and return the root."""
@@ -27,7 +50,9 @@ def write_canvases(root: Path, counts: dict[str, int]) -> Path:
             canvas, objects = compose("train" if split.startswith("train") else "test", number)
             Image.fromarray(canvas).save(root / split / name)
             images.append({"id": number, "file_name": name, "height": SIDE, "width": SIDE})
-            annotations += [{"id": len(annotations) + place, "image_id": number, **item} for place, item in enumerate(objects, 1)]
+            annotations += [
+                {"id": len(annotations) + place, "image_id": number, **item} for place, item in enumerate(objects, 1)
+            ]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return root

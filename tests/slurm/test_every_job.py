@@ -76,7 +76,9 @@ TRIALS = {
     # What their archives hold has to have the published numbers of rows: only a download has.
     **{name: Trial(refusal="Download it") for name in ALL if name.startswith("datasets/")},
 }
-ELSEWHERE = {"pretrain_udi": "tests/slurm/test_pretraining.py runs it on two nodes"}
+ELSEWHERE = dict.fromkeys(
+    ("pretrain_udi", "detect_coco", "segment_fpn"), "tests/slurm/test_pretraining.py runs it on two nodes"
+)
 
 
 def test_every_job_is_tried() -> None:

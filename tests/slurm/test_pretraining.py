@@ -1,10 +1,11 @@
-"""The pretraining job on a real SLURM: two nodes, warned before the end of its time, and done in the end."""
+"""Jobs of several processes on a real SLURM, on two nodes: pretraining, and the dense evaluations."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from tests.pretraining.digit_canvases import DETECTOR_FLAGS, write_canvases
 from tests.pretraining.small import image_folder, words
 from tests.slurm.conftest import UNFINISHED, Cluster, until
 
@@ -35,3 +36,20 @@ def test_a_job_on_two_nodes_that_runs_out_of_time_goes_on_where_it_was(cluster: 
     assert "goes on from" in said()
     lines = [json.loads(line) for line in (output / "log.txt").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(20))
+
+
+@pytest.mark.parametrize("name", ["detect_coco", "segment_fpn"])
+def test_a_dense_evaluation_runs_on_two_nodes(name: str, cluster: Cluster, tmp_path: Path) -> None:
+    shared = "--backbone digits-vit --blocks 0 1 2 3 --channels 16 --num-workers 0 --device cpu"
+    if name == "detect_coco":
+        root = write_canvases(tmp_path / "coco", {"train2017": 4, "val2017": 2})
+        flags = ["--coco", str(root), *DETECTOR_FLAGS]
+    else:
+        flags = ["--dataset", "digit-scenes", "--size", "32", "--steps", "2", "--epoch-steps", "2", "--batch-size", "2"]
+    job = cluster.sbatch(
+        *("--nodes=2", "--ntasks-per-node=1", f"--output={tmp_path}/%j.out", f"jobs/{name}.job"),
+        *(*shared.split(), *flags, "--output-dir", str(tmp_path / "run")),
+        MASTER_ADDR="127.0.0.1",
+    )
+    assert cluster.wait(job) == ["COMPLETED"], (tmp_path / f"{job}.out").read_text()
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["results"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch.utils.data import Dataset
 
 from fungi.errors import FungiError, MissingFilesError, UnreadableItemError
@@ -52,11 +54,13 @@ class Instances:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
                 index = COCO(str(path))
-            unknown = {entry["image_id"] for entry in index.dataset["annotations"]} - set(index.imgs)
+            unknown = sorted({entry["image_id"] for entry in index.dataset["annotations"]} - set(index.imgs))
         except (ValueError, KeyError, AssertionError, TypeError) as error:
             raise FungiError(f"{path} is not a file of COCO's instances ({error!r}). Unpack it again.") from None
         if unknown:
-            raise FungiError(f"{path}: {len(unknown)} annotations name images that it does not list: {min(unknown)}.")
+            raise FungiError(
+                f"{path}: annotations name {len(unknown)} images that it does not list, first {unknown[0]}."
+            )
         return index
 
     @property
@@ -101,6 +105,12 @@ class Instances:
         except (OSError, SyntaxError) as error:
             raise UnreadableItemError(f"{path}, image {image_id} of COCO, can't be read: {error}") from None
 
+    def mask(self, entry: dict[str, Any]) -> UInt8[np.ndarray, "h w"]:
+        """Return the mask of an object, 1 where it is."""
+        with warnings.catch_warnings():  # pycocotools 2.0.11 under numpy 2: __array__ without `copy`
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return self.index.annToMask(entry)
+
     def target(self, image_id: int) -> dict[str, Any]:
         """Return boxes `[n 4]` (x1, y1, x2, y2 in pixels), classes `[n]` from 1 and masks `[n h w]` of an image."""
         from torchvision.tv_tensors import BoundingBoxes, Mask
@@ -108,7 +118,7 @@ class Instances:
         entry = self.index.imgs[image_id]
         shape, objects = (entry["height"], entry["width"]), self.objects(image_id)
         corners = [[x, y, x + width, y + height] for x, y, width, height in (item["bbox"] for item in objects)]
-        masks = [self.index.annToMask(item) for item in objects]
+        masks = [self.mask(item) for item in objects]
         numbers = {number: place for place, number in enumerate(self.class_ids, start=1)}
         return {
             "boxes": BoundingBoxes(torch.tensor(corners).reshape(-1, 4), format="XYXY", canvas_size=shape),
@@ -164,7 +174,7 @@ class TrainImages(Dataset):
 
 
 @dataclass(frozen=True)
-class TestImages(Dataset):
+class WholeImages(Dataset):
     """Images as they are read, uint8 `[3 h w]`."""
 
     instances: Instances

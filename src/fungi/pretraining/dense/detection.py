@@ -11,7 +11,7 @@ from torch import Tensor
 from fungi.backbones.loading import Backbone
 from fungi.errors import FungiError
 from fungi.pretraining.batch_plan import BatchPlan
-from fungi.pretraining.dense.coco import Instances, TestImages, TrainImages
+from fungi.pretraining.dense.coco import Instances, TrainImages, WholeImages
 from fungi.pretraining.dense.detect import DetectSettings
 from fungi.pretraining.dense.detector import coco_scores, mask_rcnn, records
 from fungi.pretraining.dense.pyramid import decay_groups, synchronised
@@ -97,7 +97,7 @@ class Detection(EpochTraining):
         """Return COCO's average precisions; each process predicts a part of the images."""
         self.model.eval()
         own = self.scored.image_ids(with_objects=False)[self.world.rank :: self.world.size]
-        loaded = self._loaded(TestImages(self.scored, own), [[row] for row in range(len(own))])
+        loaded = self._loaded(WholeImages(self.scored, own), [[row] for row in range(len(own))])
         lines: list[dict[str, Any]] = []
         for image_id, (image,) in zip(own, progress(loaded, [1] * len(own), label="scoring"), strict=True):
             pixels = upload(image, self.device).float() / 255

@@ -13,6 +13,7 @@ from fungi.errors import FungiError
 from fungi.pretraining.processes import World
 from fungi.pretraining.tokens import resized_positions
 
+
 class PatchMaps(nn.Module):
     """The patch tokens behind chosen blocks, as maps. The class tokens are left out, as the published detector does.
 

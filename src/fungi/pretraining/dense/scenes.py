@@ -61,7 +61,7 @@ class TrainScenes(Dataset):
 
 
 @dataclass(frozen=True)
-class TestScenes(Dataset):
+class WholeScenes(Dataset):
     """Whole images at the scale of the test, with masks of the original size."""
 
     samples: Samples

@@ -16,7 +16,7 @@ from fungi.evaluators.segmentation import confusion, segmentation_scores
 from fungi.pretraining.batch_plan import BatchPlan
 from fungi.pretraining.dense.detection import unless_failed
 from fungi.pretraining.dense.pyramid import decay_groups, synchronised
-from fungi.pretraining.dense.scenes import TestScenes, TrainScenes
+from fungi.pretraining.dense.scenes import TrainScenes, WholeScenes
 from fungi.pretraining.dense.schedules import warmed_up
 from fungi.pretraining.dense.segment_fpn import SegmentFpnSettings
 from fungi.pretraining.dense.semantic_head import SemanticFpn
@@ -101,7 +101,7 @@ class Segmentation(EpochTraining):
         """Return mIoU and pixel accuracy at the images' own size; each process scores a part of the images."""
         self.model.eval()
         own = self.scored_rows.take(range(self.world.rank, len(self.scored_rows), self.world.size))
-        loaded = self._loaded(TestScenes(own, self.settings.size), [[row] for row in range(len(own))])
+        loaded = self._loaded(WholeScenes(own, self.settings.size), [[row] for row in range(len(own))])
         classes = len(self.rules.unscored) + len(self.classes)
         matrix = np.zeros((classes, classes), dtype=np.int64)
         numbers = torch.tensor(self.classes)

@@ -1,0 +1,310 @@
+"""Mask R-CNN on COCO's layout (spec udi 7.6): what is read, what is trained, and how it is scored."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fungi.backbones.loading import load_backbone
+from fungi.commands import COMMANDS
+from fungi.errors import FungiError
+from fungi.pretraining import epochs
+from fungi.pretraining.dense.coco import Instances, TrainImages
+from fungi.pretraining.dense.detector import coco_scores, mask_rcnn, records
+from fungi.pretraining.dense.pyramid import PatchMaps, TransformerPyramid, decay_groups
+from fungi.pretraining.dense.schedules import stepped, warmed_up
+from fungi.pretraining.tokens import embed
+from tests.pretraining.digit_canvases import CATEGORY_IDS, DETECTOR_FLAGS, SIDE, write_canvases
+from tests.pretraining.small import Killed
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_canvases(tmp_path_factory.mktemp("coco"), {"train2017": 6, "val2017": 3})
+
+
+def flags(coco: Path, output: Path, *more: str) -> list[str]:
+    network = [
+        "--backbone",
+        "digits-vit",
+        "--blocks",
+        "0",
+        "1",
+        "2",
+        "3",
+        "--channels",
+        "16",
+        "--num-workers",
+        "0",
+        "--device",
+        "cpu",
+    ]
+    return [*network, *DETECTOR_FLAGS, "--coco", str(coco), "--output-dir", str(output), *more]
+
+
+def perfect_records(instances: Instances) -> list[dict[str, Any]]:
+    """The annotations themselves, as a detector that is always right would predict them."""
+    lines = []
+    for entry in instances.index.dataset["annotations"]:
+        code = instances.index.annToRLE(entry)
+        line = {name: entry[name] for name in ("image_id", "category_id", "bbox")}
+        lines.append(line | {"score": 0.9, "segmentation": {"size": code["size"], "counts": code["counts"].decode()}})
+    return lines
+
+
+def test_perfect_boxes_and_masks_score_one(coco: Path) -> None:
+    instances = Instances(coco, "val2017")
+    scores = coco_scores(instances, perfect_records(instances))
+    assert scores == dict.fromkeys(scores, pytest.approx(1.0))
+    assert set(scores) == {f"{kind} {name}" for kind in ("box", "mask") for name in ("AP", "AP50", "AP75")}
+
+
+def test_wrong_classes_and_no_objects_score_zero(coco: Path) -> None:
+    instances = Instances(coco, "val2017")
+    lines = perfect_records(instances)
+    for line in lines:
+        line["category_id"] = CATEGORY_IDS[(CATEGORY_IDS.index(line["category_id"]) + 1) % 10]
+    assert coco_scores(instances, [])["box AP"] == 0.0
+    assert coco_scores(instances, lines)["box AP"] < 0.2  # two digits of an image may swap their classes
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools under numpy 2
+def test_predictions_become_records_of_coco() -> None:
+    """Corners become width and height, the detector's classes COCO's numbers, and a mask is on above one half."""
+    from pycocotools.mask import decode
+
+    def bits(record: dict[str, Any]) -> list[list[bool]]:
+        return decode(record["segmentation"]).astype(bool).tolist()
+
+    masks = torch.zeros(2, 1, 8, 8)
+    masks[0, 0, 2:5, 1:7], masks[1, 0, 0, 0] = 0.6, 0.4
+    output = {
+        "boxes": torch.tensor([[1.0, 2.0, 7.0, 5.0], [0.0, 0.0, 8.0, 8.0]]),
+        "scores": torch.tensor([0.75, 0.5]),
+        "labels": torch.tensor([1, 3]),
+        "masks": masks,
+    }
+
+    class Detector(torch.nn.Module):
+        def forward(self, images):
+            return [output]
+
+    first, second = records(Detector(), [torch.zeros(3, 8, 8)], [42], [5, 7, 90])
+    assert (first["image_id"], first["category_id"], second["category_id"]) == (42, 5, 90)
+    assert first["bbox"] == [1.0, 2.0, 6.0, 3.0]
+    assert bits(first) == (masks[0, 0] > 0).tolist()
+    assert bits(second) == (masks[1, 0] > 0.5).tolist()
+
+
+@pytest.mark.parametrize("name", ["digits-vit", "udi-micro"])
+def test_maps_hold_the_patch_tokens_of_each_block_in_their_places(name: str) -> None:
+    """Against a plain pass through the blocks; one or two class tokens are left out."""
+    backbone = load_backbone(name, random_init=True)
+    model: Any = backbone.model
+    patch = int(model.patch_embed.patch_size[0])
+    images = torch.randn(2, 3, 8 * patch, 6 * patch)
+    tokens, expected = embed(model, images)[:, model.num_prefix_tokens :], []
+    for block in model.blocks:
+        tokens = block(tokens)
+        expected.append(tokens)
+    taken = (0, 1, len(model.blocks) - 1)
+    maps = PatchMaps(model, taken).eval()(images)
+    for place, level in zip(taken, maps, strict=True):
+        assert level.shape == (2, model.embed_dim, 8, 6)
+        for row, column in ((0, 0), (3, 5), (7, 2)):
+            torch.testing.assert_close(level[:, :, row, column], expected[place][:, 6 * row + column])
+
+
+def test_the_pyramid_has_the_published_strides_and_every_trained_parameter_a_gradient() -> None:
+    backbone = load_backbone("udi-vitt16", random_init=True)
+    pyramid = TransformerPyramid(backbone, (3, 5, 7, 11), channels=8, drop_path=0.0, extra=True)
+    images = torch.randn(2, 3, 96, 64)
+    maps = pyramid(images)
+    assert pyramid.strides == [4, 8, 16, 32, 64]
+    for level, stride in zip(maps.values(), pyramid.strides, strict=True):
+        assert level.shape == (2, 8, -(-96 // stride), 64 // stride)
+    sum(level.square().sum() for level in maps.values()).backward()
+    assert [name for name, value in pyramid.named_parameters() if value.requires_grad and value.grad is None] == []
+
+
+def test_positions_and_normalisation_have_no_weight_decay() -> None:
+    pyramid = TransformerPyramid(load_backbone("digits-vit"), (0, 1, 2, 3), channels=8, drop_path=0.0, extra=False)
+    plain = {
+        id(value) for group in decay_groups(pyramid, 0.05) if not group["weight_decay"] for value in group["params"]
+    }
+    names = {name for name, value in pyramid.named_parameters() if id(value) in plain}
+    assert {"maps.model.pos_embed", "maps.model.blocks.0.norm1.weight", "rescale.0.1.bias"} <= names
+    assert not names & {"maps.model.blocks.0.attn.qkv.weight", "maps.model.blocks.0.attn.qkv.bias", "rescale.1.weight"}
+
+
+def test_rates_warm_up_and_drop_at_the_published_epochs() -> None:
+    rates = warmed_up(stepped(5e-5, epochs=12, steps=10, drops=(8, 11)), 5, 1e-3)
+    assert rates[0] == pytest.approx(5e-8)
+    assert rates[5:80] == pytest.approx(np.full(75, 5e-5))
+    assert rates[80:110] == pytest.approx(np.full(30, 5e-6))
+    assert rates[110:] == pytest.approx(np.full(10, 5e-7))
+    assert (np.diff(rates[:6]) > 0).all()
+
+
+def test_augmented_boxes_fit_their_masks_and_depend_on_epoch_and_image_alone(coco: Path) -> None:
+    instances = Instances(coco, "train2017")
+    images = TrainImages(instances, instances.image_ids(with_objects=True), 0, (64, 80), (40, 60))
+    seen = set()
+    for epoch in range(4):
+        for row in range(len(images)):
+            pixels, target = images[epoch, row]
+            again, _ = images[epoch, row]
+            assert torch.equal(pixels, again)
+            seen.add((row, pixels.float().mean().item(), tuple(pixels.shape)))
+            assert target["masks"].shape[1:] == pixels.shape[1:]
+            for (x1, y1, x2, y2), mask in zip(target["boxes"].tolist(), target["masks"], strict=True):
+                ys, xs = mask.nonzero(as_tuple=True)
+                if len(xs):  # resizing rounds positions to whole pixels
+                    assert x1 - 1.5 <= xs.min()
+                    assert xs.max() <= x2 + 0.5
+                    assert y1 - 1.5 <= ys.min()
+                    assert ys.max() <= y2 + 0.5
+    assert len(seen) > 12
+
+
+def test_crowds_boxes_without_area_and_images_without_objects_are_left_out(coco: Path, tmp_path: Path, caplog) -> None:
+    shutil.copytree(coco, tmp_path / "coco")
+    path = tmp_path / "coco" / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    first, second = (entry["id"] for entry in content["images"][:2])
+    for entry in content["annotations"]:
+        if entry["image_id"] == first:
+            entry["iscrowd"] = 1
+        if entry["image_id"] == second:
+            entry["bbox"][2] = 0
+    path.write_text(json.dumps(content))
+    instances = Instances(tmp_path / "coco", "train2017")
+    assert instances.image_ids(with_objects=True) == [3, 4, 5, 6]
+    assert instances.image_ids(with_objects=False) == [1, 2, 3, 4, 5, 6]
+    with caplog.at_level("INFO"):
+        instances.log_left_out()
+    assert "2 crowds, 2 boxes below one pixel, 2 images without objects" in caplog.text
+
+
+def remove_annotations(root: Path) -> None:
+    (root / "annotations" / "instances_train2017.json").unlink()
+
+
+def cut_annotations(root: Path) -> None:
+    path = root / "annotations" / "instances_val2017.json"
+    path.write_text(path.read_text()[:100])
+
+
+def unlist_an_image(root: Path) -> None:
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"images": content["images"][1:]}))
+
+
+def remove_an_image(root: Path) -> None:
+    (root / "train2017" / f"{1:012d}.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (remove_annotations, r"there is no file .*instances_train2017.json"),
+        (cut_annotations, r"instances_val2017.json is not a file of COCO's instances"),
+        (unlist_an_image, "annotations name 1 images that it does not list, first 1"),
+        (remove_an_image, "000000000001.png, image 1 of COCO, can't be read"),
+    ],
+)
+def test_files_that_are_missing_or_do_not_match_are_named(
+    harm, message: str, coco: Path, tmp_path: Path, capsys
+) -> None:
+    shutil.copytree(coco, tmp_path / "coco")
+    harm(tmp_path / "coco")
+    assert COMMANDS["detect"].main(flags(tmp_path / "coco", tmp_path / "run")) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--blocks", "0", "1", "2", "9"], "the network has blocks 0 to 3"),
+        (["--blocks", "0", "1", "1", "3"], "four numbers in ascending order"),
+        (["--crop", "64", "48"], "give the smallest and the largest side"),
+    ],
+)
+def test_settings_that_can_not_work_are_refused(
+    more: list[str], message: str, coco: Path, tmp_path: Path, capsys
+) -> None:
+    assert COMMANDS["detect"].main(flags(coco, tmp_path / "run", *more)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_detector_takes_images_of_any_size() -> None:
+    model = mask_rcnn(
+        load_backbone("digits-vit"), 3, blocks=(0, 1, 2, 3), short_sides=(40,), longest_side=80, channels=16
+    ).eval()
+    with torch.no_grad():
+        outputs = model([torch.rand(3, 37, 51), torch.rand(3, 20, 90)])
+    assert [output["masks"].shape[2:] for output in outputs] == [(37, 51), (20, 90)]
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_resumes_with_the_same_bits(coco: Path, tmp_path: Path, monkeypatch) -> None:
+    learn = epochs.EpochTraining._learn
+
+    def killed(self, epoch: int) -> float:
+        if epoch == 1:
+            raise Killed
+        return learn(self, epoch)
+
+    assert COMMANDS["detect"].main(flags(coco, tmp_path / "whole", "--epochs", "2")) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs.EpochTraining, "_learn", killed)
+        with pytest.raises(Killed):
+            COMMANDS["detect"].main(flags(coco, tmp_path / "parts", "--epochs", "2"))
+    assert COMMANDS["detect"].main(flags(coco, tmp_path / "parts", "--epochs", "2")) == 0
+    whole, parts = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=True) for name in ("whole", "parts"))
+    assert whole["history"] == parts["history"]
+    for name, value in whole["model"].items():
+        assert torch.equal(value, parts["model"][name]), name
+
+
+@pytest.mark.slow
+def test_digits_on_canvases_are_found_after_little_training(tmp_path: Path) -> None:
+    """Boxes of a random detector overlap no digit of the right class by half: its AP50 is below 0.01."""
+    root = write_canvases(tmp_path / "coco", {"train2017": 160, "val2017": 6})
+    assert COMMANDS["detect"].main(flags(root, tmp_path / "run", "--channels", "32")) == 0
+    results = json.loads((tmp_path / "run" / "result.json").read_text())["results"]
+    assert results["box AP50"] > 0.1
+    assert results["mask AP50"] > 0.1
+
+
+def test_canvases_are_in_true_format(coco: Path) -> None:
+    """Boxes are the tight boxes of the masks that pycocotools decodes."""
+    instances = Instances(coco, "val2017")
+    for entry in instances.index.dataset["annotations"]:
+        mask = instances.mask(entry)
+        ys, xs = np.nonzero(mask)
+        assert mask.shape == (SIDE, SIDE)
+        assert entry["bbox"] == [xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1]
+        assert entry["area"] == mask.sum()
+
+
+def test_splits_of_different_classes_are_refused(coco: Path, tmp_path: Path, capsys) -> None:
+    shutil.copytree(coco, tmp_path / "coco")
+    path = tmp_path / "coco" / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"categories": [*content["categories"], {"id": 90, "name": "ten"}]}))
+    assert COMMANDS["detect"].main(flags(tmp_path / "coco", tmp_path / "run")) == 2
+    assert "have different classes" in capsys.readouterr().err
+
+
+def test_without_pycocotools_the_message_names_it(coco: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    with pytest.raises(FungiError, match="pip install pycocotools"):
+        _ = Instances(coco, "val2017").index

@@ -1,0 +1,175 @@
+"""Semantic FPN on datasets with masks (spec udi 7.6)."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fungi.backbones.checkpoints import read_content
+from fungi.backbones.loading import load_backbone
+from fungi.commands import COMMANDS
+from fungi.data.base import VOID, MaskRules, Samples
+from fungi.errors import UnreadableItemError
+from fungi.pretraining import epochs
+from fungi.pretraining.dense.scenes import TrainScenes, WholeScenes, image_and_mask
+from fungi.pretraining.dense.segmentation import numbers_of, trained_classes
+from fungi.pretraining.dense.semantic_head import SemanticFpn
+from tests.pretraining.small import Killed
+
+SMALL = "--dataset digit-scenes --backbone digits-vit --blocks 0 1 2 3 --channels 16 --size 32 --device cpu"
+
+
+def flags(output: Path, steps: int, epoch_steps: int, *more: str) -> list[str]:
+    schedule = ["--steps", str(steps), "--epoch-steps", str(epoch_steps), "--warmup-steps", "2", "--num-workers", "0"]
+    return [*SMALL.split(), *schedule, "--batch-size", "4", "--output-dir", str(output), *more]
+
+
+def samples(*shapes: tuple[int, int], classes: int = 3) -> Samples:
+    """Images whose red channel is 80 times the class of the pixel."""
+    masks = [
+        np.random.default_rng(place).integers(0, classes, shape, dtype=np.uint8) for place, shape in enumerate(shapes)
+    ]
+    return Samples(
+        targets=np.zeros(len(shapes), dtype=np.uint32),
+        ids=[f"scene {place}" for place in range(len(shapes))],
+        load=lambda row: Image.fromarray(np.stack([80 * masks[row]] * 3, axis=-1)),
+        mask=lambda row: masks[row],
+    )
+
+
+def test_only_scored_classes_are_trained_and_the_rest_is_void() -> None:
+    rules = MaskRules(ignored=0, unscored=(0,))
+    assert trained_classes(4, rules) == [1, 2, 3]
+    numbers = numbers_of([1, 2, 3], rules)
+    assert numbers[:4].tolist() == [VOID, 0, 1, 2]
+    assert (numbers[4:] == VOID).all()
+    assert numbers_of([0, 1], MaskRules())[:3].tolist() == [0, 1, VOID]
+
+
+def test_a_crop_keeps_image_and_mask_together_and_depends_on_epoch_and_row_alone() -> None:
+    """Grey values are 80 times the class: recolouring is monotone, so the order of the classes' means stays."""
+    scenes = TrainScenes(samples((40, 60), (90, 30)), 32, seed=0)
+    crops = {}
+    for epoch in range(3):
+        for row in range(2):
+            image, mask = scenes[epoch, row]
+            assert (image.shape, mask.shape) == ((3, 32, 32), (1, 32, 32))
+            assert torch.equal(image, scenes[epoch, row][0])
+            crops[epoch, row] = image
+    assert len({tuple(image.flatten().tolist()) for image in crops.values()}) == 6
+
+
+def test_masks_move_with_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At scale 1 and without other colours each pixel still shows its class."""
+    from torchvision.transforms import v2
+
+    monkeypatch.setattr("fungi.pretraining.dense.scenes.SCALES", (1.0, 1.0))
+    monkeypatch.setattr(v2, "RandomPhotometricDistort", v2.Identity)
+    scenes = TrainScenes(samples((32, 50)), 32, seed=0)
+    for epoch in range(5):
+        image, mask = scenes[epoch, 0]
+        assert torch.equal(image[:1], 80 * mask)
+
+
+def test_small_images_are_padded_with_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fungi.pretraining.dense.scenes.SCALES", (0.5, 0.5))
+    _, mask = TrainScenes(samples((40, 40)), 32, seed=0)[0, 0]
+    assert int((mask == VOID).sum()) == 32 * 32 - 16 * 16
+
+
+def test_test_images_have_the_shorter_side_and_masks_their_own_size() -> None:
+    scenes = WholeScenes(samples((40, 60), (30, 300)), 20)
+    image, mask = scenes[0]
+    assert (tuple(image.shape), tuple(mask.shape)) == ((3, 20, 30), (40, 60))
+    image, mask = scenes[1]  # the longer side is at most four times 20
+    assert (tuple(image.shape), tuple(mask.shape)) == ((3, 8, 80), (30, 300))
+
+
+def test_masks_of_another_size_are_named() -> None:
+    wrong = Samples(
+        targets=np.zeros(1, dtype=np.uint32),
+        ids=["a.jpg"],
+        load=lambda row: Image.new("RGB", (4, 6)),
+        mask=lambda row: np.zeros((5, 4), np.uint8),
+    )
+    with pytest.raises(UnreadableItemError, match=r"image a\.jpg and its mask have different sizes"):
+        image_and_mask(wrong, 0)
+
+
+def test_logits_have_the_finest_stride() -> None:
+    model = SemanticFpn(load_backbone("digits-vit"), 5, blocks=(0, 1, 2, 3), channels=8)
+    assert model(torch.randn(2, 3, 32, 48)).shape == (2, 5, 32, 48)  # a patch of 4 pixels has 4 cells
+    model = SemanticFpn(load_backbone("udi-vitt16", random_init=True), 5, blocks=(2, 5, 8, 11), channels=8)
+    assert model(torch.randn(2, 3, 64, 96)).shape == (2, 5, 16, 24)
+
+
+@pytest.mark.slow
+def test_scenes_of_digits_are_segmented_after_little_training(tmp_path: Path) -> None:
+    """The background alone, predicted everywhere, gives an mIoU of 0.08."""
+    assert COMMANDS["segment-fpn"].main(flags(tmp_path, 120, 120, "--lr", "2e-3")) == 0
+    results = json.loads((tmp_path / "result.json").read_text())["results"]
+    assert set(results) == {"mIoU", "pixel-accuracy"}
+    assert results["mIoU"] > 0.1
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_resumes_with_the_same_bits(tmp_path: Path, monkeypatch) -> None:
+    learn = epochs.EpochTraining._learn
+
+    def killed(self, epoch: int) -> float:
+        if epoch == 1:
+            raise Killed
+        return learn(self, epoch)
+
+    monkeypatch.setattr("fungi.pretraining.dense.segmentation.Segmentation.scores", lambda self: {"mIoU": 0.5})
+    assert COMMANDS["segment-fpn"].main(flags(tmp_path / "whole", 6, 3)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs.EpochTraining, "_learn", killed)
+        with pytest.raises(Killed):
+            COMMANDS["segment-fpn"].main(flags(tmp_path / "parts", 6, 3))
+    assert COMMANDS["segment-fpn"].main(flags(tmp_path / "parts", 6, 3)) == 0
+    whole, parts = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=True) for name in ("whole", "parts"))
+    assert whole["history"] == parts["history"]
+    for name, value in whole["model"].items():
+        assert torch.equal(value, parts["model"][name]), name
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_weights_and_share_the_scoring(tmp_path: Path) -> None:
+    """gloo. Batch normalisation is per process on a CPU, so that one process gives other numbers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    words = flags(tmp_path / "two", 2, 2)
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "fungi", "segment-fpn", *words],
+            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(300) for process in running] == [0, 0]
+    content = read_content(tmp_path / "two" / "checkpoint.pth")
+    assert content["identity"]["batch"] == 8
+    assert 0 < content["history"][0]["pixel-accuracy"] < 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--dataset", "digits"], "dataset 'digits' has no masks"),
+        (["--steps", "7"], "--steps 7 is not a multiple of --epoch-steps 2"),
+        (["--batch-size", "1"], "--batch-size"),
+    ],
+)
+def test_settings_that_can_not_work_are_refused(more: list[str], message: str, tmp_path: Path, capsys) -> None:
+    assert COMMANDS["segment-fpn"].main(flags(tmp_path, 4, 2, *more)) == 2
+    assert message in capsys.readouterr().err
