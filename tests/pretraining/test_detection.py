@@ -16,6 +16,7 @@ from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.pretraining import epochs
 from fungi.pretraining.dense.coco import Instances, TrainImages
+from fungi.pretraining.dense.coco_verification import verify_coco
 from fungi.pretraining.dense.detector import coco_scores, mask_rcnn, records
 from fungi.pretraining.dense.pyramid import PatchMaps, TransformerPyramid, decay_groups
 from fungi.pretraining.dense.schedules import stepped, warmed_up
@@ -308,3 +309,16 @@ def test_without_pycocotools_the_message_names_it(coco: Path, monkeypatch) -> No
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(FungiError, match="pip install pycocotools"):
         _ = Instances(coco, "val2017").index
+
+
+def test_coco_on_disk_is_verified(coco: Path, tmp_path: Path) -> None:
+    published = {"train2017": 6, "val2017": 3}
+    lines = list(verify_coco(coco, published, 10, every_item=True))
+    assert lines[1] == "coco val2017: 3 images, 6 objects of 10 classes, every image readable"
+    with pytest.raises(FungiError, match="6 images of 10 classes, but the published split has 7 of 10"):
+        list(verify_coco(coco, {"train2017": 7}, 10))
+    shutil.copytree(coco, tmp_path / "coco")
+    (tmp_path / "coco" / "val2017" / f"{2:012d}.png").write_bytes(b"no image")
+    assert len(list(verify_coco(tmp_path / "coco", published, 10))) == 2
+    with pytest.raises(FungiError, match="image 2 of COCO, can't be read"):
+        list(verify_coco(tmp_path / "coco", published, 10, every_item=True))

@@ -12,10 +12,10 @@ from fungi.backbones.loading import Backbone
 from fungi.errors import FungiError
 from fungi.pretraining.batch_plan import BatchPlan
 from fungi.pretraining.dense.coco import Instances, TrainImages, WholeImages
-from fungi.pretraining.dense.detect import DetectSettings
 from fungi.pretraining.dense.detector import coco_scores, mask_rcnn, records
 from fungi.pretraining.dense.pyramid import decay_groups, synchronised
 from fungi.pretraining.dense.schedules import stepped, warmed_up
+from fungi.pretraining.dense.settings import DetectSettings
 from fungi.pretraining.epochs import EpochTraining
 from fungi.pretraining.processes import World, decoding_workers
 from fungi.runtime.device import autocast, choose_dtype

@@ -18,8 +18,8 @@ from fungi.pretraining.dense.detection import unless_failed
 from fungi.pretraining.dense.pyramid import decay_groups, synchronised
 from fungi.pretraining.dense.scenes import TrainScenes, WholeScenes
 from fungi.pretraining.dense.schedules import warmed_up
-from fungi.pretraining.dense.segment_fpn import SegmentFpnSettings
 from fungi.pretraining.dense.semantic_head import SemanticFpn
+from fungi.pretraining.dense.settings import SegmentFpnSettings
 from fungi.pretraining.epochs import EpochTraining
 from fungi.pretraining.processes import World, decoding_workers
 from fungi.runtime.device import autocast, choose_dtype

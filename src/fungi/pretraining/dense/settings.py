@@ -1,11 +1,11 @@
-"""Settings that the dense evaluations share."""
+"""Settings of the dense evaluations."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from fungi.errors import FungiError
-from fungi.pretraining.transfer.encoder_settings import NetworkSettings
+from fungi.pretraining.network_settings import NetworkSettings
 from fungi.settings import as_json, setting
 
 
@@ -48,3 +48,78 @@ class DenseSettings(NetworkSettings):
         """Return the settings that the numbers of a run depend on, as plain JSON values."""
         values = as_json(self)
         return {field.name: values[field.name] for field in fields(self) if field.metadata.get("decides") != "nothing"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectSettings(DenseSettings):
+    """Network, images and the published schedule of 12 epochs."""
+
+    coco: Path = setting(Path("data/coco"), "folder of COCO", decides="nothing", topic="data")
+    train_split: str = setting("train2017", "name of the split to train on", topic="data")
+    test_split: str = setting("val2017", "name of the split to score", topic="data")
+    output_dir: Path = setting(
+        Path("detection"),
+        "folder of checkpoint, log and result; a run that is there goes on",
+        decides="nothing",
+        topic="files",
+    )
+    epochs: int = setting(12, "passes over the images", within=(1, 10**6))
+    proposals: int = setting(512, "proposals that the heads learn from, of each image", within=(1, 10**5))
+    lr_drops: tuple[int, ...] = setting(
+        (8, 11), "epochs, counted from 0, from which the learning rate is divided by 10", within=(1, 10**6)
+    )
+    short_sides: tuple[int, ...] = setting(
+        tuple(range(480, 801, 32)),
+        "shorter sides of the images in training, in pixels; the last is used to score",
+        within=(16, 10**5),
+    )
+    longest_side: int = setting(1333, "upper limit of the longer side of an image, in pixels", within=(16, 10**5))
+    crop: tuple[int, ...] = setting(
+        (384, 600),
+        "smallest and largest side of the crops that half of the train images get, in pixels",
+        within=(16, 10**5),
+    )
+    crop_short_sides: tuple[int, ...] = setting(
+        (400, 500, 600), "shorter sides that an image may have before it is cropped, in pixels", within=(16, 10**5)
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.crop) != 2 or self.crop[0] > self.crop[1]:
+            raise FungiError(f"--crop {' '.join(map(str, self.crop))}: give the smallest and the largest side.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentFpnSettings(DenseSettings):
+    """Network, images and the published schedule of 40,000 steps."""
+
+    dataset: str = setting("ade20k", "dataset with masks: a name of `fungi list datasets`", topic="data")
+    blocks: tuple[int, ...] = setting(
+        (2, 5, 8, 11),
+        "four blocks of the network that the pyramid is built on, counted from 0",
+        within=(0, 999),
+        topic="model",
+    )
+    output_dir: Path = setting(
+        Path("segmentation-fpn"),
+        "folder of checkpoint, log and result; a run that is there goes on",
+        decides="nothing",
+        topic="files",
+    )
+    steps: int = setting(40_000, "number of training steps", within=(1, 10**9))
+    epoch_steps: int = setting(4_000, "number of steps between two scores and checkpoints", within=(1, 10**9))
+    batch_size: int = setting(
+        4, "images of one process in one step", within=(2, 65536), aliases=("--batch-size-per-gpu",), topic="machine"
+    )
+    lr: float = setting(6e-5, "peak learning rate; it falls in a line to 0", within=(0, 100))
+    weight_decay: float = setting(0.01, "weight decay, except of positions and normalisation layers", within=(0, 10))
+    warmup_steps: int = setting(1500, "steps of linear warm-up to the peak rate", within=(0, 10**9))
+    drop_path: float = setting(
+        0.1, "stochastic depth: share of branches that are dropped in the last block", within=(0, 0.99)
+    )
+    size: int = setting(512, "side of the crops, and shorter side of test images, in pixels", within=(16, 8192))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps % self.epoch_steps:
+            raise FungiError(f"--steps {self.steps} is not a multiple of --epoch-steps {self.epoch_steps}.")

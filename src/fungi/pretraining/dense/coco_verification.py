@@ -1,0 +1,47 @@
+"""Verify COCO on disk before a training run of days: annotations, numbers of images and classes, readable images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fungi.errors import FungiError
+from fungi.pretraining.dense.coco import Instances
+from fungi.runtime.log import progress
+from fungi.settings import setting
+
+IMAGES = {"train2017": 118_287, "val2017": 5_000}
+CLASSES = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyCocoSettings:
+    """Flags of `verify_coco.py`."""
+
+    coco: Path = setting(Path("data/coco"), "folder of COCO", topic="data")
+    every_item: bool = setting(False, "read every image, not only the first and the last image of each split")
+
+
+def verify(settings: VerifyCocoSettings) -> None:
+    """Print one line per split. Raises FungiError where a split differs from the published one."""
+    for line in verify_coco(settings.coco.expanduser(), IMAGES, CLASSES, every_item=settings.every_item):
+        print(line)
+
+
+def verify_coco(root: Path, published: dict[str, int], classes: int, *, every_item: bool = False) -> Iterator[str]:
+    """Verify each split, and yield one line about it.
+
+    Raises FungiError for other numbers of images or classes, and for an image that is missing or damaged.
+    """
+    for split, expected in published.items():
+        instances = Instances(root, split)
+        ids = instances.image_ids(with_objects=False)
+        if (len(ids), len(instances.class_ids)) != (expected, classes):
+            raise FungiError(
+                f"{instances.annotation_file} has {len(ids)} images of {len(instances.class_ids)} classes, but the "
+                f"published split has {expected} of {classes}. Unpack it again into an empty folder."
+            )
+        for image_id in progress(ids if every_item else list(dict.fromkeys((ids[0], ids[-1]))), label=split):
+            instances.image(image_id)
+        read = "every image" if every_item else "first and last image"
+        objects = len(instances.index.anns)
+        yield f"coco {split}: {len(ids)} images, {objects} objects of {classes} classes, {read} readable"
