@@ -32,7 +32,7 @@ def plain_leave_one_out(rows: np.ndarray, targets: np.ndarray, k: int) -> float:
     return right / len(rows)
 
 
-def test_leaving_one_out_is_that_of_a_plain_loop() -> None:
+def test_leave_one_out_equals_a_plain_loop() -> None:
     random = np.random.default_rng(0)
     rows, targets = random.normal(size=(40, 3)), random.integers(0, 3, 40)
     labels = other_labels(torch.from_numpy(rows).float(), targets, MOST)
@@ -70,7 +70,7 @@ def chosen(root: Path, **options) -> dict:
 
 
 @pytest.mark.slow
-def test_the_choice_is_that_of_a_plain_search(root: Path, tmp_path: Path) -> None:
+def test_the_choice_equals_a_plain_search(root: Path, tmp_path: Path) -> None:
     """Over all combinations, 16 and 18 components and 1 to 6 neighbours, with scikit-learn's PCA."""
     from sklearn.decomposition import PCA
 

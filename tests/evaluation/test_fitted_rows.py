@@ -17,7 +17,7 @@ from tests.evaluation.feature_folder import make_folder
 
 
 @pytest.mark.slow
-def test_fitted_rows_are_scored_only_where_that_is_asked_for_and_the_table_says_so(tmp_path, capsys):
+def test_fitted_rows_are_scored_only_on_request_and_the_table_says_so(tmp_path, capsys):
     make_folder(tmp_path)
     flags = ["--root", str(tmp_path), "--pca-dim", "4", "--k", "1"]
     for command, split in (("knn", "--train-split"), ("linear", "--train-split"), ("linear", "--valid-split")):
@@ -71,14 +71,14 @@ def test_fitted_rows_are_known_under_another_name_of_their_split(tmp_path, capsy
     assert re.search(r"warning: (29|30) of the 60 scored rows are equal to rows of the train", capsys.readouterr().out)
 
 
-def test_a_few_rows_that_are_twice_are_said_and_scored(tmp_path):
+def test_a_few_duplicate_rows_give_a_warning_and_are_scored(tmp_path):
     with_rows_of_test(tmp_path, 3)
     found = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5, train_split="trainval"))
     assert found["warnings"] == ["3 of the 60 scored rows are equal to rows of the train split, which was fitted on."]
     assert not knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))["warnings"]
 
 
-def test_rows_that_are_all_alike_are_not_taken_for_fitted_ones(tmp_path):
+def test_constant_rows_do_not_count_as_fitted_rows(tmp_path):
     make_folder(tmp_path, features=("embeddings",))
     for path in tmp_path.rglob("*.h5"):
         with h5py.File(path, "r+") as file:

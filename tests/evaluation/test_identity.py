@@ -83,7 +83,7 @@ def test_every_setting_says_what_it_decides(kind):
             assert field.metadata["decides"] in ("scores", "contents", "nothing")
 
 
-def test_who_says_nothing_decides_the_scores():
+def test_settings_decide_the_scores_by_default():
     assert setting(1, "a new flag").metadata["decides"] == "scores"
 
 
@@ -135,7 +135,7 @@ def test_a_result_of_any_other_setting_has_a_place_of_its_own_and_says_so(kind, 
     assert usual.unusual() == {}
 
 
-def test_long_values_and_paths_become_one_hash_and_names_stay_short():
+def test_long_values_and_paths_are_replaced_by_one_hash():
     many = KnnSettings(shots=1, few_shot_seed=tuple(range(1000)))
     longer = replace(many, few_shot_seed=tuple(range(1001)))
     names = [one.result_path().parts[-3] for one in (many, longer)]
@@ -186,7 +186,7 @@ UNLIKE = {
 
 
 @pytest.mark.parametrize("name", UNLIKE)
-def test_unlike_settings_have_a_heading_of_their_own_without_the_published_value(name):
+def test_different_settings_have_their_own_heading_without_published_value(name):
     value, words = UNLIKE[name]
     shots = {"shots": 5} if name.startswith("few") else {}
     shared = {"backbone": "vit-b16-augreg-in1k"} | shots

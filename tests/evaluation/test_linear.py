@@ -125,7 +125,7 @@ def test_a_loose_tolerance_stops_earlier_and_says_how_far_from_the_optimum(tmp_p
 
 
 @pytest.mark.slow
-def test_too_few_passes_are_said(tmp_path):
+def test_too_few_passes_give_a_warning(tmp_path):
     make_folder(tmp_path, dim=40)
     settings = LinearSettings(root=(tmp_path,), solver="lbfgs", tolerance=1e-12, max_epochs=5)
     assert not train_linear_concat_grads.run(settings)["results"]["embeddings"]["fit"]["reached_tolerance"]

@@ -170,7 +170,7 @@ def test_errors_of_cyanure_come_back_in_one_line(process):
     ],
     ids=["error", "missing", "end"],
 )
-def test_whatever_ends_a_fit_says_why(body, message, fake_cyanure):
+def test_every_failed_fit_reports_its_cause(body, message, fake_cyanure):
     fake_cyanure(body)
     with pytest.raises(FungiError, match=message) as caught:
         fit_classifier(labelled(), 1e-2, LogisticOptions())

@@ -51,7 +51,7 @@ VALUES_NAMED = {
 
 
 @pytest.mark.parametrize("fact", SIDE_BY_SIDE)
-def test_features_of_different_birth_are_refused_naming_both_values_and_both_files(fact, tmp_path):
+def test_features_of_different_provenance_are_refused_with_both_values_and_files(fact, tmp_path):
     layout = make_folder(tmp_path)
     changed = rewrite(layout, "kl", "train", **SIDE_BY_SIDE[fact])
     with pytest.raises(RefusedJoinError) as caught:
@@ -75,7 +75,7 @@ ONE_ABOVE_THE_OTHER = {
 
 
 @pytest.mark.parametrize("fact", ONE_ABOVE_THE_OTHER)
-def test_train_and_test_features_have_to_be_made_alike(fact, tmp_path):
+def test_train_and_test_features_with_different_settings_are_refused(fact, tmp_path):
     layout = make_folder(tmp_path, features=("embeddings", "kl"))
     changed = rewrite(layout, "kl", "test", **ONE_ABOVE_THE_OTHER[fact])
     with pytest.raises(RefusedJoinError) as caught:
@@ -104,7 +104,7 @@ def test_labels_of_another_split_are_refused(tmp_path):
         knn_concat.run(KnnSettings(**files, output=tmp_path / "r.json"))
 
 
-def test_files_without_birth_are_read_with_one_warning_and_join_with_any(tmp_path):
+def test_files_without_provenance_are_read_with_one_warning_and_join_any_file(tmp_path):
     layout = make_folder(tmp_path)
     for split in ("train", "test"):
         path = layout.gradients("digits", "digits-vit", "kl", split)
@@ -236,7 +236,7 @@ def test_damaged_bytes_never_end_in_a_stack_trace(tmp_path):
     assert all(str(path) in said for said in refusals)
 
 
-def test_labels_that_are_no_whole_numbers_are_refused(tmp_path):
+def test_labels_that_are_not_whole_numbers_are_refused(tmp_path):
     layout = make_folder(tmp_path)
     path = layout.embeddings("digits", "digits-vit", "train")
     with h5py.File(path, "a") as file:

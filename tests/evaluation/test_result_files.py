@@ -193,7 +193,7 @@ def test_features_that_one_of_several_roots_lacks_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["folder.json", "notes.txt"])
-def test_what_is_no_result_is_never_moved_aside(name, tmp_path):
+def test_files_that_are_not_results_are_never_moved(name, tmp_path):
     make_folder(tmp_path)
     path = tmp_path / name
     path.mkdir() if name.startswith("folder") else path.write_text("mine")

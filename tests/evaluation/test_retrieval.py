@@ -88,7 +88,7 @@ def test_the_command_gives_the_reference_and_names_its_protocol(folder, capsys):
 
 
 @pytest.mark.filterwarnings("ignore::fungi.store.reading.UnknownOriginWarning")
-def test_pca_is_fitted_on_the_database_and_said_so(folder):
+def test_pca_is_fitted_on_the_database_as_the_result_records(folder):
     found = retrieval_eval.run(settings_for(folder, pca_dim=8, output=folder / "r.json"))["results"]["embeddings"]
     assert found["protocol"]["pca_fitted_on"] == "database"
     mean = ARRAYS["database"].mean(axis=0)

@@ -82,7 +82,7 @@ def test_results_do_not_depend_on_the_number_of_threads(command, prepare, flags,
 
 
 def assert_alike(one, other, place):
-    """Equal to rounding; a prediction may tip over where two classes are equally near, one in a hundred."""
+    """Compare up to rounding. One prediction in a hundred may differ, since two classes may be equally near."""
     if isinstance(one, dict):
         assert list(one) == list(other), place
         for name in one:

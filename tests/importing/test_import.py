@@ -126,7 +126,7 @@ def test_labels_that_are_texts_get_numbers_by_name_and_both_splits_the_same(tmp_
     assert "import all splits in one call" in capsys.readouterr().err
 
 
-def test_features_that_are_there_are_kept_and_others_do_not_replace_them(tmp_path, monkeypatch, capsys):
+def test_existing_features_are_kept_and_not_replaced(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = [*npz(tmp_path), "--dataset", "birds", "--backbone", "mine"]
     assert COMMANDS["import"].main(flags) == 0
@@ -248,7 +248,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_clear_is_refused_with_the_arrays_that_there_are(name, tmp_path, monkeypatch, capsys):
+def test_ambiguous_files_are_refused_with_a_list_of_arrays(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     npz(tmp_path)
     np.savez("two.npz", image_features=np.zeros((4, 2)), text_features=np.zeros((4, 2)), labels=np.zeros(4))

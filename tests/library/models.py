@@ -20,7 +20,7 @@ SMALL_CONFIGS = (KLConfig(latent_dim=24), DINOConfig(latent_dim=24), SimCLRConfi
 
 
 class Convolutions(nn.Module):
-    """A network with BatchNorm and dropout, in training mode as users may have it."""
+    """A network with BatchNorm and dropout, in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Convolutions(nn.Module):
 
 
 def build(kind: str) -> nn.Module:
-    """A model as its library gives it: parameters that ask for gradients."""
+    """Return a model whose parameters require gradients, as libraries do by default."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
         if kind == "timm":

@@ -152,7 +152,7 @@ def warnings_of(model: nn.Module, layer: str, caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.parametrize("name", ["fc", "head", "classifier"])
-def test_class_scores_in_place_of_an_embedding_are_said(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_class_scores_instead_of_an_embedding_give_a_warning(name: str, caplog: pytest.LogCaptureFixture) -> None:
     said = warnings_of(Classifier(name, 1000), "last", caplog)
     assert f"the outputs of its layer {name!r}: those look like class scores" in said
     assert f"model.{name} = torch.nn.Identity()" in said

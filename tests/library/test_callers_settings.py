@@ -73,7 +73,7 @@ def life(model: nn.Module, folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
-def test_neither_do_collections_reductions_and_loaded_copies(surroundings: str, tmp_path: Path) -> None:
+def test_collections_pca_and_loaded_copies_do_not_depend_on_the_caller(surroundings: str, tmp_path: Path) -> None:
     model = build("timm")
     expected = life(model, tmp_path / "outside")
     with SURROUNDINGS[surroundings]():
@@ -82,7 +82,7 @@ def test_neither_do_collections_reductions_and_loaded_copies(surroundings: str, 
         assert torch.equal(features[name].clone(), rows), name
 
 
-def test_what_the_caller_set_holds_again_afterwards() -> None:
+def test_settings_of_the_caller_are_restored() -> None:
     wrapper = ready()
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode(), doubles():
         wrapper(pictures(1))

@@ -1,4 +1,4 @@
-"""Models as people have them: wrapped, too large for a dense projection, without a graph, of another library."""
+"""Models of users: wrapped, too large for a dense projection, without a graph, or from another library."""
 
 import logging
 from typing import Any
@@ -77,7 +77,7 @@ def test_a_saved_parallel_model_is_loaded_with_the_model_alone(tmp_path: Any) ->
     ],
     ids=["something before", "two models"],
 )
-def test_a_transform_that_is_not_known_is_said(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_transform_gives_a_warning(make: Any, caplog: pytest.LogCaptureFixture) -> None:
     from fungi.library.arguments import image_input_of
     from fungi.views.image import ImageInput
 

@@ -147,7 +147,7 @@ def test_a_mean_loss_gives_the_gradient_of_each_sample() -> None:
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
-def test_the_half_precision_type_is_obeyed(half: torch.dtype) -> None:
+def test_the_half_precision_dtype_is_used(half: torch.dtype) -> None:
     seen = []
     model = build("timm")
     model.blocks[0].mlp.fc1.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
@@ -188,7 +188,7 @@ def test_the_models_own_statistics_are_used_where_timm_knows_them() -> None:
 
 
 @pytest.mark.slow
-def test_several_layers_stand_side_by_side() -> None:
+def test_gradients_of_several_layers_are_concatenated() -> None:
     model, images = build("timm"), pictures(2)
     layers = ("blocks.1.attn.proj", "blocks.1.attn.qkv[v]", "blocks.0.mlp.fc2:early")
     wrapper = ready(model=model, layer=layers)

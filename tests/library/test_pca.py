@@ -39,7 +39,7 @@ def test_fitting_again_starts_from_whole_features() -> None:
     assert wrapper(pictures(2)).shape == (2, 5)
 
 
-def test_a_pca_that_does_not_reduce_is_skipped_aloud(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pca_that_does_not_reduce_is_skipped_with_a_log_message(caplog: pytest.LogCaptureFixture) -> None:
     wrapper = wrap(configs=CONFIGS)
     with caplog.at_level(logging.WARNING, logger="fungi"):
         wrapper.fit_pca(dataset(4), 10)

@@ -63,7 +63,7 @@ def test_a_loaded_extractor_is_the_saved_one(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [SETTINGS, TENSORS]
 
 
-def test_half_precision_and_pca_survive(tmp_path: Path) -> None:
+def test_half_precision_and_pca_are_saved(tmp_path: Path) -> None:
     wrapper = wrap(configs=[KLConfig()], use_fp16=True, fp16_dtype=torch.float16)
     wrapper.fit_pca([image for image, _ in dataset()], 5)
     wrapper.save(tmp_path)

@@ -17,7 +17,7 @@ from fungi.pretraining.udi.views import Views
 
 
 class Killed(BaseException):
-    """The end of a process that nothing in it handles."""
+    """Simulates the kill of a process."""
 
 
 FLAGS: dict[str, Any] = {
@@ -74,7 +74,7 @@ def image_folder(folder: Path, count: int, size: tuple[int, int] = (20, 24)) -> 
 
 
 def words(**changed: Any) -> list[str]:
-    """The flags of a command, the client's way."""
+    """Return the flags of a command in the spelling of the reference."""
     found: list[str] = []
     for name, value in (FLAGS | changed).items():
         several: Sequence[Any] = value if isinstance(value, tuple) else (value,)

@@ -94,7 +94,7 @@ def test_the_written_layout_is_the_published_one(tmp_path) -> None:
     assert list(content["udi_loss"]["centering.center"].shape) == [3, 32]
 
 
-def test_a_file_with_one_class_token_has_a_backbone_of_its_own(published, tmp_path) -> None:
+def test_files_with_one_class_token_have_their_own_backbone(published, tmp_path) -> None:
     _, flat = published
     torch.save(one_token(flat), tmp_path / "one.pth")
     with pytest.raises(FungiError, match="Use --backbone udi-micro-one-token"):
@@ -120,7 +120,7 @@ def test_conversions_leave_the_positions_that_they_should() -> None:
     assert torch.equal(one_token(timms)["pos_embed"], one["pos_embed"])
 
 
-def test_what_lies_beside_the_transformer_is_not_taken_for_it(published) -> None:
+def test_layers_outside_the_transformer_are_not_read_as_its_layers(published) -> None:
     """SRS has layers called `norm1` and `attn`, too."""
     _, flat = published
     full = layouts(flat)["full"]
@@ -144,7 +144,7 @@ def test_a_file_that_does_not_fit_is_refused(published, change, said, tmp_path) 
         load_backbone("udi-micro", checkpoint=tmp_path / "file.pth")
 
 
-def test_a_file_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_code_is_refused(tmp_path: Path) -> None:
     class Harmful:
         def __reduce__(self):
             return (print, ("gotcha",))

@@ -85,13 +85,13 @@ def test_rows_to_score_are_not_those_of_train(classes, tmp_path) -> None:
         (["--arch", "vit_micro", "--checkpoint", "nowhere.pth"], "there is no checkpoint nowhere.pth"),
     ],
 )
-def test_what_the_command_can_not_score_is_named(classes, flags, said, capsys) -> None:
+def test_invalid_input_of_the_command_is_named(classes, flags, said, capsys) -> None:
     random = [] if "--checkpoint" in flags else ["--random-init"]
     assert COMMANDS["evaluate-encoder"].main(["--data_path", str(classes), "--device", "cpu", *random, *flags]) == 2
     assert said in capsys.readouterr().err
 
 
-def test_the_command_writes_what_both_tokens_look_at(checkpoint, tmp_path, capsys) -> None:
+def test_the_command_writes_the_attention_of_both_tokens(checkpoint, tmp_path, capsys) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     out = tmp_path / "maps"
     flags = [

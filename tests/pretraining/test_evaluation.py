@@ -39,7 +39,7 @@ def brute_force(train, train_targets, query, k: int, temperature: float) -> list
 
 
 @pytest.mark.parametrize("temperature", [0.3, 0.002])  # of the latter exp(1 / T) is beyond float32
-def test_weighted_votes_are_those_of_a_brute_force_count(temperature: float) -> None:
+def test_weighted_votes_equal_brute_force(temperature: float) -> None:
     generator = torch.Generator().manual_seed(0)
     train, queries = torch.randn(60, 5, generator=generator), torch.randn(17, 5, generator=generator)
     labels = torch.randint(6, (60,), generator=generator), torch.randint(6, (17,), generator=generator)
@@ -87,7 +87,7 @@ def test_regression_on_few_images_is_scikit_learns_with_its_inverse_penalty() ->
         assert scores["accuracy"] == pytest.approx(expected[name], abs=0.012), name  # one image
 
 
-def test_token_by_token_the_network_is_timms(model) -> None:
+def test_the_tokens_equal_those_of_timm(model) -> None:
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         tokens = model.forward_features(images)
@@ -134,7 +134,7 @@ def test_attention_has_a_column_for_each_patch_and_no_class_token(model) -> None
     torch.testing.assert_close(maps.flatten(1), whole[0, :, 1, 2:])
 
 
-def test_attention_is_what_the_last_block_computes_with(model) -> None:
+def test_attention_equals_that_inside_the_last_block(model) -> None:
     image = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         tokens = embed(model, image)
@@ -146,7 +146,7 @@ def test_attention_is_what_the_last_block_computes_with(model) -> None:
         torch.testing.assert_close(last.attn.proj(mixed), last.attn(last.norm1(tokens)), rtol=1e-4, atol=1e-5)
 
 
-def test_the_patches_that_are_kept_hold_the_mass_and_no_fewer_do() -> None:
+def test_kept_patches_are_the_smallest_set_with_the_share_of_attention() -> None:
     attention = torch.tensor([[[0.5, 0.05], [0.3, 0.15]]])
     assert smallest_masks(attention, 0.6).flatten().tolist() == [True, False, True, False]
     assert smallest_masks(attention, 0.9).flatten().tolist() == [True, False, True, True]
@@ -188,7 +188,7 @@ def test_pictures_of_attention_are_enlarged_between_the_centres_of_patches(model
         (("--train-share", "0.9"), "--train-share 0.9 takes 4 rows of each class, and one has 2"),
     ],
 )
-def test_what_an_evaluation_can_not_do_is_named(flags, said, tmp_path, capsys) -> None:
+def test_invalid_evaluations_are_named(flags, said, tmp_path, capsys) -> None:
     for row, label in enumerate("aaab" * 2):  # uneven classes
         for split in ("train", "val"):
             path = tmp_path / split / label / f"{row}.png"

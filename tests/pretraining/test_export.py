@@ -86,7 +86,7 @@ def test_the_exported_folder_is_a_backbone_of_every_stage(trained, checkpoint, t
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
-def test_weights_of_the_student_are_written_where_they_are_asked_for(trained, checkpoint, ending, tmp_path) -> None:
+def test_weights_of_the_student_are_written_on_request(trained, checkpoint, ending, tmp_path) -> None:
     file = tmp_path / f"student{ending}"
     assert export(checkpoint, file, "--checkpoint_key", "student") == 0
     assert list(read_checkpoint(file)["cls_token"].shape) == [1, 2, 64]
@@ -113,7 +113,7 @@ def test_fewer_class_tokens_leave_their_positions_out(trained, checkpoint, tmp_p
         (["--checkpoint-key", "ema"], "ema"),
     ],
 )
-def test_what_can_not_be_exported_is_named(checkpoint, flags, said, tmp_path, capsys) -> None:
+def test_invalid_exports_are_named(checkpoint, flags, said, tmp_path, capsys) -> None:
     assert export(checkpoint, tmp_path / "out", *flags) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

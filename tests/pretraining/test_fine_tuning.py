@@ -63,7 +63,7 @@ def history(output: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (output / "log.txt").read_text().splitlines()]
 
 
-def test_a_network_learns_its_new_classes_and_says_how_well(folder, checkpoint, tmp_path) -> None:
+def test_a_network_learns_new_classes_and_reports_its_accuracy(folder, checkpoint, tmp_path) -> None:
     """Without mixing, so that few steps are enough."""
     plain = {"mixup": 0, "cutmix": 0, "smoothing": 0, "erasing": 0, "layer_decay": 0.9, "classifier_scale": 1}
     given = flags(folder, checkpoint, tmp_path, epochs=6, lr=0.003, **plain)
@@ -79,7 +79,7 @@ def test_a_network_learns_its_new_classes_and_says_how_well(folder, checkpoint, 
     assert (result["settings"]["lr_images"], result["settings"]["layer_decay"]) == (0, 0.9)  # recipe's, and given
 
 
-def test_the_best_epoch_counts_and_the_last_is_told(folder, checkpoint, tmp_path, monkeypatch) -> None:
+def test_the_best_and_the_last_accuracy_are_reported(folder, checkpoint, tmp_path, monkeypatch) -> None:
     scores = iter([0.2, 0.1, 0.9, 0.3, 0.4, 0.5])  # of the weights and their averages, epoch by epoch
     monkeypatch.setattr(fine_tuning.FineTuning, "_accuracy", lambda *_: next(scores))
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, averaging=0.9)) == 0
@@ -159,7 +159,7 @@ def test_layers_learn_at_rates_that_decay_towards_the_input() -> None:
 
 
 @pytest.mark.slow
-def test_losses_that_are_read_late_are_the_same_losses(folder, checkpoint, tmp_path, monkeypatch, capsys) -> None:
+def test_delayed_reading_does_not_change_losses(folder, checkpoint, tmp_path, monkeypatch, capsys) -> None:
     """As on a GPU; a loss that is no number is named by its own step."""
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "read")) == 0
     monkeypatch.setattr(epochs, "steps_ahead", lambda device: 1)
@@ -223,7 +223,7 @@ def test_every_epoch_has_other_views_of_the_same_images(folder, checkpoint, tmp_
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_labels_are_smoothed_once_mixed_or_not(mixed) -> None:
+def test_labels_are_smoothed_once_with_and_without_mixing(mixed) -> None:
     """Where all images are of one class, mixing leaves the labels as they are."""
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     mixing = {"mixup": 0.8, "cutmix": 1.0} if mixed else {"mixup": 0.0, "cutmix": 0.0}

@@ -109,7 +109,7 @@ def plain_masks(folder: Path, backbone, *, side: int, previous: int, radius: int
 
 
 @pytest.mark.parametrize("radius", [3, pytest.param(0, marks=pytest.mark.slow)])
-def test_masks_are_those_of_a_plain_reading_of_the_published_steps(radius, backbone, tmp_path, monkeypatch) -> None:
+def test_masks_equal_a_plain_version_of_the_published_steps(radius, backbone, tmp_path, monkeypatch) -> None:
     davis = video(tmp_path / "DAVIS", *moving_squares())
     monkeypatch.setattr(loading, "load_backbone", lambda *_, **__: backbone)
     made = {"shorter_side": 64, "previous": 2, "radius": radius, "neighbours": 4}
@@ -142,7 +142,7 @@ def test_labels_come_from_the_most_similar_patches_nearby() -> None:
         torch.testing.assert_close(shares[i], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_an_annotation_in_colours_or_none_at_all_is_named(backbone, tmp_path, monkeypatch) -> None:
+def test_a_coloured_or_missing_annotation_is_named(backbone, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(loading, "load_backbone", lambda *_, **__: backbone)
     davis = video(tmp_path / "DAVIS", *moving_squares())
     path = davis / "Annotations/480p/moving/00000.png"

@@ -25,9 +25,7 @@ def leaves(student: Predictions) -> list[torch.Tensor]:
 @pytest.mark.parametrize("target_mix", ["logits", "probs"])
 @pytest.mark.parametrize("local_crops", [0, 1, 3])
 @pytest.mark.parametrize("share_valid", [0.0, 0.6, 1.0])
-def test_losses_and_their_gradients_are_those_of_a_plain_reading(
-    target_mix, local_crops, share_valid, monkeypatch
-) -> None:
+def test_losses_and_gradients_equal_the_plain_version(target_mix, local_crops, share_valid, monkeypatch) -> None:
     monkeypatch.setattr(chunks, "TILE", 20)  # two rows at a time
     student, teacher = drawn(local_crops=local_crops, share_valid=share_valid, samples=4)
     options = LossOptions(alpha=0.3, target_mix=target_mix)
@@ -131,7 +129,7 @@ def test_centres_are_means_of_raw_logits() -> None:
     torch.testing.assert_close(moved, 0.9 * teacher.centres + 0.1 * expected, rtol=1e-6, atol=1e-9)
 
 
-def test_a_centre_that_nothing_was_seen_for_stays() -> None:
+def test_a_centre_without_valid_vectors_does_not_change() -> None:
     _, teacher = drawn(share_valid=0.0)
     sums, counts = vector_sums(teacher, LossOptions())
     moved = updated_centres(
@@ -141,7 +139,7 @@ def test_a_centre_that_nothing_was_seen_for_stays() -> None:
     assert not torch.equal(moved[0], teacher.centres[0])
 
 
-def test_a_collapsed_teacher_is_told_from_a_sound_and_from_a_blind_one() -> None:
+def test_collapsed_uniform_and_healthy_teachers_are_distinguished() -> None:
     _, teacher = drawn(images=200, prototypes=40, width=30)
 
     def complaint(of: Teacher) -> str:

@@ -65,7 +65,7 @@ def same_weights(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_told_to_stop_goes_on_with_the_same_bits(whole_run, images, tmp_path, monkeypatch) -> None:
+def test_a_stopped_run_resumes_with_the_same_bits(whole_run, images, tmp_path, monkeypatch) -> None:
     for step, number in ((1, signal.SIGTERM), (3, signal.SIGUSR1)):
         with monkeypatch.context() as patch:
             interrupted_at(patch, step, lambda number=number: signal.raise_signal(number))
@@ -79,7 +79,7 @@ def test_a_run_that_was_told_to_stop_goes_on_with_the_same_bits(whole_run, image
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(whole_run, images, tmp_path, monkeypatch) -> None:
+def test_a_killed_run_resumes_from_its_last_checkpoint(whole_run, images, tmp_path, monkeypatch) -> None:
     """Killed while a step is computed, and then while a checkpoint is written."""
 
     def die() -> None:
@@ -121,13 +121,13 @@ def test_a_run_that_was_killed_between_two_files_writes_them_all(written, whole_
 
 
 @pytest.mark.slow
-def test_workers_leave_the_views_as_they_are(whole_run, images, tmp_path) -> None:
+def test_views_do_not_depend_on_the_workers(whole_run, images, tmp_path) -> None:
     assert main(small_run(tmp_path, images, num_workers=2)) == 0
     assert lines(tmp_path) == lines(whole_run)
 
 
 @pytest.mark.slow
-def test_where_each_part_has_its_own_means_a_run_keeps_its_parts(images, tmp_path, capsys) -> None:
+def test_a_run_with_means_per_part_keeps_its_split(images, tmp_path, capsys) -> None:
     published = {"profile": "published", "epochs": 1, "warmup_epochs": 0}
     assert main(small_run(tmp_path, images, **published)) == 0
     other = {"accumulate_steps": 2, **published}
@@ -141,7 +141,7 @@ def test_a_run_is_not_continued_with_other_numbers(whole_run, images, capsys) ->
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
     images, tmp_path, monkeypatch, capsys
 ) -> None:
     whole = learners.Learner.launch
@@ -160,7 +160,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint(
 
 
 @pytest.mark.slow
-def test_collapse_is_said_while_training(images, tmp_path, caplog, monkeypatch) -> None:
+def test_collapse_is_logged_during_training(images, tmp_path, caplog, monkeypatch) -> None:
     monkeypatch.setattr(training.logger, "propagate", True)
     monkeypatch.setattr("fungi.runtime.log.configure", lambda verbose=False: None)
     flags = small_run(tmp_path, images, warmup_teacher_temp=50.0, teacher_temp=50.0)

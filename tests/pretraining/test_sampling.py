@@ -73,7 +73,7 @@ def test_a_mirrored_target_has_the_mirrored_column() -> None:
 
 
 @pytest.mark.parametrize("coordinates", ["corner", "center"])
-def test_maps_are_those_of_exact_fractions(coordinates) -> None:
+def test_maps_equal_exact_fractions(coordinates) -> None:
     """Tokens lie on the edges of the other crop: rounded positions fall to either side of it."""
     random, sides, size = np.random.default_rng(0), (6, 4), (97, 131)
     units, edges, steps = units_per_pixel(sides, coordinates), 0, 3 if coordinates == "corner" else 8
@@ -128,7 +128,7 @@ def _rounded_inside(token, side, crops, size, coordinates) -> bool:
     return all(min(pair) < value < max(pair) for pair, value in zip(ends, place, strict=True))
 
 
-def test_a_bilinear_row_is_where_it_should_be() -> None:
+def test_the_weighted_mean_position_of_a_bilinear_row_is_its_position() -> None:
     """The mean position of the grid's tokens under the weights of a row is the position itself."""
     box, place = torch.tensor([[0, 100, 100, 0]]), torch.tensor([[[4 * 37 + 1, 4 * 81 + 2]]])
     target = target_map(place, box, 5, 4)

@@ -29,7 +29,7 @@ def model_of(kind: str) -> VisionTransformer:
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_tokens_are_those_of_the_model_itself(kind: str) -> None:
+def test_tokens_equal_those_of_the_model(kind: str) -> None:
     model, images = model_of(kind), torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(last_blocks(model, images)[0], model.forward_features(images), rtol=1e-5, atol=1e-5)
     kept = []
@@ -40,7 +40,7 @@ def test_tokens_are_those_of_the_model_itself(kind: str) -> None:
     torch.testing.assert_close(last_attention(model, images), kept[0], rtol=1e-5, atol=1e-6)
 
 
-def test_networks_whose_tokens_are_others_are_refused() -> None:
+def test_networks_with_other_tokens_are_refused() -> None:
     rotary = Eva(**SIZES, use_rot_pos_emb=True)
     without_class = VisionTransformer(**SIZES, class_token=False, global_pool="avg")
     for model in (rotary, without_class, torch.nn.Linear(1, 1)):

@@ -73,7 +73,7 @@ def filled(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "least"), [("features.bin", 40), ("labels.bin", 40), ("done/000001", 30), ("bank.json", 30)]
 )
-def test_no_flipped_bit_of_a_bank_is_read(name: str, least: int, filled: Path) -> None:
+def test_a_bank_with_a_flipped_bit_is_refused(name: str, least: int, filled: Path) -> None:
     """Flips in the blanks of a record, or in the word "checksum" of a mark, are harmless."""
 
     def by_windows() -> list[bytes]:
@@ -130,7 +130,7 @@ def test_another_bank_in_the_folder_is_refused_and_damage_is_named(tmp_path: Pat
         Bank.create(tmp_path, MANIFEST)
 
 
-def test_whatever_decides_a_bank_is_in_its_key() -> None:
+def test_every_deciding_setting_is_in_the_key_of_a_bank() -> None:
     others = [{"dim": 4}, {"classes": 3}, {"dtype": "float16"}, {"ends": (4, 11)}, {"provenance": {"seed": 2}}]
     usual = {"dim": 3, "classes": 2, "dtype": "float32", "ends": (4, 9, 11), "provenance": {"seed": 1}}
     keys = {BankManifest(**{**usual, **other}).key for other in others} | {MANIFEST.key}
@@ -156,7 +156,7 @@ def test_rows_that_are_never_filled_are_cut_off_unless_asked_for() -> None:
     assert bank_ends(blocks, 3, 10**9, zero_rows=True) == (12, 24, 30, 30 + MOST_NEIGHBOURS)  # no search finds more
 
 
-def test_a_subset_follows_from_dataset_size_and_seed_alone() -> None:
+def test_a_subset_depends_only_on_dataset_size_and_seed() -> None:
     rows = subset_rows("pascal-voc", 1000, 83, 42)
     assert len(set(rows.tolist())) == 83
     assert rows.tolist() == sorted(rows.tolist())

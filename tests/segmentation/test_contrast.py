@@ -20,7 +20,7 @@ def both(latents: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("denominator_temperature", [True, False])
 @pytest.mark.parametrize(("tokens", "negatives"), [(2, 1), (9, 7), (300, 40), (513, 3)])
-def test_value_and_derivative_are_those_of_info_nce(tokens: int, negatives: int, denominator_temperature: bool) -> None:
+def test_value_and_derivative_equal_info_nce(tokens: int, negatives: int, denominator_temperature: bool) -> None:
     latents, others = drawn(tokens, negatives)
     found = both(latents, contrast(latents, others, 0.07, denominator_temperature))
     expected = both(latents, info_nce(latents[None], others, 0.07, denominator_temperature)[0])
@@ -28,7 +28,7 @@ def test_value_and_derivative_are_those_of_info_nce(tokens: int, negatives: int,
     torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-13 * float(expected[1].abs().max()))
 
 
-def test_derivative_is_that_of_finite_differences_under_a_weight() -> None:
+def test_the_weighted_derivative_equals_finite_differences() -> None:
     latents, others = drawn(6, 4)
     assert torch.autograd.gradcheck(lambda given: 3 * contrast(given, others, 0.3), latents)
 

@@ -1,4 +1,4 @@
-"""What decides numbers also decides which files are used again: runs in one folder never take over each other's."""
+"""Settings that decide numbers also decide which files are reused: runs in one folder never reuse wrong files."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +37,7 @@ VARIANTS = [
 
 
 @pytest.mark.slow
-def test_every_variant_of_the_gradient_has_a_bank_of_its_own(squares: str, tmp_path: Path) -> None:
+def test_every_variant_of_the_gradient_has_its_own_bank(squares: str, tmp_path: Path) -> None:
     for flags in VARIANTS:
         evaluation.prepare(plain(tmp_path, squares, **flags)).predictor("simclr")
     made = [folder.name.partition("-")[0] for folder in tmp_path.glob("banks/*/*/*")]
@@ -45,9 +45,7 @@ def test_every_variant_of_the_gradient_has_a_bank_of_its_own(squares: str, tmp_p
 
 
 @pytest.mark.parametrize("flags", [{"temperature": 5.0}, {"neighbours": 40}, {"split": "train"}])
-def test_scores_in_a_folder_that_has_others_are_those_of_a_fresh_folder(
-    flags: dict, squares: str, tmp_path: Path
-) -> None:
+def test_scores_do_not_depend_on_other_results_in_the_folder(flags: dict, squares: str, tmp_path: Path) -> None:
     used = plain(tmp_path / "used", squares, features=("embeddings",))
     others = run(used)["results"]
     found, fresh = (
@@ -56,7 +54,7 @@ def test_scores_in_a_folder_that_has_others_are_those_of_a_fresh_folder(
     assert found == fresh != others
 
 
-def test_negatives_are_searched_with_the_tree_of_the_full_setting_whatever_the_setting(
+def test_negatives_are_always_searched_with_the_tree_of_the_full_setting(
     squares: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trees = []

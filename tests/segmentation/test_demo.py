@@ -38,6 +38,6 @@ def test_the_demo_prints_the_scores_and_draws_its_scenes(
         assert (pixels == colour).all(axis=1).sum() > 500  # a legend's patch alone has fewer
 
 
-def test_seeds_have_to_differ() -> None:
+def test_equal_seeds_are_refused() -> None:
     with pytest.raises(FungiError, match="--seed takes one or more different numbers"):
         segmentation.DemoSegmentationSettings(seeds=(1, 1))

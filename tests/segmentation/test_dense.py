@@ -74,7 +74,7 @@ def raw_terms(dense: DenseExtractor, batch: Tensor, support: Support, draws: lis
 
 
 @pytest.mark.parametrize("registers", [0, 2])
-def test_terms_of_all_tokens_add_up_to_the_gradient_of_the_images_loss(registers: int, tmp_path: Path) -> None:
+def test_the_sum_of_token_terms_is_the_gradient_of_the_image(registers: int, tmp_path: Path) -> None:
     model, support = tiny_vit(registers=registers), random_support(tmp_path / "bank")
     dense, batch = extractor(model), images(2)
     terms = raw_terms(dense, batch, support, DRAWS[:2], prefix=0)
@@ -87,7 +87,7 @@ def test_terms_of_all_tokens_add_up_to_the_gradient_of_the_images_loss(registers
 
 
 @pytest.mark.parametrize("kind", ["khatri-rao", "binary"])
-def test_features_are_those_of_the_slow_oracle(kind: str, tmp_path: Path) -> None:
+def test_features_equal_the_slow_oracle(kind: str, tmp_path: Path) -> None:
     model, support = tiny_vit(registers=1), random_support(tmp_path / "bank")
     dense, batch = extractor(model, kind=kind), images(2)
     found = dense.features("embeddings+simclr", batch, DRAWS[:2], support)
@@ -123,7 +123,7 @@ def test_an_image_with_a_gradient_that_is_not_finite_is_named(tmp_path: Path) ->
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the most entries that a tensor had."""
+    """Records the size of the largest tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ def test_negatives_are_real_neighbours_or_the_published_scramble() -> None:
     assert (real.retrieved, published.retrieved) == (2, 5)
 
 
-def test_half_of_the_candidates_are_kept_and_never_none() -> None:
+def test_about_half_of_the_candidates_are_kept_and_at_least_one() -> None:
     drawn = DenseLoss().drawn(5_000, [1, 2])
     assert abs(float(drawn.float().mean()) - 0.5) < 5 * 0.5 / 20_000**0.5  # five deviations
     assert not torch.equal(drawn[0], drawn[1])

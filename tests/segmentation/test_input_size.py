@@ -34,7 +34,7 @@ REFUSED = ("PE-Core", "aimv2", "siglip2", "clip-resnet", "efficientnet", "mobile
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if kind in FAST else pytest.mark.slow) for kind, name in SMALLEST.items()]
 )
-def test_every_family_takes_another_size_or_is_refused_in_words(name: str) -> None:
+def test_every_family_supports_another_size_or_is_refused(name: str) -> None:
     """On the meta device, where shapes alone are computed."""
     spec = BACKBONES[name]
     with torch.device("meta"):
@@ -73,7 +73,7 @@ def test_each_kind_gives_features_at_another_size(kind: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("options", "prefix"), [({}, 1), (KINDS["registers with positions"], 2)])
-def test_positions_are_resampled_the_hubs_way_and_prefix_tokens_keep_theirs(options: dict, prefix: int) -> None:
+def test_positions_are_resized_as_in_the_hub_and_prefix_positions_are_kept(options: dict, prefix: int) -> None:
     model = tiny_vit(**options)
     before = model.pos_embed.detach().clone()
     at_input_size(model, SIZE)
@@ -110,7 +110,7 @@ def test_other_sizes_and_models_are_refused() -> None:
 
 
 class OneSize(torch.nn.Module):
-    """A vision transformer that offers no other size, as some of timm's."""
+    """A vision transformer with a fixed input size, as some of timm have."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()

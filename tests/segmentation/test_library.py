@@ -61,7 +61,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("cause", REFUSED)
-def test_a_bank_of_another_birth_is_refused(
+def test_a_bank_with_another_provenance_is_refused(
     cause: str, squares: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = {"feature": "embeddings", **REFUSED[cause]}
@@ -75,7 +75,7 @@ def test_a_bank_of_another_birth_is_refused(
         wrapper.setup_dense(bank=bank.folder)
 
 
-def test_dense_features_ask_for_their_setup_and_for_patch_tokens() -> None:
+def test_dense_features_need_a_setup_and_patch_tokens() -> None:
     backbone = load_backbone("digits-vit")
     wrapper = FUNGIWrapper(backbone.model, "blocks.3.attn.proj", "cpu", None, 32, extractor_configs=[KLConfig()])
     with pytest.raises(FungiError, match="call setup_dense"):

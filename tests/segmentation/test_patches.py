@@ -22,7 +22,7 @@ def test_labels_are_the_shares_of_each_cell_row_by_row() -> None:
     assert patch_labels(mask, 2, 3)[0].tolist() == expected
 
 
-def test_void_counts_as_the_class_that_it_is_said_to_be_or_as_none() -> None:
+def test_void_counts_as_the_void_class_or_not_at_all() -> None:
     mask = torch.full((1, 4, 4), 255, dtype=torch.uint8)
     mask[0, 0] = 1
     assert patch_labels(mask, 1, 2, void_class=0)[0, 0].tolist() == [12, 4]
@@ -36,7 +36,7 @@ def counts_of(classes: list[list[int]]) -> torch.Tensor:
     return counts
 
 
-def test_patches_of_rare_classes_are_favoured() -> None:
+def test_patches_with_rare_classes_are_preferred() -> None:
     """Two of 40 patches have class 1: score 2u against 38u (or 40u), so they stay nearly always, others seldom."""
     counts = counts_of([[0]] * 38 + [[1]] * 2)
     kept = [chosen_patches(counts, 4, torch.Generator().manual_seed(seed)).tolist() for seed in range(200)]

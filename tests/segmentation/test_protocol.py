@@ -26,7 +26,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_iou_of_every_class_is_that_of_the_plain_reference(squares: Path, tmp_path: Path) -> None:
+def test_iou_of_every_class_equals_the_plain_reference(squares: Path, tmp_path: Path) -> None:
     scores = run(plain(tmp_path, f"squares=masks:{squares}", features=("embeddings",)))["results"]["embeddings"]
     expected = Reference().iou(squares, 7, 0.05)
     assert scores["IoU"] == pytest.approx(expected, abs=1e-12)
@@ -35,9 +35,7 @@ def test_iou_of_every_class_is_that_of_the_plain_reference(squares: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_augmented_views_selected_patches_and_gradients_are_those_of_the_plain_reference(
-    squares: Path, tmp_path: Path
-) -> None:
+def test_augmentation_selection_and_gradients_equal_the_plain_reference(squares: Path, tmp_path: Path) -> None:
     """Two epochs of five images, fifteen patches of each view; pixels on the edge between two classes may turn."""
     flags = {"augmentation_epochs": 2, "memory_size": 150, "features": ("embeddings", "embeddings+simclr")}
     found = run(plain(tmp_path, f"squares=masks:{squares}", **flags))["results"]

@@ -24,7 +24,7 @@ def vectors(rows: int, width: int = 8, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("rows", "tile_bytes"), [(50, 1 << 28), (5000, 1 << 28), (5000, 300_000), (4999, 5_000_000)])
-def test_exact_search_is_brute_force_whatever_the_tile(
+def test_exact_search_equals_brute_force_for_every_tile_size(
     rows: int, tile_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backends, "QUERIES_AT_ONCE", 7)
@@ -57,7 +57,7 @@ def test_faiss_and_scann_find_nearly_all(rows: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["faiss", "scann"])
-def test_what_lies_in_leaves_that_were_not_searched_is_no_other_patch(backend: str, tmp_path: Path) -> None:
+def test_approximate_search_returns_no_row_twice(backend: str, tmp_path: Path) -> None:
     """One leaf of some forty rows is searched for 90 neighbours: all that come back are neighbours, each once."""
     keys, queries = vectors(700), vectors(20, seed=1)
     tree = TreeSettings(leaves=16, searched=1, reordered=120)

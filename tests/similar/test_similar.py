@@ -47,7 +47,7 @@ def test_neighbours_are_those_of_a_plain_loop() -> None:
     np.testing.assert_allclose([score for _, score in found], [cosines[row] for row in expected], rtol=1e-5)
 
 
-def test_an_index_knows_what_changed(folder: Path, tmp_path: Path) -> None:
+def test_changed_files_are_indexed_again(folder: Path, tmp_path: Path) -> None:
     pictures = pictures_below(folder)
     assert len(pictures) == 6
     random = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def test_the_page_holds_its_pictures_and_marks_the_differences(folder: Path) -> 
         (["--backbone", "tiny-bert"], "backbone 'tiny-bert' takes text, not pictures"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_line(change, complaint, folder, tmp_path, capsys, monkeypatch) -> None:
+def test_invalid_input_is_named_in_one_line(change, complaint, folder, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(folder)
     given = ["--images", str(folder), "--query", str(folder / "dark-0.png"), "--root", str(tmp_path / "features")]
     assert COMMANDS["similar"].main([*given, *change]) == 2
