@@ -99,6 +99,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise FungiError(f"{message}. See {self.prog} --help.")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help. argparse would ignore that a disk is full."""
+        (file or sys.stderr).write(message)
+
 
 @cache
 def build_parser(settings_type: type, *, program: str, description: str) -> argparse.ArgumentParser:

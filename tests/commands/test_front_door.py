@@ -1,5 +1,9 @@
 """What `fungi WORD WORD ...` runs, and what its help shows."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from fungi.cli.main import main as fungi
@@ -56,3 +60,12 @@ def test_help_of_subcommands_shows_these_alone(capsys):
 def test_an_unknown_subcommand_is_refused_with_the_nearest_name(capsys):
     assert fungi(["udi", "pretain"]) == 2
     assert "Did you mean 'udi pretrain'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("words", [["--help"], ["extract", "--help"], ["list", "objectives"]])
+def test_output_that_cannot_be_written_ends_in_a_message_and_status_2(words):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "fungi", *words], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "No space left" in done.stderr

@@ -11,6 +11,7 @@ import torch
 
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
+from fungi.report.features import seeds_and_precision
 from fungi.store.foreign import format_of, load_array, open_any, shapes_of, targets_of
 from fungi.store.reading import UnknownOriginWarning, open_array, provenance_of, read_class_names, read_targets
 from tests.evaluation.feature_folder import clustered
@@ -259,3 +260,10 @@ def test_ambiguous_files_are_refused_with_a_list_of_arrays(name, tmp_path, monke
     assert COMMANDS["import"].main([name, "--dataset", "birds", "--backbone", "mine", *flags]) == 2
     assert message in capsys.readouterr().err
     assert not Path("features").exists()
+
+
+def test_imported_features_have_no_seed_in_a_report():
+    entry = {"provenance": {"seed": 0, "dtype": "float32", "settings": {"imported": {"file": "x.npz"}}}}
+    assert seeds_and_precision([("embeddings", entry)]) == []
+    entry["provenance"]["settings"] = {}
+    assert seeds_and_precision([("embeddings", entry)]) == [("extraction_seed", 0)]

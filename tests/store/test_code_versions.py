@@ -25,6 +25,11 @@ def write_block(blocks, version: CodeVersion, monkeypatch) -> None:
     blocks.write(span, {"attn": VALUES[span.start : span.stop]})
 
 
+def test_an_installed_package_is_compared_without_a_commit():
+    installed = [CodeVersion(code, "unknown", NOW.versions) for code in ("aaaaaaaaaaaa", "bbbbbbbbbbbb")]
+    assert difference(*installed) == "code aaaaaaaaaaaa against bbbbbbbbbbbb"
+
+
 @pytest.mark.parametrize(
     ("other", "named"),
     [

@@ -151,8 +151,8 @@ def _state(settings: ReproduceSettings, name: str) -> _State:
         str(len(datasets)),
         str(len(backbones)),
         f"{len(extractions)} + {len(evaluations)}",
-        f"{sum(step.hours(settings.gpu) for step in extractions):.1f}",
-        f"{sum(step.gigabytes for step in extractions):.1f}",
+        f"{sum(step.hours(settings.gpu) for step in extractions):.1f}" if extractions else "-",
+        f"{sum(step.gigabytes for step in extractions):.1f}" if extractions else "-",
     ]
     return _State(row, f"  datasets: {', '.join(datasets) or '-'}\n  backbones: {', '.join(backbones) or '-'}")
 
