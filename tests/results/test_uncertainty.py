@@ -151,3 +151,10 @@ def test_the_error_of_correct_predictions_alone_is_half_of_wilsons_interval() ->
     interval = binomtest(6, 6).proportion_ci(confidence_level=0.6826894921, method="wilson")
     error = uncertainties(record, "accuracy")["embeddings"].error
     assert error == pytest.approx((interval.high - interval.low) / 2)
+
+
+def test_features_of_the_same_score_are_called_equal() -> None:
+    record = result({"embeddings": 0.7})
+    record["results"]["embeddings+kl"] = record["results"]["embeddings"]
+    assert "equal to the embeddings" in text_of(record)
+    assert "0.0 points" not in text_of(record)

@@ -90,7 +90,7 @@ def comparison_with_published(cells: Sequence[Cell]) -> str:
         return ""
     median_size = median(map(abs, differences))
     return (
-        f"{_counted(len(differences), 'value')} can be compared with the paper. Our values minus the published values "
+        f"{counted(len(differences), 'value')} can be compared with the paper. Our values minus the published values "
         f"are between {min(differences):+.1f} and {max(differences):+.1f} points; the median absolute difference is "
         f"{median_size:.1f}."
     )
@@ -125,7 +125,7 @@ def _many_cases(cases: dict[tuple[str, str], Case]) -> str:
         if largest.gain is not None:
             gains[key] = largest.gain
     counts = ", ".join(
-        _counted(len({key[index] for key in cases}), noun) for index, noun in enumerate(("backbone", "dataset"))
+        counted(len({key[index] for key in cases}), noun) for index, noun in enumerate(("backbone", "dataset"))
     )
     if not gains:
         return f"{len(cases)} cases ({counts}), none with both the embeddings and a combination."
@@ -156,13 +156,10 @@ def _score(cell: Cell) -> str:
 
 
 def _gain(cell: Cell) -> str:
-    """Return `9.6 points above`, with a note if the gain is within noise or at most the deviation over the runs."""
+    """Return `9.6 points above` or `equal to`; with a note if the gain is within noise or within the deviation."""
     gain = cell.gain or 0.0
+    if gain == 0:
+        return "equal to"
     within = ", at most the deviation over its runs," if cell.std is not None and abs(gain) <= cell.std else ""
     within = f", within noise (p = {cell.p_value:.2f})," if cell.within_noise else within
     return f"{abs(gain):.1f} points{within} {'above' if gain >= 0 else 'below'}"
-
-
-def _counted(count: int, noun: str) -> str:
-    """Return `1 backbone`, `5 datasets`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
