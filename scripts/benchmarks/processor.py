@@ -6,6 +6,7 @@ cosine of the embeddings to those of plain float32.
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--backbone", default="vit-s16")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ways", nargs="+", default=tuple(WAYS), choices=tuple(WAYS), help="measure these alone")
     options = parser.parse_args(arguments)
     keep_freed_memory()
     backbone = load_backbone(options.backbone, random_init=True)
     size = backbone.input.size
     images = torch.randn(options.images, 3, size, size)
-    ways = _ways(options.backbone, backbone.model, images)
+    ways: dict[str, Forward] = {"float32": backbone.model}
+    for name in options.ways:
+        ways[name] = WAYS[name](load_backbone(options.backbone, random_init=True).model, images)
     with torch.no_grad():
         embeddings = {name: forward(images) for name, forward in ways.items()}
         jobs = {name: (lambda forward=forward: forward(images)) for name, forward in ways.items()}
@@ -50,33 +54,42 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{options.backbone}, {options.images} images, {torch.get_num_threads()} threads, {_features()}")
     for name, times in seconds.items():
         cosine = torch.cosine_similarity(embeddings[name].float(), embeddings["float32"], dim=1).min()
-        print(f"{name:28} {ratio(times, seconds['float32'])}   cosine {float(cosine):.6f}")
+        print(f"{name:10} {ratio(times, seconds['float32'])}   cosine {float(cosine):.6f}")
     return 0
 
 
-def _ways(name: str, model: nn.Module, images: Tensor) -> dict[str, Forward]:
-    def bfloat16(inputs: Tensor) -> Tensor:
+def _with_bfloat16(model: nn.Module, images: Tensor) -> Forward:
+    def forward(inputs: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return model(inputs)
 
-    ways: dict[str, Forward] = {"float32": model, "bfloat16 (autocast)": bfloat16}
-    ways["oneDNN linear layers"] = _with_onednn(load_backbone(name, random_init=True).model, images)
-    for label, frozen in (("compiled", False), ("compiled, frozen weights", True)):
-        twin = load_backbone(name, random_init=True).model
-        compiled = torch.compile(twin, options={"freezing": frozen})
-        with torch.no_grad():
-            compiled(images)
-        ways[label] = compiled
-    return ways
+    return forward
 
 
-def _with_onednn(model: nn.Module, images: Tensor) -> nn.Module:
+def _with_onednn(model: nn.Module, images: Tensor) -> Forward:
     tokens = len(images) * (model.patch_embed.num_patches + model.num_prefix_tokens)  # type: ignore[union-attr, operator]
     for path, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear):
             parent, _, child = path.rpartition(".")
             setattr(model.get_submodule(parent), child, OneDnnLinear(layer, int(tokens)))
     return model
+
+
+def _compiled(model: nn.Module, images: Tensor, *, frozen: bool) -> Forward:
+    compiled = torch.compile(model, options={"freezing": frozen})
+    with torch.no_grad():
+        compiled(images)
+    return compiled
+
+
+WAYS: dict[str, Callable[[nn.Module, Tensor], Forward]] = {
+    "bfloat16": _with_bfloat16,
+    "onednn": _with_onednn,
+    "compiled": partial(_compiled, frozen=False),
+    "frozen": partial(_compiled, frozen=True),
+}
+"""Model and images -> another way to compute the same forward: autocast, oneDNN's linear layers, torch.compile, and
+torch.compile with frozen weights."""
 
 
 def _features() -> str:
