@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from study import token_windows
 from study.scores import place_of, score
@@ -81,17 +82,18 @@ def _extract(
         **weights,
     )
     extract_gradients.run(settings)
-    facts = {"seconds": perf_counter() - started, "forwards": _forwards(options.backbone, setting, flags)}
+    facts = {"seconds": perf_counter() - started, "forwards": _forwards(options, setting, flags)}
     (place / "done.json").write_text(json.dumps(facts))
 
 
-def _forwards(backbone: str, setting: Setting, flags: Sequence[str]) -> float:
+def _forwards(options: argparse.Namespace, setting: Setting, flags: Sequence[str]) -> float:
     from fungi.backbones.base import resolve_backbone
     from fungi.extraction.gradient_settings import parse_options
     from fungi.objectives.binding import bind
     from fungi.views.base import forwards_of
 
-    given = {"embedding_dim": 1, "input_spec": resolve_backbone(backbone).input, "seed": 0}
+    spec: Any = resolve_backbone(options.backbone).input
+    given = {"embedding_dim": 1, "input_spec": spec.resized(options.input_size or spec.size), "seed": 0}
     return forwards_of(
         bind(setting.objective, **given, options=parse_options(tuple(flags)).get(setting.objective)).views
     )

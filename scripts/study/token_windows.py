@@ -2,7 +2,8 @@
 
 The image goes through the first three quarters of the blocks once. Each view is a square window of its tokens, of half
 the side, with the class token before it; the last quarter of the blocks encodes it. 25 windows and
-the embedding cost about 1 + 25 / 4 / 4 = 2.6 forwards. An experiment of the study, not a choice of `fungi extract-gradients`.
+the embedding cost about 1 + 25 / 4 / 4 = 2.6 forwards. This is an experiment of the study;
+`fungi extract-gradients` does not have it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -54,5 +54,5 @@ def test_a_picture_alone_has_the_views_that_it_has_beside_larger_ones() -> None:
 
 def test_it_is_a_choice_that_shows_and_knows_crops_alone() -> None:
     assert INPUT.views("crops").identity != INPUT.views("crops", resize_on="device").identity
-    with pytest.raises(FungiError, match="resize_on=device knows crops alone"):
+    with pytest.raises(FungiError, match="resize_on=device can't apply augmentation=dino"):
         INPUT.views("crops", resize_on="device", augmentation="dino")

@@ -17,40 +17,41 @@ Inputs = Tensor | dict[str, Tensor]
 
 @runtime_checkable
 class ViewGenerator(Protocol):
-    """Item -> V views, in two halves."""
+    """Makes the V views of an item in two steps: `prepare` in a worker, and `render` on the device."""
 
     @property
     def kind(self) -> str:
-        """Name of this kind of views; the purpose that random views are seeded for where nothing else says it."""
+        """Name of this kind of views. Random views are seeded for this name, unless `Drawn.stream` gives another."""
 
     @property
     def identity(self) -> str:
-        """Equal for generators that give the same views, which then share forwards (embeddings and KL do)."""
+        """Equal for generators of the same views. Their features share forwards, as embeddings and KL do."""
 
     @property
     def n_views(self) -> int:
-        """V."""
+        """V: the number of views of an item."""
 
     def prepare(self, item: Any) -> Any:
         """Decode and crop in a worker. The caller seeds the global random streams for this sample."""
 
     def collate(self, prepared: Sequence[Any]) -> Any:
-        """Stack prepared samples: what travels to the device."""
+        """Stack prepared samples to the batch that is sent to the device."""
 
     def render(self, batch: Any) -> Inputs:
-        """Finish on the device: `[b ...]` -> the backbone's input for `b * v` views, view-fastest."""
+        """Return the backbone's input for the `b * v` views of a batch, all views of a sample next to each other."""
 
 
 @runtime_checkable
 class Drawn(Protocol):
-    """A view generator that draws: its views are seeded by (seed, stream, sample id).
+    """A view generator with random views; they are seeded by (seed, stream, sample id).
 
-    stream: the objective that the views are for, so that no two objectives see the same draws (spec vision 7.2).
+    stream: name of the objective that uses the views, so that two objectives have different random views (spec vision
+    7.2).
     """
 
     @property
     def stream(self) -> str:
-        """The purpose that views are seeded for; the kind if empty."""
+        """Name for which the views are seeded; the kind if empty."""
 
 
 @runtime_checkable
@@ -61,14 +62,15 @@ class Grouping(Protocol):
     """
 
     def groups(self, batch: Any, size: int) -> Iterator[tuple[Int64[Tensor, " g"], Any]]:
-        """Parts of at most `size` samples of a collated batch, still on the CPU: (rows in the batch, part)."""
+        """Yield parts of a collated batch on the CPU, at most `size` samples each: (rows in the batch, part)."""
 
 
 @runtime_checkable
 class OwnSizes(Protocol):
     """A view generator whose views may be smaller than the backbone's input.
 
-    `render` then returns a list: the backbone's input for each size in turn, view-fastest within each.
+    `render` then returns a list with the backbone's input for each size. In each, all views of a sample are next to
+    each other.
     """
 
     @property
@@ -82,24 +84,25 @@ class OwnSizes(Protocol):
 
 @runtime_checkable
 class HasRemarks(Protocol):
-    """A view generator that has something to say about the items it saw."""
+    """A view generator that reports what it had to change in the items."""
 
     def remarks(self) -> list[str]:
-        """Return what was odd since the last call (texts that were cut)."""
+        """Return one sentence per kind of change since the last call (texts that were cut)."""
 
 
 @runtime_checkable
 class ModalityDefaults(Protocol):
-    """An input whose modality asks for other settings of the objectives than images do."""
+    """The input of a modality that needs other settings of the objectives than images do."""
 
     def objective_defaults(self, objective: str) -> dict[str, Any]:
-        """Return settings of an objective and its views that differ; what a user sets comes before them."""
+        """Return the settings of an objective and its views that differ. Settings of the user replace them."""
 
 
 def forwards_of(views: ViewGenerator) -> float:
-    """Cost of encoding the views of a sample, in forwards of the full input size: smaller views count by their area.
+    """Return the cost of encoding the views of a sample, in forwards of the full input size.
 
-    Attention makes small views cheaper still: 0.23 at half the side was measured for ViT-S/16, where this says 0.25.
+    A smaller view counts by its area. Attention makes it a little cheaper than that: ViT-S/16 took 0.23 of a forward
+    for a view of half the side, which counts as 0.25.
     """
     if not isinstance(views, OwnSizes):
         return float(views.n_views)
@@ -117,15 +120,15 @@ class InputSpec(Protocol):
 
 
 Kinds = Mapping[str, tuple[str, str]]
-"""Kind of views -> module and class of the generator; modules are imported when they are asked for."""
+"""Kind of views -> module and class of the generator. A module is imported when its kind is first used."""
 
 
 class NoViewsError(FungiError):
-    """A modality has no views of the kind that is asked for."""
+    """Raised for a kind of views that a modality does not have."""
 
 
 class UnknownOptionError(FungiError):
-    """Views have no option of the name that is asked for; `known` are those that they have."""
+    """Raised for an option that a kind of views does not have. known: names of the options that it has."""
 
     def __init__(self, kind: str, option: str, known: Iterable[str]) -> None:
         near = did_you_mean(option, known) or f" They have: {listed(sorted(known))}."
@@ -134,14 +137,17 @@ class UnknownOptionError(FungiError):
 
 
 def options_of(kinds: Kinds, kind: str) -> dict[str, dataclasses.Field[Any]]:
-    """Return the options that a user may set of a kind of views, by name."""
+    """Return the options of a kind of views that a user may set, by name."""
     module, name = kinds[kind]
     fields = dataclasses.fields(getattr(importlib.import_module(module), name))
     return {field.name: field for field in fields if field.name not in ("input", "stream", "skipped")}
 
 
 def choose_views(kinds: Kinds, input_spec: Any, kind: str, **options: Any) -> ViewGenerator:
-    """Return the generator of a kind for an input description; NoViewsError, and FungiError for an unknown option."""
+    """Return the generator of a kind of views for an input.
+
+    Raises NoViewsError for a kind that the modality does not have, and UnknownOptionError for an unknown option.
+    """
     if kind not in kinds:
         raise NoViewsError(str(unknown_name(f"kind of {input_spec.modality} views", kind, kinds)))
     known = options_of(kinds, kind)

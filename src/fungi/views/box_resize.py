@@ -1,7 +1,7 @@
-"""Crops of images on the device: boxes cut and resized by two batched matrix products, for height and width.
+"""Crops of images on the device: boxes are cut and resized by two batched matrix products, for height and width.
 
-The filters are Pillow's (bicubic with a = -0.5, or triangles; widened where a box shrinks), and so are the values. But
-Pillow rounds to 8 bits and cuts off what is beyond 0..255 after each of its two passes; here it is cut off once.
+The filters are Pillow's: bicubic with a = -0.5, or triangles, both widened for boxes that become smaller. Values differ
+a little: Pillow rounds to 8 bits and clamps to 0..255 after each of its two passes, this module clamps once at the end.
 """
 
 from typing import Literal

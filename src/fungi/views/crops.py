@@ -17,18 +17,19 @@ from fungi.views.image import ImageInput
 from fungi.views.pixels import PixelViews, as_pixels, check_size
 
 BLUR_PROBABILITY = (1.0, 0.1, 0.5)
-"""Of the first global, the second global and every local crop, with the full augmentation."""
+"""Probability of blur under `augmentation=dino`: of the first global, the second global and every local crop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crops(PixelViews):
     """Random resized crops, global ones first, all resized to the backbone's input size (local ones too).
 
-    global_size, local_size: side in pixels to which crops are resized in its place; 0 is the input size. The boxes
-        that are cropped stay the same.
-    resize_on: `worker` crops and resizes with Pillow; `device` uploads the image once and does it there, in products
-        (`fungi.views.box_resize`): the same boxes, values within half a grey level of 255 on average.
-    augmentation: `crops` - nothing but cropping, as in the paper; `dino` - flips, colour, blur and solarisation of the
+    global_size, local_size: side in pixels to which crops are resized; 0 is the input size. The boxes that are cropped
+        do not depend on it.
+    resize_on: `worker` crops and resizes with Pillow. `device` uploads the image once, and crops and resizes there with
+        matrix products (`fungi.views.box_resize`): the boxes are the same, values differ by less than half a grey level
+        of 255 on average.
+    augmentation: `crops` only crops, as in the paper; `dino` adds the flips, colours, blur and solarisation of the
         original DINO recipe (paper, table 15).
     """
 
@@ -50,9 +51,12 @@ class Crops(PixelViews):
         if self.augmentation not in ("crops", "dino"):
             raise FungiError(f"augmentation {self.augmentation!r} is not known. Use crops or dino.")
         if self.global_crops < 1 or self.local_crops < 0:
-            raise FungiError(f"{self.global_crops} global and {self.local_crops} local crops: at least 1 and 0 needed.")
+            raise FungiError(
+                f"global_crops is {self.global_crops} and local_crops is {self.local_crops}, but they have to be at "
+                "least 1 and 0."
+            )
         if self.resize_on == "device" and self.augmentation != "crops":
-            raise FungiError("resize_on=device knows crops alone: use resize_on=worker with augmentation=dino.")
+            raise FungiError("resize_on=device can't apply augmentation=dino. Use resize_on=worker.")
         check_size("global_size", self.global_size, self.input.size)
         check_size("local_size", self.local_size, self.input.size)
 
@@ -64,14 +68,14 @@ class Crops(PixelViews):
 
     @property
     def n_views(self) -> int:
-        """Global and local crops together."""
+        """Number of global and local crops together."""
         return self.global_crops + self.local_crops
 
     def prepare(self, item: Image.Image) -> Any:
         """Draw all crops of an image from torch's global stream (seeded by the caller for this sample).
 
-        `[v c h w]`; crops of sizes of their own come as `{"global": [g c h w], "local": [l c s s]}`. With `resize_on`
-        the device: `{"image": [c h w], "boxes": [v 4]}`.
+        Returns `[v c h w]`, or `{"global": [g c h w], "local": [l c s s]}` for crops that keep their own size, or
+        `{"image": [c h w], "boxes": [v 4]}` with `resize_on=device`.
         """
         if self.resize_on == "device":
             return {"image": as_pixels(item), "boxes": torch.tensor([self._box(item, v) for v in range(self.n_views)])}
@@ -82,7 +86,7 @@ class Crops(PixelViews):
         return {name: torch.stack(part) for name, part in parts.items() if part}
 
     def collate(self, prepared: Sequence[Any]) -> Any:
-        """Stack a batch, by size where there are several."""
+        """Stack a batch; crops of each size separately."""
         if self.resize_on == "device":
             return _padded(prepared)
         if not self.own_sizes:
@@ -90,7 +94,7 @@ class Crops(PixelViews):
         return {name: torch.stack([sample[name] for sample in prepared]) for name in prepared[0]}
 
     def render(self, batch: Any) -> Any:
-        """Normalise: `[b v c h w] -> [b*v c h w]`, or a list of that for each size."""
+        """Normalise: `[b v c h w] -> [b*v c h w]`, or a list with one such tensor per size."""
         render = super().render
         if self.resize_on == "device":
             parts = [render(part) for part in self._cut(batch["image"], batch["boxes"])]
@@ -123,7 +127,7 @@ class Crops(PixelViews):
 
 
 def _colours(view: int, global_crops: int) -> list[v2.Transform]:
-    """Return what the original DINO recipe does after cropping."""
+    """Return the transforms of the original DINO recipe that follow the crop."""
     blur = BLUR_PROBABILITY[min(view, 2)] if view < global_crops else BLUR_PROBABILITY[2]
     solarize = [v2.RandomSolarize(threshold=128, p=0.2)] if view == 1 and global_crops > 1 else []
     return [

@@ -22,7 +22,7 @@ FLOOR = 1.1920929e-7  # float32's epsilon, as in Kaldi
 
 
 def log_mel(waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames mels"]:
-    """Complete frames only: `1 + floor((n - 400) / 160)` of them."""
+    """Return the log-mel values of the complete frames, `1 + floor((n - 400) / 160)` in number."""
     frames = (waveform - waveform.mean()).unfold(0, FRAME, STEP)  # [frames 400]
     frames = frames - frames.mean(dim=1, keepdim=True)
     before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
@@ -32,7 +32,7 @@ def log_mel(waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames mels"]
 
 
 def fitted(spectrogram: Float[Tensor, "t mels"], frames: int) -> Float[Tensor, "frames mels"]:
-    """Cut at the end, or padded there with zeros."""
+    """Cut the spectrogram at its end, or pad it there with zeros, to `frames` frames."""
     short = max(0, frames - len(spectrogram))
     return torch.nn.functional.pad(spectrogram[:frames], (0, 0, 0, short))
 

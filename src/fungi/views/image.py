@@ -59,19 +59,19 @@ class ImageInput:
         return replace(self, size=size, resize=round(self.resize * size / self.size))
 
     def patches_per_side(self, patch_size: int) -> int:
-        """Return the number of patches along a side; FungiError where patches of this size don't fill the input."""
+        """Return the number of patches along a side. Raises FungiError if the input size is no multiple of the size."""
         if patch_size < 1 or self.size % patch_size:
             raise FungiError(f"patch_size {patch_size} does not divide the input size {self.size}.")
         return self.size // patch_size
 
     def with_imagenet_views(self) -> "ImageInput":
-        """Return the same input with the views normalised the published way (deviation V3)."""
+        """Return the same input, but views are normalised by ImageNet's statistics as published (deviation V3)."""
         return replace(self, view_statistics=IMAGENET)
 
     def views(self, kind: str, **options: Any) -> Any:
         """Return the view generator of a kind (`plain`, `crops`, `patches`, ...); KINDS has them all.
 
-        FungiError for an unknown kind or option.
+        Raises FungiError for an unknown kind or option.
         """
         from fungi.views.base import choose_views
 

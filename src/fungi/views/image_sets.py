@@ -1,4 +1,4 @@
-"""Images that somebody holds (a list, a torch dataset of (image, label), a `datasets` dataset) as `Samples`."""
+"""Images of the user (a list, a torch dataset of (image, label), a `datasets` dataset) as `Samples`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ def as_samples(collection: Any) -> Samples:
     """Return the images of a collection in its order; labels are not read.
 
     collection: has a length; its items are images, pairs (image, label), or dicts with an `image` (or `img`).
-    FungiError for an item without an image, once it is asked for.
+    Raises FungiError for an item without an image when the item is loaded.
     """
     try:
         count = len(collection)
@@ -60,7 +60,7 @@ def joined(first: Samples, second: Samples) -> Samples:
 
 
 def range_names(count: int) -> list[str]:
-    """Ids of rows that have none; views of such images are seeded by content."""
+    """Return the row numbers as ids, for rows without ids. Views of such images are seeded by their pixels."""
     return [str(row) for row in range(count)]
 
 

@@ -1,6 +1,6 @@
 """Prepare the views of a dataset's rows in batches, in worker processes that decode and crop.
 
-What a row becomes depends on (seed, objective, sample id[, epoch]) alone: not on the batch, the worker or the order.
+The views of a row depend on (seed, objective, sample id[, epoch]) alone, not on the batch, the worker or the order.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ Batch = dict[str, Any]
 class PreparedViews(Dataset):
     """The views of single rows.
 
-    by_content: seed random views by the image itself in place of the sample's id (the library: a feature is then the
-        same whatever collection the image is in).
-    epoch: how often the rows were passed before, for what draws other views each time.
+    by_content: seed random views by the pixels in place of the sample's id. The library does this, so that the feature
+        of an image does not depend on the collection.
+    epoch: number of earlier passes over the rows, for generators that draw other views in each pass.
     """
 
     samples: Samples
@@ -54,7 +54,7 @@ class PreparedViews(Dataset):
 
 
 def content_id(image: Image.Image, generators: Sequence[ViewGenerator]) -> str:
-    """Return a name for the pixels of an image: equal for equal images; empty where no generator draws anything."""
+    """Return a hash of the pixels of an image; empty if all generators are deterministic."""
     if all(is_deterministic(generator) for generator in generators):
         return ""
     size = f"{image.mode} {image.size}"
@@ -62,7 +62,7 @@ def content_id(image: Image.Image, generators: Sequence[ViewGenerator]) -> str:
 
 
 def is_deterministic(generator: ViewGenerator) -> bool:
-    """Return whether a generator draws nothing at random; its views then need no seed, which takes time."""
+    """Return whether a generator has no random views. It then needs no seed; seeding takes time."""
     return getattr(generator, "deterministic", False)
 
 
@@ -70,7 +70,7 @@ def is_deterministic(generator: ViewGenerator) -> bool:
 def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str, epoch: int = 0) -> Any:
     """Return the prepared views of an item; randomness depends on the seed, the sample's id and the epoch alone.
 
-    Epoch 0 uses the random streams of callers that know no epochs.
+    Epoch 0 has the same random stream as a call without an epoch.
     """
     if is_deterministic(generator):
         return generator.prepare(item)
@@ -81,7 +81,7 @@ def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str, epoc
 
 @shielded()
 def batch_of(images: Sequence[Image.Image], generators: Sequence[ViewGenerator], *, seed: int) -> Batch:
-    """Return images in memory as one batch; what is random in their views is seeded by their content."""
+    """Return images in memory as one batch. Random views are seeded by the pixels."""
     names = [content_id(image, generators) for image in images]
     named = list(zip(images, names, strict=True))
     return {

@@ -16,19 +16,19 @@ from fungi.views.image import ImageInput
 from fungi.views.pixels import check_size
 
 ATTEMPTS = 10
-"""Tries to place one block."""
+"""Number of tries to place one block."""
 ASPECT = 0.3
 """Smallest ratio of a block's sides."""
 RANDOM_RATIOS = (0.1, 0.5)
 GLOBAL_CROPS = 2
 OneSample = dict[str, UInt8[Tensor, "v c h w"] | Bool[Tensor, "g t"]]
-"""pixels: crops; mask: of the patches of the global ones."""
+"""pixels: the crops; mask: which patches of the global crops are masked."""
 ManySamples = dict[str, UInt8[Tensor, "b v c h w"] | Bool[Tensor, "b g t"]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedCrops:
-    """In this order: masked global crops, local crops, and the global ones again, unmasked, for the teacher.
+    """Views in this order: masked global crops, local crops, and the same global crops without a mask for the teacher.
 
     local_size: side in pixels to which local crops are resized; 0 is the input size.
     patch_size: of the backbone, in pixels; mask_ratio: share of the patches that are masked; random_ratio: instead, no
@@ -78,11 +78,11 @@ class MaskedCrops:
 
     @property
     def n_views(self) -> int:
-        """Crops, and the global ones a second time."""
+        """Number of crops; the global ones count twice."""
         return self.crops.n_views + GLOBAL_CROPS
 
     def prepare(self, item: Image.Image) -> OneSample:
-        """Crops and masks of the global ones, from torch's global stream."""
+        """Draw the crops, and masks for the global ones, from torch's global stream."""
         side = self.input.patches_per_side(self.patch_size)
         crops, ratio = self.crops.prepare(item), self._ratio()
         masks = [block_mask(side, side, ratio).flatten() for _ in range(GLOBAL_CROPS)]
@@ -94,9 +94,10 @@ class MaskedCrops:
         return {name: torch.stack([sample[name] for sample in prepared]) for name in prepared[0]}
 
     def render(self, batch: ManySamples) -> Any:
-        """Images `[b*v c h w]` and masks `[b*v t]` of all views, and the seed of what stands for masked patches.
+        """Return images `[b*v c h w]`, masks `[b*v t]`, and the seed of the vector that replaces masked patches.
 
-        Local crops of a size of their own are a part between two: the masked global crops, and the unmasked ones.
+        If local crops keep their own size, a list of three parts: masked global crops, local crops, unmasked global
+        crops.
         """
         masks = batch["mask"]
         if "pixels" in batch:
@@ -119,7 +120,7 @@ class MaskedCrops:
 
 
 def block_mask(height: int, width: int, ratio: float) -> Bool[Tensor, "h w"]:
-    """Rectangles at random places, from torch's global stream, until about `ratio` of the patches is masked."""
+    """Mask random rectangles, drawn from torch's global stream, until about `ratio` of the patches is masked."""
     mask = torch.zeros(height, width, dtype=torch.bool)
     smallest, left = (min(height, width) // 3) ** 2, round(ratio * height * width)
     while left > 0:
@@ -131,7 +132,7 @@ def block_mask(height: int, width: int, ratio: float) -> Bool[Tensor, "h w"]:
 
 
 def _place_block(mask: Bool[Tensor, "h w"], smallest: int, left: int) -> int:
-    """Mask one more rectangle, of at most `left` patches that are not masked yet; how many they were."""
+    """Mask one more rectangle with at most `left` patches that are not masked yet; return their number."""
     height, width = mask.shape
     for _ in range(ATTEMPTS):
         area = smallest + (max(left, smallest) - smallest) * _uniform()

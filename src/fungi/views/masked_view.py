@@ -1,4 +1,4 @@
-"""The plain view, and noise that says which of its patches a masked autoencoder sees."""
+"""The plain view, and noise that decides which of its patches a masked autoencoder sees."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from fungi.views.plain import PlainView
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedView:
-    """patch_size: of the backbone, in pixels."""
+    """The plain view with one random number per patch. patch_size: of the backbone, in pixels."""
 
     input: ImageInput
     patch_size: int = 16
@@ -32,7 +32,7 @@ class MaskedView:
         return repr(self)
 
     def prepare(self, item: Image.Image) -> dict[str, UInt8[Tensor, "1 c h w"] | Float[Tensor, " t"]]:
-        """Pixels of the plain view, and noise from torch's global stream."""
+        """Return the pixels of the plain view, and noise from torch's global stream."""
         noise = torch.rand(self.input.patches_per_side(self.patch_size) ** 2)
         return {"pixels": PlainView(input=self.input).prepare(item), "noise": noise}
 
@@ -45,5 +45,5 @@ class MaskedView:
     def render(
         self, batch: dict[str, UInt8[Tensor, "b 1 c h w"] | Float[Tensor, "b t"]]
     ) -> dict[str, Float[Tensor, "b c h w"] | Float[Tensor, "b t"]]:
-        """Images, and their noise."""
+        """Return the normalised images, and their noise."""
         return {"images": PlainView(input=self.input).render(batch["pixels"]), "noise": batch["noise"]}

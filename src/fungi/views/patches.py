@@ -91,7 +91,10 @@ class PatchGrid(PixelViews):
         return as_pixels(square).unsqueeze(0)
 
     def render(self, batch: UInt8[Tensor, "b 1 c s s"]) -> Any:
-        """Cut, resize and normalise all patches: `[b 1 c s s] -> [b*v c e e]`; in a list where e is their own size."""
+        """Cut, resize and normalise all patches: `[b 1 c s s] -> [b*v c e e]`.
+
+        Patches that keep their own size are in a list.
+        """
         images = batch.squeeze(1).float() / 255
         patches = resized_patches(images, self.side, self.starts, self.sizes[0])
         views = normalize(patches.flatten(0, 1), self.input.view_statistics or self.input.statistics)
@@ -113,7 +116,7 @@ def resized_patches(
 
 
 def _windows(images: Float[Tensor, "..."], axis: int, side: int, starts: tuple[int, ...]) -> Float[Tensor, "..."]:
-    """Windows of `side` pixels along an axis; equally spaced ones are a view of the images."""
+    """Return the windows of `side` pixels along an axis. If they are equally spaced, no pixel is copied."""
     steps = {after - before for before, after in pairwise(starts)}
     if len(steps) <= 1 and starts[0] == 0:
         windows = images.unfold(axis, side, steps.pop() if steps else side)
@@ -130,7 +133,7 @@ def _places(starts: tuple[int, ...], device: torch.device) -> Int64[Tensor, " n"
 def resize_matrix(side: int, size: int, device: torch.device) -> Float[Tensor, "size side"]:
     """Return the bicubic, antialiased resize of `side` values to `size` as a matrix: the resize of the identity.
 
-    It is sent to a device once: sending it waits for the device.
+    It is sent to a device only once, because sending waits for the device.
     """
     identity = torch.eye(side, dtype=torch.float64).expand(1, 1, side, side)
     resized = torch.nn.functional.interpolate(identity, size=(size, side), mode="bicubic", antialias=True)

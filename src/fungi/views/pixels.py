@@ -1,4 +1,4 @@
-"""From 8-bit images to what a vision backbone takes."""
+"""From 8-bit images to the input of a vision backbone."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -31,7 +31,8 @@ def check_size(option: str, size: int, largest: int) -> None:
 
 
 def resize_shorter_side(image: Image.Image, size: int, interpolation: Literal["bicubic", "bilinear"]) -> Image.Image:
-    """Shorter side to `size`, aspect kept (the longer side rounded down, as torchvision does), antialiased."""
+    """Resize the shorter side to `size`, antialiased, and keep the aspect; the longer side is rounded down, as in
+    torchvision."""
     width, height = image.size
     shorter = min(width, height)
     target = (int(size * width / shorter), int(size * height / shorter))
@@ -41,7 +42,7 @@ def resize_shorter_side(image: Image.Image, size: int, interpolation: Literal["b
 def normalize(
     pixels: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"], statistics: tuple[Triple, Triple]
 ) -> Float[Tensor, "n c h w"]:
-    """8-bit values, or floats in 0..1, to zero mean and unit deviation per channel; float32."""
+    """Bring 8-bit values, or floats in 0..1, to zero mean and unit deviation per channel; float32."""
     values = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
     mean, deviation = moments(statistics, pixels.device)
     return (values - mean) / deviation
@@ -57,13 +58,13 @@ def moments(
 
 
 class PixelViews:
-    """What views of images have in common that travel to the device in 8 bits: stacking, and normalisation."""
+    """Stacking and normalisation of views whose pixels are sent to the device in 8 bits."""
 
     input: ImageInput
 
     @property
     def n_views(self) -> int:
-        """V."""
+        """V: the number of views of an image."""
         raise NotImplementedError
 
     @property

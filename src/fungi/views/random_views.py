@@ -21,9 +21,10 @@ AUGMENTED_SIZE = 96
 
 @dataclass(frozen=True, kw_only=True)
 class RandomViews(PixelViews):
-    """What both kinds share: `n_views` views, drawn one after the other, so that fewer views are the first ones.
+    """`n_views` random views, drawn one after the other: with a smaller `n_views` the first ones are the same.
 
-    skipped: draws before them that are not given. view_size: side of the views in pixels; 0 is the input size.
+    skipped: number of draws that are dropped before the first view. view_size: side of the views in pixels; 0 is the
+    input size.
     """
 
     input: ImageInput
@@ -53,7 +54,10 @@ class RandomViews(PixelViews):
         return torch.stack([as_pixels(view) for view in drawn[self.skipped :]])
 
     def render(self, batch: UInt8[Tensor, "b v c h w"]) -> Any:
-        """Normalise and bring to the size of the views: `[b v c h w] -> [b*v c s s]`; in a list if it is their own."""
+        """Normalise and resize to the size of the views: `[b v c h w] -> [b*v c s s]`.
+
+        Views that keep their own size are in a list.
+        """
         views = super().render(batch)
         size = self.sizes[:1] * 2
         if views.shape[2:] != size:
@@ -61,7 +65,7 @@ class RandomViews(PixelViews):
         return [views] if self.own_sizes else views
 
     def transform(self) -> v2.Transform:
-        """Image -> one view, in 8 bits."""
+        """Return the transform from an image to one view in 8 bits."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Views of an image and its mask together (spec dense 2.4): what the geometry does to one, it does to the other."""
+"""Views of an image and its mask together (spec dense 2.4): both are cropped and resized in the same way."""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ AREA, ASPECT = (0.5, 2.0), (3 / 4, 4 / 3)  # of a crop, as a factor of the image
 
 @dataclass(frozen=True)
 class Scene:
-    """An image, the class of each of its pixels, its id for people, and a name for what is drawn for it."""
+    """An image, the class of each of its pixels, and its id in messages."""
 
     image: Image.Image
     mask: UInt8[np.ndarray, "h w"]
@@ -33,13 +33,13 @@ class Scene:
 
     @property
     def draw(self) -> str:
-        """Equal for equal pixels: what is random about an image follows from it, whatever collection it is in."""
+        """Hash of the pixels. Random crops and colours are seeded by it, so they don't depend on the collection."""
         return hashlib.blake2b(f"{self.image.size}".encode() + self.image.tobytes(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
 class _Scenes:
-    """Row -> scene, its mask checked."""
+    """Returns the scene of a row, after a check of its mask."""
 
     load: Loader
     mask: Loader
@@ -74,7 +74,7 @@ class SceneView:
 
     @property
     def kind(self) -> str:
-        """The purpose that this epoch's draws are seeded for."""
+        """Name for which the random crops and colours of this epoch are seeded."""
         return f"scene of epoch {self.epoch}"
 
     @property
@@ -86,13 +86,13 @@ class SceneView:
         """image `[c size size]`, mask `[size size]`, draw: the seed of all that is drawn for this view, id."""
         image = item.image.resize((self.size, self.size), Image.Resampling.BILINEAR)
         mask = torch.from_numpy(item.mask)
-        return {"image": as_pixels(image), "mask": self._nearest(mask), **self._told(item)}
+        return {"image": as_pixels(image), "mask": self._nearest(mask), **self._draw_and_id(item)}
 
     def _nearest(self, mask: UInt8[Tensor, "h w"]) -> UInt8[Tensor, "s s"]:
         nearest = transforms.InterpolationMode.NEAREST
         return transforms.resize(mask.unsqueeze(0), [self.size, self.size], interpolation=nearest)[0]
 
-    def _told(self, item: Scene) -> dict[str, Any]:
+    def _draw_and_id(self, item: Scene) -> dict[str, Any]:
         return {"draw": derive(self.seed, "dense", item.draw, self.epoch), "id": item.id}
 
     def collate(self, prepared: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class AugmentedSceneView(SceneView):
         return {
             "image": transforms.resize(image[:, *crop], size, antialias=True),
             "mask": self._nearest(torch.from_numpy(item.mask)[crop]),
-            **self._told(item),
+            **self._draw_and_id(item),
         }
 
 

@@ -15,7 +15,7 @@ from fungi.views.sound import SoundInput
 
 
 class _Spectrograms:
-    """What views of sounds have in common: the filter bank, stacking, normalisation."""
+    """Filter bank, stacking and normalisation of all views of sounds."""
 
     input: SoundInput
 
@@ -25,7 +25,7 @@ class _Spectrograms:
         return repr(self)
 
     def spectrogram(self, item: Any) -> Float[Tensor, "frames mels"]:
-        """Mono waveform at 16 kHz -> log-mel values, not normalised."""
+        """Return the log-mel values of a mono waveform at 16 kHz, not normalised."""
         if not isinstance(item, np.ndarray) or item.ndim != 1:
             raise FungiError(
                 f"a mono waveform was expected, found a {type(item).__name__}. Is the dataset one of sounds?"
@@ -60,7 +60,7 @@ class NoisyShifts(_Spectrograms):
     """Copies with noise, shifted circularly in time; the clip itself is none of them.
 
     With x1 uniform in 0..1 for each value and x2 uniform for the view, noise is `x1 x2 noise`; the shift is uniform in
-    `-shift .. shift - 1` frames. skipped: draws before the copies that are not given.
+    `-shift .. shift - 1` frames. skipped: number of draws that are dropped before the first copy.
     """
 
     input: SoundInput
@@ -85,7 +85,7 @@ class NoisyShifts(_Spectrograms):
         return torch.stack(drawn[self.skipped :])
 
     def _view(self, spectrogram: Float[Tensor, "frames mels"]) -> Float[Tensor, "frames mels"]:
-        # Noise on normalised values is the same as noise so many times larger on values that are normalised later.
+        # The values are normalised later, which divides the noise by 2 * deviation.
         scale = 1.0 if self.input.noise_stage == "before_norm" else 2 * self.input.deviation
         noisy = spectrogram + torch.rand_like(spectrogram) * torch.rand(()) * self.noise * scale
         shift = int(torch.randint(-self.shift, self.shift, ())) if self.shift else 0

@@ -1,4 +1,4 @@
-"""Texts -> token numbers: tokenizers by name, light to import; what they build on is loaded when they are used."""
+"""Tokenizers by name. The libraries that they need are imported only when they are used."""
 
 import os
 import re
@@ -36,7 +36,7 @@ class Tokenizer(Protocol):
 class TokenizerSource:
     """A tokenizer by its name, loaded once per process that uses it.
 
-    name: stands for it in provenances. place: where it is on this machine, where that is a user's choice.
+    name: its name in provenances. place: repository or folder that a user chose; empty otherwise.
     """
 
     name: str
@@ -83,14 +83,14 @@ def hub_tokenizer(
 ) -> TokenizerSource:
     """Return the tokenizer of a repository of the Hugging Face hub (its cache first), or in a local folder.
 
-    place: repository or folder, where that is not the name; folder: finds it, where it comes inside a package; table:
-    rows of the model's table of word embeddings, where they are known.
+    place: repository or folder, if it is not the name. folder: returns the folder, for a tokenizer inside a package.
+    table: number of rows of the model's table of word embeddings; 0 if it is not known.
     """
     return TokenizerSource(name, partial(_load_hub, place or name, folder, table), place)
 
 
 def _load_hub(name: str, folder: Callable[[], Path] | None, table: int) -> HubTokenizer:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # rows are tokenised by worker processes, one by one
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes already run in parallel
     from transformers import AutoTokenizer
 
     place = str(folder()) if folder else name

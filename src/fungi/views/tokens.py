@@ -13,10 +13,10 @@ from torch import Tensor
 from fungi.views.tokenizers import Tokens
 
 TokenBatch = dict[str, Int64[Tensor, "b v t"] | Bool[Tensor, "b v"]]
-"""`input_ids` and `attention_mask`, and while it is on its way `cut`."""
+"""`input_ids` and `attention_mask`; until the batch is divided into groups also `cut`: which views were cut."""
 PADDING_PER_VIEW = 4
-"""Padding tokens that a group may hold, per sample that it has room for. Where many fit (a GPU), forwards are cheap by
-the token and dear by the piece; where few do, the other way round."""
+"""Padding tokens that a group may hold, per sample of its largest size. Large groups (on a GPU) may hold many: there a
+further forward pass costs more than padding. On a CPU padding costs more."""
 
 
 def pad_together(samples: Sequence[Sequence[Tokens]], pad: int) -> TokenBatch:
@@ -43,7 +43,7 @@ def groups_of_like_length(batch: TokenBatch, size: int) -> Iterator[tuple[Int64[
 
 
 def _cuts(lengths: list[int], size: int) -> Iterator[slice]:
-    """Ascending lengths cut into groups: at `size`, or where padding would cost more than one more forward pass."""
+    """Divide ascending lengths into groups of at most `size`, such that padding costs less than a further forward."""
     start, total = 0, 0
     for place, length in enumerate(lengths):
         padding = length * (place - start) - total
@@ -57,6 +57,6 @@ def _cuts(lengths: list[int], size: int) -> Iterator[slice]:
 def mean_of_tokens(
     hidden: Float[Tensor, "n t d"], mask: Int64[Tensor, "n t"] | Bool[Tensor, "n t"]
 ) -> Float[Tensor, "n d"]:
-    """Return the mean over the tokens that are no padding."""
+    """Return the mean over the tokens that are not padding."""
     weights = mask.unsqueeze(2).to(hidden.dtype)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)

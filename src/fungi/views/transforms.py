@@ -1,6 +1,6 @@
-"""View generators and plain functions `image -> tensor`, each made into the other.
+"""Convert view generators to functions `image -> tensor`, and such functions to view generators.
 
-The library's users know the second kind: a callable that takes an image and returns its views.
+Users of the library pass functions: a callable that takes an image and returns its views.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,18 +26,18 @@ class ViewTransform:
     generator: ViewGenerator
 
     def __call__(self, image: Image.Image) -> Any:
-        """Return all views of an image `[v c h w]`, or a list of that by size where they have sizes of their own.
+        """Return all views of an image `[v c h w]`, or a list with one such tensor per size.
 
-        What is random in them comes from the global streams.
+        Random views are drawn from the global streams.
         """
         return self.generator.render(self.generator.collate([self.generator.prepare(image)]))
 
 
 @dataclass(frozen=True)
 class TransformedViews:
-    """A function as a view generator. How many views it makes is known once it was used: see `of_batch`.
+    """A function as a view generator. Its number of views is known after the first batch: see `of_batch`.
 
-    owner: name of the class that the function comes from; random views are seeded for it, and errors name it.
+    owner: name of the class that uses the function. Random views are seeded for this name, and errors name it.
     """
 
     transform: Transform
@@ -46,12 +46,12 @@ class TransformedViews:
 
     @property
     def kind(self) -> str:
-        """The purpose that random views are seeded for."""
+        """Name for which random views are seeded."""
         return self.owner
 
     @property
     def identity(self) -> str:
-        """One per function: nothing is known of what two functions have in common."""
+        """Different for each function, because two functions can't be compared."""
         return f"{self.owner} {id(self.transform)}"
 
     def prepare(self, item: Image.Image) -> Shaped[Tensor, "v c h w"]:

@@ -25,7 +25,7 @@ MARKS, LEFT_BRACKETS, RIGHT_BRACKETS = frozenset(".,:;?!%"), frozenset("[({<"), 
 
 
 class _Tokenised:
-    """What views of texts have in common: tokenising, padding, groups of like length."""
+    """Tokens, padding and groups of similar length for all views of texts."""
 
     input: TextInput
     kind: str
@@ -42,7 +42,7 @@ class _Tokenised:
         raise NotImplementedError
 
     def prepare(self, item: Any) -> Prepared:
-        """Text -> tokens of its views."""
+        """Return the tokens of each view of a text."""
         if not isinstance(item, str):
             raise FungiError(f"a text was expected, found a {type(item).__name__}. Is the dataset one of texts?")
         return self.input.tokenizer.get().encode(self.texts(item), self.input.longest)
@@ -52,7 +52,7 @@ class _Tokenised:
         return pad_together(prepared, self.input.tokenizer.get().pad)
 
     def groups(self, batch: TokenBatch, size: int) -> Iterator[tuple[Int64[Tensor, " g"], TokenBatch]]:
-        """Parts of a batch that are encoded together; what was cut is counted on the way."""
+        """Yield the parts of a batch that are encoded together, and count the views that were cut."""
         self._cut.append(int(batch["cut"].sum()))
         return groups_of_like_length({name: batch[name] for name in ("input_ids", "attention_mask")}, size)
 
@@ -90,7 +90,7 @@ class DeletedWords(_Tokenised):
 
     deletion: `independent` deletes each word with the given probability; `count` deletes a fixed share of the words, as
         the published code did; the backbone's input (and so the profile) decides where it is not given.
-    skipped: draws before the copies that are not given.
+    skipped: number of draws that are dropped before the first copy.
     """
 
     input: TextInput
@@ -132,9 +132,10 @@ def delete_independently(text: str, probability: float) -> str:
 
 
 def delete_count(text: str, share: float) -> str:
-    """`ceil(share * words)` words go, at least 1 and at most 10 (the rule of the published code's library).
+    """Delete `ceil(share * words)` words, at least 1 and at most 10 (the rule of the published code's library).
 
-    Marks count as words; those of ASCII stay. Texts of fewer than two words, or of such marks alone, are unchanged.
+    Punctuation marks count as words, but those of ASCII are never deleted. A text with fewer than two words, or with
+    nothing but such marks, does not change.
     """
     words = [piece for piece in re.split(r"(\W)", text) if piece.strip()]
     candidates = [place for place, word in enumerate(words) if word not in string.punctuation]
@@ -146,9 +147,10 @@ def delete_count(text: str, share: float) -> str:
 
 
 def without(words: Sequence[str], places: Sequence[int]) -> str:
-    """Return the text of words and marks without those at some places.
+    """Return the text of the words and marks, without those at `places`.
 
-    Where the first one goes, the second one stays, and takes over its capital (as the published code's library does).
+    If the first word is deleted, the second one is kept and takes over its capital letter, as in the published code's
+    library.
     """
     gone, kept = set(places), list(words)
     if 0 in gone:
@@ -160,11 +162,11 @@ def without(words: Sequence[str], places: Sequence[int]) -> str:
 
 
 def spaced(words: list[str]) -> str:
-    """Words and marks with single spaces, less those that the published code's library takes away.
+    """Join words and marks with single spaces, and remove the spaces that the published code's library removes.
 
-    In turn: the space before a mark, behind a left bracket, before a right one; each only where there are spaces on
-    both sides, and a space counts once: of two marks in a row the second one keeps its own. A last mark always loses
-    it.
+    In this order: the space before a mark, after a left bracket, and before a right bracket. A space is removed only if
+    the mark has spaces on both sides. Of two marks in a row, the second one keeps its space. A mark at the end always
+    loses it.
     """
     space = [False] + [True] * (len(words) - 1) + [False]  # before each word, and behind the last
     for kind, behind in ((MARKS, 0), (LEFT_BRACKETS, 1), (RIGHT_BRACKETS, 0)):

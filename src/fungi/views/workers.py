@@ -1,8 +1,8 @@
-"""Batches from worker processes; a worker that dies, or that can't hand over its batch, ends the command in one line.
+"""Batches from worker processes. If a worker dies or can't hand over its batch, the command ends with one line.
 
 Workers hand tensors over in shared memory (`/dev/shm`) and pass its file descriptors through sockets in the folder of
-temporary files. Where either fails, the queue of `multiprocessing` drops the batch, and torch's loader waits for it for
-ever. Here a worker packs its batch itself, and sends the error in place of a batch that can't be sent.
+temporary files. If one of them fails, the queue of `multiprocessing` drops the batch, and torch's loader waits for it
+without end. Here a worker packs its batch itself, and sends the error in place of a batch that can't be sent.
 """
 
 import errno
@@ -150,7 +150,7 @@ def _start_worker(worker: int) -> None:
 
 
 def _death(iterator: Any) -> FungiError | None:
-    """Return what to say of the workers of a loader that died; None where none did."""
+    """Return the error for the workers of a loader that died; None if none died."""
     workers = getattr(iterator, "_workers", ())
     ending = wait([worker.sentinel for worker in workers], timeout=1)  # sockets of a process close before it has ended
     for worker in workers:
@@ -173,7 +173,7 @@ def _death(iterator: Any) -> FungiError | None:
 
 
 def _hand_over_error(error: Exception) -> FungiError | None:
-    """Return what to say of an error of shared memory, sockets or file descriptors; None for any other error."""
+    """Return the message for an error of shared memory, sockets or file descriptors; None for any other error."""
     text, number = str(error), getattr(error, "errno", None)
     if "AF_UNIX" in text:
         return _HandOverError(
