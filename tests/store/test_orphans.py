@@ -15,6 +15,7 @@ from fungi.commands import COMMANDS
 from fungi.report import write_report
 from fungi.report.write_report import ReportSettings
 from fungi.runtime.owner import unfinished_name
+from fungi.similar.index import Index
 from fungi.store.assembly import assemble, block_folders
 from fungi.store.banks import Bank, BankManifest
 from fungi.store.blocks import MANIFEST
@@ -176,7 +177,7 @@ def test_files_in_a_shared_folder_belong_to_its_group(tmp_path):
     assert path.parent.stat().st_mode & stat.S_ISGID
 
 
-def test_banks_and_reports_remove_orphans_from_their_folders(tmp_path):
+def test_banks_reports_and_indexes_remove_orphans_from_their_folders(tmp_path):
     manifest = BankManifest(dim=2, classes=1, dtype="float32", ends=(2,), provenance={})
     bank, report = tmp_path / "bank", tmp_path / "report"
     Bank.create(bank, manifest)
@@ -185,6 +186,8 @@ def test_banks_and_reports_remove_orphans_from_their_folders(tmp_path):
     result.write_text(json.dumps(content({"embeddings": 0.5})))
     orphans = [orphan_of(place) for place in (bank / "bank.json", bank / "done" / "000000", report / "report.csv")]
     orphans.append(orphan_of(report / "figures" / "dots.png"))
+    orphans.append(orphan_of(tmp_path / "similar" / "index.safetensors"))
     Bank.create(bank, manifest)
     write_report.run(ReportSettings(results=(result,), output=report, formats=("csv", "png")))
+    Index(np.zeros((0, 2), np.float32), {"embeddings": 2}, {}).write(tmp_path / "similar")
     assert not [place for place in orphans if place.exists()]
