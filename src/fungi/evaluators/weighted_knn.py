@@ -43,7 +43,7 @@ def weighted_knn(
         similarity, indices = most_similar(normalize(rows, dim=1), bank, largest)
         labels, weights = train_targets[indices], vote_weights(similarity, temperature)
         for k in neighbours:
-            votes = weights.new_zeros(len(rows), classes).scatter_add_(1, labels[:, :k], weights[:, :k])
+            votes = _votes(labels[:, :k], weights[:, :k], classes)
             best = votes.topk(min(5, k, classes), dim=1).indices == targets[:, None]
             right[k][0] += int(best[:, 0].sum())
             right[k][1] += int(best.sum())
@@ -80,7 +80,7 @@ def weighted_predictions(
     parts = torch.from_numpy(codes.reshape(labels.shape)).split(QUERIES_AT_ONCE), weights.split(QUERIES_AT_ONCE)
     for number, (columns, of_rows) in enumerate(zip(*parts, strict=True)):
         place = slice(number * QUERIES_AT_ONCE, number * QUERIES_AT_ONCE + len(columns))
-        votes = of_rows.new_zeros(len(columns), len(known)).scatter_add_(1, columns, of_rows).numpy()
+        votes = _votes(columns, of_rows, len(known)).numpy()
         winners[place] = known[votes.argmax(axis=1)]  # the first of equal votes, hence the smallest label
         shares[place] = votes[:, known == 1].sum(axis=1) / votes.sum(axis=1)
     return winners, shares
@@ -89,3 +89,15 @@ def weighted_predictions(
 def vote_weights(similarity: Float[Tensor, "q k"], temperature: float) -> Float[Tensor, "q k"]:
     """Return exp(similarity / temperature), divided by the largest value of each row to avoid overflow."""
     return ((similarity - similarity.amax(dim=1, keepdim=True)) / temperature).exp()
+
+
+def _votes(labels: Int64[Tensor, "q k"], weights: Float[Tensor, "q k"], classes: int) -> Float[Tensor, "q c"]:
+    """Return the sum of the weights of each class, added in the order of the neighbours.
+
+    One call per neighbour: a GPU adds the numbers of one `scatter_add_` to the same class in an order of its own, so
+    that votes would differ from run to run.
+    """
+    votes, rows = weights.new_zeros(len(labels), classes), torch.arange(len(labels), device=labels.device)
+    for column, of_column in zip(labels.unbind(dim=1), weights.unbind(dim=1), strict=True):
+        votes[rows, column] += of_column
+    return votes
