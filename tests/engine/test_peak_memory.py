@@ -1,0 +1,119 @@
+"""Every registered backbone fits GPUs of 40 and 80 GB at its group size: counted on fake tensors, in float32.
+
+Fake tensors have sizes but no numbers, so that a CPU can count what a GPU would hold. Counted are weights, views and
+all tensors that are alive at the same time in a forward and the backward to the gradient source. Not counted are
+fragments that torch's allocator can't use, and the work space of CUDA's libraries.
+"""
+
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fungi.backbones.base import BACKBONES
+from fungi.backbones.pooled_token import PooledTokenEncoder
+from fungi.gradients.capture import Capture, frozen
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.group_size import MOST_ON_GPU, SHARE, bytes_per_view, fitting
+from fungi.gradients.targets import find_targets
+
+GIB = 2**30
+VISION = [name for name in BACKBONES.names() if BACKBONES[name].modality == "vision"]
+MODE = FakeTensorMode()
+FAST = ("digits-vit", "vit-s16")
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of the storages that are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.bytes = self.largest = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = function(*args, **(kwargs or {}))
+        for storage in (leaf.untyped_storage() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)):
+            key = storage._cdata
+            if key not in self.alive:
+                self.alive[key] = storage.nbytes()
+                self.bytes += storage.nbytes()
+                self.largest = max(self.largest, self.bytes)
+                weakref.finalize(storage, self._free, key)
+        return outputs
+
+    def _free(self, key: int) -> None:
+        self.bytes -= self.alive.pop(key)
+
+
+def fake_model(name: str, size: int | None = None) -> nn.Module:
+    """Build on the meta device, since building reads a few numbers, and replace all tensors by fake ones."""
+    with torch.device("meta"):
+        model: Any = BACKBONES[name].build()
+        if size is not None:
+            model.set_input_size(img_size=(size, size))
+    with MODE:
+        for module in model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for key, tensor in tensors.items():
+                    if tensor is not None:
+                        fake = torch.empty(tensor.shape, dtype=tensor.dtype)
+                        is_buffer = tensors is module._buffers
+                        tensors[key] = fake if is_buffer else nn.Parameter(fake, requires_grad=False)
+    return model.eval()
+
+
+def peak_of(model: nn.Module, layer: str, memory: int, size: int, views: int = 0) -> tuple[int, int, int]:
+    """Return (peak bytes with the weights, views at once, estimated bytes per view) for a GPU of `memory` bytes.
+
+    views: at once, in place of what the estimate allows.
+    """
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    with MODE:
+        engine = GradientEngine(model, find_targets(model, (f"{layer}:layer",)), device=torch.device("cpu"))
+        pooled = isinstance(engine.encoder, PooledTokenEncoder)
+        estimate = bytes_per_view(model, [layer], torch.float32, pooled=pooled)
+        views = views or fitting(memory - weights, estimate)
+        with Peak() as peak:
+            images = torch.empty(views, 3, size, size)
+            with torch.enable_grad(), frozen(model), Capture(model, engine.targets, {}) as capture:
+                loss = engine.encoder(images).pooled.square().sum()
+                signals = capture.signals([loss], [torch.ones_like(loss)], keep_graph=False)
+    assert signals
+    return peak.largest + weights, views, estimate
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in VISION]
+)
+def test_every_backbone_fits_a_gpu_at_its_group_size(name: str) -> None:
+    spec, model = BACKBONES[name], fake_model(name)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    for memory in (40 * GIB, 80 * GIB):
+        peak, views, estimate = peak_of(model, spec.layer, memory, spec.input.size)
+        assert peak <= 0.75 * memory  # a quarter is left for fragments and libraries
+        if estimate and views == MOST_ON_GPU:
+            assert peak - weights <= estimate * views / SHARE
+
+
+@pytest.mark.slow
+def test_a_group_of_fixed_size_would_not_fit() -> None:
+    name = "dinov2_vitg14"
+    model, layer = fake_model(name, size=518), BACKBONES[name].layer
+    assert peak_of(model, layer, 40 * GIB, 518, views=MOST_ON_GPU)[0] > 80 * GIB
+    assert peak_of(model, layer, 40 * GIB, 518)[0] <= 0.75 * 40 * GIB
+
+
+def test_tensors_that_are_freed_do_not_count() -> None:
+    with MODE, Peak() as peak:
+        kept = torch.empty(1000)
+        for _ in range(3):
+            freed = torch.empty(500)
+            del freed
+        assert kept.view(10, 100).shape == (10, 100)  # a view holds nothing of its own
+    assert peak.largest == 4 * 1500
