@@ -53,6 +53,7 @@ DECIDE_NOTHING = {
 }
 EVALUATIONS = [kind for kind in CLASSES if issubclass(kind, ResultSettings)]
 OTHER_VALUES = {
+    "seeds": {"seeds": (3, 4)},  # one alone is the setting `seed`
     "few_shot_sampling": {"shots": 5, "few_shot_sampling": "stratified"},
     "few_shot_seed": {"shots": 5, "few_shot_seed": (1, 2, 3)},
     "shots": {"shots": 5},
