@@ -128,7 +128,7 @@ def test_verification_of_every_item_finds_a_damaged_item(miniature):
 
 def test_verify_prints_a_line_per_split(capsys, tmp_path):
     verify(VerifySettings(dataset="digits", data_dir=tmp_path))
-    assert capsys.readouterr().out.startswith("digits train: 1257 rows of 10 classes")
+    assert capsys.readouterr().out.startswith("digits train: 1,257 rows of 10 classes")
 
 
 @pytest.mark.parametrize(("name", "text"), [("cars", "Use scripts/prepare.py"), ("digits", "needs no download")])

@@ -317,7 +317,7 @@ def test_a_submission_beyond_the_limit_of_the_cluster_is_refused_before_anything
     root = tmp_path / "features"
     assert main(["--jobs", "extract", "--shards", "5", "--root", str(root)]) == 2
     assert (
-        "these are 10 jobs, tasks of arrays included, but the cluster holds 10 (MaxJobCount)" in capsys.readouterr().err
+        "with the tasks of arrays, this is 10 jobs, but the cluster holds 10 (MaxJobCount)" in capsys.readouterr().err
     )
     assert not root.exists()
     assert main(["--jobs", "extract", "--shards", "4", "--root", str(root)]) == 0
