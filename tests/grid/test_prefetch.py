@@ -38,7 +38,7 @@ def test_weights_and_datasets_are_fetched_and_verified(
     said = capsys.readouterr().out
     assert fetched == ["weights", tmp_path]
     assert "fetched-vit: published weights" in said
-    assert f"fetched train: {len(split_rows('train'))} rows of 10 classes" in said
+    assert f"fetched train: {len(split_rows('train')):,} rows of 10 classes" in said
 
 
 def test_everything_that_is_not_ready_is_listed_and_the_rest_is_fetched(
