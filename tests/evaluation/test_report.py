@@ -189,7 +189,7 @@ def test_per_class_differences_are_recalls_minus_recalls_of_the_embeddings():
 def test_missing_and_damaged_results_are_named(tmp_path, caplog):
     with pytest.raises(MissingFilesError, match=r"no result files in .*Run fungi knn"):
         report.run(ReportSettings(results=(tmp_path,)))
-    with pytest.raises(FungiError, match=r"--results .* does not exist"):
+    with pytest.raises(FungiError, match=r"--results .* does not exist\. Name result files"):
         ReportSettings(results=(tmp_path / "nowhere",))
     make_folder(tmp_path)
     knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=6, k=5))

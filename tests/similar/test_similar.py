@@ -106,8 +106,8 @@ def test_the_page_holds_its_pictures_and_marks_the_differences(folder: Path) -> 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (["--query", "nowhere.png"], "--query nowhere.png is not there"),
-        (["--images", "nowhere"], "--images nowhere is not a folder"),
+        (["--query", "nowhere.png"], "--query nowhere.png is not there. Name a picture"),
+        (["--images", "nowhere"], "--images nowhere is not a folder. Name the folder"),
         (["--query", "notes.txt"], "can't read notes.txt (no known image format)"),
         (["--objective", "simclir"], "unknown objective 'simclir'. Did you mean 'simclr'"),
         (["--backbone", "tiny-bert"], "backbone 'tiny-bert' takes text, not pictures"),

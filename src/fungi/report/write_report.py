@@ -50,7 +50,10 @@ class ReportSettings:
     def __post_init__(self) -> None:
         for place in self.results:
             if not place.exists():
-                raise FungiError(f"--results {place} does not exist.")
+                raise FungiError(
+                    f"--results {place} does not exist. Name result files, or a folder that contains some, such as the"
+                    " --root of the evaluation."
+                )
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,14 @@ class SimilarSettings:
 
     def __post_init__(self) -> None:
         if not self.images.is_dir():
-            raise MissingFilesError(f"--images {self.images} is not a folder.")
+            raise MissingFilesError(
+                f"--images {self.images} is not a folder. Name the folder that contains your pictures."
+            )
         if not self.query:
             raise FungiError("no picture is named. Name one with --query.")
         for path in self.query:
             if not path.is_file():
-                raise MissingFilesError(f"--query {path} is not there.")
+                raise MissingFilesError(f"--query {path} is not there. Name a picture file.")
         if not self.objective:
             raise FungiError("no objective is named. Name some with --objective.")
         for name in self.objective:
