@@ -88,8 +88,10 @@ def test_a_tied_vote_goes_to_the_smallest_label():
 
 def test_fewer_rows_than_neighbours_is_refused():
     rows = torch.zeros(5, 3)
-    with pytest.raises(FungiError, match=r"k = 20 neighbours were asked for, but there are only 5 train rows"):
+    with pytest.raises(FungiError, match=r"k = 20 is too large: only 5 train rows can vote"):
         knn_predictions(in_memory(rows), np.zeros(5, dtype=np.int64), rows, 20)
+    with pytest.raises(FungiError, match=r"k = 2 is too large: only 1 train row can vote"):
+        knn_predictions(in_memory(rows[:1]), np.zeros(1, dtype=np.int64), rows, 2)
 
 
 def test_mean_per_class_accuracy_counts_each_class_once_and_leaves_out_absent_ones():
@@ -124,19 +126,19 @@ def test_neighbours_that_are_all_train_rows_are_refused_with_a_sensible_number(k
     make_folder(tmp_path, rows={"train": rows, "test": 8})
     assert COMMANDS["knn"].main(["--root", str(tmp_path), "--k", str(k)]) == 2
     said = capsys.readouterr().err
-    assert f"k = {k} neighbours were asked for, but there are only {rows} train rows. All of them would vote" in said
+    assert f"k = {k} is too large: all {rows} train rows would vote" in said
     assert "Use --k 5, or --choose" in said
     assert COMMANDS["knn"].main(["--root", str(tmp_path), "--k", "5"]) == 0
 
 
 def test_shots_fewer_than_neighbours_are_said_and_recorded(tmp_path, capsys):
     make_folder(tmp_path, features=("embeddings",))
-    text = "k = 20 neighbours vote, but class 0 has only 6 train rows: at least 14 of the votes are for other classes."
+    text = "k = 20 neighbours vote, but class 0 has only 6 train rows: other classes get at least 14 votes."
     assert COMMANDS["knn"].main(["--root", str(tmp_path), "--shots", "6"]) == 0
     assert text in capsys.readouterr().err
     assert any(text in warning for warning in results_of(tmp_path, "knn-6shot")["warnings"])
     assert COMMANDS["knn"].main(["--root", str(tmp_path), "--shots", "6", "--k", "6"]) == 0
-    assert "votes are for other classes" not in capsys.readouterr().err
+    assert "other classes get" not in capsys.readouterr().err
 
 
 def test_several_numbers_of_neighbours_give_the_results_of_single_runs(tmp_path, capsys):
@@ -153,6 +155,14 @@ def test_several_numbers_of_neighbours_give_the_results_of_single_runs(tmp_path,
     output = tmp_path / "mine.json"
     assert COMMANDS["knn"].main(["--root", str(tmp_path / "single"), "--k", "1", "5", "--output", str(output)]) == 0
     assert {path.name for path in tmp_path.glob("mine*")} == {"mine-k1.json", "mine-k5.json"}
+
+
+@pytest.mark.parametrize(("vote", "k"), [("majority", 20), ("weighted", 21)])
+def test_nothing_is_scored_if_one_of_several_numbers_of_neighbours_is_too_large(vote, k, tmp_path, capsys):
+    make_folder(tmp_path, features=("embeddings",), rows={"train": 20, "test": 8})
+    assert COMMANDS["knn"].main(["--root", str(tmp_path), "--vote", vote, "--k", "1", str(k), "5"]) == 2
+    assert f"k = {k} is too large" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.json"))
 
 
 @pytest.mark.parametrize("backend", BACKENDS[:3])

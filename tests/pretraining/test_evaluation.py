@@ -55,7 +55,7 @@ def test_weighted_votes_equal_brute_force(temperature: float) -> None:
 
 def test_more_neighbours_than_train_rows_are_refused() -> None:
     rows, labels = torch.randn(4, 2), torch.arange(4)
-    with pytest.raises(FungiError, match="k = 5 neighbours were asked for, but there are only 4 train rows"):
+    with pytest.raises(FungiError, match="k = 5 is too large: only 4 train rows can vote"):
         weighted_knn(rows, labels, rows, labels, [2, 5])
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from fungi.combine.names import counted_rows
 from fungi.errors import FungiError
 from fungi.search import Backend
 from fungi.search.exact import nearest
@@ -35,11 +36,14 @@ def neighbour_labels(
     backend: Backend = "exact",
 ) -> Integer[np.ndarray, "q k"]:
     """Return the labels of the k nearest train rows of each query. Raises FungiError for fewer train rows than k."""
-    if len(train_targets) < k:
-        raise FungiError(
-            f"k = {k} neighbours were asked for, but there are only {len(train_targets)} train rows. Use --k."
-        )
+    require_train_rows(len(train_targets), k)
     return train_targets[nearest(train, queries, k, backend=backend).rows.cpu().numpy()]
+
+
+def require_train_rows(rows: int, k: int) -> None:
+    """Raise FungiError if there are fewer train rows than k."""
+    if rows < k:
+        raise FungiError(f"k = {k} is too large: only {counted_rows(rows)} can vote. Use a smaller --k.")
 
 
 def majority_vote(labels: Integer[np.ndarray, "q k"]) -> Integer[np.ndarray, " q"]:

@@ -11,8 +11,8 @@ from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fungi.errors import FungiError
 from fungi.evaluators import TEMPERATURE
+from fungi.evaluators.knn import require_train_rows
 from fungi.search import Backend
 from fungi.search.exact import most_similar, nearest
 from fungi.search.neighbours import Keys
@@ -33,10 +33,7 @@ def weighted_knn(
     Raises FungiError if there are fewer train rows than the largest k.
     """
     largest = max(neighbours)
-    if len(train) < largest:
-        raise FungiError(
-            f"k = {largest} neighbours were asked for, but there are only {len(train)} train rows. Use --k."
-        )
+    require_train_rows(len(train), largest)
     classes = int(torch.cat([train_targets, query_targets]).max()) + 1
     bank, right = normalize(train, dim=1), {k: [0, 0] for k in neighbours}
     for rows, targets in zip(queries.split(QUERIES_AT_ONCE), query_targets.split(QUERIES_AT_ONCE), strict=True):
@@ -63,10 +60,7 @@ def weighted_predictions(
 
     The neighbours are the k rows of largest cosine. Raises FungiError if there are fewer train rows than k.
     """
-    if len(train_targets) < k:
-        raise FungiError(
-            f"k = {k} neighbours were asked for, but there are only {len(train_targets)} train rows. Use --k."
-        )
+    require_train_rows(len(train_targets), k)
 
     def normalised() -> Iterator[tuple[slice, Float[Tensor, "b r"]]]:
         for place, block in train():

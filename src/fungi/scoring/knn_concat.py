@@ -131,12 +131,12 @@ def run(settings: KnnSettings) -> dict[str, Any]:
     Each number of neighbours has its own result file. If there are several, the content of the first is returned, and
     its entry `by_k` holds the contents of all.
     """
-    contents = {each.all_k[0]: _run_single(each) for each in settings.each_k}
+    contents = {each.all_k[0]: _run_single(each, max(settings.all_k)) for each in settings.each_k}
     first = contents[settings.all_k[0]]
     return first if len(contents) == 1 else first | {"by_k": contents}
 
 
-def _run_single(settings: KnnSettings) -> dict[str, Any]:
+def _run_single(settings: KnnSettings, largest_k: int) -> dict[str, Any]:
     from fungi.scoring.choose import ChoiceScorer, rows_of_the_table
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.scorers import KnnScorer
@@ -147,7 +147,7 @@ def _run_single(settings: KnnSettings) -> dict[str, Any]:
         prepare=lambda task: (
             ChoiceScorer(settings, task, most_neighbours=settings.all_k[0], metric=settings.primary_metric)
             if settings.choose
-            else KnnScorer(settings, task, settings.vote_options)
+            else KnnScorer(settings, task, settings.vote_options, largest_k)
         ),
         draws=settings.draws(),
     )

@@ -3,11 +3,11 @@
 import numpy as np
 
 from fungi.combine.names import counted_rows, named_class
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.evaluators import VoteOptions
 from fungi.evaluators.cka import cka_matrix
 from fungi.evaluators.clustering import cluster
-from fungi.evaluators.knn import majority_vote, neighbour_labels
+from fungi.evaluators.knn import majority_vote, neighbour_labels, require_train_rows
 from fungi.evaluators.metrics import classification_scores
 from fungi.evaluators.weighted_knn import weighted_predictions
 from fungi.results.result_file import Scores
@@ -16,9 +16,13 @@ from fungi.scoring.feature_settings import FeatureSettings, FewShotSettings
 
 
 class KnnScorer:
-    """Scores the combinations of one run by kNN, with the train rows of one few-shot draw."""
+    """Scores the combinations of one run by kNN, with the train rows of one few-shot draw.
 
-    def __init__(self, settings: FewShotSettings, task: Task, options: VoteOptions) -> None:
+    largest_k: largest number of neighbours of the command. FungiError if the train rows are too few for it, before
+    anything is scored.
+    """
+
+    def __init__(self, settings: FewShotSettings, task: Task, options: VoteOptions, largest_k: int) -> None:
         train, test = task.splits["train"], task.splits["test"]
         targets, self.test_targets = train.targets(), test.targets()
         rows = settings.rows(targets, task.draw, task.provenances, train.class_names())
@@ -27,7 +31,7 @@ class KnnScorer:
         self._classes, counts = np.unique(self._targets, return_counts=True)
         self._smallest = int(counts.min())
         self._rarest = named_class(int(self._classes[counts.argmin()]), train.class_names())
-        self._refuse_all_rows()
+        self._require_rows(largest_k)
         self.sources = train.source(settings, rows), test.source(settings)
 
     def score(self, features: Combined) -> Scores:
@@ -50,20 +54,20 @@ class KnnScorer:
         k, smallest = self._options.k, self._smallest
         if self._options.vote == "majority" and k > smallest and len(self._classes) > 1:
             texts.append(
-                f"k = {k} neighbours vote, but {self._rarest} has only {counted_rows(smallest)}: at least"
-                f" {k - smallest} of the votes are for other classes. Try --k {smallest}, --vote weighted or --choose."
+                f"k = {k} neighbours vote, but {self._rarest} has only {counted_rows(smallest)}: other classes"
+                f" get at least {counted(k - smallest, 'vote')}. Try --k {smallest}, --vote weighted or --choose."
             )
         return texts
 
-    def _refuse_all_rows(self) -> None:
-        """Raise FungiError if all train rows would vote, so that every row would get the same label."""
-        k, rows = self._options.k, len(self._targets)
+    def _require_rows(self, k: int) -> None:
+        """Raise FungiError if there are fewer than k rows, or if all would vote: every row would get the same label."""
+        rows = len(self._targets)
         if self._options.vote == "majority" and k >= rows > 1:
             raise FungiError(
-                f"k = {k} neighbours were asked for, but there are only {rows} train rows. All of them would vote, and"
-                f" every scored row would get the same label. Use --k {self._smallest}, or --choose to"
-                " try all numbers of neighbours."
+                f"k = {k} is too large: all {rows:,} train rows would vote, and every scored row would get the same"
+                f" label. Use --k {self._smallest}, or --choose to try all numbers of neighbours."
             )
+        require_train_rows(rows, k)
 
 
 class _SingleSplitScorer:

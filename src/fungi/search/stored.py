@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.search import Backend
 from fungi.search.backends import GROUP, QUERIES_AT_ONCE, SEARCHES
 from fungi.search.libraries import TreeSettings
@@ -80,5 +80,6 @@ def require_rows(rows: int, k: int) -> None:
     """Raise FungiError where a bank is too small for k neighbours."""
     if rows < k:
         raise FungiError(
-            f"{k} neighbours were asked for, but the bank has {rows} patches. Use --k, or a larger --memory-size."
+            f"k = {k} is too large: the bank has only {counted(rows, 'patch')}. Use a smaller --k, or a larger"
+            " --memory-size."
         )
