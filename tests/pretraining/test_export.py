@@ -124,7 +124,7 @@ def test_a_file_of_one_network_has_no_student_and_no_second_token(checkpoint, tm
     assert export(checkpoint, one, "--class-tokens", "1") == 0
     for flags, said in (
         (["--checkpoint-key", "student"], "has no weights of the student"),
-        (["--class-tokens", "2"], "no second one to keep"),
+        (["--class-tokens", "2"], "has one class token"),
     ):
         assert export(one, tmp_path / "out.pth", *flags) == 2
         assert said in capsys.readouterr().err
@@ -133,7 +133,7 @@ def test_a_file_of_one_network_has_no_student_and_no_second_token(checkpoint, tm
     assert "has no weights of the teacher" in capsys.readouterr().err
     torch.save({"cls_token": torch.zeros(1, 1, 4)}, tmp_path / "token.pth")
     assert export(tmp_path / "token.pth", tmp_path / "out.pth") == 2
-    assert "holds no vision transformer" in capsys.readouterr().err
+    assert "does not contain a vision transformer" in capsys.readouterr().err
 
 
 def test_a_network_that_lacks_a_tensor_is_refused(checkpoint, tmp_path, capsys) -> None:

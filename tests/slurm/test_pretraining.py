@@ -33,7 +33,7 @@ def test_a_job_on_two_nodes_that_runs_out_of_time_goes_on_where_it_was(cluster: 
     cluster.call("scancel", "--batch", "--signal=USR1", job)
     assert cluster.wait(job) == ["COMPLETED"], said()
     assert cluster.tasks(job)[0]["Restarts"] == "1"
-    assert "goes on from" in said()
+    assert "resumes from" in said()
     lines = [json.loads(line) for line in (output / "log.txt").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(20))
 

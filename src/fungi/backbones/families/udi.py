@@ -38,7 +38,7 @@ def timm_tokens(state: StateDict) -> StateDict:
     """
     token = state.get("cls_token")
     if token is None:
-        raise FungiError("the checkpoint has no cls_token: it holds no vision transformer of this method.")
+        raise FungiError("the checkpoint has no cls_token: it does not contain a vision transformer of this method.")
     if "reg_token" in state or token.shape[1] == 1:
         return state
     if token.shape[1] > 2:

@@ -22,7 +22,7 @@ def class_attention(model: Any, image: Float[Tensor, "1 3 s s2"], token: int) ->
 
 
 def smallest_masks(attention: Float[Tensor, "h rows columns"], share: float) -> Bool[Tensor, "h rows columns"]:
-    """Return for each head the smallest set of patches that together hold a share of its attention."""
+    """Return for each head the smallest set of patches with at least this share of its attention in total."""
     values, order = attention.flatten(1).sort(dim=1)
     cumulative = (values / values.sum(1, keepdim=True)).cumsum(1)
     kept = torch.zeros_like(cumulative, dtype=torch.bool).scatter_(1, order, cumulative > 1 - share)
@@ -34,7 +34,7 @@ def write_maps(
 ) -> list[Path]:
     """Write `img.png`, `attn-head{j}.png` for cls and `attn-plus-head{j}.png` for cls+, and return their paths.
 
-    With a threshold, also write `mask-...`: the picture, darkened where the patches do not belong to this share.
+    With a threshold, also write `mask-...`: the picture with all patches darkened that `smallest_masks` leaves out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     size = (image.shape[-1], image.shape[-2])
@@ -55,7 +55,7 @@ def write_maps(
 def overview(
     path: Path, model: Any, images: list[tuple[Image.Image, Float[Tensor, "1 3 s s2"]]], side: int = 96
 ) -> None:
-    """Write one picture: a row per image, the image first, then the heads of cls, then those of cls+."""
+    """Write one picture with a row per image: the image, then the heads of cls, then the heads of cls+."""
     rows = []
     for picture, image in images:
         tiles = [np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.NEAREST))]
@@ -70,7 +70,7 @@ def overview(
 
 
 def _grey(attention: Float[Tensor, "rows columns"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """Return the attention enlarged bilinearly to (width, height), its largest value white (spec udi 7.6)."""
+    """Enlarge the attention bilinearly to (width, height), with its largest value as white (spec udi 7.6)."""
     enlarged = torch.nn.functional.interpolate(attention[None, None], size[::-1], mode="bilinear")[0, 0]
     scaled = enlarged / enlarged.max().clamp_min(1e-12)
     return (255 * scaled).round().to(torch.uint8).cpu().numpy()

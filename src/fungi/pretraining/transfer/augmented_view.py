@@ -15,14 +15,14 @@ from fungi.views.image import ImageInput
 
 POLICY = "rand-m9-mstd0.5-inc1"
 LARGEST_MAGNITUDE = nextafter(10.0, 0.0)
-"""At 10 itself, which a fortieth of the draws reach, timm keeps no bit of a channel, and Pillow 13 raises for that."""
+"""One draw in 40 reaches 10. At 10, timm keeps 0 bits of a channel, and Pillow 13 raises an error for 0 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentedViews:
-    """`repeats` random views of an image (repeated augmentation), normalised.
+    """Generate `repeats` random views of an image (repeated augmentation), normalised.
 
-    It draws from the global generators, which `fungi.views.loading` seeds by sample and epoch.
+    The views use the global random generators, which `fungi.views.loading` seeds with sample and epoch.
     """
 
     input: ImageInput
@@ -33,12 +33,12 @@ class AugmentedViews:
 
     @property
     def n_views(self) -> int:
-        """Views of an image."""
+        """Number of views of an image."""
         return self.repeats
 
     @property
     def identity(self) -> str:
-        """Equal for generators of the same views."""
+        """A text that is equal for generators of equal views."""
         return repr(self)
 
     def prepare(self, item: Image.Image) -> Float[Tensor, "r 3 s s"]:
@@ -47,11 +47,11 @@ class AugmentedViews:
         return torch.stack([transform(item) for _ in range(self.repeats)])
 
     def collate(self, prepared: Sequence[Float[Tensor, "r 3 s s"]]) -> Float[Tensor, "n 3 s s"]:
-        """Stack a batch; the views of an image lie beside each other."""
+        """Stack a batch. The views of an image are next to each other."""
         return torch.stack(list(prepared)).flatten(0, 1)
 
     def render(self, batch: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 s s"]:
-        """Erase parts of a view. Views are normalised already: erased pixels are noise of that scale."""
+        """Return the batch unchanged, because `prepare` does all of the augmentation."""
         return batch
 
 

@@ -1,4 +1,4 @@
-"""A vision transformer with a classifier on its first class token, to be trained as a whole (spec udi 7.3 to 7.5)."""
+"""Add a classifier to the first class token of a vision transformer, to train both (spec udi 7.3 to 7.5)."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -19,10 +19,10 @@ EMBEDDING = ("cls_token", "reg_token", "pos_embed", "patch_embed.")
 def add_classifier(
     model: Any, classes: int, *, drop_path: float, scale: float = 1.0, hidden: nn.Linear | None = None, seed: int = 0
 ) -> Any:
-    """Return the same model, all of whose parameters now learn, with `classes` outputs.
+    """Change the model in place: give it `classes` outputs and make all parameters trainable. Return the model.
 
-    drop_path: stochastic depth, from 0 at the first block to this at the last. scale: of the classifier's first
-    weights. hidden: a layer below the classifier, with a GELU behind it; it learns, too.
+    drop_path: stochastic depth of the last block, which grows linearly from 0 in the first block. scale: factor of the
+    initial weights of the classifier. hidden: a trainable layer before the classifier, followed by a GELU.
     """
     from timm.layers import DropPath
 
@@ -56,10 +56,10 @@ def first_head_layer(checkpoint: Path | None) -> nn.Linear:
 
 
 def layer_groups(model: Any, *, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups for an optimiser, with `lr_scale` = layer_decay^(depth + 1 - layer).
+    """Return parameter groups for an optimiser, with `lr_scale` = layer_decay^(depth + 1 - layer).
 
-    Layer 0 is the embedding, i + 1 is block i, depth + 1 is what follows the blocks. Vectors, biases, tokens and
-    positions have no weight decay.
+    Layer 0 is the embedding, layer i + 1 is block i, layer depth + 1 is everything after the blocks. Vectors, biases,
+    tokens and positions have no weight decay.
     """
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     depth = len(model.blocks)

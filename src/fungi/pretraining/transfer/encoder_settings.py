@@ -1,4 +1,4 @@
-"""Settings that the evaluations of an encoder share: the network, and its images."""
+"""Settings that all evaluations of an encoder share: the network and the images."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`fungi udi evaluate`: weighted kNN, linear probe and low-shot regression on a vision transformer's tokens."""
+"""`fungi udi evaluate`: weighted kNN, linear probe and low-shot logistic regression on vision transformer tokens."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 DESCRIPTION = """Score a vision transformer's tokens as UDI does: weighted kNN over several k, a linear probe, or
 logistic regression on few images (--task logistic --train-share 0.01, or --train-list 1percent.txt).
 
-Features: cls, cls+, concat (both), patch_mean, cls_patch_mean. The dataset's train split is the bank, its test (or
-valid) split is scored. A published or own checkpoint: --backbone udi-vits16 --checkpoint FILE."""
+Features: cls, cls+, concat (both), patch_mean, cls_patch_mean. The train split of the dataset is the bank. Its test
+split is scored, or its valid split if it has no test split. For a published checkpoint or your own, use
+--backbone udi-vits16 --checkpoint FILE."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(ResultSettings, EncoderSettings):
-    """Features, task, and its settings."""
+    """Settings of features and task."""
 
     task: Literal["knn", "linear", "logistic"] = setting(
         "knn", "knn: weighted neighbours; linear: a probe by SGD; logistic: regression, for low shot"
@@ -80,7 +81,7 @@ class EvaluateSettings(ResultSettings, EncoderSettings):
         return self.network
 
     def outputs(self) -> list[Path]:
-        """Return the result file, if one is asked for."""
+        """Return the result file, or nothing without --output."""
         return [self.output] if self.output else []
 
 
@@ -129,17 +130,17 @@ def _provenance(settings: EvaluateSettings, split: str, samples: "Samples", back
 def _encoded(
     settings: EvaluateSettings, backbone: "Backbone", splits: "tuple[Samples, Samples]", names: list[str]
 ) -> dict[str, tuple[Any, Any, Any, Any]]:
-    """Return, for each feature, train rows and their targets, test rows and their targets."""
+    """Return for each feature: train rows, their targets, test rows, their targets."""
     from fungi.pretraining.processes import decoding_workers
     from fungi.pretraining.transfer.features import encode
     from fungi.runtime.device import choose_device
 
     device = choose_device(settings.device)
-    model: Any = backbone.model  # a VisionTransformer; other networks were refused
+    model: Any = backbone.model  # a VisionTransformer, as load_network checks
     depth = len(model.blocks)
     if settings.task == "linear" and settings.n_last_blocks > depth:
         logger.warning(
-            f"--n-last-blocks {settings.n_last_blocks}: the network has {counted(depth, 'block')}, all are seen."
+            f"--n-last-blocks {settings.n_last_blocks}: the network has only {counted(depth, 'block')}; all are used."
         )
     last = settings.n_last_blocks if settings.task == "linear" else 1
     workers, features = decoding_workers(settings.num_workers, device), tuple(names)
@@ -170,8 +171,8 @@ def _score(settings: EvaluateSettings, rows: tuple[Any, Any, Any, Any]) -> dict[
 
     fitting = [k for k in settings.k if k <= len(rows[0])] or [max(settings.k)]
     if len(fitting) < len(settings.k):
-        left_out = ", ".join(str(k) for k in settings.k if k not in fitting)
-        logger.warning(f"k = {left_out}: left out, there are only {counted(len(rows[0]), 'train row')}.")
+        omitted = ", ".join(str(k) for k in settings.k if k not in fitting)
+        logger.warning(f"k = {omitted}: left out, there are only {counted(len(rows[0]), 'train row')}.")
     by_k = weighted_knn(*rows, neighbours=fitting, temperature=settings.temperature)
     return {f"k={k}": scores for k, scores in by_k.items()}
 

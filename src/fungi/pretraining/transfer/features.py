@@ -20,15 +20,15 @@ FEATURES: tuple[Feature, ...] = get_args(Feature)
 
 
 def pooled(model: Any, blocks: list[Float[Tensor, "n t d"]], feature: Feature) -> Float[Tensor, "n f"]:
-    """Return one vector per image from the tokens of some blocks, given from shallow to deep.
+    """Return one vector per image from the tokens of some blocks.
 
-    The vectors of the blocks are concatenated; means of patches use only the last block. `concat` is cls and cls+,
-    `cls_patch_mean` is cls and the mean of the patches of the last block.
-    Raises FungiError if the network has no such class token.
+    blocks: from first to last. `cls`, `cls+` and `concat` (cls and cls+) concatenate the vectors of all blocks.
+    `patch_mean` and `cls_patch_mean` (cls and the mean of the patches) use only the last block.
+    Raises FungiError if the network does not have the class token.
     """
     prefix = model.num_prefix_tokens
     if feature in ("cls+", "concat") and prefix < 2:
-        raise FungiError(f"the network has one class token, and no {feature!r}. Use --features cls.")
+        raise FungiError(f"the network has only one class token, so it has no {feature!r}. Use --features cls.")
     choose: dict[str, Callable[[Tensor], Tensor]] = {
         "cls": lambda tokens: tokens[:, 0],
         "cls+": lambda tokens: tokens[:, 1],
@@ -51,7 +51,7 @@ def encode(
     last: int = 1,
     workers: int = 0,
 ) -> tuple[dict[str, Float[Tensor, "n f"]], Int64[Tensor, " n"]]:
-    """Return the features of all images under the evaluation transform, and their labels; on the CPU, float32."""
+    """Return the features of all images and their labels, on the CPU in float32. Uses the evaluation transform."""
     model = backbone.model.to(device)
     rows: dict[str, list[Tensor]] = {feature: [] for feature in features}
     for images in evaluation_images(backbone, samples, batch_size, device, workers):
@@ -65,7 +65,7 @@ def encode(
 def evaluation_images(
     backbone: Backbone, samples: Samples, batch_size: int, device: torch.device, workers: int = 0
 ) -> Iterator[Float[Tensor, "b 3 s s"]]:
-    """Yield all images under the backbone's evaluation transform, in order, on the device."""
+    """Yield all images in order, after the evaluation transform of the backbone, on the device."""
     views = backbone.input.views("plain")
     rows = row_batches(0, len(samples), batch_size)
     loaded = batches(samples, [views], rows, seed=0, num_workers=workers, pin_memory=device.type == "cuda")

@@ -1,4 +1,4 @@
-"""`fungi udi fine-tune`: a classifier on a pretrained transformer, trained as a whole (spec udi 7.3 to 7.5)."""
+"""`fungi udi fine-tune`: train a pretrained transformer together with a classifier (spec udi 7.3 to 7.5)."""
 
 import dataclasses
 import json
@@ -12,15 +12,17 @@ from fungi.runtime.command import run_command
 from fungi.runtime.files import write_whole
 from fungi.runtime.log import logger
 
-DESCRIPTION = """Train a vision transformer with a classifier on its class token, as a whole, scored after every epoch.
+DESCRIPTION = """Train a vision transformer together with a classifier on its class token. Every epoch is scored.
 
---recipe sets what is not set by a flag: imagenet (BEiT's, with layer decay), transfer (DeiT's, to another dataset),
-low-shot (few images, above the first layer of the pretraining head; needs a full checkpoint and --train-share or
---train-list). An interrupted run goes on from its last epoch. On several GPUs: torchrun --nproc_per_node 4 -m fungi
-udi fine-tune ..."""
+--recipe sets the values of absent flags: imagenet (BEiT's, with layer decay), transfer (DeiT's, to another dataset),
+low-shot (few images, classifier above the first layer of the pretraining head; needs a full checkpoint and
+--train-share or --train-list). An interrupted run resumes after its last epoch. On several GPUs: torchrun
+--nproc_per_node 4 -m fungi udi fine-tune ..."""
 
 UNUSED = ("--disable_rel_pos_bias", "--abs_pos_emb", "--use_cls", "--imagenet_default_mean_and_std")
-"""Switches of the published command for what is so anyway: absolute positions, the class token, ImageNet's moments."""
+"""Switches of the published command that change nothing here. Absolute positions, the class token, and the mean and
+standard deviation of ImageNet are always used.
+"""
 
 
 def run(settings: FineTuneSettings) -> dict[str, Any]:
@@ -59,9 +61,9 @@ def run(settings: FineTuneSettings) -> dict[str, Any]:
 
 
 def client_spelling(arguments: list[str]) -> list[str]:
-    """Return the flags of the published command in our spelling, without flags for fixed behaviour.
+    """Return the arguments of the published command in our spelling, without switches that change nothing.
 
-    Raises FungiError for LayerScale.
+    Raises FungiError if they ask for LayerScale.
     """
     words = [text.replace("_", "-") if text.startswith("--") else text for text in arguments if text not in UNUSED]
     flag = "--layer-scale-init-value"

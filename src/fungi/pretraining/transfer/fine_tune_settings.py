@@ -1,4 +1,4 @@
-"""Settings of `fungi udi fine-tune`, and published recipes to start from (spec udi 7.3 to 7.5)."""
+"""Settings of `fungi udi fine-tune`, and the published recipes (spec udi 7.3 to 7.5)."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ RECIPES = {
         head_layer=True,
     ),
 }
-"""Batch sizes are those of one process out of 4, 8 and 4; the rate of `transfer` is that for CIFAR-100."""
+"""Batch sizes are per process, for 4, 8 and 4 processes. The learning rate of `transfer` is for CIFAR-100."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class FineTuneSettings(EncoderSettings):
     """Settings of network, images and recipe. A setting that is None takes the value of the recipe."""
 
     output_dir: Path = setting(
-        Path("fine-tuning"), "folder of checkpoint, log and result; a run that is there goes on", topic="files"
+        Path("fine-tuning"), "folder of checkpoint, log and result; a run in this folder is resumed", topic="files"
     )
     recipe: Literal["imagenet", "transfer", "low-shot"] = setting(
         "imagenet", "published recipe with the values of absent flags"
@@ -128,16 +128,16 @@ class FineTuneSettings(EncoderSettings):
 
     @property
     def chosen(self) -> Recipe:
-        """The recipe, with its values replaced by those of the flags."""
+        """The recipe, with the values of flags in place of its own."""
         recipe = RECIPES[self.recipe]
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(recipe)}
         return dataclasses.replace(recipe, **{name: value for name, value in own.items() if value is not None})
 
     def complete(self) -> dict[str, Any]:
-        """Return all settings, the recipe's filled in, as plain JSON values."""
+        """Return all settings, including those from the recipe, as plain JSON values."""
         return as_json(self) | dataclasses.asdict(self.chosen)
 
     def deciding(self) -> dict[str, Any]:
         """Return the settings that a run's numbers depend on."""
-        where = {"output_dir", "data_dir", "num_workers", "device"}
-        return {name: value for name, value in self.complete().items() if name not in where}
+        irrelevant = {"output_dir", "data_dir", "num_workers", "device"}
+        return {name: value for name, value in self.complete().items() if name not in irrelevant}

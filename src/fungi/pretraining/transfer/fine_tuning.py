@@ -1,4 +1,4 @@
-"""A run of `fungi udi fine-tune`: the loss of a step on mixed images, and the accuracy after an epoch."""
+"""Training loop of `fungi udi fine-tune`: the loss on mixed images, and the accuracy after an epoch."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -69,9 +69,9 @@ class FineTuning(EpochTraining):
         )
 
     def run(self) -> dict[str, float]:
-        """Train to the end, and return `accuracy`, the best of all epochs, and `last-accuracy`, after the last epoch.
+        """Train to the end. Return `accuracy` (of the best epoch) and `last-accuracy` (of the last epoch).
 
-        Averaged weights have both, too, with `averaged-` before their names.
+        With averaged weights, also return `averaged-accuracy` and `averaged-last-accuracy`.
         """
         identity = self.settings.deciding() | {"batch": self.batch, "images": self.train_rows.fingerprint()}
         identity |= {"weights": self.backbone.weights_hash}
@@ -85,12 +85,12 @@ class FineTuning(EpochTraining):
     def losses(self, epoch: int) -> Iterator[Float[Tensor, ""]]:
         """Yield the cross-entropy of each batch of augmented and mixed images."""
         for step, (images, targets) in enumerate(self._batches(epoch), start=epoch * self.steps):
-            with seeded(self.settings.seed, "fine-tune", step, self.world.rank):  # mixtures and stochastic depth
+            with seeded(self.settings.seed, "fine-tune", step, self.world.rank):  # mixup, cutmix and stochastic depth
                 loss = self._loss(upload(images, self.device), upload(targets, self.device))
             yield loss
 
     def scores(self) -> dict[str, float]:
-        """Return the accuracy of the weights and of their averages."""
+        """Return the accuracy of the weights and of the averaged weights."""
         scores = {"accuracy": self._accuracy(self.model)}
         if self.averaged:
             scores["averaged-accuracy"] = self._accuracy(self.averaged.module)
@@ -133,7 +133,7 @@ class FineTuning(EpochTraining):
 
     @torch.no_grad()
     def _accuracy(self, model: nn.Module) -> float:
-        """Return the share of correct predictions; each process scores a part of the rows."""
+        """Return the share of correct predictions. Each process scores a part of the rows."""
         model.eval()
         rows = self.scored_rows
         own = rows.take(range(self.world.rank, len(rows), self.world.size))

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-DESCRIPTION = """Carry the objects of each video's first frame through its other frames, by the similarity of patches.
+DESCRIPTION = """Propagate the labels of the first frame of a video to its other frames, by the similarity of patches.
 
 --davis is the unpacked DAVIS-2017: JPEGImages/480p/VIDEO/*.jpg, Annotations/480p/VIDEO/*.png, names of videos in
-ImageSets/2017/val.txt. Writes --output-dir/VIDEO/*.png with the palette of the first frame; score them with the DAVIS
-toolkit."""
+ImageSets/2017/val.txt. The command writes --output-dir/VIDEO/*.png with the palette of the first frame. Score these
+masks with the DAVIS toolkit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PropagateSettings:
-    """Videos, network, and the settings of DINO's protocol."""
+    """Settings of videos, network and the protocol of DINO."""
 
     davis: Path = setting(Path("data/DAVIS"), "folder of DAVIS-2017", aliases=("--data-path", "--data_path"))
     backbone: str = setting("udi-vits16", "backbone: a vision transformer of `fungi list backbones`", topic="model")
@@ -65,7 +65,7 @@ def run(settings: PropagateSettings) -> list[Path]:
 
 
 def show(settings: PropagateSettings, paths: list[Path]) -> None:
-    """Print where the masks are."""
+    """Print the number and the folder of the masks."""
     print(f"wrote {len(paths)} masks to {settings.output_dir}")
 
 
@@ -115,7 +115,7 @@ def _segment(settings: PropagateSettings, backbone: Any, name: str) -> list[Path
 
 
 def _open_annotation(path: Path) -> "Image.Image":
-    """Return a mask of one channel. Raises MissingFilesError if it is missing, FungiError if it has colours."""
+    """Return a mask with one channel. Raises MissingFilesError if it is missing, FungiError if it has colours."""
     from PIL import Image
 
     if not path.is_file():
@@ -130,7 +130,7 @@ def _open_annotation(path: Path) -> "Image.Image":
 def _tokens(
     settings: PropagateSettings, backbone: Any, frames: list[Path]
 ) -> "Iterator[tuple[Float[Tensor, 'n d'], tuple[int, int]]]":
-    """Yield the patch tokens of each frame after the final norm, and their grid (rows, columns)."""
+    """Yield the patch tokens of each frame, after the final norm, and their grid (rows, columns)."""
     import torch
 
     from fungi.data.formats.image_files import decode

@@ -1,4 +1,4 @@
-"""A few of the train rows, for low-shot scores: a share of each class, or a list of file names (spec udi 7.4)."""
+"""Select a part of the train rows for low-shot scores: a share of each class, or a list of names (spec udi 7.4)."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -11,7 +11,7 @@ from fungi.errors import FungiError, MissingFilesError, counted
 
 
 def share_of_rows(targets: Integer[np.ndarray, " n"], share: float, seed: int) -> Integer[np.ndarray, " s"]:
-    """Return a share of the rows in ascending order, with equally many rows per class and at least one.
+    """Return a share of the rows in ascending order, with the same number of rows (at least 1) from each class.
 
     Raises FungiError if a class has fewer rows.
     """
@@ -19,17 +19,16 @@ def share_of_rows(targets: Integer[np.ndarray, " n"], share: float, seed: int) -
     shots = max(1, round(share * len(targets) / len(counts)))
     if counts.min() < shots:
         raise FungiError(
-            f"--train-share {share:g} takes {counted(shots, 'row')} of each class, and one has "
-            f"{counts.min()}. Take fewer, or "
-            "list the images with --train-list."
+            f"--train-share {share:g} takes {counted(shots, 'row')} of each class, but a class has only "
+            f"{counts.min()}. Use a smaller share, or list the images with --train-list."
         )
     return few_shot_rows(targets, shots, seed)
 
 
 def listed_rows(ids: Sequence[str], listing: Path) -> Integer[np.ndarray, " s"]:
-    """Return the rows whose file names are in a list, one a line, with or without folders; in ascending order.
+    """Return the rows of the file names in a list, in ascending order. It has one name per line, folders optional.
 
-    Raises MissingFilesError where there is no list, FungiError for a name that no row has.
+    Raises MissingFilesError if the list is missing, FungiError if no row has a name of the list.
     """
     if not listing.is_file():
         raise MissingFilesError(f"--train-list: there is no file {listing}. SimCLR's lists are named 1percent.txt.")

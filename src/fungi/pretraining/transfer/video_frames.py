@@ -1,6 +1,6 @@
-"""Frames and masks of a video as DINO's label propagation scales them (spec udi 7.6).
+"""Scale frames and masks of a video as the label propagation of DINO does (spec udi 7.6).
 
-Axes: k labels (0 is the background); rows and columns of the grid of patches.
+Axes: k labels (0 is the background), rows and columns of the grid of patches.
 """
 
 import numpy as np
@@ -15,12 +15,14 @@ from fungi.views.pixels import as_pixels
 
 MULTIPLE = 64
 IMAGENET_OF_VIDEOS: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
-"""The published program's moments: its first deviation is not ImageNet's usual 0.229."""
+"""Mean and standard deviation in the published program. Its first standard deviation is not the usual 0.229."""
 
 
 def frame_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Return (width, height) of the scaled frame: the shorter side as given, the other in proportion, rounded down to a
-    multiple of 64. Of a square the height is the shorter side.
+    """Return (width, height) of the scaled frame.
+
+    `shorter` is the shorter side (the height of a square). The other side keeps the proportion, rounded down to a
+    multiple of 64.
     """
     width, height = size
     longer = max(shorter * max(size) // min(size) // MULTIPLE * MULTIPLE, MULTIPLE)
@@ -28,18 +30,18 @@ def frame_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
 
 
 def scaled_frame(frame: Image.Image, size: tuple[int, int]) -> UInt8[Tensor, "1 3 h w"]:
-    """Return the pixels of a frame at (width, height), bilinear without antialiasing, as OpenCV resizes."""
+    """Resize a frame to (width, height), bilinear without antialiasing, as OpenCV does."""
     pixels = as_pixels(frame)[None].float()
     return interpolate(pixels, size[::-1], mode="bilinear").round().to(torch.uint8)
 
 
 def frame_statistics(statistics: tuple[Triple, Triple]) -> tuple[Triple, Triple]:
-    """Return the moments that frames are normalised with: the published ones for networks that expect ImageNet's."""
+    """Return mean and standard deviation for frames: the published values if the network expects those of ImageNet."""
     return IMAGENET_OF_VIDEOS if statistics == IMAGENET else statistics
 
 
 def patch_labels(mask: Image.Image, grid: tuple[int, int], count: int) -> Float[Tensor, "n k"]:
-    """Return the one-hot label of each patch of a grid (rows, columns): the mask resized by nearest neighbour."""
+    """Return the one-hot label of each patch of a grid (rows, columns), from the mask resized by nearest neighbour."""
     small = np.array(mask.resize(grid[::-1], Image.Resampling.NEAREST))
     return one_hot(torch.from_numpy(small).long(), count).float().flatten(0, 1)
 
@@ -47,13 +49,14 @@ def patch_labels(mask: Image.Image, grid: tuple[int, int], count: int) -> Float[
 def mask_of(
     shares: Float[Tensor, "n k"], grid: tuple[int, int], patch: int, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w"]:
-    """Return the mask of a frame of (width, height) from shares of labels per patch.
+    """Return the mask of a frame of size (width, height) from shares of labels per patch.
 
-    Shares are enlarged by the side of a patch, bilinear; each label is then scaled from its own minimum and maximum to
-    [0, 1]; the label with the largest value wins; and the result is resized to the frame by nearest neighbour.
+    The shares are enlarged bilinearly by the side of a patch. Then the values of each label are scaled from their
+    minimum and maximum to [0, 1]. Each pixel gets the label with the largest value. Finally, the mask is resized to the
+    frame by nearest neighbour.
     """
     enlarged = interpolate(shares.T.unflatten(1, grid)[None], scale_factor=patch, mode="bilinear")[0]
     least, largest = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
-    scaled = torch.where(largest > least, (enlarged - least) / (largest - least), enlarged)  # a constant one stays
+    scaled = torch.where(largest > least, (enlarged - least) / (largest - least), enlarged)  # constants are not scaled
     winners = Image.fromarray(scaled.argmax(0).to(torch.uint8).cpu().numpy())
     return np.array(winners.resize(size, Image.Resampling.NEAREST))

@@ -1,4 +1,4 @@
-"""`fungi udi attention-maps`: pictures of the attention of class tokens (spec udi 7.7)."""
+"""`fungi udi attention-maps`: write pictures of the attention of class tokens (spec udi 7.7)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +9,13 @@ from fungi.settings import setting
 
 DESCRIPTION = """Write the attention of cls and cls+ over the patches of an image, one picture per head.
 
---image FILE, or row --row of the first split of --dataset. --threshold 0.6 also lays over the image the patches that
-hold that share of a head's attention."""
+The image is --image FILE, or row --row of the first split of --dataset. With --threshold 0.6, the command also writes
+the image with those patches highlighted that together have 60% of the attention of a head."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSettings:
-    """Image, network, and folder of the pictures."""
+    """Settings of image, network and output."""
 
     backbone: str = setting("udi-vits16", "backbone: a vision transformer of `fungi list backbones`", topic="model")
     checkpoint: Path | None = setting(
@@ -27,7 +27,7 @@ class AttentionSettings:
     data_dir: Path = setting(Path("data"), "folder of the datasets", topic="data")
     image_size: int = setting(480, "side that the image is resized to, in pixels", within=(1, 8192))
     threshold: float | None = setting(
-        None, "share of the attention whose patches are also laid over the image", within=(0, 1)
+        None, "share of the attention; the patches that have it are highlighted in further pictures", within=(0, 1)
     )
     output_dir: Path = setting(Path("attention"), "folder of the pictures", topic="files")
 
@@ -53,7 +53,7 @@ def run(settings: AttentionSettings) -> list[Path]:
         if settings.row >= len(samples):
             raise FungiError(f"--row {settings.row}: {settings.dataset!r} has {counted(len(samples), 'row')}, from 0.")
         picture = samples.load(settings.row)
-    model: Any = backbone.model  # a VisionTransformer, or it would have been refused
+    model: Any = backbone.model  # a VisionTransformer, as require_known_tokens checks
     patch = int(model.patch_embed.patch_size[0])
     side = max(settings.image_size // patch, 1) * patch
     picture = picture.resize((side, side))
@@ -63,5 +63,5 @@ def run(settings: AttentionSettings) -> list[Path]:
 
 
 def show(settings: AttentionSettings, paths: list[Path]) -> None:
-    """Print where the pictures are."""
+    """Print the number and the folder of the pictures."""
     print(f"wrote {counted(len(paths), 'picture')} to {settings.output_dir}")

@@ -1,8 +1,8 @@
-"""UDI: pretraining of a vision transformer, from images to a checkpoint that every stage takes (spec udi).
+"""UDI: pretraining of a vision transformer, from images to a checkpoint that every stage can read (spec udi).
 
-boxes -> sampling -> views -> batches        what the networks see
-network, layers                              what they compute
-losses -> learner                            what they are trained for
-optimisation, training                       how their parameters move
-checkpoints, layouts, export_backbone        what a run leaves, for this program and for others
+boxes -> sampling -> views -> batches        input of the networks
+network, layers                              forward pass
+losses -> learner                            training objective and training step
+optimisation, training                       parameter updates and training loop
+checkpoints, layouts, export_backbone        output files, for this program and for others
 """

@@ -1,7 +1,7 @@
-"""The order of images, and their views from workers (spec udi 3, 5).
+"""Order of the images, and views that workers compute (spec udi 3, 5).
 
-Everything derives from (seed, epoch, image): the step that a run starts with, the number of workers and the number of
-processes leave the views of a batch as they are.
+All randomness derives from (seed, epoch, image). The views of a batch therefore do not depend on the first step of a
+run, the number of workers or the number of processes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ from fungi.views.workers import worker_batches
 
 @dataclass(frozen=True)
 class ViewedImages:
-    """(epoch, row) -> the views of the image in that epoch, or the error if the image cannot be read."""
+    """A dataset that maps (epoch, row) to the views of the image in that epoch, or to the error if it is unreadable."""
 
     samples: Samples
     options: ViewOptions
     seed: int
 
-    def __getitem__(self, which: EpochRow) -> dict[str, Any] | FungiError:
-        epoch, row = which
+    def __getitem__(self, epoch_row: EpochRow) -> dict[str, Any] | FungiError:
+        epoch, row = epoch_row
         random = numpy_generator(self.seed, "udi", epoch, self.samples.ids[row])
         try:
             return make_views(self.samples.load(row), self.options, random)
@@ -39,7 +39,7 @@ class ViewedImages:
 def batches(
     images: ViewedImages, plan: BatchPlan, *, rank: int, first_step: int, workers: int, pin_memory: bool = False
 ) -> Iterator[list[Views]]:
-    """Yield the parts of each step, decoded by workers ahead of need. FungiError for an image that can't be read."""
+    """Yield the parts of each step. Workers decode them in advance. Raises FungiError if an image can't be read."""
     parts = worker_batches(images, plan.parts(rank, first_step), _collate, num_workers=workers, pin_memory=pin_memory)
     while True:
         yield [next(parts) for _ in range(plan.accumulate)]

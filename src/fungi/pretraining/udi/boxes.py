@@ -1,8 +1,8 @@
-"""Crops that overlap, with their place in the image (spec udi 3.1).
+"""Overlapping crops and their positions in the image (spec udi 3.1).
 
-A `Crop` has a start and an extent in pixels. Samples are aligned by its box (r0, c0, r1, c1): the centres of its first
-and its last pixel, whole numbers; c0 > c1 says that the crop is flipped. The specification divides them by the last row
-and column of the image, which changes no relation between crops of one image, but rounds.
+A `Crop` has a start and a size in pixels. Samples are aligned with its box (r0, c0, r1, c1), which contains the integer
+coordinates of its first and last pixel. If c0 > c1, the crop is flipped. The specification divides the box by the last
+row and column of the image. This does not change the relations between crops of an image, but it causes rounding.
 """
 
 import math
@@ -20,7 +20,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of pixels of an image, and whether its view is mirrored."""
+    """A rectangle of pixels of an image. `flipped` says if its view is mirrored."""
 
     top: int
     left: int
@@ -30,12 +30,12 @@ class Crop:
 
     @property
     def rows(self) -> Span:
-        """First row, and the one after the last."""
+        """First row, and the row after the last."""
         return self.top, self.top + self.height
 
     @property
     def columns(self) -> Span:
-        """First column, and the one after the last."""
+        """First column, and the column after the last."""
         return self.left, self.left + self.width
 
     @property
@@ -48,7 +48,7 @@ class Crop:
 
 
 def random_crop(random: np.random.Generator, height: int, width: int, scale: tuple[float, float]) -> Crop:
-    """Draw a crop of a random share of the area and a random aspect, anywhere; else the largest crop in the centre."""
+    """Draw a crop with random area, aspect ratio and position. If no draw fits, return the largest central crop."""
     for _ in range(TRIES):
         area = height * width * random.uniform(*scale)
         aspect = math.exp(random.uniform(*LOG_ASPECT))
@@ -61,26 +61,26 @@ def random_crop(random: np.random.Generator, height: int, width: int, scale: tup
 
 
 def shifted_towards(crop: Crop, reference: Crop, height: int, width: int, deviations: Deviations) -> Crop:
-    """Return the crop moved so that it shares at least half of the smaller side with the reference, along both axes."""
+    """Move the crop until it overlaps the reference by at least half of the smaller side, along both axes."""
     top = _shifted(crop.rows, reference.rows, height, deviations, start=crop.top)
     start = crop.top if deviations.row_start_in_columns else crop.left
     return replace(crop, top=top, left=_shifted(crop.columns, reference.columns, width, deviations, start=start))
 
 
 def _shifted(new: Span, reference: Span, limit: int, deviations: Deviations, *, start: int) -> int:
-    """Return the new start of a span. start: where the joint extent of both spans is measured from."""
+    """Return the new start of a span. The joint extent of both spans is measured from `start`."""
     a, b = new[1] - new[0], reference[1] - reference[0]
     smaller = min(a, b - 1) if deviations.rounded_overlap else min(a, b)
     half = round(smaller / 2) if deviations.rounded_overlap else math.ceil(smaller / 2)
     extent = max(new[1], reference[1]) - min(start, reference[0])
     shift = max(0, extent - a - b) + (half if extent >= a + b - smaller / 2 else 0)
-    centres = sum(new), sum(reference)  # spans whose centres are equal do not move
+    centres = sum(new), sum(reference)  # spans with equal centres do not move
     direction = (centres[0] < centres[1]) - (centres[0] > centres[1])
     return min(max(new[0] + direction * shift, 0), limit - a)
 
 
 def reference_crop(first: Crop, second: Crop, deviations: Deviations) -> Crop:
-    """Return the rectangle that local crops are moved towards: the smallest around both global crops."""
+    """Return the smallest rectangle around both global crops. Local crops are moved towards it."""
     top, bottom = min(first.top, second.top), max(first.rows[1], second.rows[1])
     columns = [crop.columns for crop in (first, second)]
     if deviations.signed_reference:
@@ -98,7 +98,10 @@ def multi_crops(
     local_scale: tuple[float, float],
     deviations: Deviations,
 ) -> list[Crop]:
-    """Draw two global crops and some local crops of an image of size (height, width); half of them are flipped."""
+    """Draw two global crops and `local_crops` local crops of an image of size (height, width).
+
+    Each crop is flipped with probability 0.5.
+    """
 
     def flipped(crop: Crop) -> Crop:
         return replace(crop, flipped=bool(random.random() < 0.5))

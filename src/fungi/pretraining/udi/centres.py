@@ -1,8 +1,9 @@
-"""Running centres of the teacher's logits (spec udi 4), and signs that it has collapsed (9.3).
+"""Running centres of the teacher's logits (spec udi 4), and detection of a collapsed teacher (9.3).
 
-There is one centre per level: cls, cls+, patches. It moves towards the mean of its logits, which is W times the mean
-of the unit vectors. So only sums of unit vectors are collected, over the parts of a batch and over processes. A teacher
-can fail in two ways: every image gets the same prediction (diversity 0), or every prediction is uniform (entropy ln K).
+Each level (cls, cls+, patches) has one centre, the moving average of its mean logits. The mean of the logits is W times
+the mean of the unit vectors, so only sums of unit vectors are collected over the parts of a batch and over processes. A
+teacher can collapse in two ways. Every image gets the same prediction (diversity 0), or every prediction is uniform
+(entropy ln K).
 """
 
 import math
@@ -14,14 +15,15 @@ from torch import Tensor
 from fungi.pretraining.udi.losses import LossOptions, Teacher
 
 MIN_DIVERSITY, MIN_ENTROPY, MIN_DISTANCE_TO_UNIFORM = 0.05, 0.5, 0.05
-"""Limits in nats below which a teacher counts as collapsed; the last is the distance of its entropy to ln K."""
+"""A teacher below one of these limits, in nats, counts as collapsed. The last limit is for ln K minus its entropy."""
 
 
 def vector_sums(teacher: Teacher, options: LossOptions) -> tuple[Float[Tensor, "levels w"], Float[Tensor, " levels"]]:
     """Return the sum of the unit vectors of each level, and their number. Raw logits are W times these vectors.
 
-    They are, for cls: the vectors of both global views; for cls+: the blended vectors of all pairs of views; for
-    patches: the vectors of all valid requests, including those of local crops.
+    - cls: vectors of both global views
+    - cls+: blended vectors of all pairs of views
+    - patches: vectors of all valid requests, including requests of local crops
     """
     predictions = teacher.predictions
     own = predictions.classes[0].flatten(0, 1)  # [2*b w]
@@ -45,13 +47,13 @@ def updated_centres(
     *,
     momentum: float,
 ) -> Float[Tensor, "levels k"]:
-    """Return `m c + (1 - m) W mean`; a level without a single valid vector keeps its centre."""
+    """Return `m c + (1 - m) W mean`. A level without valid vectors keeps its centre."""
     moved = momentum * centres + (1 - momentum) * means @ prototypes.T
     return torch.where(counts[:, None] > 0, moved, centres)
 
 
 def teacher_statistics(teacher: Teacher) -> tuple[Float[Tensor, ""], Float[Tensor, " k"]]:
-    """Return two sums over the global views of this process: of the entropies of cls, and of its predictions."""
+    """Return the sums of the entropies and of the predictions of cls over the global views of this process."""
     vectors = teacher.predictions.classes[0].flatten(0, 1)
     logits = (vectors @ teacher.predictions.prototypes.T - teacher.centres[0]) / teacher.temperature
     logs = logits.log_softmax(1)

@@ -1,6 +1,6 @@
-"""Checkpoints in the published layout (spec udi 6.1): written whole, read without running anything in them.
+"""Checkpoints in the published layout (spec udi 6.1). Writing is atomic, and reading never runs code in the file.
 
-The layout stores both class tokens in one `cls_token`; timm's transformer has a `reg_token` for the second.
+The layout stores both class tokens in one `cls_token`. timm's transformer stores the second in `reg_token`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ VERSION = 1
 
 
 def published_names(state: StateDict) -> StateDict:
-    """Return a network's state in the layout's names."""
+    """Return the state of a network under the names of the published layout."""
     renamed = dict(state)
     register = renamed.pop(f"{INNER}reg_token", None)
     if register is not None:
@@ -29,7 +29,7 @@ def published_names(state: StateDict) -> StateDict:
 
 
 def own_names(state: StateDict) -> StateDict:
-    """Return the reverse of `published_names`; a leading `module.` goes."""
+    """Undo `published_names`, and remove a leading `module.` from the names."""
     renamed = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     token = renamed.get(f"{INNER}cls_token")
     if token is not None and token.shape[1] == 2:
@@ -40,9 +40,9 @@ def own_names(state: StateDict) -> StateDict:
 def save_checkpoint(
     path: Path, learner: Learner, *, epoch: int, arguments: dict[str, Any], run: dict[str, Any]
 ) -> None:
-    """Write everything that a run needs to go on. epoch: the next epoch, or the one that is under way.
+    """Write everything that a run needs to resume.
 
-    run: of plain values, beside the published entries.
+    epoch: the next epoch or the current unfinished epoch. run: plain values that the published layout does not have.
     """
     content = {
         "student": {f"module.{name}": tensor for name, tensor in published_names(learner.student.state_dict()).items()},
@@ -57,14 +57,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
-    """Restore the state of a run, and return its own plain values.
+    """Restore the state of a run, and return the plain values that `save_checkpoint` got as `run`.
 
-    Raises FungiError for a file that is no checkpoint of such a run.
+    Raises FungiError if the file is not a checkpoint of such a run.
     """
     content = read_content(path)
     if not isinstance(content, dict) or "fungi" not in content:
         raise FungiError(
-            f"{path} was not written by this program, so that a run can't go on from it. Use another --output-dir."
+            f"{path} was not written by this program, so a run can't resume from it. Use another --output-dir."
         )
     try:
         learner.student.load_state_dict(own_names(content["student"]))

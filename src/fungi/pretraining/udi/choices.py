@@ -1,6 +1,6 @@
-"""What can be chosen: architectures (spec udi 1.1), and where the reference differs from what its method says (8.2).
+"""Choices: architectures (spec udi 1.1), and deviations of the reference code from the method (8.2).
 
-Needs no torch, so that `--help` is instant.
+This module does not import torch, so that `--help` is instant.
 """
 
 from dataclasses import dataclass
@@ -13,24 +13,25 @@ if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
 Coordinates = Literal["corner", "center"]
-"""Where tokens of a crop lie: the outer ones on its edge (the reference), or each in the middle of its cell."""
+"""Positions of the tokens of a crop: outer tokens on its edge (the reference), or each token in the centre of its cell.
+"""
 TargetMix = Literal["logits", "probs"]
-"""What is averaged in the target of cls+: logits (the reference), or distributions (figure of the paper)."""
+"""The target of cls+ averages logits (the reference) or probabilities (figure of the paper)."""
 Optimizer = Literal["adamw", "sgd", "lars"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deviations:
-    """The switches; `clean` has none of them, `published` all.
+    """Switches of the deviations. `clean` has none of them, `published` has all.
 
-    row_start_in_columns: the horizontal extent of two crops is measured from the *row* start of the new one, so that
+    row_start_in_columns: the horizontal extent of two crops is measured from the *row* start of the new crop, so that
         about one pair in 200 does not overlap enough (8.2-1).
-    rounded_overlap: half of the smaller side is rounded, and taken of the reference's side less one pixel (7.6). Clean:
-        half of the smaller side, rounded up.
-    signed_reference: local crops are drawn towards the smallest start and the largest end of boxes that keep their
-        flip, which is the union, the intersection or one of the two crops (8.2-2). Clean: the union of both.
-    process_means: the patch loss is averaged in each process by its own count of valid samples, and centres are
-        averaged over processes without weights (8.2-9). Clean: sums over the whole batch, whatever it is split into.
+    rounded_overlap: the overlap is half of the smaller side, rounded, after the side of the reference is reduced by one
+        pixel (7.6). Clean: half of the smaller side, rounded up.
+    signed_reference: local crops are moved towards the smallest start and the largest end of both boxes. Flipped boxes
+        swap start and end, so this is the union, the intersection or one of the crops (8.2-2). Clean: the union.
+    process_means: each process divides the patch loss by its own count of valid samples, and centres are averaged over
+        processes without weights (8.2-9). Clean: sums over the whole batch, which do not depend on its split.
     """
 
     row_start_in_columns: bool = False
@@ -47,7 +48,7 @@ DEVIATIONS = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """Width d, number of blocks, heads of attention, and the width of the MLP in units of d."""
+    """Width d, number of blocks, number of attention heads, and width of the MLP in units of d."""
 
     width: int
     depth: int
@@ -55,7 +56,7 @@ class Architecture:
     mlp_ratio: float = 4.0
 
     def build(self, *, image_size: int, patch_size: int, class_tokens: int) -> "VisionTransformer":
-        """Return the transformer; `cls+`, the second class token, is a register of timm."""
+        """Return the transformer. The second class token, `cls+`, is a register token of timm."""
         model = build(self.width, self.depth, self.heads, self.mlp_ratio, image_size, patch_size, class_tokens)
         return cast("VisionTransformer", model)
 
@@ -66,7 +67,7 @@ ARCHITECTURES = {
     "vit_base": Architecture(768, 12, 12),
     "vit_micro": Architecture(64, 3, 4, 2.0),
 }
-"""`vit_micro` is for images of 32 pixels and one processor (spec udi 9.2)."""
+"""`vit_micro` is for images of 32 pixels and training on a CPU (spec udi 9.2)."""
 
 
 def choose_architecture(name: str) -> Architecture:

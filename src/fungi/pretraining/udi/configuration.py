@@ -35,7 +35,7 @@ def learner_options(settings: PretrainSettings) -> LearnerOptions:
             local_crops=settings.local_crops_number,
             global_scale=_two(settings.global_crops_scale),
             local_scale=_two(settings.local_crops_scale),
-            jitter=settings.color_jitter,  # type: ignore[arg-type]  # four, as checked
+            jitter=settings.color_jitter,  # type: ignore[arg-type]  # the settings check that there are four
             blur_radius=_two(settings.blur_radius),
             deviations=DEVIATIONS[settings.profile],
         ),

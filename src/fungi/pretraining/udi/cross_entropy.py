@@ -1,11 +1,12 @@
-"""Cross-entropy between predictions whose logits are linear in short vectors, without keeping any logits.
+"""Cross-entropy of predictions with logits that are linear in short vectors. The logits are not stored.
 
-With student logits s = W f / T, teacher targets p_t = softmax((W' f'_t - c) / T') and weights w_t, one row asks for
+With student logits s = W f / T, teacher targets p_t = softmax((W' f'_t - c) / T') and weights w_t, the loss of a row is
 
-    sum_t w_t CE(p_t, s) = w lse(s) - P . s,      w = sum_t w_t,   P = sum_t w_t p_t,
+    sum_t w_t CE(p_t, s) = w lse(s) - P . s,      w = sum_t w_t,   P = sum_t w_t p_t.
 
-whose derivative by s is w softmax(s) - P. Both are formed for a few rows at a time, and only the derivatives by f and W
-are kept: K = 65,536 logits of each row live as long as one tile. W is large, too: all terms share one derivative by it.
+Its derivative with respect to s is w softmax(s) - P. The loss and this derivative are computed for a tile of a few rows
+at a time. Only the derivatives with respect to f and W are stored, because each row has K = 65,536 logits. W is large
+too, so all terms add to one derivative with respect to W.
 """
 
 from collections.abc import Sequence
@@ -19,14 +20,15 @@ from torch import Tensor
 from fungi.runtime.products import linear
 
 TILE = 2**23
-"""Logits of a tile; about three such tiles are held at once."""
+"""Number of logits in a tile. About three tiles are in memory at once."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What rows of the student are asked to predict: t weighted distributions each.
+    """Targets of the student: t weighted distributions per row.
 
-    vectors: of the teacher's head; weights: per distribution and row, 1 where None; centre: subtracted from logits.
+    vectors: outputs of the teacher's head. weights: per distribution and row, None if all are 1. centre: subtracted
+    from the logits.
     """
 
     vectors: Float[Tensor, "t r w"]
@@ -51,8 +53,9 @@ class Targets:
 
 @dataclass(frozen=True)
 class Term:
-    """A sum of cross-entropies, over l and r: the rows of all l share their targets. scale: its factor in the total,
-    which may be a number on the device.
+    """A sum of cross-entropies over l and r. All l have the same targets.
+
+    scale: the factor of this term in the total. It can be a tensor on the device.
     """
 
     student: Float[Tensor, "l r w"]
@@ -63,7 +66,7 @@ class Term:
 def cross_entropies(
     terms: Sequence[Term], prototypes: Float[Tensor, "k w"], temperature: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
-    """Return the total, `sum of scale * term`, which has derivatives; and the terms, which have none."""
+    """Return the total, `sum of scale * term`, and the terms. Only the total is differentiable."""
     outputs = _CrossEntropies.apply(prototypes, temperature, terms, *(term.student for term in terms))
     assert isinstance(outputs, tuple)
     return outputs
@@ -77,9 +80,9 @@ class _CrossEntropies(torch.autograd.Function):
         ctx: Any, prototypes: Float[Tensor, "k w"], temperature: float, terms: Sequence[Term], *students: Tensor
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
         by_prototypes = torch.zeros_like(prototypes)
-        computed = [_one_term(term, prototypes, temperature, by_prototypes) for term in terms]
-        losses = torch.stack([loss for loss, _ in computed])
-        ctx.save_for_backward(by_prototypes, *(by_student for _, by_student in computed))
+        results = [_cross_entropy(term, prototypes, temperature, by_prototypes) for term in terms]
+        losses = torch.stack([loss for loss, _ in results])
+        ctx.save_for_backward(by_prototypes, *(by_student for _, by_student in results))
         ctx.mark_non_differentiable(losses)
         total = torch.stack([loss * term.scale for loss, term in zip(losses, terms, strict=True)]).sum()
         return total, losses
@@ -92,21 +95,21 @@ class _CrossEntropies(torch.autograd.Function):
         return by_prototypes, None, None, *by_students
 
 
-def _one_term(
+def _cross_entropy(
     term: Term, prototypes: Float[Tensor, "k w"], temperature: float, by_prototypes: Float[Tensor, "k w"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "l r w"]]:
     """Return the term and the derivative of `scale * term` with respect to the student.
 
-    Adds the derivative with respect to the prototypes to `by_prototypes`.
+    The derivative with respect to the prototypes is added to `by_prototypes`.
     """
     loss, by_student = term.student.new_zeros(()), torch.zeros_like(term.student)
     step = max(1, TILE // len(prototypes))
     for start in range(0, term.student.shape[1], step):
         rows = slice(start, start + step)
         mixture, weight = term.targets.mixture(rows)
-        together = max(1, step // len(mixture))  # places l of a tile
-        for first in range(0, len(term.student), together):
-            tile = slice(first, first + together), rows
+        width = max(1, step // len(mixture))  # number of l in a tile
+        for first in range(0, len(term.student), width):
+            tile = slice(first, first + width), rows
             vectors = term.student[tile] / temperature  # [l r w]
             logits = linear(vectors.flatten(0, 1), prototypes)  # [l*r k]
             total = torch.logsumexp(logits, dim=1).view(vectors.shape[:2])

@@ -1,4 +1,4 @@
-"""`fungi udi export-backbone`: the vision transformer of a checkpoint, for other programs (spec udi 6.2, 6.3)."""
+"""`fungi udi export-backbone`: write the vision transformer of a checkpoint for other programs (spec udi 6.2, 6.3)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Write the vision transformer of a UDI checkpoint, without heads and optimiser, in one of three layouts.
 
-published      a file (.pth, .safetensors) of flat names, both class tokens in one tensor: for --checkpoint of every
-               stage, and for the reference's programs (--class-tokens 1 to fine-tune, 0 for detection)
+published      a file (.pth, .safetensors) of flat names with both class tokens in one tensor, for --checkpoint of every
+               stage and for the programs of the reference (--class-tokens 1 to fine-tune, 0 for detection)
 timm           a folder: timm.create_model("local-dir:FOLDER", pretrained=True)
-transformers   a folder: AutoModel.from_pretrained(FOLDER); with two class tokens a DINOv2 with one register, which
-               computes the same, with one a ViT"""
+transformers   a folder: AutoModel.from_pretrained(FOLDER). With two class tokens the model is a DINOv2 with one
+               register, which computes the same function. With one class token it is a ViT."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """Weights, layout, and where to write."""
+    """Settings of weights, layout and output."""
 
     checkpoint: Path = required("file of `fungi udi pretrain`, or a published one", topic="model")
     output: Path = required("file to write (published), or folder (timm, transformers)", topic="files")
@@ -51,27 +51,27 @@ def run(settings: ExportSettings) -> Path:
     shape = shape_of(state, str(settings.checkpoint))
     class_tokens = shape.class_tokens if settings.class_tokens is None else settings.class_tokens
     if class_tokens > shape.class_tokens:
-        raise FungiError(f"{settings.checkpoint} has one class token, and no second one to keep.")
+        raise FungiError(f"{settings.checkpoint} has one class token. Use --class-tokens 1.")
     save = {"published": save_published, "timm": save_timm, "transformers": save_transformers}[settings.layout]
     save(state, shape, class_tokens, settings.output)
     return settings.output
 
 
 def show(settings: ExportSettings, path: Path) -> None:
-    """Print where the backbone is, and how to read it."""
-    ways = {
+    """Print the path of the backbone, and the code that reads it."""
+    readers = {
         "published": f"--checkpoint {path}",
         "timm": f'timm.create_model("local-dir:{path}", pretrained=True)',
         "transformers": f'transformers.AutoModel.from_pretrained("{path}")',
     }
-    print(f"wrote {path}\nread it with {ways[settings.layout]}")
+    print(f"wrote {path}\nread it with {readers[settings.layout]}")
 
 
 def chosen_weights(checkpoint: Path, key: str) -> "StateDict":
-    """Return the transformer of the teacher or the student of a checkpoint of any layout, in timm's names.
+    """Return the weights of the teacher or student of a checkpoint of any layout, with timm's names.
 
-    A file that keeps neither holds one network alone, which counts as the teacher. FungiError where the key is not
-    there.
+    If the file has neither key, it contains a single network, which counts as the teacher. Raises FungiError if the
+    key is missing.
     """
     content = read_content(checkpoint)
     if isinstance(content, dict) and key in content:

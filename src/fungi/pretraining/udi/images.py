@@ -1,4 +1,4 @@
-"""The images of a run: a folder, or the train rows of a dataset."""
+"""Open the images of a run: a folder, or the train rows of a dataset."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def open_images(folder: Path | None, dataset: str, data_dir: Path) -> Samples:
     if folder is None:
         return open_split(dataset, "train", data_dir)
     if not folder.is_dir():
-        raise MissingFilesError(f"--data-path: there is no folder {folder}. Name the folder of training images.")
+        raise MissingFilesError(f"--data-path: there is no folder {folder}. Give the folder of training images.")
     names = image_names(folder)
     if not names:
         raise FungiError(f"--data-path: there is no image in {folder}. Expected {folder}/CLASS/IMAGE.")

@@ -1,4 +1,7 @@
-"""LARS as in the reference (spec udi 7.6); that of timm divides by |g| + wd |w|, and does not adapt without decay."""
+"""LARS as in the reference (spec udi 7.6).
+
+timm's LARS divides by |g| + wd |w|, and does not scale the steps of tensors without weight decay.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,17 +13,17 @@ TRUST = 0.001
 
 
 def norms_of(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Return the norm of each tensor, which is a list of its parts. The norms stay on the device."""
+    """Return the norm of each tensor, on the device. A tensor is a list of its parts."""
     norms = iter(torch._foreach_norm([part for parts in tensors for part in parts]))
     grouped = [[next(norms) for _ in parts] for parts in tensors]
     return [own[0] if len(own) == 1 else torch.linalg.vector_norm(torch.stack(own)) for own in grouped]
 
 
 class Lars(torch.optim.Optimizer):
-    """SGD with momentum whose steps are scaled by 0.001 |w| / |g + wd w|, tensor by tensor; vectors are not scaled.
+    """SGD with momentum. The step of each tensor is scaled by 0.001 |w| / |g + wd w|, except for vectors.
 
-    tensors: the parameters, grouped into tensors that are scaled together. `found_inf`, a number on the device, makes a
-    step that is not 0 leave everything as it is, as in torch's fused optimisers.
+    tensors: the parameters, grouped into tensors that are scaled together. If `found_inf`, a scalar on the device, is
+    not 0, a step changes nothing, as in torch's fused optimisers.
     """
 
     found_inf: Tensor | None = None

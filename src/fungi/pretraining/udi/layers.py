@@ -9,10 +9,10 @@ EPSILON = 1e-6  # of all layer norms
 
 
 class SampledAttention(nn.Module):
-    """Attention from sampled tokens of a view to all its tokens: only the queries are sampled.
+    """Attention from sampled tokens of a view to all tokens of the view.
 
-    `LN(proj(softmax(A q k^T / sqrt d) v) + A Z)`. Each row of the map A that belongs to a valid sample sums
-    to 1, so `A (Z W + b) = (A Z) W + b`. Tokens are therefore sampled first, and only samples become queries.
+    It computes `LN(proj(softmax(A q k^T / sqrt d) v) + A Z)`. If a sample is valid, its row of the map A sums to 1, so
+    `A (Z W + b) = (A Z) W + b`. Tokens are therefore sampled first, and only the samples become queries.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -23,7 +23,7 @@ class SampledAttention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=EPSILON)
 
     def forward(self, tokens: Float[Tensor, "b n d"], sampling: Float[Tensor, "b m n"]) -> Float[Tensor, "b m d"]:
-        """Return samples in the context of their view; rows of invalid samples have no meaning."""
+        """Return the samples after attention to their view. Rows of invalid samples have no meaning."""
         width = tokens.shape[-1]
         sampled = torch.bmm(sampling.to(tokens.dtype), tokens)  # [b m n] [b n d] -> [b m d]
         weight, bias = self.qkv.weight, self.qkv.bias
@@ -39,7 +39,7 @@ class SampledAttention(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """The last layer: a linear map without bias whose rows have the length `weight_g`, which starts at 1."""
+    """The last layer: a linear map without bias. Its rows have the norm `weight_g`, which is initialised to 1."""
 
     def __init__(self, width: int, count: int, *, trained_length: bool) -> None:
         super().__init__()
@@ -50,16 +50,16 @@ class Prototypes(nn.Module):
     def weight(self) -> Float[Tensor, "k w"]:
         """Return the effective weight W of the logits W f, in float32 for every compute dtype.
 
-        A row of length 0 gives NaN, as in the reference; the training then stops at the loss that is not finite.
+        A row of norm 0 gives NaN, as in the reference. The training then stops, because the loss is not finite.
         """
         with torch.autocast(self.weight_v.device.type, enabled=False):
             return torch._weight_norm(self.weight_v, self.weight_g, 0)  # one pass
 
 
 class Head(nn.Module):
-    """Maps class tokens and patches to unit vectors f; all share one head.
+    """One head for class tokens and patches, which maps them to unit vectors f.
 
-    The logits of K prototypes are W f. Only the losses that need them compute them.
+    The logits of the K prototypes are W f. The losses compute them when they need them.
     """
 
     def __init__(
@@ -80,5 +80,5 @@ class Head(nn.Module):
         self.last_layer = Prototypes(bottleneck, prototypes, trained_length=trained_length)
 
     def forward(self, tokens: Float[Tensor, "r d"]) -> Float[Tensor, "r w"]:
-        """Return unit vectors of token representations, in float32."""
+        """Return the unit vectors of tokens, in float32."""
         return nn.functional.normalize(self.mlp(tokens).float(), dim=-1)

@@ -1,6 +1,6 @@
-"""Layouts of a vision transformer in other programs: the reference, timm, transformers (spec udi 6.3).
+"""Write a vision transformer in the layout of another program: the reference, timm, transformers (spec udi 6.3).
 
-States have timm's names: `cls_token [1 1 d]`, `reg_token [1 1 d]` for cls+, `pos_embed [1 R+n d]`.
+States here have timm's names: `cls_token [1 1 d]`, `reg_token [1 1 d]` for cls+, `pos_embed [1 R+n d]`.
 """
 
 import json
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 HEAD_WIDTH = 64
-"""Of all published variants; the number of heads is not in the weights (spec udi 6.3)."""
+"""Width of an attention head in all published variants. The weights do not contain the number of heads (spec udi 6.3).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Shape:
         return self.hidden / self.width
 
     def build(self, class_tokens: int) -> "nn.Module":
-        """timm's network of this shape, with so many class tokens."""
+        """Return timm's network of this shape with `class_tokens` class tokens."""
         return build(self.width, self.depth, self.heads, self.mlp_ratio, self.image_size, self.patch_size, class_tokens)
 
 
@@ -52,7 +53,8 @@ def shape_of(state: StateDict, origin: str) -> Shape:
     """Return the shape of the network of these weights. Raises FungiError if tensors of such a network are missing."""
     needed = {"pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"}
     if not needed <= set(state):
-        raise FungiError(f"{origin} holds no vision transformer of this method ({', '.join(needed - set(state))}).")
+        missing = ", ".join(sorted(needed - set(state)))
+        raise FungiError(f"{origin} does not contain a vision transformer of this method ({missing} missing).")
     class_tokens = 1 + int("reg_token" in state)
     hidden, width = state["blocks.0.mlp.fc1.weight"].shape
     patch = state["patch_embed.proj.weight"].shape[-1]
@@ -72,7 +74,7 @@ def shape_of(state: StateDict, origin: str) -> Shape:
 
 
 def save_published(state: StateDict, shape: Shape, class_tokens: int, file: Path) -> None:
-    """Write one file of flat names; both class tokens in `cls_token [1 2 d]`."""
+    """Write one file with flat names. `cls_token [1 2 d]` contains both class tokens."""
     kept = patches_only(state) if class_tokens == 0 else _with_tokens(state, shape, class_tokens)
     if "reg_token" in kept:
         kept["cls_token"] = torch.cat([kept["cls_token"], kept.pop("reg_token")], dim=1)
@@ -80,7 +82,7 @@ def save_published(state: StateDict, shape: Shape, class_tokens: int, file: Path
 
 
 def save_timm(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -> None:
-    """Write a folder for timm: `config.json` with the arguments that the network is made of, `model.safetensors`."""
+    """Write a folder for timm: `config.json` with the arguments of the network, and `model.safetensors`."""
     arguments = {
         "img_size": shape.image_size,
         "patch_size": shape.patch_size,
@@ -92,7 +94,7 @@ def save_timm(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -
     }
     mean, deviation = IMAGENET
     config = {
-        "architecture": "vit_tiny_patch16_224",  # a plain one; every size is among the arguments
+        "architecture": "vit_tiny_patch16_224",  # a plain ViT; the arguments override all its sizes
         "num_classes": 0,
         "num_features": shape.width,
         "global_pool": "token",
@@ -135,7 +137,7 @@ def save_transformers(state: StateDict, shape: Shape, class_tokens: int, folder:
 
 
 def _plain_model(state: StateDict, shape: Shape) -> Any:
-    """Return the ViT of transformers, for one class token."""
+    """Return the ViT of transformers with one class token."""
     from transformers import ViTConfig, ViTModel
 
     model = ViTModel(ViTConfig(**_sizes(shape), intermediate_size=shape.hidden), add_pooling_layer=False)
@@ -149,9 +151,9 @@ def _plain_model(state: StateDict, shape: Shape) -> Any:
 
 
 def _register_model(state: StateDict, shape: Shape) -> Any:
-    """Return DINOv2's ViT with one register and layer scales of 1, for two class tokens.
+    """Return the ViT of DINOv2 with one register and layer scales of 1, for two class tokens.
 
-    Its registers have no positions: the register is cls+ with its position added.
+    In DINOv2, registers have no position embeddings, so the register is cls+ plus its position embedding.
     """
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
@@ -174,7 +176,7 @@ def _register_model(state: StateDict, shape: Shape) -> Any:
 
 
 def _sizes(shape: Shape) -> dict[str, Any]:
-    """Return the sizes with the same name in both configurations of transformers."""
+    """Return the sizes that have the same name in both configurations of transformers."""
     return {
         "hidden_size": shape.width,
         "num_hidden_layers": shape.depth,
@@ -186,7 +188,7 @@ def _sizes(shape: Shape) -> dict[str, Any]:
 
 
 def _blocks(state: StateDict, prefix: str, names: dict[str, str]) -> StateDict:
-    """Return patch embedding, blocks and final norm with the names of transformers, which has separate q, k and v."""
+    """Return patch embedding, blocks and final norm under the names of transformers, with separate q, k and v."""
     renamed = {}
     for name, tensor in state.items():
         head, _, rest = name.partition(".")

@@ -42,7 +42,7 @@ class StepSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerOptions:
-    """Options of a step, except its views and its schedule."""
+    """Options of a training step, except its schedule."""
 
     network: NetworkOptions
     views: ViewOptions
@@ -72,17 +72,18 @@ class _Sums:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Numbers of a step. Their copy from the device may not be finished."""
+    """Numbers of a training step. The copy from the device may still be running."""
 
     schedule: StepSchedule
     shares: dict[str, float]
     numbers: Callable[[], list[float]]
 
     def read(self) -> dict[str, float]:
-        """Wait for the numbers, and return means over the whole batch: `loss`, its parts, the teacher's `entropy` and
-        `diversity`, the largest `gradient` norm, and `stop`, how many processes were asked to stop.
+        """Wait for the numbers, and return means over the whole batch.
 
-        Raises NonFiniteError if the loss or a gradient is not finite. This step and later steps then change no weights.
+        These are `loss`, its parts, the teacher's `entropy` and `diversity`, the largest `gradient` norm, and `stop`,
+        the number of processes that were asked to stop. Raises NonFiniteError if the loss or a gradient is not finite.
+        In that case, this step and later steps do not change the weights.
         """
         names = (*self.shares, "entropy", "diversity", "gradient", "stop", "halted")
         measured = dict(zip(names, self.numbers(), strict=True))
@@ -90,7 +91,7 @@ class Measurement:
         if measured.pop("halted"):
             raise NonFiniteError(
                 f"step {self.schedule.step}: the loss is {loss} and the largest gradient {measured['gradient']}. "
-                "Weights are left as they were; the last checkpoint is good. Try a lower --lr or --dtype float32."
+                "The step did not change the weights; the last checkpoint is good. Try a lower --lr or --dtype float32."
             )
         return measured | {"loss": loss}
 
@@ -116,16 +117,17 @@ class Learner:
         self.parallel = world.shared(self.student)
         self.active = active_parts(options.network, options.views.local_crops)
         self.halted = torch.zeros((), device=device)
-        """1 from the first step on whose loss or gradient is no number: nothing moves any more."""
+        """1 after the first step with a loss or gradient that is not finite. After that, nothing changes any more."""
 
     def step(self, batch: list[Views], schedule: StepSchedule, *, stop: bool = False) -> dict[str, float]:
-        """Train on one batch and return its numbers: `launch`, then `Measurement.read`."""
+        """Train on one batch and return its numbers (`launch`, then `Measurement.read`)."""
         return self.launch(batch, schedule, stop=stop).read()
 
     def launch(self, batch: list[Views], schedule: StepSchedule, *, stop: bool = False) -> Measurement:
-        """Start the training step of a batch, without waiting for a GPU. batch: parts of this process, on the host.
+        """Start the training step of a batch, without waiting for a GPU.
 
-        Read the numbers of the step from the result, best during the next step.
+        batch: the parts of this process, on the host. Read the numbers from the result, preferably during the next
+        step.
         """
         options = self.options.views
         aligned = [
@@ -144,7 +146,7 @@ class Learner:
         optimisation.set_rates(self.optimizer, schedule.rate, schedule.weight_decay)
         if schedule.last_layer_frozen:
             optimisation.drop_last_layer_gradients(self.student)
-        self.optimizer.found_inf = self.halted  # type: ignore[attr-defined]  # fused optimisers look at it on the device
+        self.optimizer.found_inf = self.halted  # type: ignore[attr-defined]  # fused optimisers read it on the device
         self.optimizer.step()
         optimisation.move_teacher(self.teacher, self.student, schedule.teacher_momentum, self.halted)
         return measurement
@@ -179,7 +181,7 @@ class Learner:
     @torch.no_grad()
     def _finished(self, sums: _Sums, schedule: StepSchedule, counts: BatchCounts) -> Measurement:
         """Clip gradients, update centres, and start to copy the numbers of the batch to the host."""
-        if self.options.views.deviations.process_means:  # every process's mean counts alike
+        if self.options.views.deviations.process_means:  # the means of all processes have equal weights
             sums.vectors /= sums.counts.clamp_min(1)[:, None] * self.world.size
         flat = self.world.summed(torch.cat([values.reshape(-1) for values in sums.tensors()]))
         sizes = [values.numel() for values in sums.tensors()]
@@ -239,7 +241,7 @@ class Learner:
 
 
 def active_parts(network: NetworkOptions, local_crops: int) -> list[str]:
-    """Return the names of the parts of the loss that a network and its crops have, as the reference calls them."""
+    """Return the names of the parts of the loss of a network and its crops, as in the reference."""
     kinds = ["cl", "mcl"][: network.class_tokens]
     origins = ["g", "l"] if local_crops else ["g"]
     return [f"{origin}_{kind}" for kind in kinds for origin in origins] + ["g_pch"] * network.patches

@@ -1,8 +1,8 @@
-"""Losses of UDI: image level, multimodal, patch level (spec udi 4).
+"""Losses of UDI: image level, multimodal level, patch level (spec udi 4).
 
 A loss is a sum over the images of this process, divided by counts over the *whole* batch. The total therefore does not
-depend on the split of the batch. Teacher logits are linear in unit vectors: the mean of logits is the logit of the
-mean, and logits of patches of local crops are never formed.
+depend on the split of the batch. Teacher logits are linear in unit vectors, so the mean of the logits is the logit of
+the mean vector. The logits of patches of local crops are therefore never computed.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,10 @@ from fungi.pretraining.udi.sampling import masked_mean
 
 @dataclass(frozen=True)
 class LossOptions:
-    """alpha: share of patches in the target of cls+. target_mix: mean of logits, or of distributions."""
+    """Options of the losses.
+
+    alpha: weight of patches in the target of cls+. target_mix: whether this target averages logits or probabilities.
+    """
 
     alpha: float = 0.5
     student_temperature: float = 0.1
@@ -28,7 +31,7 @@ class LossOptions:
 
 @dataclass(frozen=True)
 class BatchCounts:
-    """Images of the whole batch, and its valid samples of global views; the latter are a number on the device."""
+    """Number of images in the whole batch, and number of valid samples of its global views (on the device)."""
 
     images: int
     patches: Float[Tensor, ""]
@@ -36,8 +39,9 @@ class BatchCounts:
 
 @dataclass(frozen=True)
 class Teacher:
-    """The teacher's predictions at all requests, those of `local_crops` after the global ones, and what turns them into
-    targets.
+    """Predictions of the teacher, with the centres and the temperature that turn them into targets.
+
+    The requests of the global views come first, then the requests of the `local_crops`.
     """
 
     predictions: Predictions
@@ -48,18 +52,19 @@ class Teacher:
 
     @property
     def samples(self) -> int:
-        """Samples per global view; requests beyond them are those of local crops."""
+        """Number of samples per global view. All further requests come from local crops."""
         return self.alignment.source.shape[2]
 
     def targets(
         self, level: int, vectors: Float[Tensor, "t r w"], weights: Float[Tensor, "t r"] | None = None
     ) -> Targets:
-        """Targets with the centre of a level."""
+        """Return targets with the centre of a level."""
         return Targets(vectors, weights, self.predictions.prototypes, self.centres[level], self.temperature)
 
     def requested(self, local: int | None) -> tuple[Float[Tensor, "2 b m w"], Float[Tensor, "2 b m"]]:
-        """Return the patches that the other global view, or a local crop, samples in
-        each view; and which of them are valid.
+        """Return the patches of each view that the other global view or a local crop samples, and their validity.
+
+        local: the index of the local crop, None for the other global view.
         """
         start, stop = 0, self.samples
         if local is not None:
@@ -70,14 +75,14 @@ class Teacher:
         return self.predictions.patches[:, :, start:stop], valid
 
     def blended(self, local: int | None, alpha: float) -> Float[Tensor, "2 b w"]:
-        """alpha * mean of valid patches + (1 - alpha) * cls, per view: W times it is the blended logit."""
+        """Return `alpha * mean of valid patches + (1 - alpha) * cls` per view. W times this is the blended logit."""
         vectors, valid = self.requested(local)
         return alpha * masked_mean(vectors, valid) + (1 - alpha) * self.predictions.classes[0]
 
     def multimodal(
         self, local: int | None, options: LossOptions
     ) -> tuple[Float[Tensor, "t 2 b w"], Float[Tensor, "t 2 b"] | None]:
-        """Target vectors of cls+ and their weights, per view; None where each counts 1."""
+        """Return target vectors of cls+ and their weights, per view. The weights are None if all are 1."""
         if options.target_mix == "logits":
             return self.blended(local, options.alpha).unsqueeze(0), None
         vectors, valid = self.requested(local)
@@ -93,9 +98,9 @@ def loss_parts(
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Return this process's share of the loss and of each of its parts.
 
-    Summed over processes, parts are means over pairs, images and valid samples. They have no derivatives.
-
-    Names are the reference's: global (g), local (l) pairs of the image level (cl) and of cls+ (mcl), patches (g_pch).
+    Summed over processes, the parts are means over pairs, images and valid samples. They are not differentiable. Their
+    names are those of the reference: global (g) and local (l) pairs at the image level (cl) and for cls+ (mcl), and
+    patches (g_pch).
     """
     parts = {**_image_level(student, teacher), **_multimodal_level(student, teacher, options)}
     if student.patches.shape[2]:
@@ -107,20 +112,20 @@ def loss_parts(
     pairs = {"g": 2.0 * counts.images, "l": 2.0 * crops * counts.images}
     divisors = {name: pairs[name[0]] if name != "g_pch" else counts.patches.clamp_min(1) for name in parts}
     shares = part_shares(list(parts), crops)
-    terms = [Term(*of, shares[name] / divisors[name]) for name, of in parts.items()]
+    terms = [Term(*part, shares[name] / divisors[name]) for name, part in parts.items()]
     total, sums = cross_entropies(terms, student.prototypes, options.student_temperature)
     return total, {name: total / divisors[name] for name, total in zip(parts, sums, strict=True)}
 
 
 def part_shares(names: list[str], local_crops: int) -> dict[str, float]:
-    """Return the weight of each part in the loss: a mean over levels, each over its 2 + 2L pairs (spec udi 4)."""
+    """Return the weight of each part in the loss: the mean over levels of the mean over 2 + 2L pairs (spec udi 4)."""
     levels = len({name.partition("_")[2] for name in names})
     shares = {"g": 1 / (1 + local_crops), "l": local_crops / (1 + local_crops)}
     return {name: (1.0 if name == "g_pch" else shares[name[0]]) / levels for name in names}
 
 
 _Part = tuple[Float[Tensor, "l r w"], Targets]
-"""Vectors of the student, and their targets."""
+"""Vectors of the student and their targets."""
 
 
 def _image_level(student: Predictions, teacher: Teacher) -> dict[str, _Part]:
@@ -144,8 +149,8 @@ def _multimodal_level(student: Predictions, teacher: Teacher, options: LossOptio
     local_targets = [teacher.multimodal(local, options) for local in range(student.local_classes.shape[1])]
     if local_targets:  # both views of each crop: [t*2 L b ...]
         vectors = torch.stack([vectors for vectors, _ in local_targets], dim=2).flatten(0, 1)
-        weighed = [weights for _, weights in local_targets if weights is not None]
-        weights = torch.stack(weighed, dim=2).flatten(0, 1) if weighed else None
+        local_weights = [weights for _, weights in local_targets if weights is not None]
+        weights = torch.stack(local_weights, dim=2).flatten(0, 1) if local_weights else None
         parts["l_mcl"] = (_rows(student.local_classes[1]), targets(vectors, weights))
     return parts
 

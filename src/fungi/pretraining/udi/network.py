@@ -1,7 +1,8 @@
 """Student and teacher: a vision transformer with two class tokens, an SRS layer, and one shared head (spec udi 1).
 
-Modules have the names of the published checkpoints: `backbone.backbone`, `backbone.norm1`, `backbone.attn`, `head.0`,
-`head.1`, `head.2` (one head, saved three times); timm's register is the second row of their class token.
+Modules have the names of the published checkpoints: `backbone.backbone`, `backbone.norm1`, `backbone.attn`, and
+`head.0`, `head.1`, `head.2` (one head, saved three times). The register token of timm is the second row of the
+published class token.
 """
 
 from dataclasses import dataclass
@@ -45,17 +46,18 @@ class NetworkOptions:
 
     @property
     def levels(self) -> int:
-        """Kinds of predictions: one per class token, and patches."""
+        """Number of levels: one per class token, and one for patches."""
         return self.class_tokens + int(self.patches)
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Maps of a batch: where samples are, and where they lie in the other views (spec udi 2.4).
+    """Maps between the samples of a batch and their positions in the other views (spec udi 2.4).
 
-    source: one-hot maps of the global views' samples. target: per global view, where the samples of the other global
-    view (the first m) and of all local crops (the others) lie in it. valid: which of them lie in it at all. counted:
-    which of the 2*b*m samples of the global views lie in the other view.
+    source: one-hot maps of the samples of the global views. target: maps of the samples of the other global view (the
+    first m requests) and of all local crops (the further requests) to the grid of each global view. valid: whether a
+    request is inside the global view. counted: indices, out of 2*b*m, of the samples of the global views that are also
+    inside the other global view.
     """
 
     source: Float[Tensor, "2 b m n"]
@@ -66,7 +68,7 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Unit vectors of the head; logits are `prototypes @ f`. The teacher has no vectors of local crops."""
+    """Unit vectors f of the head. The logits are `prototypes @ f`. The teacher has no vectors of local crops."""
 
     classes: Float[Tensor, "R 2 b w"]
     local_classes: Float[Tensor, "R L b w"]
@@ -93,7 +95,7 @@ class Encoder(nn.Module):
         return model.norm(tokens[:, : model.num_prefix_tokens]).transpose(0, 1)
 
     def samples(self, tokens: Float[Tensor, "n t d"], sampling: Float[Tensor, "n m p"]) -> Float[Tensor, "n m d"]:
-        """Return sampled patches in the context of their view."""
+        """Return sampled patches after attention to their view."""
         return self.attn(self.norm1(tokens[:, self.backbone.num_prefix_tokens :]), sampling)
 
 
@@ -122,9 +124,9 @@ class Network(nn.Module):
         sampling: Float[Tensor, "2 b m n"] | None,
         kept: Float[Tensor, "blocks2 v b"] | None = None,
     ) -> Predictions:
-        """Predictions for global views, local crops, and samples of the global views.
+        """Return predictions for global views, local crops, and samples of the global views.
 
-        kept: stochastic depth, by branch, crop and image (spec udi 1.1); None for none.
+        kept: factors of stochastic depth per branch, crop and image (spec udi 1.1), or None to keep all branches.
         """
         count, batch = len(crops), images.shape[1]
         tokens = self._tokens(images, kept[:, :2] if kept is not None else None)
@@ -148,7 +150,7 @@ class Network(nn.Module):
 
     @property
     def prototypes(self) -> Float[Tensor, "k w"]:
-        """Effective weight of the last layer."""
+        """Return the effective weight of the last layer."""
         weight = self.head[0].get_submodule("last_layer").weight
         assert isinstance(weight, Tensor)
         return weight
@@ -163,30 +165,30 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Requests:
-    """Where samples lie in the global views, on the host; the fields of `Alignment` of the same names.
+    """Positions of samples in the global views, on the host. `Alignment` explains `valid` and `counted`.
 
-    places: of the samples of the other global view and of all local crops, in units of 1/`units` of a pixel.
+    positions: of the samples of the other global view and of all local crops, in units of 1/`units` of a pixel.
     """
 
-    places: Int64[Tensor, "2 b requests 2"]
+    positions: Int64[Tensor, "2 b requests 2"]
     units: int
     valid: Bool[Tensor, "2 b requests"]
     counted: Int64[Tensor, " rows"]
 
 
 def requests_between(views: Views, global_side: int, local_side: int, coordinates: Coordinates) -> Requests:
-    """Place samples of each global view in the other one, and those of local crops in both.
+    """Return the positions of the samples of each global view in the other, and of the samples of local crops in both.
 
-    This is computed on the host. On a GPU, counting and selecting samples would block.
+    This is computed on the host. On a GPU, the host would have to wait for the number of valid samples.
     """
     boxes = views.boxes
     units = units_per_pixel([global_side, local_side] if len(boxes) > 2 else [global_side], coordinates)
     sampled = [token_positions(views.global_tokens, global_side, boxes[view], units, coordinates) for view in (0, 1)]
     local = [token_positions(views.local_tokens, local_side, box, units, coordinates) for box in boxes[2:]]
-    places = torch.stack([torch.cat([sampled[1 - view], *local], dim=1) for view in (0, 1)])
-    valid = torch.stack([strictly_inside(places[view], boxes[view], units) for view in (0, 1)])
+    positions = torch.stack([torch.cat([sampled[1 - view], *local], dim=1) for view in (0, 1)])
+    valid = torch.stack([strictly_inside(positions[view], boxes[view], units) for view in (0, 1)])
     counted = valid[:, :, : sampled[0].shape[1]].flip(0).flatten().nonzero().flatten()
-    return Requests(places, units, valid, counted)
+    return Requests(positions, units, valid, counted)
 
 
 def align(
@@ -196,17 +198,21 @@ def align(
     coordinates: Coordinates = "corner",
     device: torch.device = CPU,
 ) -> Alignment:
-    """Return the maps of a batch on a device, for views on the host."""
+    """Return the maps of a batch on a device. The views are on the host."""
     requests = requests_between(views, global_side, local_side, coordinates)
     tokens, boxes = upload(views.global_tokens, device), upload(views.boxes, device)
-    places = upload(requests.places, device)
-    target = [target_map(places[view], boxes[view], global_side, requests.units, coordinates) for view in (0, 1)]
+    positions = upload(requests.positions, device)
+    target = [target_map(positions[view], boxes[view], global_side, requests.units, coordinates) for view in (0, 1)]
     source = one_hot_map(tokens, global_side**2).expand(2, -1, -1, -1)
     return Alignment(source, torch.stack(target), upload(requests.valid, device), upload(requests.counted, device))
 
 
 def initialise(network: nn.Module, *, xavier: bool) -> None:
-    """Linear layers truncated normal, deviation 0.02 (or Xavier, for narrow networks); tokens and positions 0.02."""
+    """Initialise all weights in place.
+
+    Linear layers: truncated normal with standard deviation 0.02, or Xavier (for narrow networks). Tokens and position
+    embeddings: truncated normal with standard deviation 0.02.
+    """
     for module in network.modules():
         if isinstance(module, nn.Linear):
             if xavier:
@@ -225,7 +231,10 @@ def initialise(network: nn.Module, *, xavier: bool) -> None:
 def stochastic_depth(
     rate: float, depth: int, crops: int, images: int, generator: torch.Generator
 ) -> Float[Tensor, "blocks2 v b"] | None:
-    """Factors of branches, 0 or 1/(share kept); the share that is dropped grows linearly to `rate` (spec udi 1.1)."""
+    """Return the factor of each branch: 0 if it is dropped, else 1 / (1 - probability to drop it) (spec udi 1.1).
+
+    This probability grows linearly from 0 in the first block to `rate` in the last. Returns None if `rate` is 0.
+    """
     if not rate:
         return None
     keep = 1 - torch.linspace(0, rate, depth).repeat_interleave(2)[:, None, None]

@@ -1,7 +1,4 @@
-"""Updates of parameters: groups, schedules, clipping, frozen last layer, average of the teacher (spec udi 5).
-
-A warm-up that is longer than the run is cut to the length of the run.
-"""
+"""Parameter updates: groups, rates, clipping, frozen last layer, moving average of the teacher (spec udi 5)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -25,30 +22,28 @@ def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def build_optimizer(kind: Optimizer, network: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser; `set_rates` sets its rate and weight decay before every step."""
+    """Return the optimiser. Call `set_rates` before every step to set its learning rate and weight decay."""
     groups = parameter_groups(network)
     if kind == "sgd":
         sgd = torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True)
-        for parameter in (
-            parameter for group in groups for parameter in group["params"]
-        ):  # some parameters have no gradient in the first steps
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for group in groups:  # the fused SGD needs all buffers, but the first steps may freeze the last layer
+            for parameter in group["params"]:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
     if kind == "lars":
         return Lars(groups, published_tensors(network), momentum=0.9)
-    return torch.optim.AdamW(groups, lr=0.0, fused=True)  # one pass over all states instead of about twenty
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)  # reads all states once instead of about twenty times
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float, weight_decay: float) -> None:
-    """Set the rate of all groups, and the weight decay of the first."""
-    for place, group in enumerate(optimizer.param_groups):
+    """Set the learning rate of all groups, and the weight decay of the first group."""
+    for group in optimizer.param_groups:
         group["lr"] = rate
-        if place == 0:
-            group["weight_decay"] = weight_decay
+    optimizer.param_groups[0]["weight_decay"] = weight_decay
 
 
 def published_tensors(network: nn.Module) -> list[list[nn.Parameter]]:
-    """Return the parameters, grouped as the published checkpoints keep them: both class tokens are one tensor."""
+    """Return the parameters, grouped into the tensors of published checkpoints: both class tokens are one tensor."""
     tensors: dict[str, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         tensors.setdefault(name.replace("reg_token", "cls_token"), []).append(parameter)
@@ -56,9 +51,9 @@ def published_tensors(network: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def clip_each(tensors: Iterable[Sequence[nn.Parameter]], limit: float) -> Float[Tensor, ""]:
-    """Scale the gradient of each tensor, given as its parts, to a norm of at most `limit`; 0 scales none.
+    """Clip the gradient of each tensor to a norm of at most `limit` (0: no clipping). Return the largest norm before.
 
-    Returns the largest norm before.
+    A tensor is a sequence of its parts.
     """
     gradients = [parts for tensor in tensors if (parts := [part.grad for part in tensor if part.grad is not None])]
     norms = torch.stack(norms_of(gradients))
@@ -80,9 +75,9 @@ def drop_last_layer_gradients(network: nn.Module) -> None:
 def move_teacher(
     teacher: nn.Module, student: nn.Module, momentum: float, halted: Float[Tensor, ""] | None = None
 ) -> None:
-    """Set all parameters to `m teacher + (1 - m) student`; buffers are not averaged.
+    """Set all parameters to `m teacher + (1 - m) student`. Buffers are not averaged.
 
-    halted: a number on the device; where it is 1, the teacher stays as it is.
+    halted: a scalar on the device. If it is 1, the teacher does not change.
     """
     teachers: list[Tensor] = list(teacher.parameters())
     students: list[Tensor] = list(student.parameters())

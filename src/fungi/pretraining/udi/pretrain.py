@@ -1,4 +1,4 @@
-"""`fungi udi pretrain`: UDI from images to a checkpoint, alone or under torchrun."""
+"""`fungi udi pretrain`: train with UDI in one process, or in several under torchrun."""
 
 import sys
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from fungi.pretraining.udi.settings import PretrainSettings, client_spelling
 from fungi.runtime.command import run_command
 from fungi.runtime.log import logger
 
-DESCRIPTION = """Pretrain a vision transformer with UDI: two class tokens, three losses, a teacher by moving average.
+DESCRIPTION = """Pretrain a vision transformer with UDI: two class tokens, three losses, a moving average as teacher.
 
-Writes checkpoint.pth (the published layout) and log.txt (one JSON line per epoch) into --output-dir; a run that was
-interrupted goes on from there with the same numbers. On several GPUs: torchrun --nproc_per_node 8 -m fungi udi
-pretrain ...
+Writes checkpoint.pth (the published layout) and log.txt (one JSON line per epoch) into --output-dir. If a run is
+interrupted, the same command resumes it with the same numbers. On several GPUs: torchrun --nproc_per_node 8 -m fungi
+udi pretrain ...
 Then: fungi extract --backbone udi-vits16 --checkpoint checkpoint.pth"""
 
 

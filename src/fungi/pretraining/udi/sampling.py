@@ -1,7 +1,7 @@
 """Stratified random samples of tokens, and their positions in another crop (spec udi 2.1, 2.2).
 
 Axes: b images, m samples of a view, n tokens of a grid `side` x `side`, 2 (row, column). Tokens are in row-major order.
-Positions are whole numbers: whether a sample lies inside another crop does not depend on rounding.
+Positions are integers, so that rounding cannot decide if a sample is inside another crop.
 """
 
 import math
@@ -16,7 +16,7 @@ from fungi.pretraining.udi.choices import Coordinates
 
 
 def stratified_tokens(random: np.random.Generator, side: int, window: int) -> Int64[np.ndarray, " m"]:
-    """Draw one token of each of the (side // window)^2 windows; the square of the windows lies in a random corner."""
+    """Draw one token from each of (side // window)^2 windows. If they do not fill the grid, their corner is random."""
     windows = side // window
     offset = (side - windows * window) * random.integers(2, size=2)
     starts = np.arange(windows) * window
@@ -27,7 +27,7 @@ def stratified_tokens(random: np.random.Generator, side: int, window: int) -> In
 
 
 def units_per_pixel(sides: Iterable[int], coordinates: Coordinates = "corner") -> int:
-    """Return the number of units per pixel for which all tokens of grids with these sides have integer positions."""
+    """Return a number of units per pixel that gives all tokens of grids with these sides integer positions."""
     return math.lcm(*(_steps(side, coordinates) for side in sides))
 
 
@@ -48,7 +48,7 @@ def strictly_inside(positions: Int64[Tensor, "b m 2"], box: Int64[Tensor, "b 4"]
 
 
 def _steps(side: int, coordinates: Coordinates) -> int:
-    """Equal steps from the first pixel of a crop to its last that the tokens of a grid lie at."""
+    """Return the number of equal steps from the first to the last pixel of a crop that all token positions are on."""
     return max(side - 1, 1) if coordinates == "corner" else 2 * side
 
 
@@ -64,18 +64,18 @@ def target_map(
     units: int,
     coordinates: Coordinates = "corner",
 ) -> Float[Tensor, "b m n"]:
-    """Return the target map T: bilinear weights of positions on a crop's grid; zero for positions not inside it."""
+    """Return the target map T: bilinear weights of positions on the grid of a crop, zero for positions outside it."""
     start, end = units * box[:, None, :2], units * box[:, None, 2:]
     extent = end - start + (end == start).long()  # no position is inside a box without extent
     share = (positions - start) / extent.double()
-    place = share * (side - 1) if coordinates == "corner" else (share * side - 0.5).clamp(0, side - 1)
-    grid = torch.arange(side, device=box.device, dtype=place.dtype)
-    hats = (1 - (place.unsqueeze(-1) - grid).abs()).clamp_min(0).float()  # [b m 2 side]
+    cell = share * (side - 1) if coordinates == "corner" else (share * side - 0.5).clamp(0, side - 1)
+    grid = torch.arange(side, device=box.device, dtype=cell.dtype)
+    hats = (1 - (cell.unsqueeze(-1) - grid).abs()).clamp_min(0).float()  # [b m 2 side]
     weights = hats[:, :, 0, :, None] * hats[:, :, 1, None, :]  # [b m side side]
     return weights.flatten(2) * strictly_inside(positions, box, units).unsqueeze(-1)
 
 
 def masked_mean(vectors: Float[Tensor, "*batch m d"], valid: Shaped[Tensor, "*batch m"]) -> Float[Tensor, "*batch d"]:
-    """Return the mean of the valid vectors, with the reference's epsilon in the count: zero where none is valid."""
+    """Return the mean of the valid vectors, or zero if none is valid. The count has the epsilon of the reference."""
     mask = valid.to(vectors.dtype)
     return (vectors * mask.unsqueeze(-1)).sum(-2) / (mask.sum(-1, keepdim=True) + 1e-5)

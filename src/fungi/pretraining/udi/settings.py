@@ -1,4 +1,4 @@
-"""Settings of `fungi udi pretrain`: the reference's flags with its defaults (spec udi 5), and what it kept fixed."""
+"""Settings of `fungi udi pretrain`: the flags and defaults of the reference (spec udi 5), and values fixed there."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Pair = tuple[float, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """Settings of a run. Flags may be written with `_` or `-`; switches also take `true` or `false`."""
+    """Settings of a run. Flags can be written with `_` or `-`. Switches also accept `true` or `false`."""
 
     data_path: Path | None = setting(
         None, "folder of images, in class folders or not: labels are ignored", decides="nothing"
@@ -135,7 +135,7 @@ class PretrainSettings:
         self._check_pairs()
         self._check_windows()
         if bool(self.data_path) == bool(self.dataset):
-            raise FungiError("say which images: --data-path FOLDER, or --dataset NAME.")
+            raise FungiError("give the training images by one of --data-path FOLDER and --dataset NAME.")
         if not self.include_patch and self.number_cls_token > 1:
             raise FungiError("--include-patch false needs --number-cls-token 1: cls+ is taught by patches.")
 
@@ -168,7 +168,7 @@ class PretrainSettings:
 
     @property
     def backbone(self) -> str:
-        """What is trained, for the name of a tracked run."""
+        """Name of the architecture, for the name of a tracked run."""
         return self.arch
 
     def deciding(self) -> dict[str, Any]:
@@ -178,7 +178,9 @@ class PretrainSettings:
 
 
 def client_spelling(arguments: list[str]) -> list[str]:
-    """Return the reference's way of writing flags in ours: `--warmup_epochs 10` and `--norm_last_layer false`."""
+    """Return the arguments of the reference in our spelling, for example `--norm_last_layer false` as
+    `--no-norm-last-layer`.
+    """
     switches = {field.name for field in dataclasses.fields(PretrainSettings) if field.type in (bool, "bool")}
     words = [part for text in arguments for part in (text.split("=", 1) if text.startswith("--") else [text])]
     spelled: list[str] = []

@@ -26,7 +26,7 @@ from fungi.settings import as_json
 
 LOG_SECONDS = 20.0
 Line = dict[str, int | float]
-"""Of one epoch, in log.txt."""
+"""Content of a line of log.txt, for one epoch."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Progress:
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def close_epoch(self, schedule: StepSchedule, plan: BatchPlan) -> Line:
-        """Return the line of the epoch that just ended: means over its steps."""
+        """Start a new epoch, and return the line of the last epoch: means over its steps."""
         steps = plan.steps_per_epoch
         means = {f"train_{name}": value / steps for name, value in self.sums.items() if name != "stop"}
         line: Line = {
@@ -85,14 +85,14 @@ class Training:
 
     @property
     def checkpoint(self) -> Path:
-        """The newest state of the run."""
+        """Path of the newest checkpoint of the run."""
         return self.settings.output_dir / "checkpoint.pth"
 
     def run(self, stop: StopRequest) -> bool:
-        """Train to the end, or to a signal, and save the state. Returns whether the end was reached.
+        """Train to the end or to a signal, and save the state. Return True if the end was reached.
 
         On a GPU, `self.late` further steps are launched before the numbers of a step are read, so that the GPU never
-        waits for the host. After a signal, all processes end after the same step, `late` steps later.
+        waits for the host. After a signal, all processes therefore stop after the same step, `late` steps later.
         """
         self._resume()
         steps = batches(
@@ -108,12 +108,12 @@ class Training:
         while launched < last:
             self._pending.append(self.learner.launch(next(steps), self.schedules[launched], stop=bool(stop)))
             launched += 1
-            late = monotonic() - self._saved > 60 * self.settings.save_minutes
+            save_due = monotonic() - self._saved > 60 * self.settings.save_minutes
             epoch_ends = launched % self.plan.steps_per_epoch == 0
-            last = min(last, self._read(0 if late or epoch_ends else self.late))
+            last = min(last, self._read(0 if save_due or epoch_ends else self.late))
             if epoch_ends:
                 self._end_epoch(self.schedules[launched - 1])
-            elif late:
+            elif save_due:
                 self._save()
         self._read(0)
         if launched < len(self.schedules):
@@ -121,7 +121,7 @@ class Training:
         return launched == len(self.schedules)
 
     def _read(self, most: int) -> int:
-        """Read measurements until at most so many are pending. Returns the step that the run ends before."""
+        """Read measurements until at most `most` are pending. Return the number of steps after which the run ends."""
         last = len(self.schedules)
         while len(self._pending) > most:
             measurement = self._pending.popleft()
@@ -144,10 +144,13 @@ class Training:
         refuse_other_run(run, self._identity(), self.checkpoint)
         self.progress = Progress(run["step"], run["history"], run["sums"], run["seconds"])
         if self.world.leads:
-            logger.info(f"goes on from {self.checkpoint}: step {self.progress.step} of {len(self.schedules)}")
+            logger.info(f"resumes from {self.checkpoint}: step {self.progress.step} of {len(self.schedules)}")
 
     def _identity(self) -> dict[str, Any]:
-        """Return what a run's numbers depend on; how a batch is split only where each part has its own means."""
+        """Return everything that determines the numbers of a run.
+
+        The split of a batch is included only if each part has its own means.
+        """
         identity = self.settings.deciding() | {"batch": self.plan.batch, "images": self.samples.fingerprint()}
         if self.options.network.batch_norm or self.options.views.deviations.process_means:
             identity |= {"processes": self.world.size, "accumulate_steps": self.settings.accumulate_steps}
@@ -156,17 +159,18 @@ class Training:
     def _end_epoch(self, schedule: StepSchedule) -> None:
         line = self.progress.close_epoch(schedule, self.plan)
         track(line)
-        complaint = collapse_warning(line["train_entropy"], line["train_diversity"], self.settings.out_dim)
-        late = line["epoch"] + 1 >= max(2, self.settings.epochs // 10)  # a new teacher predicts the same for all
-        if self.world.leads and complaint and late:
-            logger.warning("epoch %d: %s", line["epoch"], complaint)
+        warning = collapse_warning(line["train_entropy"], line["train_diversity"], self.settings.out_dim)
+        # In the first epochs, every teacher gives all images the same prediction.
+        started = line["epoch"] + 1 >= max(2, self.settings.epochs // 10)
+        if self.world.leads and warning and started:
+            logger.warning("epoch %d: %s", line["epoch"], warning)
         every = self.settings.saveckp_freq
         if every and line["epoch"] % every == 0:
             self._write(self.settings.output_dir / f"checkpoint{line['epoch']:04d}.pth")
         self._save()
 
     def _save(self) -> None:
-        """Write the log, then the newest state, so that a killed run has all files of the steps in its state."""
+        """Write the log, then the checkpoint, so that the log of a killed run has all epochs of its checkpoint."""
         if self.world.leads:
             write_log(self.settings.output_dir, self.progress.history)
         self._write(self.checkpoint)

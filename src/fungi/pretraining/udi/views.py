@@ -1,4 +1,4 @@
-"""An image -> two global and some local crops, their boxes, and the tokens that are sampled (spec udi 3).
+"""Compute the views of an image: two global crops, some local crops, their boxes and sampled tokens (spec udi 3).
 
 Each image has one random generator per epoch. Views do not depend on the batch, the worker or the process.
 """
@@ -22,7 +22,7 @@ GRAY, JITTER, THRESHOLD = 0.2, 0.8, 128
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions:
-    """Sizes in pixels, windows in tokens; the defaults are those for ImageNet."""
+    """Options of the views. Sizes are in pixels, windows in tokens. The defaults are for ImageNet."""
 
     global_size: int = 224
     local_size: int = 96
@@ -38,20 +38,21 @@ class ViewOptions:
 
     @property
     def global_side(self) -> int:
-        """Tokens along a side of a global crop."""
+        """Number of tokens along a side of a global crop."""
         return self.global_size // self.patch_size
 
     @property
     def local_side(self) -> int:
-        """Tokens along a side of a local crop."""
+        """Number of tokens along a side of a local crop."""
         return self.local_size // self.patch_size
 
 
 @dataclass(frozen=True)
 class Views:
-    """Views of a batch of b images, L local crops; g and l are pixels.
+    """Views of a batch of b images with L local crops. Axes g and l are pixels.
 
-    boxes: of all crops, the global ones first. global_tokens, local_tokens: the samples, one draw per image each.
+    boxes: boxes of all crops, global crops first. global_tokens, local_tokens: the sampled tokens. All global crops of
+    an image share one draw, and all local crops share another.
     """
 
     globals: UInt8[Tensor, "2 b 3 g g"]
@@ -64,12 +65,12 @@ class Views:
         return self.globals.shape[1]
 
     def pin_memory(self) -> "Views":
-        """Return the same in pinned memory; torch's loaders call this."""
+        """Return a copy in pinned memory. The data loaders of torch call this method."""
         return Views(**{name: values.pin_memory() for name, values in vars(self).items()})
 
 
 def make_views(image: Image.Image, options: ViewOptions, random: np.random.Generator) -> dict[str, Any]:
-    """Return the views of one image, as the fields of `Views` without the batch's axis."""
+    """Return the views of one image: the fields of `Views` without the batch axis."""
     crops = multi_crops(
         random,
         (image.height, image.width),
@@ -91,17 +92,17 @@ def make_views(image: Image.Image, options: ViewOptions, random: np.random.Gener
 
 
 def collate(images: Sequence[dict[str, Shaped[Tensor, "..."]]]) -> Views:
-    """Return the views of several images as a batch: crops come first, then images."""
-    together = {name: torch.stack([views[name] for views in images]) for name in images[0]}
+    """Return the views of several images as a batch. The first axis is crops, the second images."""
+    fields = {name: torch.stack([views[name] for views in images]) for name in images[0]}
     for name in ("globals", "locals", "boxes"):
-        together[name] = together[name].transpose(0, 1).contiguous()
-    return Views(**together)
+        fields[name] = fields[name].transpose(0, 1).contiguous()
+    return Views(**fields)
 
 
 def _pixels(
     image: Image.Image, crop: Crop, size: int, options: ViewOptions, random: np.random.Generator
 ) -> UInt8[Tensor, "3 s s"]:
-    """Return one crop, resized and changed in colour; the same distribution for every crop (spec udi 3.2)."""
+    """Return one crop, resized and with random colours. All crops have the same distribution (spec udi 3.2)."""
     view = image.crop((crop.left, crop.top, crop.columns[1], crop.rows[1]))
     view = view.resize((size, size), Image.Resampling.BICUBIC)
     if crop.flipped:
@@ -111,7 +112,7 @@ def _pixels(
 
 
 def _coloured(view: Image.Image, options: ViewOptions, random: np.random.Generator) -> Image.Image:
-    """Colour jitter, grey, then one of three mixtures of blur and solarisation."""
+    """Apply colour jitter, greyscale, then one of three mixtures of blur and solarisation, each at random."""
     if random.random() < JITTER:
         view = _jittered(view, options.jitter, random)
     if random.random() < GRAY:
