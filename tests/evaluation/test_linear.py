@@ -216,7 +216,7 @@ def test_memory_that_only_cyanure_needs_is_said_before_the_fit(tmp_path, monkeyp
     monkeypatch.setattr(linear_scorer, "MUCH_MEMORY", 1000)
     flags = ["--root", str(tmp_path), "--features", "embeddings"]
     assert COMMANDS["linear"].main(flags) == 0
-    assert "for 120 rows x 4 classes beside the features; --solver lbfgs does not." in capsys.readouterr().err
+    assert "for 120 rows x 4 classes besides the features; --solver lbfgs does not." in capsys.readouterr().err
     assert bytes_beside_features("cyanure", 1_281_167, 1000) > 20 * 2**30
     assert bytes_beside_features("lbfgs", 1_281_167, 1000) < 2**30
 

@@ -97,7 +97,7 @@ def test_the_first_feature_and_the_largest_combination_are_compared_by_default(r
 
 
 REFUSED = {
-    "nothing": ([], "name the result file: fungi explain"),
+    "nothing": ([], "give the result file: fungi explain"),
     "one feature": (["RESULT", "--features", "kl"], "--features takes two features"),
     "unknown feature": (["RESULT", "--features", "kl", "dinos"], "unknown feature of"),
     "the same twice": (["RESULT", "--features", "kl", "kl"], "two different features"),
@@ -117,7 +117,7 @@ def test_a_result_without_predictions_is_refused(result: Path, capsys) -> None:
     del content["checksum"]
     result.write_text(json.dumps(content))
     assert COMMANDS["explain"].main([str(result)]) == 2
-    assert "does not hold predictions of two features" in capsys.readouterr().err
+    assert "has no predictions of two features" in capsys.readouterr().err
 
 
 def test_a_result_of_one_feature_is_told_from_a_result_without_predictions(result, tmp_path, capsys):
@@ -127,6 +127,6 @@ def test_a_result_of_one_feature_is_told_from_a_result_without_predictions(resul
         json.dumps({name: value for name, value in content.items() if name not in ("runs", "checksum")})
     )
     assert COMMANDS["explain"].main([str(tmp_path / "single.json")]) == 2
-    assert "holds only one feature (embeddings), but explain compares two" in capsys.readouterr().err
+    assert "has only one feature (embeddings), but explain compares two" in capsys.readouterr().err
     assert COMMANDS["explain"].main([str(tmp_path / "absent.json")]) == 2
     assert "absent.json is not there" in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""Which samples one feature classifies correctly and another does not, as a page."""
+"""Write a page of the samples that one feature classifies correctly and another does not."""

@@ -1,4 +1,4 @@
-"""Rows of a result that exactly one of two features classifies correctly, with their ids and classes."""
+"""Compare two features of a result: the rows that exactly one of them classifies correctly, with ids and classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from fungi.store.reading import read_class_names, read_sample_ids
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One row: its number and id, its class, and the class that each of the two features predicts."""
+    """One row: its index and id, its class, and the class predicted by each of the two features."""
 
     row: int
     id: str
@@ -26,7 +26,10 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two features of a result. only_first, only_second: rows that only this feature classifies correctly."""
+    """Two features of a result.
+
+    only_first, only_second: rows that only the first feature, or only the second feature, classifies correctly.
+    """
 
     features: tuple[str, str]
     rows: int
@@ -37,20 +40,20 @@ class Comparison:
 def compare(content: Mapping[str, Any], path: Path, features: Sequence[str]) -> Comparison:
     """Compare the predictions of two features in the first run of a result.
 
-    features: their names in the result; empty for the first feature and the combination of the most features. Raises
-    FungiError if the result has no predictions.
+    features: names of two features in the result. If empty, the first feature and the combination of the most features.
+    Raises FungiError if the result has no predictions.
     """
     results = (content.get("runs") or [content])[0]["results"]
     predicted = {name: scores for name, scores in results.items() if "predictions" in scores}
     targets = np.array(content.get("test_targets", []))
     if len(predicted) == 1 and len(targets):
         raise FungiError(
-            f"{path} holds only one feature ({next(iter(predicted))}), but explain compares two."
+            f"{path} has only one feature ({next(iter(predicted))}), but explain compares two."
             " Extract gradients, and run the evaluation again."
         )
     if not predicted or not len(targets):
         raise FungiError(
-            f"{path} does not hold predictions of two features for each row; results of knn, linear and cluster do."
+            f"{path} has no predictions of two features for each row. Use a result of knn, linear or cluster."
         )
     first, second = features or (next(iter(predicted)), max(predicted, key=lambda name: name.count("+")))
     for name in (first, second):
@@ -79,9 +82,9 @@ def compare(content: Mapping[str, Any], path: Path, features: Sequence[str]) -> 
 
 
 def samples_of(content: Mapping[str, Any], data_dir: Path | None) -> Samples | None:
-    """Return the scored samples, opened through the dataset that the result's provenance names.
+    """Open the scored samples of the dataset that the provenance of the result names.
 
-    Return None and log the reason if the data is missing, or is not the data of the features.
+    If the data is missing, or is not the data of the features, log the reason and return None.
     """
     record = next((origin["provenance"] for origin in _origins(content).values() if origin.get("provenance")), None)
     if record is None or "imported" in record.get("settings", {}):
@@ -96,13 +99,13 @@ def samples_of(content: Mapping[str, Any], data_dir: Path | None) -> Samples | N
         samples = dataset.open_split(record["split"], folder)
     except (FungiError, OSError) as error:
         logger.warning(
-            f"samples are listed by id, since the data can't be opened: {error} Name its folder with --data-dir."
+            f"samples are listed by id, since the data can't be opened: {error} Give its folder with --data-dir."
         )
         return None
     if samples.fingerprint() != record["dataset_fingerprint"]:
         logger.warning(
             f"samples are listed by id, since {record['dataset']} in {folder} is not the data that the features were"
-            " computed from. Name its folder with --data-dir."
+            " computed from. Give its folder with --data-dir."
         )
         return None
     return samples
@@ -124,7 +127,7 @@ def _class_names(content: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _from_file(content: Mapping[str, Any], read: Any) -> Sequence[str] | None:
-    """Return texts of the embeddings file that the result names; None if it is missing or damaged."""
+    """Return texts of the embeddings file that the result names, or None if the file is missing or damaged."""
     path = Path(_origins(content).get("embeddings", {}).get("file", ""))
     try:
         texts: Sequence[str] | None = read(path) if path.is_file() else None

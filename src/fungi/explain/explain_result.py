@@ -1,4 +1,4 @@
-"""`fungi explain`: the samples that one feature classifies correctly and another does not."""
+"""`fungi explain`: write a page of the samples that one feature classifies correctly and another does not."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ class ExplainSettings:
     )
     output: Path | None = setting(
         None,
-        "page to write; if absent <result>.html beside the result",
+        "page to write; if absent, <result>.html in the folder of the result",
         flag="--page",
         aliases=("--output",),
         topic="files",
@@ -41,7 +41,7 @@ class ExplainSettings:
 
     def __post_init__(self) -> None:
         if self.result == Path():
-            raise FungiError("name the result file: fungi explain features/results/knn/digits/digits-vit.json.")
+            raise FungiError("give the result file: fungi explain features/results/knn/digits/digits-vit.json.")
         if len(self.features) not in (0, 2):
             raise FungiError("--features takes two features of the result, e.g. embeddings embeddings+kl.")
 
@@ -56,11 +56,9 @@ def run(settings: ExplainSettings) -> Path:
     comparison = compare(content, settings.result, settings.features)
     samples = samples_of(content, settings.data_dir)
     if runs := len(content.get("runs", [])):
-        logger.info(f"the result holds {runs} runs: the first one is shown.")
-    settings_of_result = content["settings"]
-    title = (
-        f"{content.get('task', 'result')} of {settings_of_result.get('dataset')}, {settings_of_result.get('backbone')}"
-    )
+        logger.info(f"the result has {runs} runs; the page shows the first.")
+    evaluated = content["settings"]
+    title = f"{content.get('task', 'result')} of {evaluated.get('dataset')}, {evaluated.get('backbone')}"
     path = settings.output or settings.result.with_suffix(".html")
     write_whole(path, page(comparison, samples.load if samples else None, settings.count, title))
     first, second = comparison.features

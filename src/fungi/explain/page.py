@@ -1,4 +1,4 @@
-"""The page of a comparison: samples that only one of two features classifies correctly, in one HTML file."""
+"""Write the comparison of two features as one HTML page of the samples that only one classifies correctly."""
 
 from collections.abc import Callable, Sequence
 from html import escape
@@ -21,7 +21,11 @@ figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; margi
 
 
 def page(comparison: Comparison, load: Callable[[int], Any] | None, count: int, title: str) -> str:
-    """Return the page as HTML. load: row -> item; None lists ids alone. count: most samples of each kind."""
+    """Return the page as HTML.
+
+    load: function from a row to its picture or text; if None, only ids are listed. count: maximum number of samples in
+    each of the two lists.
+    """
     first, second = map(feature_in_words, comparison.features)
     gained, lost = comparison.only_second, comparison.only_first
     summary = (
@@ -35,10 +39,10 @@ def page(comparison: Comparison, load: Callable[[int], Any] | None, count: int, 
 def _section(
     samples: Sequence[Disagreement], better: int, comparison: Comparison, load: Callable[[int], Any] | None, count: int
 ) -> str:
-    name, other = (feature_in_words(comparison.features[place]) for place in (better, 1 - better))
-    few = f", the first {count} of {len(samples)}" if len(samples) > count else f" ({len(samples)})"
-    shown = "".join(_figure(sample, other, sample.predicted[1 - better], load) for sample in samples[:count])
-    return f"<section><h2>Correct by {escape(name)} alone{few}</h2><ol>{shown or '<li>none</li>'}</ol></section>\n"
+    name, other = (feature_in_words(comparison.features[index]) for index in (better, 1 - better))
+    number = f", the first {count} of {len(samples)}" if len(samples) > count else f" ({len(samples)})"
+    figures = "".join(_figure(sample, other, sample.predicted[1 - better], load) for sample in samples[:count])
+    return f"<section><h2>Correct by {escape(name)} alone{number}</h2><ol>{figures or '<li>none</li>'}</ol></section>\n"
 
 
 def _figure(sample: Disagreement, other: str, wrong: str, load: Callable[[int], Any] | None) -> str:
@@ -50,7 +54,7 @@ def _figure(sample: Disagreement, other: str, wrong: str, load: Callable[[int], 
 
 
 def _item(load: Callable[[int], Any] | None, row: int) -> str:
-    """Return a picture or a text as HTML; empty for sounds, which a page does not show."""
+    """Return a picture or a text as HTML, or an empty text for a sound."""
     item = None if load is None else load(row)
     if isinstance(item, tuple) and all(isinstance(part, str) for part in item):
         item = " / ".join(item)

@@ -1,7 +1,7 @@
 """Analyses of the paper's figures: CKA between features, accuracy by shots, accuracy by layer.
 
-Each writes result files, which `fungi report` draws. Differences per class need no analysis: the report computes them
-from the predictions in the results of kNN.
+Each analysis writes result files, which `fungi report` draws. The report computes differences per class from the
+predictions in kNN results, without an analysis.
 """
 
 from contextlib import suppress
@@ -35,8 +35,8 @@ class AnalyseSettings(FeatureSettings):
 
     analysis: tuple[Analysis, ...] = setting(
         ("cka", "shots"),
-        "analyses to run: cka (similarity of features), shots (kNN by number of shots), layers (kNN of each gradient"
-        " alone, by layer)",
+        "analyses to run: cka (similarity of features), shots (kNN by number of shots), layers (kNN by layer, for each"
+        " gradient alone)",
         decides="nothing",
     )
     shot_counts: tuple[int, ...] = setting(
@@ -64,7 +64,7 @@ class AnalyseSettings(FeatureSettings):
         )  # raises FungiError if these settings contradict
 
     def knn(self, **changes: Any) -> KnnSettings:
-        """Return the settings of one kNN run: the shared flags, with some changed for this run."""
+        """Return the settings of one kNN run: the shared flags with the given changes."""
         known = {field.name for field in fields(KnnSettings)}
         shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name in known}
         return KnnSettings(**shared | changes)
@@ -75,9 +75,9 @@ class AnalyseSettings(FeatureSettings):
         return [*paths, *self._runs_by_shots()]
 
     def _runs_by_shots(self) -> dict[Path, KnnSettings]:
-        """Return result file -> settings of the kNN run that writes it.
+        """Return the settings of each kNN run by the result file that it writes.
 
-        If the labels are already extracted, only the numbers of shots for which there are enough rows count.
+        If the labels are already extracted, numbers of shots that need more rows than there are have no run.
         """
         counts = self.shot_counts if "shots" in self.analysis else ()
         with suppress(FungiError, OSError):  # nothing is extracted yet
@@ -87,12 +87,12 @@ class AnalyseSettings(FeatureSettings):
         return {path: run for run in runs for path in run.outputs()}
 
     def difference(self, path: Path) -> str:
-        """Return the difference to the settings of the run that the file belongs to; empty if there is none."""
+        """Return the first difference between the settings in the file and those of its run; empty if there is none."""
         run = self._runs_by_shots().get(path)
         return super().difference(path) if run is None else run.difference(path)
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide CKA; those of neighbours and shots only decide the kNN runs."""
+        """Return the settings that decide CKA. The settings of neighbours and shots decide only the kNN runs."""
         return {name: value for name, value in super().deciding().items() if name not in _OF_KNN}
 
     def unusual(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class AnalyseSettings(FeatureSettings):
 
 
 def cka(settings: AnalyseSettings) -> dict[str, Any]:
-    """Compute CKA of every pair of features on the scored split; return the content of the result file."""
+    """Compute CKA of every pair of features on the scored split. Return the content of the result file."""
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.scorers import CkaScorer
 
@@ -115,13 +115,13 @@ def cka(settings: AnalyseSettings) -> dict[str, Any]:
 
 
 def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:
-    """Run kNN for each number of shots for which there are enough rows; return the contents of the result files."""
+    """Run kNN for each number of shots, if there are enough rows for it. Return the contents of the result files."""
     smallest, classes = _class_sizes(settings)
     contents = []
     for count in settings.shot_counts:
         if count > smallest or count * classes <= max(settings.knn().all_k):
             logger.warning(
-                "left out %d shots: there are %d classes, the smallest of %d rows, and k = %d",
+                "left out %d shots: there are %d classes, the smallest has %d rows, and k = %d",
                 count,
                 classes,
                 smallest,
@@ -133,7 +133,7 @@ def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:
 
 
 def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
-    """Run kNN of each gradient alone, for every array of the gradient files; return the results' contents."""
+    """Run kNN on each gradient alone, for every array of its file. Return the contents of the result files."""
     from fungi.store.reading import array_keys
 
     layout, (dataset, backbone) = Layout(settings.root[0]), (settings.dataset_name, settings.backbone_name)

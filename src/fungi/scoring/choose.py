@@ -1,14 +1,14 @@
 """`--choose`: choose combination, number of components and number of neighbours on the train rows alone.
 
-Each combination is reduced once, by a PCA fitted on its train rows without their labels. The leading components are
-those of any smaller PCA, so that one decomposition gives all sizes, and one search all k. A candidate is judged by its
-leave-one-out score on the train rows. Test labels are used only to score, and for the row `hindsight`.
+Each combination is reduced once, by a PCA fitted on its train rows without their labels. The first components of a PCA
+are the components of a smaller PCA, so one decomposition gives all sizes. One search gives all k. A candidate is chosen
+by its leave-one-out score on the train rows. Test labels are used only for the scores and for the row `hindsight`.
 
 The rows of the result, each over all runs:
 
     embeddings, embeddings+kl+...   test score of that combination, with components and neighbours chosen for it
-    chosen                          test score of the best judged candidate of all combinations
-    hindsight                       best test score of any candidate; it can only be chosen with the test labels
+    chosen                          test score of the candidate with the best leave-one-out score
+    hindsight                       best test score of all candidates, which are chosen with the test labels here
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,10 @@ POWERS = tuple(2**power for power in range(4, 13))
 
 @dataclass(frozen=True)
 class Candidate:
-    """A combination, its number of components and of neighbours. judged: leave-one-out score on the train rows."""
+    """A combination, a number of components and a number of neighbours.
+
+    judged: leave-one-out score on the train rows.
+    """
 
     combination: Combination
     dim: int
@@ -56,8 +59,8 @@ def rows_of_the_table(features: Sequence[str]) -> list[Combination]:
 class ChoiceScorer:
     """Scores one run of `--choose`.
 
-    most_neighbours, settings.reduced_dim: the largest numbers of neighbours and components to try. metric: decides
-    which candidate is best.
+    most_neighbours: largest number of neighbours to try. settings.reduced_dim: largest number of components to try.
+    metric: the metric that selects the best candidate.
     """
 
     def __init__(self, settings: FewShotSettings, task: Task, *, most_neighbours: int, metric: str) -> None:
@@ -72,16 +75,15 @@ class ChoiceScorer:
         self._judged: dict[Combination, list[Candidate]] = {}
 
     def score(self, features: Combined) -> Scores:
-        """Return the test scores of a row of the result, with its candidate and the leave-one-out score."""
+        """Return the test scores of a row of the result, with its candidate and the candidate's leave-one-out score."""
         combination = features.names
         if combination == (HINDSIGHT,):
             _, scores, best = max(self._tested(), key=lambda tested: tested[0])
             return {**scores, "chosen": best.describe()}
-        candidates_of = all_combinations(self._train.names) if combination == (CHOSEN,) else [combination]
-        # Of equal candidates `max` returns the first: the one with the fewest features, components and neighbours.
-        best = max(
-            (tested for names in candidates_of for tested in self.judged(names)), key=lambda tested: tested.judged
-        )
+        allowed = all_combinations(self._train.names) if combination == (CHOSEN,) else [combination]
+        # If several are best, `max` returns the first: the candidate with the fewest features, components, neighbours.
+        candidates = (candidate for names in allowed for candidate in self.judged(names))
+        best = max(candidates, key=lambda candidate: candidate.judged)
         _, train, test = self._rows(best.combination)
         labels = neighbour_labels(in_memory(train[:, : best.dim]), self._targets, test[:, : best.dim], best.k)
         predictions = votes_by_k(labels)[-1]
@@ -89,7 +91,7 @@ class ChoiceScorer:
         return {**scores, "judged": best.judged, "chosen": best.describe(), "predictions": predictions.tolist()}
 
     def judged(self, combination: Combination) -> list[Candidate]:
-        """Return all candidates of a combination with their leave-one-out scores; test rows are not used."""
+        """Return all candidates of a combination with their leave-one-out scores. Test rows are not used."""
         if combination not in self._judged:
             sizes, train, _ = self._rows(combination, test=False)
             self._judged[combination] = [
@@ -119,9 +121,10 @@ class ChoiceScorer:
     def _rows(
         self, combination: Combination, *, test: bool = True
     ) -> tuple[list[int], Float[Tensor, "n r"], Float[Tensor, "q r"]]:
-        """Return the numbers of components to try, and train and test rows reduced to the largest of them.
+        """Return the numbers of components to try, and the train and test rows with the largest of these numbers.
 
-        The numbers are the powers of two from 16 on and the size of the largest PCA; without a PCA, the full size.
+        The numbers are the powers of two from 16 on, and the size of the largest PCA. Without PCA, the only number is
+        the full size.
         """
         reduction = self._reducer.fit(combination)
         train = reduced(self._train, reduction, self._device)

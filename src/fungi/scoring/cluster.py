@@ -1,4 +1,4 @@
-"""k-means over combinations of features, clusters matched with classes (spec vision 9.7)."""
+"""Cluster combinations of features by k-means, and match the clusters with the classes (spec vision 9.7)."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ class ClusterSettings(FeatureSettings):
 
 
 def run(settings: ClusterSettings) -> dict[str, Any]:
-    """Score the missing combinations; return the content of the result file."""
+    """Score the missing combinations, and return the content of the result file."""
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.scorers import ClusterScorer
 

@@ -33,8 +33,8 @@ from fungi.store.reading import read_class_names, read_sample_ids
 class Scorer(Protocol):
     """Scores any combination of the features of one run.
 
-    test_targets: labels of the scored rows, saved beside the predictions. sources: all features that the scorer reads;
-    PCA is fitted on the first source.
+    test_targets: labels of the scored rows, which are saved with the predictions. sources: all features that the scorer
+    reads. PCA is fitted on the first source.
     """
 
     test_targets: Integer[np.ndarray, " q"]
@@ -47,13 +47,13 @@ class Scorer(Protocol):
         """Return the scores of one combination."""
 
     def warnings(self) -> list[str]:
-        """Return warnings about the labels; those about features come from the sources."""
+        """Return warnings about the labels. Warnings about features come from the sources."""
 
 
 class Combined:
     """The features of one combination. They are concatenated and reduced when a scorer reads them.
 
-    names: the features of the combination; reducer: fits PCA on the scorer's first source; announce: logs a reduction.
+    names: features of the combination. reducer: fits PCA on the first source of the scorer. announce: logs a reduction.
     """
 
     def __init__(self, names: Combination, reducer: Reducer, announce: Callable[[Reduction], None]) -> None:
@@ -63,7 +63,7 @@ class Combined:
 
     @cached_property
     def reduction(self) -> Reduction:
-        """Return the reduction, which is fitted at the first use."""
+        """The reduction. It is fitted when it is first used."""
         reduction = self._reducer.fit(self.names)
         self._announce(reduction)
         return reduction
@@ -73,7 +73,7 @@ class Combined:
         return reduced(source, self.reduction, self._reducer.device)
 
     def blocks(self, source: FeatureSource) -> Callable[[], Iterable[tuple[slice, Float32[Tensor, "b r"]]]]:
-        """Return a function that yields the same rows block by block, each time it is called."""
+        """Return a function that yields the reduced rows block by block. It can be called repeatedly."""
         return repeatable_blocks(source, self.reduction, self._reducer.device)
 
     def moments(self) -> tuple[Float64[Tensor, " f"], Float64[Tensor, "f f"]]:
@@ -83,7 +83,7 @@ class Combined:
 
 @dataclass(frozen=True)
 class Task:
-    """One run of an evaluation: the features of one extraction, and the seed of a few-shot draw or None."""
+    """One run of an evaluation: the features of one extraction, and the seed of a few-shot draw (or None)."""
 
     splits: Splits
     draw: int | None
@@ -104,11 +104,11 @@ def evaluate(
     draws: Sequence[int | None] = (None,),
     name: str | None = None,
 ) -> dict[str, Any]:
-    """Score the combinations that are missing in a result file; return the content of the file.
+    """Score the combinations that are missing in a result file, and return the content of the file.
 
-    combinations: function from features to the combinations to score; prepare: function that reads labels and opens
-    sources, called once for each run that is not finished; splits: function from a root to the splits to open (first
-    the split to fit on); draws: seeds of few-shot draws; name: task of the result file, if not that of the settings.
+    combinations: function from the features to the combinations to score. prepare: function that reads labels and
+    opens sources; it is called once for each unfinished run. splits: function from a root to the splits to open, first
+    the split to fit on. draws: seeds of few-shot draws. name: task of the result file, default: that of the settings.
     """
     tasks = _tasks(settings, splits, draws)
     result = settings.open_result([task.run for task in tasks], task=name, provenances=tasks[0].provenances)
@@ -169,17 +169,17 @@ def note(run: Run, text: str) -> None:
 
 
 def _keep_rows(result: ResultFile, targets: Integer[np.ndarray, " q"], task: Task) -> None:
-    """Save labels, sample ids and class names of the scored rows; ids and names only if the feature files have them.
+    """Save the labels of the scored rows, and their sample ids and class names if the feature file contains them.
 
-    Raises FungiError if the runs score different rows, as their scores are averaged.
+    Scores of several runs are averaged. Therefore, raises FungiError if the runs score different rows.
     """
     labels, path = targets.tolist(), task.splits["test"].targets_path
     if result.facts.setdefault("test_targets", labels) != labels:
         raise FungiError(
             f"the labels in {path.parent} differ from those of the other --root folders, so scores can't be averaged."
-            " Name folders with features of the same rows."
+            " Give folders with features of the same rows."
         )
-    file = split_key(path)[0]  # explicit labels may be FILE:KEY, and of other formats
+    file = split_key(path)[0]  # explicit labels can be FILE:KEY and in other formats
     if format_of(file) != "HDF5":
         return
     for name, read in (("sample_ids", read_sample_ids), ("class_names", read_class_names)):
@@ -188,7 +188,7 @@ def _keep_rows(result: ResultFile, targets: Integer[np.ndarray, " q"], task: Tas
 
 
 def warnings_of_labels(train: Integer[np.ndarray, " n"], test: Integer[np.ndarray, " q"]) -> list[str]:
-    """Return warnings if test labels have no train row, or if all rows are of one class."""
+    """Return warnings if a test label has no train row, or if all rows have the same label."""
     texts = []
     if len(np.unique(train)) == 1:
         texts.append(f"all train rows have the same label ({train[0]}): no other label can be predicted.")
@@ -206,7 +206,7 @@ def warnings_of_labels(train: Integer[np.ndarray, " n"], test: Integer[np.ndarra
 
 
 class Announcer:
-    """Logs why PCA was skipped or keeps fewer components; each reason once, as many combinations share it."""
+    """Logs why PCA was skipped or has fewer components. Each reason is logged once, for all combinations."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()

@@ -1,4 +1,4 @@
-"""Open and check the feature files that the settings of an evaluation name."""
+"""Open and check the feature files of an evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -38,12 +38,12 @@ class SplitFiles:
         return labels
 
     def class_names(self) -> list[str]:
-        """Return the names of the labels 0, 1, ...; none where the file of the labels holds none."""
-        file = split_key(self.targets_path)[0]  # labels of explicit files may be named as FILE:KEY
+        """Return the names of the labels 0, 1, ...; empty if the file of the labels has no names."""
+        file = split_key(self.targets_path)[0]  # explicit labels can be FILE:KEY
         return (read_class_names(file) or []) if format_of(file) == "HDF5" else []
 
     def source(self, settings: FeatureSettings, rows: Integer[np.ndarray, " s"] | None = None) -> FeatureSource:
-        """Return the rows of the split, normalised as the settings say. rows: indices to keep; None for all."""
+        """Return the rows of the split, normalised according to the settings. rows: indices to keep, None for all."""
         unnormalized = frozenset(
             name
             for name in self.arrays
@@ -62,9 +62,9 @@ Splits = dict[str, SplitFiles]
 
 
 def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) -> Splits:
-    """Return the features of several splits, after checking that they belong together (DESIGN 3.2: refusals).
+    """Open the features of several splits, and check that they belong together (DESIGN 3.2: refusals).
 
-    splits: `train`, `test`, ...: names of fields of the settings without `_split`; the first split is fitted on.
+    splits: `train`, `test`, ..., which are names of settings without `_split`. The first split is fitted on.
     """
     if settings.takes_files:
         opened = {split: _explicit_files(settings, split) for split in splits}
@@ -84,7 +84,7 @@ def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) ->
 
 
 def provenance(splits: Splits) -> dict[str, Any]:
-    """Return the origin of the features of a run: split -> feature -> file, array, provenance."""
+    """Return the origin (file, array, provenance) of each feature of each split of a run."""
     return {split: {name: _origin(array) for name, array in files.arrays.items()} for split, files in splits.items()}
 
 
@@ -106,7 +106,7 @@ def _origin(array: FeatureArray) -> dict[str, Any]:
 
 
 def _files_below_root(settings: FeatureSettings, layout: Layout, split: str, features: Sequence[str]) -> SplitFiles:
-    """Return the features that the layout of the root has for a split."""
+    """Open the features of a split in the folder of the layout."""
     dataset, backbone = settings.dataset_name, settings.backbone_name
     name = getattr(settings, f"{split}_split")
     arrays = {}
@@ -130,13 +130,13 @@ def _features_on_disk(settings: FeatureSettings, layout: Layout, split: str) -> 
         raise MissingFilesError(
             f"there are no features of dataset {dataset!r}, backbone {backbone!r}, split {name!r} below {layout.root}"
             f" (looked for {embeddings}).{_names_on_disk(embeddings)} Run fungi extract and extract-gradients first,"
-            " or name another --root."
+            " or give another --root."
         )
     return names
 
 
 def _names_on_disk(embeddings: Path) -> str:
-    """Return a sentence on what exists instead of a file: splits, else backbones, else datasets of similar names."""
+    """Return a sentence that lists the splits in the folder, else the backbones, else datasets with similar names."""
     backbone, dataset = embeddings.parent, embeddings.parent.parent
     if splits := sorted(path.stem for path in backbone.glob("*.h5")):
         return f" There are features of the splits {listed(splits)}."
@@ -153,7 +153,7 @@ def _layer_key(settings: FeatureSettings, path: Path) -> str:
 
 
 def _explicit_files(settings: FeatureSettings, split: str) -> SplitFiles:
-    """Return the features of the files that flags name one by one, as in the original harness; any format."""
+    """Open the explicit files of a split, in any format. The flags are those of the original harness."""
     embeddings = [_embeddings_at(settings, path) for path in getattr(settings, f"{split}_embeddings_datasets")]
     gradients = [_gradients_at(settings, text) for text in getattr(settings, f"{split}_datasets")]
     leading = "train" if settings.train_embeddings_datasets or settings.train_datasets else split
@@ -163,19 +163,19 @@ def _explicit_files(settings: FeatureSettings, split: str) -> SplitFiles:
     expected = len(leading_embeddings) + len(leading_gradients)
     if not opened or len(opened) != expected:
         raise FungiError(
-            f"the {split} split has {len(opened)} feature files, but the {leading} split has {expected}. Name one"
+            f"the {split} split has {len(opened)} feature files, but the {leading} split has {expected}. Give one"
             f" file of each split for every feature, with --{split}-embeddings-datasets and --{split}-datasets."
         )
     targets = getattr(settings, f"{split}_targets") or next((path for path, _ in embeddings), None)
     if targets is None:
-        raise FungiError(f"the {split} split has no labels. Name the file with --{split}-targets.")
+        raise FungiError(f"the {split} split has no labels. Give their file with --{split}-targets.")
     # Files are paired by their position on the command line, and features are named after the train files.
     arrays = dict(zip(_names(leading_gradients, leading_embeddings), opened, strict=True))
     return SplitFiles({name: arrays[name] for name in in_order(arrays)}, Path(targets))
 
 
 def _embedding_keys(settings: FeatureSettings) -> tuple[str, ...]:
-    """Return the names that an array of embeddings may have, most likely first."""
+    """Return the possible names of an array of embeddings, most likely first."""
     return (*([settings.layer_key] if settings.layer_key else []), *FEATURE_KEYS)
 
 
@@ -199,7 +199,7 @@ def _names(gradients: list[tuple[Path, str]], embeddings: Sequence[Path]) -> lis
         return plain
     first = {name: plain.index(name) for name in plain}
     detailed = [
-        name if first[name] == place else f"{name}:{detail}"
-        for place, (name, detail) in enumerate(zip(plain, details, strict=True))
+        name if first[name] == index else f"{name}:{detail}"
+        for index, (name, detail) in enumerate(zip(plain, details, strict=True))
     ]
-    return [name if detailed.count(name) == 1 else f"{name}:{place}" for place, name in enumerate(detailed)]
+    return [name if detailed.count(name) == 1 else f"{name}:{index}" for index, name in enumerate(detailed)]

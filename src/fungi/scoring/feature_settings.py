@@ -1,7 +1,7 @@
-"""Settings shared by all evaluations: feature files, how they are combined, and the result file.
+"""Settings that all evaluations share: feature files, their combination, and the result file.
 
-Feature files are selected by dataset and backbone below `--root`, or named one by one with the flags of the original
-harness (explicit files).
+Feature files are selected by dataset and backbone below `--root`. Alternatively, the flags of the original harness give
+the path of each file (explicit files).
 """
 
 import os
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LAYER_KEY = "attn_proj"
 UNNAMED = "unnamed"
-"""Name of dataset and backbone for explicit files, if no flag names them."""
+"""Name of dataset and backbone of explicit files if no flag gives a name."""
 _DATASET, _BACKBONE, _ROOT = "digits", "digits-vit", (Path("features"),)
 
 
@@ -118,22 +118,22 @@ class FeatureSettings(ResultSettings):
         if not self.root:
             raise FungiError("--root needs at least one folder.")
         if len(set(self.root)) < len(self.root):
-            raise FungiError("--root names the same folder twice. Name each extraction once.")
+            raise FungiError("--root names the same folder twice. Give each extraction once.")
         if self.takes_files and self.features:
             raise FungiError(
-                "--features selects files below --root, not explicit files. Name only the explicit files to combine."
+                "--features selects files below --root, not explicit files. Give only the explicit files to combine."
             )
         if self.takes_files and len(self.root) > 1:
-            raise FungiError("explicit files belong to one run. Give only one --root.")
+            raise FungiError("explicit files are one run. Give only one --root.")
 
     @property
     def dataset_name(self) -> str:
-        """Return the folder name of the dataset; for explicit files the value of the flag, or `unnamed`."""
+        """Return the folder name of the dataset. For explicit files this is the value of the flag, or `unnamed`."""
         return UNNAMED if self.takes_files and self.dataset == _DATASET else super().dataset_name
 
     @property
     def backbone_name(self) -> str:
-        """Return the folder name of the backbone; for explicit files the value of the flag, or `unnamed`."""
+        """Return the folder name of the backbone. For explicit files this is the value of the flag, or `unnamed`."""
         return UNNAMED if self.takes_files and self.backbone == _BACKBONE else super().backbone_name
 
     @property
@@ -182,14 +182,14 @@ class FeatureSettings(ResultSettings):
         return self.root[0] if len(self.root) == 1 else _common_folder(self.root)
 
     def result_path(self, task: str | None = None) -> Path:
-        """Return the result file of a task; for explicit files it is in `<root>/results`, or in `results`."""
+        """Return the result file of a task. For explicit files it is in `<root>/results`, or in `results`."""
         if self.output is None and self.takes_files:
             folder = Path("results") if self.root == _ROOT else self.root[0] / "results"
             return folder / f"{result_name(task or self.task_name, self, self.in_the_path)}.json"
         return super().result_path(task)
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide the content of the result file, as JSON, with the number of components."""
+        """Return the settings that decide the content of the result file, with the number of components, as JSON."""
         return super().deciding() | {"pca_dim": self.reduced_dim}
 
     def unusual(self) -> dict[str, Any]:
@@ -261,15 +261,16 @@ class FewShotSettings(FeatureSettings):
         return "all train rows" if self.shots is None else f"{self.shots}-shot"
 
     def draws(self) -> tuple[int | None, ...]:
-        """Return the seeds of the few-shot draws; a single None if nothing is drawn at random."""
+        """Return the seeds of the few-shot draws, or a single None if the shots are not drawn at random."""
         return self.few_shot_seed or (None,)
 
     def rows(
         self, targets: Any, draw: int | None, provenances: "Sequence[Provenance]", class_names: Sequence[str] = ()
     ) -> Any:
-        """Return the train rows to fit on, in ascending order; None for all.
+        """Return the train rows to fit on, in ascending order, or None for all.
 
-        provenances: those of the features. class_names: names of the labels, for the error if a class is too small.
+        provenances: provenances of the features. class_names: names of the labels, for the error message if a class is
+        too small.
         """
         from fungi.combine.few_shot import few_shot_rows, stratified_rows
 
@@ -281,7 +282,7 @@ class FewShotSettings(FeatureSettings):
         return few_shot_rows(targets, size, draw, class_names)
 
     def resolved_for(self, provenances: "Sequence[Provenance]") -> "FewShotSettings":
-        """Return the settings with the few-shot sampling of the profile, if no flag sets it (spec text 6.1)."""
+        """Return the settings with few-shot sampling from the profile if no flag sets it (spec text 6.1)."""
         if self.few_shot_sampling is not None:
             return self
         stratified = self.uses_shots and any(
@@ -291,12 +292,12 @@ class FewShotSettings(FeatureSettings):
         return replace(self, few_shot_sampling="stratified" if stratified else "balanced")
 
     def deciding(self) -> dict[str, Any]:
-        """Return the deciding settings; few-shot sampling is left out until `resolved_for` knows it."""
+        """Return the deciding settings. Few-shot sampling is left out until `resolved_for` sets it."""
         values = super().deciding()
         return {name: value for name, value in values.items() if (name, value) != ("few_shot_sampling", None)}
 
     def unusual(self) -> dict[str, Any]:
-        """Return the unusual settings; balanced sampling counts as usual."""
+        """Return the unusual settings. Balanced sampling counts as usual."""
         values = super().unusual()
         return {name: value for name, value in values.items() if (name, value) != ("few_shot_sampling", "balanced")}
 
@@ -307,7 +308,7 @@ class FewShotSettings(FeatureSettings):
 
 
 def _modality(provenance: "Provenance") -> str:
-    """Return the modality of the features' dataset or backbone; empty if both are unknown."""
+    """Return the modality of the dataset or backbone of the features, or an empty text if both are unknown."""
     known: tuple[tuple[Any, str], ...] = ((DATASETS, provenance.dataset), (BACKBONES, provenance.backbone))
     return next((registry[name].modality for registry, name in known if name in registry), "")
 
@@ -316,5 +317,5 @@ def _common_folder(roots: Sequence[Path]) -> Path:
     same_kind = all(root.is_absolute() == roots[0].is_absolute() for root in roots)
     common = Path(os.path.commonpath(roots if same_kind else [root.absolute() for root in roots]))
     if common == Path(common.anchor) and common.is_absolute():
-        raise FungiError("the --root folders have no common folder for the result. Name a file with --output.")
+        raise FungiError("the --root folders have no common folder for the result. Give a file with --output.")
     return common

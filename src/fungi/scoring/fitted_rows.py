@@ -1,4 +1,4 @@
-"""Refuse to score rows that the evaluation was fitted on (DESIGN 3.4), unless a flag allows it."""
+"""Refuse to score rows that the evaluation is fitted on, unless a flag allows it (DESIGN 3.4)."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -12,18 +12,19 @@ from fungi.store.foreign import open_any
 from fungi.store.reading import FeatureArray
 
 Splits = Mapping[str, Mapping[str, FeatureArray]]
-"""Split -> feature -> array. `test` is scored; all other splits are fitted on, or used to choose lambda."""
+"""The array of each feature of each split. `test` is scored. The other splits are fitted on, or used to choose lambda.
+"""
 
 MOST_DUPLICATES = 0.1
-"""Share of the scored rows that may be equal to fitted rows. Public datasets contain a few images and texts twice, and
-the published numbers include them. A split that contains another split has a far larger share."""
+"""Largest allowed share of scored rows that are equal to fitted rows. Public datasets contain a few images and texts
+twice, and the published numbers include them. If a split contains another split, the share is far larger."""
 _ENTRIES, _STEPS, _BLOCK = 16, 1000, 8192
 
 
 def seen_rows(splits: Splits) -> dict[str, int]:
-    """Return split -> number of scored rows that are also rows of this split; splits without any are left out.
+    """Return the number of scored rows that are also in a fitted split, for each split with such rows.
 
-    If file or fingerprint is the same, all rows are the same. Otherwise rows are compared by their features.
+    If the files or the dataset fingerprints are equal, all rows are the same. Otherwise, features are compared.
     """
     scored = splits.get("test", {})
     counts = {split: _shared(arrays, scored) for split, arrays in splits.items() if split != "test"}
@@ -41,8 +42,8 @@ def refuse_seen_rows(splits: Splits, scored: Path) -> None:
             number = "the rows to score" if count == rows else f"{count} of the {rows} rows to score"
             raise FungiError(
                 f"{number} ({scored}) are also in the {split} split, which is fitted on, so the scores would not show"
-                " how new rows are classified. Name other rows with --test-split, or allow it with --score-fitted-rows;"
-                " headings of tables then say so."
+                " how new rows are classified. Choose other rows with --test-split, or allow it with"
+                " --score-fitted-rows; headings of tables then say so."
             )
 
 
@@ -76,10 +77,10 @@ def _row_signatures(array: FeatureArray) -> Integer[np.ndarray, " u"]:
 
 @lru_cache(maxsize=8)
 def _signatures(path: Path, key: str, modified_ns: int) -> Integer[np.ndarray, " u"]:
-    """Return a number per row; numbers that several rows share are left out.
+    """Return the hashes of the rows, without hashes that several rows share.
 
-    Rows of the same sample have the same number, with few exceptions: their last digits depend on the batch, and may
-    move an entry across a rounding step.
+    Rows of the same sample almost always have the same hash. In rare cases they differ, because the last digits of
+    features depend on the batch and can change the rounding of an entry.
     """
     array = open_any(path, key)
     parts = [_signature(array.read(start, min(start + _BLOCK, array.rows))) for start in range(0, array.rows, _BLOCK)]
@@ -88,7 +89,7 @@ def _signatures(path: Path, key: str, modified_ns: int) -> Integer[np.ndarray, "
 
 
 def _signature(rows: Float[np.ndarray, "b d"]) -> Integer[np.ndarray, " b"]:
-    """Return a hash per row of its first entries, rounded to thousandths of its largest entry."""
+    """Return a hash of each row. It is computed from the first entries, rounded to 1/1000 of the largest entry."""
     largest = np.abs(rows).max(axis=1, keepdims=True)
     steps = np.nan_to_num(rows[:, :_ENTRIES] / np.where(largest > 0, largest, 1)) * _STEPS
     factors = np.random.default_rng(0).integers(1, 2**62, steps.shape[1]) | 1

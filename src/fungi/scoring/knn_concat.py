@@ -46,8 +46,8 @@ class KnnSettings(FewShotSettings):
     )
     vote: Literal["majority", "weighted"] = setting(
         "majority",
-        "majority: most frequent label of the nearest rows (as published); weighted: the rows of largest cosine vote"
-        " with weight exp(cosine / temperature), as in DINO",
+        "majority: most frequent label of the nearest rows (as published); weighted: the rows with the largest cosines"
+        " vote with weight exp(cosine / temperature), as in DINO",
         mark="",
     )
     temperature: float = setting(TEMPERATURE, "temperature of the weighted vote", within=(1e-4, 100), mark="T")
@@ -58,7 +58,7 @@ class KnnSettings(FewShotSettings):
     )
     search: BackendFlag = setting(
         "exact",
-        "library that searches the neighbours; all find the same rows (torch is another name for exact)",
+        "library that searches the neighbours; all give the same rows (torch is another name for exact)",
         aliases=("--backend",),
         decides="nothing",
         topic="machine",
@@ -88,7 +88,7 @@ class KnnSettings(FewShotSettings):
 
     @property
     def all_k(self) -> tuple[int, ...]:
-        """The numbers of neighbours. Each has its own result."""
+        """The numbers of neighbours. Each number has its own result."""
         return (self.k,) if isinstance(self.k, int) else self.k
 
     @property
@@ -101,7 +101,7 @@ class KnnSettings(FewShotSettings):
 
     @property
     def vote_options(self) -> VoteOptions:
-        """How neighbours vote. The settings must have a single number of neighbours."""
+        """Options of the vote. The settings must have a single number of neighbours."""
         assert isinstance(self.k, int)
         return VoteOptions(self.k, self.vote, self.temperature, cast(Backend, self.search))
 
@@ -112,7 +112,7 @@ class KnnSettings(FewShotSettings):
         return [path for settings in self.each_k for path in settings.outputs()]
 
     def difference(self, path: Path) -> str:
-        """Return a sentence about a setting in which the result file at `path` differs; empty if none does."""
+        """Return a sentence on a setting with another value in the result file at `path`; empty if there is none."""
         if isinstance(self.k, int):
             return super().difference(path)
         return next((settings.difference(path) for settings in self.each_k if path in settings.outputs()), "")
@@ -126,10 +126,10 @@ _COMBINATIONS: dict[str, Callable[[Sequence[str]], list[Combination]]] = {
 
 
 def run(settings: KnnSettings) -> dict[str, Any]:
-    """Score the missing combinations; return the content of the result file.
+    """Score the missing combinations, and return the content of the result file.
 
-    Each number of neighbours has its own result file. If there are several, the content of the first is returned, and
-    its entry `by_k` holds the contents of all.
+    Each number of neighbours has its own result file. If there are several, the content of the first file is returned,
+    with an entry `by_k` that contains the contents of all files.
     """
     contents = {each.all_k[0]: _run_single(each, max(settings.all_k)) for each in settings.each_k}
     first = contents[settings.all_k[0]]
@@ -154,11 +154,11 @@ def _run_single(settings: KnnSettings, largest_k: int) -> dict[str, Any]:
 
 
 def show(settings: KnnSettings, content: dict[str, Any]) -> None:
-    """Print the table of scores, or of choices."""
+    """Print the table of scores, or with `--choose` the table of choices."""
     if settings.choose:
         from fungi.results.choice_table import choice_table
 
         print(choice_table(content, settings.primary_metric))
         return
-    columns = {f"{settings.fitted_in_words}, k {k}": of_k for k, of_k in content.get("by_k", {}).items()}
+    columns = {f"{settings.fitted_in_words}, k {k}": result for k, result in content.get("by_k", {}).items()}
     print_gain_table(columns or {settings.fitted_in_words: content}, settings.primary_metric)

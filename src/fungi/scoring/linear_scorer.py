@@ -61,14 +61,14 @@ class LinearScorer:
 
     def score(self, features: Combined) -> Scores:
         """Return accuracies and predictions of one combination, with facts about the fit."""
-        of_train, of_valid, of_test = self.sources
+        train_source, valid_source, test_source = self.sources
         # Train and validation rows share one matrix, so that the final fit copies nothing.
-        cut, settings = len(of_train), self._settings
-        both = room_for_rows(settings.solver, cut + len(of_valid), features.reduction.dim, settings.compute_device)
-        both[:cut] = features.rows(of_train)
-        both[cut:] = features.rows(of_valid)
+        cut, settings = len(train_source), self._settings
+        both = room_for_rows(settings.solver, cut + len(valid_source), features.reduction.dim, settings.compute_device)
+        both[:cut] = features.rows(train_source)
+        both[cut:] = features.rows(valid_source)
         train, valid = LabelledRows(both[:cut], self._targets), LabelledRows(both[cut:], self._valid_targets)
-        test = LabelledRows(features.rows(of_test), self.test_targets)
+        test = LabelledRows(features.rows(test_source), self.test_targets)
 
         accuracies = self._accuracies(train, valid)
         chosen = float(LAMBDAS[len(LAMBDAS) // 2 if accuracies is None else int(accuracies.argmax())])
@@ -95,11 +95,11 @@ class LinearScorer:
 
     def _log_memory(self) -> None:
         rows, classes = sum(map(len, self.sources[:2])), len(np.unique(self._targets))
-        held = bytes_beside_features(self._settings.solver, rows, classes)
-        if held > MUCH_MEMORY:
+        extra_bytes = bytes_beside_features(self._settings.solver, rows, classes)
+        if extra_bytes > MUCH_MEMORY:
             logger.info(
-                "cyanure needs about %.0f GiB for %d rows x %d classes beside the features; --solver lbfgs does not.",
-                *(held / 2**30, rows, classes),
+                "cyanure needs about %.0f GiB for %d rows x %d classes besides the features; --solver lbfgs does not.",
+                *(extra_bytes / 2**30, rows, classes),
             )
 
     def _accuracies(self, train: LabelledRows, valid: LabelledRows) -> Any:
@@ -133,9 +133,9 @@ class LinearScorer:
 def held_out_fifth(
     targets: Integer[np.ndarray, " n"], seed: int, class_names: Sequence[str] = ()
 ) -> tuple[Integer[np.ndarray, " s"], Integer[np.ndarray, " m"]]:
-    """Return a stratified 80/20 split of the rows, each part ascending. Raises FungiError if a class is too small.
+    """Split the rows 80/20, stratified by class. Both parts are in ascending order.
 
-    class_names: names of the labels 0, 1, ..., for the error.
+    class_names: names of the labels 0, 1, ..., for the error message. Raises FungiError if a class is too small.
     """
     from sklearn.model_selection import StratifiedShuffleSplit
 
@@ -144,7 +144,7 @@ def held_out_fifth(
         single = listed(named_class(int(label), class_names) for label in labels[counts < 2])
         raise FungiError(
             "the train split can't be divided 80/20 by class for validation: these classes have a single train row:"
-            f" {single}. Add rows or leave them out, or extract a split of its own and name it with --valid-split."
+            f" {single}. Add rows, remove these classes, or extract a separate split and give it with --valid-split."
         )
     splitter = StratifiedShuffleSplit(n_splits=1, train_size=0.8, random_state=seed)
     try:

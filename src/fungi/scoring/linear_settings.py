@@ -1,4 +1,4 @@
-"""Flags of linear probing: the solver, and the rows on which lambda is chosen."""
+"""Flags of linear probing: the solver, and the rows that lambda is chosen on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ class LinearSettings(FewShotSettings):
     )
     valid_split: str = setting(
         "valid",
-        "split on which lambda is chosen; a fifth of the train split if it has no features",
+        "split that lambda is chosen on; if it has no features, a fifth of the train split",
         mark="choose-on-",
         topic="data",
     )
@@ -53,7 +53,7 @@ class LinearSettings(FewShotSettings):
     )
     solver: Solver = setting(
         "cyanure",
-        "cyanure: on the CPU, as published (lbfgs if it is not installed); lbfgs: by torch, on CPU or GPU",
+        "cyanure: on the CPU, as published (lbfgs if cyanure is not installed); lbfgs: by torch, on CPU or GPU",
         mark="",
     )
     tolerance: float = setting(
@@ -82,8 +82,8 @@ class LinearSettings(FewShotSettings):
     )
     few_shot_validation: Literal["published", "cv", "none"] = setting(
         "published",
-        "how lambda is chosen with --shots: on the full validation rows, far more than the shots (published), by"
-        " cross-validation within the shots (cv), or not at all: the middle of the grid (none)",
+        "choice of lambda with --shots; published: on all validation rows, which are far more than the shots; cv: by"
+        " cross-validation within the shots; none: the middle of the grid",
         mark="lambda-",
         topic="data",
     )
@@ -110,13 +110,13 @@ class LinearSettings(FewShotSettings):
         return self.max_epochs or (EPOCHS_OF_IMAGENET if self.dataset_name == "imagenet-1k" else EPOCHS)
 
     def options(self, epochs: int) -> "LogisticOptions":
-        """Return the options of the solver. epochs: largest number of passes."""
+        """Return the options of the solver. epochs: largest number of passes over the rows."""
         from fungi.evaluators.logistic import LogisticOptions
 
         return LogisticOptions(solver=self.solver, tolerance=self.tolerance, max_epochs=epochs, seed=self.seed)
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """Return the splits to open, with `valid` if it has files."""
+        """Return the splits to open. They include `valid` if it has files."""
         if self.takes_files:
             has_valid = self._names_valid_files
         else:

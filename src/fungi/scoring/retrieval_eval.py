@@ -52,14 +52,17 @@ class RetrievalSettings(FeatureSettings):
             raise FungiError("--cutoffs needs at least one rank.")
 
     def with_existing_queries(self) -> "RetrievalSettings":
-        """Return the settings with the original harness's name of the query split, if only files of that name exist."""
+        """Return the settings with the query split that exists.
+
+        This is `query`, the name in the original harness, if only `query` has files and no flag sets the split.
+        """
         layout = Layout(self.root[0])
         exists = [
             layout.embeddings(self.dataset_name, self.backbone_name, split).exists()
             for split in ("test", OLD_QUERY_SPLIT)
         ]
-        by_default = self.test_split == "test" and not self.takes_files
-        return replace(self, test_split=OLD_QUERY_SPLIT) if by_default and exists == [False, True] else self
+        is_default = self.test_split == "test" and not self.takes_files
+        return replace(self, test_split=OLD_QUERY_SPLIT) if is_default and exists == [False, True] else self
 
     def result_path(self, task: str | None = None) -> Path:
         """Return the result file, named after the query split that exists."""
@@ -71,7 +74,7 @@ class RetrievalSettings(FeatureSettings):
 
 
 def run(settings: RetrievalSettings) -> dict[str, Any]:
-    """Score the missing combinations; return the content of the result file."""
+    """Score the missing combinations, and return the content of the result file."""
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.retrieval_scorer import RetrievalScorer, read_ground_truth
 

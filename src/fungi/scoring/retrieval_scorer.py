@@ -1,4 +1,4 @@
-"""Landmark retrieval by one combination: the full database is ranked for each query."""
+"""Landmark retrieval with one combination: rank the full database for each query."""
 
 import json
 from collections.abc import Sequence
@@ -37,8 +37,8 @@ class RetrievalScorer:
     def score(self, features: Combined) -> Scores:
         """Return mAP and mean precision under the three protocols, with the average precision of each query."""
         database, queries = self.sources
-        blocks, of_queries = features.blocks(database), self._scaled(features.rows(queries))
-        ranking = all_ranked(lambda: ((place, self._scaled(block)) for place, block in blocks()), of_queries)
+        blocks, query_rows = features.blocks(database), self._scaled(features.rows(queries))
+        ranking = all_ranked(lambda: ((rows, self._scaled(block)) for rows, block in blocks()), query_rows)
         scores: Scores = {}
         per_query = {}
         for protocol in PROTOCOLS:
@@ -51,7 +51,7 @@ class RetrievalScorer:
         return {**scores, "AP": per_query, "protocol": self._facts | fitted_on}
 
     def warnings(self) -> list[str]:
-        """Return no warnings: retrieval is scored with the ground truth, not with labels."""
+        """Return no warnings, because retrieval is scored with the ground truth instead of labels."""
         return []
 
     def _scaled(self, rows: Float[torch.Tensor, "b r"]) -> Float[torch.Tensor, "b r"]:
@@ -59,13 +59,13 @@ class RetrievalScorer:
 
     def _check(self, queries: SplitFiles) -> None:
         """Raise RefusedJoinError if the ground truth belongs to other queries or to a larger database."""
-        database, of_queries = self.sources
-        rows = len(of_queries)
+        database, query_source = self.sources
+        rows = len(query_source)
         last = max((row for query in self._truth for kind in KINDS for row in query[kind]), default=-1)
         if len(self._truth) != rows:
             raise RefusedJoinError(
                 f"row count differs: {queries.targets_path} has {counted(rows, 'query')}, the "
-                f"ground truth {len(self._truth)}."
+                f"ground truth has {len(self._truth)}."
                 " Use features and ground truth of the same dataset."
             )
         if last >= len(database):
@@ -77,14 +77,14 @@ class RetrievalScorer:
 
 
 def read_ground_truth(dataset: str, data_dir: Path, file: Path | None) -> list[Relevance]:
-    """Return the easy, hard and junk rows of each query, from a JSON file, or by default from the dataset's own."""
+    """Return the easy, hard and junk rows of each query, from a JSON file if there is one, else from the dataset."""
     if file is not None:
         return _from_json(file)
     spec = resolve_dataset(dataset, data_dir)
     if spec.ground_truth is None:
         raise FungiError(
             f"dataset {spec.name!r} has no ground truth for retrieval."
-            " Use oxford-landmarks or paris-landmarks, or name a file with --ground-truth."
+            " Use oxford-landmarks or paris-landmarks, or give a file with --ground-truth."
         )
     return cast(list[Relevance], spec.ground_truth(data_dir))
 
@@ -101,7 +101,7 @@ def _from_json(path: Path) -> list[Relevance]:
 
 
 def _facts(queries: SplitFiles) -> dict[str, Any]:
-    """Return how the query images were encoded, as far as their provenance records it."""
+    """Return facts on the encoding of the query images. They are `unknown` without provenance."""
     provenance = next(iter(queries.arrays.values())).provenance
     if provenance is None:
         return {"queries": "unknown", "input": "unknown", "scales": [1.0]}

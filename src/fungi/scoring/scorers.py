@@ -1,4 +1,4 @@
-"""kNN, clustering and CKA of one combination of reduced features."""
+"""Score one combination of features by kNN, clustering or CKA."""
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class KnnScorer:
         self.sources = train.source(settings, rows), test.source(settings)
 
     def score(self, features: Combined) -> Scores:
-        """Return accuracies and predictions of one combination. PCA is fitted on the chosen train rows only."""
+        """Return accuracies and predictions of one combination. PCA is fitted only on the train rows of the draw."""
         (train, test), options = self.sources, self._options
         neighbours = features.blocks(train), self._targets, features.rows(test), options.k
         if options.vote == "weighted":
@@ -49,7 +49,7 @@ class KnnScorer:
         return {**scores, "predictions": predictions.tolist()}
 
     def warnings(self) -> list[str]:
-        """Return warnings about labels without train rows, and about classes too small to win a vote."""
+        """Return warnings about labels without train rows, and about classes with fewer than k rows."""
         texts = warnings_of_labels(self._targets, self.test_targets)
         k, smallest = self._options.k, self._smallest
         if self._options.vote == "majority" and k > smallest and len(self._classes) > 1:
@@ -71,7 +71,7 @@ class KnnScorer:
 
 
 class _SingleSplitScorer:
-    """Base of scorers that read only the scored split. Nothing is fitted on its labels."""
+    """Base class of scorers that read only the scored split. They are not fitted on labels."""
 
     def __init__(self, settings: FeatureSettings, task: Task) -> None:
         files = task.splits["test"]
@@ -84,7 +84,7 @@ class _SingleSplitScorer:
 
 
 class ClusterScorer(_SingleSplitScorer):
-    """Scores combinations by k-means; clusters are matched with the classes."""
+    """Scores combinations by k-means. The clusters are matched with the classes."""
 
     def __init__(self, settings: FeatureSettings, task: Task, *, restarts: int, seed: int) -> None:
         super().__init__(settings, task)

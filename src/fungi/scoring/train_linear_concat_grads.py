@@ -15,7 +15,7 @@ DESCRIPTION = """Logistic regression over nested combinations of features, from 
 
 
 def run(settings: LinearSettings) -> dict[str, Any]:
-    """Score the missing combinations; return the content of the result file."""
+    """Score the missing combinations, and return the content of the result file."""
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.linear_scorer import LinearScorer
 
