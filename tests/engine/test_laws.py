@@ -169,9 +169,9 @@ def test_layers_without_a_gradient_of_their_own_are_named(layer: str, complaint:
     [
         ("blocks.1.attn.prj", r"does not exist.*Candidates: blocks.1.attn.proj"),
         ("blocks.1.norm1", r"is a LayerNorm; gradients are taken at Linear, Conv2d"),
-        ("blocks.1.attn.proj[q]", r"is no fused qkv layer"),
+        ("blocks.1.attn.proj[q]", r"is not a fused qkv layer"),
         ("blocks.1.attn.qkv[z]", r"part 'z' is not one of q, k, v"),
-        ("a b", r"is not path.to.layer:name"),
+        ("a b", r"is not of the form path.to.layer:name"),
     ],
 )
 def test_layers_that_can_not_be_a_gradient_source_are_refused(layer: str, complaint: str) -> None:

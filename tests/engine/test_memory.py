@@ -56,7 +56,7 @@ def test_a_group_that_does_not_fit_is_halved_and_gives_the_same() -> None:
 def test_where_half_does_not_fit_one_line_names_the_flag(room: int, views_per_forward: int) -> None:
     engine = engine_with_room_for(room, views_per_forward)
     half = max(1, engine.views_per_forward // (4 if views_per_forward == 24 else 2))
-    with pytest.raises(FungiError, match=f"does not hold .* views at once.*--views-per-forward {half} "):
+    with pytest.raises(FungiError, match=f"is too small for .* views at once.*--views-per-forward {half} "):
         gradients(engine)
 
 

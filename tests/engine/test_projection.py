@@ -76,7 +76,7 @@ def test_damaged_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FungiError, match="can't be read as a projection matrix"):
         load_projection(tmp_path / "m.pth")
     torch.save({"weights": torch.zeros(1)}, tmp_path / "m.pth")
-    with pytest.raises(FungiError, match="is no projection matrix of format"):
+    with pytest.raises(FungiError, match="is not a projection matrix of format"):
         load_projection(tmp_path / "m.pth")
     matrix = draw_projection(4, 9)
     save_projection(matrix, tmp_path / "m.pth")
@@ -131,7 +131,7 @@ def test_fields_of_another_kind_are_named(changed: dict[str, object], tmp_path: 
     save_projection(draw_projection(4, 9), tmp_path / "m.pth")
     content = torch.load(tmp_path / "m.pth", weights_only=True)
     torch.save({**content, **changed}, tmp_path / "m.pth")
-    with pytest.raises(FungiError, match="its entries are not of the kind and size that it names"):
+    with pytest.raises(FungiError, match="its entries do not fit its kind and size"):
         load_projection(tmp_path / "m.pth")
 
 

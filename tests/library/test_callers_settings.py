@@ -94,5 +94,5 @@ def test_settings_of_the_caller_are_restored() -> None:
 def test_a_model_made_in_inference_mode_is_refused_in_words() -> None:
     with torch.inference_mode():
         model = build("timm")
-    with pytest.raises(FungiError, match=r"made inside torch\.inference_mode\(\).*Make the model outside"):
+    with pytest.raises(FungiError, match=r"created inside torch\.inference_mode\(\).*Create the model outside"):
         wrap(model=model, layer=LAYERS["timm"])

@@ -140,7 +140,7 @@ class WithoutGraph(nn.Module):
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_a_forward_without_a_graph_is_named(context: Any) -> None:
-    with pytest.raises(FungiError, match=r"computes layer 'last' under torch\.no_grad.*Take that out"):
+    with pytest.raises(FungiError, match=r"computes layer 'last' under torch\.no_grad.*Remove this"):
         wrap(model=WithoutGraph(context), layer="last", configs=[KLConfig()])
 
 

@@ -55,7 +55,7 @@ def test_the_size_of_patches_is_the_models() -> None:
 
 
 def test_a_model_that_does_not_tell_its_patches_is_asked_about() -> None:
-    with pytest.raises(FungiError, match=r"a Convolutions does not say how large its patches are\. Give patch_size"):
+    with pytest.raises(FungiError, match=r"a Convolutions has no attribute patch_size\. Give patch_size"):
         wrap("convolutions", configs=[IBOTConfig()], model=build("convolutions"))
 
 

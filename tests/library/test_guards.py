@@ -74,7 +74,7 @@ def test_losses_that_keep_samples_apart_pass() -> None:
     ("kind", "complaint"),
     [
         (WrongShape, r"compute_loss of WrongShape gave shape \[2, 768\] for 2 samples; a scalar"),
-        (Detached, "the loss of Detached does not depend on the latents"),
+        (Detached, "the loss of Detached has no gradient with respect to the latents"),
         (Overflowing, "the gradient of Overflowing is not finite for images 0, 1 of the batch"),
     ],
 )
@@ -142,7 +142,7 @@ def test_no_setup_is_named() -> None:
         (lambda: wrap(configs=[]), "no objective is given"),
         (lambda: wrap(projection=torch.ones(4, 7)), r"projection takes gradients of 7 entries.*has 600 \(24 x 25\)"),
         (lambda: wrap(configs=[SimCLRConfig(num_patches=5)]), "num_patches 5 is not a square number"),
-        (lambda: wrap(model=nn.Conv2d(3, 4, 3), layer=""), "layer '' is not path"),
+        (lambda: wrap(model=nn.Conv2d(3, 4, 3), layer=""), "layer '' is not of the form path"),
         (lambda: wrap(model=nn.Sequential(nn.Conv2d(3, 4, 3)), layer="0"), r"gives shape \[1, 4, 30, 30\].*\[b, d\]"),
         (
             lambda: ready(configs=[DeepClusterConfig(prototypes=3000)]),
@@ -152,7 +152,7 @@ def test_no_setup_is_named() -> None:
         (lambda: ready()([torch.zeros(3, 32, 32)]), "image 0 is a Tensor, not a PIL image"),
         (lambda: wrap().setup([]), "the dataset is empty"),
         (lambda: wrap().setup([torch.zeros(3, 32, 32)]), "item 0 of the dataset is a Tensor.*without a transform"),
-        (lambda: wrap(configs=[OwnConfig(OneView, views=3)]), "OneView has a 'views' already"),
+        (lambda: wrap(configs=[OwnConfig(OneView, views=3)]), "OneView already has an attribute 'views'"),
         (
             lambda: wrap(configs=[OwnConfig(KLGradientsExtractor, tempurature=3)]),
             "no option 'tempurature'.*temperature",

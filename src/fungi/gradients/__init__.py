@@ -1,7 +1,7 @@
 """Per-sample gradients of chosen layers, and their random projection.
 
-The extractors of the library can be imported from here, `<Objective>GradientsExtractor` for each objective; they are
-made when asked for.
+The extractors of the library can be imported from here: `<Objective>GradientsExtractor` for each objective. Each class
+is created at its first import.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""An engine for somebody's model: which layers, how large the embedding is, which projections."""
+"""Assemble the engine of any model from its target layers, the size of its embedding and the projections."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ _WAY_OUT = 'Pass projection="khatri-rao", which needs little memory, or choose a
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How to extract, whatever the model.
+    """Settings of the extraction that do not depend on the model.
 
-    projection: one matrix for all layers, or one per layer name; the name of a kind draws them from `seed` with p =
-        the model's width (`width_of`), None draws binary ones.
+    projection: one matrix for all layers, or one per layer name. The name of a kind draws matrices of this kind from
+        `seed`, with p equal to the model's width (`width_of`). None draws binary matrices.
     """
 
     device: torch.device
@@ -42,10 +42,10 @@ class EngineSettings:
 def assemble_engine(
     model: nn.Module, layers: Sequence[str], embedding_dim: int, settings: EngineSettings
 ) -> GradientEngine:
-    """Return the engine of a model; FungiError for a layer or a projection that does not fit."""
+    """Return the engine of a model. Raises FungiError for a layer or a projection that does not fit the model."""
     targets = find_targets(model, tuple(layers), bias=settings.bias)
     if not targets:
-        raise FungiError("no target layer is given. Name one, as in blocks.11.attn.proj.")
+        raise FungiError("no target layer is given. Name at least one layer, for example blocks.11.attn.proj.")
     width = width_of(model, embedding_dim)
     drawn: dict[tuple[int, tuple[int, int]], ProjectionMatrix] = {}
     matrices = {target.name: _matrix(target, width, settings, drawn) for target in targets}
@@ -63,9 +63,9 @@ def build_engine(
     dtype: torch.dtype,
     **options: Any,
 ) -> GradientEngine:
-    """Return the engine for these targets, with their projections on the device in the dtype of the products.
+    """Return the engine for these targets. Their projections are on the device, in the dtype of the products.
 
-    Targets that have one matrix share it. options: further arguments of `GradientEngine`.
+    Targets with the same matrix share its projector. options: further arguments of `GradientEngine`.
     """
     ready = {id(matrix): matrix for matrix in matrices.values()}
     projectors = {key: make_projector(matrix, device, product_dtype(dtype)) for key, matrix in ready.items()}
@@ -79,11 +79,13 @@ def _matrix(
     settings: EngineSettings,
     drawn: dict[tuple[int, tuple[int, int]], ProjectionMatrix],
 ) -> ProjectionMatrix:
-    """Return a target's own projection, or the usual one; layers of one size share a matrix, as in the stages."""
+    """Return the projection of a target. Layers of the same size share a drawn matrix, as in the extraction stages."""
     projection = settings.projection
     if isinstance(projection, Mapping):
         if target.name not in projection:
-            raise FungiError(f"there is no projection for layer {target.name!r}. Given: {', '.join(projection)}.")
+            raise FungiError(
+                f"there is no projection for layer {target.name!r}. There are projections for {', '.join(projection)}."
+            )
         projection = projection[target.name]
     key = (id(projection), target.shape)
     if key not in drawn:
@@ -98,7 +100,7 @@ def _matrix(
 
 
 def _signs(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
-    """Return the matrix of a caller's own entries; FungiError for entries other than +1 and -1."""
+    """Return the matrix with the caller's entries. Raises FungiError for entries other than +1 and -1."""
     if entries.dtype != torch.bool and not bool((entries.abs() == 1).all()):
         raise FungiError(
             "the projection has entries other than +1 and -1. Give its signs, or another kind as a ProjectionMatrix "
@@ -108,9 +110,9 @@ def _signs(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
 
 
 def width_of(model: nn.Module, embedding_dim: int) -> int:
-    """Size p of projected gradients: the model's own width where it says so, else that of its embedding.
+    """Return the size p of projected gradients: the width of the model if an attribute names it, else of its embedding.
 
-    They differ where embeddings are projected to another space, as CLIP's are (spec vision 2.1).
+    The two differ if the model projects its embedding to another space, as CLIP does (spec vision 2.1).
     """
     widths = [getattr(model, name, None) for name in ("embed_dim", "hidden_dim")]
     widths.append(getattr(getattr(model, "config", None), "hidden_size", None))
@@ -119,9 +121,9 @@ def width_of(model: nn.Module, embedding_dim: int) -> int:
 
 @shielded()
 def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tensor, "b c h w"]) -> int:
-    """d, found by a trial with some images.
+    """Return the size d of the embedding, from a forward pass with some images.
 
-    FungiError where the model does not map images to `[b, d]`, or where a layer gets no gradient.
+    Raises FungiError if the model does not map images to `[b, d]`, or if a layer gets no gradient.
     """
     with frozen(model), torch.enable_grad(), Capture(model, find_targets(model, tuple(layers))) as capture:
         embeddings = _trial(model, images)
@@ -131,14 +133,14 @@ def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tens
             output = f"shape {list(embeddings.shape)}" if isinstance(embeddings, Tensor) else type(embeddings).__name__
             raise FungiError(
                 f"the model gives {output} for {len(images)} images; embeddings [b, d] are needed. "
-                "Leave out its classifier, and pool where it returns tokens or a feature map."
+                "Leave out its classifier, and pool its output if it returns tokens or a feature map."
             )
         capture.signals([embeddings], [torch.ones_like(embeddings)], keep_graph=False)
     return embeddings.shape[1]
 
 
 def _trial(model: nn.Module, images: Float[Tensor, "b c h w"]) -> Any:
-    """Return what the model gives for images; FungiError where it does not take their size."""
+    """Return the output of the model for images. Raises FungiError if it does not take images of this size."""
     try:
         return model(images)
     except FungiError:

@@ -1,8 +1,8 @@
-"""torch's attention module, computed so that its output projection is a module call.
+"""Compute torch's attention module step by step, so that hooks on its output projection are called.
 
-`nn.MultiheadAttention` applies `out_proj` functionally, and a fused kernel when nothing needs a gradient, so that hooks
-on the projection never fire (deviation V1). Within `visible_output_projection`, the same numbers are computed
-step by step.
+`nn.MultiheadAttention` does not call `out_proj` as a module, and uses a fused kernel if nothing needs a gradient. Hooks
+on the projection are therefore never called (deviation V1). Within `visible_output_projection`, the same numbers are
+computed step by step.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,10 @@ from fungi.errors import FungiError
 
 @contextmanager
 def visible_output_projection(attentions: list[nn.MultiheadAttention]) -> Iterator[None]:
-    """Let the modules call `out_proj` as a module, with torch's fused encoder kernels off."""
+    """Let attention modules call `out_proj` as a module, and switch torch's fused encoder kernels off.
+
+    Raises FungiError for an attention module with `bias_k`, `bias_v` or `add_zero_attn`.
+    """
     for attention in attentions:
         if attention.bias_k is not None or attention.add_zero_attn:
             raise FungiError("attention with bias_k, bias_v or add_zero_attn is not supported as a gradient source.")
@@ -74,7 +77,7 @@ def _project(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> list[
 def _joint_mask(
     attention: Any, q: Tensor, k: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
 ) -> Tensor | None:
-    """Join both masks as one additive mask `[b h t s]`; True means "do not look" in torch's boolean masks."""
+    """Return both masks as one additive mask `[b h t s]`. True in a boolean mask of torch hides a position."""
 
     def additive(mask: Tensor) -> Tensor:
         return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask

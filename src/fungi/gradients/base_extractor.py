@@ -1,7 +1,7 @@
-"""What a gradient extractor of the library is: the views of an objective and its loss, on the common engine.
+"""Base class of the gradient extractors of the library: an objective's views and loss, on the common engine.
 
-Subclass `BaseGradientExtractor` for an objective of your own, and write `input_transform` and `compute_loss`. Capture,
-projection and batching are the engine's: the command-line stages run through the same.
+For an objective of your own, subclass `BaseGradientExtractor` and write `input_transform` and `compute_loss`. The
+engine captures, projects and batches; it is the engine of the command-line stages.
 """
 
 from abc import ABC, abstractmethod
@@ -30,21 +30,21 @@ from fungi.views.transforms import Transform, TransformedViews, views_of
 
 
 class BaseGradientExtractor(ABC):
-    """One objective on one model: images -> projected gradients `[b, p]`.
+    """Compute the projected gradients `[b, p]` of images for one objective on one model.
 
     Arguments, in the published order:
 
     model, device: as for `FUNGIWrapper`; target_layer: one path or several;
-    projection: `[p, G]` with entries +1/-1, one per layer name where there are several; drawn if None;
-    projection_scaling: taken for the sake of published code; the factor is 1/sqrt(p);
-    embeddings_dim: size d of the model's embedding; found out if None;
+    projection: `[p, G]` with entries +1/-1, or a dictionary of layer names and matrices; drawn if None;
+    projection_scaling: ignored, since the factor is always 1/sqrt(p); published code passes it;
+    embeddings_dim: size d of the model's embedding; measured with a forward pass if None;
     latent_dim: output size l of the head; the class's `default_latent_dim` if None;
     input_dim: side of the model's input in pixels;
-    use_fp16, fp16_dtype: whether to compute in half precision, and in which.
+    use_fp16: compute in half precision; fp16_dtype: the type of half precision.
 
-    By keyword: seed (of heads, projection and views), image_input (resizing and statistics; ImageNet's if None),
-    view_plan (`native` or `budget`: at what size the views of the method's own objectives are encoded), and anything
-    else, which becomes an attribute: settings of a custom objective need no `__init__` of their own.
+    By keyword: seed (of heads, projection and views), image_input (resizing and statistics; ImageNet's if None) and
+    view_plan (`native` or `budget`: the size at which the views of the method's own objectives are encoded). Any other
+    keyword becomes an attribute, so a custom objective with settings needs no `__init__`.
     """
 
     default_latent_dim = 768
@@ -81,62 +81,62 @@ class BaseGradientExtractor(ABC):
         ).to(self.device)
         for name, value in settings.items():
             if hasattr(type(self), name):
-                raise FungiError(f"{type(self).__name__} has a {name!r} already: call that setting something else.")
+                raise FungiError(f"{type(self).__name__} already has an attribute {name!r}. Rename the setting.")
             setattr(self, name, value)
 
-    # What a subclass writes
+    # Methods that a subclass writes or overrides
 
     @abstractmethod
     def input_transform(self, input_dim: int) -> Transform:
         """Return a function from a PIL image to its normalised views `[c, h, w]` or `[v, c, h, w]` of side `input_dim`.
 
-        What is random in it takes torch's, numpy's or Python's global stream, which is seeded for each image by its
-        content: a feature depends neither on the batch nor on the order.
+        Random transforms may use the global generators of torch, numpy and Python. These are seeded for each image from
+        its content, so a feature depends neither on the batch nor on the order.
         """
 
     @abstractmethod
     def compute_loss(
         self, latents: Float[Tensor, "m l"], views_per_sample: int, **kwargs: Any
     ) -> Float[Tensor, ""] | Float[Tensor, " b"]:
-        """Return the loss of a batch from the latents `[b * v, l]`, view-fastest: one per sample, or their mean.
+        """Return one loss per sample, or their mean, from the latents `[b * v, l]`.
 
-        Samples must not interact, except in that mean (`FUNGIWrapper.setup(..., check_independence=True)` tests it).
+        The views of a sample are consecutive rows of the latents. Samples must not interact, except in the mean
+        (`FUNGIWrapper.setup(..., check_independence=True)` tests this).
         """
 
     def setup(self, dataset: Any) -> None:  # noqa: B027 - most objectives need none
-        """Prepare supporting data from a training set of (image, label); nothing to do unless overridden."""
+        """Prepare supporting data from a training set of (image, label). By default this does nothing."""
 
     def latents(self, embeddings: Float[Tensor, "m d"]) -> Float[Tensor, "m l"]:
-        """Embeddings through the head, L2-normalised before it."""
+        """Return the head's outputs for L2-normalised embeddings."""
         return self.projection_head(normalize(embeddings, dim=-1))
 
     def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
-        """Return what `compute_loss` gets besides latents, from the encoder's output `[b v ...]`; nothing unless
-        overridden."""
+        """Return further arguments of `compute_loss`, from the encoder's output `[b v ...]`; none by default."""
         return {}
 
-    # What it can do
+    # Methods for callers
 
     @cached_property
     def transform(self) -> Transform:
-        """The function from image to views, made once."""
+        """The function from an image to its views."""
         return self.input_transform(input_dim=self.input_dim)
 
     @cached_property
     def views(self) -> ViewGenerator:
-        """The same as a view generator."""
+        """The same function as a view generator."""
         return views_of(self.transform, type(self).__name__)
 
     @cached_property
     def engine(self) -> GradientEngine:
-        """What encodes and differentiates. Extractors of one wrapper share it."""
+        """The engine that encodes and differentiates. The extractors of a wrapper share it."""
         settings = EngineSettings(self.device, self.dtype, self._given_projection, self.seed)
         engine = assemble_engine(self.model, self.layers, self.embeddings_dim, settings)
         return engine.through(self.encoder)
 
     @property
     def dtype(self) -> torch.dtype:
-        """In what the model computes."""
+        """The dtype in which the model computes."""
         return self.fp16_dtype if self.use_fp16 else torch.float32
 
     @property
@@ -146,19 +146,19 @@ class BaseGradientExtractor(ABC):
 
     @property
     def projection(self) -> Any:
-        """The matrix `[p, G]` on the device, entries +1/-1; by layer name where there are several layers."""
+        """The matrix `[p, G]` on the device, entries +1/-1; a dictionary by layer name if there are several layers."""
         entries = {name: projector.entries for name, projector in self.engine.projectors.items()}
         return next(iter(entries.values())) if len(entries) == 1 else entries
 
     def loss(self, encoded: Encoded) -> Float[Tensor, " b"]:
-        """Return one loss per sample from the embeddings of its views: what the engine differentiates."""
+        """Return one loss per sample from the embeddings of its views. The engine differentiates these losses."""
         samples, views, _ = encoded.pooled.shape
         latents = self.latents(encoded.pooled.flatten(0, 1))
         value = self.compute_loss(latents=latents, views_per_sample=views, **self.loss_inputs(encoded))
         return self._per_sample(value, samples, encoded.pooled.requires_grad)
 
     def forward(self, images: Sequence[Image.Image]) -> Float[Tensor, "b p"]:
-        """Projected gradients of a list of images, not normalised; of several layers side by side."""
+        """Return the projected gradients of a list of images, not normalised. Several layers are concatenated."""
         batch = batch_of(images, [self.views], seed=self.seed)
         gradients = compute(batch, [Feature("gradient", self.views, self.engine, self.loss)])["gradient"]
         return torch.cat(list(gradients.values()), dim=1)
@@ -167,13 +167,13 @@ class BaseGradientExtractor(ABC):
 
     @shielded()
     def encode(self, views: Float[Tensor, "m c h w"]) -> Float[Tensor, "m l"]:
-        """Latents of views, without gradient: for the `setup` of a custom objective."""
-        as_they_are = TransformedViews(self.transform, type(self).__name__)
-        embeddings = self.engine.embed(views.unsqueeze(1), as_they_are)  # [m c h w] -> [m 1 c h w] -> [m 1 d]
+        """Return the latents of views, without gradient. The `setup` of a custom objective may call it."""
+        unchanged = TransformedViews(self.transform, type(self).__name__)
+        embeddings = self.engine.embed(views.unsqueeze(1), unchanged)  # [m c h w] -> [m 1 c h w] -> [m 1 d]
         return self.latents(embeddings.flatten(0, 1)).detach()
 
     def state(self) -> dict[str, Shaped[Tensor, "..."]]:
-        """Return everything random or fitted, by name: tensors, and weights of modules, among the attributes."""
+        """Return the random and fitted tensors by name: tensors and weights of modules that are attributes."""
         tensors: dict[str, Tensor] = {}
         for name, value in vars(self).items():
             if isinstance(value, nn.Module) and value is not self.model:
@@ -183,7 +183,7 @@ class BaseGradientExtractor(ABC):
         return tensors
 
     def restore(self, state: dict[str, Shaped[Tensor, "..."]]) -> None:
-        """Take over what `state` of an equal extractor gave."""
+        """Set the tensors that `state` of an extractor with equal arguments returned."""
         for name, value in list(vars(self).items()):
             if isinstance(value, nn.Module) and value is not self.model:
                 prefix = name + "."
@@ -198,16 +198,19 @@ class BaseGradientExtractor(ABC):
         return embedding_dim_of(self.model, self.layers, images)
 
     def _per_sample(self, value: Any, samples: int, wants_gradient: bool) -> Float[Tensor, " b"]:
-        """Expand a mean over the batch to one loss per sample: its gradient times b is the sum of the samples'."""
+        """Return one loss per sample. A mean over b samples is repeated b times, which adds up to the sum of losses.
+
+        Raises FungiError for a value of another form, or without a gradient.
+        """
         if not isinstance(value, Tensor):
             raise FungiError(
-                f"compute_loss of {type(self).__name__} gave {type(value).__name__}; a tensor is needed, a scalar or "
+                f"compute_loss of {type(self).__name__} gave {type(value).__name__}; a tensor is needed: a scalar or "
                 "one loss per sample."
             )
         if wants_gradient and not value.requires_grad:
             raise FungiError(
-                f"the loss of {type(self).__name__} does not depend on the latents by a differentiable way (was it "
-                "detached, or computed under no_grad?)."
+                f"the loss of {type(self).__name__} has no gradient with respect to the latents. Do not detach it, and "
+                "do not compute it under no_grad."
             )
         if value.dim() == 0:
             return value.expand(samples)

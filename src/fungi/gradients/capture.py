@@ -1,7 +1,7 @@
-"""What went into the gradient sources and what came out of them, recorded by hooks that live inside a `with`.
+"""Record the inputs and outputs of the gradient sources, with hooks that are removed at the end of a `with` block.
 
-The output of the first source becomes a leaf of the autograd graph: no parameter needs a gradient, so nothing before
-it is ever recorded, and the model is left as it was found.
+The output of the first source becomes a leaf of the autograd graph. No parameter needs a gradient, so autograd records
+nothing before this leaf. The model is not changed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +19,13 @@ from fungi.gradients.targets import Target, candidates
 
 
 class Capture:
-    """Records what goes into and comes out of each target, in one forward pass or in several.
+    """Record the input and output of each target, in one forward pass or in several.
 
-    Views of several sizes need a pass for each size, which `begin` announces; without it there is one pass.
+    Views of several sizes need a forward pass for each size. Call `begin` before each pass; without `begin` there is
+    one pass.
 
-    activation_modules: for targets (by path) whose activations are taken from another module's input instead of
-        their own, that module (see `Profile.attention_input`).
+    activation_modules: path of a target -> the module that provides its activations: they are the input of this module
+        instead of the target's own input (see `Profile.attention_input`).
     """
 
     def __init__(
@@ -61,15 +62,15 @@ class Capture:
     def signals(
         self, roots: Sequence[Float[Tensor, "..."]], weights: Sequence[Float[Tensor, "..."]], *, keep_graph: bool
     ) -> dict[str, list[Float[Tensor, "..."] | None]]:
-        """Return the derivative of the sum of `root * weight`, over all roots, by each target's output in each pass.
+        """Return the derivative of the sum of `root * weight` with respect to each target's output in each pass.
 
-        It is None for a pass that the roots do not depend on. FungiError for a target that a forward pass did not
-        reach, or whose outputs no root depends on.
+        The sum is over all roots. The derivative is None for a pass that the roots do not depend on. Raises FungiError
+        for a target that a forward pass did not reach, and for a target that no root depends on.
         """
         for path, outputs in self.outputs.items():
             if len(outputs) < max(self._passes, 1):
                 raise FungiError(
-                    f"layer {path!r} was not used in the forward pass, or not as a module; its gradient can't be seen. "
+                    f"layer {path!r} was not used in the forward pass as a module; its gradient can't be seen. "
                     f"{candidates(self._model, path)}"
                 )
         flat = [output for outputs in self.outputs.values() for output in outputs]
@@ -88,8 +89,8 @@ class Capture:
         for path, of_passes in signals.items():
             if all(signal is None for signal in of_passes) and self._without_graph:
                 raise FungiError(
-                    f"the model computes layer {path!r} under torch.no_grad or torch.inference_mode, so that no "
-                    "gradient reaches it. Take that out of the model's forward."
+                    f"the model computes layer {path!r} under torch.no_grad or torch.inference_mode, so no gradient "
+                    "reaches the layer. Remove this from the model's forward."
                 )
             if all(signal is None for signal in of_passes):
                 raise FungiError(
@@ -114,7 +115,7 @@ class Capture:
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
             self.outputs[path].append(output)
-            return output.clone()  # what follows may work in place
+            return output.clone()  # later layers may change their input in place
 
         return hook
 
@@ -127,9 +128,9 @@ class Capture:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode (no dropout, BatchNorm on running statistics), without gradients of parameters.
+    """Put the model in evaluation mode (no dropout, running statistics in BatchNorm), without gradients of parameters.
 
-    Flags are set one by one, without `eval()`: some models do more than setting a flag there (merge adapters, say).
+    It sets the flag of each module itself, because `eval()` of some models does more (it merges adapters, for example).
     """
     _require_differentiable(model)
     training = [module for module in model.modules() if module.training]
@@ -150,6 +151,6 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def _require_differentiable(model: nn.Module) -> None:
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise FungiError(
-            "the model was made inside torch.inference_mode(), so that no gradient can pass through it. Make the model "
+            "the model was created inside torch.inference_mode(), so no gradient can pass through it. Create the model "
             "outside; calls may stay inside."
         )

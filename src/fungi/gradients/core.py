@@ -1,7 +1,7 @@
-"""From a batch of prepared views to features: the one way, for the stages and for the library.
+"""Compute features from a batch of prepared views, for the stages and for the library.
 
-Features that see the same views through the same engine share the forward. Whether numbers are finite is noted on the
-device batch by batch, and asked for once for many: an answer has to wait for the device.
+Features with the same views and the same engine share the forward pass. `FiniteCheck` marks rows that are not finite on
+the device, batch by batch, and reads the marks of many batches at once, because each reading waits for the device.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from fungi.views.transforms import of_batch
 
 @dataclass(frozen=True)
 class Feature:
-    """What to compute of every sample: the embedding of its only view (no loss), or the gradients of a loss."""
+    """A feature to compute for every sample: gradients of a loss or, without a loss, the embedding of its one view."""
 
     name: str
     views: ViewGenerator
@@ -39,7 +39,7 @@ Computed = dict[str, dict[str, Float[Tensor, "b p"]]]
 
 @shielded()
 def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
-    """Compute all features of one batch, in their order; features of one call have different names."""
+    """Compute all features of a batch. They are returned in the order of `features`, and their names must differ."""
     computed: Computed = {}
     groups: dict[Any, list[Feature]] = {}
     for feature in features:
@@ -61,41 +61,41 @@ def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
 
 
 def forwards_per_sample(features: Sequence[Feature]) -> float:
-    """Return the forwards of full input size per sample; features that see the same views share them.
+    """Return the number of forwards of full input size per sample. Features with the same views share forwards.
 
-    Smaller views count by their area (`forwards_of`).
+    Smaller views count in proportion to their area (`forwards_of`).
     """
     return sum({feature.views.identity: forwards_of(feature.views) for feature in features}.values())
 
 
 def embedding_feature(embedding: GradientEngine, shared: GradientEngine | None, views: ViewGenerator) -> Feature:
-    """Return the embedding, in float32 for evaluation (spec vision 7.1).
+    """Return the embedding as a feature, computed in float32 for evaluation (spec vision 7.1).
 
-    It comes from the engine of the gradients where that computes in float32, and so from their forward where one of
-    them sees the same views; else from `embedding`, an engine of its own.
+    shared: the engine of the gradients. It is used if it computes in float32, so that embedding and gradients of the
+    same views share the forward. Otherwise the engine `embedding` is used.
     """
     engine = shared if shared is not None and shared.dtype == torch.float32 else embedding
     return Feature(EMBEDDINGS, views, engine)
 
 
 class FiniteCheck:
-    """Notes which rows of computed features are finite, without waiting for the device before it is asked."""
+    """Mark the rows of computed features that are not finite. Only `bad_rows` waits for the device."""
 
     def __init__(self) -> None:
         self._finite: dict[str, list[Tensor]] = {}
 
     def look(self, computed: Computed) -> None:
-        """Note the rows of one more batch."""
+        """Check the rows of the next batch."""
         for name, arrays in computed.items():
             rows = torch.stack([torch.isfinite(values).all(dim=1) for values in arrays.values()])
             self._finite.setdefault(name, []).append(rows.all(dim=0))
 
     def bad_rows(self) -> dict[str, list[int]]:
-        """Feature -> rows that are not finite, counted from the first batch; features without any are left out."""
+        """Return, for each feature that has any, its rows that are not finite, counted from the first batch."""
         if not self._finite:
             return {}
-        noted = torch.stack([torch.cat(rows) for rows in self._finite.values()]).cpu()  # [features n]
-        bad = {name: torch.nonzero(~rows).flatten().tolist() for name, rows in zip(self._finite, noted, strict=True)}
+        finite = torch.stack([torch.cat(rows) for rows in self._finite.values()]).cpu()  # [features n]
+        bad = {name: torch.nonzero(~rows).flatten().tolist() for name, rows in zip(self._finite, finite, strict=True)}
         return {name: rows for name, rows in bad.items() if rows}
 
 
@@ -111,7 +111,7 @@ def embed_samples(
     num_workers: int = 0,
     by_content: bool = False,
 ) -> Float[Tensor, "n v d"]:
-    """Embeddings of the views of all samples, for supporting data; see `batches` for the arguments."""
+    """Return the embeddings of the views of all samples, for supporting data. `batches` explains the arguments."""
     rows = row_batches(0, len(samples), batch_size)
     loaded = batches(samples, [views], rows, seed=seed, num_workers=num_workers, by_content=by_content)
     prepared = (batch[views.identity] for batch in progress(loaded, list(map(len, rows)), label=label))

@@ -1,9 +1,10 @@
-"""The engine: views of a batch -> embeddings, and the projected per-sample gradient of every loss at every target.
+"""The engine computes embeddings and projected per-sample gradients of every loss at every target.
 
-Images are taken in groups whose views fill one forward pass. Per group: render the views, encode them with only the
-gradient sources and what follows in the graph, take one loss per sample, pull the signals back, and hand signals and
-activations to the projector as the terms of gradients: of one per sample, or one per position
-(`fungi.gradients.terms`). What the projector keeps of the groups of a batch is projected together.
+It divides a batch into groups of samples, so that the views of a group fill one forward pass. For each group, it
+renders the views and encodes them; autograd records only the layers from the first gradient source on. It computes one
+loss per sample, and the derivative of each loss with respect to the outputs of the gradient sources (signals). The
+projector gets signals and activations as terms of gradients, one gradient per sample or per position
+(`fungi.gradients.terms`). The gradients of several groups are projected in one product.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,16 +36,20 @@ T = TypeVar("T")
 Loss = Callable[[Encoded], Float[Tensor, " b"]]
 """Latents of the views of b samples, `[b v ...]` -> one loss per sample."""
 FLOAT16_SIGNAL = 2.0**6
-"""In float16 the largest derivative that enters the backward pass is brought to about this, sample by sample, and the
-gradient is divided again: KL derivatives are below the smallest float16 number, others above the largest."""
+"""In float16, the derivatives that enter the backward pass are scaled per sample, so that the largest is about this
+number. The gradient is divided by the same factor. Unscaled derivatives of KL are below the smallest float16 number,
+and those of other objectives above the largest."""
 ROWS_AT_ONCE = 128
-"""Gradients that are formed and projected together, at least: a batch of samples is never divided, but samples with a
-gradient for each of their positions are."""
+"""Number of gradients that are projected in one product. It is larger for a batch of more samples, so a batch is
+divided only if its samples have a gradient for each position."""
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """What one batch gave: latents `[b v ...]`, and `[b p]` per loss and target name; `[b s p]` with `EachPosition`."""
+    """Results of a batch.
+
+    encoded: latents `[b v ...]`; gradients: loss name -> target name -> `[b p]`, or `[b s p]` with `EachPosition`.
+    """
 
     encoded: Encoded
     gradients: dict[str, dict[str, Float[Tensor, "b *s p"]]]
@@ -56,14 +61,14 @@ class Extracted:
 
 
 class GradientEngine:
-    """Embeddings and projected per-sample gradients of one model.
+    """Computes embeddings and projected per-sample gradients of one model.
 
-    model: on `device`; it is left as it was (hooks, mode, `requires_grad`).
-    targets: its gradient sources; projectors: by target name (targets without one keep the raw gradient, flattened).
-    views_per_forward: how many views are encoded at once; 0 picks what fits the memory (`views_at_once`).
+    model: is on `device`; its hooks, mode and `requires_grad` are restored after each call.
+    targets: the gradient sources; projectors: by target name. Without a projector, a target keeps flattened gradients.
+    views_per_forward: number of views per forward pass; 0 chooses it by the free memory (`views_at_once`).
     attention_input, first_token_gradient: see `Profile`.
-    short_cut: use the pooled-token path where the model allows it.
-    positions: whether a sample has one gradient, or one for each position of the layer.
+    short_cut: compute the last block for the pooled token alone, if the model allows it.
+    positions: strategy that gives a sample one gradient, or one for each position of the layer.
     """
 
     def __init__(
@@ -99,8 +104,10 @@ class GradientEngine:
             _check_width(target, self.projectors.get(target.name))
 
     def through(self, encoder: Callable[[nn.Module], Encoder] | None) -> "GradientEngine":
-        """Return the same engine with another way through the model (`Objective.encoder`), itself for None; FungiError
-        where the model has no such way."""
+        """Return a copy of the engine with another encoder of the model (`Objective.encoder`); for None, the engine.
+
+        Raises FungiError if the model does not support this encoder.
+        """
         if encoder is None:
             return self
         other = copy(self)
@@ -108,18 +115,18 @@ class GradientEngine:
         return other
 
     def compile(self) -> None:
-        """Have what comes before the gradient sources compiled when it is first used: tens of seconds, once."""
+        """Compile the layers before the gradient sources at their first use. This takes tens of seconds, once."""
         self._compiled = True
         self.encoder.compile([target.path for target in self.targets])
 
     def embed(self, batch: Any, views: ViewGenerator) -> Float[Tensor, "b v d"]:
-        """Embeddings of all views of a collated batch, without gradients."""
+        """Return the embeddings of all views of a collated batch, without gradients."""
         return self.encode(batch, views).pooled
 
     @shielded()
     @torch.no_grad()
     def encode(self, batch: Any, views: ViewGenerator) -> Encoded:
-        """Latents `[b v ...]` of all views of a collated batch, without gradients."""
+        """Return the latents `[b v ...]` of all views of a collated batch, without gradients."""
         with frozen(self.model):
             parts = list(self._by_group(batch, views, lambda part: self._encode(part, views)))
         rows_at = places([rows for rows, _ in parts]).to(self.device, non_blocking=True)
@@ -127,7 +134,7 @@ class GradientEngine:
 
     @shielded()
     def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> Extracted:
-        """Latents of a collated batch, and the gradients of the given losses, all from one forward pass."""
+        """Return the latents of a collated batch and the gradients of all losses, from one forward pass per view."""
         encoded: list[Encoded] = []
         order: list[Tensor] = []
         at_once = max(length(batch), ROWS_AT_ONCE)
@@ -153,18 +160,18 @@ class GradientEngine:
         return Extracted(Encoded.joined(encoded, rows_at), gradients)
 
     def _groups(self, batch: Any, views: ViewGenerator) -> Iterator[tuple[Tensor, Any]]:
-        """Yield (rows, part) of a batch, parts on the device whose views fill one forward pass."""
+        """Yield (rows, part) of a batch. Each part is on the device, and its views fill one forward pass."""
         self._take_sizes(views)
         size = max(1, int(self.views_per_forward // forwards_of(views)))
         groups = views.groups(batch, size) if isinstance(views, Grouping) else in_turn(batch, size)
         for rows, part in groups:
             yield rows, each(part, lambda values: values.to(self.device, non_blocking=True))
-            parts_done(len(rows) * views.n_views)  # asked for the next group: this one was worked on
+            parts_done(len(rows) * views.n_views)  # the caller has finished this group when it asks for the next one
 
     def _by_group(self, batch: Any, views: ViewGenerator, work: Callable[[Any], T]) -> Iterator[tuple[Tensor, T]]:
-        """Yield the rows of each group of a batch, and the result of the work for it.
+        """Yield the rows of each group of a batch, and the result of `work` for the group.
 
-        Where the memory is short, groups are halved, once; FungiError where that does not help.
+        If the memory does not suffice, groups are halved, but only once. Raises FungiError if a half is too large, too.
         """
         halving = False
         for rows, part in self._groups(batch, views):
@@ -184,14 +191,14 @@ class GradientEngine:
                     yield rows[half], result
 
     def _attempt(self, part: Any, work: Callable[[Any], T]) -> T | None:
-        """Return the result of the work for a group; None where the memory does not suffice."""
+        """Return the result of `work` for a group; None if the memory does not suffice."""
         try:
             return work(part)
         except torch.OutOfMemoryError:
-            return None  # what the failed pass holds is freed with the error, on leaving this function
+            return None  # the error references tensors of the failed pass: they are freed when this function returns
 
     def _halve(self, samples: int, views: ViewGenerator) -> None:
-        """Encode half as many views at once from now on; FungiError where that was done before, or can't be."""
+        """Encode half as many views at once from now on. Raises FungiError if they were halved before, or can't be."""
         if self._short_of_memory or samples < 2:
             raise self._too_large(views)
         self._short_of_memory = True
@@ -203,13 +210,12 @@ class GradientEngine:
     def _too_large(self, views: ViewGenerator) -> FungiError:
         half = max(1, self.views_per_forward // 2)
         return FungiError(
-            f"the memory of {self.device} does not hold {self.views_per_forward} views at once, nor the"
-            f" {views.n_views} of a sample if those are more. Use --views-per-forward {half} (views_per_forward in the"
-            " library), a smaller model, or --views native."
+            f"the memory of {self.device} is too small for {max(self.views_per_forward, views.n_views)} views at once."
+            f" Use --views-per-forward {half} (views_per_forward in the library), a smaller model, or --views native."
         )
 
     def _encode(self, part: Any, views: ViewGenerator, capture: Capture | None = None) -> Encoded:
-        """Latents `[b v ...]` of a group: one forward pass for each size of its views."""
+        """Return the latents `[b v ...]` of a group, from one forward pass for each size of its views."""
         with self.stopwatch("views"):
             rendered = views.render(part)
         passes = []
@@ -224,9 +230,10 @@ class GradientEngine:
 
     @torch.no_grad()
     def _take_sizes(self, views: ViewGenerator) -> None:
-        """Make an encoder for each size of the views, where they have sizes of their own.
+        """Make an encoder for each size of the views, if their sizes differ from the input size of the model.
 
-        Encoders are kept as long as the model's positions are the same. FungiError where the model takes one size.
+        Encoders are reused until the position embeddings of the model change. Raises FungiError if the model takes only
+        one size.
         """
         if not isinstance(views, OwnSizes) or set(views.sizes) == {views.input_size}:
             return
@@ -283,7 +290,7 @@ class GradientEngine:
 
 
 class _Gathered:
-    """Gradients of one loss at one target on their way to `[rows p]`: contracted by group, projected many together."""
+    """Collects the gradients of one loss at one target: contracts each group, and projects many rows in one product."""
 
     def __init__(self, projector: Projector | RawGradients, at_once: int, stopwatch: Stopwatch) -> None:
         self._projector, self._at_once, self._stopwatch = projector, at_once, stopwatch
@@ -292,7 +299,7 @@ class _Gathered:
 
     @torch.no_grad()
     def add(self, terms: Terms) -> None:
-        """Take over the terms of a group."""
+        """Add the terms of a group."""
         for part in terms.split(self._at_once):
             if sum(map(len, self._kept)) + len(part) > self._at_once:
                 self._project()
@@ -301,7 +308,7 @@ class _Gathered:
 
     @torch.no_grad()
     def projected(self) -> Float[Tensor, "rows p"]:
-        """Return the gradients of all rows, projected."""
+        """Return the projected gradients of all rows."""
         self._project()
         return torch.cat(self._done)
 
@@ -312,7 +319,10 @@ class _Gathered:
 
 
 def _scaled_derivative(loss: Loss, encoded: Encoded) -> tuple[list[Tensor], list[Tensor], Float[Tensor, "b 1 1 1"]]:
-    """Return the latents, the derivative of the losses by each times a power of two per sample, and those powers."""
+    """Return the latents, the derivatives of the losses with respect to each, and the powers of two that scale them.
+
+    The derivatives are multiplied by the power of two of their sample.
+    """
     leaves = encoded.map(lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
     derivatives = torch.autograd.grad(loss(leaves).sum(), leaves.differentiable, allow_unused=True)
     used = [(root, by) for root, by in zip(encoded.differentiable, derivatives, strict=True) if by is not None]
@@ -323,14 +333,14 @@ def _scaled_derivative(loss: Loss, encoded: Encoded) -> tuple[list[Tensor], list
 
 
 def _projects_attention(target: Target) -> bool:
-    """Return whether a target is an attention module's output projection, the only layer that deviation V1 concerns."""
+    """Return whether a target is the output projection of attention. Deviation V1 concerns only this layer."""
     return target.path.endswith(("attn.proj", "out_proj"))
 
 
 def _check_width(target: Target, projector: Projector | None) -> None:
     if projector is not None and projector.matrix.gradient_dim != target.gradient_dim:
         raise FungiError(
-            f"the projection takes gradients of {projector.matrix.gradient_dim} entries, layer {target.spec} has "
-            f"{target.gradient_dim} ({target.shape[0]} x {target.shape[1]}). Make one with "
+            f"the projection takes gradients of {projector.matrix.gradient_dim} entries, but layer {target.spec} has "
+            f"{target.gradient_dim} ({target.shape[0]} x {target.shape[1]}). Write a matrix for it with "
             f"fungi projection --gradients-dim {target.gradient_dim}."
         )

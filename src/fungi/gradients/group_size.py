@@ -1,7 +1,7 @@
-"""How many views are encoded at once: as many as fit a share of the device's free memory, by the size of the model.
+"""Choose how many views are encoded at once, from the size of the model and the free memory of the device.
 
-Grouping moves numbers by rounding alone. Sizes are powers of two, so that a little more or less free memory does not
-show.
+The number changes results only by rounding. It is a power of two, so that small differences in free memory do not
+change it.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,13 @@ from fungi.backbones.encoders import blocks_before
 
 ON_CPU, MOST_ON_GPU = 64, 1024
 SHARE = 0.5
-"""Of the free memory that a group may need by the estimate."""
+"""A group may need at most this share of the free memory, by the estimate."""
 WITHOUT_GRAPH, OF_COMPUTE_TYPE = 8, 12
 """Bytes per token and channel while a block runs without a graph: two residual streams in float32; queries, keys,
 values, attention output and twice the hidden layer of the MLP in the compute dtype."""
 KEPT_BLOCK, KEPT_OF_COMPUTE_TYPE = 16, 16
-"""Bytes per token and channel that each block in the graph keeps for the backward pass, likewise."""
+"""Bytes per token and channel that each block in the graph keeps for the backward pass: in float32, and numbers in the
+compute dtype."""
 
 
 def views_at_once(
@@ -44,9 +45,9 @@ def fitting(free: int, needed: int) -> int:
 
 
 def bytes_per_view(model: Any, targets: Sequence[str], dtype: torch.dtype, *, pooled: bool) -> int:
-    """Return an estimate of the bytes that one view needs, by tokens x width x blocks behind the first source.
+    """Return an estimate of the bytes of one view, from tokens x width x blocks after the first gradient source.
 
-    0 for models that do not say how many tokens they have, and how wide they are.
+    It is 0 if the model has no attributes for the number of its tokens, its width and its blocks.
     """
     embed = getattr(model, "patch_embed", None)
     patches, width = getattr(embed, "num_patches", None), getattr(model, "embed_dim", None)

@@ -1,28 +1,28 @@
-"""A projection made for rank one: row r of R is the outer product of two rows of signs, `R_r = S_r T_r^T`.
+"""The khatri-rao projection: row r of R is the outer product of two rows of signs, `R_r = S_r T_r^T`.
 
-With S `[p o]` and T `[p i]` (i counts the bias), a gradient `sum_s delta_s a_s^T` is projected without being formed:
+With S `[p o]` and T `[p i]` (i counts the bias), a gradient `sum_s delta_s a_s^T` can be projected from its factors:
 
-    R vec(sum_s delta_s a_s^T) = sum_s (S delta_s) * (T a_s),  elementwise:
+    R vec(sum_s delta_s a_s^T) = sum_s (S delta_s) * (T a_s),  elementwise.
 
-2 p d operations per term in place of p d^2, and two small matrices in place of p x d (d + 1).
+This needs 2 p d operations per term instead of p d^2, and two small matrices instead of one of p x d (d + 1).
 
 **Expectation.** Signs are independent, so `E s s^T = I`, `E t t^T = I`, and for gradients X, Y
 
-    E (s^T X t)(s^T Y t) = E t^T X^T (s s^T) Y t = tr(X^T Y) = <X, Y>:
+    E (s^T X t)(s^T Y t) = E t^T X^T (s s^T) Y t = tr(X^T Y) = <X, Y>.
 
-inner products over p rows, divided by p, are unbiased, as with the dense matrix of signs.
+Inner products over p rows, divided by p, are therefore unbiased, as with the dense matrix of signs.
 
-**Variance** of one row's product (of the mean over p rows: divided by p). Let `f(x, y) = E (s.x)^2 (s.y)^2` for a row
-of signs; of its fourth moments only pairs of equal indices survive, so
+**Variance** of the product of one row; the mean over p rows has this variance divided by p. Let
+`f(x, y) = E (s.x)^2 (s.y)^2` for a row of signs. Fourth moments are zero unless their indices are equal in pairs, so
 
     f(x, y) = |x|^2 |y|^2 + 2 <x, y>^2 - 2 sum x^2 y^2.
 
-For terms of rank one, X = d a^T and Y = e b^T, both sides factor:
+For gradients of rank one, X = d a^T and Y = e b^T, the expectation factors:
 
     Var = f(d, e) f(a, b) - <d, e>^2 <a, b>^2.
 
-Compared with the dense matrix, whose variance is at most `|X|^2 |Y|^2 + <X, Y>^2` (for long vectors, in units of
-`|X|^2 |Y|^2`):
+The dense matrix has a variance of at most `|X|^2 |Y|^2 + <X, Y>^2`. For long vectors, in units of `|X|^2 |Y|^2`, the
+variances are:
 
 | | khatri-rao | dense |
 |---|---|---|
@@ -30,9 +30,9 @@ Compared with the dense matrix, whose variance is at most `|X|^2 |Y|^2 + <X, Y>^
 | equal signals, orthogonal activations (or the other way round) | 3 | 1 |
 | equal gradients: the length of a feature | 8 | 2 |
 
-So a single term's length is off by up to sqrt(8 / p), twice as much as with the dense matrix; for a sum of many unlike
-terms (a gradient of high rank) `Var |X|^2` falls to the dense 2, since `E |X t|^4 = |X|^4 + 2 |X^T X|^2 - ...`, and
-`|X^T X| / |X|^2` is small there. More rows help against either as 1 / sqrt(p).
+The squared length of a single term has a relative error of up to sqrt(8 / p), twice as much as with the dense matrix.
+For a sum of many different terms (a gradient of high rank), `Var |X|^2` falls to the 2 of the dense matrix, because
+`E |X t|^4 = |X|^4 + 2 |X^T X|^2 - ...`, and `|X^T X| / |X|^2` is small then. Both errors fall as 1 / sqrt(p).
 """
 
 import torch
@@ -44,7 +44,7 @@ from fungi.gradients.terms import Terms
 
 
 class KhatriRaoProjector:
-    """The projection by two small matrices: neither the dense one nor a gradient is ever made."""
+    """Projects with two small matrices, without forming the dense matrix or a gradient."""
 
     def __init__(self, matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> None:
         self.matrix = matrix
@@ -53,7 +53,7 @@ class KhatriRaoProjector:
 
     @property
     def entries(self) -> Float[Tensor, "p g"]:
-        """The matrix as if it were dense, made anew at each call."""
+        """The dense matrix, computed at each call."""
         return torch.einsum("po,pi->poi", self._outputs, self._inputs).flatten(1)
 
     def contract(self, terms: Terms) -> Float[Tensor, "b p"]:
@@ -63,11 +63,11 @@ class KhatriRaoProjector:
         return (back * self._product(terms.extended(), self._inputs)).sum(dim=(1, 2))  # [b g s p] -> [b p]
 
     def project(self, kept: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
-        """Multiply by the factor 1/sqrt(p), which is all that is missing."""
+        """Multiply by the factor 1/sqrt(p)."""
         return kept * self._scaling
 
     def _product(self, values: Float[Tensor, "*n i"], factor: Float[Tensor, "p i"]) -> Float[Tensor, "*n p"]:
-        """`values @ factor^T`, float32; rows are brought to unit size before they are rounded, and back after."""
+        """Return `values @ factor^T` in float32. Rows have length one when they are rounded, to avoid overflow."""
         if factor.dtype == torch.float32:
             return values.float() @ factor.T
         size = values.float().norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)

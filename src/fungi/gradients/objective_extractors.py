@@ -1,6 +1,7 @@
-"""The objectives that the command-line stages run, under the library's interface.
+"""Extractors of the library for the objectives of the command line.
 
-An objective's extractor is derived from it. Two are written out, for what the published library calls otherwise.
+The extractor of an objective is derived from the objective. DINO and SimCLR have classes of their own, because the
+published library has other argument names for them.
 """
 
 import inspect
@@ -33,20 +34,20 @@ _BASE = frozenset(inspect.signature(BaseGradientExtractor).parameters) - {"setti
 
 
 def patch_size_of(model: nn.Module) -> int:
-    """Side of a transformer's patches in pixels, from the model; FungiError where it does not say."""
+    """Return the side of a transformer's patches in pixels. Raises FungiError if no attribute of the model names it."""
     for owner in (getattr(model, "patch_embed", None), getattr(model, "config", None), model):
         size = getattr(owner, "patch_size", None)
         size = size[0] if isinstance(size, tuple | list) else size
         if isinstance(size, int):
             return size
-    raise FungiError(f"a {type(model).__name__} does not say how large its patches are. Give patch_size, as in 16.")
+    raise FungiError(f"a {type(model).__name__} has no attribute patch_size. Give patch_size, for example 16.")
 
 
 class ObjectiveExtractor(BaseGradientExtractor):
     """An objective of `fungi.objectives` as an extractor.
 
-    Beside the arguments of `BaseGradientExtractor` it takes the settings of the objective and of its views; FungiError
-    for one that neither has. setup_batch_size: images that are encoded together during `setup`.
+    It takes the arguments of `BaseGradientExtractor` and the settings of the objective and of its views. Raises
+    FungiError for other arguments. setup_batch_size: number of images that `setup` encodes together.
     """
 
     objective_type: ClassVar[type[Objective]]
@@ -76,7 +77,7 @@ class ObjectiveExtractor(BaseGradientExtractor):
             setattr(self, _attribute(name), head)
 
     def heads(self) -> nn.ModuleDict:
-        """Return the present heads, for the objective."""
+        """Return the current heads; a caller may have replaced them."""
         return nn.ModuleDict({name: getattr(self, _attribute(name)) for name in self.bound.heads})
 
     def input_transform(self, input_dim: int) -> Transform:
@@ -87,11 +88,11 @@ class ObjectiveExtractor(BaseGradientExtractor):
         return ViewTransform(replace(views, input=self.image_input.resized(input_dim)))
 
     def latents(self, embeddings: Float[Tensor, "m d"]) -> Float[Tensor, "m l"]:
-        """Embeddings through the head, normalised or not as the objective says."""
+        """Return the head's outputs for embeddings, which the objective may normalise first."""
         return self.objective.latents(embeddings, self.projection_head)
 
     def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
-        """Return the encoder's output, for objectives whose loss is not one of the head's outputs alone."""
+        """Return the encoder's output if the loss of the objective needs more than the head's outputs."""
         return {} if type(self.objective).loss is Objective.loss else {"encoded": encoded}
 
     def compute_loss(
@@ -103,22 +104,22 @@ class ObjectiveExtractor(BaseGradientExtractor):
         return self.objective.latent_loss(latents.unflatten(0, (-1, views_per_sample)), self._supported())
 
     def setup(self, dataset: Any) -> None:
-        """Supporting data from a training set of (image, label), where the objective needs any."""
+        """Prepare supporting data from a training set of (image, label), if the objective needs any."""
         if self.objective.needs_support:
             self.prepare_support(as_samples(dataset))
 
     @shielded()
     def prepare_support(self, samples: Samples) -> None:
-        """Make the supporting data from training samples."""
+        """Compute the supporting data from training samples."""
         support = self.objective.support(samples, self._embed, self.heads(), self.seed)
         self.support = support_on(self.device, support)
 
     def state(self) -> dict[str, Shaped[Tensor, "..."]]:
-        """Heads and supporting data."""
+        """Return heads and supporting data by name."""
         return {**super().state(), **{f"support.{name}": tensor for name, tensor in self.support.items()}}
 
     def restore(self, state: dict[str, Shaped[Tensor, "..."]]) -> None:
-        """Take over heads and supporting data."""
+        """Set the heads and supporting data that `state` returned."""
         super().restore(state)
         support = {name.removeprefix("support."): t for name, t in state.items() if name.startswith("support.")}
         self.support = support_on(self.device, support)
@@ -135,13 +136,13 @@ class ObjectiveExtractor(BaseGradientExtractor):
 
 
 def _attribute(head: str) -> str:
-    """Return the attribute that holds a head: the published names for the student's and the teacher's."""
+    """Return the attribute of a head. The heads of student and teacher have their published names."""
     return "projection_head" if head in ("head", "student") else f"{head}_projection"
 
 
 @cache
 def extractor_of(objective: type[Objective]) -> type[ObjectiveExtractor]:
-    """Return the extractor of an objective: a published one, else one that is derived from the objective."""
+    """Return the extractor class of an objective: the published class if there is one, else a derived class."""
     published = {
         extractor.objective_type: extractor for extractor in (DINOGradientsExtractor, SimCLRGradientsExtractor)
     }
@@ -152,7 +153,7 @@ def extractor_of(objective: type[Objective]) -> type[ObjectiveExtractor]:
 
 
 class DINOGradientsExtractor(ObjectiveExtractor):
-    """Cross-entropy of crops between two random heads (spec vision 4.2). The teacher's is `teacher_projection`."""
+    """Cross-entropy of crops between two random heads (spec vision 4.2). The teacher's head is `teacher_projection`."""
 
     objective_type = DINO
     teacher_projection: nn.Module
@@ -163,10 +164,10 @@ class DINOGradientsExtractor(ObjectiveExtractor):
             "teacher_latents": self.objective.teacher_latents(encoded.pooled, self.teacher_projection).flatten(0, 1)
         }
 
-    def compute_loss(  # type: ignore[override]  # the published signature: one more argument, which loss_inputs gives
+    def compute_loss(  # type: ignore[override]  # the published signature has one more argument; `loss_inputs` provides it
         self, latents: Float[Tensor, "m l"], views_per_sample: int, teacher_latents: Float[Tensor, "g l"], **kwargs: Any
     ) -> Float[Tensor, " b"]:
-        """Cross-entropy per sample; `teacher_latents` are `[b * 2, l]`."""
+        """Return the cross-entropy per sample; `teacher_latents` are `[b * 2, l]`."""
         student = latents.unflatten(0, (-1, views_per_sample))
         return self.objective.distillation(student, teacher_latents.unflatten(0, (len(student), -1)))
 
@@ -174,7 +175,7 @@ class DINOGradientsExtractor(ObjectiveExtractor):
 class SimCLRGradientsExtractor(ObjectiveExtractor):
     """InfoNCE of patches against a constant batch of negatives (spec vision 4.3).
 
-    Arguments have their published names, see `SimCLRConfig`.
+    `SimCLRConfig` explains the arguments, which have their published names.
     """
 
     objective_type = SimCLR
@@ -201,7 +202,7 @@ class SimCLRGradientsExtractor(ObjectiveExtractor):
         patches = {"grid": isqrt(num_patches), "stride_scale": stride_scale}
         options = patches if views == "patches" else {"n_views": n_views}
         sizes = {"patch_side": patch_side, "per_side": per_side, "view_size": view_size}
-        options |= {name: size for name, size in sizes.items() if size}  # what is 0 is left to the view plan
+        options |= {name: size for name, size in sizes.items() if size}  # the view plan decides sizes that are 0
         super().__init__(
             *args,
             negative_samples=comparison_batch_size,
@@ -214,7 +215,7 @@ class SimCLRGradientsExtractor(ObjectiveExtractor):
         self.hard_negatives = [rgb(image, "a hard negative") for image in hard_negatives]
 
     def setup(self, dataset: Any) -> None:
-        """Draw and encode the negatives; hard ones come first."""
+        """Draw and encode the negatives. Hard negatives come first."""
         samples = as_samples(dataset)
         if self.hard_negatives:
             rows = tuple(range(len(samples), len(samples) + len(self.hard_negatives)))
@@ -224,7 +225,7 @@ class SimCLRGradientsExtractor(ObjectiveExtractor):
 
     @property
     def comparison_batch(self) -> Float[Tensor, "m l"] | None:
-        """Head outputs of the negatives; None before `setup`."""
+        """The head's outputs for the negatives; None before `setup`."""
         return self.support.get("negatives")
 
     @comparison_batch.setter

@@ -1,15 +1,15 @@
 """The random projection `R` `[p G]` of flattened gradients: g = R vec(grad) / sqrt(p) (spec vision 6).
 
-| kind | entries | kept on disk as |
+| kind | entries | stored as |
 |---|---|---|
-| binary (default) | +1 or -1, even odds | one bit each |
-| sparse | sqrt(3) x (+1, 0, -1 with odds 1/6, 2/3, 1/6) | two bits each: sign, and whether it is there |
+| binary (default) | +1 or -1, equally likely | one bit each |
+| sparse | sqrt(3) x (+1, 0, -1 with probabilities 1/6, 2/3, 1/6) | two bits each: sign, and whether it is not zero |
 | gaussian | N(0, 1) | float32 |
-| khatri-rao | each row the outer product of two rows of signs (`fungi.gradients.khatri_rao`) | o + i + 1 bits per row |
+| khatri-rao | rows are outer products of two rows of signs (`fungi.gradients.khatri_rao`) | o + i + 1 bits per row |
 
-All preserve inner products on average: `E <Rx, Ry> / p = <x, y>`. For the first three the standard deviation is at most
-`sqrt(2/p) |x| |y|`; for khatri-rao it is larger where gradients are of low rank. The binary recipe is the published
-one, so equal seeds give equal matrices.
+All preserve inner products on average: `E <Rx, Ry> / p = <x, y>`. For the first three kinds, the standard deviation is
+at most `sqrt(2/p) |x| |y|`. For khatri-rao it is larger if gradients have a low rank. Binary matrices are drawn as in
+the published code, so equal seeds give equal matrices.
 """
 
 import hashlib
@@ -37,10 +37,10 @@ _ROWS_AT_ONCE = 16
 
 @dataclass(frozen=True, eq=False)
 class ProjectionMatrix:
-    """A projection as it is stored.
+    """A projection matrix in its stored form.
 
-    kind, seed: how it was drawn (`seed` is -1 for a matrix that was not drawn here); projection_dim: p;
-    gradient_dim: G; packed: `[p, bytes per row]` for binary and sparse, `[p G]` float32 for gaussian.
+    seed: -1 for a matrix that was not drawn here; projection_dim: p; gradient_dim: G; packed: `[p G]` float32 for
+    gaussian, and the bits `[p, bytes per row]` for other kinds; outputs: o of the layer for khatri-rao, else 0.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class ProjectionMatrix:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of kind, size and entries: what files are compared by."""
+        """SHA-256 of kind, size and entries. Files are compared by this hash."""
         shape = f" {self.outputs}" if self.outputs else ""
         digest = hashlib.sha256(f"{self.kind} {self.projection_dim} {self.gradient_dim}{shape}".encode())
         for start in range(0, self.projection_dim, _ROWS_AT_ONCE):
@@ -60,7 +60,7 @@ class ProjectionMatrix:
         return digest.hexdigest()
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "rows g"]:
-        """Return some rows with their entries, float32."""
+        """Return the rows from `start` to `stop`, in float32."""
         packed = self.packed[start:stop]
         if self.kind == "gaussian":
             return packed
@@ -75,13 +75,16 @@ class ProjectionMatrix:
     def factors(
         self, start: int = 0, stop: int | None = None
     ) -> tuple[Float[Tensor, "rows o"], Float[Tensor, "rows i"]]:
-        """S and T of some khatri-rao rows, entries +1 and -1, float32; row r of the matrix is the product of theirs."""
+        """Return the rows of S and T from `start` to `stop`, entries +1 and -1, in float32; for khatri-rao only.
+
+        Row r of the matrix is the outer product of row r of S and row r of T.
+        """
         inputs = self.gradient_dim // self.outputs
         signs = _unpack(self.packed[start:stop], self.outputs + inputs).float().mul_(2).sub_(1)
         return signs[:, : self.outputs], signs[:, self.outputs :]
 
     def dense(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Float[Tensor, "p g"]:
-        """Return all entries, without the factor 1/sqrt(p), ready for a product."""
+        """Return the dense matrix on a device, without the factor 1/sqrt(p)."""
         full = torch.empty(self.projection_dim, self.gradient_dim, device=device, dtype=dtype)
         for start in range(0, self.projection_dim, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, self.projection_dim)
@@ -91,31 +94,31 @@ class ProjectionMatrix:
 
 @runtime_checkable
 class Projector(Protocol):
-    """A matrix on a device: from the terms of gradients to rows of p entries, in two steps, so that many rows are
-    projected together.
+    """Projects the terms of gradients to rows of p entries, with a matrix on a device.
 
-    A projection whose rows are outer products contracts a group's terms to `[b p]` at once and never forms a gradient;
-    one with a dense matrix forms the sums, and multiplies once with those of all groups.
+    It has two steps, so that many rows can be projected in one product. A khatri-rao projector computes `[b p]` in
+    `contract` and never forms a gradient. A dense projector forms the gradients in `contract`, and multiplies the
+    gradients of many groups by its matrix in `project`.
     """
 
     matrix: ProjectionMatrix
 
     @property
     def entries(self) -> Float[Tensor, "p g"]:
-        """All entries on the device, without the factor 1/sqrt(p)."""
+        """The dense matrix on the device, without the factor 1/sqrt(p)."""
 
     def contract(self, terms: Terms) -> Float[Tensor, "b kept"]:
-        """Return what is kept of the gradients of one forward pass."""
+        """Return the gradients of one forward pass, in the form that `project` takes."""
 
     def project(self, kept: Float[Tensor, "b kept"]) -> Float[Tensor, "b p"]:
-        """Return the projected gradients of what was kept, float32."""
+        """Return the projected gradients in float32, from concatenated results of `contract`."""
 
 
 class RawGradients:
-    """No projection: the flattened gradients."""
+    """Returns flattened gradients without projection."""
 
     def contract(self, terms: Terms) -> Float[Tensor, "b g"]:
-        """`[b o i] -> [b g]`."""
+        """Return the flattened gradients: `[b o i] -> [b g]`, for all terms."""
         return terms.formed().flatten(1)
 
     def project(self, kept: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
@@ -124,7 +127,7 @@ class RawGradients:
 
 
 class DenseProjector:
-    """A matrix on a device, in the dtype of the product."""
+    """Projects with a dense matrix on a device, in the dtype of the product."""
 
     def __init__(self, matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> None:
         self.matrix = matrix
@@ -133,7 +136,7 @@ class DenseProjector:
 
     @property
     def entries(self) -> Float[Tensor, "p g"]:
-        """The matrix as it is multiplied with, on its device; the factor 1/sqrt(p) is not in it."""
+        """The dense matrix on the device, without the factor 1/sqrt(p)."""
         return self._dense
 
     def contract(self, terms: Terms) -> Float[Tensor, "b g"]:
@@ -141,7 +144,7 @@ class DenseProjector:
         return terms.formed().flatten(1)
 
     def project(self, kept: Float[Tensor, "b g"]) -> Float[Tensor, "b p"]:
-        """Project flattened gradients. Rows are brought to unit size before rounding, and back after the product."""
+        """Project flattened gradients. Rows are scaled before they are rounded, and scaled back after the product."""
         if self._dense.dtype == torch.float32:
             return kept @ self._dense.T * self._scaling
         size = kept.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
@@ -153,9 +156,9 @@ class DenseProjector:
 def draw_projection(
     projection_dim: int, gradient_dim: int, *, kind: str = "binary", seed: int = 42, outputs: int = 0
 ) -> ProjectionMatrix:
-    """Draw a matrix from torch's CPU generator; row blocks continue one stream, so memory stays small.
+    """Draw a matrix from torch's CPU generator. Blocks of rows are drawn one after the other, so memory stays small.
 
-    outputs: o of the layer, for khatri-rao; 0 stands for that of a square layer with a bias, or without one.
+    outputs: o of the layer, for khatri-rao; 0 computes it for a layer with as many inputs as outputs.
     """
     if kind not in KINDS:
         raise FungiError(f"projection kind {kind!r} is not known. Use {', '.join(KINDS)}.")
@@ -164,7 +167,7 @@ def draw_projection(
     if kind == "khatri-rao":
         outputs = outputs or _square_outputs(gradient_dim)
         if gradient_dim % outputs:
-            raise FungiError(f"a gradient of {gradient_dim} entries has no {outputs} rows of one length.")
+            raise FungiError(f"a gradient of {gradient_dim} entries can't be divided into {outputs} equal rows.")
         packed = torch.cat(list(_drawn_rows(projection_dim, outputs + gradient_dim // outputs, "binary", seed)))
         return ProjectionMatrix(kind, seed, projection_dim, gradient_dim, packed, outputs)
     packed = torch.cat(list(_drawn_rows(projection_dim, gradient_dim, kind, seed)))
@@ -172,12 +175,12 @@ def draw_projection(
 
 
 def _square_outputs(gradient_dim: int) -> int:
-    """o of a layer with as many outputs as inputs: G = o (o + 1), or o^2 without a bias."""
+    """Return o of a layer with as many outputs as inputs: G = o (o + 1), or o^2 without a bias."""
     side = isqrt(gradient_dim)
     if gradient_dim not in (side * side, side * (side + 1)):
         raise FungiError(
-            f"a khatri-rao projection of {gradient_dim} entries needs to know the layer's shape: it is no square layer."
-            " Give its number of outputs (--layer-outputs)."
+            f"a khatri-rao projection of {gradient_dim} entries needs the layer's shape, since no square layer has"
+            " so many. Give the number of its outputs (--layer-outputs)."
         )
     return side
 
@@ -197,15 +200,15 @@ def _drawn_rows(projection_dim: int, gradient_dim: int, kind: str, seed: int) ->
 
 
 def save_projection(matrix: ProjectionMatrix, path: Path) -> None:
-    """Write a matrix; a reader never sees half a file."""
+    """Write a matrix. The file appears only when it is complete."""
     fields = ("kind", "seed", "projection_dim", "gradient_dim", "outputs", "hash", "packed")
     save_with_torch({"format": FORMAT} | {name: getattr(matrix, name) for name in fields}, path)
 
 
 def load_projection(path: Path) -> ProjectionMatrix:
-    """Read a matrix of ours, or one of the original harness (`projection` float `[p G]`, `scaling`).
+    """Read a matrix in our format, or in that of the published code (`projection` float `[p G]`, `scaling`).
 
-    MissingFilesError where there is none; FungiError where the file is damaged or something else.
+    Raises MissingFilesError if there is no file, and FungiError if the file is damaged or has another format.
     """
     if not path.is_file():
         raise MissingFilesError(f"no projection matrix at {path}. Write one with fungi projection.")
@@ -219,12 +222,12 @@ def load_projection(path: Path) -> ProjectionMatrix:
     if isinstance(content, dict) and "projection" in content:
         entries = content["projection"]
         if not isinstance(entries, Tensor) or entries.ndim != 2:
-            raise FungiError(f"{path}: its entry 'projection' is no matrix [p G]. Write one anew.")
+            raise FungiError(f"{path}: its entry 'projection' is not a matrix [p G]. Write a new file.")
         if not bool(entries.isfinite().all()) or not bool(entries.any(dim=1).all()):
-            raise FungiError(f"{path}: its entry 'projection' has rows of zeros, or is not finite. Write one anew.")
+            raise FungiError(f"{path}: its entry 'projection' has rows of zeros, or is not finite. Write a new file.")
         return from_entries(entries)
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= _ENTRIES:
-        raise FungiError(f"{path} is no projection matrix of format {FORMAT}. Write one anew.")
+        raise FungiError(f"{path} is not a projection matrix of format {FORMAT}. Write a new file.")
     return _from_ours(content, path)
 
 
@@ -232,17 +235,17 @@ _ENTRIES = {"kind", "seed", "projection_dim", "gradient_dim", "packed", "hash"}
 
 
 def _from_ours(content: dict[str, Any], path: Path) -> ProjectionMatrix:
-    if not _is_whole(content):
-        raise FungiError(f"{path} is damaged: its entries are not of the kind and size that it names. Write it anew.")
+    if not _is_consistent(content):
+        raise FungiError(f"{path} is damaged: its entries do not fit its kind and size. Write a new file.")
     names = ("kind", "seed", "projection_dim", "gradient_dim", "packed")
     matrix = ProjectionMatrix(**{name: content[name] for name in names}, outputs=content.get("outputs", 0))
     if matrix.hash != content["hash"]:
-        raise FungiError(f"{path} is damaged: its entries don't have the hash it carries. Write it anew.")
+        raise FungiError(f"{path} is damaged: its entries do not fit its hash. Write a new file.")
     return matrix
 
 
-def _is_whole(content: dict[str, Any]) -> bool:
-    """Return whether the fields of a matrix file have the types and sizes that they have to have."""
+def _is_consistent(content: dict[str, Any]) -> bool:
+    """Return whether the fields of a matrix file have valid types, and sizes that fit each other."""
     kind, packed, outputs = content["kind"], content["packed"], content.get("outputs", 0)
     sizes = (content["seed"], content["projection_dim"], content["gradient_dim"], outputs)
     if kind not in KINDS or not isinstance(packed, Tensor) or not all(type(size) is int for size in sizes):
@@ -257,14 +260,14 @@ def _is_whole(content: dict[str, Any]) -> bool:
 
 
 def from_entries(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
-    """Return the matrix of entries of any dtype: signs (True is +1) are kept as bits, others unchanged."""
+    """Return the matrix with these entries, of any dtype. Signs (True is +1) are stored as bits, others in float32."""
     if entries.dtype != torch.bool and not bool((entries.abs() == 1).all()):
         return ProjectionMatrix("gaussian", -1, entries.shape[0], entries.shape[1], entries.float().cpu())
     return ProjectionMatrix("binary", -1, entries.shape[0], entries.shape[1], _pack((entries > 0).cpu()))
 
 
 def product_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of the projection for a model in `dtype`: sums over G entries would overflow float16."""
+    """Return the dtype of the projection for a model in `dtype`. Sums over G entries would overflow in float16."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 

@@ -1,4 +1,4 @@
-"""Memory of a projection, compared with what is free before anything is drawn."""
+"""Check that a projection fits into the free memory before it is drawn."""
 
 from math import prod
 
@@ -21,9 +21,10 @@ def require_memory(
 ) -> None:
     """Raise FungiError if a dense projection `[p G]` would not fit into the free memory.
 
-    gradient_shape: `(o, i + 1)` of the layer; dtype: of the model. It counts the matrix as it is drawn, in the main
-    memory, and its entries on the device, in the dtype of the products. A khatri-rao matrix is never dense and always
-    fits. way_out: what the caller can do, for the message.
+    It counts the drawn matrix in main memory, and the dense matrix on the device in the dtype of the products. A
+    khatri-rao matrix is never dense and always fits.
+
+    gradient_shape: `(o, i + 1)` of the layer; dtype: of the model; way_out: sentence with a solution, for the message.
     """
     if kind not in BITS_ON_DISK:
         return
@@ -36,5 +37,5 @@ def require_memory(
         if free is not None and need > free:
             raise FungiError(
                 f"a {kind} projection of {projection_dim:,} x {prod(gradient_shape):,} entries takes "
-                f"{need / 1e9:.1f} GB of {place.type} memory, {free / 1e9:.1f} GB are free. {way_out}"
+                f"{need / 1e9:.1f} GB of {place.type} memory, but only {free / 1e9:.1f} GB are free. {way_out}"
             )

@@ -1,4 +1,4 @@
-"""Gradient sources: which layer, which part of it, with or without its bias, under which name in the file."""
+"""Find the gradient sources in a model: layers or parts of layers, their bias, and their names in the file."""
 
 import re
 from dataclasses import dataclass, replace
@@ -17,10 +17,10 @@ _SPEC = re.compile(r"(?P<path>[\w.]+?)(?:\[(?P<part>\w+)\])?(?::(?P<name>[\w-]+)
 
 @dataclass(frozen=True)
 class Target:
-    """One gradient source, found in a model.
+    """A gradient source of a model.
 
-    path: of the module; part: `q`, `k` or `v` of a fused qkv layer, or None for the whole layer; name: of the array in
-    the file; bias: whether the bias gradient is appended as one more input column.
+    path: of the module; part: `q`, `k` or `v` of a fused qkv layer, None for the full layer; name: of the array in the
+    file; bias: whether the gradient of the bias is appended as one more input column.
     """
 
     path: str
@@ -46,23 +46,24 @@ class Target:
 
     @property
     def gradient_dim(self) -> int:
-        """G: entries of the flattened gradient."""
+        """Number G of entries of the flattened gradient."""
         return prod(self.shape)
 
     @property
     def spec(self) -> str:
-        """The source as a user writes it, without the array's name."""
+        """The text that names this source in flags and arguments, without the name of the array."""
         return self.path if self.part is None else f"{self.path}[{self.part}]"
 
 
 def split_spec(text: str) -> tuple[str, str | None, str]:
-    """`path.to.layer[part]:name` -> (path, part, name); the name defaults to `attn_proj`, or the path elsewhere.
+    """Split `path.to.layer[part]:name` into (path, part, name).
 
-    A leading `backbone.` is dropped, as the published command lines have it.
+    The default name is `attn_proj` for an output projection of attention, and the path for other layers. A leading
+    `backbone.`, as in the published command lines, is dropped.
     """
     match = _SPEC.fullmatch(text.removeprefix("backbone."))
     if not match:
-        raise FungiError(f"layer {text!r} is not path.to.layer:name, as in blocks.11.attn.proj:attn_proj.")
+        raise FungiError(f"layer {text!r} is not of the form path.to.layer:name, as blocks.11.attn.proj:attn_proj is.")
     path, part = match["path"], match["part"]
     if part is not None and part not in PARTS:
         raise FungiError(f"layer {text!r}: part {part!r} is not one of {', '.join(PARTS)}.")
@@ -73,7 +74,7 @@ def split_spec(text: str) -> tuple[str, str | None, str]:
 
 
 def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
-    """Return the gradient source that `text` names; FungiError that lists candidates where it can't be one."""
+    """Return the gradient source that `text` names. Raises FungiError with candidates if it can't be a source."""
     path, part, name = split_spec(text)
     module = dict(model.named_modules()).get(path)
     if module is None:
@@ -84,49 +85,49 @@ def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
             f"{', '.join(kind.__name__ for kind in RULES)}. {candidates(model, path)}"
         )
     if part is not None and (not isinstance(module, nn.Linear) or module.out_features != 3 * module.in_features):
-        raise FungiError(f"layer {path!r} is no fused qkv layer, it has no part {part!r}.")
+        raise FungiError(f"layer {path!r} is not a fused qkv layer, so it has no part {part!r}.")
     _check_unshared(model, path, module)
     return Target(path=path, name=name, module=module, part=part, bias=bias and module.bias is not None)
 
 
 def _check_unshared(model: nn.Module, path: str, module: Any) -> None:
-    """Raise FungiError for a weight that layers share: one layer's hooks see its own part of the gradient alone."""
+    """Raise FungiError if another layer has the same weight: hooks on one layer see only a part of the gradient."""
     for other, layer in model.named_modules(remove_duplicate=False):
         if other != path and getattr(layer, "weight", None) is module.weight:
             raise FungiError(
-                f"layer {path!r} shares its weight with {other!r}: the gradient of neither is that of the weight. "
+                f"layer {path!r} shares its weight with {other!r}, so the gradient at one layer is only a part of the "
+                "gradient of the weight. "
                 f"{candidates(model, path)}"
             )
 
 
 def find_targets(model: nn.Module, texts: tuple[str, ...], *, bias: bool = True) -> tuple[Target, ...]:
-    """Return all gradient sources of a run; FungiError where two were given one name.
+    """Return all gradient sources of a run. Raises FungiError if two sources have the same name.
 
-    Layers that nobody named and that the convention would call alike (`attn_proj` of two blocks) are called by their
-    paths.
+    If the default names of two layers are equal (`attn_proj` of two blocks), these layers are named by their paths.
     """
     targets = [find_target(model, text, bias=bias) for text in texts]
     names = [target.name for target in targets]
-    told_apart = [
+    renamed = [
         replace(target, name=re.sub(r"\W+", "_", target.spec).strip("_"))
         if names.count(target.name) > 1 and ":" not in text
         else target
         for target, text in zip(targets, texts, strict=True)
     ]
-    return unique_names(told_apart)
+    return unique_names(renamed)
 
 
 def unique_names(targets: list[Target]) -> tuple[Target, ...]:
-    """Return the targets; FungiError where two would have one name in the file."""
+    """Return the targets. Raises FungiError if two of them have the same name in the file."""
     names = [target.name for target in targets]
     for name in names:
         if names.count(name) > 1:
-            raise FungiError(f"two layers are called {name!r}. Give each a name of its own: path.to.layer:name.")
+            raise FungiError(f"two layers are called {name!r}. Give them different names: path.to.layer:name.")
     return tuple(targets)
 
 
 def candidates(model: nn.Module, path: str) -> str:
-    """Return a hint for an error: the layers nearest to the path, else the last ones of the model."""
+    """Return a hint for an error message: layers with names similar to the path, else the last layers of the model."""
     possible = [name for name, module in model.named_modules() if name != path and rule_for(module) is not None]
     near = get_close_matches(path, possible, n=4, cutoff=0.6) or possible[-6:]
     return f"Candidates: {', '.join(near)}." if near else "The model has no layer of a supported type."

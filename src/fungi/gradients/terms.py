@@ -1,12 +1,12 @@
-"""The gradient of a layer's weight as a sum of outer products, and how many of them make one gradient.
+"""The gradient of a layer's weight as a sum of outer products, over all positions or for each position.
 
 With inputs `a_s` and signals `delta_s = dL/d(output_s)` at positions s (views x tokens of one sample),
 
     grad_W = sum_s delta_s a_s^T,    grad_b = sum_s delta_s        (spec vision 5).
 
-`Terms` holds both factors of every position. Two strategies say what a gradient is: `SumOfPositions` makes one of all
-positions of a sample, `EachPosition` one of each (dense features, spec hummingbird 4.3). Either way a projection gets
-terms and gives one row for each gradient: it may form the sums, or never do so where its own rows are outer products.
+`Terms` contains both factors of every position. There are two strategies: `SumOfPositions` computes one gradient per
+sample, and `EachPosition` one gradient per position (dense features, spec hummingbird 4.3). In both cases a projector
+takes terms and returns one row per gradient.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,9 @@ from torch import Tensor
 class Terms:
     """Outer products that add up to the gradients of b rows (samples, or single positions of samples).
 
-    signals, activations: of s positions; g blocks, of which a convolution with groups has several and other layers
-    one, lie below each other in the gradient. bias: the sum of the signals is appended as one more input column.
+    signals, activations: of s positions, in g blocks: the groups of a convolution, one block for other layers. The
+    blocks are concatenated along the output axis of the gradient. bias: the sum of the signals is appended as one more
+    input column.
     """
 
     signals: Float[Tensor, "b g s o"]
@@ -34,9 +35,9 @@ class Terms:
         return len(self.signals)
 
     def formed(self) -> Float[Tensor, "b o i_and_bias"]:
-        """Return the gradients: `[b g o s] x [b g s i] -> [b g*o i]`, in float32, and the bias as a last column.
+        """Return the gradients in float32: `[b g o s] x [b g s i] -> [b g*o i]`. The bias is the last column.
 
-        One matrix product per row: neither per-view nor per-token gradients are formed on the way.
+        This is one matrix product per row and block. Gradients of single views or tokens are not formed.
         """
         signals, activations = self.signals.float().flatten(0, 1), self.activations.float().flatten(0, 1)
         gradient = torch.bmm(signals.transpose(1, 2), activations)
@@ -45,65 +46,66 @@ class Terms:
         return gradient.unflatten(0, (len(self), -1)).flatten(1, 2)
 
     def extended(self) -> Float[Tensor, "b g s i_and_bias"]:
-        """Return the activations in float32, with a one at the end for the bias: signals times these are the terms."""
+        """Return the activations in float32. If there is a bias, a last entry 1 is added: the bias is its weight."""
         activations = self.activations.float()
         return torch.nn.functional.pad(activations, (0, 1), value=1.0) if self.bias else activations
 
     @staticmethod
     def joined(parts: Sequence["Terms"]) -> "Terms":
-        """Join the terms of the same rows from several forward passes, whose gradients add up: positions in turn."""
+        """Concatenate the positions of the same rows from several forward passes. Their gradients add up."""
         if len(parts) == 1:
             return parts[0]
         signals, activations = ([getattr(part, name) for part in parts] for name in ("signals", "activations"))
         return Terms(torch.cat(signals, dim=2), torch.cat(activations, dim=2), parts[0].bias)
 
     def split(self, rows: int) -> Iterator["Terms"]:
-        """Parts of at most `rows` rows."""
+        """Yield parts of at most `rows` rows."""
         for signals, activations in zip(self.signals.split(rows), self.activations.split(rows), strict=True):
             yield Terms(signals, activations, self.bias)
 
 
 @runtime_checkable
 class Positions(Protocol):
-    """What one gradient is made of."""
+    """Strategy that decides which positions add up to a gradient."""
 
     def rows(self, terms: Terms) -> Terms:
-        """Terms of samples -> terms of gradients."""
+        """Return terms with a row for each gradient, from terms with a row for each sample."""
 
     def by_sample(self, projected: Float[Tensor, "rows p"], samples: int) -> Float[Tensor, "b *s p"]:
-        """Projected gradients -> those of each sample."""
+        """Return the projected gradients grouped by sample."""
 
 
 @dataclass(frozen=True)
 class SumOfPositions:
-    """One gradient per sample, that of its loss: `[b p]`."""
+    """One gradient per sample, the gradient of its loss: `[b p]`."""
 
     def rows(self, terms: Terms) -> Terms:
-        """Return the terms unchanged: a row is a sample already."""
+        """Return the terms unchanged, since each row is a sample."""
         return terms
 
     def by_sample(self, projected: Float[Tensor, "b p"], samples: int) -> Float[Tensor, "b p"]:
-        """Return the projections unchanged: one for each sample."""
+        """Return the projected gradients unchanged, since each sample has one."""
         return projected
 
 
 @dataclass(frozen=True)
 class EachPosition:
-    """One gradient per position, its own term alone: `[b s p]`, where s counts views x tokens of the layer.
+    """One gradient per position, which has a single term: `[b s p]`; s counts views x tokens of the layer.
 
-    prefix: positions at the start of a view that are left out (class token, registers); it needs one view per sample.
+    prefix: number of positions at the start of a view that are left out (class token, registers). If it is not 0, each
+    sample must have one view.
     """
 
     prefix: int = 0
 
     def rows(self, terms: Terms) -> Terms:
-        """Make every position a row of its own: `[b g s o] -> [b*s g 1 o]`."""
+        """Return terms with a row for each position: `[b g s o] -> [b*s g 1 o]`."""
 
-        def alone(values: Float[Tensor, "b g s f"]) -> Float[Tensor, "rows g 1 f"]:
+        def as_rows(values: Float[Tensor, "b g s f"]) -> Float[Tensor, "rows g 1 f"]:
             return values[:, :, self.prefix :].transpose(1, 2).flatten(0, 1).unsqueeze(2)
 
-        return Terms(alone(terms.signals), alone(terms.activations), terms.bias)
+        return Terms(as_rows(terms.signals), as_rows(terms.activations), terms.bias)
 
     def by_sample(self, projected: Float[Tensor, "rows p"], samples: int) -> Float[Tensor, "b s p"]:
-        """`[b*s p] -> [b s p]`."""
+        """Return the projected gradients by sample and position: `[b*s p] -> [b s p]`."""
         return projected.unflatten(0, (samples, -1))
