@@ -21,7 +21,7 @@ def samples(tmp_path):
 def test_all_damaged_items_are_listed_in_order(samples) -> None:
     assert [(item.row, item.sample_id) for item in damaged_items(samples)] == [(1, "1.png"), (4, "4.png")]
     assert [item.row for item in damaged_items(samples, [5, 4, 3])] == [4]
-    text = str(damage_error(damaged_items(samples), len(samples)))
+    text = str(damage_error([damaged_items(samples)], len(samples)))
     assert text.startswith("2 of 6 items can't be read.")
     assert "1.png" in text
     assert "4.png" in text
@@ -37,4 +37,6 @@ def test_the_other_rows_keep_their_ids_and_have_another_fingerprint(samples) -> 
 
 def test_an_error_names_the_first_items_and_counts_the_others(samples) -> None:
     many = damaged_items(samples)[:1] * (SHOWN + 3)
-    assert str(damage_error(many, 100)).splitlines()[-1].strip() == "and 3 more"
+    lines = str(damage_error([many, many[:1]], 100)).splitlines()
+    assert lines[0] == f"{SHOWN + 4} of 100 items can't be read. Replace or remove them."
+    assert [line.strip() for line in lines[-2:]] == ["and 3 more", lines[1].strip()]

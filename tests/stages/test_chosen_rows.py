@@ -28,6 +28,22 @@ def test_damaged_pictures_are_all_named_at_once(flags, capsys):
     assert all(name in said.partition("3 of 14")[2] for name in ("06.png", "01.png", "09.png"))
 
 
+@pytest.mark.parametrize(
+    ("shard", "named"),
+    [
+        ("1/1", ["class0/06", "class1/01", "class1/09", "class0/02"]),
+        ("1/2", ["class0/06", "class1/09", "class0/02"]),
+    ],
+)
+def test_damaged_pictures_of_later_splits_are_named_with_those_of_the_first(shard, named, flags, tmp_path, capsys):
+    """A shard names those among its own rows: of the four pictures, one belongs to the other shard."""
+    (tmp_path / "data/pictures/test/class0/02.png").write_bytes(b"no picture")
+    assert EXTRACT([*flags, "--split", "train", "test", "--shard", shard]) == 2
+    heading, *lines = capsys.readouterr().err.strip().splitlines()[-len(named) - 1 :]
+    assert f"{len(named)} of 23 items can't be read." in heading
+    assert all(f"{name}.png" in line for name, line in zip(named, lines, strict=True))
+
+
 def test_damaged_pictures_are_left_out_on_request_and_recorded(flags, tmp_path, capsys):
     assert EXTRACT([*flags, "--split", "train", "--skip-damaged"]) == 0
     said = capsys.readouterr().err.splitlines()

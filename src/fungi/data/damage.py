@@ -1,13 +1,13 @@
 """Find all damaged items of a split in one pass over the data."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from fungi.data.base import Samples
 from fungi.data.formats.mask_files import check_mask
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.runtime.log import progress
 
 SHOWN = 10
@@ -47,10 +47,15 @@ def without_damaged(samples: Samples, damaged: Iterable[DamagedItem]) -> Samples
     return samples.take([row for row in range(len(samples)) if row not in damaged_rows])
 
 
-def damage_error(damaged: list[DamagedItem], rows: int, *, advice: str = "Replace or remove them.") -> FungiError:
-    """Return the error that lists damaged items, one per line."""
-    lines = [f"{len(damaged):,} of {rows:,} items can't be read. {advice}", *damage_lines(damaged)]
-    return FungiError("\n  ".join(lines))
+def damage_error(
+    damaged: Sequence[list[DamagedItem]], rows: int, *, advice: str = "Replace or remove them."
+) -> FungiError:
+    """Return the error that lists damaged items, one per line.
+
+    damaged: those of each split; rows: number of items of all these splits.
+    """
+    heading = f"{sum(map(len, damaged)):,} of {counted(rows, 'item')} can't be read. {advice}"
+    return FungiError("\n  ".join([heading, *(line for of_split in damaged for line in damage_lines(of_split))]))
 
 
 def damage_lines(damaged: list[DamagedItem]) -> list[str]:

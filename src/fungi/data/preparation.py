@@ -114,7 +114,7 @@ def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = Fals
         classes = _count_classes(spec, samples, split)
         rows = range(len(samples)) if every_item else dict.fromkeys((0, len(samples) - 1))
         if damaged := damaged_items(samples, rows, label=split):
-            raise damage_error(damaged, len(samples))
+            raise damage_error([damaged], len(samples))
         read = "every item" if every_item else "first and last item"
         facts = f"{counted(len(samples), 'row')}{classes}, {read} readable, fingerprint {samples.fingerprint()[:12]}"
         yield f"{spec.name} {split}: {facts}"

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import dropwhile
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ def extract_split(context: StageContext, split: str, features: Sequence[Feature]
     try:
         _compute(context, split, samples, works, spans)
     except UnreadableItemError as error:
-        raise _all_damaged(samples, spans, error) from None
+        raise _all_damaged(context, split, spans, error) from None
     remarking = [work.feature.views for work in works if isinstance(work.feature.views, HasRemarks)]
     for remark in dict.fromkeys(text for views in remarking for text in views.remarks()):
         logger.warning(f"{split}: {remark}")
@@ -63,13 +64,20 @@ def extract_split(context: StageContext, split: str, features: Sequence[Feature]
         _finish(work, shard, context.settings)
 
 
-def _all_damaged(samples: Samples, spans: Sequence[Span], first: FungiError) -> FungiError:
-    """Return the error that names all items of these spans that can't be read, not only the first one."""
+def _all_damaged(context: StageContext, split: str, spans: Sequence[Span], first: FungiError) -> FungiError:
+    """Return the error that names all damaged items: those of `spans`, and this shard's of the splits after `split`."""
     logger.warning("an item can't be read; the others are being checked, too, so that all damaged ones can be named")
-    rows = [row for span in spans for row in range(span.start, span.stop)]
-    damaged = damaged_items(samples, rows, label="looking for damaged items")
+    shard, block_size = Shard.parse(context.settings.shard), context.settings.block_size
+    rows = {split: [row for span in spans for row in range(span.start, span.stop)]}
+    for later in list(dropwhile(lambda name: name != split, context.splits))[1:]:
+        rows[later] = [row for row in range(len(context.open_split(later))) if shard.takes(row // block_size)]
+    damaged = [
+        damaged_items(context.open_split(name), of_split, label=f"{name}: looking for damaged items")
+        for name, of_split in rows.items()
+    ]
     advice = "Replace them, or give --skip-damaged to leave them out."
-    return damage_error(damaged, len(samples), advice=advice) if damaged else first
+    total = sum(len(context.open_split(name)) for name in rows)
+    return damage_error(damaged, total, advice=advice) if any(damaged) else first
 
 
 def _plan(context: StageContext, split: str, samples: Samples, feature: Feature) -> Work | None:
