@@ -15,12 +15,13 @@ from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.evaluators.knn import knn_predictions, majority_vote
 from fungi.evaluators.metrics import accuracy, mean_per_class_accuracy
-from fungi.evaluators.weighted_knn import weighted_predictions
+from fungi.evaluators.weighted_knn import weighted_knn, weighted_predictions
 from fungi.search.exact import nearest
 from fungi.search.neighbours import in_memory
 from fungi.store.reading import UnknownOriginWarning
 from tests.evaluation.feature_folder import clustered, make_folder
 from tests.evaluation.golden import expected, files_flags
+from tests.runtime.additions import NoAtomicAdditions
 
 BACKENDS = ("exact", "faiss", "scann", "sklearn")
 
@@ -80,6 +81,16 @@ def test_neighbours_closer_than_float32_can_tell_are_told_apart(backend):
     oracle = np.sort(np.argsort(distances, axis=1)[:, :5], axis=1)
     found = nearest(in_memory(torch.from_numpy(x)), torch.from_numpy(y), 5, backend=backend).rows
     np.testing.assert_array_equal(np.sort(found.numpy(), axis=1), oracle)
+
+
+def test_votes_are_added_in_no_order_that_a_gpu_would_choose():
+    generator = torch.Generator().manual_seed(0)
+    train, queries = torch.randn(60, 8, generator=generator), torch.randn(9, 8, generator=generator)
+    targets = torch.arange(60) % 4
+    with NoAtomicAdditions():
+        weighted_knn(train, targets, queries, torch.arange(9) % 4, [1, 7, 20])
+        weighted_predictions(in_memory(train), targets.numpy(), queries, 20)
+        majority_vote(targets.numpy().reshape(6, 10))
 
 
 def test_a_tied_vote_goes_to_the_smallest_label():

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fungi.backbones.encoders import Encoded
 from fungi.data.base import Samples, open_split
@@ -16,6 +15,7 @@ from fungi.objectives.binding import bind
 from fungi.objectives.deepcluster import DeepCluster, assign, k_means
 from fungi.views.image import ImageInput
 from fungi.views.loading import batches
+from tests.runtime.additions import NoAtomicAdditions
 
 
 def embeddings(samples: int, views: int, seed: int = 0) -> Tensor:
@@ -72,20 +72,10 @@ def test_k_means_is_the_slow_one() -> None:
 
 
 def test_k_means_adds_nothing_in_an_order_that_a_gpu_would_choose() -> None:
-    """Sums by atomic additions of floats differ from run to run on a GPU."""
-
-    class Watched(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            name = function.name()
-            added = name.startswith(("aten::index_add", "aten::scatter_add", "aten::scatter_reduce"))
-            added |= name.startswith("aten::index_put") and bool((*args, False, False)[3])
-            assert not added or not args[0].is_floating_point(), name
-            return function(*args, **(kwargs or {}))
-
     rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    with Watched():
+    with NoAtomicAdditions():
         k_means(rows, 6, 3, torch.Generator().manual_seed(2))
-    with pytest.raises(AssertionError, match="index_add_"), Watched():
+    with pytest.raises(AssertionError, match="index_add_"), NoAtomicAdditions():
         torch.zeros(2).index_add_(0, torch.zeros(3, dtype=torch.int64), torch.ones(3))
 
 

@@ -88,6 +88,7 @@ class LogisticProblem:
             residual = logs.exp()
             entropy -= (residual * logs).sum()
             loss -= logs.gather(1, codes[:, None]).sum()
+            # One number per row: no two additions meet in a place, so that a GPU repeats the sum bit for bit.
             residual.scatter_add_(1, codes[:, None], residual.new_full((len(codes), 1), -1.0))
             gradient.addmm_(rows.T, residual)  # [r b] [b c] -> [r c]
         return loss / len(self.codes), gradient / len(self.codes), entropy / len(self.codes)

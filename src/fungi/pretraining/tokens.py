@@ -74,6 +74,7 @@ def _add_branch(
     if len(rows) in (0, len(factors)):
         return torch.add(tokens, branch(tokens), alpha=factor)
     rows = upload(rows, tokens.device)
+    # No row is there twice, so that no two additions meet, here or in the gradient: a GPU repeats them bit for bit.
     return tokens.index_add(0, rows, branch(tokens.index_select(0, rows)).to(tokens.dtype), alpha=factor)
 
 
