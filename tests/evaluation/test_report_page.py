@@ -12,7 +12,7 @@ import pytest
 from fungi.report import write_report
 from fungi.report.cells import ResultRecord
 from fungi.report.facts import Setting, as_facts
-from fungi.report.figures import Series, dots, sorted_differences
+from fungi.report.figures import Series, compared_dots, curves, dots, sorted_differences
 from fungi.report.page import Entry, sortable_table, word
 from fungi.report.summary import MOST_SINGLE_CASES, comparison_with_published, findings
 from fungi.report.words import feature_in_words, how_in_words, task_in_words
@@ -141,6 +141,25 @@ def test_bars_start_at_zero_and_dots_have_no_bars(tmp_path: Path, monkeypatch: p
     assert not by_dots.patches
     assert [(bar.get_x(), bar.get_width()) for bar in by_bars.patches] == [(0, -1), (0, 3)]
     assert [text.get_text() for text in by_bars.get_yticklabels()] == ["dog", "cat"]  # the best at the top
+    for figure in drawn:
+        pyplot.close(figure)
+
+
+def test_axes_and_error_bars_of_percentages_end_at_100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import pyplot
+
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    line = Series("kl", [0, 1], [98.0, 100.0], [3.0, 7.0])
+    dots(tmp_path / "a.png", "", {"embeddings": (98.0, 3.0), "kl": (100.0, 7.0)}, "embeddings")
+    compared_dots(tmp_path / "b.png", "", ["first", "second"], [line])
+    curves(tmp_path / "c.png", "", [line], x_axis="block")
+    monkeypatch.undo()
+    (by_dots,), (by_groups,), (by_lines,) = (figure.axes for figure in drawn)
+    for axes, (_, last) in ((by_dots, by_dots.get_xlim()), (by_groups, by_groups.get_xlim())):
+        bars = [bar for bars in axes.containers for bar in bars.lines[2][0].get_segments()]
+        assert (last, max(bar[:, 0].max() for bar in bars), min(bar[:, 0].min() for bar in bars)) == (100, 100, 93)
+    assert by_lines.get_ylim()[1] == by_lines.collections[0].get_paths()[0].vertices[:, 1].max() == 100
     for figure in drawn:
         pyplot.close(figure)
 

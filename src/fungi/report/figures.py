@@ -1,7 +1,7 @@
 """Plots in colours that colour-blind people can distinguish (Okabe and Ito 2008).
 
 Markers, line styles or words repeat the meaning of each colour. The axis of bars starts at zero; the axis of dots may
-start elsewhere.
+start elsewhere. Axes of percentages end at 100.
 """
 
 import re
@@ -95,17 +95,18 @@ def dots(
             axes.errorbar(
                 value,
                 row,
-                xerr=std,
+                xerr=_error_bars([value], None if std is None else [std]),
                 marker=marker,
                 color=color,
                 markerfacecolor="white" if single and name != baseline else color,
                 markersize=6,
                 linewidth=1.4,
                 capsize=2,
+                clip_on=False,  # the whole marker, also at the end of the axis
             )
             axes.annotate(
                 f"{value:.1f}",
-                (value + (std or 0), row),
+                (min(value + (std or 0), 100), row),
                 (6, 0),
                 textcoords="offset points",
                 va="center",
@@ -115,6 +116,7 @@ def dots(
         axes.set_yticks(range(len(names)), [feature_in_words(name) for name in names])
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.margins(x=0.12)
+        axes.set_xlim(right=min(axes.get_xlim()[1], 100))
         axes.set_xlabel(axis + (f"  (dashed: {feature_in_words(baseline)})" if baseline in values else ""))
 
 
@@ -134,8 +136,9 @@ def compared_dots(
             axes.errorbar(
                 line.y,
                 line.x,
-                xerr=line.std,
+                xerr=_error_bars(line.y, line.std),
                 linestyle="none",
+                clip_on=False,
                 marker=MARKERS[number % 8],
                 color=COLOURS[number % len(COLOURS)],
                 label=feature_in_words(line.name),
@@ -143,6 +146,7 @@ def compared_dots(
             )
             for text, dot in zip(line.captions, zip(line.y, line.x, strict=True), strict=bool(line.captions)):
                 axes.annotate(text, dot, (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=7)
+        axes.set_xlim(right=min(axes.get_xlim()[1], 100))
         axes.set_yticks(range(len(groups)), groups)
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.set_xlabel(axis)
@@ -166,12 +170,14 @@ def curves(
                 linewidth=1.3,
                 markersize=5,
                 markerfacecolor="white",
+                clip_on=False,
             )
             if line.std is not None:
-                low, high = np.array(line.y) - line.std, np.array(line.y) + line.std
+                low, high = np.array(line.y) - line.std, np.minimum(np.array(line.y) + line.std, 100)
                 axes.fill_between(line.x, low, high, color=color, alpha=0.15, linewidth=0)
         if ticks:
             axes.set_xticks(sorted({value for line in series for value in line.x}))
+        axes.set_ylim(top=min(axes.get_ylim()[1], 100))
         axes.set_xlabel(x_axis)
         axes.set_ylabel(y_axis)
         axes.grid(axis="y", color="0.9", linewidth=0.6)
@@ -233,6 +239,13 @@ def sorted_differences(
         with written_whole(path) as temporary:
             figure.savefig(temporary, format="png")
         pyplot.close(figure)
+
+
+def _error_bars(values: Sequence[float], stds: Sequence[float] | None) -> Float[np.ndarray, "2 n"] | None:
+    """Return the lengths of error bars to both sides, cut at 100 %; None if there are no deviations."""
+    if stds is None:
+        return None
+    return np.array([stds, np.minimum(stds, 100 - np.array(values))])
 
 
 def _legend_below(axes: Any, entries: int) -> None:
