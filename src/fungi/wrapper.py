@@ -147,7 +147,7 @@ class FUNGIWrapper:
         for config in self.extractor_configs:
             extractor = config.get_extractor(base_params=dict(self.base_params))
             # All extractors share one engine and one projection matrix on the device.
-            extractor.engine = self.engine.through(extractor.encoder)
+            extractor.engine = self.engine.with_encoder(extractor.encoder)
             self.extractors.append(extractor)
         self._dense: DenseFeatures | None = None
         if compile:
@@ -316,7 +316,7 @@ class FUNGIWrapper:
     def _features(self, prepared: Batch) -> Float[Tensor, "b f"]:
         """Return the features of prepared views."""
         computed, check = compute(prepared, self._computed_features), FiniteCheck()
-        check.look(computed)
+        check.add(computed)
         for name, rows in check.bad_rows().items():
             what = name if name == EMBEDDINGS else f"the gradient of {type(self.extractors[int(name)]).__name__}"
             half = " Half precision may have overflowed: use bfloat16 or float32."

@@ -21,7 +21,7 @@ LAYERS = {
 }
 
 
-class Given:
+class PreparedViews:
     """A view generator whose views were made elsewhere: a batch is its views, `[b v c h w]`."""
 
     kind = "given"

@@ -6,7 +6,7 @@ from fungi.gradients.core import EMBEDDINGS, Feature, FiniteCheck, compute, embe
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.group_size import ON_CPU
 from fungi.gradients.targets import find_targets
-from tests.engine.golden import Given
+from tests.engine.golden import PreparedViews
 from tests.engine.models import build, contrast
 
 CPU = torch.device("cpu")
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 def features() -> tuple[GradientEngine, list[Feature], dict[str, torch.Tensor]]:
     model, layers = build("attention projection, last block")
     engine = GradientEngine(model, find_targets(model, layers), device=CPU)
-    one, three = Given(1), Given(3)
+    one, three = PreparedViews(1), PreparedViews(3)
     wanted = [
         Feature("first", one, engine, contrast),
         Feature("second", three, engine, contrast),
@@ -49,8 +49,8 @@ def test_embeddings_are_float32_whatever_the_gradients_are() -> None:
     model, layers = build("attention projection, last block")
     half = GradientEngine(model, find_targets(model, layers), device=CPU, dtype=torch.bfloat16)
     own = GradientEngine(model, device=CPU)
-    assert embedding_feature(own, half, Given(1)).engine is own
-    assert embedding_feature(own, None, Given(1)).engine is own
+    assert embedding_feature(own, half, PreparedViews(1)).engine is own
+    assert embedding_feature(own, None, PreparedViews(1)).engine is own
 
 
 def test_rows_that_are_not_finite_are_counted_from_the_first_batch() -> None:
@@ -58,8 +58,8 @@ def test_rows_that_are_not_finite_are_counted_from_the_first_batch() -> None:
     assert check.bad_rows() == {}
     rows = torch.zeros(3, 2)
     broken = torch.tensor([[0.0, 0.0], [0.0, torch.inf], [torch.nan, 0.0]])
-    check.look({"good": {"a": rows}, "bad": {"a": rows, "b": rows}})
-    check.look({"good": {"a": rows}, "bad": {"a": rows, "b": broken}})
+    check.add({"good": {"a": rows}, "bad": {"a": rows, "b": rows}})
+    check.add({"good": {"a": rows}, "bad": {"a": rows, "b": broken}})
     assert check.bad_rows() == {"bad": [4, 5]}
 
 

@@ -127,13 +127,13 @@ def run(
         for target, projector in zip(engine.targets, dense, strict=True):
             projector._dense = projector._dense.to(CUDA)
             engine.projectors[target.name] = projector
-        engine = engine.through(bound.objective.encoder)
+        engine = engine.with_encoder(bound.objective.encoder)
         features = [Feature("x", bound.views, engine, bound.loss)]
         prepared = {bound.views.identity: batch}
         compute(prepared, features)
         with Waits() as waits:
             computed = compute(prepared, features)
-            FiniteCheck().look(computed)
+            FiniteCheck().add(computed)
     assert all(values.device == CUDA for values in computed["x"].values())
     return waits.seen
 

@@ -6,7 +6,7 @@ from torch.nn.functional import cosine_similarity
 
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.targets import find_targets
-from tests.engine.golden import Given, engine, load, tasks
+from tests.engine.golden import PreparedViews, engine, load, tasks
 from tests.engine.models import build, contrast
 
 OBJECTIVES = ("kl", "dino", "simclr")
@@ -16,7 +16,9 @@ CLOSE = 0.99999
 def features(kind: str, objective: str, **settings: object) -> torch.Tensor:
     golden = load(kind)
     task = tasks(golden)[objective]
-    made = engine(kind, golden, **settings).extract(task.views, Given(task.views.shape[1]), {objective: task.loss})
+    made = engine(kind, golden, **settings).extract(
+        task.views, PreparedViews(task.views.shape[1]), {objective: task.loss}
+    )
     return made.gradients[objective]["attn_proj"]
 
 
@@ -49,7 +51,7 @@ def test_the_attention_input_concerns_no_layer_but_the_attention_projection(shor
     views = torch.randn(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     made = [
         GradientEngine(model, targets, device=torch.device("cpu"), attention_input=published, short_cut=short_cut)
-        .extract(views, Given(3), {"contrast": contrast})
+        .extract(views, PreparedViews(3), {"contrast": contrast})
         .gradients["contrast"]
         for published in (False, True)
     ]
@@ -66,7 +68,7 @@ def test_the_short_cut_is_taken_where_it_applies() -> None:
 
 def test_embeddings_of_both_paths_agree() -> None:
     golden = load("timm")
-    views = Given(25)
+    views = PreparedViews(25)
     pooled = engine("timm", golden).embed(golden["views"], views)
     whole = engine("timm", golden, short_cut=False).embed(golden["views"], views)
     torch.testing.assert_close(pooled, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))

@@ -10,7 +10,7 @@ from fungi.gradients.engine import GradientEngine
 from fungi.gradients.projection import DenseProjector, draw_projection
 from fungi.gradients.targets import find_targets
 from tests.daily import first_fast
-from tests.engine.golden import Given
+from tests.engine.golden import PreparedViews
 from tests.engine.models import CASES, autograd_gradient, build, contrast
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ def views_of(samples: int, n_views: int = 3, size: int = 16) -> Tensor:
 def raw_gradients(model: nn.Module, layers: tuple[str, ...], views: Tensor, bias: bool = True) -> dict[str, Tensor]:
     """Flattened gradients by layer, unprojected."""
     engine = GradientEngine(model, find_targets(model, layers, bias=bias), device=CPU)
-    return engine.extract(views, Given(views.shape[1]), {"contrast": contrast}).gradients["contrast"]
+    return engine.extract(views, PreparedViews(views.shape[1]), {"contrast": contrast}).gradients["contrast"]
 
 
 def assert_same_gradient(made: Tensor, wanted: Tensor) -> None:
@@ -72,7 +72,7 @@ def test_gradients_do_not_depend_on_how_many_views_share_a_forward(views_per_for
     targets = find_targets(model, layers)
     made = [
         GradientEngine(model, targets, device=CPU, views_per_forward=count)
-        .extract(views_of(5), Given(3), {"contrast": contrast})
+        .extract(views_of(5), PreparedViews(3), {"contrast": contrast})
         .gradients["contrast"]["attn_proj"]
         for count in (views_per_forward, 15)
     ]
@@ -83,9 +83,9 @@ def test_losses_that_share_a_forward_do_not_change_each_other() -> None:
     model, layers = build("several layers")
     engine = GradientEngine(model, find_targets(model, layers), device=CPU)
     losses = {"contrast": contrast, "square": lambda e: e.pooled.square().sum(dim=(1, 2))}
-    both = engine.extract(views_of(2), Given(3), losses).gradients
+    both = engine.extract(views_of(2), PreparedViews(3), losses).gradients
     for name, loss in losses.items():
-        alone = engine.extract(views_of(2), Given(3), {name: loss}).gradients[name]
+        alone = engine.extract(views_of(2), PreparedViews(3), {name: loss}).gradients[name]
         for layer, gradient in alone.items():
             assert torch.equal(gradient, both[name][layer])
 
@@ -113,7 +113,7 @@ def test_hooks_are_gone_after_a_loss_that_fails() -> None:
 
     engine = GradientEngine(model, find_targets(model, layers), device=CPU)
     with pytest.raises(RuntimeError, match="no loss"):
-        engine.extract(views_of(1), Given(3), {"failing": failing})
+        engine.extract(views_of(1), PreparedViews(3), {"failing": failing})
     assert all(not module._forward_hooks and "forward" not in vars(module) for module in model.modules())
     assert torch.backends.mha.get_fastpath_enabled()
 
@@ -154,7 +154,7 @@ class Twice(nn.Module):
     ("layer", "complaint"),
     [
         ("shared", "used several times in one forward pass"),
-        ("unused", "was not used in the forward pass"),
+        ("unused", "was not called as a module in the forward pass"),
         ("aside", "gets no gradient: the embedding does not depend on its output"),
     ],
 )
@@ -168,7 +168,7 @@ def test_layers_without_a_gradient_of_their_own_are_named(layer: str, complaint:
     ("layer", "complaint"),
     [
         ("blocks.1.attn.prj", r"does not exist.*Candidates: blocks.1.attn.proj"),
-        ("blocks.1.norm1", r"is a LayerNorm; gradients are taken at Linear, Conv2d"),
+        ("blocks.1.norm1", r"is a LayerNorm\. A gradient source has to be Linear or Conv2d"),
         ("blocks.1.attn.proj[q]", r"is not a fused qkv layer"),
         ("blocks.1.attn.qkv[z]", r"part 'z' is not one of q, k, v"),
         ("a b", r"is not of the form path.to.layer:name"),
@@ -182,7 +182,7 @@ def test_layers_that_can_not_be_a_gradient_source_are_refused(layer: str, compla
 
 def test_two_layers_of_one_name_are_refused() -> None:
     model, _ = build("fused qkv")
-    with pytest.raises(FungiError, match="two layers are called 'x'"):
+    with pytest.raises(FungiError, match="two layers have the name 'x'"):
         find_targets(model, ("blocks.0.attn.proj:x", "blocks.1.attn.proj:x"))
 
 
@@ -206,7 +206,7 @@ def test_half_precision_points_the_same_way(dtype: torch.dtype) -> None:
 
     def gradients(kind: torch.dtype) -> Tensor:
         engine = GradientEngine(model, targets, device=CPU, dtype=kind)
-        return engine.extract(views_of(3), Given(3), {"contrast": contrast}).gradients["contrast"]["attn_proj"]
+        return engine.extract(views_of(3), PreparedViews(3), {"contrast": contrast}).gradients["contrast"]["attn_proj"]
 
     half, full = gradients(dtype), gradients(torch.float32)
     assert half.dtype == torch.float32

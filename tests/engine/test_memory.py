@@ -10,7 +10,7 @@ from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.group_size import MOST_ON_GPU, SHARE, bytes_per_view, fitting
 from fungi.gradients.targets import find_targets
-from tests.engine.golden import Given
+from tests.engine.golden import PreparedViews
 from tests.engine.models import build, contrast
 from tests.engine.test_laws import assert_same_gradient, views_of
 
@@ -34,11 +34,11 @@ class Small(WholeModel):
 def engine_with_room_for(views: int, views_per_forward: int) -> GradientEngine:
     model, layers = build("attention projection, last block")
     engine = GradientEngine(model, find_targets(model, layers), device=CPU, views_per_forward=views_per_forward)
-    return engine.through(lambda model: Small(model, views))
+    return engine.with_encoder(lambda model: Small(model, views))
 
 
 def gradients(engine: GradientEngine) -> Tensor:
-    return engine.extract(views_of(8), Given(3), {"contrast": contrast}).gradients["contrast"]["attn_proj"]
+    return engine.extract(views_of(8), PreparedViews(3), {"contrast": contrast}).gradients["contrast"]["attn_proj"]
 
 
 def test_a_group_that_does_not_fit_is_halved_and_gives_the_same() -> None:
@@ -48,7 +48,7 @@ def test_a_group_that_does_not_fit_is_halved_and_gives_the_same() -> None:
     assert engine.views_per_forward == 6
     assert_same_gradient(made, gradients(engine_with_room_for(24, views_per_forward=6)))
     engine.encoder.tried.clear()
-    assert engine.embed(views_of(8), Given(3)).shape == (8, 3, 24)
+    assert engine.embed(views_of(8), PreparedViews(3)).shape == (8, 3, 24)
     assert engine.encoder.tried == [6] * 4
 
 
@@ -56,7 +56,7 @@ def test_a_group_that_does_not_fit_is_halved_and_gives_the_same() -> None:
 def test_where_half_does_not_fit_one_line_names_the_flag(room: int, views_per_forward: int) -> None:
     engine = engine_with_room_for(room, views_per_forward)
     half = max(1, engine.views_per_forward // (4 if views_per_forward == 24 else 2))
-    with pytest.raises(FungiError, match=f"is too small for .* views at once.*--views-per-forward {half} "):
+    with pytest.raises(FungiError, match=f"too small for .* views at once.*--views-per-forward {half} "):
         gradients(engine)
 
 

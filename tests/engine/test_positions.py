@@ -11,7 +11,7 @@ from fungi.gradients.khatri_rao import KhatriRaoProjector
 from fungi.gradients.projection import DenseProjector, draw_projection
 from fungi.gradients.targets import find_targets
 from fungi.gradients.terms import EachPosition
-from tests.engine.golden import Given
+from tests.engine.golden import PreparedViews
 from tests.engine.models import build, contrast
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def token_contrast(encoded: Encoded) -> Tensor:
 
 def gradients(model: nn.Module, layer: str, batch: Tensor, **options: object) -> Tensor:
     engine = GradientEngine(model, find_targets(model, (f"{layer}:x",)), device=CPU, **options)  # type: ignore[arg-type]
-    return engine.extract(batch, Given(1), {"loss": contrast}).gradients["loss"]["x"]
+    return engine.extract(batch, PreparedViews(1), {"loss": contrast}).gradients["loss"]["x"]
 
 
 @pytest.mark.parametrize(("case", "layer", "positions"), LAYERS)
@@ -53,7 +53,9 @@ def test_a_positions_gradient_is_autograds_for_that_token_alone() -> None:
     engine = GradientEngine(model, find_targets(model, ("blocks.0.attn.proj",)), device=CPU, positions=EachPosition(1))
     batch = images(2)
     made = (
-        engine.through(TokenEncoder).extract(batch, Given(1), {"loss": token_contrast}).gradients["loss"]["attn_proj"]
+        engine.with_encoder(TokenEncoder)
+        .extract(batch, PreparedViews(1), {"loss": token_contrast})
+        .gradients["loss"]["attn_proj"]
     )
     model.double()
     for sample, found in zip(batch.double(), made, strict=True):
@@ -77,7 +79,7 @@ def test_projected_positions_do_not_depend_on_how_many_are_projected_together(
     model, _ = build("earlier block")
     projector = DenseProjector(draw_projection(16, 600), CPU, torch.float32)
     raw = gradients(model, "blocks.0.attn.proj", images(3), positions=EachPosition(1))
-    monkeypatch.setattr(engines, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(engines, "GRADIENTS_TOGETHER", rows_at_once)
     made = gradients(
         model,
         "blocks.0.attn.proj",
@@ -108,8 +110,8 @@ def test_latents_of_all_tokens_come_with_the_gradients_and_without_them() -> Non
     model, _ = build("earlier block")
     engine = GradientEngine(model, find_targets(model, ("blocks.0.attn.proj",)), device=CPU, views_per_forward=2)
     batch = images(3)
-    alone = engine.through(TokenEncoder).encode(batch, Given(1))
-    beside = engine.through(TokenEncoder).extract(batch, Given(1), {"loss": token_contrast}).encoded
+    alone = engine.with_encoder(TokenEncoder).encode(batch, PreparedViews(1))
+    beside = engine.with_encoder(TokenEncoder).extract(batch, PreparedViews(1), {"loss": token_contrast}).encoded
     wanted = model.forward_features(batch[:, 0]).unsqueeze(1)
     for encoded in (alone, beside):
         assert encoded.mask is None

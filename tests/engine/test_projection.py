@@ -131,7 +131,7 @@ def test_fields_of_another_kind_are_named(changed: dict[str, object], tmp_path: 
     save_projection(draw_projection(4, 9), tmp_path / "m.pth")
     content = torch.load(tmp_path / "m.pth", weights_only=True)
     torch.save({**content, **changed}, tmp_path / "m.pth")
-    with pytest.raises(FungiError, match="its entries do not fit its kind and size"):
+    with pytest.raises(FungiError, match="its entries do not have the stated kind and size"):
         load_projection(tmp_path / "m.pth")
 
 

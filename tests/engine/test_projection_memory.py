@@ -21,7 +21,7 @@ def test_a_stage_names_size_and_ways_out_and_draws_nothing(
     arguments = f"--dataset digits --split test --objective kl --root {tmp_path / 'features'}"
     assert COMMANDS["extract-gradients"].main(arguments.split()) == 2
     said = capfd.readouterr().err
-    assert "a binary projection of 96 x 9,312 entries takes 0.0 GB of cpu memory, but only 0.0 GB are free." in said
+    assert "a binary projection of 96 x 9,312 entries takes 0.0 GB of cpu memory, but 0.0 GB are free." in said
     assert "Use --projection-kind khatri-rao" in said
     assert not list(tmp_path.rglob("*.pth"))
 

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 
 from fungi.combine.few_shot import few_shot_rows
 from fungi.combine.names import all_combinations, in_order, name_of, nested_chain
-from fungi.combine.pca import Reducer, reduced, why_no_pca
+from fungi.combine.pca import Reducer, pca_skip_reason, reduced
 from fungi.combine.source import ArrayInMemory, FeatureSource, l2_normalized
 from fungi.errors import FungiError
 from tests.evaluation.feature_folder import clustered
@@ -56,7 +56,7 @@ def test_all_combinations_are_all_subsets_and_the_chain_is_nested():
 
 
 def test_a_feature_named_twice_is_refused():
-    with pytest.raises(FungiError, match=r"feature 'kl' is given twice"):
+    with pytest.raises(FungiError, match=r"feature 'kl' is repeated"):
         in_order(["kl", "embeddings", "kl"])
 
 
@@ -75,9 +75,9 @@ def test_drawn_shots_are_balanced_and_belong_to_their_seed():
 
 
 def test_a_class_with_fewer_rows_than_shots_is_named():
-    with pytest.raises(FungiError, match=r"class 1 has 2 train rows, fewer than the 3 shots"):
+    with pytest.raises(FungiError, match=r"class 1 has 2 train rows, but --shots needs 3"):
         few_shot_rows(np.array([0, 0, 0, 1, 1]), 3)
-    with pytest.raises(FungiError, match=r"class 'dog' has 1 train row, fewer than the 3 shots"):
+    with pytest.raises(FungiError, match=r"class 'dog' has 1 train row, but --shots needs 3"):
         few_shot_rows(np.array([0, 0, 0, 1]), 3, class_names=["cat", "dog"])
 
 
@@ -132,7 +132,7 @@ def test_pca_from_the_gram_matrix_is_scikit_learns(rows, pca_dim, subset, block_
     [(32, 100, 48, False), (32, 32, 48, True), (32, 33, 33, False), (48, 100, 48, True), (512, 510, 768, True)],
 )
 def test_pca_applies_only_where_it_reduces_strictly(pca_dim, rows, features, skipped):
-    assert (why_no_pca(pca_dim, rows, features) is not None) == skipped
+    assert (pca_skip_reason(pca_dim, rows, features) is not None) == skipped
 
 
 def test_pca_sees_train_rows_alone():
@@ -157,7 +157,7 @@ def test_a_value_that_is_not_finite_is_named_with_its_row():
 
 
 def test_a_feature_that_is_the_same_everywhere_is_refused():
-    with pytest.raises(FungiError, match=r"dino: all 30 rows hold the same values"):
+    with pytest.raises(FungiError, match=r"dino: all 30 rows have the same values"):
         list(source_of({"dino": np.tile(np.arange(4.0), (30, 1))}).blocks(("dino",)))
 
 

@@ -256,7 +256,7 @@ def test_a_share_of_variance_outside_zero_and_one_is_refused():
     assert checked_share(ones[:1], ones) == 0.25
     assert checked_share(ones * (1 + 1e-12), ones) == pytest.approx(1)  # rounding
     for wrong in (ones * 2, -ones, ones * float("inf")):
-        with pytest.raises(FungiError, match=r"of the variance, which can't be: the linear algebra library"):
+        with pytest.raises(FungiError, match=r"of the variance, which is impossible: the linear algebra library"):
             checked_share(wrong, ones)
 
 

@@ -103,12 +103,12 @@ def test_a_device_may_be_a_text_or_torchs_own() -> None:
 
 @pytest.mark.parametrize("made", [np.zeros((3, 32, 32), np.float32), torch.zeros(3, 32, 32, dtype=torch.uint8)])
 def test_views_that_are_no_floating_tensor_are_named(made: Any) -> None:
-    class Given(OneView):
+    class ArrayViews(OneView):
         def input_transform(self, input_dim: int) -> Any:
             return lambda image: made
 
-    with pytest.raises(FungiError, match=r"input_transform of Given gave (ndarray|uint8).*needed"):
-        wrap(configs=[OwnConfig(Given)])(pictures(1))
+    with pytest.raises(FungiError, match=r"input_transform of ArrayViews gave (ndarray|uint8).*needed"):
+        wrap(configs=[OwnConfig(ArrayViews)])(pictures(1))
 
 
 def test_a_loss_that_is_no_tensor_is_named() -> None:
@@ -116,7 +116,7 @@ def test_a_loss_that_is_no_tensor_is_named() -> None:
         def compute_loss(self, latents: Tensor, views_per_sample: int, **kwargs: Any) -> Any:
             return latents.detach().sum().item()
 
-    with pytest.raises(FungiError, match="compute_loss of Number gave float"):
+    with pytest.raises(FungiError, match="compute_loss of Number returned float"):
         wrap(configs=[OwnConfig(Number)])(pictures(1))
 
 

@@ -44,7 +44,7 @@ def test_two_layers_that_the_convention_calls_alike_work_side_by_side() -> None:
 
 
 def test_two_layers_that_were_given_one_name_are_refused() -> None:
-    with pytest.raises(FungiError, match="two layers are called 'same'"):
+    with pytest.raises(FungiError, match="two layers have the name 'same'"):
         wrap(configs=[KLConfig()], layer=["blocks.0.attn.proj:same", "blocks.1.attn.proj:same"])
 
 
@@ -55,7 +55,7 @@ def test_the_size_of_patches_is_the_models() -> None:
 
 
 def test_a_model_that_does_not_tell_its_patches_is_asked_about() -> None:
-    with pytest.raises(FungiError, match=r"a Convolutions has no attribute patch_size\. Give patch_size"):
+    with pytest.raises(FungiError, match=r"the patch size of a Convolutions is not known\. Set patch_size"):
         wrap("convolutions", configs=[IBOTConfig()], model=build("convolutions"))
 
 

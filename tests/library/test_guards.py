@@ -73,7 +73,7 @@ def test_losses_that_keep_samples_apart_pass() -> None:
 @pytest.mark.parametrize(
     ("kind", "complaint"),
     [
-        (WrongShape, r"compute_loss of WrongShape gave shape \[2, 768\] for 2 samples; a scalar"),
+        (WrongShape, r"compute_loss of WrongShape returned shape \[2, 768\] for 2 samples. It has to return a scalar"),
         (Detached, "the loss of Detached has no gradient with respect to the latents"),
         (Overflowing, "the gradient of Overflowing is not finite for images 0, 1 of the batch"),
     ],
@@ -121,8 +121,8 @@ class Odd(nn.Module):
         ("twice", "'twice' is used several times in one forward pass.*Candidates: "),
         ("tied", "'tied' shares its weight with 'good'.*Candidates: "),
         ("aside", "'aside' gets no gradient.*Candidates: "),
-        ("idle", "'idle' was not used in the forward pass.*Candidates: "),
-        ("norm", "'norm' is a LayerNorm; gradients are taken at Linear, Conv2d.*Candidates: "),
+        ("idle", "'idle' was not called as a module in the forward pass.*Candidates: "),
+        ("norm", r"'norm' is a LayerNorm\. A gradient source has to be Linear or Conv2d.*Candidates: "),
         ("blocks.3.attn.proj", "does not exist in the model.*Candidates: "),
     ],
 )
@@ -140,7 +140,7 @@ def test_no_setup_is_named() -> None:
     ("make", "complaint"),
     [
         (lambda: wrap(configs=[]), "no objective is given"),
-        (lambda: wrap(projection=torch.ones(4, 7)), r"projection takes gradients of 7 entries.*has 600 \(24 x 25\)"),
+        (lambda: wrap(projection=torch.ones(4, 7)), r"projection takes gradients of 7 entries.*have 600 \(24 x 25\)"),
         (lambda: wrap(configs=[SimCLRConfig(num_patches=5)]), "num_patches 5 is not a square number"),
         (lambda: wrap(model=nn.Conv2d(3, 4, 3), layer=""), "layer '' is not of the form path"),
         (lambda: wrap(model=nn.Sequential(nn.Conv2d(3, 4, 3)), layer="0"), r"gives shape \[1, 4, 30, 30\].*\[b, d\]"),
@@ -173,13 +173,13 @@ def test_mistakes_are_named(make: Any, complaint: str) -> None:
     ],
 )
 def test_faulty_transforms_are_named(transform: Any, complaint: str) -> None:
-    class Given(OneView):
+    class RenamedViews(OneView):
         def input_transform(self, input_dim: int) -> Any:
             return transform
 
-    Given.__name__ = "OneView"
+    RenamedViews.__name__ = "OneView"
     with pytest.raises(FungiError, match=complaint):
-        wrap(configs=[OwnConfig(Given)])(pictures(2))
+        wrap(configs=[OwnConfig(RenamedViews)])(pictures(2))
 
 
 def test_errors_are_value_errors() -> None:

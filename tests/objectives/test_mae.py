@@ -64,7 +64,7 @@ def bound_to(input_spec: Any, **options: Any) -> BoundObjective:
 
 def gradients(model: nn.Module, objective: BoundObjective, batch: Any, layer: str, views: int = 64) -> Tensor:
     engine = GradientEngine(model, find_targets(model, (layer,)), device=torch.device("cpu"), views_per_forward=views)
-    found = engine.through(objective.objective.encoder).extract(batch, objective.views, {"mae": objective.loss})
+    found = engine.with_encoder(objective.objective.encoder).extract(batch, objective.views, {"mae": objective.loss})
     (flat,) = found.gradients["mae"].values()
     return flat
 

@@ -112,7 +112,7 @@ def test_recall_is_the_share_of_true_neighbours():
 
 
 def test_a_library_without_the_metric_says_so():
-    with pytest.raises(FungiError, match="scikit-learn does not search by inner product"):
+    with pytest.raises(FungiError, match="scikit-learn does not support search by inner product"):
         nearest(in_memory(rows(3, 0)), rows(2, 1), 1, "inner-product", "sklearn")
 
 

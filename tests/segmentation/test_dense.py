@@ -68,7 +68,7 @@ def raw_terms(dense: DenseExtractor, batch: Tensor, support: Support, draws: lis
     """The engine's terms before any projection: `[b t o i+1]`, of all tokens from `prefix` on."""
     engine = GradientEngine(
         dense.engine.model, dense.engine.targets, device=CPU, short_cut=False, positions=EachPosition(prefix)
-    ).through(TokenEncoder)
+    ).with_encoder(TokenEncoder)
     found = engine.extract(batch, dense.views, {"simclr": dense._loss_of(draws, support)})
     return found.gradients["simclr"]["attn_proj"].unflatten(2, (WIDTH, WIDTH + 1))
 
@@ -144,7 +144,7 @@ def test_terms_are_never_formed_with_khatri_rao_and_a_tile_at_a_time_with_a_dens
     support, loss = random_support(tmp_path / "bank"), DenseLoss(latent_dim=8)
     term, all_terms = WIDTH * (WIDTH + 1), 16 * WIDTH * (WIDTH + 1)
     found = {}
-    monkeypatch.setattr("fungi.gradients.engine.ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("fungi.gradients.engine.GRADIENTS_TOGETHER", 4)
     for kind in ("khatri-rao", "binary"):
         dense = extractor(tiny_vit(), kind=kind, rows=8, loss=loss)
         with LargestTensor() as largest:
@@ -152,7 +152,7 @@ def test_terms_are_never_formed_with_khatri_rao_and_a_tile_at_a_time_with_a_dens
         found[kind] = largest.entries
     assert found["khatri-rao"] < 1300 < all_terms
     assert found["binary"] < all_terms
-    monkeypatch.setattr("fungi.gradients.engine.ROWS_AT_ONCE", 16)
+    monkeypatch.setattr("fungi.gradients.engine.GRADIENTS_TOGETHER", 16)
     with LargestTensor() as largest:  # the measure sees what it should
         extractor(tiny_vit(), kind="binary", rows=8, loss=loss).features("simclr", images(1), [1], support)
     assert largest.entries >= all_terms == 16 * term

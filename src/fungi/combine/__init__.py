@@ -1,1 +1,1 @@
-"""Chosen feature blocks, each L2-normalised, `[n f]`, reduced by PCA to `[n r]`; fitted on train rows only."""
+"""Concatenate L2-normalised features to `[n f]`, and reduce them by PCA to `[n r]`, fitted on train rows only."""

@@ -1,4 +1,4 @@
-"""Which train rows a few-shot evaluation sees (spec vision 9.4, text 5)."""
+"""Choose the train rows of a few-shot evaluation (spec vision 9.4, text 5)."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,11 @@ from fungi.runtime.seeds import numpy_generator
 def few_shot_rows(
     targets: Integer[np.ndarray, " n"], size: int | float, seed: int | None = None, class_names: Sequence[str] = ()
 ) -> Integer[np.ndarray, " s"]:
-    """Return the rows of `size` examples per class, or of that share of each class, at least one; ascending.
+    """Return the rows of `size` examples per class, ascending. A float is the share of each class, at least one row.
 
-    Without a seed the first ones of each class in stored order (the published rule); with one, a random balanced draw.
-    FungiError where a class has fewer; class_names: of the labels 0, 1, ..., for its text.
+    Without a seed, these are the first rows of each class in stored order (the published rule); with a seed, they are
+    drawn at random. Raises FungiError if a class has too few rows. class_names: of the labels 0, 1, ..., for the
+    message.
     """
     chosen = []
     generator = None if seed is None else numpy_generator(seed, "few-shot")
@@ -25,8 +26,8 @@ def few_shot_rows(
         shots = max(1, round(size * len(rows))) if isinstance(size, float) else size
         if len(rows) < shots:
             raise FungiError(
-                f"{named_class(int(label), class_names)} has {counted_rows(len(rows))}, fewer than the {shots} shots of"
-                " --shots. Use fewer."
+                f"{named_class(int(label), class_names)} has {counted_rows(len(rows))}, but --shots needs {shots}."
+                " Use fewer shots."
             )
         chosen.append(rows[:shots] if generator is None else generator.choice(rows, shots, replace=False))
     return np.sort(np.concatenate(chosen))
@@ -35,10 +36,10 @@ def few_shot_rows(
 def stratified_rows(
     targets: Integer[np.ndarray, " n"], size: int | float, seed: int | None = None
 ) -> Integer[np.ndarray, " s"]:
-    """Return as many rows as `size` per class would be, or that share of all, classes keeping their shares; ascending.
+    """Return a stratified draw of `size` rows per class on average, ascending. A float is the share of all rows.
 
-    The published rule for texts (deviation T4): a rare class may get no row at all. Without a seed, the published one.
-    FungiError where scikit-learn can't draw so few, or so many.
+    This is the published rule for texts (deviation T4): classes keep their shares, so a rare class may have no row.
+    Without a seed, the published seed is used. Raises FungiError if scikit-learn cannot draw this number of rows.
     """
     from sklearn.model_selection import StratifiedShuffleSplit
 
@@ -48,7 +49,7 @@ def stratified_rows(
         chosen, _ = next(splitter.split(np.zeros(len(targets)), targets))
     except ValueError as error:
         raise FungiError(
-            f"{count} of {len(targets)} train rows can't be drawn with the shares of the classes kept ({error}) "
+            f"a stratified draw of {count} of {len(targets)} train rows is not possible ({error}) "
             "Use other --shots or --train-size, or --few-shot-sampling balanced."
         ) from None
     return np.sort(chosen)

@@ -1,7 +1,7 @@
-"""What is wrong with features before they are scored: named, never silently passed on (issue: degenerate input).
+"""Check features for degenerate values before they are scored.
 
-Values that are not finite, and features that are the same for every row, are errors. Single rows that say nothing (all
-zero, or the same number everywhere) are kept, and recorded as a warning beside the score.
+Values that are not finite, and features that are equal in every row, are errors. Single constant rows (all zero, or one
+value everywhere) are kept, and the result contains a warning.
 """
 
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ _SHOWN = 5
 
 @dataclass
 class FeatureHealth:
-    """Running account of one feature of one split; `look` at each block once, then read `warnings`.
+    """Collects degenerate rows of a feature in a split. Call `add` once per block, then `close` for the warnings.
 
-    place: the array as people find it, `file:key`.
+    place: file and key of the array, `file:key`, for messages.
     """
 
     place: str
@@ -29,8 +29,8 @@ class FeatureHealth:
     _first_row: Tensor | None = None
     _all_the_same: bool = True
 
-    def look(self, block: Float[Tensor, "b d"], rows: Int[Tensor, " b"]) -> None:
-        """Take in a block. rows: their row numbers in the file. FungiError for values that are not finite."""
+    def add(self, block: Float[Tensor, "b d"], rows: Int[Tensor, " b"]) -> None:
+        """Add a block. rows: its row numbers in the file. Raises FungiError for values that are not finite."""
         self._refuse_not_finite(block, rows)
         if block.shape[0] == 0:
             return
@@ -45,24 +45,24 @@ class FeatureHealth:
             self.constant_rows += rows[constant & ~zero].tolist()
 
     def close(self) -> list[str]:
-        """Warnings for the result, after the last block; FungiError where every row is the same."""
+        """Return the warnings, after the last block. Raises FungiError if all rows are equal."""
         if self.seen > 1 and self._all_the_same:
             raise FungiError(
-                f"{self.place}: all {self.seen} rows hold the same values, so there is nothing to tell them apart by."
+                f"{self.place}: all {self.seen} rows have the same values, so they can't be told apart."
                 " Leave this feature out with --features, or extract it again with --overwrite."
             )
         kinds = [("all zero", self.zero_rows), ("constant (one value everywhere)", self.constant_rows)]
-        return [f"{self.place}: {_listed(rows)} {what}" for what, rows in kinds if rows]
+        return [f"{self.place}: {_listed(rows)} {kind}" for kind, rows in kinds if rows]
 
     def _refuse_not_finite(self, block: Float[Tensor, "b d"], rows: Int[Tensor, " b"]) -> None:
-        # The sum is not finite if any entry is not; entries are looked at only then.
+        # If an entry is not finite, the sum is not finite either. Check single entries only then.
         if bool(torch.isfinite(block.sum())):
             return
         bad = (~torch.isfinite(block)).any(dim=1)
         if bool(bad.any()):
             raise FungiError(
                 f"{self.place}: {_listed(rows[bad].tolist())} NaN or infinite."
-                " Compute it again, in float32 if it was in a shorter type (extraction: --overwrite --dtype float32)."
+                " Compute the feature again, in float32 (extraction: --overwrite --dtype float32)."
             )
 
 

@@ -1,4 +1,4 @@
-"""Names of features and of their combinations, in the one order that all results use."""
+"""Names of features and of their combinations, in the canonical order of all results."""
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
@@ -11,11 +11,11 @@ Combination = tuple[str, ...]
 
 
 def in_order(features: Iterable[str]) -> Combination:
-    """Return features in canonical order, others after them by name. FungiError for a feature that is named twice."""
+    """Return features in canonical order, then other features by name. Raises FungiError for a repeated feature."""
     listed = list(features)
     twice = sorted({name for name in listed if listed.count(name) > 1})
     if twice:
-        raise FungiError(f"feature {twice[0]!r} is given twice; each can be joined once.")
+        raise FungiError(f"feature {twice[0]!r} is repeated. Name each feature once.")
     known = [name for name in CANONICAL_ORDER if name in listed]
     return tuple(known + sorted(set(listed) - set(known)))
 
@@ -26,7 +26,7 @@ def name_of(combination: Sequence[str]) -> str:
 
 
 def all_combinations(features: Iterable[str]) -> list[Combination]:
-    """Return every non-empty subset, smaller ones first (kNN and retrieval)."""
+    """Return every non-empty subset, small subsets first (kNN and retrieval)."""
     ordered = in_order(features)
     return [chosen for size in range(1, len(ordered) + 1) for chosen in combinations(ordered, size)]
 
@@ -38,7 +38,7 @@ def nested_chain(features: Iterable[str]) -> list[Combination]:
 
 
 def named_class(label: int, class_names: Sequence[str] = ()) -> str:
-    """Return a label for a message: `class 'cat'`, or `class 3` where its name is not known."""
+    """Return a label for a message: `class 'cat'`, or `class 3` if its name is not known."""
     return f"class {class_names[label]!r}" if 0 <= label < len(class_names) else f"class {label}"
 
 

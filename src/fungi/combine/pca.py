@@ -1,10 +1,10 @@
 """PCA of every combination from one pass over the train rows.
 
-Centred features x `[n f]` of all blocks together give one Gram matrix G = x^T x `[f f]`, summed in float64. A
-combination's covariance is the sub-block of G for its columns, and its principal directions are the leading
-eigenvectors w `[f r]` of that sub-block. With fewer rows than columns the same directions come from K = x x^T `[n n]`:
-K u = s^2 u  =>  w = x^T u / s. Centred, not whitened: scikit-learn's `PCA(svd_solver="full")` up to the signs of the
-directions, which change no distance and no inner product.
+The centred features x `[n f]` have one Gram matrix G = x^T x `[f f]`, summed in float64. The covariance of a
+combination is the sub-block of G for its columns, and its principal directions are the leading eigenvectors w `[f r]`
+of that sub-block. With fewer rows than columns, the same directions come from K = x x^T `[n n]`:
+K u = s^2 u  =>  w = x^T u / s. Features are centred, not whitened. The result equals scikit-learn's
+`PCA(svd_solver="full")` up to the signs of the directions, which do not change distances and inner products.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,22 +20,22 @@ from fungi.combine.source import Blocks, FeatureSource
 from fungi.runtime.precision import full_precision
 
 
-def why_no_pca(pca_dim: int, rows: int, features: int) -> str | None:
-    """Return the reason why features stay as they are; None where PCA reduces (strictly, spec vision 9.1)."""
+def pca_skip_reason(pca_dim: int, rows: int, features: int) -> str | None:
+    """Return why PCA is skipped, or None if `pca_dim` is smaller than both sizes (spec vision 9.1)."""
     if pca_dim >= features:
         return f"pca_dim {pca_dim} is not smaller than the feature size {features}"
     if pca_dim >= rows:
-        return f"pca_dim {pca_dim} is not smaller than the {rows} rows it would be fitted on"
+        return f"pca_dim {pca_dim} is not smaller than the {rows} train rows"
     return None
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """Blocks of a combination -> one matrix: concatenated, then reduced where PCA applies.
+    """Concatenates the features of a combination, and reduces them if PCA is not skipped.
 
-    weights: feature -> `[d r]`, empty where PCA does not apply; offset: `[r]`, the projected mean.
-    skipped: why PCA does not apply. explained_variance: share kept, 1 without PCA.
-    pca_dim: number of components in the settings; `dim` is smaller where some directions have no variance.
+    weights: feature -> `[d r]`, empty if PCA is skipped; offset: the projected mean.
+    skipped: the reason for skipping PCA, or None. explained_variance: 1 without PCA.
+    pca_dim: number of components in the settings; `dim` is smaller if some directions have no variance.
     """
 
     names: tuple[str, ...]
@@ -48,7 +48,7 @@ class Reduction:
 
     @full_precision()
     def __call__(self, block: Blocks, device: torch.device) -> Float32[Tensor, "b r"]:
-        """Blocks `[b d]` of the combination -> `[b r]` on a device."""
+        """Return the reduced rows of a block, on a device."""
         if not self.weights:
             return torch.cat([block[name].to(device) for name in self.names], dim=1)
         reduced = (-self.offset).expand(block[self.names[0]].shape[0], -1)
@@ -64,7 +64,7 @@ class Reduction:
 
 
 class Reducer:
-    """Fits the reduction of any combination of a source's features, on that source's rows alone."""
+    """Fits the reductions of feature combinations on the rows of a source."""
 
     def __init__(self, train: FeatureSource, pca_dim: int, device: torch.device | None = None) -> None:
         self.train = train
@@ -72,12 +72,12 @@ class Reducer:
         self.device = device or torch.device("cpu")
 
     def fit(self, names: Sequence[str]) -> Reduction:
-        """Return the reduction of a combination. Only train rows take part."""
+        """Return the reduction of a combination, fitted on the train rows."""
         features = self.train.dim_of(names)
-        skipped = why_no_pca(self.pca_dim, len(self.train), features)
+        skipped = pca_skip_reason(self.pca_dim, len(self.train), features)
         if skipped:
-            nothing = torch.zeros(0, device=self.device)
-            return Reduction(tuple(names), features, {}, nothing, skipped, 1.0, features)
+            no_offset = torch.zeros(0, device=self.device)
+            return Reduction(tuple(names), features, {}, no_offset, skipped, 1.0, features)
         if len(self.train) < features:
             parts = [torch.cat([block[name] for name in names], dim=1) for _, block in self.train.blocks(names)]
             rows = torch.cat(parts).to(self.device, torch.float64)
@@ -91,13 +91,13 @@ class Reducer:
 
     @cached_property
     def moments(self) -> tuple[Float64[Tensor, " f"], Float64[Tensor, "f f"]]:
-        """Mean and centred Gram matrix of all features side by side: the one pass over the data."""
+        """Mean and centred Gram matrix of all features, from one pass over the data."""
         names, rows = self.train.names, len(self.train)
         shift: Tensor | None = None
         for _, block in self.train.blocks(names):
             wide = torch.cat([block[name] for name in names], dim=1).to(self.device, torch.float64)  # [b f]
             if shift is None:
-                # Any shift near the mean does: it keeps the sums small, so that no digits cancel at the end.
+                # A shift close to the mean keeps the sums small and avoids cancellation.
                 shift = wide.mean(dim=0)
                 total, gram = torch.zeros_like(shift), wide.new_zeros(shift.numel(), shift.numel())
             wide -= shift
@@ -136,7 +136,7 @@ def _from_rows(rows: Float64[Tensor, "n f"], pca_dim: int) -> _Fit:
 
 
 def _with_variance(spectrum: Float64[Tensor, " m"], pca_dim: int) -> Tensor:
-    """Return the places of the leading eigenvalues, largest first, without those that are zero up to rounding."""
+    """Return the indices of the largest eigenvalues, descending, without those that are zero up to rounding."""
     smallest = spectrum[-1] * spectrum.numel() * torch.finfo(spectrum.dtype).eps
     leading = torch.arange(spectrum.numel() - 1, spectrum.numel() - 1 - pca_dim, -1, device=spectrum.device)
     return leading[spectrum[leading] > smallest]
@@ -153,15 +153,18 @@ def reduced_blocks(
 def repeatable_blocks(
     source: FeatureSource, reduction: Reduction, device: torch.device
 ) -> Callable[[], Iterable[tuple[slice, Float32[Tensor, "b r"]]]]:
-    """Return `reduced_blocks` for several passes: kept if the source is kept, computed again if it is streamed."""
-    if not source.stays_in_memory:
+    """Return a function that yields `reduced_blocks` at each call.
+
+    Blocks are kept if the source fits into memory, and computed again in each pass if it is streamed.
+    """
+    if not source.fits_in_memory:
         return lambda: reduced_blocks(source, reduction, device)
     kept = list(reduced_blocks(source, reduction, device))
     return lambda: kept
 
 
 def reduced(source: FeatureSource, reduction: Reduction, device: torch.device) -> Float[Tensor, "n r"]:
-    """Return all rows of a split, combined and reduced."""
+    """Return the combined and reduced rows of a split."""
     rows = torch.empty(len(source), reduction.dim, device=device)
     for place, block in reduced_blocks(source, reduction, device):
         rows[place] = block

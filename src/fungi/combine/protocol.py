@@ -1,4 +1,4 @@
-"""What the published protocol asks of a dataset and a backbone."""
+"""Settings of the published protocol that depend on the dataset and the backbone."""
 
 from fungi.backbones.base import BACKBONES
 from fungi.data.base import DATASETS
@@ -7,7 +7,7 @@ DEFAULT_PCA_DIM = 512
 
 
 def usual_pca_dim(dataset: str, backbone: str) -> int:
-    """Components of PCA: the dataset's own number (spec vision 9.6), else the backbone's (9.1)."""
+    """Return the number of PCA components: that of the dataset (spec vision 9.6), else that of the backbone (9.1)."""
     of_dataset = DATASETS[dataset].pca_dim if dataset in DATASETS else None
     of_backbone = BACKBONES[backbone].pca_dim if backbone in BACKBONES else DEFAULT_PCA_DIM
     return of_dataset or of_backbone

@@ -1,4 +1,4 @@
-"""The features of one split, as L2-normalised row blocks: read once if they fit into memory, streamed if not."""
+"""The features of a split as L2-normalised blocks of rows, read once if they fit into memory, otherwise streamed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,22 +19,22 @@ MEMORY_BYTES = 4 << 30
 
 @runtime_checkable
 class ReadableArray(Protocol):
-    """What a source reads from: an array of a file, or one in memory."""
+    """An array in a file or in memory that a source reads."""
 
     @property
     def rows(self) -> int:
-        """n."""
+        """The number of rows n."""
 
     @property
     def dim(self) -> int:
-        """d."""
+        """The number of columns d."""
 
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
         """Return rows `start` to `stop`."""
 
 
 class ArrayInMemory:
-    """An array `[n d]` that is already here; for the library and for tests."""
+    """An array `[n d]` in memory, for the library and for tests."""
 
     def __init__(self, values: Float[np.ndarray, "n d"], name: str = "array") -> None:
         self.values = values
@@ -50,13 +50,13 @@ class ArrayInMemory:
 
 
 class FeatureSource:
-    """Row blocks of named features of one split.
+    """Blocks of rows of the named features of a split.
 
     arrays: feature name -> array, all with the same rows in the same order.
-    rows: the rows to use, ascending; all of them by default.
-    unnormalized: features that are taken as they are; all others are L2-normalised per row (spec vision 9.1).
-    block_rows: rows of the files that are held at once.
-    memory_bytes: all chosen rows stay in memory (float32) where they need no more than this.
+    rows: the rows to use, ascending; by default all rows.
+    unnormalized: features that are not normalised; all others are L2-normalised per row (spec vision 9.1).
+    block_rows: number of rows to read in one step.
+    memory_bytes: limit for keeping the chosen rows in memory, in float32.
     """
 
     def __init__(
@@ -85,16 +85,16 @@ class FeatureSource:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The features there are."""
+        """The names of all features."""
         return tuple(self._arrays)
 
     @property
-    def stays_in_memory(self) -> bool:
-        """Whether all chosen rows are kept after they were read."""
+    def fits_in_memory(self) -> bool:
+        """Whether all chosen rows fit into memory, so that they are read only once."""
         return len(self) * sum(self.dims.values()) * 4 <= self._memory_bytes
 
     def dim_of(self, names: Sequence[str]) -> int:
-        """Size of the concatenation of these features."""
+        """Return the size of the concatenation of these features."""
         return sum(self.dims[name] for name in names)
 
     def warnings(self) -> list[str]:
@@ -102,8 +102,8 @@ class FeatureSource:
         return [text for name in self._arrays for text in self._warnings.get(name, [])]
 
     def blocks(self, names: Sequence[str]) -> Iterator[tuple[slice, Blocks]]:
-        """Blocks of the chosen rows, in order: (their places among the chosen rows, feature -> `[b d]`)."""
-        if self.stays_in_memory:
+        """Yield blocks of the chosen rows in order: (slice of the chosen rows, feature -> `[b d]`)."""
+        if self.fits_in_memory:
             self._keep(names)
             for start in range(0, len(self), self._block_rows):
                 place = slice(start, min(start + self._block_rows, len(self)))
@@ -115,14 +115,14 @@ class FeatureSource:
         missing = [name for name in names if name not in self._kept]
         if not missing:
             return
-        room = {name: torch.empty(len(self), self.dims[name]) for name in missing}
+        arrays = {name: torch.empty(len(self), self.dims[name]) for name in missing}
         for place, block in self._streamed(missing):
             for name in missing:
-                room[name][place] = block[name]
-        self._kept |= room
+                arrays[name][place] = block[name]
+        self._kept |= arrays
 
     def _streamed(self, names: Sequence[str]) -> Iterator[tuple[slice, Blocks]]:
-        """Straight from the files, in file order: contiguous reads, of which the chosen rows are taken."""
+        """Yield blocks from the files in file order: read contiguous rows, then select the chosen rows."""
         health = {name: FeatureHealth(str(self._arrays[name])) for name in names}
         total = self._arrays[names[0]].rows
         for start in range(0, total, self._block_rows):
@@ -141,19 +141,19 @@ class FeatureSource:
         rows_read = torch.from_numpy(self._arrays[name].read(start, stop))
         if len(rows) < stop - start:
             rows_read = rows_read[torch.from_numpy(rows - start)]
-        health.look(rows_read, torch.from_numpy(rows))
+        health.add(rows_read, torch.from_numpy(rows))
         return rows_read if name in self._unnormalized else l2_normalized(rows_read)
 
 
 def l2_normalized(features: Float32[Tensor, "b d"]) -> Float32[Tensor, "b d"]:
-    """Return the rows at length one; rows of zeros stay. Gradients can be tiny, hence float64 inside."""
+    """Return rows of unit norm; rows of zeros do not change. Norms are float64, because gradients can be tiny."""
     wide = features.double()
     norms = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
     return (wide / torch.where(norms > 0, norms, torch.ones_like(norms))).float()
 
 
 def require_rows(source: FeatureSource, at_least: int, what: str, way_out: str) -> None:
-    """Raise FungiError where a source has fewer rows than a computation (`what`) needs."""
+    """Raise FungiError if a source has fewer rows than a computation (`what`) needs."""
     if len(source) < at_least:
         raise FungiError(
             f"{what} needs at least {counted(at_least, 'row')}, but there are only {len(source)}. {way_out}"

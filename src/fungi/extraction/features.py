@@ -66,7 +66,7 @@ def gradient_features(settings: GradientSettings, context: StageContext) -> list
     logger.info(f"gradients of {', '.join(target.spec for target in targets)}; path: {engine.encoder.path}")
     provenances = _layer_provenances(targets, matrices)
     features = [
-        Feature(bound.name, bound.views, engine.through(bound.objective.encoder), bound.loss, bound, provenances)
+        Feature(bound.name, bound.views, engine.with_encoder(bound.objective.encoder), bound.loss, bound, provenances)
         for bound in bound_objectives(settings, context, engine)
     ]
     return [embedding_feature(context, shared=engine), *features] if settings.with_embeddings else features

@@ -1,7 +1,7 @@
 """Per-sample gradients of chosen layers, and their random projection.
 
-The extractors of the library can be imported from here: `<Objective>GradientsExtractor` for each objective. Each class
-is created at its first import.
+Each objective has an extractor, `<Objective>GradientsExtractor`. It can be imported from this package, which creates
+the class on first access.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Assemble the engine of any model from its target layers, the size of its embedding and the projections."""
+"""Build the engine for a user's model from its target layers, embedding size and projections."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ from fungi.gradients.targets import Target, find_targets
 from fungi.runtime.device import shielded
 
 Projection = Shaped[Tensor, "p g"] | ProjectionMatrix | str
-GivenProjection = Projection | Mapping[str, Projection] | None
-_WAY_OUT = 'Pass projection="khatri-rao", which needs little memory, or choose another target_layer.'
+ProjectionArgument = Projection | Mapping[str, Projection] | None
+_SOLUTION = 'Pass projection="khatri-rao", which needs little memory, or choose another target_layer.'
 
 
 @dataclass(frozen=True)
 class EngineSettings:
     """Settings of the extraction that do not depend on the model.
 
-    projection: one matrix for all layers, or one per layer name. The name of a kind draws matrices of this kind from
-        `seed`, with p equal to the model's width (`width_of`). None draws binary matrices.
+    projection: one matrix for all layers, or one matrix per layer name. The name of a kind draws matrices of that kind
+        from `seed`; None draws binary ones. Drawn matrices have p = the width of the model (`width_of`).
     """
 
     device: torch.device
     dtype: torch.dtype = torch.float32
-    projection: GivenProjection = None
+    projection: ProjectionArgument = None
     seed: int = 42
     views_per_forward: int = 0
     bias: bool = True
@@ -42,7 +42,7 @@ class EngineSettings:
 def assemble_engine(
     model: nn.Module, layers: Sequence[str], embedding_dim: int, settings: EngineSettings
 ) -> GradientEngine:
-    """Return the engine of a model. Raises FungiError for a layer or a projection that does not fit the model."""
+    """Return the engine of a model. Raises FungiError if a layer or a projection does not fit the model."""
     targets = find_targets(model, tuple(layers), bias=settings.bias)
     if not targets:
         raise FungiError("no target layer is given. Name at least one layer, for example blocks.11.attn.proj.")
@@ -63,12 +63,12 @@ def build_engine(
     dtype: torch.dtype,
     **options: Any,
 ) -> GradientEngine:
-    """Return the engine for these targets. Their projections are on the device, in the dtype of the products.
+    """Return the engine for these targets, with their projections on the device and in the dtype of the products.
 
-    Targets with the same matrix share its projector. options: further arguments of `GradientEngine`.
+    Targets with the same matrix share one projector. options: further arguments of `GradientEngine`.
     """
-    ready = {id(matrix): matrix for matrix in matrices.values()}
-    projectors = {key: make_projector(matrix, device, product_dtype(dtype)) for key, matrix in ready.items()}
+    distinct = {id(matrix): matrix for matrix in matrices.values()}
+    projectors = {key: make_projector(matrix, device, product_dtype(dtype)) for key, matrix in distinct.items()}
     by_name = {name: projectors[id(matrix)] for name, matrix in matrices.items()}
     return GradientEngine(model, targets, by_name, device=device, dtype=dtype, **options)
 
@@ -79,7 +79,7 @@ def _matrix(
     settings: EngineSettings,
     drawn: dict[tuple[int, tuple[int, int]], ProjectionMatrix],
 ) -> ProjectionMatrix:
-    """Return the projection of a target. Layers of the same size share a drawn matrix, as in the extraction stages."""
+    """Return the projection of a target. Layers of equal size share a drawn matrix, as in the stages."""
     projection = settings.projection
     if isinstance(projection, Mapping):
         if target.name not in projection:
@@ -91,7 +91,7 @@ def _matrix(
     if key not in drawn:
         if projection is None or isinstance(projection, str):
             kind, outputs = projection or "binary", target.shape[0]
-            require_memory(kind, projection_dim, target.shape, settings.device, settings.dtype, _WAY_OUT)
+            require_memory(kind, projection_dim, target.shape, settings.device, settings.dtype, _SOLUTION)
             projection = draw_projection(
                 projection_dim, target.gradient_dim, kind=kind, seed=settings.seed, outputs=outputs
             )
@@ -100,7 +100,7 @@ def _matrix(
 
 
 def _signs(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
-    """Return the matrix with the caller's entries. Raises FungiError for entries other than +1 and -1."""
+    """Return the matrix with the signs of the caller. Raises FungiError for entries other than +1 and -1."""
     if entries.dtype != torch.bool and not bool((entries.abs() == 1).all()):
         raise FungiError(
             "the projection has entries other than +1 and -1. Give its signs, or another kind as a ProjectionMatrix "
@@ -110,9 +110,10 @@ def _signs(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
 
 
 def width_of(model: nn.Module, embedding_dim: int) -> int:
-    """Return the size p of projected gradients: the width of the model if an attribute names it, else of its embedding.
+    """Return the size p of projected gradients: the width of the model if it has such an attribute, else that of the
+    embedding.
 
-    The two differ if the model projects its embedding to another space, as CLIP does (spec vision 2.1).
+    The two differ if the model projects its embeddings to another space, as CLIP does (spec vision 2.1).
     """
     widths = [getattr(model, name, None) for name in ("embed_dim", "hidden_dim")]
     widths.append(getattr(getattr(model, "config", None), "hidden_size", None))
@@ -121,7 +122,7 @@ def width_of(model: nn.Module, embedding_dim: int) -> int:
 
 @shielded()
 def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tensor, "b c h w"]) -> int:
-    """Return the size d of the embedding, from a forward pass with some images.
+    """Return the embedding size d, from a trial with some images.
 
     Raises FungiError if the model does not map images to `[b, d]`, or if a layer gets no gradient.
     """
@@ -133,14 +134,14 @@ def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tens
             output = f"shape {list(embeddings.shape)}" if isinstance(embeddings, Tensor) else type(embeddings).__name__
             raise FungiError(
                 f"the model gives {output} for {len(images)} images; embeddings [b, d] are needed. "
-                "Leave out its classifier, and pool its output if it returns tokens or a feature map."
+                "Remove its classifier, and pool its output if that is tokens or a feature map."
             )
         capture.signals([embeddings], [torch.ones_like(embeddings)], keep_graph=False)
     return embeddings.shape[1]
 
 
 def _trial(model: nn.Module, images: Float[Tensor, "b c h w"]) -> Any:
-    """Return the output of the model for images. Raises FungiError if it does not take images of this size."""
+    """Return the output of the model for images. Raises FungiError if the model does not accept their size."""
     try:
         return model(images)
     except FungiError:

@@ -1,8 +1,7 @@
-"""Compute torch's attention module step by step, so that hooks on its output projection are called.
+"""Forward pass of `nn.MultiheadAttention` that calls its output projection as a module.
 
-`nn.MultiheadAttention` does not call `out_proj` as a module, and uses a fused kernel if nothing needs a gradient. Hooks
-on the projection are therefore never called (deviation V1). Within `visible_output_projection`, the same numbers are
-computed step by step.
+torch's own forward pass applies `out_proj` as a function, and uses a fused kernel if no gradient is needed. Hooks on
+the projection never run (deviation V1). `visible_output_projection` computes the same numbers step by step.
 """
 
 from collections.abc import Iterator
@@ -20,10 +19,7 @@ from fungi.errors import FungiError
 
 @contextmanager
 def visible_output_projection(attentions: list[nn.MultiheadAttention]) -> Iterator[None]:
-    """Let attention modules call `out_proj` as a module, and switch torch's fused encoder kernels off.
-
-    Raises FungiError for an attention module with `bias_k`, `bias_v` or `add_zero_attn`.
-    """
+    """Make the attention modules call `out_proj` as a module. torch's fused encoder kernels are switched off."""
     for attention in attentions:
         if attention.bias_k is not None or attention.add_zero_attn:
             raise FungiError("attention with bias_k, bias_v or add_zero_attn is not supported as a gradient source.")
@@ -50,7 +46,7 @@ def _attend(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute the forward of `nn.MultiheadAttention`, without returning attention weights."""
+    """Compute the forward pass of `nn.MultiheadAttention`; attention weights are not returned."""
     if query.dim() != 3:
         raise FungiError("attention without a batch axis is not supported as a gradient source.")
     batched = (query, key, value) if attention.batch_first else [x.transpose(0, 1) for x in (query, key, value)]
@@ -77,7 +73,7 @@ def _project(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> list[
 def _joint_mask(
     attention: Any, q: Tensor, k: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
 ) -> Tensor | None:
-    """Return both masks as one additive mask `[b h t s]`. True in a boolean mask of torch hides a position."""
+    """Return both masks as one additive mask `[b h t s]`. True in a boolean mask of torch means "ignore"."""
 
     def additive(mask: Tensor) -> Tensor:
         return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask

@@ -1,7 +1,7 @@
-"""Record the inputs and outputs of the gradient sources, with hooks that are removed at the end of a `with` block.
+"""Record the inputs and outputs of the gradient sources with hooks that exist only inside a `with` block.
 
 The output of the first source becomes a leaf of the autograd graph. No parameter needs a gradient, so autograd records
-nothing before this leaf. The model is not changed.
+nothing before this layer. The model is unchanged afterwards.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +19,12 @@ from fungi.gradients.targets import Target, candidates
 
 
 class Capture:
-    """Record the input and output of each target, in one forward pass or in several.
+    """Records the inputs and outputs of each target, in one forward pass or in several.
 
-    Views of several sizes need a forward pass for each size. Call `begin` before each pass; without `begin` there is
-    one pass.
+    Views of several sizes need one pass per size: call `begin` before each. A single pass does not need it.
 
-    activation_modules: path of a target -> the module that provides its activations: they are the input of this module
-        instead of the target's own input (see `Profile.attention_input`).
+    activation_modules: path of a target -> the module that provides the activations instead of the target itself (see
+        `Profile.attention_input`).
     """
 
     def __init__(
@@ -56,43 +55,43 @@ class Capture:
         self._stack.close()
 
     def begin(self) -> None:
-        """Announce the next forward pass."""
+        """Start the next forward pass."""
         self._passes += 1
 
     def signals(
         self, roots: Sequence[Float[Tensor, "..."]], weights: Sequence[Float[Tensor, "..."]], *, keep_graph: bool
     ) -> dict[str, list[Float[Tensor, "..."] | None]]:
-        """Return the derivative of the sum of `root * weight` with respect to each target's output in each pass.
+        """Return the derivative of the sum of `root * weight` over all roots, per target and forward pass.
 
-        The sum is over all roots. The derivative is None for a pass that the roots do not depend on. Raises FungiError
-        for a target that a forward pass did not reach, and for a target that no root depends on.
+        The derivative with respect to the target's output is None if no root depends on that pass. Raises FungiError
+        if a forward pass did not use a target, or if no root depends on its outputs.
         """
         for path, outputs in self.outputs.items():
             if len(outputs) < max(self._passes, 1):
                 raise FungiError(
-                    f"layer {path!r} was not used in the forward pass as a module; its gradient can't be seen. "
+                    f"layer {path!r} was not called as a module in the forward pass, so it has no gradient here. "
                     f"{candidates(self._model, path)}"
                 )
         flat = [output for outputs in self.outputs.values() for output in outputs]
         derivatives: tuple[Tensor | None, ...] = (None,) * len(flat)
-        learning = [(root, weight) for root, weight in zip(roots, weights, strict=True) if root.requires_grad]
-        if learning:
+        differentiable = [(root, weight) for root, weight in zip(roots, weights, strict=True) if root.requires_grad]
+        if differentiable:
             derivatives = torch.autograd.grad(
-                [root for root, _ in learning],
+                [root for root, _ in differentiable],
                 flat,
-                grad_outputs=[weight for _, weight in learning],
+                grad_outputs=[weight for _, weight in differentiable],
                 retain_graph=keep_graph,
                 allow_unused=True,
             )
         remaining = iter(derivatives)
         signals = {path: [next(remaining) for _ in outputs] for path, outputs in self.outputs.items()}
-        for path, of_passes in signals.items():
-            if all(signal is None for signal in of_passes) and self._without_graph:
+        for path, pass_signals in signals.items():
+            if all(signal is None for signal in pass_signals) and self._without_graph:
                 raise FungiError(
-                    f"the model computes layer {path!r} under torch.no_grad or torch.inference_mode, so no gradient "
-                    "reaches the layer. Remove this from the model's forward."
+                    f"the model computes layer {path!r} under torch.no_grad or torch.inference_mode, so no "
+                    "gradient reaches it. Remove this from the model's forward method."
                 )
-            if all(signal is None for signal in of_passes):
+            if all(signal is None for signal in pass_signals):
                 raise FungiError(
                     f"layer {path!r} gets no gradient: the embedding does not depend on its output. "
                     f"{candidates(self._model, path)}"
@@ -128,23 +127,24 @@ class Capture:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode (no dropout, running statistics in BatchNorm), without gradients of parameters.
+    """Put the model in evaluation mode (no dropout, running statistics of BatchNorm), without parameter gradients.
 
-    It sets the flag of each module itself, because `eval()` of some models does more (it merges adapters, for example).
+    This sets the flag of each module instead of calling `eval()`, because `eval()` of some models does more (for
+    example, it merges adapters).
     """
     _require_differentiable(model)
     training = [module for module in model.modules() if module.training]
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for module in training:
             module.training = False
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(False)
         yield
     finally:
         for module in training:
             module.training = True
-        for parameter in learning:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
@@ -152,5 +152,5 @@ def _require_differentiable(model: nn.Module) -> None:
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise FungiError(
             "the model was created inside torch.inference_mode(), so no gradient can pass through it. Create the model "
-            "outside; calls may stay inside."
+            "outside. You can still call it inside."
         )

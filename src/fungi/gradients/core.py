@@ -1,7 +1,7 @@
 """Compute features from a batch of prepared views, for the stages and for the library.
 
-Features with the same views and the same engine share the forward pass. `FiniteCheck` marks rows that are not finite on
-the device, batch by batch, and reads the marks of many batches at once, because each reading waits for the device.
+Features with the same views and the same engine share a forward pass. The check for finite numbers stays on the device
+for each batch and is read once for many batches, because reading has to wait for the device.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from fungi.views.transforms import of_batch
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature to compute for every sample: gradients of a loss or, without a loss, the embedding of its one view."""
+    """A feature to compute for every sample: the gradients of a loss, or, without a loss, the embedding of a view."""
 
     name: str
     views: ViewGenerator
@@ -39,29 +39,29 @@ Computed = dict[str, dict[str, Float[Tensor, "b p"]]]
 
 @shielded()
 def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
-    """Compute all features of a batch. They are returned in the order of `features`, and their names must differ."""
+    """Return all features of a batch, in their order. Their names have to differ."""
     computed: Computed = {}
     groups: dict[Any, list[Feature]] = {}
     for feature in features:
         groups.setdefault((feature.views.identity, id(feature.engine)), []).append(feature)
-    views_in_all = sum(sharing[0].views.n_views for sharing in groups.values())
-    expect_parts(views_in_all * length(batch[features[0].views.identity]))
-    for sharing in groups.values():
-        engine, prepared = sharing[0].engine, batch[sharing[0].views.identity]
-        views = of_batch(sharing[0].views, prepared)
-        losses = {feature.name: feature.loss for feature in sharing if feature.loss is not None}
+    n_views = sum(group[0].views.n_views for group in groups.values())
+    expect_parts(n_views * length(batch[features[0].views.identity]))
+    for group in groups.values():
+        engine, prepared = group[0].engine, batch[group[0].views.identity]
+        views = of_batch(group[0].views, prepared)
+        losses = {feature.name: feature.loss for feature in group if feature.loss is not None}
         if losses:
             extracted = engine.extract(prepared, views, losses)
             embeddings, gradients = extracted.embeddings, extracted.gradients
         else:
             embeddings, gradients = engine.embed(prepared, views), {}
-        for feature in sharing:
+        for feature in group:
             computed[feature.name] = gradients.get(feature.name) or {EMBEDDINGS: embeddings[:, 0]}
     return {feature.name: computed[feature.name] for feature in features}
 
 
 def forwards_per_sample(features: Sequence[Feature]) -> float:
-    """Return the number of forwards of full input size per sample. Features with the same views share forwards.
+    """Return the forward passes at full input size per sample. Features with the same views share them.
 
     Smaller views count in proportion to their area (`forwards_of`).
     """
@@ -69,29 +69,29 @@ def forwards_per_sample(features: Sequence[Feature]) -> float:
 
 
 def embedding_feature(embedding: GradientEngine, shared: GradientEngine | None, views: ViewGenerator) -> Feature:
-    """Return the embedding as a feature, computed in float32 for evaluation (spec vision 7.1).
+    """Return the embedding feature, in float32 for evaluation (spec vision 7.1).
 
-    shared: the engine of the gradients. It is used if it computes in float32, so that embedding and gradients of the
-    same views share the forward. Otherwise the engine `embedding` is used.
+    shared: the engine of the gradients. It is used if it computes in float32; then the embedding shares a forward pass
+    with gradients of the same views. Otherwise the engine `embedding` is used.
     """
     engine = shared if shared is not None and shared.dtype == torch.float32 else embedding
     return Feature(EMBEDDINGS, views, engine)
 
 
 class FiniteCheck:
-    """Mark the rows of computed features that are not finite. Only `bad_rows` waits for the device."""
+    """Record which rows of features are finite. Only `bad_rows` waits for the device."""
 
     def __init__(self) -> None:
         self._finite: dict[str, list[Tensor]] = {}
 
-    def look(self, computed: Computed) -> None:
-        """Check the rows of the next batch."""
+    def add(self, computed: Computed) -> None:
+        """Add the rows of a batch."""
         for name, arrays in computed.items():
             rows = torch.stack([torch.isfinite(values).all(dim=1) for values in arrays.values()])
             self._finite.setdefault(name, []).append(rows.all(dim=0))
 
     def bad_rows(self) -> dict[str, list[int]]:
-        """Return, for each feature that has any, its rows that are not finite, counted from the first batch."""
+        """Return the rows that are not finite, per feature that has any. Rows are counted from the first batch."""
         if not self._finite:
             return {}
         finite = torch.stack([torch.cat(rows) for rows in self._finite.values()]).cpu()  # [features n]
@@ -111,7 +111,7 @@ def embed_samples(
     num_workers: int = 0,
     by_content: bool = False,
 ) -> Float[Tensor, "n v d"]:
-    """Return the embeddings of the views of all samples, for supporting data. `batches` explains the arguments."""
+    """Return the embeddings of the views of all samples, for supporting data. See `batches` for the arguments."""
     rows = row_batches(0, len(samples), batch_size)
     loaded = batches(samples, [views], rows, seed=seed, num_workers=num_workers, by_content=by_content)
     prepared = (batch[views.identity] for batch in progress(loaded, list(map(len, rows)), label=label))

@@ -1,10 +1,9 @@
-"""The engine computes embeddings and projected per-sample gradients of every loss at every target.
+"""The engine computes the embeddings of a batch, and the projected gradient per sample, loss and target.
 
-It divides a batch into groups of samples, so that the views of a group fill one forward pass. For each group, it
-renders the views and encodes them; autograd records only the layers from the first gradient source on. It computes one
-loss per sample, and the derivative of each loss with respect to the outputs of the gradient sources (signals). The
-projector gets signals and activations as terms of gradients, one gradient per sample or per position
-(`fungi.gradients.terms`). The gradients of several groups are projected in one product.
+It processes samples in groups: the views of a group fill one forward pass. For each group it renders the views,
+encodes them, computes one loss per sample and runs the backward pass down to the gradient sources; the layers before
+them are not in the graph. Signals (derivatives at the outputs of a source) and activations are the terms of the
+gradients (`fungi.gradients.terms`). The projector contracts the terms of each group, and projects many groups together.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from fungi.backbones.position_embedding import positions_version
 from fungi.errors import FungiError
 from fungi.gradients.capture import Capture, frozen
 from fungi.gradients.group_size import views_at_once
-from fungi.gradients.parts import each, in_turn, length, places, side
+from fungi.gradients.parts import each, equal_groups, length, places, side
 from fungi.gradients.projection import Projector, RawGradients
 from fungi.gradients.rules import rule_for
 from fungi.gradients.targets import Target
@@ -36,20 +35,17 @@ T = TypeVar("T")
 Loss = Callable[[Encoded], Float[Tensor, " b"]]
 """Latents of the views of b samples, `[b v ...]` -> one loss per sample."""
 FLOAT16_SIGNAL = 2.0**6
-"""In float16, the derivatives that enter the backward pass are scaled per sample, so that the largest is about this
-number. The gradient is divided by the same factor. Unscaled derivatives of KL are below the smallest float16 number,
-and those of other objectives above the largest."""
-ROWS_AT_ONCE = 128
-"""Number of gradients that are projected in one product. It is larger for a batch of more samples, so a batch is
-divided only if its samples have a gradient for each position."""
+"""Loss scaling in float16: each sample's derivatives are scaled to about this maximum before the backward pass, and the
+gradient is divided by the scale afterwards. Without it, derivatives of KL underflow and others overflow."""
+GRADIENTS_TOGETHER = 128
+"""Number of gradients that are projected together. A larger batch is still projected in one step if a sample has one
+gradient; with a gradient per position it is split."""
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """Results of a batch.
-
-    encoded: latents `[b v ...]`; gradients: loss name -> target name -> `[b p]`, or `[b s p]` with `EachPosition`.
-    """
+    """Results of a batch: latents `[b v ...]`, and per loss and target name gradients `[b p]` (`[b s p]` with
+    `EachPosition`)."""
 
     encoded: Encoded
     gradients: dict[str, dict[str, Float[Tensor, "b *s p"]]]
@@ -63,12 +59,12 @@ class Extracted:
 class GradientEngine:
     """Computes embeddings and projected per-sample gradients of one model.
 
-    model: is on `device`; its hooks, mode and `requires_grad` are restored after each call.
-    targets: the gradient sources; projectors: by target name. Without a projector, a target keeps flattened gradients.
-    views_per_forward: number of views per forward pass; 0 chooses it by the free memory (`views_at_once`).
+    model: on `device`; its hooks, mode and `requires_grad` are unchanged after each call.
+    targets: the gradient sources; projectors: by target name. Without a projector, the flattened gradient is kept.
+    views_per_forward: number of views per forward pass; 0 chooses it from the free memory (`views_at_once`).
     attention_input, first_token_gradient: see `Profile`.
-    short_cut: compute the last block for the pooled token alone, if the model allows it.
-    positions: strategy that gives a sample one gradient, or one for each position of the layer.
+    short_cut: use the pooled-token path if the model allows it.
+    positions: one gradient per sample, or one per position of the layer.
     """
 
     def __init__(
@@ -103,10 +99,10 @@ class GradientEngine:
         for target in targets:
             _check_width(target, self.projectors.get(target.name))
 
-    def through(self, encoder: Callable[[nn.Module], Encoder] | None) -> "GradientEngine":
-        """Return a copy of the engine with another encoder of the model (`Objective.encoder`); for None, the engine.
+    def with_encoder(self, encoder: Callable[[nn.Module], Encoder] | None) -> "GradientEngine":
+        """Return this engine with another encoder (`Objective.encoder`), or itself for None.
 
-        Raises FungiError if the model does not support this encoder.
+        Raises FungiError if the model does not have such an encoder.
         """
         if encoder is None:
             return self
@@ -120,13 +116,13 @@ class GradientEngine:
         self.encoder.compile([target.path for target in self.targets])
 
     def embed(self, batch: Any, views: ViewGenerator) -> Float[Tensor, "b v d"]:
-        """Return the embeddings of all views of a collated batch, without gradients."""
+        """Return the embeddings of all views of a collated batch."""
         return self.encode(batch, views).pooled
 
     @shielded()
     @torch.no_grad()
     def encode(self, batch: Any, views: ViewGenerator) -> Encoded:
-        """Return the latents `[b v ...]` of all views of a collated batch, without gradients."""
+        """Return the latents `[b v ...]` of all views of a collated batch."""
         with frozen(self.model):
             parts = list(self._by_group(batch, views, lambda part: self._encode(part, views)))
         rows_at = places([rows for rows, _ in parts]).to(self.device, non_blocking=True)
@@ -134,12 +130,15 @@ class GradientEngine:
 
     @shielded()
     def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> Extracted:
-        """Return the latents of a collated batch and the gradients of all losses, from one forward pass per view."""
+        """Return the latents of a collated batch and the gradients of the losses, from one forward pass per group."""
         encoded: list[Encoded] = []
         order: list[Tensor] = []
-        at_once = max(length(batch), ROWS_AT_ONCE)
-        gathered = {
-            name: {target.name: _Gathered(self._projector(target), at_once, self.stopwatch) for target in self.targets}
+        n_together = max(length(batch), GRADIENTS_TOGETHER)
+        buffers = {
+            name: {
+                target.name: _GradientBuffer(self._projector(target), n_together, self.stopwatch)
+                for target in self.targets
+            }
             for name in losses
         }
         extracted = self._by_group(batch, views, lambda part: self._extract_group(part, views, losses))
@@ -148,30 +147,30 @@ class GradientEngine:
             order.append(rows)
             for name, by_target in terms.items():
                 for target, of_samples in by_target.items():
-                    gathered[name][target].add(self.positions.rows(of_samples))
+                    buffers[name][target].add(self.positions.rows(of_samples))
         rows_at = places(order).to(self.device, non_blocking=True)
         gradients = {
             name: {
                 target: self.positions.by_sample(rows.projected(), len(rows_at))[rows_at]
                 for target, rows in by_target.items()
             }
-            for name, by_target in gathered.items()
+            for name, by_target in buffers.items()
         }
         return Extracted(Encoded.joined(encoded, rows_at), gradients)
 
     def _groups(self, batch: Any, views: ViewGenerator) -> Iterator[tuple[Tensor, Any]]:
-        """Yield (rows, part) of a batch. Each part is on the device, and its views fill one forward pass."""
+        """Yield (rows, part) of a batch. The views of a part fill one forward pass; it is on the device."""
         self._take_sizes(views)
         size = max(1, int(self.views_per_forward // forwards_of(views)))
-        groups = views.groups(batch, size) if isinstance(views, Grouping) else in_turn(batch, size)
+        groups = views.groups(batch, size) if isinstance(views, Grouping) else equal_groups(batch, size)
         for rows, part in groups:
             yield rows, each(part, lambda values: values.to(self.device, non_blocking=True))
-            parts_done(len(rows) * views.n_views)  # the caller has finished this group when it asks for the next one
+            parts_done(len(rows) * views.n_views)  # the caller asks for the next group, so this group is finished
 
     def _by_group(self, batch: Any, views: ViewGenerator, work: Callable[[Any], T]) -> Iterator[tuple[Tensor, T]]:
         """Yield the rows of each group of a batch, and the result of `work` for the group.
 
-        If the memory does not suffice, groups are halved, but only once. Raises FungiError if a half is too large, too.
+        If memory runs out, groups are halved, once. Raises FungiError if that does not help.
         """
         halving = False
         for rows, part in self._groups(batch, views):
@@ -191,14 +190,14 @@ class GradientEngine:
                     yield rows[half], result
 
     def _attempt(self, part: Any, work: Callable[[Any], T]) -> T | None:
-        """Return the result of `work` for a group; None if the memory does not suffice."""
+        """Return the result of `work` for a group, or None if memory runs out."""
         try:
             return work(part)
         except torch.OutOfMemoryError:
-            return None  # the error references tensors of the failed pass: they are freed when this function returns
+            return None  # leaving this function frees the error, and with it the tensors of the failed pass
 
     def _halve(self, samples: int, views: ViewGenerator) -> None:
-        """Encode half as many views at once from now on. Raises FungiError if they were halved before, or can't be."""
+        """Halve the views per forward pass. Raises FungiError if that was done before, or is not possible."""
         if self._short_of_memory or samples < 2:
             raise self._too_large(views)
         self._short_of_memory = True
@@ -210,12 +209,13 @@ class GradientEngine:
     def _too_large(self, views: ViewGenerator) -> FungiError:
         half = max(1, self.views_per_forward // 2)
         return FungiError(
-            f"the memory of {self.device} is too small for {max(self.views_per_forward, views.n_views)} views at once."
-            f" Use --views-per-forward {half} (views_per_forward in the library), a smaller model, or --views native."
+            f"the memory of {self.device} is too small for {self.views_per_forward} views at once (or for the"
+            f" {views.n_views} views of a sample). Use --views-per-forward {half} (views_per_forward in the"
+            " library), a smaller model, or --views native."
         )
 
     def _encode(self, part: Any, views: ViewGenerator, capture: Capture | None = None) -> Encoded:
-        """Return the latents `[b v ...]` of a group, from one forward pass for each size of its views."""
+        """Return the latents `[b v ...]` of a group, from one forward pass per size of its views."""
         with self.stopwatch("views"):
             rendered = views.render(part)
         passes = []
@@ -230,10 +230,10 @@ class GradientEngine:
 
     @torch.no_grad()
     def _take_sizes(self, views: ViewGenerator) -> None:
-        """Make an encoder for each size of the views, if their sizes differ from the input size of the model.
+        """Create an encoder for each size of the views, if they have other sizes than the input.
 
-        Encoders are reused until the position embeddings of the model change. Raises FungiError if the model takes only
-        one size.
+        Encoders are reused while the position embedding is unchanged. Raises FungiError if the model accepts only one
+        size.
         """
         if not isinstance(views, OwnSizes) or set(views.sizes) == {views.input_size}:
             return
@@ -272,11 +272,11 @@ class GradientEngine:
         for target in self.targets:
             passes = zip(capture.activations[target.path], signals[target.path], strict=True)
             samples = len(encoded.pooled)
-            joined = Terms.joined([self._at(target, a, s, samples) for a, s in passes if s is not None])
+            joined = Terms.joined([self._target_terms(target, a, s, samples) for a, s in passes if s is not None])
             terms[target.name] = joined if scale is None else replace(joined, signals=joined.signals.float() / scale)
         return terms
 
-    def _at(self, target: Target, activations: Tensor, signals: Tensor, samples: int) -> Terms:
+    def _target_terms(self, target: Target, activations: Tensor, signals: Tensor, samples: int) -> Terms:
         rule = rule_for(target.module)
         assert rule is not None
         if target.part is not None:
@@ -289,19 +289,19 @@ class GradientEngine:
         return self.projectors.get(target.name) or RawGradients()
 
 
-class _Gathered:
-    """Collects the gradients of one loss at one target: contracts each group, and projects many rows in one product."""
+class _GradientBuffer:
+    """Buffer for the gradients of a loss at a target. Groups are contracted one by one, then projected together."""
 
-    def __init__(self, projector: Projector | RawGradients, at_once: int, stopwatch: Stopwatch) -> None:
-        self._projector, self._at_once, self._stopwatch = projector, at_once, stopwatch
+    def __init__(self, projector: Projector | RawGradients, n_together: int, stopwatch: Stopwatch) -> None:
+        self._projector, self._n_together, self._stopwatch = projector, n_together, stopwatch
         self._kept: list[Tensor] = []
         self._done: list[Tensor] = []
 
     @torch.no_grad()
     def add(self, terms: Terms) -> None:
-        """Add the terms of a group."""
-        for part in terms.split(self._at_once):
-            if sum(map(len, self._kept)) + len(part) > self._at_once:
+        """Contract the terms of a group and add them to the buffer."""
+        for part in terms.split(self._n_together):
+            if sum(map(len, self._kept)) + len(part) > self._n_together:
                 self._project()
             with self._stopwatch("contraction"):
                 self._kept.append(self._projector.contract(part))
@@ -319,9 +319,9 @@ class _Gathered:
 
 
 def _scaled_derivative(loss: Loss, encoded: Encoded) -> tuple[list[Tensor], list[Tensor], Float[Tensor, "b 1 1 1"]]:
-    """Return the latents, the derivatives of the losses with respect to each, and the powers of two that scale them.
+    """Return latents, the derivatives of the losses with respect to them, scaled per sample, and the scales.
 
-    The derivatives are multiplied by the power of two of their sample.
+    A scale is a power of two, so scaling does not round.
     """
     leaves = encoded.map(lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
     derivatives = torch.autograd.grad(loss(leaves).sum(), leaves.differentiable, allow_unused=True)
@@ -333,14 +333,14 @@ def _scaled_derivative(loss: Loss, encoded: Encoded) -> tuple[list[Tensor], list
 
 
 def _projects_attention(target: Target) -> bool:
-    """Return whether a target is the output projection of attention. Deviation V1 concerns only this layer."""
+    """Return whether a target is the output projection of attention: deviation V1 concerns this layer alone."""
     return target.path.endswith(("attn.proj", "out_proj"))
 
 
 def _check_width(target: Target, projector: Projector | None) -> None:
     if projector is not None and projector.matrix.gradient_dim != target.gradient_dim:
         raise FungiError(
-            f"the projection takes gradients of {projector.matrix.gradient_dim} entries, but layer {target.spec} has "
-            f"{target.gradient_dim} ({target.shape[0]} x {target.shape[1]}). Write a matrix for it with "
+            f"the projection takes gradients of {projector.matrix.gradient_dim} entries, but those of {target.spec} "
+            f"have {target.gradient_dim} ({target.shape[0]} x {target.shape[1]}). Create a matrix with "
             f"fungi projection --gradients-dim {target.gradient_dim}."
         )

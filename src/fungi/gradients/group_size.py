@@ -1,7 +1,6 @@
-"""Choose how many views are encoded at once, from the size of the model and the free memory of the device.
+"""Choose the number of views per forward pass from the free memory of the device and the size of the model.
 
-The number changes results only by rounding. It is a power of two, so that small differences in free memory do not
-change it.
+The number changes results only by rounding. It is a power of two, so small changes of the free memory rarely change it.
 """
 
 from collections.abc import Sequence
@@ -14,19 +13,19 @@ from fungi.backbones.encoders import blocks_before
 
 ON_CPU, MOST_ON_GPU = 64, 1024
 SHARE = 0.5
-"""A group may need at most this share of the free memory, by the estimate."""
+"""Share of the free memory that a forward pass may use, by the estimate."""
 WITHOUT_GRAPH, OF_COMPUTE_TYPE = 8, 12
 """Bytes per token and channel while a block runs without a graph: two residual streams in float32; queries, keys,
 values, attention output and twice the hidden layer of the MLP in the compute dtype."""
 KEPT_BLOCK, KEPT_OF_COMPUTE_TYPE = 16, 16
-"""Bytes per token and channel that each block in the graph keeps for the backward pass: in float32, and numbers in the
-compute dtype."""
+"""Bytes per token and channel that a block in the graph keeps for the backward pass: in float32, and in the compute
+dtype per byte of it."""
 
 
 def views_at_once(
     model: nn.Module, targets: Sequence[str], device: torch.device, dtype: torch.dtype, *, pooled: bool
 ) -> int:
-    """Return how many views of the full size to encode at once.
+    """Return the number of views of full size to encode in one forward pass.
 
     targets: paths of the gradient sources; pooled: whether the last block is computed for the pooled token alone.
     """
@@ -37,7 +36,7 @@ def views_at_once(
 
 
 def fitting(free: int, needed: int) -> int:
-    """Return the largest power of two of views that fit the share of the free bytes; at most `MOST_ON_GPU`."""
+    """Return the largest power of two of views that fits into the share of free memory, at most `MOST_ON_GPU`."""
     views = MOST_ON_GPU
     while views > 1 and views * needed > SHARE * free:
         views //= 2
@@ -45,9 +44,9 @@ def fitting(free: int, needed: int) -> int:
 
 
 def bytes_per_view(model: Any, targets: Sequence[str], dtype: torch.dtype, *, pooled: bool) -> int:
-    """Return an estimate of the bytes of one view, from tokens x width x blocks after the first gradient source.
+    """Estimate the memory of one view from the tokens, the width and the blocks after the first source.
 
-    It is 0 if the model has no attributes for the number of its tokens, its width and its blocks.
+    Return 0 if the model has no attributes for its number of tokens and its width.
     """
     embed = getattr(model, "patch_embed", None)
     patches, width = getattr(embed, "num_patches", None), getattr(model, "embed_dim", None)

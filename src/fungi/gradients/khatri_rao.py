@@ -1,10 +1,10 @@
-"""The khatri-rao projection: row r of R is the outer product of two rows of signs, `R_r = S_r T_r^T`.
+"""A projection for gradients of low rank: row r of R is the outer product of two rows of signs, `R_r = S_r T_r^T`.
 
-With S `[p o]` and T `[p i]` (i counts the bias), a gradient `sum_s delta_s a_s^T` can be projected from its factors:
+With S `[p o]` and T `[p i]` (i counts the bias), `sum_s delta_s a_s^T` is projected without computing the gradient:
 
     R vec(sum_s delta_s a_s^T) = sum_s (S delta_s) * (T a_s),  elementwise.
 
-This needs 2 p d operations per term instead of p d^2, and two small matrices instead of one of p x d (d + 1).
+This takes 2 p d operations per term instead of p d^2, and two small matrices instead of p x d (d + 1).
 
 **Expectation.** Signs are independent, so `E s s^T = I`, `E t t^T = I`, and for gradients X, Y
 
@@ -12,8 +12,8 @@ This needs 2 p d operations per term instead of p d^2, and two small matrices in
 
 Inner products over p rows, divided by p, are therefore unbiased, as with the dense matrix of signs.
 
-**Variance** of the product of one row; the mean over p rows has this variance divided by p. Let
-`f(x, y) = E (s.x)^2 (s.y)^2` for a row of signs. Fourth moments are zero unless their indices are equal in pairs, so
+**Variance** of the product of one row (for the mean over p rows, divide it by p). Let `f(x, y) = E (s.x)^2 (s.y)^2` for
+a row of signs. Fourth moments are zero unless the indices form pairs, so
 
     f(x, y) = |x|^2 |y|^2 + 2 <x, y>^2 - 2 sum x^2 y^2.
 
@@ -30,9 +30,9 @@ variances are:
 | equal signals, orthogonal activations (or the other way round) | 3 | 1 |
 | equal gradients: the length of a feature | 8 | 2 |
 
-The squared length of a single term has a relative error of up to sqrt(8 / p), twice as much as with the dense matrix.
-For a sum of many different terms (a gradient of high rank), `Var |X|^2` falls to the 2 of the dense matrix, because
-`E |X t|^4 = |X|^4 + 2 |X^T X|^2 - ...`, and `|X^T X| / |X|^2` is small then. Both errors fall as 1 / sqrt(p).
+The standard deviation of `|X|^2` for a single term is up to sqrt(8 / p), twice that of the dense matrix. For a sum of
+many different terms (a gradient of high rank) `Var |X|^2` falls to 2, as with the dense matrix: in
+`E |X t|^4 = |X|^4 + 2 |X^T X|^2 - ...`, the ratio `|X^T X| / |X|^2` is small. Both errors fall as 1 / sqrt(p).
 """
 
 import torch
@@ -44,7 +44,7 @@ from fungi.gradients.terms import Terms
 
 
 class KhatriRaoProjector:
-    """Projects with two small matrices, without forming the dense matrix or a gradient."""
+    """Projects with the two small matrices. It computes neither the dense matrix nor a gradient."""
 
     def __init__(self, matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> None:
         self.matrix = matrix
@@ -53,21 +53,21 @@ class KhatriRaoProjector:
 
     @property
     def entries(self) -> Float[Tensor, "p g"]:
-        """The dense matrix, computed at each call."""
+        """The dense matrix, computed at each access."""
         return torch.einsum("po,pi->poi", self._outputs, self._inputs).flatten(1)
 
     def contract(self, terms: Terms) -> Float[Tensor, "b p"]:
-        """Compute `sum_s (S delta_s) * (T a_s)`; each block of signals has its own columns of S."""
+        """Return `sum_s (S delta_s) * (T a_s)`. Each block of signals has its own columns of S."""
         blocks = self._outputs.chunk(terms.signals.shape[1], dim=1)
         back = torch.stack([self._product(terms.signals[:, g], block) for g, block in enumerate(blocks)], dim=1)
-        return (back * self._product(terms.extended(), self._inputs)).sum(dim=(1, 2))  # [b g s p] -> [b p]
+        return (back * self._product(terms.extended_activations(), self._inputs)).sum(dim=(1, 2))  # [b g s p] -> [b p]
 
     def project(self, kept: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
         """Multiply by the factor 1/sqrt(p)."""
         return kept * self._scaling
 
     def _product(self, values: Float[Tensor, "*n i"], factor: Float[Tensor, "p i"]) -> Float[Tensor, "*n p"]:
-        """Return `values @ factor^T` in float32. Rows have length one when they are rounded, to avoid overflow."""
+        """Return `values @ factor^T` in float32. Rows are scaled to unit norm before rounding, and back afterwards."""
         if factor.dtype == torch.float32:
             return values.float() @ factor.T
         size = values.float().norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
@@ -75,6 +75,6 @@ class KhatriRaoProjector:
 
 
 def make_projector(matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> Projector:
-    """Return the projector of a matrix's kind."""
+    """Return the projector for the kind of a matrix."""
     kind = KhatriRaoProjector if matrix.kind == "khatri-rao" else DenseProjector
     return kind(matrix, device, dtype)

@@ -1,7 +1,7 @@
-"""Extractors of the library for the objectives of the command line.
+"""Extractors of the library for the objectives of `fungi.objectives`.
 
-The extractor of an objective is derived from the objective. DINO and SimCLR have classes of their own, because the
-published library has other argument names for them.
+The extractor of an objective is derived from it. Two are classes here, because the published library has other names
+for their arguments.
 """
 
 import inspect
@@ -34,20 +34,20 @@ _BASE = frozenset(inspect.signature(BaseGradientExtractor).parameters) - {"setti
 
 
 def patch_size_of(model: nn.Module) -> int:
-    """Return the side of a transformer's patches in pixels. Raises FungiError if no attribute of the model names it."""
+    """Return the patch size of a transformer in pixels. Raises FungiError if the model has no such attribute."""
     for owner in (getattr(model, "patch_embed", None), getattr(model, "config", None), model):
         size = getattr(owner, "patch_size", None)
         size = size[0] if isinstance(size, tuple | list) else size
         if isinstance(size, int):
             return size
-    raise FungiError(f"a {type(model).__name__} has no attribute patch_size. Give patch_size, for example 16.")
+    raise FungiError(f"the patch size of a {type(model).__name__} is not known. Set patch_size, for example 16.")
 
 
 class ObjectiveExtractor(BaseGradientExtractor):
-    """An objective of `fungi.objectives` as an extractor.
+    """Extractor of an objective of `fungi.objectives`.
 
-    It takes the arguments of `BaseGradientExtractor` and the settings of the objective and of its views. Raises
-    FungiError for other arguments. setup_batch_size: number of images that `setup` encodes together.
+    Its arguments are those of `BaseGradientExtractor` and the settings of the objective and its views. Raises
+    FungiError for any other argument. setup_batch_size: images per batch during `setup`.
     """
 
     objective_type: ClassVar[type[Objective]]
@@ -77,22 +77,22 @@ class ObjectiveExtractor(BaseGradientExtractor):
             setattr(self, _attribute(name), head)
 
     def heads(self) -> nn.ModuleDict:
-        """Return the current heads; a caller may have replaced them."""
+        """Return the heads of the objective, with any changes made to the attributes."""
         return nn.ModuleDict({name: getattr(self, _attribute(name)) for name in self.bound.heads})
 
     def input_transform(self, input_dim: int) -> Transform:
-        """Return the views of the objective."""
+        """Return the view transform of the objective."""
         if input_dim == self.image_input.size:
             return ViewTransform(self.bound.views)
         views: Any = self.bound.views
         return ViewTransform(replace(views, input=self.image_input.resized(input_dim)))
 
     def latents(self, embeddings: Float[Tensor, "m d"]) -> Float[Tensor, "m l"]:
-        """Return the head's outputs for embeddings, which the objective may normalise first."""
+        """Return the output of the head; the objective decides whether embeddings are normalised."""
         return self.objective.latents(embeddings, self.projection_head)
 
     def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
-        """Return the encoder's output if the loss of the objective needs more than the head's outputs."""
+        """Return the encoder's output if the loss of the objective needs more than the output of the head."""
         return {} if type(self.objective).loss is Objective.loss else {"encoded": encoded}
 
     def compute_loss(
@@ -119,7 +119,7 @@ class ObjectiveExtractor(BaseGradientExtractor):
         return {**super().state(), **{f"support.{name}": tensor for name, tensor in self.support.items()}}
 
     def restore(self, state: dict[str, Shaped[Tensor, "..."]]) -> None:
-        """Set the heads and supporting data that `state` returned."""
+        """Load heads and supporting data."""
         super().restore(state)
         support = {name.removeprefix("support."): t for name, t in state.items() if name.startswith("support.")}
         self.support = support_on(self.device, support)
@@ -136,13 +136,13 @@ class ObjectiveExtractor(BaseGradientExtractor):
 
 
 def _attribute(head: str) -> str:
-    """Return the attribute of a head. The heads of student and teacher have their published names."""
+    """Return the attribute name of a head. Those of student and teacher are the published names."""
     return "projection_head" if head in ("head", "student") else f"{head}_projection"
 
 
 @cache
 def extractor_of(objective: type[Objective]) -> type[ObjectiveExtractor]:
-    """Return the extractor class of an objective: the published class if there is one, else a derived class."""
+    """Return the extractor of an objective: its class in this module, else a class derived from the objective."""
     published = {
         extractor.objective_type: extractor for extractor in (DINOGradientsExtractor, SimCLRGradientsExtractor)
     }
@@ -153,7 +153,7 @@ def extractor_of(objective: type[Objective]) -> type[ObjectiveExtractor]:
 
 
 class DINOGradientsExtractor(ObjectiveExtractor):
-    """Cross-entropy of crops between two random heads (spec vision 4.2). The teacher's head is `teacher_projection`."""
+    """Cross-entropy of crops between two random heads (spec vision 4.2). `teacher_projection` is the teacher head."""
 
     objective_type = DINO
     teacher_projection: nn.Module
@@ -164,7 +164,7 @@ class DINOGradientsExtractor(ObjectiveExtractor):
             "teacher_latents": self.objective.teacher_latents(encoded.pooled, self.teacher_projection).flatten(0, 1)
         }
 
-    def compute_loss(  # type: ignore[override]  # the published signature has one more argument; `loss_inputs` provides it
+    def compute_loss(  # type: ignore[override]  # published signature: loss_inputs returns the additional argument
         self, latents: Float[Tensor, "m l"], views_per_sample: int, teacher_latents: Float[Tensor, "g l"], **kwargs: Any
     ) -> Float[Tensor, " b"]:
         """Return the cross-entropy per sample; `teacher_latents` are `[b * 2, l]`."""
@@ -175,7 +175,7 @@ class DINOGradientsExtractor(ObjectiveExtractor):
 class SimCLRGradientsExtractor(ObjectiveExtractor):
     """InfoNCE of patches against a constant batch of negatives (spec vision 4.3).
 
-    `SimCLRConfig` explains the arguments, which have their published names.
+    The arguments have their published names; `SimCLRConfig` explains them.
     """
 
     objective_type = SimCLR
@@ -202,7 +202,7 @@ class SimCLRGradientsExtractor(ObjectiveExtractor):
         patches = {"grid": isqrt(num_patches), "stride_scale": stride_scale}
         options = patches if views == "patches" else {"n_views": n_views}
         sizes = {"patch_side": patch_side, "per_side": per_side, "view_size": view_size}
-        options |= {name: size for name, size in sizes.items() if size}  # the view plan decides sizes that are 0
+        options |= {name: size for name, size in sizes.items() if size}  # the view plan chooses sizes that are 0
         super().__init__(
             *args,
             negative_samples=comparison_batch_size,

@@ -1,4 +1,4 @@
-"""Divide collated batches of views, which are tensors or dictionaries of tensors, into groups of rows."""
+"""Split collated batches of views (a tensor, or a dictionary of tensors) into parts, and restore the order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
@@ -18,8 +18,8 @@ def side(inputs: Any) -> int:
     return int((inputs["images"] if isinstance(inputs, dict) else inputs).shape[-1])
 
 
-def in_turn(batch: Any, size: int) -> Iterator[tuple[Tensor, Any]]:
-    """Yield (rows, part) of groups of at most `size` samples, of nearly equal size, since small groups waste time."""
+def equal_groups(batch: Any, size: int) -> Iterator[tuple[Tensor, Any]]:
+    """Yield (rows, part) of groups of at most `size` samples. Sizes are as equal as possible."""
     size = -(-length(batch) // -(-length(batch) // size))
     for start in range(0, length(batch), size):
         part = each(batch, itemgetter(slice(start, start + size)))
@@ -27,7 +27,7 @@ def in_turn(batch: Any, size: int) -> Iterator[tuple[Tensor, Any]]:
 
 
 def places(order: Sequence[Tensor]) -> Tensor:
-    """Return the place of each row of a batch in the concatenation of its groups."""
+    """Return the position of each row of a batch among the rows of its groups."""
     return torch.argsort(torch.cat(list(order)))
 
 

@@ -2,14 +2,14 @@
 
 | kind | entries | stored as |
 |---|---|---|
-| binary (default) | +1 or -1, equally likely | one bit each |
+| binary (default) | +1 or -1 with equal probability | one bit each |
 | sparse | sqrt(3) x (+1, 0, -1 with probabilities 1/6, 2/3, 1/6) | two bits each: sign, and whether it is not zero |
 | gaussian | N(0, 1) | float32 |
-| khatri-rao | rows are outer products of two rows of signs (`fungi.gradients.khatri_rao`) | o + i + 1 bits per row |
+| khatri-rao | outer product of two rows of signs (`fungi.gradients.khatri_rao`) | o + i + 1 bits per row |
 
-All preserve inner products on average: `E <Rx, Ry> / p = <x, y>`. For the first three kinds, the standard deviation is
-at most `sqrt(2/p) |x| |y|`. For khatri-rao it is larger if gradients have a low rank. Binary matrices are drawn as in
-the published code, so equal seeds give equal matrices.
+All preserve inner products on average: `E <Rx, Ry> / p = <x, y>`. For the first three the standard deviation is at most
+`sqrt(2/p) |x| |y|`; for khatri-rao it is larger for gradients of low rank. Binary matrices are drawn as in the
+published code, so equal seeds give equal matrices.
 """
 
 import hashlib
@@ -39,8 +39,8 @@ _ROWS_AT_ONCE = 16
 class ProjectionMatrix:
     """A projection matrix in its stored form.
 
-    seed: -1 for a matrix that was not drawn here; projection_dim: p; gradient_dim: G; packed: `[p G]` float32 for
-    gaussian, and the bits `[p, bytes per row]` for other kinds; outputs: o of the layer for khatri-rao, else 0.
+    seed: -1 if the matrix was not drawn by `draw_projection`; projection_dim: p; gradient_dim: G; packed: `[p, bytes
+    per row]`, or `[p G]` float32 for gaussian; outputs: o of the layer, for khatri-rao.
     """
 
     kind: str
@@ -52,7 +52,7 @@ class ProjectionMatrix:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of kind, size and entries. Files are compared by this hash."""
+        """SHA-256 of kind, size and entries. It identifies the matrix in feature files."""
         shape = f" {self.outputs}" if self.outputs else ""
         digest = hashlib.sha256(f"{self.kind} {self.projection_dim} {self.gradient_dim}{shape}".encode())
         for start in range(0, self.projection_dim, _ROWS_AT_ONCE):
@@ -60,7 +60,7 @@ class ProjectionMatrix:
         return digest.hexdigest()
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "rows g"]:
-        """Return the rows from `start` to `stop`, in float32."""
+        """Return the entries of rows `start` to `stop`, float32."""
         packed = self.packed[start:stop]
         if self.kind == "gaussian":
             return packed
@@ -75,16 +75,13 @@ class ProjectionMatrix:
     def factors(
         self, start: int = 0, stop: int | None = None
     ) -> tuple[Float[Tensor, "rows o"], Float[Tensor, "rows i"]]:
-        """Return the rows of S and T from `start` to `stop`, entries +1 and -1, in float32; for khatri-rao only.
-
-        Row r of the matrix is the outer product of row r of S and row r of T.
-        """
+        """Return S and T of khatri-rao rows, entries +1 and -1, float32."""
         inputs = self.gradient_dim // self.outputs
         signs = _unpack(self.packed[start:stop], self.outputs + inputs).float().mul_(2).sub_(1)
         return signs[:, : self.outputs], signs[:, self.outputs :]
 
     def dense(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Float[Tensor, "p g"]:
-        """Return the dense matrix on a device, without the factor 1/sqrt(p)."""
+        """Return all entries, without the factor 1/sqrt(p)."""
         full = torch.empty(self.projection_dim, self.gradient_dim, device=device, dtype=dtype)
         for start in range(0, self.projection_dim, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, self.projection_dim)
@@ -94,11 +91,11 @@ class ProjectionMatrix:
 
 @runtime_checkable
 class Projector(Protocol):
-    """Projects the terms of gradients to rows of p entries, with a matrix on a device.
+    """A projection matrix on a device. It maps the terms of gradients to p entries in two steps. The second step can
+    take many gradients together.
 
-    It has two steps, so that many rows can be projected in one product. A khatri-rao projector computes `[b p]` in
-    `contract` and never forms a gradient. A dense projector forms the gradients in `contract`, and multiplies the
-    gradients of many groups by its matrix in `project`.
+    A khatri-rao projector contracts the terms of a group to `[b p]` directly, without computing the gradients. A dense
+    projector computes the gradients of each group, and multiplies those of all groups by the matrix in one step.
     """
 
     matrix: ProjectionMatrix
@@ -108,18 +105,18 @@ class Projector(Protocol):
         """The dense matrix on the device, without the factor 1/sqrt(p)."""
 
     def contract(self, terms: Terms) -> Float[Tensor, "b kept"]:
-        """Return the gradients of one forward pass, in the form that `project` takes."""
+        """Return the intermediate result for the gradients of one forward pass."""
 
     def project(self, kept: Float[Tensor, "b kept"]) -> Float[Tensor, "b p"]:
-        """Return the projected gradients in float32, from concatenated results of `contract`."""
+        """Return the projected gradients of intermediate results, float32."""
 
 
 class RawGradients:
-    """Returns flattened gradients without projection."""
+    """Stands for a projector, but keeps the flattened gradients."""
 
     def contract(self, terms: Terms) -> Float[Tensor, "b g"]:
-        """Return the flattened gradients: `[b o i] -> [b g]`, for all terms."""
-        return terms.formed().flatten(1)
+        """Return the flattened gradients: `[b o i] -> [b g]`."""
+        return terms.gradients().flatten(1)
 
     def project(self, kept: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
         """Return the gradients unchanged."""
@@ -127,7 +124,7 @@ class RawGradients:
 
 
 class DenseProjector:
-    """Projects with a dense matrix on a device, in the dtype of the product."""
+    """Projects with a dense matrix, in the dtype of the product."""
 
     def __init__(self, matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> None:
         self.matrix = matrix
@@ -136,19 +133,19 @@ class DenseProjector:
 
     @property
     def entries(self) -> Float[Tensor, "p g"]:
-        """The dense matrix on the device, without the factor 1/sqrt(p)."""
+        """The matrix on its device, in the dtype of the product; without the factor 1/sqrt(p)."""
         return self._dense
 
     def contract(self, terms: Terms) -> Float[Tensor, "b g"]:
         """Return the flattened gradients: `[b o i] -> [b g]`."""
-        return terms.formed().flatten(1)
+        return terms.gradients().flatten(1)
 
     def project(self, kept: Float[Tensor, "b g"]) -> Float[Tensor, "b p"]:
-        """Project flattened gradients. Rows are scaled before they are rounded, and scaled back after the product."""
+        """Project flattened gradients. Rows are scaled to unit norm before rounding, and back after the product."""
         if self._dense.dtype == torch.float32:
             return kept @ self._dense.T * self._scaling
         size = kept.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        unit = (kept / size * kept.shape[1] ** 0.5).to(self._dense.dtype)  # entries around one
+        unit = (kept / size * kept.shape[1] ** 0.5).to(self._dense.dtype)  # entries have a size of about 1
         projected = (unit @ self._dense.T).float()
         return projected * size * (self._scaling / kept.shape[1] ** 0.5)
 
@@ -156,9 +153,9 @@ class DenseProjector:
 def draw_projection(
     projection_dim: int, gradient_dim: int, *, kind: str = "binary", seed: int = 42, outputs: int = 0
 ) -> ProjectionMatrix:
-    """Draw a matrix from torch's CPU generator. Blocks of rows are drawn one after the other, so memory stays small.
+    """Draw a matrix from torch's CPU generator. Blocks of rows are drawn in turn, so memory stays small.
 
-    outputs: o of the layer, for khatri-rao; 0 computes it for a layer with as many inputs as outputs.
+    outputs: o of the layer, for khatri-rao; 0 means a square layer, with or without a bias.
     """
     if kind not in KINDS:
         raise FungiError(f"projection kind {kind!r} is not known. Use {', '.join(KINDS)}.")
@@ -167,7 +164,9 @@ def draw_projection(
     if kind == "khatri-rao":
         outputs = outputs or _square_outputs(gradient_dim)
         if gradient_dim % outputs:
-            raise FungiError(f"a gradient of {gradient_dim} entries can't be divided into {outputs} equal rows.")
+            raise FungiError(
+                f"a gradient of {gradient_dim} entries can't be split into {outputs} rows of equal length."
+            )
         packed = torch.cat(list(_drawn_rows(projection_dim, outputs + gradient_dim // outputs, "binary", seed)))
         return ProjectionMatrix(kind, seed, projection_dim, gradient_dim, packed, outputs)
     packed = torch.cat(list(_drawn_rows(projection_dim, gradient_dim, kind, seed)))
@@ -179,8 +178,8 @@ def _square_outputs(gradient_dim: int) -> int:
     side = isqrt(gradient_dim)
     if gradient_dim not in (side * side, side * (side + 1)):
         raise FungiError(
-            f"a khatri-rao projection of {gradient_dim} entries needs the layer's shape, since no square layer has"
-            " so many. Give the number of its outputs (--layer-outputs)."
+            f"a khatri-rao projection of {gradient_dim} entries needs the shape of the layer, which is not square."
+            " Set its number of outputs (--layer-outputs)."
         )
     return side
 
@@ -200,7 +199,7 @@ def _drawn_rows(projection_dim: int, gradient_dim: int, kind: str, seed: int) ->
 
 
 def save_projection(matrix: ProjectionMatrix, path: Path) -> None:
-    """Write a matrix. The file appears only when it is complete."""
+    """Write a matrix to a file. A reader never sees an incomplete file."""
     fields = ("kind", "seed", "projection_dim", "gradient_dim", "outputs", "hash", "packed")
     save_with_torch({"format": FORMAT} | {name: getattr(matrix, name) for name in fields}, path)
 
@@ -208,7 +207,7 @@ def save_projection(matrix: ProjectionMatrix, path: Path) -> None:
 def load_projection(path: Path) -> ProjectionMatrix:
     """Read a matrix in our format, or in that of the published code (`projection` float `[p G]`, `scaling`).
 
-    Raises MissingFilesError if there is no file, and FungiError if the file is damaged or has another format.
+    Raises MissingFilesError if there is no file, and FungiError if it is damaged or has another content.
     """
     if not path.is_file():
         raise MissingFilesError(f"no projection matrix at {path}. Write one with fungi projection.")
@@ -216,36 +215,40 @@ def load_projection(path: Path) -> ProjectionMatrix:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make torch.load raise nearly anything
         raise FungiError(
-            f"{path} can't be read as a projection matrix ({error.__class__.__name__}). It is left as it is: name"
-            " another --projection-matrix, or write one under another name with fungi projection."
+            f"{path} can't be read as a projection matrix ({error.__class__.__name__}). The file is kept: choose"
+            " another --projection-matrix, or write a new matrix to another file with fungi projection."
         ) from error
     if isinstance(content, dict) and "projection" in content:
         entries = content["projection"]
         if not isinstance(entries, Tensor) or entries.ndim != 2:
-            raise FungiError(f"{path}: its entry 'projection' is not a matrix [p G]. Write a new file.")
+            raise FungiError(f"{path}: its entry 'projection' is not a matrix [p G]. Write a new matrix.")
         if not bool(entries.isfinite().all()) or not bool(entries.any(dim=1).all()):
-            raise FungiError(f"{path}: its entry 'projection' has rows of zeros, or is not finite. Write a new file.")
+            raise FungiError(f"{path}: its entry 'projection' has rows of zeros, or is not finite. Write a new matrix.")
         return from_entries(entries)
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= _ENTRIES:
-        raise FungiError(f"{path} is not a projection matrix of format {FORMAT}. Write a new file.")
-    return _from_ours(content, path)
+        raise FungiError(f"{path} is not a projection matrix of format {FORMAT}. Write a new matrix.")
+    return _matrix_of_content(content, path)
 
 
 _ENTRIES = {"kind", "seed", "projection_dim", "gradient_dim", "packed", "hash"}
 
 
-def _from_ours(content: dict[str, Any], path: Path) -> ProjectionMatrix:
-    if not _is_consistent(content):
-        raise FungiError(f"{path} is damaged: its entries do not fit its kind and size. Write a new file.")
+def _matrix_of_content(content: dict[str, Any], path: Path) -> ProjectionMatrix:
+    if not _has_valid_fields(content):
+        raise FungiError(
+            f"{path} is damaged: its entries do not have the stated kind and size. Write the matrix again."
+        )
     names = ("kind", "seed", "projection_dim", "gradient_dim", "packed")
     matrix = ProjectionMatrix(**{name: content[name] for name in names}, outputs=content.get("outputs", 0))
     if matrix.hash != content["hash"]:
-        raise FungiError(f"{path} is damaged: its entries do not fit its hash. Write a new file.")
+        raise FungiError(
+            f"{path} is damaged: the hash of its entries differs from the stored hash. Write the matrix again."
+        )
     return matrix
 
 
-def _is_consistent(content: dict[str, Any]) -> bool:
-    """Return whether the fields of a matrix file have valid types, and sizes that fit each other."""
+def _has_valid_fields(content: dict[str, Any]) -> bool:
+    """Return whether the fields of a matrix file have valid types and sizes."""
     kind, packed, outputs = content["kind"], content["packed"], content.get("outputs", 0)
     sizes = (content["seed"], content["projection_dim"], content["gradient_dim"], outputs)
     if kind not in KINDS or not isinstance(packed, Tensor) or not all(type(size) is int for size in sizes):
@@ -260,14 +263,14 @@ def _is_consistent(content: dict[str, Any]) -> bool:
 
 
 def from_entries(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
-    """Return the matrix with these entries, of any dtype. Signs (True is +1) are stored as bits, others in float32."""
+    """Return a matrix with these entries. Signs and booleans (True is +1) are stored as bits, others as float32."""
     if entries.dtype != torch.bool and not bool((entries.abs() == 1).all()):
         return ProjectionMatrix("gaussian", -1, entries.shape[0], entries.shape[1], entries.float().cpu())
     return ProjectionMatrix("binary", -1, entries.shape[0], entries.shape[1], _pack((entries > 0).cpu()))
 
 
 def product_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of the projection for a model in `dtype`. Sums over G entries would overflow in float16."""
+    """Return the dtype of the projection for a model in `dtype`. It is never float16: sums over G entries overflow."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 

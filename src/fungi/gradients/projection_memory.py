@@ -1,4 +1,4 @@
-"""Check that a projection fits into the free memory before it is drawn."""
+"""Compare the memory that a projection needs with the free memory, before it is drawn."""
 
 from math import prod
 
@@ -19,12 +19,11 @@ def require_memory(
     dtype: torch.dtype,
     way_out: str,
 ) -> None:
-    """Raise FungiError if a dense projection `[p G]` would not fit into the free memory.
+    """Raise FungiError if a dense projection `[p G]` does not fit into the free memory.
 
-    It counts the drawn matrix in main memory, and the dense matrix on the device in the dtype of the products. A
-    khatri-rao matrix is never dense and always fits.
-
-    gradient_shape: `(o, i + 1)` of the layer; dtype: of the model; way_out: sentence with a solution, for the message.
+    This counts the stored form in main memory, and the entries on the device in the dtype of the products. A
+    khatri-rao matrix always fits, because it is never dense. gradient_shape: `(o, i + 1)` of the layer; dtype: that of
+    the model; way_out: the solution, for the message.
     """
     if kind not in BITS_ON_DISK:
         return
@@ -37,5 +36,5 @@ def require_memory(
         if free is not None and need > free:
             raise FungiError(
                 f"a {kind} projection of {projection_dim:,} x {prod(gradient_shape):,} entries takes "
-                f"{need / 1e9:.1f} GB of {place.type} memory, but only {free / 1e9:.1f} GB are free. {way_out}"
+                f"{need / 1e9:.1f} GB of {place.type} memory, but {free / 1e9:.1f} GB are free. {way_out}"
             )

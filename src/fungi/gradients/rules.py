@@ -1,4 +1,4 @@
-"""Compute the gradient terms of a layer by its type, from its inputs and the derivatives at its outputs (signals)."""
+"""Gradient terms of each layer type, from inputs (activations) and derivatives at outputs (signals)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from fungi.gradients.terms import Terms
 def linear_terms(
     layer: Any, activations: Float[Tensor, "m *t i"], signals: Float[Tensor, "m *t o"], samples: int, bias: bool
 ) -> Terms:
-    """Return the terms of a linear layer. Its positions are the tokens of all views of a sample: `[b 1 v*t i]`."""
+    """Return the terms of a linear layer. Positions are the tokens of all views of a sample: `[b 1 v*t i]`."""
     return Terms(
         signals.reshape(samples, 1, -1, signals.shape[-1]),
         activations.reshape(samples, 1, -1, activations.shape[-1]),
@@ -25,18 +25,13 @@ def linear_terms(
 def convolution_terms(
     layer: Any, activations: Float[Tensor, "m c h w"], signals: Float[Tensor, "m o y x"], samples: int, bias: bool
 ) -> Terms:
-    """Return the terms of a convolution. Its positions are output pixels: the activations are the inputs of the kernel.
-
-    Each group of the convolution is a block of the terms.
-    """
+    """Return the terms of a convolution. The activations of a position are its patch; each group is a block."""
     columns = unfold(
         activations, layer.kernel_size, dilation=layer.dilation, padding=_padding(layer), stride=layer.stride
     )  # [m c*kh*kw y*x]
     out, groups = signals.shape[1], layer.groups
     if columns.shape[2] != signals.shape[2] * signals.shape[3]:
-        raise FungiError(
-            f"a {type(layer).__name__} pads its input in its own code, which is not supported. Choose another layer."
-        )
+        raise FungiError(f"a {type(layer).__name__} with its own padding is not supported. Choose another layer.")
     return Terms(
         _per_sample(signals.flatten(2).unflatten(1, (groups, out // groups)), samples),  # [b g s o]
         _per_sample(columns.unflatten(1, (groups, columns.shape[1] // groups)), samples),  # [b g s i]
@@ -45,7 +40,7 @@ def convolution_terms(
 
 
 def _per_sample(values: Float[Tensor, "m g f s"], samples: int) -> Float[Tensor, "b g vs f"]:
-    """Return `[b*v g f s]` as `[b g v*s f]`: the positions of all views of a sample on one axis."""
+    """Return `[b*v g f s]` as `[b g v*s f]`, so that the positions of all views of a sample share an axis."""
     by_sample = values.unflatten(0, (samples, -1))  # [b v g f s]
     return by_sample.permute(0, 2, 1, 4, 3).flatten(2, 3)
 
@@ -63,5 +58,5 @@ RULES: dict[type[nn.Module], Rule] = {nn.Linear: linear_terms, nn.Conv2d: convol
 
 
 def rule_for(module: nn.Module) -> Rule | None:
-    """Return the rule for the type of a layer; None if the type is not supported."""
+    """Return the rule for a layer's type, or None if the type is not supported."""
     return next((rule for kind, rule in RULES.items() if isinstance(module, kind)), None)

@@ -1,4 +1,4 @@
-"""Find the gradient sources in a model: layers or parts of layers, their bias, and their names in the file."""
+"""Gradient sources: a layer or a part of it, with or without bias, and the name of its array in the file."""
 
 import re
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ _SPEC = re.compile(r"(?P<path>[\w.]+?)(?:\[(?P<part>\w+)\])?(?::(?P<name>[\w-]+)
 class Target:
     """A gradient source of a model.
 
-    path: of the module; part: `q`, `k` or `v` of a fused qkv layer, None for the full layer; name: of the array in the
-    file; bias: whether the gradient of the bias is appended as one more input column.
+    path: module path; part: `q`, `k` or `v` of a fused qkv layer, or None for the entire layer; name: that of the array
+    in the file; bias: append the bias gradient as one more input column.
     """
 
     path: str
@@ -46,43 +46,45 @@ class Target:
 
     @property
     def gradient_dim(self) -> int:
-        """Number G of entries of the flattened gradient."""
+        """G, the number of entries of the flattened gradient."""
         return prod(self.shape)
 
     @property
     def spec(self) -> str:
-        """The text that names this source in flags and arguments, without the name of the array."""
+        """The source as a user writes it, without the name of the array."""
         return self.path if self.part is None else f"{self.path}[{self.part}]"
 
 
 def split_spec(text: str) -> tuple[str, str | None, str]:
-    """Split `path.to.layer[part]:name` into (path, part, name).
+    """Split `path.to.layer[part]:name` into path, part and name.
 
-    The default name is `attn_proj` for an output projection of attention, and the path for other layers. A leading
-    `backbone.`, as in the published command lines, is dropped.
+    The default name is `attn_proj` for the output projection of attention, else the path. A leading `backbone.`, as in
+    the published command lines, is ignored.
     """
     match = _SPEC.fullmatch(text.removeprefix("backbone."))
     if not match:
-        raise FungiError(f"layer {text!r} is not of the form path.to.layer:name, as blocks.11.attn.proj:attn_proj is.")
+        raise FungiError(
+            f"layer {text!r} is not of the form path.to.layer:name. Example: blocks.11.attn.proj:attn_proj."
+        )
     path, part = match["path"], match["part"]
     if part is not None and part not in PARTS:
         raise FungiError(f"layer {text!r}: part {part!r} is not one of {', '.join(PARTS)}.")
-    usual = re.sub(r"\W", "_", path) + (f"_{part}" if part else "")
+    default_name = re.sub(r"\W", "_", path) + (f"_{part}" if part else "")
     if path.endswith(("attn.proj", "self_attention.out_proj")):
-        usual = "attn_proj"
-    return path, part, match["name"] or usual
+        default_name = "attn_proj"
+    return path, part, match["name"] or default_name
 
 
 def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
-    """Return the gradient source that `text` names. Raises FungiError with candidates if it can't be a source."""
+    """Return the gradient source that `text` names. Raises FungiError with other candidates if there is none."""
     path, part, name = split_spec(text)
     module = dict(model.named_modules()).get(path)
     if module is None:
         raise FungiError(f"layer {path!r} does not exist in the model. {candidates(model, path)}")
     if rule_for(module) is None:
         raise FungiError(
-            f"layer {path!r} is a {type(module).__name__}; gradients are taken at "
-            f"{', '.join(kind.__name__ for kind in RULES)}. {candidates(model, path)}"
+            f"layer {path!r} is a {type(module).__name__}. A gradient source has to be "
+            f"{' or '.join(kind.__name__ for kind in RULES)}. {candidates(model, path)}"
         )
     if part is not None and (not isinstance(module, nn.Linear) or module.out_features != 3 * module.in_features):
         raise FungiError(f"layer {path!r} is not a fused qkv layer, so it has no part {part!r}.")
@@ -91,20 +93,19 @@ def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
 
 
 def _check_unshared(model: nn.Module, path: str, module: Any) -> None:
-    """Raise FungiError if another layer has the same weight: hooks on one layer see only a part of the gradient."""
+    """Raise FungiError for a weight that several layers share: hooks on one layer see only a part of its gradient."""
     for other, layer in model.named_modules(remove_duplicate=False):
         if other != path and getattr(layer, "weight", None) is module.weight:
             raise FungiError(
-                f"layer {path!r} shares its weight with {other!r}, so the gradient at one layer is only a part of the "
-                "gradient of the weight. "
+                f"layer {path!r} shares its weight with {other!r}, so its gradient is only a part of the weight's. "
                 f"{candidates(model, path)}"
             )
 
 
 def find_targets(model: nn.Module, texts: tuple[str, ...], *, bias: bool = True) -> tuple[Target, ...]:
-    """Return all gradient sources of a run. Raises FungiError if two sources have the same name.
+    """Return all gradient sources of a run. Raises FungiError if two have the same name.
 
-    If the default names of two layers are equal (`attn_proj` of two blocks), these layers are named by their paths.
+    If several sources have the same default name (`attn_proj` of two blocks), their paths become their names.
     """
     targets = [find_target(model, text, bias=bias) for text in texts]
     names = [target.name for target in targets]
@@ -118,16 +119,16 @@ def find_targets(model: nn.Module, texts: tuple[str, ...], *, bias: bool = True)
 
 
 def unique_names(targets: list[Target]) -> tuple[Target, ...]:
-    """Return the targets. Raises FungiError if two of them have the same name in the file."""
+    """Return the targets. Raises FungiError if two have the same name in the file."""
     names = [target.name for target in targets]
     for name in names:
         if names.count(name) > 1:
-            raise FungiError(f"two layers are called {name!r}. Give them different names: path.to.layer:name.")
+            raise FungiError(f"two layers have the name {name!r}. Name each layer: path.to.layer:name.")
     return tuple(targets)
 
 
 def candidates(model: nn.Module, path: str) -> str:
-    """Return a hint for an error message: layers with names similar to the path, else the last layers of the model."""
+    """Return a hint for an error message: layers with a similar path, else the last layers of the model."""
     possible = [name for name, module in model.named_modules() if name != path and rule_for(module) is not None]
     near = get_close_matches(path, possible, n=4, cutoff=0.6) or possible[-6:]
     return f"Candidates: {', '.join(near)}." if near else "The model has no layer of a supported type."

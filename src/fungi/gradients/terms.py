@@ -1,12 +1,12 @@
-"""The gradient of a layer's weight as a sum of outer products, over all positions or for each position.
+"""The gradient of a layer's weight as a sum of outer products.
 
 With inputs `a_s` and signals `delta_s = dL/d(output_s)` at positions s (views x tokens of one sample),
 
     grad_W = sum_s delta_s a_s^T,    grad_b = sum_s delta_s        (spec vision 5).
 
-`Terms` contains both factors of every position. There are two strategies: `SumOfPositions` computes one gradient per
-sample, and `EachPosition` one gradient per position (dense features, spec hummingbird 4.3). In both cases a projector
-takes terms and returns one row per gradient.
+`Terms` contains both factors of every position. `SumOfPositions` sums over all positions of a sample: one gradient per
+sample. `EachPosition` does not sum: one gradient per position (dense features, spec hummingbird 4.3). In both cases a
+projector maps the terms to one row per gradient.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +20,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Terms:
-    """Outer products that add up to the gradients of b rows (samples, or single positions of samples).
+    """The outer products whose sums are the gradients of b rows (samples, or single positions of samples).
 
-    signals, activations: of s positions, in g blocks: the groups of a convolution, one block for other layers. The
-    blocks are concatenated along the output axis of the gradient. bias: the sum of the signals is appended as one more
-    input column.
+    Axis s: positions. Axis g: the groups of a convolution (1 for other layers); their gradients are concatenated along
+    the outputs. bias: append the bias gradient (the sum of the signals) as one more input column.
     """
 
     signals: Float[Tensor, "b g s o"]
@@ -34,10 +33,10 @@ class Terms:
     def __len__(self) -> int:
         return len(self.signals)
 
-    def formed(self) -> Float[Tensor, "b o i_and_bias"]:
-        """Return the gradients in float32: `[b g o s] x [b g s i] -> [b g*o i]`. The bias is the last column.
+    def gradients(self) -> Float[Tensor, "b o i_and_bias"]:
+        """Return the gradients in float32, with the bias as the last column: `[b g o s] x [b g s i] -> [b g*o i]`.
 
-        This is one matrix product per row and block. Gradients of single views or tokens are not formed.
+        This is one matrix product per row. Gradients per view or per token are not computed.
         """
         signals, activations = self.signals.float().flatten(0, 1), self.activations.float().flatten(0, 1)
         gradient = torch.bmm(signals.transpose(1, 2), activations)
@@ -45,8 +44,8 @@ class Terms:
             gradient = torch.cat([gradient, signals.sum(dim=1).unsqueeze(2)], dim=2)
         return gradient.unflatten(0, (len(self), -1)).flatten(1, 2)
 
-    def extended(self) -> Float[Tensor, "b g s i_and_bias"]:
-        """Return the activations in float32. If there is a bias, a last entry 1 is added: the bias is its weight."""
+    def extended_activations(self) -> Float[Tensor, "b g s i_and_bias"]:
+        """Return the activations in float32, with a 1 appended for the bias."""
         activations = self.activations.float()
         return torch.nn.functional.pad(activations, (0, 1), value=1.0) if self.bias else activations
 
@@ -66,40 +65,40 @@ class Terms:
 
 @runtime_checkable
 class Positions(Protocol):
-    """Strategy that decides which positions add up to a gradient."""
+    """The positions that contribute to one gradient."""
 
     def rows(self, terms: Terms) -> Terms:
-        """Return terms with a row for each gradient, from terms with a row for each sample."""
+        """Return the terms of samples with one row per gradient."""
 
     def by_sample(self, projected: Float[Tensor, "rows p"], samples: int) -> Float[Tensor, "b *s p"]:
-        """Return the projected gradients grouped by sample."""
+        """Return projected gradients, grouped by sample."""
 
 
 @dataclass(frozen=True)
 class SumOfPositions:
-    """One gradient per sample, the gradient of its loss: `[b p]`."""
+    """One gradient per sample: `[b p]`."""
 
     def rows(self, terms: Terms) -> Terms:
-        """Return the terms unchanged, since each row is a sample."""
+        """Return the terms unchanged: a row is a sample."""
         return terms
 
     def by_sample(self, projected: Float[Tensor, "b p"], samples: int) -> Float[Tensor, "b p"]:
-        """Return the projected gradients unchanged, since each sample has one."""
+        """Return the projections unchanged: one per sample."""
         return projected
 
 
 @dataclass(frozen=True)
 class EachPosition:
-    """One gradient per position, which has a single term: `[b s p]`; s counts views x tokens of the layer.
+    """One gradient per position: `[b s p]`, s = views x tokens of the layer.
 
-    prefix: number of positions at the start of a view that are left out (class token, registers). If it is not 0, each
-    sample must have one view.
+    prefix: number of positions at the start of a view that are skipped (class token, registers). A prefix needs one
+    view per sample.
     """
 
     prefix: int = 0
 
     def rows(self, terms: Terms) -> Terms:
-        """Return terms with a row for each position: `[b g s o] -> [b*s g 1 o]`."""
+        """Return one row per position: `[b g s o] -> [b*s g 1 o]`."""
 
         def as_rows(values: Float[Tensor, "b g s f"]) -> Float[Tensor, "rows g 1 f"]:
             return values[:, :, self.prefix :].transpose(1, 2).flatten(0, 1).unsqueeze(2)
@@ -107,5 +106,5 @@ class EachPosition:
         return Terms(as_rows(terms.signals), as_rows(terms.activations), terms.bias)
 
     def by_sample(self, projected: Float[Tensor, "rows p"], samples: int) -> Float[Tensor, "b s p"]:
-        """Return the projected gradients by sample and position: `[b*s p] -> [b s p]`."""
+        """Return the rows of each sample: `[b*s p] -> [b s p]`."""
         return projected.unflatten(0, (samples, -1))

@@ -1,17 +1,17 @@
-"""Keys, queries -> rows and scores of the nearest keys. Below the objectives, since a loss may need neighbours.
+"""Search for the nearest keys of queries. Objectives can import it, because a loss may need neighbours.
 
-Exact search in tiles of torch is the truth; other libraries either give the same rows, or say their recall against it.
+Exact search with torch is the reference. Other libraries return the same rows, or their recall is reported.
 """
 
 from typing import Literal
 
 Metric = Literal["euclidean", "inner-product"]
 Backend = Literal["exact", "faiss", "scann", "sklearn"]
-"""What computes a search: `exact` is torch's; the others are exhaustive too, unless a tree is passed to them."""
+"""Back-ends of a search: `exact` uses torch. The others are exhaustive too, unless they are passed a tree."""
 BackendFlag = Literal["exact", "torch", "faiss", "scann", "sklearn"]
 """Values of --search: the back-ends, and `torch`, the earlier name of `exact`."""
 
 
 def backend_of(flag: str) -> str:
-    """Return the back-end that a value of --search means."""
+    """Return the back-end for a value of --search."""
     return "exact" if flag == "torch" else flag

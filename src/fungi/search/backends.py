@@ -1,7 +1,7 @@
-"""The one table of searches: keys made ready once, then queries -> what ranks the nearest of them, and their rows.
+"""The table of search back-ends. Each prepares the keys once, and then returns rankings and rows for queries.
 
-The ranking of a key b for a query a is the product a.b, falling, or |b|^2 - 2 a.b, rising: the squared distance but for
-|a|^2, which all keys of a query have in common, and which would cost digits.
+The ranking of a key b for a query a is the product a.b (descending), or |b|^2 - 2 a.b (ascending). The latter is the
+squared distance without |a|^2, which is the same for all keys of a query and would cost precision.
 """
 
 from collections.abc import Callable
@@ -18,22 +18,22 @@ from fungi.search.neighbours import Keys
 
 QUERIES_AT_ONCE = 512
 GROUP = 32
-"""Columns whose best entry stands for them."""
+"""Number of columns in a group. Only the groups with the best entries are searched in full."""
 
 Ranked = tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]
-"""Rankings and rows, best first."""
+"""Rankings and rows, nearest key first."""
 Search = Callable[[Float[Tensor, "q d"], int], Ranked]
-"""Queries and k -> the k best keys of each query, or all where there are fewer."""
+"""Queries and k -> the k nearest keys of each query, or all keys if there are fewer."""
 
 
 def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None = None) -> Search:
-    """Return a search of every key against every query, tile by tile in full float32, on the device of both."""
+    """Return an exhaustive search in full float32, tile by tile, on the device of keys and queries."""
     largest = metric == "inner-product"
 
     @full_precision()
     def search(queries: Float[Tensor, "q d"], k: int) -> Ranked:
-        # The best so far, kept up to date tile by tile: results of tiles that wait for each other would be held again
-        # for every tile, and lie between the large blocks that are freed.
+        # Update the best matches after every tile. Collecting the results of all tiles would take more memory, and
+        # fragment it between the large blocks that are freed.
         values = queries.new_full((len(queries), k), -torch.inf if largest else torch.inf)
         rows = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
         seen = 0
@@ -58,19 +58,19 @@ def _merge(
     columns: Int64[Tensor, "q n"],
     largest: bool,
 ) -> None:
-    """Update the best matches so far, in place, with those of another block."""
+    """Update the current best matches in place with the matches of another block."""
     best = torch.cat([values, near], dim=1).topk(values.shape[1], dim=1, largest=largest)
     values.copy_(best.values)
     rows.copy_(torch.cat([rows, columns], dim=1).gather(1, best.indices))
 
 
 def squared_lengths(rows: Float[Tensor, "q d"]) -> Float[Tensor, "q 1"]:
-    """|a|^2 of each row, in float64."""
+    """Return |a|^2 of each row, in float64."""
     return rows.double().square().sum(dim=1, keepdim=True)
 
 
 def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
-    """Return the k best entries of each row: they lie in the k groups of columns whose best entries are best."""
+    """Return the k best entries of each row. They are in the k groups of columns with the best maxima or minima."""
     width = ranking.shape[1]
     grouped = width // GROUP * GROUP
     if grouped < 4 * k * GROUP:
@@ -88,12 +88,12 @@ def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
 
 
 def _of_library(make: Callable[..., Answer]) -> Callable[..., Search]:
-    """Return a search of another library, which holds all keys at once, in the memory of the host."""
+    """Return a search with another library, which keeps all keys in main memory."""
 
     def prepare(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None = None) -> Search:
         blocks = [block.cpu() for _, block in keys()]
         rows = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-        count = len(rows)  # of the search, which does not hold the keys themselves: the library has them
+        count = len(rows)  # the search keeps only this number, not a second copy of the keys
         answer = make(rows, metric, min(k, count), tree)
 
         def search(queries: Float[Tensor, "q d"], k: int) -> Ranked:
@@ -113,4 +113,4 @@ SEARCHES: dict[Backend, Callable[..., Search]] = {
     "scann": _of_library(scann_search),
     "sklearn": _of_library(sklearn_search),
 }
-"""Keys, metric, the largest k that will be asked for, and a tree for an approximate search -> the search."""
+"""Back-end -> function of keys, metric, the largest k and a tree (for approximate search) that returns the search."""

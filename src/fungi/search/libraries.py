@@ -1,8 +1,8 @@
-"""Other libraries: all keys -> a search of them, (queries, k) -> (scores `[q k]`, rows `[q k]`), best first.
+"""Search with other libraries: (queries, k) -> (scores `[q k]`, rows `[q k]`), nearest key first.
 
-Exhaustive, unless a tree is given: FAISS then searches inverted lists, where there are rows enough to fill them (39 per
-leaf), and ScaNN the published tree with asymmetric hashing (4 dimensions per block, threshold 0.2) and reordering.
-Queries whose leaves hold fewer rows than they ask for go through all leaves: k neighbours always come back.
+Search is exhaustive unless it is passed a tree. With a tree, FAISS searches inverted lists if there are enough rows (39
+per leaf). ScaNN uses the published tree with asymmetric hashing (4 dimensions per block, threshold 0.2) and reordering.
+If the searched leaves contain fewer than k rows, all leaves are searched, so there are always k neighbours.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from fungi.search import Metric
 Answer = Callable[[Float[Tensor, "q d"], int], tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]]
 """Queries and k -> squared distances or products, and rows."""
 
-_SMALLEST_HASHED = 64  # rows from which on ScaNN's hash can be trained
+_SMALLEST_HASHED = 64  # smallest number of rows for training ScaNN's hash
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TreeSettings:
 
 
 def library(name: Literal["faiss", "scann"]) -> Any:
-    """Return the module of a search library. FungiError where it is not installed."""
+    """Return the module of a search library. Raises FungiError if it is not installed."""
     try:
         return import_module(name)
     except ImportError as error:
@@ -45,7 +45,7 @@ def library(name: Literal["faiss", "scann"]) -> Any:
 
 
 def faiss_index(keys: Float[Tensor, "n d"], metric: Metric) -> Any:
-    """FAISS's flat index; FungiError where faiss is not installed."""
+    """Return the flat index of FAISS. Raises FungiError if faiss is not installed."""
     faiss = library("faiss")
     index = (faiss.IndexFlatIP if metric == "inner-product" else faiss.IndexFlatL2)(keys.shape[1])
     index.add(keys.numpy())
@@ -53,7 +53,7 @@ def faiss_index(keys: Float[Tensor, "n d"], metric: Metric) -> Any:
 
 
 def faiss_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> Answer:
-    """Return a search by FAISS."""
+    """Return a search with FAISS."""
     if tree is None or len(keys) < 39 * tree.leaves:
         index, tree = faiss_index(keys, metric), None
     else:
@@ -67,21 +67,21 @@ def faiss_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeS
         if tree is not None:
             index.nprobe = tree.searched
         scores, rows = index.search(queries.numpy(), k)
-        short = (rows < 0).any(axis=1)  # the leaves that were searched hold fewer than k: go through all of them
+        short = (rows < 0).any(axis=1)  # the searched leaves have fewer than k rows: search all leaves
         if tree is not None and short.any():
             index.nprobe = tree.leaves
             scores[short], rows[short] = index.search(queries.numpy()[short], k)
         if (rows < 0).any():
-            raise FungiError("faiss returned no neighbours of some queries: these are not finite.")
+            raise FungiError("faiss returned no neighbours of some queries, because they are not finite.")
         return torch.from_numpy(scores), torch.from_numpy(rows)
 
     return answer
 
 
 def scann_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> Answer:
-    """Return a search by ScaNN for at most `k` neighbours."""
-    measure = "dot_product" if metric == "inner-product" else "squared_l2"
-    builder = library("scann").scann_ops_pybind.builder(keys.numpy(), k, measure)
+    """Return a search with ScaNN for at most `k` neighbours."""
+    distance = "dot_product" if metric == "inner-product" else "squared_l2"
+    builder = library("scann").scann_ops_pybind.builder(keys.numpy(), k, distance)
     leaves = 0 if tree is None or len(keys) < _SMALLEST_HASHED else max(1, min(tree.leaves, len(keys) // 16))
     if tree is None or leaves == 0:
         builder = builder.score_brute_force()
@@ -92,7 +92,7 @@ def scann_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeS
 
     def answer(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
         indices, scores = map(np.array, searcher.search_batched(queries.numpy(), final_num_neighbors=k))
-        short = np.isnan(scores).any(axis=1)  # as above; a missing neighbour has row 0 here
+        short = np.isnan(scores).any(axis=1)  # as for FAISS; a missing neighbour has row 0
         if leaves and short.any():
             indices[short], scores[short] = searcher.search_batched(
                 queries.numpy()[short], final_num_neighbors=k, leaves_to_search=leaves
@@ -103,11 +103,11 @@ def scann_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeS
 
 
 def sklearn_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> Answer:
-    """Return a search by scikit-learn, without a tree. FungiError for the inner product, which it does not offer."""
+    """Return a search with scikit-learn, without a tree. Raises FungiError for the inner product, which it lacks."""
     from sklearn.neighbors import NearestNeighbors
 
     if metric == "inner-product":
-        raise FungiError("scikit-learn does not search by inner product. Use --search exact, faiss or scann.")
+        raise FungiError("scikit-learn does not support search by inner product. Use --search exact, faiss or scann.")
     search = NearestNeighbors(algorithm="brute").fit(keys.numpy())
 
     def answer(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:

@@ -1,4 +1,4 @@
-"""What a search takes and gives: keys, and the nearest of them."""
+"""Input and output of a search: blocks of keys, and the nearest keys."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -9,14 +9,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 Keys = Callable[[], Iterable[tuple[slice, Float[Tensor, "b d"]]]]
-"""Gives the keys from the start, as (their places, `[b d]`): they may come from memory or from files."""
+"""Each call yields all blocks of keys, as (slice of their rows, `[b d]`), from memory or from files."""
 
 
-class Found(NamedTuple):
-    """The nearest keys of each query, best first.
+class Neighbours(NamedTuple):
+    """The nearest keys of each query, nearest first.
 
     scores: squared distances (`euclidean`, ascending) or products (`inner-product`, descending), in float32; rows:
-    places of the keys. Both are on the device of the queries.
+    indices of the keys. Both are on the device of the queries.
     """
 
     scores: Float[Tensor, "q k"]
@@ -25,22 +25,22 @@ class Found(NamedTuple):
 
 @runtime_checkable
 class StoredKeys(Protocol):
-    """Keys that need not fit into memory, as a bank of patches holds them."""
+    """Keys that may be too large for memory, such as a bank of patches."""
 
     rows: int
     dim: int
 
     def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
-        """Return all rows, `size` at a time, each window with its first row."""
+        """Yield windows of at most `size` rows, each with the index of its first row."""
 
 
 def in_memory(keys: Float[Tensor, "n d"]) -> Keys:
-    """Return keys that are one tensor."""
+    """Return the keys in a tensor as a single block."""
     return lambda: [(slice(0, keys.shape[0]), keys)]
 
 
 def in_windows(stored: StoredKeys, size: int, device: torch.device) -> Keys:
-    """Return stored keys, `size` at a time, in float32 on a device."""
+    """Return stored keys as blocks of `size` rows, in float32 on a device."""
     return lambda: (
         (slice(start, start + len(window)), torch.from_numpy(window).to(device).float())
         for start, window in stored.windows(size)

@@ -1,6 +1,6 @@
-"""Neighbours among stored keys (a bank of patches), by inner product.
+"""Search among stored keys (a bank of patches) by inner product.
 
-Exact search goes through tiles of rows: of the keys in the memory of the device where they fit, else of the file.
+Exact search processes tiles of rows, from the memory of the device if the bank fits, otherwise from the file.
 """
 
 from collections.abc import Iterator
@@ -13,21 +13,21 @@ from fungi.errors import FungiError, counted
 from fungi.search import Backend
 from fungi.search.backends import GROUP, QUERIES_AT_ONCE, SEARCHES
 from fungi.search.libraries import TreeSettings
-from fungi.search.neighbours import Found, Keys, StoredKeys, in_windows
+from fungi.search.neighbours import Keys, Neighbours, StoredKeys, in_windows
 
-_HELD_TILE = 8192
-"""Rows of a held bank that are read, and multiplied, at once at the least."""
+_READ_ROWS = 8192
+"""Rows to read in one step; also the smallest tile for which the memory has to suffice beside a bank in memory."""
 DATA_EFFICIENT_TREE = TreeSettings(searched=256, reordered=1800)
 
 
 class BankSearch:
-    """A back-end over a bank, by default every row against every query.
+    """Searches a bank with a back-end, by default exhaustively.
 
-    tree, k: of the approximate back-ends, and the largest number of neighbours that they will be asked for; they hold
-    the whole bank. tile_bytes: memory that exact search may use besides queries and results. A bank that fits into it
-    beside the products of one tile is read once and kept on the device; of a larger one each search reads all rows
-    again. Counted for a tile are its rows and the next ones as they are read, the products of 512 queries with the
-    former as oneDNN gives them and as a plain tensor, and as much as one of these again to select the best.
+    tree, k: tree and largest number of neighbours for the approximate back-ends, which keep the entire bank in memory.
+    tile_bytes: memory for exact search, besides queries and results. If the bank and the products of one tile fit, the
+    bank is read once and kept on the device. Otherwise each search reads all rows again. A tile needs memory for its
+    rows and for the rows that are read next, and three times for its products with 512 queries (as oneDNN returns them,
+    as a plain tensor, and for the selection of the best).
     """
 
     def __init__(
@@ -42,33 +42,33 @@ class BankSearch:
     ) -> None:
         self._rows, self._device = bank.rows, device
         products, bank_bytes = QUERIES_AT_ONCE * 4 * 3, bank.rows * bank.dim * 4
-        self.held = backend != "exact" or bank_bytes + products * min(bank.rows, _HELD_TILE) <= tile_bytes
-        """Whether the bank is in memory after the first search."""
+        self.held = backend != "exact" or bank_bytes + products * min(bank.rows, _READ_ROWS) <= tile_bytes
+        """Whether the bank stays in memory after the first search."""
         if backend != "exact":
             keys = in_windows(bank, bank.rows, torch.device("cpu"))
         elif self.held:
-            keys = _kept(bank, max(GROUP, min(bank.rows, (tile_bytes - bank_bytes) // products)), device)
+            keys = _keys_on_device(bank, max(GROUP, min(bank.rows, (tile_bytes - bank_bytes) // products)), device)
         else:
             keys = in_windows(bank, max(GROUP, min(bank.rows, tile_bytes // (bank.dim * 8 + products))), device)
         self._search = SEARCHES[backend](keys, "inner-product", k, tree)
 
-    def __call__(self, queries: Float[Tensor, "q d"], k: int) -> Found:
-        """Search; FungiError where the bank has fewer rows than k."""
+    def __call__(self, queries: Float[Tensor, "q d"], k: int) -> Neighbours:
+        """Return the k nearest rows of each query. Raises FungiError if the bank has fewer than k rows."""
         require_rows(self._rows, k)
         scores, rows = self._search(queries.to(self._device).float(), k)
-        return Found(scores.to(queries.device), rows.to(queries.device))
+        return Neighbours(scores.to(queries.device), rows.to(queries.device))
 
 
-def _kept(bank: StoredKeys, size: int, device: torch.device) -> Keys:
-    """Return keys that are read from the bank at the first pass, and kept on the device; `size` rows at a time."""
+def _keys_on_device(bank: StoredKeys, size: int, device: torch.device) -> Keys:
+    """Return blocks of `size` keys. The first pass reads the bank, and keeps it on the device for later passes."""
     rows: list[Float[Tensor, "n d"]] = []
 
     def keys() -> Iterator[tuple[slice, Float[Tensor, "b d"]]]:
         if not rows:
-            held = torch.empty(bank.rows, bank.dim, device=device)
-            for start, window in bank.windows(_HELD_TILE):
-                held[start : start + len(window)] = torch.from_numpy(window)
-            rows.append(held)
+            entire_bank = torch.empty(bank.rows, bank.dim, device=device)
+            for start, window in bank.windows(_READ_ROWS):
+                entire_bank[start : start + len(window)] = torch.from_numpy(window)
+            rows.append(entire_bank)
         for start in range(0, bank.rows, size):
             stop = min(start + size, bank.rows)
             yield slice(start, stop), rows[0][start:stop]
@@ -77,9 +77,8 @@ def _kept(bank: StoredKeys, size: int, device: torch.device) -> Keys:
 
 
 def require_rows(rows: int, k: int) -> None:
-    """Raise FungiError where a bank is too small for k neighbours."""
+    """Raise FungiError if a bank has fewer than k rows."""
     if rows < k:
         raise FungiError(
-            f"k = {k} is too large: the bank has only {counted(rows, 'patch')}. Use a smaller --k, or a larger"
-            " --memory-size."
+            f"--k asks for {k} neighbours, but the bank has {rows} patches. Use a smaller --k or more --memory-size."
         )

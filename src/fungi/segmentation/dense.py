@@ -128,7 +128,7 @@ class DenseExtractor:
             views_per_forward=_ALL_AT_ONCE,
             short_cut=False,
             positions=EachPosition(vit.num_prefix_tokens),  # the class token is dropped
-        ).through(TokenEncoder)
+        ).with_encoder(TokenEncoder)
 
     def features(
         self,
