@@ -125,7 +125,7 @@ class SimCLRConfig(ExtractorConfig):
 def __getattr__(name: str) -> Any:
     """Return `<Objective>Config` for an objective that has no class above."""
     if name.endswith("Config"):
-        objective = import_module("fungi.objectives.base").called(name.removesuffix("Config"))
+        objective = import_module("fungi.objectives.base").objective_of_class(name.removesuffix("Config"))
         if objective is not None:
             return _derived(objective)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

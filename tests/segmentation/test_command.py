@@ -53,7 +53,7 @@ def test_a_missing_mask_is_named(squares: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"neighbours": 4000}, "4000 neighbours, but the bank has 500 patches"),
+        ({"neighbours": 4000}, "k = 4000 is too large: the bank has only 500 patches"),
         ({"memory_size": 4}, "less than one patch for each of 5 training images"),
         ({"images": 6}, "--train-images 6 asks for more training images than there are: 5"),
         ({"input_size": 41}, "--input-size 41 is not a multiple"),

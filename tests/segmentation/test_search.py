@@ -69,7 +69,7 @@ def test_approximate_search_returns_no_row_twice(backend: str, tmp_path: Path) -
 def test_fewer_patches_than_neighbours_are_named(tmp_path: Path) -> None:
     bank = filled_bank(tmp_path, vectors(3).numpy())
     for backend in ("exact", "faiss", "scann"):
-        with pytest.raises(FungiError, match="4 neighbours, but the bank has 3 patches"):
+        with pytest.raises(FungiError, match="k = 4 is too large: the bank has only 3 patches"):
             BankSearch(bank, CPU, backend, k=2, tree=TreeSettings())(vectors(1), 4)
 
 

@@ -238,7 +238,7 @@ def test_the_error_quotes_the_endpoint_and_answers_are_kept(settings, stub, caps
     stub.failures = []
     run(replace(settings, endpoint=stub.url, queries=2))
     stub.failures = [401]
-    with pytest.raises(FungiError, match=r"gave no answer \(401 .*What was answered is kept"):
+    with pytest.raises(FungiError, match=r"did not answer \(401 .*Earlier answers are kept"):
         run(replace(settings, endpoint=stub.url))
     assert len(lines(settings.file(("embeddings",), "answers"))) == 2
 
@@ -254,9 +254,9 @@ def test_an_answer_without_text_is_empty_and_counts_as_no_label(content, setting
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("<!DOCTYPE html><html><body>Sign in</body></html>", r"answered with a web page instead of .*--endpoint"),
-        ('{"error": "no such model"}', r"answered with something instead of .*no such model"),
-        ('{"choices": [{"message": {"content": 7}}]}', r"answered with something instead of"),
+        ("<!DOCTYPE html><html><body>Sign in</body></html>", r"returned a web page instead of .*--endpoint"),
+        ('{"error": "no such model"}', r"returned other content instead of .*no such model"),
+        ('{"choices": [{"message": {"content": 7}}]}', r"returned other content instead of"),
     ],
 )
 def test_an_answer_in_another_format_is_an_error_without_a_retry(body, message, stub):
@@ -270,13 +270,13 @@ def test_an_answer_in_another_format_is_an_error_without_a_retry(body, message, 
 
 def test_an_unreachable_endpoint_is_named():
     endpoint = ChatEndpoint("http://127.0.0.1:9/v1", "m", tries=2, wait=lambda seconds: None)
-    with pytest.raises(FungiError, match=r"http://127.0.0.1:9/v1/chat/completions gave no answer \(URLError"):
+    with pytest.raises(FungiError, match=r"http://127.0.0.1:9/v1/chat/completions did not answer \(URLError"):
         endpoint.ask([])
 
 
 def test_features_of_other_texts_are_refused(settings, tmp_path):
     write_data(tmp_path / "other", {"train": 6, "test": 2}, word="night")
-    with pytest.raises(RefusedJoinError, match=r"was made of other texts.*Extract the features again"):
+    with pytest.raises(RefusedJoinError, match=r"was computed from other texts.*Extract the features again"):
         run(replace(settings, data_dir=tmp_path / "other"))
 
 
@@ -301,8 +301,8 @@ def test_features_with_the_published_labels_use_the_published_labels(tmp_path, m
     ("arguments", "complaint"),
     [
         (["--k", "0"], "--k has to be at least 1"),
-        (["--endpoint", "localhost"], "'localhost' is not an address. Write it as http://localhost:8000/v1"),
-        (["--dataset", "digits"], "dataset 'digits' has no texts but vision"),
+        (["--endpoint", "localhost"], "'localhost' is not a URL. Example: http://localhost:8000/v1"),
+        (["--dataset", "digits"], "dataset 'digits' has the modality vision"),
     ],
 )
 def test_invalid_settings_are_refused_in_one_line(arguments, complaint, capsys):

@@ -12,7 +12,7 @@ _SUFFIX = "GradientsExtractor"
 
 def __getattr__(name: str) -> Any:
     if name.endswith(_SUFFIX):
-        objective = import_module("fungi.objectives.base").called(name.removesuffix(_SUFFIX))
+        objective = import_module("fungi.objectives.base").objective_of_class(name.removesuffix(_SUFFIX))
         if objective is not None:
             return import_module("fungi.gradients.objective_extractors").extractor_of(objective)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""A chat endpoint with OpenAI's interface, at an address that the user names."""
+"""Client for a chat endpoint with the interface of OpenAI."""
 
 import json
 import time
@@ -17,10 +17,10 @@ TRANSIENT_STATUS = {408, 409, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class ChatEndpoint:
-    """`<url>/chat/completions`, asked for one answer at temperature 0.
+    """Requests one answer at temperature 0 from `<url>/chat/completions`.
 
-    key: sent as a bearer token if it is not empty; it is written nowhere. tries: number of requests before giving up,
-    with growing waits between them.
+    key: sent as a bearer token if it is not empty, and never written to a file. tries: maximum number of requests, with
+    increasing waiting times.
     """
 
     url: str
@@ -32,18 +32,18 @@ class ChatEndpoint:
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
-            raise FungiError(f"--endpoint {self.url!r} is not an address. Write it as http://localhost:8000/v1.")
+            raise FungiError(f"--endpoint {self.url!r} is not a URL. Example: http://localhost:8000/v1.")
 
     @property
     def address(self) -> str:
-        """The address that requests are sent to."""
+        """The URL of the requests."""
         return f"{self.url.rstrip('/')}/chat/completions"
 
     def ask(self, messages: list[dict[str, str]]) -> str:
-        """Return the model's answer; empty where the model answered with no text.
+        """Return the answer of the model, or an empty string if it has no text.
 
-        Raises FungiError where the endpoint refuses, keeps failing, or answers in another form than OpenAI's. An
-        answer of another form is reported at once, since a repeated request would get the same one.
+        Raises FungiError if the endpoint refuses the request, fails repeatedly, or returns a format other than OpenAI's.
+        The latter is reported at once, because a second request would get the same.
         """
         content = {"model": self.model, "messages": messages, "temperature": 0}
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
@@ -64,20 +64,20 @@ class ChatEndpoint:
             else:
                 return self._text_of(body)
         raise FungiError(
-            f"the endpoint {self.address} gave no answer ({cause}). What was answered is kept: try again later."
+            f"the endpoint {self.address} did not answer ({cause}). Earlier answers are kept: try again later."
         )
 
     def _text_of(self, body: bytes) -> str:
-        """Return the text of the first choice; FungiError where the body has another form."""
+        """Return the text of the first choice. Raises FungiError if the body has another format."""
         try:
             text = json.loads(body)["choices"][0]["message"]["content"]
             if text is not None and not isinstance(text, str):
                 raise TypeError
         except (ValueError, KeyError, IndexError, TypeError):
             shown = " ".join(body[:200].decode(errors="replace").split())
-            kind = "a web page" if shown.lower().startswith(("<!doctype", "<html")) else "something"
+            kind = "a web page" if shown.lower().startswith(("<!doctype", "<html")) else "other content"
             raise FungiError(
-                f"the endpoint {self.address} answered with {kind} instead of a chat completion: {shown!r}. Check"
-                " --endpoint: it usually ends in /v1. What was answered before is kept."
+                f"the endpoint {self.address} returned {kind} instead of a chat completion: {shown!r}. Check"
+                " --endpoint: it usually ends in /v1. Earlier answers are kept."
             ) from None
         return text or ""

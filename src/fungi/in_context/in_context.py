@@ -1,4 +1,4 @@
-"""`fungi in-context`: examples for a language model, retrieved with embeddings or FUNGI features (spec text 5.1)."""
+"""`fungi in-context`: retrieve examples for a language model with embeddings or FUNGI features (spec text 5.1)."""
 
 import os
 from collections.abc import Sequence
@@ -12,19 +12,20 @@ from fungi.in_context.settings import InContextSettings
 from fungi.results.result_file import Run
 from fungi.runtime.log import progress
 
-DESCRIPTION = """Find the training texts nearest to each test text, and put them as examples into prompts.
+DESCRIPTION = """Find the nearest training texts of each test text, and use them as examples in prompts.
 
-  fungi in-context --dataset banking-77 --backbone bert-base-uncased            prompts, and proxies without a model
-  fungi in-context ... --endpoint http://localhost:8000/v1 --model NAME         ask any endpoint with OpenAI's interface
-  fungi in-context ...                                  score the answers that are there, wherever they come from
+  fungi in-context --dataset banking-77 --backbone bert-base-uncased            write prompts, and score without a model
+  fungi in-context ... --endpoint http://localhost:8000/v1 --model NAME         ask an endpoint with OpenAI's interface
+  fungi in-context ...                                                          score the existing answers of any source
 
-Prompts go to <root>/in-context/<dataset>/<backbone>/<features>.prompts.jsonl; answers, one {"id", "answer"} per line,
-are read from (and written to) <features>.answers.jsonl beside it. Unusual settings are part of both names, another
-model of that of the answers (embeddings-k5-MODEL.answers.jsonl). An interrupted run goes on where it was."""
+Prompts are written to <root>/in-context/<dataset>/<backbone>/<features>.prompts.jsonl. Answers are in
+<features>.answers.jsonl in the same folder, one {"id", "answer"} per line. Settings that differ from the defaults are
+part of both names, and another model is part of the name for answers (embeddings-k5-MODEL.answers.jsonl). An
+interrupted run continues where it stopped."""
 
 
 def run(settings: InContextSettings) -> dict[str, Any]:
-    """Write prompts, ask where an endpoint is named, score what is answered; the content of the result file."""
+    """Write prompts, ask the endpoint if there is one, and score the answers; return the content of the result file."""
     from fungi.evaluators.in_context import score_answers
     from fungi.in_context.retrieval import Retrieval
     from fungi.scoring.feature_files import provenance, provenances_of
@@ -52,7 +53,7 @@ def run(settings: InContextSettings) -> dict[str, Any]:
 
 
 def ask_all(endpoint: ChatEndpoint, prompts: Sequence[Prompt], answers: Path) -> None:
-    """Ask what has no answer yet, and keep each answer as it comes."""
+    """Ask the prompts that have no answer yet, and write each answer to the file at once."""
     known = read_answers(answers, prompts)
     missing = [prompt for prompt in prompts if prompt.id not in known]
     for prompt in progress(missing, label=endpoint.model, unit="prompt"):
@@ -60,7 +61,7 @@ def ask_all(endpoint: ChatEndpoint, prompts: Sequence[Prompt], answers: Path) ->
 
 
 def show(settings: InContextSettings, content: dict[str, Any]) -> None:
-    """Print a line per combination."""
+    """Print one line per combination."""
     for name, scores in content["results"].items():
         shown = (f"{key} {n}" if isinstance(n, int) else f"{key} {100 * n:.1f} %" for key, n in scores.items())
         print(f"{name}: " + ", ".join(shown))

@@ -1,4 +1,4 @@
-"""Prompts of in-context classification, and the files of prompts and answers: one JSON object per line."""
+"""Prompts of in-context classification, and their JSON Lines files of prompts and answers."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Prompt:
-    """One query: its id in the dataset, its label name, and what is sent."""
+    """The prompt of a query: id of the query in the dataset, name of its label, and messages to send."""
 
     id: str
     label: str
@@ -22,12 +22,12 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """What its messages are told by: an answer to other ones is none to these."""
+        """Hash of the messages. An answer with another key belongs to other messages."""
         return short_hash(json.dumps(self.messages))
 
 
 def compose(query: str, examples: Sequence[tuple[str, str]], names: Sequence[str], task: str) -> Messages:
-    """Return the messages of one query (spec text 5.1): task, label names, form of the answer, examples, query."""
+    """Return the messages of a query (spec text 5.1): task, label names, format of the answer, examples, query."""
     instruction = (
         f"Classify a text. Task: {task}. The labels are:\n{', '.join(names)}\n"
         "Answer with exactly one of these labels and nothing else: no explanation, no punctuation, no quotes."
@@ -40,7 +40,7 @@ def compose(query: str, examples: Sequence[tuple[str, str]], names: Sequence[str
 
 
 def compose_as_published(query: str, examples: Sequence[tuple[str, str]], names: Sequence[str]) -> Messages:
-    """Return the message of the author response for banking-77; it does not say how examples are written down."""
+    """Return the message of the author response for banking-77. The format of the examples is our choice."""
     shown = "\n".join(f"({text}, {label})" for text, label in examples)
     return [
         {
@@ -54,15 +54,15 @@ def compose_as_published(query: str, examples: Sequence[tuple[str, str]], names:
 
 
 def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
-    """Write a file of prompts, whole or not at all."""
+    """Write a file of prompts. A reader never sees an incomplete file."""
     write_whole(path, "".join(json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts))
 
 
 def read_answers(path: Path, prompts: Sequence[Prompt]) -> dict[str, str]:
-    """Answers by query id; empty where there is no file. FungiError naming the line that is none.
+    """Return the answers by query id; empty if there is no file. Raises FungiError with the number of an invalid line.
 
-    Of several answers to a query the last one counts. A last line that was not written to its end is left out, and so
-    are answers that name another prompt than that of their query: features or examples were others then.
+    If a query has several answers, the last one counts. An incomplete last line is skipped. Answers to another prompt
+    of the query (with other features or examples) are skipped, too.
     """
     keys = {prompt.id: prompt.key for prompt in prompts}
     lines = _answers(path) if path.exists() else ()
@@ -84,7 +84,7 @@ def _answers(path: Path) -> Iterator[dict[str, str]]:
 
 
 def append_answer(path: Path, prompt: Prompt, answer: str) -> None:
-    """Keep one answer as soon as it is there, in place of a last line that was not written to its end."""
+    """Append an answer to the file. It replaces an incomplete last line."""
     line = json.dumps({"id": prompt.id, "answer": answer, "prompt": prompt.key}, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:

@@ -1,4 +1,4 @@
-"""Texts and features of both splits, and the prompts that their neighbours make."""
+"""Retrieve the nearest training texts of test texts, and build prompts from them."""
 
 from fungi.combine.names import Combination, in_order
 from fungi.combine.pca import Reducer, reduced
@@ -14,14 +14,14 @@ from fungi.scoring.feature_files import SplitFiles, open_splits
 
 
 class Retrieval:
-    """Texts, labels and features of both splits, checked to belong together."""
+    """Texts, labels and features of both splits. The features are checked against the texts."""
 
     def __init__(self, settings: InContextSettings) -> None:
         self.settings = settings
         self.dataset = resolve_dataset(settings.dataset, settings.data_dir)
         if self.dataset.modality != "text":
             raise FungiError(
-                f"dataset {self.dataset.name!r} has no texts but {self.dataset.modality}. Use a text dataset."
+                f"dataset {self.dataset.name!r} has the modality {self.dataset.modality}. Use a text dataset."
             )
         self.splits = open_splits(settings, settings.root[0], ("train", "test"))
         self.train, self.test = (
@@ -34,22 +34,22 @@ class Retrieval:
         self._reducer = Reducer(self._train_source, settings.reduced_dim, self.device)
         if len(self.train) < settings.k:
             raise FungiError(
-                f"--k {settings.k} examples were asked for, but there are only {counted(len(self.train), 'train row')}."
+                f"--k asks for {settings.k} examples, but there are only {counted(len(self.train), 'train row')}."
             )
 
     @property
     def combinations(self) -> list[Combination]:
-        """The embeddings alone, and all features together."""
+        """The combinations to use: embeddings alone, and all features."""
         features = in_order(self.splits["train"].arrays)
         return list(dict.fromkeys([features[:1], features]))
 
     @property
     def query_rows(self) -> range:
-        """Test rows that are asked about."""
+        """The test rows to write prompts for."""
         return range(min(self.settings.queries or len(self.test), len(self.test)))
 
     def prompts(self, combination: Combination) -> tuple[list[Prompt], Scores]:
-        """Prompts of all queries, and the model-free proxies."""
+        """Return the prompts of all queries, and scores that need no model."""
         reduction = self._reducer.fit(combination)
         train = reduced(self._train_source, reduction, self.device)
         queries = reduced(self._test_source, reduction, self.device)[: len(self.query_rows)]
@@ -68,21 +68,21 @@ class Retrieval:
 
 
 def _opened(dataset: DatasetSpec, split: str, settings: InContextSettings, files: SplitFiles) -> Samples:
-    """Return the texts of a split. RefusedJoinError where the features were computed from other texts."""
+    """Return the texts of a split. Raises RefusedJoinError if the features were computed from other texts."""
     provenances = [array.provenance for array in files.arrays.values() if array.provenance]
     if any(choose_profile(provenance.profile).published_labels for provenance in provenances):
         dataset = dataset.as_published()
     samples = dataset.open_split(split, settings.data_dir)
     if not samples.class_names:
-        raise FungiError(f"dataset {dataset.name!r} has no names of classes, which prompts need.")
+        raise FungiError(f"dataset {dataset.name!r} has no class names, but prompts need them.")
     for array in files.arrays.values():
-        made_of = array.provenance.dataset_fingerprint if array.provenance else samples.fingerprint()
-        if made_of != samples.fingerprint() or array.rows != len(samples):
+        fingerprint = array.provenance.dataset_fingerprint if array.provenance else samples.fingerprint()
+        if fingerprint != samples.fingerprint() or array.rows != len(samples):
             raise RefusedJoinError(
-                f"{array.path} was made of other texts (fingerprint {made_of[:12]}, "
+                f"{array.path} was computed from other texts (fingerprint {fingerprint[:12]}, "
                 f"{counted(array.rows, 'row')}) than those of "
                 f"{dataset.name} {split} in {settings.data_dir} ({samples.fingerprint()[:12]}, "
                 f"{counted(len(samples), 'row')}). "
-                "Extract the features again, or name the right --data-dir."
+                "Extract the features again, or correct --data-dir."
             )
     return samples

@@ -19,32 +19,33 @@ class InContextSettings(FeatureSettings):
     computed_in: ClassVar[str] = "fungi.in_context.in_context"
 
     dataset: str = setting("banking-77", "text dataset", topic="data")
-    backbone: str = setting("bert-base-uncased", "text backbone whose features retrieve", topic="model")
+    backbone: str = setting("bert-base-uncased", "text backbone of the features", topic="model")
     data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing", topic="data")
     k: int = setting(20, "examples per prompt", within=(1, 10_000), mark="k")
     queries: int | None = setting(
-        None, "take the first so many test texts; all if absent", within=(1, 10**9), mark="first"
+        None, "number of test texts, from the first; all if absent", within=(1, 10**9), mark="first"
     )
     template: Literal["own", "published"] = setting(
-        "own", "prompt: our own, or that of the author response, which speaks of banking", mark="prompt-"
+        "own", "prompt: ours, or that of the author response, which is about banking", mark="prompt-"
     )
     endpoint: str | None = setting(
-        None, "ask this address (with /v1) for answers; nothing is sent if absent", decides="nothing"
+        None, "URL (with /v1) to send the prompts to; nothing is sent if absent", decides="nothing"
     )
     model: str = setting("gpt-4o-mini", "model to ask", mark="")
     key_variable: str = setting(
-        "OPENAI_API_KEY", "environment variable that holds the endpoint's key, if it wants one", decides="nothing"
+        "OPENAI_API_KEY", "environment variable with the key of the endpoint, if it needs one", decides="nothing"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.takes_files or len(self.root) > 1:
-            raise FungiError("in-context retrieval reads one --root; explicit files have no texts to go with them.")
+            raise FungiError("in-context retrieval needs exactly one --root, because explicit files have no texts.")
 
     def file(self, combination: Combination, kind: Literal["prompts", "answers"]) -> Path:
         """Return the file of prompts or answers of a combination.
 
-        Unusual settings that decide them are part of the name, but for the number of queries.
+        Settings that change its content and differ from the defaults are part of the name, except the number of
+        queries.
         """
         folder = self.root[0] / "in-context" / self.dataset_name / self.backbone_name
         decide_none = ("dataset", "backbone", "features", "queries", *(("model",) if kind == "prompts" else ()))

@@ -1,6 +1,6 @@
-"""One loss per file: latents `[b v ...]` -> one loss per sample `[b]`; the engine sums.
+"""Self-supervised objectives, one per file. Each maps latents `[b v ...]` to one loss per sample `[b]`.
 
-A file's name is the objective's name, so that the enumeration is known without importing torch.
+The name of the file is the name of the objective, so listing the objectives does not import torch.
 """
 
 from typing import Any
@@ -8,5 +8,5 @@ from typing import Any
 from fungi.registry import Registry
 
 EMBEDDINGS = "embeddings"
-"""Name of the feature that is made without an objective, and of its array."""
+"""Name of the feature without an objective, and of its array."""
 OBJECTIVES: Registry[Any] = Registry("objective", "fungi.objectives", lazy=True, common=("base", "binding"))

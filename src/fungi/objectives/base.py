@@ -1,8 +1,8 @@
-"""What an objective is to the rest of the program, and the enumeration of objectives.
+"""The base class of objectives, and their registration.
 
-An objective is a frozen dataclass: its fields are its settings. It names the kind of views it wants, makes its fixed
-random heads, and turns the embeddings of a sample's views into one loss. Samples of a batch never interact: the
-engine sums the losses, so that the gradient of a sample is the gradient of its own loss (spec vision 4 and 5).
+An objective is a frozen dataclass: its fields are its settings. It names its kind of views, creates its fixed random
+heads, and computes one loss per sample from the embeddings of the views. Samples of a batch never interact. The engine
+sums the losses, so the gradient of a sample is the gradient of its own loss (spec vision 4 and 5).
 """
 
 from collections.abc import Callable
@@ -22,19 +22,22 @@ from fungi.runtime.seeds import torch_generator
 from fungi.views.base import ViewGenerator
 
 Support = dict[str, Tensor]
-"""Supporting data of an objective (negatives, prototypes): named constant tensors."""
+"""Supporting data of an objective (negatives, prototypes), as named constant tensors."""
 
 Embed = Callable[[Samples], Float[Tensor, "n v d"]]
-"""Samples -> embeddings of each sample's views for supporting data, without gradient."""
+"""Samples -> embeddings of their views for supporting data, without gradient."""
 
 
 def support_on(device: torch.device, support: Support) -> Support:
-    """Supporting data on a device. Single numbers stay on the host, where reading them waits for nothing."""
+    """Return supporting data on a device. Scalars stay on the CPU, so that reading them does not wait for the GPU."""
     return {name: tensor.to(device) if tensor.dim() else tensor.cpu() for name, tensor in support.items()}
 
 
 def random_linear(inputs: int, outputs: int, seed: int, *purpose: str) -> nn.Linear:
-    """Draw a frozen linear layer as PyTorch does by default, `U(-1/sqrt(E), 1/sqrt(E))`, from its own stream."""
+    """Return a frozen linear layer with PyTorch's default distribution, `U(-1/sqrt(E), 1/sqrt(E))`.
+
+    The random stream depends on the seed and the purpose alone.
+    """
     generator = torch_generator(seed, "head", *purpose)
     bound = inputs**-0.5
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
@@ -46,13 +49,13 @@ def random_linear(inputs: int, outputs: int, seed: int, *purpose: str) -> nn.Lin
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Settings common to all objectives.
+    """Settings of all objectives.
 
-    normalize: L2-normalise embeddings before the head; project: use the random head at all (paper, table 6);
-    latent_dim: output size of the head.
-    views, view_defaults: kind of the views, and options in which they differ from that kind's own defaults.
-    follows: settings that take the value of a view option where that alone is given.
-    encoder: the way through the model where the loss wants more of a view than its embedding.
+    normalize: L2-normalise embeddings before the head; project: use the random head (paper, table 6); latent_dim:
+    output size of the head.
+    views, view_defaults: the kind of views, and its options with other defaults than those of the kind.
+    follows: setting -> view option. If a user sets only the view option, the setting has the same value.
+    encoder: the encoder, if the loss needs more than the embeddings of views.
     """
 
     name: ClassVar[str]
@@ -72,49 +75,49 @@ class Objective:
                 raise FungiError(f"{self.name}.{name} has to be larger than 0, not {value}.")
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """Return the fixed random heads by name, equal for all splits and datasets; by default E -> `latent_dim`."""
+        """Return the fixed random heads by name, the same for all splits and datasets; by default E -> `latent_dim`."""
         return nn.ModuleDict({"head": random_linear(embedding_dim, self.latent_dim, seed, self.name)})
 
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """Return one loss per sample from the latents of its views: `pooled` `[b v d]`, `patches` with an `encoder`.
+        """Return one loss per sample from the output of the encoder: `pooled` `[b v d]`, and `patches` with `encoder`.
 
-        To be overridden where `latent_loss` is not enough: for several heads, or for tokens.
+        Override it for a loss with several heads or with tokens; for other losses, `latent_loss` is enough.
         """
         return self.latent_loss(self.latents(encoded.pooled, heads["head"]), support)
 
     def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
-        """Return one loss per sample from the head's outputs of its views: all that most objectives have to write."""
+        """Return one loss per sample from the head's outputs for its views. Most objectives write only this method."""
         raise NotImplementedError
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
-        """Supporting data from the training split; most objectives need none."""
+        """Return supporting data from the training split. By default there is none."""
         return {}
 
     @property
     def view_kind(self) -> str:
-        """Kind of the views that these settings ask for."""
+        """The kind of views for these settings."""
         return self.views
 
     def support_views(self, views: ViewGenerator) -> ViewGenerator:
-        """Return the views that `support` embeds, from those of the loss: the same unless it needs fewer."""
+        """Return the views that `support` embeds. By default they are the views of the loss."""
         return views
 
     @property
     def needs_support(self) -> bool:
-        """Whether `support` has to be called with a training split."""
+        """Whether `support` has to be objective_of_class with a training split."""
         return type(self).support is not Objective.support
 
     def latents(self, embeddings: Float[Tensor, "*b d"], head: nn.Module) -> Float[Tensor, "*b l"]:
-        """Embeddings through the head, as the settings say."""
+        """Return the latents of embeddings: normalised and projected by the head, as the settings state."""
         vectors = normalize(embeddings, dim=-1) if self.normalize else embeddings
         return head(vectors) if self.project else vectors
 
 
-def called(class_name: str) -> type[Objective] | None:
-    """Return the objective whose class has this name, if there is one."""
+def objective_of_class(class_name: str) -> type[Objective] | None:
+    """Return the objective with this class name, or None."""
     return next((OBJECTIVES[name] for name in OBJECTIVES if OBJECTIVES[name].__name__ == class_name), None)
 
 
 def register(objective: type[Objective]) -> type[Objective]:
-    """Class decorator: add an objective under its name, which is also its file's."""
+    """Add an objective to the registry (class decorator). Its name has to be that of its file."""
     return OBJECTIVES.register(objective.name, objective)

@@ -1,4 +1,4 @@
-"""An objective bound to its views, heads and supporting data: all that the engine needs to know of it."""
+"""An objective with its views, heads and supporting data, ready for the engine."""
 
 import dataclasses
 import hashlib
@@ -21,10 +21,10 @@ from fungi.views.plans import AS_PUBLISHED, PUBLISHED, ViewPlan
 
 @dataclass(frozen=True)
 class BoundObjective:
-    """`loss` takes latents alone; everything else is fixed.
+    """An objective whose `loss` needs only latents, because everything else is fixed.
 
-    plan: name of the view plan that gives just these views (`published` where they follow none). scaling: how position
-    embeddings are scaled (`scaling_of`) where views are smaller than the input.
+    plan: name of the view plan with exactly these views (`published` if there is none). scaling: the scaling of
+    position embeddings (`scaling_of`) if views are smaller than the input.
     """
 
     objective: Objective
@@ -36,7 +36,7 @@ class BoundObjective:
 
     @property
     def name(self) -> str:
-        """The objective's name."""
+        """The name of the objective."""
         return self.objective.name
 
     def loss(self, encoded: Encoded) -> Float[Tensor, " b"]:
@@ -53,7 +53,7 @@ class BoundObjective:
 
     @property
     def support_views(self) -> ViewGenerator:
-        """The views that supporting data is made from."""
+        """The views for computing the supporting data."""
         return self.objective.support_views(self.views)
 
     @property
@@ -64,7 +64,7 @@ class BoundObjective:
 
     @property
     def support_hash(self) -> str:
-        """SHA-256 of the supporting data; empty where there is none."""
+        """SHA-256 of the supporting data, or an empty string if there is none."""
         if not self.support:
             return ""
         digest = hashlib.sha256()
@@ -83,9 +83,10 @@ def bind(
     options: dict[str, Any] | None = None,
     plan: ViewPlan = AS_PUBLISHED,
 ) -> BoundObjective:
-    """Return an objective with its views and heads. `options` name fields of both, and come before the view plan.
+    """Return an objective with its views and heads.
 
-    Raises FungiError for an unknown objective or option.
+    options: values for fields of the objective or its views; they override the view plan. Raises FungiError for an
+    unknown objective or option.
     """
     objective, views, plan_name = configure(name, input_spec, options, plan)
     return BoundObjective(objective, views, objective.heads(embedding_dim, seed), plan=plan_name)
@@ -99,20 +100,20 @@ def settings_of(objective: Objective, views: ViewGenerator) -> dict[str, Any]:
 def configure(
     name: str, input_spec: InputSpec, options: dict[str, Any] | None = None, plan: ViewPlan = AS_PUBLISHED
 ) -> tuple[Objective, ViewGenerator, str]:
-    """Return an objective, its views, and the name of the view plan they follow, as for `bind` but without heads."""
+    """Return an objective, its views and the name of its view plan. The arguments are those of `bind`."""
     kind = OBJECTIVES[name]
     fields = {field.name for field in dataclasses.fields(kind)}
     defaults = input_spec.objective_defaults(name) if isinstance(input_spec, ModalityDefaults) else {}
     chosen = {**defaults, **(options or {})}
     chosen = {setting: chosen[option] for setting, option in kind.follows.items() if option in chosen} | chosen
-    own = {key: value for key, value in chosen.items() if key in fields}
+    settings = {key: value for key, value in chosen.items() if key in fields}
     try:
-        objective = kind(**converted(kind, own))
+        objective = kind(**converted(kind, settings))
         planned = objective.view_defaults | plan.options(objective.view_kind, input_spec)
         views = input_spec.views(
-            objective.view_kind, **planned | {key: value for key, value in chosen.items() if key not in own}
+            objective.view_kind, **planned | {key: value for key, value in chosen.items() if key not in settings}
         )
-        follows = planned and views == input_spec.views(objective.view_kind, **planned)
+        follows_plan = planned and views == input_spec.views(objective.view_kind, **planned)
     except NoViewsError:
         raise NoViewsError(f"objective {name} has no views for {input_spec.modality}.") from None
     except UnknownOptionError as error:
@@ -124,4 +125,4 @@ def configure(
     if isinstance(views, Drawn):
         drawn: Any = views
         views = replace(drawn, stream=name)
-    return objective, views, plan.name if follows else PUBLISHED
+    return objective, views, plan.name if follows_plan else PUBLISHED

@@ -1,8 +1,8 @@
-"""DeepCluster: every crop of an image predicts the prototype that the image belongs to (spec vision 4.4).
+"""DeepCluster: every crop of an image predicts the prototype of the image (spec vision 4.4).
 
-An image belongs to the prototype nearest to a *bank crop* of its own. Bank crops are the first two views of every
-image, of train and test alike: the target comes from the image itself and the saved prototypes, so that a feature does
-not depend on the batch, and a train image finds the very cluster that k-means put it into.
+The prototype of an image is the nearest one to its *bank crop*. Bank crops are the first two views of every train and
+test image. The target depends only on the image and the saved prototypes, so a feature does not depend on the batch,
+and the target of a train image is its cluster in k-means.
 """
 
 from dataclasses import dataclass, replace
@@ -28,11 +28,11 @@ _ROWS_AT_ONCE = 8192
 @register
 @dataclass(frozen=True, kw_only=True)
 class DeepCluster(Objective):
-    """Two bank crops that choose the targets, then two global and six local crops that predict them.
+    """The DeepCluster objective. Two bank crops choose the targets; two global and six local crops predict them.
 
-    prototypes: clusters per head, at most as many as there are train images; 0 picks the published 3000, or a tenth of
-    the train images where that is less. prototype_heads: independent k-means, head h on bank crop h mod 2; iterations:
-    of k-means.
+    prototypes: clusters per head, at most the number of train images; 0 means the published 3000, or a tenth of the
+    train images if that is less. prototype_heads: number of independent k-means runs; run h uses bank crop h mod 2.
+    iterations: those of k-means.
     """
 
     name = "deepcluster"
@@ -57,18 +57,18 @@ class DeepCluster(Objective):
             raise FungiError("deepcluster.prototypes has to be at least 0, deepcluster.prototype_heads at least 1.")
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """Return one bias-free head, E -> 128, its rows of length one (weight normalisation with gain 1)."""
+        """Return one head without bias, E -> 128, with rows of unit norm (weight normalisation with gain 1)."""
         drawn = random_linear(embedding_dim, self.latent_dim, seed, self.name)
         head = nn.utils.skip_init(nn.Linear, embedding_dim, self.latent_dim, bias=False).requires_grad_(False)
         head.weight.copy_(normalize(drawn.weight, dim=1))
         return nn.ModuleDict({"head": head})
 
     def support_views(self, views: ViewGenerator) -> ViewGenerator:
-        """Keep the bank crops alone: crops are drawn one after the other, so these are the first two of the loss."""
+        """Return views with only the bank crops. Crops are drawn in order, so these are the first two of the loss."""
         return replace(views, global_crops=BANK_CROPS, local_crops=0) if isinstance(views, Crops) else views
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
-        """Prototypes `[h k l]` of the train images' bank crops. Fitted on train alone; other splits are assigned."""
+        """Return the prototypes `[h k l]`, fitted on the bank crops of the train images."""
         count = self.prototypes_for(len(train))
         bank = self.unit_latents(embed(train)[:, :BANK_CROPS], heads["head"])  # [n 2 l]
         fitted = [
@@ -83,7 +83,7 @@ class DeepCluster(Objective):
         return {"prototypes": torch.stack(fitted)}
 
     def prototypes_for(self, images: int) -> int:
-        """Clusters per head for so many train images."""
+        """Return the number of clusters per head for a number of train images."""
         if self.prototypes > images:
             raise FungiError(
                 f"deepcluster.prototypes is {self.prototypes}, but there are only {images} train images. "
@@ -92,11 +92,11 @@ class DeepCluster(Objective):
         return self.prototypes or max(1, min(PUBLISHED_PROTOTYPES, images // 10))
 
     def unit_latents(self, embeddings: Float[Tensor, "*b d"], head: nn.Module) -> Float[Tensor, "*b l"]:
-        """Latents of length one."""
+        """Return latents of unit norm."""
         return normalize(self.latents(embeddings, head), dim=-1)
 
     def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
-        """Cross-entropy of the crops against the prototypes of the bank crops, mean over crops and prototype heads."""
+        """Return the cross-entropy of crops and target prototypes, averaged over crops and prototype heads."""
         latents = normalize(latents, dim=-1)
         bank, crops = latents[:, :BANK_CROPS].detach(), latents[:, BANK_CROPS:]
         terms = []
@@ -111,19 +111,18 @@ class DeepCluster(Objective):
 def k_means(
     rows: Float[Tensor, "n l"], count: int, iterations: int, generator: torch.Generator
 ) -> Float[Tensor, "k l"]:
-    """Prototypes by k-means with dot products: from random rows; means are not brought back to length one."""
+    """Return the prototypes of k-means with dot products, initialised with random rows. Means are not normalised."""
     chosen = torch.randperm(len(rows), generator=generator)[:count].to(rows.device)
     prototypes = rows[chosen].clone()
     for _ in range(iterations):
         members = assign(rows, prototypes)
         sizes = torch.bincount(members, minlength=count)
         sums = torch.segment_reduce(rows[members.argsort(stable=True)], "sum", lengths=sizes, initial=0.0)
-        prototypes = torch.where(
-            sizes[:, None] > 0, sums / sizes.clamp_min(1)[:, None], prototypes
-        )  # an empty one stays
+        means = sums / sizes.clamp_min(1)[:, None]
+        prototypes = torch.where(sizes[:, None] > 0, means, prototypes)  # an empty cluster keeps its prototype
     return prototypes
 
 
 def assign(rows: Float[Tensor, "n l"], prototypes: Float[Tensor, "k l"]) -> Int64[Tensor, " n"]:
-    """Return the prototype with the largest dot product, for each row."""
+    """Return the index of the prototype with the largest dot product, for each row."""
     return torch.cat([(part @ prototypes.T).argmax(dim=1) for part in rows.split(_ROWS_AT_ONCE)])

@@ -1,4 +1,4 @@
-"""DINO: cross-entropy between teacher and student distributions over crops, one frozen backbone (spec vision 4.2)."""
+"""DINO: cross-entropy of teacher and student distributions over crops, with one frozen backbone (spec vision 4.2)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,9 +18,10 @@ def self_distillation(
     teacher_temperature: float,
     skip_same_view: bool = False,
 ) -> Float[Tensor, " b"]:
-    """Sum of the cross-entropies of all teacher x student pairs; teacher view a is the same crop as student view a.
+    """Return the sum of the cross-entropies of all pairs of a teacher view and a student view.
 
-    No gradient flows to the teacher. Pairs of the same crop count unless `skip_same_view` (deviation V5).
+    Teacher view a and student view a are the same crop; their pair counts unless `skip_same_view` (deviation V5). No
+    gradient flows to the teacher.
     """
     target = torch.softmax(teacher.detach() / teacher_temperature, dim=-1)
     log_p = torch.log_softmax(student / student_temperature, dim=-1)
@@ -33,7 +34,7 @@ def self_distillation(
 @register
 @dataclass(frozen=True, kw_only=True)
 class DINO(Objective):
-    """Twelve crops; the first two are the teacher's. Student and teacher share the backbone and its forward."""
+    """The DINO objective: twelve crops, the teacher sees the first two. Both networks share one forward pass."""
 
     name = "dino"
     views = "crops"
@@ -47,7 +48,7 @@ class DINO(Objective):
     skip_same_view: bool = False
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """Independent heads for student and teacher, E -> 2048; one for both with `shared_head`."""
+        """Return independent heads for student and teacher, E -> 2048; one head for both with `shared_head`."""
         student = random_linear(embedding_dim, self.latent_dim, seed, self.name, "student")
         teacher = (
             student if self.shared_head else random_linear(embedding_dim, self.latent_dim, seed, self.name, "teacher")
@@ -55,16 +56,16 @@ class DINO(Objective):
         return nn.ModuleDict({"student": student, "teacher": teacher})
 
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """Take all crops as student, the detached embeddings of the global ones as teacher."""
+        """Return the loss per sample: all crops as student views, detached global crops as teacher views."""
         student = self.latents(encoded.pooled, heads["student"])
         return self.distillation(student, self.teacher_latents(encoded.pooled, heads["teacher"]))
 
     def teacher_latents(self, embeddings: Float[Tensor, "b v d"], head: nn.Module) -> Float[Tensor, "b a l"]:
-        """Latents of the global crops, without gradient."""
+        """Return the latents of the global crops, without gradient."""
         return self.latents(embeddings[:, : self.teacher_views].detach(), head)
 
     def distillation(self, student: Float[Tensor, "b v l"], teacher: Float[Tensor, "b a l"]) -> Float[Tensor, " b"]:
-        """Return the loss of latents."""
+        """Return the loss per sample from the latents of student and teacher."""
         return self_distillation(
             student, teacher, self.student_temperature, self.teacher_temperature, self.skip_same_view
         )

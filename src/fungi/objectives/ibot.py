@@ -1,4 +1,4 @@
-"""iBOT: DINO between crops, and between masked patches and what the teacher sees of them (spec vision 4.5)."""
+"""iBOT: DINO's loss between crops, and between masked patches of student and teacher (spec vision 4.5)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,20 +21,22 @@ def masked_cross_entropy(
     student_temperature: float,
     teacher_temperature: float,
 ) -> Float[Tensor, " b"]:
-    """Cross-entropy at masked positions: mean over those of a crop, then over crops; a crop without any counts 0."""
+    """Return the cross-entropy at masked positions, averaged per crop and then over crops.
+
+    A crop without masked positions counts as 0.
+    """
     target = torch.softmax(teacher.detach() / teacher_temperature, dim=-1)
-    each = -(target * torch.log_softmax(student / student_temperature, dim=-1)).sum(dim=-1)  # [b g t]
-    of_crop = (each * mask).sum(dim=-1) / mask.sum(dim=-1).clamp_min(1)
-    return of_crop.mean(dim=-1)
+    entropies = -(target * torch.log_softmax(student / student_temperature, dim=-1)).sum(dim=-1)  # [b g t]
+    crop_means = (entropies * mask).sum(dim=-1) / mask.sum(dim=-1).clamp_min(1)
+    return crop_means.mean(dim=-1)
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class IBOT(Objective):
-    """Masked global crops and local crops for the student, whole global crops for the teacher.
+    """The iBOT objective. The student sees masked global crops and local crops, the teacher unmasked global crops.
 
-    It wants patch tokens and their masks beside the class tokens.
-    class_loss: the loss between class tokens too, and not between patches alone.
+    class_loss: add the loss of the class tokens to the loss of the patches.
     """
 
     name = "ibot"
@@ -47,14 +49,14 @@ class IBOT(Objective):
     class_loss: bool = True
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """Independent heads for student and teacher; class and patch tokens share that of their side."""
+        """Return independent heads for student and teacher. Class and patch tokens share a head."""
         sides = ("student", "teacher")
         return nn.ModuleDict(
             {side: random_linear(embedding_dim, self.latent_dim, seed, self.name, side) for side in sides}
         )
 
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """Loss of the class tokens plus loss of the masked patches."""
+        """Return the loss of the masked patches, plus that of the class tokens with `class_loss`."""
         assert encoded.patches is not None, "the engine of this loss encodes all tokens"
         assert encoded.mask is not None, "its views are masked"
         patches = masked_cross_entropy(
@@ -67,7 +69,7 @@ class IBOT(Objective):
         return patches + self._class_loss(encoded.pooled, heads) if self.class_loss else patches
 
     def _class_loss(self, pooled: Float[Tensor, "b v d"], heads: nn.ModuleDict) -> Float[Tensor, " b"]:
-        """Return mean over the pairs of a teacher's crop and another crop of the student's."""
+        """Return the mean over all pairs of a teacher crop and a different student crop."""
         student, teacher = pooled[:, :-GLOBAL_CROPS], pooled[:, -GLOBAL_CROPS:].detach()
         summed = self_distillation(
             self.latents(student, heads["student"]),

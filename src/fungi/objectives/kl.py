@@ -1,4 +1,4 @@
-"""KL: how far the head's softened prediction is from the uniform distribution (spec vision 4.1)."""
+"""KL: divergence between the head's prediction at a high temperature and the uniform distribution (spec vision 4.1)."""
 
 from dataclasses import dataclass
 from math import log
@@ -17,8 +17,8 @@ def kl_to_uniform(
 ) -> Float[Tensor, " b"]:
     """Return the divergence between the softmax of `latents / temperature` and the uniform distribution.
 
-    `uniform_to_pred` is KL(u || p), what the published code computes; `pred_to_uniform` is KL(p || u), what the paper
-    prints. At temperature 15 their gradients are almost equal.
+    `uniform_to_pred` is KL(u || p), as in the published code; `pred_to_uniform` is KL(p || u), as in the paper. At
+    temperature 15 their gradients are almost equal.
     """
     log_p = torch.log_softmax(latents / temperature, dim=-1)
     log_u = -log(latents.shape[-1])
@@ -44,7 +44,7 @@ class KL(Objective):
             raise FungiError(f"kl.direction {self.direction!r} is not known. Use uniform_to_pred or pred_to_uniform.")
 
     def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
-        """Return the divergence, as a mean over views (KL has only one view)."""
+        """Return the divergence, averaged over views (KL has only one view)."""
         samples, views, _ = latents.shape
         divergences = kl_to_uniform(latents.flatten(0, 1), self.temperature, self.direction)
         return divergences.reshape(samples, views).mean(dim=1)

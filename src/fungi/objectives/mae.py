@@ -1,4 +1,4 @@
-"""MAE: pixels of the patches that were left out, guessed by the model's own decoder (author response, to all)."""
+"""MAE: the decoder of the model predicts the pixels of masked patches (author response, to all)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,17 +13,17 @@ from fungi.objectives.base import Objective, Support, register
 
 
 def masked_squared_error(
-    guess: Float[Tensor, "b v t f"], target: Float[Tensor, "b v t f"], mask: Bool[Tensor, "b v t"]
+    prediction: Float[Tensor, "b v t f"], target: Float[Tensor, "b v t f"], mask: Bool[Tensor, "b v t"]
 ) -> Float[Tensor, " b"]:
-    """Squared error of the pixels of masked patches: mean over a view's, then over views."""
-    each = (guess - target).square().mean(dim=-1)  # [b v t]
-    return ((each * mask).sum(dim=-1) / mask.sum(dim=-1)).mean(dim=-1)
+    """Return the squared error of the pixels of masked patches, averaged per view and then over views."""
+    errors = (prediction - target).square().mean(dim=-1)  # [b v t]
+    return ((errors * mask).sum(dim=-1) / mask.sum(dim=-1)).mean(dim=-1)
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class MAE(Objective):
-    """One view, of which the model sees as many patches as in its training. Its decoder stands for the random head."""
+    """The MAE objective: one view, masked as in the training of the model. The decoder replaces the random head."""
 
     name = "mae"
     views = "masked"
@@ -36,15 +36,16 @@ class MAE(Objective):
         super().__post_init__()
         if self.normalize or self.project or self.latent_dim != Objective.latent_dim:
             raise FungiError(
-                "mae has no head but the decoder of the model: leave out mae.normalize, mae.project, mae.latent_dim."
+                "mae uses the decoder of the model instead of a head: remove mae.normalize, mae.project and"
+                " mae.latent_dim."
             )
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """Return no head: the decoder takes its place."""
+        """Return no heads: the decoder replaces them."""
         return nn.ModuleDict()
 
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """Return mean squared error of the guessed pixels."""
+        """Return the mean squared error of the predicted pixels."""
         assert encoded.patches is not None
         assert encoded.target is not None
         assert encoded.mask is not None

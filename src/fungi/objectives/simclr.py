@@ -17,10 +17,10 @@ from fungi.search.exact import most_similar
 from fungi.views.base import Drawn, ViewGenerator
 
 NEGATIVE_VIEWS = 2
-"""Views per negative image, for views that are drawn at random."""
+"""Number of views per negative image, if views are drawn at random."""
 
 SAME_IMAGE = 0.999
-"""Mean cosine of latents from which on an image counts as the sample itself; rounding in bfloat16 stays below 1e-3."""
+"""An image with a larger mean cosine of latents is the sample itself. Rounding in bfloat16 changes it less than 1e-3."""
 
 
 def info_nce(
@@ -32,15 +32,15 @@ def info_nce(
     own: Bool[Tensor, "b m"] | None = None,
     mixed: Float[Tensor, "b v k l"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """InfoNCE of every view against the other views of its sample and negatives, mean over views.
+    """Return InfoNCE of every view with the other views of its sample and the negatives, averaged over views.
 
-    Negatives are shared by all samples, or each sample has its own.
+    negatives: `[m l]` for all samples, or `[b m l]`.
 
     With similarities `s = cos / T`:  `l_i = -mean_{j != i} s_ij + log(sum_k exp s_ik + sum_{j != i} exp s_ij)`.
-    All other positives stay in the denominator; a view's similarity to itself is masked out. Without
-    `denominator_temperature` the denominator is left undivided, as in the published library (deviation V23a).
+    All other positives stay in the denominator; the similarity of a view to itself is masked. Without
+    `denominator_temperature`, the denominator has T = 1, as in the published library (deviation V23a).
 
-    own: negatives to leave out, per sample; mixed: further negatives of length one for single views.
+    own: negatives to skip, per sample; mixed: additional negatives of unit norm, per view.
     """
     queries = normalize(positives, dim=-1)
     views = positives.shape[1]
@@ -48,7 +48,7 @@ def info_nce(
     among = torch.einsum("bvl,bul->bvu", queries, queries)
     attraction = among.masked_fill(itself, 0).sum(dim=-1) / (temperature * (views - 1))
     scale = temperature if denominator_temperature else 1.0
-    # The negatives are many: scale the few queries instead, and join the two parts of the denominator as sums.
+    # There are many negatives, so scale the few queries, and add the parts of the denominator without concatenation.
     logits = (queries / scale) @ normalize(negatives, dim=-1).mT  # [b v l] x [l m] -> [b v m]
     if own is not None:
         logits = logits.masked_fill(own.unsqueeze(1), -torch.inf)
@@ -66,13 +66,13 @@ def mix_negatives(
     shares: Float[Tensor, "v k"],
     own: Bool[Tensor, "b m"] | None = None,
 ) -> Float[Tensor, "b v k l"]:
-    """Synthetic negatives: each view mixed with its k most similar negatives, brought to length one, without gradient.
+    """Return synthetic negatives without gradient: each view mixed with its k most similar negatives, normalised.
 
-    shares: of the view in each mixture, below one half; the negative has the rest. own: negatives to leave out.
+    shares: share of the view in each mixture, below one half. own: negatives to skip.
     """
     queries, others = normalize(positives.detach(), dim=-1), normalize(negatives, dim=-1)
-    left_out = None if own is None else own.unsqueeze(1)
-    _, nearest = most_similar(queries, others, shares.shape[1], left_out)  # [b v k]
+    excluded = None if own is None else own.unsqueeze(1)
+    _, nearest = most_similar(queries, others, shares.shape[1], excluded)  # [b v k]
     share = shares.unsqueeze(-1)
     return normalize(share * queries.unsqueeze(2) + (1 - share) * others[nearest], dim=-1)
 
@@ -80,24 +80,25 @@ def mix_negatives(
 def own_negatives(
     positives: Float[Tensor, "b v l"], negatives: Float[Tensor, "m l"], own_views: Float[Tensor, "s v l"]
 ) -> Bool[Tensor, "b m"]:
-    """Mark the negatives that are views of the sample itself: those of an image whose `own_views` are the sample's.
+    """Return a mask of the negatives that are views of the sample itself.
 
-    own_views: of the s images that the negatives come from, the same number of negatives each.
+    own_views: the views of the s images of the negatives; each image has the same number of negatives. An image is the
+    sample itself if its views have the latents of the sample.
     """
-    alike = torch.einsum("bvl,svl->bs", normalize(positives.detach(), dim=-1), normalize(own_views, dim=-1))
-    same = alike / own_views.shape[1] > SAME_IMAGE
+    cosines = torch.einsum("bvl,svl->bs", normalize(positives.detach(), dim=-1), normalize(own_views, dim=-1))
+    same = cosines / own_views.shape[1] > SAME_IMAGE
     return same.repeat_interleave(len(negatives) // len(own_views), dim=1)
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class SimCLR(Objective):
-    """Forty-nine patches against a constant matrix of negatives, shared by all samples and splits.
+    """The SimCLR objective: 49 patches, and a constant matrix of negatives for all samples and splits.
 
-    negative_samples: images in it; hard_negatives: rows of the training split that take its first places.
-    negatives_mixing: add, for every view, mixtures with its `mixed_negatives` nearest negatives.
-    exclude_self_from_negatives: leave out negatives that are views of the sample itself (deviation V8).
-    view_generator: kind of the views. Those that are drawn at random need `n_views`, and give two views per negative.
+    negative_samples: number of negative images; hard_negatives: rows of the training split to use as the first ones.
+    negatives_mixing: for every view, add mixtures with its `mixed_negatives` nearest negatives.
+    exclude_self_from_negatives: skip negatives that are views of the sample itself (deviation V8).
+    view_generator: the kind of views. Random views need `n_views`, and have two views per negative image.
     """
 
     name = "simclr"
@@ -120,20 +121,20 @@ class SimCLR(Objective):
             raise FungiError("simclr.negative_samples and simclr.mixed_negatives have to be at least 1.")
         if len(self.hard_negatives) > self.negative_samples:
             raise FungiError(
-                f"{len(self.hard_negatives)} hard negatives are given, but the negative batch has "
-                f"{self.negative_samples} places. Raise simclr.negative_samples."
+                f"there are {len(self.hard_negatives)} hard negatives, but simclr.negative_samples is "
+                f"{self.negative_samples}. Increase simclr.negative_samples."
             )
 
     @property
     def view_kind(self) -> str:
-        """Kind of the views."""
+        """The kind of views."""
         return self.view_generator
 
     def support_views(self, views: ViewGenerator) -> ViewGenerator:
-        """Take all patches; of views that are drawn at random the two draws after a sample's own.
+        """Return the views of negatives: all patches, or, for random views, two more draws after those of the loss.
 
-        A train sample that is a negative then meets other draws than its own. Its own come along where it has to be
-        recognised by them.
+        So the negatives from a train sample differ from its own views. With `exclude_self_from_negatives`, its own
+        views are included, to recognise it.
         """
         if not isinstance(views, Drawn):
             return views
@@ -143,10 +144,10 @@ class SimCLR(Objective):
         return replace(changed, n_views=NEGATIVE_VIEWS, skipped=views.n_views)
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
-        """Head outputs of the views of 256 training samples, drawn without replacement: `negatives` `[256 * v, 96]`.
+        """Return `negatives` `[256 * v, 96]`: latents of training samples, drawn without replacement.
 
-        With mixing also `mixing_seed`, from which the shares of views in mixtures are drawn; with
-        `exclude_self_from_negatives` also `own_views` `[256 v 96]`, what the samples' own views look like.
+        With mixing, there is also `mixing_seed`, the seed for the shares of views in mixtures. With
+        `exclude_self_from_negatives`, there is also `own_views` `[256 v 96]`, the latents of the samples' own views.
         """
         rows = self.negative_rows(len(train), seed)
         with torch.no_grad():
@@ -162,17 +163,17 @@ class SimCLR(Objective):
         return support
 
     def negative_rows(self, available: int, seed: int) -> Int64[np.ndarray, " m"]:
-        """Return the rows of the training split that serve as negatives; all of them where there are too few."""
+        """Return the rows of the training split to use as negatives: all rows if there are too few."""
         hard = np.array(self.hard_negatives, dtype=np.int64)
         if len(hard) and (hard.min() < 0 or hard.max() >= available):
-            raise FungiError(f"simclr.hard_negatives names rows beyond the {available} of the training split.")
+            raise FungiError(f"simclr.hard_negatives has rows outside the training split, which has {available} rows.")
         others = np.setdiff1d(np.arange(available), hard)
         count = min(self.negative_samples - len(hard), len(others))
         drawn = numpy_generator(seed, self.name, "negatives").choice(others, size=count, replace=False)
         return np.concatenate([hard, drawn])
 
     def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
-        """InfoNCE of the latents."""
+        """Return InfoNCE of the latents."""
         negatives = support["negatives"]
         own = mixed = None
         if self.exclude_self_from_negatives:
@@ -183,7 +184,7 @@ class SimCLR(Objective):
         return info_nce(latents, negatives, self.temperature, self.denominator_temperature, own=own, mixed=mixed)
 
     def _shares(self, views: int, support: Support) -> Float[Tensor, "v k"]:
-        """Draw the same shares for every sample, so that a feature depends on its own image alone."""
+        """Return the shares of mixtures. They are the same for all samples, so a feature depends only on its image."""
         generator = torch.Generator().manual_seed(int(support["mixing_seed"]))
         count = min(self.mixed_negatives, len(support["negatives"]))
         return torch.rand((views, count), generator=generator) / 2

@@ -80,5 +80,6 @@ def require_rows(rows: int, k: int) -> None:
     """Raise FungiError if a bank has fewer than k rows."""
     if rows < k:
         raise FungiError(
-            f"--k asks for {k} neighbours, but the bank has {rows} patches. Use a smaller --k or more --memory-size."
+            f"k = {k} is too large: the bank has only {counted(rows, 'patch')}. Use a smaller --k, or a larger"
+            " --memory-size."
         )
