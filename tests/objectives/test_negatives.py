@@ -99,7 +99,7 @@ def test_hard_negatives_take_the_first_places_and_are_drawn_once() -> None:
 
 
 def test_impossible_hard_negatives_are_refused() -> None:
-    with pytest.raises(FungiError, match="there are 3 hard negatives, but simclr.negative_samples is 2"):
+    with pytest.raises(FungiError, match=r"there are 3 hard negatives, but simclr\.negative_samples is 2"):
         SimCLR(negative_samples=2, hard_negatives=(1, 2, 3))
     with pytest.raises(FungiError, match="outside the training split, which has 20 rows"):
         SimCLR(hard_negatives=(20,)).negative_rows(20, seed=0)

@@ -42,8 +42,8 @@ class ChatEndpoint:
     def ask(self, messages: list[dict[str, str]]) -> str:
         """Return the answer of the model, or an empty string if it has no text.
 
-        Raises FungiError if the endpoint refuses the request, fails repeatedly, or returns a format other than OpenAI's.
-        The latter is reported at once, because a second request would get the same.
+        Raises FungiError if the endpoint refuses the request, fails repeatedly, or returns another format. The
+        latter is reported at once, because a second request would return the same.
         """
         content = {"model": self.model, "messages": messages, "temperature": 0}
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})

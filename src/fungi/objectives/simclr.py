@@ -20,7 +20,7 @@ NEGATIVE_VIEWS = 2
 """Number of views per negative image, if views are drawn at random."""
 
 SAME_IMAGE = 0.999
-"""An image with a larger mean cosine of latents is the sample itself. Rounding in bfloat16 changes it less than 1e-3."""
+"""An image with a larger mean cosine of latents is the sample itself. Rounding in bfloat16 is below 1e-3."""
 
 
 def info_nce(
