@@ -38,7 +38,7 @@ def test_numbers_with_gaps_are_classes_called_by_their_values(tmp_path, said):
     samples = open_split(text, "train", tmp_path)
     assert list(samples.class_names) == ["class 0", "class 7", "class 11", "class 26"]
     assert [samples.mask(row)[0].tolist() for row in range(2)] == [[1, 2, 255], [0, 1, 3]]
-    assert "the masks contain 0, 7, 11, 26. These are 4 classes" in said.text
+    assert "the masks have 4 classes, named by value: 0, 7, 11, 26" in said.text
 
 
 def test_numbers_of_classes_with_names_stay_as_they_are(tmp_path):

@@ -131,9 +131,7 @@ def test_labels_without_train_rows_are_recorded(tmp_path):
             output=tmp_path / "result.json",
         )
     )
-    assert found["warnings"] == [
-        "1 labels of the scored rows have no train row (3): 15 rows can't be predicted correctly."
-    ]
+    assert found["warnings"] == ["1 label without a train row (3): 15 scored rows can't be predicted correctly."]
 
 
 def test_a_damaged_result_file_is_put_aside(tmp_path):

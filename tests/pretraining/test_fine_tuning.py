@@ -302,7 +302,7 @@ def test_the_published_command_is_understood() -> None:
     [
         ({"batch_size": 5}, "--batch-size 5 is odd"),
         ({"batch_size": 8, "repeats": 3}, "is not a multiple of --repeats 3"),
-        ({"batch_size": 14}, "12 images are fewer than one batch of 14"),
+        ({"batch_size": 14}, "12 images can't fill a batch of 14"),
         ({"train_share": 0.5, "train_list": "x"}, "exclude each other"),
         ({"backbone": "udi-micro"}, "say which network"),
         ({"layer_scale_init_value": 0.1}, "no LayerScale"),

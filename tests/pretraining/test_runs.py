@@ -171,8 +171,8 @@ def test_collapse_is_logged_during_training(images, tmp_path, caplog, monkeypatc
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"batch_size_per_gpu": 14}, "13 images are fewer than one batch of 14"),
-        ({"batch_size_per_gpu": 4, "accumulate_steps": 4}, "13 images are fewer than one batch of 16"),
+        ({"batch_size_per_gpu": 14}, "13 images can't fill a batch of 14"),
+        ({"batch_size_per_gpu": 4, "accumulate_steps": 4}, "13 images can't fill a batch of 16"),
         ({"local_crops_size": 20}, "--local-crops-size 20 is not a multiple of --patch-size 8"),
         ({"global_sampling_window_size": 9}, "wider than the 4 x 4 tokens of a global crop"),
         ({"include_patch": False}, "needs --number-cls-token 1"),

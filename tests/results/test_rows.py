@@ -47,7 +47,7 @@ def test_files_without_names_leave_them_out(tmp_path):
     [
         ([0, 0, 0], [0, 0], "all train rows have the same label (0)"),
         ([0, 1, 1], [1, 1], "all scored rows have the same label (1)"),
-        ([0, 1, 1], [0, 2], "1 labels of the scored rows have no train row (2)"),
+        ([0, 1, 1], [0, 2], "1 label without a train row (2): 1 scored row can't"),
         ([0, 1, 1], [0, 1], ""),
     ],
 )

@@ -47,7 +47,7 @@ def test_damaged_pictures_of_later_splits_are_named_with_those_of_the_first(shar
 def test_damaged_pictures_are_left_out_on_request_and_recorded(flags, tmp_path, capsys):
     assert EXTRACT([*flags, "--split", "train", "--skip-damaged"]) == 0
     said = capsys.readouterr().err.splitlines()
-    start = said.index("train: 3 of 14 items are left out:")
+    start = said.index("train: leaving out 3 of 14 items:")
     assert [sum(name in line for line in said[start + 1 : start + 4]) for name in ("06.png", "01.png", "09.png")] == [
         1
     ] * 3

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from fungi.backbones.position_embedding import at_size
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.runtime.seeds import torch_generator
 from fungi.views.base import Inputs
 
@@ -215,7 +215,7 @@ def _masked(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None, seed: int)
         count = patches[0, ..., 0].numel()
         if count != mask.shape[1]:
             raise FungiError(
-                f"the mask has {mask.shape[1]} patches, the model {count}. Set the objective's patch_size "
+                f"the mask has {counted(mask.shape[1], 'patch')}, the model {count}. Set the objective's patch_size "
                 "(as in --set ibot.patch_size=16 or mim.patch_size=16) to that of the model."
             )
         hidden = mask.reshape(*patches.shape[:-1], 1)

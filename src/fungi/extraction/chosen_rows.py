@@ -8,6 +8,7 @@ import numpy as np
 
 from fungi.data.base import DatasetSpec, Samples
 from fungi.data.damage import damage_lines, damaged_items, without_damaged
+from fungi.errors import counted
 from fungi.extraction.stage import limited_name
 from fungi.runtime.log import logger
 
@@ -36,7 +37,7 @@ class ChosenRows:
         damaged = damaged_items(samples, label=f"{split}: looking for damaged items")
         self.skipped[split] = [item.sample_id for item in damaged]
         if damaged:
-            heading = f"{split}: {len(damaged):,} of {len(samples):,} items are left out:"
+            heading = f"{split}: leaving out {len(damaged):,} of {counted(len(samples), 'item')}:"
             logger.warning("\n  ".join([heading, *damage_lines(damaged)]))
         return without_damaged(samples, damaged)
 

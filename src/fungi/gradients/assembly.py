@@ -133,7 +133,7 @@ def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tens
         if not isinstance(embeddings, Tensor) or embeddings.dim() != 2:
             output = f"shape {list(embeddings.shape)}" if isinstance(embeddings, Tensor) else type(embeddings).__name__
             raise FungiError(
-                f"the model gives {output} for {len(images)} images; embeddings [b, d] are needed. "
+                f"the model gives {output} for a batch of {len(images)}; embeddings [b, d] are needed. "
                 "Remove its classifier, and pool its output if that is tokens or a feature map."
             )
         capture.signals([embeddings], [torch.ones_like(embeddings)], keep_graph=False)

@@ -154,7 +154,7 @@ def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels:
                 if column:
                     skeleton.add_texts(name, column)
         skeleton.write_headers(temporary)
-    print(f"wrote {path}: {len(values)} rows x {values.shape[1]}, from {array}")
+    print(f"wrote {path}: {counted(len(values), 'row')} x {values.shape[1]}, from {array}")
 
 
 def _refuse_another(path: Path, provenance: Any) -> None:

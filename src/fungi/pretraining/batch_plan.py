@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.runtime.seeds import numpy_generator
 
 EpochRow = tuple[int, int]
@@ -34,7 +34,7 @@ class BatchPlan:
         steps = self.rows // self.batch
         if not steps:
             raise FungiError(
-                f"{self.rows} images are fewer than one batch of {self.batch} ({self.part} per process x "
+                f"{counted(self.rows, 'image')} can't fill a batch of {self.batch} ({self.part} per process x "
                 f"{self.processes} processes x {self.accumulate} accumulated). Use a smaller --batch-size-per-gpu."
             )
         return steps

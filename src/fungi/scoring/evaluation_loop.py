@@ -16,7 +16,7 @@ from torch import Tensor
 from fungi.combine.names import Combination, name_of
 from fungi.combine.pca import Reducer, Reduction, reduced, repeatable_blocks
 from fungi.combine.source import FeatureSource
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.results.result_file import ResultFile, Run, Scores
 from fungi.runtime.log import logger, progress
 from fungi.runtime.tracking import track
@@ -199,8 +199,8 @@ def warnings_of_labels(train: Integer[np.ndarray, " n"], test: Integer[np.ndarra
         rows = int(np.isin(test, absent).sum())
         shown = ", ".join(map(str, absent[:10])) + (", ..." if len(absent) > 10 else "")
         texts.append(
-            f"{len(absent)} labels of the scored rows have no train row ({shown}):"
-            f" {rows} rows can't be predicted correctly."
+            f"{counted(len(absent), 'label')} without a train row ({shown}): {counted(rows, 'scored row')} can't be"
+            " predicted correctly."
         )
     return texts
 

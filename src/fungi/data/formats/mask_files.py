@@ -19,7 +19,7 @@ from fungi.data.content import READERS, digest_of_file
 from fungi.data.formats.image_files import image_samples
 from fungi.data.formats.image_folders import image_names
 from fungi.data.names import PackedNames
-from fungi.errors import FungiError, MissingFilesError
+from fungi.errors import FungiError, MissingFilesError, counted
 from fungi.runtime.log import logger
 
 if TYPE_CHECKING:
@@ -99,9 +99,7 @@ def class_numbers(root: Path, folders: tuple[str, ...], named_classes: int | Non
             f"names. Save masks as PNG without smoothing, or name the classes, one per line, in {root / 'classes.txt'}."
         )
     if values != list(range(len(values))):
-        logger.warning(
-            f"{root}: the masks contain {value_list(values)}. These are {len(values)} classes, named by their values."
-        )
+        logger.warning(f"{root}: the masks have {counted(len(values), 'class')}, named by value: {value_list(values)}.")
     return tuple(values)
 
 
