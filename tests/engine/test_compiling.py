@@ -1,6 +1,7 @@
 """Compiled encoders: the same features, and compiled code that is really run."""
 
 import importlib
+import os
 from dataclasses import replace
 from functools import partial, partialmethod
 from pathlib import Path
@@ -114,6 +115,23 @@ def test_without_a_c_compiler_nothing_is_compiled_and_that_is_said(
     pipeline._compile(context, features)
     (line,) = said
     assert line.startswith("not compiled: there is no C compiler here")
+
+
+@pytest.mark.parametrize(("device", "own"), [("cuda", None), ("cuda", "chosen"), ("cpu", None)])
+def test_processes_on_gpus_of_a_model_share_compiled_code(
+    device: str, own: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = GradientSettings(dataset="digits", backbone="digits-vit", objective=("kl",), root=tmp_path, compile="on")
+    context = resolve_context(settings)
+    features = gradient_features(settings, context)
+    monkeypatch.setattr(GradientEngine, "compile", lambda engine: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", own or "")
+    if own is None:
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    pipeline._compile(replace(context, device=torch.device(device)), features)
+    shared = str(tmp_path.resolve() / "compiled" / "NVIDIA-H200") if device == "cuda" else None
+    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == (own or shared)
 
 
 def test_groups_of_a_batch_are_as_even_as_can_be() -> None:

@@ -184,6 +184,9 @@ def _compile(context: StageContext, features: Sequence[Feature]) -> None:
         return
     # Where nobody asked for it, a machine that can't compile for another reason goes on without.
     torch._dynamo.config.suppress_errors = context.settings.compile == "auto"
+    if context.device.type == "cuda":  # the processes of an array compile once for each model of a GPU
+        cache = context.settings.layout.compiled(device_name(context.device))
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))
     logger.info("compiling the encoder: the first batches take longer (--compile off leaves it out)")
     for engine in {id(feature.engine): feature.engine for feature in features}.values():
         engine.compile()

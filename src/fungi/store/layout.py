@@ -16,6 +16,7 @@ class Layout:
     <root>/support/<dataset>/<backbone>/<objective>-<key>.safetensors   (negatives, prototypes)
     <root>/banks/<dataset>/<backbone>/<feature>-<key>/                  (patches for segmentation)
     <root>/blocks/...                                                   (work in progress, removed when assembled)
+    <root>/compiled/<GPU>/                                              (cache of compiled code, may be removed)
     <root>/results/<task>/<dataset>/<backbone>.json
     """
 
@@ -74,6 +75,10 @@ class Layout:
     def bank(self, dataset: str, backbone: str, name: str) -> Path:
         """Return the folder of a bank of patches. name: its feature and key (`BankManifest.key`)."""
         return self.root / "banks" / dataset / backbone / name
+
+    def compiled(self, gpu: str) -> Path:
+        """Return the cache of compiled code for a model of a GPU, such as `NVIDIA H200`."""
+        return self.root / "compiled" / gpu.replace(" ", "-").replace("/", "-")
 
     def results(self, task: str, dataset: str, backbone: str) -> Path:
         """Return the result file of an evaluation. task: `knn`, `knn-5shot`, `linear`, `retrieval`, ..."""
