@@ -10,21 +10,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fungi.combine.pca import Reducer
 from fungi.combine.source import ArrayInMemory, FeatureSource
+from fungi.gradients.engine import GradientEngine
+from fungi.runtime.device import choose_device
 from fungi.runtime.precision import full_precision
 from fungi.search.exact import most_similar, nearest
 from fungi.search.neighbours import in_memory
 from fungi.search.stored import BankSearch
 from fungi.store.banks import PatchRows
+from fungi.views.image import ImageInput
+from tests.library.models import SIZE, build
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 
 
 class ShortProducts(TorchDispatchMode):
-    """A device that multiplies as TF32 does, ten bits of each number, unless it is told to use all of them."""
+    """A device that multiplies and convolves as TF32 does, ten bits of each number, unless told to use all of them."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        if name in PRODUCTS and torch.get_float32_matmul_precision() != "highest":
+        short = name in PRODUCTS and torch.get_float32_matmul_precision() != "highest"
+        if short or (name == "convolution" and torch.backends.cudnn.allow_tf32):
             args = [shortened(value) for value in args]
         return func(*args, **(kwargs or {}))
 
@@ -37,8 +42,12 @@ def shortened(value):
 
 @pytest.fixture
 def tf32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Products are shortened, as a user or a container can ask for, and go the way that every device has."""
+    """Products and convolutions are shortened, as a user, a container or torch itself can ask for.
+
+    Products go the way that every device has.
+    """
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     torch.set_float32_matmul_precision("high")
     with ShortProducts():
         yield
@@ -95,6 +104,25 @@ def test_other_searches_and_pca_are_those_of_full_precision(tf32: None) -> None:
         full = results()
     for one, other in zip(short, full, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["timm", "torchvision", "convolutions"])
+def test_float32_embeddings_are_of_full_precision_in_a_command(kind: str, tf32: None) -> None:
+    model = build(kind).eval()
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 1, 3, SIZE, SIZE), dtype=np.uint8))
+    views = ImageInput(size=SIZE, resize=SIZE).views("plain")
+
+    def embeddings() -> torch.Tensor:
+        return GradientEngine(model, [], device=torch.device("cpu")).embed(images, views)
+
+    with full_precision():
+        full = embeddings()
+    assert not torch.equal(embeddings(), full)
+    torch.set_float32_matmul_precision("highest")
+    assert not torch.equal(embeddings(), full), "convolutions are shortened although products are not"
+    torch.set_float32_matmul_precision("high")
+    choose_device("cpu")  # every command begins so
+    torch.testing.assert_close(embeddings(), full, rtol=0, atol=0)
 
 
 def test_precision_is_as_before_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
