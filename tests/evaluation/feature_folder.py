@@ -1,4 +1,4 @@
-"""Feature files as the extraction stages write them, with made-up values."""
+"""Write feature files with random values in the layout of the extraction stages."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def write_array(
     layer: LayerProvenance | None = None,
     targets=None,
 ) -> Path:
-    """One feature file."""
+    """Write one feature file, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         array = file.create_dataset(key, data=values.astype(np.float32))
@@ -52,7 +52,7 @@ def write_array(
 
 
 def clustered(rows: int, dim: int, classes: int, seed: int, noise: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
-    """Features `[rows dim]` around one centre per class, and balanced labels."""
+    """Return features `[rows dim]` around one centre per class, and balanced labels."""
     centres = np.random.default_rng(1).normal(size=(classes, dim))
     targets = np.arange(rows) % classes
     return centres[targets] + noise * np.random.default_rng(seed).normal(size=(rows, dim)), targets
@@ -68,7 +68,7 @@ def make_folder(
     seed: int = 0,
     dataset: str = "digits",
 ) -> Layout:
-    """A root folder with all features of all splits, of one provenance."""
+    """Write a root folder with all features of all splits, with matching provenances."""
     layout = Layout(root)
     for split, count in (rows or {"train": 120, "test": 60}).items():
         for place, feature in enumerate(features):

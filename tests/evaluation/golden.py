@@ -1,4 +1,4 @@
-"""The reference features and results of the published evaluation code."""
+"""Reference features and results of the published evaluation code."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ def expected(name: str) -> dict:
 
 
 def files_flags(splits: tuple[str, ...] = ("train", "test")) -> list[str]:
-    """The reference files, named with the flags of the original harness."""
+    """Return the flags of the original harness that select the reference files."""
     flags = []
     for split in splits:
         embeddings = str(FEATURES / f"embeddings-{split}.h5")

@@ -1,4 +1,4 @@
-"""`--choose`: what is picked on the train rows is what a plain search would pick, and test labels take no part."""
+"""`--choose`: the choice on train rows equals that of a simple search, and does not depend on test labels."""
 
 import json
 from itertools import combinations
@@ -23,13 +23,13 @@ MOST = 6
 
 
 def plain_leave_one_out(rows: np.ndarray, targets: np.ndarray, k: int) -> float:
-    """Each row by the vote of its k nearest others, one at a time; ties to the smallest label."""
-    right = 0
+    """Return the accuracy of the vote of the k nearest other rows, one row at a time. Ties give the smallest label."""
+    correct = 0
     for number, row in enumerate(rows):
         others = np.delete(np.arange(len(rows)), number)
         order = others[np.argsort(((rows[others] - row) ** 2).sum(axis=1), kind="stable")[:k]]
-        right += int(np.argmax(np.bincount(targets[order])) == targets[number])
-    return right / len(rows)
+        correct += int(np.argmax(np.bincount(targets[order])) == targets[number])
+    return correct / len(rows)
 
 
 def test_leave_one_out_equals_a_plain_loop() -> None:
@@ -41,22 +41,22 @@ def test_leave_one_out_equals_a_plain_loop() -> None:
 
 
 def test_equal_rows_never_vote_for_themselves() -> None:
-    """Five equal rows of different labels: each sees the others' labels, never its own."""
+    """Five equal rows have different labels. The neighbours of each row have the other labels."""
     labels = other_labels(torch.ones(5, 2), np.arange(5), 3)
     assert labels.shape == (5, 3)
     assert all(number not in row for number, row in enumerate(labels.tolist()))
 
 
 def blocks(layout, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Normalised feature blocks and labels, read plainly."""
-    found = {}
+    """Return normalised feature blocks and labels, read without the code under test."""
+    features = {}
     for name in NAMES:
         with h5py.File(layout.features(name, "digits", "digits-vit", split)) as file:
             values = file["embeddings" if name == "embeddings" else "attn_proj"][:]
-            found[name] = values / np.linalg.norm(values, axis=1, keepdims=True)
+            features[name] = values / np.linalg.norm(values, axis=1, keepdims=True)
             if name == "embeddings":
                 targets = file["targets"][:].astype(int)
-    return found, targets
+    return features, targets
 
 
 @pytest.fixture
@@ -71,31 +71,33 @@ def chosen(root: Path, **options) -> dict:
 
 @pytest.mark.slow
 def test_the_choice_equals_a_plain_search(root: Path, tmp_path: Path) -> None:
-    """Over all combinations, 16 and 18 components and 1 to 6 neighbours, with scikit-learn's PCA."""
+    """The search covers all combinations, 16 and 18 components and 1 to 6 neighbours, with the PCA of scikit-learn."""
     from sklearn.decomposition import PCA
 
     train, targets = blocks(
         make_folder(tmp_path / "copy", features=NAMES, dim=20, rows={"train": 60, "test": 40}), "train"
     )
-    judged = {}
+    leave_one_out = {}
     for size in (1, 2, 3):
         for names in combinations(NAMES, size):
             joined = np.concatenate([train[name] for name in names], axis=1)
             rows = PCA(18, svd_solver="full").fit_transform(joined)
             for dim in (16, 18):
                 for k in range(1, MOST + 1):
-                    judged["+".join(names), dim, k] = plain_leave_one_out(rows[:, :dim], targets, k)
-    found = chosen(root)["results"]
-    best = found["chosen"]["chosen"]
-    assert best["judged"] == max(judged.values())
-    assert judged[best["combination"], best["dim"], best["k"]] == best["judged"]
-    assert found["chosen"]["judged"] >= found["embeddings"]["judged"]
-    assert found["embeddings"]["judged"] == max(v for (name, _, _), v in judged.items() if name == "embeddings")
-    assert found["hindsight"]["accuracy"] >= max(found[name]["accuracy"] for name in found)
+                    leave_one_out["+".join(names), dim, k] = plain_leave_one_out(rows[:, :dim], targets, k)
+    results = chosen(root)["results"]
+    best = results["chosen"]["chosen"]
+    assert best["judged"] == max(leave_one_out.values())
+    assert leave_one_out[best["combination"], best["dim"], best["k"]] == best["judged"]
+    assert results["chosen"]["judged"] >= results["embeddings"]["judged"]
+    assert results["embeddings"]["judged"] == max(
+        v for (name, _, _), v in leave_one_out.items() if name == "embeddings"
+    )
+    assert results["hindsight"]["accuracy"] >= max(results[name]["accuracy"] for name in results)
 
 
 @pytest.mark.slow
-def test_test_labels_take_no_part_in_the_choice(root: Path) -> None:
+def test_the_choice_does_not_depend_on_test_labels(root: Path) -> None:
     before = chosen(root)["results"]
     (path,) = root.glob("embeddings/digits/digits-vit/test.h5")
     with h5py.File(path, "r+") as file:
@@ -110,31 +112,31 @@ def test_test_labels_take_no_part_in_the_choice(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_few_shots_try_no_more_neighbours_than_there_are_others(root: Path) -> None:
+def test_few_shots_never_try_more_neighbours_than_other_rows(root: Path) -> None:
     content = chosen(root, shots=1)
     assert all(entry["chosen"]["k"] <= 3 for entry in content["results"].values())
 
 
 @pytest.mark.slow
-def test_the_table_says_what_was_chosen_in_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_shows_the_choice_of_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     roots = [tmp_path / f"seed-{seed}" for seed in (1, 2)]
     for seed, root in enumerate(roots):
         make_folder(root, features=NAMES, dim=20, seed=seed)
     flags = ["--root", *map(str, roots), "--choose", "--k", "4", "--pca-dim", "18"]
     assert COMMANDS["knn"].main(flags) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].split("  ")[0] == "features"
-    assert [line.split()[0] for line in said[1:5]] == ["embeddings", "embeddings+kl+dino", "chosen", "hindsight"]
-    assert "±" in said[3]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split("  ")[0] == "features"
+    assert [line.split()[0] for line in lines[1:5]] == ["embeddings", "embeddings+kl+dino", "chosen", "hindsight"]
+    assert "±" in lines[3]
     (result,) = (tmp_path / "results").rglob("*.json")
     content = json.loads(result.read_text())
     assert any(part.endswith("-chosen") for part in result.parts), result
     assert len(content["runs"]) == 2
-    assert choice_table(content, "accuracy").splitlines()[0] == said[0]
+    assert choice_table(content, "accuracy").splitlines()[0] == lines[0]
 
 
 @pytest.mark.slow
-def test_the_report_shows_what_was_chosen_apart_from_the_fixed_rule(root: Path, tmp_path: Path) -> None:
+def test_the_report_separates_choices_from_results_of_fixed_settings(root: Path, tmp_path: Path) -> None:
     chosen(root)
     knn_concat.run(KnnSettings(root=(root,), k=MOST, pca_dim=18))
     write_report.run(ReportSettings(results=(root,), output=tmp_path / "report", formats=("markdown",)))
@@ -146,5 +148,5 @@ def test_the_report_shows_what_was_chosen_apart_from_the_fixed_rule(root: Path, 
     assert "hindsight" in section
 
 
-def test_choosing_among_some_combinations_is_refused(root: Path) -> None:
+def test_choose_with_combinations_is_refused(root: Path) -> None:
     assert COMMANDS["knn"].main(["--root", str(root), "--choose", "--combinations", "nested"]) == 2

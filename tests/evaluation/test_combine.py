@@ -1,4 +1,4 @@
-"""Names, few-shot rows, normalised blocks, PCA: each against a plain oracle."""
+"""Compare names, few-shot rows, normalised blocks and PCA with simple implementations."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def source_of(arrays: dict[str, np.ndarray], rows=None, **options) -> FeatureSou
 
 
 def three_blocks(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Blocks of different sizes and of scales nine orders of magnitude apart."""
+    """Return blocks of different sizes, with scales between 1e-9 and 1e3."""
     scales = {"embeddings": (20, 1.0), "kl": (12, 1e-9), "dino": (7, 1e3)}
     return {
         name: scale * (3 + clustered(rows, dim, 5, seed + place)[0])
@@ -74,7 +74,7 @@ def test_drawn_shots_are_balanced_and_belong_to_their_seed():
     assert len(set(first)) == len(first)  # no row twice
 
 
-def test_a_class_with_fewer_rows_than_shots_is_named():
+def test_an_error_names_the_class_with_fewer_rows_than_shots():
     with pytest.raises(FungiError, match=r"class 1 has 2 train rows, but --shots needs 3"):
         few_shot_rows(np.array([0, 0, 0, 1, 1]), 3)
     with pytest.raises(FungiError, match=r"class 'dog' has 1 train row, but --shots needs 3"):
@@ -87,7 +87,7 @@ def test_tiny_gradients_are_normalised_and_zero_rows_stay_zero():
 
 
 @pytest.mark.parametrize("memory_bytes", [0, 1 << 30], ids=["streamed", "in memory"])
-def test_blocks_give_the_chosen_rows_whatever_the_block_size(memory_bytes):
+def test_the_rows_do_not_depend_on_the_block_size(memory_bytes):
     arrays = three_blocks(50)
     rows = np.array([0, 3, 4, 17, 30, 31, 49])
     expected = plainly_concatenated(arrays, ("kl", "embeddings"))[rows]
@@ -101,11 +101,11 @@ def test_blocks_give_the_chosen_rows_whatever_the_block_size(memory_bytes):
 
 @settings(max_examples=25, deadline=None)
 @given(rows=st.integers(8, 70), pca_dim=st.integers(1, 45), subset=st.integers(0, 6), block_rows=st.integers(3, 80))
-def test_pca_from_the_gram_matrix_is_scikit_learns(rows, pca_dim, subset, block_rows):
-    """Distances and inner products of the reduced rows agree; signs of single directions are free."""
+def test_pca_from_the_gram_matrix_equals_scikit_learn(rows, pca_dim, subset, block_rows):
+    """The inner products of the reduced rows agree. The signs of single directions can differ."""
     train, test = three_blocks(rows), three_blocks(30, seed=50)
     names = all_combinations(train)[subset]
-    # The same rounded inputs for both: a tiny gap between two directions makes PCA answer to the last digit.
+    # Both get the same rounded inputs: if two variances are almost equal, PCA depends on the last digit.
     x, y = (plainly_concatenated(split, names).astype(np.float32).astype(np.float64) for split in (train, test))
     train = {
         name: values.astype(np.float32) for name, values in zip(names, np.split(x, cuts(train, names), 1), strict=True)
@@ -131,11 +131,11 @@ def test_pca_from_the_gram_matrix_is_scikit_learns(rows, pca_dim, subset, block_
     ("pca_dim", "rows", "features", "skipped"),
     [(32, 100, 48, False), (32, 32, 48, True), (32, 33, 33, False), (48, 100, 48, True), (512, 510, 768, True)],
 )
-def test_pca_applies_only_where_it_reduces_strictly(pca_dim, rows, features, skipped):
+def test_pca_is_applied_only_if_it_reduces_the_size(pca_dim, rows, features, skipped):
     assert (pca_skip_reason(pca_dim, rows, features) is not None) == skipped
 
 
-def test_pca_sees_train_rows_alone():
+def test_pca_depends_only_on_train_rows():
     train, test = three_blocks(60), three_blocks(20, seed=9)
     names = ("embeddings", "dino")
     alone = Reducer(source_of(train), 4).fit(names)
@@ -149,19 +149,19 @@ def test_directions_without_variance_are_left_out():
     assert Reducer(source, 5).fit(("kl",)).dim == 2
 
 
-def test_a_value_that_is_not_finite_is_named_with_its_row():
+def test_an_error_names_the_row_of_a_value_that_is_not_finite():
     values = np.ones((30, 4)) * np.arange(30)[:, None]
     values[17, 2] = np.nan
     with pytest.raises(FungiError, match=r"kl: 1 row is \(row 17\) NaN or infinite"):
         list(source_of({"kl": values}, block_rows=8).blocks(("kl",)))
 
 
-def test_a_feature_that_is_the_same_everywhere_is_refused():
+def test_a_feature_with_equal_rows_is_refused():
     with pytest.raises(FungiError, match=r"dino: all 30 rows have the same values"):
         list(source_of({"dino": np.tile(np.arange(4.0), (30, 1))}).blocks(("dino",)))
 
 
-def test_zero_and_constant_rows_are_named_in_a_warning():
+def test_a_warning_names_zero_and_constant_rows():
     values = np.random.default_rng(0).normal(size=(30, 4))
     values[[3, 20]], values[5] = 0, 2.5
     source = source_of({"kl": values}, block_rows=8)

@@ -1,4 +1,4 @@
-"""Rows that were fitted are not scored unless that is asked for, under whatever name they come (DESIGN 3.4)."""
+"""Fitted rows are scored only on request, even if they are in a split with another name (DESIGN 3.4)."""
 
 import re
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_fitted_rows_are_scored_only_on_request_and_the_table_says_so(tmp_path, 
     assert "fitted on" not in capsys.readouterr().out
 
 
-def test_fitted_rows_are_known_by_file_and_by_fingerprint(tmp_path):
+def test_fitted_rows_are_recognised_by_file_and_fingerprint(tmp_path):
     layout = make_folder(tmp_path, features=("embeddings",))
     train = layout.embeddings("digits", "digits-vit", "train")
     link = tmp_path / "link.h5"
@@ -51,8 +51,7 @@ def test_fitted_rows_are_known_by_file_and_by_fingerprint(tmp_path):
 
 
 def with_rows_of_test(root: Path, shared: int) -> None:
-    """Features of train rows, of test rows, and of a split `trainval` that holds `shared` of the test rows, computed in
-    other batches."""
+    """Write train and test features, and a split `trainval` with `shared` of the test rows from other batches."""
     make_folder(root, rows={"train": 120, "test": 60, "trainval": 90})
     noise = np.random.default_rng(0)
     for test in [*root.rglob("*/test.h5"), *root.rglob("*-test.h5")]:
@@ -61,8 +60,8 @@ def with_rows_of_test(root: Path, shared: int) -> None:
                 more[name][:shared] = file[name][:shared] * (1 + 1e-6 * noise.normal(size=file[name][:shared].shape))
 
 
-def test_fitted_rows_are_known_under_another_name_of_their_split(tmp_path, capsys):
-    """A split that holds test rows, such as the union of others, has a fingerprint and a file of its own."""
+def test_fitted_rows_are_recognised_in_a_split_with_another_name(tmp_path, capsys):
+    """If a split contains test rows, as a union of splits does, its fingerprint and file differ from the test split."""
     with_rows_of_test(tmp_path, 30)
     flags = ["--root", str(tmp_path), "--pca-dim", "4", "--k", "1", "--train-split", "trainval"]
     assert COMMANDS["knn"].main(flags) == 2
@@ -73,8 +72,8 @@ def test_fitted_rows_are_known_under_another_name_of_their_split(tmp_path, capsy
 
 def test_a_few_duplicate_rows_give_a_warning_and_are_scored(tmp_path):
     with_rows_of_test(tmp_path, 3)
-    found = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5, train_split="trainval"))
-    assert found["warnings"] == ["3 of the 60 scored rows are equal to rows of the train split, which was fitted on."]
+    content = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5, train_split="trainval"))
+    assert content["warnings"] == ["3 of the 60 scored rows are equal to rows of the train split, which was fitted on."]
     assert not knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))["warnings"]
 
 

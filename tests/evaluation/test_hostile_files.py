@@ -1,4 +1,4 @@
-"""Feature files that are not what they say: refused by name, before anything large is made of them."""
+"""Feature files with false claims are refused with their name, before much memory is allocated."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ VALUES = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
 
 
 def refused(path: Path, complaint: str) -> None:
-    """Both the array and the labels of a file are refused, naming it."""
+    """Check that the array and the labels of a file are refused, and that the error names the file."""
     for read in (lambda: open_array(path, "kl").read(0, 2), lambda: read_targets(path)):
         with pytest.raises(FungiError, match=complaint) as caught:
             read()
@@ -25,57 +25,57 @@ def refused(path: Path, complaint: str) -> None:
 
 @pytest.mark.parametrize("link", [h5py.SoftLink("/there"), h5py.ExternalLink("other.h5", "/there")])
 def test_links_are_not_followed(link: object, tmp_path: Path) -> None:
-    for name in ("other.h5", "made.h5"):
+    for name in ("other.h5", "file.h5"):
         with h5py.File(tmp_path / name, "w") as file:
             file["there"] = VALUES
             file["group/there"] = VALUES
-    with h5py.File(tmp_path / "made.h5", "a") as file:
+    with h5py.File(tmp_path / "file.h5", "a") as file:
         file["kl"] = file["targets"] = link
         file["linked"] = h5py.SoftLink("/group")
-    refused(tmp_path / "made.h5", "is a link to another place, which is not followed")
+    refused(tmp_path / "file.h5", "is a link to another place, which is not followed")
     with pytest.raises(FungiError, match="'linked/there' is a link to another place"):
-        open_array(tmp_path / "made.h5", "linked/there")
-    assert open_array(tmp_path / "made.h5", "group/there").rows == 8
+        open_array(tmp_path / "file.h5", "linked/there")
+    assert open_array(tmp_path / "file.h5", "group/there").rows == 8
 
 
-def test_numbers_in_other_files_are_not_read(tmp_path: Path) -> None:
+def test_external_storage_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(VALUES.tobytes())
-    with h5py.File(tmp_path / "made.h5", "w") as file:
+    with h5py.File(tmp_path / "file.h5", "w") as file:
         for name, shape, dtype in (("kl", (8, 4), "f4"), ("targets", (32,), "u4")):
             file.create_dataset(name, shape, dtype, external=[(str(tmp_path / "secret"), 0, 128)])
-    refused(tmp_path / "made.h5", "are in other files, which are not read")
+    refused(tmp_path / "file.h5", "are in other files, which are not read")
 
 
-def test_arrays_put_together_from_other_files_are_not_read(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "made.h5", "w") as file:
+def test_virtual_arrays_of_other_files_are_not_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "file.h5", "w") as file:
         for name, shape, dtype in (("kl", (8, 4), "f4"), ("targets", (8,), "u4")):
             layout = h5py.VirtualLayout(shape, dtype)
             layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), name, shape)
             file.create_virtual_dataset(name, layout)
-    refused(tmp_path / "made.h5", "are in other files, which are not read")
+    refused(tmp_path / "file.h5", "are in other files, which are not read")
 
 
-def test_a_shape_that_the_file_does_not_hold_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "made.h5", "w") as file:
+def test_a_shape_larger_than_the_file_is_refused_before_reading(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "file.h5", "w") as file:
         file.create_dataset("kl", (10**12, 4), "f4", chunks=(1024, 4))
         file.create_dataset("targets", (10**12,), "u4", chunks=(1024,))
-    refused(tmp_path / "made.h5", r"claims to have shape \(1000000000000,.*holds only 0 bytes")
+    refused(tmp_path / "file.h5", r"claims to have shape \(1000000000000,.*holds only 0 bytes")
 
 
 def test_compressed_files_are_read(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "made.h5", "w") as file:
+    with h5py.File(tmp_path / "file.h5", "w") as file:
         file.create_dataset("kl", data=np.zeros((400_000, 4), np.float32), compression="gzip", compression_opts=9)
         file.create_dataset("targets", data=np.zeros(400_000, np.uint32), compression="gzip", compression_opts=9)
-    assert not open_array(tmp_path / "made.h5", "kl").read(0, 400_000).any()
-    assert len(read_targets(tmp_path / "made.h5")) == 400_000
+    assert not open_array(tmp_path / "file.h5", "kl").read(0, 400_000).any()
+    assert len(read_targets(tmp_path / "file.h5")) == 400_000
 
 
 @pytest.mark.parametrize("shape", [(8, 2), (), (2, 2, 2)])
 def test_labels_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "made.h5", "w") as file:
+    with h5py.File(tmp_path / "file.h5", "w") as file:
         file["targets"] = np.zeros(shape, np.uint32)
     with pytest.raises(FungiError, match="the labels have shape"):
-        read_targets(tmp_path / "made.h5")
+        read_targets(tmp_path / "file.h5")
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,10 @@ def test_labels_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: P
         ({"complete": False}, "is not finished"),
     ],
 )
-def test_a_record_that_does_not_fit_is_refused(attributes: dict[str, object], complaint: str, tmp_path: Path) -> None:
-    path = write_array(tmp_path / "made.h5", "kl", VALUES, provenance=replace(PROVENANCE, feature="kl"), layer=LAYER)
+def test_a_provenance_that_contradicts_the_file_is_refused(
+    attributes: dict[str, object], complaint: str, tmp_path: Path
+) -> None:
+    path = write_array(tmp_path / "file.h5", "kl", VALUES, provenance=replace(PROVENANCE, feature="kl"), layer=LAYER)
     assert open_array(path, "kl").rows == 8
     with h5py.File(path, "a") as file:
         file.attrs.update(attributes)
@@ -100,9 +102,9 @@ def test_a_record_that_does_not_fit_is_refused(attributes: dict[str, object], co
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f2", "i4"])
-def test_features_are_read_in_float32_whatever_the_file_holds(dtype: str, tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "made.h5", "w") as file:
+def test_features_are_read_in_float32_from_every_dtype(dtype: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "file.h5", "w") as file:
         file["kl"] = (10 * VALUES).astype(dtype)
-    read = open_array(tmp_path / "made.h5", "kl").read(2, 5)
+    read = open_array(tmp_path / "file.h5", "kl").read(2, 5)
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, (10 * VALUES).astype(dtype)[2:5].astype(np.float32))

@@ -1,5 +1,5 @@
-"""What decides a number is part of its name: results that differ in a setting never displace each other, share a cell,
-or stand beside a published value (DESIGN 3.4)."""
+"""A setting that decides a score is part of the identity of the result. Results with different settings never replace
+each other, never share a cell, and have published values only with the published settings (DESIGN 3.4)."""
 
 import dataclasses
 import json
@@ -78,7 +78,7 @@ OTHER_VALUES = {
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
-def test_every_setting_says_what_it_decides(kind):
+def test_every_setting_declares_its_effect(kind):
     for field in dataclasses.fields(kind):
         if "aliases" in field.metadata:
             assert field.metadata["decides"] in ("scores", "contents", "nothing")
@@ -89,13 +89,13 @@ def test_settings_decide_the_scores_by_default():
 
 
 @pytest.mark.parametrize("kind", EVALUATIONS, ids=lambda kind: kind.__name__)
-def test_what_decides_nothing_is_listed(kind):
+def test_settings_without_effect_on_scores_are_listed(kind):
     listed = set().union(*(DECIDE_NOTHING.get(base.__name__, set()) for base in kind.__mro__))
     assert {field.name for field in dataclasses.fields(kind) if field.metadata["decides"] == "nothing"} <= listed
 
 
 def other_value(field, default):
-    """Any value that is not the default."""
+    """Return a setting with a value that is not the default."""
     if field.name == "temperature" and default == TEMPERATURE:
         return {"temperature": 0.5, "vote": "weighted"}
     if field.name in OTHER_VALUES:
@@ -114,18 +114,18 @@ def other_value(field, default):
     return {field.name: 7 if "int" in str(field.type) else Path("x.json") if "Path" in str(field.type) else "other"}
 
 
-# Ablations refuse a split; segmentation knows three features alone.
-KEPT_TOGETHER = {("AblateSettings", "split"), ("SegmentSettings", "features")}
+# Ablations refuse a split. Segmentation accepts only three features.
+WITHOUT_OTHER_VALUE = {("AblateSettings", "split"), ("SegmentSettings", "features")}
 FIELDS = [
     pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")
     for kind in (KnnSettings, LinearSettings, RetrievalSettings, ClusterSettings, AblateSettings, SegmentSettings)
     for field in dataclasses.fields(kind)
-    if field.metadata["decides"] != "nothing" and (kind.__name__, field.name) not in KEPT_TOGETHER
+    if field.metadata["decides"] != "nothing" and (kind.__name__, field.name) not in WITHOUT_OTHER_VALUE
 ]
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
-def test_a_result_of_any_other_setting_has_a_place_of_its_own_and_says_so(kind, field):
+def test_every_deciding_setting_changes_the_result_path_and_the_unusual_settings(kind, field):
     usual, other = kind(), kind(**other_value(field, field.default))
     without = replace(other, **{field.name: field.default}) if field.name != "shots" else usual
     assert other.outputs() != without.outputs()
@@ -139,16 +139,16 @@ def test_a_result_of_any_other_setting_has_a_place_of_its_own_and_says_so(kind, 
 def test_long_values_and_paths_are_replaced_by_one_hash():
     many = KnnSettings(shots=1, few_shot_seed=tuple(range(1000)))
     longer = replace(many, few_shot_seed=tuple(range(1001)))
-    names = [one.result_path().parts[-3] for one in (many, longer)]
+    names = [settings.result_path().parts[-3] for settings in (many, longer)]
     assert len(set(names)) == 2
     assert all(len(name) < 30 for name in names)
     long = LinearSettings(features=("embeddings", "kl", "dino"), layer_key="x" * 30, valid_split="y" * 30, seed=1)
     assert len(replace(long, train_split="z" * 30, test_split="w" * 30).result_path().parts[-3]) <= 120
     files = [KnnSettings(train_embeddings_datasets=(Path(name),)) for name in ("a/train.h5", "b/train.h5")]
-    assert len({one.result_path() for one in files}) == 2
+    assert len({settings.result_path() for settings in files}) == 2
 
 
-def test_names_of_result_files_tell_what_is_unusual():
+def test_names_of_result_files_contain_unusual_settings():
     shown = {
         "knn": KnnSettings(),
         "knn-pca4-k5": KnnSettings(k=5, pca_dim=4),
@@ -157,11 +157,13 @@ def test_names_of_result_files_tell_what_is_unusual():
         "linear-lbfgs-tol0.01": LinearSettings(tolerance=0.01, solver="lbfgs"),
         "retrieval-on-test-cropped": RetrievalSettings(test_split="test-cropped"),
     }
-    assert {name: one.result_path().parts[-3] for name, one in shown.items()} == {name: name for name in shown}
+    assert {name: settings.result_path().parts[-3] for name, settings in shown.items()} == {
+        name: name for name in shown
+    }
 
 
 @pytest.mark.slow
-def test_shots_in_file_order_and_drawn_ones_live_side_by_side(tmp_path):
+def test_results_of_first_shots_and_of_drawn_shots_are_kept_separately(tmp_path):
     make_folder(tmp_path, features=("embeddings", "kl"))
     shared = {"root": (tmp_path,), "pca_dim": 4, "k": 5, "shots": 5}
     for draws in ((), (1, 2, 3), (4,), ()):
@@ -193,15 +195,17 @@ def test_different_settings_have_their_own_heading_without_published_value(name)
     shared = {"backbone": "vit-b16-augreg-in1k"} | shots
     usual = content({"embeddings": 0.3}, **shared) | {"unusual": {}}
     unlike = content({"embeddings": 0.4}, **shared, **{name: value}) | {"unusual": {name: value}}
-    found = distinct([cell for one in (usual, unlike) for cell in cells_of(ResultRecord(Path("x.json"), one))])
-    assert len(found) == 2
-    assert [cell.published is not None for cell in found] == [True, False]
-    assert words in str(found[1].protocol)
-    assert words not in str(found[0].protocol)
+    result_cells = distinct(
+        [cell for result in (usual, unlike) for cell in cells_of(ResultRecord(Path("x.json"), result))]
+    )
+    assert len(result_cells) == 2
+    assert [cell.published is not None for cell in result_cells] == [True, False]
+    assert words in str(result_cells[1].protocol)
+    assert words not in str(result_cells[0].protocol)
 
 
 @pytest.mark.parametrize("objective", ["kl", "dino", "simclr"])
-def test_a_report_knows_the_settings_of_an_objective_without_drawing_its_heads(objective, monkeypatch):
+def test_a_report_gets_the_settings_of_an_objective_without_drawing_its_heads(objective, monkeypatch):
     """A report of 2,000 results asks for the settings of three objectives for each pair of backbone and dataset."""
     spec = BACKBONES["vit-b16"]
     bound = bind(
@@ -227,16 +231,18 @@ UNLIKE_FEATURES = {
 
 
 def features(root: Path, *, provenance=None, layer=None, dim=96, dataset="pets"):
-    """Embeddings and KL gradients as extraction writes them, with some facts changed."""
+    """Write embeddings and KL gradients as extraction does, with the given changes of their provenance."""
     layout = feature_folder.Layout(root)
     shared = {"dataset": dataset, "weights_source": "published weights", "objective_settings": {"temperature": 15.0}}
     for split, rows in (("train", 60), ("test", 20)):
         for feature in ("embeddings", "kl"):
             values, targets = clustered(rows, dim, 3, seed=len(split) + len(feature))
             facts = shared | {"feature": feature, "split": split, "dataset_fingerprint": split} | (provenance or {})
-            given = {"targets": targets} if feature == "embeddings" else {"layer": replace(LAYER, **KL | (layer or {}))}
+            options = (
+                {"targets": targets} if feature == "embeddings" else {"layer": replace(LAYER, **KL | (layer or {}))}
+            )
             path = layout.features(feature, dataset, "digits-vit", split)
-            write_array(path, KEYS[feature], values, provenance=replace(PROVENANCE, **facts), **given)
+            write_array(path, KEYS[feature], values, provenance=replace(PROVENANCE, **facts), **options)
 
 
 KL = {"layer": "blocks.3.attn.proj"}
@@ -244,8 +250,8 @@ KEYS = {"embeddings": "embeddings", "kl": "attn_proj"}
 
 
 @pytest.mark.parametrize("words", first_fast(UNLIKE_FEATURES))
-def test_unlike_features_have_a_heading_of_their_own_and_both_results_are_kept(words, tmp_path):
-    """The same root, extracted anew: the later result has the place, the earlier one stays in the report."""
+def test_results_of_different_features_have_different_headings_and_are_both_kept(words, tmp_path):
+    """After a second extraction to one root, the new result has the path, and the old result stays in the report."""
     settings = KnnSettings(root=(tmp_path,), dataset="pets", k=5)
     features(tmp_path)
     usual = knn_concat.run(settings)
@@ -257,9 +263,9 @@ def test_unlike_features_have_a_heading_of_their_own_and_both_results_are_kept(w
     assert len(headings) == 2
     assert [words in heading for heading in sorted(headings, key=len)] == [False, True]
     as_published = [cell.as_published for cell in cells if words in str(cell.protocol)]
-    assert set(as_published) == {False}  # k is 5 here; what else bars is looked at below
+    assert set(as_published) == {False}  # k is 5 here; the next test checks the other settings
     features(tmp_path)
-    assert knn_concat.run(settings) == usual  # taken back, not computed anew
+    assert knn_concat.run(settings) == usual  # the old result is restored, not computed again
     assert len(list(tmp_path.rglob("results/**/*.json"))) == 2
 
 
@@ -276,21 +282,21 @@ def _recorded(result):
 
 
 @pytest.mark.slow
-def test_features_that_no_word_tells_apart_are_told_apart_by_their_hash(tmp_path):
-    found = []
+def test_headings_distinguish_features_by_hash_if_words_are_equal(tmp_path):
+    all_cells = []
     for data in ("a", "b"):
         features(tmp_path / data, provenance={"dataset_fingerprint": f"{data}"} | {"input": data})
         record = ResultRecord(
             Path("x.json"), knn_concat.run(KnnSettings(root=(tmp_path / data,), dataset="pets", score_fitted_rows=True))
         )
-        found += cells_of(record)
-    cells = distinct(found)
-    assert len(cells) == len(found)
+        all_cells += cells_of(record)
+    cells = distinct(all_cells)
+    assert len(cells) == len(all_cells)
     assert len({str(cell.protocol) for cell in cells}) > 1
     assert all("features " in str(cell.protocol) for cell in cells)
 
 
-def test_queries_of_the_original_harness_are_found_by_status_and_never_replace_cropped_ones(tmp_path):
+def test_queries_of_the_original_harness_are_used_by_default_and_never_instead_of_cropped_queries(tmp_path):
     make_folder(tmp_path, rows={"train": 20, "query": 8}, dataset="oxford-landmarks")
     settings = RetrievalSettings(root=(tmp_path,), backbone="digits-vit")
     (path,) = settings.outputs()

@@ -34,56 +34,56 @@ def in_blocks(rows: torch.Tensor, size: int):
 @pytest.mark.parametrize(
     ("name", "shots"), [("expected-knn", None), pytest.param("expected-knn5", 5, marks=pytest.mark.slow)]
 )
-def test_predictions_are_those_of_the_published_code(name, shots, backend, tmp_path):
+def test_predictions_equal_those_of_the_published_code(name, shots, backend, tmp_path):
     output = tmp_path / "result.json"
     flags = [*files_flags(), "--pca-dim", "32", "--k", "20", "--logs-output-path", str(output), "--backend", backend]
     with pytest.warns(UnknownOriginWarning, match=r"and 7 more: no provenance"):
         assert COMMANDS["knn"].main(flags + ([] if shots is None else ["--train-size", str(shots)])) == 0
-    found, reference = json.loads(output.read_text())["results"], expected(name)["results"]
-    assert list(found) == list(reference)
+    results, reference = json.loads(output.read_text())["results"], expected(name)["results"]
+    assert list(results) == list(reference)
     for combination, scores in reference.items():
-        assert found[combination]["predictions"] == scores["predictions"], combination
+        assert results[combination]["predictions"] == scores["predictions"], combination
         for metric in ("accuracy", "mean-per-class-accuracy"):
-            assert found[combination][metric] == pytest.approx(scores[metric], abs=1e-12)
+            assert results[combination][metric] == pytest.approx(scores[metric], abs=1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("block", [37, 1000])
-def test_predictions_are_scikit_learns(backend, block):
+def test_predictions_equal_those_of_scikit_learn(backend, block):
     x, targets = clustered(700, 24, 6, seed=0, noise=3.0)
     y, _ = clustered(200, 24, 6, seed=1, noise=3.0)
     x, y = x.astype(np.float32), y.astype(np.float32)
     oracle = KNeighborsClassifier(20, algorithm="brute").fit(x, targets).predict(y)
-    found = knn_predictions(in_blocks(torch.from_numpy(x), block), targets, torch.from_numpy(y), 20, backend)
-    np.testing.assert_array_equal(found, oracle)
+    predictions = knn_predictions(in_blocks(torch.from_numpy(x), block), targets, torch.from_numpy(y), 20, backend)
+    np.testing.assert_array_equal(predictions, oracle)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("block", [13, 64, 500])
-def test_equal_distances_go_to_the_earlier_row_in_every_backend(backend, block):
-    """On a coarse grid most distances are tied many times over."""
+def test_every_backend_prefers_the_earlier_of_equally_distant_rows(backend, block):
+    """On a coarse grid, most distances are equal to many others."""
     generator = np.random.default_rng(0)
     x, y = generator.integers(0, 3, (300, 4)), generator.integers(0, 3, (50, 4))
     distances = ((y[:, None] - x[None]) ** 2).sum(-1)
     oracle = np.sort(np.argsort(distances, axis=1, kind="stable")[:, :7], axis=1)
     train = in_blocks(torch.from_numpy(x).float(), block)
-    found = nearest(train, torch.from_numpy(y).float(), 7, backend=backend).rows
-    np.testing.assert_array_equal(np.sort(found.numpy(), axis=1), oracle)
+    neighbours = nearest(train, torch.from_numpy(y).float(), 7, backend=backend).rows
+    np.testing.assert_array_equal(np.sort(neighbours.numpy(), axis=1), oracle)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_neighbours_closer_than_float32_can_tell_are_told_apart(backend):
-    """Far from the origin, float32 ranking distances lose the digits that matter."""
+def test_neighbours_with_equal_float32_distances_are_ranked_exactly(backend):
+    """Far from the origin, distances in float32 lose the digits that decide the ranking."""
     generator = np.random.default_rng(0)
     x = (1000 + generator.normal(size=(400, 16))).astype(np.float32)
     y = (1000 + generator.normal(size=(30, 16))).astype(np.float32)
     distances = ((y[:, None].astype(np.float64) - x[None]) ** 2).sum(-1)
     oracle = np.sort(np.argsort(distances, axis=1)[:, :5], axis=1)
-    found = nearest(in_memory(torch.from_numpy(x)), torch.from_numpy(y), 5, backend=backend).rows
-    np.testing.assert_array_equal(np.sort(found.numpy(), axis=1), oracle)
+    neighbours = nearest(in_memory(torch.from_numpy(x)), torch.from_numpy(y), 5, backend=backend).rows
+    np.testing.assert_array_equal(np.sort(neighbours.numpy(), axis=1), oracle)
 
 
-def test_votes_are_added_in_no_order_that_a_gpu_would_choose():
+def test_votes_are_added_without_atomic_additions():
     generator = torch.Generator().manual_seed(0)
     train, queries = torch.randn(60, 8, generator=generator), torch.randn(9, 8, generator=generator)
     targets = torch.arange(60) % 4
@@ -93,7 +93,7 @@ def test_votes_are_added_in_no_order_that_a_gpu_would_choose():
         majority_vote(targets.numpy().reshape(6, 10))
 
 
-def test_a_tied_vote_goes_to_the_smallest_label():
+def test_a_tied_vote_gives_the_smallest_label():
     np.testing.assert_array_equal(majority_vote(np.array([[9, 2, 9, 2], [7, 7, 3, 1], [4, 300, 300, 4]])), [2, 7, 4])
 
 
@@ -105,27 +105,27 @@ def test_fewer_rows_than_neighbours_is_refused():
         knn_predictions(in_memory(rows[:1]), np.zeros(1, dtype=np.int64), rows, 2)
 
 
-def test_mean_per_class_accuracy_counts_each_class_once_and_leaves_out_absent_ones():
+def test_mean_per_class_accuracy_is_the_mean_over_the_present_classes():
     targets, predictions = np.array([0, 0, 0, 2]), np.array([0, 0, 1, 5])
     assert accuracy(predictions, targets) == 0.5
     assert mean_per_class_accuracy(predictions, targets) == pytest.approx((2 / 3 + 0) / 2)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_two_classes_have_an_area_under_the_roc_curve(classes, tmp_path):
+def test_only_two_classes_have_an_area_under_the_roc_curve(classes, tmp_path):
     layout = make_folder(tmp_path, features=("embeddings",), classes=classes)
     assert COMMANDS["knn"].main(["--root", str(tmp_path)]) == 0
     (path,) = (tmp_path / "results").rglob("digits-vit.json")
-    found = json.loads(path.read_text())["results"]["embeddings"]
+    scores = json.loads(path.read_text())["results"]["embeddings"]
     if classes > 2:
-        assert "auc" not in found
+        assert "auc" not in scores
         return
     rows, targets = {}, {}
     for split in ("train", "test"):
         with h5py.File(layout.embeddings("digits", "digits-vit", split)) as file:
             rows[split], targets[split] = normalize(file["embeddings"][:]), file["targets"][:]
     oracle = KNeighborsClassifier(20).fit(rows["train"], targets["train"]).predict_proba(rows["test"])[:, 1]
-    assert found["auc"] == pytest.approx(roc_auc_score(targets["test"], oracle), abs=1e-12)
+    assert scores["auc"] == pytest.approx(roc_auc_score(targets["test"], oracle), abs=1e-12)
 
 
 def results_of(root: Path, task: str = "knn") -> dict:
@@ -133,16 +133,16 @@ def results_of(root: Path, task: str = "knn") -> dict:
 
 
 @pytest.mark.parametrize(("k", "rows"), [(20, 20), (30, 20)])
-def test_neighbours_that_are_all_train_rows_are_refused_with_a_sensible_number(k, rows, tmp_path, capsys):
+def test_k_of_all_train_rows_is_refused_with_a_smaller_k_as_advice(k, rows, tmp_path, capsys):
     make_folder(tmp_path, rows={"train": rows, "test": 8})
     assert COMMANDS["knn"].main(["--root", str(tmp_path), "--k", str(k)]) == 2
-    said = capsys.readouterr().err
-    assert f"k = {k} is too large: all {rows} train rows would vote" in said
-    assert "Use --k 5, or --choose" in said
+    error = capsys.readouterr().err
+    assert f"k = {k} is too large: all {rows} train rows would vote" in error
+    assert "Use --k 5, or --choose" in error
     assert COMMANDS["knn"].main(["--root", str(tmp_path), "--k", "5"]) == 0
 
 
-def test_shots_fewer_than_neighbours_are_said_and_recorded(tmp_path, capsys):
+def test_fewer_shots_than_neighbours_give_a_recorded_warning(tmp_path, capsys):
     make_folder(tmp_path, features=("embeddings",))
     text = "k = 20 neighbours vote, but class 0 has only 6 train rows: other classes get at least 14 votes."
     assert COMMANDS["knn"].main(["--root", str(tmp_path), "--shots", "6"]) == 0
@@ -195,7 +195,7 @@ def test_the_weighted_vote_is_the_sum_of_exponentials_of_cosines(backend, temper
     assert ((shares >= 0) & (shares <= 1)).all()
 
 
-def test_the_vote_is_part_of_what_decides_a_result(tmp_path, capsys):
+def test_the_vote_is_part_of_the_identity_of_a_result(tmp_path, capsys):
     make_folder(tmp_path, features=("embeddings",))
     assert COMMANDS["knn"].main(["--root", str(tmp_path)]) == 0
     assert COMMANDS["knn"].main(["--root", str(tmp_path), "--vote", "weighted", "--temperature", "0.1"]) == 0
@@ -206,7 +206,7 @@ def test_the_vote_is_part_of_what_decides_a_result(tmp_path, capsys):
     assert "--temperature applies only to the weighted vote: add --vote weighted." in capsys.readouterr().err
 
 
-def test_torch_and_backend_are_earlier_names_of_exact_search(tmp_path):
+def test_earlier_names_of_exact_search_are_accepted(tmp_path):
     for flags in (["--backend", "torch"], ["--search", "exact"], ["--search", "torch"]):
         settings = COMMANDS["knn"].parse([*flags, "--neighbours", "7"])
         assert (settings.search, settings.k) == ("exact", 7)

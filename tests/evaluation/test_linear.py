@@ -1,4 +1,4 @@
-"""Logistic regression against scikit-learn, and the protocol against the published results."""
+"""Compare logistic regression with scikit-learn, and the protocol with the published results."""
 
 import json
 from dataclasses import replace
@@ -35,18 +35,18 @@ def labelled(rows: int = 240, dim: int = 10, classes: int = 3, seed: int = 0, no
 
 
 @pytest.mark.parametrize("solver", first_fast(SOLVERS))
-def test_accuracies_are_those_of_the_published_code(solver, tmp_path):
+def test_accuracies_equal_those_of_the_published_code(solver, tmp_path):
     """The solvers are iterative: accuracies within one point (two of 400 rows are half a point)."""
     output = tmp_path / "result.json"
     flags = [*files_flags(("train", "valid", "test")), "--pca-dim", "32", "--solver", solver, "--output", str(output)]
     with pytest.warns(UnknownOriginWarning):
         assert COMMANDS["linear"].main(flags) == 0
-    found, reference = json.loads(output.read_text())["results"], expected("expected-linear")["results"]
-    assert list(found) == list(reference)
+    results, reference = json.loads(output.read_text())["results"], expected("expected-linear")["results"]
+    assert list(results) == list(reference)
     for combination, scores in reference.items():
         for metric in ("accuracy", "mean-per-class-accuracy"):
-            assert found[combination][metric] == pytest.approx(scores[metric], abs=0.01)
-        assert found[combination]["fit"]["relative_duality_gap"] <= 1e-3
+            assert results[combination][metric] == pytest.approx(scores[metric], abs=0.01)
+        assert results[combination]["fit"]["relative_duality_gap"] <= 1e-3
 
 
 @pytest.mark.slow
@@ -63,9 +63,9 @@ def test_both_solvers_agree_within_half_a_point_on_the_golden_features(tmp_path)
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_optimum_is_scikit_learns(solver, classes):
-    """Equivalent setting: C = 1 / (n lambda), no intercept. For two classes scikit-learn has one weight vector, whose
-    multinomial twin [-w/2, w/2] pays half the penalty."""
+def test_the_optimum_equals_that_of_scikit_learn(solver, classes):
+    """The equivalent setting is C = 1 / (n lambda) without intercept. For two classes, scikit-learn has one weight
+    vector w. The equal multinomial weights are [-w/2, w/2], with half the penalty."""
     rows, regularization = labelled(classes=classes), 1e-2
     fitted = fit_classifier(rows, regularization, LogisticOptions(solver=solver, tolerance=1e-9)).logistic
     strength = 1 / (len(rows.targets) * regularization) * (2 if classes == 2 else 1)
@@ -103,29 +103,29 @@ def test_the_duality_gap_bounds_the_distance_to_the_optimum():
         assert 0 < distance <= problem.relative_gap(weights)
 
 
-def test_a_warm_started_path_ends_where_cold_starts_do():
+def test_warm_and_cold_starts_have_the_same_optimum():
     rows = labelled()
     options = LogisticOptions(solver="lbfgs", tolerance=1e-10)
     codes = torch.from_numpy(rows.targets)
-    for found in fit_path(rows.features, codes, 3, LAMBDAS, options):
-        alone = fit(LogisticProblem(rows.features, codes, 3, found.regularization), options)
-        torch.testing.assert_close(found.weights, alone.weights, rtol=1e-3, atol=1e-3)
+    for warm in fit_path(rows.features, codes, 3, LAMBDAS, options):
+        cold = fit(LogisticProblem(rows.features, codes, 3, warm.regularization), options)
+        torch.testing.assert_close(warm.weights, cold.weights, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow
-def test_a_loose_tolerance_stops_earlier_and_says_how_far_from_the_optimum(tmp_path):
+def test_a_loose_tolerance_stops_earlier_with_a_larger_recorded_gap(tmp_path):
     make_folder(tmp_path, dim=40)
     settings = LinearSettings(root=(tmp_path,), solver="lbfgs", tolerance=1e-6, compare_tolerances=(0.5, 1e-8), seed=0)
-    fit_of = train_linear_concat_grads.run(settings)["results"]["embeddings"]["fit"]
-    loose, tight = fit_of["tolerances"]
+    fit_facts = train_linear_concat_grads.run(settings)["results"]["embeddings"]["fit"]
+    loose, tight = fit_facts["tolerances"]
     assert loose["relative_duality_gap"] > tight["relative_duality_gap"]
     assert tight["relative_duality_gap"] <= 1e-8
     assert loose["epochs"] < tight["epochs"]
-    assert fit_of["reached_tolerance"]
+    assert fit_facts["reached_tolerance"]
 
 
 @pytest.mark.slow
-def test_too_few_passes_give_a_warning(tmp_path):
+def test_too_few_passes_do_not_reach_the_tolerance(tmp_path):
     make_folder(tmp_path, dim=40)
     settings = LinearSettings(root=(tmp_path,), solver="lbfgs", tolerance=1e-12, max_epochs=5)
     assert not train_linear_concat_grads.run(settings)["results"]["embeddings"]["fit"]["reached_tolerance"]
@@ -144,7 +144,8 @@ def test_the_validation_part_is_a_stratified_fifth():
 
 @pytest.mark.slow
 def test_rows_of_the_final_fit_follow_the_protocol(tmp_path):
-    """All rows without an official validation split; the train split alone with one; the shots alone in few-shot."""
+    """The final fit uses the shots in few-shot runs, only the train split if there is an official validation split, and
+    all train rows otherwise."""
     make_folder(tmp_path / "a")
     make_folder(tmp_path / "b", rows={"train": 120, "valid": 40, "test": 60})
 
@@ -158,14 +159,14 @@ def test_rows_of_the_final_fit_follow_the_protocol(tmp_path):
     assert rows(tmp_path / "b", shots=5) == 20
 
 
-@pytest.mark.parametrize("way", ["published", "cv", "none"])
-def test_few_shot_validation_can_be_chosen(way, tmp_path):
+@pytest.mark.parametrize("validation", ["published", "cv", "none"])
+def test_few_shot_validation_can_be_chosen(validation, tmp_path):
     make_folder(tmp_path)
-    settings = LinearSettings(root=(tmp_path,), shots=4, few_shot_validation=way, features=("embeddings",))
-    found = train_linear_concat_grads.run(settings)["results"]["embeddings"]
-    assert (found["validation_accuracies"] is None) == (way == "none")
-    if way == "none":
-        assert found["fit"]["lambda"] == pytest.approx(2.525e-4)
+    settings = LinearSettings(root=(tmp_path,), shots=4, few_shot_validation=validation, features=("embeddings",))
+    scores = train_linear_concat_grads.run(settings)["results"]["embeddings"]
+    assert (scores["validation_accuracies"] is None) == (validation == "none")
+    if validation == "none":
+        assert scores["fit"]["lambda"] == pytest.approx(2.525e-4)
 
 
 @pytest.mark.slow
@@ -194,7 +195,7 @@ def test_a_single_class_is_refused():
         fit_classifier(replace(rows, targets=np.ones(240, dtype=np.int64)), 1e-3, LogisticOptions())
 
 
-def test_imagenet_gets_thirty_passes():
+def test_the_default_number_of_passes_is_smaller_for_imagenet():
     assert LinearSettings(dataset="imagenet-1k").epochs == 30
     assert LinearSettings(dataset="pets").epochs == 300
     assert LinearSettings(dataset="pets", max_epochs=7).epochs == 7
@@ -211,7 +212,7 @@ def test_two_classes_are_ranked_by_the_probability_of_class_1(solver):
     assert other_labels.decision_score(rows.features) is None
 
 
-def test_memory_that_only_cyanure_needs_is_said_before_the_fit(tmp_path, monkeypatch, capsys):
+def test_the_additional_memory_of_cyanure_is_logged_before_the_fit(tmp_path, monkeypatch, capsys):
     make_folder(tmp_path)
     monkeypatch.setattr(linear_scorer, "MUCH_MEMORY", 1000)
     flags = ["--root", str(tmp_path), "--features", "embeddings"]
@@ -221,7 +222,7 @@ def test_memory_that_only_cyanure_needs_is_said_before_the_fit(tmp_path, monkeyp
     assert bytes_beside_features("lbfgs", 1_281_167, 1000) < 2**30
 
 
-def test_a_missing_official_validation_split_is_said_and_a_named_file_has_to_be_there(tmp_path, capsys):
+def test_a_missing_official_validation_split_gives_a_warning_and_a_missing_file_an_error(tmp_path, capsys):
     make_folder(tmp_path, dataset="textures")
     flags = ["--root", str(tmp_path), "--dataset", "textures", "--features", "embeddings"]
     assert COMMANDS["linear"].main(flags) == 0
@@ -239,7 +240,7 @@ def test_cross_validation_repeats_with_its_seed():
     assert scores[0] == scores[1] != scores[2]
 
 
-def test_a_validation_split_without_features_is_refused_with_the_nearest(tmp_path):
+def test_a_validation_split_without_features_is_refused_with_a_similar_name_as_advice(tmp_path):
     make_folder(tmp_path)
     settings = LinearSettings(root=(tmp_path,), valid_split="tests")
     with pytest.raises(FungiError, match=r"--valid-split tests: .*Did you mean 'test'\? It has: test, train"):

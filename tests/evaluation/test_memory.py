@@ -1,4 +1,4 @@
-"""Memory is bounded by block size, not by rows (issue: ImageNet-1k in 24 GB)."""
+"""Memory is bounded by the block size and does not depend on the number of rows (aim: ImageNet-1k in 24 GB)."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 GIB = 2**30
 
-# A process of its own: the peak of resident memory never falls.
+# It runs in a separate process, because the peak of resident memory never falls.
 MEASURE = """
 import json, resource, sys
 from pathlib import Path
@@ -30,14 +30,14 @@ print(json.dumps([before, peak()]))
 def growth(root: Path, rows: int) -> int:
     root.mkdir()
     code = MEASURE.format(scripts=str(SCRIPTS), rows=rows, root=str(root))
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    before, after = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    before, after = json.loads(process.stdout.splitlines()[-1])
     return after - before
 
 
 @pytest.mark.slow
 def test_streamed_evaluation_needs_no_more_memory_for_more_rows(tmp_path):
-    """60,000 rows of 4 x 64 are 61 MB: if they were kept, memory would grow by as much."""
+    """60,000 rows of 4 x 64 numbers are 61 MB. If they were kept in memory, it would grow by 61 MB."""
     few, many = growth(tmp_path / "few", 4_000), growth(tmp_path / "many", 64_000)
     assert many - few < 15e6
 
@@ -60,7 +60,7 @@ def test_imagenet_fits_into_24_gb_by_the_accounting(accounting):
     assert sum(without_pca.values()) < 8 * GIB
 
 
-def test_only_labels_grow_with_train_rows_once_features_are_streamed(accounting):
+def test_with_streamed_features_only_labels_grow_with_train_rows(accounting):
     some, more = (accounting(rows, 1000, [384] * 4, 384, block_rows=8192, memory_bytes=0) for rows in (10**6, 10**7))
     grown = {name for name in some if some[name] != more[name]}
     assert grown == {"labels (int64)"}

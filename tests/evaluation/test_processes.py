@@ -1,4 +1,4 @@
-"""Libraries that would break each other are kept apart: cyanure in a process of its own; decompositions are checked."""
+"""Libraries that disturb each other are separated: cyanure has its own process, and decompositions are checked."""
 
 import os
 import re
@@ -25,8 +25,8 @@ from tests.evaluation.test_linear import labelled
 
 ENDLESS = LogisticOptions(tolerance=1e-14, max_epochs=10_000)
 
-# What runs in a process of its own: a probe of torch's LAPACK after each library has been at work, with two threads.
-# A matrix of this size is where the threaded routines differ from the plain ones.
+# A program for a separate process: it checks the LAPACK of torch after each library was used, with two threads.
+# For a matrix of this size, LAPACK uses other routines with threads than without.
 PROBE = """
 import sys, warnings
 warnings.simplefilter("ignore")
@@ -61,16 +61,16 @@ print("loaded", "cyanure_lib" in sys.modules)
 
 @pytest.mark.slow
 def test_torch_decomposes_and_solves_after_every_library_with_two_threads():
-    found = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=300)
-    assert found.stdout.splitlines() == [
+    probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=300)
+    assert probe.stdout.splitlines() == [
         *(f"{name} True" for name in ("nothing", "faiss", "scann", "sklearn", "k-means", "cyanure")),
         "loaded False",
-    ], found.stderr
+    ], probe.stderr
 
 
 @pytest.fixture
 def process(monkeypatch):
-    """A process of the test's own, ended after it."""
+    """Return a new process that is stopped after the test."""
     from fungi.evaluators import logistic
 
     fresh = CyanureProcess()
@@ -80,7 +80,7 @@ def process(monkeypatch):
 
 
 @pytest.mark.slow
-def test_one_process_serves_all_fits_and_is_started_again_where_it_died(process):
+def test_one_process_computes_all_fits_and_is_restarted_if_killed(process):
     rows, options = labelled(), LogisticOptions(tolerance=1e-8)
     first = fit_classifier(rows, 1e-2, options).logistic.weights
     number = process._process.pid
@@ -93,7 +93,7 @@ def test_one_process_serves_all_fits_and_is_started_again_where_it_died(process)
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_in_a_fit_is_one_line_with_the_way_out(process, monkeypatch):
+def test_a_killed_fit_is_an_error_of_one_line_with_a_solution(process, monkeypatch):
     fit_classifier(labelled(), 1e-2, LogisticOptions())
     receive = Connection.recv
 
@@ -111,7 +111,7 @@ def test_a_process_that_is_killed_in_a_fit_is_one_line_with_the_way_out(process,
 
 
 @pytest.mark.slow
-def test_an_interrupted_fit_does_not_go_on_alone(process, monkeypatch):
+def test_an_interrupt_also_stops_the_process_of_the_fit(process, monkeypatch):
     fit_classifier(labelled(), 1e-2, LogisticOptions())
     child = process._process
 
@@ -138,7 +138,7 @@ class Classifier:
 
 @pytest.fixture
 def fake_cyanure(process, tmp_path, monkeypatch):
-    """A package in cyanure's place, whose fits begin with some code."""
+    """Return a function that writes a replacement for cyanure. Its fits start with the given code."""
 
     def write(body: str) -> None:
         (tmp_path / "cyanure").mkdir()
@@ -183,25 +183,25 @@ def test_warnings_come_back_and_the_threads_are_those_of_the_parent(threads, fak
     fake_cyanure("warnings.warn('look out')")
     torch.set_num_threads(threads)
     with pytest.warns(RuntimeWarning, match="cyanure: look out"):
-        found = fit_classifier(labelled(), 1e-2, LogisticOptions()).logistic
-    assert (found.weights == threads).all()
-    assert found.epochs == 7
+        fitted = fit_classifier(labelled(), 1e-2, LogisticOptions()).logistic
+    assert (fitted.weights == threads).all()
+    assert fitted.epochs == 7
 
 
-def test_rows_in_shared_memory_are_handed_over_without_a_copy_and_others_by_one():
-    whole = shared_rows(10, 4)
-    whole.copy_(torch.arange(40.0).reshape(10, 4))
-    with shared(whole[3:]) as part, shared(whole) as all_rows:
+def test_only_rows_outside_shared_memory_are_copied():
+    rows = shared_rows(10, 4)
+    rows.copy_(torch.arange(40.0).reshape(10, 4))
+    with shared(rows[3:]) as part, shared(rows) as all_rows:
         assert part.descriptor == all_rows.descriptor
         assert (part.offset, part.shape) == (3 * 4 * 8, (7, 4))
-    for others in (torch.ones(5, 2, dtype=torch.float64), whole[:, :2]):
+    for others in (torch.ones(5, 2, dtype=torch.float64), rows[:, :2]):
         with shared(others) as copied:
             assert copied.descriptor != all_rows.descriptor
             content = np.frombuffer(os.pread(copied.descriptor, 16 * len(others), copied.offset))
             np.testing.assert_array_equal(content.reshape(-1, 2), others.numpy())
 
 
-def test_shared_memory_goes_with_the_last_tensor_on_it():
+def test_shared_memory_is_freed_with_its_last_tensor():
     rows = shared_rows(1000, 10)
     with shared(rows) as handle:
         number = handle.descriptor
@@ -214,20 +214,20 @@ def test_shared_memory_goes_with_the_last_tensor_on_it():
 
 
 def test_the_final_fit_of_the_linear_probe_copies_no_features(tmp_path, monkeypatch):
-    """Every fit of a run on rows that lie where the child reads them."""
+    """All fits of a run use rows in shared memory, which the other process can read."""
     make_folder(tmp_path)
     from fungi.runtime import shared_rows as module
 
-    made = []
-    monkeypatch.setattr(module._Region, "of_size", _counting(module._Region.of_size, made))
+    sizes = []
+    monkeypatch.setattr(module._Region, "of_size", _counting(module._Region.of_size, sizes))
     settings = train_linear_concat_grads.LinearSettings(root=(tmp_path,), features=("embeddings", "kl"), pca_dim=6)
     train_linear_concat_grads.run(settings)
-    assert len(made) == 2  # one region per combination, for six fits
+    assert len(sizes) == 2  # one region per combination, for six fits
 
 
-def _counting(original, made):
+def _counting(original, sizes):
     def counted(size):
-        made.append(size)
+        sizes.append(size)
         return original(size)
 
     return counted
@@ -261,7 +261,7 @@ def test_a_share_of_variance_outside_zero_and_one_is_refused():
 
 
 @pytest.mark.parametrize("size", [1, 2, 50, 300])
-def test_right_eigenvectors_pass_whatever_the_scale_and_rank(size):
+def test_correct_eigenvectors_of_any_scale_and_rank_pass(size):
     rows = torch.randn(max(1, size // 2), size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for scale in (1e-200, 1e-20, 1.0, 1e20, 0.0):
         gram = scale * (rows.T @ rows)

@@ -1,4 +1,4 @@
-"""Features of different provenance are not joined, and bad files are named (DESIGN 3.2, 3.4)."""
+"""Features of different provenance are not joined, and errors name invalid files (DESIGN 3.2, 3.4)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ VALUES = np.random.default_rng(0).normal(size=(120, 12))
 
 
 def rewrite(layout, feature: str, split: str, *, layer=LAYER, values=None, **provenance) -> Path:
-    """One file of the folder again, of another provenance."""
+    """Write one file of the folder again with another provenance, and return its path."""
     path = layout.features(feature, "digits", "digits-vit", split)
     values = VALUES[: 120 if split == "train" else 60] if values is None else values
     record = replace(PROVENANCE, feature=feature, split=split, dataset_fingerprint=f"rows-of-{split}")
@@ -85,7 +85,7 @@ def test_train_and_test_features_with_different_settings_are_refused(fact, tmp_p
     assert "kl-train.h5" in str(caught.value)
 
 
-def test_of_many_settings_those_that_differ_are_named(tmp_path):
+def test_an_error_names_only_the_settings_that_differ(tmp_path):
     layout = make_folder(tmp_path, features=("embeddings", "kl"))
     for split, settings in (("train", {"temperature": 15, "head": 768}), ("test", {"temperature": 15, "views": 3})):
         rewrite(layout, "kl", split, objective_settings=settings)
@@ -115,8 +115,8 @@ def test_files_without_provenance_are_read_with_one_warning_and_join_any_file(tm
 
 
 @pytest.mark.slow
-def test_the_folders_of_the_original_harness_are_read_as_they_are(tmp_path):
-    """It has no level `gradients`, and no provenances."""
+def test_folders_of_the_original_harness_are_read(tmp_path):
+    """They have no folder `gradients` and no provenance."""
     layout = make_folder(tmp_path)
     ours = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))["results"]
     (tmp_path / "results").rename(tmp_path / "results-of-ours")
@@ -127,7 +127,7 @@ def test_the_folders_of_the_original_harness_are_read_as_they_are(tmp_path):
     assert theirs == ours
 
 
-def test_a_truncated_file_is_named(tmp_path):
+def test_an_error_names_a_truncated_file(tmp_path):
     layout = make_folder(tmp_path)
     path = layout.gradients("digits", "digits-vit", "kl", "train")
     path.write_bytes(path.read_bytes()[:3000])
@@ -144,13 +144,13 @@ def test_an_unfinished_file_is_refused(tmp_path):
         run(tmp_path)
 
 
-def test_a_missing_split_is_named_with_the_file_that_was_looked_for(tmp_path):
+def test_an_error_names_the_file_of_a_missing_split(tmp_path):
     make_folder(tmp_path, rows={"train": 40})
     with pytest.raises(MissingFilesError, match=r"digits/digits-vit/test.h5 is not there. Extract it first"):
         run(tmp_path)
 
 
-def test_an_empty_root_says_where_it_looked(tmp_path):
+def test_an_error_names_the_folder_without_features(tmp_path):
     with pytest.raises(MissingFilesError, match=r"no features of dataset 'digits', backbone 'digits-vit'.*looked for"):
         run(tmp_path)
 
@@ -163,7 +163,7 @@ def test_an_empty_root_says_where_it_looked(tmp_path):
         ({"features": ("embedding",)}, "unknown feature 'embedding'. Did you mean 'embeddings'?"),
     ],
 )
-def test_a_mistyped_name_is_answered_with_what_is_there(setting, text, tmp_path):
+def test_an_unknown_name_is_refused_with_the_existing_names(setting, text, tmp_path):
     make_folder(tmp_path)
     with pytest.raises(FungiError) as refused:
         run(tmp_path, **setting)
@@ -171,7 +171,7 @@ def test_a_mistyped_name_is_answered_with_what_is_there(setting, text, tmp_path)
     assert len(str(refused.value).replace(str(tmp_path), "features")) < 300
 
 
-def test_an_unknown_layer_key_lists_those_there_are(tmp_path):
+def test_an_unknown_layer_key_is_refused_with_the_existing_keys(tmp_path):
     make_folder(tmp_path)
     with pytest.raises(FungiError, match=r"holds no array 'mlp'. It holds: attn_proj"):
         run(tmp_path, layer_key="mlp")
@@ -219,13 +219,13 @@ def test_unpaired_explicit_files_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_damaged_bytes_never_end_in_a_stack_trace(tmp_path):
-    """Bytes anywhere in a file overwritten: it is read all the same, or refused by name."""
+    """If bytes of a file are overwritten, it is still read correctly, or refused with an error that names it."""
     layout = make_folder(tmp_path / "whole", rows={"train": 30, "test": 10}, features=("embeddings", "kl"))
     path = layout.gradients("digits", "digits-vit", "kl", "train")
-    whole, random, refusals = path.read_bytes(), np.random.default_rng(0), []
+    intact, random, refusals = path.read_bytes(), np.random.default_rng(0), []
     for _ in range(150):
-        damaged = bytearray(whole)
-        start, length = int(random.integers(len(whole))), int(random.integers(1, 512))
+        damaged = bytearray(intact)
+        start, length = int(random.integers(len(intact))), int(random.integers(1, 512))
         damaged[start : start + length] = random.bytes(len(damaged[start : start + length]))
         path.write_bytes(damaged)
         try:
@@ -233,7 +233,7 @@ def test_damaged_bytes_never_end_in_a_stack_trace(tmp_path):
         except FungiError as error:
             refusals.append(str(error))
     assert len(refusals) > 5
-    assert all(str(path) in said for said in refusals)
+    assert all(str(path) in refusal for refusal in refusals)
 
 
 def test_labels_that_are_not_whole_numbers_are_refused(tmp_path):
@@ -246,7 +246,7 @@ def test_labels_that_are_not_whole_numbers_are_refused(tmp_path):
         read_targets(path)
 
 
-def test_a_misspelt_name_is_answered_with_what_is_there(tmp_path):
+def test_an_unknown_dataset_is_refused_with_a_similar_name(tmp_path):
     make_folder(tmp_path)
     with pytest.raises(MissingFilesError, match=r"Did you mean 'digits'\?"):
         knn_concat.run(KnnSettings(root=(tmp_path,), dataset="digit"))

@@ -59,12 +59,12 @@ def cells(*contents: dict) -> list:
         (PublishedKey("retrieval", "H", "dinov2_vitb14", "paris-landmarks", "embeddings"), 77.5, "paper-10"),
     ],
 )
-def test_published_values_come_from_the_right_table(key, value, table):
+def test_published_values_come_from_the_correct_table(key, value, table):
     published = published_value(key)
     assert (published.value, published.table) == (value, table)
 
 
-def test_a_value_that_was_not_published_is_none():
+def test_a_missing_published_value_is_none():
     assert published_value(PublishedKey("knn", "full", "vit-b16", "imagenet-1k", "embeddings")) is None
 
 
@@ -150,7 +150,7 @@ def test_the_file_with_the_most_runs_is_shown():
     assert [cell.value for cell in distinct(cells(single, three_runs, single))] == [40.0]
 
 
-def test_the_metric_is_that_of_the_dataset():
+def test_the_metric_depends_on_the_dataset():
     result = content({"embeddings": 0.5}, dataset="pets")
     result["results"]["embeddings"]["mean-per-class-accuracy"] = 0.25
     (cell,) = cells(result)
@@ -186,7 +186,7 @@ def test_per_class_differences_are_recalls_minus_recalls_of_the_embeddings():
     assert per_class_differences(result) == {"kl": [-0.5, 0.5]}
 
 
-def test_missing_and_damaged_results_are_named(tmp_path, caplog):
+def test_errors_name_missing_and_damaged_results(tmp_path, caplog):
     with pytest.raises(MissingFilesError, match=r"no result files in .*Run fungi knn"):
         report.run(ReportSettings(results=(tmp_path,)))
     with pytest.raises(FungiError, match=r"--results .* does not exist\. Name result files"):

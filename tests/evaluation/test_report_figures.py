@@ -51,7 +51,7 @@ def test_a_report_of_real_runs_has_every_format_and_figure(tmp_path):
 
 @pytest.mark.parametrize(("task", "title"), [("knn", "Nearest neighbours"), ("linear", "Linear probe")])
 def test_backbones_are_compared_by_their_best_combinations(task, title, tmp_path, monkeypatch):
-    """As in figures 5 and 9 of the paper."""
+    """The figure has the layout of figures 5 and 9 of the paper."""
     scores = {
         "vit-b16": {"embeddings": 0.6, "kl": 0.9, "kl+dino": 0.9, "embeddings+kl": 0.7, "embeddings+kl+dino": 0.65},
         "dino_vitb16": {"embeddings": 0.5, "embeddings+kl": 0.4, "embeddings+kl+dino": 0.45},
@@ -103,7 +103,7 @@ def ablation(folder, table, rows, columns, **settings):
 
 
 def test_figures_of_ablations_are_drawn(tmp_path, monkeypatch):
-    """As in figures 8, 10 and 12 of the paper; an ablation with several columns has only a table."""
+    """They have the layout of figures 8, 10 and 12 of the paper. An ablation with several columns has only a table."""
     results, drawn = tmp_path / "results", []
     ablation(results, "layers", ["block 10", "block 9"], ["kl qkv", "kl attn_proj"])
     ablation(results, "objectives", ["embeddings", "kl"], ["accuracy"])

@@ -239,5 +239,5 @@ def test_a_record_of_choose_is_recognised() -> None:
 
 
 @pytest.mark.parametrize(("amount", "text"), [(1, "1 train row per class"), (5, "5 train rows per class")])
-def test_a_single_shot_is_one_row(amount, text):
+def test_the_text_of_a_single_shot_is_singular(amount, text):
     assert Setting("shots", amount).in_words() == text

@@ -1,4 +1,4 @@
-"""Results are saved after each combination; a rerun goes on; several runs are averaged."""
+"""Results are saved after each combination, a second run resumes, and several runs are averaged."""
 
 import json
 import multiprocessing
@@ -35,19 +35,19 @@ def result_of(root, task="knn-pca4-k5"):
 def test_a_result_holds_settings_provenance_and_all_combinations(tmp_path):
     make_folder(tmp_path)
     knn_concat.run(settings_for(tmp_path))
-    found = json.loads(result_of(tmp_path).read_text())
-    assert len(found["results"]) == 7
-    assert found["settings"]["k"] == 5
-    origin = found["provenance"]["features"][0]["train"]["kl"]
+    result = json.loads(result_of(tmp_path).read_text())
+    assert len(result["results"]) == 7
+    assert result["settings"]["k"] == 5
+    origin = result["provenance"]["features"][0]["train"]["kl"]
     assert origin["provenance"]["weights_hash"] == "weights-a"
     assert origin["layer"]["projection_hash"] == "projection-a"
-    scores = found["results"]["embeddings+kl"]
-    assert scores["accuracy"] == np.mean(np.array(scores["predictions"]) == found["test_targets"])
+    scores = result["results"]["embeddings+kl"]
+    assert scores["accuracy"] == np.mean(np.array(scores["predictions"]) == result["test_targets"])
     assert scores["pca"]["applied"]
 
 
 @pytest.mark.slow
-def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_an_interrupted_evaluation_resumes(tmp_path, monkeypatch):
     make_folder(tmp_path)
     complete = knn_concat.run(settings_for(tmp_path, output=tmp_path / "complete.json"))
     scored, original = [], KnnScorer.score
@@ -75,7 +75,7 @@ def test_a_finished_evaluation_reads_no_features_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_results_of_other_input_files_are_put_aside_not_mixed(tmp_path):
+def test_results_of_other_input_files_are_kept_separately(tmp_path):
     make_folder(tmp_path)
     first = knn_concat.run(settings_for(tmp_path))
     make_folder(tmp_path, seed=3, dim=10)
@@ -99,7 +99,7 @@ def test_several_roots_give_mean_and_population_deviation(tmp_path):
     content = json.loads(result_of(tmp_path).read_text())
     assert {name: value for name, value in content.items() if name != "checksum"} == together
     for name, scores in together["results"].items():
-        values = [one["results"][name]["accuracy"] for one in single]
+        values = [result["results"][name]["accuracy"] for result in single]
         assert scores["accuracy"] == pytest.approx(np.mean(values))
         assert scores["accuracy-std"] == pytest.approx(np.std(values))
     assert [run["root"] for run in together["runs"]] == list(map(str, roots))
@@ -108,8 +108,8 @@ def test_several_roots_give_mean_and_population_deviation(tmp_path):
 @pytest.mark.slow
 def test_few_shot_draws_are_runs_too(tmp_path):
     make_folder(tmp_path)
-    found = knn_concat.run(settings_for(tmp_path, shots=3, few_shot_seed=(1, 2)))
-    assert [run["few_shot_seed"] for run in found["runs"]] == [1, 2]
+    content = knn_concat.run(settings_for(tmp_path, shots=3, few_shot_seed=(1, 2)))
+    assert [run["few_shot_seed"] for run in content["runs"]] == [1, 2]
     (folder,) = (tmp_path / "results").iterdir()
     assert set(folder.name.split("-")) == {"knn", "3shot", "pca4", "k5", "draws1+2"}
 
@@ -124,14 +124,14 @@ def test_means_over_different_rows_are_refused(tmp_path):
 def test_labels_without_train_rows_are_recorded(tmp_path):
     layout = make_folder(tmp_path, features=("embeddings",), classes=3)
     other = make_folder(tmp_path / "other", features=("embeddings",), classes=4)
-    found = knn_concat.run(
+    content = knn_concat.run(
         KnnSettings(
             train_embeddings_datasets=(layout.embeddings("digits", "digits-vit", "train"),),
             test_embeddings_datasets=(other.embeddings("digits", "digits-vit", "test"),),
             output=tmp_path / "result.json",
         )
     )
-    assert found["warnings"] == ["1 label without a train row (3): 15 scored rows can't be predicted correctly."]
+    assert content["warnings"] == ["1 label without a train row (3): 15 scored rows can't be predicted correctly."]
 
 
 def test_a_damaged_result_file_is_put_aside(tmp_path):
@@ -141,7 +141,7 @@ def test_a_damaged_result_file_is_put_aside(tmp_path):
     assert len(knn_concat.run(settings_for(tmp_path))["results"]) == 7
 
 
-def test_the_gain_table_shows_gains_deviations_and_what_is_missing():
+def test_the_gain_table_shows_gains_deviations_and_missing_scores():
     full = {
         "results": {"kl": {"accuracy": 0.5}, "embeddings": {"accuracy": 0.68}, "embeddings+kl": {"accuracy": 0.765}}
     }
@@ -174,7 +174,7 @@ def test_a_deviation_over_copies_of_one_extraction_is_refused(tmp_path):
         knn_concat.run(settings_for(tmp_path / "a", tmp_path / "b"))
 
 
-def test_a_mean_over_extractions_of_two_kinds_is_refused(tmp_path, monkeypatch):
+def test_a_mean_over_different_weights_is_refused(tmp_path, monkeypatch):
     for seed, (name, weights) in enumerate((("a", "weights-a"), ("b", "weights-b"))):
         provenance = replace(feature_folder.PROVENANCE, weights_hash=weights, weights_source="published")
         monkeypatch.setattr(feature_folder, "PROVENANCE", provenance)
@@ -183,7 +183,7 @@ def test_a_mean_over_extractions_of_two_kinds_is_refused(tmp_path, monkeypatch):
         knn_concat.run(settings_for(tmp_path / "a", tmp_path / "b"))
 
 
-def test_features_that_one_of_several_roots_lacks_are_named(tmp_path):
+def test_an_error_lists_the_features_of_roots_that_differ(tmp_path):
     make_folder(tmp_path / "a")
     make_folder(tmp_path / "b", seed=1, features=("embeddings", "kl"))
     with pytest.raises(FungiError, match=r"features differ: embeddings, kl, dino in .*, embeddings, kl in"):
@@ -219,17 +219,17 @@ def _opened(path, version=VERSION, **options) -> ResultFile:
     return ResultFile(path, "knn", {"k": 5, **options}, [run], {}, version)
 
 
-def test_two_evaluations_of_one_file_at_once_lose_nothing(tmp_path):
+def test_two_simultaneous_evaluations_of_one_file_lose_nothing(tmp_path):
     path = tmp_path / "result.json"
-    one, other = _opened(path), _opened(path)
-    for number, result in enumerate((one, other, one, other)):
+    first, second = _opened(path), _opened(path)
+    for number, result in enumerate((first, second, first, second)):
         result.add(result.runs[0], f"combination-{number}", {"accuracy": number / 4})
-    one.finish()
+    first.finish()
     assert sorted(json.loads(path.read_text())["results"]) == [f"combination-{number}" for number in range(4)]
-    assert [found.name for found in tmp_path.iterdir()] == ["result.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_results_of_two_versions_never_come_into_one_file(tmp_path):
+def test_results_of_two_versions_never_share_a_file(tmp_path):
     path = tmp_path / "result.json"
     first = _opened(path)
     first.add(first.runs[0], "kl", {"accuracy": 0.5})
@@ -242,16 +242,16 @@ def test_results_of_two_versions_never_come_into_one_file(tmp_path):
     assert len(list(tmp_path.glob("result.previous-*.json"))) == 2
 
 
-def test_two_evaluations_of_other_settings_to_one_file_at_once_lose_nothing(tmp_path):
+def test_two_simultaneous_evaluations_with_different_settings_lose_nothing(tmp_path):
     path = tmp_path / "result.json"
-    one, other = _opened(path), _opened(path, k=7)
-    for result in (one, other):
+    first, second = _opened(path), _opened(path, k=7)
+    for result in (first, second):
         result.add(result.runs[0], "kl", {"accuracy": 0.5})
     assert json.loads(path.read_text())["settings"] == {"k": 7}
     assert json.loads(path.with_suffix(".previous-1.json").read_text())["settings"] == {"k": 5}
 
 
-def test_processes_that_save_one_file_at_once_lose_nothing(tmp_path):
+def test_processes_that_save_one_file_simultaneously_lose_nothing(tmp_path):
     path = tmp_path / "result.json"
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_evaluate_some, args=(path, name)) for name in "abc"]
@@ -261,7 +261,7 @@ def test_processes_that_save_one_file_at_once_lose_nothing(tmp_path):
         worker.join()
         assert worker.exitcode == 0
     assert len(json.loads(path.read_text())["results"]) == 30
-    assert [found.name for found in tmp_path.iterdir()] == ["result.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
 def _evaluate_some(path: Path, name: str) -> None:
@@ -270,16 +270,16 @@ def _evaluate_some(path: Path, name: str) -> None:
         result.add(result.runs[0], f"{name}{number}", {"accuracy": 0.5})
 
 
-@pytest.mark.parametrize("born", [True, False])
-def test_moved_features_are_the_same_features(born, tmp_path, monkeypatch):
+@pytest.mark.parametrize("with_provenance", [True, False])
+def test_results_are_reused_after_features_were_moved(with_provenance, tmp_path, monkeypatch):
     make_folder(tmp_path / "here")
-    if not born:
+    if not with_provenance:
         for path in (tmp_path / "here").rglob("*.h5"):
             with h5py.File(path, "r+") as file:
                 for holder in (file, *file.values()):
                     for name in list(holder.attrs):
                         del holder.attrs[name]
-    warning = nullcontext() if born else pytest.warns(UnknownOriginWarning)
+    warning = nullcontext() if with_provenance else pytest.warns(UnknownOriginWarning)
     with warning:
         first = knn_concat.run(settings_for(tmp_path / "here"))
         shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)

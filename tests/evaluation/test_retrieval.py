@@ -1,4 +1,4 @@
-"""Retrieval against the published results and a hand-computed example."""
+"""Compare retrieval with the published results and a hand-computed example."""
 
 import json
 
@@ -32,17 +32,17 @@ def ranking_of(database: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_scores_are_those_of_the_benchmarks_code(protocol):
+def test_scores_equal_those_of_the_benchmark_code(protocol):
     ranking = ranking_of(ARRAYS["database"], ARRAYS["queries"])
-    found, expected = evaluate_protocol(ranking, REFERENCE["ground_truth"], protocol), REFERENCE["expected"][protocol]
-    assert found.mean_average_precision == pytest.approx(expected["mAP"], abs=1e-6)
-    assert found.precision_at == pytest.approx({int(k): v for k, v in expected["mP@k"].items()}, abs=1e-6)
-    for value, reference in zip(found.average_precision, expected["AP"], strict=True):
+    scores, expected = evaluate_protocol(ranking, REFERENCE["ground_truth"], protocol), REFERENCE["expected"][protocol]
+    assert scores.mean_average_precision == pytest.approx(expected["mAP"], abs=1e-6)
+    assert scores.precision_at == pytest.approx({int(k): v for k, v in expected["mP@k"].items()}, abs=1e-6)
+    for value, reference in zip(scores.average_precision, expected["AP"], strict=True):
         assert value == (None if reference is None else pytest.approx(reference, abs=1e-6))
 
 
 def test_average_precision_of_a_hand_computed_example():
-    """Positives at places 0 and 3: ((1 + 1)/2 + (1/3 + 2/4)/2) / 2."""
+    """With positives at positions 0 and 3, the result is ((1 + 1)/2 + (1/3 + 2/4)/2) / 2."""
     assert average_precision(np.array([0, 3])) == pytest.approx((1 + (1 / 3 + 1 / 2) / 2) / 2)
 
 
@@ -51,7 +51,7 @@ def test_ignored_rows_are_absent_from_the_ranking():
     np.testing.assert_array_equal(positions_of(order, np.array([9, 1]), np.array([7, 4])), [0, 1])
 
 
-def test_precision_cut_off_reaches_no_further_than_the_last_positive():
+def test_the_cutoff_of_precision_is_at_most_the_rank_of_the_last_positive():
     assert precision_at(np.array([0, 2]), 10) == pytest.approx(2 / 3)
     assert precision_at(np.array([0, 2]), 2) == pytest.approx(1 / 2)
 
@@ -80,22 +80,22 @@ def test_the_command_gives_the_reference_and_names_its_protocol(folder, capsys):
         assert COMMANDS["retrieval"].main([*flags, "--ground-truth", str(RETRIEVAL / "landmarks.json")]) == 0
     assert "mAP-M" in capsys.readouterr().out
     (path,) = folder.glob("results/retrieval-on-query-pca9999-*/oxford-landmarks/dino_vitb16.json")
-    found = json.loads(path.read_text())["results"]["embeddings"]
+    scores = json.loads(path.read_text())["results"]["embeddings"]
     for protocol, letter in (("easy", "E"), ("medium", "M"), ("hard", "H")):
-        assert found[f"mAP-{letter}"] == pytest.approx(REFERENCE["expected"][protocol]["mAP"], abs=1e-6)
-        assert found[f"mP@5-{letter}"] == pytest.approx(REFERENCE["expected"][protocol]["mP@k"]["5"], abs=1e-6)
-    assert found["protocol"] == {"queries": "unknown", "input": "unknown", "scales": [1.0], "pca_fitted_on": None}
+        assert scores[f"mAP-{letter}"] == pytest.approx(REFERENCE["expected"][protocol]["mAP"], abs=1e-6)
+        assert scores[f"mP@5-{letter}"] == pytest.approx(REFERENCE["expected"][protocol]["mP@k"]["5"], abs=1e-6)
+    assert scores["protocol"] == {"queries": "unknown", "input": "unknown", "scales": [1.0], "pca_fitted_on": None}
 
 
 @pytest.mark.filterwarnings("ignore::fungi.store.reading.UnknownOriginWarning")
 def test_pca_is_fitted_on_the_database_as_the_result_records(folder):
-    found = retrieval_eval.run(settings_for(folder, pca_dim=8, output=folder / "r.json"))["results"]["embeddings"]
-    assert found["protocol"]["pca_fitted_on"] == "database"
+    scores = retrieval_eval.run(settings_for(folder, pca_dim=8, output=folder / "r.json"))["results"]["embeddings"]
+    assert scores["protocol"]["pca_fitted_on"] == "database"
     mean = ARRAYS["database"].mean(axis=0)
     _, _, directions = np.linalg.svd(ARRAYS["database"] - mean, full_matrices=False)
     database, queries = ((ARRAYS[name] - mean) @ directions[:8].T for name in ("database", "queries"))
     oracle = evaluate_protocol(ranking_of(database, queries), REFERENCE["ground_truth"], "medium")
-    assert found["mAP-M"] == pytest.approx(oracle.mean_average_precision, abs=1e-6)
+    assert scores["mAP-M"] == pytest.approx(oracle.mean_average_precision, abs=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::fungi.store.reading.UnknownOriginWarning")
@@ -115,7 +115,7 @@ def test_ground_truth_of_another_set_is_refused(folder):
 
 @pytest.mark.filterwarnings("ignore::fungi.store.reading.UnknownOriginWarning")
 @pytest.mark.parametrize(("content", "message"), [("{", "can't be read as JSON"), ("[1]", "is not a list of queries")])
-def test_a_bad_ground_truth_file_is_named(folder, content, message):
+def test_an_invalid_ground_truth_file_is_refused(folder, content, message):
     path = folder / "truth.json"
     path.write_text(content)
     with pytest.raises(FungiError, match=message):

@@ -1,4 +1,4 @@
-"""Scores do not depend on the number of threads, whatever command gives them."""
+"""The scores of all commands do not depend on the number of threads."""
 
 import json
 import math
@@ -15,11 +15,11 @@ from tests.text.test_in_context import TEXTS, write_data
 # Wide enough that LAPACK and the solvers divide the work, with more rows than columns and fewer components than both.
 FEATURES, DIM, ROWS = ("embeddings", "kl"), 300, {"train": 640, "test": 120}
 ROUNDING = 1e-5
-"""Of float32 features times float64 sums; what iterative solvers make of it is below their tolerance."""
+"""Rounding of float32 features and float64 sums. The differences in iterative solvers are below their tolerance."""
 
 
 def landmarks(root):
-    """Database and queries of four landmarks, the positives being the rows of the query's class."""
+    """Write database and queries of four landmarks. The positives of a query are the rows of its class."""
     make_folder(root, features=FEATURES, rows=ROWS, dim=DIM, dataset="oxford-landmarks")
     truth = [
         {"easy": list(range(query % 4, 400, 8)), "hard": list(range(query % 4 + 4, 400, 8)), "junk": [400 + query]}
@@ -30,7 +30,7 @@ def landmarks(root):
 
 
 def texts(root):
-    """Texts of three classes, with made-up features."""
+    """Write texts of three classes with random features."""
     write_data(root / "data", {split: count // len(TEXTS) for split, count in ROWS.items()})
     layout = Layout(root)
     for split, count in ROWS.items():
@@ -57,9 +57,9 @@ CASES = {
 }
 
 
-def test_every_command_that_scores_features_is_here():
-    judging = {name for name, row in COMMANDS.items() if row.module.split(".")[1] in ("scoring", "in_context")}
-    assert judging == set(CASES)
+def test_every_command_that_scores_features_has_a_case():
+    scoring = {name for name, row in COMMANDS.items() if row.module.split(".")[1] in ("scoring", "in_context")}
+    assert scoring == set(CASES)
 
 
 @pytest.mark.slow
@@ -69,30 +69,30 @@ def test_every_command_that_scores_features_is_here():
 )
 def test_results_do_not_depend_on_the_number_of_threads(command, prepare, flags, tmp_path, two_threads):
     prepared = prepare(tmp_path)
-    found = {}
+    results = {}
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        given = [*prepared, *flags, "--root", str(tmp_path), "--pca-dim", "40", "--device", "cpu"]
-        assert COMMANDS[command].main(given) == 0
+        arguments = [*prepared, *flags, "--root", str(tmp_path), "--pca-dim", "40", "--device", "cpu"]
+        assert COMMANDS[command].main(arguments) == 0
         files = sorted((tmp_path / "results").rglob("*.json"))
-        found[threads] = {path.parts[-3]: json.loads(path.read_text())["results"] for path in files}
+        results[threads] = {path.parts[-3]: json.loads(path.read_text())["results"] for path in files}
         (tmp_path / "results").rename(tmp_path / f"with-{threads}")
-    assert found[1]
-    assert_alike(found[1], found[2], command)
+    assert results[1]
+    assert_alike(results[1], results[2], command)
 
 
-def assert_alike(one, other, place):
-    """Compare up to rounding. One prediction in a hundred may differ, since two classes may be equally near."""
-    if isinstance(one, dict):
-        assert list(one) == list(other), place
-        for name in one:
-            assert_alike(one[name], other[name], f"{place}, {name}")
-    elif isinstance(one, list) and place.endswith("predictions"):
-        assert np.mean(np.array(one) != np.array(other)) <= 0.01, place
-    elif isinstance(one, list):
-        for first, second in zip(one, other, strict=True):
-            assert_alike(first, second, place)
-    elif isinstance(one, float) and math.isfinite(one):
-        assert other == pytest.approx(one, rel=ROUNDING, abs=0.01 if "accuracy" in place else ROUNDING), place
+def assert_alike(first, second, place):
+    """Compare up to rounding. One in 100 predictions can differ, because two classes can be equally near."""
+    if isinstance(first, dict):
+        assert list(first) == list(second), place
+        for name in first:
+            assert_alike(first[name], second[name], f"{place}, {name}")
+    elif isinstance(first, list) and place.endswith("predictions"):
+        assert np.mean(np.array(first) != np.array(second)) <= 0.01, place
+    elif isinstance(first, list):
+        for first_item, second_item in zip(first, second, strict=True):
+            assert_alike(first_item, second_item, place)
+    elif isinstance(first, float) and math.isfinite(first):
+        assert second == pytest.approx(first, rel=ROUNDING, abs=0.01 if "accuracy" in place else ROUNDING), place
     else:
-        assert one == other, place
+        assert first == second, place

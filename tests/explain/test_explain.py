@@ -105,7 +105,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_can_not_be_compared_is_refused(name: str, result: Path, capsys) -> None:
+def test_invalid_comparisons_are_refused(name: str, result: Path, capsys) -> None:
     flags, message = REFUSED[name]
     assert COMMANDS["explain"].main([str(result) if flag == "RESULT" else flag for flag in flags]) == 2
     assert message in capsys.readouterr().err
@@ -120,7 +120,7 @@ def test_a_result_without_predictions_is_refused(result: Path, capsys) -> None:
     assert "has no predictions of two features" in capsys.readouterr().err
 
 
-def test_a_result_of_one_feature_is_told_from_a_result_without_predictions(result, tmp_path, capsys):
+def test_a_result_with_only_one_feature_has_its_own_error(result, tmp_path, capsys):
     content = json.loads(result.read_text())
     content["results"] = {"embeddings": content["results"]["embeddings"]}
     (tmp_path / "single.json").write_text(

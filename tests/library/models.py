@@ -50,14 +50,14 @@ def build(kind: str) -> nn.Module:
 
 
 def pictures(count: int, seed: int = 0) -> list[Image.Image]:
-    """Images of different sizes with some structure."""
+    """Return images of different sizes with some structure."""
     random = np.random.default_rng(seed)
-    found = []
+    images = []
     for _ in range(count):
         coarse = random.integers(0, 256, (4, 5, 3), dtype=np.uint8)
         size = tuple(int(side) for side in random.integers(30, 50, 2))
-        found.append(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
-    return found
+        images.append(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
+    return images
 
 
 def dataset(count: int = 12, seed: int = 1) -> list[tuple[Image.Image, int]]:

@@ -1,4 +1,4 @@
-"""Wrong arguments of the library's calls are answered in one sentence, before anything is computed."""
+"""Wrong arguments of the library give an error of one sentence before anything is computed."""
 
 import logging
 from typing import Any
@@ -27,9 +27,9 @@ SIGNS = draw_projection(6, 24 * 25).dense()
 
 
 def make(**changed: Any) -> FUNGIWrapper:
-    """A wrapper of one objective, with some arguments changed."""
-    given = {"model": build("timm"), "target_layer": "blocks.1.attn.proj", "device": "cpu", "input_dim": SIZE}
-    return FUNGIWrapper(**{**given, "extractor_configs": [SMALL], **changed})
+    """Return a wrapper with one objective and the given arguments."""
+    arguments = {"model": build("timm"), "target_layer": "blocks.1.attn.proj", "device": "cpu", "input_dim": SIZE}
+    return FUNGIWrapper(**{**arguments, "extractor_configs": [SMALL], **changed})
 
 
 CALLS = {
@@ -91,27 +91,27 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_wrong_argument_is_named_with_the_way_out(name: str) -> None:
+def test_a_wrong_argument_is_refused_with_a_solution(name: str) -> None:
     call, complaint = CALLS[name]
     with pytest.raises(FungiError, match=complaint):
         call()
 
 
-def test_a_device_may_be_a_text_or_torchs_own() -> None:
+def test_a_device_can_be_a_text_or_a_torch_device() -> None:
     assert make(device="cpu").device == make(device=torch.device("cpu")).device == torch.device("cpu")
 
 
-@pytest.mark.parametrize("made", [np.zeros((3, 32, 32), np.float32), torch.zeros(3, 32, 32, dtype=torch.uint8)])
-def test_views_that_are_no_floating_tensor_are_named(made: Any) -> None:
+@pytest.mark.parametrize("view", [np.zeros((3, 32, 32), np.float32), torch.zeros(3, 32, 32, dtype=torch.uint8)])
+def test_views_have_to_be_floating_point_tensors(view: Any) -> None:
     class ArrayViews(OneView):
         def input_transform(self, input_dim: int) -> Any:
-            return lambda image: made
+            return lambda image: view
 
     with pytest.raises(FungiError, match=r"input_transform of ArrayViews gave (ndarray|uint8).*needed"):
         wrap(configs=[OwnConfig(ArrayViews)])(pictures(1))
 
 
-def test_a_loss_that_is_no_tensor_is_named() -> None:
+def test_a_loss_has_to_be_a_tensor() -> None:
     class Number(OneView):
         def compute_loss(self, latents: Tensor, views_per_sample: int, **kwargs: Any) -> Any:
             return latents.detach().sum().item()
@@ -121,7 +121,7 @@ def test_a_loss_that_is_no_tensor_is_named() -> None:
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "sparse", "binary"])
-def test_projections_of_every_kind_are_taken_as_a_matrix_object(kind: str) -> None:
+def test_a_projection_matrix_of_every_kind_is_accepted(kind: str) -> None:
     matrix = draw_projection(6, 24 * 25, kind=kind)
     wrapper = make(projection=matrix)
     assert torch.equal(wrapper.extractors[0].projection, matrix.dense())
@@ -132,7 +132,7 @@ def test_projections_of_every_kind_are_taken_as_a_matrix_object(kind: str) -> No
 
 
 class Classifier(nn.Module):
-    """Features of eight numbers, and scores of classes under a name."""
+    """A model with features of size 8, and a classifier layer with the given name."""
 
     def __init__(self, name: str, classes: int) -> None:
         super().__init__()
@@ -153,12 +153,12 @@ def warnings_of(model: nn.Module, layer: str, caplog: pytest.LogCaptureFixture) 
 
 @pytest.mark.parametrize("name", ["fc", "head", "classifier"])
 def test_class_scores_instead_of_an_embedding_give_a_warning(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    said = warnings_of(Classifier(name, 1000), "last", caplog)
-    assert f"the outputs of its layer {name!r}: those look like class scores" in said
-    assert f"model.{name} = torch.nn.Identity()" in said
+    warnings = warnings_of(Classifier(name, 1000), "last", caplog)
+    assert f"the outputs of its layer {name!r}: those look like class scores" in warnings
+    assert f"model.{name} = torch.nn.Identity()" in warnings
 
 
-def test_a_timm_classifier_is_said_and_an_encoder_is_not(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_classifier_of_timm_gives_a_warning_and_an_encoder_does_not(caplog: pytest.LogCaptureFixture) -> None:
     import timm
 
     options = {"img_size": SIZE, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -180,7 +180,7 @@ def test_a_timm_classifier_is_said_and_an_encoder_is_not(caplog: pytest.LogCaptu
         [name for name in BACKBONES if BACKBONES[name].modality == "vision"],
     ),
 )
-def test_gradients_are_projected_to_the_size_that_the_stages_use(name: str) -> None:
+def test_the_library_and_the_stages_project_to_the_same_size(name: str) -> None:
     spec = BACKBONES[name]
     with torch.device("meta"):
         model = spec.build()
@@ -200,7 +200,7 @@ def test_gradients_of_a_joint_space_model_are_as_wide_as_its_blocks() -> None:
 # Pictures
 
 
-def test_sixteen_bits_of_grey_look_like_their_upper_eight() -> None:
+def test_16_bit_grey_images_equal_their_upper_8_bits() -> None:
     eight = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
     sixteen = Image.fromarray(eight.astype(np.uint16) << 8 | 7)
     assert sixteen.mode == "I;16"
@@ -218,17 +218,17 @@ def test_sixteen_bits_of_grey_look_like_their_upper_eight() -> None:
         (np.eye(8, dtype=np.int32) * -300, "whole numbers from -300 to 0"),
     ],
 )
-def test_grey_values_without_a_known_white_are_refused(values: np.ndarray, complaint: str) -> None:
+def test_grey_values_with_an_unknown_maximum_are_refused(values: np.ndarray, complaint: str) -> None:
     with pytest.raises(FungiError, match=complaint):
         ready()([Image.fromarray(values)])
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_gradient_of_the_bias_is_there_if_and_only_if_it_is_asked_for(bias: bool) -> None:
+def test_the_gradient_contains_the_bias_only_on_request(bias: bool) -> None:
     wrapper = make(bias=bias)
     assert wrapper.extractors[0].projection.shape == (24, 24 * (24 + bias))
 
 
-def test_as_many_views_are_encoded_at_once_as_is_asked_for() -> None:
+def test_views_per_forward_is_passed_to_the_engine() -> None:
     assert make(views_per_forward=7).engine.views_per_forward == 7
     assert make().engine.views_per_forward == 64

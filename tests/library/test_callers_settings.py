@@ -1,4 +1,4 @@
-"""What a caller has set for torch changes no feature: autocast, inference mode, default dtype and device."""
+"""Settings of the caller for torch do not change features: autocast, inference mode, default dtype and device."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
@@ -39,9 +39,7 @@ def expected() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
-def test_features_do_not_depend_on_what_the_caller_set_around_the_call(
-    expected: torch.Tensor, surroundings: str
-) -> None:
+def test_features_do_not_depend_on_settings_during_the_call(expected: torch.Tensor, surroundings: str) -> None:
     wrapper = ready(include_embeddings=True)
     with SURROUNDINGS[surroundings]():
         features = wrapper(pictures(3))
@@ -50,7 +48,7 @@ def test_features_do_not_depend_on_what_the_caller_set_around_the_call(
 
 
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
-def test_features_do_not_depend_on_what_the_caller_set_around_everything(
+def test_features_do_not_depend_on_settings_during_construction_and_call(
     expected: torch.Tensor, surroundings: str
 ) -> None:
     model = build("timm")
@@ -60,7 +58,7 @@ def test_features_do_not_depend_on_what_the_caller_set_around_everything(
 
 
 def life(model: nn.Module, folder: Path) -> dict[str, torch.Tensor]:
-    """What a wrapper computes, from its first call to a copy that was saved and loaded."""
+    """Return the features of a wrapper after its setup, after PCA, and after saving and loading."""
     wrapper = wrap(model=model, configs=[KLConfig(latent_dim=24)], include_embeddings=True)
     wrapper.setup(dataset(4), check_independence=True)
     results = {"extract": wrapper.extract(pictures(3), batch_size=2)}
@@ -73,7 +71,7 @@ def life(model: nn.Module, folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
-def test_collections_pca_and_loaded_copies_do_not_depend_on_the_caller(surroundings: str, tmp_path: Path) -> None:
+def test_extract_pca_and_loading_do_not_depend_on_settings_of_the_caller(surroundings: str, tmp_path: Path) -> None:
     model = build("timm")
     expected = life(model, tmp_path / "outside")
     with SURROUNDINGS[surroundings]():
@@ -91,7 +89,7 @@ def test_settings_of_the_caller_are_restored() -> None:
         assert torch.get_default_dtype() == torch.float64
 
 
-def test_a_model_made_in_inference_mode_is_refused_in_words() -> None:
+def test_a_model_made_in_inference_mode_is_refused() -> None:
     with torch.inference_mode():
         model = build("timm")
     with pytest.raises(FungiError, match=r"created inside torch\.inference_mode\(\).*Create the model outside"):

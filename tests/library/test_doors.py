@@ -1,4 +1,4 @@
-"""The doors to scikit-learn, `datasets` and faiss."""
+"""Interfaces to scikit-learn, `datasets` and faiss."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -32,15 +32,15 @@ def transformer(**options: Any) -> FungiTransformer:
 
 def test_the_transformer_gives_the_wrappers_features() -> None:
     images = pictures(5)
-    made = transformer(extractor_configs=list(SMALL_CONFIGS)).fit(images).transform(images)
+    features = transformer(extractor_configs=list(SMALL_CONFIGS)).fit(images).transform(images)
     wrapper = wrap(include_embeddings=True)
     wrapper.setup(images)
-    assert made.dtype == np.float32
-    np.testing.assert_allclose(made, wrapper(images).numpy(), atol=1e-4)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, wrapper(images).numpy(), atol=1e-4)
 
 
 @pytest.mark.slow
-def test_it_works_in_a_pipeline_on_digits() -> None:
+def test_the_transformer_works_in_a_pipeline_on_digits() -> None:
     from fungi.backbones.loading import load_backbone
     from fungi.data.base import open_split
 
@@ -48,15 +48,17 @@ def test_it_works_in_a_pipeline_on_digits() -> None:
     samples = open_split("digits", "train", Path())
     arrays = np.stack([np.asarray(samples.load(row)) for row in range(160)])
     labels = samples.targets[:160]
-    given = {"input_dim": 32, "image_input": backbone.input, "pca_dim": 16}
-    features = FungiTransformer(backbone.model, backbone.spec.layer, **given)
+    options = {"input_dim": 32, "image_input": backbone.input, "pca_dim": 16}
+    features = FungiTransformer(backbone.model, backbone.spec.layer, **options)
     pipeline = make_pipeline(features, KNeighborsClassifier(3)).fit(arrays[:120], labels[:120])
-    assert pipeline.score(arrays[120:], labels[120:]) > 0.6  # twelve rows per class, half of the classes never learned
+    assert (
+        pipeline.score(arrays[120:], labels[120:]) > 0.6
+    )  # 12 rows per class; the backbone never saw half of the classes
     assert list(pipeline[:1].get_feature_names_out()) == [f"pca_{place}" for place in range(16)]
     assert len(split_rows("train")) == len(samples)
 
 
-def test_names_of_features_follow_the_parts() -> None:
+def test_feature_names_contain_the_part() -> None:
     names = transformer().fit(pictures(2)).get_feature_names_out()
     assert len(names) == 48
     assert names[0] == "embeddings_0"
@@ -71,7 +73,7 @@ def test_cloning_keeps_parameters() -> None:
 
 
 class Pixels(nn.Module):
-    """A model of a few weights."""
+    """A model with few weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +84,7 @@ class Pixels(nn.Module):
 
 
 class OfTables(FungiTransformer):
-    """The transformer behind tables of numbers, which is what scikit-learn's checks feed: each row makes a picture."""
+    """A transformer of tables, as the checks of scikit-learn need. Each row becomes a picture."""
 
     def pictures(self, table: Any, *, fitting: bool) -> list[Image.Image]:
         rows = validate_data(self, table, reset=fitting, dtype=np.float64)
@@ -109,7 +111,7 @@ EXPECTED_FAILURES = {
 
 
 @pytest.mark.slow
-def test_scikit_learns_checks_pass_but_for_those_with_a_reason() -> None:
+def test_the_checks_of_scikit_learn_pass_except_for_listed_failures() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Pixels()
@@ -126,19 +128,19 @@ def test_scikit_learns_checks_pass_but_for_those_with_a_reason() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Can't test estimator:sklearn.exceptions.SkipTestWarning")
-def test_the_transformer_itself_takes_no_tables_and_says_so_in_its_tags() -> None:
+def test_the_tags_of_the_transformer_exclude_tables() -> None:
     results = check_estimator(FungiTransformer(), on_fail=None, on_skip=None)
     assert {result["status"] for result in results} == {"passed"}
     tags = get_tags(FungiTransformer())
     assert (tags.input_tags.two_d_array, tags.input_tags.three_d_array) == (False, True)
 
 
-def test_arrays_that_are_no_images_are_refused() -> None:
+def test_arrays_that_are_not_images_are_refused() -> None:
     with pytest.raises(FungiError, match=r"an array of float64 with 2 axes holds no images; give uint8"):
         transformer().fit(np.zeros((3, 4)))
 
 
-def test_a_datasets_column_holds_the_features(tmp_path: Path) -> None:
+def test_add_features_adds_a_column_with_the_features(tmp_path: Path) -> None:
     from datasets import Dataset, Features, Image, Value
 
     images = pictures(5)
@@ -146,17 +148,17 @@ def test_a_datasets_column_holds_the_features(tmp_path: Path) -> None:
         {"image": images, "label": list(range(5))}, features=Features({"image": Image(), "label": Value("int64")})
     )
     wrapper = wrap(configs=[KLConfig(latent_dim=24)])
-    made = add_features(table, wrapper, batch_size=2)
-    np.testing.assert_allclose(np.array(made["fungi"], dtype=np.float32), wrapper(images).numpy(), atol=1e-4)
-    assert made.column_names == ["image", "label", "fungi"]
-    assert made._fingerprint == add_features(table, wrapper)._fingerprint
-    assert made._fingerprint != add_features(table, ready(configs=[KLConfig(latent_dim=23)]))._fingerprint
+    extended = add_features(table, wrapper, batch_size=2)
+    np.testing.assert_allclose(np.array(extended["fungi"], dtype=np.float32), wrapper(images).numpy(), atol=1e-4)
+    assert extended.column_names == ["image", "label", "fungi"]
+    assert extended._fingerprint == add_features(table, wrapper)._fingerprint
+    assert extended._fingerprint != add_features(table, ready(configs=[KLConfig(latent_dim=23)]))._fingerprint
     with pytest.raises(FungiError, match=r"no column 'picture'. It has: image, label"):
         add_features(table, wrapper, image_column="picture")
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_an_index_finds_what_a_comparison_of_all_pairs_finds(metric: str) -> None:
+def test_an_index_finds_the_same_neighbours_as_a_comparison_of_all_pairs(metric: str) -> None:
     features, queries = torch.randn(30, 8), torch.randn(4, 8)
     _, rows = nearest_images(faiss_index(features, metric), queries, 5)
     if metric == "cosine":
@@ -166,12 +168,12 @@ def test_an_index_finds_what_a_comparison_of_all_pairs_finds(metric: str) -> Non
     assert torch.equal(rows, order[:, :5])
 
 
-def test_more_neighbours_than_entries_are_all_of_them() -> None:
+def test_more_neighbours_than_entries_give_all_entries() -> None:
     index = faiss_index(torch.randn(3, 8))
     assert nearest_images(index, torch.randn(2, 8), 10)[1].shape == (2, 3)
 
 
-def test_images_of_a_dataset_are_found_by_themselves() -> None:
+def test_an_image_of_the_dataset_is_its_own_nearest_neighbour() -> None:
     wrapper, data = ready(), dataset()
     index = faiss_index(wrapper.extract(data))
     _, rows = nearest_images(index, wrapper([data[7][0]]), 1)

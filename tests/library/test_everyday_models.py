@@ -1,4 +1,4 @@
-"""Models of users: wrapped, too large for a dense projection, without a graph, or from another library."""
+"""Models of users: wrapped models, large models, models without a graph, and models of other libraries."""
 
 import logging
 from typing import Any
@@ -19,7 +19,7 @@ STATISTICS = {"mean": (0.1, 0.2, 0.3), "std": (0.6, 0.5, 0.4), "interpolation": 
 
 
 def of_timm() -> Any:
-    """A model of timm whose transform is none of the usual ones."""
+    """Return a model of timm with an unusual transform."""
     model: Any = build("timm")
     model.pretrained_cfg = {"architecture": "test", "input_size": (3, SIZE, SIZE), **STATISTICS}
     return model
@@ -52,7 +52,7 @@ def test_a_wrapped_model_of_timm_gives_the_features_of_the_model_inside(kind: st
     torch.testing.assert_close(wrapper(pictures(3)), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_layers_of_a_parallel_model_may_be_named_with_and_without_its_prefix() -> None:
+def test_layer_names_of_a_parallel_model_can_omit_its_prefix() -> None:
     model = nn.DataParallel(of_timm())
     with_prefix, without = (
         wrap(model=model, configs=[KLConfig()], layer=text)
@@ -62,7 +62,7 @@ def test_layers_of_a_parallel_model_may_be_named_with_and_without_its_prefix() -
     assert with_prefix.engine.encoder.path == "pooled token"
 
 
-def test_a_saved_parallel_model_is_loaded_with_the_model_alone(tmp_path: Any) -> None:
+def test_a_saved_parallel_model_can_be_loaded_with_its_inner_model(tmp_path: Any) -> None:
     model = of_timm()
     wrapper = wrap(model=nn.DataParallel(model), configs=[KLConfig()])
     wrapper.save(tmp_path)
@@ -88,17 +88,17 @@ def test_an_unknown_transform_gives_a_warning(make: Any, caplog: pytest.LogCaptu
     assert "Pass image_input" in caplog.text
 
 
-def test_a_projection_that_does_not_fit_is_refused_before_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_projection_larger_than_the_memory_is_refused_before_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(*_: Any, **__: Any) -> None:
         raise AssertionError("it was drawn")
 
     monkeypatch.setattr("fungi.gradients.assembly.draw_projection", draw)
-    monkeypatch.setattr(projection_memory, "free_bytes", lambda device: 50_000)  # 24 x 600 entries of 4 bytes and a bit
+    monkeypatch.setattr(projection_memory, "free_bytes", lambda device: 50_000)  # less than 24 x 600 entries of 4 bytes
     with pytest.raises(FungiError, match=r"a binary projection of 24 x 600 entries takes 0\.0 GB .*khatri-rao"):
         wrap(configs=[KLConfig()])
 
 
-def test_a_kind_of_projection_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_projection_can_be_given_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projection_memory, "free_bytes", lambda device: 50_000)
     wrapper = wrap(configs=[KLConfig()], projection="khatri-rao")
     (projector,) = wrapper.engine.projectors.values()
@@ -108,7 +108,7 @@ def test_a_kind_of_projection_may_be_named(monkeypatch: pytest.MonkeyPatch) -> N
         wrap(projection="khatri")
 
 
-def test_free_memory_is_what_the_machine_and_the_control_group_leave(tmp_path: Any, monkeypatch: Any) -> None:
+def test_free_memory_is_limited_by_the_machine_and_the_control_group(tmp_path: Any, monkeypatch: Any) -> None:
     cpu = torch.device("cpu")
     (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable:  600 kB\n")
     monkeypatch.setattr(memory, "MEMORY_FILE", tmp_path / "meminfo")
@@ -139,12 +139,12 @@ class WithoutGraph(nn.Module):
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_a_forward_without_a_graph_is_named(context: Any) -> None:
+def test_a_forward_pass_without_a_graph_is_refused(context: Any) -> None:
     with pytest.raises(FungiError, match=r"computes layer 'last' under torch\.no_grad.*Remove this"):
         wrap(model=WithoutGraph(context), layer="last", configs=[KLConfig()])
 
 
-def test_a_model_of_transformers_is_refused_with_lines_that_wrap_it() -> None:
+def test_a_model_of_transformers_is_refused_with_code_that_wraps_it() -> None:
     from transformers import ViTConfig, ViTModel
 
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -159,6 +159,6 @@ def test_a_model_of_transformers_is_refused_with_lines_that_wrap_it() -> None:
     assert wrapped(pictures(2)).shape == (2, 24)
 
 
-def test_a_size_that_the_model_does_not_take_is_named() -> None:
+def test_an_input_size_that_the_model_does_not_accept_is_refused() -> None:
     with pytest.raises(FungiError, match=r"fails for images of \[3, 64, 64\] \(Input height.*input_dim"):
         FUNGIWrapper(build("timm"), LAYERS["timm"], "cpu", input_dim=64, extractor_configs=[KLConfig()])

@@ -1,4 +1,4 @@
-"""What a user of the library meets first."""
+"""Basic behaviour of the wrapper: import, names, log messages, and default settings."""
 
 import logging
 import subprocess
@@ -18,63 +18,63 @@ from tests.library.models import build, pictures, ready, wrap
 
 
 @pytest.mark.slow
-def test_the_wrapper_is_at_the_top_and_costs_nothing_before_it_is_asked_for() -> None:
+def test_the_package_exports_the_wrapper_and_imports_torch_only_when_needed() -> None:
     program = (
         "import sys, fungi; before = 'torch' in sys.modules; from fungi import FUNGIWrapper; "
         "print(before, FUNGIWrapper.__module__, hasattr(fungi, 'nothing'))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "fungi.wrapper", "False"]
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["False", "fungi.wrapper", "False"]
 
 
-def test_a_wrapper_says_what_it_is_in_a_line() -> None:
-    said = repr(wrap(configs=[KLConfig(latent_dim=24)], include_embeddings=True))
-    assert said == ("FUNGIWrapper(VisionTransformer at blocks.1.attn.proj on cpu: embeddings 24, kl 24)")
+def test_the_repr_of_a_wrapper_is_one_line() -> None:
+    text = repr(wrap(configs=[KLConfig(latent_dim=24)], include_embeddings=True))
+    assert text == ("FUNGIWrapper(VisionTransformer at blocks.1.attn.proj on cpu: embeddings 24, kl 24)")
 
 
-def test_two_layers_that_the_convention_calls_alike_work_side_by_side() -> None:
-    """Their parts are those of two wrappers with one layer each, in their order."""
+def test_two_layers_with_the_same_short_name_get_unique_names() -> None:
+    """The parts equal those of two wrappers with one layer each, in the same order."""
     layers = ["blocks.0.attn.proj", "blocks.1.attn.proj"]
     images, configs = pictures(2), [KLConfig(latent_dim=24)]
     both = wrap(configs=configs, layer=layers)
     assert list(both.engine.projectors) == ["blocks_0_attn_proj", "blocks_1_attn_proj"]
-    found = both(images).split(24, dim=1)
-    for part, layer in zip(found, layers, strict=True):
+    parts = both(images).split(24, dim=1)
+    for part, layer in zip(parts, layers, strict=True):
         torch.testing.assert_close(part, wrap(configs=configs, layer=layer)(images), rtol=1e-4, atol=1e-6)
 
 
-def test_two_layers_that_were_given_one_name_are_refused() -> None:
+def test_two_layers_with_the_same_given_name_are_refused() -> None:
     with pytest.raises(FungiError, match="two layers have the name 'same'"):
         wrap(configs=[KLConfig()], layer=["blocks.0.attn.proj:same", "blocks.1.attn.proj:same"])
 
 
-def test_the_size_of_patches_is_the_models() -> None:
-    made = ready(configs=[IBOTConfig(latent_dim=16)])
-    told = ready(configs=[IBOTConfig(latent_dim=16, patch_size=8)])
-    assert torch.equal(made(pictures(1)), told(pictures(1)))
+def test_the_default_patch_size_comes_from_the_model() -> None:
+    automatic = ready(configs=[IBOTConfig(latent_dim=16)])
+    explicit = ready(configs=[IBOTConfig(latent_dim=16, patch_size=8)])
+    assert torch.equal(automatic(pictures(1)), explicit(pictures(1)))
 
 
-def test_a_model_that_does_not_tell_its_patches_is_asked_about() -> None:
+def test_a_model_without_patch_size_needs_the_setting() -> None:
     with pytest.raises(FungiError, match=r"the patch size of a Convolutions is not known\. Set patch_size"):
         wrap("convolutions", configs=[IBOTConfig()], model=build("convolutions"))
 
 
-@pytest.mark.parametrize(("seconds", "level", "said"), [(2.0, "INFO", "20 s"), (60.0, "WARNING", "10 min")])
-def test_long_work_is_announced(seconds: float, level: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("seconds", "level", "text"), [(2.0, "INFO", "20 s"), (60.0, "WARNING", "10 min")])
+def test_long_work_is_announced(seconds: float, level: str, text: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "fungi"):
         log_cost(100, torch.zeros(10, 1_000), seconds)
     (record,) = caplog.records
     assert record.levelname == level
-    assert f"about {said}; features [100, 1000]: 400 kB" in record.message
+    assert f"about {text}; features [100, 1000]: 400 kB" in record.message
 
 
-def test_a_collection_says_its_cost_with_the_first_batch(caplog: pytest.LogCaptureFixture) -> None:
+def test_extract_logs_its_cost_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "fungi"):
         wrap(configs=[KLConfig(latent_dim=24)]).extract(pictures(5), batch_size=2)
     assert sum("5 images at" in record.message for record in caplog.records) == 1
 
 
-def test_parts_are_called_by_objective_and_by_layer_where_there_are_several() -> None:
+def test_names_of_parts_contain_the_objective_and_the_layer_if_there_are_several() -> None:
     configs = [KLConfig(latent_dim=24), DINOConfig(latent_dim=24), KLConfig(latent_dim=12)]
     assert list(wrap(configs=configs, include_embeddings=True).parts) == ["embeddings", "kl", "dino", "kl-2"]
     layers = ["blocks.0.attn.proj", "blocks.1.attn.proj"]
@@ -84,15 +84,15 @@ def test_parts_are_called_by_objective_and_by_layer_where_there_are_several() ->
 
 def test_the_package_names_the_wrapper_without_importing_torch() -> None:
     program = "import sys, fungi; print('FUNGIWrapper' in dir(fungi), 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "False"]
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["True", "False"]
 
 
 @pytest.mark.parametrize(
     ("asked", "device", "batches", "expected"),
     [(-1, "cpu", 100, 0), (-1, "cuda", 100, 7), (-1, "cuda", 2, 2), (3, "cuda", 1, 3), (0, "cuda", 100, 0)],
 )
-def test_workers_decode_where_a_gpu_computes(
+def test_workers_are_used_by_default_only_with_a_gpu(
     asked: int, device: str, batches: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collection, "usable_cores", lambda: 8)
@@ -106,12 +106,14 @@ def test_every_engine_of_a_wrapper_is_compiled_once(monkeypatch: pytest.MonkeyPa
     assert compiled == []
     configs = [KLConfig(), IBOTConfig(patch_size=8)]
     wrapper = wrap(configs=configs, include_embeddings=True, compile=True, use_fp16=True)
-    assert len(compiled) == len(set(compiled)) == 3  # gradients, iBOT's way through all tokens, embeddings in float32
+    assert (
+        len(compiled) == len(set(compiled)) == 3
+    )  # gradients, the forward pass of iBOT through all tokens, embeddings in float32
     assert set(compiled) == {id(feature.engine) for feature in wrapper._computed_features}
 
 
 @pytest.mark.parametrize(("name", "expected"), [("clip-resnet50", True), ("dino_vits16", False), ("udi-micro", False)])
-def test_convolutional_backbones_are_told_from_transformers(name: str, expected: bool) -> None:
+def test_convolutional_backbones_are_recognised(name: str, expected: bool) -> None:
     with torch.device("meta"):
         assert is_convolutional(BACKBONES[name].build()) == expected
 

@@ -1,4 +1,4 @@
-"""The reference values, through the wrapper: the three extractors with fixed views, heads and negatives."""
+"""Compare the wrapper with reference values. The three extractors have fixed views, heads and negatives."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,7 +22,7 @@ def place(layer: Any, golden: dict[str, torch.Tensor], name: str) -> None:
 
 
 def fixed_views(golden: dict[str, torch.Tensor], count: int) -> Any:
-    """The reference's views of an image, found by its pixels."""
+    """Return a transform that gives the views of the reference. It recognises an image by its pixels."""
     by_pixels = {golden[f"image/{i}"].numpy().tobytes(): golden["views"][i, :count] for i in range(3)}
     return lambda image: by_pixels[image.tobytes()] if count > 1 else by_pixels[image.tobytes()][0]
 
@@ -79,18 +79,18 @@ def test_features_equal_the_reference(kind: str, dtype: torch.dtype) -> None:
     wrapper = FUNGIWrapper(
         net, LAYERS[kind], torch.device("cpu"), signs(golden, dtype), 32, extractor_configs=configs(golden)
     )
-    made = wrapper([Image.fromarray(golden[f"image/{i}"].numpy()) for i in range(3)])
-    torch.testing.assert_close(made.reshape(9, -1).norm(dim=1), torch.ones(9))
-    for name, part in zip(("kl", "dino", "simclr"), made.chunk(3, dim=1), strict=True):
+    features = wrapper([Image.fromarray(golden[f"image/{i}"].numpy()) for i in range(3)])
+    torch.testing.assert_close(features.reshape(9, -1).norm(dim=1), torch.ones(9))
+    for name, part in zip(("kl", "dino", "simclr"), features.chunk(3, dim=1), strict=True):
         assert cosine_similarity(part, golden[f"true_feature/{name}"].float()).min() > CLOSE
         if kind == "timm":
             assert cosine_similarity(part, golden[f"feature/{name}"]).min() > CLOSE
 
 
-def test_the_patches_of_simclr_are_the_references() -> None:
+def test_the_patches_of_simclr_equal_the_reference() -> None:
     golden = load("timm")
     extractor = FUNGIWrapper(
         model("timm", golden), LAYERS["timm"], "cpu", input_dim=32, extractor_configs=[SimCLRConfig(stride_scale=4)]
     ).extractors[0]
-    made = torch.stack([extractor.transform(Image.fromarray(golden[f"image/{i}"].numpy())) for i in range(3)])
-    assert (made - golden["views"]).abs().max() < 1e-5
+    views = torch.stack([extractor.transform(Image.fromarray(golden[f"image/{i}"].numpy())) for i in range(3)])
+    assert (views - golden["views"]).abs().max() < 1e-5

@@ -1,4 +1,4 @@
-"""What a user can get wrong is said in one line, with a way out."""
+"""Mistakes of users give an error of one line with a solution."""
 
 from typing import Any
 
@@ -50,12 +50,12 @@ class Overflowing(OneView):
         return (latents * torch.inf).sum(dim=1).mean()
 
 
-def test_a_loss_that_mixes_samples_is_named() -> None:
+def test_a_loss_that_mixes_samples_is_refused() -> None:
     with pytest.raises(FungiError, match=r"the loss of Mixing mixes the samples of a batch.*cosine"):
         wrap(configs=[KLConfig(), OwnConfig(Mixing)]).setup(dataset(), check_independence=True)
 
 
-def test_latents_are_the_head_of_each_embedding_brought_to_length_one() -> None:
+def test_latents_are_the_head_of_the_normalised_embeddings() -> None:
     (extractor,) = wrap(configs=[OwnConfig(OneView)]).extractors
     head, embeddings = extractor.projection_head, torch.randn(5, extractor.embeddings_dim)
     for latent, embedding in zip(extractor.latents(embeddings), embeddings, strict=True):
@@ -63,7 +63,7 @@ def test_latents_are_the_head_of_each_embedding_brought_to_length_one() -> None:
 
 
 @pytest.mark.slow
-def test_losses_that_keep_samples_apart_pass() -> None:
+def test_losses_of_independent_samples_pass_the_check() -> None:
     from tests.library.models import SMALL_CONFIGS
 
     configs = [*SMALL_CONFIGS, DeepClusterConfig(prototypes=3), OwnConfig(OneView), OwnConfig(Summing)]
@@ -78,12 +78,12 @@ def test_losses_that_keep_samples_apart_pass() -> None:
         (Overflowing, "the gradient of Overflowing is not finite for images 0, 1 of the batch"),
     ],
 )
-def test_faulty_losses_are_named(kind: type, complaint: str) -> None:
+def test_invalid_losses_are_refused(kind: type, complaint: str) -> None:
     with pytest.raises(FungiError, match=complaint):
         wrap(configs=[OwnConfig(kind)])(pictures(2))
 
 
-def test_half_precision_overflow_is_named() -> None:
+def test_an_overflow_in_half_precision_is_refused() -> None:
     class Large(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -99,7 +99,7 @@ def test_half_precision_overflow_is_named() -> None:
 
 
 class Odd(nn.Module):
-    """A layer used twice, two layers with one weight, one without effect, one that is not called."""
+    """A model with unusual layers: used twice, with a shared weight, without effect, not called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,12 +126,12 @@ class Odd(nn.Module):
         ("blocks.3.attn.proj", "does not exist in the model.*Candidates: "),
     ],
 )
-def test_layers_that_can_not_be_a_source_are_refused_at_once(layer: str, complaint: str) -> None:
+def test_layers_that_cannot_be_the_gradient_source_are_refused(layer: str, complaint: str) -> None:
     with pytest.raises(FungiError, match=complaint):
         wrap(model=Odd(), layer=layer)
 
 
-def test_no_setup_is_named() -> None:
+def test_a_missing_setup_is_refused() -> None:
     with pytest.raises(FungiError, match=r"SimCLRGradientsExtractor has no supporting data.*call setup"):
         wrap(configs=[SimCLRConfig()])(pictures(1))
 
@@ -159,7 +159,7 @@ def test_no_setup_is_named() -> None:
         ),
     ],
 )
-def test_mistakes_are_named(make: Any, complaint: str) -> None:
+def test_mistakes_are_refused(make: Any, complaint: str) -> None:
     with pytest.raises(FungiError, match=complaint):
         make()
 
@@ -172,7 +172,7 @@ def test_mistakes_are_named(make: Any, complaint: str) -> None:
         (lambda image: torch.zeros(image.size[0], 3, 32, 32), "gave views of different shapes"),
     ],
 )
-def test_faulty_transforms_are_named(transform: Any, complaint: str) -> None:
+def test_invalid_transforms_are_refused(transform: Any, complaint: str) -> None:
     class RenamedViews(OneView):
         def input_transform(self, input_dim: int) -> Any:
             return transform

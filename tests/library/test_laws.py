@@ -1,4 +1,4 @@
-"""What holds for every wrapper."""
+"""Laws of every wrapper."""
 
 from typing import Any
 
@@ -19,7 +19,10 @@ KINDS = tuple(LAYERS)
 
 
 def same(first: Tensor, second: Tensor) -> bool:
-    """Equal up to rounding: parts have length one; the KL gradient is a small difference of softmaxes, hence 1e-4."""
+    """Return True if both are equal up to rounding.
+
+    Each part has norm 1. The tolerance is 1e-4, because the KL gradient is a small difference of two softmaxes.
+    """
     return bool((first - second).abs().max() < 1e-4)
 
 
@@ -55,7 +58,7 @@ def projection_of(wrapper: FUNGIWrapper) -> Tensor:
     return wrapper.extractors[0].projection
 
 
-def test_global_random_streams_are_left_alone() -> None:
+def test_global_random_states_do_not_change() -> None:
     wrapper = ready()
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
@@ -80,7 +83,7 @@ class OwnConfig:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_model_is_left_as_it_was_found(kind: str) -> None:
+def test_the_model_is_not_changed(kind: str) -> None:
     model = build(kind).train()
     first = next(model.parameters()).requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -98,7 +101,7 @@ def test_the_model_is_left_as_it_was_found(kind: str) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_wrappers_share_a_model_without_disturbing_each_other() -> None:
+def test_wrappers_of_one_model_are_independent() -> None:
     model, images = build("timm"), pictures(2)
     first = ready(model=model)
     alone = first(images)
@@ -108,11 +111,11 @@ def test_wrappers_share_a_model_without_disturbing_each_other() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool], ids=str)
-def test_a_passed_projection_counts_by_its_signs(dtype: torch.dtype) -> None:
+def test_only_the_signs_of_a_given_projection_matter(dtype: torch.dtype) -> None:
     gradient_dim = 24 * 25
     signs = draw_projection(10, gradient_dim, seed=5).dense()
-    given = signs > 0 if dtype == torch.bool else signs.to(dtype)
-    wrapper = wrap(configs=[KLConfig(latent_dim=24)], projection=given)
+    projection = signs > 0 if dtype == torch.bool else signs.to(dtype)
+    wrapper = wrap(configs=[KLConfig(latent_dim=24)], projection=projection)
     raw = wrapper.extractors[0](pictures(2))  # not normalised
     assert raw.shape == (2, 10)
     assert torch.equal(wrapper.extractors[0].projection, signs)
@@ -123,7 +126,7 @@ def test_a_passed_projection_counts_by_its_signs(dtype: torch.dtype) -> None:
     )
 
 
-def test_the_default_projection_is_the_stages_and_as_large_as_the_embedding() -> None:
+def test_the_default_projection_equals_that_of_the_stages() -> None:
     wrapper = wrap(configs=[KLConfig()])
     assert torch.equal(projection_of(wrapper), draw_projection(24, 24 * 25, seed=42).dense())
 
@@ -140,25 +143,25 @@ def test_a_mean_loss_gives_the_gradient_of_each_sample() -> None:
             return losses if self.kwargs_ask_for_samples else losses.mean()
 
     images = pictures(3)
-    made = [
+    gradients = [
         wrap(configs=[OwnConfig(Mean, kwargs_ask_for_samples=asked)]).extractors[0](images) for asked in (False, True)
     ]
-    torch.testing.assert_close(made[0], made[1], rtol=1e-5, atol=1e-6 * float(made[1].abs().max()))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6 * float(gradients[1].abs().max()))
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 def test_the_half_precision_dtype_is_used(half: torch.dtype) -> None:
-    seen = []
+    dtypes = []
     model = build("timm")
-    model.blocks[0].mlp.fc1.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    model.blocks[0].mlp.fc1.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     wrapper = wrap(configs=[KLConfig(), DINOConfig()], model=model, use_fp16=True, fp16_dtype=half)
     full = wrap(configs=[KLConfig(), DINOConfig()], model=model)
-    seen.clear()
+    dtypes.clear()
     images = pictures(3)
-    made = wrapper(images)
-    assert set(seen) == {half}
-    # bfloat16 keeps eight bits: features agree to a few percent of an angle
-    assert cosine_similarity(made, full(images)).min() > (0.98 if half == torch.bfloat16 else 0.999)
+    features = wrapper(images)
+    assert set(dtypes) == {half}
+    # bfloat16 has a precision of 8 bits, so features agree to a cosine of about 0.98
+    assert cosine_similarity(features, full(images)).min() > (0.98 if half == torch.bfloat16 else 0.999)
 
 
 def test_embeddings_come_first_and_share_the_forward_with_kl() -> None:
@@ -166,18 +169,18 @@ def test_embeddings_come_first_and_share_the_forward_with_kl() -> None:
     wrapper = wrap("torchvision", SMALL_CONFIGS[:1], model=model, include_embeddings=True)
     alone = wrap("torchvision", SMALL_CONFIGS[:1], model=model)
     handle = model.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
-    made = wrapper(images)
+    features = wrapper(images)
     assert calls == [3]
     handle.remove()
     plain = wrapper.image_input.views("plain")
     with torch.no_grad():
         batch = plain.render(plain.collate([plain.prepare(image) for image in images]))
         expected = normalize(model.eval()(batch), dim=1)
-    assert same(made[:, :24], expected)
-    assert same(made[:, 24:], alone(images))
+    assert same(features[:, :24], expected)
+    assert same(features[:, 24:], alone(images))
 
 
-def test_the_models_own_statistics_are_used_where_timm_knows_them() -> None:
+def test_the_statistics_of_timm_are_used_for_its_models() -> None:
     import timm
 
     model = timm.create_model("vit_tiny_patch16_224.augreg_in21k", pretrained=False, num_classes=0, depth=1)
@@ -192,29 +195,29 @@ def test_gradients_of_several_layers_are_concatenated() -> None:
     model, images = build("timm"), pictures(2)
     layers = ("blocks.1.attn.proj", "blocks.1.attn.qkv[v]", "blocks.0.mlp.fc2:early")
     wrapper = ready(model=model, layer=layers)
-    made = wrapper(images)
-    assert made.shape == (2, 3 * 3 * 24)
+    features = wrapper(images)
+    assert features.shape == (2, 3 * 3 * 24)
     assert list(wrapper.parts.values()) == [24] * 9
     for place, layer in enumerate(layers):
         alone = ready(model=model, layer=layer)
-        assert same(made.reshape(2, 3, 3, 24)[:, :, place], alone(images).reshape(2, 3, 24))
+        assert same(features.reshape(2, 3, 3, 24)[:, :, place], alone(images).reshape(2, 3, 24))
 
 
-def test_grey_and_transparent_images_are_taken_as_they_look() -> None:
+def test_grey_and_transparent_images_are_converted_to_rgb() -> None:
     wrapper, image = ready(), pictures(1)[0]
     grey = image.convert("L")
     assert same(wrapper([grey]), wrapper([grey.convert("RGB")]))
     assert wrapper([image.convert("RGBA")]).shape == (1, 72)
 
 
-def test_batchnorm_does_not_see_the_batch() -> None:
+def test_batch_norm_does_not_depend_on_the_batch() -> None:
     model = Convolutions().train()
     wrapper = ready("convolutions", model=model)
     images = pictures(4)
     assert same(wrapper(images)[:1], wrapper(images[:1]))
 
 
-def test_deepcluster_assigns_an_image_by_itself() -> None:
+def test_deepcluster_assignments_do_not_depend_on_the_batch() -> None:
     wrapper = ready(configs=[DeepClusterConfig(prototypes=4)])
     images = pictures(3)
     assert same(wrapper(images), torch.cat([wrapper([image]) for image in images]))
@@ -222,24 +225,24 @@ def test_deepcluster_assigns_an_image_by_itself() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["negatives_mixing", "exclude_self_from_negatives"])
-def test_options_of_the_negatives_change_features_and_keep_samples_apart(option: str) -> None:
+def test_options_of_the_negatives_change_features_and_keep_samples_independent(option: str) -> None:
     base = {"latent_dim": 12, "stride_scale": 2, "comparison_batch_size": 6, "mixing_k": 3}
     model, data = build("timm"), dataset(6)
     images = [image for image, _ in data]
-    made = []
+    features = []
     for chosen in ({}, {option: True}):
         wrapper = wrap(configs=[SimCLRConfig(**base, **chosen)], model=model)
         wrapper.setup(data)
-        made.append(wrapper(images))
-        assert same(made[-1], torch.cat([wrapper([image]) for image in images]))
-    assert not same(made[0], made[1])
+        features.append(wrapper(images))
+        assert same(features[-1], torch.cat([wrapper([image]) for image in images]))
+    assert not same(features[0], features[1])
 
 
 def test_hard_negatives_come_first() -> None:
     model, hard = build("timm"), pictures(2, seed=9)
     plain = SimCLRConfig(latent_dim=12, stride_scale=1, comparison_batch_size=5)
-    given = SimCLRConfig(latent_dim=12, stride_scale=1, comparison_batch_size=5, hard_negatives=hard)
-    wrappers = [wrap(configs=[config], model=model) for config in (plain, given)]
+    with_hard = SimCLRConfig(latent_dim=12, stride_scale=1, comparison_batch_size=5, hard_negatives=hard)
+    wrappers = [wrap(configs=[config], model=model) for config in (plain, with_hard)]
     for wrapper in wrappers:
         wrapper.setup(dataset())
     extractor = wrappers[1].extractors[0]
@@ -249,7 +252,7 @@ def test_hard_negatives_come_first() -> None:
 
 
 @pytest.mark.parametrize("views", ["random-crops", "default"])
-def test_other_views_of_simclr(views: str) -> None:
+def test_features_of_other_simclr_views_do_not_depend_on_the_batch(views: str) -> None:
     wrapper = ready(configs=[SimCLRConfig(views=views, n_views=3, latent_dim=12, comparison_batch_size=4)])
     assert wrapper.extractors[0].comparison_batch.shape == (4 * 2, 12)
     images = pictures(2)
@@ -261,6 +264,6 @@ def test_too_few_random_views_are_refused() -> None:
         wrap(configs=[SimCLRConfig(views="random-crops")])
 
 
-def test_sizes_follow_the_model() -> None:
+def test_the_size_of_views_comes_from_the_model() -> None:
     assert all(extractor.transform(pictures(1)[0]).shape[-1] == SIZE for extractor in wrap().extractors)
     assert wrap().extractors[2].input_transform(48)(pictures(1)[0]).shape[-1] == 48

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, and shows what it says."""
+"""The notebook runs from top to bottom, and its outputs agree with its text."""
 
 import json
 import re
@@ -19,18 +19,21 @@ def test_the_quickstart_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
-    kept = nbformat.read(NOTEBOOK, as_version=4)
+    stored = nbformat.read(NOTEBOOK, as_version=4)
     assert "torch.Size([300, 384])" in texts_of(notebook)
-    assert pictures_of(notebook) == pictures_of(kept) == 1
-    found, shown = scores_of(notebook), scores_of(kept)
-    assert found.keys() == shown.keys()
-    assert all(abs(found[name] - shown[name]) <= 3 for name in found), (found, shown)  # a point is one picture
+    assert pictures_of(notebook) == pictures_of(stored) == 1
+    scores, shown = scores_of(notebook), scores_of(stored)
+    assert scores.keys() == shown.keys()
+    assert all(abs(scores[name] - shown[name]) <= 3 for name in scores), (
+        scores,
+        shown,
+    )  # one percentage point is one picture
     assert shown["embeddings + KL + DINO + SimCLR"] < max(shown.values()), (
-        "all together are best: the text says not always"
+        "the text says that all features together are not always best"
     )
 
 
-def test_the_notebook_is_kept_with_what_it_gives_and_nothing_of_where_it_ran() -> None:
+def test_the_notebook_is_stored_with_outputs_and_without_machine_paths() -> None:
     text = NOTEBOOK.read_text()
     cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
@@ -39,7 +42,7 @@ def test_the_notebook_is_kept_with_what_it_gives_and_nothing_of_where_it_ran() -
 
 
 def texts_of(notebook: Any) -> str:
-    """All that the cells print or show as text."""
+    """Return all outputs of the cells that are text."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return "\n".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
 
@@ -50,5 +53,5 @@ def pictures_of(notebook: Any) -> int:
 
 
 def scores_of(notebook: Any) -> dict[str, int]:
-    """Features -> accuracy in percent, as printed."""
+    """Return the printed accuracy in percent by the name of the features."""
     return {name.strip(): int(score) for name, score in re.findall(r"^(embed.*?) +(\d+) %$", texts_of(notebook), re.M)}

@@ -1,4 +1,4 @@
-"""PCA of the library's features."""
+"""PCA of features in the library."""
 
 import logging
 
@@ -13,7 +13,7 @@ from tests.library.models import dataset, pictures, wrap
 CONFIGS = [KLConfig(latent_dim=24), DINOConfig(latent_dim=24)]
 
 
-def test_features_are_those_of_scikit_learns_pca_up_to_signs() -> None:
+def test_features_equal_the_pca_of_scikit_learn_up_to_signs() -> None:
     wrapper = wrap(configs=CONFIGS)
     train, images = wrapper.extract(pictures(14, seed=2)), pictures(3)
     plain = wrapper(images)
@@ -23,7 +23,7 @@ def test_features_are_those_of_scikit_learns_pca_up_to_signs() -> None:
 
 
 @pytest.mark.slow
-def test_images_can_be_given_in_place_of_features() -> None:
+def test_pca_can_be_fitted_on_images_or_features() -> None:
     first, second = wrap(configs=CONFIGS), wrap(configs=CONFIGS)
     data = dataset(9)
     first.fit_pca(data, 3)
@@ -32,7 +32,7 @@ def test_images_can_be_given_in_place_of_features() -> None:
 
 
 @pytest.mark.slow
-def test_fitting_again_starts_from_whole_features() -> None:
+def test_a_second_pca_is_fitted_on_unreduced_features() -> None:
     wrapper = wrap(configs=CONFIGS)
     wrapper.fit_pca(dataset(9), 3)
     wrapper.fit_pca(dataset(9), 5)

@@ -1,4 +1,4 @@
-"""The usage of the published library, as its users have written it, with `fungi` as the package's name."""
+"""Code for the published library runs with this library. Only the name of the package is changed to `fungi`."""
 
 from dataclasses import asdict, dataclass
 
@@ -41,7 +41,7 @@ class CustomConfig:
 
 
 class WithInit(CustomGradientsExtractor):
-    """The published way of taking settings: before `**kwargs`, the base's arguments by position."""
+    """The published way to accept settings, with positional arguments of the base class and `**kwargs` at the end."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ def test_a_custom_objective_runs_as_written() -> None:
 
 
 @pytest.mark.parametrize("extractor_type", [WithInit, WithKeywords])
-def test_settings_taken_by_an_init_give_the_same_features(extractor_type: type) -> None:
+def test_settings_in_a_constructor_give_the_same_features(extractor_type: type) -> None:
     @dataclass
     class Config:
         temperature: float = 0.07
@@ -130,18 +130,18 @@ def test_settings_taken_by_an_init_give_the_same_features(extractor_type: type) 
 
         def get_extractor(self, base_params: dict) -> BaseGradientExtractor:
             settings = {"temperature": self.temperature, "latent_dim": self.latent_dim}
-            made = self.kind(**(base_params | settings))
+            wrappers = self.kind(**(base_params | settings))
             with torch.no_grad():
-                made.projection_head.weight.copy_(torch.linspace(-1, 1, 960).reshape(40, 24).sin())
-                made.projection_head.bias.zero_()
-            return made
+                wrappers.projection_head.weight.copy_(torch.linspace(-1, 1, 960).reshape(40, 24).sin())
+                wrappers.projection_head.bias.zero_()
+            return wrappers
 
     images = [image for image, _ in dataset(3)]
-    made = [
+    wrappers = [
         FUNGIWrapper(build("timm"), "blocks.1.attn.proj", device, input_dim=SIZE, extractor_configs=[Config(kind=kind)])
         for kind in (CustomGradientsExtractor, extractor_type)
     ]
-    torch.testing.assert_close(made[0](images), made[1](images), rtol=0, atol=0)
+    torch.testing.assert_close(wrappers[0](images), wrappers[1](images), rtol=0, atol=0)
 
 
 PUBLISHED_USAGE = """
@@ -192,12 +192,12 @@ features = torch.cat([
     features
 ], dim=-1)
 """
-"""The published usage at its own size: 224 pixels, twelve blocks, all objectives with their published settings."""
+"""The published usage at full size: 224 pixels, twelve blocks, all objectives with their published settings."""
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_the_published_usage_runs_word_for_word_and_agrees_with_our_own_shorter_way() -> None:
+def test_the_published_usage_runs_unchanged_and_agrees_with_the_shorter_usage() -> None:
     from timm.models.vision_transformer import VisionTransformer
 
     with torch.random.fork_rng():
@@ -218,6 +218,6 @@ def test_the_published_usage_runs_word_for_word_and_agrees_with_our_own_shorter_
     exec(PUBLISHED_USAGE, scope | {"embeddings": expected[:, :24]}, scope)
     features = scope["features"]
     assert features.shape == expected.shape == (2, 4 * 24)
-    # bfloat16 rounds in other places where batches have other sizes
+    # rounding in bfloat16 depends on the size of the batch
     for ours, theirs in zip(expected.split(24, dim=1), features.split(24, dim=1), strict=True):
         assert float(torch.cosine_similarity(ours, theirs).min()) > 0.999

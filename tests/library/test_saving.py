@@ -1,4 +1,4 @@
-"""A saved extractor gives the same features elsewhere; another model, and damage, are refused."""
+"""A saved extractor gives the same features in another process. Other models and damaged files are refused."""
 
 import json
 import shutil
@@ -28,12 +28,12 @@ from tests.library.models import build, pictures
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 wrapper = FUNGIWrapper.load(folder, build("timm"), "cpu")
-save_file({"features": wrapper(pictures(4)).contiguous()}, folder / "made.safetensors")
+save_file({"features": wrapper(pictures(4)).contiguous()}, folder / "features.safetensors")
 """
 LAYERS = ("blocks.1.attn.proj", "blocks.1.attn.qkv[v]", "blocks.0.mlp.fc1")
 
 
-@pytest.mark.slow  # starts Python anew
+@pytest.mark.slow  # starts a new Python process
 def test_features_are_bit_equal_in_a_fresh_process(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
@@ -48,13 +48,15 @@ def test_features_are_bit_equal_in_a_fresh_process(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], check=True, cwd=root)
     assert here.shape == (4, 6)
-    assert torch.equal(load_file(tmp_path / "made.safetensors")["features"], here)
+    assert torch.equal(load_file(tmp_path / "features.safetensors")["features"], here)
 
 
-def test_a_loaded_extractor_is_the_saved_one(tmp_path: Path) -> None:
+def test_a_loaded_extractor_equals_the_saved_extractor(tmp_path: Path) -> None:
     wrapper = ready(layer=LAYERS, include_embeddings=True, views_per_forward=7)
     with torch.no_grad():
-        wrapper.extractors[0].projection_head.weight.mul_(2)  # heads are saved as they are, not as they are drawn
+        wrapper.extractors[0].projection_head.weight.mul_(
+            2
+        )  # the current heads are saved, not the seeds of the initial heads
     wrapper.save(tmp_path)
     loaded = FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
     assert torch.equal(loaded(pictures(3)), wrapper(pictures(3)))
@@ -85,7 +87,7 @@ class OwnConfig:
         return OwnExtractor(**base_params, temperature=self.temperature)
 
 
-def test_a_file_names_no_code_own_configurations_are_passed(tmp_path: Path) -> None:
+def test_loading_needs_the_types_of_custom_configurations(tmp_path: Path) -> None:
     wrapper = wrap(configs=[OwnConfig(2.0)])
     wrapper.save(tmp_path)
     with pytest.raises(FungiError, match=r"an objective of your own, OwnConfig.*config_types=\[OwnConfig\]"):
@@ -105,7 +107,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         FUNGIWrapper.load(tmp_path, other, "cpu")
 
 
-def test_what_can_not_be_saved_is_named(tmp_path: Path) -> None:
+def test_settings_that_cannot_be_saved_are_refused(tmp_path: Path) -> None:
     wrapper = wrap(configs=[OwnConfig()])
     wrapper.extractor_configs = (OwnConfig(torch.ones(())),)  # type: ignore[arg-type]
     with pytest.raises(FungiError, match=r"OwnConfig can't be saved.*not JSON serializable"):
@@ -113,7 +115,7 @@ def test_what_can_not_be_saved_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "there").exists()
 
 
-def test_damage_is_named(tmp_path: Path) -> None:
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FungiError, match="holds no saved extractor"):
         FUNGIWrapper.load(tmp_path, build("timm"), "cpu")
     ready().save(tmp_path)
@@ -143,7 +145,7 @@ def tampered_tensor(folder: Path, part: str) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[FUNGIWrapper, Path]:
-    """A wrapper with fitted PCA, and the folder it was saved in, which can be loaded."""
+    """Return a wrapper with fitted PCA, and the folder of its saved copy, which can be loaded."""
     wrapper, folder = ready(include_embeddings=True), tmp_path_factory.mktemp("saved")
     wrapper.fit_pca(wrapper(pictures(9, seed=4)), 4)
     wrapper.save(folder)
@@ -173,7 +175,7 @@ def test_a_changed_extractor_is_refused(tamper: Any, saved: tuple[FUNGIWrapper, 
         FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
 
 
-def test_settings_of_another_kind_are_named(tmp_path: Path) -> None:
+def test_settings_of_another_type_are_refused(tmp_path: Path) -> None:
     ready().save(tmp_path)
     (tmp_path / SETTINGS).write_text("[1, 2]")
     with pytest.raises(FungiError, match="has format list, this version reads 3"):

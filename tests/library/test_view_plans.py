@@ -1,4 +1,4 @@
-"""`views="native"` of the library: the same laws, the same values as options set by hand, kept when saved."""
+"""`views="native"` in the library: the laws hold, values equal those of options set by hand, and saving keeps it."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.library.models import SMALL_CONFIGS, build, pictures, ready, wrap
 
 
 @pytest.mark.parametrize("kind", ["timm", "torchvision", "convolutions"])
-def test_an_image_alone_has_the_feature_it_has_in_a_batch(kind: str) -> None:
+def test_features_of_a_view_plan_do_not_depend_on_the_batch(kind: str) -> None:
     wrapper = ready(kind, views="native", include_embeddings=True)
     together = wrapper(pictures(3))
     for row, image in enumerate(pictures(3)):
@@ -21,7 +21,7 @@ def test_an_image_alone_has_the_feature_it_has_in_a_batch(kind: str) -> None:
     assert not torch.allclose(together, ready(kind, include_embeddings=True)(pictures(3)), atol=1e-3)
 
 
-def test_a_plan_gives_what_the_options_that_it_stands_for_give() -> None:
+def test_a_view_plan_equals_its_options_set_by_hand() -> None:
     patches = SimCLRConfig(latent_dim=12, stride_scale=2, view_size=16)
     by_hand = (KLConfig(latent_dim=24), DINOConfig(latent_dim=24, local_size=16), patches)
     assert torch.equal(ready(views="native")(pictures(2)), ready(configs=by_hand)(pictures(2)))
@@ -48,13 +48,13 @@ def test_a_saved_wrapper_keeps_its_plan(tmp_path: Path) -> None:
     assert torch.equal(loaded(pictures(2)), wrapper(pictures(2)))
 
 
-def test_a_plan_that_is_not_known_is_named_with_the_nearest() -> None:
+def test_an_unknown_view_plan_is_refused_with_a_similar_name() -> None:
     with pytest.raises(FungiError, match=r"'nativ'.*native"):
         wrap(views="nativ")
 
 
 class OwnExtractor(BaseGradientExtractor):
-    """An extractor of somebody's own, with a constructor that knows no plans."""
+    """A custom extractor. Its constructor does not accept a view plan."""
 
     def __init__(self, model, target_layer, device, embeddings_dim, input_dim, seed, image_input, **others) -> None:
         assert "view_plan" not in others
@@ -68,13 +68,13 @@ class OwnExtractor(BaseGradientExtractor):
 
 
 class OwnConfig:
-    """Its configuration."""
+    """The configuration of `OwnExtractor`."""
 
     def get_extractor(self, base_params: dict) -> OwnExtractor:
         return OwnExtractor(**base_params)
 
 
-def test_published_views_ask_nothing_of_extractors_of_users_own() -> None:
+def test_custom_extractors_need_no_view_plan_for_published_views() -> None:
     assert wrap(configs=(OwnConfig(),))(pictures(1)).shape == (1, 24)
 
 

@@ -1,4 +1,4 @@
-"""A small dataset of one's own with masks: coloured squares on noise, and the class of every pixel."""
+"""Write a small dataset with masks: coloured squares on noise, and the class of every pixel."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ SIZES = {"train": 5, "test": 3}
 
 
 def write_split(root: Path, split: str, count: int, *, size: tuple[int, int] = (32, 32), seed: int = 0) -> None:
-    """Images of `size` (width, height); class 0 is the background, 1 and 2 are squares, a corner is void."""
+    """Write images of `size` (width, height). Class 0 is the background, 1 and 2 are squares. One corner is void."""
     generator = np.random.default_rng([seed, len(split)])
     for kind in ("images", "masks"):
         (root / split / kind).mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def write_split(root: Path, split: str, count: int, *, size: tuple[int, int] = (
 
 
 def write_dataset(root: Path, **options) -> str:
-    """The dataset, and how `--dataset` names it."""
+    """Write the dataset, and return its name for `--dataset`."""
     for split, count in SIZES.items():
         write_split(root, split, count, **options)
     (root / "classes.txt").write_text("ground\nred\ngreen\n")

@@ -1,6 +1,6 @@
-"""The whole protocol of spec dense, plainly: one image and one query after the other, float64, nothing in tiles.
+"""A simple implementation of the protocol of spec dense: one image and one query at a time, in float64.
 
-Draws are a contract of their own (what seeds them, in which order): the reference takes them from the same streams.
+The seeds and the order of random draws are part of the protocol, so the reference uses the same random streams.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ SIDE = SIZE // PATCH
 
 @dataclass
 class View:
-    """An image of `SIZE` in 0..1 `[3 s s]`, its mask, and the seed of what is drawn for it."""
+    """An image of `SIZE` in 0..1 `[3 s s]`, its mask, and the seed of its random draws."""
 
     image: torch.Tensor
     mask: np.ndarray
@@ -43,7 +43,7 @@ def whole_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int = 0) 
 
 
 def augmented_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int) -> View:
-    """Spec 2.4: four jitters of the image with even odds, then one crop of both."""
+    """Return a view after four jitters, each with probability 0.5, and one crop of image and mask (spec 2.4)."""
     changed = image
     with seeded(SEED, "views", f"scene of epoch {epoch}", name):
         for jitter in (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation):
@@ -59,18 +59,18 @@ def augmented_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int) 
 
 
 def views_of(root: Path, split: str, epochs: int) -> list[View]:
-    """All images in the first epoch, then all in the second; as they are with none."""
-    found = []
+    """Return augmented views of all images, epoch by epoch. With 0 epochs, return the images without augmentation."""
+    views = []
     for epoch in range(max(epochs, 1)):
         for path in sorted((root / split / "images").iterdir()):
             image, mask = Image.open(path).convert("RGB"), np.asarray(Image.open(root / split / "masks" / path.name))
-            make = augmented_view if epochs else whole_view
-            found.append(make(image, mask, f"{split}/images/{path.name}", epoch))
-    return found
+            view_of = augmented_view if epochs else whole_view
+            views.append(view_of(image, mask, f"{split}/images/{path.name}", epoch))
+    return views
 
 
 def labels_of(mask: np.ndarray) -> np.ndarray:
-    """Share of each class in each patch, `[t c]`; void is no class."""
+    """Return the share of each class in each patch, `[t c]`. Void is not a class."""
     cells = [
         mask[row : row + PATCH, column : column + PATCH]
         for row in range(0, SIZE, PATCH)
@@ -80,7 +80,10 @@ def labels_of(mask: np.ndarray) -> np.ndarray:
 
 
 def chosen(view: View, keep: int) -> list[int]:
-    """Spec 3.2: the lowest of (sum of n_c over the patch's classes) times a uniform draw."""
+    """Return the `keep` patches with the lowest scores (spec 3.2).
+
+    A score is a uniform draw times the sum of n_c over the classes of the patch.
+    """
     present = labels_of(view.mask) > 0
     patches_with = [sum(patch[name] for patch in present) for name in range(CLASSES)]
     uniform = torch.rand(len(present), generator=torch.Generator().manual_seed(view.draw ^ 1), dtype=torch.float64)
@@ -92,7 +95,7 @@ def chosen(view: View, keep: int) -> list[int]:
 
 
 class Reference:
-    """digits-vit in float64; projection `[p o*(i+1)]` where gradients are wanted."""
+    """The protocol with digits-vit in float64. projection: `[p o*(i+1)]` for gradients, None for embeddings alone."""
 
     def __init__(self, projection: torch.Tensor | None = None) -> None:
         self.model, self.projection = load_backbone("digits-vit").model, projection
@@ -109,18 +112,18 @@ class Reference:
             return normalize(self.tokens(view)[1:], dim=1)
 
     def features(self, view: View, support: torch.Tensor) -> torch.Tensor:
-        """Spec 4: `cat[token, projected gradient]` of each patch."""
-        seen: list[torch.Tensor] = []
+        """Return `cat[token, projected gradient]` of each patch (spec 4)."""
+        activations: list[torch.Tensor] = []
 
         def keep(module, inputs, output) -> None:
             output.requires_grad_().retain_grad()
-            seen.extend([inputs[0][0], output])
+            activations.extend([inputs[0][0], output])
 
         handle = self.layer.register_forward_hook(keep)
         tokens = self.tokens(view)
         handle.remove()
         self.loss(tokens, support, view.draw).backward()
-        delta, inputs = seen[1].grad[0], torch.cat([seen[0], torch.ones(len(tokens), 1)], dim=1)
+        delta, inputs = activations[1].grad[0], torch.cat([activations[0], torch.ones(len(tokens), 1)], dim=1)
         terms = [torch.outer(*pair).flatten() for pair in zip(delta, inputs, strict=True)]
         gradients = torch.stack([self.projection @ term for term in terms[1:]])
         parts = [normalize(part, dim=1) for part in (tokens.detach()[1:], gradients)]
@@ -132,14 +135,14 @@ class Reference:
         latents = normalize(self.head(tokens), dim=1)
         negatives = normalize(self.head(support[near[kept]]).detach(), dim=1)
         losses = []
-        for place, latent in enumerate(latents):
-            others = torch.cat([latents[:place], latents[place + 1 :]]) @ latent / 0.07
+        for index, latent in enumerate(latents):
+            others = torch.cat([latents[:index], latents[index + 1 :]]) @ latent / 0.07
             against = negatives @ latent / 0.07
             losses.append(torch.logsumexp(torch.cat([others, against]), 0) - others.mean())
         return torch.stack(losses).mean()
 
     def iou(self, root: Path, neighbours: int, temperature: float, epochs: int = 0, keep: int = SIDE**2) -> list[float]:
-        """IoU per class of the test images."""
+        """Return the IoU of each class on the test images."""
         train, test = views_of(root, "train", epochs), views_of(root, "test", 0)
         rows = [chosen(view, keep) for view in train]
         labels = np.concatenate([labels_of(view.mask)[kept] for view, kept in zip(train, rows, strict=True)])

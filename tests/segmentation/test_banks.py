@@ -1,4 +1,4 @@
-"""Banks on disk: blocks in any order, interruptions, and the same bytes."""
+"""Banks on disk: the order of blocks and interruptions do not change their bytes."""
 
 import json
 from pathlib import Path
@@ -31,23 +31,23 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_blocks_in_any_order_with_interruptions_give_the_same_bytes(tmp_path: Path) -> None:
-    one, other = Bank.create(tmp_path / "one", MANIFEST), Bank.create(tmp_path / "other", MANIFEST)
+    complete, interrupted = Bank.create(tmp_path / "one", MANIFEST), Bank.create(tmp_path / "other", MANIFEST)
     for index in (0, 1, 2):
-        one.write(index, *block(index))
-    other.write(2, *block(2))
-    assert other.missing() == [0, 1]
-    with pytest.raises(RuntimeError), other_features_half_written(other):
-        other.write(1, *block(1))
-    assert other.missing() == [0, 1]
-    again = Bank.create(tmp_path / "other", MANIFEST)
-    for index in again.missing():
-        again.write(index, *block(index))
+        complete.write(index, *block(index))
+    interrupted.write(2, *block(2))
+    assert interrupted.missing() == [0, 1]
+    with pytest.raises(RuntimeError), other_features_half_written(interrupted):
+        interrupted.write(1, *block(1))
+    assert interrupted.missing() == [0, 1]
+    resumed = Bank.create(tmp_path / "other", MANIFEST)
+    for index in resumed.missing():
+        resumed.write(index, *block(index))
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
-    np.testing.assert_array_equal(again.features(4, 9), block(1)[0])
+    np.testing.assert_array_equal(resumed.features(4, 9), block(1)[0])
 
 
 class other_features_half_written:
-    """The disk fails between the features and the labels of a block."""
+    """Make the disk fail after the features and before the labels of a block."""
 
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
@@ -63,7 +63,7 @@ class other_features_half_written:
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Path:
-    """The folder of a bank with all its blocks."""
+    """Return the folder of a complete bank."""
     bank = Bank.create(tmp_path / "bank", MANIFEST)
     for index in bank.missing():
         bank.write(index, *block(index))
@@ -74,7 +74,7 @@ def filled(tmp_path: Path) -> Path:
     ("name", "least"), [("features.bin", 40), ("labels.bin", 40), ("done/000001", 30), ("bank.json", 30)]
 )
 def test_a_bank_with_a_flipped_bit_is_refused(name: str, least: int, filled: Path) -> None:
-    """Flips in the blanks of a record, or in the word "checksum" of a mark, are harmless."""
+    """Flips in the whitespace of a record, or in the word "checksum" of a mark, have no effect."""
 
     def by_windows() -> list[bytes]:
         bank = open_bank(filled)
@@ -121,7 +121,7 @@ def test_a_bank_without_checksums_is_read(filled: Path) -> None:
     np.testing.assert_array_equal(open_bank(filled).features(4, 9), block(1)[0])
 
 
-def test_another_bank_in_the_folder_is_refused_and_damage_is_named(tmp_path: Path) -> None:
+def test_another_or_a_damaged_bank_in_the_folder_is_refused(tmp_path: Path) -> None:
     Bank.create(tmp_path, MANIFEST)
     with pytest.raises(FungiError, match="holds a bank with other settings"):
         Bank.create(tmp_path, BankManifest(dim=3, classes=2, dtype="float32", ends=(4, 9, 11), provenance={"seed": 2}))
@@ -131,16 +131,16 @@ def test_another_bank_in_the_folder_is_refused_and_damage_is_named(tmp_path: Pat
 
 
 def test_every_deciding_setting_is_in_the_key_of_a_bank() -> None:
-    others = [{"dim": 4}, {"classes": 3}, {"dtype": "float16"}, {"ends": (4, 11)}, {"provenance": {"seed": 2}}]
+    changes = [{"dim": 4}, {"classes": 3}, {"dtype": "float16"}, {"ends": (4, 11)}, {"provenance": {"seed": 2}}]
     usual = {"dim": 3, "classes": 2, "dtype": "float32", "ends": (4, 9, 11), "provenance": {"seed": 1}}
-    keys = {BankManifest(**{**usual, **other}).key for other in others} | {MANIFEST.key}
+    keys = {BankManifest(**{**usual, **change}).key for change in changes} | {MANIFEST.key}
     assert len(keys) == 6
 
 
 @pytest.mark.parametrize(
     ("memory_size", "views", "kept"), [(102_400, 10_582, 9), (1_024_000, 20_210, 50), (0, 5, 1024), (10_000, 5, 1024)]
 )
-def test_patches_per_image_are_the_published_ones(memory_size: int, views: int, kept: int) -> None:
+def test_patches_per_image_equal_the_published_numbers(memory_size: int, views: int, kept: int) -> None:
     assert patches_per_image(memory_size, views, 1024) == kept
 
 
@@ -149,7 +149,7 @@ def test_a_bank_without_a_patch_for_each_image_is_refused() -> None:
         patches_per_image(4, 5, 1024)
 
 
-def test_rows_that_are_never_filled_are_cut_off_unless_asked_for() -> None:
+def test_zero_rows_are_only_kept_on_request() -> None:
     blocks = image_blocks(10, [SceneView(size=8, statistics=HALF)], 4)
     assert bank_ends(blocks, 3, 32, zero_rows=False) == (12, 24, 30)
     assert bank_ends(blocks, 3, 32, zero_rows=True) == (12, 24, 30, 32)

@@ -1,4 +1,4 @@
-"""`fungi segment` as users meet it: what is wrong with data and flags is named, and interruptions do not show."""
+"""The command `fungi segment`: errors name invalid data and flags, and interruptions do not change results."""
 
 import json
 from pathlib import Path
@@ -38,13 +38,13 @@ def replaced(path: Path, values: np.ndarray) -> None:
         (np.zeros((32, 32, 3)), r"the mask .*01\.png contains colours \(RGB\)"),
     ],
 )
-def test_a_mask_that_does_not_fit_is_named(values: np.ndarray, message: str, squares: Path, tmp_path: Path) -> None:
+def test_an_invalid_mask_is_refused(values: np.ndarray, message: str, squares: Path, tmp_path: Path) -> None:
     replaced(squares / "train" / "masks" / "01.png", values)
     with pytest.raises(FungiError, match=message):
         run(plain(tmp_path / "out", f"squares=masks:{squares}"))
 
 
-def test_a_missing_mask_is_named(squares: Path, tmp_path: Path) -> None:
+def test_a_missing_mask_is_refused(squares: Path, tmp_path: Path) -> None:
     (squares / "test" / "masks" / "00.png").unlink()
     with pytest.raises(MissingFilesError, match=r"test/images/00\.png has no mask\. Put one at .*test/masks/00\.png"):
         run(plain(tmp_path / "out", f"squares=masks:{squares}"))
@@ -60,20 +60,22 @@ def test_a_missing_mask_is_named(squares: Path, tmp_path: Path) -> None:
         ({"backbone": "tiny-bert"}, "takes text"),
     ],
 )
-def test_flags_that_do_not_fit_are_named(flags: dict, message: str, squares: Path, tmp_path: Path) -> None:
+def test_invalid_flags_are_refused_before_any_computation(
+    flags: dict, message: str, squares: Path, tmp_path: Path
+) -> None:
     with pytest.raises(FungiError, match=message):
         run(plain(tmp_path / "out", f"squares=masks:{squares}", features=("embeddings",), **flags))
-    assert not list(tmp_path.glob("out/banks/*"))  # said before anything is computed
+    assert not list(tmp_path.glob("out/banks/*"))  # nothing was computed before the error
 
 
-def test_a_mask_of_the_scored_split_is_named_before_the_banks_are_filled(squares: Path, tmp_path: Path) -> None:
+def test_an_invalid_mask_of_the_scored_split_is_refused_before_any_computation(squares: Path, tmp_path: Path) -> None:
     replaced(squares / "test" / "masks" / "02.png", np.full((32, 32), 255))
     with pytest.raises(FungiError, match=r"'test/images/02\.png': its mask is void"):
         run(plain(tmp_path / "out", f"squares=masks:{squares}"))
     assert not list(tmp_path.glob("out/banks/*"))
 
 
-def test_an_image_whose_gradient_is_not_finite_is_named(
+def test_an_error_names_the_image_with_a_gradient_that_is_not_finite(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -114,7 +116,7 @@ def test_classes_without_a_list_are_counted_over_all_masks(squares: Path) -> Non
 
 
 def data_of(root: Path) -> dict[str, bytes]:
-    """Bytes of all banks and block scores."""
+    """Return the bytes of all banks and block scores."""
     return {
         str(path.relative_to(root)): path.read_bytes() for path in sorted((root / "banks").rglob("*")) if path.is_file()
     }
@@ -126,14 +128,14 @@ def scores_of(root: Path) -> dict:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_interrupted_anywhere_ends_with_the_same_bytes(
+def test_interruptions_do_not_change_the_bytes_of_a_run(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken off after each single write of a block, again and again."""
+    """The run is interrupted after every write of a block."""
     flags = {"block_size": 2, "memory_size": 200, "augmentation_epochs": 2, "features": ("embeddings+simclr",)}
-    whole = plain(tmp_path / "whole", f"squares=masks:{squares}", **flags)
-    run(whole)
-    broken = plain(tmp_path / "broken", f"squares=masks:{squares}", **flags)
+    complete = plain(tmp_path / "whole", f"squares=masks:{squares}", **flags)
+    run(complete)
+    interrupted = plain(tmp_path / "broken", f"squares=masks:{squares}", **flags)
 
     class Interrupted(Exception):
         pass
@@ -148,7 +150,7 @@ def test_a_run_that_is_interrupted_anywhere_ends_with_the_same_bytes(
     interruptions = 0
     while True:
         try:
-            run(broken)
+            run(interrupted)
             break
         except Interrupted:
             interruptions += 1
@@ -158,7 +160,7 @@ def test_a_run_that_is_interrupted_anywhere_ends_with_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_support_and_memory_are_of_the_same_subset_and_name_it(squares: Path, tmp_path: Path) -> None:
+def test_both_banks_record_the_same_subset_of_images(squares: Path, tmp_path: Path) -> None:
     flags = {"images": 3, "features": ("embeddings+simclr",)}
     run(plain(tmp_path, f"squares=masks:{squares}", **flags))
     manifests = {
@@ -178,16 +180,16 @@ def test_support_and_memory_are_of_the_same_subset_and_name_it(squares: Path, tm
 def test_approximate_search_states_its_recall(search: str, squares: Path, tmp_path: Path) -> None:
     settings = plain(tmp_path, f"squares=masks:{squares}", features=("embeddings", "simclr"), search=search)
     exact = plain(tmp_path, f"squares=masks:{squares}", features=("embeddings",))
-    found, truth = run(settings)["results"], run(exact)["results"]["embeddings"]
-    assert 0.5 < found["embeddings"]["recall"] <= 1
-    assert found["embeddings"]["mIoU"] == pytest.approx(truth["mIoU"], abs=0.1)
+    scores, truth = run(settings)["results"], run(exact)["results"]["embeddings"]
+    assert 0.5 < scores["embeddings"]["recall"] <= 1
+    assert scores["embeddings"]["mIoU"] == pytest.approx(truth["mIoU"], abs=0.1)
     assert not {"recall", "recall-of-negatives"} & set(truth)
-    assert "recall-of-negatives" not in found["embeddings"]
-    assert 0.5 < found["simclr"]["recall-of-negatives"] <= 1
+    assert "recall-of-negatives" not in scores["embeddings"]
+    assert 0.5 < scores["simclr"]["recall-of-negatives"] <= 1
 
 
 def test_the_published_profile_keeps_zero_rows_of_the_data_efficient_setting(squares: Path, tmp_path: Path) -> None:
-    """Its nominal bank is larger than what is filled; all patches of three images are kept."""
+    """The nominal bank is larger than its content, because all patches of three images are kept."""
     flags = {"images": 3, "neighbours": 90}
     clean, published = (
         prepare(plain(tmp_path, f"squares=masks:{squares}", profile=profile, **flags)).ends()
@@ -211,11 +213,11 @@ def test_the_published_profile_reports_matching_and_keeps_zero_rows(squares: Pat
 
 @pytest.mark.slow
 def test_batch_size_does_not_change_scores(squares: Path, tmp_path: Path) -> None:
-    found = [
+    results = [
         run(plain(tmp_path / str(size), f"squares=masks:{squares}", batch_size=size))["results"] for size in (1, 4)
     ]
-    for feature, scores in found[0].items():
-        assert scores["IoU"] == pytest.approx(found[1][feature]["IoU"], abs=2e-3)  # a vote at a tie may turn
+    for feature, scores in results[0].items():
+        assert scores["IoU"] == pytest.approx(results[1][feature]["IoU"], abs=2e-3)  # tied votes can change
 
 
 def test_the_command_prints_a_line_per_feature(
@@ -240,7 +242,7 @@ def test_the_command_prints_a_line_per_feature(
 
 
 def test_masks_of_one_class_are_refused_before_anything_is_computed(tmp_path: Path, capsys) -> None:
-    """Masks of a single class: every prediction would be right."""
+    """With masks of a single class, every prediction would be correct."""
     for split in ("train", "test"):
         for kind in ("images", "masks"):
             (tmp_path / "mine" / split / kind).mkdir(parents=True)
@@ -250,6 +252,6 @@ def test_masks_of_one_class_are_refused_before_anything_is_computed(tmp_path: Pa
             Image.new("RGB", (32, 32), (90 * number,) * 3).save(tmp_path / "mine" / split / "images" / f"{number}.png")
     flags = ["--dataset", f"mine=masks:{tmp_path / 'mine'}", "--root", str(tmp_path / "out"), "--input-size", "32"]
     assert COMMANDS["segment"].main([*flags, "--features", "embeddings", "--neighbours", "3"]) == 2
-    said = capsys.readouterr().err
-    assert "mask" in said
+    error = capsys.readouterr().err
+    assert "mask" in error
     assert not list((tmp_path / "out").rglob("*.bin"))

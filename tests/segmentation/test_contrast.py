@@ -1,4 +1,4 @@
-"""The closed form of the loss of tokens, against InfoNCE with autograd and against differences."""
+"""Compare the closed form of the token loss with InfoNCE by autograd and with finite differences."""
 
 import pytest
 import torch
@@ -22,20 +22,20 @@ def both(latents: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("tokens", "negatives"), [(2, 1), (9, 7), (300, 40), (513, 3)])
 def test_value_and_derivative_equal_info_nce(tokens: int, negatives: int, denominator_temperature: bool) -> None:
     latents, others = drawn(tokens, negatives)
-    found = both(latents, contrast(latents, others, 0.07, denominator_temperature))
+    actual = both(latents, contrast(latents, others, 0.07, denominator_temperature))
     expected = both(latents, info_nce(latents[None], others, 0.07, denominator_temperature)[0])
-    torch.testing.assert_close(found[0], expected[0], rtol=1e-13, atol=0)
-    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=1e-13 * float(expected[1].abs().max()))
+    torch.testing.assert_close(actual[0], expected[0], rtol=1e-13, atol=0)
+    torch.testing.assert_close(actual[1], expected[1], rtol=0, atol=1e-13 * float(expected[1].abs().max()))
 
 
 def test_the_weighted_derivative_equals_finite_differences() -> None:
     latents, others = drawn(6, 4)
-    assert torch.autograd.gradcheck(lambda given: 3 * contrast(given, others, 0.3), latents)
+    assert torch.autograd.gradcheck(lambda values: 3 * contrast(values, others, 0.3), latents)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_small_temperatures_neither_overflow_nor_underflow(sign: int) -> None:
-    """All others alike, or all opposite: exponentials of +-200 are no float32 numbers."""
+    """All other tokens are equal or opposite. The exponentials of +-200 are out of the range of float32."""
     latents = torch.ones(2, 5) * torch.tensor([[1.0], [sign]])
     loss, derivative = both(latents.requires_grad_(), contrast(latents, -latents.detach()[1:], 0.005))
     exact = torch.logsumexp(torch.tensor([[200.0, -200.0], [200.0 * sign, -200.0]]), dim=1).mean() - 200 * sign
@@ -47,6 +47,6 @@ def test_float32_agrees_with_float64() -> None:
     latents, others = drawn(300, 200)
     exact = both(latents, contrast(latents, others, 0.07))
     single = latents.detach().float().requires_grad_()
-    found = both(single, contrast(single, others.float(), 0.07))
-    torch.testing.assert_close(found[0].double(), exact[0], rtol=1e-6, atol=0)
-    torch.testing.assert_close(found[1].double(), exact[1], rtol=0, atol=1e-5 * float(exact[1].abs().max()))
+    rounded = both(single, contrast(single, others.float(), 0.07))
+    torch.testing.assert_close(rounded[0].double(), exact[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(rounded[1].double(), exact[1], rtol=0, atol=1e-5 * float(exact[1].abs().max()))

@@ -1,4 +1,4 @@
-"""Settings that decide numbers also decide which files are reused: runs in one folder never reuse wrong files."""
+"""Stored files are reused only with equal deciding settings: runs in one folder never reuse wrong files."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,18 +40,18 @@ VARIANTS = [
 def test_every_variant_of_the_gradient_has_its_own_bank(squares: str, tmp_path: Path) -> None:
     for flags in VARIANTS:
         evaluation.prepare(plain(tmp_path, squares, **flags)).predictor("simclr")
-    made = [folder.name.partition("-")[0] for folder in tmp_path.glob("banks/*/*/*")]
-    assert (made.count("simclr"), made.count("embeddings")) == (len(VARIANTS), 1)
+    features = [folder.name.partition("-")[0] for folder in tmp_path.glob("banks/*/*/*")]
+    assert (features.count("simclr"), features.count("embeddings")) == (len(VARIANTS), 1)
 
 
 @pytest.mark.parametrize("flags", [{"temperature": 5.0}, {"neighbours": 40}, {"split": "train"}])
 def test_scores_do_not_depend_on_other_results_in_the_folder(flags: dict, squares: str, tmp_path: Path) -> None:
     used = plain(tmp_path / "used", squares, features=("embeddings",))
     others = run(used)["results"]
-    found, fresh = (
+    in_used, fresh = (
         run(plain(tmp_path / name, squares, features=("embeddings",), **flags))["results"] for name in ("used", "fresh")
     )
-    assert found == fresh != others
+    assert in_used == fresh != others
 
 
 def test_negatives_are_always_searched_with_the_tree_of_the_full_setting(
@@ -70,7 +70,7 @@ def test_negatives_are_always_searched_with_the_tree_of_the_full_setting(
 
 
 class OneImage(Reader):
-    """A mask of three classes."""
+    """A reader of one mask with three classes."""
 
     def read(self, blocks):
         mask = torch.tensor([[0, 0, 1, 2]]).repeat(4, 1)[None].byte()
@@ -78,7 +78,7 @@ class OneImage(Reader):
 
 
 class AlwaysOne(Predictor):
-    """Class 1 everywhere."""
+    """A predictor of class 1 for every pixel."""
 
     bank = SimpleNamespace(classes=3)
 
@@ -86,8 +86,8 @@ class AlwaysOne(Predictor):
         return np.ones((1, 4, 4), dtype=np.int64)
 
 
-def test_no_flipped_bit_of_stored_scores_is_read(tmp_path: Path) -> None:
-    """The scores of a block outlive a killed run."""
+def test_stored_scores_with_a_flipped_bit_are_not_read(tmp_path: Path) -> None:
+    """The scores of a block stay on disk after a run is killed."""
     blocks = image_blocks(1, [SceneView(size=4, statistics=HALF)], 1)
     reader, predictor = (kind.__new__(kind) for kind in (OneImage, AlwaysOne))
 

@@ -1,4 +1,4 @@
-"""`fungi demo-segmentation` at toy size: what it prints is what was scored, and its picture has the classes in it."""
+"""`fungi demo-segmentation` on little data: it prints the scores of its results, and its picture shows the classes."""
 
 import json
 from pathlib import Path
@@ -19,8 +19,8 @@ def test_the_demo_prints_the_scores_and_draws_its_scenes(
 ) -> None:
     for split in digit_scenes.SCENES:
         monkeypatch.setitem(digit_scenes.SCENES, split, 8)
-    there = sorted({int(digit_scenes.compose("test", number)[1].max()) for number in range(8)})[:2]
-    monkeypatch.setattr(segmentation, "SHOWN", tuple(there))
+    shown = sorted({int(digit_scenes.compose("test", number)[1].max()) for number in range(8)})[:2]
+    monkeypatch.setattr(segmentation, "SHOWN", tuple(shown))
     monkeypatch.setattr(segmentation, "MEMORY_SIZE", 400)
     assert COMMANDS["demo-segmentation"].main(["--root", str(tmp_path), "--seeds", "1", "2"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -28,14 +28,14 @@ def test_the_demo_prints_the_scores_and_draws_its_scenes(
     assert len(paths) == 2
     results = [json.loads(path.read_text())["results"] for path in paths]
     for feature in ("embeddings", "embeddings+simclr"):
-        by_class = np.mean([found[feature]["IoU"] for found in results], axis=0)
+        by_class = np.mean([scores[feature]["IoU"] for scores in results], axis=0)
         assert [feature, *(f"{100 * value:.1f}" for value in by_class)] in lines
-        mean = 100 * np.mean([found[feature]["mIoU"] for found in results])
+        mean = 100 * np.mean([scores[feature]["mIoU"] for scores in results])
         assert any(f"{mean:.1f}" in word for line in lines if feature in line for word in line)
     pixels = np.asarray(Image.open(tmp_path / "scenes.png").convert("RGB")).reshape(-1, 3)
-    for name in (0, *there):
+    for name in (0, *shown):
         colour = [int(segmentation.PALETTE[name][start : start + 2], 16) for start in (1, 3, 5)]
-        assert (pixels == colour).all(axis=1).sum() > 500  # a legend's patch alone has fewer
+        assert (pixels == colour).all(axis=1).sum() > 500  # the legend alone has fewer pixels
 
 
 def test_equal_seeds_are_refused() -> None:

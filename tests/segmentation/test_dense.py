@@ -1,4 +1,4 @@
-"""Laws of the gradient of each patch, against autograd in float64 and loops."""
+"""Compare the gradient of each patch with autograd in float64 and with loops."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ DRAWS = [11, 12, 13, 14]
 
 
 def image_loss(tokens: Tensor, support: Tensor, dense: DenseExtractor, draw: int) -> Tensor:
-    """The loss of one image as spec 4.2 says it, with loops over tokens; float64."""
+    """Return the loss of one image (spec 4.2), computed with loops over tokens in float64."""
     weight, bias = dense.head.weight.double(), dense.head.bias.double()
     latents = [weight @ token + bias for token in tokens]
     candidates = []
@@ -39,38 +39,41 @@ def image_loss(tokens: Tensor, support: Tensor, dense: DenseExtractor, draw: int
     return torch.stack(losses).mean()
 
 
-def oracle(dense: DenseExtractor, model, one: Tensor, support: Support, draw: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Weight and bias gradient of one image's loss, and each token's own term `[t o i+1]`, by autograd in float64."""
+def oracle(dense: DenseExtractor, model, image: Tensor, support: Support, draw: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of weight and bias for one image, and the term of each token `[t o i+1]`.
+
+    They are computed by autograd in float64.
+    """
     import copy
 
     model = copy.deepcopy(model).double()
     layer = model.blocks[1].attn.proj
-    seen: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
     def keep(module, inputs, output):
-        seen["a"], seen["out"] = inputs[0][0], output
+        activations["a"], activations["out"] = inputs[0][0], output
         output.retain_grad()
 
     layer.weight.requires_grad_(), layer.bias.requires_grad_()
     with_hook = layer.register_forward_hook(keep)
-    tokens = model.forward_features((one.double() / 255 - 0.5)[None] / 0.5)[0]
+    tokens = model.forward_features((image.double() / 255 - 0.5)[None] / 0.5)[0]
     prefix = model.num_prefix_tokens
     tokens = torch.cat([tokens[:1], tokens[prefix:]])
     bank = torch.from_numpy(support.bank.features(0, support.bank.rows)).double()
     image_loss(tokens, bank, dense, draw).backward()
     with_hook.remove()
-    delta = seen["out"].grad[0]
-    inputs = torch.cat([seen["a"].detach(), torch.ones(len(delta), 1, dtype=torch.float64)], dim=1)
+    delta = activations["out"].grad[0]
+    inputs = torch.cat([activations["a"].detach(), torch.ones(len(delta), 1, dtype=torch.float64)], dim=1)
     return layer.weight.grad, layer.bias.grad, torch.einsum("to,ti->toi", delta, inputs)
 
 
 def raw_terms(dense: DenseExtractor, batch: Tensor, support: Support, draws: list[int], prefix: int) -> Tensor:
-    """The engine's terms before any projection: `[b t o i+1]`, of all tokens from `prefix` on."""
+    """Return the terms of the engine before projection, `[b t o i+1]`, for all tokens from `prefix` on."""
     engine = GradientEngine(
         dense.engine.model, dense.engine.targets, device=CPU, short_cut=False, positions=EachPosition(prefix)
     ).with_encoder(TokenEncoder)
-    found = engine.extract(batch, dense.views, {"simclr": dense._loss_of(draws, support)})
-    return found.gradients["simclr"]["attn_proj"].unflatten(2, (WIDTH, WIDTH + 1))
+    extracted = engine.extract(batch, dense.views, {"simclr": dense._loss_of(draws, support)})
+    return extracted.gradients["simclr"]["attn_proj"].unflatten(2, (WIDTH, WIDTH + 1))
 
 
 @pytest.mark.parametrize("registers", [0, 2])
@@ -90,15 +93,15 @@ def test_the_sum_of_token_terms_is_the_gradient_of_the_image(registers: int, tmp
 def test_features_equal_the_slow_oracle(kind: str, tmp_path: Path) -> None:
     model, support = tiny_vit(registers=1), random_support(tmp_path / "bank")
     dense, batch = extractor(model, kind=kind), images(2)
-    found = dense.features("embeddings+simclr", batch, DRAWS[:2], support)
+    features = dense.features("embeddings+simclr", batch, DRAWS[:2], support)
     matrix = dense.engine.projectors["attn_proj"].matrix.dense().double()
     for image in range(2):
         each = oracle(dense, model, batch[image], support, DRAWS[image])[2][model.num_prefix_tokens :]
         projected = normalize(each.flatten(1) @ matrix.T, dim=1)
         tokens = normalize(dense.features("embeddings", batch[image : image + 1], [0])[0].double(), dim=1)
         expected = normalize(torch.cat([tokens, projected], dim=1), dim=1)
-        torch.testing.assert_close(found[image].double(), expected, rtol=0, atol=2e-5)
-    torch.testing.assert_close(found.norm(dim=2), torch.ones(found.shape[:2]))
+        torch.testing.assert_close(features[image].double(), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(features.norm(dim=2), torch.ones(features.shape[:2]))
 
 
 def test_features_do_not_depend_on_batch_or_order(tmp_path: Path) -> None:
@@ -110,12 +113,12 @@ def test_features_do_not_depend_on_batch_or_order(tmp_path: Path) -> None:
 
 def test_other_draws_give_other_gradients_and_the_same_embeddings(tmp_path: Path) -> None:
     dense, support, batch = extractor(tiny_vit()), random_support(tmp_path / "bank"), images(1)
-    one, other = (dense.features("embeddings+simclr", batch, [draw], support) for draw in (1, 2))
-    torch.testing.assert_close(one[..., :WIDTH], other[..., :WIDTH])
-    assert (one - other)[..., WIDTH:].abs().max() > 1e-3
+    first, second = (dense.features("embeddings+simclr", batch, [draw], support) for draw in (1, 2))
+    torch.testing.assert_close(first[..., :WIDTH], second[..., :WIDTH])
+    assert (first - second)[..., WIDTH:].abs().max() > 1e-3
 
 
-def test_an_image_with_a_gradient_that_is_not_finite_is_named(tmp_path: Path) -> None:
+def test_an_error_names_the_image_with_a_gradient_that_is_not_finite(tmp_path: Path) -> None:
     dense, support, batch = extractor(tiny_vit()), random_support(tmp_path / "bank"), images(3).float() / 255
     batch[1] = torch.nan
     with pytest.raises(FungiError, match=r"gradient of a patch is not finite for 'b\.png' \(1 in this batch\)"):
@@ -130,35 +133,35 @@ class LargestTensor(TorchDispatchMode):
         self.entries = 0
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        made = function(*arguments, **(keywords or {}))
-        for tensor in made if isinstance(made, tuple | list) else (made,):
+        outputs = function(*arguments, **(keywords or {}))
+        for tensor in outputs if isinstance(outputs, tuple | list) else (outputs,):
             if isinstance(tensor, Tensor):
                 self.entries = max(self.entries, tensor.numel())
-        return made
+        return outputs
 
 
-def test_terms_are_never_formed_with_khatri_rao_and_a_tile_at_a_time_with_a_dense_matrix(
+def test_khatri_rao_never_forms_the_terms_and_a_dense_matrix_forms_them_in_tiles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything else in this network is smaller than the terms of all tokens, so that the largest tensor tells."""
+    """The terms of all tokens are larger than all other tensors of this network, so the largest tensor shows them."""
     support, loss = random_support(tmp_path / "bank"), DenseLoss(latent_dim=8)
     term, all_terms = WIDTH * (WIDTH + 1), 16 * WIDTH * (WIDTH + 1)
-    found = {}
+    sizes = {}
     monkeypatch.setattr("fungi.gradients.engine.GRADIENTS_TOGETHER", 4)
     for kind in ("khatri-rao", "binary"):
         dense = extractor(tiny_vit(), kind=kind, rows=8, loss=loss)
         with LargestTensor() as largest:
             dense.features("embeddings+simclr", images(1), [1], support)
-        found[kind] = largest.entries
-    assert found["khatri-rao"] < 1300 < all_terms
-    assert found["binary"] < all_terms
+        sizes[kind] = largest.entries
+    assert sizes["khatri-rao"] < 1300 < all_terms
+    assert sizes["binary"] < all_terms
     monkeypatch.setattr("fungi.gradients.engine.GRADIENTS_TOGETHER", 16)
-    with LargestTensor() as largest:  # the measure sees what it should
+    with LargestTensor() as largest:  # the measurement detects the terms if they are formed
         extractor(tiny_vit(), kind="binary", rows=8, loss=loss).features("simclr", images(1), [1], support)
     assert largest.entries >= all_terms == 16 * term
 
 
-def test_negatives_are_real_neighbours_or_the_published_scramble() -> None:
+def test_negatives_are_the_neighbours_or_the_published_permutation() -> None:
     neighbours = torch.arange(3 * 5 * 4.0).reshape(3, 5, 4)  # [n k d]
     real, published = DenseLoss(), DenseLoss(neighbour_layout="published")
     assert torch.equal(real.candidates(neighbours), neighbours[:, :2])
@@ -169,21 +172,21 @@ def test_negatives_are_real_neighbours_or_the_published_scramble() -> None:
 
 def test_about_half_of_the_candidates_are_kept_and_at_least_one() -> None:
     drawn = DenseLoss().drawn(5_000, [1, 2])
-    assert abs(float(drawn.float().mean()) - 0.5) < 5 * 0.5 / 20_000**0.5  # five deviations
+    assert abs(float(drawn.float().mean()) - 0.5) < 5 * 0.5 / 20_000**0.5  # five standard deviations
     assert not torch.equal(drawn[0], drawn[1])
     assert DenseLoss(kept=0.0).drawn(4, [1]).sum() == 1
 
 
-def test_only_tokens_with_a_negative_are_searched_for() -> None:
+def test_the_search_covers_only_tokens_with_a_negative() -> None:
     dense, searched = extractor(tiny_vit()), []
-    held = PatchRows(normalize(torch.randn(50, WIDTH), dim=1).numpy())
-    exact = BankSearch(held, CPU)
+    keys = PatchRows(normalize(torch.randn(50, WIDTH), dim=1).numpy())
+    exact = BankSearch(keys, CPU)
 
     def counting(queries: Tensor, k: int):
         searched.append(len(queries))
         return exact(queries, k)
 
-    dense.features("simclr", images(2), [1, 2], Support(held, counting))
+    dense.features("simclr", images(2), [1, 2], Support(keys, counting))
     assert searched == [int(dense.loss.drawn(17, [1, 2]).any(dim=2).sum())]
     assert searched[0] < 34
 

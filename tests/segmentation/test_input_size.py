@@ -1,4 +1,4 @@
-"""Vision transformers at another size than their own: all that are registered, and what becomes of their positions."""
+"""All registered vision transformers with another input size, and the resizing of their position embeddings."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ FAST = ("udi", "udi-one", "dinov3")
 
 
 def family(name: str) -> str:
-    """`dinov2-reg` of `dinov2_vitb14_reg`: what its size does not change."""
+    """Return the part of a name that does not depend on the size, e.g. `dinov2-reg` of `dinov2_vitb14_reg`."""
     stem = re.match(r"[A-Za-z]+\d?", name)[0]
     return stem + "".join(f"-{kind}" for kind in ("reg", "one", "decoder", "resnet") if kind in name)
 
@@ -35,7 +35,7 @@ REFUSED = ("PE-Core", "aimv2", "siglip2", "clip-resnet", "efficientnet", "mobile
     "name", [pytest.param(name, marks=[] if kind in FAST else pytest.mark.slow) for kind, name in SMALLEST.items()]
 )
 def test_every_family_supports_another_size_or_is_refused(name: str) -> None:
-    """On the meta device, where shapes alone are computed."""
+    """The test uses the meta device, which computes only shapes."""
     spec = BACKBONES[name]
     with torch.device("meta"):
         model = spec.build().eval()
@@ -67,9 +67,9 @@ def test_each_kind_gives_features_at_another_size(kind: str, tmp_path: Path) -> 
     width = model.head(torch.zeros(1, WIDTH)).shape[1]
     support = random_support(tmp_path / "bank", width=width)
     pixels = interpolate(images(2), scale_factor=2)
-    found = extractor(model, size=32).features("embeddings+simclr", pixels, [1, 2], support)
-    assert found.shape == (2, (32 // PATCH) ** 2, width + 12)  # twelve rows of the projection
-    assert bool(found.isfinite().all())
+    features = extractor(model, size=32).features("embeddings+simclr", pixels, [1, 2], support)
+    assert features.shape == (2, (32 // PATCH) ** 2, width + 12)  # twelve rows of the projection
+    assert bool(features.isfinite().all())
 
 
 @pytest.mark.parametrize(("options", "prefix"), [({}, 1), (KINDS["registers with positions"], 2)])
@@ -85,8 +85,8 @@ def test_positions_are_resized_as_in_the_hub_and_prefix_positions_are_kept(optio
 
 
 @pytest.mark.parametrize("registers", [0, 2])
-def test_positions_of_patches_alone_are_antialiased_with_registers(registers: int) -> None:
-    """As DINOv2's hub code does it for its models with registers; seen where the grid becomes smaller."""
+def test_positions_without_a_prefix_are_antialiased_if_there_are_registers(registers: int) -> None:
+    """The hub code of DINOv2 does this for models with registers. It makes a difference if the grid becomes smaller."""
     model = tiny_vit(registers=registers, no_embed_class=True)
     before = model.pos_embed.detach().clone()
     at_input_size(model, 8)
@@ -95,7 +95,7 @@ def test_positions_of_patches_alone_are_antialiased_with_registers(registers: in
 
 
 def as_map(positions: torch.Tensor) -> torch.Tensor:
-    """`[1 g*g d] -> [1 d g g]`."""
+    """Return positions `[1 g*g d]` as a map `[1 d g g]`."""
     side = round(positions.shape[1] ** 0.5)
     return positions.transpose(1, 2).unflatten(2, (side, side))
 
@@ -110,7 +110,7 @@ def test_other_sizes_and_models_are_refused() -> None:
 
 
 class OneSize(torch.nn.Module):
-    """A vision transformer with a fixed input size, as some of timm have."""
+    """A vision transformer with a fixed input size, as in some models of timm."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()

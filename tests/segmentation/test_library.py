@@ -1,4 +1,4 @@
-"""`wrapper.dense`: the same values as the stage."""
+"""`wrapper.dense` gives the same values as the stage."""
 
 import json
 from pathlib import Path
@@ -38,12 +38,12 @@ def test_the_wrapper_gives_the_values_of_the_stage(from_bank: bool, tmp_path: Pa
     wrapper = wrapper_with(load_projection(projection))
     images = [Image.open(path).convert("RGB") for path in sorted((tmp_path / "data" / "train" / "images").iterdir())]
     wrapper.setup_dense(bank=banks["embeddings"]) if from_bank else wrapper.setup_dense(images)
-    found = wrapper.dense(images)
+    features = wrapper.dense(images)
     stage = open_bank(banks["embeddings+simclr"])
     assert json.loads((stage.folder / "bank.json").read_text())["provenance"]["projection_hash"]
-    expected = torch.from_numpy(stage.features(0, stage.rows)).reshape(found.shape)
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
-    torch.testing.assert_close(wrapper.dense(images[2:3])[0], found[2], rtol=0, atol=2e-6)
+    expected = torch.from_numpy(stage.features(0, stage.rows)).reshape(features.shape)
+    torch.testing.assert_close(features, expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(wrapper.dense(images[2:3])[0], features[2], rtol=0, atol=2e-6)
 
 
 REFUSED = {
@@ -67,7 +67,7 @@ def test_a_bank_with_another_provenance_is_refused(
     flags = {"feature": "embeddings", **REFUSED[cause]}
     feature = flags.pop("feature")
     if "std_typo" in flags:
-        monkeypatch.setattr("fungi.segmentation.evaluation.IMAGENET", HALF)  # those of digits-vit
+        monkeypatch.setattr("fungi.segmentation.evaluation.IMAGENET", HALF)  # HALF is the input of digits-vit
     stage = prepare(plain(tmp_path, squares, **flags))
     bank = stage.bank(feature, None if feature == "embeddings" else stage.support)
     wrapper = wrapper_with(None)

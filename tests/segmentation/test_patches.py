@@ -1,4 +1,4 @@
-"""Labels of patches, which of them are kept, and the metric (spec dense 7, checks 1, 2 and 4)."""
+"""Labels of patches, the selection of patches, and the metric (spec dense 7, checks 1, 2 and 4)."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_labels_are_the_shares_of_each_cell_row_by_row() -> None:
     assert patch_labels(mask, 2, 3)[0].tolist() == expected
 
 
-def test_void_counts_as_the_void_class_or_not_at_all() -> None:
+def test_void_is_the_void_class_or_no_class() -> None:
     mask = torch.full((1, 4, 4), 255, dtype=torch.uint8)
     mask[0, 0] = 1
     assert patch_labels(mask, 1, 2, void_class=0)[0, 0].tolist() == [12, 4]
@@ -37,7 +37,7 @@ def counts_of(classes: list[list[int]]) -> torch.Tensor:
 
 
 def test_patches_with_rare_classes_are_preferred() -> None:
-    """Two of 40 patches have class 1: score 2u against 38u (or 40u), so they stay nearly always, others seldom."""
+    """Two of 40 patches have class 1. Their score is 2u, the score of the others 38u, so they are kept more often."""
     counts = counts_of([[0]] * 38 + [[1]] * 2)
     kept = [chosen_patches(counts, 4, torch.Generator().manual_seed(seed)).tolist() for seed in range(200)]
     shares = np.bincount(np.concatenate(kept), minlength=40) / 200
@@ -45,8 +45,8 @@ def test_patches_with_rare_classes_are_preferred() -> None:
     assert shares[38:].min() > 0.6 > 0.25 > shares[:38].max()
 
 
-def test_the_score_is_the_published_one() -> None:
-    """Sum of n_c over the classes present, times a uniform draw; the lowest stay."""
+def test_the_score_equals_the_published_formula() -> None:
+    """The score is the sum of n_c over the present classes times a uniform draw. Patches with low scores are kept."""
     counts = counts_of([[0], [0, 1], [2], [0, 2], [3], [0]])
     in_patches = {0: 4, 1: 1, 2: 2, 3: 1}
     draws = torch.rand(6, generator=torch.Generator().manual_seed(7), dtype=torch.float64).tolist()
@@ -58,7 +58,7 @@ def test_the_score_is_the_published_one() -> None:
     assert chosen_patches(counts, 3, torch.Generator().manual_seed(7)).tolist() == expected
 
 
-def test_patches_of_no_class_come_last() -> None:
+def test_patches_without_a_class_come_last() -> None:
     counts = counts_of([[], [], [0], [1], []])
     for seed in range(20):
         assert set(chosen_patches(counts, 2, torch.Generator().manual_seed(seed)).tolist()) == {2, 3}
@@ -79,7 +79,7 @@ def test_an_excluded_class_is_never_predicted() -> None:
     assert upsampled_classes(votes, 4, (0,)).unique().tolist() == [1]
 
 
-def test_scores_are_those_of_a_confusion_matrix_by_hand() -> None:
+def test_scores_equal_a_hand_computed_example() -> None:
     truth = np.array([[0, 0, 1], [1, 2, 255]], dtype=np.uint8)
     guess = np.array([[0, 1, 1], [1, 0, 2]])
     matrix = confusion(truth, guess, 4, 255)
@@ -90,7 +90,7 @@ def test_scores_are_those_of_a_confusion_matrix_by_hand() -> None:
     assert scores["pixel-accuracy"] == pytest.approx(3 / 5)
 
 
-def test_ignored_pixels_take_no_part_and_unscored_classes_leave_the_mean_but_are_errors() -> None:
+def test_ignored_pixels_do_not_count_and_predictions_of_unscored_classes_are_errors() -> None:
     truth, guess = np.array([[0, 0, 1, 1]], dtype=np.uint8), np.array([[0, 1, 1, 0]])
     matrix = confusion(truth, guess, 2, 0)
     assert matrix.tolist() == [[0, 0], [1, 1]]

@@ -1,4 +1,4 @@
-"""The whole protocol against a plain reference: one query at a time, float64."""
+"""Compare the whole protocol with a simple reference: one query at a time, in float64."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.segmentation.reference import SIZE, Reference
 
 
 def plain(root: Path, dataset: str, **flags) -> SegmentSettings:
-    """Images as they are, every patch kept: nothing is drawn."""
+    """Return settings without random draws: no augmentation, and every patch is kept."""
     usual = {"memory_size": 0, "augmentation_epochs": 0, "input_size": SIZE, "neighbours": 7, "temperature": 0.05}
     return SegmentSettings(root=root, dataset=dataset, **{**usual, **flags})
 
@@ -31,29 +31,29 @@ def test_iou_of_every_class_equals_the_plain_reference(squares: Path, tmp_path: 
     expected = Reference().iou(squares, 7, 0.05)
     assert scores["IoU"] == pytest.approx(expected, abs=1e-12)
     assert scores["mIoU"] == pytest.approx(np.mean(expected))
-    assert 0.3 < scores["mIoU"] < 1  # neither trivial nor perfect, or the comparison would say nothing
+    assert 0.3 < scores["mIoU"] < 1  # a trivial or perfect score would not test anything
 
 
 @pytest.mark.slow
 def test_augmentation_selection_and_gradients_equal_the_plain_reference(squares: Path, tmp_path: Path) -> None:
-    """Two epochs of five images, fifteen patches of each view; pixels on the edge between two classes may turn."""
+    """There are two epochs of five images and 15 patches per view. Pixels between two classes can change class."""
     flags = {"augmentation_epochs": 2, "memory_size": 150, "features": ("embeddings", "embeddings+simclr")}
-    found = run(plain(tmp_path, f"squares=masks:{squares}", **flags))["results"]
+    results = run(plain(tmp_path, f"squares=masks:{squares}", **flags))["results"]
     (projection,) = (tmp_path / "projections").iterdir()
     references = {
         "embeddings": Reference(),
         "embeddings+simclr": Reference(load_projection(projection).dense().double()),
     }
-    expected = {name: one.iou(squares, 7, 0.05, epochs=2, keep=15) for name, one in references.items()}
-    for name, scores in found.items():
+    expected = {name: reference.iou(squares, 7, 0.05, epochs=2, keep=15) for name, reference in references.items()}
+    for name, scores in results.items():
         assert scores["IoU"] == pytest.approx(expected[name], abs=1e-3)
         assert 0.2 < scores["mIoU"] < 1
     assert expected["embeddings"] != pytest.approx(expected["embeddings+simclr"], abs=1e-2)
 
 
 @pytest.mark.parametrize("feature", first_fast(["embeddings", "simclr", "embeddings+simclr"]))
-def test_training_images_find_themselves(feature: str, squares: Path, tmp_path: Path) -> None:
-    """With one neighbour, a training image's patches find their own labels: all that is lost is within patches."""
+def test_the_nearest_patches_of_training_images_are_their_own(feature: str, squares: Path, tmp_path: Path) -> None:
+    """With one neighbour, patches of training images get their own labels. Errors occur only inside of patches."""
     settings = plain(
         tmp_path, f"squares=masks:{squares}", features=(feature,), neighbours=1, split="train", input_size=48
     )

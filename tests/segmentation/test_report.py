@@ -1,4 +1,4 @@
-"""Results of segmentation in the report, compared with the published values if the settings are the published ones."""
+"""Segmentation results in the report have published values only with the published settings."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Neighbours in a bank: exact search against brute force, whatever the tiles; the others' recall; memory."""
+"""Search in a bank: exact search equals brute force for every tile size; recall of approximate search; memory."""
 
 import os
 import subprocess
@@ -29,44 +29,44 @@ def test_exact_search_equals_brute_force_for_every_tile_size(
 ) -> None:
     monkeypatch.setattr(backends, "QUERIES_AT_ONCE", 7)
     keys, queries = vectors(rows), vectors(20, seed=1)
-    keys[-3:] = queries[:3]  # the last columns, which fill no group, hold neighbours
-    scores, found = BankSearch(filled_bank(tmp_path, keys.numpy()), CPU, tile_bytes=tile_bytes)(queries, 9)
+    keys[-3:] = queries[:3]  # the last columns, which are an incomplete group, are neighbours
+    scores, indices = BankSearch(filled_bank(tmp_path, keys.numpy()), CPU, tile_bytes=tile_bytes)(queries, 9)
     products = queries.double() @ keys.double().T
     expected = products.topk(9, dim=1)
-    assert torch.equal(found, expected.indices)
+    assert torch.equal(indices, expected.indices)
     torch.testing.assert_close(scores.double(), expected.values, rtol=0, atol=1e-6)
 
 
 def test_a_float16_bank_is_searched_as_it_is_stored(tmp_path: Path) -> None:
     keys, queries = vectors(400), vectors(5, seed=1)
-    _, found = BankSearch(filled_bank(tmp_path, keys.numpy(), dtype="float16"), CPU)(queries, 3)
-    assert torch.equal(found, (queries @ keys.half().float().T).topk(3, dim=1).indices)
+    _, indices = BankSearch(filled_bank(tmp_path, keys.numpy(), dtype="float16"), CPU)(queries, 3)
+    assert torch.equal(indices, (queries @ keys.half().float().T).topk(3, dim=1).indices)
 
 
 @pytest.mark.parametrize("rows", [300, 3000])
-def test_faiss_and_scann_find_nearly_all(rows: int, tmp_path: Path) -> None:
-    """Few leaves are searched of few that there are, so that a wrong tree or metric would show."""
+def test_faiss_and_scann_have_a_recall_above_90_percent(rows: int, tmp_path: Path) -> None:
+    """There are few leaves, and not all are searched, so that a wrong tree or metric would reduce the recall."""
     bank, queries = filled_bank(tmp_path, vectors(rows).numpy()), vectors(40, seed=1)
     truth = BankSearch(bank, CPU)(queries, 5)
     tree = TreeSettings(leaves=16, searched=12, reordered=120)
     for search in (BankSearch(bank, CPU, name, k=5, tree=tree) for name in ("faiss", "scann")):
-        scores, found = search(queries, 5)
-        assert recall(found, truth[1]) > 0.9
-        agreeing = found[:, 0] == truth[1][:, 0]
+        scores, indices = search(queries, 5)
+        assert recall(indices, truth[1]) > 0.9
+        agreeing = indices[:, 0] == truth[1][:, 0]
         torch.testing.assert_close(scores[agreeing, 0], truth[0][agreeing, 0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", ["faiss", "scann"])
 def test_approximate_search_returns_no_row_twice(backend: str, tmp_path: Path) -> None:
-    """One leaf of some forty rows is searched for 90 neighbours: all that come back are neighbours, each once."""
+    """One leaf of about 40 rows is searched for 90 neighbours. The result still has 90 different rows."""
     keys, queries = vectors(700), vectors(20, seed=1)
     tree = TreeSettings(leaves=16, searched=1, reordered=120)
     scores, rows = BankSearch(filled_bank(tmp_path, keys.numpy()), CPU, backend, k=90, tree=tree)(queries, 90)
-    assert all(len(set(found)) == 90 for found in rows.tolist())
+    assert all(len(set(neighbours)) == 90 for neighbours in rows.tolist())
     torch.testing.assert_close(scores, (queries.unsqueeze(1) * keys[rows]).sum(dim=2), rtol=1e-4, atol=1e-4)
 
 
-def test_fewer_patches_than_neighbours_are_named(tmp_path: Path) -> None:
+def test_fewer_patches_than_neighbours_are_refused(tmp_path: Path) -> None:
     bank = filled_bank(tmp_path, vectors(3).numpy())
     for backend in ("exact", "faiss", "scann"):
         with pytest.raises(FungiError, match="k = 4 is too large: the bank has only 3 patches"):
@@ -74,7 +74,7 @@ def test_fewer_patches_than_neighbours_are_named(tmp_path: Path) -> None:
 
 
 class CountedReads(PatchRows):
-    """Patches that count the bytes that are read of them."""
+    """Patches that count the bytes that are read."""
 
     read = 0
 
@@ -86,15 +86,15 @@ class CountedReads(PatchRows):
 
 def test_a_bank_that_fits_is_read_once_and_gives_the_same_neighbours() -> None:
     rows, limit = vectors(20_000, 8), 100 << 20
-    held, streamed = CountedReads(rows.numpy()), CountedReads(rows.numpy())
-    searches = BankSearch(held, CPU, tile_bytes=limit), BankSearch(streamed, CPU, tile_bytes=1 << 20)
+    in_memory, streamed = CountedReads(rows.numpy()), CountedReads(rows.numpy())
+    searches = BankSearch(in_memory, CPU, tile_bytes=limit), BankSearch(streamed, CPU, tile_bytes=1 << 20)
     assert [search.held for search in searches] == [True, False]
     for seed in range(3):
         (scores, indices), (truth, expected) = (search(vectors(64, 8, seed=seed), 9) for search in searches)
         assert torch.equal(indices, expected)
         torch.testing.assert_close(scores, truth)
     size = rows.numpy().nbytes
-    assert (held.read, streamed.read) == (size, 3 * size)
+    assert (in_memory.read, streamed.read) == (size, 3 * size)
 
 
 MEASURE = """
@@ -126,24 +126,24 @@ print(peak() - before, bank.rows * bank.dim * 4, scores.nbytes + rows.nbytes)
     ids=["a bank ten times the limit", "the queries of a block of images"],
 )
 def test_exact_search_stays_within_its_limit(rows: int, width: int, queries: int, k: int, tmp_path: Path) -> None:
-    """24 MB allowed, besides queries and results: measured as the growth of the process's peak."""
+    """The limit is 24 MB besides queries and results. The test measures the growth of the peak memory of a process."""
     limit = 24 << 20
     filled_bank(tmp_path, vectors(rows, width, seed=2).numpy())
     command = [sys.executable, "-c", MEASURE, str(tmp_path), *map(str, (limit, queries, k))]
-    # Freed memory goes back at once: else the peak counts whatever the C library happens to keep.
+    # Freed memory is returned at once. Otherwise the peak would include memory that the C library keeps.
     environment = {
         **os.environ,
         "MALLOC_ARENA_MAX": "1",
         "MALLOC_MMAP_THRESHOLD_": "65536",
         "MALLOC_TRIM_THRESHOLD_": "0",
     }
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    grown, size, results = map(int, done.stdout.split())
+    process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    grown, size, results = map(int, process.stdout.split())
     assert size > 9.5 * limit or queries == 16 * 1024
     assert grown < 1.1 * limit + results
 
 
-def test_rows_come_back_in_any_order_and_shape(tmp_path: Path) -> None:
+def test_rows_can_be_read_in_any_order_and_shape(tmp_path: Path) -> None:
     features, labels = vectors(100).numpy(), np.arange(300).reshape(100, 3)
     bank: Bank = filled_bank(tmp_path, features, labels)
     rows = np.array([[7, 99, 7], [0, 50, 3]])

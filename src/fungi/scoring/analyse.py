@@ -77,7 +77,7 @@ class AnalyseSettings(FeatureSettings):
     def _runs_by_shots(self) -> dict[Path, KnnSettings]:
         """Return the settings of each kNN run by the result file that it writes.
 
-        If the labels are already extracted, numbers of shots that need more rows than there are have no run.
+        If the labels are already extracted, there is no run for numbers of shots that need more rows than exist.
         """
         counts = self.shot_counts if "shots" in self.analysis else ()
         with suppress(FungiError, OSError):  # nothing is extracted yet

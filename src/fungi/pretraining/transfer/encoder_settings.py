@@ -23,7 +23,9 @@ class EncoderSettings(NetworkSettings):
     train_share: float = setting(
         1.0, "share of the train rows, drawn evenly over classes; 0.01 and 0.1 for low shot", within=(1e-6, 1)
     )
-    train_list: Path | None = setting(None, "file of the names of the train images to use, one a line (SimCLR's lists)")
+    train_list: Path | None = setting(
+        None, "file with the names of the train images to use, one per line (lists of SimCLR)"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,7 +26,7 @@ transformers   a folder: AutoModel.from_pretrained(FOLDER). With two class token
 class ExportSettings:
     """Settings of weights, layout and output."""
 
-    checkpoint: Path = required("file of `fungi udi pretrain`, or a published one", topic="model")
+    checkpoint: Path = required("checkpoint of `fungi udi pretrain`, or a published checkpoint", topic="model")
     output: Path = required("file to write (published), or folder (timm, transformers)", topic="files")
     layout: Literal["published", "timm", "transformers"] = setting("published", "layout of the names: see above")
     checkpoint_key: Literal["teacher", "student"] = setting(
@@ -34,7 +34,7 @@ class ExportSettings:
     )
     class_tokens: int | None = setting(
         None,
-        "number of class tokens to keep, 0 to 2; with fewer than there are the network computes another function",
+        "number of class tokens to keep, 0 to 2; if it is smaller than in the checkpoint, the outputs change",
         within=(0, 2),
     )
 

@@ -53,7 +53,7 @@ class Prototypes(nn.Module):
         A row of norm 0 gives NaN, as in the reference. The training then stops, because the loss is not finite.
         """
         with torch.autocast(self.weight_v.device.type, enabled=False):
-            return torch._weight_norm(self.weight_v, self.weight_g, 0)  # one pass
+            return torch._weight_norm(self.weight_v, self.weight_g, 0)  # computed in a single pass
 
 
 class Head(nn.Module):

@@ -106,7 +106,7 @@ class Learner:
         if options.network.batch_norm and world.size > 1:
             if device.type != "cuda":
                 raise FungiError(
-                    "--use-bn-in-head with several processes needs GPUs. Use one process, or leave it out."
+                    "--use-bn-in-head with several processes needs GPUs. Use one process, or omit the flag."
                 )
             student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
         self.student: Network = student.to(device)

@@ -68,7 +68,7 @@ class PretrainSettings:
         128, "images that one process computes at once", within=(1, 65536), decides="nothing"
     )
     accumulate_steps: int = setting(
-        1, "parts of that size that make the batch of one process", within=(1, 65536), decides="nothing"
+        1, "number of parts of --batch-size-per-gpu images per process and step", within=(1, 65536), decides="nothing"
     )
     epochs: int = setting(300, "passes over the images", within=(1, 10**6))
     freeze_last_layer: int = setting(1, "number of first epochs in which the last layer is frozen", within=(0, 10**6))
@@ -92,7 +92,10 @@ class PretrainSettings:
     local_sampling_window_size: int = setting(
         2, "side of the windows that local samples are drawn from, in tokens", within=(1, 1024)
     )
-    coords: Coordinates = setting("corner", "where a token lies: corner (the reference) or center of its cell")
+    coords: Coordinates = setting(
+        "corner",
+        "token positions: corner (outer tokens on the edge of the crop, the reference) or center (of each cell)",
+    )
     color_jitter: Pair = setting(
         (0.4, 0.4, 0.2, 0.1), "strength of jitter of brightness, contrast, saturation and hue", within=(0, 1)
     )
