@@ -1,4 +1,4 @@
-"""Every evaluation works in an installation without extras: their packages can't be imported here."""
+"""Every evaluation works without the packages of extras: here, these packages can't be imported."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def ended(folder: Path) -> dict[str, Ended]:
 
 
 @pytest.mark.slow
-def test_the_block_blocks(ended: dict[str, Ended]) -> None:
+def test_packages_of_extras_can_not_be_imported(ended: dict[str, Ended]) -> None:
     assert {command: ended[command].status for command in LIBRARIES} == LIBRARIES
 
 

@@ -1,4 +1,4 @@
-"""The release: what is built installs into an empty environment and finds its data there, and its facts agree."""
+"""The release: the wheel works in an empty environment, and files of the project state the same facts."""
 
 import ast
 import importlib.metadata
@@ -33,7 +33,7 @@ print(json.dumps([fungi.__file__, load_backbone("digits-vit").weights_source, ba
 
 
 def run(*command: object, cwd: Path, **environment: str) -> str:
-    """What a command prints; its errors where it fails. The checkout is on no path."""
+    """Return what a command prints, and fail if its status is not 0. Python does not search the checkout."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=kept | environment, capture_output=True, text=True, check=False
@@ -44,7 +44,7 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of sdist and wheel, the wheel made from the unpacked sdist."""
+    """Return the folder of sdist and wheel; the wheel is built from the unpacked sdist."""
     project = tmp_path_factory.mktemp("release") / "project"
     project.mkdir()
     shutil.copytree(ROOT / "jobs", project / "jobs")
@@ -57,17 +57,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_wheel_runs_and_finds_its_data_in_an_empty_environment(built: Path, tmp_path: Path) -> None:
-    """Dependencies are lent by the outer environment, through a path file: the package itself is not."""
+    """The dependencies come from the environment of the tests, through a path file; the package from the wheel."""
     (wheel,) = built.glob("*.whl")
     venv.create(tmp_path / "venv", symlinks=True)
     binaries = tmp_path / "venv" / "bin"
     (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
     pip = (sys.executable, "-m", "pip", "--python", binaries / "python", "install", "--no-index", "--no-deps")
     run(*pip, "--quiet", "--no-warn-script-location", wheel, cwd=tmp_path)
-    lender = importlib.util.find_spec("torch")
-    assert lender is not None
-    assert lender.origin is not None
-    (packages / "lent.pth").write_text(f"{Path(lender.origin).parents[1]}\n")
+    torch_spec = importlib.util.find_spec("torch")
+    assert torch_spec is not None
+    assert torch_spec.origin is not None
+    (packages / "dependencies.pth").write_text(f"{Path(torch_spec.origin).parents[1]}\n")
 
     assert run(binaries / "fungi", "--version", cwd=tmp_path) == f"fungi {fungi.__version__}\n"
     assert "digits-vit" in run(binaries / "fungi", "list", "backbones", cwd=tmp_path)
@@ -82,22 +82,22 @@ def test_the_wheel_runs_and_finds_its_data_in_an_empty_environment(built: Path, 
     assert_submits(binaries / "fungi", packages, tmp_path)
 
 
-def assert_submits(fungi: Path, packages: Path, folder: Path) -> None:
-    """Without a checkout: job files come from the package, and a submission copies package and jobs."""
+def assert_submits(program: Path, packages: Path, folder: Path) -> None:
+    """Assert that job files come from the installed package, and that a submission copies package and jobs."""
     grid = ("--jobs", "extract", "concat", "--root", folder / "features")
-    said = run(fungi, "submit", "--dry-run", *grid, cwd=folder)
-    assert f"{packages}/fungi/jobs/extract.job" in said
-    run(fungi, "submit", "--dry-run", "--grid", "jobs/audio/grid.toml", "--jobs", "extract", cwd=folder)
+    text = run(program, "submit", "--dry-run", *grid, cwd=folder)
+    assert f"{packages}/fungi/jobs/extract.job" in text
+    run(program, "submit", "--dry-run", "--grid", "jobs/audio/grid.toml", "--jobs", "extract", cwd=folder)
     sbatch = folder / "bin" / "sbatch"
     sbatch.parent.mkdir()
     sbatch.write_text("#!/bin/sh\necho 7\n")
     sbatch.chmod(0o755)
-    run(fungi, "submit", *grid, cwd=folder, PATH=f"{sbatch.parent}:{os.environ['PATH']}")
+    run(program, "submit", *grid, cwd=folder, PATH=f"{sbatch.parent}:{os.environ['PATH']}")
     (code,) = (folder / "features" / "code").iterdir()
     for file in ("jobs/common.sh", "jobs/extract.job", "src/fungi/extraction/extract.py", "src/fungi/py.typed"):
         assert (code / file).is_file()
-    # The copy runs by itself, as a job does: its shell, its modules.
-    environ = {"FUNGI_PROJECT": str(code), "FUNGI_PYTHON": str(fungi.with_name("python")), "FUNGI_ROOT": "features"}
+    # The copied job file runs with the copied modules, as on a cluster.
+    environ = {"FUNGI_PROJECT": str(code), "FUNGI_PYTHON": str(program.with_name("python")), "FUNGI_ROOT": "features"}
     environ |= {"FUNGI_SPLITS": "test", "FUNGI_FLAGS_EXTRACT": "--block-size 512"}
     run("sh", code / "jobs" / "extract.job", cwd=folder, **environ)
     assert (folder / "features" / "embeddings" / "digits" / "digits-vit" / "test.h5").is_file()
@@ -122,7 +122,7 @@ def test_version_and_licence_are_the_same_everywhere() -> None:
 
 
 def test_every_package_that_is_imported_is_declared() -> None:
-    """A package that only happens to be there, as a dependency of another, is missing in somebody's installation."""
+    """A package that is here only as a dependency of another package may be missing in other installations."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = project["dependencies"] + list(chain(*project["optional-dependencies"].values()))
     declared = {re.split(r"[<>=! ]", text)[0].lower() for text in requirements}
@@ -141,7 +141,7 @@ def test_the_installation_comes_first_in_the_readme() -> None:
     assert next(commands).startswith("pip install ")
 
 
-def test_hosted_checks_run_what_the_makefile_has() -> None:
+def test_hosted_checks_call_targets_of_the_makefile() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     commands = {step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step}
     targets = {line.partition(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if ":" in line}
@@ -149,18 +149,18 @@ def test_hosted_checks_run_what_the_makefile_has() -> None:
     assert ".ci/run" in commands
 
 
-def test_conda_takes_the_pinned_packages() -> None:
+def test_the_conda_environment_installs_the_pinned_packages() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert {"pip": ["-r requirements.txt", "-e ."]} in environment["dependencies"]
 
 
-def test_jobs_in_the_image_see_every_folder_of_the_run_under_its_own_path(tmp_path: Path) -> None:
+def test_jobs_in_a_container_see_every_folder_of_the_run_under_its_own_path(tmp_path: Path) -> None:
     for name in ("bin", "code", "features"):
         (tmp_path / name).mkdir()
     fake = tmp_path / "bin" / "apptainer"
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     fake.chmod(0o755)
-    told = run(
+    arguments = run(
         ROOT / "jobs/container/python.sh",
         *("-m", "fungi", "list"),
         cwd=tmp_path,
@@ -173,11 +173,11 @@ def test_jobs_in_the_image_see_every_folder_of_the_run_under_its_own_path(tmp_pa
         TORCH_HOME="",
     ).splitlines()
     binds = ",".join(str(tmp_path / name) for name in (".", "code", "features")).replace("/.", "", 1)
-    assert told[told.index("--bind") + 1] == binds
-    assert told[-5:] == ["fungi.sif", "python", "-m", "fungi", "list"]
+    assert arguments[arguments.index("--bind") + 1] == binds
+    assert arguments[-5:] == ["fungi.sif", "python", "-m", "fungi", "list"]
 
 
-def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_flag_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     from fungi.cli.main import main
 
     assert main(["--version"]) == 0

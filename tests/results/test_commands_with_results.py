@@ -1,4 +1,4 @@
-"""Every command that leaves a result answers the same questions: which files, done or not, and what differs."""
+"""Every command with a result says which files it writes, whether they are done, and in which flag they differ."""
 
 import json
 from dataclasses import fields
@@ -39,7 +39,7 @@ def settings_of(name: str, output: Path, *more: str) -> ResultSettings:
 
 
 def leave_result(settings: ResultSettings) -> Path:
-    """A finished result, as the command itself opens and closes it."""
+    """Write a finished result, with the calls of the command itself; return its path."""
     task = "cka" if type(settings).__name__ == "AnalyseSettings" else None
     result = settings.open_result([Run(label={}, features={})], task=task)
     result.add(result.runs[0], "embeddings", {"accuracy": 0.5})
@@ -47,13 +47,13 @@ def leave_result(settings: ResultSettings) -> Path:
     return result.path
 
 
-def test_every_evaluation_of_the_grid_leaves_a_result() -> None:
+def test_every_evaluation_of_the_grid_writes_a_result() -> None:
     assert set(OF_THE_GRID) <= set(WITH_RESULTS)
     assert "evaluate-encoder" in WITH_RESULTS
 
 
 @pytest.mark.parametrize("name", WITH_RESULTS)
-def test_a_result_is_that_of_its_settings_and_differs_from_others_in_the_named_flag(name: str, tmp_path: Path) -> None:
+def test_a_result_agrees_with_its_settings_and_the_flag_that_differs_is_named(name: str, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     settings = settings_of(name, path)
     assert settings.outputs() == [path]
@@ -66,7 +66,7 @@ def test_a_result_is_that_of_its_settings_and_differs_from_others_in_the_named_f
 
 
 @pytest.mark.parametrize("name", WITH_RESULTS)
-def test_a_result_is_found_again_and_that_of_other_settings_is_put_aside(name: str, tmp_path: Path) -> None:
+def test_a_result_is_used_again_and_that_of_other_settings_is_put_aside(name: str, tmp_path: Path) -> None:
     settings = settings_of(name, tmp_path / "result.json")
     first = read_result(leave_result(settings))
     assert read_result(leave_result(settings)) == first
@@ -76,7 +76,7 @@ def test_a_result_is_found_again_and_that_of_other_settings_is_put_aside(name: s
 
 
 @pytest.mark.parametrize("name", OF_THE_GRID)
-def test_the_grid_sees_it_done_missing_and_other(name: str, tmp_path: Path) -> None:
+def test_the_grid_distinguishes_finished_missing_and_other_results(name: str, tmp_path: Path) -> None:
     flags, more = FLAGS.get(name, USUAL)
     values = dict(zip(flags[::2], flags[1::2], strict=True))
     grid = Grid(
@@ -102,13 +102,13 @@ def test_the_grid_sees_it_done_missing_and_other(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", WITH_RESULTS)
-def test_the_code_of_a_result_holds_the_module_that_does_the_work(name: str) -> None:
+def test_the_code_version_of_a_result_includes_the_module_that_computes_it(name: str) -> None:
     kind = COMMANDS[name].settings_type
     assert COMMANDS[name].module in imported_files(kind.computed_in or kind.__module__)
 
 
 @pytest.mark.parametrize("name", WITH_RESULTS)
-def test_where_and_how_to_compute_decide_no_result(name: str) -> None:
+def test_folders_devices_and_workers_do_not_decide_the_result(name: str) -> None:
     """Folders, devices and workers may change between two runs of one evaluation."""
     decides = {field.name: field.metadata["decides"] for field in fields(COMMANDS[name].settings_type)}
     for field in ("root", "data_dir", "output", "device", "num_workers", "wandb", "memory_gb"):

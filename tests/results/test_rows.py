@@ -1,4 +1,4 @@
-"""Results hold what their rows are: ids and class names; what says nothing is warned of."""
+"""Results contain the ids and class names of their rows, and warnings about labels that a score does not measure."""
 
 import h5py
 import numpy as np
@@ -13,7 +13,7 @@ from tests.evaluation.feature_folder import make_folder
 
 
 def named_folder(root):
-    """Feature files whose embeddings name their rows and classes, as extraction writes them."""
+    """Write feature files whose embeddings contain sample ids and class names, as those of an extraction do."""
     make_folder(root, rows={"train": 40, "test": 12}, classes=3, features=("embeddings", "kl"))
     for path in root.rglob("embeddings/**/*.h5"):
         with h5py.File(path, "a") as file:
@@ -37,7 +37,7 @@ def test_sample_ids_and_class_names_go_from_feature_files_into_results_and_figur
     assert figure.path.name.startswith("per-class")
 
 
-def test_files_without_names_leave_them_out(tmp_path):
+def test_results_of_files_without_names_have_no_names(tmp_path):
     make_folder(tmp_path, rows={"train": 40, "test": 12}, features=("embeddings",))
     assert not {"sample_ids", "class_names"} & knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=3)).keys()
 
@@ -51,7 +51,7 @@ def test_files_without_names_leave_them_out(tmp_path):
         ([0, 1, 1], [0, 1], ""),
     ],
 )
-def test_labels_of_which_a_score_says_nothing_are_warned_of(train, test, said):
+def test_labels_that_a_score_does_not_measure_give_a_warning(train, test, said):
     texts = warnings_of_labels(np.array(train), np.array(test))
     assert said in " ".join(texts)
     assert bool(texts) == bool(said)

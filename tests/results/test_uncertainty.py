@@ -39,13 +39,11 @@ def test_the_p_value_of_mcnemars_exact_test_equals_scipys_binomial_test() -> Non
     by_combination = uncertainties(record, "accuracy")
     correct = {name: np.array(scores["predictions"]) == TARGETS for name, scores in record["results"].items()}
     for name in ("embeddings+kl", "kl"):
-        gained, lost = (
-            int((correct[name] & ~correct["embeddings"]).sum()),
-            int((~correct[name] & correct["embeddings"]).sum()),
-        )
+        gained = int((correct[name] & ~correct["embeddings"]).sum())
+        lost = int((~correct[name] & correct["embeddings"]).sum())
         assert by_combination[name].p_value == pytest.approx(binomtest(gained, gained + lost).pvalue)
     assert by_combination["embeddings"].p_value is None
-    same = result({"embeddings": 0.7}) | {}
+    same = result({"embeddings": 0.7})
     same["results"]["kl"] = same["results"]["embeddings"]
     assert uncertainties(same, "accuracy")["kl"].p_value == 1.0
 

@@ -1,4 +1,4 @@
-"""`fungi demo-udi`: pretrain a small network, score its tokens, and put gradients on top of it."""
+"""`fungi demo-udi`: pretrain a small network, score its tokens, and extract gradients with it."""
 
 import json
 from collections.abc import Mapping
@@ -19,21 +19,21 @@ from fungi.settings import SEEDS, setting
 if TYPE_CHECKING:
     from torch import Tensor
 
-DESCRIPTION = """Pretrain a small vision transformer with UDI on 2,048 generated textures; score it by weighted kNN
-beside pixels and random weights; then FUNGI on top of it: embeddings against embeddings and gradients.
+DESCRIPTION = """Pretrain a small vision transformer with UDI on 2,048 generated textures; compare it with
+pixels and with random weights by weighted kNN; then compare its embeddings with embeddings and gradients by kNN.
 
-What is there already is kept: a second run takes seconds."""
+Finished parts are kept: a second run takes seconds."""
 
 DATASET, BACKBONE = "patterns", "udi-micro"
 BANK, NEIGHBOURS = 512, 10
 OBJECTIVES = ("kl", "dino", "simclr")
 FEWER_PATCHES = ("simclr.stride_scale=2",)
-"""9 patches per image: the images have 32 pixels."""
+"""9 patches per image, as the images have only 32 x 32 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoUdiSettings:
-    """Folder, and length of the training."""
+    """Folder, length of the training, seed and device."""
 
     root: Path = setting(Path("demo-udi"), "folder of everything that the demo writes", topic="files")
     epochs: int = setting(12, "passes over the images; 20 take 5 minutes and score higher", within=(1, 1000))
@@ -48,9 +48,9 @@ def run(settings: DemoUdiSettings) -> dict[str, Any]:
     print(f"== pretraining: {settings.epochs} epochs on {DATASET}", flush=True)
     pretrain.run(training)
     trained = perf_counter() - started
-    print("\n== weighted kNN of what it learned", flush=True)
+    print("\n== weighted kNN with the pretrained network", flush=True)
     scores = neighbours(training)
-    print("\n== FUNGI on top of it", flush=True)
+    print("\n== gradients of the pretrained network", flush=True)
     gains = gradients(settings, training)
     pictures = draw(settings, training)
     _print(scores, gains)
@@ -65,7 +65,7 @@ def run(settings: DemoUdiSettings) -> dict[str, Any]:
 
 
 def pretraining(settings: DemoUdiSettings) -> PretrainSettings:
-    """Return the downsized configuration (spec udi 9.2)."""
+    """Return settings for a pretraining that takes minutes (spec udi 9.2)."""
     return PretrainSettings(
         dataset=DATASET,
         output_dir=settings.root / "pretraining",
@@ -97,7 +97,7 @@ def pretraining(settings: DemoUdiSettings) -> PretrainSettings:
 
 
 def neighbours(training: PretrainSettings) -> dict[str, float]:
-    """Return the accuracy of weighted kNN on the test images: pixels, random weights, and what was trained."""
+    """Return the accuracy of weighted kNN on test images: of pixels, random weights and the pretrained network."""
     import torch
 
     from fungi.backbones.loading import Backbone, load_backbone
@@ -135,7 +135,7 @@ def neighbours(training: PretrainSettings) -> dict[str, float]:
 
 
 def gradients(settings: DemoUdiSettings, training: PretrainSettings) -> Mapping[str, Any]:
-    """Extract features of the new backbone through the usual stages, and score kNN over their combinations."""
+    """Extract features with the pretrained network as usual, and score their combinations by kNN."""
     from fungi.scoring.knn_concat import KnnSettings
     from fungi.scoring.knn_concat import run as evaluate
 
@@ -154,7 +154,7 @@ def gradients(settings: DemoUdiSettings, training: PretrainSettings) -> Mapping[
 
 
 def draw(settings: DemoUdiSettings, training: PretrainSettings) -> list[Path]:
-    """Draw the loss over epochs, and what the class tokens look at on one image of each kind."""
+    """Draw the losses per epoch, and the attention maps of the class tokens for eight test images."""
     import math
 
     import torch
@@ -174,7 +174,7 @@ def draw(settings: DemoUdiSettings, training: PretrainSettings) -> list[Path]:
         axes.axhline(math.log(training.out_dim), color="0.6", linewidth=0.8)
         axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("epoch")
-        axes.set_ylabel("nats (grey: ln K, a blind student)")
+        axes.set_ylabel("nats (grey line: ln K, uniform predictions)")
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     backbone = load_backbone(BACKBONE, checkpoint=training.output_dir / "checkpoint.pth")
     samples = open_split(DATASET, "test", training.data_dir)
@@ -192,5 +192,5 @@ def _print(scores: Mapping[str, float], gains: Mapping[str, Any]) -> None:
         values = [scores[f"{name} {feature}"] for feature in ("cls", "cls+", "concat", "patch_mean")]
         print(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
     print(f"| pixels | {100 * scores['pixels']:.1f} |")
-    print("\nkNN (k = 20) over all train rows: gradients beside the embeddings of the new backbone\n")
+    print("\nkNN (k = 20) over all train rows: embeddings and gradients of the pretrained network\n")
     print_gain_table({"all train rows": gains})

@@ -1,4 +1,4 @@
-"""Code that the demos share: settings, the table under both profiles, and the last lines."""
+"""Code that the demos share: settings, the table of both profiles, and the last lines that are printed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class ProfileDemoSettings:
 
 
 def run_profiles(settings: ProfileDemoSettings, dataset: str, backbone: str, about: str) -> None:
-    """Extract and evaluate what is missing, print the table and its meaning in words.
+    """Extract and evaluate what is missing; print the table, and the gains in words.
 
     about: a warning about the data or the network, printed above the table.
     """

@@ -65,7 +65,7 @@ def run(settings: DemoSegmentationSettings) -> None:
 
 
 def _draw(job: Any, path: Path) -> Path:
-    """Draw one column per scene, each of another class: the scene, its true mask, and the masks by both features."""
+    """Draw one column per scene, each with another digit: the scene, its true mask, and both predicted masks."""
     import matplotlib
 
     matplotlib.use("Agg")

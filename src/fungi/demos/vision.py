@@ -1,4 +1,4 @@
-"""`fungi demo`: the main job on data and a backbone that come with the project, from images to the kNN table."""
+"""`fungi demo`: from images to the table of kNN accuracies, with data and a backbone that come with the project."""
 
 import multiprocessing
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ from fungi.views.plans import PLANS, ViewPlan
 DESCRIPTION = """Embeddings and the gradients of KL, DINO and SimCLR for 1,797 handwritten digits, from a small network
 that was trained on the digits 0 to 4 alone; then kNN over every combination, with all train rows and five per class.
 
-What is there already is kept: a second run takes seconds."""
+Finished parts are kept: a second run takes seconds."""
 
 FEATURES = ("embeddings", "kl", "dino", "simclr")
 FEWER_PATCHES = ("simclr.stride_scale=4",)
-"""25 patches per image; the paper's stride makes 49 of a 224-pixel image, but 81 of a 32-pixel one."""
+"""25 patches per image. The stride of the paper gives 49 patches of a 224-pixel image, but 81 of a 32-pixel image."""
 SPLITS = ("train", "test")
 SMALLER_VIEWS = PLANS[1:]
-"""Plans of views that are shown beside the published one, from the first seed alone."""
-MOST_WORKERS = 8  # each needs about a GB
+"""Plans of views that are compared with the published plan, for the first seed only."""
+MOST_WORKERS = 8  # each needs about 1 GB of memory
 
 
 def run(settings: DemoSettings) -> None:
-    """Extract, evaluate, report, and say where things are."""
+    """Extract, evaluate, write the report, and print where the files are."""
     started = perf_counter()
     print(f"== features of seeds {', '.join(map(str, settings.seeds))}", flush=True)
     _extract(settings)
@@ -59,7 +59,7 @@ def run(settings: DemoSettings) -> None:
 def _extract(settings: DemoSettings) -> None:
     """Extract all seeds and splits: side by side on a CPU, one after the other on a GPU.
 
-    A network this small does not gain from a second thread, but from a second process.
+    With so small a network, a second thread saves no time; a second process does.
     """
     from fungi.runtime.device import choose_device
 
@@ -79,7 +79,7 @@ def _extract(settings: DemoSettings) -> None:
 
 
 def _timed(job: GradientSettings) -> None:
-    """Extract, and note the seconds that it took beside the features, the first time."""
+    """Extract, and write the processor seconds next to the features, unless an earlier run has written them."""
     path, started = _seconds_file(job.root, job.split[0]), process_time()
     extract_gradients.run(job)
     if not path.exists():
@@ -91,7 +91,7 @@ def _seconds_file(root: Path, split: str) -> Path:
 
 
 def _work_quietly() -> None:
-    """Use one thread and no progress bars: several would write over each other."""
+    """Use one thread, and no progress bars: those of several processes would overwrite each other."""
     import torch
 
     torch.set_num_threads(1)
@@ -115,7 +115,7 @@ def _extractions_of_smaller_views(settings: DemoSettings) -> list[GradientSettin
 
 
 def _print_views(settings: DemoSettings, published: dict[str, Any]) -> None:
-    """Print a row for each plan of views: forwards, seconds of the processor, accuracy; all of the first seed."""
+    """Print a row for each plan of views, for the first seed: forwards, processor seconds and accuracy."""
     from fungi.backbones.base import BACKBONES
     from fungi.backbones.position_embedding import patch_size_of
     from fungi.extraction.gradient_settings import parse_options
@@ -126,7 +126,7 @@ def _print_views(settings: DemoSettings, published: dict[str, Any]) -> None:
 
     spec, options, name = BACKBONES["digits-vit"], parse_options(FEWER_PATCHES), "+".join(FEATURES)
     patch = patch_size_of(spec.build())
-    rows = [["views", "forwards per image", "seconds of the processor", f"accuracy of {name}, %"]]
+    rows = [["views", "forwards per image", "processor seconds", f"accuracy of {name}, %"]]
     for plan in PLANS:
         root = settings.roots[0] if plan == PLANS[0] else settings.root / f"{plan}-views"
         if plan == PLANS[0]:
@@ -138,7 +138,7 @@ def _print_views(settings: DemoSettings, published: dict[str, Any]) -> None:
         seconds = sum(float(_seconds_file(root, split).read_text(encoding="utf-8")) for split in SPLITS)
         forwards = sum(forwards_of(objective.views) for objective in bound)
         rows.append([plan, f"{forwards:.1f}", f"{seconds:.0f}", f"{100 * result['accuracy']:.1f}"])
-    print(f"\nViews at their own size (--views), seed {settings.seeds[0]}; docs/views.md has the study.\n")
+    print(f"\nViews at their own size (--views), seed {settings.seeds[0]}. More measurements: docs/views.md.\n")
     print(aligned(rows))
 
 
@@ -150,7 +150,7 @@ def _knn(settings: DemoSettings, shots: int | None) -> dict[str, Any]:
 
 
 def _other_evaluations(settings: DemoSettings) -> None:
-    """Linear probe, clustering, accuracy by shots, and how alike the features are."""
+    """Compute the linear probe, clustering, accuracy by shots, and the similarity of the features (CKA)."""
     from fungi.scoring import analyse, cluster, train_linear_concat_grads
 
     shared: dict[str, Any] = {"root": settings.roots, "device": settings.device}
@@ -160,7 +160,7 @@ def _other_evaluations(settings: DemoSettings) -> None:
 
 
 def _draw(settings: DemoSettings, result: dict[str, Any]) -> Path:
-    """Nearest neighbours of the first test images on which embeddings and combined feature disagree."""
+    """Draw the nearest neighbours of the first test images that the two features classify differently."""
     from fungi.data.base import open_split
     from fungi.report.neighbours import draw_neighbours
 
@@ -185,7 +185,7 @@ def _draw(settings: DemoSettings, result: dict[str, Any]) -> Path:
 
 
 def _nearest(settings: DemoSettings, features: Sequence[str]) -> Any:
-    """Train rows by distance for every test row, `[q k]`, from the first seed's files."""
+    """Return the nearest 20 train rows of each test row, `[q 20]`, from the files of the first seed."""
     import h5py
     import numpy as np
     import torch
@@ -203,4 +203,5 @@ def _nearest(settings: DemoSettings, features: Sequence[str]) -> Any:
             blocks.append(block / np.linalg.norm(block, axis=1, keepdims=True))
         joined[split] = np.concatenate(blocks, axis=1)  # [n f]
     train, test = (torch.from_numpy(joined[split]) for split in SPLITS)
-    return nearest(in_memory(train), test, 20, "inner-product").rows.numpy()  # unit blocks: most similar is nearest
+    # Each block has length 1: the rows of largest inner product are the nearest.
+    return nearest(in_memory(train), test, 20, "inner-product").rows.numpy()
