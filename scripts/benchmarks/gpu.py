@@ -203,7 +203,7 @@ def _jpeg(seed: int) -> bytes:
 
 
 def _print_stage(options: argparse.Namespace) -> None:
-    """Two runs of the stage from JPEG files to HDF5: the first compiles, and the second finds that in the cache."""
+    """Two runs of the stage from JPEG files to HDF5: without compiling, and with it."""
     configure()
     with tempfile.TemporaryDirectory() as folder:
         different = [_jpeg(seed) for seed in range(DIFFERENT_FILES)]
