@@ -43,7 +43,7 @@ def test_it_sees_a_palace_in_china_and_a_daisy_in_the_flower() -> None:
 def test_tensors_in_another_order_are_refused() -> None:
     state = efficientnet.read_checkpoint(efficientnet.weights_file())
     moved = dict(reversed(state.items()))
-    with pytest.raises(FungiError, match="don't stand in the order of EfficientNet-Lite0's"):
+    with pytest.raises(FungiError, match="don't have the order of those of EfficientNet-Lite0"):
         efficientnet.timm_order(moved)
 
 

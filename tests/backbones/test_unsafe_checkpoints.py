@@ -20,7 +20,7 @@ class RunsCode:
 def test_a_pickle_that_runs_code_is_refused(small, tmp_path, capsys):
     file = tmp_path / "evil.pth"
     torch.save({"state_dict": {"a": torch.zeros(1)}, "payload": RunsCode()}, file)
-    with pytest.raises(FungiError, match=r"evil\.pth holds more than tensors.*not read"):
+    with pytest.raises(FungiError, match=r"evil\.pth contains more than tensors.*not read"):
         load_backbone(SMALL, checkpoint=file)
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(RunsCode(), protocol=2))
     with pytest.raises(FungiError, match=r"raw\.pth .*not read"):
@@ -32,14 +32,14 @@ def test_a_pickle_that_runs_code_is_refused(small, tmp_path, capsys):
 def test_a_truncated_file_is_said_to_be_damaged(small, tmp_path, file):
     path = save(tmp_path, random_state(vit_shapes()), file)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(FungiError, match=f"{file} .*(Fetch it again|no checkpoint at all)"):
+    with pytest.raises(FungiError, match=f"{file} .*(Fetch it again|is not a checkpoint)"):
         load_backbone(SMALL, checkpoint=path)
 
 
 def test_a_missing_file_and_a_file_without_weights_are_said(small, tmp_path):
     with pytest.raises(MissingFilesError, match=r"there is no checkpoint .*nowhere\.pth.*--checkpoint"):
         load_backbone(SMALL, checkpoint=tmp_path / "nowhere.pth")
-    with pytest.raises(FungiError, match="holds no state dict"):
+    with pytest.raises(FungiError, match="has no state dict"):
         load_backbone(SMALL, checkpoint=save(tmp_path, {"epoch": 3}))
 
 
@@ -61,14 +61,14 @@ def test_checkpoint_and_random_init_exclude_each_other(small, tmp_path):
     ids=["number", "none", "sparse", "quantised", "complex", "meta"],
 )
 def test_entries_that_are_no_plain_tensors_under_names_are_refused(state):
-    with pytest.raises(FungiError, match=r"weights\.pth: its entry .* is no plain tensor under a name"):
+    with pytest.raises(FungiError, match=r"weights\.pth: its entry .* is not an ordinary tensor with a name"):
         unwrap({"state_dict": state}, Path("weights.pth"))
 
 
 def test_a_container_that_holds_itself_is_refused():
     endless: dict[str, object] = {}
     endless["model"] = endless
-    with pytest.raises(FungiError, match=r"weights\.pth holds no state dict"):
+    with pytest.raises(FungiError, match=r"weights\.pth has no state dict"):
         unwrap(endless, Path("weights.pth"))
 
 
@@ -82,7 +82,7 @@ OTHER_FILES = {
     "gguf": (b"GGUF\x03rest", "GGUF file"),
     "hdf5": (b"\x89HDF\r\n\x1a\n", "HDF5 file"),
     "empty": (b"", "is empty"),
-    "text": (b"weights go here", "no (complete|checkpoint)"),
+    "text": (b"weights go here", "not a (complete|checkpoint)"),
 }
 
 

@@ -86,11 +86,11 @@ def test_which_weights_are_taken_is_said_and_can_be_chosen(kind, tmp_path, monke
     assert torch.equal(weight(), AVERAGED[name])
     if kind in ("timm", "deit"):
         raw, averaged = content
-        assert f"holds weights under {averaged}, {raw}: {averaged} is taken" in caplog.text
+        assert f"has weights under {averaged}, {raw}: {averaged} is used" in caplog.text
         assert f"--checkpoint-key {raw}" in caplog.text
         assert torch.equal(weight(raw), RAW[name])
     else:
-        assert "is taken" not in caplog.text
+        assert "is used" not in caplog.text
 
 
 def test_an_entry_that_is_not_there_is_answered_with_those_that_are(tmp_path, monkeypatch) -> None:

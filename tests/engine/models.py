@@ -98,10 +98,10 @@ def autograd_gradient(model: nn.Module, target: Target, views: Tensor, loss: Cal
     parameters = [target.module.weight] + ([target.module.bias] if target.bias else [])
     for parameter in parameters:
         parameter.requires_grad_(True)
-    found = torch.autograd.grad(loss(Encoded(model(views.double()).unsqueeze(0))).sum(), parameters)
+    derivatives = torch.autograd.grad(loss(Encoded(model(views.double()).unsqueeze(0))).sum(), parameters)
     for parameter in parameters:
         parameter.requires_grad_(False)
-    columns = [found[0].flatten(1), *(bias.unsqueeze(1) for bias in found[1:])]
+    columns = [derivatives[0].flatten(1), *(bias.unsqueeze(1) for bias in derivatives[1:])]
     gradient = torch.cat(columns, dim=1)[target.rows]
     model.float()
     return gradient

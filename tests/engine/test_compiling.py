@@ -1,4 +1,4 @@
-"""Compiled encoders: the same features, and compiled code that is really run."""
+"""Compiled encoders give the same features, and the compiled code is used."""
 
 import importlib
 import os
@@ -46,8 +46,10 @@ def engine_of(short_cut: bool) -> GradientEngine:
     ("short_cut", "backend"),
     [(True, "eager"), (False, "eager"), pytest.param(True, "inductor", marks=pytest.mark.slow)],
 )
-def test_compiled_features_equal_the_others(short_cut: bool, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the checks of axes can't be compiled
+def test_compiled_features_equal_uncompiled_features(
+    short_cut: bool, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # checks of axes cannot be compiled
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     if backend == "inductor":  # plain loops: a C++ compiler needs four times as long for vectors, which are torch's own
         inductor = importlib.import_module("torch._inductor.config")
@@ -66,7 +68,7 @@ def test_compiled_features_equal_the_others(short_cut: bool, backend: str, monke
 
 @pytest.mark.parametrize(("short_cut", "most"), [(True, 1), (False, 2)])
 def test_groups_of_any_size_run_few_programs(short_cut: bool, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every program costs a minute of compiling; blocks are alike, and so are groups of other sizes."""
+    """A program takes a minute to compile. All blocks share a program, and so do groups of all sizes."""
     from torch._dynamo.testing import CompileCounter
 
     counter = CompileCounter()
@@ -82,7 +84,7 @@ def test_groups_of_any_size_run_few_programs(short_cut: bool, most: int, monkeyp
     assert 1 <= counter.frame_count <= most
 
 
-def test_whether_to_compile_follows_settings_and_dataset_never_the_shard(
+def test_settings_and_dataset_but_not_the_shard_decide_whether_to_compile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = GradientSettings(dataset="digits", backbone="digits-vit", objective=("kl", "dino"), root=tmp_path)
@@ -94,14 +96,14 @@ def test_whether_to_compile_follows_settings_and_dataset_never_the_shard(
         monkeypatch.setattr(pipeline, "COMPILED_FROM", fewest)
         for shard in ("1/1", "3/8"):
             assert pipeline.compiles(replace(on_gpu, settings=replace(settings, shard=shard)), features) is expected
-        assert not pipeline.compiles(context, features), "a CPU compiles where it is asked to alone"
+        assert not pipeline.compiles(context, features), "a CPU compiles only on request"
         for choice in ("on", "off"):
             chosen = replace(settings, compile=choice)
             for device in (context, on_gpu):
                 assert pipeline.compiles(replace(device, settings=chosen), features) is (choice == "on")
 
 
-def test_without_a_c_compiler_nothing_is_compiled_and_that_is_said(
+def test_without_a_c_compiler_nothing_is_compiled_and_a_warning_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = GradientSettings(dataset="digits", backbone="digits-vit", objective=("kl",), root=tmp_path)
@@ -109,7 +111,9 @@ def test_without_a_c_compiler_nothing_is_compiled_and_that_is_said(
     features = gradient_features(settings, context)
     said: list[str] = []
     monkeypatch.setattr(pipeline.logger, "warning", said.append)
-    monkeypatch.setattr(GradientEngine, "compile", lambda engine: pytest.fail("there is nothing to compile with"))
+    monkeypatch.setattr(
+        GradientEngine, "compile", lambda engine: pytest.fail("the engine was compiled without a compiler")
+    )
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     pipeline._compile(context, features)
@@ -134,7 +138,7 @@ def test_processes_on_gpus_of_a_model_share_compiled_code(
     assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == (own or shared)
 
 
-def test_groups_of_a_batch_are_as_even_as_can_be() -> None:
+def test_groups_of_a_batch_have_nearly_equal_sizes() -> None:
     engine = engine_of(True)
     engine.views_per_forward = 48  # four samples of twelve crops
     bound = bind("dino", embedding_dim=24, input_spec=IMAGES, seed=0)
@@ -143,7 +147,7 @@ def test_groups_of_a_batch_are_as_even_as_can_be() -> None:
     assert sizes == [3, 3, 3]  # not 4, 4, 1
 
 
-def test_blocks_before_the_first_source_are_found_in_the_longest_row() -> None:
+def test_blocks_before_the_first_source_come_from_the_longest_list_of_blocks() -> None:
     model = nn.ModuleDict({"stem": nn.Sequential(nn.ReLU()), "layer": nn.ModuleList(nn.Linear(2, 2) for _ in range(4))})
     assert blocks_before(model, ["layer.3", "layer.2"]) == list(model["layer"])[:2]
     assert blocks_before(model, []) == list(model["layer"])

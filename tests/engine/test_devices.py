@@ -1,7 +1,7 @@
-"""What a GPU would be asked, on fake tensors: one device throughout, and nothing inside a batch that waits for it.
+"""With fake tensors: a batch stays on one device, and the host never waits for the GPU within a batch.
 
 Fake tensors have a device and a shape but no numbers: reading a number back, choosing rows by a mask and mixing devices
-raise. Copies are watched besides. The backward needs a driver: it is left out here, and checked on the CPU elsewhere.
+raise errors. `Waits` also records copies. The backward pass needs a driver; other tests check it on the CPU.
 """
 
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Waits(TorchDispatchMode):
-    """Notes copies that a host waits for: any from the device, and those to it that are not asynchronous."""
+    """Records copies that the host waits for: all from the device, and synchronous copies to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,21 +60,21 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        made = function(*args, **kwargs)
+        actual = function(*args, **kwargs)
         name = function.name()
-        if name in ("aten::_to_copy", "aten::copy_") and isinstance(made, Tensor):
-            given = args[0] if name == "aten::_to_copy" else args[1]
-            if given.device != made.device and (made.device.type == "cpu" or not kwargs.get("non_blocking")):
-                self.seen.append(f"{name} of {list(given.shape)} from {given.device} to {made.device}")
-        return made
+        if name in ("aten::_to_copy", "aten::copy_") and isinstance(actual, Tensor):
+            source = args[0] if name == "aten::_to_copy" else args[1]
+            if source.device != actual.device and (actual.device.type == "cpu" or not kwargs.get("non_blocking")):
+                self.seen.append(f"{name} of {list(source.shape)} from {source.device} to {actual.device}")
+        return actual
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
-    """A device that computes nothing; gradients are zeros."""
+    """Return a mode of fake tensors in which gradients are zeros."""
 
     def no_numbers(roots: Any, inputs: Any, **_: Any) -> tuple[Tensor, ...]:
-        return tuple(torch.zeros_like(one) for one in inputs)
+        return tuple(torch.zeros_like(tensor) for tensor in inputs)
 
     constants = (pixels.moments, patches.resize_matrix, encoders.mask_vector)
     for constant in constants:
@@ -101,20 +101,20 @@ def support_of(objective: BoundObjective) -> dict[str, Tensor]:
 
 
 def on_gpu(module: nn.Module) -> nn.Module:
-    """`module.to(CUDA)`, which fake parameters don't know."""
-    for one in module.modules():
-        for tensors in (one._parameters, one._buffers):
+    """`module.to(CUDA)`, which fake parameters do not support."""
+    for child in module.modules():
+        for tensors in (child._parameters, child._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None:
                     moved = tensor.data.to(CUDA)
-                    tensors[name] = nn.Parameter(moved, requires_grad=False) if tensors is one._parameters else moved
+                    tensors[name] = nn.Parameter(moved, requires_grad=False) if tensors is child._parameters else moved
     return module
 
 
 def run(
     mode: FakeTensorMode, model: nn.Module, layers: tuple[str, ...], objective: BoundObjective, batch: Any
 ) -> list[str]:
-    """What a batch waits for, after a first one that may fill caches."""
+    """Return the copies that a batch waits for, after a first batch that fills caches."""
     dense = [
         DenseProjector(draw_projection(4, t.gradient_dim), CPU, torch.float32) for t in find_targets(model, layers)
     ]
@@ -173,7 +173,7 @@ def test_a_batch_of_texts_or_sounds_never_waits_for_the_device(
     assert run(gpu, case.model(), case.layers, bound, batch) == []
 
 
-def test_a_hidden_wait_would_be_seen(gpu: FakeTensorMode) -> None:
+def test_hidden_waits_are_detected(gpu: FakeTensorMode) -> None:
     with gpu:
         values = torch.zeros(3, device=CUDA)
         with Waits() as waits:

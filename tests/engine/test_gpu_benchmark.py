@@ -1,4 +1,4 @@
-"""`scripts/benchmark.py gpu` works in a small form on a CPU, and says what it can't measure there."""
+"""`scripts/benchmark.py gpu` runs on a CPU with small settings, and lists what it cannot measure there."""
 
 import sys
 from pathlib import Path

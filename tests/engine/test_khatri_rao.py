@@ -38,12 +38,12 @@ def positions(count: int, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def formed(activations: Tensor, signals: Tensor) -> Tensor:
-    """`[n o i+1]`, the gradient of every position on its own."""
+    """`[n o i+1]`: the gradient of every position."""
     return torch.einsum("no,ni->noi", signals, torch.cat([activations, torch.ones(len(activations), 1)], dim=1))
 
 
 def each(projector: Projector, activations: Tensor, signals: Tensor) -> Tensor:
-    """Every position a gradient of its own, projected: `[n p]`."""
+    """Return the projected gradient of every position: `[n p]`."""
     terms = Terms(signals[None, None], activations[None, None], bias=True)
     return projector.project(projector.contract(EachPosition().rows(terms)))
 
@@ -60,8 +60,8 @@ def test_terms_are_the_dense_product_of_the_outer_products() -> None:
 def test_samples_project_to_the_sum_of_their_terms() -> None:
     projector, (activations, signals) = drawn(33), positions(7)
     terms = Terms(signals[None, None], activations[None, None], bias=True)
-    whole = projector.project(projector.contract(terms))[0]
-    torch.testing.assert_close(whole, each(projector, activations, signals).sum(0), rtol=1e-5, atol=1e-5)
+    sample = projector.project(projector.contract(terms))[0]
+    torch.testing.assert_close(sample, each(projector, activations, signals).sum(0), rtol=1e-5, atol=1e-5)
 
 
 def test_blocks_of_a_convolution_have_their_own_rows_of_the_gradient() -> None:
@@ -69,14 +69,14 @@ def test_blocks_of_a_convolution_have_their_own_rows_of_the_gradient() -> None:
     signals, activations = torch.randn(2, 3, 5, 2, generator=generator), torch.randn(2, 3, 5, 9, generator=generator)
     terms, projector = Terms(signals, activations, bias=True), drawn(33)  # 3 blocks of 2 outputs
     dense = DenseProjector(projector.matrix, CPU, torch.float32)
-    made, wanted = (one.project(one.contract(terms)) for one in (projector, dense))
-    torch.testing.assert_close(made, wanted, rtol=1e-5, atol=1e-5)
+    actual, expected = (kind.project(kind.contract(terms)) for kind in (projector, dense))
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_inner_products_have_the_stated_mean_and_variance() -> None:
     """Over 40,000 independent rows, within five deviations of each estimate."""
     rows, (activations, signals) = 40_000, positions(2)
-    signals[1] = signals[0] + 0.3 * signals[1]  # alike, so that the correction terms count
+    signals[1] = signals[0] + 0.3 * signals[1]  # similar vectors, so that the correction terms matter
     products = each(drawn(rows), activations, signals).prod(dim=0) * rows  # [p], one draw per row
     (d, e), (a, b) = signals, torch.cat([activations, torch.ones(2, 1)], dim=1)
     mean = float(d @ e) * float(a @ b)
@@ -87,15 +87,17 @@ def test_inner_products_have_the_stated_mean_and_variance() -> None:
     assert abs(float(products.var()) - variance) < 5 * (kurtosis / rows) ** 0.5
 
 
-def test_a_single_terms_length_is_less_sure_than_with_the_dense_matrix_and_a_high_ranks_is_not() -> None:
-    """8/p against 2/p for long vectors, and nearly 2/p for a gradient of full rank."""
+def test_lengths_have_a_larger_variance_than_dense_ones_only_for_gradients_of_low_rank() -> None:
+    """The variance is 8/p for rank one, and nearly the 2/p of the dense matrix for full rank."""
     size, width = 4000, 64
     generator = torch.Generator().manual_seed(5)
     matrix = draw_projection(size, width * width, kind="khatri-rao", seed=3)
     projector = make_projector(matrix, CPU, torch.float32)
 
     def variance(gradient: Tensor) -> float:
-        terms = Terms(torch.eye(width)[None, None], gradient[None, None], bias=False)  # one row of it per position
+        terms = Terms(
+            torch.eye(width)[None, None], gradient[None, None], bias=False
+        )  # one row of the gradient per position
         rows = projector.project(projector.contract(terms))[0] * size**0.5
         return float((rows**2).var() / (gradient**2).sum() ** 2)
 
@@ -112,12 +114,12 @@ def test_the_file_is_small_and_keeps_hash_and_shape(tmp_path: Path) -> None:
     assert (read.hash, read.outputs) == (matrix.hash, 384)
 
 
-def test_layers_of_one_size_and_other_shapes_have_other_hashes() -> None:
+def test_layers_of_the_same_size_and_different_shapes_have_different_hashes() -> None:
     wide, tall = (draw_projection(4, 12 * 6, kind="khatri-rao", outputs=outputs) for outputs in (12, 6))
     assert wide.hash != tall.hash
 
 
-def test_a_shape_that_cant_be_known_is_asked_for() -> None:
+def test_the_error_for_an_unknown_layer_shape_names_the_flag() -> None:
     with pytest.raises(FungiError, match="--layer-outputs"):
         draw_projection(4, 13, kind="khatri-rao")
     with pytest.raises(FungiError, match="split into 5 rows"):

@@ -36,13 +36,13 @@ def test_binary_matrix_follows_the_published_recipe() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_seeds_give_equal_matrices_and_other_seeds_others(kind: str) -> None:
-    one, same, other = (draw_projection(33, 50, kind=kind, seed=seed, outputs=5) for seed in (1, 1, 2))
-    assert one.hash == same.hash != other.hash
-    assert torch.equal(one.dense(), same.dense())
+def test_matrices_are_equal_if_and_only_if_their_seeds_are(kind: str) -> None:
+    first, same, other = (draw_projection(33, 50, kind=kind, seed=seed, outputs=5) for seed in (1, 1, 2))
+    assert first.hash == same.hash != other.hash
+    assert torch.equal(first.dense(), same.dense())
 
 
-def test_sparse_entries_have_the_stated_odds() -> None:
+def test_sparse_entries_have_the_stated_probabilities() -> None:
     entries = draw_projection(400, 500, kind="sparse").dense()
     present = float((entries != 0).float().mean())
     assert abs(present - 1 / 3) < 5 * (2 / 9 / entries.numel()) ** 0.5  # five deviations of a share
@@ -50,7 +50,7 @@ def test_sparse_entries_have_the_stated_odds() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_matrix_survives_its_file(kind: str, tmp_path: Path) -> None:
+def test_a_matrix_read_from_its_file_is_unchanged(kind: str, tmp_path: Path) -> None:
     drawn = draw_projection(5, 19, kind=kind, outputs=1)
     save_projection(drawn, tmp_path / "m.pth")
     read = load_projection(tmp_path / "m.pth")
@@ -63,13 +63,13 @@ def test_a_binary_matrix_takes_a_bit_per_entry_on_disk(tmp_path: Path) -> None:
     assert (tmp_path / "m.pth").stat().st_size < 1.02 * 64 * 80000 / 8
 
 
-def test_a_matrix_of_the_original_harness_is_read(tmp_path: Path) -> None:
+def test_a_matrix_of_the_published_code_can_be_read(tmp_path: Path) -> None:
     signs = torch.rand(6, 11) > 0.5
     torch.save({"projection": signs.float() * 2 - 1, "scaling": 6**-0.5}, tmp_path / "m.pth")
     assert torch.equal(load_projection(tmp_path / "m.pth").dense(), from_entries(signs).dense())
 
 
-def test_damaged_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
+def test_errors_name_damaged_missing_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(MissingFilesError, match=r"no projection matrix at .*m\.pth\. Write one with fungi projection"):
         load_projection(tmp_path / "m.pth")
     (tmp_path / "m.pth").write_bytes(b"not a matrix")
@@ -127,7 +127,7 @@ def test_bfloat16_projection_keeps_direction_at_every_scale(scale: float) -> Non
     ],
     ids=str,
 )
-def test_fields_of_another_kind_are_named(changed: dict[str, object], tmp_path: Path) -> None:
+def test_a_file_with_invalid_fields_is_refused(changed: dict[str, object], tmp_path: Path) -> None:
     save_projection(draw_projection(4, 9), tmp_path / "m.pth")
     content = torch.load(tmp_path / "m.pth", weights_only=True)
     torch.save({**content, **changed}, tmp_path / "m.pth")
@@ -136,7 +136,7 @@ def test_fields_of_another_kind_are_named(changed: dict[str, object], tmp_path: 
 
 
 @pytest.mark.parametrize("entries", [torch.zeros(4, 9), torch.full((4, 9), torch.inf), torch.eye(4, 9) * torch.nan])
-def test_a_foreign_matrix_that_loses_everything_is_named(entries: torch.Tensor, tmp_path: Path) -> None:
+def test_a_foreign_matrix_without_information_is_refused(entries: torch.Tensor, tmp_path: Path) -> None:
     torch.save({"projection": entries, "scaling": 0.5}, tmp_path / "m.pth")
     with pytest.raises(FungiError, match="has rows of zeros, or is not finite"):
         load_projection(tmp_path / "m.pth")

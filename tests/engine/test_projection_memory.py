@@ -14,7 +14,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 HGNET = (2048, 1025)  # outputs, inputs with the bias: the last layer of hgnetv2_b0
 
 
-def test_a_stage_names_size_and_ways_out_and_draws_nothing(
+def test_a_stage_names_size_and_solutions_and_draws_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(projection_memory, "free_bytes", lambda device: 10**6)
@@ -43,7 +43,7 @@ def test_a_stage_names_size_and_ways_out_and_draws_nothing(
         ("khatri-rao", CPU, torch.float32, 0, True),
     ],
 )
-def test_entries_are_counted_as_drawn_and_as_multiplied(
+def test_drawn_bits_and_dense_entries_are_counted(
     kind: str, device: torch.device, dtype: torch.dtype, free: float, fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(projection_memory, "free_bytes", lambda device: int(free))
@@ -54,6 +54,6 @@ def test_entries_are_counted_as_drawn_and_as_multiplied(
         require_memory(kind, 2048, HGNET, device, dtype, "Do this.")
 
 
-def test_where_free_memory_is_not_known_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_refused_if_free_memory_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projection_memory, "free_bytes", lambda device: None)
     require_memory("binary", 2048, HGNET, CPU, torch.float32, "")

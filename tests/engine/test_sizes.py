@@ -20,8 +20,8 @@ SIZES = (16, 16, 24, 24, 24, 8)
 Batch = dict[str, Tensor]
 
 
-class OfSizes:
-    """Two views of 16 pixels, three of 24 and one of 8, made elsewhere: a batch is `[b v c s s]` by size."""
+class SeveralSizes:
+    """Two views of 16 pixels, three of 24 and one of 8: a batch is a dictionary of tensors `[b v c s s]` by size."""
 
     kind = identity = "of sizes"
     n_views, sizes, input_size = len(SIZES), SIZES, 16
@@ -48,7 +48,7 @@ def part_of(batch: Batch, rows: slice) -> Batch:
 
 def raw_gradients(model: nn.Module, layers: tuple[str, ...], batch: Batch, **options: object) -> dict[str, Tensor]:
     engine = GradientEngine(model, find_targets(model, layers), device=CPU, **options)
-    return engine.extract(batch, OfSizes(), {"contrast": contrast}).gradients["contrast"]
+    return engine.extract(batch, SeveralSizes(), {"contrast": contrast}).gradients["contrast"]
 
 
 def any_size(model: nn.Module) -> nn.Module:
@@ -79,15 +79,15 @@ def slow_gradient(model: nn.Module, layer: str, batch: Batch) -> Tensor:
 def test_gradients_over_several_sizes_equal_plain_autograd(case: str) -> None:
     model, layers = build(case)
     oracle, _ = build(case)
-    made, oracle = raw_gradients(model, layers, views_of(2)), any_size(oracle)
+    actual, oracle = raw_gradients(model, layers, views_of(2)), any_size(oracle)
     for target in find_targets(model, layers):
         layer = target.spec + f":{target.name}"
         expected = torch.stack([slow_gradient(oracle, layer, part_of(views_of(2), slice(n, n + 1))) for n in (0, 1)])
-        assert_same_gradient(made[target.name], expected)
+        assert_same_gradient(actual[target.name], expected)
 
 
 @pytest.mark.parametrize("views_per_forward", [1, 12, 100])
-def test_neither_batch_nor_grouping_nor_order_matters(views_per_forward: int) -> None:
+def test_gradients_do_not_depend_on_batch_grouping_or_order(views_per_forward: int) -> None:
     model, layers = build("attention projection, last block")
     batch = views_of(5)
     together = raw_gradients(model, layers, batch)["attn_proj"]
@@ -98,13 +98,13 @@ def test_neither_batch_nor_grouping_nor_order_matters(views_per_forward: int) ->
         assert_same_gradient(together, other)
 
 
-def test_the_short_cut_gives_what_the_whole_model_gives() -> None:
+def test_the_short_cut_equals_the_whole_model() -> None:
     model, layers = build("attention projection, last block")
     engines = [GradientEngine(model, find_targets(model, layers), device=CPU, short_cut=on) for on in (True, False)]
     assert [engine.encoder.path for engine in engines] == ["pooled token", "whole model"]
-    made = [engine.extract(views_of(3), OfSizes(), {"contrast": contrast}) for engine in engines]
-    assert_same_gradient(*(one.gradients["contrast"]["attn_proj"] for one in made))
-    torch.testing.assert_close(made[0].embeddings, made[1].embeddings, rtol=1e-4, atol=1e-5)
+    actual = [engine.extract(views_of(3), SeveralSizes(), {"contrast": contrast}) for engine in engines]
+    assert_same_gradient(*(extracted.gradients["contrast"]["attn_proj"] for extracted in actual))
+    torch.testing.assert_close(actual[0].embeddings, actual[1].embeddings, rtol=1e-4, atol=1e-5)
 
 
 def test_a_projection_of_outer_products_takes_several_sizes() -> None:
@@ -113,16 +113,16 @@ def test_a_projection_of_outer_products_takes_several_sizes() -> None:
     matrix = draw_projection(12, target.gradient_dim, kind="khatri-rao", outputs=target.shape[0])
     projector = make_projector(matrix, CPU, torch.float32)
     engine = GradientEngine(model, [target], {target.name: projector}, device=CPU)
-    made = engine.extract(views_of(2), OfSizes(), {"contrast": contrast}).gradients["contrast"][target.name]
+    actual = engine.extract(views_of(2), SeveralSizes(), {"contrast": contrast}).gradients["contrast"][target.name]
     raw = raw_gradients(model, layers, views_of(2))[target.name]
-    assert_same_gradient(made, raw @ projector.entries.T / 12**0.5)
+    assert_same_gradient(actual, raw @ projector.entries.T / 12**0.5)
 
 
-def test_the_model_is_left_as_it_was_found_and_new_weights_count() -> None:
+def test_the_model_is_not_changed_and_new_weights_are_used() -> None:
     model, layers = build("several layers")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     engine = GradientEngine(model, find_targets(model, layers), device=CPU)
-    first = engine.extract(views_of(2), OfSizes(), {"contrast": contrast})
+    first = engine.extract(views_of(2), SeveralSizes(), {"contrast": contrast})
     assert {name: value.tolist() for name, value in model.state_dict().items()} == {
         name: value.tolist() for name, value in before.items()
     }
@@ -130,10 +130,10 @@ def test_the_model_is_left_as_it_was_found_and_new_weights_count() -> None:
     assert model(torch.zeros(1, 3, 16, 16)).shape == (1, 24)
     with torch.no_grad():
         model.pos_embed.mul_(2)
-    again = engine.extract(views_of(2), OfSizes(), {"contrast": contrast})
+    again = engine.extract(views_of(2), SeveralSizes(), {"contrast": contrast})
     fresh = GradientEngine(model, find_targets(model, layers), device=CPU)
     assert not torch.equal(again.embeddings, first.embeddings)
-    assert torch.equal(again.embeddings, fresh.extract(views_of(2), OfSizes(), {"contrast": contrast}).embeddings)
+    assert torch.equal(again.embeddings, fresh.extract(views_of(2), SeveralSizes(), {"contrast": contrast}).embeddings)
 
 
 class OneSize(nn.Module):
@@ -163,16 +163,16 @@ def swin() -> nn.Module:
         (swin, "layers.1.blocks.0.attn.proj", "a SwinTransformer takes images of its own size only"),
     ],
 )
-def test_models_of_one_size_say_so_and_name_the_flag(
+def test_the_error_for_models_of_one_size_names_the_flag(
     model: Callable[[], nn.Module], layer: str, complaint: str
 ) -> None:
     with pytest.raises(FungiError, match=f"{complaint}.*--views published"):
         raw_gradients(model(), (layer,), views_of(1))
 
 
-def test_a_size_that_is_no_multiple_of_the_patches_names_both_and_the_nearest() -> None:
+def test_the_error_for_a_size_between_multiples_of_the_patch_size_names_the_nearest() -> None:
     model, layers = build("attention projection, last block")
-    views = OfSizes()
+    views = SeveralSizes()
     views.sizes = (16, 20)
     engine = GradientEngine(model, find_targets(model, layers), device=CPU)
     with pytest.raises(FungiError, match=r"size of 20 pixels is not a multiple of the model's patch size, 8.*16 or 24"):

@@ -156,7 +156,9 @@ def test_features_do_not_depend_on_the_batch() -> None:
 def test_what_can_not_be_masked_is_refused() -> None:
     with pytest.raises(FungiError, match="a Convolutions has no patch tokens"):
         wrap("convolutions", [IBOTConfig(patch_size=8)])
-    with pytest.raises(FungiError, match=r"the mask has 4 patches, the model 16\. Set the objective's patch_size"):
+    with pytest.raises(
+        FungiError, match=r"the mask has 4 patches, but the model has 16\. Set patch_size of the objective"
+    ):
         wrap(configs=[IBOTConfig(patch_size=16)])(pictures(1))
     with pytest.raises(FungiError, match="patch_size 7 does not divide the input size 32"):
         MaskedCrops(input=INPUT, patch_size=7)

@@ -101,7 +101,7 @@ def test_files_with_one_class_token_have_their_own_backbone(published, tmp_path)
         load_backbone("udi-micro", checkpoint=tmp_path / "one.pth")
     assert load_backbone("udi-micro-one-token", checkpoint=tmp_path / "one.pth").model(IMAGES).shape == (3, 64)
     torch.save(flat, tmp_path / "two.pth")
-    with pytest.raises(FungiError, match="has 2 class tokens, udi-micro-one-token has 1"):
+    with pytest.raises(FungiError, match="has 2 class tokens, but udi-micro-one-token has 1"):
         load_backbone("udi-micro-one-token", checkpoint=tmp_path / "two.pth")
 
 

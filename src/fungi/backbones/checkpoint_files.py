@@ -46,7 +46,7 @@ def read_content(file: Path) -> Any:
     if file.suffix == ".safetensors" and not head.startswith(
         (b"PK", b"\x80")
     ):  # torch.save writes a zip file or a pickle
-        raise FungiError(f"{file} is no complete .safetensors file (it has no header). Fetch it again.")
+        raise FungiError(f"{file} is not a complete .safetensors file (it has no header). Fetch it again.")
     return _read_pickle(file)
 
 
@@ -57,7 +57,7 @@ def _read_safetensors(file: Path) -> StateDict:
     try:
         return load_file(file)
     except SafetensorError as error:
-        raise FungiError(f"{file} is no complete .safetensors file ({error}). Fetch it again.") from None
+        raise FungiError(f"{file} is not a complete .safetensors file ({error}). Fetch it again.") from None
 
 
 def _read_pickle(file: Path) -> Any:
@@ -67,12 +67,12 @@ def _read_pickle(file: Path) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals([Namespace]):  # plain attributes; many programs save their flags so
+        with torch.serialization.safe_globals([Namespace]):  # many programs save their flags as a Namespace
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise FungiError(
-            f"{file} holds more than tensors, or is no checkpoint at all, and is not read: loading it could run code. "
-            "Save its plain state dict with torch.save(model.state_dict(), FILE) where you trust it."
+            f"{file} contains more than tensors, or is not a checkpoint. It is not read, because loading it could run "
+            "code. Save its plain state dict with torch.save(model.state_dict(), FILE) on a machine where you trust it."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         text = (

@@ -55,9 +55,9 @@ MAX_DEPTH = 8
 def read_checkpoint(file: Path, key: str = "") -> StateDict:
     """Return the state dict in a `.safetensors` file or in a file that `torch.save` wrote, on the CPU.
 
-    key: the entry that holds the state dict, with dots between the keys of nested entries; if empty, the first of
+    key: the entry with the state dict, with dots between the keys of nested entries; if empty, the first of
     `CONTAINERS` that the file has. Only tensors are read: a pickle that would run code is refused. Raises
-    MissingFilesError if the file does not exist, FungiError if it holds no state dict.
+    MissingFilesError if the file does not exist, FungiError if it has no state dict.
     """
     return unwrap(read_content(file), file, key)
 
@@ -65,7 +65,7 @@ def read_checkpoint(file: Path, key: str = "") -> StateDict:
 def unwrap(content: Any, file: Path, key: str = "") -> StateDict:
     """Return the state dict inside the nested dictionaries of a training program; see `read_checkpoint`.
 
-    If several entries hold weights, a warning says which of them is used.
+    If several entries contain weights, a warning names the entry that is used.
     """
     import torch
 
@@ -77,23 +77,23 @@ def unwrap(content: Any, file: Path, key: str = "") -> StateDict:
             break
         if len(keys) > 1 and not key:
             others = " or ".join(f"--checkpoint-key {other}" for other in keys[1:])
-            logger.warning(f"{file} holds weights under {', '.join(keys)}: {keys[0]} is taken. For others: {others}.")
+            logger.warning(f"{file} has weights under {', '.join(keys)}: {keys[0]} is used. For others: {others}.")
         content = content[keys[0]]
     if isinstance(content, Mapping) and content and all(isinstance(v, torch.Tensor) for v in content.values()):
         refused = [name for name, tensor in content.items() if not (isinstance(name, str) and _plain(tensor))]
         if refused:
             raise FungiError(
-                f"{file}: its entry {refused[0]!r} is no plain tensor under a name (it is sparse, quantised, complex, "
-                "or without numbers). Save the weights as ordinary tensors."
+                f"{file}: its entry {refused[0]!r} is not an ordinary tensor with a name (it is sparse, quantised, "
+                "complex, or without numbers). Save the weights as ordinary tensors."
             )
         return dict(content)
     raise FungiError(
-        f"{file} holds no state dict (names -> tensors). Save one with torch.save(model.state_dict(), FILE)."
+        f"{file} has no state dict (names -> tensors). Save one with torch.save(model.state_dict(), FILE)."
     )
 
 
 def containers_of(content: Any) -> list[str]:
-    """Return the keys of a checkpoint that hold weights, in order of preference."""
+    """Return the keys of a checkpoint under which there are weights, in order of preference."""
     if not isinstance(content, Mapping):
         return []
     keys = [key for key in CONTAINERS if isinstance(content.get(key), Mapping) and content[key]]
@@ -101,7 +101,7 @@ def containers_of(content: Any) -> list[str]:
 
 
 def _holds_weights(content: Mapping[Any, Any], depth: int) -> bool:
-    """Return whether all values are tensors, or one of the entries in `CONTAINERS` holds weights."""
+    """Return whether all values are tensors, or an entry in `CONTAINERS` has weights."""
     import torch
 
     if all(isinstance(value, torch.Tensor) for value in content.values()):

@@ -36,7 +36,7 @@ def masked_autoencoder(config: Any, *, mean: bool = False) -> nn.Module:
 
 
 class Reconstruction(WholeModel):
-    """Masked patches through encoder and decoder. Raises FungiError for models without a pixel decoder."""
+    """Runs encoder and decoder on masked images. Raises FungiError for models without a pixel decoder."""
 
     path = "encoder of the visible patches, and decoder"
 
@@ -50,7 +50,7 @@ class Reconstruction(WholeModel):
         super().__init__(model)
 
     def __call__(self, inputs: Inputs, /) -> Encoded:
-        """Encode the patches of `images` `[m c h w]` with the least `noise` `[m t]`; predict the pixels of all.
+        """Encode the patches of `images` `[m c h w]` with the smallest `noise` `[m t]`; predict all pixels.
 
         The configuration of the model decides the share of masked patches and whether pixels are normalised per patch.
         """
@@ -60,8 +60,8 @@ class Reconstruction(WholeModel):
         pixels = model.patchify(images)  # [m t pixels]
         if noise.shape != pixels.shape[:2]:
             raise FungiError(
-                f"the views have {noise.shape[1]} patches, the model {pixels.shape[1]}. Set the objective's patch_size "
-                "(as in --set mae.patch_size=16) to that of the model."
+                f"the views have {noise.shape[1]} patches, but the model has {pixels.shape[1]}. Set patch_size of the "
+                "objective to the patch size of the model (for example --set mae.patch_size=16)."
             )
         visible = model.vit(images, noise=noise)
         prediction = model.decoder(visible.last_hidden_state, visible.ids_restore).logits

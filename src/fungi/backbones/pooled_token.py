@@ -26,8 +26,8 @@ from fungi.backbones.position_embedding import at_size
 class PooledTokenEncoder:
     """Computes embeddings with a timm `VisionTransformer` whose last block runs only for the class token.
 
-    Hooks on the last block's `attn.proj`, `mlp.fc1` and `mlp.fc2` fire with one token per view. The autograd graph
-    starts at `attn.proj`.
+    Hooks on the last block's `attn.proj`, `mlp.fc1` and `mlp.fc2` get one token per view. The autograd graph starts at
+    `attn.proj`.
     """
 
     path = "pooled token"

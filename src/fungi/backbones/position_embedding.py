@@ -16,7 +16,7 @@ from fungi.errors import FungiError
 OFFSET = 0.1
 """The hub code of DINO and DINOv2 adds this to the size of the new grid, so that rounding never loses a row."""
 HUB_WEIGHTS = ("fbaipublicfiles.com/dino/", "fbaipublicfiles.com/dinov2/")
-"""Parts of the URLs that timm records for the weights of DINO and DINOv2."""
+"""Parts of the URLs in timm's records of the weights of DINO and DINOv2."""
 VIEWS_ADVICE = "Use --views published (views='published' in the library)."
 
 

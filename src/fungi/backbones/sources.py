@@ -65,7 +65,7 @@ def fetch_hub(repository: str) -> StateDict:
 
 
 def fetch_elsewhere(repository: str) -> str:
-    """Return the advice for a machine without a network: how to get weights of the hub there."""
+    """Return advice on how to get weights of the hub to a machine without a network."""
     return (
         f"run `fungi prefetch` for the grid, or `hf download {repository}`, on a machine with a network, and copy its "
         "HF_HOME here"
@@ -114,7 +114,7 @@ def reachable(weights: str, way_out: str, answered: bool) -> Iterator[None]:
 
 
 def _errors_of_downloads() -> tuple[type[Exception], ...]:
-    """Return what failing downloads raise; huggingface_hub asks through one library or another, by its version."""
+    """Return the exceptions that failing downloads raise. They depend on the version of huggingface_hub."""
     names = [name for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
     return (OSError, RuntimeError, *(importlib.import_module(name).HTTPError for name in names))
 

@@ -1,4 +1,4 @@
-"""Masked image modelling: the patch loss of iBOT alone (spec vision 4.5)."""
+"""Masked image modelling: only the patch loss of iBOT (spec vision 4.5)."""
 
 from dataclasses import dataclass
 

@@ -38,12 +38,12 @@ def timm_order(state: StateDict) -> StateDict:
     if set(state) == set(expected):
         return state
     if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in expected.values()]:
-        raise FungiError("the tensors don't stand in the order of EfficientNet-Lite0's.")
+        raise FungiError("the tensors don't have the order of those of EfficientNet-Lite0.")
     return dict(zip(expected, state.values(), strict=True))
 
 
 def timm_encoder(state: StateDict) -> StateDict:
-    """Return the tensors under timm's names without the classifier; one that already has this form is unchanged."""
+    """Return the tensors under timm's names, without the classifier. A converted state dict is returned unchanged."""
     has_head = any(name.startswith("classifier.") for name in state) or "conv_stem.weight" not in state
     return without_prefix(timm_order(state) if has_head else state, "classifier.")
 

@@ -1,7 +1,7 @@
-"""Masked autoencoders. The embedding is the class token after the final norm, known to be weak for nearest neighbours.
+"""Masked autoencoders. The embedding is the class token after the final norm. It is known to be weak for kNN.
 
-`mae-vit-b16` is the encoder of the paper. `mae-vit-b16-decoder` comes from another training run, with pixels that are
-not normalised, and is published with its decoder, which the gradients of MAE's own loss need (author response).
+`mae-vit-b16` is the encoder of the paper. `mae-vit-b16-decoder` comes from another training run, which predicted pixels
+without normalisation. It is published with its decoder, which gradients of MAE's own loss need (author response).
 """
 
 import re

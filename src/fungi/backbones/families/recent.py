@@ -1,7 +1,7 @@
 """Vision encoders of 2024 and 2025 in timm: Perception Encoder (core) and AIMv2.
 
-The embedding of the Perception Encoder is the attention-pooled token, projected to the joint image-text space; that of
-AIMv2 is the mean of the patches after the final norm.
+The embedding of the Perception Encoder is the attention-pooled token, projected to the joint image-text space. The
+embedding of AIMv2 is the mean of the patches after the final norm.
 """
 
 from fungi.backbones.timm_models import register_vit, timm_fields

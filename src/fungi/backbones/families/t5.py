@@ -11,7 +11,7 @@ REPOSITORY = "google-t5/t5-small"
 
 
 def t5_encoder_names(state: StateDict) -> StateDict:
-    """Return the encoder of a complete T5, whose word embeddings are stored under one or two names."""
+    """Return the encoder of a complete T5. A file may store the word embeddings under one name or under both."""
     kept = without(state, ("decoder.", "lm_head."))
     if "shared.weight" in kept:
         kept.setdefault("encoder.embed_tokens.weight", kept["shared.weight"])

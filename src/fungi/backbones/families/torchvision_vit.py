@@ -1,8 +1,8 @@
 """torchvision's supervised ViTs ("DeiT" in the paper), converted to timm's layout.
 
-torchvision's attention computes its output projection by a function, so that hooks on that layer never fire (deviation
-V1). The same weights in timm's layout compute the same function with layers that have hooks. Layer paths in
-torchvision's spelling are also accepted.
+torchvision's attention computes its output projection by a function, so hooks on that layer are never called
+(deviation V1). In timm's layout, the same weights compute the same function with layers that call their hooks. Layer
+paths in torchvision's spelling are also accepted.
 """
 
 from functools import partial
@@ -30,7 +30,7 @@ RENAMES = (
 
 
 def timm_path(path: str) -> str:
-    """Convert a layer path or key of torchvision's VisionTransformer to timm's; keep one that has timm's spelling."""
+    """Convert a layer path or key of torchvision's VisionTransformer to timm's spelling; keep other paths unchanged."""
     return renamed(path, RENAMES)
 
 

@@ -74,7 +74,7 @@ def converted(state: StateDict, *, name: str, class_tokens: int) -> StateDict:
     tokens = 2 if "reg_token" in weights else 1
     if tokens != class_tokens:
         raise FungiError(
-            f"the checkpoint has {tokens} class token{'s' * (tokens > 1)}, {name} has {class_tokens}. "
+            f"the checkpoint has {tokens} class token{'s' * (tokens > 1)}, but {name} has {class_tokens}. "
             f"Use --backbone {name.removesuffix('-one-token')}{CLASS_TOKENS[tokens]}."
         )
     return weights
@@ -83,7 +83,7 @@ def converted(state: StateDict, *, name: str, class_tokens: int) -> StateDict:
 def build(
     width: int, depth: int, heads: int, mlp_ratio: float, size: int, patch: int, class_tokens: int
 ) -> "nn.Module":
-    """Return timm's vision transformer; its positions are scaled as in DINO, from whose code UDI's derives."""
+    """Return timm's vision transformer. Its positions are scaled as in DINO, since UDI's code is based on DINO's."""
     from timm.models.vision_transformer import VisionTransformer
 
     model: Any = VisionTransformer(

@@ -43,6 +43,6 @@ def missing(place: str, error: Exception) -> MissingFilesError:
     from pathlib import Path
 
     cause = str(error).partition("\n")[0] or type(error).__name__
-    content = "the folder has to hold config.json, weights and a tokenizer or processor, as save_pretrained writes them"
+    content = "the folder needs config.json, weights and a tokenizer or processor, as save_pretrained writes them"
     way_out = content if Path(place).exists() else fetch_elsewhere(place)
     return MissingFilesError(f"no encoder could be read from {place} ({cause}): {way_out}.")

@@ -92,7 +92,7 @@ def _output_projection(model: Any) -> tuple[str, Any]:
     known = [path for path in linear if path.endswith(OUTPUT_PROJECTIONS)]
     if not known:
         logger.warning(
-            "no attention output projection is known in a %s: taking its last linear layer. Name another with --layer.",
+            "no attention output projection is known in a %s: using its last linear layer. Change it with --layer.",
             type(model).__name__,
         )
     path = (known or list(linear))[-1]

@@ -37,7 +37,7 @@ def timm_backbone(name: str, model: str) -> BackboneSpec:
 
 
 def _published(model: str) -> Any:
-    """Return timm's record of the weights. Raises FungiError with the nearest names for an unknown id."""
+    """Return timm's record of the weights. Raises FungiError with similar names for an unknown id."""
     import timm
     from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model
 

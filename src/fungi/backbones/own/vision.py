@@ -41,7 +41,7 @@ def vision_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbo
 
 
 def image_input(place: str, config: Any) -> ImageInput:
-    """Return the transform of the image processor beside the weights; ImageNet's transform if there is no processor."""
+    """Return the transform of the image processor in the model's folder; without a processor, that of ImageNet."""
     from transformers import AutoImageProcessor
 
     try:
@@ -50,7 +50,7 @@ def image_input(place: str, config: Any) -> ImageInput:
         )
     except (OSError, ValueError):
         usual = ImageInput.square(int(getattr(config, "image_size", 224)))
-        logger.warning(f"{place} has no image processor (preprocessor_config.json): {usual}, as usual for ImageNet.")
+        logger.warning(f"{place} has no image processor (preprocessor_config.json). ImageNet's is used: {usual}.")
         return usual
     fields: dict[str, Any] = {
         "interpolation": "bilinear" if int(processor.resample) == BILINEAR else "bicubic",
@@ -60,7 +60,7 @@ def image_input(place: str, config: Any) -> ImageInput:
     if getattr(processor, "do_center_crop", False):
         side = dict(processor.crop_size)["height"]
         return ImageInput(size=side, resize=size.get("shortest_edge") or size["height"], **fields)
-    if "shortest_edge" in size:  # as ConvNeXt: below 384 pixels, the image is resized and its centre cropped
+    if "shortest_edge" in size:  # ConvNeXt below 384 pixels: the image is resized, then its centre is cropped
         side = size["shortest_edge"]
         return ImageInput(size=side, resize=round(side / (getattr(processor, "crop_pct", None) or 1)), **fields)
     return SquashedInput(size=size["height"], resize=size["height"], **fields)
