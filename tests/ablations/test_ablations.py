@@ -1,4 +1,4 @@
-"""Every ablation, at toy size, on digits with the backbone that comes with the package."""
+"""All ablations, with few rows, on digits with the backbone of the package."""
 
 import json
 from dataclasses import replace
@@ -50,13 +50,13 @@ def ablate(name: str, root: Path, *more: str) -> int:
 
 
 def rows_of_features(root: Path) -> dict[str, int]:
-    """Name of each array below a root -> its rows."""
-    found = {}
+    """Return the number of rows of each array below a root, by its name."""
+    rows = {}
     for path in root.rglob("*.h5"):
         with h5py.File(path) as file:
             arrays = {name: array for name, array in file.items() if name != "class_names"}
-            found |= {f"{path.relative_to(root)}:{name}": len(array) for name, array in arrays.items()}
-    return found
+            rows |= {f"{path.relative_to(root)}:{name}": len(array) for name, array in arrays.items()}
+    return rows
 
 
 def test_all_ablations_are_on_the_command_line() -> None:
@@ -75,14 +75,14 @@ def test_an_ablation_prints_its_table(name: str, tmp_path: Path, capsys: pytest.
     cells = [seeds for row in content["results"].values() for seeds in row.values()]
     largest = np.inf if name in ("throughput", "times", "views") else 1
     assert all(0 <= value <= largest for seeds in cells for value in seeds)
-    assert len(set(map(tuple, cells))) > 1, "no variation changes anything"
+    assert len(set(map(tuple, cells))) > 1, "all variations have the same values"
     for row in ROWS[name]:
         assert f"| {row}" in printed
     for identifier in content["published"]:
         assert published_tables()[identifier]["caption"] in printed
 
 
-def test_times_of_no_projection_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_times_without_a_projection_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ablate("times", tmp_path, "--projection-kind", "none") == 2
     assert "leave out --projection-kind none" in capsys.readouterr().err
 
@@ -103,23 +103,25 @@ def test_seeds_give_a_deviation_and_a_second_run_extracts_nothing(
 
 def test_fewer_rows_are_spread_over_the_split() -> None:
     open_digits = FewerRows(lambda data_dir, split: open_split("digits", split, data_dir), 10)
-    samples, whole = open_digits(Path(), "train"), open_split("digits", "train", Path())
-    assert [samples.ids[0], samples.ids[-1]] == [whole.ids[0], whole.ids[-1]]
+    samples, split = open_digits(Path(), "train"), open_split("digits", "train", Path())
+    assert [samples.ids[0], samples.ids[-1]] == [split.ids[0], split.ids[-1]]
     assert len(samples) == 10
     assert len(FewerRows(open_digits, 50)(Path(), "train")) == 10
 
 
-def test_surroundings_open_the_splits_of_the_dataset_that_they_have() -> None:
+def test_a_context_opens_each_split_of_its_dataset_once() -> None:
     bench = Bench(AblateSettings(rows=10, objective=("kl",), device="cpu"))
     assert [len(bench.context.open_split(split)) for split in ("train", "test")] == [10, 10]
-    whole = replace(bench.context, dataset=resolve_dataset("digits"))
-    assert len(whole.open_split("test")) == 540
-    assert whole.open_split("test") is whole.open_split("test"), "listing a million files takes minutes"
+    complete = replace(bench.context, dataset=resolve_dataset("digits"))
+    assert len(complete.open_split("test")) == 540
+    assert complete.open_split("test") is complete.open_split("test"), (
+        "the split is opened only once, because listing a million files takes minutes"
+    )
     assert len(bench.context.open_split("test")) == 10
 
 
 @pytest.mark.slow
-def test_scores_are_those_of_the_knn_stage(tmp_path: Path) -> None:
+def test_scores_equal_those_of_the_knn_stage(tmp_path: Path) -> None:
     from fungi.scoring import knn_concat
     from fungi.scoring.knn_concat import KnnSettings
 
@@ -131,7 +133,7 @@ def test_scores_are_those_of_the_knn_stage(tmp_path: Path) -> None:
         split: {name: features.arrays[split][name].path for name in ("kl", "embeddings")} for split in ("train", "test")
     }
     assert str(paths["train"]["kl"]).startswith(str(root / "default-seed42" / "rows-40"))
-    given = {
+    flags = {
         "train_targets": paths["train"]["embeddings"],
         "test_targets": paths["test"]["embeddings"],
         "train_embeddings_datasets": (paths["train"]["embeddings"],),
@@ -139,14 +141,14 @@ def test_scores_are_those_of_the_knn_stage(tmp_path: Path) -> None:
         "train_datasets": (f"{paths['train']['kl']}:attn_proj",),
         "test_datasets": (f"{paths['test']['kl']}:attn_proj",),
     }
-    results = knn_concat.run(KnnSettings(**given, k=3, pca_dim=8, output=tmp_path / "knn.json", device="cpu"))[
+    results = knn_concat.run(KnnSettings(**flags, k=3, pca_dim=8, output=tmp_path / "knn.json", device="cpu"))[
         "results"
     ]
     assert bench.score(features, ["embeddings", "kl"]) == results["embeddings+kl"]["accuracy"]
     assert bench.score(features, ["kl"]) == results["kl"]["accuracy"]
 
 
-def test_tables_show_deviations_gaps_and_what_was_published() -> None:
+def test_tables_show_deviations_gaps_and_published_values() -> None:
     table = AblationTable("title", ["first", "second"], ["row"], published=("rebuttal-30",), notes=["be careful"])
     table.add("row", "first", 0.5)
     table.add("row", "first", 0.7)
@@ -160,14 +162,14 @@ def test_tables_show_deviations_gaps_and_what_was_published() -> None:
 @pytest.mark.parametrize(
     "identifier", ["paper-6", "paper-15a", "paper-15b", *[f"rebuttal-{n}" for n in (23, 28, 29, 30, 31, 32)]]
 )
-def test_published_tables_are_whole(identifier: str) -> None:
+def test_published_tables_are_complete(identifier: str) -> None:
     table = published_tables()[identifier]
     assert all(set(row["values"]) == set(table["columns"]) for row in table["rows"])
     values = [value for row in table["rows"] for value in row["values"].values() if value is not None]
     assert np.all((np.array(values) > 40) & (np.array(values) < 100))
 
 
-def test_features_are_added_one_by_one() -> None:
+def test_nested_combinations_add_one_feature_at_a_time() -> None:
     assert nested(["kl", "dino"]) == [["embeddings"], ["embeddings", "kl"], ["embeddings", "kl", "dino"]]
 
 
@@ -180,26 +182,26 @@ def test_features_are_added_one_by_one() -> None:
         (["--objective", "kll"], "unknown objective 'kll'. Did you mean 'kl'"),
     ],
 )
-def test_mistakes_are_named(flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_name_the_mistake(flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert COMMANDS["ablate"].main(flags) == 2
     assert complaint in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_raw_gradients_are_those_that_the_projection_sees(tmp_path: Path) -> None:
-    """The projected file is the raw one times the matrix of the run."""
+def test_the_projection_of_raw_gradients_gives_the_projected_gradients(tmp_path: Path) -> None:
+    """The array in the projected file equals the raw array times the matrix of the run, up to scale."""
     assert ablate("raw", tmp_path, "--projection-dim", "32") == 0
     folders = {path.parts[-6]: path for path in tmp_path.glob("ablations/*/*/gradients/digits/digits-vit/kl-test.h5")}
     with h5py.File(folders["raw-gradient-seed42"]) as raw, h5py.File(folders["projected-to-32-seed42"]) as projected:
         gradients, expected = raw["attn_proj"][:], projected["attn_proj"][:]
     (matrix_file,) = tmp_path.rglob("projections/*.pth")
     matrix = load_projection(matrix_file).dense(torch.device("cpu")).numpy()
-    found = gradients @ matrix.T
-    found *= np.linalg.norm(expected) / np.linalg.norm(found)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    projected_gradients = gradients @ matrix.T
+    projected_gradients *= np.linalg.norm(expected) / np.linalg.norm(projected_gradients)
+    np.testing.assert_allclose(projected_gradients, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-def test_ablations_of_different_rows_and_objectives_live_side_by_side(tmp_path: Path) -> None:
+def test_ablations_of_different_rows_and_objectives_have_different_files(tmp_path: Path) -> None:
     shared = {"root": tmp_path, "ablation": ("bias", "pca")}
     runs = [AblateSettings(**shared, **more) for more in ({}, {"rows": 24}, {"rows": 48}, {"objective": ("kl",)})]
     files = [path for run in runs for path in run.outputs()]

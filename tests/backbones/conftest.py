@@ -1,4 +1,4 @@
-"""A registered backbone with a small architecture."""
+"""Fixture: a registered backbone with a small architecture."""
 
 import pytest
 

@@ -1,6 +1,6 @@
-"""Small stand-ins for the real architectures, and checkpoints in the key names of those who publish them.
+"""Small versions of the architectures, and checkpoints in the key names of their publishers.
 
-The name lists are typed from the published files, not taken from the code under test.
+The names are copied from the published files, not from the code under test.
 """
 
 from collections.abc import Callable, Hashable, Iterable
@@ -35,40 +35,40 @@ def timm_vit(**options: object) -> nn.Module:
 def shrink(
     monkeypatch: pytest.MonkeyPatch, name: str, build: Callable[[], nn.Module] = timm_vit, **changes: Any
 ) -> BackboneSpec:
-    """Let a registered backbone build a small architecture for one test; its converter stays, unless changed."""
+    """Let a registered backbone build a small architecture in a test. Its converter stays, unless `changes` has one."""
     spec = replace(BACKBONES[name], build=build, **changes)
     monkeypatch.setitem(BACKBONES._entries, name, spec)
     return spec
 
 
 def shrink_timm(monkeypatch: pytest.MonkeyPatch, name: str, build: Callable[[], nn.Module]) -> BackboneSpec:
-    """The same for backbones whose converter asks the architecture."""
+    """Do the same for backbones with a converter that needs the architecture."""
     convert = BACKBONES[name].convert
     assert isinstance(convert, partial)
     return shrink(monkeypatch, name, build, convert=partial(convert.func, **{**convert.keywords, "build": build}))
 
 
-def with_one_fast_of_each(kind: Callable[[BackboneSpec], Hashable], names: Iterable[str]) -> list[ParameterSet]:
-    """All the names; the narrowest backbone of each kind in the daily loop, the others marked slow."""
+def one_fast_name_of_each(kind: Callable[[BackboneSpec], Hashable], names: Iterable[str]) -> list[ParameterSet]:
+    """Return all names. Only the backbone of smallest width of each kind is fast; the others are marked slow."""
     by_width = sorted(names, key=lambda name: (BACKBONES[name].embedding_dim, name))
     fast = {kind(BACKBONES[name]): name for name in reversed(by_width)}.values()
     return [pytest.param(name, marks=[] if name in fast else pytest.mark.slow) for name in by_width]
 
 
 def save(folder: Path, state: object, name: str = "weights.pth") -> Path:
-    """A checkpoint of the kind that the file's ending says."""
+    """Save a checkpoint in the format of the file ending, and return its path."""
     (save_file if name.endswith("safetensors") else torch.save)(state, folder / name)
     return folder / name
 
 
 def random_state(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
-    """Tensors of the given shapes, small enough for a network to behave."""
+    """Return random tensors of these shapes, with small values."""
     generator = torch.Generator().manual_seed(seed)
     return {name: 0.2 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
 def block_shapes(prefix: str, *, layer_scale: bool = False) -> Shapes:
-    """A block in the naming of DINO, MoCo v3, MAE and timm."""
+    """Return the shapes of a block in the naming of DINO, MoCo v3, MAE and timm."""
     shapes: Shapes = {}
     for norm in ("norm1", "norm2"):
         shapes |= {f"{prefix}{norm}.weight": (WIDTH,), f"{prefix}{norm}.bias": (WIDTH,)}
@@ -85,7 +85,7 @@ def block_shapes(prefix: str, *, layer_scale: bool = False) -> Shapes:
 
 
 def vit_shapes(prefix: str = "", *, grid: int = GRID, layer_scale: bool = False) -> Shapes:
-    """A Vision Transformer in the naming of DINO, MoCo v3, MAE and timm."""
+    """Return the shapes of a Vision Transformer in the naming of DINO, MoCo v3, MAE and timm."""
     shapes: Shapes = {
         f"{prefix}cls_token": (1, 1, WIDTH),
         f"{prefix}pos_embed": (1, 1 + grid**2, WIDTH),
@@ -100,7 +100,7 @@ def vit_shapes(prefix: str = "", *, grid: int = GRID, layer_scale: bool = False)
 
 
 def torchvision_shapes() -> Shapes:
-    """torchvision's VisionTransformer as its published files name it: linear_1 and linear_2, heads.head."""
+    """Return the shapes of the VisionTransformer in torchvision.s published files (linear_1, linear_2, heads.head)."""
     shapes: Shapes = {
         "class_token": (1, 1, WIDTH),
         "conv_proj.weight": (WIDTH, 3, PATCH, PATCH),
@@ -128,7 +128,7 @@ def torchvision_shapes() -> Shapes:
 
 
 def openai_clip_shapes(joint: int = 16) -> Shapes:
-    """OpenAI's CLIP, image tower in full and a bit of the text tower."""
+    """Return the shapes of the complete image tower of OpenAI.s CLIP, and of a part of the text tower."""
     shapes: Shapes = {
         "visual.class_embedding": (WIDTH,),
         "visual.positional_embedding": (1 + GRID**2, WIDTH),
@@ -154,6 +154,6 @@ def openai_clip_shapes(joint: int = 16) -> Shapes:
     return shapes
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest value."""
-    return float((found - expected).abs().max() / expected.abs().max())
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference divided by the largest value."""
+    return float((actual - expected).abs().max() / expected.abs().max())

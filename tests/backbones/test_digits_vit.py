@@ -1,4 +1,4 @@
-"""The backbone that comes with the package."""
+"""The backbone whose weights are in the package."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from fungi.data.base import open_split
 
 
 def embed(rows: range) -> tuple[torch.Tensor, torch.Tensor]:
-    """L2-normalised embeddings of train rows `[n 96]`, and labels."""
+    """Return L2-normalised embeddings of train rows `[n 96]`, and labels."""
     samples = open_split("digits", "train", Path())
     images = [np.asarray(samples.load(row).resize((32, 32), Image.Resampling.BICUBIC)) for row in rows]
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
@@ -22,14 +22,14 @@ def embed(rows: range) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.nn.functional.normalize(embeddings, dim=1), torch.from_numpy(samples.targets[rows].astype(np.int64))
 
 
-def test_it_loads_without_network_or_files_of_the_user():
+def test_digits_vit_loads_without_a_network_and_without_files_of_the_user():
     backbone = load_backbone("digits-vit")
     assert backbone.weights_source == "published weights: carried in the package"
     assert len(backbone.weights_hash) == 64
     assert {parameter.dtype for parameter in backbone.model.parameters()} == {torch.float32}
 
 
-def test_the_file_is_small_and_a_plain_state_dict():
+def test_the_file_is_small_and_contains_a_state_dict():
     from safetensors.torch import load_file
 
     assert digits_vit.WEIGHTS.stat().st_size < 4e6
@@ -37,15 +37,15 @@ def test_the_file_is_small_and_a_plain_state_dict():
 
 
 @pytest.mark.slow
-def test_it_knows_the_digits_it_learned_and_does_not_know_the_others_perfectly():
-    """Nearest other row: far better than chance for all ten digits, near perfect for 0 to 4, with room for 5 to 9."""
+def test_digits_of_the_training_are_recognised_better_than_other_digits():
+    """The nearest other row has the same label nearly always for 0 to 4, and often for 5 to 9."""
     embeddings, labels = embed(range(400))
     nearest = (embeddings @ embeddings.T).fill_diagonal_(-1).argmax(1)
-    right = (labels[nearest] == labels).float()
-    assert right[labels < 5].mean() > 0.9
-    assert 0.4 < right[labels >= 5].mean() < 0.97
+    correct = (labels[nearest] == labels).float()
+    assert correct[labels < 5].mean() > 0.9
+    assert 0.4 < correct[labels >= 5].mean() < 0.97
 
 
-def test_random_weights_know_less():
+def test_random_weights_differ_from_the_published_weights():
     shipped, random = load_backbone("digits-vit"), load_backbone("digits-vit", random_init=True)
     assert shipped.weights_hash != random.weights_hash

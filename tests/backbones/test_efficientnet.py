@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 from its package is right: it sees a palace and a daisy where people do."""
+"""EfficientNet-Lite0 from its package recognises a palace and a daisy in two photographs."""
 
 import numpy as np
 import pytest
@@ -16,18 +16,18 @@ needs_package = pytest.mark.skipif(
 )
 
 
-def sample_views(given: object) -> torch.Tensor:
-    """scikit-learn's two photographs, china.jpg and flower.jpg, as the backbone wants them: `[2 c h w]`."""
+def sample_views(input_spec: object) -> torch.Tensor:
+    """Return the views of the two photographs of scikit-learn, china.jpg and flower.jpg: `[2 c h w]`."""
     from sklearn.datasets import load_sample_images
 
-    views = given.views("plain")
+    views = input_spec.views("plain")
     pictures = [views.prepare(Image.fromarray(image)) for image in load_sample_images().images]
     return views.render(views.collate(pictures))
 
 
 @pytest.mark.slow
 @needs_package
-def test_it_sees_a_palace_in_china_and_a_daisy_in_the_flower() -> None:
+def test_a_palace_and_a_daisy_are_recognised() -> None:
     state = efficientnet.timm_order(efficientnet.read_checkpoint(efficientnet.weights_file()))
     backbone = load_backbone("efficientnet-lite0")
     with torch.no_grad():
@@ -42,12 +42,12 @@ def test_it_sees_a_palace_in_china_and_a_daisy_in_the_flower() -> None:
 @needs_package
 def test_tensors_in_another_order_are_refused() -> None:
     state = efficientnet.read_checkpoint(efficientnet.weights_file())
-    moved = dict(reversed(state.items()))
+    reordered = dict(reversed(state.items()))
     with pytest.raises(FungiError, match="don't have the order of those of EfficientNet-Lite0"):
-        efficientnet.timm_order(moved)
+        efficientnet.timm_order(reordered)
 
 
-def test_it_says_what_to_install_where_its_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_package_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficientnet, "PACKAGE", "no_such_package")
     with pytest.raises(MissingFilesError, match=r"pip install no-such-package; or use --backbone digits-vit"):
         load_backbone("efficientnet-lite0")
@@ -55,8 +55,8 @@ def test_it_says_what_to_install_where_its_package_is_missing(monkeypatch: pytes
 
 @pytest.mark.slow
 @needs_package
-def test_gradients_of_its_last_convolution_are_autograds() -> None:
-    """The per-sample gradient at the gradient source, one sample at a time by plain autograd, is the engine's."""
+def test_gradients_of_the_last_convolution_equal_autograd() -> None:
+    """The gradients of the engine equal plain autograd, which runs one sample at a time."""
     from fungi.config import KLConfig
     from fungi.wrapper import FUNGIWrapper
 
@@ -69,7 +69,7 @@ def test_gradients_of_its_last_convolution_are_autograds() -> None:
     wrapper = FUNGIWrapper(
         backbone.model, "conv_head", "cpu", projection, image_input=backbone.input, extractor_configs=[KLConfig()]
     )
-    found = wrapper(pictures)
+    features = wrapper(pictures)
     views = backbone.input.views("plain")
     weight = backbone.model.conv_head.weight.requires_grad_(True)
     for row, image in enumerate(pictures):
@@ -77,5 +77,5 @@ def test_gradients_of_its_last_convolution_are_autograds() -> None:
         loss = wrapper.extractors[0].compute_loss(wrapper.extractors[0].latents(embedding), 1).sum()
         (gradient,) = torch.autograd.grad(loss, weight)
         expected = torch.nn.functional.normalize(projection.float() @ gradient.flatten(), dim=0)
-        assert float(found[row] @ expected) > 1 - 1e-4
+        assert float(features[row] @ expected) > 1 - 1e-4
     weight.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Checkpoints in the true key names of their publishers load strictly, and compute what the publisher's code does."""
+"""Checkpoints in their published key names load strictly, and give the same embeddings as the code of the publisher."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ from tests.backbones.small import (
     vit_shapes,
 )
 
-ROUNDING = 1e-5  # float32, sums taken in another order
+ROUNDING = 1e-5  # float32 sums in another order
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def images() -> Tensor:
 
 
 def plain_vit(state: dict[str, Tensor], images: Tensor, *, positions: Tensor) -> Tensor:
-    """The forward of DINO's and DINOv2's hub code, written out: class token after the final norm, `[n d]`."""
+    """Compute the forward of the hub code of DINO and DINOv2: class token after the final norm, `[n d]`."""
     x = functional.conv2d(images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=PATCH)
     x = torch.cat([state["cls_token"].expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1) + positions
     for index in range(DEPTH):
@@ -67,16 +67,16 @@ def norm(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
 def interpolated_in_forward(positions: Tensor, *, patches: int) -> Tensor:
     """DINOv2's interpolate_pos_encoding: https://github.com/facebookresearch/dinov2/blob/main/dinov2/models/vision_transformer.py."""
     side, width = int((positions.shape[1] - 1) ** 0.5), positions.shape[-1]
-    grown = functional.interpolate(
+    interpolated = functional.interpolate(
         positions[:, 1:].reshape(1, side, side, width).permute(0, 3, 1, 2),
         mode="bicubic",
         antialias=False,
         scale_factor=((patches + 0.1) / side, (patches + 0.1) / side),
     )
-    return torch.cat([positions[:, :1], grown.permute(0, 2, 3, 1).reshape(1, -1, width)], dim=1)
+    return torch.cat([positions[:, :1], interpolated.permute(0, 2, 3, 1).reshape(1, -1, width)], dim=1)
 
 
-def test_torchvision_weights_give_torchvisions_embedding(images):
+def test_torchvision_weights_give_the_embedding_of_torchvision(images):
     from torchvision.models import VisionTransformer
 
     torch.manual_seed(0)
@@ -93,7 +93,7 @@ def test_torchvision_weights_give_torchvisions_embedding(images):
         assert relative_error(converted(images), original(images)) < ROUNDING
 
 
-def test_published_torchvision_files_with_their_old_names_give_torchvisions_embedding(images, tmp_path, monkeypatch):
+def test_torchvision_files_with_old_names_give_the_embedding_of_torchvision(images, tmp_path, monkeypatch):
     from torchvision.models import VisionTransformer
 
     shrink(monkeypatch, "vit-b16")
@@ -115,7 +115,7 @@ def test_published_torchvision_files_with_their_old_names_give_torchvisions_embe
         assert relative_error(loaded.model(images), original(images)) < ROUNDING
 
 
-def test_dino_hub_checkpoint_computes_what_the_hub_code_does(images, tmp_path, monkeypatch):
+def test_dino_checkpoint_gives_the_embedding_of_the_hub_code(images, tmp_path, monkeypatch):
     shrink(monkeypatch, "dino_vitb16")
     state = random_state(vit_shapes())
     torch.save(state, tmp_path / "dino_vitbase16_pretrain.pth")
@@ -124,7 +124,7 @@ def test_dino_hub_checkpoint_computes_what_the_hub_code_does(images, tmp_path, m
     assert relative_error(loaded.model(images), expected) < ROUNDING
 
 
-def test_dinov2_hub_checkpoint_computes_what_the_hub_code_does(images, tmp_path, monkeypatch):
+def test_dinov2_checkpoint_gives_the_embedding_of_the_hub_code(images, tmp_path, monkeypatch):
     """Mask token dropped, LayerScale applied, positions of a 9 x 9 grid interpolated as in the hub's forward."""
     assert BACKBONES["dinov2_vitb14"].convert is dinov2_names
     shrink(
@@ -140,18 +140,18 @@ def test_dinov2_hub_checkpoint_computes_what_the_hub_code_does(images, tmp_path,
     assert relative_error(loaded.model(images), expected) < ROUNDING
 
 
-def test_dinov2_positions_at_224_px_are_the_hubs_and_not_timms():
+def test_dinov2_positions_at_224_px_are_those_of_the_hub_not_of_timm():
     from timm.layers import resample_abs_pos_embed
 
     trained = torch.randn(1, 1 + 37**2, 8, generator=torch.Generator().manual_seed(0))
-    found = dinov2_names({"pos_embed": trained})["pos_embed"]
-    assert found.shape == (1, 1 + 16**2, 8)
-    assert torch.equal(found, interpolated_in_forward(trained, patches=16))
+    positions = dinov2_names({"pos_embed": trained})["pos_embed"]
+    assert positions.shape == (1, 1 + 16**2, 8)
+    assert torch.equal(positions, interpolated_in_forward(trained, patches=16))
     antialiased = resample_abs_pos_embed(trained, new_size=[16, 16])
-    assert relative_error(found, antialiased) > 0.1
+    assert relative_error(positions, antialiased) > 0.1
 
 
-def test_positions_of_the_right_grid_stay_untouched():
+def test_positions_of_the_same_grid_are_unchanged():
     positions = torch.randn(1, 1 + GRID**2, 8)
     assert hub_positions(positions, grid=GRID) is positions
 
@@ -229,7 +229,7 @@ def clip_vit() -> nn.Module:
     return timm_vit(num_classes=16, pre_norm=True, norm_layer=partial(nn.LayerNorm, eps=1e-5))
 
 
-def test_openai_clip_names_are_understood(tmp_path, monkeypatch, images):
+def test_openai_clip_names_are_converted(tmp_path, monkeypatch, images):
     shrink_timm(monkeypatch, "clip-vit-b16", clip_vit)
     state = random_state(openai_clip_shapes())
     torch.save(state, tmp_path / "clip.pt")
@@ -242,7 +242,7 @@ def test_openai_clip_names_are_understood(tmp_path, monkeypatch, images):
     assert loaded.model(images).shape == (3, 16)
 
 
-def test_a_checkpoint_of_another_resolution_is_not_quietly_resampled(tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_resolution_is_refused(tmp_path, monkeypatch):
     shrink_timm(monkeypatch, "clip-vit-b16", clip_vit)
     state = random_state({**openai_clip_shapes(), "visual.positional_embedding": (1 + 6**2, WIDTH)})
     torch.save(state, tmp_path / "clip.pt")
@@ -250,17 +250,17 @@ def test_a_checkpoint_of_another_resolution_is_not_quietly_resampled(tmp_path, m
         load_backbone("clip-vit-b16", checkpoint=tmp_path / "clip.pt")
 
 
-def test_deit3_names_of_its_authors_are_understood(tmp_path, monkeypatch):
+def test_published_deit3_names_are_converted(tmp_path, monkeypatch):
     shrink_timm(monkeypatch, "deit3-vit-b16", partial(timm_vit, init_values=1e-6, no_embed_class=True))
     shapes = vit_shapes(layer_scale=True) | {
         "pos_embed": (1, GRID**2, WIDTH),
         "head.weight": (10, WIDTH),
         "head.bias": (10,),
     }
-    theirs = {
+    published = {
         key.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): shape for key, shape in shapes.items()
     }
-    state = random_state(theirs)
+    state = random_state(published)
     torch.save({"model": state}, tmp_path / "deit_3.pth")
     loaded = load_backbone("deit3-vit-b16", checkpoint=tmp_path / "deit_3.pth")
     assert torch.equal(loaded.model.blocks[0].ls2.gamma, state["blocks.0.gamma_2"])

@@ -1,4 +1,4 @@
-"""A backbone at another input size than its own: positions scaled, part of the identity, refused where it can't be."""
+"""Backbones at other input sizes: positions are scaled, features of two sizes never mix, invalid sizes are refused."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_a_backbone_takes_images_of_another_size(name: str, native: int, size: i
         ("tiny-bert", 64, "--input-size is for images; backbone 'tiny-bert' takes text"),
     ],
 )
-def test_a_size_that_can_not_be_is_refused(name: str, size: int, complaint: str) -> None:
+def test_an_invalid_size_is_refused(name: str, size: int, complaint: str) -> None:
     with pytest.raises(FungiError, match=complaint):
         load_backbone(name, random_init=True, input_size=size)
 
@@ -51,7 +51,7 @@ def test_features_of_two_sizes_are_never_mixed(tmp_path: Path, capfd: pytest.Cap
         for label in ("a", "b"):
             (tmp_path / "data" / split / label).mkdir(parents=True)
             pixels = np.random.default_rng(len(split)).integers(0, 256, (50, 60, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / split / label / "one.png")
+            Image.fromarray(pixels).save(tmp_path / "data" / split / label / "picture.png")
     data = f"--dataset two=folder:{tmp_path / 'data'} --backbone mine=timm:test_resnet.r160_in1k --random-init"
     common = f"{data} --root {tmp_path / 'features'} --split test".split()
     assert COMMANDS["extract"].main([*common, "--input-size", "96"]) == 0

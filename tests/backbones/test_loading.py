@@ -1,4 +1,4 @@
-"""Loading: strict and reproducible."""
+"""Loading a backbone is strict and reproducible."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from fungi.errors import FungiError
 from fungi.profiles import PROFILES
 from tests.backbones.small import SMALL, random_state, save, shrink, torchvision_shapes, vit_shapes
 
-# --- what comes out
+# --- the loaded backbone
 
 
 def test_the_model_is_frozen_and_in_evaluation_mode(small):
@@ -20,7 +20,7 @@ def test_the_model_is_frozen_and_in_evaluation_mode(small):
 
 
 @pytest.mark.parametrize("profile", ["clean", "published"])
-def test_the_input_follows_the_profile(small, profile):
+def test_the_profile_decides_the_input(small, profile):
     backbone = load_backbone(SMALL, random_init=True, profile=PROFILES[profile])
     assert (backbone.input.view_statistics is None) == (profile == "clean")
     assert backbone.spec.name == SMALL
@@ -43,14 +43,14 @@ def test_containers_of_training_programs_are_unwrapped(small, tmp_path, wrap):
     assert load_backbone(SMALL, checkpoint=save(tmp_path, content)).weights_hash == plain
 
 
-def test_source_names_and_built_names_give_the_same_weights(tmp_path, monkeypatch):
+def test_published_names_and_names_of_the_model_give_the_same_weights(tmp_path, monkeypatch):
     shrink(monkeypatch, "vit-b16")
-    theirs = load_backbone("vit-b16", checkpoint=save(tmp_path, random_state(torchvision_shapes())))
-    built = save(tmp_path, theirs.model.state_dict(), "built.pth")
-    assert load_backbone("vit-b16", checkpoint=built).weights_hash == theirs.weights_hash
+    published = load_backbone("vit-b16", checkpoint=save(tmp_path, random_state(torchvision_shapes())))
+    built = save(tmp_path, published.model.state_dict(), "built.pth")
+    assert load_backbone("vit-b16", checkpoint=built).weights_hash == published.weights_hash
 
 
-def test_half_precision_files_are_computed_with_in_float32(small, tmp_path):
+def test_weights_in_half_precision_become_float32(small, tmp_path):
     state = {name: tensor.half() for name, tensor in random_state(vit_shapes()).items()}
     backbone = load_backbone(SMALL, checkpoint=save(tmp_path, state))
     assert {parameter.dtype for parameter in backbone.model.parameters()} == {torch.float32}
@@ -58,7 +58,7 @@ def test_half_precision_files_are_computed_with_in_float32(small, tmp_path):
 
 
 class Computes(nn.Module):
-    """Holds a parameter, and tensors that no state dict has."""
+    """Has a parameter, and tensors that are not in its state dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Computes(nn.Module):
 
 
 @pytest.mark.parametrize("left_out", [None, "angles", "offsets"])
-def test_tensors_that_no_state_dict_has_are_computed(monkeypatch, tmp_path, left_out):
+def test_tensors_outside_the_state_dict_are_computed(monkeypatch, tmp_path, left_out):
     def build() -> nn.Module:
         model = Computes()
         if left_out:
@@ -80,14 +80,14 @@ def test_tensors_that_no_state_dict_has_are_computed(monkeypatch, tmp_path, left
 
     shrink(monkeypatch, SMALL, build)
     backbone = load_backbone(SMALL, checkpoint=save(tmp_path, {"weight": torch.ones(3)}))
-    held = [getattr(backbone.model, name) for name in ("weight", "angles", "offsets") if name != left_out]
-    assert not any(tensor.is_meta for tensor in held)
+    loaded = [getattr(backbone.model, name) for name in ("weight", "angles", "offsets") if name != left_out]
+    assert not any(tensor.is_meta for tensor in loaded)
     if not left_out:
         assert torch.equal(backbone.model(torch.ones(3)), torch.tensor([1.0, 3.0, 5.0]))
 
 
-def test_a_loaded_model_is_no_view_of_the_file(small, tmp_path):
-    """Weights are whole float32 tensors of their own, whatever layout the converter left."""
+def test_loaded_weights_are_contiguous_parameters(small, tmp_path):
+    """Weights are contiguous for every memory layout that a converter returns."""
     backbone = load_backbone(SMALL, checkpoint=save(tmp_path, random_state(vit_shapes())))
     assert all(parameter.is_contiguous() for parameter in backbone.model.parameters())
     assert isinstance(backbone.model.cls_token, nn.Parameter)
@@ -96,7 +96,7 @@ def test_a_loaded_model_is_no_view_of_the_file(small, tmp_path):
 # --- strictness
 
 
-def test_missing_weights_are_fatal_and_named(small, tmp_path):
+def test_missing_weights_are_refused_and_named(small, tmp_path):
     state = random_state(vit_shapes())
     del state["norm.weight"], state["blocks.1.attn.proj.bias"]
     with pytest.raises(
@@ -107,13 +107,13 @@ def test_missing_weights_are_fatal_and_named(small, tmp_path):
     assert "\n" not in str(e.value)
 
 
-def test_unexpected_weights_are_fatal_and_named(small, tmp_path):
+def test_unexpected_weights_are_refused_and_named(small, tmp_path):
     state = random_state(vit_shapes()) | {f"extra.{index}": torch.zeros(1) for index in range(5)}
     with pytest.raises(FungiError, match=r"5 unexpected \(extra\.0, extra\.1, extra\.2, \.\.\.\)"):
         load_backbone(SMALL, checkpoint=save(tmp_path, state))
 
 
-def test_weights_of_another_shape_are_fatal_and_named(small, tmp_path):
+def test_weights_of_another_shape_are_refused_and_named(small, tmp_path):
     state = random_state(vit_shapes()) | {"norm.bias": torch.zeros(7)}
     with pytest.raises(FungiError, match=r"1 of another shape \(norm\.bias is \[7\] instead of \[32\]\)"):
         load_backbone(SMALL, checkpoint=save(tmp_path, state))
@@ -136,7 +136,7 @@ def test_weights_of_another_family_are_refused(name, tmp_path, monkeypatch):
         ),
     ],
 )
-def test_what_a_foreign_converter_stumbles_over_is_said_in_one_line(name, tmp_path):
+def test_errors_of_a_foreign_converter_become_one_line(name, tmp_path):
     broken = {
         "pos_embed": torch.zeros(3),
         "patch_embed.proj.weight": torch.zeros(2),
@@ -150,7 +150,7 @@ def test_what_a_foreign_converter_stumbles_over_is_said_in_one_line(name, tmp_pa
 # --- hash and seeds
 
 
-def test_the_hash_changes_if_and_only_if_the_weights_do(small, tmp_path):
+def test_the_hash_changes_if_and_only_if_the_weights_change(small, tmp_path):
     state = random_state(vit_shapes())
     first = load_backbone(SMALL, checkpoint=save(tmp_path, state, "a.pth")).weights_hash
     again = load_backbone(SMALL, checkpoint=save(tmp_path, dict(reversed(state.items())), "b.safetensors")).weights_hash
@@ -159,7 +159,7 @@ def test_the_hash_changes_if_and_only_if_the_weights_do(small, tmp_path):
     assert first == again != other
 
 
-def test_the_hash_sees_names_shapes_and_dtypes():
+def test_the_hash_depends_on_names_shapes_and_dtypes():
     def of(**tensors):
         module = nn.Module()
         for name, tensor in tensors.items():
@@ -167,7 +167,7 @@ def test_the_hash_sees_names_shapes_and_dtypes():
         return hash_weights(module)
 
     zeros = torch.zeros(2, 2)
-    found = [
+    hashes = [
         of(a=zeros),
         of(b=zeros),
         of(a=zeros.flatten()),
@@ -175,11 +175,11 @@ def test_the_hash_sees_names_shapes_and_dtypes():
         of(a=zeros.bfloat16()),
         of(a=zeros[0, 0]),
     ]
-    assert len(set(found)) == len(found)
-    assert of(a=zeros) == of(a=torch.zeros(2, 4)[:, ::2])  # strides are no part of the value
+    assert len(set(hashes)) == len(hashes)
+    assert of(a=zeros) == of(a=torch.zeros(2, 4)[:, ::2])  # the hash does not depend on strides
 
 
-def test_random_initialisation_depends_on_the_seed_alone(small):
+def test_random_initialisation_depends_only_on_the_seed(small):
     first = load_backbone(SMALL, random_init=True, seed=1)
     torch.rand(7)
     second = load_backbone(SMALL, random_init=True, seed=1)
@@ -188,7 +188,7 @@ def test_random_initialisation_depends_on_the_seed_alone(small):
 
 
 @pytest.mark.parametrize("random_init", [True, False])
-def test_loading_leaves_the_global_random_state_alone(random_init):
+def test_loading_does_not_change_the_global_random_state(random_init):
     before = torch.get_rng_state()
     load_backbone("digits-vit", random_init=random_init)
     assert torch.equal(torch.get_rng_state(), before)

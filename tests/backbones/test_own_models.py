@@ -1,4 +1,4 @@
-"""A user's own models of timm and `transformers`: transform, pooling and gradient source are found, and said."""
+"""A user's own models of timm and `transformers`: transform, pooling and gradient source are detected and described."""
 
 from pathlib import Path
 
@@ -23,13 +23,13 @@ def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def view(given: object) -> torch.Tensor:
-    """How a backbone sees a picture that is wider than high, `[1 c h w]`."""
-    views = given.views("plain")
+def view(input_spec: object) -> torch.Tensor:
+    """Return the view of a picture that is wider than high, `[1 c h w]`."""
+    views = input_spec.views("plain")
     return views.render(views.collate([views.prepare(picture(200, 120))]))
 
 
-# timm's own miniatures: id, E, gradient source, what is said of the pooling
+# small test models of timm: id, E, gradient source, description of the pooling
 MINIATURES = {
     "test_vit.r160_in1k": (64, "blocks.5.attn.proj", "pooling: token"),
     "test_resnet.r160_in1k": (96, "layer4.0.conv2", "pooling: avg"),
@@ -39,14 +39,14 @@ MINIATURES = {
 
 
 @pytest.mark.parametrize("model", first_fast(MINIATURES))
-def test_a_model_of_timm_is_its_own_library_read_plainly(model: str) -> None:
+def test_a_model_of_timm_gives_the_embedding_of_timm(model: str) -> None:
     import timm
     from timm.data import create_transform, resolve_model_data_config
 
     loaded = load_backbone(f"mine=timm:{model}", random_init=True)
-    size, layer, said = MINIATURES[model]
+    size, layer, pooling = MINIATURES[model]
     assert (loaded.spec.name, loaded.spec.embedding_dim, loaded.spec.layer) == ("mine", size, layer)
-    assert said in loaded.spec.notes
+    assert pooling in loaded.spec.notes
     assert f"gradient source {layer}" in loaded.spec.notes
     assert find_target(loaded.model, layer).gradient_dim == loaded.spec.gradient_dim
 
@@ -54,24 +54,24 @@ def test_a_model_of_timm_is_its_own_library_read_plainly(model: str) -> None:
     plain.load_state_dict(loaded.model.state_dict())
     transform = create_transform(**resolve_model_data_config(plain))
     expected = transform(picture(200, 120)).unsqueeze(0)
-    found = view(loaded.input)
+    actual = view(loaded.input)
     # The same crop of the same resize; floor against round of the longer side moves it by a pixel at most.
-    assert found.shape == expected.shape
-    assert float(np.corrcoef(found.flatten(), expected.flatten())[0, 1]) > 0.9
+    assert actual.shape == expected.shape
+    assert float(np.corrcoef(actual.flatten(), expected.flatten())[0, 1]) > 0.9
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(expected), plain(expected))
 
 
-def test_the_classifier_of_timms_weights_is_dropped(tmp_path: Path) -> None:
+def test_the_classifier_in_weights_of_timm_is_dropped(tmp_path: Path) -> None:
     import timm
 
-    whole = timm.create_model("test_resnet.r160_in1k", pretrained=False)
-    torch.save(whole.state_dict(), tmp_path / "resnet.pth")
+    classifier = timm.create_model("test_resnet.r160_in1k", pretrained=False)
+    torch.save(classifier.state_dict(), tmp_path / "resnet.pth")
     loaded = load_backbone("mine=timm:test_resnet.r160_in1k", checkpoint=tmp_path / "resnet.pth")
-    assert torch.equal(loaded.model.layer4[0].conv2.weight, whole.layer4[0].conv2.weight)
+    assert torch.equal(loaded.model.layer4[0].conv2.weight, classifier.layer4[0].conv2.weight)
 
 
-def test_layers_that_cannot_be_gradient_sources_are_passed_over() -> None:
+def test_layers_that_cannot_be_gradient_sources_are_skipped() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     assert gradient_source(model, ["0", "1", "1"]) == ("0", "last layer that is computed")
     assert gradient_source(model, ["blocks.0.attn.proj", "head"])[0] == "blocks.0.attn.proj"
@@ -86,7 +86,7 @@ def test_layers_that_cannot_be_gradient_sources_are_passed_over() -> None:
         ("mine=timm:resnet50.nope", r"unknown weights of timm 'resnet50.nope'\. Did you mean 'resnet50\."),
     ],
 )
-def test_ids_that_timm_does_not_have_are_refused_with_near_ones(text: str, complaint: str) -> None:
+def test_errors_for_unknown_ids_of_timm_name_similar_ids(text: str, complaint: str) -> None:
     with pytest.raises(FungiError, match=complaint):
         resolve_backbone(text)
 
@@ -111,7 +111,7 @@ def saved_resnet(folder: Path) -> nn.Module:
 
 
 def saved_clip(folder: Path) -> nn.Module:
-    """Both towers; the image tower is what counts."""
+    """Save a model with both towers; return its image tower."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -128,12 +128,12 @@ def saved_clip(folder: Path) -> nn.Module:
 @pytest.mark.parametrize(
     ("save", "layer", "pooled"),
     [
-        (saved_vit, "attention", lambda found: found.last_hidden_state[:, 0]),
-        (saved_resnet, "convolution", lambda found: found.pooler_output.flatten(1)),
-        (saved_clip, "self_attn.out_proj", lambda found: found.pooler_output),
+        (saved_vit, "attention", lambda output: output.last_hidden_state[:, 0]),
+        (saved_resnet, "convolution", lambda output: output.pooler_output.flatten(1)),
+        (saved_clip, "self_attn.out_proj", lambda output: output.pooler_output),
     ],
 )
-def test_an_image_model_of_transformers_is_its_own_library_read_plainly(save, layer, pooled, tmp_path) -> None:
+def test_an_image_model_of_transformers_gives_the_embedding_of_transformers(save, layer, pooled, tmp_path) -> None:
     from transformers import AutoImageProcessor
 
     with torch.random.fork_rng():
@@ -143,19 +143,19 @@ def test_an_image_model_of_transformers_is_its_own_library_read_plainly(save, la
     assert layer in loaded.spec.layer
     assert f"gradient source {loaded.spec.layer}" in loaded.spec.notes
     expected = AutoImageProcessor.from_pretrained(tmp_path)(picture(200, 120), return_tensors="pt")["pixel_values"]
-    found = view(loaded.input)
-    assert found.shape == expected.shape
-    assert float(np.corrcoef(found.flatten(), expected.flatten())[0, 1]) > 0.95
+    actual = view(loaded.input)
+    assert actual.shape == expected.shape
+    assert float(np.corrcoef(actual.flatten(), expected.flatten())[0, 1]) > 0.95
     with torch.no_grad():
-        wanted = pooled(original(expected))
-        torch.testing.assert_close(loaded.model(expected), wanted, rtol=1e-4, atol=1e-5)
+        pooled_output = pooled(original(expected))
+        torch.testing.assert_close(loaded.model(expected), pooled_output, rtol=1e-4, atol=1e-5)
         mean = load_backbone(f"mine=hf-mean:{tmp_path}").model(expected)
-    assert mean.shape == wanted.shape
+    assert mean.shape == pooled_output.shape
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:At least one mel filter:UserWarning")
-def test_a_spectrogram_model_of_transformers_pads_as_its_feature_extractor_does(tmp_path) -> None:
+def test_spectrograms_are_padded_as_by_the_feature_extractor_of_transformers(tmp_path) -> None:
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -170,8 +170,8 @@ def test_a_spectrogram_model_of_transformers_pads_as_its_feature_extractor_does(
     short = torch.randn(2, 70, 128, generator=torch.Generator().manual_seed(0))
     silence = torch.full((2, 30, 128), (0 - extractor.mean) / (2 * extractor.std))
     with torch.no_grad():
-        wanted = original(torch.cat([short, silence], dim=1)).pooler_output
-        torch.testing.assert_close(loaded.model(short), wanted, rtol=1e-4, atol=1e-5)
+        pooled_output = original(torch.cat([short, silence], dim=1)).pooler_output
+        torch.testing.assert_close(loaded.model(short), pooled_output, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.position_embedding import at_size, hub_positions, scaling_of
 
 
-def drawn(name: str) -> nn.Module:
+def on_meta(name: str) -> nn.Module:
     with torch.device("meta"):
         return BACKBONES[name].build()
 
@@ -27,8 +27,8 @@ def drawn(name: str) -> nn.Module:
         ("efficientnet-lite0", "none"),
     ],
 )
-def test_backbones_say_whose_way_it_is(name: str, scaling: str) -> None:
-    assert scaling_of(drawn(name)) == scaling
+def test_the_scaling_of_positions_is_that_of_the_publisher(name: str, scaling: str) -> None:
+    assert scaling_of(on_meta(name)) == scaling
 
 
 def tiny(**options: object) -> nn.Module:
@@ -40,7 +40,7 @@ def tiny(**options: object) -> nn.Module:
     return model.eval()
 
 
-def test_timms_models_are_scaled_by_timm_and_the_hubs_by_the_hub() -> None:
+def test_models_of_timm_and_of_the_hub_are_scaled_differently() -> None:
     model = tiny()
     scaled = at_size(model, 16)
     torch.testing.assert_close(scaled.pos_embed, resample_abs_pos_embed(model.pos_embed, new_size=[2, 2]))
@@ -48,7 +48,7 @@ def test_timms_models_are_scaled_by_timm_and_the_hubs_by_the_hub() -> None:
     torch.testing.assert_close(at_size(model, 16).pos_embed.data, hub_positions(model.pos_embed.data, grid=2))
 
 
-def test_torchvisions_models_are_scaled_as_torchvision_does() -> None:
+def test_models_of_torchvision_are_scaled_as_in_torchvision() -> None:
     from torchvision.models import VisionTransformer
     from torchvision.models.vision_transformer import interpolate_embeddings
 
@@ -62,7 +62,7 @@ def test_torchvisions_models_are_scaled_as_torchvision_does() -> None:
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 1000)
 
 
-def test_a_model_inside_another_module_is_found_and_hooks_on_its_layers_fire() -> None:
+def test_a_model_inside_another_module_is_scaled_and_its_hooks_are_called() -> None:
     outer = nn.Sequential(tiny(), nn.Linear(12, 5)).eval()
     seen: list[int] = []
     outer[0].blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
@@ -71,7 +71,7 @@ def test_a_model_inside_another_module_is_found_and_hooks_on_its_layers_fire() -
     assert seen == [5, 17]
 
 
-def test_rotary_positions_follow_the_grid() -> None:
+def test_rotary_positions_are_computed_for_the_new_grid() -> None:
     from timm.models.eva import Eva
 
     torch.manual_seed(0)

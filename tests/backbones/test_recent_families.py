@@ -1,4 +1,4 @@
-"""Recent families in the true key names of their publishers compute what the publishers' code does."""
+"""Recent families in their published key names give the same embeddings as the code of the publisher."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ def images() -> Tensor:
 
 
 def hub_forward(state: dict[str, Tensor], images: Tensor) -> Tensor:
-    """DINOv2's hub code with registers, written out: class token after the final norm, `[n d]`."""
+    """Compute the forward of the hub code of DINOv2 with registers: class token after the final norm, `[n d]`."""
     x = functional.conv2d(images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=PATCH)
     side = int((state["pos_embed"].shape[1] - 1) ** 0.5)
     table = state["pos_embed"][:, 1:].reshape(1, side, side, WIDTH).permute(0, 3, 1, 2)
@@ -51,7 +51,7 @@ def gated_with_registers() -> dict[str, Tensor]:
     return random_state(shapes)
 
 
-def test_dinov2_giant_with_registers_computes_what_the_hub_code_does(images, tmp_path, monkeypatch) -> None:
+def test_dinov2_giant_with_registers_gives_the_embedding_of_the_hub_code(images, tmp_path, monkeypatch) -> None:
     from timm.layers import SwiGLUPacked
 
     assert BACKBONES["dinov2_vitg14_reg"].convert is dinov2_names
@@ -72,7 +72,7 @@ def small_dinov3() -> nn.Module:
 
 
 def published_dinov3() -> dict[str, Tensor]:
-    """The publisher's names, typed from `dinov3_vits16plus_pretrain_lvd1689m.pth`."""
+    """Return tensors in the published names, copied from `dinov3_vits16plus_pretrain_lvd1689m.pth`."""
     shapes = {name: shape for name, shape in vit_shapes(layer_scale=True).items() if name != "pos_embed"}
     shapes |= {"mask_token": (1, WIDTH), "storage_tokens": (1, 4, WIDTH), "rope_embed.periods": (WIDTH // 8,)}
     for index in range(DEPTH):
@@ -86,7 +86,7 @@ def published_dinov3() -> dict[str, Tensor]:
     return random_state(shapes)
 
 
-def test_dinov3_names_of_its_publisher_are_read_as_timm_reads_them(images, tmp_path, monkeypatch, capsys) -> None:
+def test_published_dinov3_names_are_converted_as_in_timm(images, tmp_path, monkeypatch, capsys) -> None:
     from timm.models.eva import checkpoint_filter_fn
 
     assert BACKBONES["dinov3_vits16plus"].convert is dinov3_names
@@ -94,15 +94,15 @@ def test_dinov3_names_of_its_publisher_are_read_as_timm_reads_them(images, tmp_p
     state = published_dinov3()
     torch.save(state, tmp_path / "dinov3.pth")
     loaded = load_backbone("dinov3_vits16plus", checkpoint=tmp_path / "dinov3.pth")
-    theirs = small_dinov3().eval()
-    theirs.load_state_dict(checkpoint_filter_fn(dict(state), theirs))
+    converted = small_dinov3().eval()
+    converted.load_state_dict(checkpoint_filter_fn(dict(state), converted))
     with torch.no_grad():
-        assert torch.equal(loaded.model(images), theirs(images))
+        assert torch.equal(loaded.model(images), converted(images))
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.slow
-def test_siglip2_in_its_publishers_names_computes_what_transformers_does(images, tmp_path, monkeypatch) -> None:
+def test_published_siglip2_names_give_the_embedding_of_transformers(images, tmp_path, monkeypatch) -> None:
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     config = SiglipVisionConfig(
@@ -127,8 +127,8 @@ def test_siglip2_in_its_publishers_names_computes_what_transformers_does(images,
         assert relative_error(loaded.model(images), original(images).pooler_output) < ROUNDING
 
 
-def test_siglip_sees_the_whole_image() -> None:
-    """What is at the edge of a wide picture is in the view: nothing is cropped."""
+def test_siglip_views_are_not_cropped() -> None:
+    """The edge of a wide picture is in the view."""
     from PIL import Image
 
     wide = Image.new("RGB", (400, 100))

@@ -1,4 +1,4 @@
-"""Every backbone of the enumeration is what the tables say: sizes, layer, transform. No weights are made (meta)."""
+"""Sizes, layer and transform of every backbone equal the tables. Models are built on the meta device."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from fungi.backbones.loading import choose_input
 from fungi.errors import FungiError, unknown_name
 from fungi.profiles import PROFILES
 from fungi.views.image import CLIP, HALF, IMAGENET, UNIT
-from tests.backbones.small import with_one_fast_of_each
+from tests.backbones.small import one_fast_name_of_each
 
 # E, gradient source, weight shape, bias, G, d, PCA (spec vision 2.1; digits-vit is ours)
 S11, B11, L23 = (384, 384), (768, 768), (1024, 1024)
@@ -64,7 +64,7 @@ TABLE = {
 }
 VIT_H = (1280, "blocks.31.attn.proj", (1280, 1280), True, 1639680, 1280, 512)
 VIT_G = (1536, "blocks.39.attn.proj", (1536, 1536), True, 2360832, 1536, 512)
-# Sizes that their publishers state (model cards).
+# Sizes in the model cards.
 RECENT = {
     "dinov2_vits14": VIT_S,
     "dinov2_vitg14": VIT_G,
@@ -136,12 +136,12 @@ TRANSFORMS = {
 }
 WRONG_IN_PUBLISHED_CODE = {name for name in TABLE if "augreg" in name} | {"vit-s16", "eva-clip-vit-b16"}
 VISION = [name for name in BACKBONES if BACKBONES[name].modality == "vision"]
-BUILT = with_one_fast_of_each(lambda spec: getattr(spec.convert, "func", spec.convert), VISION)
+BUILT = one_fast_name_of_each(lambda spec: getattr(spec.convert, "func", spec.convert), VISION)
 
 
 @pytest.fixture(scope="module")
 def on_meta():
-    """Builds a backbone without memory for its weights, once per name."""
+    """Return a function that builds a backbone without memory for its weights, once per name."""
     built = {}
 
     def build(name: str) -> torch.nn.Module:
@@ -153,8 +153,8 @@ def on_meta():
     return build
 
 
-def test_every_backbone_of_the_tables_is_there():
-    """A backbone that the tables do not have is compared with its architecture alone, so that it is one file."""
+def test_every_backbone_of_the_tables_is_registered():
+    """Other tests compare a backbone outside the tables with its architecture: a new backbone is one file."""
     assert set(TABLE) == set(TRANSFORMS)
     assert set(TABLE) <= set(VISION)
 
@@ -167,8 +167,8 @@ def test_the_thirteen_backbones_of_the_public_code_are_marked():
 @pytest.mark.parametrize("name", TABLE)
 def test_sizes_are_those_of_the_table(name):
     spec = BACKBONES[name]
-    found = (spec.embedding_dim, spec.layer, spec.weight_shape, spec.bias, spec.gradient_dim, spec.projection_dim)
-    assert (*found, spec.pca_dim) == TABLE[name]
+    sizes = (spec.embedding_dim, spec.layer, spec.weight_shape, spec.bias, spec.gradient_dim, spec.projection_dim)
+    assert (*sizes, spec.pca_dim) == TABLE[name]
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -198,7 +198,7 @@ def test_the_model_gives_one_embedding_per_image(name, on_meta):
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_weights_in_the_models_own_names_stay_as_they_are(name, on_meta):
+def test_weights_in_the_names_of_the_model_are_unchanged(name, on_meta):
     own = on_meta(name).state_dict()
     converted = BACKBONES[name].convert(dict(own))
     assert {key: value.shape for key, value in converted.items()} == {key: value.shape for key, value in own.items()}
@@ -213,31 +213,31 @@ def test_every_layer_path_may_start_with_backbone(name):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_transforms_are_those_of_the_table(name):
-    given = BACKBONES[name].input
-    assert (given.resize, given.interpolation, given.size, given.statistics) == TRANSFORMS[name]
-    assert given.view_statistics is None
+    input_spec = BACKBONES[name].input
+    assert (input_spec.resize, input_spec.interpolation, input_spec.size, input_spec.statistics) == TRANSFORMS[name]
+    assert input_spec.view_statistics is None
 
 
 @pytest.mark.parametrize("name", VISION)
-def test_the_clean_profile_keeps_the_backbones_own_transform(name):
+def test_the_clean_profile_keeps_the_transform_of_the_backbone(name):
     assert choose_input(BACKBONES[name], PROFILES["clean"]) == BACKBONES[name].input
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_the_published_profile_gives_the_transform_of_the_public_code(name):
-    given = choose_input(BACKBONES[name], PROFILES["published"])
+    input_spec = choose_input(BACKBONES[name], PROFILES["published"])
     wrong = name in WRONG_IN_PUBLISHED_CODE
     expected = (256, "bicubic", 224, IMAGENET) if wrong else TRANSFORMS[name]
-    assert (given.resize, given.interpolation, given.size, given.statistics) == expected
-    assert given.view_statistics == IMAGENET
+    assert (input_spec.resize, input_spec.interpolation, input_spec.size, input_spec.statistics) == expected
+    assert input_spec.view_statistics == IMAGENET
 
 
-def test_only_torchvision_vits_were_observed_at_the_attention_input():
+def test_only_torchvision_vits_have_the_deviation_of_the_attention_input():
     assert {name for name in VISION if BACKBONES[name].attention_input} == {"vit-b16", "vit-b32", "vit-l16"}
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "path"),
+    ("name", "original", "path"),
     [
         ("vit-b16", "encoder.layers.encoder_layer_11.self_attention.out_proj", "blocks.11.attn.proj"),
         ("vit-b32", "backbone.encoder.layers.encoder_layer_11.self_attention.out_proj", "blocks.11.attn.proj"),
@@ -251,12 +251,12 @@ def test_only_torchvision_vits_were_observed_at_the_attention_input():
         ("clip-resnet50", "layer1.0.conv2", "stages.0.0.conv2_kxk.conv"),
     ],
 )
-def test_paths_of_the_original_code_are_understood(name, asked, path, on_meta):
-    assert BACKBONES[name].layer_path(asked) == path
+def test_layer_paths_of_the_original_code_are_converted(name, original, path, on_meta):
+    assert BACKBONES[name].layer_path(original) == path
     on_meta(name).get_submodule(path)
 
 
-def test_quickgelu_variants_differ_in_the_activation_alone(on_meta):
+def test_quickgelu_variants_differ_only_in_the_activation(on_meta):
     x = torch.linspace(-3, 3, 13)
     plain, quick = (on_meta(name).blocks[0].mlp.act for name in ("clip-vit-b16", "clip-vit-b16-quickgelu"))
     assert torch.allclose(plain(x), torch.nn.functional.gelu(x))
@@ -264,7 +264,7 @@ def test_quickgelu_variants_differ_in_the_activation_alone(on_meta):
     assert BACKBONES["clip-vit-b16"].input == BACKBONES["clip-vit-b16-quickgelu"].input
 
 
-def test_urls_are_those_that_the_libraries_know():
+def test_urls_equal_those_in_the_libraries():
     import timm.models
     import torchvision.models
 
@@ -287,7 +287,7 @@ def _url_of(name: str) -> str:
     return BACKBONES[name].pretrained.args[0]
 
 
-def test_an_unknown_name_is_answered_with_near_ones():
+def test_the_error_for_an_unknown_name_proposes_similar_names():
     with pytest.raises(FungiError, match=r"unknown backbone 'vit-b6'\. Did you mean 'vit-b\d6'"):
         BACKBONES["vit-b6"]
 
@@ -301,7 +301,7 @@ def test_an_unknown_name_is_answered_with_near_ones():
         ("hf-mean:..", "--backbone mine=hf-mean:..."),
     ],
 )
-def test_a_description_without_a_name_is_answered_with_the_name_it_could_have(text, way_out):
+def test_the_error_for_a_description_without_a_name_proposes_a_name(text, way_out):
     with pytest.raises(FungiError) as error:
         resolve_backbone(text)
     assert str(error.value).endswith(f"Write {way_out}")
@@ -310,7 +310,7 @@ def test_a_description_without_a_name_is_answered_with_the_name_it_could_have(te
 @pytest.mark.parametrize(
     "text", ["dino_vitb61", "zzzzz", "resnet-50", "mine=timm:vit_bas", "mine=timm:resnet50.nope", "a=b"]
 )
-def test_messages_about_names_are_short_and_end_after_the_nearest(text):
+def test_errors_for_unknown_names_are_short(text):
     with pytest.raises(FungiError) as error:
         resolve_backbone(text)
     message = str(error.value)
@@ -318,7 +318,7 @@ def test_messages_about_names_are_short_and_end_after_the_nearest(text):
     assert "Did you mean" not in message or message.endswith("?")
 
 
-def test_a_long_list_of_names_is_cut_and_counted():
+def test_a_long_list_of_names_ends_with_the_number_of_other_names():
     message = str(unknown_name("thing", "zzz", [f"name{number:03}" for number in range(100)]))
     assert message.startswith("unknown thing 'zzz'. Known: name000, name001,")
     shown, rest = message.rsplit(" and ", 1)
@@ -326,7 +326,7 @@ def test_a_long_list_of_names_is_cut_and_counted():
     assert str(unknown_name("thing", "zzz", ["a"])) == "unknown thing 'zzz'. Known: a."
 
 
-def test_listing_imports_nothing_heavy():
+def test_listing_names_imports_no_large_library():
     program = (
         "import sys; from fungi.backbones.base import BACKBONES; BACKBONES.names(); "
         "print([name for name in ('torch', 'torchvision', 'timm', 'transformers') if name in sys.modules])"

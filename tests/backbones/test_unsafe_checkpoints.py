@@ -1,4 +1,4 @@
-"""Files that are no checkpoints, or more than that: nothing in them runs, and the message says which and why."""
+"""Files that are not checkpoints, or contain code: no code runs, and the error names file and cause."""
 
 import pickle
 from pathlib import Path
@@ -29,14 +29,14 @@ def test_a_pickle_that_runs_code_is_refused(small, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("file", ["w.pth", "w.safetensors"])
-def test_a_truncated_file_is_said_to_be_damaged(small, tmp_path, file):
+def test_the_error_for_a_truncated_file_says_so(small, tmp_path, file):
     path = save(tmp_path, random_state(vit_shapes()), file)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(FungiError, match=f"{file} .*(Fetch it again|is not a checkpoint)"):
         load_backbone(SMALL, checkpoint=path)
 
 
-def test_a_missing_file_and_a_file_without_weights_are_said(small, tmp_path):
+def test_errors_for_missing_files_and_files_without_weights_say_so(small, tmp_path):
     with pytest.raises(MissingFilesError, match=r"there is no checkpoint .*nowhere\.pth.*--checkpoint"):
         load_backbone(SMALL, checkpoint=tmp_path / "nowhere.pth")
     with pytest.raises(FungiError, match="has no state dict"):
@@ -88,7 +88,7 @@ OTHER_FILES = {
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 @pytest.mark.parametrize("kind", OTHER_FILES)
-def test_a_file_that_is_no_checkpoint_is_named_as_what_it_is(kind, ending, small, tmp_path):
+def test_the_error_for_a_file_of_another_kind_names_its_kind(kind, ending, small, tmp_path):
     content, said = OTHER_FILES[kind]
     (tmp_path / f"w.{ending}").write_bytes(content)
     with pytest.raises(FungiError, match=rf"w\.{ending} .*{said}") as error:
@@ -97,7 +97,7 @@ def test_a_file_that_is_no_checkpoint_is_named_as_what_it_is(kind, ending, small
 
 
 @pytest.mark.parametrize(("written", "called"), [("w.safetensors", "w.pth"), ("w.pth", "w.safetensors")])
-def test_a_file_is_read_by_what_it_holds_whatever_its_name(written, called, small, tmp_path):
+def test_the_content_and_not_the_name_decides_how_a_file_is_read(written, called, small, tmp_path):
     state = random_state(vit_shapes())
     save(tmp_path, state, written).rename(tmp_path / called)
     weights = load_backbone(SMALL, checkpoint=tmp_path / called).model.state_dict()
@@ -105,14 +105,14 @@ def test_a_file_is_read_by_what_it_holds_whatever_its_name(written, called, smal
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
-def test_whole_numbers_are_not_taken_for_weights(dtype, small, tmp_path):
+def test_integer_weights_are_refused(dtype, small, tmp_path):
     state = random_state(vit_shapes())
     state["blocks.0.attn.proj.weight"] = state["blocks.0.attn.proj.weight"].to(dtype)
     with pytest.raises(FungiError, match=r"of another kind \(blocks\.0\.attn\.proj\.weight is \w+ instead of floating"):
         load_backbone(SMALL, checkpoint=save(tmp_path, state))
 
 
-def test_half_precision_is_taken_for_weights(small, tmp_path):
+def test_weights_in_half_precision_are_accepted(small, tmp_path):
     state = random_state(vit_shapes())
     half = {name: tensor.bfloat16() for name, tensor in state.items()}
     weights = load_backbone(SMALL, checkpoint=save(tmp_path, half)).model.state_dict()

@@ -1,4 +1,4 @@
-"""Weights where no network answers: asked for by name, found where the message says, drawn once."""
+"""Weights without a network: errors name them, files in the named place are used, random weights are drawn once."""
 
 import threading
 from urllib.error import URLError
@@ -13,12 +13,12 @@ from fungi.backbones.loading import load_backbone
 from fungi.errors import MissingFilesError
 from fungi.runtime import network
 from fungi.runtime.seeds import seeded
-from tests.backbones.small import SMALL, random_state, save, shrink, timm_vit, vit_shapes, with_one_fast_of_each
+from tests.backbones.small import SMALL, one_fast_name_of_each, random_state, save, shrink, timm_vit, vit_shapes
 
 
 @pytest.fixture
 def no_network(monkeypatch, tmp_path):
-    """Empty caches, and a network that answers nobody."""
+    """Provide empty caches, and a network without answers."""
     import huggingface_hub.constants
 
     def refuse(*_: object, **__: object) -> None:
@@ -30,7 +30,7 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
 
 
-SHIPPED = ("digits-vit", "efficientnet-lite0", "random-vit-b16")  # in this package, in another one, drawn
+SHIPPED = ("digits-vit", "efficientnet-lite0", "random-vit-b16")  # in this package, in another package, random
 FETCHED = [
     name
     for name in BACKBONES
@@ -38,8 +38,8 @@ FETCHED = [
 ]
 
 
-@pytest.mark.parametrize("name", with_one_fast_of_each(lambda spec: spec.pretrained.func, FETCHED))
-def test_without_a_network_the_error_names_the_weights_and_the_ways_out(name, no_network):
+@pytest.mark.parametrize("name", one_fast_name_of_each(lambda spec: spec.pretrained.func, FETCHED))
+def test_without_a_network_the_error_names_weights_and_solutions(name, no_network):
     with torch.device("meta"), pytest.raises(MissingFilesError) as e:  # meta: timm builds before it fetches
         load_backbone(name)
     text = str(e.value)
@@ -54,7 +54,7 @@ def test_without_a_network_the_error_names_the_weights_and_the_ways_out(name, no
 
 @pytest.fixture
 def no_answer(monkeypatch, tmp_path):
-    """Empty caches, and a hub that does not answer; nothing but the probe may ask for it."""
+    """Provide empty caches and a hub that does not answer. Only the first probe may use the network."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(network, "_replies", lambda url: False)
@@ -62,7 +62,7 @@ def no_answer(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
 
     def fail(*_: object, **__: object) -> None:
-        raise AssertionError("the network was asked")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr(huggingface_hub.file_download, "get_hf_file_metadata", fail)
     monkeypatch.setattr(torch.hub, "urlopen", fail)
@@ -74,7 +74,7 @@ def no_answer(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "name", ["mine=timm:test_vit.r160_in1k", "vit-s16", "dino_vits16", "mae-vit-b16-decoder", "mine=hf:nobody/nothing"]
 )
-def test_a_network_that_does_not_answer_is_said_at_once(name, no_answer):
+def test_a_network_without_answer_gives_an_error_at_once(name, no_answer):
     with pytest.raises(MissingFilesError) as error:
         load_backbone(name)
     message = str(error.value)
@@ -83,29 +83,27 @@ def test_a_network_that_does_not_answer_is_said_at_once(name, no_answer):
         assert "fungi prefetch" in message
 
 
-def test_a_host_that_never_replies_is_waited_for_a_few_seconds_alone(monkeypatch):
+def test_the_wait_for_a_host_without_reply_is_limited(monkeypatch):
     monkeypatch.setattr(network, "SECONDS", 0.01)
-    over = threading.Event()
-    monkeypatch.setattr(network, "_replies", lambda url: over.wait(60))
+    end = threading.Event()
+    monkeypatch.setattr(network, "_replies", lambda url: end.wait(60))
     network.answers.cache_clear()
     assert not network.answers("https://nowhere.invalid")  # while the host still does not reply
-    over.set()
+    end.set()
     network.answers.cache_clear()
 
 
 @pytest.mark.parametrize("how", ["checkpoint", "random_init"])
-def test_the_network_is_left_alone_unless_published_weights_are_asked_for(
-    small, no_network, tmp_path, how, monkeypatch
-):
+def test_the_network_is_used_only_for_published_weights(small, no_network, tmp_path, how, monkeypatch):
     def fail(*_: object) -> None:
-        raise AssertionError("the network was asked")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr(torch.hub, "urlopen", fail)
-    given = save(tmp_path, random_state(vit_shapes())) if how == "checkpoint" else True
-    load_backbone(SMALL, **{how: given})
+    value = save(tmp_path, random_state(vit_shapes())) if how == "checkpoint" else True
+    load_backbone(SMALL, **{how: value})
 
 
-def test_a_file_placed_where_the_error_says_is_used(small, no_network):
+def test_a_file_in_the_place_that_the_error_names_is_used(small, no_network):
     with pytest.raises(MissingFilesError) as e:
         load_backbone(SMALL)
     place = str(e.value).split("put the file at ")[1].split(", or pass")[0]
@@ -113,7 +111,7 @@ def test_a_file_placed_where_the_error_says_is_used(small, no_network):
     assert load_backbone(SMALL).weights_source == f"published weights: {BACKBONES[SMALL].source}"
 
 
-def test_a_hub_file_in_the_cache_is_used_without_asking_the_network(no_network, monkeypatch, tmp_path):
+def test_a_hub_file_in_the_cache_is_used_without_the_network(no_network, monkeypatch, tmp_path):
     import huggingface_hub
     import timm
 
@@ -133,7 +131,7 @@ def test_a_hub_file_in_the_cache_is_used_without_asking_the_network(no_network, 
     assert asked["pretrained"] is True
 
 
-def test_the_random_vit_is_drawn_once_and_kept(no_network, monkeypatch):
+def test_the_random_vit_is_drawn_once_and_saved(no_network, monkeypatch):
     from fungi.backbones.families import random_vit
 
     shrink(monkeypatch, "random-vit-b16")

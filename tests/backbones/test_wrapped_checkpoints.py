@@ -1,4 +1,4 @@
-"""Checkpoints as training programs leave them: wrappers are taken off, and nothing that does not fit is taken."""
+"""Checkpoints of training programs: wrappers are removed, and weights that do not fit are refused."""
 
 import logging
 from argparse import Namespace
@@ -23,7 +23,7 @@ VIT = vit_shapes()
 WRAPPED = {
     "data parallel": below("module.", VIT),
     "compiled and data parallel": below("_orig_mod.module.", VIT),
-    "a backbone beside its head": below("backbone.", VIT) | HEAD,
+    "backbone and head": below("backbone.", VIT) | HEAD,
     "lightning": {"state_dict": below("model.backbone.", VIT) | below("model.", HEAD), "epoch": 3},
     "teacher and student in one": below("student.backbone.", VIT) | below("teacher.backbone.", VIT),
     "dino": {
@@ -36,13 +36,13 @@ WRAPPED = {
 
 
 def tensors(content: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-    """Shapes -> tensors, in nested dictionaries; a teacher has other weights than its student."""
-    made = dict(content)
-    made |= random_state({n: s for n, s in content.items() if isinstance(s, tuple)}, seed)
+    """Return tensors of these shapes in nested dictionaries. Teacher and student have different weights."""
+    state = dict(content)
+    state |= random_state({n: s for n, s in content.items() if isinstance(s, tuple)}, seed)
     for name, inner in content.items():
         if isinstance(inner, dict):
-            made[name] = tensors(inner, seed + (name == "student"))
-    return made
+            state[name] = tensors(inner, seed + (name == "student"))
+    return state
 
 
 @pytest.mark.parametrize("kind", WRAPPED)
@@ -61,14 +61,14 @@ RAW, AVERAGED = tensors(VIT), tensors(VIT, 9)
 WITH_AVERAGES = {
     "timm": {"state_dict": RAW, "state_dict_ema": AVERAGED},
     "deit": {"model": RAW, "model_ema": AVERAGED},
-    "averages alone": {"epoch": 3, "model_ema": {f"module.{name}": tensor for name, tensor in AVERAGED.items()}},
+    "only averages": {"epoch": 3, "model_ema": {f"module.{name}": tensor for name, tensor in AVERAGED.items()}},
     "averages of another form": {"model": AVERAGED, "ema": {"decay": 0.9, "shadow": [1.0]}, "model_ema": None},
     "nested": {"state": {"net": AVERAGED}, "model": RAW},
 }
 
 
 @pytest.mark.parametrize("kind", WITH_AVERAGES)
-def test_which_weights_are_taken_is_said_and_can_be_chosen(kind, tmp_path, monkeypatch, caplog) -> None:
+def test_a_warning_names_the_chosen_weights_and_a_key_changes_them(kind, tmp_path, monkeypatch, caplog) -> None:
     shrink(monkeypatch, "dino_vits16")
     content = WITH_AVERAGES[kind]
     torch.save(content, tmp_path / "checkpoint.pth")
@@ -93,7 +93,7 @@ def test_which_weights_are_taken_is_said_and_can_be_chosen(kind, tmp_path, monke
         assert "is used" not in caplog.text
 
 
-def test_an_entry_that_is_not_there_is_answered_with_those_that_are(tmp_path, monkeypatch) -> None:
+def test_the_error_for_a_missing_entry_names_the_existing_entries(tmp_path, monkeypatch) -> None:
     shrink(monkeypatch, "dino_vits16")
     torch.save({"model": RAW, "epoch": 3}, tmp_path / "checkpoint.pth")
     with pytest.raises(FungiError, match=r"has no entry 'model_ema' \(--checkpoint-key\)\. It has: model, epoch\."):
@@ -102,7 +102,7 @@ def test_an_entry_that_is_not_there_is_answered_with_those_that_are(tmp_path, mo
         load_backbone("dino_vits16", checkpoint_key="model_ema")
 
 
-def test_what_lacks_a_tensor_below_its_wrapper_is_refused_as_it_stands(tmp_path, monkeypatch) -> None:
+def test_a_wrapped_checkpoint_without_a_tensor_is_refused(tmp_path, monkeypatch) -> None:
     shrink(monkeypatch, "dino_vits16")
     state = tensors(below("backbone.", VIT))
     del state["backbone.norm.bias"]
@@ -111,7 +111,7 @@ def test_what_lacks_a_tensor_below_its_wrapper_is_refused_as_it_stands(tmp_path,
         load_backbone("dino_vits16", checkpoint=tmp_path / "checkpoint.pth")
 
 
-def test_a_checkpoint_with_code_in_it_is_still_refused(tmp_path, monkeypatch) -> None:
+def test_a_checkpoint_with_code_is_refused(tmp_path, monkeypatch) -> None:
     shrink(monkeypatch, "dino_vits16")
     torch.save({"model": tensors(VIT), "loss": torch.nn.Linear(2, 2)}, tmp_path / "checkpoint.pth")
     with pytest.raises(FungiError, match="loading it could run code"):

@@ -83,8 +83,8 @@ def test_info_nce_equals_its_definition(divided: bool) -> None:
         total = 0.0
         for i in range(4):
             others = [cosine(views[i], views[j]) for j in range(4) if j != i]
-            against = [cosine(views[i], n) for n in negatives]
-            denominator = sum(exp(s / scale) for s in [*others, *against])
+            repulsion = [cosine(views[i], n) for n in negatives]
+            denominator = sum(exp(s / scale) for s in [*others, *repulsion])
             total += -sum(others) / 3 / temperature + log(denominator)
         assert float(actual[b]) == pytest.approx(total / 4, rel=1e-9)
 

@@ -17,7 +17,7 @@ from fungi.gradients.projection import draw_projection
 from fungi.library.search import faiss_index, nearest_images
 from fungi.runtime.log import logger
 from fungi.wrapper import FUNGIWrapper
-from tests.backbones.small import with_one_fast_of_each
+from tests.backbones.small import one_fast_name_of_each
 from tests.library.models import SIZE, build, pictures, ready, wrap
 from tests.library.test_guards import OneView
 from tests.library.test_laws import OwnConfig, same
@@ -175,7 +175,7 @@ def test_a_classifier_of_timm_gives_a_warning_and_an_encoder_does_not(caplog: py
 
 @pytest.mark.parametrize(
     "name",
-    with_one_fast_of_each(
+    one_fast_name_of_each(
         lambda spec: spec.projection_dim == spec.embedding_dim,
         [name for name in BACKBONES if BACKBONES[name].modality == "vision"],
     ),

@@ -1,4 +1,4 @@
-"""DeepCluster against a slow loop; the choice of clusters; k-means."""
+"""DeepCluster equals a slow loop; assignment to clusters; k-means."""
 
 import math
 from pathlib import Path
@@ -31,9 +31,9 @@ def fitted(**options: int) -> tuple[DeepCluster, torch.nn.ModuleDict, dict[str, 
 
 def test_the_loss_is_the_mean_cross_entropy_of_crops_and_heads() -> None:
     objective, heads, support = fitted()
-    given = embeddings(3, 10)
+    inputs = embeddings(3, 10)
     weight = heads["head"].weight
-    for sample, found in zip(given, objective.loss(Encoded(given), heads, support), strict=True):
+    for sample, loss in zip(inputs, objective.loss(Encoded(inputs), heads, support), strict=True):
         latents = [row @ weight.T / (row @ weight.T).norm() for row in sample]
         terms = []
         for head in range(3):
@@ -42,15 +42,15 @@ def test_the_loss_is_the_mean_cross_entropy_of_crops_and_heads() -> None:
                 scores = [float(prototype @ crop) / 0.1 for prototype in support["prototypes"][head]]
                 terms.append(math.log(sum(map(math.exp, scores))) - scores[target])
         assert len(terms) == 24
-        assert float(found) == pytest.approx(sum(terms) / 24, rel=1e-5)
+        assert float(loss) == pytest.approx(sum(terms) / 24, rel=1e-5)
 
 
 def test_no_gradient_flows_through_the_bank_crops() -> None:
     objective, heads, support = fitted()
-    given = embeddings(2, 10).requires_grad_()
-    objective.loss(Encoded(given), heads, support).sum().backward()
-    assert given.grad[:, :2].abs().max() == 0
-    assert (given.grad[:, 2:].abs().amax(dim=2) > 0).all()
+    inputs = embeddings(2, 10).requires_grad_()
+    objective.loss(Encoded(inputs), heads, support).sum().backward()
+    assert inputs.grad[:, :2].abs().max() == 0
+    assert (inputs.grad[:, 2:].abs().amax(dim=2) > 0).all()
 
 
 def test_the_head_has_rows_of_length_one_and_no_bias() -> None:
@@ -59,19 +59,19 @@ def test_the_head_has_rows_of_length_one_and_no_bias() -> None:
     torch.testing.assert_close(head.weight.norm(dim=1), torch.ones(128))
 
 
-def test_k_means_is_the_slow_one() -> None:
+def test_k_means_equals_slow_k_means() -> None:
     rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    made = k_means(rows, 6, 10, torch.Generator().manual_seed(2))
+    actual = k_means(rows, 6, 10, torch.Generator().manual_seed(2))
     prototypes = rows[torch.randperm(40, generator=torch.Generator().manual_seed(2))[:6]].clone()
     for _ in range(10):
         members = [max(range(6), key=lambda k: float(prototypes[k] @ row)) for row in rows]
         for cluster in set(members):
-            mine = [row for row, member in zip(rows, members, strict=True) if member == cluster]
-            prototypes[cluster] = torch.stack(mine).mean(dim=0)
-    torch.testing.assert_close(made, prototypes, rtol=1e-4, atol=1e-5)
+            cluster_rows = [row for row, member in zip(rows, members, strict=True) if member == cluster]
+            prototypes[cluster] = torch.stack(cluster_rows).mean(dim=0)
+    torch.testing.assert_close(actual, prototypes, rtol=1e-4, atol=1e-5)
 
 
-def test_k_means_adds_nothing_in_an_order_that_a_gpu_would_choose() -> None:
+def test_k_means_adds_in_a_fixed_order_on_a_gpu() -> None:
     rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     with NoAtomicAdditions():
         k_means(rows, 6, 3, torch.Generator().manual_seed(2))
@@ -79,8 +79,8 @@ def test_k_means_adds_nothing_in_an_order_that_a_gpu_would_choose() -> None:
         torch.zeros(2).index_add_(0, torch.zeros(3, dtype=torch.int64), torch.ones(3))
 
 
-def test_train_images_belong_to_the_clusters_that_k_means_gave_them() -> None:
-    """The bank crops of supporting data are the first views of the loss."""
+def test_train_images_belong_to_their_clusters_of_k_means() -> None:
+    """The bank crops of supporting data equal the first views of the loss."""
     samples = open_split("digits", "train", Path()).take(range(5))
     bound = bind("deepcluster", embedding_dim=8, input_spec=ImageInput(size=32, resize=32), seed=3)
 
@@ -92,7 +92,7 @@ def test_train_images_belong_to_the_clusters_that_k_means_gave_them() -> None:
     assert torch.equal(views(bound.support_views), views(bound.views)[:, :2])
 
 
-def test_assignment_in_parts_is_the_whole_one() -> None:
+def test_assignment_in_parts_equals_assignment_at_once() -> None:
     rows, prototypes = torch.randn(9000, 4), torch.randn(5, 4)
     assert torch.equal(assign(rows, prototypes), (rows @ prototypes.T).argmax(dim=1))
 
@@ -119,7 +119,7 @@ def test_small_datasets_get_fewer_prototypes(images: int, prototypes: int) -> No
     assert DeepCluster().prototypes_for(images) == prototypes
 
 
-def test_every_image_may_be_a_prototype_of_its_own() -> None:
+def test_there_may_be_as_many_prototypes_as_images() -> None:
     assert DeepCluster(prototypes=5).prototypes_for(5) == 5
     with pytest.raises(FungiError, match="prototypes is 5, but there are only 4 train images"):
         DeepCluster(prototypes=5).prototypes_for(4)

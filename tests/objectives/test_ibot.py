@@ -1,4 +1,4 @@
-"""iBOT: masks, tokens, and the loss against loops and autograd."""
+"""iBOT: masks and tokens; the loss equals loops and autograd."""
 
 import math
 
@@ -24,17 +24,17 @@ def entropy(student: Tensor, teacher: Tensor) -> float:
     return -float((target * log_p).sum())
 
 
-def test_the_loss_is_the_definition_in_loops() -> None:
+def test_the_loss_equals_its_definition_in_loops() -> None:
     objective = IBOT(latent_dim=6)
     heads = objective.heads(5, seed=0)
     torch.manual_seed(0)
     tokens, mask = (
         torch.randn(2, 6, 4, 5),
         torch.zeros(2, 6, 4, dtype=torch.bool),
-    )  # 2 masked, 2 local, 2 whole; class + 3 patches
+    )  # 2 masked, 2 local and 2 unmasked crops; class token and 3 patches
     mask[0, 0, 1], mask[0, 0, 3], mask[0, 1, 2], mask[1, 1, 1] = True, True, True, True
     encoded = Encoded(tokens[:, :, 0], tokens[:, :, 1:], mask[:, :, 1:])
-    made = objective.loss(encoded, heads, {})
+    actual = objective.loss(encoded, heads, {})
     alone = MIM(latent_dim=6).loss(encoded, heads, {})
     for sample in range(2):
         s = heads["student"](normalize(tokens[sample], dim=-1))
@@ -45,20 +45,20 @@ def test_the_loss_is_the_definition_in_loops() -> None:
             masked = [entropy(s[crop, p], t[4 + crop, p]) for p in range(1, 4) if mask[sample, crop, p]]
             crops.append(sum(masked) / len(masked) if masked else 0.0)
         assert float(alone[sample]) == pytest.approx(sum(crops) / 2, rel=1e-5)
-        assert float(made[sample]) == pytest.approx(sum(crops) / 2 + sum(pairs) / len(pairs), rel=1e-5)
+        assert float(actual[sample]) == pytest.approx(sum(crops) / 2 + sum(pairs) / len(pairs), rel=1e-5)
         assert len(pairs) == 6
 
 
 @pytest.mark.parametrize(("height", "width"), [(14, 14), (16, 16), (8, 8), (4, 4)])
-def test_masks_have_about_the_asked_share_and_never_more(height: int, width: int) -> None:
+def test_masks_have_about_the_given_share_and_never_more(height: int, width: int) -> None:
     torch.manual_seed(1)
     counts = [int(block_mask(height, width, 0.3).sum()) for _ in range(50)]
     assert max(counts) <= math.ceil(0.3 * height * width)
-    assert sum(counts) / 50 > 0.27 * height * width  # what is left at the end may be too little for one more block
+    assert sum(counts) / 50 > 0.27 * height * width  # the rest may be too small for another block
 
 
-def test_a_block_is_no_narrower_than_it_may_be() -> None:
-    """One block alone: its sides have a ratio of 0.3 to 1/0.3, up to rounding to whole patches."""
+def test_the_aspect_ratio_of_a_block_is_limited() -> None:
+    """With a single block, its sides have a ratio of 0.3 to 1/0.3, up to rounding to whole patches."""
     torch.manual_seed(2)
     for _ in range(50):
         mask = block_mask(14, 14, 16 / 196)  # as many patches as the smallest block has
@@ -68,7 +68,7 @@ def test_a_block_is_no_narrower_than_it_may_be() -> None:
             assert int(mask.sum()) == rows * columns <= 16
 
 
-def test_no_share_is_no_mask() -> None:
+def test_a_share_of_zero_masks_nothing() -> None:
     assert not block_mask(14, 14, 0.0).any()
     torch.manual_seed(0)
     views = MaskedCrops(input=INPUT, patch_size=8, random_ratio=True)
@@ -76,38 +76,38 @@ def test_no_share_is_no_mask() -> None:
     assert 0 < sum(empty) < 12
 
 
-def test_views_are_dinos_crops_with_the_global_ones_again() -> None:
+def test_views_are_the_crops_of_dino_and_the_global_crops_again() -> None:
     views, image = MaskedCrops(input=INPUT, patch_size=8), pictures(1)[0]
     torch.manual_seed(4)
-    made = views.render(views.collate([views.prepare(image)]))
+    actual = views.render(views.collate([views.prepare(image)]))
     torch.manual_seed(4)
     plain = INPUT.views("crops")
     expected = plain.render(plain.collate([plain.prepare(image)]))
     assert views.n_views == 14
-    assert torch.equal(made["images"][:12], expected)
-    assert torch.equal(made["images"][12:], expected[:2])
-    assert made["mask"].shape == (14, 16)
-    assert made["mask"][:2].any(dim=1).all()
-    assert not made["mask"][2:].any()
+    assert torch.equal(actual["images"][:12], expected)
+    assert torch.equal(actual["images"][12:], expected[:2])
+    assert actual["mask"].shape == (14, 16)
+    assert actual["mask"][:2].any(dim=1).all()
+    assert not actual["mask"][2:].any()
 
 
-def test_tokens_are_the_models_and_masked_patches_are_gone() -> None:
+def test_tokens_equal_those_of_the_model_and_do_not_depend_on_masked_patches() -> None:
     model = build("timm").eval()
     images, mask = torch.randn(2, 3, 32, 32), torch.zeros(2, 16, dtype=torch.bool)
     mask[1, 3] = True
     with torch.no_grad():
-        made = TokenEncoder(model)({"images": images, "mask": mask})
-        torch.testing.assert_close(made.tokens[:1], model.forward_features(images[:1]))
+        actual = TokenEncoder(model)({"images": images, "mask": mask})
+        torch.testing.assert_close(actual.tokens[:1], model.forward_features(images[:1]))
         torch.testing.assert_close(TokenEncoder(model)(images).tokens, model.forward_features(images))
         changed = images.clone()
         changed[1, :, :8, 24:] = 5.0  # the fourth patch
         again = TokenEncoder(model)({"images": changed, "mask": mask})
-    torch.testing.assert_close(again.tokens, made.tokens)
-    assert made.mask is mask
+    torch.testing.assert_close(again.tokens, actual.tokens)
+    assert actual.mask is mask
     assert not model.patch_embed._forward_hooks
 
 
-def test_masked_patches_take_the_place_of_one_small_random_vector_where_a_seed_is_given() -> None:
+def test_a_small_random_vector_replaces_masked_patches_if_there_is_a_seed() -> None:
     model = build("timm").eval()
     images, mask = torch.randn(2, 3, 32, 32), torch.ones(2, 16, dtype=torch.bool)
     vector = mask_vector(24, 7, torch.device("cpu"))
@@ -127,22 +127,22 @@ def test_masked_patches_take_the_place_of_one_small_random_vector_where_a_seed_i
 
 
 @pytest.mark.parametrize("layer", ["blocks.1.attn.proj", "blocks.0.mlp.fc1"])
-def test_gradients_are_those_of_autograd(layer: str) -> None:
+def test_gradients_equal_autograd(layer: str) -> None:
     model = build("timm").eval()
     wrapper = wrap(configs=[IBOTConfig(latent_dim=16, patch_size=8)], model=model, layer=layer)
     extractor, image = wrapper.extractors[0], pictures(1)[0]
     engine = extractor.engine
     engine.projectors = {}
     batch = extractor.views.collate([extractor.views.prepare(image)])
-    made = engine.extract(batch, extractor.views, {"ibot": extractor.loss})
-    (found,) = made.gradients["ibot"].values()
+    actual = engine.extract(batch, extractor.views, {"ibot": extractor.loss})
+    (gradient,) = actual.gradients["ibot"].values()
     module = model.get_submodule(layer)
     encoded = TokenEncoder(model)(extractor.views.render(batch)).by_sample(1)
     loss = extractor.objective.loss(encoded, extractor.heads(), {}).sum()
     weight, bias = torch.autograd.grad(loss, [module.weight, module.bias])
     expected = torch.cat([weight, bias[:, None]], dim=1).flatten()
-    assert cosine_similarity(found[0], expected, dim=0) > 1 - 1e-5
-    assert float(found.norm() / expected.norm()) == pytest.approx(1, rel=1e-4)
+    assert cosine_similarity(gradient[0], expected, dim=0) > 1 - 1e-5
+    assert float(gradient.norm() / expected.norm()) == pytest.approx(1, rel=1e-4)
 
 
 def test_features_do_not_depend_on_the_batch() -> None:
@@ -153,7 +153,7 @@ def test_features_do_not_depend_on_the_batch() -> None:
     assert (wrapper(images) - alone).abs().max() < 1e-4
 
 
-def test_what_can_not_be_masked_is_refused() -> None:
+def test_models_and_settings_that_cannot_be_masked_are_refused() -> None:
     with pytest.raises(FungiError, match="a Convolutions has no patch tokens"):
         wrap("convolutions", [IBOTConfig(patch_size=8)])
     with pytest.raises(
@@ -179,7 +179,7 @@ def test_blocks_stay_inside_grids_of_any_shape(height: int, width: int) -> None:
     assert 0 < max(counts) <= math.ceil(0.5 * height * width)
 
 
-def test_random_ratios_are_none_or_between_a_tenth_and_a_half() -> None:
+def test_random_ratios_are_zero_or_between_0_1_and_0_5() -> None:
     torch.manual_seed(4)
     ratios = [MaskedCrops(input=INPUT, patch_size=8, random_ratio=True)._ratio() for _ in range(400)]
     drawn = [ratio for ratio in ratios if ratio]

@@ -1,4 +1,4 @@
-"""MAE's loss: the gradients of transformers' own model and loss, on a miniature in its true format."""
+"""Gradients of MAE's loss equal those of the loss in transformers, on a small model in the published format."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ SAME_DIRECTION, SAME_NORM = 1 - 1e-5, 1e-4
 
 
 def save_miniature(folder: Path, **config: Any) -> Path:
-    """A masked autoencoder as transformers writes it, its weights away from their small initial values."""
+    """Save a small masked autoencoder with transformers, with larger weights than its initial values."""
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     with torch.random.fork_rng():
@@ -64,57 +64,60 @@ def bound_to(input_spec: Any, **options: Any) -> BoundObjective:
 
 def gradients(model: nn.Module, objective: BoundObjective, batch: Any, layer: str, views: int = 64) -> Tensor:
     engine = GradientEngine(model, find_targets(model, (layer,)), device=torch.device("cpu"), views_per_forward=views)
-    found = engine.with_encoder(objective.objective.encoder).extract(batch, objective.views, {"mae": objective.loss})
-    (flat,) = found.gradients["mae"].values()
+    extracted = engine.with_encoder(objective.objective.encoder).extract(
+        batch, objective.views, {"mae": objective.loss}
+    )
+    (flat,) = extracted.gradients["mae"].values()
     return flat
 
 
-def assert_same(made: Tensor, wanted: Tensor) -> None:
-    assert cosine_similarity(made, wanted, dim=1).min() > SAME_DIRECTION
-    assert (made.norm(dim=1) / wanted.norm(dim=1) - 1).abs().max() < SAME_NORM
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    assert cosine_similarity(actual, expected, dim=1).min() > SAME_DIRECTION
+    assert (actual.norm(dim=1) / expected.norm(dim=1) - 1).abs().max() < SAME_NORM
 
 
 @pytest.mark.parametrize("layer", [PROJECTION, "vit.layers.0.mlp.fc1"])
-def test_gradients_are_those_of_the_librarys_own_loss(folder: Path, layer: str) -> None:
+def test_gradients_equal_those_of_the_loss_in_transformers(folder: Path, layer: str) -> None:
     loaded, own = load_backbone(f"mine=hf:{folder}"), original(folder)
     assert loaded.spec.layer == PROJECTION
     objective = bound_to(loaded.input)
     batch = batch_of(pictures(3), [objective.views], seed=5)[objective.views.identity]
     views, module = objective.views.render(batch), own.get_submodule(layer)
-    wanted = []
+    expected = []
     for place in range(3):
-        one = {name: values[place : place + 1] for name, values in views.items()}
-        loss = own(pixel_values=one["images"], noise=one["noise"]).loss
+        sample = {name: values[place : place + 1] for name, values in views.items()}
+        loss = own(pixel_values=sample["images"], noise=sample["noise"]).loss
         weight, bias = torch.autograd.grad(loss, [module.weight, module.bias])
-        wanted.append(torch.cat([weight, bias[:, None]], dim=1).flatten())
-    assert_same(gradients(loaded.model, objective, batch, layer), torch.stack(wanted))
+        expected.append(torch.cat([weight, bias[:, None]], dim=1).flatten())
+    assert_same(gradients(loaded.model, objective, batch, layer), torch.stack(expected))
 
 
-def test_the_embedding_is_that_of_the_whole_image(folder: Path) -> None:
+def test_the_embedding_is_computed_from_the_unmasked_image(folder: Path) -> None:
     images, own = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)), original(folder)
     own.config.mask_ratio = 0.0
     with torch.no_grad():
-        wanted = own.vit(images, noise=torch.arange(16.0).expand(2, 16)).last_hidden_state
-        for form, tokens in (("hf", wanted[:, 0]), ("hf-mean", wanted.mean(dim=1))):
+        expected = own.vit(images, noise=torch.arange(16.0).expand(2, 16)).last_hidden_state
+        for form, tokens in (("hf", expected[:, 0]), ("hf-mean", expected.mean(dim=1))):
             model = load_backbone(f"mine={form}:{folder}").model
             torch.testing.assert_close(model(images), tokens, rtol=1e-4, atol=1e-5)
     assert "class token of the whole image" in resolve_backbone(f"mine=hf:{folder}").notes
 
 
-def test_the_loss_is_the_definition_in_loops() -> None:
+def test_the_loss_equals_its_definition_in_loops() -> None:
     torch.manual_seed(0)
-    guess, target = torch.randn(2, 2, 4, 6), torch.randn(2, 2, 4, 6)
+    prediction, target = torch.randn(2, 2, 4, 6), torch.randn(2, 2, 4, 6)
     mask = torch.tensor([[[1, 0, 1, 1], [0, 1, 0, 0]], [[1, 1, 1, 1], [0, 0, 1, 1]]], dtype=torch.bool)
-    for sample, made in enumerate(masked_squared_error(guess, target, mask)):
+    for sample, error in enumerate(masked_squared_error(prediction, target, mask)):
         views = []
         for view in range(2):
             patches = [
-                sum((float(guess[sample, view, t, f]) - float(target[sample, view, t, f])) ** 2 for f in range(6)) / 6
+                sum((float(prediction[sample, view, t, f]) - float(target[sample, view, t, f])) ** 2 for f in range(6))
+                / 6
                 for t in range(4)
                 if mask[sample, view, t]
             ]
             views.append(sum(patches) / len(patches))
-        assert float(made) == pytest.approx(sum(views) / 2, rel=1e-5)
+        assert float(error) == pytest.approx(sum(views) / 2, rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +151,10 @@ def test_masks_are_drawn_for_each_image_and_seed() -> None:
     assert not torch.isin(first, noise(2)).any()
 
 
-def test_what_can_not_be_reconstructed_is_refused(wrapper: FUNGIWrapper, tmp_path: Path) -> None:
+def test_models_and_settings_without_reconstruction_are_refused(wrapper: FUNGIWrapper, tmp_path: Path) -> None:
     with pytest.raises(FungiError, match=r"VisionTransformer has no pixel decoder.*mae-vit-b16-decoder"):
         wrap(configs=[MAEConfig(patch_size=PATCH)])
-    with pytest.raises(FungiError, match=r"4 patches, the model 16\. Set the objective's patch_size"):
+    with pytest.raises(FungiError, match=r"4 patches, but the model has 16\. Set patch_size of the"):
         wrap(configs=[MAEConfig(patch_size=16)], model=wrapper.model, layer=PROJECTION)(pictures(1))
     with pytest.raises(FungiError, match="patch_size 7 does not divide the input size 32"):
         bound_to(ImageInput(size=SIDE, resize=SIDE), patch_size=7)
@@ -163,8 +166,8 @@ def test_what_can_not_be_reconstructed_is_refused(wrapper: FUNGIWrapper, tmp_pat
         load_backbone(f"mine=hf:{tmp_path}")
 
 
-def test_the_names_of_the_published_file_are_those_of_the_model() -> None:
-    """Typed from the published file: a block of the encoder, and one of the decoder."""
+def test_names_in_the_published_file_are_converted_to_those_of_the_model() -> None:
+    """Names are copied from the published file: a block of the encoder and a block of the decoder."""
     block = {
         "attention.attention.query": "attention.q_proj",
         "attention.attention.key": "attention.k_proj",
@@ -183,7 +186,7 @@ def test_the_names_of_the_published_file_are_those_of_the_model() -> None:
 
 
 @pytest.mark.slow
-def test_stages_extract_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stages_extract_gradients_of_mae(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import h5py
 
     for number, image in enumerate(pictures(3)):
@@ -193,12 +196,12 @@ def test_stages_extract_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     save_miniature(tmp_path / "model")
     flags = ["--dataset", f"mine=folder:{tmp_path / 'data'}", "--backbone", f"small=hf:{tmp_path / 'model'}"]
     flags += ["--objective", "mae", "--set", f"mae.patch_size={PATCH}", "--split", "train", "--device", "cpu"]
-    found = []
+    features = []
     for size in ("1", "3"):
         root = tmp_path / f"root-{size}"
         assert COMMANDS["extract-gradients"].main([*flags, "--root", str(root), "--batch-size", size]) == 0
         with h5py.File(root / "gradients" / "mine" / "small" / "mae-train.h5") as file:
-            found.append(torch.from_numpy(file["attn_proj"][:]))
-    assert_same(*found)
+            features.append(torch.from_numpy(file["attn_proj"][:]))
+    assert_same(*features)
     assert COMMANDS["extract-gradients"].main([*flags, "--backbone", "digits-vit", "--root", str(tmp_path)]) == 2
     assert "no pixel decoder" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""SimCLR's options: hard negatives, mixing, leaving out an image's own views."""
+"""Options of SimCLR: hard negatives, mixing, and exclusion of the own views of an image."""
 
 import math
 
@@ -23,26 +23,26 @@ def samples(count: int) -> Samples:
 
 
 def slow_info_nce(positives: Tensor, negatives: list[list[Tensor]], temperature: float) -> float:
-    """InfoNCE of one sample by loops; `negatives[i]` are those of view i."""
+    """InfoNCE of one sample by loops; `negatives[i]` are the negatives of view i."""
     losses = []
     for i, query in enumerate(positives):
         others = [float(cosine_similarity(query, other, dim=0)) for j, other in enumerate(positives) if j != i]
-        against = [float(cosine_similarity(query, negative, dim=0)) for negative in negatives[i]]
-        total = sum(math.exp(value / temperature) for value in others + against)
+        repulsion = [float(cosine_similarity(query, negative, dim=0)) for negative in negatives[i]]
+        total = sum(math.exp(value / temperature) for value in others + repulsion)
         losses.append(-sum(others) / len(others) / temperature + math.log(total))
     return sum(losses) / len(losses)
 
 
-def test_mixed_negatives_enter_their_own_view_alone() -> None:
+def test_mixed_negatives_are_used_only_for_their_view() -> None:
     positives, negatives, shares = random(2, 3, 6), random(8, 6, seed=1), torch.rand(3, 4) / 2
     mixed = mix_negatives(positives, negatives, shares)
-    made = info_nce(positives, negatives, 0.5, mixed=mixed)
-    for sample, found, synthetic in zip(positives, made, mixed, strict=True):
+    actual = info_nce(positives, negatives, 0.5, mixed=mixed)
+    for sample, loss, synthetic in zip(positives, actual, mixed, strict=True):
         lists = [[*negatives, *synthetic[view]] for view in range(3)]
-        assert float(found) == pytest.approx(slow_info_nce(sample, lists, 0.5), rel=1e-5)
+        assert float(loss) == pytest.approx(slow_info_nce(sample, lists, 0.5), rel=1e-5)
 
 
-def test_mixtures_are_of_the_nearest_negatives_with_one_share_each() -> None:
+def test_each_share_belongs_to_one_of_the_nearest_negatives() -> None:
     positives, negatives, shares = random(1, 2, 6), random(9, 6, seed=1), torch.rand(2, 3) / 2
     mixed = mix_negatives(positives.requires_grad_(), negatives, shares)
     assert not mixed.requires_grad
@@ -54,13 +54,13 @@ def test_mixtures_are_of_the_nearest_negatives_with_one_share_each() -> None:
             torch.testing.assert_close(mixed[0, view, place], expected)
 
 
-def test_mixing_depends_on_nothing_but_the_sample() -> None:
+def test_mixing_depends_only_on_the_sample() -> None:
     objective = SimCLR(latent_dim=4, negatives_mixing=True, mixed_negatives=3)
     heads = objective.heads(6, seed=0)
     support = objective.support(samples(5), lambda chosen: random(len(chosen), 3, 6), heads, seed=0)
     embeddings = random(4, 3, 6, seed=7)
     together = objective.loss(Encoded(embeddings), heads, support)
-    alone = torch.cat([objective.loss(Encoded(one[None]), heads, support) for one in embeddings])
+    alone = torch.cat([objective.loss(Encoded(sample[None]), heads, support) for sample in embeddings])
     torch.testing.assert_close(together, alone)
     assert not torch.allclose(together, SimCLR(latent_dim=4).loss(Encoded(embeddings), heads, support))
 
@@ -70,9 +70,9 @@ def test_own_views_are_left_out() -> None:
     positives = torch.stack([negatives[2] * 1.5, random(3, 6, seed=2)])
     own = own_negatives(positives, negatives.flatten(0, 1), negatives)
     assert own.tolist() == [[False] * 6 + [True] * 3 + [False] * 3, [False] * 12]
-    made = info_nce(positives, negatives.flatten(0, 1), 0.5, own=own)
+    actual = info_nce(positives, negatives.flatten(0, 1), 0.5, own=own)
     others = [row for image in (0, 1, 3) for row in negatives[image]]
-    assert float(made[0]) == pytest.approx(slow_info_nce(positives[0], [others] * 3, 0.5), rel=1e-5)
+    assert float(actual[0]) == pytest.approx(slow_info_nce(positives[0], [others] * 3, 0.5), rel=1e-5)
 
 
 def test_an_image_among_the_negatives_is_recognised_by_the_objective() -> None:
@@ -83,10 +83,10 @@ def test_an_image_among_the_negatives_is_recognised_by_the_objective() -> None:
     support = objective.support(samples(6), lambda chosen: train[rows], heads, seed=0)
     inside, outside = train[rows[1]][None], train[np.setdiff1d(np.arange(6), rows)[0]][None]
     plain = SimCLR(latent_dim=4)
-    (changed, unchanged), (wanted, same) = (
-        [one.loss(Encoded(given), heads, support) for given in (inside, outside)] for one in (objective, plain)
+    (changed, unchanged), (expected, same) = (
+        [kind.loss(Encoded(views), heads, support) for views in (inside, outside)] for kind in (objective, plain)
     )
-    assert not torch.allclose(changed, wanted)
+    assert not torch.allclose(changed, expected)
     torch.testing.assert_close(unchanged, same)
 
 
@@ -94,8 +94,8 @@ def test_hard_negatives_take_the_first_places_and_are_drawn_once() -> None:
     rows = SimCLR(negative_samples=10, hard_negatives=(7, 3)).negative_rows(20, seed=0)
     assert rows[:2].tolist() == [7, 3]
     assert len(set(rows.tolist())) == 10
-    everything = SimCLR(negative_samples=50, hard_negatives=(7,)).negative_rows(20, seed=0)
-    assert sorted(everything.tolist()) == list(range(20))
+    all_rows = SimCLR(negative_samples=50, hard_negatives=(7,)).negative_rows(20, seed=0)
+    assert sorted(all_rows.tolist()) == list(range(20))
 
 
 def test_impossible_hard_negatives_are_refused() -> None:
@@ -116,14 +116,14 @@ def test_head_options_of_table_6_change_the_loss_and_nothing_else(objective: str
     support = {"negatives": random(5, 8 if options.get("project") is False else 96, seed=3)}
     plain, changed = OBJECTIVES[objective](), OBJECTIVES[objective](**options)
     heads = plain.heads(8, seed=0)
-    made = changed.loss(Encoded(embeddings), heads, support)
-    assert made.shape == (3,)
-    assert torch.isfinite(made).all()
+    actual = changed.loss(Encoded(embeddings), heads, support)
+    assert actual.shape == (3,)
+    assert torch.isfinite(actual).all()
     if "project" in options:  # without a head, the loss is that of an identity head
         plain_options = {name: value for name, value in options.items() if name != "project"}
         identity = torch.nn.ModuleDict({name: torch.nn.Identity() for name in heads})
         torch.testing.assert_close(
-            made, OBJECTIVES[objective](**plain_options).loss(Encoded(embeddings), identity, support)
+            actual, OBJECTIVES[objective](**plain_options).loss(Encoded(embeddings), identity, support)
         )
     else:
-        assert not torch.allclose(made, plain.loss(Encoded(embeddings), heads, support))
+        assert not torch.allclose(actual, plain.loss(Encoded(embeddings), heads, support))

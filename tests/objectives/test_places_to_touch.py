@@ -1,4 +1,4 @@
-"""A new objective is one file: for the stages, the library and the ablations."""
+"""A new objective needs only one file for the stages, the library and the ablations."""
 
 import json
 import sys
@@ -44,7 +44,7 @@ class MeanPull(Objective):
 
 @pytest.fixture
 def mean_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One more file in the folder of objectives."""
+    """Add a file to the folder of objectives."""
     folder = tmp_path / "objectives"
     folder.mkdir()
     (folder / "mean_pull.py").write_text(OBJECTIVE)
@@ -54,55 +54,60 @@ def mean_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     sys.modules.pop("fungi.objectives.mean_pull", None)
 
 
-def test_stages_take_it(mean_pull: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stages_accept_the_new_objective(mean_pull: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fungi(["list", "objectives"])
     assert "mean-pull" in capsys.readouterr().out
     for number, image in enumerate(pictures(3)):
         path = tmp_path / "data" / "train" / "a" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
-    where = ["--dataset", f"mine=folder:{tmp_path / 'data'}", "--root", str(tmp_path / "root"), "--device", "cpu"]
+    places = ["--dataset", f"mine=folder:{tmp_path / 'data'}", "--root", str(tmp_path / "root"), "--device", "cpu"]
     flags = ["--objective", "mean-pull", "--set", "mean-pull.strength=3.0", "--split", "train"]
-    assert COMMANDS["extract-gradients"].main([*where, *flags]) == 0
+    assert COMMANDS["extract-gradients"].main([*places, *flags]) == 0
     (path,) = (tmp_path / "root").rglob("mean-pull-train.h5")
     with h5py.File(path) as file:
         assert np.linalg.norm(file["attn_proj"][:], axis=1).all()
 
 
-def test_the_library_has_its_configuration_and_its_extractor(mean_pull: None, tmp_path: Path) -> None:
-    made = config.MeanPullConfig(strength=1.0)
-    assert (made.global_crops, made.local_crops, made.augmentation, made.latent_dim) == (3, 0, "crops", 16)
-    wrapper = wrap(configs=[made])
+def test_the_library_has_configuration_and_extractor_of_the_new_objective(mean_pull: None, tmp_path: Path) -> None:
+    settings = config.MeanPullConfig(strength=1.0)
+    assert (settings.global_crops, settings.local_crops, settings.augmentation, settings.latent_dim) == (
+        3,
+        0,
+        "crops",
+        16,
+    )
+    wrapper = wrap(configs=[settings])
     wrapper.setup(dataset(), check_independence=True)
     (extractor,) = wrapper.extractors
     assert type(extractor) is gradients.MeanPullGradientsExtractor
     latents = torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
     views = latents.unflatten(0, (2, 3))
-    wanted = (views - views.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2))
-    torch.testing.assert_close(extractor.compute_loss(latents, 3), wanted)
+    expected = (views - views.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2))
+    torch.testing.assert_close(extractor.compute_loss(latents, 3), expected)
     features = wrapper(pictures(2))
     wrapper.save(tmp_path / "saved")
     assert torch.equal(type(wrapper).load(tmp_path / "saved", wrapper.model, "cpu")(pictures(2)), features)
 
 
 @pytest.mark.slow
-def test_ablations_take_it(mean_pull: None, tmp_path: Path) -> None:
+def test_ablations_accept_the_new_objective(mean_pull: None, tmp_path: Path) -> None:
     flags = ["--rows", "24", "--k", "3", "--pca-dim", "8", "--device", "cpu", "--objective", "mean-pull"]
     assert COMMANDS["ablate"].main(["--ablation", "objectives", "--root", str(tmp_path / "root"), *flags]) == 0
     (path,) = (tmp_path / "root" / "results").rglob("*.json")
     assert "mean-pull" in json.dumps(json.loads(path.read_text()))
 
 
-def test_names_that_no_objective_has_are_no_attributes() -> None:
+def test_names_without_an_objective_are_not_attributes() -> None:
     for module, name in ((config, "NobodyConfig"), (gradients, "NobodyGradientsExtractor"), (config, "nobody")):
         with pytest.raises(AttributeError, match="has no attribute"):
             getattr(module, name)
 
 
 @pytest.mark.parametrize("name", ["DeepCluster", "IBOT", "MIM"])
-def test_what_is_derived_has_the_settings_of_the_objective_and_of_its_views(name: str) -> None:
-    made = getattr(config, f"{name}Config")()
-    objective = next(OBJECTIVES[one] for one in OBJECTIVES if OBJECTIVES[one].__name__ == name)()
-    assert vars(objective).items() <= vars(made).items()
-    assert made.local_crops == objective.view_defaults.get("local_crops", 10)
-    assert getattr(config, f"{name}Config") is type(made)
+def test_derived_configurations_have_the_settings_of_objective_and_views(name: str) -> None:
+    derived = getattr(config, f"{name}Config")()
+    objective = next(OBJECTIVES[entry] for entry in OBJECTIVES if OBJECTIVES[entry].__name__ == name)()
+    assert vars(objective).items() <= vars(derived).items()
+    assert derived.local_crops == objective.view_defaults.get("local_crops", 10)
+    assert getattr(config, f"{name}Config") is type(derived)

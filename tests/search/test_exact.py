@@ -26,78 +26,80 @@ def in_blocks(keys: Tensor, size: int):
 
 @pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
 @pytest.mark.parametrize("backend", ["exact", "faiss", "scann"])
-def test_rows_and_scores_are_those_of_all_scores_sorted(backend, metric):
+def test_rows_and_scores_equal_sorting_all_scores(backend, metric):
     keys, queries = rows(400, 0), rows(60, 1)
-    found = nearest(in_blocks(keys, 37), queries, 7, metric, backend)
+    neighbours = nearest(in_blocks(keys, 37), queries, 7, metric, backend)
     products = queries.double() @ keys.double().T
     if metric == "inner-product":
         scores, order = products.sort(dim=1, descending=True)
     else:
         scores, order = (torch.cdist(queries.double(), keys.double()) ** 2).sort(dim=1)
-    assert torch.equal(found.rows, order[:, :7])
-    torch.testing.assert_close(found.scores.double(), scores[:, :7], rtol=1e-5, atol=1e-4)
+    assert torch.equal(neighbours.rows, order[:, :7])
+    torch.testing.assert_close(neighbours.scores.double(), scores[:, :7], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", ["exact", "faiss", "scann"])
 @pytest.mark.parametrize("block", [13, 500])
-def test_equal_products_go_to_the_earlier_key_in_every_backend(backend, block):
+def test_every_backend_prefers_the_earlier_of_equal_keys(backend, block):
     generator = np.random.default_rng(0)
     keys, queries = generator.integers(-1, 2, (300, 4)), generator.integers(-1, 2, (50, 4))
     products = queries @ keys.T
     oracle = np.sort(np.argsort(-products, axis=1, kind="stable")[:, :7], axis=1)
     keys, queries = torch.from_numpy(keys).float(), torch.from_numpy(queries).float()
-    found = nearest(in_blocks(keys, block), queries, 7, "inner-product", backend)
-    np.testing.assert_array_equal(found.rows.sort(dim=1).values.numpy(), oracle)
-    np.testing.assert_allclose(found.scores.numpy(), np.take_along_axis(products, found.rows.numpy(), 1), atol=1e-5)
+    neighbours = nearest(in_blocks(keys, block), queries, 7, "inner-product", backend)
+    np.testing.assert_array_equal(neighbours.rows.sort(dim=1).values.numpy(), oracle)
+    np.testing.assert_allclose(
+        neighbours.scores.numpy(), np.take_along_axis(products, neighbours.rows.numpy(), 1), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-5])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 @pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
-def test_neighbours_that_float32_can_not_tell_apart_are_those_of_float64(metric, offset, spread):
-    """Keys close to each other and far from zero: what the bound on rounding is for. A few of heavy length besides."""
+def test_neighbours_with_equal_scores_in_float32_are_those_of_float64(metric, offset, spread):
+    """Keys are close to each other and far from zero, which needs the bound for rounding; a few keys are longer."""
     queries = rows(40, 1, dim=512)
     keys = queries[0] * 0.5 + offset + spread * rows(1500, 0, dim=512)
     keys[::97] *= 3
-    found = nearest(in_blocks(keys, 400), queries, 20, metric)
+    neighbours = nearest(in_blocks(keys, 400), queries, 20, metric)
     wide, others = queries.double(), keys.double()
     scores = -(wide @ others.T) if metric == "inner-product" else torch.cdist(wide, others, compute_mode=EXACT)
     oracle = scores.topk(20, dim=1, largest=False).values
     size = wide.square().sum(dim=1) + others.square().sum(dim=1).max()
     if metric == "euclidean":
         oracle, scores = oracle.square(), scores.square()
-    worse = scores.gather(1, found.rows).sort(dim=1).values - oracle
-    # Scores that agree in 40 digits are equal, and then the earlier key counts: no other may take a place.
+    worse = scores.gather(1, neighbours.rows).sort(dim=1).values - oracle
+    # Scores that agree in 40 digits are equal, and then the earlier key counts: no other key may replace it.
     assert bool((worse.max(dim=1).values <= size * 2.0**-39).all())
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
 @pytest.mark.parametrize("block", [3010, 1250, 37])
-def test_the_best_of_many_keys_are_found_whatever_the_block(metric, block):
-    """Blocks that are searched by groups of columns, with and without a rest, and those that are too narrow."""
+def test_neighbours_among_many_keys_do_not_depend_on_the_blocks(metric, block):
+    """Wide blocks are searched by groups of columns, with and without a rest; narrow blocks are not."""
     keys, queries = rows(3010, 0), rows(30, 1)
     products = queries.double() @ keys.double().T
     scores = products if metric == "inner-product" else -torch.cdist(queries.double(), keys.double())
     assert torch.equal(nearest(in_blocks(keys, block), queries, 7, metric).rows, scores.topk(7, dim=1).indices)
 
 
-def test_most_similar_leaves_out_what_a_query_may_not_find():
+def test_most_similar_leaves_out_excluded_keys():
     keys, queries = rows(50, 0), rows(12, 1).unflatten(0, (4, 3))
     left_out = torch.rand(4, 1, 50, generator=torch.Generator().manual_seed(2)) < 0.5
-    products, found = most_similar(queries, keys, 5, left_out)
+    products, indices = most_similar(queries, keys, 5, left_out)
     for item in range(4):
         allowed = [row for row in range(50) if not left_out[item, 0, row]]
         for view in range(3):
             query = queries[item, view].double()
             ordered = sorted(allowed, key=lambda row, query=query: -float(query @ keys[row].double()))[:5]
-            assert found[item, view].tolist() == ordered
+            assert indices[item, view].tolist() == ordered
             torch.testing.assert_close(products[item, view], keys[ordered] @ queries[item, view])
     assert most_similar(queries, keys[:2], 5)[1].shape == (4, 3, 2)
 
 
-def test_all_keys_are_ranked_in_float64_whatever_the_blocks():
+def test_the_ranking_of_all_keys_does_not_depend_on_the_blocks():
     keys, queries = rows(90, 0), rows(7, 1)
-    keys[::9] = keys[0]  # equal ones, in their order
+    keys[::9] = keys[0]  # equal keys, which stay in their order
     products = queries.double().numpy() @ keys.double().numpy().T
     oracle = [sorted(range(90), key=lambda row, scores=scores: (-round(scores[row], 9), row)) for scores in products]
     assert all_ranked(in_blocks(keys, 13), queries).tolist() == oracle
@@ -111,17 +113,17 @@ def test_recall_is_the_share_of_true_neighbours():
     assert recall(torch.tensor([[1, 2], [3, 9]]), torch.tensor([[2, 1], [3, 4]])) == 0.75
 
 
-def test_a_library_without_the_metric_says_so():
+def test_a_library_without_the_metric_raises_an_error():
     with pytest.raises(FungiError, match="scikit-learn does not support search by inner product"):
         nearest(in_memory(rows(3, 0)), rows(2, 1), 1, "inner-product", "sklearn")
 
 
 @pytest.mark.parametrize("backend", ["faiss", "scann"])
-def test_of_keys_that_a_library_holds_no_second_copy_is_kept(backend: str) -> None:
+def test_a_search_keeps_no_second_copy_of_the_keys_of_a_library(backend: str) -> None:
     keys = torch.randn(300, 8)
-    held = weakref.ref(keys)
+    reference = weakref.ref(keys)
     search = SEARCHES[backend](lambda keys=keys: iter([(slice(0, 300), keys)]), "inner-product", 5)
     del keys
     gc.collect()
-    assert held() is None
+    assert reference() is None
     assert search(torch.randn(2, 8), 5)[1].shape == (2, 5)

@@ -215,8 +215,8 @@ def _masked(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None, seed: int)
         count = patches[0, ..., 0].numel()
         if count != mask.shape[1]:
             raise FungiError(
-                f"the mask has {counted(mask.shape[1], 'patch')}, the model {count}. Set the objective's patch_size "
-                "(as in --set ibot.patch_size=16 or mim.patch_size=16) to that of the model."
+                f"the mask has {counted(mask.shape[1], 'patch')}, but the model has {count}. Set patch_size of the "
+                "objective to the patch size of the model (for example --set ibot.patch_size=16 or mim.patch_size=16)."
             )
         hidden = mask.reshape(*patches.shape[:-1], 1)
         if seed < 0:
