@@ -182,13 +182,13 @@ def test_a_model_of_another_kind_is_refused(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_found_and_what_it_costs_is_said_before_work_starts(tmp_path, capfd) -> None:
+def test_the_structure_of_a_model_and_its_cost_are_printed_before_the_work(tmp_path, capfd) -> None:
     from fungi.commands import COMMANDS
 
     for split in ("train", "test"):
         for label in ("a", "b"):
             (tmp_path / "data" / split / label).mkdir(parents=True)
-            picture(60, 50).save(tmp_path / "data" / split / label / "one.png")
+            picture(60, 50).save(tmp_path / "data" / split / label / "picture.png")
     arguments = f"--dataset two=folder:{tmp_path / 'data'} --backbone mine=timm:test_vit.r160_in1k --random-init"
     arguments += f" --root {tmp_path / 'features'} --objective kl dino --with-embeddings --split test"
     assert COMMANDS["extract-gradients"].main(arguments.split()) == 0

@@ -60,12 +60,12 @@ def test_checkpoint_and_random_init_exclude_each_other(small, tmp_path):
     ],
     ids=["number", "none", "sparse", "quantised", "complex", "meta"],
 )
-def test_entries_that_are_no_plain_tensors_under_names_are_refused(state):
+def test_entries_other_than_ordinary_tensors_with_names_are_refused(state):
     with pytest.raises(FungiError, match=r"weights\.pth: its entry .* is not an ordinary tensor with a name"):
         unwrap({"state_dict": state}, Path("weights.pth"))
 
 
-def test_a_container_that_holds_itself_is_refused():
+def test_a_container_that_contains_itself_is_refused():
     endless: dict[str, object] = {}
     endless["model"] = endless
     with pytest.raises(FungiError, match=r"weights\.pth has no state dict"):

@@ -22,13 +22,13 @@ LAYERS = {
 
 
 class PreparedViews:
-    """A view generator whose views were made elsewhere: a batch is its views, `[b v c h w]`."""
+    """A view generator for fixed views: a batch is a tensor of views `[b v c h w]`."""
 
-    kind = "given"
+    kind = "fixed"
 
     def __init__(self, n_views: int) -> None:
         self.n_views = n_views
-        self.identity = f"given({n_views})"
+        self.identity = f"fixed({n_views})"
 
     def prepare(self, item: torch.Tensor) -> torch.Tensor:
         return item

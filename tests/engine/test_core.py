@@ -1,4 +1,4 @@
-"""Laws of the one way from a batch to features."""
+"""Laws of the computation of features from a batch."""
 
 import torch
 
@@ -16,7 +16,7 @@ def features() -> tuple[GradientEngine, list[Feature], dict[str, torch.Tensor]]:
     model, layers = build("attention projection, last block")
     engine = GradientEngine(model, find_targets(model, layers), device=CPU)
     one, three = PreparedViews(1), PreparedViews(3)
-    wanted = [
+    requested = [
         Feature("first", one, engine, contrast),
         Feature("second", three, engine, contrast),
         Feature("third", one, engine, lambda encoded: contrast(encoded) ** 2),
@@ -24,28 +24,30 @@ def features() -> tuple[GradientEngine, list[Feature], dict[str, torch.Tensor]]:
     ]
     generator = torch.Generator().manual_seed(0)
     batch = {views.identity: torch.randn(4, views.n_views, 3, 16, 16, generator=generator) for views in (one, three)}
-    return engine, wanted, batch
+    return engine, requested, batch
 
 
-def test_features_are_the_same_alone_and_together_and_in_the_asked_order() -> None:
-    _, wanted, batch = features()
-    together = compute(batch, wanted)
+def test_features_do_not_depend_on_each_other_and_keep_the_order_of_the_call() -> None:
+    _, requested, batch = features()
+    together = compute(batch, requested)
     assert list(together) == ["first", "second", "third", EMBEDDINGS]
-    for feature in wanted:
+    for feature in requested:
         alone = compute(batch, [feature])[feature.name]
         assert alone.keys() == together[feature.name].keys()
         assert all(torch.equal(alone[name], together[feature.name][name]) for name in alone)
 
 
 def test_features_of_the_same_views_share_one_forward(monkeypatch) -> None:
-    engine, wanted, batch = features()
+    engine, requested, batch = features()
     encoded: list[int] = []
-    monkeypatch.setattr(engine, "encoder", lambda views, one=engine.encoder: encoded.append(len(views)) or one(views))
-    compute(batch, wanted)
+    monkeypatch.setattr(
+        engine, "encoder", lambda views, encoder=engine.encoder: encoded.append(len(views)) or encoder(views)
+    )
+    compute(batch, requested)
     assert sorted(encoded) == [4, 12]
 
 
-def test_embeddings_are_float32_whatever_the_gradients_are() -> None:
+def test_embeddings_are_float32_for_every_dtype_of_the_gradients() -> None:
     model, layers = build("attention projection, last block")
     half = GradientEngine(model, find_targets(model, layers), device=CPU, dtype=torch.bfloat16)
     own = GradientEngine(model, device=CPU)
@@ -63,7 +65,7 @@ def test_rows_that_are_not_finite_are_counted_from_the_first_batch() -> None:
     assert check.bad_rows() == {"bad": [4, 5]}
 
 
-def test_views_per_forward_are_chosen_by_device_where_nobody_does() -> None:
+def test_the_device_decides_the_default_of_views_per_forward() -> None:
     model, _ = build("attention projection, last block")
     assert GradientEngine(model, device=CPU).views_per_forward == ON_CPU
     assert GradientEngine(model, device=CPU, views_per_forward=3).views_per_forward == 3

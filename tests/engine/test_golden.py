@@ -1,4 +1,4 @@
-"""Our gradients equal the authors' and plain autograd's on the reference networks."""
+"""On the reference networks, our gradients equal those of the authors and of plain autograd."""
 
 import pytest
 import torch
@@ -16,51 +16,51 @@ CLOSE = 0.99999
 def features(kind: str, objective: str, **settings: object) -> torch.Tensor:
     golden = load(kind)
     task = tasks(golden)[objective]
-    made = engine(kind, golden, **settings).extract(
+    actual = engine(kind, golden, **settings).extract(
         task.views, PreparedViews(task.views.shape[1]), {objective: task.loss}
     )
-    return made.gradients[objective]["attn_proj"]
+    return actual.gradients[objective]["attn_proj"]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("short_cut", [True, False], ids=["pooled token", "whole model"])
 @pytest.mark.parametrize("reference", ["feature", "true_feature"])
 def test_timm_features_equal_the_published_ones_and_autograd(objective: str, short_cut: bool, reference: str) -> None:
-    made = features("timm", objective, short_cut=short_cut)
-    assert cosine_similarity(made, load("timm")[f"{reference}/{objective}"].float()).min() > CLOSE
+    actual = features("timm", objective, short_cut=short_cut)
+    assert cosine_similarity(actual, load("timm")[f"{reference}/{objective}"].float()).min() > CLOSE
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_clean_torchvision_features_equal_autograd(objective: str) -> None:
-    made = features("torchvision", objective)
-    assert cosine_similarity(made, load("torchvision")[f"true_feature/{objective}"].float()).min() > CLOSE
+    actual = features("torchvision", objective)
+    assert cosine_similarity(actual, load("torchvision")[f"true_feature/{objective}"].float()).min() > CLOSE
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_published_torchvision_features_pair_signals_with_the_attention_input(objective: str) -> None:
-    made = features("torchvision", objective, attention_input=True)
+    actual = features("torchvision", objective, attention_input=True)
     published = load("torchvision")[f"feature/{objective}"]
-    assert cosine_similarity(made, published).min() > CLOSE
+    assert cosine_similarity(actual, published).min() > CLOSE
     assert cosine_similarity(features("torchvision", objective), published).max() < 0.9
 
 
 @pytest.mark.parametrize("short_cut", [True, False], ids=["pooled token", "whole model"])
-def test_the_attention_input_concerns_no_layer_but_the_attention_projection(short_cut: bool) -> None:
+def test_the_attention_input_changes_only_the_attention_projection(short_cut: bool) -> None:
     model, _ = build("attention projection, last block")
     targets = find_targets(model, ("blocks.1.mlp.fc1:fc1", "blocks.1.mlp.fc2:fc2", "blocks.1.attn.proj:proj"))
     views = torch.randn(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    made = [
+    actual = [
         GradientEngine(model, targets, device=torch.device("cpu"), attention_input=published, short_cut=short_cut)
         .extract(views, PreparedViews(3), {"contrast": contrast})
         .gradients["contrast"]
         for published in (False, True)
     ]
-    assert torch.equal(made[0]["fc1"], made[1]["fc1"])
-    assert torch.equal(made[0]["fc2"], made[1]["fc2"])
-    assert not torch.equal(made[0]["proj"], made[1]["proj"])
+    assert torch.equal(actual[0]["fc1"], actual[1]["fc1"])
+    assert torch.equal(actual[0]["fc2"], actual[1]["fc2"])
+    assert not torch.equal(actual[0]["proj"], actual[1]["proj"])
 
 
-def test_the_short_cut_is_taken_where_it_applies() -> None:
+def test_the_short_cut_is_used_if_the_model_allows_it() -> None:
     assert engine("timm", load("timm")).encoder.path == "pooled token"
     assert engine("timm", load("timm"), short_cut=False).encoder.path == "whole model"
     assert engine("torchvision", load("torchvision")).encoder.path == "whole model"

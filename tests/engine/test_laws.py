@@ -1,4 +1,4 @@
-"""Laws of the engine: the gradient is the true one, sample by sample, and the model is left as it was found."""
+"""Laws of the engine: every sample gets its true gradient, and the model is not changed."""
 
 import pytest
 import torch
@@ -24,31 +24,31 @@ def views_of(samples: int, n_views: int = 3, size: int = 16) -> Tensor:
 
 
 def raw_gradients(model: nn.Module, layers: tuple[str, ...], views: Tensor, bias: bool = True) -> dict[str, Tensor]:
-    """Flattened gradients by layer, unprojected."""
+    """Return the flattened gradients by layer, without projection."""
     engine = GradientEngine(model, find_targets(model, layers, bias=bias), device=CPU)
     return engine.extract(views, PreparedViews(views.shape[1]), {"contrast": contrast}).gradients["contrast"]
 
 
-def assert_same_gradient(made: Tensor, wanted: Tensor) -> None:
-    cosine = torch.nn.functional.cosine_similarity(made.double(), wanted.double(), dim=-1)
-    norm = made.double().norm(dim=-1) / wanted.double().norm(dim=-1)
+def assert_same_gradient(actual: Tensor, expected: Tensor) -> None:
+    cosine = torch.nn.functional.cosine_similarity(actual.double(), expected.double(), dim=-1)
+    norm = actual.double().norm(dim=-1) / expected.double().norm(dim=-1)
     assert cosine.min() > SAME_DIRECTION, f"cosine {cosine.min():.7f}"
     assert (norm - 1).abs().max() < SAME_NORM, f"norms differ by a factor of {norm}"
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["with bias", "without bias"])
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_equal_plain_autograd_one_by_one(case: str, bias: bool) -> None:
+def test_the_gradient_of_every_sample_equals_plain_autograd(case: str, bias: bool) -> None:
     model, layers = build(case)
     views = views_of(2)
-    made = raw_gradients(model, layers, views, bias)
+    actual = raw_gradients(model, layers, views, bias)
     for target in find_targets(model, layers, bias=bias):
-        wanted = torch.stack([autograd_gradient(model, target, sample, contrast).flatten() for sample in views])
-        assert_same_gradient(made[target.name], wanted)
+        expected = torch.stack([autograd_gradient(model, target, sample, contrast).flatten() for sample in views])
+        assert_same_gradient(actual[target.name], expected)
 
 
 @pytest.mark.parametrize("case", first_fast(CASES, 3))
-def test_a_sample_alone_has_the_gradient_it_has_in_a_batch(case: str) -> None:
+def test_the_gradient_of_a_sample_does_not_depend_on_the_batch(case: str) -> None:
     model, layers = build(case)
     views = views_of(4)
     together = raw_gradients(model, layers, views)
@@ -70,13 +70,13 @@ def test_order_of_samples_does_not_matter(case: str) -> None:
 def test_gradients_do_not_depend_on_how_many_views_share_a_forward(views_per_forward: int) -> None:
     model, layers = build("attention projection, last block")
     targets = find_targets(model, layers)
-    made = [
+    actual = [
         GradientEngine(model, targets, device=CPU, views_per_forward=count)
         .extract(views_of(5), PreparedViews(3), {"contrast": contrast})
         .gradients["contrast"]["attn_proj"]
         for count in (views_per_forward, 15)
     ]
-    assert_same_gradient(*made)
+    assert_same_gradient(*actual)
 
 
 def test_losses_that_share_a_forward_do_not_change_each_other() -> None:
@@ -91,7 +91,7 @@ def test_losses_that_share_a_forward_do_not_change_each_other() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_model_is_left_as_it_was_found(case: str) -> None:
+def test_the_model_is_not_changed(case: str) -> None:
     model, layers = build(case)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     views = views_of(2)
@@ -105,7 +105,7 @@ def test_the_model_is_left_as_it_was_found(case: str) -> None:
     assert torch.equal(model(views[0]), plain)
 
 
-def test_hooks_are_gone_after_a_loss_that_fails() -> None:
+def test_hooks_are_removed_if_a_loss_fails() -> None:
     model, layers = build("torch attention")
 
     def failing(encoded: Encoded) -> Tensor:
@@ -158,7 +158,7 @@ class Twice(nn.Module):
         ("aside", "gets no gradient: the embedding does not depend on its output"),
     ],
 )
-def test_layers_without_a_gradient_of_their_own_are_named(layer: str, complaint: str) -> None:
+def test_the_error_names_a_layer_without_its_own_gradient(layer: str, complaint: str) -> None:
     model = Twice().requires_grad_(False)
     with pytest.raises(FungiError, match=f"{layer}.*({complaint})"):
         raw_gradients(model, ("first", layer), views_of(1))
@@ -174,13 +174,13 @@ def test_layers_without_a_gradient_of_their_own_are_named(layer: str, complaint:
         ("a b", r"is not of the form path.to.layer:name"),
     ],
 )
-def test_layers_that_can_not_be_a_gradient_source_are_refused(layer: str, complaint: str) -> None:
+def test_layers_that_cannot_be_gradient_sources_are_refused(layer: str, complaint: str) -> None:
     model, _ = build("fused qkv")
     with pytest.raises(FungiError, match=complaint):
         find_targets(model, (layer,))
 
 
-def test_two_layers_of_one_name_are_refused() -> None:
+def test_two_layers_with_the_same_name_are_refused() -> None:
     model, _ = build("fused qkv")
     with pytest.raises(FungiError, match="two layers have the name 'x'"):
         find_targets(model, ("blocks.0.attn.proj:x", "blocks.1.attn.proj:x"))
@@ -200,7 +200,7 @@ def test_a_projection_of_the_wrong_width_names_both_widths() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_points_the_same_way(dtype: torch.dtype) -> None:
+def test_gradients_in_half_precision_have_the_same_direction(dtype: torch.dtype) -> None:
     model, layers = build("attention projection, last block")
     targets = find_targets(model, layers)
 

@@ -1,4 +1,4 @@
-"""Groups of views are sized by the model and the free memory; out of memory is tried once with half, then said."""
+"""The model and the free memory decide the size of groups; if memory runs out, groups are halved once."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ CPU, GIB = torch.device("cpu"), 2**30
 
 
 class Small(WholeModel):
-    """An encoder on a device that holds a few views."""
+    """An encoder on a device whose memory is sufficient for a few views only."""
 
     def __init__(self, model: torch.nn.Module, room: int) -> None:
         super().__init__(model)
@@ -41,19 +41,19 @@ def gradients(engine: GradientEngine) -> Tensor:
     return engine.extract(views_of(8), PreparedViews(3), {"contrast": contrast}).gradients["contrast"]["attn_proj"]
 
 
-def test_a_group_that_does_not_fit_is_halved_and_gives_the_same() -> None:
+def test_a_group_that_does_not_fit_is_halved_and_gives_the_same_gradients() -> None:
     engine = engine_with_room_for(6, views_per_forward=12)
-    made = gradients(engine)
-    assert engine.encoder.tried == [12, 6, 6, 6, 6]  # what did not fit once is not tried again
+    actual = gradients(engine)
+    assert engine.encoder.tried == [12, 6, 6, 6, 6]  # a size that did not fit is not tried again
     assert engine.views_per_forward == 6
-    assert_same_gradient(made, gradients(engine_with_room_for(24, views_per_forward=6)))
+    assert_same_gradient(actual, gradients(engine_with_room_for(24, views_per_forward=6)))
     engine.encoder.tried.clear()
     assert engine.embed(views_of(8), PreparedViews(3)).shape == (8, 3, 24)
     assert engine.encoder.tried == [6] * 4
 
 
 @pytest.mark.parametrize(("room", "views_per_forward"), [(3, 24), (2, 3), (2, 24)])
-def test_where_half_does_not_fit_one_line_names_the_flag(room: int, views_per_forward: int) -> None:
+def test_the_error_names_the_flag_if_half_a_group_does_not_fit(room: int, views_per_forward: int) -> None:
     engine = engine_with_room_for(room, views_per_forward)
     half = max(1, engine.views_per_forward // (4 if views_per_forward == 24 else 2))
     with pytest.raises(FungiError, match=f"too small for .* views at once.*--views-per-forward {half} "):
@@ -68,18 +68,18 @@ def needed(name: str, size: int | None = None, layers: tuple[str, ...] = (), poo
     return bytes_per_view(model, layers, torch.bfloat16, pooled=pooled)
 
 
-def test_the_largest_models_stay_within_their_share_and_small_ones_fill_a_group() -> None:
+def test_large_models_get_small_groups_within_the_share_of_memory() -> None:
     assert fitting(40 * GIB, needed("vit-b16")) == MOST_ON_GPU
     large = needed("dinov2_vitg14", size=518)
-    assert MOST_ON_GPU * large > 60e9  # what a fixed group would have needed
+    assert MOST_ON_GPU * large > 60e9  # bytes of a group of fixed size
     for memory in (16 * GIB, 40 * GIB, 80 * GIB):
         assert 1 < fitting(memory, large) < MOST_ON_GPU
         assert fitting(memory, large) * large <= SHARE * memory
     assert fitting(1, large) == 1
-    assert fitting(80 * GIB, 0) == MOST_ON_GPU  # a model that does not say its size
+    assert fitting(80 * GIB, 0) == MOST_ON_GPU  # a model of unknown size
 
 
-def test_blocks_in_the_graph_count() -> None:
+def test_blocks_in_the_graph_need_more_memory() -> None:
     last = needed("vit-b16", layers=("blocks.11.attn.proj",), pooled=False)
     early = needed("vit-b16", layers=("blocks.1.attn.proj",), pooled=False)
     assert needed("vit-b16", layers=("blocks.11.attn.proj",)) < last < early / 4

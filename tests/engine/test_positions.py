@@ -38,7 +38,7 @@ def gradients(model: nn.Module, layer: str, batch: Tensor, **options: object) ->
 
 
 @pytest.mark.parametrize(("case", "layer", "positions"), LAYERS)
-def test_gradients_of_positions_add_up_to_that_of_the_sample(case: str, layer: str, positions: int) -> None:
+def test_gradients_of_positions_add_up_to_the_gradient_of_the_sample(case: str, layer: str, positions: int) -> None:
     model, _ = build(case)
     summed = gradients(model, layer, images(3))
     each = gradients(model, layer, images(3), positions=EachPosition())
@@ -46,41 +46,41 @@ def test_gradients_of_positions_add_up_to_that_of_the_sample(case: str, layer: s
     torch.testing.assert_close(each.sum(dim=1), summed, rtol=1e-4, atol=1e-5 * float(summed.abs().max()))
 
 
-def test_a_positions_gradient_is_autograds_for_that_token_alone() -> None:
-    """The oracle gives every token a weight of its own, in float64."""
+def test_the_gradient_of_a_position_equals_autograd_for_its_token() -> None:
+    """The oracle uses a separate weight for every token, in float64."""
     model, _ = build("earlier block")
     layer = model.get_submodule("blocks.0.attn.proj")
     engine = GradientEngine(model, find_targets(model, ("blocks.0.attn.proj",)), device=CPU, positions=EachPosition(1))
     batch = images(2)
-    made = (
+    actual = (
         engine.with_encoder(TokenEncoder)
         .extract(batch, PreparedViews(1), {"loss": token_contrast})
         .gradients["loss"]["attn_proj"]
     )
     model.double()
-    for sample, found in zip(batch.double(), made, strict=True):
+    for sample, gradient in zip(batch.double(), actual, strict=True):
         weights = torch.stack([layer.weight] * 5).requires_grad_()  # [t o i]
         handle = layer.register_forward_hook(
-            lambda module, given, output: torch.einsum("nti,toi->nto", given[0], weights) + module.bias  # noqa: B023
+            lambda module, inputs, output: torch.einsum("nti,toi->nto", inputs[0], weights) + module.bias  # noqa: B023
         )
         tokens = model.forward_features(sample)
         handle.remove()
         loss = token_contrast(Encoded(tokens[None, :, 0], tokens[None, :, 1:])).sum()
-        (wanted,) = torch.autograd.grad(loss, weights)
-        weight = found.unflatten(1, (24, 25))[..., :-1]  # without the column of the bias
-        torch.testing.assert_close(weight.double(), wanted[1:], rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
+        (expected,) = torch.autograd.grad(loss, weights)
+        weight = gradient.unflatten(1, (24, 25))[..., :-1]  # without the column of the bias
+        torch.testing.assert_close(weight.double(), expected[1:], rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
     model.float()
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 4, 1000])
-def test_projected_positions_do_not_depend_on_how_many_are_projected_together(
+def test_projected_positions_do_not_depend_on_the_rows_per_product(
     rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = build("earlier block")
     projector = DenseProjector(draw_projection(16, 600), CPU, torch.float32)
     raw = gradients(model, "blocks.0.attn.proj", images(3), positions=EachPosition(1))
     monkeypatch.setattr(engines, "GRADIENTS_TOGETHER", rows_at_once)
-    made = gradients(
+    actual = gradients(
         model,
         "blocks.0.attn.proj",
         images(3),
@@ -88,31 +88,31 @@ def test_projected_positions_do_not_depend_on_how_many_are_projected_together(
         projectors={"x": projector},
         views_per_forward=2,
     )
-    wanted = raw @ draw_projection(16, 600).dense().T / 4
-    assert made.shape == (3, 4, 16)
-    torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    expected = raw @ draw_projection(16, 600).dense().T / 4
+    assert actual.shape == (3, 4, 16)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(("case", "layer"), [(case, layer) for case, layer, _ in LAYERS])
-def test_a_projection_whose_rows_are_outer_products_gives_what_its_dense_matrix_gives(case: str, layer: str) -> None:
+def test_the_khatri_rao_projection_equals_the_product_with_its_dense_matrix(case: str, layer: str) -> None:
     model, _ = build(case)
     (target,) = find_targets(model, (f"{layer}:x",))
     matrix = draw_projection(16, target.gradient_dim, kind="khatri-rao", outputs=target.shape[0])
     for positions in (None, EachPosition()):
-        made, wanted = (
+        actual, expected = (
             gradients(model, layer, images(3), positions=positions, projectors={"x": kind(matrix, CPU, torch.float32)})
             for kind in (KhatriRaoProjector, DenseProjector)
         )
-        torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_latents_of_all_tokens_come_with_the_gradients_and_without_them() -> None:
+def test_latents_of_all_tokens_are_equal_with_and_without_gradients() -> None:
     model, _ = build("earlier block")
     engine = GradientEngine(model, find_targets(model, ("blocks.0.attn.proj",)), device=CPU, views_per_forward=2)
     batch = images(3)
     alone = engine.with_encoder(TokenEncoder).encode(batch, PreparedViews(1))
-    beside = engine.with_encoder(TokenEncoder).extract(batch, PreparedViews(1), {"loss": token_contrast}).encoded
-    wanted = model.forward_features(batch[:, 0]).unsqueeze(1)
-    for encoded in (alone, beside):
+    extracted = engine.with_encoder(TokenEncoder).extract(batch, PreparedViews(1), {"loss": token_contrast}).encoded
+    expected = model.forward_features(batch[:, 0]).unsqueeze(1)
+    for encoded in (alone, extracted):
         assert encoded.mask is None
-        torch.testing.assert_close(encoded.tokens, wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(encoded.tokens, expected, rtol=1e-4, atol=1e-5)
