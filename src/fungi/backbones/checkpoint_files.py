@@ -20,7 +20,7 @@ OTHER_KINDS = (
         "is a web page or XML, not weights: the download returned a page. Fetch the file itself, perhaps in a browser",
     ),
     (b"\x1f\x8b", "is compressed with gzip. Unpack it with gunzip"),
-    (b"GGUF", "is a GGUF file, whose weights are quantised. Get them as .safetensors"),
+    (b"GGUF", "is a GGUF file with quantised weights. Get the weights as .safetensors"),
     (b"\x89HDF", "is an HDF5 file. Get the weights as .safetensors or as torch.save writes them"),
 )
 """First bytes of other kinds of files, and the message for each."""

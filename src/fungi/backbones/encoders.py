@@ -91,7 +91,7 @@ class Encoded:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Turns views into latents. path: name of the way through the model, for messages."""
+    """Turns views into latents. path: the part of the model that is computed, in words, for messages."""
 
     path: str
 

