@@ -16,93 +16,94 @@ SIGNALS, ACTIVATIONS = 6, 9  # o, i; the bias makes a tenth input
 
 
 def fourth_moment(x: Tensor, y: Tensor) -> float:
-    """`E (s.x)^2 (s.y)^2` over all 2^n rows of signs, one by one."""
+    """Return `E (s.x)^2 (s.y)^2`, computed as the mean over all 2^n rows of signs."""
     rows = torch.tensor([[1.0 if (row >> bit) & 1 else -1.0 for bit in range(len(x))] for row in range(2 ** len(x))])
     return float(((rows @ x) ** 2 * (rows @ y) ** 2).mean())
 
 
-def docstring_formula(x: Tensor, y: Tensor) -> float:
+def stated_fourth_moment(x: Tensor, y: Tensor) -> float:
+    """Return the same expectation by the formula in the docstring of `fungi.gradients.khatri_rao`."""
     return float(x @ x) * float(y @ y) + 2 * float(x @ y) ** 2 - 2 * float((x**2 * y**2).sum())
 
 
-def drawn(size: int, *, seed: int = 0) -> KhatriRaoProjector:
+def random_projector(size: int, *, seed: int = 0) -> KhatriRaoProjector:
     matrix = draw_projection(size, SIGNALS * (ACTIVATIONS + 1), kind="khatri-rao", seed=seed, outputs=SIGNALS)
     projector = make_projector(matrix, CPU, torch.float32)
     assert isinstance(projector, KhatriRaoProjector)
     return projector
 
 
-def positions(count: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+def random_terms(count: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, ACTIVATIONS, generator=generator), torch.randn(count, SIGNALS, generator=generator)
 
 
-def formed(activations: Tensor, signals: Tensor) -> Tensor:
-    """`[n o i+1]`: the gradient of every position."""
+def gradients_of_positions(activations: Tensor, signals: Tensor) -> Tensor:
+    """Return the gradient of each position: `[n o i+1]`."""
     return torch.einsum("no,ni->noi", signals, torch.cat([activations, torch.ones(len(activations), 1)], dim=1))
 
 
-def each(projector: Projector, activations: Tensor, signals: Tensor) -> Tensor:
-    """Return the projected gradient of every position: `[n p]`."""
+def project_positions(projector: Projector, activations: Tensor, signals: Tensor) -> Tensor:
+    """Project the gradient of each position separately: `[n p]`."""
     terms = Terms(signals[None, None], activations[None, None], bias=True)
     return projector.project(projector.contract(EachPosition().rows(terms)))
 
 
-def test_terms_are_the_dense_product_of_the_outer_products() -> None:
-    projector, (activations, signals) = drawn(33), positions(7)
-    dense = formed(activations, signals).flatten(1) @ projector.matrix.dense().T * 33**-0.5
-    torch.testing.assert_close(each(projector, activations, signals), dense, rtol=1e-5, atol=1e-5)
+def test_projected_positions_equal_the_dense_matrix_times_their_gradients() -> None:
+    projector, (activations, signals) = random_projector(33), random_terms(7)
+    dense = gradients_of_positions(activations, signals).flatten(1) @ projector.matrix.dense().T * 33**-0.5
+    torch.testing.assert_close(project_positions(projector, activations, signals), dense, rtol=1e-5, atol=1e-5)
     as_dense = DenseProjector(projector.matrix, CPU, torch.float32)
-    torch.testing.assert_close(each(as_dense, activations, signals), dense, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(project_positions(as_dense, activations, signals), dense, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(projector.entries, as_dense.entries)
 
 
-def test_samples_project_to_the_sum_of_their_terms() -> None:
-    projector, (activations, signals) = drawn(33), positions(7)
+def test_a_projected_sample_is_the_sum_of_its_projected_positions() -> None:
+    projector, (activations, signals) = random_projector(33), random_terms(7)
     terms = Terms(signals[None, None], activations[None, None], bias=True)
     sample = projector.project(projector.contract(terms))[0]
-    torch.testing.assert_close(sample, each(projector, activations, signals).sum(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sample, project_positions(projector, activations, signals).sum(0), rtol=1e-5, atol=1e-5)
 
 
 def test_blocks_of_a_convolution_have_their_own_rows_of_the_gradient() -> None:
     generator = torch.Generator().manual_seed(2)
     signals, activations = torch.randn(2, 3, 5, 2, generator=generator), torch.randn(2, 3, 5, 9, generator=generator)
-    terms, projector = Terms(signals, activations, bias=True), drawn(33)  # 3 blocks of 2 outputs
+    terms, projector = Terms(signals, activations, bias=True), random_projector(33)  # 3 blocks of 2 outputs
     dense = DenseProjector(projector.matrix, CPU, torch.float32)
-    actual, expected = (kind.project(kind.contract(terms)) for kind in (projector, dense))
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    projected, expected = (method.project(method.contract(terms)) for method in (projector, dense))
+    torch.testing.assert_close(projected, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_inner_products_have_the_stated_mean_and_variance() -> None:
     """Over 40,000 independent rows, within five deviations of each estimate."""
-    rows, (activations, signals) = 40_000, positions(2)
-    signals[1] = signals[0] + 0.3 * signals[1]  # similar vectors, so that the correction terms matter
-    products = each(drawn(rows), activations, signals).prod(dim=0) * rows  # [p], one draw per row
+    rows, (activations, signals) = 40_000, random_terms(2)
+    signals[1] = signals[0] + 0.3 * signals[1]  # the signals are similar, so that no term of the variance is negligible
+    # One independent product for each row of the projection: [p].
+    products = project_positions(random_projector(rows), activations, signals).prod(dim=0) * rows
     (d, e), (a, b) = signals, torch.cat([activations, torch.ones(2, 1)], dim=1)
     mean = float(d @ e) * float(a @ b)
     variance = fourth_moment(d, e) * fourth_moment(a, b) - mean**2
-    assert docstring_formula(d, e) * docstring_formula(a, b) - mean**2 == pytest.approx(variance, rel=1e-4)
+    assert stated_fourth_moment(d, e) * stated_fourth_moment(a, b) - mean**2 == pytest.approx(variance, rel=1e-4)
     assert abs(float(products.mean()) - mean) < 5 * (variance / rows) ** 0.5
-    kurtosis = float(((products - mean) ** 4).mean())
-    assert abs(float(products.var()) - variance) < 5 * (kurtosis / rows) ** 0.5
+    fourth_central_moment = float(((products - mean) ** 4).mean())
+    assert abs(float(products.var()) - variance) < 5 * (fourth_central_moment / rows) ** 0.5
 
 
-def test_lengths_have_a_larger_variance_than_dense_ones_only_for_gradients_of_low_rank() -> None:
-    """The variance is 8/p for rank one, and nearly the 2/p of the dense matrix for full rank."""
+def test_the_variance_of_the_squared_norm_is_high_for_rank_one_and_low_for_full_rank() -> None:
+    """The dense matrix has variance 2/p. This projection has 8/p at rank one, and nearly 2/p at full rank."""
     size, width = 4000, 64
     generator = torch.Generator().manual_seed(5)
     matrix = draw_projection(size, width * width, kind="khatri-rao", seed=3)
     projector = make_projector(matrix, CPU, torch.float32)
 
     def variance(gradient: Tensor) -> float:
-        terms = Terms(
-            torch.eye(width)[None, None], gradient[None, None], bias=False
-        )  # one row of the gradient per position
+        # Each position has one row of the gradient.
+        terms = Terms(torch.eye(width)[None, None], gradient[None, None], bias=False)
         rows = projector.project(projector.contract(terms))[0] * size**0.5
         return float((rows**2).var() / (gradient**2).sum() ** 2)
 
-    thin = torch.outer(*torch.randn(2, width, generator=generator))
-    assert variance(thin) > 5
+    rank_one = torch.outer(*torch.randn(2, width, generator=generator))
+    assert variance(rank_one) > 5
     assert variance(torch.randn(width, width, generator=generator)) < 3
 
 
@@ -114,12 +115,12 @@ def test_the_file_is_small_and_keeps_hash_and_shape(tmp_path: Path) -> None:
     assert (read.hash, read.outputs) == (matrix.hash, 384)
 
 
-def test_layers_of_the_same_size_and_different_shapes_have_different_hashes() -> None:
+def test_layers_of_equal_size_and_different_shapes_have_different_hashes() -> None:
     wide, tall = (draw_projection(4, 12 * 6, kind="khatri-rao", outputs=outputs) for outputs in (12, 6))
     assert wide.hash != tall.hash
 
 
-def test_the_error_for_an_unknown_layer_shape_names_the_flag() -> None:
+def test_an_unknown_or_impossible_number_of_outputs_is_refused() -> None:
     with pytest.raises(FungiError, match="--layer-outputs"):
         draw_projection(4, 13, kind="khatri-rao")
     with pytest.raises(FungiError, match="split into 5 rows"):
@@ -128,10 +129,10 @@ def test_the_error_for_an_unknown_layer_shape_names_the_flag() -> None:
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_bfloat16_terms_keep_their_direction_at_every_scale(scale: float) -> None:
-    activations, signals = positions(20)
-    matrix = drawn(256).matrix
+    activations, signals = random_terms(20)
+    matrix = random_projector(256).matrix
     half, full = (
-        each(make_projector(matrix, CPU, dtype), activations, signals * scale) / scale
+        project_positions(make_projector(matrix, CPU, dtype), activations, signals * scale) / scale
         for dtype in (torch.bfloat16, torch.float32)
     )
     assert torch.nn.functional.cosine_similarity(half, full).min() > 0.999

@@ -25,17 +25,17 @@ def dataset(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def stage(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    """Root, more arguments -> the root, with the features of a miniature dataset."""
+    """Return a function that extracts features of a miniature dataset: `stage(root, *flags)` returns the root."""
     data = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         makers()[dataset].make(data, patch)
 
-    def run(root: Path, *more: str, command: Callable[[list[str]], int] = extract) -> Path:
-        given = ["--dataset", dataset, "--backbone", CASES[dataset], "--data-dir", str(data), "--root", str(root)]
-        given += ["--device", "cpu", "--block-size", "2", *more]
+    def run(root: Path, *more_flags: str, command: Callable[[list[str]], int] = extract) -> Path:
+        flags = ["--dataset", dataset, "--backbone", CASES[dataset], "--data-dir", str(data), "--root", str(root)]
+        flags += ["--device", "cpu", "--block-size", "2", *more_flags]
         if command is extract:
-            given += ["--objective", "kl", "simclr", "--with-embeddings"]
-        assert command(given) == 0
+            flags += ["--objective", "kl", "simclr", "--with-embeddings"]
+        assert command(flags) == 0
         return root
 
     logger.disabled = True
@@ -44,7 +44,7 @@ def stage(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 
 @pytest.fixture(scope="module")
-def whole(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stage(tmp_path_factory.mktemp("whole"))
 
 
@@ -58,48 +58,50 @@ def assert_same_files(root: Path, other: Path, dataset: str, files: tuple[str, .
                     assert_alike(first[key][:], second[key][:], f"{name}:{key}")
 
 
-def assert_alike(made: np.ndarray, wanted: np.ndarray, what: str) -> None:
-    if made.ndim == 1:
-        np.testing.assert_array_equal(made, wanted)
+def assert_alike(values: np.ndarray, expected: np.ndarray, what: str) -> None:
+    if values.ndim == 1:
+        np.testing.assert_array_equal(values, expected)
         return
-    cosine = (made * wanted).sum(1) / np.linalg.norm(made, axis=1) / np.linalg.norm(wanted, axis=1)
-    norms = np.linalg.norm(made, axis=1) / np.linalg.norm(wanted, axis=1)
-    # Padding differs with the batch, and with it the order of float32 sums; views of a text hardly differ, so that
-    # the gradient of their similarity is a small difference.
+    cosine = (values * expected).sum(1) / np.linalg.norm(values, axis=1) / np.linalg.norm(expected, axis=1)
+    norms = np.linalg.norm(values, axis=1) / np.linalg.norm(expected, axis=1)
+    # Batches with different padding sum in another order, so float32 rounding differs. It matters most for views of a
+    # text: they are almost equal, so their gradient is a difference of nearly equal numbers.
     assert cosine.min() > 1 - 1e-4, f"{what}: cosine {cosine}"
     assert np.abs(norms - 1).max() < 5e-3, f"{what}: relative norms {norms}"
 
 
 @pytest.mark.slow
-def test_files_do_not_depend_on_batches(dataset: str, stage: Stage, whole: Path, tmp_path: Path) -> None:
-    assert_same_files(stage(tmp_path, "--batch-size", "1", "--views-per-forward", "1"), whole, dataset)
+def test_files_do_not_depend_on_batches(dataset: str, stage: Stage, uninterrupted: Path, tmp_path: Path) -> None:
+    assert_same_files(stage(tmp_path, "--batch-size", "1", "--views-per-forward", "1"), uninterrupted, dataset)
 
 
 @pytest.mark.slow
-def test_files_do_not_depend_on_workers(dataset: str, stage: Stage, whole: Path, tmp_path: Path) -> None:
-    assert_same_files(stage(tmp_path, "--num-workers", "1"), whole, dataset)
+def test_files_do_not_depend_on_workers(dataset: str, stage: Stage, uninterrupted: Path, tmp_path: Path) -> None:
+    assert_same_files(stage(tmp_path, "--num-workers", "1"), uninterrupted, dataset)
 
 
 @pytest.mark.slow
 def test_files_do_not_depend_on_shards_and_interruptions(
-    dataset: str, stage: Stage, whole: Path, tmp_path: Path
+    dataset: str, stage: Stage, uninterrupted: Path, tmp_path: Path
 ) -> None:
     stage(tmp_path, "--shard", "2/2")
     assert not (tmp_path / FILES[0].format(dataset, CASES[dataset], "train")).exists()
-    stage(tmp_path)  # what is missing, as after an interruption
-    assert_same_files(tmp_path, whole, dataset)
+    stage(tmp_path)  # extracts the other shard, as after an interruption
+    assert_same_files(tmp_path, uninterrupted, dataset)
 
 
 @pytest.mark.slow
-def test_embeddings_alone_are_those_beside_gradients(dataset: str, stage: Stage, whole: Path, tmp_path: Path) -> None:
-    assert_same_files(stage(tmp_path, command=extract_embeddings), whole, dataset, FILES[:1])
+def test_extract_writes_the_same_embeddings_as_extract_gradients(
+    dataset: str, stage: Stage, uninterrupted: Path, tmp_path: Path
+) -> None:
+    assert_same_files(stage(tmp_path, command=extract_embeddings), uninterrupted, dataset, FILES[:1])
 
 
 @pytest.mark.slow
-def test_profiles_have_files_of_their_own(dataset: str, stage: Stage, whole: Path, tmp_path: Path) -> None:
+def test_profiles_have_files_of_their_own(dataset: str, stage: Stage, uninterrupted: Path, tmp_path: Path) -> None:
     stage(tmp_path, "--profile", "published")
     name = FILES[2].format(dataset, CASES[dataset], "train")
-    with h5py.File(tmp_path / name) as published, h5py.File(whole / name) as clean:
+    with h5py.File(tmp_path / name) as published, h5py.File(uninterrupted / name) as clean:
         cosine = np.sum(published["attn_proj"][:] * clean["attn_proj"][:], axis=1)
         cosine /= np.linalg.norm(published["attn_proj"][:], axis=1) * np.linalg.norm(clean["attn_proj"][:], axis=1)
     assert cosine.min() < 0.99
@@ -108,15 +110,15 @@ def test_profiles_have_files_of_their_own(dataset: str, stage: Stage, whole: Pat
 def test_a_backbone_of_another_modality_is_refused(
     dataset: str, stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["--dataset", dataset, "--backbone", "digits-vit", "--root", str(tmp_path)]
-    assert extract(given) == 2
+    flags = ["--dataset", dataset, "--backbone", "digits-vit", "--root", str(tmp_path)]
+    assert extract(flags) == 2
     assert "backbone 'digits-vit' takes vision, dataset" in capsys.readouterr().err
 
 
 def test_an_objective_without_views_for_the_modality_is_refused(
     dataset: str, stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # The lambda is not `extract`, so the stage adds no flags. The stage asserts that the exit status is 0.
     with pytest.raises(AssertionError):
-        stage(tmp_path, "--objective", "dino", "--with-embeddings", command=lambda given: extract(given))
-    said = capsys.readouterr().err
-    assert "dino: no views of" in said
+        stage(tmp_path, "--objective", "dino", "--with-embeddings", command=lambda flags: extract(flags))
+    assert "dino: no views of" in capsys.readouterr().err

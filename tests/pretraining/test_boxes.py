@@ -1,4 +1,4 @@
-"""Crops overlap, and say where they are (spec udi 3.1, 8.2)."""
+"""Crops overlap, and their boxes are their positions in the image (spec udi 3.1, 8.2)."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ from tests.daily import first_fast
 SIZES = [(480, 640), (64, 64), (200, 31), (3, 500), (1, 1), (2, 1)]
 
 
-def shared(first: tuple[int, int], second: tuple[int, int]) -> float:
-    """Overlap of two spans in units of the smaller."""
+def relative_overlap(first: tuple[int, int], second: tuple[int, int]) -> float:
+    """Return the overlap of two spans divided by the length of the shorter span; negative if there is a gap."""
     overlap = min(first[1], second[1]) - max(first[0], second[0])
     return overlap / min(first[1] - first[0], second[1] - second[0])
 
@@ -36,17 +36,17 @@ def test_crops_lie_in_the_image_and_overlap_by_half_of_the_smaller_side(size: tu
             assert crop.rows[1] <= size[0]
             assert crop.columns[1] <= size[1]
         for crop, other in [(crops[1], crops[0]), *((local, reference) for local in crops[2:])]:
-            assert shared(crop.rows, other.rows) >= 0.5
-            assert shared(crop.columns, other.columns) >= 0.5
+            assert relative_overlap(crop.rows, other.rows) >= 0.5
+            assert relative_overlap(crop.columns, other.columns) >= 0.5
 
 
-def test_the_published_extent_misses_overlaps_that_the_clean_one_has() -> None:
-    """Two crops side by side: measured from the row start, the columns seem to lie far enough together."""
+def test_crops_moved_with_the_published_row_start_may_not_overlap() -> None:
+    """The published code measures columns from the row start, so that two crops side by side seem to overlap."""
     reference, new = Crop(0, 70, 30, 30), Crop(60, 10, 30, 30)
     clean = shifted_towards(new, reference, 100, 100, DEVIATIONS["clean"])
     published = shifted_towards(new, reference, 100, 100, Deviations(row_start_in_columns=True))
-    assert shared(clean.columns, reference.columns) == 0.5
-    assert shared(published.columns, reference.columns) < 0
+    assert relative_overlap(clean.columns, reference.columns) == 0.5
+    assert relative_overlap(published.columns, reference.columns) < 0
     assert published.top == clean.top
 
 
@@ -66,12 +66,14 @@ def published_start(new: tuple[int, int], reference: tuple[int, int], limit: int
     return min(max(start, 0), limit - a)
 
 
-def test_the_published_shift_rounds_half_of_the_reference_less_a_pixel() -> None:
+def test_the_published_shift_equals_the_formula_of_the_specification() -> None:
     random, published, differences = np.random.default_rng(0), DEVIATIONS["published"], 0
     for _ in range(400):
         limit = int(random.integers(8, 60))
         starts, sides = random.integers(0, limit // 2, 2), random.integers(1, limit // 2, 2)
-        new, reference = (Crop(int(s), int(s), int(e), int(e)) for s, e in zip(starts, sides, strict=True))
+        new, reference = (
+            Crop(int(start), int(start), int(side), int(side)) for start, side in zip(starts, sides, strict=True)
+        )
         moved = shifted_towards(new, reference, limit, limit, published)
         assert moved.top == moved.left == published_start(new.rows, reference.rows, limit)
         differences += moved.top != shifted_towards(new, reference, limit, limit, DEVIATIONS["clean"]).top
@@ -80,7 +82,7 @@ def test_the_published_shift_rounds_half_of_the_reference_less_a_pixel() -> None
 
 @pytest.mark.parametrize("profile", DEVIATIONS)
 def test_crops_whose_centres_are_equal_do_not_move(profile: str) -> None:
-    new, reference = Crop(0, 40, 10, 20), Crop(30, 45, 10, 10)  # published: the extent seems to start at row 0
+    new, reference = Crop(0, 40, 10, 20), Crop(30, 45, 10, 10)  # the published code measures from row 0
     assert shifted_towards(new, reference, 100, 100, DEVIATIONS[profile]).left == 40
 
 

@@ -1,4 +1,4 @@
-"""A backbone for other programs: timm, transformers, the reference (spec udi 6.2, 6.3)."""
+"""Exported backbones can be read by timm, by transformers and by the published code (spec udi 6.2, 6.3)."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 @pytest.fixture(scope="module")
 def trained():
-    """A run whose student is another network than its teacher; all numbers away from their first values."""
+    """Return a learner whose student and teacher differ, and whose parameters all differ from their initial values."""
     learner = learner_of(settings(patch_size=4))
     generator = torch.Generator().manual_seed(2)
     for network in (learner.student, learner.teacher):
@@ -34,7 +34,7 @@ def checkpoint(trained, tmp_path_factory) -> Path:
 
 
 def tokens_of(network) -> torch.Tensor:
-    """What timm's own forward gives for all tokens, `[n t d]`."""
+    """Return all tokens by the forward pass of timm: `[n t d]`."""
     with torch.no_grad():
         return network.eval().forward_features(IMAGES)
 
@@ -43,7 +43,7 @@ def export(checkpoint: Path, output: Path, *flags: str) -> int:
     return COMMANDS["export-backbone"].main(["--checkpoint", str(checkpoint), "--output", str(output), *flags])
 
 
-def test_timm_reads_its_folder_and_gives_the_same_features(trained, checkpoint, tmp_path, capsys) -> None:
+def test_timm_reads_the_exported_folder_and_computes_the_same_features(trained, checkpoint, tmp_path, capsys) -> None:
     import timm
     from timm.data import resolve_model_data_config
 
@@ -60,13 +60,15 @@ def test_timm_reads_its_folder_and_gives_the_same_features(trained, checkpoint, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("tokens", "kind"), [(2, "Dinov2WithRegistersModel"), (1, "ViTModel")])
-def test_transformers_reads_its_folder_and_gives_the_same_tokens(trained, checkpoint, tokens, kind, tmp_path) -> None:
+def test_transformers_reads_the_exported_folder_and_computes_the_same_tokens(
+    trained, checkpoint, tokens, kind, tmp_path
+) -> None:
     from transformers import AutoModel
 
-    assert export(checkpoint, tmp_path / "one.pth", "--class-tokens", str(tokens)) == 0
+    assert export(checkpoint, tmp_path / "exported.pth", "--class-tokens", str(tokens)) == 0
     ending = "-one-token" if tokens == 1 else ""
-    expected = tokens_of(load_backbone(f"udi-micro{ending}", checkpoint=tmp_path / "one.pth").model)
-    assert export(tmp_path / "one.pth", tmp_path / "hf", "--layout", "transformers") == 0
+    expected = tokens_of(load_backbone(f"udi-micro{ending}", checkpoint=tmp_path / "exported.pth").model)
+    assert export(tmp_path / "exported.pth", tmp_path / "hf", "--layout", "transformers") == 0
     loaded = AutoModel.from_pretrained(tmp_path / "hf").eval()
     assert type(loaded).__name__ == kind
     with torch.no_grad():
@@ -74,15 +76,17 @@ def test_transformers_reads_its_folder_and_gives_the_same_tokens(trained, checkp
 
 
 @pytest.mark.slow
-def test_the_exported_folder_is_a_backbone_of_every_stage(trained, checkpoint, tmp_path) -> None:
-    """Through the door for users' own models; the transform is that of `--backbone udi-micro` but for its resizing."""
+def test_the_exported_folder_can_be_loaded_as_a_users_own_backbone(trained, checkpoint, tmp_path) -> None:
+    """`NAME=hf:FOLDER` has the input of `--backbone udi-micro`, except for the resizing of images."""
     assert export(checkpoint, tmp_path / "hf", "--layout", "transformers") == 0
     backbone = load_backbone(f"mine=hf:{tmp_path / 'hf'}")
     with torch.no_grad():
-        found = backbone.model(IMAGES)
-    torch.testing.assert_close(found, tokens_of(trained.teacher.backbone.backbone)[:, 0], rtol=1e-4, atol=1e-5)
-    given, expected = backbone.input, BACKBONES["udi-micro"].input
-    assert (given.size, given.statistics, given.interpolation) == (32, expected.statistics, expected.interpolation)
+        tokens = backbone.model(IMAGES)
+    torch.testing.assert_close(tokens, tokens_of(trained.teacher.backbone.backbone)[:, 0], rtol=1e-4, atol=1e-5)
+    transform, reference = backbone.input, BACKBONES["udi-micro"].input
+    assert transform.size == 32
+    assert transform.statistics == reference.statistics
+    assert transform.interpolation == reference.interpolation
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
@@ -90,44 +94,44 @@ def test_weights_of_the_student_are_written_on_request(trained, checkpoint, endi
     file = tmp_path / f"student{ending}"
     assert export(checkpoint, file, "--checkpoint_key", "student") == 0
     assert list(read_checkpoint(file)["cls_token"].shape) == [1, 2, 64]
-    found = tokens_of(load_backbone("udi-micro", checkpoint=file).model)
-    assert torch.equal(found, tokens_of(trained.student.backbone.backbone))
-    assert not torch.equal(found, tokens_of(trained.teacher.backbone.backbone))
+    tokens = tokens_of(load_backbone("udi-micro", checkpoint=file).model)
+    assert torch.equal(tokens, tokens_of(trained.student.backbone.backbone))
+    assert not torch.equal(tokens, tokens_of(trained.teacher.backbone.backbone))
 
 
-def test_fewer_class_tokens_leave_their_positions_out(trained, checkpoint, tmp_path) -> None:
+def test_the_positions_of_removed_class_tokens_are_removed(trained, checkpoint, tmp_path) -> None:
     positions = trained.teacher.backbone.backbone.pos_embed
-    for tokens, left in ((1, [0, *range(2, 66)]), (0, list(range(2, 66)))):
+    for tokens, kept in ((1, [0, *range(2, 66)]), (0, list(range(2, 66)))):
         assert export(checkpoint, tmp_path / f"{tokens}.pth", "--class-tokens", str(tokens)) == 0
         state = read_checkpoint(tmp_path / f"{tokens}.pth")
-        assert torch.equal(state["pos_embed"], positions[:, left])
+        assert torch.equal(state["pos_embed"], positions[:, kept])
         assert ("cls_token" in state) == bool(tokens)
         assert "reg_token" not in state
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "complaint"),
     [
         (["--class-tokens", "0", "--layout", "timm"], "needs --layout published"),
         (["--class-tokens", "3"], "at most 2"),
         (["--checkpoint-key", "ema"], "ema"),
     ],
 )
-def test_invalid_exports_are_named(checkpoint, flags, said, tmp_path, capsys) -> None:
+def test_invalid_exports_are_refused(checkpoint, flags, complaint, tmp_path, capsys) -> None:
     assert export(checkpoint, tmp_path / "out", *flags) == 2
-    assert said in capsys.readouterr().err
+    assert complaint in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_of_one_network_has_no_student_and_no_second_token(checkpoint, tmp_path, capsys) -> None:
-    one = tmp_path / "one.pth"
-    assert export(checkpoint, one, "--class-tokens", "1") == 0
-    for flags, said in (
+def test_weights_and_class_tokens_that_a_file_lacks_are_refused(checkpoint, tmp_path, capsys) -> None:
+    exported = tmp_path / "exported.pth"
+    assert export(checkpoint, exported, "--class-tokens", "1") == 0
+    for flags, complaint in (
         (["--checkpoint-key", "student"], "has no weights of the student"),
         (["--class-tokens", "2"], "has one class token"),
     ):
-        assert export(one, tmp_path / "out.pth", *flags) == 2
-        assert said in capsys.readouterr().err
+        assert export(exported, tmp_path / "out.pth", *flags) == 2
+        assert complaint in capsys.readouterr().err
     torch.save({"student": {"cls_token": torch.zeros(1, 1, 4)}}, tmp_path / "student.pth")
     assert export(tmp_path / "student.pth", tmp_path / "out.pth") == 2
     assert "has no weights of the teacher" in capsys.readouterr().err
@@ -137,9 +141,9 @@ def test_a_file_of_one_network_has_no_student_and_no_second_token(checkpoint, tm
 
 
 def test_a_network_that_lacks_a_tensor_is_refused(checkpoint, tmp_path, capsys) -> None:
-    whole = tmp_path / "whole.pth"
-    assert export(checkpoint, whole) == 0
-    state = read_checkpoint(whole)
+    complete = tmp_path / "complete.pth"
+    assert export(checkpoint, complete) == 0
+    state = read_checkpoint(complete)
     state.pop("blocks.1.norm2.bias")
     torch.save(state, tmp_path / "part.pth")
     assert export(tmp_path / "part.pth", tmp_path / "out.pth") == 2

@@ -32,7 +32,7 @@ VARIANTS = [
     {"denominator_temperature": False},
     {"neighbour_layout": "published"},
     {"projection_kind": "binary"},
-    {"search": "faiss"},  # of the negatives, too
+    {"search": "faiss"},  # also used for the negatives
 ]
 
 
@@ -46,12 +46,13 @@ def test_every_variant_of_the_gradient_has_its_own_bank(squares: str, tmp_path: 
 
 @pytest.mark.parametrize("flags", [{"temperature": 5.0}, {"neighbours": 40}, {"split": "train"}])
 def test_scores_do_not_depend_on_other_results_in_the_folder(flags: dict, squares: str, tmp_path: Path) -> None:
-    used = plain(tmp_path / "used", squares, features=("embeddings",))
-    others = run(used)["results"]
-    in_used, fresh = (
-        run(plain(tmp_path / name, squares, features=("embeddings",), **flags))["results"] for name in ("used", "fresh")
+    used, fresh = tmp_path / "used", tmp_path / "fresh"
+    defaults = run(plain(used, squares, features=("embeddings",)))["results"]
+    in_used, in_fresh = (
+        run(plain(root, squares, features=("embeddings",), **flags))["results"] for root in (used, fresh)
     )
-    assert in_used == fresh != others
+    assert in_used == in_fresh
+    assert in_used != defaults
 
 
 def test_negatives_are_always_searched_with_the_tree_of_the_full_setting(
@@ -66,11 +67,11 @@ def test_negatives_are_always_searched_with_the_tree_of_the_full_setting(
 
     monkeypatch.setattr(evaluation, "BankSearch", recorded)
     evaluation.prepare(plain(tmp_path, squares, images=3)).predictor("simclr")
-    assert trees == [TreeSettings(), DATA_EFFICIENT_TREE]
+    assert trees == [TreeSettings(), DATA_EFFICIENT_TREE]  # of the negatives, then of the predictor
 
 
 class OneImage(Reader):
-    """A reader of one mask with three classes."""
+    """A reader that returns the same mask of three classes for every block."""
 
     def read(self, blocks):
         mask = torch.tensor([[0, 0, 1, 2]]).repeat(4, 1)[None].byte()
@@ -78,7 +79,7 @@ class OneImage(Reader):
 
 
 class AlwaysOne(Predictor):
-    """A predictor of class 1 for every pixel."""
+    """A predictor that returns class 1 for all pixels."""
 
     bank = SimpleNamespace(classes=3)
 
@@ -86,9 +87,10 @@ class AlwaysOne(Predictor):
         return np.ones((1, 4, 4), dtype=np.int64)
 
 
-def test_stored_scores_with_a_flipped_bit_are_not_read(tmp_path: Path) -> None:
-    """The scores of a block stay on disk after a run is killed."""
+def test_flipped_bits_of_stored_scores_are_noticed(tmp_path: Path) -> None:
+    """The scores of each block are stored, so that a killed run can be resumed."""
     blocks = image_blocks(1, [SceneView(size=4, statistics=HALF)], 1)
+    # `__init__` needs files that are not used here.
     reader, predictor = (kind.__new__(kind) for kind in (OneImage, AlwaysOne))
 
     def scores() -> list[list[int]]:
@@ -100,8 +102,9 @@ def test_stored_scores_with_a_flipped_bit_are_not_read(tmp_path: Path) -> None:
     assert noticed_flips(file, scores, 200) >= 180
 
 
-def test_pixels_of_the_ignored_class_are_in_no_confusion_matrix(tmp_path: Path) -> None:
+def test_pixels_of_the_ignored_class_are_not_counted(tmp_path: Path) -> None:
     blocks = image_blocks(1, [SceneView(size=4, statistics=HALF)], 1)
+    # `__init__` needs files that are not used here.
     reader, predictor = (kind.__new__(kind) for kind in (OneImage, AlwaysOne))
     rules = MaskRules(input_size=4, ignored=0)
     matrix = confusion_matrix(tmp_path, reader, blocks, lambda batch: torch.zeros(1, 1, 1), predictor, rules)

@@ -92,4 +92,5 @@ def test_results_with_different_settings_never_share_a_file() -> None:
     changes = [{}, {"neighbours": 5}, {"seed": 1}, {"images": 10}, {"search": "faiss"}, {"profile": "published"}]
     paths = {SegmentSettings(dataset="pascal-voc", **flags).outputs()[0] for flags in changes}
     assert len(paths) == len(changes)
+    # Settings that do not change the scores do not change the path.
     assert SegmentSettings(batch_size=1).outputs() == SegmentSettings(device="cpu").outputs()

@@ -55,27 +55,27 @@ def embeddings(pictures: Path) -> Stage:
 
 
 def arrays(root: Path) -> dict[str, np.ndarray]:
-    """Every array of every feature file below a root, by `file:array`."""
-    found = {}
+    """Return all arrays of the feature files below a root, with the keys `file:array`."""
+    by_name = {}
     for path in sorted([*(root / "embeddings").rglob("*.h5"), *(root / "gradients").rglob("*.h5")]):
         with h5py.File(path) as file:
-            found |= {f"{path.relative_to(root)}:{name}": file[name][:] for name in file}
-    return found
+            by_name |= {f"{path.relative_to(root)}:{name}": file[name][:] for name in file}
+    return by_name
 
 
-def assert_same_files(one: Path, other: Path) -> None:
-    """The same files with the same arrays, bit for bit."""
-    first, second = arrays(one), arrays(other)
-    assert first, f"nothing was written below {one}"
+def assert_same_files(first_root: Path, second_root: Path) -> None:
+    """Assert that both roots have the same feature files, with arrays that are equal bit for bit."""
+    first, second = arrays(first_root), arrays(second_root)
+    assert first, f"nothing was written below {first_root}"
     assert first.keys() == second.keys()
     for name, values in first.items():
         assert values.dtype == second[name].dtype
         assert np.array_equal(values, second[name]), name
 
 
-def assert_close_files(one: Path, other: Path) -> None:
-    """The same arrays up to float32 rounding: direction and size of every row."""
-    first, second = arrays(one), arrays(other)
+def assert_close_files(first_root: Path, second_root: Path) -> None:
+    """Assert that direction and norm of every row are equal up to float32 rounding."""
+    first, second = arrays(first_root), arrays(second_root)
     assert first.keys() == second.keys()
     for name, values in first.items():
         if name.rpartition(":")[2] in ("targets", "sample_ids", "class_names"):

@@ -66,7 +66,7 @@ def test_the_error_for_missing_files_names_columns_folder_and_command(tmp_path):
         ("", r"train.jsonl can't be read as a table"),
     ],
 )
-def test_the_error_in_a_table_is_named(tmp_path, content, complaint):
+def test_the_message_names_the_error_in_a_table(tmp_path, content, complaint):
     put(tmp_path / "ag-news", "train.jsonl", content)
     with pytest.raises(FungiError, match=complaint):
         open_split("ag-news", "train", tmp_path)
@@ -93,7 +93,7 @@ def test_sentiments_are_binned_into_the_standard_classes():
     assert [standard_bin(float(np.float32(edge))) for edge in edges] == [0, 0, 1, 1, 2, 3, 4]
 
 
-def test_the_published_bins_are_left_closed_with_a_sixth_class_for_one():
+def test_the_published_bins_are_left_closed_and_the_label_1_is_a_sixth_class():
     assert [published_bin(value) for value in (0, 0.19, 0.2, 0.4, 0.79, 0.8, 1.0)] == [0, 0, 1, 2, 3, 4, 5]
 
 

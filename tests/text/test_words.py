@@ -30,7 +30,7 @@ def test_the_count_rule_does_not_change_a_text_with_fewer_than_two_words(text):
     assert delete_count(text, 0.1) == text
 
 
-def test_the_count_rule_counts_marks_but_deletes_only_words():
+def test_the_count_rule_counts_punctuation_marks_but_deletes_only_words():
     for _ in range(50):
         view = delete_count("a, b, c, d, e, f !", 0.1)  # 12 pieces, of which two are deleted
         assert view.count(",") == 5
@@ -38,7 +38,7 @@ def test_the_count_rule_counts_marks_but_deletes_only_words():
         assert sum(letter.isalpha() for letter in view) == 4
 
 
-def test_the_count_rule_does_not_change_texts_of_marks():
+def test_the_count_rule_does_not_change_texts_of_punctuation_marks():
     assert delete_count("? !", 0.1) == "? !"
 
 
@@ -60,7 +60,7 @@ def test_the_independent_rule_deletes_a_tenth_on_average_and_does_not_change_the
     view = delete_independently(text, 0.1)
     assert abs(1 - len(view.split()) / len(text.split()) - 0.1) < 0.02  # three deviations of 2000 draws
     remaining = iter(text.split())
-    assert all(word in remaining for word in view.split())  # in order
+    assert all(word in remaining for word in view.split())  # `in` advances the iterator: the order is kept
     assert delete_independently(" a  b\tc", 0.0) == " a  b\tc"
 
 
@@ -163,6 +163,7 @@ def test_hashed_words_are_token_ids_after_the_special_tokens(size):
     assert [tokens.ids[0], tokens.ids[-1]] == [1, 2]
     assert min(inner) >= 3
     assert max(inner) < size
+    # 500 words reach all ids of a small vocabulary.
     assert size > 100 or set(inner) == set(range(3, size))
 
 
@@ -179,8 +180,11 @@ def test_hashed_words_are_token_ids_after_the_special_tokens(size):
         ("x <y> : z !", "x <y >: z!"),
     ],
 )
-def test_spaces_around_marks_and_brackets_equal_the_library_of_the_published_code(text: str, published: str) -> None:
-    """The expected texts are the output of its version 1.1.11. The log has a comparison of 20,000 random texts."""
+def test_spaces_around_marks_and_brackets_are_those_of_the_published_code(text: str, published: str) -> None:
+    """The expected texts are the output of version 1.1.11 of the library that the published code uses.
+
+    The log has a comparison of 20,000 random texts.
+    """
     assert spaced([piece for piece in re.split(r"(\W)", text) if piece.strip()]) == published
 
 

@@ -109,10 +109,10 @@ def _tables(tables: Sequence[Table]) -> str:
 def _table(table: Table, heading: str) -> str:
     protocol = table.shown_protocol
     details = how_in_words(protocol.profile, protocol.details)
-    filled = _filled(table)
-    if len(filled) == 1 and (rows := table.rows_of(filled[0])) is not None:
+    columns = _columns_with_cells(table)
+    if len(columns) == 1 and (rows := table.rows_of(columns[0])) is not None:
         details = f"{rows} scored rows, {details}"
-    body = _narrow(table) if len(filled) == 1 else _broad(table)
+    body = _narrow(table) if len(columns) == 1 else _broad(table)
     gaps = "".join(f"<p class='how'>Missing for {escape(gap)}.</p>" for gap in table.gaps)
     title = ", ".join([heading, *_shared_by_all(table)])
     return f"<h3>{escape(title)}</h3><p class='how'>{escape(details)}</p>{body}{gaps}"
@@ -122,14 +122,14 @@ def _shared_by_all(table: Table) -> list[str]:
     """Return the dataset if it is the only one in the table, and the backbone if it is the only one."""
     backbones = {backbone for backbone, _ in table.rows}
     return [
-        *(_filled(table) if len(_filled(table)) == 1 else ()),
+        *(_columns_with_cells(table) if len(_columns_with_cells(table)) == 1 else ()),
         *(map(label, backbones) if len(backbones) == 1 else ()),
     ]
 
 
 def _narrow(table: Table) -> str:
     """Return the HTML table of a single dataset, with columns for score, gain, published value and plot."""
-    (column,) = _filled(table)
+    (column,) = _columns_with_cells(table)
     lines = [(backbone, name, table.cells[backbone, name, column]) for backbone, name in table.rows]
     cells = [cell for _, _, cell in lines]
     edges = [cell.value + sign * _spread(cell) for cell in cells for sign in (-1, 1)]
@@ -144,8 +144,8 @@ def _narrow(table: Table) -> str:
         row = [*([word(label(backbone))] if several else []), word(feature_in_words(name)), _score(cell, best)]
         row.append(_gain(cell))
         if published:
-            paper = cell.published
-            row.append(Entry(f"{paper.value:.1f}", paper.value, "number") if paper else ABSENT)
+            reference = cell.published
+            row.append(Entry(f"{reference.value:.1f}", reference.value, "number") if reference else ABSENT)
         rows.append([*row, dot_entry(cell.value, _spread(cell), baseline.value if baseline else None, span)])
     return sortable_table(columns, rows)
 
@@ -155,19 +155,19 @@ def _broad(table: Table) -> str:
     best_cells = {
         column: _best_of([cell for (_, _, dataset), cell in table.cells.items() if dataset == column])
         # The mean comes first, since the other columns may need scrolling.
-        for column in sorted(_filled(table), key=lambda column: column != MEAN)
+        for column in sorted(_columns_with_cells(table), key=lambda column: column != MEAN)
     }
     rows = []
     for backbone, name in table.rows:
         row = [Entry(escape(text), text, "name") for text in (label(backbone), feature_in_words(name))]
         for column, best in best_cells.items():
             cell = table.cells.get((backbone, name, column))
-            row.append(_full(cell, best) if cell else ABSENT)
+            row.append(_score_and_gain(cell, best) if cell else ABSENT)
         rows.append(row)
     return sortable_table(["Backbone", "Features", *(_column_title(table, column) for column in best_cells)], rows)
 
 
-def _filled(table: Table) -> list[str]:
+def _columns_with_cells(table: Table) -> list[str]:
     """Return the columns with at least one cell. Missing datasets are listed below the table."""
     with_cells = {column for _, _, column in table.cells}
     return [column for column in table.columns if column in with_cells]
@@ -213,7 +213,8 @@ def _gain(cell: Cell) -> Entry:
     return Entry(f"<span class='{kind}'>{f'{cell.gain:+.1f}'.replace('-', '−')}</span>", cell.gain, "number")
 
 
-def _full(cell: Cell, best: Cell | None) -> Entry:
+def _score_and_gain(cell: Cell, best: Cell | None) -> Entry:
+    """Return the score with its gain, and the published value on a line below them."""
     score, gain = _score(cell, best), _gain(cell)
     below = f"<br><small>published {cell.published.value:.1f}</small>" if cell.published else ""
     return Entry(f"{score.html} {gain.html}{below}", cell.value, "number")
@@ -222,14 +223,16 @@ def _full(cell: Cell, best: Cell | None) -> Entry:
 def _figures(figures: Sequence[Path], tables: Sequence[Table]) -> str:
     """Return the HTML of the figures.
 
-    If every table has a single dataset, its plot shows all combinations, so the figures of combinations are left out.
+    The table of a single dataset contains a plot of all combinations. If all tables are of this kind, the figures of
+    combinations are left out.
     """
-    dots_in_tables = all(len(_filled(table)) == 1 for table in tables)
+    dots_in_tables = all(len(_columns_with_cells(table)) == 1 for table in tables)
     parts = []
     for path in figures:
         if not (dots_in_tables and path.name.startswith(COMBINATIONS)):
             content = path.read_bytes()
-            width = int.from_bytes(content[16:20], "big") // PIXELS_PER_POINT  # of a PNG's header
+            # The header of a PNG file stores the width in pixels in these four bytes.
+            width = int.from_bytes(content[16:20], "big") // PIXELS_PER_POINT
             address = data_address(content, "image/png")
             parts.append(
                 f"<figure><img alt='{escape(path.stem, quote=True)}' width='{width}' src='{address}'></figure>"

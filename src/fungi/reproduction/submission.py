@@ -74,8 +74,9 @@ def step_of_task(file: Path, environ: Mapping[str, str]) -> Step:
         raise FungiError(
             f"{file} can't be read as a list of steps ({error}). `fungi reproduce --submit` writes such files."
         ) from None
+    # One call of sbatch may be only a part of the list of steps, so the array may be shorter than the list.
     indices = chosen_indices({**environ, "FUNGI_PARTIAL": "1"}, len(steps))
-    if len(indices) != 1 < len(steps):
+    if len(steps) > 1 and len(indices) != 1:
         raise FungiError("--steps works only in the tasks of a SLURM array. To run tables here, give their names.")
     return steps[indices[0]]
 

@@ -20,8 +20,9 @@ class ResultSettings:
 
     Each subclass has fields `dataset` and `backbone`, and `root` unless it overrides `results_root`.
 
-    computed_in: module whose code, with all that it imports, decides the scores; the module of the settings if empty.
-    in_the_path: settings that are part of the folder or of the task's name, and so need no mark in the file name.
+    computed_in: name of the module that computes the scores. Results are reused only if the code of this module and of
+        its imports is the same. If the name is empty, it is the module of the settings.
+    in_the_path: settings that are part of the folder's name or of the task's name, so the file name omits them.
     """
 
     computed_in: ClassVar[str] = ""
@@ -67,7 +68,7 @@ class ResultSettings:
         return [self.result_path()]
 
     def resolved_for(self, provenances: Sequence[Provenance]) -> "ResultSettings":
-        """Return the settings, completed by the values that depend on the features (their provenances)."""
+        """Return the settings, with the values that are read from the provenances of the features."""
         return self
 
     def deciding(self) -> dict[str, Any]:
@@ -80,7 +81,7 @@ class ResultSettings:
         return unusual_values(self, self.in_the_path)
 
     def difference(self, path: Path) -> str:
-        """Return a sentence about a setting in which the result file at `path` differs; empty if none does."""
+        """Return a sentence about a setting that has another value in the file at `path`; empty if there is none."""
         try:
             recorded = read_result(path)["settings"]
         except FungiError as error:
@@ -96,7 +97,7 @@ class ResultSettings:
     ) -> ResultFile:
         """Return the result file, with the scores that an earlier run of the same settings, features and code saved.
 
-        provenances: those of the features, which decide the settings that no flag sets.
+        provenances: provenances of the features. They contain the values of settings that no flag sets.
         """
         resolved = self.resolved_for(provenances)
         code_version = version_of(self.computed_in or type(self).__module__)

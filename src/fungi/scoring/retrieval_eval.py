@@ -54,7 +54,8 @@ class RetrievalSettings(FeatureSettings):
     def with_existing_queries(self) -> "RetrievalSettings":
         """Return the settings with the query split that exists.
 
-        This is `query`, the name in the original harness, if only `query` has files and no flag sets the split.
+        The original code names this split `query`. This name is used if no flag sets the split and only `query` has
+        files.
         """
         layout = Layout(self.root[0])
         exists = [
