@@ -115,10 +115,10 @@ def test_a_hub_file_in_the_cache_is_used_without_the_network(no_network, monkeyp
     import huggingface_hub
     import timm
 
-    asked = {}
+    arguments = {}
 
     def create_model(name: str, **options: object) -> nn.Module:
-        asked.update(options)
+        arguments.update(options)
         return timm_vit()
 
     monkeypatch.setattr(
@@ -127,8 +127,8 @@ def test_a_hub_file_in_the_cache_is_used_without_the_network(no_network, monkeyp
     monkeypatch.setattr(timm, "create_model", create_model)
     BACKBONES["vit-s16"].pretrained()
     expected = "/cache/timm/vit_small_patch16_224.augreg_in1k/model.safetensors"
-    assert asked["pretrained_cfg_overlay"] == {"file": expected}
-    assert asked["pretrained"] is True
+    assert arguments["pretrained_cfg_overlay"] == {"file": expected}
+    assert arguments["pretrained"] is True
 
 
 def test_the_random_vit_is_drawn_once_and_saved(no_network, monkeypatch):

@@ -1,4 +1,4 @@
-"""The operations for an image, counted on fake tensors, are fewer than those of plain forwards of its 62 views."""
+"""The operations for an image, counted on fake tensors: fewer than 62 forward passes of the model."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -22,11 +22,11 @@ from fungi.views.image import ImageInput
 
 CPU = torch.device("cpu")
 BATCHES = {"kl": (1, 1, 3, 224, 224), "dino": (1, 12, 3, 224, 224), "simclr": (1, 1, 3, 224, 224)}
-"""Collated 8-bit views of one image, before they are rendered."""
+"""Shapes of the collated 8-bit views of an image before rendering."""
 
 
 def operations(function: Any) -> int:
-    # The counter counts the products of attention only if they are called separately.
+    # The counter sees the products of attention only if they are separate calls.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
@@ -34,12 +34,12 @@ def operations(function: Any) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "width"), [("vit_small_patch16_224", 384), ("vit_base_patch16_224", 768)])
-def test_an_image_costs_at_most_0_925_of_its_plain_forwards(name: str, width: int) -> None:
+def test_an_image_costs_less_than_the_forward_passes_of_its_views(name: str, width: int) -> None:
     import timm
 
     for constant in (pixels.moments, patches.resize_matrix):
         constant.cache_clear()
-    objectives = [bind(one, embedding_dim=width, input_spec=ImageInput(), seed=0) for one in BATCHES]
+    objectives = [bind(kind, embedding_dim=width, input_spec=ImageInput(), seed=0) for kind in BATCHES]
     mode = FakeTensorMode()
     model = timm.create_model(name, num_classes=0, weight_init="skip").eval().requires_grad_(False)
     with FakeCopyMode(mode):
@@ -51,16 +51,19 @@ def test_an_image_costs_at_most_0_925_of_its_plain_forwards(name: str, width: in
         projector = DenseProjector(matrix, CPU, torch.float32)
         engine = GradientEngine(model, targets, {"attn_proj": projector}, device=CPU)
         negatives = {"negatives": torch.empty(256 * 49, 96)}
-        bound = [replace(one, support=negatives if one.objective.needs_support else {}) for one in objectives]
-        features = [Feature(one.name, one.views, engine, one.loss) for one in bound]
+        bound = [
+            replace(objective, support=negatives if objective.objective.needs_support else {})
+            for objective in objectives
+        ]
+        features = [Feature(objective.name, objective.views, engine, objective.loss) for objective in bound]
         features.append(embedding_feature(engine, engine, bound[0].views))
         batch: dict[str, Tensor] = {
-            one.views.identity: torch.zeros(BATCHES[one.name], dtype=torch.uint8) for one in bound
+            objective.views.identity: torch.zeros(BATCHES[objective.name], dtype=torch.uint8) for objective in bound
         }
-        bare = operations(lambda: model(torch.empty(1, 3, 224, 224)))
+        forward = operations(lambda: model(torch.empty(1, 3, 224, 224)))
         everything = operations(lambda: compute(batch, features))
     for constant in (pixels.moments, patches.resize_matrix):
         constant.cache_clear()
-    ratio = everything / (62 * bare)
-    # Eleven of twelve blocks and the patch embedding are 0.917 of the operations; the rest must be below 0.008.
-    assert 0.91 < ratio < 0.925, f"{ratio:.3f} of 62 x {bare / 1e9:.1f} GFLOP"
+    ratio = everything / (62 * forward)
+    # Eleven of twelve blocks and the patch embedding take 0.917. Everything else may take less than 0.008.
+    assert 0.91 < ratio < 0.925, f"{ratio:.3f} of 62 x {forward / 1e9:.1f} GFLOP"

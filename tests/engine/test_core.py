@@ -15,15 +15,17 @@ CPU = torch.device("cpu")
 def features() -> tuple[GradientEngine, list[Feature], dict[str, torch.Tensor]]:
     model, layers = build("attention projection, last block")
     engine = GradientEngine(model, find_targets(model, layers), device=CPU)
-    one, three = PreparedViews(1), PreparedViews(3)
+    single, triple = PreparedViews(1), PreparedViews(3)
     requested = [
-        Feature("first", one, engine, contrast),
-        Feature("second", three, engine, contrast),
-        Feature("third", one, engine, lambda encoded: contrast(encoded) ** 2),
-        embedding_feature(GradientEngine(model, device=CPU), engine, one),
+        Feature("first", single, engine, contrast),
+        Feature("second", triple, engine, contrast),
+        Feature("third", single, engine, lambda encoded: contrast(encoded) ** 2),
+        embedding_feature(GradientEngine(model, device=CPU), engine, single),
     ]
     generator = torch.Generator().manual_seed(0)
-    batch = {views.identity: torch.randn(4, views.n_views, 3, 16, 16, generator=generator) for views in (one, three)}
+    batch = {
+        views.identity: torch.randn(4, views.n_views, 3, 16, 16, generator=generator) for views in (single, triple)
+    }
     return engine, requested, batch
 
 

@@ -70,5 +70,5 @@ def test_embeddings_of_both_paths_agree() -> None:
     golden = load("timm")
     views = PreparedViews(25)
     pooled = engine("timm", golden).embed(golden["views"], views)
-    whole = engine("timm", golden, short_cut=False).embed(golden["views"], views)
-    torch.testing.assert_close(pooled, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
+    full = engine("timm", golden, short_cut=False).embed(golden["views"], views)
+    torch.testing.assert_close(pooled, full, rtol=1e-4, atol=1e-5 * float(full.abs().max()))

@@ -43,5 +43,5 @@ def test_a_pca_that_does_not_reduce_is_skipped_with_a_log_message(caplog: pytest
     wrapper = wrap(configs=CONFIGS)
     with caplog.at_level(logging.WARNING, logger="fungi"):
         wrapper.fit_pca(dataset(4), 10)
-    assert "no PCA: pca_dim 10 is not smaller than the 4 rows" in caplog.text
+    assert "no PCA: pca_dim 10 is not smaller than the 4 train rows" in caplog.text
     assert wrapper(pictures(1)).shape == (1, 48)

@@ -1,4 +1,4 @@
-"""Small backbones of both modalities, and items of very different size for them."""
+"""Small backbones for texts and sounds, and items of very different lengths."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,24 +28,24 @@ SSAST = {"width": 24, "depth": 2, "heads": 3}
 
 
 def sounds() -> list[np.ndarray]:
-    """A second, silence, one frame, and more than the spectrogram holds."""
+    """Return a second of noise, a second of silence, one frame, and a sound longer than the spectrogram."""
     generator = np.random.default_rng(0)
     lengths = (SAMPLE_RATE, SAMPLE_RATE, 400, 2 * SAMPLE_RATE)
-    made = [(0.1 * generator.standard_normal(length)).astype(np.float32) for length in lengths]
-    made[1][:] = 0
-    return made
+    actual = [(0.1 * generator.standard_normal(length)).astype(np.float32) for length in lengths]
+    actual[1][:] = 0
+    return actual
 
 
 @dataclass(frozen=True)
 class Case:
-    """A backbone shrunk for tests, its gradient source, and items for it."""
+    """A small backbone, its gradient sources, and items for it."""
 
     spec: BackboneSpec
     layers: tuple[str, ...]
     items: Callable[[], list[Any]]
 
     def model(self) -> torch.nn.Module:
-        """The network, away from zero biases and unit scales."""
+        """Return the network, without zero biases and unit scales."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = self.spec.build()
@@ -56,8 +56,8 @@ class Case:
 
 def _text(name: str, build: Any, layers: tuple[str, ...]) -> Case:
     spec = BACKBONES[name]
-    given = replace(spec.input, tokenizer=TokenizerSource("hashed words", hashed_words))
-    return Case(replace(spec, build=build, input=given, embedding_dim=24), layers, lambda: TEXTS)
+    input_spec = replace(spec.input, tokenizer=TokenizerSource("hashed words", hashed_words))
+    return Case(replace(spec, build=build, input=input_spec, embedding_dim=24), layers, lambda: TEXTS)
 
 
 def _bert(pooling: str) -> Any:
@@ -70,8 +70,10 @@ def _t5(pooling: str) -> Any:
 
 def _audio(name: str, pooling: str, layers: tuple[str, ...]) -> Case:
     spec = BACKBONES[name]
-    given = replace(spec.input, frames=128)
-    return Case(replace(spec, build=lambda: build_ssast(pooling, SSAST), input=given, embedding_dim=24), layers, sounds)
+    input_spec = replace(spec.input, frames=128)
+    return Case(
+        replace(spec, build=lambda: build_ssast(pooling, SSAST), input=input_spec, embedding_dim=24), layers, sounds
+    )
 
 
 BERT_LAYER, T5_LAYER = "encoder.layer.1.attention.output.dense", "encoder.block.1.layer.0.SelfAttention.o"

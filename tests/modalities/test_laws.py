@@ -1,4 +1,4 @@
-"""The laws of the engine over texts and sounds, as over images: the true gradient, and nothing of the neighbours."""
+"""The laws of the engine for texts and sounds: gradients equal autograd and do not depend on the batch."""
 
 from typing import Any
 
@@ -16,31 +16,31 @@ from tests.daily import first_fast
 from tests.modalities.cases import CASES, Case
 
 CPU = torch.device("cpu")
-# Float32 rounding of two layers, and attention kernels sum padded batches in another order. Views of a text hardly
-# differ, so that the gradient of their similarity is a difference of nearly equal terms: hence no more digits.
+# Float32 rounding of two layers; attention kernels sum padded batches in another order. Views of a text are very
+# similar, so the gradient of their similarity is a difference of nearly equal terms and less precise.
 SAME_DIRECTION, SAME_NORM = 1 - 1e-5, 2e-3
 OBJECTIVES = ("kl", "simclr")
 
 
 def bound_objectives(case: Case, published: bool = False) -> list[BoundObjective]:
-    """Both objectives, SimCLR with made-up negatives."""
-    given = case.spec.published_input if published else case.spec.input
-    made = []
+    """Return both objectives; SimCLR has random negatives."""
+    input_spec = case.spec.published_input if published else case.spec.input
+    actual = []
     for name in OBJECTIVES:
         options = {"n_views": 3} if name == "simclr" else {}
-        objective = bind(name, embedding_dim=24, input_spec=_like(case, given), seed=1, options=options)
+        objective = bind(name, embedding_dim=24, input_spec=_like(case, input_spec), seed=1, options=options)
         latent = objective.objective.latent_dim
         negatives = torch.randn(5, latent, generator=torch.Generator().manual_seed(2))
-        made.append(objective.with_support({"negatives": negatives}))
-    return made
+        actual.append(objective.with_support({"negatives": negatives}))
+    return actual
 
 
-def _like(case: Case, given: Any) -> Any:
-    """An input of a profile with the tokenizer, or the length, of the small case."""
+def _like(case: Case, input_spec: Any) -> Any:
+    """Return the input of a profile with the tokenizer or the length of the small case."""
     from dataclasses import replace
 
-    known = {"tokenizer", "frames"} & set(vars(given))
-    return replace(given, **{name: getattr(case.spec.input, name) for name in known})
+    known = {"tokenizer", "frames"} & set(vars(input_spec))
+    return replace(input_spec, **{name: getattr(case.spec.input, name) for name in known})
 
 
 def batch_of(objective: BoundObjective, items: list[Any], names: list[str] | None = None) -> Any:
@@ -50,27 +50,27 @@ def batch_of(objective: BoundObjective, items: list[Any], names: list[str] | Non
 
 
 def features(case: Case, model: Any, items: list[Any], names: list[str] | None = None, **options: Any) -> dict:
-    """(objective, array) -> `[b ...]`; the embeddings are an array too."""
-    made: dict[tuple[str, str], Tensor] = {}
+    """Return (objective, array) -> `[b ...]`, including the embeddings."""
+    actual: dict[tuple[str, str], Tensor] = {}
     engine = GradientEngine(model, find_targets(model, case.layers), device=CPU, **options)
     for objective in bound_objectives(case):
         batch = batch_of(objective, items, names)
-        found = engine.extract(batch, objective.views, {objective.name: objective.loss})
-        made[objective.name, "embeddings"] = found.embeddings
-        made |= {(objective.name, target): grad for target, grad in found.gradients[objective.name].items()}
-    return made
+        extracted = engine.extract(batch, objective.views, {objective.name: objective.loss})
+        actual[objective.name, "embeddings"] = extracted.embeddings
+        actual |= {(objective.name, target): grad for target, grad in extracted.gradients[objective.name].items()}
+    return actual
 
 
-def assert_same(made: Tensor, wanted: Tensor, what: str) -> None:
-    made, wanted = made.double().flatten(1), wanted.double().flatten(1)
-    cosine = torch.nn.functional.cosine_similarity(made, wanted, dim=1)
-    norms = made.norm(dim=1) / wanted.norm(dim=1)
+def assert_same(actual: Tensor, expected: Tensor, what: str) -> None:
+    actual, expected = actual.double().flatten(1), expected.double().flatten(1)
+    cosine = torch.nn.functional.cosine_similarity(actual, expected, dim=1)
+    norms = actual.norm(dim=1) / expected.norm(dim=1)
     assert cosine.min() > SAME_DIRECTION, f"{what}: cosine {cosine.tolist()}"
     assert (norms - 1).abs().max() < SAME_NORM, f"{what}: relative norms {norms.tolist()}"
 
 
 @pytest.mark.parametrize("name", first_fast(CASES, 2))
-def test_an_item_alone_has_the_features_it_has_beside_longer_ones(name: str) -> None:
+def test_features_of_an_item_do_not_depend_on_longer_items_in_the_batch(name: str) -> None:
     case = CASES[name]
     model, items = case.model(), case.items()
     together = features(case, model, items, views_per_forward=1000)
@@ -81,36 +81,36 @@ def test_an_item_alone_has_the_features_it_has_beside_longer_ones(name: str) -> 
 
 
 @pytest.mark.parametrize("name", first_fast(CASES, 2))
-def test_groups_of_like_size_keep_the_order_of_the_batch(name: str) -> None:
+def test_groups_of_similar_length_keep_the_order_of_the_batch(name: str) -> None:
     case = CASES[name]
     model, items = case.model(), case.items()
-    whole, grouped = (features(case, model, items, views_per_forward=count) for count in (1000, 6))
-    for key, values in whole.items():
+    together, grouped = (features(case, model, items, views_per_forward=count) for count in (1000, 6))
+    for key, values in together.items():
         assert_same(values, grouped[key], str(key))
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["clean", "published"])
 @pytest.mark.parametrize("name", first_fast(CASES, 2))
-def test_gradients_equal_plain_autograd_one_by_one(name: str, published: bool) -> None:
+def test_gradients_equal_autograd_on_single_items(name: str, published: bool) -> None:
     case = CASES[name]
     model, items = case.model(), case.items()
     targets = find_targets(model, case.layers)
     engine = GradientEngine(model, targets, device=CPU)
     for objective in bound_objectives(case, published):
         batch = batch_of(objective, items)
-        made = engine.extract(batch, objective.views, {"loss": objective.loss}).gradients["loss"]
+        actual = engine.extract(batch, objective.views, {"loss": objective.loss}).gradients["loss"]
         for place, item in enumerate(items):
             alone = batch_of(objective, [item], [f"sample {place}"])
-            wanted = autograd_gradients(model, targets, objective, alone)
+            expected = autograd_gradients(model, targets, objective, alone)
             for target in targets:
-                flat = made[target.name][place : place + 1]
-                assert_same(flat, wanted[target.name].reshape(1, -1), f"{objective.name} of item {place}")
+                flat = actual[target.name][place : place + 1]
+                assert_same(flat, expected[target.name].reshape(1, -1), f"{objective.name} of item {place}")
 
 
 def autograd_gradients(
     model: Any, targets: tuple[Target, ...], objective: BoundObjective, batch: Any
 ) -> dict[str, Tensor]:
-    """Gradients of one item's loss in float64 by differentiating the parameters."""
+    """Return the gradients of an item's loss, from autograd over the parameters in float64."""
     inputs = objective.views.render(
         {k: v for k, v in batch.items() if k != "cut"} if isinstance(batch, dict) else batch
     )
@@ -118,23 +118,23 @@ def autograd_gradients(
     model.double()
     heads = {name: tensor.double() for name, tensor in objective.support.items()}
     doubled = BoundObjective(objective.objective, objective.views, objective.heads.double(), heads)
-    made = {}
+    actual = {}
     for target in targets:
         parameters = [p for p in (target.module.weight, target.module.bias) if p is not None]
         for parameter in parameters:
             parameter.requires_grad_(True)
         embeddings = model(**inputs) if isinstance(inputs, dict) else model(inputs)
-        found = torch.autograd.grad(doubled.loss(Encoded(embeddings.unsqueeze(0))).sum(), parameters)
-        made[target.name] = torch.cat([found[0], *(bias.unsqueeze(1) for bias in found[1:])], dim=1)
+        derivatives = torch.autograd.grad(doubled.loss(Encoded(embeddings.unsqueeze(0))).sum(), parameters)
+        actual[target.name] = torch.cat([derivatives[0], *(bias.unsqueeze(1) for bias in derivatives[1:])], dim=1)
         for parameter in parameters:
             parameter.requires_grad_(False)
     model.float()
     objective.heads.float()
-    return made
+    return actual
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].spec.modality == "text"])
-def test_padding_has_no_gradient_at_all(name: str) -> None:
+def test_padding_has_no_gradient(name: str) -> None:
     from fungi.gradients.capture import Capture
 
     case = CASES[name]
@@ -154,24 +154,24 @@ def test_padding_has_no_gradient_at_all(name: str) -> None:
         assert (signal[~padding] != 0).any()
 
 
-def test_the_first_token_switch_keeps_the_first_tokens_part_alone() -> None:
+def test_first_token_gradient_keeps_only_the_part_of_the_first_token() -> None:
     case = CASES["ssast, leading tokens"]
     model = case.model()
     everything = features(case, model, case.items())["kl", "attn_proj"]
     first = features(case, model, case.items(), first_token_gradient=True)["kl", "attn_proj"]
     batch = batch_of(bound_objectives(case)[0], case.items())
-    wanted = _first_token_oracle(case, model, batch)
-    assert_same(first, wanted, "first token")
-    assert ((everything - first).norm(dim=1) > 0.2 * everything.norm(dim=1)).all()  # the other token's part
+    expected = _first_token_oracle(case, model, batch)
+    assert_same(first, expected, "first token")
+    assert ((everything - first).norm(dim=1) > 0.2 * everything.norm(dim=1)).all()  # the part of the other token
 
 
 def _first_token_oracle(case: Case, model: Any, batch: Tensor) -> Tensor:
-    """Autograd where the other tokens' output of the layer is cut from the graph."""
+    """Return the gradient from autograd with the layer's output for all other tokens detached."""
     objective = bound_objectives(case)[0]
     layer = model.get_submodule(case.layers[0])
     inputs = objective.views.render(batch)
 
-    def cut(module: Any, given: Any, output: Tensor) -> Tensor:
+    def cut(module: Any, inputs: Any, output: Tensor) -> Tensor:
         return torch.cat([output[:, :1], output[:, 1:].detach()], dim=1)
 
     handle = layer.register_forward_hook(cut)
@@ -186,7 +186,7 @@ def _first_token_oracle(case: Case, model: Any, batch: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def test_edited_texts_have_another_fingerprint() -> None:
+def test_changed_texts_have_another_fingerprint() -> None:
     before = text_samples(["a", "b"], [0, 1], ["train/0", "train/1"])
     after = text_samples(["a", "c"], [0, 1], ["train/0", "train/1"])
     assert before.fingerprint() != after.fingerprint()

@@ -1,4 +1,4 @@
-"""How the program's own settings are read, for comparison with the published ones."""
+"""Read the settings of the program, to compare them with the published ones."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -17,7 +17,7 @@ from fungi.views.random_views import ContrastiveViews
 
 
 class Published(NamedTuple):
-    """One setting: where it is fixed, its name, the published value, and what the program does by default."""
+    """A setting: its source, its name, its published value, and a function that returns the program's default."""
 
     source: str
     name: str
@@ -26,30 +26,30 @@ class Published(NamedTuple):
 
 
 def bound(objective: str, backbone: str = "vit-b16", profile: str = "clean", **options: Any) -> BoundObjective:
-    """An objective as the stages bind it to a backbone's input."""
-    given = choose_input(BACKBONES[backbone], PROFILES[profile])
-    return bind(objective, embedding_dim=8, input_spec=given, seed=42, options=options)
+    """Return an objective, bound to the input of a backbone as in the stages."""
+    input_spec = choose_input(BACKBONES[backbone], PROFILES[profile])
+    return bind(objective, embedding_dim=8, input_spec=input_spec, seed=42, options=options)
 
 
 def of_objective(objective: str, name: str, value: Any, source: str, **where: Any) -> Published:
-    """A setting of an objective or its views."""
+    """Return a setting of an objective or its views."""
 
     def ours() -> Any:
-        found = bound(objective, **where)
-        return getattr(found.objective if hasattr(found.objective, name) else found.views, name)
+        chosen = bound(objective, **where)
+        return getattr(chosen.objective if hasattr(chosen.objective, name) else chosen.views, name)
 
     label = ".".join([objective, *map(str, where.values()), name])
     return Published(source, label, value, ours)
 
 
 def of_config(kind: str, values: dict[str, Any], source: str) -> list[Published]:
-    """Settings of a configuration of the library."""
+    """Return settings of a configuration of the library."""
     defaults = {field.name: field.default for field in fields(getattr(config, kind))}
     return [Published(source, f"{kind}.{name}", value, lambda n=name: defaults[n]) for name, value in values.items()]
 
 
 def of_command(kind: type, values: dict[str, Any], source: str) -> list[Published]:
-    """Defaults of the flags of a command."""
+    """Return defaults of the flags of a command."""
     return [
         Published(source, f"{kind.__name__}.{name}", value, lambda n=name: getattr(kind(), n))
         for name, value in values.items()
@@ -57,14 +57,14 @@ def of_command(kind: type, values: dict[str, Any], source: str) -> list[Publishe
 
 
 def recipe(view: int) -> dict[str, Any]:
-    """What the full augmentation of DINO does to one view, by the names of its steps."""
+    """Return the parameters of DINO's full augmentation for a view, by the names of its steps."""
     steps = Crops(input=ImageInput(), augmentation="dino")._transform(view).transforms
-    found: dict[str, Any] = {"blur": steps[4].p, "solarize": steps[5].p if len(steps) > 5 else 0.0}
-    return found | {"flip": steps[1].p, "jitter": steps[2].p, "grey": steps[3].p, "colours": jitter(steps[2])}
+    settings: dict[str, Any] = {"blur": steps[4].p, "solarize": steps[5].p if len(steps) > 5 else 0.0}
+    return settings | {"flip": steps[1].p, "jitter": steps[2].p, "grey": steps[3].p, "colours": jitter(steps[2])}
 
 
 def jitter(applied: v2.RandomApply) -> list[float]:
-    """Strength of a colour jitter: brightness, contrast, saturation, hue."""
+    """Return the strengths of a colour jitter: brightness, contrast, saturation, hue."""
     (step,) = applied.transforms
     return [round(pair[1] - middle, 9) for pair, middle in zip(strengths(step), (1, 1, 1, 0), strict=True)]
 
@@ -74,7 +74,7 @@ def strengths(step: v2.ColorJitter) -> list[tuple[float, float]]:
 
 
 def cropped(view: int, objective: str = "dino") -> dict[str, Any]:
-    """How one view of an objective is cropped."""
+    """Return the crop parameters of a view of an objective."""
     views: Any = bound(objective).views
     step = (views.crops if hasattr(views, "crops") else views)._transform(view)
     return {

@@ -1,7 +1,7 @@
-"""Every setting that the paper or its published code fixes, with its source, and where the program has it.
+"""Every setting of the paper or its published code, with its source and the default of the program.
 
-The values are typed from the sources, not from the code. `spec vision 4.2` and the like are sections of the
-specifications; tables and figures are the paper's, `response` is the author response.
+The values are typed from the sources, not from the code. `spec vision 4.2` is a section of the specifications; tables
+and figures are those of the paper; `response` is the author response.
 """
 
 from fungi.ablations.ablate import AblateSettings
@@ -53,7 +53,7 @@ VIEWS = [
         Published("spec vision 4.5", f"ibot crop {view}", crop_of(area), lambda v=view: cropped(v, "ibot"))
         for view, area in ((0, (0.25, 1.0)), (1, (0.25, 1.0)), (2, (0.05, 0.25)), (11, (0.05, 0.25)))
     ),
-    # Two bank crops, which are global ones, stand before the eight that predict.
+    # The two bank crops are global crops. They come before the eight crops that predict.
     *(
         Published(
             "spec vision 4.4",
@@ -135,7 +135,7 @@ OBJECTIVES = [
     of_objective("simclr", "negatives_mixing", False, "spec vision 4.3"),
     of_objective("simclr", "mixed_negatives", 20, "spec vision 4.3"),
     of_objective("simclr", "exclude_self_from_negatives", False, "spec vision V8"),
-    Published("spec vision 4.3", "views per negative that are drawn", 2, lambda: NEGATIVE_VIEWS),
+    Published("spec vision 4.3", "random views per negative", 2, lambda: NEGATIVE_VIEWS),
     of_objective("simclr", "n_views", 12, "spec text 3.2", backbone=TEXT),
     of_objective("simclr", "latent_dim", 256, "spec text 3.2", backbone=TEXT),
     of_objective("simclr", "temperature", 0.07, "spec text 3.2", backbone=TEXT),
@@ -219,7 +219,7 @@ EVALUATION = [
     ),
     *of_command(
         KnnSettings, {"few_shot_sampling": None, "few_shot_seed": ()}, "spec vision 9.4"
-    ),  # as the profile has it
+    ),  # the profile decides
     *of_command(AblateSettings, {"k": 20, "seed": SEED}, "spec vision 9.2"),
     *of_command(InContextSettings, {"k": 20, "model": "gpt-4o-mini", "backbone": TEXT}, "spec text 5.1"),
     *of_command(

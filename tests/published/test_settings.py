@@ -1,4 +1,4 @@
-"""What runs by default is what was published: one table, with its sources."""
+"""The defaults are the published settings, from a table with sources."""
 
 import pytest
 
