@@ -10,7 +10,7 @@ import torch
 
 from fungi.extraction import pipeline, writing
 from fungi.store.blocks import BlockFolder
-from tests.store.blocks import VALUES, fill, planned
+from tests.store.blocks import VALUES, create_blocks, fill
 
 
 def test_the_copy_of_a_block_is_queued_before_the_next_block_is_computed(embeddings, tmp_path, monkeypatch):
@@ -47,7 +47,7 @@ def test_a_copy_to_the_host_waits_for_its_own_event_alone(monkeypatch):
 
 
 def test_devices_that_differ_are_recorded_and_said(tmp_path, caplog, monkeypatch):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     for span, device in zip(blocks.missing(), ("NVIDIA A100", "NVIDIA H100, compiled"), strict=False):
         blocks.write(span, {"attn": VALUES[span.start : span.stop]}, computed_on=device)
     fill(blocks)
@@ -77,7 +77,7 @@ def test_a_projection_under_the_name_of_another_seed_is_refused(kind, gradients,
 
 
 def test_work_of_another_version_of_the_program_is_still_told_apart(tmp_path):
-    blocks, _ = planned(tmp_path)
+    blocks, _ = create_blocks(tmp_path)
     fill(blocks)
     version, device = BlockFolder.open(blocks.folder).origin(blocks.manifest.spans()[0])
     assert (version.code != "unknown", device) == (True, "")

@@ -15,7 +15,7 @@ LAYER = LayerProvenance(
 VALUES = np.random.default_rng(0).standard_normal((ROWS, WIDTH)).astype(np.float32)
 
 
-def planned(root: Path) -> tuple[BlockFolder, Path]:
+def create_blocks(root: Path) -> tuple[BlockFolder, Path]:
     """Create the folder of the blocks; return it and the path of the feature file."""
     path = Layout(root).gradients("pictures", "digits-vit", "kl", "train")
     facts = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x")

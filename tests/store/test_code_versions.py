@@ -11,7 +11,7 @@ from fungi.store import code_version
 from fungi.store.assembly import assemble, versions_of
 from fungi.store.code_version import CodeVersion, MixedVersionsError, difference, version_of
 from fungi.store.provenance import read_provenance
-from tests.store.blocks import VALUES, fill, planned
+from tests.store.blocks import VALUES, create_blocks, fill
 
 NOW = CodeVersion("a" * 12, "1111111111111111", {"torch": "2.12.1", "h5py": "3.16", "fungi": "1.0"})
 OTHER_CODE = CodeVersion("b" * 12, "2222222222222222", NOW.versions)
@@ -39,7 +39,7 @@ def test_an_installed_package_is_compared_without_a_commit():
     ],
 )
 def test_blocks_of_two_versions_are_not_assembled_unless_that_is_accepted(other, named, tmp_path, monkeypatch):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     write_block(blocks, NOW, monkeypatch)
     write_block(blocks, other, monkeypatch)
     monkeypatch.setattr(block_store, "current_version", lambda: NOW)
@@ -55,7 +55,7 @@ def test_blocks_of_two_versions_are_not_assembled_unless_that_is_accepted(other,
 
 
 def test_a_commit_that_changes_no_number_is_not_another_version(tmp_path, monkeypatch):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     for version in (NOW, OTHER_DOCS):
         write_block(blocks, version, monkeypatch)
     monkeypatch.setattr(block_store, "current_version", lambda: NOW)

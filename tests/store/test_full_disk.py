@@ -23,7 +23,7 @@ from fungi.store.assembly import assemble
 from fungi.store.skeleton import laid_out
 from tests.evaluation.feature_folder import make_folder
 from tests.stages.conftest import assert_same_files
-from tests.store.blocks import ROWS, VALUES, files_below, fill, planned
+from tests.store.blocks import ROWS, VALUES, create_blocks, files_below, fill
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("size", [1000, 5000, 40_000])
 def test_an_assembly_without_room_keeps_the_blocks(size, tmp_path):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     fill(blocks)
     before = files_below(tmp_path)
     with largest_file(size), pytest.raises(OSError, match=r"File too large: '.*kl-train\.h5'"):
@@ -64,7 +64,7 @@ def test_an_assembly_without_room_keeps_the_blocks(size, tmp_path):
 
 
 def test_a_block_without_room_is_missing_and_nothing_else(tmp_path):
-    blocks, _ = planned(tmp_path)
+    blocks, _ = create_blocks(tmp_path)
     before = files_below(tmp_path)
     with largest_file(5000), pytest.raises(OSError, match=r"File too large: '.*000000\.safetensors'"):
         fill(blocks)

@@ -8,7 +8,7 @@ from fungi.commands import COMMANDS
 from fungi.store.assembly import assemble, block_folders
 from fungi.store.blocks import MANIFEST, BlockFolder
 from fungi.store.reading import open_array
-from tests.store.blocks import ROWS, VALUES, files_below, fill, planned
+from tests.store.blocks import ROWS, VALUES, create_blocks, files_below, fill
 
 FILE = "gradients/pictures/digits-vit/kl-train.h5"
 
@@ -33,9 +33,9 @@ def call_after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act) -> 
 
 @pytest.mark.parametrize("after", ["require_complete", "origin", "_load", "missing"])
 def test_a_file_that_another_process_finishes_meanwhile_is_accepted(after, tmp_path, monkeypatch):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     fill(blocks)
-    rival, _ = planned(tmp_path)
+    rival, _ = create_blocks(tmp_path)
     call_after(monkeypatch, BlockFolder, after, lambda: assemble(rival, path))
     assert merge(tmp_path) == 0
     assert files_below(tmp_path) == {FILE}
@@ -43,7 +43,7 @@ def test_a_file_that_another_process_finishes_meanwhile_is_accepted(after, tmp_p
 
 
 def test_a_manifest_that_is_removed_while_manifests_are_listed_is_left_out(tmp_path, monkeypatch):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     fill(blocks)
     real = BlockFolder.open
 
@@ -58,9 +58,9 @@ def test_a_manifest_that_is_removed_while_manifests_are_listed_is_left_out(tmp_p
 @pytest.fixture
 def two_files(tmp_path):
     """Blocks of two datasets; the manifest of the second, `other`, is damaged."""
-    fill(planned(tmp_path)[0])
+    fill(create_blocks(tmp_path)[0])
     (tmp_path / "blocks/gradients/pictures").rename(tmp_path / "pictures")
-    fill(planned(tmp_path)[0])
+    fill(create_blocks(tmp_path)[0])
     (tmp_path / "pictures").rename(tmp_path / "blocks/gradients/other")
     (manifest,) = (tmp_path / "blocks/gradients/other").rglob(MANIFEST)
     manifest.write_text("{")
@@ -89,7 +89,7 @@ def test_clean_names_a_damaged_manifest_and_continues(two_files, capsys):
 
 
 def test_a_merge_removes_the_orphans_of_killed_merges(tmp_path):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     fill(blocks)
     assemble(blocks, path)
     removed = tmp_path / "blocks/gradients/pictures/digits-vit/kl-train/.key.removed-0123456789ab"

@@ -20,7 +20,7 @@ from fungi.store.assembly import assemble, block_folders
 from fungi.store.banks import Bank, BankManifest
 from fungi.store.blocks import MANIFEST
 from tests.evaluation.test_report import content
-from tests.store.blocks import VALUES, files_below, fill, planned
+from tests.store.blocks import VALUES, create_blocks, files_below, fill
 
 FILE = "gradients/pictures/digits-vit/kl-train.h5"
 
@@ -47,11 +47,11 @@ def clean(root: Path, *flags: str) -> None:
 
 
 def test_stages_remove_orphans_from_the_folders_that_they_write_to(tmp_path):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     orphans = [orphan_of(blocks.folder / "000001.safetensors"), orphan_of(path)]
     removed = blocks.folder.with_name(".old.removed-0123456789ab")
     removed.mkdir()
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     assert [file.name for file in blocks.folder.iterdir()] == [MANIFEST]
     fill(blocks)
     assemble(blocks, path)
@@ -60,9 +60,9 @@ def test_stages_remove_orphans_from_the_folders_that_they_write_to(tmp_path):
 
 
 def test_clean_removes_orphans_and_prints_their_paths(tmp_path, capsys):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     fill(blocks)
-    planned(tmp_path / "elsewhere")
+    create_blocks(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "blocks").rename(tmp_path / "blocks" / "other")
     orphans = {orphan_of(tmp_path / "results" / "knn" / "x.json"), orphan_of(tmp_path / "support" / "y.safetensors")}
     lock = tmp_path / "results" / "knn" / ".x.json.lock"
@@ -84,10 +84,10 @@ def test_clean_removes_orphans_and_prints_their_paths(tmp_path, capsys):
 
 
 def test_clean_removes_the_blocks_of_a_finished_file(tmp_path, capsys):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     fill(blocks)
     assemble(blocks, path)
-    blocks, path = planned(tmp_path)  # as a kill between the file and the removal of its blocks leaves them
+    blocks, path = create_blocks(tmp_path)  # as a kill between the file and the removal of its blocks leaves them
     clean(tmp_path)
     assert f"blocks of {FILE}, which is finished" in capsys.readouterr().out
     assert files_below(tmp_path) == {FILE}
@@ -99,7 +99,7 @@ def test_a_misspelt_root_is_an_error(tmp_path, capsys):
 
 
 def test_a_kill_while_blocks_are_removed_leaves_no_folder_under_a_proper_name(tmp_path, monkeypatch):
-    blocks, _ = planned(tmp_path)
+    blocks, _ = create_blocks(tmp_path)
     fill(blocks)
     monkeypatch.setattr(
         "fungi.store.blocks.remove_orphans", lambda parent: next(parent.rglob("*.safetensors")).unlink()
@@ -110,13 +110,13 @@ def test_a_kill_while_blocks_are_removed_leaves_no_folder_under_a_proper_name(tm
     assert block_folders(tmp_path) == ([], [])
     blocks.remove()  # as the stage does, which finds the file there
     assert list(tmp_path.rglob("*.safetensors")) == []
-    planned(tmp_path)
+    create_blocks(tmp_path)
     assert files_below(tmp_path) == {f"blocks/{FILE[:-3]}/{blocks.folder.name}/{MANIFEST}"}
 
 
 def test_a_block_that_is_written_while_its_folder_is_removed_recreates_the_folder(tmp_path):
-    slow, path = planned(tmp_path)
-    fast, _ = planned(tmp_path)
+    slow, path = create_blocks(tmp_path)
+    fast, _ = create_blocks(tmp_path)
     fill(fast)
     assemble(fast, path)
     span = slow.manifest.spans()[0]
@@ -134,7 +134,7 @@ def test_threads_that_do_the_same_work_at_once_all_succeed(tmp_path):
     def work() -> None:
         try:
             for _ in range(8):
-                blocks, path = planned(tmp_path)
+                blocks, path = create_blocks(tmp_path)
                 fill(blocks)
                 assemble(blocks, path)
         except BaseException as error:
@@ -155,7 +155,7 @@ def test_threads_that_do_the_same_work_at_once_all_succeed(tmp_path):
 def test_files_have_the_modes_of_the_umask(mask, tmp_path):
     before = os.umask(mask)
     try:
-        blocks, path = planned(tmp_path)
+        blocks, path = create_blocks(tmp_path)
         fill(blocks)
         modes = {stat.S_IMODE(file.stat().st_mode) for file in blocks.folder.iterdir()}
         assemble(blocks, path)
@@ -169,7 +169,7 @@ def test_files_in_a_shared_folder_belong_to_its_group(tmp_path):
         pytest.skip("giving a folder to another group needs root")
     os.chown(tmp_path, -1, 12345)
     tmp_path.chmod(0o2775)
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     fill(blocks)
     assert {file.stat().st_gid for file in blocks.folder.iterdir()} == {12345}
     assemble(blocks, path)

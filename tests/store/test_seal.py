@@ -10,7 +10,7 @@ from fungi.store.assembly import assemble, is_finished
 from fungi.store.blocks import BlockFolder, Manifest
 from fungi.store.reading import array_keys, open_array, provenance_of, read_class_names, read_sample_ids, read_targets
 from fungi.store.seal import DamagedFileError, check_arrays
-from tests.store.blocks import BLOCK, ROWS, VALUES, fill, planned
+from tests.store.blocks import BLOCK, ROWS, VALUES, create_blocks, fill
 
 IDS = [f"class{row % 2}/b\u00fccher {row}.png" for row in range(ROWS)]
 
@@ -19,7 +19,7 @@ IDS = [f"class{row % 2}/b\u00fccher {row}.png" for row in range(ROWS)]
 def file(tmp_path, monkeypatch):
     """An embeddings file of several segments."""
     monkeypatch.setattr(seal, "SEGMENT_BYTES", 10 * VALUES.shape[1] * 4)
-    begun, path = planned(tmp_path)
+    begun, path = create_blocks(tmp_path)
     manifest = Manifest(begun.manifest.file, begun.manifest.provenance, {}, BLOCK, ("cat", "M\u00f6we"))
     blocks = BlockFolder(begun.folder, manifest)
     targets = np.arange(ROWS, dtype=np.uint32) % 2
@@ -48,7 +48,7 @@ def test_an_embeddings_file_holds_the_ids_and_class_names_of_its_rows(file):
 
 
 def test_a_gradient_file_holds_only_layers(tmp_path):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     fill(blocks)
     assemble(blocks, path)
     with h5py.File(path) as plain:
@@ -101,7 +101,7 @@ def test_a_file_with_damaged_headers_is_refused_before_hdf5_opens_it(file, monke
     monkeypatch.setattr(h5py, "File", lambda *_, **__: pytest.fail("HDF5 saw a damaged file"))
     with pytest.raises(DamagedFileError, match="attributes"):
         provenance_of(file)
-    assert not is_finished(file, planned(file.parent / "other")[0].manifest)
+    assert not is_finished(file, create_blocks(file.parent / "other")[0].manifest)
 
 
 def test_a_file_that_another_program_edited_is_read_without_a_check(file):
@@ -112,7 +112,7 @@ def test_a_file_that_another_program_edited_is_read_without_a_check(file):
 
 
 def test_a_block_of_another_seed_or_of_other_rows_is_refused(tmp_path):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     fill(blocks)
     first, second = (blocks.folder / f"{index:06d}.safetensors" for index in (0, 1))
     content_of_first, content_of_second = first.read_bytes(), second.read_bytes()
@@ -137,7 +137,7 @@ def test_a_block_of_another_seed_or_of_other_rows_is_refused(tmp_path):
 
 
 def test_no_flipped_bit_of_a_block_reaches_the_file(tmp_path):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     fill(blocks)
     block = blocks.folder / "000002.safetensors"
     whole = block.read_bytes()
@@ -154,11 +154,11 @@ def test_no_flipped_bit_of_a_block_reaches_the_file(tmp_path):
 
 @pytest.mark.parametrize("damage", [("train", "tramp"), ('"seed": 1', '"seed": 2'), ("{", "[")])
 def test_a_damaged_manifest_is_refused_and_its_stage_rewrites_it(damage, tmp_path):
-    blocks, path = planned(tmp_path)
+    blocks, path = create_blocks(tmp_path)
     fill(blocks)
     manifest = blocks.folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace(*damage))
     with pytest.raises(FungiError, match=r"manifest\.json is damaged"):
         BlockFolder.open(blocks.folder)
-    assemble(planned(tmp_path)[0], path)
+    assemble(create_blocks(tmp_path)[0], path)
     np.testing.assert_array_equal(open_array(path, "attn").read(0, ROWS), VALUES)
