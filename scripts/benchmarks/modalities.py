@@ -1,12 +1,13 @@
-"""Extraction of texts and sounds against bare forwards of the same batches.
+"""Compare the time of extraction from texts and sounds with the time of the forward passes alone.
 
     python scripts/benchmark.py modalities                                        (both, about a minute on 2 cores)
     python scripts/benchmark.py modalities --backbone minilm --dataset pydocs --rows 256 --device cuda --dtype bfloat16
 
-Per feature: rows per second with everything (views on the device, forwards, heads, backward, gradients, projection);
-the same for bare forwards of the very same groups of views; their ratio; and the rows per second of one process that
-prepares views (tokenises, makes spectrograms), which workers do beside it. Texts also say what share of the encoded
-tokens was padding, with groups of like length and without.
+It prints four numbers per feature: the rows per second of the whole extraction (views on the device, forwards, heads,
+backward, gradients, projection), the rows per second of bare forwards (only the encoder, on the same groups of views),
+the ratio of their times, and the rows per second of one process that prepares views (tokenises, computes spectrograms).
+In a real extraction, worker processes prepare views while the device computes. For texts, it also prints the share of
+the encoded tokens that are padding: with views of similar length in a group, and with all views in one group.
 """
 
 import statistics
@@ -55,7 +56,7 @@ class ModalityBenchmark:
 
 
 def measure(settings: ModalityBenchmark) -> None:
-    """Measure and print, pair by pair."""
+    """Measure each pair of a backbone and a dataset, and print its table."""
     pairs = ((settings.backbone, settings.dataset),) if settings.backbone else PAIRS
     for backbone, dataset in pairs:
         _measure_pair(settings, backbone, dataset)
@@ -66,7 +67,7 @@ def _measure_pair(settings: ModalityBenchmark, name: str, dataset: str) -> None:
     dtype = choose_dtype(settings.dtype, device)
     spec = resolve_dataset(dataset, settings.data_dir)
     backbone = load_backbone(name, random_init=settings.random_init)
-    given = replace(backbone.input, **spec.input_options)
+    input_spec = replace(backbone.input, **spec.input_options)
     samples = spec.open(settings.data_dir, "train")
     samples = samples.take(range(min(settings.rows, len(samples))))
     model = backbone.model.to(device)
@@ -82,15 +83,15 @@ def _measure_pair(settings: ModalityBenchmark, name: str, dataset: str) -> None:
     )
     print(f"\n{name} on {dataset}: {len(samples)} rows, {device}, {settings.dtype}, {torch.get_num_threads()} threads")
     print(f"{'feature':12}{'rows/s':>10}{'bare rows/s':>13}{'ratio':>8}{'prepared rows/s':>17}  padding")
-    embedding = bind("kl", embedding_dim=backbone.spec.embedding_dim, input_spec=given, seed=42)
-    _line("embeddings", settings, engine, embedding, samples, gradients=False)
+    embedding = bind("kl", embedding_dim=backbone.spec.embedding_dim, input_spec=input_spec, seed=42)
+    _print_row("embeddings", settings, engine, embedding, samples, gradients=False)
     for objective in ("kl", "simclr"):
-        bound = bind(objective, embedding_dim=backbone.spec.embedding_dim, input_spec=given, seed=42)
-        _line(objective, settings, engine, _with_negatives(bound).to(device), samples)
+        bound = bind(objective, embedding_dim=backbone.spec.embedding_dim, input_spec=input_spec, seed=42)
+        _print_row(objective, settings, engine, _with_negatives(bound).to(device), samples)
 
 
 def _with_negatives(bound: BoundObjective) -> BoundObjective:
-    """Negatives of the real number, of random content."""
+    """Return the objective with as many negatives as in a real extraction, but random ones."""
     if not bound.objective.needs_support:
         return bound
     objective: Any = bound.objective
@@ -98,7 +99,7 @@ def _with_negatives(bound: BoundObjective) -> BoundObjective:
     return bound.with_support({"negatives": torch.randn(count, objective.latent_dim)})
 
 
-def _line(
+def _print_row(
     title: str,
     settings: ModalityBenchmark,
     engine: GradientEngine,
@@ -107,23 +108,29 @@ def _line(
     *,
     gradients: bool = True,
 ) -> None:
+    """Measure one feature, and print its row of the table."""
     start = perf_counter()
     views = bound.views
     prepared = [prepare(views, samples.load(row), 42, samples.ids[row]) for row in range(len(samples))]
-    preparing = perf_counter() - start
+    preparation_time = perf_counter() - start
     batch = views.collate(prepared)
-    ours, bare = alternate(
-        _extraction(engine, bound, batch, gradients), _bare(engine, bound, batch), settings.rounds, engine.device
+    extraction_times, forward_times = alternate(
+        _extraction_of(engine, bound, batch, gradients),
+        _bare_forwards_of(engine, bound, batch),
+        settings.rounds,
+        engine.device,
     )
-    ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
-    rates = [len(samples) / statistics.median(times) for times in (ours, bare)]
+    ratio = statistics.median(a / b for a, b in zip(extraction_times, forward_times, strict=True))
+    rates = [len(samples) / statistics.median(times) for times in (extraction_times, forward_times)]
     print(
-        f"{title:12}{rates[0]:10.1f}{rates[1]:13.1f}{ratio:8.3f}{len(samples) / preparing:17.1f}  "
+        f"{title:12}{rates[0]:10.1f}{rates[1]:13.1f}{ratio:8.3f}{len(samples) / preparation_time:17.1f}  "
         f"{_padding(engine, bound, batch)}"
     )
 
 
-def _extraction(engine: GradientEngine, bound: BoundObjective, batch: Any, gradients: bool) -> Callable[[], None]:
+def _extraction_of(engine: GradientEngine, bound: BoundObjective, batch: Any, gradients: bool) -> Callable[[], None]:
+    """Return a function that extracts gradients, or else embeddings, of the batch."""
+
     def work() -> None:
         if gradients:
             engine.extract(batch, bound.views, {bound.name: bound.loss})
@@ -133,20 +140,21 @@ def _extraction(engine: GradientEngine, bound: BoundObjective, batch: Any, gradi
     return work
 
 
-def _bare(engine: GradientEngine, bound: BoundObjective, batch: Any) -> Callable[[], None]:
+def _bare_forwards_of(engine: GradientEngine, bound: BoundObjective, batch: Any) -> Callable[[], None]:
+    """Return a function that only encodes the same groups of views."""
     inputs = [bound.views.render(part) for _, part in engine._groups(batch, bound.views)]
 
     @torch.inference_mode()
     def work() -> None:
         with autocast(engine.device, engine.dtype):
-            for one in inputs:
-                engine.encoder(one)
+            for group in inputs:
+                engine.encoder(group)
 
     return work
 
 
 def _padding(engine: GradientEngine, bound: BoundObjective, batch: Any) -> str:
-    """Return the share of encoded tokens that are padding, grouped and not."""
+    """Return the share of padding in the encoded tokens, as text: in groups as encoded, and in a single group."""
     if not isinstance(batch, dict):
         return ""
     real = int(batch["attention_mask"].sum())
@@ -156,7 +164,7 @@ def _padding(engine: GradientEngine, bound: BoundObjective, batch: Any) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the benchmark."""
+    """Run the benchmark and return its exit status."""
     return run_command(
         ModalityBenchmark, measure, program="benchmark.py modalities", description=__doc__ or "", arguments=arguments
     )

@@ -26,7 +26,7 @@ def place_of(folder: Path, seed: int, setting: Setting) -> Path:
 
 
 def _arrays(place: Path, feature: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return features of a split and, of embeddings, their labels."""
+    """Return the features of a split. With embeddings, also return the labels; otherwise None."""
     if (place / f"{split}.npy").exists():
         return np.load(place / f"{split}.npy"), None
     pattern = f"embeddings/*/*/{split}.h5" if feature == "embeddings" else f"gradients/*/*/{feature}-{split}.h5"
@@ -38,42 +38,49 @@ def _arrays(place: Path, feature: str, split: str) -> tuple[np.ndarray, np.ndarr
 
 
 def score(folder: Path, seed: int, name: str, settings: Sequence[Setting]) -> None:
-    """Scores of embeddings joined with the objectives of some settings, into a JSON file; of embeddings alone too."""
+    """Score the embeddings joined with the gradients of some settings, and the embeddings alone; write a JSON file.
+
+    Does nothing if the file exists, or if the features of a setting are not complete.
+    """
     label = name if len(settings) > 1 else settings[0].name
     path = folder / "scores" / f"{label.replace(' ', '-').replace('/', '_')}-{seed}.json"
     places = [place_of(folder, seed, setting) for setting in settings]
     if path.exists() or not all((place / "done.json").exists() for place in places):
         return
-    base, facts = (
-        place_of(folder, seed, SETTINGS[0]),
-        [json.loads((place / "done.json").read_text(encoding="utf-8")) for place in places],
-    )
+    embeddings_place = place_of(folder, seed, SETTINGS[0])
+    costs = [json.loads((place / "done.json").read_text(encoding="utf-8")) for place in places]
     splits, labels = {}, {}
     for split in ("train", "test"):
-        embeddings, labels[split] = _arrays(base, "embeddings", split)
+        embeddings, labels[split] = _arrays(embeddings_place, "embeddings", split)
         arrays = {"embeddings": embeddings}
         for setting, place in zip(settings, places, strict=True):
             arrays[setting.objective] = _arrays(place, setting.objective, split)[0]
         splits[split] = {feature: ArrayInMemory(values) for feature, values in arrays.items()}
     dataset, backbone = folder.name.split("-", 1)
     pca = usual_pca_dim(dataset, backbone)
-    shares_plain = any(setting.objective == "kl" for setting in settings)
+    # KL encodes the whole image, so the embeddings cost nothing more. Without KL, they cost one forward per image.
+    has_kl = any(setting.objective == "kl" for setting in settings)
     content = {
         "name": label,
         "kind": "all" if len(settings) > 1 else settings[0].objective,
         "seed": seed,
-        "forwards": sum(fact["forwards"] for fact in facts) + (0 if shares_plain else 1),
-        "seconds": sum(fact["seconds"] for fact in facts),
+        "forwards": sum(cost["forwards"] for cost in costs) + (0 if has_kl else 1),
+        "seconds": sum(cost["seconds"] for cost in costs),
         "test_rows": len(labels["test"]),
-        "scores": _scores(splits, labels, pca),
-        "embeddings": _scores({s: {"embeddings": a["embeddings"]} for s, a in splits.items()}, labels, pca),
+        "scores": _all_scores(splits, labels, pca),
+        "embeddings": _all_scores(
+            {split: {"embeddings": arrays["embeddings"]} for split, arrays in splits.items()}, labels, pca
+        ),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     print(f"seed {seed} {label}: {content['forwards']:.1f} forwards, {content['scores']}", flush=True)
 
 
-def _scores(splits: Mapping[str, Mapping[str, ArrayInMemory]], labels: Mapping[str, Any], pca: int) -> dict[str, float]:
+def _all_scores(
+    splits: Mapping[str, Mapping[str, ArrayInMemory]], labels: Mapping[str, Any], pca: int
+) -> dict[str, float]:
+    """Return the value of each of `SCORES`, for the features of each split joined."""
     import torch
 
     from fungi.evaluators.knn import knn_predictions
@@ -89,17 +96,17 @@ def _scores(splits: Mapping[str, Mapping[str, ArrayInMemory]], labels: Mapping[s
         return reduced(train, reduction, cpu), reduced(FeatureSource(splits["test"]), reduction, cpu)
 
     train, test = features()
-    few = [few_shot_rows(labels["train"], SHOTS, seed) for seed in range(5)]
-    shots = []
-    for rows in few:
+    rows_per_seed = [few_shot_rows(labels["train"], SHOTS, seed) for seed in range(5)]
+    few_shot_accuracies = []
+    for rows in rows_per_seed:
         few_train, few_test = features(rows)
         votes = knn_predictions(in_memory(few_train), labels["train"][rows], few_test, FEW_NEIGHBOURS)
-        shots.append(float(np.mean(votes == labels["test"])))
+        few_shot_accuracies.append(float(np.mean(votes == labels["test"])))
     votes = knn_predictions(in_memory(train), labels["train"], test, NEIGHBOURS)
     classifier = fit_classifier(LabelledRows(train, labels["train"]), LAMBDA, LogisticOptions())
     values = (
         float(np.mean(votes == labels["test"])),
-        statistics.fmean(shots),
+        statistics.fmean(few_shot_accuracies),
         classifier.accuracy(LabelledRows(test, labels["test"])),
         _mean_average_precision(train.numpy(), labels["train"], test.numpy(), labels["test"]),
     )
@@ -109,7 +116,7 @@ def _scores(splits: Mapping[str, Mapping[str, ArrayInMemory]], labels: Mapping[s
 def _mean_average_precision(
     train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
 ) -> float:
-    """Of ranking the train rows by cosine for each test row; those of its class are relevant."""
+    """Return the mAP of test rows as queries: train rows are ranked by cosine; those of the same class are relevant."""
     from fungi.evaluators.retrieval import average_precision
 
     units = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (train, test)]

@@ -6,15 +6,17 @@ from math import ceil
 
 SEEDS = (42, 43, 44)
 PIXELS = ("patch_side", "view_size", "local_size")
-"""Options that are sides in pixels."""
+"""Options that flags give in pixels. A `Setting` gives them as shares of the input size."""
 
 
 @dataclass(frozen=True)
 class Setting:
     """One way to make the views of an objective.
 
-    options: of the objective's views; sizes in them are shares of the input size, brought to the next multiple of the
-    backbone's patches. windows: windows of tokens along a side, in place of patches (`study.token_windows`).
+    options: options of the objective's views. Sides are shares of the input size; `as_flags` rounds them up to a
+    multiple of the side of the backbone's patches.
+    windows: number of windows of tokens along a side of the image. If it is not 0, the views are these windows
+    (`study.token_windows`), not patches of the image.
     """
 
     name: str
@@ -23,7 +25,7 @@ class Setting:
     windows: int = 0
 
     def as_flags(self, size: int, patch: int) -> tuple[str, ...]:
-        """`("simclr.view_size=112", ...)` for a backbone."""
+        """Return flags such as `simclr.view_size=112`. size, patch: sides of input and patches in pixels."""
         flags = []
         for option, value in self.options.items():
             side = min(size, ceil(round(value * size / patch, 6)) * patch) if option in PIXELS else value
@@ -32,12 +34,17 @@ class Setting:
 
 
 def patches(per_side: int, side: float, encoded: float = 0.0) -> dict[str, float]:
-    """Options of SimCLR's grid: patches along a side, their side, and at what size they are encoded (0: full)."""
+    """Return the options of a grid of SimCLR views.
+
+    per_side: number of views along a side of the image. side: their side. encoded: the side that they are resized to
+    before they are encoded; 0 is the size of the input. Both sides are shares of the input size.
+    """
     options: dict[str, float] = {"per_side": per_side, "patch_side": side}
     return options | ({"view_size": encoded} if encoded else {})
 
 
 LOCAL = 96 / 224
+"""Side of DINO's local crops, as a share of the input size."""
 SETTINGS = (
     Setting("KL", "kl", {}),
     Setting("25 windows of tokens, last quarter of the network", "simclr", {}, windows=5),
@@ -54,7 +61,11 @@ SETTINGS = (
     Setting("9 patches of 5/8, full size", "simclr", patches(3, 5 / 8)),
     Setting("49 patches of 1/2, full size", "simclr", patches(7, 1 / 2)),
 )
-"""The cheapest first, so that a study that is cut short has the most."""
+"""Settings in the order of their cost, so that a study that is stopped early has as many of them as possible.
+
+"own size" means that views are encoded at the size that they have in the image. "full size" means that they are
+enlarged to the input size first. A fraction is the side of a view as a share of the input size.
+"""
 COMBINED = {
     "published": ("KL", "2 + 10 crops, full size", "49 patches of 1/2, full size"),
     "native": ("KL", "2 + 10 crops, local ones own size", "49 patches of 1/2, own size"),
@@ -70,5 +81,6 @@ COMBINED = {
     ),
     "9 of 1/2, 2 + 4 crops": ("KL", "2 + 4 crops, local ones own size", "9 patches of 1/2, own size"),
 }
-"""All three objectives together, beside the embeddings."""
+"""Names of combinations, and the three settings (KL, DINO, SimCLR) whose gradients are joined with the embeddings."""
 REFERENCES = {"simclr": "49 patches of 1/2, full size", "dino": "2 + 10 crops, full size", "all": "published"}
+"""The published setting of each objective and of the combinations. The figure fills its marker."""

@@ -13,7 +13,7 @@ Several objectives, and the embeddings with --with-embeddings, are computed from
 
 
 def run(settings: GradientSettings) -> None:
-    """Extract all asked objectives of all asked splits."""
+    """Write the gradients of every objective and split that the settings name."""
     from fungi.extraction.context import resolve_context
     from fungi.extraction.features import cost_of, gradient_features, require_options
     from fungi.extraction.pipeline import extract_split

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from fungi.store.provenance import Provenance
 
 WORKERS_PER_CORE = 8
-"""Decoding keeps one worker per core busy; more than this many hold memory (each about 0.3 GB) and do nothing."""
+"""Largest number of decoding workers per core. More of them wait for a core, and each needs about 0.3 GB of memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """What to extract from, and how to run."""
+    """Settings of every extraction: data, backbone, computation and files."""
 
     dataset: str = setting(
         "digits",
@@ -149,7 +149,10 @@ class StageSettings:
         ]
 
     def difference(self, path: Path) -> str:
-        """Return in which setting a feature file was made otherwise; empty for none, or where it does not say."""
+        """Return how the settings of a feature file differ, or why it cannot be read; empty if neither is known.
+
+        A file without provenance does not tell its settings, so that the text is empty for it too.
+        """
         from fungi.store.reading import provenance_of
 
         try:
@@ -167,7 +170,7 @@ class StageSettings:
         return ""
 
     def _deciding(self, feature: str) -> dict[str, Any]:
-        """Return the settings that decide a feature, as far as they are known before anything is loaded."""
+        """Return the settings that change the values of a feature and are known before anything is loaded."""
         names: tuple[str, ...] = ("seed", "profile", "random_init", "checkpoint", "checkpoint_key", "input_size")
         if feature == EMBEDDINGS:
             names = (*names, "embedding_precision")
@@ -180,5 +183,5 @@ class StageSettings:
 
 
 def limited_name(name: str, limit: int) -> str:
-    """Return what a dataset is called where at most `limit` rows of each split are taken, 0 for all of them."""
+    """Return the name of a dataset whose splits are reduced to `limit` rows; the same name if `limit` is 0."""
     return f"{name}-limit{limit}" if limit else name

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fungi.grid.progress import DONE, FAILED, STATES, Progress
 
 SINGLE_LINES = 8
-"""Largest number of elements that get a line each; of more elements, those with the same problem share a line."""
+"""Up to this number, each element gets its own line. If there are more, elements with the same problem share a line."""
 
 
 def counts(shown: Sequence[Progress]) -> str:
@@ -18,7 +18,10 @@ def counts(shown: Sequence[Progress]) -> str:
 
 
 def details(shown: Iterable[Progress], *, verbose: bool) -> Iterator[str]:
-    """Yield a line for every element (verbose), or for those that need attention, one per problem if they are many."""
+    """Yield one line per element: of all (verbose), or only of those that need attention.
+
+    If more than `SINGLE_LINES` elements need attention, those with the same problem share a line.
+    """
     picked = [
         progress
         for progress in shown

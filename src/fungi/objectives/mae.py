@@ -1,4 +1,7 @@
-"""MAE: the decoder of the model predicts the pixels of masked patches (author response, to all)."""
+"""MAE: the decoder of the model predicts the pixels of masked patches.
+
+Source: the author response, in the part for all reviewers.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -27,7 +27,7 @@ FILES_OF_PROGRAMS = ("thumbs.db", "desktop.ini")
 
 
 def is_skipped(name: str) -> bool:
-    """Return whether a folder is hidden or written by a program. Its images are copies, thumbnails or drafts."""
+    """Return whether a folder is hidden or written by a program, since images in it are not originals."""
     return name.startswith(".") or name.lower() in FOLDERS_OF_PROGRAMS
 
 
@@ -60,16 +60,16 @@ def class_folder_samples(
     """
     folder = root / split_folder
     own_names = {composed(name): name for name in class_folders(folder)}
-    places = [own_names.pop(composed(name), None) for name in classes]
+    folder_names = [own_names.pop(composed(name), None) for name in classes]
     if own_names:
         raise FungiError(
             f"{folder} has class folders that train does not have: {', '.join(sorted(own_names.values())[:5])}. Move "
             "them, or add them to train."
         )
-    files = [image_names(folder / name) if name else [] for name in places]
+    files = [image_names(folder / name) if name else [] for name in folder_names]
     if not any(files):
         raise MissingFilesError(f"the class folders of {folder} have no image. Expected {folder}/CLASS/IMAGE.")
-    paths = [f"{split_folder}/{name}/{file}" for name, names in zip(places, files, strict=True) for file in names]
+    paths = [f"{split_folder}/{name}/{file}" for name, names in zip(folder_names, files, strict=True) for file in names]
     labels = np.repeat(np.arange(len(classes)), [len(names) for names in files])
     return image_samples(root, paths, labels, classes, as_displayed=as_displayed)
 
@@ -123,7 +123,7 @@ def report_left_out(folder: Path, *, classes: bool = True) -> None:
     """
     kinds: Counter[str] = Counter()
     for folder_path, inner, files in os.walk(folder, followlinks=True):
-        inner[:] = [name for name in inner if not _counted_as_skipped(Path(folder_path) / name, kinds)]
+        inner[:] = [name for name in inner if not _skip_and_count(Path(folder_path) / name, kinds)]
         for name in files:
             ending = Path(name).suffix.lower()
             if name.startswith(".") or name.lower() in FILES_OF_PROGRAMS:
@@ -138,8 +138,8 @@ def report_left_out(folder: Path, *, classes: bool = True) -> None:
         logger.warning(f"{folder}: ignored files: {counts}.{convert if UNREADABLE_ENDINGS & set(kinds) else ''}")
 
 
-def _counted_as_skipped(folder: Path, kinds: "Counter[str]") -> bool:
-    """Return whether a folder is skipped. Add its images to `kinds` if it is."""
+def _skip_and_count(folder: Path, kinds: "Counter[str]") -> bool:
+    """Return whether a folder is skipped. If it is, add the number of its images to `kinds`."""
     if not is_skipped(folder.name):
         return False
     if pictures := sum(path.suffix.lower() in IMAGE_ENDINGS for path in folder.rglob("*")):

@@ -57,7 +57,7 @@ class LearnerOptions:
 
 @dataclass
 class _Sums:
-    """Sums over the parts of a batch, on the device. Processes exchange them in one message."""
+    """Sums over a batch, on the device. Processes exchange them in one message. parts: the parts of the loss."""
 
     vectors: Tensor
     counts: Tensor
@@ -72,7 +72,10 @@ class _Sums:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Numbers of a training step. The copy from the device may still be running."""
+    """Loss and statistics of a training step. The copy from the device may still be running.
+
+    shares: weight of each part of the loss. numbers: waits for the copy and returns the values, ordered as in `read`.
+    """
 
     schedule: StepSchedule
     shares: dict[str, float]
@@ -114,6 +117,7 @@ class Learner:
         self.centres = torch.zeros(options.network.levels, options.network.prototypes, device=device)
         self.optimizer = optimisation.build_optimizer(options.optimizer, self.student)
         self.tensors = optimisation.published_tensors(self.student)
+        """Groups of parameters whose gradients are clipped together."""
         self.parallel = world.shared(self.student)
         self.active = active_parts(options.network, options.views.local_crops)
         self.halted = torch.zeros((), device=device)
@@ -137,12 +141,13 @@ class Learner:
         counts = self._counts(batch, aligned)
         sums = self._empty_sums(stop)
         self.optimizer.zero_grad(set_to_none=True)
-        for place, (views, alignment) in enumerate(zip(batch, aligned, strict=True)):
-            alone = self.world.size == 1 or place == len(batch) - 1  # processes wait for each other in the last part
-            with nullcontext() if alone else self.parallel.no_sync():
-                kept = self._kept(schedule.step, len(views), place, len(batch))
-                self._learn_part(views, alignment, schedule, counts, sums, kept)
-        measurement = self._finished(sums, schedule, counts)
+        for index, (views, alignment) in enumerate(zip(batch, aligned, strict=True)):
+            # Processes exchange gradients only in the last part. A single process has nothing to exchange.
+            exchanges = self.world.size == 1 or index == len(batch) - 1
+            with nullcontext() if exchanges else self.parallel.no_sync():
+                depth_factors = self._depth_factors(schedule.step, len(views), index, len(batch))
+                self._learn_part(views, alignment, schedule, counts, sums, depth_factors)
+        measurement = self._clip_and_update_centres(sums, schedule, counts)
         optimisation.set_rates(self.optimizer, schedule.rate, schedule.weight_decay)
         if schedule.last_layer_frozen:
             optimisation.drop_last_layer_gradients(self.student)
@@ -158,28 +163,29 @@ class Learner:
         schedule: StepSchedule,
         counts: BatchCounts,
         sums: _Sums,
-        kept: Float[Tensor, "blocks2 v b"] | None,
+        depth_factors: Float[Tensor, "blocks2 v b"] | None,
     ) -> None:
+        """Add the gradients of one part of the batch to those of the student, and its sums to `sums`."""
         images, crops = (_normalized(upload(pixels, self.device)) for pixels in (views.globals, views.locals))
         patches = self.options.network.patches
         with torch.no_grad(), autocast(self.device, self.dtype):
-            seen = self.teacher(images, crops[:0], alignment.target if patches else None)
-        teacher = Teacher(seen, alignment, self.centres, schedule.temperature, len(crops))
+            predictions = self.teacher(images, crops[:0], alignment.target if patches else None)
+        teacher = Teacher(predictions, alignment, self.centres, schedule.temperature, len(crops))
         with autocast(self.device, self.dtype):
-            student = self.parallel(images, crops, alignment.source if patches else None, kept)
+            student = self.parallel(images, crops, alignment.source if patches else None, depth_factors)
         loss, parts = loss_parts(student, teacher, counts, self.options.loss)
         (loss * self.world.size).backward()
         with torch.no_grad():
             vectors, count = vector_sums(teacher, self.options.loss)
-            entropy, predictions = teacher_statistics(teacher)
+            entropy, summed_predictions = teacher_statistics(teacher)
         sums.vectors += vectors
         sums.counts += count
         sums.entropy += entropy
-        sums.predictions += predictions
+        sums.predictions += summed_predictions
         sums.parts += torch.stack([parts[name] for name in self.active])
 
     @torch.no_grad()
-    def _finished(self, sums: _Sums, schedule: StepSchedule, counts: BatchCounts) -> Measurement:
+    def _clip_and_update_centres(self, sums: _Sums, schedule: StepSchedule, counts: BatchCounts) -> Measurement:
         """Clip gradients, update centres, and start to copy the numbers of the batch to the host."""
         if self.options.views.deviations.process_means:  # the means of all processes have equal weights
             sums.vectors /= sums.counts.clamp_min(1)[:, None] * self.world.size
@@ -196,13 +202,14 @@ class Learner:
             self.centres, means, total.counts, self.teacher.prototypes, momentum=self.options.center_momentum
         )
         self.centres = torch.where(self.halted > 0, self.centres, moved)
-        rows = 2 * counts.images
-        entropy = total.entropy / rows
-        spread = diversity(entropy, total.predictions / rows)
-        numbers = torch.cat([total.parts, torch.stack([entropy, spread, largest, total.stop, self.halted])])
+        global_views = 2 * counts.images
+        entropy = total.entropy / global_views
+        teacher_diversity = diversity(entropy, total.predictions / global_views)
+        numbers = torch.cat([total.parts, torch.stack([entropy, teacher_diversity, largest, total.stop, self.halted])])
         return Measurement(schedule, part_shares(self.active, self.options.views.local_crops), download(numbers))
 
     def _counts(self, batch: list[Views], aligned: list[Alignment]) -> BatchCounts:
+        """Return the numbers of images and of valid patch samples, in the batches of all processes."""
         samples = aligned[0].source.shape[2]
         patches = torch.stack([alignment.valid[:, :, :samples].sum() for alignment in aligned]).sum().double()
         if self.options.views.deviations.process_means:
@@ -211,8 +218,8 @@ class Learner:
             patches = self.world.summed(patches)
         return BatchCounts(sum(map(len, batch)) * self.world.size, patches.float())
 
-    def _kept(self, step: int, images: int, place: int, parts: int) -> Float[Tensor, "blocks2 v b"] | None:
-        """Draw stochastic depth for the whole batch, and return the share of one part of this process."""
+    def _depth_factors(self, step: int, images: int, index: int, parts: int) -> Float[Tensor, "blocks2 v b"] | None:
+        """Draw stochastic depth for the batch of all processes, and return the factors of one part of this process."""
         factors = stochastic_depth(
             self.options.drop_path,
             self.options.network.architecture.depth,
@@ -220,7 +227,7 @@ class Learner:
             images * parts * self.world.size,
             torch_generator(self.options.seed, "drop path", step),
         )
-        start = (self.world.rank * parts + place) * images
+        start = (self.world.rank * parts + index) * images
         return factors if factors is None else factors[:, :, start : start + images]
 
     def _empty_sums(self, stop: bool) -> _Sums:
@@ -241,7 +248,7 @@ class Learner:
 
 
 def active_parts(network: NetworkOptions, local_crops: int) -> list[str]:
-    """Return the names of the parts of the loss of a network and its crops, as in the reference."""
+    """Return the names of the parts of the loss that are not empty. `loss_parts` explains the names."""
     kinds = ["cl", "mcl"][: network.class_tokens]
     origins = ["g", "l"] if local_crops else ["g"]
     return [f"{origin}_{kind}" for kind in kinds for origin in origins] + ["g_pch"] * network.patches
