@@ -9,6 +9,7 @@ rule has its reason beside it.
 
 import argparse
 import ast
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -43,6 +44,14 @@ FIRST_WORDS = {
 }
 """A function's docstring starts with a verb (`Return`, `Write`); a fragment leaves open what the function does."""
 
+RETIRED_PHRASES = {
+    r"Error where\b": "Raises ...Error if: `where` is a place, and a condition is `if`",
+    r"\b(?:anew|thereof|aloud)\b": "again, of it, in a message: rare words stop readers of English as a second language",
+    r"\bbrought (?:to|back)\b": "scaled to, set to: the phrase does not name the operation",
+    r"\b(?:is|are) no multiples? of\b": "is not a multiple of: `no` before a noun turns the sentence around",
+}
+"""Phrases in docstrings, as regular expressions, with the better words and the reason."""
+
 ALLOWED = {"sweep_epochs"}
 
 
@@ -55,6 +64,11 @@ def violations(path: Path) -> Iterator[tuple[int, str]]:
             for word in name.lower().split("_"):
                 if word in RETIRED_WORDS and name not in ALLOWED:
                     yield line, f"the name {name!r} has a retired word: use {RETIRED_WORDS[word]}"
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = ast.get_docstring(node) or ""
+            for phrase, advice in RETIRED_PHRASES.items():
+                if match := re.search(phrase, docstring):
+                    yield getattr(node, "lineno", 1), f"a docstring has {match.group()!r}. Better: {advice}"
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not _is_property(node):
             words = (ast.get_docstring(node) or "").split()
             if words and words[0] in FIRST_WORDS:

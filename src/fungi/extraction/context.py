@@ -32,7 +32,7 @@ class OpenedSplits:
         self._opened: dict[tuple[Callable[[Path, str], Samples], Path, str], Samples] = {}
 
     def __call__(self, dataset: DatasetSpec, data_dir: Path, split: str) -> Samples:
-        """Return the samples of a split; FungiError where the dataset does not have it."""
+        """Return the samples of a split; FungiError if the dataset does not have it."""
         key = (dataset.open, data_dir, split)
         if key not in self._opened:
             self._opened[key] = dataset.open_split(split, data_dir)
@@ -63,7 +63,7 @@ class StageContext:
         return 0 if self.device.type == "cpu" else max(1, usable_cores() - 1)
 
     def open_split(self, split: str) -> Samples:
-        """Return the samples of a split, opened once; FungiError where the dataset does not have it."""
+        """Return the samples of a split, opened once; FungiError if the dataset does not have it."""
         return self.opened(self.dataset, self.settings.data_dir, split)
 
     def skipped_samples(self, split: str) -> list[str]:

@@ -40,7 +40,7 @@ class _ShortProductsEngine(GradientEngine):
 def embedding_feature(context: StageContext, dtype: str = "float32", shared: GradientEngine | None = None) -> Feature:
     """Return the embeddings as a feature to extract.
 
-    shared: the engine of the gradients that are extracted with them. FungiError where tf32 is asked for and the device
+    shared: the engine of the gradients that are extracted with them. FungiError if tf32 is asked for and the device
     or the dtype has none.
     """
     short = context.settings.embedding_precision == "tf32"

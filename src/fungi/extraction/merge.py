@@ -73,7 +73,7 @@ def run(settings: MergeSettings) -> None:
 def _belongs_to_another_run(blocks: "BlockFolder", path: Path) -> bool:
     """Return whether the file is there, made in another way, and these blocks are what an unfinished run left behind.
 
-    FungiError where all blocks are there: which of the two is wanted can't be known.
+    FungiError if all blocks are there: which of the two is wanted can't be known.
     """
     from fungi.store.assembly import check_finished
 

@@ -35,7 +35,7 @@ def track(values: Mapping[str, Any]) -> None:
 def tracked(settings: Any, program: str) -> Iterator[None]:
     """Open a run around a command whose settings ask for it; of processes that train together the first opens it.
 
-    Raises FungiError where wandb is not installed.
+    Raises FungiError if wandb is not installed.
     """
     if not getattr(settings, "wandb", False) or int(os.environ.get("RANK", "0")):
         yield

@@ -21,7 +21,7 @@ The other stores differ in three of the five:
 * a bank (`store.banks`): a block is written to its place in two files, and the file that marks it is written as in 3;
   the bank is complete when no mark is missing, so that nothing is assembled;
 * the scores of a segmentation (`segmentation.scoring`): the matrices of all blocks are read and added up;
-* the index of `fungi similar` (`similar.index`): one file holds all pictures. It is written anew as a whole when
+* the index of `fungi similar` (`similar.index`): one file holds all pictures. It is written again as a whole when
   pictures are missing in it, or have changed.
 
 In all of them temporary names come from `runtime.files` and orphans go by `runtime.owner`, when a store is opened.

@@ -59,7 +59,7 @@ class FeatureArray:
 def open_array(path: Path, key: str) -> FeatureArray:
     """Return an array by file and name.
 
-    Raises MissingFilesError where there is no such file, and FungiError where it is truncated, unfinished, or does not
+    Raises MissingFilesError if there is no such file, and FungiError if it is truncated, unfinished, or does not
     hold such an array.
     """
     seal = _seal(path)

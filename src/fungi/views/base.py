@@ -116,7 +116,7 @@ class InputSpec(Protocol):
     modality: str
 
     def views(self, kind: str, **options: Any) -> ViewGenerator:
-        """Return the generator for an objective's kind of views; FungiError where the modality has none."""
+        """Return the generator for an objective's kind of views; FungiError if the modality has none."""
 
 
 Kinds = Mapping[str, tuple[str, str]]

@@ -55,7 +55,7 @@ class TransformedViews:
         return f"{self.owner} {id(self.transform)}"
 
     def prepare(self, item: Image.Image) -> Shaped[Tensor, "v c h w"]:
-        """Return the views of an image; FungiError where the function gives something else."""
+        """Return the views of an image; FungiError if the function gives something else."""
         views = self.transform(item)
         if not isinstance(views, Tensor) or views.dim() not in (3, 4) or not views.is_floating_point():
             result = f"shape {list(views.shape)}" if isinstance(views, Tensor) else type(views).__name__
@@ -68,7 +68,7 @@ class TransformedViews:
         return views.unsqueeze(0) if views.dim() == 3 else views
 
     def collate(self, prepared: Sequence[Shaped[Tensor, "..."]]) -> Shaped[Tensor, "b v c h w"]:
-        """Stack a batch; FungiError where images have different numbers or sizes of views."""
+        """Stack a batch; FungiError if images have different numbers or sizes of views."""
         shapes = sorted({tuple(views.shape) for views in prepared})
         if len(shapes) > 1:
             raise FungiError(

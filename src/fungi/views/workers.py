@@ -40,7 +40,7 @@ def worker_batches(
     """Yield `collate([source[row] for row in rows])` for each entry of `row_batches`, in that order.
 
     Workers compute ahead of need; with `num_workers` 0 everything happens in this process.
-    Raises FungiError where `collate` returns one, and where a worker dies or can't hand over its batch: within seconds,
+    Raises FungiError if `collate` returns one, and where a worker dies or can't hand over its batch: within seconds,
     with the cause and the way out.
     """
     loader: DataLoader[Any] = DataLoader(
