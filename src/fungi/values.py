@@ -70,7 +70,7 @@ def is_optional(hint: Any) -> bool:
 
 
 def _fit(value: Any, hint: Any, text: bool) -> Any:
-    """Return the value as the type. Raises TypeError where it does not fit."""
+    """Return the value as the type. Raises TypeError if it does not fit."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if is_optional(hint):
         return _fit(value, inner[0], text)

@@ -62,7 +62,7 @@ def sha256_of(path: Path) -> str:
 def save_with_torch(content: Any, path: Path) -> None:
     """`torch.save` to a whole file; what killed processes left beside it goes.
 
-    OSError where there is no room, which torch itself says in words of its own.
+    Raises OSError if the disk is full; torch itself raises another error.
     """
     import torch
 

@@ -59,7 +59,7 @@ class ImageInput:
         return replace(self, size=size, resize=round(self.resize * size / self.size))
 
     def patches_per_side(self, patch_size: int) -> int:
-        """Return the number of patches along a side. Raises FungiError if the input size is no multiple of the size."""
+        """Return the number of patches along a side. Raises FungiError if it is not a whole number."""
         if patch_size < 1 or self.size % patch_size:
             raise FungiError(f"patch_size {patch_size} does not divide the input size {self.size}.")
         return self.size // patch_size
