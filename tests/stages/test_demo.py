@@ -61,7 +61,8 @@ def test_demo_shows_a_gain_and_a_second_run_keeps_the_features(
     assert (
         scores["embeddings+kl+dino+simclr"] > scores["embeddings"] + 0.03
     )  # 8.1 here; three seeds of all images gave 6.7 on average
-    table = first[first.index("accuracy, %") : first.index("features ")]
+    table = first[first.index("accuracy, %") : first.index("\nfeatures  ")]
+    assert "budget" in table
     assert table in second
     assert (tmp_path / "report" / "report.md").is_file()
     assert (tmp_path / "neighbours.png").is_file()
