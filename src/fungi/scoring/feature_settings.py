@@ -41,8 +41,8 @@ class FeatureSettings(ResultSettings):
     task: ClassVar[str] = ""
     in_the_path: ClassVar[tuple[str, ...]] = ("dataset", "backbone", "shots")
 
-    dataset: str = setting(_DATASET, "dataset whose features to evaluate", topic="data")
-    backbone: str = setting(_BACKBONE, "backbone whose features to evaluate", topic="model")
+    dataset: str = setting(_DATASET, "dataset of the features", topic="data")
+    backbone: str = setting(_BACKBONE, "backbone of the features", topic="model")
     root: tuple[Path, ...] = setting(
         _ROOT,
         "folder of feature files and results; several folders (one per extraction seed) give mean and deviation",

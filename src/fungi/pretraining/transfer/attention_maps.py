@@ -1,4 +1,4 @@
-"""Pictures of the attention from class tokens to patches in the last block, one per head (spec udi 7.7)."""
+"""Write pictures of the attention from class tokens to patches in the last block, one per head (spec udi 7.7)."""
 
 from pathlib import Path
 from typing import Any

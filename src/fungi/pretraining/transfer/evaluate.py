@@ -39,7 +39,7 @@ class EvaluateSettings(ResultSettings, EncoderSettings):
         (10, 15, 20, 30, 40, 50, 100, 200), "numbers of neighbours", aliases=("--neighbours",), within=(1, 10**6)
     )
     temperature: float = setting(0.07, "temperature of the votes", within=(1e-4, 100))
-    n_last_blocks: int = setting(4, "number of last blocks whose tokens the probe sees", within=(1, 100))
+    n_last_blocks: int = setting(4, "number of last blocks; the probe uses their tokens", within=(1, 100))
     lr: float = setting(0.02, "learning rate of the probe for a batch of 256 images", within=(0, 1000))
     epochs: int = setting(100, "epochs of the probe, or of the logistic regression", within=(1, 10**5))
     regularization: tuple[float, ...] = setting(

@@ -30,7 +30,7 @@ class ExportSettings:
     output: Path = required("file to write (published), or folder (timm, transformers)", topic="files")
     layout: Literal["published", "timm", "transformers"] = setting("published", "layout of the names: see above")
     checkpoint_key: Literal["teacher", "student"] = setting(
-        "teacher", "network whose weights are written", aliases=("--checkpoint_key",), topic="model"
+        "teacher", "network to write: teacher or student", aliases=("--checkpoint_key",), topic="model"
     )
     class_tokens: int | None = setting(
         None,
