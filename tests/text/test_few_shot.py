@@ -34,7 +34,7 @@ def test_stratified_rows_equal_scikit_learn_with_the_published_seed():
 
 
 def test_impossible_stratified_draws_are_refused():
-    with pytest.raises(FungiError, match=r"1200 of 1000 train rows can't be drawn.*--few-shot-sampling balanced"):
+    with pytest.raises(FungiError, match=r"1200 of 1000 train rows is not possible.*--few-shot-sampling balanced"):
         stratified_rows(TARGETS, 400)
 
 

@@ -49,7 +49,7 @@ def stratified_rows(
         chosen, _ = next(splitter.split(np.zeros(len(targets)), targets))
     except ValueError as error:
         raise FungiError(
-            f"a stratified draw of {count} of {len(targets)} train rows is not possible ({error}) "
+            f"a stratified draw of {count} of {len(targets)} train rows is not possible: {error} "
             "Use other --shots or --train-size, or --few-shot-sampling balanced."
         ) from None
     return np.sort(chosen)
