@@ -8,7 +8,7 @@ import pytest
 from fungi.runtime.background import WAITING, in_background
 
 
-def test_all_work_is_done_in_order_beside_the_caller() -> None:
+def test_all_work_is_done_in_order_in_the_background() -> None:
     done: list[tuple[int, bool]] = []
     with in_background() as do:
         for number in range(20):

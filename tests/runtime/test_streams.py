@@ -44,7 +44,7 @@ def test_a_full_standard_output_is_said_in_one_line(command):
 
 
 @pytest.mark.parametrize("command", ["list", "--help", "extract --help"])
-def test_a_reader_that_has_seen_enough_is_no_error(command):
+def test_a_reader_that_stops_early_is_not_an_error(command):
     done = shell(f"FUNGI {command} | true; echo ${{PIPESTATUS[0]}}")
     assert done.stdout == "0\n"
     assert done.stderr == ""
@@ -96,7 +96,7 @@ def test_every_text_file_is_opened_as_utf_8():
     assert plain == []
 
 
-def test_a_user_without_a_name_is_no_error(monkeypatch):
+def test_a_user_without_a_name_is_not_an_error(monkeypatch):
     import getpass
     import pwd
 

@@ -1,4 +1,4 @@
-"""Splits of which some rows are left out: a first try on a few, or all that can be read."""
+"""Leave rows out of a split: use only a few rows for a first try, or only the rows that can be read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ class ChosenRows:
     skipped: dict[str, list[str]] = field(default_factory=dict, compare=False)
 
     def __call__(self, data_dir: Path, split: str) -> Samples:
-        """Return the rows of a split that are chosen, in their order."""
+        """Return the chosen rows of a split, in their order."""
         samples = self.open(data_dir, split)
         if 0 < self.limit < len(samples):
             samples = samples.take(np.arange(self.limit) * len(samples) // self.limit)
@@ -43,7 +43,7 @@ class ChosenRows:
 
 
 def with_chosen_rows(dataset: DatasetSpec, limit: int, *, skip_damaged: bool) -> DatasetSpec:
-    """Return a dataset without the rows that are not chosen; under a name of its own where it is a part."""
+    """Return a dataset of the chosen rows; if `limit` is set, it has a name of its own."""
     if not limit and not skip_damaged:
         return dataset
     chosen = replace(dataset, open=ChosenRows(dataset.open, limit, skip_damaged))

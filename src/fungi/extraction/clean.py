@@ -19,7 +19,7 @@ work, and are named, not removed. The stages clean the folders they write to by 
 
 @dataclass(frozen=True, kw_only=True)
 class CleanSettings:
-    """Where to look, and whether to touch anything."""
+    """Settings of `fungi clean`."""
 
     root: Path = setting(Path("features"), "folder of all feature files", topic="files")
     dry_run: bool = setting(False, "say what would be removed, and remove nothing")
@@ -38,7 +38,7 @@ def run(settings: CleanSettings) -> None:
 
 
 def _left_over(root: Path) -> Iterator[tuple[Path, str]]:
-    """Yield what is nobody's, and why."""
+    """Yield (path, reason) for everything that nobody needs."""
     from fungi.store.assembly import block_folders, is_finished
 
     for place, folders, files in os.walk(root):

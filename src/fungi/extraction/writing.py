@@ -68,7 +68,7 @@ def _to_pinned(rows: Tensor) -> Tensor:
 
 
 def write_block(block: HostBlock, works: Sequence[Work], samples: Samples, span: Span, computed_on: str) -> None:
-    """Check and write the rows of a block. FungiError that names the samples whose rows are not finite."""
+    """Check and write the rows of a block. Raises FungiError with the samples that have rows that are not finite."""
     computed = block.wait()
     for work in works:
         arrays = {key: rows.numpy() for key, rows in computed[work.feature.name].items()}

@@ -1,4 +1,4 @@
-"""Work that goes on beside the caller: blocks are checked and written while the device computes the next one."""
+"""Run work in a background thread, so that blocks are checked and written while the device computes the next block."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,10 +13,10 @@ WAITING = 1
 def in_background(waiting: int = WAITING) -> Iterator[Callable[[Work], None]]:
     """`with in_background() as do: do(work)`: one thread does all work, in order.
 
-    waiting: pieces of work that may wait for the thread; a further one makes the caller wait.
+    waiting: number of pieces of work that may wait for the thread. If one more is added, the caller waits.
 
-    The first error of a piece of work is raised in the caller, at a later `do` or at the end; an error of the caller
-    goes first. At the end everything has been done.
+    The first error of a piece of work is raised in the caller, at a later `do` or at the end of the block. An error of
+    the caller takes precedence. All work has finished when the block ends.
     """
     under_way: deque[Future[None]] = deque()
 

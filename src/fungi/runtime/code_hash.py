@@ -1,7 +1,7 @@
 """Hash of the code that a result depends on: a module and all that it imports, without comments and docstrings.
 
-A file belongs to the code of a module where the module, or a file that belongs to it already, imports it: at the top,
-inside a function, by name (`import_module("fungi.x")`) or by a registry, which imports all modules of a package.
+A file belongs to the code of a module if the module, or another file of its code, imports the file: at the top, inside
+a function, by name (`import_module("fungi.x")`) or by a registry, which imports all modules of a package.
 Imports for type checkers alone do not count.
 """
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Write files atomically: a reader sees either the complete file or no file."""
 
 import errno
 import fcntl
@@ -16,14 +16,14 @@ UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
 """Errors of file systems that can't flush a folder."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where there is no room: on the disk, in the quota, for a file of this size."""
+"""Error numbers of the system if the disk or the quota is full, or if the file is larger than allowed."""
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; flush, and rename it to `path` when the block ends well.
+    """Yield a temporary path in the folder of `path`; flush and rename it to `path` if the block raises no error.
 
-    Any number of writers may do so at once: each has a temporary name of its own, and the last rename wins.
+    Several processes may write `path` at once: each has its own temporary path, and the last rename wins.
     """
     with _beside(path) as temporary:
         yield temporary
@@ -42,8 +42,8 @@ def write_whole(path: Path, text: str) -> None:
 def written_once(path: Path) -> Iterator[Path]:
     """Write as `written_whole` does, but the first of several writers wins: versions that come later are dropped.
 
-    For what has to be the same for all who read it, and may not come out bit for bit the same twice. What killed
-    processes left beside it goes.
+    For content that must be the same for all readers, although two computations of it may differ in a few bits. Orphans
+    in the same folder are removed.
     """
     remove_orphans(path.parent)
     with _beside(path) as temporary:
@@ -54,13 +54,13 @@ def written_once(path: Path) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hash of all that is in a file: about 1 s for a gigabyte."""
+    """Return the SHA-256 hash of the content of a file, in hexadecimal; this takes about 1 s per gigabyte."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_with_torch(content: Any, path: Path) -> None:
-    """`torch.save` to a whole file; what killed processes left beside it goes.
+    """Write a file atomically with `torch.save`, and remove the orphans in its folder.
 
     Raises OSError if the disk is full; torch itself raises another error.
     """
@@ -82,17 +82,17 @@ def locked(path: Path) -> Iterator[None]:
     locks the block runs unlocked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}{LOCK}")
-    handle = _locked_file(beside)
+    lock_file = path.with_name(f".{path.name}{LOCK}")
+    handle = _locked_file(lock_file)
     try:
         yield
     finally:
-        beside.unlink(missing_ok=True)  # while it is ours: who waits for it finds it gone, and takes a new one
+        lock_file.unlink(missing_ok=True)  # before unlocking: a process that waits for it then creates a new file
         os.close(handle)
 
 
 def is_free_lock(path: Path) -> bool:
-    """Return whether a file is a lock of `locked` that nobody holds: left by a process that was killed."""
+    """Return whether a file is a lock file of `locked` that no process uses, because its process was killed."""
     if not (path.name.startswith(".") and path.name.endswith(LOCK)):
         return False
     try:
@@ -123,7 +123,7 @@ def _beside(path: Path) -> Iterator[Path]:
     try:
         yield temporary
     except OSError as error:
-        if error.filename is None:  # a write that failed does not know of which file
+        if error.filename is None:  # the error of a failed write does not name the file
             error.filename = str(path)
         raise
     finally:
@@ -132,7 +132,7 @@ def _beside(path: Path) -> Iterator[Path]:
 
 def _take_free_name(temporary: Path, path: Path) -> None:
     try:
-        os.link(temporary, path)  # unlike a rename, it fails where the name is taken
+        os.link(temporary, path)  # unlike a rename, this fails if the name is taken
     except FileExistsError:
         return
     except OSError:  # a file system without hard links: look, then rename

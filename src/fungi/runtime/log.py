@@ -13,15 +13,15 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
 FIRST_LINE = 5.0
-"""Seconds until the first line that stands for a bar."""
+"""Seconds until the first line that replaces a bar."""
 logger = logging.getLogger("fungi")
 LINE_EVERY = 30.0
-"""Seconds between the lines that stand for a bar where nobody watches a terminal."""
+"""Seconds between the lines that replace a bar if the output is not a terminal."""
 
 
 @runtime_checkable
 class _Bar(Protocol):
-    """What shows how far something is."""
+    """A progress bar."""
 
     def update(self, count: int) -> object: ...
 
@@ -42,7 +42,7 @@ class _AboveBars(logging.StreamHandler[Any]):
         self.setFormatter(logging.Formatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it, unless it was said."""
+        """Write the message, unless the same text was written before."""
         text = self.format(record)
         if text in self._said:
             return
@@ -98,22 +98,22 @@ def progress(
 
 
 class _Item:
-    """The item of the latest bar that is being worked on, of which parts may be done already."""
+    """The current item of the latest bar; some parts of the item may be done already."""
 
     def __init__(self) -> None:
         self._bar: _Bar | None = None
         self._size = self._shown = self._expected = self._done = 0
 
     def begin(self, bar: _Bar, size: int) -> None:
-        """Begin an item of so many units."""
+        """Begin an item of `size` units."""
         self._bar, self._size, self._shown, self._expected, self._done = bar, size, 0, 0, 0
 
     def expect(self, parts: int) -> None:
-        """Learn of how many parts the work on the item consists."""
+        """Set the number of parts of the work on the item."""
         self._expected, self._done = parts, 0
 
     def advance(self, parts: int) -> None:
-        """Show the units that are done once so many more parts are."""
+        """Count `parts` more parts as done, and show the corresponding units."""
         self._done += parts
         if self._expected:
             self._show(min(self._size, self._size * self._done // self._expected))

@@ -9,7 +9,7 @@ GROUPS_FILE, GROUPS_ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the bytes that this process may still take on a device; None where the system does not say.
+    """Return the bytes that this process may still take on a device; None if the system does not say.
 
     On a CPU: what the machine has available, and no more than the memory limit of the process's control group, which
     is how SLURM and containers limit jobs. On a GPU: what the driver and torch's own cache have free.

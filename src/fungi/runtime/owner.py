@@ -1,7 +1,7 @@
 """Names of temporary files encode machine and process, so that orphans can be recognised.
 
-An orphan is a file whose process is gone; it may be removed. On another machine (or in another container) that can't be
-seen; there a file counts as an orphan when it was not touched for a day, which no write takes.
+An orphan is a file whose process is gone; it may be removed. On another machine (or in another container) this
+can't be seen. There, a file counts as an orphan if it was not changed for a day, since no write takes that long.
 """
 
 import hashlib
@@ -15,25 +15,25 @@ from functools import cache
 from pathlib import Path
 
 UNTOUCHED = 24 * 3600
-"""Seconds after which an unfinished file of a process that can't be seen is nobody's."""
+"""Seconds after which an unfinished file of a process that can't be seen counts as an orphan."""
 
 _UNFINISHED = re.compile(r"\..+\.partial-(?:(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-)?[^-]+")
 _REMOVED = re.compile(r"\..+\.removed-[^-]+")
 
 
 def unfinished_name(path: Path) -> Path:
-    """Return a name beside `path`, never used before, that says who writes there."""
+    """Return a new path in the folder of `path`; its name encodes the machine and process that write there."""
     pid = os.getpid()
     return path.with_name(f".{path.name}.partial-{_machine()}-{pid}-{_start_of(pid)}-{uuid.uuid4().hex[:8]}")
 
 
 def removed_name(path: Path) -> Path:
-    """Return a name beside `path` for what is about to be removed: whatever has such a name is nobody's."""
+    """Return a new path in the folder of `path`, to rename it before its removal: such names mark orphans."""
     return path.with_name(f".{path.name}.removed-{uuid.uuid4().hex[:12]}")
 
 
 def abandoned(folder: Path) -> Iterator[Path]:
-    """Yield what lies directly in a folder and is provably an orphan: unfinished or half-removed files and folders."""
+    """Yield the entries of a folder that are orphans: unfinished or partly removed files and folders."""
     try:
         entries = sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""The precision of float32 products, and where it has to be full."""
+"""Choose the precision of float32 products: full, or shortened to ten bits (TF32)."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ OVERRIDE = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
 def set_full_precision() -> None:
     """Compute float32 products and convolutions with all digits of float32 from now on: the policy of every command.
 
-    By itself torch shortens convolutions on a GPU to ten bits (TF32), and products where the environment says so.
+    By itself torch shortens convolutions on a GPU to ten bits (TF32), and products if the environment says so.
     """
     if os.environ.get(OVERRIDE, "0") != "0" and torch.cuda.is_available():
         logger.warning(f"{OVERRIDE} is set and has no effect: float32 products are computed in float32.")

@@ -1,4 +1,4 @@
-"""Rows that another process can read without a copy: anonymous shared memory, which a file descriptor stands for.
+"""Share rows with another process without a copy, in anonymous shared memory that a file descriptor refers to.
 
 Not /dev/shm, whose size is limited apart from the memory (64 MB in most containers). What is shared is freed with the
 last tensor on it.
@@ -25,7 +25,7 @@ class _Region(mmap.mmap):
 
     @classmethod
     def of_size(cls, size: int) -> "_Region":
-        """Zeroed memory, of which a page counts once it is touched."""
+        """Return zeroed memory; a page uses memory only after its first access."""
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("fungi-rows")
         else:
@@ -41,12 +41,12 @@ class _Region(mmap.mmap):
 
 
 _REGIONS: "WeakValueDictionary[int, _Region]" = WeakValueDictionary()
-"""Address -> region, to know the shared memory that a tensor lies in."""
+"""Address -> region: finds the shared memory of a tensor."""
 
 
 @dataclass(frozen=True)
 class RowsHandle:
-    """Where float64 rows lie in shared memory, in words that another process understands."""
+    """Location of float64 rows in shared memory, in a form that another process can use."""
 
     descriptor: int
     offset: int
@@ -54,7 +54,7 @@ class RowsHandle:
 
 
 def shared_rows(rows: int, dim: int) -> Float64[Tensor, "n r"]:
-    """Zeros `[n r]` in shared memory."""
+    """Return zeros `[n r]` in shared memory."""
     region = _Region.of_size(max(1, rows * dim * 8))
     tensor = torch.from_numpy(np.frombuffer(region, dtype=np.float64, count=rows * dim).reshape(rows, dim))
     _REGIONS[tensor.untyped_storage().data_ptr()] = region

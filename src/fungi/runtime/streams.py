@@ -30,7 +30,7 @@ def prepare_streams() -> None:
 
 
 def write_error(text: str) -> None:
-    """Write a line to standard error; nothing happens where nobody reads it."""
+    """Write a line to standard error; do nothing if standard error is closed."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
@@ -38,7 +38,7 @@ def write_error(text: str) -> None:
 
 
 def flush_output(program: str, status: int) -> int:
-    """Write out what standard output still holds and return the exit status.
+    """Flush standard output and return the exit status.
 
     A reader that has seen enough (`| head`) changes nothing; a full disk ends in a message and status 2.
     """
@@ -59,7 +59,7 @@ def output_failed(program: str, status: int, error: OSError) -> int:
 
 
 def _discard(stream: TextIO) -> None:
-    """Let what a stream holds, and all that is still written to it, go nowhere."""
+    """Discard the buffer of a stream and everything that is written to it later."""
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError):

@@ -20,12 +20,12 @@ PACKAGES = (
     "pillow",
 )
 COMMIT_FILE = "COMMIT"
-"""Beside `src` in a copy of the code that was made for queued jobs: the commit it was copied from."""
+"""File next to `src` in a copy of the code for queued jobs: it contains the commit of the copied code."""
 
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that can move a number."""
+    """Return the installed versions of the packages that can change a number."""
     versions = {"fungi": __version__}
     for name in PACKAGES:
         try:
@@ -37,7 +37,7 @@ def package_versions() -> dict[str, str]:
 
 @cache
 def code_commit() -> str:
-    """Return the git commit of the code, with `+changes` where the work tree differs; 'unknown' outside a checkout."""
+    """Return the git commit of the code, with `+changes` if the work tree differs; 'unknown' outside a checkout."""
     here = Path(__file__).resolve().parent
     copied_from = here.parents[2] / COMMIT_FILE
     if copied_from.is_file():
