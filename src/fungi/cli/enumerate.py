@@ -19,7 +19,7 @@ DESCRIPTION = """Name what there is: datasets, backbones, objectives, commands.
 
 @dataclass(frozen=True, kw_only=True)
 class ListSettings:
-    """What to name."""
+    """Settings of `fungi list`."""
 
     only: Literal["all", "datasets", "backbones", "objectives", "commands"] = setting(
         "all", "name these alone", first_word=True

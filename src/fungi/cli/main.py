@@ -46,7 +46,7 @@ def _run(words: list[str]) -> int:
 
 
 def _command_of(words: list[str]) -> tuple[Command | None, list[str]]:
-    """Return the command and its flags; None where no command is named so. Two words go before one."""
+    """Return the command and its flags; None if there is no such command. Two words match first."""
     for command in COMMANDS.values():
         if len(command.words) == 2 and tuple(words[:2]) == command.words:
             return command, words[2:]

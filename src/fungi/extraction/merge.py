@@ -21,7 +21,7 @@ computed in another way is never replaced."""
 
 @dataclass(frozen=True, kw_only=True)
 class MergeSettings:
-    """Where the blocks are."""
+    """Settings of `fungi merge`."""
 
     root: Path = setting(Path("features"), "folder of all feature files", topic="files")
     accept_other_versions: bool = setting(
@@ -41,7 +41,7 @@ class MergeSettings:
 
 
 def run(settings: MergeSettings) -> None:
-    """Assemble what is complete; then fail if anything was not."""
+    """Assemble the complete files, then fail if any file is incomplete."""
     from fungi.store.assembly import assemble, block_folders
     from fungi.store.layout import Layout
 

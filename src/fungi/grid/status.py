@@ -26,7 +26,7 @@ SHOWN_CALLS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class StatusSettings(GridSettings):
-    """Which jobs to look at."""
+    """Settings of `fungi status`."""
 
     jobs: tuple[str, ...] = setting((), "job files below jobs/ (by default all that were submitted or have run)")
     verbose: bool = setting(False, "print a line for every element, not only for those that need attention")

@@ -207,7 +207,7 @@ def read_result(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise MissingFilesError(f"{path} is not there. Check the path, or run its evaluation first.") from None
     except (UnicodeDecodeError, json.JSONDecodeError):
-        raise FungiError(f"{path} is no result file: those are JSON, as evaluations write them.") from None
+        raise FungiError(f"{path} is not a result file. Give a JSON file that an evaluation wrote.") from None
     except OSError as error:
         raise FungiError(f"{path} can't be read as a result file ({error}). Run its evaluation again.") from None
     if is_original(content):
