@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fungi.runtime.files import written_once, written_whole
+from fungi.runtime.files import ensure_folder, written_once, written_whole
 
 
 def test_of_writers_at_once_the_last_wins_or_the_first_as_is_asked(tmp_path: Path) -> None:
@@ -44,3 +44,28 @@ def test_a_writer_that_fails_leaves_nothing(writer, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_process_removes_meanwhile_is_created_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Path.mkdir` sees the folder, and then, when it looks whether it is one, no longer."""
+    folder, is_dir, removed = tmp_path / "a" / "b", Path.is_dir, []
+    folder.mkdir(parents=True)
+
+    def removed_before(path: Path) -> bool:
+        if not removed:
+            removed.append(path)
+            path.rmdir()
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", removed_before)
+    ensure_folder(folder)
+    assert removed == [folder]
+    assert folder.is_dir()
+
+
+def test_a_file_in_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        ensure_folder(tmp_path / "file")

@@ -59,6 +59,21 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def ensure_folder(path: Path) -> None:
+    """Create a folder and its parents, if they do not exist yet.
+
+    Raises FileExistsError if a file has the name. `Path.mkdir` raises it as well if another process removes the folder
+    at the same moment; then this tries again.
+    """
+    while True:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            return
+        except FileExistsError:
+            if os.path.lexists(path) and not path.is_dir():
+                raise
+
+
 def save_with_torch(content: Any, path: Path) -> None:
     """Write a file atomically with `torch.save`, and remove the orphans in its folder.
 
@@ -81,7 +96,7 @@ def locked(path: Path) -> Iterator[None]:
     The kernel (on NFS, the server) holds the lock, so that a process that dies gives it up. On a file system without
     locks the block runs unlocked.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    ensure_folder(path.parent)
     lock_file = path.with_name(f".{path.name}{LOCK}")
     handle = _locked_file(lock_file)
     try:
@@ -118,7 +133,7 @@ def _locked_file(path: Path) -> int:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    ensure_folder(path.parent)
     temporary = unfinished_name(path)
     try:
         yield temporary

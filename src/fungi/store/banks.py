@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt16
 
 from fungi.errors import FungiError, counted
-from fungi.runtime.files import written_once
+from fungi.runtime.files import ensure_folder, written_once
 from fungi.runtime.owner import remove_orphans
 from fungi.store.seal import DamagedFileError, bytes_of, checksum_of_range, checksum_of_record
 
@@ -99,7 +99,7 @@ class Bank:
         """Return the bank in a folder, created if it is missing. Raises FungiError if the folder holds another."""
         bank = cls(folder, manifest)
         if not (folder / MANIFEST).exists():
-            folder.joinpath(MARKS).mkdir(parents=True, exist_ok=True)
+            ensure_folder(folder / MARKS)
             for name, (width, dtype) in bank._sizes.items():
                 with (folder / name).open("ab") as file:  # several processes may be doing this
                     file.truncate(manifest.rows * width * dtype.itemsize)
