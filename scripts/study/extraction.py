@@ -93,7 +93,7 @@ def _forwards(options: argparse.Namespace, setting: Setting, flags: Sequence[str
     from fungi.views.base import forwards_of
 
     spec: Any = resolve_backbone(options.backbone).input
-    given = {"embedding_dim": 1, "input_spec": spec.resized(options.input_size or spec.size), "seed": 0}
+    arguments = {"embedding_dim": 1, "input_spec": spec.resized(options.input_size or spec.size), "seed": 0}
     return forwards_of(
-        bind(setting.objective, **given, options=parse_options(tuple(flags)).get(setting.objective)).views
+        bind(setting.objective, **arguments, options=parse_options(tuple(flags)).get(setting.objective)).views
     )

@@ -82,13 +82,13 @@ def extract(
     backbone = load_backbone(name, **weights)
     spec, network = backbone.spec, TokenWindows(backbone.model, per_side)
     layer = backbone.model.get_submodule(spec.layer)
-    given = {"embedding_dim": spec.embedding_dim, "input_spec": backbone.input, "seed": seed}
-    objective = bind("simclr", **given, options=parse_options(tuple(options)).get("simclr"))
+    arguments = {"embedding_dim": spec.embedding_dim, "input_spec": backbone.input, "seed": seed}
+    objective = bind("simclr", **arguments, options=parse_options(tuple(options)).get("simclr"))
     splits = {split: open_split(dataset, split, Path("data")) for split in ("train", "test")}
-    whole = PatchGrid(input=backbone.input, grid=1)
+    image_views = PatchGrid(input=backbone.input, grid=1)
 
     def embed(samples: Samples) -> Tensor:
-        return torch.cat([network.embeddings(tokens) for tokens in _tokens(samples, whole, network)])
+        return torch.cat([network.embeddings(tokens) for tokens in _tokens(samples, image_views, network)])
 
     objective = objective.with_support(objective.objective.support(splits["train"], embed, objective.heads, seed))
     matrix = draw_projection(spec.projection_dim, layer.weight.numel() + layer.bias.numel(), seed=seed).dense()
@@ -96,17 +96,17 @@ def extract(
     for split, samples in splits.items():
         rows = [
             _gradient(network, layer, objective, row) @ matrix.T / len(matrix) ** 0.5
-            for tokens in _tokens(samples, whole, network)
+            for tokens in _tokens(samples, image_views, network)
             for row in tokens.split(1)
         ]
         np.save(place / f"{split}.npy", torch.stack(rows).numpy())
     return network.forwards
 
 
-def _tokens(samples: Samples, whole: PatchGrid, network: TokenWindows) -> Iterator[Float[Tensor, "b n d"]]:
+def _tokens(samples: Samples, image_views: PatchGrid, network: TokenWindows) -> Iterator[Float[Tensor, "b n d"]]:
     for start in range(0, len(samples), BATCH):
         rows = range(start, min(start + BATCH, len(samples)))
-        images = whole.render(torch.stack([whole.prepare(samples.load(row)) for row in rows]))
+        images = image_views.render(torch.stack([image_views.prepare(samples.load(row)) for row in rows]))
         with torch.no_grad():
             tokens = network.tokens(images)
         yield tokens  # outside of the block above, which would hold for the caller, too

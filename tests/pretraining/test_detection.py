@@ -20,6 +20,7 @@ from fungi.pretraining.dense.coco_verification import verify_coco
 from fungi.pretraining.dense.detector import coco_scores, mask_rcnn, records
 from fungi.pretraining.dense.pyramid import PatchMaps, TransformerPyramid, decay_groups
 from fungi.pretraining.dense.schedules import stepped, warmed_up
+from fungi.pretraining.dense.settings import DetectSettings
 from fungi.pretraining.tokens import embed
 from tests.pretraining.digit_canvases import CATEGORY_IDS, DETECTOR_FLAGS, SIDE, write_canvases
 from tests.pretraining.small import Killed
@@ -322,3 +323,46 @@ def test_coco_on_disk_is_verified(coco: Path, tmp_path: Path) -> None:
     assert len(list(verify_coco(tmp_path / "coco", published, 10))) == 2
     with pytest.raises(FungiError, match="image 2 of COCO, can't be read"):
         list(verify_coco(tmp_path / "coco", published, 10, every_item=True))
+
+
+def test_the_defaults_are_the_published_schedule() -> None:
+    """Spec udi 7.6."""
+    settings = DetectSettings(arch="vit_small")
+    assert settings.blocks == (3, 5, 7, 11)
+    assert (settings.epochs, settings.lr_drops, settings.warmup_steps, settings.batch_size) == (12, (8, 11), 1000, 1)
+    assert (settings.lr, settings.weight_decay, settings.drop_path, settings.channels) == (5e-5, 0.05, 0.05, 256)
+    assert (settings.short_sides[0], settings.short_sides[-1], settings.longest_side) == (480, 800, 1333)
+    assert (settings.crop_short_sides, settings.crop) == ((400, 500, 600), (384, 600))
+
+
+def test_half_of_the_images_are_cropped(coco: Path) -> None:
+    """Crops are drawn below the side of the canvas, so that they are seen by their sizes."""
+    instances = Instances(coco, "train2017")
+    images = TrainImages(instances, instances.image_ids(with_objects=True), 0, (64,), (40, 56))
+    cropped = [images[epoch, row][0].shape[1] < SIDE for epoch in range(20) for row in range(len(images))]
+    assert 0.3 < sum(cropped) / len(cropped) < 0.6  # a crop without a digit gives the whole image
+
+
+def test_a_run_is_not_resumed_with_other_annotations(coco: Path, tmp_path: Path, capsys) -> None:
+    shutil.copytree(coco, tmp_path / "coco")
+    assert COMMANDS["detect"].main(flags(tmp_path / "coco", tmp_path / "run")) == 0
+    path = tmp_path / "coco" / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"annotations": content["annotations"][:-1]}))
+    assert COMMANDS["detect"].main(flags(tmp_path / "coco", tmp_path / "run")) == 2
+    assert "scored annotations" in capsys.readouterr().err
+
+
+def test_labels_are_places_among_the_sorted_classes_counted_from_one(coco: Path) -> None:
+    """0 is the background of torchvision's detectors."""
+    instances = Instances(coco, "val2017")
+    for image_id in instances.image_ids(with_objects=True):
+        numbers = [entry["category_id"] for entry in instances.objects(image_id)]
+        assert instances.target(image_id)["labels"].tolist() == [1 + CATEGORY_IDS.index(number) for number in numbers]
+
+
+def test_anchors_are_eight_cells_wide_in_three_shapes() -> None:
+    backbone = load_backbone("udi-vitt16", random_init=True)
+    model = mask_rcnn(backbone, 3, blocks=(3, 5, 7, 11), short_sides=(64,), longest_side=64, channels=8)
+    assert model.rpn.anchor_generator.sizes == ((32,), (64,), (128,), (256,), (512,))
+    assert model.rpn.anchor_generator.aspect_ratios == ((0.5, 1.0, 2.0),) * 5

@@ -27,12 +27,12 @@ def parameters(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def test_a_step_moves_student_teacher_and_centres() -> None:
-    made = settings()
-    learner = learner_of(made)
+    run_settings = settings()
+    learner = learner_of(run_settings)
     before = parameters(learner.student)
     for name, value in parameters(learner.teacher).items():
         assert torch.equal(value, before[name]), name
-    (batch,) = first_batches(made, 1)
+    (batch,) = first_batches(run_settings, 1)
     measured = learner.step(batch, schedule())
     after, teacher = parameters(learner.student), parameters(learner.teacher)
     still = {name for name in before if torch.equal(before[name], after[name])}
@@ -51,11 +51,11 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(options) -> None:
     options = options | {"optimizer": "sgd"}  # a step of AdamW is a ratio of gradients: of rounding, where they vanish
     whole = settings(batch_size_per_gpu=8, **options)
     parts = settings(batch_size_per_gpu=2, accumulate_steps=4, **options)
-    learners = [learner_of(made) for made in (whole, parts)]
+    learners = [learner_of(run_settings) for run_settings in (whole, parts)]
     for step in range(2):
         measured = [
-            learner.step(first_batches(made, 2)[step], schedule(step))
-            for learner, made in zip(learners, (whole, parts), strict=True)
+            learner.step(first_batches(run_settings, 2)[step], schedule(step))
+            for learner, run_settings in zip(learners, (whole, parts), strict=True)
         ]
         assert measured[0] == pytest.approx(measured[1], rel=1e-5, abs=1e-5)
     for name, value in parameters(learners[0].student).items():
@@ -78,12 +78,12 @@ class _Member(World):
         return values
 
 
-def _two_processes(made, halves, monkeypatch) -> list[tuple[dict[str, float], Learner]]:
+def _two_processes(run_settings, halves, monkeypatch) -> list[tuple[dict[str, float], Learner]]:
     """A step of two processes with half a batch each; gradients stay where they were found."""
     monkeypatch.setattr(World, "shared", lambda self, model: model)
     barrier, said = threading.Barrier(2), {}
     learners = [
-        Learner(learner_options(made), _Member(rank, barrier, said), torch.device("cpu"), torch.float32)
+        Learner(learner_options(run_settings), _Member(rank, barrier, said), torch.device("cpu"), torch.float32)
         for rank in range(2)
     ]
     with ThreadPoolExecutor(2) as pool:
@@ -116,13 +116,15 @@ def test_batch_norm_of_several_processes_needs_gpus() -> None:
 @pytest.mark.parametrize("profile", ["clean", "published"])
 def test_processes_count_valid_samples_together_or_in_the_published_way_each_for_itself(profile, monkeypatch) -> None:
     """Published: every process's mean of the patch loss, and of the centres, counts alike. Clean: one batch."""
-    made = settings(batch_size_per_gpu=4, profile=profile, drop_path_rate=0.0, clip_grad=0.0, local_crops_number=1)
-    halves = [batch[0] for batch in first_batches(made, 2)]
+    run_settings = settings(
+        batch_size_per_gpu=4, profile=profile, drop_path_rate=0.0, clip_grad=0.0, local_crops_number=1
+    )
+    halves = [batch[0] for batch in first_batches(run_settings, 2)]
     halves[1].boxes[1, :, 2:] = halves[1].boxes[1, :, :2] + 2  # few samples lie in such a view
-    together = _two_processes(made, halves, monkeypatch)
+    together = _two_processes(run_settings, halves, monkeypatch)
     found = {name: values.grad for name, values in together[0][1].student.named_parameters()}
     if profile == "published":
-        alone = [learner_of(made) for _ in halves]
+        alone = [learner_of(run_settings) for _ in halves]
         parts = [learner.step([half], schedule()) for learner, half in zip(alone, halves, strict=True)]
         assert parts[0]["g_pch"] != pytest.approx(parts[1]["g_pch"], rel=1e-3)
         loss = sum(part["g_pch"] for part in parts) / 2
@@ -132,7 +134,7 @@ def test_processes_count_valid_samples_together_or_in_the_published_way_each_for
             expected = dict(alone[0].student.named_parameters())[name].grad
             torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-7, msg=name)
     else:
-        whole = learner_of(made)
+        whole = learner_of(run_settings)
         joined = [torch.cat([getattr(half, name) for half in halves], axis) for name, axis in AXES.items()]
         loss = whole.step([Views(*joined)], schedule())["g_pch"]
         centres = whole.centres
@@ -171,12 +173,12 @@ def test_queries_are_interpolated_between_tokens() -> None:
 
 
 def test_samples_without_a_place_in_the_other_view_change_nothing() -> None:
-    made = settings(local_crops_number=0)
-    (batch,) = first_batches(made, 1)
+    run_settings = settings(local_crops_number=0)
+    (batch,) = first_batches(run_settings, 1)
     views = batch[0]
     valid = align(views, 4, 2).valid  # [2 b m]: of view b's requests
     image, sample = (int(one[0]) for one in (~valid.any(0)).nonzero(as_tuple=True))
-    one, other = learner_of(made), learner_of(made)
+    one, other = learner_of(run_settings), learner_of(run_settings)
     moved = views.global_tokens.clone()
     taken = set(moved[image].tolist())
     for token in sorted(set(range(16)) - taken):
@@ -190,10 +192,10 @@ def test_samples_without_a_place_in_the_other_view_change_nothing() -> None:
 
 
 def test_a_batch_without_any_valid_sample_has_a_finite_loss() -> None:
-    made = settings()
-    (batch,) = first_batches(made, 1)
+    run_settings = settings()
+    (batch,) = first_batches(run_settings, 1)
     nowhere = type(batch[0])(**(vars(batch[0]) | {"boxes": torch.zeros_like(batch[0].boxes)}))
-    learner = learner_of(made)
+    learner = learner_of(run_settings)
     measured = learner.step([nowhere], schedule())
     assert measured["g_pch"] == 0
     assert all(math.isfinite(value) for value in measured.values())
@@ -202,9 +204,9 @@ def test_a_batch_without_any_valid_sample_has_a_finite_loss() -> None:
 
 
 def test_a_loss_that_is_no_number_names_the_step_and_moves_nothing() -> None:
-    made = settings()
-    learner = learner_of(made)
-    (batch,) = first_batches(made, 1)
+    run_settings = settings()
+    learner = learner_of(run_settings)
+    (batch,) = first_batches(run_settings, 1)
     learner.student.backbone.norm1.weight.data[0] = float("nan")
     before, teacher = parameters(learner.student), parameters(learner.teacher)
     with pytest.raises(NonFiniteError, match="step 17: the loss is nan"):
@@ -223,11 +225,11 @@ def test_a_loss_that_is_no_number_names_the_step_and_moves_nothing() -> None:
     ],
 )
 def test_levels_that_are_switched_off_are_left_out_of_the_mean(options, levels) -> None:
-    made = settings(**options)
-    (batch,) = first_batches(made, 1)
-    measured = learner_of(made).step(batch, schedule())
+    run_settings = settings(**options)
+    (batch,) = first_batches(run_settings, 1)
+    measured = learner_of(run_settings).step(batch, schedule())
     kinds = {kind: [measured[name] for name in levels if name.endswith(f"_{kind}")] for kind in ("cl", "mcl", "pch")}
-    crops = made.local_crops_number
+    crops = run_settings.local_crops_number
     expected = []
     for kind, values in kinds.items():
         if kind == "pch" or not crops:

@@ -77,10 +77,10 @@ def test_lars_takes_the_steps_of_the_reference(weight_decay: float) -> None:
 
 
 def test_the_last_layer_stays_while_it_is_frozen() -> None:
-    made = settings(norm_last_layer=False)
-    learner = learner_of(made)
+    run_settings = settings(norm_last_layer=False)
+    learner = learner_of(run_settings)
     before = parameters(learner.student)
-    (batch,) = first_batches(made, 1)
+    (batch,) = first_batches(run_settings, 1)
     learner.step(batch, schedule(last_layer_frozen=True))
     frozen = {name for name, value in parameters(learner.student).items() if torch.equal(value, before[name])}
     assert frozen == {"head.0.last_layer.weight_g", "head.0.last_layer.weight_v"}

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from fungi.commands import COMMANDS
 from fungi.data.base import VOID, MaskRules, Samples
 from fungi.errors import UnreadableItemError
 from fungi.pretraining import epochs
-from fungi.pretraining.dense.scenes import TrainScenes, WholeScenes, image_and_mask
-from fungi.pretraining.dense.segmentation import numbers_of, trained_classes
-from fungi.pretraining.dense.semantic_head import SemanticFpn
+from fungi.pretraining.dense.scenes import SCALES, TrainScenes, WholeScenes, image_and_mask
+from fungi.pretraining.dense.segmentation import Segmentation, numbers_of, trained_classes
+from fungi.pretraining.dense.semantic_head import HEAD_CHANNELS, SemanticFpn
+from fungi.pretraining.dense.settings import SegmentFpnSettings
+from fungi.views.image import ImageInput
 from tests.pretraining.small import Killed
 
 SMALL = "--dataset digit-scenes --backbone digits-vit --blocks 0 1 2 3 --channels 16 --size 32 --device cpu"
@@ -51,6 +54,7 @@ def test_only_scored_classes_are_trained_and_the_rest_is_void() -> None:
     assert numbers[:4].tolist() == [VOID, 0, 1, 2]
     assert (numbers[4:] == VOID).all()
     assert numbers_of([0, 1], MaskRules())[:3].tolist() == [0, 1, VOID]
+    assert numbers_of([0, 1, 2], MaskRules(ignored=1))[:3].tolist() == [0, VOID, 2]
 
 
 def test_a_crop_keeps_image_and_mask_together_and_depends_on_epoch_and_row_alone() -> None:
@@ -173,3 +177,45 @@ def test_two_processes_train_the_same_weights_and_share_the_scoring(tmp_path: Pa
 def test_settings_that_can_not_work_are_refused(more: list[str], message: str, tmp_path: Path, capsys) -> None:
     assert COMMANDS["segment-fpn"].main(flags(tmp_path, 4, 2, *more)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_defaults_are_the_published_schedule() -> None:
+    """Spec udi 7.6."""
+    settings = SegmentFpnSettings(arch="vit_small")
+    assert settings.blocks == (2, 5, 8, 11)
+    assert (settings.steps, settings.batch_size, settings.warmup_steps) == (40_000, 4, 1500)
+    assert (settings.lr, settings.weight_decay, settings.drop_path) == (6e-5, 0.01, 0.1)
+    assert (settings.size, settings.channels, HEAD_CHANNELS, SCALES) == (512, 256, 128, (0.5, 2.0))
+
+
+def test_crops_that_one_class_fills_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The left half of the image is one class and the right half another: a sixth of all crops is balanced enough."""
+    monkeypatch.setattr("fungi.pretraining.dense.scenes.SCALES", (1.0, 1.0))
+    halves = np.repeat(np.array([[0] * 64 + [1] * 64], dtype=np.uint8), 32, axis=0)
+    scene = Samples(
+        targets=np.zeros(1, dtype=np.uint32),
+        ids=["halves"],
+        load=lambda row: Image.new("RGB", (128, 32)),
+        mask=lambda row: halves,
+    )
+    scenes = TrainScenes(scene, 32, seed=0)
+    shares = [scenes[epoch, 0][1].float().mean().item() for epoch in range(60)]
+    assert sum(0.25 < share < 0.75 for share in shares) >= 42  # 31 if every crop with both classes were accepted
+
+
+def test_logits_have_the_size_of_the_images_whose_padding_is_cut_off() -> None:
+    sizes = []
+
+    def model(pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(tuple(pixels.shape[-2:]))
+        return pixels[:, :2, ::4, ::4]
+
+    run = SimpleNamespace(
+        backbone=SimpleNamespace(input=ImageInput(size=32, resize=32)),
+        multiple=8,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+    logits = Segmentation._logits(run, model, torch.zeros(1, 3, 20, 33, dtype=torch.uint8))
+    assert sizes == [(24, 40)]
+    assert logits.shape == (1, 2, 20, 33)

@@ -15,9 +15,9 @@ from study.token_windows import TokenWindows
 def test_a_window_of_all_tokens_gives_the_embedding_of_the_image() -> None:
     model = load_backbone("digits-vit").model
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    whole = TokenWindows(model, per_side=1, side=8)
+    one_window = TokenWindows(model, per_side=1, side=8)
     with torch.no_grad():
-        windows, expected = whole.embeddings(whole.tokens(images)), model(images)
+        windows, expected = one_window.embeddings(one_window.tokens(images)), model(images)
     torch.testing.assert_close(windows.squeeze(1), expected)
 
 

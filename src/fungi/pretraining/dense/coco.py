@@ -20,11 +20,6 @@ from fungi.runtime.files import sha256_of
 from fungi.runtime.log import logger
 from fungi.runtime.seeds import seeded
 
-SHORT_SIDES = (400, 500, 600)
-CROP = (384, 600)
-"""Sides in pixels of the random crops that half of the train images get, after their shorter side is one of the above
-(DETR's augmentation)."""
-
 
 @dataclass(frozen=True)
 class Instances:
@@ -95,7 +90,7 @@ class Instances:
             logger.info(f"{self.split}: training leaves out {', '.join(left_out)}.")
 
     def image(self, image_id: int) -> Any:
-        """Return an image in RGB. Raises UnreadableItemError where it is missing or damaged."""
+        """Return an image in RGB. Raises UnreadableItemError if it is missing or damaged."""
         from PIL import Image
 
         path = self.root / self.split / self.index.imgs[image_id]["file_name"]
@@ -129,13 +124,17 @@ class Instances:
 
 @dataclass(frozen=True)
 class TrainImages(Dataset):
-    """Augmented train images with their objects; random choices depend on the seed, the epoch and the image alone."""
+    """Augmented train images with their objects; random choices depend on the seed, the epoch and the image alone.
+
+    Half of the images are cropped (DETR's augmentation). short_sides: their shorter side before that, drawn at random.
+    crop: smallest and largest side of the crops. All in pixels.
+    """
 
     instances: Instances
     ids: Sequence[int]
     seed: int
-    short_sides: tuple[int, ...] = SHORT_SIDES
-    crop: tuple[int, int] = CROP
+    short_sides: tuple[int, ...]
+    crop: tuple[int, int]
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -22,7 +22,7 @@ class VerifyCocoSettings:
 
 
 def verify(settings: VerifyCocoSettings) -> None:
-    """Print one line per split. Raises FungiError where a split differs from the published one."""
+    """Print one line per split. Raises FungiError if a split differs from the published one."""
     for line in verify_coco(settings.coco.expanduser(), IMAGES, CLASSES, every_item=settings.every_item):
         print(line)
 

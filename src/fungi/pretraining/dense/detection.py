@@ -13,6 +13,7 @@ from fungi.errors import FungiError
 from fungi.pretraining.batch_plan import BatchPlan
 from fungi.pretraining.dense.coco import Instances, TrainImages, WholeImages
 from fungi.pretraining.dense.detector import coco_scores, mask_rcnn, records
+from fungi.pretraining.dense.loading import loaded
 from fungi.pretraining.dense.pyramid import decay_groups, synchronised
 from fungi.pretraining.dense.schedules import stepped, warmed_up
 from fungi.pretraining.dense.settings import DetectSettings
@@ -22,7 +23,6 @@ from fungi.runtime.device import autocast, choose_dtype
 from fungi.runtime.log import progress
 from fungi.runtime.seeds import seeded
 from fungi.runtime.transfers import upload
-from fungi.views.workers import worker_batches
 
 FIRST_FACTOR = 1e-3
 """Learning rate of the first step of the warm-up, as a share of the peak."""
@@ -77,14 +77,15 @@ class Detection(EpochTraining):
 
     def run(self) -> list[dict[str, int | float]]:
         """Train to the last epoch, and return the scores of each."""
-        identity = self.settings.deciding() | {"batch": self.plan.batch, "images": self.images.instances.fingerprint()}
-        return self.train(identity | {"weights": self.backbone.weights_hash})
+        identity = self.settings.deciding() | {"batch": self.plan.batch, "weights": self.backbone.weights_hash}
+        train, scored = self.images.instances.fingerprint(), self.scored.fingerprint()
+        return self.train(identity | {"train annotations": train, "scored annotations": scored})
 
     def losses(self, epoch: int) -> Iterator[Float[Tensor, ""]]:
         """Yield the sum of the detector's losses for each batch."""
         parts = list(islice(self.plan.parts(self.world.rank, epoch * self.steps), self.steps))
-        loaded = self._loaded(self.images, parts)
-        batches = progress(loaded, list(map(len, parts)), label=f"epoch {epoch}")
+        read = loaded(self.images, parts, self.workers, self.device)
+        batches = progress(read, list(map(len, parts)), label=f"epoch {epoch}")
         for step, batch in enumerate(batches, start=epoch * self.steps):
             images = [upload(image, self.device).float() / 255 for image, _ in batch]
             targets = [{name: upload(item, self.device) for name, item in target.items()} for _, target in batch]
@@ -97,21 +98,11 @@ class Detection(EpochTraining):
         """Return COCO's average precisions; each process predicts a part of the images."""
         self.model.eval()
         own = self.scored.image_ids(with_objects=False)[self.world.rank :: self.world.size]
-        loaded = self._loaded(WholeImages(self.scored, own), [[row] for row in range(len(own))])
+        read = loaded(WholeImages(self.scored, own), [[row] for row in range(len(own))], self.workers, self.device)
         lines: list[dict[str, Any]] = []
-        for image_id, (image,) in zip(own, progress(loaded, [1] * len(own), label="scoring"), strict=True):
+        for image_id, (image,) in zip(own, progress(read, [1] * len(own), label="scoring"), strict=True):
             pixels = upload(image, self.device).float() / 255
             with autocast(self.device, self.dtype):
                 lines += records(self.model, [pixels], [image_id], self.scored.class_ids)
         gathered = self.world.gathered(lines)
         return coco_scores(self.scored, sorted(gathered, key=lambda line: (line["image_id"], -line["score"])))
-
-    def _loaded(self, images: Any, rows: list[list[Any]]) -> Iterator[Any]:
-        return worker_batches(
-            images, rows, unless_failed, num_workers=self.workers, pin_memory=self.device.type == "cuda"
-        )
-
-
-def unless_failed(items: list[Any]) -> Any:
-    """Return the items of a batch, or the first error among them."""
-    return next((item for item in items if isinstance(item, FungiError)), items)

@@ -16,7 +16,7 @@ LONGEST = 4
 """Upper limit of the longer side, in multiples of the shorter side that is asked for."""
 CROPS_TRIED = 10
 LARGEST_SHARE = 0.75
-"""A crop is drawn again where one class has more of its labelled pixels than this share."""
+"""A crop is drawn again if one class has more of its labelled pixels than this share."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class WholeScenes(Dataset):
 
 
 def image_and_mask(samples: Samples, row: int) -> tuple[Any, Any]:
-    """Return an image `[3 h w]` and its mask `[1 h w]`. Raises UnreadableItemError where their sizes differ."""
+    """Return an image `[3 h w]` and its mask `[1 h w]`. Raises UnreadableItemError if their sizes differ."""
     from torchvision.transforms.v2 import functional
     from torchvision.tv_tensors import Image, Mask
 
@@ -93,7 +93,7 @@ def image_and_mask(samples: Samples, row: int) -> tuple[Any, Any]:
 
 
 def _scaled(image: Any, mask: Any, short: int) -> tuple[Any, Any]:
-    """Return both with this shorter side, or a smaller one where the longer side would be above its limit."""
+    """Return both with this shorter side, or with a smaller one if the longer side would exceed its limit."""
     from torchvision.transforms import v2
 
     height, width = image.shape[-2:]

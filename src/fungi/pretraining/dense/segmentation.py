@@ -14,7 +14,7 @@ from fungi.backbones.loading import Backbone
 from fungi.data.base import VOID, DatasetSpec, MaskRules
 from fungi.evaluators.segmentation import confusion, segmentation_scores
 from fungi.pretraining.batch_plan import BatchPlan
-from fungi.pretraining.dense.detection import unless_failed
+from fungi.pretraining.dense.loading import loaded
 from fungi.pretraining.dense.pyramid import decay_groups, synchronised
 from fungi.pretraining.dense.scenes import TrainScenes, WholeScenes
 from fungi.pretraining.dense.schedules import warmed_up
@@ -27,7 +27,6 @@ from fungi.runtime.log import progress
 from fungi.runtime.seeds import seeded
 from fungi.runtime.transfers import upload
 from fungi.views.pixels import normalize
-from fungi.views.workers import worker_batches
 
 FIRST_FACTOR = 1e-6
 """Learning rate of the first step of the warm-up, as a share of the peak."""
@@ -87,7 +86,8 @@ class Segmentation(EpochTraining):
         parts = list(islice(self.plan.parts(self.world.rank, epoch * self.steps), self.steps))
         scenes = TrainScenes(self.train_rows, self.settings.size, self.settings.seed)
         numbers = torch.from_numpy(numbers_of(self.classes, self.rules)).to(self.device)
-        batches = progress(self._loaded(scenes, parts), list(map(len, parts)), label=f"steps {epoch * self.steps} on")
+        read = loaded(scenes, parts, self.workers, self.device)
+        batches = progress(read, list(map(len, parts)), label=f"steps {epoch * self.steps} on")
         for step, batch in enumerate(batches, start=epoch * self.steps):
             images, masks = (upload(torch.stack(items), self.device) for items in zip(*batch, strict=True))
             with seeded(self.settings.seed, "segment-fpn", step, self.world.rank):  # dropout, stochastic depth
@@ -101,11 +101,12 @@ class Segmentation(EpochTraining):
         """Return mIoU and pixel accuracy at the images' own size; each process scores a part of the images."""
         self.model.eval()
         own = self.scored_rows.take(range(self.world.rank, len(self.scored_rows), self.world.size))
-        loaded = self._loaded(WholeScenes(own, self.settings.size), [[row] for row in range(len(own))])
+        scenes, rows = WholeScenes(own, self.settings.size), [[row] for row in range(len(own))]
+        read = loaded(scenes, rows, self.workers, self.device)
         classes = len(self.rules.unscored) + len(self.classes)
         matrix = np.zeros((classes, classes), dtype=np.int64)
         numbers = torch.tensor(self.classes)
-        for ((image, mask),) in progress(loaded, [1] * len(own), label="scoring"):
+        for ((image, mask),) in progress(read, [1] * len(own), label="scoring"):
             logits = interpolate(
                 self._logits(self.model, upload(image, self.device)[None]), mask.shape, mode="bilinear"
             )
@@ -123,11 +124,6 @@ class Segmentation(EpochTraining):
         with autocast(self.device, self.dtype):
             logits = model(padded).float()
         return interpolate(logits, padded.shape[-2:], mode="bilinear")[..., :height, :width]
-
-    def _loaded(self, images: Any, rows: list[list[Any]]) -> Iterator[Any]:
-        return worker_batches(
-            images, rows, unless_failed, num_workers=self.workers, pin_memory=self.device.type == "cuda"
-        )
 
 
 def trained_classes(classes: int, rules: MaskRules) -> list[int]:

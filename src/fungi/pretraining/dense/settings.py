@@ -8,17 +8,14 @@ from fungi.errors import FungiError
 from fungi.pretraining.network_settings import NetworkSettings
 from fungi.settings import as_json, setting
 
+RUN_FOLDER = "folder of checkpoint, log and result; a run in this folder is resumed"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DenseSettings(NetworkSettings):
     """A network that is trained as a whole, with a head for a dense task."""
 
-    output_dir: Path = setting(
-        Path("dense"),
-        "folder of checkpoint, log and result; a run that is there goes on",
-        decides="nothing",
-        topic="files",
-    )
+    output_dir: Path = setting(Path("dense"), RUN_FOLDER, decides="nothing", topic="files")
     blocks: tuple[int, ...] = setting(
         (3, 5, 7, 11),
         "four blocks of the network that the pyramid is built on, counted from 0",
@@ -57,12 +54,7 @@ class DetectSettings(DenseSettings):
     coco: Path = setting(Path("data/coco"), "folder of COCO", decides="nothing", topic="data")
     train_split: str = setting("train2017", "name of the split to train on", topic="data")
     test_split: str = setting("val2017", "name of the split to score", topic="data")
-    output_dir: Path = setting(
-        Path("detection"),
-        "folder of checkpoint, log and result; a run that is there goes on",
-        decides="nothing",
-        topic="files",
-    )
+    output_dir: Path = setting(Path("detection"), RUN_FOLDER, decides="nothing", topic="files")
     epochs: int = setting(12, "passes over the images", within=(1, 10**6))
     proposals: int = setting(512, "proposals that the heads learn from, of each image", within=(1, 10**5))
     lr_drops: tuple[int, ...] = setting(
@@ -100,12 +92,7 @@ class SegmentFpnSettings(DenseSettings):
         within=(0, 999),
         topic="model",
     )
-    output_dir: Path = setting(
-        Path("segmentation-fpn"),
-        "folder of checkpoint, log and result; a run that is there goes on",
-        decides="nothing",
-        topic="files",
-    )
+    output_dir: Path = setting(Path("segmentation-fpn"), RUN_FOLDER, decides="nothing", topic="files")
     steps: int = setting(40_000, "number of training steps", within=(1, 10**9))
     epoch_steps: int = setting(4_000, "number of steps between two scores and checkpoints", within=(1, 10**9))
     batch_size: int = setting(
