@@ -12,63 +12,22 @@ import numpy as np
 import pytest
 
 from fungi.commands import COMMANDS
-from fungi.grid.calls import call_of_job, progress_of_jobs
 from fungi.grid.declaration import LAST_GRID, Grid, declared_grid, store_grid
 from fungi.grid.elements import Element, GridCall, elements
 from fungi.grid.freezing import freeze
-from fungi.grid.job_files import read_job_file
-from fungi.grid.progress import Expected, Progress, progress_of, shape_of
+from fungi.grid.progress import Expected, progress_of
 from fungi.grid.progress_text import counts
 from fungi.grid.queue import Queue, comment_of
-from fungi.grid.records import INTERRUPTED, Attempt, Records
+from fungi.grid.records import Attempt, Records
 from fungi.scoring.knn_concat import KnnSettings
 from fungi.settings import as_json
-from fungi.store.blocks import BlockFolder, Manifest
-from fungi.store.layout import Layout
-from fungi.store.provenance import Provenance
-from tests.evaluation.feature_folder import PROVENANCE as ANY_BIRTH
 from tests.evaluation.feature_folder import write_array
-
-merge = COMMANDS["merge"].main
+from tests.grid.blocks_of_grid import CALL, PROVENANCE, begin_blocks, file_of, progress_in, record, status
 
 ROOT = Path(__file__).resolve().parents[2]
-PROVENANCE = replace(ANY_BIRTH, feature="kl")
-CALL = GridCall("extract-gradients", ("--objective", "kl"), features=("kl",))
 
 
-@pytest.fixture
-def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grid:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("PATH", str(tmp_path))  # no squeue
-    return Grid(root=tmp_path, splits=("test",), shards=2, datasets=("digits",))
-
-
-def file_of(grid: Grid) -> Path:
-    return Layout(grid.root).gradients("digits", "digits-vit", "kl", "test")
-
-
-def begin_blocks(grid: Grid, done: list[int], settings: dict | None = None) -> None:
-    """Create the folder of five blocks of two rows, and write the blocks `done`."""
-    facts = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x")
-    provenance = Provenance(
-        **facts, feature="kl", dataset="digits", split="test", rows=10, backbone="digits-vit", seed=42, device="cpu"
-    )
-    provenance = replace(provenance, settings=settings or {})
-    manifest = Manifest(str(file_of(grid).relative_to(grid.root)), provenance, {}, 2)
-    blocks = BlockFolder.create(Layout(grid.root).blocks(file_of(grid), manifest.key), manifest)
-    for span in manifest.spans():
-        if span.index in done:
-            blocks.write(span, {"kl": np.zeros((len(span), 3), dtype=np.float32)})
-
-
-def progress_in(grid: Grid, queue: Queue | None = None) -> list[Progress]:
-    expected = {element: Expected([file_of(grid)]) for element in elements(grid, CALL)}
-    return progress_of(grid, CALL, expected, queue or Queue())
-
-
-def record(grid: Grid, index: int, **fields) -> None:
-    attempt = replace(Attempt(host="elsewhere", pid=1), **fields)
-    Records(grid.root, CALL).write(elements(grid, CALL)[index], attempt)
+merge = COMMANDS["merge"].main
 
 
 def test_an_element_without_files_is_missing(grid: Grid) -> None:
@@ -85,21 +44,6 @@ def test_all_shards_are_done_if_the_feature_file_exists(grid: Grid) -> None:
     assert counts(progress_in(grid)) == "done 2/2"
 
 
-def test_an_element_is_running_while_its_job_is_in_the_queue(grid: Grid) -> None:
-    record(grid, 1, job="7_1")
-    assert progress_in(grid, Queue(["7_1 RUNNING (null)"]))[1].state == "running"
-    failed = progress_in(grid, Queue([]))[1]
-    assert (failed.state, failed.detail) == (
-        "failed",
-        "ended without a message: killed, or its node failed (no log file)",
-    )
-
-
-def test_without_squeue_an_attempt_without_an_end_counts_as_running(grid: Grid) -> None:
-    record(grid, 1, job="7_1")
-    assert progress_in(grid)[1].state == "running"
-
-
 def test_outside_of_slurm_an_element_is_running_while_its_process_exists(grid: Grid) -> None:
     ours = Attempt.begin({}, grid.root)
     Records(grid.root, CALL).write(elements(grid, CALL)[0], ours)
@@ -113,17 +57,6 @@ def test_a_failure_is_shown_with_the_last_line_of_its_log(grid: Grid, tmp_path: 
     log.write_text("element 1\nextract.py: dataset 'pets' is not there.\n\n")
     record(grid, 1, job="7_1", state="ended", status=2, log=str(log))
     assert progress_in(grid, Queue([]))[1].detail == f"extract.py: dataset 'pets' is not there.; status 2 ({log})"
-
-
-def test_an_interrupted_element_that_waits_in_the_queue_is_not_submitted_again(grid: Grid) -> None:
-    record(grid, 1, job="7_1", state=INTERRUPTED, status=130)
-    assert progress_in(grid, Queue(["7_1 PENDING (null)"]))[1].state == "queued"
-    assert progress_in(grid, Queue([]))[1].state == "failed"
-
-
-def test_queued_elements_are_recognised_by_the_comment_of_their_array(grid: Grid) -> None:
-    queue = Queue([f"9_1 PENDING {comment_of(grid, CALL)}", "10_0 PENDING fungi:another:root:0"])
-    assert [p.state for p in progress_in(grid, queue)] == ["missing", "queued"]
 
 
 def test_a_restarted_element_that_ended_well_without_its_blocks_is_missing(grid: Grid) -> None:
@@ -145,11 +78,6 @@ def test_an_evaluation_is_done_if_its_result_is_complete_and_its_last_attempt_di
     assert state() == "done"
     Records(grid.root, call).write(element, Attempt(state="ended", status=2, job="1_0"))
     assert state() == "failed"
-
-
-def status(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    assert COMMANDS["status"].main(words) == 0
-    return capsys.readouterr().out
 
 
 def test_status_prints_the_command_that_submits_what_is_left(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,58 +225,6 @@ def test_a_copied_root_is_independent_of_the_original(
     assert declared_grid({"FUNGI_GRID": grid_file[1]}).root == copy
 
 
-def test_a_failed_squeue_does_not_count_as_an_empty_queue(
-    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    program = tmp_path / "squeue"
-    program.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    words = ["--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi"]
-    status(capsys, *words)
-    queue = Queue.ask()
-    assert not queue.known
-    assert "Unable to contact slurm controller" in queue.failure
-    assert COMMANDS["submit"].main([*words, "--missing"]) == 2
-    assert "squeue failed (slurm_load_jobs error: Unable to contact" in capsys.readouterr().err
-
-
-def test_a_pack_in_the_queue_holds_all_of_its_elements(grid: Grid) -> None:
-    packed = replace(grid, shards=5, pack=2)
-    queue = Queue(
-        [
-            f"9_1 PENDING {comment_of(packed, CALL, shape_of(packed, CALL))}",
-            f"10_0 PENDING {comment_of(packed, CALL, shape_of(packed, CALL, first=2))}",
-        ]
-    )
-    expected = {element: Expected([file_of(packed)]) for element in elements(packed, CALL)}
-    shown = progress_of(packed, CALL, expected, queue)
-    assert [(p.state, p.job) for p in shown] == [
-        *(("missing", ""),) * 2,
-        *(("queued", "9_1"),) * 2,
-        ("queued", "10_0"),
-    ]
-
-
-def test_an_array_over_pairs_holds_the_elements_of_its_slot(grid: Grid) -> None:
-    """Two backbones, two shards: task 1 of the array of slot 1 is the second shard of the second backbone."""
-    two = replace(grid, backbones=("digits-vit", "vit-b16"))
-    queue = Queue([f"9_1 PENDING {comment_of(two, CALL, shape_of(two, CALL, slot=1))}"])
-    expected = {element: Expected([file_of(two)]) for element in elements(two, CALL)}
-    assert [p.job for p in progress_of(two, CALL, expected, queue)] == ["", "", "", "9_1"]
-
-
-@pytest.mark.parametrize(("message", "said"), [("echo ' ' >&2", "exit status 1"), ("printf '\\377\\n' >&2", "\ufffd")])
-def test_a_failure_of_squeue_without_a_message_or_in_another_encoding_is_shown(
-    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, said: str
-) -> None:
-    program = tmp_path / "squeue"
-    program.write_text(f"#!/bin/sh\n{message}\nexit 1\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert said in Queue.ask().failure
-
-
 def test_read_access_is_enough_for_status(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
     begin_blocks(grid, [0, 2, 4])
     before = sorted(grid.root.rglob("*"))
@@ -374,59 +250,3 @@ def test_elements_with_the_same_problem_share_a_line(grid: Grid, capsys: pytest.
     assert "test 1/40 and 19 more: 0 images are damaged; status 2" in shown[0]
     assert "test 2/40 and 19 more: no GPU" in shown[1]
     assert len([line for line in status(capsys, *words, "--verbose").splitlines() if "  failed" in line]) == 40
-
-
-@pytest.fixture
-def reported(grid: Grid, tmp_path: Path) -> tuple[Grid, Path]:
-    """Return a grid with a result and a report that was written after it, and the path of the result."""
-    settings = COMMANDS["knn"].parse(["--root", str(tmp_path)])
-    (result,) = settings.outputs()
-    result.parent.mkdir(parents=True)
-    content = {"settings": settings.deciding(), "provenance": {}, "results": {}, "complete": True}
-    result.write_text(json.dumps(content, default=str))
-    os.utime(result, (1000, 1000))
-    (tmp_path / "report").mkdir()
-    (tmp_path / "report" / "report.md").write_text("# Results\n")
-    Records(grid.root, GridCall("report")).write(Element(), Attempt(state="ended", status=0, started=2000.0))
-    return replace(grid, splits=()), result
-
-
-def report_state(grid: Grid, capsys: pytest.CaptureFixture[str]) -> str:
-    said = status(capsys, "--root", str(grid.root), "--jobs", "concat", "report")
-    return said[said.index("report ") :]
-
-
-def test_a_report_that_is_newer_than_all_results_is_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "done 1/1" in report_state(reported[0], capsys)
-
-
-def test_a_report_that_is_older_than_a_result_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
-    os.utime(reported[1], (3000, 3000))
-    assert "1 result newer than the report" in report_state(reported[0], capsys)
-
-
-def test_a_report_that_lists_an_existing_result_as_missing_is_not_done(
-    reported, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A copied result keeps its old modification time."""
-    grid, result = reported
-    (grid.root / "report" / "report.md").write_text(f"# Missing\n\n- {result}\n")
-    assert "does not hold 1 result, written since" in report_state(grid, capsys)
-
-
-def test_a_report_without_files_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
-    (reported[0].root / "report" / "report.md").unlink()
-    assert "missing 1" in report_state(reported[0], capsys)
-
-
-def test_a_merge_that_waits_for_a_failed_shard_does_not_count_as_queued(grid: Grid) -> None:
-    """One shard failed, its sibling runs: SLURM keeps the merge in the queue until the sibling has ended."""
-    record(grid, 0, state="ended", status=1, job="7_0")
-    record(grid, 1, job="7_1")
-    files = [read_job_file(ROOT, name) for name in ("grads_kl_multi", "merge")]
-    jobs = [(job, call_of_job(job, grid)) for job in files]
-    lines = ["7_1 RUNNING x", f"8_0 PENDING {comment_of(grid, jobs[1][1])}"]
-    shown = {submitted.job.name: progress for submitted, progress in progress_of_jobs(grid, jobs, Queue(lines))}
-    assert [p.state for p in shown["grads_kl_multi"]] == ["failed", "running"]
-    (merge,) = shown["merge"]
-    assert (merge.state, merge.job, merge.doomed) == ("missing", "", "8_0")

@@ -1,0 +1,16 @@
+"""The jobs of a grid as `fungi submit` sees them."""
+
+from pathlib import Path
+
+from fungi.grid.calls import call_of_job
+from fungi.grid.declaration import Grid
+from fungi.grid.job_files import read_job_file
+from fungi.grid.submission import JobEnvironment, Submittable, submittable
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = JobEnvironment(ROOT, Path("/r/grid.toml"), "/usr/bin/python3")
+
+
+def jobs_of(grid: Grid, *names: str) -> list[Submittable]:
+    jobs = [read_job_file(ROOT, name) for name in names]
+    return submittable(grid, [(job, call_of_job(job, grid)) for job in jobs])

@@ -1,0 +1,109 @@
+"""`fungi status` shows elements as running or queued by what squeue prints."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fungi.commands import COMMANDS
+from fungi.grid.calls import call_of_job, progress_of_jobs
+from fungi.grid.declaration import Grid
+from fungi.grid.elements import elements
+from fungi.grid.job_files import read_job_file
+from fungi.grid.progress import Expected, progress_of, shape_of
+from fungi.grid.queue import Queue, comment_of
+from fungi.grid.records import INTERRUPTED
+from tests.grid.blocks_of_grid import CALL, file_of, progress_in, record, status
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_an_element_is_running_while_its_job_is_in_the_queue(grid: Grid) -> None:
+    record(grid, 1, job="7_1")
+    assert progress_in(grid, Queue(["7_1 RUNNING (null)"]))[1].state == "running"
+    failed = progress_in(grid, Queue([]))[1]
+    assert (failed.state, failed.detail) == (
+        "failed",
+        "ended without a message: killed, or its node failed (no log file)",
+    )
+
+
+def test_without_squeue_an_attempt_without_an_end_counts_as_running(grid: Grid) -> None:
+    record(grid, 1, job="7_1")
+    assert progress_in(grid)[1].state == "running"
+
+
+def test_an_interrupted_element_that_waits_in_the_queue_is_not_submitted_again(grid: Grid) -> None:
+    record(grid, 1, job="7_1", state=INTERRUPTED, status=130)
+    assert progress_in(grid, Queue(["7_1 PENDING (null)"]))[1].state == "queued"
+    assert progress_in(grid, Queue([]))[1].state == "failed"
+
+
+def test_queued_elements_are_recognised_by_the_comment_of_their_array(grid: Grid) -> None:
+    queue = Queue([f"9_1 PENDING {comment_of(grid, CALL)}", "10_0 PENDING fungi:another:root:0"])
+    assert [p.state for p in progress_in(grid, queue)] == ["missing", "queued"]
+
+
+def test_a_failed_squeue_does_not_count_as_an_empty_queue(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "squeue"
+    program.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    words = ["--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi"]
+    status(capsys, *words)
+    queue = Queue.ask()
+    assert not queue.known
+    assert "Unable to contact slurm controller" in queue.failure
+    assert COMMANDS["submit"].main([*words, "--missing"]) == 2
+    assert "squeue failed (slurm_load_jobs error: Unable to contact" in capsys.readouterr().err
+
+
+def test_a_pack_in_the_queue_holds_all_of_its_elements(grid: Grid) -> None:
+    packed = replace(grid, shards=5, pack=2)
+    queue = Queue(
+        [
+            f"9_1 PENDING {comment_of(packed, CALL, shape_of(packed, CALL))}",
+            f"10_0 PENDING {comment_of(packed, CALL, shape_of(packed, CALL, first=2))}",
+        ]
+    )
+    expected = {element: Expected([file_of(packed)]) for element in elements(packed, CALL)}
+    shown = progress_of(packed, CALL, expected, queue)
+    assert [(p.state, p.job) for p in shown] == [
+        *(("missing", ""),) * 2,
+        *(("queued", "9_1"),) * 2,
+        ("queued", "10_0"),
+    ]
+
+
+def test_an_array_over_pairs_holds_the_elements_of_its_slot(grid: Grid) -> None:
+    """Two backbones, two shards: task 1 of the array of slot 1 is the second shard of the second backbone."""
+    two = replace(grid, backbones=("digits-vit", "vit-b16"))
+    queue = Queue([f"9_1 PENDING {comment_of(two, CALL, shape_of(two, CALL, slot=1))}"])
+    expected = {element: Expected([file_of(two)]) for element in elements(two, CALL)}
+    assert [p.job for p in progress_of(two, CALL, expected, queue)] == ["", "", "", "9_1"]
+
+
+@pytest.mark.parametrize(("message", "said"), [("echo ' ' >&2", "exit status 1"), ("printf '\\377\\n' >&2", "\ufffd")])
+def test_a_failure_of_squeue_without_a_message_or_in_another_encoding_is_shown(
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, said: str
+) -> None:
+    program = tmp_path / "squeue"
+    program.write_text(f"#!/bin/sh\n{message}\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert said in Queue.ask().failure
+
+
+def test_a_merge_that_waits_for_a_failed_shard_does_not_count_as_queued(grid: Grid) -> None:
+    """One shard failed, its sibling runs: SLURM keeps the merge in the queue until the sibling has ended."""
+    record(grid, 0, state="ended", status=1, job="7_0")
+    record(grid, 1, job="7_1")
+    files = [read_job_file(ROOT, name) for name in ("grads_kl_multi", "merge")]
+    jobs = [(job, call_of_job(job, grid)) for job in files]
+    lines = ["7_1 RUNNING x", f"8_0 PENDING {comment_of(grid, jobs[1][1])}"]
+    shown = {submitted.job.name: progress for submitted, progress in progress_of_jobs(grid, jobs, Queue(lines))}
+    assert [p.state for p in shown["grads_kl_multi"]] == ["failed", "running"]
+    (merge,) = shown["merge"]
+    assert (merge.state, merge.job, merge.doomed) == ("missing", "", "8_0")

@@ -1,0 +1,59 @@
+"""`fungi status` shows a report as done only if it includes all results."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fungi.commands import COMMANDS
+from fungi.grid.declaration import Grid
+from fungi.grid.elements import Element, GridCall
+from fungi.grid.records import Attempt, Records
+from tests.grid.blocks_of_grid import status
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def reported(grid: Grid, tmp_path: Path) -> tuple[Grid, Path]:
+    """Return a grid with a result and a report that was written after it, and the path of the result."""
+    settings = COMMANDS["knn"].parse(["--root", str(tmp_path)])
+    (result,) = settings.outputs()
+    result.parent.mkdir(parents=True)
+    content = {"settings": settings.deciding(), "provenance": {}, "results": {}, "complete": True}
+    result.write_text(json.dumps(content, default=str))
+    os.utime(result, (1000, 1000))
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.md").write_text("# Results\n")
+    Records(grid.root, GridCall("report")).write(Element(), Attempt(state="ended", status=0, started=2000.0))
+    return replace(grid, splits=()), result
+
+
+def report_state(grid: Grid, capsys: pytest.CaptureFixture[str]) -> str:
+    said = status(capsys, "--root", str(grid.root), "--jobs", "concat", "report")
+    return said[said.index("report ") :]
+
+
+def test_a_report_that_is_newer_than_all_results_is_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "done 1/1" in report_state(reported[0], capsys)
+
+
+def test_a_report_that_is_older_than_a_result_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
+    os.utime(reported[1], (3000, 3000))
+    assert "1 result newer than the report" in report_state(reported[0], capsys)
+
+
+def test_a_report_that_lists_an_existing_result_as_missing_is_not_done(
+    reported, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copied result keeps its old modification time."""
+    grid, result = reported
+    (grid.root / "report" / "report.md").write_text(f"# Missing\n\n- {result}\n")
+    assert "does not hold 1 result, written since" in report_state(grid, capsys)
+
+
+def test_a_report_without_files_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
+    (reported[0].root / "report" / "report.md").unlink()
+    assert "missing 1" in report_state(reported[0], capsys)
