@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,15 @@ import torch
 
 from fungi.backbones.loading import load_backbone
 from fungi.commands import COMMANDS
-from fungi.errors import FungiError
 from fungi.pretraining import epochs
-from fungi.pretraining.dense.coco import Instances, TrainImages
-from fungi.pretraining.dense.coco_verification import verify_coco
+from fungi.pretraining.dense.coco import Instances
 from fungi.pretraining.dense.detector import coco_scores, mask_rcnn, records
 from fungi.pretraining.dense.pyramid import PatchMaps, TransformerPyramid, decay_groups
 from fungi.pretraining.dense.schedules import stepped, warmed_up
 from fungi.pretraining.dense.settings import DetectSettings
 from fungi.pretraining.tokens import embed
-from tests.pretraining.digit_canvases import CATEGORY_IDS, DETECTOR_FLAGS, SIDE, write_canvases
+from tests.pretraining.digit_canvases import CATEGORY_IDS, DETECTOR_FLAGS
 from tests.pretraining.small import Killed
-
-
-@pytest.fixture(scope="module")
-def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_canvases(tmp_path_factory.mktemp("coco"), {"train2017": 6, "val2017": 3})
 
 
 def flags(coco: Path, output: Path, *more: str) -> list[str]:
@@ -154,46 +146,6 @@ def test_rates_warm_up_and_drop_at_the_published_epochs() -> None:
     assert (np.diff(rates[:6]) > 0).all()
 
 
-def test_augmented_boxes_fit_their_masks_and_depend_on_epoch_and_image_alone(coco: Path) -> None:
-    instances = Instances(coco, "train2017")
-    images = TrainImages(instances, instances.image_ids(with_objects=True), 0, (64, 80), (40, 60))
-    seen = set()
-    for epoch in range(4):
-        for row in range(len(images)):
-            pixels, target = images[epoch, row]
-            again, _ = images[epoch, row]
-            assert torch.equal(pixels, again)
-            seen.add((row, pixels.float().mean().item(), tuple(pixels.shape)))
-            assert target["masks"].shape[1:] == pixels.shape[1:]
-            for (x1, y1, x2, y2), mask in zip(target["boxes"].tolist(), target["masks"], strict=True):
-                ys, xs = mask.nonzero(as_tuple=True)
-                if len(xs):  # resizing rounds positions to whole pixels
-                    assert x1 - 1.5 <= xs.min()
-                    assert xs.max() <= x2 + 0.5
-                    assert y1 - 1.5 <= ys.min()
-                    assert ys.max() <= y2 + 0.5
-    assert len(seen) > 12
-
-
-def test_crowds_boxes_without_area_and_images_without_objects_are_left_out(coco: Path, tmp_path: Path, caplog) -> None:
-    shutil.copytree(coco, tmp_path / "coco")
-    path = tmp_path / "coco" / "annotations" / "instances_train2017.json"
-    content = json.loads(path.read_text())
-    first, second = (entry["id"] for entry in content["images"][:2])
-    for entry in content["annotations"]:
-        if entry["image_id"] == first:
-            entry["iscrowd"] = 1
-        if entry["image_id"] == second:
-            entry["bbox"][2] = 0
-    path.write_text(json.dumps(content))
-    instances = Instances(tmp_path / "coco", "train2017")
-    assert instances.image_ids(with_objects=True) == [3, 4, 5, 6]
-    assert instances.image_ids(with_objects=False) == [1, 2, 3, 4, 5, 6]
-    with caplog.at_level("INFO"):
-        instances.log_left_out()
-    assert "2 crowds, 2 boxes below one pixel, 2 images without objects" in caplog.text
-
-
 def remove_annotations(root: Path) -> None:
     (root / "annotations" / "instances_train2017.json").unlink()
 
@@ -276,27 +228,6 @@ def test_an_interrupted_run_resumes_with_the_same_bits(coco: Path, tmp_path: Pat
         assert torch.equal(value, parts["model"][name]), name
 
 
-@pytest.mark.slow
-def test_digits_on_canvases_are_found_after_little_training(tmp_path: Path) -> None:
-    """Boxes of a random detector overlap no digit of the right class by half: its AP50 is below 0.01."""
-    root = write_canvases(tmp_path / "coco", {"train2017": 160, "val2017": 6})
-    assert COMMANDS["detect"].main(flags(root, tmp_path / "run", "--channels", "32")) == 0
-    results = json.loads((tmp_path / "run" / "result.json").read_text())["results"]
-    assert results["box AP50"] > 0.1
-    assert results["mask AP50"] > 0.1
-
-
-def test_canvases_are_in_true_format(coco: Path) -> None:
-    """Boxes are the tight boxes of the masks that pycocotools decodes."""
-    instances = Instances(coco, "val2017")
-    for entry in instances.index.dataset["annotations"]:
-        mask = instances.mask(entry)
-        ys, xs = np.nonzero(mask)
-        assert mask.shape == (SIDE, SIDE)
-        assert entry["bbox"] == [xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1]
-        assert entry["area"] == mask.sum()
-
-
 def test_splits_of_different_classes_are_refused(coco: Path, tmp_path: Path, capsys) -> None:
     shutil.copytree(coco, tmp_path / "coco")
     path = tmp_path / "coco" / "annotations" / "instances_val2017.json"
@@ -304,25 +235,6 @@ def test_splits_of_different_classes_are_refused(coco: Path, tmp_path: Path, cap
     path.write_text(json.dumps(content | {"categories": [*content["categories"], {"id": 90, "name": "ten"}]}))
     assert COMMANDS["detect"].main(flags(tmp_path / "coco", tmp_path / "run")) == 2
     assert "have different classes" in capsys.readouterr().err
-
-
-def test_without_pycocotools_the_message_names_it(coco: Path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
-    with pytest.raises(FungiError, match="pip install pycocotools"):
-        _ = Instances(coco, "val2017").index
-
-
-def test_coco_on_disk_is_verified(coco: Path, tmp_path: Path) -> None:
-    published = {"train2017": 6, "val2017": 3}
-    lines = list(verify_coco(coco, published, 10, every_item=True))
-    assert lines[1] == "coco val2017: 3 images, 6 objects of 10 classes, every image readable"
-    with pytest.raises(FungiError, match="6 images of 10 classes, but the published split has 7 of 10"):
-        list(verify_coco(coco, {"train2017": 7}, 10))
-    shutil.copytree(coco, tmp_path / "coco")
-    (tmp_path / "coco" / "val2017" / f"{2:012d}.png").write_bytes(b"no image")
-    assert len(list(verify_coco(tmp_path / "coco", published, 10))) == 2
-    with pytest.raises(FungiError, match="image 2 of COCO, can't be read"):
-        list(verify_coco(tmp_path / "coco", published, 10, every_item=True))
 
 
 def test_the_defaults_are_the_published_schedule() -> None:
@@ -335,14 +247,6 @@ def test_the_defaults_are_the_published_schedule() -> None:
     assert (settings.crop_short_sides, settings.crop) == ((400, 500, 600), (384, 600))
 
 
-def test_half_of_the_images_are_cropped(coco: Path) -> None:
-    """Crops are drawn below the side of the canvas, so that they are seen by their sizes."""
-    instances = Instances(coco, "train2017")
-    images = TrainImages(instances, instances.image_ids(with_objects=True), 0, (64,), (40, 56))
-    cropped = [images[epoch, row][0].shape[1] < SIDE for epoch in range(20) for row in range(len(images))]
-    assert 0.3 < sum(cropped) / len(cropped) < 0.6  # a crop without a digit gives the whole image
-
-
 def test_a_run_is_not_resumed_with_other_annotations(coco: Path, tmp_path: Path, capsys) -> None:
     shutil.copytree(coco, tmp_path / "coco")
     assert COMMANDS["detect"].main(flags(tmp_path / "coco", tmp_path / "run")) == 0
@@ -351,14 +255,6 @@ def test_a_run_is_not_resumed_with_other_annotations(coco: Path, tmp_path: Path,
     path.write_text(json.dumps(content | {"annotations": content["annotations"][:-1]}))
     assert COMMANDS["detect"].main(flags(tmp_path / "coco", tmp_path / "run")) == 2
     assert "scored annotations" in capsys.readouterr().err
-
-
-def test_labels_are_places_among_the_sorted_classes_counted_from_one(coco: Path) -> None:
-    """0 is the background of torchvision's detectors."""
-    instances = Instances(coco, "val2017")
-    for image_id in instances.image_ids(with_objects=True):
-        numbers = [entry["category_id"] for entry in instances.objects(image_id)]
-        assert instances.target(image_id)["labels"].tolist() == [1 + CATEGORY_IDS.index(number) for number in numbers]
 
 
 def test_anchors_are_eight_cells_wide_in_three_shapes() -> None:
