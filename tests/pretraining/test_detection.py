@@ -19,7 +19,7 @@ from fungi.pretraining.dense.pyramid import PatchMaps, TransformerPyramid, decay
 from fungi.pretraining.dense.schedules import stepped, warmed_up
 from fungi.pretraining.dense.settings import DetectSettings
 from fungi.pretraining.tokens import embed
-from tests.pretraining.digit_canvases import CATEGORY_IDS, DETECTOR_FLAGS
+from tests.pretraining.digit_canvases import CATEGORY_IDS, DETECTOR_FLAGS, write_canvases
 from tests.pretraining.small import Killed
 
 
@@ -262,3 +262,13 @@ def test_anchors_are_eight_cells_wide_in_three_shapes() -> None:
     model = mask_rcnn(backbone, 3, blocks=(3, 5, 7, 11), short_sides=(64,), longest_side=64, channels=8)
     assert model.rpn.anchor_generator.sizes == ((32,), (64,), (128,), (256,), (512,))
     assert model.rpn.anchor_generator.aspect_ratios == ((0.5, 1.0, 2.0),) * 5
+
+
+@pytest.mark.slow
+def test_digits_on_canvases_are_found_after_little_training(tmp_path: Path) -> None:
+    """160 canvases give an AP50 of 0.22 for boxes and 0.27 for masks; six canvases gave 0.02 and 0."""
+    root = write_canvases(tmp_path / "coco", {"train2017": 160, "val2017": 6})
+    assert COMMANDS["detect"].main(flags(root, tmp_path / "run", "--channels", "32")) == 0
+    results = json.loads((tmp_path / "run" / "result.json").read_text())["results"]
+    assert results["box AP50"] > 0.1
+    assert results["mask AP50"] > 0.1
