@@ -39,7 +39,7 @@ from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.extraction import pipeline
 from fungi.runtime.command import run_command
-from fungi.runtime.owner import abandoned
+from fungi.runtime.owner import find_orphans
 from fungi.settings import SEEDS, setting
 from fungi.store.banks import MANIFEST, Bank, read_manifest
 from kill_stages import BUILDS_ON, ROOT, commands, make_data
@@ -278,7 +278,7 @@ def _compare(work: Path, expected: dict[str, str], tally: Tally) -> None:
     after = finished(work)
     tally.lost += [f"{name} is not as expected" for name in expected if after.get(name) != expected[name]]
     tally.orphans["files that the stage itself did not clean"] += sum(
-        len(list(abandoned(folder))) for folder in [work, *(path for path in work.rglob("*") if path.is_dir())]
+        len(list(find_orphans(folder))) for folder in [work, *(path for path in work.rglob("*") if path.is_dir())]
     )
     run_whole(["clean", "--root", ROOT], work)
     left = [path.name for path in work.rglob(".*")]

@@ -45,7 +45,7 @@ from fungi.library.dense import DenseFeatures, dense_extractor, support_from_ban
 from fungi.library.independence import check_independence as check_extractor
 from fungi.library.saving import load_wrapper, save_wrapper
 from fungi.objectives import EMBEDDINGS
-from fungi.runtime.device import shielded
+from fungi.runtime.device import default_torch_settings
 from fungi.runtime.log import logger, progress
 from fungi.views.base import ViewGenerator
 from fungi.views.image import ImageInput
@@ -84,7 +84,7 @@ class FUNGIWrapper:
     Raises FungiError, which is a ValueError, for invalid arguments.
     """
 
-    @shielded()
+    @default_torch_settings()
     def __init__(
         self,
         model: Any,
@@ -159,7 +159,7 @@ class FUNGIWrapper:
         layers = ", ".join(self.layers)
         return f"FUNGIWrapper({type(self.model).__name__} at {layers} on {self.device}: {parts})"
 
-    @shielded()
+    @default_torch_settings()
     def setup(self, dataset: Any, *, check_independence: bool = False) -> None:
         """Draw the negatives and prototypes of the objectives. Call this method before the extraction.
 
@@ -175,7 +175,7 @@ class FUNGIWrapper:
             for extractor in self.extractors:
                 check_extractor(extractor, [samples.load(row) for row in range(min(3, len(samples)))])
 
-    @shielded()
+    @default_torch_settings()
     def forward(self, images: Any) -> Float[Tensor, "b f"]:
         """Return the features of a list of PIL images, float32 on the device.
 
@@ -187,7 +187,7 @@ class FUNGIWrapper:
 
     __call__ = forward
 
-    @shielded()
+    @default_torch_settings()
     def extract(self, dataset: Any, *, batch_size: Any = 64, num_workers: Any = -1) -> Float[Tensor, "n f"]:
         """Return the features of a collection, in order, on the CPU. They equal those of `forward`.
 
@@ -217,7 +217,7 @@ class FUNGIWrapper:
                 log_cost(len(samples), features, perf_counter() - started)
             yield features
 
-    @shielded()
+    @default_torch_settings()
     def fit_pca(self, data: Any, dim: Any, *, batch_size: Any = 64, num_workers: Any = -1) -> None:
         """Fit a PCA (centred, not whitened). Later features are reduced to `dim`.
 
@@ -236,7 +236,7 @@ class FUNGIWrapper:
             features = self.extract(data, batch_size=batch_size, num_workers=num_workers)
         self.reduction = fit_reduction(features, dim, self.device)
 
-    @shielded()
+    @default_torch_settings()
     def setup_dense(self, dataset: Any = None, *, bank: str | Path | None = None, batch_size: int = 8) -> None:
         """Set the bank of negatives for `dense`. Give either `dataset` or `bank`.
 
@@ -252,7 +252,7 @@ class FUNGIWrapper:
             support = support_from_images(extractor, as_samples(dataset), batch_size)
         self._dense = DenseFeatures(extractor, support)
 
-    @shielded()
+    @default_torch_settings()
     def dense(self, images: Sequence[Any]) -> Float[Tensor, "b t f"]:
         """Return the features of the patches of PIL images, `[b t 2d]` float32 on the device, in row-major order.
 
@@ -270,7 +270,7 @@ class FUNGIWrapper:
         save_wrapper(self, Path(path))
 
     @classmethod
-    @shielded()
+    @default_torch_settings()
     def load(
         cls, path: str | Path, model: nn.Module, device: torch.device | str, *, config_types: Sequence[type] = ()
     ) -> "FUNGIWrapper":
@@ -312,7 +312,7 @@ class FUNGIWrapper:
     def _generators(self) -> list[ViewGenerator]:
         return list({feature.views.identity: feature.views for feature in self._computed_features}.values())
 
-    @shielded()
+    @default_torch_settings()
     def _features(self, prepared: Batch) -> Float[Tensor, "b f"]:
         """Return the features of prepared views."""
         computed, check = compute(prepared, self._computed_features), FiniteCheck()

@@ -6,7 +6,7 @@ import torch
 from fungi.errors import FungiError
 from fungi.runtime import device as devices
 from fungi.runtime.device import choose_device
-from fungi.runtime.precision import full_precision, set_full_precision, short_products
+from fungi.runtime.precision import full_precision, set_full_precision, tf32_products
 
 SIGNS = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")
 
@@ -79,10 +79,10 @@ def test_a_command_computes_float32_with_all_digits_whatever_was_set(monkeypatch
 
 
 def test_short_products_are_for_gpus_and_end_with_their_block():
-    with short_products(torch.device("cuda")):
+    with tf32_products(torch.device("cuda")):
         assert precision() == ("high", True)
         with full_precision():
             assert precision() == ("highest", False)
-    with short_products(torch.device("cpu")):
+    with tf32_products(torch.device("cpu")):
         assert precision() == ("highest", False)
     assert precision() == ("highest", False)

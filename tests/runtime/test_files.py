@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fungi.runtime.files import ensure_folder, written_once, written_whole
+from fungi.runtime.files import ensure_folder, written_atomically, written_once
 
 
 def test_of_writers_at_once_the_last_wins_or_the_first_as_is_asked(tmp_path: Path) -> None:
-    for writer, winner in ((written_whole, "late"), (written_once, "early")):
+    for writer, winner in ((written_atomically, "late"), (written_once, "early")):
         path = tmp_path / writer.__name__
         with writer(path) as slow:
             slow.write_text("late")
@@ -34,7 +34,7 @@ def test_a_file_system_without_hard_links_will_do(taken: bool, tmp_path: Path, m
     assert list(tmp_path.glob(".*")) == []
 
 
-@pytest.mark.parametrize("writer", [written_whole, written_once])
+@pytest.mark.parametrize("writer", [written_atomically, written_once])
 def test_a_writer_that_fails_leaves_nothing(writer, tmp_path: Path) -> None:
     def fail() -> None:
         with writer(tmp_path / "file") as temporary:

@@ -155,7 +155,7 @@ def test_progress_moves_within_an_item(capsys: pytest.CaptureFixture[str], monke
     ("seconds", "words"), [(0.4, "0 s"), (99.0, "99 s"), (100.0, "2 min"), (5400.0, "90 min"), (12e3, "3 h 20 min")]
 )
 def test_times_are_said_in_words(seconds: float, words: str) -> None:
-    assert log.in_words(seconds) == words
+    assert log.time_in_words(seconds) == words
 
 
 @pytest.mark.parametrize("sizes", [[1], [1, 1, 1]])

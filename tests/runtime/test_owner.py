@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from fungi.runtime import owner
-from fungi.runtime.files import is_free_lock, locked, written_whole
-from fungi.runtime.owner import UNTOUCHED, abandoned, discard, remove_orphans, removed_name, unfinished_name
+from fungi.runtime.files import is_free_lock, locked, written_atomically
+from fungi.runtime.owner import UNTOUCHED, discard, find_orphans, remove_orphans, removed_name, unfinished_name
 
 WRITER = (
-    "import sys, time; from pathlib import Path; from fungi.runtime.files import written_whole\n"
-    "with written_whole(Path(sys.argv[1])) as path:\n"
+    "import sys, time; from pathlib import Path; from fungi.runtime.files import written_atomically\n"
+    "with written_atomically(Path(sys.argv[1])) as path:\n"
     "    path.write_text('half'); print('ready', flush=True); time.sleep(60)"
 )
 
@@ -24,13 +24,13 @@ WRITER = (
 def test_what_a_killed_process_was_writing_is_nobodys_and_what_a_living_one_writes_is_not(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "file")], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
-    with written_whole(tmp_path / "mine") as mine:
+    with written_atomically(tmp_path / "mine") as mine:
         mine.write_text("half")
         assert len(list(tmp_path.iterdir())) == 2
-        assert list(abandoned(tmp_path)) == []
+        assert list(find_orphans(tmp_path)) == []
         process.kill()
         process.communicate()
-        (left,) = abandoned(tmp_path)
+        (left,) = find_orphans(tmp_path)
         assert left != mine
         remove_orphans(tmp_path)
         assert list(tmp_path.iterdir()) == [mine]
@@ -40,10 +40,10 @@ def test_what_a_killed_process_was_writing_is_nobodys_and_what_a_living_one_writ
 def test_a_process_that_has_the_pid_of_a_dead_one_is_another(tmp_path, monkeypatch):
     mine = unfinished_name(tmp_path / "file")
     mine.touch()
-    assert list(abandoned(tmp_path)) == []
+    assert list(find_orphans(tmp_path)) == []
     start = owner._start_of
     monkeypatch.setattr(owner, "_start_of", lambda pid: start(pid) + 1)
-    assert list(abandoned(tmp_path)) == [mine]
+    assert list(find_orphans(tmp_path)) == [mine]
 
 
 @pytest.mark.parametrize(
@@ -52,17 +52,17 @@ def test_a_process_that_has_the_pid_of_a_dead_one_is_another(tmp_path, monkeypat
 def test_what_another_machine_writes_is_nobodys_after_a_day(name, tmp_path):
     path = tmp_path / name
     path.touch()
-    assert list(abandoned(tmp_path)) == []
+    assert list(find_orphans(tmp_path)) == []
     old = time.time() - UNTOUCHED - 1
     os.utime(path, (old, old))
-    assert list(abandoned(tmp_path)) == [path]
+    assert list(find_orphans(tmp_path)) == [path]
 
 
 def test_users_files_are_never_taken_for_litter(tmp_path):
     for name in ("a.partial-1", ".hidden", "data.h5", ".git", "x.removed-1", "notes.lock"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (0, 0))
-    assert list(abandoned(tmp_path)) == []
+    assert list(find_orphans(tmp_path)) == []
     assert not any(is_free_lock(path) for path in tmp_path.iterdir())
 
 

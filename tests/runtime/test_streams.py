@@ -11,7 +11,7 @@ import pytest
 
 from fungi.commands import COMMANDS
 from fungi.runtime import files
-from fungi.runtime.files import write_whole
+from fungi.runtime.files import write_text_atomically
 from fungi.settings import parse
 
 
@@ -77,7 +77,10 @@ def test_letters_that_a_locale_lacks_are_shown_as_codes(tmp_path):
 
 
 def test_texts_are_utf_8_in_any_locale(tmp_path):
-    code = "from pathlib import Path; from fungi.runtime.files import write_whole; write_whole(Path('t'), chr(246))"
+    code = (
+        "from pathlib import Path; from fungi.runtime.files import write_text_atomically;"
+        " write_text_atomically(Path('t'), chr(246))"
+    )
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     assert run((sys.executable, "-c", code), cwd=tmp_path, env=environment).returncode == 0
     assert (tmp_path / "t").read_bytes() == b"\xc3\xb6"
@@ -133,7 +136,7 @@ def test_folders_that_can_not_be_flushed_are_left_alone(error, tmp_path, monkeyp
         real(handle)
 
     monkeypatch.setattr(files.os, "fsync", fsync)
-    write_whole(tmp_path / "x", "text")
+    write_text_atomically(tmp_path / "x", "text")
     assert (tmp_path / "x").read_text(encoding="utf-8") == "text"
 
 
@@ -143,7 +146,7 @@ def test_a_file_that_can_not_be_flushed_is_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.os, "fsync", fsync)
     with pytest.raises(OSError, match="Invalid argument"):
-        write_whole(tmp_path / "x", "text")
+        write_text_atomically(tmp_path / "x", "text")
     assert list(tmp_path.iterdir()) == []
 
 

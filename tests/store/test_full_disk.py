@@ -18,7 +18,7 @@ import torch
 
 from fungi.commands import COMMANDS
 from fungi.gradients.projection import draw_projection, save_projection
-from fungi.runtime.streams import ROOM
+from fungi.runtime.streams import DISK_FULL_ADVICE
 from fungi.store.assembly import assemble
 from fungi.store.skeleton import laid_out
 from tests.evaluation.feature_folder import make_folder
@@ -100,7 +100,7 @@ def test_every_stage_says_it_in_one_line(command, tmp_path, capsys):
     said = capsys.readouterr().err
     assert status == 2
     assert "Traceback" not in said
-    assert said.splitlines()[-1].endswith(f"File too large. {ROOM}")
+    assert said.splitlines()[-1].endswith(f"File too large. {DISK_FULL_ADVICE}")
     assert str(tmp_path) in said.splitlines()[-1]
     assert {name for name in files_below(tmp_path) - before if "/." in name or ".partial" in name} == set()
 
@@ -119,7 +119,7 @@ def test_extraction_on_a_full_disk_goes_on_when_there_is_room(pictures, gradient
             break
         said = capsys.readouterr().err
         assert "Traceback" not in said
-        assert sum(line.endswith(f"No space left on device. {ROOM}") for line in said.splitlines()) == 1
+        assert sum(line.endswith(f"No space left on device. {DISK_FULL_ADVICE}") for line in said.splitlines()) == 1
         assert not [name for name in files_below(small_disk) if ".partial-" in name]
         os.truncate(fill_up, left)
     assert statuses[-1] == 0

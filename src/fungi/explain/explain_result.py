@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fungi.errors import FungiError
-from fungi.runtime.files import write_whole
+from fungi.runtime.files import write_text_atomically
 from fungi.runtime.log import logger
 from fungi.settings import setting
 
@@ -60,7 +60,7 @@ def run(settings: ExplainSettings) -> Path:
     evaluated = content["settings"]
     title = f"{content.get('task', 'result')} of {evaluated.get('dataset')}, {evaluated.get('backbone')}"
     path = settings.output or settings.result.with_suffix(".html")
-    write_whole(path, page(comparison, samples.load if samples else None, settings.count, title))
+    write_text_atomically(path, page(comparison, samples.load if samples else None, settings.count, title))
     first, second = comparison.features
     print(f"correct by {second} alone: {len(comparison.only_second)}; by {first} alone: {len(comparison.only_first)}")
     print(f"wrote {path}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fungi.errors import FungiError, counted
 from fungi.runtime.files import is_free_lock
-from fungi.runtime.owner import abandoned, discard
+from fungi.runtime.owner import discard, find_orphans
 from fungi.settings import setting
 
 DESCRIPTION = """Remove what killed processes left below the root, where it is certain that nobody needs it.
@@ -42,7 +42,7 @@ def _left_over(root: Path) -> Iterator[tuple[Path, str]]:
     from fungi.store.assembly import block_folders, is_finished
 
     for place, folders, files in os.walk(root):
-        gone = list(abandoned(Path(place)))
+        gone = list(find_orphans(Path(place)))
         yield from ((path, "left by a process that is gone") for path in gone)
         yield from (
             (lock, "a lock that nobody holds") for lock in map(Path(place).joinpath, files) if is_free_lock(lock)

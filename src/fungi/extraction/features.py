@@ -22,7 +22,7 @@ from fungi.objectives.binding import BoundObjective, bind
 from fungi.profiles import choose_profile
 from fungi.runtime.device import Stopwatch, choose_dtype
 from fungi.runtime.log import logger, size_in_words
-from fungi.runtime.precision import short_products
+from fungi.runtime.precision import tf32_products
 from fungi.store.provenance import LayerProvenance
 from fungi.views.base import InputSpec, NoViewsError, OwnSizes, ViewGenerator
 from fungi.views.plans import ViewPlan
@@ -33,7 +33,7 @@ class _ShortProductsEngine(GradientEngine):
 
     def encode(self, batch: Any, views: ViewGenerator) -> Encoded:
         """Return the latents `[b v ...]` of all views of a collated batch."""
-        with short_products(self.device):
+        with tf32_products(self.device):
             return super().encode(batch, views)
 
 

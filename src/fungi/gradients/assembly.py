@@ -15,7 +15,7 @@ from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import ProjectionMatrix, draw_projection, from_entries, product_dtype
 from fungi.gradients.projection_memory import require_memory
 from fungi.gradients.targets import Target, find_targets
-from fungi.runtime.device import shielded
+from fungi.runtime.device import default_torch_settings
 
 Projection = Shaped[Tensor, "p g"] | ProjectionMatrix | str
 ProjectionArgument = Projection | Mapping[str, Projection] | None
@@ -38,7 +38,7 @@ class EngineSettings:
     bias: bool = True
 
 
-@shielded()
+@default_torch_settings()
 def assemble_engine(
     model: nn.Module, layers: Sequence[str], embedding_dim: int, settings: EngineSettings
 ) -> GradientEngine:
@@ -53,7 +53,7 @@ def assemble_engine(
     return build_engine(model, targets, matrices, device=settings.device, dtype=settings.dtype, views_per_forward=views)
 
 
-@shielded()
+@default_torch_settings()
 def build_engine(
     model: nn.Module,
     targets: Sequence[Target],
@@ -120,7 +120,7 @@ def width_of(model: nn.Module, embedding_dim: int) -> int:
     return next((width for width in widths if isinstance(width, int)), embedding_dim)
 
 
-@shielded()
+@default_torch_settings()
 def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tensor, "b c h w"]) -> int:
     """Return the embedding size d, from a trial with some images.
 

@@ -21,7 +21,7 @@ from fungi.gradients.assembly import EngineSettings, ProjectionArgument, assembl
 from fungi.gradients.core import Feature, compute
 from fungi.gradients.engine import GradientEngine
 from fungi.objectives.base import random_linear
-from fungi.runtime.device import shielded
+from fungi.runtime.device import default_torch_settings
 from fungi.views.base import ViewGenerator
 from fungi.views.image import ImageInput
 from fungi.views.loading import batch_of
@@ -50,7 +50,7 @@ class BaseGradientExtractor(ABC):
     default_latent_dim = 768
     encoder: ClassVar[type[WholeModel] | None] = None
 
-    @shielded()
+    @default_torch_settings()
     def __init__(
         self,
         model: nn.Module,
@@ -167,7 +167,7 @@ class BaseGradientExtractor(ABC):
 
     __call__ = forward
 
-    @shielded()
+    @default_torch_settings()
     def encode(self, views: Float[Tensor, "m c h w"]) -> Float[Tensor, "m l"]:
         """Return the latents of views, without gradient, for the `setup` of a custom objective."""
         transformed = TransformedViews(self.transform, type(self).__name__)

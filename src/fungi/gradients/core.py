@@ -16,7 +16,7 @@ from fungi.data.base import Samples
 from fungi.gradients.engine import GradientEngine, Loss
 from fungi.gradients.parts import length
 from fungi.objectives import EMBEDDINGS
-from fungi.runtime.device import shielded
+from fungi.runtime.device import default_torch_settings
 from fungi.runtime.log import expect_parts, progress
 from fungi.views.base import ViewGenerator, forwards_of
 from fungi.views.loading import Batch, batches, row_batches
@@ -37,7 +37,7 @@ Computed = dict[str, dict[str, Float[Tensor, "b p"]]]
 """Feature -> array (target, or `embeddings`) -> rows, float32 on the device."""
 
 
-@shielded()
+@default_torch_settings()
 def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
     """Return all features of a batch, in their order. Their names have to differ."""
     computed: Computed = {}
@@ -99,7 +99,7 @@ class FiniteCheck:
         return {name: rows for name, rows in bad.items() if rows}
 
 
-@shielded()
+@default_torch_settings()
 def embed_samples(
     engine: GradientEngine,
     samples: Samples,

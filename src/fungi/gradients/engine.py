@@ -27,7 +27,7 @@ from fungi.gradients.projection import Projector, RawGradients
 from fungi.gradients.rules import rule_for
 from fungi.gradients.targets import Target
 from fungi.gradients.terms import Positions, SumOfPositions, Terms
-from fungi.runtime.device import Stopwatch, autocast, shielded
+from fungi.runtime.device import Stopwatch, autocast, default_torch_settings
 from fungi.runtime.log import logger, parts_done
 from fungi.views.base import Grouping, OwnSizes, ViewGenerator, forwards_of
 
@@ -119,7 +119,7 @@ class GradientEngine:
         """Return the embeddings of all views of a collated batch."""
         return self.encode(batch, views).pooled
 
-    @shielded()
+    @default_torch_settings()
     @torch.no_grad()
     def encode(self, batch: Any, views: ViewGenerator) -> Encoded:
         """Return the latents `[b v ...]` of all views of a collated batch."""
@@ -128,7 +128,7 @@ class GradientEngine:
         rows_at = places([rows for rows, _ in parts]).to(self.device, non_blocking=True)
         return Encoded.joined([encoded for _, encoded in parts], rows_at)
 
-    @shielded()
+    @default_torch_settings()
     def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> Extracted:
         """Return the latents of a collated batch and the gradients of the losses, from one forward pass per group."""
         encoded: list[Encoded] = []

@@ -25,7 +25,7 @@ from fungi.objectives.base import Objective, Support, support_on
 from fungi.objectives.binding import bind
 from fungi.objectives.dino import DINO
 from fungi.objectives.simclr import SimCLR
-from fungi.runtime.device import shielded
+from fungi.runtime.device import default_torch_settings
 from fungi.views.image_sets import as_samples, joined, rgb
 from fungi.views.plans import ViewPlan
 from fungi.views.transforms import Transform, ViewTransform
@@ -108,7 +108,7 @@ class ObjectiveExtractor(BaseGradientExtractor):
         if self.objective.needs_support:
             self.prepare_support(as_samples(dataset))
 
-    @shielded()
+    @default_torch_settings()
     def prepare_support(self, samples: Samples) -> None:
         """Compute the supporting data from training samples."""
         support = self.objective.support(samples, self._embed, self.heads(), self.seed)

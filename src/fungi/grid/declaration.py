@@ -26,7 +26,7 @@ from fungi.commands import STAGES, grid_command
 from fungi.data.base import DATASETS, DatasetSpec, resolve_dataset
 from fungi.errors import FungiError, unknown_name
 from fungi.grid.throughput import GPU_SPEED
-from fungi.runtime.files import write_whole
+from fungi.runtime.files import write_text_atomically
 from fungi.values import converted, type_hints
 
 GRID_FILE = "FUNGI_GRID"
@@ -171,7 +171,7 @@ def grid_file(grid: Grid) -> tuple[Path, str]:
 def store_grid(grid: Grid) -> Path:
     """Write the grid to a file for its jobs, which later submissions do not change, and return the path."""
     path, text = grid_file(grid)
-    write_whole(path, text)
+    write_text_atomically(path, text)
     return path
 
 

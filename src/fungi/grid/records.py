@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fungi.grid.elements import Element, GridCall
-from fungi.runtime.files import write_whole
+from fungi.runtime.files import write_text_atomically
 
 RUNNING, ENDED, INTERRUPTED = "running", "ended", "interrupted"
 
@@ -64,7 +64,7 @@ class Records:
 
     def write(self, element: Element, attempt: Attempt) -> None:
         """Write the record of an attempt; it replaces that of the attempt before."""
-        write_whole(self._path(element), json.dumps(asdict(attempt), indent=1))
+        write_text_atomically(self._path(element), json.dumps(asdict(attempt), indent=1))
 
     def read(self, element: Element) -> Attempt | None:
         """Return the last attempt at an element, if there was one."""

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 
 from fungi.errors import FungiError, RefusedJoinError, counted
 from fungi.importing.settings import ImportSettings
-from fungi.runtime.files import sha256_of, written_whole
+from fungi.runtime.files import sha256_of, written_atomically
 from fungi.store.layout import EMBEDDINGS, Layout
 
 DESCRIPTION = """Turn features that another program computed into feature files, which every evaluation finds by name.
@@ -144,7 +144,7 @@ def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels:
     if settings.feature == EMBEDDINGS:
         arrays = {EMBEDDINGS: arrays["imported"], TARGETS: labels.astype(np.uint32)}
         texts = {SAMPLE_IDS: ids, CLASS_NAMES: names}
-    with written_whole(path) as temporary:
+    with written_atomically(path) as temporary:
         with laid_out() as skeleton, temporary.open("wb") as file:
             write_provenance(skeleton.file, provenance)
             for name, rows in arrays.items():

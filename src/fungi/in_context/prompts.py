@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fungi.errors import FungiError
 from fungi.results.naming import short_hash
-from fungi.runtime.files import write_whole
+from fungi.runtime.files import write_text_atomically
 
 Messages = list[dict[str, str]]
 
@@ -55,7 +55,7 @@ def compose_as_published(query: str, examples: Sequence[tuple[str, str]], names:
 
 def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
     """Write a file of prompts. A reader never sees an incomplete file."""
-    write_whole(path, "".join(json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts))
+    write_text_atomically(path, "".join(json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts))
 
 
 def read_answers(path: Path, prompts: Sequence[Prompt]) -> dict[str, str]:

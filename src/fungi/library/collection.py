@@ -10,7 +10,7 @@ from fungi.combine.pca import Reducer, Reduction
 from fungi.combine.source import ArrayInMemory, FeatureSource
 from fungi.errors import counted
 from fungi.runtime.cores import usable_cores
-from fungi.runtime.log import in_words, logger, size_in_words
+from fungi.runtime.log import logger, size_in_words, time_in_words
 
 LONG_SECONDS, LARGE_BYTES = 120.0, 2**30
 """Above these limits the cost is logged as a warning, which Python shows by default; below, as information."""
@@ -38,7 +38,7 @@ def log_cost(rows: int, first_batch: Float[Tensor, "b f"], seconds: float) -> No
     batch_rows, width = first_batch.shape
     expected, size = seconds * rows / batch_rows, 4 * rows * width
     level = logging.WARNING if expected > LONG_SECONDS or size > LARGE_BYTES else logging.INFO
-    time = in_words(expected)
+    time = time_in_words(expected)
     logger.log(
         level,
         f"{counted(rows, 'image')} at {batch_rows / seconds:.1f} a second: about {time}; features [{rows}, {width}]: "

@@ -22,7 +22,7 @@ from fungi.errors import FungiError, MissingFilesError
 from fungi.gradients.projection import ProjectionMatrix
 from fungi.library.arguments import checked_model, without_parallel
 from fungi.runtime.device import DTYPES
-from fungi.runtime.files import write_whole, written_whole
+from fungi.runtime.files import write_text_atomically, written_atomically
 from fungi.runtime.versions import package_versions
 from fungi.views.image import ImageInput
 
@@ -40,9 +40,9 @@ def save_wrapper(wrapper: Any, folder: Path) -> None:
     settings, tensors = _settings(wrapper), _tensors(wrapper)
     text = json.dumps({**settings, "versions": package_versions(), "hash": _digest(settings, tensors)}, indent=1)
     folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(folder / TENSORS) as temporary:
+    with written_atomically(folder / TENSORS) as temporary:
         temporary.write_bytes(save(tensors))
-    write_whole(folder / SETTINGS, text + "\n")
+    write_text_atomically(folder / SETTINGS, text + "\n")
 
 
 def fingerprint(wrapper: Any) -> str:

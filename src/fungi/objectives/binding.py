@@ -13,7 +13,7 @@ from fungi.backbones.encoders import Encoded
 from fungi.errors import FungiError, did_you_mean, listed
 from fungi.objectives import OBJECTIVES
 from fungi.objectives.base import Objective, Support, support_on
-from fungi.runtime.device import shielded
+from fungi.runtime.device import default_torch_settings
 from fungi.values import converted
 from fungi.views.base import Drawn, InputSpec, ModalityDefaults, NoViewsError, UnknownOptionError, ViewGenerator
 from fungi.views.plans import AS_PUBLISHED, PUBLISHED, ViewPlan
@@ -73,7 +73,7 @@ class BoundObjective:
         return digest.hexdigest()
 
 
-@shielded()
+@default_torch_settings()
 def bind(
     name: str,
     *,

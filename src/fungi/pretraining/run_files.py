@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from fungi.errors import FungiError
-from fungi.runtime.files import write_whole
+from fungi.runtime.files import write_text_atomically
 
 
 def write_log(folder: Path, history: Sequence[Mapping[str, int | float]]) -> None:
     """Write `log.txt`: one JSON line per epoch."""
-    write_whole(folder / "log.txt", "".join(json.dumps(line) + "\n" for line in history))
+    write_text_atomically(folder / "log.txt", "".join(json.dumps(line) + "\n" for line in history))
 
 
 def refuse_other_run(run: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from fungi.report.words import feature_in_words
 from fungi.results.naming import short_name
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import written_atomically
 
 BLACK = "#000000"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -70,7 +70,7 @@ def canvas(path: Path, width: float, height: float, title: str = "") -> Iterator
         if title:
             figure.suptitle(title, fontsize=9, x=0.01, ha="left")
         yield axes
-        with written_whole(path) as temporary:
+        with written_atomically(path) as temporary:
             figure.savefig(temporary, format="png")
         pyplot.close(figure)
 
@@ -236,7 +236,7 @@ def sorted_differences(
         if not has_names:
             figure.supylabel("classes, sorted", fontsize=9)
         figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-        with written_whole(path) as temporary:
+        with written_atomically(path) as temporary:
             figure.savefig(temporary, format="png")
         pyplot.close(figure)
 

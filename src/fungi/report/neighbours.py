@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from fungi.report.figures import COLOURS
 from fungi.report.words import feature_in_words
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import written_atomically
 
 SHOWN = 8
 OTHER = COLOURS[1]
@@ -51,7 +51,7 @@ def draw_neighbours(
     for block, name in enumerate(neighbours):
         axes[0][2 + block * (SHOWN + 1)].set_title(f"nearest by {feature_in_words(name)}", fontsize=9, loc="left")
     figure.suptitle(title, fontsize=10)
-    with written_whole(path) as temporary:
+    with written_atomically(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fungi.errors import FungiError
-from fungi.runtime.files import write_whole
+from fungi.runtime.files import write_text_atomically
 from fungi.runtime.owner import remove_orphans
 from fungi.settings import setting
 
@@ -95,7 +95,7 @@ def run(settings: ReportSettings) -> list[Path]:
         for name in settings.formats:
             if name in texts:
                 file, text = texts[name]
-                write_whole(settings.output / file, text())
+                write_text_atomically(settings.output / file, text())
                 written.append(settings.output / file)
     return written + (figures if "png" in settings.formats else [])
 

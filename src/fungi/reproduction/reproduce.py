@@ -12,7 +12,7 @@ from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.reproduction.recipe import recipe_names, title_of, values_of
 from fungi.results.text import aligned
-from fungi.runtime.files import write_whole
+from fungi.runtime.files import write_text_atomically
 from fungi.runtime.log import logger
 from fungi.settings import setting
 from fungi.views.plans import PUBLISHED, PlanName
@@ -200,7 +200,7 @@ def _tables(names: Sequence[str], home: "Home") -> str:
     for name in names:
         if not name.startswith("figure"):
             texts.append(f"{name}, {_origin(home)}: {title_of(name)}\n\n{table_text(values_of(name), home)}\n")
-            write_whole(home.folder / "tables" / f"{name}.md", texts[-1])
+            write_text_atomically(home.folder / "tables" / f"{name}.md", texts[-1])
         else:
             texts.append(f"{name}: run fungi report --results {home.folder} to draw it\n")
     return "\n".join(texts)

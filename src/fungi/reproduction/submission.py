@@ -13,7 +13,7 @@ from fungi.grid.submission import Array, ClusterLimits, JobEnvironment, default_
 from fungi.grid.submit import sbatch
 from fungi.grid.throughput import SECONDS_PER_ELEMENT
 from fungi.reproduction.plan import Home, Plan, Step
-from fungi.runtime.files import write_whole
+from fungi.runtime.files import write_text_atomically
 from fungi.runtime.log import logger
 
 STEPS = "FUNGI_STEPS"
@@ -85,7 +85,7 @@ def _write(steps: Sequence[Step], root: Path) -> Path:
     """Write the steps to a JSON file named by the hash of its content; return its path."""
     text = json.dumps([[step.command, list(_absolute(step.flags)), step.backbone] for step in steps])
     path = root / "progress" / f"steps-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
-    write_whole(path, text)
+    write_text_atomically(path, text)
     return path
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from fungi.errors import FungiError, MissingFilesError, counted
 from fungi.results.original import from_original, is_original
-from fungi.runtime.files import locked, write_whole
+from fungi.runtime.files import locked, write_text_atomically
 from fungi.runtime.log import logger
 from fungi.runtime.owner import remove_orphans
 from fungi.store.code_version import CodeVersion, difference
@@ -111,7 +111,7 @@ class ResultFile:
         with locked(self.path):
             self._merge_file()
             content = plain(self.content())
-            write_whole(self.path, json.dumps(content | {"checksum": checksum_of_record(content)}) + "\n")
+            write_text_atomically(self.path, json.dumps(content | {"checksum": checksum_of_record(content)}) + "\n")
 
     def _resume(self) -> None:
         remove_orphans(self.path.parent)

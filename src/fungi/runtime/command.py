@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from fungi.errors import FungiError
 from fungi.runtime import log
-from fungi.runtime.files import FULL
-from fungi.runtime.streams import ROOM, flush_output, prepare_streams, write_error
+from fungi.runtime.files import DISK_FULL
+from fungi.runtime.streams import DISK_FULL_ADVICE, flush_output, prepare_streams, write_error
 from fungi.runtime.tracking import tracked
 from fungi.settings import parse
 
@@ -40,7 +40,7 @@ def run_command(
         return flush_output(program, 0)
     except OSError as error:  # a full disk, a missing permission, a folder that can't be created
         place = f"{error.filename}: " if error.filename else ""
-        way_out = f" {ROOM}" if error.errno in FULL else ""
+        way_out = f" {DISK_FULL_ADVICE}" if error.errno in DISK_FULL else ""
         return _failed(program, f"{place}{error.strerror or error}.{way_out}")
     except (MemoryError, ImportError, RuntimeError) as error:
         if not _is_out_of_memory(error):

@@ -96,7 +96,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 
 @contextmanager
-def shielded() -> Iterator[None]:
+def default_torch_settings() -> Iterator[None]:
     """Ignore the caller's settings of torch inside the block: autocast, inference mode, default dtype and device.
 
     Gradients under a caller's `torch.autocast` would silently have another precision. Also usable as a decorator.

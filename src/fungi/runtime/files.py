@@ -15,38 +15,38 @@ LOCK = ".lock"
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
 """Errors of file systems that can't flush a folder."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of the system if the disk or the quota is full, or if the file is larger than allowed."""
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; flush and rename it to `path` if the block raises no error.
 
     Several processes may write `path` at once: each has its own temporary path, and the last rename wins.
     """
-    with _beside(path) as temporary:
+    with _temporary_path(path) as temporary:
         yield temporary
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_text_atomically(path: Path, text: str) -> None:
     """Write a text file, utf-8, under a temporary name that becomes `path` once all of it is on the disk."""
-    with written_whole(path) as temporary:
+    with written_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def written_once(path: Path) -> Iterator[Path]:
-    """Write as `written_whole` does, but the first of several writers wins: versions that come later are dropped.
+    """Write as `written_atomically` does, but the first of several writers wins: versions that come later are dropped.
 
     For content that must be the same for all readers, although two computations of it may differ in a few bits. Orphans
     in the same folder are removed.
     """
     remove_orphans(path.parent)
-    with _beside(path) as temporary:
+    with _temporary_path(path) as temporary:
         yield temporary
         _flush(temporary)
         _take_free_name(temporary, path)
@@ -82,7 +82,7 @@ def save_with_torch(content: Any, path: Path) -> None:
     import torch
 
     remove_orphans(path.parent)
-    with written_whole(path) as temporary, temporary.open("wb") as file:
+    with written_atomically(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:
@@ -132,7 +132,7 @@ def _locked_file(path: Path) -> int:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def _temporary_path(path: Path) -> Iterator[Path]:
     ensure_folder(path.parent)
     temporary = unfinished_name(path)
     try:

@@ -169,7 +169,7 @@ def size_in_words(number: int) -> str:
     return f"{number:.0f} bytes"
 
 
-def in_words(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
     """Return a time as `40 s`, `12 min` or `3 h 20 min`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -192,7 +192,7 @@ class _Lines:
         if now - self._said >= (LINE_EVERY if self._lines else FIRST_LINE):
             self._said, self._lines = now, self._lines + 1
             rate = self._done / (now - self._started)
-            left = in_words((self._total - self._done) / rate)
+            left = time_in_words((self._total - self._done) / rate)
             speed = f"{rate:.3g} {self._unit}s/s, {left} to go"
             logger.info(f"{self._label}: {self._done:,} of {self._total:,} {self._unit}s, {speed}")
 

@@ -32,20 +32,20 @@ def removed_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.removed-{uuid.uuid4().hex[:12]}")
 
 
-def abandoned(folder: Path) -> Iterator[Path]:
+def find_orphans(folder: Path) -> Iterator[Path]:
     """Yield the entries of a folder that are orphans: unfinished or partly removed files and folders."""
     try:
         entries = sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
-        if entry.name.startswith(".") and _is_abandoned(entry):
+        if entry.name.startswith(".") and _is_orphan(entry):
             yield entry
 
 
 def remove_orphans(folder: Path) -> None:
     """Remove the orphans directly in a folder; other processes may be doing the same."""
-    for entry in abandoned(folder):
+    for entry in find_orphans(folder):
         discard(entry)
 
 
@@ -66,7 +66,7 @@ def discard(path: Path) -> None:
         return
 
 
-def _is_abandoned(entry: Path) -> bool:
+def _is_orphan(entry: Path) -> bool:
     if _REMOVED.fullmatch(entry.name):
         return True
     name = _UNFINISHED.fullmatch(entry.name)

@@ -23,7 +23,7 @@ def set_full_precision() -> None:
 
 
 @contextmanager
-def short_products(device: torch.device, *, enabled: bool = True) -> Iterator[None]:
+def tf32_products(device: torch.device, *, enabled: bool = True) -> Iterator[None]:
     """Compute float32 products and convolutions on a GPU with ten bits of each factor (TF32) inside the block."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     if enabled and device.type == "cuda":

@@ -5,9 +5,9 @@ import os
 import sys
 from typing import TextIO
 
-from fungi.runtime.files import FULL
+from fungi.runtime.files import DISK_FULL
 
-ROOM = "Make room, or raise the quota, and run the same command again: what was finished is kept."
+DISK_FULL_ADVICE = "Make room, or raise the quota, and run the same command again: what was finished is kept."
 
 
 def prepare_streams() -> None:
@@ -54,7 +54,8 @@ def output_failed(program: str, status: int, error: OSError) -> int:
     _discard(sys.stdout)
     if isinstance(error, BrokenPipeError):
         return status
-    write_error(f"{program}: standard output: {error.strerror}.{f' {ROOM}' if error.errno in FULL else ''}")
+    advice = f" {DISK_FULL_ADVICE}" if error.errno in DISK_FULL else ""
+    write_error(f"{program}: standard output: {error.strerror}.{advice}")
     return 2
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fungi.data.base import MaskRules
 from fungi.errors import FungiError
 from fungi.evaluators.segmentation import attention_vote, confusion, upsampled_classes
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import written_atomically
 from fungi.runtime.log import progress
 from fungi.runtime.owner import remove_orphans
 from fungi.search.backends import Search
@@ -72,7 +72,7 @@ def confusion_matrix(
         matrix = sum(
             confusion(of_image, guess, classes, rules.ignored) for of_image, guess in zip(truth, predicted, strict=True)
         )
-        with written_whole(paths[block.index]) as temporary:
+        with written_atomically(paths[block.index]) as temporary:
             save_tensors(temporary, {PIXELS: np.asarray(matrix)})
     return np.sum([_stored_matrix(path) for path in paths.values()], axis=0)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fungi.errors import FungiError, counted
-from fungi.runtime.files import write_whole
+from fungi.runtime.files import write_text_atomically
 from fungi.runtime.log import logger
 from fungi.similar.settings import SimilarSettings
 
@@ -46,7 +46,7 @@ def run(settings: SimilarSettings) -> None:
         answers.append(
             Answer(path, {name: [(others[row], score) for row, score in rows] for name, rows in neighbours.items()})
         )
-    write_whole(settings.output, page(answers, settings.images, settings.backbone, settings.objective))
+    write_text_atomically(settings.output, page(answers, settings.images, settings.backbone, settings.objective))
     print(f"wrote {settings.output}: {counted(len(pictures), 'picture')}, {len(new):,} of them new")
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from fungi.data.formats.image_folders import IMAGE_ENDINGS, image_names, report_left_out
 from fungi.errors import FungiError, MissingFilesError
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import written_atomically
 from fungi.runtime.owner import remove_orphans
 from fungi.store.tensors import load_tensors, save_tensors
 
@@ -65,7 +65,7 @@ class Index:
         state = json.dumps({"parts": self.parts, "files": self.states})
         folder.mkdir(parents=True, exist_ok=True)
         remove_orphans(folder)
-        with written_whole(folder / FILE) as unfinished:
+        with written_atomically(folder / FILE) as unfinished:
             save_tensors(unfinished, {FEATURES: self.features}, {STATE: state})
 
     def missing(self, paths: Sequence[Path]) -> list[Path]:

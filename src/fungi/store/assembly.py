@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fungi.errors import FungiError
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import written_atomically
 from fungi.runtime.log import logger
 from fungi.runtime.owner import remove_orphans
 from fungi.store.blocks import MANIFEST, BlockFolder, Manifest
@@ -124,7 +124,7 @@ def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
         computed_on=devices,
         code_versions=[asdict(code_version) for code_version in code_versions],
     )
-    with written_whole(path) as temporary:
+    with written_atomically(path) as temporary:
         with laid_out() as skeleton:
             write_provenance(skeleton.file, provenance)
             sample_ids = _write_rows(blocks, skeleton, temporary)

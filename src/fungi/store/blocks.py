@@ -41,7 +41,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fungi.errors import FungiError, counted
-from fungi.runtime.files import written_whole
+from fungi.runtime.files import written_atomically
 from fungi.runtime.owner import remove_orphans, removed_name
 from fungi.store.code_version import CodeVersion, current_version
 from fungi.store.provenance import SCHEMA_VERSION, LayerProvenance, Provenance
@@ -266,7 +266,7 @@ class BlockFolder:
         """Write a file of the folder, which another process may remove at any moment once all work is done."""
         for attempt in range(ATTEMPTS):
             try:
-                with written_whole(path) as temporary:
+                with written_atomically(path) as temporary:
                     temporary.write_bytes(content)
                 return
             except FileNotFoundError:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from fungi.data.base import Samples
 from fungi.errors import FungiError, UnreadableItemError
-from fungi.runtime.device import shielded
+from fungi.runtime.device import default_torch_settings
 from fungi.runtime.seeds import seeded
 from fungi.views.base import Drawn, ViewGenerator
 from fungi.views.workers import worker_batches
@@ -66,7 +66,7 @@ def is_deterministic(generator: ViewGenerator) -> bool:
     return getattr(generator, "deterministic", False)
 
 
-@shielded()
+@default_torch_settings()
 def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str, epoch: int = 0) -> Any:
     """Return the prepared views of an item; randomness depends on the seed, the sample's id and the epoch alone.
 
@@ -79,7 +79,7 @@ def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str, epoc
         return generator.prepare(item)
 
 
-@shielded()
+@default_torch_settings()
 def batch_of(images: Sequence[Image.Image], generators: Sequence[ViewGenerator], *, seed: int) -> Batch:
     """Return images in memory as one batch. Random views are seeded by the pixels."""
     names = [content_id(image, generators) for image in images]

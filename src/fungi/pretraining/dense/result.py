@@ -7,7 +7,7 @@ from typing import Any
 from fungi.backbones.loading import Backbone
 from fungi.pretraining.dense.settings import DenseSettings
 from fungi.pretraining.processes import World
-from fungi.runtime.files import write_whole
+from fungi.runtime.files import write_text_atomically
 from fungi.runtime.log import logger
 from fungi.settings import as_json
 
@@ -23,6 +23,6 @@ def write_result(
     }
     if world.leads:
         path = settings.output_dir / "result.json"
-        write_whole(path, json.dumps(content, indent=1))
+        write_text_atomically(path, json.dumps(content, indent=1))
         logger.info(f"wrote {path}")
     return content

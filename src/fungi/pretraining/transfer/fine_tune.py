@@ -9,7 +9,7 @@ from typing import Any
 from fungi.errors import FungiError
 from fungi.pretraining.transfer.fine_tune_settings import FineTuneSettings
 from fungi.runtime.command import run_command
-from fungi.runtime.files import write_whole
+from fungi.runtime.files import write_text_atomically
 from fungi.runtime.log import logger
 
 DESCRIPTION = """Train a vision transformer together with a classifier on its class token. Every epoch is scored.
@@ -54,7 +54,7 @@ def run(settings: FineTuneSettings) -> dict[str, Any]:
         "results": {"fine-tuned": results},
     }
     if world.leads:
-        write_whole(settings.output_dir / "result.json", json.dumps(content, indent=1))
+        write_text_atomically(settings.output_dir / "result.json", json.dumps(content, indent=1))
         print("  ".join(f"{name} {100 * value:.2f}" for name, value in results.items()))
         print(f"wrote {settings.output_dir / 'result.json'}")
     return content

@@ -16,7 +16,7 @@ from fungi.backbones.checkpoints import check_fit
 from fungi.backbones.families.udi import build, one_token, patches_only
 from fungi.errors import FungiError
 from fungi.pretraining.udi.choices import ARCHITECTURES
-from fungi.runtime.files import write_whole, written_whole
+from fungi.runtime.files import write_text_atomically, written_atomically
 from fungi.views.image import IMAGENET
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def save_timm(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -
         },
     }
     _save(_with_tokens(state, shape, class_tokens), folder / "model.safetensors")
-    write_whole(folder / "config.json", json.dumps(config, indent=1))
+    write_text_atomically(folder / "config.json", json.dumps(config, indent=1))
 
 
 def save_transformers(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -> None:
@@ -133,7 +133,7 @@ def save_transformers(state: StateDict, shape: Shape, class_tokens: int, folder:
         "image_mean": mean,
         "image_std": deviation,
     }
-    write_whole(folder / "preprocessor_config.json", json.dumps(transform, indent=1))
+    write_text_atomically(folder / "preprocessor_config.json", json.dumps(transform, indent=1))
 
 
 def _plain_model(state: StateDict, shape: Shape) -> Any:
@@ -215,7 +215,7 @@ def _save(state: StateDict, file: Path) -> None:
     from safetensors.torch import save_file
 
     kept = {name: tensor.contiguous() for name, tensor in state.items()}
-    with written_whole(file) as unfinished:
+    with written_atomically(file) as unfinished:
         if file.suffix == ".safetensors":
             save_file(kept, unfinished)
         else:

@@ -24,7 +24,7 @@ def run(settings: PretrainSettings) -> None:
     from fungi.pretraining.udi.images import open_images
     from fungi.pretraining.udi.training import Training
     from fungi.runtime.device import keep_freed_memory
-    from fungi.runtime.precision import short_products
+    from fungi.runtime.precision import tf32_products
 
     keep_freed_memory()
     samples = open_images(settings.data_path, settings.dataset, settings.data_dir)
@@ -36,7 +36,7 @@ def run(settings: PretrainSettings) -> None:
             f"{counted(len(samples), 'image')}, batches of {training.plan.batch}, "
             f"{counted(len(training.schedules), 'step')} on {device}"
         )
-        with short_products(device, enabled=training.learner.dtype != torch.float32):  # logits of prototypes
+        with tf32_products(device, enabled=training.learner.dtype != torch.float32):  # logits of prototypes
             finished = training.run(stop)
         if world.leads:
             print(f"wrote {training.checkpoint}")
