@@ -5,6 +5,7 @@
     python scripts/views_study.py run --dataset patterns --backbone udi-micro \\
         --checkpoint demo-udi/pretraining/checkpoint.pth --rows 320 256
     python scripts/views_study.py run --dataset patterns --backbone efficientnet-lite0 --input-size 128 --rows 240 160
+    python scripts/views_study.py run --dataset pydocs --backbone minilm
     python scripts/views_study.py show --output docs/images/views.png
 
 `run` extracts each setting of views for each seed with `fungi extract-gradients` and scores the features; what is there

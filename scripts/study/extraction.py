@@ -21,18 +21,22 @@ def run(options: argparse.Namespace) -> None:
     from fungi.backbones.position_embedding import patch_size_of
 
     spec = resolve_backbone(options.backbone)
-    patch, size = patch_size_of(spec.build()), options.input_size or spec.input.size
+    is_vision = spec.modality == "vision"
+    size, patch = (options.input_size or spec.input.size, patch_size_of(spec.build())) if is_vision else (1, 1)
     folder = options.root / f"{options.dataset}-{options.backbone}"
     dataset = _first_rows(options.dataset, options.rows, folder)
-    chosen = [setting for setting in SETTINGS if not options.only or setting.name in options.only]
-    for setting in chosen:
+    settings = SETTINGS[spec.modality]
+    for setting in settings:
+        if options.only and setting.name not in options.only:
+            continue
         if setting.windows and options.backbone not in WITH_WINDOWS:
             continue
         for seed in options.seeds:
             _extract(options, dataset, setting, seed, folder, setting.as_flags(size, patch))
             score(folder, seed, setting.objective, [setting])
-    by_name = {setting.name: setting for setting in SETTINGS}
-    for name, parts in COMBINED.items():
+    by_name = {setting.name: setting for setting in settings}
+    combinations = {name: parts for name, parts in COMBINED.items() if by_name.keys() >= set(parts)}
+    for name, parts in combinations.items():
         for seed in options.seeds:
             score(folder, seed, name, [by_name[part] for part in parts])
 
@@ -93,7 +97,8 @@ def _forwards(options: argparse.Namespace, setting: Setting, flags: Sequence[str
     from fungi.views.base import forwards_of
 
     spec: Any = resolve_backbone(options.backbone).input
-    arguments = {"embedding_dim": 1, "input_spec": spec.resized(options.input_size or spec.size), "seed": 0}
+    input_spec = spec.resized(options.input_size) if options.input_size else spec
+    arguments = {"embedding_dim": 1, "input_spec": input_spec, "seed": 0}
     return forwards_of(
         bind(setting.objective, **arguments, options=parse_options(tuple(flags)).get(setting.objective)).views
     )

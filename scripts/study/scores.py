@@ -13,7 +13,7 @@ from fungi.combine.few_shot import few_shot_rows
 from fungi.combine.pca import Reducer, reduced
 from fungi.combine.protocol import usual_pca_dim
 from fungi.combine.source import ArrayInMemory, FeatureSource
-from study.settings import SETTINGS, Setting
+from study.settings import KL, Setting
 
 NEIGHBOURS, FEW_NEIGHBOURS, SHOTS = 20, 5, 5
 LAMBDA = 5e-5
@@ -47,7 +47,7 @@ def score(folder: Path, seed: int, name: str, settings: Sequence[Setting]) -> No
     places = [place_of(folder, seed, setting) for setting in settings]
     if path.exists() or not all((place / "done.json").exists() for place in places):
         return
-    embeddings_place = place_of(folder, seed, SETTINGS[0])
+    embeddings_place = place_of(folder, seed, KL)
     costs = [json.loads((place / "done.json").read_text(encoding="utf-8")) for place in places]
     splits, labels = {}, {}
     for split in ("train", "test"):

@@ -45,8 +45,9 @@ def patches(per_side: int, side: float, encoded: float = 0.0) -> dict[str, float
 
 LOCAL = 96 / 224
 """Side of DINO's local crops, as a share of the input size."""
-SETTINGS = (
-    Setting("KL", "kl", {}),
+KL = Setting("KL", "kl", {})
+IMAGE_SETTINGS = (
+    KL,
     Setting("25 windows of tokens, last quarter of the network", "simclr", {}, windows=5),
     Setting("9 patches of 1/2, own size", "simclr", patches(3, 1 / 2, 1 / 2)),
     Setting("9 patches of 5/8, own size", "simclr", patches(3, 5 / 8, 5 / 8)),
@@ -66,6 +67,21 @@ SETTINGS = (
 "own size" means that views are encoded at the size that they have in the image. "full size" means that they are
 enlarged to the input size first. A fraction is the side of a view as a share of the input size.
 """
+
+
+def _numbers_of_views(*numbers: int) -> tuple[Setting, ...]:
+    """Return KL and SimCLR with these numbers of views; the last number is the published one."""
+    named = [(f"{number} views", number) for number in numbers[:-1]]
+    named.append((f"{numbers[-1]} views, published", numbers[-1]))
+    return KL, *(Setting(name, "simclr", {"n_views": number}) for name, number in named)
+
+
+SETTINGS = {
+    "vision": IMAGE_SETTINGS,
+    "text": _numbers_of_views(2, 4, 6, 12),
+    "audio": _numbers_of_views(2, 4, 8, 16),
+}
+"""The settings for each modality. Texts and sounds are encoded at their own length: only their number varies."""
 COMBINED = {
     "published": ("KL", "2 + 10 crops, full size", "49 patches of 1/2, full size"),
     "native": ("KL", "2 + 10 crops, local ones own size", "49 patches of 1/2, own size"),
@@ -80,7 +96,16 @@ COMBINED = {
         "25 windows of tokens, last quarter of the network",
     ),
     "9 of 1/2, 2 + 4 crops": ("KL", "2 + 4 crops, local ones own size", "9 patches of 1/2, own size"),
+    **{
+        f"KL and {setting.name}": ("KL", setting.name)
+        for modality in ("text", "audio")
+        for setting in SETTINGS[modality]
+        if setting is not KL
+    },
 }
-"""Names of combinations, and the three settings (KL, DINO, SimCLR) whose gradients are joined with the embeddings."""
-REFERENCES = {"simclr": "49 patches of 1/2, full size", "dino": "2 + 10 crops, full size", "all": "published"}
-"""The published setting of each objective and of the combinations. The figure fills its marker."""
+"""Names of combinations, and the settings (KL, DINO, SimCLR) whose gradients are joined with the embeddings."""
+
+
+def is_published(name: str) -> bool:
+    """Return whether the views of a setting or combination are enlarged, or as many, as published."""
+    return "full size" in name or "published" in name

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from study.scores import SCORES
-from study.settings import REFERENCES
+from study.settings import is_published
 
 
 def show(root: Path, output: Path) -> None:
@@ -65,14 +65,13 @@ def _draw(panels: Mapping[str, Sequence[dict[str, Any]]], output: Path) -> None:
         for kind, word, colour, marker in zip(kinds, words, ("black", *COLOURS), MARKERS, strict=False):
             for row in (row for row in rows if row["kind"] == kind):
                 mean, deviation = row["scores"]["kNN"]
-                full = row["name"] in REFERENCES.values() or "full size" in row["name"]
                 axis.errorbar(
                     row["forwards"],
                     100 * mean,
                     100 * deviation,
                     fmt=marker,
                     color=colour,
-                    markerfacecolor=colour if full else "white",
+                    markerfacecolor=colour if is_published(row["name"]) else "white",
                     capsize=2,
                     label=word,
                 )
@@ -86,7 +85,9 @@ def _draw(panels: Mapping[str, Sequence[dict[str, Any]]], output: Path) -> None:
     for axis in axes[0]:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="lower center", ncol=len(kinds), fontsize=8, frameon=False)
-    figure.suptitle("Filled: all views enlarged to the input size, as published. Open: at their own size.", fontsize=9)
+    figure.suptitle(
+        "Filled: views as published. Open: images at their own size, fewer views of texts and sounds.", fontsize=9
+    )
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=150)
