@@ -1,9 +1,9 @@
-"""The mean over the five folds of ESC-50, from the result files of the five datasets.
+"""Print the mean of the scores over the five folds of ESC-50.
 
     python scripts/average_folds.py --root features --backbone patch-ssast
     python scripts/average_folds.py --root features --backbone patch-ssast --task knn-5shot
 
-Extract and evaluate esc-50 and esc-50-fold2 to esc-50-fold5 first. The published numbers are fold 1 alone.
+Extract and evaluate esc-50 and esc-50-fold2 to esc-50-fold5 first. The published scores are those of fold 1 only.
 """
 
 import sys
@@ -24,15 +24,15 @@ DATASETS = ("esc-50", *(f"esc-50-fold{fold}" for fold in range(2, 6)))
 
 @dataclass(frozen=True, kw_only=True)
 class FoldSettings:
-    """Which results to average."""
+    """Settings of `average_folds.py`: the results to average."""
 
     root: Path = setting(Path("features"), "folder of the feature files")
     backbone: str = setting("patch-ssast", "backbone that was evaluated")
-    task: str = setting("knn", "evaluation: knn, knn-5shot, ...")
+    task: str = setting("knn", "evaluation, such as knn or knn-5shot")
 
 
 def average(settings: FoldSettings) -> None:
-    """Print the table; MissingFilesError naming the folds that were not evaluated."""
+    """Print the table. Raises MissingFilesError if a fold was not evaluated."""
     paths = [Layout(settings.root).results(settings.task, name, settings.backbone) for name in DATASETS]
     if missing := [str(path) for path in paths if not path.exists()]:
         raise MissingFilesError(f"there is no {', '.join(missing)}. Evaluate these folds first.")
@@ -43,12 +43,16 @@ def average(settings: FoldSettings) -> None:
 
 
 def _require_one_protocol(records: Sequence[ResultRecord]) -> None:
-    """FungiError where a fold was extracted or scored in another way than the first."""
-    first, *others = [(record.path, {str(cell.protocol) for cell in cells_of(record)}) for record in records]
+    """Raise FungiError if the protocol of a fold differs from the protocol of the first fold."""
+    protocols_by_path = [(record.path, {str(cell.protocol) for cell in cells_of(record)}) for record in records]
+    (first_path, first_protocols), *others = protocols_by_path
     for path, protocols in others:
-        if protocols != first[1]:
-            differ = "; ".join(sorted(protocols ^ first[1]))
-            raise FungiError(f"{first[0]} and {path} came about in different ways ({differ}): their mean says nothing.")
+        if protocols != first_protocols:
+            differences = "; ".join(sorted(protocols ^ first_protocols))
+            raise FungiError(
+                f"{first_path} and {path} were computed in different ways ({differences}), so their mean has no "
+                "meaning. Extract and evaluate all folds with the same settings."
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

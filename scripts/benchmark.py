@@ -1,4 +1,4 @@
-"""What the program costs: python scripts/benchmark.py evaluation|extraction [--help].
+"""Measure speed and memory of the program: python scripts/benchmark.py evaluation|extraction|... [--help].
 
 Each benchmark is a module of `scripts/benchmarks` with a `main(arguments) -> exit status`.
 """
@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent / "benchmarks"
 
 
 def main(arguments: list[str]) -> int:
-    """Run the benchmark that is named first."""
+    """Run the benchmark whose name is the first argument, and return its exit status."""
     names = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
     if not arguments or arguments[0] not in names:
         print(f"usage: python scripts/benchmark.py {'|'.join(names)} [--help] ...", file=sys.stderr)

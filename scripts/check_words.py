@@ -1,10 +1,10 @@
 """Check that names and docstrings use the words of the glossary (CONTRIBUTING.md). `make check` runs it.
 
     python scripts/check_words.py                 # every violation, exit status 1 if there is any
-    python scripts/check_words.py --count         # number of violations per room
+    python scripts/check_words.py --count         # number of violations per folder
 
-ruff's rule D401 asks that docstrings of functions are in the imperative; this check adds what ruff cannot know. Each
-rule has its reason beside it.
+ruff's rule D401 asks that docstrings of functions are in the imperative. This check adds the rules that ruff does not
+have. A text after each table of rules gives the reason.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "fungi"
 
 VAGUE_NAMES = {"found", "made", "given", "one", "told", "wanted", "whole", "asked", "heeded", "done_so", "whatever"}
-"""A result is named by the noun of what it holds (`indices`, `scores`, `cells`): these say only that there is one."""
+"""Names that do not say what the value is. A result is named by the noun for its content: `indices`, `scores`."""
 
 RETIRED_WORDS = {
     "birth": "provenance",
@@ -34,7 +34,7 @@ RETIRED_WORDS = {
     "epitaph": "reason",
     "litter": "orphans",
 }
-"""One word per thing: names of earlier versions that the glossary replaced. `lambda sweep` is the field's own term."""
+"""Words of earlier versions, and the words of the glossary. `sweep_epochs` stays: "lambda sweep" is a standard term."""
 
 FIRST_WORDS = {
     *("Of", "By", "In", "On", "At", "From", "With", "Without", "As", "Under", "Within", "While", "Through", "Beside"),
@@ -42,14 +42,14 @@ FIRST_WORDS = {
     *("One", "All", "Every", "Each", "Both", "Some", "Several", "Nothing", "Everything", "Two", "The", "A", "An"),
     *("FungiError", "FungiError,", "Whether", "Mean", "Rows", "Features", "None."),
 }
-"""A function's docstring starts with a verb (`Return`, `Write`); a fragment leaves open what the function does."""
+"""First words of fragments. A docstring of a function starts with a verb (`Return`), which says what it does."""
 
 RETIRED_PHRASES = {
     r"\b(?:anew|thereof|aloud)\b": "again, of it, in a message: many readers do not know the rare words",
     r"\bbrought (?:to|back)\b": "scaled to, set to: the phrase does not name the operation",
     r"\b(?:is|are) no multiples? of\b": "is not a multiple of: `no` before a noun turns the sentence around",
 }
-"""Phrases in docstrings, as regular expressions, with the better words and the reason."""
+"""Regular expressions of phrases that docstrings must not have: the better words, and the reason."""
 
 ALLOWED = {"sweep_epochs"}
 
@@ -94,10 +94,10 @@ def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def main() -> int:
-    """Print the violations, or their number per room; return 1 if there is any."""
+    """Print the violations, or their number per folder. Return 1 if there are any, otherwise 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", type=Path, default=[SOURCE], help="files or folders (default: src/fungi)")
-    parser.add_argument("--count", action="store_true", help="print the number of violations per room")
+    parser.add_argument("--count", action="store_true", help="print the number of violations per folder")
     options = parser.parse_args()
     files = sorted(file for path in options.paths for file in ([path] if path.is_file() else path.rglob("*.py")))
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Write the page "Commands" of the documentation from the table of commands; a hook of MkDocs (`make site`)."""
+"""Write the page "Commands" of the documentation. MkDocs calls it as a hook (`make site`)."""
 
 from dataclasses import fields
 from importlib import import_module
@@ -11,13 +11,13 @@ from fungi.settings import flag_of, help_of
 
 INTRODUCTION = """# Commands
 
-`fungi COMMAND --help` prints the same in a terminal. Every command has working defaults and says what it wrote. A
-mistake ends with one line that names the cause and the way out.
+`fungi COMMAND --help` prints the same text in a terminal. Every command has working defaults and prints which files it
+wrote. After a user error, a command prints one line with the cause and the solution.
 """
 
 
 def page() -> str:
-    """Return the page as Markdown: per group, every command with its description, examples and flags."""
+    """Return the page as Markdown: the commands by group, each with its description, examples and flags."""
     parts = [INTRODUCTION]
     for group in GROUPS:
         parts.append(f"## {group}\n")
@@ -26,11 +26,13 @@ def page() -> str:
 
 
 def _section(command: Command) -> str:
+    """Return the section of a command as Markdown."""
     module = import_module(command.module)
-    if not hasattr(module, "DESCRIPTION"):  # called by job scripts, and takes no flags
+    if not hasattr(module, "DESCRIPTION"):  # only job scripts call this command, and it has no flags
         return f"### fungi {' '.join(command.words)}\n\n{command.help}\n"
     flags = [(flag_of(field), help_of(field).replace("%%", "%")) for field in fields(command.settings_type)]
-    rows = [f"| `{flag}` | {text.replace('|', chr(92) + '|').replace('<', '&lt;')} |" for flag, text in flags]
+    escaped = {ord("|"): r"\|", ord("<"): "&lt;"}
+    rows = [f"| `{flag}` | {text.translate(escaped)} |" for flag, text in flags]
     table = "\n".join(["| flag | meaning |", "|---|---|", *rows])
     return f"### fungi {' '.join(command.words)}\n\n```text\n{module.DESCRIPTION}\n```\n\n{table}\n"
 

@@ -1,6 +1,6 @@
-"""What makes a reader jump: private functions of few lines that are called once, short files, tensors without axes.
+"""List places where a reader has to jump: one-use private functions, short files, and tensors without axes.
 
-python scripts/crumbs.py [ROOM]      names them, room by room; a candidate is not yet a fault
+python scripts/crumbs.py [ROOM]      lists them by package; a place in the list can still be right
 """
 
 import ast
@@ -21,55 +21,59 @@ def functions(tree: ast.AST) -> list[Function]:
 
 
 def body_lines(function: Function) -> int:
-    """Return lines of the body without its docstring."""
+    """Return the number of lines of the body, without the docstring."""
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
     return (body[-1].end_lineno or body[-1].lineno) - body[0].lineno + 1 if body else 0
 
 
 def crumbs(tree: ast.AST) -> list[Function]:
-    """Private undecorated functions of few lines that their file names once."""
-    used = Counter(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
-    used += Counter(node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    """Return the short private functions without decorators that their file uses only once."""
+    uses = Counter(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+    uses += Counter(node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute))
     return [
         function
         for function in functions(tree)
         if function.name.startswith("_") and not function.name.startswith("__") and not function.decorator_list
-        if body_lines(function) <= FEW_LINES and used[function.name] == 1
+        if body_lines(function) <= FEW_LINES and uses[function.name] == 1
     ]
 
 
-def on_arrays(tree: ast.Module) -> tuple[int, list[Function]]:
-    """Public functions that take or give arrays: how many, and those of which say no axes."""
-    plain, counted = [], 0
-    places = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
-    for function in [node for place in places for node in place.body if isinstance(node, ast.FunctionDef)]:
+def functions_on_arrays(tree: ast.Module) -> tuple[int, list[Function]]:
+    """Return the number of public functions with arrays in their signature, and those whose arrays have no axes."""
+    without_axes, count = [], 0
+    scopes = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
+    for function in [node for scope in scopes for node in scope.body if isinstance(node, ast.FunctionDef)]:
         if function.name.startswith("_"):
             continue
         arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-        hints = [ast.unparse(hint) for hint in [*(one.annotation for one in arguments), function.returns] if hint]
+        annotations = [*(argument.annotation for argument in arguments), function.returns]
+        hints = [ast.unparse(annotation) for annotation in annotations if annotation]
         if any("Tensor" in hint or "ndarray" in hint for hint in hints):
-            counted += 1
-            plain += [function] if any(_without_axes(hint) for hint in hints) else []
-    return counted, plain
+            count += 1
+            if any(_has_array_without_axes(hint) for hint in hints):
+                without_axes.append(function)
+    return count, without_axes
 
 
-def _without_axes(hint: str) -> bool:
-    """Return whether an array stands in a hint on its own, not as the first part of `Float[Tensor, "n d"]`."""
+def _has_array_without_axes(hint: str) -> bool:
+    """Return whether a type hint has an array that is not the first part of a hint like `Float[Tensor, "n d"]`."""
     tree = ast.parse(hint)
-    parts = [
+    parameters = [
         node.slice.elts
         for node in ast.walk(tree)
         if isinstance(node, ast.Subscript)
         if isinstance(node.slice, ast.Tuple)
     ]
-    told = {id(first) for first, *rest in parts if len(rest) == 1 and isinstance(rest[0], ast.Constant)}
+    with_axes = {id(first) for first, *rest in parameters if len(rest) == 1 and isinstance(rest[0], ast.Constant)}
     return any(
-        ast.unparse(node) in ARRAYS and id(node) not in told for node in ast.walk(tree) if isinstance(node, ast.expr)
+        ast.unparse(node) in ARRAYS and id(node) not in with_axes
+        for node in ast.walk(tree)
+        if isinstance(node, ast.expr)
     )
 
 
 def main(rooms: list[str]) -> None:
-    """Print candidates and, at the end, a line per room."""
+    """Print the places of the packages, or of all, and then a row of numbers per package."""
     table: dict[str, Counter[str]] = {}
     for path in sorted(SOURCES.rglob("*.py")):
         parts = path.relative_to(SOURCES).parts
@@ -77,16 +81,16 @@ def main(rooms: list[str]) -> None:
         if rooms and room not in rooms:
             continue
         tree, lines = ast.parse(text), text.count("\n")
-        found, (counted, plain) = crumbs(tree), on_arrays(tree)
+        one_use, (on_arrays, without_axes) = crumbs(tree), functions_on_arrays(tree)
         short = 1 < lines < SHORT_FILE
-        for function in found:
+        for function in one_use:
             print(f"{path}:{function.lineno}: {function.name} ({body_lines(function)} lines)")
-        for function in plain:
+        for function in without_axes:
             print(f"{path}:{function.lineno}: {function.name} without axes")
         if short:
             print(f"{path}: {lines} lines")
         table.setdefault(room, Counter()).update(
-            lines=lines, crumbs=len(found), short=int(short), arrays=counted, plain=len(plain)
+            lines=lines, crumbs=len(one_use), short=int(short), arrays=on_arrays, plain=len(without_axes)
         )
     total: Counter[str] = Counter()
     for counts in table.values():

@@ -1,9 +1,9 @@
-"""Download a dataset that a program can fetch, and verify it.
+"""Download a dataset whose archives need no account, and verify it.
 
     python scripts/download_dataset.py --dataset cifar10 --data-dir data
 
-Extraction never downloads: run this on a machine with a network first. The archives of other datasets need
-an account, or a file from somewhere else: see prepare.py.
+Extraction never downloads anything: run this on a machine with a network first. For the other datasets, download the
+archives yourself and run prepare.py.
 """
 
 import sys

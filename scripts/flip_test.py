@@ -1,11 +1,17 @@
-"""Flip single bits in blocks and feature files, and count the flips that nothing notices.
+"""Flip single bits in blocks and feature files, and count the flips that no check notices.
 
     python scripts/flip_test.py --flips 500
 
-Half of the flips hit a block that is then assembled, half a finished file that is then read: every array, the labels,
-the provenance, the names of samples and classes. A flip is *noticed* when the program refuses the file or block,
-*harmless* when everything is read as it was written, *silent* when something else is read (must never happen), and a
-*crash* when the process dies. Each flip is tried in a process of its own. 500 flips take about a minute on two cores.
+Half of the flips hit a block, which is then assembled into a file. The other half hit a finished file, which is then
+read: every array, the labels, the provenance, the names of samples and classes. Each flip is tried in its own process
+and has one of four results:
+
+- noticed: the program refuses the file or block.
+- harmless: the program reads the values that were written.
+- silent: the program reads other values. This must never happen.
+- crash: the process dies.
+
+500 flips take about a minute on two cores.
 """
 
 import os
@@ -40,14 +46,14 @@ NOTICED, HARMLESS, SILENT, CRASH = "noticed", "harmless", "silent", "crash"
 
 @dataclass(frozen=True, kw_only=True)
 class FlipSettings:
-    """How many flips, and where they hit."""
+    """Settings of `flip_test.py`: the number of flips, and the seed of their places."""
 
-    flips: int = setting(500, "flips in all", within=(1, 10**6))
-    seed: int = setting(0, "seed of their places", within=SEEDS)
+    flips: int = setting(500, "number of flips", within=(1, 10**6))
+    seed: int = setting(0, "seed of the places of the flips", within=SEEDS)
 
 
 def write_blocks(root: Path, feature: str) -> tuple[BlockFolder, Path]:
-    """Write all blocks of a feature file; return them and the path of the file."""
+    """Write all blocks of a feature file. Return the folder of the blocks, and the path of the file."""
     path = Layout(root).features(feature, "d", "b", "train")
     layers = {} if feature == "embeddings" else {"attn": LAYER}
     names = ("cat", "dog") if feature == "embeddings" else ()
@@ -65,8 +71,8 @@ def write_blocks(root: Path, feature: str) -> tuple[BlockFolder, Path]:
 
 
 def content(path: Path) -> list[Any]:
-    """Return everything that is read of a feature file."""
-    feature = path.name.removesuffix(".h5").removesuffix("-train")
+    """Return everything that the program can read from a feature file."""
+    feature = path.name.removesuffix(".h5").removesuffix("-train")  # train.h5 has embeddings, kl-train.h5 gradients
     array = open_array(path, "attn" if feature == "kl" else "embeddings")
     parts: list[Any] = [array.read(start, start + 10).tobytes() for start in range(0, array.rows, 10)]
     if feature != "kl":
@@ -75,7 +81,10 @@ def content(path: Path) -> list[Any]:
 
 
 def outcome(attempt: Callable[[], bool]) -> str:
-    """Run an attempt in a forked process; return what became of it. The attempt returns whether all is as written."""
+    """Call `attempt` in a forked process, and return the result of the flip.
+
+    attempt: returns whether the program reads the values that were written.
+    """
     pid = os.fork()
     if not pid:
         status = 3
@@ -86,12 +95,12 @@ def outcome(attempt: Callable[[], bool]) -> str:
         finally:
             os._exit(status)
     _, status = os.waitpid(pid, 0)
-    ends = {0: HARMLESS, 1: SILENT, 2: NOTICED}
-    return CRASH if os.WIFSIGNALED(status) else ends.get(os.WEXITSTATUS(status), "another error")
+    results = {0: HARMLESS, 1: SILENT, 2: NOTICED}
+    return CRASH if os.WIFSIGNALED(status) else results.get(os.WEXITSTATUS(status), "another error")
 
 
-def flipped(path: Path, draws: np.random.Generator) -> bytes:
-    """Flip one bit of a file; return what was there before."""
+def flip_bit(path: Path, draws: np.random.Generator) -> bytes:
+    """Flip one bit of a file, and return the content from before the flip."""
     before = path.read_bytes()
     damaged = bytearray(before)
     damaged[draws.integers(len(damaged))] ^= 1 << int(draws.integers(8))
@@ -100,7 +109,7 @@ def flipped(path: Path, draws: np.random.Generator) -> bytes:
 
 
 def run(settings: FlipSettings) -> None:
-    """Flip bits. FungiError where a flip was silent or crashed the process."""
+    """Flip bits and print the results. Raises FungiError if a flip was silent or crashed the process."""
     draws = np.random.default_rng(settings.seed)
     tallies = {"block": Counter[str](), "finished file": Counter[str]()}
     with tempfile.TemporaryDirectory(prefix="fungi-flips-") as folder:
@@ -114,40 +123,39 @@ def run(settings: FlipSettings) -> None:
             name = features[number // 2 % 2]
             if number % 2:
                 path, kind = finished[name][1], "finished file"
-                before = flipped(path, draws)
-                result = outcome(partial(_reads_as, path, expected[name]))
+                before = flip_bit(path, draws)
+                result = outcome(partial(_reads_as_expected, path, expected[name]))
             else:
-                folder_of_blocks = pending[name][0].folder
-                path, kind = (
-                    sorted(folder_of_blocks.glob("*.safetensors"))[draws.integers(PLAIN.rows // BLOCK)],
-                    "block",
-                )
-                before = flipped(path, draws)
-                result = outcome(partial(_assembles_to, pending[name], Path(folder) / "try", expected[name]))
+                block_files = sorted(pending[name][0].folder.glob("*.safetensors"))
+                path, kind = block_files[draws.integers(PLAIN.rows // BLOCK)], "block"
+                before = flip_bit(path, draws)
+                result = outcome(partial(_assembles_as_expected, pending[name], Path(folder) / "try", expected[name]))
                 shutil.rmtree(Path(folder) / "try", ignore_errors=True)
             path.write_bytes(before)
             tallies[kind][result] += 1
     for kind, tally in tallies.items():
-        print(f"{kind}: " + ", ".join(f"{count} {what}" for what, count in tally.most_common()))
+        print(f"{kind}: " + ", ".join(f"{count} {result}" for result, count in tally.most_common()))
     total = sum(tallies.values(), Counter[str]())
     unnoticed = total[HARMLESS] + total[SILENT]
-    print(f"{settings.flips} flips, {unnoticed} unnoticed, of which {total[SILENT]} changed what is read")
-    if bad := total[SILENT] + total[CRASH] + total["another error"]:
-        raise FungiError(f"{bad} flips were silent, crashed the process, or ended in another error than a message.")
+    print(f"{settings.flips} flips, {unnoticed} unnoticed, of which {total[SILENT]} changed the values that were read")
+    if failures := total[SILENT] + total[CRASH] + total["another error"]:
+        raise FungiError(
+            f"{failures} flips were silent, crashed the process, or ended in an error without an explanation."
+        )
 
 
-def _reads_as(path: Path, expected: list[Any]) -> bool:
+def _reads_as_expected(path: Path, expected: list[Any]) -> bool:
     return content(path) == expected
 
 
-def _assembles_to(pending: tuple[BlockFolder, Path], root: Path, expected: list[Any]) -> bool:
-    """Assemble a copy of the blocks; return whether the file reads as expected."""
+def _assembles_as_expected(pending: tuple[BlockFolder, Path], root: Path, expected: list[Any]) -> bool:
+    """Assemble a copy of the blocks below `root`, and return whether the file has the expected content."""
     blocks, path = pending
-    top = next(parent for parent in path.parents if parent.name == "pending")
-    shutil.copytree(top, root)
-    moved = root / path.relative_to(top)
-    assemble(BlockFolder.open(root / blocks.folder.relative_to(top)), moved)
-    return content(moved) == expected
+    pending_root = next(parent for parent in path.parents if parent.name == "pending")
+    shutil.copytree(pending_root, root)
+    copied_path = root / path.relative_to(pending_root)
+    assemble(BlockFolder.open(root / blocks.folder.relative_to(pending_root)), copied_path)
+    return content(copied_path) == expected
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What `scripts/kill_test.py` kills: a small dataset, and the command line of every stage over it."""
+"""The stages that `scripts/kill_test.py` kills: a small dataset, and the command line of each stage."""
 
 import json
 from pathlib import Path
@@ -16,43 +16,33 @@ SETTINGS = {
     "mim": ("--set", "mim.patch_size=4"),
 }
 ROOT, DATA = "ROOT", "DATA"
-"""What stands in command lines for the folders of files and of data."""
+"""Words in command lines that stand for the folder of files and the folder of data."""
 EVALUATION = ("--root", ROOT, "--dataset", "pictures", "--pca-dim", "4", "--device", "cpu")
-TWO = ("--features", "embeddings", "kl")
+TWO_FEATURES = ("--features", "embeddings", "kl")
 SCENES = ("--memory-size", "0", "--augmentation-epochs", "1", "--input-size", "32", "--neighbours", "5")
-JUDGING = {
-    "knn": ("knn", *EVALUATION, *TWO, "--k", "3"),
-    "linear": ("linear", *EVALUATION, *TWO, "--max-epochs", "20"),
-    "cluster": ("cluster", *EVALUATION, *TWO, "--restarts", "2"),
-    "retrieval": ("retrieval", *EVALUATION, *TWO, "--ground-truth", f"{DATA}/truth.json"),
+EVALUATION_STAGES = {
+    "knn": ("knn", *EVALUATION, *TWO_FEATURES, "--k", "3"),
+    "linear": ("linear", *EVALUATION, *TWO_FEATURES, "--max-epochs", "20"),
+    "cluster": ("cluster", *EVALUATION, *TWO_FEATURES, "--restarts", "2"),
+    "retrieval": ("retrieval", *EVALUATION, *TWO_FEATURES, "--ground-truth", f"{DATA}/truth.json"),
     "analyse": (
-        "analyse",
-        *EVALUATION,
-        *TWO,
-        "--analysis",
-        "cka",
-        "shots",
-        "layers",
-        "--shot-counts",
-        "1",
-        "2",
-        "--k",
-        "2",
+        *("analyse", *EVALUATION, *TWO_FEATURES, "--analysis", "cka", "shots", "layers"),
+        *("--shot-counts", "1", "2", "--k", "2"),
     ),
     "segment": ("segment", "--root", ROOT, "--dataset", f"scenes=masks:{DATA}/scenes", *SCENES, *EXTRACTION),
     "report": ("report", "--results", ROOT, "--output", f"{ROOT}/report"),
 }
-SMALL = ("--arch", "vit_micro", "--device", "cpu", "--num-workers", "0", "--epochs", "3", "--warmup-epochs", "1")
-LEARNING = {
+SMALL_RUN = ("--arch", "vit_micro", "--device", "cpu", "--num-workers", "0", "--epochs", "3", "--warmup-epochs", "1")
+TRAINING_STAGES = {
     "pretrain": (
-        *("pretrain", "--data-path", f"{DATA}/pictures/train", "--output-dir", ROOT, *SMALL, "--patch-size", "8"),
+        *("pretrain", "--data-path", f"{DATA}/pictures/train", "--output-dir", ROOT, *SMALL_RUN, "--patch-size", "8"),
         *("--global-crops-size", "32", "--local-crops-size", "16", "--local-crops-number", "2", "--out-dim", "32"),
         *("--head-hidden-dim", "24", "--head-bottleneck-dim", "12", "--global-sampling-window-size", "2"),
         *("--local-sampling-window-size", "1", "--batch-size-per-gpu", "4", "--init", "xavier"),
         *("--save-minutes", "0.001", "--saveckp-freq", "1"),
     ),
     "fine-tune": (
-        *("fine-tune", "--dataset", "pictures", "--data-dir", DATA, "--output-dir", ROOT, *SMALL),
+        *("fine-tune", "--dataset", "pictures", "--data-dir", DATA, "--output-dir", ROOT, *SMALL_RUN),
         *("--random-init", "--batch-size", "4"),
     ),
 }
@@ -62,11 +52,11 @@ BUILDS_ON = {
     **dict.fromkeys(("knn", "linear", "cluster", "retrieval", "analyse"), FEATURES),
     "report": (*FEATURES, "knn", "cluster", "analyse"),
 }
-"""Stage -> those that have to be there before it."""
+"""Stage -> the stages that have to run before it."""
 
 
 def make_data(folder: Path, rows: int) -> None:
-    """Write a dataset of two classes of noise, scenes of two kinds of pixels, and a ground truth of retrieval."""
+    """Write a dataset of two classes of noise, scenes with masks of two classes, and a ground truth of retrieval."""
     noise = np.random.default_rng(0)
     for split, count in (("train", rows), ("test", rows // 2)):
         for row in range(count):
@@ -83,12 +73,18 @@ def make_data(folder: Path, rows: int) -> None:
 
 
 def commands(data: Path) -> dict[str, list[str]]:
-    """Stage -> its command line, in an order in which each finds what it needs; ROOT stands for the folder of files."""
-    where = ("--root", ROOT, "--dataset", "pictures", "--data-dir", DATA, *EXTRACTION)
+    """Return stage -> command line, each stage after those that it builds on. ROOT stands for the folder of files."""
+    common = ("--root", ROOT, "--dataset", "pictures", "--data-dir", DATA, *EXTRACTION)
     gradients = {
-        f"gradients-{name}": ("extract-gradients", *where, "--objective", name, *SETTINGS.get(name, ()))
+        f"gradients-{name}": ("extract-gradients", *common, "--objective", name, *SETTINGS.get(name, ()))
         for name in OBJECTIVES.names()
-        if name != "mae"  # its encoder has a decoder of its own, and comes from a hub
+        if name != "mae"  # its encoder needs its own decoder, which has to be downloaded
     }
-    stages = {"extract": ("extract", *where), **gradients, "merge": ("merge", "--root", ROOT), **JUDGING, **LEARNING}
+    stages = {
+        "extract": ("extract", *common),
+        **gradients,
+        "merge": ("merge", "--root", ROOT),
+        **EVALUATION_STAGES,
+        **TRAINING_STAGES,
+    }
     return {name: [word.replace(DATA, str(data)) for word in words] for name, words in stages.items()}

@@ -1,15 +1,16 @@
-"""Kill the stages at random moments, and count lost results (there must be none) and remaining orphans.
+"""Kill the stages at random moments, and count lost results (there must be none) and orphans.
 
     python scripts/kill_test.py --kills 1000
     python scripts/kill_test.py --kills 40 --stages merge --moments spaced
 
-Each stage and objective in turn works on a few pictures, in a process forked from this one, so that a kill costs no
-start-up. It is killed (SIGKILL, SIGTERM or SIGUSR1) at a random moment of its run and started again, as often as asked.
-After each kill, everything that was finished before must still exist, bit for bit. If a run ends by itself, its files
-must equal those of a run that was never killed. 1,000 kills take about ten minutes on two cores.
+Each stage and objective works on a few pictures, in a process that is forked from this one, because a forked process
+needs no imports. The process is killed (SIGKILL, SIGTERM or SIGUSR1) at a random moment of its run and started again,
+until the number of kills is reached. After each kill, everything that was finished before must still exist, bit for
+bit. If a run reaches its end, its files must equal those of a run that was never killed. 1,000 kills take about ten
+minutes on two cores.
 
-`--moments spaced` kills before file operations that are evenly spaced over the run (creating, renaming, removing), the
-same ones every time: what the test suite does.
+`--moments spaced` kills before file operations (creating, renaming, removing) that are evenly spaced over the run. They
+are the same operations in every call. The test suite uses this option.
 """
 
 import hashlib
@@ -45,49 +46,52 @@ from fungi.store.banks import MANIFEST, Bank, read_manifest
 from kill_stages import BUILDS_ON, ROOT, commands, make_data
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
-SHOWN = 20
+PRINTED_LOSSES = 20
 CHANGES = ("open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir")
-"""Audit events of operations that change files; of opening, only for writing."""
+"""Audit events of operations that change files. Of `open`, only those that open a file for writing."""
 HANDLED = tuple(128 + number for number in SIGNALS)
+"""Exit statuses of stages that save their state after a signal."""
 NEWEST = " after step "
 """Text between the name of a checkpoint and its step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KillSettings:
-    """How often to kill what."""
+    """Settings of `kill_test.py`: the stages, and the number and moments of their kills."""
 
-    kills: int = setting(1000, "kills, shared evenly among the stages", within=(1, 10**6))
-    stages: tuple[str, ...] = setting((), "stages, e.g. extract, gradients-kl, segment; or all")
+    kills: int = setting(1000, "number of kills, shared evenly among the stages", within=(1, 10**6))
+    stages: tuple[str, ...] = setting((), "stages to kill, such as extract, gradients-kl or segment; if absent, all")
     seed: int = setting(0, "seed of the moments", within=SEEDS)
     moments: Literal["random", "spaced"] = setting(
-        "random", "kill at random moments, or at evenly spaced file operations"
+        "random", "moments of the kills: random, or before evenly spaced file operations"
     )
-    rows: int = setting(8, "pictures of the training split", within=(4, 10_000))
+    rows: int = setting(8, "number of pictures in the training split", within=(4, 10_000))
 
 
 @dataclass
 class Tally:
-    """Outcome of the kills of a stage.
+    """Results of the kills of a stage.
 
-    survived: runs that ended by themselves. orphans: kind of remaining files or processes -> number.
+    completed: number of runs that reached their end. lost: a text for each loss. orphans: kind of remaining files or
+    processes -> number.
     """
 
     kills: int = 0
-    survived: int = 0
+    completed: int = 0
     lost: list[str] = field(default_factory=list)
     orphans: Counter[str] = field(default_factory=Counter)
 
 
-def _at(root: Path, command: list[str]) -> list[str]:
+def _arguments(command: list[str], root: Path) -> list[str]:
+    """Return the arguments of a command line with the root in them."""
     return [word.replace(ROOT, str(root)) for word in command[1:]]
 
 
-def begin(command: list[str], root: Path, *, assembled: bool = True, die_at: int = 0) -> int:
-    """Run a command in a forked process that leads its own process group, and return its pid.
+def start_in_fork(command: list[str], root: Path, *, assembled: bool = True, die_at: int = 0) -> int:
+    """Start a command in a forked process that leads its own process group, and return its pid.
 
-    die_at: number of the file operation below the root, counted from 1, before which the process kills itself; 0 for
-    none. The number of operations is written beside the root.
+    assembled: whether blocks are assembled into files. die_at: the process kills itself before this file operation
+    below the root, counted from 1; 0 means never. The number of operations is written to a file beside the root.
     """
     pid = os.fork()
     if pid:
@@ -96,26 +100,28 @@ def begin(command: list[str], root: Path, *, assembled: bool = True, die_at: int
     operations = _count_operations(root, die_at)
     try:
         os.setsid()
-        tqdm.set_lock(RLock())  # that of this process is shared with all forked ones: a killed one would keep it
-        quiet = os.open(root.with_name(f"{root.name}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
+        tqdm.set_lock(
+            RLock()
+        )  # all forked processes share the lock of this one, and a killed process would not release it
+        log = os.open(root.with_name(f"{root.name}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
         if not assembled:
             pipeline.assemble = lambda *_, **__: None
-        status = COMMANDS[command[0]].main(_at(root, command))
-    except SystemExit as ended:  # a stage that handles the signal saves its state and exits
-        status = int(ended.code or 0)
+        status = COMMANDS[command[0]].main(_arguments(command, root))
+    except SystemExit as error:  # a stage that handles the signal saves its state and exits
+        status = int(error.code or 0)
     finally:
         root.with_name(f"{root.name}.operations").write_text(str(operations[0]))
         os._exit(status)
 
 
 def _count_operations(root: Path, die_at: int) -> list[int]:
-    """Count, from now on, the operations of this process that change files below the root, in the only entry."""
-    count, top = [0], str(root)
+    """Count the file operations of this process below the root, and return a list whose only entry is their number."""
+    count, prefix = [0], str(root) + os.sep
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in CHANGES or not str(arguments[0]).startswith(top + os.sep):
+        if event not in CHANGES or not str(arguments[0]).startswith(prefix):
             return
         if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
             return
@@ -127,10 +133,10 @@ def _count_operations(root: Path, die_at: int) -> list[int]:
     return count
 
 
-def run_whole(command: list[str], root: Path, *, assembled: bool = True) -> float:
-    """Run a command to its end and return the seconds that it took. Raises FungiError if it fails."""
+def run_to_end(command: list[str], root: Path, *, assembled: bool = True) -> float:
+    """Run a command in a fork, and return the seconds that it took. Raises FungiError if it fails."""
     start = time.monotonic()
-    _, status = os.waitpid(begin(command, root, assembled=assembled), 0)
+    _, status = os.waitpid(start_in_fork(command, root, assembled=assembled), 0)
     if status != 0:
         log = root.with_name(f"{root.name}.log").read_text(encoding="utf-8", errors="replace")
         raise FungiError(f"{' '.join(command)} ended with status {status} without being killed:\n{log[-2000:]}")
@@ -140,15 +146,18 @@ def run_whole(command: list[str], root: Path, *, assembled: bool = True) -> floa
 def run_here(command: list[str], root: Path) -> None:
     """Run a command in this process, so that forked processes need no imports. Raises FungiError if it fails."""
     with root.with_name(f"{root.name}.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
-        status = COMMANDS[command[0]].main(_at(root, command))
+        status = COMMANDS[command[0]].main(_arguments(command, root))
     if status != 0:
-        said = root.with_name(f"{root.name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
-        raise FungiError(f"{' '.join(command)} ended with status {status} without being killed: {said[-3:]}")
+        lines = root.with_name(f"{root.name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        raise FungiError(f"{' '.join(command)} ended with status {status} without being killed: {lines[-3:]}")
 
 
 def finished(root: Path) -> dict[str, str]:
-    """Return a hash of everything below a root that is finished: of each file, and separately of each combination of a
-    result, each epoch of a run and each block of a bank."""
+    """Return name -> content or hash of everything below a root that is finished.
+
+    A file has one name. A result file has a name per combination, a log of a run a name per epoch, a feature file a
+    name per array, and a bank a name per block.
+    """
     contents = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
@@ -158,19 +167,17 @@ def finished(root: Path) -> dict[str, str]:
             results = json.loads(path.read_text(encoding="utf-8"))["results"]
             contents |= {f"{name}:{key}": json.dumps(scores, sort_keys=True) for key, scores in results.items()}
         elif path.name == "log.txt":
-            epochs = [
-                json.loads(line) | {"images_per_second": 0} for line in path.read_text(encoding="utf-8").splitlines()
-            ]
-            contents |= {f"{name}:{number:06d}": json.dumps(line) for number, line in enumerate(epochs)}
+            lines = path.read_text(encoding="utf-8").splitlines()
+            epochs = [json.loads(line) | {"images_per_second": 0} for line in lines]  # the speed is never the same
+            contents |= {f"{name}:{number:06d}": json.dumps(epoch) for number, epoch in enumerate(epochs)}
         elif path.name.startswith("checkpoint"):
             step, digest = _state_of_run(path)
             contents[f"{name}{NEWEST}{step:06d}"] = digest
         elif path.name == MANIFEST:
-            contents |= {
-                f"{path.parent.relative_to(root)}:{key}": digest for key, digest in _blocks_of_bank(path.parent)
-            }
+            blocks = _blocks_of_bank(path.parent)
+            contents |= {f"{path.parent.relative_to(root)}:{block}": digest for block, digest in blocks}
         elif path.suffix == ".bin":
-            continue  # a bank's, filled block by block
+            continue  # the values of a bank, which are filled block by block and hashed with its manifest
         elif path.suffix == ".h5":
             with h5py.File(path) as file:
                 for key, array in file.items():
@@ -183,7 +190,7 @@ def finished(root: Path) -> dict[str, str]:
 
 
 def _state_of_run(path: Path) -> tuple[int, str]:
-    """Return how far a run of pretraining or fine-tuning is, and a hash of its networks, without the time."""
+    """Return the step of a run of pretraining or fine-tuning, and a hash of the weights of its networks."""
     content = read_content(path)
     weights = {part: content[part] for part in ("model", "student", "teacher") if part in content}
     digest = hashlib.sha256()
@@ -204,23 +211,23 @@ def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
 def missing_from(after: dict[str, str], before: dict[str, str]) -> list[str]:
     """Return the names in `before` that are missing or differ in `after`.
 
-    Blocks may have become their feature file, and the newest state of a run may have become a newer one.
+    Blocks may be replaced by their feature file, and the newest checkpoint of a run by a newer one.
     """
     lost = []
     for name, content in before.items():
-        became = Path(name).parent.parent.as_posix().removeprefix("blocks/") + ".h5"
-        assembled = name.startswith("blocks/") and any(other.startswith(f"{became}:") for other in after)
-        run, newest, _ = name.partition(NEWEST)
-        followed = bool(newest) and any(other > name for other in after if other.startswith(run + NEWEST))
-        if after.get(name) != content and not (assembled or followed):
+        feature_file = Path(name).parent.parent.as_posix().removeprefix("blocks/") + ".h5"
+        assembled = name.startswith("blocks/") and any(other.startswith(f"{feature_file}:") for other in after)
+        checkpoint, newest, _ = name.partition(NEWEST)
+        newer = bool(newest) and any(other > name for other in after if other.startswith(checkpoint + NEWEST))
+        if after.get(name) != content and not (assembled or newer):
             lost.append(name)
     return lost
 
 
 def end_group(pid: int) -> bool:
-    """Return whether all processes of a killed group end by themselves within 30 s; the others are killed."""
-    patience = time.monotonic() + 30
-    while time.monotonic() < patience:
+    """Return whether all processes of a killed group exit within 30 s; kill those that do not."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
         try:
             os.killpg(pid, 0)
         except ProcessLookupError:
@@ -234,14 +241,15 @@ def end_group(pid: int) -> bool:
 def try_stage(
     command: list[str], start: Path, plain: Path, work: Path, kills: int, moments: random.Random | None
 ) -> Tally:
-    """Kill a stage that begins from the files in `start` and should end with those of `plain`.
+    """Kill a stage many times, and return the results.
 
-    work: folder of its files, which is copied from `start` again after each run that ends by itself; moments: None for
-    evenly spaced moments.
+    start: folder of the files from which the stage begins. plain: folder of the files of a run that was never killed.
+    work: folder in which the stage works, a new copy of `start` after each run that reaches its end. moments: source of
+    random moments; None for evenly spaced file operations.
     """
     tally, expected = Tally(), finished(plain)
     shutil.copytree(start, work)
-    whole = run_whole(command, work)
+    duration = run_to_end(command, work)
     operations = int(work.with_name(f"{work.name}.operations").read_text(encoding="utf-8"))
     for path in (work, work.with_name(f"{work.name}.log")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -249,10 +257,10 @@ def try_stage(
     while tally.kills < kills:
         before = finished(work)
         if moments is None:
-            pid = begin(command, work, die_at=1 + tally.kills * operations // kills)
+            pid = start_in_fork(command, work, die_at=1 + tally.kills * operations // kills)
         else:
-            pid = begin(command, work)
-            time.sleep(moments.uniform(0, 1.1) * whole)
+            pid = start_in_fork(command, work)
+            time.sleep(moments.uniform(0, 1.1) * duration)
             os.kill(pid, moments.choice(SIGNALS))
         _, status = os.waitpid(pid, 0)
         if not end_group(pid):
@@ -264,69 +272,69 @@ def try_stage(
         if os.WEXITSTATUS(status):
             log = work.with_name(f"{work.name}.log").read_text(encoding="utf-8", errors="replace")
             tally.lost.append(f"a run ended with status {os.WEXITSTATUS(status)}: {log[-500:]}")
-        tally.survived += 1
+        tally.completed += 1
         _compare(work, expected, tally)
         shutil.rmtree(work)
         shutil.copytree(start, work)
-    run_whole(command, work)
+    run_to_end(command, work)
     _compare(work, expected, tally)
     return tally
 
 
 def _compare(work: Path, expected: dict[str, str], tally: Tally) -> None:
-    """Check that a stage has written the files of an undisturbed run, and count the orphans that remain."""
+    """Check that a stage has written the files of a run that was never killed, and count the orphans."""
     after = finished(work)
     tally.lost += [f"{name} is not as expected" for name in expected if after.get(name) != expected[name]]
-    tally.orphans["files that the stage itself did not clean"] += sum(
-        len(list(find_orphans(folder))) for folder in [work, *(path for path in work.rglob("*") if path.is_dir())]
-    )
-    run_whole(["clean", "--root", ROOT], work)
-    left = [path.name for path in work.rglob(".*")]
-    tally.orphans["files that fungi clean did not clean"] += len(left)
-    tally.lost += [f"{name} was cleaned away" for name in missing_from(finished(work), after)]
+    folders = [work, *(path for path in work.rglob("*") if path.is_dir())]
+    orphans = [orphan for folder in folders for orphan in find_orphans(folder)]
+    tally.orphans["files that the stage did not remove"] += len(orphans)
+    run_to_end(["clean", "--root", ROOT], work)
+    hidden = list(work.rglob(".*"))
+    tally.orphans["files that fungi clean did not remove"] += len(hidden)
+    tally.lost += [f"fungi clean removed {name}" for name in missing_from(finished(work), after)]
 
 
 def run(settings: KillSettings) -> None:
-    """Kill every stage. Raises FungiError if anything was lost."""
+    """Kill every stage, and print the results. Raises FungiError if anything was lost."""
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     moments, tallies = random.Random(settings.seed), {}
     with tempfile.TemporaryDirectory(prefix="fungi-kills-") as folder:
         home = Path(folder)
         make_data(home / "data", settings.rows)
         stages = commands(home / "data")
-        chosen = settings.stages or tuple(stages)
-        if unknown := set(chosen) - set(stages):
+        names = settings.stages or tuple(stages)
+        if unknown := set(names) - set(stages):
             raise FungiError(f"no stage {', '.join(sorted(unknown))}. There are: {', '.join(stages)}.")
-        for number, name in enumerate(chosen):
-            start, plain = _prepared(name, stages, home)
-            share = settings.kills // len(chosen) + (number < settings.kills % len(chosen))
-            chosen_moments = moments if settings.moments == "random" else None
-            tallies[name] = try_stage(stages[name], start, plain, home / "work" / name, share, chosen_moments)
+        for number, name in enumerate(names):
+            start, plain = _prepare(name, stages, home)
+            kills = settings.kills // len(names) + (number < settings.kills % len(names))
+            stage_moments = moments if settings.moments == "random" else None
+            tallies[name] = try_stage(stages[name], start, plain, home / "work" / name, kills, stage_moments)
             _print(name, tallies[name])
     total = sum(tally.kills for tally in tallies.values())
     lost = [text for tally in tallies.values() for text in tally.lost]
-    for text in lost[:SHOWN]:
+    for text in lost[:PRINTED_LOSSES]:
         print(f"lost: {text}")
     print(f"{total} kills, {len(lost)} losses")
     if lost:
         raise FungiError(f"{len(lost)} losses, the first: {lost[0]}")
 
 
-def _prepared(name: str, stages: dict[str, list[str]], home: Path) -> tuple[Path, Path]:
-    """Return two folders: the files from which a stage begins, and the files after a run that was never killed."""
+def _prepare(name: str, stages: dict[str, list[str]], home: Path) -> tuple[Path, Path]:
+    """Write and return two folders: the files from which a stage begins, and those of a run that was never killed."""
     start, plain = home / "start" / name, home / "plain" / name
     start.mkdir(parents=True)
     for earlier in BUILDS_ON.get(name, ()):
-        run_whole(stages[earlier], start, assembled=name != "merge")
+        run_to_end(stages[earlier], start, assembled=name != "merge")
     shutil.copytree(start, plain)
     run_here(stages[name], plain)
     return start, plain
 
 
 def _print(name: str, tally: Tally) -> None:
-    remaining = ", ".join(f"{count} {what}" for what, count in tally.orphans.items() if count) or "no orphans"
+    orphans = ", ".join(f"{count} {kind}" for kind, count in tally.orphans.items() if count) or "no orphans"
     print(
-        f"{name}: {tally.kills} kills, {tally.survived} runs got through, {len(tally.lost)} losses, {remaining}",
+        f"{name}: {tally.kills} kills, {tally.completed} completed runs, {len(tally.lost)} losses, {orphans}",
         flush=True,
     )
 

@@ -1,9 +1,9 @@
-"""Run many merges at once over one root, and count those that fail (must be none).
+"""Run many merges in parallel over the same root, and count those that fail (there must be none).
 
     python scripts/merge_test.py --merges 200 --at-once 4
 
-A root is filled with the blocks of several small files, then `--at-once` merges are started on it together, each in a
-process of its own; as often as it takes for `--merges` of them. Each must end well, and each file must have the rows of
+A root is filled with the blocks of several small files. Then `--at-once` merges start on it together, each in its own
+process. This repeats until `--merges` of them have run. Each merge must succeed, and each file must have the rows of
 its blocks. 200 merges take about a minute on two cores.
 """
 
@@ -36,15 +36,15 @@ WIDTH, BLOCK = 32, 2
 
 @dataclass(frozen=True, kw_only=True)
 class MergeTestSettings:
-    """How many merges, and how many together."""
+    """Settings of `merge_test.py`."""
 
-    merges: int = setting(200, "merges in all", within=(1, 10**6))
-    at_once: int = setting(4, "merges that run together on one root", within=(1, 64))
-    files: int = setting(12, "feature files of each root", within=(1, 1000))
+    merges: int = setting(200, "number of merges", within=(1, 10**6))
+    at_once: int = setting(4, "number of merges that run in parallel on one root", within=(1, 64))
+    files: int = setting(12, "number of feature files in each root", within=(1, 1000))
 
 
 def fill(root: Path, files: int) -> None:
-    """Write all blocks of some feature files, every file of a dataset of its own."""
+    """Write all blocks of some feature files. Each file belongs to another dataset."""
     layout = Layout(root)
     for number in range(files):
         provenance = replace(PLAIN, dataset=f"d{number}")
@@ -56,7 +56,7 @@ def fill(root: Path, files: int) -> None:
 
 
 def merge_in_fork(root: Path, log: Path) -> int:
-    """Start a merge in a forked process; return its pid."""
+    """Start a merge in a forked process, and return its pid."""
     pid = os.fork()
     if pid:
         return pid
@@ -71,8 +71,8 @@ def merge_in_fork(root: Path, log: Path) -> int:
 
 
 def run(settings: MergeTestSettings) -> None:
-    """Run the merges. FungiError where one failed, or a file is not as its blocks are."""
-    import fungi.store.assembly  # noqa: F401  loaded once, so that the forked processes begin together
+    """Run the merges and print the failures. Raises FungiError if a merge failed, or a file differs from its blocks."""
+    import fungi.store.assembly  # noqa: F401  imported before the forks, so that the merges begin at the same moment
 
     failures: Counter[str] = Counter()
     merges = 0
@@ -81,18 +81,18 @@ def run(settings: MergeTestSettings) -> None:
         fill(full, settings.files)
         while merges < settings.merges:
             shutil.copytree(full, root)
-            logs = {merge_in_fork(root, log): log for log in (Path(folder) / str(i) for i in range(settings.at_once))}
+            log_files = [Path(folder) / str(number) for number in range(settings.at_once)]
+            logs = {merge_in_fork(root, log): log for log in log_files}
             for pid, log in logs.items():
                 if os.waitpid(pid, 0)[1]:
-                    said = log.read_text(encoding="utf-8").splitlines() or ["no word"]
-                    failures[said[-1].replace(str(root), "ROOT")[:120]] += 1
+                    lines = log.read_text(encoding="utf-8").splitlines() or ["no message"]
+                    failures[lines[-1].replace(str(root), "ROOT")[:120]] += 1
             merges += len(logs)
             for number in range(settings.files):
-                values = open_array(Layout(root).gradients(f"d{number}", "b", "kl", "train"), "attn").read(
-                    0, PLAIN.rows
-                )
+                path = Layout(root).gradients(f"d{number}", "b", "kl", "train")
+                values = open_array(path, "attn").read(0, PLAIN.rows)
                 if not (values == number).all():
-                    failures["a file is not as its blocks are"] += 1
+                    failures["a file differs from its blocks"] += 1
             shutil.rmtree(root)
     for text, count in failures.most_common(8):
         print(f"{count} x {text}")

@@ -1,8 +1,8 @@
-"""Unpack datasets whose archives a person has to download, arrange their files, and verify them.
+"""Unpack datasets whose archives you have to download yourself, arrange their files, and verify them.
 
     python scripts/prepare.py --dataset pets cub-200 --archives downloads --data-dir data
 
-What is there already is left as it is. The archives come from:
+Existing files do not change. The archives come from:
 
 {sources}
 """

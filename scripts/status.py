@@ -1,4 +1,4 @@
-"""How far the grid is, and what to submit again: python scripts/status.py --root features."""
+"""Print the progress of the grid, and the commands that submit the rest: python scripts/status.py --root features."""
 
 from fungi.commands import COMMANDS
 

@@ -1,4 +1,4 @@
-"""Verify COCO on disk: images and classes of each split as published, images readable.
+"""Verify COCO on disk: the number of images and classes in each split, and whether images can be read.
 
 python scripts/verify_coco.py --coco data/coco [--every-item]
 """

@@ -1,4 +1,4 @@
-"""Verify a dataset on disk: rows and classes of each split as published, images readable.
+"""Verify a dataset on disk: the number of rows and classes in each split, and whether images can be read.
 
 python scripts/verify_dataset.py --dataset cars --data-dir data [--every-item]
 """

@@ -1,4 +1,4 @@
-"""Accuracy over cost of views at their own size: the study behind `--views native` and `--views budget`.
+"""Compare accuracy and cost of views of different sizes: the study behind `--views native` and `--views budget`.
 
     python scripts/views_study.py run --dataset digits --backbone digits-vit
     python scripts/views_study.py run --dataset patterns --backbone digits-vit --rows 1024 512
@@ -8,8 +8,8 @@
     python scripts/views_study.py run --dataset pydocs --backbone minilm
     python scripts/views_study.py show --output docs/images/views.png
 
-`run` extracts each setting of views for each seed with `fungi extract-gradients` and scores the features; what is there
-already is kept. `show` prints the tables of all that was run, as mean and deviation over seeds, and draws the picture.
+`run` extracts each setting of views for each seed with `fungi extract-gradients` and scores the features. It reuses
+existing files. `show` prints tables of all scores (mean and standard deviation over seeds) and draws the figure.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from study.tables import show
 
 
 def main() -> int:
-    """Run or show."""
+    """Run the study, or show its results."""
     options = _parser().parse_args()
     if options.action == "run":
         run(options)
@@ -38,14 +38,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, default=Path("views-study"))
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--backbone", default="digits-vit")
-    parser.add_argument("--checkpoint", type=Path, help="weights of the backbone, where it has none of its own")
+    parser.add_argument("--checkpoint", type=Path, help="weights of the backbone, if the project has none for it")
     parser.add_argument(
-        "--input-size", type=int, default=0, help="side of the input in pixels; 0 is the backbone's own"
+        "--input-size", type=int, default=0, help="side of the input in pixels; 0 is the usual side of the backbone"
     )
-    parser.add_argument("--rows", type=int, nargs=2, default=(0, 0), help="first train and test rows; 0 takes all")
+    parser.add_argument("--rows", type=int, nargs=2, default=(0, 0), help="numbers of train and test rows; 0 takes all")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--only", nargs="+", default=(), help="names of settings to run, as the tables print them")
-    parser.add_argument("--set", nargs="*", default=(), help="further settings of objectives, for all settings")
+    parser.add_argument("--only", nargs="+", default=(), help="names of settings to run, as in the tables")
+    parser.add_argument("--set", nargs="*", default=(), help="options of objectives that hold in all settings")
     parser.add_argument("--output", type=Path, default=Path("views-study/views.png"))
     return parser
 

@@ -1,6 +1,6 @@
-"""How extraction uses a device: busy time, kernels, memory, copies and workers. Parts of `benchmark.py gpu`.
+"""Measurements of how extraction uses a device: busy time, kernels, memory, copies, workers. For `benchmark.py gpu`.
 
-A CPU has no counterpart of some figures. They are then printed as `not measured`.
+A CPU cannot measure some of these numbers. It prints `not measured` for them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,17 +26,17 @@ ATTENTION = ("flash", "fmha", "attention", "sdpa", "softmax")
 
 @dataclass(frozen=True)
 class JpegPictures:
-    """Loader whose rows are pictures decoded from a few JPEG files in memory."""
+    """Loader whose rows are pictures from a few JPEG files in memory."""
 
     files: Sequence[bytes]
 
     def __call__(self, row: int) -> Image.Image:
-        """Return the picture of a row."""
+        """Decode and return the picture of a row. The files repeat."""
         return Image.open(BytesIO(self.files[row % len(self.files)])).convert("RGB")
 
 
 def busy_share(intervals: Iterable[tuple[float, float]], wall: float) -> float:
-    """Return the share of `wall` in which at least one kernel runs; intervals: start and end of each kernel."""
+    """Return the share of `wall` in which at least one kernel runs. intervals: start and end of each kernel."""
     busy, covered_until = 0.0, float("-inf")
     for start, end in sorted(intervals):
         busy += max(0.0, end - max(start, covered_until))
@@ -74,7 +74,7 @@ def print_kernels(setup: Setup, count: int) -> None:
 
 
 def print_peak_memory(setup: Setup) -> None:
-    """Print the largest memory of the device during one extraction, and what torch reserved for it."""
+    """Print the largest memory of the device during one extraction: used by tensors, and reserved by torch."""
     device, views = setup.engine.device, setup.engine.views_per_forward
     if device.type != "cuda":
         print(f"peak memory of the device at {views} views per forward: {NOT_MEASURED}")
@@ -91,7 +91,7 @@ def print_peak_memory(setup: Setup) -> None:
 
 
 def print_upload(device: torch.device, megabytes: int = 256) -> None:
-    """Print how fast the device takes over memory of the host, pinned and not."""
+    """Print the rate of copies from the host to the device, from pinned and from pageable memory."""
     if device.type != "cuda":
         print(f"upload: {NOT_MEASURED}")
         return
@@ -106,14 +106,14 @@ def print_upload(device: torch.device, megabytes: int = 256) -> None:
 
 
 def print_workers(setup: Setup, files: Sequence[bytes], counts: Sequence[int], images: int) -> None:
-    """Print images per second for each number of decoding processes: views alone, and with extraction behind them."""
+    """Print images per second for each number of decoding processes: of prepared views alone, and with extraction."""
     generators = [objective.views for objective in setup.objectives]
     generators += [setup.plain] if setup.plain.identity in setup.batches else []
     samples = Samples(np.zeros(images, np.uint32), [str(row) for row in range(images)], JpegPictures(files))
     for workers in counts:
         rates = []
-        for extracts in (False, True):
-            loaded = batches(
+        for with_extraction in (False, True):
+            loader = batches(
                 samples,
                 generators,
                 row_batches(0, images, setup.images),
@@ -121,14 +121,14 @@ def print_workers(setup: Setup, files: Sequence[bytes], counts: Sequence[int], i
                 num_workers=workers,
                 pin_memory=setup.engine.device.type == "cuda",
             )
-            rates.append(_images_per_second(setup, loaded, images, extracts=extracts))
+            rates.append(_images_per_second(setup, loader, images, with_extraction=with_extraction))
         print(f"{workers:3d} workers: views prepared {rates[0]:8.1f} images/s, extracted {rates[1]:8.1f} images/s")
 
 
-def _images_per_second(setup: Setup, loaded: Iterable[dict[str, Any]], images: int, *, extracts: bool) -> float:
+def _images_per_second(setup: Setup, loader: Iterable[dict[str, Any]], images: int, *, with_extraction: bool) -> float:
     start = perf_counter()
-    for batch in loaded:
-        if extracts:
+    for batch in loader:
+        if with_extraction:
             setup.batches.update(batch)
             _extract(setup)
     synchronize(setup.engine.device)

@@ -1,4 +1,4 @@
-"""The published library beside this one, for users who have its checkout. Part of `benchmark.py gpu --peer FOLDER`."""
+"""Time of the published library over ours, for users who have its checkout: `benchmark.py gpu --peer FOLDER`."""
 
 import importlib
 import sys
@@ -18,9 +18,9 @@ CONFIGS = {"kl": "KLConfig", "dino": "DINOConfig", "simclr": "SimCLRConfig"}
 
 
 def peer_package(folder: Path) -> str:
-    """Return the name of the package in a checkout whose `wrapper.py` defines `FUNGIWrapper`, and make it importable.
+    """Find the package of a checkout whose `wrapper.py` defines `FUNGIWrapper`; make it importable and return its name.
 
-    FungiError for a folder without such a package.
+    Raises FungiError if the folder does not have such a package.
     """
     for path in sorted([*folder.glob("*/wrapper.py"), *folder.glob("src/*/wrapper.py")]):
         if "class FUNGIWrapper" in path.read_text(encoding="utf-8"):
@@ -32,34 +32,36 @@ def peer_package(folder: Path) -> str:
 
 
 def print_peer(setup: Setup, folder: Path, images: Sequence[Image.Image], rounds: int) -> None:
-    """Print the time of the published library over ours for the same model, objectives and pictures."""
+    """Print the time of the published library over ours, with the same model, objectives and pictures."""
     package = peer_package(folder)
-    theirs = _wrapper(setup, importlib.import_module(f"{package}.wrapper"), f"{package}.config", images)
+    published = _wrapper(setup, importlib.import_module(f"{package}.wrapper"), f"{package}.config", images)
     ours = _wrapper(setup, wrapper, "fungi.config", images)
-    mine, other = alternate(lambda: ours(images), lambda: theirs(images), rounds, setup.engine.device)
-    print(f"time of {package} / ours, {len(images)} pictures, decoded already: {ratio(other, mine)}")
+    our_seconds, published_seconds = alternate(
+        lambda: ours(images), lambda: published(images), rounds, setup.engine.device
+    )
+    print(f"time of {package} / ours, {len(images)} decoded pictures: {ratio(published_seconds, our_seconds)}")
 
 
 def _wrapper(setup: Setup, module: Any, configs: str, images: Sequence[Image.Image]) -> Any:
-    """Return a wrapper of the model with all objectives, its supporting data drawn from the pictures."""
+    """Return a wrapper of the model with all objectives. Its supporting data come from the pictures."""
     engine = setup.engine
     target = engine.targets[0]
-    named = importlib.import_module(configs)
-    built = module.FUNGIWrapper(
+    config_module = importlib.import_module(configs)
+    instance = module.FUNGIWrapper(
         model=setup.model,
         target_layer=target.path,
         device=engine.device,
         projection=engine.projectors[target.name].matrix.dense(),
         input_dim=setup.objectives[0].views.input.size,
         use_fp16=engine.dtype != torch.float32,
-        extractor_configs=[getattr(named, CONFIGS[bound.name])() for bound in setup.objectives],
+        extractor_configs=[getattr(config_module, CONFIGS[bound.name])() for bound in setup.objectives],
     )
-    built.setup(_Pairs(images))
-    return built
+    instance.setup(_Pairs(images))
+    return instance
 
 
 class _Pairs(torch.utils.data.Dataset):
-    """Pictures as items (picture, label): enough of them for the negatives of SimCLR."""
+    """Dataset of pairs (picture, label). The pictures repeat, so that SimCLR has enough negatives."""
 
     def __init__(self, images: Sequence[Image.Image], length: int = 2048) -> None:
         self._images, self._length = images, length

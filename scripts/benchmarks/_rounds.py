@@ -1,4 +1,4 @@
-"""Pieces of work timed in turns, and their ratios."""
+"""Time functions in turns, and compute the ratios of their times."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -13,9 +13,10 @@ from fungi.runtime.device import synchronize
 def in_turns(
     jobs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device, *, wall: bool = False
 ) -> dict[str, list[float]]:
-    """Seconds of every job in each round, after one that does not count.
+    """Return the seconds of every job in each round. A first round to warm up does not count.
 
-    On a CPU those of the processor, which leaves out what others do on it; wall: by the clock, for rates.
+    On a CPU these are seconds of processor time, which leaves out other processes. wall: measure elapsed time instead,
+    for rates.
     """
     clock = process_time if device.type == "cpu" and not wall else perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
@@ -32,16 +33,16 @@ def in_turns(
 def alternate(
     first: Callable[[], Any], second: Callable[[], Any], rounds: int, device: torch.device
 ) -> tuple[list[float], list[float]]:
-    """Seconds of two jobs by the clock, round by round."""
+    """Return the elapsed seconds of two jobs, one value per round."""
     seconds = in_turns({"first": first, "second": second}, rounds, device, wall=True)
     return seconds["first"], seconds["second"]
 
 
-def ratio(mine: list[float], base: list[float]) -> str:
-    """Median of the rounds' ratios, and their range.
+def ratio(seconds: list[float], base: list[float]) -> str:
+    """Return the median and the range of the ratios of two jobs, one ratio per round.
 
-    Two jobs of a round follow each other. A ratio of two minima would compare moments at which a shared processor
-    runs at different speeds: by a factor of two on virtual machines.
+    In a round the two jobs follow each other. The ratio of the two minima would compare different moments, and on a
+    virtual machine the speed of a shared processor can change by a factor of two.
     """
-    ratios = [one / other for one, other in zip(mine, base, strict=True)]
+    ratios = [value / base_value for value, base_value in zip(seconds, base, strict=True)]
     return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"

@@ -1,8 +1,8 @@
-"""What checksums cost when rows are read: `python scripts/benchmark.py checksums --rows 100000 --width 768`.
+"""Measure the cost of checksums when rows are read: `python scripts/benchmark.py checksums --rows 100000 --width 768`.
 
-A feature file and a bank of patches are written twice, with checksums and without, and read in turns, window by window,
-from the page cache. The benchmark prints the ratio of processor time, and the seconds that checksums add per gigabyte.
-The rows of a bank are checked when a process reads them for the first time; that is what is measured here.
+The benchmark writes a feature file and a bank of patches twice: with checksums, and without. It reads them in turns,
+window by window, from the page cache. It prints the ratio of processor time, and the seconds that checksums add per
+gigabyte. A process checks the rows of a bank only when it reads them for the first time; the benchmark measures this.
 """
 
 import argparse
@@ -26,7 +26,7 @@ WINDOW = 4096
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure the cost and print it."""
     parser = argparse.ArgumentParser(prog="benchmark.py checksums", description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--width", type=int, default=768)
@@ -41,13 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
             }
             seconds = in_turns(jobs, options.rounds, CPU)
             checked, plain = seconds["checked"], seconds["unchecked"]
-            more = (median(checked) - median(plain)) / (values.nbytes / 1e9)
+            added = (median(checked) - median(plain)) / (values.nbytes / 1e9)
             print(f"{name}: {median(checked):.2f} s with checksums, {median(plain):.2f} s without")
-            print(f"  ratio {ratio(checked, plain)}, {more:.2f} s more per GB")
+            print(f"  ratio {ratio(checked, plain)}, {added:.2f} s more per GB")
     return 0
 
 
 def _write_files(folder: Path, values: np.ndarray) -> dict[str, Path]:
+    """Write the values with and without checksums, and return kind -> file."""
     checked, unchecked = folder / "checked.h5", folder / "unchecked.h5"
     with laid_out() as skeleton, checked.open("wb") as file:
         skeleton.add("x", values.shape, values.dtype)
@@ -65,6 +66,7 @@ def _read_file(path: Path) -> None:
 
 
 def _write_banks(folder: Path, values: np.ndarray) -> dict[str, Path]:
+    """Write the values with and without checksums, and return kind -> folder of the bank."""
     ends = (*range(WINDOW, len(values), WINDOW), len(values))
     manifest = BankManifest(values.shape[1], 1, "float32", ends, {})
     banks = {kind: Bank.create(folder / kind, manifest) for kind in ("checked", "unchecked")}
@@ -73,7 +75,7 @@ def _write_banks(folder: Path, values: np.ndarray) -> dict[str, Path]:
             rows = values[slice(*bank.span(block))]
             bank.write(block, rows, np.zeros((len(rows), 1), dtype=np.int64))
     for mark in (banks["unchecked"].folder / MARKS).iterdir():
-        mark.write_bytes(b"")  # as in banks that were written before banks had checksums
+        mark.write_bytes(b"")  # like a bank of a version that had no checksums
     return {kind: bank.folder for kind, bank in banks.items()}
 
 

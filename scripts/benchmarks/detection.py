@@ -1,8 +1,8 @@
-"""A training step of detection: `python scripts/benchmark.py detection --rounds 5`.
+"""Measure a training step of detection: `python scripts/benchmark.py detection --rounds 5`.
 
-Against the bare work: the same images through torchvision's own COCO dataset, transforms and loader, and forward,
-backward and optimizer step of the same detector. Rounds of a few steps alternate; on a CPU processor time is counted.
-Images, boxes and weights are random: they do not change the time of a step.
+The step is compared with the bare work: the same images through torchvision's own COCO dataset, transforms and loader,
+then forward, backward and optimizer step of the same detector. Rounds of a few steps alternate. On a CPU the benchmark
+counts processor time. Images, boxes and weights are random, because they do not change the time of a step.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from fungi.runtime.device import choose_device
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure the step and print the ratio."""
     parser = argparse.ArgumentParser(prog="benchmark.py detection", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="steps of a round")
+    parser.add_argument("--steps", type=int, default=4, help="number of steps in a round")
     parser.add_argument("--side", type=int, default=128, help="side of the images in pixels")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def bare_steps(detection: Detection) -> Callable[[], None]:
-    """Return a pass over the same images with torchvision's dataset, transforms and loader, in a plain loop."""
+    """Return a function that trains one epoch in a plain loop, with torchvision's dataset, transforms and loader."""
     from torch.utils.data import DataLoader
     from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
     from torchvision.transforms import v2

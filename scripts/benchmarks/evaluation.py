@@ -1,10 +1,11 @@
-"""kNN over all combinations of features: time against the published way, and memory against the accounting.
+"""Measure kNN over all combinations of features: time over the published way, and memory.
 
     python scripts/benchmark.py evaluation                         about 4 minutes on 2 cores: both ways, ratio
     python scripts/benchmark.py evaluation --no-published --train-rows 1000000 --test-rows 1000 --width 32 --pca-dim 64
 
-The published way, as a plain reading of the protocol: for each combination concatenate, fit scikit-learn's full-SVD
-PCA, classify with scikit-learn's kNN. Both see the same files, made of random clusters, and have to predict the same.
+The published way follows the protocol in plain code: for each combination, concatenate the features, fit scikit-learn's
+full-SVD PCA, and classify with scikit-learn's kNN. Both ways read the same files of random clusters, and have to make
+the same predictions.
 """
 
 import os
@@ -30,56 +31,57 @@ from fungi.store.layout import Layout
 
 FEATURES = ("embeddings", "kl", "dino", "simclr")
 DATASET, BACKBONE = "synthetic", "synthetic"
-WRITTEN_AT_ONCE = 20_000
+WRITTEN_ROWS = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationBenchmark:
     """Flags of `scripts/benchmark.py evaluation`."""
 
-    train_rows: int = setting(10_000, "rows to fit on", aliases=("--rows",))
-    test_rows: int = setting(2_500, "rows to score")
-    width: int = setting(384, "size of each of the four blocks")
-    classes: int = setting(100, "classes")
-    pca_dim: int = setting(384, "components")
-    k: int = setting(20, "neighbours")
-    published: bool = setting(True, "run the published way, too, and compare")
-    memory_gb: float = setting(4.0, "features stay in memory if they need no more than this; 0 streams them always")
-    block_rows: int = setting(8192, "rows of the feature files held at once")
+    train_rows: int = setting(10_000, "number of rows to fit on", aliases=("--rows",))
+    test_rows: int = setting(2_500, "number of rows to score")
+    width: int = setting(384, "width of each of the four features")
+    classes: int = setting(100, "number of classes")
+    pca_dim: int = setting(384, "number of principal components")
+    k: int = setting(20, "number of neighbours")
+    published: bool = setting(True, "also run the published way, and compare")
+    memory_gb: float = setting(4.0, "largest size of features that stay in memory; 0 always reads them in blocks")
+    block_rows: int = setting(8192, "number of rows of the feature files that are in memory at once")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
 
 
 def measure(settings: EvaluationBenchmark) -> None:
-    """Make the files, run both ways, print time, ratio and memory."""
-    print(f"{describe_machine(settings)}")
+    """Write the files, run both ways, and print time, ratio and memory."""
+    print(describe_machine(settings))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_features(root, settings)
         print_accounting(settings)
         before = peak_memory()
-        ours, spent = timed(lambda: run(knn_settings(root, settings)))
-        print(f"ours: {len(ours['results'])} combinations in {spent}")
+        ours, our_time = timed(lambda: run(knn_settings(root, settings)))
+        print(f"ours: {len(ours['results'])} combinations in {our_time}")
         print(
             f"peak memory of the process: {peak_memory() / 2**20:,.0f} MiB ({before / 2**20:,.0f} MiB before the run)"
         )
         if settings.published:
-            theirs, published_spent = timed(lambda: published_way(root, settings))
-            same = sum(theirs[name] == ours["results"][name]["predictions"] for name in theirs)
-            differing = sum(differences(theirs[name], ours["results"][name]["predictions"]) for name in theirs)
-            print(f"published way: {len(theirs)} combinations in {published_spent}")
-            wall, processor = published_spent.wall / spent.wall, published_spent.processor / spent.processor
+            published, published_time = timed(lambda: published_way(root, settings))
+            our_predictions = {name: ours["results"][name]["predictions"] for name in published}
+            equal = sum(published[name] == our_predictions[name] for name in published)
+            differing = sum(differences(published[name], our_predictions[name]) for name in published)
+            print(f"published way: {len(published)} combinations in {published_time}")
+            wall, processor = published_time.wall / our_time.wall, published_time.processor / our_time.processor
             print(f"ratio: {wall:.1f} times faster; {processor:.1f} times less processor time")
-            print(f"same predictions: {same} of {len(theirs)} combinations; {differing} single predictions differ")
+            print(f"equal predictions: {equal} of {len(published)} combinations; {differing} single predictions differ")
 
 
 def describe_machine(settings: EvaluationBenchmark) -> str:
-    """Cores, threads, load of others, device."""
+    """Return a line with the cores, threads, load, device and sizes."""
     load = os.getloadavg()[0]
     return (
         f"{len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads,"
         f" load average {load:.1f} at the start, torch {torch.__version__}, device {choose_device(settings.device)};"
         f" {settings.train_rows:,} train x {settings.test_rows:,} test rows,"
-        f" {len(FEATURES)} blocks of {settings.width}, PCA {settings.pca_dim}, k {settings.k}"
+        f" {len(FEATURES)} features of {settings.width}, PCA {settings.pca_dim}, k {settings.k}"
     )
 
 
@@ -98,7 +100,7 @@ def knn_settings(root: Path, settings: EvaluationBenchmark) -> KnnSettings:
 
 
 def print_accounting(settings: EvaluationBenchmark) -> None:
-    """Print what the run holds at once, by size."""
+    """Print the largest memory that the run needs by design, by purpose."""
     print("memory by design:")
     parts = accounting(
         settings.train_rows,
@@ -124,31 +126,30 @@ def accounting(
     memory_bytes: int,
     k: int = 20,
 ) -> dict[str, int]:
-    """Return bytes held at once by a kNN evaluation of all combinations, by purpose.
+    """Return purpose -> bytes that a kNN evaluation of all combinations has in memory at once.
 
-    Nothing grows with the train rows but their labels, once the features no longer fit into `memory_bytes`.
+    If the features do not fit into `memory_bytes`, only the memory of the labels grows with the train rows.
     """
     width, single, double = sum(dims), 4, 8
     reduced = min(pca_dim, width)
-    kept = [rows * width * single for rows in (train_rows, test_rows)]
+    train_bytes, test_bytes = train_rows * width * single, test_rows * width * single
+    train_fits, test_fits = train_bytes <= memory_bytes, test_bytes <= memory_bytes
     query_tile = min(2048, test_rows)
     block = min(block_rows, train_rows)
     return {
-        "train features in memory (float32)": kept[0] if kept[0] <= memory_bytes else 0,
-        "reduced train rows of one combination (float32)": train_rows * reduced * single
-        if kept[0] <= memory_bytes
-        else 0,
-        "test features in memory (float32)": kept[1] if kept[1] <= memory_bytes else 0,
+        "train features in memory (float32)": train_bytes if train_fits else 0,
+        "reduced train rows of one combination (float32)": train_rows * reduced * single if train_fits else 0,
+        "test features in memory (float32)": test_bytes if test_fits else 0,
         "labels (int64)": (train_rows + test_rows) * double,
         "one block of rows: as read, in float64, normalised": block * width * (2 * single + 2 * double),
         "Gram matrix, a sub-block of it, its eigenvectors and workspace (float64)": 5 * width * width * double,
         "reduced test rows of one combination (float32)": test_rows * reduced * single,
-        "tile of distances, and the nearest found so far": query_tile * block * single + test_rows * (k + 1) * 36,
+        "tile of distances, and the nearest neighbours": query_tile * block * single + test_rows * (k + 1) * 36,
     }
 
 
 def write_features(root: Path, settings: EvaluationBenchmark) -> None:
-    """Random clusters as feature files, written piece by piece."""
+    """Write feature files of random clusters, some rows at a time."""
     layout = Layout(root)
     generator = np.random.default_rng(0)
     centres = {name: generator.normal(size=(settings.classes, settings.width)) for name in FEATURES}
@@ -159,26 +160,27 @@ def write_features(root: Path, settings: EvaluationBenchmark) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with h5py.File(path, "w") as file:
                 array = file.create_dataset(_key(name), (rows, settings.width), dtype="float32")
-                for start in range(0, rows, WRITTEN_AT_ONCE):
-                    part = targets[start : start + WRITTEN_AT_ONCE]
-                    array[start : start + len(part)] = centres[name][part] + 4 * generator.normal(
-                        size=(len(part), settings.width)
-                    )
+                for start in range(0, rows, WRITTEN_ROWS):
+                    labels = targets[start : start + WRITTEN_ROWS]
+                    noise = generator.normal(size=(len(labels), settings.width))
+                    array[start : start + len(labels)] = centres[name][labels] + 4 * noise
                 if name == "embeddings":
                     file["targets"] = targets.astype(np.uint32)
 
 
 def published_way(root: Path, settings: EvaluationBenchmark) -> dict[str, list[int]]:
-    """Predictions by the published protocol in plain scikit-learn, one combination after the other."""
+    """Return combination -> predictions, by the published protocol in plain scikit-learn."""
     from sklearn.decomposition import PCA
     from sklearn.neighbors import KNeighborsClassifier
 
-    split = {split: _read_normalized(root, split) for split in ("train", "test")}
+    features = {split: _read_normalized(root, split) for split in ("train", "test")}
     with h5py.File(Layout(root).embeddings(DATASET, BACKBONE, "train")) as file:
         targets = file["targets"][:]
     predictions = {}
     for names in all_combinations(FEATURES):
-        train, test = (np.concatenate([split[part][name] for name in names], axis=-1) for part in ("train", "test"))
+        train, test = (
+            np.concatenate([features[split][name] for name in names], axis=-1) for split in ("train", "test")
+        )
         if settings.pca_dim < min(train.shape):
             pca = PCA(n_components=settings.pca_dim, svd_solver="full", random_state=42).fit(train)
             train, test = pca.transform(train), pca.transform(test)
@@ -189,11 +191,13 @@ def published_way(root: Path, settings: EvaluationBenchmark) -> dict[str, list[i
 
 
 def _read_normalized(root: Path, split: str) -> dict[str, np.ndarray]:
-    found = {}
+    """Return feature -> its normalised rows in a split."""
+    features = {}
     for name in FEATURES:
         with h5py.File(Layout(root).features(name, DATASET, BACKBONE, split)) as file:
-            found[name] = torch.nn.functional.normalize(torch.from_numpy(file[_key(name)][:]), dim=-1).numpy()
-    return found
+            rows = torch.from_numpy(file[_key(name)][:])
+        features[name] = torch.nn.functional.normalize(rows, dim=-1).numpy()
+    return features
 
 
 def _key(feature: str) -> str:
@@ -201,13 +205,13 @@ def _key(feature: str) -> str:
 
 
 def differences(first: list[int], second: list[int]) -> int:
-    """Entries that differ."""
+    """Return the number of predictions that differ."""
     return int(np.sum(np.array(first) != np.array(second)))
 
 
 @dataclass(frozen=True)
-class Spent:
-    """Seconds by the clock, and of all cores together: the second says more where others use the machine, too."""
+class Duration:
+    """Elapsed seconds, and seconds of processor time on all cores. Other processes change only the elapsed seconds."""
 
     wall: float
     processor: float
@@ -216,19 +220,19 @@ class Spent:
         return f"{self.wall:.1f} s ({self.processor:.1f} s of processor time)"
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, Spent]:
-    """Return the result of some work, and what it took."""
+def timed(work: Callable[[], Any]) -> tuple[Any, Duration]:
+    """Call a function, and return its result and its duration."""
     start, processor = time.perf_counter(), time.process_time()
-    return work(), Spent(time.perf_counter() - start, time.process_time() - processor)
+    return work(), Duration(time.perf_counter() - start, time.process_time() - processor)
 
 
 def peak_memory() -> int:
-    """Most bytes that this process ever held in memory."""
+    """Return the largest number of bytes that this process has had in memory."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of `scripts/benchmark.py evaluation`."""
+    """Run the benchmark and return its exit status."""
     return run_command(
         EvaluationBenchmark, measure, program="benchmark.py evaluation", description=__doc__ or "", arguments=arguments
     )

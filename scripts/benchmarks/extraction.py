@@ -1,12 +1,12 @@
-"""Extraction against bare forwards: `python scripts/benchmark.py extraction --backbone vit-s16 --objective simclr`.
+"""Compare extraction with bare forwards: `benchmark.py extraction --backbone vit-s16 --objective simclr`.
 
-The figure of merit is the time for everything (views, forwards, heads, backward, gradients, projection) over the time
-of as many bare forwards of the same model, same dtype and same number of views at once, as the views count. Rounds of
-both alternate within one run, so that a machine whose speed drifts does not bend the ratio; the median over rounds is
-printed, with the spread. Weights are random and images are noise: neither changes the time.
+The benchmark prints the time of the complete extraction (views, forwards, heads, backward, gradients, projection) over
+the time of the same number of bare forwards of the same model, with the same dtype and the same number of views at
+once. Rounds of both alternate, so a change in the speed of the machine does not change the ratio. The output is the
+median over rounds and the range. Weights are random and images are noise, because they do not change the time.
 
-`--views published native budget` measures the plans of views beside each other in one run: what an image costs with
-each, in bare forwards at the full input size.
+`--views published native budget` compares several plans of views in one run: the cost of an image with each plan, in
+bare forwards of the full input size.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from fungi.views.base import forwards_of
 from fungi.views.plans import PLANS, PUBLISHED, PlanName, ViewPlan
 
 BARE_FORWARDS = 64
-"""Forwards that are timed beside each plan of views."""
+"""Number of bare forwards that are timed beside the plans of views."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,19 @@ class Setup:
 
     @property
     def forwards_per_image(self) -> int:
-        """Views per image; embeddings and KL share theirs."""
-        counts = {o.views.identity: o.views.n_views for o in self.objectives}
+        """Number of views per image. Embeddings and KL use the same view."""
+        counts = {bound.views.identity: bound.views.n_views for bound in self.objectives}
         return sum(counts.values()) + len(set(self.batches) - set(counts))
 
     @property
     def counted_forwards(self) -> float:
-        """Forwards of the full size per image, where smaller views count by their area."""
-        counts = {o.views.identity: forwards_of(o.views) for o in self.objectives}
+        """Number of forwards of the full size per image. A smaller view counts by its area."""
+        counts = {bound.views.identity: forwards_of(bound.views) for bound in self.objectives}
         return sum(counts.values()) + len(set(self.batches) - set(counts))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure extraction and print the results."""
     options = _parser().parse_args(arguments)
     keep_freed_memory()
     if options.views != [PUBLISHED]:
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare_views(options: argparse.Namespace) -> None:
-    """Seconds per image of each plan over seconds per bare forward of the full size, in turns in one run."""
+    """Print the cost of an image with each plan of views, in bare forwards of the full size."""
     setups = {plan: _setup(options, plan) for plan in options.views}
     first = setups[options.views[0]]
     device, images = first.engine.device, first.images
@@ -137,7 +137,7 @@ def _setup(options: argparse.Namespace, views: PlanName = PUBLISHED) -> Setup:
     )
     plan = ViewPlan(views, patch_size_of(model))
     objectives = [_bound(name, spec.embedding_dim, backbone.input, device, plan) for name in options.objective]
-    batches = {o.views.identity: _collated(o.views, options.images) for o in objectives}
+    batches = {bound.views.identity: _collated(bound.views, options.images) for bound in objectives}
     plain = backbone.input.views("plain")
     if options.with_embeddings:
         batches.setdefault(plain.identity, _collated(plain, options.images))
@@ -145,7 +145,7 @@ def _setup(options: argparse.Namespace, views: PlanName = PUBLISHED) -> Setup:
 
 
 def _bound(name: str, embedding_dim: int, image_input: Any, device: torch.device, plan: ViewPlan) -> BoundObjective:
-    """Return an objective on the device; negatives of the real number, of random content."""
+    """Return an objective on the device, with the usual number of negatives, whose values are random."""
     bound = bind(name, embedding_dim=embedding_dim, input_spec=image_input, seed=42, plan=plan)
     if name == "simclr":
         negatives = torch.randn(bound.objective.negative_samples * bound.views.n_views, bound.objective.latent_dim)
@@ -154,7 +154,7 @@ def _bound(name: str, embedding_dim: int, image_input: Any, device: torch.device
 
 
 def _collated(views: Any, images: int) -> Any:
-    """Return what the loader's workers would hand over; their time is not part of the figure."""
+    """Return a batch like that of the loader's workers. The benchmark does not count the time for it."""
     noise = np.random.default_rng(0)
     prepared = []
     for index in range(images):
@@ -166,23 +166,24 @@ def _collated(views: Any, images: int) -> Any:
 
 def _extract(setup: Setup) -> None:
     for identity, batch in setup.batches.items():
-        sharing = [o for o in setup.objectives if o.views.identity == identity]
-        if sharing:
-            setup.engine.extract(batch, sharing[0].views, {o.name: o.loss for o in sharing})
+        same_views = [bound for bound in setup.objectives if bound.views.identity == identity]
+        if same_views:
+            losses = {bound.name: bound.loss for bound in same_views}
+            setup.engine.extract(batch, same_views[0].views, losses)
         else:
             setup.engine.embed(batch, setup.plain)
 
 
 @torch.inference_mode()
 def _bare(setup: Setup, views: int = 0) -> None:
-    """As many forwards of the whole model (or `views` of them), on images that are there already."""
+    """Run as many bare forwards as the extraction has views, or `views` of them, on images in memory."""
     size = setup.engine.views_per_forward
     images = _bare_images(setup, size)
-    left = views or setup.images * setup.forwards_per_image
+    remaining = views or setup.images * setup.forwards_per_image
     with autocast(setup.engine.device, setup.engine.dtype):
-        while left > 0:
-            setup.model(images[: min(left, size)])
-            left -= size
+        while remaining > 0:
+            setup.model(images[: min(remaining, size)])
+            remaining -= size
 
 
 def _bare_images(setup: Setup, count: int) -> Tensor:
@@ -208,7 +209,7 @@ def _print_figures(setup: Setup, ours: list[float], bare: list[float], peak_befo
 
 
 def _print_agreement(setup: Setup) -> None:
-    """Cosine of the features in this dtype to those in float32."""
+    """Print the cosine between the features in this dtype and those in float32."""
     for bound in setup.objectives:
         batch = setup.batches[bound.views.identity]
         half = setup.engine.extract(batch, bound.views, {bound.name: bound.loss})
@@ -224,10 +225,10 @@ def _print_agreement(setup: Setup) -> None:
 
 
 def _print_matrix_rate(setup: Setup, bare: list[float]) -> None:
-    """Print the bare forwards as a fraction of what a large matrix product reaches in the same dtype."""
+    """Print the rate of the bare forwards as a percentage of the rate of a large matrix product in the same dtype."""
     device, dtype = setup.engine.device, setup.engine.dtype
     a, b = (torch.randn(8192, 8192, device=device, dtype=dtype) for _ in range(2))
-    times, _ = alternate(lambda: (a @ b, None)[1], lambda: None, 10, device)
+    times, _ = alternate(lambda: (a @ b, None)[1], lambda: None, 10, device)  # discard each product at once
     rate = 2 * 8192**3 / statistics.median(times)
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -240,7 +241,7 @@ def _print_matrix_rate(setup: Setup, bare: list[float]) -> None:
 
 
 def _peak_memory(device: torch.device | str) -> float:
-    """MiB: of the device on a GPU, of the process on a CPU."""
+    """Return the largest memory in MiB: of the device on a GPU, of the process on a CPU."""
     if torch.device(device if device != "auto" else "cpu").type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,12 +1,19 @@
-"""What a GPU makes of extraction, and where the time goes: `python scripts/benchmark.py gpu`.
+"""Measure extraction on a GPU, and where the time goes: `python scripts/benchmark.py gpu`.
 
-In one run: the rate of matrix products; bare forwards, eager and compiled; each objective and all together,
-eager and compiled, as images/s, as a ratio to the best bare forwards, and as a share of the products' rate; the share
-of the time in which the device is busy, the longest kernels and the attention kernels by name; peak memory; the rate
-of uploads; images/s for each number of decoding processes; views prepared per second and core from a JPEG file; and a
-run of the stage from JPEG files to HDF5, whose first pass pays for compiling. Weights are random and pictures are
-drawn: neither changes the time. `--peer FOLDER` times the published library, of which you have a checkout, too.
-A CPU runs a small form to see that it works: `--device cpu --backbone digits-vit --images 4 --files 0 --no-compiled`.
+One run measures:
+
+- the rate of matrix products;
+- bare forwards, eager and compiled;
+- each objective alone and all together, eager and compiled: in images/s, over the best bare forwards, and in percent of
+  the rate of matrix products;
+- the share of the time in which the device is busy, the longest kernels, and the attention kernels by name;
+- the peak memory, and the rate of copies to the device;
+- images/s for each number of decoding processes, and the views that one core prepares per second from a JPEG file;
+- the complete stage from JPEG files to HDF5, without and with compilation.
+
+Weights are random and pictures are generated, because they do not change the time. `--peer FOLDER` also times the
+published library, from a checkout in this folder. To check the benchmark on a CPU, run a small version:
+`--device cpu --backbone digits-vit --images 4 --files 0 --no-compiled`.
 """
 
 import argparse
@@ -35,32 +42,32 @@ from fungi.runtime.log import configure
 from fungi.runtime.seeds import seeded
 
 SIZE = (500, 375)
-"""Width and height of the JPEG pictures: the usual ones of ImageNet."""
+"""Width and height of the JPEG pictures: usual values of ImageNet."""
 DIFFERENT_FILES = 32
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure extraction and print the results."""
     parser = _parser()
     parser.prog, parser.description = "benchmark.py gpu", __doc__
     parser.set_defaults(backbone="vit-b16", device="cuda", dtype="bfloat16", images=64, rounds=5)
-    parser.add_argument("--files", type=int, default=8192, help="JPEG files of the run of the stage; 0 leaves it out")
-    parser.add_argument("--kernels", type=int, default=25, help="kernels in the table of the profiler")
+    parser.add_argument("--files", type=int, default=8192, help="JPEG files for the complete stage; 0 leaves it out")
+    parser.add_argument("--kernels", type=int, default=25, help="number of kernels in the table of the profiler")
     parser.add_argument(
         "--workers", type=int, nargs="+", default=[0, 1, 2, 4, 8, 15], help="numbers of decoding processes"
     )
-    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="checkout of the published library to time as well")
+    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="checkout of the published library, to time it too")
     parser.add_argument(
-        "--compiled", action=argparse.BooleanOptionalAction, default=True, help="measure compiled code, too"
+        "--compiled", action=argparse.BooleanOptionalAction, default=True, help="also measure compiled code"
     )
     options = parser.parse_args(arguments)
     if torch.device(options.device).type == "cpu":
         options.dtype = "float32"
     setup = _setup(options)
-    setup.engine.stopwatch = Stopwatch(setup.engine.device)  # it must not wait after each step
+    setup.engine.stopwatch = Stopwatch(setup.engine.device)  # a precise stopwatch would wait for the GPU at each step
     device = setup.engine.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}, {options.backbone}, {options.dtype}, {options.images} images at once")
+    print(f"{name}, torch {torch.__version__}, {options.backbone}, {options.dtype}, batches of {options.images} images")
     rate, work = _matrix_rate(device, setup.engine.dtype), _operations(setup.model, setup)
     print(f"matrix products {rate / 1e12:.1f} TFLOP/s; one forward {work / 1e9:.2f} GFLOP")
     bare = _print_bare(setup, rate, work, options.rounds, compiled=options.compiled)
@@ -83,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print_compiled(setup: Setup, bare: float, rate: float, work: float, options: argparse.Namespace) -> None:
-    """Print what compiling costs once, and what it then gains."""
+    """Print the time of compilation, and the speed of the compiled code."""
     start = perf_counter()
     setup.engine.compile()
     _extract(setup)
@@ -95,11 +102,12 @@ def _print_compiled(setup: Setup, bare: float, rate: float, work: float, options
 
 
 def _seconds(work: Callable[[], object], device: torch.device, rounds: int) -> float:
-    """Median time of some work, after one round of warming up."""
+    """Return the median of the time of some work, after a first round that does not count."""
     return statistics.median(alternate(lambda: (work(), None)[1], lambda: None, rounds, device)[0])
 
 
 def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the operations per second of a large matrix product."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return 2 * side**3 / _seconds(lambda: a @ b, device, 10)
@@ -107,6 +115,7 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 @torch.no_grad()
 def _operations(model: nn.Module, setup: Setup) -> int:
+    """Return the number of operations of one bare forward."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -120,7 +129,7 @@ def _pictures(setup: Setup, count: int) -> torch.Tensor:
 
 
 def _print_bare(setup: Setup, rate: float, work: float, rounds: int, *, compiled: bool) -> float:
-    """Print bare forwards per second, eager and compiled, and return the larger rate."""
+    """Print the bare forwards per second, eager and compiled. Return the larger of the two rates."""
     views, device = setup.engine.views_per_forward, setup.engine.device
     images, rates = _pictures(setup, views), []
     models = {"eager": setup.model} | ({"compiled": torch.compile(setup.model)} if compiled else {})
@@ -138,13 +147,13 @@ def _print_bare(setup: Setup, rate: float, work: float, rounds: int, *, compiled
 
 
 def _print_objectives(label: str, setup: Setup, bare: float, rate: float, work: float, rounds: int) -> None:
-    """Each objective alone, then all with the embeddings."""
-    alone = [
-        replace(setup, objectives=[one], batches={one.views.identity: setup.batches[one.views.identity]})
-        for one in setup.objectives
+    """Print the speed of each objective alone, then of all objectives with the embeddings."""
+    single = [
+        replace(setup, objectives=[bound], batches={bound.views.identity: setup.batches[bound.views.identity]})
+        for bound in setup.objectives
     ]
-    for part in [*alone, setup]:
-        names = "+".join(one.name for one in part.objectives)
+    for part in [*single, setup]:
+        names = "+".join(bound.name for bound in part.objectives)
         per_second = part.images / _seconds(lambda part=part: _extract(part), setup.engine.device, rounds)
         forwards = per_second * part.forwards_per_image
         print(
@@ -154,7 +163,7 @@ def _print_objectives(label: str, setup: Setup, bare: float, rate: float, work: 
 
 
 def _print_float32(setup: Setup, rounds: int) -> None:
-    """Embeddings for evaluation are float32: exact products, and those that round to ten bits."""
+    """Print the speed of float32 embeddings: with exact products, and with products rounded to ten bits."""
     engine = GradientEngine(setup.model, device=setup.engine.device)
     batch = setup.batches.get(setup.plain.identity)
     batch = _collated(setup.plain, setup.images) if batch is None else batch
@@ -169,11 +178,11 @@ def _print_float32(setup: Setup, rounds: int) -> None:
 
 
 def _print_decoding(setup: Setup) -> None:
-    """Files that one core decodes, and of which it prepares the views of all objectives, per second."""
+    """Print how many files per second one core decodes, and for how many it prepares the views of all objectives."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     content = _jpeg(0)
-    generators = {one.views.identity: one.views for one in setup.objectives}
+    generators = {bound.views.identity: bound.views for bound in setup.objectives}
 
     def decode() -> Image.Image:
         return Image.open(io.BytesIO(content)).convert("RGB")
@@ -191,7 +200,7 @@ def _print_decoding(setup: Setup) -> None:
 
 
 def _jpeg(seed: int) -> bytes:
-    """Return a picture with the frequencies of photographs, roughly: noise of several scales."""
+    """Return a JPEG picture of noise at several scales, with roughly the frequencies of photographs."""
     generator = np.random.default_rng(seed)
     picture = np.zeros((SIZE[1], SIZE[0], 3))
     for scale in (4, 16, 64):
@@ -203,33 +212,33 @@ def _jpeg(seed: int) -> bytes:
 
 
 def _print_stage(options: argparse.Namespace) -> None:
-    """Two runs of the stage from JPEG files to HDF5: without compiling, and with it."""
+    """Time the complete stage from JPEG files to HDF5: without compilation, then with it."""
     configure()
     with tempfile.TemporaryDirectory() as folder:
-        different = [_jpeg(seed) for seed in range(DIFFERENT_FILES)]
+        contents = [_jpeg(seed) for seed in range(DIFFERENT_FILES)]
         for row in range(options.files):
             path = Path(folder) / "pictures" / "train" / str(row % 2) / f"{row:06d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(different[row % len(different)])
+            path.write_bytes(contents[row % len(contents)])
         _print_run(options, Path(folder), "off")
         _print_run(options, Path(folder), "on")
 
 
-def _print_run(options: argparse.Namespace, folder: Path, choice: str) -> None:
+def _print_run(options: argparse.Namespace, folder: Path, compilation: str) -> None:
     settings = GradientSettings(
         dataset=f"pictures=folder:{folder / 'pictures'}",
         backbone=options.backbone,
         split=("train",),
-        root=folder / choice,
+        root=folder / compilation,
         random_init=True,
         device=str(options.device),
         objective=tuple(options.objective),
         with_embeddings=options.with_embeddings,
         batch_size=options.images,
-        compile=choice,
+        compile=compilation,
     )
     start = perf_counter()
     extract_gradients.run(settings)
-    spent = perf_counter() - start
-    print(f"JPEG files to HDF5, --compile {choice}: {options.files} files in {spent:.1f} s, all included: ", end="")
-    print(f"{options.files / spent:.1f} images/s")
+    seconds = perf_counter() - start
+    print(f"JPEG files to HDF5, --compile {compilation}: {options.files} files in {seconds:.1f} s: ", end="")
+    print(f"{options.files / seconds:.1f} images/s")

@@ -1,10 +1,10 @@
-"""How a large grid is looked after: `python scripts/benchmark.py grid --backbones 40 --datasets 20 --shards 16`.
+"""Measure the commands that watch a large grid: `benchmark.py grid --backbones 40 --datasets 20 --shards 16`.
 
-It writes two roots for the user's own datasets: below the first nothing has run yet; below the second every element of
-the extraction failed with a log of its own, as after a night in which a file system was lost. It prints the processor
-time and the lines of `fungi status` for both, and how often `fungi submit` calls sbatch, with the time that planning
-takes. It needs no SLURM: the queue is empty, and nothing is submitted. `--code CHECKOUT` runs the code of another
-checkout; with `--base CHECKOUT` both are run in turns, and the ratio is printed.
+The benchmark writes two roots of the user's own datasets. Below the first root, nothing has run yet. Below the second
+root, every element of the extraction has failed and has its own log, as after the loss of a file system. The benchmark
+prints the processor time and the number of lines of `fungi status` for both roots, then the processor time of `fungi
+submit` and how often it would call sbatch. It needs no SLURM: the queue is empty, and it submits nothing. `--code
+CHECKOUT` runs the code of another checkout. `--base CHECKOUT` runs both in turns and prints the ratio.
 """
 
 import argparse
@@ -24,47 +24,48 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure the commands and print the results."""
     parser = argparse.ArgumentParser(prog="benchmark.py grid", description=__doc__)
     parser.add_argument("--backbones", type=int, default=40)
     parser.add_argument("--datasets", type=int, default=20)
     parser.add_argument("--shards", type=int, default=16)
     parser.add_argument("--code", type=Path, default=PROJECT, help="checkout whose code is measured")
-    parser.add_argument("--base", type=Path, help="checkout whose code it is compared with")
+    parser.add_argument("--base", type=Path, help="checkout with the code to compare with")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
     print(f"{options.backbones} backbones x {options.datasets} datasets x 2 splits x {options.shards} shards")
     with tempfile.TemporaryDirectory() as folder:
         idle, failed = Path(folder) / "idle", Path(folder) / "failed"
-        files = {place: _declare(place, place / "features", options) for place in (idle, failed)}
+        files = {place: _write_grid(place, place / "features", options) for place in (idle, failed)}
         (idle / "features").mkdir()
-        elements = _fail(failed / "features", options)
-        for what, place in (("nothing has run yet", idle), (f"{elements} elements failed", failed)):
-            lines = _measure(f"status, {what}", ["status", "--grid", str(files[place])], place, options)
+        elements = _write_failures(failed / "features", options)
+        for title, place in (("nothing has run yet", idle), (f"{elements} elements failed", failed)):
+            lines = _measure(f"status, {title}", ["status", "--grid", str(files[place])], place, options)
             print(f"  {len(lines)} lines")
         lines = _measure("submit", ["submit", "--dry-run", "--grid", str(files[failed])], failed, options)
         print(f"  {sum(' sbatch ' in line for line in lines)} calls of sbatch")
     return 0
 
 
-def _measure(what: str, words: list[str], folder: Path, options: argparse.Namespace) -> list[str]:
+def _measure(title: str, words: list[str], folder: Path, options: argparse.Namespace) -> list[str]:
     """Print the processor time of a command, and return the lines that it prints."""
     codes = [options.code, *([options.base] if options.base else [])]
     seconds: dict[Path, list[float]] = {code: [] for code in codes}
     lines = {}
     for _ in range(options.rounds):
         for code in codes:
-            taken, lines[code] = _run(code, folder, words)
-            seconds[code].append(taken)
-    mine, *base = seconds.values()
-    print(f"{what}: {statistics.median(mine):.2f} s of processor time")
-    for other in base:
-        print(f"  {statistics.median(other):.2f} s with {options.base}: ratio {ratio(mine, other)}")
+            processor_time, lines[code] = _run(code, folder, words)
+            seconds[code].append(processor_time)
+    own_seconds, *base = seconds.values()
+    print(f"{title}: {statistics.median(own_seconds):.2f} s of processor time")
+    for base_seconds in base:
+        median = statistics.median(base_seconds)
+        print(f"  {median:.2f} s with {options.base}: ratio {ratio(own_seconds, base_seconds)}")
     return lines[options.code]
 
 
-def _declare(folder: Path, root: Path, options: argparse.Namespace) -> Path:
-    """Datasets are class folders of one picture each."""
+def _write_grid(folder: Path, root: Path, options: argparse.Namespace) -> Path:
+    """Write a declaration of a grid, and datasets with one picture per split. Return the file of the declaration."""
     from fungi.backbones.base import BACKBONES
 
     datasets = []
@@ -81,8 +82,8 @@ def _declare(folder: Path, root: Path, options: argparse.Namespace) -> Path:
     return path
 
 
-def _fail(root: Path, options: argparse.Namespace) -> int:
-    """Write records of failed extractions, as `run-elements` writes them; return their number."""
+def _write_failures(root: Path, options: argparse.Namespace) -> int:
+    """Write records of failed extractions in the format of `run-elements`, and return their number."""
     from fungi.grid.calls import call_of_job
     from fungi.grid.declaration import declared_grid
     from fungi.grid.elements import elements
@@ -94,21 +95,22 @@ def _fail(root: Path, options: argparse.Namespace) -> int:
     (root / "logs").mkdir(parents=True)
     folder = root / "progress" / call.key
     folder.mkdir(parents=True)
-    for index, element in enumerate(points := elements(grid, call)):
+    grid_elements = elements(grid, call)
+    for index, element in enumerate(grid_elements):
         log = root / "logs" / f"grads_all_multi-7_{index}.out"
         log.write_text("starting\nextract_gradients.py: /scratch is not there.\n")
         attempt = Attempt(state=ENDED, status=2, job=f"7_{index}", log=str(log), root=str(root))
         (folder / f"{element.key}.json").write_text(json.dumps(asdict(attempt), indent=1))
-    return len(points)
+    return len(grid_elements)
 
 
 def _run(code: Path, folder: Path, words: list[str]) -> tuple[float, list[str]]:
-    """Processor time of a command, and the lines that it prints."""
+    """Run a command, and return its processor time and the lines that it prints."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "PYTHONPATH": str(code / "src"), "FUNGI_PROJECT": str(code), "PATH": str(folder)}
     command = [sys.executable, "-m", "fungi", *words]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout.splitlines()
+    if process.returncode:
+        raise SystemExit(process.stderr)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, process.stdout.splitlines()

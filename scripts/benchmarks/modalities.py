@@ -3,11 +3,12 @@
     python scripts/benchmark.py modalities                                        (both, about a minute on 2 cores)
     python scripts/benchmark.py modalities --backbone minilm --dataset pydocs --rows 256 --device cuda --dtype bfloat16
 
-It prints four numbers per feature: the rows per second of the whole extraction (views on the device, forwards, heads,
-backward, gradients, projection), the rows per second of bare forwards (only the encoder, on the same groups of views),
-the ratio of their times, and the rows per second of one process that prepares views (tokenises, computes spectrograms).
-In a real extraction, worker processes prepare views while the device computes. For texts, it also prints the share of
-the encoded tokens that are padding: with views of similar length in a group, and with all views in one group.
+The benchmark prints four numbers per feature: the rows per second of the complete extraction (views on the device,
+forwards, heads, backward, gradients, projection), the rows per second of bare forwards (only the encoder, on the same
+groups of views), the ratio of their times, and the rows per second of a process that prepares views (tokens of texts,
+spectrograms of sounds). In a real extraction, worker processes prepare views while the device computes. For texts, the
+benchmark also prints the share of padding in the encoded tokens, twice: if the views of a group have similar lengths,
+and if all views are in one group.
 """
 
 import statistics
@@ -40,13 +41,13 @@ PAIRS = (("tiny-bert", "pydocs"), ("tiny-ssast", "tones"))
 class ModalityBenchmark:
     """Flags of `scripts/benchmark.py modalities`."""
 
-    backbone: str = setting("", "backbone; both small ones with their data if absent")
-    dataset: str = setting("pydocs", "dataset of the backbone's modality")
+    backbone: str = setting("", "backbone; if absent, a small one for texts and a small one for sounds")
+    dataset: str = setting("pydocs", "dataset for the backbone")
     data_dir: Path = setting(Path("data"), "folder of the datasets")
-    random_init: bool = setting(False, "random weights: they change no time")
-    rows: int = setting(64, "rows of the train split")
-    rounds: int = setting(3, "rounds, of which the median is taken")
-    views_per_forward: int = setting(0, "views that are encoded at once; 0 picks 64 on a CPU and 1024 on a GPU")
+    random_init: bool = setting(False, "use random weights, which do not change the time")
+    rows: int = setting(64, "number of rows of the train split")
+    rounds: int = setting(3, "number of rounds")
+    views_per_forward: int = setting(0, "number of views that are encoded at once; 0 is 64 on a CPU and 1024 on a GPU")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N")
     dtype: str = setting("float32", "float32, bfloat16 or float16")
 
@@ -63,6 +64,7 @@ def measure(settings: ModalityBenchmark) -> None:
 
 
 def _measure_pair(settings: ModalityBenchmark, name: str, dataset: str) -> None:
+    """Measure a backbone on a dataset, and print its table."""
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     spec = resolve_dataset(dataset, settings.data_dir)
@@ -91,7 +93,7 @@ def _measure_pair(settings: ModalityBenchmark, name: str, dataset: str) -> None:
 
 
 def _with_negatives(bound: BoundObjective) -> BoundObjective:
-    """Return the objective with as many negatives as in a real extraction, but random ones."""
+    """Return the objective with random negatives, as many as in a real extraction."""
     if not bound.objective.needs_support:
         return bound
     objective: Any = bound.objective
@@ -120,7 +122,9 @@ def _print_row(
         settings.rounds,
         engine.device,
     )
-    ratio = statistics.median(a / b for a, b in zip(extraction_times, forward_times, strict=True))
+    ratio = statistics.median(
+        extraction / forward for extraction, forward in zip(extraction_times, forward_times, strict=True)
+    )
     rates = [len(samples) / statistics.median(times) for times in (extraction_times, forward_times)]
     print(
         f"{title:12}{rates[0]:10.1f}{rates[1]:13.1f}{ratio:8.3f}{len(samples) / preparation_time:17.1f}  "
@@ -129,7 +133,7 @@ def _print_row(
 
 
 def _extraction_of(engine: GradientEngine, bound: BoundObjective, batch: Any, gradients: bool) -> Callable[[], None]:
-    """Return a function that extracts gradients, or else embeddings, of the batch."""
+    """Return a function that extracts gradients of the batch if `gradients` is true, otherwise embeddings."""
 
     def work() -> None:
         if gradients:
@@ -154,13 +158,13 @@ def _bare_forwards_of(engine: GradientEngine, bound: BoundObjective, batch: Any)
 
 
 def _padding(engine: GradientEngine, bound: BoundObjective, batch: Any) -> str:
-    """Return the share of padding in the encoded tokens, as text: in groups as encoded, and in a single group."""
+    """Return a text with the share of padding in the encoded tokens: in the real groups, and in a single group."""
     if not isinstance(batch, dict):
         return ""
     real = int(batch["attention_mask"].sum())
     grouped = sum(part["input_ids"].numel() for _, part in engine._groups(batch, bound.views))
-    whole = batch["input_ids"].numel()
-    return f"{100 * (1 - real / grouped):.0f} % (one group: {100 * (1 - real / whole):.0f} %)"
+    single = batch["input_ids"].numel()
+    return f"{100 * (1 - real / grouped):.0f} % (one group: {100 * (1 - real / single):.0f} %)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,9 +1,14 @@
-"""A step of pretraining: `python scripts/benchmark.py pretraining --batch-size 4`.
+"""Measure a step of pretraining: `python scripts/benchmark.py pretraining --batch-size 4`.
 
-Against the bare work of the same views through the same vision transformer (student forward and backward, teacher
-forward of the global crops), and against a plain reading of the reference's order: the teacher twice, all logits of
-local patches formed, a logarithm of a softmax for each pair. Rounds alternate; medians of times (of processor time on
-a CPU) and of the rounds' ratios, their range, and peak memory of a process of its own for each.
+The step is compared with two others:
+
+- bare: the same views through the same vision transformer (student forward and backward, teacher forward of the global
+  crops).
+- reference: the same products in the order of the authors' code. The teacher runs twice, all logits of local patches
+  are computed, and each pair of views has its own logarithm of a softmax.
+
+Rounds alternate. The benchmark prints the median and the range of the ratios of the rounds, the median time of each
+kind (processor time on a CPU), and the peak memory of a process that runs only this kind.
 """
 
 import argparse
@@ -38,30 +43,30 @@ SCHEDULE = StepSchedule(step=0, rate=1e-4, weight_decay=0.04, teacher_momentum=0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure the steps and print the results."""
     options = _parser().parse_args(arguments)
     keep_freed_memory()
     device = choose_device(options.device)
-    learner, views = _prepared(options, device)
+    learner, views = _prepare(options, device)
     kinds = options.kinds
     work = {kind: (lambda kind=kind: WORK[kind](learner, views)) for kind in KINDS}
     if options.only:
         work[options.only]()
-        (peak,) = re.findall(
-            r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8")
-        )  # getrusage adds the parent's
+        status = Path("/proc/self/status").read_text(encoding="utf-8")  # getrusage would include the parent process
+        (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
         print(f"peak {int(peak) / 1024:.0f} MiB")
         return 0
     seconds = in_turns({kind: work[kind] for kind in kinds}, options.rounds, device)
-    for over, under in (("step", "bare"), ("reference", "step"), ("reference", "bare")):
-        if over in kinds and under in kinds:
-            print(f"{over} / {under}: {ratio(seconds[over], seconds[under])}", flush=True)
+    for kind, base in (("step", "bare"), ("reference", "step"), ("reference", "bare")):
+        if kind in kinds and base in kinds:
+            print(f"{kind} / {base}: {ratio(seconds[kind], seconds[base])}", flush=True)
     for kind in kinds:
         print(f"{kind:10} {statistics.median(seconds[kind]):7.2f} s  {_peak(options, kind)}", flush=True)
     return 0
 
 
-def _prepared(options: argparse.Namespace, device: torch.device) -> tuple[Learner, Views]:
+def _prepare(options: argparse.Namespace, device: torch.device) -> tuple[Learner, Views]:
+    """Return a learner with random weights, and a batch of views of random images."""
     network = NetworkOptions(architecture=choose_architecture(options.arch), prototypes=options.out_dim)
     view_options = ViewOptions(local_crops=options.local_crops)
     learner = Learner(LearnerOptions(network=network, views=view_options), World(), device, torch.float32)
@@ -77,27 +82,29 @@ def _step(learner: Learner, views: Views) -> None:
 
 
 def _pixels(learner: Learner, views: Views) -> tuple[Tensor, Tensor]:
-    """Return normalised global and local crops, `[v*b 3 s s]`, on the device."""
-    images, crops = (upload(pixels.flatten(0, 1), learner.device) for pixels in (views.globals, views.locals))
-    return normalize(images, IMAGENET), normalize(crops, IMAGENET)
+    """Return the normalised global and local crops, `[v*b 3 s s]`, on the device."""
+    crops = (upload(pixels.flatten(0, 1), learner.device) for pixels in (views.globals, views.locals))
+    global_crops, local_crops = (normalize(pixels, IMAGENET) for pixels in crops)
+    return global_crops, local_crops
 
 
 def _bare(learner: Learner, views: Views) -> None:
-    images, crops = _pixels(learner, views)
+    global_crops, local_crops = _pixels(learner, views)
     student, teacher = (network.backbone.backbone for network in (learner.student, learner.teacher))
     with torch.no_grad():
-        run_blocks(teacher, embed(teacher, images))
+        run_blocks(teacher, embed(teacher, global_crops))
     learner.optimizer.zero_grad(set_to_none=True)
-    (run_blocks(student, embed(student, images)).sum() + run_blocks(student, embed(student, crops)).sum()).backward()
+    outputs = [run_blocks(student, embed(student, crops)) for crops in (global_crops, local_crops)]
+    (outputs[0].sum() + outputs[1].sum()).backward()
 
 
 def _reference(learner: Learner, views: Views) -> None:
-    """Compute the same products and losses in the reference's order, without centres, validity and weights."""
+    """Compute the same products and losses in the order of the authors' code, without centres, validity and weights."""
     options = learner.options
     alignment = align(views, options.views.global_side, options.views.local_side, device=learner.device)
-    images, crops = (one.unflatten(0, (-1, len(views))) for one in _pixels(learner, views))
+    images, crops = (pixels.unflatten(0, (-1, len(views))) for pixels in _pixels(learner, views))
     samples = alignment.source.shape[2]
-    with torch.no_grad():  # once for each group of maps
+    with torch.no_grad():  # the reference runs the teacher once for each group of maps
         first = learner.teacher(images, crops[:0], alignment.target[:, :, :samples])
         second = learner.teacher(images, crops[:0], alignment.target[:, :, samples:])
         cls = first.classes[0] @ first.prototypes.T  # [2 b k]
@@ -131,9 +138,9 @@ WORK: dict[str, Any] = {"step": _step, "bare": _bare, "reference": _reference}
 
 
 def _peak(options: argparse.Namespace, kind: str) -> str:
-    """Peak memory of one such step, in a process of its own."""
-    given = {name: value for name, value in vars(options).items() if name not in ("only", "kinds")}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    """Run one step in its own process, and return a text with its peak memory."""
+    values = {name: value for name, value in vars(options).items() if name not in ("only", "kinds")}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
     command = [sys.executable, "scripts/benchmark.py", "pretraining", *flags, f"--only={kind}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -146,6 +153,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="what is measured")
-    parser.add_argument("--only", choices=KINDS, help="one step of one kind, and its peak memory")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="kinds of steps to measure")
+    parser.add_argument("--only", choices=KINDS, help="run one step of this kind, and print its peak memory")
     return parser

@@ -1,7 +1,7 @@
-"""Speed of the forward pass on a CPU: `python scripts/benchmark.py processor --backbone vit-s16`.
+"""Measure the speed of the forward pass on a CPU: `python scripts/benchmark.py processor --backbone vit-s16`.
 
-Ways to compute the same forward, in turns in one run, as ratios of processor time to plain float32; with the smallest
-cosine of the embeddings to those of plain float32.
+The benchmark runs several implementations of the same forward pass in turns. For each, it prints the ratio of its
+processor time to plain float32, and the smallest cosine between its embeddings and those of plain float32.
 """
 
 import argparse
@@ -33,12 +33,14 @@ class OneDnnLinear(nn.Module):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure the implementations and print the results."""
     parser = argparse.ArgumentParser(prog="benchmark.py processor", description=__doc__)
     parser.add_argument("--backbone", default="vit-s16")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--ways", nargs="+", default=tuple(WAYS), choices=tuple(WAYS), help="measure these alone")
+    parser.add_argument(
+        "--ways", nargs="+", default=tuple(WAYS), choices=tuple(WAYS), help="implementations to measure"
+    )
     options = parser.parse_args(arguments)
     keep_freed_memory()
     backbone = load_backbone(options.backbone, random_init=True)
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         embeddings = {name: forward(images) for name, forward in ways.items()}
         jobs = {name: (lambda forward=forward: forward(images)) for name, forward in ways.items()}
         seconds = in_turns(jobs, options.rounds, CPU)
-    print(f"{options.backbone}, {options.images} images, {torch.get_num_threads()} threads, {_features()}")
+    print(f"{options.backbone}, {options.images} images, {torch.get_num_threads()} threads, {_cpu_capability()}")
     for name, times in seconds.items():
         cosine = torch.cosine_similarity(embeddings[name].float(), embeddings["float32"], dim=1).min()
         print(f"{name:10} {ratio(times, seconds['float32'])}   cosine {float(cosine):.6f}")
@@ -88,11 +90,13 @@ WAYS: dict[str, Callable[[nn.Module, Tensor], Forward]] = {
     "compiled": partial(_compiled, frozen=False),
     "frozen": partial(_compiled, frozen=True),
 }
-"""Model and images -> another way to compute the same forward: autocast, oneDNN's linear layers, torch.compile, and
-torch.compile with frozen weights."""
+"""Name -> function of model and images that returns the forward pass in another implementation.
+
+In order: autocast, oneDNN's linear layers, torch.compile, and torch.compile with frozen weights.
+"""
 
 
-def _features() -> str:
+def _cpu_capability() -> str:
     return torch.backends.cpu.get_cpu_capability()
 
 

@@ -1,9 +1,9 @@
-"""What a report of many results costs: `python scripts/benchmark.py report --results 2000 --base CHECKOUT`.
+"""Measure a report of many results: `python scripts/benchmark.py report --results 2000 --base CHECKOUT`.
 
-It writes result files for pairs of a backbone and a dataset: of kNN on all train rows, of kNN with five rows per class,
-and of a linear probe. Each has all combinations of four features and the predictions of every test row. Then it runs
-`fungi report` on them and prints the processor time and the largest memory. `--code CHECKOUT` runs the code of another
-checkout; with `--base CHECKOUT` both are run in turns, and the ratio is printed.
+The benchmark writes result files for pairs of a backbone and a dataset: kNN on all train rows, kNN on five rows per
+class, and a linear probe. Each file has all combinations of four features, and the prediction for every test row. Then
+the benchmark runs `fungi report` on the files and prints its processor time and its peak memory. `--code CHECKOUT` runs
+the code of another checkout. `--base CHECKOUT` runs both in turns and prints the ratio.
 """
 
 import argparse
@@ -28,14 +28,14 @@ FACTS = dict.fromkeys(("weights_hash", "weights_source", "input", "dtype", "devi
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure the report and print the results."""
     parser = argparse.ArgumentParser(prog="benchmark.py report", description=__doc__)
     parser.add_argument("--results", type=int, default=2000)
-    parser.add_argument("--rows", type=int, default=1000, help="predictions of each combination")
-    parser.add_argument("--figures", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=1000, help="number of predictions in each combination")
+    parser.add_argument("--figures", type=int, default=0, help="number of figures in the report")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--code", type=Path, default=PROJECT, help="checkout whose code is measured")
-    parser.add_argument("--base", type=Path, help="checkout whose code it is compared with")
+    parser.add_argument("--base", type=Path, help="checkout with the code to compare with")
     options = parser.parse_args(arguments)
     codes = [options.code, *([options.base] if options.base else [])]
     seconds: dict[Path, list[float]] = {code: [] for code in codes}
@@ -46,19 +46,20 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.results} results with {options.rows} rows, {size / 1e6:.0f} MB of JSON")
         for number in range(options.rounds):
             for code in codes:
-                taken, memory = _run(code, root, Path(folder) / f"report-{number}", options.figures)
-                seconds[code].append(taken)
+                processor_time, memory = _run(code, root, Path(folder) / f"report-{number}", options.figures)
+                seconds[code].append(processor_time)
                 megabytes[code].append(memory)
-    for name, unit, values in (("processor time", "s", seconds), ("largest memory", "MB", megabytes)):
-        mine, *base = values.values()
-        print(f"{name}: {statistics.median(mine):.1f} {unit}")
-        for other in base:
-            print(f"  {statistics.median(other):.1f} {unit} with {options.base}: ratio {ratio(mine, other)}")
+    for title, unit, values_by_code in (("processor time", "s", seconds), ("peak memory", "MB", megabytes)):
+        values, *base = values_by_code.values()
+        print(f"{title}: {statistics.median(values):.1f} {unit}")
+        for base_values in base:
+            median = statistics.median(base_values)
+            print(f"  {median:.1f} {unit} with {options.base}: ratio {ratio(values, base_values)}")
     return 0
 
 
 def write_results(root: Path, count: int, rows: int) -> int:
-    """Write result files below a root; return their size in bytes."""
+    """Write result files below a root, and return the sum of their sizes in bytes."""
     from fungi.backbones.base import BACKBONES
     from fungi.data.base import DATASETS
     from fungi.store.layout import Layout
@@ -83,7 +84,7 @@ def write_results(root: Path, count: int, rows: int) -> int:
 def _content(task: str, backbone: str, dataset: str, rows: int, draws: np.random.Generator) -> dict[str, Any]:
     """Return a result like those of `fungi knn`, with random predictions that are right in about three of four rows."""
     targets = draws.integers(0, 37, rows)
-    names = ["+".join(part) for size in range(1, 5) for part in combinations(FEATURES, size)]
+    names = ["+".join(features) for size in range(1, 5) for features in combinations(FEATURES, size)]
     results = {}
     for name in names:
         predictions = np.where(draws.random(rows) < 0.75, targets, draws.integers(0, 37, rows))
@@ -106,7 +107,7 @@ def _content(task: str, backbone: str, dataset: str, rows: int, draws: np.random
 
 
 def _provenances(backbone: str, dataset: str, *, split_rows: int) -> dict[str, dict[str, Any]]:
-    """Return what a result records of its feature files, by split and feature."""
+    """Return the provenance of the feature files of a result, by split and feature."""
     from fungi.store.provenance import Provenance
 
     entries: dict[str, dict[str, Any]] = {}
@@ -128,7 +129,7 @@ def _provenances(backbone: str, dataset: str, *, split_rows: int) -> dict[str, d
 
 
 def _run(code: Path, root: Path, output: Path, figures: int) -> tuple[float, float]:
-    """Return the processor time of a report in seconds, and its largest memory in MB."""
+    """Run a report, and return its processor time in seconds and its peak memory in MB."""
     environment = {**os.environ, "PYTHONPATH": str(code / "src")}
     words = ["report", "--results", str(root), "--output", str(output), "--figures", str(figures)]
     process = subprocess.Popen(

@@ -1,11 +1,15 @@
-"""Segmentation against bare forwards, FAISS and other orders of work: `python scripts/benchmark.py segmentation`.
+"""Compare segmentation with bare forwards, FAISS and another order of work: `benchmark.py segmentation`.
 
-Dense features (tokens, neighbours, loss, gradients, projection) over as many bare forwards of the same model at the
-same size, for each kind of projection; then exact search over FAISS's flat index in the same bank, which has to give
-the same rows; then evaluation over open implementations' order of work, with the same IoU. Rounds alternate within one
-run; on a CPU processor time is counted. Weights, images and banks are random: none changes the time. The support bank
-is small here (--support-rows), because exact search in it costs its rows' share: 1,025 queries x rows x width
-multiply-adds per image, a quarter of them spared, which is said beside the ratio.
+The benchmark prints three ratios:
+
+- dense features (tokens, neighbours, loss, gradients, projection) over the same number of bare forwards of the same
+  model at the same size, for each kind of projection;
+- exact search over FAISS's flat index in the same bank, which must return the same rows;
+- our evaluation over an evaluation in the order of open implementations, which must have the same IoU.
+
+Rounds alternate within one run. On a CPU the benchmark counts processor time. Weights, images and banks are random,
+because they do not change the time. The support bank is small (`--support-rows`), because exact search takes 1,025
+queries x rows x width multiply-adds per image, without a quarter of the tokens. The benchmark prints this number.
 """
 
 import argparse
@@ -35,11 +39,11 @@ from fungi.store.banks import Bank, BankManifest, PatchRows
 from fungi.views.scenes import SceneView
 
 PATCH, CLASSES = 16, 21
-"""Of the evaluation that is measured: those of Pascal VOC with a patch of 16 pixels."""
+"""Side of a patch in pixels, and number of classes: the values of Pascal VOC."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure segmentation and print the ratios."""
     options = _parser().parse_args(arguments)
     keep_freed_memory()
     device = choose_device(options.device)
@@ -52,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measure_features(options: argparse.Namespace, device: torch.device) -> None:
+    """Print the time of dense features over bare forwards, for each kind of projection."""
     spec, dtype = BACKBONES[options.backbone], choose_dtype(options.dtype, device)
     backbone = load_backbone(options.backbone, random_init=True)
     at_input_size(backbone.model, options.input_size)
@@ -67,6 +72,7 @@ def _measure_features(options: argparse.Namespace, device: torch.device) -> None
             model.forward_features(rendered)
 
     def features_with(kind: str) -> Callable[[], None]:
+        """Return a function that computes dense features with this kind of projection."""
         matrix = draw_projection(spec.projection_dim, target.gradient_dim, kind=kind)
         projector = make_projector(matrix, device, product_dtype(dtype))
         extractor = DenseExtractor(model, target, projector, views, device=device, dtype=dtype)
@@ -79,22 +85,23 @@ def _measure_features(options: argparse.Namespace, device: torch.device) -> None
     jobs = {"bare": bare} | {kind: features_with(kind) for kind in options.kinds}
     seconds = in_turns(jobs, options.rounds, device)
     tokens = grid_of(model) ** 2 + 1
-    work = tokens * options.support_rows * spec.embedding_dim / 1e9
+    operations = tokens * options.support_rows * spec.embedding_dim / 1e9
     print(f"bare forwards: {statistics.median(seconds['bare']):.3f} s for {options.images} images")
     for kind in options.kinds:
         print(f"dense features with {kind}: {ratio(seconds[kind], seconds['bare'])} x bare")
-    print(f"of which search: {work:.1f} G multiply-adds per image in {options.support_rows} support rows")
+    print(f"of which search: {operations:.1f} G multiply-adds per image in {options.support_rows} support rows")
 
 
 def _measure_search(options: argparse.Namespace, device: torch.device, folder: Path) -> None:
+    """Print the time of exact search over FAISS's flat index, and whether both return the same rows."""
     width = 2 * BACKBONES[options.backbone].embedding_dim
     rows = _random(options.bank_rows, width)
     bank = Bank.create(folder, BankManifest(width, 1, "float32", (len(rows),), {}))
     bank.write(0, rows, np.zeros((len(rows), 1), dtype=np.int64))
     queries = torch.from_numpy(_random(1024, width)).to(device)
     exact, flat = BankSearch(bank, device), BankSearch(bank, device, "faiss")
-    mine, theirs = (search(queries, 30)[1].sort(dim=1).values for search in (exact, flat))  # ties in either order
-    same = bool((mine == theirs).float().mean() > 0.9999)
+    exact_rows, flat_rows = (search(queries, 30)[1].sort(dim=1).values for search in (exact, flat))
+    same = bool((exact_rows == flat_rows).float().mean() > 0.9999)  # rounding can decide which row is the last
     jobs: dict[str, Callable[[], Any]] = {"exact": lambda: exact(queries, 30), "faiss": lambda: flat(queries, 30)}
     seconds = in_turns(jobs, options.rounds, device)
     print(
@@ -104,32 +111,33 @@ def _measure_search(options: argparse.Namespace, device: torch.device, folder: P
 
 
 def _measure_evaluation(options: argparse.Namespace, device: torch.device, folder: Path) -> None:
-    """From features to IoU, our order of work and that of open implementations; both from the same bank."""
+    """Print the time from features to IoU over that in the order of open implementations, with the same bank."""
     width, size = 2 * BACKBONES[options.backbone].embedding_dim, options.input_size
-    grid, draw = size // PATCH, torch.Generator().manual_seed(1)
+    grid, generator = size // PATCH, torch.Generator().manual_seed(1)
     rows = _random(options.bank_rows, width)
-    counts = torch.nn.functional.one_hot(torch.randint(CLASSES, (len(rows),), generator=draw), CLASSES) * PATCH**2
+    classes = torch.randint(CLASSES, (len(rows),), generator=generator)
+    counts = torch.nn.functional.one_hot(classes, CLASSES) * PATCH**2
     bank = Bank.create(folder, BankManifest(width, CLASSES, "float32", (len(rows),), {}))
     bank.write(0, rows, counts.numpy())
-    near = torch.randint(len(rows), (options.scored, grid**2), generator=draw)
-    noise = torch.randn(options.scored, grid**2, width, generator=draw) / width**0.5
+    near = torch.randint(len(rows), (options.scored, grid**2), generator=generator)
+    noise = torch.randn(options.scored, grid**2, width, generator=generator) / width**0.5
     features = normalize(torch.from_numpy(rows)[near] + noise, dim=2).to(device)
-    truth = torch.randint(CLASSES, (options.scored, grid, grid), generator=draw).byte()
+    truth = torch.randint(CLASSES, (options.scored, grid, grid), generator=generator).byte()
     truth = truth.repeat_interleave(PATCH, dim=1).repeat_interleave(PATCH, dim=2)
     predictor = Predictor(bank, BankSearch(bank, device), 30, 0.02, size, PATCH**2)
-    held, labels = torch.from_numpy(rows).to(device), (counts / PATCH**2).to(device)
-    found: dict[str, list[float]] = {}
+    bank_rows, bank_labels = torch.from_numpy(rows).to(device), (counts / PATCH**2).to(device)
+    iou: dict[str, list[float]] = {}
 
     def ours() -> None:
-        guessed = predictor(features)
-        matrix = sum(confusion(t, g, CLASSES, 255) for t, g in zip(truth.numpy(), guessed, strict=True))
-        found["ours"] = segmentation_scores(np.asarray(matrix))["IoU"]
+        predictions = predictor(features)
+        matrix = sum(confusion(t, p, CLASSES, 255) for t, p in zip(truth.numpy(), predictions, strict=True))
+        iou["ours"] = segmentation_scores(np.asarray(matrix))["IoU"]
 
     def open_order() -> None:
-        found["open"] = _open_order(features, held, labels, truth.to(device), size)
+        iou["open"] = _open_order(features, bank_rows, bank_labels, truth.to(device), size)
 
     seconds = in_turns({"ours": ours, "open": open_order}, options.rounds, device)
-    same = bool(np.allclose(found["ours"], found["open"], atol=1e-3))
+    same = bool(np.allclose(iou["ours"], iou["open"], atol=1e-3))
     print(
         f"evaluation of {options.scored} images (bank on the disk) over open implementations' order (bank in memory), "
         f"{len(rows)} x {width}, {CLASSES} classes: {ratio(seconds['ours'], seconds['open'])}, same IoU: {same}"
@@ -139,29 +147,34 @@ def _measure_evaluation(options: argparse.Namespace, device: torch.device, folde
 def _open_order(
     features: Tensor, bank: Tensor, labels: Tensor, truth: Tensor, size: int, k: int = 30, temperature: float = 0.02
 ) -> list[float]:
-    """Return all distances of an image; its neighbours' features fetched and compared again; all pixels kept to the
-    end."""
-    kept = []
+    """Return the IoU of each class, in the order of work of open implementations.
+
+    For each image, compute all distances, fetch the features of the neighbours and compare them again. Keep the
+    predictions of all pixels until the end.
+    """
+    maps_of_images = []
     for image in features:  # [t d]
         rows = (image @ bank.T).topk(k, dim=1).indices  # [t n] -> [t k]
         attention = torch.softmax(torch.einsum("td,tkd->tk", image, bank[rows]) / temperature, dim=1)
         votes = torch.einsum("tk,tkc->tc", attention, labels[rows])
         maps = votes.T.unflatten(1, (size // PATCH, -1)).unsqueeze(0)
-        kept.append(interpolate(maps, (size, size), mode="bilinear", align_corners=False)[0].argmax(dim=0))
-    guessed, truth = torch.stack(kept).flatten(), truth.flatten()
-    overlap = []
-    for name in range(labels.shape[1]):
-        mine, right = guessed == name, truth == name
-        overlap.append(float((mine & right).sum() / (mine | right).sum().clamp_min(1)))
-    return overlap
+        pixels = interpolate(maps, (size, size), mode="bilinear", align_corners=False)[0]  # [c s s]
+        maps_of_images.append(pixels.argmax(dim=0))
+    predictions, truth = torch.stack(maps_of_images).flatten(), truth.flatten()
+    iou = []
+    for label in range(labels.shape[1]):
+        predicted, true = predictions == label, truth == label
+        iou.append(float((predicted & true).sum() / (predicted | true).sum().clamp_min(1)))
+    return iou
 
 
 def _support(width: int, rows: int, device: torch.device) -> Support:
-    held = PatchRows(_random(rows, width))
-    return Support(held, BankSearch(held, device))
+    patches = PatchRows(_random(rows, width))
+    return Support(patches, BankSearch(patches, device))
 
 
 def _random(rows: int, width: int) -> np.ndarray:
+    """Return random rows of length 1."""
     return normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(0)), dim=1).numpy()
 
 
@@ -173,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kinds", nargs="*", default=["khatri-rao", "binary"])
     parser.add_argument("--support-rows", type=int, default=4096)
     parser.add_argument("--bank-rows", type=int, default=50_000)
-    parser.add_argument("--scored", type=int, default=4, help="images in the evaluation that is measured")
+    parser.add_argument("--scored", type=int, default=4, help="number of images in the evaluation")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")

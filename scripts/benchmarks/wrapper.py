@@ -1,7 +1,7 @@
-"""The library against the stages: `python scripts/benchmark.py wrapper --backbone digits-vit --objective simclr`.
+"""Compare the library with the stage: `python scripts/benchmark.py wrapper --backbone digits-vit --objective simclr`.
 
-Both make projected gradients of the same images, decoding left out. The stage's part is what `extract_gradients.py`
-does with a batch: prepare the views, run the engine. Rounds of both alternate; the median of their ratio is printed.
+Both compute projected gradients of the same decoded images. The work of the stage is that of `extract_gradients.py` for
+a batch: prepare the views, run the engine. Rounds of both alternate. The benchmark prints the median of their ratio.
 """
 
 import argparse
@@ -23,7 +23,7 @@ CONFIGS = {"kl": KLConfig, "dino": DINOConfig, "simclr": SimCLRConfig}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure both and print the results."""
     options = _parser().parse_args(arguments)
     device = choose_device(options.device)
     backbone = load_backbone(options.backbone, random_init=options.backbone != "digits-vit")
@@ -46,18 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _bound(name: str, wrapper: FUNGIWrapper, place: int) -> BoundObjective:
-    """Return the objective as the stage has it, with the wrapper's supporting data."""
+    """Return the objective of the stage, with the supporting data of the wrapper."""
     extractor: Any = wrapper.extractors[place]
-    made = bind(name, embedding_dim=wrapper.embeddings_dim, input_spec=wrapper.image_input, seed=wrapper.seed)
-    return made.to(wrapper.device).with_support(extractor.support)
+    bound = bind(name, embedding_dim=wrapper.embeddings_dim, input_spec=wrapper.image_input, seed=wrapper.seed)
+    return bound.to(wrapper.device).with_support(extractor.support)
 
 
 def _stage(wrapper: FUNGIWrapper, objectives: list[BoundObjective], images: list[Image.Image]) -> None:
     for objective in objectives:
         views = objective.views
         batch = views.collate([prepare(views, image, 42, str(row)) for row, image in enumerate(images)])
-        made = wrapper.engine.extract(batch, views, {objective.name: objective.loss})
-        next(iter(made.gradients[objective.name].values())).cpu()
+        features = wrapper.engine.extract(batch, views, {objective.name: objective.loss})
+        next(iter(features.gradients[objective.name].values())).cpu()
 
 
 def _images(count: int) -> list[Image.Image]:
@@ -78,5 +78,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--half", action="store_true", help="bfloat16")
+    parser.add_argument("--half", action="store_true", help="compute in bfloat16")
     return parser

@@ -1,4 +1,4 @@
-"""Extract every setting of views for every seed; what is there already is kept."""
+"""Extract every setting of views for every seed. Existing files are reused."""
 
 import argparse
 import json
@@ -12,11 +12,11 @@ from study.scores import place_of, score
 from study.settings import COMBINED, SETTINGS, Setting
 
 WITH_WINDOWS = ("digits-vit", "udi-micro")
-"""Backbones whose tokens are in a grid, and whose blocks can be called one by one."""
+"""Backbones whose tokens form a grid, and whose blocks can be called separately."""
 
 
 def run(options: argparse.Namespace) -> None:
-    """Extract and score every setting of every seed, then all objectives together."""
+    """Extract and score every setting for every seed, then score the combinations of objectives."""
     from fungi.backbones.base import resolve_backbone
     from fungi.backbones.position_embedding import patch_size_of
 
@@ -42,20 +42,23 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _first_rows(dataset: str, rows: Sequence[int], folder: Path) -> str:
-    """Return the dataset, or a folder of the first rows of its splits; these data sets have labels in random order."""
+    """Return the dataset, or a folder dataset with the first rows of its splits.
+
+    The first rows are a random sample, because the labels of these datasets have a random order.
+    """
     if not any(rows):
         return dataset
     from fungi.data.base import open_split
 
-    place = folder / "images"
+    images = folder / "images"
     for split, count in zip(("train", "test"), rows, strict=True):
         samples = open_split(dataset, split, Path("data"))
         for row in range(count):
-            path = place / split / f"class-{samples.targets[row]}" / f"{row:05d}.png"
+            path = images / split / f"class-{samples.targets[row]}" / f"{row:05d}.png"
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 samples.load(row).save(path)
-    return f"{dataset}-part=folder:{place}"
+    return f"{dataset}-part=folder:{images}"
 
 
 def _extract(
@@ -64,14 +67,16 @@ def _extract(
     from fungi.extraction import extract_gradients
     from fungi.extraction.gradient_settings import GradientSettings
 
-    place, started = place_of(folder, seed, setting), perf_counter()
+    place, start = place_of(folder, seed, setting), perf_counter()
     if (place / "done.json").exists():
         return
-    further = tuple(text for text in options.set if text.startswith(f"{setting.objective}."))
+    common_options = tuple(text for text in options.set if text.startswith(f"{setting.objective}."))
     weights = {"checkpoint": options.checkpoint, "input_size": options.input_size}
     if setting.windows:
-        forwards = token_windows.extract(options.backbone, weights, dataset, setting.windows, seed, place, further)
-        facts = {"seconds": perf_counter() - started, "forwards": forwards}
+        forwards = token_windows.extract(
+            options.backbone, weights, dataset, setting.windows, seed, place, common_options
+        )
+        facts = {"seconds": perf_counter() - start, "forwards": forwards}
         (place / "done.json").write_text(json.dumps(facts))
         return
     settings = GradientSettings(
@@ -81,16 +86,17 @@ def _extract(
         with_embeddings=setting.objective == "kl",
         root=place,
         seed=seed,
-        set=flags + further,
+        set=flags + common_options,
         device="cpu",
         **weights,
     )
     extract_gradients.run(settings)
-    facts = {"seconds": perf_counter() - started, "forwards": _forwards(options, setting, flags)}
+    facts = {"seconds": perf_counter() - start, "forwards": _forwards(options, setting, flags)}
     (place / "done.json").write_text(json.dumps(facts))
 
 
 def _forwards(options: argparse.Namespace, setting: Setting, flags: Sequence[str]) -> float:
+    """Return the forwards per image of a setting."""
     from fungi.backbones.base import resolve_backbone
     from fungi.extraction.gradient_settings import parse_options
     from fungi.objectives.binding import bind
@@ -99,6 +105,5 @@ def _forwards(options: argparse.Namespace, setting: Setting, flags: Sequence[str
     spec: Any = resolve_backbone(options.backbone).input
     input_spec = spec.resized(options.input_size) if options.input_size else spec
     arguments = {"embedding_dim": 1, "input_spec": input_spec, "seed": 0}
-    return forwards_of(
-        bind(setting.objective, **arguments, options=parse_options(tuple(flags)).get(setting.objective)).views
-    )
+    objective_options = parse_options(tuple(flags)).get(setting.objective)
+    return forwards_of(bind(setting.objective, **arguments, options=objective_options).views)

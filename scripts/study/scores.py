@@ -21,12 +21,12 @@ SCORES = ("kNN", "5-shot kNN", "linear", "retrieval mAP")
 
 
 def place_of(folder: Path, seed: int, setting: Setting) -> Path:
-    """Return the folder with the features of a setting."""
+    """Return the folder with the features of a setting and a seed."""
     return folder / f"seed-{seed}" / setting.name.replace(" ", "-").replace("/", "_")
 
 
 def _arrays(place: Path, feature: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the features of a split. With embeddings, also return the labels; otherwise None."""
+    """Return the features of a split and its labels. For features other than embeddings, the labels are None."""
     if (place / f"{split}.npy").exists():
         return np.load(place / f"{split}.npy"), None
     pattern = f"embeddings/*/*/{split}.h5" if feature == "embeddings" else f"gradients/*/*/{feature}-{split}.h5"
@@ -40,7 +40,7 @@ def _arrays(place: Path, feature: str, split: str) -> tuple[np.ndarray, np.ndarr
 def score(folder: Path, seed: int, name: str, settings: Sequence[Setting]) -> None:
     """Score the embeddings joined with the gradients of some settings, and the embeddings alone; write a JSON file.
 
-    Does nothing if the file exists, or if the features of a setting are not complete.
+    Return at once if the file exists, or if the features of a setting are not complete.
     """
     label = name if len(settings) > 1 else settings[0].name
     path = folder / "scores" / f"{label.replace(' ', '-').replace('/', '_')}-{seed}.json"
@@ -80,7 +80,7 @@ def score(folder: Path, seed: int, name: str, settings: Sequence[Setting]) -> No
 def _all_scores(
     splits: Mapping[str, Mapping[str, ArrayInMemory]], labels: Mapping[str, Any], pca: int
 ) -> dict[str, float]:
-    """Return the value of each of `SCORES`, for the features of each split joined."""
+    """Return score -> value, for each of `SCORES`. In each split, the features are joined."""
     import torch
 
     from fungi.evaluators.knn import knn_predictions
@@ -90,16 +90,16 @@ def _all_scores(
 
     cpu, names = torch.device("cpu"), tuple(splits["train"])
 
-    def features(chosen: np.ndarray | None = None) -> tuple[Any, Any]:
+    def reduced_features(chosen: np.ndarray | None = None) -> tuple[Any, Any]:
         train = FeatureSource(splits["train"], chosen)
         reduction = Reducer(train, pca).fit(names)
         return reduced(train, reduction, cpu), reduced(FeatureSource(splits["test"]), reduction, cpu)
 
-    train, test = features()
+    train, test = reduced_features()
     rows_per_seed = [few_shot_rows(labels["train"], SHOTS, seed) for seed in range(5)]
     few_shot_accuracies = []
     for rows in rows_per_seed:
-        few_train, few_test = features(rows)
+        few_train, few_test = reduced_features(rows)
         votes = knn_predictions(in_memory(few_train), labels["train"][rows], few_test, FEW_NEIGHBOURS)
         few_shot_accuracies.append(float(np.mean(votes == labels["test"])))
     votes = knn_predictions(in_memory(train), labels["train"], test, NEIGHBOURS)
@@ -116,10 +116,10 @@ def _all_scores(
 def _mean_average_precision(
     train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
 ) -> float:
-    """Return the mAP of test rows as queries: train rows are ranked by cosine; those of the same class are relevant."""
+    """Return the mAP of test rows that search the train rows by cosine. Rows of the same class are relevant."""
     from fungi.evaluators.retrieval import average_precision
 
-    units = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (train, test)]
-    order = np.argsort(-(units[1] @ units[0].T), axis=1)
+    train_units, test_units = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (train, test))
+    order = np.argsort(-(test_units @ train_units.T), axis=1)
     relevant = train_labels[order] == test_labels[:, None]
     return float(np.mean([average_precision(np.flatnonzero(row)) for row in relevant]))

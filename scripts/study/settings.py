@@ -6,12 +6,12 @@ from math import ceil
 
 SEEDS = (42, 43, 44)
 PIXELS = ("patch_side", "view_size", "local_size")
-"""Options that flags give in pixels. A `Setting` gives them as shares of the input size."""
+"""Options that a flag states in pixels, and a `Setting` as shares of the input size."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to make the views of an objective.
+    """Options for the views of an objective, under a name.
 
     options: options of the objective's views. Sides are shares of the input size; `as_flags` rounds them up to a
     multiple of the side of the backbone's patches.
@@ -36,8 +36,8 @@ class Setting:
 def patches(per_side: int, side: float, encoded: float = 0.0) -> dict[str, float]:
     """Return the options of a grid of SimCLR views.
 
-    per_side: number of views along a side of the image. side: their side. encoded: the side that they are resized to
-    before they are encoded; 0 is the size of the input. Both sides are shares of the input size.
+    per_side: number of views along a side of the image. side: the side of a view. encoded: the side to which a view is
+    resized before it is encoded; 0 is the input size. Both sides are shares of the input size.
     """
     options: dict[str, float] = {"per_side": per_side, "patch_side": side}
     return options | ({"view_size": encoded} if encoded else {})
@@ -62,15 +62,15 @@ IMAGE_SETTINGS = (
     Setting("9 patches of 5/8, full size", "simclr", patches(3, 5 / 8)),
     Setting("49 patches of 1/2, full size", "simclr", patches(7, 1 / 2)),
 )
-"""Settings in the order of their cost, so that a study that is stopped early has as many of them as possible.
+"""Settings, the cheap ones first: a study that is stopped early then has more of them.
 
-"own size" means that views are encoded at the size that they have in the image. "full size" means that they are
-enlarged to the input size first. A fraction is the side of a view as a share of the input size.
+"own size" means that views are encoded at their size in the image. "full size" means that they are enlarged to the
+input size first. A fraction is the side of a view as a share of the input size.
 """
 
 
 def _numbers_of_views(*numbers: int) -> tuple[Setting, ...]:
-    """Return KL and SimCLR with these numbers of views; the last number is the published one."""
+    """Return a setting of KL, and a setting of SimCLR for each number of views. The last number is published."""
     named = [(f"{number} views", number) for number in numbers[:-1]]
     named.append((f"{numbers[-1]} views, published", numbers[-1]))
     return KL, *(Setting(name, "simclr", {"n_views": number}) for name, number in named)
@@ -81,7 +81,7 @@ SETTINGS = {
     "text": _numbers_of_views(2, 4, 6, 12),
     "audio": _numbers_of_views(2, 4, 8, 16),
 }
-"""The settings for each modality. Texts and sounds are encoded at their own length: only their number varies."""
+"""The settings for each modality. For texts and sounds, only the number of views varies: a view has its own length."""
 COMBINED = {
     "published": ("KL", "2 + 10 crops, full size", "49 patches of 1/2, full size"),
     "native": ("KL", "2 + 10 crops, local ones own size", "49 patches of 1/2, own size"),
@@ -107,5 +107,5 @@ COMBINED = {
 
 
 def is_published(name: str) -> bool:
-    """Return whether the views of a setting or combination are enlarged, or as many, as published."""
+    """Return whether the views have the published size and number."""
     return "full size" in name or "published" in name

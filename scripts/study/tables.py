@@ -1,4 +1,4 @@
-"""Tables of all scores as mean and deviation over seeds, and the picture of accuracy over forwards."""
+"""Tables of all scores as mean and standard deviation over seeds, and the figure of accuracy over forwards."""
 
 import json
 import statistics
@@ -11,37 +11,37 @@ from study.settings import is_published
 
 
 def show(root: Path, output: Path) -> None:
-    """Print a table for each dataset and backbone, and draw accuracy over forwards."""
+    """Print a table for each dataset and backbone, and draw the figure of accuracy over forwards."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(root.glob("*/scores/*.json")):
         groups.setdefault(path.parents[1].name, []).append(json.loads(path.read_text(encoding="utf-8")))
-    panels = {name: _summary(contents) for name, contents in groups.items()}
-    for name, rows in panels.items():
-        seeds, tested = len({c["seed"] for c in groups[name]}), groups[name][0]["test_rows"]
-        print(f"\n{name.replace('-', ', ', 1)}, {seeds} seeds, {tested} test rows; percent, mean and deviation\n")
+    rows_by_group = {name: _summary(contents) for name, contents in groups.items()}
+    for name, rows in rows_by_group.items():
+        seeds, test_rows = len({content["seed"] for content in groups[name]}), groups[name][0]["test_rows"]
+        print(f"\n{name.replace('-', ', ', 1)}, {seeds} seeds, {test_rows} test rows; percent, mean and deviation\n")
         print(f"| features | forwards | {' | '.join(SCORES)} |\n|---|---:|{'---:|' * len(SCORES)}")
         for row in rows:
             cells = [f"{100 * mean:.1f} ± {100 * deviation:.1f}" for mean, deviation in row["scores"].values()]
             fewer = f" ({row['seeds']} of {seeds} seeds)" if row.get("seeds", seeds) < seeds else ""
             print(f"| {row['name']}{fewer} | {row['forwards']:.1f} | {' | '.join(cells)} |")
-    if panels:
-        _draw(panels, output)
+    if rows_by_group:
+        _draw(rows_by_group, output)
         print(f"\nwrote {output}")
 
 
 def _summary(contents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row for embeddings alone and one for each setting, by kind and cost."""
+    """Return the rows of a table: the embeddings alone, then every setting, sorted by kind and cost."""
     rows = [{"name": "embeddings", "kind": "embeddings", "forwards": 1.0, "scores": _spread(contents, "embeddings")}]
     for name in dict.fromkeys(content["name"] for content in contents):
-        same = [content for content in contents if content["name"] == name]
-        facts = {key: same[0][key] for key in ("name", "kind", "forwards")}
-        rows.append({**facts, "seeds": len(same), "scores": _spread(same, "scores")})
+        of_name = [content for content in contents if content["name"] == name]
+        facts = {key: of_name[0][key] for key in ("name", "kind", "forwards")}
+        rows.append({**facts, "seeds": len(of_name), "scores": _spread(of_name, "scores")})
     kinds = ("embeddings", "kl", "dino", "simclr", "all")
     return sorted(rows, key=lambda row: (kinds.index(row["kind"]), row["forwards"]))
 
 
 def _spread(contents: Sequence[dict[str, Any]], key: str) -> dict[str, tuple[float, float]]:
-    """Score -> mean and deviation over seeds."""
+    """Return score -> its mean and standard deviation over seeds."""
     spread = {}
     for score in SCORES:
         values = [content[key][score] for content in contents]
@@ -49,8 +49,8 @@ def _spread(contents: Sequence[dict[str, Any]], key: str) -> dict[str, tuple[flo
     return spread
 
 
-def _draw(panels: Mapping[str, Sequence[dict[str, Any]]], output: Path) -> None:
-    """kNN accuracy over forwards, a panel for each dataset and backbone; filled: all forwards at the full size."""
+def _draw(rows_by_group: Mapping[str, Sequence[dict[str, Any]]], output: Path) -> None:
+    """Draw a panel for each dataset and backbone. A marker is filled if all forwards have the full size."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -59,10 +59,10 @@ def _draw(panels: Mapping[str, Sequence[dict[str, Any]]], output: Path) -> None:
     from fungi.report.figures import COLOURS, MARKERS
 
     kinds = ("embeddings", "kl", "dino", "simclr", "all")
-    words = ("embeddings alone", "+ KL", "+ DINO", "+ SimCLR", "+ KL + DINO + SimCLR")
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.0), squeeze=False)
-    for axis, (name, rows) in zip(axes[0], panels.items(), strict=True):
-        for kind, word, colour, marker in zip(kinds, words, ("black", *COLOURS), MARKERS, strict=False):
+    labels = ("embeddings alone", "+ KL", "+ DINO", "+ SimCLR", "+ KL + DINO + SimCLR")
+    figure, axes = pyplot.subplots(1, len(rows_by_group), figsize=(4.6 * len(rows_by_group), 4.0), squeeze=False)
+    for axis, (name, rows) in zip(axes[0], rows_by_group.items(), strict=True):
+        for kind, label, colour, marker in zip(kinds, labels, ("black", *COLOURS), MARKERS, strict=False):
             for row in (row for row in rows if row["kind"] == kind):
                 mean, deviation = row["scores"]["kNN"]
                 axis.errorbar(
@@ -73,7 +73,7 @@ def _draw(panels: Mapping[str, Sequence[dict[str, Any]]], output: Path) -> None:
                     color=colour,
                     markerfacecolor=colour if is_published(row["name"]) else "white",
                     capsize=2,
-                    label=word,
+                    label=label,
                 )
         axis.set_xscale("log", base=2)
         axis.set_xticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])

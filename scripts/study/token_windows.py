@@ -1,8 +1,8 @@
 """SimCLR on windows of tokens: only the last quarter of the network is computed for each view.
 
-The image goes through the first three quarters of the blocks once. Each view is a square window of its tokens, of half
-the side, with the class token before it; the last quarter of the blocks encodes it. 25 windows and
-the embedding cost about 1 + 25 / 4 / 4 = 2.6 forwards. This is an experiment of the study;
+The image goes through the first three quarters of the blocks once. Each view is a square window of its tokens, with
+half the side of the image and the class token before it. The last quarter of the blocks encodes the view. 25 windows
+and the embedding cost about 1 + 25 / 4 / 4 = 2.6 forwards. This is an experiment of the study:
 `fungi extract-gradients` does not have it.
 """
 
@@ -28,7 +28,10 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class TokenWindows:
-    """A vision transformer of timm, cut before the last quarter of its blocks. per_side: windows along a side."""
+    """A vision transformer of timm, divided before the last quarter of its blocks.
+
+    per_side: number of windows along a side of the image. side: side of a window in tokens; 0 is half of the image.
+    """
 
     model: Any
     per_side: int
@@ -40,7 +43,7 @@ class TokenWindows:
         return max(1, len(self.model.blocks) // 4)
 
     def tokens(self, images: Float[Tensor, "b c s s"]) -> Float[Tensor, "b n d"]:
-        """Return the tokens of whole images before the last quarter of the blocks."""
+        """Return the tokens of complete images before the last quarter of the blocks."""
         hidden = self.model.norm_pre(self.model._pos_embed(self.model.patch_embed(images)))
         for block in self.model.blocks[: -self.tail]:
             hidden = block(hidden)
@@ -48,7 +51,7 @@ class TokenWindows:
 
     @property
     def rows(self) -> Int64[Tensor, "v m"]:
-        """The tokens of each window: the class token, and those of a square."""
+        """Indices of the tokens of each window: the class token, then the tokens of a square."""
         height, width = self.model.patch_embed.grid_size
         side, prefix = self.side or height // 2, self.model.num_prefix_tokens
         grid = prefix + torch.arange(height * width).reshape(height, width)
@@ -67,9 +70,9 @@ class TokenWindows:
 
     @property
     def forwards(self) -> float:
-        """Cost of the windows of an image in forwards, by the number of tokens and blocks.
+        """Cost of all windows of an image in forwards, from the numbers of tokens and blocks.
 
-        The first blocks are not counted: the embedding of the image needs them, too.
+        The first blocks do not count, because the embedding of the image needs them in any case.
         """
         all_tokens = self.model.patch_embed.num_patches + self.model.num_prefix_tokens
         return self.tail / len(self.model.blocks) * self.rows.numel() / all_tokens
@@ -104,12 +107,13 @@ def extract(
 
 
 def _tokens(samples: Samples, image_views: PatchGrid, network: TokenWindows) -> Iterator[Float[Tensor, "b n d"]]:
+    """Yield the tokens of batches of samples before the last quarter of the blocks."""
     for start in range(0, len(samples), BATCH):
         rows = range(start, min(start + BATCH, len(samples)))
         images = image_views.render(torch.stack([image_views.prepare(samples.load(row)) for row in rows]))
         with torch.no_grad():
             tokens = network.tokens(images)
-        yield tokens  # outside of the block above, which would hold for the caller, too
+        yield tokens  # after the `with` block, which would otherwise disable gradients in the caller, too
 
 
 def _gradient(

@@ -41,7 +41,7 @@ def test_folds_with_different_protocols_are_not_averaged(average, tmp_path, caps
     assert average(["--root", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "esc-50-fold4" in error
-    assert "came about in different ways (knn, full, profile unknown, k 20, PCA 512; knn, full" in error
+    assert "were computed in different ways (knn, full, profile unknown, k 20, PCA 512; knn, full" in error
 
 
 def test_missing_folds_are_named(average, tmp_path, capsys):
