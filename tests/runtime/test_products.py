@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from fungi.runtime.products import linear
+from fungi.runtime import products as products_module
+from fungi.runtime.products import linear, product, products
 
 
 @pytest.mark.parametrize(("rows", "keys"), [(0, 3), (3, 0), (1, 1), (7, 33), (64, 1000)])
@@ -36,3 +37,21 @@ def test_a_product_keeps_its_precision_under_autocast(onednn: bool, monkeypatch:
     with torch.autocast("cpu", torch.bfloat16):
         found = linear(given, weight)
     torch.testing.assert_close(found, given @ weight.T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "dtypes", [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.float32, torch.bfloat16)], ids=str
+)
+def test_products_of_any_dtype_are_float32_sums(
+    dtypes: tuple[torch.dtype, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products_module, "COLUMNS_AT_ONCE", 4)
+    draw = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(3, 5, n, generator=draw).to(dtype) for n, dtype in zip((7, 9), dtypes, strict=True))
+    left = left.transpose(1, 2)  # [3 7 5] x [3 5 9]
+    expected = left.double() @ right.double()
+    batched = products(left, right, out=torch.empty(3, 7, 9))
+    single = product(left[0], right[0])
+    assert single.dtype == torch.float32
+    for actual, truth in ((batched, expected), (single, expected[0])):
+        torch.testing.assert_close(actual.double(), truth, rtol=1e-5, atol=1e-5)  # sums of five products of order 1

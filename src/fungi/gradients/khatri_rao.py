@@ -41,6 +41,7 @@ from torch import Tensor
 
 from fungi.gradients.projection import DenseProjector, ProjectionMatrix, Projector
 from fungi.gradients.terms import Terms
+from fungi.runtime.products import product
 
 
 class KhatriRaoProjector:
@@ -67,11 +68,16 @@ class KhatriRaoProjector:
         return kept * self._scaling
 
     def _product(self, values: Float[Tensor, "*n i"], factor: Float[Tensor, "p i"]) -> Float[Tensor, "*n p"]:
-        """Return `values @ factor^T` in float32. Rows are scaled to unit norm before rounding, and back afterwards."""
+        """Return `values @ factor^T` in float32. Values of another dtype than the factor are scaled to unit norm before
+        they are rounded to it, and the product is scaled back."""
         if factor.dtype == torch.float32:
             return values.float() @ factor.T
-        size = values.float().norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        return ((values / size).to(factor.dtype) @ factor.T).float() * size
+        rows = values.flatten(0, -2)
+        if rows.dtype == factor.dtype:
+            return product(rows, factor.T).reshape(*values.shape[:-1], -1)
+        size = rows.float().norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        scaled = product((rows / size).to(factor.dtype), factor.T) * size
+        return scaled.reshape(*values.shape[:-1], -1)
 
 
 def make_projector(matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> Projector:

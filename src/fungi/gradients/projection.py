@@ -28,6 +28,7 @@ from torch import Tensor
 from fungi.errors import FungiError, MissingFilesError
 from fungi.gradients.terms import Terms
 from fungi.runtime.files import save_with_torch
+from fungi.runtime.products import product
 
 Kind = Literal["binary", "gaussian", "sparse", "khatri-rao"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -145,9 +146,9 @@ class DenseProjector:
         if self._dense.dtype == torch.float32:
             return kept @ self._dense.T * self._scaling
         size = kept.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        unit = (kept / size * kept.shape[1] ** 0.5).to(self._dense.dtype)  # entries have a size of about 1
-        projected = (unit @ self._dense.T).float()
-        return projected * size * (self._scaling / kept.shape[1] ** 0.5)
+        unit = torch.empty(kept.shape, dtype=self._dense.dtype, device=kept.device)
+        torch.mul(kept, kept.shape[1] ** 0.5 / size, out=unit)  # entries have a size of about 1
+        return product(unit, self._dense.T) * size * (self._scaling / kept.shape[1] ** 0.5)
 
 
 def draw_projection(

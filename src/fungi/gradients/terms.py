@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
+
+from fungi.runtime.products import products
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,23 @@ class Terms:
     def __len__(self) -> int:
         return len(self.signals)
 
-    def gradients(self) -> Float[Tensor, "b o i_and_bias"]:
+    def gradients(self) -> Float32[Tensor, "b o i_and_bias"]:
         """Return the gradients in float32, with the bias as the last column: `[b g o s] x [b g s i] -> [b g*o i]`.
 
         This is one matrix product per row. Gradients per view or per token are not computed.
         """
-        signals, activations = self.signals.float().flatten(0, 1), self.activations.float().flatten(0, 1)
-        gradient = torch.bmm(signals.transpose(1, 2), activations)
+        signals, activations = self.signals.flatten(0, 1), self.activations.flatten(0, 1)
+        inputs = activations.shape[2]
+        shape = (len(signals), signals.shape[2], inputs + int(self.bias))
+        gradient = torch.empty(shape, dtype=torch.float32, device=signals.device)
+        products(signals.transpose(1, 2), activations, out=gradient[:, :, :inputs])
         if self.bias:
-            gradient = torch.cat([gradient, signals.sum(dim=1).unsqueeze(2)], dim=2)
+            torch.sum(signals, dim=1, dtype=torch.float32, out=gradient[:, :, inputs])
         return gradient.unflatten(0, (len(self), -1)).flatten(1, 2)
 
     def extended_activations(self) -> Float[Tensor, "b g s i_and_bias"]:
-        """Return the activations in float32, with a 1 appended for the bias."""
-        activations = self.activations.float()
-        return torch.nn.functional.pad(activations, (0, 1), value=1.0) if self.bias else activations
+        """Return the activations in their dtype, with a 1 appended for the bias."""
+        return torch.nn.functional.pad(self.activations, (0, 1), value=1.0) if self.bias else self.activations
 
     @staticmethod
     def joined(parts: Sequence["Terms"]) -> "Terms":
