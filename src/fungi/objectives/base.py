@@ -102,9 +102,12 @@ class Objective:
         """Return the views that `support` embeds. By default they are the views of the loss."""
         return views
 
+    def check_views(self, views: ViewGenerator) -> None:
+        """Raise FungiError if the loss of these views has no gradient. By default all views are accepted."""
+
     @property
     def needs_support(self) -> bool:
-        """Whether `support` has to be objective_of_class with a training split."""
+        """Whether `support` has to be called with a training split."""
         return type(self).support is not Objective.support
 
     def latents(self, embeddings: Float[Tensor, "*b d"], head: nn.Module) -> Float[Tensor, "*b l"]:

@@ -113,6 +113,7 @@ def configure(
         views = input_spec.views(
             objective.view_kind, **planned | {key: value for key, value in chosen.items() if key not in settings}
         )
+        objective.check_views(views)
         follows_plan = planned and views == input_spec.views(objective.view_kind, **planned)
     except NoViewsError:
         raise NoViewsError(f"objective {name} has no views for {input_spec.modality}.") from None

@@ -53,8 +53,9 @@ class DeepCluster(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prototypes < 0 or self.prototype_heads < 1:
-            raise FungiError("deepcluster.prototypes has to be at least 0, deepcluster.prototype_heads at least 1.")
+        for name, least in (("prototypes", 0), ("prototype_heads", 1), ("iterations", 0)):
+            if getattr(self, name) < least:
+                raise FungiError(f"deepcluster.{name} has to be at least {least}, not {getattr(self, name)}.")
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
         """Return one head without bias, E -> 128, with rows of unit norm (weight normalisation with gain 1)."""

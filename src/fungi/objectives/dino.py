@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungi.backbones.encoders import Encoded
+from fungi.errors import FungiError
 from fungi.objectives.base import Objective, Support, random_linear, register
+from fungi.views.base import ViewGenerator
 
 
 def self_distillation(
@@ -46,6 +48,13 @@ class DINO(Objective):
     teacher_views: int = 2
     shared_head: bool = False
     skip_same_view: bool = False
+
+    def check_views(self, views: ViewGenerator) -> None:
+        """Raise FungiError if the number of teacher views is not from 1 to the number of crops."""
+        if not 1 <= self.teacher_views <= views.n_views:
+            raise FungiError(
+                f"teacher_views is {self.teacher_views}, but has to be from 1 to {views.n_views}, the number of crops."
+            )
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
         """Return independent heads for student and teacher, E -> 2048; one head for both with `shared_head`."""

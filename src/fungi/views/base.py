@@ -123,6 +123,10 @@ Kinds = Mapping[str, tuple[str, str]]
 """Kind of views -> module and class of the generator. A module is imported when its kind is first used."""
 
 
+HIDDEN_FIELDS = ("input", "stream", "skipped")
+"""Fields of view generators that this package sets itself."""
+
+
 class NoViewsError(FungiError):
     """Raised for a kind of views that a modality does not have."""
 
@@ -140,7 +144,7 @@ def options_of(kinds: Kinds, kind: str) -> dict[str, dataclasses.Field[Any]]:
     """Return the options of a kind of views that a user may set, by name."""
     module, name = kinds[kind]
     fields = dataclasses.fields(getattr(importlib.import_module(module), name))
-    return {field.name: field for field in fields if field.name not in ("input", "stream", "skipped")}
+    return {field.name: field for field in fields if field.init and field.name not in HIDDEN_FIELDS}
 
 
 def choose_views(kinds: Kinds, input_spec: Any, kind: str, **options: Any) -> ViewGenerator:

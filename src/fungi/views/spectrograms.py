@@ -75,6 +75,8 @@ class NoisyShifts(_Spectrograms):
     def __post_init__(self) -> None:
         if self.n_views < 2:
             raise FungiError(f"{self.n_views} views per clip can't attract each other: n_views has to be at least 2.")
+        if self.noise < 0:
+            raise FungiError(f"noise is {self.noise}, but has to be at least 0.")
         if self.shift < 0:
             raise FungiError(f"shift {self.shift} is negative. It is a number of frames.")
 

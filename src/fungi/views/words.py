@@ -74,7 +74,7 @@ class WholeText(_Tokenised):
     """One view: the text as it is."""
 
     input: TextInput
-    _cut: list[int] = field(default_factory=list, repr=False, compare=False)
+    _cut: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
 
     kind = "plain"
     n_views = 1
@@ -99,7 +99,7 @@ class DeletedWords(_Tokenised):
     probability: float = 0.1
     stream: str = ""
     skipped: int = 0
-    _cut: list[int] = field(default_factory=list, repr=False, compare=False)
+    _cut: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
 
     kind = "words"
 

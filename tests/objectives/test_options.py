@@ -1,0 +1,76 @@
+"""Options of objectives: a value is refused, or it gives views and a gradient."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from fungi.backbones.base import resolve_backbone
+from fungi.backbones.encoders import Encoded
+from fungi.errors import FungiError
+from fungi.extraction.gradient_settings import parse_options
+from fungi.objectives import OBJECTIVES
+from fungi.objectives.binding import bind, configure
+from fungi.views.base import NoViewsError
+
+INVALID_OR_RARE = (0, -1, 3, 0.5, float("nan"), "x", None, True, (0.9, 0.1))
+
+
+def _cases() -> list[tuple[str, str, str]]:
+    """Return (backbone, objective, option) for each option of each objective that its modality has."""
+    cases = []
+    for backbone in ("digits-vit", "tiny-bert", "tiny-ssast"):
+        for name in OBJECTIVES:
+            try:
+                objective, views, _ = configure(name, resolve_backbone(backbone).input)
+            except (NoViewsError, FungiError):
+                continue
+            options = [f.name for kind in (objective, views) for f in dataclasses.fields(kind) if f.init]
+            cases += [(backbone, name, option) for option in options if option not in ("input", "stream")]
+    return cases
+
+
+@pytest.mark.parametrize(("backbone", "name", "option"), _cases())
+def test_every_option_of_every_objective_refuses_bad_values_in_words(backbone: str, name: str, option: str) -> None:
+    messages = [_refusal(backbone, name, {option: value}) for value in INVALID_OR_RARE]
+    refusals = [message for message in messages if message]
+    assert refusals, f"{option} accepts every value"
+    assert all(option in message or name in message for message in refusals)
+
+
+def _refusal(backbone: str, name: str, options: dict[str, Any]) -> str:
+    """Return the message that refuses these options, or an empty string if the objective has views with them."""
+    try:
+        bound = bind(name, embedding_dim=8, input_spec=resolve_backbone(backbone).input, seed=0, options=options)
+    except FungiError as error:
+        return str(error)
+    assert bound.views.n_views >= 1
+    return ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"dino.teacher_views={number}" for number in (0, -1, 13)),
+        "mim.mask_ratio=0",
+        "simclr.grid=0",
+        "deepcluster.iterations=-1",
+    ],
+)
+def test_settings_without_a_gradient_or_a_meaning_are_refused(text: str) -> None:
+    ((name, options),) = parse_options((text,)).items()
+    (option,) = options
+    with pytest.raises(FungiError, match=option):
+        bind(name, embedding_dim=8, input_spec=resolve_backbone("digits-vit").input, seed=0, options=options)
+
+
+@pytest.mark.parametrize("teachers", [1, 2, 12])
+def test_every_accepted_number_of_teacher_views_gives_a_gradient(teachers: int) -> None:
+    options: dict[str, Any] = {"teacher_views": teachers}
+    spec = resolve_backbone("digits-vit")
+    objective = bind("dino", embedding_dim=8, input_spec=spec.input, seed=0, options=options)
+    embeddings = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    objective.loss(Encoded(embeddings)).sum().backward()
+    assert embeddings.grad is not None
+    assert (embeddings.grad.abs().sum(dim=(1, 2)) > 0).all()
