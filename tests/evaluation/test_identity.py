@@ -67,6 +67,7 @@ OTHER_VALUES = {
     "split": {"split": "train"},
     "ablation": {"ablation": ("pca",)},
     "profile": {"profile": "published"},
+    "residual_dtype": {"residual_dtype": "bfloat16"},
     "embedding_precision": {"embedding_precision": "tf32"},
     "views": {"views": "native"},
     "search": {"search": "faiss"},

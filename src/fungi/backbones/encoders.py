@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
 from fungi.backbones.position_embedding import at_size
+from fungi.backbones.short_block import ShortBlock
 from fungi.errors import FungiError, counted
 from fungi.runtime.seeds import torch_generator
 from fungi.views.base import Inputs
@@ -194,7 +195,7 @@ def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:
     rows = [
         (path, module)
         for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList | nn.Sequential) and len({type(block) for block in module}) == 1
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len({_type_of(block) for block in module}) == 1
     ]
     path, row = max(rows, key=lambda named: len(named[1]), default=("", nn.ModuleList()))
     places = [
@@ -203,6 +204,10 @@ def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:
     if targets and len(places) < len(targets):
         return []
     return list(row)[: min(places, default=len(row))]
+
+
+def _type_of(block: nn.Module) -> type:
+    return block.original_type if isinstance(block, ShortBlock) else type(block)
 
 
 @contextmanager

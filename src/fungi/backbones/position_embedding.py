@@ -145,8 +145,8 @@ def _native_size(vit: Any) -> int | None:
 
 
 def _timm_at_size(vit: Any, size: int) -> nn.Module:
-    resized = _shallow(vit)
-    resized._modules["patch_embed"] = _shallow(vit.patch_embed)
+    resized = shallow(vit)
+    resized._modules["patch_embed"] = shallow(vit.patch_embed)
     if getattr(vit, "rope", None) is not None:
         resized._modules["rope"] = deepcopy(vit.rope)
     set_size(resized, size)
@@ -156,7 +156,7 @@ def _timm_at_size(vit: Any, size: int) -> nn.Module:
 def _torchvision_at_size(vit: Any, size: int) -> nn.Module:
     from torchvision.models.vision_transformer import interpolate_embeddings
 
-    resized, encoder, key = _shallow(vit), _shallow(vit.encoder), "encoder.pos_embedding"
+    resized, encoder, key = shallow(vit), shallow(vit.encoder), "encoder.pos_embedding"
     state: Any = {key: vit.encoder.pos_embedding.detach()}
     positions = interpolate_embeddings(size, vit.patch_size, state)[key]
     encoder.pos_embedding = nn.Parameter(positions, requires_grad=False)
@@ -169,12 +169,12 @@ def _with_module(model: nn.Module, path: list[str], module: nn.Module) -> nn.Mod
     """Return the model with another module at a path; only the modules on that path are copied."""
     if not path:
         return module
-    outer = _shallow(model)
+    outer = shallow(model)
     outer._modules[path[0]] = _with_module(model.get_submodule(path[0]), path[1:], module)
     return outer
 
 
-def _shallow(module: nn.Module) -> Any:
+def shallow(module: nn.Module) -> Any:
     """Return a copy that shares children, parameters and hooks; replacing them does not change the original."""
     duplicate = copy(module)
     duplicate._modules, duplicate._parameters = dict(module._modules), dict(module._parameters)

@@ -5,9 +5,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import nn
+
 from fungi.backbones.base import BACKBONES, BackboneSpec
 from fungi.backbones.encoders import Encoded
 from fungi.backbones.position_embedding import patch_size_of, scaling_of
+from fungi.backbones.residual_stream import with_short_residual
 from fungi.errors import FungiError, counted
 from fungi.extraction.context import StageContext
 from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings, parse_options
@@ -26,6 +30,9 @@ from fungi.runtime.precision import tf32_products
 from fungi.store.provenance import LayerProvenance
 from fungi.views.base import InputSpec, NoViewsError, OwnSizes, ViewGenerator
 from fungi.views.plans import ViewPlan
+
+SHORT_RESIDUAL = "bfloat16, residual stream too"
+"""Dtype of the files of `--residual-dtype bfloat16`."""
 
 
 class _ShortProductsEngine(GradientEngine):
@@ -66,7 +73,15 @@ def gradient_features(settings: GradientSettings, context: StageContext) -> list
     logger.info(f"gradients of {', '.join(target.spec for target in targets)}; path: {engine.encoder.path}")
     provenances = _layer_provenances(targets, matrices)
     features = [
-        Feature(bound.name, bound.views, engine.with_encoder(bound.objective.encoder), bound.loss, bound, provenances)
+        Feature(
+            bound.name,
+            bound.views,
+            engine.with_encoder(bound.objective.encoder),
+            bound.loss,
+            bound,
+            provenances,
+            _precision(settings),
+        )
         for bound in bound_objectives(settings, context, engine)
     ]
     return [embedding_feature(context, shared=engine), *features] if settings.with_embeddings else features
@@ -164,7 +179,7 @@ def build_engine(
     """Return the engine for these targets, with the deviations of the profile."""
     profile, spec = choose_profile(settings.profile), context.backbone.spec
     return assembly.build_engine(
-        context.backbone.model,
+        _encoded_model(settings, context, targets),
         targets,
         matrices,
         device=context.device,
@@ -175,6 +190,23 @@ def build_engine(
         short_cut=settings.short_cut,
         stopwatch=stopwatch,
     )
+
+
+def _encoded_model(settings: GradientSettings, context: StageContext, targets: Sequence[Target]) -> nn.Module:
+    """Return the backbone, or its copy with a residual stream in bfloat16 if the settings ask for it.
+
+    Raises FungiError if the rest of the model is not computed in bfloat16, or if the model has no such copy.
+    """
+    model: nn.Module = context.backbone.model
+    if settings.residual_dtype == "float32":
+        return model
+    if context.dtype != torch.bfloat16:
+        raise FungiError("--residual-dtype bfloat16 needs --dtype bfloat16. Add it, or leave both out.")
+    return with_short_residual(model, [target.path for target in targets])
+
+
+def _precision(settings: GradientSettings) -> str:
+    return SHORT_RESIDUAL if settings.residual_dtype == "bfloat16" else ""
 
 
 def bound_objectives(settings: GradientSettings, context: StageContext, engine: GradientEngine) -> list[BoundObjective]:
@@ -193,7 +225,7 @@ def bound_objectives(settings: GradientSettings, context: StageContext, engine: 
         )
         if isinstance(objective.views, OwnSizes) and set(objective.views.sizes) != {objective.views.input_size}:
             objective = replace(objective, scaling=scaling_of(model))
-        bound.append(with_support(objective.to(context.device), context, engine))
+        bound.append(with_support(objective.to(context.device), context, engine, _precision(settings)))
     return bound
 
 

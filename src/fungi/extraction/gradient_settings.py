@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fungi.errors import FungiError, unknown_name
 from fungi.extraction.generate_projection_matrix import LARGEST_PROJECTION
@@ -49,6 +49,12 @@ class GradientSettings(StageSettings):
         "kind of a matrix that has to be drawn: binary, gaussian, sparse or khatri-rao; none keeps gradients whole",
         topic="features",
     )
+    residual_dtype: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        "dtype of the residual stream of a ViT before the gradient source, where --dtype is bfloat16: bfloat16 moves"
+        " fewer bytes and rounds more",
+        topic="machine",
+    )
     bias: bool = setting(True, "append the gradient of the layer's bias", topic="features")
     views: PlanName = setting(
         PUBLISHED,
@@ -91,7 +97,7 @@ class GradientSettings(StageSettings):
     def _deciding(self, feature: str) -> dict[str, Any]:
         if feature == EMBEDDINGS:
             return super()._deciding(feature)
-        names = ("layer", "bias", "projection_kind", "projection_dim", *self._view_settings(feature))
+        names = ("layer", "bias", "residual_dtype", "projection_kind", "projection_dim", *self._view_settings(feature))
         return {**super()._deciding(feature), **{name: getattr(self, name) for name in names}}
 
     def _view_settings(self, objective: str) -> tuple[str, ...]:

@@ -18,13 +18,18 @@ from fungi.runtime.log import logger
 from fungi.runtime.owner import remove_orphans
 
 
-def with_support(bound: BoundObjective, context: StageContext, engine: GradientEngine) -> BoundObjective:
-    """Return the objective with its supporting data, from the training split whatever split is extracted."""
+def with_support(
+    bound: BoundObjective, context: StageContext, engine: GradientEngine, precision: str = ""
+) -> BoundObjective:
+    """Return the objective with its supporting data, from the training split whatever split is extracted.
+
+    precision: see `Feature.precision`.
+    """
     if not bound.objective.needs_support:
         return bound
     train = context.open_split("train")
     path = context.settings.layout.support(
-        context.dataset.name, context.backbone.spec.name, bound.name, _key(bound, context, train)
+        context.dataset.name, context.backbone.spec.name, bound.name, _key(bound, context, train, precision)
     )
     remove_orphans(path.parent)
     if not path.exists():
@@ -47,14 +52,14 @@ def with_support(bound: BoundObjective, context: StageContext, engine: GradientE
         raise FungiError(f"{path} is damaged ({error}). Move it away and run the stage again.") from None
 
 
-def _key(bound: BoundObjective, context: StageContext, train: Samples) -> str:
+def _key(bound: BoundObjective, context: StageContext, train: Samples, precision: str) -> str:
     """Return a hash of all that decides the supporting data."""
     facts = [
         bound.settings,
         context.settings.seed,
         context.backbone.weights_hash,
         train.fingerprint(),
-        str(context.dtype),
+        precision or str(context.dtype),
         context.device.type,
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -72,7 +72,11 @@ ONE_ABOVE_THE_OTHER = (
     Fact("feature", _from_provenance("feature")),
     Fact("feature size", lambda array: array.dim),
     Fact("input", _from_provenance("input")),
-    Fact("dtype", _from_provenance("dtype"), "Extract both with the same --dtype and --embedding-precision."),
+    Fact(
+        "dtype",
+        _from_provenance("dtype"),
+        "Extract both with the same --dtype, --embedding-precision and --residual-dtype.",
+    ),
     *_SAME_GRADIENT,
     Fact("seed", _seed_of_gradients),
     Fact("objective settings", _from_provenance("objective_settings")),

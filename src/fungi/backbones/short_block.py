@@ -1,0 +1,25 @@
+"""A block of a transformer, computed in bfloat16 from its input to its output."""
+
+from copy import deepcopy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ShortBlock(nn.Module):
+    """Copies a block to bfloat16: weights, products, normalisations and the residual stream. Autocast has no effect.
+
+    last: return float32, for the layers behind the copies. original_type: the class of the block.
+    """
+
+    def __init__(self, block: nn.Module, *, last: bool) -> None:
+        super().__init__()
+        self.original_type, self._last = type(block), last
+        self.block = deepcopy(block).to(torch.bfloat16).eval().requires_grad_(False)
+
+    def forward(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+        """Return the tokens after the block."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            tokens = self.block(tokens.to(torch.bfloat16))
+        return tokens.float() if self._last else tokens

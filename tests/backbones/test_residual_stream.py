@@ -1,0 +1,128 @@
+"""A residual stream in bfloat16: only before the gradient source, close to autocast, and with less traffic."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses import FakeTensorMode
+
+from fungi.backbones.encoders import blocks_before
+from fungi.backbones.pooled_token import PooledTokenEncoder
+from fungi.backbones.residual_stream import with_short_residual
+from fungi.backbones.short_block import ShortBlock
+from fungi.errors import FungiError
+from fungi.gradients.engine import GradientEngine
+from fungi.gradients.targets import find_targets
+from tests.engine.golden import PreparedViews
+from tests.engine.models import contrast
+from tests.runtime.traffic import Traffic
+
+CPU = torch.device("cpu")
+SOURCE = "blocks.3.attn.proj"
+
+
+def vit(width: int = 24, blocks: int = 4, size: int = 16) -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        options: dict[str, Any] = {"embed_dim": width, "depth": blocks, "num_heads": 3, "init_values": 0.5}
+        return VisionTransformer(img_size=size, patch_size=8, num_classes=0, **options).eval().requires_grad_(False)
+
+
+def engine_of(model: nn.Module, *, dtype: torch.dtype = torch.bfloat16, short_cut: bool = True) -> GradientEngine:
+    return GradientEngine(
+        model, find_targets(model, (f"{SOURCE}:layer",)), device=CPU, dtype=dtype, short_cut=short_cut
+    )
+
+
+def views() -> Tensor:
+    return torch.randn(5, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def gradients(engine: GradientEngine) -> Tensor:
+    return engine.extract(views(), PreparedViews(3), {"contrast": contrast}).gradients["contrast"]["layer"]
+
+
+def dtypes_of_streams(model: nn.Module) -> list[torch.dtype]:
+    """Return the dtype of the residual stream after each block."""
+    seen: list[torch.dtype] = []
+    handles = [block.register_forward_hook(lambda *call: seen.append(call[2].dtype)) for block in model.blocks]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model(views()[:, 0])
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def test_only_the_stream_before_the_source_is_bfloat16() -> None:
+    model = vit()
+    assert dtypes_of_streams(model) == [torch.float32] * 4
+    short = with_short_residual(model, [SOURCE])
+    assert dtypes_of_streams(short) == [torch.bfloat16] * 2 + [torch.float32] * 2
+    assert dtypes_of_streams(with_short_residual(model, ["blocks.1.mlp.fc1", SOURCE])) == [torch.float32] * 4
+    assert short.blocks[3] is model.blocks[3]
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}, "the backbone has changed"
+
+
+@pytest.mark.parametrize("short_cut", [True, False])
+def test_gradients_keep_the_direction_of_float32(short_cut: bool) -> None:
+    model = vit()
+    full = gradients(engine_of(model, dtype=torch.float32, short_cut=short_cut))
+    engine = engine_of(with_short_residual(model, [SOURCE]), short_cut=short_cut)
+    assert isinstance(engine.encoder, PooledTokenEncoder) is short_cut
+    short = gradients(engine)
+    assert not torch.equal(short, gradients(engine_of(model, short_cut=short_cut)))
+    # Eight bits of mantissa through four blocks, as for autocast alone (tests/engine/test_laws.py).
+    assert torch.nn.functional.cosine_similarity(short, full).min() > 0.995
+
+
+def test_blocks_before_the_source_are_the_same_with_copies() -> None:
+    short = with_short_residual(vit(), [SOURCE])
+    assert [type(block) for block in blocks_before(short, [SOURCE])] == [ShortBlock] * 3
+
+
+def test_copies_run_one_compiled_program_as_blocks_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import jaxtyping
+
+    counter = CompileCounter()
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compiled(function, backend=counter))
+    torch._dynamo.reset()
+    engine = engine_of(with_short_residual(vit(), [SOURCE]))
+    plain = gradients(engine)
+    engine.compile()
+    torch.testing.assert_close(gradients(engine), plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+    assert counter.frame_count == 1
+
+
+def traffic_of_forward(*, short: bool) -> int:
+    """Return the bytes that a forward of a ViT with the proportions of ViT-S/16 moves, in bfloat16."""
+    model = vit(width=192, blocks=12, size=112)
+    model = with_short_residual(model, ["blocks.11.attn.proj"]) if short else model
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        images = torch.empty(16, 3, 112, 112)
+        model(images)  # fills the cache of autocast
+        with Traffic() as traffic:
+            model(images)
+    return traffic.bytes
+
+
+def test_a_forward_moves_fewer_bytes() -> None:
+    assert traffic_of_forward(short=True) < 0.8 * traffic_of_forward(short=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "message"),
+    [
+        (nn.Sequential(nn.Linear(2, 2)), ["0"], "is for vision transformers of timm, and this is a Sequential"),
+        (vit(), ["blocks.0.attn.proj"], r"no block comes before blocks\.0\.attn\.proj"),
+    ],
+    ids=["another model", "first block"],
+)
+def test_models_without_such_copies_are_refused(model: nn.Module, layers: list[str], message: str) -> None:
+    with pytest.raises(FungiError, match=message):
+        with_short_residual(model, layers)
