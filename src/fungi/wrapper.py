@@ -45,6 +45,7 @@ from fungi.library.dense import DenseFeatures, dense_extractor, support_from_ban
 from fungi.library.independence import check_independence as check_extractor
 from fungi.library.saving import load_wrapper, save_wrapper
 from fungi.objectives import EMBEDDINGS
+from fungi.runtime.compiled_code import share_compiled_code, user_folder
 from fungi.runtime.device import default_torch_settings
 from fungi.runtime.log import logger, progress
 from fungi.views.base import ViewGenerator
@@ -79,7 +80,7 @@ class FUNGIWrapper:
     views: `published` enlarges crops to `input_dim`; `native` encodes crops at their own size, for a quarter of the
         forwards; `budget` uses fewer crops, for an eighth.
     compile: compile the layers before the target layer with torch.compile. The first batch takes tens of seconds, later
-        batches are faster.
+        batches are faster. A GPU's code is kept in ~/.cache/fungi/compiled, or where TORCHINDUCTOR_CACHE_DIR says.
 
     Raises FungiError, which is a ValueError, for invalid arguments.
     """
@@ -151,6 +152,7 @@ class FUNGIWrapper:
             self.extractors.append(extractor)
         self._dense: DenseFeatures | None = None
         if compile:
+            share_compiled_code(user_folder(), self.device)
             for engine in {id(feature.engine): feature.engine for feature in self._computed_features}.values():
                 engine.compile()
 

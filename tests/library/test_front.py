@@ -1,12 +1,15 @@
 """Basic behaviour of the wrapper: import, names, log messages, and default settings."""
 
 import logging
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import fungi.wrapper as wrapper_module
 from fungi.backbones.base import BACKBONES
 from fungi.backbones.encoders import is_convolutional
 from fungi.config import DINOConfig, IBOTConfig, KLConfig
@@ -14,6 +17,7 @@ from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.library import collection
 from fungi.library.collection import log_cost
+from fungi.runtime.compiled_code import share_compiled_code
 from tests.library.models import build, pictures, ready, wrap
 
 
@@ -97,6 +101,28 @@ def test_workers_are_used_by_default_only_with_a_gpu(
 ) -> None:
     monkeypatch.setattr(collection, "usable_cores", lambda: 8)
     assert collection.decoding_workers(asked, torch.device(device), batches) == expected
+
+
+@pytest.mark.parametrize("own", ["", "/chosen"])
+@pytest.mark.parametrize("caches", ["", "/caches"])
+def test_wrappers_on_gpus_of_a_model_share_compiled_code(
+    caches: str, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: list[tuple[Path, torch.device]] = []
+    monkeypatch.setattr(wrapper_module, "share_compiled_code", lambda folder, device: shared.append((folder, device)))
+    monkeypatch.setattr(GradientEngine, "compile", lambda self: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", caches)
+    wrap()
+    assert shared == []
+    wrap(compile=True)
+    folder = Path(caches or Path.home() / ".cache") / "fungi" / "compiled"
+    assert shared == [(folder, torch.device("cpu"))]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", own)
+    if not own:
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    share_compiled_code(folder, torch.device("cuda"))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == (own or str(folder.resolve() / "NVIDIA-H200"))
 
 
 def test_every_engine_of_a_wrapper_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:

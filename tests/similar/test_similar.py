@@ -8,13 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
+import fungi.wrapper as wrapper_module
 from fungi.commands import COMMANDS
+from fungi.config import KLConfig
 from fungi.errors import FungiError
+from fungi.library import collection
+from fungi.similar import features
 from fungi.similar.index import Index, nearest, pictures_below
 from fungi.similar.page import Answer, page
+from fungi.similar.settings import SimilarSettings
+from fungi.views.image_sets import as_samples
+from tests.library.models import wrap
 from tests.store.flips import noticed_flips
 
 
@@ -118,6 +126,37 @@ def test_invalid_input_is_named_in_one_line(change, complaint, folder, tmp_path,
     given = ["--images", str(folder), "--query", str(folder / "dark-0.png"), "--root", str(tmp_path / "features")]
     assert COMMANDS["similar"].main([*given, *change]) == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", (3, True)), ("cpu", (0, False))])
+def test_worker_processes_decode_the_pictures_for_a_gpu(
+    device: str, expected: tuple[int, bool], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is only a name here: the loader is a stand-in that records its arguments."""
+    loaders: list[tuple[int, bool]] = []
+
+    def loader(*_: object, num_workers: int, pin_memory: bool, **__: object) -> list[object]:
+        loaders.append((num_workers, pin_memory))
+        return []
+
+    wrapper = wrap(configs=[KLConfig(latent_dim=24)])
+    wrapper.device = torch.device(device)
+    monkeypatch.setattr(features, "_wrapper", lambda settings, pictures: wrapper)
+    monkeypatch.setattr(wrapper_module, "batches", loader)
+    monkeypatch.setattr(wrapper_module, "progress", lambda loaded, *_, **__: loaded)
+    monkeypatch.setattr(collection, "usable_cores", lambda: 8)
+    settings = SimilarSettings(images=folder, query=(folder / "dark-0.png",), batch_size=2)
+    pictures = pictures_below(folder)
+    assert list(features.compute(settings, pictures, pictures)) == []
+    assert loaders == [expected]  # six pictures are three batches: more processes would have nothing to do
+
+
+def test_pictures_of_worker_processes_give_the_same_features(folder: Path) -> None:
+    pictures = as_samples(features._Pictures(pictures_below(folder)))
+    wrapper = wrap(configs=[KLConfig(latent_dim=24)])
+    alone, workers = (list(wrapper.batches(pictures, 2, num_workers)) for num_workers in (0, 2))
+    for actual, expected in zip(workers, alone, strict=True):
+        np.testing.assert_array_equal(actual.numpy(), expected.numpy())
 
 
 @pytest.mark.slow

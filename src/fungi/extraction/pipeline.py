@@ -22,6 +22,7 @@ from fungi.extraction.work import Feature, Work
 from fungi.extraction.writing import WAITING_BLOCKS, HostBlock, start_copy, write_block
 from fungi.gradients import core
 from fungi.runtime.background import in_background
+from fungi.runtime.compiled_code import share_compiled_code
 from fungi.runtime.device import device_name
 from fungi.runtime.log import logger, progress
 from fungi.runtime.owner import remove_orphans
@@ -184,9 +185,7 @@ def _compile(context: StageContext, features: Sequence[Feature]) -> None:
         return
     # Where nobody asked for it, a machine that can't compile for another reason goes on without.
     torch._dynamo.config.suppress_errors = context.settings.compile == "auto"
-    if context.device.type == "cuda":  # the processes of an array compile once for each model of a GPU
-        cache = context.settings.layout.compiled(device_name(context.device))
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))
+    share_compiled_code(context.settings.layout.compiled, context.device)
     logger.info("compiling the encoder: the first batches take longer (--compile off leaves it out)")
     for engine in {id(feature.engine): feature.engine for feature in features}.values():
         engine.compile()

@@ -76,9 +76,10 @@ class Layout:
         """Return the folder of a bank of patches. name: its feature and key (`BankManifest.key`)."""
         return self.root / "banks" / dataset / backbone / name
 
-    def compiled(self, gpu: str) -> Path:
-        """Return the cache of compiled code for a model of a GPU, such as `NVIDIA H200`."""
-        return self.root / "compiled" / gpu.replace(" ", "-").replace("/", "-")
+    @property
+    def compiled(self) -> Path:
+        """Return the folder of compiled code; each model of a GPU has its own folder there."""
+        return self.root / "compiled"
 
     def results(self, task: str, dataset: str, backbone: str) -> Path:
         """Return the result file of an evaluation. task: `knn`, `knn-5shot`, `linear`, `retrieval`, ..."""
