@@ -5,18 +5,16 @@ Each has `get_extractor(base_params)`; a configuration of your own needs nothing
 where the published library has others (KL temperature 1, 64 negatives).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from fungi.values import LARGEST, converted
 from fungi.views.base import options_of
 from fungi.views.image import KINDS
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from fungi.gradients.base_extractor import BaseGradientExtractor
 
 
@@ -28,15 +26,22 @@ _LEFT_TO_THE_PLAN = ("global_size", "local_size", "view_size", "patch_side", "pe
 """Sizes and numbers of views that are 0 where the wrapper's `views` decides."""
 
 
+_FROM_ONE = {"within": (1, LARGEST)}
+
+
 class ExtractorConfig:
     """Base of the configurations of this module, which name their extractor in `fungi.gradients`."""
 
     extractor: ClassVar[str]
 
     def get_extractor(self, base_params: dict[str, Any]) -> "BaseGradientExtractor":
-        """Return the extractor, from what all extractors of a wrapper share and the settings of this configuration."""
-        gradients = import_module("fungi.gradients")
+        """Return the extractor, from the arguments that all extractors of a wrapper share and these settings.
+
+        Raises FungiError for a value of another type, or outside the bounds of its field.
+        """
+        gradients, kind = import_module("fungi.gradients"), type(self)
         settings = {setting.name: getattr(self, setting.name) for setting in fields(self)}  # type: ignore[arg-type]
+        settings = converted(kind, settings, called=(kind.__name__ + "({}=...)").format)
         settings = {name: value for name, value in settings.items() if value or name not in _LEFT_TO_THE_PLAN}
         return getattr(gradients, self.extractor)(**(base_params | settings))
 
@@ -53,7 +58,7 @@ class KLConfig(ExtractorConfig):
     extractor = "KLGradientsExtractor"
 
     temperature: float = 15.0
-    latent_dim: int = 768
+    latent_dim: int = field(default=768, metadata=_FROM_ONE)
     direction: Literal["uniform_to_pred", "pred_to_uniform"] = "uniform_to_pred"
     normalize: bool = True
     project: bool = True
@@ -73,7 +78,7 @@ class DINOConfig(ExtractorConfig):
 
     teacher_temperature: float = 0.07
     student_temperature: float = 0.1
-    latent_dim: int = 2048
+    latent_dim: int = field(default=2048, metadata=_FROM_ONE)
     shared_head: bool = False
     augmentation: Literal["crops", "dino"] = "crops"
     global_crops: int = 2
@@ -95,8 +100,8 @@ class SimCLRConfig(ExtractorConfig):
     comparison_batch_size: images in the negative batch;
     comparison_batch_encoding_batch_size: how many of them are encoded together; self_similarity_constant: taken for the
     sake of published code and not used, a view's similarity to itself is masked out exactly.
-    hard_negatives: images that take the first places of the negative batch; negatives_mixing, mixing_k: mix every view
-    with its nearest negatives; exclude_self_from_negatives: leave out negatives of the image itself.
+    hard_negatives: PIL images that take the first places of the negative batch; negatives_mixing, mixing_k: mix every
+    view with its nearest negatives; exclude_self_from_negatives: leave out negatives of the image itself.
     views: `patches`, or `random-crops` or `default` with `n_views` of them.
     """
 
@@ -104,17 +109,17 @@ class SimCLRConfig(ExtractorConfig):
 
     temperature: float = 0.07
     self_similarity_constant: float = -10e3
-    comparison_batch_size: int = 256
-    comparison_batch_encoding_batch_size: int = 32
-    latent_dim: int = 96
-    num_patches: int = 4
+    comparison_batch_size: int = field(default=256, metadata=_FROM_ONE)
+    comparison_batch_encoding_batch_size: int = field(default=32, metadata=_FROM_ONE)
+    latent_dim: int = field(default=96, metadata=_FROM_ONE)
+    num_patches: int = field(default=4, metadata=_FROM_ONE)
     stride_scale: int = 6
     patch_side: int = 0
     per_side: int = 0
     view_size: int = 0
-    hard_negatives: Sequence["Image.Image"] = field(default=(), metadata={"saved": False})  # negatives are saved
+    hard_negatives: tuple[Any, ...] | list[Any] = field(default=(), metadata={"saved": False})  # negatives are saved
     negatives_mixing: bool = False
-    mixing_k: int = 20
+    mixing_k: int = field(default=20, metadata=_FROM_ONE)
     exclude_self_from_negatives: bool = False
     views: Literal["patches", "random-crops", "default"] = "patches"
     n_views: int = 0

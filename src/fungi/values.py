@@ -4,6 +4,7 @@ Flags, variables and keys of a grid, and options of objectives and views are all
 """
 
 import dataclasses
+import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -90,12 +91,12 @@ def _fit(value: Any, hint: Any, text: bool) -> Any:
     elif hint is Path:
         fits = isinstance(value, str | Path)
     elif hint in (int, float):
-        fits = isinstance(value, int | hint) and not isinstance(value, bool)
+        fits = isinstance(value, numbers.Integral if hint is int else numbers.Real) and not isinstance(value, bool)
     else:
         fits = hint not in _NAMES or isinstance(value, hint)
     if not fits:
         raise TypeError
-    converters: dict[Any, Callable[[Any], Any]] = {float: float, Path: _expanded}
+    converters: dict[Any, Callable[[Any], Any]] = {int: int, float: float, Path: _expanded}
     return converters[hint](value) if hint in converters else value
 
 
@@ -117,5 +118,7 @@ def _in_words(hint: Any, text: bool) -> str:
         return f"{_in_words(inner[0], text)} each"
     if origin is tuple:
         count = "a list" if inner[-1] is ... else f"{len(inner)} values"
+        if inner[0] is Any:
+            return count
         return f"{count} of names" if inner[0] is str else f"{count} of {_in_words(inner[0], text)} each, as in (1, 2)"
     return "a table of texts" if origin is Mapping else _NAMES.get(hint, str(hint))
