@@ -44,7 +44,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def forget() -> None:
     code_hash.cache_clear()
-    module._parsed.cache_clear()
+    module._hash_and_imports.cache_clear()
 
 
 def now() -> str:

@@ -1,1 +1,1 @@
-"""Device, dtype, seeds, logging, versions: what a run stands on."""
+"""Device, precision, seeds, logging, atomic file writes and versions: functions that every command uses."""

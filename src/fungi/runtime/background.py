@@ -11,21 +11,21 @@ WAITING = 1
 
 @contextmanager
 def in_background(waiting: int = WAITING) -> Iterator[Callable[[Work], None]]:
-    """`with in_background() as do: do(work)`: one thread does all work, in order.
+    """Yield a function `submit(work)` that runs the work in one background thread, in order of submission.
 
-    waiting: number of pieces of work that may wait for the thread. If one more is added, the caller waits.
+    waiting: number of functions that may wait for the thread. If more are submitted, `submit` waits.
 
-    The first error of a piece of work is raised in the caller, at a later `do` or at the end of the block. An error of
-    the caller takes precedence. All work has finished when the block ends.
+    If a function raises an error, a later `submit` or the end of the block raises it in the caller. An error of the
+    caller itself takes precedence. All work has finished when the block ends.
     """
-    under_way: deque[Future[None]] = deque()
+    futures: deque[Future[None]] = deque()
 
-    def do(work: Work) -> None:
-        while under_way and (under_way[0].done() or len(under_way) > waiting):
-            under_way.popleft().result()
-        under_way.append(thread.submit(work))
+    def submit(work: Work) -> None:
+        while futures and (futures[0].done() or len(futures) > waiting):
+            futures.popleft().result()
+        futures.append(thread.submit(work))
 
     with ThreadPoolExecutor(max_workers=1) as thread:
-        yield do
-        for future in under_way:
+        yield submit
+        for future in futures:
             future.result()

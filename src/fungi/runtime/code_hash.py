@@ -1,8 +1,8 @@
-"""Hash of the code that a result depends on: a module and all that it imports, without comments and docstrings.
+"""Hash the code that a result depends on: a module and everything that it imports, without comments and docstrings.
 
-A file belongs to the code of a module if the module, or another file of its code, imports the file: at the top, inside
-a function, by name (`import_module("fungi.x")`) or by a registry, which imports all modules of a package.
-Imports for type checkers alone do not count.
+The code of a module includes every file of this package that the module imports, directly or through other files. The
+import may be at the top, inside a function, by name (`import_module("fungi.x")`) or by a registry, which imports all
+modules of a package. Imports under `if TYPE_CHECKING` do not count.
 """
 
 import ast
@@ -16,22 +16,22 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[1]
-_NAME = PACKAGE.name
+_PACKAGE_NAME = PACKAGE.name
 _IMPORT_BY_NAME = ("import_module", "Registry")
 """Functions whose arguments name modules, as `package.module` or `package.module:function`."""
-_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_NODES_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @cache
 def code_hash(module: str) -> str:
-    """Return twelve hexadecimal digits for the code of a module and of everything that it imports from this package.
+    """Return a hash, of twelve hexadecimal digits, of a module and of everything that it imports from this package.
 
-    A changed constant anywhere below the module changes them. Comments, docstrings, the layout of the source and files
-    that are not imported do not.
+    Any change of the code changes the hash, such as another constant. Comments, docstrings, the layout of the source
+    and files that are not imported do not change it.
     """
     digest = hashlib.sha256()
     for name, path in sorted(imported_files(module).items()):
-        digest.update(f"{name}\0".encode() + _parsed(path)[0])
+        digest.update(f"{name}\0".encode() + _hash_and_imports(path)[0])
     return digest.hexdigest()[:12]
 
 
@@ -43,18 +43,21 @@ def imported_files(module: str) -> dict[str, Path]:
         while pending:
             name = pending.pop()
             path = _file_of(name)
-            if path is None or name in files or name == _NAME:
+            if path is None or name in files or name == _PACKAGE_NAME:
                 continue
             files[name] = path
             pending.append(name.rpartition(".")[0])  # importing a module runs the __init__.py of its packages
-            for mentioned, with_submodules in _parsed(path)[1]:
+            for mentioned, with_submodules in _hash_and_imports(path)[1]:
                 pending += [mentioned, *(_submodules(mentioned) if with_submodules else ())]
     return files
 
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Syntax trees are many small objects without cycles; looking for cycles takes twice as long as parsing."""
+    """Switch the garbage collector off inside the block.
+
+    Syntax trees are many small objects without cycles, and the search for cycles takes twice as long as parsing.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -65,12 +68,12 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _file_of(module: str) -> Path | None:
-    """Return the file of a module of this package, or of a module outside of it that a command begins with."""
-    if module.partition(".")[0] != _NAME:
+    """Return the file of a module of this package, or of a script or module outside of it that calls this package."""
+    if module.partition(".")[0] != _PACKAGE_NAME:
         spec = importlib.util.find_spec(module) if module else None
         return Path(spec.origin) if spec and spec.origin else None
-    place = PACKAGE.joinpath(*module.split(".")[1:])
-    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
+    folder = PACKAGE.joinpath(*module.split(".")[1:])
+    return next((path for path in (folder.with_suffix(".py"), folder / "__init__.py") if path.is_file()), None)
 
 
 def _submodules(package: str) -> list[str]:
@@ -79,7 +82,7 @@ def _submodules(package: str) -> list[str]:
 
 
 @cache
-def _parsed(path: Path) -> tuple[bytes, frozenset[tuple[str, bool]]]:
+def _hash_and_imports(path: Path) -> tuple[bytes, frozenset[tuple[str, bool]]]:
     """Return the hash of a file's syntax tree, and its imports from this package: (name, with all submodules)."""
     parts: list[str] = []
     imports: set[tuple[str, bool]] = set()
@@ -88,9 +91,9 @@ def _parsed(path: Path) -> tuple[bytes, frozenset[tuple[str, bool]]]:
 
 
 def _collect(node: Any, parts: list[str], imports: set[tuple[str, bool]]) -> None:
-    """Append the parts of a syntax tree in order, positions and docstrings left out, and gather the imports in it.
+    """Append the parts of a syntax tree in order, without positions and docstrings, and add its imports to `imports`.
 
-    About three times as fast as `ast.dump` and `ast.walk`.
+    This is about three times as fast as `ast.dump` and `ast.walk`.
     """
     kind = node.__class__
     parts.append(kind.__name__)
@@ -99,12 +102,12 @@ def _collect(node: Any, parts: list[str], imports: set[tuple[str, bool]]) -> Non
     elif kind is ast.If and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
         return
     for name in node._fields:
-        if name == "ctx":  # follows from where the node stands
+        if name == "ctx":  # the place of the node in the tree determines its context
             continue
         value: Any = getattr(node, name, None)
         if value.__class__ is list:
             parts.append(f"[{name}")
-            if name == "body" and isinstance(node, _WITH_DOCSTRING) and _is_docstring(value):
+            if name == "body" and isinstance(node, _NODES_WITH_DOCSTRING) and _is_docstring(value):
                 value = value[1:]
             for entry in value:
                 if isinstance(entry, ast.AST):
@@ -125,13 +128,13 @@ def _is_docstring(body: list[ast.stmt]) -> bool:
 
 def _imports_of(node: Any) -> Iterator[tuple[str, bool]]:
     if isinstance(node, ast.ImportFrom):
-        if node.module and node.module.partition(".")[0] == _NAME:
+        if node.module and node.module.partition(".")[0] == _PACKAGE_NAME:
             yield node.module, False
             yield from ((f"{node.module}.{alias.name}", False) for alias in node.names)
     elif isinstance(node, ast.Import):
-        yield from ((alias.name, False) for alias in node.names if alias.name.partition(".")[0] == _NAME)
+        yield from ((alias.name, False) for alias in node.names if alias.name.partition(".")[0] == _PACKAGE_NAME)
     elif getattr(node.func, "attr", getattr(node.func, "id", "")) in _IMPORT_BY_NAME:
         for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
             text = argument.value if isinstance(argument, ast.Constant) else None
-            if isinstance(text, str) and text.partition(".")[0] == _NAME:
+            if isinstance(text, str) and text.partition(".")[0] == _PACKAGE_NAME:
                 yield text.partition(":")[0], True

@@ -1,4 +1,5 @@
-"""Run a command: parse, log, do the work. A mistake of the user is one line and exit status 2."""
+"""Run a command: parse the arguments, set up logging, do the work. An error of the user ends with one line and exit
+status 2."""
 
 import getpass
 import os
@@ -14,7 +15,7 @@ from fungi.settings import parse
 
 Settings = TypeVar("Settings")
 _OUT_OF_MEMORY = ("failed to map segment", "cannot allocate memory", "can't allocate memory", "can't start new thread")
-"""Parts of the messages, in small letters, of libraries that get no memory from the system."""
+"""Parts of the messages, in small letters, of libraries that can't allocate memory."""
 
 
 def run_command(
@@ -25,18 +26,18 @@ def run_command(
     description: str,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Parse `arguments` (by default those of the process) into settings, run, and return the exit status."""
+    """Parse `arguments` (default: those of the process) into settings, call `run`, and return the exit status."""
     _prepare_process()
     log.configure()
     try:
         settings = parse(settings_type, arguments, program=program, description=description)
-        if about := _about(settings):  # before anything slow is imported
+        if about := _about(settings):  # logged before anything slow is imported
             log.logger.info(f"{program}: {about}")
         with tracked(settings, program):
             run(settings)
     except FungiError as error:
         return _failed(program, str(error))
-    except BrokenPipeError:  # the reader of our output (`| head`) has seen enough
+    except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
         return flush_output(program, 0)
     except OSError as error:  # a full disk, a missing permission, a folder that can't be created
         place = f"{error.filename}: " if error.filename else ""
@@ -51,30 +52,30 @@ def run_command(
             f"there is not enough memory ({reason}). Raise the limit (ulimit -v, --mem of a job), or choose a smaller"
             " --batch-size or fewer --num-workers, where the command has them.",
         )
-    except SystemExit:  # of --help
+    except SystemExit:  # raised by --help
         if status := flush_output(program, 0):
             return status
         raise
     except KeyboardInterrupt:
-        _failed(program, "interrupted; what was finished is kept, the same command goes on from there.")
+        _failed(program, "interrupted. Finished work is kept; run the same command again to continue.")
         return 130
     return flush_output(program, 0)
 
 
 def _prepare_process() -> None:
-    """Set what libraries expect of a process, before they are imported."""
+    """Prepare streams and environment variables before libraries that use them are imported."""
     prepare_streams()
-    # Threads that wait for each other asleep, not spinning: on a processor that others use too, spinning costs several
-    # times the work.
+    # Let threads sleep while they wait for each other. Active waiting takes several times as long as the work itself if
+    # other processes use the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name, which torch and wandb ask for
+    except (KeyError, OSError):  # the user of a container may have no name, but torch and wandb ask for it
         os.environ["USER"] = f"user{os.getuid()}"
 
 
 def _failed(program: str, text: str) -> int:
-    """Write the line that says why a command ends, below the bars of what it was doing; return the exit status."""
+    """Close the progress bars, write the reason why the command ends, and return the exit status."""
     log.close_bars()
     flush_output(program, 2)
     write_error(f"{program}: {text}")
@@ -86,12 +87,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _about(settings: Any) -> str:
-    """Return what the work is about, `dataset digits, backbone digits-vit`; empty where the settings do not say it.
+    """Return the main inputs of a command, e.g. `dataset digits, backbone digits-vit`; may be empty.
 
-    Settings may say it themselves, as a property `about`.
+    Settings with a property `about` define this text themselves.
     """
-    if (stated := getattr(settings, "about", None)) is not None:
-        return str(stated)
-    named = {name: getattr(settings, name, None) for name in ("dataset", "backbone", "images", "results")}
-    shown = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in named.items()}
-    return ", ".join(f"{name} {value}" for name, value in shown.items() if value)
+    if (about := getattr(settings, "about", None)) is not None:
+        return str(about)
+    inputs = {name: getattr(settings, name, None) for name in ("dataset", "backbone", "images", "results")}
+    texts = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in inputs.items()}
+    return ", ".join(f"{name} {text}" for name, text in texts.items() if text)

@@ -1,4 +1,4 @@
-"""Processor cores that this process may use: what the system allows and what the job asked for."""
+"""Number of processor cores that this process may use."""
 
 import os
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 def usable_cores(environ: Mapping[str, str] = os.environ) -> int:
     """Return the number of cores, at least 1: those of the affinity mask, but no more than SLURM_CPUS_PER_TASK.
 
-    A cluster that does not bind jobs to cores shows all cores of the node, most of which belong to other jobs. The
-    shards of a pack (`fungi submit --pack`) see their share of it in SLURM_CPUS_PER_TASK.
+    A cluster that does not bind jobs to cores shows all cores of the node, although most of them belong to other jobs.
+    `fungi submit --pack` runs several shards in one job and gives each its share of the cores in SLURM_CPUS_PER_TASK.
     """
     cores = len(os.sched_getaffinity(0))
     requested = environ.get("SLURM_CPUS_PER_TASK", "")

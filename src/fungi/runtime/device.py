@@ -1,4 +1,4 @@
-"""Device and precision of a run, measurement of its time, and settings of the memory allocator."""
+"""Device and dtype of a command, times of its steps, and settings of the memory allocator."""
 
 import ctypes
 import os
@@ -21,9 +21,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def choose_device(name: str) -> torch.device:
     """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`, and set torch up for it.
 
-    float32 is then computed in full precision (`set_full_precision`), and `cuda:N` becomes torch's current device.
-    Raises FungiError for a missing device, and for `auto` if torch can't use the GPU of this process: the user has to
-    choose a long computation on the CPU explicitly.
+    This also calls `set_full_precision` and makes `cuda:N` torch's current device.
+
+    Raises FungiError for a missing device. For `auto`, it also raises FungiError if this process has a GPU that torch
+    can't use: the CPU would take very long, so the user has to choose it explicitly.
     """
     set_full_precision()
     if name == "auto":
@@ -37,8 +38,8 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise FungiError(f"--device {name} is not supported. Use auto, cpu, cuda or cuda:N.")
     if device.type == "cuda" and not torch.cuda.is_available():
-        why = _why_unusable() if _evidence_of_gpu() else f"torch {torch.__version__} sees no GPU."
-        raise FungiError(f"--device {name} was asked for, but {why} Or choose --device cpu.")
+        reason = _why_unusable() if _evidence_of_gpu() else f"torch {torch.__version__} sees no GPU."
+        raise FungiError(f"--device {name} was asked for, but {reason} Or choose --device cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise FungiError(
             f"--device {name} does not exist: there are "
@@ -55,7 +56,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _evidence_of_gpu() -> str:
-    """Return the setting or file that shows that this process has a GPU; empty without a GPU, or if it is hidden."""
+    """Return the environment variable or file that shows that this process has a GPU; empty without a visible GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in HIDDEN:
         return ""
@@ -67,7 +68,7 @@ def _evidence_of_gpu() -> str:
 
 
 def _why_unusable() -> str:
-    """Return why torch can't use the GPU, as far as it is known, and what to do about it."""
+    """Return the end of a message that says why torch can't use the GPU and what the user can do."""
     try:
         driver = DRIVER_FILE.read_text(encoding="utf-8").splitlines()[0].partition("Module")[2].split()[0]
     except (OSError, IndexError):
@@ -97,9 +98,10 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 @contextmanager
 def default_torch_settings() -> Iterator[None]:
-    """Ignore the caller's settings of torch inside the block: autocast, inference mode, default dtype and device.
+    """Use torch's default settings inside the block: no autocast, no inference mode, default dtype and device.
 
-    Gradients under a caller's `torch.autocast` would silently have another precision. Also usable as a decorator.
+    Settings of the caller could change results silently: under `torch.autocast`, gradients have a lower precision. Also
+    usable as a decorator.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -122,14 +124,14 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of <malloc.h>
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # as in <malloc.h>
 
 
 def keep_freed_memory() -> None:
     """Ask glibc's allocator to keep freed memory; do nothing if the process uses another allocator.
 
-    By default it returns large blocks to the system when they are freed, and the system has to provide and zero the
-    same pages for every batch: this takes about a third of the time for a small network on a CPU.
+    By default, glibc returns large blocks to the system when they are freed. The system then has to provide and zero
+    the same pages for every batch, which takes about a third of the time for a small network on a CPU.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -141,7 +143,10 @@ def keep_freed_memory() -> None:
 
 
 class Stopwatch:
-    """Measures seconds per step. On a GPU, they are right only if `precise`, which waits after each step."""
+    """Measures the seconds that each step takes.
+
+    precise: whether to wait for the device after each step. On a GPU, the times are right only if it is set.
+    """
 
     def __init__(self, device: torch.device | str = "cpu", *, precise: bool = False) -> None:
         self._device = torch.device(device)
@@ -150,7 +155,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
-        """Add the time spent inside to a step."""
+        """Add the time inside the block to a step."""
         start = perf_counter()
         try:
             yield

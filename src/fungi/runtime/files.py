@@ -13,10 +13,10 @@ from fungi.runtime.owner import remove_orphans, unfinished_name
 
 LOCK = ".lock"
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
-"""Errors of file systems that can't flush a folder."""
+"""Error numbers of file systems that can't flush a folder."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of the system if the disk or the quota is full, or if the file is larger than allowed."""
+"""Error numbers for a full disk, an exceeded quota, or a file that is larger than allowed."""
 
 
 @contextmanager
@@ -33,17 +33,17 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write a text file, utf-8, under a temporary name that becomes `path` once all of it is on the disk."""
+    """Write a text file atomically, in UTF-8."""
     with written_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def written_once(path: Path) -> Iterator[Path]:
-    """Write as `written_atomically` does, but the first of several writers wins: versions that come later are dropped.
+    """Write like `written_atomically`, but keep the file of the first writer and drop the files of later writers.
 
-    For content that must be the same for all readers, although two computations of it may differ in a few bits. Orphans
-    in the same folder are removed.
+    Use it if all readers must see the same content, although two computations of it may differ in a few bits. This also
+    removes the orphans in the same folder.
     """
     remove_orphans(path.parent)
     with _temporary_path(path) as temporary:
@@ -62,8 +62,8 @@ def sha256_of(path: Path) -> str:
 def ensure_folder(path: Path) -> None:
     """Create a folder and its parents, if they do not exist yet.
 
-    Raises FileExistsError if a file has the name. `Path.mkdir` raises it as well if another process removes the folder
-    at the same moment; then this tries again.
+    Raises FileExistsError if a file has this name. `Path.mkdir` also raises it if another process removes the folder at
+    the same moment; in this case, the function tries again.
     """
     while True:
         try:
@@ -77,7 +77,7 @@ def ensure_folder(path: Path) -> None:
 def save_with_torch(content: Any, path: Path) -> None:
     """Write a file atomically with `torch.save`, and remove the orphans in its folder.
 
-    Raises OSError if the disk is full; torch itself raises another error.
+    Raises OSError if the disk is full. (torch raises a RuntimeError in this case.)
     """
     import torch
 
@@ -91,10 +91,10 @@ def save_with_torch(content: Any, path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Lock a path: no other process, on any machine that shares the folder, runs such a block for it meanwhile.
+    """Lock a path inside the block. Other processes that lock it wait, also on other machines that share the folder.
 
-    The kernel (on NFS, the server) holds the lock, so that a process that dies gives it up. On a file system without
-    locks the block runs unlocked.
+    The kernel (on NFS, the server) releases the lock if the process dies. On a file system without locks, the block
+    runs without a lock.
     """
     ensure_folder(path.parent)
     lock_file = path.with_name(f".{path.name}{LOCK}")
@@ -102,12 +102,12 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock_file.unlink(missing_ok=True)  # before unlocking: a process that waits for it then creates a new file
+        lock_file.unlink(missing_ok=True)  # before unlocking: waiting processes notice it and create a new lock file
         os.close(handle)
 
 
 def is_free_lock(path: Path) -> bool:
-    """Return whether a file is a lock file of `locked` that no process uses, because its process was killed."""
+    """Return whether a file is a lock file of `locked` whose process was killed."""
     if not (path.name.startswith(".") and path.name.endswith(LOCK)):
         return False
     try:
@@ -119,6 +119,7 @@ def is_free_lock(path: Path) -> bool:
 
 
 def _locked_file(path: Path) -> int:
+    """Create and lock a file, and return its descriptor; try again if another process removes the file meanwhile."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         with suppress(OSError):
@@ -133,6 +134,7 @@ def _locked_file(path: Path) -> int:
 
 @contextmanager
 def _temporary_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; at the end of the block, remove the file if it still exists."""
     ensure_folder(path.parent)
     temporary = unfinished_name(path)
     try:
@@ -146,19 +148,20 @@ def _temporary_path(path: Path) -> Iterator[Path]:
 
 
 def _take_free_name(temporary: Path, path: Path) -> None:
+    """Give a file a second name, unless a file of that name exists."""
     try:
         os.link(temporary, path)  # unlike a rename, this fails if the name is taken
     except FileExistsError:
         return
-    except OSError:  # a file system without hard links: look, then rename
+    except OSError:  # the file system has no hard links
         if not path.exists():
             temporary.replace(path)
 
 
 def _flush(path: Path) -> None:
-    """Make sure that the content (of a folder: its entries) is on the disk and not only in its cache.
+    """Write the cached content of a file, or the cached entries of a folder, to the disk.
 
-    Some file systems (CIFS, sshfs, VirtualBox) can't do so for folders; they are left to do it in their own time.
+    Do nothing for folders on file systems that can't do this (CIFS, sshfs, VirtualBox).
     """
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -1,6 +1,6 @@
-"""One logger for the program, to standard error, so that standard output holds results alone; and its progress bars.
+"""The logger of the program and its progress bars. Both write to standard error; standard output is for results.
 
-Messages go above a bar that is open, and a command says each of them once.
+Messages appear above open bars. A command writes each message only once.
 """
 
 import logging
@@ -12,11 +12,11 @@ from time import monotonic
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
-FIRST_LINE = 5.0
-"""Seconds until the first line that replaces a bar."""
 logger = logging.getLogger("fungi")
+FIRST_LINE = 5.0
+"""Seconds until the first line of progress, if the output is not a terminal."""
 LINE_EVERY = 30.0
-"""Seconds between the lines that replace a bar if the output is not a terminal."""
+"""Seconds between later lines of progress."""
 
 
 @runtime_checkable
@@ -38,15 +38,15 @@ class _AboveBars(logging.StreamHandler[Any]):
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
-        self._said: set[str] = set()
+        self._written: set[str] = set()
         self.setFormatter(logging.Formatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the message, unless the same text was written before."""
         text = self.format(record)
-        if text in self._said:
+        if text in self._written:
             return
-        self._said.add(text)
+        self._written.add(text)
         if _open_bars and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -56,7 +56,7 @@ class _AboveBars(logging.StreamHandler[Any]):
 
 
 def configure() -> None:
-    """Set up logging for a command; called by the command line alone, never at import."""
+    """Set up logging for a command. Only the command line calls this; importing the library changes no logging."""
     logger.handlers[:] = [_AboveBars()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -64,9 +64,9 @@ def configure() -> None:
 
 
 def format_warning(message: Warning | str, *_where: Any, **_options: Any) -> str:
-    """Return a warning of a library as a line, which takes the place of an open bar: that is drawn again below it.
+    """Return a warning of a library as a line, and clear the open bars, so that they are drawn again below the line.
 
-    Who records warnings gets them all the same, which would not be so if they were made messages of the logger.
+    Passing warnings to the logger instead would hide them from code that records warnings.
     """
     for bar in _open_bars:
         bar.clear()
@@ -76,13 +76,15 @@ def format_warning(message: Warning | str, *_where: Any, **_options: Any) -> str
 def progress(
     items: Iterable[T], sizes: Sequence[int] | None = None, *, label: str = "", unit: str = "image"
 ) -> Iterator[T]:
-    """Yield the items, and show on a terminal a bar that counts what is in them; elsewhere a line every half minute.
+    """Yield the items and show progress: a bar on a terminal, a line every half minute elsewhere.
 
-    sizes: units in each item, in order (of batches, their images); one in each if absent, where `items` have a length.
-    An item is done once the next is asked for. The bar goes when the items end, or with `close_bars`.
+    sizes: number of units in each item, in order, e.g. images per batch. If it is absent, each item counts as one unit,
+    and `items` must have a length.
+
+    An item is done when the caller asks for the next item. The bar ends with the items, or with `close_bars`.
     """
     if sizes is None:
-        assert isinstance(items, Collection), "a bar has to know how much there is"
+        assert isinstance(items, Collection), "without sizes, the items must have a length"
         sizes = [1] * len(items)
     bar = _new_bar(sum(sizes), label, unit)
     _open_bars.append(bar)
@@ -98,25 +100,25 @@ def progress(
 
 
 class _Item:
-    """The current item of the latest bar; some parts of the item may be done already."""
+    """Progress within the current item of the latest bar."""
 
     def __init__(self) -> None:
         self._bar: _Bar | None = None
-        self._size = self._shown = self._expected = self._done = 0
+        self._size = self._shown = self._parts = self._done = 0
 
     def begin(self, bar: _Bar, size: int) -> None:
         """Begin an item of `size` units."""
-        self._bar, self._size, self._shown, self._expected, self._done = bar, size, 0, 0, 0
+        self._bar, self._size, self._shown, self._parts, self._done = bar, size, 0, 0, 0
 
     def expect(self, parts: int) -> None:
         """Set the number of parts of the work on the item."""
-        self._expected, self._done = parts, 0
+        self._parts, self._done = parts, 0
 
     def advance(self, parts: int) -> None:
         """Count `parts` more parts as done, and show the corresponding units."""
         self._done += parts
-        if self._expected:
-            self._show(min(self._size, self._size * self._done // self._expected))
+        if self._parts:
+            self._show(min(self._size, self._size * self._done // self._parts))
 
     def finish(self) -> None:
         """Show all units of the item."""
@@ -133,17 +135,17 @@ _item = _Item()
 
 
 def expect_parts(count: int) -> None:
-    """Say of how many parts (views to encode) the current item consists, so that a bar moves within it."""
+    """Set the number of parts of the current item (views to encode), so that the bar also moves within the item."""
     _item.expect(count)
 
 
 def parts_done(count: int) -> None:
-    """Say that so many more parts of the item are done; nothing happens where no bar is open."""
+    """Count `count` more parts of the current item as done; do nothing if no bar is open."""
     _item.advance(count)
 
 
 def close_bars() -> None:
-    """Leave the bars of work that was broken off as they are, so that what is written next begins a line."""
+    """Close the bars of interrupted work where they stand, so that the next text begins on a new line."""
     while _open_bars:
         _open_bars.pop().close()
 
@@ -154,15 +156,15 @@ def _new_bar(total: int, label: str, unit: str) -> _Bar:
     from tqdm import tqdm
 
     try:
-        known = os.get_terminal_size(sys.stderr.fileno()).lines > 0
+        has_size = os.get_terminal_size(sys.stderr.fileno()).lines > 0
     except OSError:
-        known = False
-    size: dict[str, Any] = {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 24}  # as in many containers
+        has_size = False  # as in many containers
+    size: dict[str, Any] = {"dynamic_ncols": True} if has_size else {"ncols": 80, "nrows": 24}
     return tqdm(total=total, desc=label, unit=f" {unit}s", mininterval=0.2, file=sys.stderr, **size)
 
 
 def size_in_words(number: int) -> str:
-    """Return a number of bytes as `931 bytes`, `9.7 kB`, `57 MB` or `3.1 GB`: three digits, in units of a thousand."""
+    """Return a number of bytes as `931 bytes`, `9.7 kB`, `57 MB` or `3.1 GB`; 1 kB is 1000 bytes."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= 0.9995 * size:
             return f"{number / size:,.0f} {unit}" if number >= 99.95 * size else f"{number / size:.3g} {unit}"
@@ -178,26 +180,26 @@ def time_in_words(seconds: float) -> str:
 
 
 class _Lines:
-    """What stands for a bar in log files."""
+    """Lines of progress that replace a bar if the output is not a terminal, e.g. in log files."""
 
     def __init__(self, total: int, label: str, unit: str) -> None:
         self._total, self._label, self._unit = total, label, unit
-        self._started = self._said = monotonic()
+        self._start = self._last_line = monotonic()
         self._done = self._lines = 0
 
     def update(self, count: int) -> None:
-        """Count some more units; say where the work is, first after a few seconds, then every half minute."""
+        """Count `count` more units; write a line of progress after a few seconds, and then every half minute."""
         self._done += count
         now = monotonic()
-        if now - self._said >= (LINE_EVERY if self._lines else FIRST_LINE):
-            self._said, self._lines = now, self._lines + 1
-            rate = self._done / (now - self._started)
-            left = time_in_words((self._total - self._done) / rate)
-            speed = f"{rate:.3g} {self._unit}s/s, {left} to go"
+        if now - self._last_line >= (LINE_EVERY if self._lines else FIRST_LINE):
+            self._last_line, self._lines = now, self._lines + 1
+            rate = self._done / (now - self._start)
+            remaining = time_in_words((self._total - self._done) / rate)
+            speed = f"{rate:.3g} {self._unit}s/s, {remaining} to go"
             logger.info(f"{self._label}: {self._done:,} of {self._total:,} {self._unit}s, {speed}")
 
     def close(self) -> None:
-        """Do nothing: no line is left open."""
+        """Do nothing: every line is complete."""
 
     def clear(self) -> None:
-        """Do nothing: no line is in the way."""
+        """Do nothing: lines stay where they are."""

@@ -1,4 +1,4 @@
-"""Free memory of a device, asked before something large is made: the kernel ends a process that takes too much."""
+"""Free memory of a device. Large allocations check it first, because the kernel kills a process that takes too much."""
 
 from pathlib import Path
 
@@ -6,19 +6,21 @@ import torch
 
 MEMORY_FILE = Path("/proc/meminfo")
 GROUPS_FILE, GROUPS_ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+"""Control group of this process, and the folder with the limits of all control groups."""
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the bytes that this process may still take on a device; None if the system does not say.
+    """Return the number of bytes that this process can still allocate on a device; None if the system does not say.
 
-    On a CPU: what the machine has available, and no more than the memory limit of the process's control group, which
-    is how SLURM and containers limit jobs. On a GPU: what the driver and torch's own cache have free.
+    On a CPU, this is the available memory of the machine, or what the memory limit of the process's control group
+    leaves, if that is less (SLURM and containers limit jobs with control groups). On a GPU, it is the free memory of
+    the driver and of torch's cache.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    known = [count for count in (_free_of_machine(), _free_of_group()) if count is not None]
-    return min(known, default=None)
+    limits = [count for count in (_free_of_machine(), _free_of_group()) if count is not None]
+    return min(limits, default=None)
 
 
 def _free_of_machine() -> int | None:
@@ -30,7 +32,7 @@ def _free_of_machine() -> int | None:
 
 
 def _free_of_group() -> int | None:
-    """Return what the tightest limit of the process's control groups (version 2) leaves; None without a limit."""
+    """Return the bytes that the limits of the process's control groups (version 2) leave; None without a limit."""
     try:
         path = next(
             line.split("::", 1)[1]
@@ -39,13 +41,16 @@ def _free_of_group() -> int | None:
         )
     except (OSError, StopIteration):
         return None
-    own = GROUPS_ROOT / path.strip().lstrip("/")
-    left = [_free_below(folder) for folder in (own, *own.parents) if folder.is_relative_to(GROUPS_ROOT)]
-    return min((count for count in left if count is not None), default=None)
+    group = GROUPS_ROOT / path.strip().lstrip("/")
+    counts = [_free_below(folder) for folder in (group, *group.parents) if folder.is_relative_to(GROUPS_ROOT)]
+    return min((count for count in counts if count is not None), default=None)
 
 
 def _free_below(folder: Path) -> int | None:
-    """Return limit - use of one control group; cached file pages do not count as use, since the kernel drops them."""
+    """Return limit - use of one control group, in bytes; None if it has no limit.
+
+    Cached file pages do not count as use, because the kernel drops them if memory is needed.
+    """
     try:
         limit = (folder / "memory.max").read_text(encoding="utf-8").strip()
         if limit == "max":

@@ -1,4 +1,4 @@
-"""Whether a host answers, asked once and quickly: download libraries retry for a minute where there is no network."""
+"""Check quickly whether a host answers. Without this check, download libraries retry for a minute without network."""
 
 from functools import cache
 from http.client import HTTPException
@@ -12,22 +12,22 @@ SECONDS = 4.0
 
 
 def hub_answers() -> bool:
-    """Return whether the Hugging Face hub can be asked: it answers, and HF_HUB_OFFLINE is not set."""
+    """Return whether the Hugging Face hub answers and HF_HUB_OFFLINE is not set."""
     from huggingface_hub import constants
 
     return not constants.HF_HUB_OFFLINE and answers(constants.ENDPOINT)
 
 
-def only_on_disk(place: str) -> bool:
-    """Return whether a model of `transformers` is to be read from the disk alone."""
-    return Path(place).exists() or not hub_answers()
+def only_on_disk(model: str) -> bool:
+    """Return whether `transformers` should read a model (a folder or an id of the hub) only from the disk."""
+    return Path(model).exists() or not hub_answers()
 
 
 @cache
 def answers(url: str) -> bool:
-    """Return whether the host of a URL answers anything within a few seconds; proxies of the environment are used.
+    """Return whether the host of a URL answers within a few seconds, through the proxies of the environment.
 
-    The answer is kept for the life of the process. A thread asks, since looking up a name has no time limit of its own.
+    The result is cached. A thread sends the request, because the lookup of a host name has no time limit.
     """
     replies: list[bool] = []
     thread = Thread(target=lambda: replies.append(_replies(url)), daemon=True)
@@ -37,7 +37,7 @@ def answers(url: str) -> bool:
 
 
 def _replies(url: str) -> bool:
-    """Return whether a host replies, be it with an error: certificates are left to the library that downloads."""
+    """Return whether a host replies. Errors of HTTP or certificates also count as a reply."""
     try:
         urlopen(Request(url, method="HEAD"), timeout=SECONDS).close()
     except HTTPError:

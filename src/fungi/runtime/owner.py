@@ -1,7 +1,8 @@
-"""Names of temporary files encode machine and process, so that orphans can be recognised.
+"""Names of temporary files that encode machine and process, so that orphans can be recognised.
 
-An orphan is a file whose process is gone; it may be removed. On another machine (or in another container) this
-can't be seen. There, a file counts as an orphan if it was not changed for a day, since no write takes that long.
+An orphan is a temporary file whose process does not exist any more; it may be removed. Processes on another machine
+or in another container can't be seen. Their files count as orphans after a day without changes, because no write takes
+that long.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 UNTOUCHED = 24 * 3600
-"""Seconds after which an unfinished file of a process that can't be seen counts as an orphan."""
+"""Seconds without changes after which a file of a process that can't be seen counts as an orphan."""
 
 _UNFINISHED = re.compile(r"\..+\.partial-(?:(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-)?[^-]+")
 _REMOVED = re.compile(r"\..+\.removed-[^-]+")
@@ -28,7 +29,7 @@ def unfinished_name(path: Path) -> Path:
 
 
 def removed_name(path: Path) -> Path:
-    """Return a new path in the folder of `path`, to rename it before its removal: such names mark orphans."""
+    """Return a new name for `path`, to rename it before its removal. Files with such names are orphans."""
     return path.with_name(f".{path.name}.removed-{uuid.uuid4().hex[:12]}")
 
 
@@ -44,19 +45,19 @@ def find_orphans(folder: Path) -> Iterator[Path]:
 
 
 def remove_orphans(folder: Path) -> None:
-    """Remove the orphans directly in a folder; other processes may be doing the same."""
+    """Remove the orphans in a folder, but not in its subfolders. Other processes may do this at the same time."""
     for entry in find_orphans(folder):
         discard(entry)
 
 
 def remove_orphans_below(folder: Path) -> None:
     """Remove the orphans of a folder and of all folders below it."""
-    for place, _, _ in os.walk(folder):
-        remove_orphans(Path(place))
+    for subfolder, _, _ in os.walk(folder):
+        remove_orphans(Path(subfolder))
 
 
 def discard(path: Path) -> None:
-    """Remove a file or a folder that may be gone already, or not be ours to remove."""
+    """Remove a file or a folder; do nothing if it does not exist or if we have no permission."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
         return
@@ -82,19 +83,21 @@ def _is_orphan(entry: Path) -> bool:
 
 @cache
 def _machine() -> str:
-    """Eight digits for this machine since its last start, and for the processes that can be seen from here."""
+    """Return eight hexadecimal digits that identify the machine, its last start and the container."""
     parts = [os.uname().nodename]
     try:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"))
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    except OSError:  # no Linux: judged by age, as `_start_of` gives 0
+    except OSError:  # not Linux: `_start_of` returns 0, and orphans are recognised by their age
         pass
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
 
 
 def _start_of(pid: int) -> int:
-    """When a process began, in ticks since the machine did; 0 where there is none. With the pid it names a process for
-    good, as pids are used again."""
+    """Return the start time of a process, in ticks since the start of the machine; 0 if there is no such process.
+
+    The system uses pids again, but pid and start time together identify a process.
+    """
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:

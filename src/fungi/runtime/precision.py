@@ -1,4 +1,4 @@
-"""Choose the precision of float32 products: full, or shortened to ten bits (TF32)."""
+"""Choose the precision of float32 products on a GPU: float32, or TF32, which rounds the factors to ten bits."""
 
 import os
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ OVERRIDE = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
 
 
 def set_full_precision() -> None:
-    """Compute float32 products and convolutions with all digits of float32 from now on: the policy of every command.
+    """Compute float32 products and convolutions in float32 from now on. Every command calls this.
 
-    By itself torch shortens convolutions on a GPU to ten bits (TF32), and products if the environment says so.
+    By default, torch computes convolutions on a GPU in TF32, and products if an environment variable asks for it.
     """
     if os.environ.get(OVERRIDE, "0") != "0" and torch.cuda.is_available():
         logger.warning(f"{OVERRIDE} is set and has no effect: float32 products are computed in float32.")
@@ -24,7 +24,7 @@ def set_full_precision() -> None:
 
 @contextmanager
 def tf32_products(device: torch.device, *, enabled: bool = True) -> Iterator[None]:
-    """Compute float32 products and convolutions on a GPU with ten bits of each factor (TF32) inside the block."""
+    """Compute float32 products and convolutions on a GPU in TF32 inside the block; do nothing if not `enabled`."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     if enabled and device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -38,11 +38,11 @@ def tf32_products(device: torch.device, *, enabled: bool = True) -> Iterator[Non
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute float32 products with all digits of float32 inside the block, whatever the environment asks for.
+    """Compute float32 products and convolutions in float32 inside the block. Also usable as a decorator.
 
-    Products are shortened by `torch.set_float32_matmul_precision("high")`, by TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 (which
-    has the same effect at the start of a process) and, for convolutions, by cuDNN's default. An exact search, a Gram
-    matrix or a decomposition of shortened products is wrong without a sign of it. Also usable as a decorator.
+    Without this, `torch.set_float32_matmul_precision("high")`, TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 and, for
+    convolutions, cuDNN's default select TF32. Exact search, Gram matrices and decompositions would be wrong in TF32,
+    and nothing would show it.
     """
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")

@@ -1,4 +1,4 @@
-"""Matrix products without derivatives, by the fastest library that is there."""
+"""Matrix products without derivatives, with the fastest available library."""
 
 import torch
 from jaxtyping import Float, Float32
@@ -11,14 +11,14 @@ COLUMNS_AT_ONCE = 64
 def linear(
     rows: Float[Tensor, "r d"], weight: Float[Tensor, "n d"], bias: Float[Tensor, " n"] | None = None
 ) -> Float[Tensor, "r n"]:
-    """`rows @ weight.T + bias`, in the precision of the rows also where autocast is on.
+    """Return `rows @ weight.T + bias` in the dtype of the rows; autocast has no effect.
 
-    float32 on a CPU goes to oneDNN, whose product takes 0.6 to 0.8 of the time of MKL's on processors of AMD.
+    float32 products on a CPU use oneDNN, which takes 0.6 to 0.8 of the time of MKL on AMD processors.
     """
     assert rows.dtype == weight.dtype, (rows.dtype, weight.dtype)
     with torch.autocast(rows.device.type, enabled=False):
         if _onednn_takes(rows) and weight.numel():
-            bias = None if bias is None else bias.contiguous()  # it would be read as if it were
+            bias = None if bias is None else bias.contiguous()  # oneDNN ignores strides
             return torch.nn.functional.linear(rows.to_mkldnn(), weight, bias).to_dense()
         return torch.nn.functional.linear(rows, weight, bias)  # [r d] [n d] -> [r n]
 

@@ -1,6 +1,6 @@
-"""Every random stream has a generator of its own, derived from (seed, purpose).
+"""Random generators, one for each purpose, derived from (seed, purpose).
 
-Adding a module, a worker or another objective therefore never changes anybody else's numbers (spec vision 7.2).
+Another module, worker or objective therefore does not change the random numbers of the others (spec vision 7.2).
 """
 
 import hashlib
@@ -35,9 +35,9 @@ def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
 
 @contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
-    """Set the global streams of torch (the present GPU's, too), numpy and Python for a block, and put them back.
+    """Seed the global generators of torch (also on the current GPU), numpy and Python for a block, then restore them.
 
-    For library code that only knows global randomness (torchvision's transforms, layer initialisation).
+    Use this for library code that needs the global generators (torchvision's transforms, layer initialisation).
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""Share rows with another process without a copy, in anonymous shared memory that a file descriptor refers to.
+"""Share rows with another process without a copy, in anonymous shared memory with a file descriptor.
 
-Not /dev/shm, whose size is limited apart from the memory (64 MB in most containers). What is shared is freed with the
-last tensor on it.
+/dev/shm is not used because it has a small limit of its own (64 MB in most containers). The shared memory is freed with
+the last tensor that uses it.
 """
 
 import mmap
@@ -19,13 +19,13 @@ from torch import Tensor
 
 
 class _Region(mmap.mmap):
-    """Memory that knows its file descriptor, and closes it when the memory goes."""
+    """Shared memory with its file descriptor, which is closed when the memory is freed."""
 
     descriptor: int
 
     @classmethod
     def of_size(cls, size: int) -> "_Region":
-        """Return zeroed memory; a page uses memory only after its first access."""
+        """Return `size` zero bytes. The system provides a page only at the first access to it."""
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("fungi-rows")
         else:
@@ -41,7 +41,7 @@ class _Region(mmap.mmap):
 
 
 _REGIONS: "WeakValueDictionary[int, _Region]" = WeakValueDictionary()
-"""Address -> region: finds the shared memory of a tensor."""
+"""The shared memory of each tensor: address of its data -> region."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def shared_rows(rows: int, dim: int) -> Float64[Tensor, "n r"]:
 
 @contextmanager
 def shared(rows: Float64[Tensor, "n r"]) -> Iterator[RowsHandle]:
-    """Yield a handle for rows on the CPU, valid inside the block: of the rows if they are shared, else of a copy."""
+    """Yield a handle for rows on the CPU, valid inside the block; copy the rows to shared memory if necessary."""
     if rows.untyped_storage().data_ptr() not in _REGIONS or not rows.is_contiguous():
         copy = shared_rows(*rows.shape)
         copy.copy_(rows)

@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed, full, read by nobody, or unable to show every letter."""
+"""Standard output and standard error, which may be closed, may be on a full disk, or may not support every letter."""
 
 import io
 import os
@@ -7,20 +7,20 @@ from typing import TextIO
 
 from fungi.runtime.files import DISK_FULL
 
-DISK_FULL_ADVICE = "Make room, or raise the quota, and run the same command again: what was finished is kept."
+DISK_FULL_ADVICE = "Make room, or raise the quota, and run the same command again: finished work is kept."
 
 
 def prepare_streams() -> None:
-    """Give a process its three standard streams, and let them show any text.
+    """Open closed standard streams to nowhere, and show letters that the terminal's encoding does not have as codes.
 
-    A stream that is closed would give its number to the next file that is opened, which libraries then write messages
-    into. Letters that the encoding of the terminal does not have are shown as codes.
+    If a standard stream is closed, the next opened file gets its number, and libraries would write their messages into
+    this file.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is `descriptor`
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is None:
@@ -40,7 +40,8 @@ def write_error(text: str) -> None:
 def flush_output(program: str, status: int) -> int:
     """Flush standard output and return the exit status.
 
-    A reader that has seen enough (`| head`) changes nothing; a full disk ends in a message and status 2.
+    If the reader has closed the output (`| head`), the status does not change. If the disk is full, write a message and
+    return 2.
     """
     try:
         sys.stdout.flush()
@@ -50,7 +51,7 @@ def flush_output(program: str, status: int) -> int:
 
 
 def output_failed(program: str, status: int, error: OSError) -> int:
-    """Give up standard output, say why unless its reader has just seen enough, and return the exit status."""
+    """Discard standard output after an error; write the cause unless the reader has closed it; return the status."""
     _discard(sys.stdout)
     if isinstance(error, BrokenPipeError):
         return status
@@ -65,6 +66,6 @@ def _discard(stream: TextIO) -> None:
         descriptor = stream.fileno()
     except (OSError, ValueError):
         return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+    null_device = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_device, descriptor)
+    os.close(null_device)

@@ -1,10 +1,10 @@
 """`--wandb`: log progress, throughput and results of a command to Weights & Biases.
 
-Runs are offline unless WANDB_MODE says otherwise: a run is a folder below `<root>/wandb`, no account is needed, and
-`wandb sync` can upload it later. Commands call `track` wherever there is a number; without --wandb it does nothing.
+Runs are offline unless WANDB_MODE is set: a run is a folder below `<root>/wandb`, no account is needed, and `wandb
+sync` can upload it later. Commands call `track` for every number that they log; it does nothing without --wandb.
 
-Logging never stops the work: where wandb fails (no key, no network, a full disk), one warning says so and the command
-goes on without it.
+Logging never stops the work: if wandb fails (no key, no network, a full disk), the command logs one warning and goes on
+without wandb.
 """
 
 import os
@@ -22,18 +22,18 @@ _runs: list[Any] = []
 
 
 def track(values: Mapping[str, Any]) -> None:
-    """Log the current numbers to the run, if there is a run. Texts and lists are left out."""
+    """Log the numbers in `values` to the run, if there is a run; ignore texts and lists."""
     for run in list(_runs):
         try:
             run.log({name: value for name, value in values.items() if isinstance(value, int | float)})
-        except Exception as error:  # wandb raises nearly anything
+        except Exception as error:  # wandb raises many kinds of errors
             _runs.remove(run)
             _warn(error)
 
 
 @contextmanager
 def tracked(settings: Any, program: str) -> Iterator[None]:
-    """Open a run around a command whose settings ask for it; of processes that train together the first opens it.
+    """Open a wandb run for the block, if the settings ask for it. Of several training processes, only the first does.
 
     Raises FungiError if wandb is not installed.
     """
@@ -50,12 +50,12 @@ def tracked(settings: Any, program: str) -> Iterator[None]:
             _runs.remove(run)
             try:
                 run.finish()
-            except Exception as error:  # wandb raises nearly anything
+            except Exception as error:  # wandb raises many kinds of errors
                 _warn(error)
 
 
 class RowRate:
-    """Number of rows done and rows per second since the start, for `track`."""
+    """Counts finished rows and tracks their number and the rows per second since the start."""
 
     def __init__(self, label: str) -> None:
         self._label, self._rows, self._start = label, 0, perf_counter()
@@ -82,7 +82,7 @@ def _start(settings: Any, program: str) -> Any:
             dir=str(root),
             mode=None if "WANDB_MODE" in os.environ else "offline",
         )
-    except Exception as error:  # no key, no network, no account: wandb raises nearly anything
+    except Exception as error:  # no key, no network, no account: wandb raises many kinds of errors
         _warn(error)
         return None
 

@@ -37,19 +37,19 @@ def package_versions() -> dict[str, str]:
 
 @cache
 def code_commit() -> str:
-    """Return the git commit of the code, with `+changes` if the work tree differs; 'unknown' outside a checkout."""
-    here = Path(__file__).resolve().parent
-    copied_from = here.parents[2] / COMMIT_FILE
-    if copied_from.is_file():
-        return copied_from.read_text(encoding="utf-8").strip()
+    """Return the git commit of the code, with `+changes` if the work tree differs; `unknown` outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    commit_file = folder.parents[2] / COMMIT_FILE
+    if commit_file.is_file():
+        return commit_file.read_text(encoding="utf-8").strip()
     try:
-        commit = _git("rev-parse", "HEAD", cwd=here)
-        changed = _git("status", "--porcelain", "--untracked-files=no", cwd=here)
+        commit = _git("rev-parse", "HEAD", cwd=folder)
+        changes = _git("status", "--porcelain", "--untracked-files=no", cwd=folder)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit + ("+changes" if changed else "")
+    return commit + ("+changes" if changes else "")
 
 
 def _git(*arguments: str, cwd: Path) -> str:
-    done = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    process = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True)
+    return process.stdout.strip()
