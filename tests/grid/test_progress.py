@@ -142,7 +142,7 @@ def test_a_merge_fails_if_an_expected_file_has_no_block(grid: Grid, capsys: pyte
     assert merge(["--root", str(grid.root), "--expect", kl, "embeddings/digits/digits-vit/test.h5"]) == 2
     said = capsys.readouterr().err
     assert "1 of 5 blocks are missing: 4 (rows 8-9)" in said
-    assert "no block is there of: embeddings/digits/digits-vit/test.h5. Run the stages" in said
+    assert "there are no blocks of: embeddings/digits/digits-vit/test.h5. Run the stages" in said
 
 
 def test_a_merge_of_all_blocks_gives_the_file_and_keeps_it(grid: Grid) -> None:

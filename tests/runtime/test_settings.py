@@ -79,7 +79,7 @@ def test_what_lies_beyond_the_bounds_is_refused_by_its_flag(kind, field):
     ("command", "flags", "said"),
     [
         ("extract", ["--num-workers", "100000"], "--num-workers has to be at least -1 and at most 1024, not 100000"),
-        ("extract", ["--num-workers", "1024"], "more than this machine can bear"),
+        ("extract", ["--num-workers", "1024"], "more than this machine can run"),
         ("extract", ["--shard", "1/1000000000"], "at most 100000 shards"),
         (
             "extract-gradients",

@@ -102,7 +102,7 @@ def test_stages_that_need_the_class_of_an_image_refuse_masks(
 ) -> None:
     flags = ["--dataset", "digit-scenes", "--backbone", "digits-vit", "--root", str(tmp_path)]
     assert COMMANDS[stage].main(flags) != 0
-    assert "'digit-scenes' have masks, and no class of their own. Use fungi segment" in capsys.readouterr().err
+    assert "'digit-scenes' have masks, but no class. Use fungi segment" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

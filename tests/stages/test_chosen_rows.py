@@ -24,7 +24,7 @@ def flags(pictures, tmp_path):
 def test_damaged_pictures_are_all_named_at_once(flags, capsys):
     assert EXTRACT([*flags, "--split", "train"]) == 2
     said = capsys.readouterr().err
-    assert "3 of 14 items can't be read. Replace them, or give --skip-damaged" in said
+    assert "3 of 14 items can't be read. Replace them, or use --skip-damaged" in said
     assert all(name in said.partition("3 of 14")[2] for name in ("06.png", "01.png", "09.png"))
 
 

@@ -111,7 +111,7 @@ def test_a_merge_without_all_blocks_fails_and_says_which(
     gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gradients(tmp_path, "--objective", "kl", "--split", "train", "--shard", "1/2", *_only("kl")) == 0
-    assert "of other shards, 2 blocks missing" in capsys.readouterr().out
+    assert "2 blocks of other shards missing" in capsys.readouterr().out
     assert COMMANDS["merge"].main(["--root", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "kl-train.h5 can't be assembled: 2 of 4 blocks are missing: 1 (rows 4-7), 3 (rows 12-13)" in said
@@ -151,7 +151,7 @@ def test_a_merge_never_replaces_a_file_that_was_made_in_another_way(
     said = capsys.readouterr().err
     assert "temperature: 3.0 -> 15.0. " in said
     assert "kl-train.h5 was computed in another way. " in said
-    assert ("left its blocks in" if len(shards) == 1 else "Move away the file or the folder") in said
+    assert ("left its blocks in" if len(shards) == 1 else "Remove the one that you do not need") in said
     assert all(np.array_equal(values, before[name]) for name, values in arrays(tmp_path).items())
 
 

@@ -228,5 +228,5 @@ def test_objectives_without_views_of_a_modality_are_named_before_anything_is_dra
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--dataset", "pydocs", "--backbone", "tiny-bert", "--random-init", "--root", str(tmp_path))
-    refused(capsys, extract_gradients(flags), "dino: no views of text there", "Use --objective kl simclr.")
+    refused(capsys, extract_gradients(flags), "dino: no views of text exist", "Use --objective kl simclr.")
     assert not (tmp_path / "projections").exists()

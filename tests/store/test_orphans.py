@@ -77,7 +77,7 @@ def test_clean_removes_orphans_and_prints_their_paths(tmp_path, capsys):
     assert files_below(tmp_path) == before
     assert said.count("would remove") == 3
     assert all(str(place) in said for place in (*orphans, lock))
-    assert said.count("left alone") == 2  # blocks of files that are not finished
+    assert said.count("kept ") == 2  # blocks of files that are not finished
     clean(tmp_path)
     assert before - files_below(tmp_path) == {str(place.relative_to(tmp_path)) for place in (*orphans, lock)}
     assert capsys.readouterr().out.count("removed ") == 3

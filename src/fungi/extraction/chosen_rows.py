@@ -1,4 +1,4 @@
-"""Leave rows out of a split: use only a few rows for a first try, or only the rows that can be read."""
+"""Use only some rows of a split: a few rows for a first try, or only the rows that can be read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,11 +15,11 @@ from fungi.runtime.log import logger
 
 @dataclass(frozen=True)
 class ChosenRows:
-    """Open a split of a dataset without some of its rows.
+    """A function that opens a split of a dataset and returns only some of its rows.
 
-    limit: at most so many rows, evenly spaced over the split, so that sorted classes are all there; 0 for all.
-    skip_damaged: whether items that can't be read are left out; every item is decoded once to find them.
-    skipped: split -> ids of the items that were left out as damaged, once it was opened.
+    limit: largest number of rows, or 0 for all; they are evenly spaced, so that sorted splits keep all classes.
+    skip_damaged: whether to leave out items that can't be read; this decodes every item once.
+    skipped: opened split -> ids of the items that were left out as damaged.
     """
 
     open: Callable[[Path, str], Samples]
@@ -43,7 +43,7 @@ class ChosenRows:
 
 
 def with_chosen_rows(dataset: DatasetSpec, limit: int, *, skip_damaged: bool) -> DatasetSpec:
-    """Return a dataset of the chosen rows; if `limit` is set, it has a name of its own."""
+    """Return a dataset of the chosen rows; if `limit` is set, it has another name (`limited_name`)."""
     if not limit and not skip_damaged:
         return dataset
     chosen = replace(dataset, open=ChosenRows(dataset.open, limit, skip_damaged))

@@ -1,4 +1,4 @@
-"""`fungi clean`: remove what killed processes left below a root, and nobody needs."""
+"""`fungi clean`: remove files below a root that killed processes left behind and that are not needed."""
 
 import os
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from fungi.runtime.files import is_free_lock
 from fungi.runtime.owner import discard, find_orphans
 from fungi.settings import setting
 
-DESCRIPTION = """Remove what killed processes left below the root, where it is certain that nobody needs it.
+DESCRIPTION = """Remove files below the root that killed processes left behind and that are certainly not needed.
 
-That is: half-written files of processes that are gone (of other machines: untouched for a day), folders whose removal
-was cut short, locks that nobody holds, and blocks of files that are finished. Blocks of files that are not finished are
-work, and are named, not removed. The stages clean the folders they write to by themselves."""
+These are: half-written files of processes that do not exist any more (on other machines: files without changes for a
+day), partly removed folders, lock files that no process holds, and blocks of finished feature files. Blocks of
+unfinished feature files are listed and kept. Every stage also cleans the folders to which it writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,48 +22,48 @@ class CleanSettings:
     """Settings of `fungi clean`."""
 
     root: Path = setting(Path("features"), "folder of all feature files", topic="files")
-    dry_run: bool = setting(False, "say what would be removed, and remove nothing")
+    dry_run: bool = setting(False, "only print what would be removed")
 
 
 def run(settings: CleanSettings) -> None:
-    """Remove, or name, what is left over."""
+    """Remove the files that are not needed, or print them for a dry run; print what is unfinished."""
     if not settings.root.is_dir():
-        raise FungiError(f"there is no folder {settings.root}. Name the one of the features with --root.")
-    for path, why in _left_over(settings.root):
+        raise FungiError(f"there is no folder {settings.root}. Name the folder of the features with --root.")
+    for path, reason in _not_needed(settings.root):
         if not settings.dry_run:
             discard(path)
-        print(f"{'would remove' if settings.dry_run else 'removed'} {path}: {why}")
+        print(f"{'would remove' if settings.dry_run else 'removed'} {path}: {reason}")
     for text in _unfinished_work(settings.root):
         print(text)
 
 
-def _left_over(root: Path) -> Iterator[tuple[Path, str]]:
-    """Yield (path, reason) for everything that nobody needs."""
+def _not_needed(root: Path) -> Iterator[tuple[Path, str]]:
+    """Yield (path, reason) for every file and folder that is not needed."""
     from fungi.store.assembly import block_folders, is_finished
 
-    for place, folders, files in os.walk(root):
-        gone = list(find_orphans(Path(place)))
-        yield from ((path, "left by a process that is gone") for path in gone)
-        yield from (
-            (lock, "a lock that nobody holds") for lock in map(Path(place).joinpath, files) if is_free_lock(lock)
-        )
-        folders[:] = [name for name in folders if Path(place, name) not in gone]
+    for name, subfolders, files in os.walk(root):
+        folder = Path(name)
+        orphans = list(find_orphans(folder))
+        yield from ((path, "left by a process that does not exist any more") for path in orphans)
+        yield from ((folder / file, "a lock that no process holds") for file in files if is_free_lock(folder / file))
+        subfolders[:] = [subfolder for subfolder in subfolders if folder / subfolder not in orphans]
     for blocks in block_folders(root)[0]:
         if is_finished(root / blocks.manifest.file, blocks.manifest):
             yield blocks.folder, f"blocks of {blocks.manifest.file}, which is finished"
 
 
 def _unfinished_work(root: Path) -> Iterator[str]:
+    """Yield a text for every folder of blocks whose feature file is not finished, or that can't be read."""
     from fungi.store.assembly import block_folders, is_finished
 
     folders, errors = block_folders(root)
-    yield from (f"left alone: {error}" for error in errors)
+    yield from (f"kept: {error}" for error in errors)
     for blocks in folders:
-        if not is_finished(root / blocks.manifest.file, blocks.manifest):
+        file = blocks.manifest.file
+        if not is_finished(root / file, blocks.manifest):
             total = len(blocks.manifest.spans())
-            there = total - len(blocks.missing())
+            finished = total - len(blocks.missing())
             yield (
-                f"left alone {blocks.folder}: {there} of {counted(total, 'block')} of "
-                f"{blocks.manifest.file}, which is not"
-                " finished. Delete the folder if you do not want to go on with it."
+                f"kept {blocks.folder}: {finished} of {counted(total, 'block')} of {file}, which is not finished."
+                " Delete the folder if you do not want to continue this extraction."
             )

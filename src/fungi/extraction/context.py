@@ -1,4 +1,4 @@
-"""What a stage has at hand once its settings are resolved: dataset, backbone, device."""
+"""Load what the settings of a stage name: dataset, backbone and device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,34 +21,34 @@ from fungi.runtime.log import logger
 from fungi.views.text import TextInput
 
 
-class OpenedSplits:
-    """Splits that were opened, each once: listing a million files takes minutes.
+class SplitCache:
+    """Opens splits and keeps them, because listing a million files takes minutes.
 
-    They are kept by all that decides them, so that contexts whose dataset or data directory is replaced never get
-    the rows of another.
+    The key is (function that opens the dataset, data directory, split). A context with another dataset or data
+    directory therefore never gets the rows of this one.
     """
 
     def __init__(self) -> None:
-        self._opened: dict[tuple[Callable[[Path, str], Samples], Path, str], Samples] = {}
+        self._samples: dict[tuple[Callable[[Path, str], Samples], Path, str], Samples] = {}
 
     def __call__(self, dataset: DatasetSpec, data_dir: Path, split: str) -> Samples:
-        """Return the samples of a split; FungiError if the dataset does not have it."""
+        """Return the samples of a split. Raises FungiError if the dataset does not have it."""
         key = (dataset.open, data_dir, split)
-        if key not in self._opened:
-            self._opened[key] = dataset.open_split(split, data_dir)
-        return self._opened[key]
+        if key not in self._samples:
+            self._samples[key] = dataset.open_split(split, data_dir)
+        return self._samples[key]
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage has at hand once its settings are resolved."""
+    """Settings of a stage, and the dataset, backbone and device that they name."""
 
     settings: StageSettings
     dataset: DatasetSpec
     backbone: Backbone
     device: torch.device
     dtype: torch.dtype
-    opened: "OpenedSplits"
+    split_cache: SplitCache
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -57,17 +57,17 @@ class StageContext:
 
     @property
     def num_workers(self) -> int:
-        """Processes that decode."""
+        """Number of processes that decode; the default is 0 on a CPU, and the cores less one on a GPU."""
         if self.settings.num_workers >= 0:
             return self.settings.num_workers
         return 0 if self.device.type == "cpu" else max(1, usable_cores() - 1)
 
     def open_split(self, split: str) -> Samples:
-        """Return the samples of a split, opened once; FungiError if the dataset does not have it."""
-        return self.opened(self.dataset, self.settings.data_dir, split)
+        """Return the samples of a split. Raises FungiError if the dataset does not have it."""
+        return self.split_cache(self.dataset, self.settings.data_dir, split)
 
     def skipped_samples(self, split: str) -> list[str]:
-        """Return the ids of the items of a split that were left out as damaged."""
+        """Return the ids of the damaged items of a split that were left out."""
         return self.dataset.open.skipped.get(split, []) if isinstance(self.dataset.open, ChosenRows) else []
 
     def base_provenance(self, split: str, samples: Samples) -> dict[str, Any]:
@@ -89,11 +89,12 @@ class StageContext:
 
 
 def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, masks: bool = False) -> StageContext:
-    """Resolve names, open the splits, load the backbone onto its device.
+    """Resolve the names in the settings, open the splits and load the backbone onto the device.
 
-    Splits are opened once, and before the backbone, so that missing data is said before a large model loads.
-    dtype_name: in place of the settings' own; masks: whether the stage works with classes of pixels. FungiError, in
-    other stages, for a dataset whose images have no class.
+    The splits are opened first, so that an error about missing data comes before a large model is loaded.
+
+    dtype_name: dtype to use instead of the dtype in the settings; masks: whether the stage uses classes of pixels.
+    Other stages raise FungiError for a dataset with masks, because its images have no class.
     """
     keep_freed_memory()
     device = choose_device(settings.device)
@@ -101,9 +102,7 @@ def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, m
     profile = choose_profile(settings.profile)
     dataset = resolve_dataset(settings.dataset, settings.data_dir)
     if dataset.masks is not None and not masks:
-        raise FungiError(
-            f"the images of dataset {dataset.name!r} have masks, and no class of their own. Use fungi segment for it."
-        )
+        raise FungiError(f"the images of dataset {dataset.name!r} have masks, but no class. Use fungi segment for it.")
     if profile.published_labels:
         dataset = dataset.as_published()
     dataset = with_chosen_rows(dataset, settings.limit, skip_damaged=settings.skip_damaged)
@@ -111,11 +110,11 @@ def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, m
     if spec.modality != dataset.modality:
         raise FungiError(
             f"backbone {spec.name!r} takes {spec.modality}, dataset {dataset.name!r} is {dataset.modality}. "
-            "`fungi list` names what goes together."
+            "`fungi list` prints the modality of each backbone and dataset."
         )
-    opened = OpenedSplits()
+    split_cache = SplitCache()
     for split in settings.split or dataset.splits:
-        opened(dataset, settings.data_dir, split)
+        split_cache(dataset, settings.data_dir, split)
     backbone = load_backbone(
         settings.backbone,
         checkpoint=settings.checkpoint,
@@ -126,13 +125,13 @@ def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, m
         input_size=settings.input_size,
     )
     if isinstance(backbone.input, TextInput):
-        backbone.input.tokenizer.get()  # before any work: it may be missing, or may not fit the model
+        backbone.input.tokenizer.get()  # raises an error early if the tokenizer is missing or does not fit the model
     if dataset.input_options:
         backbone = replace(backbone, input=replace(backbone.input, **dataset.input_options))
     model: Any = backbone.model.to(device)
     if device.type == "cuda" and is_convolutional(model):
-        model.to(memory_format=torch.channels_last)  # what cuDNN's half-precision kernels are made for
+        model.to(memory_format=torch.channels_last)  # the format for which cuDNN has fast half-precision kernels
     logger.info(f"{spec.label} on {device}, {str(dtype).removeprefix('torch.')}; {backbone.weights_source}")
-    if spec.flops:  # a user's own: what was found out about it
+    if spec.flops:
         logger.info(f"{spec.name}: {spec.notes}")
-    return StageContext(settings, dataset, backbone, device, dtype, opened)
+    return StageContext(settings, dataset, backbone, device, dtype, split_cache)

@@ -8,11 +8,11 @@ DESCRIPTION = """Write <root>/embeddings/<dataset>/<backbone>/<split>.h5 with `e
   python extract.py --dataset flowers102 --backbone dino_vitb16
   python extract.py --dataset birds=folder:/path/to/birds --backbone sharp=timm:convnext_tiny.fb_in22k
 
-Embeddings are computed in float32 unless --dtype says otherwise. Finished files are kept."""
+Embeddings are computed in float32 unless --dtype is given. Finished files are kept."""
 
 
 def run(settings: StageSettings) -> None:
-    """Extract all asked splits."""
+    """Extract the embeddings of all splits in the settings."""
     from fungi.extraction.context import resolve_context
     from fungi.extraction.features import cost_of, embedding_feature
     from fungi.extraction.pipeline import extract_split

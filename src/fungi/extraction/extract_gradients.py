@@ -8,12 +8,12 @@ DESCRIPTION = """Write <root>/gradients/<dataset>/<backbone>/<objective>-<split>
   python extract_gradients.py --dataset flowers102 --backbone dino_vitb16 --objective kl dino simclr --with-embeddings
   python extract_gradients.py --dataset birds=split:/path/to/birds --backbone mine=hf:/path/to/model --objective kl
 
-Several objectives, and the embeddings with --with-embeddings, are computed from one decoding of each image. Without
---projection-matrix, the usual matrix of the backbone is drawn once and stored below <root>/projections."""
+Each image is decoded only once for all objectives (and for the embeddings, with --with-embeddings). Without
+--projection-matrix, the default matrix of the backbone is drawn once and stored below <root>/projections."""
 
 
 def run(settings: GradientSettings) -> None:
-    """Write the gradients of every objective and split that the settings name."""
+    """Write the gradients for every objective and split in the settings."""
     from fungi.extraction.context import resolve_context
     from fungi.extraction.features import cost_of, gradient_features, require_options
     from fungi.extraction.pipeline import extract_split

@@ -1,8 +1,9 @@
-"""From a stage's settings to the features it extracts: layers, projections, objectives, the engine; and their cost."""
+"""Build the features to extract from the settings of a stage: layers, projections, objectives and engine."""
 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,8 +36,8 @@ SHORT_RESIDUAL = "bfloat16, residual stream too"
 """Dtype of the files of `--residual-dtype bfloat16`."""
 
 
-class _ShortProductsEngine(GradientEngine):
-    """An engine that encodes with shortened float32 products (TF32)."""
+class _TF32Engine(GradientEngine):
+    """An engine that encodes with float32 products in TF32."""
 
     def encode(self, batch: Any, views: ViewGenerator) -> Encoded:
         """Return the latents `[b v ...]` of all views of a collated batch."""
@@ -47,28 +48,28 @@ class _ShortProductsEngine(GradientEngine):
 def embedding_feature(context: StageContext, dtype: str = "float32", shared: GradientEngine | None = None) -> Feature:
     """Return the embeddings as a feature to extract.
 
-    shared: the engine of the gradients that are extracted with them. FungiError if tf32 is asked for and the device
-    or the dtype has none.
+    shared: engine of the gradients, if gradients are extracted in the same pass. Raises FungiError if the settings
+    choose tf32, but the device or the dtype does not support it.
     """
-    short = context.settings.embedding_precision == "tf32"
-    if short and (context.device.type != "cuda" or dtype != "float32"):
+    tf32 = context.settings.embedding_precision == "tf32"
+    if tf32 and (context.device.type != "cuda" or dtype != "float32"):
         raise FungiError("--embedding-precision tf32 is for float32 embeddings on a GPU. Leave it out.")
-    engine = (_ShortProductsEngine if short else GradientEngine)(
+    engine = (_TF32Engine if tf32 else GradientEngine)(
         context.backbone.model,
         device=context.device,
         dtype=choose_dtype(dtype, context.device),
         views_per_forward=context.settings.views_per_forward,
     )
-    feature = core.embedding_feature(engine, None if short else shared, context.backbone.input.views("plain"))
-    return Feature(feature.name, feature.views, feature.engine, precision="tf32" if short else "")
+    feature = core.embedding_feature(engine, None if tf32 else shared, context.backbone.input.views("plain"))
+    return Feature(feature.name, feature.views, feature.engine, precision="tf32" if tf32 else "")
 
 
 def gradient_features(settings: GradientSettings, context: StageContext) -> list[Feature]:
-    """Return one feature per objective, and the embeddings first where they are asked for."""
+    """Return one feature per objective; with `settings.with_embeddings`, the embeddings come first."""
     _require_views(settings, context)
     targets = find_layers(context, settings.layer, bias=settings.bias)
-    projected = () if settings.projection_kind == NO_PROJECTION else targets
-    matrices = {target.name: find_matrix(settings, context, target) for target in projected}
+    targets_to_project = () if settings.projection_kind == NO_PROJECTION else targets
+    matrices = {target.name: find_matrix(settings, context, target) for target in targets_to_project}
     engine = build_engine(settings, context, targets, matrices)
     logger.info(f"gradients of {', '.join(target.spec for target in targets)}; path: {engine.encoder.path}")
     provenances = _layer_provenances(targets, matrices)
@@ -88,70 +89,65 @@ def gradient_features(settings: GradientSettings, context: StageContext) -> list
 
 
 def require_options(settings: GradientSettings) -> None:
-    """Raise FungiError before anything is loaded, for options that an objective of a known backbone does not have."""
+    """Check the options in --set for a registered backbone, before anything is loaded.
+
+    Raises FungiError for options that the objective does not have.
+    """
     if settings.backbone in BACKBONES:
         _with_views(settings, BACKBONES[settings.backbone].input)
 
 
 def _require_views(settings: GradientSettings, context: StageContext) -> None:
-    """Raise FungiError before anything is drawn, for objectives that the modality has no views for."""
-    fitting = _with_views(settings, context.backbone.input)
-    lacking = [name for name in settings.objective if name not in fitting]
-    if lacking:
+    """Raise FungiError if an objective has no views for the modality of the backbone."""
+    with_views = _with_views(settings, context.backbone.input)
+    without_views = [name for name in settings.objective if name not in with_views]
+    if without_views:
         modality = context.backbone.spec.modality
-        fitting = [name for name in settings.objective if name in fitting]
+        possible = [name for name in settings.objective if name in with_views] or ["kl"]
         raise FungiError(
-            f"{', '.join(lacking)}: no views of {modality} there. Use --objective {' '.join(fitting or ['kl'])}."
+            f"{', '.join(without_views)}: no views of {modality} exist. Use --objective {' '.join(possible)}."
         )
 
 
 def _with_views(settings: GradientSettings, input_spec: InputSpec) -> list[str]:
-    """Return the objectives, named by --objective or --set, that have views of this input.
+    """Return the objectives in --objective or --set that have views of this input.
 
     Raises FungiError for an objective or an option that does not exist.
     """
-    options, fitting = parse_options(settings.set), []
+    options, names = parse_options(settings.set), []
     for name in dict.fromkeys((*settings.objective, *options)):
         with suppress(NoViewsError):
             bind(name, embedding_dim=1, input_spec=input_spec, seed=settings.seed, options=options.get(name))
-            fitting.append(name)
-    return fitting
+            names.append(name)
+    return names
 
 
 def find_layers(context: StageContext, texts: tuple[str, ...], *, bias: bool) -> tuple[Target, ...]:
-    """Return the gradient sources in the backbone; its usual one where none is named."""
+    """Return the target layers in the backbone; without `texts`, its default layer.
+
+    texts: layers as `path.to.layer:name`.
+    """
     spec = context.backbone.spec
     targets = []
     for text in texts or (f"{spec.layer}:attn_proj",):
         path, part, name = split_spec(text)
-        renamed = spec.layer_path(path) + (f"[{part}]" if part else "") + f":{name}"
-        targets.append(find_target(context.backbone.model, renamed, bias=bias))
+        layer = spec.layer_path(path) + (f"[{part}]" if part else "") + f":{name}"
+        targets.append(find_target(context.backbone.model, layer, bias=bias))
     return unique_names(targets)
 
 
 def find_matrix(settings: GradientSettings, context: StageContext, target: Target) -> ProjectionMatrix:
-    """Return the projection for a target: a named file of its width, or else the usual one, drawn if it is missing."""
+    """Return the projection matrix for a target: a file in the settings, or the default matrix.
+
+    The default matrix is drawn and stored if its file does not exist.
+    """
     if settings.projection_matrix:
-        matrices = [load_projection(path) for path in settings.projection_matrix]
-        shapes = (0, target.shape[0])  # 0: a matrix for layers of any shape
-        fitting = [
-            matrix for matrix in matrices if matrix.gradient_dim == target.gradient_dim and matrix.outputs in shapes
-        ]
-        if not fitting:
-            widths = ", ".join(
-                f"{matrix.gradient_dim} ({p})" for p, matrix in zip(settings.projection_matrix, matrices, strict=True)
-            )
-            raise FungiError(
-                f"no projection matrix fits the gradient of {target.spec} ({target.gradient_dim} wide); "
-                f"widths of --projection-matrix: {widths}. "
-                f"Draw one with fungi projection --gradients-dim {target.gradient_dim}."
-            )
-        return fitting[0]
-    size, path = settings.usual_matrix(context.backbone.spec.projection_dim, target.shape)
-    way_out = (
+        return _matrix_of_user(settings.projection_matrix, target)
+    size, path = settings.default_matrix(context.backbone.spec.projection_dim, target.shape)
+    advice = (
         "Use --projection-kind khatri-rao, which needs little memory, a smaller --projection-dim, or another --layer."
     )
-    require_memory(settings.projection_kind, size, target.shape, context.device, context.dtype, way_out)
+    require_memory(settings.projection_kind, size, target.shape, context.device, context.dtype, advice)
     if not path.exists():
         kind, outputs = settings.projection_kind, target.shape[0]
         matrix = draw_projection(size, target.gradient_dim, kind=kind, seed=settings.seed, outputs=outputs)
@@ -161,12 +157,27 @@ def find_matrix(settings: GradientSettings, context: StageContext, target: Targe
     expected = (settings.projection_kind, settings.seed, size, target.gradient_dim)
     stored = (matrix.kind, matrix.seed, matrix.projection_dim, matrix.gradient_dim)
     if stored != expected:
-        held, named = (f"{kind} with seed {seed}, {p} x {g}" for kind, seed, p, g in (stored, expected))
+        content, name = (f"{kind} with seed {seed}, {p} x {g}" for kind, seed, p, g in (stored, expected))
         raise FungiError(
-            f"{path} holds another matrix than its name says: {held}, not {named}. Remove it, so that the right one is"
-            " drawn, or name a matrix with --projection-matrix."
+            f"{path} holds another matrix than its name says: {content}, not {name}. Remove the file, and the right"
+            " matrix is drawn, or name a matrix with --projection-matrix."
         )
     return matrix
+
+
+def _matrix_of_user(paths: Sequence[Path], target: Target) -> ProjectionMatrix:
+    """Return the first matrix in the files that fits a target. Raises FungiError if there is none."""
+    matrices = [load_projection(path) for path in paths]
+    outputs = (0, target.shape[0])  # 0: a matrix for layers of any shape
+    for matrix in matrices:
+        if matrix.gradient_dim == target.gradient_dim and matrix.outputs in outputs:
+            return matrix
+    widths = ", ".join(f"{matrix.gradient_dim} ({path})" for path, matrix in zip(paths, matrices, strict=True))
+    raise FungiError(
+        f"no projection matrix fits the gradient of {target.spec} ({target.gradient_dim} wide); "
+        f"widths of --projection-matrix: {widths}. "
+        f"Draw a matrix with fungi projection --gradients-dim {target.gradient_dim}."
+    )
 
 
 def build_engine(
@@ -176,7 +187,7 @@ def build_engine(
     matrices: dict[str, ProjectionMatrix],
     stopwatch: Stopwatch | None = None,
 ) -> GradientEngine:
-    """Return the engine for these targets, with the deviations of the profile."""
+    """Return the engine for the targets, with the deviations of the profile."""
     profile, spec = choose_profile(settings.profile), context.backbone.spec
     return assembly.build_engine(
         _encoded_model(settings, context, targets),
@@ -210,10 +221,10 @@ def _precision(settings: GradientSettings) -> str:
 
 
 def bound_objectives(settings: GradientSettings, context: StageContext, engine: GradientEngine) -> list[BoundObjective]:
-    """Return the objectives with heads and supporting data, on the device."""
+    """Return the objectives of the settings with heads and supporting data, on the device."""
     options, model = parse_options(settings.set), context.backbone.model
     plan = ViewPlan(settings.views, patch_size_of(model))
-    bound = []
+    objectives = []
     for name in settings.objective:
         objective = bind(
             name,
@@ -225,8 +236,8 @@ def bound_objectives(settings: GradientSettings, context: StageContext, engine: 
         )
         if isinstance(objective.views, OwnSizes) and set(objective.views.sizes) != {objective.views.input_size}:
             objective = replace(objective, scaling=scaling_of(model))
-        bound.append(with_support(objective.to(context.device), context, engine, _precision(settings)))
-    return bound
+        objectives.append(with_support(objective.to(context.device), context, engine, _precision(settings)))
+    return objectives
 
 
 def _layer_provenances(targets: Sequence[Target], matrices: dict[str, ProjectionMatrix]) -> dict[str, LayerProvenance]:
@@ -243,7 +254,7 @@ def _layer_provenances(targets: Sequence[Target], matrices: dict[str, Projection
 
 
 def cost_of(spec: BackboneSpec, rows: int, features: Sequence[Feature]) -> str:
-    """Return forwards, operations where they are known, and size of the files, of `rows` rows."""
+    """Return a text with the cost of `rows` rows: forward passes, operations (if known) and size of the files."""
     forwards = rows * core.forwards_per_sample(features)
     widths = [
         sum(projector.matrix.projection_dim for projector in feature.engine.projectors.values())

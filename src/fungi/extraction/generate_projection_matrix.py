@@ -7,7 +7,7 @@ from typing import Literal
 from fungi.errors import FungiError
 from fungi.settings import SEEDS, required, setting
 
-DESCRIPTION = """Write a random projection [p G] with its hash: g = R vec(gradient) / sqrt(p).
+DESCRIPTION = """Write a random projection matrix R [p G] and its hash. The projected gradient is R vec(g) / sqrt(p).
 
 Sizes (p, G) for the attention output projection: ViT-S (384, 147840), ViT-B (768, 590592), ViT-L (1024, 1049600);
 `fungi list backbones` prints them all. Use one matrix for all objectives and splits of a backbone."""
@@ -15,20 +15,24 @@ Sizes (p, G) for the attention output projection: ViT-S (384, 147840), ViT-B (76
 
 LARGEST_PROJECTION = 65_536
 LARGEST_MATRIX = 2**36
-"""Entries p x G: 8 GiB of sign bits, 64 times what the largest published backbone needs."""
+"""Largest number of entries, p x G: 8 GiB of sign bits, 64 times as many as the largest published backbone needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectionSettings:
-    """Size, kind and seed of a matrix, and where to write it."""
+    """Settings of `fungi projection`: size, kind, seed and file of a matrix."""
 
     projection_dim: int = required("p: size of a projected gradient", within=(1, LARGEST_PROJECTION), topic="features")
-    gradients_dim: int = required("G: entries of the flattened gradient, o * (i + 1) with the bias", within=(1, 2**28))
+    gradients_dim: int = required(
+        "G: number of entries of the gradient; for a linear layer with bias: outputs * (inputs + 1)", within=(1, 2**28)
+    )
     output_path: Path = required("file to write")
     kind: Literal["binary", "gaussian", "sparse", "khatri-rao"] = setting("binary", "distribution of the entries")
-    layer_outputs: int = setting(0, "o of the layer, for khatri-rao; 0 takes the layer to be square", within=(0, 2**28))
+    layer_outputs: int = setting(
+        0, "for khatri-rao: number of outputs of the layer; 0: as many as inputs", within=(0, 2**28)
+    )
     seed: int = setting(42, "seed of the entries", within=SEEDS)
-    overwrite: bool = setting(False, "replace a file that holds another matrix", topic="files")
+    overwrite: bool = setting(False, "replace a file with another matrix", topic="files")
 
     def __post_init__(self) -> None:
         if self.projection_dim * self.gradients_dim > LARGEST_MATRIX:
@@ -42,24 +46,25 @@ class ProjectionSettings:
         return [self.output_path]
 
     def difference(self, path: Path) -> str:
-        """Nothing: the name of the file tells all that decides the matrix."""
+        """Return an empty text: the name of the file already states all settings of the matrix."""
         return ""
 
 
 def run(settings: ProjectionSettings) -> None:
-    """Draw the matrix and write it; an equal one that is there already is kept."""
+    """Draw the matrix and write it; keep an existing file with the same matrix."""
     from fungi.gradients.projection import draw_projection, load_projection, save_projection
 
     size, width, outputs = settings.projection_dim, settings.gradients_dim, settings.layer_outputs
     matrix = draw_projection(size, width, kind=settings.kind, seed=settings.seed, outputs=outputs)
     path = settings.output_path
     if path.exists() and not settings.overwrite:
-        there = load_projection(path)
-        if there.hash != matrix.hash:
+        stored = load_projection(path)
+        if stored.hash != matrix.hash:
             raise FungiError(
-                f"{path} holds another matrix (hash {there.hash[:12]}, not {matrix.hash[:12]}). Give --overwrite."
+                f"{path} holds another matrix (hash {stored.hash[:12]}, not {matrix.hash[:12]}). Use --overwrite to"
+                " replace it, or another file."
             )
-        print(f"kept {path}: it holds this matrix already")
+        print(f"kept {path}: it already contains this matrix")
         return
     save_projection(matrix, path)
     print(f"wrote {path}: {matrix.kind} {matrix.projection_dim} x {matrix.gradient_dim}, hash {matrix.hash[:12]}")

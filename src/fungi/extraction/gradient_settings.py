@@ -24,29 +24,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientSettings(StageSettings):
-    """Objectives, layers and projection, besides what every stage has."""
+    """Settings of every extraction, and objectives, layers and projection."""
 
     objective: tuple[str, ...] = setting(
         ("kl", "dino", "simclr"), "objectives: names of `fungi list objectives`", topic="features"
     )
     with_embeddings: bool = setting(
-        False, "write the embeddings too, from the same decode", decides="contents", topic="features"
+        False, "also write the embeddings; each image is decoded only once", decides="contents", topic="features"
     )
     layer: tuple[str, ...] = setting(
-        (), "gradient sources, path.to.layer:name; the backbone's own if none is given", topic="features"
+        (), "target layers as path.to.layer:name; default: the layer of the backbone", topic="features"
     )
     projection_matrix: tuple[Path, ...] = setting(
-        (), "matrix files of `fungi projection`, one per layer size", topic="features"
+        (), "projection matrices: files of `fungi projection`, one per size of a layer", topic="features"
     )
     projection_dim: int = setting(
         0,
-        "size p of a matrix that has to be drawn; 0 picks the backbone's",
+        "size p of a projected gradient, for a new matrix; 0: the size of the backbone",
         within=(0, LARGEST_PROJECTION),
         topic="features",
     )
     projection_kind: str = setting(
         "binary",
-        "kind of a matrix that has to be drawn: binary, gaussian, sparse or khatri-rao; none keeps gradients whole",
+        "kind of a new matrix: binary, gaussian, sparse or khatri-rao; none: do not project gradients",
         topic="features",
     )
     residual_dtype: Literal["float32", "bfloat16"] = setting(
@@ -58,15 +58,15 @@ class GradientSettings(StageSettings):
     bias: bool = setting(True, "append the gradient of the layer's bias", topic="features")
     views: PlanName = setting(
         PUBLISHED,
-        "size of crops and patches: the backbone's input size (published), their own (native: a quarter of the"
-        " forwards), or their own and fewer (budget: an eighth)",
+        "size of crops and patches: scaled to the input size of the backbone (published), not scaled (native: a quarter"
+        " of the forward passes), or not scaled and fewer (budget: an eighth)",
         topic="features",
     )
     set: tuple[str, ...] = setting(
-        (), "settings of objectives and views, as in simclr.temperature=0.1", topic="features"
+        (), "settings of objectives and views, e.g. simclr.temperature=0.1", topic="features"
     )
     short_cut: bool = setting(
-        True, "use the pooled-token path where the model allows it", decides="nothing", topic="features"
+        True, "use the faster pooled-token path if the model allows it", decides="nothing", topic="features"
     )
 
     def __post_init__(self) -> None:
@@ -82,16 +82,16 @@ class GradientSettings(StageSettings):
                 "--projection-matrix brings its own size and kind: leave out --projection-dim and --projection-kind."
             )
         if self.projection_kind == NO_PROJECTION and self.projection_dim:
-            raise FungiError("--projection-kind none keeps gradients whole: leave out --projection-dim.")
+            raise FungiError("--projection-kind none does not project gradients: leave out --projection-dim.")
         for name in parse_options(self.set):
             if name not in self.objective:
                 raise FungiError(
-                    f"--set names objective {name!r}, which is not extracted ({', '.join(self.objective)})."
+                    f"--set names objective {name!r}, but --objective does not ({', '.join(self.objective)})."
                 )
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the features that are made."""
+        """Names of the features to extract."""
         return ((EMBEDDINGS,) if self.with_embeddings else ()) + self.objective
 
     def _deciding(self, feature: str) -> dict[str, Any]:
@@ -101,25 +101,26 @@ class GradientSettings(StageSettings):
         return {**super()._deciding(feature), **{name: getattr(self, name) for name in names}}
 
     def _view_settings(self, objective: str) -> tuple[str, ...]:
-        """Return the view plan, for objectives whose views it changes: those of KL are the same under every plan."""
+        """Return the name of the setting `views` if it changes the views of the objective (not for KL)."""
         kind = OBJECTIVES[objective].views
         return ("views",) if any(kind in by_kind for by_kind in PLAN_OPTIONS.values()) else ()
 
     def differs_from(self, provenance: "Provenance") -> str:
-        """Return the setting that differs in the file of this provenance; options of other objectives don't count."""
-        here, there = (
+        """Return the setting that differs from the provenance of a file; options of other objectives don't count."""
+        current, stored = (
             [text for text in options if text.partition(".")[0] == provenance.feature]
             for options in (self.set, provenance.settings.get("set", ()))
         )
-        if here != there:
-            words = [" ".join(texts) or "nothing" for texts in (there, here)]
-            return f"{provenance.feature} was made with --set {words[0]}, not {words[1]}"
+        if current != stored:
+            texts = [" ".join(options) or "nothing" for options in (stored, current)]
+            return f"{provenance.feature} was made with --set {texts[0]}, not {texts[1]}"
         return super().differs_from(provenance)
 
-    def usual_matrix(self, projection_dim: int, shape: tuple[int, int]) -> tuple[int, Path]:
-        """Size p and file of the matrix for a gradient of this shape where none is given.
+    def default_matrix(self, projection_dim: int, shape: tuple[int, int]) -> tuple[int, Path]:
+        """Return the size p and the file of the default matrix for a gradient of this shape.
 
-        projection_dim: the backbone's own p. Layers of as many entries share a matrix, unless its rows are products.
+        projection_dim: size p of the backbone, used if the settings have none. Layers with the same number of entries
+        share a matrix, except for khatri-rao, whose matrices depend on the shape.
         """
         size = self.projection_dim or projection_dim
         width = "x".join(map(str, shape)) if self.projection_kind == "khatri-rao" else prod(shape)
@@ -127,7 +128,10 @@ class GradientSettings(StageSettings):
 
 
 def parse_options(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """`("simclr.temperature=0.1", ...)` -> `{"simclr": {"temperature": 0.1}}`; values as Python literals or text."""
+    """Parse `("simclr.temperature=0.1", ...)` into `{"simclr": {"temperature": 0.1}}`.
+
+    Values are Python literals or text.
+    """
     options: dict[str, dict[str, Any]] = {}
     for text in texts:
         key, equals, value = text.partition("=")

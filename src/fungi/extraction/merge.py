@@ -12,11 +12,11 @@ from fungi.settings import setting
 if TYPE_CHECKING:
     from fungi.store.blocks import BlockFolder
 
-DESCRIPTION = """Assemble every feature file whose blocks lie under <root>/blocks.
+DESCRIPTION = """Assemble the blocks under <root>/blocks into feature files.
 
-The last shard to finish does so by itself; this command is for a dependent job that has to be sure. It fails, and
-says which blocks are missing, where a file is incomplete. It needs neither model nor data. A file that is there and was
-computed in another way is never replaced."""
+The last shard of an extraction already does this. Use this command in a dependent job, to be sure that all files are
+complete: if blocks are missing, it names them and fails. It needs neither model nor data. It never replaces an existing
+file that was computed in another way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +26,12 @@ class MergeSettings:
     root: Path = setting(Path("features"), "folder of all feature files", topic="files")
     accept_other_versions: bool = setting(
         False,
-        "assemble blocks that different versions of the code or of packages made; the file will name them",
+        "assemble blocks of different versions of the code or of packages; the file will name the versions",
         topic="files",
     )
-    dataset: str = setting("", "assemble the files of this dataset alone; of all if absent", topic="data")
-    backbone: str = setting("", "assemble the files of this backbone alone; of all if absent", topic="model")
-    expect: tuple[str, ...] = setting(
-        (), "feature files below the root that have to be there in the end", topic="files"
-    )
+    dataset: str = setting("", "assemble only the files of this dataset; default: all datasets", topic="data")
+    backbone: str = setting("", "assemble only the files of this backbone; default: all backbones", topic="model")
+    expect: tuple[str, ...] = setting((), "feature files below the root that must exist at the end", topic="files")
 
     def outputs(self) -> list[Path]:
         """Return the expected files."""
@@ -46,13 +44,13 @@ def run(settings: MergeSettings) -> None:
     from fungi.store.layout import Layout
 
     if not settings.root.is_dir():
-        raise FungiError(f"there is no folder {settings.root}. Name the one of the features with --root.")
+        raise FungiError(f"there is no folder {settings.root}. Name the folder of the features with --root.")
     dataset, backbone = (text.partition("=")[0] for text in (settings.dataset, settings.backbone))
     for folder in Layout(settings.root).written_folders(dataset, backbone):
         remove_orphans_below(folder)
-    unfinished, errors = block_folders(settings.root, dataset, backbone)
+    folders, errors = block_folders(settings.root, dataset, backbone)
     problems = [str(error) for error in errors]
-    for blocks in unfinished:
+    for blocks in folders:
         path = settings.root / blocks.manifest.file
         try:
             if _belongs_to_another_run(blocks, path):
@@ -62,28 +60,29 @@ def run(settings: MergeSettings) -> None:
         except FungiError as error:
             problems.append(str(error))
     absent = [file for file in settings.expect if not (settings.root / file).exists()]
-    never_begun = [file for file in absent if not any(file in problem for problem in problems)]
-    if never_begun:
-        shown = ", ".join(never_begun[:8]) + (f" and {len(never_begun) - 8} more" if len(never_begun) > 8 else "")
-        problems.append(f"no block is there of: {shown}. Run the stages that make them.")
+    without_blocks = [file for file in absent if not any(file in problem for problem in problems)]
+    if without_blocks:
+        more = f" and {len(without_blocks) - 8} more" if len(without_blocks) > 8 else ""
+        files = ", ".join(without_blocks[:8]) + more
+        problems.append(f"there are no blocks of: {files}. Run the stages that write them.")
     if problems:
         raise FungiError(" ".join(problems))
 
 
 def _belongs_to_another_run(blocks: "BlockFolder", path: Path) -> bool:
-    """Return whether the file is there, made in another way, and these blocks are what an unfinished run left behind.
+    """Return whether the file exists and was computed in another way, so that the blocks belong to an unfinished run.
 
-    FungiError if all blocks are there: which of the two is wanted can't be known.
+    Raises FungiError if all blocks exist, because it is not clear whether the file or the blocks should be kept.
     """
     from fungi.store.assembly import check_finished
 
     try:
         check_finished(path, blocks.manifest)
     except FungiError as error:
-        way_out = f"Move away the file or the folder {blocks.folder}, whichever is not wanted."
-        what = str(error).partition(" Choose another --root")[0]
+        cause = str(error).partition(" Choose another --root")[0]
         if not blocks.missing():
-            raise FungiError(f"{what} {way_out}") from None
-        logger.warning(f"left alone: {what} An unfinished run left its blocks in {blocks.folder}.")
+            advice = f"Remove the one that you do not need: the file or the folder {blocks.folder}."
+            raise FungiError(f"{cause} {advice}") from None
+        logger.warning(f"not changed: {cause} An unfinished run left its blocks in {blocks.folder}.")
         return True
     return False

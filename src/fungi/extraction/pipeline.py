@@ -1,7 +1,6 @@
-"""One pass over the rows of a split: decode once, compute every feature that is missing, block by block.
+"""Extract the features of a split in one pass: decode each row once, and compute all missing features block by block.
 
-Both stages run through here: `extract.py` asks for embeddings, `extract_gradients.py` for one or more objectives and
-perhaps the embeddings with them.
+`extract.py` uses it for embeddings, `extract_gradients.py` for one or more objectives and, optionally, embeddings.
 """
 
 import os
@@ -38,15 +37,15 @@ from fungi.views.loading import Batch, batches, row_batches
 from fungi.views.plans import PUBLISHED
 
 COMPILED_FROM = 9_000_000
-"""Forwards from which on compiled code saves a GPU more time than compiling takes: each process pays 60 to 120 seconds,
-and a forward of ViT-B/16 becomes about 10 microseconds shorter on an H200 (expected by arithmetic, not measured)."""
+"""Number of forward passes from which compiling the encoder saves time on a GPU. Compiling takes 60 to 120 seconds per
+process, and makes a forward pass of ViT-B/16 about 10 microseconds shorter on an H200 (calculated, not measured)."""
 
 
 def extract_split(context: StageContext, split: str, features: Sequence[Feature]) -> None:
-    """Do this shard's missing blocks of a split, and assemble the files whose blocks are all there."""
+    """Compute the missing blocks of this shard for a split, and assemble the files whose blocks are complete."""
     samples = context.open_split(split)
-    planned = [_plan(context, split, samples, feature) for feature in features]
-    works = [work for work in planned if work is not None]
+    plans = [_plan(context, split, samples, feature) for feature in features]
+    works = [work for work in plans if work is not None]
     if not works:
         return
     shard = Shard.parse(context.settings.shard)
@@ -57,32 +56,34 @@ def extract_split(context: StageContext, split: str, features: Sequence[Feature]
     try:
         _compute(context, split, samples, works, spans)
     except UnreadableItemError as error:
-        raise _all_damaged(context, split, spans, error) from None
-    remarking = [work.feature.views for work in works if isinstance(work.feature.views, HasRemarks)]
-    for remark in dict.fromkeys(text for views in remarking for text in views.remarks()):
+        raise _error_of_damaged_items(context, split, spans, error) from None
+    with_remarks = [work.feature.views for work in works if isinstance(work.feature.views, HasRemarks)]
+    for remark in dict.fromkeys(remark for views in with_remarks for remark in views.remarks()):
         logger.warning(f"{split}: {remark}")
     for work in works:
         _finish(work, shard, context.settings)
 
 
-def _all_damaged(context: StageContext, split: str, spans: Sequence[Span], first: FungiError) -> FungiError:
-    """Return the error that names all damaged items: those of `spans`, and this shard's of the splits after `split`."""
-    logger.warning("an item can't be read; the others are being checked, too, so that all damaged ones can be named")
+def _error_of_damaged_items(
+    context: StageContext, split: str, spans: Sequence[Span], first_error: FungiError
+) -> FungiError:
+    """Return an error that names all damaged items of this shard, in `spans` of `split` and in the splits after it."""
+    logger.warning("an item can't be read; checking the other items too, to name all damaged items")
     shard, block_size = Shard.parse(context.settings.shard), context.settings.block_size
-    rows = {split: [row for span in spans for row in range(span.start, span.stop)]}
+    rows_of = {split: [row for span in spans for row in range(span.start, span.stop)]}
     for later in list(dropwhile(lambda name: name != split, context.splits))[1:]:
-        rows[later] = [row for row in range(len(context.open_split(later))) if shard.takes(row // block_size)]
+        rows_of[later] = [row for row in range(len(context.open_split(later))) if shard.takes(row // block_size)]
     damaged = [
-        damaged_items(context.open_split(name), of_split, label=f"{name}: looking for damaged items")
-        for name, of_split in rows.items()
+        damaged_items(context.open_split(name), rows, label=f"{name}: looking for damaged items")
+        for name, rows in rows_of.items()
     ]
-    advice = "Replace them, or give --skip-damaged to leave them out."
-    total = sum(len(context.open_split(name)) for name in rows)
-    return damage_error(damaged, total, advice=advice) if any(damaged) else first
+    advice = "Replace them, or use --skip-damaged to leave them out."
+    total = sum(len(context.open_split(name)) for name in rows_of)
+    return damage_error(damaged, total, advice=advice) if any(damaged) else first_error
 
 
 def _plan(context: StageContext, split: str, samples: Samples, feature: Feature) -> Work | None:
-    """Return what is left to do for a feature; None where its file is there already."""
+    """Return the remaining work for a feature; None if its file already exists."""
     settings = context.settings
     path = settings.layout.features(feature.name, context.dataset.name, context.backbone.spec.name, split)
     code_version = current_version()
@@ -105,21 +106,23 @@ def _plan(context: StageContext, split: str, samples: Samples, feature: Feature)
     if _is_done(path, manifest, overwrite=settings.overwrite):
         blocks.remove()  # an earlier run may have been killed after it wrote the file
         remove_orphans(path.parent)
-        print(f"kept {path}: made before in the same way{_by_whom(path, code_version)}")
+        print(f"kept {path}: made before in the same way{_other_version(path, code_version)}")
         return None
     blocks = BlockFolder.create(blocks.folder, manifest)
     _settle_versions(blocks, path, settings)
     return Work(feature, blocks, path, frozenset(span.index for span in blocks.missing()))
 
 
-def _by_whom(path: Path, code_version: CodeVersion) -> str:
-    """Return what differs from this version of the program in the one that made a file; empty where nothing does."""
+def _other_version(path: Path, code_version: CodeVersion) -> str:
+    """Return the end of a message: how the version that wrote a file differs from this version; may be empty."""
     differences = [text for other in versions_of(path) if (text := difference(other, code_version))]
-    return f", by another version of the program ({differences[0]}); --overwrite makes it anew" if differences else ""
+    if not differences:
+        return ""
+    return f", by another version of the program ({differences[0]}); use --overwrite to compute it again"
 
 
 def _settle_versions(blocks: BlockFolder, path: Path, settings: StageSettings) -> None:
-    """Blocks of another version of the program are dropped, accepted, or refused, as the settings say."""
+    """Drop, accept or refuse blocks of another version of the program, depending on the settings."""
     others = {
         span: code_version
         for span, code_version in blocks.code_versions().items()
@@ -139,37 +142,41 @@ def _compute(
     works: Sequence[Work],
     spans: Sequence[Span],
 ) -> None:
-    """Fill the missing blocks. Batches never cross a block, so that a block is the same whoever computes it."""
-    done = len(works[0].blocks.manifest.spans()) - len({i for work in works for i in work.missing})
-    if done:
-        logger.info(f"{split}: already there: {counted(done, 'block')}")
-    rows = [rows for span in spans for rows in row_batches(span.start, span.stop, context.settings.batch_size)]
+    """Compute and write the missing blocks.
+
+    A batch belongs to one block only, so that the content of a block does not depend on shards and interruptions.
+    """
+    finished = len(works[0].blocks.manifest.spans()) - len({index for work in works for index in work.missing})
+    if finished:
+        logger.info(f"{split}: already there: {counted(finished, 'block')}")
+    batch_rows = [rows for span in spans for rows in row_batches(span.start, span.stop, context.settings.batch_size)]
     loaded = batches(
         samples,
         [work.feature.views for work in works],
-        rows,
+        batch_rows,
         seed=context.settings.seed,
         num_workers=context.num_workers,
         pin_memory=context.device.type == "cuda",
     )
     unit = {"vision": "image", "audio": "sound"}.get(context.backbone.spec.modality, "text")
-    bar = progress(loaded, [len(batch) for batch in rows], label=split, unit=unit)
+    loaded_with_bar = progress(loaded, [len(rows) for rows in batch_rows], label=split, unit=unit)
     rate = RowRate(split)
     computed_on = device_name(context.device)
-    with in_background(WAITING_BLOCKS) as do:
+    with in_background(WAITING_BLOCKS) as submit:
         for span in spans:
             incomplete = [work for work in works if span.index in work.missing]
             features = [work.feature for work in incomplete]
-            block = _compute_block(bar, features, span, context.settings.batch_size, context.device)
-            do(partial(write_block, block, incomplete, samples, span, computed_on))
+            block = _compute_block(loaded_with_bar, features, span, context.settings.batch_size, context.device)
+            submit(partial(write_block, block, incomplete, samples, span, computed_on))
             rate.add(len(span))
-    next(bar, None)  # the last batch is done, too
+    next(loaded_with_bar, None)  # the bar counts a batch as done when the next batch is requested
 
 
 def compiles(context: StageContext, features: Sequence[core.Feature]) -> bool:
-    """Return whether the encoder is compiled: a matter of the command and the dataset, never of what is left to do.
+    """Return whether to compile the encoder.
 
-    Compiled code rounds in other places: shards and resumed runs of a command agree on it.
+    This depends only on the settings and the dataset, not on the remaining work: compiled code rounds differently, so
+    all shards and resumed runs of a command must make the same choice.
     """
     if context.settings.compile != "auto":
         return context.settings.compile == "on"
@@ -183,16 +190,16 @@ def _compile(context: StageContext, features: Sequence[Feature]) -> None:
             "not compiled: there is no C compiler here ($CC, gcc or clang). Extraction takes about 10 % longer."
         )
         return
-    # Where nobody asked for it, a machine that can't compile for another reason goes on without.
+    # With --compile auto, a machine that can't compile for another reason continues without it.
     torch._dynamo.config.suppress_errors = context.settings.compile == "auto"
     share_compiled_code(context.settings.layout.compiled, context.device)
-    logger.info("compiling the encoder: the first batches take longer (--compile off leaves it out)")
+    logger.info("compiling the encoder: the first batches take longer (--compile off avoids this)")
     for engine in {id(feature.engine): feature.engine for feature in features}.values():
         engine.compile()
 
 
 def _c_compiler() -> str:
-    """Return the C compiler that Triton would call; an empty text if there is none."""
+    """Return the C compiler that Triton would call, or an empty text."""
     return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or ""
 
 
@@ -205,7 +212,10 @@ def _compute_block(
 
 
 def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:
-    """Return whether the file is there. FungiError for another or a damaged file, unless it may be replaced."""
+    """Return whether the finished file exists and may stay.
+
+    Raises FungiError if the file is damaged or has another provenance, unless `overwrite` allows to replace it.
+    """
     try:
         if not check_finished(path, manifest):
             return False
@@ -217,15 +227,16 @@ def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:
 
 
 def _finish(work: Work, shard: Shard, settings: StageSettings) -> None:
-    left = work.blocks.missing()
-    if left and is_finished(work.path, work.blocks.manifest):
+    """Assemble the feature file if all its blocks exist, and print the state of the file."""
+    missing = work.blocks.missing()
+    if missing and is_finished(work.path, work.blocks.manifest):
         work.blocks.remove()
         print(f"kept {work.path}: finished by another process in the meantime")
         return
-    if left:
+    if missing:
         print(
-            f"shard {shard.index}/{shard.count} of {work.path} is done; of other shards, "
-            f"{counted(len(left), 'block')} missing"
+            f"shard {shard.index}/{shard.count} of {work.path} is done;"
+            f" {counted(len(missing), 'block')} of other shards missing"
         )
         return
     assemble(work.blocks, work.path, accept=settings.accept_other_versions)

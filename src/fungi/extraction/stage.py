@@ -1,4 +1,4 @@
-"""Settings that the extraction stages share: what to read, with which backbone, where to write."""
+"""Settings that the extraction stages share: data, backbone, computation and files."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fungi.store.provenance import Provenance
 
 WORKERS_PER_CORE = 8
-"""Largest number of decoding workers per core. More of them wait for a core, and each needs about 0.3 GB of memory."""
+"""Largest number of decoding workers per core. More would only wait for a core, and each needs 0.3 GB of memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,93 +35,91 @@ class StageSettings:
     )
     split: tuple[str, ...] = setting(
         (),
-        "splits to extract; all that the dataset has if none is named",
+        "splits to extract; default: all splits of the dataset",
         aliases=("--splits",),
         decides="contents",
         topic="data",
     )
     limit: int = setting(
         0,
-        "at most so many rows of each split, evenly spaced, for a first try; 0: all; the files belong to NAME-limitN",
+        "for a first try: largest number N of rows per split, evenly spaced, written as dataset NAME-limitN; 0: all",
         within=(0, 10**9),
         topic="data",
     )
-    skip_damaged: bool = setting(False, "leave out items that can't be read; the files record which", topic="data")
+    skip_damaged: bool = setting(False, "leave out items that can't be read; the files list them", topic="data")
     root: Path = setting(
         Path("features"), "folder of all feature files", aliases=("--output-path",), decides="nothing", topic="files"
     )
     data_dir: Path = setting(
         Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing", topic="data"
     )
-    checkpoint: Path | None = setting(None, "weights from this file in place of the published ones", topic="model")
+    checkpoint: Path | None = setting(None, "file with weights to use instead of the published weights", topic="model")
     checkpoint_key: str = setting(
-        "", "entry of the checkpoint that holds the weights, e.g. model_ema; the usual entry if empty", topic="model"
+        "", "entry of the checkpoint with the weights, e.g. model_ema; default: the usual entry", topic="model"
     )
-    random_init: bool = setting(False, "random weights, drawn from the seed", topic="model")
+    random_init: bool = setting(False, "use random weights, drawn from the seed", topic="model")
     input_size: int = setting(
         0,
-        "side in pixels of the backbone's input; 0 is its own; positions are scaled for another",
+        "side of the input images in pixels, with position embeddings scaled to it; 0: the size of the backbone",
         within=(0, 4096),
         topic="model",
     )
     profile: Literal["clean", "published"] = setting(
-        "clean", "clean: what the method says; published: what its code did", topic="features"
+        "clean", "clean: the method of the paper; published: the code of the authors", topic="features"
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
     dtype: str = setting(
         "auto",
-        "compute dtype: auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16, float16",
+        "dtype of the computation: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16, float16",
         topic="machine",
     )
     embedding_precision: Literal["float32", "tf32"] = setting(
         "float32",
-        "float32 products of embeddings on a GPU: float32 (all digits) or tf32 (ten bits of each factor, faster)",
+        "precision of float32 embeddings on a GPU: float32, or tf32 (faster; factors are rounded to ten bits)",
         topic="machine",
     )
-    batch_size: int = setting(
-        64, "images that are decoded and projected together", within=(1, 65_536), decides="nothing", topic="machine"
-    )
+    batch_size: int = setting(64, "number of images per batch", within=(1, 65_536), decides="nothing", topic="machine")
     views_per_forward: int = setting(
         0,
-        "views encoded at once; 0 picks 64 on a CPU, and on a GPU what its free memory holds, at most 1024",
+        "number of views that are encoded together; 0: 64 on a CPU, and as many as fit in memory on a GPU (up to 1024)",
         within=(0, 65_536),
         decides="nothing",
         topic="machine",
     )
     compile: Literal["auto", "on", "off"] = setting(
         "auto",
-        "torch.compile: auto (on a GPU, from 9 million forwards on, where it pays), on, off",
+        "torch.compile: on, off, or auto (on a GPU, if there are at least 9 million forward passes)",
         decides="nothing",
         topic="machine",
     )
     num_workers: int = setting(
         -1,
-        "processes that decode; -1 picks 0 on a CPU, and one per core but one on a GPU",
+        "number of processes that decode; -1: none on a CPU, and the number of cores less one on a GPU",
         within=(-1, 1024),
         decides="nothing",
         topic="machine",
     )
     seed: int = setting(42, "seed of heads, projection, negatives and views", within=SEEDS)
-    shard: str = setting("1/1", "do the I-th of N parts of the work: I/N", decides="nothing", topic="machine")
+    shard: str = setting("1/1", "I/N: compute part I of N parts of the work", decides="nothing", topic="machine")
     block_size: int = setting(
         256,
-        "rows per block, the unit that is resumed; the same for all shards",
+        "number of rows per block; a killed run loses at most one block; all shards need the same number",
         within=(1, 2**20),
         decides="nothing",
         topic="machine",
     )
     overwrite: bool = setting(
-        False, "replace feature files that were made in another way", decides="nothing", topic="files"
+        False, "replace feature files that were computed in another way", decides="nothing", topic="files"
     )
     accept_other_versions: bool = setting(
         False,
-        "go on with blocks that another version of the code or of packages made; the file will name both",
+        "continue with blocks of other versions of the code or of packages; the file will name all versions",
         decides="nothing",
         topic="files",
     )
     wandb: bool = setting(
         False,
-        "progress and results to Weights & Biases, offline unless $WANDB_MODE says otherwise",
+        "log progress and results to Weights & Biases, offline unless $WANDB_MODE is set",
         decides="nothing",
         topic="files",
     )
@@ -131,17 +129,17 @@ class StageSettings:
         most = WORKERS_PER_CORE * usable_cores()
         if self.num_workers > most:
             raise FungiError(
-                f"--num-workers {self.num_workers} is more than this machine can bear: at most {most}"
+                f"--num-workers {self.num_workers} is more than this machine can run: use at most {most}"
                 f" ({WORKERS_PER_CORE} per core)."
             )
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the features that are made."""
+        """Names of the features to extract."""
         return (EMBEDDINGS,)
 
     def outputs(self) -> list[Path]:
-        """Return the feature files of the splits that are named."""
+        """Return the feature files of the splits in the settings; empty if the settings name no split."""
         dataset, backbone = (text.partition("=")[0] for text in (self.dataset, self.backbone))
         dataset = limited_name(dataset, self.limit)
         return [
@@ -149,9 +147,9 @@ class StageSettings:
         ]
 
     def difference(self, path: Path) -> str:
-        """Return how the settings of a feature file differ, or why it cannot be read; empty if neither is known.
+        """Return how the settings of a feature file differ, or why it can't be read.
 
-        A file without provenance does not tell its settings, so that the text is empty for it too.
+        The text is empty if nothing differs, or if the file has no provenance with its settings.
         """
         from fungi.store.reading import provenance_of
 
@@ -162,7 +160,7 @@ class StageSettings:
         return self.differs_from(provenance) if provenance is not None else ""
 
     def differs_from(self, provenance: "Provenance") -> str:
-        """Return the setting in which the file of this provenance differs; empty if none does."""
+        """Return the setting that differs from the provenance of a file; empty if none does."""
         for name, value in json.loads(json.dumps(self._deciding(provenance.feature), default=str)).items():
             if provenance.settings.get(name, value) != value:
                 flag = f"--{name.replace('_', '-')}"

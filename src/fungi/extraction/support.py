@@ -1,4 +1,4 @@
-"""Supporting data of objectives (negatives, prototypes): made once per dataset and backbone, kept under the root."""
+"""Supporting data of objectives (negatives, prototypes), computed once per dataset and backbone, and stored."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from fungi.runtime.owner import remove_orphans
 def with_support(
     bound: BoundObjective, context: StageContext, engine: GradientEngine, precision: str = ""
 ) -> BoundObjective:
-    """Return the objective with its supporting data, from the training split whatever split is extracted.
+    """Return the objective with its supporting data. They come from the training split, for every extracted split.
 
     precision: see `Feature.precision`.
     """
@@ -53,8 +53,8 @@ def with_support(
 
 
 def _key(bound: BoundObjective, context: StageContext, train: Samples, precision: str) -> str:
-    """Return a hash of all that decides the supporting data."""
-    facts = [
+    """Return a hash of everything that determines the supporting data."""
+    identity = [
         bound.settings,
         context.settings.seed,
         context.backbone.weights_hash,
@@ -62,4 +62,4 @@ def _key(bound: BoundObjective, context: StageContext, train: Samples, precision
         precision or str(context.dtype),
         context.device.type,
     ]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What one pass over a split has to compute: features, their blocks and their files."""
+"""The features that one pass over a split computes, with their blocks and files."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +11,9 @@ from fungi.store.provenance import LayerProvenance
 
 @dataclass(frozen=True)
 class Feature(core.Feature):
-    """One file to write: the embeddings (`objective` is None) or the gradients of one objective.
+    """A feature to extract into a file: the embeddings (`objective` is None) or the gradients of one objective.
 
-    precision: what the file says of the precision of the computation, where the dtype does not say all.
+    precision: precision that the file states instead of the dtype, e.g. `tf32`; empty for the dtype.
     """
 
     objective: BoundObjective | None = None
@@ -22,13 +22,13 @@ class Feature(core.Feature):
 
     @property
     def dtype_name(self) -> str:
-        """Return `float32`, `bfloat16`, `float16`, or `tf32` for float32 with shortened products."""
+        """Return `float32`, `bfloat16`, `float16` or `tf32`."""
         return self.precision or str(self.engine.dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
 class Work:
-    """A feature of a split, its blocks, its file, and the blocks that are missing."""
+    """A feature of a split with its blocks, its file and the indices of its missing blocks."""
 
     feature: Feature
     blocks: BlockFolder

@@ -1,7 +1,7 @@
-"""Blocks on their way from the device to the disk, while the device computes the next ones.
+"""Copy blocks from the device to the host and write them to disk, while the device computes the next blocks.
 
-The copy to the host is queued by the computing thread right behind the block's own work, so that the writing thread
-waits for that block alone and never for what was queued since.
+The computing thread queues the copy of a block directly after the computation of the block. The writing thread then
+waits only for this block, and not for work that was queued later.
 """
 
 import sys
@@ -21,7 +21,7 @@ from fungi.store.blocks import Span
 from fungi.store.reading import TARGETS
 
 WAITING_BLOCKS = 4
-"""Blocks that may wait for the disk before the computation waits, too; each holds a few megabytes."""
+"""Number of blocks, of a few megabytes each, that may wait for the disk. If there are more, the computation waits."""
 
 
 @runtime_checkable
@@ -29,27 +29,27 @@ class Event(Protocol):
     """A point in the queue of a device, such as `torch.cuda.Event`."""
 
     def synchronize(self) -> None:
-        """Wait until the device is there."""
+        """Wait until the device has reached this point."""
 
 
 @dataclass(frozen=True)
 class HostBlock:
-    """Rows of a block in the memory of the host; complete once `arrived` has happened."""
+    """Rows of a block in host memory; they are complete after the event `end_of_copy`."""
 
     arrays: core.Computed
-    arrived: Event | None
+    end_of_copy: Event | None
 
     def wait(self) -> core.Computed:
         """Wait for the copy, and return the arrays."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
+        if self.end_of_copy is not None:
+            self.end_of_copy.synchronize()
         return self.arrays
 
 
 def start_copy(parts: Sequence[Mapping[str, Mapping[str, Tensor]]], device: torch.device) -> HostBlock:
-    """Join the batches of a block, each `{feature: {array: [b p]}}`, and queue the copy to the host, in float32.
+    """Concatenate the batches of a block and queue the copy to the host, in float32; do not wait for the copy.
 
-    Batches differ in b. Returns without waiting for the copy.
+    parts: `{feature: {array: [b p]}}` for each batch; b may differ.
     """
     joined = {
         name: {key: torch.cat([part[name][key] for part in parts]).float() for key in arrays}
@@ -57,10 +57,10 @@ def start_copy(parts: Sequence[Mapping[str, Mapping[str, Tensor]]], device: torc
     }
     if device.type != "cuda":
         return HostBlock(joined, None)
-    arrays = {name: {key: _to_pinned(rows) for key, rows in by_key.items()} for name, by_key in joined.items()}
-    arrived = torch.cuda.Event()
-    arrived.record(torch.cuda.current_stream(device))
-    return HostBlock(arrays, arrived)
+    copies = {name: {key: _to_pinned(rows) for key, rows in arrays.items()} for name, arrays in joined.items()}
+    end_of_copy = torch.cuda.Event()
+    end_of_copy.record(torch.cuda.current_stream(device))
+    return HostBlock(copies, end_of_copy)
 
 
 def _to_pinned(rows: Tensor) -> Tensor:
@@ -68,31 +68,35 @@ def _to_pinned(rows: Tensor) -> Tensor:
 
 
 def write_block(block: HostBlock, works: Sequence[Work], samples: Samples, span: Span, computed_on: str) -> None:
-    """Check and write the rows of a block. Raises FungiError with the samples that have rows that are not finite."""
-    computed = block.wait()
+    """Check and write the rows of a block. Raises FungiError with the names of samples whose features are not finite.
+
+    computed_on: name of the device, for the provenance.
+    """
+    features = block.wait()
+    if _is_compiled():
+        computed_on += ", compiled"
     for work in works:
-        arrays = {key: rows.numpy() for key, rows in computed[work.feature.name].items()}
+        arrays = {key: rows.numpy() for key, rows in features[work.feature.name].items()}
         _require_finite(arrays, work, samples, span)
-        where = f"{computed_on}, compiled" if _is_compiled() else computed_on
         if work.feature.objective is None:
             arrays[TARGETS] = samples.targets[span.start : span.stop]
-            work.blocks.write(span, arrays, samples.ids[span.start : span.stop], computed_on=where)
+            work.blocks.write(span, arrays, samples.ids[span.start : span.stop], computed_on=computed_on)
         else:
-            work.blocks.write(span, arrays, computed_on=where)
+            work.blocks.write(span, arrays, computed_on=computed_on)
 
 
 def _require_finite(arrays: dict[str, np.ndarray], work: Work, samples: Samples, span: Span) -> None:
-    finite = np.all([np.isfinite(rows).reshape(len(rows), -1).all(axis=1) for rows in arrays.values()], axis=0)
-    bad = [samples.ids[span.start + row] for row in np.flatnonzero(~finite).tolist()]
-    if bad:
-        half = work.feature.engine.dtype == torch.float16
-        way_out = " Half precision may have overflowed: try --dtype float32." if half else ""
+    is_finite = np.all([np.isfinite(rows).reshape(len(rows), -1).all(axis=1) for rows in arrays.values()], axis=0)
+    names = [samples.ids[span.start + row] for row in np.flatnonzero(~is_finite).tolist()]
+    if names:
+        is_half = work.feature.engine.dtype == torch.float16
+        advice = " Half precision may have overflowed: try --dtype float32." if is_half else ""
         raise FungiError(
-            f"{work.feature.name} is not finite for {', '.join(bad[:4])} ({len(bad)} in this block).{way_out}"
+            f"{work.feature.name} is not finite for {', '.join(names[:4])} ({len(names)} in this block).{advice}"
         )
 
 
 def _is_compiled() -> bool:
-    """Return whether torch has compiled anything in this process: what was asked for may have failed."""
+    """Return whether torch has compiled anything in this process: --compile may have failed."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return bool(dynamo and dynamo.counters["frames"]["ok"])

@@ -203,7 +203,7 @@ def _matrix(element: Element, grid: Grid) -> list[str]:
     """Return the flags that draw the projection matrix which the extraction of this grid will read."""
     settings = COMMANDS["extract-gradients"].parse([*grid.flags_of("extract-gradients"), "--root", str(grid.root)])
     spec = resolve_backbone(element.backbone)
-    size, path = settings.usual_matrix(spec.projection_dim, spec.gradient_shape)
+    size, path = settings.default_matrix(spec.projection_dim, spec.gradient_shape)
     return [
         *("--projection-dim", str(size), "--gradients-dim", str(spec.gradient_dim), "--output-path", str(path)),
         *("--kind", settings.projection_kind, "--layer-outputs", str(spec.gradient_shape[0])),
