@@ -86,7 +86,7 @@ def _write_failures(root: Path, options: argparse.Namespace) -> int:
     """Write records of failed extractions in the format of `run-elements`, and return their number."""
     from fungi.grid.calls import call_of_job
     from fungi.grid.declaration import declared_grid
-    from fungi.grid.elements import elements
+    from fungi.grid.elements import elements_of
     from fungi.grid.job_files import read_job_file
     from fungi.grid.records import ENDED, Attempt
 
@@ -95,7 +95,7 @@ def _write_failures(root: Path, options: argparse.Namespace) -> int:
     (root / "logs").mkdir(parents=True)
     folder = root / "progress" / call.key
     folder.mkdir(parents=True)
-    grid_elements = elements(grid, call)
+    grid_elements = elements_of(grid, call)
     for index, element in enumerate(grid_elements):
         log = root / "logs" / f"grads_all_multi-7_{index}.out"
         log.write_text("starting\nextract_gradients.py: /scratch is not there.\n")

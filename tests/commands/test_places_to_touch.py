@@ -9,7 +9,7 @@ from fungi.cli.main import main as fungi
 from fungi.commands import COMMANDS, Command
 from fungi.grid.calls import call_of, command_line
 from fungi.grid.declaration import Grid
-from fungi.grid.elements import elements
+from fungi.grid.elements import elements_of
 from tests.evaluation.feature_folder import make_folder
 
 EVALUATOR = '''
@@ -112,7 +112,7 @@ def test_a_new_evaluator_is_one_file_and_its_row_for_the_grid_too(
 
     grid = Grid(root=root, datasets=("digits", "oxford-landmarks"), flags={"majority": "--bonus 1.0"})
     call = call_of(["majority"], grid)
-    (element,) = elements(grid, call)  # of landmarks there are no labels
+    (element,) = elements_of(grid, call)  # of landmarks there are no labels
     line = command_line(element, call, grid)
     assert line[:2] == ["--bonus", "1.0"]
     (result,) = COMMANDS["majority"].parse(line).outputs()

@@ -8,8 +8,8 @@ import pytest
 
 from fungi.commands import COMMANDS
 from fungi.grid.declaration import Grid
-from fungi.grid.elements import GridCall, elements
-from fungi.grid.progress import Expected, Progress, progress_of
+from fungi.grid.elements import GridCall, elements_of
+from fungi.grid.progress import ExpectedFiles, Progress, progress_of
 from fungi.grid.queue import Queue
 from fungi.grid.records import Attempt, Records
 from fungi.store.blocks import BlockFolder, Manifest
@@ -40,13 +40,13 @@ def begin_blocks(grid: Grid, done: list[int], settings: dict | None = None) -> N
 
 
 def progress_in(grid: Grid, queue: Queue | None = None) -> list[Progress]:
-    expected = {element: Expected([file_of(grid)]) for element in elements(grid, CALL)}
+    expected = {element: ExpectedFiles([file_of(grid)]) for element in elements_of(grid, CALL)}
     return progress_of(grid, CALL, expected, queue or Queue())
 
 
 def record(grid: Grid, index: int, **fields) -> None:
     attempt = replace(Attempt(host="elsewhere", pid=1), **fields)
-    Records(grid.root, CALL).write(elements(grid, CALL)[index], attempt)
+    Records(grid.root, CALL).write(elements_of(grid, CALL)[index], attempt)
 
 
 def status(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -5,12 +5,12 @@ from pathlib import Path
 from fungi.grid.calls import call_of_job
 from fungi.grid.declaration import Grid
 from fungi.grid.job_files import read_job_file
-from fungi.grid.submission import JobEnvironment, Submittable, submittable
+from fungi.grid.submission import GridJob, JobEnvironment, jobs_in_grid
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = JobEnvironment(ROOT, Path("/r/grid.toml"), "/usr/bin/python3")
 
 
-def jobs_of(grid: Grid, *names: str) -> list[Submittable]:
+def jobs_of(grid: Grid, *names: str) -> list[GridJob]:
     jobs = [read_job_file(ROOT, name) for name in names]
-    return submittable(grid, [(job, call_of_job(job, grid)) for job in jobs])
+    return jobs_in_grid(grid, [(job, call_of_job(job, grid)) for job in jobs])

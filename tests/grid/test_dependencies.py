@@ -8,12 +8,12 @@ import pytest
 
 from fungi.commands import COMMANDS
 from fungi.grid.array import chosen_indices
-from fungi.grid.chain import Planned, submit_all
+from fungi.grid.chain import PlannedJob, submit_all
 from fungi.grid.declaration import LAST_GRID, Grid, declared_grid
 from fungi.grid.elements import Element
 from fungi.grid.queue import comment_of
 from fungi.grid.records import Attempt, Records
-from fungi.grid.submission import Array, Submittable
+from fungi.grid.submission import Array, GridJob
 from tests.grid.submitted_jobs import JOBS, jobs_of
 
 main = COMMANDS["submit"].main
@@ -82,12 +82,12 @@ CHAIN_JOBS = ("grads_all_multi", "merge", "concat", "retrieval/concat", "report"
 @pytest.mark.parametrize("most", [7, 1000])
 def test_every_element_is_submitted_once_and_waits_for_its_own_pair(grid: Grid, most: int) -> None:
     """By brute force: list the elements of each task, and the tasks for which SLURM makes it wait."""
-    planned = [Planned(submitted, range(submitted.count), {}) for submitted in jobs_of(grid, *CHAIN_JOBS)]
+    planned_jobs = [PlannedJob(grid_job, range(grid_job.count), {}) for grid_job in jobs_of(grid, *CHAIN_JOBS)]
     tasks: dict[str, tuple[str, list[Element]]] = {}  # array_task -> job, elements
     arrays_of: dict[str, list[str]] = {}
     waits: dict[str, list[str]] = {}
 
-    def submit(array: Array, submitted: Submittable) -> str:
+    def submit(array: Array, grid_job: GridJob) -> str:
         job = str(len(arrays_of) + 1)
         words = dict(word.split("=", 1) for word in array.command if word.startswith("--") and "=" in word)
         kind, _, needed = words.get("--dependency", "").partition(":")
@@ -97,9 +97,9 @@ def test_every_element_is_submitted_once_and_waits_for_its_own_pair(grid: Grid, 
             spread = {"JOB_ID": 7, "TASK_ID": number, "TASK_COUNT": len(numbers), "TASK_MIN": min(numbers)}
             environ = {f"SLURM_ARRAY_{name}": str(value) for name, value in spread.items()}
             environ |= {"SLURM_ARRAY_TASK_MAX": str(max(numbers)), **array.variables}
-            pack = grid.pack if submitted.stage == "extraction" else 1
-            indices = chosen_indices(environ, submitted.count, pack, submitted.places)
-            tasks[f"{job}_{number}"] = (submitted.job.name, [submitted.points[index] for index in indices])
+            pack = grid.pack if grid_job.stage == "extraction" else 1
+            indices = chosen_indices(environ, grid_job.count, pack, grid_job.places)
+            tasks[f"{job}_{number}"] = (grid_job.job.name, [grid_job.elements[index] for index in indices])
             arrays_of[job].append(f"{job}_{number}")
             waits[f"{job}_{number}"] = [
                 task
@@ -109,9 +109,11 @@ def test_every_element_is_submitted_once_and_waits_for_its_own_pair(grid: Grid, 
             ]
         return job
 
-    submit_all(grid, planned, replace(JOBS, max_array=most), submit)
+    submit_all(grid, planned_jobs, replace(JOBS, max_array=most), submit)
     done = Counter((name, element) for name, elements in tasks.values() for element in elements)
-    assert done == Counter((job.submitted.job.name, element) for job in planned for element in job.submitted.points)
+    assert done == Counter(
+        (job.grid_job.job.name, element) for job in planned_jobs for element in job.grid_job.elements
+    )
     for stage, before in (("merge", "grads_all_multi"), ("concat", "merge"), ("retrieval/concat", "merge")):
         for task, (name, (element, *_)) in tasks.items():
             if name == stage:
@@ -144,7 +146,7 @@ def test_a_merge_that_waits_for_a_failed_shard_is_cancelled_and_submitted_again(
     grid = declared_grid({"FUNGI_GRID": str(root / LAST_GRID)})
     extract, merge = jobs_of(grid, "extract", "merge")
     for index, state in enumerate((Attempt(state="ended", status=1, job="1_0"), Attempt(job="1_1", host="n1"))):
-        Records(root, extract.call).write(extract.points[index], state)
+        Records(root, extract.call).write(extract.elements[index], state)
     lines = (f"1_1 RUNNING {comment_of(grid, extract.call)}", f"2_0 PENDING {comment_of(grid, merge.call)}")
     (tmp_path / "bin" / "squeue").write_text("".join(["#!/bin/sh\n", *(f"echo {line}\n" for line in lines)]))
     cancelled = tmp_path / "cancelled"

@@ -10,7 +10,7 @@ from fungi.data.base import DATASETS
 from fungi.errors import FungiError
 from fungi.grid.array import MAX_ARRAY, array_text, chosen_indices, chunks
 from fungi.grid.declaration import Grid
-from fungi.grid.elements import GridCall, elements
+from fungi.grid.elements import GridCall, elements_of
 from fungi.grid.throughput import relative_forwards, relative_work, seconds_per_row, shards_for
 from fungi.store.shard import Shard
 
@@ -26,7 +26,7 @@ def task(index: int, count: int, low: int | None = None, high: int | None = None
 
 def test_the_elements_are_the_product_of_the_axes() -> None:
     grid = Grid(backbones=("digits-vit", "vit-b16"), datasets=("digits", "pets"), shards=3)
-    listed = [(e.backbone, e.dataset, e.split, e.shard) for e in elements(grid, EXTRACTION)]
+    listed = [(e.backbone, e.dataset, e.split, e.shard) for e in elements_of(grid, EXTRACTION)]
     wanted = [
         (backbone, dataset, split, Shard(shard, 3))
         for backbone, dataset in itertools.product(grid.backbones, grid.datasets)
@@ -91,20 +91,20 @@ def test_indices_are_written_as_sbatch_takes_them(indices: list[int], text: str)
 
 def test_retrieval_runs_on_landmark_datasets_and_classification_on_the_others() -> None:
     grid = Grid(datasets=("digits", "oxford-landmarks"))
-    assert [e.dataset for e in elements(grid, GridCall("knn"))] == ["digits"]
-    assert [e.dataset for e in elements(grid, GridCall("retrieval", landmarks=True))] == ["oxford-landmarks"]
-    assert {e.dataset for e in elements(grid, GridCall("extract"))} == {"digits", "oxford-landmarks"}
-    assert {e.dataset for e in elements(grid, GridCall("extract", landmarks=True))} == {"oxford-landmarks"}
+    assert [e.dataset for e in elements_of(grid, GridCall("knn"))] == ["digits"]
+    assert [e.dataset for e in elements_of(grid, GridCall("retrieval", landmarks=True))] == ["oxford-landmarks"]
+    assert {e.dataset for e in elements_of(grid, GridCall("extract"))} == {"digits", "oxford-landmarks"}
+    assert {e.dataset for e in elements_of(grid, GridCall("extract", landmarks=True))} == {"oxford-landmarks"}
 
 
 def test_a_split_that_a_dataset_does_not_have_is_an_error() -> None:
     with pytest.raises(FungiError, match=r"dataset 'digits' has no split 'valid'\. It has: train, test"):
-        elements(Grid(splits=("valid",)), EXTRACTION)
+        elements_of(Grid(splits=("valid",)), EXTRACTION)
 
 
 def test_backbones_are_paired_only_with_datasets_of_their_modality() -> None:
     grid = Grid(backbones=tuple(BACKBONES), datasets=tuple(DATASETS))
-    for element in elements(grid, EXTRACTION):
+    for element in elements_of(grid, EXTRACTION):
         assert BACKBONES[element.backbone].modality == DATASETS[element.dataset].modality
 
 
@@ -150,7 +150,7 @@ def test_every_backbone_has_an_estimate(name: str) -> None:
 
 def test_datasets_with_masks_are_only_in_the_grid_of_segmentation() -> None:
     grid = Grid(backbones=("dino_vits16",), datasets=("pets", "pascal-voc", "ade20k"))
-    segment = [str(element) for element in elements(grid, GridCall("segment"))]
+    segment = [str(element) for element in elements_of(grid, GridCall("segment"))]
     assert segment == ["dino_vits16 pascal-voc", "dino_vits16 ade20k"]
-    assert {element.dataset for element in elements(grid, GridCall("extract", features=("embeddings",)))} == {"pets"}
-    assert [str(element) for element in elements(Grid(), GridCall("segment"))] == ["digits-vit digit-scenes"]
+    assert {element.dataset for element in elements_of(grid, GridCall("extract", features=("embeddings",)))} == {"pets"}
+    assert [str(element) for element in elements_of(Grid(), GridCall("segment"))] == ["digits-vit digit-scenes"]

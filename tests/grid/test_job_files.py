@@ -14,7 +14,7 @@ from fungi.errors import FungiError
 from fungi.grid.array import array_text
 from fungi.grid.calls import call_of, call_of_job, command_line
 from fungi.grid.declaration import Grid, declared_grid
-from fungi.grid.elements import elements
+from fungi.grid.elements import elements_of
 from fungi.grid.job_files import grid_job_files, read_job_file
 from fungi.grid.submit import DEFAULT_JOBS
 from fungi.settings import parse
@@ -34,13 +34,13 @@ names = pytest.mark.parametrize("job", OVER_GRID, ids=lambda job: job.name)
 @names
 def test_the_real_parser_accepts_a_job(job) -> None:
     grid = Grid(backbones=("digits-vit", "vit-b16"))
-    assert elements(grid, call_of_job(job, grid))
+    assert elements_of(grid, call_of_job(job, grid))
 
 
 @names
 def test_the_array_of_a_job_fits_the_default_grid(job) -> None:
     grid = declared_grid({})
-    count = len(elements(grid, call_of_job(job, grid)))
+    count = len(elements_of(grid, call_of_job(job, grid)))
     assert job.directives["array"] in (array_text(range(count)), f"0-{count - 1}")
 
 
@@ -99,7 +99,7 @@ def test_flags_of_the_grid_come_after_those_of_the_job() -> None:
 def test_the_projection_job_draws_the_matrix_that_extraction_reads() -> None:
     grid = Grid(flags={"extract-gradients": "--seed 7 --projection-kind gaussian"})
     call = call_of(["projection"], grid)
-    line = " ".join(command_line(elements(grid, call)[0], call, grid))
+    line = " ".join(command_line(elements_of(grid, call)[0], call, grid))
     assert "--kind gaussian" in line
     assert "--seed 7" in line
     assert re.search(r"projections/gaussian-\d+x\d+-seed7.pth", line)

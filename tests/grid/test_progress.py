@@ -13,9 +13,9 @@ import pytest
 
 from fungi.commands import COMMANDS
 from fungi.grid.declaration import LAST_GRID, Grid, declared_grid, store_grid
-from fungi.grid.elements import Element, GridCall, elements
+from fungi.grid.elements import Element, GridCall, elements_of
 from fungi.grid.freezing import freeze
-from fungi.grid.progress import Expected, progress_of
+from fungi.grid.progress import ExpectedFiles, progress_of
 from fungi.grid.progress_text import counts
 from fungi.grid.queue import Queue, comment_of
 from fungi.grid.records import Attempt, Records
@@ -36,7 +36,7 @@ def test_an_element_without_files_is_missing(grid: Grid) -> None:
 
 def test_a_shard_is_done_if_its_own_blocks_exist(grid: Grid) -> None:
     begin_blocks(grid, [0, 2, 4, 1])
-    assert [(p.state, p.detail) for p in progress_in(grid)] == [("done", "merge is left"), ("missing", "1 block done")]
+    assert [(p.state, p.detail) for p in progress_in(grid)] == [("done", "not merged yet"), ("missing", "1 block done")]
 
 
 def test_all_shards_are_done_if_the_feature_file_exists(grid: Grid) -> None:
@@ -46,8 +46,8 @@ def test_all_shards_are_done_if_the_feature_file_exists(grid: Grid) -> None:
 
 def test_outside_of_slurm_an_element_is_running_while_its_process_exists(grid: Grid) -> None:
     ours = Attempt.begin({}, grid.root)
-    Records(grid.root, CALL).write(elements(grid, CALL)[0], ours)
-    Records(grid.root, CALL).write(elements(grid, CALL)[1], replace(ours, pid=2**22 + 1))
+    Records(grid.root, CALL).write(elements_of(grid, CALL)[0], ours)
+    Records(grid.root, CALL).write(elements_of(grid, CALL)[1], replace(ours, pid=2**22 + 1))
     assert [p.state for p in progress_in(grid)] == ["running", "failed"]
     assert ours.pid == os.getpid()
 
@@ -69,7 +69,7 @@ def test_an_evaluation_is_done_if_its_result_is_complete_and_its_last_attempt_di
     grid = replace(grid, splits=())
 
     def state() -> str:
-        return progress_of(grid, call, {element: Expected([result])}, Queue([]))[0].state
+        return progress_of(grid, call, {element: ExpectedFiles([result])}, Queue([]))[0].state
 
     assert state() == "missing"
     result.write_text('{"complete": false}')
@@ -212,7 +212,7 @@ def test_a_copied_root_is_independent_of_the_original(
     stored = replace(grid, root=original, data_dir=tmp_path, jobs=("grads_kl_multi",), code=str(code))
     shutil.copyfile(store_grid(stored), original / LAST_GRID)
     Records(original, CALL).write(
-        elements(grid, CALL)[0], Attempt(state="running", job="7_0", host="elsewhere", root=str(original))
+        elements_of(grid, CALL)[0], Attempt(state="running", job="7_0", host="elsewhere", root=str(original))
     )
     shutil.copytree(original, copy)
     assert "running 1" in status(capsys, "--root", str(original))
@@ -239,7 +239,7 @@ def test_read_access_is_enough_for_status(grid: Grid, capsys: pytest.CaptureFixt
 
 def test_elements_with_the_same_problem_share_a_line(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
     many = replace(grid, shards=40)
-    for index, element in enumerate(elements(many, CALL)):
+    for index, element in enumerate(elements_of(many, CALL)):
         words = "no GPU" if index % 2 else f"{index} images are damaged"
         (grid.root / f"{index}.out").write_text(words)
         attempt = Attempt(state="ended", status=2, job=f"7_{index}", log=str(grid.root / f"{index}.out"))

@@ -8,9 +8,9 @@ import pytest
 from fungi.commands import COMMANDS
 from fungi.grid.calls import call_of_job, progress_of_jobs
 from fungi.grid.declaration import Grid
-from fungi.grid.elements import elements
+from fungi.grid.elements import elements_of
 from fungi.grid.job_files import read_job_file
-from fungi.grid.progress import Expected, progress_of, shape_of
+from fungi.grid.progress import ExpectedFiles, progress_of, shape_of
 from fungi.grid.queue import Queue, comment_of
 from fungi.grid.records import INTERRUPTED
 from tests.grid.blocks_of_grid import CALL, file_of, progress_in, record, status
@@ -68,7 +68,7 @@ def test_a_pack_in_the_queue_holds_all_of_its_elements(grid: Grid) -> None:
             f"10_0 PENDING {comment_of(packed, CALL, shape_of(packed, CALL, first=2))}",
         ]
     )
-    expected = {element: Expected([file_of(packed)]) for element in elements(packed, CALL)}
+    expected = {element: ExpectedFiles([file_of(packed)]) for element in elements_of(packed, CALL)}
     shown = progress_of(packed, CALL, expected, queue)
     assert [(p.state, p.job) for p in shown] == [
         *(("missing", ""),) * 2,
@@ -81,7 +81,7 @@ def test_an_array_over_pairs_holds_the_elements_of_its_slot(grid: Grid) -> None:
     """Two backbones, two shards: task 1 of the array of slot 1 is the second shard of the second backbone."""
     two = replace(grid, backbones=("digits-vit", "vit-b16"))
     queue = Queue([f"9_1 PENDING {comment_of(two, CALL, shape_of(two, CALL, slot=1))}"])
-    expected = {element: Expected([file_of(two)]) for element in elements(two, CALL)}
+    expected = {element: ExpectedFiles([file_of(two)]) for element in elements_of(two, CALL)}
     assert [p.job for p in progress_of(two, CALL, expected, queue)] == ["", "", "", "9_1"]
 
 
@@ -103,7 +103,7 @@ def test_a_merge_that_waits_for_a_failed_shard_does_not_count_as_queued(grid: Gr
     files = [read_job_file(ROOT, name) for name in ("grads_kl_multi", "merge")]
     jobs = [(job, call_of_job(job, grid)) for job in files]
     lines = ["7_1 RUNNING x", f"8_0 PENDING {comment_of(grid, jobs[1][1])}"]
-    shown = {submitted.job.name: progress for submitted, progress in progress_of_jobs(grid, jobs, Queue(lines))}
+    shown = {grid_job.job.name: progress for grid_job, progress in progress_of_jobs(grid, jobs, Queue(lines))}
     assert [p.state for p in shown["grads_kl_multi"]] == ["failed", "running"]
     (merge,) = shown["merge"]
-    assert (merge.state, merge.job, merge.doomed) == ("missing", "", "8_0")
+    assert (merge.state, merge.job, merge.blocked) == ("missing", "", "8_0")

@@ -11,9 +11,9 @@ import pytest
 from fungi.backbones.base import BACKBONES
 from fungi.commands import COMMANDS
 from fungi.grid.calls import command_line
-from fungi.grid.chain import Planned, submit_all
+from fungi.grid.chain import PlannedJob, submit_all
 from fungi.grid.declaration import Grid, declared_grid
-from fungi.grid.elements import elements
+from fungi.grid.elements import elements_of
 from fungi.grid.freezing import freeze
 from fungi.grid.submission import Array, Dependency, JobEnvironment, arrays
 from fungi.grid.submit import DEFAULT_JOBS
@@ -28,7 +28,7 @@ def test_jobs_are_in_the_order_of_the_stages_and_jobs_without_elements_are_left_
     submitted_jobs = jobs_of(
         Grid(datasets=("digits",)), "report", "concat", "retrieval/concat", "merge", "extract", "projection"
     )
-    assert [submitted.job.name for submitted in submitted_jobs] == [
+    assert [grid_job.job.name for grid_job in submitted_jobs] == [
         "projection",
         "extract",
         "merge",
@@ -39,8 +39,8 @@ def test_jobs_are_in_the_order_of_the_stages_and_jobs_without_elements_are_left_
 
 def test_a_stage_waits_for_the_stage_before_it_and_is_cancelled_if_that_fails() -> None:
     grid = Grid(root=Path("/r"), shards=4)
-    (submitted,) = jobs_of(grid, "extract")
-    (array,) = arrays(grid, submitted, JOBS, range(8), Dependency(("11", "12")))
+    (grid_job,) = jobs_of(grid, "extract")
+    (array,) = arrays(grid, grid_job, JOBS, range(8), Dependency(("11", "12")))
     assert "--dependency=afterok:11:12" in array.command
     assert "--kill-on-invalid-dep=yes" in array.command
     assert "--array=0-7" in array.command
@@ -50,8 +50,8 @@ def test_a_stage_waits_for_the_stage_before_it_and_is_cancelled_if_that_fails() 
 
 def test_an_array_of_a_part_declares_this_and_its_line_is_valid_in_a_shell() -> None:
     grid = Grid(root=Path("/r"), shards=4)
-    (submitted,) = jobs_of(grid, "extract")
-    (array,) = arrays(grid, submitted, JobEnvironment(ROOT, Path("/with blank/g.toml"), "/usr/bin/python3"), [1, 2, 7])
+    (grid_job,) = jobs_of(grid, "extract")
+    (array,) = arrays(grid, grid_job, JobEnvironment(ROOT, Path("/with blank/g.toml"), "/usr/bin/python3"), [1, 2, 7])
     words = shlex.split(array.as_shell(JobEnvironment(ROOT, Path("/with blank/g.toml"), "/usr/bin/python3")))
     assert "FUNGI_PARTIAL=1" in words
     assert "FUNGI_GRID=/with blank/g.toml" in words
@@ -60,8 +60,8 @@ def test_an_array_of_a_part_declares_this_and_its_line_is_valid_in_a_shell() -> 
 
 def test_a_grid_larger_than_an_array_becomes_several_arrays() -> None:
     grid = Grid(root=Path("/r"), shards=700)
-    (submitted,) = jobs_of(grid, "extract")
-    first, second = arrays(grid, submitted, JOBS, range(submitted.count))
+    (grid_job,) = jobs_of(grid, "extract")
+    first, second = arrays(grid, grid_job, JOBS, range(grid_job.count))
     assert ("--array=0-999" in first.command, "--array=0-399" in second.command) == (True, True)
     assert second.variables == {"FUNGI_PARTIAL": "1", "FUNGI_FIRST": "1000"}
 
@@ -151,9 +151,9 @@ def test_a_large_grid_takes_some_dozens_of_calls() -> None:
     """The number of calls does not grow with the pairs: separate arrays for these 30 pairs would take 152 calls."""
     backbones = tuple(name for name in BACKBONES if BACKBONES[name].modality == "vision")[:10]
     grid = Grid(backbones=backbones, datasets=("pets", "cars", "food101"), root=Path("/r"), shards=16)
-    planned = [Planned(submitted, range(submitted.count), {}) for submitted in jobs_of(grid, *DEFAULT_JOBS)]
+    planned_jobs = [PlannedJob(grid_job, range(grid_job.count), {}) for grid_job in jobs_of(grid, *DEFAULT_JOBS)]
     calls: list[Array] = []
-    submit_all(grid, planned, JOBS, lambda array, submitted: calls.append(array) or str(len(calls)))
+    submit_all(grid, planned_jobs, JOBS, lambda array, grid_job: calls.append(array) or str(len(calls)))
     assert len(calls) == 1 + 2 * 16 + 1 + 4 + 1
 
 
@@ -167,7 +167,8 @@ def test_a_submission_beyond_the_limit_of_the_cluster_is_refused_before_anything
     root = tmp_path / "features"
     assert main(["--jobs", "extract", "--shards", "5", "--root", str(root)]) == 2
     assert (
-        "with the tasks of arrays, this is 10 jobs, but the cluster holds 10 (MaxJobCount)" in capsys.readouterr().err
+        "with the tasks of arrays, this is 10 jobs, but the cluster allows only 10 (MaxJobCount)"
+        in capsys.readouterr().err
     )
     assert not root.exists()
     assert main(["--jobs", "extract", "--shards", "4", "--root", str(root)]) == 0
@@ -225,8 +226,8 @@ def test_a_pack_is_one_task_that_requests_a_gpu_for_each_element(tmp_path: Path,
     assert {"--gpus=4", "--cpus-per-task=64", "--mem=256G"} <= set(calls[0])
     assert not any(word.startswith(("--gpus", "--mem")) for word in calls[1])
     grid = declared_grid({"FUNGI_GRID": calls[0][0]})
-    (submitted,) = jobs_of(grid, "extract")
-    (array,) = arrays(grid, submitted, JOBS, [5, 9])
+    (grid_job,) = jobs_of(grid, "extract")
+    (array,) = arrays(grid, grid_job, JOBS, [5, 9])
     assert "--array=1-2" in array.command
     assert array.variables == {"FUNGI_PARTIAL": "1"}
     assert array.tasks == {5: 1, 9: 2}
@@ -258,9 +259,9 @@ def test_a_backbone_of_the_user_runs_in_the_grid(
     grid = Grid(backbones=(name,), datasets=("digits",), splits=("test",), root=root, shards=1)
     made = []
     for job, command in (("grads_kl_multi", "extract-gradients"), ("concat", "knn")):
-        (submitted,) = jobs_of(grid, job)
-        (element,) = elements(grid, submitted.call)
-        line = command_line(element, submitted.call, grid)
+        (grid_job,) = jobs_of(grid, job)
+        (element,) = elements_of(grid, grid_job.call)
+        line = command_line(element, grid_job.call, grid)
         assert line[line.index("--backbone") + 1] == name
         made += COMMANDS[command].parse(line).outputs()
     assert made == [root / "gradients/digits/mine/kl-test.h5", root / "results/knn/digits/mine.json"]

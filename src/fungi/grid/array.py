@@ -1,4 +1,4 @@
-"""Indices of SLURM arrays: which elements of the grid a task has to do, and how sbatch expects a set of indices."""
+"""Indices of SLURM arrays: the elements of the grid that belong to a task, and texts of indices for sbatch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,11 @@ PARTIAL, FIRST, ELEMENT, SLOT = "FUNGI_PARTIAL", "FUNGI_FIRST", "FUNGI_ELEMENT",
 MAX_ARRAY = 1000
 """Largest number of tasks in an array, unless SLURM's MaxArraySize is smaller (its default is 1001)."""
 _NAMES = ("JOB_ID", "TASK_ID", "TASK_COUNT", "TASK_MIN", "TASK_MAX")
+"""Variables of a SLURM array, after `SLURM_ARRAY_`."""
 
 
 class Place(NamedTuple):
-    """Number of the pair (backbone and dataset) of an element, and position of the element among those of the pair."""
+    """Number of the pair (backbone and dataset) of an element, and position of the element within the pair."""
 
     pair: int
     position: int
@@ -23,10 +24,9 @@ class Place(NamedTuple):
 class ArrayShape:
     """Relation between the tasks of an array and the elements of the grid.
 
-    Without a slot, task `t` does the elements of pack `first + t`, where packs are counted over all elements of the
-    job. With a slot, task `t` does pack number `slot` of pair number `first + t`. Arrays of several jobs then have the
-    same index for the same pair, so that a task can wait for the task of the same index in another array (SLURM's
-    aftercorr).
+    Without a slot, task `t` computes pack `first + t`; packs are counted over all elements of the job. With a slot,
+    task `t` computes pack number `slot` of pair number `first + t`. Arrays of several jobs then have the same index for
+    the same pair, so that a task can wait for the task with the same index in another array (SLURM's aftercorr).
     """
 
     first: int = 0
@@ -38,7 +38,7 @@ class ArrayShape:
 
     @classmethod
     def parse(cls, text: str) -> "ArrayShape | None":
-        """Return the shape that `str(shape)` was written from; None for any other text."""
+        """Return the shape with this text, as `str(shape)` writes it; None for any other text."""
         words = text.split(".")
         return cls(*map(int, words)) if len(words) in (2, 3) and all(word.isdecimal() for word in words) else None
 
@@ -48,7 +48,7 @@ class ArrayShape:
         return range(unit * self.pack, (unit + 1) * self.pack)
 
     def variables(self) -> dict[str, str]:
-        """Return the environment variables that tell the jobs of the array this shape."""
+        """Return the environment variables from which the tasks of the array read this shape."""
         first = {FIRST: str(self.first)} if self.first else {}
         return first if self.slot is None else first | {SLOT: str(self.slot)}
 
@@ -57,14 +57,17 @@ WHOLE_ARRAY = ArrayShape()
 
 
 def chosen_indices(environ: Mapping[str, str], count: int, pack: int = 1, places: Sequence[Place] = ()) -> list[int]:
-    """Return the indices of the elements that this process has to do, in a grid of `count` elements.
+    """Return the indices of the elements that this process has to compute, in a grid of `count` elements.
 
-    Inside an array these are the elements of its task, `pack` of them; outside of an array they are all elements. If
-    FUNGI_ELEMENT is set, it is the only one.
-    Raises FungiError if only some of SLURM's variables are set, or if the array does not fit the grid: work would be
-    left undone, or done twice, and nobody would notice. FUNGI_PARTIAL=1 declares that the array is a part of the grid
-    on purpose. FUNGI_FIRST=N declares that index 0 is pack N, for grids larger than an array may be. FUNGI_SLOT=S
-    declares that the indices are numbers of pairs (`ArrayShape`); this needs the `places` of all elements.
+    In an array, these are the `pack` elements of the task; without an array, all elements. If FUNGI_ELEMENT is set, it
+    is the only index.
+
+    FUNGI_PARTIAL=1 declares that the array is only a part of the grid. FUNGI_FIRST=N declares that index 0 is pack N,
+    for grids that are larger than the largest array. FUNGI_SLOT=S declares that the indices are numbers of pairs
+    (`ArrayShape`); this needs the `places` of all elements.
+
+    Raises FungiError if only some of SLURM's variables are set, or if the array does not fit the grid. Otherwise some
+    elements could be computed twice or not at all, and nobody would notice.
     """
     if ELEMENT in environ:
         return [_number(ELEMENT, environ[ELEMENT])]
@@ -99,7 +102,7 @@ def chosen_indices(environ: Mapping[str, str], count: int, pack: int = 1, places
 
 
 def _indices_of_pair(shape: ArrayShape, task: int, places: Sequence[Place]) -> list[int]:
-    """Return the indices of the elements of a task that works for a pair. Raises FungiError if the pair has none."""
+    """Return the indices of the elements of a task that computes a pair. Raises FungiError if the pair has none."""
     positions = shape.elements(task)
     indices = [
         index for index, place in enumerate(places) if place.pair == shape.first + task and place.position in positions
@@ -124,7 +127,10 @@ def array_text(indices: Iterable[int]) -> str:
 
 
 def chunks(indices: Iterable[int], most: int = MAX_ARRAY) -> list[tuple[int, list[int]]]:
-    """Return indices in parts of at most `most` that fit into an array, as (first index, indices counted from it)."""
+    """Return indices in parts that fit into an array: (first index, indices counted from the first index).
+
+    most: largest number of tasks in an array.
+    """
     parts: dict[int, list[int]] = {}
     for index in sorted(set(indices)):
         parts.setdefault(index // most * most, []).append(index % most)

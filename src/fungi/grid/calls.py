@@ -1,4 +1,4 @@
-"""The command that a job file runs over the grid: its settings for each element, and the files that it writes."""
+"""The commands that job files run over the grid: their settings for each element, and the files that they write."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -9,19 +9,19 @@ from fungi.backbones.base import resolve_backbone
 from fungi.commands import COMMANDS, STAGES, grid_command
 from fungi.errors import FungiError
 from fungi.grid.declaration import Grid
-from fungi.grid.elements import Element, GridCall, arguments, elements
+from fungi.grid.elements import Element, GridCall, arguments, elements_of
 from fungi.grid.job_files import JobFile, grid_job_files, read_job_file
-from fungi.grid.progress import LEFT, MISSING, QUEUED, Expected, Progress, progress_of
+from fungi.grid.progress import MISSING, QUEUED, TO_SUBMIT, ExpectedFiles, Progress, progress_of
 from fungi.grid.queue import Queue
 from fungi.grid.records import Records
-from fungi.grid.submission import CHAINED, Submittable, submittable
+from fungi.grid.submission import CHAINED, GridJob, jobs_in_grid
 from fungi.views.plans import PUBLISHED
 
 Jobs = Sequence[tuple[JobFile, GridCall]]
 
 
 def call_of(words: Sequence[str], grid: Grid, *, landmarks: bool = False) -> GridCall:
-    """Return the call that the words `COMMAND FLAGS...` describe, with the flags of the grid.
+    """Return the call for the words `COMMAND FLAGS...`, with the flags of the grid.
 
     Raises FungiError for a command that does not run over the grid.
     """
@@ -36,11 +36,11 @@ def call_of(words: Sequence[str], grid: Grid, *, landmarks: bool = False) -> Gri
 def call_of_job(job: JobFile, grid: Grid) -> GridCall:
     """Return the call of a job file. Raises FungiError if the command does not accept an element of the grid.
 
-    One element is checked for each pair of backbone and dataset: the others of a pair are accepted if it is.
+    Only one element of each pair of backbone and dataset is checked, because the others differ only in split and shard.
     """
     call = call_of(job.words, grid, landmarks=job.landmarks)
     settings_of = ElementSettings(job, call, grid)
-    for element in {element.pair: element for element in elements(grid, call)}.values():
+    for element in {element.pair: element for element in elements_of(grid, call)}.values():
         settings_of(element)
     return call
 
@@ -48,14 +48,14 @@ def call_of_job(job: JobFile, grid: Grid) -> GridCall:
 class ElementSettings:
     """Settings of the call of a job file for each of its elements.
 
-    A command line is parsed for the first element. For the others only the fields of the axes are replaced, which takes
-    a hundredth of the time; the settings check these values as they check a command line.
+    Only the command line of the first element is parsed. For the others, dataset, backbone and split are replaced in
+    these settings, which takes a hundredth of the time; the settings check the new values too.
     """
 
     def __init__(self, job: JobFile, call: GridCall, grid: Grid) -> None:
         self._job, self._call, self._grid = job, call, grid
         self._template: Any = None
-        self._kept: dict[tuple[str, ...], Any] = {}
+        self._cache: dict[tuple[str, ...], Any] = {}
 
     def __call__(self, element: Element) -> Any:
         """Return the settings of an element; None for a report, whose input files do not exist yet.
@@ -75,15 +75,15 @@ class ElementSettings:
             return self._template
         axes = {"dataset": element.dataset, "backbone": element.backbone, "split": element.split}
         key = tuple(axes.values())
-        if key not in self._kept:
+        if key not in self._cache:
             values = {field.name: getattr(self._template, field.name) for field in fields(self._template)}
-            changed = {
+            changes = {
                 name: (text,) if isinstance(values[name], tuple) else text
                 for name, text in axes.items()
                 if text and name in values
             }
-            self._kept[key] = replace(self._template, **changed)
-        return self._kept[key]
+            self._cache[key] = replace(self._template, **changes)
+        return self._cache[key]
 
 
 def command_line(element: Element, call: GridCall, grid: Grid) -> list[str]:
@@ -94,8 +94,9 @@ def command_line(element: Element, call: GridCall, grid: Grid) -> list[str]:
 def chosen_jobs(
     grid: Grid, project: Path, names: Sequence[str] = (), stages: Sequence[str] = STAGES, *, check: bool = True
 ) -> list[tuple[JobFile, GridCall]]:
-    """Return the jobs with these names; by default those submitted with the grid, or else those that ran below its
-    root.
+    """Return the jobs with these names; without names, the jobs that were submitted with the grid.
+
+    If the grid was not submitted, return the jobs that have run below its root.
 
     check: raise FungiError now if a command does not accept an element. `progress_of_jobs` checks this in any case.
     """
@@ -111,96 +112,100 @@ def chosen_jobs(
 def expected_files(grid: Grid, jobs: Jobs, stage: str) -> dict[tuple[str, str], list[Path]]:
     """Return the files that the jobs of a stage have to write, by pair of backbone and dataset."""
     chosen = [(job, call) for job, call in jobs if call.stage == stage]
-    return _by_pair([_expected(ElementSettings(job, call, grid), elements(grid, call)) for job, call in chosen])
+    return _by_pair([_expected(ElementSettings(job, call, grid), elements_of(grid, call)) for job, call in chosen])
 
 
-def _by_pair(expected: Sequence[Mapping[Element, Expected]]) -> dict[tuple[str, str], list[Path]]:
+def _by_pair(expected: Sequence[Mapping[Element, ExpectedFiles]]) -> dict[tuple[str, str], list[Path]]:
     """Return the files of all elements of each pair, without duplicates."""
     files: dict[tuple[str, str], dict[Path, None]] = {}
     for by_element in expected:
-        splits = {(*element.pair, element.split): part for element, part in by_element.items()}  # equal for all shards
-        for (backbone, dataset, _), part in splits.items():
-            files.setdefault((backbone, dataset), {}).update(dict.fromkeys(part.paths))
+        # All shards of a split have the same files.
+        by_split = {(*element.pair, element.split): of_element for element, of_element in by_element.items()}
+        for (backbone, dataset, _), of_split in by_split.items():
+            files.setdefault((backbone, dataset), {}).update(dict.fromkeys(of_split.paths))
     return {pair: list(paths) for pair, paths in files.items()}
 
 
 def files_of(files: Mapping[tuple[str, str], list[Path]], pair: tuple[str, str]) -> list[Path]:
-    """Return the files of a pair; for the empty pair, which stands for all pairs, the files of all."""
+    """Return the files of a pair, or of all pairs for the pair `("", "")`."""
     chosen = files.values() if pair == ("", "") else [files.get(pair, [])]
     return [path for paths in chosen for path in paths]
 
 
-def progress_of_jobs(grid: Grid, jobs: Jobs, queue: Queue) -> list[tuple[Submittable, list[Progress]]]:
+def progress_of_jobs(grid: Grid, jobs: Jobs, queue: Queue) -> list[tuple[GridJob, list[Progress]]]:
     """Return the state of every element of every job that has elements in this grid, in the order of the stages."""
-    shown = []
-    expected: dict[str, list[Mapping[Element, Expected]]] = {}  # by stage
-    for submitted in submittable(grid, jobs):
-        call, points = submitted.call, submitted.points
-        settings_of = ElementSettings(submitted.job, call, grid)
-        if before := {"merge": "extraction", "report": "evaluation"}.get(call.stage):
-            settings_of(points[0])  # checks the flags
-            files = _by_pair(expected.get(before, []))
-            own = {element: Expected(files_of(files, element.pair)) for element in points}
+    job_progress = []
+    expected: dict[str, list[Mapping[Element, ExpectedFiles]]] = {}  # stage -> files by element, for each job
+    for grid_job in jobs_in_grid(grid, jobs):
+        call, elements = grid_job.call, grid_job.elements
+        settings_of = ElementSettings(grid_job.job, call, grid)
+        if earlier_stage := {"merge": "extraction", "report": "evaluation"}.get(call.stage):
+            settings_of(elements[0])  # checks the flags
+            files = _by_pair(expected.get(earlier_stage, []))
+            by_element = {element: ExpectedFiles(files_of(files, element.pair)) for element in elements}
         else:
-            own = _expected(settings_of, points)
-        expected.setdefault(call.stage, []).append(own)
-        shown.append((submitted, progress_of(grid, call, own, queue, points, submitted.places)))
-    return _without_doomed(shown)
+            by_element = _expected(settings_of, elements)
+        expected.setdefault(call.stage, []).append(by_element)
+        job_progress.append((grid_job, progress_of(grid, call, by_element, queue, elements, grid_job.places)))
+    return _without_blocked(job_progress)
 
 
-def _expected(settings_of: ElementSettings, points: Sequence[Element]) -> dict[Element, Expected]:
-    """Return the files that each element has to write, and their settings. All shards of a split have the same."""
-    kept: dict[tuple[str, ...], Expected] = {}
+def _expected(settings_of: ElementSettings, elements: Sequence[Element]) -> dict[Element, ExpectedFiles]:
+    """Return the files that each element has to write. All shards of a split share one `ExpectedFiles`."""
+    by_split: dict[tuple[str, ...], ExpectedFiles] = {}
     expected = {}
-    for element in points:
+    for element in elements:
         key = (*element.pair, element.split)
-        if key not in kept:
+        if key not in by_split:
             settings = settings_of(element)
-            kept[key] = Expected(settings.outputs(), settings)
-        expected[element] = kept[key]
+            by_split[key] = ExpectedFiles(settings.outputs(), settings)
+        expected[element] = by_split[key]
     return expected
 
 
-def _without_doomed(shown: list[tuple[Submittable, list[Progress]]]) -> list[tuple[Submittable, list[Progress]]]:
-    """Count elements as missing that wait for an element that failed.
+def _without_blocked(job_progress: list[tuple[GridJob, list[Progress]]]) -> list[tuple[GridJob, list[Progress]]]:
+    """Change the state of queued elements to missing if they wait for an element that failed.
 
-    These are queued merges and evaluations of a pair that has elements left in an earlier stage. SLURM cancels them as
-    soon as all elements that they wait for have ended.
+    These are merges and evaluations of a pair that has failed or missing elements in an earlier stage. SLURM cancels
+    them when all elements that they wait for have ended.
     """
-    left: set[tuple[str, str]] = set()
+    unfinished_pairs: set[tuple[str, str]] = set()
     for stage in CHAINED:
-        for place, (submitted, progress) in enumerate(shown):
-            if submitted.stage == stage and left:
-                shown[place] = (submitted, [_doomed(item) if item.element.pair in left else item for item in progress])
-        left |= {
-            item.element.pair
-            for submitted, progress in shown
-            if submitted.stage == stage
-            for item in progress
-            if item.state in LEFT
+        of_stage = [index for index, (grid_job, _) in enumerate(job_progress) if grid_job.stage == stage]
+        for index in of_stage:
+            grid_job, progress = job_progress[index]
+            job_progress[index] = (
+                grid_job,
+                [_as_missing_if_queued(item) if item.element.pair in unfinished_pairs else item for item in progress],
+            )
+        unfinished_pairs |= {
+            item.element.pair for index in of_stage for item in job_progress[index][1] if item.state in TO_SUBMIT
         }
-    return shown
+    return job_progress
 
 
-def _doomed(progress: Progress) -> Progress:
+def _as_missing_if_queued(progress: Progress) -> Progress:
+    """Return the progress of an element that waits for a failed element."""
     if progress.state != QUEUED or not progress.waits:
         return progress
-    detail = f"job {progress.job} waits for what failed, and will be cancelled"
-    return replace(progress, state=MISSING, detail=detail, job="", doomed=progress.job)
+    detail = f"job {progress.job} waits for a job that failed, and will be cancelled"
+    return replace(progress, state=MISSING, detail=detail, job="", blocked=progress.job)
 
 
 def first_unfinished_stage(
-    shown: Sequence[tuple[Submittable, list[Progress]]],
-) -> list[tuple[Submittable, list[int]]]:
-    """Return the jobs of the first stage that has something left, with the indices that are left."""
-    left = [(submitted, [p.index for p in progress if p.state in LEFT]) for submitted, progress in shown]
-    left = [(submitted, indices) for submitted, indices in left if indices]
-    stage = min((STAGES.index(submitted.stage) for submitted, _ in left), default=None)
-    return [(submitted, indices) for submitted, indices in left if STAGES.index(submitted.stage) == stage]
+    job_progress: Sequence[tuple[GridJob, list[Progress]]],
+) -> list[tuple[GridJob, list[int]]]:
+    """Return the jobs of the first stage with elements to submit, and the indices of these elements."""
+    indices_of = [
+        (grid_job, [item.index for item in progress if item.state in TO_SUBMIT]) for grid_job, progress in job_progress
+    ]
+    remaining = [(grid_job, indices) for grid_job, indices in indices_of if indices]
+    first = min((STAGES.index(grid_job.stage) for grid_job, _ in remaining), default=None)
+    return [(grid_job, indices) for grid_job, indices in remaining if STAGES.index(grid_job.stage) == first]
 
 
 def _matrix(element: Element, grid: Grid) -> list[str]:
-    """Return the flags that draw the projection matrix which the extraction of this grid will read."""
+    """Return the flags of `fungi projection` for the matrix that the extraction of this grid will read."""
     settings = COMMANDS["extract-gradients"].parse([*grid.flags_of("extract-gradients"), "--root", str(grid.root)])
     spec = resolve_backbone(element.backbone)
     size, path = settings.default_matrix(spec.projection_dim, spec.gradient_shape)

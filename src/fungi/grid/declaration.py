@@ -1,4 +1,4 @@
-"""Declaration of the grid, in a TOML file (`FUNGI_GRID`), in environment variables, or in both without contradiction.
+"""Declaration of the grid, in a TOML file (`FUNGI_GRID`), in environment variables, or in both.
 
     backbones = ["vit-b16", "dino_vitb16"]
     datasets = ["flowers102", "pets"]
@@ -8,8 +8,7 @@
     [sbatch]
     extraction = "--partition=gpu"
 
-A variable that contradicts the file is an error, because a queued job and the person who checks on it would otherwise
-see different grids.
+A variable that contradicts the file is an error. Otherwise queued jobs and `fungi status` could use different grids.
 """
 
 import json
@@ -34,14 +33,15 @@ LAST_GRID = Path("progress") / "grid.toml"
 """Path below the root of the grid that was submitted last."""
 _FLAGS_PREFIX = "FUNGI_FLAGS_"
 _TABLES = ("flags", "sbatch")
-_IN_FILES_ALONE = (*_TABLES, "jobs", "code", "submitted_below")
+_ONLY_IN_FILES = (*_TABLES, "jobs", "code", "submitted_below")
+"""Fields of a grid that have no environment variable."""
 _OTHER_VARIABLES = ("ARCHIVES", "GRID", "MAX_RESTARTS", "PARTIAL", "FIRST", "ELEMENT", "SLOT", "PROJECT", "PYTHON")
-"""Further variables of the job files and of `fungi submit` (docs/cluster.md)."""
+"""Other variables, after `FUNGI_`, of the job files and of `fungi submit` (docs/cluster.md)."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A backbone and a dataset of the same modality: the texts of the declaration, and what they resolve to."""
+    """A backbone and a dataset of the same modality: their texts in the declaration, and their specifications."""
 
     backbone: str
     backbone_spec: BackboneSpec
@@ -51,18 +51,18 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The grid: its axes, its folders, and further flags of the commands and of sbatch.
+    """The grid: its axes, its folders, and flags of the commands and of sbatch.
 
-    datasets: empty for the embedded digits, and in landmark jobs for all landmark datasets.
-    splits: empty for all splits of each dataset.
-    shards: number of parts in which each split is extracted; 0 for parts of about an hour on `gpu`.
-    pack: number of extraction elements that run side by side in one array task, each on its own GPU.
+    datasets: if empty, the embedded digits, or all landmark datasets in landmark jobs.
+    splits: if empty, all splits of each dataset.
+    shards: number of shards per split; 0 for shards of about an hour on `gpu`.
+    pack: number of extraction elements that run at the same time in one array task, each on its own GPU.
     limit: number of tasks of an array that may run at the same time; 0 for any number.
-    flags: command -> further flags, written as on a command line.
-    sbatch: stage, or `all` -> further options of sbatch for the jobs of that stage.
+    flags: command -> its additional flags, written as on a command line.
+    sbatch: stage, or `all` -> additional options of sbatch for the jobs of this stage.
     jobs: job files that were submitted together (`fungi submit`).
     code: folder with the copy of the code that the submitted jobs run.
-    submitted_below: path of the root at the time of submission; empty for a grid that was not submitted.
+    submitted_below: path of the root at the time of submission; empty if the grid was not submitted.
     """
 
     backbones: tuple[str, ...] = ("digits-vit",)
@@ -82,9 +82,11 @@ class Grid:
 
     def __post_init__(self) -> None:
         if self.shards < 0:
-            raise FungiError(f"the grid can't have {self.shards} shards. Use 1 or more; 0 sizes them to about an hour.")
+            raise FungiError(
+                f"the grid can't have {self.shards} shards. Use 1 or more, or 0 for shards of about an hour."
+            )
         if self.pack < 1 or self.limit < 0:
-            raise FungiError("the grid's pack has to be at least 1, its limit at least 0.")
+            raise FungiError("the pack of a grid must be at least 1, and its limit at least 0.")
         if self.gpu not in GPU_SPEED:
             raise unknown_name("gpu", self.gpu, GPU_SPEED)
         for name in self.flags:
@@ -102,14 +104,13 @@ class Grid:
     def pairs(self, *, landmarks: bool, masks: bool = False) -> list[Pair]:
         """Return all pairs of a backbone and a dataset that have the same modality.
 
-        landmarks: only the retrieval datasets. masks: only the datasets with masks, which no other call includes.
+        landmarks: use only the retrieval datasets. masks: use only datasets with masks; if False, use only others.
         """
-        usual: tuple[str, ...] = ("digit-scenes",) if masks else ("digits",)
+        default: tuple[str, ...] = ("digit-scenes",) if masks else ("digits",)
         if landmarks:
-            usual = tuple(name for name in DATASETS if _is_landmarks(DATASETS[name]))
-        texts = self.datasets or usual
-        datasets = [(text, resolve_dataset(text, self.data_dir)) for text in texts]
-        fitting = [
+            default = tuple(name for name in DATASETS if _is_landmarks(DATASETS[name]))
+        datasets = [(text, resolve_dataset(text, self.data_dir)) for text in self.datasets or default]
+        selected = [
             (text, dataset)
             for text, dataset in datasets
             if (not landmarks or _is_landmarks(dataset)) and (dataset.masks is not None) == masks
@@ -117,16 +118,19 @@ class Grid:
         return [
             Pair(name, backbone, text, dataset)
             for name, backbone in [(name, resolve_backbone(name)) for name in self.backbones]
-            for text, dataset in fitting
+            for text, dataset in selected
             if backbone.modality == dataset.modality
         ]
 
     def flags_of(self, command: str) -> list[str]:
-        """Return the further flags of a command. Raises FungiError for quotes that are not closed."""
+        """Return the additional flags of a command. Raises FungiError for quotes that are not closed."""
         return _words(self.flags.get(command, ""), f"flags of {command}")
 
     def sbatch_options(self, stage: str) -> list[str]:
-        """Return the further options of sbatch for a stage: those of `all`, then its own, which replace equal ones."""
+        """Return the additional options of sbatch for a stage.
+
+        The options of the stage follow the options of `all`, so that they replace equal options.
+        """
         return [word for name in ("all", stage) for word in _words(self.sbatch.get(name, ""), f"sbatch of {name}")]
 
     def absolute(self) -> "Grid":
@@ -138,8 +142,11 @@ class Grid:
         return self if self.datasets else replace(self, datasets=("digits",))
 
     def variables(self) -> dict[str, str] | None:
-        """Return the environment variables that declare the grid; None if a name has blanks, which separate names."""
-        axes = [axis for axis in fields(self) if axis.name not in _IN_FILES_ALONE]
+        """Return the environment variables that declare the grid; None if a name contains a blank.
+
+        Blanks separate names in variables.
+        """
+        axes = [axis for axis in fields(self) if axis.name not in _ONLY_IN_FILES]
         values = {axis.name: getattr(self, axis.name) for axis in axes}
         if any(len(name.split()) != 1 for value in values.values() if isinstance(value, tuple) for name in value):
             return None
@@ -149,8 +156,8 @@ class Grid:
         return {f"FUNGI_{name.upper()}": text for name, text in texts.items()} | flags
 
     def to_toml(self) -> str:
-        """Return the text of a grid file that declares this grid; empty values are left out."""
-        values = {known.name: getattr(self, known.name) for known in fields(self) if known.name not in _TABLES}
+        """Return the text of a grid file that declares this grid, without empty values."""
+        values = {axis.name: getattr(self, axis.name) for axis in fields(self) if axis.name not in _TABLES}
         lines = [f"{name} = {_toml(value)}" for name, value in values.items() if value not in ((), "")]
         for table in _TABLES:
             lines += ["", f"[{table}]"]
@@ -159,9 +166,10 @@ class Grid:
 
 
 def grid_file(grid: Grid) -> tuple[Path, str]:
-    """Return the path and the text of the file that declares a submitted grid; the name has a hash of the text.
+    """Return the path and the text of the file that declares a submitted grid.
 
-    Paths below the root are written relative to it, so that they stay valid if the root is moved or copied.
+    The file name contains a hash of the text. Paths below the root are written relative to it, so that they stay valid
+    if the root is moved or copied.
     """
     code = str(Path(grid.code).relative_to(grid.root)) if grid.code else ""
     text = replace(grid, code=code, submitted_below=str(grid.root)).to_toml()
@@ -169,16 +177,16 @@ def grid_file(grid: Grid) -> tuple[Path, str]:
 
 
 def store_grid(grid: Grid) -> Path:
-    """Write the grid to a file for its jobs, which later submissions do not change, and return the path."""
+    """Write the grid to a file for its jobs, and return the path. Later submissions do not change this file."""
     path, text = grid_file(grid)
     write_text_atomically(path, text)
     return path
 
 
 def stored_grid_file(grid: Grid) -> Path | None:
-    """Return the file below the root that declares this grid; None if it was never submitted.
+    """Return the file below the root that declares this grid; None if the grid was never submitted.
 
-    Below a copied root, files are named by the hash of the original text, so that their content has to be compared.
+    Below a copied root, the names of these files have the hash of the original text, so the contents are compared.
     """
     path, _ = grid_file(grid)
     if path.exists():
@@ -188,7 +196,7 @@ def stored_grid_file(grid: Grid) -> Path | None:
 
 
 def existing_root(grid: Grid) -> Grid:
-    """Return the grid. Raises FungiError if its root does not exist: nothing was ever submitted or run below it."""
+    """Return the grid. Raises FungiError if its root does not exist."""
     if not grid.root.is_dir():
         raise FungiError(f"there is no folder {grid.root}: nothing was submitted or run below it. Check --root.")
     return grid
@@ -197,8 +205,8 @@ def existing_root(grid: Grid) -> Grid:
 def declared_grid(environ: Mapping[str, str], flags: Mapping[str, Any] | None = None) -> Grid:
     """Return the grid that the grid file, the environment variables and the `flags` of a command declare together.
 
-    Flags replace variables. Raises FungiError for a file that can't be read, for an unknown key or variable, and for a
-    flag or variable that contradicts the file.
+    Flags replace variables. Raises FungiError if the file can't be read, if a key or variable is unknown, or if a flag
+    or variable contradicts the file.
     """
     path = environ.get(GRID_FILE)
     values = _from_file(Path(path)) if path else {}
@@ -210,8 +218,9 @@ def declared_grid(environ: Mapping[str, str], flags: Mapping[str, Any] | None = 
     return Grid(**values)
 
 
-def _merge(values: dict[str, Any], more: Mapping[str, Any], path: str | None) -> None:
-    for name, value in more.items():
+def _merge(values: dict[str, Any], new_values: Mapping[str, Any], path: str | None) -> None:
+    """Add new values. Raises FungiError if one differs from a value of the grid file at `path`."""
+    for name, value in new_values.items():
         if path and values.get(name, value) != value:
             raise FungiError(
                 f"{name} is {_shown(values[name])} in the grid file {path}, but {_shown(value)} in the environment or "
@@ -227,24 +236,24 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise FungiError(f"the grid file {path} ({GRID_FILE}) does not exist.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise FungiError(f"the grid file {path} can't be read: {error}.") from None
-    known = [axis.name for axis in fields(Grid)]
+    keys = [axis.name for axis in fields(Grid)]
     try:
         for name in raw:
-            if name not in known:
-                raise unknown_name("key of the grid", name, known)
+            if name not in keys:
+                raise unknown_name("key of the grid", name, keys)
         hints = type_hints(Grid)
         single = {name for name, value in raw.items() if isinstance(value, str) and hints[name] == tuple[str, ...]}
         values = converted(Grid, {name: [value] if name in single else value for name, value in raw.items()})
     except FungiError as error:
         raise FungiError(f"{error} In the grid file {path}.") from None
-    if values.get("submitted_below"):  # the root may have been moved, and this file and the code with it
+    if values.get("submitted_below"):  # the root, which contains this file and the code, may have been moved
         values["root"] = path.absolute().parent.parent
         values["code"] = str(values["root"] / values["code"]) if values.get("code") else ""
     return values
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    axes = {axis.name.upper(): axis.name for axis in fields(Grid) if axis.name not in _IN_FILES_ALONE}
+    axes = {axis.name.upper(): axis.name for axis in fields(Grid) if axis.name not in _ONLY_IN_FILES}
     values: dict[str, Any] = {}
     flags: dict[str, str] = {}
     for variable, text in environ.items():
@@ -262,20 +271,20 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return {**values, "flags": flags} if flags else values
 
 
-def _words(text: str, what: str) -> list[str]:
+def _words(text: str, label: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise FungiError(f"the {what} in the grid can't be split into words: {text!r} ({error}).") from None
+        raise FungiError(f"the {label} in the grid can't be split into words: {text!r} ({error}).") from None
 
 
 def _is_landmarks(dataset: DatasetSpec) -> bool:
-    """Return whether a dataset is one of retrieval."""
+    """Return whether a dataset is a retrieval dataset."""
     return dataset.metric == "map"
 
 
 def _toml(value: Any) -> str:
-    """Return a value in TOML, where texts, numbers and lists are written as in JSON."""
+    """Return a value in TOML. Texts, numbers and lists look the same in JSON."""
     return json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
 
 

@@ -1,4 +1,4 @@
-"""Elements of the grid in the order of array indices. This module alone defines which element an index means."""
+"""Elements of the grid in the order of array indices. Only this module defines the element of an index."""
 
 import re
 from collections import Counter
@@ -21,7 +21,7 @@ _NOT_IN_NAMES = re.compile(r"[^\w.=]+")
 class GridCall:
     """A command that a job runs over the grid, with the flags of the job file and those of the grid.
 
-    landmarks: run over the retrieval datasets of the grid alone.
+    landmarks: whether to run only over the retrieval datasets of the grid.
     features, views: features that an extraction writes, and the plan of their views.
     """
 
@@ -41,7 +41,7 @@ class GridCall:
 
     @property
     def flags(self) -> list[str]:
-        """All flags. Those of the grid come last, so that they replace equal flags of the job file."""
+        """All flags. The flags of the grid come last, so that they replace equal flags of the job file."""
         return [*self.job_flags, *self.grid_flags]
 
     @property
@@ -74,14 +74,14 @@ class Element:
 
     @property
     def pair(self) -> tuple[str, str]:
-        """Backbone and dataset, which have a chain of jobs from extraction to evaluation."""
+        """Backbone and dataset; each pair has a chain of jobs from extraction to evaluation."""
         return self.backbone, self.dataset
 
 
-def elements(grid: Grid, call: GridCall) -> list[Element]:
+def elements_of(grid: Grid, call: GridCall) -> list[Element]:
     """Return all elements of a job, in the order of array indices."""
     if call.stage == "report" or (call.stage == "merge" and not grid.datasets):
-        return [Element()]  # in a grid that names no datasets, a merge assembles everything below the root
+        return [Element()]  # without datasets, a merge assembles everything below the root
     pairs = grid.pairs(landmarks=call.landmarks, masks=COMMANDS[call.command].metrics == SEGMENTATION)
     if call.stage == "projection":
         return [Element(backbone=name) for name in dict.fromkeys(pair.backbone for pair in pairs)]
@@ -102,22 +102,22 @@ def elements(grid: Grid, call: GridCall) -> list[Element]:
     ]
 
 
-def places(grid: Grid, points: Sequence[Element]) -> list[Place]:
+def places_of(grid: Grid, elements: Sequence[Element]) -> list[Place]:
     """Return the place of each element. The number of a pair is the same in all jobs of the grid."""
     datasets = grid.datasets or tuple(DATASETS)
     rows = {name: row for row, name in enumerate(grid.backbones)}
     columns = {name: column for column, name in enumerate(datasets)}
     positions: Counter[int] = Counter()
-    numbered = []
-    for element in points:
+    places = []
+    for element in elements:
         pair = rows.get(element.backbone, 0) * len(datasets) + columns.get(element.dataset, 0)
-        numbered.append(Place(pair, positions[pair]))
+        places.append(Place(pair, positions[pair]))
         positions[pair] += 1
-    return numbered
+    return places
 
 
 def arguments(element: Element, call: GridCall, grid: Grid) -> list[str]:
-    """Return the flags that select an element, as far as the command has them; `projection` has other flags."""
+    """Return the flags of the command that select an element. The command `projection` has other flags."""
     if call.stage == "report":
         results = grid.root / "results" if (grid.root / "results").is_dir() else grid.root
         return ["--results", str(results), "--output-dir", str(grid.root / "report")]

@@ -1,4 +1,4 @@
-"""Copy the code for queued jobs, so that later edits and upgrades do not change what they run."""
+"""Copy the code for queued jobs, so that later edits and upgrades do not change these jobs."""
 
 import hashlib
 import shutil
@@ -13,9 +13,9 @@ _LEFT_OUT = ("__pycache__", ".egg-info")
 
 
 def freeze(project: Path, root: Path) -> Path:
-    """Copy the code to `<root>/code/<commit>-<hash of the files>` and return that folder; equal code is copied once.
+    """Copy the code to `<root>/code/<commit>-<hash of the files>`, unless this folder exists, and return the folder.
 
-    A copy that fails, for example on a full disk, is removed. Orphans of killed processes are removed by the next call.
+    If the copy fails, for example on a full disk, it is removed. The next call removes copies of killed processes.
     """
     commit = code_commit()
     folder = root / "code" / f"{commit[:12]}-{_digest(project, commit)[:12]}"
@@ -24,15 +24,15 @@ def freeze(project: Path, root: Path) -> Path:
     remove_orphans(folder.parent)
     temporary = unfinished_name(folder)
     try:
-        for source, place in _files(project):
-            target = temporary / place
+        for source, path_in_copy in _files(project):
+            target = temporary / path_in_copy
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
         (temporary / COMMIT_FILE).write_text(commit + "\n", encoding="utf-8")
         try:
             temporary.rename(folder)
         except OSError:
-            if not folder.is_dir():  # otherwise another submission has copied the same code in the meantime
+            if not folder.is_dir():  # if it exists, another submission has copied the same code
                 raise
     finally:
         discard(temporary)
@@ -41,8 +41,8 @@ def freeze(project: Path, root: Path) -> Path:
 
 def _digest(project: Path, commit: str) -> str:
     digest = hashlib.sha256(commit.encode())
-    for path, place in _files(project):
-        digest.update(f"\0{place}\0".encode())
+    for path, path_in_copy in _files(project):
+        digest.update(f"\0{path_in_copy}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -54,8 +54,8 @@ def _files(project: Path) -> Iterator[tuple[Path, Path]]:
     """
     if not (project / "src").is_dir():
         for path in _below(project):
-            place = path.relative_to(project)
-            yield path, place if place.parts[0] == "jobs" else Path("src") / project.name / place
+            relative = path.relative_to(project)
+            yield path, relative if relative.parts[0] == "jobs" else Path("src") / project.name / relative
         return
     for path in (*sorted(project.glob("*.py")), *project.glob("pyproject.toml")):
         yield path, path.relative_to(project)

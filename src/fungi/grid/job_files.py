@@ -1,6 +1,6 @@
 """Read job files: their #SBATCH directives and the command that they run over the grid.
 
-A job file is a shell script that also runs by itself. `fungi submit` reads two kinds of lines:
+A job file is a shell script that also runs without SLURM. `fungi submit` reads two kinds of lines:
 
     #SBATCH --time=04:00:00
     over_grid extract-gradients --objective simclr        (or over_landmarks ...)
@@ -23,7 +23,7 @@ class JobFile:
     """A job file that runs a command over the grid.
 
     name: path below jobs/, without the suffix. words: command and flags after `over_grid` or `over_landmarks`.
-    landmarks: whether the job runs over the retrieval datasets alone (`over_landmarks`).
+    landmarks: whether the job runs only over the retrieval datasets (`over_landmarks`).
     """
 
     name: str
@@ -34,13 +34,12 @@ class JobFile:
 
 
 def project_folder() -> Path:
-    """Return the first folder with job files among $FUNGI_PROJECT, the current folder, the checkout and the installed
-    package.
+    """Return the folder with the job files: $FUNGI_PROJECT, the current folder, the checkout or the installed package.
 
-    Raises MissingFilesError if none of them has job files.
+    The first of these folders that has job files counts. Raises MissingFilesError if none has.
     """
-    named, here = os.environ.get("FUNGI_PROJECT"), Path(__file__).resolve()
-    for folder in (*([Path(named)] if named else []), Path.cwd(), here.parents[3], here.parents[1]):
+    variable, this_file = os.environ.get("FUNGI_PROJECT"), Path(__file__).resolve()
+    for folder in (*([Path(variable)] if variable else []), Path.cwd(), this_file.parents[3], this_file.parents[1]):
         if (folder / COMMON).is_file():
             return folder
     raise MissingFilesError(f"there is no {COMMON} in {Path.cwd()}. Run this in the folder of the project.")
@@ -58,8 +57,8 @@ def read_job_file(project: Path, name: str) -> JobFile:
             f"{path} does not run a command over the grid: it needs exactly one line `over_grid COMMAND FLAGS...`."
         )
     directives = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?", text, flags=re.MULTILINE))
-    kind, words = calls[0]
-    return JobFile(name.removesuffix(".job"), path, directives, tuple(shlex.split(words)), kind == "landmarks")
+    kind, call = calls[0]
+    return JobFile(name.removesuffix(".job"), path, directives, tuple(shlex.split(call)), kind == "landmarks")
 
 
 def grid_job_files(project: Path) -> list[JobFile]:

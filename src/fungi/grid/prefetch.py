@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from fungi.data.base import DatasetSpec
     from fungi.grid.declaration import Grid
 
-DESCRIPTION = """Download the weights and datasets of the grid into their caches and the data folder, and verify them:
-weights must match the model exactly, splits must have the published numbers of rows and classes. Run this on a login
-node; jobs then need no network.
+DESCRIPTION = """Download the weights of the grid into their caches and the datasets into the data folder, and verify
+them: weights must match the model exactly, splits must have the published numbers of rows and classes. Run this on a
+login node; jobs then need no network.
 
 The caches are $HF_HOME and $TORCH_HOME. Jobs must have access to them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefetchSettings(GridSettings):
-    """What to download."""
+    """Settings of `fungi prefetch`."""
 
     weights: bool = setting(True, "download the weights of the backbones")
     data: bool = setting(True, "download the datasets")
 
 
 def run(settings: PrefetchSettings) -> None:
-    """Download and verify everything that is possible. Raises FungiError at the end if anything failed."""
+    """Download and verify weights and datasets, also after a failure. Raises FungiError at the end if any failed."""
     grid = settings.declared_or_last()
     problems = []
     for name, fetch in _fetches(settings, grid):
@@ -72,7 +72,7 @@ def fetch_weights(text: str, spec: "BackboneSpec") -> Iterator[str]:
 
 
 def fetch_dataset(spec: "DatasetSpec", data_dir: Path) -> Iterator[str]:
-    """Download a dataset where that is possible, verify it, and yield a line per split.
+    """Download a dataset, if it can be downloaded, verify it, and yield a line per split.
 
     Raises FungiError for a dataset that neither exists in `data_dir` nor can be downloaded.
     """
@@ -83,7 +83,7 @@ def fetch_dataset(spec: "DatasetSpec", data_dir: Path) -> Iterator[str]:
             spec.download(data_dir)
         except FungiError:
             raise
-        except (OSError, RuntimeError) as error:  # what torchvision's and urllib's downloads raise
+        except (OSError, RuntimeError) as error:  # errors of torchvision and urllib
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise FungiError(
                 f"dataset {spec.name!r} can't be downloaded ({reason}). Run this on a machine with a network, or copy "

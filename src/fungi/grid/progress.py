@@ -1,4 +1,4 @@
-"""Progress of the elements of a job. Files decide what is done; SLURM's queue adds which elements wait or run."""
+"""Progress of the elements of a job: files show which elements are done, SLURM's queue shows which wait or run."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 from fungi.errors import FungiError, counted
 from fungi.grid.array import ArrayShape, Place
 from fungi.grid.declaration import Grid
-from fungi.grid.elements import Element, GridCall, elements, places
+from fungi.grid.elements import Element, GridCall, elements_of, places_of
 from fungi.grid.queue import ACTIVE, PENDING, Queue, call_mark
 from fungi.grid.records import ENDED, INTERRUPTED, RUNNING, Attempt, Records, same_folder
 from fungi.store.blocks import MANIFEST, BlockFolder
@@ -20,11 +20,11 @@ from fungi.store.shard import Shard
 
 DONE, QUEUED, FAILED, MISSING = "done", "queued", "failed", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, MISSING)
-LEFT = (FAILED, MISSING)
+TO_SUBMIT = (FAILED, MISSING)
 """States of elements that have to be submitted again."""
 LOGS_READ = 500
-"""Number of logs of failed attempts that are read for each job: thousands of elements fail for a few reasons."""
-_HERE = socket.gethostname()
+"""Largest number of logs of failed attempts that are read per job. Thousands of failures have only a few reasons."""
+_THIS_HOST = socket.gethostname()
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Progress:
     """State of an element.
 
     detail: number of finished blocks, or the reason of a failure.
-    job: id of the job that waits or runs for the element. waits: whether that job has not begun.
+    job: id of the queued or running job of the element. waits: whether this job has not begun.
     log: log file of a failed attempt.
-    doomed: id of a queued job that will never run, because it waits for an element that failed.
+    blocked: id of a queued job that will never run, because it waits for an element that failed.
     """
 
     index: int
@@ -44,15 +44,15 @@ class Progress:
     job: str = ""
     waits: bool = False
     log: str = ""
-    doomed: str = ""
+    blocked: str = ""
 
 
 @dataclass(frozen=True, eq=False)
-class Expected:
+class ExpectedFiles:
     """The files that an element has to write, and the settings that produce them. Compared by identity.
 
-    paths: for a shard, the files of the whole split; for a report, the results that it shows.
-    settings: `settings.difference(path)` names the setting in which an existing file differs; empty for none.
+    paths: for a shard, the files of the split; for a report, the results that it shows.
+    settings: their method `difference(path)` names the setting in which an existing file differs, if any.
     """
 
     paths: list[Path]
@@ -60,7 +60,7 @@ class Expected:
 
 
 def pack_of(grid: Grid, call: GridCall) -> int:
-    """Return how many elements share a task of an array."""
+    """Return the number of elements per task of an array."""
     return grid.pack if call.stage == "extraction" else 1
 
 
@@ -72,111 +72,116 @@ def shape_of(grid: Grid, call: GridCall, *, first: int = 0, slot: int | None = N
 def progress_of(
     grid: Grid,
     call: GridCall,
-    expected: Mapping[Element, Expected],
+    expected: Mapping[Element, ExpectedFiles],
     queue: Queue,
-    points: Sequence[Element] | None = None,
-    numbered: Sequence[Place] | None = None,
+    elements: Sequence[Element] | None = None,
+    places: Sequence[Place] | None = None,
 ) -> list[Progress]:
     """Return the state of every element.
 
-    expected: files of each element. points, numbered: the elements of the call and their places, if the caller has them
-    already.
+    expected: files of each element. elements, places: the elements of the call and their places; by default computed.
     """
-    points = elements(grid, call) if points is None else points
-    numbered = places(grid, points) if numbered is None else numbered
-    attempts, mark, splits = Records(grid.root, call).read_all(points), call_mark(grid, call), _Splits(grid)
-    root, shown = grid.root.absolute(), []
-    for index, (element, place) in enumerate(zip(points, numbered, strict=True)):
+    elements = elements_of(grid, call) if elements is None else elements
+    places = places_of(grid, elements) if places is None else places
+    attempts, mark, splits = Records(grid.root, call).read_all(elements), call_mark(grid, call), _Splits(grid)
+    root, progress = grid.root.absolute(), []
+    for index, (element, place) in enumerate(zip(elements, places, strict=True)):
         attempt = attempts.get(element)
         if attempt and attempt.root and attempt.root != str(root) and not same_folder(Path(attempt.root), root):
             attempt = None  # the record was copied with another root
         state, detail = _state(grid, call, element, expected[element], attempt, queue, splits)
-        if state == DONE and call.stage != "report" and (other := splits.difference(expected[element])):
-            state, detail = MISSING, other
+        if state == DONE and call.stage != "report" and (difference := splits.difference(expected[element])):
+            state, detail = MISSING, difference
         job = attempt.job if attempt and state in (RUNNING, QUEUED) else ""
-        if state in LEFT and (in_queue := queue.job_of(mark, index, place)):
-            state, detail, job = QUEUED, f"job {in_queue}", in_queue
+        if state in TO_SUBMIT and (queued_job := queue.job_of(mark, index, place)):
+            state, detail, job = QUEUED, f"job {queued_job}", queued_job
         log = attempt.log if attempt and state == FAILED else ""
-        shown.append(Progress(index, element, state, detail, job, queue.states.get(job) == PENDING, log))
-    return shown
+        progress.append(Progress(index, element, state, detail, job, queue.states.get(job) == PENDING, log))
+    return progress
 
 
 def _state(
     grid: Grid,
     call: GridCall,
     element: Element,
-    expected: Expected,
+    expected: ExpectedFiles,
     attempt: Attempt | None,
     queue: Queue,
     splits: "_Splits",
 ) -> tuple[str, str]:
-    ended_well = attempt is not None and attempt.state == ENDED and attempt.status == 0
-    so_far = ""
+    """Return the state and detail of an element."""
+    succeeded = attempt is not None and attempt.state == ENDED and attempt.status == 0
+    finished_blocks = ""
     if call.stage == "report":
-        if ended_well and attempt is not None:
+        if succeeded and attempt is not None:
             return _report_state(grid.root / "report", expected.paths, attempt.started)
     elif element.shard:
-        left, done = splits.blocks(expected, element.shard)
-        if left == 0:
-            return DONE, "" if splits.is_assembled(expected) else "merge is left"
-        so_far = f"{counted(done, 'block')} done" if done else ""
+        missing, finished = splits.blocks(expected, element.shard)
+        if missing == 0:
+            return DONE, "" if splits.is_assembled(expected) else "not merged yet"
+        finished_blocks = f"{counted(finished, 'block')} done" if finished else ""
     elif all(map(os.path.exists, expected.paths)) and (
-        ended_well or (attempt is None and _are_complete(expected.paths))
+        succeeded or (attempt is None and _are_complete(expected.paths))
     ):
         return DONE, ""
-    if attempt is None or ended_well:
-        return MISSING, so_far
+    if attempt is None or succeeded:
+        return MISSING, finished_blocks
     if attempt.state == RUNNING and _still_runs(attempt, queue):
-        return RUNNING, ", ".join(filter(None, (so_far, f"job {attempt.job} on {attempt.host}" if attempt.job else "")))
+        job_text = f"job {attempt.job} on {attempt.host}" if attempt.job else ""
+        return RUNNING, ", ".join(filter(None, (finished_blocks, job_text)))
     if attempt.state == INTERRUPTED and attempt.job in queue.states:
-        return QUEUED, f"job {attempt.job}, to go on"
-    return FAILED, _why(attempt, splits.may_read_a_log())
+        return QUEUED, f"job {attempt.job}, will continue"
+    return FAILED, _failure_reason(attempt, read_log=splits.may_read_a_log())
 
 
 @dataclass
 class _Splits:
-    """Existing files and blocks of each split of features, read once for all shards of the split.
+    """Existing files and blocks of each split, read once for all shards of the split.
 
     differences: file -> the setting in which it differs from the settings of the grid; empty for none.
-    logs: number of logs read so far.
+    logs: number of logs that were read.
     """
 
     grid: Grid
     differences: dict[Path, str] = field(default_factory=dict)
     logs: int = 0
-    _unfinished: dict[Expected, list[tuple[int, set[int]] | None]] = field(default_factory=dict)
+    _unfinished: dict[ExpectedFiles, list[tuple[int, set[int]] | None]] = field(default_factory=dict)
 
     def may_read_a_log(self) -> bool:
         """Return whether another log may be read, and count it: only the first LOGS_READ are read."""
         self.logs += 1
         return self.logs <= LOGS_READ
 
-    def difference(self, expected: Expected) -> str:
+    def difference(self, expected: ExpectedFiles) -> str:
         """Return how one of the existing files differs from the settings of the grid; empty for no difference."""
         for path in expected.paths if expected.settings is not None else ():
             if path not in self.differences:
                 self.differences[path] = expected.settings.difference(path) if path.exists() else ""
         return next(filter(None, map(self.differences.get, expected.paths)), "")
 
-    def is_assembled(self, expected: Expected) -> bool:
+    def is_assembled(self, expected: ExpectedFiles) -> bool:
         """Return whether all files of the split exist."""
         return not self._of(expected)
 
-    def blocks(self, expected: Expected, shard: Shard) -> tuple[int | None, int]:
-        """Return the numbers of missing blocks (None if some file was never begun) and finished blocks of a shard."""
-        left, done, begun = 0, 0, True
-        for unfinished in self._of(expected):
-            if unfinished is None:
-                begun = False
-                continue
-            count, missing = unfinished
-            of_shard = range(shard.index - 1, count, shard.count)
-            left_here = sum(index in missing for index in of_shard)
-            left, done = left + left_here, done + len(of_shard) - left_here
-        return left if begun else None, done
+    def blocks(self, expected: ExpectedFiles, shard: Shard) -> tuple[int | None, int]:
+        """Return the numbers of missing and finished blocks of a shard.
 
-    def _of(self, expected: Expected) -> list[tuple[int, set[int]] | None]:
-        """Return the number of blocks and the missing ones of each file that does not exist; None if not begun."""
+        The number of missing blocks is None if a file has no blocks yet.
+        """
+        missing, finished, all_begun = 0, 0, True
+        for blocks in self._of(expected):
+            if blocks is None:
+                all_begun = False
+                continue
+            count, missing_in_file = blocks
+            indices_of_shard = range(shard.index - 1, count, shard.count)
+            missing_in_shard = sum(index in missing_in_file for index in indices_of_shard)
+            missing += missing_in_shard
+            finished += len(indices_of_shard) - missing_in_shard
+        return missing if all_begun else None, finished
+
+    def _of(self, expected: ExpectedFiles) -> list[tuple[int, set[int]] | None]:
+        """Return (number of blocks, missing blocks) of each missing file; None for a file without blocks."""
         if expected not in self._unfinished:
             # `Path.exists` would be slow for thousands of files.
             absent = [path for path in expected.paths if not os.path.exists(path)]  # noqa: PTH110
@@ -185,14 +190,14 @@ class _Splits:
 
 
 def _blocks_of(grid: Grid, path: Path, settings: Any) -> tuple[int, set[int]] | None:
-    """Return the number of blocks of a file and the missing ones; None if nothing was begun with these settings."""
+    """Return (number of blocks, missing blocks) of a file; None if there are no blocks with these settings."""
     parent = Layout(grid.root).blocks(path, "any").parent
     if not parent.is_dir():
         return None
     for manifest in sorted(parent.glob(f"*/{MANIFEST}"), key=_modified, reverse=True):
         try:
             blocks = BlockFolder.open(manifest.parent)
-        except (FileNotFoundError, FungiError):  # just assembled, or damaged: other files are not affected
+        except (FileNotFoundError, FungiError):  # the blocks were just assembled, or they are damaged
             continue
         if settings is not None and settings.differs_from(blocks.manifest.provenance):
             continue
@@ -210,8 +215,8 @@ def _modified(path: Path) -> float:
 def _report_state(folder: Path, results: Sequence[Path], started: float) -> tuple[str, str]:
     """Return the state and detail of a report that was written without errors: done, or missing if it is outdated.
 
-    It is outdated if a result is newer, or if it lists a result as missing that exists now (a copied result keeps its
-    old time).
+    A report is outdated if a result is newer, or if the report lists a result as missing that exists now. (The second
+    case covers copied results, which keep their old time.)
     """
     if not any((folder / f"report.{ending}").exists() for ending in ("html", "md", "csv", "tex")):
         return MISSING, ""
@@ -220,15 +225,15 @@ def _report_state(folder: Path, results: Sequence[Path], started: float) -> tupl
     if newer:
         return MISSING, f"{counted(newer, 'result')} newer than the report"
     try:
-        listed = set((folder / "report.md").read_text(errors="replace").splitlines())
+        lines = set((folder / "report.md").read_text(errors="replace").splitlines())
     except OSError:
-        listed = set()
-    late = sum(f"- {path}" in listed for path in present)
-    return (MISSING, f"the report does not hold {counted(late, 'result')}, written since") if late else (DONE, "")
+        lines = set()
+    absent = sum(f"- {path}" in lines for path in present)
+    return (MISSING, f"the report does not contain {counted(absent, 'new result')}") if absent else (DONE, "")
 
 
 def _are_complete(outputs: list[Path]) -> bool:
-    """Return whether existing result files are complete: they are saved after every combination."""
+    """Return whether existing result files are complete. (Commands also save them after every combination.)"""
     try:
         results = [json.loads(path.read_text(encoding="utf-8")) for path in outputs if path.suffix == ".json"]
         return bool(outputs) and all(result.get("complete") for result in results)
@@ -237,13 +242,13 @@ def _are_complete(outputs: list[Path]) -> bool:
 
 
 def _still_runs(attempt: Attempt, queue: Queue) -> bool:
-    """Return whether an attempt still runs, by the queue or by the processes of this machine.
+    """Return whether an attempt still runs, according to the queue or to the processes of this machine.
 
-    If neither knows the attempt, it counts as running.
+    An attempt counts as running if it is not in the queue and on another machine.
     """
     if attempt.job:
         return not queue.known or queue.states.get(attempt.job) in ACTIVE
-    if attempt.host != _HERE:
+    if attempt.host != _THIS_HOST:
         return True
     try:
         os.kill(attempt.pid, 0)
@@ -254,13 +259,13 @@ def _still_runs(attempt: Attempt, queue: Queue) -> bool:
     return True
 
 
-def _why(attempt: Attempt, read_log: bool) -> str:
-    """Return the last line of the log and the way in which the attempt ended."""
-    end = {RUNNING: "ended without a message: killed, or its node failed", INTERRUPTED: "interrupted"}
-    how = end.get(attempt.state, f"status {attempt.status}")
+def _failure_reason(attempt: Attempt, *, read_log: bool) -> str:
+    """Return the last line of the log and how the attempt ended."""
+    ends = {RUNNING: "ended without a message: killed, or its node failed", INTERRUPTED: "interrupted"}
+    end = ends.get(attempt.state, f"status {attempt.status}")
     lines = _last_lines(Path(attempt.log)) if attempt.log and read_log else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return "; ".join(filter(None, (last, f"{how} ({attempt.log or 'no log file'})")))
+    last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return "; ".join(filter(None, (last_line, f"{end} ({attempt.log or 'no log file'})")))
 
 
 def _last_lines(path: Path, length: int = 4096) -> list[str]:

@@ -7,30 +7,30 @@ from collections.abc import Iterable, Iterator, Sequence
 from fungi.grid.progress import DONE, FAILED, STATES, Progress
 
 SINGLE_LINES = 8
-"""Up to this number, each element gets its own line. If there are more, elements with the same problem share a line."""
+"""Largest number of elements that get a line each. If there are more, elements with the same problem share a line."""
 
 
-def counts(shown: Sequence[Progress]) -> str:
-    """Return `done 3/8, failed 1, missing 4`."""
-    tally = Counter(progress.state for progress in shown)
-    others = [f"{state} {tally[state]}" for state in STATES[1:] if tally[state]]
-    return ", ".join([f"done {tally[DONE]}/{len(shown)}", *others])
+def counts(progress_of_elements: Sequence[Progress]) -> str:
+    """Return the number of elements in each state, e.g. `done 3/8, failed 1, missing 4`."""
+    counter = Counter(progress.state for progress in progress_of_elements)
+    others = [f"{state} {counter[state]}" for state in STATES[1:] if counter[state]]
+    return ", ".join([f"done {counter[DONE]}/{len(progress_of_elements)}", *others])
 
 
-def details(shown: Iterable[Progress], *, verbose: bool) -> Iterator[str]:
-    """Yield one line per element: of all (verbose), or only of those that need attention.
+def details(progress_of_elements: Iterable[Progress], *, verbose: bool) -> Iterator[str]:
+    """Yield one line per element that needs attention, or one line for every element (verbose).
 
     If more than `SINGLE_LINES` elements need attention, those with the same problem share a line.
     """
-    picked = [
+    selected = [
         progress
-        for progress in shown
+        for progress in progress_of_elements
         if verbose or progress.state == FAILED or (progress.state != DONE and progress.detail)
     ]
     groups: dict[tuple[str, str], list[Progress]] = {}
-    for progress in picked:
+    for progress in selected:
         problem = progress.detail.replace(progress.log, "") if progress.log else progress.detail
-        key = str(progress.index) if verbose or len(picked) <= SINGLE_LINES else re.sub(r"\d+", "", problem)
+        key = str(progress.index) if verbose or len(selected) <= SINGLE_LINES else re.sub(r"\d+", "", problem)
         groups.setdefault((progress.state, key), []).append(progress)
     for (state, _), members in groups.items():
         first = members[0]

@@ -1,4 +1,4 @@
-"""SLURM's queue: which elements of the grid wait or run, recognised by the comments of their arrays."""
+"""SLURM's queue. The comments of the arrays show which elements of the grid wait or run."""
 
 import hashlib
 import subprocess
@@ -11,7 +11,7 @@ from fungi.runtime.log import logger
 
 PENDING = "PENDING"
 ACTIVE = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
-"""States of a job that has begun and not ended."""
+"""States of a job that has begun and has not ended."""
 
 
 class Queue:
@@ -19,8 +19,8 @@ class Queue:
 
     known: False if squeue is not installed or failed. failure: reason why squeue failed; empty if it did not.
     states: `<array job>_<index>` or job id -> state.
-    Arrays are recognised by the comment that `fungi submit` gives them (`comment_of`), since the name of a job does not
-    show its root.
+
+    `fungi submit` gives each array a comment (`comment_of`), because the name of a job does not show its root.
     """
 
     def __init__(self, lines: Iterable[str] | None = None, failure: str = "") -> None:
@@ -33,8 +33,8 @@ class Queue:
             self.states[job] = state
             mark, _, shape = comment.rpartition(":")
             task = job.partition("_")[2]
-            if task.isdecimal() and (shaped := ArrayShape.parse(shape)):
-                self._add(mark, shaped, int(task), job)
+            if task.isdecimal() and (array_shape := ArrayShape.parse(shape)):
+                self._add(mark, array_shape, int(task), job)
 
     def _add(self, mark: str, shape: ArrayShape, task: int, job: str) -> None:
         if shape.slot is None:
@@ -43,24 +43,24 @@ class Queue:
             self._by_place |= {(mark, Place(shape.first + task, position)): job for position in shape.elements(task)}
 
     def job_of(self, mark: str, index: int, place: Place) -> str:
-        """Return the id of the job that waits or runs for an element; empty for none. mark: `call_mark` of its call."""
+        """Return the id of the queued or running job of an element, or an empty text. mark: `call_mark` of its call."""
         return self._by_index.get((mark, index)) or self._by_place.get((mark, place), "")
 
     @classmethod
     def ask(cls) -> "Queue":
-        """Return the queue that squeue shows. Warn if squeue fails, since that looks like an empty queue."""
+        """Return the queue that squeue prints. Warn if squeue fails: this must not look like an empty queue."""
         command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T %k"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=True)
+            process = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=True)
         except FileNotFoundError:
             return cls()
         except (OSError, subprocess.SubprocessError) as error:
-            words = getattr(error, "stderr", "")
-            message = words.strip() if isinstance(words, str) and words.strip() else str(error)
+            stderr = getattr(error, "stderr", "")
+            message = stderr.strip() if isinstance(stderr, str) and stderr.strip() else str(error)
             failure = f"squeue failed ({message.splitlines()[-1]}), so that waiting and running jobs are not known."
             logger.warning(failure)
             return cls(failure=failure)
-        return cls(done.stdout.splitlines())
+        return cls(process.stdout.splitlines())
 
 
 def comment_of(grid: Grid, call: GridCall, shape: ArrayShape = WHOLE_ARRAY) -> str:

@@ -1,6 +1,6 @@
 """Records of the last attempt at each element: one small file per element, written at its start and at its end.
 
-They explain the progress to people. Whether an element is done is decided by its feature and result files alone.
+Records only explain the progress to people. An element is done if its feature or result files exist.
 """
 
 import json
@@ -63,7 +63,7 @@ class Records:
         self._folder = root / "progress" / call.key
 
     def write(self, element: Element, attempt: Attempt) -> None:
-        """Write the record of an attempt; it replaces that of the attempt before."""
+        """Write the record of an attempt; it replaces the record of the previous attempt."""
         write_text_atomically(self._path(element), json.dumps(asdict(attempt), indent=1))
 
     def read(self, element: Element) -> Attempt | None:
@@ -81,8 +81,8 @@ class Records:
                 names = {entry.name for entry in entries}
         except OSError:
             return {}
-        named = ((element, f"{element.key}.json") for element in elements) if names else ()
-        attempts = ((element, _attempt_of(f"{folder}/{name}")) for element, name in named if name in names)
+        files = ((element, f"{element.key}.json") for element in elements) if names else ()
+        attempts = ((element, _attempt_of(f"{folder}/{file}")) for element, file in files if file in names)
         return {element: attempt for element, attempt in attempts if attempt is not None}
 
     def any(self) -> bool:
@@ -94,7 +94,7 @@ class Records:
 
 
 def _attempt_of(path: str) -> Attempt | None:
-    """Return the attempt in a file; None if there is no file or a damaged one, since records decide nothing."""
+    """Return the attempt in a file; None if the file does not exist or is damaged."""
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # `Path.open` would be slow
             return Attempt(**json.loads(file.read().decode()))
@@ -103,12 +103,12 @@ def _attempt_of(path: str) -> Attempt | None:
 
 
 def same_folder(first: Path, second: Path) -> bool:
-    """Return whether two paths lead to the same folder. Folders that do not exist are compared by path."""
+    """Return whether two paths mean the same folder. If a folder does not exist, the paths themselves are compared."""
     return first == second or (first.exists() and second.exists() and first.samefile(second))
 
 
 def _output_file() -> str:
-    """Return the path of the file that standard error is written to; empty for a terminal or a pipe."""
+    """Return the path of the file that receives standard error; empty for a terminal or a pipe."""
     try:
         target = Path(f"/proc/self/fd/{sys.__stderr__.fileno() if sys.__stderr__ else 2}").readlink()
     except OSError:

@@ -19,52 +19,48 @@ class GridSettings:
     """Declaration of the grid by a file, by variables such as FUNGI_BACKBONES and FUNGI_DATASETS, or by these flags."""
 
     grid: Path | None = setting(
-        None, "grid file in TOML; by default $FUNGI_GRID, or else the grid that was submitted last below --root"
+        None, "grid file in TOML (default: $FUNGI_GRID, or the last grid that was submitted below --root)"
     )
     backbones: tuple[str, ...] = setting(
-        (), "backbones of the grid (by default $FUNGI_BACKBONES, or else digits-vit)", topic="model"
+        (), "backbones of the grid (default: $FUNGI_BACKBONES, or digits-vit)", topic="model"
     )
-    datasets: tuple[str, ...] = setting(
-        (), "datasets of the grid (by default $FUNGI_DATASETS, or else digits)", topic="data"
-    )
+    datasets: tuple[str, ...] = setting((), "datasets of the grid (default: $FUNGI_DATASETS, or digits)", topic="data")
     splits: tuple[str, ...] = setting(
         (),
-        "splits of the datasets (by default $FUNGI_SPLITS, or else all splits)",
+        "splits of the datasets (default: $FUNGI_SPLITS, or all splits)",
         flag="--split",
         aliases=("--splits",),
         topic="data",
     )
     root: Path | None = setting(
-        None, "folder of features and results (by default $FUNGI_ROOT, or else features)", topic="files"
+        None, "folder of features and results (default: $FUNGI_ROOT, or features)", topic="files"
     )
-    data_dir: Path | None = setting(
-        None, "folder of the datasets (by default $FUNGI_DATA_DIR, or else data)", topic="data"
-    )
+    data_dir: Path | None = setting(None, "folder of the datasets (default: $FUNGI_DATA_DIR, or data)", topic="data")
     shards: int | None = setting(
-        None, "shards per split (by default $FUNGI_SHARDS, or else shards of about an hour)", within=(1, MOST_SHARDS)
+        None, "number of shards per split (default: $FUNGI_SHARDS, or shards of about an hour)", within=(1, MOST_SHARDS)
     )
     pack: int | None = setting(
         None,
-        "shards that run at the same time in one job, one GPU each (by default $FUNGI_PACK, or else 1)",
+        "number of shards that run at the same time in one job, with a GPU each (default: $FUNGI_PACK, or 1)",
         within=(1, 64),
     )
-    gpu: str | None = setting(None, "GPU type by which shards are sized (by default $FUNGI_GPU, or else a100)")
+    gpu: str | None = setting(None, "type of GPU for which shards take about an hour (default: $FUNGI_GPU, or a100)")
 
     def declared(self, environ: Mapping[str, str] = os.environ) -> "Grid":
-        """Return the declared grid, with absolute folders, and with the embedded digits if it names no dataset."""
+        """Return the declared grid with absolute folders. Without datasets, it gets the embedded digits."""
         from fungi.grid.declaration import GRID_FILE, declared_grid
         from fungi.grid.job_files import project_folder
 
-        names = [known.name for known in fields(GridSettings) if known.name != "grid"]
+        names = [field.name for field in fields(GridSettings) if field.name != "grid"]
         flags = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, ())}
         if self.grid is not None:
-            shipped = project_folder() / self.grid  # such as jobs/text/grid.toml, named from any folder
-            file = shipped if not self.grid.exists() and shipped.is_file() else self.grid
+            in_project = project_folder() / self.grid  # e.g. jobs/text/grid.toml, if the current folder is another one
+            file = in_project if not self.grid.exists() and in_project.is_file() else self.grid
             environ = {**environ, GRID_FILE: str(file)}
         return declared_grid(environ, flags).absolute().with_datasets()
 
     def declared_or_last(self, environ: Mapping[str, str] = os.environ) -> "Grid":
-        """Return the declared grid, or the grid that was submitted last if only the root is declared."""
+        """Return the declared grid. If only the root is declared, return the grid that was submitted last below it."""
         from fungi.grid.declaration import GRID_FILE, LAST_GRID, Grid, declared_grid
         from fungi.grid.records import same_folder
 

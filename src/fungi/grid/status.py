@@ -1,4 +1,4 @@
-"""`fungi status`: show the progress of the grid, and the command lines that submit what is missing."""
+"""`fungi status`: show the progress of the grid, and the command lines that submit missing elements."""
 
 import os
 import shlex
@@ -13,27 +13,28 @@ from fungi.settings import setting
 
 if TYPE_CHECKING:
     from fungi.grid.declaration import Grid
-    from fungi.grid.submission import Submittable
+    from fungi.grid.submission import GridJob
 
 DESCRIPTION = """Show which elements of the grid are done, running, queued, failed (with the reason) or missing, and the
 sbatch command lines that submit failed and missing elements. The command reads files below the root and writes nothing;
-it needs no model, no data and no SLURM. Of many elements with the same problem one is shown; --verbose shows all."""
+it needs no model, no data and no SLURM. If many elements have the same problem, it shows only one of them; --verbose
+shows all."""
 
 
 SHOWN_CALLS = 8
-"""Largest number of sbatch calls that are printed: more are not copied by hand."""
+"""Largest number of sbatch calls that are printed: nobody copies more by hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusSettings(GridSettings):
     """Settings of `fungi status`."""
 
-    jobs: tuple[str, ...] = setting((), "job files below jobs/ (by default all that were submitted or have run)")
+    jobs: tuple[str, ...] = setting((), "job files below jobs/ (default: all that were submitted or have run)")
     verbose: bool = setting(False, "print a line for every element, not only for those that need attention")
 
 
 def run(settings: StatusSettings) -> None:
-    """Print the state of every job and what to submit again. Nothing is written, so that read access suffices."""
+    """Print the state of every job, and the command lines that submit what is missing. Write no files."""
     from fungi.grid.calls import chosen_jobs, first_unfinished_stage, progress_of_jobs
     from fungi.grid.declaration import existing_root
     from fungi.grid.progress_text import counts, details
@@ -44,21 +45,22 @@ def run(settings: StatusSettings) -> None:
     project = Path(grid.code) if grid.code else project_folder()
     jobs = chosen_jobs(grid, project, settings.jobs, check=False)
     jobs = jobs or chosen_jobs(grid, project, DEFAULT_JOBS, check=False)
-    shown = progress_of_jobs(grid, jobs, Queue.ask())
-    for submitted, progress in shown:
-        print(f"{submitted.job.name:<28} {counts(progress)}")
+    job_progress = progress_of_jobs(grid, jobs, Queue.ask())
+    for grid_job, progress in job_progress:
+        print(f"{grid_job.job.name:<28} {counts(progress)}")
         for line in details(progress, verbose=settings.verbose):
             print(line)
-    if left := first_unfinished_stage(shown):
-        print(f"\nleft of the {left[0][0].stage} stage (fungi submit --missing also submits the later stages):")
-        print("\n".join(command_lines(grid, project, left)))
+    if remaining := first_unfinished_stage(job_progress):
+        stage = remaining[0][0].stage
+        print(f"\nto submit for the {stage} stage (fungi submit --missing also submits the later stages):")
+        print("\n".join(command_lines(grid, project, remaining)))
 
 
-def command_lines(grid: "Grid", project: Path, left: "Sequence[tuple[Submittable, list[int]]]") -> "Iterator[str]":
-    """Yield shell lines that submit the elements that are left.
+def command_lines(grid: "Grid", project: Path, remaining: "Sequence[tuple[GridJob, list[int]]]") -> "Iterator[str]":
+    """Yield shell lines that submit the remaining elements of each job.
 
-    A grid that was never submitted is declared by variables in these lines. If its names contain blanks, which
-    variables can't hold, the line calls `fungi submit` instead.
+    remaining: jobs with the indices of these elements. If the grid was never submitted, the lines declare it with
+    variables. If this is not possible, because names contain blanks, the line calls `fungi submit`.
     """
     from fungi.grid.declaration import stored_grid_file
     from fungi.grid.submission import ClusterLimits, JobEnvironment, arrays, default_python
@@ -70,7 +72,7 @@ def command_lines(grid: "Grid", project: Path, left: "Sequence[tuple[Submittable
     if not (grid.root / "logs").is_dir():
         yield f"mkdir -p {shlex.quote(str(grid.root / 'logs'))}"
     environment = JobEnvironment(project, declared, default_python(os.environ), ClusterLimits.ask().array)
-    calls = [array for submitted, indices in left for array in arrays(grid, submitted, environment, indices)]
+    calls = [array for grid_job, indices in remaining for array in arrays(grid, grid_job, environment, indices)]
     for array in calls[:SHOWN_CALLS]:
         yield array.as_shell(environment)
     if len(calls) > SHOWN_CALLS:

@@ -12,7 +12,7 @@ from fungi.commands import STAGES, Stage
 from fungi.errors import FungiError
 from fungi.grid.array import ELEMENT, FIRST, MAX_ARRAY, PARTIAL, SLOT, ArrayShape, Place, array_text, chunks
 from fungi.grid.declaration import GRID_FILE, Grid
-from fungi.grid.elements import Element, GridCall, elements, places
+from fungi.grid.elements import Element, GridCall, elements_of, places_of
 from fungi.grid.job_files import JobFile
 from fungi.grid.progress import pack_of, shape_of
 from fungi.grid.queue import comment_of
@@ -40,27 +40,27 @@ class JobEnvironment:
         return {"FUNGI_PROJECT": str(self.project), **grid, "FUNGI_PYTHON": self.python}
 
     def for_sbatch(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return `variables()` with those of `environ` that belong neither to a grid nor to an outer job."""
+        """Return `variables()` and those of `environ` that belong neither to a grid nor to a surrounding job."""
         axes = ("BACKBONES", "DATASETS", "SPLITS", "ROOT", "DATA_DIR", "SHARDS", "PACK", "LIMIT", "GPU")
         names = {*(f"FUNGI_{axis}" for axis in axes), PARTIAL, FIRST, ELEMENT, SLOT}
         prefixes = ("FUNGI_FLAGS_", "SLURM_ARRAY_", "SLURM_JOB", "SLURM_RESTART_COUNT")
-        kept = {name: text for name, text in environ.items() if name not in names and not name.startswith(prefixes)}
-        return kept | self.variables()
+        others = {name: text for name, text in environ.items() if name not in names and not name.startswith(prefixes)}
+        return others | self.variables()
 
 
 @dataclass(frozen=True)
-class Submittable:
-    """A job that has elements in the grid: its elements in the order of their indices, and their places."""
+class GridJob:
+    """A job with its elements in a grid, in the order of their indices, and the places of the elements."""
 
     job: JobFile
     call: GridCall
-    points: Sequence[Element]
+    elements: Sequence[Element]
     places: Sequence[Place]
 
     @property
     def count(self) -> int:
         """Number of elements."""
-        return len(self.points)
+        return len(self.elements)
 
     @property
     def stage(self) -> Stage:
@@ -72,8 +72,8 @@ class Submittable:
 class Dependency:
     """The jobs (or tasks of arrays) that a job waits for, and SLURM's type of the dependency.
 
-    kind: `afterok` waits for their success; `afterany` waits for their end; with `aftercorr` each task waits for the
-    success of the task of the same index in every one of these arrays.
+    kind: `afterok` waits until the jobs succeed, `afterany` until they end. With `aftercorr`, each task waits until the
+    task with the same index succeeds in each of these arrays.
     """
 
     jobs: Sequence[str] = ()
@@ -88,7 +88,10 @@ class Dependency:
 
 @dataclass(frozen=True)
 class Array:
-    """A call of sbatch. variables: those of this array alone. tasks: index of the element -> index in the array."""
+    """A call of sbatch.
+
+    variables: environment variables of this array only. tasks: index of the element -> index in the array.
+    """
 
     command: list[str]
     variables: dict[str, str]
@@ -102,53 +105,55 @@ class Array:
         )
 
 
-def submittable(grid: Grid, jobs: Sequence[tuple[JobFile, GridCall]]) -> list[Submittable]:
+def jobs_in_grid(grid: Grid, jobs: Sequence[tuple[JobFile, GridCall]]) -> list[GridJob]:
     """Return the jobs that have elements in this grid, in the order of their stages."""
-    listed = [(job, call, elements(grid, call)) for job, call in jobs]
-    counted = [Submittable(job, call, points, places(grid, points)) for job, call, points in listed if points]
-    return sorted(counted, key=lambda job: STAGES.index(job.stage))
+    with_elements = [(job, call, elements_of(grid, call)) for job, call in jobs]
+    grid_jobs = [
+        GridJob(job, call, elements, places_of(grid, elements)) for job, call, elements in with_elements if elements
+    ]
+    return sorted(grid_jobs, key=lambda job: STAGES.index(job.stage))
 
 
 def arrays(
     grid: Grid,
-    submitted: Submittable,
+    grid_job: GridJob,
     jobs: JobEnvironment,
     indices: Sequence[int],
     after: Dependency = Dependency(),
 ) -> list[Array]:
     """Return the calls of sbatch for some elements of a job; several if they do not fit into one array."""
-    pack = pack_of(grid, submitted.call)
+    pack = pack_of(grid, grid_job.call)
     packs: dict[int, list[int]] = {}
     for index in indices:
         packs.setdefault(index // pack, []).append(index)
-    listed = []
+    calls = []
     for first, part in chunks(packs, jobs.max_array):
-        shape = shape_of(grid, submitted.call, first=first)
-        variables = shape.variables() | ({PARTIAL: "1"} if len(part) < -(-submitted.count // pack) else {})
-        command = _command(grid, submitted, jobs, shape, part, after, grid.limit)
+        shape = shape_of(grid, grid_job.call, first=first)
+        variables = shape.variables() | ({PARTIAL: "1"} if len(part) < -(-grid_job.count // pack) else {})
+        command = _command(grid, grid_job, jobs, shape, part, after, grid.limit)
         tasks = {index: task for task in part for index in packs[first + task]}
-        listed.append(Array(command, variables, tasks))
-    return listed
+        calls.append(Array(command, variables, tasks))
+    return calls
 
 
 def pair_arrays(
     grid: Grid,
-    submitted: Submittable,
+    grid_job: GridJob,
     jobs: JobEnvironment,
     pairs: Sequence[int],
     slots: Sequence[int],
     after: Dependency = Dependency(),
 ) -> Iterator[Array]:
-    """Yield one call of sbatch per slot. Task `t` of each array works for pair `first + t` (`ArrayShape`).
+    """Yield one call of sbatch per slot. Task `t` of each array computes elements of pair `first + t` (`ArrayShape`).
 
     pairs: numbers of pairs that fit into one array (`chunks`).
     """
     ((first, part),) = chunks(pairs, jobs.max_array)
-    indices = {place: index for index, place in enumerate(submitted.places)}
+    indices = {place: index for index, place in enumerate(grid_job.places)}
     limit = max(1, grid.limit // len(slots)) if grid.limit else 0
     for slot in slots:
-        shape = shape_of(grid, submitted.call, first=first, slot=slot)
-        command = _command(grid, submitted, jobs, shape, part, after, limit)
+        shape = shape_of(grid, grid_job.call, first=first, slot=slot)
+        command = _command(grid, grid_job, jobs, shape, part, after, limit)
         tasks = {
             indices[Place(first + task, position)]: task
             for task in part
@@ -160,25 +165,25 @@ def pair_arrays(
 
 def _command(
     grid: Grid,
-    submitted: Submittable,
+    grid_job: GridJob,
     jobs: JobEnvironment,
     shape: ArrayShape,
     part: Sequence[int],
     after: Dependency,
     limit: int,
 ) -> list[str]:
-    at_once = f"%{limit}" if limit else ""
-    command = ["sbatch", f"--array={array_text(part)}{at_once}", f"--output={log_pattern(grid.root)}"]
+    task_limit = f"%{limit}" if limit else ""
+    command = ["sbatch", f"--array={array_text(part)}{task_limit}", f"--output={log_pattern(grid.root)}"]
     # Jobs read the grid from their environment; --export=ALL passes it on even if $SBATCH_EXPORT says otherwise.
-    command += [f"--comment={comment_of(grid, submitted.call, shape)}", "--export=ALL", *after.words()]
-    command += [*_resources_of_pack(submitted.job, shape.pack), *grid.sbatch_options(submitted.stage)]
-    return [*command, str(jobs.project / "jobs" / f"{submitted.job.name}.job")]
+    command += [f"--comment={comment_of(grid, grid_job.call, shape)}", "--export=ALL", *after.words()]
+    command += [*_resources_of_pack(grid_job.job, shape.pack), *grid.sbatch_options(grid_job.stage)]
+    return [*command, str(jobs.project / "jobs" / f"{grid_job.job.name}.job")]
 
 
 def log_pattern(root: Path) -> str:
     """Return the pattern of an array's log files, for sbatch --output. Raises FungiError for a backslash in the root.
 
-    SLURM replaces patterns such as `%x` in the whole path, but none at all if the path contains a backslash.
+    SLURM replaces patterns such as `%x` in the path. If the path contains a backslash, it replaces nothing.
     """
     if "\\" in str(root):
         raise FungiError(
@@ -192,8 +197,8 @@ def log_pattern(root: Path) -> str:
 class ClusterLimits:
     """Limits of the cluster.
 
-    array: largest number of tasks in an array. jobs: largest number of jobs, array tasks included, that SLURM holds at
-    the same time; None if unknown.
+    array: largest number of tasks in an array. jobs: largest number of queued and running jobs, including the tasks of
+    arrays; None if unknown.
     """
 
     array: int = MAX_ARRAY
@@ -201,17 +206,21 @@ class ClusterLimits:
 
     @classmethod
     def ask(cls) -> "ClusterLimits":
-        """Return the limits that scontrol shows, or else defaults. Raises FungiError for a cluster without arrays."""
+        """Return the limits that scontrol prints, or default limits without scontrol.
+
+        Raises FungiError for a cluster that does not allow arrays.
+        """
         command = ["scontrol", "show", "config"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=True)
+            process = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=True)
         except (OSError, subprocess.SubprocessError):
             return cls()
-        sizes = dict(re.findall(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", done.stdout, flags=re.MULTILINE))
+        sizes = dict(re.findall(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", process.stdout, flags=re.MULTILINE))
         array = int(sizes.get("MaxArraySize", MAX_ARRAY))
         if array < 1:
             raise FungiError(
-                "this cluster allows no job arrays (MaxArraySize=0). Submit jobs without them: sbatch jobs/NAME.job."
+                "this cluster does not allow job arrays (MaxArraySize=0). Submit jobs without arrays:"
+                " sbatch jobs/NAME.job."
             )
         return cls(min(MAX_ARRAY, array), int(sizes["MaxJobCount"]) if "MaxJobCount" in sizes else None)
 
@@ -220,11 +229,11 @@ def _resources_of_pack(job: JobFile, pack: int) -> list[str]:
     """Return the options of sbatch that request `pack` times the GPUs, cores and memory of the job file."""
     if pack == 1:
         return []
-    words = " ".join(f"--{name}={job.directives.get(name, '')}" for name in ("gpus", "cpus-per-task", "mem"))
-    resources = re.findall(r"--([\w-]+)=(\d+)(\w*)", words)
+    directives = " ".join(f"--{name}={job.directives.get(name, '')}" for name in ("gpus", "cpus-per-task", "mem"))
+    resources = re.findall(r"--([\w-]+)=(\d+)(\w*)", directives)
     return [f"--{name}={int(number) * pack}{unit}" for name, number, unit in resources]
 
 
 def default_python(environ: Mapping[str, str]) -> str:
-    """Return the interpreter of the jobs: $FUNGI_PYTHON, by default that of this process."""
+    """Return the interpreter of the jobs: $FUNGI_PYTHON, or the interpreter of this process."""
     return environ.get("FUNGI_PYTHON", sys.executable)

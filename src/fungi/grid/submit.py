@@ -1,4 +1,4 @@
-"""`fungi submit`: submit the grid to SLURM, stage by stage, with a copy of the code that later edits do not change."""
+"""`fungi submit`: submit the grid to SLURM, stage by stage, with a copy of the code."""
 
 import os
 import shutil
@@ -12,28 +12,28 @@ from pathlib import Path
 from fungi.commands import STAGES
 from fungi.errors import FungiError, counted, unknown_name
 from fungi.grid.calls import chosen_jobs, progress_of_jobs
-from fungi.grid.chain import Planned, submit_all
+from fungi.grid.chain import PlannedJob, submit_all
 from fungi.grid.declaration import LAST_GRID, Grid, existing_root, store_grid
 from fungi.grid.freezing import freeze
 from fungi.grid.job_files import project_folder
-from fungi.grid.progress import LEFT, pack_of
+from fungi.grid.progress import TO_SUBMIT, pack_of
 from fungi.grid.queue import Queue
 from fungi.grid.settings import GridSettings
 from fungi.grid.submission import (
     Array,
     ClusterLimits,
+    GridJob,
     JobEnvironment,
-    Submittable,
     default_python,
+    jobs_in_grid,
     log_pattern,
-    submittable,
 )
 from fungi.runtime.log import logger
 from fungi.settings import setting
 
 DESCRIPTION = """Submit the grid to SLURM: an array per job, one element per backbone, dataset, split and shard. Each
-pair of backbone and dataset has its own chain from extraction to evaluation, so that a failure stops no other pair; the
-report waits for all pairs. The code is copied first, so that later edits do not change queued jobs.
+pair of backbone and dataset has its own chain from extraction to evaluation, so that a failure does not stop other
+pairs; the report waits for all pairs. The code is copied first, so that later edits do not change queued jobs.
 
   fungi submit --dry-run
   fungi submit --backbones vit-b16 dino_vitb16 --datasets flowers102 pets --root /scratch/me/features
@@ -55,28 +55,28 @@ DEFAULT_JOBS = (
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitSettings(GridSettings):
-    """Settings of `fungi submit`: the jobs to submit, and options of sbatch."""
+    """Settings of `fungi submit`: the grid, the jobs to submit and options of sbatch."""
 
     jobs: tuple[str, ...] = setting(
-        (), f"job files below jobs/ (by default those of the grid, or else {' '.join(DEFAULT_JOBS)})"
+        (), f"job files below jobs/ (default: the jobs of the grid, or {' '.join(DEFAULT_JOBS)})"
     )
-    stages: tuple[str, ...] = setting((), f"stages to submit, of {', '.join(STAGES)} (by default all)")
+    stages: tuple[str, ...] = setting((), f"stages to submit, of {', '.join(STAGES)} (default: all)")
     missing: bool = setting(
-        False, "submit only what `fungi status` shows as failed or missing, with the code of the first submission"
+        False, "submit only elements that `fungi status` shows as failed or missing, with the code of the submission"
     )
     dry_run: bool = setting(False, "print the calls of sbatch, and submit nothing")
     limit: int | None = setting(
         None,
-        "number of tasks of an array that may run at the same time, 0 for any (by default $FUNGI_LIMIT, or else 0)",
+        "number of tasks of an array that may run at the same time; 0: any number (default: $FUNGI_LIMIT, or 0)",
         within=(0, 10**6),
     )
     sbatch: str = setting(
-        "", 'options of sbatch for all jobs, as in --sbatch="--account=mine --partition=cpu"', topic="scheduler"
+        "", 'options of sbatch for all jobs, e.g. --sbatch="--account=mine --partition=cpu"', topic="scheduler"
     )
     sbatch_projection: str = setting("", "options of sbatch for the jobs of the projection stage", topic="scheduler")
     sbatch_extraction: str = setting(
         "",
-        'options of sbatch for the jobs of the extraction stage, as in --sbatch-extraction="--partition=gpu"',
+        'options of sbatch for the jobs of the extraction stage, e.g. --sbatch-extraction="--partition=gpu"',
         topic="scheduler",
     )
     sbatch_merge: str = setting("", "options of sbatch for the jobs of the merge stage", topic="scheduler")
@@ -96,92 +96,99 @@ class SubmitSettings(GridSettings):
 
 
 def run(settings: SubmitSettings) -> None:
-    """Plan, then submit or print. With --missing, settings that are not repeated keep their submitted values."""
+    """Plan the submission, then submit or print it.
+
+    With --missing, settings that the command line does not repeat keep the values of the last submission.
+    """
     if settings.missing:
         grid = existing_root(settings.declared_or_last())
         project = Path(grid.code) if grid.code else project_folder()
     else:
         project, grid = project_folder(), settings.declared()
-    last_jobs = grid.jobs if settings.missing else settings.jobs or grid.jobs
+    jobs = (grid.jobs or settings.jobs) if settings.missing else (settings.jobs or grid.jobs)
     limit = grid.limit if settings.limit is None else settings.limit
     sbatch = {**grid.sbatch, **settings.sbatch_options()}
-    grid = replace(grid, jobs=last_jobs or settings.jobs or DEFAULT_JOBS, sbatch=sbatch, limit=limit)
+    grid = replace(grid, jobs=jobs or DEFAULT_JOBS, sbatch=sbatch, limit=limit)
     log_pattern(grid.root)  # raises FungiError before anything is written
-    planned, doomed = plan(settings, grid, project)
+    planned_jobs, blocked = plan(settings, grid, project)
     limits = ClusterLimits.ask()
     if settings.dry_run:
         environment = JobEnvironment(project, Path("GRID_FILE"), default_python(os.environ), limits.array)
-        submit_all(grid, planned, environment, partial(_show, environment, Counter[str]()))
+        submit_all(grid, planned_jobs, environment, partial(_show, environment, Counter[str]()))
         return
-    require_room(grid, planned, limits)
+    require_room(grid, planned_jobs, limits)
     (grid.root / "logs").mkdir(parents=True, exist_ok=True)
     code = Path(grid.code) if grid.code else freeze(project, grid.root)
     grid_file = store_grid(replace(grid, code=str(code)))
     shutil.copyfile(grid_file, grid.root / LAST_GRID)
     logger.info(f"code: {code}")
-    if doomed:
-        subprocess.run(["scancel", *doomed], check=False)
-        logger.info(f"cancelled, because they wait for jobs that failed: {' '.join(doomed)}")
+    if blocked:
+        subprocess.run(["scancel", *blocked], check=False)
+        logger.info(f"cancelled, because they wait for jobs that failed: {' '.join(blocked)}")
     environment = JobEnvironment(code, grid_file, default_python(os.environ), limits.array)
-    submit_all(grid, planned, environment, partial(_submit, environment))
+    submit_all(grid, planned_jobs, environment, partial(_submit, environment))
     logger.info(f"logs: {grid.root / 'logs'}. Show the progress: fungi status --root {grid.root}")
 
 
-def plan(settings: SubmitSettings, grid: Grid, project: Path) -> tuple[list[Planned], list[str]]:
-    """Return the chosen jobs with their elements to submit, in the order of the stages, and the ids of queued jobs that
-    wait for jobs that failed.
+def plan(settings: SubmitSettings, grid: Grid, project: Path) -> tuple[list[PlannedJob], list[str]]:
+    """Return the jobs and elements to submit, in the order of the stages, and the ids of queued jobs to cancel.
 
-    Raises FungiError if there is nothing to submit.
+    The jobs to cancel wait for jobs that failed. Raises FungiError if there is nothing to submit.
     """
     jobs = chosen_jobs(grid, project, stages=settings.stages or STAGES)
-    doomed: list[str] = []
+    blocked: list[str] = []
     if settings.missing:
         queue = Queue.ask()
         if queue.failure and not settings.dry_run:
-            raise FungiError(f"{queue.failure} Elements that are queued would be submitted twice. Try again.")
-        planned = []
-        for submitted, shown in progress_of_jobs(grid, jobs, queue):
-            left = [progress.index for progress in shown if progress.state in LEFT]
-            planned.append(
-                Planned(submitted, left, {progress.index: progress.job for progress in shown if progress.job})
-            )
-            doomed += [progress.doomed for progress in shown if progress.doomed]
+            raise FungiError(f"{queue.failure} Queued elements would be submitted twice. Try again.")
+        planned_jobs = []
+        for grid_job, progress in progress_of_jobs(grid, jobs, queue):
+            indices = [item.index for item in progress if item.state in TO_SUBMIT]
+            queued = {item.index: item.job for item in progress if item.job}
+            planned_jobs.append(PlannedJob(grid_job, indices, queued))
+            blocked += [item.blocked for item in progress if item.blocked]
     else:
-        planned = [Planned(submitted, range(submitted.count), {}) for submitted in submittable(grid, jobs)]
-    for name in sorted({job.name for job, _ in jobs} - {job.submitted.job.name for job in planned if job.indices}):
-        logger.info(f"left out: {name} has {'nothing left' if settings.missing else 'no element in this grid'}")
-    if not any(job.indices for job in planned):
-        raise FungiError("there is nothing to submit: no element of these jobs is left in this grid.")
-    return planned, doomed
+        planned_jobs = [PlannedJob(grid_job, range(grid_job.count), {}) for grid_job in jobs_in_grid(grid, jobs)]
+    for name in sorted({job.name for job, _ in jobs} - {job.grid_job.job.name for job in planned_jobs if job.indices}):
+        reason = "nothing to submit" if settings.missing else "no element in this grid"
+        logger.info(f"left out: {name} has {reason}")
+    if not any(job.indices for job in planned_jobs):
+        raise FungiError(
+            "there is nothing to submit: the elements of these jobs are done or queued, or the grid has none."
+        )
+    return planned_jobs, blocked
 
 
-def require_room(grid: Grid, planned: Sequence[Planned], limits: ClusterLimits) -> None:
+def require_room(grid: Grid, planned_jobs: Sequence[PlannedJob], limits: ClusterLimits) -> None:
     """Raise FungiError for a submission with more jobs than the cluster's MaxJobCount.
 
     sbatch would retry for minutes and then fail, with a part of the grid submitted.
     """
-    tasks = sum(len({index // pack_of(grid, job.submitted.call) for index in job.indices}) for job in planned)
+    tasks = sum(len({index // pack_of(grid, job.grid_job.call) for index in job.indices}) for job in planned_jobs)
     if limits.jobs is not None and tasks >= limits.jobs:
         raise FungiError(
-            f"with the tasks of arrays, this is {counted(tasks, 'job')}, but the cluster holds "
-            f"{limits.jobs} (MaxJobCount). "
-            "Submit parts with --backbones, --datasets or --stages, or use fewer --shards, or several per job (--pack)."
+            f"with the tasks of arrays, this is {counted(tasks, 'job')}, but the cluster allows only"
+            f" {limits.jobs} (MaxJobCount). Submit parts with --backbones, --datasets or --stages, or use fewer"
+            " --shards, or several shards per job (--pack)."
         )
 
 
-def _show(jobs: JobEnvironment, shown: Counter[str], array: Array, submitted: Submittable) -> str:
-    """Print the shell line of an array, and return a shell variable in place of its job id."""
-    name = submitted.job.name
-    shown[name] += 1
+def _show(jobs: JobEnvironment, arrays_of_job: Counter[str], array: Array, grid_job: GridJob) -> str:
+    """Print the shell line of an array, and return a shell variable as its job id.
+
+    arrays_of_job: number of arrays so far, by name of the job; later arrays of a job get a number.
+    """
+    name = grid_job.job.name
+    arrays_of_job[name] += 1
     print(array.as_shell(jobs), flush=True)
-    return f"${name}" + (f".{shown[name]}" if shown[name] > 1 else "")
+    return f"${name}" + (f".{arrays_of_job[name]}" if arrays_of_job[name] > 1 else "")
 
 
-def _submit(jobs: JobEnvironment, array: Array, submitted: Submittable) -> str:
+def _submit(jobs: JobEnvironment, array: Array, grid_job: GridJob) -> str:
     """Submit an array, print its job id and number of elements, and return the job id."""
-    job = sbatch(array, jobs)
-    print(f"{job}  {submitted.job.name}: {len(array.tasks)} of {counted(submitted.count, 'element')}", flush=True)
-    return job
+    job_id = sbatch(array, jobs)
+    print(f"{job_id}  {grid_job.job.name}: {len(array.tasks)} of {counted(grid_job.count, 'element')}", flush=True)
+    return job_id
 
 
 def sbatch(array: Array, jobs: JobEnvironment) -> str:
@@ -189,7 +196,7 @@ def sbatch(array: Array, jobs: JobEnvironment) -> str:
     environment = jobs.for_sbatch(os.environ) | array.variables
     command = [array.command[0], "--parsable", *array.command[1:]]
     try:
-        done = subprocess.run(command, env=environment, cwd=jobs.project, capture_output=True, text=True, check=True)
+        process = subprocess.run(command, env=environment, cwd=jobs.project, capture_output=True, text=True, check=True)
     except FileNotFoundError:
         raise FungiError(
             "sbatch is not installed here. Submit on a login node of the cluster, or use --dry-run."
@@ -197,4 +204,4 @@ def sbatch(array: Array, jobs: JobEnvironment) -> str:
     except subprocess.CalledProcessError as error:
         reason = " ".join(error.stderr.split())
         raise FungiError(f"sbatch refused {command[-1]}: {reason}. Change its options with --sbatch.") from None
-    return done.stdout.strip().split(";")[0]
+    return process.stdout.strip().split(";")[0]

@@ -1,16 +1,14 @@
-"""Expected time of extraction, by which shards are sized so that one element of an array takes about an hour.
+"""Expected time of extraction. It determines the number of shards, so that an element takes about an hour.
 
-Time on the GPU: seconds per image of ViT-B/16 on an A100, times the work of the backbone relative to ViT-B/16
+The time on the GPU is: seconds per image of ViT-B/16 on an A100, times the work of the backbone relative to ViT-B/16
 (12 * depth * width^2 parameters in its blocks, times tokens), divided by the speed of the GPU relative to an A100.
-These figures are calculated, not measured: operations per forward pass, divided by the share of the GPU's peak rate
-that matrix products of these sizes reach (bfloat16; embeddings in full float32). `scripts/benchmark.py gpu` measures
-them.
+These seconds are calculated, not measured: operations per forward pass, divided by the rate that matrix products of
+these sizes reach on the GPU (bfloat16; float32 for embeddings). `scripts/benchmark.py gpu` measures them.
 
-Time on the CPU: seconds per image and core for decoding and views, measured with Pillow (docs/log.md), divided by the
-workers of a job. Workers and GPU work at the same time, so the longer of the two times counts.
+The time on the CPU is: seconds per image and core for decoding and views, measured with Pillow (docs/log.md), divided
+by the number of workers of a job. Workers and GPU work at the same time, so the longer of the two times counts.
 
-The estimate only sizes shards: elements that take longer or shorter change no result. A backbone whose operations and
-number of blocks are unknown counts as ViT-B/16.
+The estimate has no effect on results. A backbone whose operations and number of blocks are unknown counts as ViT-B/16.
 """
 
 from collections.abc import Sequence
@@ -21,14 +19,14 @@ from fungi.backbones.base import BackboneSpec
 from fungi.views.plans import PUBLISHED, PlanName, ViewPlan
 
 VIEW_FORWARDS = {"kl": 1, "dino": 12, "simclr": 49}
-"""Encoded views per image. Objectives that are not listed count as the largest."""
+"""Number of encoded views per image. Other objectives count as the largest number."""
 FORWARD_SECONDS = 0.21e-3
-"""A view through ViT-B/16 in bfloat16 on an A100, with its share of backward, gradient and projection: 35 GFLOP at
+"""Seconds per view for ViT-B/16 in bfloat16 on an A100, including backward pass, gradient and projection: 35 GFLOP at
 about half of 312 TFLOP/s."""
 EMBEDDING_SECONDS = 1.9e-3
-"""An image through ViT-B/16 in float32 on an A100: 35 GFLOP at 19.5 TFLOP/s."""
+"""Seconds per image for ViT-B/16 in float32 on an A100: 35 GFLOP at 19.5 TFLOP/s."""
 GPU_SPEED = {"a100": 1.0, "h100": 2.2, "h200": 2.5, "a40": 0.5, "l40s": 0.7, "v100": 0.4, "t4": 0.15, "cpu": 0.01}
-"""Speed relative to an A100: rough estimates from peak rates of half-precision products and memory bandwidth."""
+"""Speed relative to an A100, estimated roughly from peak rates of half-precision products and memory bandwidth."""
 DECODE_SECONDS = 1 / 450
 """Seconds to decode an image on one core (docs/log.md: 432 to 465 images/s)."""
 VIEW_SECONDS = {"embeddings": 1 / 158, "kl": 1 / 158, "dino": 1 / 23, "simclr": 1 / 148}
@@ -42,7 +40,7 @@ _VIT_B16_WORK = 12 * 12 * 768**2 * VIT_B16_TOKENS
 
 
 def seconds_per_row(backbone: BackboneSpec, features: Sequence[str], gpu: str, views: PlanName = PUBLISHED) -> float:
-    """Return the expected seconds for all `features` of a row. views: the plan of views (`--views`)."""
+    """Return the expected seconds per row for all `features`. views: the plan of views (`--views`)."""
     most, slowest = max(VIEW_FORWARDS.values()), max(VIEW_SECONDS.values())
     forwards = sum(
         relative_forwards(backbone, feature, views) * VIEW_FORWARDS.get(feature, most)
@@ -55,7 +53,7 @@ def seconds_per_row(backbone: BackboneSpec, features: Sequence[str], gpu: str, v
 
 
 def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> float:
-    """Return the number of forward passes of a feature under a plan of views, divided by that of the published plan.
+    """Return the ratio of the forward passes of a feature under a plan of views to those under the published plan.
 
     The ratio is 1 for embeddings, and for views that the plan does not define.
     """
@@ -63,18 +61,18 @@ def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> 
 
     if views == PUBLISHED or feature not in OBJECTIVES:
         return 1.0
-    from fungi.objectives.binding import configure  # imports torch, which takes seconds: only for other plans
+    from fungi.objectives.binding import configure  # imported late: it imports torch, which takes seconds
     from fungi.views.base import NoViewsError, forwards_of
 
-    plans = (ViewPlan(), ViewPlan(views, backbone.patch_size or 1))
+    plans = (ViewPlan(views, backbone.patch_size or 1), ViewPlan())
     with suppress(NoViewsError):
-        own, published = (forwards_of(configure(feature, backbone.input, plan=plan)[1]) for plan in reversed(plans))
-        return own / published
+        forwards, published = (forwards_of(configure(feature, backbone.input, plan=plan)[1]) for plan in plans)
+        return forwards / published
     return 1.0
 
 
 def relative_work(backbone: BackboneSpec) -> float:
-    """Return the compute of one forward pass, in forward passes of ViT-B/16."""
+    """Return the operations of one forward pass, divided by those of ViT-B/16."""
     if backbone.flops:
         return backbone.flops / VIT_B16_FLOPS
     if not backbone.depth:
@@ -87,7 +85,7 @@ def relative_work(backbone: BackboneSpec) -> float:
 def shards_for(
     rows: int | None, backbone: BackboneSpec, features: Sequence[str], gpu: str, views: PlanName = PUBLISHED
 ) -> int:
-    """Return the number of shards of about an hour of a split; 1 if its number of rows is not known."""
+    """Return the number of shards of a split for about an hour per shard; 1 if the number of rows is not known."""
     if rows is None:
         return 1
     return max(1, ceil(rows * seconds_per_row(backbone, features, gpu, views) / SECONDS_PER_ELEMENT))
