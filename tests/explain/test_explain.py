@@ -75,7 +75,7 @@ def test_the_page_shows_the_samples_on_which_two_features_disagree(result: Path,
     assert page.count("<img") == len(gained) + len(lost)
     assert "http" not in page.replace("http-equiv", "")
     assert "dark" in page
-    assert f"correct by kl alone: {len(gained)}; by embeddings alone: {len(lost)}" in capsys.readouterr().out
+    assert f"correct only with kl: {len(gained)}; only with embeddings: {len(lost)}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", ["gone", "other"])
@@ -97,7 +97,7 @@ def test_the_first_feature_and_the_largest_combination_are_compared_by_default(r
 
 
 REFUSED = {
-    "nothing": ([], "give the result file: fungi explain"),
+    "nothing": ([], "name the result file: fungi explain"),
     "one feature": (["RESULT", "--features", "kl"], "--features takes two features"),
     "unknown feature": (["RESULT", "--features", "kl", "dinos"], "unknown feature of"),
     "the same twice": (["RESULT", "--features", "kl", "kl"], "two different features"),
@@ -129,4 +129,4 @@ def test_a_result_with_only_one_feature_has_its_own_error(result, tmp_path, caps
     assert COMMANDS["explain"].main([str(tmp_path / "single.json")]) == 2
     assert "has only one feature (embeddings), but explain compares two" in capsys.readouterr().err
     assert COMMANDS["explain"].main([str(tmp_path / "absent.json")]) == 2
-    assert "absent.json is not there" in capsys.readouterr().err
+    assert "absent.json does not exist" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def test_a_report_that_lists_an_existing_result_as_missing_is_not_done(
     """A copied result keeps its old modification time."""
     grid, result = reported
     (grid.root / "report" / "report.md").write_text(f"# Missing\n\n- {result}\n")
-    assert "does not hold 1 result, written since" in report_state(grid, capsys)
+    assert "does not contain 1 new result" in report_state(grid, capsys)
 
 
 def test_a_report_without_files_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,11 +133,11 @@ def test_existing_features_are_kept_and_not_replaced(tmp_path, monkeypatch, caps
     assert COMMANDS["import"].main(flags) == 0
     before = Path("features/embeddings/birds/mine/train.h5").read_bytes()
     assert COMMANDS["import"].main(flags) == 0
-    assert "train.h5 is there already" in capsys.readouterr().out
+    assert "train.h5 already exists" in capsys.readouterr().out
     (a, b), (c, d) = rows_of("train"), rows_of("test")
     np.savez("all.npz", x_train=-a, y_train=b, x_test=c, y_test=d)
     assert COMMANDS["import"].main(flags) == 2
-    assert "is there, with other features. Choose another --backbone" in capsys.readouterr().err
+    assert "already exists, with other features. Choose another --backbone" in capsys.readouterr().err
     assert Path("features/embeddings/birds/mine/train.h5").read_bytes() == before
     assert COMMANDS["import"].main([*flags, "--overwrite"]) == 0
 
@@ -244,7 +244,7 @@ REFUSED = {
     "all.npz:nothing": ([], "holds no array 'nothing'. It holds x_train [80, 8], y_train [80]"),
     "two.npz": (["--split", "train"], "both look like the features of split train"),
     "plain.npy": ([], "no labels"),
-    "flat.npz": (["--split", "train"], "no features [rows size] in"),
+    "flat.npz": (["--split", "train"], "no features [n d] in"),
 }
 
 

@@ -27,7 +27,7 @@ def vectors(rows: int, width: int = 8, seed: int = 0) -> torch.Tensor:
 def test_exact_search_equals_brute_force_for_every_tile_size(
     rows: int, tile_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "QUERIES_AT_ONCE", 7)
+    monkeypatch.setattr(backends, "QUERIES_PER_TILE", 7)
     keys, queries = vectors(rows), vectors(20, seed=1)
     keys[-3:] = queries[:3]  # the last columns, which are an incomplete group, are neighbours
     scores, indices = BankSearch(filled_bank(tmp_path, keys.numpy()), CPU, tile_bytes=tile_bytes)(queries, 9)

@@ -102,7 +102,7 @@ def test_the_page_holds_its_pictures_and_marks_the_differences(folder: Path) -> 
     odd = paint(folder / "<b>&.png", (0, 0, 0)).resolve()
     ways = {"embeddings": [(pictures[1], 0.9), (pictures[2], 0.8)], "FUNGI": [(pictures[1], 0.7), (odd, 0.6)]}
     text = page([Answer(pictures[0], ways)], folder, "digits-vit", ("kl", "dino"))
-    assert "1 of its 2 nearest are the same by both features" in text
+    assert "Both features retrieve 1 of the 2 nearest pictures" in text
     assert text.count("only here") == 2
     assert "By FUNGI (embeddings, gradients of KL, DINO)" in text
     assert "&lt;b&gt;&amp;.png" in text
@@ -114,7 +114,7 @@ def test_the_page_holds_its_pictures_and_marks_the_differences(folder: Path) -> 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (["--query", "nowhere.png"], "--query nowhere.png is not there. Name a picture"),
+        (["--query", "nowhere.png"], "--query nowhere.png does not exist. Name a picture"),
         (["--images", "nowhere"], "--images nowhere is not a folder. Name the folder"),
         (["--query", "notes.txt"], "can't read notes.txt (no known image format)"),
         (["--objective", "simclir"], "unknown objective 'simclir'. Did you mean 'simclr'"),

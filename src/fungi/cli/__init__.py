@@ -1,1 +1,1 @@
-"""`fungi COMMAND`: dispatch by the table of commands, and `fungi list`."""
+"""The command line: `fungi COMMAND` runs a command of the table, and `fungi list` prints names."""

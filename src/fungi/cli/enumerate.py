@@ -11,7 +11,7 @@ from fungi.objectives import OBJECTIVES
 from fungi.results.text import aligned
 from fungi.settings import setting
 
-DESCRIPTION = """Name what there is: datasets, backbones, objectives, commands.
+DESCRIPTION = """Print the names of all datasets, backbones, objectives and commands.
 
   fungi list
   fungi list datasets                 (short for --only datasets)"""
@@ -22,7 +22,7 @@ class ListSettings:
     """Settings of `fungi list`."""
 
     only: Literal["all", "datasets", "backbones", "objectives", "commands"] = setting(
-        "all", "name these alone", first_word=True
+        "all", "kind of names to print", first_word=True
     )
 
 
@@ -56,7 +56,8 @@ def _objectives() -> Iterator[tuple[str, ...]]:
     yield ("objective", "what it does")
     for name in OBJECTIVES:
         module = __import__(OBJECTIVES[name].__module__, fromlist=["__doc__"])
-        yield name, re.sub(r" \(spec .*?\)", "", (module.__doc__ or " ").splitlines()[0])  # their source is for readers
+        summary = (module.__doc__ or " ").splitlines()[0]
+        yield name, re.sub(r" \(spec .*?\)", "", summary)  # without the source, which is for readers of the code
 
 
 def _commands() -> Iterator[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""`fungi COMMAND ...`: the same commands as the files at the top level, and more."""
+"""`fungi COMMAND ...`: run a command of the table of commands."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,11 +12,11 @@ USAGE = """usage: fungi COMMAND [--flag ...]
        fungi COMMAND --help       flags of a command
        fungi --version"""
 SECOND_WORDS = {"demo": ("vision",)}
-"""Second words of commands that mean the command itself: `fungi demo vision` is `fungi demo`."""
+"""Second words that have no effect: `fungi demo vision` is the same as `fungi demo`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the first words name and return its exit status."""
+    """Run the command that the first word or the first two words name, and return its exit status."""
     prepare_streams()
     try:
         status = _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -46,7 +46,7 @@ def _run(words: list[str]) -> int:
 
 
 def _command_of(words: list[str]) -> tuple[Command | None, list[str]]:
-    """Return the command and its flags; None if there is no such command. Two words match first."""
+    """Return the command and its flags; None for an unknown command. Commands of two words take precedence."""
     for command in COMMANDS.values():
         if len(command.words) == 2 and tuple(words[:2]) == command.words:
             return command, words[2:]

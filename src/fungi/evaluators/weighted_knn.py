@@ -17,7 +17,7 @@ from fungi.search import Backend
 from fungi.search.exact import most_similar, nearest
 from fungi.search.neighbours import Keys
 
-QUERIES_AT_ONCE = 1024
+QUERIES_PER_TILE = 1024
 
 
 def weighted_knn(
@@ -36,7 +36,7 @@ def weighted_knn(
     require_train_rows(len(train), largest)
     classes = int(torch.cat([train_targets, query_targets]).max()) + 1
     bank, right = normalize(train, dim=1), {k: [0, 0] for k in neighbours}
-    for rows, targets in zip(queries.split(QUERIES_AT_ONCE), query_targets.split(QUERIES_AT_ONCE), strict=True):
+    for rows, targets in zip(queries.split(QUERIES_PER_TILE), query_targets.split(QUERIES_PER_TILE), strict=True):
         similarity, indices = most_similar(normalize(rows, dim=1), bank, largest)
         labels, weights = train_targets[indices], vote_weights(similarity, temperature)
         for k in neighbours:
@@ -71,9 +71,9 @@ def weighted_predictions(
     weights = vote_weights(matches.scores.cpu().double(), temperature)
     known, codes = np.unique(labels, return_inverse=True)
     winners, shares = np.empty(len(labels), dtype=known.dtype), np.empty(len(labels))
-    parts = torch.from_numpy(codes.reshape(labels.shape)).split(QUERIES_AT_ONCE), weights.split(QUERIES_AT_ONCE)
+    parts = torch.from_numpy(codes.reshape(labels.shape)).split(QUERIES_PER_TILE), weights.split(QUERIES_PER_TILE)
     for number, (columns, of_rows) in enumerate(zip(*parts, strict=True)):
-        place = slice(number * QUERIES_AT_ONCE, number * QUERIES_AT_ONCE + len(columns))
+        place = slice(number * QUERIES_PER_TILE, number * QUERIES_PER_TILE + len(columns))
         votes = _votes(columns, of_rows, len(known)).numpy()
         winners[place] = known[votes.argmax(axis=1)]  # the first of equal votes, hence the smallest label
         shares[place] = votes[:, known == 1].sum(axis=1) / votes.sum(axis=1)

@@ -44,26 +44,26 @@ def compare(content: Mapping[str, Any], path: Path, features: Sequence[str]) -> 
     Raises FungiError if the result has no predictions.
     """
     results = (content.get("runs") or [content])[0]["results"]
-    predicted = {name: scores for name, scores in results.items() if "predictions" in scores}
+    predictions = {name: scores["predictions"] for name, scores in results.items() if "predictions" in scores}
     targets = np.array(content.get("test_targets", []))
-    if len(predicted) == 1 and len(targets):
+    if len(predictions) == 1 and len(targets):
         raise FungiError(
-            f"{path} has only one feature ({next(iter(predicted))}), but explain compares two."
+            f"{path} has only one feature ({next(iter(predictions))}), but explain compares two."
             " Extract gradients, and run the evaluation again."
         )
-    if not predicted or not len(targets):
+    if not predictions or not len(targets):
         raise FungiError(
             f"{path} has no predictions of two features for each row. Use a result of knn, linear or cluster."
         )
-    first, second = features or (next(iter(predicted)), max(predicted, key=lambda name: name.count("+")))
+    first, second = features or (next(iter(predictions)), max(predictions, key=lambda name: name.count("+")))
     for name in (first, second):
-        if name not in predicted:
-            raise unknown_name(f"feature of {path}", name, predicted)
+        if name not in predictions:
+            raise unknown_name(f"feature of {path}", name, predictions)
     if first == second:
         raise FungiError("--features takes two different features of the result.")
-    first_labels, second_labels = (np.array(predicted[name]["predictions"]) for name in (first, second))
+    first_labels, second_labels = np.array(predictions[first]), np.array(predictions[second])
     ids, names = _ids(content, len(targets)), _class_names(content)
-    correct = [first_labels == targets, second_labels == targets]
+    first_correct, second_correct = first_labels == targets, second_labels == targets
 
     def disagreements(rows: np.ndarray) -> list[Disagreement]:
         return [
@@ -76,13 +76,13 @@ def compare(content: Mapping[str, Any], path: Path, features: Sequence[str]) -> 
             for row in np.flatnonzero(rows).tolist()
         ]
 
-    return Comparison(
-        (first, second), len(targets), disagreements(correct[0] & ~correct[1]), disagreements(correct[1] & ~correct[0])
-    )
+    only_first = disagreements(first_correct & ~second_correct)
+    only_second = disagreements(second_correct & ~first_correct)
+    return Comparison((first, second), len(targets), only_first, only_second)
 
 
 def samples_of(content: Mapping[str, Any], data_dir: Path | None) -> Samples | None:
-    """Open the scored samples of the dataset that the provenance of the result names.
+    """Return the scored samples, from the dataset in the provenance of the result.
 
     If the data is missing, or is not the data of the features, log the reason and return None.
     """

@@ -24,16 +24,16 @@ class ExplainSettings:
     result: Path = setting(Path(), "result file of knn, linear or cluster", first_word=True)
     features: tuple[str, ...] = setting(
         (),
-        "two features of the result; if absent, the first and the combination of the most features",
+        "two features of the result (default: the first feature and the combination of the most features)",
         topic="features",
     )
-    count: int = setting(60, "maximum number of samples of each kind on the page", within=(1, 10_000))
+    count: int = setting(60, "maximum number of samples in each of the two lists of the page", within=(1, 10_000))
     data_dir: Path | None = setting(
-        None, "folder of the datasets; if absent, the folder that the extraction used", topic="data"
+        None, "folder of the datasets (default: the folder that the extraction used)", topic="data"
     )
     output: Path | None = setting(
         None,
-        "page to write; if absent, <result>.html in the folder of the result",
+        "page to write (default: <result>.html in the folder of the result)",
         flag="--page",
         aliases=("--output",),
         topic="files",
@@ -41,7 +41,7 @@ class ExplainSettings:
 
     def __post_init__(self) -> None:
         if self.result == Path():
-            raise FungiError("give the result file: fungi explain features/results/knn/digits/digits-vit.json.")
+            raise FungiError("name the result file: fungi explain features/results/knn/digits/digits-vit.json.")
         if len(self.features) not in (0, 2):
             raise FungiError("--features takes two features of the result, e.g. embeddings embeddings+kl.")
 
@@ -57,11 +57,11 @@ def run(settings: ExplainSettings) -> Path:
     samples = samples_of(content, settings.data_dir)
     if runs := len(content.get("runs", [])):
         logger.info(f"the result has {runs} runs; the page shows the first.")
-    evaluated = content["settings"]
-    title = f"{content.get('task', 'result')} of {evaluated.get('dataset')}, {evaluated.get('backbone')}"
+    evaluation = content["settings"]
+    title = f"{content.get('task', 'result')} of {evaluation.get('dataset')}, {evaluation.get('backbone')}"
     path = settings.output or settings.result.with_suffix(".html")
     write_text_atomically(path, page(comparison, samples.load if samples else None, settings.count, title))
     first, second = comparison.features
-    print(f"correct by {second} alone: {len(comparison.only_second)}; by {first} alone: {len(comparison.only_first)}")
+    print(f"correct only with {second}: {len(comparison.only_second)}; only with {first}: {len(comparison.only_first)}")
     print(f"wrote {path}")
     return path

@@ -23,14 +23,14 @@ figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; margi
 def page(comparison: Comparison, load: Callable[[int], Any] | None, count: int, title: str) -> str:
     """Return the page as HTML.
 
-    load: function from a row to its picture or text; if None, only ids are listed. count: maximum number of samples in
-    each of the two lists.
+    load: function that returns the picture or text of a row; if None, the page lists only ids. count: maximum number of
+    samples in each of the two lists.
     """
     first, second = map(feature_in_words, comparison.features)
     gained, lost = comparison.only_second, comparison.only_first
     summary = (
-        f"<p>{escape(title)}. Of {comparison.rows} scored samples, {len(gained)} are classified correctly by"
-        f" <b>{escape(second)}</b> alone and {len(lost)} by <b>{escape(first)}</b> alone.</p>"
+        f"<p>{escape(title)}. Of {comparison.rows} scored samples, {len(gained)} are classified correctly only with"
+        f" <b>{escape(second)}</b>, and {len(lost)} only with <b>{escape(first)}</b>.</p>"
     )
     sections = _section(gained, 1, comparison, load, count) + _section(lost, 0, comparison, load, count)
     return document("What changes from one feature to another", summary + sections, style=STYLE)
@@ -42,7 +42,9 @@ def _section(
     name, other = (feature_in_words(comparison.features[index]) for index in (better, 1 - better))
     number = f", the first {count} of {len(samples)}" if len(samples) > count else f" ({len(samples)})"
     figures = "".join(_figure(sample, other, sample.predicted[1 - better], load) for sample in samples[:count])
-    return f"<section><h2>Correct by {escape(name)} alone{number}</h2><ol>{figures or '<li>none</li>'}</ol></section>\n"
+    return (
+        f"<section><h2>Correct only with {escape(name)}{number}</h2><ol>{figures or '<li>none</li>'}</ol></section>\n"
+    )
 
 
 def _figure(sample: Disagreement, other: str, wrong: str, load: Callable[[int], Any] | None) -> str:

@@ -1,1 +1,1 @@
-"""Features that other programs computed: from their files to feature files of our layout."""
+"""Import features that other programs computed: write them as feature files of our layout."""

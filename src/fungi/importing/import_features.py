@@ -1,4 +1,4 @@
-"""`fungi import`: features that other programs computed become feature files, so that every evaluation takes them."""
+"""`fungi import`: write features of other programs as feature files, so that every evaluation can use them."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from fungi.importing.settings import ImportSettings
 from fungi.runtime.files import sha256_of, written_atomically
 from fungi.store.layout import EMBEDDINGS, Layout
 
-DESCRIPTION = """Turn features that another program computed into feature files, which every evaluation finds by name.
+DESCRIPTION = """Write features that another program computed as feature files, so that every evaluation can use them.
 
   fungi import features.npz --dataset birds --backbone mine              x_train, y_train, x_test, y_test in one file
   fungi import train.npy test.npy --targets train_y.npy test_y.npy --dataset birds --backbone mine
@@ -21,8 +21,8 @@ DESCRIPTION = """Turn features that another program computed into feature files,
   fungi import CLIP_FEATURES_FOLDER --dataset birds --backbone ViT-B-32    features_train.pt, targets_train.pt, ...
   fungi knn --dataset birds --backbone mine
 
-File formats are .npy, .npz, .pt / .pth (only tensors; no code in them is executed) and HDF5. The files are not changed.
-The origin of the features is unknown, and their provenance says so."""
+File formats are .npy, .npz, .pt / .pth (only tensors; code in them is not executed) and HDF5. The files are not
+changed. The provenance of the features states that their origin is unknown."""
 
 
 def run(settings: ImportSettings) -> list[Path]:
@@ -50,7 +50,7 @@ def _arrays(settings: ImportSettings) -> list[Any]:
     from fungi.store.foreign import TARGET_KEYS, choose_key, split_key
 
     arrays = []
-    for place, text in enumerate(settings.files):
+    for index, text in enumerate(settings.files):
         path, key = split_key(text)
         of_file = [array for file in files_in(path) for array in named_arrays(file, key, settings.split)]
         if key is not None and not any(array.key == key for array in of_file):
@@ -59,16 +59,16 @@ def _arrays(settings: ImportSettings) -> list[Any]:
             load_array(path, key)  # raises an error that lists the arrays
         if settings.targets:
             features = next((array for array in of_file if array.role == "features"), None)
-            labels, its_key = split_key(settings.targets[place])
-            its_key = choose_key(labels, TARGET_KEYS, 1) if its_key is None else its_key
+            labels_path, labels_key = split_key(settings.targets[index])
+            labels_key = choose_key(labels_path, TARGET_KEYS, 1) if labels_key is None else labels_key
             of_file = [array for array in of_file if array.role != "labels"]
-            of_file.append(NamedArray(labels, its_key, (), "labels", features.split if features else ""))
+            of_file.append(NamedArray(labels_path, labels_key, (), "labels", features.split if features else ""))
         arrays += of_file
     return arrays
 
 
 def _labels(splits: dict[str, Any], settings: ImportSettings) -> dict[str, tuple[Int64[np.ndarray, " n"], list[str]]]:
-    """Return split -> labels and class names. Labels that are texts are numbered by their sorted names."""
+    """Return split -> (labels, class names). Labels that are texts become the index of the text in sorted order."""
     from fungi.importing.roles import texts_of
     from fungi.store.foreign import load_array, targets_of
 
@@ -83,38 +83,39 @@ def _labels(splits: dict[str, Any], settings: ImportSettings) -> dict[str, tuple
             )
         elif settings.feature == EMBEDDINGS:
             raise FungiError(
-                f"no labels of split {split} beside {roles['features']}. Name them with --targets FILE:KEY."
+                f"there are no labels of split {split} for {roles['features']}. Name them with --targets FILE:KEY."
             )
     texts = sorted({text for labels in labels_of.values() if isinstance(labels, list) for text in labels})
     if texts and any(not isinstance(labels, list) for labels in labels_of.values()):
         raise FungiError("the labels of some splits are texts and of others numbers: they can't be matched.")
-    named = {split: texts_of(roles["classes"]) if "classes" in roles else texts for split, roles in splits.items()}
+    names = {split: texts_of(roles["classes"]) if "classes" in roles else texts for split, roles in splits.items()}
     if texts:
-        _refuse_other_names(texts, splits, settings)
-        number = {text: place for place, text in enumerate(texts)}
-        labels_of = {split: np.array([number[text] for text in labels]) for split, labels in labels_of.items()}
-        named = dict.fromkeys(splits, texts)
-    return {split: (_checked(labels, splits[split]["labels"]), named[split]) for split, labels in labels_of.items()}
+        _require_same_names(texts, splits, settings)
+        index_of = {text: index for index, text in enumerate(texts)}
+        labels_of = {split: np.array([index_of[text] for text in labels]) for split, labels in labels_of.items()}
+        names = dict.fromkeys(splits, texts)
+    return {split: (_checked(labels, splits[split]["labels"]), names[split]) for split, labels in labels_of.items()}
 
 
-def _refuse_other_names(names: list[str], splits: dict[str, Any], settings: ImportSettings) -> None:
+def _require_same_names(names: list[str], splits: dict[str, Any], settings: ImportSettings) -> None:
     """Raise FungiError if an existing split has other class names."""
     from fungi.store.reading import read_class_names
 
     folder = Layout(settings.root).embeddings(settings.dataset, settings.backbone, "any").parent
     for path in sorted(folder.glob("*.h5")):
         if path.stem not in splits:
-            there = read_class_names(path) or []
-            if there != names:
+            existing = read_class_names(path) or []
+            if existing != names:
                 raise FungiError(
-                    f"{path} has other class names ({', '.join(there[:5]) or 'none'}) than these labels"
+                    f"{path} has other class names ({', '.join(existing[:5]) or 'none'}) than these labels"
                     f" ({', '.join(names[:5])}): import all splits in one call."
                 )
 
 
 def _checked(labels: Int64[np.ndarray, " n"], array: Any) -> Int64[np.ndarray, " n"]:
+    """Return the labels. Raises FungiError if they are out of range."""
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < 2**32:
-        raise FungiError(f"{array}: labels go from {labels.min()} to {labels.max()}; they have to be 0 or larger.")
+        raise FungiError(f"{array}: labels are between {labels.min()} and {labels.max()}; they must be 0 or larger.")
     return labels
 
 
@@ -129,15 +130,15 @@ def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels:
     array = roles["features"]
     values = np.asarray(load_array(array.path, array.key))
     if values.ndim != 2 or values.dtype.kind not in "fiu":
-        raise FungiError(f"{array} holds {values.dtype} of shape {values.shape}, expected numbers [rows features].")
+        raise FungiError(f"{array} contains {values.dtype} of shape {values.shape}, but features are numbers [n d].")
     ids = texts_of(roles["ids"]) if "ids" in roles else []
-    for what, count in (("labels", None if labels is None else len(labels)), ("sample ids", len(ids) or None)):
+    for label, count in (("labels", None if labels is None else len(labels)), ("sample ids", len(ids) or None)):
         if count not in (None, len(values)):
-            raise RefusedJoinError(f"row count differs: {count} {what}, {counted(len(values), 'row')} in {array}.")
+            raise RefusedJoinError(f"row count differs: {count} {label}, {counted(len(values), 'row')} in {array}.")
     provenance = _provenance(settings, split, array, values, labels, ids)
     if path.exists() and not settings.overwrite:
-        _refuse_another(path, provenance)
-        print(f"{path} is there already")
+        _require_same_features(path, provenance)
+        print(f"{path} already exists")
         return
     arrays = {"imported": values.astype(np.float32)}
     texts: dict[str, list[str]] = {}
@@ -157,15 +158,15 @@ def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels:
     print(f"wrote {path}: {counted(len(values), 'row')} x {values.shape[1]}, from {array}")
 
 
-def _refuse_another(path: Path, provenance: Any) -> None:
+def _require_same_features(path: Path, provenance: Any) -> None:
     """Raise FungiError if the existing feature file has other features."""
     from fungi.store.reading import provenance_of
 
-    there = provenance_of(path)
-    source = "another program" if there is None else there.settings.get("imported", {}).get("sha256", "an extraction")
-    if source != provenance.settings["imported"]["sha256"]:
+    existing = provenance_of(path)
+    existing_hash = None if existing is None else existing.settings.get("imported", {}).get("sha256")
+    if existing_hash != provenance.settings["imported"]["sha256"]:
         raise FungiError(
-            f"{path} is there, with other features. Choose another --backbone or --root, or replace it with"
+            f"{path} already exists, with other features. Choose another --backbone or --root, or replace it with"
             " --overwrite."
         )
 
@@ -178,16 +179,16 @@ def _provenance(
     labels: Int64[np.ndarray, " n"] | None,
     ids: list[str],
 ) -> Any:
-    """Return the provenance: source file and its hash. All other fields are `unknown`."""
+    """Return the provenance: the source file and its hash. Model, input and device are `unknown`."""
     from fungi.store.provenance import Provenance
     from fungi.store.reading import provenance_of
 
     embeddings = Layout(settings.root).embeddings(settings.dataset, settings.backbone, split)
-    rows = hashlib.sha256(json.dumps([split, ids, len(values)]).encode())
-    rows.update(b"" if labels is None else np.ascontiguousarray(labels, dtype=np.int64).tobytes())
-    fingerprint = f"imported-{rows.hexdigest()}"
-    if settings.feature != EMBEDDINGS and embeddings.is_file() and (beside := provenance_of(embeddings)):
-        fingerprint = beside.dataset_fingerprint  # the user declares equal rows by giving the same split
+    digest = hashlib.sha256(json.dumps([split, ids, len(values)]).encode())
+    digest.update(b"" if labels is None else np.ascontiguousarray(labels, dtype=np.int64).tobytes())
+    fingerprint = f"imported-{digest.hexdigest()}"
+    if settings.feature != EMBEDDINGS and embeddings.is_file() and (of_embeddings := provenance_of(embeddings)):
+        fingerprint = of_embeddings.dataset_fingerprint  # with the same split, the user declares the same rows
     source = {"file": str(array.path.resolve()), "array": array.key, "sha256": sha256_of(array.path)}
     return Provenance(
         feature=settings.feature,

@@ -1,7 +1,7 @@
 """Find the role (features, labels, sample ids or class names) and the split of each array in a file.
 
-The names of files and arrays decide. Examples: `features_train.pt` and `targets_train.pt` of CLIP_benchmark,
-`trainfeat.pth` and `trainlabels.pth` of DINO's kNN evaluation, `x_train` and `y_train` in one .npz.
+Role and split follow from the names of files and arrays. Examples: `features_train.pt` and `targets_train.pt` of
+CLIP_benchmark, `trainfeat.pth` and `trainlabels.pth` of DINO's kNN evaluation, `x_train` and `y_train` in one .npz.
 """
 
 import re
@@ -27,7 +27,7 @@ _ROLES: tuple[tuple[Role, re.Pattern[str]], ...] = (
 
 @dataclass(frozen=True)
 class NamedArray:
-    """An array of a file with the role and split from its name. split: empty if no name contains it."""
+    """An array of a file, with its role and split. split: empty if the names do not contain a split."""
 
     path: Path
     key: str
@@ -40,18 +40,17 @@ class NamedArray:
 
 
 def named_arrays(path: Path, key: str | None, split: str) -> list[NamedArray]:
-    """Return the arrays of a file that have a role. key: the array with the features.
+    """Return the arrays of a file that have a role.
 
-    split: split of all arrays; if empty, names decide.
+    key: name of the array with the features; if None, names decide. split: split of all arrays; if empty, names decide.
     """
     arrays = []
+    stem = path.stem.lower()
     for name, shape in shapes_of(path).items():
-        words = (name or path.stem).lower()
-        role: Role | None = "features" if name == key else _role(words, path.stem.lower(), shape)
-        if role is not None and not (key is not None and role == "features" and name != key):
-            arrays.append(
-                NamedArray(path, name, shape, role, split or _split(name.lower()) or _split(path.stem.lower()))
-            )
+        role: Role | None = "features" if name == key else _role(name.lower() or stem, stem, shape)
+        is_other_feature = key is not None and role == "features" and name != key
+        if role is not None and not is_other_feature:
+            arrays.append(NamedArray(path, name, shape, role, split or _split(name.lower()) or _split(stem)))
     return arrays
 
 
@@ -61,7 +60,7 @@ def files_in(path: Path) -> list[Path]:
         return [path]
     files = sorted(file for file in path.iterdir() if file.suffix in ENDINGS)
     if not files:
-        raise FungiError(f"{path} holds no files of features ({', '.join(ENDINGS)}).")
+        raise FungiError(f"{path} does not contain files of features ({', '.join(ENDINGS)}).")
     return files
 
 
@@ -71,7 +70,7 @@ def by_split(arrays: Sequence[NamedArray]) -> dict[str, dict[Role, NamedArray]]:
     for array in arrays:
         if array.role == "features" and not array.split:
             raise FungiError(
-                f"{array}: its name does not say of which split the features are. Add --split train or test."
+                f"the name of {array} does not contain the split of the features. Add --split train or --split test."
             )
         splits.setdefault(array.split, {})
         other = splits[array.split].get(array.role)
@@ -84,7 +83,7 @@ def by_split(arrays: Sequence[NamedArray]) -> dict[str, dict[Role, NamedArray]]:
     shared = splits.pop("", {})
     with_features = {split: shared | roles for split, roles in splits.items() if "features" in roles}
     if not with_features:
-        raise FungiError(f"no features [rows size] in {_listed(arrays)}. Name the array as FILE:KEY.")
+        raise FungiError(f"there are no features [n d] in {_names_and_shapes(arrays)}. Name the array as FILE:KEY.")
     if set(with_features) == {"train", "valid"}:
         with_features["test"] = with_features.pop("valid")
     return with_features
@@ -95,19 +94,19 @@ def texts_of(array: NamedArray) -> list[str]:
     return [value.decode() if isinstance(value, bytes) else str(value) for value in load_array(array.path, array.key)]
 
 
-def _role(words: str, stem: str, shape: tuple[int, ...]) -> Role | None:
-    """Return the role from the name of an array, else from the name of its file; None for other arrays."""
-    for text in (words.replace("/", "_"), stem):
+def _role(name: str, stem: str, shape: tuple[int, ...]) -> Role | None:
+    """Return the role from the name of an array, or from the name of its file; None for other arrays."""
+    for text in (name.replace("/", "_"), stem):
         for role, pattern in _ROLES:
             if pattern.search(text):
                 return role if (len(shape) == 2) == (role == "features") else None
     return "features" if len(shape) == 2 else None
 
 
-def _split(words: str) -> str:
-    match = _SPLIT.search(words)
+def _split(name: str) -> str:
+    match = _SPLIT.search(name)
     return SPLITS[match.group()] if match else ""
 
 
-def _listed(arrays: Iterable[NamedArray]) -> str:
+def _names_and_shapes(arrays: Iterable[NamedArray]) -> str:
     return ", ".join(f"{array} {list(array.shape)}" for array in arrays) or "these files"

@@ -18,10 +18,10 @@ class ImportSettings:
     files: tuple[str, ...] = setting((), "files with features, FILE or FILE:KEY, or one folder", first_word=True)
     targets: tuple[str, ...] = setting(
         (),
-        "files with labels, FILE or FILE:KEY, one per file of features; default: labels in the same files",
+        "files with labels, FILE or FILE:KEY, one per file of features (default: the labels in the same files)",
     )
-    split: str = setting("", "split of the rows; if absent, the names of files and arrays decide", topic="data")
-    feature: str = setting(EMBEDDINGS, "name of the feature; other names than embeddings join them in evaluations")
+    split: str = setting("", "split of the rows (default: the split in the names of files and arrays)", topic="data")
+    feature: str = setting(EMBEDDINGS, "name of the feature; other features are combined with embeddings")
     root: Path = setting(Path("features"), "folder of the feature files", aliases=("--output-path",), topic="files")
     overwrite: bool = setting(False, "replace existing feature files", topic="files")
 
@@ -31,10 +31,9 @@ class ImportSettings:
         for flag in ("dataset", "backbone", "feature", "split"):
             value = getattr(self, flag)
             if not re.fullmatch(r"[\w.+-]*", value) or (not value and flag != "split"):
-                raise FungiError(f"--{flag} {value!r} is no plain name. Use letters, digits, dots, - and _.")
+                raise FungiError(f"--{flag} {value!r} is not a valid name. Use letters, digits, dots, +, - and _.")
         if self.targets and len(self.targets) != len(self.files):
             raise FungiError(
-                f"{counted(len(self.targets), 'file')} of labels for "
-                f"{counted(len(self.files), 'file')} of features. Give one --targets for"
-                " each, in the same order."
+                f"there are {counted(len(self.targets), 'file')} of labels for {counted(len(self.files), 'file')} of"
+                " features. Use one file in --targets for each file of features, in the same order."
             )

@@ -17,10 +17,10 @@ TRANSIENT_STATUS = {408, 409, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class ChatEndpoint:
-    """Requests one answer at temperature 0 from `<url>/chat/completions`.
+    """A chat endpoint that returns answers at temperature 0, at `<url>/chat/completions`.
 
-    key: sent as a bearer token if it is not empty, and never written to a file. tries: maximum number of requests, with
-    increasing waiting times.
+    key: sent as a bearer token if it is not empty, and never written to a file. tries: maximum number of requests per
+    answer, with increasing waiting times.
     """
 
     url: str
@@ -42,8 +42,8 @@ class ChatEndpoint:
     def ask(self, messages: list[dict[str, str]]) -> str:
         """Return the answer of the model, or an empty string if it has no text.
 
-        Raises FungiError if the endpoint refuses the request, fails repeatedly, or returns another format. The
-        latter is reported at once, because a second request would return the same.
+        Raises FungiError if the endpoint refuses the request, fails repeatedly, or returns another format. Another
+        format is reported at once, because a second request would return the same.
         """
         content = {"model": self.model, "messages": messages, "temperature": 0}
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
@@ -74,10 +74,10 @@ class ChatEndpoint:
             if text is not None and not isinstance(text, str):
                 raise TypeError
         except (ValueError, KeyError, IndexError, TypeError):
-            shown = " ".join(body[:200].decode(errors="replace").split())
-            kind = "a web page" if shown.lower().startswith(("<!doctype", "<html")) else "other content"
+            start = " ".join(body[:200].decode(errors="replace").split())
+            kind = "a web page" if start.lower().startswith(("<!doctype", "<html")) else "other content"
             raise FungiError(
-                f"the endpoint {self.address} returned {kind} instead of a chat completion: {shown!r}. Check"
+                f"the endpoint {self.address} returned {kind} instead of a chat completion: {start!r}. Check"
                 " --endpoint: it usually ends in /v1. Earlier answers are kept."
             ) from None
         return text or ""

@@ -16,7 +16,7 @@ DESCRIPTION = """Find the nearest training texts of each test text, and use them
 
   fungi in-context --dataset banking-77 --backbone bert-base-uncased            write prompts, and score without a model
   fungi in-context ... --endpoint http://localhost:8000/v1 --model NAME         ask an endpoint with OpenAI's interface
-  fungi in-context ...                                                          score the existing answers of any source
+  fungi in-context ...                                                          score existing answers from any source
 
 Prompts are written to <root>/in-context/<dataset>/<backbone>/<features>.prompts.jsonl. Answers are in
 <features>.answers.jsonl in the same folder, one {"id", "answer"} per line. Settings that differ from the defaults are
@@ -38,30 +38,33 @@ def run(settings: InContextSettings) -> dict[str, Any]:
     result = settings.open_result([entry], provenances=provenances_of(retrieval.splits))
     for combination in retrieval.combinations:
         prompts, scores = retrieval.prompts(combination)
-        written, answers = settings.file(combination, "prompts"), settings.file(combination, "answers")
-        write_prompts(written, prompts)
-        print(f"wrote {written}: {len(prompts)} prompts")
+        prompts_file, answers_file = settings.file(combination, "prompts"), settings.file(combination, "answers")
+        write_prompts(prompts_file, prompts)
+        print(f"wrote {prompts_file}: {len(prompts)} prompts")
         if endpoint is not None:
-            ask_all(endpoint, prompts, answers)
-        if known := read_answers(answers, prompts):
-            expected = {prompt.id: prompt.label for prompt in prompts}
-            scores |= score_answers(known, expected, retrieval.train.class_names)
+            ask_all(endpoint, prompts, answers_file)
+        if answers := read_answers(answers_file, prompts):
+            labels = {prompt.id: prompt.label for prompt in prompts}
+            scores |= score_answers(answers, labels, retrieval.train.class_names)
         result.add(entry, name_of(combination), scores)
     result.finish()
     print(f"wrote {result.path}")
     return result.content()
 
 
-def ask_all(endpoint: ChatEndpoint, prompts: Sequence[Prompt], answers: Path) -> None:
-    """Ask the prompts that have no answer yet, and write each answer to the file at once."""
-    known = read_answers(answers, prompts)
-    missing = [prompt for prompt in prompts if prompt.id not in known]
+def ask_all(endpoint: ChatEndpoint, prompts: Sequence[Prompt], answers_file: Path) -> None:
+    """Send the prompts without an answer to the endpoint, and append each answer to the file at once."""
+    answers = read_answers(answers_file, prompts)
+    missing = [prompt for prompt in prompts if prompt.id not in answers]
     for prompt in progress(missing, label=endpoint.model, unit="prompt"):
-        append_answer(answers, prompt, endpoint.ask(prompt.messages))
+        append_answer(answers_file, prompt, endpoint.ask(prompt.messages))
 
 
 def show(settings: InContextSettings, content: dict[str, Any]) -> None:
     """Print one line per combination."""
     for name, scores in content["results"].items():
-        shown = (f"{key} {n}" if isinstance(n, int) else f"{key} {100 * n:.1f} %" for key, n in scores.items())
-        print(f"{name}: " + ", ".join(shown))
+        texts = (
+            f"{key} {value}" if isinstance(value, int) else f"{key} {100 * value:.1f} %"
+            for key, value in scores.items()
+        )
+        print(f"{name}: " + ", ".join(texts))

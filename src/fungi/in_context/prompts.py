@@ -1,4 +1,4 @@
-"""Prompts of in-context classification, and their JSON Lines files of prompts and answers."""
+"""Prompts of in-context classification, and the JSON Lines files of prompts and answers."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """Hash of the messages. An answer with another key belongs to other messages."""
+        """Hash of the messages. Answers store it, so that an answer to other messages is recognised."""
         return short_hash(json.dumps(self.messages))
 
 
@@ -32,29 +32,29 @@ def compose(query: str, examples: Sequence[tuple[str, str]], names: Sequence[str
         f"Classify a text. Task: {task}. The labels are:\n{', '.join(names)}\n"
         "Answer with exactly one of these labels and nothing else: no explanation, no punctuation, no quotes."
     )
-    shown = "\n\n".join(f"Text: {text}\nLabel: {label}" for text, label in examples)
+    example_text = "\n\n".join(f"Text: {text}\nLabel: {label}" for text, label in examples)
     return [
         {"role": "system", "content": instruction},
-        {"role": "user", "content": f"Examples:\n\n{shown}\n\nText: {query}\nLabel:"},
+        {"role": "user", "content": f"Examples:\n\n{example_text}\n\nText: {query}\nLabel:"},
     ]
 
 
 def compose_as_published(query: str, examples: Sequence[tuple[str, str]], names: Sequence[str]) -> Messages:
     """Return the message of the author response for banking-77. The format of the examples is our choice."""
-    shown = "\n".join(f"({text}, {label})" for text, label in examples)
+    example_text = "\n".join(f"({text}, {label})" for text, label in examples)
     return [
         {
             "role": "user",
             "content": "You have to annotate banking-related queries with an appropriate intent.\n"
             f"You must choose a single class in the following comma-separated list:\n\n{', '.join(names)}\n\n"
-            f"You must reply only with the class name, nothing more. Here's some examples:\n\n{shown}\n\n"
+            f"You must reply only with the class name, nothing more. Here's some examples:\n\n{example_text}\n\n"
             f"The query sample is: {query}",
         }
     ]
 
 
 def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
-    """Write a file of prompts. A reader never sees an incomplete file."""
+    """Write a file of prompts atomically."""
     write_text_atomically(path, "".join(json.dumps(vars(prompt), ensure_ascii=False) + "\n" for prompt in prompts))
 
 

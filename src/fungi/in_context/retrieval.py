@@ -14,7 +14,10 @@ from fungi.scoring.feature_files import SplitFiles, open_splits
 
 
 class Retrieval:
-    """Texts, labels and features of both splits. The features are checked against the texts."""
+    """Texts, labels and features of both splits, and the prompts that are built from them.
+
+    Raises FungiError if the features were computed from other texts.
+    """
 
     def __init__(self, settings: InContextSettings) -> None:
         self.settings = settings
@@ -39,7 +42,7 @@ class Retrieval:
 
     @property
     def combinations(self) -> list[Combination]:
-        """The combinations to use: embeddings alone, and all features."""
+        """The combinations to use: only embeddings, and all features."""
         features = in_order(self.splits["train"].arrays)
         return list(dict.fromkeys([features[:1], features]))
 
@@ -55,16 +58,16 @@ class Retrieval:
         queries = reduced(self._test_source, reduction, self.device)[: len(self.query_rows)]
         examples = examples_in_order(train, queries, self.settings.k)
         labels = self.test.targets[: len(self.query_rows)]
-        composed = [self._prompt(row, near) for row, near in zip(self.query_rows, examples.tolist(), strict=True)]
-        return composed, {**proxies(examples, self.train.targets, labels)}
+        prompts = [self._prompt(row, rows) for row, rows in zip(self.query_rows, examples.tolist(), strict=True)]
+        return prompts, {**proxies(examples, self.train.targets, labels)}
 
-    def _prompt(self, row: int, near: list[int]) -> Prompt:
+    def _prompt(self, row: int, example_rows: list[int]) -> Prompt:
         names = self.train.class_names
-        shown = [(self.train.load(example), names[self.train.targets[example]]) for example in near]
+        examples = [(self.train.load(example), names[self.train.targets[example]]) for example in example_rows]
         text, label = self.test[row]
         if self.settings.template == "published":
-            return Prompt(self.test.ids[row], names[label], compose_as_published(text, shown, names))
-        return Prompt(self.test.ids[row], names[label], compose(text, shown, names, self.dataset.title))
+            return Prompt(self.test.ids[row], names[label], compose_as_published(text, examples, names))
+        return Prompt(self.test.ids[row], names[label], compose(text, examples, names, self.dataset.title))
 
 
 def _opened(dataset: DatasetSpec, split: str, settings: InContextSettings, files: SplitFiles) -> Samples:
@@ -80,9 +83,8 @@ def _opened(dataset: DatasetSpec, split: str, settings: InContextSettings, files
         if fingerprint != samples.fingerprint() or array.rows != len(samples):
             raise RefusedJoinError(
                 f"{array.path} was computed from other texts (fingerprint {fingerprint[:12]}, "
-                f"{counted(array.rows, 'row')}) than those of "
-                f"{dataset.name} {split} in {settings.data_dir} ({samples.fingerprint()[:12]}, "
-                f"{counted(len(samples), 'row')}). "
+                f"{counted(array.rows, 'row')}) than {dataset.name} {split} in {settings.data_dir} has "
+                f"({samples.fingerprint()[:12]}, {counted(len(samples), 'row')}). "
                 "Extract the features again, or correct --data-dir."
             )
     return samples

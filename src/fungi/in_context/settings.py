@@ -21,15 +21,15 @@ class InContextSettings(FeatureSettings):
     dataset: str = setting("banking-77", "text dataset", topic="data")
     backbone: str = setting("bert-base-uncased", "text backbone of the features", topic="model")
     data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing", topic="data")
-    k: int = setting(20, "examples per prompt", within=(1, 10_000), mark="k")
+    k: int = setting(20, "number of examples per prompt", within=(1, 10_000), mark="k")
     queries: int | None = setting(
-        None, "number of test texts, from the first; all if absent", within=(1, 10**9), mark="first"
+        None, "number of test texts to use, from the first (default: all)", within=(1, 10**9), mark="first"
     )
     template: Literal["own", "published"] = setting(
-        "own", "prompt: ours, or that of the author response, which is about banking", mark="prompt-"
+        "own", "prompt: ours (own), or the prompt of the author response about banking (published)", mark="prompt-"
     )
     endpoint: str | None = setting(
-        None, "URL (with /v1) to send the prompts to; nothing is sent if absent", decides="nothing"
+        None, "URL (with /v1) to which prompts are sent (default: send nothing)", decides="nothing"
     )
     model: str = setting("gpt-4o-mini", "model to ask", mark="")
     key_variable: str = setting(
@@ -44,9 +44,9 @@ class InContextSettings(FeatureSettings):
     def file(self, combination: Combination, kind: Literal["prompts", "answers"]) -> Path:
         """Return the file of prompts or answers of a combination.
 
-        Settings that change its content and differ from the defaults are part of the name, except the number of
+        The name contains the settings that change the content and differ from the defaults, except the number of
         queries.
         """
         folder = self.root[0] / "in-context" / self.dataset_name / self.backbone_name
-        decide_none = ("dataset", "backbone", "features", "queries", *(("model",) if kind == "prompts" else ()))
-        return folder / f"{result_name(name_of(combination), self, decide_none)}.{kind}.jsonl"
+        leave_out = ("dataset", "backbone", "features", "queries", *(("model",) if kind == "prompts" else ()))
+        return folder / f"{result_name(name_of(combination), self, leave_out)}.{kind}.jsonl"

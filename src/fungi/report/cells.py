@@ -15,7 +15,7 @@ from fungi.report.features import identities
 from fungi.report.protocol import SEGMENTATION, Protocol, has_published_protocol, origin_of, protocol_of, task_of
 from fungi.report.uncertainty import LEVEL, Uncertainty, uncertainties
 from fungi.results.published import MEAN, Published, PublishedKey, mean_datasets, published_value
-from fungi.results.result_file import ABLATION, PUT_ASIDE, read_result
+from fungi.results.result_file import ABLATION, PREVIOUS, read_result
 from fungi.runtime.log import logger
 from fungi.store.layout import EMBEDDINGS
 
@@ -69,7 +69,7 @@ class ResultRecord:
     @property
     def put_aside(self) -> bool:
         """Return whether the file was renamed, so that results of other features could take its name."""
-        return PUT_ASIDE in self.path.name
+        return PREVIOUS in self.path.name
 
     @property
     def chosen(self) -> bool:
@@ -96,7 +96,7 @@ def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[Res
         paths += [place] if place.is_file() else inside or sorted(place.rglob("*.json"))
     records = []
     for path in dict.fromkeys(paths):
-        if PUT_ASIDE in path.name and not put_aside:
+        if PREVIOUS in path.name and not put_aside:
             continue
         try:
             records.append(ResultRecord(path, _compact(read_result(path))))

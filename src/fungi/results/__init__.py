@@ -1,1 +1,1 @@
-"""Results: the settings that decide a number, its result file, and the published number beside it."""
+"""Results: the settings that decide a number, result files, and the published numbers."""

@@ -1,4 +1,4 @@
-"""Tables of the ablations in the paper's form: ours, and the published one in a table of its own below it."""
+"""Tables of the ablations in the form of the paper: our table, and the published tables below it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from fungi.results.text import MISSING, markdown, plus_minus
 
 IMAGES_PER_SECOND, QUERIES_PER_SECOND, MILLISECONDS = "images/s", "kNN queries/s", "ms"
 NOT_IN_PERCENT = (IMAGES_PER_SECOND, QUERIES_PER_SECOND, MILLISECONDS)
-"""Columns that are not shares; their values are not turned into percent."""
+"""Columns whose values are not shares and are not converted to percent."""
 _NOT_IN_LABEL = ("backbone", "default", "values", "std")
 
 
@@ -31,7 +31,7 @@ class AblationTable:
     notes: list[str] = field(default_factory=list)
 
     def add(self, row: str, column: str, value: float) -> None:
-        """Add the value of one more seed to a cell."""
+        """Add the value of another seed to a cell."""
         self.values.setdefault((row, column), []).append(value)
 
     def text(self) -> str:
@@ -54,7 +54,7 @@ class AblationTable:
 
     @classmethod
     def from_content(cls, content: dict[str, Any]) -> "AblationTable":
-        """Return the table that the content of a result file holds."""
+        """Return the table in the content of a result file."""
         results = content["results"]
         return cls(
             content["title"],
@@ -71,7 +71,10 @@ class AblationTable:
 
 
 def mean_and_deviation(column: str, values: Sequence[float]) -> tuple[float, float | None]:
-    """Return mean and population standard deviation over seeds, in the unit of the table; no deviation of one seed."""
+    """Return mean and population standard deviation over seeds, in the unit of the table.
+
+    With one seed, the deviation is None.
+    """
     scaled = (1.0 if column in NOT_IN_PERCENT else 100.0) * np.array(values)
     return float(scaled.mean()), float(scaled.std()) if len(values) > 1 else None
 

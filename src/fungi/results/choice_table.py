@@ -19,15 +19,15 @@ def choice_rows(
 ) -> list[tuple[str, ...]]:
     """Return the rows below `CHOICE_COLUMNS`, one per entry of the results.
 
-    display_name: turns the name of a combination into the words of the table.
+    display_name: function that returns the text of the table for the name of a combination.
     """
     runs = content.get("runs") or [content]
     rows: list[tuple[str, ...]] = []
     for name, entry in content["results"].items():
         candidates = [run["results"][name]["chosen"] for run in runs]
-        words = [f"{display_name(each['combination'])}, {each['dim']}, {each['k']}" for each in candidates]
+        texts = [f"{display_name(chosen['combination'])}, {chosen['dim']}, {chosen['k']}" for chosen in candidates]
         train_score = _percent(entry, "judged") if "judged" in entry else "-"
-        rows.append((display_name(name), train_score, _percent(entry, metric), "; ".join(dict.fromkeys(words))))
+        rows.append((display_name(name), train_score, _percent(entry, metric), "; ".join(dict.fromkeys(texts))))
     return rows
 
 

@@ -36,12 +36,12 @@ def unusual_values(settings: Any, leave_out: Collection[str]) -> dict[str, Any]:
 
 
 def result_name(task: str, settings: Any, leave_out: Collection[str]) -> str:
-    """Return the name of a result: the task, and a mark for each deciding setting that differs from its default.
+    """Return the name of a result: the task, and a text for each deciding setting that differs from its default.
 
-    Long values and paths are replaced by one hash of all of them. A name that is too long for a file system is cut and
-    ends in a hash. leave_out: names of settings that get no mark.
+    One hash replaces all long values and paths. A name that is too long for a file system is cut and ends in a hash.
+    leave_out: names of settings to omit.
     """
-    shown, hashed = [], []
+    texts, hashed = [], []
     for field in fields(settings):
         name, value = field.name, getattr(settings, field.name)
         if field.metadata["decides"] == "nothing" or name in leave_out or value == field.default:
@@ -49,13 +49,15 @@ def result_name(task: str, settings: Any, leave_out: Collection[str]) -> str:
         text = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
         mark = name.replace("_", "-") if field.metadata["mark"] is None else field.metadata["mark"]
         if isinstance(value, bool):
-            shown.append(mark if value else f"no-{mark}")
+            texts.append(mark if value else f"no-{mark}")
         elif "/" in text or len(text) > _LONGEST_VALUE or "targets" in name or "datasets" in name:
             hashed.append(f"{name}={text}")
         else:
-            shown.append(f"{mark}{text}")
-    marks = [re.sub(r"[^\w.+=@-]+", "-", text) for text in shown] + ([short_hash(" ".join(hashed))] if hashed else [])
-    return short_name("-".join([task, *marks]), _LONGEST_NAME)
+            texts.append(f"{mark}{text}")
+    parts = [re.sub(r"[^\w.+=@-]+", "-", text) for text in texts]
+    if hashed:
+        parts.append(short_hash(" ".join(hashed)))
+    return short_name("-".join([task, *parts]), _LONGEST_NAME)
 
 
 def short_name(name: str, longest: int) -> str:

@@ -1,4 +1,4 @@
-"""Result files of the original harness (spec vision 8), converted to our form when they are read.
+"""Read result files of the original harness (spec vision 8), and convert them to our form.
 
 logs/<backbone>/<dataset>.json, logs/<backbone>/<n>-shots/<dataset>.json, logs/linear/<backbone>/...
 {"args": {...}, "metrics": {"train.h5;kl-train.h5": {"accuracy": [0.5], ...}}, "test_targets": [...]}
@@ -26,10 +26,12 @@ def from_original(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     names = [name for name in folders if name != "linear" and not name.endswith("-shots")]
     results = {
         # The original harness keeps each number in a list of one entry.
-        _combination(files): {name: v[0] if isinstance(v, list) and v else v for name, v in scores.items()}
+        _combination(files): {
+            name: value[0] if isinstance(value, list) and value else value for name, value in scores.items()
+        }
         for files, scores in content["metrics"].items()
     }
-    retrieval = any("mAP-M" in scores for scores in results.values())
+    is_retrieval = any("mAP-M" in scores for scores in results.values())
     settings = {
         "dataset": path.stem,
         "backbone": names[-1] if names else "",
@@ -38,7 +40,7 @@ def from_original(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         "pca_dim": content["args"].get("pca_dim"),
     }
     return {
-        "task": "retrieval" if retrieval else "linear" if "linear" in folders else "knn",
+        "task": "retrieval" if is_retrieval else "linear" if "linear" in folders else "knn",
         "settings": settings,
         "unusual": {},
         "provenance": {"features": []},
@@ -48,6 +50,6 @@ def from_original(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _combination(files: str) -> str:
-    """Return the combination of some feature files: `train.h5;kl-train.h5` is `embeddings+kl`."""
+    """Return the name of the combination of feature files: `embeddings+kl` for `train.h5;kl-train.h5`."""
     stems = [Path(file.partition(":")[0]).stem for file in files.split(";")]
     return name_of(in_order([re.sub(rf"-?({'|'.join(_SPLITS)})$", "", stem) or EMBEDDINGS for stem in stems]))

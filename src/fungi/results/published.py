@@ -1,4 +1,4 @@
-"""The published numbers as data: all tables of the paper and its author response."""
+"""The published numbers as data: all tables of the paper and of the author response."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 MEAN = "mean"
-"""Stands in place of a dataset for the mean over the datasets of the paper's averaged results."""
+"""Name that replaces the dataset in keys for the mean over the eleven datasets (`mean_datasets`)."""
 
 _TASKS = {"knn-classification": "knn", "linear-classification": "linear", "image-retrieval": "retrieval"}
 _SEGMENTATION_DATASETS = {"voc2012": "pascal-voc", "voc": "pascal-voc", "ade20k": "ade20k"}
@@ -26,7 +26,7 @@ class Published:
 
 @dataclass(frozen=True)
 class PublishedKey:
-    """The measurement that a published value belongs to. setting: `full` or `5-shot`; for retrieval `M` or `H`."""
+    """The measurement of a published value. setting: `full` or `5-shot`; for retrieval `M` or `H`."""
 
     task: str
     setting: str
@@ -36,7 +36,7 @@ class PublishedKey:
 
 
 def published_value(key: PublishedKey) -> Published | None:
-    """Return the published value; None if there is none."""
+    """Return the published value of a measurement; None if nothing is published."""
     return _index().get(key)
 
 
@@ -48,7 +48,7 @@ def mean_datasets() -> tuple[str, ...]:
 
 @cache
 def backbone_labels() -> dict[str, str]:
-    """Return backbone -> its name in the paper."""
+    """Return the names of the backbones in the paper: backbone -> name."""
     return dict(_tables()["backbones"])
 
 
@@ -94,7 +94,7 @@ def _segmentation_index() -> dict[PublishedKey, Published]:
 
 
 def _dataset_and_setting(task: str, column: str, row_setting: str) -> tuple[str, str]:
-    """Return dataset and setting of a column, whose name is `full`, `trec/5-shot`, `roxford5k-M` or a dataset."""
+    """Return dataset and setting of a column, e.g. `full`, `trec/5-shot`, `roxford5k-M`, or the name of a dataset."""
     if task == "image-retrieval":
         name, _, letter = column.rpartition("-")
         return _LANDMARKS[name], letter

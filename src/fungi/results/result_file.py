@@ -1,4 +1,4 @@
-"""The result file of a command: its settings, the files that it read, and the scores, saved after each combination.
+"""The result file of a command: settings, provenance of the input files, and scores. It is saved after each combination.
 
     {"task": "knn", "settings": {...}, "provenance": {...}, "warnings": [...], "test_targets": [...],
      "complete": true,
@@ -28,9 +28,9 @@ from fungi.store.seal import checksum_of_record
 
 Scores = dict[str, Any]
 SCHEMA_VERSION = 1
-PUT_ASIDE = ".previous-"
+PREVIOUS = ".previous-"
 ABLATION = "ablation"
-"""Beginning of the tasks of `fungi ablate`, whose results are cells: row -> column -> one value per seed."""
+"""Prefix of the tasks of `fungi ablate`. Their results are cells: row -> column -> one value per seed."""
 _PLACES = ("file", "settings", "weights_source", "modified_ns", "commit", "fungi")
 """Entries of a provenance that state a place, a time or a commit. They do not decide the content of the features."""
 
@@ -46,15 +46,18 @@ class Run:
 
 
 class ResultFile:
-    """A result file that is being written.
+    """A result file while a command writes it.
 
-    If a file of the same settings, input files and code version exists, its scores are kept. A different file at the
+    If a file with the same settings, input files and code version exists, its scores are kept. A different file at the
     same path is renamed to `<name>.previous-1.json`, `-2`, ..., so that no score is lost; reports still read it if its
     features differ from those of the new file.
 
-    task: `knn`, `linear`, ...; settings: all that decide the content; runs: the runs to evaluate, in order; unusual:
-    the settings that decide scores and differ from the defaults, for the headings of tables; code_version: version of
-    the code that computes the scores. facts: further entries that belong to all combinations (`test_targets`).
+    task: `knn`, `linear`, ...
+    settings: all settings that decide the content.
+    runs: the runs to evaluate, in order.
+    unusual: the settings that decide scores and differ from the defaults, for the headings of tables.
+    code_version: version of the code that computes the scores.
+    facts: other entries that belong to all combinations (`test_targets`).
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class ResultFile:
         self.save()
 
     def finish(self) -> None:
-        """Record that nothing is left to do."""
+        """Record that all combinations are scored."""
         if not self.complete:
             self.complete = True
             self.save()
@@ -107,7 +110,7 @@ class ResultFile:
         return content | {"results": summary_of_runs([run.results for run in self.runs]), "runs": runs}
 
     def save(self) -> None:
-        """Write the file, with the scores that another process of the same settings saved in the meantime."""
+        """Write the file. Add the scores that another process with the same settings has saved in the meantime."""
         with locked(self.path):
             self._merge_file()
             content = plain(self.content())
@@ -117,35 +120,34 @@ class ResultFile:
         remove_orphans(self.path.parent)
         if not self.path.exists():
             return
-        if self.path.is_dir() or self.path.suffix != ".json":  # such a path was named by mistake
+        if self.path.is_dir() or self.path.suffix != ".json":  # the user named the wrong path
             kind = "a folder" if self.path.is_dir() else "not a JSON file"
             raise FungiError(f"{self.path} exists and is {kind}. Choose another --output that ends in .json.")
         with locked(self.path):
-            kept = self._merge_file()
-        if kept:
-            done = sum(len(run.results) for run in self.runs)
-            results = counted(done, "result")
-            logger.info("%s already holds %s of these settings and files, which are kept", self.path, results)
+            was_merged = self._merge_file()
+        if was_merged:
+            results = counted(sum(len(run.results) for run in self.runs), "result")
+            logger.info("%s already contains %s of these settings and files, which are kept", self.path, results)
 
     def _merge_file(self) -> bool:
-        """Read the scores of a file with the same settings; put any other file aside. Return whether scores were read.
+        """Read the scores of a file with the same settings; rename any other file. Return whether scores were read.
 
-        If a file that was put aside earlier fits the features again, it is moved back to its place.
+        If a file that was renamed earlier fits the features again, it gets its name back.
         """
         if not self.path.exists():
             return False
         content = self._content_if_same(self.path)
         if content is None:
-            aside = sorted(self.path.parent.glob(f"{glob.escape(self.path.stem)}{PUT_ASIDE}*.json"))
-            earlier = [(path, same) for path in aside if (same := self._content_if_same(path)) is not None]
-            names = (self.path.with_suffix(f"{PUT_ASIDE}{number}.json") for number in count(1))
-            free = next(name for name in names if not name.exists())
-            self.path.replace(free)
-            message = "%s held results of other settings, input files or code versions. It was renamed to %s"
-            logger.info(message, self.path, free.name)
-            if not earlier:
+            previous_files = sorted(self.path.parent.glob(f"{glob.escape(self.path.stem)}{PREVIOUS}*.json"))
+            same = [(path, text) for path in previous_files if (text := self._content_if_same(path)) is not None]
+            names = (self.path.with_suffix(f"{PREVIOUS}{number}.json") for number in count(1))
+            new_name = next(name for name in names if not name.exists())
+            self.path.replace(new_name)
+            message = "%s contained results of other settings, input files or code versions. It was renamed to %s"
+            logger.info(message, self.path, new_name.name)
+            if not same:
                 return False
-            path, content = earlier[0]
+            path, content = same[0]
             path.replace(self.path)
         results = content.get("runs") or [{"results": content["results"], "warnings": content.get("warnings", [])}]
         for run, entry in zip(self.runs, results, strict=True):
@@ -156,10 +158,10 @@ class ResultFile:
         return True
 
     def _content_if_same(self, path: Path) -> dict[str, Any] | None:
-        """Return the content of a file of the same settings, input files and code version; None for any other."""
+        """Return the content of a file with the same settings, input files and code version; None for other files."""
         try:
             content = read_result(path)
-            same = (
+            is_same = (
                 content["settings"] == self.settings
                 and origins(content["provenance"]["features"]) == origins([plain(run.features) for run in self.runs])
                 and not difference(CodeVersion.from_record(content["provenance"]), self.code_version)
@@ -167,7 +169,7 @@ class ResultFile:
             )
         except (FungiError, KeyError, TypeError, AttributeError):
             return None
-        return content if same else None
+        return content if is_same else None
 
 
 _OWN_ENTRIES = {
@@ -205,9 +207,9 @@ def read_result(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MissingFilesError(f"{path} is not there. Check the path, or run its evaluation first.") from None
+        raise MissingFilesError(f"{path} does not exist. Check the path, or run its evaluation first.") from None
     except (UnicodeDecodeError, json.JSONDecodeError):
-        raise FungiError(f"{path} is not a result file. Give a JSON file that an evaluation wrote.") from None
+        raise FungiError(f"{path} is not a result file. Use a JSON file that an evaluation wrote.") from None
     except OSError as error:
         raise FungiError(f"{path} can't be read as a result file ({error}). Run its evaluation again.") from None
     if is_original(content):

@@ -1,4 +1,4 @@
-"""Base of the settings of every command that writes result files: their paths, and the settings that decide them."""
+"""Base of the settings of every command that writes result files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -20,9 +20,9 @@ class ResultSettings:
 
     Each subclass has fields `dataset` and `backbone`, and `root` unless it overrides `results_root`.
 
-    computed_in: name of the module that computes the scores. Results are reused only if the code of this module and of
-        its imports is the same. If the name is empty, it is the module of the settings.
-    in_the_path: settings that are part of the folder's name or of the task's name, so the file name omits them.
+    computed_in: module that computes the scores; if empty, the module of the settings. Results are reused only if the
+        code of this module and of its imports has not changed.
+    in_the_path: settings that the folder or the name of the task states, so that the file name omits them.
     """
 
     computed_in: ClassVar[str] = ""
@@ -30,7 +30,7 @@ class ResultSettings:
 
     output: Path | None = setting(
         None,
-        "result file; by default a file below <root>/results",
+        "result file (default: a file below <root>/results)",
         aliases=("--logs-output-path",),
         decides="nothing",
         topic="files",
@@ -38,41 +38,41 @@ class ResultSettings:
 
     @property
     def dataset_name(self) -> str:
-        """Return the dataset's folder name; users' own datasets are written `NAME=kind:PATH`."""
+        """Folder name of the dataset: NAME for a dataset of the user, `NAME=kind:PATH`."""
         return str(vars(self)["dataset"]).partition("=")[0]
 
     @property
     def backbone_name(self) -> str:
-        """Return the backbone's folder name; users' own backbones are written `NAME=kind:PLACE`."""
+        """Folder name of the backbone: NAME for a backbone of the user, `NAME=kind:PLACE`."""
         return str(vars(self)["backbone"]).partition("=")[0]
 
     @property
     def results_root(self) -> Path:
-        """Return the folder that contains `results`."""
+        """Folder that contains `results`."""
         return Path(vars(self)["root"])
 
     @property
     def task_name(self) -> str:
-        """Return the name of the task in result files, with the number of shots: `knn`, `knn-5shot`."""
+        """Name of the task in result files, with the number of shots: `knn`, `knn-5shot`."""
         raise NotImplementedError
 
     def result_path(self, task: str | None = None) -> Path:
-        """Return the result file of a task: `--output`, or a file below the root that names the unusual settings."""
+        """Return the result file of a task: `--output`, or a file below the root whose name has the unusual settings."""
         if self.output is not None:
             return self.output
         name = result_name(task or self.task_name, self, self.in_the_path)
         return Layout(self.results_root).results(name, self.dataset_name, self.backbone_name)
 
     def outputs(self) -> list[Path]:
-        """Return the result files of the command; if all exist, the command is done."""
+        """Return the result files of the command. If all exist, the command has finished."""
         return [self.result_path()]
 
     def resolved_for(self, provenances: Sequence[Provenance]) -> "ResultSettings":
-        """Return the settings, with the values that are read from the provenances of the features."""
+        """Return the settings, with values from the provenances of the features."""
         return self
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide the content of the result file, as JSON, with defaults filled in."""
+        """Return the settings that decide the content of the result file, including defaults, as JSON."""
         named = {"dataset": self.dataset_name, "backbone": self.backbone_name}
         return deciding_values(self, "scores", "contents") | named
 
@@ -95,9 +95,9 @@ class ResultSettings:
     def open_result(
         self, runs: list[Run], *, task: str | None = None, provenances: Sequence[Provenance] = ()
     ) -> ResultFile:
-        """Return the result file, with the scores that an earlier run of the same settings, features and code saved.
+        """Return the result file, with the scores of an earlier run with the same settings, features and code.
 
-        provenances: provenances of the features. They contain the values of settings that no flag sets.
+        provenances: provenances of the features. They contain the values of settings that have no flag.
         """
         resolved = self.resolved_for(provenances)
         code_version = version_of(self.computed_in or type(self).__module__)

@@ -1,4 +1,4 @@
-"""Tables as text: aligned columns, numbers with their deviation, and the table that an evaluation prints at its end.
+"""Tables as text: aligned columns, numbers with their deviation, and the table that an evaluation prints.
 
 print(gain_table({"full": knn_result, "5-shot": few_shot_result}))
 """
@@ -14,7 +14,7 @@ MISSING = "-"
 
 
 def plus_minus(value: float | int, deviation: float | None = None, width: int = 0) -> str:
-    """Return `76.5 ± 0.4`, or `76.5` without a deviation. width: least number of letters of the value."""
+    """Return `76.5 ± 0.4`, or `76.5` without a deviation. width: smallest number of characters of the value."""
     return f"{value:{width}.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
 
 

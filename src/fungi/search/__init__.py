@@ -1,4 +1,4 @@
-"""Search for the nearest keys of queries. Objectives can import it, because a loss may need neighbours.
+"""Search for the nearest keys of queries.
 
 Exact search with torch is the reference. Other libraries return the same rows, or their recall is reported.
 """
@@ -7,7 +7,7 @@ from typing import Literal
 
 Metric = Literal["euclidean", "inner-product"]
 Backend = Literal["exact", "faiss", "scann", "sklearn"]
-"""Back-ends of a search: `exact` uses torch. The others are exhaustive too, unless they are passed a tree."""
+"""Back-ends of a search. `exact` uses torch. The others are exhaustive too, unless they use a tree."""
 BackendFlag = Literal["exact", "torch", "faiss", "scann", "sklearn"]
 """Values of --search: the back-ends, and `torch`, the earlier name of `exact`."""
 

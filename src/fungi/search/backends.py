@@ -1,7 +1,8 @@
-"""The table of search back-ends. Each prepares the keys once, and then returns rankings and rows for queries.
+"""The table of search back-ends. A back-end prepares the keys once, and then returns rankings and rows for queries.
 
-The ranking of a key b for a query a is the product a.b (descending), or |b|^2 - 2 a.b (ascending). The latter is the
-squared distance without |a|^2, which is the same for all keys of a query and would cost precision.
+The ranking of a key b for a query a is the product a.b (inner product, descending) or |b|^2 - 2 a.b (euclidean,
+ascending). The euclidean ranking is the squared distance without |a|^2, which is the same for all keys of a query and
+would cost precision.
 """
 
 from collections.abc import Callable
@@ -13,17 +14,17 @@ from torch import Tensor
 from fungi.runtime.precision import full_precision
 from fungi.runtime.products import linear
 from fungi.search import Backend, Metric
-from fungi.search.libraries import Answer, TreeSettings, faiss_search, scann_search, sklearn_search
+from fungi.search.libraries import LibrarySearch, TreeSettings, faiss_search, scann_search, sklearn_search
 from fungi.search.neighbours import Keys
 
-QUERIES_AT_ONCE = 512
+QUERIES_PER_TILE = 512
 GROUP = 32
 """Number of columns in a group. Only the groups with the best entries are searched in full."""
 
 Ranked = tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]
 """Rankings and rows, nearest key first."""
 Search = Callable[[Float[Tensor, "q d"], int], Ranked]
-"""Queries and k -> the k nearest keys of each query, or all keys if there are fewer."""
+"""A function of queries and k that returns the k nearest keys of each query, or all keys if there are fewer."""
 
 
 def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None = None) -> Search:
@@ -36,17 +37,17 @@ def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None =
         # fragment it between the large blocks that are freed.
         values = queries.new_full((len(queries), k), -torch.inf if largest else torch.inf)
         rows = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
-        seen = 0
-        for place, block in keys():
+        count = 0
+        for span, block in keys():
             squares = None if largest else block.square().sum(dim=1)
-            parts = (part.split(QUERIES_AT_ONCE) for part in (queries, values, rows))
-            for tile, best, their_rows in zip(*parts, strict=True):
-                near, columns = _best(linear(tile if largest else -2 * tile, block, squares), k, largest)
-                _merge(best, their_rows, near, columns + place.start, largest)
-            seen += len(block)
-            del block  # before the next one is read
-        assert seen, "a search needs keys"
-        return values[:, :seen], rows[:, :seen]
+            parts = (part.split(QUERIES_PER_TILE) for part in (queries, values, rows))
+            for tile, tile_values, tile_rows in zip(*parts, strict=True):
+                ranking, columns = _best(linear(tile if largest else -2 * tile, block, squares), k, largest)
+                _merge(tile_values, tile_rows, ranking, columns + span.start, largest)
+            count += len(block)
+            del block  # free its memory before the next block is read
+        assert count, "a search needs keys"
+        return values[:, :count], rows[:, :count]
 
     return search
 
@@ -54,14 +55,14 @@ def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None =
 def _merge(
     values: Float[Tensor, "q k"],
     rows: Int64[Tensor, "q k"],
-    near: Float[Tensor, "q n"],
-    columns: Int64[Tensor, "q n"],
+    new_values: Float[Tensor, "q n"],
+    new_rows: Int64[Tensor, "q n"],
     largest: bool,
 ) -> None:
-    """Update the current best matches in place with the matches of another block."""
-    best = torch.cat([values, near], dim=1).topk(values.shape[1], dim=1, largest=largest)
+    """Update the best matches in place with the matches of another block."""
+    best = torch.cat([values, new_values], dim=1).topk(values.shape[1], dim=1, largest=largest)
     values.copy_(best.values)
-    rows.copy_(torch.cat([rows, columns], dim=1).gather(1, best.indices))
+    rows.copy_(torch.cat([rows, new_rows], dim=1).gather(1, best.indices))
 
 
 def squared_lengths(rows: Float[Tensor, "q d"]) -> Float[Tensor, "q 1"]:
@@ -70,37 +71,40 @@ def squared_lengths(rows: Float[Tensor, "q d"]) -> Float[Tensor, "q 1"]:
 
 
 def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
-    """Return the k best entries of each row. They are in the k groups of columns with the best maxima or minima."""
+    """Return the k best entries of each row and their columns.
+
+    For speed, this searches only the k groups of columns with the best maxima or minima: they contain these entries.
+    """
     width = ranking.shape[1]
     grouped = width // GROUP * GROUP
     if grouped < 4 * k * GROUP:
         top = ranking.topk(min(k, width), dim=1, largest=largest)
         return top.values, top.indices
     groups = ranking[:, :grouped].unflatten(1, (-1, GROUP))  # [q g 32]
-    firsts = groups.amax(dim=2) if largest else groups.amin(dim=2)
-    chosen = firsts.topk(k, dim=1, largest=largest).indices  # [q k]
-    candidates = groups.gather(1, chosen.unsqueeze(2).expand(-1, -1, GROUP)).flatten(1)  # [q k 32] -> [q k*32]
+    extremes = groups.amax(dim=2) if largest else groups.amin(dim=2)
+    best_groups = extremes.topk(k, dim=1, largest=largest).indices  # [q k]
+    candidates = groups.gather(1, best_groups.unsqueeze(2).expand(-1, -1, GROUP)).flatten(1)  # [q k 32] -> [q k*32]
     top = torch.cat([candidates, ranking[:, grouped:]], dim=1).topk(k, dim=1, largest=largest)
-    inside = top.indices < k * GROUP
-    group = chosen.gather(1, (top.indices // GROUP).clamp_max(k - 1))
-    columns = torch.where(inside, group * GROUP + top.indices % GROUP, top.indices + (grouped - k * GROUP))
+    is_in_group = top.indices < k * GROUP  # the others are in the last columns, which form no group
+    group = best_groups.gather(1, (top.indices // GROUP).clamp_max(k - 1))
+    columns = torch.where(is_in_group, group * GROUP + top.indices % GROUP, top.indices + (grouped - k * GROUP))
     return top.values, columns
 
 
-def _of_library(make: Callable[..., Answer]) -> Callable[..., Search]:
-    """Return a search with another library, which keeps all keys in main memory."""
+def _of_library(build_search: Callable[..., LibrarySearch]) -> Callable[..., Search]:
+    """Return a back-end that uses another library, which keeps all keys in main memory."""
 
     def prepare(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None = None) -> Search:
         blocks = [block.cpu() for _, block in keys()]
         rows = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
         count = len(rows)  # the search keeps only this number, not a second copy of the keys
-        answer = make(rows, metric, min(k, count), tree)
+        search_library = build_search(rows, metric, min(k, count), tree)
 
         def search(queries: Float[Tensor, "q d"], k: int) -> Ranked:
-            scores, rows_of_queries = answer(queries.float().cpu(), min(k, count))
-            return (
-                scores if metric == "inner-product" else scores.double() - squared_lengths(queries).cpu()
-            ), rows_of_queries
+            scores, nearest_rows = search_library(queries.float().cpu(), min(k, count))
+            if metric == "euclidean":
+                scores = scores.double() - squared_lengths(queries).cpu()
+            return scores, nearest_rows
 
         return search
 
@@ -113,4 +117,4 @@ SEARCHES: dict[Backend, Callable[..., Search]] = {
     "scann": _of_library(scann_search),
     "sklearn": _of_library(sklearn_search),
 }
-"""Back-end -> function of keys, metric, the largest k and a tree (for approximate search) that returns the search."""
+"""Back-end -> function that returns a `Search`, from keys, metric, largest k and, for approximate search, a tree."""

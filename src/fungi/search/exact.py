@@ -21,9 +21,8 @@ from fungi.search import Backend, Metric
 from fungi.search.backends import SEARCHES, squared_lengths
 from fungi.search.neighbours import Keys, Neighbours
 
-_TIE = (
-    2.0**-40
-)  # a smaller relative difference is a tie: float64 sums of the same terms in another order differ by less
+_TIE = 2.0**-40
+"""Relative difference below which two rankings count as equal. float64 sums in another order differ by less."""
 
 
 def nearest(
@@ -36,17 +35,17 @@ def nearest(
     lengths = [0.0]
 
     def keys_with_lengths() -> Iterator[tuple[slice, Float[Tensor, "b d"]]]:
-        for place, block in keys():
+        for span, block in keys():
             lengths.append(float(torch.linalg.vector_norm(block, dim=1).max()))
-            yield place, block
+            yield span, block
 
     ranking, rows = SEARCHES[backend](keys_with_lengths, metric, k + 1)(queries, k + 1)  # [q k+1], nearest first
     ranking, rows = ranking.to(queries.device, torch.float64), rows.to(queries.device)
     best, values, longest = rows[:, :k].clone(), ranking[:, :k].clone(), max(lengths)
     if ranking.shape[1] > k:
-        unsure = (ranking[:, k] - ranking[:, k - 1]).abs() <= _rounding(queries, longest, metric)
-        if bool(unsure.any()):
-            values[unsure], best[unsure] = _search_float64(keys, queries[unsure], k, longest, metric)
+        is_unsure = (ranking[:, k] - ranking[:, k - 1]).abs() <= _rounding(queries, longest, metric)
+        if bool(is_unsure.any()):
+            values[is_unsure], best[is_unsure] = _search_float64(keys, queries[is_unsure], k, longest, metric)
     if metric == "inner-product":
         return Neighbours(values.float(), best)
     return Neighbours((values + squared_lengths(queries)).clamp_min(0).float(), best)
@@ -58,7 +57,7 @@ def most_similar(
 ) -> tuple[Float[Tensor, "*q k"], Int64[Tensor, "*q k"]]:
     """Return products and rows of the k keys with the largest products, or of all keys if there are fewer.
 
-    This computes all products in the dtype of the queries, so it is for few keys. excluded: keys that a query skips.
+    This computes all products at once, in the dtype of the queries, so use it for few keys. excluded: keys to skip.
     """
     products = queries @ keys.T  # [*q d] [d n] -> [*q n]
     if excluded is not None:
@@ -69,13 +68,13 @@ def most_similar(
 
 def all_ranked(keys: Keys, queries: Float[Tensor, "q d"]) -> Int64[np.ndarray, "q n"]:
     """Return all rows of keys per query, by descending product in float64. Ties keep the order of the keys."""
-    wide = queries.double()
-    products = torch.cat([(wide @ block.double().T).cpu() for _, block in keys()], dim=1)  # [q d] [d b] -> [q b]
+    float64 = queries.double()
+    products = torch.cat([(float64 @ block.double().T).cpu() for _, block in keys()], dim=1)  # [q d] [d b] -> [q b]
     return np.argsort(-products.numpy(), axis=1, kind="stable")
 
 
 def _rounding(queries: Float[Tensor, "q d"], longest: float, metric: Metric) -> Float[Tensor, " q"]:
-    """Bound the float32 rounding error of the difference of two rankings. longest: largest norm of a key."""
+    """Return a bound of the float32 rounding error of the difference of two rankings. longest: largest norm of a key."""
     terms = queries.shape[1] ** 0.5 + 4  # the error of a sum grows with the square root of its number of terms
     lengths = torch.linalg.vector_norm(queries, dim=1)
     size = (longest + lengths).square() if metric == "euclidean" else longest * lengths
@@ -87,18 +86,18 @@ def _search_float64(
 ) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
     """Return rankings (as in `SEARCHES`) and rows from float64 products. Ties keep the order of the rows."""
     beta, alpha = (1, 2) if metric == "euclidean" else (0, 1)
-    wide = queries.double()
+    float64 = queries.double()
     lengths = beta * squared_lengths(queries)
     # Rankings are rounded to a grid, so that ties are equal for every order of summation.
     grid = _TIE * (squared_lengths(queries) + longest * longest)
-    values = wide.new_empty(wide.shape[0], 0)
-    rows = torch.empty(wide.shape[0], 0, dtype=torch.int64, device=wide.device)
-    for place, block in keys():
-        block = block.to(wide)
+    values = float64.new_empty(float64.shape[0], 0)
+    rows = torch.empty(float64.shape[0], 0, dtype=torch.int64, device=float64.device)
+    for span, block in keys():
+        block = block.to(float64)
         squares = beta * block.square().sum(dim=1)
-        distances = torch.round((squares - alpha * wide @ block.T + lengths) / grid)  # [q d] [d b] -> [q b]
-        places = torch.arange(place.start, place.stop, device=rows.device).expand(len(rows), -1)
-        values, rows = torch.cat([values, distances], dim=1), torch.cat([rows, places], dim=1)
+        distances = torch.round((squares - alpha * float64 @ block.T + lengths) / grid)  # [q d] [d b] -> [q b]
+        rows_of_block = torch.arange(span.start, span.stop, device=rows.device).expand(len(rows), -1)
+        values, rows = torch.cat([values, distances], dim=1), torch.cat([rows, rows_of_block], dim=1)
         order = values.sort(dim=1, stable=True).indices[:, :k]
         values, rows = values.gather(1, order), rows.gather(1, order)
     ranking = values * grid - lengths

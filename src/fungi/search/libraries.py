@@ -1,8 +1,8 @@
 """Search with other libraries: (queries, k) -> (scores `[q k]`, rows `[q k]`), nearest key first.
 
-Search is exhaustive unless it is passed a tree. With a tree, FAISS searches inverted lists if there are enough rows (39
-per leaf). ScaNN uses the published tree with asymmetric hashing (4 dimensions per block, threshold 0.2) and reordering.
-If the searched leaves contain fewer than k rows, all leaves are searched, so there are always k neighbours.
+Without a tree, the search is exhaustive. With a tree, FAISS searches inverted lists if there are enough rows (39 per
+leaf). ScaNN uses the published tree with asymmetric hashing (4 dimensions per block, threshold 0.2) and reordering. If
+the searched leaves contain fewer than k rows, all leaves are searched, so there are always k neighbours.
 """
 
 from collections.abc import Callable
@@ -18,15 +18,16 @@ from torch import Tensor
 from fungi.errors import FungiError
 from fungi.search import Metric
 
-Answer = Callable[[Float[Tensor, "q d"], int], tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]]
-"""Queries and k -> squared distances or products, and rows."""
+LibrarySearch = Callable[[Float[Tensor, "q d"], int], tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]]
+"""A function of queries and k that returns (squared distances or products, rows)."""
 
-_SMALLEST_HASHED = 64  # smallest number of rows for training ScaNN's hash
+_SMALLEST_HASHED = 64
+"""Smallest number of rows from which ScaNN can learn its hash."""
 
 
 @dataclass(frozen=True)
 class TreeSettings:
-    """Tree and hash of the approximate searches (spec dense 3.3)."""
+    """Settings of approximate search: number of leaves, of searched leaves, and of reordered keys (spec dense 3.3)."""
 
     leaves: int = 512
     searched: int = 32
@@ -52,7 +53,7 @@ def faiss_index(keys: Float[Tensor, "n d"], metric: Metric) -> Any:
     return index
 
 
-def faiss_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> Answer:
+def faiss_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> LibrarySearch:
     """Return a search with FAISS."""
     if tree is None or len(keys) < 39 * tree.leaves:
         index, tree = faiss_index(keys, metric), None
@@ -63,22 +64,22 @@ def faiss_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeS
         index.train(keys.numpy())
         index.add(keys.numpy())
 
-    def answer(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
+    def search(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
         if tree is not None:
             index.nprobe = tree.searched
         scores, rows = index.search(queries.numpy(), k)
-        short = (rows < 0).any(axis=1)  # the searched leaves have fewer than k rows: search all leaves
-        if tree is not None and short.any():
+        is_incomplete = (rows < 0).any(axis=1)  # the searched leaves have fewer than k rows: search all leaves
+        if tree is not None and is_incomplete.any():
             index.nprobe = tree.leaves
-            scores[short], rows[short] = index.search(queries.numpy()[short], k)
+            scores[is_incomplete], rows[is_incomplete] = index.search(queries.numpy()[is_incomplete], k)
         if (rows < 0).any():
-            raise FungiError("faiss returned no neighbours of some queries, because they are not finite.")
+            raise FungiError("faiss returned no neighbours for some queries, because the queries are not finite.")
         return torch.from_numpy(scores), torch.from_numpy(rows)
 
-    return answer
+    return search
 
 
-def scann_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> Answer:
+def scann_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> LibrarySearch:
     """Return a search with ScaNN for at most `k` neighbours."""
     distance = "dot_product" if metric == "inner-product" else "squared_l2"
     builder = library("scann").scann_ops_pybind.builder(keys.numpy(), k, distance)
@@ -90,28 +91,28 @@ def scann_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeS
         builder = builder.score_ah(4, anisotropic_quantization_threshold=0.2).reorder(max(k, tree.reordered))
     searcher = builder.build()
 
-    def answer(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
+    def search(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
         indices, scores = map(np.array, searcher.search_batched(queries.numpy(), final_num_neighbors=k))
-        short = np.isnan(scores).any(axis=1)  # as for FAISS; a missing neighbour has row 0
-        if leaves and short.any():
-            indices[short], scores[short] = searcher.search_batched(
-                queries.numpy()[short], final_num_neighbors=k, leaves_to_search=leaves
+        is_incomplete = np.isnan(scores).any(axis=1)  # as for FAISS; a missing neighbour has row 0
+        if leaves and is_incomplete.any():
+            indices[is_incomplete], scores[is_incomplete] = searcher.search_batched(
+                queries.numpy()[is_incomplete], final_num_neighbors=k, leaves_to_search=leaves
             )
         return torch.from_numpy(scores), torch.from_numpy(indices.astype(np.int64))
 
-    return answer
+    return search
 
 
-def sklearn_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> Answer:
-    """Return a search with scikit-learn, without a tree. Raises FungiError for the inner product, which it lacks."""
+def sklearn_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> LibrarySearch:
+    """Return a search with scikit-learn, without a tree. Raises FungiError for the inner product."""
     from sklearn.neighbors import NearestNeighbors
 
     if metric == "inner-product":
         raise FungiError("scikit-learn does not support search by inner product. Use --search exact, faiss or scann.")
-    search = NearestNeighbors(algorithm="brute").fit(keys.numpy())
+    index = NearestNeighbors(algorithm="brute").fit(keys.numpy())
 
-    def answer(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
-        distances, rows = search.kneighbors(queries.numpy(), k)
+    def search(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
+        distances, rows = index.kneighbors(queries.numpy(), k)
         return torch.from_numpy(distances**2), torch.from_numpy(rows)
 
-    return answer
+    return search

@@ -49,5 +49,5 @@ def in_windows(stored: StoredKeys, size: int, device: torch.device) -> Keys:
 
 def recall(indices: Int64[Tensor, "q k"], truth: Int64[Tensor, "q k"]) -> float:
     """Return the share of the true neighbours that an approximate search returns."""
-    hits = [len(set(mine) & set(right)) for mine, right in zip(indices.tolist(), truth.tolist(), strict=True)]
+    hits = [len(set(rows) & set(true_rows)) for rows, true_rows in zip(indices.tolist(), truth.tolist(), strict=True)]
     return sum(hits) / truth.numel()

@@ -1,6 +1,6 @@
 """Search among stored keys (a bank of patches) by inner product.
 
-Exact search processes tiles of rows, from the memory of the device if the bank fits, otherwise from the file.
+Exact search processes tiles of rows. They come from the memory of the device if the bank fits, otherwise from the file.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fungi.errors import FungiError, counted
 from fungi.search import Backend
-from fungi.search.backends import GROUP, QUERIES_AT_ONCE, SEARCHES
+from fungi.search.backends import GROUP, QUERIES_PER_TILE, SEARCHES
 from fungi.search.libraries import TreeSettings
 from fungi.search.neighbours import Keys, Neighbours, StoredKeys, in_windows
 
@@ -25,9 +25,9 @@ class BankSearch:
 
     tree, k: tree and largest number of neighbours for the approximate back-ends, which keep the entire bank in memory.
     tile_bytes: memory for exact search, in addition to queries and results. If the bank and the products of one tile
-    fit, the bank is read once and kept on the device. Otherwise each search reads all rows again. A tile needs memory
-    for its rows and for the rows that are read next, and three times for its products with 512 queries (as oneDNN
-    returns them, as a plain tensor, and for the selection of the best).
+        fit, the bank is read once and kept on the device. Otherwise each search reads all rows again. A tile needs
+        memory for its rows, for the rows that are read next, and for three copies of its products with 512 queries (in
+        the format of oneDNN, as a plain tensor, and for the selection of the best).
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class BankSearch:
         tile_bytes: int = 1 << 28,
     ) -> None:
         self._rows, self._device = bank.rows, device
-        products, bank_bytes = QUERIES_AT_ONCE * 4 * 3, bank.rows * bank.dim * 4
+        products, bank_bytes = QUERIES_PER_TILE * 4 * 3, bank.rows * bank.dim * 4
         self.held = backend != "exact" or bank_bytes + products * min(bank.rows, _READ_ROWS) <= tile_bytes
         """Whether the bank stays in memory after the first search."""
         if backend != "exact":

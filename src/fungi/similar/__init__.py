@@ -1,1 +1,1 @@
-"""A folder of pictures without labels: index once, then the nearest neighbours of any picture as a page."""
+"""Index a folder of pictures without labels, and write a page with the nearest neighbours of a picture."""

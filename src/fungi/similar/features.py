@@ -19,28 +19,28 @@ from fungi.views.image_sets import as_samples
 from fungi.wrapper import FUNGIWrapper
 
 WRAPPER = "wrapper"
-KEPT_AT_ONCE = 256
-"""Number of pictures after which the index is written: a killed run loses at most these."""
+PICTURES_PER_WRITE = 256
+"""Number of pictures after which the index is written. A killed run loses at most these pictures."""
 
 
 def compute(
     settings: SimilarSettings, pictures: Sequence[Path], new: Sequence[Path]
 ) -> Iterator[tuple[Sequence[Path], Float32[np.ndarray, "m f"], dict[str, int]]]:
-    """Yield groups of pictures, their features, and the width of each part by name.
+    """Yield groups of pictures, their features, and the width of each part of the features by name.
 
     pictures: all pictures of the folder. SimCLR's negatives are drawn from them and saved with the index, so that later
-    pictures are compared with the same negatives. new: the pictures without features.
+    pictures are compared with the same negatives. new: pictures without features.
     """
     wrapper = _wrapper(settings, pictures)
     logger.info(f"{counted(len(new), 'picture')} not yet in the index: {wrapper!r}")
-    waiting: list[np.ndarray] = []
+    group: list[np.ndarray] = []
     done = 0
     for features in wrapper.batches(as_samples(_Pictures(new)), settings.batch_size):
-        waiting.append(features.numpy())
-        count = sum(map(len, waiting))
-        if count >= KEPT_AT_ONCE or done + count == len(new):
-            yield new[done : done + count], np.concatenate(waiting), wrapper.parts
-            waiting, done = [], done + count
+        group.append(features.numpy())
+        count = sum(map(len, group))
+        if count >= PICTURES_PER_WRITE or done + count == len(new):
+            yield new[done : done + count], np.concatenate(group), wrapper.parts
+            group, done = [], done + count
 
 
 def _wrapper(settings: SimilarSettings, pictures: Sequence[Path]) -> FUNGIWrapper:
@@ -74,7 +74,7 @@ def _wrapper(settings: SimilarSettings, pictures: Sequence[Path]) -> FUNGIWrappe
 
 
 class _Pictures:
-    """A collection of image files; each is decoded when it is indexed."""
+    """A collection of image files, which are decoded at access."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._load = ImageFiles(Path("/"), [str(path) for path in paths], as_displayed=True)

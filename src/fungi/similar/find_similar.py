@@ -11,9 +11,9 @@ DESCRIPTION = """Index a folder of pictures once, with its subfolders, and show 
 
   fungi similar --images holidays --query holidays/beach.jpg
 
-The page shows neighbours by embeddings beside those by embeddings and gradients. No labels are needed. Indexed pictures
-are not computed again: the same command then takes a second. KL and DINO cost 13 forwards per picture; SimCLR costs 49
-more and often gains the most."""
+The page shows the neighbours by embeddings next to the neighbours by embeddings and gradients. No labels are needed.
+The features of indexed pictures are not computed again, so a second query takes a second. KL and DINO cost 13 forward
+passes per picture. SimCLR costs 49 more, and often gains the most."""
 
 
 def run(settings: SimilarSettings) -> None:
@@ -23,7 +23,7 @@ def run(settings: SimilarSettings) -> None:
     from fungi.similar.page import Answer, page
 
     for path in settings.query:
-        decode(path, path.name, as_displayed=True)  # an unreadable query is refused before any long work
+        decode(path, path.name, as_displayed=True)  # raises an error before any long work if a query can't be read
     pictures, index = pictures_below(settings.images), Index.read(settings.index_folder)
     new = index.missing([*pictures, *(path.resolve() for path in settings.query)])
     damaged = {path for path in new if not _is_readable(path)}
@@ -38,20 +38,18 @@ def run(settings: SimilarSettings) -> None:
     for path in settings.query:
         others = [picture for picture in pictures if picture != path.resolve()]
         if not others:
-            raise FungiError(f"--images {settings.images} holds no picture but the query.")
-        neighbours = {
-            feature: nearest(index.rows([path.resolve()], columns), index.rows(others, columns), settings.neighbours)
-            for feature, columns in index.columns.items()
-        }
-        answers.append(
-            Answer(path, {name: [(others[row], score) for row, score in rows] for name, rows in neighbours.items()})
-        )
+            raise FungiError(f"--images {settings.images} contains no picture except the query. Name another folder.")
+        neighbours = {}
+        for feature, columns in index.columns.items():
+            query, keys = index.rows([path.resolve()], columns), index.rows(others, columns)
+            neighbours[feature] = [(others[row], score) for row, score in nearest(query, keys, settings.neighbours)]
+        answers.append(Answer(path, neighbours))
     write_text_atomically(settings.output, page(answers, settings.images, settings.backbone, settings.objective))
     print(f"wrote {settings.output}: {counted(len(pictures), 'picture')}, {len(new):,} of them new")
 
 
 def _is_readable(path: Path) -> bool:
-    """Return whether a picture can be read; log the reason where it cannot."""
+    """Return whether a picture can be read; if not, log the reason."""
     from fungi.data.formats.image_files import decode
 
     try:

@@ -1,6 +1,6 @@
-"""The index of a folder: features by file. A file whose size or time has changed is computed again.
+"""The index of a folder: the features of its files. If the size or time of a file has changed, it is computed again.
 
-Nothing here needs torch, so that a query of an existing index is quick.
+This module does not import torch, so that a query of an existing index is quick.
 """
 
 import json
@@ -25,7 +25,7 @@ def pictures_below(folder: Path) -> list[Path]:
     pictures = [(folder / name).resolve() for name in image_names(folder)]
     report_left_out(folder, classes=False)
     if not pictures:
-        raise MissingFilesError(f"--images {folder} holds no picture ({', '.join(IMAGE_ENDINGS)}).")
+        raise MissingFilesError(f"--images {folder} does not contain pictures ({', '.join(IMAGE_ENDINGS)}).")
     return sorted(pictures)
 
 
@@ -33,7 +33,7 @@ def pictures_below(folder: Path) -> list[Path]:
 class Index:
     """Features of files.
 
-    features: one row per file; its parts stand side by side and each has length 1.
+    features: one row per file, the concatenation of parts of length 1.
     parts: name -> width of each part, embeddings first.
     states: file -> (row, size in bytes, time of its last change in nanoseconds).
     """
@@ -61,7 +61,7 @@ class Index:
         return cls(features, state["parts"], {name: tuple(values) for name, values in state["files"].items()})
 
     def write(self, folder: Path) -> None:
-        """Write the index into a folder; what killed processes left there goes."""
+        """Write the index into a folder, and remove the orphans there."""
         state = json.dumps({"parts": self.parts, "files": self.states})
         folder.mkdir(parents=True, exist_ok=True)
         remove_orphans(folder)
@@ -69,25 +69,28 @@ class Index:
             save_tensors(unfinished, {FEATURES: self.features}, {STATE: state})
 
     def missing(self, paths: Sequence[Path]) -> list[Path]:
-        """Return the files, without duplicates, that the index lacks or that have changed since they were indexed."""
+        """Return the files, without duplicates, that are not in the index or have changed since they were indexed."""
         return [
             path for path in dict.fromkeys(paths) if tuple(self.states.get(str(path), ()))[1:] != _size_and_time(path)
         ]
 
     def joined(self, paths: Sequence[Path], features: Float32[np.ndarray, "m f"], parts: Mapping[str, int]) -> "Index":
-        """Return an index that also holds the features of `paths`; they replace earlier features of the same files."""
-        kept = self.features if self.parts == parts else np.zeros((0, features.shape[1]), np.float32)
+        """Return an index with the features of `paths` added; they replace earlier features of the same files.
+
+        If the parts differ, the earlier features are dropped.
+        """
+        earlier = self.features if self.parts == parts else np.zeros((0, features.shape[1]), np.float32)
         states = dict(self.states) if self.parts == parts else {}
-        states |= {str(path): (len(kept) + row, *_size_and_time(path)) for row, path in enumerate(paths)}
-        return Index(np.concatenate([kept, features]), parts, states)
+        states |= {str(path): (len(earlier) + row, *_size_and_time(path)) for row, path in enumerate(paths)}
+        return Index(np.concatenate([earlier, features]), parts, states)
 
     @property
     def columns(self) -> dict[str, slice]:
-        """Return the columns of the two features that are compared: embeddings alone, and all parts."""
+        """Columns of the two features to compare: only the embeddings, and all parts."""
         return {"embeddings": slice(0, next(iter(self.parts.values()))), "FUNGI": slice(None)}
 
     def rows(self, paths: Sequence[Path], columns: slice) -> Float32[np.ndarray, "m f"]:
-        """Return some columns of the features of files."""
+        """Return the given columns of the features of files."""
         return self.features[[self.states[str(path)][0] for path in paths], columns]
 
 
@@ -97,7 +100,7 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 
 def nearest(query: Float32[np.ndarray, "1 f"], keys: Float32[np.ndarray, "n f"], count: int) -> list[tuple[int, float]]:
-    """Return (row, cosine) of the `count` rows most similar to the query, best first, ties in row order."""
+    """Return (row, cosine) of the `count` rows most similar to the query, best first. Ties keep the order of rows."""
     norms = np.linalg.norm(keys, axis=1) * np.linalg.norm(query)
     scores = (keys @ query[0]) / np.maximum(norms, np.finfo(np.float32).tiny)  # [n f] x [f] -> [n]
     order = np.argsort(-scores, kind="stable")[:count]

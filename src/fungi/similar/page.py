@@ -1,4 +1,4 @@
-"""Write the neighbours as one HTML page that contains its pictures and needs no script and no network."""
+"""Write the neighbours as one HTML page that contains the pictures and needs no script and no network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,19 +42,20 @@ def page(answers: Sequence[Answer], folder: Path, backbone: str, objectives: Seq
 
 def _section(answer: Answer, folder: Path, objectives: Sequence[str]) -> str:
     gradients = ", ".join(map(objective_in_words, objectives))
-    words = {"embeddings": "By embeddings", "FUNGI": f"By FUNGI (embeddings, gradients of {gradients})"}
+    headings = {"embeddings": "By embeddings", "FUNGI": f"By FUNGI (embeddings, gradients of {gradients})"}
     retrieved = {name: {path for path, _ in pairs} for name, pairs in answer.neighbours.items()}
     shared = set.intersection(*retrieved.values())
     columns = "".join(
-        f"<div><h2>{escape(words[name])}</h2><ol>"
+        f"<div><h2>{escape(headings[name])}</h2><ol>"
         + "".join(_figure(path, score, folder, only=path not in shared) for path, score in pairs)
         + "</ol></div>"
         for name, pairs in answer.neighbours.items()
     )
-    same = f"{len(shared)} of its {len(next(iter(retrieved.values())))} nearest are the same by both features."
+    count = len(next(iter(retrieved.values())))
+    agreement = f"Both features retrieve {len(shared)} of the {count} nearest pictures."
     return (
         f"<section><div class='query'><img alt='the query' src='{_thumbnail(answer.query)}'>"
-        f"<p><b>{escape(answer.query.name)}</b><br>{same}</p></div>"
+        f"<p><b>{escape(answer.query.name)}</b><br>{agreement}</p></div>"
         f"<div class='ways'>{columns}</div></section>"
     )
 

@@ -16,7 +16,7 @@ class SimilarSettings:
 
     images: Path = required("folder of pictures, with its subfolders", topic="data")
     query: tuple[Path, ...] = setting(
-        (), "one or more pictures whose neighbours are shown, in the folder or elsewhere", topic="data"
+        (), "pictures whose neighbours are shown, in the folder or elsewhere", topic="data"
     )
     neighbours: int = setting(
         10, "number of neighbours to show", flag="--k", aliases=("--neighbours",), within=(1, 1000)
@@ -24,17 +24,17 @@ class SimilarSettings:
     backbone: str = setting(
         "efficientnet-lite0", "vision backbone: a name of `fungi list backbones`, or NAME=timm:ID", topic="model"
     )
-    checkpoint: Path | None = setting(None, "file with weights, in place of the published ones", topic="model")
+    checkpoint: Path | None = setting(None, "file with weights to use instead of the published weights", topic="model")
     checkpoint_key: str = setting(
-        "", "entry of the checkpoint that holds the weights, e.g. model_ema; the usual entry if empty", topic="model"
+        "", "entry of the checkpoint with the weights, e.g. model_ema; default: the usual entry", topic="model"
     )
     objective: tuple[str, ...] = setting(
         ("kl", "dino"), "objectives whose gradients are used: kl, dino, simclr", topic="features"
     )
     output: Path = setting(Path("similar.html"), "page to write", flag="--page", aliases=("--output",), topic="files")
-    root: Path = setting(Path("features"), "folder that keeps the index, in similar/ below it", topic="files")
+    root: Path = setting(Path("features"), "folder of the index, which is stored in similar/ below it", topic="files")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", topic="machine")
-    batch_size: int = setting(16, "number of pictures that are computed together", within=(1, 65_536), topic="machine")
+    batch_size: int = setting(16, "number of pictures per batch", within=(1, 65_536), topic="machine")
     seed: int = setting(42, "seed of heads, projection and views", within=SEEDS)
 
     def __post_init__(self) -> None:
@@ -43,19 +43,19 @@ class SimilarSettings:
                 f"--images {self.images} is not a folder. Name the folder that contains your pictures."
             )
         if not self.query:
-            raise FungiError("no picture is named. Name one with --query.")
+            raise FungiError("no picture is named. Name a picture with --query.")
         for path in self.query:
             if not path.is_file():
-                raise MissingFilesError(f"--query {path} is not there. Name a picture file.")
+                raise MissingFilesError(f"--query {path} does not exist. Name a picture file.")
         if not self.objective:
-            raise FungiError("no objective is named. Name some with --objective.")
+            raise FungiError("no objective is named. Name objectives with --objective.")
         for name in self.objective:
             if name not in OBJECTIVES:
                 raise unknown_name("objective", name, OBJECTIVES)
 
     @property
     def index_folder(self) -> Path:
-        """Return the folder of the index. Each folder of pictures and each set of deciding settings has its own."""
+        """Folder of the index. Its name is a hash of the folder of pictures and of the settings that decide features."""
         weights = (self.backbone, self.checkpoint, self.checkpoint_key)
-        deciding = (self.images.resolve(), *weights, sorted(self.objective), self.seed)
-        return self.root / "similar" / hashlib.sha256(repr(deciding).encode()).hexdigest()[:16]
+        identity = (self.images.resolve(), *weights, sorted(self.objective), self.seed)
+        return self.root / "similar" / hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
