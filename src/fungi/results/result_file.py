@@ -1,4 +1,4 @@
-"""The result file of a command: settings, provenance of the input files, and scores. It is saved after each combination.
+"""The result file of a command: settings, provenance and scores. It is saved after each combination.
 
     {"task": "knn", "settings": {...}, "provenance": {...}, "warnings": [...], "test_targets": [...],
      "complete": true,

@@ -57,7 +57,7 @@ class ResultSettings:
         raise NotImplementedError
 
     def result_path(self, task: str | None = None) -> Path:
-        """Return the result file of a task: `--output`, or a file below the root whose name has the unusual settings."""
+        """Return the result file of a task: `--output`, or a file below the root (`result_name`)."""
         if self.output is not None:
             return self.output
         name = result_name(task or self.task_name, self, self.in_the_path)

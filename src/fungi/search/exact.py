@@ -74,7 +74,10 @@ def all_ranked(keys: Keys, queries: Float[Tensor, "q d"]) -> Int64[np.ndarray, "
 
 
 def _rounding(queries: Float[Tensor, "q d"], longest: float, metric: Metric) -> Float[Tensor, " q"]:
-    """Return a bound of the float32 rounding error of the difference of two rankings. longest: largest norm of a key."""
+    """Return a bound of the float32 rounding error of the difference of two rankings.
+
+    longest: largest norm of a key.
+    """
     terms = queries.shape[1] ** 0.5 + 4  # the error of a sum grows with the square root of its number of terms
     lengths = torch.linalg.vector_norm(queries, dim=1)
     size = (longest + lengths).square() if metric == "euclidean" else longest * lengths
